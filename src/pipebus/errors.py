@@ -1,0 +1,159 @@
+"""
+Everything pipebus raises, as one small tree.
+
+    PipebusError
+    ├── SubjectError (ValueError)           a subject or pattern breaks the grammar
+    ├── HeaderError (ValueError)            a header's name or value breaks the grammar
+    ├── MessageError (TypeError)            an envelope field has an impossible value
+    ├── PipelineError                       a chain that cannot be built, or a filter that broke its contract
+    ├── SubscriptionError                   a handler, name or option that cannot be subscribed
+    ├── Rejected                            a filter or a handler's type refused a message, for good
+    ├── MailboxFull                         one or more mailboxes had no room
+    ├── LifecycleError
+    │   ├── BusNotStarted                   used before start
+    │   └── BusClosed                       used while stopping or after stop
+    ├── DrainTimeout (TimeoutError)         drain ran out of time
+    ├── ReceiveTimeout (TimeoutError)       nothing arrived in time
+    ├── AlreadySettled                      a delivery was settled twice
+    ├── AttemptsExhausted                   a delivery was returned as often as its subscription allows
+    ├── DeadLetterError                     no such dead letter, or it cannot be replayed now
+    ├── UnsupportedCapability               the transport cannot do what was asked
+    ├── MessageTooLarge                     over the bus's limit, before a byte was written
+    ├── PublishUnknown                      sent, but whether it was stored is not known
+    └── CodecError (ValueError)             bytes that are no message, or a message that has no bytes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class PipebusError(Exception):
+    """The root: `except PipebusError` catches whatever pipebus itself raises."""
+
+
+class SubjectError(PipebusError, ValueError):
+    """A subject or pattern breaks the grammar."""
+
+
+class HeaderError(PipebusError, ValueError):
+    """A header's name or value breaks the grammar, or the name is reserved."""
+
+
+class MessageError(PipebusError, TypeError):
+    """An envelope field has an impossible value."""
+
+
+class PipelineError(PipebusError):
+    """A chain that cannot be built, or a filter that broke its contract; the text names the filter."""
+
+
+class SubscriptionError(PipebusError):
+    """A handler, name or option that cannot be subscribed."""
+
+
+class Rejected(PipebusError):
+    """
+    A message was refused, for good: a retry would be refused again.
+
+    Args:
+        by: Name of the filter or handler that refused; the chain fills it in when it is None.
+        errors: Every reason, each a sentence for a person.
+    """
+
+    def __init__(self, by: str | None = None, errors: Sequence[str] | str = ()) -> None:
+        self.by = by
+        self.errors: tuple[str, ...] = (errors,) if isinstance(errors, str) else tuple(errors)
+        super().__init__(by, self.errors)
+
+    def __str__(self) -> str:
+        return f"rejected by {self.by or 'a filter'}: {'; '.join(self.errors) or 'no reason given'}"
+
+
+class MailboxFull(PipebusError):
+    """
+    One or more mailboxes had no room in time.
+
+    Args:
+        accepted: Names of the subscriptions that took the message.
+        refused: Names of those that did not.
+        hint: What to do about it.
+    """
+
+    def __init__(self, accepted: Sequence[str] = (), refused: Sequence[str] = (), hint: str = "") -> None:
+        self.accepted = tuple(accepted)
+        self.refused = tuple(refused)
+        self.hint = hint
+        super().__init__(self.accepted, self.refused, hint)
+
+    def __str__(self) -> str:
+        text = f"no room in the mailbox of {', '.join(self.refused)}"
+        if self.accepted:
+            text += f" (accepted by {', '.join(self.accepted)})"
+        return f"{text}; {self.hint}" if self.hint else text
+
+
+class LifecycleError(PipebusError):
+    """The bus is not in a state that allows the call."""
+
+
+class BusNotStarted(LifecycleError):
+    """The bus was used before `start`."""
+
+
+class BusClosed(LifecycleError):
+    """The bus (or the subscription) is stopping or stopped."""
+
+
+class DrainTimeout(PipebusError, TimeoutError):
+    """
+    `drain` ran out of time.
+
+    Args:
+        pending: Messages that still wait, by subscription name.
+    """
+
+    def __init__(self, text: str, pending: dict[str, int] | None = None) -> None:
+        self.pending = pending or {}
+        super().__init__(text)
+
+
+class ReceiveTimeout(PipebusError, TimeoutError):
+    """Nothing arrived in time."""
+
+
+class AlreadySettled(PipebusError):
+    """A delivery was acknowledged, retried or rejected before: the first settlement stands."""
+
+
+class AttemptsExhausted(PipebusError):
+    """A delivery was returned as often as its subscription allows; the reason of its dead letter."""
+
+
+class DeadLetterError(PipebusError):
+    """No such dead letter, or it cannot be replayed now (it stays dead)."""
+
+
+class UnsupportedCapability(PipebusError):
+    """The transport cannot do what was asked of it."""
+
+
+class MessageTooLarge(PipebusError):
+    """The encoded message is over the limit; nothing was written."""
+
+
+class PublishUnknown(PipebusError):
+    """
+    Sent, but no answer came in time: the message may or may not be stored. Publish it again with the same id.
+
+    Args:
+        id: The message's id.
+    """
+
+    def __init__(self, text: str, id: str) -> None:
+        self.id = id
+        super().__init__(text)
+
+
+class CodecError(PipebusError, ValueError):
+    """Bytes that are no message, or a message that cannot be written as bytes."""

@@ -1,0 +1,106 @@
+"""
+What observers hear.
+
+An event is a fact about something that has happened; nobody can change it. `bus.observe(callable)` hears all of them. An
+observer's own error is caught, counted and logged: it never reaches a publisher or a handler.
+
+For one delivery: `Taken`, then exactly one of `Acknowledged`, `Discarded`, `Died` or `Returned` (to be taken again).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from pipebus.message import Message, Receipt
+
+
+class Event(msgspec.Struct, frozen=True):
+    """The root of all events."""
+
+
+class StateChanged(Event, frozen=True):
+    """The bus went from one state to the next: new, started, draining, stopped."""
+
+    old: str
+    new: str
+
+
+class Published(Event, frozen=True):
+    """A message passed the publish chain and was accepted; `message` is what `publish` or `send` was given."""
+
+    message: Message[Any]
+    receipt: Receipt
+
+
+class Unrouted(Event, frozen=True):
+    """A message passed the publish chain and nobody listens to its subject."""
+
+    message: Message[Any]
+
+
+class Refused(Event, frozen=True):
+    """A publish ended in an error, raised to the publisher. `by` is the filter's name, or None for the bus itself."""
+
+    message: Message[Any]
+    error: BaseException
+    by: str | None
+
+
+class Discarded(Event, frozen=True):
+    """A message was dropped, on purpose or by a rule. `place` is "publish" or a subscription's name."""
+
+    message: Message[Any]
+    place: str
+    reason: str
+    by: str | None
+
+
+class Taken(Event, frozen=True):
+    """A delivery was taken from its mailbox; `attempt` counts takings and starts at 1."""
+
+    message: Message[Any]
+    subscription: str
+    attempt: int
+
+
+class Acknowledged(Event, frozen=True):
+    """A delivery was handled."""
+
+    message: Message[Any]
+    subscription: str
+    attempt: int
+
+
+class Returned(Event, frozen=True):
+    """A delivery went back to its mailbox, to be taken again after `delay` seconds."""
+
+    message: Message[Any]
+    subscription: str
+    attempt: int
+    delay: float
+
+
+class Died(Event, frozen=True):
+    """A message became a dead letter. `place` is "publish" or a subscription's name."""
+
+    message: Message[Any]
+    place: str
+    letter: str
+    error: str
+
+
+class Overflowed(Event, frozen=True):
+    """A mailbox had no room; `policy` says what followed."""
+
+    message: Message[Any]
+    subscription: str
+    policy: str
+
+
+class Starved(Event, frozen=True):
+    """Mailboxes are ready and every worker is busy; the pool may not grow further."""
+
+    ready: int
+    workers: int

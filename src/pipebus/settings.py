@@ -1,0 +1,64 @@
+"""
+Types of filter settings: what a config file may write as text, and what code may get wrong.
+
+`Seconds` accepts a number, or text with a unit ("200ms", "1.5s", "10m", "2h", "1d"); `Bytes` a whole number, or text
+("64KiB", "1MiB", "500kB"). A filter converts its own fields in `__post_init__` with `seconds()` and `size()`, so code and
+config accept the same.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final
+
+from pipebus.errors import PipelineError
+
+Seconds = Annotated[float, "seconds"]
+Bytes = Annotated[int, "bytes"]
+
+_SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES: Final = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
+
+
+def seconds(value: Any, what: str, least: float = 0.0, above: float | None = None) -> float:
+    """
+    A duration in seconds.
+
+    Args:
+        what: The setting, for the error, as in `Expire.ttl`.
+        least: Smallest allowed value. above: It must be greater than this.
+
+    Raises:
+        PipelineError
+    """
+    found = _quantity(value, what, _SECONDS, 'a number of seconds, or text such as "200ms", "5s", "10m"')
+    if found < least or (above is not None and found <= above) or found != found or found == float("inf"):
+        bound = f"greater than {above:g}" if above is not None else f"at least {least:g}"
+        raise PipelineError(f"{what}={value!r}: it is {bound} seconds, and finite")
+    return float(found)
+
+
+def size(value: Any, what: str, least: int = 0) -> int:
+    """
+    A size in bytes.
+
+    Raises:
+        PipelineError
+    """
+    found = _quantity(value, what, _BYTES, 'a whole number of bytes, or text such as "64KiB", "1MiB"')
+    if found != int(found) or found < least:
+        raise PipelineError(f"{what}={value!r}: it is a whole number of bytes, at least {least}")
+    return int(found)
+
+
+def _quantity(value: Any, what: str, units: dict[str, Any], form: str) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise PipelineError(f"{what}={value!r}: it is {form}")
+    number, unit = match.groups()
+    if unit not in units:
+        raise PipelineError(f'{what}={value!r}: unknown unit "{unit}"; there are {", ".join(units)}')
+    return float(number) * units[unit]  # type: ignore[no-any-return]
