@@ -1,0 +1,508 @@
+"""
+Links: how one filter of each shape is joined to what follows it, in each colour.
+
+`pipeline.py` decides what follows what; here is the code that runs for every message. A link is a function of a message
+that returns an outcome (or, in an async chain, an awaitable of one). Each of them
+
+- refuses what is no `Message`: the error passes through the filter that handed it on, whose link signs it;
+- refuses what is no outcome;
+- signs every error with the step in which it arose (`blame`), at no cost while there is none. The signature names the
+  filter in errors and tells a `Pipeline`'s `on_error` its own filters' errors from those that only pass through.
+
+Frames of this module are cut out of tracebacks where an error leaves the bus (`trim`), so that a person sees their own
+functions in a row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Protocol
+
+import msgspec
+
+from pipebus.errors import PipebusError, PipelineError
+from pipebus.message import Dropped, Message, Outcome
+
+Next = Callable[[Message[Any]], Any]
+"""The rest of a chain: message -> outcome, or message -> awaitable of an outcome."""
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """Yielded by an `Around`: wait `seconds` (>= 0), without holding a worker's slot."""
+
+    seconds: float
+
+
+class Call(msgspec.Struct, frozen=True):
+    """
+    Yielded by an `Around` that declares `bounds = True`: run the rest, at most `timeout` seconds, else `TimeoutError`.
+
+    In an async chain the rest is cancelled. A sync chain cannot be cancelled: there the filter must have `abandon = True`,
+    the rest runs on a thread of its own, and a rest that outlives its time goes on, with nobody listening.
+    """
+
+    message: Message[Any]
+    timeout: float
+
+
+class Named(Protocol):
+    """What a link needs to know of its step."""
+
+    name: str
+    call: Any
+    abandon: bool
+
+
+class Services(Protocol):
+    """What running chains ask of the bus; handed down at build."""
+
+    debug: bool
+
+    def pause(self, seconds: float, filter_name: str) -> None: ...
+    async def apause(self, seconds: float) -> None: ...
+    def wait(self, gate: threading.Lock, timeout: float) -> bool: ...
+
+
+class ContractError(PipelineError):
+    """A filter broke its contract; `by` is filled in on the way out."""
+
+    def __init__(self, text: str) -> None:
+        self.by: str | None = None
+        super().__init__(text)
+
+    def __str__(self) -> str:
+        return f"filter {self.by or '(unknown)'} {self.args[0]}"
+
+
+class SubjectChanged(ContractError):
+    """A filter that is no rerouter changed the subject; the one to blame saw the old one come in."""
+
+    def __init__(self, was: object, found: object) -> None:
+        self.was = was
+        super().__init__(
+            f"changed the subject from {was!r} to {found!r}; "
+            "only a publish filter with `reroutes = True`, such as Reroute, may do that"
+        )
+
+
+def handed_on(found: object) -> ContractError:
+    return ContractError(f"handed on {found!r}, which is no Message; pass a Message to call_next (or yield or return one)")
+
+
+# --- errors on their way out -------------------------------------------------------------------------------------------
+
+
+def blame(error: BaseException, step: Named, message: object) -> None:
+    """Sign `error` with the step in which it arose: the innermost one that it passes."""
+    if isinstance(error, SubjectChanged) and getattr(message, "subject", None) != error.was:
+        return  # the message came in changed: the culprit is further out
+    if "pipebus_step" in error.__dict__:
+        return
+    error.__dict__["pipebus_step"] = step
+    if isinstance(error, PipebusError) and getattr(error, "by", step) is None:
+        error.by = step.name  # type: ignore[attr-defined]
+
+
+def signed(error: BaseException) -> Named | None:
+    """The step that `error` arose in, if a chain has signed it."""
+    return error.__dict__.get("pipebus_step")
+
+
+def unsign(error: BaseException) -> Named | None:
+    """Take the signature off, where an error leaves the chain; the same object may be raised again elsewhere."""
+    return error.__dict__.pop("pipebus_step", None)
+
+
+def trim(error: BaseException) -> BaseException:
+    """Cut our frames out of the traceback: those between the user's functions, and those above a handler."""
+    kept = []
+    here = error.__traceback__
+    while here is not None:
+        if here.tb_frame.f_globals.get("__name__") not in _OURS:
+            kept.append(here)
+        here = here.tb_next
+    for index, frame in enumerate(kept):
+        follower = kept[index + 1] if index + 1 < len(kept) else None
+        if frame.tb_next is not follower:
+            frame.tb_next = follower
+    error.__traceback__ = kept[0] if kept else None
+    return error
+
+
+_OURS = {f"pipebus.{module}" for module in ("links", "pipeline", "router", "binding", "subscription", "runners")}
+
+
+def conclude(step: Named, found: object, due: type[Outcome]) -> Outcome:
+    """`found` as an outcome: `Dropped` gets its `by`; what is no outcome is the filter's error."""
+    if found.__class__ is due:
+        return found  # type: ignore[return-value]
+    if found.__class__ is Dropped:
+        return found if found.by is not None else Dropped(found.reason, step.name)  # type: ignore[attr-defined,no-any-return]
+    error = ContractError(
+        f"returned {found!r} where an outcome is due; return what call_next gave, or Dropped(reason)"
+        if found is not None
+        else "returned None where an outcome is due; end with `return call_next(message)` or `return Dropped(reason)`"
+    )
+    blame(error, step, None)
+    raise error
+
+
+# --- sync --------------------------------------------------------------------------------------------------------------
+
+
+def plain(step: Named, next_: Next, due: type[Outcome], services: Services) -> Next:
+    call = step.call
+    if services.debug:
+        call = _watched(step)
+
+    def link(message: Message[Any]) -> Outcome:
+        if message.__class__ is not Message:
+            raise handed_on(message)
+        try:
+            outcome = call(message, next_)
+        except BaseException as error:
+            blame(error, step, message)
+            raise
+        if outcome.__class__ is not due:
+            return conclude(step, outcome, due)
+        return outcome  # type: ignore[no-any-return]
+
+    return link
+
+
+def _watched(step: Named) -> Callable[[Message[Any], Next], Any]:
+    """With `debug`: a filter whose call_next is entered by two threads at once is told so."""
+
+    def call(message: Message[Any], next_: Next) -> Any:
+        lock = threading.Lock()
+
+        def call_next(message: Message[Any]) -> Any:
+            if not lock.acquire(blocking=False):
+                raise ContractError("called call_next twice at the same time; wait for one pass before the next")
+            try:
+                return next_(message)
+            finally:
+                lock.release()
+
+        return step.call(message, call_next)
+
+    return call
+
+
+def transform(step: Named, next_: Next, due: type[Outcome], services: Services) -> Next:
+    call = step.call
+
+    def link(message: Message[Any]) -> Outcome:
+        if message.__class__ is not Message:
+            raise handed_on(message)
+        try:
+            result = call(message)
+        except BaseException as error:
+            blame(error, step, message)
+            raise
+        if result.__class__ is not Message:
+            return dropped(step, result)
+        try:
+            return next_(result)  # type: ignore[no-any-return]
+        except SubjectChanged as error:
+            blame(error, step, message)
+            raise
+
+    return link
+
+
+def dropped(step: Named, result: object) -> Dropped:
+    """What a Transform returned that is no message: `Dropped`, or its error."""
+    if result.__class__ is Dropped:
+        return result if result.by is not None else Dropped(result.reason, step.name)  # type: ignore[attr-defined,no-any-return]
+    error = ContractError(f"returned {result!r} where a Message or Dropped(reason) is due")
+    blame(error, step, None)
+    raise error
+
+
+def around(step: Named, next_: Next, due: type[Outcome], services: Services) -> Next:
+    call = step.call
+
+    def link(message: Message[Any]) -> Outcome:
+        if message.__class__ is not Message:
+            raise handed_on(message)
+        outcome: Outcome | None = None
+        thrown: BaseException | None = None
+        run = call(message)
+        resume, value = run.send, None
+        try:
+            while True:
+                try:
+                    effect = resume(value)
+                except StopIteration as stop:
+                    return _ended(step, stop.value, outcome, due)
+                except RuntimeError as error:
+                    # PEP 479: a StopIteration that passes through a generator comes out wrapped; give back the original.
+                    if isinstance(thrown, StopIteration) and error.__cause__ is thrown:
+                        raise thrown from None
+                    raise
+                if thrown is not None:
+                    unsign(thrown)  # the generator has dealt with it
+                resume, thrown = run.send, None
+                try:
+                    if effect.__class__ is Message:
+                        value = outcome = next_(effect)
+                    elif effect.__class__ is Pause:
+                        value = services.pause(effect.seconds, step.name)
+                    elif effect.__class__ is Call:
+                        value = outcome = _abandonable(step, next_, effect, services)
+                    else:
+                        raise _no_effect(effect)
+                except BaseException as error:
+                    resume, value, thrown = run.throw, error, error
+        except BaseException as error:
+            blame(error, step, message)
+            run.close()
+            raise
+        finally:
+            del thrown, value  # an error that is kept in its own frame is a cycle
+
+    return link
+
+
+def _ended(step: Named, returned: object, outcome: Outcome | None, due: type[Outcome]) -> Outcome:
+    """What an Around's return means: an outcome of its own, or the last one that its passes gave."""
+    if returned is not None:
+        return conclude(step, returned, due)
+    if outcome is None:
+        raise ContractError("returned before any pass gave an outcome; yield the message, or `return Dropped(reason)`")
+    return outcome
+
+
+def _no_effect(effect: object) -> ContractError:
+    return ContractError(f"yielded {effect!r}; an Around yields a Message, Pause(seconds) or Call(message, timeout=…)")
+
+
+def _abandonable(step: Named, next_: Next, effect: Call, services: Services) -> Any:
+    """A sync rest on a thread of its own, so that its caller can stop waiting for it."""
+    if not step.abandon:
+        raise ContractError("yielded Call in a sync chain; a sync rest cannot be cancelled, only left behind: abandon=True")
+    gate = threading.Lock()
+    gate.acquire()
+    result: list[tuple[bool, Any]] = []
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            result.append((True, context.run(next_, effect.message)))
+        except BaseException as error:
+            result.append((False, error))
+        finally:
+            gate.release()
+
+    threading.Thread(target=run, name=f"pipebus-abandonable-{step.name}", daemon=True).start()
+    if not services.wait(gate, effect.timeout):
+        raise TimeoutError(f"the rest of the chain took longer than {effect.timeout} s; it goes on, unheard")
+    fine, value = result[0]
+    if not fine:
+        raise value
+    return value
+
+
+def fork(step: Named, test: Callable[[Message[Any]], object], inside: Next, outside: Next) -> Next:
+    """`when` and `branch` by predicate: asked once a pass, here."""
+
+    def link(message: Message[Any]) -> Outcome:
+        if message.__class__ is not Message:
+            raise handed_on(message)
+        try:
+            chosen = test(message)
+        except BaseException as error:
+            blame(error, step, message)
+            raise
+        return (inside if chosen else outside)(message)  # type: ignore[no-any-return]
+
+    return link
+
+
+Ruling = Callable[[Message[Any], BaseException, Named], Dropped]
+
+
+def guard(entry: Next, own: frozenset[Named], rule: Ruling) -> Next:
+    """A `Pipeline`'s `on_error`: what arose in its own steps becomes what `rule` says."""
+
+    def link(message: Message[Any]) -> Outcome:
+        try:
+            return entry(message)  # type: ignore[no-any-return]
+        except Exception as error:
+            step = signed(error)
+            if step is None or step not in own:
+                raise
+            unsign(error)
+            return rule(message, trim(error), step)
+
+    return link
+
+
+# --- async: the same, with await ---------------------------------------------------------------------------------------
+
+
+class _Pass:
+    """What `call_next(message)` gives in an async chain: to be awaited, once, now."""
+
+    __slots__ = ("_message", "_passes")
+
+    def __init__(self, passes: _Passes, message: Message[Any]) -> None:
+        self._passes = passes
+        self._message = message
+
+    def __await__(self) -> Generator[Any, Any, Outcome]:
+        passes = self._passes
+        try:
+            return (yield from passes.next(self._message).__await__())
+        finally:
+            passes.open -= 1
+
+
+class _Passes:
+    """One filter's `call_next` for one message: sees a call that is not awaited, and two at the same time."""
+
+    __slots__ = ("next", "open")
+
+    def __init__(self, next_: Next) -> None:
+        self.next = next_
+        self.open = 0
+
+    def __call__(self, message: Message[Any]) -> Awaitable[Outcome]:
+        if self.open:
+            raise ContractError(
+                "called call_next again before the pass before was awaited to its end; write `await call_next(…)`, one by one"
+            )
+        self.open += 1
+        return _Pass(self, message)
+
+
+def _no_stop(error: BaseException, step: Named) -> BaseException:
+    """A coroutine cannot raise StopIteration (PEP 479): Python makes it a RuntimeError, and so do we, in time to sign it."""
+    if not isinstance(error, StopIteration):
+        return error
+    stray = RuntimeError(f"{step.name} raised StopIteration")
+    stray.__cause__ = error
+    return stray
+
+
+def aplain(step: Named, next_: Next, due: type[Outcome], services: Services) -> Next:
+    call = step.call
+
+    async def link(message: Message[Any]) -> Outcome:
+        if message.__class__ is not Message:
+            raise handed_on(message)
+        passes = _Passes(next_)
+        try:
+            outcome = await call(message, passes)
+            if passes.open:
+                raise ContractError("returned before its call_next(…) was awaited to its end; write `await call_next(…)`")
+        except BaseException as error:
+            blame(error, step, message)
+            raise
+        if outcome.__class__ is not due:
+            return conclude(step, outcome, due)
+        return outcome  # type: ignore[no-any-return]
+
+    return link
+
+
+def atransform(step: Named, next_: Next, due: type[Outcome], services: Services) -> Next:
+    call = step.call
+
+    async def link(message: Message[Any]) -> Outcome:
+        if message.__class__ is not Message:
+            raise handed_on(message)
+        try:
+            result = call(message)
+        except BaseException as error:
+            error = _no_stop(error, step)
+            blame(error, step, message)
+            raise error
+        if result.__class__ is not Message:
+            return dropped(step, result)
+        try:
+            return await next_(result)  # type: ignore[no-any-return]
+        except SubjectChanged as error:
+            blame(error, step, message)
+            raise
+
+    return link
+
+
+def aaround(step: Named, next_: Next, due: type[Outcome], services: Services) -> Next:
+    call = step.call
+
+    async def link(message: Message[Any]) -> Outcome:
+        if message.__class__ is not Message:
+            raise handed_on(message)
+        outcome: Outcome | None = None
+        thrown: BaseException | None = None
+        run: Generator[Any, Any, Any] = call(message)
+        resume: Any
+        resume, value = run.send, None
+        try:
+            while True:
+                try:
+                    effect = resume(value)
+                except StopIteration as stop:
+                    return _ended(step, stop.value, outcome, due)
+                except RuntimeError as error:
+                    if isinstance(thrown, StopIteration) and error.__cause__ is thrown:
+                        raise thrown from None
+                    raise
+                if thrown is not None:
+                    unsign(thrown)  # the generator has dealt with it
+                resume, thrown = run.send, None
+                try:
+                    if effect.__class__ is Message:
+                        value = outcome = await next_(effect)
+                    elif effect.__class__ is Pause:
+                        value = await services.apause(effect.seconds)
+                    elif effect.__class__ is Call:
+                        async with asyncio.timeout(effect.timeout):
+                            value = outcome = await next_(effect.message)
+                    else:
+                        raise _no_effect(effect)
+                except BaseException as error:
+                    resume, value, thrown = run.throw, error, error
+        except BaseException as error:
+            blame(error, step, message)
+            run.close()
+            raise
+        finally:
+            del thrown, value
+
+    return link
+
+
+def afork(step: Named, test: Callable[[Message[Any]], object], inside: Next, outside: Next) -> Next:
+    async def link(message: Message[Any]) -> Outcome:
+        if message.__class__ is not Message:
+            raise handed_on(message)
+        try:
+            chosen = test(message)
+        except BaseException as error:
+            error = _no_stop(error, step)
+            blame(error, step, message)
+            raise error
+        return await (inside if chosen else outside)(message)  # type: ignore[no-any-return]
+
+    return link
+
+
+def aguard(entry: Next, own: frozenset[Named], rule: Ruling) -> Next:
+    async def link(message: Message[Any]) -> Outcome:
+        try:
+            return await entry(message)  # type: ignore[no-any-return]
+        except Exception as error:
+            step = signed(error)
+            if step is None or step not in own:
+                raise
+            unsign(error)
+            return rule(message, trim(error), step)
+
+    return link
