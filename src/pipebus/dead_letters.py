@@ -1,0 +1,188 @@
+"""
+Dead letters: what could not be handled, kept with the reason, to be looked at, replayed or discarded.
+
+Bounded: over the cap the oldest is evicted, and counted as dropped (`evicted`) by the subscription that it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from pipebus.errors import DeadLetterError
+from pipebus.message import Message
+
+PUBLISH: Final = "publish"
+"""The `subscription` of a letter that died in a publish chain."""
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """
+    One message that could not be handled.
+
+    Args:
+        id: The letter's own id; what `show`, `replay` and `discard` take.
+        message: As it was published (on the publish side: as it came to the filter that failed).
+        subscription: Name of the subscription that failed, or "publish".
+        by: Name of the filter or handler in which the error arose.
+        error: Type and text of the error.
+        digest: 12 hex digits over the error's type and the places in its traceback; equal for equal failures.
+        traceback: The last frames, as text.
+        attempts: Takings from the mailbox.
+        first_time, time: First taking and death, seconds since 1970-01-01 UTC.
+    """
+
+    id: str
+    message: Message[Any]
+    subscription: str
+    by: str | None
+    error: str
+    digest: str
+    traceback: str
+    attempts: int
+    first_time: float
+    time: float
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-safe, without the body."""
+        return {
+            "id": self.id,
+            "message": self.message.id,
+            "subject": str(self.message.subject),
+            "subscription": self.subscription,
+            "by": self.by,
+            "error": self.error,
+            "digest": self.digest,
+            "attempts": self.attempts,
+            "first_time": self.first_time,
+            "time": self.time,
+        }
+
+
+def digest_of(error: BaseException) -> str:
+    """Equal for errors of one type from one place, whatever their text says."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = "".join(f"{frame.filename}:{frame.name}:{frame.lineno};" for frame in frames)
+    return hashlib.sha256(f"{type(error).__qualname__}|{places}".encode()).hexdigest()[:12]
+
+
+def text_of(error: BaseException) -> str:
+    """Type and text; the text may be a user's own `__str__`, which may fail."""
+    try:
+        text = str(error)
+    except Exception as failure:
+        text = f"(its text cannot be read: {type(failure).__name__})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class Source(msgspec.Struct):
+    """What a store has to do for a letter's origin, handed down by whoever buried it."""
+
+    revive: Callable[[Message[Any]], None]  # raises if there is no room
+    bury: Callable[[Message[Any], str], None]  # the letter is gone: count it, under this reason
+
+
+class DeadLetters:
+    """
+    The store in memory.
+
+    Args:
+        cap: Most letters kept, >= 1.
+    """
+
+    def __init__(self, cap: int = 10_000) -> None:
+        self.cap = cap
+        self.total = 0
+        self.evicted = 0
+        self._letters: dict[str, tuple[DeadLetter, Source]] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def add(
+        self, message: Message[Any], error: BaseException, source: Source, *, subscription: str, by: str | None,
+        attempts: int, first_time: float, time: float,
+    ) -> DeadLetter:  # fmt: skip
+        letter = DeadLetter(
+            id=f"d{next(self._numbers)}",
+            message=message,
+            subscription=subscription,
+            by=by,
+            error=text_of(error),
+            digest=digest_of(error),
+            traceback="".join(traceback.format_exception(error, limit=-20)),
+            attempts=attempts,
+            first_time=first_time,
+            time=time,
+        )
+        evicted: list[tuple[DeadLetter, Source]] = []
+        with self._lock:
+            self._letters[letter.id] = (letter, source)
+            self.total += 1
+            while len(self._letters) > self.cap:
+                evicted.append(self._letters.pop(next(iter(self._letters))))
+                self.evicted += 1
+        for old, origin in evicted:
+            origin.bury(old.message, "evicted")
+        return letter
+
+    def list(self, subscription: str | None = None) -> list[DeadLetter]:
+        """All letters, oldest first; those of one subscription if it is named."""
+        with self._lock:
+            letters = [letter for letter, _ in self._letters.values()]
+        return [letter for letter in letters if subscription in (None, letter.subscription)]
+
+    def show(self, id: str) -> DeadLetter:
+        """One letter, whole."""
+        with self._lock:
+            return self._get(id)[0]
+
+    def replay(self, id: str) -> None:
+        """
+        Give the message back to the subscription that failed, attempts counted anew; one that died in a publish chain is
+        published anew.
+
+        Raises:
+            DeadLetterError: no such letter, or its subscription is full or gone (the letter stays).
+        """
+        with self._lock:
+            letter, source = self._get(id)
+            del self._letters[id]
+        try:
+            source.revive(letter.message)
+        except BaseException:
+            with self._lock:
+                self._letters[id] = (letter, source)
+            raise
+
+    def discard(self, id: str) -> None:
+        """
+        Throw a letter away; counted as dropped (`discarded`).
+
+        Raises:
+            DeadLetterError: no such letter.
+        """
+        with self._lock:
+            letter, source = self._get(id)
+            del self._letters[id]
+        source.bury(letter.message, "discarded")
+
+    def _get(self, id: str) -> tuple[DeadLetter, Source]:
+        try:
+            return self._letters[id]
+        except KeyError:
+            raise DeadLetterError(f'no dead letter "{id}" (there are {len(self._letters)}); see dead_letters.list()') from None
+
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        return iter(self.list())
+
+    def __repr__(self) -> str:
+        return f"<DeadLetters: {len(self)} of at most {self.cap}>"

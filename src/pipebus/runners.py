@@ -1,0 +1,412 @@
+"""
+Who runs handlers: a pool of threads, woken one at a time; and the two services that need a thread of their own, a timer and
+an event loop. All threads start when first needed.
+
+The pool's ready list is a deque of mailboxes, each on it at most once (mailbox.py). A worker takes one, works a slice of it,
+and takes the next. Nobody waits on the list itself: a worker that finds it empty puts its gate on `sleepers` and looks once
+more before it sleeps. The orders of a submit against a worker that goes to sleep:
+
+    submit appends, worker looks                  the worker sees it
+    worker looks, submit appends, submit sees a sleeper    it is woken
+    worker stands on `sleepers`, submit appends and takes it from there, worker looks (sees the mailbox)
+                                                  the worker works; its gate is open, so its next sleep returns at once
+
+so a mailbox on the list is always seen by somebody. One worker is woken at a time (`waking`): the woken one, before it
+works, wakes the next if the list is not empty. The one that fell asleep last is woken first, for its caches are warm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from pipebus.clock import Clock
+from pipebus.mailbox import Mailbox, SharedMailbox, SoloMailbox
+from pipebus.message import HANDLED, Message
+
+SLICE: Final = 0.005  # seconds that a worker stays with one mailbox while others are ready: CPython's own switch interval
+CHUNK: Final = 32  # messages between two looks at the clock
+LENT_LIMIT: Final = 256  # threads that may stand in for blocked workers
+
+_here = threading.local()
+
+
+def current_mailbox() -> Mailbox | None:
+    """The mailbox whose handler this thread is running."""
+    return getattr(_here, "mailbox", None)
+
+
+class Worker(threading.Thread):
+    """One thread of the pool."""
+
+    def __init__(self, pool: Pool, number: int) -> None:
+        super().__init__(name=f"{pool.name}-{number}", daemon=True)
+        self.pool = pool
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        self.context = contextvars.Context()
+        self.woken = True  # on its way to the ready list; pool.waking is about this worker
+        self.abandoned = False
+
+    def run(self) -> None:
+        pool, ready = self.pool, self.pool.ready
+        while True:
+            try:
+                mailbox = ready.popleft()
+            except IndexError:
+                if not pool.sleep(self):
+                    return
+                continue
+            if self.woken:
+                pool.awake(self)
+            _here.mailbox = mailbox
+            again = self.work(mailbox)
+            _here.mailbox = None
+            if again:
+                mailbox.rules.schedule(mailbox)
+            if self.abandoned or (pool.surplus() and pool.retire(self)):
+                return
+
+    def work(self, mailbox: Mailbox) -> bool:
+        """Work through a mailbox for a while; True if it has to go to the end of the ready list."""
+        if isinstance(mailbox, SharedMailbox):
+            return self._fresh(self.work_shared, mailbox)
+        items = mailbox.begin()  # type: ignore[attr-defined]
+        if items is None:
+            return False
+        while True:
+            # Each delivery has a context of its own. One in which nothing was left is as good as new.
+            verdict = self._fresh(self.work_solo, mailbox, items)
+            if verdict is not None:
+                return verdict
+
+    def _fresh(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        if self.context:
+            self.context = contextvars.Context()
+        return self.context.run(work, *arguments)
+
+    def work_solo(self, mailbox: SoloMailbox, items: deque[Any]) -> bool | None:
+        """True: back to the ready list. False: at rest. None: go on, in another context."""
+        owner, run, context, ready = mailbox.owner, mailbox.run, self.context, self.pool.ready
+        quick, take = owner.quick, items.popleft  # type: ignore[attr-defined]
+        end = 0.0
+        while True:
+            for _ in range(CHUNK):
+                if mailbox.attention:
+                    if self.abandoned:
+                        return mailbox.leave()
+                    if not mailbox.attend():
+                        return False
+                try:
+                    item = take()
+                except IndexError:
+                    if mailbox.rest():
+                        return False
+                    continue
+                mailbox.taken += 1
+                if quick and item.__class__ is Message and item.ttl is None:
+                    try:
+                        outcome = run(item)
+                    except BaseException as error:
+                        owner.failed(item, error)  # type: ignore[attr-defined]
+                    else:
+                        if outcome is None or outcome is HANDLED:
+                            mailbox.acknowledged += 1
+                        else:
+                            owner.settle(item, outcome)  # type: ignore[attr-defined]
+                else:
+                    owner.deliver(item)  # type: ignore[attr-defined]
+                if context:
+                    return None
+            if ready:
+                now = self.pool.clock.monotonic()
+                if not end:
+                    end = now + SLICE
+                elif now > end:
+                    return mailbox.leave()
+
+    def work_shared(self, mailbox: SharedMailbox) -> bool:
+        owner = mailbox.owner
+        for _ in range(CHUNK):
+            item = mailbox.take()
+            if item is None:
+                return False
+            owner.deliver(item)  # type: ignore[attr-defined]
+            if self.context or self.abandoned:
+                break
+        return mailbox.leave()
+
+
+class Pool:
+    """
+    Worker threads for mailboxes that are ready.
+
+    Args:
+        size: Most workers at a time, those aside that have given up their slot (`lent`).
+    """
+
+    def __init__(self, size: int, clock: Clock, name: str, starved: Callable[[int, int], None]) -> None:
+        self.size = size
+        self.clock = clock
+        self.name = name
+        self.starved = starved
+        self.ready: deque[Any] = deque()
+        self.sleepers: list[Worker] = []
+        self.workers: set[Worker] = set()
+        self.waking = False
+        self.lent_out = 0
+        self.stopping = False  # workers that find nothing end
+        self.stopped = True
+        self.lock = threading.Lock()
+        self._numbers = itertools.count(1)
+
+    def submit(self, mailbox: Mailbox) -> None:
+        """Put a mailbox on the ready list. Called once per change from rest to ready."""
+        self.ready.append(mailbox)
+        if not self.waking:
+            self.wake()
+
+    def wake(self) -> None:
+        """See that somebody looks at the ready list."""
+        starved = False
+        with self.lock:
+            if self.waking or not self.ready:
+                return
+            if self.stopped:
+                self._sweep()
+            elif self.sleepers:
+                worker = self.sleepers.pop()
+                worker.woken = self.waking = True
+                worker.gate.release()
+            elif len(self.workers) - self.lent_out < self.size:
+                self.waking = True
+                worker = Worker(self, next(self._numbers))
+                self.workers.add(worker)
+                worker.start()
+            else:
+                starved = self.lent_out >= LENT_LIMIT
+        if starved:
+            self.starved(len(self.ready), len(self.workers))
+
+    def awake(self, worker: Worker) -> None:
+        """A woken worker has taken a mailbox; if there are more, the next worker is woken before this one begins."""
+        worker.woken = self.waking = False
+        if self.ready:
+            self.wake()
+
+    def sleep(self, worker: Worker) -> bool:
+        """The ready list was empty. False if the worker is to end."""
+        with self.lock:
+            if worker.woken:
+                worker.woken = self.waking = False
+            if self.ready:
+                return True
+            if self.stopping or len(self.workers) - self.lent_out > self.size:
+                self.workers.discard(worker)
+                return False
+            self.sleepers.append(worker)
+        if self.ready:
+            with self.lock:
+                if worker in self.sleepers:
+                    self.sleepers.remove(worker)
+                    return True
+        worker.gate.acquire()
+        return True
+
+    def surplus(self) -> bool:
+        """More workers than slots: someone has come back from a wait."""
+        return len(self.workers) - self.lent_out > self.size
+
+    def retire(self, worker: Worker) -> bool:
+        with self.lock:
+            if not self.surplus():
+                return False
+            self.workers.discard(worker)
+        if self.ready:
+            self.wake()
+        return True
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Entered around a wait: a worker's slot goes to a substitute meanwhile."""
+        worker = threading.current_thread()
+        if not isinstance(worker, Worker) or worker.pool is not self or self.lent_out >= LENT_LIMIT:
+            yield
+            return
+        with self.lock:
+            self.lent_out += 1
+        if self.ready:
+            self.wake()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.lent_out -= 1
+
+    def stop(self, timeout: float | None) -> list[Worker]:
+        """End all workers; those that are still in a handler after `timeout` seconds are abandoned and returned."""
+        with self.lock:
+            self.stopping = True
+            workers = list(self.workers)
+            sleepers, self.sleepers = self.sleepers, []
+            for worker in sleepers:
+                worker.gate.release()
+        deadline = None if timeout is None else self.clock.monotonic() + timeout
+        stuck = []
+        for worker in workers:
+            if worker is threading.current_thread():
+                continue
+            worker.join(None if deadline is None else max(0.0, deadline - self.clock.monotonic()))
+            if worker.is_alive():
+                worker.abandoned = True
+                stuck.append(worker)
+        with self.lock:
+            self.workers.difference_update(stuck)
+            self.stopped = True
+            self._sweep()
+        return stuck
+
+    def start(self) -> None:
+        with self.lock:
+            self.stopping = self.stopped = self.waking = False
+
+    def _sweep(self) -> None:
+        """Closed mailboxes that no worker came to: let each come to rest."""
+        while self.ready:
+            mailbox = self.ready.popleft()
+            if isinstance(mailbox, SharedMailbox):
+                mailbox.take()
+            else:
+                mailbox.begin()
+
+
+class Timers:
+    """Callables that are due at a time of the monotonic clock; one thread, started with the first."""
+
+    def __init__(self, clock: Clock, name: str) -> None:
+        self.clock = clock
+        self.name = name
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Run `call` on the timer's thread, in `seconds` from now; it must be short."""
+        with self._lock:
+            heapq.heappush(self._heap, (self.clock.monotonic() + seconds, next(self._numbers), call))
+            if self._thread is None and not self._stopped:
+                self._thread = threading.Thread(target=self._run, name=f"{self.name}-timer", daemon=True)
+                self._thread.start()
+            self._nudge()
+
+    def _nudge(self) -> None:
+        if self._gate.locked():
+            self._gate.release()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if self._stopped:
+                    return
+                now = self.clock.monotonic()
+                due = self._heap[0][0] if self._heap else None
+                call = heapq.heappop(self._heap)[2] if due is not None and due <= now else None
+            if call is not None:
+                call()
+            else:
+                self.clock.wait(self._gate, None if due is None else due - now)
+
+    def start(self) -> None:
+        with self._lock:
+            self._stopped = False
+
+    def stop(self) -> None:
+        """End the thread; what is not due is forgotten: whoever is to be called then has it by other means."""
+        with self._lock:
+            self._stopped = True
+            self._heap.clear()
+            self._nudge()
+            thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+
+class LoopThread:
+    """The bus's own event loop, on a thread that starts when an async chain is first run from a thread."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._run, args=(loop,), name=f"{self.name}-loop", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    @staticmethod
+    def _run(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    def call(self, link: Callable[[Message[Any]], Any], message: Message[Any]) -> Any:
+        """
+        Run an async chain and wait for its outcome, in a copy of this thread's context.
+
+        What the chain raises is carried over by hand: as a task's own exception a CancelledError would come out as another
+        object, and a SystemExit would end the loop for everybody.
+        """
+        raised: list[BaseException] = []
+
+        async def run() -> Any:
+            try:
+                return await link(message)
+            except BaseException as error:
+                raised.append(error)
+                return None
+
+        future = asyncio.run_coroutine_threadsafe(run(), self.loop())
+        try:
+            outcome = future.result()
+        except BaseException:
+            future.cancel()
+            raise
+        if raised:
+            raise raised.pop()
+        return outcome
+
+    def stop(self, timeout: float | None) -> None:
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None:
+            return
+
+        def end() -> None:
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: loop.stop()) if tasks else loop.stop()
+
+        loop.call_soon_threadsafe(end)
+        if thread is not threading.current_thread():
+            thread.join(timeout)
