@@ -1,0 +1,135 @@
+"""
+Message <-> bytes: JSON in the structured form of CloudEvents 1.0, whose attribute names are used where one fits.
+
+    envelope          on the wire            envelope          on the wire
+    id                id                     body              data, or data_base64 for bytes
+    subject           type                   headers           pipebusheaders
+    time              time (RFC 3339)        key               partitionkey
+    (the bus)         source                 ttl               pipebusttl (seconds)
+    (version 1)       pipebusversion         reply_to          pipebusreplyto
+    (always "1.0")    specversion            correlation_id    correlationid
+
+Bodies are JSON: pydantic models, dataclasses, datetimes, decimals, UUIDs and enums are written as pydantic writes them, and
+come back as what JSON has; a handler's or `Validate`'s type makes them what they were. Bytes come back as bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from pipebus.errors import CodecError, PipebusError, UnsupportedCapability
+from pipebus.message import NO_HEADERS, Message
+from pipebus.subject import check_subject
+
+VERSION: Final = 1
+
+
+class Codec(Protocol):
+    """How a transport writes messages."""
+
+    def encode(self, message: Message[Any]) -> bytes: ...
+    def decode(self, data: bytes) -> Message[Any]: ...
+
+
+class JsonCodec:
+    """
+    The default codec.
+
+    Args:
+        source: The CloudEvents `source`: a URI reference that names the program.
+    """
+
+    def __init__(self, source: str = "pipebus") -> None:
+        self.source = source
+
+    def encode(self, message: Message[Any]) -> bytes:
+        """
+        Raises:
+            UnsupportedCapability: the message is addressed to an object, which has no name outside this process.
+            CodecError: the body cannot be written as JSON.
+        """
+        for field in ("subject", "reply_to"):
+            value = getattr(message, field)
+            if value is not None and not isinstance(value, str):
+                raise UnsupportedCapability(
+                    f"{field} {value!r} is an object; a transport that encodes carries only mail for named subjects"
+                )
+        wire: dict[str, Any] = {
+            "specversion": "1.0",
+            "id": message.id,
+            "source": self.source,
+            "type": str(message.subject),
+            "time": datetime.fromtimestamp(message.time, UTC).isoformat(),
+            "pipebusversion": VERSION,
+        }
+        for name, value in (
+            ("partitionkey", message.key),
+            ("pipebusttl", message.ttl),
+            ("pipebusreplyto", message.reply_to),
+            ("correlationid", message.correlation_id),
+            ("pipebusheaders", dict(message.headers) or None),
+        ):
+            if value is not None:
+                wire[name] = value
+        if isinstance(message.body, (bytes, bytearray, memoryview)):
+            wire["data_base64"] = base64.b64encode(message.body).decode()
+        elif message.body is not None:
+            wire["data"] = message.body
+        return _to_json(wire, message)
+
+    def decode(self, data: bytes) -> Message[Any]:
+        """
+        Raises:
+            CodecError: saying what is missing or wrong; the bytes are the caller's to keep.
+        """
+        try:
+            wire = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise CodecError(f"{len(data)} bytes are no JSON: {error}") from error
+        if not isinstance(wire, dict):
+            raise CodecError(f"a message is a JSON object, found {type(wire).__name__}")
+        if wire.get("specversion") != "1.0":
+            raise CodecError(f'"specversion" is "1.0", found {wire.get("specversion")!r}')
+        if wire.get("pipebusversion", VERSION) != VERSION:
+            raise CodecError(f'"pipebusversion" {wire["pipebusversion"]!r} is not {VERSION}: written by another pipebus')
+        try:
+            return _message(wire)
+        except (PipebusError, KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
+            raise CodecError(f"not a message: {type(error).__name__}: {error}") from error
+
+
+def _to_json(wire: dict[str, Any], message: Message[Any]) -> bytes:
+    from pydantic_core import PydanticSerializationError, to_json
+
+    try:
+        return to_json(wire, bytes_mode="base64", inf_nan_mode="constants")
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise CodecError(f"the body of {message.id} ({type(message.body).__name__}) has no JSON form: {error}") from error
+
+
+def _message(wire: dict[str, Any]) -> Message[Any]:
+    subject, id = wire["type"], wire["id"]
+    check_subject(subject)
+    if not isinstance(id, str) or not id:
+        raise CodecError(f'"id" is a string that is not empty, found {id!r}')
+    body = wire.get("data")
+    if "data_base64" in wire:
+        body = base64.b64decode(wire["data_base64"], validate=True)
+    for name in ("pipebusreplyto", "correlationid"):
+        if wire.get(name) is not None and not isinstance(wire[name], str):
+            raise CodecError(f'"{name}" is a string, found {wire[name]!r}')
+    return Message(
+        subject,
+        body,
+        wire.get("pipebusheaders") or NO_HEADERS,
+        key=wire.get("partitionkey"),
+        ttl=wire.get("pipebusttl"),
+        reply_to=wire.get("pipebusreplyto"),
+        correlation_id=wire.get("correlationid"),
+        id=id,
+        time=datetime.fromisoformat(wire["time"]).timestamp() if "time" in wire else datetime.now(UTC).timestamp(),
+    )

@@ -1,0 +1,63 @@
+"""
+Memory: the message stays where it is, and the publish chain ends in the mailboxes.
+
+`memory:?wire=json` sends every message through the codec, once for each mailbox: what works there works on transports that
+leave the process, and no reader can see what another one did to a body.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from pipebus.codec import Codec, JsonCodec
+from pipebus.errors import UnsupportedCapability
+from pipebus.message import Message, Receipt
+from pipebus.transports.base import Binding, Capabilities, Surroundings, Verdict
+
+
+class MemoryTransport:
+    """
+    The default transport.
+
+    Args:
+        codec: With one, every message goes through it.
+    """
+
+    local = True
+
+    def __init__(self, codec: Codec | None = None) -> None:
+        self.codec = codec
+        self.capabilities = Capabilities(order="subject", delay=True, objects=codec is None)
+
+    @classmethod
+    def from_url(cls, url: str) -> MemoryTransport:
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        wire = options.pop("wire", None)
+        if options or parts.netloc or parts.path.strip("/"):
+            raise UnsupportedCapability(f'{url!r}: the memory transport is "memory:" or "memory:?wire=json"')
+        if wire not in (None, "json"):
+            raise UnsupportedCapability(f'{url!r}: wire={wire!r} is unknown; the only wire format is "json"')
+        return cls(JsonCodec() if wire else None)
+
+    def start(self, surroundings: Surroundings) -> None:
+        return None
+
+    def pending(self) -> int:
+        return 0
+
+    def stop(self) -> None:
+        return None
+
+    def send(self, message: Message[Any], delay: float) -> Receipt:
+        raise UnsupportedCapability("memory carries nothing: its messages go straight to the mailboxes")
+
+    def bind(self, binding: Binding) -> None:
+        return None
+
+    def unbind(self, name: str) -> None:
+        return None
+
+    def settle(self, token: Any, verdict: Verdict, delay: float) -> None:
+        return None
