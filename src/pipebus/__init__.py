@@ -1,0 +1,77 @@
+"""
+pipebus: a message bus in which every message passes an ordered chain of filters before it reaches its subscribers' queues.
+"""
+
+from pipebus.bus import Bus, StopReport
+from pipebus.errors import (
+    AlreadySettled,
+    AttemptsExhausted,
+    BusClosed,
+    BusNotStarted,
+    CodecError,
+    DeadLetterError,
+    DrainTimeout,
+    HeaderError,
+    LifecycleError,
+    MailboxFull,
+    MessageError,
+    MessageTooLarge,
+    PipebusError,
+    PipelineError,
+    PublishUnknown,
+    ReceiveTimeout,
+    Rejected,
+    SubjectError,
+    SubscriptionError,
+    UnsupportedCapability,
+)
+from pipebus.links import Call, Pause
+from pipebus.message import Dropped, Handled, Message, Receipt
+from pipebus.pipeline import Around, Filter, Pipeline, Transform, around, branch, transform, when
+from pipebus.subject import Ref, Subject
+from pipebus.subscription import Delivery, Subscription
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadySettled",
+    "Around",
+    "AttemptsExhausted",
+    "Bus",
+    "BusClosed",
+    "BusNotStarted",
+    "Call",
+    "CodecError",
+    "DeadLetterError",
+    "Delivery",
+    "DrainTimeout",
+    "Dropped",
+    "Filter",
+    "Handled",
+    "HeaderError",
+    "LifecycleError",
+    "MailboxFull",
+    "Message",
+    "MessageError",
+    "MessageTooLarge",
+    "Pause",
+    "PipebusError",
+    "Pipeline",
+    "PipelineError",
+    "PublishUnknown",
+    "Receipt",
+    "ReceiveTimeout",
+    "Ref",
+    "Rejected",
+    "StopReport",
+    "Subject",
+    "SubjectError",
+    "Subscription",
+    "SubscriptionError",
+    "Transform",
+    "UnsupportedCapability",
+    "around",
+    "branch",
+    "transform",
+    "when",
+]

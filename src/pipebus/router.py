@@ -1,0 +1,359 @@
+"""
+Routes: for one subject, the compiled publish chain and the mailboxes it reaches.
+
+A route is compiled when its subject is first published to, and kept in a dictionary that a publish looks into. Whatever is
+registered takes routes out of it again: a literal subscription its own subject's, a pattern all of them. Both happen under
+one lock, so a message goes by the routes from before a registration or from after it, never by half of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+from pipebus import checks, events, links, pipeline
+from pipebus.errors import BusClosed, MailboxFull
+from pipebus.mailbox import NOBODY, ONE, Mailbox, Parcel
+from pipebus.message import Message, Receipt
+from pipebus.pipeline import Build, Node, Rest
+from pipebus.subject import Pattern, PatternTree, check_subject
+from pipebus.subscription import Subscription
+
+CACHE: Final = 16_384
+"""Most compiled routes kept; one subject over it and all are compiled anew as they are needed."""
+
+
+class Hub(Protocol):
+    """What routing asks of its bus."""
+
+    services: links.Services
+    observed: bool
+    transport: Any
+
+    def emit(self, event: events.Event) -> None: ...
+    def count_unrouted(self, message: Message[Any]) -> None: ...
+    def rule(self, place: str) -> Callable[[pipeline.OnError], links.Ruling]: ...
+    def delay(self) -> float: ...
+    def encode(self, codec: Any, message: Message[Any]) -> bytes: ...
+
+
+class Road(NamedTuple):
+    """One way to compile a route."""
+
+    colour: Literal["sync", "async"]
+    force: bool = False  # room was waited for before the chain runs: admit over the bound rather than block a loop
+    late: bool = False  # with a delay
+
+
+class Route:
+    """One subject's road: the nodes, the mailboxes, and the compiled chains, each made when it is first needed."""
+
+    __slots__ = ("_compiled", "colour", "mailboxes", "nodes", "router", "subject", "waits")
+
+    def __init__(self, router: Router, subject: Any, nodes: tuple[Node, ...], mailboxes: tuple[Mailbox, ...]) -> None:
+        self.router = router
+        self.subject = subject
+        self.nodes = nodes
+        self.mailboxes = mailboxes
+        met = pipeline.met(nodes, subject)
+        self.colour = "async" if any(step.colour == "async" for step in met) else "sync"
+        self.waits: str | None = next((step.name for step in met if step.waits), None)
+        self._compiled: dict[Road, links.Next] = {}
+
+    @property
+    def plain_sync(self) -> str | None:
+        """The filter that keeps this chain from running as an awaitable, if there is one."""
+        return next((s.name for s in pipeline.met(self.nodes, self.subject) if s.colour == "sync"), None)
+
+    def run(self, road: Road) -> links.Next:
+        with self.router.lock:
+            if road not in self._compiled:
+                self._compiled[road] = self.router.compile(self, self.nodes, None, road)
+            return self._compiled[road]
+
+
+class _Terminal:
+    """Signs errors that arise beyond the last filter, so that none is blamed for a full mailbox."""
+
+    name = "the mailboxes"
+    abandon = False
+    call = None
+
+
+TERMINAL: Final = _Terminal()
+
+
+class Router:
+    """Who listens to what, and the routes that follow from it."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.lock = threading.RLock()
+        self.nodes: tuple[Node, ...] = ()  # the publish chain
+        self.routes: dict[Any, Route] = {}
+        self.runs: dict[Any, links.Next] = {}  # what `publish` looks into: the same subjects, ready to be called
+        self._literal: dict[Any, Subscription | list[Subscription]] = {}
+        self._wild: PatternTree[Subscription] = PatternTree()
+        self._turns: list[dict[Any, links.Next]] = []  # compiled rests behind rerouters
+
+    # --- registrations -------------------------------------------------------------------------------------------------
+
+    def add(self, subscription: Subscription) -> list[Any] | None:
+        """File a subscription; the subjects whose routes it made stale, None for all of them."""
+        stale: list[Any] | None = []
+        with self.lock:
+            for key in subscription.patterns:
+                if isinstance(key, Pattern):
+                    self._wild.add(key, subscription)
+                    stale = None
+                    continue
+                there = self._literal.get(key)
+                if there is None:
+                    self._literal[key] = subscription
+                elif isinstance(there, list):
+                    there.append(subscription)
+                else:
+                    self._literal[key] = [there, subscription]
+                if stale is not None:
+                    stale.append(key)
+            self._forget(stale)
+        return stale
+
+    def remove(self, subscription: Subscription) -> list[Any] | None:
+        stale: list[Any] | None = []
+        with self.lock:
+            for key in subscription.patterns:
+                if isinstance(key, Pattern):
+                    self._wild.remove(key, subscription)
+                    stale = None
+                    continue
+                there = self._literal.get(key)
+                if isinstance(there, list):
+                    kept = [other for other in there if other is not subscription]
+                    self._literal[key] = kept if len(kept) > 1 else kept[0]
+                elif there is subscription:
+                    del self._literal[key]
+                if stale is not None:
+                    stale.append(key)
+            self._forget(stale)
+        return stale
+
+    def _forget(self, subjects: list[Any] | None) -> None:
+        if subjects is None:
+            self.routes.clear()
+            self.runs.clear()
+        else:
+            for subject in subjects:
+                self.routes.pop(subject, None)
+                self.runs.pop(subject, None)
+        for turn in self._turns:
+            turn.clear()
+        self._turns.clear()
+
+    def forget_all(self) -> None:
+        with self.lock:
+            self._forget(None)
+
+    def subscriptions(self) -> Iterator[Subscription]:
+        """Each once, in no particular order."""
+        seen: set[int] = set()
+        with self.lock:
+            filed: list[Subscription] = list(self._wild)
+            for entry in self._literal.values():
+                filed.extend(entry if isinstance(entry, list) else (entry,))
+        for subscription in filed:
+            if isinstance(subscription.subjects, tuple):
+                if id(subscription) in seen:
+                    continue
+                seen.add(id(subscription))
+            yield subscription
+
+    def listeners(self, subject: Any) -> list[Subscription]:
+        """Whose pattern matches; each once, however many of its patterns do."""
+        found: list[Subscription] = []
+        entry = self._literal.get(subject)
+        if entry is not None:
+            found.extend(entry if isinstance(entry, list) else (entry,))
+        if self._wild.size and isinstance(subject, str):
+            for subscription in self._wild.match(subject):
+                if not any(other is subscription for other in found):
+                    found.append(subscription)
+        return found
+
+    # --- routes --------------------------------------------------------------------------------------------------------
+
+    def route(self, subject: Any) -> Route:
+        """
+        The compiled route; made and kept if it was not there.
+
+        Raises:
+            SubjectError, PipelineError.
+        """
+        with self.lock:
+            route = self.routes.get(subject)
+            if route is None:
+                route = self.fresh(subject, self.nodes)
+                if len(self.routes) >= CACHE:
+                    self._forget(None)
+                self.routes[subject] = route
+            return route
+
+    def fresh(self, subject: Any, nodes: tuple[Node, ...]) -> Route:
+        """A route that is not kept."""
+        if isinstance(subject, str):
+            check_subject(subject)
+        else:
+            hash(subject)
+        mailboxes = tuple(subscription.mailbox for subscription in self.listeners(subject))
+        route = Route(self, subject, nodes, mailboxes)
+        if route.colour == "sync":
+            checks.check_colour(tuple(pipeline.met(nodes, subject)), "sync", "the publish chain is sync")
+        return route
+
+    def compile(self, route: Route, nodes: tuple[Node, ...], rest: Rest | None, road: Road) -> links.Next:
+        build = Build(
+            side="publish",
+            colour=road.colour,
+            subject=route.subject,
+            terminal=self.terminal(route, road),
+            services=self.hub.services,
+            resume=lambda subject, rest, known: self._resume(subject, rest, known, road),
+            rule=self.hub.rule("publish"),
+        )
+        if rest is not None:
+            return pipeline.resume(rest, build)
+        return pipeline.compile(nodes, build)
+
+    def _resume(self, subject: Any, rest: Rest, known: dict[Any, links.Next], road: Road) -> links.Next:
+        """Behind a rerouter: what follows it, compiled for the new subject, and kept with the old route."""
+        with self.lock:
+            link = self.compile(self.fresh(subject, self.nodes), (), rest, road)
+            if len(known) >= CACHE:
+                known.clear()
+            known[subject] = link
+            if not any(turn is known for turn in self._turns):
+                self._turns.append(known)
+            return link
+
+    # --- terminals -----------------------------------------------------------------------------------------------------
+
+    def terminal(self, route: Route, road: Road) -> links.Next:
+        """What the last `call_next` reaches."""
+        transport, mailboxes, subject = self.hub.transport, route.mailboxes, route.subject
+        reach: links.Next
+        if not transport.local:
+            send, delay = transport.send, self.hub.delay
+
+            def reach(message: Message[Any]) -> Receipt:
+                receipt: Receipt = send(message, delay() if road.late else 0.0)
+                if not receipt.mailboxes:
+                    self.hub.count_unrouted(message)
+                return receipt
+
+        else:
+            reach = self._fan_out(mailboxes, road)
+        if road.colour == "sync" and not route.nodes:
+            return reach
+
+        def terminal(message: Message[Any]) -> Receipt:
+            if message.__class__ is not Message:
+                raise links.handed_on(message)
+            if message.subject is not subject and message.subject != subject:
+                raise links.SubjectChanged(subject, message.subject)
+            try:
+                return reach(message)  # type: ignore[no-any-return]
+            except BaseException as error:
+                links.blame(error, TERMINAL, message)
+                raise
+
+        if road.colour == "sync":
+            return terminal
+
+        async def aterminal(message: Message[Any]) -> Receipt:
+            if transport.local:
+                return terminal(message)
+            return await asyncio.to_thread(terminal, message)  # it may wait for a disk or a network
+
+        return aterminal
+
+    def _fan_out(self, mailboxes: tuple[Mailbox, ...], road: Road) -> links.Next:
+        """Every mailbox that has room gets the message first, then the full ones are waited for."""
+        hub, codec, force = self.hub, self.hub.transport.codec, road.force
+        if not mailboxes:
+
+            def nobody(message: Message[Any]) -> Receipt:
+                if codec is not None:
+                    hub.encode(codec, message)
+                hub.count_unrouted(message)
+                return NOBODY
+
+            return nobody
+        everyone = ONE if len(mailboxes) == 1 else Receipt(len(mailboxes))
+        if codec is None and not road.late:
+            if len(mailboxes) == 1 and not force:
+                return mailboxes[0].put  # the shortest road: publish, put
+
+            def fan_out(message: Message[Any]) -> Receipt:
+                late: list[Late] | None = None
+                for mailbox in mailboxes:
+                    try:
+                        receipt = mailbox.offer(message, force=True) if force else mailbox.post(message)
+                    except (MailboxFull, BusClosed) as error:
+                        receipt = error
+                    if receipt is not ONE:
+                        late = late or []
+                        late.append((mailbox, message, receipt))
+                return everyone if late is None else stragglers(mailboxes, late)
+
+            return fan_out
+
+        def fan_out_anew(message: Message[Any]) -> Receipt:
+            """Each mailbox gets an item of its own: decoded from the bytes, or with its delay."""
+            data = hub.encode(codec, message) if codec is not None else b""
+            late: list[Late] = []
+            for mailbox in mailboxes:
+                item: Any = codec.decode(data) if codec is not None else message
+                if road.late:
+                    item = Parcel(item, delay=hub.delay())
+                receipt: Any
+                try:
+                    receipt = mailbox.offer(item, force)
+                except (MailboxFull, BusClosed) as error:
+                    receipt = error
+                if receipt is not ONE:
+                    late.append((mailbox, item, receipt))
+            return stragglers(mailboxes, late) if late else everyone
+
+        return fan_out_anew
+
+
+Late = tuple[Mailbox, Any, Any]
+"""A mailbox that did not take its item at once, the item, and what it said: None (full), NOBODY or an error."""
+
+
+def stragglers(mailboxes: tuple[Mailbox, ...], late: list[Late]) -> Receipt:
+    """Wait for the full mailboxes, all against one start; then one error for those that refused."""
+    refused: list[str] = []
+    hint = ""
+    closed: BusClosed | None = None
+    gone = 0
+    started = late[0][0].rules.clock.monotonic()
+    for mailbox, item, found in late:
+        try:
+            if found is None:
+                found = mailbox.wait_for_room(item, started + mailbox.rules.timeout)
+            elif isinstance(found, Exception):
+                raise found
+            gone += found is NOBODY
+        except MailboxFull as error:
+            refused.append(mailbox.owner.name)
+            hint = hint or error.hint
+        except BusClosed as error:
+            closed = error
+    if refused:
+        raise MailboxFull([m.owner.name for m in mailboxes if m.owner.name not in refused], refused, hint)
+    if closed is not None:
+        raise closed
+    return Receipt(len(mailboxes) - gone)

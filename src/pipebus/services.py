@@ -1,0 +1,66 @@
+"""
+What running chains ask of their bus: waiting without holding a slot, time, and what `on_error` means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import structlog
+
+from pipebus.clock import Clock
+from pipebus.errors import PipelineError
+
+_stdlib = logging.getLogger("pipebus")
+_stdlib.addHandler(logging.NullHandler())
+
+
+def get_logger(**facts: Any) -> Any:
+    """
+    A structlog logger, fetched when it is used.
+
+    The library configures nothing. Where the program has not configured structlog either, lines go to the standard library's
+    logger `pipebus`, which is silent until somebody listens: structlog's own default would print them on standard output.
+    """
+    if structlog.is_configured():
+        return structlog.get_logger("pipebus", **facts)
+    return structlog.wrap_logger(
+        _stdlib,
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        **facts,
+    )
+
+
+class Services:
+    """Handed to every chain at build."""
+
+    def __init__(self, clock: Clock, debug: bool, blocking: Callable[[], AbstractContextManager[Any]]) -> None:
+        self.clock = clock
+        self.debug = debug
+        self.blocking = blocking
+
+    def pause(self, seconds: float, filter_name: str) -> None:
+        if asyncio._get_running_loop() is not None:
+            raise PipelineError(
+                f"filter {filter_name} wants to wait {seconds:g} s, so publish() cannot run inside an event loop; "
+                "use `await bus.apublish(…)`"
+            )
+        with self.blocking():
+            self.clock.sleep(seconds)
+
+    async def apause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def wait(self, gate: threading.Lock, timeout: float) -> bool:
+        with self.blocking():
+            return self.clock.wait(gate, timeout)

@@ -1,0 +1,559 @@
+"""
+A subscription: a pattern, a mailbox, a delivery chain and a way to run. And what becomes of each delivery: `settle`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Final, Protocol
+
+from pipebus import events, links, pipeline
+from pipebus.binding import Bound
+from pipebus.clock import Clock
+from pipebus.dead_letters import DeadLetters, Source, text_of
+from pipebus.errors import AlreadySettled, AttemptsExhausted, DeadLetterError, PipelineError, Rejected
+from pipebus.inbox import Inbox
+from pipebus.mailbox import Item, Mailbox, Parcel, Rules
+from pipebus.message import HANDLED, Dropped, Handled, Message
+from pipebus.pipeline import Build, Node, Place, Step
+
+_auto = itertools.count(1)
+
+current: Final[contextvars.ContextVar[Delivery]] = contextvars.ContextVar("pipebus.delivery")
+"""The delivery that a handler with a `Delivery` parameter is being given."""
+
+
+_came_for: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.subject")
+"""The subject of the message that is passing a delivery chain which serves several: a filter may not change it."""
+
+
+def _remembering(run: links.Next, colour: str) -> links.Next:
+    def remember(message: Message[Any]) -> Any:
+        token = _came_for.set(message.subject)
+        try:
+            return run(message)
+        finally:
+            _came_for.reset(token)
+
+    async def aremember(message: Message[Any]) -> Any:
+        token = _came_for.set(message.subject)
+        try:
+            return await run(message)
+        finally:
+            _came_for.reset(token)
+
+    return remember if colour == "sync" else aremember
+
+
+class Hub(Protocol):
+    """What a subscription asks of its bus; handed down."""
+
+    clock: Clock
+    dead_letters: DeadLetters
+    services: links.Services
+    observed: bool
+
+    def emit(self, event: events.Event) -> None: ...
+    def answer(self, to: Any, request: Message[Any], value: Any) -> None: ...
+    def request_stop(self, reason: str) -> None: ...
+    def settle_remote(self, token: Any, verdict: str, delay: float) -> None: ...
+    def unsubscribe(self, subscription: Subscription, timeout: float | None) -> None: ...
+    def rule(self, place: str) -> Callable[[pipeline.OnError], links.Ruling]: ...
+    def warn(self, event: str, **facts: Any) -> None: ...
+
+
+class Plan:
+    """What subscriptions of equal settings share, so that a million of them stay small."""
+
+    __slots__ = ("attempts", "bare", "bound", "deliver", "hub", "nodes", "quick", "rules", "run_on", "to")
+
+    def __init__(
+        self, hub: Hub, bound: Bound | None, nodes: tuple[Node, ...], rules: Rules, *, to: Any, run_on: str,
+        attempts: int, deliver: str,
+    ) -> None:  # fmt: skip
+        self.hub = hub
+        self.bound = bound  # None: pull
+        self.nodes = nodes  # its own filters, without the bus's
+        self.rules = rules
+        self.to = to
+        self.run_on = run_on
+        self.attempts = attempts
+        self.deliver = deliver
+        self.bare = not nodes  # the handler is called with nothing in between
+        self.quick = bound is not None and not bound.wants_delivery
+
+
+class Delivery:
+    """
+    One taking of one message, to be settled once: the first settlement wins, also over an error raised later.
+
+    A handler that returns has acknowledged, one that raises has failed; these methods are for saying it earlier or otherwise.
+    """
+
+    __slots__ = ("_open", "_parcel", "_subscription", "message")
+
+    def __init__(self, subscription: Subscription, parcel: Parcel) -> None:
+        self.message = parcel.message
+        self._subscription = subscription
+        self._parcel = parcel
+        self._open = [True]  # popped by the first settlement: list.pop is one step for all threads
+
+    @property
+    def attempt(self) -> int:
+        """How often this message has been taken from the mailbox, this time included."""
+        return self._parcel.attempt
+
+    @property
+    def redelivered(self) -> bool:
+        return self._parcel.attempt > 1
+
+    @property
+    def settled(self) -> bool:
+        return not self._open
+
+    def ack(self) -> None:
+        """
+        Handled; it will not come again.
+
+        Raises:
+            AlreadySettled: if it was settled before.
+        """
+        self._close("acknowledged")
+        self._subscription.acknowledge(self._parcel)
+
+    def retry(self, delay: float = 0.0) -> None:
+        """
+        Take it again after `delay` seconds; after the subscription's `attempts` it is a dead letter instead.
+
+        Raises:
+            AlreadySettled: if it was settled before.
+        """
+        if not isinstance(delay, (int, float)) or not 0 <= delay < float("inf"):
+            raise PipelineError(f"retry: delay is a number of seconds, 0 or more, found {delay!r}")
+        self._close("retried")
+        self._subscription.put_back(self._parcel, float(delay))
+
+    def reject(self, reason: str) -> None:
+        """
+        Refuse it for good: a dead letter at once.
+
+        Raises:
+            AlreadySettled: if it was settled before.
+        """
+        self._close("rejected")
+        self._subscription.bury(self._parcel, Rejected(self._subscription.name, reason))
+
+    def settle_unless_settled(self, verdict: str) -> None:
+        """What the end of a `with sub.delivery()` block does: "acknowledge" or "retry"."""
+        if self._open:
+            self.ack() if verdict == "acknowledge" else self.retry()
+
+    def _close(self, verb: str) -> None:
+        try:
+            self._open.pop()
+        except IndexError:
+            raise AlreadySettled(
+                f"message {self.message.id} of {self._subscription.name} cannot be {verb}: it was settled before"
+            ) from None
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.message.id} to {self._subscription.name}, attempt {self.attempt}>"
+
+
+class _HandlerStep:
+    """Signs errors that arise in a handler, so that no filter is blamed for them."""
+
+    abandon = False
+    call = None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Subscription:
+    """Made by `bus.subscribe` and `bus.on`."""
+
+    # A million of these are to fit in memory: what is seldom asked for is made when it is (`name`, `patterns`).
+    __slots__ = ("_name", "inbox", "mailbox", "place", "plan", "subjects")
+
+    def __init__(self, plan: Plan, subjects: Any, name: str | None, place: Place, mailbox: type[Mailbox]) -> None:
+        self.plan = plan
+        self.subjects = subjects  # a literal subject, an object or a wildcard Pattern; or a tuple of these
+        self.place = place
+        self._name: str | int | None = name
+        self.inbox: Inbox | None = None
+        self.mailbox = mailbox(plan.rules, self, plan.bound.call if plan.bound is not None else Handled)
+
+    @property
+    def name(self) -> str:
+        """The durable name; one is made where none was given."""
+        if isinstance(self._name, str):
+            return self._name
+        if self._name is None:
+            self._name = next(_auto)
+        return f"{self.plan.bound.name if self.plan.bound is not None else 'pull'}#{self._name}"
+
+    @property
+    def named(self) -> bool:
+        return isinstance(self._name, str)
+
+    @property
+    def patterns(self) -> tuple[Any, ...]:
+        """What it listens to: literal subjects, objects and wildcard `Pattern`s."""
+        return self.subjects if isinstance(self.subjects, tuple) else (self.subjects,)
+
+    @property
+    def literal(self) -> str | None:
+        """The one subject that all its messages have, if there is one."""
+        return str(self.subjects) if isinstance(self.subjects, str) else None
+
+    @property
+    def handled(self) -> bool:
+        return self.plan.bound is not None
+
+    @property
+    def quick(self) -> bool:
+        """Nothing but the chain has to be run for a delivery: the worker does it without asking here."""
+        return self.plan.quick and not self.plan.hub.observed
+
+    # --- for the user ----------------------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """`accepted = acknowledged + dropped + dead + pending + in_flight`, at every quiet moment."""
+        return self.mailbox.counts()
+
+    def pause(self) -> None:
+        """Start no further handler until `resume`; messages are still accepted."""
+        self.mailbox.pause()
+
+    def resume(self) -> None:
+        self.mailbox.resume()
+
+    @property
+    def paused(self) -> bool:
+        return self.mailbox.rare is not None and self.mailbox.rare.paused
+
+    def unsubscribe(self, timeout: float | None = None) -> None:
+        """
+        End the subscription: when this returns no handler runs and none will (called from its own handler: when that ends).
+
+        What was queued is counted as dropped (`unsubscribed`).
+        """
+        self.plan.hub.unsubscribe(self, timeout)
+
+    def _reading(self) -> Inbox:
+        if self.inbox is None:
+            raise PipelineError(f"subscription {self.name} has a handler; only one without a handler can be read")
+        return self.inbox
+
+    def receive(self, timeout: float | None = None) -> Message[Any]:
+        """
+        The next message, acknowledged as it is handed over; from any thread.
+
+        Args:
+            timeout: Seconds to wait; None: for ever.
+
+        Raises:
+            ReceiveTimeout, BusClosed.
+        """
+        return self._reading().receive(timeout)
+
+    def delivery(self, timeout: float | None = None) -> AbstractContextManager[Delivery]:
+        """The next message for a `with` block: acknowledged if it ends well, returned if not."""
+        return self._reading().delivery(timeout)
+
+    async def areceive(self, timeout: float | None = None) -> Message[Any]:
+        """`receive` for event loops."""
+        return await self._reading().areceive(timeout)
+
+    def adelivery(self, timeout: float | None = None) -> AbstractAsyncContextManager[Delivery]:
+        """`delivery` for event loops."""
+        return self._reading().adelivery(timeout)
+
+    def __iter__(self) -> Iterator[Message[Any]]:
+        """Message after message, until the bus stops."""
+        return iter(self._reading())
+
+    def __aiter__(self) -> AsyncIterator[Message[Any]]:
+        return self._reading().__aiter__()
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unsubscribe()
+
+    async def __aenter__(self) -> Subscription:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.unsubscribe)
+
+    def __repr__(self) -> str:
+        return f"<Subscription {self.name} on {', '.join(map(str, self.patterns))}>"
+
+    # --- the delivery chain ------------------------------------------------------------------------------------------------
+
+    def compile(self, bus_nodes: tuple[Node, ...]) -> None:
+        """Build the chain around the handler: what the bus declares for all, then its own."""
+        plan, bound = self.plan, self.plan.bound
+        if bound is None:
+            bus_nodes = transforms_only(bus_nodes)
+        if not bus_nodes and not plan.nodes:
+            if bound is not None:
+                self.mailbox.run = bound.call
+            else:
+                self.mailbox.run = Handled
+            return
+        plan.bare = False
+        build = Build(
+            side="delivery",
+            colour="async" if bound is not None and bound.is_async else "sync",
+            subject=None if isinstance(self.subjects, tuple) else self.subjects,
+            terminal=self._terminal(),
+            services=plan.hub.services,
+            rule=plan.hub.rule(self.name),
+        )
+        build.terminal = pipeline.compile(plan.nodes, build)
+        run = pipeline.compile(bus_nodes, build)
+        self.mailbox.run = run if self.literal is not None else _remembering(run, build.colour)
+
+    def _terminal(self) -> links.Next:
+        bound = self.plan.bound
+        if bound is None:
+            return Handled
+        step, call = _HandlerStep(bound.name), bound.call
+        literal = self.literal
+
+        def check(message: Message[Any]) -> None:
+            if message.__class__ is not Message:
+                raise links.handed_on(message)
+            subject = literal if literal is not None else _came_for.get()
+            if message.subject is not subject and message.subject != subject:
+                raise links.SubjectChanged(subject, message.subject)
+
+        def handle(message: Message[Any]) -> Handled:
+            check(message)
+            try:
+                value = call(message)
+            except BaseException as error:
+                links.blame(error, step, message)
+                raise
+            return HANDLED if value is None else Handled(value)
+
+        async def ahandle(message: Message[Any]) -> Handled:
+            check(message)
+            try:
+                value = await call(message)
+            except BaseException as error:
+                links.blame(error, step, message)
+                raise
+            return HANDLED if value is None else Handled(value)
+
+        return ahandle if bound.is_async else handle
+
+    # --- one delivery --------------------------------------------------------------------------------------------------------
+
+    def _taken(self, item: Item) -> Parcel | None:
+        """The item as a parcel whose taking is counted; None if it was too old, and is settled."""
+        parcel = item if isinstance(item, Parcel) else Parcel(item)
+        hub = self.plan.hub
+        now = hub.clock.now()
+        parcel.attempt += 1
+        parcel.first = parcel.first or now
+        if hub.observed:
+            hub.emit(events.Taken(parcel.message, self.name, parcel.attempt))
+        ttl = parcel.message.ttl
+        if ttl is not None and now - parcel.message.time > ttl:
+            self.drop(parcel, Dropped("expired", self.name))
+            return None
+        return parcel
+
+    def deliver(self, item: Item) -> None:
+        """Run the chain for one item and settle it; never raises."""
+        parcel = self._taken(item)
+        if parcel is None:
+            return
+        delivery = token = None
+        if not self.plan.quick:
+            delivery = Delivery(self, parcel)
+            token = current.set(delivery)
+        try:
+            outcome = self.mailbox.run(parcel.message)
+        except BaseException as error:
+            self.failed(parcel, error, delivery)
+        else:
+            self.settle(parcel, outcome, delivery)
+        finally:
+            if token is not None:
+                current.reset(token)
+
+    def open_item(self, item: Item) -> Delivery | None:
+        """For readers: a delivery whose message has passed the Transforms; None if that settled it."""
+        parcel = self._taken(item)
+        if parcel is None:
+            return None
+        try:
+            outcome = self.mailbox.run(parcel.message)
+        except BaseException as error:
+            self.failed(parcel, error)
+            return None
+        if isinstance(outcome, Dropped):
+            self.drop(parcel, outcome)
+            return None
+        delivery = Delivery(self, parcel)
+        delivery.message = outcome.value
+        return delivery
+
+    def settle(self, item: Item, outcome: Any, delivery: Delivery | None = None) -> None:
+        """What a chain's outcome (or a bare handler's value) means for the delivery; never raises."""
+        value = outcome
+        if not self.plan.bare:
+            if outcome.__class__ is Dropped:
+                if delivery is None or not delivery.settled:
+                    self.drop(item, outcome)
+                return
+            value = outcome.value
+        message = item if isinstance(item, Message) else item.message
+        if value is not None and (self.plan.to is not None or message.reply_to is not None):
+            try:
+                for address in (message.reply_to, self.plan.to):
+                    if address is not None:
+                        self.plan.hub.answer(address, message, value)
+            except BaseException as error:
+                self.failed(item, error, delivery)
+                return
+        if delivery is None or not delivery.settled:
+            self.acknowledge(item)
+
+    def failed(self, item: Item, error: BaseException, delivery: Delivery | None = None) -> None:
+        """The chain gave up with an error; never raises."""
+        if delivery is not None and delivery.settled:
+            links.unsign(error)
+            self.plan.hub.warn(
+                "delivery.failed_after_settlement", subscription=self.name, message=delivery.message.id, error=text_of(error)
+            )
+            return
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            links.unsign(error)
+            parcel = item if isinstance(item, Parcel) else Parcel(item)
+            parcel.attempt = max(0, parcel.attempt - 1)
+            self.mailbox.halt()
+            self.mailbox.give_back(parcel)
+            self.plan.hub.request_stop(f"{type(error).__name__} in the handler of {self.name}")
+            return
+        self.bury(item, error)
+
+    def acknowledge(self, item: Item) -> None:
+        self.mailbox.acknowledge(item)
+        self._tell_transport(item, "acknowledge")
+        if self.plan.hub.observed:
+            self.plan.hub.emit(events.Acknowledged(_message(item), self.name, _attempt(item)))
+
+    def drop(self, item: Item, outcome: Dropped) -> None:
+        self.mailbox.drop(item, outcome.reason)
+        self.discarded(item, outcome.reason, outcome.by)
+
+    def put_back(self, parcel: Parcel, delay: float) -> None:
+        plan = self.plan
+        if parcel.attempt >= plan.attempts:
+            self.bury(parcel, AttemptsExhausted(f"returned {parcel.attempt} times; {self.name} allows attempts={plan.attempts}"))
+            return
+        parcel.delay = delay
+        if plan.hub.observed:
+            plan.hub.emit(events.Returned(parcel.message, self.name, parcel.attempt, delay))
+        if parcel.token is not None:
+            self.mailbox.forget(parcel)
+            self._tell_transport(parcel, "return", delay)
+        else:
+            self.mailbox.give_back(parcel)
+
+    def bury(self, item: Item, error: BaseException, taken: bool = True) -> None:
+        """A dead letter, with its reason."""
+        hub = self.plan.hub
+        step = links.unsign(error)
+        if isinstance(error, Rejected) and error.by is None:
+            error.by = step.name if step is not None else self.name
+        links.trim(error)
+        now = hub.clock.now()
+        letter = hub.dead_letters.add(
+            _message(item),
+            error,
+            Source(self._revive, self._forget_letter),
+            subscription=self.name,
+            by=step.name if step is not None else self.plan.bound.name if self.plan.bound is not None else None,
+            attempts=_attempt(item),
+            first_time=getattr(item, "first", 0.0) or now,
+            time=now,
+        )
+        if taken:
+            self.mailbox.die(item)
+        else:
+            self.mailbox.die_untaken()
+        self._tell_transport(item, "dead")
+        hub.warn(
+            "delivery.died", subscription=self.name, subject=str(letter.message.subject), message=letter.message.id,
+            letter=letter.id, error=letter.error, attempts=letter.attempts,
+        )  # fmt: skip
+        if hub.observed:
+            hub.emit(events.Died(letter.message, self.name, letter.id, letter.error))
+
+    def bury_untaken(self, parcel: Parcel, error: BaseException) -> None:
+        """A dead letter for what could not even be queued: bytes that are no message."""
+        self.bury(parcel, error, taken=False)
+
+    def _revive(self, message: Message[Any]) -> None:
+        if not self.mailbox.revive(message):
+            raise DeadLetterError(f"{self.name} has no room for the replayed message, or has gone; it stays a dead letter")
+
+    def _forget_letter(self, message: Message[Any], reason: str) -> None:
+        self.mailbox.bury(reason)
+        self.discarded(message, reason, None)
+
+    def _tell_transport(self, item: Item, verdict: str, delay: float = 0.0) -> None:
+        if item.__class__ is Parcel and item.token is not None:  # type: ignore[union-attr]
+            self.plan.hub.settle_remote(item.token, verdict, delay)  # type: ignore[union-attr]
+
+    # --- what its mailbox tells ------------------------------------------------------------------------------------------------
+
+    def overflowed(self, item: Item, policy: str) -> None:
+        if self.plan.hub.observed:
+            self.plan.hub.emit(events.Overflowed(_message(item), self.name, policy))
+
+    def hand_back(self) -> None:
+        """At stop: the transport has again what it brought and nobody took."""
+        for parcel in self.mailbox.remove_tokens():
+            self.plan.hub.settle_remote(parcel.token, "release", 0.0)
+
+    def discarded(self, item: Item, reason: str, by: str | None, keep: bool = False) -> None:
+        self._tell_transport(item, "release" if keep else "drop")
+        if self.plan.hub.observed:
+            self.plan.hub.emit(events.Discarded(_message(item), self.name, reason, by))
+
+
+def _message(item: Item) -> Message[Any]:
+    return item if isinstance(item, Message) else item.message
+
+
+def _attempt(item: Item) -> int:
+    return 1 if isinstance(item, Message) else item.attempt
+
+
+def transforms_only(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """The bus-wide delivery filters that apply to readers: Transforms, wherever they stand."""
+    kept: list[Any] = []
+    for node in nodes:
+        if isinstance(node, Step):
+            if node.shape == "transform":
+                kept.append(node)
+            continue
+        inside = transforms_only(node.nodes)
+        if isinstance(node, pipeline.Pipeline):
+            kept.extend(inside)
+        elif inside:
+            kept.append(type(node)(node.test, inside, node.place))
+    return tuple(kept)
