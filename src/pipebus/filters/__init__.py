@@ -1,0 +1,11 @@
+"""The built-in filters: one file each. They have no privilege; yours are their equals."""
+
+from pipebus.filters.enrich import Enrich
+from pipebus.filters.expire import Expire
+from pipebus.filters.log import Log
+from pipebus.filters.reroute import Reroute
+from pipebus.filters.set_headers import SetHeaders
+from pipebus.filters.tap import Tap
+from pipebus.filters.validate import Validate
+
+__all__ = ["Enrich", "Expire", "Log", "Reroute", "SetHeaders", "Tap", "Validate"]

@@ -1,0 +1,44 @@
+"""Expire: a message that waited too long is worse than no message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipebus import settings
+from pipebus.clock import SYSTEM, Clock
+from pipebus.message import Dropped, Message
+from pipebus.pipeline import Context, Transform
+from pipebus.settings import Seconds
+
+
+@dataclass(eq=False)
+class Expire(Transform):
+    """
+    Drop a message older than its time to live.
+
+    Args:
+        ttl: Greatest age in seconds, > 0. A message's own `ttl` wins.
+
+    Drops:
+        `Dropped("expired")`: one reason, so that all of them are counted together.
+
+    Source:
+        RabbitMQ's per-message TTL; same meaning, in seconds.
+    """
+
+    ttl: Seconds
+    may_drop = True
+
+    def __post_init__(self) -> None:
+        self.ttl = settings.seconds(self.ttl, "Expire.ttl", above=0.0)
+        self._clock: Clock = SYSTEM
+
+    def start(self, context: Context) -> None:
+        self._clock = context.clock
+
+    def transform(self, message: Message[Any], /) -> Message[Any] | Dropped:
+        ttl = message.ttl if message.ttl is not None else self.ttl
+        if self._clock.now() - message.time > ttl:
+            return Dropped("expired")
+        return message

@@ -1,0 +1,90 @@
+"""Log: one line for each message that passes, with what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from pipebus.errors import PipelineError
+from pipebus.message import Dropped, Message
+from pipebus.pipeline import Around, Steps
+from pipebus.services import get_logger
+
+HIDDEN = "[redacted]"
+
+
+@dataclass(eq=False)
+class Log(Around):
+    """
+    Log each message through structlog, once, on its way back: `message.passed`, `message.dropped` or `message.failed`.
+
+    Args:
+        level: Level of passed and dropped messages: "debug", "info" or "warning"; failed ones are warnings.
+        body: Also log the body. Bodies can hold secrets, so not by default.
+        headers: Also log the headers.
+        redact: Names (of body fields at any depth, and of headers; case does not matter) whose values are not shown.
+
+    Keys:
+        subject, id, and `ms` (milliseconds in the rest of the chain); `by` and `reason` of a drop, `error` of a failure.
+        On the publish side `mailboxes`.
+    """
+
+    level: str = "info"
+    body: bool = False
+    headers: bool = False
+    redact: Iterable[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.level not in ("debug", "info", "warning"):
+            raise PipelineError(f'Log.level={self.level!r}: it is "debug", "info" or "warning"')
+        if isinstance(self.redact, str):
+            raise PipelineError(f"Log.redact={self.redact!r}: it is a list of names, as in redact=[{self.redact!r}]")
+        self.redact = tuple(self.redact)
+        self._hidden = frozenset(name.lower() for name in self.redact)
+
+    def around(self, message: Message[Any], /) -> Steps:
+        log = get_logger()
+        facts: dict[str, Any] = {"subject": _one_line(str(message.subject)), "id": message.id}
+        if self.body:
+            facts["body"] = self._shown(message.body)
+        if self.headers:
+            facts["headers"] = self._shown(message.headers)
+        begun = perf_counter()
+        try:
+            outcome = yield message
+        except Exception as error:
+            log.warning("message.failed", **facts, error=_one_line(f"{type(error).__name__}: {error}"), ms=_since(begun))
+            raise
+        facts["ms"] = _since(begun)
+        write = getattr(log, self.level)
+        if isinstance(outcome, Dropped):
+            write("message.dropped", **facts, by=outcome.by, reason=_one_line(outcome.reason))
+        elif (mailboxes := getattr(outcome, "mailboxes", None)) is not None:
+            write("message.passed", **facts, mailboxes=mailboxes)
+        else:
+            write("message.passed", **facts)
+
+    def _shown(self, value: Any) -> Any:
+        """A copy of JSON-like data with the named values hidden; a model or dataclass by its fields."""
+        if isinstance(value, Mapping):
+            return {k: HIDDEN if str(k).lower() in self._hidden else self._shown(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._shown(inner) for inner in value]
+        dump = getattr(value, "model_dump", None)
+        if dump is not None and not isinstance(value, type):
+            return self._shown(dump())
+        fields = getattr(value, "__dataclass_fields__", None)
+        if fields is not None and not isinstance(value, type):
+            return self._shown({name: getattr(value, name) for name in fields})
+        return _one_line(value) if isinstance(value, str) else value
+
+
+def _since(begun: float) -> float:
+    return round((perf_counter() - begun) * 1000, 3)
+
+
+def _one_line(text: str) -> str:
+    """Nobody writes a log line of their own by sending a line break."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")

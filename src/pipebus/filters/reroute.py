@@ -1,0 +1,93 @@
+"""Reroute: the subject follows from what the message holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+import msgspec
+
+from pipebus.errors import PipelineError, Rejected, SubjectError
+from pipebus.message import Message
+from pipebus.pipeline import Transform
+from pipebus.subject import check_subject
+
+_NONE = object()
+
+
+@dataclass(eq=False)
+class Reroute(Transform):
+    """
+    Give a message another subject; what follows in the chain is what is registered for that subject.
+
+    Args:
+        to: A template such as "flights.{body.origin}.{body.carrier}", or a function of the message that returns a subject.
+            Fields: `subject`, `key`, `id`, `headers.NAME`, and `body.FIELD` (deeper with more dots; fields of mappings,
+            models and dataclasses; never private ones). Each value must be one token: text or a whole number.
+
+    Raises:
+        Rejected: a field is missing, or its value cannot be a token.
+    """
+
+    to: str | Callable[[Message[Any]], str]
+    reroutes = True
+
+    def __post_init__(self) -> None:
+        if callable(self.to):
+            return
+        try:
+            self._parts = [(text, field) for text, field, spec, conversion in Formatter().parse(self.to)
+                           if not self._refuse(spec, conversion)]  # fmt: skip
+        except ValueError as error:
+            raise PipelineError(f"Reroute.to={self.to!r}: {error}; write fields as {{body.origin}}") from None
+        for _, field in self._parts:
+            if field is not None:
+                self._check_field(field)
+        try:
+            check_subject("".join(text + ("x" if field is not None else "") for text, field in self._parts))
+        except SubjectError as error:
+            raise PipelineError(f"Reroute.to={self.to!r} makes no subject: {error}") from None
+
+    def _refuse(self, spec: str | None, conversion: str | None) -> bool:
+        if spec or conversion:
+            raise PipelineError(f"Reroute.to={self.to!r}: fields take no format; write {{body.origin}} and no more")
+        return False
+
+    def _check_field(self, field: str) -> None:
+        root, *path = field.split(".")
+        fine = (
+            (root in ("subject", "key", "id") and not path)
+            or (root == "headers" and len(path) == 1)
+            or (root == "body" and bool(path))
+        )
+        if not fine or any(not part or part.startswith("_") for part in path):
+            raise PipelineError(
+                f"Reroute.to={self.to!r}: {{{field}}} is no field; there are subject, key, id, headers.NAME and body.FIELD"
+            )
+
+    def transform(self, message: Message[Any], /) -> Message[Any]:
+        if callable(self.to):
+            subject = self.to(message)
+        else:
+            subject = "".join(text + (self._token(message, field) if field else "") for text, field in self._parts)
+        return msgspec.structs.replace(message, subject=subject)
+
+    def _token(self, message: Message[Any], field: str) -> str:
+        root, *path = field.split(".")
+        value: Any = getattr(message, root)
+        for part in path:
+            value = value.get(part, _NONE) if isinstance(value, Mapping) else getattr(value, part, _NONE)
+            if value is _NONE:
+                raise Rejected(None, f"cannot reroute: there is no {field}")
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise Rejected(None, f"cannot reroute: {field} is {type(value).__name__}; a token is text or a whole number")
+        token = str(value)
+        if root != "subject" and (not token or "." in token or token in ("*", ">")):
+            raise Rejected(None, f"cannot reroute: {field} is {token!r}, which is not one token of a subject")
+        try:
+            check_subject(token)
+        except SubjectError as error:
+            raise Rejected(None, f"cannot reroute: {field}: {error}") from None
+        return token

@@ -1,0 +1,45 @@
+"""SetHeaders: headers that every message of a chain carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipebus.errors import PipelineError
+from pipebus.message import Message, check_headers
+from pipebus.pipeline import Transform
+
+
+@dataclass(eq=False)
+class SetHeaders(Transform):
+    """
+    Set headers: fixed texts, or functions of the message.
+
+    Args:
+        headers: Name -> text, or name -> function of the message that returns the text.
+        overwrite: True: these win over headers that are there. False: they fill gaps only.
+
+    Raises:
+        HeaderError: a name or text breaks the grammar (of fixed ones: here; of functions: when the message passes).
+    """
+
+    headers: Mapping[str, str | Callable[[Message[Any]], str]]
+    overwrite: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.headers, Mapping) or not self.headers:
+            raise PipelineError(f"SetHeaders.headers={self.headers!r}: it maps names to texts, as in {{\"tenant\": \"acme\"}}")
+        self._functions = {name: value for name, value in self.headers.items() if callable(value)}
+        self._fixed = check_headers({name: value for name, value in self.headers.items() if not callable(value)})
+        check_headers(dict.fromkeys(self._functions, ""))
+
+    def transform(self, message: Message[Any], /) -> Message[Any]:
+        added: Mapping[str, str] = self._fixed
+        if self._functions:
+            added = {**added, **{name: function(message) for name, function in self._functions.items()}}
+        if not self.overwrite and message.headers:
+            added = {name: value for name, value in added.items() if name not in message.headers}
+        return message.with_headers(added) if added else message
+
+

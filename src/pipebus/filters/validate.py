@@ -1,0 +1,79 @@
+"""Validate: a body that is not what its subject promises never reaches a mailbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipebus import validation
+from pipebus.errors import PipelineError
+from pipebus.message import Message
+from pipebus.pipeline import Transform
+from pipebus.subject import Pattern
+
+Check = Callable[[Any], Any]
+CACHE = 4096
+
+
+@dataclass(eq=False)
+class Validate(Transform):
+    """
+    Check bodies against pydantic models (or any type that pydantic understands), by subject pattern.
+
+    Args:
+        models: Pattern -> type; the first pattern that matches counts. A subject that none matches passes unchecked.
+        replace: True: the validated value becomes the body. False: the body stays as it came.
+
+    Raises:
+        Rejected: with every error of the body as a sentence, without its values.
+
+    Example:
+        >>> from pipebus import Message, Rejected
+        >>> Validate({"ages.>": int}).transform(Message("ages.ada", "36")).body
+        36
+        >>> Validate({"ages.>": int}).transform(Message("ages.ada", "old"))
+        Traceback (most recent call last):
+        pipebus.errors.Rejected: rejected by a filter: Input should be a valid integer, unable to parse string as an integer
+    """
+
+    models: Mapping[str, Any]
+    replace: bool = True
+    name: str = ""
+    provides = ("validated",)
+
+    _checks: list[tuple[Pattern, Check]] = field(init=False, repr=False)
+    _known: dict[Any, Check | None] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.models, Mapping) or not self.models:
+            raise PipelineError(f"Validate.models={self.models!r}: it maps patterns to types, as in {{\"orders.>\": Order}}")
+        self._refusal = validation.refusal()
+        self._checks = []
+        for pattern, model in self.models.items():
+            try:
+                check = validation.validator(model)
+            except Exception as error:
+                raise PipelineError(f'Validate.models["{pattern}"]: {model!r} is no type to validate with: {error}') from error
+            self._checks.append((Pattern(pattern), check))
+
+    def transform(self, message: Message[Any], /) -> Message[Any]:
+        subject = message.subject
+        check = self._known.get(subject)
+        if check is None:
+            check = self._find(subject)
+            if check is None:
+                return message
+        try:
+            value = check(message.body)
+        except self._refusal as error:
+            raise validation.rejected(None, error) from None
+        return message.with_body(value) if self.replace else message
+
+    def _find(self, subject: Any) -> Check | None:
+        for pattern, check in self._checks:
+            if pattern.matches(subject):
+                if len(self._known) < CACHE:
+                    self._known[subject] = check
+                return check
+        return None
