@@ -2,7 +2,7 @@
 pipebus: a message bus in which every message passes an ordered chain of filters before it reaches its subscribers' queues.
 """
 
-from pipebus.bus import Bus, StopReport
+from pipebus.bus import Bus
 from pipebus.errors import (
     AlreadySettled,
     AttemptsExhausted,
@@ -25,6 +25,7 @@ from pipebus.errors import (
     SubscriptionError,
     UnsupportedCapability,
 )
+from pipebus.lifecycle import StopReport
 from pipebus.links import Call, Pause
 from pipebus.message import Dropped, Handled, Message, Receipt
 from pipebus.pipeline import Around, Filter, Pipeline, Transform, around, branch, transform, when

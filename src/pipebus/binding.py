@@ -132,7 +132,7 @@ def _form(handler: Callable[..., Any], title: str, known: dict[Any, Getter], pla
     while isinstance(function, functools.partial):
         function = function.func
     if not inspect.isroutine(function):
-        function = type(function).__call__  # type: ignore[operator]
+        function = type(function).__call__
     plain = getattr(function, "__func__", function)
     key = None
     if getattr(plain, "__code__", None) is not None and handler is function and not hasattr(plain, "__wrapped__"):

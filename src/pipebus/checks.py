@@ -130,12 +130,13 @@ def _unreachable(chain: tuple[Node, ...]) -> list[str]:
             if isinstance(node, Step):
                 rerouted = rerouted or node.reroutes
                 continue
-            for outer in patterns if mine is not None else ():
-                if not outer.overlaps(mine):
-                    problems.append(
-                        f'{node.name} (at {node.place}) stands inside "{outer}", which no subject of "{mine}" matches, '
-                        "so its filters can never run; move it out, or change its pattern"
-                    )
+            if mine is not None:
+                problems.extend(
+                    f'{node.name} (at {node.place}) stands inside "{outer}", which no subject of "{mine}" matches, '
+                    "so its filters can never run; move it out, or change its pattern"
+                    for outer in patterns
+                    if not outer.overlaps(mine)
+                )
             inside = patterns if mine is None else (*patterns, mine)
             # A branch in a pipeline, or in a detour that all take, leaves the chain for those behind the container too.
             shared = isinstance(node, Pipeline) or (isinstance(node, When) and mine is not None and mine.text == ">")

@@ -16,7 +16,6 @@ come back as what JSON has; a handler's or `Validate`'s type makes them what the
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -58,6 +57,7 @@ class JsonCodec:
                 raise UnsupportedCapability(
                     f"{field} {value!r} is an object; a transport that encodes carries only mail for named subjects"
                 )
+        check_subject(message.subject)
         wire: dict[str, Any] = {
             "specversion": "1.0",
             "id": message.id,
@@ -96,10 +96,13 @@ class JsonCodec:
             raise CodecError(f'"specversion" is "1.0", found {wire.get("specversion")!r}')
         if wire.get("pipebusversion", VERSION) != VERSION:
             raise CodecError(f'"pipebusversion" {wire["pipebusversion"]!r} is not {VERSION}: written by another pipebus')
+        for name in ("type", "id", "time"):
+            if not isinstance(wire.get(name), str):
+                raise CodecError(f'"{name}" is a string, found {wire.get(name)!r}' if name in wire else f'"{name}" is missing')
         try:
             return _message(wire)
-        except (PipebusError, KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
-            raise CodecError(f"not a message: {type(error).__name__}: {error}") from error
+        except (PipebusError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise CodecError(f"not a message: {error}") from error
 
 
 def _to_json(wire: dict[str, Any], message: Message[Any]) -> bytes:
@@ -107,29 +110,35 @@ def _to_json(wire: dict[str, Any], message: Message[Any]) -> bytes:
 
     try:
         return to_json(wire, bytes_mode="base64", inf_nan_mode="constants")
-    except (PydanticSerializationError, ValueError, RecursionError) as error:
-        raise CodecError(f"the body of {message.id} ({type(message.body).__name__}) has no JSON form: {error}") from error
+    except PydanticSerializationError as error:
+        raise CodecError(f"message {message.id!r} (body: {type(message.body).__name__}) has no JSON form: {error}") from error
+    except Exception as error:  # whatever the body's own methods raise
+        raise CodecError(
+            f"message {message.id!r} (body: {type(message.body).__name__}) cannot be written: {error!r}"
+        ) from error
 
 
 def _message(wire: dict[str, Any]) -> Message[Any]:
-    subject, id = wire["type"], wire["id"]
-    check_subject(subject)
-    if not isinstance(id, str) or not id:
-        raise CodecError(f'"id" is a string that is not empty, found {id!r}')
+    check_subject(wire["type"])
     body = wire.get("data")
     if "data_base64" in wire:
         body = base64.b64decode(wire["data_base64"], validate=True)
-    for name in ("pipebusreplyto", "correlationid"):
-        if wire.get(name) is not None and not isinstance(wire[name], str):
-            raise CodecError(f'"{name}" is a string, found {wire[name]!r}')
+    elif isinstance(body, str):
+        body.encode()  # a lone surrogate, written as an escape, has no UTF-8 form: refuse it here, not where it is used
+    headers = wire.get("pipebusheaders", NO_HEADERS)
+    if not isinstance(headers, dict):
+        raise CodecError(f'"pipebusheaders" is an object, found {headers!r}')
+    moment = datetime.fromisoformat(wire["time"])
+    if moment.tzinfo is None:
+        raise CodecError(f'"time" {wire["time"]!r} has no offset; RFC 3339 wants one')
     return Message(
-        subject,
+        wire["type"],
         body,
-        wire.get("pipebusheaders") or NO_HEADERS,
+        headers,  # type: ignore[arg-type]
         key=wire.get("partitionkey"),
         ttl=wire.get("pipebusttl"),
         reply_to=wire.get("pipebusreplyto"),
         correlation_id=wire.get("correlationid"),
-        id=id,
-        time=datetime.fromisoformat(wire["time"]).timestamp() if "time" in wire else datetime.now(UTC).timestamp(),
+        id=wire["id"],
+        time=moment.timestamp(),
     )

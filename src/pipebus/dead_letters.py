@@ -102,6 +102,7 @@ class DeadLetters:
         self.evicted = 0
         self._letters: dict[str, tuple[DeadLetter, Source]] = {}
         self._numbers = itertools.count(1)
+        self._replaying: set[str] = set()
         self._lock = threading.Lock()
 
     def add(
@@ -124,9 +125,12 @@ class DeadLetters:
         with self._lock:
             self._letters[letter.id] = (letter, source)
             self.total += 1
-            while len(self._letters) > self.cap:
-                evicted.append(self._letters.pop(next(iter(self._letters))))
-                self.evicted += 1
+            excess = len(self._letters) - self.cap
+            for id in list(itertools.islice(self._letters, max(0, excess) + len(self._replaying))):
+                if excess > 0 and id not in self._replaying:
+                    evicted.append(self._letters.pop(id))
+                    self.evicted += 1
+                    excess -= 1
         for old, origin in evicted:
             origin.bury(old.message, "evicted")
         return letter
@@ -152,13 +156,14 @@ class DeadLetters:
         """
         with self._lock:
             letter, source = self._get(id)
-            del self._letters[id]
+            self._replaying.add(id)
         try:
             source.revive(letter.message)
-        except BaseException:
             with self._lock:
-                self._letters[id] = (letter, source)
-            raise
+                del self._letters[id]
+        finally:
+            with self._lock:
+                self._replaying.discard(id)
 
     def discard(self, id: str) -> None:
         """
@@ -173,6 +178,8 @@ class DeadLetters:
         source.bury(letter.message, "discarded")
 
     def _get(self, id: str) -> tuple[DeadLetter, Source]:
+        if id in self._replaying:
+            raise DeadLetterError(f'dead letter "{id}" is being replayed at this moment')
         try:
             return self._letters[id]
         except KeyError:

@@ -115,7 +115,10 @@ class DrainTimeout(PipebusError, TimeoutError):
 
     def __init__(self, text: str, pending: dict[str, int] | None = None) -> None:
         self.pending = pending or {}
-        super().__init__(text)
+        super().__init__(text, self.pending)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ReceiveTimeout(PipebusError, TimeoutError):
@@ -152,7 +155,10 @@ class PublishUnknown(PipebusError):
 
     def __init__(self, text: str, id: str) -> None:
         self.id = id
-        super().__init__(text)
+        super().__init__(text, id)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class CodecError(PipebusError, ValueError):

@@ -113,7 +113,6 @@ def place_text(place: Place) -> str:
 # --- text --------------------------------------------------------------------------------------------------------------
 
 
-
 def explain(bus: Described, about: Any) -> str:
     message = about if isinstance(about, Message) else None
     subject = message.subject if message is not None else about

@@ -15,7 +15,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 from pipebus.errors import BusClosed, PipelineError, ReceiveTimeout
-from pipebus.mailbox import Item, SharedMailbox
+from pipebus.mailbox import Item
+from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import Message
 
 
@@ -112,7 +113,7 @@ class Inbox:
 
     def receive(self, timeout: float | None = None) -> Message[Any]:
         delivery = self._next(timeout, "await sub.areceive()")
-        delivery.ack()
+        delivery.hand_over()
         return delivery.message  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[Message[Any]]:
@@ -164,7 +165,7 @@ class Inbox:
 
     async def areceive(self, timeout: float | None = None) -> Message[Any]:
         delivery = await self._anext(timeout)
-        delivery.ack()
+        delivery.hand_over()
         return delivery.message  # type: ignore[no-any-return]
 
     async def __aiter__(self) -> AsyncIterator[Message[Any]]:

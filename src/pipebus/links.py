@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pipebus.clock import Gate
 from pipebus.errors import PipebusError, PipelineError
 from pipebus.message import Dropped, Message, Outcome
 
@@ -48,12 +49,21 @@ class Call(msgspec.Struct, frozen=True):
     timeout: float
 
 
-class Named(Protocol):
-    """What a link needs to know of its step."""
+class Mark:
+    """
+    One filter at one place of one compiled chain: what a link knows of it, and signs errors with.
 
-    name: str
-    call: Any
-    abandon: bool
+    Args:
+        scope: The compilation of the pipeline whose `on_error` rules its errors.
+    """
+
+    __slots__ = ("abandon", "call", "name", "scope")
+
+    def __init__(self, name: str, call: Any = None, abandon: bool = False, scope: object = None) -> None:
+        self.name = name
+        self.call = call
+        self.abandon = abandon
+        self.scope = scope
 
 
 class Services(Protocol):
@@ -63,7 +73,7 @@ class Services(Protocol):
 
     def pause(self, seconds: float, filter_name: str) -> None: ...
     async def apause(self, seconds: float) -> None: ...
-    def wait(self, gate: threading.Lock, timeout: float) -> bool: ...
+    def wait(self, gate: Gate, timeout: float) -> bool: ...
 
 
 class ContractError(PipelineError):
@@ -81,7 +91,7 @@ class SubjectChanged(ContractError):
     """A filter that is no rerouter changed the subject; the one to blame saw the old one come in."""
 
     def __init__(self, was: object, found: object) -> None:
-        self.was = was
+        self.was, self.found = was, found
         super().__init__(
             f"changed the subject from {was!r} to {found!r}; "
             "only a publish filter with `reroutes = True`, such as Reroute, may do that"
@@ -95,7 +105,7 @@ def handed_on(found: object) -> ContractError:
 # --- errors on their way out -------------------------------------------------------------------------------------------
 
 
-def blame(error: BaseException, step: Named, message: object) -> None:
+def blame(error: BaseException, step: Mark, message: object) -> None:
     """Sign `error` with the step in which it arose: the innermost one that it passes."""
     if isinstance(error, SubjectChanged) and getattr(message, "subject", None) != error.was:
         return  # the message came in changed: the culprit is further out
@@ -106,14 +116,16 @@ def blame(error: BaseException, step: Named, message: object) -> None:
         error.by = step.name  # type: ignore[attr-defined]
 
 
-def signed(error: BaseException) -> Named | None:
+def signed(error: BaseException) -> Mark | None:
     """The step that `error` arose in, if a chain has signed it."""
-    return error.__dict__.get("pipebus_step")
+    mark: Mark | None = error.__dict__.get("pipebus_step")
+    return mark
 
 
-def unsign(error: BaseException) -> Named | None:
+def unsign(error: BaseException) -> Mark | None:
     """Take the signature off, where an error leaves the chain; the same object may be raised again elsewhere."""
-    return error.__dict__.pop("pipebus_step", None)
+    mark: Mark | None = error.__dict__.pop("pipebus_step", None)
+    return mark
 
 
 def trim(error: BaseException) -> BaseException:
@@ -135,12 +147,12 @@ def trim(error: BaseException) -> BaseException:
 _OURS = {f"pipebus.{module}" for module in ("links", "pipeline", "router", "binding", "subscription", "runners")}
 
 
-def conclude(step: Named, found: object, due: type[Outcome]) -> Outcome:
+def conclude(step: Mark, found: object, due: type[Outcome]) -> Outcome:
     """`found` as an outcome: `Dropped` gets its `by`; what is no outcome is the filter's error."""
     if found.__class__ is due:
-        return found  # type: ignore[return-value]
+        return found
     if found.__class__ is Dropped:
-        return found if found.by is not None else Dropped(found.reason, step.name)  # type: ignore[attr-defined,no-any-return]
+        return found if found.by is not None else Dropped(found.reason, step.name)
     error = ContractError(
         f"returned {found!r} where an outcome is due; return what call_next gave, or Dropped(reason)"
         if found is not None
@@ -153,7 +165,7 @@ def conclude(step: Named, found: object, due: type[Outcome]) -> Outcome:
 # --- sync --------------------------------------------------------------------------------------------------------------
 
 
-def plain(step: Named, next_: Next, due: type[Outcome], services: Services) -> Next:
+def plain(step: Mark, next_: Next, due: type[Outcome], services: Services) -> Next:
     call = step.call
     if services.debug:
         call = _watched(step)
@@ -168,12 +180,12 @@ def plain(step: Named, next_: Next, due: type[Outcome], services: Services) -> N
             raise
         if outcome.__class__ is not due:
             return conclude(step, outcome, due)
-        return outcome  # type: ignore[no-any-return]
+        return outcome
 
     return link
 
 
-def _watched(step: Named) -> Callable[[Message[Any], Next], Any]:
+def _watched(step: Mark) -> Callable[[Message[Any], Next], Any]:
     """With `debug`: a filter whose call_next is entered by two threads at once is told so."""
 
     def call(message: Message[Any], next_: Next) -> Any:
@@ -192,7 +204,7 @@ def _watched(step: Named) -> Callable[[Message[Any], Next], Any]:
     return call
 
 
-def transform(step: Named, next_: Next, due: type[Outcome], services: Services) -> Next:
+def transform(step: Mark, next_: Next, due: type[Outcome], services: Services) -> Next:
     call = step.call
 
     def link(message: Message[Any]) -> Outcome:
@@ -214,16 +226,16 @@ def transform(step: Named, next_: Next, due: type[Outcome], services: Services) 
     return link
 
 
-def dropped(step: Named, result: object) -> Dropped:
+def dropped(step: Mark, result: object) -> Dropped:
     """What a Transform returned that is no message: `Dropped`, or its error."""
     if result.__class__ is Dropped:
-        return result if result.by is not None else Dropped(result.reason, step.name)  # type: ignore[attr-defined,no-any-return]
+        return result if result.by is not None else Dropped(result.reason, step.name)
     error = ContractError(f"returned {result!r} where a Message or Dropped(reason) is due")
     blame(error, step, None)
     raise error
 
 
-def around(step: Named, next_: Next, due: type[Outcome], services: Services) -> Next:
+def around(step: Mark, next_: Next, due: type[Outcome], services: Services) -> Next:
     call = step.call
 
     def link(message: Message[Any]) -> Outcome:
@@ -251,7 +263,8 @@ def around(step: Named, next_: Next, due: type[Outcome], services: Services) -> 
                     if effect.__class__ is Message:
                         value = outcome = next_(effect)
                     elif effect.__class__ is Pause:
-                        value = services.pause(effect.seconds, step.name)
+                        services.pause(effect.seconds, step.name)
+                        value = None
                     elif effect.__class__ is Call:
                         value = outcome = _abandonable(step, next_, effect, services)
                     else:
@@ -268,7 +281,7 @@ def around(step: Named, next_: Next, due: type[Outcome], services: Services) -> 
     return link
 
 
-def _ended(step: Named, returned: object, outcome: Outcome | None, due: type[Outcome]) -> Outcome:
+def _ended(step: Mark, returned: object, outcome: Outcome | None, due: type[Outcome]) -> Outcome:
     """What an Around's return means: an outcome of its own, or the last one that its passes gave."""
     if returned is not None:
         return conclude(step, returned, due)
@@ -281,7 +294,7 @@ def _no_effect(effect: object) -> ContractError:
     return ContractError(f"yielded {effect!r}; an Around yields a Message, Pause(seconds) or Call(message, timeout=…)")
 
 
-def _abandonable(step: Named, next_: Next, effect: Call, services: Services) -> Any:
+def _abandonable(step: Mark, next_: Next, effect: Call, services: Services) -> Any:
     """A sync rest on a thread of its own, so that its caller can stop waiting for it."""
     if not step.abandon:
         raise ContractError("yielded Call in a sync chain; a sync rest cannot be cancelled, only left behind: abandon=True")
@@ -307,7 +320,7 @@ def _abandonable(step: Named, next_: Next, effect: Call, services: Services) -> 
     return value
 
 
-def fork(step: Named, test: Callable[[Message[Any]], object], inside: Next, outside: Next) -> Next:
+def fork(step: Mark, test: Callable[[Message[Any]], object], inside: Next, outside: Next) -> Next:
     """`when` and `branch` by predicate: asked once a pass, here."""
 
     def link(message: Message[Any]) -> Outcome:
@@ -323,18 +336,18 @@ def fork(step: Named, test: Callable[[Message[Any]], object], inside: Next, outs
     return link
 
 
-Ruling = Callable[[Message[Any], BaseException, Named], Dropped]
+Ruling = Callable[[Message[Any], BaseException, Mark], Dropped]
 
 
-def guard(entry: Next, own: frozenset[Named], rule: Ruling) -> Next:
-    """A `Pipeline`'s `on_error`: what arose in its own steps becomes what `rule` says."""
+def guard(entry: Next, scope: object, rule: Ruling) -> Next:
+    """A `Pipeline`'s `on_error`: what arose in its own filters becomes what `rule` says."""
 
     def link(message: Message[Any]) -> Outcome:
         try:
             return entry(message)  # type: ignore[no-any-return]
         except Exception as error:
             step = signed(error)
-            if step is None or step not in own:
+            if step is None or step.scope is not scope:
                 raise
             unsign(error)
             return rule(message, trim(error), step)
@@ -357,7 +370,8 @@ class _Pass:
     def __await__(self) -> Generator[Any, Any, Outcome]:
         passes = self._passes
         try:
-            return (yield from passes.next(self._message).__await__())
+            outcome: Outcome = yield from passes.next(self._message).__await__()
+            return outcome
         finally:
             passes.open -= 1
 
@@ -380,7 +394,7 @@ class _Passes:
         return _Pass(self, message)
 
 
-def _no_stop(error: BaseException, step: Named) -> BaseException:
+def _no_stop(error: BaseException, step: Mark) -> BaseException:
     """A coroutine cannot raise StopIteration (PEP 479): Python makes it a RuntimeError, and so do we, in time to sign it."""
     if not isinstance(error, StopIteration):
         return error
@@ -389,7 +403,7 @@ def _no_stop(error: BaseException, step: Named) -> BaseException:
     return stray
 
 
-def aplain(step: Named, next_: Next, due: type[Outcome], services: Services) -> Next:
+def aplain(step: Mark, next_: Next, due: type[Outcome], services: Services) -> Next:
     call = step.call
 
     async def link(message: Message[Any]) -> Outcome:
@@ -405,12 +419,12 @@ def aplain(step: Named, next_: Next, due: type[Outcome], services: Services) -> 
             raise
         if outcome.__class__ is not due:
             return conclude(step, outcome, due)
-        return outcome  # type: ignore[no-any-return]
+        return outcome
 
     return link
 
 
-def atransform(step: Named, next_: Next, due: type[Outcome], services: Services) -> Next:
+def atransform(step: Mark, next_: Next, due: type[Outcome], services: Services) -> Next:
     call = step.call
 
     async def link(message: Message[Any]) -> Outcome:
@@ -433,7 +447,7 @@ def atransform(step: Named, next_: Next, due: type[Outcome], services: Services)
     return link
 
 
-def aaround(step: Named, next_: Next, due: type[Outcome], services: Services) -> Next:
+def aaround(step: Mark, next_: Next, due: type[Outcome], services: Services) -> Next:
     call = step.call
 
     async def link(message: Message[Any]) -> Outcome:
@@ -461,7 +475,8 @@ def aaround(step: Named, next_: Next, due: type[Outcome], services: Services) ->
                     if effect.__class__ is Message:
                         value = outcome = await next_(effect)
                     elif effect.__class__ is Pause:
-                        value = await services.apause(effect.seconds)
+                        await services.apause(effect.seconds)
+                        value = None
                     elif effect.__class__ is Call:
                         async with asyncio.timeout(effect.timeout):
                             value = outcome = await next_(effect.message)
@@ -479,7 +494,7 @@ def aaround(step: Named, next_: Next, due: type[Outcome], services: Services) ->
     return link
 
 
-def afork(step: Named, test: Callable[[Message[Any]], object], inside: Next, outside: Next) -> Next:
+def afork(step: Mark, test: Callable[[Message[Any]], object], inside: Next, outside: Next) -> Next:
     async def link(message: Message[Any]) -> Outcome:
         if message.__class__ is not Message:
             raise handed_on(message)
@@ -489,18 +504,19 @@ def afork(step: Named, test: Callable[[Message[Any]], object], inside: Next, out
             error = _no_stop(error, step)
             blame(error, step, message)
             raise error
-        return await (inside if chosen else outside)(message)  # type: ignore[no-any-return]
+        outcome: Outcome = await (inside if chosen else outside)(message)
+        return outcome
 
     return link
 
 
-def aguard(entry: Next, own: frozenset[Named], rule: Ruling) -> Next:
+def aguard(entry: Next, scope: object, rule: Ruling) -> Next:
     async def link(message: Message[Any]) -> Outcome:
         try:
             return await entry(message)  # type: ignore[no-any-return]
         except Exception as error:
             step = signed(error)
-            if step is None or step not in own:
+            if step is None or step.scope is not scope:
                 raise
             unsign(error)
             return rule(message, trim(error), step)

@@ -1,41 +1,19 @@
 """
 The mailbox: one bounded queue per subscription, and what happens when it is full.
 
-Two kinds keep the same promises. `SharedMailbox` takes a lock for everything: for several workers, for readers, and on
-builds of Python without a GIL. `SoloMailbox`, for one worker, takes a lock only when it wakes, rests or is nearly full;
-between those a put is one `deque.append` and a take one `deque.popleft`. A lock for each of these would cost a third of a
-whole publish. This is why none is needed:
-
-`items` is None while the mailbox is at rest and a deque while it is scheduled or being worked on. It changes only under the
-lock. A put on the quick road reads it (D), appends to D, and looks again. Against one worker that comes to rest (under the
-lock: items = None; is D empty? if not, items = D again and go on), the orders are:
-
-    append, None, empty?         the worker sees the message and goes on
-    None, append, empty?         the same; the put sees items is not D, waits for the lock, finds D back in place: done
-    None, empty?, append         the worker rests, D is nobody's. The put sees items is not D, and under the lock takes its
-                                 own message out of D and admits it anew, which schedules the mailbox
-    close: None, take what D has; an append after that is found and taken back by its put, which raises; an append before
-                                 it was accepted and is counted as left over
-
-So no message is lost, none is delivered twice, and the mailbox is on a ready list exactly once: only the change from None to
-a deque schedules it, and only the worker that took it from the ready list brings it to rest. A D that was left is never used
-again. This needs two things of the interpreter: that an append, a popleft and an attribute's load or store each happen at
-once, and that all threads see them in one order. A GIL gives both.
-
-The bound: within MARGIN of the limit every put takes the lock, and there check and append are one step. On the quick road
-a thread could be put to sleep between check and append only while another fills the last MARGIN places, and in the code as
-CPython 3.11 to 3.13 specialise it no thread switch can fall between the two (`len` is not a call that switches).
+Two kinds keep these promises: `SoloMailbox` (mailbox_solo.py), for one worker, which takes a lock only when it has to, and
+`SharedMailbox` (mailbox_shared.py), which takes one for everything. Here is what they share: putting by the rules, waiting
+for room, pausing, closing, and the figures of the conservation law.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Final, Literal, Protocol
 
 from pipebus.clock import Clock
@@ -43,11 +21,8 @@ from pipebus.errors import BusClosed, MailboxFull
 from pipebus.message import Message, Receipt
 
 Overflow = Literal["block", "reject", "drop_newest", "drop_oldest"]
-MARGIN: Final = 64
 NOBODY: Final = Receipt(0)
 ONE: Final = Receipt(1)
-
-has_gil: Final[bool] = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class Parcel:
@@ -93,9 +68,7 @@ class Traffic:
         self.busy += busy
         self.held += held
         if self.busy == 0 and self.held == 0 and self._gates:
-            gates, self._gates = self._gates, []
-            for gate in gates:
-                gate.release()
+            self.alarm()
 
     def quiet(
         self, clock: Clock, timeout: float, also: Callable[[], bool] = lambda: True, give_up: Callable[[], bool] = lambda: False
@@ -114,23 +87,29 @@ class Traffic:
             with self.lock:
                 quiet = self.busy == 0 and self.held == 0
                 self._gates.append(gate)
-            if quiet and also():
-                return True
-            if give_up():
-                return False
-            if not clock.wait(gate, deadline - clock.monotonic()):
-                with self.lock:
-                    if gate in self._gates:
-                        self._gates.remove(gate)
-                    quiet = self.busy == 0 and self.held == 0
-                return quiet and also()
+            quiet = quiet and also()
+            in_time = not quiet and not give_up() and clock.wait(gate, deadline - clock.monotonic())
+            with self.lock:
+                self._gates.remove(gate)
+                at_last = self.busy == 0 and self.held == 0
+            if quiet or not in_time:
+                return quiet or (at_last and also())
 
     def nudge(self) -> None:
         """Let everyone who waits for quiet look again."""
         with self.lock:
-            gates, self._gates = self._gates, []
-        for gate in gates:
-            gate.release()
+            self.alarm()
+
+    def alarm(self) -> None:
+        """The same without the lock, for a signal handler, which must not wait for one."""
+        for gate in list(self._gates):
+            open_gate(gate)
+
+
+def open_gate(gate: Any) -> None:
+    """Release a lock that somebody waits for, or that another has released before."""
+    with suppress(RuntimeError):
+        gate.release()
 
 
 class Rules:
@@ -172,14 +151,15 @@ class Rare:
     """State that few mailboxes ever have."""
 
     __slots__ = (
-        "closed", "dead", "dropped", "ended", "entered", "gates", "halted", "keep", "later", "left", "parked", "paused", "replayed", "returned",
-        "waiters",
+        "closed", "dead", "dropped", "ended", "entered", "gates", "halted", "keep", "later", "left", "outcasts", "parked",
+        "paused", "replayed", "returned", "waiters",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.closed: str | None = None  # why
         self.keep = True  # closed, but what waits is kept
         self.left: deque[Item] | None = None  # what a stop left over
+        self.outcasts: deque[Item] = deque()  # dropped under the lock, to be told of after it
         self.paused = False
         self.halted = False  # paused by an interrupt, until the next start
         self.parked = False  # paused with mail waiting: on no ready list, in no worker
@@ -313,7 +293,9 @@ class Mailbox:
         rules = self.rules
         self.owner.overflowed(item, "block")
         if rules.mine(self):
-            raise self.full("its own handler publishes into it and would wait for itself: enlarge it, or choose another overflow")
+            raise self.full(
+                "its own handler publishes into it and would wait for itself: enlarge it, or choose another overflow"
+            )
         if asyncio._get_running_loop() is not None:
             raise self.full("publish cannot wait on a running event loop: use `await bus.apublish(…)`")
         if deadline is None:
@@ -321,22 +303,22 @@ class Mailbox:
         gate = threading.Lock()
         gate.acquire()
         waiter = self.line_up(item, gate.release)
-        if waiter is None:
-            return ONE
+        if isinstance(waiter, Receipt):
+            return waiter
         with rules.blocking():
             rules.clock.wait(gate, deadline - rules.clock.monotonic())
         return self.step_out(waiter)
 
-    def line_up(self, item: Item | None, wake: Callable[[], object]) -> Waiter | None:
-        """Take a place in line; None if there was room after all (and `item` is in), or the subscription has gone."""
+    def line_up(self, item: Item | None, wake: Callable[[], object]) -> Waiter | Receipt:
+        """Take a place in line; or ONE: there was room after all, and `item` is in; or NOBODY: the subscription has gone."""
         schedule = False
+        waiter: Waiter | Receipt = ONE
         with self.lock:
             if self._refuses():
-                waiter = None
-            elif self._count() < self.rules.size:
+                return NOBODY
+            if self._count() < self.rules.size:
                 if item is not None:
                     schedule = self._admit(item)
-                waiter = None
             else:
                 waiter = Waiter(item, wake)
                 self.rare_state().waiters.append(waiter)
@@ -354,7 +336,10 @@ class Mailbox:
                 self.rare_state().waiters.remove(waiter)
             elif self._refuses():
                 return NOBODY
-        raise self.full(f"waited {self.rules.timeout:g} s for room: its handler is too slow for what is published")
+        raise self.full(self.waited())
+
+    def waited(self) -> str:
+        return f"waited {self.rules.timeout:g} s for room: its handler is too slow for what is published"
 
     def leave_line(self, waiter: Waiter) -> None:
         """Give the place in line up, whatever it has come to."""
@@ -400,6 +385,7 @@ class Mailbox:
             schedule = self._admit(item)
         if schedule:
             self.rules.schedule(self)
+        self._announce()
 
     def pause(self) -> None:
         with self.lock:
@@ -545,10 +531,11 @@ class Mailbox:
         return self.rare is not None and self.rare.closed is not None and not self.rare.keep
 
     def _set_aside(self, item: Item, front: bool) -> None:
-        """What comes back to a closed mailbox waits for `reopen`, or is dropped."""
+        """What comes back to a closed mailbox waits for `reopen`, or is dropped (and announced, after the lock)."""
         rare = self.rare_state()
         if not rare.keep:
             self._drop(rare.closed or "closed", unseen=True)
+            rare.outcasts.append(item)
             return
         if rare.left is None:
             rare.left = deque()
@@ -557,12 +544,28 @@ class Mailbox:
         else:
             rare.left.append(item)
 
+    def _announce(self) -> None:
+        """Tell of what was dropped because the mailbox had closed. (Called without the lock.)"""
+        rare = self.rare
+        while rare is not None and rare.outcasts:
+            self.owner.discarded(rare.outcasts.popleft(), rare.closed or "closed", None)
+
     def _oldest(self) -> Item | None:
-        """Take the oldest message that has not started."""
+        """Take the oldest message that has not started; one that was returned has."""
+        started: list[Item] = []
+        found = None
         try:
-            return self.items.popleft() if self.items else None
+            while self.items:
+                item = self.items.popleft()
+                if isinstance(item, Message) or item.attempt == 0:
+                    found = item
+                    break
+                started.append(item)
         except IndexError:  # its worker was faster
-            return None
+            pass
+        if started and self.items is not None:
+            self.items.extendleft(reversed(started))
+        return found
 
     def _drop(self, reason: str, unseen: bool = False) -> None:
         rare = self.rare_state()
@@ -570,7 +573,9 @@ class Mailbox:
         rare.entered += unseen
 
     def _tell(self, busy: int = 0, held: int = 0) -> None:
-        """Tell the bus's traffic, whose lock comes after ours."""
+        """Tell the bus's traffic, whose lock comes after ours. Nobody waits for what is delayed for a reader."""
+        if self.rules.pull:
+            return
         with self.rules.traffic.lock:
             self.rules.traffic.change(busy, held)
 
@@ -642,6 +647,7 @@ class Mailbox:
             schedule = self._admit(item) or schedule
         if schedule:
             self.rules.schedule(self)
+        self._announce()
 
     def forget(self, item: Parcel) -> None:
         """It goes back to the transport that brought it, which will bring it again."""
@@ -675,317 +681,3 @@ class Mailbox:
     def _done(self, item: Item, back: bool = False) -> bool:
         """One taking has ended; True if the mailbox has to be scheduled."""
         return False
-
-
-class SoloMailbox(Mailbox):
-    """A bounded queue with one worker. See the module's text for its quick road."""
-
-    __slots__ = ("attention", "claimed", "room")
-
-    def __init__(self, rules: Rules, owner: Owner, run: Callable[[Message[Any]], Any]) -> None:
-        super().__init__(rules, owner, run)
-        self.room = rules.size - MARGIN - 1  # below this many the quick road is open
-        self.claimed = False  # a worker is in it
-        self.attention = False  # its worker has to `attend` before the next message
-
-    @property
-    def lock(self) -> threading.Lock:
-        return self.rules.traffic.lock
-
-    @property
-    def in_flight(self) -> int:
-        if not self.claimed:
-            return 0
-        return self.taken - self.acknowledged - (self.rare.ended if self.rare is not None else 0)
-
-    def _tell(self, busy: int = 0, held: int = 0) -> None:
-        self.rules.traffic.change(busy, held)  # its lock is ours
-        if held:
-            self.room -= held
-
-    def put(self, message: Item) -> Receipt:
-        items = self.items
-        if items is None or len(items) >= self.room:
-            return self.offer(message) or self.wait_for_room(message)
-        items.append(message)
-        if self.items is not items:
-            return self._put_again(message, items)
-        return ONE
-
-    def post(self, message: Item) -> Receipt | None:
-        # `put` without the wait, written out: a frame more would show in every publish.
-        items = self.items
-        if items is None or len(items) >= self.room:
-            return self.offer(message)
-        items.append(message)
-        if self.items is not items:
-            return self._put_again(message, items)
-        return ONE
-
-    def _put_again(self, message: Item, left: deque[Item]) -> Receipt:
-        """The second look found another deque: see the module's text. (Called without the lock.)"""
-        with self.lock:
-            if self.items is left:
-                return ONE
-            for index, item in enumerate(left):
-                if item is message:
-                    del left[index]
-                    break
-            else:
-                return ONE  # whoever closed the mailbox has counted it
-            if self._refuses():
-                return NOBODY
-            schedule = self._admit(message)
-        if schedule:
-            self.rules.schedule(self)
-        return ONE
-
-    def _count(self) -> int:
-        rare = self.rare
-        return len(self.items or ()) + self.claimed + (len(rare.later) if rare is not None else 0)
-
-    def _idle(self) -> bool:
-        return not self.claimed
-
-    def _call_attention(self) -> None:
-        self.attention = True
-
-    def _admit(self, item: Item, front: bool = False) -> bool:
-        if self.rare is not None and self.rare.closed is not None:
-            self._set_aside(item, front)
-            return False
-        if item.__class__ is Parcel and item.delay:  # type: ignore[union-attr]
-            self._hold(item)  # type: ignore[arg-type]
-            return False
-        if self.items is not None:
-            self.items.append(item)
-            return False
-        self.items = deque((item,))
-        return self._restart()
-
-    def _restart(self) -> bool:
-        rare = self.rare
-        if self.items is None or self.claimed:
-            return False
-        if rare is not None:
-            if rare.paused:
-                rare.parked = True
-                return False
-            rare.parked = False
-        self.rules.traffic.change(busy=1)
-        return True
-
-    # --- taking: a worker calls begin, then popleft on what it gave, attend between messages, rest when empty ------------
-
-    def begin(self) -> deque[Item] | None:
-        """
-        A worker comes, having found the mailbox on its ready list; None if there is nothing to do after all.
-
-        Each entry on a ready list is one `busy`, given back here or when the worker leaves; so an entry that comes late (its
-        put was put to sleep before `schedule`, while the bus stopped and started again) does no harm.
-        """
-        with self.lock:
-            if self.claimed or self.items is None:
-                self.rules.traffic.change(busy=-1)
-                return None
-            return self.items if self._go_on() else None
-
-    def attend(self) -> bool:
-        """Between two messages, when `attention` was called: let waiters in; False if the worker has to leave."""
-        with self.lock:
-            return self._go_on()
-
-    def rest(self) -> bool:
-        """The worker found the deque empty; True if the mailbox is at rest now and the worker leaves."""
-        with self.lock:
-            items, self.items = self.items, None
-            if items:  # a put came in between
-                self.items = items
-                return not self._go_on()
-            self.claimed = False
-            schedule = False
-            if self.rare is not None:
-                schedule = self._admit_waiters()
-                self._open_gates()
-            self.rules.traffic.change(busy=-1)
-        if schedule:
-            self.rules.schedule(self)
-        return True
-
-    def leave(self) -> bool:
-        """The worker's batch is over; True if the mailbox has to go to the end of the ready list."""
-        with self.lock:
-            going_on = self._go_on()
-            if going_on:
-                self.claimed = False
-            return going_on
-
-    def _go_on(self) -> bool:
-        """Nothing is in flight at this moment: let waiters in, and see whether to stop."""
-        rare = self.rare
-        if rare is None:
-            self.claimed = True
-            return True
-        self.claimed = False
-        if rare.closed is None and not rare.paused:
-            if rare.waiters:
-                self._admit_waiters()
-            self.attention = bool(rare.waiters)
-            self.claimed = True
-            return True
-        if rare.closed is None and self.items is not None:
-            rare.parked = True
-        self._open_gates()
-        self.rules.traffic.change(busy=-1)
-        return False
-
-
-class SharedMailbox(Mailbox):
-    """
-    A bounded queue with several workers, or read by its owner (pull).
-
-    Messages of equal key keep their order: while one is in flight, later ones of its key wait aside in its lane.
-    """
-
-    __slots__ = ("_lock", "claims", "flying", "lanes")
-
-    def __init__(self, rules: Rules, owner: Owner, run: Callable[[Message[Any]], Any]) -> None:
-        super().__init__(rules, owner, run)
-        self._lock = threading.Lock()
-        self.claims = 0  # workers that are in it or on their way
-        self.flying = 0  # taken and not settled
-        self.lanes: dict[str, deque[Item]] | None = None
-
-    @property
-    def lock(self) -> threading.Lock:
-        return self._lock
-
-    @property
-    def in_flight(self) -> int:
-        return self.flying
-
-    def waiting(self) -> int:
-        return super().waiting() + sum(map(len, self._aside()))
-
-    def _count(self) -> int:
-        return self.waiting() + self.flying
-
-    def _idle(self) -> bool:
-        return self.flying == 0
-
-    def _aside(self) -> list[deque[Item]]:
-        return list(self.lanes.values()) if self.lanes else []
-
-    def _admit(self, item: Item, front: bool = False) -> bool:
-        if self.rare is not None and self.rare.closed is not None:
-            self._set_aside(item, front)
-            return False
-        if item.__class__ is Parcel and item.delay:  # type: ignore[union-attr]
-            self._hold(item)  # type: ignore[arg-type]
-            return False
-        if self.items is None:
-            self.items = deque()
-        if front:
-            self.items.appendleft(item)
-        else:
-            self.items.append(item)
-        return self._call_worker()
-
-    def _call_worker(self) -> bool:
-        """True if one more worker (or reader) should come."""
-        rare = self.rare
-        if self.rules.pull:
-            return True
-        if rare is not None and (rare.paused or rare.closed is not None):
-            return False
-        if not self.items or self.claims >= self.rules.workers:
-            return False
-        self.claims += 1
-        self._tell(busy=1)
-        return True
-
-    def _restart(self) -> bool:
-        return bool(self.items) and self._call_worker()
-
-    def resume(self) -> None:
-        super().resume()
-        self._more_workers()
-
-    def reopen(self) -> None:
-        super().reopen()
-        self._more_workers()
-
-    def _more_workers(self) -> None:
-        """As many as may be for what waits. (Called without the lock.)"""
-        for _ in range(self.rules.workers if not self.rules.pull else 0):
-            with self.lock:
-                schedule = self._call_worker()
-            if not schedule:
-                return
-            self.rules.schedule(self)
-
-    def take(self) -> Item | None:
-        """The next message whose lane is free, for a worker or a reader; None if there is none (the worker leaves)."""
-        with self.lock:
-            rare = self.rare
-            stopped = rare is not None and (rare.closed is not None or rare.paused)
-            item = None if stopped else self._next()
-            if item is None:
-                if not self.rules.pull:
-                    self.claims -= 1
-                    self._tell(busy=-1)
-                return None
-            self.taken += 1
-            self.flying += 1
-            return item
-
-    def _next(self) -> Item | None:
-        while self.items:
-            item = self.items.popleft()
-            if self.rules.pull:
-                return item
-            message = item if isinstance(item, Message) else item.message
-            if message.key is None:
-                return item
-            lanes = self.lanes if self.lanes is not None else {}
-            self.lanes = lanes
-            if isinstance(item, Parcel) and item.lane:
-                item.lane = False  # it kept its lane while it was away
-                return item
-            if message.key not in lanes:
-                lanes[message.key] = deque()
-                return item
-            lanes[message.key].append(item)
-        return None
-
-    def leave(self) -> bool:
-        """A worker's batch is over; True if it has to go to the end of the ready list (it keeps its claim)."""
-        with self.lock:
-            if self.items:
-                return True
-            self.claims -= 1
-            self._tell(busy=-1)
-            return False
-
-    def _done(self, item: Item, back: bool = False) -> bool:
-        self.flying -= 1
-        message = item if isinstance(item, Message) else item.message
-        schedule = False
-        if message.key is not None and self.lanes is not None and message.key in self.lanes:
-            if back and isinstance(item, Parcel):
-                item.lane = True  # it comes back before what waits in its lane
-            else:
-                lane = self.lanes[message.key]
-                if lane:
-                    follower = lane.popleft()
-                    if isinstance(follower, Message):
-                        follower = Parcel(follower)
-                    follower.lane = True
-                    schedule = self._admit(follower, front=True)
-                else:
-                    del self.lanes[message.key]
-        rare = self.rare
-        if rare is not None:
-            schedule = self._admit_waiters() or schedule
-            self._open_gates()
-        return schedule

@@ -8,15 +8,17 @@ built as fast: about 0.1 µs, where a frozen dataclass takes ten times as long, 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 import time as _time
-from collections.abc import Mapping
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
 import msgspec
 
-from pipebus.errors import HeaderError, MessageError
+from pipebus.errors import HeaderError, MessageError, SubjectError
+from pipebus.subject import Address, check_pattern, check_subject
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -62,7 +64,7 @@ def check_headers(headers: Mapping[str, str]) -> Headers:
     Raises:
         HeaderError: a name or value that is no string, has CR, LF or NUL, or a name that is reserved.
     """
-    if not isinstance(headers, Mapping):
+    if headers.__class__ is not dict and not isinstance(headers, Mapping):
         raise HeaderError(f"headers are a mapping of names to values, found {type(headers).__name__}")
     for name, value in headers.items():
         if name not in _known_names:
@@ -71,12 +73,56 @@ def check_headers(headers: Mapping[str, str]) -> Headers:
             raise HeaderError(f'header "{name}" is a string, found {type(value).__name__}; write str(...) of it')
         # isprintable is one C call; only a value with an unusual character needs the closer look.
         if not value.isprintable():
-            for bad in "\r\n\0":
-                if bad in value:
-                    raise HeaderError(f'header "{name}" contains {bad!r}; CR, LF and NUL cannot be in a header')
-            if any("\ud800" <= c <= "\udfff" for c in value):
-                raise HeaderError(f'header "{name}" contains a lone surrogate, which has no UTF-8 form')
+            fault = _fault(value, "\r\n\0")
+            if fault:
+                raise HeaderError(f'header "{name}" {fault}')
     return Headers(headers)
+
+
+def _fault(text: str, forbidden: str) -> str | None:
+    """What keeps a text from being carried: a forbidden character, or half of a surrogate pair."""
+    for character in text:
+        if character in forbidden:
+            return f"contains {character!r}; CR, LF and NUL cannot be in it"
+        if "\ud800" <= character <= "\udfff":
+            return f"contains the lone surrogate {character!r}, which has no UTF-8 form"
+    return None
+
+
+def check_fields(
+    key: Any = None, ttl: Any = None, reply_to: Any = None, correlation_id: Any = None, id: Any = None, time: Any = None
+) -> None:
+    """
+    Whatever was given by somebody and is not None.
+
+    Raises:
+        MessageError, SubjectError: naming the field and what was found.
+    """
+    for name, value in (("key", key), ("correlation_id", correlation_id), ("id", id)):
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise MessageError(f"{name} is a string or None, found {type(value).__name__} ({value!r})")
+        if not value.isprintable() and (fault := _fault(value, "\r\n\0")):
+            raise MessageError(f"{name} {value!r} {fault}")
+    if id is not None and not id:
+        raise MessageError('id is a string that is not empty, found ""; leave it out and one is made')
+    if ttl is not None and not (_is_number(ttl) and 0 < ttl < math.inf):
+        raise MessageError(f"ttl is a number of seconds greater than 0 or None, found {ttl!r}")
+    if time is not None and not (_is_number(time) and 0 <= time <= LATEST):
+        raise MessageError(f"time is a number of seconds since 1970, at most that of the year 9999, found {time!r}")
+    if isinstance(reply_to, str):
+        check_subject(reply_to)
+    elif reply_to is not None and not isinstance(reply_to, Address):
+        raise MessageError(f"reply_to is a subject or None, found {type(reply_to).__name__} ({reply_to!r})")
+
+
+LATEST: Final = 253_402_300_799.0
+"""The last second of the year 9999, the end of `datetime`'s time."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class IdRange:
@@ -113,15 +159,38 @@ _ids = IdRange()
 
 
 def _after_fork() -> None:
-    global _ids
     IdRange.lock = threading.Lock()
-    _ids = IdRange()
+    globals()["_ids"] = IdRange()
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
-class Message(msgspec.Struct, Generic[T], frozen=True):
+class _Checked(type(msgspec.Struct)):  # type: ignore[misc]
+    """
+    Checks what a message is made of, where it is made.
+
+    It stands in the metaclass, and not in the struct, so that the bus, which has checked its parts already, can make a
+    message without it (`make_message`): that is a tenth of a publish.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __call__(cls, subject, body=None, headers=NO_HEADERS, *args, **fields):
+            message = super().__call__(subject, body, headers, *args, **fields)
+            if headers.__class__ is not Headers:
+                msgspec.structs.force_setattr(message, "headers", check_headers(headers))
+            if isinstance(subject, str):
+                check_pattern(subject)
+            elif not isinstance(subject, Address):
+                raise SubjectError(f"{subject!r} is no subject; use a string, an actor or Ref(obj)")
+            given = dict(zip(cls.__struct_fields__[3:], args, strict=False), **fields)
+            given.pop("body", None)
+            check_fields(**given)
+            return message
+
+
+class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Checked):
     """
     An immutable envelope.
 
@@ -133,11 +202,13 @@ class Message(msgspec.Struct, Generic[T], frozen=True):
         ttl: Time to live in seconds from `time`, > 0; an older message is dropped (`expired`) when it is taken.
         reply_to: Subject that an answer is published to.
         correlation_id: Joins messages that belong together.
-        id: Unique across processes; made if not given. Ids of one process sort in order of creation.
+        id: Unique across processes; made if not given. Ids of one bus sort in order of creation.
         time: When it was made, seconds since 1970-01-01 UTC.
 
+    Two messages are equal if all of this is; the hash is the id's.
+
     Raises:
-        HeaderError, MessageError: naming the field.
+        SubjectError, HeaderError, MessageError: naming the field, what was found and the next move.
     """
 
     subject: Any
@@ -147,31 +218,18 @@ class Message(msgspec.Struct, Generic[T], frozen=True):
     ttl: float | None = None
     reply_to: Any = None
     correlation_id: str | None = None
-    id: str = msgspec.field(default_factory=lambda: _ids.next())  # a number until it is read; see below
+    id: str = msgspec.field(default_factory=lambda: cast("str", _ids.next()))  # a number until it is read; see below
     time: float = msgspec.field(default_factory=_time.time)
-
-    def __post_init__(self) -> None:
-        if self.headers is not NO_HEADERS or self.key is not None or self.ttl is not None:
-            self._check()
-
-    def _check(self) -> None:
-        if self.headers.__class__ is not Headers:
-            msgspec.structs.force_setattr(self, "headers", check_headers(self.headers))
-        if self.key is not None and not isinstance(self.key, str):
-            raise MessageError(f"key is a string or None, found {type(self.key).__name__} ({self.key!r})")
-        ttl = self.ttl
-        if ttl is not None and (not isinstance(ttl, (int, float)) or isinstance(ttl, bool) or not ttl > 0):
-            raise MessageError(f"ttl is a number of seconds greater than 0 or None, found {ttl!r}")
 
     def with_body(self, body: U) -> Message[U]:
         """A copy with another body; everything else, the id too, stays."""
-        return msgspec.structs.replace(self, body=body)  # type: ignore[return-value]
+        return cast("Message[U]", msgspec.structs.replace(self, body=body))
 
     def with_headers(self, mapping: Mapping[str, str] | None = None, /, **headers: str) -> Message[T]:
         """A copy with these headers added to (or put in place of) what is there."""
-        if mapping:
-            headers = {**mapping, **headers}
-        checked = check_headers(headers)
+        checked = check_headers(headers if mapping is None else mapping)
+        if mapping is not None and headers:
+            checked = Headers({**checked, **check_headers(headers)})
         if self.headers:
             checked = Headers({**self.headers, **checked})
         return msgspec.structs.replace(self, headers=checked)
@@ -181,6 +239,14 @@ class Message(msgspec.Struct, Generic[T], frozen=True):
         extras = "".join(f", {name}={value!r}" for name, value in fields if value is not None)
         headers = f", headers={dict(self.headers)!r}" if self.headers else ""
         return f"Message({self.subject!r}, {self.body!r}{headers}{extras}, id={self.id!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if other.__class__ is not Message:
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self.__struct_fields__)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The text of the id is made here: the bare number means nothing in another process.
@@ -208,7 +274,10 @@ def _readable_id() -> property:
     return property(id, doc="Unique across processes; ids of one process sort in order of creation.")
 
 
-Message.id = _readable_id()  # type: ignore[assignment, misc]
+Message.id = _readable_id()  # type: ignore[assignment]
+
+make_message: Final[Callable[..., Message[Any]]] = type(msgspec.Struct).__call__.__get__(Message)
+"""`Message` without its checks, for the bus: every field by position, the id as the bare number of an `IdRange`."""
 
 
 class Receipt(msgspec.Struct, frozen=True):

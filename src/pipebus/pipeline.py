@@ -18,7 +18,7 @@ import inspect
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, Union
+from typing import Any, Literal, NamedTuple, Protocol
 
 from pipebus import links
 from pipebus.clock import Clock
@@ -143,6 +143,7 @@ class Rest(NamedTuple):
 
     nodes: tuple[Node, ...]
     after: Rest | None
+    scope: object  # the pipeline whose `on_error` rules these nodes, as compiled here
 
 
 @dataclass(eq=False, slots=True)
@@ -214,7 +215,7 @@ class Step:
         if self.reroutes and build.side == "publish":
             next_ = _turn(next_, rest, build)
         drive = _DRIVERS[self.shape, build.colour]
-        return drive(self, next_, build.due, build.services)
+        return drive(links.Mark(self.name, self.call, self.abandon, rest.scope), next_, build.due, build.services)
 
 
 _DRIVERS: dict[tuple[str, str], Callable[..., Next]] = {
@@ -291,8 +292,6 @@ class When:
     test: Test
     nodes: tuple[Node, ...]
     place: Place
-    call: Any = None
-    abandon: bool = False
 
     @property
     def name(self) -> str:
@@ -302,10 +301,10 @@ class When:
         decided = self.test.decide(build.subject)
         if decided is False:
             return next_
-        inside = fold(self.nodes, rest, next_, build)
+        inside = fold(self.nodes, rest, next_, build, rest.scope)
         if decided:
             return inside
-        return _FORKS[build.colour](self, self.test.ask(), inside, next_)
+        return _FORKS[build.colour](links.Mark(self.name, scope=rest.scope), self.test.ask(), inside, next_)
 
 
 @dataclass(eq=False, slots=True)
@@ -315,8 +314,6 @@ class Branch:
     test: Test
     nodes: tuple[Node, ...]
     place: Place
-    call: Any = None
-    abandon: bool = False
 
     @property
     def name(self) -> str:
@@ -326,10 +323,10 @@ class Branch:
         decided = self.test.decide(build.subject)
         if decided is False:
             return next_
-        inside = fold(self.nodes, None, build.terminal, build)
+        inside = fold(self.nodes, None, build.terminal, build, rest.scope)
         if decided:
             return inside
-        return _FORKS[build.colour](self, self.test.ask(), inside, next_)
+        return _FORKS[build.colour](links.Mark(self.name, scope=rest.scope), self.test.ask(), inside, next_)
 
 
 _FORKS: dict[str, Callable[..., Next]] = {"sync": links.fork, "async": links.afork}
@@ -362,25 +359,21 @@ class Pipeline:
         return "Pipeline"
 
     def link(self, next_: Next, rest: Rest, build: Build) -> Next:
-        entry = fold(self.nodes, rest, next_, build)
+        if self.on_error is None:
+            return fold(self.nodes, rest, next_, build, rest.scope)
+        scope = object()
+        entry = fold(self.nodes, rest, next_, build, scope)
         default = "reject" if build.side == "publish" else "dead_letter"
-        if self.on_error in (None, default) or build.rule is None:
+        if self.on_error == default or build.rule is None:
             return entry
         guard = links.guard if build.colour == "sync" else links.aguard
-        return guard(entry, frozenset(self._own(self.nodes)), build.rule(self.on_error))
-
-    def _own(self, chain: tuple[Node, ...]) -> Iterator[Any]:
-        """What its `on_error` rules: everything in it but pipelines that have a rule of their own."""
-        for node in chain:
-            yield node
-            if not isinstance(node, Step) and (not isinstance(node, Pipeline) or node.on_error is None):
-                yield from self._own(node.nodes)
+        return guard(entry, scope, build.rule(self.on_error))
 
     def __repr__(self) -> str:
         return f"Pipeline({', '.join(node.name for node in self.nodes)})"
 
 
-Node = Union[Step, When, Branch, Pipeline]
+Node = Step | When | Branch | Pipeline
 
 
 def when(test: str | Callable[[Message[Any]], object], *filters: Any) -> When:
@@ -410,12 +403,12 @@ def branch(test: str | Callable[[Message[Any]], object], *filters: Any) -> Branc
 
 def compile(chain: tuple[Node, ...], build: Build) -> Next:
     """The chain as one call."""
-    return fold(chain, None, build.terminal, build)
+    return fold(chain, None, build.terminal, build, None)
 
 
-def fold(chain: tuple[Node, ...], after: Rest | None, next_: Next, build: Build) -> Next:
+def fold(chain: tuple[Node, ...], after: Rest | None, next_: Next, build: Build, scope: object) -> Next:
     for index in range(len(chain) - 1, -1, -1):
-        next_ = chain[index].link(next_, Rest(chain[index + 1 :], after), build)
+        next_ = chain[index].link(next_, Rest(chain[index + 1 :], after, scope), build)
     return next_
 
 
@@ -423,7 +416,7 @@ def resume(rest: Rest | None, build: Build) -> Next:
     """Compile what follows some point: the rest of its chain, then of the chains around it, then the terminal."""
     if rest is None:
         return build.terminal
-    return fold(rest.nodes, rest.after, resume(rest.after, build), build)
+    return fold(rest.nodes, rest.after, resume(rest.after, build), build, rest.scope)
 
 
 def walk(chain: tuple[Node, ...]) -> Iterator[Any]:
@@ -482,8 +475,7 @@ def _node(filter: Any, position: int, place: Place, within: str) -> Node:
         return PipelineError(f"filter {_name(filter)} (position {position} of {within} at {place}) {problem}; {remedy}")
 
     if isinstance(filter, type):
-        if issubclass(filter, (Transform, Around)) or callable(getattr(filter, "__call__", None)):
-            raise bad("is a class, not an instance", f"write {filter.__name__}()")
+        raise bad("is a class, not an instance", f"write {filter.__name__}()")
     if isinstance(filter, Transform):
         call = filter.transform
         if is_async(call):
@@ -493,11 +485,11 @@ def _node(filter: Any, position: int, place: Place, within: str) -> Node:
         _check_parameters(call, 1, bad, "transform(message)")
         return Step(filter, "transform", "both", _name(filter), call, place, position, within)
     if isinstance(filter, Around):
-        call = filter.around
-        if not inspect.isgeneratorfunction(inspect.unwrap(call)):
+        generate = filter.around
+        if not inspect.isgeneratorfunction(inspect.unwrap(generate)):
             raise bad("has an around that is no generator", "write `outcome = yield message` in it")
-        _check_parameters(call, 1, bad, "around(message)")
-        return Step(filter, "around", "both", _name(filter), call, place, position, within)
+        _check_parameters(generate, 1, bad, "around(message)")
+        return Step(filter, "around", "both", _name(filter), generate, place, position, within)
     if not callable(filter):
         raise bad(f"is not callable ({type(filter).__name__})", "a filter is f(message, call_next), a Transform or an Around")
     function = inspect.unwrap(filter) if inspect.isroutine(filter) else type(filter).__call__
@@ -539,7 +531,7 @@ def is_async(call: Any) -> bool:
         call = call.func
     if inspect.iscoroutinefunction(call):
         return True
-    return not inspect.isroutine(call) and inspect.iscoroutinefunction(getattr(type(call), "__call__", None))
+    return not inspect.isroutine(call) and inspect.iscoroutinefunction(type(call).__call__)
 
 
 def _name(filter: Any) -> str:

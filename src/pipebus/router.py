@@ -13,12 +13,15 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from pipebus import checks, events, links, pipeline
-from pipebus.errors import BusClosed, MailboxFull
+from pipebus import checks, links, pipeline
+from pipebus.errors import BusClosed, MailboxFull, SubjectError
+from pipebus.ledger import Ledger
 from pipebus.mailbox import NOBODY, ONE, Mailbox, Parcel
 from pipebus.message import Message, Receipt
 from pipebus.pipeline import Build, Node, Rest
-from pipebus.subject import Pattern, PatternTree, check_subject
+from pipebus.room import forced
+from pipebus.services import Services
+from pipebus.subject import Address, Pattern, PatternTree, check_subject
 from pipebus.subscription import Subscription
 
 CACHE: Final = 16_384
@@ -28,12 +31,10 @@ CACHE: Final = 16_384
 class Hub(Protocol):
     """What routing asks of its bus."""
 
-    services: links.Services
-    observed: bool
+    services: Services
+    ledger: Ledger
     transport: Any
 
-    def emit(self, event: events.Event) -> None: ...
-    def count_unrouted(self, message: Message[Any]) -> None: ...
     def rule(self, place: str) -> Callable[[pipeline.OnError], links.Ruling]: ...
     def delay(self) -> float: ...
     def encode(self, codec: Any, message: Message[Any]) -> bytes: ...
@@ -74,15 +75,8 @@ class Route:
             return self._compiled[road]
 
 
-class _Terminal:
-    """Signs errors that arise beyond the last filter, so that none is blamed for a full mailbox."""
-
-    name = "the mailboxes"
-    abandon = False
-    call = None
-
-
-TERMINAL: Final = _Terminal()
+TERMINAL: Final = links.Mark("the mailboxes")
+"""Signs errors that arise beyond the last filter, so that none is blamed for a full mailbox."""
 
 
 class Router:
@@ -204,8 +198,8 @@ class Router:
         """A route that is not kept."""
         if isinstance(subject, str):
             check_subject(subject)
-        else:
-            hash(subject)
+        elif not isinstance(subject, Address):
+            raise SubjectError(f"{subject!r} cannot be published to; use a string, an actor or Ref(obj)")
         mailboxes = tuple(subscription.mailbox for subscription in self.listeners(subject))
         route = Route(self, subject, nodes, mailboxes)
         if route.colour == "sync":
@@ -249,7 +243,7 @@ class Router:
             def reach(message: Message[Any]) -> Receipt:
                 receipt: Receipt = send(message, delay() if road.late else 0.0)
                 if not receipt.mailboxes:
-                    self.hub.count_unrouted(message)
+                    self.hub.ledger.unrouted(message)
                 return receipt
 
         else:
@@ -263,7 +257,7 @@ class Router:
             if message.subject is not subject and message.subject != subject:
                 raise links.SubjectChanged(subject, message.subject)
             try:
-                return reach(message)  # type: ignore[no-any-return]
+                return reach(message)
             except BaseException as error:
                 links.blame(error, TERMINAL, message)
                 raise
@@ -286,7 +280,7 @@ class Router:
             def nobody(message: Message[Any]) -> Receipt:
                 if codec is not None:
                     hub.encode(codec, message)
-                hub.count_unrouted(message)
+                hub.ledger.unrouted(message)
                 return NOBODY
 
             return nobody
@@ -298,8 +292,9 @@ class Router:
             def fan_out(message: Message[Any]) -> Receipt:
                 late: list[Late] | None = None
                 for mailbox in mailboxes:
+                    receipt: Any
                     try:
-                        receipt = mailbox.offer(message, force=True) if force else mailbox.post(message)
+                        receipt = forced(mailbox, message) if force else mailbox.post(message)
                     except (MailboxFull, BusClosed) as error:
                         receipt = error
                     if receipt is not ONE:
@@ -319,7 +314,7 @@ class Router:
                     item = Parcel(item, delay=hub.delay())
                 receipt: Any
                 try:
-                    receipt = mailbox.offer(item, force)
+                    receipt = forced(mailbox, item) if force else mailbox.offer(item)
                 except (MailboxFull, BusClosed) as error:
                     receipt = error
                 if receipt is not ONE:

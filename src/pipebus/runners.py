@@ -28,7 +28,9 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from pipebus.clock import Clock
-from pipebus.mailbox import Mailbox, SharedMailbox, SoloMailbox
+from pipebus.mailbox import Mailbox
+from pipebus.mailbox_shared import SharedMailbox
+from pipebus.mailbox_solo import SoloMailbox
 from pipebus.message import HANDLED, Message
 
 SLICE: Final = 0.005  # seconds that a worker stays with one mailbox while others are ready: CPython's own switch interval
@@ -77,13 +79,14 @@ class Worker(threading.Thread):
     def work(self, mailbox: Mailbox) -> bool:
         """Work through a mailbox for a while; True if it has to go to the end of the ready list."""
         if isinstance(mailbox, SharedMailbox):
-            return self._fresh(self.work_shared, mailbox)
+            back: bool = self._fresh(self.work_shared, mailbox)
+            return back
         items = mailbox.begin()  # type: ignore[attr-defined]
         if items is None:
             return False
         while True:
             # Each delivery has a context of its own. One in which nothing was left is as good as new.
-            verdict = self._fresh(self.work_solo, mailbox, items)
+            verdict: bool | None = self._fresh(self.work_solo, mailbox, items)
             if verdict is not None:
                 return verdict
 
@@ -161,6 +164,7 @@ class Pool:
         self.sleepers: list[Worker] = []
         self.workers: set[Worker] = set()
         self.waking = False
+        self.starving = False  # said once, until a worker has nothing to do
         self.lent_out = 0
         self.stopping = False  # workers that find nothing end
         self.stopped = True
@@ -191,7 +195,7 @@ class Pool:
                 self.workers.add(worker)
                 worker.start()
             else:
-                starved = self.lent_out >= LENT_LIMIT
+                starved, self.starving = not self.starving, True
         if starved:
             self.starved(len(self.ready), len(self.workers))
 
@@ -206,6 +210,7 @@ class Pool:
         with self.lock:
             if worker.woken:
                 worker.woken = self.waking = False
+            self.starving = False
             if self.ready:
                 return True
             if self.stopping or len(self.workers) - self.lent_out > self.size:

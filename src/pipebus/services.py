@@ -6,14 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import structlog
-
-from pipebus.clock import Clock
+from pipebus.clock import Clock, Gate
 from pipebus.errors import PipelineError
 
 _stdlib = logging.getLogger("pipebus")
@@ -27,6 +24,8 @@ def get_logger(**facts: Any) -> Any:
     The library configures nothing. Where the program has not configured structlog either, lines go to the standard library's
     logger `pipebus`, which is silent until somebody listens: structlog's own default would print them on standard output.
     """
+    import structlog
+
     if structlog.is_configured():
         return structlog.get_logger("pipebus", **facts)
     return structlog.wrap_logger(
@@ -61,6 +60,6 @@ class Services:
     async def apause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    def wait(self, gate: threading.Lock, timeout: float) -> bool:
+    def wait(self, gate: Gate, timeout: float) -> bool:
         with self.blocking():
             return self.clock.wait(gate, timeout)

@@ -8,6 +8,7 @@ config accept the same.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Final
 
@@ -33,10 +34,10 @@ def seconds(value: Any, what: str, least: float = 0.0, above: float | None = Non
         PipelineError
     """
     found = _quantity(value, what, _SECONDS, 'a number of seconds, or text such as "200ms", "5s", "10m"')
-    if found < least or (above is not None and found <= above) or found != found or found == float("inf"):
+    if not math.isfinite(found) or found < least or (above is not None and found <= above):
         bound = f"greater than {above:g}" if above is not None else f"at least {least:g}"
         raise PipelineError(f"{what}={value!r}: it is {bound} seconds, and finite")
-    return float(found)
+    return found
 
 
 def size(value: Any, what: str, least: int = 0) -> int:
@@ -47,14 +48,17 @@ def size(value: Any, what: str, least: int = 0) -> int:
         PipelineError
     """
     found = _quantity(value, what, _BYTES, 'a whole number of bytes, or text such as "64KiB", "1MiB"')
-    if found != int(found) or found < least:
+    if not math.isfinite(found) or found != int(found) or found < least:
         raise PipelineError(f"{what}={value!r}: it is a whole number of bytes, at least {least}")
     return int(found)
 
 
 def _quantity(value: Any, what: str, units: dict[str, Any], form: str) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value
+        try:
+            return float(value)
+        except OverflowError:
+            raise PipelineError(f"{what}: {str(value)[:20]}… is more than a number can hold here") from None
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise PipelineError(f"{what}={value!r}: it is {form}")

@@ -16,6 +16,8 @@ from pipebus.errors import SubjectError
 T = TypeVar("T")
 V = TypeVar("V")
 
+KNOWN = 16_384  # subjects that were checked and are not checked again
+_known: set[str] = set()
 MAX_LENGTH = 1024  # characters; far above any sane subject, far below NATS's control line
 
 
@@ -26,6 +28,8 @@ def check_pattern(text: str) -> tuple[str, ...]:
     Raises:
         SubjectError: saying which token is wrong, and why.
     """
+    if text.__class__ is str and text in _known:
+        return tuple(text.split("."))
     if not isinstance(text, str):
         raise SubjectError(f"a subject is a string, found {type(text).__name__} ({text!r}); address objects as Ref(obj)")
     if not text:
@@ -33,7 +37,7 @@ def check_pattern(text: str) -> tuple[str, ...]:
     if len(text) > MAX_LENGTH:
         raise SubjectError(f'"{text[:32]}…" has {len(text)} characters; at most {MAX_LENGTH} are allowed')
     for character in text:
-        if character.isspace() or not character.isprintable() and (character < " " or "\x7f" <= character <= "\x9f"):
+        if character.isspace() or (not character.isprintable() and (character < " " or "\x7f" <= character <= "\x9f")):
             raise SubjectError(f"{text!r} contains {character!r}; white space and control characters cannot be in a subject")
         if "\ud800" <= character <= "\udfff":
             raise SubjectError(f"{text!r} contains the lone surrogate {character!r}, which has no UTF-8 form")
@@ -41,11 +45,12 @@ def check_pattern(text: str) -> tuple[str, ...]:
     for position, token in enumerate(tokens, 1):
         if not token:
             raise SubjectError(
-                f'"{text}" has an empty token at position {position}; '
-                'tokens are joined by single dots, as in "orders.created"'
+                f'"{text}" has an empty token at position {position}; tokens are joined by single dots, as in "orders.created"'
             )
         if token == ">" and position < len(tokens):
             raise SubjectError(f'"{text}" has ">" at position {position}; it can only be the last token')
+    if len(_known) < KNOWN:
+        _known.add(str(text))
     return tokens
 
 
@@ -213,7 +218,13 @@ class Subject(str, Generic[T]):
         return get_args(origin)[0] if origin is not None else None
 
 
-class Ref:
+class Address:
+    """What an object that is a subject itself derives from: actors and `Ref`."""
+
+    __slots__ = ()
+
+
+class Ref(Address):
     """
     A subject that is an object: mail addressed to the thing itself, matched by no pattern.
 

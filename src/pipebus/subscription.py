@@ -8,18 +8,20 @@ import asyncio
 import contextvars
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from typing import Any, Final, Protocol
 
 from pipebus import events, links, pipeline
 from pipebus.binding import Bound
 from pipebus.clock import Clock
 from pipebus.dead_letters import DeadLetters, Source, text_of
-from pipebus.errors import AlreadySettled, AttemptsExhausted, DeadLetterError, PipelineError, Rejected
+from pipebus.errors import AlreadySettled, AttemptsExhausted, BusClosed, DeadLetterError, PipelineError, Rejected
 from pipebus.inbox import Inbox
+from pipebus.ledger import Ledger
 from pipebus.mailbox import Item, Mailbox, Parcel, Rules
 from pipebus.message import HANDLED, Dropped, Handled, Message
 from pipebus.pipeline import Build, Node, Place, Step
+from pipebus.services import Services
 
 _auto = itertools.count(1)
 
@@ -54,16 +56,16 @@ class Hub(Protocol):
 
     clock: Clock
     dead_letters: DeadLetters
-    services: links.Services
-    observed: bool
+    ledger: Ledger
+    services: Services
 
-    def emit(self, event: events.Event) -> None: ...
+    @property
+    def state(self) -> str: ...
     def answer(self, to: Any, request: Message[Any], value: Any) -> None: ...
     def request_stop(self, reason: str) -> None: ...
     def settle_remote(self, token: Any, verdict: str, delay: float) -> None: ...
     def unsubscribe(self, subscription: Subscription, timeout: float | None) -> None: ...
     def rule(self, place: str) -> Callable[[pipeline.OnError], links.Ruling]: ...
-    def warn(self, event: str, **facts: Any) -> None: ...
 
 
 class Plan:
@@ -147,31 +149,33 @@ class Delivery:
         self._close("rejected")
         self._subscription.bury(self._parcel, Rejected(self._subscription.name, reason))
 
+    def hand_over(self) -> None:
+        """Acknowledged by being read; also when the bus stops at this very moment."""
+        if self.claim():
+            self._subscription.acknowledge(self._parcel)
+
     def settle_unless_settled(self, verdict: str) -> None:
         """What the end of a `with sub.delivery()` block does: "acknowledge" or "retry"."""
         if self._open:
-            self.ack() if verdict == "acknowledge" else self.retry()
+            with suppress(AlreadySettled):
+                self.ack() if verdict == "acknowledge" else self.retry()
 
     def _close(self, verb: str) -> None:
+        what = f"message {self.message.id} of {self._subscription.name} cannot be {verb}"
+        if self._open and self._subscription.plan.hub.state == "stopped":
+            raise BusClosed(f"{what}: the bus has stopped, and what it was doing is reported as left over")
+        if not self.claim():
+            raise AlreadySettled(f"{what}: it was settled before")
+
+    def claim(self) -> bool:
+        """The right to settle it, once: True for whoever comes first."""
         try:
-            self._open.pop()
+            return self._open.pop()
         except IndexError:
-            raise AlreadySettled(
-                f"message {self.message.id} of {self._subscription.name} cannot be {verb}: it was settled before"
-            ) from None
+            return False
 
     def __repr__(self) -> str:
         return f"<Delivery {self.message.id} to {self._subscription.name}, attempt {self.attempt}>"
-
-
-class _HandlerStep:
-    """Signs errors that arise in a handler, so that no filter is blamed for them."""
-
-    abandon = False
-    call = None
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
 
 class Subscription:
@@ -218,7 +222,7 @@ class Subscription:
     @property
     def quick(self) -> bool:
         """Nothing but the chain has to be run for a delivery: the worker does it without asking here."""
-        return self.plan.quick and not self.plan.hub.observed
+        return self.plan.quick and not self.plan.hub.ledger.observed
 
     # --- for the user ----------------------------------------------------------------------------------------------------
 
@@ -244,6 +248,10 @@ class Subscription:
         What was queued is counted as dropped (`unsubscribed`).
         """
         self.plan.hub.unsubscribe(self, timeout)
+
+    async def aunsubscribe(self, timeout: float | None = None) -> None:
+        """`unsubscribe` for coroutines."""
+        await asyncio.to_thread(self.unsubscribe, timeout)
 
     def _reading(self) -> Inbox:
         if self.inbox is None:
@@ -291,7 +299,7 @@ class Subscription:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self.unsubscribe)
+        await self.aunsubscribe()
 
     def __repr__(self) -> str:
         return f"<Subscription {self.name} on {', '.join(map(str, self.patterns))}>"
@@ -326,7 +334,7 @@ class Subscription:
         bound = self.plan.bound
         if bound is None:
             return Handled
-        step, call = _HandlerStep(bound.name), bound.call
+        step, call = links.Mark(bound.name), bound.call  # signs the handler's errors, so that no filter is blamed for them
         literal = self.literal
 
         def check(message: Message[Any]) -> None:
@@ -365,8 +373,8 @@ class Subscription:
         now = hub.clock.now()
         parcel.attempt += 1
         parcel.first = parcel.first or now
-        if hub.observed:
-            hub.emit(events.Taken(parcel.message, self.name, parcel.attempt))
+        if hub.ledger.observed:
+            hub.ledger.emit(events.Taken(parcel.message, self.name, parcel.attempt))
         ttl = parcel.message.ttl
         if ttl is not None and now - parcel.message.time > ttl:
             self.drop(parcel, Dropped("expired", self.name))
@@ -414,7 +422,7 @@ class Subscription:
         value = outcome
         if not self.plan.bare:
             if outcome.__class__ is Dropped:
-                if delivery is None or not delivery.settled:
+                if delivery is None or delivery.claim():
                     self.drop(item, outcome)
                 return
             value = outcome.value
@@ -427,14 +435,14 @@ class Subscription:
             except BaseException as error:
                 self.failed(item, error, delivery)
                 return
-        if delivery is None or not delivery.settled:
+        if delivery is None or delivery.claim():
             self.acknowledge(item)
 
     def failed(self, item: Item, error: BaseException, delivery: Delivery | None = None) -> None:
         """The chain gave up with an error; never raises."""
-        if delivery is not None and delivery.settled:
+        if delivery is not None and not delivery.claim():
             links.unsign(error)
-            self.plan.hub.warn(
+            self.plan.hub.ledger.warn(
                 "delivery.failed_after_settlement", subscription=self.name, message=delivery.message.id, error=text_of(error)
             )
             return
@@ -451,8 +459,8 @@ class Subscription:
     def acknowledge(self, item: Item) -> None:
         self.mailbox.acknowledge(item)
         self._tell_transport(item, "acknowledge")
-        if self.plan.hub.observed:
-            self.plan.hub.emit(events.Acknowledged(_message(item), self.name, _attempt(item)))
+        if self.plan.hub.ledger.observed:
+            self.plan.hub.ledger.emit(events.Acknowledged(_message(item), self.name, _attempt(item)))
 
     def drop(self, item: Item, outcome: Dropped) -> None:
         self.mailbox.drop(item, outcome.reason)
@@ -461,11 +469,13 @@ class Subscription:
     def put_back(self, parcel: Parcel, delay: float) -> None:
         plan = self.plan
         if parcel.attempt >= plan.attempts:
-            self.bury(parcel, AttemptsExhausted(f"returned {parcel.attempt} times; {self.name} allows attempts={plan.attempts}"))
+            self.bury(
+                parcel, AttemptsExhausted(f"returned {parcel.attempt} times; {self.name} allows attempts={plan.attempts}")
+            )
             return
         parcel.delay = delay
-        if plan.hub.observed:
-            plan.hub.emit(events.Returned(parcel.message, self.name, parcel.attempt, delay))
+        if plan.hub.ledger.observed:
+            plan.hub.ledger.emit(events.Returned(parcel.message, self.name, parcel.attempt, delay))
         if parcel.token is not None:
             self.mailbox.forget(parcel)
             self._tell_transport(parcel, "return", delay)
@@ -495,12 +505,12 @@ class Subscription:
         else:
             self.mailbox.die_untaken()
         self._tell_transport(item, "dead")
-        hub.warn(
+        hub.ledger.warn(
             "delivery.died", subscription=self.name, subject=str(letter.message.subject), message=letter.message.id,
             letter=letter.id, error=letter.error, attempts=letter.attempts,
         )  # fmt: skip
-        if hub.observed:
-            hub.emit(events.Died(letter.message, self.name, letter.id, letter.error))
+        if hub.ledger.observed:
+            hub.ledger.emit(events.Died(letter.message, self.name, letter.id, letter.error))
 
     def bury_untaken(self, parcel: Parcel, error: BaseException) -> None:
         """A dead letter for what could not even be queued: bytes that are no message."""
@@ -515,14 +525,14 @@ class Subscription:
         self.discarded(message, reason, None)
 
     def _tell_transport(self, item: Item, verdict: str, delay: float = 0.0) -> None:
-        if item.__class__ is Parcel and item.token is not None:  # type: ignore[union-attr]
-            self.plan.hub.settle_remote(item.token, verdict, delay)  # type: ignore[union-attr]
+        if item.__class__ is Parcel and item.token is not None:
+            self.plan.hub.settle_remote(item.token, verdict, delay)
 
-    # --- what its mailbox tells ------------------------------------------------------------------------------------------------
+    # --- what its mailbox tells ----------------------------------------------------------------------------------------
 
     def overflowed(self, item: Item, policy: str) -> None:
-        if self.plan.hub.observed:
-            self.plan.hub.emit(events.Overflowed(_message(item), self.name, policy))
+        if self.plan.hub.ledger.observed:
+            self.plan.hub.ledger.emit(events.Overflowed(_message(item), self.name, policy))
 
     def hand_back(self) -> None:
         """At stop: the transport has again what it brought and nobody took."""
@@ -531,8 +541,8 @@ class Subscription:
 
     def discarded(self, item: Item, reason: str, by: str | None, keep: bool = False) -> None:
         self._tell_transport(item, "release" if keep else "drop")
-        if self.plan.hub.observed:
-            self.plan.hub.emit(events.Discarded(_message(item), self.name, reason, by))
+        if self.plan.hub.ledger.observed:
+            self.plan.hub.ledger.emit(events.Discarded(_message(item), self.name, reason, by))
 
 
 def _message(item: Item) -> Message[Any]:

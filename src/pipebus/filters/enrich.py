@@ -29,7 +29,9 @@ class Enrich(Transform):
 
     def __post_init__(self) -> None:
         if not isinstance(self.add, Mapping) and (not callable(self.add) or is_async(self.add)):
-            raise PipelineError(f"Enrich.add={self.add!r}: it is a mapping, or a plain function of the message that returns one")
+            raise PipelineError(
+                f"Enrich.add={self.add!r}: it is a mapping, or a plain function of the message that returns one"
+            )
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         if not isinstance(message.body, Mapping):

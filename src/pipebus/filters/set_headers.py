@@ -29,7 +29,7 @@ class SetHeaders(Transform):
 
     def __post_init__(self) -> None:
         if not isinstance(self.headers, Mapping) or not self.headers:
-            raise PipelineError(f"SetHeaders.headers={self.headers!r}: it maps names to texts, as in {{\"tenant\": \"acme\"}}")
+            raise PipelineError(f'SetHeaders.headers={self.headers!r}: it maps names to texts, as in {{"tenant": "acme"}}')
         self._functions = {name: value for name, value in self.headers.items() if callable(value)}
         self._fixed = check_headers({name: value for name, value in self.headers.items() if not callable(value)})
         check_headers(dict.fromkeys(self._functions, ""))
@@ -41,5 +41,3 @@ class SetHeaders(Transform):
         if not self.overwrite and message.headers:
             added = {name: value for name, value in added.items() if name not in message.headers}
         return message.with_headers(added) if added else message
-
-

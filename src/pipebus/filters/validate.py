@@ -47,7 +47,7 @@ class Validate(Transform):
 
     def __post_init__(self) -> None:
         if not isinstance(self.models, Mapping) or not self.models:
-            raise PipelineError(f"Validate.models={self.models!r}: it maps patterns to types, as in {{\"orders.>\": Order}}")
+            raise PipelineError(f'Validate.models={self.models!r}: it maps patterns to types, as in {{"orders.>": Order}}')
         self._refusal = validation.refusal()
         self._checks = []
         for pattern, model in self.models.items():

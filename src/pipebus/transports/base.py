@@ -78,7 +78,7 @@ class Capabilities(msgspec.Struct, frozen=True):
             elif key == "max_size":
                 enough = mine is None or mine >= value
             else:
-                enough = mine == value or value == "none" or (mine == "subject" and value == "key")
+                enough = value in (mine, "none") or (mine, value) == ("subject", "key")
             if not enough:
                 problems.append(f"{key}={value!r} (it has {mine!r})")
         if problems:

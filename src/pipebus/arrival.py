@@ -1,0 +1,58 @@
+"""
+Arrival: what a transport brings, on its way into a mailbox.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from pipebus.codec import Codec
+from pipebus.errors import AttemptsExhausted, BusClosed, CodecError, MailboxFull
+from pipebus.mailbox import ONE, Parcel
+from pipebus.message import Message
+from pipebus.subject import Pattern
+from pipebus.subscription import Subscription
+from pipebus.transports.base import Binding
+
+
+class Carried(Protocol):
+    """A bus, as far as arrivals go."""
+
+    transport: Any
+    codec: Codec
+
+
+def bind(bus: Carried, subscription: Subscription) -> None:
+    """Tell the transport of a subscription; effective on return."""
+    attempts = subscription.plan.attempts
+
+    def deliver(found: Message[Any] | bytes, token: Any, taken: int) -> bool:
+        if isinstance(found, bytes):
+            try:
+                message = bus.codec.decode(found)
+            except CodecError as error:
+                # A dead letter that keeps the bytes, so that later messages flow.
+                subscription.bury_untaken(Parcel(Message("pipebus.undecodable", found), 1, token), error)
+                return True
+        else:
+            message = found
+        parcel = Parcel(message, taken, token)
+        if taken >= attempts:
+            text = f"taken {taken} times and never settled; {subscription.name} allows attempts={attempts}"
+            subscription.bury_untaken(parcel, AttemptsExhausted(text))
+            return True
+        try:
+            return subscription.mailbox.offer(parcel) is ONE
+        except (MailboxFull, BusClosed):
+            return False
+
+    bus.transport.bind(
+        Binding(
+            name=subscription.name,
+            durable=subscription.named,
+            patterns=tuple(p if isinstance(p, Pattern) else Pattern(p) for p in subscription.patterns),
+            deliver=deliver,
+            attempts=attempts,
+            start=subscription.plan.deliver,
+        )
+    )

@@ -1,0 +1,122 @@
+"""
+The command line: one file per command.
+
+To add a command, write `cli/<name>.py` with `SUMMARY` (its line in `pipebus --help`), `EXAMPLE` (the end of its own
+`--help`), `add_arguments(parser)` and `run(args) -> int`, and add its name to `COMMANDS`. Every command file is
+imported to build the help, so what is heavy is imported inside `run`.
+
+Answers go to stdout, everything said on the way to stderr. Exit codes: 0 done, 1 the work failed, 2 the input or the
+arguments are wrong, 130 interrupted, 141 nobody reads our output any more.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from pipebus.errors import PipebusError
+
+COMMANDS = ("demo",)
+
+
+class Command(Protocol):
+    """What a command's file offers."""
+
+    SUMMARY: str
+    EXAMPLE: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser, /) -> None: ...
+    def run(self, args: argparse.Namespace, /) -> int: ...
+
+
+class CommandError(Exception):
+    """The command cannot be done as asked. Its text is all that the user sees: thing, finding, next move."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with it closed (`2>&-`)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open until the end)
+    try:
+        try:
+            return _run(argv)
+        finally:
+            # Here, not at the interpreter's exit: there a closed pipe could not be caught any more.
+            sys.stdout.flush()
+    except OSError as error:
+        # What is still buffered has to go somewhere at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 141  # `pipebus demo | head -1` is a way to use us
+        print(f"pipebus: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\npipebus: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        return cast(int, args.run(args))
+    except CommandError as error:
+        print(f"pipebus {args.command}: {error}", file=sys.stderr)
+        return 2
+    except PipebusError as error:  # its texts are written for people
+        print(f"pipebus {args.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pipebus", description="A message bus in which every message passes filters.")
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        command = cast(Command, import_module(f"pipebus.cli.{name}"))
+        sub = commands.add_parser(
+            name,
+            help=command.SUMMARY,
+            description=command.SUMMARY,
+            epilog=command.EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def log_to_stderr(level: int) -> None:
+    """Configure structlog for this program (the library never does): lines of `level` and above, on stderr."""
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=False),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+class _Version(argparse.Action):
+    """`--version`, looked up only when asked for: reading the package's metadata takes longer than all else here."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("pipebus")
+        except PackageNotFoundError:
+            found = "(not installed: run from a source tree)"
+        print(f"pipebus {found}")
+        parser.exit()

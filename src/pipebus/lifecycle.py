@@ -1,0 +1,300 @@
+"""
+Start, drain, stop: the states of a bus, and what happens between them.
+
+    new ── start ──> started ── stop ──> draining ──> stopped ── start ──> started
+
+While draining, handlers may still publish, outsiders are refused; when stopped, everybody is. No user code (filters' `start`
+and `stop` aside, which are the start and stop themselves) runs while a lock is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from pipebus import arrival, checks, events, links, pipeline
+from pipebus.clock import Clock
+from pipebus.errors import BusClosed, BusNotStarted, DrainTimeout, LifecycleError
+from pipebus.ledger import Ledger
+from pipebus.mailbox import Traffic, open_gate
+from pipebus.planning import check_delivery
+from pipebus.router import Router
+from pipebus.runners import LoopThread, Pool, Timers, current_mailbox
+from pipebus.services import get_logger
+from pipebus.subscription import Subscription
+from pipebus.transports.base import Surroundings
+
+State = Literal["new", "started", "draining", "stopped"]
+
+
+class StopReport(msgspec.Struct, frozen=True):
+    """
+    What a stop found.
+
+    Args:
+        drained: Everything accepted had been settled before it closed.
+        left: Messages that were still waiting, by subscription; kept in memory until the bus is started again.
+        abandoned: Names of the threads whose handlers outlived the timeout.
+        errors: What filters raised in their `stop`.
+    """
+
+    drained: bool = True
+    left: dict[str, int] = {}
+    abandoned: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+class Parts(Protocol):
+    """What a lifecycle starts and stops; a bus's."""
+
+    clock: Clock
+    transport: Any
+    codec: Any
+    max_message_bytes: int | None
+    traffic: Traffic
+    pool: Pool
+    timers: Timers
+    loop_thread: LoopThread
+    router: Router
+    ledger: Ledger
+
+    @property
+    def delivery_nodes(self) -> tuple[pipeline.Node, ...]: ...
+
+
+class Lifecycle:
+    """The states of one bus."""
+
+    def __init__(self, bus: Parts) -> None:
+        self.bus = bus
+        self.state: State = "new"
+        self.lock = threading.RLock()  # registrations and changes of state
+        self.stop_wanted = False
+        self._stopping = threading.Lock()  # held by the one thread that stops
+        self._hurry = False
+        self._run_gate = threading.Lock()
+        self._run_gate.acquire()
+        self._report: StopReport | None = None
+        self._pid = os.getpid()
+        self._started: list[pipeline.Step] = []
+
+    def _change(self, state: State) -> events.StateChanged | None:
+        """Called under the lock; the event is told after it. All routes go: the next publish of each subject asks anew."""
+        old, self.state = self.state, state
+        self.bus.router.forget_all()
+        return events.StateChanged(old, state) if self.bus.ledger.observed else None
+
+    def check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise LifecycleError("this bus was made before a fork, and its threads are in the parent; make one in the child")
+
+    def check_publish(self) -> None:
+        """Asked for each publish that found no route: while the bus is not started, that is every one."""
+        if self.state == "started":
+            return
+        self.check_process()
+        if self.state == "new":
+            raise BusNotStarted("the bus is not started; use `with bus:` or bus.start() before you publish")
+        if self.state == "draining" and current_mailbox() is not None:
+            return  # handlers may finish what they do
+        raise BusClosed(f"the bus is {'stopping' if self.state == 'draining' else 'stopped'}: it takes no more messages")
+
+    # --- start ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        bus = self.bus
+        with self.lock:
+            self.check_process()
+            if self.state == "started":
+                return
+            if self.state == "draining":
+                raise LifecycleError("the bus is stopping; wait for stop() to return before you start it again")
+            checks.check(bus.router.nodes, "publish")
+            subscriptions = list(bus.router.subscriptions())
+            for subscription in subscriptions:
+                check_delivery(subscription.plan, subscription.name, bus.delivery_nodes)
+                if bus.delivery_nodes or subscription.plan.nodes:
+                    subscription.compile(bus.delivery_nodes)
+            self.stop_wanted = self._hurry = False
+            self._run_gate.acquire(blocking=False)
+            self._report = None
+            self._start_filters(subscriptions)
+            try:
+                bus.transport.start(Surroundings(bus.clock, bus.max_message_bytes))
+                bus.pool.start()
+                bus.timers.start()
+                changed = self._change("started")
+                for subscription in subscriptions:
+                    subscription.mailbox.reopen()
+                    if subscription.inbox is not None:
+                        subscription.inbox.ended = False
+                    if not bus.transport.local:
+                        arrival.bind(bus, subscription)
+            except BaseException:
+                self._change("stopped")
+                self._stop_filters([])
+                raise
+        bus.ledger.emit(changed)
+
+    def _start_filters(self, subscriptions: list[Subscription]) -> None:
+        """Every filter object once, in the order of the chains; if one fails, those before it are stopped."""
+        chains = [self.bus.router.nodes, self.bus.delivery_nodes]
+        chains += {id(s.plan): s.plan.nodes for s in subscriptions}.values()
+        steps: dict[int, pipeline.Step] = {}
+        for chain in chains:
+            for step in pipeline.steps(chain):
+                steps.setdefault(id(step.filter), step)
+        self._started = []
+        for step in steps.values():
+            begin = getattr(step.filter, "start", None)
+            try:
+                if begin is not None:
+                    log = get_logger(filter=step.name)
+                    self._wait(begin(pipeline.Context(self.bus, self.bus.clock, log, step.name)))
+            except BaseException:
+                self._stop_filters([])
+                raise
+            self._started.append(step)
+
+    def _stop_filters(self, errors: list[str]) -> None:
+        """In reverse; an error in one keeps no other from stopping."""
+        started, self._started = self._started, []
+        for step in reversed(started):
+            end = getattr(step.filter, "stop", None)
+            try:
+                if end is not None:
+                    self._wait(end())
+            except Exception as error:
+                errors.append(f"{step.name}: {type(error).__name__}: {error}")
+                self.bus.ledger.warn("filter.stop_failed", filter=step.name, error=repr(error))
+
+    def _wait(self, value: Any) -> None:
+        """A filter's `start` or `stop` may be async: then it runs on the bus's loop."""
+        if isinstance(value, Awaitable):
+
+            async def wait() -> None:
+                await value
+
+            asyncio.run_coroutine_threadsafe(wait(), self.bus.loop_thread.loop()).result()
+
+    # --- drain and stop --------------------------------------------------------------------------------------------------
+
+    def drain(self, timeout: float) -> None:
+        """Raises DrainTimeout with the numbers."""
+        bus = self.bus
+        if bus.traffic.quiet(bus.clock, timeout, also=self._transport_quiet):
+            return
+        pending = {
+            s.name: waiting + s.mailbox.in_flight
+            for s in bus.router.subscriptions()
+            if s.handled and (waiting := s.mailbox.waiting()) + s.mailbox.in_flight
+        }
+        text = ", ".join(f"{name}: {count}" for name, count in pending.items()) or "handlers that still publish"
+        raise DrainTimeout(f"not drained after {timeout:g} s; still pending or in flight: {text}", pending)
+
+    def stop(self, timeout: float, drain: bool) -> StopReport:
+        if current_mailbox() is not None or within_user_code():
+            self.request_stop("stop() in a handler, filter or observer")
+            return StopReport(drained=False)
+        if asyncio._get_running_loop() is not None:
+            raise LifecycleError("stop waits for handlers and would stop the running event loop; use `await bus.astop()`")
+        deadline = self.bus.clock.monotonic() + timeout
+        self.request_stop("stop()")
+        with self.lock:
+            self.check_process()
+            if self.state == "new":
+                return StopReport()
+            changed = self._change("draining") if self.state == "started" else None
+        self.bus.ledger.emit(changed)
+        with self._stopping:
+            if self._report is None:
+                self._report = self._stop(deadline, drain)
+            return self._report
+
+    def _stop(self, deadline: float, drain: bool) -> StopReport:
+        bus = self.bus
+        drained = drain and bus.traffic.quiet(
+            bus.clock, self._left(deadline), also=self._transport_quiet, give_up=lambda: self._hurry
+        )
+        with self.lock:
+            subscriptions = list(bus.router.subscriptions())
+            for subscription in subscriptions:
+                if not bus.transport.local:
+                    bus.transport.unbind(subscription.name)
+                subscription.mailbox.close("stopped", keep=True)
+            changed = self._change("stopped")
+        bus.ledger.emit(changed)
+        for subscription in subscriptions:
+            if subscription.inbox is not None:
+                subscription.inbox.wake_all()
+        stuck = bus.pool.stop(0.0 if self._hurry else self._left(deadline))
+        for subscription in subscriptions:
+            subscription.hand_back()
+        errors: list[str] = []
+        self._stop_filters(errors)
+        bus.timers.stop()
+        bus.transport.stop()
+        bus.loop_thread.stop(max(1.0, self._left(deadline)))
+        left = {s.name: waiting for s in subscriptions if (waiting := s.mailbox.waiting())}
+        report = StopReport(drained, left, tuple(worker.name for worker in stuck), tuple(errors))
+        if left or stuck or errors:
+            bus.ledger.warn("bus.stopped_early", left=left, abandoned=list(report.abandoned), errors=errors)
+        return report
+
+    def _left(self, deadline: float) -> float:
+        return max(0.0, deadline - self.bus.clock.monotonic())
+
+    def _transport_quiet(self) -> bool:
+        return bool(self.bus.transport.local or self.bus.transport.pending() == 0)
+
+    # --- asking for a stop, and running until one --------------------------------------------------------------------------
+
+    def request_stop(self, reason: str) -> None:
+        if not self.stop_wanted:
+            self.stop_wanted = True
+            self.bus.ledger.debug("bus.stop_requested", reason=reason)
+        open_gate(self._run_gate)
+        for subscription in self.bus.router.subscriptions():
+            if subscription.inbox is not None:
+                subscription.inbox.end()
+
+    def run(self, timeout: float) -> StopReport:
+        signals = 0
+
+        def on_signal(number: int, _: object) -> None:
+            # Runs between two steps of the main thread, which may hold any lock: so it takes none.
+            nonlocal signals
+            signals += 1
+            self.stop_wanted = True
+            self._hurry = signals > 1
+            open_gate(self._run_gate)
+            self.bus.traffic.alarm()
+
+        before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self.start()
+            if not self.stop_wanted:
+                self.bus.clock.wait(self._run_gate, None)
+            return self.stop(timeout, drain=True)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def within_user_code(emit: Callable[..., object] = Ledger.emit) -> bool:
+    """True if a filter or an observer is on this thread's stack: a stop from there would wait for itself."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is emit.__code__ or frame.f_globals.get("__name__") == links.__name__:
+            return True
+        frame = frame.f_back
+    return False

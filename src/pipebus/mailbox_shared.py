@@ -1,0 +1,190 @@
+"""
+The mailbox with several workers, or with readers: a lock for everything, and lanes that keep the order of equal keys.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pipebus.mailbox import Item, Mailbox, Owner, Parcel, Rules
+from pipebus.message import Message
+
+
+class SharedMailbox(Mailbox):
+    """
+    A bounded queue with several workers, or read by its owner (pull).
+
+    Messages of equal key keep their order: while one is in flight, later ones of its key wait aside in its lane.
+    """
+
+    __slots__ = ("_lock", "aside", "claims", "flying", "lanes")
+
+    def __init__(self, rules: Rules, owner: Owner, run: Callable[[Message[Any]], Any]) -> None:
+        super().__init__(rules, owner, run)
+        self._lock = threading.Lock()
+        self.claims = 0  # workers that are in it or on their way
+        self.flying = 0  # taken and not settled
+        self.lanes: dict[str, deque[Item]] | None = None
+        self.aside: deque[str] = deque()  # the keys of all that wait in lanes, oldest first
+
+    @property
+    def lock(self) -> threading.Lock:
+        return self._lock
+
+    @property
+    def in_flight(self) -> int:
+        return self.flying
+
+    def waiting(self) -> int:
+        return super().waiting() + sum(map(len, self._aside()))
+
+    def _count(self) -> int:
+        return self.waiting() + self.flying
+
+    def _idle(self) -> bool:
+        return self.flying == 0
+
+    def _aside(self) -> list[deque[Item]]:
+        return list(self.lanes.values()) if self.lanes else []
+
+    def close(self, reason: str, keep: bool) -> list[Item]:
+        gone = super().close(reason, keep)
+        if not keep:
+            with self.lock:
+                self.aside.clear()
+        return gone
+
+    def remove_tokens(self) -> list[Parcel]:
+        back = super().remove_tokens()
+        with self.lock:
+            self.aside = deque(key for key, lane in (self.lanes or {}).items() for _ in lane)
+        return back
+
+    def _admit(self, item: Item, front: bool = False) -> bool:
+        if self.rare is not None and self.rare.closed is not None:
+            self._set_aside(item, front)
+            return False
+        if item.__class__ is Parcel and item.delay:
+            self._hold(item)
+            return False
+        if self.items is None:
+            self.items = deque()
+        if front:
+            self.items.appendleft(item)
+        else:
+            self.items.append(item)
+        return self._call_worker()
+
+    def _call_worker(self) -> bool:
+        """True if one more worker (or reader) should come."""
+        rare = self.rare
+        if self.rules.pull:
+            return True
+        if rare is not None and (rare.paused or rare.closed is not None):
+            return False
+        if not self.items or self.claims >= self.rules.workers:
+            return False
+        self.claims += 1
+        self._tell(busy=1)
+        return True
+
+    def _restart(self) -> bool:
+        return bool(self.items) and self._call_worker()
+
+    def resume(self) -> None:
+        super().resume()
+        self._more_workers()
+
+    def reopen(self) -> None:
+        super().reopen()
+        self._more_workers()
+
+    def _more_workers(self) -> None:
+        """As many as may be for what waits. (Called without the lock.)"""
+        for _ in range(self.rules.workers if not self.rules.pull else 0):
+            with self.lock:
+                schedule = self._call_worker()
+            if not schedule:
+                return
+            self.rules.schedule(self)
+
+    def take(self) -> Item | None:
+        """The next message whose lane is free, for a worker or a reader; None if there is none (the worker leaves)."""
+        with self.lock:
+            rare = self.rare
+            stopped = rare is not None and (rare.closed is not None or rare.paused)
+            item = None if stopped else self._next()
+            if item is None:
+                if not self.rules.pull:
+                    self.claims -= 1
+                    self._tell(busy=-1)
+                return None
+            self.taken += 1
+            self.flying += 1
+            return item
+
+    def _oldest(self) -> Item | None:
+        """In a lane if there is one: it was taken from the queue before all that is still there."""
+        if self.aside:
+            return self._follower(self.aside[0])
+        return super()._oldest()
+
+    def _follower(self, key: str) -> Item:
+        """Take the first message out of a lane."""
+        self.aside.remove(key)
+        return self.lanes[key].popleft()  # type: ignore[index]
+
+    def _next(self) -> Item | None:
+        while self.items:
+            item = self.items.popleft()
+            if self.rules.pull:
+                return item
+            message = item if isinstance(item, Message) else item.message
+            if message.key is None:
+                return item
+            lanes = self.lanes if self.lanes is not None else {}
+            self.lanes = lanes
+            if isinstance(item, Parcel) and item.lane:
+                item.lane = False  # it kept its lane while it was away
+                return item
+            if message.key not in lanes:
+                lanes[message.key] = deque()
+                return item
+            lanes[message.key].append(item)
+            self.aside.append(message.key)
+        return None
+
+    def leave(self) -> bool:
+        """A worker's batch is over; True if it has to go to the end of the ready list (it keeps its claim)."""
+        with self.lock:
+            if self.items:
+                return True
+            self.claims -= 1
+            self._tell(busy=-1)
+            return False
+
+    def _done(self, item: Item, back: bool = False) -> bool:
+        self.flying -= 1
+        message = item if isinstance(item, Message) else item.message
+        schedule = False
+        if message.key is not None and self.lanes is not None and message.key in self.lanes:
+            if back and isinstance(item, Parcel):
+                item.lane = True  # it comes back before what waits in its lane
+            else:
+                lane = self.lanes[message.key]
+                if lane:
+                    follower = self._follower(message.key)
+                    if isinstance(follower, Message):
+                        follower = Parcel(follower)
+                    follower.lane = True
+                    schedule = self._admit(follower, front=True)
+                else:
+                    del self.lanes[message.key]
+        rare = self.rare
+        if rare is not None:
+            schedule = self._admit_waiters() or schedule
+            self._open_gates()
+        return schedule

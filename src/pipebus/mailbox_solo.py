@@ -1,0 +1,204 @@
+"""
+The mailbox with one worker: a lock only when it wakes, rests or is nearly full. Between those a put is one `deque.append`
+and a take one `deque.popleft`. A lock for each of these would cost a third of a whole publish. This is why none is needed:
+
+`items` is None while the mailbox is at rest and a deque while it is scheduled or being worked on. It changes only under the
+lock. A put on the quick road reads it (D), appends to D, and looks again. Against one worker that comes to rest (under the
+lock: items = None; is D empty? if not, items = D again and go on), the orders are:
+
+    append, None, empty?         the worker sees the message and goes on
+    None, append, empty?         the same; the put sees items is not D, waits for the lock, finds D back in place: done
+    None, empty?, append         the worker rests, D is nobody's. The put sees items is not D, and under the lock takes its
+                                 own message out of D and admits it anew, which schedules the mailbox
+    close: None, take what D has; an append after that is found and taken back by its put, which raises; an append before
+                                 it was accepted and is counted as left over
+
+So no message is lost, none is delivered twice, and the mailbox is on a ready list exactly once: only the change from None to
+a deque schedules it, and only the worker that took it from the ready list brings it to rest. A D that was left is never used
+again. This needs two things of the interpreter: that an append, a popleft and an attribute's load or store each happen at
+once, and that all threads see them in one order. A GIL gives both.
+
+The bound: within MARGIN of the limit every put takes the lock, and there check and append are one step. On the quick road
+a thread could be put to sleep between check and append only while another fills the last MARGIN places, and in the code as
+CPython 3.11 to 3.13 specialise it no thread switch can fall between the two (`len` is not a call that switches).
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from pipebus.mailbox import NOBODY, ONE, Item, Mailbox, Owner, Parcel, Rules
+from pipebus.message import Message, Receipt
+
+MARGIN: Final = 64
+"""Places below the limit within which every put takes the lock."""
+
+has_gil: Final[bool] = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Without one, `SharedMailbox` serves one worker too."""
+
+
+class SoloMailbox(Mailbox):
+    """A bounded queue with one worker. See the module's text for its quick road."""
+
+    __slots__ = ("attention", "claimed", "room")
+
+    def __init__(self, rules: Rules, owner: Owner, run: Callable[[Message[Any]], Any]) -> None:
+        super().__init__(rules, owner, run)
+        self.room = rules.size - MARGIN - 1  # below this many the quick road is open
+        self.claimed = False  # a worker is in it
+        self.attention = False  # its worker has to `attend` before the next message
+
+    @property
+    def lock(self) -> threading.Lock:
+        return self.rules.traffic.lock
+
+    @property
+    def in_flight(self) -> int:
+        if not self.claimed:
+            return 0
+        return self.taken - self.acknowledged - (self.rare.ended if self.rare is not None else 0)
+
+    def _tell(self, busy: int = 0, held: int = 0) -> None:
+        self.rules.traffic.change(busy, held)  # its lock is ours
+        if held:
+            self.room -= held
+
+    def put(self, message: Item) -> Receipt:
+        items = self.items
+        if items is None or len(items) >= self.room:
+            return self.offer(message) or self.wait_for_room(message)
+        items.append(message)
+        if self.items is not items:
+            return self._put_again(message, items)
+        return ONE
+
+    def post(self, message: Item) -> Receipt | None:
+        # `put` without the wait, written out: a frame more would show in every publish.
+        items = self.items
+        if items is None or len(items) >= self.room:
+            return self.offer(message)
+        items.append(message)
+        if self.items is not items:
+            return self._put_again(message, items)
+        return ONE
+
+    def _put_again(self, message: Item, left: deque[Item]) -> Receipt:
+        """The second look found another deque: see the module's text. (Called without the lock.)"""
+        with self.lock:
+            if self.items is left:
+                return ONE
+            for index, item in enumerate(left):
+                if item is message:
+                    del left[index]
+                    break
+            else:
+                return ONE  # whoever closed the mailbox has counted it
+            if self._refuses():
+                return NOBODY
+            schedule = self._admit(message)
+        if schedule:
+            self.rules.schedule(self)
+        return ONE
+
+    def _count(self) -> int:
+        rare = self.rare
+        return len(self.items or ()) + self.claimed + (len(rare.later) if rare is not None else 0)
+
+    def _idle(self) -> bool:
+        return not self.claimed
+
+    def _call_attention(self) -> None:
+        self.attention = True
+
+    def _admit(self, item: Item, front: bool = False) -> bool:
+        if self.rare is not None and self.rare.closed is not None:
+            self._set_aside(item, front)
+            return False
+        if item.__class__ is Parcel and item.delay:
+            self._hold(item)
+            return False
+        if self.items is not None:
+            self.items.append(item)
+            return False
+        self.items = deque((item,))
+        return self._restart()
+
+    def _restart(self) -> bool:
+        rare = self.rare
+        if self.items is None or self.claimed:
+            return False
+        if rare is not None:
+            if rare.paused:
+                rare.parked = True
+                return False
+            rare.parked = False
+        self.rules.traffic.change(busy=1)
+        return True
+
+    # --- taking: a worker calls begin, then popleft on what it gave, attend between messages, rest when empty ------------
+
+    def begin(self) -> deque[Item] | None:
+        """
+        A worker comes, having found the mailbox on its ready list; None if there is nothing to do after all.
+
+        Each entry on a ready list is one `busy`, given back here or when the worker leaves; so an entry that comes late (its
+        put was put to sleep before `schedule`, while the bus stopped and started again) does no harm.
+        """
+        with self.lock:
+            if self.claimed or self.items is None:
+                self.rules.traffic.change(busy=-1)
+                return None
+            return self.items if self._go_on() else None
+
+    def attend(self) -> bool:
+        """Between two messages, when `attention` was called: let waiters in; False if the worker has to leave."""
+        with self.lock:
+            return self._go_on()
+
+    def rest(self) -> bool:
+        """The worker found the deque empty; True if the mailbox is at rest now and the worker leaves."""
+        with self.lock:
+            items, self.items = self.items, None
+            if items:  # a put came in between
+                self.items = items
+                return not self._go_on()
+            self.claimed = False
+            schedule = False
+            if self.rare is not None:
+                schedule = self._admit_waiters()
+                self._open_gates()
+            self.rules.traffic.change(busy=-1)
+        if schedule:
+            self.rules.schedule(self)
+        return True
+
+    def leave(self) -> bool:
+        """The worker's batch is over; True if the mailbox has to go to the end of the ready list."""
+        with self.lock:
+            going_on = self._go_on()
+            if going_on:
+                self.claimed = False
+            return going_on
+
+    def _go_on(self) -> bool:
+        """Nothing is in flight at this moment: let waiters in, and see whether to stop."""
+        rare = self.rare
+        if rare is None:
+            self.claimed = True
+            return True
+        self.claimed = False
+        if rare.closed is None and not rare.paused:
+            if rare.waiters:
+                self._admit_waiters()
+            self.attention = bool(rare.waiters)
+            self.claimed = True
+            return True
+        if rare.closed is None and self.items is not None:
+            rare.parked = True
+        self._open_gates()
+        self.rules.traffic.change(busy=-1)
+        return False

@@ -1,0 +1,196 @@
+"""
+Planning a subscription: its options checked, its handler bound, its rules made; shared by subscriptions of equal settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pipebus import binding, checks, pipeline
+from pipebus.clock import Clock
+from pipebus.errors import PipelineError, SubjectError, SubscriptionError, UnsupportedCapability
+from pipebus.mailbox import Mailbox, Rules, Traffic
+from pipebus.message import Message
+from pipebus.pipeline import Node, Place
+from pipebus.runners import Pool, Timers, current_mailbox
+from pipebus.subject import Address, Pattern
+from pipebus.subscription import Hub, Plan
+
+PLANS = 64
+"""Plans kept for further subscriptions of the same handler and options."""
+
+
+class Machinery(Protocol):
+    """What plans are made from; a bus's."""
+
+    clock: Clock
+    transport: Any
+    traffic: Traffic
+    pool: Pool
+    timers: Timers
+    pool_is_given: bool
+
+
+class Planner:
+    """
+    Makes plans for one bus.
+
+    Args:
+        known: Parameter types of handlers with a getter of their own.
+    """
+
+    def __init__(self, bus: Machinery, hub: Hub, known: dict[Any, Callable[[Message[Any]], Any]]) -> None:
+        self.bus = bus
+        self.hub = hub
+        self.known = known
+        self._plans: dict[Any, Plan] = {}
+
+    def subjects(self, subject: Any) -> Any:
+        """Literal strings as they are, wildcard patterns parsed, objects as they are; a tuple of several."""
+        if isinstance(subject, (list, tuple, set)):
+            found = tuple(self.subjects(one) for one in dict.fromkeys(subject))
+            if not found:
+                raise SubscriptionError("a subscription needs a subject; the list is empty")
+            return found[0] if len(found) == 1 else found
+        if isinstance(subject, str):
+            pattern = Pattern(subject)
+            return pattern.text if pattern.literal else pattern
+        if isinstance(subject, Address):
+            if not self.bus.transport.capabilities.objects:
+                raise UnsupportedCapability(f"this transport carries only mail for named subjects, not for {subject!r}")
+            return subject
+        raise SubjectError(f'{subject!r} cannot be subscribed to; use a pattern such as "orders.>", or Ref(obj)')
+
+    def plan(self, handler: Any, place: Place, name: str | None, filters: Any, **options: Any) -> Plan:
+        """
+        The plan for these settings; the same one for the same settings.
+
+        Raises:
+            SubscriptionError, SubjectError, PipelineError, UnsupportedCapability.
+        """
+        given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
+        key: Any
+        try:
+            key = (handler, given, tuple(options.values()))
+            plan = self._plans.get(key)
+        except TypeError:
+            key = plan = None
+        if plan is None:
+            plan = self._make(handler, place, name, given, **options)
+            if key is not None:
+                if len(self._plans) >= PLANS:
+                    self._plans.clear()
+                self._plans[key] = plan
+        return plan
+
+    def _make(
+        self,
+        handler: Any,
+        place: Place,
+        name: str | None,
+        filters: tuple[Any, ...],
+        *,
+        to: Any,
+        workers: int,
+        run: Any,
+        mailbox: int,
+        overflow: Any,
+        overflow_timeout: float,
+        attempts: int,
+        deliver: str,
+    ) -> Plan:
+        title = name or (binding.handler_name(handler) if handler is not None else "pull")
+
+        def bad(text: str) -> SubscriptionError:
+            return SubscriptionError(f"subscription {title} (at {place}): {text}")
+
+        for option, value in (("workers", workers), ("mailbox", mailbox), ("attempts", attempts)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise bad(f"{option}={value!r}; it is a whole number of at least 1")
+        if overflow not in ("block", "reject", "drop_newest", "drop_oldest"):
+            raise bad(f'overflow={overflow!r}; it is "block", "reject", "drop_newest" or "drop_oldest"')
+        if not isinstance(overflow_timeout, (int, float)) or isinstance(overflow_timeout, bool) or not overflow_timeout >= 0:
+            raise bad(f"overflow_timeout={overflow_timeout!r}; it is a number of seconds, 0 or more")
+        if deliver not in ("new", "all", "last"):
+            raise bad(f'deliver={deliver!r}; it is "new", "all" or "last"')
+        if deliver != "new" and not self.bus.transport.capabilities.replay:
+            raise UnsupportedCapability(f'subscription {title}: this transport keeps no messages, so deliver is "new"')
+        if run not in (None, "pool"):
+            raise bad(f'run={run!r}; it is "pool"')
+        self._check_to(to, bad)
+        bound = binding.bind(handler, self.known, place, name) if handler is not None else None
+        if bound is None and workers > 1:
+            raise bad("workers are for handlers; a subscription without one is read by whoever calls receive")
+        if bound is None and to is not None:
+            raise bad("`to` is for what a handler returns; this subscription has none")
+        if bound is not None and bound.is_async:
+            raise bad("its handler is async, and this version runs handlers on worker threads only; make it a plain `def`")
+        if workers > 1:
+            self._grow_pool(workers, bad)
+        rules = Rules(
+            self.bus.traffic,
+            self.bus.clock,
+            size=mailbox,
+            overflow=overflow,
+            timeout=float(overflow_timeout),
+            workers=workers,
+            pull=bound is None,
+            schedule=self.bus.pool.submit if bound is not None else _wake_reader,
+            later=self.bus.timers.after,
+            blocking=self.bus.pool.lent,
+            mine=_mine,
+        )
+        own = pipeline.nodes(filters, place, f"filters of {title}")
+        run_on = "pool" if bound is not None else "pull"
+        return Plan(self.hub, bound, own, rules, to=to, run_on=run_on, attempts=attempts, deliver=deliver)
+
+    @staticmethod
+    def _check_to(to: Any, bad: Callable[[str], SubscriptionError]) -> None:
+        if to is None or isinstance(to, Address):
+            return
+        if not isinstance(to, str):
+            raise bad(f"to={to!r}; it is a subject, an actor or Ref(obj)")
+        if not Pattern(to).literal:
+            raise bad(f"to={to!r} has a wildcard; it is published to, so it is a literal subject")
+
+    def _grow_pool(self, workers: int, bad: Callable[[str], SubscriptionError]) -> None:
+        """One subscription never holds the last worker."""
+        pool = self.bus.pool
+        if pool.size > workers:
+            return
+        if self.bus.pool_is_given:
+            raise bad(f"workers={workers} would take every worker of Bus(pool={pool.size}); make the pool larger")
+        pool.size = workers + 1
+
+
+def check_delivery(plan: Plan, title: str, bus_nodes: tuple[Node, ...]) -> None:
+    """
+    Whether a subscription's whole delivery chain can be right.
+
+    Raises:
+        PipelineError
+    """
+    chain = (*bus_nodes, *plan.nodes)
+    if not chain:
+        return
+    checks.check(plan.nodes, "delivery")
+    checks.check(chain, "delivery")
+    if plan.bound is None:
+        for step in pipeline.steps(plan.nodes):
+            if step.shape != "transform":
+                raise PipelineError(
+                    f"filter {step.name} ({step.where}) stands around a handler, and {title} has none: it is read; "
+                    "make it a Transform"
+                )
+        return
+    colour = "async" if plan.bound.is_async else "sync"
+    checks.check_colour(chain, colour, f"handler {plan.bound.name} is {colour}")
+
+
+def _wake_reader(mailbox: Any) -> None:
+    mailbox.owner.inbox.wake()
+
+
+def _mine(mailbox: Mailbox) -> bool:
+    return current_mailbox() is mailbox
