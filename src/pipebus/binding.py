@@ -76,7 +76,7 @@ def bind(handler: Callable[..., Any], known: dict[Any, Getter], place: Place, na
             getters.append((_identity, keyword))
         else:
             getters.append((_body(type_, title, kind == "typed_message", place), keyword))
-    return Bound(handler, title, asynchronous, _caller(handler, getters), wants_delivery)
+    return Bound(handler, handler_name(handler), asynchronous, _caller(handler, getters), wants_delivery)
 
 
 def handler_name(handler: Any) -> str:

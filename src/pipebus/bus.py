@@ -10,7 +10,7 @@ import itertools
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, overload
 
 from pipebus import checks, events, explain, links, pipeline
 from pipebus.arrival import bind
@@ -40,13 +40,18 @@ from pipebus.room import room, room_for_thread, timed_out
 from pipebus.router import Road, Route, Router
 from pipebus.runners import LoopThread, Pool, Timers, current_mailbox
 from pipebus.services import Services
+from pipebus.signatures import Addresses, Envelope, Options, Register, Where
 from pipebus.subject import Subject
 from pipebus.subscription import Delivery, Subscription, current
 from pipebus.transports.base import open_transport
 
+if TYPE_CHECKING:
+    from pipebus.signatures import Handler
+
 T = TypeVar("T")
 F = TypeVar("F")
 H = TypeVar("H", bound=Callable[..., Any])
+Observer = TypeVar("Observer", bound=Callable[..., object])
 
 _delay: Final[contextvars.ContextVar[float]] = contextvars.ContextVar("pipebus.delay", default=0.0)
 _buses: Final[weakref.WeakSet[Bus]] = weakref.WeakSet()
@@ -113,17 +118,11 @@ class Bus:
     # --- publishing ----------------------------------------------------------------------------------------------------
 
     @overload
-    def publish(
-        self, subject: Subject[T], body: T, *, headers: Mapping[str, str] | None = None, key: str | None = None,
-        id: str | None = None, ttl: float | None = None, delay: float = 0.0, reply_to: Any = None,
-        correlation_id: str | None = None,
-    ) -> Receipt | Dropped: ...  # fmt: skip
+    def publish(self, subject: Subject[T], body: T, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
     @overload
-    def publish(
-        self, subject: Any, body: Any = None, *, headers: Mapping[str, str] | None = None, key: str | None = None,
-        id: str | None = None, ttl: float | None = None, delay: float = 0.0, reply_to: Any = None,
-        correlation_id: str | None = None,
-    ) -> Receipt | Dropped: ...  # fmt: skip
+    def publish(self, subject: Subject[None], body: None = None, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
+    @overload
+    def publish(self, subject: Where, body: Any = None, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
     def publish(self, subject: Any, body: Any = None, **options: Any) -> Receipt | Dropped:
         # The overloads are the signature. Naming the options here would cost every publish 50 ns, a tenth of its time, for
         # defaults that most of them never change: `_publish_with` names them.
@@ -205,6 +204,12 @@ class Bus:
         """`publish` for a message that exists already; its id is kept."""
         return self._pass(self._check_message(message), message)
 
+    @overload
+    async def apublish(self, subject: Subject[T], body: T, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
+    @overload
+    async def apublish(self, subject: Subject[None], body: None = None, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
+    @overload
+    async def apublish(self, subject: Where, body: Any = None, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
     async def apublish(
         self,
         subject: Any,
@@ -378,7 +383,7 @@ class Bus:
     @overload
     def use(self, filter: F, /, *, at: Side = "publish") -> F: ...
     @overload
-    def use(self, *filters: Any, at: Side = "publish") -> None: ...
+    def use(self, first: Any, second: Any, /, *more: Any, at: Side = "publish") -> None: ...
     def use(self, *filters: Any, at: Side = "publish") -> Any:
         """
         Append filters to a chain, before start; with one argument usable as a decorator.
@@ -404,10 +409,14 @@ class Bus:
                 chain = (*self.delivery_nodes, *added)
                 checks.check(chain, "delivery")
                 for subscription in self.router.subscriptions():
-                    check_delivery(subscription.plan, subscription.name, chain)
+                    check_delivery(subscription.plan, subscription.name, chain, subscription.subjects)
                 self.delivery_nodes = chain
         return filters[0] if len(filters) == 1 else None
 
+    @overload
+    def on(self, subject: Subject[T], **options: Unpack[Options]) -> Register[T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def on(self, subject: Addresses, **options: Unpack[Options]) -> Callable[[H], H]: ...
     def on(
         self,
         subject: Any,
@@ -422,7 +431,7 @@ class Bus:
         overflow_timeout: float = 5.0,
         attempts: int = 3,
         deliver: str = "new",
-    ) -> Callable[[H], H]:
+    ) -> Any:
         """`subscribe` as a decorator; the function stays what it is."""
 
         def register(handler: H) -> H:
@@ -434,6 +443,12 @@ class Bus:
 
         return register
 
+    @overload
+    def subscribe(self, subject: Subject[T], handler: Handler[T] | None = None, **options: Unpack[Options]) -> Subscription: ...
+    @overload
+    def subscribe(
+        self, subject: Addresses, handler: Callable[..., object] | None = None, **options: Unpack[Options]
+    ) -> Subscription: ...
     def subscribe(
         self,
         subject: Any,
@@ -487,8 +502,10 @@ class Bus:
                 raise SubscriptionError(
                     f'subscription "{name}" (at {place}) exists already (at {self._names[name].place}); choose another name'
                 )
-            check_delivery(plan, name or (plan.bound.name if plan.bound else "pull"), self.delivery_nodes)
+            check_delivery(plan, name or (plan.bound.name if plan.bound else "pull"), self.delivery_nodes, subjects)
             subscription = Subscription(plan, subjects, name, place, kind)
+            if self.state == "started" and plan.nodes:
+                self.lifecycle.start_filters([plan.nodes])
             if plan.bound is None:
                 inbox = subscription.inbox = Inbox(subscription)
                 inbox.mailbox = subscription.mailbox  # type: ignore[assignment]
@@ -501,7 +518,7 @@ class Bus:
             self.router.add(subscription)
         return subscription
 
-    def observe(self, observer: Callable[[Any], object]) -> Callable[[Any], object]:
+    def observe(self, observer: Observer) -> Observer:
         """
         Hear every event of `pipebus.events`; usable as a decorator. Called where the event happens: be quick.
 

@@ -23,22 +23,41 @@ class Stand:
     patterns: tuple[Pattern, ...]  # of every `when` and `branch` around it; none behind a rerouter, where any subject may come
     certain: bool  # no predicate around it, no rerouter before it
     branches: tuple[Branch, ...]  # around it, outermost first
+    own: bool  # of the subscription's own part, which a bus-wide branch does not leave
 
 
-def check(chain: tuple[Node, ...], side: Side) -> None:
+def check(chain: tuple[Node, ...], side: Side, own: tuple[Node, ...] = ()) -> None:
     """
     Raise for a chain that cannot be right, whatever is sent through it.
+
+    Args:
+        own: On the delivery side, the subscription's own part, which follows.
 
     Raises:
         PipelineError: all that is wrong, a sentence each.
     """
-    stands = stands_of(chain)
-    rules = (_unreachable(chain), _after_terminal(stands), _order(stands), _colours(stands))
+    stands = [*_stands(chain, own=False), *_stands(own, own=True)]
+    rules = (_unreachable(chain), _unreachable(own), _after_terminal(stands), _order(stands), _colours(stands))
     problems = [problem for rule in rules for problem in rule]
     if side == "delivery":
-        problems += _delivery(chain)
+        problems += _delivery((*chain, *own), stands)
     if problems:
         raise PipelineError("\n".join(dict.fromkeys(problems)))
+
+
+def check_applicable(own: tuple[Node, ...], subjects: object, subscription: str) -> None:
+    """Raise for a subscription's own detour or branch that none of its messages can take."""
+    for node in walk(own):
+        if isinstance(node, (When, Branch)) and node.test.decide(subjects) is False:
+            on = ", ".join(map(str, subjects if isinstance(subjects, tuple) else (subjects,)))
+            raise PipelineError(
+                f"{_title(node)} of subscription {subscription} can never run: no message on {on} matches it; "
+                "take it out, or change its pattern"
+            )
+
+
+def _title(node: Node) -> str:
+    return f"filter {node.name} ({node.where})" if isinstance(node, Step) else f"{node.name} (at {node.place})"
 
 
 def check_colour(chain: tuple[Node, ...], colour: str, why: str) -> None:
@@ -48,7 +67,7 @@ def check_colour(chain: tuple[Node, ...], colour: str, why: str) -> None:
     Args:
         why: What gives the chain its colour, for the text, as in `handler bill is sync`.
     """
-    for stand in stands_of(chain):
+    for stand in _stands(chain, own=False):
         step = stand.step
         if colour == "sync" and step.colour == "async":
             raise PipelineError(
@@ -67,7 +86,7 @@ def check_colour(chain: tuple[Node, ...], colour: str, why: str) -> None:
             )
 
 
-def stands_of(chain: tuple[Node, ...]) -> list[Stand]:
+def _stands(chain: tuple[Node, ...], own: bool) -> list[Stand]:
     """Every filter of a chain, in order, with what leads to it."""
     found: list[Stand] = []
     rerouted = False
@@ -76,7 +95,7 @@ def stands_of(chain: tuple[Node, ...]) -> list[Stand]:
         nonlocal rerouted
         for node in chain:
             if isinstance(node, Step):
-                found.append(Stand(node, () if rerouted else patterns, certain and not rerouted, branches))
+                found.append(Stand(node, () if rerouted else patterns, certain and not rerouted, branches, own))
                 rerouted = rerouted or node.reroutes
             elif isinstance(node, Pipeline):
                 go(node.nodes, patterns, certain, branches)
@@ -91,7 +110,7 @@ def stands_of(chain: tuple[Node, ...]) -> list[Stand]:
 
 def meet(a: Stand, b: Stand) -> bool:
     """True if one message could pass both; `a` stands before `b`."""
-    if any(branch not in b.branches for branch in a.branches):
+    if a.own == b.own and any(branch not in b.branches for branch in a.branches):
         return False  # who takes that branch never comes to b
     return all(x.overlaps(y) for x in a.patterns for y in b.patterns)
 
@@ -110,42 +129,47 @@ def _colours(stands: list[Stand]) -> Iterator[str]:
 
 
 def _unreachable(chain: tuple[Node, ...]) -> list[str]:
-    """Filters behind a branch that takes everything, and detours that no subject can take."""
+    """Nodes behind a branch that takes all that could come to them, and forks inside a pattern that excludes their own."""
     problems: list[str] = []
     rerouted = False
+    taken: list[tuple[Branch, tuple[Pattern, ...]]] = []  # certain branches so far, with all patterns that lead into them
 
-    def go(chain: tuple[Node, ...], patterns: tuple[Pattern, ...], taken: list[Branch]) -> None:
+    def go(chain: tuple[Node, ...], patterns: tuple[Pattern, ...], certain: bool) -> None:
         nonlocal rerouted
         for node in chain:
             if rerouted:
                 return  # any subject may come here
             mine = None if isinstance(node, (Step, Pipeline)) else node.test.pattern
-            for branch in taken:
-                pattern = branch.test.pattern
-                if pattern is not None and any(pattern.covers(p) for p in (Pattern(">"), *patterns, *([mine] if mine else []))):
-                    problems.append(
-                        f"{node.name} (at {node.place}) stands behind {branch.name} (at {branch.place}), which takes all "
-                        f"of its messages, so it can never run; move it in front of {branch.name}"
-                    )
+            here = patterns if mine is None else (*patterns, mine)
+            taker = next((branch for branch, wanted in taken if _all_covered(wanted, here)), None)
+            if taker is not None:
+                problems.append(
+                    f"{_title(node)} stands behind {_title(taker)}, which takes all of its messages, so it can never run; "
+                    f"move it in front of {taker.name}"
+                )
+                continue
             if isinstance(node, Step):
                 rerouted = rerouted or node.reroutes
                 continue
-            if mine is not None:
-                problems.extend(
-                    f'{node.name} (at {node.place}) stands inside "{outer}", which no subject of "{mine}" matches, '
+            excluding = next((outer for outer in patterns if mine is not None and not outer.overlaps(mine)), None)
+            if excluding is not None:
+                problems.append(
+                    f'{_title(node)} stands inside "{excluding}", which no subject of "{mine}" matches, '
                     "so its filters can never run; move it out, or change its pattern"
-                    for outer in patterns
-                    if not outer.overlaps(mine)
                 )
-            inside = patterns if mine is None else (*patterns, mine)
-            # A branch in a pipeline, or in a detour that all take, leaves the chain for those behind the container too.
-            shared = isinstance(node, Pipeline) or (isinstance(node, When) and mine is not None and mine.text == ">")
-            go(node.nodes, inside, taken if shared else list(taken))
-            if isinstance(node, Branch):
-                taken.append(node)
+                continue
+            sure = certain and (isinstance(node, Pipeline) or mine is not None)
+            go(node.nodes, here, sure)
+            if isinstance(node, Branch) and sure and not rerouted:
+                taken.append((node, here))
 
-    go(chain, (), [])
+    go(chain, (), True)
     return problems
+
+
+def _all_covered(wanted: tuple[Pattern, ...], here: tuple[Pattern, ...]) -> bool:
+    """True if every subject that gets to `here` matches all of `wanted`."""
+    return all(any(want.covers(have) for have in (Pattern(">"), *here)) for want in wanted)
 
 
 def _after_terminal(stands: list[Stand]) -> Iterator[str]:
@@ -163,7 +187,7 @@ def _after_terminal(stands: list[Stand]) -> Iterator[str]:
 
 def _always_before(a: Stand, b: Stand) -> bool:
     """True if every message that comes to `b` has passed `a`, which stands before it."""
-    if not a.certain or any(branch not in b.branches for branch in a.branches):
+    if not a.certain or (a.own == b.own and any(branch not in b.branches for branch in a.branches)):
         return False
     return all(any(p.covers(q) for q in b.patterns) or p.text == ">" for p in a.patterns)
 
@@ -194,18 +218,17 @@ def _words(step: Step, attribute: str) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _delivery(chain: tuple[Node, ...]) -> list[str]:
-    problems = []
-    for node in walk(chain):
-        if isinstance(node, Pipeline) and node.on_error == "reject":
-            problems.append(
-                f'Pipeline (at {node.place}) has on_error="reject", but nobody waits for a delivery; '
-                'it is "dead_letter" (the default) or "drop" there'
-            )
-    for stand in stands_of(chain):
-        if stand.step.reroutes:
-            problems.append(
-                f"filter {stand.step.name} ({stand.step.where}) changes subjects, which only a publish filter may; "
-                "publish the message anew from the handler, or use(…) it on the publish side"
-            )
-    return problems
+def _delivery(chain: tuple[Node, ...], stands: list[Stand]) -> list[str]:
+    """What only the publish side may."""
+    problems = [
+        f'Pipeline (at {node.place}) has on_error="reject", but nobody waits for a delivery; '
+        'it is "dead_letter" (the default) or "drop" there'
+        for node in walk(chain)
+        if isinstance(node, Pipeline) and node.on_error == "reject"
+    ]
+    return problems + [
+        f"{_title(stand.step)} changes subjects, which only a publish filter may; "
+        "publish the message anew from the handler, or use(…) it on the publish side"
+        for stand in stands
+        if stand.step.reroutes
+    ]

@@ -6,6 +6,7 @@ Two clocks because two questions: `now` is for people and envelopes (it may jump
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Protocol
 
@@ -31,6 +32,10 @@ class Clock(Protocol):
         """Block this thread for `seconds`."""
         ...
 
+    async def asleep(self, seconds: float) -> None:
+        """`sleep` for coroutines."""
+        ...
+
     def wait(self, gate: Gate, timeout: float | None) -> bool:
         """Block until `gate` can be acquired, at most `timeout` seconds (None: for ever); False when time ran out."""
         ...
@@ -42,6 +47,7 @@ class SystemClock:
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
     sleep = staticmethod(time.sleep)
+    asleep = staticmethod(asyncio.sleep)
 
     @staticmethod
     def wait(gate: Gate, timeout: float | None) -> bool:

@@ -28,7 +28,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
     Args:
         id: The letter's own id; what `show`, `replay` and `discard` take.
-        message: As it was published (on the publish side: as it came to the filter that failed).
+        message: As it was published (on the publish side: as it came to the pipeline that rules the error).
         subscription: Name of the subscription that failed, or "publish".
         by: Name of the filter or handler in which the error arose.
         error: Type and text of the error.

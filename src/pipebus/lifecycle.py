@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -28,7 +28,6 @@ from pipebus.planning import check_delivery
 from pipebus.router import Router
 from pipebus.runners import LoopThread, Pool, Timers, current_mailbox
 from pipebus.services import get_logger
-from pipebus.subscription import Subscription
 from pipebus.transports.base import Surroundings
 
 State = Literal["new", "started", "draining", "stopped"]
@@ -117,15 +116,19 @@ class Lifecycle:
             if self.state == "draining":
                 raise LifecycleError("the bus is stopping; wait for stop() to return before you start it again")
             checks.check(bus.router.nodes, "publish")
+            if not any(step.colour == "async" for step in pipeline.steps(bus.router.nodes)):
+                checks.check_colour(bus.router.nodes, "sync", "the publish chain is sync")
             subscriptions = list(bus.router.subscriptions())
             for subscription in subscriptions:
-                check_delivery(subscription.plan, subscription.name, bus.delivery_nodes)
+                check_delivery(subscription.plan, subscription.name, bus.delivery_nodes, subscription.subjects)
                 if bus.delivery_nodes or subscription.plan.nodes:
                     subscription.compile(bus.delivery_nodes)
             self.stop_wanted = self._hurry = False
             self._run_gate.acquire(blocking=False)
             self._report = None
-            self._start_filters(subscriptions)
+            self._started = []
+            own = {id(s.plan): s.plan.nodes for s in subscriptions}
+            self.start_filters([bus.router.nodes, bus.delivery_nodes, *own.values()])
             try:
                 bus.transport.start(Surroundings(bus.clock, bus.max_message_bytes))
                 bus.pool.start()
@@ -139,33 +142,32 @@ class Lifecycle:
                         arrival.bind(bus, subscription)
             except BaseException:
                 self._change("stopped")
-                self._stop_filters([])
+                self._stop_filters(self._started, [])
                 raise
         bus.ledger.emit(changed)
 
-    def _start_filters(self, subscriptions: list[Subscription]) -> None:
-        """Every filter object once, in the order of the chains; if one fails, those before it are stopped."""
-        chains = [self.bus.router.nodes, self.bus.delivery_nodes]
-        chains += {id(s.plan): s.plan.nodes for s in subscriptions}.values()
-        steps: dict[int, pipeline.Step] = {}
+    def start_filters(self, chains: Iterable[tuple[pipeline.Node, ...]]) -> None:
+        """Every filter object that has not started yet, in the order of the chains; if one fails, those before it stop."""
+        running = {id(step.filter) for step in self._started}
+        begun: list[pipeline.Step] = []
         for chain in chains:
             for step in pipeline.steps(chain):
-                steps.setdefault(id(step.filter), step)
-        self._started = []
-        for step in steps.values():
-            begin = getattr(step.filter, "start", None)
-            try:
-                if begin is not None:
-                    log = get_logger(filter=step.name)
-                    self._wait(begin(pipeline.Context(self.bus, self.bus.clock, log, step.name)))
-            except BaseException:
-                self._stop_filters([])
-                raise
-            self._started.append(step)
+                if id(step.filter) in running:
+                    continue
+                running.add(id(step.filter))
+                begin = getattr(step.filter, "start", None)
+                try:
+                    if begin is not None:
+                        log = get_logger(filter=step.name)
+                        self._wait(begin(pipeline.Context(self.bus, self.bus.clock, log, step.name)))
+                except BaseException:
+                    self._stop_filters(begun, [])
+                    raise
+                begun.append(step)
+        self._started += begun
 
-    def _stop_filters(self, errors: list[str]) -> None:
+    def _stop_filters(self, started: list[pipeline.Step], errors: list[str]) -> None:
         """In reverse; an error in one keeps no other from stopping."""
-        started, self._started = self._started, []
         for step in reversed(started):
             end = getattr(step.filter, "stop", None)
             try:
@@ -238,7 +240,8 @@ class Lifecycle:
         for subscription in subscriptions:
             subscription.hand_back()
         errors: list[str] = []
-        self._stop_filters(errors)
+        started, self._started = self._started, []
+        self._stop_filters(started, errors)
         bus.timers.stop()
         bus.transport.stop()
         bus.loop_thread.stop(max(1.0, self._left(deadline)))

@@ -19,6 +19,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Generator
+from types import TracebackType
 from typing import Any, Protocol
 
 import msgspec
@@ -129,9 +130,21 @@ def unsign(error: BaseException) -> Mark | None:
 
 
 def trim(error: BaseException) -> BaseException:
-    """Cut our frames out of the traceback: those between the user's functions, and those above a handler."""
-    kept = []
-    here = error.__traceback__
+    """Cut our frames out of the traceback, and of those of its causes: those between the user's functions or above them."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        one = queue.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.__traceback__ = _trimmed(one.__traceback__)
+        queue += (one.__cause__, one.__context__)
+    return error
+
+
+def _trimmed(here: TracebackType | None) -> TracebackType | None:
+    kept: list[TracebackType] = []
     while here is not None:
         if here.tb_frame.f_globals.get("__name__") not in _OURS:
             kept.append(here)
@@ -140,8 +153,7 @@ def trim(error: BaseException) -> BaseException:
         follower = kept[index + 1] if index + 1 < len(kept) else None
         if frame.tb_next is not follower:
             frame.tb_next = follower
-    error.__traceback__ = kept[0] if kept else None
-    return error
+    return kept[0] if kept else None
 
 
 _OURS = {f"pipebus.{module}" for module in ("links", "pipeline", "router", "binding", "subscription", "runners")}
@@ -369,6 +381,8 @@ class _Pass:
 
     def __await__(self) -> Generator[Any, Any, Outcome]:
         passes = self._passes
+        if passes.over:
+            raise asyncio.CancelledError("its filter has returned, and was told that it left this pass behind")
         try:
             outcome: Outcome = yield from passes.next(self._message).__await__()
             return outcome
@@ -379,11 +393,12 @@ class _Pass:
 class _Passes:
     """One filter's `call_next` for one message: sees a call that is not awaited, and two at the same time."""
 
-    __slots__ = ("next", "open")
+    __slots__ = ("next", "open", "over")
 
     def __init__(self, next_: Next) -> None:
         self.next = next_
         self.open = 0
+        self.over = False
 
     def __call__(self, message: Message[Any]) -> Awaitable[Outcome]:
         if self.open:
@@ -413,6 +428,7 @@ def aplain(step: Mark, next_: Next, due: type[Outcome], services: Services) -> N
         try:
             outcome = await call(message, passes)
             if passes.open:
+                passes.over = True
                 raise ContractError("returned before its call_next(…) was awaited to its end; write `await call_next(…)`")
         except BaseException as error:
             blame(error, step, message)

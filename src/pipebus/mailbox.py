@@ -23,6 +23,7 @@ from pipebus.message import Message, Receipt
 Overflow = Literal["block", "reject", "drop_newest", "drop_oldest"]
 NOBODY: Final = Receipt(0)
 ONE: Final = Receipt(1)
+OWN: Final = "its own handler publishes into it and would wait for itself: enlarge it, or choose another overflow"
 
 
 class Parcel:
@@ -293,9 +294,7 @@ class Mailbox:
         rules = self.rules
         self.owner.overflowed(item, "block")
         if rules.mine(self):
-            raise self.full(
-                "its own handler publishes into it and would wait for itself: enlarge it, or choose another overflow"
-            )
+            raise self.full(OWN)
         if asyncio._get_running_loop() is not None:
             raise self.full("publish cannot wait on a running event loop: use `await bus.apublish(…)`")
         if deadline is None:
@@ -527,7 +526,7 @@ class Mailbox:
             raise BusClosed(f"the bus has stopped: {self.owner.name} takes no more messages")
         return True
 
-    def _closed_for_good(self) -> bool:
+    def closed_for_good(self) -> bool:
         return self.rare is not None and self.rare.closed is not None and not self.rare.keep
 
     def _set_aside(self, item: Item, front: bool) -> None:

@@ -13,14 +13,21 @@ import os
 import threading
 import time as _time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, cast
 
 import msgspec
 
 from pipebus.errors import HeaderError, MessageError, SubjectError
-from pipebus.subject import Address, check_pattern, check_subject
+from pipebus.subject import Address, check_subject
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)  # so that a plain `Message` is a complete annotation
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 U = TypeVar("U")
 
 RESERVED_PREFIXES: Final = ("pipebus-", "nats-")
@@ -177,11 +184,14 @@ class _Checked(type(msgspec.Struct)):  # type: ignore[misc]
     if not TYPE_CHECKING:
 
         def __call__(cls, subject, body=None, headers=NO_HEADERS, *args, **fields):
+            for name in ("id", "time"):
+                if name in fields and fields[name] is None:
+                    del fields[name]  # to be made
             message = super().__call__(subject, body, headers, *args, **fields)
             if headers.__class__ is not Headers:
                 msgspec.structs.force_setattr(message, "headers", check_headers(headers))
             if isinstance(subject, str):
-                check_pattern(subject)
+                check_subject(subject)
             elif not isinstance(subject, Address):
                 raise SubjectError(f"{subject!r} is no subject; use a string, an actor or Ref(obj)")
             given = dict(zip(cls.__struct_fields__[3:], args, strict=False), **fields)
@@ -212,7 +222,7 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
     """
 
     subject: Any
-    body: Any = None
+    body: T = None  # type: ignore[assignment]
     headers: Headers = NO_HEADERS
     key: str | None = None
     ttl: float | None = None
@@ -244,6 +254,9 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
         if other.__class__ is not Message:
             return NotImplemented
         return all(getattr(self, name) == getattr(other, name) for name in self.__struct_fields__)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # the struct's own would compare identities
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -290,6 +303,10 @@ class Receipt(msgspec.Struct, frozen=True):
     mailboxes: int = 0
     duplicate: bool = False
 
+    if TYPE_CHECKING:  # what every object is; said, so that `if outcome:` tells the two apart
+
+        def __bool__(self) -> Literal[True]: ...
+
 
 class Handled(msgspec.Struct, frozen=True):
     """A delivery was handled; `value` is what the handler returned."""
@@ -309,7 +326,7 @@ class Dropped(msgspec.Struct, frozen=True):
     reason: str
     by: str | None = None
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> Literal[False]:
         return False
 
 

@@ -259,6 +259,11 @@ class Test:
         elif callable(test) and not isinstance(test, type):
             if is_async(test):
                 raise PipelineError(f"{word} at {place}: predicate {_name(test)} is async; a predicate is a plain function")
+
+            def bad(problem: str, remedy: str) -> PipelineError:
+                return PipelineError(f"{word} at {place}: predicate {_name(test)} {problem}; {remedy}")
+
+            _check_parameters(test, 1, bad, "predicate(message)")
             self.predicate = test
             self.name = _name(test)
         else:
@@ -507,7 +512,7 @@ def _check_parameters(call: Any, count: int, bad: Callable[[str, str], PipelineE
     try:
         signature.bind(*range(count))
     except TypeError:
-        remedy = f"a filter's form is {form}"
+        remedy = f"its form is {form}"
         if count == 2:
             try:
                 signature.bind(0)

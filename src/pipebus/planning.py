@@ -164,7 +164,7 @@ class Planner:
         pool.size = workers + 1
 
 
-def check_delivery(plan: Plan, title: str, bus_nodes: tuple[Node, ...]) -> None:
+def check_delivery(plan: Plan, title: str, bus_nodes: tuple[Node, ...], subjects: Any) -> None:
     """
     Whether a subscription's whole delivery chain can be right.
 
@@ -174,8 +174,8 @@ def check_delivery(plan: Plan, title: str, bus_nodes: tuple[Node, ...]) -> None:
     chain = (*bus_nodes, *plan.nodes)
     if not chain:
         return
-    checks.check(plan.nodes, "delivery")
-    checks.check(chain, "delivery")
+    checks.check(bus_nodes, "delivery", own=plan.nodes)
+    checks.check_applicable(plan.nodes, subjects, title)
     if plan.bound is None:
         for step in pipeline.steps(plan.nodes):
             if step.shape != "transform":

@@ -10,20 +10,24 @@ import asyncio
 import contextvars
 import functools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
+from types import MappingProxyType
 from typing import Any, Final
 
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed
-from pipebus.mailbox import Mailbox, Waiter
+from pipebus.mailbox import OWN, Mailbox, Waiter
 from pipebus.message import Receipt
 
-timed_out: Final[contextvars.ContextVar[frozenset[Mailbox]]] = contextvars.ContextVar("pipebus.timed_out", default=frozenset())
-"""The mailboxes that the publish at hand has waited for in vain."""
+Vain = Mapping[Mailbox, str]
+"""Mailboxes that were waited for in vain, and why, as `MailboxFull` will say it."""
+
+timed_out: Final[contextvars.ContextVar[Vain]] = contextvars.ContextVar("pipebus.timed_out", default=MappingProxyType({}))
+"""Those of the publish at hand."""
 
 
-async def room(mailboxes: Iterable[Mailbox]) -> frozenset[Mailbox]:
+async def room(mailboxes: Iterable[Mailbox]) -> Vain:
     """Wait, on the caller's loop, until every mailbox that blocks has room; those that had none in time."""
     loop = asyncio.get_running_loop()
     lines: list[tuple[Mailbox, Waiter, asyncio.Event]] = []
@@ -45,9 +49,7 @@ async def room(mailboxes: Iterable[Mailbox]) -> frozenset[Mailbox]:
     return _in_vain((mailbox, waiter) for mailbox, waiter, _ in lines)
 
 
-def room_for_thread(
-    mailboxes: Iterable[Mailbox], clock: Clock, blocking: Callable[[], AbstractContextManager[Any]]
-) -> frozenset[Mailbox]:
+def room_for_thread(mailboxes: Iterable[Mailbox], clock: Clock, blocking: Callable[[], AbstractContextManager[Any]]) -> Vain:
     """The same for a thread that waits for a chain on the bus's loop."""
     lines: list[tuple[Mailbox, Waiter, threading.Lock]] = []
     for mailbox in mailboxes:
@@ -69,17 +71,21 @@ def room_for_thread(
     return _in_vain((mailbox, waiter) for mailbox, waiter, _ in lines)
 
 
-def _in_vain(lines: Iterable[tuple[Mailbox, Waiter]]) -> frozenset[Mailbox]:
-    found = list(lines)
-    if any(waiter.accepted is False for _, waiter in found):
-        raise BusClosed("the bus stopped while a publish waited for room")
-    return frozenset(mailbox for mailbox, waiter in found if waiter.accepted is None)
+def _in_vain(lines: Iterable[tuple[Mailbox, Waiter]]) -> Vain:
+    vain: dict[Mailbox, str] = {}
+    for mailbox, waiter in lines:
+        if waiter.accepted is None:
+            vain[mailbox] = OWN if mailbox.rules.mine(mailbox) else mailbox.waited()
+        elif not waiter.accepted and not mailbox.closed_for_good():
+            raise BusClosed("the bus stopped while a publish waited for room")
+    return vain
 
 
 def forced(mailbox: Mailbox, item: Any) -> Receipt:
     """Into a mailbox whose room was waited for: over the bound if others were faster, but not if the wait was in vain."""
-    receipt = mailbox.offer(item, force=mailbox not in timed_out.get())
+    why = timed_out.get().get(mailbox)
+    receipt = mailbox.offer(item, force=why is None)
     if receipt is None:
         mailbox.owner.overflowed(item, "block")
-        raise mailbox.full(mailbox.waited())
+        raise mailbox.full(why or mailbox.waited())
     return receipt

@@ -58,7 +58,7 @@ class Services:
             self.clock.sleep(seconds)
 
     async def apause(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        await self.clock.asleep(seconds)
 
     def wait(self, gate: Gate, timeout: float) -> bool:
         with self.blocking():

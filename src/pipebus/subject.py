@@ -9,7 +9,7 @@ case matters, nothing is folded or normalised.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from typing import Any, Generic, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, get_args
 
 from pipebus.errors import SubjectError
 
@@ -211,11 +211,27 @@ class Subject(str, Generic[T]):
         check_pattern(name)
         return super().__new__(cls, name)
 
+    if TYPE_CHECKING:
+        # What tells a typed subject from a plain string, so that an overload for `Name` does not take the `Subject[Order]`
+        # that the overload before it has refused. See `Name`.
+        def __mod__(self, body: T, /) -> str: ...
+
     @property
     def type(self) -> Any:
         """The body's type as it was written between the brackets, or None."""
         origin = getattr(self, "__orig_class__", None)
         return get_args(origin)[0] if origin is not None else None
+
+
+class Name(Protocol):
+    """
+    For type checkers: a string that is no `Subject[T]` (or is a `Subject[Any]`).
+
+    A `Subject` is a `str`, so an overload for `str` would take what the one for `Subject[T]` refuses. Every `str` has a `%`
+    that takes anything; a `Subject[Order]` is declared to have one that takes an `Order`.
+    """
+
+    def __mod__(self, value: object, /) -> str: ...
 
 
 class Address:

@@ -321,7 +321,7 @@ class Subscription:
         build = Build(
             side="delivery",
             colour="async" if bound is not None and bound.is_async else "sync",
-            subject=None if isinstance(self.subjects, tuple) else self.subjects,
+            subject=self.subjects,
             terminal=self._terminal(),
             services=plan.hub.services,
             rule=plan.hub.rule(self.name),
@@ -340,7 +340,7 @@ class Subscription:
         def check(message: Message[Any]) -> None:
             if message.__class__ is not Message:
                 raise links.handed_on(message)
-            subject = literal if literal is not None else _came_for.get()
+            subject = literal if literal is not None else _came_for.get(message.subject)
             if message.subject is not subject and message.subject != subject:
                 raise links.SubjectChanged(subject, message.subject)
 

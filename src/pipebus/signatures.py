@@ -1,0 +1,79 @@
+"""
+What type checkers see of the bus's larger signatures: keyword options, and handlers whose body's type follows the subject's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, overload
+
+from pipebus.mailbox import Overflow
+from pipebus.message import Message
+from pipebus.pipeline import Pipeline
+from pipebus.subject import Address, Name
+from pipebus.subscription import Delivery
+
+if TYPE_CHECKING:
+    from pipebus.bus import Bus
+
+T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Where = Name | Address
+"""What is published to, when it is no `Subject[T]`."""
+
+Addresses = Name | Address | list[Any] | tuple[Any, ...] | set[Any]
+"""What is subscribed to, when it is no `Subject[T]`."""
+
+if TYPE_CHECKING:
+    Handler = (
+        Callable[Concatenate[T, ...], object]
+        | Callable[Concatenate[Message[T], ...], object]
+        | Callable[Concatenate[Delivery, ...], object]
+        | Callable[Concatenate[Bus, ...], object]
+    )
+
+
+class Envelope(TypedDict, total=False):
+    """The keyword arguments of `publish`."""
+
+    headers: Mapping[str, str] | None
+    key: str | None
+    id: str | None
+    ttl: float | None
+    delay: float
+    reply_to: Any
+    correlation_id: str | None
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of `subscribe` and `on`."""
+
+    name: str | None
+    filters: Sequence[Any] | Pipeline
+    to: Any
+    workers: int
+    run: Literal["pool"] | None
+    mailbox: int
+    overflow: Overflow
+    overflow_timeout: float
+    attempts: int
+    deliver: str
+
+
+class Register(Protocol[T]):
+    """
+    What `on(Subject[T])` gives: a decorator for handlers of a T, or of whatever else a handler may take.
+
+    The name of the first parameter is lost to type checkers here; `on("a.string")` keeps the function's type whole.
+    """
+
+    @overload
+    def __call__(self, handler: Callable[Concatenate[T, P], R], /) -> Callable[Concatenate[T, P], R]: ...
+    @overload
+    def __call__(self, handler: Callable[Concatenate[Message[T], P], R], /) -> Callable[Concatenate[Message[T], P], R]: ...
+    @overload
+    def __call__(self, handler: Callable[Concatenate[Delivery, P], R], /) -> Callable[Concatenate[Delivery, P], R]: ...
+    @overload
+    def __call__(self, handler: Callable[Concatenate[Bus, P], R], /) -> Callable[Concatenate[Bus, P], R]: ...
