@@ -9,6 +9,7 @@ from pipebus.errors import (
     BusClosed,
     BusNotStarted,
     CodecError,
+    ContractError,
     DeadLetterError,
     DrainTimeout,
     HeaderError,
@@ -21,13 +22,14 @@ from pipebus.errors import (
     PublishUnknown,
     ReceiveTimeout,
     Rejected,
+    SubjectChanged,
     SubjectError,
     SubscriptionError,
     UnsupportedCapability,
 )
 from pipebus.lifecycle import StopReport
 from pipebus.links import Call, Pause
-from pipebus.message import Dropped, Handled, Message, Receipt
+from pipebus.message import Dropped, Handled, Message, Outcome, Receipt
 from pipebus.pipeline import Around, Filter, Pipeline, Transform, around, branch, transform, when
 from pipebus.subject import Ref, Subject
 from pipebus.subscription import Delivery, Subscription
@@ -43,6 +45,7 @@ __all__ = [
     "BusNotStarted",
     "Call",
     "CodecError",
+    "ContractError",
     "DeadLetterError",
     "Delivery",
     "DrainTimeout",
@@ -55,6 +58,7 @@ __all__ = [
     "Message",
     "MessageError",
     "MessageTooLarge",
+    "Outcome",
     "Pause",
     "PipebusError",
     "Pipeline",
@@ -66,6 +70,7 @@ __all__ = [
     "Rejected",
     "StopReport",
     "Subject",
+    "SubjectChanged",
     "SubjectError",
     "Subscription",
     "SubscriptionError",

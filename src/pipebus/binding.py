@@ -154,8 +154,10 @@ def _inspect(handler: Any, function: Any, title: str, known: dict[Any, Getter], 
         return _Form((("message", None, ""),), function)  # a builtin, such as list.append
     hints = _hints(handler, function, title, place)
     kinds: list[tuple[str, Any, str]] = []
+    takes_any = False  # `*args`: a print, a decorated function
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            takes_any = takes_any or parameter.kind is parameter.VAR_POSITIONAL
             continue
         keyword = parameter.name if parameter.kind is parameter.KEYWORD_ONLY else ""
         if parameter.name not in hints:
@@ -178,6 +180,8 @@ def _inspect(handler: Any, function: Any, title: str, known: dict[Any, Getter], 
                 f"handler {title} (at {place}) has two parameters for the {what}; it may take one message, one body, "
                 "a Delivery and the Bus, told apart by annotation"
             )
+    if not kinds and takes_any:
+        kinds.append(("message", None, ""))
     if not kinds:
         raise SubscriptionError(f"handler {title} (at {place}) takes no message; give it a parameter")
     return _Form(tuple(kinds), function)

@@ -128,13 +128,16 @@ def _colours(stands: list[Stand]) -> Iterator[str]:
             )
 
 
+Taken = list[tuple[Branch, tuple[Pattern, ...]]]
+"""Branches by pattern so far, each with all patterns that lead into it."""
+
+
 def _unreachable(chain: tuple[Node, ...]) -> list[str]:
     """Nodes behind a branch that takes all that could come to them, and forks inside a pattern that excludes their own."""
     problems: list[str] = []
     rerouted = False
-    taken: list[tuple[Branch, tuple[Pattern, ...]]] = []  # certain branches so far, with all patterns that lead into them
 
-    def go(chain: tuple[Node, ...], patterns: tuple[Pattern, ...], certain: bool) -> None:
+    def go(chain: tuple[Node, ...], patterns: tuple[Pattern, ...], taken: Taken) -> None:
         nonlocal rerouted
         for node in chain:
             if rerouted:
@@ -158,12 +161,13 @@ def _unreachable(chain: tuple[Node, ...]) -> list[str]:
                     "so its filters can never run; move it out, or change its pattern"
                 )
                 continue
-            sure = certain and (isinstance(node, Pipeline) or mine is not None)
-            go(node.nodes, here, sure)
-            if isinstance(node, Branch) and sure and not rerouted:
+            # What a branch behind a predicate takes, it takes from its neighbours there, and perhaps from nobody else.
+            sure = isinstance(node, Pipeline) or mine is not None
+            go(node.nodes, here, taken if sure else list(taken))
+            if isinstance(node, Branch) and mine is not None and not rerouted:
                 taken.append((node, here))
 
-    go(chain, (), True)
+    go(chain, (), [])
     return problems
 
 

@@ -5,7 +5,9 @@ Everything pipebus raises, as one small tree.
     ├── SubjectError (ValueError)           a subject or pattern breaks the grammar
     ├── HeaderError (ValueError)            a header's name or value breaks the grammar
     ├── MessageError (TypeError)            an envelope field has an impossible value
-    ├── PipelineError                       a chain that cannot be built, or a filter that broke its contract
+    ├── PipelineError                       a chain that cannot be built, or cannot run where it was called
+    │   └── ContractError                   a filter broke its contract while it ran
+    │       └── SubjectChanged              one that is no rerouter changed the subject
     ├── SubscriptionError                   a handler, name or option that cannot be subscribed
     ├── Rejected                            a filter or a handler's type refused a message, for good
     ├── MailboxFull                         one or more mailboxes had no room
@@ -45,7 +47,34 @@ class MessageError(PipebusError, TypeError):
 
 
 class PipelineError(PipebusError):
-    """A chain that cannot be built, or a filter that broke its contract; the text names the filter."""
+    """A chain that cannot be built, or cannot run where it was called; the text names the filter."""
+
+
+class ContractError(PipelineError):
+    """
+    A filter broke its contract while it ran.
+
+    Args:
+        text: What it did, and what to do instead; `by`, its name, is filled in on the way out.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.by: str | None = None
+        super().__init__(text)
+
+    def __str__(self) -> str:
+        return f"filter {self.by or '(unknown)'} {self.args[0]}"
+
+
+class SubjectChanged(ContractError):
+    """A filter that is no rerouter changed the subject. The one to blame saw the old one come in."""
+
+    def __init__(self, was: object, found: object) -> None:
+        self.was, self.found = was, found
+        super().__init__(
+            f"changed the subject from {was!r} to {found!r}; "
+            "only a publish filter with `reroutes = True`, such as Reroute, may do that"
+        )
 
 
 class SubscriptionError(PipebusError):

@@ -165,7 +165,7 @@ def _explain_chain(
             where = place_text(node.place)
             left = False
             if isinstance(node, Step):
-                given = ", ".join(f"{name}={_short(value)}" for name, value in settings(node.filter).items())
+                given = ", ".join(f"{name}={_short(value)}" for name, value in settings(node.filter).items() if value != "")
                 note = "may change the subject: what follows depends on it" if node.reroutes else ""
                 lines.append((depth, f"{node.name}({given})" if given else node.name, note, where))
                 certain = certain and not node.reroutes

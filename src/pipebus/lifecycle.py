@@ -255,7 +255,10 @@ class Lifecycle:
         return max(0.0, deadline - self.bus.clock.monotonic())
 
     def _transport_quiet(self) -> bool:
-        return bool(self.bus.transport.local or self.bus.transport.pending() == 0)
+        transport = self.bus.transport
+        return bool(transport.local) or not any(
+            transport.pending(s.name) for s in self.bus.router.subscriptions() if s.handled and not s.paused
+        )
 
     # --- asking for a stop, and running until one --------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
@@ -25,7 +26,7 @@ from typing import Any, Protocol
 import msgspec
 
 from pipebus.clock import Gate
-from pipebus.errors import PipebusError, PipelineError
+from pipebus.errors import ContractError, PipebusError, SubjectChanged
 from pipebus.message import Dropped, Message, Outcome
 
 Next = Callable[[Message[Any]], Any]
@@ -75,28 +76,6 @@ class Services(Protocol):
     def pause(self, seconds: float, filter_name: str) -> None: ...
     async def apause(self, seconds: float) -> None: ...
     def wait(self, gate: Gate, timeout: float) -> bool: ...
-
-
-class ContractError(PipelineError):
-    """A filter broke its contract; `by` is filled in on the way out."""
-
-    def __init__(self, text: str) -> None:
-        self.by: str | None = None
-        super().__init__(text)
-
-    def __str__(self) -> str:
-        return f"filter {self.by or '(unknown)'} {self.args[0]}"
-
-
-class SubjectChanged(ContractError):
-    """A filter that is no rerouter changed the subject; the one to blame saw the old one come in."""
-
-    def __init__(self, was: object, found: object) -> None:
-        self.was, self.found = was, found
-        super().__init__(
-            f"changed the subject from {was!r} to {found!r}; "
-            "only a publish filter with `reroutes = True`, such as Reroute, may do that"
-        )
 
 
 def handed_on(found: object) -> ContractError:
@@ -275,9 +254,11 @@ def around(step: Mark, next_: Next, due: type[Outcome], services: Services) -> N
                     if effect.__class__ is Message:
                         value = outcome = next_(effect)
                     elif effect.__class__ is Pause:
+                        check_seconds("Pause", effect.seconds)
                         services.pause(effect.seconds, step.name)
                         value = None
                     elif effect.__class__ is Call:
+                        check_seconds("Call", effect.timeout)
                         value = outcome = _abandonable(step, next_, effect, services)
                     else:
                         raise _no_effect(effect)
@@ -300,6 +281,12 @@ def _ended(step: Mark, returned: object, outcome: Outcome | None, due: type[Outc
     if outcome is None:
         raise ContractError("returned before any pass gave an outcome; yield the message, or `return Dropped(reason)`")
     return outcome
+
+
+def check_seconds(effect: str, seconds: Any) -> None:
+    """A time that can be waited for."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+        raise ContractError(f"yielded {effect} with {seconds!r}; it takes a number of seconds, 0 or more")
 
 
 def _no_effect(effect: object) -> ContractError:
@@ -491,9 +478,11 @@ def aaround(step: Mark, next_: Next, due: type[Outcome], services: Services) -> 
                     if effect.__class__ is Message:
                         value = outcome = await next_(effect)
                     elif effect.__class__ is Pause:
+                        check_seconds("Pause", effect.seconds)
                         await services.apause(effect.seconds)
                         value = None
                     elif effect.__class__ is Call:
+                        check_seconds("Call", effect.timeout)
                         async with asyncio.timeout(effect.timeout):
                             value = outcome = await next_(effect.message)
                     else:

@@ -215,12 +215,12 @@ class Mailbox:
         """What the bound counts: queued, claimed, in flight and delayed."""
         raise NotImplementedError
 
-    def _admit(self, item: Item, front: bool = False) -> bool:
-        """Queue without looking at the bound; True if the caller has to `rules.schedule` the mailbox, after the lock."""
+    def _admit(self, item: Item, front: bool = False) -> int:
+        """Queue without looking at the bound; how often the caller has to `schedule` the mailbox, after the lock."""
         raise NotImplementedError
 
-    def _restart(self) -> bool:
-        """After a pause or a stop: True if what waits has to be scheduled."""
+    def _restart(self) -> int:
+        """After a pause or a stop: how often the mailbox has to be scheduled for what waits."""
         raise NotImplementedError
 
     def _call_attention(self) -> None:
@@ -254,7 +254,7 @@ class Mailbox:
         """
         rule = self.rules.overflow
         victim: Item | None = None
-        schedule = False
+        schedule = 0
         with self.lock:
             if self._refuses():
                 return NOBODY
@@ -271,8 +271,7 @@ class Mailbox:
                 else:
                     schedule = self._admit(item)
                 self._drop("overflow", unseen=True)
-        if schedule:
-            self.rules.schedule(self)
+        self.schedule(schedule)
         if victim is not None:
             self.owner.overflowed(item, rule)
             if rule == "reject":
@@ -310,7 +309,7 @@ class Mailbox:
 
     def line_up(self, item: Item | None, wake: Callable[[], object]) -> Waiter | Receipt:
         """Take a place in line; or ONE: there was room after all, and `item` is in; or NOBODY: the subscription has gone."""
-        schedule = False
+        schedule = 0
         waiter: Waiter | Receipt = ONE
         with self.lock:
             if self._refuses():
@@ -322,8 +321,7 @@ class Mailbox:
                 waiter = Waiter(item, wake)
                 self.rare_state().waiters.append(waiter)
                 self._call_attention()
-        if schedule:
-            self.rules.schedule(self)
+        self.schedule(schedule)
         return waiter
 
     def step_out(self, waiter: Waiter) -> Receipt:
@@ -346,9 +344,9 @@ class Mailbox:
             if waiter.accepted is None:
                 self.rare_state().waiters.remove(waiter)
 
-    def _admit_waiters(self) -> bool:
-        """Let in whoever there is room for; True if the mailbox has to be scheduled."""
-        schedule = False
+    def _admit_waiters(self) -> int:
+        """Let in whoever there is room for; how often the mailbox has to be scheduled."""
+        schedule = 0
         waiters = self.rare_state().waiters
         promised = 0  # places of those who only want to know
         while waiters and self._count() + promised < self.rules.size:
@@ -357,9 +355,15 @@ class Mailbox:
             if waiter.item is None:
                 promised += 1
             else:
-                schedule = self._admit(waiter.item) or schedule
+                schedule += self._admit(waiter.item)
             waiter.wake()
         return schedule
+
+    def schedule(self, times: int) -> None:
+        """Call that many workers (or readers). (Called without the lock.)"""
+        while times:
+            self.rules.schedule(self)
+            times -= 1
 
     def full(self, hint: str) -> MailboxFull:
         return MailboxFull(refused=(self.owner.name,), hint=hint)
@@ -382,8 +386,7 @@ class Mailbox:
             item.delay = 0.0
             self._tell(held=-1)
             schedule = self._admit(item)
-        if schedule:
-            self.rules.schedule(self)
+        self.schedule(schedule)
         self._announce()
 
     def pause(self) -> None:
@@ -398,8 +401,7 @@ class Mailbox:
                 return
             rare.paused = False
             schedule = self._restart()
-        if schedule:
-            self.rules.schedule(self)
+        self.schedule(schedule)
 
     def close(self, reason: str, keep: bool) -> list[Item]:
         """
@@ -478,8 +480,7 @@ class Mailbox:
             for item in rare.later.values():
                 self.rules.later(max(0.0, item.due - now), functools.partial(self.release, item))
             schedule = self._restart()
-        if schedule:
-            self.rules.schedule(self)
+        self.schedule(schedule)
 
     def wait_idle(self, timeout: float | None) -> bool:
         """After `close`: wait until the last handler has ended; False when time ran out."""
@@ -609,16 +610,14 @@ class Mailbox:
         with self.lock:
             self.acknowledged += 1
             schedule = self._done(item)
-        if schedule:
-            self.rules.schedule(self)
+        self.schedule(schedule)
 
     def drop(self, item: Item, reason: str) -> None:
         with self.lock:
             self._drop(reason)
             self.rare_state().ended += 1
             schedule = self._done(item)
-        if schedule:
-            self.rules.schedule(self)
+        self.schedule(schedule)
 
     def die(self, item: Item) -> None:
         with self.lock:
@@ -626,8 +625,7 @@ class Mailbox:
             rare.dead += 1
             rare.ended += 1
             schedule = self._done(item)
-        if schedule:
-            self.rules.schedule(self)
+        self.schedule(schedule)
 
     def die_untaken(self) -> None:
         """Something that could not even be queued is dead."""
@@ -643,9 +641,8 @@ class Mailbox:
             rare.returned += 1
             rare.ended += 1
             schedule = self._done(item, back=True)
-            schedule = self._admit(item) or schedule
-        if schedule:
-            self.rules.schedule(self)
+            schedule += self._admit(item)
+        self.schedule(schedule)
         self._announce()
 
     def forget(self, item: Parcel) -> None:
@@ -655,8 +652,7 @@ class Mailbox:
             rare.returned += 1
             rare.ended += 1
             schedule = self._done(item)
-        if schedule:
-            self.rules.schedule(self)
+        self.schedule(schedule)
 
     def revive(self, item: Item) -> bool:
         """A dead letter comes back; False if there is no room, or the subscription has gone."""
@@ -667,8 +663,7 @@ class Mailbox:
             rare.dead -= 1
             rare.replayed += 1
             schedule = self._admit(item)
-        if schedule:
-            self.rules.schedule(self)
+        self.schedule(schedule)
         return True
 
     def bury(self, reason: str) -> None:
@@ -677,6 +672,6 @@ class Mailbox:
             self.rare_state().dead -= 1
             self._drop(reason)
 
-    def _done(self, item: Item, back: bool = False) -> bool:
-        """One taking has ended; True if the mailbox has to be scheduled."""
-        return False
+    def _done(self, item: Item, back: bool = False) -> int:
+        """One taking has ended; how often the mailbox has to be scheduled."""
+        return 0

@@ -63,13 +63,13 @@ class SharedMailbox(Mailbox):
             self.aside = deque(key for key, lane in (self.lanes or {}).items() for _ in lane)
         return back
 
-    def _admit(self, item: Item, front: bool = False) -> bool:
+    def _admit(self, item: Item, front: bool = False) -> int:
         if self.rare is not None and self.rare.closed is not None:
             self._set_aside(item, front)
-            return False
+            return 0
         if item.__class__ is Parcel and item.delay:
             self._hold(item)
-            return False
+            return 0
         if self.items is None:
             self.items = deque()
         if front:
@@ -78,20 +78,20 @@ class SharedMailbox(Mailbox):
             self.items.append(item)
         return self._call_worker()
 
-    def _call_worker(self) -> bool:
-        """True if one more worker (or reader) should come."""
+    def _call_worker(self) -> int:
+        """1 if one more worker (or reader) should come, else 0."""
         rare = self.rare
         if self.rules.pull:
-            return True
+            return 1
         if rare is not None and (rare.paused or rare.closed is not None):
-            return False
+            return 0
         if not self.items or self.claims >= self.rules.workers:
-            return False
+            return 0
         self.claims += 1
         self._tell(busy=1)
-        return True
+        return 1
 
-    def _restart(self) -> bool:
+    def _restart(self) -> int:
         return bool(self.items) and self._call_worker()
 
     def resume(self) -> None:
@@ -166,10 +166,10 @@ class SharedMailbox(Mailbox):
             self._tell(busy=-1)
             return False
 
-    def _done(self, item: Item, back: bool = False) -> bool:
+    def _done(self, item: Item, back: bool = False) -> int:
         self.flying -= 1
         message = item if isinstance(item, Message) else item.message
-        schedule = False
+        schedule = 0
         if message.key is not None and self.lanes is not None and message.key in self.lanes:
             if back and isinstance(item, Parcel):
                 item.lane = True  # it comes back before what waits in its lane
@@ -185,6 +185,6 @@ class SharedMailbox(Mailbox):
                     del self.lanes[message.key]
         rare = self.rare
         if rare is not None:
-            schedule = self._admit_waiters() or schedule
+            schedule += self._admit_waiters()
             self._open_gates()
         return schedule

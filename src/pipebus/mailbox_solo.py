@@ -100,8 +100,7 @@ class SoloMailbox(Mailbox):
             if self._refuses():
                 return NOBODY
             schedule = self._admit(message)
-        if schedule:
-            self.rules.schedule(self)
+        self.schedule(schedule)
         return ONE
 
     def _count(self) -> int:
@@ -114,30 +113,30 @@ class SoloMailbox(Mailbox):
     def _call_attention(self) -> None:
         self.attention = True
 
-    def _admit(self, item: Item, front: bool = False) -> bool:
+    def _admit(self, item: Item, front: bool = False) -> int:
         if self.rare is not None and self.rare.closed is not None:
             self._set_aside(item, front)
-            return False
+            return 0
         if item.__class__ is Parcel and item.delay:
             self._hold(item)
-            return False
+            return 0
         if self.items is not None:
             self.items.append(item)
-            return False
+            return 0
         self.items = deque((item,))
         return self._restart()
 
-    def _restart(self) -> bool:
+    def _restart(self) -> int:
         rare = self.rare
         if self.items is None or self.claimed:
-            return False
+            return 0
         if rare is not None:
             if rare.paused:
                 rare.parked = True
-                return False
+                return 0
             rare.parked = False
         self.rules.traffic.change(busy=1)
-        return True
+        return 1
 
     # --- taking: a worker calls begin, then popleft on what it gave, attend between messages, rest when empty ------------
 
@@ -167,13 +166,12 @@ class SoloMailbox(Mailbox):
                 self.items = items
                 return not self._go_on()
             self.claimed = False
-            schedule = False
+            schedule = 0
             if self.rare is not None:
                 schedule = self._admit_waiters()
                 self._open_gates()
             self.rules.traffic.change(busy=-1)
-        if schedule:
-            self.rules.schedule(self)
+        self.schedule(schedule)
         return True
 
     def leave(self) -> bool:

@@ -35,7 +35,11 @@ Steps = Generator[Effect, Any, Any]
 
 
 class Filter(Protocol):
-    """Shape 1, plain: ASP.NET's. `def` or `async def`, a function or an object."""
+    """
+    Shape 1, plain: ASP.NET's. `def` or `async def`, a function or an object.
+
+        def stamp(message: Message, call_next: Callable[[Message], Outcome]) -> Outcome: ...
+    """
 
     def __call__(self, message: Message[Any], call_next: Any, /) -> Any: ...
 
@@ -483,6 +487,8 @@ def _node(filter: Any, position: int, place: Place, within: str) -> Node:
         raise bad("is a class, not an instance", f"write {filter.__name__}()")
     if isinstance(filter, Transform):
         call = filter.transform
+        if type(filter).transform is Transform.transform and "transform" not in filter.__dict__:
+            raise bad("has no transform", "define `def transform(self, message)` in it")
         if is_async(call):
             raise bad("has an async transform", "make it a plain filter: async def f(message, call_next)")
         if inspect.isgeneratorfunction(inspect.unwrap(call)):
@@ -491,6 +497,8 @@ def _node(filter: Any, position: int, place: Place, within: str) -> Node:
         return Step(filter, "transform", "both", _name(filter), call, place, position, within)
     if isinstance(filter, Around):
         generate = filter.around
+        if type(filter).around is Around.around and "around" not in filter.__dict__:
+            raise bad("has no around", "define `def around(self, message)` in it, a generator")
         if not inspect.isgeneratorfunction(inspect.unwrap(generate)):
             raise bad("has an around that is no generator", "write `outcome = yield message` in it")
         _check_parameters(generate, 1, bad, "around(message)")

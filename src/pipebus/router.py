@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from pipebus import checks, links, pipeline
-from pipebus.errors import BusClosed, MailboxFull, SubjectError
+from pipebus.errors import BusClosed, MailboxFull, SubjectChanged, SubjectError
 from pipebus.ledger import Ledger
 from pipebus.mailbox import NOBODY, ONE, Mailbox, Parcel
 from pipebus.message import Message, Receipt
@@ -255,7 +255,7 @@ class Router:
             if message.__class__ is not Message:
                 raise links.handed_on(message)
             if message.subject is not subject and message.subject != subject:
-                raise links.SubjectChanged(subject, message.subject)
+                raise SubjectChanged(subject, message.subject)
             try:
                 return reach(message)
             except BaseException as error:

@@ -47,6 +47,8 @@ def size(value: Any, what: str, least: int = 0) -> int:
     Raises:
         PipelineError
     """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return value  # exact, whatever its size
     found = _quantity(value, what, _BYTES, 'a whole number of bytes, or text such as "64KiB", "1MiB"')
     if not math.isfinite(found) or found != int(found) or found < least:
         raise PipelineError(f"{what}={value!r}: it is a whole number of bytes, at least {least}")
@@ -55,14 +57,19 @@ def size(value: Any, what: str, least: int = 0) -> int:
 
 def _quantity(value: Any, what: str, units: dict[str, Any], form: str) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            raise PipelineError(f"{what}: {str(value)[:20]}… is more than a number can hold here") from None
+        return _as_float(value, what)
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise PipelineError(f"{what}={value!r}: it is {form}")
     number, unit = match.groups()
     if unit not in units:
         raise PipelineError(f'{what}={value!r}: unknown unit "{unit}"; there are {", ".join(units)}')
-    return float(number) * units[unit]  # type: ignore[no-any-return]
+    exact = int(number) * units[unit] if number.isdigit() else float(number) * units[unit]
+    return _as_float(exact, what) if units is _SECONDS else exact
+
+
+def _as_float(value: Any, what: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise PipelineError(f"{what}: {str(value)[:20]}… is more than a number can hold here") from None

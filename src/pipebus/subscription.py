@@ -15,7 +15,15 @@ from pipebus import events, links, pipeline
 from pipebus.binding import Bound
 from pipebus.clock import Clock
 from pipebus.dead_letters import DeadLetters, Source, text_of
-from pipebus.errors import AlreadySettled, AttemptsExhausted, BusClosed, DeadLetterError, PipelineError, Rejected
+from pipebus.errors import (
+    AlreadySettled,
+    AttemptsExhausted,
+    BusClosed,
+    DeadLetterError,
+    PipelineError,
+    Rejected,
+    SubjectChanged,
+)
 from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
 from pipebus.mailbox import Item, Mailbox, Parcel, Rules
@@ -342,7 +350,7 @@ class Subscription:
                 raise links.handed_on(message)
             subject = literal if literal is not None else _came_for.get(message.subject)
             if message.subject is not subject and message.subject != subject:
-                raise links.SubjectChanged(subject, message.subject)
+                raise SubjectChanged(subject, message.subject)
 
         def handle(message: Message[Any]) -> Handled:
             check(message)
@@ -526,7 +534,11 @@ class Subscription:
 
     def _tell_transport(self, item: Item, verdict: str, delay: float = 0.0) -> None:
         if item.__class__ is Parcel and item.token is not None:
-            self.plan.hub.settle_remote(item.token, verdict, delay)
+            try:
+                self.plan.hub.settle_remote(item.token, verdict, delay)
+            except Exception as error:
+                # The transport will bring it again; nothing here may keep the worker from its next message.
+                self.plan.hub.ledger.warn("delivery.not_settled", subscription=self.name, verdict=verdict, error=text_of(error))
 
     # --- what its mailbox tells ----------------------------------------------------------------------------------------
 

@@ -129,8 +129,8 @@ class Transport(Protocol):
 
     def start(self, surroundings: Surroundings) -> None: ...
 
-    def pending(self) -> int:
-        """Messages that bound subscriptions have yet to settle, as far as the transport can tell: what a drain waits for."""
+    def pending(self, name: str) -> int:
+        """Messages that a bound subscription has yet to settle, as far as the transport can tell: what a drain waits for."""
         ...
 
     def stop(self) -> None:
@@ -179,4 +179,5 @@ def open_transport(url: str) -> Any:
         return factory(url)
     for point in entry_points(group="pipebus.transports", name=scheme):
         return point.load()(url)
-    raise UnsupportedCapability(f'no transport for "{scheme}" (in {url!r}); there are: {", ".join(sorted(TRANSPORTS))}')
+    known = sorted({*TRANSPORTS, *(point.name for point in entry_points(group="pipebus.transports"))})
+    raise UnsupportedCapability(f'no transport for "{scheme}" (in {url!r}); there are: {", ".join(known)}')

@@ -44,7 +44,7 @@ class MemoryTransport:
     def start(self, surroundings: Surroundings) -> None:
         return None
 
-    def pending(self) -> int:
+    def pending(self, name: str) -> int:
         return 0
 
     def stop(self) -> None:
