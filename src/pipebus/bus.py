@@ -153,7 +153,7 @@ class Bus:
             run = self._runs[subject]
         except (KeyError, TypeError):
             run = self._missed(subject)
-        message = make_message(subject, body, NO_HEADERS, None, None, None, None, self._next_id(), self._now())
+        message = make_message(subject, body, NO_HEADERS, self._next_id(), self._now())
         try:
             outcome = run(message)
         except BaseException as error:
@@ -188,7 +188,7 @@ class Bus:
         else:
             number = id
             next(self._sent)
-        return make_message(subject, body, checked, key, ttl, reply_to, correlation_id, number, self._now())
+        return make_message(subject, body, checked, number, self._now(), key, ttl, reply_to, correlation_id)
 
     def _pass(self, run: links.Next, message: Message[Any]) -> Receipt | Dropped:
         try:

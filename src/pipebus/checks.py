@@ -21,7 +21,7 @@ class Stand:
 
     step: Step
     patterns: tuple[Pattern, ...]  # of every `when` and `branch` around it; none behind a rerouter, where any subject may come
-    certain: bool  # no predicate around it, no rerouter before it
+    asked: tuple[Node, ...]  # predicate forks around it; and the rerouter before it, if there is one
     branches: tuple[Branch, ...]  # around it, outermost first
     own: bool  # of the subscription's own part, which a bus-wide branch does not leave
 
@@ -91,20 +91,29 @@ def _stands(chain: tuple[Node, ...], own: bool) -> list[Stand]:
     found: list[Stand] = []
     rerouted = False
 
-    def go(chain: tuple[Node, ...], patterns: tuple[Pattern, ...], certain: bool, branches: tuple[Branch, ...]) -> None:
+    def go(
+        chain: tuple[Node, ...], patterns: tuple[Pattern, ...], asked: tuple[Node, ...], branches: tuple[Branch, ...]
+    ) -> None:
         nonlocal rerouted
         for node in chain:
             if isinstance(node, Step):
-                found.append(Stand(node, () if rerouted else patterns, certain and not rerouted, branches, own))
+                found.append(
+                    Stand(node, () if rerouted else patterns, (*asked, rerouter) if rerouted else asked, branches, own)
+                )
                 rerouted = rerouted or node.reroutes
             elif isinstance(node, Pipeline):
-                go(node.nodes, patterns, certain, branches)
+                go(node.nodes, patterns, asked, branches)
             else:
-                mine = patterns if node.test.pattern is None else (*patterns, node.test.pattern)
-                inside = (*branches, node) if isinstance(node, Branch) else branches
-                go(node.nodes, mine, certain and node.test.pattern is not None, inside)
+                pattern = node.test.pattern
+                go(
+                    node.nodes,
+                    patterns if pattern is None else (*patterns, pattern),
+                    asked if pattern is not None else (*asked, node),
+                    (*branches, node) if isinstance(node, Branch) else branches,
+                )
 
-    go(chain, (), True, ())
+    rerouter = Pipeline()
+    go(chain, (), (), ())
     return found
 
 
@@ -191,7 +200,9 @@ def _after_terminal(stands: list[Stand]) -> Iterator[str]:
 
 def _always_before(a: Stand, b: Stand) -> bool:
     """True if every message that comes to `b` has passed `a`, which stands before it."""
-    if not a.certain or (a.own == b.own and any(branch not in b.branches for branch in a.branches)):
+    if any(fork not in b.asked for fork in a.asked):
+        return False
+    if a.own == b.own and any(branch not in b.branches for branch in a.branches):
         return False
     return all(any(p.covers(q) for q in b.patterns) or p.text == ">" for p in a.patterns)
 

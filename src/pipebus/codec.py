@@ -79,7 +79,12 @@ class JsonCodec:
             wire["data_base64"] = base64.b64encode(message.body).decode()
         elif message.body is not None:
             wire["data"] = message.body
-        return _to_json(wire, message)
+        try:
+            return _to_json(wire)
+        except Exception as error:  # also whatever the body's own methods raise
+            text = str(error).encode("utf-8", "backslashreplace").decode()
+            what = f"message {message.id!r} (body: {type(message.body).__name__})"
+            raise CodecError(f"{what} cannot be written as JSON: {text}") from error
 
     def decode(self, data: bytes) -> Message[Any]:
         """
@@ -100,31 +105,25 @@ class JsonCodec:
             if not isinstance(wire.get(name), str):
                 raise CodecError(f'"{name}" is a string, found {wire.get(name)!r}' if name in wire else f'"{name}" is missing')
         try:
-            return _message(wire)
+            return _message(wire, data)
         except (PipebusError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise CodecError(f"not a message: {error}") from error
 
 
-def _to_json(wire: dict[str, Any], message: Message[Any]) -> bytes:
-    from pydantic_core import PydanticSerializationError, to_json
+def _to_json(value: Any) -> bytes:
+    """Bytes inside a body are text if they are UTF-8 and else an error: base64 would come back as other bytes."""
+    from pydantic_core import to_json
 
-    try:
-        return to_json(wire, bytes_mode="base64", inf_nan_mode="constants")
-    except PydanticSerializationError as error:
-        raise CodecError(f"message {message.id!r} (body: {type(message.body).__name__}) has no JSON form: {error}") from error
-    except Exception as error:  # whatever the body's own methods raise
-        raise CodecError(
-            f"message {message.id!r} (body: {type(message.body).__name__}) cannot be written: {error!r}"
-        ) from error
+    return to_json(value, bytes_mode="utf8", inf_nan_mode="constants")
 
 
-def _message(wire: dict[str, Any]) -> Message[Any]:
+def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
     check_subject(wire["type"])
     body = wire.get("data")
     if "data_base64" in wire:
         body = base64.b64decode(wire["data_base64"], validate=True)
-    elif isinstance(body, str):
-        body.encode()  # a lone surrogate, written as an escape, has no UTF-8 form: refuse it here, not where it is used
+    elif b"\\u" in data:
+        _to_json(body)  # a lone surrogate, written as an escape, has no UTF-8 form: refuse it here, not where it is used
     headers = wire.get("pipebusheaders", NO_HEADERS)
     if not isinstance(headers, dict):
         raise CodecError(f'"pipebusheaders" is an object, found {headers!r}')
@@ -134,7 +133,7 @@ def _message(wire: dict[str, Any]) -> Message[Any]:
     return Message(
         wire["type"],
         body,
-        headers,  # type: ignore[arg-type]
+        headers=headers,  # type: ignore[arg-type]
         key=wire.get("partitionkey"),
         ttl=wire.get("pipebusttl"),
         reply_to=wire.get("pipebusreplyto"),

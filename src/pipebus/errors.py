@@ -28,6 +28,7 @@ Everything pipebus raises, as one small tree.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class PipebusError(Exception):
@@ -75,6 +76,9 @@ class SubjectChanged(ContractError):
             f"changed the subject from {was!r} to {found!r}; "
             "only a publish filter with `reroutes = True`, such as Reroute, may do that"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (SubjectChanged, (self.was, self.found), {"by": self.by})
 
 
 class SubscriptionError(PipebusError):

@@ -360,14 +360,18 @@ def guard(entry: Next, scope: object, rule: Ruling) -> Next:
 class _Pass:
     """What `call_next(message)` gives in an async chain: to be awaited, once, now."""
 
-    __slots__ = ("_message", "_passes")
+    __slots__ = ("_begun", "_message", "_passes")
 
     def __init__(self, passes: _Passes, message: Message[Any]) -> None:
         self._passes = passes
         self._message = message
+        self._begun = False
 
     def __await__(self) -> Generator[Any, Any, Outcome]:
         passes = self._passes
+        if self._begun:
+            raise ContractError("awaited one call_next(…) twice; call it again for another pass")
+        self._begun = True
         if passes.over:
             raise asyncio.CancelledError("its filter has returned, and was told that it left this pass behind")
         try:
@@ -415,11 +419,12 @@ def aplain(step: Mark, next_: Next, due: type[Outcome], services: Services) -> N
         try:
             outcome = await call(message, passes)
             if passes.open:
-                passes.over = True
                 raise ContractError("returned before its call_next(…) was awaited to its end; write `await call_next(…)`")
         except BaseException as error:
             blame(error, step, message)
             raise
+        finally:
+            passes.over = True
         if outcome.__class__ is not due:
             return conclude(step, outcome, due)
         return outcome

@@ -183,20 +183,18 @@ class _Checked(type(msgspec.Struct)):  # type: ignore[misc]
 
     if not TYPE_CHECKING:
 
-        def __call__(cls, subject, body=None, headers=NO_HEADERS, *args, **fields):
+        def __call__(cls, subject, body=None, headers=NO_HEADERS, **fields):
             for name in ("id", "time"):
                 if name in fields and fields[name] is None:
                     del fields[name]  # to be made
-            message = super().__call__(subject, body, headers, *args, **fields)
+            message = super().__call__(subject, body, headers, **fields)
             if headers.__class__ is not Headers:
                 msgspec.structs.force_setattr(message, "headers", check_headers(headers))
             if isinstance(subject, str):
                 check_subject(subject)
             elif not isinstance(subject, Address):
                 raise SubjectError(f"{subject!r} is no subject; use a string, an actor or Ref(obj)")
-            given = dict(zip(cls.__struct_fields__[3:], args, strict=False), **fields)
-            given.pop("body", None)
-            check_fields(**given)
+            check_fields(**fields)
             return message
 
 
@@ -224,12 +222,12 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
     subject: Any
     body: T = None  # type: ignore[assignment]
     headers: Headers = NO_HEADERS
+    id: str = msgspec.field(default_factory=lambda: cast("str", _ids.next()))  # a number until it is read; see below
+    time: float = msgspec.field(default_factory=_time.time)
     key: str | None = None
     ttl: float | None = None
     reply_to: Any = None
     correlation_id: str | None = None
-    id: str = msgspec.field(default_factory=lambda: cast("str", _ids.next()))  # a number until it is read; see below
-    time: float = msgspec.field(default_factory=_time.time)
 
     def with_body(self, body: U) -> Message[U]:
         """A copy with another body; everything else, the id too, stays."""
@@ -263,7 +261,11 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The text of the id is made here: the bare number means nothing in another process.
-        return (Message, tuple(getattr(self, name) for name in self.__struct_fields__))
+        return (_revive, ({name: getattr(self, name) for name in self.__struct_fields__},))
+
+
+def _revive(fields: dict[str, Any]) -> Message[Any]:
+    return Message(**fields)
 
 
 def _readable_id() -> property:
@@ -290,7 +292,7 @@ def _readable_id() -> property:
 Message.id = _readable_id()  # type: ignore[assignment]
 
 make_message: Final[Callable[..., Message[Any]]] = type(msgspec.Struct).__call__.__get__(Message)
-"""`Message` without its checks, for the bus: every field by position, the id as the bare number of an `IdRange`."""
+"""`Message` without its checks, for the bus: fields by position, the id as the bare number of an `IdRange`."""
 
 
 class Receipt(msgspec.Struct, frozen=True):

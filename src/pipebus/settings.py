@@ -33,43 +33,41 @@ def seconds(value: Any, what: str, least: float = 0.0, above: float | None = Non
     Raises:
         PipelineError
     """
-    found = _quantity(value, what, _SECONDS, 'a number of seconds, or text such as "200ms", "5s", "10m"')
+    try:
+        found = float(_quantity(value, what, _SECONDS, 'a number of seconds, or text such as "200ms", "5s", "10m"'))
+    except OverflowError:
+        found = math.inf
     if not math.isfinite(found) or found < least or (above is not None and found <= above):
         bound = f"greater than {above:g}" if above is not None else f"at least {least:g}"
-        raise PipelineError(f"{what}={value!r}: it is {bound} seconds, and finite")
+        raise PipelineError(f"{what}={_shown(value)}: it is {bound} seconds, and finite")
     return found
 
 
 def size(value: Any, what: str, least: int = 0) -> int:
     """
-    A size in bytes.
+    A size in bytes, below 2**63.
 
     Raises:
         PipelineError
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-        return value  # exact, whatever its size
     found = _quantity(value, what, _BYTES, 'a whole number of bytes, or text such as "64KiB", "1MiB"')
-    if not math.isfinite(found) or found != int(found) or found < least:
-        raise PipelineError(f"{what}={value!r}: it is a whole number of bytes, at least {least}")
+    if not least <= found < 2**63 or found != int(found):
+        raise PipelineError(f"{what}={_shown(value)}: it is a whole number of bytes, at least {least}")
     return int(found)
 
 
-def _quantity(value: Any, what: str, units: dict[str, Any], form: str) -> float:
+def _quantity(value: Any, what: str, units: dict[str, Any], form: str) -> Any:
+    """The number of seconds or bytes; exact where it was written as a whole number."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return _as_float(value, what)
+        return value
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise PipelineError(f"{what}={value!r}: it is {form}")
     number, unit = match.groups()
     if unit not in units:
         raise PipelineError(f'{what}={value!r}: unknown unit "{unit}"; there are {", ".join(units)}')
-    exact = int(number) * units[unit] if number.isdigit() else float(number) * units[unit]
-    return _as_float(exact, what) if units is _SECONDS else exact
+    return (int(number) if number.isdigit() else float(number)) * units[unit]
 
 
-def _as_float(value: Any, what: str) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise PipelineError(f"{what}: {str(value)[:20]}… is more than a number can hold here") from None
+def _shown(value: Any) -> str:
+    return repr(value) if not isinstance(value, int) or value < 10**30 else f"{str(value)[:20]}…"

@@ -341,16 +341,14 @@ class Subscription:
     def _terminal(self) -> links.Next:
         bound = self.plan.bound
         if bound is None:
-            return Handled
-        step, call = links.Mark(bound.name), bound.call  # signs the handler's errors, so that no filter is blamed for them
-        literal = self.literal
 
-        def check(message: Message[Any]) -> None:
-            if message.__class__ is not Message:
-                raise links.handed_on(message)
-            subject = literal if literal is not None else _came_for.get(message.subject)
-            if message.subject is not subject and message.subject != subject:
-                raise SubjectChanged(subject, message.subject)
+            def hand_over(message: Message[Any]) -> Handled:
+                self._check_passed(message)
+                return Handled(message)
+
+            return hand_over
+        step, call = links.Mark(bound.name), bound.call  # signs the handler's errors, so that no filter is blamed for them
+        check = self._check_passed
 
         def handle(message: Message[Any]) -> Handled:
             check(message)
@@ -371,6 +369,15 @@ class Subscription:
             return HANDLED if value is None else Handled(value)
 
         return ahandle if bound.is_async else handle
+
+    def _check_passed(self, message: Message[Any]) -> None:
+        """What a delivery chain may not do: hand on what is no message, or one with another subject."""
+        if message.__class__ is not Message:
+            raise links.handed_on(message)
+        literal = self.literal
+        subject = literal if literal is not None else _came_for.get(message.subject)
+        if message.subject is not subject and message.subject != subject:
+            raise SubjectChanged(subject, message.subject)
 
     # --- one delivery --------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -177,6 +176,8 @@ def open_transport(url: str) -> Any:
         for part in path.split("."):
             factory = getattr(factory, part)
         return factory(url)
+    from importlib.metadata import entry_points
+
     for point in entry_points(group="pipebus.transports", name=scheme):
         return point.load()(url)
     known = sorted({*TRANSPORTS, *(point.name for point in entry_points(group="pipebus.transports"))})
