@@ -108,10 +108,11 @@ class Bus:
         self.lifecycle = Lifecycle(self)
         self._planner = Planner(self, self, {Delivery: lambda _: current.get(), Bus: lambda _: self})
         self._names: dict[str, Subscription] = {}
+        self._numbers = itertools.count(1)  # for subscriptions without a name
         self._runs = self.router.runs
         self._ids = IdRange()
         self._next_id = self._ids.next
-        self._now = self.clock.now
+        self._now = None if self.clock is SYSTEM else self.clock.now  # None: the struct itself asks the system's clock
         self._sent = itertools.count()  # messages whose ids are not of `_ids`
         _buses.add(self)
 
@@ -153,7 +154,10 @@ class Bus:
             run = self._runs[subject]
         except (KeyError, TypeError):
             run = self._missed(subject)
-        message = make_message(subject, body, NO_HEADERS, self._next_id(), self._now())
+        if self._now is None:
+            message = make_message(subject, body, NO_HEADERS, self._next_id())
+        else:
+            message = make_message(subject, body, NO_HEADERS, self._next_id(), self._now())
         try:
             outcome = run(message)
         except BaseException as error:
@@ -188,7 +192,7 @@ class Bus:
         else:
             number = id
             next(self._sent)
-        return make_message(subject, body, checked, number, self._now(), key, ttl, reply_to, correlation_id)
+        return make_message(subject, body, checked, number, self.clock.now(), key, ttl, reply_to, correlation_id)
 
     def _pass(self, run: links.Next, message: Message[Any]) -> Receipt | Dropped:
         try:
@@ -296,6 +300,7 @@ class Bus:
     # not started, is stopping or is a forked child's: then `_runs` is empty, so that a publish checks none of this itself.
 
     def _missed(self, subject: Any) -> links.Next:
+        self.lifecycle.check_publish()
         with self.router.lock:
             route = self._route(subject)
             run = self._callable(route, late=False)
@@ -494,8 +499,8 @@ class Bus:
             overflow_timeout=overflow_timeout, attempts=attempts, deliver=deliver,
         )  # fmt: skip
         kind = SoloMailbox if plan.rules.workers == 1 and not plan.rules.pull and has_gil else SharedMailbox
+        self.lifecycle.check_process()
         with self.lifecycle.lock:
-            self.lifecycle.check_process()
             if self.state == "draining":
                 raise BusClosed("the bus is stopping: it takes no more subscriptions")
             if name is not None and name in self._names:
@@ -503,7 +508,7 @@ class Bus:
                     f'subscription "{name}" (at {place}) exists already (at {self._names[name].place}); choose another name'
                 )
             check_delivery(plan, name or (plan.bound.name if plan.bound else "pull"), self.delivery_nodes, subjects)
-            subscription = Subscription(plan, subjects, name, place, kind)
+            subscription = Subscription(plan, subjects, next(self._numbers) if name is None else name, place, kind)
             if self.state == "started" and plan.nodes:
                 self.lifecycle.start_filters([plan.nodes])
             if plan.bound is None:
@@ -532,6 +537,7 @@ class Bus:
 
     def unsubscribe(self, subscription: Subscription, timeout: float | None = None) -> None:
         """What `subscription.unsubscribe()` calls."""
+        self.lifecycle.check_process()
         if asyncio._get_running_loop() is not None and current_mailbox() is None:
             raise LifecycleError("unsubscribe waits for the handler that runs; on an event loop use `await sub.aunsubscribe()`")
         with self.lifecycle.lock:
@@ -600,7 +606,7 @@ class Bus:
         Raises:
             DrainTimeout: with the numbers of what is still pending. LifecycleError: in a handler or on a running loop.
         """
-        if current_mailbox() is not None:
+        if self.lifecycle.in_handler():
             raise LifecycleError("drain in a handler would wait for that handler; call it from outside")
         if asyncio._get_running_loop() is not None:
             raise LifecycleError("drain would stop the running event loop; use `await bus.adrain()`")
@@ -665,6 +671,10 @@ class Bus:
 
     def _forget_letter(self, message: Message[Any], reason: str) -> None:
         self.ledger.dropped(message, Dropped(reason, PUBLISH))
+
+    def check_process(self) -> None:
+        """Raises in a forked child."""
+        self.lifecycle.check_process()
 
     def settle_remote(self, token: Any, verdict: Any, delay: float) -> None:
         self.transport.settle(token, verdict, delay)

@@ -92,7 +92,7 @@ class JsonCodec:
             CodecError: saying what is missing or wrong; the bytes are the caller's to keep.
         """
         try:
-            wire = json.loads(data)
+            wire = json.loads(data.decode())
         except (ValueError, RecursionError) as error:
             raise CodecError(f"{len(data)} bytes are no JSON: {error}") from error
         if not isinstance(wire, dict):

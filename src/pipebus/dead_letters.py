@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pipebus.errors import DeadLetterError
+from pipebus.errors import DeadLetterError, text_of
 from pipebus.message import Message
 
 PUBLISH: Final = "publish"
@@ -70,15 +70,6 @@ def digest_of(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     places = "".join(f"{frame.filename}:{frame.name}:{frame.lineno};" for frame in frames)
     return hashlib.sha256(f"{type(error).__qualname__}|{places}".encode()).hexdigest()[:12]
-
-
-def text_of(error: BaseException) -> str:
-    """Type and text; the text may be a user's own `__str__`, which may fail."""
-    try:
-        text = str(error)
-    except Exception as failure:
-        text = f"(its text cannot be read: {type(failure).__name__})"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class Source(msgspec.Struct):

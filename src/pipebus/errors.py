@@ -196,3 +196,12 @@ class PublishUnknown(PipebusError):
 
 class CodecError(PipebusError, ValueError):
     """Bytes that are no message, or a message that cannot be written as bytes."""
+
+
+def text_of(error: BaseException) -> str:
+    """Type and text; the text may be a user's own `__str__`, which may fail."""
+    try:
+        text = str(error)
+    except Exception as failure:
+        text = f"(its text cannot be read: {type(failure).__name__})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

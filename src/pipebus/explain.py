@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from pipebus.message import Message
-from pipebus.pipeline import Branch, Node, Pipeline, Place, Step, When
+from pipebus.pipeline import Branch, Node, Pipeline, Place, Step, When, met
 from pipebus.subject import Pattern, check_subject
 from pipebus.subscription import Subscription, transforms_only
 
@@ -39,6 +39,15 @@ def describe_bus(bus: Described) -> dict[str, Any]:
         "delivery": [describe_node(node) for node in bus.delivery_nodes],
         "subscriptions": [describe_subscription(s) for s in sorted(bus.subscriptions, key=lambda s: s.name)],
     }
+
+
+def _told_settings(filter: Any) -> str:
+    """The settings that somebody chose: those that differ from their defaults."""
+    if not dataclasses.is_dataclass(filter) or isinstance(filter, type):
+        return ""
+    defaults = {field.name: field.default for field in dataclasses.fields(filter)}
+    chosen = {name: value for name, value in settings(filter).items() if value != value_text(defaults[name])}
+    return ", ".join(f"{name}={_short(value)}" for name, value in chosen.items())
 
 
 def describe_node(node: Node) -> dict[str, Any]:
@@ -120,12 +129,13 @@ def explain(bus: Described, about: Any) -> str:
         check_subject(subject)
     lines: list[tuple[int, str, str, str]] = []
     _explain_chain(bus.publish_nodes, subject, message, 1, lines)
+    stays = ", if the subject stays" if any(step.reroutes for step in met(bus.publish_nodes, subject)) else ""
     parts = [str(subject), "", "publish chain" if lines else "publish chain: no filter", *_table(lines), ""]
     listeners = sorted(bus.listeners(subject), key=lambda s: s.name)
     if not listeners:
-        parts.append("mailboxes: nobody listens (a Receipt with 0 mailboxes, and an Unrouted event)")
+        parts.append(f"mailboxes{stays}: nobody listens (a Receipt with 0 mailboxes, and an Unrouted event)")
     else:
-        parts.append("mailboxes")
+        parts.append(f"mailboxes{stays}")
     for subscription in listeners:
         parts += _explain_subscription(subscription, bus.delivery_nodes, subject, message)
     return "\n".join(parts).rstrip() + "\n"
@@ -157,23 +167,27 @@ def _explain_chain(
     chain: tuple[Node, ...], subject: Any, message: Message[Any] | None, depth: int, lines: list[tuple[int, str, str, str]]
 ) -> None:
     certain = True  # until a filter may have changed the subject
+    alone = True  # until a filter may have changed the message
 
     def go(chain: tuple[Node, ...], depth: int) -> bool:
         """True if a branch was certainly taken: what follows, here and around, is skipped."""
-        nonlocal certain
+        nonlocal certain, alone
         for index, node in enumerate(chain):
             where = place_text(node.place)
             left = False
             if isinstance(node, Step):
-                given = ", ".join(f"{name}={_short(value)}" for name, value in settings(node.filter).items() if value != "")
+                given = _told_settings(node.filter)
                 note = "may change the subject: what follows depends on it" if node.reroutes else ""
                 lines.append((depth, f"{node.name}({given})" if given else node.name, note, where))
                 certain = certain and not node.reroutes
+                alone = False
             elif isinstance(node, Pipeline):
                 lines.append((depth, "Pipeline", f"on_error={node.on_error}" if node.on_error else "", where))
                 left = go(node.nodes, depth + 1)
             else:
-                decided, why = _decide(node, subject, message, certain)
+                decided, why = _decide(node, subject, message if alone else None, certain)
+                if message is not None and not alone and node.test.pattern is None:
+                    why += "; filters before it may change what it sees"
                 lines.append((depth, node.name, why, where))
                 if decided is False:
                     continue
@@ -216,8 +230,8 @@ def _table(lines: list[tuple[int, str, str, str]]) -> list[str]:
     if not lines:
         return []
     whats = ["  " * depth + what for depth, what, _, _ in lines]
-    width = min(60, max(map(len, whats)))
-    middle = min(60, max(len(why) for _, _, why, _ in lines))
+    width = max(map(len, whats))
+    middle = max(len(why) for _, _, why, _ in lines)
     return list(_rows(lines, whats, width, middle))
 
 

@@ -28,6 +28,7 @@ from pipebus.planning import check_delivery
 from pipebus.router import Router
 from pipebus.runners import LoopThread, Pool, Timers, current_mailbox
 from pipebus.services import get_logger
+from pipebus.subscription import Subscription
 from pipebus.transports.base import Surroundings
 
 State = Literal["new", "started", "draining", "stopped"]
@@ -96,21 +97,26 @@ class Lifecycle:
 
     def check_publish(self) -> None:
         """Asked for each publish that found no route: while the bus is not started, that is every one."""
+        self.check_process()
         if self.state == "started":
             return
-        self.check_process()
         if self.state == "new":
             raise BusNotStarted("the bus is not started; use `with bus:` or bus.start() before you publish")
-        if self.state == "draining" and current_mailbox() is not None:
+        if self.state == "draining" and self.in_handler():
             return  # handlers may finish what they do
         raise BusClosed(f"the bus is {'stopping' if self.state == 'draining' else 'stopped'}: it takes no more messages")
+
+    def in_handler(self) -> bool:
+        """True on a thread that runs a handler of this bus."""
+        mailbox = current_mailbox()
+        return mailbox is not None and mailbox.rules.traffic is self.bus.traffic
 
     # --- start ---------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         bus = self.bus
+        self.check_process()
         with self.lock:
-            self.check_process()
             if self.state == "started":
                 return
             if self.state == "draining":
@@ -191,6 +197,7 @@ class Lifecycle:
     def drain(self, timeout: float) -> None:
         """Raises DrainTimeout with the numbers."""
         bus = self.bus
+        self.check_process()
         if bus.traffic.quiet(bus.clock, timeout, also=self._transport_quiet):
             return
         pending = {
@@ -202,7 +209,8 @@ class Lifecycle:
         raise DrainTimeout(f"not drained after {timeout:g} s; still pending or in flight: {text}", pending)
 
     def stop(self, timeout: float, drain: bool) -> StopReport:
-        if current_mailbox() is not None or within_user_code():
+        self.check_process()
+        if self.in_handler() or within_user_code():
             self.request_stop("stop() in a handler, filter or observer")
             return StopReport(drained=False)
         if asyncio._get_running_loop() is not None:
@@ -210,7 +218,6 @@ class Lifecycle:
         deadline = self.bus.clock.monotonic() + timeout
         self.request_stop("stop()")
         with self.lock:
-            self.check_process()
             if self.state == "new":
                 return StopReport()
             changed = self._change("draining") if self.state == "started" else None
@@ -225,12 +232,20 @@ class Lifecycle:
         drained = drain and bus.traffic.quiet(
             bus.clock, self._left(deadline), also=self._transport_quiet, give_up=lambda: self._hurry
         )
-        with self.lock:
-            subscriptions = list(bus.router.subscriptions())
+        while True:
+            subscriptions = self._close_all()
+            # A publish that had found its route before the draining may have come after the quiet moment: once more, then.
+            late = (
+                drained
+                and self._left(deadline)
+                and any(s.handled and not s.paused and s.mailbox.waiting() for s in subscriptions)
+            )
+            if not late:
+                break
             for subscription in subscriptions:
-                if not bus.transport.local:
-                    bus.transport.unbind(subscription.name)
-                subscription.mailbox.close("stopped", keep=True)
+                subscription.mailbox.reopen()
+            drained = bus.traffic.quiet(bus.clock, self._left(deadline), give_up=lambda: self._hurry)
+        with self.lock:
             changed = self._change("stopped")
         bus.ledger.emit(changed)
         for subscription in subscriptions:
@@ -250,6 +265,15 @@ class Lifecycle:
         if left or stuck or errors:
             bus.ledger.warn("bus.stopped_early", left=left, abandoned=list(report.abandoned), errors=errors)
         return report
+
+    def _close_all(self) -> list[Subscription]:
+        with self.lock:
+            subscriptions = list(self.bus.router.subscriptions())
+            for subscription in subscriptions:
+                if not self.bus.transport.local:
+                    self.bus.transport.unbind(subscription.name)
+                subscription.mailbox.close("stopped", keep=True)
+        return subscriptions
 
     def _left(self, deadline: float) -> float:
         return max(0.0, deadline - self.bus.clock.monotonic())

@@ -10,8 +10,8 @@ lock: items = None; is D empty? if not, items = D again and go on), the orders a
     None, append, empty?         the same; the put sees items is not D, waits for the lock, finds D back in place: done
     None, empty?, append         the worker rests, D is nobody's. The put sees items is not D, and under the lock takes its
                                  own message out of D and admits it anew, which schedules the mailbox
-    close: None, take what D has; an append after that is found and taken back by its put, which raises; an append before
-                                 it was accepted and is counted as left over
+    stop: None, keep D as what is left over; an append before or after that is part of it, and accepted
+    unsubscribe: None, drop what D has; an append after that is found and taken back by its put
 
 So no message is lost, none is delivered twice, and the mailbox is on a ready list exactly once: only the change from None to
 a deque schedules it, and only the worker that took it from the ready list brings it to rest. A D that was left is never used
@@ -91,12 +91,19 @@ class SoloMailbox(Mailbox):
         with self.lock:
             if self.items is left:
                 return ONE
-            for index, item in enumerate(left):
+            if self.rare is not None and self.rare.left is left:
+                return ONE  # a stop has kept it
+            # Each step takes one item out for us alone: a worker may be at the last of what an `unsubscribe` left.
+            for _ in range(len(left)):
+                try:
+                    item = left.popleft()
+                except IndexError:
+                    return ONE
                 if item is message:
-                    del left[index]
                     break
+                left.append(item)
             else:
-                return ONE  # whoever closed the mailbox has counted it
+                return ONE  # taken by the worker, or counted by whoever closed the mailbox
             if self._refuses():
                 return NOBODY
             schedule = self._admit(message)

@@ -71,6 +71,8 @@ def check_headers(headers: Mapping[str, str]) -> Headers:
     Raises:
         HeaderError: a name or value that is no string, has CR, LF or NUL, or a name that is reserved.
     """
+    if headers.__class__ is Headers:
+        return headers
     if headers.__class__ is not dict and not isinstance(headers, Mapping):
         raise HeaderError(f"headers are a mapping of names to values, found {type(headers).__name__}")
     for name, value in headers.items():
@@ -173,6 +175,9 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+_replace: Final[Callable[..., Any]] = msgspec.structs.replace
+
+
 class _Checked(type(msgspec.Struct)):  # type: ignore[misc]
     """
     Checks what a message is made of, where it is made.
@@ -190,11 +195,12 @@ class _Checked(type(msgspec.Struct)):  # type: ignore[misc]
             message = super().__call__(subject, body, headers, **fields)
             if headers.__class__ is not Headers:
                 msgspec.structs.force_setattr(message, "headers", check_headers(headers))
-            if isinstance(subject, str):
+            if subject.__class__ is str or isinstance(subject, str):
                 check_subject(subject)
             elif not isinstance(subject, Address):
                 raise SubjectError(f"{subject!r} is no subject; use a string, an actor or Ref(obj)")
-            check_fields(**fields)
+            if fields:
+                check_fields(**fields)
             return message
 
 
@@ -231,7 +237,7 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
 
     def with_body(self, body: U) -> Message[U]:
         """A copy with another body; everything else, the id too, stays."""
-        return cast("Message[U]", msgspec.structs.replace(self, body=body))
+        return _replace(self, body=body)  # type: ignore[no-any-return]
 
     def with_headers(self, mapping: Mapping[str, str] | None = None, /, **headers: str) -> Message[T]:
         """A copy with these headers added to (or put in place of) what is there."""
@@ -240,7 +246,7 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
             checked = Headers({**checked, **check_headers(headers)})
         if self.headers:
             checked = Headers({**self.headers, **checked})
-        return msgspec.structs.replace(self, headers=checked)
+        return _replace(self, headers=checked)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         fields = (("key", self.key), ("ttl", self.ttl), ("reply_to", self.reply_to), ("correlation_id", self.correlation_id))

@@ -350,5 +350,6 @@ def stragglers(mailboxes: tuple[Mailbox, ...], late: list[Late]) -> Receipt:
     if refused:
         raise MailboxFull([m.owner.name for m in mailboxes if m.owner.name not in refused], refused, hint)
     if closed is not None:
-        raise closed
+        reached = len(mailboxes) - len(late)
+        raise BusClosed(f"{closed}; {reached} of {len(mailboxes)} mailboxes had taken it before") if reached else closed
     return Receipt(len(mailboxes) - gone)

@@ -18,6 +18,7 @@ V = TypeVar("V")
 
 KNOWN = 16_384  # subjects that were checked and are not checked again
 _known: set[str] = set()
+_literal: set[str] = set()
 MAX_LENGTH = 1024  # characters; far above any sane subject, far below NATS's control line
 
 
@@ -61,12 +62,16 @@ def check_subject(text: str) -> tuple[str, ...]:
     Raises:
         SubjectError: as for a pattern, and when a token is a wildcard.
     """
+    if text.__class__ is str and text in _literal:
+        return tuple(text.split("."))
     tokens = check_pattern(text)
     for token in tokens:
         if token in ("*", ">"):
             raise SubjectError(
                 f'"{text}" has the wildcard "{token}"; wildcards are for subscriptions, publish to a literal subject'
             )
+    if len(_literal) < KNOWN:
+        _literal.add(str(text))
     return tokens
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from typing import Any, Final, Protocol
@@ -14,7 +13,7 @@ from typing import Any, Final, Protocol
 from pipebus import events, links, pipeline
 from pipebus.binding import Bound
 from pipebus.clock import Clock
-from pipebus.dead_letters import DeadLetters, Source, text_of
+from pipebus.dead_letters import DeadLetters, Source
 from pipebus.errors import (
     AlreadySettled,
     AttemptsExhausted,
@@ -23,6 +22,7 @@ from pipebus.errors import (
     PipelineError,
     Rejected,
     SubjectChanged,
+    text_of,
 )
 from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
@@ -30,8 +30,6 @@ from pipebus.mailbox import Item, Mailbox, Parcel, Rules
 from pipebus.message import HANDLED, Dropped, Handled, Message
 from pipebus.pipeline import Build, Node, Place, Step
 from pipebus.services import Services
-
-_auto = itertools.count(1)
 
 current: Final[contextvars.ContextVar[Delivery]] = contextvars.ContextVar("pipebus.delivery")
 """The delivery that a handler with a `Delivery` parameter is being given."""
@@ -71,6 +69,7 @@ class Hub(Protocol):
     def state(self) -> str: ...
     def answer(self, to: Any, request: Message[Any], value: Any) -> None: ...
     def request_stop(self, reason: str) -> None: ...
+    def check_process(self) -> None: ...
     def settle_remote(self, token: Any, verdict: str, delay: float) -> None: ...
     def unsubscribe(self, subscription: Subscription, timeout: float | None) -> None: ...
     def rule(self, place: str) -> Callable[[pipeline.OnError], links.Ruling]: ...
@@ -192,11 +191,11 @@ class Subscription:
     # A million of these are to fit in memory: what is seldom asked for is made when it is (`name`, `patterns`).
     __slots__ = ("_name", "inbox", "mailbox", "place", "plan", "subjects")
 
-    def __init__(self, plan: Plan, subjects: Any, name: str | None, place: Place, mailbox: type[Mailbox]) -> None:
+    def __init__(self, plan: Plan, subjects: Any, name: str | int, place: Place, mailbox: type[Mailbox]) -> None:
         self.plan = plan
         self.subjects = subjects  # a literal subject, an object or a wildcard Pattern; or a tuple of these
         self.place = place
-        self._name: str | int | None = name
+        self._name = name  # a number, unique in the bus, where none was given
         self.inbox: Inbox | None = None
         self.mailbox = mailbox(plan.rules, self, plan.bound.call if plan.bound is not None else Handled)
 
@@ -205,8 +204,6 @@ class Subscription:
         """The durable name; one is made where none was given."""
         if isinstance(self._name, str):
             return self._name
-        if self._name is None:
-            self._name = next(_auto)
         return f"{self.plan.bound.name if self.plan.bound is not None else 'pull'}#{self._name}"
 
     @property
@@ -264,6 +261,7 @@ class Subscription:
     def _reading(self) -> Inbox:
         if self.inbox is None:
             raise PipelineError(f"subscription {self.name} has a handler; only one without a handler can be read")
+        self.plan.hub.check_process()
         return self.inbox
 
     def receive(self, timeout: float | None = None) -> Message[Any]:

@@ -22,9 +22,11 @@ def validator(type_: Any) -> Callable[[Any], Any]:
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter
 
     try:
-        return TypeAdapter(type_, config=ConfigDict(arbitrary_types_allowed=True)).validate_python
+        adapter = TypeAdapter(type_, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError:  # a model or dataclass, which has a configuration of its own
-        return TypeAdapter(type_).validate_python
+        adapter = TypeAdapter(type_)
+    adapter.rebuild(raise_errors=True)  # a name that leads nowhere is told now, not with the first message
+    return adapter.validate_python
 
 
 def refusal() -> type[Exception]:

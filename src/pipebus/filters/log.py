@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from pipebus.errors import PipelineError
+from pipebus.errors import PipelineError, text_of
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import Around, Steps
 from pipebus.services import get_logger
@@ -55,7 +55,7 @@ class Log(Around):
         try:
             outcome = yield message
         except Exception as error:
-            log.warning("message.failed", **facts, error=_one_line(f"{type(error).__name__}: {error}"), ms=_since(begun))
+            log.warning("message.failed", **facts, error=_one_line(text_of(error)), ms=_since(begun))
             raise
         facts["ms"] = _since(begun)
         write = getattr(log, self.level)
@@ -70,14 +70,17 @@ class Log(Around):
         """A copy of JSON-like data with the named values hidden; a model or dataclass by its fields."""
         if isinstance(value, Mapping):
             return {k: HIDDEN if str(k).lower() in self._hidden else self._shown(v) for k, v in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_asdict"):
+            return self._shown(value._asdict())
         if isinstance(value, (list, tuple)):
             return [self._shown(inner) for inner in value]
         dump = getattr(value, "model_dump", None)
         if dump is not None and not isinstance(value, type):
             return self._shown(dump())
-        fields = getattr(value, "__dataclass_fields__", None)
-        if fields is not None and not isinstance(value, type):
-            return self._shown({name: getattr(value, name) for name in fields})
+        for attribute in ("__dataclass_fields__", "__struct_fields__"):
+            fields = getattr(value, attribute, None)
+            if fields is not None and not isinstance(value, type):
+                return self._shown({name: getattr(value, name) for name in fields})
         return _one_line(value) if isinstance(value, str) else value
 
 
@@ -86,5 +89,5 @@ def _since(begun: float) -> float:
 
 
 def _one_line(text: str) -> str:
-    """Nobody writes a log line of their own by sending a line break."""
-    return text.replace("\r", "\\r").replace("\n", "\\n")
+    """Nobody writes a log line of their own, or on a terminal, by what they send: what is not printable is escaped."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

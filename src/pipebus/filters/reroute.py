@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from string import Formatter
 from typing import Any
 
@@ -11,8 +12,8 @@ import msgspec
 
 from pipebus.errors import PipelineError, Rejected, SubjectError
 from pipebus.message import Message
-from pipebus.pipeline import Transform
-from pipebus.subject import check_subject
+from pipebus.pipeline import Transform, is_async
+from pipebus.subject import Address, check_subject
 
 _NONE = object()
 
@@ -35,8 +36,10 @@ class Reroute(Transform):
     reroutes = True
 
     def __post_init__(self) -> None:
-        if callable(self.to):
+        if callable(self.to) and not is_async(self.to):
             return
+        if not isinstance(self.to, str):
+            raise PipelineError(f"Reroute.to={self.to!r}: it is a template, or a plain function of the message")
         try:
             self._parts = [(text, field) for text, field, spec, conversion in Formatter().parse(self.to)
                            if not self._refuse(spec, conversion)]  # fmt: skip
@@ -70,6 +73,8 @@ class Reroute(Transform):
     def transform(self, message: Message[Any], /) -> Message[Any]:
         if callable(self.to):
             subject = self.to(message)
+            if not isinstance(subject, (str, Address)):
+                raise Rejected(None, f"cannot reroute: the function returned {subject!r}, which is no subject")
         else:
             subject = "".join(text + (self._token(message, field) if field else "") for text, field in self._parts)
         return msgspec.structs.replace(message, subject=subject)
@@ -83,7 +88,7 @@ class Reroute(Transform):
                 raise Rejected(None, f"cannot reroute: there is no {field}")
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise Rejected(None, f"cannot reroute: {field} is {type(value).__name__}; a token is text or a whole number")
-        token = str(value)
+        token = str(value.value) if isinstance(value, Enum) else str(value)
         if root != "subject" and (not token or "." in token or token in ("*", ">")):
             raise Rejected(None, f"cannot reroute: {field} is {token!r}, which is not one token of a subject")
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipebus.errors import PipelineError
 from pipebus.message import Message, check_headers
-from pipebus.pipeline import Transform
+from pipebus.pipeline import Transform, is_async
 
 
 @dataclass(eq=False)
@@ -30,6 +30,9 @@ class SetHeaders(Transform):
     def __post_init__(self) -> None:
         if not isinstance(self.headers, Mapping) or not self.headers:
             raise PipelineError(f'SetHeaders.headers={self.headers!r}: it maps names to texts, as in {{"tenant": "acme"}}')
+        for name, value in self.headers.items():
+            if callable(value) and is_async(value):
+                raise PipelineError(f'SetHeaders.headers["{name}"] is async; it is a text, or a plain function of the message')
         self._functions = {name: value for name, value in self.headers.items() if callable(value)}
         self._fixed = check_headers({name: value for name, value in self.headers.items() if not callable(value)})
         check_headers(dict.fromkeys(self._functions, ""))

@@ -138,7 +138,7 @@ class Transport(Protocol):
 
     def send(self, message: Message[Any], delay: float) -> Receipt:
         """
-        Keep the message as promised; when this returns it is kept. Callable from any thread.
+        Keep the message as promised; when this returns it is kept. Callable from any thread; after `stop` it raises BusClosed.
 
         Raises:
             MessageTooLarge, UnsupportedCapability, CodecError, PublishUnknown, and what the engine raises.
