@@ -137,12 +137,12 @@ def explain(bus: Described, about: Any) -> str:
     else:
         parts.append(f"mailboxes{stays}")
     for subscription in listeners:
-        parts += _explain_subscription(subscription, bus.delivery_nodes, subject, message)
+        parts += _explain_subscription(subscription, bus, subject, message)
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _explain_subscription(subscription: Subscription, bus_nodes: tuple[Node, ...], subject: Any, message: Any) -> list[str]:
-    plan = subscription.plan
+def _explain_subscription(subscription: Subscription, bus: Described, subject: Any, message: Any) -> list[str]:
+    plan, publish_nodes, bus_nodes = subscription.plan, bus.publish_nodes, bus.delivery_nodes
     rules = plan.rules
     policy = f"{rules.overflow} at {rules.size:,}" + (f", {rules.timeout:g} s" if rules.overflow == "block" else "")
     if plan.bound is None:
@@ -153,10 +153,11 @@ def _explain_subscription(subscription: Subscription, bus_nodes: tuple[Node, ...
              f"  {place_text(subscription.place)}"]  # fmt: skip
     steps: list[tuple[int, str, str, str]] = []
     for_all = bus_nodes if plan.bound is not None else transforms_only(bus_nodes)
-    _explain_chain(for_all, subject, message, 2, steps)
+    before = bool(publish_nodes)
+    _explain_chain(for_all, subject, message, 2, steps, before)
     if plan.bound is None and for_all != bus_nodes:
         steps.append((2, "(bus-wide filters other than Transforms)", "not for readers: they wrap handlers", ""))
-    _explain_chain(plan.nodes, subject, message, 2, steps)
+    _explain_chain(plan.nodes, subject, message, 2, steps, before or bool(for_all))
     if plan.bound is not None:
         goes = f"what it returns goes to {plan.to}" if plan.to is not None else ""
         steps.append((2, f"-> {plan.bound.name}", goes, ""))
@@ -164,10 +165,21 @@ def _explain_subscription(subscription: Subscription, bus_nodes: tuple[Node, ...
 
 
 def _explain_chain(
-    chain: tuple[Node, ...], subject: Any, message: Message[Any] | None, depth: int, lines: list[tuple[int, str, str, str]]
+    chain: tuple[Node, ...],
+    subject: Any,
+    message: Message[Any] | None,
+    depth: int,
+    lines: list[tuple[int, str, str, str]],
+    before: bool = False,
 ) -> None:
+    """
+    Append a line for each node.
+
+    Args:
+        before: Filters of other chains come before: they may change what a predicate sees.
+    """
     certain = True  # until a filter may have changed the subject
-    alone = True  # until a filter may have changed the message
+    alone = not before  # until a filter may have changed the message
 
     def go(chain: tuple[Node, ...], depth: int) -> bool:
         """True if a branch was certainly taken: what follows, here and around, is skipped."""

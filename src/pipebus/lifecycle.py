@@ -260,7 +260,9 @@ class Lifecycle:
         bus.timers.stop()
         bus.transport.stop()
         bus.loop_thread.stop(max(1.0, self._left(deadline)))
-        left = {s.name: waiting for s in subscriptions if (waiting := s.mailbox.waiting())}
+        # What a handler has still in hand is told as its abandoned thread; what a reader has, only here.
+        left = {s.name: s.mailbox.waiting() + (0 if s.handled else s.mailbox.in_flight) for s in subscriptions}
+        left = {name: count for name, count in left.items() if count}
         report = StopReport(drained, left, tuple(worker.name for worker in stuck), tuple(errors))
         if left or stuck or errors:
             bus.ledger.warn("bus.stopped_early", left=left, abandoned=list(report.abandoned), errors=errors)

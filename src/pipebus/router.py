@@ -51,7 +51,7 @@ class Road(NamedTuple):
 class Route:
     """One subject's road: the nodes, the mailboxes, and the compiled chains, each made when it is first needed."""
 
-    __slots__ = ("_compiled", "colour", "mailboxes", "nodes", "router", "subject", "waits")
+    __slots__ = ("_compiled", "colour", "mailboxes", "nodes", "plain_sync", "router", "subject", "waits")
 
     def __init__(self, router: Router, subject: Any, nodes: tuple[Node, ...], mailboxes: tuple[Mailbox, ...]) -> None:
         self.router = router
@@ -61,12 +61,9 @@ class Route:
         met = pipeline.met(nodes, subject)
         self.colour = "async" if any(step.colour == "async" for step in met) else "sync"
         self.waits: str | None = next((step.name for step in met if step.waits), None)
+        # The filter that keeps this chain from running as an awaitable, if there is one.
+        self.plain_sync: str | None = next((step.name for step in met if step.colour == "sync"), None)
         self._compiled: dict[Road, links.Next] = {}
-
-    @property
-    def plain_sync(self) -> str | None:
-        """The filter that keeps this chain from running as an awaitable, if there is one."""
-        return next((s.name for s in pipeline.met(self.nodes, self.subject) if s.colour == "sync"), None)
 
     def run(self, road: Road) -> links.Next:
         with self.router.lock:

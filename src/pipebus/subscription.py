@@ -169,8 +169,12 @@ class Delivery:
 
     def _close(self, verb: str) -> None:
         what = f"message {self.message.id} of {self._subscription.name} cannot be {verb}"
-        if self._open and self._subscription.plan.hub.state == "stopped":
-            raise BusClosed(f"{what}: the bus has stopped, and what it was doing is reported as left over")
+        if self._open and self._subscription.plan.hub.state == "stopped" and self.claim():
+            self._parcel.attempt -= 1
+            self._subscription.mailbox.give_back(self._parcel)
+            raise BusClosed(
+                f"{what}: the bus has stopped; the message is left over, and comes again if the bus is started again"
+            )
         if not self.claim():
             raise AlreadySettled(f"{what}: it was settled before")
 
