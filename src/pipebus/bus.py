@@ -53,6 +53,9 @@ F = TypeVar("F")
 H = TypeVar("H", bound=Callable[..., Any])
 Observer = TypeVar("Observer", bound=Callable[..., object])
 
+OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id")
+"""The keyword arguments of `publish`."""
+
 _delay: Final[contextvars.ContextVar[float]] = contextvars.ContextVar("pipebus.delay", default=0.0)
 _buses: Final[weakref.WeakSet[Bus]] = weakref.WeakSet()
 
@@ -149,6 +152,11 @@ class Bus:
             MessageError: bad input. And whatever a filter raises, as the same object.
         """
         if options:
+            unknown = options.keys() - set(OPTIONS)
+            if unknown:
+                raise TypeError(
+                    f"publish() got an unexpected keyword argument {min(unknown)!r}; there are {', '.join(OPTIONS)}"
+                )
             return self._publish_with(subject, body, **options)
         try:
             run = self._runs[subject]

@@ -20,10 +20,25 @@ class Stand:
     """A step, with what must hold for a message to reach it."""
 
     step: Step
-    patterns: tuple[Pattern, ...]  # of every `when` and `branch` around it; none behind a rerouter, where any subject may come
-    asked: tuple[Node, ...]  # predicate forks around it; and the rerouter before it, if there is one
-    branches: tuple[Branch, ...]  # around it, outermost first
+    forks: tuple[When | Branch, ...]  # around it, outermost first
+    rerouted: bool  # a rerouter stands before it, so any subject may come
     own: bool  # of the subscription's own part, which a bus-wide branch does not leave
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """What its messages' subjects match, as far as that is known."""
+        return () if self.rerouted else tuple(f.test.pattern for f in self.forks if f.test.pattern is not None)
+
+    @property
+    def asked(self) -> list[When | Branch]:
+        """The forks by predicate around it."""
+        return [fork for fork in self.forks if fork.test.pattern is None]
+
+    def left_by(self, later: Stand) -> list[Branch]:
+        """The branches around it that a message would have to leave, and cannot, to come to `later`."""
+        if self.own != later.own:
+            return []
+        return [fork for fork in self.forks if isinstance(fork, Branch) and fork not in later.forks]
 
 
 def check(chain: tuple[Node, ...], side: Side, own: tuple[Node, ...] = ()) -> None:
@@ -89,38 +104,29 @@ def check_colour(chain: tuple[Node, ...], colour: str, why: str) -> None:
 def _stands(chain: tuple[Node, ...], own: bool) -> list[Stand]:
     """Every filter of a chain, in order, with what leads to it."""
     found: list[Stand] = []
-    rerouted = False
 
-    def go(
-        chain: tuple[Node, ...], patterns: tuple[Pattern, ...], asked: tuple[Node, ...], branches: tuple[Branch, ...]
-    ) -> None:
-        nonlocal rerouted
+    def go(chain: tuple[Node, ...], forks: tuple[When | Branch, ...]) -> None:
         for node in chain:
             if isinstance(node, Step):
-                found.append(
-                    Stand(node, () if rerouted else patterns, (*asked, rerouter) if rerouted else asked, branches, own)
-                )
-                rerouted = rerouted or node.reroutes
-            elif isinstance(node, Pipeline):
-                go(node.nodes, patterns, asked, branches)
+                found.append(Stand(node, forks, any(stand.step.reroutes for stand in found), own))
             else:
-                pattern = node.test.pattern
-                go(
-                    node.nodes,
-                    patterns if pattern is None else (*patterns, pattern),
-                    asked if pattern is not None else (*asked, node),
-                    (*branches, node) if isinstance(node, Branch) else branches,
-                )
+                go(node.nodes, forks if isinstance(node, Pipeline) else (*forks, node))
 
-    rerouter = Pipeline()
-    go(chain, (), (), ())
+    go(chain, ())
     return found
 
 
 def meet(a: Stand, b: Stand) -> bool:
     """True if one message could pass both; `a` stands before `b`."""
-    if a.own == b.own and any(branch not in b.branches for branch in a.branches):
-        return False  # who takes that branch never comes to b
+    return not a.left_by(b) and all(x.overlaps(y) for x in a.patterns for y in b.patterns)
+
+
+def _one_route(a: Stand, b: Stand) -> bool:
+    """True if both could be compiled into one route: what only a message can decide is compiled either way."""
+    for branch in a.left_by(b):
+        leading = a.forks[: a.forks.index(branch) + 1]
+        if not a.rerouted and all(fork.test.pattern is not None for fork in leading):
+            return False
     return all(x.overlaps(y) for x in a.patterns for y in b.patterns)
 
 
@@ -128,7 +134,7 @@ def _colours(stands: list[Stand]) -> Iterator[str]:
     """A plain sync filter and an async one on one road: neither a plain call nor an awaitable could run both."""
     for late, b in enumerate(stands):
         for a in stands[:late]:
-            if {a.step.colour, b.step.colour} != {"sync", "async"} or not meet(a, b):
+            if {a.step.colour, b.step.colour} != {"sync", "async"} or not _one_route(a, b):
                 continue
             sync, other = (a.step, b.step) if a.step.colour == "sync" else (b.step, a.step)
             yield (
@@ -200,9 +206,7 @@ def _after_terminal(stands: list[Stand]) -> Iterator[str]:
 
 def _always_before(a: Stand, b: Stand) -> bool:
     """True if every message that comes to `b` has passed `a`, which stands before it."""
-    if any(fork not in b.asked for fork in a.asked):
-        return False
-    if a.own == b.own and any(branch not in b.branches for branch in a.branches):
+    if (a.rerouted and not b.rerouted) or any(fork not in b.forks for fork in a.asked) or a.left_by(b):
         return False
     return all(any(p.covers(q) for q in b.patterns) or p.text == ">" for p in a.patterns)
 

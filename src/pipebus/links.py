@@ -241,6 +241,8 @@ def around(step: Mark, next_: Next, due: type[Outcome], services: Services) -> N
                 try:
                     effect = resume(value)
                 except StopIteration as stop:
+                    if thrown is not None:
+                        unsign(thrown)  # swallowed
                     return _ended(step, stop.value, outcome, due)
                 except RuntimeError as error:
                     # PEP 479: a StopIteration that passes through a generator comes out wrapped; give back the original.
@@ -471,6 +473,8 @@ def aaround(step: Mark, next_: Next, due: type[Outcome], services: Services) -> 
                 try:
                     effect = resume(value)
                 except StopIteration as stop:
+                    if thrown is not None:
+                        unsign(thrown)  # swallowed
                     return _ended(step, stop.value, outcome, due)
                 except RuntimeError as error:
                     if isinstance(thrown, StopIteration) and error.__cause__ is thrown:

@@ -334,6 +334,10 @@ class Dropped(msgspec.Struct, frozen=True):
     reason: str
     by: str | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.reason, str):
+            raise MessageError(f"Dropped: reason is a text, found {type(self.reason).__name__} ({self.reason!r})")
+
     def __bool__(self) -> Literal[False]:
         return False
 

@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from pipebus.clock import Clock
+from pipebus.errors import BusClosed
 from pipebus.mailbox import Mailbox
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.mailbox_solo import SoloMailbox
@@ -389,14 +390,18 @@ class LoopThread:
                 raised.append(error)
                 return None
 
-        future = asyncio.run_coroutine_threadsafe(run(), self.loop())
+        loop = self.loop()
+        future = asyncio.run_coroutine_threadsafe(run(), loop)
         try:
             outcome = future.result()
         except BaseException:
             future.cancel()
             raise
         if raised:
-            raise raised.pop()
+            error = raised.pop()
+            if isinstance(error, asyncio.CancelledError) and self._loop is not loop:
+                raise BusClosed("the bus stopped while this publish was in its chain; whether it was accepted is not known")
+            raise error
         return outcome
 
     def stop(self, timeout: float | None) -> None:
