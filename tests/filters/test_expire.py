@@ -1,0 +1,109 @@
+"""Expire: a message that waited too long is worse than no message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipebus import Bus, Dropped, Message, PipelineError
+from pipebus.clock import SystemClock
+from pipebus.filters import Expire
+
+NOW = 1_000_000.0
+
+
+class At(SystemClock):
+    """A clock that shows one time on envelopes."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.time = now
+
+    def now(self) -> float:  # type: ignore[override]
+        return self.time
+
+
+@pytest.mark.parametrize(
+    ("age", "own", "fresh"),
+    [
+        pytest.param(0.0, None, True, id="new"),
+        pytest.param(10.0, None, True, id="just in time"),
+        pytest.param(10.5, None, False, id="too old"),
+        pytest.param(-5.0, None, True, id="from a clock that is ahead"),
+        pytest.param(5.0, 2.0, False, id="its own ttl is shorter"),
+        pytest.param(20.0, 30.0, True, id="its own ttl is longer"),
+    ],
+)
+def test_a_message_older_than_its_time_to_live_is_dropped(through: Any, age: float, own: float | None, fresh: bool) -> None:
+    """Age is counted from the message's time by the bus's clock; a message's own `ttl` wins."""
+    sent = Message("a", ttl=own, time=NOW - age)
+    passed = through(Expire(10.0), sent, clock=At())
+    assert passed.arrived == ([sent] if fresh else [])
+    if not fresh:
+        assert passed.outcome == Dropped("expired", "Expire")
+        assert passed.stats["dropped"] == {"Expire": {"expired": 1}}
+
+
+def test_around_a_handler_a_stale_message_is_dropped_and_counted() -> None:
+    """What waited in the mailbox for too long is not handled."""
+    clock = At()
+    bus = Bus(clock=clock)
+    handled: list[Any] = []
+    subscription = bus.subscribe("a", lambda message: handled.append(message.body), filters=[Expire("10s")])
+    with bus:
+        subscription.pause()
+        bus.publish("a", "old")
+        clock.time += 11.0
+        bus.publish("a", "new")
+        subscription.resume()
+        bus.drain(timeout=10)
+        stats = subscription.stats()
+    assert handled == ["new"]
+    assert (stats["dropped"], stats["acknowledged"]) == ({"expired": 1}, 1)
+
+
+def test_for_a_reader_a_stale_message_is_dropped_and_the_next_one_read() -> None:
+    """`receive` goes on to what is fresh."""
+    clock = At()
+    bus = Bus(clock=clock)
+    subscription = bus.subscribe("a", filters=[Expire(10.0)])
+    with bus:
+        bus.publish("a", "old")
+        clock.time += 11.0
+        bus.publish("a", "new")
+        assert subscription.receive(timeout=10).body == "new"
+        assert subscription.stats()["dropped"] == {"expired": 1}
+
+
+def test_without_a_bus_it_goes_by_the_computer_s_clock() -> None:
+    """One filter alone can be tried by calling it."""
+    expire, new, old = Expire(60.0), Message("a"), Message("a", time=NOW)
+    assert expire.transform(new) is new
+    assert expire.transform(old) == Dropped("expired")
+
+
+@pytest.mark.parametrize(
+    ("ttl", "seconds"),
+    [
+        pytest.param(1, 1.0, id="a whole number"),
+        pytest.param(0.25, 0.25, id="a number"),
+        pytest.param("200ms", 0.2, id="ms"),
+        pytest.param("1.5s", 1.5, id="s"),
+        pytest.param(" 10 m ", 600.0, id="m, with spaces"),
+        pytest.param("2h", 7200.0, id="h"),
+        pytest.param("1d", 86400.0, id="d"),
+    ],
+)
+def test_the_setting_is_a_number_or_a_text_with_a_unit(ttl: Any, seconds: float) -> None:
+    """Code and config may write the same."""
+    assert Expire(ttl).ttl == seconds
+
+
+@pytest.mark.parametrize(
+    "ttl", [0, 0.0, -1, "0s", float("inf"), float("nan"), True, None, "10", "5 parsecs", "soon", "-5s", "", [1]], ids=repr
+)
+def test_wrong_settings_are_refused_where_they_are_written(ttl: Any) -> None:
+    """The error names the setting and repeats what was found."""
+    with pytest.raises(PipelineError, match=r"Expire\.ttl") as error:
+        Expire(ttl)
+    assert repr(ttl) in str(error.value)

@@ -1,0 +1,254 @@
+"""Reroute: the subject follows from what the message holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from pipebus import Bus, Dropped, Message, PipebusError, PipelineError, Receipt, Ref, Rejected, transform, when
+from pipebus.filters import Reroute
+
+
+class Flight(BaseModel):
+    origin: str
+    number: int = 1
+
+
+@dataclass
+class Leg:
+    flight: Flight
+    _secret: str = "hidden"
+
+
+class Carrier(str, Enum):  # noqa: UP042  # how enums of texts were written before StrEnum
+    UNITED = "UA"
+
+
+class Airport(StrEnum):
+    KENNEDY = "JFK"
+
+
+# --- where a message goes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("to", "message", "subject"),
+    [
+        pytest.param("fixed.subject", Message("a"), "fixed.subject", id="a fixed subject"),
+        pytest.param("flights.{body.origin}", Message("a", {"origin": "JFK"}), "flights.JFK", id="a field of a mapping"),
+        pytest.param("{body.a.b}.{body.a.c}", Message("a", {"a": {"b": "x", "c": 7}}), "x.7", id="deep fields, a number"),
+        pytest.param("f.{body.origin}.{body.number}", Message("a", Flight(origin="EWR", number=2)), "f.EWR.2", id="a model"),
+        pytest.param("f.{body.flight.origin}", Message("a", Leg(Flight(origin="LGA"))), "f.LGA", id="a model in a dataclass"),
+        pytest.param("{headers.tenant}.in", Message("a", None, headers={"tenant": "acme"}), "acme.in", id="a header"),
+        pytest.param("k.{key}", Message("a", key="k1"), "k.k1", id="the key"),
+        pytest.param("i.{id}", Message("a", id="m-1"), "i.m-1", id="the id"),
+        pytest.param("old.{subject}", Message("a.b.c"), "old.a.b.c", id="the subject, with its dots"),
+        pytest.param("pre{body.x}post.t", Message("a", {"x": 1}), "pre1post.t", id="part of a token"),
+        pytest.param("f.{body.at}", Message("a", {"at": Airport.KENNEDY}), "f.JFK", id="a StrEnum"),
+        pytest.param("f.{body.by}", Message("a", {"by": Carrier.UNITED}), "f.UA", id="an enum of texts"),
+        pytest.param("f.{body.x}", Message("a", {"x": "grüße→"}), "f.grüße→", id="not only ASCII"),
+        pytest.param(lambda message: f"by.{message.body}", Message("a", "function"), "by.function", id="a function"),
+    ],
+)
+def test_a_message_gets_its_new_subject(through: Any, to: Any, message: Message, subject: str) -> None:
+    """From a template or a function; everything else stays."""
+    arrived = through(Reroute(to), message).message
+    assert arrived.subject == subject
+    assert (arrived.id, arrived.body, arrived.headers, arrived.time) == (
+        message.id,
+        message.body,
+        message.headers,
+        message.time,
+    )
+
+
+def test_what_follows_is_registered_for_the_new_subject(through: Any) -> None:
+    """Filters behind it go by the new subject, filters in front of it by the old one."""
+    met: list[str] = []
+
+    def note(name: str) -> Any:
+        def look(message: Message) -> Message:
+            met.append(name)
+            return message
+
+        return transform(look)
+
+    through(
+        when("raw", note("raw, before")), when("done", note("done, before")),
+        Reroute("done"),
+        when("raw", note("raw, behind")), when("done", note("done, behind")),
+        Message("raw"),
+    )  # fmt: skip
+    assert met == ["raw, before", "done, behind"]
+
+
+def test_a_message_may_be_rerouted_twice_and_back(through: Any) -> None:
+    """Each goes on with what is registered behind it, so there is no loop."""
+    assert through(Reroute("b"), when("b", Reroute("c")), when("c", Reroute("a")), Message("a")).message.subject == "a"
+
+
+def test_a_subject_that_stays_is_no_change(through: Any) -> None:
+    """The chain goes on as if the filter were not there."""
+    assert through(Reroute("{subject}"), Message("a.b")).message.subject == "a.b"
+
+
+def test_the_subscribers_of_the_new_subject_get_it() -> None:
+    """And the receipt counts them."""
+    bus = Bus()
+    bus.use(Reroute("new.{body.to}"))
+    old, new, exact = bus.subscribe("old"), bus.subscribe("new.*"), bus.subscribe("new.x")
+    with bus:
+        assert bus.publish("old", {"to": "x"}) == Receipt(2)
+        assert [s.stats()["pending"] for s in (old, new, exact)] == [0, 1, 1]
+
+
+def test_a_subscription_made_later_is_found_behind_a_reroute() -> None:
+    """What is compiled for the new subject is compiled anew when somebody subscribes or leaves."""
+    bus = Bus()
+    bus.use(Reroute("new"))
+    with bus:
+        assert bus.publish("old") == Receipt(0)
+        with bus.subscribe("new"):
+            assert bus.publish("old") == Receipt(1)
+        assert bus.publish("old") == Receipt(0)
+
+
+def test_the_new_subject_may_be_an_object(through: Any) -> None:
+    """In memory, where nothing is encoded."""
+    thing = Ref("thing")
+    bus = Bus()
+    bus.use(Reroute(lambda message: thing))
+    owner = bus.subscribe(thing)
+    with bus:
+        assert bus.publish("a") == Receipt(1)
+        assert owner.receive(timeout=10).subject is thing
+
+
+# --- what cannot be a subject ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("to", "message", "reason"),
+    [
+        pytest.param("f.{body.origin}", Message("a", {}), "no body.origin", id="a field that is missing"),
+        pytest.param("f.{body.origin}", Message("a"), "no body.origin", id="no body"),
+        pytest.param("f.{body.a.b}", Message("a", {"a": 1}), "no body.a.b", id="a field of a number"),
+        pytest.param("f.{headers.h}", Message("a"), "no headers.h", id="a header that is missing"),
+        pytest.param("f.{key}", Message("a"), "key", id="no key"),
+        pytest.param("f.{body.x}", Message("a", {"x": "a.b"}), "a.b", id="dots"),
+        pytest.param("f.{body.x}", Message("a", {"x": "."}), "'.'", id="a dot alone"),
+        pytest.param("f.{body.x}", Message("a", {"x": ""}), "''", id="nothing"),
+        pytest.param("f.{body.x}", Message("a", {"x": "*"}), r"'\*'", id="a wildcard"),
+        pytest.param("f.{body.x}", Message("a", {"x": ">"}), "'>'", id="the other wildcard"),
+        pytest.param("f.{body.x}", Message("a", {"x": "two words"}), "white space", id="white space"),
+        pytest.param("f.{body.x}", Message("a", {"x": "a\nb"}), "white space", id="a line break"),
+        pytest.param("f.{body.x}", Message("a", {"x": 1.5}), "float", id="a fraction"),
+        pytest.param("f.{body.x}", Message("a", {"x": True}), "bool", id="a truth value"),
+        pytest.param("f.{body.x}", Message("a", {"x": None}), "NoneType", id="None"),
+        pytest.param("f.{body.x}", Message("a", {"x": ["a"]}), "list", id="a list"),
+        pytest.param("f.{body.upper}", Message("a", "text"), "", id="a method"),
+    ],
+)
+def test_a_value_that_is_no_token_is_rejected(through: Any, to: str, message: Message, reason: str) -> None:
+    """Nobody chooses a subject of his own by what he writes into a field; the reason says which field."""
+    with pytest.raises(Rejected, match=reason or None) as error:
+        through(Reroute(to), message)
+    assert error.value.by == "Reroute"
+
+
+@pytest.mark.parametrize("token", ["*", ">"])
+def test_a_wildcard_is_refused_also_as_part_of_what_becomes_a_token(through: Any, token: str) -> None:
+    """A value next to fixed text makes one token together with it, and stays a value."""
+    with pytest.raises(Rejected):
+        through(Reroute("{body.x}{body.y}"), Message("a", {"x": token, "y": "b"}))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param("a..b", id="an empty token"),
+        pytest.param("", id="nothing"),
+        pytest.param("a.*", id="a wildcard"),
+        pytest.param("two words", id="white space"),
+        pytest.param(None, id="None"),
+        pytest.param(5, id="a number"),
+        pytest.param(["a"], id="a list"),
+    ],
+)
+def test_what_a_function_returns_has_to_be_a_subject(through: Any, found: Any) -> None:
+    """Else it is an error of ours that the publisher hears, not a message to nowhere."""
+    with pytest.raises(PipebusError):
+        through(Reroute(lambda message: found), Message("a"))
+
+
+def test_an_error_of_the_function_is_the_filter_s_error(through: Any) -> None:
+    """It reaches the publisher as it is."""
+    with pytest.raises(KeyError, match="origin"):
+        through(Reroute(lambda message: message.body["origin"]), Message("a", {}))
+
+
+# --- settings ----------------------------------------------------------------------------------------------------------
+
+
+async def asynchronous(message: Message) -> str:
+    return "x"
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        pytest.param("f.{body.__class__}", id="a dunder"),
+        pytest.param("f.{body.x.__init__.__globals__}", id="a road to globals"),
+        pytest.param("f.{body._secret}", id="a private field"),
+        pytest.param("f.{headers._x}", id="a private header"),
+        pytest.param("f.{body[0]}", id="an index"),
+        pytest.param("f.{body}", id="the whole body"),
+        pytest.param("f.{headers}", id="all headers"),
+        pytest.param("f.{headers.a.b}", id="deep headers"),
+        pytest.param("f.{time}", id="the time"),
+        pytest.param("f.{reply_to}", id="the reply address"),
+        pytest.param("f.{nothing}", id="an unknown field"),
+        pytest.param("f.{}", id="an empty field"),
+        pytest.param("f.{0}", id="a position"),
+        pytest.param("f.{body..x}", id="an empty part"),
+        pytest.param("f.{body.x!r}", id="a conversion"),
+        pytest.param("f.{body.x:>10}", id="a format"),
+        pytest.param("f.{body.x", id="an open brace"),
+        pytest.param("f.body.x}", id="a closing brace"),
+        pytest.param("f..{body.x}", id="an empty token"),
+        pytest.param("f.*", id="a wildcard"),
+        pytest.param("f.>", id="the other wildcard"),
+        pytest.param("two words", id="white space"),
+        pytest.param("", id="nothing"),
+        pytest.param(None, id="None"),
+        pytest.param(5, id="a number"),
+        pytest.param(asynchronous, id="an async function"),
+    ],
+)
+def test_wrong_settings_are_refused_where_they_are_written(to: Any) -> None:
+    """The error repeats the template."""
+    with pytest.raises(PipelineError, match=r"Reroute\.to"):
+        Reroute(to)
+
+
+def test_it_stands_on_the_publish_side_only() -> None:
+    """A delivery has its subject; the error says what to do instead."""
+    with pytest.raises(PipelineError, match="publish"):
+        Bus().use(Reroute("b"), at="delivery")
+    with pytest.raises(PipelineError, match="publish"):
+        Bus().subscribe("a", lambda message: None, filters=[Reroute("b")])
+
+
+def test_a_drop_behind_a_reroute_is_the_outcome(through: Any) -> None:
+    """What follows the new subject may end the message like anything else."""
+
+    @transform
+    def drop(message: Message) -> Dropped:
+        return Dropped("not today")
+
+    passed = through(Reroute("b"), when("b", drop), Message("a"))
+    assert (passed.outcome, passed.arrived) == (Dropped("not today", "drop"), [])

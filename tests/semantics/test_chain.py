@@ -1,0 +1,486 @@
+"""The chain, lines 1 to 4: order, short-circuit, errors, and that the end is always an outcome."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipebus import (
+    Bus,
+    Dropped,
+    Handled,
+    Message,
+    Pipeline,
+    PipelineError,
+    Receipt,
+    Rejected,
+    around,
+    branch,
+    transform,
+    when,
+)
+from pipebus.events import Refused, Unrouted
+
+
+class Boom(Exception):
+    """A user's own error."""
+
+
+class Abort(BaseException):
+    """An error that is no Exception, as KeyboardInterrupt is none."""
+
+
+def ending(kind: Any, value: Any = None) -> Any:
+    """The outcome of a chain that ran to its end."""
+    return Receipt(1) if kind.side == "publish" else Handled(value)
+
+
+# --- 1. onion ----------------------------------------------------------------------------------------------------------
+
+
+def test_s01_filters_run_in_the_order_of_registration_and_come_back_in_reverse(chain, trail, kind):
+    """The first filter is the outermost: it sees the message first and the outcome last."""
+    result = chain.run(trail("A"), trail("B"), trail("C"))
+
+    assert trail == ["A in", "B in", "C in", "T", "C out", "B out", "A out"]
+    assert result.outcome == ending(kind)
+
+
+def test_s01_nothing_sorts_filters_by_name_or_number(chain, trail):
+    """Names and numbers are labels: only the order of registration counts."""
+    chain.run(trail("9"), trail("zebra"), trail("10"), trail("Apple"), trail("1"))
+
+    assert trail[:5] == ["9 in", "zebra in", "10 in", "Apple in", "1 in"]
+
+
+def test_s01_nothing_sorts_filters_by_shape(chain, trail):
+    """A Transform stands where it was registered, between filters of other shapes."""
+
+    @transform
+    def look(message):
+        trail.note("look")
+        return message
+
+    @transform
+    def last(message):
+        trail.note("last")
+        return message
+
+    chain.run(trail("A"), look, trail("B"), last)
+
+    assert trail == ["A in", "look", "B in", "last", "T", "B out", "A out"]
+
+
+def _one_call(bus: Bus, a: Any, b: Any, c: Any, at: Any) -> None:
+    bus.use(a, b, c, at=at)
+
+
+def _call_by_call(bus: Bus, a: Any, b: Any, c: Any, at: Any) -> None:
+    bus.use(a, at=at)
+    bus.use(b, at=at)
+    bus.use(c, at=at)
+
+
+def _as_decorators(bus: Bus, a: Any, b: Any, c: Any, at: Any) -> None:
+    for filter in (a, b, c):
+        assert bus.use(filter, at=at) is filter
+
+
+def _as_a_value(bus: Bus, a: Any, b: Any, c: Any, at: Any) -> None:
+    bus.use(Pipeline(a, b, c), at=at)
+
+
+def _nested(bus: Bus, a: Any, b: Any, c: Any, at: Any) -> None:
+    bus.use(Pipeline(a, Pipeline(Pipeline(b))), Pipeline(c), at=at)
+
+
+@pytest.mark.parametrize(
+    "register", [_one_call, _call_by_call, _as_decorators, _as_a_value, _nested], ids=lambda f: f.__name__[1:]
+)
+@pytest.mark.parametrize("side", ["publish", "delivery"])
+def test_s01_every_way_to_register_gives_the_same_order(register, side):
+    """One call, three calls, a decorator, a Pipeline or nested ones: the order is the order in which you wrote them."""
+    seen: list[str] = []
+
+    def named(name: str) -> Callable[..., Any]:
+        def filter(message: Message[Any], call_next: Any) -> Any:
+            seen.append(name)
+            return call_next(message)
+
+        return filter
+
+    bus = Bus()
+    register(bus, named("A"), named("B"), named("C"), side)
+    bus.subscribe("x", lambda message: seen.append("T"))
+    with bus:
+        bus.publish("x")
+        bus.drain(timeout=10)
+
+    assert seen == ["A", "B", "C", "T"]
+
+
+def test_s01_the_bus_s_delivery_filters_stand_outside_the_subscription_s_own():
+    """What the bus declares for all wraps what a subscription declares for itself, whichever was registered first."""
+    seen: list[str] = []
+
+    def named(name: str) -> Callable[..., Any]:
+        def filter(message: Message[Any], call_next: Any) -> Any:
+            seen.append(f"{name} in")
+            outcome = call_next(message)
+            seen.append(f"{name} out")
+            return outcome
+
+        return filter
+
+    bus = Bus()
+    bus.subscribe("x", lambda message: seen.append("T"), filters=[named("own")])
+    bus.use(named("bus"), at="delivery")
+    with bus:
+        bus.publish("x")
+        bus.drain(timeout=10)
+
+    assert seen == ["bus in", "own in", "T", "own out", "bus out"]
+
+
+# --- 2. short-circuit --------------------------------------------------------------------------------------------------
+
+
+def test_s02_a_filter_that_does_not_call_on_ends_the_message(chain, step, trail):
+    """What is behind it never runs, what is in front of it sees the outcome, and nobody sees an error."""
+
+    def b(message):
+        trail.note("B in")
+        return Dropped("enough")
+        yield
+
+    result = chain.run(trail("A"), step(b, "B"), trail("C"))
+
+    assert trail == ["A in", "B in", "A out"]
+    assert result.outcome == Dropped("enough", by="B")
+    assert result.error is None
+    assert result.received == []
+
+
+def test_s02_a_transform_ends_the_message_by_returning_dropped(chain, trail):
+    """The chain fills in who dropped it."""
+
+    @transform
+    def b(message):
+        return Dropped("enough")
+
+    result = chain.run(trail("A"), b, trail("C"))
+
+    assert trail == ["A in", "A out"]
+    assert (result.outcome, result.error, result.received) == (Dropped("enough", by="b"), None, [])
+
+
+def test_s02_a_filter_that_names_somebody_else_is_left_alone(chain, step):
+    """`by` is filled in only where it is missing."""
+
+    def b(message):
+        return Dropped("enough", by="the rule book")
+        yield
+
+    assert chain.run(step(b)).outcome == Dropped("enough", by="the rule book")
+
+
+def test_s02_outer_filters_hand_a_drop_on_as_it_is(chain, step, trail):
+    """The name in a drop is that of the filter that dropped, not of one that passed it on."""
+
+    def inner(message):
+        return Dropped("enough")
+        yield
+
+    assert chain.run(trail("A"), trail("B"), step(inner)).outcome == Dropped("enough", by="inner")
+
+
+def test_s02_the_outcome_is_what_the_filter_returned(chain, step, kind):
+    """A filter may answer in place of the mailboxes or the handler."""
+    mine = Receipt(7) if kind.side == "publish" else Handled("from the cache")
+
+    def cache(message):
+        return mine
+        yield
+
+    result = chain.run(step(cache))
+
+    assert result.outcome == mine
+    assert result.received == []
+
+
+def test_s02_a_drop_after_call_next_replaces_the_outcome(chain, step, trail):
+    """What was accepted or handled stays so; the outer filters see the drop."""
+
+    def b(message):
+        yield message
+        return Dropped("too late")
+
+    result = chain.run(trail("A"), step(b))
+
+    assert trail == ["A in", "T", "A out"]
+    assert result.outcome == Dropped("too late", by="b")
+    assert len(result.received) == 1
+
+
+# --- 3. errors unwind --------------------------------------------------------------------------------------------------
+
+
+def raiser(error: BaseException, moment: str) -> Callable[..., Any]:
+    def c(message: Message[Any]) -> Any:
+        if moment == "before":
+            raise error
+        yield message
+        raise error
+
+    return c
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("error", [Boom("b"), Rejected(None, "no"), Abort("a")], ids=lambda e: type(e).__name__)
+def test_s03_an_error_skips_the_code_after_call_next_and_arrives_as_the_same_object(chain, step, trail, error, moment):
+    """Whoever published gets the very error that the filter raised, whether it was raised on the way in or out."""
+    result = chain.run(trail("A"), trail("B"), step(raiser(error, moment), "C"))
+
+    assert trail == ["A in", "B in"] if moment == "before" else ["A in", "B in", "T"]
+    assert result.error is error
+    assert len(result.received) == (moment == "after")
+
+
+def test_s03_an_error_at_the_end_unwinds_like_any_other(chain, trail):
+    """A handler that raises, or mailboxes that cannot take the message, are seen by every filter around them."""
+    result = chain.run(trail("A"), trail("B"), fails=True)
+
+    assert [entry for entry in trail if entry != "T"] == ["A in", "B in"]
+    assert isinstance(result.error, Exception)
+    assert result.outcome is None
+
+
+def test_s03_an_error_is_visible_to_except_and_finally_of_the_filters_it_passes(chain, step, trail):
+    """An inner error runs the `except` and `finally` blocks from the inside out."""
+    error = Boom("b")
+    caught = []
+
+    def watch(name):
+        def body(message):
+            try:
+                return (yield message)
+            except Boom as found:
+                caught.append(found)
+                trail.note(f"{name} except")
+                raise
+            finally:
+                trail.note(f"{name} finally")
+
+        return step(body, name)
+
+    result = chain.run(watch("A"), watch("B"), step(raiser(error, "before"), "C"))
+
+    assert trail == ["B except", "B finally", "A except", "A finally"]
+    assert caught == [error, error]
+    assert result.error is error
+
+
+def test_s03_a_filter_that_swallows_an_error_gives_the_outcome(chain, step, trail):
+    """Filters further out see that outcome, and know nothing of the error."""
+
+    def b(message):
+        try:
+            return (yield message)
+        except Boom:
+            return Dropped("swallowed")
+
+    result = chain.run(trail("A"), step(b, "B"), step(raiser(Boom("b"), "before"), "C"))
+
+    assert trail == ["A in", "A out"]
+    assert (result.outcome, result.error) == (Dropped("swallowed", by="B"), None)
+
+
+def test_s03_a_filter_that_swallows_an_error_and_gives_no_outcome_is_named(chain, step, trail):
+    """Silence is no outcome: the error says which filter swallowed."""
+
+    def forgetful(message):
+        try:
+            return (yield message)
+        except Boom:
+            return None
+
+    result = chain.run(trail("A"), step(forgetful), step(raiser(Boom("b"), "before"), "C"))
+
+    assert isinstance(result.error, PipelineError)
+    assert "filter forgetful" in str(result.error)
+    assert trail == ["A in"]
+
+
+def test_s03_a_filter_may_raise_another_error_in_its_place(chain, step):
+    """The new error is what comes out; the old one is its cause."""
+    old, new = Boom("old"), Boom("new")
+
+    def translate(message):
+        try:
+            return (yield message)
+        except Boom as error:
+            raise new from error
+
+    result = chain.run(step(translate), step(raiser(old, "before"), "C"))
+
+    assert result.error is new
+    assert result.error.__cause__ is old
+
+
+@pytest.mark.parametrize("side", ["publish", "delivery"])
+def test_s03_a_plain_filter_and_its_reader_agree(side):
+    """The same in the words of the README: try, call_next, except, finally."""
+    seen: list[str] = []
+
+    def outer(message, call_next):
+        try:
+            outcome = call_next(message)
+            seen.append("never")
+            return outcome
+        except Boom:
+            seen.append("except")
+            raise
+        finally:
+            seen.append("finally")
+
+    def inner(message, call_next):
+        raise Boom("b")
+
+    bus = Bus()
+    bus.use(outer, inner, at=side)
+    bus.subscribe("x", lambda message: None)
+    with bus:
+        if side == "publish":
+            with pytest.raises(Boom):
+                bus.publish("x")
+        else:
+            bus.publish("x")
+            bus.drain(timeout=10)
+
+    assert seen == ["except", "finally"]
+    assert len(bus.dead_letters) == (side == "delivery")
+
+
+@pytest.mark.parametrize("shape", ["plain", "around"])
+def test_s03_an_error_is_blamed_on_the_filter_that_raised_it_each_time(shape):
+    """Observers hear which filter an error arose in; an error object that was swallowed before carries no old blame."""
+    error = Boom("one object for all")
+    blamed = []
+
+    def swallow(message, call_next):
+        try:
+            return call_next(message)
+        except Boom:
+            return Dropped("swallowed")
+
+    @around
+    def swallow_around(message):
+        try:
+            return (yield message)
+        except Boom:
+            return Dropped("swallowed")
+
+    def first(message, call_next):
+        raise error
+
+    def second(message, call_next):
+        raise error
+
+    bus = Bus()
+    bus.use(when("a", swallow if shape == "plain" else swallow_around, first), when("b", second))
+    bus.observe(lambda event: blamed.append(event.by) if isinstance(event, Refused) else None)
+    with bus:
+        bus.publish("a")
+        with pytest.raises(Boom):
+            bus.publish("b")
+
+    assert blamed == ["second"]
+
+
+# --- 4. the end is an outcome ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.only(side="publish")
+def test_s04_a_message_that_nobody_listens_to_is_a_receipt_and_an_event(chain):
+    """Never silence: the publisher can see it, and observers hear it."""
+    unrouted = []
+    with chain() as running:
+        for subscription in running.bus.subscriptions:
+            subscription.unsubscribe()
+        running.bus.observe(lambda event: unrouted.append(event.message.subject) if isinstance(event, Unrouted) else None)
+        result = running.send("nobody.listens")
+
+    assert result.outcome == Receipt(0)
+    assert result.outcome
+    assert unrouted == ["nobody.listens"]
+    assert running.bus.stats()["unrouted"] == 1
+
+
+class Archive:
+    """A filter that never calls on, and says so."""
+
+    terminal = True
+
+    def __call__(self, message, call_next):
+        return Dropped("archived")
+
+
+def passing(message, call_next):
+    return call_next(message)
+
+
+@pytest.mark.parametrize("side", ["publish", "delivery"])
+@pytest.mark.parametrize(
+    "chain_of",
+    [
+        lambda: (Archive(), passing),
+        lambda: (Pipeline(Archive()), passing),
+        lambda: (Archive(), when("a.>", passing)),
+        lambda: (when("a.>", Archive()), when("a.b", passing)),
+        lambda: (when("a.>", Archive(), passing),),
+        lambda: (branch("a.>", Archive(), passing), passing),
+        lambda: (when(lambda message: message.body, Archive(), passing),),
+    ],
+    ids=[
+        "beside",
+        "behind a pipeline",
+        "in a when",
+        "narrower pattern",
+        "inside a when",
+        "inside a branch",
+        "inside a predicate",
+    ],
+)
+def test_s04_what_stands_behind_a_terminal_filter_is_refused_at_build(chain_of, side):
+    """A filter that can never run is a mistake, found before the first message."""
+    with pytest.raises(PipelineError, match=r"passing \(.*\) can never run: Archive .* is terminal"):
+        Bus().use(*chain_of(), at=side)
+
+
+@pytest.mark.parametrize(
+    ("chain_of", "subject", "outcome"),
+    [
+        (lambda: (passing, Archive()), "a.b", Dropped("archived", by="Archive")),
+        (lambda: (branch("a.>", Archive()), passing), "b.c", Receipt(0)),
+        (lambda: (when("a.>", Archive()), passing), "b.c", Receipt(0)),
+        (lambda: (when(lambda message: message.body, Archive()), passing), "a.b", Receipt(0)),
+        (lambda: (when("a.>", Archive()), when("b.>", passing)), "b.c", Receipt(0)),
+    ],
+    ids=["last", "in a branch", "in a when", "behind a predicate", "other pattern"],
+)
+def test_s04_a_terminal_filter_that_some_messages_pass_by_is_no_mistake(chain_of, subject, outcome):
+    """Only what no message can reach is refused."""
+    bus = Bus()
+    bus.use(*chain_of())
+
+    with bus:
+        assert bus.publish(subject) == outcome
+
+
+def test_s04_a_subscription_s_own_filters_behind_a_terminal_of_the_bus_are_refused():
+    """The bus's delivery chain and the subscription's own are one road."""
+    bus = Bus()
+    bus.use(Archive(), at="delivery")
+
+    with pytest.raises(PipelineError, match=r"passing .* can never run: Archive .* is terminal"):
+        bus.subscribe("x", lambda message: None, filters=[passing])

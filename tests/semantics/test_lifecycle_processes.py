@@ -1,0 +1,321 @@
+"""
+SEMANTICS 25 and 27 as an operating system sees them: signals end `bus.run()`, a fork leaves an inherited bus unusable; and two
+buses in one process share nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import pipebus
+from flow_helpers import WAIT, Hold, InThread, boom, fine, running
+from pipebus import Receipt, StopReport
+
+# --- signals -----------------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import signal, sys, threading
+from pipebus import Bus, BusClosed, events
+
+handled, refused = [], []
+bus = Bus()
+
+@bus.observe
+def tell(event):
+    if isinstance(event, events.StateChanged):
+        print(event.new, flush=True)
+        if event.new == "started":
+            for number in range(20):
+                bus.publish("jobs", number)
+
+@bus.on("jobs", name="jobs")
+def handle(message):
+    if message.body == 0:
+        print("working", flush=True)
+        sys.stdin.readline()
+        bus.publish("results", "from a handler")
+    handled.append(message.body)
+
+bus.subscribe("results", lambda message: handled.append(message.body), name="results")
+
+def outsider():
+    try:
+        bus.publish("jobs", "from outside")
+    except BusClosed:
+        refused.append("from outside")
+
+@bus.observe
+def publish_while_draining(event):
+    if isinstance(event, events.StateChanged) and event.new == "draining":
+        thread = threading.Thread(target=outsider)
+        thread.start()
+        thread.join()
+
+report = bus.run(timeout=10.0)
+print("drained", report.drained, "left", report.left, "abandoned", len(report.abandoned))
+print("handled", len(handled), "refused", refused)
+print("restored", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+"""
+
+
+class Program:
+    """A Python program in a process of its own."""
+
+    def __init__(self, text: str) -> None:
+        path = os.pathsep.join([str(Path(pipebus.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", text],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        self.lines: list[str] = []
+
+    def wait_for(self, line: str) -> None:
+        """Read its output up to a line."""
+        assert self.process.stdout is not None
+        while not self.lines or self.lines[-1] != line:
+            read = self.process.stdout.readline()
+            assert read, f"it ended without {line!r}: {self.lines}, {self.process.stderr.read()}"  # type: ignore[union-attr]
+            self.lines.append(read.rstrip("\n"))
+
+    def say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def end(self) -> list[str]:
+        """All the lines it has written, when it has ended well and without a word on standard error."""
+        out, errors = self.process.communicate(timeout=2 * WAIT)
+        self.lines += out.splitlines()
+        assert (self.process.returncode, errors) == (0, ""), f"{self.process.returncode}, {errors}"
+        return self.lines
+
+
+@contextmanager
+def program(text: str) -> Iterator[Program]:
+    started = Program(text)
+    with started.process:
+        try:
+            yield started
+        finally:
+            started.process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_s25_a_signal_drains_and_ends_run(number: signal.Signals) -> None:
+    """Ctrl-C or a supervisor's TERM: outsiders are refused, handlers finish all that was accepted, the exit is clean."""
+    with program(PROGRAM) as job:
+        job.wait_for("working")
+        job.process.send_signal(number)
+        job.wait_for("draining")
+        job.say("go on")
+
+        assert job.end()[-4:] == [
+            "stopped",
+            "drained True left {} abandoned 0",
+            "handled 21 refused ['from outside']",
+            "restored True",
+        ]
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_s25_a_second_signal_hurries(second: signal.Signals) -> None:
+    """Who signals twice does not want to wait: the bus stops with what it has, and says what is left."""
+    with program(PROGRAM) as job:
+        job.wait_for("working")
+        job.process.send_signal(signal.SIGTERM)
+        job.wait_for("draining")
+        job.process.send_signal(second)
+        job.wait_for("stopped")
+
+        assert job.end()[-3:-1] == ["drained False left {'jobs': 19} abandoned 1", "handled 0 refused ['from outside']"]
+
+
+IDLE = """
+from pipebus import Bus
+bus = Bus()
+bus.subscribe("s", lambda message: None)
+bus.observe(lambda event: print(event.new, flush=True))
+print(bus.run())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_s25_a_signal_ends_an_idle_run(number: signal.Signals) -> None:
+    """A bus without traffic waits for nothing but the signal, and ends without a traceback."""
+    with program(IDLE) as job:
+        job.wait_for("started")
+        job.process.send_signal(number)
+
+        assert job.end() == ["started", "draining", "stopped", repr(StopReport(drained=True))]
+
+
+EARLY = """
+import os, signal, threading
+from pipebus import Bus, Message, Transform
+
+class Slow(Transform):
+    def transform(self, message):
+        return message
+
+    def start(self, context):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+bus = Bus()
+bus.use(Slow())
+print(bus.run().drained)
+"""
+
+
+def test_s25_a_signal_while_the_bus_starts_is_not_lost() -> None:
+    """A supervisor that changes its mind at once: the bus starts, and stops."""
+    with program(EARLY) as job:
+        assert job.end() == ["True"]
+
+
+# --- fork --------------------------------------------------------------------------------------------------------------
+
+FORK = """
+import asyncio, os, signal, sys, warnings
+from pipebus import Bus, LifecycleError, Message
+
+warnings.simplefilter("ignore")
+bus = Bus()
+seen = []
+handled = bus.subscribe("s", lambda message: seen.append(message.body))
+unread = bus.subscribe("s")
+if START:
+    bus.start()
+    bus.publish("s", "before the fork")
+    bus.drain(10)
+
+calls = {
+    "publish": lambda: bus.publish("s"),
+    "publish-elsewhere": lambda: bus.publish("t"),
+    "send": lambda: bus.send(Message("s")),
+    "apublish": lambda: asyncio.run(bus.apublish("s")),
+    "subscribe": lambda: bus.subscribe("s"),
+    "start": bus.start,
+    "stop": bus.stop,
+    "drain": bus.drain,
+    "receive": lambda: unread.receive(timeout=1),
+    "unsubscribe": handled.unsubscribe,
+}
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    for name, call in calls.items():
+        try:
+            outcome = repr(call())
+        except LifecycleError as error:
+            outcome = "refused" if "fork" in str(error) else repr(error)
+        except BaseException as error:
+            outcome = repr(error)
+        print(name, outcome, flush=True)
+    with Bus() as own:
+        mine = own.subscribe("s")
+        own.publish("s", "in the child")
+        print(mine.receive(timeout=1).body, flush=True)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+with bus:
+    bus.publish("s", "after the fork")
+print("parent", seen)
+"""
+
+
+@pytest.mark.parametrize("start", [True, False], ids=["started", "not-yet-started"])
+def test_s27_a_bus_cannot_be_used_in_a_forked_child(start: bool) -> None:
+    """Its threads stayed in the parent: each use in the child says so. A new bus works there, and the parent's goes on."""
+    with program(f"START = {start}\n{FORK}") as job:
+        lines = job.end()
+
+    calls = [
+        "publish",
+        "publish-elsewhere",
+        "send",
+        "apublish",
+        "subscribe",
+        "start",
+        "stop",
+        "drain",
+        "receive",
+        "unsubscribe",
+    ]
+    assert lines[:-2] == [f"{name} refused" for name in calls]
+    before = ["before the fork"] if start else []
+    assert lines[-2:] == ["in the child", f"parent {[*before, 'after the fork']}"]
+
+
+# --- two buses ---------------------------------------------------------------------------------------------------------
+
+
+def test_s27_two_buses_share_nothing() -> None:
+    """The same names, subjects and filters' places on two buses: each has its own traffic, figures, letters and life."""
+    with running() as one, running() as other:
+        hold = Hold(open=True)
+        one.subscribe("s", boom, name="billing")
+        other.subscribe("s", hold, name="billing")
+        one.publish("s", 1)
+        other.publish("s", 2)
+        for bus in (one, other):
+            bus.drain(WAIT)
+
+        assert hold.given == [2]
+        assert (len(one.dead_letters), len(other.dead_letters)) == (1, 0)
+        assert one.stats()["subscriptions"]["billing"]["dead"] == 1
+        assert other.stats()["subscriptions"]["billing"] == {
+            "accepted": 1,
+            "acknowledged": 1,
+            "dropped": {},
+            "dead": 0,
+            "pending": 0,
+            "in_flight": 0,
+        }
+        one.stop(timeout=WAIT)
+        assert other.publish("s", 3) == Receipt(1)
+        other.drain(WAIT)
+        assert hold.given == [2, 3]
+
+
+def test_s27_a_handler_of_one_bus_is_an_outsider_to_another() -> None:
+    """It may publish to the other bus, drain it, and stop it, as anybody else may."""
+    done: list[object] = []
+    with running() as one, running() as other:
+        inbox = other.subscribe("s")
+
+        def across(message: pipebus.Message) -> None:
+            done.append(other.publish("s", "from the first bus"))
+            other.drain(WAIT)
+            done.append(other.stop(timeout=WAIT).drained)
+
+        one.subscribe("s", across)
+        one.publish("s")
+        one.drain(WAIT)
+
+        assert done == [Receipt(1), True]
+        assert other.state == "stopped"
+        assert inbox.stats()["pending"] == 1
+
+
+def test_s25_run_in_another_thread_leaves_signals_alone() -> None:
+    """Only the main thread can handle signals; elsewhere `run` waits for `request_stop` and touches none."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with running() as bus:
+        bus.subscribe("s", fine)
+        run = InThread(bus.run, WAIT)
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+        bus.request_stop()
+
+        assert run.result() == StopReport(drained=True)

@@ -1,0 +1,449 @@
+"""
+SEMANTICS 30: a subscription without a handler is read by its owner, from any thread or event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flow_helpers import (
+    WAIT,
+    Boom,
+    DropAll,
+    InThread,
+    assert_conserved,
+    bus_of,
+    every_road,
+    every_way,
+    fine,
+    running,
+)
+from pipebus import (
+    Bus,
+    BusClosed,
+    Dropped,
+    LifecycleError,
+    Message,
+    PipebusError,
+    PipelineError,
+    ReceiveTimeout,
+    Subscription,
+    SubscriptionError,
+    around,
+    transform,
+)
+
+# --- receive, for, delivery: from threads ------------------------------------------------------------------------------
+
+
+@every_way
+@every_road
+def test_s30_receive_hands_a_message_over_and_acknowledges_it(road: str, way: Any) -> None:
+    """What `receive` returns is done with, as far as the bus is concerned."""
+    with running(bus_of(road)) as bus:
+        subscription = bus.subscribe("s.>")
+        way(bus, "s.a.b", {"id": 1}, headers={"x": "y"})
+
+        message = subscription.receive(timeout=0)
+
+        assert (message.subject, message.body, message.headers) == ("s.a.b", {"id": 1}, {"x": "y"})
+        assert subscription.stats()["acknowledged"] == 1
+
+
+def test_s30_for_reads_message_after_message() -> None:
+    """Each step of the loop acknowledges one message, no more than has been handed over."""
+    with running() as bus:
+        subscription = bus.subscribe("s")
+        for body in range(5):
+            bus.publish("s", body)
+
+        seen = []
+        for message in subscription:
+            seen.append(message.body)
+            if message.body == 2:
+                break
+
+        assert seen == [0, 1, 2]
+        assert (subscription.stats()["acknowledged"], subscription.stats()["pending"]) == (3, 2)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.001])
+def test_s30_with_nothing_there_in_time_receive_raises_a_timeout(timeout: float) -> None:
+    """The error is a `TimeoutError`, and names the subscription and the time."""
+    with running() as bus:
+        subscription = bus.subscribe("s", name="inbox")
+        assert issubclass(ReceiveTimeout, TimeoutError)
+
+        with pytest.raises(ReceiveTimeout, match=f"inbox.* {timeout:g} s"):
+            subscription.receive(timeout=timeout)
+        with pytest.raises(ReceiveTimeout), subscription.delivery(timeout=timeout):
+            raise AssertionError("there was nothing to deliver")
+
+        bus.publish("s", "after the time-outs")
+        assert subscription.receive(timeout=0).body == "after the time-outs"
+
+
+@every_way
+def test_s30_a_waiting_reader_is_woken_by_a_publish(way: Any) -> None:
+    """`receive` without a timeout waits for as long as it takes."""
+    with running() as bus:
+        subscription = bus.subscribe("s")
+        reader = InThread(subscription.receive)
+
+        way(bus, "s", "x")
+
+        assert reader.result().body == "x"
+
+
+def test_s30_many_readers_share_the_messages() -> None:
+    """Ten threads read one subscription: each message goes to one of them, and none waits while there is one."""
+    with running() as bus:
+        subscription = bus.subscribe("s")
+        readers = [InThread(subscription.receive, timeout=WAIT) for _ in range(10)]
+        for body in range(10):
+            bus.publish("s", body)
+
+        assert sorted(reader.result().body for reader in readers) == list(range(10))
+        assert_conserved(subscription, accepted=10)
+
+
+def test_s30_a_reader_that_gives_up_takes_no_message_and_no_wake_up_with_it() -> None:
+    """Impatient readers come and go beside a patient one: every message reaches somebody, at once."""
+    with running() as bus:
+        subscription = bus.subscribe("s")
+        read: list[int] = []
+
+        def impatient() -> None:
+            for _ in range(200):
+                try:
+                    read.append(subscription.receive(timeout=0.0001).body)
+                except ReceiveTimeout:
+                    continue
+
+        def patient() -> None:
+            while (body := subscription.receive(timeout=WAIT).body) != "end":
+                read.append(body)
+
+        impatient_ones = [InThread(impatient) for _ in range(3)]
+        patient_one = InThread(patient)
+        for body in range(300):
+            bus.publish("s", body)
+        for reader in impatient_ones:
+            reader.result()
+        bus.publish("s", "end")
+        patient_one.result()
+
+        assert sorted(read) == list(range(300))
+
+
+def test_s30_a_subscription_used_as_a_block_ends_with_it() -> None:
+    """After `with bus.subscribe(…) as sub:` nobody listens any more; what was unread is counted."""
+    with running() as bus:
+        with bus.subscribe("s") as subscription:
+            bus.publish("s", "read")
+            bus.publish("s", "unread")
+            assert subscription.receive(timeout=0).body == "read"
+
+        assert bus.publish("s").mailboxes == 0
+        assert subscription.stats()["dropped"] == {"unsubscribed": 1}
+        assert_conserved(subscription, accepted=2)
+
+
+# --- event loops -------------------------------------------------------------------------------------------------------
+
+
+def test_s30_a_coroutine_reads_with_the_a_twins() -> None:
+    """`areceive`, `async for` and `adelivery` do on a loop what their twins do in a thread."""
+    with running() as bus:
+        subscription = bus.subscribe("s")
+
+        async def read() -> list[Any]:
+            for body in range(6):
+                bus.publish("s", body)
+            found = [(await subscription.areceive(timeout=0)).body]
+            async for message in subscription:
+                found.append(message.body)
+                if message.body == 2:
+                    break
+            async with subscription.adelivery(timeout=0) as delivery:
+                found.append(delivery.message.body)
+            with pytest.raises(Boom):
+                async with subscription.adelivery(timeout=0):
+                    raise Boom
+            return found
+
+        assert asyncio.run(read()) == [0, 1, 2, 3]
+        assert (subscription.stats()["acknowledged"], subscription.stats()["pending"]) == (4, 2)
+
+
+def test_s30_a_waiting_coroutine_is_woken_from_another_thread() -> None:
+    """A message published by a thread wakes `areceive` on its loop, and the loop is free until then."""
+    with running() as bus:
+        subscription = bus.subscribe("s")
+
+        async def read() -> Any:
+            reader = asyncio.create_task(subscription.areceive(timeout=WAIT))
+            await asyncio.sleep(0)
+            await asyncio.to_thread(bus.publish, "s", "x")
+            return (await reader).body
+
+        assert asyncio.run(read()) == "x"
+
+
+def test_s30_areceive_raises_a_timeout_too() -> None:
+    """With nothing there in time, `areceive` and `adelivery` raise ReceiveTimeout."""
+    with running() as bus:
+        subscription = bus.subscribe("s")
+
+        async def read() -> None:
+            with pytest.raises(ReceiveTimeout):
+                await subscription.areceive(timeout=0.001)
+            with pytest.raises(ReceiveTimeout):
+                async with subscription.adelivery(timeout=0.001):
+                    raise AssertionError("there was nothing to deliver")
+
+        asyncio.run(read())
+
+
+def test_s30_a_reader_that_is_cancelled_loses_no_message() -> None:
+    """A cancelled `areceive` has taken nothing; if it was being woken, somebody else is woken instead."""
+    with running() as bus:
+        subscription = bus.subscribe("s")
+
+        async def read() -> list[Any]:
+            cancelled = asyncio.create_task(subscription.areceive())
+            patient = asyncio.create_task(subscription.areceive(timeout=WAIT))
+            await asyncio.sleep(0)
+            bus.publish("s", "x")  # wakes the first reader, which is cancelled before it runs
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+            return [(await patient).body]
+
+        assert asyncio.run(read()) == ["x"]
+        assert_conserved(subscription, accepted=1)
+
+
+BLOCKING: dict[str, tuple[Callable[[Bus, Subscription], object], str]] = {
+    "receive": (lambda bus, sub: sub.receive(timeout=0), "areceive"),
+    "for": (lambda bus, sub: next(iter(sub)), "areceive"),
+    "delivery": (lambda bus, sub: sub.delivery(timeout=0).__enter__(), "adelivery"),
+    "stop": (lambda bus, sub: bus.stop(), "astop"),
+    "unsubscribe": (lambda bus, sub: sub.unsubscribe(), "aunsubscribe"),
+    "drain": (lambda bus, sub: bus.drain(), "adrain"),
+}
+
+
+@pytest.mark.parametrize("name", list(BLOCKING))
+def test_s30_a_blocking_call_on_a_running_loop_raises_and_names_its_twin(name: str) -> None:
+    """Each of them would stop the loop; the error names the call that does not, and that call exists."""
+    call, twin = BLOCKING[name]
+    with running() as bus:
+        subscription = bus.subscribe("s")
+        bus.publish("s", "x")
+
+        async def on_loop() -> None:
+            call(bus, subscription)
+
+        with pytest.raises((PipelineError, LifecycleError), match=rf"\b{twin}\b"):
+            asyncio.run(on_loop())
+
+        assert callable(getattr(subscription, twin, None) or getattr(bus, twin, None))
+        assert subscription.receive(timeout=0).body == "x"
+
+
+# --- filters around readers --------------------------------------------------------------------------------------------
+
+
+@transform
+def shout(message: Message) -> Message:
+    return message.with_body(message.body.upper())
+
+
+def test_s30_bus_wide_delivery_transforms_apply_to_readers_too() -> None:
+    """What a Transform declares for every delivery holds for read ones as well: first the bus's, then its own."""
+
+    @transform
+    def exclaim(message: Message) -> Message:
+        return message.with_body(f"{message.body}!")
+
+    bus = Bus()
+    bus.use(shout, at="delivery")
+    with running(bus):
+        subscription = bus.subscribe("s", filters=[exclaim])
+        bus.publish("s", "hello")
+        bus.publish("s", "again")
+
+        assert subscription.receive(timeout=0).body == "HELLO!"
+        with subscription.delivery(timeout=0) as delivery:
+            assert delivery.message.body == "AGAIN!"
+
+
+def test_s30_other_bus_wide_delivery_filters_wrap_handlers_only() -> None:
+    """A reader has no "around": plain filters and Arounds are not run for it, and `explain` says so."""
+    ran: list[str] = []
+
+    def plain(message: Message, call_next: Any) -> Any:
+        ran.append("plain")
+        return call_next(message)
+
+    @around
+    def generator(message: Message) -> Any:
+        ran.append("around")
+        yield message
+
+    bus = Bus()
+    bus.use(plain, generator, shout, at="delivery")
+    with running(bus):
+        subscription = bus.subscribe("s", name="reader")
+        bus.publish("s", "hello")
+
+        assert subscription.receive(timeout=0).body == "HELLO"
+        assert ran == []
+        assert "not for readers" in bus.explain("s")
+
+
+@pytest.mark.parametrize("shape", ["plain", "around"])
+def test_s30_a_readers_own_filters_must_be_transforms(shape: str) -> None:
+    """A filter that wants to see the way back is refused where the subscription is made, with the remedy."""
+
+    def plain(message: Message, call_next: Any) -> Any:
+        return call_next(message)
+
+    @around
+    def generator(message: Message) -> Any:
+        yield message
+
+    with running() as bus, pytest.raises(PipelineError, match="make it a Transform"):
+        bus.subscribe("s", filters=[plain if shape == "plain" else generator])
+
+
+class _EndsSome(DropAll):
+    def transform(self, message: Message) -> Any:
+        if message.body == "drop":
+            return Dropped("unwanted")
+        if message.body == "fail":
+            raise Boom
+        return message
+
+
+@pytest.mark.parametrize("at", ["bus-wide", "own"])
+def test_s30_what_a_readers_filter_ends_is_settled_and_receive_goes_on(at: str) -> None:
+    """A dropped and a failed message are counted where they belong; the reader gets the next one."""
+    bus = Bus()
+    if at == "bus-wide":
+        bus.use(_EndsSome(), at="delivery")
+    with running(bus):
+        subscription = bus.subscribe("s", filters=[_EndsSome()] if at == "own" else [])
+        for body in ("drop", "fail", "good", "drop"):
+            bus.publish("s", body)
+
+        assert subscription.receive(timeout=0).body == "good"
+        with pytest.raises(ReceiveTimeout):
+            subscription.receive(timeout=0)
+        stats = subscription.stats()
+        assert (stats["acknowledged"], stats["dropped"], stats["dead"]) == (1, {"unwanted": 2}, 1)
+
+
+# --- what ends a wait --------------------------------------------------------------------------------------------------
+
+
+def _ends_for(subscription: Subscription) -> str:
+    for message in subscription:
+        raise AssertionError(f"there was nothing to read, but {message}")
+    return "ended"
+
+
+ENDS: dict[str, Callable[[Bus, Subscription], object]] = {
+    "stop": lambda bus, sub: bus.stop(timeout=WAIT),
+    "stop-without-draining": lambda bus, sub: bus.stop(timeout=WAIT, drain=False),
+    "request_stop": lambda bus, sub: bus.request_stop(),
+    "unsubscribe": lambda bus, sub: sub.unsubscribe(),
+}
+
+
+@pytest.mark.parametrize("end", list(ENDS))
+def test_s30_a_stop_ends_every_wait_for_a_message(end: str) -> None:
+    """A blocked `receive` or `delivery` raises BusClosed, a `for` ends; so do their twins on a loop."""
+    with running(drain=False) as bus:
+        subscription = bus.subscribe("s")
+        in_for = threading.Event()
+
+        def read_in_for() -> str:
+            in_for.set()
+            return _ends_for(subscription)
+
+        async def read_on_loop() -> str:
+            with pytest.raises(BusClosed):
+                await subscription.areceive()
+            async for message in subscription:
+                raise AssertionError(f"there was nothing to read, but {message}")
+            return "ended"
+
+        receiving = [InThread(subscription.receive) for _ in range(3)]
+        delivering = InThread(lambda: subscription.delivery().__enter__())
+        looping = InThread(read_in_for)
+        on_loop = InThread(lambda: asyncio.run(read_on_loop()))
+        assert in_for.wait(WAIT)
+
+        ENDS[end](bus, subscription)
+
+        for reader in (*receiving, delivering):
+            with pytest.raises(BusClosed):
+                reader.result()
+        assert looping.result() == "ended"
+        assert on_loop.result() == "ended"
+
+
+def test_s30_what_is_there_can_still_be_read_when_a_stop_was_requested() -> None:
+    """A request ends waiting, not reading: unread messages come first, then the end."""
+    with running() as bus:
+        subscription = bus.subscribe("s")
+        for body in range(3):
+            bus.publish("s", body)
+        bus.request_stop()
+
+        assert [message.body for message in subscription] == [0, 1, 2]
+        with pytest.raises(BusClosed):
+            subscription.receive()
+
+
+def test_s30_reading_after_a_stop_raises() -> None:
+    """A stopped bus hands out nothing; the message waits for the next start."""
+    with running(drain=False) as bus:
+        subscription = bus.subscribe("s")
+        bus.publish("s", "kept")
+        assert list(bus.stop(timeout=WAIT).left.values()) == [1]
+        with pytest.raises(BusClosed):
+            subscription.receive(timeout=0)
+
+        bus.start()
+
+        assert subscription.receive(timeout=0).body == "kept"
+
+
+# --- what cannot be ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", ["receive", "delivery", "__iter__"])
+def test_s30_a_subscription_with_a_handler_cannot_be_read(read: str) -> None:
+    """The error says that it has a handler."""
+    with running() as bus:
+        subscription = bus.subscribe("s", fine, name="handled")
+
+        with pytest.raises(PipebusError, match="handled has a handler"):
+            getattr(subscription, read)()
+
+
+@pytest.mark.parametrize("options", [{"workers": 2}, {"to": "results"}], ids=["workers", "to"])
+def test_s30_settings_for_handlers_are_refused_without_one(options: dict[str, Any]) -> None:
+    """`workers` and `to` mean nothing without a handler, so they are a mistake."""
+    (name,) = options
+
+    with running() as bus, pytest.raises(SubscriptionError, match=name):
+        bus.subscribe("s", **options)

@@ -1,0 +1,502 @@
+"""
+SEMANTICS 23 and 24: a slow subscriber delays nobody else; and which messages keep their order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from flow_helpers import (
+    LONG,
+    WAIT,
+    Boom,
+    Ear,
+    HandClock,
+    Hold,
+    InThread,
+    apublish,
+    assert_conserved,
+    bus_of,
+    every_road,
+    every_way,
+    fine,
+    publish,
+    running,
+)
+from pipebus import (
+    Bus,
+    Delivery,
+    Dropped,
+    Message,
+    Pause,
+    SubscriptionError,
+    Transform,
+    around,
+)
+from pipebus.events import Overflowed, StateChanged
+
+# --- a slow subscriber delays nobody else ------------------------------------------------------------------------------
+
+
+@every_road
+def test_s23_a_subscriber_that_stands_still_delays_nobody_else(road: str) -> None:
+    """Two workers, one subscriber that does not end: the other one gets all its messages."""
+    with running(bus_of(road, pool=2)) as bus:
+        stuck, free = Hold(), Hold(open=True)
+        slow = bus.subscribe("s", stuck)
+        bus.subscribe("s", free)
+        for body in range(100):
+            bus.publish("s", body)
+
+        free.wait_started(100)
+
+        assert free.given == list(range(100))
+        assert stuck.given == [0]
+        assert slow.stats()["pending"] == 99
+
+
+@pytest.mark.parametrize("workers", [3, 40], ids=["few", "more-than-the-pool-had"])
+def test_s23_one_subscription_never_holds_the_last_worker(workers: int) -> None:
+    """However many workers a subscription asks for, the pool has one more, for somebody else."""
+    with running() as bus:
+        stuck, free = Hold(), Hold(open=True)
+        bus.subscribe("slow", stuck, workers=workers)
+        bus.subscribe("quick", free)
+        for body in range(2 * workers):
+            bus.publish("slow", body)
+        stuck.wait_started(workers)
+
+        bus.publish("quick", "x")
+
+        free.wait_started()
+        assert len(stuck.given) == workers
+
+
+def test_s23_a_pool_of_fixed_size_refuses_a_subscription_that_would_take_it_all() -> None:
+    """Who fixes the pool's size is told when a subscription would leave nobody for the others."""
+    with running(Bus(pool=3)) as bus:
+        bus.subscribe("s", fine, workers=2)
+
+        with pytest.raises(SubscriptionError, match=r"workers=3 .*pool=3"):
+            bus.subscribe("s", fine, workers=3)
+
+
+@pytest.mark.parametrize("workers", [1, 2], ids=["one-worker", "two-workers"])
+def test_s23_a_subscriber_that_is_never_idle_leaves_room_for_others(workers: int) -> None:
+    """A handler that feeds itself for ever shares its worker: another subscriber's message is handled all the same."""
+    stop = threading.Event()
+
+    def feed_myself(message: Message) -> None:
+        if not stop.is_set():
+            bus.publish("endless")
+
+    with running(Bus(pool=workers + 1)) as bus:
+        for _ in range(workers + 1):  # one endless subscription for each worker of the pool
+            bus.subscribe("endless", feed_myself, workers=workers, mailbox=100_000)
+        bus.subscribe("stop", lambda message: stop.set())
+        bus.publish("endless")
+        bus.publish("stop")
+
+        assert stop.wait(WAIT)
+
+
+def test_s23_a_pause_gives_the_worker_to_others() -> None:
+    """A filter that waits between two tries holds no worker meanwhile: with one worker, others are handled."""
+    clock = HandClock()
+    with running(Bus(pool=1, clock=clock)) as bus:
+
+        @around
+        def wait_a_minute(message: Message) -> Any:
+            pausing.set()
+            yield Pause(60.0)
+            yield message
+
+        pausing = threading.Event()
+        patient, quick = Hold(open=True), Hold(open=True)
+        bus.subscribe("slow", patient, filters=[wait_a_minute])
+        bus.subscribe("quick", quick)
+        bus.publish("slow", "x")
+        assert pausing.wait(WAIT)
+
+        bus.publish("quick", "y")
+
+        quick.wait_started()
+        assert patient.given == []
+        clock.wait_until_waited_for()
+        clock.advance(60.0)
+        patient.wait_started()
+
+
+Wait = Callable[[Bus, threading.Event], tuple[Callable[[], object], Callable[[], object]]]
+
+
+def _receives(bus: Bus, waiting: threading.Event) -> tuple[Callable[[], object], Callable[[], object]]:
+    inbox = bus.subscribe("inbox")
+    return lambda: (waiting.set(), inbox.receive(timeout=WAIT)), lambda: bus.publish("inbox")
+
+
+def _reads_a_delivery(bus: Bus, waiting: threading.Event) -> tuple[Callable[[], object], Callable[[], object]]:
+    inbox = bus.subscribe("inbox")
+
+    def read() -> None:
+        waiting.set()
+        with inbox.delivery(timeout=WAIT):
+            pass
+
+    return read, lambda: bus.publish("inbox")
+
+
+def _publishes_into_a_full_mailbox(bus: Bus, waiting: threading.Event) -> tuple[Callable[[], object], Callable[[], object]]:
+    inbox = bus.subscribe("inbox", mailbox=1, overflow="block", overflow_timeout=WAIT)
+    bus.publish("inbox")
+    return lambda: (waiting.set(), bus.publish("inbox")), lambda: inbox.receive(timeout=0)
+
+
+def _publishes_through_a_slow_async_filter(
+    bus: Bus, waiting: threading.Event
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    return lambda: bus.publish("slow.filter"), lambda: bus.publish("let.it.go")
+
+
+def _unsubscribes_somebody_who_is_busy(bus: Bus, waiting: threading.Event) -> tuple[Callable[[], object], Callable[[], object]]:
+    busy = Hold()
+    inner = threading.Event()
+
+    def waits_itself(message: Message) -> None:
+        inner.set()
+        inbox.receive(timeout=WAIT)
+
+    inbox = bus.subscribe("inbox")
+    other = bus.subscribe("busy", waits_itself)
+    bus.publish("busy")
+    assert inner.wait(WAIT)
+    busy.open()
+    return lambda: (waiting.set(), other.unsubscribe(timeout=WAIT)), lambda: bus.publish("inbox")
+
+
+WAITS: list[Wait] = [
+    _receives,
+    _reads_a_delivery,
+    _publishes_into_a_full_mailbox,
+    _publishes_through_a_slow_async_filter,
+    _unsubscribes_somebody_who_is_busy,
+]
+
+
+@pytest.mark.parametrize("wait", WAITS, ids=[wait.__name__.strip("_").replace("_", "-") for wait in WAITS])
+def test_s23_a_handler_that_waits_in_a_bus_call_gives_its_worker_to_others(wait: Wait) -> None:
+    """The pool has one worker, and it waits for the bus: a substitute handles the other subscriber's message."""
+    waiting = threading.Event()
+    bus = Bus(pool=1)
+    if wait is _publishes_through_a_slow_async_filter:
+        let_go = asyncio.Event()
+
+        @bus.use
+        async def slow(message: Message, call_next: Any) -> Any:
+            if message.subject == "slow.filter":
+                waiting.set()
+                await let_go.wait()
+            elif message.subject == "let.it.go":
+                let_go.set()
+            return await call_next(message)
+
+    with running(bus):
+        done, quick = threading.Event(), Hold(open=True)
+        call, end_it = wait(bus, waiting)
+        bus.subscribe("waits", lambda message: (call(), done.set())[1])
+        bus.subscribe("quick", quick)
+        bus.publish("waits")
+        assert waiting.wait(WAIT)
+
+        bus.publish("quick", "x")
+
+        quick.wait_started()
+        assert not done.is_set()
+        end_it()
+        assert done.wait(WAIT)
+
+
+def test_s23_handlers_that_wait_for_handlers_do_not_starve_the_pool() -> None:
+    """Twenty handlers each ask another one and wait for its answer, on a pool of one: all get it."""
+    answers: list[int] = []
+
+    def ask(message: Message) -> None:
+        inbox = bus.subscribe(f"answer.{message.body}")
+        bus.publish("questions", message.body, reply_to=f"answer.{message.body}")
+        answers.append(inbox.receive(timeout=WAIT).body)
+        inbox.unsubscribe()
+
+    with running(Bus(pool=1)) as bus:
+        bus.subscribe("questions", lambda message: message.body * 2)
+        for _ in range(20):
+            bus.subscribe("ask", ask)
+        bus.publish("ask", 21)
+        bus.drain(WAIT)
+
+    assert answers == [42] * 20
+
+
+def test_s23_no_worker_is_lost_when_two_messages_come_free_at_once() -> None:
+    """One message ends; the next of its key and a publisher that waited for room both go on: all three workers still work."""
+    bus = Bus()
+    ear = Ear(bus)
+    with running(bus):
+        hold = Hold()
+        all_three = threading.Barrier(3)
+
+        def handle(message: Message) -> None:
+            if message.body == "together":
+                all_three.wait(WAIT)
+            else:
+                hold(message)
+
+        subscription = bus.subscribe("s", handle, workers=3, mailbox=3, overflow="block", overflow_timeout=LONG)
+        for body in ("first", "second", "third"):
+            bus.publish("s", body, key="k")
+        hold.wait_started()
+        waiting = InThread(bus.publish, "s", "waits for room")
+        ear.wait_for(Overflowed)
+        hold.open()
+        waiting.result()
+        bus.drain(WAIT)
+        for _ in range(3):
+            bus.publish("s", "together")
+        bus.drain(WAIT)
+
+        assert subscription.stats()["acknowledged"] == 7
+
+
+# --- one worker: the order of each publisher ---------------------------------------------------------------------------
+
+
+@contextmanager
+def hasty_threads() -> Iterator[None]:
+    """Let threads take turns as often as the interpreter can, so that what could go wrong does."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+@every_way
+@every_road
+@pytest.mark.parametrize("workers", ["one-worker", "read"])
+def test_s24_one_publishers_messages_keep_their_order(workers: str, road: str, way: Any) -> None:
+    """Twenty messages, published one after the other, are handled in that order."""
+    with running(bus_of(road)) as bus:
+        hold = Hold(open=True)
+        subscription = bus.subscribe("s.*", hold if workers == "one-worker" else None)
+        for body in range(20):
+            way(bus, f"s.{body % 3}", body)
+        bus.drain(WAIT)
+
+        if workers == "read":
+            hold.given += [subscription.receive(timeout=0).body for _ in range(20)]
+        assert hold.given == list(range(20))
+
+
+@pytest.mark.parametrize("size", [1, 3, 100, 10_000])
+def test_s24_with_one_worker_each_publishers_order_is_kept_among_many(size: int) -> None:
+    """Four publishers at once, into a mailbox of any size: the handler sees each one's messages in order."""
+    handled: dict[int, list[int]] = defaultdict(list)
+
+    def handle(message: Message) -> None:
+        publisher, number = message.body
+        handled[publisher].append(number)
+
+    with hasty_threads(), running() as bus:
+        subscription = bus.subscribe("s", handle, mailbox=size, overflow_timeout=LONG)
+        publishers = [InThread(lambda me=me: [bus.publish("s", (me, number)) for number in range(500)]) for me in range(4)]
+        for publisher in publishers:
+            publisher.result()
+        bus.drain(WAIT)
+
+        assert handled == {me: list(range(500)) for me in range(4)}
+        assert_conserved(subscription, accepted=2_000)
+
+
+# --- several workers: the order of equal keys --------------------------------------------------------------------------
+
+
+class Lanes:
+    """A handler that remembers the order of each key, and whether two messages of one key were ever in it at once."""
+
+    def __init__(self) -> None:
+        self.handled: dict[str | None, list[Any]] = defaultdict(list)
+        self.met: list[str] = []
+        self._inside: set[str] = set()
+        self._lock = threading.Lock()
+        self._chance = random.Random(24)
+
+    def __call__(self, message: Message) -> None:
+        with self._lock:
+            if message.key in self._inside:
+                self.met.append(message.key)
+            self._inside.add(message.key)
+            work = self._chance.randrange(30)
+        for _ in range(work):  # some messages take longer than others
+            sum(range(20))
+        with self._lock:
+            self.handled[message.key].append(message.body)
+            self._inside.discard(message.key)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("size", [3, 10_000])
+def test_s24_with_several_workers_equal_keys_keep_their_order(workers: int, size: int) -> None:
+    """Five keys, four publishers, several workers: each publisher's messages of a key come in order, one at a time."""
+    lanes = Lanes()
+    with hasty_threads(), running() as bus:
+        subscription = bus.subscribe("s", lanes, workers=workers, mailbox=size, overflow_timeout=LONG)
+
+        def publish_all(me: int) -> None:
+            for number in range(250):
+                bus.publish("s", (me, number), key=f"k{number % 5}")
+
+        for publisher in [InThread(publish_all, me) for me in range(4)]:
+            publisher.result()
+        bus.drain(WAIT)
+
+        assert lanes.met == []
+        for key in range(5):
+            for me in range(4):
+                mine = [number for publisher, number in lanes.handled[f"k{key}"] if publisher == me]
+                assert mine == list(range(key, 250, 5))
+        assert_conserved(subscription, accepted=1_000)
+
+
+@pytest.mark.parametrize("keys", [(None, None), ("a", "b"), ("a", None)], ids=["no-keys", "two-keys", "one-key"])
+def test_s24_messages_that_need_no_order_are_handled_at_the_same_time(keys: tuple[str | None, str | None]) -> None:
+    """Two workers, two messages without a common key: both handlers run at once."""
+    both = threading.Barrier(2)
+    with running() as bus:
+        subscription = bus.subscribe("s", lambda message: both.wait(WAIT), workers=2)
+        for key in keys:
+            bus.publish("s", key=key)
+        bus.drain(WAIT)
+
+        assert subscription.stats()["acknowledged"] == 2
+
+
+def test_s24_messages_of_one_key_wait_for_each_other_and_for_nobody_else() -> None:
+    """While the first of a key is handled the second waits, and a message behind it overtakes both."""
+    with running() as bus:
+        first = Hold()
+        free = Hold(open=True)
+
+        def handle(message: Message) -> None:
+            (first if message.body == "first" else free)(message)
+
+        bus.subscribe("s", handle, workers=3)
+        for body, key in [("first", "k"), ("second", "k"), ("other", "j")]:
+            bus.publish("s", body, key=key)
+        free.wait_started()
+        assert free.given == ["other"]
+
+        first.open()
+        bus.drain(WAIT)
+
+        assert free.given == ["other", "second"]
+
+
+class _FailsFirst(Transform):
+    """Ends the message named "first", in one way or another."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def transform(self, message: Message) -> Any:
+        if message.body != "first" or self.how in ("retry", "retry-later", "ack", "raise"):
+            return message
+        if self.how == "drop":
+            return Dropped("unwanted")
+        raise Boom
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("how", ["ack", "raise", "drop", "filter-fails", "retry", "retry-later"])
+def test_s24_however_the_first_of_a_key_ends_the_next_follows(how: str, workers: int) -> None:
+    """Acknowledged, dead, dropped or returned: those behind it come after it is done with, in their order."""
+    handled: list[str] = []
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        handled.append(message.body)
+        if message.body == "first" and delivery.attempt == 1:
+            if how == "raise":
+                raise Boom
+            if how.startswith("retry"):
+                delivery.retry(delay=0.01 if how == "retry-later" else 0)
+
+    with running() as bus:
+        subscription = bus.subscribe("s", handle, workers=workers, filters=[_FailsFirst(how)])
+        subscription.pause()
+        for body in ("first", "second", "third"):
+            bus.publish("s", body, key="k")
+        subscription.resume()
+        bus.drain(WAIT)
+
+        before = {"ack": 1, "raise": 1, "drop": 0, "filter-fails": 0, "retry": 2, "retry-later": 2}[how]
+        assert handled == ["first"] * before + ["second", "third"]
+        assert_conserved(subscription, accepted=3)
+
+
+def test_s24_an_expired_message_of_a_key_lets_the_next_follow() -> None:
+    """A message that is too old when its turn comes does not hold up those behind its key."""
+    clock = HandClock()
+    with running(Bus(clock=clock)) as bus:
+        hold = Hold(open=True)
+        subscription = bus.subscribe("s", hold, workers=2)
+        subscription.pause()
+        bus.publish("s", "old", key="k", ttl=1.0)
+        bus.publish("s", "young", key="k")
+        clock.advance(2.0)
+        subscription.resume()
+        hold.wait_started()
+
+        assert hold.given == ["young"]
+
+
+def test_s24_the_order_of_a_key_survives_a_pause_and_a_stop() -> None:
+    """Messages of one key, some set aside, some queued, when the bus stops: after a start they come in order."""
+    bus = Bus()
+    ear = Ear(bus)
+    with running(bus):
+        hold = Hold()
+        bus.subscribe("s", hold, workers=3, name="keyed")
+        for body in range(10):
+            bus.publish("s", body, key="k")
+        hold.wait_started()
+        stop = InThread(bus.stop, WAIT, drain=False)
+        ear.wait_for(StateChanged, 3)  # started, draining, stopped
+        hold.open()
+        assert stop.result().left == {"keyed": 9}
+
+        bus.start()
+        bus.drain(WAIT)
+
+        assert hold.given == list(range(10))
+
+
+@pytest.mark.parametrize("way", [publish, apublish], ids=lambda way: way.__name__)
+def test_s24_every_subscriber_sees_the_same_order(way: Any) -> None:
+    """One publisher, ten subscribers with a worker each: all see its messages in the order it published them."""
+    with running() as bus:
+        holds = [Hold(open=True) for _ in range(10)]
+        for hold in holds:
+            bus.subscribe("s", hold)
+        for body in range(50):
+            way(bus, "s", body)
+        bus.drain(WAIT)
+
+        assert [hold.given for hold in holds] == [list(range(50))] * 10

@@ -1,0 +1,172 @@
+"""What `import pipebus` costs and does, and which module may know which."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from values_helpers import HOME, environment, run_python
+
+PACKAGE = HOME / "pipebus"
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+LOADED = """
+import json, sys
+names = {name.partition(".")[0] for name in sys.modules}
+print(json.dumps(sorted(names - sys.stdlib_module_names - {"__main__"})))
+"""
+"""Ends a program with the names of what it has imported from outside the standard library."""
+
+
+def loaded_by(program: str) -> set[str]:
+    """What a program imports, the standard library and whatever the interpreter's own start brings apart."""
+    return set(json.loads(run_python(program + LOADED))) - set(json.loads(run_python(LOADED)))
+
+
+# --- what it costs -------------------------------------------------------------------------------------------------------
+
+
+def test_importing_pipebus_imports_nothing_heavy() -> None:
+    """pydantic, structlog (which takes rich along) and all extras wait until they are needed."""
+    light = {"pipebus", "msgspec", "typing_extensions"}  # msgspec looks whether the last one is there
+    assert loaded_by("import pipebus") | light == light
+
+
+def test_a_bus_without_types_needs_no_pydantic() -> None:
+    """Messages pass filters and reach handlers; as long as nobody asks for a type, nobody pays for types."""
+    program = """
+from pipebus import Bus, Message, transform
+found = []
+bus = Bus()
+bus.use(lambda message, call_next: call_next(message.with_headers(seen="yes")))
+bus.use(transform(lambda message: message.with_body(message.body + 1)))
+bus.subscribe("a.>", found.append)
+with bus:
+    bus.publish("a.b", 1)
+    bus.drain(timeout=10)
+assert [message.body for message in found] == [2]
+"""
+    assert {"pydantic", "pydantic_core"} & loaded_by(program) == set()
+
+
+def test_a_typed_handler_brings_pydantic() -> None:
+    """That is when it is needed; so this file would see it."""
+    program = """
+from pipebus import Bus
+def bill(order: int) -> None: ...
+Bus().subscribe("a", bill)
+"""
+    assert "pydantic" in loaded_by(program)
+
+
+def test_slow_standard_modules_are_not_imported() -> None:
+    """Nor are those parts of the standard library that only some transport, test or command may need."""
+    program = "import json, sys{}; print(json.dumps(sorted(sys.modules)))"
+    loaded = set(json.loads(run_python(program.format(", pipebus")))) - set(json.loads(run_python(program.format(""))))
+    slow = {"multiprocessing", "sqlite3", "unittest", "http.server", "xml.etree", "importlib.metadata", "tkinter", "pdb"}
+    assert slow & loaded == set()
+
+
+# --- what it does ----------------------------------------------------------------------------------------------------------
+
+
+def test_importing_pipebus_does_nothing_else() -> None:
+    """No output, no thread, no signal handler, no logging handler but a null one, no event loop, no warning."""
+    program = """
+import logging, signal, sys, threading
+before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+import pipebus
+assert threading.enumerate() == [threading.main_thread()]
+assert {number: signal.getsignal(number) for number in before} == before
+assert logging.getLogger().handlers == []
+assert all(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("pipebus").handlers)
+"""
+    assert run_python(program) == ""
+
+
+def test_pipebus_works_without_its_extras() -> None:
+    """Whoever has not installed `pipebus[cli]` misses the command line only."""
+    program = """
+import sys
+sys.modules["rich"] = None
+from pipebus import Bus
+from pipebus.filters import Log
+bus = Bus()
+bus.use(Log())
+with bus, bus.subscribe("a") as sub:
+    bus.publish("a", 1)
+    assert sub.receive(timeout=10).body == 1
+"""
+    assert run_python(program) == ""
+
+
+def test_pipebus_works_without_its_checks() -> None:
+    """`python -O` removes assertions, and with them nothing that is promised."""
+    program = """
+from pipebus import Bus, Message, SubjectError
+try:
+    Message("a..b")
+except SubjectError:
+    with Bus() as bus, bus.subscribe("a") as sub:
+        bus.publish("a", 1)
+        print(sub.receive(timeout=10).body)
+"""
+    assert run_python(program, "-O") == "1\n"
+
+
+# --- who may know whom -----------------------------------------------------------------------------------------------------
+
+
+def test_imports_run_one_way(tmp_path: Path) -> None:
+    """import-linter, with the layers that `pyproject.toml` draws, finds nothing that imports upwards."""
+    if find_spec("importlinter") is None:
+        pytest.skip("import-linter is a development dependency")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"),
+            *("--config", str(ROOT / "pyproject.toml"), "--cache-dir", str(tmp_path)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(HOME)) for path in MODULES])
+def test_what_is_imported_is_imported_from_where_it_is_defined(path: Path) -> None:
+    """Inside the package nothing comes by way of an `__init__` that has it from elsewhere: the real tie is visible."""
+    if path.name == "__init__.py":
+        return
+    wrong = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            wrong += [alias.name for alias in node.names if alias.name == "pipebus"]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "pipebus":
+            source = HOME.joinpath(*(node.module or "").split("."), "__init__.py")
+            if source.is_file():
+                wrong += [f"{node.module}.{alias.name}" for alias in node.names if alias.name in passed_on(source)]
+    assert wrong == []
+
+
+def passed_on(init: Path) -> set[str]:
+    """The names that a package's `__init__` has from other modules."""
+    imports = [node for node in ast.walk(ast.parse(init.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name for node in imports for alias in node.names}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(HOME)) for path in MODULES])
+def test_no_import_is_relative(path: Path) -> None:
+    """A reader sees where each name comes from."""
+    tree = ast.parse(path.read_text())
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level] == []

@@ -1,0 +1,452 @@
+"""
+Mailboxes under real threads: fifty publishers at once, switched as often as the interpreter can. Nothing is lost, nothing comes
+twice, each publisher's order is kept where it is promised, no bound is exceeded, and the figures add up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from flow_helpers import LONG, WAIT, Boom, InThread, assert_conserved, ended, fine, running
+from pipebus import Bus, BusClosed, DeadLetterError, Delivery, MailboxFull, Message, Subscription
+
+PUBLISHERS = 50
+
+
+@pytest.fixture(autouse=True)
+def hasty_threads() -> Iterator[None]:
+    """Let threads take turns as often as the interpreter can, so that what could go wrong does."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def all_at_once(call: Callable[[int], Any], count: int = PUBLISHERS) -> list[InThread]:
+    """Run `call(0)`, `call(1)`, … on threads of their own, which begin together."""
+    barrier = threading.Barrier(count)
+
+    def run(me: int) -> Any:
+        barrier.wait(WAIT)
+        return call(me)
+
+    return [InThread(run, me) for me in range(count)]
+
+
+def results(threads: list[InThread]) -> list[Any]:
+    return [thread.result() for thread in threads]
+
+
+def hammer(bus: Bus, messages: int, keys: int = 0) -> list[InThread]:
+    """Fifty publishers, each with so many messages `(publisher, number)` on "s"; each results in what was accepted."""
+
+    def publish(me: int) -> list[int]:
+        accepted = []
+        for number in range(messages):
+            try:
+                if bus.publish("s", (me, number), key=f"k{number % keys}" if keys else None).mailboxes:
+                    accepted.append(number)
+            except MailboxFull:
+                continue
+        return accepted
+
+    return all_at_once(publish)
+
+
+class Record:
+    """A handler (or reader) that remembers what it was given; `by` tells for each publisher in which order."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[int, int]] = []
+
+    def __call__(self, message: Message) -> None:
+        self.given.append(message.body)
+
+    def by_publisher(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = defaultdict(list)
+        for publisher, number in self.given:
+            found[publisher].append(number)
+        return found
+
+    def assert_once_and_in_order(self, accepted: list[list[int]]) -> None:
+        """Each publisher's accepted messages, all of them, once, in their order."""
+        found = self.by_publisher()
+        assert [found[publisher] for publisher in range(len(accepted))] == accepted
+
+    def assert_once(self, accepted: list[list[int]]) -> None:
+        """Each publisher's accepted messages, all of them, once."""
+        found = self.by_publisher()
+        assert [sorted(found[publisher]) for publisher in range(len(accepted))] == accepted
+
+
+class Depth:
+    """Looks at a mailbox again and again, from a thread of its own, for more than it may hold."""
+
+    def __init__(self, subscription: Subscription, size: int) -> None:
+        self.subscription = subscription
+        self.size = size
+        self.deepest = 0
+        self._enough = threading.Event()
+        self._thread = InThread(self._watch)
+
+    def _watch(self) -> None:
+        while not self._enough.is_set():
+            stats = self.subscription.stats()
+            self.deepest = max(self.deepest, stats["pending"] + stats["in_flight"])
+
+    def assert_within_bound(self) -> None:
+        self._enough.set()
+        self._thread.result()
+        assert self.deepest <= self.size, f"{self.deepest} messages in a mailbox of {self.size}"
+
+
+# --- one mailbox, fifty publishers ---------------------------------------------------------------------------------------
+
+
+def test_one_worker_gets_every_message_once_in_each_publishers_order() -> None:
+    """A large mailbox with one worker: its quick road loses nothing, doubles nothing, and swaps nothing."""
+    record = Record()
+    with running() as bus:
+        subscription = bus.subscribe("s", record, mailbox=PUBLISHERS * 2_000)
+        accepted = results(hammer(bus, 2_000))
+        bus.drain(WAIT)
+
+        record.assert_once_and_in_order([list(range(2_000))] * PUBLISHERS)
+        assert accepted == [list(range(2_000))] * PUBLISHERS
+        assert_conserved(subscription, accepted=PUBLISHERS * 2_000)
+
+
+def test_a_mailbox_that_falls_asleep_after_every_message_loses_none() -> None:
+    """Publishers that wait for each of their messages to be handled: the mailbox wakes and rests all the time."""
+    handled = [threading.Semaphore(0) for _ in range(8)]
+    with running() as bus:
+        subscription = bus.subscribe("s", lambda message: handled[message.body].release())
+
+        def one_at_a_time(me: int) -> None:
+            for _ in range(300):
+                bus.publish("s", me)
+                assert handled[me].acquire(timeout=WAIT), "a message was put and not handled"
+
+        results(all_at_once(one_at_a_time, len(handled)))
+        bus.drain(WAIT)
+
+        assert_conserved(subscription, accepted=8 * 300)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize(("size", "messages"), [(5, 70), (100_000, 300)], ids=["small", "large"])
+def test_several_workers_get_every_message_once_and_each_key_in_order(workers: int, size: int, messages: int) -> None:
+    """Keys keep each publisher's order, one message of a key at a time, whoever handles it."""
+    record = Record()
+    inside: Counter[str | None] = Counter()
+    met: list[str | None] = []
+
+    def handle(message: Message) -> None:
+        inside[message.key] += 1
+        if inside[message.key] > 1:
+            met.append(message.key)
+        record(message)
+        inside[message.key] -= 1
+
+    with running() as bus:
+        subscription = bus.subscribe("s", handle, workers=workers, mailbox=size, overflow_timeout=LONG)
+        results(hammer(bus, messages, keys=7))
+        bus.drain(WAIT)
+
+        assert met == []
+        record.assert_once([list(range(messages))] * PUBLISHERS)
+        for numbers in record.by_publisher().values():
+            for key in range(7):
+                assert [number for number in numbers if number % 7 == key] == list(range(key, messages, 7))
+        assert_conserved(subscription, accepted=PUBLISHERS * messages)
+
+
+@pytest.mark.parametrize(("size", "messages"), [(3, 100), (100_000, 600)], ids=["small", "large"])
+def test_four_readers_share_every_message_once(size: int, messages: int) -> None:
+    """Nothing is read twice, nothing stays; and each reader sees each publisher's messages in their order."""
+    with running() as bus:
+        subscription = bus.subscribe("s", mailbox=size, overflow_timeout=LONG)
+
+        def read(_: int) -> Record:
+            record = Record()
+            for message in subscription:
+                record(message)
+            return record
+
+        readers = all_at_once(read, 4)
+        results(hammer(bus, messages))
+        bus.request_stop()
+        records = results(readers)
+
+        everything = Record()
+        for record in records:
+            everything.given += record.given
+            assert all(numbers == sorted(numbers) for numbers in record.by_publisher().values())
+        everything.assert_once([list(range(messages))] * PUBLISHERS)
+        assert_conserved(subscription, accepted=PUBLISHERS * messages)
+
+
+# --- small mailboxes, each rule --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize("overflow", ["block", "reject", "drop_newest", "drop_oldest"])
+def test_a_full_mailbox_follows_its_rule_exactly_and_never_exceeds_its_bound(overflow: Any, size: int, workers: int) -> None:
+    """What publishers were told is what happened: accepted messages are handled once, or counted as dropped by the rule."""
+    record = Record()
+    with running() as bus:
+        subscription = bus.subscribe("s", record, workers=workers, mailbox=size, overflow=overflow, overflow_timeout=LONG)
+        depth = Depth(subscription, size)
+        accepted = results(hammer(bus, 100))
+        bus.drain(WAIT)
+        depth.assert_within_bound()
+
+        stats = subscription.stats()
+        overflowed = stats["dropped"].get("overflow", 0)
+        assert_conserved(subscription, accepted=sum(map(len, accepted)))
+        assert stats["acknowledged"] == len(record.given) == len(set(record.given))
+        if overflow in ("block", "reject"):
+            record.assert_once(accepted)
+            assert overflowed == 0
+        else:
+            assert accepted == [list(range(100))] * PUBLISHERS
+            assert len(record.given) + overflowed == PUBLISHERS * 100
+        if overflow == "block":
+            assert accepted == [list(range(100))] * PUBLISHERS
+        if workers == 1:
+            assert all(numbers == sorted(numbers) for numbers in record.by_publisher().values())
+
+
+@pytest.mark.parametrize("reader", ["handler", "reader"])
+def test_a_mailbox_of_one_hands_over_message_after_message(reader: str) -> None:
+    """The smallest mailbox, fifty publishers that wait for room: all get through, each in order."""
+    record = Record()
+    with running() as bus:
+        subscription = bus.subscribe(
+            "s", record if reader == "handler" else None, mailbox=1, overflow="block", overflow_timeout=LONG
+        )
+        depth = Depth(subscription, 1)
+        publishing = hammer(bus, 20)
+        if reader == "reader":
+            for _ in range(PUBLISHERS * 20):
+                record(subscription.receive(timeout=WAIT))
+        results(publishing)
+        bus.drain(WAIT)
+        depth.assert_within_bound()
+
+        record.assert_once_and_in_order([list(range(20))] * PUBLISHERS)
+        assert_conserved(subscription, accepted=PUBLISHERS * 20)
+
+
+def test_many_loops_and_threads_wait_for_room_side_by_side() -> None:
+    """Three event loops with a hundred coroutines each, and twenty threads, in front of three places: all get in, once."""
+    record = Record()
+    with running() as bus:
+        subscription = bus.subscribe("s", record, mailbox=3, overflow="block", overflow_timeout=LONG)
+
+        async def coroutine(me: int) -> None:
+            for number in range(5):
+                await bus.apublish("s", (me, number))
+
+        async def crowd(loop: int) -> None:
+            await asyncio.gather(*(coroutine(100 * loop + me) for me in range(100)))
+
+        def thread(me: int) -> None:
+            for number in range(50):
+                bus.publish("s", (300 + me, number))
+
+        waiting = all_at_once(lambda me: asyncio.run(crowd(me)) if me < 3 else thread(me - 3), 23)
+        results(waiting)
+        bus.drain(WAIT)
+
+        record.assert_once_and_in_order([list(range(5))] * 300 + [list(range(50))] * 20)
+        assert_conserved(subscription, accepted=300 * 5 + 20 * 50)
+
+
+# --- and all the while, something else -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
+def test_subscribers_that_come_and_go_take_what_receipts_counted(workers: int) -> None:
+    """A steady subscriber misses nothing; of those that come and go, each message ended in one place, and receipts are true."""
+    record = Record()
+    with running() as bus:
+        steady = bus.subscribe("s", record, mailbox=100_000)
+        over = threading.Event()
+        mailboxes: list[int] = []
+
+        def publish(me: int) -> None:
+            mailboxes.append(sum(bus.publish("s", (me, number)).mailboxes for number in range(100)))
+
+        def come_and_go(_: int) -> list[Subscription]:
+            guests = []
+            while not over.is_set():
+                guest = bus.subscribe("s" if len(guests) % 2 else "*", fine, workers=workers, mailbox=100_000)
+                guests.append(guest)
+                guest.unsubscribe()
+            return guests
+
+        churning = all_at_once(come_and_go, 3)
+        results(all_at_once(publish))
+        over.set()
+        guests = [guest for found in results(churning) for guest in found]
+        bus.drain(WAIT)
+
+        record.assert_once_and_in_order([list(range(100))] * PUBLISHERS)
+        assert_conserved(steady, accepted=PUBLISHERS * 100)
+        assert_conserved(*guests)
+        assert sum(guest.stats()["accepted"] for guest in guests) == sum(mailboxes) - PUBLISHERS * 100
+        assert all(guest.stats()["accepted"] == ended(guest.stats()) for guest in guests)
+
+
+@pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
+def test_a_subscription_paused_and_resumed_all_the_time_loses_nothing(workers: int) -> None:
+    """Three threads pause and resume it as fast as they can, while fifty publish."""
+    record = Record()
+    with running() as bus:
+        subscription = bus.subscribe("s", record, workers=workers, mailbox=10, overflow_timeout=LONG)
+        over = threading.Event()
+
+        def pause_and_resume(_: int) -> None:
+            while not over.is_set():
+                subscription.pause()
+                subscription.resume()
+
+        pausing = all_at_once(pause_and_resume, 3)
+        results(hammer(bus, 25))
+        over.set()
+        results(pausing)
+        subscription.resume()
+        bus.drain(WAIT)
+
+        record.assert_once([list(range(25))] * PUBLISHERS)
+        if workers == 1:
+            record.assert_once_and_in_order([list(range(25))] * PUBLISHERS)
+        assert_conserved(subscription, accepted=PUBLISHERS * 25)
+
+
+@pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
+@pytest.mark.parametrize("size", [5, 100_000], ids=["small", "large"])
+def test_every_kind_of_ending_at_once_keeps_the_law(size: int, workers: int) -> None:
+    """Acknowledged, failed, returned, returned later, rejected, replayed, discarded and evicted, all under full traffic."""
+    fates = ("fine", "raise", "retry", "retry-later", "reject", "ack-then-raise")
+    chance = random.Random(7)
+    plans = [[chance.choice(fates) for _ in range(20)] for _ in range(PUBLISHERS)]
+    taken: Counter[tuple[int, int]] = Counter()
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        me, number = message.body
+        taken[me, number] += 1
+        fate = plans[me][number]
+        if fate == "raise":
+            raise Boom
+        if fate.startswith("retry") and delivery.attempt < 3:
+            delivery.retry(delay=0.0001 if fate == "retry-later" else 0)
+        elif fate == "reject":
+            delivery.reject("no")
+        elif fate == "ack-then-raise":
+            delivery.ack()
+            raise Boom
+
+    with running(Bus(dead_letters=50)) as bus:
+        subscription = bus.subscribe("s", handle, workers=workers, mailbox=size, overflow_timeout=LONG)
+        over = threading.Event()
+
+        def tend_letters(_: int) -> None:
+            while not over.is_set():
+                for letter in bus.dead_letters.list()[:10]:
+                    for tend in (bus.dead_letters.replay, bus.dead_letters.discard):
+                        with suppress(DeadLetterError):
+                            tend(letter.id)
+
+        tending = all_at_once(tend_letters, 2)
+        results(hammer(bus, 20, keys=5))
+        over.set()
+        results(tending)
+        bus.drain(WAIT)
+
+        assert_conserved(subscription, accepted=PUBLISHERS * 20)
+        assert len(taken) == PUBLISHERS * 20
+        stats = subscription.stats()
+        assert (stats["pending"], stats["in_flight"]) == (0, 0)
+        assert stats["dead"] == len(bus.dead_letters) <= 50
+        wanted = sum(fate in ("fine", "retry", "retry-later", "ack-then-raise") for plan in plans for fate in plan)
+        assert stats["acknowledged"] == wanted
+
+
+@pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
+def test_a_bus_stopped_in_full_traffic_accounts_for_every_accepted_message(workers: int) -> None:
+    """Fifty publishers run into the stop: what they were told is accepted was handled, or is left over and handled later."""
+    record = Record()
+    bus = Bus()
+    subscription = bus.subscribe("s", record, workers=workers, mailbox=50, overflow_timeout=LONG)
+
+    def publish_until_refused(me: int) -> list[int]:
+        accepted = []
+        try:
+            for number in range(10_000):
+                bus.publish("s", (me, number))
+                accepted.append(number)
+                if len(accepted) == 10:
+                    in_full_traffic.release()
+        except BusClosed:
+            return accepted
+        raise AssertionError("nobody stopped the bus")
+
+    in_full_traffic = threading.Semaphore(0)
+    with running(bus, drain=False):
+        publishing = all_at_once(publish_until_refused)
+        for _ in range(PUBLISHERS // 2):
+            assert in_full_traffic.acquire(timeout=WAIT)
+    accepted = results(publishing)
+    left = subscription.stats()["pending"]
+    assert sum(map(len, accepted)) == len(record.given) + left
+
+    with running(bus):
+        bus.drain(WAIT)
+
+    record.assert_once(accepted)
+    if workers == 1:
+        record.assert_once_and_in_order(accepted)
+    assert_conserved(subscription, accepted=sum(map(len, accepted)))
+
+
+def test_one_message_to_every_kind_of_subscriber_is_counted_in_each() -> None:
+    """Fan-out under threads: one worker, several workers, readers and a dropping mailbox each keep their own promise."""
+    solo, shared, read, dropping = Record(), Record(), Record(), Record()
+    with running() as bus:
+        subscriptions = [
+            bus.subscribe("s", solo, mailbox=20, overflow_timeout=LONG),
+            bus.subscribe("s", shared, workers=4, mailbox=20, overflow_timeout=LONG),
+            bus.subscribe("s", dropping, mailbox=3, overflow="drop_oldest"),
+        ]
+        inbox = bus.subscribe("s", mailbox=20, overflow_timeout=LONG)
+
+        def read_all(_: int) -> None:
+            for message in inbox:
+                read(message)
+
+        readers = all_at_once(read_all, 2)
+        accepted = results(hammer(bus, 60))
+        bus.drain(WAIT)
+        bus.request_stop()
+        results(readers)
+
+        everything = [list(range(60))] * PUBLISHERS
+        assert accepted == everything
+        solo.assert_once_and_in_order(everything)
+        shared.assert_once(everything)
+        read.assert_once(everything)
+        overflowed = subscriptions[2].stats()["dropped"].get("overflow", 0)
+        assert len(set(dropping.given)) == len(dropping.given) == PUBLISHERS * 60 - overflowed
+        assert_conserved(*subscriptions, inbox, accepted=PUBLISHERS * 60)

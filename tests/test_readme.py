@@ -1,0 +1,156 @@
+"""
+The README does not lie: its Python blocks run and print what stands below them, its commands are the ones that exist.
+
+A block opened with "```python" starts a program of its own; one opened with "```python continues" goes on with the program
+before it. A "```text" block right behind a Python block is what that block prints; "```text pipebus demo" is what the
+command prints, its last line (time and speed) aside. Functions named `test_…` are called.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+import pipebus
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@dataclass
+class Block:
+    """One fenced block: what stands behind the fence's opening, and the lines between the fences."""
+
+    line: int
+    info: str
+    text: str
+    follows: bool  # nothing but blank lines since the block before
+
+
+@dataclass
+class Program:
+    """Python blocks that build on each other, each with what it prints."""
+
+    line: int
+    parts: list[tuple[Block, str]] = field(default_factory=list)
+
+
+def blocks(markdown: str) -> Iterator[Block]:
+    opened, info, lines, follows = 0, "", [], False
+    for number, line in enumerate(markdown.splitlines(), 1):
+        if opened and line == "```":
+            yield Block(opened, info, "\n".join(lines), follows)
+            opened, follows = 0, True
+        elif opened:
+            lines.append(line)
+        elif line.startswith("```"):
+            opened, info, lines = number, line[3:], []
+        elif line.strip():
+            follows = False
+
+
+def programs(found: list[Block]) -> Iterator[Program]:
+    program: Program | None = None
+    for index, block in enumerate(found):
+        if block.info not in ("python", "python continues"):
+            continue
+        if program is None or block.info == "python":
+            if program is not None:
+                yield program
+            program = Program(block.line)
+        after = found[index + 1] if index + 1 < len(found) else None
+        prints = after.text if after is not None and after.info == "text" and after.follows else ""
+        program.parts.append((block, prints))
+    if program is not None:
+        yield program
+
+
+BLOCKS = list(blocks(README))
+PROGRAMS = list(programs(BLOCKS))
+COMMANDS = [line for block in BLOCKS if block.info == "sh" for line in block.text.splitlines() if "-m venv" in line]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: f"README.md:{program.line}")
+def test_a_program_of_the_readme_runs_and_prints_what_it_says(
+    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newcomer who types it in, as `shop.py`, sees the same."""
+    module = types.ModuleType("shop")
+    monkeypatch.setitem(sys.modules, "shop", module)  # handlers' annotations and dataclasses are looked up there
+    before = 0
+    for block, prints in program.parts:
+        known = set(vars(module))
+        exec(compile("\n" * before + block.text, "shop.py", "exec"), vars(module))
+        for name in set(vars(module)) - known:
+            if name.startswith("test_"):
+                vars(module)[name]()
+        before += len(block.text.splitlines())
+
+        shown = capsys.readouterr()
+        assert [line.rstrip() for line in shown.out.strip().splitlines()] == prints.strip().splitlines()
+        assert shown.err == ""
+
+
+def test_the_readme_has_programs() -> None:
+    """The tutorial is there, and its blocks were found."""
+    assert len(PROGRAMS) > 5
+
+
+def test_the_demo_prints_what_the_readme_shows() -> None:
+    """The output that a stranger compares with is the real one."""
+    [shown] = [block.text for block in BLOCKS if block.info == "text pipebus demo"]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pipebus", "demo"],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    *said, last = done.stdout.rstrip().splitlines()
+    *promised, form = shown.splitlines()
+    assert said == promised
+    assert re.sub(r"[\d.,]+", "N", last) == re.sub(r"[\d.,]+", "N", form)
+
+
+def test_two_commands_are_all_the_set_up() -> None:
+    """One command runs the main job, one passes the tests, and both ask for extras that exist."""
+    main_job, tests = COMMANDS
+
+    assert main_job.endswith(".venv/bin/pipebus demo")
+    assert tests.endswith(".venv/bin/python -m pytest -q")
+    asked = {extra for extras in re.findall(r"'\.\[([\w,]+)\]'", main_job + tests) for extra in extras.split(",")}
+    assert asked == {"cli", "dev"} <= set(PROJECT["optional-dependencies"])
+
+
+def test_links_lead_somewhere() -> None:
+    """Every file that the README names by a link is in the project."""
+    links = [link for link in re.findall(r"\]\(([^)#\"]+)\)", README) if "://" not in link]
+
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_example_is_named() -> None:
+    """A newcomer finds each example from the README."""
+    assert [path.name for path in (ROOT / "examples").glob("*.py") if f"examples/{path.name}" not in README] == []
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    """What is installed is what the newest entry tells of."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[?(\d+\.\d+\.\d+)", changelog, re.MULTILINE)
+
+    assert versions[0] == pipebus.__version__ == PROJECT["version"]

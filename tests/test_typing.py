@@ -1,0 +1,75 @@
+"""What a type checker tells users: `tests/typing/users.py`, read by mypy in strict mode."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipebus
+
+pytest.importorskip("mypy", reason="mypy is a development dependency")
+
+USERS = Path(__file__).parent / "typing" / "users.py"
+HOME = Path(pipebus.__file__).parents[1]
+FOUND = re.compile(r"^(?P<file>.*?):(?P<line>\d+): error: (?P<text>.*)$")
+
+
+def promises() -> list[tuple[str, range]]:
+    """Each function of the file and the lines that it stands on; what stands outside of them is one more."""
+    tree = ast.parse(USERS.read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [(node.name, range(node.lineno, (node.end_lineno or node.lineno) + 1)) for node in functions]
+
+
+@pytest.fixture(scope="module")
+def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[str]]:
+    """What mypy says of the file, by line."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent", "--no-pretty"),
+            *("--hide-error-context", "--no-error-summary", "--no-color-output"),
+            *("--cache-dir", str(tmp_path_factory.mktemp("mypy"))),
+            str(USERS),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "MYPYPATH": str(HOME)},
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    found: dict[int, list[str]] = {}
+    for match in filter(None, map(FOUND.match, done.stdout.splitlines())):
+        found.setdefault(int(match["line"]), []).append(match["text"])
+    assert bool(found) is (done.returncode == 1), done.stdout + done.stderr
+    return found
+
+
+@pytest.mark.parametrize(("name", "lines"), [pytest.param(name, lines, id=name) for name, lines in promises()])
+def test_users_see(name: str, lines: range, complaints: dict[int, list[str]]) -> None:
+    """What is right passes without a word, what is wrong is flagged: see the function of that name."""
+    assert {line: complaints[line] for line in lines if line in complaints} == {}
+
+
+def test_nothing_else_is_flagged(complaints: dict[int, list[str]]) -> None:
+    """The imports, classes and names that the promises use are clean."""
+    spoken_for = {line for _, lines in promises() for line in lines}
+    assert {line: texts for line, texts in complaints.items() if line not in spoken_for} == {}
+
+
+def test_every_promise_is_written_down() -> None:
+    """Each function of the file says in a sentence what it shows, except those that are filters."""
+    tree = ast.parse(USERS.read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [node.name for node in functions if ast.get_docstring(node) is None] == ["plain", "aplain"]
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    """Without `py.typed` no checker would look."""
+    assert (Path(pipebus.__file__).parent / "py.typed").is_file()

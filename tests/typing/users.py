@@ -1,0 +1,453 @@
+"""
+What users see through a type checker. Never run: `tests/test_typing.py` gives it to mypy in strict mode.
+
+Each function is a promise. What must be flagged carries a `type: ignore` with its code; an ignore that is not needed is an
+error too, so a mistake that is no longer found fails the test just as a false alarm does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, assert_type
+
+from pipebus import (
+    Around,
+    Bus,
+    Call,
+    Delivery,
+    Dropped,
+    Filter,
+    Handled,
+    Message,
+    Pause,
+    Pipeline,
+    Receipt,
+    Ref,
+    StopReport,
+    Subject,
+    Subscription,
+    Transform,
+    around,
+    branch,
+    transform,
+    when,
+)
+from pipebus.filters import Log
+
+
+@dataclass
+class Order:
+    id: int
+
+
+@dataclass
+class RushOrder(Order):
+    minutes: int
+
+
+@dataclass
+class Invoice:
+    number: str
+
+
+CREATED = Subject[Order]("orders.created")
+TICK = Subject[None]("tick")
+
+
+# --- messages ----------------------------------------------------------------------------------------------------------
+
+
+def a_message_knows_the_type_of_its_body() -> None:
+    """`Message(subject, body)` is a message of that body, without an annotation."""
+    message = Message("orders.created", Order(1))
+    assert_type(message, Message[Order])
+    assert_type(message.body, Order)
+    message.body.number  # type: ignore[attr-defined]
+
+
+def a_message_without_a_body_needs_no_annotation() -> None:
+    """`Message("tick")` alone is enough, also where the name is kept for later."""
+    message = Message("tick")
+    assert_type(message.id, str)
+    assert_type(message.time, float)
+
+
+def with_body_changes_the_type() -> None:
+    """`with_body` gives a message of the new body."""
+    changed = Message("orders.created", Order(1)).with_body(Invoice("7"))
+    assert_type(changed, Message[Invoice])
+    assert_type(changed.body.number, str)
+
+
+def with_headers_keeps_the_type() -> None:
+    """`with_headers` gives a message of the same body."""
+    changed = Message("orders.created", Order(1)).with_headers({"a": "b"}, c="d")
+    assert_type(changed, Message[Order])
+
+
+def a_message_is_read_only() -> None:
+    """A field cannot be assigned to."""
+    message = Message("orders.created", Order(1))
+    message.body = Order(2)  # type: ignore[misc]
+    message.id = "7"  # type: ignore[misc]
+
+
+def message_stands_without_brackets(message: Message) -> None:
+    """Where the body's type does not matter, plain `Message` is a complete annotation."""
+    assert_type(message.body, Any)
+
+
+def header_values_are_strings() -> None:
+    """A number among the headers is found before the program runs."""
+    Message("orders.created").with_headers(tries=3)  # type: ignore[arg-type]
+
+
+# --- outcomes ----------------------------------------------------------------------------------------------------------
+
+
+def an_outcome_is_a_receipt_or_dropped(bus: Bus) -> None:
+    """`publish` and `send` say what may come back."""
+    assert_type(bus.publish("orders.created", 1), Receipt | Dropped)
+    assert_type(bus.send(Message("orders.created", 1)), Receipt | Dropped)
+
+
+async def an_awaited_outcome_is_the_same(bus: Bus) -> None:
+    """`apublish` and `asend` give what their twins give."""
+    assert_type(await bus.apublish("orders.created", 1), Receipt | Dropped)
+    assert_type(await bus.asend(Message("orders.created", 1)), Receipt | Dropped)
+
+
+def truth_tells_the_outcomes_apart(bus: Bus) -> None:
+    """After `if outcome`, it is a `Receipt`; after `else`, it is `Dropped`."""
+    outcome = bus.publish("orders.created", 1)
+    if outcome:
+        assert_type(outcome.mailboxes, int)
+    else:
+        assert_type(outcome.reason, str)
+        assert_type(outcome.by, str | None)
+
+
+def a_class_tells_the_outcomes_apart(bus: Bus) -> None:
+    """`isinstance` and `match` narrow too."""
+    match bus.publish("orders.created", 1):
+        case Receipt(mailboxes=count):
+            assert_type(count, int)
+        case Dropped(reason=reason):
+            assert_type(reason, str)
+
+
+# --- subjects ----------------------------------------------------------------------------------------------------------
+
+
+def a_subject_is_a_string() -> None:
+    """A `Subject` goes wherever a string goes."""
+    name: str = CREATED
+    assert_type(name.split("."), list[str])
+    assert_type(CREATED, Subject[Order])
+
+
+def the_right_body_is_accepted(bus: Bus) -> None:
+    """A `Subject[Order]` takes an `Order`, and whatever is one."""
+    bus.publish(CREATED, Order(1))
+    bus.publish(CREATED, RushOrder(1, 5), key="7", headers={"a": "b"})
+
+
+def the_wrong_body_is_flagged(bus: Bus) -> None:
+    """A `Subject[Order]` takes nothing else."""
+    bus.publish(CREATED, Invoice("7"))  # type: ignore[misc]
+    bus.publish(CREATED, body={"id": 1})  # type: ignore[misc]
+
+
+def a_missing_body_is_flagged(bus: Bus) -> None:
+    """A `Subject[Order]` does not go without an `Order`; a `Subject[None]` goes without."""
+    bus.publish(TICK)
+    bus.publish(CREATED)  # type: ignore[arg-type]
+
+
+async def apublish_follows_a_subject_too(bus: Bus) -> None:
+    """The twin for coroutines is as strict."""
+    await bus.apublish(CREATED, Order(1))
+    await bus.apublish(CREATED, Invoice("7"))  # type: ignore[misc]
+
+
+def a_string_takes_any_body(bus: Bus, name: str) -> None:
+    """Who does not say a type is not asked for one."""
+    bus.publish("orders.created", Invoice("7"))
+    bus.publish("orders.created")
+    bus.publish(name, Order(1))
+    bus.publish(f"orders.{name}", 5)
+    bus.publish(Subject[Any]("orders.created"), 5)
+
+
+def an_object_is_wrapped_as_a_ref(bus: Bus) -> None:
+    """Mail to an object goes to `Ref(obj)`; the bare object is flagged."""
+    bus.publish(Ref(object()), 5)
+    bus.publish(5, 5)  # type: ignore[call-overload]
+    bus.publish(None, 5)  # type: ignore[call-overload]
+
+
+# --- handlers ----------------------------------------------------------------------------------------------------------
+
+
+def a_decorated_function_is_unchanged(bus: Bus) -> None:
+    """`on` returns the function as it was: name of its parameters, what it returns."""
+
+    @bus.on("orders.created", name="billing", workers=4)
+    def bill(order: Order) -> int:
+        return order.id
+
+    assert_type(bill(order=Order(1)), int)
+    bill(Invoice("7"))  # type: ignore[arg-type]
+
+
+def a_decorated_coroutine_function_is_unchanged(bus: Bus) -> None:
+    """`async def` too."""
+
+    @bus.on(["orders.created", "orders.changed"])
+    async def watch(message: Message[Order], delivery: Delivery) -> str:
+        return message.id
+
+    expected: Callable[[Message[Order], Delivery], Awaitable[str]] = watch
+    assert_type(expected, Callable[[Message[Order], Delivery], Awaitable[str]])
+
+
+def a_handler_of_the_subjects_body_is_accepted(bus: Bus) -> None:
+    """The body, the message, or nothing said: every form of a handler fits a typed subject."""
+
+    @bus.on(CREATED, name="a")
+    def takes_body(order: Order) -> int:
+        return order.id
+
+    @bus.on(CREATED)
+    def takes_message(message: Message[Order]) -> None: ...
+
+    @bus.on(CREATED)
+    def takes_any_message(message: Message[Any]) -> None: ...
+
+    @bus.on(CREATED)
+    def takes_anything(body: object) -> None: ...
+
+    @bus.on(CREATED)
+    def takes_more(order: Order, delivery: Delivery, bus: Bus) -> None: ...
+
+    @bus.on(CREATED)
+    def takes_the_delivery_first(delivery: Delivery, order: Order) -> None: ...
+
+    @bus.on(CREATED)
+    def takes_the_bus_first(bus: Bus, message: Message[Order]) -> None: ...
+
+    @bus.on(CREATED)
+    async def awaits(order: Order) -> None: ...
+
+    assert_type(takes_body(Order(1)), int)
+
+
+def a_handler_of_another_body_is_flagged(bus: Bus) -> None:
+    """`Subject[Order]` is followed to the handler."""
+
+    @bus.on(CREATED)  # type: ignore[arg-type]
+    def bill(invoice: Invoice) -> None: ...
+
+    @bus.on(CREATED)  # type: ignore[arg-type]
+    def watch(message: Message[Invoice]) -> None: ...
+
+    @bus.on(CREATED)  # type: ignore[arg-type]
+    def rush(order: RushOrder) -> None: ...
+
+
+def subscribe_follows_a_subject_too(bus: Bus) -> None:
+    """`subscribe` is as strict as `on`."""
+
+    def bill(order: Order) -> None: ...
+    def file(invoice: Invoice) -> None: ...
+    def read(message: Message[Invoice]) -> None: ...
+
+    assert_type(bus.subscribe(CREATED, bill), Subscription)
+    bus.subscribe(CREATED, lambda message: print(message))  # noqa: T201
+    bus.subscribe(CREATED, file)  # type: ignore[arg-type]
+    bus.subscribe(CREATED, read)  # type: ignore[arg-type]
+
+
+def subscribe_takes_any_handler_of_a_string(bus: Bus) -> None:
+    """Without a type, any function may handle."""
+
+    def file(invoice: Invoice) -> None: ...
+
+    found: list[object] = []
+    bus.subscribe("invoices.>", file, workers=2)
+    bus.subscribe(["a", "b.*"], file)
+    bus.subscribe("invoices.>", found.append)
+    bus.subscribe("invoices.>", lambda message: message.body)
+    bus.subscribe(Ref(bus), found.append)
+
+
+def a_handler_is_callable(bus: Bus) -> None:
+    """What cannot be called is flagged."""
+    bus.subscribe("orders.created", 5)  # type: ignore[call-overload]
+    bus.on("orders.created")(5)  # type: ignore[type-var]
+
+
+def options_are_checked(bus: Bus) -> None:
+    """A misspelt option or policy is flagged."""
+    bus.subscribe("orders.created", overflow="blok")  # type: ignore[call-overload]
+    bus.subscribe("orders.created", worker=2)  # type: ignore[call-overload]
+    bus.on("orders.created", mailbox="big")  # type: ignore[call-overload]
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def a_read_message_is_a_message(bus: Bus) -> None:
+    """Pull: in a `with` block, in a loop, by delivery."""
+    with bus.subscribe("ticks") as sub:
+        assert_type(sub, Subscription)
+        assert_type(sub.receive(timeout=1.0), Message[Any])
+        with sub.delivery(timeout=1.0) as delivery:
+            assert_type(delivery, Delivery)
+            assert_type(delivery.message, Message[Any])
+        for message in sub:
+            assert_type(message, Message[Any])
+
+
+async def an_awaited_message_is_a_message(bus: Bus) -> None:
+    """The same on an event loop."""
+    async with bus.subscribe("ticks") as sub:
+        assert_type(await sub.areceive(timeout=1.0), Message[Any])
+        async with sub.adelivery() as delivery:
+            assert_type(delivery, Delivery)
+        async for message in sub:
+            assert_type(message, Message[Any])
+
+
+# --- filters -----------------------------------------------------------------------------------------------------------
+
+
+def plain(message: Message[Any], call_next: Callable[[Message[Any]], Any]) -> Any:
+    return call_next(message)
+
+
+async def aplain(message: Message[Any], call_next: Callable[[Message[Any]], Awaitable[Any]]) -> Any:
+    return await call_next(message)
+
+
+class Counted:
+    """A filter that is an object."""
+
+    def __call__(self, message: Message[Any], call_next: Any, /) -> Any:
+        return call_next(message)
+
+
+class Stamp(Transform):
+    def transform(self, message: Message[Any]) -> Message[Any] | Dropped:
+        return message.with_headers(seen="yes") if message.key else Dropped("no key")
+
+
+class Twice(Around):
+    def around(self, message: Message[Any]) -> Any:
+        yield message
+        yield Pause(0.5)
+        yield Call(message, timeout=2.0)
+        return Handled(5)
+
+
+def every_plain_filter_is_a_filter() -> None:
+    """Functions, coroutine functions and objects fit the `Filter` protocol."""
+    filters: list[Filter] = [plain, aplain, Counted()]
+    assert_type(filters[0], Filter)
+
+
+def what_is_no_filter_is_flagged() -> None:
+    """A function of the message alone, or a class in place of its instance, is no `Filter`."""
+
+    def alone(message: Message[Any]) -> Message[Any]:
+        return message
+
+    lonely: Filter = alone  # type: ignore[assignment]
+    unmade: Filter = Counted  # type: ignore[assignment]
+    assert_type((lonely, unmade), tuple[Filter, Filter])
+
+
+def use_returns_its_filter_unchanged(bus: Bus) -> None:
+    """`use` as a decorator keeps the function's type; so it does for objects of all shapes."""
+
+    @bus.use
+    def stamp(message: Message[Any], call_next: Callable[[Message[Any]], Receipt]) -> Receipt:
+        return call_next(message)
+
+    assert_type(stamp(message=Message("x"), call_next=lambda message: Receipt(1)), Receipt)
+    assert_type(bus.use(Stamp()), Stamp)
+    assert_type(bus.use(Log(), at="delivery"), Log)
+
+
+def chains_are_values(bus: Bus) -> None:
+    """`Pipeline`, `when` and `branch` take filters of every shape, and go wherever a filter goes."""
+    chain = Pipeline(plain, Stamp(), Twice(), when("orders.>", plain), branch(lambda message: bool(message.key), Log()))
+    assert_type(bus.use(chain), Pipeline)
+    bus.use(Log(), chain, at="delivery")
+    bus.subscribe("orders.>", print, filters=chain)
+    bus.subscribe("orders.>", print, filters=[chain, Stamp()])
+
+
+def a_misspelt_side_is_flagged(bus: Bus) -> None:
+    """There are two sides."""
+    bus.use(Stamp(), at="deliver")  # type: ignore[call-overload]
+
+
+def a_decorated_transform_can_still_be_called() -> None:
+    """`@transform` gives a filter that is still the function of a message."""
+
+    @transform
+    def upper(message: Message[Any]) -> Message[Any] | Dropped:
+        return message.with_body(str(message.body).upper())
+
+    assert_type(upper(Message("x", "y")), Message[Any] | Dropped)
+    shape: Transform = upper
+    assert_type(shape, Transform)
+
+
+def a_transform_returns_messages() -> None:
+    """What returns something else is flagged where it is decorated."""
+
+    @transform  # type: ignore[arg-type]
+    def wrong(message: Message[Any]) -> str:
+        return message.id
+
+
+def a_decorated_around_is_an_around() -> None:
+    """`@around` gives a filter of the third shape."""
+
+    @around
+    def twice(message: Message[Any]) -> Any:
+        yield message
+        yield message
+
+    shape: Around = twice
+    assert_type(shape, Around)
+
+
+# --- the bus -----------------------------------------------------------------------------------------------------------
+
+
+def a_bus_in_a_with_block_is_a_bus() -> None:
+    """`with Bus() as bus` keeps its type; `stop` reports."""
+    with Bus() as bus:
+        assert_type(bus, Bus)
+    assert_type(bus.stop(), StopReport)
+
+
+async def a_bus_in_an_async_with_block_is_a_bus() -> None:
+    """`async with` too."""
+    async with Bus() as bus:
+        assert_type(bus, Bus)
+        assert_type(await bus.astop(), StopReport)
+
+
+def an_observer_is_unchanged(bus: Bus) -> None:
+    """`observe` returns the function as it was."""
+
+    @bus.observe
+    def watch(event: object) -> int:
+        return 1
+
+    assert_type(watch(event=5), int)
