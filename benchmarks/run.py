@@ -1,0 +1,143 @@
+"""
+Run the benchmarks: `python benchmarks/run.py [WORKLOAD ...]`.
+
+Contenders run interleaved (A B C A B C ...), each time in a fresh process, so that a busy minute of the
+machine hits all of them; ratios are taken within a round and their median is shown. Nothing here fails on a
+figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "src")]  # this tree is what is measured, installed or not
+
+from harness import Contender, Workload  # noqa: E402  (the path comes first)
+from workloads import WORKLOADS  # noqa: E402
+
+Figures = dict[str, list[dict[str, float]]]  # contender -> one entry a round
+
+
+def main() -> int:
+    """Parse the command line and do what it asks."""
+    parser = argparse.ArgumentParser(prog="benchmarks/run.py", description="What a message costs.")
+    names = ", ".join(WORKLOADS)
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {names}; all when none is named")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each contender runs (default 5)")
+    parser.add_argument("--messages", type=int, help="messages a run (default 200,000)")
+    parser.add_argument("--check", action="store_true", help="our reach beside the figures; never fails")
+    parser.add_argument("--json", action="store_true", help="every figure in one JSON object, no tables")
+    parser.add_argument("--profile", metavar="WORKLOAD", help="where the time of pipebus goes, step by step")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)  # WORKLOAD CONTENDER SIZE: one run
+    args = parser.parse_args()
+
+    if args.child:
+        name, contender, size = args.child
+        print(json.dumps(WORKLOADS[name].contenders[contender].run(int(size))))
+        return 0
+    for name in [*args.workloads, *filter(None, [args.profile])]:
+        if name not in WORKLOADS:
+            parser.error(f"no workload {name!r}; there are {names}")
+    if args.profile:
+        import steps
+
+        print(steps.report(args.profile, args.messages or 10_000))
+        return 0
+
+    results: dict[str, Figures] = {}
+    for name in args.workloads or WORKLOADS:
+        workload = WORKLOADS[name]
+        size = args.messages if args.messages and workload.sized_by == "messages" else workload.size
+        results[name] = measure(name, args.rounds, size)
+        if not args.json:
+            print(f"\n{name}: {workload.about}")
+            print(f"{size:,} {workload.sized_by}, {args.rounds} rounds, {machine()}\n")
+            print(table(workload, results[name], check=args.check), flush=True)
+    if args.json:
+        print(json.dumps({"machine": machine(), "rounds": args.rounds, "figures": results}))
+    return 0
+
+
+def measure(name: str, rounds: int, size: int) -> Figures:
+    """Run all contenders once a round, in order, each in a process of its own."""
+    figures: Figures = {contender: [] for contender in WORKLOADS[name].contenders}
+    for number in range(1, rounds + 1):
+        for contender, runs in figures.items():
+            progress(f"{name} round {number}/{rounds}: {contender}")
+            command = [sys.executable, __file__, "--child", name, contender, str(size)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                sys.exit(f"{name}: {contender} failed; its error stands above")
+            runs.append(json.loads(done.stdout))
+    progress("")
+    return figures
+
+
+def progress(text: str) -> None:
+    """Say on a terminal what is running; nothing elsewhere."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def table(workload: Workload, figures: Figures, *, check: bool) -> str:
+    """Lay out medians, the range of the first figure, and the median of the ratios that each round gives."""
+    limit = next(iter(figures.values()))
+    first, *others = workload.columns
+    head = ["contender", workload.columns[first], "min-max", "ratio"]
+    for key in others:
+        head += [workload.columns[key], "ratio"]
+    rows = [[*head, *(["reach"] if check else []), "what it guarantees"]]
+    for name, runs in figures.items():
+        contender = workload.contenders[name]
+        values = {key: [run[key] for run in runs] for key in workload.columns}
+        ratios = {key: median(run[key] / least[key] for run, least in zip(runs, limit, strict=True)) for key in values}
+        least, most = min(values[first]), max(values[first])
+        row = [name, digits(median(values[first])), f"{digits(least)}-{digits(most)}", f"{ratios[first]:.2f}"]
+        for key in others:
+            row += [digits(median(values[key])), f"{ratios[key]:.2f}"]
+        row += [reach(contender, median(values[first]), ratios[first])] if check else []
+        rows.append([*row, contender.guarantees])
+    return aligned(rows)
+
+
+def reach(contender: Contender, value: float, ratio: float) -> str:
+    """Say what we mean to stay under, and whether this run did."""
+    for found, most in ((ratio, contender.reach_ratio), (value, contender.reach_value)):
+        if most is not None:
+            return f"<= {most:g} {'met' if found <= most else 'missed'}"
+    return ""
+
+
+def digits(value: float) -> str:
+    """Show three digits where they mean something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """Make columns as wide as their widest cell: words to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        name, *figures, words = cells
+        shown = [cell.rjust(width) for cell, width in zip(figures, widths[1:-1], strict=True)]
+        return "  ".join([name.ljust(widths[0]), *shown, words])
+
+    return "\n".join([line(rows[0]), "-" * max(len(line(row)) for row in rows), *map(line, rows[1:])])
+
+
+def machine() -> str:
+    """Name what figures may be compared by; the load tells how far to trust them."""
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{python}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
