@@ -18,6 +18,7 @@ from pipebus import (
     Pipeline,
     PipelineError,
     Receipt,
+    ReceiveTimeout,
     Rejected,
     Transform,
     around,
@@ -260,6 +261,55 @@ def test_a_subclass_without_its_method_is_refused_where_it_is_registered(shape):
 
     with pytest.raises(PipelineError, match=f"filter Empty .* has no {shape.__name__.lower()}; define "):
         Bus().use(Empty())
+
+
+# --- colours at publish ------------------------------------------------------------------------------------------------
+
+
+def test_a_sync_publish_over_an_async_chain_is_refused_on_an_event_loop():
+    """It would stop the loop: the error names the filter, the subject, and `apublish`."""
+
+    async def on_a_loop():
+        with pytest.raises(PipelineError) as caught:
+            bus.publish("orders.created")
+        return str(caught.value)
+
+    bus = Bus()
+    bus.use(wrapping, apassing)
+    with bus:
+        text = asyncio.run(on_a_loop())
+
+    assert text == (
+        'filter apassing is async, so publish() on "orders.created" cannot run inside an event loop; '
+        "use `await bus.apublish(…)`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("filters", "inline"),
+    [
+        (lambda note: (transform(note), wrapping), True),
+        (lambda note: (transform(note), apassing), True),
+        (lambda note: (transform(note), passing), True),
+        (lambda note: (transform(note), Pausing(0.0)), True),
+        (lambda note: (transform(note), passing, Pausing(0.0)), False),
+    ],
+    ids=["both", "async", "sync", "waits", "sync that waits"],
+)
+def test_apublish_leaves_its_loop_only_where_it_must(filters, inline):
+    """Any chain runs on the caller's loop, except a sync one that may wait: that would stop it."""
+    threads = []
+
+    def note(message):
+        threads.append(threading.current_thread())
+        return message
+
+    bus = Bus()
+    bus.use(*filters(note))
+    with bus:
+        assert apublish(bus) == Receipt(0)
+
+    assert (threads == [threading.current_thread()]) == inline
 
 
 # --- chains as values --------------------------------------------------------------------------------------------------
@@ -1001,6 +1051,23 @@ def test_on_error_drop_around_a_handler_counts_the_delivery_as_dropped():
     stats = bus.stats()["subscriptions"]["worker"]
 
     assert (stats["dead"], stats["dropped"]) == (0, {"drop: Boom": 1})
+    assert len(bus.dead_letters) == 0
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["bus-wide", "own"])
+def test_on_error_drop_counts_the_message_of_a_reader_as_dropped_too(own):
+    """A reader's Transforms stand under the same rule as a handler's."""
+    chain = Pipeline(failing, on_error="drop")
+    bus = Bus()
+    if not own:
+        bus.use(chain, at="delivery")
+    reader = bus.subscribe("x", filters=chain if own else ())
+    with bus:
+        bus.publish("x")
+        with pytest.raises(ReceiveTimeout):
+            reader.receive(timeout=0)
+
+    assert reader.stats()["dropped"] == {"drop: Boom": 1}
     assert len(bus.dead_letters) == 0
 
 

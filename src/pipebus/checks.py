@@ -21,6 +21,7 @@ class Stand:
 
     step: Step
     forks: tuple[When | Branch, ...]  # around it, outermost first
+    decided: tuple[bool, ...]  # for each of them: the subject alone decides, at build
     rerouted: bool  # a rerouter stands before it, so any subject may come
     own: bool  # of the subscription's own part, which a bus-wide branch does not leave
 
@@ -105,14 +106,17 @@ def _stands(chain: tuple[Node, ...], own: bool) -> list[Stand]:
     """Every filter of a chain, in order, with what leads to it."""
     found: list[Stand] = []
 
-    def go(chain: tuple[Node, ...], forks: tuple[When | Branch, ...]) -> None:
+    def go(chain: tuple[Node, ...], forks: tuple[When | Branch, ...], decided: tuple[bool, ...]) -> None:
         for node in chain:
+            rerouted = any(stand.step.reroutes for stand in found)
             if isinstance(node, Step):
-                found.append(Stand(node, forks, any(stand.step.reroutes for stand in found), own))
+                found.append(Stand(node, forks, decided, rerouted, own))
+            elif isinstance(node, Pipeline):
+                go(node.nodes, forks, decided)
             else:
-                go(node.nodes, forks if isinstance(node, Pipeline) else (*forks, node))
+                go(node.nodes, (*forks, node), (*decided, node.test.pattern is not None and not rerouted))
 
-    go(chain, ())
+    go(chain, (), ())
     return found
 
 
@@ -124,8 +128,7 @@ def meet(a: Stand, b: Stand) -> bool:
 def _one_route(a: Stand, b: Stand) -> bool:
     """True if both could be compiled into one route: what only a message can decide is compiled either way."""
     for branch in a.left_by(b):
-        leading = a.forks[: a.forks.index(branch) + 1]
-        if not a.rerouted and all(fork.test.pattern is not None for fork in leading):
+        if all(a.decided[: a.forks.index(branch) + 1]):
             return False
     return all(x.overlaps(y) for x in a.patterns for y in b.patterns)
 

@@ -20,7 +20,9 @@ once, and that all threads see them in one order. A GIL gives both.
 
 The bound: within MARGIN of the limit every put takes the lock, and there check and append are one step. On the quick road
 a thread could be put to sleep between check and append only while another fills the last MARGIN places, and in the code as
-CPython 3.11 to 3.13 specialise it no thread switch can fall between the two (`len` is not a call that switches).
+CPython 3.11 to 3.13 specialise it no thread switch can fall between the two (`len` is not a call that switches). A debugger
+or tracer can bring one there; then the bound may be passed by as many as there are publishers. A mailbox smaller than QUICK
+has no quick road, and its bound is exact whatever happens.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ from typing import Any, Final
 
 from pipebus.mailbox import NOBODY, ONE, Item, Mailbox, Owner, Parcel, Rules
 from pipebus.message import Message, Receipt
+
+QUICK: Final = 1000
+"""Smallest mailbox with a quick road: a smaller bound is meant to be felt, and every put looks at it under the lock."""
 
 MARGIN: Final = 64
 """Places below the limit within which every put takes the lock."""
@@ -48,7 +53,7 @@ class SoloMailbox(Mailbox):
 
     def __init__(self, rules: Rules, owner: Owner, run: Callable[[Message[Any]], Any]) -> None:
         super().__init__(rules, owner, run)
-        self.room = rules.size - MARGIN - 1  # below this many the quick road is open
+        self.room = rules.size - MARGIN - 1 if rules.size >= QUICK else 0  # below this many the quick road is open
         self.claimed = False  # a worker is in it
         self.attention = False  # its worker has to `attend` before the next message
 
@@ -64,8 +69,7 @@ class SoloMailbox(Mailbox):
 
     def _tell(self, busy: int = 0, held: int = 0) -> None:
         self.rules.traffic.change(busy, held)  # its lock is ours
-        if held:
-            self.room -= held
+        self.room -= held
 
     def put(self, message: Item) -> Receipt:
         items = self.items

@@ -378,6 +378,12 @@ class Pipeline:
         guard = links.guard if build.colour == "sync" else links.aguard
         return guard(entry, scope, build.rule(self.on_error))
 
+    def of(self, nodes: tuple[Node, ...]) -> Pipeline:
+        """The same pipeline around other nodes."""
+        other = Pipeline(on_error=self.on_error)
+        other.nodes, other.place = nodes, self.place
+        return other
+
     def __repr__(self) -> str:
         return f"Pipeline({', '.join(node.name for node in self.nodes)})"
 

@@ -575,16 +575,14 @@ def _attempt(item: Item) -> int:
 
 
 def transforms_only(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    """The bus-wide delivery filters that apply to readers: Transforms, wherever they stand."""
-    kept: list[Any] = []
+    """The bus-wide delivery filters that apply to readers: Transforms, wherever they stand, in what stands around them."""
+    kept: list[Node] = []
     for node in nodes:
         if isinstance(node, Step):
             if node.shape == "transform":
                 kept.append(node)
-            continue
-        inside = transforms_only(node.nodes)
-        if isinstance(node, pipeline.Pipeline):
-            kept.extend(inside)
-        elif inside:
-            kept.append(type(node)(node.test, inside, node.place))
+        elif isinstance(node, pipeline.Pipeline):
+            kept.append(node.of(transforms_only(node.nodes)))
+        else:
+            kept.append(type(node)(node.test, transforms_only(node.nodes), node.place))
     return tuple(kept)

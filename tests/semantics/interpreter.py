@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import product
 from typing import Any, Literal
@@ -303,6 +303,20 @@ def met(chain: Chain, subject: str, everything: frozenset[str]) -> set[str]:
 
     walk(chain, frozenset([subject]))
     return found
+
+
+def without_others(chain: Chain, names: set[str]) -> Chain:
+    """The chain as far as it matters to the filters of these names: with what leads to them, and what changes subjects."""
+    kept: list[Any] = []
+    for node in chain:
+        if isinstance(node, Filter):
+            if node.name in names or node.subject is not None:
+                kept.append(node)
+            continue
+        inside = without_others(node.inside, names)
+        if any(it.name in names for it in filters_of(inside)) or (inside and not isinstance(node, Branch)):
+            kept.append(replace(node, inside=inside))
+    return tuple(kept)
 
 
 def every_subject(tokens: str, longest: int) -> frozenset[str]:

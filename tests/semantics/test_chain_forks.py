@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipebus import Bus, Dropped, Message, Pipeline, Receipt, Subject, branch, transform, when
+from pipebus import Bus, Dropped, Message, Pipeline, Receipt, Subject, around, branch, transform, when
 from pipebus.events import Refused
 from pipebus.filters import Reroute
 
@@ -121,6 +121,28 @@ def test_s05_a_branch_of_the_bus_ends_the_bus_s_part_only(about, wild):
         bus.drain(timeout=10)
 
     assert seen == ["branch", "own", "handler"]
+
+
+def test_s05_a_branch_of_the_bus_is_one_for_readers_too(about):
+    """A reader gets only the Transforms of the bus's chain, but from the same road: what a branch skips, it skips."""
+
+    @around
+    def only_for_handlers(message):
+        return (yield message)
+
+    @transform
+    def mark(message):
+        return message.with_headers(marked="yes")
+
+    bus = Bus()
+    bus.use(branch(about("orders."), only_for_handlers), mark, at="delivery")
+    reader = bus.subscribe(">")
+    with bus:
+        bus.publish(ORDERS)
+        bus.publish(BILLS)
+        marked = [(message.subject, "marked" in message.headers) for message in (reader.receive(10), reader.receive(10))]
+
+    assert marked == [(ORDERS, False), (BILLS, True)]
 
 
 # --- 6. when rejoins ---------------------------------------------------------------------------------------------------
