@@ -108,7 +108,11 @@ def _stands(chain: tuple[Node, ...], own: bool) -> list[Stand]:
 
     def go(chain: tuple[Node, ...], forks: tuple[When | Branch, ...], decided: tuple[bool, ...]) -> None:
         for node in chain:
-            rerouted = any(stand.step.reroutes for stand in found)
+            # A rerouter in a branch that does not lead here has changed nothing for what comes here.
+            rerouted = any(
+                stand.step.reroutes and not any(isinstance(f, Branch) and f not in forks for f in stand.forks)
+                for stand in found
+            )
             if isinstance(node, Step):
                 found.append(Stand(node, forks, decided, rerouted, own))
             elif isinstance(node, Pipeline):
@@ -128,7 +132,8 @@ def meet(a: Stand, b: Stand) -> bool:
 def _one_route(a: Stand, b: Stand) -> bool:
     """True if both could be compiled into one route: what only a message can decide is compiled either way."""
     for branch in a.left_by(b):
-        if all(a.decided[: a.forks.index(branch) + 1]):
+        leading = zip(a.forks[: a.forks.index(branch) + 1], a.decided, strict=False)
+        if all(decided or fork in b.forks for fork, decided in leading):
             return False
     return all(x.overlaps(y) for x in a.patterns for y in b.patterns)
 
