@@ -12,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -23,7 +25,7 @@ from pipebus import arrival, checks, events, links, pipeline
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed, BusNotStarted, DrainTimeout, LifecycleError
 from pipebus.ledger import Ledger
-from pipebus.mailbox import Traffic, open_gate
+from pipebus.mailbox import Traffic
 from pipebus.planning import check_delivery
 from pipebus.router import Router
 from pipebus.runners import LoopThread, Pool, Timers, current_mailbox
@@ -79,8 +81,7 @@ class Lifecycle:
         self.stop_wanted = False
         self._stopping = threading.Lock()  # held by the one thread that stops
         self._hurry = False
-        self._run_gate = threading.Lock()
-        self._run_gate.acquire()
+        self._bell: Bell | None = None  # while somebody is in `run`
         self._report: StopReport | None = None
         self._pid = os.getpid()
         self._started: list[pipeline.Step] = []
@@ -130,7 +131,6 @@ class Lifecycle:
                 if bus.delivery_nodes or subscription.plan.nodes:
                     subscription.compile(bus.delivery_nodes)
             self.stop_wanted = self._hurry = False
-            self._run_gate.acquire(blocking=False)
             self._report = None
             self._started = []
             own = {id(s.plan): s.plan.nodes for s in subscriptions}
@@ -292,7 +292,9 @@ class Lifecycle:
         if not self.stop_wanted:
             self.stop_wanted = True
             self.bus.ledger.debug("bus.stop_requested", reason=reason)
-        open_gate(self._run_gate)
+        bell = self._bell
+        if bell is not None:
+            bell.ring()
         for subscription in self.bus.router.subscriptions():
             if subscription.inbox is not None:
                 subscription.inbox.end()
@@ -306,20 +308,55 @@ class Lifecycle:
             signals += 1
             self.stop_wanted = True
             self._hurry = signals > 1
-            open_gate(self._run_gate)
             self.bus.traffic.alarm()
 
+        on_main = threading.current_thread() is threading.main_thread()
         before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            self.start()
-            if not self.stop_wanted:
-                self.bus.clock.wait(self._run_gate, None)
-            return self.stop(timeout, drain=True)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        former = -1
+        with Bell() as bell:
+            self._bell = bell
+            try:
+                if on_main:
+                    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+                    former = signal.set_wakeup_fd(bell.cord, warn_on_full_buffer=False)
+                self.start()
+                while not self.stop_wanted:
+                    bell.wait()
+                return self.stop(timeout, drain=True)
+            finally:
+                self._bell = None
+                if on_main:
+                    signal.set_wakeup_fd(former)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+
+class Bell:
+    """
+    What `run` waits for. A signal rings it too, in the interpreter's own handler (`set_wakeup_fd`), so that one that comes
+    just before the wait is not missed: the Python handler alone would then not run until something else ends the wait.
+    """
+
+    def __enter__(self) -> Bell:
+        self._ear, self._hand = socket.socketpair()
+        self._hand.setblocking(False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ear.close()
+        self._hand.close()
+
+    @property
+    def cord(self) -> int:
+        """The file descriptor to write to."""
+        return self._hand.fileno()
+
+    def ring(self) -> None:
+        with suppress(OSError):  # rung often enough already, or taken down at this moment
+            self._hand.send(b"!")
+
+    def wait(self) -> None:
+        self._ear.recv(64)
 
 
 def within_user_code(emit: Callable[..., object] = Ledger.emit) -> bool:

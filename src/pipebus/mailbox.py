@@ -23,6 +23,9 @@ from pipebus.message import Message, Receipt
 Overflow = Literal["block", "reject", "drop_newest", "drop_oldest"]
 NOBODY: Final = Receipt(0)
 ONE: Final = Receipt(1)
+SLICE: Final = 0.5
+"""Seconds between two looks of whoever waits for the bus to become quiet."""
+
 OWN: Final = "its own handler publishes into it and would wait for itself: enlarge it, or choose another overflow"
 
 
@@ -88,13 +91,17 @@ class Traffic:
             with self.lock:
                 quiet = self.busy == 0 and self.held == 0
                 self._gates.append(gate)
-            quiet = quiet and also()
-            in_time = not quiet and not give_up() and clock.wait(gate, deadline - clock.monotonic())
-            with self.lock:
-                self._gates.remove(gate)
-                at_last = self.busy == 0 and self.held == 0
-            if quiet or not in_time:
-                return quiet or (at_last and also())
+            try:
+                if quiet and also():
+                    return True
+                left = deadline - clock.monotonic()
+                if left <= 0 or give_up():
+                    return False
+                # In slices: a signal that comes just before the wait would else be seen only after it.
+                clock.wait(gate, min(left, SLICE))
+            finally:
+                with self.lock:
+                    self._gates.remove(gate)
 
     def nudge(self) -> None:
         """Let everyone who waits for quiet look again."""
