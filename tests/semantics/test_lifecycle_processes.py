@@ -59,7 +59,7 @@ def publish_while_draining(event):
         thread.start()
         thread.join()
 
-report = bus.run(timeout=10.0)
+report = bus.run(timeout=60.0)
 print("drained", report.drained, "left", report.left, "abandoned", len(report.abandoned))
 print("handled", len(handled), "refused", refused)
 print("restored", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)

@@ -40,7 +40,7 @@ from pipebus import (
     Subscription,
     SubscriptionError,
 )
-from pipebus.events import Overflowed, Returned
+from pipebus.events import Acknowledged, Overflowed, Returned, Taken
 
 by_coroutine = pytest.mark.parametrize("way", [apublish, asend], ids=lambda way: way.__name__)
 
@@ -224,13 +224,18 @@ def test_s22_block_never_exceeds_the_bound_however_many_publishers_wait(mailbox_
     """Twenty publishers in front of four places: never more than four messages are in the mailbox, and all get in."""
     bus = Bus()
     ear = Ear(bus)
+    depths: list[int] = []
+
+    @bus.observe
+    def look(event: Any) -> None:
+        if isinstance(event, (Taken, Acknowledged)):
+            stats = full.subscription.stats()
+            depths.append(stats["pending"] + stats["in_flight"])
+
     with running(bus):
         full = fill(bus, mailbox_kind, 4, overflow="block", overflow_timeout=LONG)
         publishers = [InThread(bus.publish, "s", body) for body in range(4, 24)]
         ear.wait_for(Overflowed, 20)
-        stats = full.subscription.stats()
-        assert stats["pending"] + stats["in_flight"] == 4
-
         if full.read:
             handled = [full.subscription.receive(timeout=WAIT).body for _ in range(24)]
         else:
@@ -243,6 +248,22 @@ def test_s22_block_never_exceeds_the_bound_however_many_publishers_wait(mailbox_
 
         assert [publisher.result() for publisher in publishers] == [Receipt(1)] * 20
         assert sorted(handled) == list(range(24))
+        assert max(depths) <= 4
+
+
+@pytest.mark.parametrize("road", ["bare", "async"])
+def test_s22_who_came_first_gets_the_first_place(road: str) -> None:
+    """Coroutines that wait for room get it in the order in which they came, one for each place that becomes free."""
+    with running(bus_of(road)) as bus:
+        subscription = bus.subscribe("s", mailbox=1, overflow="block", overflow_timeout=LONG)
+
+        async def scenario() -> list[Any]:
+            waiting = [asyncio.create_task(bus.apublish("s", body)) for body in range(6)]
+            bodies = [(await subscription.areceive(timeout=WAIT)).body for _ in waiting]
+            await asyncio.gather(*waiting)
+            return bodies
+
+        assert asyncio.run(scenario()) == list(range(6))
 
 
 def test_s22_a_mailbox_is_bounded_by_default() -> None:
@@ -342,6 +363,35 @@ def test_s22_dropping_a_returned_message_frees_its_key() -> None:
         stats = subscription.stats()
         assert (stats["pending"], stats["dropped"]) == (0, {"overflow": 1})
         assert stats["acknowledged"] == 4
+
+
+def test_s22_drop_oldest_spares_what_has_started_and_come_back() -> None:
+    """A returned message has started: the oldest that has not is the one to go."""
+    may_return = threading.Event()
+    handled: list[tuple[str, int]] = []
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        handled.append((message.body, delivery.attempt))
+        if message.body == "returned" and delivery.attempt == 1:
+            assert may_return.wait(WAIT)
+            delivery.retry()
+
+    bus = Bus()
+    ear = Ear(bus)
+    with running(bus):
+        subscription = bus.subscribe("s", handle, mailbox=3, overflow="drop_oldest")
+        bus.publish("s", "returned")
+        ear.wait_for(Taken)
+        subscription.pause()
+        may_return.set()
+        ear.wait_for(Returned)
+        wait_until(lambda: subscription.stats()["pending"] == 1, "the message is back")
+        for body in ("first", "second", "third"):
+            bus.publish("s", body)
+        subscription.resume()
+        bus.drain(WAIT)
+
+        assert handled == [("returned", 1), ("returned", 2), ("second", 1), ("third", 1)]
 
 
 # --- where waiting would be for ever -----------------------------------------------------------------------------------

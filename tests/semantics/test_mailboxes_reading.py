@@ -425,6 +425,9 @@ def test_s30_reading_after_a_stop_raises() -> None:
         bus.start()
 
         assert subscription.receive(timeout=0).body == "kept"
+        reader = InThread(subscription.receive, timeout=WAIT)
+        bus.publish("s", "new")
+        assert reader.result().body == "new"
 
 
 # --- what cannot be ----------------------------------------------------------------------------------------------------

@@ -138,6 +138,24 @@ def test_s26_after_unsubscribe_nothing_arrives(pattern: Any, road: str) -> None:
         assert_conserved(leaving, accepted=1)
 
 
+@every_way
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_s26_after_the_last_one_has_left_a_message_is_unrouted(pattern: Any, way: Any) -> None:
+    """On a subject that was in use, too: nobody listens, and observers hear it."""
+    bus = Bus()
+    ear = Ear(bus)
+    with running(bus):
+        subscription = bus.subscribe(pattern)
+        way(bus, "s.a", "before")
+        subscription.unsubscribe()
+
+        assert way(bus, "s.a", "after") == Receipt(0)
+
+        assert [event.message.body for event in ear.of(Unrouted)] == ["after"]
+        assert bus.stats()["unrouted"] == 1
+        assert_conserved(subscription, accepted=1)
+
+
 @workers
 def test_s26_unsubscribe_waits_for_the_handlers_that_run(workers: int) -> None:
     """When it returns no handler runs and none will: it waits for those that are at it, and drops what is queued."""

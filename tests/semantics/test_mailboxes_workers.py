@@ -90,20 +90,25 @@ def test_s23_a_pool_of_fixed_size_refuses_a_subscription_that_would_take_it_all(
             bus.subscribe("s", fine, workers=3)
 
 
-@pytest.mark.parametrize("workers", [1, 2], ids=["one-worker", "two-workers"])
-def test_s23_a_subscriber_that_is_never_idle_leaves_room_for_others(workers: int) -> None:
-    """A handler that feeds itself for ever shares its worker: another subscriber's message is handled all the same."""
+@pytest.mark.parametrize(("workers", "pool"), [(1, 1), (2, 3)], ids=["one-worker", "two-workers"])
+def test_s23_a_subscriber_that_is_never_idle_leaves_room_for_others(workers: int, pool: int) -> None:
+    """Handlers that feed themselves for ever hold every worker, and share it: another subscriber's message is handled."""
     stop = threading.Event()
+    going = threading.Semaphore(0)
 
     def feed_myself(message: Message) -> None:
+        going.release()
         if not stop.is_set():
-            bus.publish("endless")
+            bus.publish(message.subject)
 
-    with running(Bus(pool=workers + 1)) as bus:
-        for _ in range(workers + 1):  # one endless subscription for each worker of the pool
-            bus.subscribe("endless", feed_myself, workers=workers, mailbox=100_000)
+    with running(Bus(pool=pool)) as bus:
         bus.subscribe("stop", lambda message: stop.set())
-        bus.publish("endless")
+        for number in range(pool):
+            bus.subscribe(f"endless.{number}", feed_myself, workers=workers)
+            for _ in range(workers):
+                bus.publish(f"endless.{number}")
+        for _ in range(100):
+            assert going.acquire(timeout=WAIT)
         bus.publish("stop")
 
         assert stop.wait(WAIT)

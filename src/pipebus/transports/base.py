@@ -93,7 +93,8 @@ class Binding:
         name: Stable across restarts if `durable`.
         patterns: Any of them matches; a message that several match comes once.
         deliver: Hand one message in: (message or its bytes, token, takings so far). False: no room now, offer it again
-            later. Callable from any thread. The token comes back in `settle`.
+            later; nobody says when, so after each settlement of this binding, and now and then besides. Callable from any
+            thread. The token comes back in `settle`.
         attempts: Takings before a message is dead.
         start: "new", "all" or "last".
     """
@@ -149,7 +150,9 @@ class Transport(Protocol):
         """Deliver what matches from now on; effective on return."""
         ...
 
-    def unbind(self, name: str) -> None: ...
+    def unbind(self, name: str) -> None:
+        """Deliver nothing more to it: it is unsubscribed, or the bus stops. What it has may still be settled after this."""
+        ...
 
     def settle(self, token: Any, verdict: Verdict, delay: float) -> None:
         """What became of a delivery; `delay` in seconds, for "return"."""
