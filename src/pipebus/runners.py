@@ -11,8 +11,9 @@ more before it sleeps. The orders of a submit against a worker that goes to slee
     worker stands on `sleepers`, submit appends and takes it from there, worker looks (sees the mailbox)
                                                   the worker works; its gate is open, so its next sleep returns at once
 
-so a mailbox on the list is always seen by somebody. One worker is woken at a time (`waking`): the woken one, before it
-works, wakes the next if the list is not empty. The one that fell asleep last is woken first, for its caches are warm.
+so a mailbox on the list is always seen by somebody. One worker is woken at a time (`waking`), and a submit that finds one on
+its way leaves it at that: so a worker that comes to the list from sleep, or turns back before it, wakes the next, if the list
+is not empty, before it works (`woken`). The one that fell asleep last is woken first, for its caches are warm.
 """
 
 from __future__ import annotations
@@ -209,11 +210,12 @@ class Pool:
     def sleep(self, worker: Worker) -> bool:
         """The ready list was empty. False if the worker is to end."""
         with self.lock:
+            if self.ready:
+                worker.woken = True  # what it was woken for may be gone; whoever relied on it has put something else there
+                return True
             if worker.woken:
                 worker.woken = self.waking = False
             self.starving = False
-            if self.ready:
-                return True
             if self.stopping or len(self.workers) - self.lent_out > self.size:
                 self.workers.discard(worker)
                 return False
@@ -222,6 +224,7 @@ class Pool:
             with self.lock:
                 if worker in self.sleepers:
                     self.sleepers.remove(worker)
+                    worker.woken = True
                     return True
         worker.gate.acquire()
         return True

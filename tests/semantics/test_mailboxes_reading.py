@@ -104,7 +104,7 @@ def test_s30_many_readers_share_the_messages() -> None:
     """Ten threads read one subscription: each message goes to one of them, and none waits while there is one."""
     with running() as bus:
         subscription = bus.subscribe("s")
-        readers = [InThread(subscription.receive, timeout=WAIT) for _ in range(10)]
+        readers = [InThread(subscription.receive) for _ in range(10)]
         for body in range(10):
             bus.publish("s", body)
 
@@ -126,7 +126,7 @@ def test_s30_a_reader_that_gives_up_takes_no_message_and_no_wake_up_with_it() ->
                     continue
 
         def patient() -> None:
-            while (body := subscription.receive(timeout=WAIT).body) != "end":
+            while (body := subscription.receive().body) != "end":
                 read.append(body)
 
         impatient_ones = [InThread(impatient) for _ in range(3)]
@@ -187,10 +187,10 @@ def test_s30_a_waiting_coroutine_is_woken_from_another_thread() -> None:
         subscription = bus.subscribe("s")
 
         async def read() -> Any:
-            reader = asyncio.create_task(subscription.areceive(timeout=WAIT))
+            reader = asyncio.create_task(subscription.areceive())
             await asyncio.sleep(0)
             await asyncio.to_thread(bus.publish, "s", "x")
-            return (await reader).body
+            return (await asyncio.wait_for(reader, WAIT)).body
 
         assert asyncio.run(read()) == "x"
 
@@ -217,13 +217,13 @@ def test_s30_a_reader_that_is_cancelled_loses_no_message() -> None:
 
         async def read() -> list[Any]:
             cancelled = asyncio.create_task(subscription.areceive())
-            patient = asyncio.create_task(subscription.areceive(timeout=WAIT))
+            patient = asyncio.create_task(subscription.areceive())
             await asyncio.sleep(0)
             bus.publish("s", "x")  # wakes the first reader, which is cancelled before it runs
             cancelled.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
-            return [(await patient).body]
+            return [(await asyncio.wait_for(patient, WAIT)).body]
 
         assert asyncio.run(read()) == ["x"]
         assert_conserved(subscription, accepted=1)
@@ -425,7 +425,7 @@ def test_s30_reading_after_a_stop_raises() -> None:
         bus.start()
 
         assert subscription.receive(timeout=0).body == "kept"
-        reader = InThread(subscription.receive, timeout=WAIT)
+        reader = InThread(subscription.receive)
         bus.publish("s", "new")
         assert reader.result().body == "new"
 

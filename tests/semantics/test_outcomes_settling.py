@@ -456,7 +456,7 @@ def test_s20_a_replayed_letter_of_a_reader_can_be_read_again() -> None:
         bus.publish("s", "x")
         with pytest.raises(Boom), subscription.delivery(timeout=0):
             raise Boom
-        reader = InThread(subscription.receive, timeout=WAIT)
+        reader = InThread(subscription.receive)
 
         bus.dead_letters.replay(bus.dead_letters.list()[0].id)
 
