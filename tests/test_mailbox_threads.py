@@ -6,18 +6,22 @@ twice, each publisher's order is kept where it is promised, no bound is exceeded
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import sys
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flow_helpers import LONG, WAIT, Boom, InThread, assert_conserved, ended, fine, running
-from pipebus import Bus, BusClosed, DeadLetterError, Delivery, MailboxFull, Message, Subscription
+import pipebus
+from flow_helpers import LONG, WAIT, Boom, InThread, assert_conserved, ended, fine, running, wait_until
+from pipebus import Bus, BusClosed, DeadLetterError, Delivery, MailboxFull, Message, ReceiveTimeout, Subscription
 
 PUBLISHERS = 50
 
@@ -109,7 +113,7 @@ class Depth:
         assert self.deepest <= self.size, f"{self.deepest} messages in a mailbox of {self.size}"
 
 
-# --- one mailbox, fifty publishers ---------------------------------------------------------------------------------------
+# --- one mailbox, fifty publishers -------------------------------------------------------------------------------------
 
 
 def test_one_worker_gets_every_message_once_in_each_publishers_order() -> None:
@@ -184,6 +188,7 @@ def test_four_readers_share_every_message_once(size: int, messages: int) -> None
 
         readers = all_at_once(read, 4)
         results(hammer(bus, messages))
+        wait_until(lambda: subscription.stats()["pending"] == 0, "everything is read")
         bus.request_stop()
         records = results(readers)
 
@@ -195,7 +200,7 @@ def test_four_readers_share_every_message_once(size: int, messages: int) -> None
         assert_conserved(subscription, accepted=PUBLISHERS * messages)
 
 
-# --- small mailboxes, each rule --------------------------------------------------------------------------------------------
+# --- small mailboxes, each rule ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
@@ -207,7 +212,11 @@ def test_a_full_mailbox_follows_its_rule_exactly_and_never_exceeds_its_bound(ove
     with running() as bus:
         subscription = bus.subscribe("s", record, workers=workers, mailbox=size, overflow=overflow, overflow_timeout=LONG)
         depth = Depth(subscription, size)
-        accepted = results(hammer(bus, 100))
+        subscription.pause()
+        publishing = hammer(bus, 100)
+        wait_until(lambda: depth.deepest >= size, "the mailbox is full")
+        subscription.resume()
+        accepted = results(publishing)
         bus.drain(WAIT)
         depth.assert_within_bound()
 
@@ -273,7 +282,7 @@ def test_many_loops_and_threads_wait_for_room_side_by_side() -> None:
         assert_conserved(subscription, accepted=300 * 5 + 20 * 50)
 
 
-# --- and all the while, something else -------------------------------------------------------------------------------------
+# --- and all the while, something else ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
@@ -450,3 +459,168 @@ def test_one_message_to_every_kind_of_subscriber_is_counted_in_each() -> None:
         overflowed = subscriptions[2].stats()["dropped"].get("overflow", 0)
         assert len(set(dropping.given)) == len(dropping.given) == PUBLISHERS * 60 - overflowed
         assert_conserved(*subscriptions, inbox, accepted=PUBLISHERS * 60)
+
+
+# --- a turn at every line ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def turns_at_every_line() -> Iterator[None]:
+    """
+    Threads that start from here on may lose their turn at every line of the bus's code, by chance.
+
+    The interpreter alone changes threads at few places, so that most orders of two threads' steps would never be seen.
+    """
+    package = str(Path(pipebus.__file__).parent)
+    chance = random.Random(25)
+
+    def step(frame: Any, event: str, argument: Any) -> Any:
+        if chance.random() < 0.2:
+            time.sleep(0)  # lets another thread go on
+        return step
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        return step if frame.f_code.co_filename.startswith(package) else None
+
+    before = threading.gettrace()
+    threading.settrace(trace)
+    yield
+    threading.settrace(before)
+
+
+FEW = 4
+"""Publishers that change turns at every line."""
+
+
+def few(call: Callable[[int], Any]) -> list[InThread]:
+    return all_at_once(call, FEW)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1_000])
+@pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
+@pytest.mark.usefixtures("turns_at_every_line")
+def test_line_by_line_handlers_get_every_message_once(workers: int, size: int) -> None:
+    """Publishers that pause now and then, so that the mailbox falls asleep and is woken in every possible way."""
+    record = Record()
+    with running() as bus:
+        subscription = bus.subscribe("s", record, workers=workers, mailbox=size, overflow_timeout=LONG)
+
+        def publish(me: int) -> None:
+            for number in range(100):
+                bus.publish("s", (me, number), key=f"k{me}")
+                if number % 7 == me:
+                    bus.drain(WAIT)
+
+        results(few(publish))
+        bus.drain(WAIT)
+
+        record.assert_once_and_in_order([list(range(100))] * FEW)
+        assert_conserved(subscription, accepted=FEW * 100)
+
+
+@pytest.mark.parametrize("size", [1, 1_000])
+@pytest.mark.usefixtures("turns_at_every_line")
+def test_line_by_line_readers_get_every_message_once(size: int) -> None:
+    """Readers with and without patience beside each other: no message is lost, and no wake-up."""
+    with running() as bus:
+        subscription = bus.subscribe("s", mailbox=size, overflow_timeout=LONG)
+
+        def read(me: int) -> Record:
+            record = Record()
+            while True:
+                try:
+                    record(subscription.receive(timeout=0.0005 if me else None))
+                except ReceiveTimeout:
+                    continue
+                except BusClosed:
+                    return record
+
+        readers = all_at_once(read, 3)
+        results(few(lambda me: [bus.publish("s", (me, number)) for number in range(60)]))
+        wait_until(lambda: subscription.stats()["pending"] == 0, "everything is read")
+        bus.request_stop()
+
+        everything = Record()
+        everything.given = [message for record in results(readers) for message in record.given]
+        everything.assert_once([list(range(60))] * FEW)
+        assert_conserved(subscription, accepted=FEW * 60)
+
+
+@pytest.mark.usefixtures("turns_at_every_line")
+def test_line_by_line_one_patient_reader_misses_no_wake_up() -> None:
+    """A reader that waits for ever and a publisher that waits for it, message by message."""
+    with running() as bus:
+        subscription = bus.subscribe("s")
+        read = threading.Semaphore(0)
+
+        def receive(_: int) -> list[Any]:
+            bodies = []
+            for message in subscription:
+                bodies.append(message.body)
+                read.release()
+            return bodies
+
+        reader = all_at_once(receive, 1)
+        for number in range(300):
+            bus.publish("s", number)
+            assert read.acquire(timeout=WAIT), f"nobody read message {number}"
+        bus.request_stop()
+
+        assert results(reader) == [list(range(300))]
+
+
+@pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
+@pytest.mark.usefixtures("turns_at_every_line")
+def test_line_by_line_receipts_are_true_while_subscribers_leave(workers: int) -> None:
+    """Who published while a subscriber left knows exactly whether it took the message."""
+    with running() as bus:
+        guests: list[Subscription] = []
+        over = threading.Event()
+
+        def come_and_go(_: int) -> None:
+            while not over.is_set():
+                guest = bus.subscribe("s", fine, workers=workers)
+                guests.append(guest)
+                bus.publish("s", "its own")
+                guest.unsubscribe()
+
+        churning = all_at_once(come_and_go, 1)
+        taken = sum(results(few(lambda me: sum(bus.publish("s", number).mailboxes for number in range(150)))))
+        over.set()
+        results(churning)
+
+        assert_conserved(*guests)
+        assert all(guest.stats()["accepted"] == ended(guest.stats()) for guest in guests)
+        assert sum(guest.stats()["accepted"] for guest in guests) == taken + len(guests)
+
+
+@pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
+@pytest.mark.usefixtures("turns_at_every_line")
+def test_line_by_line_a_stop_loses_nothing(workers: int) -> None:
+    """Stopped and started again while four publish: what was accepted is handled once, before the stop or after it."""
+    record = Record()
+    bus = Bus()
+    subscription = bus.subscribe("s", record, workers=workers)
+    accepted: list[list[int]] = [[] for _ in range(FEW)]
+
+    def publish(me: int) -> None:
+        for number in itertools.count(len(accepted[me]) and accepted[me][-1] + 1):
+            try:
+                bus.publish("s", (me, number), key=f"k{me}")
+            except BusClosed:
+                return
+            accepted[me].append(number)
+            if len(accepted[me]) % 20 == 0:
+                enough.release()
+
+    for _ in range(10):
+        enough = threading.Semaphore(0)
+        with running(bus, drain=False):
+            publishing = few(publish)
+            assert enough.acquire(timeout=WAIT)
+        results(publishing)
+    with running(bus):
+        bus.drain(WAIT)
+
+    record.assert_once_and_in_order(accepted)
+    assert_conserved(subscription, accepted=sum(map(len, accepted)))

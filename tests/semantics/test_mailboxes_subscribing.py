@@ -73,6 +73,7 @@ def test_s26_a_handler_may_subscribe_and_what_it_publishes_then_arrives() -> Non
 
     with running() as bus:
         bus.subscribe("s", handle)
+        assert bus.publish("news", "before anybody listened") == Receipt(0)
         bus.publish("s")
         bus.drain(WAIT)
 
