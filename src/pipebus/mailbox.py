@@ -391,8 +391,8 @@ class Mailbox:
             if self.rare is None or self.rare.later.pop(id(item), None) is None:
                 return  # the mailbox was closed for good, and has counted it
             item.delay = 0.0
-            self._tell(held=-1)
             schedule = self._admit(item)
+            self._tell(held=-1)  # after the worker was counted: in between, the bus must not look quiet
         self.schedule(schedule)
         self._announce()
 
