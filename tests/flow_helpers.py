@@ -6,6 +6,7 @@ hand, the ways to publish, and the conservation law, which `running` checks at t
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 import weakref
@@ -311,3 +312,14 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"still not so: {what}"
         never.wait(0.001)
+
+
+@contextmanager
+def hasty_threads() -> Iterator[None]:
+    """Let threads take turns as often as the interpreter can, so that what could go wrong does."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

@@ -100,7 +100,7 @@ def fill(bus: Bus, mailbox_kind: str, size: int, **options: Any) -> Full:
 
 
 every_mailbox = pytest.mark.parametrize("mailbox_kind", KINDS)
-sizes = pytest.mark.parametrize("size", [3, 200], ids=["small", "large"])
+sizes = pytest.mark.parametrize("size", [3, 1_000], ids=["small", "large"])
 
 
 @sizes

@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,6 +27,7 @@ from flow_helpers import (
     every_road,
     every_way,
     fine,
+    hasty_threads,
     publish,
     running,
 )
@@ -173,7 +172,6 @@ def _publishes_through_a_slow_async_filter(
 
 
 def _unsubscribes_somebody_who_is_busy(bus: Bus, waiting: threading.Event) -> tuple[Callable[[], object], Callable[[], object]]:
-    busy = Hold()
     inner = threading.Event()
 
     def waits_itself(message: Message) -> None:
@@ -184,7 +182,6 @@ def _unsubscribes_somebody_who_is_busy(bus: Bus, waiting: threading.Event) -> tu
     other = bus.subscribe("busy", waits_itself)
     bus.publish("busy")
     assert inner.wait(WAIT)
-    busy.open()
     return lambda: (waiting.set(), other.unsubscribe(timeout=WAIT)), lambda: bus.publish("inbox")
 
 
@@ -283,17 +280,6 @@ def test_s23_no_worker_is_lost_when_two_messages_come_free_at_once() -> None:
 # --- one worker: the order of each publisher ---------------------------------------------------------------------------
 
 
-@contextmanager
-def hasty_threads() -> Iterator[None]:
-    """Let threads take turns as often as the interpreter can, so that what could go wrong does."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
-
 @every_way
 @every_road
 @pytest.mark.parametrize("workers", ["one-worker", "read"])
@@ -311,7 +297,7 @@ def test_s24_one_publishers_messages_keep_their_order(workers: str, road: str, w
         assert hold.given == list(range(20))
 
 
-@pytest.mark.parametrize("size", [1, 3, 100, 10_000])
+@pytest.mark.parametrize("size", [1, 3, 1_000, 10_000])
 def test_s24_with_one_worker_each_publishers_order_is_kept_among_many(size: int) -> None:
     """Four publishers at once, into a mailbox of any size: the handler sees each one's messages in order."""
     handled: dict[int, list[int]] = defaultdict(list)
