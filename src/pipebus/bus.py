@@ -40,6 +40,7 @@ from pipebus.room import room, room_for_thread, timed_out
 from pipebus.router import Road, Route, Router
 from pipebus.runners import LoopThread, Pool, Timers, current_mailbox
 from pipebus.services import Services
+from pipebus.settings import is_duration
 from pipebus.signatures import Addresses, Envelope, Options, Register, Where
 from pipebus.subject import Subject
 from pipebus.subscription import Delivery, Subscription, current
@@ -181,12 +182,12 @@ class Bus:
         correlation_id: str | None = None,
     ) -> Receipt | Dropped:  # fmt: skip
         """`publish` with options."""
-        late = _seconds(delay, "delay") if delay else 0.0
-        route = self._route(subject)
-        message = self._compose(subject, body, headers, key, id, ttl, reply_to, correlation_id)
-        if late:
-            return self._pass_late(route, message, late)
-        return self._pass(self._runs.get(subject) or self._missed(subject), message)
+        if delay:
+            late = _seconds(delay, "delay")
+            route = self._route(subject)
+            return self._pass_late(route, self._compose(subject, body, headers, key, id, ttl, reply_to, correlation_id), late)
+        run = self._find(subject)
+        return self._pass(run, self._compose(subject, body, headers, key, id, ttl, reply_to, correlation_id))
 
     def _compose(
         self, subject: Any, body: Any, headers: Mapping[str, str] | None, key: str | None, id: str | None, ttl: float | None,
@@ -214,7 +215,9 @@ class Bus:
 
     def send(self, message: Message[Any]) -> Receipt | Dropped:
         """`publish` for a message that exists already; its id is kept."""
-        return self._pass(self._check_message(message), message)
+        run = self._find(_checked(message).subject)
+        next(self._sent)
+        return self._pass(run, message)
 
     @overload
     async def apublish(self, subject: Subject[T], body: T, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
@@ -248,8 +251,9 @@ class Bus:
 
     async def asend(self, message: Message[Any]) -> Receipt | Dropped:
         """`send` for coroutines."""
-        self._check_message(message)
-        return await self._apublish(self._route(message.subject), message, 0.0)
+        route = self._route(_checked(message).subject)
+        next(self._sent)
+        return await self._apublish(route, message, 0.0)
 
     async def _apublish(self, route: Route, message: Message[Any], delay: float) -> Receipt | Dropped:
         late = _delay.set(delay) if delay else None
@@ -297,15 +301,15 @@ class Bus:
         if delay and not self.transport.capabilities.delay:
             raise UnsupportedCapability(f"{self.url} cannot delay messages; publish it when its time has come")
 
-    def _check_message(self, message: Message[Any]) -> links.Next:
-        if message.__class__ is not Message:
-            raise MessageError(f"send takes a Message, found {type(message).__name__}; publish(subject, body) makes one")
-        run = self._runs.get(message.subject) or self._missed(message.subject)
-        next(self._sent)
-        return run
-
     # A publish looks into `_runs`. What is not there comes here: a subject's first message, and everything while the bus is
     # not started, is stopping or is a forked child's: then `_runs` is empty, so that a publish checks none of this itself.
+
+    def _find(self, subject: Any) -> links.Next:
+        """What `publish` does in its own frame."""
+        try:
+            return self._runs[subject]
+        except (KeyError, TypeError):
+            return self._missed(subject)
 
     def _missed(self, subject: Any) -> links.Next:
         self.lifecycle.check_publish()
@@ -430,28 +434,11 @@ class Bus:
     def on(self, subject: Subject[T], **options: Unpack[Options]) -> Register[T]: ...  # type: ignore[overload-overlap]
     @overload
     def on(self, subject: Addresses, **options: Unpack[Options]) -> Callable[[H], H]: ...
-    def on(
-        self,
-        subject: Any,
-        *,
-        name: str | None = None,
-        filters: Sequence[Any] | pipeline.Pipeline = (),
-        to: Any = None,
-        workers: int = 1,
-        run: Literal["pool"] | None = None,
-        mailbox: int = 10_000,
-        overflow: Overflow = "block",
-        overflow_timeout: float = 5.0,
-        attempts: int = 3,
-        deliver: str = "new",
-    ) -> Any:
-        """`subscribe` as a decorator; the function stays what it is."""
+    def on(self, subject: Any, **options: Any) -> Any:
+        """`subscribe` as a decorator, with its options; the function stays what it is."""
 
         def register(handler: H) -> H:
-            self.subscribe(
-                subject, handler, name=name, filters=filters, to=to, workers=workers, run=run, mailbox=mailbox,
-                overflow=overflow, overflow_timeout=overflow_timeout, attempts=attempts, deliver=deliver,
-            )  # fmt: skip
+            self.subscribe(subject, handler, **options)
             return handler
 
         return register
@@ -651,18 +638,15 @@ class Bus:
 
     # --- what the parts ask of the bus ---------------------------------------------------------------------------------
 
-    def rule(self, place: str) -> Callable[[pipeline.OnError], links.Ruling]:
-        """What an error under a pipeline's `on_error` becomes; see `Pipeline`."""
+    def rule(self, on_error: pipeline.OnError) -> links.Ruling:
+        """What an error under a pipeline's `on_error` becomes; see `Pipeline`. ("dead_letter" is asked for on publish only.)"""
 
-        def ruling_for(on_error: pipeline.OnError) -> links.Ruling:
-            def rule(message: Message[Any], error: BaseException, step: links.Mark) -> Dropped:
-                if on_error == "dead_letter":
-                    self._bury_published(message, error, step.name)
-                return Dropped(f"{on_error}: {type(error).__name__}", step.name)
+        def rule(message: Message[Any], error: BaseException, step: links.Mark) -> Dropped:
+            if on_error == "dead_letter":
+                self._bury_published(message, error, step.name)
+            return Dropped(f"{on_error}: {type(error).__name__}", step.name)
 
-            return rule
-
-        return ruling_for
+        return rule
 
     def _bury_published(self, message: Message[Any], error: BaseException, by: str) -> None:
         now = self.clock.now()
@@ -743,8 +727,14 @@ def _whole(value: Any, name: str, least: int) -> int:
     return value
 
 
+def _checked(message: Message[Any]) -> Message[Any]:
+    if message.__class__ is not Message:
+        raise MessageError(f"send takes a Message, found {type(message).__name__}; publish(subject, body) makes one")
+    return message
+
+
 def _seconds(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+    if not is_duration(value):
         raise MessageError(f"{name} is a number of seconds, 0 or more, found {value!r}")
     return float(value)
 

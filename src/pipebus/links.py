@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import math
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
@@ -28,6 +27,7 @@ import msgspec
 from pipebus.clock import Gate
 from pipebus.errors import ContractError, PipebusError, SubjectChanged
 from pipebus.message import Dropped, Message, Outcome
+from pipebus.settings import is_duration
 
 Next = Callable[[Message[Any]], Any]
 """The rest of a chain: message -> outcome, or message -> awaitable of an outcome."""
@@ -287,7 +287,7 @@ def _ended(step: Mark, returned: object, outcome: Outcome | None, due: type[Outc
 
 def check_seconds(effect: str, seconds: Any) -> None:
     """A time that can be waited for."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+    if not is_duration(seconds):
         raise ContractError(f"yielded {effect} with {seconds!r}; it takes a number of seconds, 0 or more")
 
 

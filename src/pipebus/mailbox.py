@@ -500,14 +500,6 @@ class Mailbox:
         with self.rules.blocking():
             return self.rules.clock.wait(gate, timeout)
 
-    def when_idle(self, wake: Callable[[], object]) -> bool:
-        """True if idle now; else `wake` is called when the last handler has ended."""
-        with self.lock:
-            if self._idle():
-                return True
-            self.rare_state().gates.append(wake)
-            return False
-
     def _idle(self) -> bool:
         raise NotImplementedError
 

@@ -295,47 +295,47 @@ class Test:
 
 
 @dataclass(eq=False, slots=True)
-class When:
+class Fork:
+    """What `when` and `branch` share: a test, and what is inside."""
+
+    test: Test
+    nodes: tuple[Node, ...]
+    place: Place
+
+    def inside(self, next_: Next, rest: Rest, build: Build) -> Next:
+        """What a message that passes the test goes through."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        return f"{type(self).__name__.lower()}({self.test.name})"
+
+    def link(self, next_: Next, rest: Rest, build: Build) -> Next:
+        decided = self.test.decide(build.subject)
+        if decided is False:
+            return next_
+        inside = self.inside(next_, rest, build)
+        if decided:
+            return inside
+        return _FORKS[build.colour](links.Mark(self.name, scope=rest.scope), self.test.ask(), inside, next_)
+
+
+class When(Fork):
     """A detour that rejoins: inside, then the rest (ASP.NET's `UseWhen`)."""
 
-    test: Test
-    nodes: tuple[Node, ...]
-    place: Place
+    __slots__ = ()
 
-    @property
-    def name(self) -> str:
-        return f"when({self.test.name})"
-
-    def link(self, next_: Next, rest: Rest, build: Build) -> Next:
-        decided = self.test.decide(build.subject)
-        if decided is False:
-            return next_
-        inside = fold(self.nodes, rest, next_, build, rest.scope)
-        if decided:
-            return inside
-        return _FORKS[build.colour](links.Mark(self.name, scope=rest.scope), self.test.ask(), inside, next_)
+    def inside(self, next_: Next, rest: Rest, build: Build) -> Next:
+        return fold(self.nodes, rest, next_, build, rest.scope)
 
 
-@dataclass(eq=False, slots=True)
-class Branch:
+class Branch(Fork):
     """A road of its own to the same terminal: what follows is skipped (ASP.NET's `Map`)."""
 
-    test: Test
-    nodes: tuple[Node, ...]
-    place: Place
+    __slots__ = ()
 
-    @property
-    def name(self) -> str:
-        return f"branch({self.test.name})"
-
-    def link(self, next_: Next, rest: Rest, build: Build) -> Next:
-        decided = self.test.decide(build.subject)
-        if decided is False:
-            return next_
-        inside = fold(self.nodes, None, build.terminal, build, rest.scope)
-        if decided:
-            return inside
-        return _FORKS[build.colour](links.Mark(self.name, scope=rest.scope), self.test.ask(), inside, next_)
+    def inside(self, next_: Next, rest: Rest, build: Build) -> Next:
+        return fold(self.nodes, None, build.terminal, build, rest.scope)
 
 
 _FORKS: dict[str, Callable[..., Next]] = {"sync": links.fork, "async": links.afork}

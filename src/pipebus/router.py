@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from pipebus import checks, links, pipeline
@@ -35,7 +35,7 @@ class Hub(Protocol):
     ledger: Ledger
     transport: Any
 
-    def rule(self, place: str) -> Callable[[pipeline.OnError], links.Ruling]: ...
+    def rule(self, on_error: pipeline.OnError) -> links.Ruling: ...
     def delay(self) -> float: ...
     def encode(self, codec: Any, message: Message[Any]) -> bytes: ...
 
@@ -68,7 +68,7 @@ class Route:
     def run(self, road: Road) -> links.Next:
         with self.router.lock:
             if road not in self._compiled:
-                self._compiled[road] = self.router.compile(self, self.nodes, None, road)
+                self._compiled[road] = self.router.compile(self, road)
             return self._compiled[road]
 
 
@@ -91,9 +91,9 @@ class Router:
 
     # --- registrations -------------------------------------------------------------------------------------------------
 
-    def add(self, subscription: Subscription) -> list[Any] | None:
-        """File a subscription; the subjects whose routes it made stale, None for all of them."""
-        stale: list[Any] | None = []
+    def add(self, subscription: Subscription) -> None:
+        """File a subscription, and forget the routes that it makes stale."""
+        stale: list[Any] | None = []  # None: all
         with self.lock:
             for key in subscription.patterns:
                 if isinstance(key, Pattern):
@@ -110,10 +110,9 @@ class Router:
                 if stale is not None:
                     stale.append(key)
             self._forget(stale)
-        return stale
 
-    def remove(self, subscription: Subscription) -> list[Any] | None:
-        stale: list[Any] | None = []
+    def remove(self, subscription: Subscription) -> None:
+        stale: list[Any] | None = []  # None: all
         with self.lock:
             for key in subscription.patterns:
                 if isinstance(key, Pattern):
@@ -129,7 +128,6 @@ class Router:
                 if stale is not None:
                     stale.append(key)
             self._forget(stale)
-        return stale
 
     def _forget(self, subjects: list[Any] | None) -> None:
         if subjects is None:
@@ -185,25 +183,26 @@ class Router:
         with self.lock:
             route = self.routes.get(subject)
             if route is None:
-                route = self.fresh(subject, self.nodes)
+                route = self.fresh(subject)
                 if len(self.routes) >= CACHE:
                     self._forget(None)
                 self.routes[subject] = route
             return route
 
-    def fresh(self, subject: Any, nodes: tuple[Node, ...]) -> Route:
+    def fresh(self, subject: Any) -> Route:
         """A route that is not kept."""
         if isinstance(subject, str):
             check_subject(subject)
         elif not isinstance(subject, Address):
             raise SubjectError(f"{subject!r} cannot be published to; use a string, an actor or Ref(obj)")
         mailboxes = tuple(subscription.mailbox for subscription in self.listeners(subject))
-        route = Route(self, subject, nodes, mailboxes)
+        route = Route(self, subject, self.nodes, mailboxes)
         if route.colour == "sync":
-            checks.check_colour(tuple(pipeline.met(nodes, subject)), "sync", "the publish chain is sync")
+            checks.check_colour(tuple(pipeline.met(self.nodes, subject)), "sync", "the publish chain is sync")
         return route
 
-    def compile(self, route: Route, nodes: tuple[Node, ...], rest: Rest | None, road: Road) -> links.Next:
+    def compile(self, route: Route, road: Road, rest: Rest | None = None) -> links.Next:
+        """The route's whole chain, or (behind a rerouter) what follows from `rest` on."""
         build = Build(
             side="publish",
             colour=road.colour,
@@ -211,16 +210,16 @@ class Router:
             terminal=self.terminal(route, road),
             services=self.hub.services,
             resume=lambda subject, rest, known: self._resume(subject, rest, known, road),
-            rule=self.hub.rule("publish"),
+            rule=self.hub.rule,
         )
         if rest is not None:
             return pipeline.resume(rest, build)
-        return pipeline.compile(nodes, build)
+        return pipeline.compile(route.nodes, build)
 
     def _resume(self, subject: Any, rest: Rest, known: dict[Any, links.Next], road: Road) -> links.Next:
         """Behind a rerouter: what follows it, compiled for the new subject, and kept with the old route."""
         with self.lock:
-            link = self.compile(self.fresh(subject, self.nodes), (), rest, road)
+            link = self.compile(self.fresh(subject), road, rest)
             if len(known) >= CACHE:
                 known.clear()
             known[subject] = link

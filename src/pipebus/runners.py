@@ -216,7 +216,7 @@ class Pool:
             if worker.woken:
                 worker.woken = self.waking = False
             self.starving = False
-            if self.stopping or len(self.workers) - self.lent_out > self.size:
+            if self.stopping or self.surplus():
                 self.workers.discard(worker)
                 return False
             self.sleepers.append(worker)

@@ -22,6 +22,11 @@ _BYTES: Final = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "M
 _QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
 
 
+def is_duration(value: Any) -> bool:
+    """A number of seconds that can be waited for: finite, 0 or more."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 def seconds(value: Any, what: str, least: float = 0.0, above: float | None = None) -> float:
     """
     A duration in seconds.

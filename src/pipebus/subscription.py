@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from typing import Any, Final, Protocol
 
@@ -30,6 +30,7 @@ from pipebus.mailbox import Item, Mailbox, Parcel, Rules
 from pipebus.message import HANDLED, Dropped, Handled, Message
 from pipebus.pipeline import Build, Node, Place, Step
 from pipebus.services import Services
+from pipebus.settings import is_duration
 
 current: Final[contextvars.ContextVar[Delivery]] = contextvars.ContextVar("pipebus.delivery")
 """The delivery that a handler with a `Delivery` parameter is being given."""
@@ -72,7 +73,7 @@ class Hub(Protocol):
     def check_process(self) -> None: ...
     def settle_remote(self, token: Any, verdict: str, delay: float) -> None: ...
     def unsubscribe(self, subscription: Subscription, timeout: float | None) -> None: ...
-    def rule(self, place: str) -> Callable[[pipeline.OnError], links.Ruling]: ...
+    def rule(self, on_error: pipeline.OnError) -> links.Ruling: ...
 
 
 class Plan:
@@ -141,7 +142,7 @@ class Delivery:
         Raises:
             AlreadySettled: if it was settled before.
         """
-        if not isinstance(delay, (int, float)) or not 0 <= delay < float("inf"):
+        if not is_duration(delay):
             raise PipelineError(f"retry: delay is a number of seconds, 0 or more, found {delay!r}")
         self._close("retried")
         self._subscription.put_back(self._parcel, float(delay))
@@ -334,23 +335,31 @@ class Subscription:
             subject=self.subjects,
             terminal=self._terminal(),
             services=plan.hub.services,
-            rule=plan.hub.rule(self.name),
+            rule=plan.hub.rule,
         )
         build.terminal = pipeline.compile(plan.nodes, build)
         run = pipeline.compile(bus_nodes, build)
         self.mailbox.run = run if self.literal is not None else _remembering(run, build.colour)
 
     def _terminal(self) -> links.Next:
-        bound = self.plan.bound
+        bound, literal = self.plan.bound, self.literal
+
+        def check(message: Message[Any]) -> None:
+            # What a delivery chain may not do: hand on what is no message, or one with another subject.
+            if message.__class__ is not Message:
+                raise links.handed_on(message)
+            subject = literal if literal is not None else _came_for.get(message.subject)
+            if message.subject is not subject and message.subject != subject:
+                raise SubjectChanged(subject, message.subject)
+
         if bound is None:
 
             def hand_over(message: Message[Any]) -> Handled:
-                self._check_passed(message)
+                check(message)
                 return Handled(message)
 
             return hand_over
         step, call = links.Mark(bound.name), bound.call  # signs the handler's errors, so that no filter is blamed for them
-        check = self._check_passed
 
         def handle(message: Message[Any]) -> Handled:
             check(message)
@@ -371,15 +380,6 @@ class Subscription:
             return HANDLED if value is None else Handled(value)
 
         return ahandle if bound.is_async else handle
-
-    def _check_passed(self, message: Message[Any]) -> None:
-        """What a delivery chain may not do: hand on what is no message, or one with another subject."""
-        if message.__class__ is not Message:
-            raise links.handed_on(message)
-        literal = self.literal
-        subject = literal if literal is not None else _came_for.get(message.subject)
-        if message.subject is not subject and message.subject != subject:
-            raise SubjectChanged(subject, message.subject)
 
     # --- one delivery --------------------------------------------------------------------------------------------------------
 
@@ -558,7 +558,7 @@ class Subscription:
     def hand_back(self) -> None:
         """At stop: the transport has again what it brought and nobody took."""
         for parcel in self.mailbox.remove_tokens():
-            self.plan.hub.settle_remote(parcel.token, "release", 0.0)
+            self._tell_transport(parcel, "release")
 
     def discarded(self, item: Item, reason: str, by: str | None, keep: bool = False) -> None:
         self._tell_transport(item, "release" if keep else "drop")

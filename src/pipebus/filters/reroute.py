@@ -41,22 +41,19 @@ class Reroute(Transform):
         if not isinstance(self.to, str):
             raise PipelineError(f"Reroute.to={self.to!r}: it is a template, or a plain function of the message")
         try:
-            self._parts = [(text, field) for text, field, spec, conversion in Formatter().parse(self.to)
-                           if not self._refuse(spec, conversion)]  # fmt: skip
+            parsed = list(Formatter().parse(self.to))
         except ValueError as error:
             raise PipelineError(f"Reroute.to={self.to!r}: {error}; write fields as {{body.origin}}") from None
-        for _, field in self._parts:
+        for _, field, spec, conversion in parsed:
+            if spec or conversion:
+                raise PipelineError(f"Reroute.to={self.to!r}: fields take no format; write {{body.origin}} and no more")
             if field is not None:
                 self._check_field(field)
+        self._parts = [(text, field) for text, field, _, _ in parsed]
         try:
             check_subject("".join(text + ("x" if field is not None else "") for text, field in self._parts))
         except SubjectError as error:
             raise PipelineError(f"Reroute.to={self.to!r} makes no subject: {error}") from None
-
-    def _refuse(self, spec: str | None, conversion: str | None) -> bool:
-        if spec or conversion:
-            raise PipelineError(f"Reroute.to={self.to!r}: fields take no format; write {{body.origin}} and no more")
-        return False
 
     def _check_field(self, field: str) -> None:
         root, *path = field.split(".")
