@@ -92,6 +92,8 @@ class SharedMailbox(Mailbox):
         return 1
 
     def _restart(self) -> int:
+        if self.rules.pull:
+            return len(self.items or ())  # a reader for each
         return bool(self.items) and self._call_worker()
 
     def resume(self) -> None:

@@ -22,6 +22,7 @@ from flow_helpers import (
     every_way,
     fine,
     running,
+    wait_until,
 )
 from pipebus import (
     Bus,
@@ -53,6 +54,23 @@ def test_s30_receive_hands_a_message_over_and_acknowledges_it(road: str, way: An
 
         assert (message.subject, message.body, message.headers) == ("s.a.b", {"id": 1}, {"x": "y"})
         assert subscription.stats()["acknowledged"] == 1
+
+
+def test_s30_every_reader_goes_on_when_a_paused_subscription_is_resumed() -> None:
+    """What came meanwhile is for all who wait, one message each; none of them sleeps on beside its mail."""
+    with running() as bus:
+        subscription = bus.subscribe("s")
+        subscription.pause()
+        readers = [InThread(subscription.receive, timeout=10 * WAIT) for _ in range(3)]
+        in_line = subscription.inbox._readers  # there is no public way to see that somebody waits
+        wait_until(lambda: len(in_line) == 3, "three readers wait")
+        for number in range(3):
+            bus.publish("s", number)
+        wait_until(lambda: len(in_line) == 3, "they have looked, and wait again")
+
+        subscription.resume()
+
+        assert sorted(reader.result().body for reader in readers) == [0, 1, 2]
 
 
 def test_s30_for_reads_message_after_message() -> None:
