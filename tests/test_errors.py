@@ -32,12 +32,15 @@ from pipebus import (
     Message,
     MessageError,
     MessageTooLarge,
+    NoResponder,
     PipebusError,
     Pipeline,
     PipelineError,
     PublishUnknown,
     ReceiveTimeout,
     Rejected,
+    RequestFailed,
+    RequestTimeout,
     SubjectChanged,
     SubjectError,
     SubscriptionError,
@@ -259,6 +262,26 @@ def publish_unknown() -> None:
         bus.publish("a", id="m-1")
 
 
+def no_responder() -> None:
+    with Bus() as bus:
+        bus.request("prices.get", timeout=10)
+
+
+def request_failed() -> None:
+    def answer(message: Message[Any]) -> float:
+        raise KeyError("tea")
+
+    with Bus() as bus:
+        bus.subscribe("prices.get", answer)
+        bus.request("prices.get", "tea", timeout=10)
+
+
+def request_timeout() -> None:
+    with Bus() as bus:
+        bus.subscribe("prices.get")
+        bus.request("prices.get", timeout=0)
+
+
 def codec_error() -> None:
     JsonCodec().decode(b'{"specversion": "1.0"}')
 
@@ -298,9 +321,15 @@ HAPPENINGS: dict[type[PipebusError], tuple[Callable[[], None], str]] = {
     ),
     MessageTooLarge: (message_too_large, r"^message m-1 on a has 2,\d\d\d bytes; max_message_bytes is 1,000"),
     PublishUnknown: (publish_unknown, r"^no answer in 5 s for m-1; publish it again with the same id$"),
+    NoResponder: (no_responder, r"^nobody listens to prices\.get; subscribe a handler that returns a value$"),
+    RequestFailed: (request_failed, r"^the handler failed with KeyError: 'tea'$"),
+    RequestTimeout: (request_timeout, r"^no reply on prices\.get in 0 s \(a handler that returns None does not reply\)$"),
     CodecError: (codec_error, r'^"type" is missing$'),
 }
-"""How each error comes about, and what it says. `AttemptsExhausted` is never raised: it is the reason of a dead letter."""
+"""How each error comes about, and what it says."""
+
+NOT_RAISED = {"AttemptsExhausted", "RequestError"}
+"""The reason of a dead letter, and what the errors of requests have in common."""
 
 
 def caught(cls: type[PipebusError]) -> PipebusError:
@@ -315,7 +344,7 @@ each_error = pytest.mark.parametrize("cls", HAPPENINGS, ids=lambda cls: cls.__na
 
 def test_every_error_has_its_happening() -> None:
     """None is drawn that does not happen."""
-    assert {cls.__name__ for cls in HAPPENINGS} | {"AttemptsExhausted"} == set(drawn())
+    assert {cls.__name__ for cls in HAPPENINGS} | NOT_RAISED == set(drawn())
 
 
 @each_error
@@ -420,6 +449,7 @@ PROMISED = [
     "Message",
     "MessageError",
     "MessageTooLarge",
+    "NoResponder",
     "Outcome",
     "Pause",
     "PipebusError",
@@ -430,6 +460,9 @@ PROMISED = [
     "ReceiveTimeout",
     "Ref",
     "Rejected",
+    "RequestError",
+    "RequestFailed",
+    "RequestTimeout",
     "StopReport",
     "Subject",
     "SubjectChanged",

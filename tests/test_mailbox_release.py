@@ -51,7 +51,7 @@ def test_a_message_that_becomes_due_is_held_until_its_worker_is_counted(kind: ty
         blocking=nullcontext,
         mine=lambda mailbox: False,
     )
-    mailbox = kind(rules, Owner(), lambda message: None)
+    mailbox = kind(rules, Owner())
     parcel = Parcel(Message("later"), delay=60.0)
     mailbox.put(parcel)
     assert traffic.seen == [(0, 1)]

@@ -20,7 +20,7 @@ def pool() -> Pool:
 def on_its_way(pool: Pool) -> Worker:
     """A worker that a submit has woken and that has not looked yet. (Its thread is not started: the test takes its steps.)"""
     worker = Worker(pool, 1)
-    pool.workers.add(worker)
+    pool.workers[worker] = None
     pool.waking = worker.woken = True
     return worker
 

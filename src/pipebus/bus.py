@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 import itertools
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, overload
@@ -26,24 +27,27 @@ from pipebus.errors import (
     SubjectError,
     SubscriptionError,
     UnsupportedCapability,
+    text_of,
 )
 from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
 from pipebus.lifecycle import Lifecycle, State, StopReport
+from pipebus.loops import LoopRunner, LoopThread
 from pipebus.mailbox import Overflow, Traffic
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.mailbox_solo import SoloMailbox, has_gil
 from pipebus.message import NO_HEADERS, Dropped, IdRange, Message, Receipt, check_fields, check_headers, make_message
 from pipebus.pipeline import Side, nodes
 from pipebus.planning import Planner, check_delivery
+from pipebus.replies import Answer, LoopWaiter, Replies
 from pipebus.room import room, room_for_thread, timed_out
 from pipebus.router import Road, Route, Router
-from pipebus.runners import LoopThread, Pool, Timers, current_mailbox
+from pipebus.runners import Pool, Timers, current_mailbox
 from pipebus.services import Services
 from pipebus.settings import is_duration
-from pipebus.signatures import Addresses, Envelope, Options, Register, Where
+from pipebus.signatures import Addresses, Envelope, Options, Question, Register, Where
 from pipebus.subject import Subject
-from pipebus.subscription import Delivery, Subscription, current
+from pipebus.subscription import Delivery, Subscription
 from pipebus.transports.base import open_transport
 
 if TYPE_CHECKING:
@@ -105,12 +109,14 @@ class Bus:
         size = _whole(pool, "pool", 1) if pool is not None else min(32, (os.cpu_count() or 1) + 4)
         self.pool = Pool(size, self.clock, name, lambda ready, workers: self.ledger.emit(events.Starved(ready, workers)))
         self.loop_thread = LoopThread(name)
+        self.loops = LoopRunner(self.clock, self.loop_thread, self.ledger.warn)
         self.timers = Timers(self.clock, name)
         self.services = Services(self.clock, debug, self.pool.lent)
         self.router = Router(self)
         self.delivery_nodes: tuple[pipeline.Node, ...] = ()
+        self.replies = Replies(self)
         self.lifecycle = Lifecycle(self)
-        self._planner = Planner(self, self, {Delivery: lambda _: current.get(), Bus: lambda _: self})
+        self._planner = Planner(self, self, {Delivery: lambda _: links.delivery.get(), Bus: lambda _: self})
         self._names: dict[str, Subscription] = {}
         self._numbers = itertools.count(1)  # for subscriptions without a name
         self._runs = self.router.runs
@@ -255,6 +261,66 @@ class Bus:
         next(self._sent)
         return await self._apublish(route, message, 0.0)
 
+    @overload
+    def request(self, subject: Subject[T], body: T, **question: Unpack[Question]) -> Message[Any]: ...
+    @overload
+    def request(self, subject: Where, body: Any = None, **question: Unpack[Question]) -> Message[Any]: ...
+    def request(self, subject: Any, body: Any = None, *, timeout: float = 5.0, **options: Any) -> Message[Any]:
+        """
+        Publish, and wait for the first reply: what a handler returns, if it is not None.
+
+        Args:
+            subject: As for `publish`.
+            body: As for `publish`.
+            timeout: Seconds to wait for the reply.
+            headers, key, id, ttl, correlation_id: As for `publish`.
+
+        Raises:
+            NoResponder: nobody listens, or a filter dropped the request. RequestFailed: the handler failed.
+            RequestTimeout: no reply came in time. LifecycleError: on a running event loop. And what `publish` raises.
+        """
+        if asyncio._get_running_loop() is not None:
+            raise LifecycleError(
+                "request waits for its reply and would stop the running event loop; use `await bus.arequest(…)`"
+            )
+        timeout = _seconds(timeout, "timeout")
+        self.lifecycle.check_publish()
+        address, answer = self.replies.prepare(subject)
+        gate = threading.Lock()
+        gate.acquire()
+        answer.wake = gate.release
+        try:
+            message = self._question(subject, body, address, **options)
+            self.replies.published(message, answer, self._pass(self._find(subject), message))
+            return self.replies.wait(message, answer, gate, timeout)
+        finally:
+            del self.replies.open[address]
+
+    @overload
+    async def arequest(self, subject: Subject[T], body: T, **question: Unpack[Question]) -> Message[Any]: ...
+    @overload
+    async def arequest(self, subject: Where, body: Any = None, **question: Unpack[Question]) -> Message[Any]: ...
+    async def arequest(self, subject: Any, body: Any = None, *, timeout: float = 5.0, **options: Any) -> Message[Any]:
+        """`request` for coroutines."""
+        timeout = _seconds(timeout, "timeout")
+        route = self._route(subject)
+        address, answer = self.replies.prepare(subject)
+        waiter = LoopWaiter()
+        answer.wake = waiter.wake
+        try:
+            message = self._question(subject, body, address, **options)
+            self.replies.published(message, answer, await self._apublish(route, message, 0.0))
+            await waiter.wait(lambda: answer.give(self.replies.late(message, timeout)), timeout)
+            return self.replies.result(answer)
+        finally:
+            del self.replies.open[address]
+
+    def _question(
+        self, subject: Any, body: Any, reply_to: Any, *, headers: Mapping[str, str] | None = None, key: str | None = None,
+        id: str | None = None, ttl: float | None = None, correlation_id: str | None = None,
+    ) -> Message[Any]:  # fmt: skip
+        return self._compose(subject, body, headers, key, id, ttl, reply_to, correlation_id)
+
     async def _apublish(self, route: Route, message: Message[Any], delay: float) -> Receipt | Dropped:
         late = _delay.set(delay) if delay else None
         full = None
@@ -393,7 +459,38 @@ class Bus:
 
     def answer(self, to: Any, request: Message[Any], value: Any) -> None:
         """Publish what a handler returned."""
-        self.publish(to, value, correlation_id=request.correlation_id or request.id)
+        if not self.replies.answer(to, request, value):
+            self.publish(to, value, correlation_id=request.correlation_id or request.id)
+
+    async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None:
+        """`answer` on an event loop."""
+        if not await self.replies.aanswer(to, request, value):
+            await self.apublish(to, value, correlation_id=request.correlation_id or request.id)
+
+    def answer_failure(self, to: Any, request: Message[Any], error: BaseException) -> None:
+        """Whoever asked is told that the handler has given up; never raises."""
+        try:
+            self.replies.fail(to, request, error, text_of(error).removeprefix(f"{type(error).__name__}: "))
+        except Exception as failure:
+            self.ledger.warn("request.failure_not_told", message=request.id, error=text_of(failure))
+
+    def answer_drop(self, to: Any, why: str) -> None:
+        """Whoever asked is told that one mailbox will not answer."""
+        if to.__class__ is Answer:
+            to.dropped(why)
+
+    def next_id(self) -> int:
+        """The number of a message that the bus makes."""
+        number: int = self._next_id()
+        return number
+
+    def pass_along(self, route: Route, message: Message[Any]) -> Receipt | Dropped:
+        """A reply through its chain."""
+        return self._pass(self._callable(route, late=False), message)
+
+    async def apass_along(self, route: Route, message: Message[Any]) -> Receipt | Dropped:
+        """`pass_along` on an event loop."""
+        return await self._apublish(route, message, 0.0)
 
     # --- registering -----------------------------------------------------------------------------------------------------
 
@@ -458,7 +555,7 @@ class Bus:
         filters: Sequence[Any] | pipeline.Pipeline = (),
         to: Any = None,
         workers: int = 1,
-        run: Literal["pool"] | None = None,
+        run: Literal["pool", "thread", "loop"] | None = None,
         mailbox: int = 10_000,
         overflow: Overflow = "block",
         overflow_timeout: float = 5.0,
@@ -475,7 +572,9 @@ class Bus:
             filters: The subscription's own delivery chain, inside the bus's.
             to: Where a returned value is published (None is not).
             workers: How many messages may be handled at once, >= 1; more than one keeps the order of equal keys only.
-            run: "pool": on the bus's worker threads.
+            run: "pool": on the bus's worker threads (what a `def` gets). "thread": on threads of its own, one for each of its
+                `workers`. "loop": on an event loop (what an `async def` gets): the caller's inside `async with bus`, else the
+                bus's own. A plain `def` there must not block.
             mailbox: Most messages queued and in flight, >= 1.
             overflow: When full: "block", "reject", "drop_newest" or "drop_oldest".
             overflow_timeout: Seconds that "block" waits before `MailboxFull`.
@@ -509,6 +608,8 @@ class Bus:
             if plan.bound is None:
                 inbox = subscription.inbox = Inbox(subscription)
                 inbox.mailbox = subscription.mailbox  # type: ignore[assignment]
+            if self.state == "started" and plan.pool is not None:
+                plan.pool.start()
             if self.delivery_nodes or plan.nodes:
                 subscription.compile(self.delivery_nodes)
             if name is not None:
@@ -533,7 +634,8 @@ class Bus:
     def unsubscribe(self, subscription: Subscription, timeout: float | None = None) -> None:
         """What `subscription.unsubscribe()` calls."""
         self.lifecycle.check_process()
-        if asyncio._get_running_loop() is not None and current_mailbox() is None:
+        own = current_mailbox() is subscription.mailbox
+        if asyncio._get_running_loop() is not None and not own:
             raise LifecycleError("unsubscribe waits for the handler that runs; on an event loop use `await sub.aunsubscribe()`")
         with self.lifecycle.lock:
             self.router.remove(subscription)
@@ -547,8 +649,12 @@ class Bus:
         if subscription.inbox is not None:
             subscription.inbox.wake_all()
             return
-        if current_mailbox() is not subscription.mailbox and not subscription.mailbox.wait_idle(timeout):
-            raise TimeoutError(f"a handler of {subscription.name} still runs after {timeout:g} s; no other will start")
+        try:
+            if not own and not subscription.mailbox.wait_idle(timeout):
+                raise TimeoutError(f"a handler of {subscription.name} still runs after {timeout:g} s; no other will start")
+        finally:
+            if subscription.plan.pool is not None:
+                subscription.plan.pool.stop(0.0)  # its threads end, one that still runs a handler with that
 
     # --- lifecycle -----------------------------------------------------------------------------------------------------
 
@@ -573,8 +679,9 @@ class Bus:
         return self
 
     async def astart(self) -> Bus:
-        """`start` for coroutines."""
-        return await asyncio.to_thread(self.start)
+        """`start` for coroutines: handlers with run="loop" run on this loop, until the bus stops."""
+        await asyncio.to_thread(self.lifecycle.start, asyncio.get_running_loop())
+        return self
 
     def stop(self, timeout: float = 30.0, *, drain: bool = True) -> StopReport:
         """

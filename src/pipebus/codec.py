@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from pipebus.errors import CodecError, PipebusError, UnsupportedCapability
-from pipebus.message import NO_HEADERS, Message
+from pipebus.message import ERROR_HEADER, NO_HEADERS, Headers, Message, check_headers
 from pipebus.subject import check_subject
 
 VERSION: Final = 1
@@ -127,13 +127,16 @@ def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
     headers = wire.get("pipebusheaders", NO_HEADERS)
     if not isinstance(headers, dict):
         raise CodecError(f'"pipebusheaders" is an object, found {headers!r}')
+    own = headers.get(ERROR_HEADER)
+    if own is not None:
+        headers = Headers({**check_headers({k: v for k, v in headers.items() if k != ERROR_HEADER}), ERROR_HEADER: str(own)})
     moment = datetime.fromisoformat(wire["time"])
     if moment.tzinfo is None:
         raise CodecError(f'"time" {wire["time"]!r} has no offset; RFC 3339 wants one')
     return Message(
         wire["type"],
         body,
-        headers=headers,  # type: ignore[arg-type]
+        headers=headers,
         key=wire.get("partitionkey"),
         ttl=wire.get("pipebusttl"),
         reply_to=wire.get("pipebusreplyto"),

@@ -16,6 +16,10 @@ Everything pipebus raises, as one small tree.
     │   └── BusClosed                       used while stopping or after stop
     ├── DrainTimeout (TimeoutError)         drain ran out of time
     ├── ReceiveTimeout (TimeoutError)       nothing arrived in time
+    ├── RequestError                        a request got no reply
+    │   ├── RequestFailed                   its handler failed
+    │   ├── NoResponder                     nobody listens, or it was dropped
+    │   └── RequestTimeout (TimeoutError)   nothing came in time
     ├── AlreadySettled                      a delivery was settled twice
     ├── AttemptsExhausted                   a delivery was returned as often as its subscription allows
     ├── DeadLetterError                     no such dead letter, or it cannot be replayed now
@@ -156,6 +160,35 @@ class DrainTimeout(PipebusError, TimeoutError):
 
 class ReceiveTimeout(PipebusError, TimeoutError):
     """Nothing arrived in time."""
+
+
+class RequestError(PipebusError):
+    """A request got no reply."""
+
+
+class RequestFailed(RequestError):
+    """
+    The handler that a request was for has failed.
+
+    Args:
+        type: Name of its exception's class.
+        text: Its exception's text.
+    """
+
+    def __init__(self, type: str, text: str) -> None:
+        self.type, self.text = type, text
+        super().__init__(type, text)
+
+    def __str__(self) -> str:
+        return f"the handler failed with {self.type}: {self.text}" if self.text else f"the handler failed with {self.type}"
+
+
+class NoResponder(RequestError):
+    """Nobody can answer a request: nobody listens, it was dropped, or its handler would wait for itself."""
+
+
+class RequestTimeout(RequestError, TimeoutError):
+    """No reply came in time."""
 
 
 class AlreadySettled(PipebusError):

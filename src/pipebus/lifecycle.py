@@ -25,10 +25,12 @@ from pipebus import arrival, checks, events, links, pipeline
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed, BusNotStarted, DrainTimeout, LifecycleError
 from pipebus.ledger import Ledger
+from pipebus.loops import LoopRunner, LoopThread
 from pipebus.mailbox import Traffic
 from pipebus.planning import check_delivery
+from pipebus.replies import Replies
 from pipebus.router import Router
-from pipebus.runners import LoopThread, Pool, Timers, current_mailbox
+from pipebus.runners import Pool, Timers, current_mailbox
 from pipebus.services import get_logger
 from pipebus.subscription import Subscription
 from pipebus.transports.base import Surroundings
@@ -43,7 +45,7 @@ class StopReport(msgspec.Struct, frozen=True):
     Args:
         drained: Everything accepted had been settled before it closed.
         left: Messages that were still waiting, by subscription; kept in memory until the bus is started again.
-        abandoned: Names of the threads whose handlers outlived the timeout.
+        abandoned: Whose handlers outlived the timeout: threads by name, subscriptions on event loops by theirs.
         errors: What filters raised in their `stop`.
     """
 
@@ -63,9 +65,11 @@ class Parts(Protocol):
     traffic: Traffic
     pool: Pool
     timers: Timers
+    loops: LoopRunner
     loop_thread: LoopThread
     router: Router
     ledger: Ledger
+    replies: Replies
 
     @property
     def delivery_nodes(self) -> tuple[pipeline.Node, ...]: ...
@@ -114,7 +118,11 @@ class Lifecycle:
 
     # --- start ---------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """
+        Args:
+            loop: Where handlers with run="loop" run; None: on the bus's own.
+        """
         bus = self.bus
         self.check_process()
         with self.lock:
@@ -137,7 +145,9 @@ class Lifecycle:
             self.start_filters([bus.router.nodes, bus.delivery_nodes, *own.values()])
             try:
                 bus.transport.start(Surroundings(bus.clock, bus.max_message_bytes))
-                bus.pool.start()
+                for pool in self._pools(subscriptions):
+                    pool.start()
+                bus.loops.start(loop)
                 bus.timers.start()
                 changed = self._change("started")
                 for subscription in subscriptions:
@@ -151,6 +161,10 @@ class Lifecycle:
                 self._stop_filters(self._started, [])
                 raise
         bus.ledger.emit(changed)
+
+    def _pools(self, subscriptions: Iterable[Subscription]) -> list[Pool]:
+        """The one for all, and those that serve one subscription alone."""
+        return [self.bus.pool, *(s.plan.pool for s in subscriptions if s.plan.pool is not None)]
 
     def start_filters(self, chains: Iterable[tuple[pipeline.Node, ...]]) -> None:
         """Every filter object that has not started yet, in the order of the chains; if one fails, those before it stop."""
@@ -248,10 +262,16 @@ class Lifecycle:
         with self.lock:
             changed = self._change("stopped")
         bus.ledger.emit(changed)
+        bus.replies.close()
         for subscription in subscriptions:
             if subscription.inbox is not None:
                 subscription.inbox.wake_all()
-        stuck = bus.pool.stop(0.0 if self._hurry else self._left(deadline))
+        stuck = [
+            worker.name
+            for pool in self._pools(subscriptions)
+            for worker in pool.stop(0.0 if self._hurry else self._left(deadline))
+        ]
+        stuck += bus.loops.stop(0.0 if self._hurry else self._left(deadline))
         for subscription in subscriptions:
             subscription.hand_back()
         errors: list[str] = []
@@ -259,11 +279,13 @@ class Lifecycle:
         self._stop_filters(started, errors)
         bus.timers.stop()
         bus.transport.stop()
-        bus.loop_thread.stop(max(1.0, self._left(deadline)))
+        blocked = bus.loop_thread.stop(max(1.0, self._left(deadline)))
+        if blocked is not None:
+            stuck.append(blocked)
         # What a handler has still in hand is told as its abandoned thread; what a reader has, only here.
         left = {s.name: s.mailbox.waiting() + (0 if s.handled else s.mailbox.in_flight) for s in subscriptions}
         left = {name: count for name, count in left.items() if count}
-        report = StopReport(drained, left, tuple(worker.name for worker in stuck), tuple(errors))
+        report = StopReport(drained, left, tuple(stuck), tuple(errors))
         if left or stuck or errors:
             bus.ledger.warn("bus.stopped_early", left=left, abandoned=list(report.abandoned), errors=errors)
         return report

@@ -20,7 +20,7 @@ import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -66,6 +66,10 @@ class Mark:
         self.call = call
         self.abandon = abandon
         self.scope = scope
+
+
+delivery: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.delivery", default=None)
+"""The `Delivery` that a handler with a parameter for it is being given."""
 
 
 class Services(Protocol):
@@ -135,7 +139,7 @@ def _trimmed(here: TracebackType | None) -> TracebackType | None:
     return kept[0] if kept else None
 
 
-_OURS = {f"pipebus.{module}" for module in ("links", "pipeline", "router", "binding", "subscription", "runners")}
+_OURS = {f"pipebus.{module}" for module in ("links", "pipeline", "router", "binding", "subscription", "runners", "loops")}
 
 
 def conclude(step: Mark, found: object, due: type[Outcome]) -> Outcome:

@@ -196,12 +196,11 @@ class Waiter:
 class Mailbox:
     """What both kinds share. Methods whose names start with `_` are called with the lock held."""
 
-    __slots__ = ("acknowledged", "items", "owner", "rare", "rules", "run", "taken")
+    __slots__ = ("acknowledged", "items", "owner", "rare", "rules", "taken")
 
-    def __init__(self, rules: Rules, owner: Owner, run: Callable[[Message[Any]], Any]) -> None:
+    def __init__(self, rules: Rules, owner: Owner) -> None:
         self.rules = rules
         self.owner = owner
-        self.run = run  # the delivery chain
         self.items: deque[Item] | None = None
         self.taken = 0
         self.acknowledged = 0

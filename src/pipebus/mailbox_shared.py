@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Any
 
 from pipebus.mailbox import Item, Mailbox, Owner, Parcel, Rules
 from pipebus.message import Message
@@ -22,8 +20,8 @@ class SharedMailbox(Mailbox):
 
     __slots__ = ("_lock", "aside", "claims", "flying", "lanes")
 
-    def __init__(self, rules: Rules, owner: Owner, run: Callable[[Message[Any]], Any]) -> None:
-        super().__init__(rules, owner, run)
+    def __init__(self, rules: Rules, owner: Owner) -> None:
+        super().__init__(rules, owner)
         self._lock = threading.Lock()
         self.claims = 0  # workers that are in it or on their way
         self.flying = 0  # taken and not settled

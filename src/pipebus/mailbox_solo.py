@@ -30,11 +30,10 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from pipebus.mailbox import NOBODY, ONE, Item, Mailbox, Owner, Parcel, Rules
-from pipebus.message import Message, Receipt
+from pipebus.message import Receipt
 
 QUICK: Final = 1000
 """Smallest mailbox with a quick road: a smaller bound is meant to be felt, and every put looks at it under the lock."""
@@ -51,8 +50,8 @@ class SoloMailbox(Mailbox):
 
     __slots__ = ("attention", "claimed", "room")
 
-    def __init__(self, rules: Rules, owner: Owner, run: Callable[[Message[Any]], Any]) -> None:
-        super().__init__(rules, owner, run)
+    def __init__(self, rules: Rules, owner: Owner) -> None:
+        super().__init__(rules, owner)
         self.room = rules.size - MARGIN - 1 if rules.size >= QUICK else 0  # below this many the quick road is open
         self.claimed = False  # a worker is in it
         self.attention = False  # its worker has to `attend` before the next message

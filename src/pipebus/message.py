@@ -34,6 +34,10 @@ RESERVED_PREFIXES: Final = ("pipebus-", "nats-")
 """Header names that start with these (in any case) belong to pipebus and its transports."""
 
 
+ERROR_HEADER: Final = "pipebus-error"
+"""Of a reply that says how the handler failed; its body is {"type": …, "text": …}."""
+
+
 class Headers(dict[str, str]):
     """A message's headers: a dictionary that cannot be changed. `Message.with_headers` makes a changed copy."""
 

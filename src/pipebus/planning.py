@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pipebus import binding, checks, pipeline
 from pipebus.clock import Clock
 from pipebus.errors import PipelineError, SubjectError, SubscriptionError, UnsupportedCapability
+from pipebus.loops import LoopRunner
 from pipebus.mailbox import Mailbox, Rules, Traffic
 from pipebus.message import Message
 from pipebus.pipeline import Node, Place
@@ -28,8 +29,10 @@ class Machinery(Protocol):
     transport: Any
     traffic: Traffic
     pool: Pool
+    loops: LoopRunner
     timers: Timers
     pool_is_given: bool
+    name: str
 
 
 class Planner:
@@ -72,8 +75,8 @@ class Planner:
         given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
         key: Any
         try:
-            key = (handler, given, tuple(options.values()))
-            plan = self._plans.get(key)
+            key = (handler, given, tuple(options.values())) if options["run"] != "thread" else None  # each has its own
+            plan = self._plans.get(key) if key is not None else None
         except TypeError:
             key = plan = None
         if plan is None:
@@ -116,18 +119,30 @@ class Planner:
             raise bad(f'deliver={deliver!r}; it is "new", "all" or "last"')
         if deliver != "new" and not self.bus.transport.capabilities.replay:
             raise UnsupportedCapability(f'subscription {title}: this transport keeps no messages, so deliver is "new"')
-        if run not in (None, "pool"):
-            raise bad(f'run={run!r}; it is "pool"')
+        if run not in (None, "pool", "thread", "loop"):
+            raise bad(f'run={run!r}; it is "pool", "thread" or "loop"')
         self._check_to(to, bad)
         bound = binding.bind(handler, self.known, place, name) if handler is not None else None
         if bound is None and workers > 1:
             raise bad("workers are for handlers; a subscription without one is read by whoever calls receive")
         if bound is None and to is not None:
             raise bad("`to` is for what a handler returns; this subscription has none")
-        if bound is not None and bound.is_async:
-            raise bad("its handler is async, and this version runs handlers on worker threads only; make it a plain `def`")
-        if workers > 1:
+        if bound is None and run is not None:
+            raise bad(f"run={run!r} is for handlers; a subscription without one is read by whoever calls receive")
+        run_on = "pull" if bound is None else run or ("loop" if bound.is_async else "pool")
+        if bound is not None and bound.is_async and run_on != "loop":
+            raise bad(f'its handler is async, so run="{run_on}" cannot await it; leave `run` out, or make it a plain `def`')
+        pool = None
+        if run_on == "thread":
+            pool = Pool(workers, self.bus.clock, f"{self.bus.name}-{title}", lambda ready, workers: None, alone=True)
+        elif run_on == "pool" and workers > 1:
             self._grow_pool(workers, bad)
+        schedule = {
+            "pool": self.bus.pool.submit,
+            "thread": pool.submit if pool is not None else _wake_reader,
+            "loop": self.bus.loops.submit,
+            "pull": _wake_reader,
+        }[run_on]
         rules = Rules(
             self.bus.traffic,
             self.bus.clock,
@@ -136,14 +151,15 @@ class Planner:
             timeout=float(overflow_timeout),
             workers=workers,
             pull=bound is None,
-            schedule=self.bus.pool.submit if bound is not None else _wake_reader,
+            schedule=schedule,
             later=self.bus.timers.after,
             blocking=self.bus.pool.lent,
             mine=_mine,
         )
         own = pipeline.nodes(filters, place, f"filters of {title}")
-        run_on = "pool" if bound is not None else "pull"
-        return Plan(self.hub, bound, own, rules, to=to, run_on=run_on, attempts=attempts, deliver=deliver)
+        plan = Plan(self.hub, bound, own, rules, to=to, run_on=run_on, attempts=attempts, deliver=deliver)
+        plan.pool = pool
+        return plan
 
     @staticmethod
     def _check_to(to: Any, bad: Callable[[str], SubscriptionError]) -> None:
@@ -186,6 +202,12 @@ def check_delivery(plan: Plan, title: str, bus_nodes: tuple[Node, ...], subjects
         return
     colour = "async" if plan.bound.is_async else "sync"
     checks.check_colour(chain, colour, f"handler {plan.bound.name} is {colour}")
+    waiting = next((step for step in pipeline.steps(chain) if step.waits), None)
+    if plan.run_on == "loop" and colour == "sync" and waiting is not None:
+        raise PipelineError(
+            f"filter {waiting.name} ({waiting.where}) may wait, and would stop the event loop that the plain handler "
+            f'{plan.bound.name} runs on; make the handler `async def`, or leave run="loop" out'
+        )
 
 
 def _wake_reader(mailbox: Any) -> None:

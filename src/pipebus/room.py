@@ -40,6 +40,8 @@ async def room(mailboxes: Iterable[Mailbox]) -> Vain:
     started = loop.time()
     try:
         for mailbox, _, arrived in lines:
+            if mailbox.rules.mine(mailbox):  # a handler would wait for itself
+                continue
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(started + mailbox.rules.timeout):
                     await arrived.wait()

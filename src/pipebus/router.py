@@ -51,7 +51,7 @@ class Road(NamedTuple):
 class Route:
     """One subject's road: the nodes, the mailboxes, and the compiled chains, each made when it is first needed."""
 
-    __slots__ = ("_compiled", "colour", "mailboxes", "nodes", "plain_sync", "router", "subject", "waits")
+    __slots__ = ("_compiled", "colour", "mailboxes", "nodes", "plain_sync", "reach", "router", "subject", "waits")
 
     def __init__(self, router: Router, subject: Any, nodes: tuple[Node, ...], mailboxes: tuple[Mailbox, ...]) -> None:
         self.router = router
@@ -63,6 +63,7 @@ class Route:
         self.waits: str | None = next((step.name for step in met if step.waits), None)
         # The filter that keeps this chain from running as an awaitable, if there is one.
         self.plain_sync: str | None = next((step.name for step in met if step.colour == "sync"), None)
+        self.reach: links.Next | None = None  # behind the last filter, if that is not the transport
         self._compiled: dict[Road, links.Next] = {}
 
     def run(self, road: Road) -> links.Next:
@@ -233,7 +234,9 @@ class Router:
         """What the last `call_next` reaches."""
         transport, mailboxes, subject = self.hub.transport, route.mailboxes, route.subject
         reach: links.Next
-        if not transport.local:
+        if route.reach is not None:
+            reach = route.reach
+        elif not transport.local:
             send, delay = transport.send, self.hub.delay
 
             def reach(message: Message[Any]) -> Receipt:
@@ -246,11 +249,12 @@ class Router:
             reach = self._fan_out(mailboxes, road)
         if road.colour == "sync" and not route.nodes:
             return reach
+        fixed = route.reach is None  # else it looks at the subject itself
 
         def terminal(message: Message[Any]) -> Receipt:
             if message.__class__ is not Message:
                 raise links.handed_on(message)
-            if message.subject is not subject and message.subject != subject:
+            if fixed and message.subject is not subject and message.subject != subject:
                 raise SubjectChanged(subject, message.subject)
             try:
                 return reach(message)

@@ -1,6 +1,6 @@
 """
-Who runs handlers: a pool of threads, woken one at a time; and the two services that need a thread of their own, a timer and
-an event loop. All threads start when first needed.
+Who runs handlers on threads: pools of workers that are woken one at a time, one pool for all and one for each subscription
+that wants threads of its own; and a timer. All threads start when first needed. (Handlers on event loops: loops.py.)
 
 The pool's ready list is a deque of mailboxes, each on it at most once (mailbox.py). A worker takes one, works a slice of it,
 and takes the next. Nobody waits on the list itself: a worker that finds it empty puts its gate on `sleepers` and looks once
@@ -18,7 +18,6 @@ is not empty, before it works (`woken`). The one that fell asleep last is woken 
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import heapq
 import itertools
@@ -29,7 +28,6 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from pipebus.clock import Clock
-from pipebus.errors import BusClosed
 from pipebus.mailbox import Mailbox
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.mailbox_solo import SoloMailbox
@@ -40,18 +38,21 @@ CHUNK: Final = 32  # messages between two looks at the clock
 LENT_LIMIT: Final = 256  # threads that may stand in for blocked workers
 
 _here = threading.local()
+carried: Final[contextvars.ContextVar[Mailbox | None]] = contextvars.ContextVar("pipebus.mailbox", default=None)
+"""The same as `_here.mailbox`, where a handler's work is not bound to one thread: on loops, and what leaves them."""
 
 
 def current_mailbox() -> Mailbox | None:
-    """The mailbox whose handler this thread is running."""
-    return getattr(_here, "mailbox", None)
+    """The mailbox whose handler this thread, or this coroutine, is running."""
+    mailbox: Mailbox | None = getattr(_here, "mailbox", None)
+    return mailbox if mailbox is not None else carried.get()
 
 
 class Worker(threading.Thread):
     """One thread of the pool."""
 
     def __init__(self, pool: Pool, number: int) -> None:
-        super().__init__(name=f"{pool.name}-{number}", daemon=True)
+        super().__init__(name=f"{pool.name}-{number}" if number else pool.name, daemon=True)
         self.pool = pool
         self.gate = threading.Lock()
         self.gate.acquire()
@@ -99,8 +100,8 @@ class Worker(threading.Thread):
 
     def work_solo(self, mailbox: SoloMailbox, items: deque[Any]) -> bool | None:
         """True: back to the ready list. False: at rest. None: go on, in another context."""
-        owner, run, context, ready = mailbox.owner, mailbox.run, self.context, self.pool.ready
-        quick, take = owner.quick, items.popleft  # type: ignore[attr-defined]
+        owner, context, ready = mailbox.owner, self.context, self.pool.ready
+        run, quick, take = owner.chain(), owner.quick, items.popleft  # type: ignore[attr-defined]
         end = 0.0
         while True:
             for _ in range(CHUNK):
@@ -155,16 +156,18 @@ class Pool:
 
     Args:
         size: Most workers at a time, those aside that have given up their slot (`lent`).
+        alone: It serves one subscription; with one worker, that one's thread bears the pool's name.
     """
 
-    def __init__(self, size: int, clock: Clock, name: str, starved: Callable[[int, int], None]) -> None:
+    def __init__(self, size: int, clock: Clock, name: str, starved: Callable[[int, int], None], *, alone: bool = False) -> None:
         self.size = size
+        self.alone = alone
         self.clock = clock
         self.name = name
         self.starved = starved
         self.ready: deque[Any] = deque()
         self.sleepers: list[Worker] = []
-        self.workers: set[Worker] = set()
+        self.workers: dict[Worker, None] = {}  # in the order in which they began
         self.waking = False
         self.starving = False  # said once, until a worker has nothing to do
         self.lent_out = 0
@@ -186,15 +189,15 @@ class Pool:
             if self.waking or not self.ready:
                 return
             if self.stopped:
-                self._sweep()
+                sweep(self.ready)
             elif self.sleepers:
                 worker = self.sleepers.pop()
                 worker.woken = self.waking = True
                 worker.gate.release()
             elif len(self.workers) - self.lent_out < self.size:
                 self.waking = True
-                worker = Worker(self, next(self._numbers))
-                self.workers.add(worker)
+                worker = Worker(self, 0 if self.alone and self.size == 1 else next(self._numbers))
+                self.workers[worker] = None
                 worker.start()
             else:
                 starved, self.starving = not self.starving, True
@@ -217,7 +220,7 @@ class Pool:
                 worker.woken = self.waking = False
             self.starving = False
             if self.stopping or self.surplus():
-                self.workers.discard(worker)
+                self.workers.pop(worker, None)
                 return False
             self.sleepers.append(worker)
         if self.ready:
@@ -237,7 +240,7 @@ class Pool:
         with self.lock:
             if not self.surplus():
                 return False
-            self.workers.discard(worker)
+            self.workers.pop(worker, None)
         if self.ready:
             self.wake()
         return True
@@ -277,23 +280,25 @@ class Pool:
                 worker.abandoned = True
                 stuck.append(worker)
         with self.lock:
-            self.workers.difference_update(stuck)
+            for worker in stuck:
+                self.workers.pop(worker, None)
             self.stopped = True
-            self._sweep()
+            sweep(self.ready)
         return stuck
 
     def start(self) -> None:
         with self.lock:
             self.stopping = self.stopped = self.waking = False
 
-    def _sweep(self) -> None:
-        """Closed mailboxes that no worker came to: let each come to rest."""
-        while self.ready:
-            mailbox = self.ready.popleft()
-            if isinstance(mailbox, SharedMailbox):
-                mailbox.take()
-            else:
-                mailbox.begin()
+
+def sweep(ready: deque[Any]) -> None:
+    """After a stop, closed mailboxes that no worker came to: let each come to rest."""
+    while ready:
+        mailbox = ready.popleft()
+        if isinstance(mailbox, SharedMailbox):
+            mailbox.take()
+        else:
+            mailbox.begin()
 
 
 class Timers:
@@ -349,77 +354,3 @@ class Timers:
             thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-
-
-class LoopThread:
-    """The bus's own event loop, on a thread that starts when an async chain is first run from a thread."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                loop = self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._run, args=(loop,), name=f"{self.name}-loop", daemon=True)
-                self._thread.start()
-            return self._loop
-
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-        finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
-
-    def call(self, link: Callable[[Message[Any]], Any], message: Message[Any]) -> Any:
-        """
-        Run an async chain and wait for its outcome, in a copy of this thread's context.
-
-        What the chain raises is carried over by hand: as a task's own exception a CancelledError would come out as another
-        object, and a SystemExit would end the loop for everybody.
-        """
-        raised: list[BaseException] = []
-
-        async def run() -> Any:
-            try:
-                return await link(message)
-            except BaseException as error:
-                raised.append(error)
-                return None
-
-        loop = self.loop()
-        future = asyncio.run_coroutine_threadsafe(run(), loop)
-        try:
-            outcome = future.result()
-        except BaseException:
-            future.cancel()
-            raise
-        if raised:
-            error = raised.pop()
-            if isinstance(error, asyncio.CancelledError) and self._loop is not loop:
-                raise BusClosed("the bus stopped while this publish was in its chain; whether it was accepted is not known")
-            raise error
-        return outcome
-
-    def stop(self, timeout: float | None) -> None:
-        with self._lock:
-            loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
-        if loop is None or thread is None:
-            return
-
-        def end() -> None:
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
-            asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: loop.stop()) if tasks else loop.stop()
-
-        loop.call_soon_threadsafe(end)
-        if thread is not threading.current_thread():
-            thread.join(timeout)

@@ -47,6 +47,17 @@ class Envelope(TypedDict, total=False):
     correlation_id: str | None
 
 
+class Question(TypedDict, total=False):
+    """The keyword arguments of `request`."""
+
+    timeout: float
+    headers: Mapping[str, str] | None
+    key: str | None
+    id: str | None
+    ttl: float | None
+    correlation_id: str | None
+
+
 class Options(TypedDict, total=False):
     """The keyword arguments of `subscribe` and `on`."""
 
@@ -54,7 +65,7 @@ class Options(TypedDict, total=False):
     filters: Sequence[Any] | Pipeline
     to: Any
     workers: int
-    run: Literal["pool"] | None
+    run: Literal["pool", "thread", "loop"] | None
     mailbox: int
     overflow: Overflow
     overflow_timeout: float

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from typing import Any, Final, Protocol
 
@@ -29,12 +29,9 @@ from pipebus.ledger import Ledger
 from pipebus.mailbox import Item, Mailbox, Parcel, Rules
 from pipebus.message import HANDLED, Dropped, Handled, Message
 from pipebus.pipeline import Build, Node, Place, Step
+from pipebus.runners import Pool
 from pipebus.services import Services
 from pipebus.settings import is_duration
-
-current: Final[contextvars.ContextVar[Delivery]] = contextvars.ContextVar("pipebus.delivery")
-"""The delivery that a handler with a `Delivery` parameter is being given."""
-
 
 _came_for: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.subject")
 """The subject of the message that is passing a delivery chain which serves several: a filter may not change it."""
@@ -69,6 +66,9 @@ class Hub(Protocol):
     @property
     def state(self) -> str: ...
     def answer(self, to: Any, request: Message[Any], value: Any) -> None: ...
+    async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None: ...
+    def answer_failure(self, to: Any, request: Message[Any], error: BaseException) -> None: ...
+    def answer_drop(self, to: Any, why: str) -> None: ...
     def request_stop(self, reason: str) -> None: ...
     def check_process(self) -> None: ...
     def settle_remote(self, token: Any, verdict: str, delay: float) -> None: ...
@@ -79,7 +79,7 @@ class Hub(Protocol):
 class Plan:
     """What subscriptions of equal settings share, so that a million of them stay small."""
 
-    __slots__ = ("attempts", "bare", "bound", "deliver", "hub", "nodes", "quick", "rules", "run_on", "to")
+    __slots__ = ("attempts", "bound", "deliver", "hub", "nodes", "pool", "quick", "rules", "run_on", "to")
 
     def __init__(
         self, hub: Hub, bound: Bound | None, nodes: tuple[Node, ...], rules: Rules, *, to: Any, run_on: str,
@@ -93,7 +93,7 @@ class Plan:
         self.run_on = run_on
         self.attempts = attempts
         self.deliver = deliver
-        self.bare = not nodes  # the handler is called with nothing in between
+        self.pool: Pool | None = None  # threads of its own
         self.quick = bound is not None and not bound.wants_delivery
 
 
@@ -104,13 +104,14 @@ class Delivery:
     A handler that returns has acknowledged, one that raises has failed; these methods are for saying it earlier or otherwise.
     """
 
-    __slots__ = ("_open", "_parcel", "_subscription", "message")
+    __slots__ = ("_open", "_parcel", "_subscription", "message", "verdict")
 
     def __init__(self, subscription: Subscription, parcel: Parcel) -> None:
         self.message = parcel.message
         self._subscription = subscription
         self._parcel = parcel
         self._open = [True]  # popped by the first settlement: list.pop is one step for all threads
+        self.verdict: str | None = None  # what the handler itself has settled it as: "acknowledged", "retried", "rejected"
 
     @property
     def attempt(self) -> int:
@@ -178,6 +179,7 @@ class Delivery:
             )
         if not self.claim():
             raise AlreadySettled(f"{what}: it was settled before")
+        self.verdict = verb
 
     def claim(self) -> bool:
         """The right to settle it, once: True for whoever comes first."""
@@ -194,7 +196,7 @@ class Subscription:
     """Made by `bus.subscribe` and `bus.on`."""
 
     # A million of these are to fit in memory: what is seldom asked for is made when it is (`name`, `patterns`).
-    __slots__ = ("_name", "inbox", "mailbox", "place", "plan", "subjects")
+    __slots__ = ("_name", "inbox", "mailbox", "place", "plan", "run", "subjects")
 
     def __init__(self, plan: Plan, subjects: Any, name: str | int, place: Place, mailbox: type[Mailbox]) -> None:
         self.plan = plan
@@ -202,7 +204,8 @@ class Subscription:
         self.place = place
         self._name = name  # a number, unique in the bus, where none was given
         self.inbox: Inbox | None = None
-        self.mailbox = mailbox(plan.rules, self, plan.bound.call if plan.bound is not None else Handled)
+        self.run: links.Next | None = None  # the compiled chain, where there is more than the handler
+        self.mailbox = mailbox(plan.rules, self)
 
     @property
     def name(self) -> str:
@@ -233,6 +236,11 @@ class Subscription:
     def quick(self) -> bool:
         """Nothing but the chain has to be run for a delivery: the worker does it without asking here."""
         return self.plan.quick and not self.plan.hub.ledger.observed
+
+    @property
+    def is_async(self) -> bool:
+        """What `chain` returns is awaited."""
+        return self.plan.bound is not None and self.plan.bound.is_async
 
     # --- for the user ----------------------------------------------------------------------------------------------------
 
@@ -323,12 +331,8 @@ class Subscription:
         if bound is None:
             bus_nodes = transforms_only(bus_nodes)
         if not bus_nodes and not plan.nodes:
-            if bound is not None:
-                self.mailbox.run = bound.call
-            else:
-                self.mailbox.run = Handled
+            self.run = None
             return
-        plan.bare = False
         build = Build(
             side="delivery",
             colour="async" if bound is not None and bound.is_async else "sync",
@@ -339,7 +343,7 @@ class Subscription:
         )
         build.terminal = pipeline.compile(plan.nodes, build)
         run = pipeline.compile(bus_nodes, build)
-        self.mailbox.run = run if self.literal is not None else _remembering(run, build.colour)
+        self.run = run if self.literal is not None else _remembering(run, build.colour)
 
     def _terminal(self) -> links.Next:
         bound, literal = self.plan.bound, self.literal
@@ -359,7 +363,7 @@ class Subscription:
                 return Handled(message)
 
             return hand_over
-        step, call = links.Mark(bound.name), bound.call  # signs the handler's errors, so that no filter is blamed for them
+        step, call = links.Mark(bound.name), self.call()  # signs the handler's errors, so that no filter is blamed for them
 
         def handle(message: Message[Any]) -> Handled:
             check(message)
@@ -380,6 +384,14 @@ class Subscription:
             return HANDLED if value is None else Handled(value)
 
         return ahandle if bound.is_async else handle
+
+    def chain(self) -> links.Next:
+        """What a message is called with: the delivery chain, or the handler itself where nothing stands around it."""
+        return self.run or self.call()
+
+    def call(self) -> links.Next:
+        """The handler, its parameters filled from a message."""
+        return self.plan.bound.call if self.plan.bound is not None else Handled
 
     # --- one delivery --------------------------------------------------------------------------------------------------------
 
@@ -406,16 +418,44 @@ class Subscription:
         delivery = token = None
         if not self.plan.quick:
             delivery = Delivery(self, parcel)
-            token = current.set(delivery)
+            token = links.delivery.set(delivery)
         try:
-            outcome = self.mailbox.run(parcel.message)
+            outcome = self.chain()(parcel.message)
         except BaseException as error:
             self.failed(parcel, error, delivery)
         else:
             self.settle(parcel, outcome, delivery)
         finally:
             if token is not None:
-                current.reset(token)
+                links.delivery.reset(token)
+
+    async def adeliver(self, item: Item, cancelled: Callable[[], bool]) -> None:
+        """
+        `deliver` on an event loop, for chains of both colours.
+
+        Args:
+            cancelled: Whether a CancelledError means that the bus or the loop ends, and not that the handler has failed.
+        """
+        parcel = self._taken(item)
+        if parcel is None:
+            return
+        delivery = token = None
+        if not self.plan.quick:
+            delivery = Delivery(self, parcel)
+            token = links.delivery.set(delivery)
+        try:
+            outcome = self.chain()(parcel.message)
+            if self.is_async:
+                outcome = await outcome
+        except GeneratorExit:
+            raise  # its loop was closed: nothing can be awaited any more
+        except BaseException as error:
+            self.failed(parcel, error, delivery, cancelled)
+        else:
+            await self.asettle(parcel, outcome, delivery)
+        finally:
+            if token is not None:
+                links.delivery.reset(token)
 
     def open_item(self, item: Item) -> Delivery | None:
         """For readers: a delivery whose message has passed the Transforms; None if that settled it."""
@@ -423,7 +463,7 @@ class Subscription:
         if parcel is None:
             return None
         try:
-            outcome = self.mailbox.run(parcel.message)
+            outcome = self.chain()(parcel.message)
         except BaseException as error:
             self.failed(parcel, error)
             return None
@@ -436,27 +476,51 @@ class Subscription:
 
     def settle(self, item: Item, outcome: Any, delivery: Delivery | None = None) -> None:
         """What a chain's outcome (or a bare handler's value) means for the delivery; never raises."""
-        value = outcome
-        if not self.plan.bare:
-            if outcome.__class__ is Dropped:
-                if delivery is None or delivery.claim():
-                    self.drop(item, outcome)
-                return
-            value = outcome.value
-        message = item if isinstance(item, Message) else item.message
-        if value is not None and (self.plan.to is not None or message.reply_to is not None):
-            try:
-                for address in (message.reply_to, self.plan.to):
-                    if address is not None:
-                        self.plan.hub.answer(address, message, value)
-            except BaseException as error:
-                self.failed(item, error, delivery)
-                return
-        if delivery is None or delivery.claim():
+        try:
+            for to, message, value in self._answers(item, outcome):
+                self.plan.hub.answer(to, message, value)
+        except BaseException as error:
+            self.failed(item, error, delivery)
+        else:
+            self._close(item, outcome, delivery)
+
+    async def asettle(self, item: Item, outcome: Any, delivery: Delivery | None = None) -> None:
+        """`settle` on an event loop."""
+        try:
+            for to, message, value in self._answers(item, outcome):
+                await self.plan.hub.aanswer(to, message, value)
+        except BaseException as error:
+            self.failed(item, error, delivery)
+        else:
+            self._close(item, outcome, delivery)
+
+    def _answers(self, item: Item, outcome: Any) -> Iterator[tuple[Any, Message[Any], Any]]:
+        """What a delivery's value is published to."""
+        value = outcome if self.run is None else getattr(outcome, "value", None)
+        if value is None:
+            return
+        message = _message(item)
+        for address in (message.reply_to, self.plan.to):
+            if address is not None:
+                yield address, message, value
+
+    def _close(self, item: Item, outcome: Any, delivery: Delivery | None) -> None:
+        if delivery is not None and not delivery.claim():
+            return
+        if self.run is not None and outcome.__class__ is Dropped:
+            self.drop(item, outcome)
+        else:
             self.acknowledge(item)
 
-    def failed(self, item: Item, error: BaseException, delivery: Delivery | None = None) -> None:
+    def failed(
+        self, item: Item, error: BaseException, delivery: Delivery | None = None, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
         """The chain gave up with an error; never raises."""
+        if isinstance(error, asyncio.CancelledError) and cancelled():
+            links.unsign(error)
+            if delivery is None or delivery.claim():
+                self._untake(item)
+            return
         if delivery is not None and not delivery.claim():
             links.unsign(error)
             self.plan.hub.ledger.warn(
@@ -465,13 +529,17 @@ class Subscription:
             return
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             links.unsign(error)
-            parcel = item if isinstance(item, Parcel) else Parcel(item)
-            parcel.attempt = max(0, parcel.attempt - 1)
             self.mailbox.halt()
-            self.mailbox.give_back(parcel)
+            self._untake(item)
             self.plan.hub.request_stop(f"{type(error).__name__} in the handler of {self.name}")
             return
         self.bury(item, error)
+
+    def _untake(self, item: Item) -> None:
+        """It goes back as if it had not been taken."""
+        parcel = item if isinstance(item, Parcel) else Parcel(item)
+        parcel.attempt = max(0, parcel.attempt - 1)
+        self.mailbox.give_back(parcel)
 
     def acknowledge(self, item: Item) -> None:
         self.mailbox.acknowledge(item)
@@ -522,6 +590,8 @@ class Subscription:
         else:
             self.mailbox.die_untaken()
         self._tell_transport(item, "dead")
+        if letter.message.reply_to is not None:
+            hub.answer_failure(letter.message.reply_to, letter.message, error)
         hub.ledger.warn(
             "delivery.died", subscription=self.name, subject=str(letter.message.subject), message=letter.message.id,
             letter=letter.id, error=letter.error, attempts=letter.attempts,
@@ -562,6 +632,9 @@ class Subscription:
 
     def discarded(self, item: Item, reason: str, by: str | None, keep: bool = False) -> None:
         self._tell_transport(item, "release" if keep else "drop")
+        reply_to = _message(item).reply_to
+        if reply_to is not None:
+            self.plan.hub.answer_drop(reply_to, f"{reason} (by {by or self.name})")
         if self.plan.hub.ledger.observed:
             self.plan.hub.ledger.emit(events.Discarded(_message(item), self.name, reason, by))
 

@@ -58,8 +58,10 @@ KINDS = (
     Kind("delivery", side="delivery"),
     Kind("delivery-own", side="delivery", own=True),
     Kind("delivery-wild", side="delivery", wild=True),
+    Kind("delivery-async", side="delivery", colour="async"),
+    Kind("delivery-async-own", side="delivery", colour="async", own=True),
 )
-"""Every kind of chain. One with async handlers is one more line: Kind("delivery-async", side="delivery", colour="async")."""
+"""Every kind of chain."""
 
 
 def plain_filter(body: Body, colour: str, name: str | None = None) -> Any:

@@ -1,0 +1,421 @@
+"""
+Handlers on event loops: a few long-lived tasks, each of which works through one mailbox at a time.
+
+A task for each message would cost six times what a message costs here. So a worker is a task that lives on, and gives every
+delivery a context (`contextvars`) of its own by taking the steps of the handler's coroutine itself, inside that context.
+
+Mailboxes come from any thread: `submit` appends to `ready` and sees that `_spread` runs on the loop. The orders of a submit
+against a `_spread` that begins:
+
+    append, `_called`? yes (a spread is on its way), `_called` = False, look        the spread sees it
+    append, `_called` = False, `_called`? no, call another spread; look             the first sees it, the other finds nothing
+    `_called` = False, look, append, `_called`? no                                  another spread is called, and sees it
+
+so a mailbox on the list is always seen. Only the loop's thread takes from the list, and hands what it takes to a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from types import CoroutineType
+from typing import Any, Final
+
+from pipebus.clock import Clock
+from pipebus.errors import BusClosed
+from pipebus.mailbox import open_gate
+from pipebus.mailbox_shared import SharedMailbox
+from pipebus.message import HANDLED, Message
+from pipebus.runners import CHUNK, carried, sweep
+
+SPARE: Final = 64  # sleeping workers kept; a burst may need more, for its time
+GRACE: Final = 1.0  # seconds that cancelled handlers have to end
+
+
+class LoopThread:
+    """The bus's own event loop, on a thread that starts when one is first needed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._run, args=(loop,), name=f"{self.name}-loop", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    @staticmethod
+    def _run(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+
+    def call(self, link: Callable[[Message[Any]], Any], message: Message[Any]) -> Any:
+        """
+        Run an async chain and wait for its outcome, in a copy of this thread's context.
+
+        What the chain raises is carried over by hand: as a task's own exception a CancelledError would come out as another
+        object, and a SystemExit would end the loop for everybody.
+        """
+        raised: list[BaseException] = []
+
+        async def run() -> Any:
+            try:
+                return await link(message)
+            except BaseException as error:
+                raised.append(error)
+                return None
+
+        loop = self.loop()
+        future = asyncio.run_coroutine_threadsafe(run(), loop)
+        try:
+            outcome = future.result()
+        except BaseException:
+            future.cancel()
+            raise
+        if raised:
+            error = raised.pop()
+            if isinstance(error, asyncio.CancelledError) and self._loop is not loop:
+                raise BusClosed("the bus stopped while this publish was in its chain; whether it was accepted is not known")
+            raise error
+        return outcome
+
+    def stop(self, timeout: float | None) -> str | None:
+        """End the loop and its thread; the thread's name if it has not ended in time."""
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None:
+            return None
+
+        def end() -> None:
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: loop.stop()) if tasks else loop.stop()
+
+        loop.call_soon_threadsafe(end)
+        if thread is threading.current_thread():
+            return None
+        thread.join(timeout)
+        return thread.name if thread.is_alive() else None
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+class Steps:
+    """The steps of a coroutine after its first, each taken in `context`; what it waits for is passed up to the task."""
+
+    __slots__ = ("context", "coroutine", "waits_for")
+
+    def __init__(self, context: contextvars.Context, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
+        self.context = context
+        self.coroutine = coroutine
+        self.waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        run, coroutine, waits_for = self.context.run, self.coroutine, self.waits_for
+        try:
+            while True:
+                try:
+                    value = yield waits_for
+                except GeneratorExit:
+                    run(coroutine.close)  # the loop was closed under it
+                    raise
+                except BaseException as error:
+                    waits_for = run(coroutine.throw, error)
+                else:
+                    waits_for = run(coroutine.send, value)
+        except StopIteration as end:
+            return end.value
+
+
+async def in_context(context: contextvars.Context, call: Callable[[Any], Any], argument: Any) -> Any:
+    """`await call(argument)`, all of it in `context`."""
+    coroutine = context.run(call, argument)
+    if coroutine.__class__ is not CoroutineType:
+        coroutine = _awaited(coroutine)
+    try:
+        waits_for = context.run(coroutine.send, None)
+    except StopIteration as end:  # it ended without waiting for anything
+        return end.value
+    return await Steps(context, coroutine, waits_for)
+
+
+class LoopWorker:
+    """A task that works through mailboxes."""
+
+    def __init__(self, runner: LoopRunner, mailbox: Any) -> None:
+        self.runner = runner
+        self.mailbox: Any = mailbox  # None: sleeping, or told to end
+        self.awake: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None]
+        self.told = False  # the bus has cancelled it
+        self.gone = False  # cancelled, and its message has gone back: it leaves
+        self._context: contextvars.Context | None = None
+        self._context_of: Any = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.mailbox.owner.name} (on an event loop)"
+
+    async def run(self) -> None:
+        runner = self.runner
+        try:
+            while self.mailbox is not None:
+                mailbox = self.mailbox
+                again = await (self.shared(mailbox) if isinstance(mailbox, SharedMailbox) else self.solo(mailbox))
+                if again:
+                    runner.ready.append(mailbox)
+                if self.gone and not self.told:
+                    raise asyncio.CancelledError
+                if self.gone or not await self.next():
+                    return
+        finally:
+            runner.ended(self)
+
+    async def next(self) -> bool:
+        """The next mailbox; False if there is nothing to do and there are workers to spare."""
+        runner = self.runner
+        self.mailbox = runner.ready.popleft() if runner.ready else None
+        if self.mailbox is None:
+            if runner.stopping or len(runner.sleepers) >= SPARE:
+                return False
+            runner.sleepers.append(self)
+            self.awake = runner.loop.create_future()
+            await self.awake
+        return self.mailbox is not None
+
+    def cancelled(self) -> bool:
+        """
+        Whether a CancelledError is a real one: the bus or the loop's owner has cancelled this task. One that a handler makes
+        up, or brings about by cancelling the task that it runs in, is the handler's error.
+        """
+        if self.told or self.runner.cancelled_from_outside(self.task):
+            self.gone = True
+            return True
+        return False
+
+    async def absorb(self) -> None:
+        """A handler has cancelled the task that it ran in: that is over with the handler, and not for the next message."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if self.cancelled():
+                raise
+        while self.task.cancelling():
+            self.task.uncancel()
+
+    def context(self, mailbox: Any) -> contextvars.Context:
+        """A context in which nothing is set but whose handler runs. One in which nothing was left is as good as new."""
+        if self._context is None or self._context_of is not mailbox or len(self._context) > 1:
+            self._context, self._context_of = contextvars.Context(), mailbox
+            self._context.run(carried.set, mailbox)
+        return self._context
+
+    async def solo(self, mailbox: Any) -> bool:
+        """Work through a mailbox that has one worker; True if it has to go to the end of the ready list."""
+        items = mailbox.begin()
+        if items is None:
+            return False
+        owner = mailbox.owner
+        run, quick, asynchronous, take = owner.chain(), owner.quick, owner.is_async, items.popleft
+        while True:
+            for _ in range(CHUNK):
+                if mailbox.attention:
+                    if self.gone:
+                        return bool(mailbox.leave())
+                    if not mailbox.attend():
+                        return False
+                try:
+                    item = take()
+                except IndexError:
+                    if mailbox.rest():
+                        return False
+                    continue
+                mailbox.taken += 1
+                context = self.context(mailbox)
+                if quick and item.__class__ is Message and item.ttl is None:
+                    try:
+                        outcome = await in_context(context, run, item) if asynchronous else context.run(run, item)
+                    except GeneratorExit:
+                        raise
+                    except BaseException as error:
+                        owner.failed(item, error, cancelled=self.cancelled)
+                    else:
+                        if outcome is None or outcome is HANDLED:
+                            mailbox.acknowledged += 1
+                        else:
+                            await in_context(context, functools.partial(owner.asettle, item), outcome)
+                else:
+                    await self.deliver(owner, context, item)
+                if self.task.cancelling():
+                    if self.gone:
+                        return bool(mailbox.leave())
+                    await self.absorb()
+            await asyncio.sleep(0)  # handlers that never wait must not keep the loop from everybody else
+
+    async def shared(self, mailbox: SharedMailbox) -> bool:
+        """The same where several workers, or a lock for everything, are wanted."""
+        owner: Any = mailbox.owner
+        for _ in range(CHUNK):
+            item = mailbox.take()
+            if item is None:
+                return False
+            await self.deliver(owner, self.context(mailbox), item)
+            if self.task.cancelling():
+                if self.gone:
+                    break
+                await self.absorb()
+        again = mailbox.leave()
+        if again:
+            await asyncio.sleep(0)
+        return again
+
+    async def deliver(self, owner: Any, context: contextvars.Context, item: Any) -> None:
+        await in_context(context, functools.partial(owner.adeliver, cancelled=self.cancelled), item)
+
+
+class LoopRunner:
+    """
+    Runs mailboxes on one loop: the caller's inside `async with bus`, else the bus's own.
+
+    Args:
+        warn: Says that the caller's loop was closed under a running bus.
+    """
+
+    def __init__(self, clock: Clock, thread: LoopThread, warn: Callable[..., None]) -> None:
+        self.clock = clock
+        self.thread = thread
+        self.warn = warn
+        self.ready: deque[Any] = deque()
+        self.sleepers: list[LoopWorker] = []
+        self.workers: dict[LoopWorker, None] = {}
+        self.stopping = False  # workers that have nothing to do end
+        self.stopped = True
+        self._callers: asyncio.AbstractEventLoop | None = None
+        self._called = False  # a `_spread` is on its way
+        self._gate: Any = None  # opened when the last worker has ended
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._callers or self.thread.loop()
+
+    def submit(self, mailbox: Any) -> None:
+        """Put a mailbox on the ready list. Called once per change from rest to ready, on any thread."""
+        self.ready.append(mailbox)
+        if self._called:
+            return
+        self._called = True
+        if self.stopped:
+            self._sweep()
+            return
+        loop = self.loop
+        if asyncio._get_running_loop() is loop:
+            self._spread()
+            return
+        try:
+            loop.call_soon_threadsafe(self._spread)
+        except RuntimeError:
+            self.warn("loop.closed", advice="the loop that the bus was started on has ended; use `async with bus`")
+
+    def _spread(self) -> None:
+        """On the loop: give each ready mailbox a worker."""
+        self._called = False
+        ready, sleepers = self.ready, self.sleepers
+        while ready:
+            mailbox = ready.popleft()
+            if sleepers:
+                worker = sleepers.pop()
+                worker.mailbox = mailbox
+                if worker.awake is not None and not worker.awake.done():
+                    worker.awake.set_result(None)
+                continue
+            worker = LoopWorker(self, mailbox)
+            self.workers[worker] = None
+            worker.task = self.loop.create_task(worker.run(), name="pipebus-worker", context=contextvars.Context())
+
+    def ended(self, worker: LoopWorker) -> None:
+        self.workers.pop(worker, None)
+        if worker in self.sleepers:
+            self.sleepers.remove(worker)
+        if self._gate is not None and not self.workers:
+            open_gate(self._gate)
+
+    def cancelled_from_outside(self, task: asyncio.Task[Any]) -> bool:
+        """The loop's owner ends it: `asyncio.run` cancels every task when its own has returned."""
+        if self._callers is None or not task.cancelling():
+            return False
+        return all(other.cancelling() for other in asyncio.all_tasks(self._callers) if other is not task)
+
+    def start(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._callers = loop
+        self.stopping = self.stopped = self._called = False
+
+    def stop(self, timeout: float) -> list[str]:
+        """
+        End all workers. Handlers that still run after `timeout` seconds are cancelled, and their messages go back.
+
+        Returns:
+            Whose handlers did not even end when they were cancelled: they are abandoned.
+        """
+        self.stopping = True
+        if self.workers:
+            loop = self.loop
+            gate = threading.Lock()
+            gate.acquire()
+            if self._on_loop(loop, lambda: self._end(gate)) and not self.clock.wait(gate, timeout):
+                self._on_loop(loop, self._cancel)
+                self.clock.wait(gate, GRACE)
+        stuck = [worker.name for worker in list(self.workers) if worker.mailbox is not None]
+        self.workers.clear()
+        self.sleepers.clear()
+        self._callers = self._gate = None
+        self.stopped = True
+        self._sweep()
+        return stuck
+
+    @staticmethod
+    def _on_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> bool:
+        """False if the loop runs no more."""
+        if not loop.is_running():
+            return False
+        try:
+            loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            return False
+        return True
+
+    def _end(self, gate: Any) -> None:
+        self._gate = gate
+        sleepers, self.sleepers = self.sleepers, []
+        for worker in sleepers:
+            worker.mailbox = None
+            if worker.awake is not None and not worker.awake.done():
+                worker.awake.set_result(None)
+        if not self.workers:
+            open_gate(gate)
+
+    def _cancel(self) -> None:
+        for worker in list(self.workers):
+            worker.told = True
+            worker.task.cancel()
+
+    def _sweep(self) -> None:
+        self._called = False
+        sweep(self.ready)

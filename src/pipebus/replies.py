@@ -1,0 +1,276 @@
+"""
+Request and reply: a request carries an address made for it alone, and whoever asked waits there for the first answer.
+
+In memory the address is an object, `Answer`, which costs nothing when nobody waits any more. Where messages are encoded it is
+a subject, `_reply.<bus>.<number>`, under which this bus knows the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from pipebus import checks, pipeline
+from pipebus.clock import Clock
+from pipebus.errors import BusClosed, NoResponder, RequestFailed, RequestTimeout, SubjectChanged
+from pipebus.ledger import Ledger
+from pipebus.message import ERROR_HEADER, NO_HEADERS, Dropped, Headers, Message, Receipt, make_message
+from pipebus.router import Route, Router
+from pipebus.runners import current_mailbox
+from pipebus.services import Services
+from pipebus.subject import Address
+
+PREFIX: Final = "_reply."
+
+Outcome = Receipt | Dropped
+
+
+class Answer(Address):
+    """Where one request's answer is waited for: the first one given is taken, later ones find nobody."""
+
+    __slots__ = ("_drops", "_expected", "_open", "found", "wake")
+
+    def __init__(self) -> None:
+        self.wake: Callable[[], object]
+        self.found: Any = None  # the reply, or the error to raise
+        self._open = [True]  # popped by the first answer: list.pop is one step for all threads
+        self._drops: list[str] = []
+        self._expected: int | None = None
+
+    def give(self, found: Message[Any] | Exception) -> bool:
+        """False if there is an answer already, or nobody waits any more."""
+        try:
+            self._open.pop()
+        except IndexError:
+            return False
+        self.found = found
+        self.wake()
+        return True
+
+    def dropped(self, why: str) -> None:
+        """One of the mailboxes will never answer: its delivery was dropped."""
+        self._drops.append(why)
+        self._see()
+
+    def expect(self, mailboxes: int) -> None:
+        """So many mailboxes have the request."""
+        self._expected = mailboxes
+        self._see()
+
+    def _see(self) -> None:
+        if self._expected is not None and len(self._drops) >= self._expected:
+            self.give(NoResponder(f"the request was dropped: {'; '.join(dict.fromkeys(self._drops))}"))
+
+    def __repr__(self) -> str:
+        return "<Answer>"
+
+
+class Asked(Protocol):
+    """What asking and answering need of the bus; handed down."""
+
+    clock: Clock
+    transport: Any
+    codec: Any
+    ledger: Ledger
+    router: Router
+    services: Services
+
+    def next_id(self) -> int: ...
+    def encode(self, codec: Any, message: Message[Any]) -> bytes: ...
+    def pass_along(self, route: Route, message: Message[Any]) -> Outcome: ...
+    async def apass_along(self, route: Route, message: Message[Any]) -> Outcome: ...
+    @property
+    def subscribe(self) -> Callable[..., Any]: ...
+
+
+class _Anyone(Address):
+    """What stands for the subject of all replies while their chain is built: no pattern matches it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "replies"
+
+
+class Replies:
+    """Who waits for what, and how answers come back."""
+
+    def __init__(self, bus: Asked) -> None:
+        self.bus = bus
+        self.open: dict[Any, Answer] = {}  # by what their requests' `reply_to` is
+        self._token = os.urandom(6).hex()
+        self._numbers = itertools.count(1)
+        self._built: tuple[Any, Route] | None = None
+        self._listens = False
+        self._lock = threading.Lock()
+
+    # --- asking --------------------------------------------------------------------------------------------------------
+
+    def prepare(self, subject: Any) -> tuple[Any, Answer]:
+        """
+        An address for the answer to a request on `subject`.
+
+        Raises:
+            NoResponder: the one who asks is the only one who could answer.
+        """
+        bus = self.bus
+        own = current_mailbox()
+        if own is not None and bus.router.route(subject).mailboxes == (own,) and own.rules.workers == 1:
+            raise NoResponder(f"a request on {subject!r} would wait for the very handler that makes it; publish instead")
+        answer = Answer()
+        address: Any = answer
+        if not bus.transport.capabilities.objects:
+            self._listen()
+            address = f"{PREFIX}{self._token}.{next(self._numbers)}"
+        self.open[address] = answer
+        return address, answer
+
+    def published(self, message: Message[Any], answer: Answer, outcome: Outcome) -> None:
+        """Raises NoResponder if nobody can answer."""
+        if isinstance(outcome, Dropped):
+            raise NoResponder(f"the request on {message.subject} was dropped by {outcome.by}: {outcome.reason}")
+        if not outcome.mailboxes:
+            raise NoResponder(f"nobody listens to {message.subject}; subscribe a handler that returns a value")
+        if self.bus.transport.local:
+            answer.expect(outcome.mailboxes)
+
+    def wait(self, message: Message[Any], answer: Answer, gate: Any, timeout: float) -> Message[Any]:
+        if not self.bus.services.wait(gate, timeout) and not answer.give(self.late(message, timeout)):
+            gate.acquire()  # somebody was faster, and is about to open it
+        return self.result(answer)
+
+    @staticmethod
+    def late(message: Message[Any], timeout: float) -> RequestTimeout:
+        return RequestTimeout(f"no reply on {message.subject} in {timeout:g} s (a handler that returns None does not reply)")
+
+    def result(self, answer: Answer) -> Message[Any]:
+        """The reply. Raises what the handler's failure, or the time-out, was told as."""
+        found = answer.found
+        if isinstance(found, Message):
+            if ERROR_HEADER in found.headers:
+                body = found.body if isinstance(found.body, dict) else {}
+                raise RequestFailed(str(body.get("type", "Exception")), str(body.get("text", "")))
+            return found
+        raise found
+
+    def close(self) -> None:
+        """The bus stops: no answer will come."""
+        for answer in list(self.open.values()):
+            answer.give(BusClosed("the bus stopped while a request waited for its reply"))
+
+    # --- answering -----------------------------------------------------------------------------------------------------
+
+    def answer(self, to: Any, request: Message[Any], value: Any) -> bool:
+        """Hand a handler's value to who asked; False if `to` is no address of a request."""
+        if not is_answer(to):
+            return False
+        reply = self._reply(to, request, value)
+        if to.__class__ is Answer and not self.bus.router.nodes:
+            self._arrive(reply)
+        else:
+            self.bus.pass_along(self._route(), reply)
+        return True
+
+    async def aanswer(self, to: Any, request: Message[Any], value: Any) -> bool:
+        """`answer` on an event loop."""
+        if not is_answer(to):
+            return False
+        reply = self._reply(to, request, value)
+        if to.__class__ is Answer and not self.bus.router.nodes:
+            self._arrive(reply)
+        else:
+            await self.bus.apass_along(self._route(), reply)
+        return True
+
+    def fail(self, to: Any, request: Message[Any], error: BaseException, text: str) -> None:
+        """A handler has given up: whoever asked is told why. What the filters do to messages is not done to that."""
+        if to.__class__ is Answer:
+            to.give(RequestFailed(type(error).__name__, text))
+        elif is_answer(to):
+            body = {"type": type(error).__name__, "text": text}
+            self._reach(self._reply(to, request, body, Headers({ERROR_HEADER: "1"})))
+
+    def _reply(self, to: Any, request: Message[Any], body: Any, headers: Headers = NO_HEADERS) -> Message[Any]:
+        correlation = request.correlation_id or request.id
+        now = self.bus.clock.now()
+        return make_message(to, body, headers, self.bus.next_id(), now, None, None, None, correlation)
+
+    def _route(self) -> Route:
+        """The chain of all replies: the filters under no pattern, compiled once, outside the cache of routes."""
+        nodes = self.bus.router.nodes
+        if self._built is None or self._built[0] is not nodes:
+            route = Route(self.bus.router, _Anyone(), nodes, ())
+            route.reach = self._reach
+            if route.colour == "sync":
+                checks.check_colour(tuple(pipeline.met(nodes, route.subject)), "sync", "the publish chain is sync")
+            self._built = (nodes, route)
+        return self._built[1]
+
+    def _reach(self, message: Message[Any]) -> Receipt:
+        """Behind the last filter."""
+        bus, to = self.bus, message.subject
+        if not is_answer(to):
+            raise SubjectChanged("a reply's", to)
+        if to.__class__ is Answer:
+            return self._arrive(message)
+        if not bus.transport.local:
+            receipt: Receipt = bus.transport.send(message, 0.0)
+            return receipt
+        codec = bus.transport.codec
+        return self._arrive(codec.decode(bus.encode(codec, message)))
+
+    def _arrive(self, reply: Message[Any]) -> Receipt:
+        answer = self.open.get(reply.subject)
+        if answer is not None and answer.give(reply):
+            return Receipt(1)
+        self.bus.ledger.unrouted(reply)  # too late, or the second
+        return Receipt(0)
+
+    def _listen(self) -> None:
+        """On transports that leave the process, replies come like other messages."""
+        if self.bus.transport.local or self._listens:
+            return
+        with self._lock:
+            if not self._listens:
+                self._listens = True
+                self.bus.subscribe(f"{PREFIX}{self._token}.*", self._hear, name=f"_replies.{self._token}", mailbox=1_000_000)
+
+    def _hear(self, message) -> None:  # type: ignore[no-untyped-def]
+        self._arrive(message)
+
+
+def is_answer(address: Any) -> bool:
+    return address.__class__ is Answer or (isinstance(address, str) and address.startswith(PREFIX))
+
+
+class LoopWaiter:
+    """Waits for an `Answer` on an event loop; woken from any thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[None] = self.loop.create_future()
+
+    def wake(self) -> None:
+        if asyncio._get_running_loop() is self.loop:
+            self._set()
+            return
+        try:
+            self.loop.call_soon_threadsafe(self._set)
+        except RuntimeError:
+            return  # its loop was closed: nobody waits
+
+    def _set(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+    async def wait(self, late: Callable[[], object], timeout: float) -> None:
+        """Until `wake`, or until `timeout` seconds have passed: then `late` is called, which may wake it."""
+        timer = self.loop.call_later(timeout, late)
+        try:
+            await self.future
+        finally:
+            timer.cancel()
