@@ -416,7 +416,7 @@ def test_publish_unknown_carries_the_id() -> None:
 
 def test_time_outs_are_time_outs() -> None:
     """`except TimeoutError` catches those that mean a time-out, and only those."""
-    assert {cls for cls in HAPPENINGS if issubclass(cls, TimeoutError)} == {DrainTimeout, ReceiveTimeout}
+    assert {cls for cls in HAPPENINGS if issubclass(cls, TimeoutError)} == {DrainTimeout, ReceiveTimeout, RequestTimeout}
 
 
 def test_bad_input_is_bad_input() -> None:

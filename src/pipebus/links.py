@@ -68,6 +68,12 @@ class Mark:
         self.scope = scope
 
 
+accepted: Final[contextvars.ContextVar[list[Any] | None]] = contextvars.ContextVar("pipebus.accepted", default=None)
+"""
+A list of what a mailbox or the store has accepted in this publish so far. A filter that `repeats` passes sets one: what was
+accepted must not be sent again. (On the delivery side the same is told by `delivery`, which may be settled.)
+"""
+
 delivery: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.delivery", default=None)
 """The `Delivery` that a handler with a parameter for it is being given."""
 

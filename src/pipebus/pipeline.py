@@ -66,12 +66,15 @@ class Around:
             return outcome                   # or nothing: the last outcome
 
     `waits` declares that it may yield `Pause`, `bounds` that it may yield `Call`: both are then refused early where they
-    cannot work. `abandon` allows `Call` in a sync chain (see `Call`).
+    cannot work. `abandon` allows `Call` in a sync chain (see `Call`). `repeats` declares that it may run the rest again after
+    an error, and asks `links.accepted` first. One that keeps what it knows for each chain apart defines `at(place)`, which
+    gives the generator function for the chain at "publish", or around a subscription's handler, by its name.
     """
 
     waits: bool = False
     bounds: bool = False
     abandon: bool = False
+    repeats: bool = False
 
     def around(self, message: Message[Any], /) -> Steps:
         raise NotImplementedError(f"{type(self).__name__} has no `around(self, message)`")
@@ -163,6 +166,7 @@ class Build:
         services: What running links ask of the bus.
         resume: For reroutes: (new subject, rest) -> the compiled rest for it. Asked once for each subject.
         rule: What an error under `on_error` becomes: (on_error) -> ruling.
+        place: "publish", or the name of the subscription.
     """
 
     side: Side
@@ -172,6 +176,7 @@ class Build:
     services: links.Services
     resume: Callable[[object, Rest, dict[object, Next]], Next] | None = None
     rule: Callable[[OnError], links.Ruling] | None = None
+    place: str = "publish"
 
     @property
     def due(self) -> type[Outcome]:
@@ -208,6 +213,10 @@ class Step:
         return bool(getattr(self.filter, "abandon", False))
 
     @property
+    def repeats(self) -> bool:
+        return bool(getattr(self.filter, "repeats", False))
+
+    @property
     def terminal(self) -> bool:
         return bool(getattr(self.filter, "terminal", False))
 
@@ -219,7 +228,9 @@ class Step:
         if self.reroutes and build.side == "publish":
             next_ = _turn(next_, rest, build)
         drive = _DRIVERS[self.shape, build.colour]
-        return drive(links.Mark(self.name, self.call, self.abandon, rest.scope), next_, build.due, build.services)
+        at = getattr(self.filter, "at", None)
+        call = self.call if at is None else at(build.place)
+        return drive(links.Mark(self.name, call, self.abandon, rest.scope), next_, build.due, build.services)
 
 
 _DRIVERS: dict[tuple[str, str], Callable[..., Next]] = {

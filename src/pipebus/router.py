@@ -250,6 +250,7 @@ class Router:
         if road.colour == "sync" and not route.nodes:
             return reach
         fixed = route.reach is None  # else it looks at the subject itself
+        noted = any(step.repeats for step in pipeline.met(route.router.nodes, subject))
 
         def terminal(message: Message[Any]) -> Receipt:
             if message.__class__ is not Message:
@@ -257,10 +258,15 @@ class Router:
             if fixed and message.subject is not subject and message.subject != subject:
                 raise SubjectChanged(subject, message.subject)
             try:
-                return reach(message)
+                receipt: Receipt = reach(message)
             except BaseException as error:
+                if noted and getattr(error, "accepted", None):
+                    _note(error)
                 links.blame(error, TERMINAL, message)
                 raise
+            if noted:
+                _note(receipt)
+            return receipt
 
         if road.colour == "sync":
             return terminal
@@ -322,6 +328,13 @@ class Router:
             return stragglers(mailboxes, late) if late else everyone
 
         return fan_out_anew
+
+
+def _note(accepted: Any) -> None:
+    """For filters that repeat passes."""
+    notes = links.accepted.get()
+    if notes is not None:
+        notes.append(accepted)
 
 
 Late = tuple[Mailbox, Any, Any]

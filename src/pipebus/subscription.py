@@ -340,6 +340,7 @@ class Subscription:
             terminal=self._terminal(),
             services=plan.hub.services,
             rule=plan.hub.rule,
+            place=self.name,
         )
         build.terminal = pipeline.compile(plan.nodes, build)
         run = pipeline.compile(bus_nodes, build)
