@@ -428,6 +428,7 @@ def test_bad_input_is_bad_input() -> None:
 # --- the promised names --------------------------------------------------------------------------------------------------
 
 PROMISED = [
+    "Actor",
     "AlreadySettled",
     "Around",
     "AttemptsExhausted",
@@ -443,6 +444,7 @@ PROMISED = [
     "Dropped",
     "Filter",
     "Handled",
+    "Handlers",
     "HeaderError",
     "LifecycleError",
     "MailboxFull",
@@ -456,13 +458,16 @@ PROMISED = [
     "Pipeline",
     "PipelineError",
     "PublishUnknown",
+    "Publisher",
     "Receipt",
     "ReceiveTimeout",
+    "Receiver",
     "Ref",
     "Rejected",
     "RequestError",
     "RequestFailed",
     "RequestTimeout",
+    "Schedule",
     "StopReport",
     "Subject",
     "SubjectChanged",

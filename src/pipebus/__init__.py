@@ -2,6 +2,7 @@
 pipebus: a message bus in which every message passes an ordered chain of filters before it reaches its subscribers' queues.
 """
 
+from pipebus.actor import Actor
 from pipebus.bus import Bus
 from pipebus.errors import (
     AlreadySettled,
@@ -31,16 +32,20 @@ from pipebus.errors import (
     SubscriptionError,
     UnsupportedCapability,
 )
+from pipebus.handlers import Handlers
 from pipebus.lifecycle import StopReport
 from pipebus.links import Call, Pause
 from pipebus.message import Dropped, Handled, Message, Outcome, Receipt
 from pipebus.pipeline import Around, Filter, Pipeline, Transform, around, branch, transform, when
+from pipebus.schedule import Schedule
+from pipebus.signatures import Publisher, Receiver
 from pipebus.subject import Ref, Subject
 from pipebus.subscription import Delivery, Subscription
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Actor",
     "AlreadySettled",
     "Around",
     "AttemptsExhausted",
@@ -56,6 +61,7 @@ __all__ = [
     "Dropped",
     "Filter",
     "Handled",
+    "Handlers",
     "HeaderError",
     "LifecycleError",
     "MailboxFull",
@@ -69,13 +75,16 @@ __all__ = [
     "Pipeline",
     "PipelineError",
     "PublishUnknown",
+    "Publisher",
     "Receipt",
     "ReceiveTimeout",
+    "Receiver",
     "Ref",
     "Rejected",
     "RequestError",
     "RequestFailed",
     "RequestTimeout",
+    "Schedule",
     "StopReport",
     "Subject",
     "SubjectChanged",

@@ -37,6 +37,11 @@ class Bound:
     is_async: bool
     call: Callable[[Message[Any]], Any]
     wants_delivery: bool
+    getters: list[tuple[Getter, str]]
+
+    def calling(self, handler: Callable[..., Any]) -> Callable[[Message[Any]], Any]:
+        """`call` for another object's method of the same form."""
+        return _caller(handler, self.getters)
 
 
 @dataclass(eq=False, slots=True)
@@ -76,7 +81,7 @@ def bind(handler: Callable[..., Any], known: dict[Any, Getter], place: Place, na
             getters.append((_identity, keyword))
         else:
             getters.append((_body(type_, title, kind == "typed_message", place), keyword))
-    return Bound(handler, handler_name(handler), asynchronous, _caller(handler, getters), wants_delivery)
+    return Bound(handler, handler_name(handler), asynchronous, _caller(handler, getters), wants_delivery, getters)
 
 
 def handler_name(handler: Any) -> str:

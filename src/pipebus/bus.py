@@ -8,12 +8,12 @@ import asyncio
 import contextvars
 import itertools
 import os
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, overload
 
-from pipebus import checks, events, explain, links, pipeline
+from pipebus import checks, events, explain, links, pipeline, settings
+from pipebus.actor import Actor, ActorSubscription, is_filter
 from pipebus.arrival import bind
 from pipebus.clock import SYSTEM, Clock
 from pipebus.codec import Codec, JsonCodec
@@ -29,26 +29,30 @@ from pipebus.errors import (
     UnsupportedCapability,
     text_of,
 )
+from pipebus.handlers import Handlers
 from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
 from pipebus.lifecycle import Lifecycle, State, StopReport
 from pipebus.loops import LoopRunner, LoopThread
 from pipebus.mailbox import Overflow, Traffic
+from pipebus.mailbox_asked import AskedMailbox
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.mailbox_solo import SoloMailbox, has_gil
 from pipebus.message import NO_HEADERS, Dropped, IdRange, Message, Receipt, check_fields, check_headers, make_message
 from pipebus.pipeline import Side, nodes
 from pipebus.planning import Planner, check_delivery
-from pipebus.replies import Answer, LoopWaiter, Replies
+from pipebus.replies import Answer, Replies, is_answer
 from pipebus.room import room, room_for_thread, timed_out
-from pipebus.router import Road, Route, Router
+from pipebus.router import CACHE, Road, Route, Router
 from pipebus.runners import Pool, Timers, current_mailbox
+from pipebus.schedule import Schedule
 from pipebus.services import Services
 from pipebus.settings import is_duration
 from pipebus.signatures import Addresses, Envelope, Options, Question, Register, Where
-from pipebus.subject import Subject
-from pipebus.subscription import Delivery, Subscription
+from pipebus.subject import Subject, check_subject
+from pipebus.subscription import Delivery, Plan, Subscription
 from pipebus.transports.base import open_transport
+from pipebus.waiting import Gates, Loop
 
 if TYPE_CHECKING:
     from pipebus.signatures import Handler
@@ -56,10 +60,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 F = TypeVar("F")
 H = TypeVar("H", bound=Callable[..., Any])
+S = TypeVar("S", bound=Subscription)
+A = TypeVar("A", bound=Actor)
 Observer = TypeVar("Observer", bound=Callable[..., object])
 
 OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id")
 """The keyword arguments of `publish`."""
+
+DEFAULTS: Final[dict[str, Any]] = {
+    "name": None, "filters": (), "to": None, "workers": 1, "run": None, "mailbox": 10_000, "overflow": "block",
+    "overflow_timeout": 5.0, "attempts": 3, "deliver": "new",
+}  # fmt: skip
+"""The keyword arguments of `subscribe`."""
 
 _delay: Final[contextvars.ContextVar[float]] = contextvars.ContextVar("pipebus.delay", default=0.0)
 _buses: Final[weakref.WeakSet[Bus]] = weakref.WeakSet()
@@ -118,6 +130,7 @@ class Bus:
         self.lifecycle = Lifecycle(self)
         self._planner = Planner(self, self, {Delivery: lambda _: links.delivery.get(), Bus: lambda _: self})
         self._names: dict[str, Subscription] = {}
+        self.schedules: dict[Schedule, None] = {}
         self._numbers = itertools.count(1)  # for subscriptions without a name
         self._runs = self.router.runs
         self._ids = IdRange()
@@ -190,7 +203,7 @@ class Bus:
         """`publish` with options."""
         if delay:
             late = _seconds(delay, "delay")
-            route = self._route(subject)
+            route = self.route(subject)
             return self._pass_late(route, self._compose(subject, body, headers, key, id, ttl, reply_to, correlation_id), late)
         run = self._find(subject)
         return self._pass(run, self._compose(subject, body, headers, key, id, ttl, reply_to, correlation_id))
@@ -251,13 +264,13 @@ class Bus:
         worker thread with a copy of the context.
         """
         late = _seconds(delay, "delay") if delay else 0.0
-        route = self._route(subject)
+        route = self.route(subject)
         message = self._compose(subject, body, headers, key, id, ttl, reply_to, correlation_id)
         return await self._apublish(route, message, late)
 
     async def asend(self, message: Message[Any]) -> Receipt | Dropped:
         """`send` for coroutines."""
-        route = self._route(_checked(message).subject)
+        route = self.route(_checked(message).subject)
         next(self._sent)
         return await self._apublish(route, message, 0.0)
 
@@ -286,13 +299,11 @@ class Bus:
         timeout = _seconds(timeout, "timeout")
         self.lifecycle.check_publish()
         address, answer = self.replies.prepare(subject)
-        gate = threading.Lock()
-        gate.acquire()
-        answer.wake = gate.release
+        waiter = Gates(answer)
         try:
             message = self._question(subject, body, address, **options)
             self.replies.published(message, answer, self._pass(self._find(subject), message))
-            return self.replies.wait(message, answer, gate, timeout)
+            return self.replies.result(waiter.wait(self.services, timeout, lambda: self.replies.late(message, timeout)))
         finally:
             del self.replies.open[address]
 
@@ -303,15 +314,13 @@ class Bus:
     async def arequest(self, subject: Any, body: Any = None, *, timeout: float = 5.0, **options: Any) -> Message[Any]:
         """`request` for coroutines."""
         timeout = _seconds(timeout, "timeout")
-        route = self._route(subject)
+        route = self.route(subject)
         address, answer = self.replies.prepare(subject)
-        waiter = LoopWaiter()
-        answer.wake = waiter.wake
+        waiter = Loop(answer)
         try:
             message = self._question(subject, body, address, **options)
             self.replies.published(message, answer, await self._apublish(route, message, 0.0))
-            await waiter.wait(lambda: answer.give(self.replies.late(message, timeout)), timeout)
-            return self.replies.result(answer)
+            return self.replies.result(await waiter.wait(timeout, lambda: self.replies.late(message, timeout)))
         finally:
             del self.replies.open[address]
 
@@ -378,20 +387,26 @@ class Bus:
             return self._missed(subject)
 
     def _missed(self, subject: Any) -> links.Next:
+        if len(self._runs) >= CACHE:
+            # So many subjects that a route for each would be thrown away before its next message.
+            put = self.router.shortest(subject)
+            if put is not None:
+                return put
         self.lifecycle.check_publish()
         with self.router.lock:
-            route = self._route(subject)
+            route = self.route(subject)
             run = self._callable(route, late=False)
             if self.ledger.observed:
                 run = self._watched(run)
-            if self.lifecycle.state == "started":
+            if self.lifecycle.state == "started" and not is_answer(subject):
                 self._runs[subject] = run
             return run
 
-    def _route(self, subject: Any) -> Route:
+    def route(self, subject: Any) -> Route:
+        """The compiled road of a subject, ready to be published to."""
         self.lifecycle.check_publish()
         try:
-            return self.router.route(subject)
+            return self.replies.route() if is_answer(subject) else self.router.route(subject)
         except TypeError:
             raise SubjectError(
                 f"{subject!r} cannot be a subject: {type(subject).__name__} objects are not hashable; use a string or Ref(obj)"
@@ -443,6 +458,11 @@ class Bus:
 
         return call
 
+    @property
+    def direct(self) -> bool:
+        local = self.transport.local and self.transport.codec is None
+        return bool(local and not self.ledger.observed and self.state == "started")
+
     def encode(self, codec: Any, message: Message[Any]) -> bytes:
         """The message's bytes, if they are not too many."""
         data: bytes = codec.encode(message)
@@ -459,13 +479,20 @@ class Bus:
 
     def answer(self, to: Any, request: Message[Any], value: Any) -> None:
         """Publish what a handler returned."""
-        if not self.replies.answer(to, request, value):
+        if not self._answer_at_once(to, request, value):
             self.publish(to, value, correlation_id=request.correlation_id or request.id)
 
     async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None:
         """`answer` on an event loop."""
-        if not await self.replies.aanswer(to, request, value):
+        if not self._answer_at_once(to, request, value):
             await self.apublish(to, value, correlation_id=request.correlation_id or request.id)
+
+    def _answer_at_once(self, to: Any, request: Message[Any], value: Any) -> bool:
+        """Hand a reply over without a road, where nothing stands on it."""
+        if to.__class__ is not Answer or self.router.nodes or self.ledger.observed:
+            return False
+        self.replies.arrive(self.replies.reply(to, request, value))
+        return True
 
     def answer_failure(self, to: Any, request: Message[Any], error: BaseException) -> None:
         """Whoever asked is told that the handler has given up; never raises."""
@@ -476,21 +503,14 @@ class Bus:
 
     def answer_drop(self, to: Any, why: str) -> None:
         """Whoever asked is told that one mailbox will not answer."""
-        if to.__class__ is Answer:
-            to.dropped(why)
+        answer = self.replies.open.get(to)
+        if answer is not None:
+            answer.dropped(why)
 
     def next_id(self) -> int:
         """The number of a message that the bus makes."""
         number: int = self._next_id()
         return number
-
-    def pass_along(self, route: Route, message: Message[Any]) -> Receipt | Dropped:
-        """A reply through its chain."""
-        return self._pass(self._callable(route, late=False), message)
-
-    async def apass_along(self, route: Route, message: Message[Any]) -> Receipt | Dropped:
-        """`pass_along` on an event loop."""
-        return await self._apublish(route, message, 0.0)
 
     # --- registering -----------------------------------------------------------------------------------------------------
 
@@ -525,6 +545,7 @@ class Bus:
                 for subscription in self.router.subscriptions():
                     check_delivery(subscription.plan, subscription.name, chain, subscription.subjects)
                 self.delivery_nodes = chain
+        self._spawn_filters(added)
         return filters[0] if len(filters) == 1 else None
 
     @overload
@@ -584,16 +605,41 @@ class Bus:
         Raises:
             SubscriptionError, SubjectError, PipelineError, UnsupportedCapability: naming what is wrong.
         """
-        place = pipeline.caller()
+        return self._subscribe(
+            pipeline.caller(), subject, handler, name=name, filters=filters, to=to, workers=workers, run=run, mailbox=mailbox,
+            overflow=overflow, overflow_timeout=overflow_timeout, attempts=attempts, deliver=deliver,
+        )  # fmt: skip
+
+    def include(self, *handlers: Handlers) -> None:
+        """
+        Subscribe what `Handlers` have written down.
+
+        Raises:
+            SubscriptionError and the like, naming the place where the handler was written down.
+        """
+        for one in handlers:
+            if not isinstance(one, Handlers):
+                raise SubscriptionError(f"include takes Handlers, found {one!r}; use bus.subscribe for a single function")
+            for subject, handler, options, place in one.hand_over(self):
+                self._subscribe(place, subject, handler, **{**DEFAULTS, **options})
+
+    def _subscribe(
+        self, place: pipeline.Place, subject: Any, handler: Callable[..., Any] | None, *, name: str | None, filters: Any,
+        **options: Any,
+    ) -> Subscription:  # fmt: skip
         subjects = self._planner.subjects(subject)
         if name is not None and (not isinstance(name, str) or not name or not name.isprintable()):
             raise SubscriptionError(f"name={name!r} (at {place}): a name is a printable string that is not empty")
-        plan = self._planner.plan(
-            handler, place, name, filters, to=to, workers=workers, run=run, mailbox=mailbox, overflow=overflow,
-            overflow_timeout=overflow_timeout, attempts=attempts, deliver=deliver,
-        )  # fmt: skip
+        plan = self._planner.plan(handler, place, name, filters, **options)
         kind = SoloMailbox if plan.rules.workers == 1 and not plan.rules.pull and has_gil else SharedMailbox
+        return self._enrol(
+            plan, subjects, name, place, lambda: Subscription(plan, subjects, name or next(self._numbers), place, kind)
+        )
+
+    def _enrol(self, plan: Plan, subjects: Any, name: str | None, place: pipeline.Place, make: Callable[[], S]) -> S:
+        """Make a subscription one of the bus's."""
         self.lifecycle.check_process()
+        self._spawn_filters(plan.nodes)
         with self.lifecycle.lock:
             if self.state == "draining":
                 raise BusClosed("the bus is stopping: it takes no more subscriptions")
@@ -602,7 +648,7 @@ class Bus:
                     f'subscription "{name}" (at {place}) exists already (at {self._names[name].place}); choose another name'
                 )
             check_delivery(plan, name or (plan.bound.name if plan.bound else "pull"), self.delivery_nodes, subjects)
-            subscription = Subscription(plan, subjects, next(self._numbers) if name is None else name, place, kind)
+            subscription = make()
             if self.state == "started" and plan.nodes:
                 self.lifecycle.start_filters([plan.nodes])
             if plan.bound is None:
@@ -618,6 +664,42 @@ class Bus:
                 bind(self, subscription)
             self.router.add(subscription)
         return subscription
+
+    def every(self, interval: float | str, subject: Any, body: Any = None, **envelope: Unpack[Envelope]) -> Schedule:
+        """
+        Publish a message every `interval` seconds while the bus is started: the first after one interval. What was missed is
+        not caught up, and no tick begins before the last one has been published.
+
+        Args:
+            interval: Seconds, > 0, or text such as "5m".
+            subject, body: As for `publish`, like the other arguments.
+
+        Returns:
+            A `Schedule`: `stop()`, `stats()`.
+
+        Raises:
+            PipelineError, SubjectError, HeaderError, MessageError: bad input, told now and not with the first tick.
+        """
+        place = pipeline.caller()
+        seconds = settings.seconds(interval, "every", above=0.0)
+        unknown = envelope.keys() - set(OPTIONS)
+        if unknown:
+            raise TypeError(f"every() got an unexpected keyword argument {min(unknown)!r}; there are {', '.join(OPTIONS)}")
+        Message(subject, None, check_headers(envelope.get("headers") or {}), key=envelope.get("key"), ttl=envelope.get("ttl"))
+        rules = self._planner.rules(size=1, overflow="drop_newest", schedule=self.pool.submit)
+        kind = SoloMailbox if has_gil else SharedMailbox
+        schedule = Schedule(self, seconds, subject, lambda: self.publish(subject, body, **envelope), rules, place, kind)
+        with self.lifecycle.lock:
+            self.schedules[schedule] = None
+            if self.state == "started":
+                schedule.begin()
+        return schedule
+
+    def forget_schedule(self, schedule: Schedule) -> None:
+        """What `schedule.stop()` calls."""
+        with self.lifecycle.lock:
+            if self.schedules.pop(schedule, schedule) is None:
+                schedule.end()
 
     def observe(self, observer: Observer) -> Observer:
         """
@@ -637,15 +719,7 @@ class Bus:
         own = current_mailbox() is subscription.mailbox
         if asyncio._get_running_loop() is not None and not own:
             raise LifecycleError("unsubscribe waits for the handler that runs; on an event loop use `await sub.aunsubscribe()`")
-        with self.lifecycle.lock:
-            self.router.remove(subscription)
-            if subscription.named and self._names.get(subscription.name) is subscription:
-                del self._names[subscription.name]
-            if self.state == "started" and not self.transport.local:
-                self.transport.unbind(subscription.name)
-            gone = subscription.mailbox.close("unsubscribed", keep=False)
-        for item in gone:
-            subscription.discarded(item, "unsubscribed", None, keep=True)
+        self._strike(subscription, "unsubscribed")
         if subscription.inbox is not None:
             subscription.inbox.wake_all()
             return
@@ -655,6 +729,103 @@ class Bus:
         finally:
             if subscription.plan.pool is not None:
                 subscription.plan.pool.stop(0.0)  # its threads end, one that still runs a handler with that
+
+    def _strike(self, subscription: Subscription, reason: str) -> None:
+        """Out of the bus's books; what is queued is dropped."""
+        with self.lifecycle.lock:
+            self.router.remove(subscription)
+            if subscription.named and self._names.get(subscription.name) is subscription:
+                del self._names[subscription.name]
+            if self.state == "started" and not self.transport.local:
+                self.transport.unbind(subscription.name)
+            gone = subscription.mailbox.close(reason, keep=False)
+        for item in gone:
+            subscription.discarded(item, reason, None, keep=True)
+
+    # --- actors --------------------------------------------------------------------------------------------------------
+
+    def spawn(
+        self,
+        actor: A,
+        *,
+        run: Literal["pool", "thread", "loop"] | None = None,
+        filters: Sequence[Any] | pipeline.Pipeline = (),
+        to: Any = None,
+        mailbox: int = 10_000,
+        overflow: Overflow = "block",
+        overflow_timeout: float = 5.0,
+        attempts: int = 3,
+    ) -> A:
+        """
+        Give an actor its mailbox. Effective when it returns; works before and after start.
+
+        Args:
+            actor: An instance of a class derived from `Actor`.
+            run, filters, to, mailbox, overflow, overflow_timeout, attempts: As for `subscribe`. An actor has one worker.
+
+        Returns:
+            The actor: a subject that mail is addressed to, `bus.publish(actor, body)`.
+
+        Raises:
+            SubscriptionError, SubjectError, PipelineError, UnsupportedCapability: naming what is wrong.
+        """
+        place = pipeline.caller()
+        self._check_actor(actor, place)
+        name = actor.name
+        subjects: Any = actor
+        if name is not None:
+            check_subject(name)
+            subjects = (actor, name) if self.transport.capabilities.objects else name
+        elif not self.transport.capabilities.objects:
+            raise UnsupportedCapability(f"{self.url} carries mail for named subjects only; give {type(actor).__name__} a name")
+        plan = self._planner.actor_plan(
+            actor, place, filters, to=to, workers=1, run=run, mailbox=mailbox, overflow=overflow,
+            overflow_timeout=overflow_timeout, attempts=attempts, deliver="new",
+        )  # fmt: skip
+        kind: Any = AskedMailbox if is_filter(actor) else SoloMailbox if has_gil else SharedMailbox
+        before = actor._home
+
+        def make() -> ActorSubscription:
+            number = next(self._numbers) if name is None else name
+            actor._home = ActorSubscription(plan, subjects, number, place, kind, actor=actor)
+            return actor._home
+
+        try:
+            self._enrol(plan, subjects, name, place, make)
+        except BaseException:
+            actor._home = before
+            raise
+        return actor
+
+    def _check_actor(self, actor: Any, place: pipeline.Place) -> None:
+        if not isinstance(actor, Actor):
+            given = f"write {actor.__name__}()" if isinstance(actor, type) else "derive its class from Actor"
+            raise SubscriptionError(f"spawn (at {place}) takes an actor, found {actor!r}; {given}")
+        if type(actor).__eq__ is not object.__eq__ or type(actor).__hash__ is not object.__hash__:
+            raise SubscriptionError(
+                f"{type(actor).__name__} (spawned at {place}) is compared by value, but an actor is itself and nobody else: "
+                "take __eq__ and __hash__ out, or write @dataclass(eq=False)"
+            )
+        if actor.name is not None and (not isinstance(actor.name, str) or not actor.name):
+            raise SubscriptionError(f"actor name {actor.name!r} (at {place}): it is a subject such as 'greeter', or None")
+        home = actor._home
+        if home is not None and not home.mailbox.closed_for_good():
+            where = "on this bus" if home.plan.hub is self else "on another bus"
+            raise SubscriptionError(f"{actor!r} (at {place}) is spawned already, {where} (at {home.place}); stop it first")
+
+    def _spawn_filters(self, chain: tuple[pipeline.Node, ...]) -> None:
+        """Filter actors that are not spawned yet."""
+        for step in pipeline.steps(chain):
+            if step.shape == "actor":
+                home = step.filter._home
+                if home is None or home.mailbox.closed_for_good() or home.plan.hub is not self:
+                    self.spawn(step.filter)
+
+    def end(self, subscription: Subscription, reason: str) -> None:
+        """What `actor.stop()` calls: `unsubscribe` without waiting."""
+        self._strike(subscription, reason)
+        if subscription.plan.pool is not None:
+            subscription.plan.pool.stop(0.0)
 
     # --- lifecycle -----------------------------------------------------------------------------------------------------
 
@@ -697,6 +868,8 @@ class Bus:
 
     async def astop(self, timeout: float = 30.0, *, drain: bool = True) -> StopReport:
         """`stop` for coroutines."""
+        if self.lifecycle.from_inside():
+            return self.lifecycle.only_request("astop()")
         return await asyncio.to_thread(self.stop, timeout, drain=drain)
 
     def drain(self, timeout: float = 30.0) -> None:
@@ -716,6 +889,8 @@ class Bus:
 
     async def adrain(self, timeout: float = 30.0) -> None:
         """`drain` for coroutines."""
+        if self.lifecycle.in_handler():
+            raise LifecycleError("adrain in a handler would wait for that handler; call it from outside")
         await asyncio.to_thread(self.lifecycle.drain, timeout)
 
     def request_stop(self, reason: str = "requested") -> None:
@@ -793,6 +968,7 @@ class Bus:
             **self.ledger.figures(self._ids.count() + _value(self._sent)),
             "dead_letters": len(self.dead_letters),
             "subscriptions": {s.name: s.stats() for s in self.router.subscriptions()},
+            "schedules": [schedule.stats() for schedule in self.schedules],
         }
 
     @property
@@ -850,6 +1026,7 @@ def _after_fork() -> None:
     """In the child: nothing of an inherited bus works; its publishes miss, and are told so."""
     for bus in _buses:
         bus._runs.clear()
+        bus.router.direct = {}
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -19,6 +19,7 @@ class Described(Protocol):
     """What is asked of a bus."""
 
     url: str
+    schedules: dict[Any, None]
 
     @property
     def publish_nodes(self) -> tuple[Node, ...]: ...
@@ -38,6 +39,10 @@ def describe_bus(bus: Described) -> dict[str, Any]:
         "publish": [describe_node(node) for node in bus.publish_nodes],
         "delivery": [describe_node(node) for node in bus.delivery_nodes],
         "subscriptions": [describe_subscription(s) for s in sorted(bus.subscriptions, key=lambda s: s.name)],
+        "schedules": [
+            {"every": schedule.interval, "subject": str(schedule.subject), "place": place_text(schedule.place)}
+            for schedule in bus.schedules
+        ],
     }
 
 
@@ -190,6 +195,7 @@ def _explain_chain(
             if isinstance(node, Step):
                 given = _told_settings(node.filter)
                 note = "may change the subject: what follows depends on it" if node.reroutes else ""
+                note = "an actor: asked in its own mailbox" if node.shape == "actor" else note
                 lines.append((depth, f"{node.name}({given})" if given else node.name, note, where))
                 certain = certain and not node.reroutes
                 alone = False

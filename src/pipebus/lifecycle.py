@@ -27,10 +27,12 @@ from pipebus.errors import BusClosed, BusNotStarted, DrainTimeout, LifecycleErro
 from pipebus.ledger import Ledger
 from pipebus.loops import LoopRunner, LoopThread
 from pipebus.mailbox import Traffic
+from pipebus.mailbox_asked import AskedMailbox
 from pipebus.planning import check_delivery
 from pipebus.replies import Replies
 from pipebus.router import Router
 from pipebus.runners import Pool, Timers, current_mailbox
+from pipebus.schedule import Schedule
 from pipebus.services import get_logger
 from pipebus.subscription import Subscription
 from pipebus.transports.base import Surroundings
@@ -70,6 +72,7 @@ class Parts(Protocol):
     router: Router
     ledger: Ledger
     replies: Replies
+    schedules: dict[Schedule, None]
 
     @property
     def delivery_nodes(self) -> tuple[pipeline.Node, ...]: ...
@@ -156,9 +159,12 @@ class Lifecycle:
                         subscription.inbox.ended = False
                     if not bus.transport.local:
                         arrival.bind(bus, subscription)
+                for schedule in bus.schedules:
+                    schedule.begin()
             except BaseException:
                 self._change("stopped")
                 self._stop_filters(self._started, [])
+                bus.loop_thread.stop(1.0)
                 raise
         bus.ledger.emit(changed)
 
@@ -172,7 +178,7 @@ class Lifecycle:
         begun: list[pipeline.Step] = []
         for chain in chains:
             for step in pipeline.steps(chain):
-                if id(step.filter) in running:
+                if id(step.filter) in running or step.shape == "actor":
                     continue
                 running.add(id(step.filter))
                 begin = getattr(step.filter, "start", None)
@@ -182,6 +188,8 @@ class Lifecycle:
                         self._wait(begin(pipeline.Context(self.bus, self.bus.clock, log, step.name)))
                 except BaseException:
                     self._stop_filters(begun, [])
+                    if self.state != "started":
+                        self.bus.loop_thread.stop(1.0)
                     raise
                 begun.append(step)
         self._started += begun
@@ -224,9 +232,8 @@ class Lifecycle:
 
     def stop(self, timeout: float, drain: bool) -> StopReport:
         self.check_process()
-        if self.in_handler() or within_user_code():
-            self.request_stop("stop() in a handler, filter or observer")
-            return StopReport(drained=False)
+        if self.from_inside():
+            return self.only_request("stop()")
         if asyncio._get_running_loop() is not None:
             raise LifecycleError("stop waits for handlers and would stop the running event loop; use `await bus.astop()`")
         deadline = self.bus.clock.monotonic() + timeout
@@ -235,11 +242,21 @@ class Lifecycle:
             if self.state == "new":
                 return StopReport()
             changed = self._change("draining") if self.state == "started" else None
+            for schedule in self.bus.schedules:
+                schedule.end()
         self.bus.ledger.emit(changed)
         with self._stopping:
             if self._report is None:
                 self._report = self._stop(deadline, drain)
             return self._report
+
+    def from_inside(self) -> bool:
+        """In a handler, filter or observer: a stop would wait for itself."""
+        return self.in_handler() or within_user_code()
+
+    def only_request(self, call: str) -> StopReport:
+        self.request_stop(f"{call} in a handler, filter or observer")
+        return StopReport(drained=False)
 
     def _stop(self, deadline: float, drain: bool) -> StopReport:
         bus = self.bus
@@ -266,6 +283,7 @@ class Lifecycle:
         for subscription in subscriptions:
             if subscription.inbox is not None:
                 subscription.inbox.wake_all()
+        self._end_questions(subscriptions, deadline)
         stuck = [
             worker.name
             for pool in self._pools(subscriptions)
@@ -290,10 +308,21 @@ class Lifecycle:
             bus.ledger.warn("bus.stopped_early", left=left, abandoned=list(report.abandoned), errors=errors)
         return report
 
+    def _end_questions(self, subscriptions: list[Subscription], deadline: float) -> None:
+        """Filter actors stop last: handlers that still run may have them around."""
+        asked = [s.mailbox for s in subscriptions if isinstance(s.mailbox, AskedMailbox)]
+        if not asked:
+            return
+        for subscription in subscriptions:
+            if subscription.handled and not self._hurry:
+                subscription.mailbox.wait_idle(self._left(deadline))
+        for mailbox in asked:
+            mailbox.end()
+
     def _close_all(self) -> list[Subscription]:
         with self.lock:
             subscriptions = list(self.bus.router.subscriptions())
-            for subscription in subscriptions:
+            for subscription in sorted(subscriptions, key=lambda s: isinstance(s.mailbox, AskedMailbox)):
                 if not self.bus.transport.local:
                     self.bus.transport.unbind(subscription.name)
                 subscription.mailbox.close("stopped", keep=True)

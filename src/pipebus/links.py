@@ -145,7 +145,10 @@ def _trimmed(here: TracebackType | None) -> TracebackType | None:
     return kept[0] if kept else None
 
 
-_OURS = {f"pipebus.{module}" for module in ("links", "pipeline", "router", "binding", "subscription", "runners", "loops")}
+_OURS = {
+    f"pipebus.{module}"
+    for module in ("links", "pipeline", "router", "binding", "subscription", "runners", "loops", "actor", "waiting")
+}
 
 
 def conclude(step: Mark, found: object, due: type[Outcome]) -> Outcome:
@@ -456,6 +459,29 @@ def atransform(step: Mark, next_: Next, due: type[Outcome], services: Services) 
             error = _no_stop(error, step)
             blame(error, step, message)
             raise error
+        if result.__class__ is not Message:
+            return dropped(step, result)
+        try:
+            return await next_(result)  # type: ignore[no-any-return]
+        except SubjectChanged as error:
+            blame(error, step, message)
+            raise
+
+    return link
+
+
+def awaited_transform(step: Mark, next_: Next, due: type[Outcome], services: Services) -> Next:
+    """`atransform` whose call is awaited: a filter actor is asked."""
+    call = step.call
+
+    async def link(message: Message[Any]) -> Outcome:
+        if message.__class__ is not Message:
+            raise handed_on(message)
+        try:
+            result = await call(message)
+        except BaseException as error:
+            blame(error, step, message)
+            raise
         if result.__class__ is not Message:
             return dropped(step, result)
         try:

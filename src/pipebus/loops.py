@@ -261,7 +261,7 @@ class LoopWorker:
                         if outcome is None or outcome is HANDLED:
                             mailbox.acknowledged += 1
                         else:
-                            await in_context(context, functools.partial(owner.asettle, item), outcome)
+                            await in_context(context, functools.partial(owner.asettle, item, cancelled=self.cancelled), outcome)
                 else:
                     await self.deliver(owner, context, item)
                 if self.task.cancelling():

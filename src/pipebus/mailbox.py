@@ -124,7 +124,8 @@ class Rules:
     """What mailboxes of equal settings share, so that a million of them stay small."""
 
     __slots__ = (
-        "blocking", "clock", "later", "mine", "overflow", "pull", "schedule", "size", "timeout", "traffic", "workers",
+        "blocking", "clock", "later", "mine", "overflow", "pull", "room", "schedule", "size", "timeout", "traffic",
+        "workers",
     )  # fmt: skip
 
     def __init__(
@@ -145,6 +146,7 @@ class Rules:
         self.traffic = traffic
         self.clock = clock
         self.size = size
+        self.room = 0  # kept for all mailboxes of these rules, so that they share one number; see mailbox_solo.py
         self.overflow = overflow
         self.timeout = timeout
         self.workers = workers
@@ -160,10 +162,11 @@ class Rare:
 
     __slots__ = (
         "closed", "dead", "dropped", "ended", "entered", "gates", "halted", "keep", "later", "left", "outcasts", "parked",
-        "paused", "replayed", "returned", "waiters",
+        "paused", "replayed", "returned", "shared", "waiters",
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.shared = False  # see `_at_rest`
         self.closed: str | None = None  # why
         self.keep = True  # closed, but what waits is kept
         self.left: deque[Item] | None = None  # what a stop left over
@@ -180,6 +183,19 @@ class Rare:
         self.dropped: dict[str, int] = {}  # by reason
         self.ended = 0  # takings that ended otherwise than acknowledged: returned, dropped or dead
         self.entered = 0  # messages that ended without having been taken
+
+
+_resting: dict[tuple[str, bool], Rare] = {}
+
+
+def _at_rest(reason: str, keep: bool) -> Rare:
+    """What all mailboxes share that were at rest when they were closed: a million of them may be. It is never changed."""
+    rare = _resting.get((reason, keep))
+    if rare is None:
+        rare = Rare()
+        rare.closed, rare.keep, rare.shared = reason, keep, True
+        _resting[reason, keep] = rare
+    return rare
 
 
 class Waiter:
@@ -227,6 +243,10 @@ class Mailbox:
 
     def _restart(self) -> int:
         """After a pause or a stop: how often the mailbox has to be scheduled for what waits."""
+        raise NotImplementedError
+
+    def _at_rest(self) -> bool:
+        """Nothing waits, nobody works, and nobody is on the way."""
         raise NotImplementedError
 
     def _call_attention(self) -> None:
@@ -421,10 +441,13 @@ class Mailbox:
             What was dropped.
         """
         with self.lock:
+            if self.rare is None and self._at_rest():
+                self.rare = _at_rest(reason, keep)
+                return []
             rare = self.rare_state()
             rare.closed, rare.keep = reason, keep
             self._call_attention()
-            left, self.items = self.items, None
+            left = self._behind()
             gone: list[Item] = []
             if keep:
                 rare.left = left or rare.left
@@ -446,6 +469,11 @@ class Mailbox:
                 waiter.wake()
         return gone
 
+    def _behind(self) -> deque[Item] | None:
+        """What a closing mailbox takes out of its line."""
+        left, self.items = self.items, None
+        return left
+
     def _aside(self) -> list[deque[Item]]:
         """Further piles of waiting messages."""
         return []
@@ -458,8 +486,10 @@ class Mailbox:
     def remove_tokens(self) -> list[Parcel]:
         """After a stop: what a transport brought and will bring again."""
         with self.lock:
-            rare = self.rare_state()
+            rare = self.rare
             back: list[Parcel] = []
+            if rare is None or rare.shared:
+                return back
             for pile in (rare.left, *self._aside()):
                 kept: list[Item] = []
                 while pile:
@@ -477,6 +507,9 @@ class Mailbox:
         with self.lock:
             rare = self.rare
             if rare is None or rare.closed is None:
+                return
+            if rare.shared:
+                self.rare = None
                 return
             rare.closed = None
             if rare.halted:
@@ -512,9 +545,13 @@ class Mailbox:
     # --- counting ------------------------------------------------------------------------------------------------------
 
     def rare_state(self) -> Rare:
-        if self.rare is None:
-            self.rare = Rare()
-        return self.rare
+        rare = self.rare
+        if rare is None or rare.shared:
+            closed = rare
+            self.rare = rare = Rare()
+            if closed is not None:
+                rare.closed, rare.keep = closed.closed, closed.keep
+        return rare
 
     def _refuses(self) -> bool:
         """True if the subscription has gone; raises BusClosed if the bus has stopped."""
@@ -632,14 +669,14 @@ class Mailbox:
             rare.dead += 1
             rare.entered += 1
 
-    def give_back(self, item: Parcel) -> None:
-        """To be taken again, after `item.delay` seconds; its place is kept."""
+    def give_back(self, item: Parcel, front: bool = False) -> None:
+        """To be taken again, after `item.delay` seconds; its place in the bound is kept, in the line if `front`."""
         with self.lock:
             rare = self.rare_state()
             rare.returned += 1
             rare.ended += 1
             schedule = self._done(item, back=True)
-            schedule += self._admit(item)
+            schedule += self._admit(item, front)
         self.schedule(schedule)
         self._announce()
 

@@ -45,6 +45,9 @@ class SharedMailbox(Mailbox):
     def _idle(self) -> bool:
         return self.flying == 0
 
+    def _at_rest(self) -> bool:
+        return not (self.items or self.claims or self.flying or self.lanes or self.rules.pull)
+
     def _aside(self) -> list[deque[Item]]:
         return list(self.lanes.values()) if self.lanes else []
 

@@ -52,7 +52,9 @@ class SoloMailbox(Mailbox):
 
     def __init__(self, rules: Rules, owner: Owner) -> None:
         super().__init__(rules, owner)
-        self.room = rules.size - MARGIN - 1 if rules.size >= QUICK else 0  # below this many the quick road is open
+        if not rules.room and rules.size >= QUICK:
+            rules.room = rules.size - MARGIN - 1
+        self.room = rules.room  # below this many the quick road is open
         self.claimed = False  # a worker is in it
         self.attention = False  # its worker has to `attend` before the next message
 
@@ -120,6 +122,9 @@ class SoloMailbox(Mailbox):
     def _idle(self) -> bool:
         return not self.claimed
 
+    def _at_rest(self) -> bool:
+        return not self.claimed and self.items is None
+
     def _call_attention(self) -> None:
         self.attention = True
 
@@ -131,7 +136,10 @@ class SoloMailbox(Mailbox):
             self._hold(item)
             return 0
         if self.items is not None:
-            self.items.append(item)
+            if front:
+                self.items.appendleft(item)
+            else:
+                self.items.append(item)
             return 0
         self.items = deque((item,))
         return self._restart()

@@ -80,6 +80,15 @@ class Around:
         raise NotImplementedError(f"{type(self).__name__} has no `around(self, message)`")
 
 
+class SelfLinking:
+    """A filter that makes its own link: an actor."""
+
+    __slots__ = ()
+
+    def link_into(self, step: links.Mark, next_: Next, build: Build) -> Next:
+        raise NotImplementedError
+
+
 class FunctionTransform(Transform):
     """What `@transform` makes; calling it calls the function."""
 
@@ -188,7 +197,7 @@ class Step:
     """One filter at one place of one chain."""
 
     filter: Any
-    shape: Literal["plain", "transform", "around"]
+    shape: Literal["plain", "transform", "around", "actor"]
     colour: Literal["sync", "async", "both"]
     name: str
     call: Any
@@ -202,7 +211,7 @@ class Step:
 
     @property
     def waits(self) -> bool:
-        return bool(getattr(self.filter, "waits", False) or getattr(self.filter, "bounds", False))
+        return self.shape == "actor" or bool(getattr(self.filter, "waits", False) or getattr(self.filter, "bounds", False))
 
     @property
     def bounds(self) -> bool:
@@ -227,6 +236,8 @@ class Step:
     def link(self, next_: Next, rest: Rest, build: Build) -> Next:
         if self.reroutes and build.side == "publish":
             next_ = _turn(next_, rest, build)
+        if self.shape == "actor":
+            return self.filter.link_into(links.Mark(self.name, scope=rest.scope), next_, build)  # type: ignore[no-any-return]
         drive = _DRIVERS[self.shape, build.colour]
         at = getattr(self.filter, "at", None)
         call = self.call if at is None else at(build.place)
@@ -502,6 +513,12 @@ def _node(filter: Any, position: int, place: Place, within: str) -> Node:
 
     if isinstance(filter, type):
         raise bad("is a class, not an instance", f"write {filter.__name__}()")
+    if isinstance(filter, SelfLinking):
+        ask: Any = getattr(filter, "filter", None)
+        if not callable(ask):
+            raise bad("is an actor that no message can pass through", "define `def filter(self, message)` in it, or spawn it")
+        _check_parameters(ask, 1, bad, "filter(message)")
+        return Step(filter, "actor", "both", _name(filter), ask, place, position, within)
     if isinstance(filter, Transform):
         call = filter.transform
         if type(filter).transform is Transform.transform and "transform" not in filter.__dict__:

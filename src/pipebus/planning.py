@@ -81,11 +81,38 @@ class Planner:
             key = plan = None
         if plan is None:
             plan = self._make(handler, place, name, given, **options)
-            if key is not None:
-                if len(self._plans) >= PLANS:
-                    self._plans.clear()
-                self._plans[key] = plan
+            self._keep(key, plan)
         return plan
+
+    def actor_plan(self, actor: Any, place: Place, filters: Any, **options: Any) -> Plan:
+        """The plan for an actor; the same one for all of its class and settings."""
+        given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
+        cls = type(actor)
+        if options["run"] is None and pipeline.is_async(getattr(actor, "filter", None)):
+            options["run"] = "loop"
+        key: Any
+        try:
+            own = options["run"] == "thread" or "on_message" in getattr(actor, "__dict__", ())
+            key = None if own else (cls, given, tuple(options.values()))
+            plan = self._plans.get(key) if key is not None else None
+        except TypeError:
+            key = plan = None
+        if plan is None:
+            plan = self._make(actor.on_message, place, actor.name or cls.__name__, given, **options)
+            if plan.run_on != "loop" and pipeline.is_async(getattr(actor, "filter", None)):
+                raise SubscriptionError(f'{cls.__name__} (at {place}): run={plan.run_on!r}, but its filter is async: "loop"')
+            bound = plan.bound
+            if bound is not None:  # it serves all of the class, and keeps none of them alive
+                bound.name, bound.handler, bound.call = cls.__name__, cls.on_message, _nobody
+            self._keep(key, plan)
+        return plan
+
+    def _keep(self, key: Any, plan: Plan) -> None:
+        if key is None:
+            return
+        if len(self._plans) >= PLANS:
+            self._plans.clear()
+        self._plans[key] = plan
 
     def _make(
         self,
@@ -143,23 +170,23 @@ class Planner:
             "loop": self.bus.loops.submit,
             "pull": _wake_reader,
         }[run_on]
-        rules = Rules(
-            self.bus.traffic,
-            self.bus.clock,
+        rules = self.rules(
             size=mailbox,
             overflow=overflow,
             timeout=float(overflow_timeout),
             workers=workers,
             pull=bound is None,
             schedule=schedule,
-            later=self.bus.timers.after,
-            blocking=self.bus.pool.lent,
-            mine=_mine,
         )
         own = pipeline.nodes(filters, place, f"filters of {title}")
         plan = Plan(self.hub, bound, own, rules, to=to, run_on=run_on, attempts=attempts, deliver=deliver)
         plan.pool = pool
         return plan
+
+    def rules(self, **options: Any) -> Rules:
+        """Rules for mailboxes of this bus."""
+        bus = self.bus
+        return Rules(bus.traffic, bus.clock, later=bus.timers.after, blocking=bus.pool.lent, mine=_mine, **options)
 
     @staticmethod
     def _check_to(to: Any, bad: Callable[[str], SubscriptionError]) -> None:
@@ -208,6 +235,10 @@ def check_delivery(plan: Plan, title: str, bus_nodes: tuple[Node, ...], subjects
             f"filter {waiting.name} ({waiting.where}) may wait, and would stop the event loop that the plain handler "
             f'{plan.bound.name} runs on; make the handler `async def`, or leave run="loop" out'
         )
+
+
+def _nobody(message: Message[Any]) -> Any:
+    raise NotImplementedError("an actor's subscription calls the actor")
 
 
 def _wake_reader(mailbox: Any) -> None:

@@ -7,7 +7,6 @@ a subject, `_reply.<bus>.<number>`, under which this bus knows the answer.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import threading
@@ -23,33 +22,22 @@ from pipebus.router import Route, Router
 from pipebus.runners import current_mailbox
 from pipebus.services import Services
 from pipebus.subject import Address
+from pipebus.waiting import Once
 
 PREFIX: Final = "_reply."
 
 Outcome = Receipt | Dropped
 
 
-class Answer(Address):
-    """Where one request's answer is waited for: the first one given is taken, later ones find nobody."""
+class Answer(Address, Once):
+    """Where one request's answer is waited for: a reply, or the error to raise."""
 
-    __slots__ = ("_drops", "_expected", "_open", "found", "wake")
+    __slots__ = ("_drops", "_expected")
 
     def __init__(self) -> None:
-        self.wake: Callable[[], object]
-        self.found: Any = None  # the reply, or the error to raise
-        self._open = [True]  # popped by the first answer: list.pop is one step for all threads
+        super().__init__()
         self._drops: list[str] = []
         self._expected: int | None = None
-
-    def give(self, found: Message[Any] | Exception) -> bool:
-        """False if there is an answer already, or nobody waits any more."""
-        try:
-            self._open.pop()
-        except IndexError:
-            return False
-        self.found = found
-        self.wake()
-        return True
 
     def dropped(self, why: str) -> None:
         """One of the mailboxes will never answer: its delivery was dropped."""
@@ -81,8 +69,7 @@ class Asked(Protocol):
 
     def next_id(self) -> int: ...
     def encode(self, codec: Any, message: Message[Any]) -> bytes: ...
-    def pass_along(self, route: Route, message: Message[Any]) -> Outcome: ...
-    async def apass_along(self, route: Route, message: Message[Any]) -> Outcome: ...
+    def route(self, subject: Any) -> Route: ...
     @property
     def subscribe(self) -> Callable[..., Any]: ...
 
@@ -119,7 +106,7 @@ class Replies:
         """
         bus = self.bus
         own = current_mailbox()
-        if own is not None and bus.router.route(subject).mailboxes == (own,) and own.rules.workers == 1:
+        if own is not None and bus.route(subject).mailboxes == (own,) and own.rules.workers == 1:
             raise NoResponder(f"a request on {subject!r} would wait for the very handler that makes it; publish instead")
         answer = Answer()
         address: Any = answer
@@ -138,18 +125,13 @@ class Replies:
         if self.bus.transport.local:
             answer.expect(outcome.mailboxes)
 
-    def wait(self, message: Message[Any], answer: Answer, gate: Any, timeout: float) -> Message[Any]:
-        if not self.bus.services.wait(gate, timeout) and not answer.give(self.late(message, timeout)):
-            gate.acquire()  # somebody was faster, and is about to open it
-        return self.result(answer)
-
     @staticmethod
     def late(message: Message[Any], timeout: float) -> RequestTimeout:
         return RequestTimeout(f"no reply on {message.subject} in {timeout:g} s (a handler that returns None does not reply)")
 
-    def result(self, answer: Answer) -> Message[Any]:
+    @staticmethod
+    def result(found: Any) -> Message[Any]:
         """The reply. Raises what the handler's failure, or the time-out, was told as."""
-        found = answer.found
         if isinstance(found, Message):
             if ERROR_HEADER in found.headers:
                 body = found.body if isinstance(found.body, dict) else {}
@@ -164,43 +146,22 @@ class Replies:
 
     # --- answering -----------------------------------------------------------------------------------------------------
 
-    def answer(self, to: Any, request: Message[Any], value: Any) -> bool:
-        """Hand a handler's value to who asked; False if `to` is no address of a request."""
-        if not is_answer(to):
-            return False
-        reply = self._reply(to, request, value)
-        if to.__class__ is Answer and not self.bus.router.nodes:
-            self._arrive(reply)
-        else:
-            self.bus.pass_along(self._route(), reply)
-        return True
-
-    async def aanswer(self, to: Any, request: Message[Any], value: Any) -> bool:
-        """`answer` on an event loop."""
-        if not is_answer(to):
-            return False
-        reply = self._reply(to, request, value)
-        if to.__class__ is Answer and not self.bus.router.nodes:
-            self._arrive(reply)
-        else:
-            await self.bus.apass_along(self._route(), reply)
-        return True
-
     def fail(self, to: Any, request: Message[Any], error: BaseException, text: str) -> None:
         """A handler has given up: whoever asked is told why. What the filters do to messages is not done to that."""
+        text = text.encode("utf-8", "backslashreplace").decode()
         if to.__class__ is Answer:
             to.give(RequestFailed(type(error).__name__, text))
         elif is_answer(to):
             body = {"type": type(error).__name__, "text": text}
-            self._reach(self._reply(to, request, body, Headers({ERROR_HEADER: "1"})))
+            self._reach(self.reply(to, request, body, Headers({ERROR_HEADER: "1"})))
 
-    def _reply(self, to: Any, request: Message[Any], body: Any, headers: Headers = NO_HEADERS) -> Message[Any]:
+    def reply(self, to: Any, request: Message[Any], body: Any, headers: Headers = NO_HEADERS) -> Message[Any]:
         correlation = request.correlation_id or request.id
         now = self.bus.clock.now()
         return make_message(to, body, headers, self.bus.next_id(), now, None, None, None, correlation)
 
-    def _route(self) -> Route:
-        """The chain of all replies: the filters under no pattern, compiled once, outside the cache of routes."""
+    def route(self) -> Route:
+        """The road of all replies: the filters under no pattern, compiled once, outside the cache of routes."""
         nodes = self.bus.router.nodes
         if self._built is None or self._built[0] is not nodes:
             route = Route(self.bus.router, _Anyone(), nodes, ())
@@ -216,14 +177,14 @@ class Replies:
         if not is_answer(to):
             raise SubjectChanged("a reply's", to)
         if to.__class__ is Answer:
-            return self._arrive(message)
+            return self.arrive(message)
         if not bus.transport.local:
             receipt: Receipt = bus.transport.send(message, 0.0)
             return receipt
         codec = bus.transport.codec
-        return self._arrive(codec.decode(bus.encode(codec, message)))
+        return self.arrive(codec.decode(bus.encode(codec, message)))
 
-    def _arrive(self, reply: Message[Any]) -> Receipt:
+    def arrive(self, reply: Message[Any]) -> Receipt:
         answer = self.open.get(reply.subject)
         if answer is not None and answer.give(reply):
             return Receipt(1)
@@ -240,37 +201,8 @@ class Replies:
                 self.bus.subscribe(f"{PREFIX}{self._token}.*", self._hear, name=f"_replies.{self._token}", mailbox=1_000_000)
 
     def _hear(self, message) -> None:  # type: ignore[no-untyped-def]
-        self._arrive(message)
+        self.arrive(message)
 
 
 def is_answer(address: Any) -> bool:
     return address.__class__ is Answer or (isinstance(address, str) and address.startswith(PREFIX))
-
-
-class LoopWaiter:
-    """Waits for an `Answer` on an event loop; woken from any thread."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[None] = self.loop.create_future()
-
-    def wake(self) -> None:
-        if asyncio._get_running_loop() is self.loop:
-            self._set()
-            return
-        try:
-            self.loop.call_soon_threadsafe(self._set)
-        except RuntimeError:
-            return  # its loop was closed: nobody waits
-
-    def _set(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
-
-    async def wait(self, late: Callable[[], object], timeout: float) -> None:
-        """Until `wake`, or until `timeout` seconds have passed: then `late` is called, which may wake it."""
-        timer = self.loop.call_later(timeout, late)
-        try:
-            await self.future
-        finally:
-            timer.cancel()

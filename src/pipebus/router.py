@@ -35,6 +35,11 @@ class Hub(Protocol):
     ledger: Ledger
     transport: Any
 
+    @property
+    def direct(self) -> bool:
+        """Messages go from publish to mailboxes as they are, and nobody watches."""
+        ...
+
     def rule(self, on_error: pipeline.OnError) -> links.Ruling: ...
     def delay(self) -> float: ...
     def encode(self, codec: Any, message: Message[Any]) -> bytes: ...
@@ -89,6 +94,8 @@ class Router:
         self._literal: dict[Any, Subscription | list[Subscription]] = {}
         self._wild: PatternTree[Subscription] = PatternTree()
         self._turns: list[dict[Any, links.Next]] = []  # compiled rests behind rerouters
+        self.direct: dict[Any, Any] = {}  # `_literal`, while nothing else has a say; see `shortest`
+        self._removed = 0
 
     # --- registrations -------------------------------------------------------------------------------------------------
 
@@ -126,14 +133,19 @@ class Router:
                     self._literal[key] = kept if len(kept) > 1 else kept[0]
                 elif there is subscription:
                     del self._literal[key]
+                    self._removed += 1
                 if stale is not None:
                     stale.append(key)
+            if self._removed > 1024 and self._removed > 2 * len(self._literal):
+                self._literal, self._removed = dict(self._literal), 0  # a dictionary never shrinks by itself
+                stale = None
             self._forget(stale)
 
     def _forget(self, subjects: list[Any] | None) -> None:
         if subjects is None:
             self.routes.clear()
             self.runs.clear()
+            self._see_direct()
         else:
             for subject in subjects:
                 self.routes.pop(subject, None)
@@ -171,6 +183,18 @@ class Router:
                 if not any(other is subscription for other in found):
                     found.append(subscription)
         return found
+
+    def shortest(self, subject: Any) -> links.Next | None:
+        """
+        Where one mailbox alone is reached, with nothing in between: its `put`. No route is made, and no lock taken: whoever
+        unsubscribes at this moment closes the mailbox, which then says so.
+        """
+        found = self.direct.get(subject)
+        return found.mailbox.put if isinstance(found, Subscription) else None
+
+    def _see_direct(self) -> None:
+        """While a filter, an observer, a wildcard or a wire may have a say, no road is the shortest."""
+        self.direct = self._literal if not (self.nodes or self._wild.size or not self.hub.direct) else {}
 
     # --- routes --------------------------------------------------------------------------------------------------------
 

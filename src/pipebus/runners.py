@@ -266,19 +266,21 @@ class Pool:
         """End all workers; those that are still in a handler after `timeout` seconds are abandoned and returned."""
         with self.lock:
             self.stopping = True
-            workers = list(self.workers)
+            workers = [worker for worker in self.workers if worker is not threading.current_thread()]
             sleepers, self.sleepers = self.sleepers, []
             for worker in sleepers:
                 worker.gate.release()
         deadline = None if timeout is None else self.clock.monotonic() + timeout
         stuck = []
-        for worker in workers:
-            if worker is threading.current_thread():
-                continue
-            worker.join(None if deadline is None else max(0.0, deadline - self.clock.monotonic()))
-            if worker.is_alive():
-                worker.abandoned = True
-                stuck.append(worker)
+        while workers:
+            for worker in workers:
+                worker.join(None if deadline is None else max(0.0, deadline - self.clock.monotonic()))
+                if worker.is_alive():
+                    worker.abandoned = True
+                    stuck.append(worker)
+            with self.lock:  # a handler that waits for a filter actor lets a substitute in, also now
+                here = threading.current_thread()
+                workers = [worker for worker in self.workers if worker is not here and worker not in stuck]
         with self.lock:
             for worker in stuck:
                 self.workers.pop(worker, None)

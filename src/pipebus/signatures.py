@@ -4,13 +4,13 @@ What type checkers see of the bus's larger signatures: keyword options, and hand
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from pipebus.mailbox import Overflow
-from pipebus.message import Message
+from pipebus.message import Dropped, Message, Receipt
 from pipebus.pipeline import Pipeline
-from pipebus.subject import Address, Name
+from pipebus.subject import Address, Name, Subject
 from pipebus.subscription import Delivery
 
 if TYPE_CHECKING:
@@ -33,6 +33,26 @@ if TYPE_CHECKING:
         | Callable[Concatenate[Delivery, ...], object]
         | Callable[Concatenate[Bus, ...], object]
     )
+
+
+class Publisher(Protocol):
+    """For those who only send: a `Bus` is one, and so is a test's stand-in."""
+
+    @overload
+    def publish(self, subject: Subject[T], body: T, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
+    @overload
+    def publish(self, subject: Subject[None], body: None = None, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
+    @overload
+    def publish(self, subject: Where, body: Any = None, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
+
+
+class Receiver(Protocol):
+    """For those who only read: a `Subscription` without a handler is one."""
+
+    def receive(self, timeout: float | None = None) -> Message[Any]: ...
+    async def areceive(self, timeout: float | None = None) -> Message[Any]: ...
+    def __iter__(self) -> Iterator[Message[Any]]: ...
+    def __aiter__(self) -> AsyncIterator[Message[Any]]: ...
 
 
 class Envelope(TypedDict, total=False):

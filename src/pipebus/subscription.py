@@ -73,6 +73,7 @@ class Hub(Protocol):
     def check_process(self) -> None: ...
     def settle_remote(self, token: Any, verdict: str, delay: float) -> None: ...
     def unsubscribe(self, subscription: Subscription, timeout: float | None) -> None: ...
+    def end(self, subscription: Subscription, reason: str) -> None: ...
     def rule(self, on_error: pipeline.OnError) -> links.Ruling: ...
 
 
@@ -453,7 +454,7 @@ class Subscription:
         except BaseException as error:
             self.failed(parcel, error, delivery, cancelled)
         else:
-            await self.asettle(parcel, outcome, delivery)
+            await self.asettle(parcel, outcome, delivery, cancelled)
         finally:
             if token is not None:
                 links.delivery.reset(token)
@@ -485,13 +486,17 @@ class Subscription:
         else:
             self._close(item, outcome, delivery)
 
-    async def asettle(self, item: Item, outcome: Any, delivery: Delivery | None = None) -> None:
+    async def asettle(
+        self, item: Item, outcome: Any, delivery: Delivery | None = None, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
         """`settle` on an event loop."""
         try:
             for to, message, value in self._answers(item, outcome):
                 await self.plan.hub.aanswer(to, message, value)
+        except GeneratorExit:
+            raise
         except BaseException as error:
-            self.failed(item, error, delivery)
+            self.failed(item, error, delivery, cancelled)
         else:
             self._close(item, outcome, delivery)
 
@@ -540,7 +545,7 @@ class Subscription:
         """It goes back as if it had not been taken."""
         parcel = item if isinstance(item, Parcel) else Parcel(item)
         parcel.attempt = max(0, parcel.attempt - 1)
-        self.mailbox.give_back(parcel)
+        self.mailbox.give_back(parcel, front=True)
 
     def acknowledge(self, item: Item) -> None:
         self.mailbox.acknowledge(item)

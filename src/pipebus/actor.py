@@ -1,0 +1,218 @@
+"""
+Actors: objects with a mailbox of their own. And filter actors, which messages pass through.
+
+    class Greeter(Actor):
+        def on_message(self, message):
+            self.bus.publish("greetings", f"hello {message.body}")
+
+    greeter = bus.spawn(Greeter("greeter"))
+    bus.publish(greeter, "Ada")             # mail addressed to the object; "greeter" reaches it too
+
+An actor is a subscription whose handler is its method and whose subject is the object itself. It is given one message at a
+time, so that its state needs no lock. A million of them fit into memory: an idle one is three small objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import Any, ClassVar, Final
+
+from pipebus import links
+from pipebus.errors import BusClosed, LifecycleError, PipelineError
+from pipebus.loops import in_context
+from pipebus.mailbox import Mailbox
+from pipebus.mailbox_asked import Answer, AskedMailbox, Question, is_question
+from pipebus.message import Message
+from pipebus.pipeline import Build, Place, SelfLinking, is_async
+from pipebus.runners import carried, current_mailbox
+from pipebus.subject import Address
+from pipebus.subscription import Plan, Subscription
+from pipebus.waiting import Gates, Loop
+
+_asking: Final[contextvars.ContextVar[tuple[Mailbox, ...]]] = contextvars.ContextVar("pipebus.asking", default=())
+"""The filter actors that wait for what is running here."""
+
+
+class Actor(Address, SelfLinking):
+    """
+    An object with a mailbox; made one by `bus.spawn`.
+
+    Define `on_message(self, message)`, sync or async; its parameters are filled by annotation like a handler's. Define
+    `filter(self, message)`, sync or async, and it is a filter actor: `bus.use(actor)` has every message pass through it, one
+    at a time; it returns the message (or a changed copy), `Dropped(reason)`, or raises. Publishers wait for its answer.
+
+    Args:
+        name: A subject's name under which it is reachable as well; unique in its bus. None: by reference only.
+    """
+
+    __slots__ = ("__weakref__", "_home", "name")
+
+    filter_timeout: ClassVar[float] = 5.0
+    """Seconds that a chain waits for an answer of `filter`; then that is the filter's error."""
+
+    name: str | None
+    _home: ActorSubscription | None
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        # Here and not in __init__, which a subclass may replace without a thought of ours (a dataclass does).
+        actor = super().__new__(cls)
+        actor.name = actor._home = None
+        return actor
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
+
+    def on_message(self, message: Message[Any], /) -> Any:
+        """A message addressed to this actor."""
+        raise PipelineError(f"{self!r} has no on_message, so mail addressed to it cannot be handled; define one")
+
+    @property
+    def subscription(self) -> Subscription:
+        """Its mailbox's: `stats`, `pause`, `resume`."""
+        if self._home is None:
+            raise LifecycleError(f"{self!r} is not spawned; bus.spawn(actor) gives it a mailbox")
+        return self._home
+
+    @property
+    def bus(self) -> Any:
+        """The bus that it was spawned on."""
+        return self.subscription.plan.hub
+
+    def stop(self) -> None:
+        """
+        End this actor after its current message; what waits in its mailbox is dropped, and counted as `stopped`.
+
+        Callable from anywhere, its own `on_message` included; does not wait. It may be spawned again.
+        """
+        if self._home is not None:
+            self._home.plan.hub.end(self._home, "stopped")
+
+    def __repr__(self) -> str:
+        home = self._home
+        known = home.name if home is not None else self.name or "not spawned"
+        return f"<{known}>" if known.startswith(type(self).__name__) else f"<{type(self).__name__} {known}>"
+
+    # --- as a filter ---------------------------------------------------------------------------------------------------
+
+    def link_into(self, step: links.Mark, next_: links.Next, build: Build) -> links.Next:
+        """This actor as a link of a chain."""
+
+        def ask(message: Message[Any]) -> Any:
+            question = self._question(message)
+            if question is None:
+                return message
+            waiter = Gates(question)
+            self._mailbox().ask(question)
+            return _value(waiter.wait(build.services, self.filter_timeout, lambda: self._late(message)))
+
+        async def aask(message: Message[Any]) -> Any:
+            question = self._question(message)
+            if question is None:
+                return message
+            waiter = Loop(question)
+            self._mailbox().ask(question)
+            try:
+                return _value(await waiter.wait(self.filter_timeout, lambda: self._late(message)))
+            finally:
+                question.give(None)  # cancelled: nobody waits for it any more
+
+        if build.colour == "sync":
+            return links.transform(links.Mark(step.name, ask, scope=step.scope), next_, build.due, build.services)
+        return links.awaited_transform(links.Mark(step.name, aask, scope=step.scope), next_, build.due, build.services)
+
+    def _mailbox(self) -> AskedMailbox:
+        self.subscription  # noqa: B018  (says so, if it is not spawned)
+        return self._home.line  # type: ignore[union-attr]
+
+    def _question(self, message: Message[Any]) -> Question | None:
+        """None: it is never asked about mail addressed to it, nor about what it publishes itself."""
+        mailbox = self._mailbox()
+        subject = message.subject
+        if subject is self or (isinstance(subject, str) and subject == self.name) or current_mailbox() is mailbox:
+            return None
+        waiting = _asking.get()
+        if mailbox in waiting:
+            names = " -> ".join(asker.owner.name for asker in (*waiting, mailbox))
+            raise PipelineError(f"filter actors would wait for each other ({names}): one publishes while the other is asked")
+        context = contextvars.copy_context()
+        context.run(_asking.set, (*waiting, mailbox))
+        context.run(carried.set, mailbox)
+        return Question(message, context)
+
+    def _late(self, message: Message[Any]) -> Answer:
+        text = f"filter actor {self.subscription.name} gave no answer about {message.subject} in {self.filter_timeout:g} s"
+        return Answer(error=TimeoutError(f"{text}; the message is refused"))
+
+
+def _value(answer: Answer) -> Any:
+    if answer.error is not None:
+        raise answer.error
+    return answer.value
+
+
+def is_filter(actor: Actor) -> bool:
+    return callable(getattr(actor, "filter", None))
+
+
+class ActorSubscription(Subscription):
+    """An actor's subscription."""
+
+    __slots__ = ("actor",)
+
+    def __init__(
+        self, plan: Plan, subjects: Any, name: str | int, place: Place, mailbox: type[Mailbox], *, actor: Actor
+    ) -> None:
+        super().__init__(plan, subjects, name, place, mailbox)
+        self.actor = actor
+
+    @property
+    def ask(self) -> Any:
+        return self.actor.filter  # type: ignore[attr-defined]
+
+    @property
+    def line(self) -> AskedMailbox:
+        return self.mailbox  # type: ignore[return-value]
+
+    def call(self) -> links.Next:
+        return self.plan.bound.calling(self.actor.on_message)  # type: ignore[union-attr]
+
+    def deliver(self, item: Any) -> None:
+        if not is_question(item):
+            super().deliver(item)
+        elif self._wanted(item):
+            try:
+                answer = Answer(item.context.run(self.ask, item.message))
+            except BaseException as error:
+                answer = Answer(error=error)
+            self._answer(item, answer)
+
+    async def adeliver(self, item: Any, cancelled: Any) -> None:
+        if not is_question(item):
+            await super().adeliver(item, cancelled)
+        elif self._wanted(item):
+            ask = self.ask
+            try:
+                if is_async(ask):
+                    answer = Answer(await in_context(item.context, ask, item.message))
+                else:
+                    answer = Answer(item.context.run(ask, item.message))
+            except GeneratorExit:
+                raise
+            except asyncio.CancelledError:
+                cancelled()
+                answer = Answer(error=BusClosed(f"filter actor {self.name} was cancelled while it was asked"))
+            except BaseException as error:
+                answer = Answer(error=error)
+            self._answer(item, answer)
+
+    def _wanted(self, question: Any) -> bool:
+        """False if who asked has given up."""
+        if question.over:
+            self.line.answered()
+            return False
+        return True
+
+    def _answer(self, question: Any, answer: Answer) -> None:
+        question.give(answer)
+        self.line.answered()

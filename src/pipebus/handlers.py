@@ -1,0 +1,69 @@
+"""
+Handlers: subscriptions written down where no bus exists yet, in modules that are imported before one is made.
+
+    handlers = Handlers()
+
+    @handlers.on("orders.created", name="billing")
+    def bill(order: Order) -> None: ...
+
+    bus.include(handlers)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+
+from pipebus import pipeline
+from pipebus.errors import SubscriptionError
+from pipebus.pipeline import Place
+from pipebus.signatures import Addresses, Options, Register
+from pipebus.subject import Subject, check_pattern
+
+if TYPE_CHECKING:
+    from pipebus.bus import Bus
+
+T = TypeVar("T")
+H = TypeVar("H", bound=Callable[..., Any])
+
+
+class Handlers:
+    """A list of subscriptions for `bus.include`; it may be included in several buses."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[Any, Callable[..., Any], dict[str, Any], Place]] = []
+        self._included: list[Bus] = []
+
+    @overload
+    def on(self, subject: Subject[T], **options: Unpack[Options]) -> Register[T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def on(self, subject: Addresses, **options: Unpack[Options]) -> Callable[[H], H]: ...
+    def on(self, subject: Any, **options: Any) -> Any:
+        """
+        `bus.on`, for later; the function stays what it is.
+
+        Raises:
+            SubjectError: a bad pattern. SubscriptionError: too late, a bus has included these already.
+        """
+        place = pipeline.caller()
+        for one in subject if isinstance(subject, (list, tuple, set)) else (subject,):
+            if isinstance(one, str):
+                check_pattern(one)
+
+        def register(handler: H) -> H:
+            if self._included:
+                raise SubscriptionError(
+                    f"{getattr(handler, '__name__', handler)} (at {place}) comes too late: a bus has included these handlers, "
+                    "and would not hear of it; register it before, or on the bus itself"
+                )
+            self._found.append((subject, handler, options, place))
+            return handler
+
+        return register
+
+    def hand_over(self, bus: Bus) -> list[tuple[Any, Callable[..., Any], dict[str, Any], Place]]:
+        """What `bus.include` subscribes."""
+        if any(other is bus for other in self._included):
+            raise SubscriptionError("these handlers are included already; a second time each message would be handled twice")
+        self._included.append(bus)
+        return list(self._found)

@@ -1,0 +1,139 @@
+"""
+Schedules: messages published again and again, by a producer that need not run all the time.
+
+    bus.every(60.0, "headlines.fetch")
+
+A schedule is a mailbox with room for one tick, whose handler publishes: so a tick runs on the worker pool like any handler,
+a filter or a full mailbox that makes it wait stops no other schedule, and a tick that comes while the one before is still
+being published is skipped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pipebus.clock import Clock
+from pipebus.errors import LifecycleError, text_of
+from pipebus.ledger import Ledger
+from pipebus.mailbox import Item, Mailbox, Rules
+from pipebus.message import Message
+from pipebus.pipeline import Place
+from pipebus.runners import Timers
+
+
+class Ticking(Protocol):
+    """What a schedule asks of the bus; handed down."""
+
+    clock: Clock
+    timers: Timers
+    ledger: Ledger
+
+    @property
+    def state(self) -> str: ...
+    def forget_schedule(self, schedule: Schedule) -> None: ...
+
+
+class Schedule:
+    """
+    Made by `bus.every`.
+
+    The first message comes after one interval, the others at whole intervals from there. What is missed is not caught up.
+    """
+
+    quick = is_async = False
+
+    def __init__(
+        self, bus: Ticking, interval: float, subject: Any, publish: Callable[[], object], rules: Rules, place: Place,
+        kind: type[Mailbox],
+    ) -> None:  # fmt: skip
+        self.bus = bus
+        self.interval = interval
+        self.subject = subject
+        self.place = place
+        self.published = 0
+        self.skipped = 0
+        self.failed_ticks = 0
+        self.stopped = False
+        self._publish = publish
+        self._due = math.inf
+        self._era = 0  # counts starts, so that a timer from before a stop is not taken for one after it
+        self._mailbox = kind(rules, self)
+
+    @property
+    def name(self) -> str:
+        return f"every {self.interval:g} s: {self.subject}"
+
+    def stop(self) -> None:
+        """Publish no further message."""
+        self.stopped = True
+        self.bus.forget_schedule(self)
+
+    def stats(self) -> dict[str, Any]:
+        """JSON-safe: what it has done, and in how many seconds (None: not running) it is due."""
+        running = not self.stopped and self._due < math.inf
+        return {
+            "every": self.interval,
+            "subject": str(self.subject),
+            "published": self.published,
+            "skipped": self.skipped,
+            "failed": self.failed_ticks,
+            "due_in": round(max(0.0, self._due - self.bus.clock.monotonic()), 3) if running else None,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Schedule {self.name}>"
+
+    # --- told by the bus -----------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The bus has started."""
+        self._era += 1
+        self._mailbox.reopen()
+        self._due = self.bus.clock.monotonic() + self.interval
+        self._arm(self._era)
+
+    def end(self) -> None:
+        """The bus stops."""
+        self._era += 1
+        self._due = math.inf
+        self._mailbox.close("stopped", keep=False)
+
+    def _arm(self, era: int) -> None:
+        self.bus.timers.after(max(0.0, self._due - self.bus.clock.monotonic()), lambda: self._tick(era))
+
+    def _tick(self, era: int) -> None:
+        """On the timer's thread: hand the tick to a worker, unless the last one is still at it."""
+        if era != self._era or self.stopped:
+            return
+        missed = max(0, math.floor((self.bus.clock.monotonic() - self._due) / self.interval))
+        self.skipped += missed
+        self._due += (missed + 1) * self.interval
+        self._arm(era)
+        self._mailbox.offer(Message("pipebus.tick"))
+
+    # --- asked by the mailbox and its worker ------------------------------------------------------------------------------
+
+    def chain(self) -> Callable[[Message[Any]], Any]:
+        return self.deliver
+
+    def deliver(self, item: Item) -> None:
+        """On a worker's thread."""
+        try:
+            if self.bus.state == "started" and not self.stopped:
+                self._publish()
+                self.published += 1
+        except LifecycleError:
+            pass  # the bus has begun to stop meanwhile, and refuses schedules like other publishers
+        except Exception as error:
+            self.failed_ticks += 1
+            self.bus.ledger.warn("schedule.failed", schedule=self.name, error=text_of(error))
+        finally:
+            self._mailbox.acknowledge(item)
+
+    def overflowed(self, item: Item, policy: str) -> None:
+        self.skipped += 1
+
+    def discarded(self, item: Item, reason: str, by: str | None) -> None:
+        return None

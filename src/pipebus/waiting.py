@@ -1,0 +1,92 @@
+"""
+Waiting for one thing that somebody else will give, once: a reply, or a filter actor's answer. By a thread, or on a loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pipebus.clock import Gate
+
+
+class Services(Protocol):
+    """What waiting asks of the bus: a worker that waits gives up its slot."""
+
+    def wait(self, gate: Gate, timeout: float) -> bool: ...
+
+
+class Once:
+    """The first thing given is taken; what comes later finds nobody."""
+
+    __slots__ = ("_open", "found", "wake")
+
+    def __init__(self) -> None:
+        self.wake: Callable[[], object]
+        self.found: Any = None
+        self._open = [True]  # popped by the first: list.pop is one step for all threads
+
+    def give(self, found: Any) -> bool:
+        """False if something was given before."""
+        try:
+            self._open.pop()
+        except IndexError:
+            return False
+        self.found = found
+        self.wake()
+        return True
+
+    @property
+    def over(self) -> bool:
+        return not self._open
+
+
+class Gates:
+    """How a thread waits. Made before the thing is asked for, so that an answer may come at once."""
+
+    def __init__(self, once: Once) -> None:
+        self.once = once
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        once.wake = self.gate.release
+
+    def wait(self, services: Services, timeout: float, late: Callable[[], Any]) -> Any:
+        """What was given, or (after `timeout` seconds) what `late` makes."""
+        if not services.wait(self.gate, timeout) and not self.once.give(late()):
+            self.gate.acquire()  # somebody was faster, and is about to open it
+        return self.once.found
+
+
+class Loop:
+    """How a coroutine waits; woken from any thread."""
+
+    def __init__(self, once: Once) -> None:
+        self.once = once
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[None] = self.loop.create_future()
+        once.wake = self.wake
+
+    def wake(self) -> None:
+        if asyncio._get_running_loop() is self.loop:
+            self._set()
+            return
+        try:
+            self.loop.call_soon_threadsafe(self._set)
+        except RuntimeError:
+            return  # its loop was closed: nobody waits
+
+    def _set(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+    async def wait(self, timeout: float, late: Callable[[], Any]) -> Any:
+        """What was given, or (after `timeout` seconds) what `late` makes."""
+        if not self.future.done():
+            timer = self.loop.call_later(timeout, lambda: self.once.give(late()))
+            try:
+                await self.future
+            finally:
+                timer.cancel()
+        return self.once.found
