@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final
 
 from pipebus import links
 from pipebus.errors import BusClosed, LifecycleError, PipelineError
-from pipebus.loops import in_context
+from pipebus.loops import LoopWorker, in_context
 from pipebus.mailbox import Mailbox
 from pipebus.mailbox_asked import Answer, AskedMailbox, Question, is_question
 from pipebus.message import Message
@@ -187,9 +187,9 @@ class ActorSubscription(Subscription):
                 answer = Answer(error=error)
             self._answer(item, answer)
 
-    async def adeliver(self, item: Any, cancelled: Any) -> None:
+    async def adeliver(self, item: Any, worker: LoopWorker) -> None:
         if not is_question(item):
-            await super().adeliver(item, cancelled)
+            await super().adeliver(item, worker)
         elif self._wanted(item):
             ask = self.ask
             try:
@@ -200,7 +200,7 @@ class ActorSubscription(Subscription):
             except GeneratorExit:
                 raise
             except asyncio.CancelledError:
-                cancelled()
+                worker.cancelled()
                 answer = Answer(error=BusClosed(f"filter actor {self.name} was cancelled while it was asked"))
             except BaseException as error:
                 answer = Answer(error=error)

@@ -34,7 +34,7 @@ from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
 from pipebus.lifecycle import Lifecycle, State, StopReport
 from pipebus.loops import LoopRunner, LoopThread
-from pipebus.mailbox import Overflow, Traffic
+from pipebus.mailbox import LoopGate, Overflow, Traffic
 from pipebus.mailbox_asked import AskedMailbox
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.mailbox_solo import SoloMailbox, has_gil
@@ -52,7 +52,7 @@ from pipebus.signatures import Addresses, Envelope, Options, Question, Register,
 from pipebus.subject import Subject, check_subject
 from pipebus.subscription import Delivery, Plan, Subscription
 from pipebus.transports.base import open_transport
-from pipebus.waiting import Gates, Loop
+from pipebus.waiting import Gates, Loop, in_thread
 
 if TYPE_CHECKING:
     from pipebus.signatures import Handler
@@ -120,7 +120,7 @@ class Bus:
         self.pool_is_given = pool is not None
         size = _whole(pool, "pool", 1) if pool is not None else min(32, (os.cpu_count() or 1) + 4)
         self.pool = Pool(size, self.clock, name, lambda ready, workers: self.ledger.emit(events.Starved(ready, workers)))
-        self.loop_thread = LoopThread(name)
+        self.loop_thread = LoopThread(name, lambda error: self.request_stop(f"{error} in a task on the bus's loop"))
         self.loops = LoopRunner(self.clock, self.loop_thread, self.ledger.warn)
         self.timers = Timers(self.clock, name)
         self.services = Services(self.clock, debug, self.pool.lent)
@@ -723,12 +723,25 @@ class Bus:
         if subscription.inbox is not None:
             subscription.inbox.wake_all()
             return
-        try:
-            if not own and not subscription.mailbox.wait_idle(timeout):
-                raise TimeoutError(f"a handler of {subscription.name} still runs after {timeout:g} s; no other will start")
-        finally:
-            if subscription.plan.pool is not None:
-                subscription.plan.pool.stop(0.0)  # its threads end, one that still runs a handler with that
+        if not own and not subscription.mailbox.wait_idle(timeout):
+            raise self._still_running(subscription, timeout)
+
+    async def aunsubscribe(self, subscription: Subscription, timeout: float | None = None) -> None:
+        """What `await subscription.aunsubscribe()` calls."""
+        self.lifecycle.check_process()
+        self._strike(subscription, "unsubscribed")
+        if subscription.inbox is not None:
+            subscription.inbox.wake_all()
+            return
+        if current_mailbox() is subscription.mailbox:
+            return
+        gate = LoopGate()
+        if not subscription.mailbox.when_idle(gate.release) and not await gate.wait(timeout):
+            raise self._still_running(subscription, timeout)
+
+    @staticmethod
+    def _still_running(subscription: Subscription, timeout: float | None) -> TimeoutError:
+        return TimeoutError(f"a handler of {subscription.name} still runs after {timeout:g} s; no other will start")
 
     def _strike(self, subscription: Subscription, reason: str) -> None:
         """Out of the bus's books; what is queued is dropped."""
@@ -741,6 +754,8 @@ class Bus:
             gone = subscription.mailbox.close(reason, keep=False)
         for item in gone:
             subscription.discarded(item, reason, None, keep=True)
+        if subscription.plan.pool is not None:
+            subscription.plan.pool.stop(0.0)  # its threads end, one that still runs a handler with that
 
     # --- actors --------------------------------------------------------------------------------------------------------
 
@@ -824,8 +839,6 @@ class Bus:
     def end(self, subscription: Subscription, reason: str) -> None:
         """What `actor.stop()` calls: `unsubscribe` without waiting."""
         self._strike(subscription, reason)
-        if subscription.plan.pool is not None:
-            subscription.plan.pool.stop(0.0)
 
     # --- lifecycle -----------------------------------------------------------------------------------------------------
 
@@ -851,7 +864,7 @@ class Bus:
 
     async def astart(self) -> Bus:
         """`start` for coroutines: handlers with run="loop" run on this loop, until the bus stops."""
-        await asyncio.to_thread(self.lifecycle.start, asyncio.get_running_loop())
+        await in_thread(self.lifecycle.start, asyncio.get_running_loop())
         return self
 
     def stop(self, timeout: float = 30.0, *, drain: bool = True) -> StopReport:
@@ -870,7 +883,8 @@ class Bus:
         """`stop` for coroutines."""
         if self.lifecycle.from_inside():
             return self.lifecycle.only_request("astop()")
-        return await asyncio.to_thread(self.stop, timeout, drain=drain)
+        report: StopReport = await in_thread(self.lifecycle.stop, timeout, drain)
+        return report
 
     def drain(self, timeout: float = 30.0) -> None:
         """
@@ -891,7 +905,7 @@ class Bus:
         """`drain` for coroutines."""
         if self.lifecycle.in_handler():
             raise LifecycleError("adrain in a handler would wait for that handler; call it from outside")
-        await asyncio.to_thread(self.lifecycle.drain, timeout)
+        await self.lifecycle.adrain(timeout)
 
     def request_stop(self, reason: str = "requested") -> None:
         """Ask for a stop, from anywhere: ends `bus.run()` and every blocked `receive` and `for`."""

@@ -220,15 +220,25 @@ class Lifecycle:
         """Raises DrainTimeout with the numbers."""
         bus = self.bus
         self.check_process()
-        if bus.traffic.quiet(bus.clock, timeout, also=self._transport_quiet):
-            return
+        if not bus.traffic.quiet(bus.clock, timeout, also=self._transport_quiet):
+            raise self._not_drained(timeout)
+
+    async def adrain(self, timeout: float) -> None:
+        """`drain` on an event loop."""
+        bus = self.bus
+        self.check_process()
+        if not await bus.traffic.aquiet(bus.clock, timeout, also=self._transport_quiet):
+            raise self._not_drained(timeout)
+
+    def _not_drained(self, timeout: float) -> DrainTimeout:
+        bus = self.bus
         pending = {
             s.name: waiting + s.mailbox.in_flight
             for s in bus.router.subscriptions()
             if s.handled and (waiting := s.mailbox.waiting()) + s.mailbox.in_flight
         }
         text = ", ".join(f"{name}: {count}" for name, count in pending.items()) or "handlers that still publish"
-        raise DrainTimeout(f"not drained after {timeout:g} s; still pending or in flight: {text}", pending)
+        return DrainTimeout(f"not drained after {timeout:g} s; still pending or in flight: {text}", pending)
 
     def stop(self, timeout: float, drain: bool) -> StopReport:
         self.check_process()

@@ -12,6 +12,9 @@ against a `_spread` that begins:
     `_called` = False, look, append, `_called`? no                                  another spread is called, and sees it
 
 so a mailbox on the list is always seen. Only the loop's thread takes from the list, and hands what it takes to a worker.
+
+Each start of the bus has a crew of its own. One that was told to end and could not (a handler blocks its loop) finds, when it
+goes on at last, only its own workers and its own list, and not those of a bus that was started again meanwhile.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from types import CoroutineType
 from typing import Any, Final
 
@@ -39,8 +43,9 @@ GRACE: Final = 1.0  # seconds that cancelled handlers have to end
 class LoopThread:
     """The bus's own event loop, on a thread that starts when one is first needed."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, interrupted: Callable[[str], None]) -> None:
         self.name = name
+        self.interrupted = interrupted  # told of a SystemExit or KeyboardInterrupt in some task
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -53,11 +58,15 @@ class LoopThread:
                 self._thread.start()
             return self._loop
 
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
         try:
-            loop.run_forever()
+            while True:
+                try:
+                    loop.run_forever()
+                    break
+                except (SystemExit, KeyboardInterrupt) as error:  # in a task of the user's: it ends no other task
+                    self.interrupted(type(error).__name__)
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
@@ -107,7 +116,8 @@ class LoopThread:
                 task.cancel()
             asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: loop.stop()) if tasks else loop.stop()
 
-        loop.call_soon_threadsafe(end)
+        with suppress(RuntimeError):  # it was closed by somebody else
+            loop.call_soon_threadsafe(end)
         if thread is threading.current_thread():
             return None
         thread.join(timeout)
@@ -160,13 +170,14 @@ async def in_context(context: contextvars.Context, call: Callable[[Any], Any], a
 class LoopWorker:
     """A task that works through mailboxes."""
 
-    def __init__(self, runner: LoopRunner, mailbox: Any) -> None:
-        self.runner = runner
+    def __init__(self, crew: Crew, mailbox: Any) -> None:
+        self.crew = crew
         self.mailbox: Any = mailbox  # None: sleeping, or told to end
         self.awake: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None]
         self.told = False  # the bus has cancelled it
         self.gone = False  # cancelled, and its message has gone back: it leaves
+        self.lost: Any = None  # what it had in hand when its loop was closed under it
         self._context: contextvars.Context | None = None
         self._context_of: Any = None
 
@@ -175,29 +186,36 @@ class LoopWorker:
         return f"{self.mailbox.owner.name} (on an event loop)"
 
     async def run(self) -> None:
-        runner = self.runner
+        crew = self.crew
         try:
             while self.mailbox is not None:
                 mailbox = self.mailbox
                 again = await (self.shared(mailbox) if isinstance(mailbox, SharedMailbox) else self.solo(mailbox))
                 if again:
-                    runner.ready.append(mailbox)
+                    if crew.over:
+                        mailbox.rules.schedule(mailbox)  # the bus was started again, with another crew
+                    else:
+                        crew.ready.append(mailbox)
                 if self.gone and not self.told:
                     raise asyncio.CancelledError
-                if self.gone or not await self.next():
+                if self.gone or crew.over or not await self.next():
                     return
+        except GeneratorExit:
+            # The collector closes it, anywhere and at any time: no lock may be taken here.
+            crew.orphans.append(self)
+            raise
         finally:
-            runner.ended(self)
+            crew.ended(self)
 
     async def next(self) -> bool:
         """The next mailbox; False if there is nothing to do and there are workers to spare."""
-        runner = self.runner
-        self.mailbox = runner.ready.popleft() if runner.ready else None
+        crew = self.crew
+        self.mailbox = crew.ready.popleft() if crew.ready else None
         if self.mailbox is None:
-            if runner.stopping or len(runner.sleepers) >= SPARE:
+            if crew.ending or len(crew.sleepers) >= SPARE:
                 return False
-            runner.sleepers.append(self)
-            self.awake = runner.loop.create_future()
+            crew.sleepers.append(self)
+            self.awake = crew.loop.create_future()
             await self.awake
         return self.mailbox is not None
 
@@ -206,19 +224,22 @@ class LoopWorker:
         Whether a CancelledError is a real one: the bus or the loop's owner has cancelled this task. One that a handler makes
         up, or brings about by cancelling the task that it runs in, is the handler's error.
         """
-        if self.told or self.runner.cancelled_from_outside(self.task):
+        if self.told or self.crew.cancelled_from_outside(self.task):
             self.gone = True
             return True
         return False
 
-    async def absorb(self) -> None:
-        """A handler has cancelled the task that it ran in: that is over with the handler, and not for the next message."""
+    async def breathe(self) -> None:
+        """
+        Give way to the loop between two messages. A cancellation that comes here is the bus's, or the loop's owner's, or was
+        meant by a handler for itself; then it is over with that handler, and not for the next message.
+        """
         try:
             await asyncio.sleep(0)
         except asyncio.CancelledError:
             if self.cancelled():
-                raise
-        while self.task.cancelling():
+                return
+        while not self.gone and self.task.cancelling():
             self.task.uncancel()
 
     def context(self, mailbox: Any) -> contextvars.Context:
@@ -233,15 +254,12 @@ class LoopWorker:
         items = mailbox.begin()
         if items is None:
             return False
-        owner = mailbox.owner
+        owner, crew = mailbox.owner, self.crew
         run, quick, asynchronous, take = owner.chain(), owner.quick, owner.is_async, items.popleft
         while True:
             for _ in range(CHUNK):
-                if mailbox.attention:
-                    if self.gone:
-                        return bool(mailbox.leave())
-                    if not mailbox.attend():
-                        return False
+                if mailbox.attention and not mailbox.attend():
+                    return False
                 try:
                     item = take()
                 except IndexError:
@@ -254,6 +272,7 @@ class LoopWorker:
                     try:
                         outcome = await in_context(context, run, item) if asynchronous else context.run(run, item)
                     except GeneratorExit:
+                        self.lost = item
                         raise
                     except BaseException as error:
                         owner.failed(item, error, cancelled=self.cancelled)
@@ -261,14 +280,17 @@ class LoopWorker:
                         if outcome is None or outcome is HANDLED:
                             mailbox.acknowledged += 1
                         else:
-                            await in_context(context, functools.partial(owner.asettle, item, cancelled=self.cancelled), outcome)
+                            await in_context(context, functools.partial(owner.asettle, item, worker=self), outcome)
                 else:
-                    await self.deliver(owner, context, item)
-                if self.task.cancelling():
-                    if self.gone:
+                    await in_context(context, functools.partial(owner.adeliver, worker=self), item)
+                if crew.over or self.task.cancelling():
+                    if not (self.gone or crew.over):
+                        await self.breathe()
+                    if self.gone or crew.over:
                         return bool(mailbox.leave())
-                    await self.absorb()
-            await asyncio.sleep(0)  # handlers that never wait must not keep the loop from everybody else
+            await self.breathe()  # handlers that never wait must not keep the loop from everybody else
+            if self.gone or crew.over:
+                return bool(mailbox.leave())
 
     async def shared(self, mailbox: SharedMailbox) -> bool:
         """The same where several workers, or a lock for everything, are wanted."""
@@ -277,18 +299,85 @@ class LoopWorker:
             item = mailbox.take()
             if item is None:
                 return False
-            await self.deliver(owner, self.context(mailbox), item)
-            if self.task.cancelling():
-                if self.gone:
-                    break
-                await self.absorb()
-        again = mailbox.leave()
-        if again:
-            await asyncio.sleep(0)
-        return again
+            await in_context(self.context(mailbox), functools.partial(owner.adeliver, worker=self), item)
+            if self.gone or self.crew.over or self.task.cancelling():
+                break
+        if not (self.gone or self.crew.over):
+            await self.breathe()
+        return mailbox.leave()
 
-    async def deliver(self, owner: Any, context: contextvars.Context, item: Any) -> None:
-        await in_context(context, functools.partial(owner.adeliver, cancelled=self.cancelled), item)
+
+class Crew:
+    """The workers of one start of the bus, on one loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callers: bool, orphans: deque[LoopWorker]) -> None:
+        self.loop = loop
+        self.callers = callers  # the loop is not the bus's own
+        self.orphans = orphans
+        self.ready: deque[Any] = deque()
+        self.sleepers: list[LoopWorker] = []
+        self.workers: dict[LoopWorker, None] = {}
+        self.ending = False  # workers that have nothing to do end
+        self.over = False  # nobody waits for them any more
+        self.called = False  # a `spread` is on its way
+        self.gate: Any = None  # opened when the last worker has ended
+
+    def spread(self) -> None:
+        """On the loop: give each ready mailbox a worker."""
+        self.called = False
+        ready, sleepers = self.ready, self.sleepers
+        while ready:
+            mailbox = ready.popleft()
+            if sleepers:
+                self.wake(sleepers.pop(), mailbox)
+                continue
+            worker = LoopWorker(self, mailbox)
+            self.workers[worker] = None
+            # Not by `create_task`, which may be told to run a first step at once, inside whoever publishes.
+            worker.task = asyncio.Task(worker.run(), loop=self.loop, name="pipebus-worker", context=contextvars.Context())
+
+    @staticmethod
+    def wake(worker: LoopWorker, mailbox: Any) -> None:
+        worker.mailbox = mailbox
+        if worker.awake is not None and not worker.awake.done():
+            worker.awake.set_result(None)
+
+    def ended(self, worker: LoopWorker) -> None:
+        self.workers.pop(worker, None)
+        if worker in self.sleepers:
+            self.sleepers.remove(worker)
+        if self.gate is not None and not self.workers:
+            open_gate(self.gate)
+
+    def cancelled_from_outside(self, task: asyncio.Task[Any]) -> bool:
+        """The loop's owner ends it: `asyncio.run` cancels every task when its own has returned."""
+        if not self.callers or not task.cancelling():
+            return False
+        return all(other.cancelling() for other in asyncio.all_tasks(self.loop) if other is not task)
+
+    def on_loop(self, call: Callable[[], None]) -> bool:
+        """False if the loop runs no more."""
+        if not self.loop.is_running():
+            return False
+        try:
+            self.loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            return False
+        return True
+
+    def end(self) -> None:
+        """On the loop: who sleeps ends."""
+        sleepers, self.sleepers = self.sleepers, []
+        for worker in sleepers:
+            self.wake(worker, None)
+        if not self.workers:
+            open_gate(self.gate)
+
+    def cancel(self) -> None:
+        """On the loop: who works is cancelled."""
+        for worker in list(self.workers):
+            worker.told = True
+            worker.task.cancel()
 
 
 class LoopRunner:
@@ -303,69 +392,52 @@ class LoopRunner:
         self.clock = clock
         self.thread = thread
         self.warn = warn
-        self.ready: deque[Any] = deque()
-        self.sleepers: list[LoopWorker] = []
-        self.workers: dict[LoopWorker, None] = {}
-        self.stopping = False  # workers that have nothing to do end
-        self.stopped = True
+        self.orphans: deque[LoopWorker] = deque()  # workers whose loop was closed under them
+        self._early: deque[Any] = deque()  # mailboxes that come while no crew is there
         self._callers: asyncio.AbstractEventLoop | None = None
-        self._called = False  # a `_spread` is on its way
-        self._gate: Any = None  # opened when the last worker has ended
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return self._callers or self.thread.loop()
+        self._crew: Crew | None = None
+        self._lock = threading.Lock()
+        self._started = False
 
     def submit(self, mailbox: Any) -> None:
         """Put a mailbox on the ready list. Called once per change from rest to ready, on any thread."""
-        self.ready.append(mailbox)
-        if self._called:
+        crew = self._crew or self._begin()
+        if crew is None:
+            self._early.append(mailbox)
+            sweep(self._early)
             return
-        self._called = True
-        if self.stopped:
-            self._sweep()
+        crew.ready.append(mailbox)
+        if crew.over:
+            sweep(crew.ready)
+        if crew.called:
             return
-        loop = self.loop
-        if asyncio._get_running_loop() is loop:
-            self._spread()
+        crew.called = True
+        if asyncio._get_running_loop() is crew.loop:
+            crew.spread()
             return
         try:
-            loop.call_soon_threadsafe(self._spread)
+            crew.loop.call_soon_threadsafe(crew.spread)
         except RuntimeError:
             self.warn("loop.closed", advice="the loop that the bus was started on has ended; use `async with bus`")
 
-    def _spread(self) -> None:
-        """On the loop: give each ready mailbox a worker."""
-        self._called = False
-        ready, sleepers = self.ready, self.sleepers
-        while ready:
-            mailbox = ready.popleft()
-            if sleepers:
-                worker = sleepers.pop()
-                worker.mailbox = mailbox
-                if worker.awake is not None and not worker.awake.done():
-                    worker.awake.set_result(None)
-                continue
-            worker = LoopWorker(self, mailbox)
-            self.workers[worker] = None
-            worker.task = self.loop.create_task(worker.run(), name="pipebus-worker", context=contextvars.Context())
-
-    def ended(self, worker: LoopWorker) -> None:
-        self.workers.pop(worker, None)
-        if worker in self.sleepers:
-            self.sleepers.remove(worker)
-        if self._gate is not None and not self.workers:
-            open_gate(self._gate)
-
-    def cancelled_from_outside(self, task: asyncio.Task[Any]) -> bool:
-        """The loop's owner ends it: `asyncio.run` cancels every task when its own has returned."""
-        if self._callers is None or not task.cancelling():
-            return False
-        return all(other.cancelling() for other in asyncio.all_tasks(self._callers) if other is not task)
+    def _begin(self) -> Crew | None:
+        """The crew of this start, made when it is first needed; None while the bus is stopped."""
+        with self._lock:
+            if self._crew is None and self._started:
+                self._crew = Crew(self._callers or self.thread.loop(), self._callers is not None, self.orphans)
+            return self._crew
 
     def start(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        self._callers = loop
-        self.stopping = self.stopped = self._called = False
+        with self._lock:
+            self._callers = loop
+            self._started = True
+        while self.orphans:
+            worker = self.orphans.popleft()
+            mailbox, item = worker.mailbox, worker.lost
+            if item is not None:
+                mailbox.owner.failed(item, asyncio.CancelledError(), cancelled=lambda: True)
+            if mailbox is not None and mailbox.leave():
+                self.submit(mailbox)
 
     def stop(self, timeout: float) -> list[str]:
         """
@@ -374,48 +446,20 @@ class LoopRunner:
         Returns:
             Whose handlers did not even end when they were cancelled: they are abandoned.
         """
-        self.stopping = True
-        if self.workers:
-            loop = self.loop
-            gate = threading.Lock()
+        with self._lock:
+            self._started = False
+            crew = self._crew
+        if crew is None:
+            return []
+        crew.ending = True
+        if crew.workers:
+            gate = crew.gate = threading.Lock()
             gate.acquire()
-            if self._on_loop(loop, lambda: self._end(gate)) and not self.clock.wait(gate, timeout):
-                self._on_loop(loop, self._cancel)
+            if crew.on_loop(crew.end) and not self.clock.wait(gate, timeout) and crew.on_loop(crew.cancel):
                 self.clock.wait(gate, GRACE)
-        stuck = [worker.name for worker in list(self.workers) if worker.mailbox is not None]
-        self.workers.clear()
-        self.sleepers.clear()
-        self._callers = self._gate = None
-        self.stopped = True
-        self._sweep()
+        crew.over = True
+        stuck = [worker.name for worker in list(crew.workers) if worker.mailbox is not None]
+        with self._lock:
+            self._crew = self._callers = None
+        sweep(crew.ready)
         return stuck
-
-    @staticmethod
-    def _on_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> bool:
-        """False if the loop runs no more."""
-        if not loop.is_running():
-            return False
-        try:
-            loop.call_soon_threadsafe(call)
-        except RuntimeError:
-            return False
-        return True
-
-    def _end(self, gate: Any) -> None:
-        self._gate = gate
-        sleepers, self.sleepers = self.sleepers, []
-        for worker in sleepers:
-            worker.mailbox = None
-            if worker.awake is not None and not worker.awake.done():
-                worker.awake.set_result(None)
-        if not self.workers:
-            open_gate(gate)
-
-    def _cancel(self) -> None:
-        for worker in list(self.workers):
-            worker.told = True
-            worker.task.cancel()
-
-    def _sweep(self) -> None:
-        self._called = False
-        sweep(self.ready)

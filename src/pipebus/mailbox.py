@@ -12,8 +12,8 @@ import asyncio
 import functools
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, Literal, Protocol
 
 from pipebus.clock import Clock
@@ -88,10 +88,7 @@ class Traffic:
         while True:
             gate = threading.Lock()
             gate.acquire()
-            with self.lock:
-                quiet = self.busy == 0 and self.held == 0
-                self._gates.append(gate)
-            try:
+            with self._watched(gate) as quiet:
                 if quiet and also():
                     return True
                 left = deadline - clock.monotonic()
@@ -99,9 +96,31 @@ class Traffic:
                     return False
                 # In slices: a signal that comes just before the wait would else be seen only after it.
                 clock.wait(gate, min(left, SLICE))
-            finally:
-                with self.lock:
-                    self._gates.remove(gate)
+
+    async def aquiet(self, clock: Clock, timeout: float, also: Callable[[], bool]) -> bool:
+        """`quiet` on an event loop, without a thread that waits."""
+        deadline = clock.monotonic() + timeout
+        while True:
+            gate = LoopGate()
+            with self._watched(gate) as quiet:
+                if quiet and also():
+                    return True
+                left = deadline - clock.monotonic()
+                if left <= 0:
+                    return False
+                await gate.wait(min(left, SLICE))
+
+    @contextmanager
+    def _watched(self, gate: Any) -> Iterator[bool]:
+        """Whether all is quiet; and from this moment on `gate` is opened when it may have become so."""
+        with self.lock:
+            quiet = self.busy == 0 and self.held == 0
+            self._gates.append(gate)
+        try:
+            yield quiet
+        finally:
+            with self.lock:
+                self._gates.remove(gate)
 
     def nudge(self) -> None:
         """Let everyone who waits for quiet look again."""
@@ -112,6 +131,25 @@ class Traffic:
         """The same without the lock, for a signal handler, which must not wait for one."""
         for gate in list(self._gates):
             open_gate(gate)
+
+
+class LoopGate:
+    """A gate that a coroutine stands in front of; opened from any thread, like a lock, by `release`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._open = asyncio.Event()
+
+    def release(self) -> None:
+        with suppress(RuntimeError):  # its loop is closed: nobody stands there
+            self._loop.call_soon_threadsafe(self._open.set)
+
+    async def wait(self, timeout: float | None) -> bool:
+        """False when `timeout` seconds have passed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._open.wait()
+        return self._open.is_set()
 
 
 def open_gate(gate: Any) -> None:
@@ -525,12 +563,19 @@ class Mailbox:
         """After `close`: wait until the last handler has ended; False when time ran out."""
         gate = threading.Lock()
         gate.acquire()
+        if self.when_idle(gate.release):
+            return True
+        with self.rules.blocking():
+            return self.rules.clock.wait(gate, timeout)
+
+    def when_idle(self, wake: Callable[[], object]) -> bool:
+        """True if no handler runs at this moment; else `wake` is called when the last one has ended."""
         with self.lock:
             if self._idle():
                 return True
-            self.rare_state().gates.append(gate.release)
-        with self.rules.blocking():
-            return self.rules.clock.wait(gate, timeout)
+            self.rare_state().gates.append(wake)
+            self._call_attention()
+            return False
 
     def _idle(self) -> bool:
         raise NotImplementedError

@@ -26,6 +26,7 @@ from pipebus.errors import (
 )
 from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
+from pipebus.loops import LoopWorker
 from pipebus.mailbox import Item, Mailbox, Parcel, Rules
 from pipebus.message import HANDLED, Dropped, Handled, Message
 from pipebus.pipeline import Build, Node, Place, Step
@@ -73,6 +74,7 @@ class Hub(Protocol):
     def check_process(self) -> None: ...
     def settle_remote(self, token: Any, verdict: str, delay: float) -> None: ...
     def unsubscribe(self, subscription: Subscription, timeout: float | None) -> None: ...
+    async def aunsubscribe(self, subscription: Subscription, timeout: float | None) -> None: ...
     def end(self, subscription: Subscription, reason: str) -> None: ...
     def rule(self, on_error: pipeline.OnError) -> links.Ruling: ...
 
@@ -270,7 +272,7 @@ class Subscription:
 
     async def aunsubscribe(self, timeout: float | None = None) -> None:
         """`unsubscribe` for coroutines."""
-        await asyncio.to_thread(self.unsubscribe, timeout)
+        await self.plan.hub.aunsubscribe(self, timeout)
 
     def _reading(self) -> Inbox:
         if self.inbox is None:
@@ -431,13 +433,8 @@ class Subscription:
             if token is not None:
                 links.delivery.reset(token)
 
-    async def adeliver(self, item: Item, cancelled: Callable[[], bool]) -> None:
-        """
-        `deliver` on an event loop, for chains of both colours.
-
-        Args:
-            cancelled: Whether a CancelledError means that the bus or the loop ends, and not that the handler has failed.
-        """
+    async def adeliver(self, item: Item, worker: LoopWorker) -> None:
+        """`deliver` on an event loop, for chains of both colours."""
         parcel = self._taken(item)
         if parcel is None:
             return
@@ -450,11 +447,13 @@ class Subscription:
             if self.is_async:
                 outcome = await outcome
         except GeneratorExit:
-            raise  # its loop was closed: nothing can be awaited any more
+            if delivery is None or delivery.claim():
+                worker.lost = parcel
+            raise
         except BaseException as error:
-            self.failed(parcel, error, delivery, cancelled)
+            self.failed(parcel, error, delivery, worker.cancelled)
         else:
-            await self.asettle(parcel, outcome, delivery, cancelled)
+            await self.asettle(parcel, outcome, delivery, worker=worker)
         finally:
             if token is not None:
                 links.delivery.reset(token)
@@ -486,17 +485,17 @@ class Subscription:
         else:
             self._close(item, outcome, delivery)
 
-    async def asettle(
-        self, item: Item, outcome: Any, delivery: Delivery | None = None, cancelled: Callable[[], bool] = lambda: False
-    ) -> None:
+    async def asettle(self, item: Item, outcome: Any, delivery: Delivery | None = None, *, worker: LoopWorker) -> None:
         """`settle` on an event loop."""
         try:
             for to, message, value in self._answers(item, outcome):
                 await self.plan.hub.aanswer(to, message, value)
         except GeneratorExit:
+            if delivery is None or delivery.claim():
+                worker.lost = item
             raise
         except BaseException as error:
-            self.failed(item, error, delivery, cancelled)
+            self.failed(item, error, delivery, worker.cancelled)
         else:
             self._close(item, outcome, delivery)
 

@@ -5,6 +5,7 @@ Waiting for one thing that somebody else will give, once: a reply, or a filter a
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -41,6 +42,32 @@ class Once:
     @property
     def over(self) -> bool:
         return not self._open
+
+
+async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
+    """
+    `asyncio.to_thread` on a thread of its own: one of the loop's executor may never come free while handlers, which hold them
+    all, wait for what is called here.
+    """
+    once = Once()
+    waiter = Loop(once)
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            value = context.run(call, *arguments)
+        except BaseException as error:
+            once.give((None, error))
+        else:
+            once.give((value, None))
+
+    thread = threading.Thread(target=run, name="pipebus-lifecycle", daemon=True)
+    thread.start()
+    value, error = await waiter.wait(None, lambda: None)
+    thread.join()  # it has given its last
+    if error is not None:
+        raise error
+    return value
 
 
 class Gates:
@@ -81,9 +108,11 @@ class Loop:
         if not self.future.done():
             self.future.set_result(None)
 
-    async def wait(self, timeout: float, late: Callable[[], Any]) -> Any:
+    async def wait(self, timeout: float | None, late: Callable[[], Any]) -> Any:
         """What was given, or (after `timeout` seconds) what `late` makes."""
-        if not self.future.done():
+        if timeout is None:
+            await self.future
+        elif not self.future.done():
             timer = self.loop.call_later(timeout, lambda: self.once.give(late()))
             try:
                 await self.future
