@@ -25,7 +25,7 @@ from pipebus.mailbox import Mailbox
 from pipebus.mailbox_asked import Answer, AskedMailbox, Question, is_question
 from pipebus.message import Message
 from pipebus.pipeline import Build, Place, SelfLinking, is_async
-from pipebus.runners import carried, current_mailbox
+from pipebus.runners import Here, carried, current_mailbox
 from pipebus.subject import Address
 from pipebus.subscription import Plan, Subscription
 from pipebus.waiting import Gates, Loop
@@ -137,7 +137,6 @@ class Actor(Address, SelfLinking):
             raise PipelineError(f"filter actors would wait for each other ({names}): one publishes while the other is asked")
         context = contextvars.copy_context()
         context.run(_asking.set, (*waiting, mailbox))
-        context.run(carried.set, mailbox)
         return Question(message, context)
 
     def _late(self, message: Message[Any]) -> Answer:
@@ -191,10 +190,11 @@ class ActorSubscription(Subscription):
         if not is_question(item):
             await super().adeliver(item, worker)
         elif self._wanted(item):
-            ask = self.ask
+            ask, here = self.ask, Here(self.mailbox)
+            item.context.run(carried.set, here)
             try:
                 if is_async(ask):
-                    answer = Answer(await in_context(item.context, ask, item.message))
+                    answer = Answer(await in_context(item.context, ask, item.message, worker))
                 else:
                     answer = Answer(item.context.run(ask, item.message))
             except GeneratorExit:
@@ -204,6 +204,8 @@ class ActorSubscription(Subscription):
                 answer = Answer(error=BusClosed(f"filter actor {self.name} was cancelled while it was asked"))
             except BaseException as error:
                 answer = Answer(error=error)
+            finally:
+                here.mailbox = None
             self._answer(item, answer)
 
     def _wanted(self, question: Any) -> bool:

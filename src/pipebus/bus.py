@@ -480,12 +480,16 @@ class Bus:
     def answer(self, to: Any, request: Message[Any], value: Any) -> None:
         """Publish what a handler returned."""
         if not self._answer_at_once(to, request, value):
-            self.publish(to, value, correlation_id=request.correlation_id or request.id)
+            self._answered(to, self.publish(to, value, correlation_id=request.correlation_id or request.id))
 
     async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None:
         """`answer` on an event loop."""
         if not self._answer_at_once(to, request, value):
-            await self.apublish(to, value, correlation_id=request.correlation_id or request.id)
+            self._answered(to, await self.apublish(to, value, correlation_id=request.correlation_id or request.id))
+
+    def _answered(self, to: Any, outcome: Receipt | Dropped) -> None:
+        if isinstance(outcome, Dropped):
+            self.answer_drop(to, f"its reply: {outcome.reason} (by {outcome.by})")
 
     def _answer_at_once(self, to: Any, request: Message[Any], value: Any) -> bool:
         """Hand a reply over without a road, where nothing stands on it."""

@@ -34,10 +34,11 @@ from pipebus.errors import BusClosed
 from pipebus.mailbox import open_gate
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import HANDLED, Message
-from pipebus.runners import CHUNK, carried, sweep
+from pipebus.runners import CHUNK, Here, carried, sweep
 
 SPARE: Final = 64  # sleeping workers kept; a burst may need more, for its time
 GRACE: Final = 1.0  # seconds that cancelled handlers have to end
+SOON: Final = 0.1  # seconds: longer than a loop that is being ended lives
 
 
 class LoopThread:
@@ -131,31 +132,48 @@ async def _awaited(awaitable: Any) -> Any:
 class Steps:
     """The steps of a coroutine after its first, each taken in `context`; what it waits for is passed up to the task."""
 
-    __slots__ = ("context", "coroutine", "waits_for")
+    __slots__ = ("context", "coroutine", "waits_for", "worker")
 
-    def __init__(self, context: contextvars.Context, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
+    def __init__(
+        self, context: contextvars.Context, coroutine: Coroutine[Any, Any, Any], waits_for: Any, worker: LoopWorker
+    ) -> None:
         self.context = context
         self.coroutine = coroutine
         self.waits_for = waits_for
+        self.worker = worker
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        run, coroutine, waits_for = self.context.run, self.coroutine, self.waits_for
+        run, coroutine, waits_for, worker = self.context.run, self.coroutine, self.waits_for, self.worker
+        cancelling = worker.task.cancelling
+        # Cancellations that came while the coroutine waited are not its own. A time-out or a task group comes like that too,
+        # and is taken back in a step.
+        before = worker.outside = 0
         try:
             while True:
+                before = cancelling()
                 try:
                     value = yield waits_for
                 except GeneratorExit:
                     run(coroutine.close)  # the loop was closed under it
                     raise
                 except BaseException as error:
+                    worker.outside += max(0, cancelling() - before)
+                    before = cancelling()
                     waits_for = run(coroutine.throw, error)
                 else:
+                    worker.outside += max(0, cancelling() - before)
+                    before = cancelling()
                     waits_for = run(coroutine.send, value)
+                worker.outside = max(0, worker.outside - max(0, before - cancelling()))
         except StopIteration as end:
+            worker.outside = max(0, worker.outside - max(0, before - cancelling()))
             return end.value
+        except asyncio.CancelledError:
+            worker.outside = max(0, worker.outside - max(0, before - cancelling()))
+            raise
 
 
-async def in_context(context: contextvars.Context, call: Callable[[Any], Any], argument: Any) -> Any:
+async def in_context(context: contextvars.Context, call: Callable[[Any], Any], argument: Any, worker: LoopWorker) -> Any:
     """`await call(argument)`, all of it in `context`."""
     coroutine = context.run(call, argument)
     if coroutine.__class__ is not CoroutineType:
@@ -164,7 +182,7 @@ async def in_context(context: contextvars.Context, call: Callable[[Any], Any], a
         waits_for = context.run(coroutine.send, None)
     except StopIteration as end:  # it ended without waiting for anything
         return end.value
-    return await Steps(context, coroutine, waits_for)
+    return await Steps(context, coroutine, waits_for, worker)
 
 
 class LoopWorker:
@@ -176,10 +194,11 @@ class LoopWorker:
         self.awake: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None]
         self.told = False  # the bus has cancelled it
+        self.outside = 0  # cancellations that came from elsewhere while its handler waited
         self.gone = False  # cancelled, and its message has gone back: it leaves
         self.lost: Any = None  # what it had in hand when its loop was closed under it
-        self._context: contextvars.Context | None = None
-        self._context_of: Any = None
+        self._context = contextvars.Context()
+        self._here = Here(None)
 
     @property
     def name(self) -> str:
@@ -197,6 +216,8 @@ class LoopWorker:
                     else:
                         crew.ready.append(mailbox)
                 if self.gone and not self.told:
+                    # Whoever ends the loop waits for this task. If it was meant for this one alone, others go on in a moment.
+                    crew.loop.call_later(SOON, crew.spread)
                     raise asyncio.CancelledError
                 if self.gone or crew.over or not await self.next():
                     return
@@ -224,29 +245,30 @@ class LoopWorker:
         Whether a CancelledError is a real one: the bus or the loop's owner has cancelled this task. One that a handler makes
         up, or brings about by cancelling the task that it runs in, is the handler's error.
         """
-        if self.told or self.crew.cancelled_from_outside(self.task):
-            self.gone = True
-            return True
-        return False
+        self.gone = self.told or self.outside > 0
+        return self.gone
 
     async def breathe(self) -> None:
         """
-        Give way to the loop between two messages. A cancellation that comes here is the bus's, or the loop's owner's, or was
-        meant by a handler for itself; then it is over with that handler, and not for the next message.
+        Give way to the loop between two messages. A cancellation that comes now is the bus's or the loop's owner's. One that
+        came before was meant by a handler for itself: it is over with that handler, and not for the next message.
         """
+        before = self.task.cancelling()
         try:
             await asyncio.sleep(0)
         except asyncio.CancelledError:
-            if self.cancelled():
-                return
+            self.gone = self.told or self.task.cancelling() > before
         while not self.gone and self.task.cancelling():
             self.task.uncancel()
 
     def context(self, mailbox: Any) -> contextvars.Context:
         """A context in which nothing is set but whose handler runs. One in which nothing was left is as good as new."""
-        if self._context is None or self._context_of is not mailbox or len(self._context) > 1:
-            self._context, self._context_of = contextvars.Context(), mailbox
-            self._context.run(carried.set, mailbox)
+        self.outside = 0
+        self._here.mailbox = None  # the last handler's
+        self._here = here = Here(mailbox)
+        if len(self._context) > 1:
+            self._context = contextvars.Context()
+        self._context.run(carried.set, here)
         return self._context
 
     async def solo(self, mailbox: Any) -> bool:
@@ -263,6 +285,7 @@ class LoopWorker:
                 try:
                     item = take()
                 except IndexError:
+                    self._here.mailbox = None
                     if mailbox.rest():
                         return False
                     continue
@@ -270,7 +293,10 @@ class LoopWorker:
                 context = self.context(mailbox)
                 if quick and item.__class__ is Message and item.ttl is None:
                     try:
-                        outcome = await in_context(context, run, item) if asynchronous else context.run(run, item)
+                        if asynchronous:
+                            outcome = await in_context(context, run, item, self)
+                        else:
+                            outcome = context.run(run, item)
                     except GeneratorExit:
                         self.lost = item
                         raise
@@ -280,14 +306,12 @@ class LoopWorker:
                         if outcome is None or outcome is HANDLED:
                             mailbox.acknowledged += 1
                         else:
-                            await in_context(context, functools.partial(owner.asettle, item, worker=self), outcome)
+                            await in_context(context, functools.partial(owner.asettle, item, worker=self), outcome, self)
                 else:
-                    await in_context(context, functools.partial(owner.adeliver, worker=self), item)
-                if crew.over or self.task.cancelling():
-                    if not (self.gone or crew.over):
-                        await self.breathe()
-                    if self.gone or crew.over:
-                        return bool(mailbox.leave())
+                    await in_context(context, functools.partial(owner.adeliver, worker=self), item, self)
+                if (crew.over or self.task.cancelling()) and await self.leaving():
+                    return bool(mailbox.leave())
+            self._here.mailbox = None
             await self.breathe()  # handlers that never wait must not keep the loop from everybody else
             if self.gone or crew.over:
                 return bool(mailbox.leave())
@@ -298,21 +322,30 @@ class LoopWorker:
         for _ in range(CHUNK):
             item = mailbox.take()
             if item is None:
+                self._here.mailbox = None
                 return False
-            await in_context(self.context(mailbox), functools.partial(owner.adeliver, worker=self), item)
-            if self.gone or self.crew.over or self.task.cancelling():
-                break
+            await in_context(self.context(mailbox), functools.partial(owner.adeliver, worker=self), item, self)
+            if (self.crew.over or self.task.cancelling()) and await self.leaving():
+                return mailbox.leave()
+        self._here.mailbox = None
+        await self.breathe()
+        return mailbox.leave()
+
+    async def leaving(self) -> bool:
+        """After a delivery in which this task was cancelled, or that outlived its bus: whether to leave."""
+        self._here.mailbox = None
+        if not self.gone and self.outside:  # its handler has let it pass
+            self.gone = True
         if not (self.gone or self.crew.over):
             await self.breathe()
-        return mailbox.leave()
+        return self.gone or self.crew.over
 
 
 class Crew:
     """The workers of one start of the bus, on one loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, callers: bool, orphans: deque[LoopWorker]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, orphans: deque[LoopWorker]) -> None:
         self.loop = loop
-        self.callers = callers  # the loop is not the bus's own
         self.orphans = orphans
         self.ready: deque[Any] = deque()
         self.sleepers: list[LoopWorker] = []
@@ -348,12 +381,6 @@ class Crew:
             self.sleepers.remove(worker)
         if self.gate is not None and not self.workers:
             open_gate(self.gate)
-
-    def cancelled_from_outside(self, task: asyncio.Task[Any]) -> bool:
-        """The loop's owner ends it: `asyncio.run` cancels every task when its own has returned."""
-        if not self.callers or not task.cancelling():
-            return False
-        return all(other.cancelling() for other in asyncio.all_tasks(self.loop) if other is not task)
 
     def on_loop(self, call: Callable[[], None]) -> bool:
         """False if the loop runs no more."""
@@ -424,7 +451,7 @@ class LoopRunner:
         """The crew of this start, made when it is first needed; None while the bus is stopped."""
         with self._lock:
             if self._crew is None and self._started:
-                self._crew = Crew(self._callers or self.thread.loop(), self._callers is not None, self.orphans)
+                self._crew = Crew(self._callers or self.thread.loop(), self.orphans)
             return self._crew
 
     def start(self, loop: asyncio.AbstractEventLoop | None) -> None:

@@ -38,14 +38,27 @@ CHUNK: Final = 32  # messages between two looks at the clock
 LENT_LIMIT: Final = 256  # threads that may stand in for blocked workers
 
 _here = threading.local()
-carried: Final[contextvars.ContextVar[Mailbox | None]] = contextvars.ContextVar("pipebus.mailbox", default=None)
-"""The same as `_here.mailbox`, where a handler's work is not bound to one thread: on loops, and what leaves them."""
+
+
+class Here:
+    """
+    The same as `_here.mailbox` where a handler's work is not bound to one thread: on loops, in tasks and threads that the
+    handler waits for. Emptied when the handler has ended, so that a task which it leaves behind is an outsider.
+    """
+
+    __slots__ = ("mailbox",)
+
+    def __init__(self, mailbox: Mailbox | None) -> None:
+        self.mailbox = mailbox
+
+
+carried: Final[contextvars.ContextVar[Here]] = contextvars.ContextVar("pipebus.here", default=Here(None))  # noqa: B039
 
 
 def current_mailbox() -> Mailbox | None:
     """The mailbox whose handler this thread, or this coroutine, is running."""
     mailbox: Mailbox | None = getattr(_here, "mailbox", None)
-    return mailbox if mailbox is not None else carried.get()
+    return mailbox if mailbox is not None else carried.get().mailbox
 
 
 class Worker(threading.Thread):
