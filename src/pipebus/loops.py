@@ -216,8 +216,7 @@ class LoopWorker:
                     else:
                         crew.ready.append(mailbox)
                 if self.gone and not self.told:
-                    # Whoever ends the loop waits for this task. If it was meant for this one alone, others go on in a moment.
-                    crew.loop.call_later(SOON, crew.spread)
+                    crew.soon()
                     raise asyncio.CancelledError
                 if self.gone or crew.over or not await self.next():
                     return
@@ -237,7 +236,12 @@ class LoopWorker:
                 return False
             crew.sleepers.append(self)
             self.awake = crew.loop.create_future()
-            await self.awake
+            try:
+                await self.awake
+            except asyncio.CancelledError:
+                if self.mailbox is not None:  # woken at the same moment: what it was woken for is not begun
+                    crew.return_(self.mailbox)
+                raise
         return self.mailbox is not None
 
     def cancelled(self) -> bool:
@@ -368,6 +372,23 @@ class Crew:
             self.workers[worker] = None
             # Not by `create_task`, which may be told to run a first step at once, inside whoever publishes.
             worker.task = asyncio.Task(worker.run(), loop=self.loop, name="pipebus-worker", context=contextvars.Context())
+            worker.task.add_done_callback(functools.partial(self.never_began, worker))
+
+    def never_began(self, worker: LoopWorker, _: object) -> None:
+        """A task is done. One that was cancelled before its first step has not come to its own end."""
+        if worker in self.workers:
+            self.return_(worker.mailbox)
+            self.ended(worker)
+
+    def return_(self, mailbox: Any) -> None:
+        """A mailbox that was given to a worker, and not begun."""
+        self.ready.append(mailbox)
+        self.soon()
+
+    def soon(self) -> None:
+        """Whoever ends the loop waits for its tasks and makes none. If one alone was meant, others go on in a moment."""
+        if not self.ending:
+            self.loop.call_later(SOON, self.spread)
 
     @staticmethod
     def wake(worker: LoopWorker, mailbox: Any) -> None:
