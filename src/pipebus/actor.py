@@ -173,6 +173,11 @@ class ActorSubscription(Subscription):
     def line(self) -> AskedMailbox:
         return self.mailbox  # type: ignore[return-value]
 
+    def chain(self) -> links.Next:
+        if self.run is None and self.plan.plain:
+            return self.actor.on_message
+        return super().chain()
+
     def call(self) -> links.Next:
         return self.plan.bound.calling(self.actor.on_message)  # type: ignore[union-attr]
 

@@ -39,6 +39,11 @@ class Bound:
     wants_delivery: bool
     getters: list[tuple[Getter, str]]
 
+    @property
+    def plain(self) -> bool:
+        """The handler is called with the message as it is."""
+        return len(self.getters) == 1 and self.getters[0] == (_identity, "")
+
     def calling(self, handler: Callable[..., Any]) -> Callable[[Message[Any]], Any]:
         """`call` for another object's method of the same form."""
         return _caller(handler, self.getters)

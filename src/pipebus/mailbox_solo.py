@@ -32,8 +32,8 @@ import threading
 from collections import deque
 from typing import Final
 
-from pipebus.mailbox import NOBODY, ONE, Item, Mailbox, Owner, Parcel, Rules
-from pipebus.message import Receipt
+from pipebus.mailbox import NOBODY, ONE, Item, Mailbox, Owner, Parcel, Rules, take_turn
+from pipebus.message import Message, Receipt
 
 QUICK: Final = 1000
 """Smallest mailbox with a quick road: a smaller bound is meant to be felt, and every put looks at it under the lock."""
@@ -75,7 +75,7 @@ class SoloMailbox(Mailbox):
     def put(self, message: Item) -> Receipt:
         items = self.items
         if items is None or len(items) >= self.room:
-            return self.offer(message) or self.wait_for_room(message)
+            return self.wake(message) or self.offer(message) or self.wait_for_room(message)
         items.append(message)
         if self.items is not items:
             return self._put_again(message, items)
@@ -85,10 +85,27 @@ class SoloMailbox(Mailbox):
         # `put` without the wait, written out: a frame more would show in every publish.
         items = self.items
         if items is None or len(items) >= self.room:
-            return self.offer(message)
+            return self.wake(message) or self.offer(message)
         items.append(message)
         if self.items is not items:
             return self._put_again(message, items)
+        return ONE
+
+    def wake(self, message: Item) -> Receipt | None:
+        """`offer` for a mailbox that is at rest and has never been anything else but at work; None if it is not."""
+        rules = self.rules
+        traffic = rules.traffic
+        lock = traffic.lock
+        if not lock.acquire(False):
+            take_turn(lock)
+        try:
+            if self.items is not None or self.rare is not None or self.claimed or message.__class__ is not Message:
+                return None
+            self.items = deque((message,))
+            traffic.busy += 1
+        finally:
+            lock.release()
+        rules.schedule(self)
         return ONE
 
     def _put_again(self, message: Item, left: deque[Item]) -> Receipt:
@@ -165,11 +182,20 @@ class SoloMailbox(Mailbox):
         Each entry on a ready list is one `busy`, given back here or when the worker leaves; so an entry that comes late (its
         put was put to sleep before `schedule`, while the bus stopped and started again) does no harm.
         """
-        with self.lock:
+        traffic = self.rules.traffic
+        lock = traffic.lock
+        if not lock.acquire(False):
+            take_turn(lock)
+        try:
             if self.claimed or self.items is None:
-                self.rules.traffic.change(busy=-1)
+                traffic.change(busy=-1)
                 return None
-            return self.items if self._go_on() else None
+            if self.rare is None or self._go_on():
+                self.claimed = True
+                return self.items
+            return None
+        finally:
+            lock.release()
 
     def attend(self) -> bool:
         """Between two messages, when `attention` was called: let waiters in; False if the worker has to leave."""
@@ -178,7 +204,11 @@ class SoloMailbox(Mailbox):
 
     def rest(self) -> bool:
         """The worker found the deque empty; True if the mailbox is at rest now and the worker leaves."""
-        with self.lock:
+        traffic = self.rules.traffic
+        lock = traffic.lock
+        if not lock.acquire(False):
+            take_turn(lock)
+        try:
             items, self.items = self.items, None
             if items:  # a put came in between
                 self.items = items
@@ -188,8 +218,11 @@ class SoloMailbox(Mailbox):
             if self.rare is not None:
                 schedule = self._admit_waiters()
                 self._open_gates()
-            self.rules.traffic.change(busy=-1)
-        self.schedule(schedule)
+            traffic.change(busy=-1)
+        finally:
+            lock.release()
+        if schedule:
+            self.schedule(schedule)
         return True
 
     def leave(self) -> bool:

@@ -144,6 +144,8 @@ class Worker(threading.Thread):
                     owner.deliver(item)  # type: ignore[attr-defined]
                 if context:
                     return None
+                if not items and mailbox.rest():  # found without an exception, where mail is sparse
+                    return False
             if ready:
                 now = self.pool.clock.monotonic()
                 if not end:

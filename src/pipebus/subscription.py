@@ -82,7 +82,7 @@ class Hub(Protocol):
 class Plan:
     """What subscriptions of equal settings share, so that a million of them stay small."""
 
-    __slots__ = ("attempts", "bound", "deliver", "hub", "nodes", "pool", "quick", "rules", "run_on", "to")
+    __slots__ = ("attempts", "bound", "deliver", "hub", "nodes", "plain", "pool", "quick", "rules", "run_on", "to")
 
     def __init__(
         self, hub: Hub, bound: Bound | None, nodes: tuple[Node, ...], rules: Rules, *, to: Any, run_on: str,
@@ -98,6 +98,7 @@ class Plan:
         self.deliver = deliver
         self.pool: Pool | None = None  # threads of its own
         self.quick = bound is not None and not bound.wants_delivery
+        self.plain = bound is not None and bound.plain
 
 
 class Delivery:

@@ -1,11 +1,14 @@
 """The built-in filters: one file each. They have no privilege; yours are their equals."""
 
+from pipebus.filters.dedupe import Dedupe
 from pipebus.filters.enrich import Enrich
 from pipebus.filters.expire import Expire
 from pipebus.filters.log import Log
 from pipebus.filters.reroute import Reroute
+from pipebus.filters.retry import Retry
 from pipebus.filters.set_headers import SetHeaders
 from pipebus.filters.tap import Tap
+from pipebus.filters.timeout import Timeout
 from pipebus.filters.validate import Validate
 
-__all__ = ["Enrich", "Expire", "Log", "Reroute", "SetHeaders", "Tap", "Validate"]
+__all__ = ["Dedupe", "Enrich", "Expire", "Log", "Reroute", "Retry", "SetHeaders", "Tap", "Timeout", "Validate"]

@@ -1,0 +1,156 @@
+"""Dedupe: a message that comes twice has its effect once."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from pipebus import links, settings
+from pipebus.clock import SYSTEM, Clock
+from pipebus.errors import ContractError, PipelineError, Rejected, text_of
+from pipebus.message import Dropped, Message
+from pipebus.pipeline import Around, Context, Steps, is_async
+from pipebus.settings import Seconds
+
+
+@dataclass(eq=False)
+class Dedupe(Around):
+    """
+    Drop a message that has been seen before.
+
+    A message counts as seen while it is under way, and for `window` after its run has ended well. A run that ends in an
+    error, a drop or a cancellation is forgotten, so that the message can come again; so is a delivery that its handler has
+    given back or rejected. A duplicate that is dropped does not prolong the window.
+
+    Args:
+        key: A plain function of the message that says what makes two of them the same: anything hashable, or None for a
+            message that has no duplicates. Left out, it is the id; whoever publishes again must then use the same `id`.
+        window: Seconds for which it is remembered, > 0.
+        size: Most messages remembered, >= 1; the oldest are forgotten first. Those under way come on top.
+
+    Drops:
+        `Dropped("duplicate")`.
+
+    Raises:
+        ContractError: the key function failed, or returned what cannot be hashed. A `Rejected` of its own passes.
+
+    The memory is this process's, and each chain has its own: one for publishing, and one around each subscription's handler,
+    so that of two subscribers each gets its copy. A copy that comes while the first is under way is dropped even if the first
+    fails later. A publish that some mailboxes accepted and others refused has failed: when it is published again, it comes
+    twice to the first ones, unless they have a Dedupe of their own.
+
+    With `Retry`: `Dedupe(…), Retry(…)`. The message is then under way until the last run. The other way round it is forgotten
+    between two runs, a copy may slip in meanwhile, and the next run is dropped as its duplicate.
+
+    Source:
+        The duplicate window of NATS JetStream (2 minutes there) and the deduplication interval of Amazon SQS (5 minutes); same
+        idea, but counted from the end of the run.
+
+    Example:
+        >>> by_order = Dedupe(key=lambda message: message.body["order"], window="1h")
+        >>> by_order.window
+        3600.0
+    """
+
+    key: Callable[[Message[Any]], Hashable] | None = None
+    window: Seconds = 600.0
+    size: int = 100_000
+    may_drop = True
+
+    def __post_init__(self) -> None:
+        if self.key is not None and (not callable(self.key) or is_async(self.key)):
+            raise PipelineError(
+                f"Dedupe.key={self.key!r}: it is a plain function of the message that returns something hashable; "
+                "leave it out to go by the message's id"
+            )
+        self.window = settings.seconds(self.window, "Dedupe.window", above=0.0)
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+            raise PipelineError(f"Dedupe.size={self.size!r}: it is a whole number of messages, at least 1")
+        self._clock: Clock = SYSTEM
+        self._published = _Memory()
+        # Subscriptions come and go: their chains hold these.
+        self._handled: weakref.WeakValueDictionary[str, _Memory] = weakref.WeakValueDictionary()
+
+    def start(self, context: Context) -> None:
+        self._clock = context.clock
+
+    def at(self, place: str) -> Callable[[Message[Any]], Steps]:
+        if place == "publish":
+            return self.around
+        return functools.partial(self.around, memory=self._handled.setdefault(place, _Memory()))
+
+    def around(self, message: Message[Any], /, *, memory: _Memory | None = None) -> Steps:
+        delivery = links.delivery.get() if memory is not None else None
+        memory = memory if memory is not None else self._published
+        key = self._key_of(message)
+        if key is None:
+            return (yield message)
+        if not memory.enter(key, delivery, self._clock, self.window):
+            return Dropped("duplicate")
+        fine = False
+        try:
+            outcome = yield message
+            fine = bool(outcome)
+        finally:
+            memory.leave(key, delivery, _went_well(delivery, fine), self._clock, self.size)
+        return outcome
+
+    def _key_of(self, message: Message[Any]) -> Hashable:
+        if self.key is None:
+            return message.id
+        try:
+            key = self.key(message)
+            hash(key)
+        except Rejected:
+            raise
+        except Exception as error:
+            raise ContractError(
+                f"cannot tell duplicates: Dedupe.key failed with {text_of(error)}; make it return something hashable for "
+                "each message, or None for one that has no duplicates"
+            ) from error
+        return key
+
+
+def _went_well(delivery: Any, fine: bool) -> bool:
+    """What a handler itself has said of its delivery counts more than how its run ended."""
+    return delivery.verdict == "acknowledged" if delivery is not None and delivery.settled else fine
+
+
+class _Memory:
+    """What one chain has seen."""
+
+    __slots__ = ("__weakref__", "_known", "_lock", "_under_way")
+
+    def __init__(self) -> None:
+        self._under_way: dict[Hashable, Any] = {}  # key -> the delivery that its handler may settle, or None
+        self._known: OrderedDict[Hashable, float] = OrderedDict()  # key -> when its run ended well; the oldest first
+        self._lock = threading.RLock()  # a signal handler, or a key's own __eq__, may publish while it is held
+
+    def enter(self, key: Hashable, delivery: Any, clock: Clock, window: float) -> bool:
+        """False: a duplicate."""
+        with self._lock:
+            oldest = clock.monotonic() - window
+            for _ in range(2):  # one more than a message adds; all at once would take long after a quiet hour
+                if self._known and next(iter(self._known.values())) <= oldest:
+                    self._known.popitem(last=False)
+            if key in self._under_way and _went_well(self._under_way[key], True):
+                return False
+            if self._known.get(key, oldest) > oldest:
+                return False
+            self._known.pop(key, None)
+            self._under_way[key] = delivery  # in place of one that its handler has given back, and that still runs
+            return True
+
+    def leave(self, key: Hashable, delivery: Any, well: bool, clock: Clock, size: int) -> None:
+        with self._lock:
+            if self._under_way.get(key) is delivery:
+                self._under_way.pop(key, None)
+            if well:
+                self._known[key] = clock.monotonic()
+                if len(self._known) > size:
+                    self._known.popitem(last=False)
