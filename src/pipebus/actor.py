@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import Any, ClassVar, Final
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 from pipebus import links
 from pipebus.errors import BusClosed, LifecycleError, PipelineError
@@ -29,9 +30,6 @@ from pipebus.runners import Here, carried, current_mailbox
 from pipebus.subject import Address
 from pipebus.subscription import Plan, Subscription
 from pipebus.waiting import Gates, Loop
-
-_asking: Final[contextvars.ContextVar[tuple[Mailbox, ...]]] = contextvars.ContextVar("pipebus.asking", default=())
-"""The filter actors that wait for what is running here."""
 
 
 class Actor(Address, SelfLinking):
@@ -46,22 +44,37 @@ class Actor(Address, SelfLinking):
         name: A subject's name under which it is reachable as well; unique in its bus. None: by reference only.
     """
 
-    __slots__ = ("__weakref__", "_home", "name")
+    __slots__ = ("__weakref__", "_home", "_named")
 
     filter_timeout: ClassVar[float] = 5.0
     """Seconds that a chain waits for an answer of `filter`; then that is the filter's error."""
 
-    name: str | None
+    _named: str | None
     _home: ActorSubscription | None
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
-        # Here and not in __init__, which a subclass may replace without a thought of ours (a dataclass does).
+        # Here and not in __init__, which a subclass may replace without a thought of ours (a dataclass does, a frozen one too).
         actor = super().__new__(cls)
-        actor.name = actor._home = None
+        object.__setattr__(actor, "_named", None)
+        object.__setattr__(actor, "_home", None)
         return actor
 
     def __init__(self, name: str | None = None) -> None:
-        self.name = name
+        if name is not None:
+            self.name = name
+
+    @property
+    def name(self) -> str | None:
+        """Of the subject that reaches it as well; a class may also say `name = "greeter"`."""
+        return self._named
+
+    @name.setter
+    def name(self, name: str | None) -> None:
+        object.__setattr__(self, "_named", name)
+
+    def move(self, home: ActorSubscription | None) -> None:
+        """Told by the bus: this is its mailbox's subscription now."""
+        object.__setattr__(self, "_home", home)
 
     def on_message(self, message: Message[Any], /) -> Any:
         """A message addressed to this actor."""
@@ -103,19 +116,21 @@ class Actor(Address, SelfLinking):
             if question is None:
                 return message
             waiter = Gates(question)
-            self._mailbox().ask(question)
-            return _value(waiter.wait(build.services, self.filter_timeout, lambda: self._late(message)))
+            with self._asking():
+                self._mailbox().ask(question)
+                return _value(waiter.wait(build.services, self.filter_timeout, lambda: self._late(message)))
 
         async def aask(message: Message[Any]) -> Any:
             question = self._question(message)
             if question is None:
                 return message
             waiter = Loop(question)
-            self._mailbox().ask(question)
-            try:
-                return _value(await waiter.wait(self.filter_timeout, lambda: self._late(message)))
-            finally:
-                question.give(None)  # cancelled: nobody waits for it any more
+            with self._asking():
+                self._mailbox().ask(question)
+                try:
+                    return _value(await waiter.wait(self.filter_timeout, lambda: self._late(message)))
+                finally:
+                    question.give(None)  # cancelled: nobody waits for it any more
 
         if build.colour == "sync":
             return links.transform(links.Mark(step.name, ask, scope=step.scope), next_, build.due, build.services)
@@ -131,13 +146,12 @@ class Actor(Address, SelfLinking):
         subject = message.subject
         if subject is self or (isinstance(subject, str) and subject == self.name) or current_mailbox() is mailbox:
             return None
-        waiting = _asking.get()
-        if mailbox in waiting:
-            names = " -> ".join(asker.owner.name for asker in (*waiting, mailbox))
-            raise PipelineError(f"filter actors would wait for each other ({names}): one publishes while the other is asked")
-        context = contextvars.copy_context()
-        context.run(_asking.set, (*waiting, mailbox))
-        return Question(message, context)
+        return Question(message, contextvars.copy_context())
+
+    def _asking(self) -> AbstractContextManager[None]:
+        """Entered while it is asked: filter actors may not wait for each other."""
+        asker = current_mailbox()
+        return asker.waiting_for(self._mailbox()) if isinstance(asker, AskedMailbox) else nullcontext()
 
     def _late(self, message: Message[Any]) -> Answer:
         text = f"filter actor {self.subscription.name} gave no answer about {message.subject} in {self.filter_timeout:g} s"

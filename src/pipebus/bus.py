@@ -44,12 +44,12 @@ from pipebus.planning import Planner, check_delivery
 from pipebus.replies import Answer, Replies, is_answer
 from pipebus.room import room, room_for_thread, timed_out
 from pipebus.router import CACHE, Road, Route, Router
-from pipebus.runners import Pool, Timers, current_mailbox
+from pipebus.runners import Pool, Timers, carry, current_mailbox
 from pipebus.schedule import Schedule
 from pipebus.services import Services
 from pipebus.settings import is_duration
 from pipebus.signatures import Addresses, Envelope, Options, Question, Register, Where
-from pipebus.subject import Subject, check_subject
+from pipebus.subject import Address, Subject, check_subject
 from pipebus.subscription import Delivery, Plan, Subscription
 from pipebus.transports.base import open_transport
 from pipebus.waiting import Gates, Loop, in_thread
@@ -122,8 +122,8 @@ class Bus:
         self.pool = Pool(size, self.clock, name, lambda ready, workers: self.ledger.emit(events.Starved(ready, workers)))
         self.loop_thread = LoopThread(name, lambda error: self.request_stop(f"{error} in a task on the bus's loop"))
         self.loops = LoopRunner(self.clock, self.loop_thread, self.ledger.warn)
-        self.timers = Timers(self.clock, name)
-        self.services = Services(self.clock, debug, self.pool.lent)
+        self.timers = Timers(self.clock, name, lambda error: self.ledger.warn("timer.failed", error=text_of(error)))
+        self.services = Services(self.clock, debug, self.pool.lent, carry)
         self.router = Router(self)
         self.delivery_nodes: tuple[pipeline.Node, ...] = ()
         self.replies = Replies(self)
@@ -541,6 +541,7 @@ class Bus:
             if at == "publish":
                 chain = (*self.router.nodes, *added)
                 checks.check(chain, "publish")
+                self._spawn_filters(added)
                 self.router.nodes = chain
                 self.router.forget_all()
             else:
@@ -548,8 +549,8 @@ class Bus:
                 checks.check(chain, "delivery")
                 for subscription in self.router.subscriptions():
                     check_delivery(subscription.plan, subscription.name, chain, subscription.subjects)
+                self._spawn_filters(added)
                 self.delivery_nodes = chain
-        self._spawn_filters(added)
         return filters[0] if len(filters) == 1 else None
 
     @overload
@@ -624,8 +625,15 @@ class Bus:
         for one in handlers:
             if not isinstance(one, Handlers):
                 raise SubscriptionError(f"include takes Handlers, found {one!r}; use bus.subscribe for a single function")
-            for subject, handler, options, place in one.hand_over(self):
-                self._subscribe(place, subject, handler, **{**DEFAULTS, **options})
+            made: list[Subscription] = []
+            try:
+                for subject, handler, options, place in one.hand_over(self):
+                    made.append(self._subscribe(place, subject, handler, **{**DEFAULTS, **options}))
+            except BaseException:
+                for subscription in made:  # all of them, or none
+                    self.end(subscription, "unsubscribed")
+                one.take_back(self)
+                raise
 
     def _subscribe(
         self, place: pipeline.Place, subject: Any, handler: Callable[..., Any] | None, *, name: str | None, filters: Any,
@@ -643,7 +651,6 @@ class Bus:
     def _enrol(self, plan: Plan, subjects: Any, name: str | None, place: pipeline.Place, make: Callable[[], S]) -> S:
         """Make a subscription one of the bus's."""
         self.lifecycle.check_process()
-        self._spawn_filters(plan.nodes)
         with self.lifecycle.lock:
             if self.state == "draining":
                 raise BusClosed("the bus is stopping: it takes no more subscriptions")
@@ -652,6 +659,7 @@ class Bus:
                     f'subscription "{name}" (at {place}) exists already (at {self._names[name].place}); choose another name'
                 )
             check_delivery(plan, name or (plan.bound.name if plan.bound else "pull"), self.delivery_nodes, subjects)
+            self._spawn_filters(plan.nodes)
             subscription = make()
             if self.state == "started" and plan.nodes:
                 self.lifecycle.start_filters([plan.nodes])
@@ -689,7 +697,12 @@ class Bus:
         unknown = envelope.keys() - set(OPTIONS)
         if unknown:
             raise TypeError(f"every() got an unexpected keyword argument {min(unknown)!r}; there are {', '.join(OPTIONS)}")
-        Message(subject, None, check_headers(envelope.get("headers") or {}), key=envelope.get("key"), ttl=envelope.get("ttl"))
+        if envelope.get("id") is not None:
+            raise MessageError(f"every: id={envelope['id']!r}, but each message has an id of its own; leave it out")
+        self._check_delay(_seconds(envelope.get("delay", 0.0), "delay"))
+        self._check_address(subject)
+        check_headers(envelope.get("headers") or {})
+        check_fields(envelope.get("key"), envelope.get("ttl"), envelope.get("reply_to"), envelope.get("correlation_id"))
         rules = self._planner.rules(size=1, overflow="drop_newest", schedule=self.pool.submit)
         kind = SoloMailbox if has_gil else SharedMailbox
         schedule = Schedule(self, seconds, subject, lambda: self.publish(subject, body, **envelope), rules, place, kind)
@@ -698,6 +711,15 @@ class Bus:
             if self.state == "started":
                 schedule.begin()
         return schedule
+
+    def _check_address(self, subject: Any) -> None:
+        """Whether `subject` can be published to here."""
+        if isinstance(subject, str):
+            check_subject(subject)
+        elif not isinstance(subject, Address):
+            raise SubjectError(f"{subject!r} cannot be published to; use a string, an actor or Ref(obj)")
+        elif not self.transport.capabilities.objects:
+            raise UnsupportedCapability(f"{self.url} carries only mail for named subjects, not for {subject!r}")
 
     def forget_schedule(self, schedule: Schedule) -> None:
         """What `schedule.stop()` calls."""
@@ -789,6 +811,13 @@ class Bus:
             SubscriptionError, SubjectError, PipelineError, UnsupportedCapability: naming what is wrong.
         """
         place = pipeline.caller()
+        with self.lifecycle.lock:  # two threads that spawn one actor come one after the other
+            return self._spawn(
+                actor, place, run=run, filters=filters, to=to, mailbox=mailbox, overflow=overflow,
+                overflow_timeout=overflow_timeout, attempts=attempts, workers=1, deliver="new",
+            )  # fmt: skip
+
+    def _spawn(self, actor: A, place: pipeline.Place, *, filters: Any, **options: Any) -> A:
         self._check_actor(actor, place)
         name = actor.name
         subjects: Any = actor
@@ -797,22 +826,20 @@ class Bus:
             subjects = (actor, name) if self.transport.capabilities.objects else name
         elif not self.transport.capabilities.objects:
             raise UnsupportedCapability(f"{self.url} carries mail for named subjects only; give {type(actor).__name__} a name")
-        plan = self._planner.actor_plan(
-            actor, place, filters, to=to, workers=1, run=run, mailbox=mailbox, overflow=overflow,
-            overflow_timeout=overflow_timeout, attempts=attempts, deliver="new",
-        )  # fmt: skip
+        plan = self._planner.actor_plan(actor, place, filters, **options)
         kind: Any = AskedMailbox if is_filter(actor) else SoloMailbox if has_gil else SharedMailbox
         before = actor._home
 
         def make() -> ActorSubscription:
             number = next(self._numbers) if name is None else name
-            actor._home = ActorSubscription(plan, subjects, number, place, kind, actor=actor)
-            return actor._home
+            home = ActorSubscription(plan, subjects, number, place, kind, actor=actor)
+            actor.move(home)
+            return home
 
         try:
             self._enrol(plan, subjects, name, place, make)
         except BaseException:
-            actor._home = before
+            actor.move(before)
             raise
         return actor
 
@@ -828,6 +855,11 @@ class Bus:
         if actor.name is not None and (not isinstance(actor.name, str) or not actor.name):
             raise SubscriptionError(f"actor name {actor.name!r} (at {place}): it is a subject such as 'greeter', or None")
         home = actor._home
+        if home is not None and home.mailbox.closed_for_good() and not home.mailbox.when_idle(lambda: None):
+            raise SubscriptionError(
+                f"{actor!r} (at {place}) was stopped and still handles its last message, so it cannot be spawned yet: it would "
+                "be given two at a time"
+            )
         if home is not None and not home.mailbox.closed_for_good():
             where = "on this bus" if home.plan.hub is self else "on another bus"
             raise SubscriptionError(f"{actor!r} (at {place}) is spawned already, {where} (at {home.place}); stop it first")

@@ -11,6 +11,7 @@ Handlers: subscriptions written down where no bus exists yet, in modules that ar
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
@@ -32,7 +33,7 @@ class Handlers:
 
     def __init__(self) -> None:
         self._found: list[tuple[Any, Callable[..., Any], dict[str, Any], Place]] = []
-        self._included: list[Bus] = []
+        self._included: weakref.WeakSet[Bus] = weakref.WeakSet()
 
     @overload
     def on(self, subject: Subject[T], **options: Unpack[Options]) -> Register[T]: ...  # type: ignore[overload-overlap]
@@ -46,6 +47,10 @@ class Handlers:
             SubjectError: a bad pattern. SubscriptionError: too late, a bus has included these already.
         """
         place = pipeline.caller()
+        unknown = options.keys() - Options.__optional_keys__
+        if unknown:
+            known = ", ".join(sorted(Options.__optional_keys__))
+            raise TypeError(f"on() got an unexpected keyword argument {min(unknown)!r}; there are {known}")
         for one in subject if isinstance(subject, (list, tuple, set)) else (subject,):
             if isinstance(one, str):
                 check_pattern(one)
@@ -63,7 +68,11 @@ class Handlers:
 
     def hand_over(self, bus: Bus) -> list[tuple[Any, Callable[..., Any], dict[str, Any], Place]]:
         """What `bus.include` subscribes."""
-        if any(other is bus for other in self._included):
+        if bus in self._included:
             raise SubscriptionError("these handlers are included already; a second time each message would be handled twice")
-        self._included.append(bus)
+        self._included.add(bus)
         return list(self._found)
+
+    def take_back(self, bus: Bus) -> None:
+        """It could not be done: the bus may try again."""
+        self._included.discard(bus)

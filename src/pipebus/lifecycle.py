@@ -144,8 +144,9 @@ class Lifecycle:
             self.stop_wanted = self._hurry = False
             self._report = None
             self._started = []
-            own = {id(s.plan): s.plan.nodes for s in subscriptions}
-            self.start_filters([bus.router.nodes, bus.delivery_nodes, *own.values()])
+            self.start_filters([bus.router.nodes, bus.delivery_nodes, *self._own_chains()])
+            self.start_filters(self._own_chains())  # a filter's start may have subscribed somebody
+            subscriptions = list(bus.router.subscriptions())
             try:
                 bus.transport.start(Surroundings(bus.clock, bus.max_message_bytes))
                 for pool in self._pools(subscriptions):
@@ -153,8 +154,10 @@ class Lifecycle:
                 bus.loops.start(loop)
                 bus.timers.start()
                 changed = self._change("started")
+                left = [subscription.mailbox for subscription in subscriptions if subscription.mailbox.reopen()]
+                for mailbox in left:
+                    mailbox.go_on()
                 for subscription in subscriptions:
-                    subscription.mailbox.reopen()
                     if subscription.inbox is not None:
                         subscription.inbox.ended = False
                     if not bus.transport.local:
@@ -167,6 +170,10 @@ class Lifecycle:
                 bus.loop_thread.stop(1.0)
                 raise
         bus.ledger.emit(changed)
+
+    def _own_chains(self) -> list[tuple[pipeline.Node, ...]]:
+        """Of the subscriptions, each plan's once."""
+        return list({id(s.plan): s.plan.nodes for s in self.bus.router.subscriptions()}.values())
 
     def _pools(self, subscriptions: Iterable[Subscription]) -> list[Pool]:
         """The one for all, and those that serve one subscription alone."""
@@ -283,8 +290,8 @@ class Lifecycle:
             )
             if not late:
                 break
-            for subscription in subscriptions:
-                subscription.mailbox.reopen()
+            for mailbox in [subscription.mailbox for subscription in subscriptions if subscription.mailbox.reopen()]:
+                mailbox.go_on()
             drained = bus.traffic.quiet(bus.clock, self._left(deadline), give_up=lambda: self._hurry)
         with self.lock:
             changed = self._change("stopped")

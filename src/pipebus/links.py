@@ -82,6 +82,7 @@ class Services(Protocol):
     """What running chains ask of the bus; handed down at build."""
 
     debug: bool
+    carry: Callable[[contextvars.Context], Any]
 
     def pause(self, seconds: float, filter_name: str) -> None: ...
     async def apause(self, seconds: float) -> None: ...
@@ -316,6 +317,7 @@ def _abandonable(step: Mark, next_: Next, effect: Call, services: Services) -> A
     gate.acquire()
     result: list[tuple[bool, Any]] = []
     context = contextvars.copy_context()
+    here = services.carry(context)
 
     def run() -> None:
         try:
@@ -323,6 +325,7 @@ def _abandonable(step: Mark, next_: Next, effect: Call, services: Services) -> A
         except BaseException as error:
             result.append((False, error))
         finally:
+            here.mailbox = None
             gate.release()
 
     threading.Thread(target=run, name=f"pipebus-abandonable-{step.name}", daemon=True).start()

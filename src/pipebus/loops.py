@@ -34,7 +34,7 @@ from pipebus.errors import BusClosed
 from pipebus.mailbox import open_gate
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import HANDLED, Message
-from pipebus.runners import CHUNK, Here, carried, sweep
+from pipebus.runners import CHUNK, Here, carried, carry, sweep
 
 SPARE: Final = 64  # sleeping workers kept; a burst may need more, for its time
 GRACE: Final = 1.0  # seconds that cancelled handlers have to end
@@ -90,12 +90,16 @@ class LoopThread:
                 return None
 
         loop = self.loop()
-        future = asyncio.run_coroutine_threadsafe(run(), loop)
+        context = contextvars.copy_context()
+        here = carry(context)
+        future = context.run(asyncio.run_coroutine_threadsafe, run(), loop)
         try:
             outcome = future.result()
         except BaseException:
             future.cancel()
             raise
+        finally:
+            here.mailbox = None
         if raised:
             error = raised.pop()
             if isinstance(error, asyncio.CancelledError) and self._loop is not loop:
@@ -195,6 +199,7 @@ class LoopWorker:
         self.task: asyncio.Task[None]
         self.told = False  # the bus has cancelled it
         self.outside = 0  # cancellations that came from elsewhere while its handler waited
+        self.back: Any = None  # the parcel that has gone back because of one
         self.gone = False  # cancelled, and its message has gone back: it leaves
         self.lost: Any = None  # what it had in hand when its loop was closed under it
         self._context = contextvars.Context()
@@ -215,8 +220,9 @@ class LoopWorker:
                         mailbox.rules.schedule(mailbox)  # the bus was started again, with another crew
                     else:
                         crew.ready.append(mailbox)
+                mailbox = None  # an actor that has stopped is not kept alive by its last worker
                 if self.gone and not self.told:
-                    crew.soon()
+                    crew.soon(self.back)
                     raise asyncio.CancelledError
                 if self.gone or crew.over or not await self.next():
                     return
@@ -249,7 +255,7 @@ class LoopWorker:
         Whether a CancelledError is a real one: the bus or the loop's owner has cancelled this task. One that a handler makes
         up, or brings about by cancelling the task that it runs in, is the handler's error.
         """
-        self.gone = self.told or self.outside > 0
+        self.gone = self.told or (self.crew.callers and self.outside > 0)
         return self.gone
 
     async def breathe(self) -> None:
@@ -305,7 +311,7 @@ class LoopWorker:
                         self.lost = item
                         raise
                     except BaseException as error:
-                        owner.failed(item, error, cancelled=self.cancelled)
+                        owner.failed(item, error, worker=self)
                     else:
                         if outcome is None or outcome is HANDLED:
                             mailbox.acknowledged += 1
@@ -338,7 +344,7 @@ class LoopWorker:
     async def leaving(self) -> bool:
         """After a delivery in which this task was cancelled, or that outlived its bus: whether to leave."""
         self._here.mailbox = None
-        if not self.gone and self.outside:  # its handler has let it pass
+        if not self.gone and self.outside and self.crew.callers:  # its handler has let it pass
             self.gone = True
         if not (self.gone or self.crew.over):
             await self.breathe()
@@ -348,8 +354,9 @@ class LoopWorker:
 class Crew:
     """The workers of one start of the bus, on one loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, orphans: deque[LoopWorker]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, callers: bool, orphans: deque[LoopWorker]) -> None:
         self.loop = loop
+        self.callers = callers  # whose owner may end it; on the bus's own loop only the bus cancels workers
         self.orphans = orphans
         self.ready: deque[Any] = deque()
         self.sleepers: list[LoopWorker] = []
@@ -385,10 +392,19 @@ class Crew:
         self.ready.append(mailbox)
         self.soon()
 
-    def soon(self) -> None:
-        """Whoever ends the loop waits for its tasks and makes none. If one alone was meant, others go on in a moment."""
+    def soon(self, parcel: Any = None) -> None:
+        """
+        Whoever ends the loop waits for its tasks and makes none. If one alone was meant, others go on in a moment; and then it
+        was an attempt, or a handler that is always cancelled would be run for ever.
+        """
+
+        def go_on() -> None:
+            if parcel is not None:
+                parcel.attempt += 1
+            self.spread()
+
         if not self.ending:
-            self.loop.call_later(SOON, self.spread)
+            self.loop.call_later(SOON, go_on)
 
     @staticmethod
     def wake(worker: LoopWorker, mailbox: Any) -> None:
@@ -472,7 +488,7 @@ class LoopRunner:
         """The crew of this start, made when it is first needed; None while the bus is stopped."""
         with self._lock:
             if self._crew is None and self._started:
-                self._crew = Crew(self._callers or self.thread.loop(), self.orphans)
+                self._crew = Crew(self._callers or self.thread.loop(), self._callers is not None, self.orphans)
             return self._crew
 
     def start(self, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -483,7 +499,8 @@ class LoopRunner:
             worker = self.orphans.popleft()
             mailbox, item = worker.mailbox, worker.lost
             if item is not None:
-                mailbox.owner.failed(item, asyncio.CancelledError(), cancelled=lambda: True)
+                worker.told = True
+                mailbox.owner.failed(item, asyncio.CancelledError(), worker=worker)
             if mailbox is not None and mailbox.leave():
                 self.submit(mailbox)
 
@@ -506,6 +523,11 @@ class LoopRunner:
             if crew.on_loop(crew.end) and not self.clock.wait(gate, timeout) and crew.on_loop(crew.cancel):
                 self.clock.wait(gate, GRACE)
         crew.over = True
+        if crew.loop.is_closed():  # its coroutines will never go on; the collector would end them some time
+            for worker in list(crew.workers):
+                coroutine = worker.task.get_coro()
+                if coroutine is not None:
+                    coroutine.close()
         stuck = [worker.name for worker in list(crew.workers) if worker.mailbox is not None]
         with self._lock:
             self._crew = self._callers = None

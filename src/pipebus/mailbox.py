@@ -552,24 +552,36 @@ class Mailbox:
                     pile.extend(kept)
             return back
 
-    def reopen(self) -> None:
-        """Go on after a stop, with what it left over."""
+    def reopen(self) -> bool:
+        """
+        Take messages again after a stop. True if it left something over: then `go_on` has to be called, when all others are
+        open too, or what is handled first could not publish to them.
+        """
         with self.lock:
             rare = self.rare
             if rare is None or rare.closed is None:
-                return
+                return False
             if rare.shared:
                 self.rare = None
-                return
+                return False
             rare.closed = None
             if rare.halted:
                 rare.halted = rare.paused = False
-            self.items, rare.left = rare.left or None, None
+            self.items, rare.left = self._ahead(rare.left), None
             now = self.rules.clock.monotonic()
             for item in rare.later.values():
                 self.rules.later(max(0.0, item.due - now), functools.partial(self.release, item))
+            return self.items is not None
+
+    def go_on(self) -> None:
+        """Handle what a stop has left over."""
+        with self.lock:
             schedule = self._restart()
         self.schedule(schedule)
+
+    def _ahead(self, left: deque[Item] | None) -> deque[Item] | None:
+        """What is in line again after a stop."""
+        return left or None
 
     def wait_idle(self, timeout: float | None) -> bool:
         """After `close`: wait until the last handler has ended; False when time ran out."""

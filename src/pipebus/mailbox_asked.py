@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextvars
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from pipebus.errors import BusClosed
+from pipebus.errors import BusClosed, PipelineError
 from pipebus.mailbox import Item, Owner, Rules
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import Message
@@ -50,7 +52,7 @@ class Answer:
 class AskedMailbox(SharedMailbox):
     """A bounded queue with one worker, and questions in it."""
 
-    __slots__ = ("answering", "asked", "ended", "questions")
+    __slots__ = ("answering", "asked", "ended", "questions", "waits")
 
     def __init__(self, rules: Rules, owner: Owner) -> None:
         super().__init__(rules, owner)
@@ -58,6 +60,39 @@ class AskedMailbox(SharedMailbox):
         self.answering = 0  # in hand
         self.asked = 0  # all that were taken
         self.ended = False
+        self.waits: list[AskedMailbox] = []  # filter actors that this one waits for at this moment
+
+    @contextmanager
+    def waiting_for(self, other: AskedMailbox) -> Iterator[None]:
+        """
+        Entered by this actor while it asks another.
+
+        Raises:
+            PipelineError: that one waits for this one, by itself or by way of others.
+        """
+        with self.rules.traffic.lock:
+            way = other.way_to(self)
+            if way is not None:
+                names = " -> ".join(mailbox.owner.name for mailbox in (self, *way))
+                raise PipelineError(
+                    f"filter actors would wait for each other ({names}); publish after the answer, or take one of them out"
+                )
+            self.waits.append(other)
+        try:
+            yield
+        finally:
+            with self.rules.traffic.lock:
+                self.waits.remove(other)
+
+    def way_to(self, goal: AskedMailbox) -> list[AskedMailbox] | None:
+        """Over whom this one waits for `goal`. (Nobody can wait in a circle, so it ends.)"""
+        if self is goal:
+            return [self]
+        for other in self.waits:
+            way = other.way_to(goal)
+            if way is not None:
+                return [self, *way]
+        return None
 
     def ask(self, question: Question) -> None:
         """
@@ -102,9 +137,12 @@ class AskedMailbox(SharedMailbox):
         self.items = kept or None
         self.questions = 0
 
-    def reopen(self) -> None:
+    def reopen(self) -> bool:
         self.ended = False
-        super().reopen()
+        return super().reopen()
+
+    def _ahead(self, left: deque[Item] | None) -> deque[Item] | None:
+        return deque((*(self.items or ()), *(left or ()))) or None  # the questions, which have waited on
 
     def waiting(self) -> int:
         return super().waiting() - self.questions

@@ -101,8 +101,8 @@ class SharedMailbox(Mailbox):
         super().resume()
         self._more_workers()
 
-    def reopen(self) -> None:
-        super().reopen()
+    def go_on(self) -> None:
+        super().go_on()
         self._more_workers()
 
     def _more_workers(self) -> None:

@@ -98,7 +98,8 @@ class Planner:
         except TypeError:
             key = plan = None
         if plan is None:
-            plan = self._make(actor.on_message, place, actor.name or cls.__name__, given, **options)
+            first = callable(getattr(actor, "filter", None))
+            plan = self._make(actor.on_message, place, actor.name or cls.__name__, given, first, **options)
             if plan.run_on != "loop" and pipeline.is_async(getattr(actor, "filter", None)):
                 raise SubscriptionError(f'{cls.__name__} (at {place}): run={plan.run_on!r}, but its filter is async: "loop"')
             bound = plan.bound
@@ -120,6 +121,7 @@ class Planner:
         place: Place,
         name: str | None,
         filters: tuple[Any, ...],
+        first: bool = False,
         *,
         to: Any,
         workers: int,
@@ -165,7 +167,7 @@ class Planner:
         elif run_on == "pool" and workers > 1:
             self._grow_pool(workers, bad)
         schedule = {
-            "pool": self.bus.pool.submit,
+            "pool": self.bus.pool.submit_first if first else self.bus.pool.submit,
             "thread": pool.submit if pool is not None else _wake_reader,
             "loop": self.bus.loops.submit,
             "pull": _wake_reader,

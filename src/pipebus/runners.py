@@ -55,6 +55,13 @@ class Here:
 carried: Final[contextvars.ContextVar[Here]] = contextvars.ContextVar("pipebus.here", default=Here(None))  # noqa: B039
 
 
+def carry(context: contextvars.Context) -> Here:
+    """Have what runs in `context`, on another thread, count as part of the handler that is running here, until emptied."""
+    here = Here(current_mailbox())
+    context.run(carried.set, here)
+    return here
+
+
 def current_mailbox() -> Mailbox | None:
     """The mailbox whose handler this thread, or this coroutine, is running."""
     mailbox: Mailbox | None = getattr(_here, "mailbox", None)
@@ -89,6 +96,7 @@ class Worker(threading.Thread):
             _here.mailbox = None
             if again:
                 mailbox.rules.schedule(mailbox)
+            mailbox = None  # an actor that has stopped is not kept alive by a worker that sleeps
             if self.abandoned or (pool.surplus() and pool.retire(self)):
                 return
 
@@ -194,6 +202,15 @@ class Pool:
     def submit(self, mailbox: Mailbox) -> None:
         """Put a mailbox on the ready list. Called once per change from rest to ready."""
         self.ready.append(mailbox)
+        if not self.waking:
+            self.wake()
+
+    def submit_first(self, mailbox: Mailbox) -> None:
+        """
+        The same at the front of the list, for filter actors: behind the handlers that wait for its answers, each of which gives
+        its slot up to the next, one would be reached when no more substitutes may start.
+        """
+        self.ready.appendleft(mailbox)
         if not self.waking:
             self.wake()
 
@@ -321,9 +338,10 @@ def sweep(ready: deque[Any]) -> None:
 class Timers:
     """Callables that are due at a time of the monotonic clock; one thread, started with the first."""
 
-    def __init__(self, clock: Clock, name: str) -> None:
+    def __init__(self, clock: Clock, name: str, failed: Callable[[BaseException], None]) -> None:
         self.clock = clock
         self.name = name
+        self.failed = failed  # told of what a callable has raised
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -354,7 +372,10 @@ class Timers:
                 due = self._heap[0][0] if self._heap else None
                 call = heapq.heappop(self._heap)[2] if due is not None and due <= now else None
             if call is not None:
-                call()
+                try:
+                    call()
+                except Exception as error:  # everybody else's time still has to come
+                    self.failed(error)
             else:
                 self.clock.wait(self._gate, None if due is None else due - now)
 

@@ -33,6 +33,7 @@ class Ticking(Protocol):
     @property
     def state(self) -> str: ...
     def forget_schedule(self, schedule: Schedule) -> None: ...
+    def request_stop(self, reason: str) -> None: ...
 
 
 class Schedule:
@@ -107,9 +108,12 @@ class Schedule:
         """On the timer's thread: hand the tick to a worker, unless the last one is still at it."""
         if era != self._era or self.stopped:
             return
-        missed = max(0, math.floor((self.bus.clock.monotonic() - self._due) / self.interval))
+        due = self._due
+        if due == math.inf:
+            return  # it has just ended
+        missed = max(0, math.floor((self.bus.clock.monotonic() - due) / self.interval))
         self.skipped += missed
-        self._due += (missed + 1) * self.interval
+        self._due = due + (missed + 1) * self.interval
         self._arm(era)
         self._mailbox.offer(Message("pipebus.tick"))
 
@@ -124,11 +128,13 @@ class Schedule:
             if self.bus.state == "started" and not self.stopped:
                 self._publish()
                 self.published += 1
-        except LifecycleError:
-            pass  # the bus has begun to stop meanwhile, and refuses schedules like other publishers
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, LifecycleError) and self.bus.state != "started":
+                return  # it has begun to stop meanwhile, and refuses schedules like other publishers
             self.failed_ticks += 1
             self.bus.ledger.warn("schedule.failed", schedule=self.name, error=text_of(error))
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                self.bus.request_stop(f"{type(error).__name__} in {self.name}")
         finally:
             self._mailbox.acknowledge(item)
 

@@ -43,10 +43,13 @@ def get_logger(**facts: Any) -> Any:
 class Services:
     """Handed to every chain at build."""
 
-    def __init__(self, clock: Clock, debug: bool, blocking: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(
+        self, clock: Clock, debug: bool, blocking: Callable[[], AbstractContextManager[Any]], carry: Callable[[Any], Any]
+    ) -> None:
         self.clock = clock
         self.debug = debug
         self.blocking = blocking
+        self.carry = carry  # what runs in that context counts as part of the handler that is running here
 
     def pause(self, seconds: float, filter_name: str) -> None:
         if asyncio._get_running_loop() is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from typing import Any, Final, Protocol
 
@@ -452,7 +452,7 @@ class Subscription:
                 worker.lost = parcel
             raise
         except BaseException as error:
-            self.failed(parcel, error, delivery, worker.cancelled)
+            self.failed(parcel, error, delivery, worker)
         else:
             await self.asettle(parcel, outcome, delivery, worker=worker)
         finally:
@@ -496,7 +496,7 @@ class Subscription:
                 worker.lost = item
             raise
         except BaseException as error:
-            self.failed(item, error, delivery, worker.cancelled)
+            self.failed(item, error, delivery, worker)
         else:
             self._close(item, outcome, delivery)
 
@@ -519,13 +519,13 @@ class Subscription:
             self.acknowledge(item)
 
     def failed(
-        self, item: Item, error: BaseException, delivery: Delivery | None = None, cancelled: Callable[[], bool] = lambda: False
+        self, item: Item, error: BaseException, delivery: Delivery | None = None, worker: LoopWorker | None = None
     ) -> None:
         """The chain gave up with an error; never raises."""
-        if isinstance(error, asyncio.CancelledError) and cancelled():
+        if isinstance(error, asyncio.CancelledError) and worker is not None and worker.cancelled():
             links.unsign(error)
             if delivery is None or delivery.claim():
-                self._untake(item)
+                worker.back = self._untake(item)
             return
         if delivery is not None and not delivery.claim():
             links.unsign(error)
@@ -541,11 +541,15 @@ class Subscription:
             return
         self.bury(item, error)
 
-    def _untake(self, item: Item) -> None:
+    def _untake(self, item: Item) -> Parcel:
         """It goes back as if it had not been taken."""
         parcel = item if isinstance(item, Parcel) else Parcel(item)
         parcel.attempt = max(0, parcel.attempt - 1)
-        self.mailbox.give_back(parcel, front=True)
+        if parcel.attempt >= self.plan.attempts:
+            self.bury(parcel, AttemptsExhausted(f"cancelled {parcel.attempt} times; {self.name} allows as many attempts"))
+        else:
+            self.mailbox.give_back(parcel, front=True)
+        return parcel
 
     def acknowledge(self, item: Item) -> None:
         self.mailbox.acknowledge(item)
