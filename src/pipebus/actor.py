@@ -164,6 +164,11 @@ def _value(answer: Answer) -> Any:
     return answer.value
 
 
+def vars_of(actor: Actor) -> dict[str, Any]:
+    """What is set on the object itself."""
+    return getattr(actor, "__dict__", {})
+
+
 def is_filter(actor: Actor) -> bool:
     return callable(getattr(actor, "filter", None))
 

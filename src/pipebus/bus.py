@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, overload
 
 from pipebus import checks, events, explain, links, pipeline, settings
-from pipebus.actor import Actor, ActorSubscription, is_filter
+from pipebus.actor import Actor, ActorSubscription, is_filter, vars_of
 from pipebus.arrival import bind
 from pipebus.clock import SYSTEM, Clock
 from pipebus.codec import Codec, JsonCodec
@@ -52,7 +52,7 @@ from pipebus.signatures import Addresses, Envelope, Options, Question, Register,
 from pipebus.subject import Address, Subject, check_subject
 from pipebus.subscription import Delivery, Plan, Subscription
 from pipebus.transports.base import open_transport
-from pipebus.waiting import Gates, Loop, in_thread
+from pipebus.waiting import Gates, Loop, in_thread, on_executor
 
 if TYPE_CHECKING:
     from pipebus.signatures import Handler
@@ -342,7 +342,7 @@ class Bus:
             else:
                 run = route.run(Road("sync", force=True, late=bool(delay)))
                 inline = route.waits is None and self.transport.local
-                outcome = run(message) if inline else await asyncio.to_thread(run, message)
+                outcome = run(message) if inline else await on_executor(run, message)
         except BaseException as error:
             self.ledger.refused(message, error)
             raise
@@ -640,6 +640,8 @@ class Bus:
         **options: Any,
     ) -> Subscription:  # fmt: skip
         subjects = self._planner.subjects(subject)
+        if name == PUBLISH:
+            raise SubscriptionError(f'name="{name}" (at {place}): that is what the publish chain is called; choose another')
         if name is not None and (not isinstance(name, str) or not name or not name.isprintable()):
             raise SubscriptionError(f"name={name!r} (at {place}): a name is a printable string that is not empty")
         plan = self._planner.plan(handler, place, name, filters, **options)
@@ -837,11 +839,27 @@ class Bus:
             return home
 
         try:
-            self._enrol(plan, subjects, name, place, make)
+            home = self._enrol(plan, subjects, name, place, make)
         except BaseException:
             actor.move(before)
             raise
+        if before is not None:
+            self._take_over(before, home)
         return actor
+
+    def _take_over(self, before: ActorSubscription, home: ActorSubscription) -> None:
+        """An actor that was stopped is spawned again: it may still be at its last message, and has one at a time."""
+        home.pause()
+        with self.traffic.lock:
+            self.traffic.change(busy=1)  # a drain waits for what is to come after it
+
+        def begin() -> None:
+            home.resume()
+            with self.traffic.lock:
+                self.traffic.change(busy=-1)
+
+        if before.mailbox.when_idle(lambda: self.timers.after(0.0, begin)):  # called under a lock: not at once
+            begin()
 
     def _check_actor(self, actor: Any, place: pipeline.Place) -> None:
         if not isinstance(actor, Actor):
@@ -854,12 +872,12 @@ class Bus:
             )
         if actor.name is not None and (not isinstance(actor.name, str) or not actor.name):
             raise SubscriptionError(f"actor name {actor.name!r} (at {place}): it is a subject such as 'greeter', or None")
-        home = actor._home
-        if home is not None and home.mailbox.closed_for_good() and not home.mailbox.when_idle(lambda: None):
+        if not is_filter(actor) and type(actor).on_message is Actor.on_message and "on_message" not in vars_of(actor):
             raise SubscriptionError(
-                f"{actor!r} (at {place}) was stopped and still handles its last message, so it cannot be spawned yet: it would "
-                "be given two at a time"
+                f"{type(actor).__name__} (spawned at {place}) has neither on_message nor filter, so it could do nothing; "
+                "define `def on_message(self, message)` in it"
             )
+        home = actor._home
         if home is not None and not home.mailbox.closed_for_good():
             where = "on this bus" if home.plan.hub is self else "on another bus"
             raise SubscriptionError(f"{actor!r} (at {place}) is spawned already, {where} (at {home.place}); stop it first")

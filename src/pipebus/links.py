@@ -74,6 +74,9 @@ A list of what a mailbox or the store has accepted in this publish so far. A fil
 accepted must not be sent again. (On the delivery side the same is told by `delivery`, which may be settled.)
 """
 
+replayed: Final[contextvars.ContextVar[bool]] = contextvars.ContextVar("pipebus.replayed", default=False)
+"""True around a dead letter that has come back: whoever knows it already has to let it pass."""
+
 delivery: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.delivery", default=None)
 """The `Delivery` that a handler with a parameter for it is being given."""
 

@@ -33,7 +33,7 @@ OWN: Final = "its own handler publishes into it and would wait for itself: enlar
 class Parcel:
     """A message with a history: returned, delayed, replayed, or carried by a transport that wants an answer."""
 
-    __slots__ = ("attempt", "delay", "due", "first", "lane", "message", "token")
+    __slots__ = ("attempt", "delay", "due", "first", "lane", "message", "replayed", "token")
 
     def __init__(self, message: Message[Any], attempt: int = 0, token: Any = None, delay: float = 0.0) -> None:
         self.message = message
@@ -43,6 +43,7 @@ class Parcel:
         self.delay = delay  # seconds until it may be taken
         self.due = 0.0  # the same on the monotonic clock
         self.lane = False  # it holds the lane of its key
+        self.replayed = False  # a dead letter that has come back
 
 
 Item = Message[Any] | Parcel

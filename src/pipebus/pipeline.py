@@ -67,8 +67,7 @@ class Around:
 
     `waits` declares that it may yield `Pause`, `bounds` that it may yield `Call`: both are then refused early where they
     cannot work. `abandon` allows `Call` in a sync chain (see `Call`). `repeats` declares that it may run the rest again after
-    an error, and asks `links.accepted` first. One that keeps what it knows for each chain apart defines `at(place)`, which
-    gives the generator function for the chain at "publish", or around a subscription's handler, by its name.
+    an error, and asks `links.accepted` first. One that keeps what it knows for each chain apart defines `at(place)`.
     """
 
     waits: bool = False
@@ -78,6 +77,10 @@ class Around:
 
     def around(self, message: Message[Any], /) -> Steps:
         raise NotImplementedError(f"{type(self).__name__} has no `around(self, message)`")
+
+    def at(self, place: str) -> Callable[[Message[Any]], Steps]:
+        """The generator function for the chain at "publish", or around a subscription's handler, by its name."""
+        return self.around
 
 
 class SelfLinking:
@@ -239,8 +242,7 @@ class Step:
         if self.shape == "actor":
             return self.filter.link_into(links.Mark(self.name, scope=rest.scope), next_, build)  # type: ignore[no-any-return]
         drive = _DRIVERS[self.shape, build.colour]
-        at = getattr(self.filter, "at", None)
-        call = self.call if at is None else at(build.place)
+        call = self.filter.at(build.place) if isinstance(self.filter, Around) and callable(self.filter.at) else self.call
         return drive(links.Mark(self.name, call, self.abandon, rest.scope), next_, build.due, build.services)
 
 

@@ -23,6 +23,7 @@ from pipebus.room import forced
 from pipebus.services import Services
 from pipebus.subject import Address, Pattern, PatternTree, check_subject
 from pipebus.subscription import Subscription
+from pipebus.waiting import on_executor
 
 CACHE: Final = 16_384
 """Most compiled routes kept; one subject over it and all are compiled anew as they are needed."""
@@ -274,7 +275,7 @@ class Router:
         if road.colour == "sync" and not route.nodes:
             return reach
         fixed = route.reach is None  # else it looks at the subject itself
-        noted = any(step.repeats for step in pipeline.met(route.router.nodes, subject))
+        noted = any(step.repeats for step in pipeline.steps(route.router.nodes))  # a rerouter may have come from there
 
         def terminal(message: Message[Any]) -> Receipt:
             if message.__class__ is not Message:
@@ -298,7 +299,13 @@ class Router:
         async def aterminal(message: Message[Any]) -> Receipt:
             if transport.local:
                 return terminal(message)
-            return await asyncio.to_thread(terminal, message)  # it may wait for a disk or a network
+            try:
+                receipt: Receipt = await on_executor(terminal, message)  # it may wait for a disk or a network
+                return receipt
+            except asyncio.CancelledError:
+                if noted:
+                    _note(message)  # the thread goes on: it may still be stored
+                raise
 
         return aterminal
 
@@ -388,5 +395,8 @@ def stragglers(mailboxes: tuple[Mailbox, ...], late: list[Late]) -> Receipt:
         raise MailboxFull([m.owner.name for m in mailboxes if m.owner.name not in refused], refused, hint)
     if closed is not None:
         reached = len(mailboxes) - len(late)
-        raise BusClosed(f"{closed}; {reached} of {len(mailboxes)} mailboxes had taken it before") if reached else closed
+        if reached:
+            closed = BusClosed(f"{closed}; {reached} of {len(mailboxes)} mailboxes had taken it before")
+            closed.__dict__["accepted"] = reached
+        raise closed
     return Receipt(len(mailboxes) - gone)

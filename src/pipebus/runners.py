@@ -152,7 +152,7 @@ class Worker(threading.Thread):
                     owner.deliver(item)  # type: ignore[attr-defined]
                 if context:
                     return None
-                if not items and mailbox.rest():  # found without an exception, where mail is sparse
+                if not items and not mailbox.attention and mailbox.rest():  # no exception, where mail is sparse
                     return False
             if ready:
                 now = self.pool.clock.monotonic()

@@ -415,15 +415,23 @@ class Subscription:
             return None
         return parcel
 
+    def _opened(self, parcel: Parcel) -> tuple[Delivery | None, list[tuple[Any, Any]]]:
+        """What the chain may want to know of the delivery, in context variables; with the tokens to reset them."""
+        tokens: list[tuple[Any, Any]] = []
+        if parcel.replayed:
+            tokens.append((links.replayed, links.replayed.set(True)))
+        if self.plan.quick:
+            return None, tokens
+        delivery = Delivery(self, parcel)
+        tokens.append((links.delivery, links.delivery.set(delivery)))
+        return delivery, tokens
+
     def deliver(self, item: Item) -> None:
         """Run the chain for one item and settle it; never raises."""
         parcel = self._taken(item)
         if parcel is None:
             return
-        delivery = token = None
-        if not self.plan.quick:
-            delivery = Delivery(self, parcel)
-            token = links.delivery.set(delivery)
+        delivery, tokens = self._opened(parcel)
         try:
             outcome = self.chain()(parcel.message)
         except BaseException as error:
@@ -431,18 +439,15 @@ class Subscription:
         else:
             self.settle(parcel, outcome, delivery)
         finally:
-            if token is not None:
-                links.delivery.reset(token)
+            for variable, token in tokens:
+                variable.reset(token)
 
     async def adeliver(self, item: Item, worker: LoopWorker) -> None:
         """`deliver` on an event loop, for chains of both colours."""
         parcel = self._taken(item)
         if parcel is None:
             return
-        delivery = token = None
-        if not self.plan.quick:
-            delivery = Delivery(self, parcel)
-            token = links.delivery.set(delivery)
+        delivery, tokens = self._opened(parcel)
         try:
             outcome = self.chain()(parcel.message)
             if self.is_async:
@@ -456,8 +461,8 @@ class Subscription:
         else:
             await self.asettle(parcel, outcome, delivery, worker=worker)
         finally:
-            if token is not None:
-                links.delivery.reset(token)
+            for variable, token in tokens:
+                variable.reset(token)
 
     def open_item(self, item: Item) -> Delivery | None:
         """For readers: a delivery whose message has passed the Transforms; None if that settled it."""
@@ -614,7 +619,9 @@ class Subscription:
         self.bury(parcel, error, taken=False)
 
     def _revive(self, message: Message[Any]) -> None:
-        if not self.mailbox.revive(message):
+        parcel = Parcel(message)
+        parcel.replayed = True
+        if not self.mailbox.revive(parcel):
             raise DeadLetterError(f"{self.name} has no room for the replayed message, or has gone; it stays a dead letter")
 
     def _forget_letter(self, message: Message[Any], reason: str) -> None:

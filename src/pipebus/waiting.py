@@ -70,6 +70,21 @@ async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
     return value
 
 
+async def on_executor(call: Callable[[Any], Any], argument: Any) -> Any:
+    """`asyncio.to_thread`, which would make another object of a TimeoutError or CancelledError that it carries over."""
+
+    def run() -> tuple[Any, BaseException | None]:
+        try:
+            return call(argument), None
+        except BaseException as error:
+            return None, error
+
+    value, error = await asyncio.to_thread(run)
+    if error is not None:
+        raise error
+    return value
+
+
 class Gates:
     """How a thread waits. Made before the thing is asked for, so that an answer may come at once."""
 

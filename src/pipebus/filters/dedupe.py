@@ -25,7 +25,7 @@ class Dedupe(Around):
 
     A message counts as seen while it is under way, and for `window` after its run has ended well. A run that ends in an
     error, a drop or a cancellation is forgotten, so that the message can come again; so is a delivery that its handler has
-    given back or rejected. A duplicate that is dropped does not prolong the window.
+    given back or rejected. A duplicate that is dropped does not prolong the window. A dead letter that is replayed passes.
 
     Args:
         key: A plain function of the message that says what makes two of them the same: anything hashable, or None for a
@@ -88,7 +88,7 @@ class Dedupe(Around):
         delivery = links.delivery.get() if memory is not None else None
         memory = memory if memory is not None else self._published
         key = self._key_of(message)
-        if key is None:
+        if key is None or links.replayed.get():
             return (yield message)
         if not memory.enter(key, delivery, self._clock, self.window):
             return Dropped("duplicate")
