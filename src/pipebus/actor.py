@@ -223,9 +223,9 @@ class ActorSubscription(Subscription):
                     answer = Answer(item.context.run(ask, item.message))
             except GeneratorExit:
                 raise
-            except asyncio.CancelledError:
-                worker.cancelled()
-                answer = Answer(error=BusClosed(f"filter actor {self.name} was cancelled while it was asked"))
+            except asyncio.CancelledError as error:
+                closed = BusClosed(f"filter actor {self.name} was cancelled while it was asked")
+                answer = Answer(error=closed if worker.cancelled() else error)
             except BaseException as error:
                 answer = Answer(error=error)
             finally:

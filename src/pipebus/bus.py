@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 import itertools
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, overload
@@ -44,7 +45,7 @@ from pipebus.planning import Planner, check_delivery
 from pipebus.replies import Answer, Replies, is_answer
 from pipebus.room import room, room_for_thread, timed_out
 from pipebus.router import CACHE, Road, Route, Router
-from pipebus.runners import Pool, Timers, carry, current_mailbox
+from pipebus.runners import Here, Pool, Timers, carried, carry, current_mailbox
 from pipebus.schedule import Schedule
 from pipebus.services import Services
 from pipebus.settings import is_duration
@@ -342,7 +343,7 @@ class Bus:
             else:
                 run = route.run(Road("sync", force=True, late=bool(delay)))
                 inline = route.waits is None and self.transport.local
-                outcome = run(message) if inline else await on_executor(run, message)
+                outcome = run(message) if inline else await self._elsewhere(run, message)
         except BaseException as error:
             self.ledger.refused(message, error)
             raise
@@ -352,6 +353,17 @@ class Bus:
             if late is not None:
                 _delay.reset(late)
         return self._passed(message, outcome)
+
+    @staticmethod
+    async def _elsewhere(run: links.Next, message: Message[Any]) -> Any:
+        """A chain that cannot be awaited, on a worker thread, where it still counts as part of the handler that publishes."""
+        here = Here(current_mailbox())
+        token = carried.set(here)
+        try:
+            return await on_executor(run, message)
+        finally:
+            here.mailbox = None
+            carried.reset(token)
 
     def _pass_late(self, route: Route, message: Message[Any], delay: float) -> Receipt | Dropped:
         late = _delay.set(delay)
@@ -548,7 +560,7 @@ class Bus:
                 chain = (*self.delivery_nodes, *added)
                 checks.check(chain, "delivery")
                 for subscription in self.router.subscriptions():
-                    check_delivery(subscription.plan, subscription.name, chain, subscription.subjects)
+                    check_delivery(subscription, chain)
                 self._spawn_filters(added)
                 self.delivery_nodes = chain
         return filters[0] if len(filters) == 1 else None
@@ -660,9 +672,9 @@ class Bus:
                 raise SubscriptionError(
                     f'subscription "{name}" (at {place}) exists already (at {self._names[name].place}); choose another name'
                 )
-            check_delivery(plan, name or (plan.bound.name if plan.bound else "pull"), self.delivery_nodes, subjects)
-            self._spawn_filters(plan.nodes)
             subscription = make()
+            check_delivery(subscription, self.delivery_nodes)
+            self._spawn_filters(plan.nodes)
             if self.state == "started" and plan.nodes:
                 self.lifecycle.start_filters([plan.nodes])
             if plan.bound is None:
@@ -858,7 +870,8 @@ class Bus:
             with self.traffic.lock:
                 self.traffic.change(busy=-1)
 
-        if before.mailbox.when_idle(lambda: self.timers.after(0.0, begin)):  # called under a lock: not at once
+        # Called under a lock, so on a thread of its own: this is rare.
+        if before.mailbox.when_idle(lambda: threading.Thread(target=begin, name=f"{self.name}-spawn", daemon=True).start()):
             begin()
 
     def _check_actor(self, actor: Any, place: pipeline.Place) -> None:
@@ -884,11 +897,18 @@ class Bus:
 
     def _spawn_filters(self, chain: tuple[pipeline.Node, ...]) -> None:
         """Filter actors that are not spawned yet."""
-        for step in pipeline.steps(chain):
-            if step.shape == "actor":
-                home = step.filter._home
-                if home is None or home.mailbox.closed_for_good() or home.plan.hub is not self:
-                    self.spawn(step.filter)
+        spawned: list[Actor] = []
+        try:
+            for step in pipeline.steps(chain):
+                if step.shape == "actor":
+                    home = step.filter._home
+                    if home is None or home.mailbox.closed_for_good() or home.plan.hub is not self:
+                        spawned.append(self.spawn(step.filter))
+        except BaseException:
+            for actor in spawned:  # all of them, or none
+                self.end(actor.subscription, "unsubscribed")
+                actor.move(None)
+            raise
 
     def end(self, subscription: Subscription, reason: str) -> None:
         """What `actor.stop()` calls: `unsubscribe` without waiting."""

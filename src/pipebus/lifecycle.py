@@ -86,6 +86,7 @@ class Lifecycle:
         self.state: State = "new"
         self.lock = threading.RLock()  # registrations and changes of state
         self.stop_wanted = False
+        self._starting = threading.RLock()  # held by the one thread that starts
         self._stopping = threading.Lock()  # held by the one thread that stops
         self._hurry = False
         self._bell: Bell | None = None  # while somebody is in `run`
@@ -128,48 +129,61 @@ class Lifecycle:
         """
         bus = self.bus
         self.check_process()
-        with self.lock:
-            if self.state == "started":
-                return
-            if self.state == "draining":
-                raise LifecycleError("the bus is stopping; wait for stop() to return before you start it again")
-            checks.check(bus.router.nodes, "publish")
-            if not any(step.colour == "async" for step in pipeline.steps(bus.router.nodes)):
-                checks.check_colour(bus.router.nodes, "sync", "the publish chain is sync")
-            subscriptions = list(bus.router.subscriptions())
+        with self._starting:
+            with self.lock:
+                if self.state == "started":
+                    return
+                if self.state == "draining":
+                    raise LifecycleError("the bus is stopping; wait for stop() to return before you start it again")
+                checks.check(bus.router.nodes, "publish")
+                if not any(step.colour == "async" for step in pipeline.steps(bus.router.nodes)):
+                    checks.check_colour(bus.router.nodes, "sync", "the publish chain is sync")
+                for subscription in bus.router.subscriptions():
+                    check_delivery(subscription, bus.delivery_nodes)
+                self.stop_wanted = self._hurry = False
+                self._report = None
+                self._started = []
+            # Without the lock: a filter's start may subscribe somebody, also from the bus's loop.
+            self.start_filters([bus.router.nodes, bus.delivery_nodes, *self._own_chains()])
+            try:
+                self.start_filters(self._own_chains())
+            except BaseException:
+                self._stop_filters(self._started, [])
+                raise
+            with self.lock:
+                changed = self._open(loop)
+        bus.ledger.emit(changed)
+
+    def _open(self, loop: asyncio.AbstractEventLoop | None) -> events.StateChanged | None:
+        """The filters have started: let messages in."""
+        bus = self.bus
+        subscriptions = list(bus.router.subscriptions())
+        try:
             for subscription in subscriptions:
-                check_delivery(subscription.plan, subscription.name, bus.delivery_nodes, subscription.subjects)
                 if bus.delivery_nodes or subscription.plan.nodes:
                     subscription.compile(bus.delivery_nodes)
-            self.stop_wanted = self._hurry = False
-            self._report = None
-            self._started = []
-            self.start_filters([bus.router.nodes, bus.delivery_nodes, *self._own_chains()])
-            self.start_filters(self._own_chains())  # a filter's start may have subscribed somebody
-            subscriptions = list(bus.router.subscriptions())
-            try:
-                bus.transport.start(Surroundings(bus.clock, bus.max_message_bytes))
-                for pool in self._pools(subscriptions):
-                    pool.start()
-                bus.loops.start(loop)
-                bus.timers.start()
-                changed = self._change("started")
-                left = [subscription.mailbox for subscription in subscriptions if subscription.mailbox.reopen()]
-                for mailbox in left:
-                    mailbox.go_on()
-                for subscription in subscriptions:
-                    if subscription.inbox is not None:
-                        subscription.inbox.ended = False
-                    if not bus.transport.local:
-                        arrival.bind(bus, subscription)
-                for schedule in bus.schedules:
-                    schedule.begin()
-            except BaseException:
-                self._change("stopped")
-                self._stop_filters(self._started, [])
-                bus.loop_thread.stop(1.0)
-                raise
-        bus.ledger.emit(changed)
+            bus.transport.start(Surroundings(bus.clock, bus.max_message_bytes))
+            for pool in self._pools(subscriptions):
+                pool.start()
+            bus.loops.start(loop)
+            bus.timers.start()
+            changed = self._change("started")
+            left = [subscription.mailbox for subscription in subscriptions if subscription.mailbox.reopen()]
+            for mailbox in left:
+                mailbox.go_on()
+            for subscription in subscriptions:
+                if subscription.inbox is not None:
+                    subscription.inbox.ended = False
+                if not bus.transport.local:
+                    arrival.bind(bus, subscription)
+            for schedule in bus.schedules:
+                schedule.begin()
+        except BaseException:
+            self._change("stopped")
+            self._stop_filters(self._started, [])
+            bus.loop_thread.stop(1.0)
+            raise
+        return changed
 
     def _own_chains(self) -> list[tuple[pipeline.Node, ...]]:
         """Of the subscriptions, each plan's once."""
@@ -255,7 +269,7 @@ class Lifecycle:
             raise LifecycleError("stop waits for handlers and would stop the running event loop; use `await bus.astop()`")
         deadline = self.bus.clock.monotonic() + timeout
         self.request_stop("stop()")
-        with self.lock:
+        with self._starting, self.lock:
             if self.state == "new":
                 return StopReport()
             changed = self._change("draining") if self.state == "started" else None

@@ -173,6 +173,16 @@ class SoloMailbox(Mailbox):
         self.rules.traffic.change(busy=1)
         return 1
 
+    def resume(self) -> None:
+        with self.lock:
+            rare = self.rare_state()
+            if not rare.paused:
+                return
+            rare.paused = False
+            # One that is not parked is on the ready list, or has nothing to do.
+            schedule = self._restart() if rare.parked else 0
+        self.schedule(schedule)
+
     # --- taking: a worker calls begin, then popleft on what it gave, attend between messages, rest when empty ------------
 
     def begin(self) -> deque[Item] | None:

@@ -16,7 +16,7 @@ from pipebus.message import Message
 from pipebus.pipeline import Node, Place
 from pipebus.runners import Pool, Timers, current_mailbox
 from pipebus.subject import Address, Pattern
-from pipebus.subscription import Hub, Plan
+from pipebus.subscription import Hub, Plan, Subscription
 
 PLANS = 64
 """Plans kept for further subscriptions of the same handler and options."""
@@ -209,13 +209,14 @@ class Planner:
         pool.size = workers + 1
 
 
-def check_delivery(plan: Plan, title: str, bus_nodes: tuple[Node, ...], subjects: Any) -> None:
+def check_delivery(subscription: Subscription, bus_nodes: tuple[Node, ...]) -> None:
     """
     Whether a subscription's whole delivery chain can be right.
 
     Raises:
         PipelineError
     """
+    plan, title, subjects = subscription.plan, subscription.name, subscription.subjects
     chain = (*bus_nodes, *plan.nodes)
     if not chain:
         return
@@ -231,7 +232,8 @@ def check_delivery(plan: Plan, title: str, bus_nodes: tuple[Node, ...], subjects
         return
     colour = "async" if plan.bound.is_async else "sync"
     checks.check_colour(chain, colour, f"handler {plan.bound.name} is {colour}")
-    waiting = next((step for step in pipeline.steps(chain) if step.waits), None)
+    me = getattr(subscription, "actor", None)  # is not asked about its own mail
+    waiting = next((step for step in pipeline.steps(chain) if step.waits and step.filter is not me), None)
     if plan.run_on == "loop" and colour == "sync" and waiting is not None:
         raise PipelineError(
             f"filter {waiting.name} ({waiting.where}) may wait, and would stop the event loop that the plain handler "

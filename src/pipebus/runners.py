@@ -29,6 +29,7 @@ from typing import Any, Final
 
 from pipebus.clock import Clock
 from pipebus.mailbox import Mailbox
+from pipebus.mailbox_asked import AskedMailbox
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.mailbox_solo import SoloMailbox
 from pipebus.message import HANDLED, Message
@@ -94,8 +95,10 @@ class Worker(threading.Thread):
             _here.mailbox = mailbox
             again = self.work(mailbox)
             _here.mailbox = None
-            if again:
-                mailbox.rules.schedule(mailbox)
+            if again and isinstance(mailbox, AskedMailbox) and mailbox.questions:
+                pool.submit_first(mailbox)
+            elif again:
+                pool.submit(mailbox)
             mailbox = None  # an actor that has stopped is not kept alive by a worker that sleeps
             if self.abandoned or (pool.surplus() and pool.retire(self)):
                 return

@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ EXAMPLE = """\
 examples:
   pipebus demo                              the packaged day: 842 departures from New York
   pipebus demo --json | jq .carriers.UA     its figures as one JSON object
+  pipebus demo --carrier UA                 one carrier, by a request on the bus
   pipebus demo --log 2>&1 | less            with every line that the Log filter writes
   pipebus demo --input flights.csv.gz       a month or a year, at constant memory
 """
@@ -28,6 +29,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", metavar="FILE", help="a CSV of flights, gzip or not; - is standard input")
+    parser.add_argument("--carrier", metavar="CODE", type=str.upper, help="show one carrier's figures, asked for on the bus")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--log", action="store_true", help="show each line that the Log filter writes, on stderr")
 
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pipebus.demo import Demo
     from pipebus.demo.records import PACKAGED_DAY, BadInput, Records
+    from pipebus.errors import RequestFailed
 
     # Log writes a line for each message, a warning for each that is refused. Who has not asked for them gets the sums.
     log_to_stderr(logging.INFO if args.log else logging.ERROR)
@@ -45,23 +48,43 @@ def run(args: argparse.Namespace) -> int:
             with _watched(records, demo, quiet=args.log) as rows:
                 demo.publish(rows)
             elapsed = time.perf_counter() - started
+            if letters := demo.bus.dead_letters.list():
+                first = letters[0]
+                print(
+                    f"pipebus demo: {len(letters)} deliveries died, so the figures would be wrong; the first one in "
+                    f"{first.subscription}: {first.error}",
+                    file=sys.stderr,
+                )
+                return 1
+            carrier = None if args.carrier is None else demo.carrier(args.carrier)
     except BadInput as error:
         raise CommandError(str(error)) from error
-    if letters := demo.bus.dead_letters.list():
-        first = letters[0]
-        print(
-            f"pipebus demo: {len(letters)} deliveries died, so the figures would be wrong; the first one in "
-            f"{first.subscription}: {first.error}",
-            file=sys.stderr,
-        )
-        return 1
+    except RequestFailed as error:
+        raise CommandError(error.text) from error
+    if carrier is not None:
+        _show_carrier(args.carrier, carrier, as_json=args.json)
+        return 0
     figures = demo.figures() | {"elapsed_s": round(elapsed, 3)}
     if args.json:
         print(json.dumps(figures))
     else:
-        _print_table(demo)
+        _print_table(demo.delays.carriers)
         print(*_totals(demo, figures), sep="\n")
     return 0
+
+
+def _show_carrier(code: str, carrier: "Carrier", as_json: bool) -> None:
+    if as_json:
+        figures = {
+            "flights": carrier.flights,
+            "mean_arrival_delay": carrier.mean,
+            "late": carrier.late,
+            "alerts": carrier.alerts,
+        }
+        print(json.dumps({"carrier": code} | figures))
+    else:
+        _print_table({code: carrier})
+        print(_legend())
 
 
 # --- progress, on stderr and only for eyes -----------------------------------------------------------------------------
@@ -154,11 +177,11 @@ NAMES = {
 }  # the carriers of 2013, as in the airlines table of the same data package
 
 
-def _print_table(demo: "Demo") -> None:
+def _print_table(carriers: "Mapping[str, Carrier]") -> None:
     """One line for each carrier, the latest first; with colours if a terminal and rich are there."""
     rows = [
         (_cells(code, carrier), _bar(carrier))
-        for code, carrier in sorted(demo.delays.carriers.items(), key=lambda item: (-item[1].mean, item[0]))
+        for code, carrier in sorted(carriers.items(), key=lambda item: (-item[1].mean, item[0]))
     ]
     if sys.stdout.isatty() and _has_rich():
         _rich_table(rows)
@@ -198,6 +221,10 @@ def _marks() -> str:
     return marks
 
 
+def _legend() -> str:
+    return "  ".join(f"{mark} {band}" for mark, band in zip(_marks(), LEGEND, strict=True))
+
+
 def _rich_table(rows: list[tuple[tuple[str, ...], list[int]]]) -> None:
     from rich import box
     from rich.console import Console
@@ -224,7 +251,7 @@ def _plain_table(rows: list[tuple[tuple[str, ...], list[int]]]) -> None:
 
 
 def _totals(demo: "Demo", figures: dict[str, Any]) -> Iterator[str]:
-    yield "  ".join(f"{mark} {band}" for mark, band in zip(_marks(), LEGEND, strict=True))
+    yield _legend()
     yield ""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in figures["reasons"].items())
     yield (

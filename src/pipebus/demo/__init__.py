@@ -5,6 +5,8 @@ The demo: a day of real departures through a real chain, read it from top to bot
                            │                                 flights.JFK.B6  └─► alerts   (an hour late or more)
                            └─► Rejected, with its reason
 
+    a request, "UA" ─ Log ─► carriers ─► its reply, what `delays` has found on that carrier
+
 The reader (`records.py`) publishes raw rows and counts nothing. Every figure comes from a subscriber or from
 `bus.stats()`.
 """
@@ -12,9 +14,13 @@ The reader (`records.py`) publishes raw rows and counts nothing. Every figure co
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from pipebus.actor import Actor
 from pipebus.bus import Bus
 from pipebus.demo.flights import Band, Departure, Flight, to_departure
 from pipebus.demo.records import Row
@@ -27,6 +33,7 @@ from pipebus.pipeline import transform, when
 
 RAW = "flights.raw"
 DEPARTURES = "flights.*.*"
+CARRIERS = "carriers"
 
 
 class Demo:
@@ -45,12 +52,13 @@ class Demo:
 
         bus.use(Log())
         bus.use(*([Validate({RAW: Flight})] if gate is None else gate))
-        # Only raw records: replies and the like, should there ever be some, pass untouched.
+        # Only raw records: requests and their replies pass untouched.
         bus.use(when(RAW, to_departure, Reroute("flights.{body.origin}.{body.carrier}")))
         bus.subscribe(DEPARTURES, self.delays.add, name="delays")
         # A filter of a subscription sees bodies as the transport brings them, and some bring plain JSON.
         typed = Validate({DEPARTURES: Departure})
         bus.subscribe(DEPARTURES, self.alerts.add, name="alerts", filters=[typed, only_alerts])
+        bus.spawn(Carriers(self.delays))
 
     def publish(self, records: Iterable[Row]) -> None:
         """Publish each record and wait until all that was accepted has been handled. A refused record is no error."""
@@ -82,6 +90,17 @@ class Demo:
             "subjects": len(self.delays.subjects),
             "carriers": {code: {"flights": c.flights, "mean_arrival_delay": c.mean} for code, c in carriers},
         }
+
+    def carrier(self, code: str) -> "Carrier":
+        """
+        One carrier's figures, by a request: while the bus is started, and (as `figures`) when `publish` has returned.
+
+        Raises:
+            RequestFailed: there is no such carrier. Its text says which there are.
+        """
+        reply = self.bus.request(CARRIERS, code)
+        carrier: Carrier = TypeAdapter(Carrier).validate_python(reply.body)
+        return carrier
 
 
 @transform
@@ -115,7 +134,7 @@ class Carrier:
 
 
 class Delays:
-    """Subscriber: the mean arrival delay by carrier."""
+    """Subscriber, run on a worker thread: the mean arrival delay by carrier."""
 
     def __init__(self) -> None:
         self.carriers: defaultdict[str, Carrier] = defaultdict(Carrier)
@@ -130,8 +149,22 @@ class Delays:
         self.subjects.add(message.subject)
 
 
+class Carriers(Actor):
+    """Actor: answers a request for a carrier's figures, whose body is the carrier's code."""
+
+    def __init__(self, delays: Delays) -> None:
+        super().__init__(CARRIERS)
+        self.delays = delays
+
+    def on_message(self, message: Message[str]) -> Carrier:
+        known = self.delays.carriers
+        if message.body not in known:
+            raise LookupError(f"no flight of {message.body!r} was accepted; there are {', '.join(sorted(known)) or 'none'}")
+        return deepcopy(known[message.body])  # in memory, whoever asks gets the very object that we return
+
+
 class Alerts:
-    """Subscriber: counts what it gets and keeps the worst few."""
+    """Subscriber, run on an event loop: counts what it gets and keeps the worst few."""
 
     KEPT = 3
 
@@ -139,7 +172,7 @@ class Alerts:
         self.count = 0
         self._worst: list[tuple[int, int, Departure]] = []
 
-    def add(self, departure: Departure) -> None:
+    async def add(self, departure: Departure) -> None:
         self.count += 1
         heapq.heappush(self._worst, (departure.arr_delay, -self.count, departure))
         if len(self._worst) > self.KEPT:

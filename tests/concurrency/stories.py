@@ -1,0 +1,131 @@
+"""
+A run as a story: which thread did what, in the order in which it happened, and where each stood at the end.
+"""
+
+from __future__ import annotations
+
+import dis
+import linecache
+import os
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any, Final
+
+LAST: Final = 80
+"""Lines of a story that are shown: a race is near its end."""
+
+HEAD, TAIL = 3, 4
+"""Lines shown of a long stretch of one thread, at its beginning and at its end."""
+
+HERE: Final = os.path.dirname(os.path.abspath(__file__))
+
+
+class Recorder:
+    """What happened, as it happens: kept bare, and written when somebody wants to read it."""
+
+    def __init__(self) -> None:
+        self._said: list[tuple[str, Any, int, Any]] = []  # thread, code or None, line, text or bytecode offset
+
+    def line(self, thread: str, code: Any, line: int) -> None:
+        self._said.append((thread, code, line, None))
+
+    def note(self, thread: str, text: str) -> None:
+        self._said.append((thread, None, 0, text))
+
+    def interrupted(self, thread: str, code: Any, offset: int) -> None:
+        if code is None:
+            self._said.append((thread, None, 0, "is put to sleep"))
+        else:
+            self._said.append((thread, code, -1, offset))
+
+    def text(self, sim: Any, scenario: str, last: int | None = LAST) -> str:
+        body = list(self._lines(shorten=last is not None))
+        hidden = len(body) - last if last is not None and len(body) > last else 0
+        ending = [
+            "",
+            f"At the end, after {sim.steps} steps and {sim.elapsed:g} s:",
+            *(f"    {line}" for line in sim.ending),
+        ]
+        return "\n".join(
+            [
+                f"{scenario}, seed {sim.seed}: {sim.failure or 'all is well'}",
+                f"(To see it again: PIPEBUS_SEED={sim.seed} and this test. With this seed {sim.strategy}.)",
+                "",
+                *([f"    … {hidden} lines before"] if hidden else []),
+                *body[hidden:],
+                *(ending if sim.ending else []),
+            ]
+        )
+
+    def _lines(self, shorten: bool) -> Iterator[str]:
+        width = max((len(thread) for thread, *_ in self._said), default=0)
+        for thread, stretch in groupby(self._said, key=lambda entry: entry[0]):
+            written = [line for _, code, number, extra in stretch for line in _written(code, number, extra)]
+            if shorten and len(written) > HEAD + TAIL + 1:
+                written = [*written[:HEAD], f"  … {len(written) - HEAD - TAIL} more lines", *written[-TAIL:]]
+            for number, line in enumerate(written):
+                yield f"{'' if number else thread:{width}} | {line}"
+
+
+def _written(code: Any, number: int, extra: Any) -> list[str]:
+    if code is None:
+        return [f"-- {extra}"]
+    if number >= 0:
+        return [f"{place(code.co_filename, number):<24}{code.co_name:<16}{source(code.co_filename, number)}"]
+    found = next((step for step in dis.get_instructions(code) if step.offset == extra), None)
+    what = f"{found.opname} {found.argrepr}".strip() if found is not None else "the next bytecode"
+    return [f"-- is put to sleep before {what}"]
+
+
+def place(filename: str, line: int) -> str:
+    return f"{os.path.basename(filename)}:{line}"
+
+
+def source(filename: str, line: int) -> str:
+    return linecache.getline(filename, line).strip()
+
+
+def what(on: Any) -> str:
+    """What a thread waits for, in words."""
+    if hasattr(on, "made"):
+        holder = f", held by {on.holder.name}" if on.holder is not None else ""
+        return f"`{source(*on.made)}` of {place(*on.made)}{holder}"
+    if hasattr(on, "thread"):
+        return f"the end of {on.name}"
+    return f"{on:g} s to pass" if isinstance(on, float | int) else str(on)
+
+
+def position(task: Any, running: bool, frame: Any, traceback: Any) -> str:
+    """Where a thread stands when a run has failed."""
+    if task.ended:
+        return f"{task.name} has ended"
+    where = ""
+    if traceback is not None:
+        while traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        frame = traceback.tb_frame
+        where = f" at {place(frame.f_code.co_filename, traceback.tb_lineno)}, in {frame.f_code.co_name}"
+    else:
+        while frame is not None and not _interesting(frame):
+            frame = frame.f_back
+        if frame is not None:
+            code = frame.f_code
+            where = (
+                f" at {place(code.co_filename, frame.f_lineno)}, in {code.co_name}: {source(code.co_filename, frame.f_lineno)}"
+            )
+        elif not running:
+            return f"{task.name} has not begun"
+    if running and task.waits_for is None:
+        return f"{task.name} was running{where}"
+    until = f" until {task.deadline:g}" if task.deadline is not None else ""
+    if task.waits_for is None:
+        return f"{task.name} could go on{where}"
+    return f"{task.name} waits for {what(task.waits_for)}{until}{where}"
+
+
+def _interesting(frame: Any) -> bool:
+    """A frame of the package or of a scenario: not the scheduler's own, and not the interpreter's library."""
+    filename = frame.f_code.co_filename
+    if os.path.dirname(filename) == HERE:
+        return os.path.basename(filename) not in {"scheduler.py", "stories.py", "watch.py"}
+    return "pipebus" in filename and os.path.basename(filename) != "threading.py"

@@ -1,0 +1,109 @@
+"""
+The mailboxes, the pool and the readers, in many orders of their steps: what was promised is kept in each.
+
+`PIPEBUS_SEEDS=5000` explores more orders than the usual ones, `PIPEBUS_SEED=17` repeats one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import scenarios as s
+from scheduler import Scenario, explore, seeds
+
+SEEDS = 80
+
+HASTY = {"hasty": 0.2}
+"""For races against time-outs."""
+
+TICKING = {"tick": 0.003}
+"""A clock that does not stand still, so that slices end."""
+
+
+def case(scenario: Scenario, options: dict[str, Any] | None = None) -> Any:
+    return pytest.param(scenario, options or {}, id=scenario.__name__)
+
+
+def each(*cases: Any) -> Any:
+    return pytest.mark.parametrize(("scenario", "options"), cases)
+
+
+@each(
+    case(s.two_publishers),
+    case(s.draining),
+    case(s.drop_oldest),
+    case(s.returning),
+    case(s.delayed),
+    case(s.delayed_with_workers),
+    case(s.taking_turns, TICKING),
+    case(s.workers_taking_turns),
+)
+def test_every_accepted_message_is_handled_once(scenario: Scenario, options: dict[str, Any]) -> None:
+    """Whoever publishes at the same time, and wherever the worker is: nothing lost, nothing twice, in its publisher's order."""
+    explore(scenario, seeds(SEEDS), **options)
+
+
+@each(case(s.small_mailbox), case(s.impatient_publishers, HASTY))
+def test_who_waits_for_room_comes_in_or_is_told(scenario: Scenario, options: dict[str, Any]) -> None:
+    """A publisher in front of a full mailbox is let in as soon as there is room; the bound holds."""
+    explore(scenario, seeds(SEEDS), **options)
+
+
+@each(
+    case(s.pausing),
+    case(s.paused),
+    case(s.paused_workers),
+    case(s.two_pausers),
+    case(s.keyed_and_paused),
+    case(s.paused_readers),
+)
+def test_pause_and_resume_lose_nothing(scenario: Scenario, options: dict[str, Any]) -> None:
+    """Nothing starts while a subscription is paused, and everything after it is resumed, whatever comes in between."""
+    explore(scenario, seeds(SEEDS), **options)
+
+
+@each(case(s.unsubscribing), case(s.unsubscribing_when_it_stops))
+def test_unsubscribe_leaves_nothing_uncounted(scenario: Scenario, options: dict[str, Any]) -> None:
+    """When it returns no handler runs and none will; every message was handled, or is counted as dropped."""
+    explore(scenario, seeds(SEEDS), **options)
+
+
+@each(case(s.keyed))
+def test_equal_keys_keep_their_order(scenario: Scenario, options: dict[str, Any]) -> None:
+    """Several workers never handle two messages of one key at once, nor out of order."""
+    explore(scenario, seeds(SEEDS), **options)
+
+
+@each(case(s.together), case(s.three_together), case(s.errands), case(s.substitute))
+def test_whoever_is_ready_is_worked_on_while_a_worker_is_free(scenario: Scenario, options: dict[str, Any]) -> None:
+    """A handler may wait for another one: no mailbox stays on the ready list while a worker sleeps."""
+    explore(scenario, seeds(SEEDS), **options)
+
+
+@each(
+    case(s.readers),
+    case(s.two_readers),
+    case(s.impatient_readers, HASTY),
+    case(s.reading_by_deliveries),
+    case(s.reading_when_it_stops),
+)
+def test_no_reader_sleeps_while_a_message_waits(scenario: Scenario, options: dict[str, Any]) -> None:
+    """Each message is read once, also where readers give up, fail, or are ended by a stop."""
+    explore(scenario, seeds(SEEDS), **options)
+
+
+@each(
+    case(s.stopping_at_once),
+    case(s.stopping_when_nearly_idle),
+    case(s.stopping_and_draining),
+    case(s.stopping_with_workers),
+    case(s.stopping_before_a_full_mailbox),
+    case(s.stopping_twice),
+    case(s.starting_again),
+    case(s.pausing_when_it_stops),
+    case(s.delayed_when_it_stops),
+)
+def test_a_stop_loses_nothing(scenario: Scenario, options: dict[str, Any]) -> None:
+    """What was accepted is handled, or left over and handled after the next start; what was not, its publisher knows."""
+    explore(scenario, seeds(SEEDS), **options)

@@ -1,0 +1,135 @@
+"""The scheduler itself: a seed is a run, a run that gets stuck is seen, and a story can be read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import scenarios
+from planting import plant
+from scheduler import Given, RaceFound, SimLock, Simulation, explore, find, run, tell
+
+from pipebus.mailbox_solo import SoloMailbox
+
+
+def digest() -> str:
+    """Of some stories: a hash that all runs of this code agree on."""
+    told = [tell(scenario, seed) for scenario in (scenarios.keyed, scenarios.readers) for seed in (1, 2, 5)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def test_a_seed_tells_the_same_story_each_time() -> None:
+    """Word for word, also in another process with other addresses and other hashes."""
+    here = os.path.dirname(__file__)
+    path = os.pathsep.join([here, os.path.dirname(here), *sys.path])
+    command = [sys.executable, "-c", "import test_scheduler; print(test_scheduler.digest())"]
+    elsewhere = [
+        subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=False
+        )
+        for seed in ("1", "77")
+    ]
+    assert [done.stderr for done in elsewhere] == ["", ""]
+    assert digest() == digest()
+    assert {done.stdout.strip() for done in elsewhere} == {digest()}
+
+
+def test_different_seeds_are_different_orders() -> None:
+    """Each seed explores something of its own."""
+    assert len({run(scenarios.keyed, seed).steps for seed in range(10)}) > 5
+
+
+def test_keeping_the_story_changes_nothing() -> None:
+    """A failing seed is run a second time to be told; that must be the same run."""
+    for seed in range(5):
+        silent, told = run(scenarios.pausing, seed), run(scenarios.pausing, seed, record=True)
+        assert (silent.steps, silent.turns) == (told.steps, told.turns)
+
+
+def test_a_run_can_be_repeated_from_its_turns_alone() -> None:
+    """What a seed has decided, given to another run, is the same run; so turns that do not matter can be left out."""
+    by_seed = run(scenarios.two_publishers, 3, record=True)
+    again = run(scenarios.two_publishers, 3, record=True, turns=by_seed.turns)
+    assert isinstance(again.strategy, Given)
+    assert again.turns == by_seed.turns
+
+
+def test_threads_that_wait_for_each_other_are_a_failure() -> None:
+    """Two locks, taken in two orders: some seed gets stuck, and the story says who waits for what."""
+
+    def crosswise(sim: Simulation) -> None:
+        first, second = SimLock(sim, sys._getframe()), SimLock(sim, sys._getframe())
+
+        def take(one: SimLock, other: SimLock) -> None:
+            with one, other:
+                pass
+
+        sim.spawn(take, first, second, name="left")
+        sim.spawn(take, second, first, name="right")
+
+    found = find(crosswise, range(100))
+
+    assert found is not None
+    assert "nobody can go on" in found.why
+    assert "left waits for" in found.story
+    assert "held by right" in found.story
+
+
+def test_an_error_in_a_thread_is_a_failure() -> None:
+    """It is not printed and forgotten."""
+
+    def wrong(sim: Simulation) -> None:
+        def divide() -> None:
+            raise ZeroDivisionError("by nothing")
+
+        sim.spawn(divide, name="divider")
+
+    with pytest.raises(RaceFound, match="ZeroDivisionError ended divider: by nothing"):
+        explore(wrong, [0])
+
+
+def test_time_passes_only_when_nobody_can_go_on() -> None:
+    """An hour takes no time, and whoever is awake is not hurried by it."""
+
+    def sleepers(sim: Simulation) -> None:
+        woke: list[int] = []
+
+        def sleep(seconds: int) -> None:
+            sim.clock.sleep(seconds)
+            woke.append(seconds)
+
+        for seconds in (3600, 60, 1):
+            sim.spawn(sleep, seconds)
+        assert sim.elapsed == 0
+        sim.join()
+        assert woke == [1, 60, 3600]
+        assert sim.elapsed == 3600
+
+    explore(sleepers, range(20))
+
+
+def test_a_story_shows_the_broken_line_and_how_to_see_it_again() -> None:
+    """The last lines before the failure, by thread, with what matters: who was put to sleep, and where."""
+    with plant(SoloMailbox.put, "if self.items is not items:", "if False:"):
+        found = find(scenarios.two_publishers, range(1000))
+
+    assert found is not None
+    assert f"PIPEBUS_SEED={found.seed}" in found.story
+    assert "if False:" in found.story
+    assert "is put to sleep" in found.story
+    assert len(found.story.splitlines()) < 120
+
+
+def test_planting_is_undone() -> None:
+    """After it the real function is back, and one that does not have the text is not planted at all."""
+    real = SoloMailbox.put
+    with plant(SoloMailbox.put, "if self.items is not items:", "if False:"):
+        assert SoloMailbox.put is not real
+    assert SoloMailbox.put is real
+    with pytest.raises(ValueError, match="the code has changed"), plant(SoloMailbox.put, "no such text", "pass"):
+        pass
+    assert Path(str(sys.modules[SoloMailbox.__module__].__file__)).exists()

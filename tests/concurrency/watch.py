@@ -1,0 +1,183 @@
+"""
+Being told before each bytecode: by `sys.settrace` on CPython 3.11, by `sys.monitoring` from 3.12 on.
+
+(There a trace function is not told of bytecodes of code that runs for the first time: a seed would not mean the same twice.)
+"""
+
+from __future__ import annotations
+
+import dis
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import get_ident
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from scheduler import Simulation
+
+BY_BYTECODE: Final = ("mailbox", "mailbox_solo", "mailbox_shared", "runners", "inbox")
+"""Modules of the package in which threads may change places before each bytecode."""
+
+BY_LINE: Final = ("lifecycle", "subscription", "bus", "router", "room")
+"""And before each line. Elsewhere: where a lock is taken."""
+
+PLANTED: Final[set[str]] = set()
+"""Files that `plant` has made; watched by bytecode."""
+
+BORING: Final = (
+    "BINARY_OP", "BUILD_", "CACHE", "COMPARE_OP", "COPY", "END_", "EXTENDED_ARG", "IS_OP", "JUMP", "KW_NAMES", "LOAD_CONST",
+    "LOAD_DEREF", "LOAD_FAST", "LOAD_GLOBAL", "MAKE_", "NOP", "POP_EXCEPT", "POP_TOP", "PRECALL", "PUSH_", "RERAISE", "RESUME",
+    "RETURN", "STORE_FAST", "SWAP",
+)  # fmt: skip
+"""Bytecodes (by how they begin) that see nothing of what threads share: a change before one is a change before the next."""
+
+_sim: Simulation | None = None
+_known: dict[int, tuple[CodeType, frozenset[int]]] = {}
+
+
+def boring(code: CodeType, offset: int) -> bool:
+    """A place where a change of threads shows no more than one a little later."""
+    return offset in _boring_in(code)
+
+
+def _boring_in(code: CodeType) -> frozenset[int]:
+    known = _known.get(id(code))  # by identity: a code object's own hash takes its time
+    if known is None:
+        offsets = frozenset(one.offset for one in dis.get_instructions(code) if one.opname.startswith(BORING))
+        known = _known[id(code)] = (code, offsets)
+    return known[1]
+
+
+def _by_line() -> dict[str, bool]:
+    """Each watched file: by line, or by bytecode?"""
+    files = dict.fromkeys(PLANTED, False)
+    for names, by_line in ((BY_BYTECODE, False), (BY_LINE, True)):
+        for name in names:
+            module = sys.modules.get(f"pipebus.{name}")
+            if module is not None:
+                files[str(module.__file__)] = by_line
+    return files
+
+
+def _told() -> Simulation | None:
+    """The run whose thread this is, if it is to be told."""
+    sim = _sim
+    if sim is None or sim.over or sim.looking or sim.running is None or sim.running.thread.ident != get_ident():
+        return None
+    return sim
+
+
+if sys.version_info >= (3, 12):
+    monitoring = sys.monitoring
+    TOOL: Final = 4
+    _depth = 0
+
+    def begin(sim: Simulation) -> None:
+        """The calling thread is to be told of."""
+        global _sim  # noqa: PLW0603
+        _sim = sim
+
+    def end() -> None:
+        """It is not, any more: each event asks whether its run is over."""
+
+    @contextmanager
+    def all_code() -> Iterator[None]:
+        """Around runs: telling interpreters to watch takes longer than a run."""
+        global _depth  # noqa: PLW0603
+        if _depth:
+            yield
+            return
+        files = _by_line()
+        codes = [(code, files[code.co_filename]) for code in _code_of(files)]
+        line, instruction = monitoring.events.LINE, monitoring.events.INSTRUCTION
+        monitoring.use_tool_id(TOOL, "pipebus scheduler")
+        _depth = 1
+        try:
+            monitoring.register_callback(TOOL, instruction, _bytecode)
+            monitoring.register_callback(TOOL, line, _teller_of_lines(files))
+            for code, by_line in codes:
+                monitoring.set_local_events(TOOL, code, line if by_line else line | instruction)
+            yield
+        finally:
+            for code, _ in codes:
+                monitoring.set_local_events(TOOL, code, 0)
+            monitoring.free_tool_id(TOOL)
+            _depth = 0
+
+    def _bytecode(code: CodeType, offset: int) -> Any:
+        if boring(code, offset):
+            return monitoring.DISABLE
+        sim = _told()
+        if sim is not None:
+            sim.bytecode(code, offset)
+        return None
+
+    def _teller_of_lines(files: dict[str, bool]) -> Callable[[CodeType, int], None]:
+        def line(code: CodeType, number: int) -> None:
+            sim = _told()
+            if sim is not None:
+                sim.line(code, number)
+                if files[code.co_filename]:
+                    sim.bytecode(None, 0)
+
+        return line
+
+    def _code_of(files: dict[str, bool]) -> list[CodeType]:
+        """All code of these files, nested functions too."""
+        found: dict[int, CodeType] = {}
+
+        def add(code: CodeType) -> None:
+            if code.co_filename in files and id(code) not in found:
+                found[id(code)] = code
+                for constant in code.co_consts:
+                    if isinstance(constant, CodeType):
+                        add(constant)
+
+        for one in gc.get_objects():
+            if type(one) is FunctionType:
+                add(one.__code__)
+        return list(found.values())
+
+else:
+    _files: dict[str, bool] = {}
+
+    def begin(sim: Simulation) -> None:
+        global _sim, _files
+        _sim, _files = sim, _by_line()
+        sys.settrace(_trace)
+
+    def end() -> None:
+        sys.settrace(None)
+
+    @contextmanager
+    def all_code() -> Iterator[None]:
+        yield
+
+    def _trace(frame: Any, event: str, _: Any) -> Any:
+        by_line = _files.get(frame.f_code.co_filename)
+        if by_line is None or _sim is None or _sim.looking:
+            return None
+        if by_line:
+            return _lines
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = _sim.story is not None
+        return _opcodes
+
+    def _opcodes(frame: Any, event: str, _: Any) -> Any:
+        sim = _sim
+        if sim is not None and not sim.over:
+            if event == "opcode":
+                sim.bytecode(frame.f_code, frame.f_lasti)
+            elif event == "line":
+                sim.line(frame.f_code, frame.f_lineno)
+        return _opcodes
+
+    def _lines(frame: Any, event: str, _: Any) -> Any:
+        sim = _sim
+        if event == "line" and sim is not None and not sim.over:
+            sim.line(frame.f_code, frame.f_lineno)
+            sim.bytecode(None, 0)
+        return _lines

@@ -1,0 +1,941 @@
+"""
+Filter actors, continued: who waits for one waits a bounded time, holds nobody else up, and gets an answer while the bus stops;
+what is counted. SEMANTICS 14, 18, 19, 23 and 25.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from actor_helpers import (
+    Answers,
+    Asked,
+    AskedSort,
+    AsyncAsked,
+    Notes,
+    every_asked_sort,
+    every_free_sort,
+    every_sort_around_handlers,
+)
+from flow_helpers import (
+    LONG,
+    WAIT,
+    Ear,
+    HandClock,
+    Hold,
+    InThread,
+    apublish,
+    assert_conserved,
+    bus_of,
+    every_road,
+    every_way,
+    fine,
+    publish,
+    running,
+    wait_until,
+)
+from pipebus import (
+    Actor,
+    Bus,
+    BusClosed,
+    Dropped,
+    Message,
+    Pipeline,
+    PipelineError,
+    Receipt,
+    when,
+)
+from pipebus.events import Discarded, Refused, StateChanged, Taken
+
+both_colours = pytest.mark.parametrize("colour", ["sync", "async"])
+"""Run a test once with a plain handler and once with an async one."""
+
+
+def handler(colour: str, call: Callable[[Message], Any]) -> Any:
+    """`call` as a handler of a colour; a `Hold` is waited for on another thread."""
+
+    async def ahandle(message: Message) -> Any:
+        return await asyncio.to_thread(call, message) if isinstance(call, Hold) else call(message)
+
+    return ahandle if colour == "async" else call
+
+
+def patient(actor: Asked, timeout: float = LONG) -> Asked:
+    """Its chains wait longer than any test."""
+    actor.filter_timeout = timeout
+    return actor
+
+
+# --- time-out ----------------------------------------------------------------------------------------------------------
+
+
+@every_free_sort
+@pytest.mark.parametrize("timeout", [5.0, 60.0], ids=["default", "own"])
+def test_s19_a_filter_actor_that_does_not_answer_in_time_refuses_the_message(sort: AskedSort, timeout: float) -> None:
+    """`filter_timeout` seconds, five by default: TimeoutError, naming the actor; nobody gets the message."""
+    clock = HandClock()
+    answer = Answers()
+    bus = Bus(clock=clock)
+    ear = Ear(bus)
+    actor = sort.use(bus, answer=answer)
+    if timeout != 5.0:
+        actor.filter_timeout = timeout
+    with running(bus):
+        reader = bus.subscribe("s")
+        waits = InThread(bus.publish, "s", "slow")
+        answer.wait_started()
+        clock.wait_until_waited_for()
+        clock.advance(timeout - 0.5)
+        assert waits.running
+        clock.advance(0.5)
+
+        with pytest.raises(TimeoutError, match=f"filter actor asked gave no answer about s in {timeout:g} s"):
+            waits.result()
+        assert [event.by for event in ear.of(Refused)] == ["asked"]
+        answer.open()
+        assert bus.publish("s", "quick") == Receipt(1)
+
+        assert actor.questions == ["slow", "quick"]
+        assert_conserved(reader, accepted=1)
+
+
+@every_free_sort
+@pytest.mark.parametrize("road", ["bare", "async"])
+def test_s19_a_coroutine_waits_no_longer_either(sort: AskedSort, road: str) -> None:
+    """`apublish`, and `publish` over an async chain: TimeoutError, while their loop goes on."""
+    answer = Answers()
+    bus = bus_of(road)
+    patient(sort.use(bus, answer=answer), 0.01)
+    with running(bus):
+        reader = bus.subscribe("s")
+        for way in (apublish, publish) if road == "async" else (apublish,):
+            with pytest.raises(TimeoutError, match=r"asked gave no answer about s in 0\.01 s"):
+                way(bus, "s", "slow")
+        answer.open()
+        bus.drain(WAIT)
+
+        assert_conserved(reader, accepted=0)
+
+
+def test_s19_a_class_may_set_the_time_and_a_subclass_may_set_another() -> None:
+    """`filter_timeout` is an attribute like any other."""
+    clock = HandClock()
+
+    class Quick(Asked):
+        filter_timeout = 1.0
+
+    class Slow(Quick):
+        filter_timeout = 100.0
+
+    answer = Answers()
+    bus = Bus(clock=clock)
+    bus.use(when("to.quick", Quick("quick", answer)), when("to.slow", Slow("slow", answer)))
+    with running(bus):
+        waits = {name: InThread(bus.publish, f"to.{name}") for name in ("quick", "slow")}
+        answer.wait_started(2)
+        clock.wait_until_waited_for(threads=2)
+        clock.advance(1.0)
+        with pytest.raises(TimeoutError, match="in 1 s"):
+            waits["quick"].result()
+        clock.advance(98.5)
+        assert waits["slow"].running
+        clock.advance(0.5)
+
+        with pytest.raises(TimeoutError, match="in 100 s"):
+            waits["slow"].result()
+        answer.open()
+
+
+@every_free_sort
+def test_s19_a_question_that_was_given_up_before_it_was_reached_is_not_asked(sort: AskedSort) -> None:
+    """Its message was refused: the actor never hears of it."""
+    clock = HandClock()
+    answer = Answers()
+    bus = Bus(clock=clock)
+    actor = sort.use(bus, answer=answer)
+    with running(bus):
+        first = InThread(bus.publish, "s", "first")
+        answer.wait_started()
+        second = InThread(bus.publish, "s", "second")
+        actor.wait_for_line(questions=1)
+        clock.wait_until_waited_for(threads=2)
+        clock.advance(5.0)
+        for waits in (first, second):
+            with pytest.raises(TimeoutError):
+                waits.result()
+        answer.open()
+        bus.drain(WAIT)
+
+        assert actor.questions == ["first"]
+        assert bus.publish("s", "third") == Receipt(0)
+
+
+@every_free_sort
+@both_colours
+def test_s19_a_delivery_that_gets_no_answer_is_a_dead_letter(sort: AskedSort, colour: str) -> None:
+    """It is the delivery's error, with the actor's name; the handler has not run."""
+    answer = Answers()
+    bus = Bus()
+    actor = patient(sort.cls(answer=answer), 0.01)
+    bus.spawn(actor, run=sort.run)
+    with running(bus):
+        handled: list[Any] = []
+        subscription = bus.subscribe("s", handler(colour, lambda m: handled.append(m.body)), filters=[actor])
+        bus.publish("s", "x")
+        wait_until(lambda: len(bus.dead_letters) == 1, "it is dead")
+        answer.open()
+        bus.drain(WAIT)
+
+        (letter,) = bus.dead_letters.list()
+        assert (letter.by, letter.error.split(":")[0], handled) == ("asked", "TimeoutError", [])
+        assert_conserved(subscription, accepted=1)
+
+
+@pytest.mark.parametrize("on_error", ["drop", "dead_letter"])
+def test_s19_on_error_rules_a_time_out_too(on_error: Any) -> None:
+    """It is the filter's error like any other."""
+    clock = HandClock()
+    answer = Answers()
+    bus = Bus(clock=clock)
+    bus.use(Pipeline(Asked(answer=answer), on_error=on_error))
+    with running(bus):
+        waits = InThread(bus.publish, "s")
+        answer.wait_started()
+        clock.wait_until_waited_for()
+        clock.advance(5.0)
+
+        assert waits.result() == Dropped(f"{on_error}: TimeoutError", by="asked")
+        answer.open()
+
+
+# --- paused, stopped, restarted ----------------------------------------------------------------------------------------
+
+
+@every_asked_sort
+def test_s25_a_paused_filter_actor_answers_when_it_is_resumed(sort: AskedSort) -> None:
+    """Who publishes waits for that, or for its time-out."""
+    clock = HandClock()
+    bus = Bus(clock=clock)
+    actor = sort.use(bus)
+    with running(bus):
+        actor.subscription.pause()
+        waits = InThread(bus.publish, "s", 1)
+        actor.wait_for_line(questions=1)
+        bus.drain(0.0)  # what is paused is not waited for
+        assert (actor.questions, waits.running) == ([], True)
+        actor.subscription.resume()
+        assert waits.result() == Receipt(0)
+
+        actor.subscription.pause()
+        waits = InThread(bus.publish, "s", 2)
+        actor.wait_for_line(questions=1)
+        clock.wait_until_waited_for()
+        clock.advance(5.0)
+        with pytest.raises(TimeoutError):
+            waits.result()
+        actor.subscription.resume()
+        bus.drain(WAIT)
+        assert actor.questions == [1]
+
+
+@every_asked_sort
+@every_road
+@every_way
+def test_s19_a_stopped_filter_actor_refuses_every_message(sort: AskedSort, road: str, way: Any) -> None:
+    """At once: BusClosed, naming it; spawned again, it answers again, and has its state."""
+    bus = bus_of(road)
+    actor = sort.use(bus)
+    with running(bus):
+        reader = bus.subscribe("s")
+        assert way(bus, "s", 1) == Receipt(1)
+        actor.stop()
+
+        with pytest.raises(BusClosed, match="filter actor asked has stopped"):
+            way(bus, "s", 2)
+        bus.spawn(actor, run=sort.run)
+        assert way(bus, "s", 3) == Receipt(1)
+
+        assert actor.questions == [1, 3]
+        assert_conserved(reader, accepted=2)
+        assert bus.stats()["errors"] == {"BusClosed": 1}
+
+
+@every_free_sort
+@every_way
+@pytest.mark.parametrize("end", ["stop", "unsubscribe"])
+def test_s25_a_stop_lets_the_question_in_hand_be_answered_and_refuses_those_in_line(
+    sort: AskedSort, way: Any, end: str
+) -> None:
+    """Nobody waits for a time-out: who stands in line is told at once, mail that waits is dropped."""
+    answer = Answers()
+    bus = Bus()
+    actor = patient(sort.use(bus, answer=answer))
+    with running(bus):
+        first = InThread(way, bus, "s", "first")
+        answer.wait_started()
+        others = []
+        for number in range(5):
+            others.append(InThread(way, bus, "s", number))
+            actor.wait_for_line(questions=number + 1)
+            bus.publish(actor, number)
+        ending = InThread(actor.stop if end == "stop" else lambda: actor.subscription.unsubscribe(WAIT))
+
+        for waits in others:
+            with pytest.raises(BusClosed, match="filter actor asked has stopped"):
+                waits.result()
+        assert first.running
+        answer.open()
+        assert first.result() == Receipt(0)
+        ending.result()
+        bus.drain(WAIT)
+        assert (actor.questions, actor.mail) == (["first"], [])
+        assert actor.subscription.stats()["dropped"] == {"stopped" if end == "stop" else "unsubscribed": 5}
+        assert_conserved(actor.subscription, accepted=5)
+
+
+@every_asked_sort
+@every_way
+def test_s25_a_filter_actor_may_stop_itself_while_it_is_asked(sort: AskedSort, way: Any) -> None:
+    """That answer still counts; it gives no other."""
+
+    def last(message: Message) -> Message:
+        actor.stop()
+        return message.with_body("last")
+
+    bus = Bus()
+    actor = sort.use(bus, answer=last)
+    with running(bus):
+        reader = bus.subscribe("s")
+        assert way(bus, "s", "x") == Receipt(1)
+        with pytest.raises(BusClosed):
+            way(bus, "s", "y")
+
+        assert reader.receive(timeout=0).body == "last"
+        assert actor.questions == ["x"]
+
+
+@every_asked_sort
+@every_way
+def test_s25_a_filter_actor_is_asked_again_after_a_restart(sort: AskedSort, way: Any) -> None:
+    """Also if it was asked or mailed when the bus stopped; it keeps its state."""
+    bus = Bus()
+    actor = sort.use(bus)
+    for turn in range(3):
+        with running(bus):
+            assert way(bus, "s", turn) == Receipt(0)
+            bus.publish(actor, turn)
+        with pytest.raises(BusClosed):
+            way(bus, "s", "stopped")
+
+    assert (actor.questions, actor.mail) == ([0, 1, 2], [0, 1, 2])
+
+
+@every_free_sort
+@every_way
+@pytest.mark.parametrize("drain", [True, False], ids=["drained", "at-once"])
+def test_s25_a_stop_of_the_bus_answers_or_refuses_who_waits(sort: AskedSort, way: Any, drain: bool) -> None:
+    """Drained, every question that was asked before is answered. At once, the one in hand is, and nobody else waits longer."""
+    answer = Answers()
+    bus = Bus()
+    ear = Ear(bus)
+    actor = patient(sort.use(bus, answer=answer))
+    with running(bus, drain=drain):
+        reader = bus.subscribe("s")
+        waiting = []
+        for number in range(3):
+            waiting.append(InThread(way, bus, "s", number))
+            if number == 0:
+                answer.wait_started()
+            else:
+                actor.wait_for_line(questions=number)
+        stop = InThread(bus.stop, WAIT, drain=drain)
+        ear.wait_for(StateChanged, 2 if drain else 3)  # started, draining, stopped
+        answer.open()
+        stop.result()
+
+        ends: list[str] = []
+        for waits in waiting:
+            try:
+                assert waits.result() == Receipt(1)
+                ends.append("accepted")
+            except BusClosed as error:
+                ends.append("not answered" if "filter actor" in str(error) else "too late for the mailbox")
+        assert_conserved(reader, accepted=ends.count("accepted"))
+        assert ends[0] != "not answered"
+        assert not drain or "not answered" not in ends
+
+
+@every_free_sort
+def test_s25_what_a_stop_leaves_over_keeps_its_place_behind_nobody(sort: AskedSort) -> None:
+    """Mail that waited behind a question when the bus stopped is handled after the next start, in its order."""
+    answer = Answers()
+    bus = Bus()
+    ear = Ear(bus)
+    actor = patient(sort.make(bus, answer=answer))
+    bus.use(when("s", actor))
+    with running(bus, drain=False):
+        asks = InThread(bus.publish, "s")
+        answer.wait_started()
+        for body in range(3):
+            bus.publish(actor, body)
+        stop = InThread(bus.stop, WAIT, drain=False)
+        ear.wait_for(StateChanged, 3)
+        answer.open()
+        assert stop.result().left == {"asked": 3}
+        assert asks.result() == Receipt(0)
+
+        bus.start()
+        bus.publish(actor, 3)
+        bus.drain(WAIT)
+        assert actor.mail == [0, 1, 2, 3]
+        assert_conserved(actor.subscription, accepted=4)
+
+
+# --- filter actors stop last -------------------------------------------------------------------------------------------
+
+
+@every_sort_around_handlers
+@both_colours
+@pytest.mark.parametrize("whose", ["bus", "own"])
+def test_s25_filter_actors_stop_last(sort: AskedSort, colour: str, whose: str) -> None:
+    """A delivery that has begun when the bus stops passes the filter actor that stands around it, and is handled."""
+    hold = Answers()
+    bus = Bus()
+    ear = Ear(bus)
+    before = patient(Asked("before", hold))
+    actor = patient(sort.make(bus, "asked"))
+    around_handlers = [before, actor]
+    if whose == "bus":
+        bus.use(*around_handlers, at="delivery")
+    with running(bus, drain=False):
+        handled: list[Any] = []
+        filters = around_handlers if whose == "own" else []
+        subscription = bus.subscribe("s", handler(colour, lambda m: handled.append(m.body)), filters=filters)
+        bus.publish("s", "x")
+        hold.wait_started()
+        stop = InThread(bus.stop, WAIT, drain=False)
+        ear.wait_for(StateChanged, 3)
+        hold.open()
+        report = stop.result()
+
+        assert (handled, report.left, report.abandoned) == (["x"], {}, ())
+        assert actor.questions == ["x"]
+        assert_conserved(subscription, accepted=1)
+
+
+@every_asked_sort
+@both_colours
+def test_s25_a_handler_may_publish_through_a_filter_actor_while_the_bus_drains(sort: AskedSort, colour: str) -> None:
+    """Outsiders are refused meanwhile; the handler's message is asked about and handled."""
+    bus = Bus()
+    sort.use(bus)
+    with running(bus):
+        hold, last = Hold(), Hold(open=True)
+
+        def go_on(message: Message) -> None:
+            hold(message)
+            bus.publish("last", message.body)
+
+        async def ago_on(message: Message) -> None:
+            await asyncio.to_thread(hold, message)
+            await bus.apublish("last", message.body)
+
+        bus.subscribe("first", go_on if colour == "sync" else ago_on)
+        bus.subscribe("last", last)
+        bus.publish("first", "x")
+        hold.wait_started()
+        stop = InThread(bus.stop, WAIT)
+        wait_until(lambda: bus.state == "draining", "the bus drains")
+        with pytest.raises(BusClosed):
+            bus.publish("first", "from outside")
+        hold.open()
+
+        assert stop.result().drained
+        assert last.given == ["x"]
+
+
+def test_s25_a_stop_does_not_wait_for_a_filter_actor_longer_than_it_may() -> None:
+    """A filter that stands still is abandoned like a handler; who asked it is told when it is."""
+    answer = Answers()
+    bus = Bus()
+    patient(bus.use(Asked(answer=answer)))
+    with running(bus, drain=False):
+        waits = InThread(bus.publish, "s")
+        answer.wait_started()
+        report = bus.stop(timeout=0.01)
+
+        assert report.abandoned == ("pipebus-1",)
+        answer.open()
+        assert waits.result() == Receipt(0)
+
+
+def test_s25_a_paused_filter_actor_does_not_hold_a_stop_up() -> None:
+    """Whoever stands in its line is told that it has stopped."""
+    bus = Bus()
+    actor = patient(bus.use(Asked()))
+    with running(bus, drain=False):
+        actor.subscription.pause()
+        waits = InThread(bus.publish, "s")
+        actor.wait_for_line(questions=1)
+
+        assert bus.stop(timeout=WAIT).drained
+        with pytest.raises(BusClosed, match="filter actor asked has stopped"):
+            waits.result()
+
+
+# --- loops -------------------------------------------------------------------------------------------------------------
+
+
+def _plainly(bus: Bus) -> Any:
+    return lambda: bus.publish("s")
+
+
+def _with_options(bus: Bus) -> Any:
+    return lambda: bus.publish("s", headers={"a": "b"})
+
+
+def _later(bus: Bus) -> Any:
+    return lambda: bus.publish("s", delay=1.0)
+
+
+def _a_message(bus: Bus) -> Any:
+    return lambda: bus.send(Message("s"))
+
+
+def _to_another_actor(bus: Bus) -> Any:
+    other = bus.spawn(Notes())
+    return lambda: bus.publish(other)
+
+
+publishes = pytest.mark.parametrize("call", [_plainly, _with_options, _later, _a_message, _to_another_actor])
+"""Run a test once for each sync call that publishes."""
+
+
+@every_asked_sort
+@publishes
+@pytest.mark.parametrize("where", ["coroutine", "handler", "actor"])
+def test_s22_publish_on_a_running_loop_names_apublish(sort: AskedSort, call: Any, where: str) -> None:
+    """It would stop the loop until the answer comes, which may have to come from that loop: the actor is not asked."""
+    bus = Bus()
+    actor = sort.use(bus)
+    errors: list[str] = []
+
+    async def attempt(message: Message) -> None:
+        try:
+            run()
+        except PipelineError as error:
+            errors.append(str(error))
+
+    with running(bus):
+        run = call(bus)
+        if where == "coroutine":
+            asyncio.run(attempt(Message("begin")))
+        else:
+            if where == "handler":
+                bus.subscribe("begin", attempt)
+            else:
+                bus.spawn(_Relay("begin", attempt))
+            bus.publish("begin", "asked about this")
+            bus.drain(WAIT)
+
+        (text,) = errors
+        assert "filter asked may wait" in text
+        assert "apublish" in text
+        assert actor.questions == ([] if where == "coroutine" else ["asked about this"])
+
+
+class _Relay(Actor):
+    def __init__(self, name: str, call: Any) -> None:
+        super().__init__(name)
+        self.call = call
+
+    async def on_message(self, message: Message) -> None:
+        await self.call(message)
+
+
+def test_s22_publish_on_a_running_loop_works_where_no_filter_actor_is_met() -> None:
+    """The pattern that it stands under does not match."""
+    bus = Bus()
+    bus.use(when("orders.>", Asked()))
+
+    async def main() -> None:
+        assert bus.publish("bills") == Receipt(0)
+        with pytest.raises(PipelineError, match="apublish"):
+            bus.publish("orders.created")
+
+    with running(bus):
+        asyncio.run(main())
+
+
+@every_asked_sort
+@pytest.mark.parametrize("road", ["bare", "sync", "async", "encoded"])
+def test_s22_a_loop_goes_on_while_its_coroutines_wait_for_answers(sort: AskedSort, road: str) -> None:
+    """A hundred at once, on the caller's loop, where the actor may run too."""
+    bus = bus_of(road)
+    actor = sort.use(bus)
+
+    async def main() -> list[Any]:
+        async with bus:
+            return await asyncio.gather(*(bus.apublish("s", number) for number in range(100)))
+
+    assert asyncio.run(main()) == [Receipt(0)] * 100
+    assert sorted(actor.questions) == list(range(100))
+
+
+@every_free_sort
+@pytest.mark.parametrize("line", ["in-hand", "in-line"])
+def test_s13_a_publish_that_is_cancelled_while_it_waits_leaves_nothing_behind(sort: AskedSort, line: str) -> None:
+    """Its question is not asked any more, its answer finds nobody; the actor goes on."""
+    answer = Answers()
+    bus = Bus()
+    actor = patient(sort.use(bus, answer=answer))
+
+    async def main() -> None:
+        reader = bus.subscribe("s")
+        first = asyncio.create_task(bus.apublish("s", "first"))
+        await asyncio.to_thread(answer.wait_started)
+        second = asyncio.create_task(bus.apublish("s", "second"))
+        await asyncio.to_thread(actor.wait_for_line, 1)
+        victim, other = (first, second) if line == "in-hand" else (second, first)
+        victim.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await victim
+        answer.open()
+
+        assert await other == Receipt(1)
+        assert_conserved(reader, accepted=1)
+
+    with running(bus):
+        asyncio.run(main())
+        bus.drain(WAIT)
+        assert actor.questions == (["first", "second"] if line == "in-hand" else ["first"])
+
+
+def test_s13_an_answer_that_comes_when_its_loop_is_gone_harms_nobody() -> None:
+    """The loop was closed under the publish: the actor answers the next one."""
+    answer = Answers()
+    bus = Bus()
+    actor = patient(bus.use(Asked(answer=answer)))
+    with running(bus):
+        loop = asyncio.new_event_loop()
+        waits = loop.create_task(bus.apublish("s", "lost"))
+        loop.run_until_complete(asyncio.wait([loop.run_in_executor(None, answer.wait_started)]))
+        loop.run_until_complete(loop.shutdown_default_executor())
+        coroutine = waits.get_coro()
+        loop.close()
+        coroutine.close()
+        waits._log_destroy_pending = False
+        answer.open()
+
+        assert bus.publish("s", "next") == Receipt(0)
+        assert actor.questions == ["lost", "next"]
+
+
+# --- it holds nobody else up -------------------------------------------------------------------------------------------
+
+
+@every_asked_sort
+@pytest.mark.parametrize("subscriptions", [1, 50])
+def test_s23_handlers_on_a_pool_of_one_may_publish_through_a_filter_actor(sort: AskedSort, subscriptions: int) -> None:
+    """Each that waits gives its worker up, to the actor if need be."""
+    bus = Bus(pool=1)
+    actor = patient(sort.make(bus))
+    bus.use(when("second", actor))
+    with running(bus):
+        done = Hold(open=True)
+        for _ in range(subscriptions):
+            bus.subscribe("first", lambda message: bus.publish("second", message.body), name=None)
+        bus.subscribe("second", done)
+        for body in range(3):
+            bus.publish("first", body)
+        bus.drain(WAIT)
+
+        assert sorted(done.given) == sorted([*range(3)] * subscriptions)
+        assert bus.dead_letters.list() == []
+
+
+@pytest.mark.parametrize("pool", [1, None], ids=["one-worker", "default"])
+def test_s23_any_number_of_handlers_may_wait_for_one_filter_actor(pool: int | None) -> None:
+    """Five hundred are ready at once, more than may stand in for each other: it is reached, and all get their answers."""
+    clock = HandClock()  # stands still: no time-out ever comes
+    bus = Bus(pool=pool, clock=clock)
+    bus.use(when("out", Asked()))
+    with running(bus):
+        actors = [bus.spawn(Notes(act=lambda message: bus.publish("out"))) for _ in range(500)]
+        for actor in actors:
+            actor.subscription.pause()
+            bus.publish(actor)
+        for actor in actors:
+            actor.subscription.resume()
+        bus.drain(WAIT)
+
+        assert bus.dead_letters.list() == []
+        assert sum(actor.subscription.stats()["acknowledged"] for actor in actors) == 500
+
+
+@pytest.mark.parametrize("mail", ["control-mail", "questions"])
+def test_s23_a_filter_actor_that_is_never_idle_leaves_room_for_others(mail: str) -> None:
+    """It feeds itself for ever, or others do, on a pool of one: another subscriber's message is handled."""
+    stop = threading.Event()
+    going = threading.Semaphore(0)
+    bus = Bus(pool=1)
+
+    def feed(message: Message) -> None:
+        going.release()
+        if not stop.is_set():
+            bus.publish(endless)
+
+    endless = bus.spawn(Asked("endless", control=feed))
+    bus.use(when("s", endless))
+    with running(bus):
+        bus.subscribe("stop", lambda message: stop.set())
+        asking = []
+        if mail == "control-mail":
+            bus.publish(endless)
+        else:
+
+            def ask() -> None:
+                while not stop.is_set():
+                    bus.publish("s")
+                    going.release()
+
+            asking = [InThread(ask) for _ in range(5)]
+        for _ in range(100):
+            assert going.acquire(timeout=WAIT)
+        bus.publish("stop")
+
+        assert stop.wait(WAIT)
+        for thread in asking:
+            thread.result()
+
+
+def test_s23_a_chain_of_filter_actors_works_on_a_pool_of_one() -> None:
+    """Each publishes while it is asked, and the next one is asked about that."""
+    bus = Bus(pool=1, clock=HandClock())
+    for number in range(20):
+
+        def answer(message: Message, number: int = number) -> Message:
+            bus.publish(f"step.{number + 1}")
+            return message
+
+        bus.use(when(f"step.{number}", Asked(f"actor.{number}", answer)))
+    with running(bus):
+        bus.subscribe("begin", lambda message: bus.publish("step.0"))
+        end = bus.subscribe("step.20")
+        bus.publish("begin")
+        bus.drain(WAIT)
+
+        assert_conserved(end, accepted=1)
+        assert bus.dead_letters.list() == []
+
+
+@every_sort_around_handlers
+def test_s23_a_handler_whose_delivery_waits_for_a_filter_actor_gives_its_worker_up(sort: AskedSort) -> None:
+    """Another subscriber's message is handled meanwhile, on a pool of one."""
+    answer = Answers()
+    bus = Bus(pool=1)
+    actor = patient(sort.cls(answer=answer))
+    bus.spawn(actor, run="thread" if sort.run == "pool" else sort.run)
+    with running(bus):
+        quick = Hold(open=True)
+        bus.subscribe("slow", fine, filters=[actor])
+        bus.subscribe("quick", quick)
+        bus.publish("slow")
+        answer.wait_started()
+        bus.publish("quick", "x")
+
+        quick.wait_started()
+        answer.open()
+
+
+# --- what is counted ---------------------------------------------------------------------------------------------------
+
+
+@every_asked_sort
+@every_way
+def test_s18_questions_are_counted_apart(sort: AskedSort, way: Any) -> None:
+    """`questions` in the actor's figures; the law holds for its mail alone, and nothing is heard of them as deliveries."""
+    bus = Bus()
+    ear = Ear(bus)
+    actor = sort.use(bus, answer=lambda message: Dropped("no") if message.body % 2 else message)
+    with running(bus):
+        for number in range(6):
+            way(bus, "s", number)
+        for body in range(2):
+            bus.publish(actor, body)
+        bus.drain(WAIT)
+
+        stats = bus.stats()["subscriptions"]["asked"]
+        assert stats == actor.subscription.stats()
+        assert stats == {
+            "accepted": 2, "acknowledged": 2, "dropped": {}, "dead": 0, "pending": 0, "in_flight": 0, "questions": 6,
+        }  # fmt: skip
+        assert [event.subscription for event in ear.of(Taken)] == ["asked"] * 2
+        assert [(event.place, event.by) for event in ear.of(Discarded)] == [("publish", "asked")] * 3
+        assert bus.stats()["dropped"] == {"asked": {"no": 3}}
+
+
+@every_free_sort
+def test_s18_the_law_holds_while_questions_wait(sort: AskedSort) -> None:
+    """They are neither pending nor in flight, nor do they fill the mailbox; mail is, at every step."""
+    answer = Answers()
+    bus = Bus()
+    actor = sort.cls(answer=answer)
+    bus.spawn(actor, run=sort.run, mailbox=2, overflow="drop_newest")
+    patient(actor)
+    bus.use(when("s", actor))
+    with running(bus):
+        asking = [InThread(bus.publish, "s", "first")]
+        answer.wait_started()
+        for number in range(3):
+            asking.append(InThread(bus.publish, "s", number))
+            actor.wait_for_line(questions=number + 1)
+        stats = actor.subscription.stats()
+        assert (stats["accepted"], stats["pending"], stats["in_flight"], stats["questions"]) == (0, 0, 0, 1)
+
+        for body in range(3):
+            assert bus.publish(actor, body) == Receipt(1)
+        stats = actor.subscription.stats()
+        assert (stats["accepted"], stats["pending"], stats["dropped"]) == (3, 2, {"overflow": 1})
+        assert_conserved(actor.subscription)
+        answer.open()
+        for waits in asking:
+            waits.result()
+        bus.drain(WAIT)
+
+        assert actor.mail == [0, 1]
+        assert actor.subscription.stats()["questions"] == 4
+        assert_conserved(actor.subscription, accepted=3)
+
+
+@every_free_sort
+def test_s22_drop_oldest_drops_mail_and_never_a_question(sort: AskedSort) -> None:
+    """Though it has waited longer."""
+    answer = Answers()
+    bus = Bus()
+    actor = sort.cls(answer=answer)
+    bus.spawn(actor, run=sort.run, mailbox=2, overflow="drop_oldest")
+    patient(actor)
+    bus.use(when("s", actor))
+    with running(bus):
+        asking = [InThread(bus.publish, "s", "first")]
+        answer.wait_started()
+        for number in range(2):
+            asking.append(InThread(bus.publish, "s", number))
+            actor.wait_for_line(questions=number + 1)
+        for body in range(4):
+            bus.publish(actor, body)
+        answer.open()
+
+        assert [waits.result() for waits in asking] == [Receipt(0)] * 3
+        bus.drain(WAIT)
+        assert (actor.questions, actor.mail) == (["first", 0, 1], [2, 3])
+        assert actor.subscription.stats()["dropped"] == {"overflow": 2}
+
+
+@every_free_sort
+@every_way
+def test_s25_a_drain_waits_for_questions(sort: AskedSort, way: Any) -> None:
+    """Whoever drains sees them answered; nobody is refused meanwhile."""
+    answer = Answers()
+    bus = Bus()
+    actor = patient(sort.use(bus, answer=answer))
+    with running(bus):
+        waits = InThread(way, bus, "s")
+        answer.wait_started()
+        draining = InThread(bus.drain, WAIT)
+        second = InThread(way, bus, "s")
+        actor.wait_for_line(questions=1)
+        assert draining.running
+        answer.open()
+        draining.result()
+
+        assert len(actor.questions) == 2
+        assert waits.result() == second.result() == Receipt(0)
+
+
+def test_s25_a_drain_a_stop_and_a_request_in_a_filter_are_those_of_a_handler() -> None:
+    """A drain would wait for itself; a stop is only requested; a request to itself is told at once."""
+    found: list[Any] = []
+
+    def answer(message: Message) -> Message:
+        for call in (lambda: bus.drain(LONG), lambda: bus.stop(LONG), lambda: bus.request("asked", timeout=LONG)):
+            try:
+                found.append(call())
+            except Exception as error:
+                found.append(type(error).__name__)
+        return message
+
+    bus = Bus()
+    bus.use(Asked(answer=answer))
+    with running(bus):
+        bus.publish("s")
+
+        assert found == ["LifecycleError", found[1], "NoResponder"]
+        assert (found[1].drained, bus.state, bus.stopping) == (False, "started", True)
+
+
+# --- context variables -------------------------------------------------------------------------------------------------
+
+user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
+
+
+@every_asked_sort
+@every_road
+@every_way
+def test_s14_a_filter_actor_sees_a_copy_of_its_publishers_context(sort: AskedSort, road: str, way: Any) -> None:
+    """It reads the publisher's variables; what it sets stays with that question."""
+    seen: list[str] = []
+
+    def look(message: Message) -> Message:
+        seen.append(user.get())
+        user.set("changed by the filter")
+        return message
+
+    bus = bus_of(road)
+    actor = sort.use(bus, answer=look, control=lambda message: seen.append(user.get()))
+
+    def as_user(name: str) -> str:
+        user.set(name)
+        way(bus, "s")
+        return user.get()
+
+    with running(bus):
+        for name in ("Ada", "Grace"):
+            assert contextvars.copy_context().run(as_user, name) == name
+        way(bus, "asked")
+        bus.drain(WAIT)
+
+        assert seen == ["Ada", "Grace", "nobody"]
+        assert len(actor.mail) == 1
+
+
+def test_s14_an_async_filter_keeps_the_context_while_it_waits() -> None:
+    """Before and after it has awaited, and in what it awaits."""
+    seen: list[str] = []
+
+    async def look(message: Message) -> Message:
+        seen.append(user.get())
+        await asyncio.sleep(0)
+        seen.append(user.get())
+        user.set("changed")
+        seen.append(await asyncio.to_thread(user.get))
+        return message
+
+    bus = Bus()
+    bus.use(AsyncAsked(answer=look))
+
+    async def main() -> str:
+        user.set("Ada")
+        await bus.apublish("s")
+        return user.get()
+
+    with running(bus):
+        assert asyncio.run(main()) == "Ada"
+        assert seen == ["Ada", "Ada", "changed"]

@@ -1,0 +1,1257 @@
+"""
+SEMANTICS 29: ask and get an answer, from threads, coroutines and handlers; nobody waits longer than he must, and nothing is
+left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flow_helpers import (
+    LONG,
+    WAIT,
+    Boom,
+    DropAll,
+    Ear,
+    HandClock,
+    Hold,
+    InThread,
+    assert_conserved,
+    boom,
+    bus_of,
+    every_road,
+    fine,
+    hasty_threads,
+    running,
+    wait_until,
+)
+from loop_helpers import AsyncHold, LoopInThread, Way, arunning, every_way_to_run
+from pipebus import (
+    Bus,
+    BusClosed,
+    BusNotStarted,
+    Delivery,
+    Dropped,
+    Handled,
+    LifecycleError,
+    MailboxFull,
+    Message,
+    MessageError,
+    NoResponder,
+    PipelineError,
+    Receipt,
+    Ref,
+    Rejected,
+    RequestError,
+    RequestFailed,
+    RequestTimeout,
+    Subject,
+    SubjectError,
+    Transform,
+    UnsupportedCapability,
+    around,
+    branch,
+    transform,
+    when,
+)
+from pipebus.events import Unrouted
+
+Ask = Callable[..., Message]
+
+
+def request(bus: Bus, subject: Any, body: Any = None, **options: Any) -> Message:
+    return bus.request(subject, body, **options)
+
+
+def arequest(bus: Bus, subject: Any, body: Any = None, **options: Any) -> Message:
+    async def ask() -> Message:
+        return await bus.arequest(subject, body, **options)
+
+    return asyncio.run(ask())
+
+
+def arequest_on_the_buss_loop(bus: Bus, subject: Any, body: Any = None, **options: Any) -> Message:
+    """From an async handler's loop: where the answer is made, too, if its handler is async."""
+
+    async def ask() -> Message:
+        return await bus.arequest(subject, body, **options)
+
+    return asyncio.run_coroutine_threadsafe(ask(), bus.loop_thread.loop()).result(WAIT)
+
+
+both = pytest.mark.parametrize(
+    "ask", [request, arequest, arequest_on_the_buss_loop], ids=["request", "arequest", "arequest-on-own-loop"]
+)
+"""Ask in a thread, and in coroutines."""
+
+every_wire = pytest.mark.parametrize("url", ["memory:", "memory:?wire=json"], ids=["memory", "wire"])
+
+
+def double(message: Message) -> Any:
+    """What is asked most in these tests."""
+    return message.body * 2
+
+
+async def adouble(message: Message) -> Any:
+    await asyncio.sleep(0)
+    return message.body * 2
+
+
+# --- an answer ---------------------------------------------------------------------------------------------------------
+
+
+@both
+@every_road
+@every_way_to_run
+def test_s29_what_a_handler_returns_is_the_reply(way: Way, road: str, ask: Ask) -> None:
+    """However it runs and whatever road messages take: the reply is a message with the value and the question's id."""
+    bus = bus_of(road)
+    with way.running(bus):
+        subscription = way.subscribe(bus, "double", double)
+        replies = [ask(bus, "double", body, id=f"question-{body}") for body in range(5)]
+
+        assert [reply.body for reply in replies] == [0, 2, 4, 6, 8]
+        assert [reply.correlation_id for reply in replies] == [f"question-{body}" for body in range(5)]
+        assert len({reply.id for reply in replies}) == 5
+        bus.drain(WAIT)
+        assert subscription.stats()["acknowledged"] == 5
+        assert bus.replies.open == {}
+
+
+@both
+@every_wire
+def test_s29_the_question_carries_what_it_was_given(url: str, ask: Ask) -> None:
+    """Headers, key, id, ttl and correlation id reach the handler; the reply keeps the question's correlation id."""
+    seen: list[Message] = []
+
+    def answer(message: Message) -> str:
+        seen.append(message)
+        return "ok"
+
+    with running(Bus(url)) as bus:
+        bus.subscribe("s", answer)
+        reply = ask(bus, "s", {"a": 1}, headers={"h": "v"}, key="k", id="q", ttl=LONG, correlation_id="c")
+
+    (message,) = seen
+    assert (message.body, dict(message.headers), message.key, message.id) == ({"a": 1}, {"h": "v"}, "k", "q")
+    assert (message.ttl, message.correlation_id) == (LONG, "c")
+    assert message.reply_to is not None
+    assert reply.correlation_id == "c"
+
+
+@both
+@every_wire
+@pytest.mark.parametrize("value", [0, False, "", [], {}, {"a": [1, 2]}], ids=repr)
+def test_s29_every_value_but_none_is_a_reply(url: str, ask: Ask, value: Any) -> None:
+    """What is false is an answer too."""
+    with running(Bus(url)) as bus:
+        bus.subscribe("s", lambda message: value)
+
+        assert ask(bus, "s").body == value
+
+
+@every_wire
+def test_s29_replies_of_many_askers_find_their_askers(url: str) -> None:
+    """Twenty threads and ten coroutines ask at once, four handlers answer: each gets the answer to its own question."""
+
+    def ask_many(me: int) -> list[Any]:
+        return [bus.request("double", me * 1000 + number, timeout=LONG).body for number in range(30)]
+
+    async def ask_on_a_loop() -> list[list[Any]]:
+        async def ask(me: int) -> list[Any]:
+            return [(await bus.arequest("adouble", me * 1000 + number, timeout=LONG)).body for number in range(30)]
+
+        return await asyncio.gather(*(ask(me) for me in range(20, 30)))
+
+    with hasty_threads(), running(Bus(url)) as bus:
+        bus.subscribe("double", double, workers=2)
+        bus.subscribe("adouble", adouble, workers=2)
+        threads = [InThread(ask_many, me) for me in range(20)]
+        on_loop = InThread(lambda: asyncio.run(ask_on_a_loop()))
+        answers = [thread.result() for thread in threads] + on_loop.result()
+
+        assert answers == [[2 * (me * 1000 + number) for number in range(30)] for me in range(30)]
+        assert bus.replies.open == {}
+
+
+@both
+def test_s29_a_subject_with_a_type_may_be_asked(ask: Ask) -> None:
+    """`Subject[T]` and, in memory, an object are asked like a string."""
+    thing = Ref(object())
+    with running() as bus:
+        bus.subscribe(Subject[int]("double"), double)
+        bus.subscribe(thing, double)
+
+        assert ask(bus, Subject[int]("double"), 21).body == 42
+        assert ask(bus, thing, 4).body == 8
+
+
+@both
+@every_wire
+def test_s29_the_first_value_wins(url: str, ask: Ask) -> None:
+    """Two handlers answer: the second's value finds nobody, and both deliveries have ended well."""
+    bus = Bus(url)
+    ear = Ear(bus)
+    with running(bus):
+        slow = Hold()
+
+        def too_late(message: Message) -> str:
+            slow(message)
+            return "late"
+
+        late = bus.subscribe("s", too_late)
+        bus.subscribe("s", lambda message: None)
+        bus.subscribe("s", lambda message: "first")
+        assert ask(bus, "s").body == "first"
+        slow.open()
+        bus.drain(WAIT)
+
+        assert late.stats()["acknowledged"] == 1
+        assert [event.message.body for event in ear.of(Unrouted)] == ["late"]
+        assert bus.stats()["unrouted"] == 1
+
+
+@both
+@every_wire
+def test_s29_the_first_error_wins_too(url: str, ask: Ask) -> None:
+    """One of two handlers fails while the other is still at work: whoever asked is told at once."""
+    with running(Bus(url)) as bus:
+        slow = Hold()
+        bus.subscribe("s", slow)
+        bus.subscribe("s", boom)
+
+        with pytest.raises(RequestFailed, match="Boom"):
+            ask(bus, "s", timeout=LONG)
+
+
+@both
+@every_road
+def test_s29_a_reply_by_hand_is_a_reply(road: str, ask: Ask) -> None:
+    """A reader, or a handler that answers later, publishes to the question's `reply_to`."""
+    with running(bus_of(road)) as bus:
+        inbox = bus.subscribe("s")
+        asker = InThread(ask, bus, "s", "question", timeout=LONG)
+        question = inbox.receive(timeout=WAIT)
+        assert bus.publish(question.reply_to, "by hand", correlation_id=question.id)
+
+        reply = asker.result()
+        assert reply.body == "by hand"
+        assert reply.correlation_id == question.id
+
+
+@both
+@every_road
+def test_s29_a_question_may_be_passed_on(road: str, ask: Ask) -> None:
+    """A handler hands the question to another with the same `reply_to`: that one's value is the reply."""
+
+    def pass_on(message: Message) -> None:
+        bus.publish("double", message.body + 1, reply_to=message.reply_to)
+
+    with running(bus_of(road)) as bus:
+        bus.subscribe("s", pass_on)
+        bus.subscribe("double", double)
+
+        assert ask(bus, "s", 20).body == 42
+
+
+@both
+@every_road
+@every_way_to_run
+def test_s29_with_a_delivery_filter_the_outcomes_value_is_the_reply(way: Way, road: str, ask: Ask) -> None:
+    """What a filter around the handler makes of it is what the asker gets; and the value goes to `to`, too."""
+
+    @around
+    def half(message: Message) -> Any:
+        outcome = yield message
+        return Handled(outcome.value // 2)
+
+    results: list[Any] = []
+    with way.running(bus_of(road)) as bus:
+        way.subscribe(bus, "double", double, filters=[half], to="results")
+        bus.subscribe("results", lambda message: results.append(message.body))
+
+        assert ask(bus, "double", 21).body == 21
+        bus.drain(WAIT)
+    assert results == [21]
+
+
+# --- no answer ---------------------------------------------------------------------------------------------------------
+
+
+@both
+@every_road
+def test_s29_nobody_listens_is_said_at_once(road: str, ask: Ask) -> None:
+    """NoResponder, not a time-out; the text names the subject."""
+    with running(bus_of(road)) as bus:
+        with pytest.raises(NoResponder, match=r"orders\.get"):
+            ask(bus, "orders.get", timeout=LONG)
+
+        assert bus.replies.open == {}
+        assert bus.stats()["unrouted"] == 1
+
+
+@both
+@every_road
+def test_s29_a_request_that_a_publish_filter_drops_raises_at_once(road: str, ask: Ask) -> None:
+    """The text names the filter and its reason."""
+    bus = bus_of(road)
+    bus.use(when("s", DropAll("not today")))
+    with running(bus):
+        bus.subscribe("s", double)
+
+        with pytest.raises(NoResponder, match=r"DropAll.*not today"):
+            ask(bus, "s", timeout=LONG)
+        assert bus.replies.open == {}
+
+
+@both
+@every_road
+def test_s29_what_a_publish_filter_raises_reaches_the_asker_as_it_is(road: str, ask: Ask) -> None:
+    """Rejected or any other error: the same object, as from publish."""
+    error = Rejected("the-guard", "no")
+
+    class Guard(Transform):
+        def transform(self, message: Message) -> Message:
+            if message.subject == "s":
+                raise error
+            return message
+
+    bus = bus_of(road)
+    bus.use(Guard())
+    with running(bus):
+        bus.subscribe("s", double)
+
+        with pytest.raises(Rejected) as raised:
+            ask(bus, "s", timeout=LONG)
+        assert raised.value is error
+        assert bus.replies.open == {}
+
+
+def _dropped_by_its_filter(bus: Bus) -> Callable[[], object]:
+    bus.subscribe("s", double, filters=[DropAll("not for me")])
+    return lambda: None
+
+
+def _dropped_by_a_readers_filter(bus: Bus) -> Callable[[], object]:
+    reader = bus.subscribe("s", filters=[DropAll("not for me")])
+    return lambda: InThread(reader.receive, LONG)
+
+
+def _too_old(bus: Bus) -> Callable[[], object]:
+    subscription = bus.subscribe("s", double)
+    subscription.pause()
+    return subscription.resume
+
+
+def _unsubscribed(bus: Bus) -> Callable[[], object]:
+    subscription = bus.subscribe("s", double)
+    subscription.pause()
+    return subscription.unsubscribe
+
+
+def _overflown(bus: Bus) -> Callable[[], object]:
+    subscription = bus.subscribe("s", double, mailbox=1, overflow="drop_oldest")
+    subscription.pause()
+    return lambda: bus.publish("s", "the newer")
+
+
+@every_wire
+@both
+@pytest.mark.parametrize(
+    ("drop", "why"),
+    [
+        (_dropped_by_its_filter, "not for me"),
+        (_dropped_by_a_readers_filter, "not for me"),
+        (_too_old, "expired"),
+        (_unsubscribed, "unsubscribed"),
+        (_overflown, "overflow"),
+    ],
+    ids=["filter", "readers-filter", "expired", "unsubscribed", "overflow"],
+)
+def test_s29_a_request_that_is_dropped_on_its_way_to_the_handler_raises_at_once(
+    drop: Callable[[Bus], Callable[[], object]], why: str, ask: Ask, url: str
+) -> None:
+    """Filtered out, expired, unsubscribed or pushed out: nobody will answer, and the asker is told why."""
+    clock = HandClock()
+    with running(Bus(url, clock=clock), drain=False) as bus:
+        then = drop(bus)
+        asker = InThread(ask, bus, "s", 1, ttl=5.0, timeout=LONG)
+        wait_until(lambda: sum(s.stats()["accepted"] for s in bus.subscriptions) == 1, "the question is there")
+        if why == "expired":
+            clock.advance(6.0)
+        then()
+
+        with pytest.raises(NoResponder, match=why):
+            asker.result()
+        assert bus.replies.open == {}
+
+
+@both
+@every_wire
+@pytest.mark.parametrize("overflow", ["drop_newest", "reject"])
+def test_s29_a_request_that_finds_no_room_raises_at_once(overflow: Any, ask: Ask, url: str) -> None:
+    """Dropped as the newest it is NoResponder; refused it is MailboxFull, as from publish."""
+    with running(Bus(url), drain=False) as bus:
+        hold = Hold()
+        bus.subscribe("s", hold, mailbox=1, overflow=overflow)
+        bus.publish("s")
+        hold.wait_started()
+
+        with pytest.raises(NoResponder if overflow == "drop_newest" else MailboxFull, match=r"overflow|no room"):
+            ask(bus, "s", timeout=LONG)
+        assert bus.replies.open == {}
+
+
+@both
+@every_wire
+def test_s29_as_long_as_one_mailbox_may_answer_the_asker_waits(url: str, ask: Ask) -> None:
+    """Three subscribers, two of them drop it: the third one's value is the reply. If it drops too, that is that."""
+    with running(Bus(url)) as bus:
+        for _ in range(2):
+            bus.subscribe("s", double, filters=[DropAll("not for me")])
+        third = bus.subscribe("s", double)
+        assert ask(bus, "s", 21).body == 42
+
+        third.pause()
+        asker = InThread(ask, bus, "s", 21, timeout=LONG)
+        wait_until(lambda: third.stats()["pending"] == 1, "the question waits for the third")
+        assert asker.running
+        third.unsubscribe()
+        with pytest.raises(NoResponder, match=r"not for me.*unsubscribed|unsubscribed.*not for me"):
+            asker.result()
+
+
+@both
+@every_wire
+def test_s29_none_is_no_reply(url: str, ask: Ask) -> None:
+    """A handler that returns None has not answered: the time runs out, and the text says so."""
+    with running(Bus(url)) as bus:
+        subscription = bus.subscribe("s", lambda message: None)
+
+        with pytest.raises(RequestTimeout, match="None"):
+            ask(bus, "s", timeout=0.01)
+        bus.drain(WAIT)
+        assert subscription.stats()["acknowledged"] == 1
+        assert bus.replies.open == {}
+
+
+@both
+@every_road
+@every_way_to_run
+def test_s29_a_handlers_error_arrives_by_type_and_text(way: Way, road: str, ask: Ask) -> None:
+    """RequestFailed says what it was; the delivery is a dead letter as always."""
+    with way.running(bus_of(road)) as bus:
+        way.subscribe(bus, "s", boom)
+
+        with pytest.raises(RequestFailed) as raised:
+            ask(bus, "s", "this", timeout=LONG)
+        assert raised.value.type == "Boom"
+        assert raised.value.text == "cannot handle 'this'"
+        assert len(bus.dead_letters) == 1
+        assert bus.replies.open == {}
+
+
+@both
+@every_wire
+@pytest.mark.parametrize(
+    ("fails", "type_"),
+    [
+        (lambda message, delivery: delivery.reject("no"), "Rejected"),
+        (lambda message, delivery: delivery.retry(), "AttemptsExhausted"),
+    ],
+    ids=["rejected", "returned-too-often"],
+)
+def test_s29_however_a_delivery_dies_the_asker_is_told(url: str, ask: Ask, fails: Any, type_: str) -> None:
+    """Rejected by its handler, or returned as often as allowed."""
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        fails(message, delivery)
+
+    with running(Bus(url)) as bus:
+        bus.subscribe("s", handle, attempts=2)
+
+        with pytest.raises(RequestFailed) as raised:
+            ask(bus, "s", timeout=LONG)
+        assert raised.value.type == type_
+
+
+@both
+@every_wire
+def test_s29_a_body_that_the_handlers_type_refuses_is_told(url: str, ask: Ask) -> None:
+    """The handler takes a number: whoever asks with a text hears why that was refused."""
+
+    def count(number: int) -> int:
+        return number + 1
+
+    with running(Bus(url)) as bus:
+        bus.subscribe("s", count)
+
+        with pytest.raises(RequestFailed) as raised:
+            ask(bus, "s", "a text", timeout=LONG)
+        assert raised.value.type == "Rejected"
+        assert "integer" in raised.value.text
+        assert ask(bus, "s", 1).body == 2
+
+
+@both
+@pytest.mark.parametrize("text", ["\ud800", "a\0b", "ä" * 10_000], ids=["lone-surrogate", "null", "long"])
+@every_wire
+def test_s29_an_error_with_a_strange_text_arrives_too(url: str, ask: Ask, text: str) -> None:
+    """Whatever the text is, whoever asked is told at once."""
+
+    def fails(message: Message) -> None:
+        raise Boom(text)
+
+    with running(Bus(url)) as bus:
+        bus.subscribe("s", fails)
+
+        with pytest.raises(RequestFailed) as raised:
+            ask(bus, "s", timeout=LONG)
+        assert raised.value.type == "Boom"
+        assert raised.value.text
+
+
+@both
+def test_s29_a_value_that_cannot_be_encoded_is_the_handlers_failure(ask: Ask) -> None:
+    """With wire=json the reply must be JSON: it is not, and the asker hears that."""
+    with running(Bus("memory:?wire=json")) as bus:
+        bus.subscribe("s", lambda message: object())
+
+        with pytest.raises(RequestFailed) as raised:
+            ask(bus, "s", timeout=LONG)
+        assert raised.value.type == "CodecError"
+        assert len(bus.dead_letters) == 1
+
+
+@both
+def test_s29_a_question_that_cannot_be_encoded_is_the_askers_error(ask: Ask) -> None:
+    """As from publish; nothing waits."""
+    with running(Bus("memory:?wire=json")) as bus:
+        bus.subscribe("s", double)
+
+        with pytest.raises(ValueError, match="object"):
+            ask(bus, "s", object(), timeout=LONG)
+        assert bus.replies.open == {}
+
+
+def test_s29_a_handler_that_fails_the_first_time_and_is_repeated_by_a_filter_answers() -> None:
+    """Only when the delivery chain has given up is the asker told of an error."""
+    tries: list[int] = []
+
+    @around
+    def again(message: Message) -> Any:
+        for number in range(3):
+            try:
+                return (yield message)
+            except Boom:
+                if number == 2:
+                    raise
+        return None
+
+    def handle(message: Message) -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            raise Boom("not yet")
+        return "at last"
+
+    with running() as bus:
+        bus.subscribe("s", handle, filters=[again])
+
+        assert bus.request("s", timeout=LONG).body == "at last"
+
+
+@both
+@every_wire
+def test_s29_a_handler_that_returns_its_delivery_answers_the_second_time(url: str, ask: Ask) -> None:
+    """retry: taken again, the question still knows who asked."""
+
+    def handle(message: Message, delivery: Delivery) -> str | None:
+        if delivery.attempt == 1:
+            delivery.retry()
+            return None
+        return f"attempt {delivery.attempt}"
+
+    with running(Bus(url)) as bus:
+        bus.subscribe("s", handle)
+
+        assert ask(bus, "s", timeout=LONG).body == "attempt 2"
+
+
+def test_s29_all_errors_of_a_request_have_one_name() -> None:
+    """`except RequestError` catches them; the time-out is a TimeoutError besides."""
+    assert issubclass(NoResponder, RequestError)
+    assert issubclass(RequestFailed, RequestError)
+    assert issubclass(RequestTimeout, RequestError)
+    assert issubclass(RequestTimeout, TimeoutError)
+
+
+# --- time-outs, and nothing left behind --------------------------------------------------------------------------------
+
+
+@every_wire
+def test_s29_a_time_out_is_the_buss_clocks(url: str) -> None:
+    """The time is over when the clock says so; the text says how long it was, and what may be the reason."""
+    clock = HandClock()
+    with running(Bus(url, clock=clock)) as bus:
+        hold = Hold()
+        bus.subscribe("s", hold)
+        asker = InThread(bus.request, "s", timeout=5.0)
+        hold.wait_started()
+        clock.wait_until_waited_for()
+        clock.advance(4.0)
+        assert asker.running
+        clock.advance(1.0)
+
+        with pytest.raises(RequestTimeout, match=r"\bs\b.*5 s"):
+            asker.result()
+        assert bus.replies.open == {}
+
+
+@both
+@every_wire
+def test_s29_what_comes_too_late_is_counted_and_touches_nobody(url: str, ask: Ask) -> None:
+    """The asker has gone: the value is unrouted; the next question of the same asker gets its own answer."""
+    bus = Bus(url)
+    ear = Ear(bus)
+    with running(bus):
+        hold = Hold()
+
+        def handle(message: Message) -> str:
+            if message.body == "slow":
+                hold(message)
+            return f"reply to {message.body}"
+
+        subscription = bus.subscribe("s", handle, workers=2)
+        with pytest.raises(RequestTimeout):
+            ask(bus, "s", "slow", timeout=0.0)
+        assert bus.replies.open == {}
+        hold.wait_started()
+        assert ask(bus, "s", "quick").body == "reply to quick"
+        hold.open()
+        bus.drain(WAIT)
+
+        assert subscription.stats()["acknowledged"] == 2
+        assert [event.message.body for event in ear.of(Unrouted)] == ["reply to slow"]
+
+
+@both
+@every_wire
+def test_s29_an_error_that_comes_too_late_touches_nobody(url: str, ask: Ask) -> None:
+    """The asker has gone: the dead letter is all that tells of it."""
+    with running(Bus(url)) as bus:
+        hold = Hold()
+
+        def handle(message: Message) -> None:
+            hold(message)
+            raise Boom("late")
+
+        bus.subscribe("s", handle)
+        with pytest.raises(RequestTimeout):
+            ask(bus, "s", timeout=0.0)
+        hold.open()
+        bus.drain(WAIT)
+
+        assert len(bus.dead_letters) == 1
+        assert bus.replies.open == {}
+
+
+def test_s29_time_outs_leak_nothing() -> None:
+    """A thousand questions that nobody answers: no address, no mailbox, no route and no thread is left of them."""
+    with running(Bus(pool=1)) as bus:
+        subscription = bus.subscribe("s", fine)
+
+        async def ask_many() -> None:
+            for _ in range(500):
+                with pytest.raises(RequestTimeout):
+                    await bus.arequest("s", timeout=0.0)
+
+        with pytest.raises(RequestTimeout):
+            bus.request("s", timeout=0.0)
+        bus.drain(WAIT)
+        threads = set(threading.enumerate())
+        for _ in range(500):
+            with pytest.raises(RequestTimeout):
+                bus.request("s", timeout=0.0)
+        asyncio.run(ask_many())
+        bus.drain(WAIT)
+
+        assert bus.replies.open == {}
+        assert bus.subscriptions == [subscription]
+        assert len(bus.router.routes) <= 1
+        assert set(threading.enumerate()) <= threads
+
+
+@both
+def test_s29_an_answered_question_is_forgotten(ask: Ask) -> None:
+    """The body of a question and of its reply live no longer than whoever holds them."""
+
+    class Thing:
+        pass
+
+    things: list[weakref.ref[Thing]] = []
+
+    def handle(message: Message) -> Thing:
+        thing = Thing()
+        things.append(weakref.ref(thing))
+        return thing
+
+    with running() as bus:
+        bus.subscribe("s", handle)
+        question = Thing()
+        things.append(weakref.ref(question))
+        reply = ask(bus, "s", question)
+        assert isinstance(reply.body, Thing)
+        bus.drain(WAIT)
+        bus.subscribe("other", fine)
+        bus.publish("other")
+        bus.drain(WAIT)
+        del reply, question
+        gc.collect()
+
+        assert [thing() for thing in things] == [None, None]
+
+
+@every_wire
+def test_s29_a_cancelled_arequest_leaves_nothing(url: str) -> None:
+    """The coroutine is cancelled while it waits: the address is gone, and the answer finds nobody."""
+
+    async def main() -> None:
+        async with arunning(Bus(url)) as bus:
+            hold = AsyncHold()
+
+            async def handle(message: Message) -> str:
+                await hold(message)
+                return "late"
+
+            subscription = bus.subscribe("s", handle)
+            asker = asyncio.create_task(bus.arequest("s", timeout=LONG))
+            await asyncio.to_thread(hold.wait_started)
+            assert len(bus.replies.open) == 1
+            asker.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asker
+
+            assert bus.replies.open == {}
+            hold.open()
+            await bus.adrain(WAIT)
+            assert subscription.stats()["acknowledged"] == 1
+            assert bus.stats()["unrouted"] == 1
+
+    asyncio.run(main())
+
+
+def test_s29_an_arequest_whose_loop_is_gone_touches_nobody() -> None:
+    """Its loop ends with it while the handler is at work: the handler's delivery ends well, and others get their answers."""
+    with running() as bus:
+        hold = Hold()
+
+        def handle(message: Message) -> str:
+            if message.body == "slow":
+                hold(message)
+            return "a reply"
+
+        subscription = bus.subscribe("s", handle, workers=2)
+
+        async def ask_and_go() -> None:
+            asker = asyncio.create_task(bus.arequest("s", "slow", timeout=LONG))
+            await asyncio.to_thread(hold.wait_started)
+            assert not asker.done()
+
+        asyncio.run(ask_and_go())
+        hold.open()
+        assert bus.request("s").body == "a reply"
+        bus.drain(WAIT)
+        assert subscription.stats()["acknowledged"] == 2
+        assert bus.replies.open == {}
+
+
+# --- asked in handlers -------------------------------------------------------------------------------------------------
+
+
+@every_wire
+def test_s29_handlers_that_ask_handlers_do_not_starve_a_pool_of_one(url: str) -> None:
+    """Twenty handlers on the pool, each asks another one that asks a third: the pool has one worker, and all get answers."""
+    answers: list[int] = []
+
+    def ask(message: Message) -> None:
+        answers.append(bus.request("second", message.body, timeout=LONG).body)
+
+    with running(Bus(url, pool=1)) as bus:
+        for _ in range(20):
+            bus.subscribe("first", ask)
+        bus.subscribe("second", lambda message: bus.request("third", message.body, timeout=LONG).body + 1)
+        bus.subscribe("third", double)
+        bus.publish("first", 20)
+        bus.drain(WAIT)
+
+    assert answers == [41] * 20
+
+
+@every_wire
+@pytest.mark.parametrize("answers", ["pool", "thread", "plain-on-loop", "coroutine"])
+@pytest.mark.parametrize("asks", ["pool", "thread", "coroutine", "coroutine-in-a-thread"])
+def test_s29_a_handler_may_ask_another_however_both_run(asks: str, answers: str, url: str) -> None:
+    """Pool, threads and loop, in all pairs: on a loop the asking handler does not stop it."""
+    got: list[Any] = []
+
+    def ask(message: Message) -> None:
+        got.append(bus.request("double", message.body, timeout=LONG).body)
+
+    async def aask(message: Message) -> None:
+        if asks == "coroutine":
+            reply = await bus.arequest("double", message.body, timeout=LONG)
+        else:
+            reply = await asyncio.to_thread(bus.request, "double", message.body, timeout=LONG)
+        got.append(reply.body)
+
+    with running(Bus(url, pool=1)) as bus:
+        bus.subscribe("s", aask if "coroutine" in asks else ask, run="thread" if asks == "thread" else None)
+        bus.subscribe(
+            "double",
+            adouble if answers == "coroutine" else double,
+            run={"thread": "thread", "plain-on-loop": "loop"}.get(answers),  # type: ignore[arg-type]
+        )
+        for body in range(10):
+            bus.publish("s", body)
+        bus.drain(WAIT)
+
+    assert got == [2 * body for body in range(10)]
+
+
+@pytest.mark.parametrize("asks", ["pool", "thread", "coroutine", "coroutine-in-a-thread"])
+@every_wire
+def test_s29_a_request_to_oneself_raises_at_once(asks: str, url: str) -> None:
+    """The only one who could answer is the handler that asks: it is told so, and does not wait for itself."""
+    errors: list[str] = []
+
+    def ask(message: Message) -> None:
+        try:
+            bus.request("s", timeout=LONG)
+        except NoResponder as error:
+            errors.append(str(error))
+
+    async def aask(message: Message) -> None:
+        try:
+            if asks == "coroutine":
+                await bus.arequest("s", timeout=LONG)
+            else:
+                await asyncio.to_thread(bus.request, "s", timeout=LONG)
+        except NoResponder as error:
+            errors.append(str(error))
+
+    with running(Bus(url)) as bus:
+        subscription = bus.subscribe("s", aask if "coroutine" in asks else ask, run="thread" if asks == "thread" else None)
+        bus.publish("s")
+        bus.drain(WAIT)
+
+        assert len(errors) == 1
+        assert "publish instead" in errors[0]
+        assert bus.replies.open == {}
+        assert_conserved(subscription, accepted=1)
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_s29_a_request_to_oneself_is_fine_where_another_can_answer(colour: str) -> None:
+    """With two workers the second one answers; with a second subscriber that one does."""
+    got: list[Any] = []
+
+    def ask(message: Message) -> str | None:
+        if message.body == "question":
+            return "answer"
+        got.append(bus.request(message.subject, "question", timeout=LONG).body)
+        return None
+
+    async def aask(message: Message) -> str | None:
+        if message.body == "question":
+            return "answer"
+        got.append((await bus.arequest(message.subject, "question", timeout=LONG)).body)
+        return None
+
+    with running() as bus:
+        handler = aask if colour == "async" else ask
+        bus.subscribe("workers", handler, workers=2)
+        bus.subscribe("another", handler)
+        bus.subscribe("another", lambda message: "the other's")
+        bus.publish("workers")
+        bus.publish("another")
+        bus.drain(WAIT)
+
+    assert sorted(got) == ["answer", "the other's"]
+
+
+def test_s29_a_handler_on_a_loop_is_told_which_twin_to_use() -> None:
+    """`request` would stop the loop: it raises, and names `arequest`."""
+    errors: list[str] = []
+
+    async def ask(message: Message) -> None:
+        try:
+            bus.request("double", 1, timeout=LONG)
+        except LifecycleError as error:
+            errors.append(str(error))
+
+    with running() as bus:
+        bus.subscribe("s", ask)
+        bus.subscribe("double", double)
+        bus.publish("s")
+        bus.drain(WAIT)
+
+    assert len(errors) == 1
+    assert "arequest" in errors[0]
+
+
+# --- filters and replies -----------------------------------------------------------------------------------------------
+
+
+class See(Transform):
+    """Notes what passes, by subject or (for replies) by body."""
+
+    def __init__(self, name: str, seen: list[str]) -> None:
+        self.name = name
+        self.seen = seen
+
+    def transform(self, message: Message) -> Message:
+        what = message.subject if message.subject == "s" else f"reply {message.body}"
+        self.seen.append(f"{self.name}: {what}")
+        return message
+
+
+@both
+@every_road
+def test_s29_replies_pass_the_unscoped_publish_filters_only(road: str, ask: Ask) -> None:
+    """Not what stands under a pattern, ">" included, not in branches; what stands bare, or under a predicate, in order."""
+    seen: list[str] = []
+    bus = bus_of(road)
+    bus.use(
+        See("bare", seen),
+        when(">", See("all", seen)),
+        when("*.*", See("two", seen)),
+        when("_reply.>", See("guessed", seen)),
+        when(lambda message: True, See("predicate", seen)),
+        when(">", when(lambda message: True, See("nested", seen))),
+        branch("other.>", See("branch", seen)),
+        See("last", seen),
+    )
+    with running(bus):
+        bus.subscribe("s", double)
+        assert ask(bus, "s", 21).body == 42
+
+    assert seen == [
+        *(f"{name}: s" for name in ("bare", "all", "predicate", "nested", "last")),
+        *(f"{name}: reply 42" for name in ("bare", "predicate", "last")),
+    ]
+
+
+@both
+@every_road
+def test_s29_a_filter_may_change_a_reply(road: str, ask: Ask) -> None:
+    """What an unscoped filter makes of it is what the asker gets."""
+
+    @transform
+    def add_one(message: Message) -> Message:
+        return message if message.subject == "s" else message.with_body(message.body + 1)
+
+    bus = bus_of(road)
+    bus.use(add_one)
+    with running(bus):
+        bus.subscribe("s", double)
+
+        assert ask(bus, "s", 21).body == 43
+
+
+@both
+@every_road
+def test_s29_a_filter_that_refuses_a_reply_fails_the_handlers_delivery(road: str, ask: Ask) -> None:
+    """The value could not be sent: a dead letter, and the asker is told."""
+
+    class Guard(Transform):
+        def transform(self, message: Message) -> Message:
+            if message.subject != "s":
+                raise Rejected(None, "no replies")
+            return message
+
+    bus = bus_of(road)
+    bus.use(Guard())
+    with running(bus):
+        subscription = bus.subscribe("s", double)
+
+        with pytest.raises(RequestFailed, match="no replies"):
+            ask(bus, "s", 21, timeout=LONG)
+        assert subscription.stats()["dead"] == 1
+
+
+@both
+@every_road
+def test_s29_a_reply_that_a_filter_drops_is_told_at_once(road: str, ask: Ask) -> None:
+    """Nobody waits for what will not come; the handler's delivery has ended well."""
+
+    @transform
+    def no_replies(message: Message) -> Message | Dropped:
+        return message if message.subject == "s" else Dropped("no replies")
+
+    bus = bus_of(road)
+    bus.use(no_replies)
+    with running(bus):
+        subscription = bus.subscribe("s", double)
+
+        with pytest.raises(NoResponder, match="no replies"):
+            ask(bus, "s", 21, timeout=LONG)
+        bus.drain(WAIT)
+        assert subscription.stats()["acknowledged"] == 1
+
+
+@both
+@every_wire
+def test_s29_what_filters_do_to_messages_is_not_done_to_an_error(url: str, ask: Ask) -> None:
+    """A filter that refuses every reply does not keep the asker from hearing that the handler has failed."""
+
+    class Guard(Transform):
+        def transform(self, message: Message) -> Message:
+            if message.subject != "s":
+                raise Rejected(None, "no replies")
+            return message
+
+    bus = Bus(url)
+    bus.use(Guard())
+    with running(bus):
+        bus.subscribe("s", boom)
+
+        with pytest.raises(RequestFailed, match="Boom"):
+            ask(bus, "s", 21, timeout=LONG)
+
+
+def test_s29_filters_added_before_a_new_start_see_replies() -> None:
+    """The chain of replies is built anew when the filters have changed."""
+    seen: list[str] = []
+    bus = Bus()
+    bus.subscribe("s", double)
+    with running(bus):
+        assert bus.request("s", 1).body == 2
+    bus.use(See("new", seen))
+    with running(bus):
+        assert bus.request("s", 2).body == 4
+
+    assert seen == ["new: s", "new: reply 4"]
+
+
+@both
+def test_s29_a_filter_that_readdresses_a_reply_is_told_so(ask: Ask) -> None:
+    """A reply goes to who asked and to nobody else: changing its subject is an error of the handler's delivery."""
+
+    @transform
+    def readdress(message: Message) -> Message:
+        return message if message.subject == "s" else Message("elsewhere", message.body)
+
+    bus = Bus()
+    bus.use(readdress)
+    with running(bus):
+        bus.subscribe("s", double)
+
+        with pytest.raises(RequestFailed) as raised:
+            ask(bus, "s", 21, timeout=LONG)
+        assert raised.value.type == "SubjectChanged"
+
+
+@both
+def test_s29_a_plain_sync_chain_carries_replies_of_async_handlers(ask: Ask) -> None:
+    """A plain `def` filter on the publish side, a coroutine for a handler: the reply passes it, on the loop."""
+    seen: list[str] = []
+    bus = Bus()
+
+    @bus.use
+    def plain(message: Message, call_next: Any) -> Any:
+        seen.append("question" if message.subject == "s" else "reply")
+        return call_next(message)
+
+    with running(bus):
+        bus.subscribe("s", adouble)
+
+        assert ask(bus, "s", 21).body == 42
+    assert seen == ["question", "reply"]
+
+
+# --- a bus that is not running -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ask", [request, arequest])
+@every_wire
+def test_s27_a_request_before_the_start_or_after_the_stop_raises(url: str, ask: Ask) -> None:
+    """As publish does."""
+    bus = Bus(url)
+    bus.subscribe("s", double)
+    with pytest.raises(BusNotStarted):
+        ask(bus, "s", 1)
+    with running(bus):
+        assert ask(bus, "s", 1).body == 2
+    with pytest.raises(BusClosed):
+        ask(bus, "s", 1)
+
+    assert bus.replies.open == {}
+
+
+@pytest.mark.parametrize("ask", [request, arequest])
+@every_wire
+def test_s25_whoever_waits_for_a_reply_when_the_bus_stops_is_let_go(url: str, ask: Ask) -> None:
+    """No answer will come: BusClosed, and nothing is left."""
+    bus = Bus(url)
+    bus.start()
+    hold = Hold()
+    subscription = bus.subscribe("s", hold)
+    askers = [InThread(ask, bus, "s", timeout=LONG) for _ in range(5)]
+    wait_until(lambda: subscription.stats()["accepted"] == 5, "all have asked")
+    hold.wait_started()
+    stop = InThread(bus.stop, 0.0)
+
+    for asker in askers:
+        with pytest.raises(BusClosed):
+            asker.result()
+    hold.open()
+    stop.result()
+    assert bus.replies.open == {}
+
+
+@pytest.mark.parametrize("ask", [request, arequest])
+@every_wire
+def test_s25_a_request_that_was_asked_before_the_stop_is_answered_while_the_bus_drains(url: str, ask: Ask) -> None:
+    """Draining finishes what was accepted, and whoever asked gets the answer."""
+    bus = Bus(url)
+    bus.start()
+    hold = Hold()
+
+    def handle(message: Message) -> int:
+        hold(message)
+        return bus.request("double", message.body).body  # a handler may ask while the bus drains
+
+    bus.subscribe("s", handle)
+    bus.subscribe("double", double)
+    asker = InThread(ask, bus, "s", 21, timeout=LONG)
+    hold.wait_started()
+    stop = InThread(bus.stop, WAIT)
+    wait_until(lambda: bus.state == "draining", "the bus drains")
+    with pytest.raises(BusClosed):
+        ask(bus, "double", 1)
+    hold.open()
+
+    assert asker.result().body == 42
+    assert stop.result().drained
+
+
+@every_wire
+def test_s29_an_answer_made_after_a_restart_finds_nobody(url: str) -> None:
+    """The question is left over by a stop, and handled after the next start: its asker has gone."""
+    bus = Bus(url)
+    bus.start()
+    subscription = bus.subscribe("s", double)
+    subscription.pause()
+    asker = InThread(bus.request, "s", 21, timeout=LONG)
+    wait_until(lambda: subscription.stats()["pending"] == 1, "the question is there")
+    bus.stop(timeout=WAIT)
+    with pytest.raises(BusClosed):
+        asker.result()
+    with running(bus):
+        subscription.resume()
+        bus.drain(WAIT)
+
+        assert subscription.stats()["acknowledged"] == 1
+        assert bus.stats()["unrouted"] == 1
+        assert bus.request("s", 2).body == 4
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outside", "in-a-handler"])
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("subject", "options", "error"),
+    [
+        ("orders.*", {}, SubjectError),
+        ("orders..get", {}, SubjectError),
+        ([], {}, SubjectError),
+        (7, {}, SubjectError),
+        ("s", {"timeout": -1}, MessageError),
+        ("s", {"timeout": "soon"}, MessageError),
+        ("s", {"timeout": True}, MessageError),
+        ("s", {"ttl": 0}, MessageError),
+        ("s", {"delay": 1.0}, TypeError),
+        ("s", {"reply_to": "elsewhere"}, TypeError),
+    ],
+    ids=str,
+)
+def test_s29_bad_input_is_told_like_publishs(
+    subject: Any, options: dict[str, Any], error: type[Exception], colour: str, inside: bool
+) -> None:
+    """The same errors wherever it is asked; nothing waits, and nothing is left."""
+    errors: list[BaseException] = []
+
+    def ask(message: Message | None = None) -> None:
+        try:
+            bus.request(subject, **options)
+        except Exception as found:
+            errors.append(found)
+
+    async def aask(message: Message | None = None) -> None:
+        try:
+            await bus.arequest(subject, **options)
+        except Exception as found:
+            errors.append(found)
+
+    with running() as bus:
+        bus.subscribe("s", double)
+        bus.subscribe("ask", aask if colour == "async" else ask)
+        if inside:
+            bus.publish("ask")
+            bus.drain(WAIT)
+        elif colour == "async":
+            asyncio.run(aask())
+        else:
+            ask()
+
+        assert [type(found) for found in errors] == [error]
+        assert bus.replies.open == {}
+
+
+@both
+def test_s29_mail_for_objects_cannot_be_asked_where_messages_are_encoded(ask: Ask) -> None:
+    """With wire=json there are named subjects only."""
+    with running(Bus("memory:?wire=json")) as bus:
+        with pytest.raises((UnsupportedCapability, PipelineError, SubjectError)):
+            ask(bus, Ref(object()), timeout=LONG)
+        assert bus.replies.open == {}
+
+
+def test_s29_two_buses_do_not_mix_their_replies_up() -> None:
+    """With wire=json an address is a text: that of one bus means nothing to the other."""
+    with running(Bus("memory:?wire=json")) as one, running(Bus("memory:?wire=json")) as two:
+        inbox = one.subscribe("s")
+        asker = InThread(one.request, "s", timeout=LONG)
+        question = inbox.receive(timeout=WAIT)
+        assert two.publish(question.reply_to, "from elsewhere") == Receipt(0)
+        assert asker.running
+        assert one.publish(question.reply_to, "from here") == Receipt(1)
+
+        assert asker.result().body == "from here"
+
+
+def test_s32_one_bus_answers_coroutines_of_many_loops() -> None:
+    """Three loops ask at once: each is woken on its own loop."""
+
+    async def ask(me: int) -> list[Any]:
+        return [(await bus.arequest("double", me * 100 + number, timeout=LONG)).body for number in range(50)]
+
+    with LoopInThread("a") as a, LoopInThread("b") as b, LoopInThread("c") as c:
+        bus = Bus()
+        a.run(bus.astart())
+        with running(bus):
+            bus.subscribe("double", adouble, workers=3)
+            futures = [loop.start(ask(me)) for me, loop in enumerate((a, b, c))]
+
+            assert [future.result(WAIT) for future in futures] == [
+                [2 * (me * 100 + number) for number in range(50)] for me in range(3)
+            ]

@@ -1,0 +1,879 @@
+"""
+SEMANTICS 31: `every` publishes again and again, the first time after one interval; what was missed is not caught up, and no
+tick begins before the last one has been published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import json
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from actor_helpers import Answers, Asked, Notes
+from flow_helpers import (
+    WAIT,
+    Boom,
+    DropAll,
+    Ear,
+    HandClock,
+    Hold,
+    InThread,
+    assert_conserved,
+    boom,
+    bus_of,
+    every_road,
+    running,
+    wait_until,
+)
+from pipebus import (
+    Bus,
+    BusClosed,
+    HeaderError,
+    LifecycleError,
+    Message,
+    MessageError,
+    PipelineError,
+    Ref,
+    Schedule,
+    Subject,
+    SubjectError,
+    UnsupportedCapability,
+    when,
+)
+from pipebus.events import Published, Refused, Unrouted
+
+
+class Ticking:
+    """A bus whose time is moved by hand; `pass_time` returns when what was due has been published and handled."""
+
+    def __init__(self, road: str = "bare", **options: Any) -> None:
+        self.clock = HandClock()
+        self.bus = bus_of(road, clock=self.clock, **options)
+
+    def move(self, seconds: float) -> None:
+        """Move the clock, and wait until the timer has looked at it."""
+        before = [(schedule, schedule.stats()["due_in"]) for schedule in self.bus.schedules]
+        self.clock.wait_until_waited_for()
+        self.clock.advance(seconds)
+        for schedule, due_in in before:
+            if due_in is not None and due_in <= seconds:
+                wait_until(lambda schedule=schedule: schedule.stats()["due_in"] not in (None, 0.0), "its timer has come")
+
+    def pass_time(self, seconds: float) -> None:
+        self.move(seconds)
+        self.bus.drain(WAIT)
+
+
+def times(subscription: Any) -> list[float]:
+    """When the messages that wait were published, in seconds after the start."""
+    stats = subscription.stats()
+    return [subscription.receive(timeout=0).time - 1_000_000_000.0 for _ in range(stats["pending"])]
+
+
+def figures(schedule: Schedule) -> tuple[int, int, int]:
+    stats = schedule.stats()
+    return stats["published"], stats["skipped"], stats["failed"]
+
+
+# --- when it ticks -----------------------------------------------------------------------------------------------------
+
+
+@every_road
+def test_s31_the_first_message_comes_after_one_interval_and_then_one_each_interval(road: str) -> None:
+    """Not at once."""
+    ticking = Ticking(road)
+    with running(ticking.bus) as bus:
+        news = bus.subscribe("news")
+        schedule = bus.every(60.0, "news", {"n": 1}, headers={"a": "b"})
+        assert schedule.stats()["due_in"] == 60.0
+        ticking.pass_time(59.9)
+        assert_conserved(news, accepted=0)
+        for seconds in (0.1, 60.0, 30.0, 30.0):
+            ticking.pass_time(seconds)
+
+        assert figures(schedule) == (3, 0, 0)
+        messages = [news.receive(timeout=0) for _ in range(3)]
+        assert [message.time - 1_000_000_000 for message in messages] == [60.0, 120.0, 180.0]
+        assert [(message.body, message.headers["a"]) for message in messages] == [({"n": 1}, "b")] * 3
+        assert len({message.id for message in messages}) == 3
+        assert_conserved(news, accepted=3)
+
+
+@pytest.mark.parametrize("late", [60.0, 119.0, 120.0, 600.0, 659.9])
+def test_s31_what_was_missed_is_not_caught_up(late: float) -> None:
+    """The clock stood still for its ticks (a laptop slept): one message comes, the others are counted as skipped."""
+    ticking = Ticking()
+    with running(ticking.bus) as bus:
+        news = bus.subscribe("news")
+        schedule = bus.every(60.0, "news")
+        ticking.pass_time(late)
+        assert figures(schedule) == (1, int(late // 60) - 1, 0)
+        due = 60.0 - late % 60
+        assert schedule.stats()["due_in"] == pytest.approx(due, abs=1e-3)
+        ticking.pass_time(due)  # the next is at a whole interval again
+
+        assert times(news) == pytest.approx([late, late + due])
+
+
+def test_s31_no_tick_begins_before_the_last_one_was_published() -> None:
+    """A publish that takes longer than an interval: the ticks meanwhile are skipped, and counted."""
+    ticking = Ticking()
+    gate = Answers()
+    ticking.bus.use(_slow(gate))
+    with running(ticking.bus) as bus:
+        news = bus.subscribe("news")
+        schedule = bus.every(60.0, "news")
+        ticking.move(60.0)
+        gate.wait_started()
+        for _ in range(3):
+            ticking.move(60.0)
+        wait_until(lambda: schedule.stats()["skipped"] == 3, "three are skipped")
+        assert figures(schedule) == (0, 3, 0)
+        gate.open()
+        bus.drain(WAIT)
+        ticking.pass_time(60.0)
+
+        assert figures(schedule) == (2, 3, 0)
+        assert len(gate.given) == 2
+        assert_conserved(news, accepted=2)
+
+
+def _slow(gate: Answers) -> Any:
+    def slow(message: Message, call_next: Any) -> Any:
+        return call_next(gate(message) if message.subject == "news" else message)
+
+    return slow
+
+
+SLOWNESS = ("slow-filter", "slow-filter-actor", "full-mailbox")
+
+
+@pytest.mark.parametrize("slowness", SLOWNESS)
+@pytest.mark.parametrize("pool", [None, 2])
+def test_s31_a_schedule_that_waits_holds_no_other_up(slowness: str, pool: int | None) -> None:
+    """A filter that takes its time, a filter actor, a mailbox that is full: the other schedule ticks on."""
+    ticking = Ticking(pool=pool)
+    gate = Answers()
+    bus = ticking.bus
+    if slowness == "slow-filter":
+        bus.use(_slow(gate))
+    elif slowness == "slow-filter-actor":
+        actor = Asked("gate", gate)
+        actor.filter_timeout = 1e6
+        bus.use(when("news", actor))
+    with running(bus):
+        full = bus.subscribe("news", mailbox=1, overflow_timeout=1e6) if slowness == "full-mailbox" else None
+        weather = bus.subscribe("weather")
+        if full is not None:
+            bus.publish("news")
+        slow = bus.every(60.0, "news")
+        quick = bus.every(60.0, "weather")
+        ticking.move(60.0)
+        if full is None:
+            gate.wait_started()
+        for turn in range(3):
+            wait_until(lambda turn=turn: quick.stats()["published"] == turn + 1, "the quick one ticks")
+            wait_until(lambda: not quick._mailbox.in_flight and quick._mailbox._at_rest(), "its tick is over")
+            ticking.move(60.0)
+
+        assert figures(slow)[0] == 0
+        assert len(times(weather)) >= 3
+        gate.open()
+        if full is not None:
+            full.receive(timeout=0)
+
+
+def test_s31_every_schedule_has_its_own_time() -> None:
+    """Different intervals, made at different moments."""
+    ticking = Ticking()
+    with running(ticking.bus) as bus:
+        readers = {name: bus.subscribe(name) for name in ("a", "b", "c")}
+        bus.every(10.0, "a")
+        ticking.pass_time(5.0)
+        bus.every(10.0, "b")
+        bus.every("15s", "c")
+        for _ in range(8):
+            ticking.pass_time(5.0)
+
+        assert times(readers["a"]) == [10.0, 20.0, 30.0, 40.0]
+        assert times(readers["b"]) == [15.0, 25.0, 35.0, 45.0]
+        assert times(readers["c"]) == [20.0, 35.0]
+
+
+def test_s31_an_hour_of_ticks_does_not_drift() -> None:
+    """An interval that no binary number is: after 36,000 of them the next is where it belongs."""
+    ticking = Ticking()
+    with running(ticking.bus) as bus:
+        schedule = bus.every(0.1, "news")
+        ticking.pass_time(3600.05)
+
+        published, skipped, _ = figures(schedule)
+        assert published + skipped == 36_000
+        assert schedule.stats()["due_in"] == pytest.approx(0.05, abs=2e-3)
+
+
+# --- start, stop, restart ----------------------------------------------------------------------------------------------
+
+
+def test_s31_a_schedule_that_is_made_before_start_begins_with_the_start() -> None:
+    """Its first message comes one interval after the start, however long ago it was made."""
+    ticking = Ticking()
+    bus = ticking.bus
+    news = bus.subscribe("news")
+    schedule = bus.every(60.0, "news")
+    ticking.clock.advance(1000.0)
+    assert schedule.stats()["due_in"] is None
+    with running(bus):
+        assert schedule.stats()["due_in"] == 60.0
+        ticking.pass_time(60.0)
+
+        assert times(news) == [1060.0]
+
+
+@pytest.mark.parametrize("stopped_for", [0.0, 30.0, 600.0])
+def test_s31_after_a_restart_it_begins_anew(stopped_for: float) -> None:
+    """While the bus is stopped nothing is due; after the next start the first comes after one interval; figures go on."""
+    ticking = Ticking()
+    bus = ticking.bus
+    with running(bus):
+        news = bus.subscribe("news")
+        schedule = bus.every(60.0, "news")
+        ticking.pass_time(60.0)
+        ticking.pass_time(50.0)
+        bus.stop(WAIT)
+        assert schedule.stats()["due_in"] is None
+        ticking.clock.advance(stopped_for)
+        bus.start()
+        ticking.pass_time(59.0)
+        assert figures(schedule) == (1, 0, 0)
+        ticking.pass_time(1.0)
+
+        assert figures(schedule) == (2, 0, 0)
+        assert times(news) == [60.0, 170.0 + stopped_for]
+
+
+def test_s31_five_quick_restarts_make_one_message_an_interval() -> None:
+    """No timer of an earlier start ticks on."""
+    ticking = Ticking()
+    bus = ticking.bus
+    news = bus.subscribe("news")
+    schedule = bus.every(60.0, "news")
+    for _ in range(5):
+        with running(bus):
+            ticking.clock.advance(1.0)
+    with running(bus):
+        ticking.pass_time(60.0)
+        assert figures(schedule) == (1, 0, 0)
+        assert_conserved(news, accepted=1)
+
+
+def test_s25_schedules_are_refused_while_the_bus_drains() -> None:
+    """Like other outside publishers: nothing more is published, and a tick is neither waited for nor an error."""
+    ticking = Ticking()
+    bus = ticking.bus
+    ear = Ear(bus)
+    hold = Hold()
+    with running(bus):
+        bus.subscribe("work", hold)
+        news = bus.subscribe("news")
+        schedule = bus.every(60.0, "news")
+        bus.publish("work")
+        hold.wait_started()
+        stop = InThread(bus.stop, 1e9)
+        wait_until(lambda: bus.state == "draining", "the bus drains")
+        assert schedule.stats()["due_in"] is None
+        ticking.clock.advance(600.0)
+        hold.open()
+        assert stop.result().drained
+
+        assert figures(schedule) == (0, 0, 0)
+        assert_conserved(news, accepted=0)
+        assert [event for event in ear.of(Published) if event.message.subject == "news"] == []
+
+
+def test_s25_a_tick_that_is_under_way_when_the_bus_stops_is_waited_for() -> None:
+    """It has passed half of its chain: what it publishes is accepted or refused, but no thread is left behind."""
+    ticking = Ticking()
+    bus = ticking.bus
+    gate = Answers()
+    bus.use(_slow(gate))
+    with running(bus):
+        schedule = bus.every(60.0, "news")
+        ticking.move(60.0)
+        gate.wait_started()
+        stop = InThread(bus.stop, 1e9)
+        wait_until(lambda: bus.state == "draining", "the bus drains")
+        assert stop.running
+        gate.open()
+
+        assert stop.result().abandoned == ()
+        assert figures(schedule) == (1, 0, 0)
+
+
+def test_s25_a_tick_that_the_stop_refuses_is_no_failure() -> None:
+    """It came to a mailbox that had just closed: nobody is told of an error."""
+    ticking = Ticking()
+    bus = ticking.bus
+    gate = Answers()
+    bus.use(_slow(gate))
+    with running(bus, drain=False):
+        news = bus.subscribe("news")
+        schedule = bus.every(60.0, "news")
+        ticking.move(60.0)
+        gate.wait_started()
+        stop = InThread(bus.stop, 1e9, drain=False)
+        wait_until(lambda: bus.state == "stopped", "the bus has stopped")
+        gate.open()
+        stop.result()
+
+        assert figures(schedule) == (0, 0, 0)
+        assert_conserved(news, accepted=0)
+
+
+def test_s25_a_drain_does_not_wait_for_ticks_that_are_not_due() -> None:
+    """They will come for ever."""
+    with running() as bus:
+        bus.every(3600.0, "news")
+        bus.drain(0.0)
+
+
+def test_s25_a_drain_waits_for_a_tick_that_is_being_published() -> None:
+    """It is a publish like any other."""
+    ticking = Ticking()
+    bus = ticking.bus
+    gate = Answers()
+    bus.use(_slow(gate))
+    with running(bus):
+        schedule = bus.every(60.0, "news")
+        ticking.move(60.0)
+        gate.wait_started()
+        draining = InThread(bus.drain, 1e9)
+        assert draining.running
+        gate.open()
+        draining.result()
+
+        assert figures(schedule) == (1, 0, 0)
+
+
+def test_s31_a_schedule_may_be_made_while_the_bus_is_stopped_or_drains() -> None:
+    """It begins with the next start."""
+    ticking = Ticking()
+    bus = ticking.bus
+    hold = Hold()
+    bus.subscribe("work", hold)
+    with running(bus):
+        bus.publish("work")
+        hold.wait_started()
+        stop = InThread(bus.stop, 1e9)
+        wait_until(lambda: bus.state == "draining", "the bus drains")
+        made = [bus.every(60.0, "news")]
+        hold.open()
+        stop.result()
+        made.append(bus.every(60.0, "news"))
+        assert [schedule.stats()["due_in"] for schedule in made] == [None, None]
+        bus.start()
+        ticking.pass_time(60.0)
+
+        assert [figures(schedule) for schedule in made] == [(1, 0, 0)] * 2
+
+
+@pytest.mark.parametrize("state", ["new", "started", "stopped"])
+def test_s31_stop_ends_a_schedule(state: str) -> None:
+    """No further message, and the bus forgets it; twice is as good as once."""
+    ticking = Ticking()
+    bus = ticking.bus
+    schedule = bus.every(60.0, "news")
+    other = bus.every(60.0, "other")
+    if state != "new":
+        bus.start()
+        ticking.pass_time(60.0)
+    if state == "stopped":
+        bus.stop(WAIT)
+    before = figures(schedule)
+
+    schedule.stop()
+    schedule.stop()
+
+    assert schedule.stats()["due_in"] is None
+    assert [one["subject"] for one in bus.stats()["schedules"]] == ["other"]
+    assert [one["subject"] for one in bus.describe()["schedules"]] == ["other"]
+    with running(bus):
+        ticking.pass_time(60.0)
+        assert figures(schedule) == before
+        assert figures(other)[0] == before[0] + 1
+
+
+def test_s31_a_schedule_may_be_stopped_by_what_it_publishes() -> None:
+    """From the handler of its message, and from a filter that the message passes."""
+    ticking = Ticking()
+    bus = ticking.bus
+    stopped = {}
+
+    def by_filter(message: Message, call_next: Any) -> Any:
+        if message.subject == "by-filter":
+            stopped["by-filter"].stop()
+        return call_next(message)
+
+    bus.use(by_filter)
+    with running(bus):
+        bus.subscribe("by-handler", lambda message: stopped["by-handler"].stop())
+        reader = bus.subscribe("by-filter")
+        for name in ("by-handler", "by-filter"):
+            stopped[name] = bus.every(60.0, name)
+        for _ in range(2):
+            ticking.clock.wait_until_waited_for()
+            ticking.clock.advance(60.0)
+            wait_until(lambda: not bus.schedules, "both are stopped")
+            bus.drain(WAIT)
+
+        assert [figures(one) for one in stopped.values()] == [(1, 0, 0)] * 2
+        assert_conserved(reader, accepted=1)
+
+
+def test_s31_a_schedule_that_is_stopped_while_its_tick_waits_for_a_worker_publishes_nothing() -> None:
+    """The pool is busy: the tick is on its way, and finds that it is not wanted any more."""
+    ticking = Ticking(pool=1)
+    bus = ticking.bus
+    hold = Hold()
+    with running(bus):
+        bus.subscribe("work", hold)
+        news = bus.subscribe("news")
+        schedule = bus.every(60.0, "news")
+        bus.publish("work")
+        hold.wait_started()
+        ticking.move(60.0)
+        schedule.stop()
+        hold.open()
+        bus.drain(WAIT)
+
+        assert figures(schedule) == (0, 0, 0)
+        assert_conserved(news, accepted=0)
+
+
+class Interrupting(HandClock):
+    """A clock that calls something once, when the timer's thread looks at it for the n-th time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._act: Callable[[], object] | None = None
+        self._looks = 0
+
+    def interrupt(self, look: int, act: Callable[[], object]) -> None:
+        self._looks, self._act = look, act
+
+    def disarm(self) -> None:
+        """When this returns it has been called, or will not be."""
+        with self._lock:
+            self._act = None
+
+    @property
+    def armed(self) -> bool:
+        return self._act is not None
+
+    def now(self) -> float:
+        time = super().now()
+        if self._act is not None and threading.current_thread().name.endswith("-timer"):
+            with self._lock:
+                self._looks -= 1
+                act = self._act
+                if self._looks == 0 and act is not None:
+                    act()
+                    self._act = None
+        return time
+
+    monotonic = now
+
+
+@pytest.mark.parametrize("look", range(1, 9))
+@pytest.mark.parametrize("stops", ["schedule", "bus"])
+def test_s31_a_stop_in_the_middle_of_a_tick_harms_nobody(look: int, stops: str) -> None:
+    """Wherever the timer stands when the schedule (or the bus) is stopped: the others' time still comes."""
+    clock = Interrupting()
+    bus = Bus(clock=clock)
+    with running(bus, drain=False):
+        late = bus.subscribe("late")
+        schedule, other = bus.every(60.0, "news"), bus.every(60.0, "other")
+        bus.publish("late", delay=90.0)
+        clock.wait_until_waited_for()
+        stopping: list[InThread] = []
+        # A stop of the bus waits for the timer's thread, so it is made on another one.
+        clock.interrupt(
+            look, schedule.stop if stops == "schedule" else lambda: stopping.append(InThread(bus.stop, WAIT, drain=False))
+        )
+        clock.advance(60.0)
+        wait_until(lambda: not clock.armed or other.stats()["due_in"] == 60.0, "the ticks are over")
+        clock.disarm()
+        if stopping:
+            stopping[0].result()
+            bus.start()
+        clock.advance(60.0)
+
+        assert late.receive(timeout=WAIT).subject == "late"
+        wait_until(lambda: sum(figures(other)) >= 1, "the other one ticks on")
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------------------------
+
+
+def _fails(bus: Bus) -> str:
+    def fail(message: Message, call_next: Any) -> Any:
+        if message.subject == "news":
+            raise Boom("no news today")
+        return call_next(message)
+
+    bus.use(fail)
+    return "Boom: no news today"
+
+
+def _full(bus: Bus) -> str:
+    bus.subscribe("news", name="full", mailbox=1, overflow="reject")
+    return "MailboxFull: no room in the mailbox of full"
+
+
+def _stopped_actor(bus: Bus) -> str:
+    bus.use(Asked("gone")).stop()
+    return "BusClosed: filter actor gone has stopped"
+
+
+def _waits_for_itself(bus: Bus) -> str:
+    def drain(message: Message, call_next: Any) -> Any:
+        bus.drain(WAIT)
+        return call_next(message)
+
+    bus.use(drain)
+    return "LifecycleError: drain in a handler"
+
+
+def _is_cancelled(bus: Bus) -> str:
+    def cancelled(message: Message, call_next: Any) -> Any:
+        raise asyncio.CancelledError("stray")
+
+    bus.use(cancelled)
+    return "CancelledError: stray"
+
+
+FAILURES = [_fails, _full, _stopped_actor, _waits_for_itself, _is_cancelled]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.__name__.strip("_"))
+def test_s21_a_publish_that_fails_is_counted_and_told_and_the_next_tick_comes(
+    failure: Callable[[Bus], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the error is: a line in the log names the schedule and the error, observers hear of it, and time goes on."""
+    caplog.set_level(logging.WARNING, "pipebus")
+    ticking = Ticking(pool=1)
+    text = failure(ticking.bus)
+    ear = Ear(ticking.bus)
+    bus = ticking.bus
+    with running(bus):
+        for one in bus.subscriptions:
+            if one.name == "full":
+                bus.publish("news")
+        schedule = bus.every(60.0, "news")
+        for _ in range(3):
+            ticking.pass_time(60.0)
+
+        assert figures(schedule) == (0, 0, 3)
+        lines = [record.getMessage() for record in caplog.records if "schedule.failed" in record.getMessage()]
+        assert len(lines) == 3
+        assert "every 60 s: news" in lines[0]
+        assert text in lines[0]
+        assert len(ear.of(Refused)) == 3
+        assert sum(bus.stats()["errors"].values()) == 3
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
+def test_s13_sys_exit_while_a_tick_is_published_requests_a_stop(error: BaseException) -> None:
+    """No worker is lost: others are handled, and the bus stops in peace."""
+    ticking = Ticking(pool=1)
+    bus = ticking.bus
+
+    def leave(message: Message, call_next: Any) -> Any:
+        if message.subject == "news":
+            raise error
+        return call_next(message)
+
+    bus.use(leave)
+    with running(bus):
+        hold = Hold(open=True)
+        bus.subscribe("work", hold)
+        schedule = bus.every(60.0, "news")
+        ticking.pass_time(60.0)
+        assert (bus.stopping, bus.state, figures(schedule)) == (True, "started", (0, 0, 1))
+        bus.publish("work")
+        hold.wait_started()
+
+
+def test_s31_a_message_that_is_dropped_or_reaches_nobody_was_published() -> None:
+    """It is no failure; the bus's own figures tell the rest."""
+    ticking = Ticking()
+    bus = ticking.bus
+    ear = Ear(bus)
+    with running(bus):
+        schedule = bus.every(60.0, "nobody")
+        ticking.pass_time(60.0)
+        assert figures(schedule) == (1, 0, 0)
+        assert len(ear.of(Unrouted)) == 1
+    other = Ticking()
+    other.bus.use(DropAll())
+    with running(other.bus):
+        schedule = other.bus.every(60.0, "news")
+        other.pass_time(60.0)
+        assert figures(schedule) == (1, 0, 0)
+        assert other.bus.stats()["dropped"] == {"DropAll": {"unwanted": 1}}
+
+
+def test_s19_a_handler_that_fails_does_not_concern_the_schedule() -> None:
+    """Its message was accepted: the dead letter is the handler's."""
+    ticking = Ticking()
+    bus = ticking.bus
+    with running(bus):
+        bus.subscribe("news", boom)
+        schedule = bus.every(60.0, "news")
+        for _ in range(2):
+            ticking.pass_time(60.0)
+
+        assert figures(schedule) == (2, 0, 0)
+        assert len(bus.dead_letters) == 2
+
+
+# --- what it publishes, and bad input ----------------------------------------------------------------------------------
+
+
+def test_s31_a_tick_is_a_publish_with_all_its_options() -> None:
+    """Subject, body and envelope are those of `publish`; each message is new."""
+    ticking = Ticking()
+    with running(ticking.bus) as bus:
+        news = bus.subscribe("news")
+        answers = bus.subscribe("answers")
+        bus.subscribe("news", lambda message: message.body * 2)
+        body = [1]
+        bus.every(
+            60.0, Subject[list]("news"), body, headers={"a": "b"}, key="k", ttl=10.0, reply_to="answers", correlation_id="c"
+        )
+        ticking.pass_time(60.0)
+
+        message = news.receive(timeout=0)
+        assert message.body is body
+        assert (message.headers["a"], message.key, message.ttl, message.reply_to, message.correlation_id) == (
+            "b", "k", 10.0, "answers", "c",
+        )  # fmt: skip
+        assert answers.receive(timeout=0).body == [1, 1]
+
+
+def test_s31_a_tick_may_be_delayed() -> None:
+    """It holds its place from the tick on, and comes when its delay is over."""
+    ticking = Ticking()
+    bus = ticking.bus
+    with running(bus):
+        news = bus.subscribe("news")
+        bus.every(60.0, "news", delay=5.0)
+        ticking.pass_time(60.0)
+        assert news.stats()["pending"] == 1
+        ticking.clock.wait_until_waited_for()
+        ticking.clock.advance(5.0)
+
+        assert news.receive(timeout=WAIT).time == 1_000_000_060.0
+
+
+def test_s31_a_tick_may_be_mail_for_an_actor() -> None:
+    """By reference, and by name."""
+    ticking = Ticking()
+    with running(ticking.bus) as bus:
+        actor = bus.spawn(Notes("greeter"))
+        by_reference = bus.every(60.0, actor, "by reference")
+        bus.every(60.0, "greeter", "by name")
+        ticking.pass_time(60.0)
+
+        assert sorted(actor.given) == ["by name", "by reference"]
+        assert by_reference.stats()["subject"] == "<Notes greeter>"
+        json.dumps(bus.stats())
+        json.dumps(bus.describe())
+
+
+@pytest.mark.parametrize(
+    ("interval", "seconds"), [(60, 60.0), (0.5, 0.5), ("5m", 300.0), ("200ms", 0.2), ("1.5 h", 5400.0), (1e9, 1e9)], ids=str
+)
+def test_s31_an_interval_is_a_number_of_seconds_or_a_text(interval: Any, seconds: float) -> None:
+    """As in filters' settings."""
+    schedule = Bus().every(interval, "news")
+
+    assert schedule.interval == schedule.stats()["every"] == pytest.approx(seconds)
+
+
+BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
+    "zero": ((0, "news"), {}, PipelineError, "every=0: it is greater than 0"),
+    "negative": ((-1.0, "news"), {}, PipelineError, "every=-1"),
+    "no-number": ((float("nan"), "news"), {}, PipelineError, "every=nan"),
+    "endless": ((float("inf"), "news"), {}, PipelineError, "every=inf"),
+    "too-large": ((10**400, "news"), {}, PipelineError, "every=1000"),
+    "text": (("often", "news"), {}, PipelineError, "every='often'"),
+    "unit": (("5 fortnights", "news"), {}, PipelineError, "unknown unit"),
+    "none": ((None, "news"), {}, PipelineError, "every=None"),
+    "boolean": ((True, "news"), {}, PipelineError, "every=True"),
+    "wildcard": ((1, "news.*"), {}, SubjectError, "wildcard"),
+    "empty-token": ((1, "news..x"), {}, SubjectError, "empty token"),
+    "empty": ((1, ""), {}, SubjectError, "empty"),
+    "number": ((1, 5), {}, SubjectError, "5"),
+    "list": ((1, ["news"]), {}, SubjectError, "news"),
+    "object": ((1, None), {}, SubjectError, "None"),
+    "header": ((1, "news"), {"headers": {"a": 1}}, HeaderError, "string"),
+    "header-name": ((1, "news"), {"headers": {"": "x"}}, HeaderError, "header"),
+    "key": ((1, "news"), {"key": 5}, MessageError, "key"),
+    "ttl": ((1, "news"), {"ttl": 0}, MessageError, "ttl"),
+    "id": ((1, "news"), {"id": 5}, MessageError, "id"),
+    "one-id-for-all": ((1, "news"), {"id": "mine"}, MessageError, "id of its own"),
+    "delay": ((1, "news"), {"delay": -1}, MessageError, "delay"),
+    "delay-text": ((1, "news"), {"delay": "5s"}, MessageError, "delay"),
+    "reply-to": ((1, "news"), {"reply_to": object()}, MessageError, "reply_to"),
+    "reply-to-wildcard": ((1, "news"), {"reply_to": "a.*"}, SubjectError, "wildcard"),
+    "correlation-id": ((1, "news"), {"correlation_id": 5}, MessageError, "correlation_id"),
+    "option": ((1, "news"), {"bodi": 5}, TypeError, "bodi.*headers, key"),
+}
+
+
+@pytest.mark.parametrize(("given", "options", "error", "text"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize("started", [False, True], ids=["new", "started"])
+def test_s31_bad_input_is_told_at_once(
+    given: tuple[Any, ...], options: dict[str, Any], error: type[Exception], text: str, started: bool
+) -> None:
+    """And not with the first tick; nothing is scheduled."""
+    bus = Bus()
+    if started:
+        bus.start()
+
+    with pytest.raises(error, match=text):
+        bus.every(*given, **options)
+
+    assert bus.stats()["schedules"] == []
+    bus.stop(WAIT)
+
+
+def test_s31_where_messages_are_encoded_a_schedule_needs_a_named_subject() -> None:
+    """Told at once, like everything else."""
+    bus = Bus("memory:?wire=json")
+
+    for subject in (Ref(bus), Notes("greeter")):
+        with pytest.raises(UnsupportedCapability):
+            bus.every(1, subject)
+
+
+# --- looking at it -----------------------------------------------------------------------------------------------------
+
+
+def test_s31_a_schedule_tells_what_it_does() -> None:
+    """`stats` of the schedule and of the bus, `describe`, and its text."""
+    ticking = Ticking()
+    with running(ticking.bus) as bus:
+        schedule = bus.every("1m", "news")
+        ticking.pass_time(60.0)
+        ticking.clock.advance(15.0)
+        expected = {"every": 60.0, "subject": "news", "published": 1, "skipped": 0, "failed": 0, "due_in": 45.0}
+
+        assert schedule.stats() == expected
+        assert bus.stats()["schedules"] == [expected]
+        (described,) = bus.describe()["schedules"]
+        assert (described["every"], described["subject"]) == (60.0, "news")
+        assert described["place"].partition(":")[0].endswith("test_schedules.py")
+        assert repr(schedule) == "<Schedule every 60 s: news>"
+        assert isinstance(schedule, Schedule)
+        json.dumps(bus.stats())
+
+
+def test_s31_a_schedule_has_no_thread_of_its_own() -> None:
+    """A hundred of them wait on one timer."""
+    before = threading.active_count()
+    with running() as bus:
+        for _ in range(100):
+            bus.every(3600.0, "news")
+
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
+
+
+def test_s31_a_stopped_schedule_that_nobody_holds_is_collected() -> None:
+    """When its timer's time has come at the latest."""
+    ticking = Ticking()
+    with running(ticking.bus) as bus:
+        schedule = bus.every(60.0, "news")
+        ticking.pass_time(60.0)
+        seen = weakref.ref(schedule)
+        schedule.stop()
+        del schedule
+        other = bus.every(60.0, "other")
+        ticking.clock.wait_until_waited_for()
+        ticking.clock.advance(60.0)
+        wait_until(lambda: figures(other)[0] == 1, "the timer has come by")
+        bus.drain(WAIT)
+
+        wait_until(lambda: gc.collect() >= 0 and seen() is None, "it is collected")
+
+
+def test_s27_a_bus_that_was_never_started_publishes_nothing() -> None:
+    """Stopped or not."""
+    clock = HandClock()
+    bus = Bus(clock=clock)
+    schedule = bus.every(60.0, "news")
+    clock.advance(600.0)
+    bus.stop()
+
+    assert figures(schedule) == (0, 0, 0)
+
+
+def test_s14_each_tick_has_a_context_of_its_own() -> None:
+    """What a filter sets while one tick is published is unset for the next."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+    seen: list[str] = []
+
+    def look(message: Message, call_next: Any) -> Any:
+        seen.append(variable.get())
+        variable.set("set")
+        return call_next(message)
+
+    ticking = Ticking(pool=1)
+    ticking.bus.use(look)
+    with running(ticking.bus) as bus:
+        bus.every(60.0, "news")
+        for _ in range(3):
+            ticking.pass_time(60.0)
+
+    assert seen == ["unset"] * 3
+
+
+def test_s25_a_stop_asked_for_while_a_tick_is_published_is_only_requested() -> None:
+    """`bus.stop()` in a filter on its way."""
+    ticking = Ticking()
+    bus = ticking.bus
+    found: list[Any] = []
+
+    def stop(message: Message, call_next: Any) -> Any:
+        found.append(bus.stop())
+        return call_next(message)
+
+    bus.use(stop)
+    with running(bus):
+        bus.every(60.0, "news")
+        ticking.pass_time(60.0)
+
+        assert [report.drained for report in found] == [False]
+        assert (bus.stopping, bus.state) == (True, "started")
+
+
+def test_s31_errors_of_the_bus_itself_stay_what_they_are() -> None:
+    """`BusClosed` is still what outsiders get."""
+    bus = Bus()
+    with running(bus):
+        bus.every(60.0, "news")
+    with pytest.raises(BusClosed):
+        bus.publish("news")
+    with pytest.raises(LifecycleError):
+        bus.publish("news")
