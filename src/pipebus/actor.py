@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipebus import links
 from pipebus.errors import BusClosed, LifecycleError, PipelineError
@@ -30,6 +30,9 @@ from pipebus.runners import Here, carried, current_mailbox
 from pipebus.subject import Address
 from pipebus.subscription import Plan, Subscription
 from pipebus.waiting import Gates, Loop
+
+if TYPE_CHECKING:
+    from pipebus.bus import Bus
 
 
 class Actor(Address, SelfLinking):
@@ -76,8 +79,8 @@ class Actor(Address, SelfLinking):
         """Told by the bus: this is its mailbox's subscription now."""
         object.__setattr__(self, "_home", home)
 
-    def on_message(self, message: Message[Any], /) -> Any:
-        """A message addressed to this actor."""
+    def on_message(self, *message: Any, **_: Any) -> Any:
+        """A message addressed to this actor. (Of this form, so that type checkers let yours take what it likes.)"""
         raise PipelineError(f"{self!r} has no on_message, so mail addressed to it cannot be handled; define one")
 
     @property
@@ -88,9 +91,9 @@ class Actor(Address, SelfLinking):
         return self._home
 
     @property
-    def bus(self) -> Any:
+    def bus(self) -> Bus:
         """The bus that it was spawned on."""
-        return self.subscription.plan.hub
+        return self.subscription.plan.hub  # type: ignore[return-value]
 
     def stop(self) -> None:
         """

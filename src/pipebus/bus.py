@@ -637,13 +637,14 @@ class Bus:
         for one in handlers:
             if not isinstance(one, Handlers):
                 raise SubscriptionError(f"include takes Handlers, found {one!r}; use bus.subscribe for a single function")
-            made: list[Subscription] = []
+            before = set(map(id, self.subscriptions))
             try:
                 for subject, handler, options, place in one.hand_over(self):
-                    made.append(self._subscribe(place, subject, handler, **{**DEFAULTS, **options}))
+                    self._subscribe(place, subject, handler, **{**DEFAULTS, **options})
             except BaseException:
-                for subscription in made:  # all of them, or none
-                    self.end(subscription, "unsubscribed")
+                for subscription in self.subscriptions:  # all of them with their filter actors, or none
+                    if id(subscription) not in before:
+                        self.end(subscription, "unsubscribed")
                 one.take_back(self)
                 raise
 
@@ -691,6 +692,14 @@ class Bus:
             self.router.add(subscription)
         return subscription
 
+    @overload
+    def every(self, interval: float | str, subject: Subject[T], body: T, **envelope: Unpack[Envelope]) -> Schedule: ...
+    @overload
+    def every(
+        self, interval: float | str, subject: Subject[None], body: None = None, **envelope: Unpack[Envelope]
+    ) -> Schedule: ...
+    @overload
+    def every(self, interval: float | str, subject: Where, body: Any = None, **envelope: Unpack[Envelope]) -> Schedule: ...
     def every(self, interval: float | str, subject: Any, body: Any = None, **envelope: Unpack[Envelope]) -> Schedule:
         """
         Publish a message every `interval` seconds while the bus is started: the first after one interval. What was missed is

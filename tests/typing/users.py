@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, assert_type
 
 from pipebus import (
+    Actor,
     Around,
     Bus,
     Call,
@@ -19,11 +20,15 @@ from pipebus import (
     Dropped,
     Filter,
     Handled,
+    Handlers,
     Message,
     Pause,
     Pipeline,
+    Publisher,
     Receipt,
+    Receiver,
     Ref,
+    Schedule,
     StopReport,
     Subject,
     Subscription,
@@ -424,6 +429,160 @@ def a_decorated_around_is_an_around() -> None:
 
     shape: Around = twice
     assert_type(shape, Around)
+
+
+# --- actors ------------------------------------------------------------------------------------------------------------
+
+
+class Greeter(Actor):
+    def on_message(self, message: Message[Any]) -> None:
+        self.bus.publish("greetings", f"hello {message.body}")
+
+
+class Quota(Actor):
+    def __init__(self, name: str, left: int) -> None:
+        super().__init__(name)
+        self.left = left
+
+    def filter(self, message: Message[Any]) -> Message[Any] | Dropped:
+        self.left -= 1
+        return message if self.left >= 0 else Dropped("quota used up")
+
+
+@dataclass(eq=False)
+class Gate(Actor):
+    width: int
+    name: str | None = "gate"
+
+    async def filter(self, message: Message[Any]) -> Message[Any]:
+        return message
+
+
+def an_actor_keeps_its_class(bus: Bus) -> None:
+    """`spawn` and `use` return what they were given; its constructor's parameters are its own."""
+    assert_type(bus.spawn(Greeter("greeter")), Greeter)
+    assert_type(bus.spawn(Greeter(), run="thread", mailbox=5), Greeter)
+    assert_type(bus.use(Quota("quota", 100)), Quota)
+    assert_type(Gate(5), Gate)
+    Greeter(5)  # type: ignore[arg-type]
+    Quota("quota")  # type: ignore[call-arg]
+    Gate("wide")  # type: ignore[arg-type]
+
+
+def what_is_no_actor_is_flagged(bus: Bus) -> None:
+    """A class, another object, an unknown way to run, an option that actors do not have."""
+    bus.spawn(Greeter)  # type: ignore[type-var]
+    bus.spawn(5)  # type: ignore[type-var]
+    bus.spawn(Greeter(), run="process")  # type: ignore[arg-type]
+    bus.spawn(Greeter(), workers=2)  # type: ignore[call-arg]
+
+
+def an_actor_is_a_subject(bus: Bus, greeter: Greeter) -> None:
+    """It is published to, asked, listened to, and answers may go to it."""
+    assert_type(bus.publish(greeter, "Ada", key="7"), Receipt | Dropped)
+    assert_type(bus.request(greeter, "Ada", timeout=1.0), Message[Any])
+    bus.subscribe(greeter, print, to=greeter)
+    bus.publish("doubled", 5, reply_to=greeter)
+    bus.every(60.0, greeter)
+
+
+def an_actors_handler_may_take_what_any_handler_may() -> None:
+    """The message, the body, the delivery, the bus; sync and async."""
+
+    class TakesBody(Actor):
+        def on_message(self, order: Order) -> None: ...
+
+    class TakesTypedMessage(Actor):
+        def on_message(self, message: Message[Order]) -> int:
+            return message.body.id
+
+    class TakesMore(Actor):
+        def on_message(self, order: Order, delivery: Delivery, bus: Bus) -> None: ...
+
+    class Awaits(Actor):
+        async def on_message(self, order: Order) -> None: ...
+
+    assert_type((TakesBody(), TakesMore()), tuple[TakesBody, TakesMore])
+    assert_type((TakesTypedMessage(), Awaits()), tuple[TakesTypedMessage, Awaits])
+
+
+def an_actor_knows_its_bus(greeter: Greeter) -> None:
+    """`self.bus` is a `Bus`, and as strict."""
+    assert_type(greeter.bus, Bus)
+    assert_type(greeter.subscription, Subscription)
+    greeter.bus.publish(CREATED, Invoice("7"))  # type: ignore[misc]
+
+
+# --- schedules ---------------------------------------------------------------------------------------------------------
+
+
+def every_gives_a_schedule(bus: Bus) -> None:
+    """With seconds or a text, and the options of `publish`."""
+    assert_type(bus.every(60.0, "headlines.fetch"), Schedule)
+    assert_type(bus.every("5m", "headlines.fetch", 5, headers={"a": "b"}, ttl=60.0), Schedule)
+    bus.every(None, "headlines.fetch")  # type: ignore[call-overload]
+    bus.every(60.0, "headlines.fetch", bodi=5)  # type: ignore[call-overload]
+
+
+def every_follows_a_subject_too(bus: Bus) -> None:
+    """A `Subject[Order]` takes an `Order` each time."""
+    bus.every(60.0, CREATED, Order(1))
+    bus.every(60.0, TICK)
+    bus.every(60.0, CREATED, Invoice("7"))  # type: ignore[misc]
+
+
+# --- handlers written down, publishers, receivers ----------------------------------------------------------------------
+
+
+def handlers_are_as_strict_as_the_bus(bus: Bus) -> None:
+    """`handlers.on` returns the function unchanged, and follows a typed subject; `include` takes Handlers."""
+    handlers = Handlers()
+
+    @handlers.on("orders.created", name="billing", workers=4)
+    def bill(order: Order) -> int:
+        return order.id
+
+    @handlers.on(CREATED)
+    def watch(order: Order) -> int:
+        return order.id
+
+    @handlers.on(CREATED)  # type: ignore[arg-type]
+    def file(invoice: Invoice) -> None: ...
+
+    assert_type(bill(order=Order(1)), int)
+    assert_type(watch(Order(1)), int)
+    handlers.on("orders.created", wokers=4)  # type: ignore[call-overload]
+    bus.include(handlers, Handlers())
+    bus.include(bill)  # type: ignore[arg-type]
+
+
+def a_bus_is_a_publisher(bus: Bus) -> None:
+    """Who only sends asks for a `Publisher`, which follows subjects as the bus does."""
+
+    def send(publisher: Publisher) -> None:
+        assert_type(publisher.publish(CREATED, Order(1), key="7"), Receipt | Dropped)
+        publisher.publish("orders.created", 5, headers={"a": "b"})
+        publisher.publish(TICK)
+        publisher.publish(CREATED, Invoice("7"))  # type: ignore[misc]
+        publisher.publish("orders.created", ttl="long")  # type: ignore[call-overload]
+
+    send(bus)
+    send(Handlers())  # type: ignore[arg-type]
+
+
+async def a_subscription_is_a_receiver(bus: Bus) -> None:
+    """Who only reads asks for a `Receiver`."""
+
+    async def read(receiver: Receiver) -> None:
+        assert_type(receiver.receive(timeout=1.0), Message[Any])
+        assert_type(await receiver.areceive(), Message[Any])
+        for message in receiver:
+            assert_type(message, Message[Any])
+        async for message in receiver:
+            assert_type(message, Message[Any])
+
+    await read(bus.subscribe("ticks"))
+    await read(bus)  # type: ignore[arg-type]
 
 
 # --- the bus -----------------------------------------------------------------------------------------------------------
