@@ -1,17 +1,20 @@
-"""Every example runs as its first lines say, says what it should, and ends by itself."""
+"""Every example runs as its first lines say, says what it should, and ends by itself or when its input does."""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+ENV = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"}
 
 SAYS = {
     "01_first_bus.py": """
@@ -49,7 +52,67 @@ book on sales.*, refunds.* [pool, 1 worker; block at 10,000, 5 s] examples/02_fi
 twice examples/02_filters.py:*
 -> write
 """,
+    "03_actor.py": """
+> hello
+pipebus-scribe line 1: hello
+>
+MainThread tidy dropped it: nothing in it
+> two words
+pipebus-scribe line 2: two words
+> no end of line
+pipebus-scribe line 3: no end of line
+>
+3 in the log
+""",
+    "04_threads_and_asyncio.py": """
+tea
+orders.new the waiter's thread
+till a worker thread
+orders.paid a worker thread
+barista the event loop
+orders.ready the event loop
+cocoa
+orders.new the event loop
+till a worker thread
+orders.paid a worker thread
+barista the event loop
+orders.ready the event loop
+chai
+orders.new the event loop
+till a worker thread
+orders.paid a worker thread
+barista the event loop
+orders.ready the event loop
+""",
+    "05_request_reply.py": """
+tea: 4.2
+two jars: 1 left
+gold: LookupError, we have no gold
+a guess: nobody listens to prices.guess; subscribe a handler that returns a value
+an offer: no reply on prices.haggle in 0.05 s (a handler that returns None does not reply)
+honey: 7.5
+tea and bread: 7.3
+one jar: 0 left
+dead letter: price 'gold', LookupError: we have no gold
+""",
+    "06_agents.py": """
+editor to planner A line on the first tea in Europe, please.
+planner to researcher When did the first tea come to Europe, and on whose ships?
+researcher to planner In 1610, on ships of the Dutch East India Company.
+planner to writer One short line on tea: Europe, 1610, the Dutch East India Company.
+planner to editor I could not say that: token budget used up.
+editor to budget 50
+editor to planner You have 50 more, go on.
+planner to writer One short line on tea: Europe, 1610, the Dutch East India Company.
+writer to planner Europe's first tea came in 1610, and it came on Dutch ships.
+planner to editor Europe's first tea came in 1610, and it came on Dutch ships.
+Europe's first tea came in 1610, and it came on Dutch ships.
+29 tokens left; dropped by the budget: {'token budget used up': 1}
+""",
 }
+
+TYPED = {"03_actor.py": "hello\n\n  two  words \nno end of line"}
+"""What comes through a pipe to the examples that read."""
 
 
 def run(example: Path) -> subprocess.CompletedProcess[str]:
@@ -57,8 +120,8 @@ def run(example: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", example.relative_to(ROOT)],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"},
-        stdin=subprocess.DEVNULL,
+        env=ENV,
+        input=TYPED.get(example.name, ""),
         capture_output=True,
         text=True,
         timeout=60,
@@ -80,6 +143,35 @@ def test_an_example_says_what_it_promises(example: Path) -> None:
     assert done.stderr == ""
     assert done.returncode == 0
     assert said(done.stdout) == said(SAYS[example.name])
+
+
+def test_ctrl_c_ends_the_prompt_as_the_end_of_input_does() -> None:
+    """Whoever has seen enough presses Ctrl-C, and gets the last line instead of a traceback."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "examples/03_actor.py"],
+        cwd=ROOT,
+        env=ENV,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        process.stdin.write("hello\n")
+        process.stdin.flush()
+        seen = [process.stdout.readline(), process.stdout.readline()]
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):  # one that came just before the process went to read: once more
+                process.wait(timeout=5)
+        rest, errors = process.stdout.read(), process.stderr.read()
+
+    assert said("".join(seen)) == ["> hello", "pipebus-scribe line 1: hello"]
+    assert said(rest)[-1] == "1 in the log"
+    assert errors == ""
+    assert process.returncode == 0
 
 
 def test_no_example_is_forgotten() -> None:

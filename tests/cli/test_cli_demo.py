@@ -124,6 +124,44 @@ class TestTable:
         assert done.stdout.isascii()
 
 
+class TestCarrier:
+    @pytest.mark.parametrize("code", ["UA", "ua"])
+    def test_one_carrier_is_one_line_of_the_table(self, code: str) -> None:
+        """Whoever asks for one carrier sees the line that the whole table has for it, and no other."""
+        whole = run("demo").stdout.splitlines()
+        done = run("demo", "--carrier", code)
+
+        assert done.returncode == 0
+        assert done.stderr == ""
+        head, line, blank, legend = done.stdout.splitlines()
+        assert re.match(r"UA United +164 +\+6\.3 min +28% +4 ", line)
+        assert blank == ""
+        assert {head, line, legend} <= set(whole)
+
+    def test_one_carrier_as_json(self) -> None:
+        """For a script, one object."""
+        found = figures(run("demo", "--carrier", "UA", "--json"))
+
+        assert found == {"carrier": "UA", "flights": 164, "mean_arrival_delay": 6.268, "late": 46, "alerts": 4}
+
+    def test_a_carrier_that_is_not_there_is_one_line_that_names_those_that_are(self) -> None:
+        """The next move stands in the error."""
+        done = run("demo", "--carrier", "XX")
+
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr == (
+            "pipebus demo: no flight of 'XX' was accepted; there are 9E, AA, AS, B6, DL, EV, F9, FL, HA, MQ, UA, US, VX, WN\n"
+        )
+
+    def test_on_a_terminal_too(self) -> None:
+        """With colours and progress."""
+        text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", run_on_terminal("demo", "--carrier", "UA"))
+
+        assert re.search(r"UA United +164 +\+6\.3 min", text)
+        assert "ExpressJet" not in text
+
+
 class TestTrouble:
     @pytest.mark.parametrize(
         ("content", "text"),
@@ -176,13 +214,14 @@ class TestTrouble:
         assert done.returncode == 141
         assert done.stderr == ""
 
-    def test_figures_with_a_dead_letter_behind_them_are_not_shown(self) -> None:
+    @pytest.mark.parametrize("args", [["--json"], ["--carrier", "UA"]], ids=" ".join)
+    def test_figures_with_a_dead_letter_behind_them_are_not_shown(self, args: list[str]) -> None:
         """A subscriber that fails makes the figures wrong, so the command says so instead."""
         code = (
             "import sys; from pipebus.demo import Delays; Delays.add = lambda self, message: 1 / 0; "
             "from pipebus.cli import main; sys.exit(main())"
         )
-        done = run("demo", "--json", program=[sys.executable, "-c", code])
+        done = run("demo", *args, program=[sys.executable, "-c", code])
 
         assert done.returncode == 1
         assert done.stdout == ""

@@ -1,5 +1,6 @@
 """The demo: one record by itself, the whole day, and what happens without its gate."""
 
+import asyncio
 import csv
 import gzip
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from pipebus.demo import RAW, Alerts, Demo
 from pipebus.demo.flights import Band, Departure, Flight, departure_of, to_departure
 from pipebus.demo.records import COLUMNS, PACKAGED_DAY, BadInput, Records, Row
+from pipebus.errors import RequestFailed
 from pipebus.message import Message
 from pipebus.pipeline import transform
 
@@ -279,11 +281,55 @@ class TestDemo:
     def test_the_worst_alerts_are_kept_and_all_are_counted(self) -> None:
         """A year of alerts takes no more room than a day of them."""
         alerts = Alerts()
-        for minutes in (70, 300, 60, 200, 100):
-            alerts.add(departure(arr_delay=minutes))
+
+        async def add_all() -> None:
+            for minutes in (70, 300, 60, 200, 100):
+                await alerts.add(departure(arr_delay=minutes))
+
+        asyncio.run(add_all())
 
         assert alerts.count == 5
         assert [d.arr_delay for d in alerts.worst] == [300, 200, 100]
+
+    def test_a_plain_and_an_async_subscriber_share_the_bus(self) -> None:
+        """The demo shows both: delays on the worker threads, alerts on an event loop, behind filters that serve both."""
+        runs = {s["name"]: s["run"] for s in Demo().bus.describe()["subscriptions"]}
+
+        assert runs == {"delays": "pool", "alerts": "loop", "carriers": "pool"}
+
+    @pytest.mark.parametrize("url", ["memory:", "memory:?wire=json"])
+    def test_a_carriers_figures_are_told_on_request(self, day: Records, url: str) -> None:
+        """Whoever asks the actor hears what the subscriber has found, also when the answer is encoded."""
+        demo = Demo(url)
+        with demo.bus:
+            demo.publish(day)
+            found = {code: demo.carrier(code) for code in demo.delays.carriers}
+
+        assert found == demo.delays.carriers
+        assert {c: {"flights": f.flights, "mean_arrival_delay": f.mean} for c, f in found.items()} == by_hand()
+
+    def test_what_was_told_is_the_askers_own(self, day: Records) -> None:
+        """An answer stays what it was when more flights come, or when the asker does something to it."""
+        demo = Demo()
+        with demo.bus:
+            demo.publish(day)
+            told = demo.carrier("UA")
+            told.flights = 0
+            told.bands.clear()
+
+            assert demo.carrier("UA").flights == demo.carrier("UA").bands.total() == 164
+
+    def test_a_carrier_that_is_not_there_is_told_which_are(self) -> None:
+        """The answer to a wrong question helps to ask the right one, and asking adds no carrier."""
+        demo = Demo()
+        with demo.bus:
+            with pytest.raises(RequestFailed, match=r"no flight of 'UA' was accepted; there are none"):
+                demo.carrier("UA")
+            demo.publish([row(carrier="UA"), row(carrier="9E")])
+            with pytest.raises(RequestFailed, match=r"no flight of 'XX' was accepted; there are 9E, UA"):
+                demo.carrier("XX")
+
+        assert set(demo.delays.carriers) == {"9E", "UA"}
 
 
 def by_hand() -> dict[str, dict[str, float]]:

@@ -1,0 +1,91 @@
+"""
+Request and reply: what a handler returns is the answer, and what it raises is told to whoever asked.
+
+    python examples/05_request_reply.py
+"""
+
+import asyncio
+from threading import Event
+
+from pipebus import Actor, Bus, Message, NoResponder, RequestFailed, RequestTimeout
+
+PRICES = {"tea": 4.20, "honey": 7.50, "bread": 3.10}
+
+bus = Bus()
+closing_time = Event()
+
+
+@bus.on("prices.get", name="price")
+def price(item: str) -> float:
+    if item not in PRICES:
+        raise LookupError(f"we have no {item}")
+    return PRICES[item]
+
+
+@bus.on("prices.total")
+async def total(items: list[str]) -> float:
+    """Who is asked may ask others: here all at once."""
+    replies = await asyncio.gather(*(bus.arequest("prices.get", item) for item in items))
+    prices: list[float] = [reply.body for reply in replies]
+    return round(sum(prices), 2)
+
+
+@bus.on("prices.haggle")
+def haggle(offer: float) -> None:
+    """Thinks about it until the shop closes."""
+    closing_time.wait()
+
+
+class Shelf(Actor):
+    """An actor answers as well. It takes one request at a time, so no two customers get the same jar."""
+
+    jars = 3
+
+    def on_message(self, message: Message[int]) -> str:
+        if message.body > self.jars:
+            raise LookupError(f"only {self.jars} left")
+        self.jars -= message.body
+        return f"{self.jars} left"
+
+
+shelf = bus.spawn(Shelf("shelf"))
+
+
+def ask() -> None:
+    reply = bus.request("prices.get", "tea")  # a message like any other
+    print("tea:", reply.body)
+    print("two jars:", bus.request(shelf, 2).body)
+
+    try:
+        bus.request("prices.get", "gold")
+    except RequestFailed as error:
+        print(f"gold: {error.type}, {error.text}")
+    try:
+        bus.request("prices.guess", "gold")
+    except NoResponder as error:
+        print(f"a guess: {error}")
+    try:
+        bus.request("prices.haggle", 4.00, timeout=0.05)
+    except RequestTimeout as error:
+        print(f"an offer: {error}")
+
+
+async def ask_from_a_coroutine() -> None:
+    """While one answer is waited for, everything else on the loop goes on."""
+    honey, basket, jar = await asyncio.gather(
+        bus.arequest("prices.get", "honey"),
+        bus.arequest("prices.total", ["tea", "bread"]),
+        bus.arequest(shelf, 1),
+    )
+    print("honey:", honey.body)
+    print("tea and bread:", basket.body)
+    print("one jar:", jar.body)
+
+
+if __name__ == "__main__":
+    with bus:
+        ask()
+        closing_time.set()
+        asyncio.run(ask_from_a_coroutine())
+    for letter in bus.dead_letters.list():  # a failure is kept, too, as of every handler
+        print(f"dead letter: {letter.subscription} {letter.message.body!r}, {letter.error}")
