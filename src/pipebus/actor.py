@@ -47,33 +47,26 @@ class Actor(Address, SelfLinking):
         name: A subject's name under which it is reachable as well; unique in its bus. None: by reference only.
     """
 
-    __slots__ = ("__weakref__", "_home", "_named")
+    __slots__ = ("__weakref__", "_home", "name")
 
     filter_timeout: ClassVar[float] = 5.0
     """Seconds that a chain waits for an answer of `filter`; then that is the filter's error."""
 
-    _named: str | None
+    name: str | None
+    """Of the subject that reaches it as well; a class may also say `name = "greeter"`."""
     _home: ActorSubscription | None
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
         # Here and not in __init__, which a subclass may replace without a thought of ours (a dataclass does, a frozen one too).
         actor = super().__new__(cls)
-        object.__setattr__(actor, "_named", None)
         object.__setattr__(actor, "_home", None)
+        if getattr(cls, "name", None) is vars(Actor)["name"]:  # no class of its own says what its name is
+            object.__setattr__(actor, "name", None)
         return actor
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None:
             self.name = name
-
-    @property
-    def name(self) -> str | None:
-        """Of the subject that reaches it as well; a class may also say `name = "greeter"`."""
-        return self._named
-
-    @name.setter
-    def name(self, name: str | None) -> None:
-        object.__setattr__(self, "_named", name)
 
     def move(self, home: ActorSubscription | None) -> None:
         """Told by the bus: this is its mailbox's subscription now."""
@@ -198,7 +191,7 @@ class ActorSubscription(Subscription):
     def chain(self) -> links.Next:
         if self.run is None and self.plan.plain:
             return self.actor.on_message
-        return super().chain()
+        return self.run or self.call()
 
     def call(self) -> links.Next:
         return self.plan.bound.calling(self.actor.on_message)  # type: ignore[union-attr]

@@ -35,7 +35,7 @@ from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
 from pipebus.lifecycle import Lifecycle, State, StopReport
 from pipebus.loops import LoopRunner, LoopThread
-from pipebus.mailbox import LoopGate, Overflow, Traffic
+from pipebus.mailbox import TAKEOVER, LoopGate, Overflow, Traffic
 from pipebus.mailbox_asked import AskedMailbox
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.mailbox_solo import SoloMailbox, has_gil
@@ -44,7 +44,7 @@ from pipebus.pipeline import Side, nodes
 from pipebus.planning import Planner, check_delivery
 from pipebus.replies import Answer, Replies, is_answer
 from pipebus.room import room, room_for_thread, timed_out
-from pipebus.router import CACHE, Road, Route, Router
+from pipebus.router import BARE, CACHE, Road, Route, Router
 from pipebus.runners import Here, Pool, Timers, carried, carry, current_mailbox
 from pipebus.schedule import Schedule
 from pipebus.services import Services
@@ -336,9 +336,14 @@ class Bus:
         full = None
         try:
             self._check_delay(delay)
-            refused = await room(route.mailboxes)
-            full = timed_out.set(refused) if refused else None
-            if route.colour == "async" or (route.plain_sync is None and self.transport.local):
+            for mailbox in route.mailboxes:
+                if mailbox.lacks_room():
+                    refused = await room(route.mailboxes)
+                    full = timed_out.set(refused) if refused else None
+                    break
+            if not route.nodes and self.transport.local and not delay:
+                outcome = route.run(BARE)(message)
+            elif route.colour == "async" or (route.plain_sync is None and self.transport.local):
                 outcome = await route.run(Road("async", force=True, late=bool(delay)))(message)
             else:
                 run = route.run(Road("sync", force=True, late=bool(delay)))
@@ -416,6 +421,12 @@ class Bus:
 
     def route(self, subject: Any) -> Route:
         """The compiled road of a subject, ready to be published to."""
+        try:
+            known = self.router.routes.get(subject)
+            if known is not None and self.lifecycle.state == "started":
+                return known
+        except TypeError:
+            pass  # not hashable: told below
         self.lifecycle.check_publish()
         try:
             return self.replies.route() if is_answer(subject) else self.router.route(subject)
@@ -491,19 +502,19 @@ class Bus:
 
     def answer(self, to: Any, request: Message[Any], value: Any) -> None:
         """Publish what a handler returned."""
-        if not self._answer_at_once(to, request, value):
+        if not self.answer_at_once(to, request, value):
             self._answered(to, self.publish(to, value, correlation_id=request.correlation_id or request.id))
 
     async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None:
         """`answer` on an event loop."""
-        if not self._answer_at_once(to, request, value):
+        if not self.answer_at_once(to, request, value):
             self._answered(to, await self.apublish(to, value, correlation_id=request.correlation_id or request.id))
 
     def _answered(self, to: Any, outcome: Receipt | Dropped) -> None:
         if isinstance(outcome, Dropped):
             self.answer_drop(to, f"its reply: {outcome.reason} (by {outcome.by})")
 
-    def _answer_at_once(self, to: Any, request: Message[Any], value: Any) -> bool:
+    def answer_at_once(self, to: Any, request: Message[Any], value: Any) -> bool:
         """Hand a reply over without a road, where nothing stands on it."""
         if to.__class__ is not Answer or self.router.nodes or self.ledger.observed:
             return False
@@ -637,16 +648,17 @@ class Bus:
         for one in handlers:
             if not isinstance(one, Handlers):
                 raise SubscriptionError(f"include takes Handlers, found {one!r}; use bus.subscribe for a single function")
-            before = set(map(id, self.subscriptions))
-            try:
-                for subject, handler, options, place in one.hand_over(self):
-                    self._subscribe(place, subject, handler, **{**DEFAULTS, **options})
-            except BaseException:
-                for subscription in self.subscriptions:  # all of them with their filter actors, or none
-                    if id(subscription) not in before:
-                        self.end(subscription, "unsubscribed")
-                one.take_back(self)
-                raise
+            with self.lifecycle.lock:  # nobody else's subscription comes in between
+                before = set(map(id, self.subscriptions))
+                try:
+                    for subject, handler, options, place in one.hand_over(self):
+                        self._subscribe(place, subject, handler, **{**DEFAULTS, **options})
+                except BaseException:
+                    for subscription in self.subscriptions:  # all of them with their filter actors, or none
+                        if id(subscription) not in before:
+                            self.end(subscription, "unsubscribed")
+                    one.take_back(self)
+                    raise
 
     def _subscribe(
         self, place: pipeline.Place, subject: Any, handler: Callable[..., Any] | None, *, name: str | None, filters: Any,
@@ -675,9 +687,13 @@ class Bus:
                 )
             subscription = make()
             check_delivery(subscription, self.delivery_nodes)
-            self._spawn_filters(plan.nodes)
+            spawned = self._spawn_filters(plan.nodes)
             if self.state == "started" and plan.nodes:
-                self.lifecycle.start_filters([plan.nodes])
+                try:
+                    self.lifecycle.start_filters([plan.nodes])
+                except BaseException:
+                    self._unspawn(spawned)
+                    raise
             if plan.bound is None:
                 inbox = subscription.inbox = Inbox(subscription)
                 inbox.mailbox = subscription.mailbox  # type: ignore[assignment]
@@ -870,12 +886,12 @@ class Bus:
 
     def _take_over(self, before: ActorSubscription, home: ActorSubscription) -> None:
         """An actor that was stopped is spawned again: it may still be at its last message, and has one at a time."""
-        home.pause()
+        home.mailbox.pause(TAKEOVER)
         with self.traffic.lock:
             self.traffic.change(busy=1)  # a drain waits for what is to come after it
 
         def begin() -> None:
-            home.resume()
+            home.mailbox.resume(TAKEOVER)
             with self.traffic.lock:
                 self.traffic.change(busy=-1)
 
@@ -904,8 +920,8 @@ class Bus:
             where = "on this bus" if home.plan.hub is self else "on another bus"
             raise SubscriptionError(f"{actor!r} (at {place}) is spawned already, {where} (at {home.place}); stop it first")
 
-    def _spawn_filters(self, chain: tuple[pipeline.Node, ...]) -> None:
-        """Filter actors that are not spawned yet."""
+    def _spawn_filters(self, chain: tuple[pipeline.Node, ...]) -> list[Actor]:
+        """Filter actors that are not spawned yet; those that are now."""
         spawned: list[Actor] = []
         try:
             for step in pipeline.steps(chain):
@@ -914,10 +930,15 @@ class Bus:
                     if home is None or home.mailbox.closed_for_good() or home.plan.hub is not self:
                         spawned.append(self.spawn(step.filter))
         except BaseException:
-            for actor in spawned:  # all of them, or none
-                self.end(actor.subscription, "unsubscribed")
-                actor.move(None)
+            self._unspawn(spawned)
             raise
+        return spawned
+
+    def _unspawn(self, actors: list[Actor]) -> None:
+        """All of them, or none."""
+        for actor in actors:
+            self.end(actor.subscription, "unsubscribed")
+            actor.move(None)
 
     def end(self, subscription: Subscription, reason: str) -> None:
         """What `actor.stop()` calls: `unsubscribe` without waiting."""
@@ -1123,6 +1144,7 @@ def _after_fork() -> None:
     """In the child: nothing of an inherited bus works; its publishes miss, and are told so."""
     for bus in _buses:
         bus._runs.clear()
+        bus.router.routes.clear()
         bus.router.direct = {}
 
 

@@ -151,7 +151,7 @@ class Steps:
         cancelling = worker.task.cancelling
         # Cancellations that came while the coroutine waited are not its own. A time-out or a task group comes like that too,
         # and is taken back in a step.
-        before = worker.outside = 0
+        worker.outside = 0
         try:
             while True:
                 before = cancelling()
@@ -162,18 +162,18 @@ class Steps:
                     raise
                 except BaseException as error:
                     worker.outside += max(0, cancelling() - before)
-                    before = cancelling()
+                    worker.step_began = cancelling()
                     waits_for = run(coroutine.throw, error)
                 else:
                     worker.outside += max(0, cancelling() - before)
-                    before = cancelling()
+                    worker.step_began = cancelling()
                     waits_for = run(coroutine.send, value)
-                worker.outside = max(0, worker.outside - max(0, before - cancelling()))
+                worker.count_step()
         except StopIteration as end:
-            worker.outside = max(0, worker.outside - max(0, before - cancelling()))
+            worker.count_step()
             return end.value
         except asyncio.CancelledError:
-            worker.outside = max(0, worker.outside - max(0, before - cancelling()))
+            worker.count_step()
             raise
 
 
@@ -199,6 +199,7 @@ class LoopWorker:
         self.task: asyncio.Task[None]
         self.told = False  # the bus has cancelled it
         self.outside = 0  # cancellations that came from elsewhere while its handler waited
+        self.step_began = 0  # how often it was being cancelled when the handler's step began
         self.back: Any = None  # the parcel that has gone back because of one
         self.gone = False  # cancelled, and its message has gone back: it leaves
         self.lost: Any = None  # what it had in hand when its loop was closed under it
@@ -214,6 +215,9 @@ class LoopWorker:
         try:
             while self.mailbox is not None:
                 mailbox = self.mailbox
+                if crew.over:  # it was given a mailbox, and comes to it only now
+                    mailbox.rules.schedule(mailbox)
+                    return
                 again = await (self.shared(mailbox) if isinstance(mailbox, SharedMailbox) else self.solo(mailbox))
                 if again:
                     if crew.over:
@@ -255,8 +259,15 @@ class LoopWorker:
         Whether a CancelledError is a real one: the bus or the loop's owner has cancelled this task. One that a handler makes
         up, or brings about by cancelling the task that it runs in, is the handler's error.
         """
+        self.count_step()
         self.gone = self.told or (self.crew.callers and self.outside > 0)
         return self.gone
+
+    def count_step(self) -> None:
+        """What a step has taken back was a time-out's, or a task group's."""
+        now = self.task.cancelling()
+        self.outside = max(0, self.outside - max(0, self.step_began - now))
+        self.step_began = now
 
     async def breathe(self) -> None:
         """
@@ -313,13 +324,13 @@ class LoopWorker:
                     except BaseException as error:
                         owner.failed(item, error, worker=self)
                     else:
-                        if outcome is None or outcome is HANDLED:
+                        if outcome is None or outcome is HANDLED or owner.settled_at_once(item, outcome):
                             mailbox.acknowledged += 1
                         else:
                             await in_context(context, functools.partial(owner.asettle, item, worker=self), outcome, self)
                 else:
                     await in_context(context, functools.partial(owner.adeliver, worker=self), item, self)
-                if (crew.over or self.task.cancelling()) and await self.leaving():
+                if (self.gone or crew.over or self.task.cancelling()) and await self.leaving():
                     return bool(mailbox.leave())
             self._here.mailbox = None
             await self.breathe()  # handlers that never wait must not keep the loop from everybody else
@@ -335,7 +346,7 @@ class LoopWorker:
                 self._here.mailbox = None
                 return False
             await in_context(self.context(mailbox), functools.partial(owner.adeliver, worker=self), item, self)
-            if (self.crew.over or self.task.cancelling()) and await self.leaving():
+            if (self.gone or self.crew.over or self.task.cancelling()) and await self.leaving():
                 return mailbox.leave()
         self._here.mailbox = None
         await self.breathe()
@@ -364,10 +375,12 @@ class Crew:
         self.ending = False  # workers that have nothing to do end
         self.over = False  # nobody waits for them any more
         self.called = False  # a `spread` is on its way
+        self.thread = 0  # the one that the loop has last run on; (to ask for the running loop may be a system call)
         self.gate: Any = None  # opened when the last worker has ended
 
     def spread(self) -> None:
         """On the loop: give each ready mailbox a worker."""
+        self.thread = threading.get_ident()
         self.called = False
         ready, sleepers = self.ready, self.sleepers
         while ready:
@@ -476,11 +489,11 @@ class LoopRunner:
         if crew.called:
             return
         crew.called = True
-        if asyncio._get_running_loop() is crew.loop:
-            crew.spread()
-            return
         try:
-            crew.loop.call_soon_threadsafe(crew.spread)
+            if threading.get_ident() == crew.thread and crew.loop.is_running():
+                crew.spread()
+            else:
+                crew.loop.call_soon_threadsafe(crew.spread)
         except RuntimeError:
             self.warn("loop.closed", advice="the loop that the bus was started on has ended; use `async with bus`")
 

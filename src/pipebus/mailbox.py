@@ -213,7 +213,7 @@ class Rare:
 
     __slots__ = (
         "closed", "dead", "dropped", "ended", "entered", "gates", "halted", "keep", "later", "left", "outcasts", "parked",
-        "paused", "replayed", "returned", "shared", "waiters",
+        "pauses", "replayed", "returned", "shared", "waiters",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -222,7 +222,7 @@ class Rare:
         self.keep = True  # closed, but what waits is kept
         self.left: deque[Item] | None = None  # what a stop left over
         self.outcasts: deque[Item] = deque()  # dropped under the lock, to be told of after it
-        self.paused = False
+        self.pauses = 0  # for which reasons it is paused: USER, TAKEOVER
         self.halted = False  # paused by an interrupt, until the next start
         self.parked = False  # paused with mail waiting: on no ready list, in no worker
         self.waiters: deque[Waiter] = deque()  # publishers in front of a full mailbox
@@ -235,6 +235,14 @@ class Rare:
         self.ended = 0  # takings that ended otherwise than acknowledged: returned, dropped or dead
         self.entered = 0  # messages that ended without having been taken
 
+    @property
+    def paused(self) -> bool:
+        return bool(self.pauses)
+
+
+USER: Final = 1
+TAKEOVER: Final = 2
+"""Why a mailbox is paused: it was told to; or its actor, spawned again, is still at its last message from before."""
 
 _resting: dict[tuple[str, bool], Rare] = {}
 
@@ -273,6 +281,13 @@ class Mailbox:
         self.acknowledged = 0
         self.rare: Rare | None = None
 
+    room = 0
+    """Below this many waiting messages a put takes no lock; see mailbox_solo.py."""
+
+    def put_again(self, message: Item, left: deque[Item]) -> Receipt:
+        """A put without a lock found that its mailbox has come to rest meanwhile; see mailbox_solo.py."""
+        raise NotImplementedError
+
     # --- what the kinds differ in --------------------------------------------------------------------------------------
 
     @property
@@ -287,6 +302,10 @@ class Mailbox:
     def _count(self) -> int:
         """What the bound counts: queued, claimed, in flight and delayed."""
         raise NotImplementedError
+
+    def lacks_room(self) -> bool:
+        """Whether a publisher would have to wait; looked at without the lock, so it may be wrong by the time it is known."""
+        return self.rules.overflow == "block" and self._count() >= self.rules.size
 
     def _admit(self, item: Item, front: bool = False) -> int:
         """Queue without looking at the bound; how often the caller has to `schedule` the mailbox, after the lock."""
@@ -466,19 +485,23 @@ class Mailbox:
         self.schedule(schedule)
         self._announce()
 
-    def pause(self) -> None:
+    def pause(self, reason: int = USER) -> None:
         with self.lock:
-            self.rare_state().paused = True
+            self.rare_state().pauses |= reason
             self._call_attention()
 
-    def resume(self) -> None:
+    def resume(self, reason: int = USER) -> None:
         with self.lock:
             rare = self.rare_state()
-            if not rare.paused:
+            if not rare.pauses & reason:
                 return
-            rare.paused = False
-            schedule = self._restart()
+            rare.pauses &= ~reason
+            schedule = self._resumed(rare) if not rare.pauses else 0
         self.schedule(schedule)
+
+    def _resumed(self, rare: Rare) -> int:
+        """How often the mailbox has to be scheduled, now that nothing keeps it paused."""
+        return self._restart()
 
     def close(self, reason: str, keep: bool) -> list[Item]:
         """
@@ -567,7 +590,7 @@ class Mailbox:
                 return False
             rare.closed = None
             if rare.halted:
-                rare.halted = rare.paused = False
+                rare.halted, rare.pauses = False, 0
             self.items, rare.left = self._ahead(rare.left), None
             now = self.rules.clock.monotonic()
             for item in rare.later.values():

@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from pipebus.mailbox import Item, Mailbox, Owner, Parcel, Rules
+from pipebus.mailbox import USER, Item, Mailbox, Owner, Parcel, Rules
 from pipebus.message import Message
 
 
@@ -97,8 +97,8 @@ class SharedMailbox(Mailbox):
             return len(self.items or ())  # a reader for each
         return bool(self.items) and self._call_worker()
 
-    def resume(self) -> None:
-        super().resume()
+    def resume(self, reason: int = USER) -> None:
+        super().resume(reason)
         self._more_workers()
 
     def go_on(self) -> None:

@@ -32,7 +32,7 @@ import threading
 from collections import deque
 from typing import Final
 
-from pipebus.mailbox import NOBODY, ONE, Item, Mailbox, Owner, Parcel, Rules, take_turn
+from pipebus.mailbox import NOBODY, ONE, Item, Mailbox, Owner, Parcel, Rare, Rules, take_turn
 from pipebus.message import Message, Receipt
 
 QUICK: Final = 1000
@@ -78,7 +78,7 @@ class SoloMailbox(Mailbox):
             return self.wake(message) or self.offer(message) or self.wait_for_room(message)
         items.append(message)
         if self.items is not items:
-            return self._put_again(message, items)
+            return self.put_again(message, items)
         return ONE
 
     def post(self, message: Item) -> Receipt | None:
@@ -88,7 +88,7 @@ class SoloMailbox(Mailbox):
             return self.wake(message) or self.offer(message)
         items.append(message)
         if self.items is not items:
-            return self._put_again(message, items)
+            return self.put_again(message, items)
         return ONE
 
     def wake(self, message: Item) -> Receipt | None:
@@ -108,7 +108,7 @@ class SoloMailbox(Mailbox):
         rules.schedule(self)
         return ONE
 
-    def _put_again(self, message: Item, left: deque[Item]) -> Receipt:
+    def put_again(self, message: Item, left: deque[Item]) -> Receipt:
         """The second look found another deque: see the module's text. (Called without the lock.)"""
         with self.lock:
             if self.items is left:
@@ -173,15 +173,9 @@ class SoloMailbox(Mailbox):
         self.rules.traffic.change(busy=1)
         return 1
 
-    def resume(self) -> None:
-        with self.lock:
-            rare = self.rare_state()
-            if not rare.paused:
-                return
-            rare.paused = False
-            # One that is not parked is on the ready list, or has nothing to do.
-            schedule = self._restart() if rare.parked else 0
-        self.schedule(schedule)
+    def _resumed(self, rare: Rare) -> int:
+        # One that is not parked is on the ready list, or has nothing to do.
+        return self._restart() if rare.parked else 0
 
     # --- taking: a worker calls begin, then popleft on what it gave, attend between messages, rest when empty ------------
 

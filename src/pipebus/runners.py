@@ -77,53 +77,63 @@ class Worker(threading.Thread):
         self.pool = pool
         self.gate = threading.Lock()
         self.gate.acquire()
-        self.context = contextvars.Context()
+        self.context: contextvars.Context
         self.woken = True  # on its way to the ready list; pool.waking is about this worker
         self.abandoned = False
 
     def run(self) -> None:
-        pool, ready = self.pool, self.pool.ready
-        while True:
-            try:
-                mailbox = ready.popleft()
-            except IndexError:
-                if not pool.sleep(self):
-                    return
-                continue
-            if self.woken:
-                pool.awake(self)
-            _here.mailbox = mailbox
-            again = self.work(mailbox)
-            _here.mailbox = None
-            if again and isinstance(mailbox, AskedMailbox) and mailbox.questions:
-                pool.submit_first(mailbox)
-            elif again:
-                pool.submit(mailbox)
-            mailbox = None  # an actor that has stopped is not kept alive by a worker that sleeps
-            if self.abandoned or (pool.surplus() and pool.retire(self)):
-                return
-
-    def work(self, mailbox: Mailbox) -> bool:
-        """Work through a mailbox for a while; True if it has to go to the end of the ready list."""
-        if isinstance(mailbox, SharedMailbox):
-            back: bool = self._fresh(self.work_shared, mailbox)
-            return back
-        items = mailbox.begin()  # type: ignore[attr-defined]
-        if items is None:
-            return False
-        while True:
-            # Each delivery has a context of its own. One in which nothing was left is as good as new.
-            verdict: bool | None = self._fresh(self.work_solo, mailbox, items)
-            if verdict is not None:
-                return verdict
-
-    def _fresh(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        if self.context:
+        # Each delivery has a context of its own. One in which nothing was left is as good as new, and is kept.
+        going: Mailbox | bool = True
+        while going:
             self.context = contextvars.Context()
-        return self.context.run(work, *arguments)
+            going = self.context.run(self.serve, going)
 
-    def work_solo(self, mailbox: SoloMailbox, items: deque[Any]) -> bool | None:
+    def serve(self, going: Mailbox | bool) -> Mailbox | bool:
+        """
+        Work through one ready mailbox after the other, in one context.
+
+        Args:
+            going: One that is begun and not left, because a delivery has left something in the context before this one.
+
+        Returns:
+            Such a mailbox; True: none, but the context is used up; False: this worker ends.
+        """
+        pool, ready = self.pool, self.pool.ready
+        mailbox: Any = None if going is True else going
+        begun = mailbox is not None
+        while True:
+            if not begun:
+                try:
+                    mailbox = ready.popleft()
+                except IndexError:
+                    _here.mailbox = None
+                    mailbox = None  # an actor that has stopped is not kept alive by a worker that sleeps
+                    if not pool.sleep(self):
+                        return False
+                    continue
+                if self.woken:
+                    pool.awake(self)
+            _here.mailbox = mailbox
+            again = self.work_shared(mailbox) if isinstance(mailbox, SharedMailbox) else self.work_solo(mailbox, begun)
+            begun = False
+            if again is None:
+                return mailbox  # type: ignore[no-any-return]
+            if again:
+                if isinstance(mailbox, AskedMailbox) and mailbox.questions:
+                    pool.submit_first(mailbox)
+                else:
+                    pool.submit(mailbox)
+            if self.abandoned or (pool.ever_lent and pool.surplus() and pool.retire(self)):
+                _here.mailbox = None
+                return False
+            if self.context:
+                return True
+
+    def work_solo(self, mailbox: SoloMailbox, begun: bool) -> bool | None:
         """True: back to the ready list. False: at rest. None: go on, in another context."""
+        items = mailbox.items if begun else mailbox.begin()
+        if items is None:
+            return mailbox.leave() if begun else False  # closed, between two contexts
         owner, context, ready = mailbox.owner, self.context, self.pool.ready
         run, quick, take = owner.chain(), owner.quick, items.popleft  # type: ignore[attr-defined]
         end = 0.0
@@ -147,7 +157,7 @@ class Worker(threading.Thread):
                     except BaseException as error:
                         owner.failed(item, error)  # type: ignore[attr-defined]
                     else:
-                        if outcome is None or outcome is HANDLED:
+                        if outcome is None or outcome is HANDLED or owner.settled_at_once(item, outcome):  # type: ignore[attr-defined]
                             mailbox.acknowledged += 1
                         else:
                             owner.settle(item, outcome)  # type: ignore[attr-defined]
@@ -197,6 +207,7 @@ class Pool:
         self.waking = False
         self.starving = False  # said once, until a worker has nothing to do
         self.lent_out = 0
+        self.ever_lent = False  # else there can be no worker too many
         self.stopping = False  # workers that find nothing end
         self.stopped = True
         self.lock = threading.Lock()
@@ -210,10 +221,13 @@ class Pool:
 
     def submit_first(self, mailbox: Mailbox) -> None:
         """
-        The same at the front of the list, for filter actors: behind the handlers that wait for its answers, each of which gives
-        its slot up to the next, one would be reached when no more substitutes may start.
+        The same for filter actors: at the front while handlers wait for something. Behind those that wait for its answers, each
+        of which gives its slot up to the next, it would be reached when no more substitutes may start.
         """
-        self.ready.appendleft(mailbox)
+        if self.lent_out:
+            self.ready.appendleft(mailbox)
+        else:
+            self.ready.append(mailbox)
         if not self.waking:
             self.wake()
 
@@ -289,6 +303,7 @@ class Pool:
             return
         with self.lock:
             self.lent_out += 1
+            self.ever_lent = True
         if self.ready:
             self.wake()
         try:

@@ -68,6 +68,7 @@ class Hub(Protocol):
     def state(self) -> str: ...
     def answer(self, to: Any, request: Message[Any], value: Any) -> None: ...
     async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None: ...
+    def answer_at_once(self, to: Any, request: Message[Any], value: Any) -> bool: ...
     def answer_failure(self, to: Any, request: Message[Any], error: BaseException) -> None: ...
     def answer_drop(self, to: Any, why: str) -> None: ...
     def request_stop(self, reason: str) -> None: ...
@@ -392,7 +393,11 @@ class Subscription:
 
     def chain(self) -> links.Next:
         """What a message is called with: the delivery chain, or the handler itself where nothing stands around it."""
-        return self.run or self.call()
+        run = self.run
+        if run is not None:
+            return run
+        bound = self.plan.bound
+        return bound.call if bound is not None else Handled
 
     def call(self) -> links.Next:
         """The handler, its parameters filled from a message."""
@@ -409,6 +414,10 @@ class Subscription:
         parcel.first = parcel.first or now
         if hub.ledger.observed:
             hub.ledger.emit(events.Taken(parcel.message, self.name, parcel.attempt))
+        if parcel.attempt > self.plan.attempts:  # cancelled again and again by somebody else than the bus
+            parcel.attempt -= 1
+            self.bury(parcel, AttemptsExhausted(f"cancelled {parcel.attempt} times; {self.name} allows as many attempts"))
+            return None
         ttl = parcel.message.ttl
         if ttl is not None and now - parcel.message.time > ttl:
             self.drop(parcel, Dropped("expired", self.name))
@@ -481,6 +490,17 @@ class Subscription:
         delivery.message = outcome.value
         return delivery
 
+    def settled_at_once(self, message: Message[Any], value: Any) -> bool:
+        """
+        For a bare handler's value on the quick road: True if all that is to be done was to hand it to who asked, and that is
+        done, so that its worker has only to count it.
+        """
+        plan = self.plan
+        if self.run is not None or plan.to is not None:
+            return False
+        to = message.reply_to
+        return to is None or plan.hub.answer_at_once(to, message, value)
+
     def settle(self, item: Item, outcome: Any, delivery: Delivery | None = None) -> None:
         """What a chain's outcome (or a bare handler's value) means for the delivery; never raises."""
         try:
@@ -550,10 +570,7 @@ class Subscription:
         """It goes back as if it had not been taken."""
         parcel = item if isinstance(item, Parcel) else Parcel(item)
         parcel.attempt = max(0, parcel.attempt - 1)
-        if parcel.attempt >= self.plan.attempts:
-            self.bury(parcel, AttemptsExhausted(f"cancelled {parcel.attempt} times; {self.name} allows as many attempts"))
-        else:
-            self.mailbox.give_back(parcel, front=True)
+        self.mailbox.give_back(parcel, front=True)
         return parcel
 
     def acknowledge(self, item: Item) -> None:

@@ -107,15 +107,16 @@ class Loop:
     def __init__(self, once: Once) -> None:
         self.once = once
         self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
         self.future: asyncio.Future[None] = self.loop.create_future()
         once.wake = self.wake
 
     def wake(self) -> None:
-        if asyncio._get_running_loop() is self.loop:
-            self._set()
-            return
         try:
-            self.loop.call_soon_threadsafe(self._set)
+            if threading.get_ident() == self.thread:
+                self._set()
+            else:
+                self.loop.call_soon_threadsafe(self._set)
         except RuntimeError:
             return  # its loop was closed: nobody waits
 

@@ -2,8 +2,8 @@
 A scheduler for the real code: threads that run one at a time, and change places where a seed says.
 
 The mailboxes' and runners' own code runs, on real threads. But only the thread that has the baton goes on, and it may have to
-hand it over before any bytecode of the modules that are watched (watch.py). Locks and time are virtual: a thread
-that cannot go on lets another, and time passes only when nobody can go on. So a seed says all there is to say: the same seed
+hand it over before any bytecode of the modules that are watched (watch.py). Locks, time and event loops (sim_loop.py) are
+virtual: a thread that cannot go on lets another, and time passes only when nobody can go on. So a seed says all there is to say: the same seed
 is the same run, step by step, and a run that fails can be seen again, as a story (stories.py).
 
     def scenario(sim):
@@ -22,6 +22,7 @@ any two bytecodes. So what passes here is safe in coarser grain too; what fails 
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -36,6 +37,7 @@ from typing import Any, Final
 
 import stories
 import watch
+from sim_loop import AsyncioShim, SimLoop
 
 MOST_STEPS: Final = 300_000
 """A run that takes more is taken to go round for ever; scenarios here take some thousands."""
@@ -117,6 +119,7 @@ class Simulation:
         self._next_change = 0
         self._turn_began = 0
         self.looking = False
+        self.loops: list[SimLoop] = []
         self._done = allocate_lock()
         self._done.acquire()
 
@@ -210,6 +213,8 @@ class Simulation:
             self.running = None
             for task in self._tasks:
                 real_join(task.thread, PATIENCE)
+            for loop in self.loops:
+                loop.sweep()
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
@@ -217,7 +222,11 @@ class Simulation:
         ours = [module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] == "pipebus"]
         replaced = [
             (module, name, real, shim)
-            for name, real, shim in (("threading", threading, Shim(self)), ("time", time, TimeShim(self)))
+            for name, real, shim in (
+                ("threading", threading, Shim(self)),
+                ("time", time, TimeShim(self)),
+                ("asyncio", asyncio, AsyncioShim(self)),
+            )
             for module in ours
             if getattr(module, name, None) is real
         ]
@@ -570,7 +579,7 @@ class VirtualClock:
             self.sim.block(seconds, self.sim.time + seconds)
 
     async def asleep(self, seconds: float) -> None:
-        raise NotImplementedError("the scheduler has no event loops yet")
+        await asyncio.sleep(seconds)
 
     def wait(self, gate: Any, timeout: float | None) -> bool:
         if timeout is None or timeout > 9e9:

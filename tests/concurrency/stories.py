@@ -127,5 +127,5 @@ def _interesting(frame: Any) -> bool:
     """A frame of the package or of a scenario: not the scheduler's own, and not the interpreter's library."""
     filename = frame.f_code.co_filename
     if os.path.dirname(filename) == HERE:
-        return os.path.basename(filename) not in {"scheduler.py", "stories.py", "watch.py"}
+        return os.path.basename(filename) not in {"scheduler.py", "sim_loop.py", "stories.py", "watch.py"}
     return "pipebus" in filename and os.path.basename(filename) != "threading.py"

@@ -61,7 +61,7 @@ every_break = pytest.mark.parametrize(
         ),
         planted(
             "lost wake-up: resume starts nobody",
-            SoloMailbox.resume, "if rare.parked else 0", "if False else 0", s.pausing,
+            SoloMailbox._resumed, "if rare.parked else 0", "if False else 0", s.pausing,
         ),
         planted(
             "double entry: a mailbox is scheduled again for each message that comes while it waits for its worker",
@@ -69,11 +69,11 @@ every_break = pytest.mark.parametrize(
         ),
         planted(
             "double entry: resume schedules what is on the list already",
-            SoloMailbox.resume, "if rare.parked else 0", "", s.pausing,
+            SoloMailbox._resumed, "if rare.parked else 0", "", s.pausing,
         ),
         planted(
             "lost at a stop: a put believes that what it left behind was kept",
-            SoloMailbox._put_again, "self.rare.left is left", "self.rare.closed is not None", s.stopping_when_nearly_idle,
+            SoloMailbox.put_again, "self.rare.left is left", "self.rare.closed is not None", s.stopping_when_nearly_idle,
         ),
         planted(
             "lost at a stop: what waits is not kept",
@@ -81,7 +81,7 @@ every_break = pytest.mark.parametrize(
         ),
         planted(
             "lost at an unsubscribe: a put believes that what it left behind was counted",
-            SoloMailbox._put_again, "self.rare.left is left", "self.rare.closed is not None", s.unsubscribing,
+            SoloMailbox.put_again, "self.rare.left is left", "self.rare.closed is not None", s.unsubscribing,
         ),
         planted(
             "lost at the end of a slice: the mailbox is not put back",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from scheduler import Simulation
 
-BY_BYTECODE: Final = ("mailbox", "mailbox_solo", "mailbox_shared", "runners", "inbox")
+BY_BYTECODE: Final = ("mailbox", "mailbox_solo", "mailbox_shared", "mailbox_asked", "runners", "inbox", "loops", "waiting")
 """Modules of the package in which threads may change places before each bytecode."""
 
 BY_LINE: Final = ("lifecycle", "subscription", "bus", "router", "room")

@@ -1008,6 +1008,29 @@ def test_s24_an_actor_spawned_again_at_once_still_has_one_message_at_a_time(sort
 
 
 @every_sort
+def test_s24_a_pause_holds_for_an_actor_that_was_spawned_again_while_it_was_busy(sort: Sort) -> None:
+    """Its last message ends: it is still paused."""
+    hold, free = Hold(), Hold(open=True)
+    with running() as bus:
+        actor = sort.spawn(bus, act=watched(hold, free, lambda: None, sort))
+        bus.publish(actor, "first")
+        hold.wait_started()
+        actor.stop()
+        old = actor.subscription
+        bus.spawn(actor, run=sort.run)
+        actor.subscription.pause()
+        bus.publish(actor, "second")
+        hold.open()
+        bus.drain(WAIT)
+        assert (free.given, actor.subscription.paused) == (["first"], True)
+        assert_conserved(old, accepted=1)
+        actor.subscription.resume()
+        bus.drain(WAIT)
+
+        assert free.given == ["first", "second"]
+
+
+@every_sort
 @pytest.mark.parametrize("meanwhile", ["stopped", "started-again"])
 def test_s25_an_actor_spawned_again_while_it_was_busy_outlives_a_restart(sort: Sort, meanwhile: str) -> None:
     """Its last message outlives even the bus: what came for it since is handled after it, once the bus runs."""
@@ -1293,6 +1316,32 @@ class AsDataclass(Actor):
         self.count += 1
 
 
+@dataclasses.dataclass(eq=False)
+class NamedDataclass(Actor):
+    """The name comes first, and has no default."""
+
+    name: str
+    count: int
+
+    def on_message(self, message: Message) -> None:
+        self.count += 1
+
+
+@dataclasses.dataclass(eq=False, frozen=True)
+class FrozenDataclass(Actor):
+    """What counts is not in its fields."""
+
+    counts: list[int]
+    name: str | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self.counts)
+
+    def on_message(self, message: Message) -> None:
+        self.counts.append(1)
+
+
 @dataclasses.dataclass(eq=False, slots=True)
 class AsSlottedDataclass(Actor):
     name: str | None
@@ -1313,6 +1362,12 @@ class Slotted(Actor):
         self.count += 1
 
 
+WRITTEN = (
+    "no-super", "no-super-named", "dataclass", "dataclass-named", "dataclass-name-first", "frozen", "frozen-named",
+    "slotted-dataclass", "slots", "slots-named",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("make", "name"),
     [
@@ -1320,11 +1375,14 @@ class Slotted(Actor):
         (lambda: NamedWithoutSuper(0), "counter"),
         (lambda: AsDataclass(0), None),
         (lambda: AsDataclass(0, "counter"), "counter"),
+        (lambda: NamedDataclass("counter", 0), "counter"),
+        (lambda: FrozenDataclass([]), None),
+        (lambda: FrozenDataclass([], "counter"), "counter"),
         (lambda: AsSlottedDataclass("counter"), "counter"),
         (lambda: Slotted(None), None),
         (lambda: Slotted("counter"), "counter"),
     ],
-    ids=["no-super", "no-super-named", "dataclass", "dataclass-named", "slotted-dataclass", "slots", "slots-named"],
+    ids=WRITTEN,
 )
 def test_s28_an_actors_class_may_be_written_in_any_way(make: Callable[[], Any], name: str | None) -> None:
     """Without super().__init__(), as a dataclass(eq=False), with slots: it is an actor, and keeps its state."""
@@ -1597,6 +1655,27 @@ def test_s25_what_a_filters_start_spawns_on_a_thread_is_started_too(what: str) -
         hold.wait_started()
 
         assert hold.given == ["hello"]
+
+
+def test_s25_an_async_start_of_a_filter_may_spawn_and_subscribe() -> None:
+    """It runs on the bus's loop, and finds the bus as ready as a plain one does."""
+    hold = Hold(open=True)
+
+    class Brings(Transform):
+        async def start(self, context: Any) -> None:
+            context.bus.spawn(Notes("helper", hold))
+            context.bus.subscribe("helper", hold)
+
+        def transform(self, message: Message) -> Message:
+            return message
+
+    bus = Bus()
+    bus.use(Brings())
+    starting = InThread(bus.start)
+    starting.result()
+    with running(bus):
+        assert bus.publish("helper", "hello") == Receipt(2)
+        hold.wait_started(2)
 
 
 def test_s27_two_buses_share_no_actor_and_no_name() -> None:

@@ -25,7 +25,6 @@ from actor_helpers import (
     Notes,
     every_asked_sort,
     every_free_sort,
-    every_sort_around_handlers,
 )
 from flow_helpers import (
     LONG,
@@ -59,6 +58,7 @@ from pipebus import (
     SubjectChanged,
     SubjectError,
     SubscriptionError,
+    Transform,
     UnsupportedCapability,
     around,
     branch,
@@ -436,7 +436,7 @@ def fine_transform(message: Message) -> Message:
     return message
 
 
-@every_sort_around_handlers
+@every_asked_sort
 @both_colours
 @pytest.mark.parametrize("whose", ["bus", "own"])
 def test_s20_a_filter_actor_may_stand_around_handlers(sort: AskedSort, colour: str, whose: str) -> None:
@@ -469,7 +469,7 @@ def test_s20_a_filter_actor_may_stand_around_handlers(sort: AskedSort, colour: s
         assert actor.questions == ["good", "spam", "bad"]
 
 
-@every_sort_around_handlers
+@every_asked_sort
 def test_s20_one_filter_actor_may_serve_both_ends_and_many_handlers(sort: AskedSort) -> None:
     """Asked once for the publish, and once for each delivery."""
     bus = Bus()
@@ -541,7 +541,7 @@ def test_s30_a_filter_actor_stands_around_no_reader() -> None:
 # --- what it is never asked about --------------------------------------------------------------------------------------
 
 
-@every_sort_around_handlers
+@every_asked_sort
 @every_road
 @every_way
 @pytest.mark.parametrize("at", ["publish", "delivery"])
@@ -841,6 +841,25 @@ def test_s11_a_subscription_that_fails_leaves_no_filter_actor_behind() -> None:
             bus.subscribe("s", fine, name="taken", filters=[actor])
 
         assert [one.name for one in bus.subscriptions] == ["taken"]
+        assert bus.spawn(actor).bus is bus
+
+
+def test_s11_a_subscription_whose_filter_cannot_start_leaves_no_filter_actor_behind() -> None:
+    """On a started bus filters start at once: the filter actor before one that fails goes with it."""
+
+    class Fails(Transform):
+        def start(self, context: Any) -> None:
+            raise Boom("no file")
+
+        def transform(self, message: Message) -> Message:
+            return message
+
+    with running() as bus:
+        actor = Asked()
+        with pytest.raises(Boom):
+            bus.subscribe("s", fine, filters=[actor, Fails()])
+
+        assert bus.subscriptions == []
         assert bus.spawn(actor).bus is bus
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +53,7 @@ from pipebus import (
     when,
 )
 from pipebus.events import Discarded, Refused, StateChanged, Taken
+from pipebus.transports.memory import MemoryTransport
 
 both_colours = pytest.mark.parametrize("colour", ["sync", "async"])
 """Run a test once with a plain handler and once with an async one."""
@@ -475,6 +477,56 @@ def test_s25_a_stop_does_not_wait_for_a_filter_actor_longer_than_it_may() -> Non
         assert waits.result() == Receipt(0)
 
 
+class OpensLate(MemoryTransport):
+    """A transport that calls something once: when a stop has found the bus quiet, asks it too, and has not closed it yet."""
+
+    late: Callable[[], None] | None = None
+
+    @property
+    def local(self) -> bool:
+        late = self.late
+        if late is not None and sys._getframe(1).f_code.co_name == "_transport_quiet":
+            self.late = None
+            late()
+        return True
+
+
+@every_free_sort
+def test_s25_a_stop_that_has_to_open_again_for_a_late_message_keeps_the_questions(sort: AskedSort) -> None:
+    """Publishers that had begun before the stop come just after it found the bus quiet: who asks gets an answer."""
+    turnstile, answer, hold = Answers(), Answers(), Hold()
+    transport = OpensLate()
+    bus = Bus(transport)
+    bus.use(when("work", lambda message, call_next: call_next(turnstile(message))))
+    bus.use(when("asked.about", lambda message, call_next: call_next(turnstile(message))))
+    actor = patient(sort.make(bus, answer=answer))
+    bus.use(when("asked.about", actor))
+    with running(bus):
+        work = bus.subscribe("work", hold)
+        publishers = [InThread(bus.publish, subject) for subject in ("work", "work", "asked.about", "asked.about")]
+        turnstile.wait_started(4)
+
+        def late() -> None:
+            turnstile.open()
+            hold.wait_started()
+            answer.wait_started()
+            actor.wait_for_line(questions=1)
+            wait_until(lambda: work.stats()["pending"] == 1, "a message waits")
+
+        transport.late = late
+        stopping = InThread(bus.stop, WAIT)
+        wait_until(lambda: transport.late is None and work.stats()["pending"] == 1, "they have come late")
+        hold.open()
+        answer.open()
+
+        assert stopping.result().drained
+        assert [publisher.result() for publisher in publishers[:2]] == [Receipt(1)] * 2
+        for publisher in publishers[2:]:
+            assert publisher.result() == Receipt(0)
+        assert work.stats()["acknowledged"] == 2
+        assert actor.subscription.stats()["questions"] == 2
+
+
 def test_s25_a_paused_filter_actor_does_not_hold_a_stop_up() -> None:
     """Whoever stands in its line is told that it has stopped."""
     bus = Bus()
@@ -681,7 +733,7 @@ def test_s23_any_number_of_handlers_may_wait_for_one_filter_actor(pool: int | No
 
 @pytest.mark.parametrize("mail", ["control-mail", "questions"])
 def test_s23_a_filter_actor_that_is_never_idle_leaves_room_for_others(mail: str) -> None:
-    """It feeds itself for ever, or others do, on a pool of one: another subscriber's message is handled."""
+    """It feeds itself for ever, or its line of questions is never empty, on a pool of one: another message is handled."""
     stop = threading.Event()
     going = threading.Semaphore(0)
     bus = Bus(pool=1)
@@ -691,7 +743,12 @@ def test_s23_a_filter_actor_that_is_never_idle_leaves_room_for_others(mail: str)
         if not stop.is_set():
             bus.publish(endless)
 
-    endless = bus.spawn(Asked("endless", control=feed))
+    def answer(message: Message) -> Message:
+        line: Any = endless.subscription.mailbox
+        wait_until(lambda: line.questions > 0 or stop.is_set(), "the next question stands in line")
+        return message
+
+    endless = patient(bus.spawn(Asked("endless", answer, feed)))
     bus.use(when("s", endless))
     with running(bus):
         bus.subscribe("stop", lambda message: stop.set())
@@ -735,7 +792,7 @@ def test_s23_a_chain_of_filter_actors_works_on_a_pool_of_one() -> None:
         assert bus.dead_letters.list() == []
 
 
-@every_sort_around_handlers
+@every_asked_sort
 def test_s23_a_handler_whose_delivery_waits_for_a_filter_actor_gives_its_worker_up(sort: AskedSort) -> None:
     """Another subscriber's message is handled meanwhile, on a pool of one."""
     answer = Answers()

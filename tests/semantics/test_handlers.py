@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import gc
 import inspect
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from actor_helpers import Asked
-from flow_helpers import WAIT, Hold, InThread, boom, fine, running, wait_until
+from flow_helpers import WAIT, Hold, InThread, boom, fine, hasty_threads, running, wait_until
 from pipebus import (
     Bus,
     BusClosed,
@@ -334,6 +335,32 @@ def test_s11_errors_name_the_line_where_a_handler_was_written_down(mistake: Call
         with running(bus):
             assert bus.publish("s") == bus.publish("before") == Receipt(1)
     bus.stop(WAIT)
+
+
+def test_s11_an_include_that_fails_touches_nobody_elses_subscription() -> None:
+    """Another thread subscribes meanwhile: what it has stays."""
+    bus = Bus()
+    bus.subscribe("elsewhere", fine, name="taken")
+    going, enough = threading.Event(), threading.Event()
+
+    def include() -> None:
+        while not enough.is_set():
+            handlers = Handlers()
+            handlers.on("a", name="first")(fine)
+            handlers.on("b", name="taken")(fine)
+            with pytest.raises(SubscriptionError, match="exists already"):
+                bus.include(handlers)
+            going.set()
+
+    with running(bus), hasty_threads():
+        including = InThread(include)
+        assert going.wait(WAIT)
+        for _ in range(500):
+            mine = bus.subscribe("mine", fine, name="mine")
+            assert {bus.publish("mine") for _ in range(20)} == {Receipt(1)}
+            mine.unsubscribe()
+        enough.set()
+        including.result()
 
 
 def test_s11_of_several_handlers_those_that_cannot_be_included_leave_the_others_as_they_were() -> None:

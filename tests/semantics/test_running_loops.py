@@ -465,9 +465,16 @@ def test_s13_an_awaitable_object_may_be_what_a_handler_returns(callers: bool) ->
 @every_loop
 @one_or_three
 def test_s13_a_handler_may_return_any_awaitable(callers: bool, workers: int) -> None:
-    """A plain function that says `colour = "async"` and returns a future: it is awaited like a coroutine."""
+    """
+    A plain function that says `colour = "async"` and returns a future: it is awaited like a coroutine, and what it sets is
+    gone with its message.
+    """
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nothing")
+    found: list[str] = []
 
     def handle(message: Message) -> asyncio.Future[None]:
+        found.append(variable.get())
+        variable.set("by the handler")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if message.body == "fails":
             future.set_exception(Boom("it fails"))
@@ -483,6 +490,7 @@ def test_s13_a_handler_may_return_any_awaitable(callers: bool, workers: int) -> 
         bus.drain(WAIT)
 
         assert (subscription.stats()["acknowledged"], subscription.stats()["dead"]) == (2, 1)
+        assert found == ["nothing"] * 3
 
 
 # --- a CancelledError of the handler's own -----------------------------------------------------------------------------
@@ -618,6 +626,13 @@ async def _waits_then_cancels_itself_and_ends(message: Message) -> None:
     await _cancels_itself_and_ends(message)
 
 
+async def _times_out_then_cancels_itself_and_ends(message: Message) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
+    await _cancels_itself_and_ends(message)
+
+
 async def _swallows_its_own_cancellation(message: Message) -> None:
     with suppress(asyncio.CancelledError):
         await _cancels_itself_and_waits(message)
@@ -630,7 +645,8 @@ def _plain_cancels_its_task(message: Message) -> None:
 
 
 ENDS_WELL = (
-    _cancels_itself_and_ends, _waits_then_cancels_itself_and_ends, _swallows_its_own_cancellation, _plain_cancels_its_task,
+    _cancels_itself_and_ends, _waits_then_cancels_itself_and_ends, _times_out_then_cancels_itself_and_ends,
+    _swallows_its_own_cancellation, _plain_cancels_its_task,
 )  # fmt: skip
 
 
@@ -661,8 +677,12 @@ def test_s13_a_cancellation_that_a_handler_leaves_behind_does_not_touch_the_next
         assert len(bus.dead_letters) == 0
 
 
-def test_s13_a_handler_whose_helper_cancels_it_is_not_run_for_ever() -> None:
-    """A hand-made time-out, on the bus's own loop, where nobody but the bus ends anything: the handler has failed."""
+@every_loop
+def test_s13_a_handler_whose_helper_cancels_it_is_not_run_for_ever(callers: bool) -> None:
+    """
+    A hand-made time-out. On the bus's own loop nobody but the bus ends anything, so the handler has failed at once; on a
+    caller's it might have been the caller, so it is tried as often as its subscription allows.
+    """
     attempts: list[int] = []
 
     async def handle(message: Message, delivery: Delivery) -> None:
@@ -672,12 +692,12 @@ def test_s13_a_handler_whose_helper_cancels_it_is_not_run_for_ever() -> None:
         asyncio.get_running_loop().call_soon(task.cancel)
         await asyncio.Event().wait()
 
-    with running() as bus:
+    with on_loop(Bus(), callers) as bus:
         subscription = bus.subscribe("s", handle, attempts=3)
         bus.publish("s")
         bus.drain(WAIT)
 
-        assert len(attempts) <= 3
+        assert attempts == ([1, 2, 3] if callers else [1])
         assert subscription.stats()["dead"] == 1
         assert_conserved(subscription, accepted=1)
 
@@ -860,6 +880,24 @@ def test_s25_a_stop_in_the_middle_of_a_burst_loses_no_message_and_no_mailbox(cal
 
 
 # --- handlers that do not end ------------------------------------------------------------------------------------------
+
+
+class Block:
+    """A call that blocks its thread until it is freed."""
+
+    def __init__(self) -> None:
+        self._entered = threading.Event()
+        self._free = threading.Event()
+
+    def __call__(self) -> None:
+        self._entered.set()
+        assert self._free.wait(3 * WAIT)
+
+    def wait_entered(self) -> None:
+        assert self._entered.wait(WAIT)
+
+    def free(self) -> None:
+        self._free.set()
 
 
 class Stubborn:
@@ -1051,6 +1089,45 @@ def test_s25_a_thread_that_a_handler_has_left_behind_is_waited_for_and_reported(
     wait_until(lambda: set(threading.enumerate()) <= before, "the threads have ended")
 
 
+def test_s25_a_worker_that_begins_after_the_stop_leaves_the_message_to_the_new_loop() -> None:
+    """Its loop was blocked between its making and its first step, and goes on when the bus runs on another loop already."""
+    handled: list[tuple[Any, asyncio.AbstractEventLoop]] = []
+    first, second, third = Block(), Block(), Block()
+
+    async def handle(message: Message) -> None:
+        handled.append((message.body, asyncio.get_running_loop()))
+
+    def stand(message: Message) -> None:
+        third()
+
+    bus = Bus()
+    standing = bus.subscribe("stand", stand, run="loop")
+    subscription = bus.subscribe("s", handle)
+    with LoopInThread("old-loop") as old:
+        old.run(bus.astart())
+        standing.pause()
+        bus.publish("stand")
+        old.loop.call_soon_threadsafe(first)
+        first.wait_entered()
+        bus.publish("s", "a message")
+        old.loop.call_soon_threadsafe(second)
+        first.free()
+        second.wait_entered()
+        report = bus.stop(timeout=0.0)
+        assert report.left == {standing.name: 1, subscription.name: 1}
+        standing.resume()
+        with running(bus):
+            third.wait_entered()  # the new loop has not come to the message yet
+            second.free()
+            old.call(lambda: None)
+            third.free()
+            bus.drain(WAIT)
+
+            assert [body for body, _ in handled] == ["a message"]
+            assert handled[0][1] is not old.loop
+            assert_conserved(subscription, accepted=1)
+
+
 # --- a loop that ends before the bus -----------------------------------------------------------------------------------
 
 
@@ -1136,6 +1213,32 @@ def test_s25_asyncio_run_ends_even_if_handlers_clean_up_with_tasks() -> None:
     assert sum(report.left.values()) == 6
     assert len(bus.dead_letters) == 0
     assert_conserved(*subscriptions, accepted=1)
+
+
+@one_or_three
+def test_s25_asyncio_run_ends_even_if_a_handler_lets_its_cancellation_pass(workers: int) -> None:
+    """It swallows it and ends well: its message is acknowledged, what is behind it is left, and `asyncio.run` ends."""
+    started = threading.Event()
+
+    async def handle(message: Message) -> None:
+        started.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    bus = Bus()
+    subscription = bus.subscribe("s", handle, workers=workers)
+
+    async def main() -> None:
+        await bus.astart()
+        for body in range(5):
+            bus.publish("s", body)
+        await until(started)
+
+    amain(main)
+
+    assert bus.stop(timeout=0.0).left == {subscription.name: 5 - workers}
+    assert subscription.stats()["acknowledged"] == workers
+    assert_conserved(subscription, accepted=5)
 
 
 def test_s25_what_comes_after_the_loop_has_ended_is_kept_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -156,11 +156,11 @@ class Carriers(Actor):
         super().__init__(CARRIERS)
         self.delays = delays
 
-    def on_message(self, message: Message[str]) -> Carrier:
+    def on_message(self, code: str) -> Carrier:
         known = self.delays.carriers
-        if message.body not in known:
-            raise LookupError(f"no flight of {message.body!r} was accepted; there are {', '.join(sorted(known)) or 'none'}")
-        return deepcopy(known[message.body])  # in memory, whoever asks gets the very object that we return
+        if code not in known:
+            raise LookupError(f"no flight of {code!r} was accepted; there are {', '.join(sorted(known)) or 'none'}")
+        return deepcopy(known[code])  # in memory, whoever asks gets the very object that we return
 
 
 class Alerts:
