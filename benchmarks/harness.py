@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from threading import Event
@@ -33,14 +33,17 @@ class Contender:
     Args:
         guarantees: One honest phrase: what it promises, or does not.
         run: Does the work once, `size` times over, and returns one figure for each column of the workload.
-        reach_ratio: How many times the limit we mean to stay under. Printed by `--check`, never enforced.
-        reach_value: The same for the figure itself, in the unit of the first column.
+        reach_ratio: How many times the limit we mean to stay under, in the first column, or by column. Printed by
+            `--check`, never enforced.
+        reach_value: The same for the figure itself, in the column's unit.
+        against: The contender that its ratios are taken to; None: the limit.
     """
 
     guarantees: str
     run: Callable[[int], Mapping[str, float]]
-    reach_ratio: float | None = None
-    reach_value: float | None = None
+    reach_ratio: float | Mapping[str, float] | None = None
+    reach_value: float | Mapping[str, float] | None = None
+    against: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Workload:
         contenders: By name; the first one is the limit that the others are divided by.
         size: How many messages (or subscribers) one run takes.
         sized_by: What `size` counts; `--messages` only changes workloads that count messages.
+        when_named: It takes long, and runs only when it is asked for by name.
+        without_ratio: Columns that are not compared: a ratio of small counts says nothing.
     """
 
     about: str
@@ -60,6 +65,8 @@ class Workload:
     contenders: Mapping[str, Contender]
     size: int = 200_000
     sized_by: str = "messages"
+    when_named: bool = False
+    without_ratio: Collection[str] = ()
 
 
 def anything(message: Any) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from clocks import Crowd
 from harness import SUBJECT, Flow, Handler
 
 GUARANTEES = "mailbox of 10,000 that blocks its publisher, errors to dead letters, drain and stop"
@@ -30,3 +31,14 @@ def open_flow(filters: Sequence[Any], handle: Handler, **subscription: Any) -> F
 
 
 open_wide = partial(open_flow, mailbox=ROOMY)
+
+
+def open_crowd(crowd: Crowd, **subscription: Any) -> Flow:
+    """A started memory bus with many subscriptions."""
+    from pipebus import Bus
+
+    bus = Bus()
+    for subject, handle in crowd:
+        bus.subscribe(subject, handle, **subscription)
+    bus.start()
+    return Flow(bus.publish, bus.stop)

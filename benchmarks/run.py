@@ -14,6 +14,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
+from math import nan
 from pathlib import Path
 from statistics import median
 
@@ -30,9 +32,9 @@ def main() -> int:
     """Parse the command line and do what it asks."""
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description="What a message costs.")
     names = ", ".join(WORKLOADS)
-    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {names}; all when none is named")
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {names}; the quick ones when none is named")
     parser.add_argument("--rounds", type=int, default=5, help="how often each contender runs (default 5)")
-    parser.add_argument("--messages", type=int, help="messages a run (default 200,000)")
+    parser.add_argument("--messages", type=int, help="messages a run; each workload has a number of its own")
     parser.add_argument("--check", action="store_true", help="our reach beside the figures; never fails")
     parser.add_argument("--json", action="store_true", help="every figure in one JSON object, no tables")
     parser.add_argument("--profile", metavar="WORKLOAD", help="where the time of pipebus goes, step by step")
@@ -53,7 +55,7 @@ def main() -> int:
         return 0
 
     results: dict[str, Figures] = {}
-    for name in args.workloads or WORKLOADS:
+    for name in args.workloads or [name for name, workload in WORKLOADS.items() if not workload.when_named]:
         workload = WORKLOADS[name]
         size = args.messages if args.messages and workload.sized_by == "messages" else workload.size
         results[name] = measure(name, args.rounds, size)
@@ -89,31 +91,41 @@ def progress(text: str) -> None:
 
 def table(workload: Workload, figures: Figures, *, check: bool) -> str:
     """Lay out medians, the range of the first figure, and the median of the ratios that each round gives."""
-    limit = next(iter(figures.values()))
+    limit = next(iter(figures))
     first, *others = workload.columns
     head = ["contender", workload.columns[first], "min-max", "ratio"]
     for key in others:
-        head += [workload.columns[key], "ratio"]
+        head += [workload.columns[key], *(["ratio"] if key not in workload.without_ratio else [])]
     rows = [[*head, *(["reach"] if check else []), "what it guarantees"]]
     for name, runs in figures.items():
         contender = workload.contenders[name]
-        values = {key: [run[key] for run in runs] for key in workload.columns}
-        ratios = {key: median(run[key] / least[key] for run, least in zip(runs, limit, strict=True)) for key in values}
-        least, most = min(values[first]), max(values[first])
-        row = [name, digits(median(values[first])), f"{digits(least)}-{digits(most)}", f"{ratios[first]:.2f}"]
+        base = figures[contender.against or limit]
+        values = {key: median(run[key] for run in runs) for key in workload.columns}
+        pairs = list(zip(runs, base, strict=True))
+        ratios = {key: median(ratio(run[key], least[key]) for run, least in pairs) for key in values}
+        least, most = (choose(run[first] for run in runs) for choose in (min, max))
+        row = [name, digits(values[first]), f"{digits(least)}-{digits(most)}", f"{ratios[first]:.2f}"]
         for key in others:
-            row += [digits(median(values[key])), f"{ratios[key]:.2f}"]
-        row += [reach(contender, median(values[first]), ratios[first])] if check else []
+            row += [digits(values[key]), *([f"{ratios[key]:.2f}"] if key not in workload.without_ratio else [])]
+        row += [reach(contender, first, values, ratios)] if check else []
         rows.append([*row, contender.guarantees])
     return aligned(rows)
 
 
-def reach(contender: Contender, value: float, ratio: float) -> str:
-    """Say what we mean to stay under, and whether this run did."""
-    for found, most in ((ratio, contender.reach_ratio), (value, contender.reach_value)):
-        if most is not None:
-            return f"<= {most:g} {'met' if found <= most else 'missed'}"
-    return ""
+def ratio(figure: float, base: float) -> float:
+    """How many times the base; what is measured against nothing has no ratio."""
+    return figure / base if base > 0 else nan
+
+
+def reach(contender: Contender, first: str, values: Mapping[str, float], ratios: Mapping[str, float]) -> str:
+    """Say what we mean to stay under, and whether this run did; columns other than the first are named."""
+    said = []
+    for found, goals in ((ratios, contender.reach_ratio), (values, contender.reach_value)):
+        for key, most in (goals if isinstance(goals, Mapping) else {first: goals}).items():
+            if most is not None:
+                column = "" if key == first else f"{key} "
+                said.append(f"{column}<= {most:g} {'met' if found[key] <= most else 'missed'}")
+    return ", ".join(said)
 
 
 def digits(value: float) -> str:

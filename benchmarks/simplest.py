@@ -12,6 +12,7 @@ from queue import Queue
 from threading import Thread
 from typing import Any
 
+from clocks import Crowd
 from harness import SUBJECT, Flow, Handler
 
 GUARANTEES = "unbounded queues, a thread a subscriber, no errors handled, filters see the way in only"
@@ -71,4 +72,12 @@ def open_flow(filters: Sequence[Filter], handle: Handler) -> Flow:
     """One subscriber on one subject."""
     bus = Bus(filters)
     bus.subscribe(SUBJECT, handle)
+    return Flow(bus.publish, bus.stop)
+
+
+def open_crowd(crowd: Crowd) -> Flow:
+    """Many subscribers, each with its queue and its thread."""
+    bus = Bus()
+    for subject, handle in crowd:
+        bus.subscribe(subject, handle)
     return Flow(bus.publish, bus.stop)

@@ -298,12 +298,12 @@ class Bus:
                 "request waits for its reply and would stop the running event loop; use `await bus.arequest(…)`"
             )
         timeout = _seconds(timeout, "timeout")
-        self.lifecycle.check_publish()
+        run = self._find(subject)
         address, answer = self.replies.prepare(subject)
         waiter = Gates(answer)
         try:
             message = self._question(subject, body, address, **options)
-            self.replies.published(message, answer, self._pass(self._find(subject), message))
+            self.replies.published(message, answer, self._pass(run, message))
             return self.replies.result(waiter.wait(self.services, timeout, lambda: self.replies.late(message, timeout)))
         finally:
             del self.replies.open[address]
@@ -329,6 +329,8 @@ class Bus:
         self, subject: Any, body: Any, reply_to: Any, *, headers: Mapping[str, str] | None = None, key: str | None = None,
         id: str | None = None, ttl: float | None = None, correlation_id: str | None = None,
     ) -> Message[Any]:  # fmt: skip
+        if headers is None and key is None and id is None and ttl is None and correlation_id is None:
+            return make_message(subject, body, NO_HEADERS, self._next_id(), self.clock.now(), None, None, reply_to)
         return self._compose(subject, body, headers, key, id, ttl, reply_to, correlation_id)
 
     async def _apublish(self, route: Route, message: Message[Any], delay: float) -> Receipt | Dropped:

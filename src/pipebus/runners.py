@@ -24,7 +24,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
 from pipebus.clock import Clock
@@ -37,6 +37,7 @@ from pipebus.message import HANDLED, Message
 SLICE: Final = 0.005  # seconds that a worker stays with one mailbox while others are ready: CPython's own switch interval
 CHUNK: Final = 32  # messages between two looks at the clock
 LENT_LIMIT: Final = 256  # threads that may stand in for blocked workers
+NOTHING_LENT: Final = nullcontext()
 
 _here = threading.local()
 
@@ -294,13 +295,15 @@ class Pool:
             self.wake()
         return True
 
-    @contextmanager
-    def lent(self) -> Iterator[None]:
+    def lent(self) -> AbstractContextManager[None]:
         """Entered around a wait: a worker's slot goes to a substitute meanwhile."""
         worker = threading.current_thread()
         if not isinstance(worker, Worker) or worker.pool is not self or self.lent_out >= LENT_LIMIT:
-            yield
-            return
+            return NOTHING_LENT
+        return self._lend()
+
+    @contextmanager
+    def _lend(self) -> Iterator[None]:
         with self.lock:
             self.lent_out += 1
             self.ever_lent = True

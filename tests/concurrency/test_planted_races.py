@@ -49,7 +49,7 @@ every_break = pytest.mark.parametrize(
         ),
         planted(
             "lost wake-up: nobody is woken when a handler lends its slot",
-            Pool.lent, "if self.ready:", "if False:", s.substitute,
+            Pool._lend, "if self.ready:", "if False:", s.substitute,
         ),
         planted(
             "lost wake-up: a reader does not look again before it sleeps",

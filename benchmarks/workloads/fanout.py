@@ -1,0 +1,38 @@
+"""
+fanout: one publish reaches a hundred subscribers of one subject. What one more subscriber costs.
+
+All share the publisher's message. The time is that of one publish and of its hundred deliveries.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import limit_pool
+import ours
+import simplest
+from clocks import Crowd, time_crowd
+from harness import SUBJECT, Contender, Flow, Workload
+
+SUBSCRIBERS = 100
+
+
+def contender(guarantees: str, open_crowd: Callable[[Crowd], Flow], reach_ratio: float | None = None) -> Contender:
+    """A hundred handlers on one subject."""
+
+    def run(size: int) -> Mapping[str, float]:
+        return time_crowd(open_crowd, [SUBJECT] * SUBSCRIBERS, size)
+
+    return Contender(guarantees, run, reach_ratio)
+
+
+WORKLOAD = Workload(
+    about=f"one publish to {SUBSCRIBERS} subscribers of one subject (messages: what the handlers see)",
+    columns={"us": f"µs a publish of {SUBSCRIBERS}", "cpu": "CPU µs"},
+    contenders={
+        "limit": contender(limit_pool.GUARANTEES, limit_pool.open_crowd),
+        "simplest": contender(simplest.GUARANTEES, simplest.open_crowd),
+        "pipebus": contender(ours.GUARANTEES, ours.open_crowd, 1.3),
+        "pipebus-wide": contender(ours.WIDE, partial(ours.open_crowd, mailbox=ours.ROOMY), 1.3),
+    },
+    size=1_000_000,
+)
