@@ -299,8 +299,7 @@ class Bus:
             )
         timeout = _seconds(timeout, "timeout")
         run = self._find(subject)
-        address, answer = self.replies.prepare(subject)
-        waiter = Gates(answer)
+        address, answer, waiter = self.replies.prepare(subject, Gates)
         try:
             message = self._question(subject, body, address, **options)
             self.replies.published(message, answer, self._pass(run, message))
@@ -316,8 +315,7 @@ class Bus:
         """`request` for coroutines."""
         timeout = _seconds(timeout, "timeout")
         route = self.route(subject)
-        address, answer = self.replies.prepare(subject)
-        waiter = Loop(answer)
+        address, answer, waiter = self.replies.prepare(subject, Loop)
         try:
             message = self._question(subject, body, address, **options)
             self.replies.published(message, answer, await self._apublish(route, message, 0.0))

@@ -78,6 +78,13 @@ class Parts(Protocol):
     def delivery_nodes(self) -> tuple[pipeline.Node, ...]: ...
 
 
+class Round:
+    """One start of the bus, and what its stop found."""
+
+    def __init__(self) -> None:
+        self.report: StopReport | None = None
+
+
 class Lifecycle:
     """The states of one bus."""
 
@@ -90,7 +97,7 @@ class Lifecycle:
         self._stopping = threading.Lock()  # held by the one thread that stops
         self._hurry = False
         self._bell: Bell | None = None  # while somebody is in `run`
-        self._report: StopReport | None = None
+        self._round = Round()
         self._pid = os.getpid()
         self._started: list[pipeline.Step] = []
 
@@ -141,7 +148,7 @@ class Lifecycle:
                 for subscription in bus.router.subscriptions():
                     check_delivery(subscription, bus.delivery_nodes)
                 self.stop_wanted = self._hurry = False
-                self._report = None
+                self._round = Round()
                 self._started = []
             # Without the lock: a filter's start may subscribe somebody, also from the bus's loop.
             self.start_filters([bus.router.nodes, bus.delivery_nodes, *self._own_chains()])
@@ -272,14 +279,15 @@ class Lifecycle:
         with self._starting, self.lock:
             if self.state == "new":
                 return StopReport()
+            this = self._round
             changed = self._change("draining") if self.state == "started" else None
             for schedule in self.bus.schedules:
                 schedule.end()
         self.bus.ledger.emit(changed)
         with self._stopping:
-            if self._report is None:
-                self._report = self._stop(deadline, drain)
-            return self._report
+            if this.report is None:  # else another thread has stopped it; and it may have been started again since
+                this.report = self._stop(deadline, drain)
+            return this.report
 
     def from_inside(self) -> bool:
         """In a handler, filter or observer: a stop would wait for itself."""

@@ -309,6 +309,8 @@ class LoopWorker:
                     self._here.mailbox = None
                     if mailbox.rest():
                         return False
+                    items = mailbox.items or items  # another one, if the bus has stopped and opened again meanwhile
+                    take = items.popleft
                     continue
                 mailbox.taken += 1
                 context = self.context(mailbox)
@@ -375,7 +377,7 @@ class Crew:
         self.ending = False  # workers that have nothing to do end
         self.over = False  # nobody waits for them any more
         self.called = False  # a `spread` is on its way
-        self.thread = 0  # the one that the loop has last run on; (to ask for the running loop may be a system call)
+        self.thread = 0  # the one that the loop was last seen to run on
         self.gate: Any = None  # opened when the last worker has ended
 
     def spread(self) -> None:
@@ -392,7 +394,7 @@ class Crew:
             self.workers[worker] = None
             # Not by `create_task`, which may be told to run a first step at once, inside whoever publishes.
             worker.task = asyncio.Task(worker.run(), loop=self.loop, name="pipebus-worker", context=contextvars.Context())
-            worker.task.add_done_callback(functools.partial(self.never_began, worker))
+            worker.task.add_done_callback(functools.partial(self.never_began, worker), context=contextvars.Context())
 
     def never_began(self, worker: LoopWorker, _: object) -> None:
         """A task is done. One that was cancelled before its first step has not come to its own end."""
@@ -403,6 +405,8 @@ class Crew:
     def return_(self, mailbox: Any) -> None:
         """A mailbox that was given to a worker, and not begun."""
         self.ready.append(mailbox)
+        if self.over:
+            sweep(self.ready)
         self.soon()
 
     def soon(self, parcel: Any = None) -> None:
@@ -417,7 +421,7 @@ class Crew:
             self.spread()
 
         if not self.ending:
-            self.loop.call_later(SOON, go_on)
+            self.loop.call_later(SOON, go_on, context=contextvars.Context())
 
     @staticmethod
     def wake(worker: LoopWorker, mailbox: Any) -> None:
@@ -490,7 +494,8 @@ class LoopRunner:
             return
         crew.called = True
         try:
-            if threading.get_ident() == crew.thread and crew.loop.is_running():
+            # The thread is a cheap first look; to ask for the running loop may be a system call.
+            if threading.get_ident() == crew.thread and asyncio._get_running_loop() is crew.loop:
                 crew.spread()
             else:
                 crew.loop.call_soon_threadsafe(crew.spread)
@@ -530,11 +535,11 @@ class LoopRunner:
         if crew is None:
             return []
         crew.ending = True
-        if crew.workers:
-            gate = crew.gate = threading.Lock()
-            gate.acquire()
-            if crew.on_loop(crew.end) and not self.clock.wait(gate, timeout) and crew.on_loop(crew.cancel):
-                self.clock.wait(gate, GRACE)
+        # Also if no worker is to be seen: a `spread` may just be making one, and is over when `end` runs.
+        gate = crew.gate = threading.Lock()
+        gate.acquire()
+        if crew.on_loop(crew.end) and not self.clock.wait(gate, timeout) and crew.on_loop(crew.cancel):
+            self.clock.wait(gate, GRACE)
         crew.over = True
         if crew.loop.is_closed():  # its coroutines will never go on; the collector would end them some time
             for worker in list(crew.workers):

@@ -13,6 +13,9 @@ lock: items = None; is D empty? if not, items = D again and go on), the orders a
     stop: None, keep D as what is left over; an append before or after that is part of it, and accepted
     unsubscribe: None, drop what D has; an append after that is found and taken back by its put
 
+    a stop that opens once more (lifecycle.py): a mailbox whose worker is in a handler may get another deque, which nobody
+        schedules; the worker takes it up when it finds its own empty
+
 So no message is lost, none is delivered twice, and the mailbox is on a ready list exactly once: only the change from None to
 a deque schedules it, and only the worker that took it from the ready list brings it to rest. A D that was left is never used
 again. This needs two things of the interpreter: that an append, a popleft and an attribute's load or store each happen at

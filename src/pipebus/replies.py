@@ -11,7 +11,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from pipebus import checks, pipeline
 from pipebus.clock import Clock
@@ -27,6 +27,7 @@ from pipebus.waiting import Once
 PREFIX: Final = "_reply."
 
 Outcome = Receipt | Dropped
+W = TypeVar("W")
 
 
 class Answer(Address, Once):
@@ -97,9 +98,9 @@ class Replies:
 
     # --- asking --------------------------------------------------------------------------------------------------------
 
-    def prepare(self, subject: Any) -> tuple[Any, Answer]:
+    def prepare(self, subject: Any, kind: Callable[[Once], W]) -> tuple[Any, Answer, W]:
         """
-        An address for the answer to a request on `subject`.
+        An address for the answer to a request on `subject`, and (of this kind) who waits for it.
 
         Raises:
             NoResponder: the one who asks is the only one who could answer.
@@ -109,12 +110,13 @@ class Replies:
         if own is not None and bus.route(subject).mailboxes == (own,) and own.rules.workers == 1:
             raise NoResponder(f"a request on {subject!r} would wait for the very handler that makes it; publish instead")
         answer = Answer()
+        waiter = kind(answer)  # before anybody knows of it: a stop may give it something at once
         address: Any = answer
         if not bus.transport.capabilities.objects:
             self._listen()
             address = f"{PREFIX}{self._token}.{next(self._numbers)}"
         self.open[address] = answer
-        return address, answer
+        return address, answer, waiter
 
     def published(self, message: Message[Any], answer: Answer, outcome: Outcome) -> None:
         """Raises NoResponder if nobody can answer."""

@@ -150,6 +150,8 @@ class Worker(threading.Thread):
                 except IndexError:
                     if mailbox.rest():
                         return False
+                    items = mailbox.items or items  # another one, if the bus has stopped and opened again meanwhile
+                    take = items.popleft
                     continue
                 mailbox.taken += 1
                 if quick and item.__class__ is Message and item.ttl is None:

@@ -113,7 +113,7 @@ class Loop:
 
     def wake(self) -> None:
         try:
-            if threading.get_ident() == self.thread:
+            if threading.get_ident() == self.thread and asyncio._get_running_loop() is self.loop:
                 self._set()
             else:
                 self.loop.call_soon_threadsafe(self._set)
