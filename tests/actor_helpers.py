@@ -201,4 +201,4 @@ every_free_sort = pytest.mark.parametrize("sort", _FREE, ids=[sort.name for sort
 
 _AROUND = [sort for sort in ASKED_SORTS if sort.name in ("pool", "thread", "async", "async-mail")]
 every_sort_around_handlers = pytest.mark.parametrize("sort", _AROUND, ids=[sort.name for sort in _AROUND])
-"""Those that may stand in every delivery chain, their own included: a plain `on_message` on a loop may not be waited before."""
+"""Those whose own mail another filter actor may stand around: nothing waits before a plain `on_message` on a loop."""

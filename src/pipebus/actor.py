@@ -172,13 +172,14 @@ def is_filter(actor: Actor) -> bool:
 class ActorSubscription(Subscription):
     """An actor's subscription."""
 
-    __slots__ = ("actor",)
+    __slots__ = ("actor", "after")
 
     def __init__(
         self, plan: Plan, subjects: Any, name: str | int, place: Place, mailbox: type[Mailbox], *, actor: Actor
     ) -> None:
         super().__init__(plan, subjects, name, place, mailbox)
         self.actor = actor
+        self.after: ActorSubscription | None = None  # the one before, while its handler still runs
 
     @property
     def ask(self) -> Any:
@@ -218,6 +219,8 @@ class ActorSubscription(Subscription):
                 else:
                     answer = Answer(item.context.run(ask, item.message))
             except GeneratorExit:
+                item.give(Answer(error=BusClosed(f"the loop of filter actor {self.name} was closed while it was asked")))
+                worker.lost = item
                 raise
             except asyncio.CancelledError as error:
                 closed = BusClosed(f"filter actor {self.name} was cancelled while it was asked")

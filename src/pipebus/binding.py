@@ -111,7 +111,7 @@ def _body(type_: Any, title: str, whole: bool, place: Place) -> Getter:
         try:
             value = validate(message.body)
         except refusal as error:
-            raise validation.rejected(title, error) from None
+            raise validation.rejected(None, error) from None  # the subscription says who refused it
         return message.with_body(value) if whole else value
 
     return body

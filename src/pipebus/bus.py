@@ -11,6 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, overload
 
 from pipebus import checks, events, explain, links, pipeline, settings
@@ -116,7 +117,7 @@ class Bus:
         self.codec: Codec = JsonCodec()
         self.max_message_bytes = max_message_bytes
         self.dead_letters = DeadLetters(_whole(dead_letters, "dead_letters", 1))
-        self.ledger = Ledger(name)
+        self.ledger = Ledger(name, lambda error: self.request_stop(f"{error} in an observer"))
         self.traffic = Traffic()
         self.pool_is_given = pool is not None
         size = _whole(pool, "pool", 1) if pool is not None else min(32, (os.cpu_count() or 1) + 4)
@@ -415,7 +416,7 @@ class Bus:
             run = self._callable(route, late=False)
             if self.ledger.observed:
                 run = self._watched(run)
-            if self.lifecycle.state == "started" and not is_answer(subject):
+            if self.lifecycle.state == "started" and not is_answer(subject) and (route.mailboxes or isinstance(subject, str)):
                 self._runs[subject] = run
             return run
 
@@ -732,6 +733,7 @@ class Bus:
             PipelineError, SubjectError, HeaderError, MessageError: bad input, told now and not with the first tick.
         """
         place = pipeline.caller()
+        self.lifecycle.check_process()
         seconds = settings.seconds(interval, "every", above=0.0)
         unknown = envelope.keys() - set(OPTIONS)
         if unknown:
@@ -886,11 +888,15 @@ class Bus:
 
     def _take_over(self, before: ActorSubscription, home: ActorSubscription) -> None:
         """An actor that was stopped is spawned again: it may still be at its last message, and has one at a time."""
+        while before.after is not None:  # it has not even begun
+            before = before.after
+        home.after = before
         home.mailbox.pause(TAKEOVER)
         with self.traffic.lock:
             self.traffic.change(busy=1)  # a drain waits for what is to come after it
 
         def begin() -> None:
+            home.after = None
             home.mailbox.resume(TAKEOVER)
             with self.traffic.lock:
                 self.traffic.change(busy=-1)
@@ -942,6 +948,7 @@ class Bus:
 
     def end(self, subscription: Subscription, reason: str) -> None:
         """What `actor.stop()` calls: `unsubscribe` without waiting."""
+        self.lifecycle.check_process()
         self._strike(subscription, reason)
 
     # --- lifecycle -----------------------------------------------------------------------------------------------------
@@ -968,7 +975,14 @@ class Bus:
 
     async def astart(self) -> Bus:
         """`start` for coroutines: handlers with run="loop" run on this loop, until the bus stops."""
-        await in_thread(self.lifecycle.start, asyncio.get_running_loop())
+        starting = asyncio.ensure_future(in_thread(self.lifecycle.start, asyncio.get_running_loop()))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:  # nobody will stop what goes on starting
+            with suppress(Exception):
+                await starting
+            await in_thread(self.lifecycle.stop, 0.0, False)
+            raise
         return self
 
     def stop(self, timeout: float = 30.0, *, drain: bool = True) -> StopReport:

@@ -27,10 +27,12 @@ class Ledger:
 
     Args:
         name: The bus's, for its log lines.
+        interrupted: Told of a SystemExit or KeyboardInterrupt in an observer.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, interrupted: Callable[[str], None]) -> None:
         self.name = name
+        self.interrupted = interrupted
         self.observed = False
         self._observers: list[Callable[[Any], object]] = []
         self._observer_errors = 0
@@ -54,7 +56,11 @@ class Ledger:
         for observer in self._observers:
             try:
                 observer(event)
-            except Exception as error:
+            except BaseException as error:
+                if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                    if threading.current_thread() is threading.main_thread():
+                        raise
+                    self.interrupted(type(error).__name__)  # a worker lives on
                 with self._lock:
                     self._observer_errors += 1
                 self.warn("observer.failed", observer=handler_name(observer), error=repr(error))

@@ -10,6 +10,7 @@ and `stop` aside, which are the start and stop themselves) runs while a lock is 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -76,6 +77,10 @@ class Parts(Protocol):
 
     @property
     def delivery_nodes(self) -> tuple[pipeline.Node, ...]: ...
+
+
+_at_filters: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.at_filters", default=None)
+"""The lifecycle that is starting or stopping the filter whose code runs here."""
 
 
 class Round:
@@ -147,7 +152,9 @@ class Lifecycle:
                     checks.check_colour(bus.router.nodes, "sync", "the publish chain is sync")
                 for subscription in bus.router.subscriptions():
                     check_delivery(subscription, bus.delivery_nodes)
-                self.stop_wanted = self._hurry = False
+                self.bus.loop_thread.open()
+                if self._bell is None:  # else `run` has done it, and a signal may have come since
+                    self.stop_wanted = self._hurry = False
                 self._round = Round()
                 self._started = []
             # Without the lock: a filter's start may subscribe somebody, also from the bus's loop.
@@ -213,7 +220,7 @@ class Lifecycle:
                 try:
                     if begin is not None:
                         log = get_logger(filter=step.name)
-                        self._wait(begin(pipeline.Context(self.bus, self.bus.clock, log, step.name)))
+                        self._call(begin, pipeline.Context(self.bus, self.bus.clock, log, step.name))
                 except BaseException:
                     self._stop_filters(begun, [])
                     if self.state != "started":
@@ -228,19 +235,24 @@ class Lifecycle:
             end = getattr(step.filter, "stop", None)
             try:
                 if end is not None:
-                    self._wait(end())
+                    self._call(end)
             except Exception as error:
                 errors.append(f"{step.name}: {type(error).__name__}: {error}")
                 self.bus.ledger.warn("filter.stop_failed", filter=step.name, error=repr(error))
 
-    def _wait(self, value: Any) -> None:
-        """A filter's `start` or `stop` may be async: then it runs on the bus's loop."""
-        if isinstance(value, Awaitable):
+    def _call(self, act: Callable[..., Any], *arguments: Any) -> None:
+        """A filter's `start` or `stop`. It may be async: then it runs on the bus's loop."""
+        token = _at_filters.set(self)
+        try:
+            value = act(*arguments)
+            if isinstance(value, Awaitable):
 
-            async def wait() -> None:
-                await value
+                async def wait() -> None:
+                    await value
 
-            asyncio.run_coroutine_threadsafe(wait(), self.bus.loop_thread.loop()).result()
+                asyncio.run_coroutine_threadsafe(wait(), self.bus.loop_thread.loop()).result()
+        finally:
+            _at_filters.reset(token)
 
     # --- drain and stop --------------------------------------------------------------------------------------------------
 
@@ -290,8 +302,8 @@ class Lifecycle:
             return this.report
 
     def from_inside(self) -> bool:
-        """In a handler, filter or observer: a stop would wait for itself."""
-        return self.in_handler() or within_user_code()
+        """In a handler, filter or observer, or in a filter's own start or stop: a stop would wait for itself."""
+        return self.in_handler() or _at_filters.get() is self or within_user_code()
 
     def only_request(self, call: str) -> StopReport:
         self.request_stop(f"{call} in a handler, filter or observer")
@@ -322,6 +334,7 @@ class Lifecycle:
         for subscription in subscriptions:
             if subscription.inbox is not None:
                 subscription.inbox.wake_all()
+        bus.loops.adopt()
         self._end_questions(subscriptions, deadline)
         stuck = [
             worker.name
@@ -400,6 +413,7 @@ class Lifecycle:
             self._hurry = signals > 1
             self.bus.traffic.alarm()
 
+        self.stop_wanted = self._hurry = False
         on_main = threading.current_thread() is threading.main_thread()
         before: dict[int, Any] = {}
         former = -1

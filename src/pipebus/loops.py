@@ -32,6 +32,7 @@ from typing import Any, Final
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed
 from pipebus.mailbox import open_gate
+from pipebus.mailbox_asked import is_question
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import HANDLED, Message
 from pipebus.runners import CHUNK, Here, carried, carry, sweep
@@ -48,11 +49,18 @@ class LoopThread:
         self.name = name
         self.interrupted = interrupted  # told of a SystemExit or KeyboardInterrupt in some task
         self._lock = threading.Lock()
+        self._ended = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
+    def open(self) -> None:
+        """The bus starts."""
+        self._ended = False
+
     def loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
+            if self._ended:
+                raise BusClosed("the bus has stopped, and its event loop with it")
             if self._loop is None:
                 loop = self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._run, args=(loop,), name=f"{self.name}-loop", daemon=True)
@@ -112,6 +120,7 @@ class LoopThread:
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
+            self._ended = True
         if loop is None or thread is None:
             return None
 
@@ -158,7 +167,8 @@ class Steps:
                 try:
                     value = yield waits_for
                 except GeneratorExit:
-                    run(coroutine.close)  # the loop was closed under it
+                    with suppress(BaseException):  # whatever it does about that, its message goes back
+                        run(coroutine.close)  # the loop was closed under it
                     raise
                 except BaseException as error:
                     worker.outside += max(0, cancelling() - before)
@@ -219,6 +229,7 @@ class LoopWorker:
                     mailbox.rules.schedule(mailbox)
                     return
                 again = await (self.shared(mailbox) if isinstance(mailbox, SharedMailbox) else self.solo(mailbox))
+                self._here.mailbox = None
                 if again:
                     if crew.over:
                         mailbox.rules.schedule(mailbox)  # the bus was started again, with another crew
@@ -513,10 +524,22 @@ class LoopRunner:
         with self._lock:
             self._callers = loop
             self._started = True
+        self.adopt()
+
+    def adopt(self) -> None:
+        """What workers had in hand whose loop was closed under them goes back."""
+        crew = self._crew
+        if crew is not None and crew.loop.is_closed():  # the collector would end its coroutines some time
+            for worker in list(crew.workers):
+                coroutine = worker.task.get_coro()
+                if coroutine is not None:
+                    coroutine.close()
         while self.orphans:
             worker = self.orphans.popleft()
             mailbox, item = worker.mailbox, worker.lost
-            if item is not None:
+            if is_question(item):
+                mailbox.answered()
+            elif item is not None:
                 worker.told = True
                 mailbox.owner.failed(item, asyncio.CancelledError(), worker=worker)
             if mailbox is not None and mailbox.leave():
@@ -541,11 +564,7 @@ class LoopRunner:
         if crew.on_loop(crew.end) and not self.clock.wait(gate, timeout) and crew.on_loop(crew.cancel):
             self.clock.wait(gate, GRACE)
         crew.over = True
-        if crew.loop.is_closed():  # its coroutines will never go on; the collector would end them some time
-            for worker in list(crew.workers):
-                coroutine = worker.task.get_coro()
-                if coroutine is not None:
-                    coroutine.close()
+        self.adopt()
         stuck = [worker.name for worker in list(crew.workers) if worker.mailbox is not None]
         with self._lock:
             self._crew = self._callers = None

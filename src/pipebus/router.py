@@ -219,7 +219,8 @@ class Router:
                 route = self.fresh(subject)
                 if len(self.routes) >= CACHE:
                     self._forget(None)
-                self.routes[subject] = route
+                if route.mailboxes or isinstance(subject, str):  # a stopped actor is not kept alive by its road
+                    self.routes[subject] = route
             return route
 
     def fresh(self, subject: Any) -> Route:

@@ -120,7 +120,7 @@ class Worker(threading.Thread):
             if again is None:
                 return mailbox  # type: ignore[no-any-return]
             if again:
-                if isinstance(mailbox, AskedMailbox) and mailbox.questions:
+                if pool.lent_out and isinstance(mailbox, AskedMailbox) and mailbox.questions:
                     pool.submit_first(mailbox)
                 else:
                     pool.submit(mailbox)
@@ -224,10 +224,10 @@ class Pool:
 
     def submit_first(self, mailbox: Mailbox) -> None:
         """
-        The same for filter actors: at the front while handlers wait for something. Behind those that wait for its answers, each
+        The same for filter actors: at the front if a handler asks, or some wait. Behind those that wait for its answers, each
         of which gives its slot up to the next, it would be reached when no more substitutes may start.
         """
-        if self.lent_out:
+        if self.lent_out or isinstance(threading.current_thread(), Worker):
             self.ready.appendleft(mailbox)
         else:
             self.ready.append(mailbox)

@@ -376,6 +376,8 @@ class Subscription:
             try:
                 value = call(message)
             except BaseException as error:
+                if isinstance(error, Rejected) and error.by is None:
+                    error.by = self.name
                 links.blame(error, step, message)
                 raise
             return HANDLED if value is None else Handled(value)
@@ -385,6 +387,8 @@ class Subscription:
             try:
                 value = await call(message)
             except BaseException as error:
+                if isinstance(error, Rejected) and error.by is None:
+                    error.by = self.name
                 links.blame(error, step, message)
                 raise
             return HANDLED if value is None else Handled(value)

@@ -28,7 +28,19 @@ class Record:
         self.given: list[Any] = []
         self.inside: list[str | None] = []  # the keys that are being handled
 
+    @property
+    def handler(self) -> Callable[[Message], Any]:
+        return self
+
     def __call__(self, message: Message) -> None:
+        self.begin(message)
+        self.sim.step()
+        if self.then is not None:
+            self.then(message)
+        self.sim.step()
+        self.end(message)
+
+    def begin(self, message: Message) -> None:
         sim = self.sim
         sim.check(
             len(self.inside) < self.workers, f"{len(self.inside) + 1} at a time in a handler with {self.workers} worker(s)"
@@ -37,10 +49,8 @@ class Record:
         self.inside.append(message.key)
         self.given.append(message.body)
         sim.say(f"handles {message.body}")
-        sim.step()
-        if self.then is not None:
-            self.then(message)
-        sim.step()
+
+    def end(self, message: Message) -> None:
         self.inside.remove(message.key)
 
     def of(self, publisher: object) -> list[int]:
@@ -74,16 +84,20 @@ def ready_once(sim: Simulation, bus: Bus) -> None:
     """No mailbox is on the ready list more often than it has workers. (Pause and resume may put it there again.)"""
 
     def check() -> str | None:
-        twice = [mailbox.owner.name for mailbox, times in Counter(bus.pool.ready).items() if times > mailbox.rules.workers]
+        crew = bus.loops._crew
+        ready = [*bus.pool.ready, *(crew.ready if crew is not None else ())]
+        twice = [mailbox.owner.name for mailbox, times in Counter(ready).items() if times > mailbox.rules.workers]
         return f"{', '.join(twice)}: more entries on the ready list than workers" if twice else None
 
     sim.always(check)
 
 
 @contextmanager
-def bus_of(sim: Simulation, *, once: bool = True, **options: Any) -> Iterator[Bus]:
+def bus_of(sim: Simulation, *filters: Any, once: bool = True, **options: Any) -> Iterator[Bus]:
     """A started bus; at the end it is stopped, nobody is left behind, and the figures add up."""
     bus = Bus(clock=sim.clock, **{"pool": 3} | options)
+    for filter in filters:
+        bus.use(filter)
     if once:
         ready_once(sim, bus)
     bus.start()
@@ -98,9 +112,11 @@ def bus_of(sim: Simulation, *, once: bool = True, **options: Any) -> Iterator[Bu
 def at_rest(sim: Simulation, bus: Bus, subscriptions: Iterable[Subscription] = ()) -> None:
     """After a stop."""
     assert sim.left_behind() == []
-    assert bus.traffic.busy == 0
+    assert bus.traffic.busy == 0, f"{bus.traffic.busy} mailboxes count as busy, and nobody works"
     assert not bus.pool.ready
     assert not bus.pool.workers
+    assert bus.loops._crew is None
+    assert all(loop.is_closed() for loop in sim.loops), "a loop was not ended"
     for subscription in subscriptions:
         assert subscription.stats()["in_flight"] == 0
         assert_conserved(subscription)
@@ -597,10 +613,12 @@ def paused_readers(sim: Simulation) -> None:
 # --- stopping ----------------------------------------------------------------------------------------------------------
 
 
-def stopping(sim: Simulation, drain: bool, workers: int = 1, names: str = "ab", **options: Any) -> None:
-    record = Record(sim, workers)
+def stopping(
+    sim: Simulation, drain: bool, workers: int = 1, names: str = "ab", record: Record | None = None, **options: Any
+) -> None:
+    record = record or Record(sim, workers)
     bus = Bus(clock=sim.clock, pool=3)
-    subscription = bus.subscribe("s", record, workers=workers, **options)
+    subscription = bus.subscribe("s", record.handler, workers=workers, **options)
     if workers == 1 and not drain:  # draining may close and open again: then an entry may come late, and does no harm
         ready_once(sim, bus)
     bus.start()

@@ -3,8 +3,8 @@ A scheduler for the real code: threads that run one at a time, and change places
 
 The mailboxes' and runners' own code runs, on real threads. But only the thread that has the baton goes on, and it may have to
 hand it over before any bytecode of the modules that are watched (watch.py). Locks, time and event loops (sim_loop.py) are
-virtual: a thread that cannot go on lets another, and time passes only when nobody can go on. So a seed says all there is to say: the same seed
-is the same run, step by step, and a run that fails can be seen again, as a story (stories.py).
+virtual: a thread that cannot go on lets another, and time passes only when nobody can go on. So a seed says all there is to
+say: the same seed is the same run, step by step, and a run that fails can be seen again, as a story (stories.py).
 
     def scenario(sim):
         bus = Bus(clock=sim.clock)

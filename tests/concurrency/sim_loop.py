@@ -50,8 +50,13 @@ class SimLoop(asyncio.BaseEventLoop):
             error = context.get("exception")
             self.sim.fail(f"on a loop: {context.get('message')}: {type(error).__name__}: {error}", error)
 
+    def close(self) -> None:
+        if self.sim.over:
+            self.sweep()
+        super().close()
+
     def sweep(self) -> None:
-        """After the run: one that has failed leaves tasks that have not ended, or have not even begun."""
+        """A run that has failed leaves tasks that have not ended, or have not even begun."""
         for task in asyncio.all_tasks(self):
             coroutine = task.get_coro()
             if coroutine is not None:

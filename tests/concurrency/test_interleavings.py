@@ -1,5 +1,5 @@
 """
-The mailboxes, the pool and the readers, in many orders of their steps: what was promised is kept in each.
+The mailboxes, the pool, the readers and the loops, in many orders of their steps: what was promised is kept in each.
 
 `PIPEBUS_SEEDS=5000` explores more orders than the usual ones, `PIPEBUS_SEED=17` repeats one.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import loop_scenarios as l
 import pytest
 import scenarios as s
 from scheduler import Scenario, explore, seeds
@@ -106,4 +107,62 @@ def test_no_reader_sleeps_while_a_message_waits(scenario: Scenario, options: dic
 )
 def test_a_stop_loses_nothing(scenario: Scenario, options: dict[str, Any]) -> None:
     """What was accepted is handled, or left over and handled after the next start; what was not, its publisher knows."""
+    explore(scenario, seeds(SEEDS), **options)
+
+
+@each(
+    case(l.on_loop),
+    case(l.on_loop_and_waiting),
+    case(l.on_loop_with_workers),
+    case(l.two_on_loop),
+    case(l.together_on_loop),
+    case(l.loop_draining),
+    case(l.there_and_back),
+    case(l.callers_loop),
+    case(l.callers_loop_with_workers),
+)
+def test_what_threads_publish_is_handled_on_the_loop(scenario: Scenario, options: dict[str, Any]) -> None:
+    """On the bus's own or on a caller's: nothing lost, nothing twice, in its publisher's order, and the loop is woken."""
+    explore(scenario, seeds(SEEDS), **options)
+
+
+@each(
+    case(l.loop_pausing),
+    case(l.loop_pausing_workers),
+    case(l.loop_unsubscribing),
+    case(l.loop_unsubscribing_on_a_loop),
+)
+def test_a_subscription_on_the_loop_is_paused_and_ended_from_elsewhere(scenario: Scenario, options: dict[str, Any]) -> None:
+    """Nothing is lost by a pause, and nothing runs after an unsubscribe, by a thread or on another loop."""
+    explore(scenario, seeds(SEEDS), **options)
+
+
+@each(case(l.asking), case(l.asking_impatiently, HASTY), case(l.asking_when_it_stops))
+def test_whoever_asks_has_an_answer_or_is_told(scenario: Scenario, options: dict[str, Any]) -> None:
+    """Threads and coroutines: each has its own answer, or an error, and is woken when it is there."""
+    explore(scenario, seeds(SEEDS), **options)
+
+
+@each(case(l.through_a_filter_actor), case(l.filter_actor_when_it_stops))
+def test_a_filter_actor_answers_everybody_in_line(scenario: Scenario, options: dict[str, Any]) -> None:
+    """One at a time, mail and questions in the order in which they came; also while the bus stops."""
+    explore(scenario, seeds(SEEDS), **options)
+
+
+@each(
+    case(l.loop_stopping_at_once),
+    case(l.loop_stopping_and_draining),
+    case(l.loop_stopping_with_workers),
+    case(l.cancelling_at_once),
+    case(l.cancelling_after_draining),
+    case(l.cancelling_workers),
+    case(l.starting_loops_again),
+    case(l.stopping_on_callers_loop),
+    case(l.stopping_and_draining_on_callers_loop),
+    case(l.cancelling_on_callers_loop),
+    case(l.ending_callers_loop),
+    case(l.ending_callers_loop_when_a_worker_sleeps),
+)
+def test_a_stop_loses_nothing_on_loops(scenario: Scenario, options: dict[str, Any]) -> None:
+    """What is in flight ends, or is cancelled and comes again after the next start, on whatever loop that is."""
     explore(scenario, seeds(SEEDS), **options)

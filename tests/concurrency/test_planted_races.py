@@ -8,16 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import loop_scenarios as l
 import pytest
 import scenarios as s
 from planting import plant
 from scheduler import Scenario, explore, find, race
 
 from pipebus.inbox import Inbox
+from pipebus.loops import Crew, LoopRunner, LoopWorker
 from pipebus.mailbox import Mailbox
+from pipebus.mailbox_asked import AskedMailbox
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.mailbox_solo import SoloMailbox
 from pipebus.runners import Pool, Worker
+from pipebus.waiting import Gates, Loop, Once
 
 WITHIN = 1000
 """Seeds within which a planted race must be found; most are by the first hundred."""
@@ -117,6 +121,67 @@ every_break = pytest.mark.parametrize(
             "schedule = self._admit(item)\n        self._tell(held=-1)  #",
             "self._tell(held=-1)\n        schedule = self._admit(item)  #",
             s.delayed_with_workers,
+        ),
+        planted(
+            "lost wake-up: a spread says that another is needed after its last look, and not before",
+            Crew.spread,
+            "self.called = False\n    ready, sleepers = self.ready, self.sleepers\n    while ready:",
+            "pass\n    ready, sleepers = self.ready, self.sleepers\n    while ready or setattr(self, 'called', False):",
+            l.together_on_loop,
+        ),
+        planted(
+            "lost wake-up: the loop is not told that something was called",
+            LoopRunner.submit, "call_soon_threadsafe(crew.spread)", "call_soon(crew.spread)", l.on_loop,
+        ),
+        planted(
+            "lost wake-up: an answer comes from another thread, and the loop of who asks is not told",
+            Loop.wake, "call_soon_threadsafe(self._set)", "call_soon(self._set)", l.asking,
+        ),
+        planted(
+            "woken too early: an answer is not there when its asker is woken",
+            Once.give, "self.found = found\n    self.wake()", "self.wake()\n    self.found = found", l.asking,
+        ),
+        planted(
+            "answer and time-out at once: who asks does not wait for the one that was faster",
+            Gates.wait, "self.gate.acquire()  #", "pass  #", l.asking_impatiently, **HASTY,
+        ),
+        planted(
+            "never ended: a worker that sleeps is not found",
+            LoopWorker.next, "crew.sleepers.append(self)", "pass", l.on_loop,
+        ),
+        planted(
+            "lost at a cancellation: the worker keeps its claim",
+            LoopWorker.solo,
+            "await self.leaving():\n                return bool(mailbox.leave())",
+            "await self.leaving():\n                return False",
+            l.cancelling_at_once,
+        ),
+        planted(
+            "lost at a cancellation: the same for one of several",
+            LoopWorker.shared,
+            "await self.leaving():\n            return mailbox.leave()",
+            "await self.leaving():\n            return False",
+            l.cancelling_workers,
+        ),
+        planted(
+            "lost at a cancellation: a worker that was woken at the same moment drops what it was woken for",
+            LoopWorker.next, "crew.return_(self.mailbox)", "pass", l.ending_callers_loop_when_a_worker_sleeps,
+        ),
+        planted(
+            "lost at a cancellation: a worker that had not begun takes its mailbox with it",
+            Crew.never_began, "if worker in self.workers:", "if False:", l.ending_callers_loop,
+        ),
+        planted(
+            "unanswered at a stop: a closed filter actor is not scheduled for a question",
+            AskedMailbox._call_worker, "if rare is None or", "if True or", l.filter_actor_when_it_stops,
+        ),
+        planted(
+            "unanswered at a stop: questions go with the messages that are left over",
+            AskedMailbox._behind, "self.items = questions or None", "self.items = None", l.filter_actor_when_it_stops,
+        ),
+        planted(
+            "never at rest: who waits for a filter actor's last answer is not told of it",
+            AskedMailbox.answered, "self._open_gates()", "pass", l.filter_actor_when_it_stops,
         ),
     ],
 )  # fmt: skip

@@ -52,6 +52,7 @@ from pipebus import (
     Receipt,
     when,
 )
+from pipebus.clock import SystemClock
 from pipebus.events import Discarded, Refused, StateChanged, Taken
 from pipebus.transports.memory import MemoryTransport
 
@@ -477,52 +478,65 @@ def test_s25_a_stop_does_not_wait_for_a_filter_actor_longer_than_it_may() -> Non
         assert waits.result() == Receipt(0)
 
 
-class OpensLate(MemoryTransport):
+class ComesLate(MemoryTransport):
     """A transport that calls something once: when a stop has found the bus quiet, asks it too, and has not closed it yet."""
 
-    late: Callable[[], None] | None = None
+    def __init__(self, late: Callable[[], None]) -> None:
+        super().__init__()
+        self.late = late
+        self.came = False
 
     @property
     def local(self) -> bool:
-        late = self.late
-        if late is not None and sys._getframe(1).f_code.co_name == "_transport_quiet":
-            self.late = None
-            late()
+        if not self.came and sys._getframe(1).f_code.co_name == "_transport_quiet":
+            self.came = True
+            self.late()
         return True
+
+
+class Listening(SystemClock):
+    """A clock that says when the stop begins to wait for quiet once more."""
+
+    def __init__(self) -> None:
+        self.transport: ComesLate | None = None
+        self.again = threading.Event()
+
+    def monotonic(self) -> float:
+        if self.transport is not None and self.transport.came and sys._getframe(1).f_code.co_name == "quiet":
+            self.again.set()
+        return SystemClock.monotonic()
 
 
 @every_free_sort
 def test_s25_a_stop_that_has_to_open_again_for_a_late_message_keeps_the_questions(sort: AskedSort) -> None:
     """Publishers that had begun before the stop come just after it found the bus quiet: who asks gets an answer."""
     turnstile, answer, hold = Answers(), Answers(), Hold()
-    transport = OpensLate()
-    bus = Bus(transport)
-    bus.use(when("work", lambda message, call_next: call_next(turnstile(message))))
-    bus.use(when("asked.about", lambda message, call_next: call_next(turnstile(message))))
+
+    def late() -> None:
+        turnstile.open()
+        hold.wait_started()
+        answer.wait_started()
+        actor.wait_for_line(questions=1)
+        wait_until(lambda: work.stats()["pending"] == 1, "a message waits")
+
+    clock = Listening()
+    clock.transport = ComesLate(late)
+    bus = Bus(clock.transport, clock=clock)
+    for subject in ("work", "asked.about"):
+        bus.use(when(subject, lambda message, call_next: call_next(turnstile(message))))
     actor = patient(sort.make(bus, answer=answer))
     bus.use(when("asked.about", actor))
     with running(bus):
         work = bus.subscribe("work", hold)
         publishers = [InThread(bus.publish, subject) for subject in ("work", "work", "asked.about", "asked.about")]
         turnstile.wait_started(4)
-
-        def late() -> None:
-            turnstile.open()
-            hold.wait_started()
-            answer.wait_started()
-            actor.wait_for_line(questions=1)
-            wait_until(lambda: work.stats()["pending"] == 1, "a message waits")
-
-        transport.late = late
         stopping = InThread(bus.stop, WAIT)
-        wait_until(lambda: transport.late is None and work.stats()["pending"] == 1, "they have come late")
+        assert clock.again.wait(WAIT)
         hold.open()
         answer.open()
 
         assert stopping.result().drained
-        assert [publisher.result() for publisher in publishers[:2]] == [Receipt(1)] * 2
-        for publisher in publishers[2:]:
-            assert publisher.result() == Receipt(0)
+        assert [publisher.result() for publisher in publishers] == [Receipt(1), Receipt(1), Receipt(0), Receipt(0)]
         assert work.stats()["acknowledged"] == 2
         assert actor.subscription.stats()["questions"] == 2
 
@@ -686,6 +700,43 @@ def test_s13_an_answer_that_comes_when_its_loop_is_gone_harms_nobody() -> None:
         answer.open()
 
         assert bus.publish("s", "next") == Receipt(0)
+        assert actor.questions == ["lost", "next"]
+
+
+def test_s25_a_filter_whose_loop_was_closed_under_it_is_not_busy_for_ever() -> None:
+    """Who asked is refused; after the next start the actor answers, and is at rest when it has."""
+    waits = threading.Event()
+
+    async def answer(message: Message) -> Message:
+        if message.body == "lost":
+            waits.set()
+            await asyncio.Event().wait()
+        return message
+
+    bus = Bus()
+    actor = patient(bus.use(AsyncAsked(answer=answer)), 0.01)
+    loop = asyncio.new_event_loop()
+
+    async def main() -> InThread:
+        await bus.astart()
+        asks = InThread(bus.publish, "s", "lost")
+        await asyncio.to_thread(waits.wait, WAIT)
+        return asks
+
+    asks = loop.run_until_complete(main())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False
+    loop.close()
+    with pytest.raises((TimeoutError, BusClosed)):
+        asks.result()
+    bus.stop(timeout=0.01)
+    patient(actor)
+    with running(bus):
+        assert bus.publish("s", "next") == Receipt(0)
+        bus.drain(WAIT)
+
+        actor.subscription.unsubscribe(timeout=0.0)
         assert actor.questions == ["lost", "next"]
 
 

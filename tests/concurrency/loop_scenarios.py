@@ -1,0 +1,636 @@
+"""
+What the scheduler runs, with event loops: handlers on the bus's own loop or on a caller's, requests, filter actors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from scenarios import Publisher, Record, all_of, at_rest, bus_of, no_time, ready_once, settle_after_stop, stopping
+from scheduler import Simulation, Task
+from sim_loop import run_loop
+
+from flow_helpers import assert_conserved
+from pipebus import Actor, Bus, BusClosed, Message, RequestTimeout, Subscription
+
+
+class LoopRecord(Record):
+    """
+    The same on an event loop.
+
+    Args:
+        turns: How often each message waits for the loop to go round.
+        hangs: Messages with the number 0 wait for ever, until it is cancelled and this is changed.
+    """
+
+    def __init__(self, sim: Simulation, workers: int = 1, turns: int = 0, hangs: bool = False) -> None:
+        super().__init__(sim, workers)
+        self.turns = turns
+        self.hangs = hangs
+        self.done: list[Any] = []
+        self.loops: list[asyncio.AbstractEventLoop] = []
+
+    @property
+    def handler(self) -> Callable[[Message], Any]:
+        return self.handle
+
+    async def handle(self, message: Message) -> None:
+        self.begin(message)
+        loop = asyncio.get_running_loop()
+        if loop not in self.loops:
+            self.loops.append(loop)
+        try:
+            self.sim.step()
+            for _ in range(self.turns):
+                await asyncio.sleep(0)
+            if self.hangs and message.body[1] == 0:
+                await loop.create_future()
+            self.sim.step()
+        except asyncio.CancelledError:
+            self.sim.say(f"is cancelled with {message.body}")
+            raise
+        finally:
+            self.end(message)
+        self.done.append(message.body)
+
+    def of(self, publisher: object) -> list[int]:
+        return [number for who, number in self.done if who == publisher]
+
+
+async def ended(sim: Simulation, tasks: Iterable[Task]) -> None:
+    """`sim.join` for coroutines."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def wait() -> None:
+        sim.join(*tasks)
+        loop.call_soon_threadsafe(future.set_result, None)
+
+    sim.spawn(wait, name="waiter")
+    await future
+
+
+# --- on the bus's own loop ---------------------------------------------------------------------------------------------
+
+
+def on_loop(sim: Simulation, workers: int = 1, turns: int = 0) -> None:
+    """Two publishers, a handler on the bus's loop: each message is handled once, in its publisher's order."""
+    record = LoopRecord(sim, workers, turns)
+    with bus_of(sim) as bus:
+        bus.subscribe("s", record.handle, workers=workers)
+        publishers = [Publisher(sim, bus, name, 3) for name in "ab"]
+        sim.join()
+        bus.drain(timeout=10)
+        all_of(record, *publishers, in_order=workers == 1)
+        assert len(record.loops) == 1
+    no_time(sim)
+
+
+def on_loop_and_waiting(sim: Simulation) -> None:
+    """The same where the handler waits, and the loop has time for others."""
+    on_loop(sim, turns=1)
+
+
+def on_loop_with_workers(sim: Simulation) -> None:
+    """The same with three handlers at a time."""
+    on_loop(sim, workers=3, turns=1)
+
+
+def loop_draining(sim: Simulation) -> None:
+    """After `drain` everything that was accepted before it has been handled; its worker sleeps and is woken in between."""
+    record = LoopRecord(sim)
+    with bus_of(sim) as bus:
+        bus.subscribe("s", record.handle)
+        other = Publisher(sim, bus, "other", 2)
+        for number in range(3):
+            bus.publish("s", ("main", number))
+            bus.drain(timeout=10)
+            assert record.of("main") == list(range(number + 1))
+    all_of(record, other)
+    no_time(sim)
+
+
+def two_on_loop(sim: Simulation) -> None:
+    """Two mailboxes come at once, again and again: each is given to a worker, that sleeps or is new."""
+    records = {name: LoopRecord(sim) for name in "ab"}
+    with bus_of(sim) as bus:
+        for name, record in records.items():
+            bus.subscribe(name, record.handle)
+        publishers = [Publisher(sim, bus, name, 3, subject=name) for name in "ab"]
+        sim.join()
+        bus.drain(timeout=10)
+        for publisher in publishers:
+            all_of(records[publisher.name], publisher)
+    no_time(sim)
+
+
+def together_on_loop(sim: Simulation) -> None:
+    """Two mailboxes come at once, and the handler of the one waits for that of the other: both are begun."""
+    opened = asyncio.Event()
+
+    async def first(message: Message) -> None:
+        if message.body:
+            await opened.wait()
+
+    async def second(message: Message) -> None:
+        if message.body:
+            opened.set()
+
+    with bus_of(sim) as bus:
+        for subject, handler in (("first", first), ("second", second)):
+            bus.subscribe(subject, handler)
+            bus.publish(subject, False)  # so that the way is known, and few steps are left to change places at
+        sim.rest()
+        for subject in ("first", "second"):
+            sim.spawn(bus.publish, subject, True, name=f"publisher {subject}")
+        sim.join()
+        bus.drain(timeout=10)
+    no_time(sim)
+
+
+def there_and_back(sim: Simulation) -> None:
+    """From a handler on the loop to one on the pool, and from there to one on the loop, by `to`: in order, nothing lost."""
+    record = LoopRecord(sim)
+
+    async def first(message: Message) -> Any:
+        sim.step()
+        return message.body
+
+    def second(message: Message) -> Any:
+        sim.step()
+        return message.body
+
+    with bus_of(sim) as bus:
+        bus.subscribe("s", first, to="middle")
+        bus.subscribe("middle", second, to="end")
+        bus.subscribe("end", record.handle)
+        publishers = [Publisher(sim, bus, name, 2) for name in "ab"]
+        sim.join()
+        bus.drain(timeout=10)
+        all_of(record, *publishers)
+    no_time(sim)
+
+
+def loop_pausing(sim: Simulation, workers: int = 1) -> None:
+    """A handler on the loop, paused and resumed while messages come: nothing is lost."""
+    record = LoopRecord(sim, workers, turns=1)
+    with bus_of(sim) as bus:
+        subscription = bus.subscribe("s", record.handle, workers=workers)
+        publishers = [Publisher(sim, bus, name, 3) for name in "ab"]
+
+        def pauser() -> None:
+            for _ in range(2):
+                subscription.pause()
+                sim.step()
+                subscription.resume()
+
+        sim.spawn(pauser)
+        sim.join()
+        bus.drain(timeout=10)
+        all_of(record, *publishers, in_order=workers == 1)
+    no_time(sim)
+
+
+def loop_pausing_workers(sim: Simulation) -> None:
+    """The same for several workers."""
+    loop_pausing(sim, workers=2)
+
+
+def loop_unsubscribing(sim: Simulation) -> None:
+    """When `unsubscribe` returns no handler on the loop runs, and none will."""
+    record = LoopRecord(sim, turns=1)
+    with bus_of(sim) as bus:
+        subscription = bus.subscribe("s", record.handle)
+        publishers = [Publisher(sim, bus, name, 3) for name in "ab"]
+
+        def unsubscriber() -> None:
+            sim.step()
+            subscription.unsubscribe()
+            nothing_more(sim, record)
+
+        sim.spawn(unsubscriber)
+        sim.join()
+    unsubscribed(sim, bus, subscription, record, publishers)
+
+
+def loop_unsubscribing_on_a_loop(sim: Simulation) -> None:
+    """The same for `aunsubscribe`, on a loop that is not the bus's."""
+    record = LoopRecord(sim, turns=1)
+    with bus_of(sim) as bus:
+        subscription = bus.subscribe("s", record.handle)
+        publishers = [Publisher(sim, bus, name, 3) for name in "ab"]
+
+        async def main() -> None:
+            await subscription.aunsubscribe()
+            nothing_more(sim, record)
+
+        sim.spawn(run_loop, sim, main, name="unsubscriber")
+        sim.join()
+    unsubscribed(sim, bus, subscription, record, publishers)
+
+
+def nothing_more(sim: Simulation, record: Record) -> None:
+    sim.say("has unsubscribed")
+    handled = len(record.given)
+    sim.check(not record.inside, "a handler runs although unsubscribe has returned")
+    sim.join(*sim.tasks("publisher"))
+    sim.check(len(record.given) == handled, "a handler ran after unsubscribe had returned")
+
+
+def unsubscribed(
+    sim: Simulation, bus: Bus, subscription: Subscription, record: LoopRecord, publishers: list[Publisher]
+) -> None:
+    stats = subscription.stats()
+    accepted = sum(len(publisher.accepted) for publisher in publishers)
+    assert stats["acknowledged"] == len(record.given) == len(set(record.given))
+    assert stats["accepted"] == accepted, f"{accepted} receipts, but {stats}"
+    assert stats["pending"] == 0
+    assert_conserved(subscription)
+    at_rest(sim, bus)
+    no_time(sim)
+
+
+# --- asking ------------------------------------------------------------------------------------------------------------
+
+
+def asking(sim: Simulation) -> None:
+    """Two threads ask a handler on the loop, a coroutine asks one on the pool: each has its own answer."""
+    answers: list[tuple[str, int, Any]] = []
+
+    async def on_the_loop(message: Message) -> Any:
+        sim.step()
+        return message.body * 10
+
+    def on_the_pool(message: Message) -> Any:
+        sim.step()
+        return message.body * 100
+
+    with bus_of(sim) as bus:
+        bus.subscribe("loop", on_the_loop)
+        bus.subscribe("pool", on_the_pool)
+
+        def ask(name: str, numbers: Iterable[int]) -> None:
+            for number in numbers:
+                answers.append((name, number, bus.request("loop", number, timeout=10).body))
+
+        async def main() -> None:
+            for number in (1, 2):
+                answers.append(("c", number, (await bus.arequest("pool", number, timeout=10)).body))
+
+        sim.spawn(ask, "a", (1, 2))
+        sim.spawn(ask, "b", (3, 4))
+        sim.spawn(run_loop, sim, main, name="asker c")
+    assert sorted(answers) == [
+        *(("a", number, number * 10) for number in (1, 2)),
+        *(("b", number, number * 10) for number in (3, 4)),
+        *(("c", number, number * 100) for number in (1, 2)),
+    ]
+    no_time(sim)
+
+
+def asking_impatiently(sim: Simulation) -> None:
+    """Answer and time-out at the same moment: whoever asks has the one or is told the other, and never nothing."""
+    told: list[str] = []
+
+    def answer(message: Message) -> Any:
+        return message.body
+
+    with bus_of(sim) as bus:
+        bus.subscribe("s", answer)
+
+        def ask(name: str) -> None:
+            try:
+                reply = bus.request("s", name, timeout=0.5)
+            except RequestTimeout:
+                told.append(name)
+            else:
+                sim.check(reply.body == name, f"{name} has the answer {reply.body}")
+                told.append(name)
+
+        async def main() -> None:
+            try:
+                reply = await bus.arequest("s", "c", timeout=0.5)
+            except RequestTimeout:
+                told.append("c")
+            else:
+                sim.check(reply.body == "c", f"c has the answer {reply.body}")
+                told.append("c")
+
+        for name in "ab":
+            sim.spawn(ask, name, name=f"asker {name}")
+        sim.spawn(run_loop, sim, main, name="asker c")
+    assert sorted(told) == ["a", "b", "c"]
+
+
+def asking_when_it_stops(sim: Simulation) -> None:
+    """A stop while somebody waits for an answer: it comes, or who asked is told that the bus has stopped."""
+    told: list[str] = []
+
+    async def answer(message: Message) -> Any:
+        await asyncio.sleep(0)
+        return message.body
+
+    bus = Bus(clock=sim.clock, pool=3)
+    subscription = bus.subscribe("s", answer)
+    bus.start()
+
+    def ask() -> None:
+        try:
+            told.append(bus.request("s", "a", timeout=100).body)
+        except BusClosed:
+            told.append("a")
+
+    async def main() -> None:
+        try:
+            told.append((await bus.arequest("s", "b", timeout=100)).body)
+        except BusClosed:
+            told.append("b")
+
+    sim.spawn(ask, name="asker a")
+    sim.spawn(run_loop, sim, main, name="asker b")
+    sim.step()
+    bus.stop(timeout=60, drain=False)
+    sim.join()
+    assert sorted(told) == ["a", "b"]
+    at_rest(sim, bus, [subscription])
+    no_time(sim)
+
+
+class Gatekeeper(Actor):
+    """A filter actor that is told by mail what comes next, and is asked about it then."""
+
+    def __init__(self, sim: Simulation) -> None:
+        super().__init__("gatekeeper")
+        self.sim = sim
+        self.known: dict[Any, Any] = {}
+        self.busy = False
+
+    def on_message(self, message: Message) -> None:
+        who, number = message.body
+        self.alone(lambda: self.known.update({who: number}))
+
+    def filter(self, message: Message) -> Message:
+        who, number = message.body
+        self.alone(lambda: None)
+        self.sim.check(self.known.get(who) == number, f"asked about {message.body}, but it was told {self.known.get(who)}")
+        return message
+
+    def alone(self, call: Callable[[], object]) -> None:
+        self.sim.check(not self.busy, "two at a time in an actor")
+        self.busy = True
+        self.sim.step()
+        call()
+        self.sim.step()
+        self.busy = False
+
+
+def through_a_filter_actor(sim: Simulation) -> None:
+    """Two threads and a coroutine tell it something and publish: each is asked about with what it has told in place."""
+    gatekeeper, record = Gatekeeper(sim), Record(sim)
+    accepted: list[Any] = []
+    with bus_of(sim, gatekeeper) as bus:
+        bus.subscribe("s", record)
+
+        def publish(name: str) -> None:
+            for number in range(2):
+                bus.publish("gatekeeper", (name, number))
+                bus.publish("s", (name, number))
+                accepted.append((name, number))
+
+        async def main() -> None:
+            await bus.apublish("gatekeeper", ("c", 0))
+            await bus.apublish("s", ("c", 0))
+            accepted.append(("c", 0))
+
+        for name in "ab":
+            sim.spawn(publish, name, name=f"publisher {name}")
+        sim.spawn(run_loop, sim, main, name="publisher c")
+        sim.join()
+        bus.drain(timeout=10)
+    assert sorted(record.given) == sorted(accepted) == [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0)]
+    assert record.of("a") == record.of("b") == [0, 1]
+    no_time(sim)
+
+
+class Passing(Actor):
+    """A filter actor that lets everything pass."""
+
+    def filter(self, message: Message) -> Message:
+        return message
+
+
+def filter_actor_when_it_stops(sim: Simulation) -> None:
+    """Handlers with a filter actor around them, on the pool and on the loop, when the bus stops: it stops last, and answers."""
+    records = {"pool": Record(sim), "loop": LoopRecord(sim)}
+    bus = Bus(clock=sim.clock, pool=3)
+    bus.use(Passing("gatekeeper"), at="delivery")
+    subscriptions = [bus.subscribe(name, record.handler) for name, record in records.items()]
+    bus.start()
+    publishers = [Publisher(sim, bus, name, 2, subject=name) for name in records]
+    sim.step()
+    bus.stop(timeout=60, drain=False)
+    sim.join()
+    at_rest(sim, bus, subscriptions)
+    no_time(sim)
+    bus.start()
+    bus.drain(timeout=10)
+    bus.stop(timeout=10)
+    for publisher in publishers:
+        all_of(records[publisher.name], publisher)
+    assert not bus.dead_letters
+    at_rest(sim, bus, subscriptions)
+    no_time(sim)
+
+
+# --- stopping ----------------------------------------------------------------------------------------------------------
+
+
+def loop_stopping_at_once(sim: Simulation) -> None:
+    """A stop without draining: each accepted message is handled, or left over and handled after the next start."""
+    stopping(sim, drain=False, record=LoopRecord(sim))
+
+
+def loop_stopping_and_draining(sim: Simulation) -> None:
+    """A stop that drains, while messages come: each one is handled or refused to its publisher."""
+    stopping(sim, drain=True, record=LoopRecord(sim, turns=1))
+
+
+def loop_stopping_with_workers(sim: Simulation) -> None:
+    """Without draining, and with several workers."""
+    stopping(sim, drain=False, workers=2, record=LoopRecord(sim, workers=2, turns=1))
+
+
+def cancelling(sim: Simulation, drain: bool, workers: int = 1) -> None:
+    record = LoopRecord(sim, workers, turns=1, hangs=True)
+    bus = Bus(clock=sim.clock, pool=3)
+    subscription = bus.subscribe("s", record.handle, workers=workers)
+    bus.start()
+    publishers = [Publisher(sim, bus, name, 2) for name in "ab"]
+    sim.step()
+    report = bus.stop(timeout=1, drain=drain)
+    assert sim.elapsed <= 1
+    sim.join()
+    assert not report.abandoned
+    at_rest(sim, bus, [subscription])
+    assert subscription.stats()["pending"] + len(record.done) == sum(len(publisher.accepted) for publisher in publishers)
+    record.hangs = False
+    elapsed = sim.elapsed
+    bus.start()
+    bus.drain(timeout=10)
+    bus.stop(timeout=10)
+    assert sim.elapsed == elapsed
+    all_of(record, *publishers, in_order=workers == 1)
+    assert not bus.dead_letters
+    at_rest(sim, bus, [subscription])
+
+
+def cancelling_at_once(sim: Simulation) -> None:
+    """Handlers that wait for ever when the bus stops: they are cancelled, and handle their messages after the next start."""
+    cancelling(sim, drain=False)
+
+
+def cancelling_after_draining(sim: Simulation) -> None:
+    """The same after a drain in vain."""
+    cancelling(sim, drain=True)
+
+
+def cancelling_workers(sim: Simulation) -> None:
+    """The same for several at a time."""
+    cancelling(sim, drain=False, workers=3)
+
+
+def starting_loops_again(sim: Simulation) -> None:
+    """Stopped and started while messages come: each is refused to its publisher, or handled once."""
+    record = LoopRecord(sim, turns=1)
+    with bus_of(sim, once=False) as bus:
+        bus.subscribe("s", record.handle)
+        publishers = [Publisher(sim, bus, name, 3) for name in "ab"]
+        for _ in range(2):
+            bus.stop(timeout=60, drain=False)
+            bus.start()
+        sim.join()
+        bus.drain(timeout=10)
+        all_of(record, *publishers)
+    no_time(sim)
+
+
+# --- on a caller's loop ------------------------------------------------------------------------------------------------
+
+
+def callers_loop(sim: Simulation, drain: bool = True, workers: int = 1) -> None:
+    """`async with bus` in a coroutine, two threads publish: what they were told to be accepted is handled on that loop."""
+    record = LoopRecord(sim, workers, turns=1)
+    bus = Bus(clock=sim.clock, pool=3)
+    subscription = bus.subscribe("s", record.handle, workers=workers)
+    ready_once(sim, bus)
+    publishers: list[Publisher] = []
+
+    async def main() -> None:
+        async with bus:
+            publishers.extend(Publisher(sim, bus, name, 2) for name in "ab")
+            await bus.apublish("s", ("main", 0))
+            await ended(sim, sim.tasks("publisher"))
+            await bus.adrain(timeout=10)
+            all_of(record, *publishers, in_order=workers == 1)
+            assert record.of("main") == [0]
+
+    sim.join(sim.spawn(run_loop, sim, main, name="caller"))
+    assert record.loops == sim.loops
+    at_rest(sim, bus, [subscription])
+    no_time(sim)
+
+
+def callers_loop_with_workers(sim: Simulation) -> None:
+    """The same with several handlers at a time."""
+    callers_loop(sim, workers=3)
+
+
+def stopping_on_callers_loop(sim: Simulation, drain: bool = False) -> None:
+    """`astop` while threads publish and handlers run: what is left over is handled after the next start."""
+    record = LoopRecord(sim, turns=1)
+    bus = Bus(clock=sim.clock, pool=3)
+    subscription = bus.subscribe("s", record.handle)
+    publishers: list[Publisher] = []
+    reports: list[Any] = []
+
+    async def main() -> None:
+        await bus.astart()
+        publishers.extend(Publisher(sim, bus, name, 2) for name in "ab")
+        await asyncio.sleep(0)
+        reports.append(await bus.astop(timeout=60, drain=drain))
+
+    sim.spawn(run_loop, sim, main, name="caller")
+    sim.join()
+    settle_after_stop(sim, bus, subscription, record, reports[0], publishers)
+    no_time(sim)
+
+
+def stopping_and_draining_on_callers_loop(sim: Simulation) -> None:
+    """The same for a stop that drains."""
+    stopping_on_callers_loop(sim, drain=True)
+
+
+def cancelling_on_callers_loop(sim: Simulation) -> None:
+    """`astop` with handlers that wait for ever: they are cancelled, nobody else is, and all is handled after the next start."""
+    record = LoopRecord(sim, hangs=True)
+    bus = Bus(clock=sim.clock, pool=3)
+    subscription = bus.subscribe("s", record.handle)
+    publishers: list[Publisher] = []
+
+    async def main() -> None:
+        await bus.astart()
+        publishers.extend(Publisher(sim, bus, name, 2) for name in "ab")
+        await asyncio.sleep(0)
+        report = await bus.astop(timeout=1, drain=False)
+        assert not report.abandoned
+
+    sim.spawn(run_loop, sim, main, name="caller")
+    sim.join()
+    assert sim.elapsed <= 1
+    at_rest(sim, bus, [subscription])
+    record.hangs = False
+    bus.start()
+    bus.drain(timeout=10)
+    bus.stop(timeout=10)
+    all_of(record, *publishers)
+    assert not bus.dead_letters
+    at_rest(sim, bus, [subscription])
+    assert sim.elapsed <= 1
+
+
+def ending_callers_loop(sim: Simulation, sleeper: bool = False) -> None:
+    """The loop ends and nobody has stopped the bus: what was accepted, before or after, is handled after the next start."""
+    record = LoopRecord(sim, turns=1)
+    bus = Bus(clock=sim.clock, pool=3)
+    subscription = bus.subscribe("s", record.handle)
+    publishers: list[Publisher] = []
+
+    async def main() -> None:
+        await bus.astart()
+        if sleeper:
+            await bus.apublish("s", ("main", 0))
+            await bus.adrain(timeout=10)
+        publishers.extend(Publisher(sim, bus, name, 2) for name in "ab")
+        if not sleeper:
+            await asyncio.sleep(0)
+        for _ in range(10):
+            sim.step()  # the last moments of the loop
+
+    sim.spawn(run_loop, sim, main, name="caller")
+    sim.join()
+    bus.stop(timeout=0, drain=False)
+    assert sim.left_behind() == []  # (what a worker had in hand when its loop was closed is put right by the next start)
+    bus.start()
+    bus.drain(timeout=10)
+    bus.stop(timeout=10)
+    all_of(record, *publishers)
+    assert not bus.dead_letters
+    at_rest(sim, bus, [subscription])
+    no_time(sim)
+
+
+def ending_callers_loop_when_a_worker_sleeps(sim: Simulation) -> None:
+    """The same where a worker sleeps, and may be woken at the very end."""
+    ending_callers_loop(sim, sleeper=True)

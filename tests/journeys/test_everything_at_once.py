@@ -1,0 +1,283 @@
+"""
+Everything at once: fifty threads and three event loops publish into subscribers of every kind, while others come and go, pause
+and resume. Nothing is lost, nothing comes twice, and the order is what SEMANTICS 24 promises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import pytest
+
+from flow_helpers import LONG, InThread, assert_conserved, hasty_threads, running
+from loop_helpers import LoopInThread
+from pipebus import Bus, BusClosed, Message, ReceiveTimeout, Subscription
+
+THREADS = 50
+LOOPS = 3
+COROUTINES = 3
+"""On each loop."""
+
+PUBLISHERS = THREADS + LOOPS * COROUTINES
+
+
+class Handler:
+    """Notes what it is given: how often, and for each publisher in which order. Never two messages of one key at once."""
+
+    def __init__(self) -> None:
+        self.by_publisher: dict[int, list[int]] = defaultdict(list)
+        self.met: list[int] = []
+        self._inside: set[int] = set()
+
+    def note(self, message: Message) -> None:
+        publisher, number = message.body
+        self.by_publisher[publisher].append(number)
+
+    def plain(self, message: Message) -> None:
+        publisher = message.body[0]
+        if publisher in self._inside:
+            self.met.append(publisher)
+        self._inside.add(publisher)
+        self.note(message)
+        self._inside.discard(publisher)
+
+    async def coroutine(self, message: Message) -> None:
+        publisher, number = message.body
+        if publisher in self._inside:
+            self.met.append(publisher)
+        self._inside.add(publisher)
+        if number % 3 == 0:
+            await asyncio.sleep(0)
+        self.note(message)
+        self._inside.discard(publisher)
+
+    def assert_in_order(self) -> None:
+        """Each publisher's messages as they were published, none twice. (All share the publisher's key.)"""
+        assert self.met == []
+        for publisher, numbers in self.by_publisher.items():
+            assert numbers == sorted(set(numbers)), f"publisher {publisher}: {numbers}"
+
+    def assert_complete(self, count: int) -> None:
+        self.assert_in_order()
+        assert {publisher: len(numbers) for publisher, numbers in self.by_publisher.items()} == dict.fromkeys(
+            range(PUBLISHERS), count
+        )
+
+
+Kind = tuple[str, dict[str, Any]]
+KINDS: tuple[Kind, ...] = (
+    ("plain", {}),
+    ("plain", {"mailbox": 16, "overflow_timeout": LONG}),
+    ("plain", {"workers": 3, "mailbox": 200, "overflow_timeout": LONG}),
+    ("plain", {"run": "thread"}),
+    ("plain", {"run": "thread", "workers": 3, "mailbox": 64, "overflow_timeout": LONG}),
+    ("coroutine", {}),
+    ("coroutine", {"workers": 3, "mailbox": 64, "overflow_timeout": LONG}),
+    ("plain", {"run": "loop", "mailbox": 1_000, "overflow_timeout": LONG}),
+)
+"""How the subscribers run: handlers of both colours on the pool, on threads and on a loop, some with little room."""
+
+
+def subscribe(bus: Bus, kind: Kind, **options: Any) -> tuple[Subscription, Handler]:
+    colour, settings = kind
+    handler = Handler()
+    return bus.subscribe("work.>", getattr(handler, colour), **settings, **options), handler
+
+
+# --- who publishes -----------------------------------------------------------------------------------------------------
+
+
+def publish(bus: Bus, me: int, count: int) -> None:
+    for number in range(count):
+        assert bus.publish(f"work.{number % 5}", (me, number), key=str(me))
+
+
+async def apublish(bus: Bus, me: int, count: int) -> None:
+    for number in range(count):
+        assert await bus.apublish(f"work.{number % 5}", (me, number), key=str(me))
+
+
+async def apublish_all(bus: Bus, publishers: range, count: int) -> None:
+    await asyncio.gather(*(apublish(bus, me, count) for me in publishers))
+
+
+# --- who reads ---------------------------------------------------------------------------------------------------------
+
+
+def read(inbox: Subscription, handler: Handler) -> None:
+    """Until the subscription ends; every third message as a delivery."""
+    try:
+        for number in itertools.count():
+            if number % 3:
+                handler.plain(inbox.receive(timeout=LONG))
+            else:
+                with inbox.delivery(timeout=LONG) as delivery:
+                    handler.plain(delivery.message)
+    except BusClosed:
+        return
+
+
+async def aread(inbox: Subscription, handler: Handler) -> None:
+    async for message in inbox:
+        handler.plain(message)
+
+
+# --- who disturbs ------------------------------------------------------------------------------------------------------
+# Each is called with the bus, its own random numbers, the subscriptions that stay, and an event; it goes on until that is set.
+
+Churn = Callable[[Bus, random.Random, list[Subscription], threading.Event], None]
+
+
+def pause_and_resume(bus: Bus, dice: random.Random, stay: list[Subscription], over: threading.Event) -> None:
+    """Subscribers stand still for a moment."""
+    while not over.is_set():
+        one = dice.choice(stay)
+        one.pause()
+        over.wait(dice.random() / 1000)
+        one.resume()
+    for one in stay:
+        one.resume()
+
+
+def come_and_go(bus: Bus, dice: random.Random, stay: list[Subscription], over: threading.Event) -> None:
+    """Subscribers of every kind come, take what they get, and go: what they got is in order, and all of it is accounted for."""
+    while not over.is_set():
+        subscription, handler = subscribe(bus, dice.choice(KINDS))
+        over.wait(dice.random() / 1000)
+        subscription.unsubscribe(timeout=LONG)
+        handled = sum(map(len, handler.by_publisher.values()))
+        handler.assert_in_order()
+        assert_conserved(subscription)
+        stats = subscription.stats()
+        assert (stats["acknowledged"], stats["pending"], stats["in_flight"]) == (handled, 0, 0)
+        assert stats["dropped"].keys() <= {"unsubscribed"}
+
+
+def come_and_read(bus: Bus, dice: random.Random, stay: list[Subscription], over: threading.Event) -> None:
+    """Readers come, read one message or none, and go."""
+    while not over.is_set():
+        with bus.subscribe("work.>", mailbox=8, overflow_timeout=LONG) as inbox:
+            try:
+                inbox.receive(timeout=dice.random() / 1000)
+            except ReceiveTimeout:
+                continue
+        assert_conserved(inbox)
+
+
+CHURN: tuple[Churn, ...] = (pause_and_resume, come_and_go, come_and_go, come_and_read)
+# >>> Actors belong here: a `spawn_and_stop` of the same four arguments, which spawns one on every way to run, lets messages
+# >>> come to it by name and by reference, and stops it; and one that stays, among KINDS, with a Handler's `note` inside.
+
+
+@contextmanager
+def churning(bus: Bus, stay: list[Subscription], seed: int) -> Iterator[threading.Event]:
+    """All of CHURN, each on a thread of its own, as long as the block lasts."""
+    over = threading.Event()
+    threads = [InThread(churn, bus, random.Random(f"{seed} {number}"), stay, over) for number, churn in enumerate(CHURN)]
+    try:
+        yield over
+    finally:
+        over.set()
+        for thread in threads:
+            thread.result()
+
+
+# --- the journey -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hasty", "callers", "url", "count"),
+    [(False, False, "memory:", 100), (True, True, "memory:", 40), (False, True, "memory:?wire=json", 40)],
+    ids=["own-loop", "callers-loop-hasty-threads", "callers-loop-wire"],
+)
+def test_s18_everything_at_once_loses_nothing_and_keeps_its_order(hasty: bool, callers: bool, url: str, count: int) -> None:
+    """59 publishers, ten subscribers of every kind that stay, others that come and go: each message is handled once by each."""
+    bus = Bus(url)
+    with ExitStack() as stack:
+        loops = [stack.enter_context(LoopInThread(f"loop-{number}")) for number in range(LOOPS)]
+        if callers:
+            loops[0].run(bus.astart())
+        stack.enter_context(hasty_threads() if hasty else nullcontext())
+        stack.enter_context(running(bus))
+        stay = [subscribe(bus, kind) for kind in KINDS]
+        inboxes = [(bus.subscribe("work.>", mailbox=500, overflow_timeout=LONG), Handler()) for _ in range(2)]
+        reader = InThread(read, *inboxes[0])
+        areader = loops[1].start(aread(*inboxes[1]))
+
+        with churning(bus, [subscription for subscription, _ in stay], seed=count):
+            threads = [InThread(publish, bus, me, count) for me in range(THREADS)]
+            coroutines = [
+                loop.start(apublish_all(bus, range(first, first + COROUTINES), count))
+                for loop, first in zip(loops, itertools.count(THREADS, COROUTINES), strict=False)
+            ]
+            for thread in threads:
+                thread.result()
+            for coroutine in coroutines:
+                coroutine.result(LONG)
+        bus.drain(LONG)
+
+        for subscription, handler in stay:
+            handler.assert_complete(count)
+            assert_conserved(subscription, accepted=PUBLISHERS * count)
+            assert subscription.stats()["acknowledged"] == PUBLISHERS * count
+        bus.request_stop("the readers may end when they have read all")
+        reader.result()
+        areader.result(LONG)
+        for subscription, handler in inboxes:
+            handler.assert_complete(count)
+            assert_conserved(subscription, accepted=PUBLISHERS * count)
+        assert len(bus.dead_letters) == 0
+        stats = bus.stats()
+        assert (stats["errors"], stats["rejected"], stats["dropped"], stats["unrouted"]) == ({}, {}, {}, 0)
+        assert stats["accepted"] == PUBLISHERS * count
+
+
+def test_s18_a_reader_among_many_gets_each_message_once() -> None:
+    """Twelve readers of both colours share one mailbox, and give some deliveries back: together they have each message once."""
+    count = 40
+    read_by_all: Counter[tuple[int, int]] = Counter()
+    lock = threading.Lock()
+    bus = Bus()
+
+    def take(inbox: Subscription, me: int) -> None:
+        dice = random.Random(me)
+        while True:
+            try:
+                with inbox.delivery(timeout=LONG) as delivery:
+                    if not delivery.redelivered and dice.random() < 0.3:
+                        delivery.retry()
+                        continue
+                    with lock:
+                        read_by_all[tuple(delivery.message.body)] += 1
+            except BusClosed:
+                return
+
+    async def atake(inbox: Subscription) -> None:
+        async for message in inbox:
+            with lock:
+                read_by_all[tuple(message.body)] += 1
+
+    with ExitStack() as stack:
+        loops = [stack.enter_context(LoopInThread(f"loop-{number}")) for number in range(LOOPS)]
+        stack.enter_context(running(bus))
+        inbox = bus.subscribe("work.>", mailbox=100, overflow_timeout=LONG)
+        readers = [InThread(take, inbox, me) for me in range(6)]
+        areaders = [loop.start(atake(inbox)) for loop in loops for _ in range(2)]
+        publishers = [InThread(publish, bus, me, count) for me in range(THREADS)]
+        for publisher in publishers:
+            publisher.result()
+        bus.request_stop("the readers may end when they have read all")
+        for reader in readers:
+            reader.result()
+        for areader in areaders:
+            areader.result(LONG)
+
+        assert read_by_all == dict.fromkeys(itertools.product(range(THREADS), range(count)), 1)
+        assert_conserved(inbox, accepted=THREADS * count)

@@ -1,0 +1,254 @@
+"""
+Nothing is left (SEMANTICS 25): ten thousand starts and stops leave no thread, task or file descriptor behind, and a million
+messages no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from flow_helpers import WAIT, fine, wait_until
+from pipebus import Bus, Message, Transform
+
+
+async def afine(message: Message) -> None:
+    """A coroutine that has nothing to do."""
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """After the block there are the threads and file descriptors from before it."""
+    gc.collect()
+    threads, files = set(threading.enumerate()), descriptors()
+    yield
+    gc.collect()
+    wait_until(lambda: set(threading.enumerate()) <= threads, "no thread is left")
+    assert descriptors() <= files
+
+
+class Filter(Transform):
+    """Counts how often it was started and stopped."""
+
+    started = stopped = 0
+
+    def start(self, context: Any) -> None:
+        self.started += 1
+
+    async def stop(self) -> None:
+        self.stopped += 1
+
+    def transform(self, message: Message) -> Message:
+        return message
+
+
+def idle(bus: Bus) -> None:
+    """Subscribers of every kind, and nothing to do for them."""
+    bus.subscribe("s", fine)
+    bus.subscribe("s", fine, run="thread")
+    bus.subscribe("s", afine)
+    bus.subscribe("s")
+
+
+def on_the_pool(bus: Bus) -> None:
+    bus.subscribe("s", fine)
+    bus.subscribe("s", fine, workers=2)
+
+
+def on_threads(bus: Bus) -> None:
+    bus.subscribe("s", fine, run="thread")
+
+
+def on_a_loop(bus: Bus) -> None:
+    bus.subscribe("s", afine)
+    bus.subscribe("s", fine, run="loop")
+
+
+def everywhere(bus: Bus) -> None:
+    on_the_pool(bus)
+    on_threads(bus)
+    on_a_loop(bus)
+
+
+Setting = Callable[[Bus], None]
+
+ROUNDS: tuple[tuple[Setting, bool, int], ...] = (
+    (idle, False, 5_000),
+    (on_the_pool, True, 1_000),
+    (on_threads, True, 1_000),
+    (on_a_loop, True, 500),
+    (everywhere, True, 250),
+)
+"""What is subscribed, whether messages are published, and how often the bus starts and stops: twice 7,750, and more below."""
+
+rounds = pytest.mark.parametrize(("setting", "busy", "count"), ROUNDS, ids=[setting.__name__ for setting, *_ in ROUNDS])
+
+
+@rounds
+def test_s25_a_bus_that_starts_and_stops_again_and_again_leaves_nothing(setting: Setting, busy: bool, count: int) -> None:
+    """One bus, thousands of starts and stops, with messages in between: no thread and no file descriptor more than before."""
+    with nothing_left():
+        bus = Bus()
+        setting(bus)
+        for _ in range(count):
+            with bus:
+                if busy:
+                    bus.publish("s")
+
+        assert sum(s.stats()["acknowledged"] for s in bus.subscriptions) == count * len(bus.subscriptions) * busy
+        assert bus.stop().drained
+
+
+@rounds
+def test_s25_buses_that_come_and_go_leave_nothing(setting: Setting, busy: bool, count: int) -> None:
+    """A fresh bus each time."""
+    with nothing_left():
+        for _ in range(count // 2):
+            bus = Bus()
+            setting(bus)
+            with bus:
+                if busy:
+                    bus.publish("s")
+
+
+@rounds
+def test_s25_a_bus_that_nobody_holds_is_forgotten(setting: Setting, busy: bool, count: int) -> None:
+    """Stopped, it is garbage like any other object, with its subscriptions and its messages."""
+    buses: list[weakref.ref[Bus]] = []
+    for _ in range(10):
+        bus = Bus()
+        setting(bus)
+        with bus:
+            bus.publish("s")
+        buses.append(weakref.ref(bus))
+    del bus
+    gc.collect()
+
+    assert [bus() for bus in buses] == [None] * 10
+
+
+def test_s25_buses_on_a_callers_loop_leave_nothing() -> None:
+    """`async with`, a thousand times, one bus and fresh ones: the loop has the caller's task and no other."""
+    with nothing_left():
+
+        async def main() -> None:
+            again = Bus()
+            everywhere(again)
+            gc.collect()
+            before: tuple[set[threading.Thread], int] | None = None
+            for number in range(500):
+                fresh = Bus()
+                everywhere(fresh)
+                for bus in (again, fresh):
+                    async with bus:
+                        await bus.apublish("s")
+                    assert asyncio.all_tasks() == {asyncio.current_task()}
+                if number == 10:
+                    before = set(threading.enumerate()), descriptors()
+            assert before is not None
+            assert set(threading.enumerate()) <= before[0]
+            assert descriptors() <= before[1]
+
+        asyncio.run(main())
+
+
+def test_s25_one_bus_on_many_loops_leaves_nothing() -> None:
+    """A loop of its own for each of two hundred starts, every other one ended without `astop`."""
+    with nothing_left():
+        bus = Bus()
+        everywhere(bus)
+
+        async def main(number: int) -> None:
+            await bus.astart()
+            await bus.apublish("s")
+            await bus.adrain(WAIT)
+            if number % 2:
+                await bus.astop(WAIT)
+
+        for number in range(200):
+            asyncio.run(main(number))
+            bus.stop(WAIT)
+
+        assert sum(s.stats()["acknowledged"] for s in bus.subscriptions) == 200 * len(bus.subscriptions)
+
+
+def test_s10_filters_are_started_and_stopped_as_often_as_the_bus() -> None:
+    """An async `stop` needs the bus's loop: it is gone each time, too."""
+    with nothing_left():
+        bus, counts = Bus(), Filter()
+        bus.use(counts)
+        on_the_pool(bus)
+        for _ in range(300):
+            with bus:
+                bus.publish("s")
+
+        assert counts.started == counts.stopped == 300
+
+
+def test_s26_subscriptions_that_come_and_go_leave_nothing() -> None:
+    """A thousand of every kind on one running bus: what they needed goes with them."""
+    with nothing_left(), Bus() as bus:
+        for _ in range(250):
+            for options in ({}, {"workers": 3}, {"run": "thread"}, {"run": "loop"}):
+                with bus.subscribe("s", fine, **options):  # type: ignore[arg-type]
+                    bus.publish("s")
+        assert bus.subscriptions == []
+        assert len(bus.router.routes) <= 1
+
+
+def test_s29_requests_leave_nothing() -> None:
+    """Two thousand questions and answers, in threads and coroutines."""
+    with nothing_left(), Bus() as bus:
+        bus.subscribe("double", lambda message: message.body * 2)
+
+        async def ask() -> None:
+            for number in range(1_000):
+                assert (await bus.arequest("double", number)).body == 2 * number
+
+        for number in range(1_000):
+            assert bus.request("double", number).body == 2 * number
+        asyncio.run(ask())
+        assert bus.replies.open == {}
+        assert len(bus.router.routes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("handler", "options", "count"),
+    [(fine, {}, 1_000_000), (fine, {"run": "thread"}, 250_000), (afine, {}, 250_000), (fine, {"workers": 2}, 250_000)],
+    ids=["pool", "thread", "loop", "two-workers"],
+)
+def test_s18_a_million_messages_leave_memory_flat(handler: Any, options: dict[str, Any], count: int) -> None:
+    """Half of them, then the other half: the process needs no more memory after the second than after the first."""
+    with Bus() as bus:
+        subscription = bus.subscribe("s", handler, **options)
+
+        def publish_half() -> int:
+            for body in range(count // 2):
+                bus.publish("s", body)
+            bus.drain(60.0)
+            gc.collect()
+            return resident()
+
+        first = publish_half()
+        second = publish_half()
+
+        assert subscription.stats()["acknowledged"] == count
+        assert second - first < 4 * 2**20  # a message that was kept would cost some 200 bytes, so all of them 25 MB or more
