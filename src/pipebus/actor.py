@@ -114,7 +114,10 @@ class Actor(Address, SelfLinking):
             waiter = Gates(question)
             with self._asking():
                 self._mailbox().ask(question)
-                return _value(waiter.wait(build.services, self.filter_timeout, lambda: self._late(message)))
+                try:
+                    return _value(waiter.wait(build.services, self.filter_timeout, lambda: self._late(message)))
+                finally:
+                    question.give(None)  # interrupted: nobody waits for it any more
 
         async def aask(message: Message[Any]) -> Any:
             question = self._question(message)

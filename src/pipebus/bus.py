@@ -75,6 +75,9 @@ DEFAULTS: Final[dict[str, Any]] = {
 }  # fmt: skip
 """The keyword arguments of `subscribe`."""
 
+_journal: Final[contextvars.ContextVar[list[Subscription] | None]] = contextvars.ContextVar("pipebus.journal", default=None)
+"""What has been subscribed and spawned in this `include` so far."""
+
 _delay: Final[contextvars.ContextVar[float]] = contextvars.ContextVar("pipebus.delay", default=0.0)
 _buses: Final[weakref.WeakSet[Bus]] = weakref.WeakSet()
 
@@ -649,27 +652,24 @@ class Bus:
         for one in handlers:
             if not isinstance(one, Handlers):
                 raise SubscriptionError(f"include takes Handlers, found {one!r}; use bus.subscribe for a single function")
-            with self.lifecycle.lock:  # nobody else's subscription comes in between
-                before = set(map(id, self.subscriptions))
-                try:
-                    for subject, handler, options, place in one.hand_over(self):
-                        self._subscribe(place, subject, handler, **{**DEFAULTS, **options})
-                except BaseException:
-                    for subscription in self.subscriptions:  # all of them with their filter actors, or none
-                        if id(subscription) not in before:
-                            self.end(subscription, "unsubscribed")
-                    one.take_back(self)
-                    raise
+            made: list[Subscription] = []
+            token = _journal.set(made)
+            try:
+                for subject, handler, options, place in one.hand_over(self):
+                    self._subscribe(place, subject, handler, **{**DEFAULTS, **options})
+            except BaseException:
+                for subscription in made:  # all of them with their filter actors, or none
+                    self.end(subscription, "unsubscribed")
+                one.take_back(self)
+                raise
+            finally:
+                _journal.reset(token)
 
     def _subscribe(
         self, place: pipeline.Place, subject: Any, handler: Callable[..., Any] | None, *, name: str | None, filters: Any,
         **options: Any,
     ) -> Subscription:  # fmt: skip
         subjects = self._planner.subjects(subject)
-        if name == PUBLISH:
-            raise SubscriptionError(f'name="{name}" (at {place}): that is what the publish chain is called; choose another')
-        if name is not None and (not isinstance(name, str) or not name or not name.isprintable()):
-            raise SubscriptionError(f"name={name!r} (at {place}): a name is a printable string that is not empty")
         plan = self._planner.plan(handler, place, name, filters, **options)
         kind = SoloMailbox if plan.rules.workers == 1 and not plan.rules.pull and has_gil else SharedMailbox
         return self._enrol(
@@ -679,35 +679,56 @@ class Bus:
     def _enrol(self, plan: Plan, subjects: Any, name: str | None, place: pipeline.Place, make: Callable[[], S]) -> S:
         """Make a subscription one of the bus's."""
         self.lifecycle.check_process()
+        if name == PUBLISH:
+            raise SubscriptionError(f'name="{name}" (at {place}): that is what the publish chain is called; choose another')
+        if name is not None and (not isinstance(name, str) or not name or not name.isprintable()):
+            raise SubscriptionError(f"name={name!r} (at {place}): a name is a printable string that is not empty")
         with self.lifecycle.lock:
-            if self.state == "draining":
-                raise BusClosed("the bus is stopping: it takes no more subscriptions")
+            self._check_open()
             if name is not None and name in self._names:
                 raise SubscriptionError(
                     f'subscription "{name}" (at {place}) exists already (at {self._names[name].place}); choose another name'
                 )
             subscription = make()
             check_delivery(subscription, self.delivery_nodes)
-            spawned = self._spawn_filters(plan.nodes)
-            if self.state == "started" and plan.nodes:
-                try:
-                    self.lifecycle.start_filters([plan.nodes])
-                except BaseException:
-                    self._unspawn(spawned)
-                    raise
-            if plan.bound is None:
-                inbox = subscription.inbox = Inbox(subscription)
-                inbox.mailbox = subscription.mailbox  # type: ignore[assignment]
-            if self.state == "started" and plan.pool is not None:
-                plan.pool.start()
-            if self.delivery_nodes or plan.nodes:
-                subscription.compile(self.delivery_nodes)
             if name is not None:
                 self._names[name] = subscription
-            if self.state == "started" and not self.transport.local:
-                bind(self, subscription)
-            self.router.add(subscription)
+        spawned: list[Actor] = []
+        try:
+            # Without the lock: a filter's start may subscribe somebody, also from the bus's loop.
+            spawned += self._spawn_filters(plan.nodes)
+            if self.state == "started" and plan.nodes:
+                self.lifecycle.start_filters([plan.nodes])
+            with self.lifecycle.lock:
+                self._check_open()
+                self._open(subscription)
+        except BaseException:
+            if name is not None:
+                del self._names[name]
+            self._unspawn(spawned)
+            raise
+        journal = _journal.get()
+        if journal is not None:
+            journal.append(subscription)
         return subscription
+
+    def _check_open(self) -> None:
+        if self.state == "draining":
+            raise BusClosed("the bus is stopping: it takes no more subscriptions")
+
+    def _open(self, subscription: Subscription) -> None:
+        """Called under the lock: from here on messages reach it."""
+        plan, started = subscription.plan, self.state == "started"
+        if plan.bound is None:
+            inbox = subscription.inbox = Inbox(subscription)
+            inbox.mailbox = subscription.mailbox  # type: ignore[assignment]
+        if started and plan.pool is not None:
+            plan.pool.start()
+        if self.delivery_nodes or plan.nodes:
+            subscription.compile(self.delivery_nodes)
+        if started and not self.transport.local:
+            bind(self, subscription)
+        self.router.add(subscription)
 
     @overload
     def every(self, interval: float | str, subject: Subject[T], body: T, **envelope: Unpack[Envelope]) -> Schedule: ...
@@ -852,11 +873,10 @@ class Bus:
             SubscriptionError, SubjectError, PipelineError, UnsupportedCapability: naming what is wrong.
         """
         place = pipeline.caller()
-        with self.lifecycle.lock:  # two threads that spawn one actor come one after the other
-            return self._spawn(
-                actor, place, run=run, filters=filters, to=to, mailbox=mailbox, overflow=overflow,
-                overflow_timeout=overflow_timeout, attempts=attempts, workers=1, deliver="new",
-            )  # fmt: skip
+        return self._spawn(
+            actor, place, run=run, filters=filters, to=to, mailbox=mailbox, overflow=overflow,
+            overflow_timeout=overflow_timeout, attempts=attempts, workers=1, deliver="new",
+        )  # fmt: skip
 
     def _spawn(self, actor: A, place: pipeline.Place, *, filters: Any, **options: Any) -> A:
         self._check_actor(actor, place)
@@ -869,9 +889,11 @@ class Bus:
             raise UnsupportedCapability(f"{self.url} carries mail for named subjects only; give {type(actor).__name__} a name")
         plan = self._planner.actor_plan(actor, place, filters, **options)
         kind: Any = AskedMailbox if is_filter(actor) else SoloMailbox if has_gil else SharedMailbox
-        before = actor._home
+        before: list[ActorSubscription | None] = []
 
         def make() -> ActorSubscription:
+            self._check_actor(actor, place)  # under the lock: of two threads that spawn it one comes first
+            before.append(actor._home)
             number = next(self._numbers) if name is None else name
             home = ActorSubscription(plan, subjects, number, place, kind, actor=actor)
             actor.move(home)
@@ -880,10 +902,11 @@ class Bus:
         try:
             home = self._enrol(plan, subjects, name, place, make)
         except BaseException:
-            actor.move(before)
+            if before:
+                actor.move(before[0])
             raise
-        if before is not None:
-            self._take_over(before, home)
+        if before[0] is not None:
+            self._take_over(before[0], home)
         return actor
 
     def _take_over(self, before: ActorSubscription, home: ActorSubscription) -> None:

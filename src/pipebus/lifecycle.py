@@ -105,6 +105,8 @@ class Lifecycle:
         self._round = Round()
         self._pid = os.getpid()
         self._started: list[pipeline.Step] = []
+        self._running: set[int] = set()  # of the filter objects that have started, or are about to
+        self._claiming = threading.Lock()
 
     def _change(self, state: State) -> events.StateChanged | None:
         """Called under the lock; the event is told after it. All routes go: the next publish of each subject asks anew."""
@@ -162,7 +164,7 @@ class Lifecycle:
             try:
                 self.start_filters(self._own_chains())
             except BaseException:
-                self._stop_filters(self._started, [])
+                self._undo_start()
                 raise
             with self.lock:
                 changed = self._open(loop)
@@ -194,10 +196,14 @@ class Lifecycle:
                 schedule.begin()
         except BaseException:
             self._change("stopped")
-            self._stop_filters(self._started, [])
+            self._undo_start()
             bus.loop_thread.stop(1.0)
             raise
         return changed
+
+    def _undo_start(self) -> None:
+        started, self._started = self._started, []
+        self._stop_filters(started, [])
 
     def _own_chains(self) -> list[tuple[pipeline.Node, ...]]:
         """Of the subscriptions, each plan's once."""
@@ -209,19 +215,18 @@ class Lifecycle:
 
     def start_filters(self, chains: Iterable[tuple[pipeline.Node, ...]]) -> None:
         """Every filter object that has not started yet, in the order of the chains; if one fails, those before it stop."""
-        running = {id(step.filter) for step in self._started}
         begun: list[pipeline.Step] = []
         for chain in chains:
             for step in pipeline.steps(chain):
-                if id(step.filter) in running or step.shape == "actor":
+                if step.shape == "actor" or not self._claim(step):
                     continue
-                running.add(id(step.filter))
                 begin = getattr(step.filter, "start", None)
                 try:
                     if begin is not None:
                         log = get_logger(filter=step.name)
                         self._call(begin, pipeline.Context(self.bus, self.bus.clock, log, step.name))
                 except BaseException:
+                    self._running.discard(id(step.filter))
                     self._stop_filters(begun, [])
                     if self.state != "started":
                         self.bus.loop_thread.stop(1.0)
@@ -229,9 +234,18 @@ class Lifecycle:
                 begun.append(step)
         self._started += begun
 
+    def _claim(self, step: pipeline.Step) -> bool:
+        """The right to start a filter object, once."""
+        with self._claiming:
+            if id(step.filter) in self._running:
+                return False
+            self._running.add(id(step.filter))
+            return True
+
     def _stop_filters(self, started: list[pipeline.Step], errors: list[str]) -> None:
         """In reverse; an error in one keeps no other from stopping."""
         for step in reversed(started):
+            self._running.discard(id(step.filter))
             end = getattr(step.filter, "stop", None)
             try:
                 if end is not None:

@@ -247,10 +247,15 @@ class Pool:
                 worker.woken = self.waking = True
                 worker.gate.release()
             elif len(self.workers) - self.lent_out < self.size:
-                self.waking = True
                 worker = Worker(self, 0 if self.alone and self.size == 1 else next(self._numbers))
+                self.waking = True
                 self.workers[worker] = None
-                worker.start()
+                try:
+                    worker.start()
+                except BaseException:  # whoever publishes is told that no thread can be had; the next one tries again
+                    self.waking = False
+                    del self.workers[worker]
+                    raise
             else:
                 starved, self.starving = not self.starving, True
         if starved:
@@ -329,7 +334,8 @@ class Pool:
         stuck = []
         while workers:
             for worker in workers:
-                worker.join(None if deadline is None else max(0.0, deadline - self.clock.monotonic()))
+                limit = None if deadline is None or worker in sleepers else max(0.0, deadline - self.clock.monotonic())
+                worker.join(limit)  # one that slept has no handler, and ends at once
                 if worker.is_alive():
                     worker.abandoned = True
                     stuck.append(worker)
@@ -378,8 +384,9 @@ class Timers:
         with self._lock:
             heapq.heappush(self._heap, (self.clock.monotonic() + seconds, next(self._numbers), call))
             if self._thread is None and not self._stopped:
-                self._thread = threading.Thread(target=self._run, name=f"{self.name}-timer", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=f"{self.name}-timer", daemon=True)
+                thread.start()
+                self._thread = thread
             self._nudge()
 
     def _nudge(self) -> None:

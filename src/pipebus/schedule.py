@@ -53,7 +53,7 @@ class Schedule:
         self.interval = interval
         self.subject = subject
         self.place = place
-        self.published = 0
+        self.published = 0  # handed in, as in `bus.stats()`: what a filter dropped is one of them
         self.skipped = 0
         self.failed_ticks = 0
         self.stopped = False
