@@ -328,19 +328,14 @@ class Lifecycle:
         drained = drain and bus.traffic.quiet(
             bus.clock, self._left(deadline), also=self._transport_quiet, give_up=lambda: self._hurry
         )
-        while True:
-            subscriptions = self._close_all()
-            # A publish that had found its route before the draining may have come after the quiet moment: once more, then.
-            late = (
-                drained
-                and self._left(deadline)
-                and any(s.handled and not s.paused and s.mailbox.waiting() for s in subscriptions)
-            )
-            if not late:
-                break
+        subscriptions = self._close_all()
+        # A publish that had found its route before the draining may have come after the quiet moment: once more, then.
+        if drained and self._left(deadline) and any(s.handled and not s.paused and s.mailbox.waiting() for s in subscriptions):
             for mailbox in [subscription.mailbox for subscription in subscriptions if subscription.mailbox.reopen()]:
                 mailbox.go_on()
             drained = bus.traffic.quiet(bus.clock, self._left(deadline), give_up=lambda: self._hurry)
+            subscriptions = self._close_all()
+            drained = drained and not any(s.handled and not s.paused and s.mailbox.waiting() for s in subscriptions)
         with self.lock:
             changed = self._change("stopped")
         bus.ledger.emit(changed)

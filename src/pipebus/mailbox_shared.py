@@ -61,6 +61,8 @@ class SharedMailbox(Mailbox):
     def remove_tokens(self) -> list[Parcel]:
         back = super().remove_tokens()
         with self.lock:
+            for item in back:
+                self._let_go(item)
             self.aside = deque(key for key, lane in (self.lanes or {}).items() for _ in lane)
         return back
 
@@ -133,7 +135,24 @@ class SharedMailbox(Mailbox):
         """In a lane if there is one: it was taken from the queue before all that is still there."""
         if self.aside:
             return self._follower(self.aside[0])
-        return super()._oldest()
+        found = super()._oldest()
+        if found is not None:
+            self._let_go(found)
+        return found
+
+    def _let_go(self, item: Item) -> None:
+        """A message that holds its lane leaves without having been handled: the next of its key is up."""
+        if not isinstance(item, Parcel) or not item.lane or item.message.key is None or not self.lanes:
+            return
+        item.lane = False
+        lane = self.lanes.get(item.message.key)
+        if not lane:
+            self.lanes.pop(item.message.key, None)
+            return
+        follower = self._follower(item.message.key)
+        follower = follower if isinstance(follower, Parcel) else Parcel(follower)
+        follower.lane = True
+        self._admit(follower, front=True)  # only where the mailbox is closed: else nothing is aside when a holder leaves
 
     def _follower(self, key: str) -> Item:
         """Take the first message out of a lane."""

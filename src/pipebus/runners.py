@@ -341,6 +341,8 @@ class Pool:
                     stuck.append(worker)
             with self.lock:  # a handler that waits for a filter actor lets a substitute in, also now
                 here = threading.current_thread()
+                for worker in [worker for worker in self.workers if worker.ident is not None and not worker.is_alive()]:
+                    del self.workers[worker]  # it has died of something, and could not take itself out
                 workers = [worker for worker in self.workers if worker is not here and worker not in stuck]
         with self.lock:
             for worker in stuck:
