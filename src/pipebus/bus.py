@@ -8,14 +8,13 @@ import asyncio
 import contextvars
 import itertools
 import os
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, overload
 
 from pipebus import checks, events, explain, links, pipeline, settings
-from pipebus.actor import Actor, ActorSubscription, is_filter, vars_of
+from pipebus.actor import Actor
 from pipebus.arrival import bind
 from pipebus.clock import SYSTEM, Clock
 from pipebus.codec import Codec, JsonCodec
@@ -36,14 +35,13 @@ from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
 from pipebus.lifecycle import Lifecycle, State, StopReport
 from pipebus.loops import LoopRunner, LoopThread
-from pipebus.mailbox import TAKEOVER, LoopGate, Overflow, Traffic
-from pipebus.mailbox_asked import AskedMailbox
+from pipebus.mailbox import LoopGate, Overflow, Traffic
 from pipebus.mailbox_shared import SharedMailbox
-from pipebus.mailbox_solo import SoloMailbox, has_gil
+from pipebus.mailbox_solo import one_worker_kind
 from pipebus.message import NO_HEADERS, Dropped, IdRange, Message, Receipt, check_fields, check_headers, make_message
 from pipebus.pipeline import Side, nodes
 from pipebus.planning import Planner, check_delivery
-from pipebus.replies import Answer, Replies, is_answer
+from pipebus.replies import Replies, is_answer
 from pipebus.room import room, room_for_thread, timed_out
 from pipebus.router import BARE, CACHE, Road, Route, Router
 from pipebus.runners import Here, Pool, Timers, carried, carry, current_mailbox
@@ -51,6 +49,7 @@ from pipebus.schedule import Schedule
 from pipebus.services import Services
 from pipebus.settings import is_duration
 from pipebus.signatures import Addresses, Envelope, Options, Question, Register, Where
+from pipebus.spawning import Spawner
 from pipebus.subject import Address, Subject, check_subject
 from pipebus.subscription import Delivery, Plan, Subscription
 from pipebus.transports.base import open_transport
@@ -134,9 +133,10 @@ class Bus:
         self.replies = Replies(self)
         self.lifecycle = Lifecycle(self)
         self._planner = Planner(self, self, {Delivery: lambda _: links.delivery.get(), Bus: lambda _: self})
+        self._spawner = Spawner(self, self._planner)
         self._names: dict[str, Subscription] = {}
         self.schedules: dict[Schedule, None] = {}
-        self._numbers = itertools.count(1)  # for subscriptions without a name
+        self.numbers = itertools.count(1)  # for subscriptions without a name
         self._runs = self.router.runs
         self._ids = IdRange()
         self._next_id = self._ids.next
@@ -504,40 +504,6 @@ class Bus:
         """The delay of the publish that is passing the chain, in seconds."""
         return _delay.get()
 
-    def answer(self, to: Any, request: Message[Any], value: Any) -> None:
-        """Publish what a handler returned."""
-        if not self.answer_at_once(to, request, value):
-            self._answered(to, self.publish(to, value, correlation_id=request.correlation_id or request.id))
-
-    async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None:
-        """`answer` on an event loop."""
-        if not self.answer_at_once(to, request, value):
-            self._answered(to, await self.apublish(to, value, correlation_id=request.correlation_id or request.id))
-
-    def _answered(self, to: Any, outcome: Receipt | Dropped) -> None:
-        if isinstance(outcome, Dropped):
-            self.answer_drop(to, f"its reply: {outcome.reason} (by {outcome.by})")
-
-    def answer_at_once(self, to: Any, request: Message[Any], value: Any) -> bool:
-        """Hand a reply over without a road, where nothing stands on it."""
-        if to.__class__ is not Answer or self.router.nodes or self.ledger.observed:
-            return False
-        self.replies.arrive(self.replies.reply(to, request, value))
-        return True
-
-    def answer_failure(self, to: Any, request: Message[Any], error: BaseException) -> None:
-        """Whoever asked is told that the handler has given up; never raises."""
-        try:
-            self.replies.fail(to, request, error, text_of(error).removeprefix(f"{type(error).__name__}: "))
-        except Exception as failure:
-            self.ledger.warn("request.failure_not_told", message=request.id, error=text_of(failure))
-
-    def answer_drop(self, to: Any, why: str) -> None:
-        """Whoever asked is told that one mailbox will not answer."""
-        answer = self.replies.open.get(to)
-        if answer is not None:
-            answer.dropped(why)
-
     def next_id(self) -> int:
         """The number of a message that the bus makes."""
         number: int = self._next_id()
@@ -568,7 +534,7 @@ class Bus:
             if at == "publish":
                 chain = (*self.router.nodes, *added)
                 checks.check(chain, "publish")
-                self._spawn_filters(added)
+                self._spawner.filters(added)
                 self.router.nodes = chain
                 self.router.forget_all()
             else:
@@ -576,7 +542,7 @@ class Bus:
                 checks.check(chain, "delivery")
                 for subscription in self.router.subscriptions():
                     check_delivery(subscription, chain)
-                self._spawn_filters(added)
+                self._spawner.filters(added)
                 self.delivery_nodes = chain
         return filters[0] if len(filters) == 1 else None
 
@@ -671,12 +637,10 @@ class Bus:
     ) -> Subscription:  # fmt: skip
         subjects = self._planner.subjects(subject)
         plan = self._planner.plan(handler, place, name, filters, **options)
-        kind = SoloMailbox if plan.rules.workers == 1 and not plan.rules.pull and has_gil else SharedMailbox
-        return self._enrol(
-            plan, subjects, name, place, lambda: Subscription(plan, subjects, name or next(self._numbers), place, kind)
-        )
+        kind = one_worker_kind() if plan.rules.workers == 1 and not plan.rules.pull else SharedMailbox
+        return self.enrol(plan, name, place, lambda: Subscription(plan, subjects, name or next(self.numbers), place, kind))
 
-    def _enrol(self, plan: Plan, subjects: Any, name: str | None, place: pipeline.Place, make: Callable[[], S]) -> S:
+    def enrol(self, plan: Plan, name: str | None, place: pipeline.Place, make: Callable[[], S]) -> S:
         """Make a subscription one of the bus's."""
         self.lifecycle.check_process()
         if name == PUBLISH:
@@ -696,7 +660,7 @@ class Bus:
         spawned: list[Actor] = []
         try:
             # Without the lock: a filter's start may subscribe somebody, also from the bus's loop.
-            spawned += self._spawn_filters(plan.nodes)
+            spawned += self._spawner.filters(plan.nodes)
             if self.state == "started" and plan.nodes:
                 self.lifecycle.start_filters([plan.nodes])
             with self.lifecycle.lock:
@@ -705,7 +669,7 @@ class Bus:
         except BaseException:
             if name is not None:
                 del self._names[name]
-            self._unspawn(spawned)
+            self._spawner.undo(spawned)
             raise
         journal = _journal.get()
         if journal is not None:
@@ -766,7 +730,7 @@ class Bus:
         check_headers(envelope.get("headers") or {})
         check_fields(envelope.get("key"), envelope.get("ttl"), envelope.get("reply_to"), envelope.get("correlation_id"))
         rules = self._planner.rules(size=1, overflow="drop_newest", schedule=self.pool.submit)
-        kind = SoloMailbox if has_gil else SharedMailbox
+        kind = one_worker_kind()
         schedule = Schedule(self, seconds, subject, lambda: self.publish(subject, body, **envelope), rules, place, kind)
         with self.lifecycle.lock:
             self.schedules[schedule] = None
@@ -872,102 +836,11 @@ class Bus:
         Raises:
             SubscriptionError, SubjectError, PipelineError, UnsupportedCapability: naming what is wrong.
         """
-        place = pipeline.caller()
-        return self._spawn(
-            actor, place, run=run, filters=filters, to=to, mailbox=mailbox, overflow=overflow,
+        self._spawner.spawn(
+            actor, pipeline.caller(), filters=filters, run=run, to=to, mailbox=mailbox, overflow=overflow,
             overflow_timeout=overflow_timeout, attempts=attempts, workers=1, deliver="new",
         )  # fmt: skip
-
-    def _spawn(self, actor: A, place: pipeline.Place, *, filters: Any, **options: Any) -> A:
-        self._check_actor(actor, place)
-        name = actor.name
-        subjects: Any = actor
-        if name is not None:
-            check_subject(name)
-            subjects = (actor, name) if self.transport.capabilities.objects else name
-        elif not self.transport.capabilities.objects:
-            raise UnsupportedCapability(f"{self.url} carries mail for named subjects only; give {type(actor).__name__} a name")
-        plan = self._planner.actor_plan(actor, place, filters, **options)
-        kind: Any = AskedMailbox if is_filter(actor) else SoloMailbox if has_gil else SharedMailbox
-        before: list[ActorSubscription | None] = []
-
-        def make() -> ActorSubscription:
-            self._check_actor(actor, place)  # under the lock: of two threads that spawn it one comes first
-            before.append(actor._home)
-            number = next(self._numbers) if name is None else name
-            home = ActorSubscription(plan, subjects, number, place, kind, actor=actor)
-            actor.move(home)
-            return home
-
-        try:
-            home = self._enrol(plan, subjects, name, place, make)
-        except BaseException:
-            if before:
-                actor.move(before[0])
-            raise
-        if before[0] is not None:
-            self._take_over(before[0], home)
         return actor
-
-    def _take_over(self, before: ActorSubscription, home: ActorSubscription) -> None:
-        """An actor that was stopped is spawned again: it may still be at its last message, and has one at a time."""
-        while before.after is not None:  # it has not even begun
-            before = before.after
-        home.after = before
-        home.mailbox.pause(TAKEOVER)
-        with self.traffic.lock:
-            self.traffic.change(busy=1)  # a drain waits for what is to come after it
-
-        def begin() -> None:
-            home.after = None
-            home.mailbox.resume(TAKEOVER)
-            with self.traffic.lock:
-                self.traffic.change(busy=-1)
-
-        # Called under a lock, so on a thread of its own: this is rare.
-        if before.mailbox.when_idle(lambda: threading.Thread(target=begin, name=f"{self.name}-spawn", daemon=True).start()):
-            begin()
-
-    def _check_actor(self, actor: Any, place: pipeline.Place) -> None:
-        if not isinstance(actor, Actor):
-            given = f"write {actor.__name__}()" if isinstance(actor, type) else "derive its class from Actor"
-            raise SubscriptionError(f"spawn (at {place}) takes an actor, found {actor!r}; {given}")
-        if type(actor).__eq__ is not object.__eq__ or type(actor).__hash__ is not object.__hash__:
-            raise SubscriptionError(
-                f"{type(actor).__name__} (spawned at {place}) is compared by value, but an actor is itself and nobody else: "
-                "take __eq__ and __hash__ out, or write @dataclass(eq=False)"
-            )
-        if actor.name is not None and (not isinstance(actor.name, str) or not actor.name):
-            raise SubscriptionError(f"actor name {actor.name!r} (at {place}): it is a subject such as 'greeter', or None")
-        if not is_filter(actor) and type(actor).on_message is Actor.on_message and "on_message" not in vars_of(actor):
-            raise SubscriptionError(
-                f"{type(actor).__name__} (spawned at {place}) has neither on_message nor filter, so it could do nothing; "
-                "define `def on_message(self, message)` in it"
-            )
-        home = actor._home
-        if home is not None and not home.mailbox.closed_for_good():
-            where = "on this bus" if home.plan.hub is self else "on another bus"
-            raise SubscriptionError(f"{actor!r} (at {place}) is spawned already, {where} (at {home.place}); stop it first")
-
-    def _spawn_filters(self, chain: tuple[pipeline.Node, ...]) -> list[Actor]:
-        """Filter actors that are not spawned yet; those that are now."""
-        spawned: list[Actor] = []
-        try:
-            for step in pipeline.steps(chain):
-                if step.shape == "actor":
-                    home = step.filter._home
-                    if home is None or home.mailbox.closed_for_good() or home.plan.hub is not self:
-                        spawned.append(self.spawn(step.filter))
-        except BaseException:
-            self._unspawn(spawned)
-            raise
-        return spawned
-
-    def _unspawn(self, actors: list[Actor]) -> None:
-        """All of them, or none."""
-        for actor in actors:
-            self.end(actor.subscription, "unsubscribed")
-            actor.move(None)
 
     def end(self, subscription: Subscription, reason: str) -> None:
         """What `actor.stop()` calls: `unsubscribe` without waiting."""

@@ -36,6 +36,7 @@ from collections import deque
 from typing import Final
 
 from pipebus.mailbox import NOBODY, ONE, Item, Mailbox, Owner, Parcel, Rare, Rules, take_turn
+from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import Message, Receipt
 
 QUICK: Final = 1000
@@ -46,6 +47,11 @@ MARGIN: Final = 64
 
 has_gil: Final[bool] = getattr(sys, "_is_gil_enabled", lambda: True)()
 """Without one, `SharedMailbox` serves one worker too."""
+
+
+def one_worker_kind() -> type[Mailbox]:
+    """The mailbox for one worker."""
+    return SoloMailbox if has_gil else SharedMailbox
 
 
 class SoloMailbox(Mailbox):

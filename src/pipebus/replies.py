@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, TypeVar
 
 from pipebus import checks, pipeline
 from pipebus.clock import Clock
-from pipebus.errors import BusClosed, NoResponder, RequestFailed, RequestTimeout, SubjectChanged
+from pipebus.errors import BusClosed, NoResponder, RequestFailed, RequestTimeout, SubjectChanged, text_of
 from pipebus.ledger import Ledger
 from pipebus.message import ERROR_HEADER, NO_HEADERS, Dropped, Headers, Message, Receipt, make_message
 from pipebus.router import Route, Router
@@ -73,6 +73,10 @@ class Asked(Protocol):
     def route(self, subject: Any) -> Route: ...
     @property
     def subscribe(self) -> Callable[..., Any]: ...
+    @property
+    def publish(self) -> Callable[..., Outcome]: ...
+    @property
+    def apublish(self) -> Callable[..., Awaitable[Outcome]]: ...
 
 
 class _Anyone(Address):
@@ -148,8 +152,41 @@ class Replies:
 
     # --- answering -----------------------------------------------------------------------------------------------------
 
-    def fail(self, to: Any, request: Message[Any], error: BaseException, text: str) -> None:
-        """A handler has given up: whoever asked is told why. What the filters do to messages is not done to that."""
+    def answer(self, to: Any, request: Message[Any], value: Any) -> None:
+        """Publish what a handler returned."""
+        if not self.answer_at_once(to, request, value):
+            self._answered(to, self.bus.publish(to, value, correlation_id=request.correlation_id or request.id))
+
+    async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None:
+        """`answer` on an event loop."""
+        if not self.answer_at_once(to, request, value):
+            self._answered(to, await self.bus.apublish(to, value, correlation_id=request.correlation_id or request.id))
+
+    def _answered(self, to: Any, outcome: Outcome) -> None:
+        if isinstance(outcome, Dropped):
+            self.drop(to, f"its reply: {outcome.reason} (by {outcome.by})")
+
+    def answer_at_once(self, to: Any, request: Message[Any], value: Any) -> bool:
+        """Hand a reply over without a road, where nothing stands on it."""
+        if to.__class__ is not Answer or self.bus.router.nodes or self.bus.ledger.observed:
+            return False
+        self.arrive(self.reply(to, request, value))
+        return True
+
+    def drop(self, to: Any, why: str) -> None:
+        """Whoever asked is told that one mailbox will not answer."""
+        answer = self.open.get(to)
+        if answer is not None:
+            answer.dropped(why)
+
+    def fail(self, to: Any, request: Message[Any], error: BaseException) -> None:
+        """A handler has given up: whoever asked is told why; never raises. What filters do to messages is not done to that."""
+        try:
+            self._fail(to, request, error, text_of(error).removeprefix(f"{type(error).__name__}: "))
+        except Exception as failure:
+            self.bus.ledger.warn("request.failure_not_told", message=request.id, error=text_of(failure))
+
+    def _fail(self, to: Any, request: Message[Any], error: BaseException, text: str) -> None:
         text = text.encode("utf-8", "backslashreplace").decode()
         if to.__class__ is Answer:
             to.give(RequestFailed(type(error).__name__, text))

@@ -56,6 +56,16 @@ def _remembering(run: links.Next, colour: str) -> links.Next:
     return remember if colour == "sync" else aremember
 
 
+class Answers(Protocol):
+    """Where what a handler returned goes to."""
+
+    def answer(self, to: Any, request: Message[Any], value: Any) -> None: ...
+    async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None: ...
+    def answer_at_once(self, to: Any, request: Message[Any], value: Any) -> bool: ...
+    def fail(self, to: Any, request: Message[Any], error: BaseException) -> None: ...
+    def drop(self, to: Any, why: str) -> None: ...
+
+
 class Hub(Protocol):
     """What a subscription asks of its bus; handed down."""
 
@@ -65,12 +75,9 @@ class Hub(Protocol):
     services: Services
 
     @property
+    def replies(self) -> Answers: ...
+    @property
     def state(self) -> str: ...
-    def answer(self, to: Any, request: Message[Any], value: Any) -> None: ...
-    async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None: ...
-    def answer_at_once(self, to: Any, request: Message[Any], value: Any) -> bool: ...
-    def answer_failure(self, to: Any, request: Message[Any], error: BaseException) -> None: ...
-    def answer_drop(self, to: Any, why: str) -> None: ...
     def request_stop(self, reason: str) -> None: ...
     def check_process(self) -> None: ...
     def settle_remote(self, token: Any, verdict: str, delay: float) -> None: ...
@@ -503,13 +510,13 @@ class Subscription:
         if self.run is not None or plan.to is not None:
             return False
         to = message.reply_to
-        return to is None or plan.hub.answer_at_once(to, message, value)
+        return to is None or plan.hub.replies.answer_at_once(to, message, value)
 
     def settle(self, item: Item, outcome: Any, delivery: Delivery | None = None) -> None:
         """What a chain's outcome (or a bare handler's value) means for the delivery; never raises."""
         try:
             for to, message, value in self._answers(item, outcome):
-                self.plan.hub.answer(to, message, value)
+                self.plan.hub.replies.answer(to, message, value)
         except BaseException as error:
             self.failed(item, error, delivery)
         else:
@@ -519,7 +526,7 @@ class Subscription:
         """`settle` on an event loop."""
         try:
             for to, message, value in self._answers(item, outcome):
-                await self.plan.hub.aanswer(to, message, value)
+                await self.plan.hub.replies.aanswer(to, message, value)
         except GeneratorExit:
             if delivery is None or delivery.claim():
                 worker.lost = item
@@ -627,7 +634,7 @@ class Subscription:
             self.mailbox.die_untaken()
         self._tell_transport(item, "dead")
         if letter.message.reply_to is not None:
-            hub.answer_failure(letter.message.reply_to, letter.message, error)
+            hub.replies.fail(letter.message.reply_to, letter.message, error)
         hub.ledger.warn(
             "delivery.died", subscription=self.name, subject=str(letter.message.subject), message=letter.message.id,
             letter=letter.id, error=letter.error, attempts=letter.attempts,
@@ -672,7 +679,7 @@ class Subscription:
         self._tell_transport(item, "release" if keep else "drop")
         reply_to = _message(item).reply_to
         if reply_to is not None:
-            self.plan.hub.answer_drop(reply_to, f"{reason} (by {by or self.name})")
+            self.plan.hub.replies.drop(reply_to, f"{reason} (by {by or self.name})")
         if self.plan.hub.ledger.observed:
             self.plan.hub.ledger.emit(events.Discarded(_message(item), self.name, reason, by))
 

@@ -1,0 +1,146 @@
+"""
+Spawning: what gives an actor its mailbox, or several of a chain theirs, or nobody.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pipebus import pipeline
+from pipebus.actor import Actor, ActorSubscription, is_filter, vars_of
+from pipebus.errors import SubscriptionError, UnsupportedCapability
+from pipebus.mailbox import TAKEOVER, Traffic
+from pipebus.mailbox_asked import AskedMailbox
+from pipebus.mailbox_solo import one_worker_kind
+from pipebus.planning import Planner
+from pipebus.subject import check_subject
+from pipebus.subscription import Plan, Subscription
+
+
+class Spawning(Protocol):
+    """What spawning asks of the bus; handed down."""
+
+    name: str
+    url: str
+    transport: Any
+    traffic: Traffic
+    numbers: itertools.count[int]
+
+    def enrol(
+        self, plan: Plan, name: str | None, place: pipeline.Place, make: Callable[[], ActorSubscription]
+    ) -> ActorSubscription: ...
+    def end(self, subscription: Subscription, reason: str) -> None: ...
+
+
+class Spawner:
+    """For one bus."""
+
+    def __init__(self, bus: Spawning, planner: Planner) -> None:
+        self.bus = bus
+        self.planner = planner
+
+    def spawn(self, actor: Actor, place: pipeline.Place, *, filters: Any = (), **options: Any) -> None:
+        """What `bus.spawn` calls."""
+        self._check(actor, place)
+        bus, name = self.bus, actor.name
+        subjects: Any = actor
+        if name is not None:
+            check_subject(name)
+            subjects = (actor, name) if bus.transport.capabilities.objects else name
+        elif not bus.transport.capabilities.objects:
+            raise UnsupportedCapability(f"{bus.url} carries mail for named subjects only; give {type(actor).__name__} a name")
+        plan = self.planner.actor_plan(actor, place, filters, **options)
+        kind: Any = AskedMailbox if is_filter(actor) else one_worker_kind()
+        before: list[ActorSubscription | None] = []
+
+        def make() -> ActorSubscription:
+            self._check(actor, place)  # again, under the lock: of two threads that spawn it one comes first
+            before.append(actor._home)
+            number = next(bus.numbers) if name is None else name
+            home = ActorSubscription(plan, subjects, number, place, kind, actor=actor)
+            actor.move(home)
+            return home
+
+        try:
+            home = bus.enrol(plan, name, place, make)
+        except BaseException:
+            if before:
+                actor.move(before[0])
+            raise
+        if before[0] is not None:
+            self._take_over(before[0], home)
+
+    def _take_over(self, before: ActorSubscription, home: ActorSubscription) -> None:
+        """An actor that was stopped is spawned again: it may still be at its last message, and has one at a time."""
+        traffic = self.bus.traffic
+        while before.after is not None:  # it has not even begun
+            before = before.after
+        home.after = before
+        home.mailbox.pause(TAKEOVER)
+        with traffic.lock:
+            traffic.change(busy=1)  # a drain waits for what is to come after it
+
+        def begin() -> None:
+            home.after = None
+            home.mailbox.resume(TAKEOVER)
+            with traffic.lock:
+                traffic.change(busy=-1)
+
+        def soon() -> None:  # called under a lock, so on a thread of its own: this is rare
+            threading.Thread(target=begin, name=f"{self.bus.name}-spawn", daemon=True).start()
+
+        if before.mailbox.when_idle(soon):
+            begin()
+
+    def filters(self, chain: tuple[pipeline.Node, ...]) -> list[Actor]:
+        """Spawn the filter actors of a chain that are not spawned yet; those that are now."""
+        spawned: list[Actor] = []
+        try:
+            for step in pipeline.steps(chain):
+                if step.shape == "actor":
+                    home = step.filter._home
+                    if home is None or home.mailbox.closed_for_good() or home.plan.hub is not self.bus:
+                        self.spawn(step.filter, step.place, **DEFAULTS)
+                        spawned.append(step.filter)
+        except BaseException:
+            self.undo(spawned)
+            raise
+        return spawned
+
+    def undo(self, actors: list[Actor]) -> None:
+        """What they were spawned for could not be registered."""
+        for actor in actors:
+            self.bus.end(actor.subscription, "unsubscribed")
+            actor.move(None)
+
+    def _check(self, actor: Any, place: pipeline.Place) -> None:
+        if not isinstance(actor, Actor):
+            given = f"write {actor.__name__}()" if isinstance(actor, type) else "derive its class from Actor"
+            raise SubscriptionError(f"spawn (at {place}) takes an actor, found {actor!r}; {given}")
+        if type(actor).__eq__ is not object.__eq__ or type(actor).__hash__ is not object.__hash__:
+            raise SubscriptionError(
+                f"{type(actor).__name__} (spawned at {place}) is compared by value, but an actor is itself and nobody else: "
+                "take __eq__ and __hash__ out, or write @dataclass(eq=False)"
+            )
+        if actor.name is not None and (not isinstance(actor.name, str) or not actor.name):
+            raise SubscriptionError(f"actor name {actor.name!r} (at {place}): it is a subject such as 'greeter', or None")
+        if not is_filter(actor) and type(actor).on_message is Actor.on_message and "on_message" not in vars_of(actor):
+            raise SubscriptionError(
+                f"{type(actor).__name__} (spawned at {place}) has neither on_message nor filter, so it could do nothing; "
+                "define `def on_message(self, message)` in it"
+            )
+        home = actor._home
+        if home is not None and not home.mailbox.closed_for_good():
+            hub: Any = home.plan.hub
+            where = "on this bus" if hub is self.bus else "on another bus"
+            raise SubscriptionError(f"{actor!r} (at {place}) is spawned already, {where} (at {home.place}); stop it first")
+
+
+DEFAULTS: dict[str, Any] = {
+    "run": None, "to": None, "mailbox": 10_000, "overflow": "block", "overflow_timeout": 5.0, "attempts": 3, "workers": 1,
+    "deliver": "new",
+}  # fmt: skip
+"""For actors that a chain brings."""
