@@ -1,4 +1,4 @@
-"""
+r"""
 An actor: an object with a mailbox, here with a thread of its own too. Each line that you type is mail for it.
 
     python examples/03_actor.py                             # Ctrl-D or Ctrl-C ends it

@@ -7,7 +7,7 @@ Request and reply: what a handler returns is the answer, and what it raises is t
 import asyncio
 from threading import Event
 
-from pipebus import Actor, Bus, Message, NoResponder, RequestFailed, RequestTimeout
+from pipebus import Actor, Bus, NoResponder, RequestFailed, RequestTimeout
 
 PRICES = {"tea": 4.20, "honey": 7.50, "bread": 3.10}
 
@@ -41,10 +41,10 @@ class Shelf(Actor):
 
     jars = 3
 
-    def on_message(self, message: Message[int]) -> str:
-        if message.body > self.jars:
+    def on_message(self, wanted: int) -> str:
+        if wanted > self.jars:
             raise LookupError(f"only {self.jars} left")
-        self.jars -= message.body
+        self.jars -= wanted
         return f"{self.jars} left"
 
 

@@ -55,8 +55,8 @@ class Budget(Actor):
         self.left -= tokens
         return message
 
-    def on_message(self, message: Message[int]) -> None:
-        self.left += message.body
+    def on_message(self, tokens: int) -> None:
+        self.left += tokens
 
 
 def show(message: Message) -> None:

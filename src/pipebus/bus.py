@@ -294,8 +294,9 @@ class Bus:
             headers, key, id, ttl, correlation_id: As for `publish`.
 
         Raises:
-            NoResponder: nobody listens, or a filter dropped the request. RequestFailed: the handler failed.
-            RequestTimeout: no reply came in time. LifecycleError: on a running event loop. And what `publish` raises.
+            NoResponder: nobody listens, a filter dropped the request, or the handler that asks is the only one to answer.
+            RequestFailed: the handler failed. RequestTimeout: no reply came in time. BusClosed: the bus has stopped meanwhile.
+            LifecycleError: on a running event loop. And what `publish` raises.
         """
         if asyncio._get_running_loop() is not None:
             raise LifecycleError(
@@ -309,7 +310,7 @@ class Bus:
             self.replies.published(message, answer, self._pass(run, message))
             return self.replies.result(waiter.wait(self.services, timeout, lambda: self.replies.late(message, timeout)))
         finally:
-            del self.replies.open[address]
+            self.replies.open.pop(address, None)
 
     @overload
     async def arequest(self, subject: Subject[T], body: T, **question: Unpack[Question]) -> Message[Any]: ...
@@ -325,7 +326,7 @@ class Bus:
             self.replies.published(message, answer, await self._apublish(route, message, 0.0))
             return self.replies.result(await waiter.wait(timeout, lambda: self.replies.late(message, timeout)))
         finally:
-            del self.replies.open[address]
+            self.replies.open.pop(address, None)
 
     def _question(
         self, subject: Any, body: Any, reply_to: Any, *, headers: Mapping[str, str] | None = None, key: str | None = None,

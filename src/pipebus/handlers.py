@@ -69,7 +69,10 @@ class Handlers:
     def hand_over(self, bus: Bus) -> list[tuple[Any, Callable[..., Any], dict[str, Any], Place]]:
         """What `bus.include` subscribes."""
         if bus in self._included:
-            raise SubscriptionError("these handlers are included already; a second time each message would be handled twice")
+            place = self._found[0][3] if self._found else "nowhere"
+            raise SubscriptionError(
+                f"the handlers of {place} and below are included already; a second time each message would be handled twice"
+            )
         self._included.add(bus)
         return list(self._found)
 

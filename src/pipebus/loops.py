@@ -4,12 +4,12 @@ Handlers on event loops: a few long-lived tasks, each of which works through one
 A task for each message would cost six times what a message costs here. So a worker is a task that lives on, and gives every
 delivery a context (`contextvars`) of its own by taking the steps of the handler's coroutine itself, inside that context.
 
-Mailboxes come from any thread: `submit` appends to `ready` and sees that `_spread` runs on the loop. The orders of a submit
-against a `_spread` that begins:
+Mailboxes come from any thread: `submit` appends to `ready` and sees that `spread` runs on the loop. The orders of a submit
+against a `spread` that begins:
 
-    append, `_called`? yes (a spread is on its way), `_called` = False, look        the spread sees it
-    append, `_called` = False, `_called`? no, call another spread; look             the first sees it, the other finds nothing
-    `_called` = False, look, append, `_called`? no                                  another spread is called, and sees it
+    append, `called`? yes (a spread is on its way), `called` = False, look        the spread sees it
+    append, `called` = False, `called`? no, call another spread; look             the first sees it, the other finds nothing
+    `called` = False, look, append, `called`? no                                  another spread is called, and sees it
 
 so a mailbox on the list is always seen. Only the loop's thread takes from the list, and hands what it takes to a worker.
 

@@ -112,7 +112,7 @@ class AskedMailbox(SharedMailbox):
         self.schedule(schedule)
 
     def _silent(self) -> BusClosed:
-        return BusClosed(f"filter actor {self.owner.name} has stopped, and answers no more")
+        return BusClosed(f"filter actor {self.owner.name} has stopped, and answers no more; spawn it again, or start the bus")
 
     def answered(self) -> None:
         """One question that was taken is done with."""

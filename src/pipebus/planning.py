@@ -101,7 +101,9 @@ class Planner:
             first = callable(getattr(actor, "filter", None))
             plan = self._make(actor.on_message, place, actor.name or cls.__name__, given, first, **options)
             if plan.run_on != "loop" and pipeline.is_async(getattr(actor, "filter", None)):
-                raise SubscriptionError(f'{cls.__name__} (at {place}): run={plan.run_on!r}, but its filter is async: "loop"')
+                raise SubscriptionError(
+                    f'{cls.__name__} (at {place}): run={plan.run_on!r}, but its filter is async; leave `run` out, or say "loop"'
+                )
             bound = plan.bound
             if bound is not None:  # it serves all of the class, and keeps none of them alive
                 bound.name, bound.handler, bound.call = cls.__name__, cls.on_message, _nobody

@@ -357,7 +357,7 @@ class Pool:
 
 
 def sweep(ready: deque[Any]) -> None:
-    """After a stop, closed mailboxes that no worker came to: let each come to rest."""
+    """After a stop, mailboxes that no worker came to: let each come to rest. All of them are closed, so none is claimed."""
     while ready:
         mailbox = ready.popleft()
         if isinstance(mailbox, SharedMailbox):
