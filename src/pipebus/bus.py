@@ -35,7 +35,7 @@ from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
 from pipebus.lifecycle import Lifecycle, State, StopReport
 from pipebus.loops import LoopRunner, LoopThread
-from pipebus.mailbox import LoopGate, Overflow, Traffic
+from pipebus.mailbox import LoopGate, Mailbox, Overflow, Traffic
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.mailbox_solo import one_worker_kind
 from pipebus.message import NO_HEADERS, Dropped, IdRange, Message, Receipt, check_fields, check_headers, make_message
@@ -339,11 +339,13 @@ class Bus:
     async def _apublish(self, route: Route, message: Message[Any], delay: float) -> Receipt | Dropped:
         late = _delay.set(delay) if delay else None
         full = None
+        waited: tuple[Mailbox, ...] = ()
         try:
             self._check_delay(delay)
             for mailbox in route.mailboxes:
                 if mailbox.lacks_room():
-                    refused = await room(route.mailboxes)
+                    waited = route.mailboxes
+                    refused = await room(waited)
                     full = timed_out.set(refused) if refused else None
                     break
             if not route.nodes and self.transport.local and not delay:
@@ -362,6 +364,8 @@ class Bus:
                 timed_out.reset(full)
             if late is not None:
                 _delay.reset(late)
+            for mailbox in waited:
+                mailbox.look_again()
         return self._passed(message, outcome)
 
     @staticmethod
@@ -460,6 +464,8 @@ class Bus:
                 finally:
                     if token is not None:
                         timed_out.reset(token)
+                    for mailbox in route.mailboxes:
+                        mailbox.look_again()
 
             return on_loop_thread
         run = route.run(Road("sync", late=late))
@@ -662,13 +668,17 @@ class Bus:
         try:
             # Without the lock: a filter's start may subscribe somebody, also from the bus's loop.
             spawned += self._spawner.filters(plan.nodes)
-            if self.state == "started" and plan.nodes:
-                self.lifecycle.start_filters([plan.nodes])
-            with self.lifecycle.lock:
-                self._check_open()
-                self._open(subscription)
+            while True:
+                seen = self.lifecycle.turns
+                if self.state == "started" and plan.nodes:
+                    self.lifecycle.start_filters([plan.nodes])
+                with self.lifecycle.lock:
+                    self._check_open()
+                    if self.lifecycle.turns == seen or not plan.nodes:  # else the bus has started or stopped meanwhile
+                        self._open(subscription)
+                        break
         except BaseException:
-            if name is not None:
+            if name is not None and self._names.get(name) is subscription:
                 del self._names[name]
             self._spawner.undo(spawned)
             raise
@@ -684,6 +694,8 @@ class Bus:
     def _open(self, subscription: Subscription) -> None:
         """Called under the lock: from here on messages reach it."""
         plan, started = subscription.plan, self.state == "started"
+        if subscription.mailbox.closed_for_good():
+            raise SubscriptionError(f"{subscription.name} was stopped while it was being spawned")
         if plan.bound is None:
             inbox = subscription.inbox = Inbox(subscription)
             inbox.mailbox = subscription.mailbox  # type: ignore[assignment]
@@ -877,8 +889,8 @@ class Bus:
             await asyncio.shield(starting)
         except asyncio.CancelledError:  # nobody will stop what goes on starting
             with suppress(Exception):
-                await starting
-            await in_thread(self.lifecycle.stop, 0.0, False)
+                if await starting:
+                    await in_thread(self.lifecycle.stop, 0.0, False)
             raise
         return self
 

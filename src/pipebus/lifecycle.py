@@ -79,8 +79,17 @@ class Parts(Protocol):
     def delivery_nodes(self) -> tuple[pipeline.Node, ...]: ...
 
 
-_at_filters: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.at_filters", default=None)
-"""The lifecycle that is starting or stopping the filter whose code runs here."""
+_at_filters: Final[contextvars.ContextVar[AtFilters | None]] = contextvars.ContextVar("pipebus.at_filters", default=None)
+"""Set while the code of a filter's start or stop runs here."""
+
+
+class AtFilters:
+    """Whose lifecycle is starting or stopping a filter; emptied after that, for what the filter has left running."""
+
+    __slots__ = ("lifecycle",)
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self.lifecycle: Lifecycle | None = lifecycle
 
 
 class Round:
@@ -98,6 +107,7 @@ class Lifecycle:
         self.state: State = "new"
         self.lock = threading.RLock()  # registrations and changes of state
         self.stop_wanted = False
+        self.turns = 0  # changes of state so far
         self._starting = threading.RLock()  # held by the one thread that starts
         self._stopping = threading.Lock()  # held by the one thread that stops
         self._hurry = False
@@ -111,6 +121,7 @@ class Lifecycle:
     def _change(self, state: State) -> events.StateChanged | None:
         """Called under the lock; the event is told after it. All routes go: the next publish of each subject asks anew."""
         old, self.state = self.state, state
+        self.turns += 1
         self.bus.router.forget_all()
         return events.StateChanged(old, state) if self.bus.ledger.observed else None
 
@@ -136,19 +147,22 @@ class Lifecycle:
 
     # --- start ---------------------------------------------------------------------------------------------------------
 
-    def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def start(self, loop: asyncio.AbstractEventLoop | None = None) -> bool:
         """
         Args:
             loop: Where handlers with run="loop" run; None: on the bus's own.
+
+        Returns:
+            False: it was started already.
         """
         bus = self.bus
         self.check_process()
-        with self._starting:
+        if self.state == "draining" or self._at_filters() or (self.in_handler() and self.state != "started"):
+            raise LifecycleError("the bus is starting or stopping; wait for that before you start it (again)")
+        with self._stopping, self._starting:  # a stop under way still has to end its threads
             with self.lock:
                 if self.state == "started":
-                    return
-                if self.state == "draining":
-                    raise LifecycleError("the bus is stopping; wait for stop() to return before you start it again")
+                    return False
                 checks.check(bus.router.nodes, "publish")
                 if not any(step.colour == "async" for step in pipeline.steps(bus.router.nodes)):
                     checks.check_colour(bus.router.nodes, "sync", "the publish chain is sync")
@@ -158,17 +172,19 @@ class Lifecycle:
                 if self._bell is None:  # else `run` has done it, and a signal may have come since
                     self.stop_wanted = self._hurry = False
                 self._round = Round()
-                self._started = []
-            # Without the lock: a filter's start may subscribe somebody, also from the bus's loop.
-            self.start_filters([bus.router.nodes, bus.delivery_nodes, *self._own_chains()])
             try:
+                self._undo_start()  # what a subscription has started while the bus was stopped
+                # Without the lock: a filter's start may subscribe somebody, also from the bus's loop.
+                self.start_filters([bus.router.nodes, bus.delivery_nodes, *self._own_chains()])
                 self.start_filters(self._own_chains())
+                with self.lock:
+                    changed = self._open(loop)
             except BaseException:
                 self._undo_start()
+                bus.loop_thread.stop(1.0)
                 raise
-            with self.lock:
-                changed = self._open(loop)
         bus.ledger.emit(changed)
+        return True
 
     def _open(self, loop: asyncio.AbstractEventLoop | None) -> events.StateChanged | None:
         """The filters have started: let messages in."""
@@ -196,14 +212,16 @@ class Lifecycle:
                 schedule.begin()
         except BaseException:
             self._change("stopped")
-            self._undo_start()
-            bus.loop_thread.stop(1.0)
             raise
         return changed
 
     def _undo_start(self) -> None:
-        started, self._started = self._started, []
-        self._stop_filters(started, [])
+        self._stop_filters(self._take_started(), [])
+
+    def _take_started(self) -> list[pipeline.Step]:
+        with self._claiming:
+            started, self._started = self._started, []
+        return started
 
     def _own_chains(self) -> list[tuple[pipeline.Node, ...]]:
         """Of the subscriptions, each plan's once."""
@@ -228,11 +246,10 @@ class Lifecycle:
                 except BaseException:
                     self._running.discard(id(step.filter))
                     self._stop_filters(begun, [])
-                    if self.state != "started":
-                        self.bus.loop_thread.stop(1.0)
                     raise
                 begun.append(step)
-        self._started += begun
+        with self._claiming:
+            self._started += begun
 
     def _claim(self, step: pipeline.Step) -> bool:
         """The right to start a filter object, once."""
@@ -256,7 +273,8 @@ class Lifecycle:
 
     def _call(self, act: Callable[..., Any], *arguments: Any) -> None:
         """A filter's `start` or `stop`. It may be async: then it runs on the bus's loop."""
-        token = _at_filters.set(self)
+        here = AtFilters(self)
+        token = _at_filters.set(here)
         try:
             value = act(*arguments)
             if isinstance(value, Awaitable):
@@ -267,6 +285,7 @@ class Lifecycle:
                 asyncio.run_coroutine_threadsafe(wait(), self.bus.loop_thread.loop()).result()
         finally:
             _at_filters.reset(token)
+            here.lifecycle = None
 
     # --- drain and stop --------------------------------------------------------------------------------------------------
 
@@ -317,7 +336,11 @@ class Lifecycle:
 
     def from_inside(self) -> bool:
         """In a handler, filter or observer, or in a filter's own start or stop: a stop would wait for itself."""
-        return self.in_handler() or _at_filters.get() is self or within_user_code()
+        return self.in_handler() or self._at_filters() or within_user_code()
+
+    def _at_filters(self) -> bool:
+        here = _at_filters.get()
+        return here is not None and here.lifecycle is self
 
     def only_request(self, call: str) -> StopReport:
         self.request_stop(f"{call} in a handler, filter or observer")
@@ -354,8 +377,7 @@ class Lifecycle:
         for subscription in subscriptions:
             subscription.hand_back()
         errors: list[str] = []
-        started, self._started = self._started, []
-        self._stop_filters(started, errors)
+        self._stop_filters(self._take_started(), errors)
         bus.timers.stop()
         bus.transport.stop()
         blocked = bus.loop_thread.stop(max(1.0, self._left(deadline)))
@@ -422,7 +444,8 @@ class Lifecycle:
             self._hurry = signals > 1
             self.bus.traffic.alarm()
 
-        self.stop_wanted = self._hurry = False
+        if self.state in ("new", "stopped"):
+            self.stop_wanted = self._hurry = False
         on_main = threading.current_thread() is threading.main_thread()
         before: dict[int, Any] = {}
         former = -1

@@ -401,8 +401,11 @@ class Crew:
         self.thread = threading.get_ident()
         self.called = False
         ready, sleepers = self.ready, self.sleepers
-        while ready:
-            mailbox = ready.popleft()
+        while True:
+            try:
+                mailbox = ready.popleft()
+            except IndexError:
+                return
             if sleepers:
                 self.wake(sleepers.pop(), mailbox)
                 continue
@@ -436,7 +439,7 @@ class Crew:
                 parcel.attempt += 1
             self.spread()
 
-        if not self.ending:
+        if not self.ending and not self.loop.is_closed():
             self.loop.call_later(SOON, go_on, context=contextvars.Context())
 
     @staticmethod
@@ -453,8 +456,8 @@ class Crew:
             open_gate(self.gate)
 
     def on_loop(self, call: Callable[[], None]) -> bool:
-        """False if the loop runs no more."""
-        if not self.loop.is_running():
+        """False if the loop runs no more. (The bus's own may be about to begin.)"""
+        if self.loop.is_closed() or (self.callers and not self.loop.is_running()):
             return False
         try:
             self.loop.call_soon_threadsafe(call)
@@ -539,6 +542,8 @@ class LoopRunner:
                 coroutine = worker.task.get_coro()
                 if coroutine is not None:
                     coroutine.close()
+                if worker in crew.workers:  # it had not begun, so that its end has told nobody
+                    crew.never_began(worker, None)
         while self.orphans:
             worker = self.orphans.popleft()
             mailbox, item = worker.mailbox, worker.lost

@@ -455,6 +455,14 @@ class Mailbox:
             waiter.wake()
         return schedule
 
+    def look_again(self) -> None:
+        """Somebody who was promised a place may not have taken it: let in who stands behind."""
+        if self.rare is None or not self.rare.waiters:
+            return
+        with self.lock:
+            schedule = self._admit_waiters()
+        self.schedule(schedule)
+
     def schedule(self, times: int) -> None:
         """Call that many workers (or readers). (Called without the lock.)"""
         while times:

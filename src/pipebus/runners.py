@@ -358,8 +358,11 @@ class Pool:
 
 def sweep(ready: deque[Any]) -> None:
     """After a stop, mailboxes that no worker came to: let each come to rest. All of them are closed, so none is claimed."""
-    while ready:
-        mailbox = ready.popleft()
+    while True:
+        try:
+            mailbox = ready.popleft()
+        except IndexError:  # asked for, not looked at: two may sweep one list
+            return
         if isinstance(mailbox, SharedMailbox):
             mailbox.take()
         else:

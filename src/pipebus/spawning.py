@@ -62,6 +62,8 @@ class Spawner:
             number = next(bus.numbers) if name is None else name
             home = ActorSubscription(plan, subjects, number, place, kind, actor=actor)
             actor.move(home)
+            if before[0] is not None:
+                home.mailbox.pause(TAKEOVER)  # before anybody can reach it; see `_take_over`
             return home
 
         try:
@@ -103,12 +105,21 @@ class Spawner:
                 if step.shape == "actor":
                     home = step.filter._home
                     if home is None or home.mailbox.closed_for_good() or home.plan.hub is not self.bus:
-                        self.spawn(step.filter, step.place, **DEFAULTS)
+                        try:
+                            self.spawn(step.filter, step.place, **DEFAULTS)
+                        except SubscriptionError:
+                            if not self._at_home(step.filter):
+                                raise
+                            continue  # another thread was faster
                         spawned.append(step.filter)
         except BaseException:
             self.undo(spawned)
             raise
         return spawned
+
+    def _at_home(self, actor: Actor) -> bool:
+        hub: Any = actor._home.plan.hub if actor._home is not None else None
+        return hub is self.bus and not actor.subscription.mailbox.closed_for_good()
 
     def undo(self, actors: list[Actor]) -> None:
         """What they were spawned for could not be registered."""

@@ -1399,21 +1399,35 @@ def test_s28_an_actors_class_may_be_written_in_any_way(make: Callable[[], Any], 
         assert hasattr(actor, "__dict__") is ("Slot" not in type(actor).__name__)
 
 
-def test_s28_a_name_may_be_written_in_the_class() -> None:
-    """As a filter's may."""
+class NamedInClass(Actor):
+    """Made without a thought of a name."""
 
-    class Greeter(Notes):
-        name = "greeter"
+    name = "greeter"
 
-        def __init__(self) -> None:
-            self.mail, self.act = [], None
+    def on_message(self, message: Message) -> None:
+        self.found = message.body
 
+
+class NamedInClassToo(NamedInClass):
+    """Its `__init__` has never heard of ours."""
+
+    def __init__(self) -> None:
+        self.found = None
+
+
+@pytest.mark.parametrize("cls", [NamedInClass, NamedInClassToo])
+def test_s28_a_name_may_be_written_in_the_class(cls: Any) -> None:
+    """As a filter's may; one that is given wins."""
     with running() as bus:
-        greeter = bus.spawn(Greeter())
+        greeter = bus.spawn(cls())
         bus.publish("greeter", 1)
         bus.drain(WAIT)
+        assert (greeter.name, greeter.found) == ("greeter", 1)
 
-        assert greeter.given == [1]
+        other = bus.spawn(NamedInClass("other"))
+        bus.publish("other", 2)
+        bus.drain(WAIT)
+        assert (other.name, other.found, greeter.found) == ("other", 2, 1)
 
 
 def test_s28_an_actor_says_who_it_is() -> None:

@@ -293,6 +293,7 @@ def test_s25_a_stop_lets_the_question_in_hand_be_answered_and_refuses_those_in_l
             with pytest.raises(BusClosed, match="filter actor asked has stopped"):
                 waits.result()
         assert first.running
+        assert end == "stop" or ending.running  # it is final when it returns
         answer.open()
         assert first.result() == Receipt(0)
         ending.result()

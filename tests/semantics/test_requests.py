@@ -747,6 +747,90 @@ def test_s29_a_cancelled_arequest_leaves_nothing(url: str) -> None:
     asyncio.run(main())
 
 
+def test_s29_a_second_value_is_unrouted_even_before_the_asker_has_seen_the_first() -> None:
+    """The asker's loop is busy while both handlers answer: it gets the first value, and the second is counted."""
+    with running(Bus(pool=1)) as bus, LoopInThread() as loop:
+        bus.subscribe("s", lambda message: "first")
+        bus.subscribe("s", lambda message: "second")
+        asked, go_on = threading.Event(), threading.Event()
+
+        def block() -> None:
+            asked.set()
+            assert go_on.wait(WAIT)
+
+        async def ask() -> Message:
+            asyncio.get_running_loop().call_soon(block)  # it comes when this coroutine waits for its reply
+            return await bus.arequest("s", timeout=LONG)
+
+        asker = loop.start(ask())
+        assert asked.wait(WAIT)
+        bus.drain(WAIT)
+        assert bus.stats()["unrouted"] == 1
+        go_on.set()
+
+        assert asker.result(WAIT).body == "first"
+
+
+def test_s29_a_reply_and_a_cancellation_at_once_are_no_error() -> None:
+    """Cancelled, and answered before the coroutine could go on: it is cancelled, and the loop has nothing to complain of."""
+    complaints: list[Any] = []
+    with running() as bus, LoopInThread() as loop:
+        loop.loop.set_exception_handler(lambda _, told: complaints.append(told))
+        hold = Hold()
+
+        def handle(message: Message) -> str:
+            hold(message)
+            return "late"
+
+        subscription = bus.subscribe("s", handle)
+
+        async def ask() -> None:
+            asker = asyncio.create_task(bus.arequest("s", timeout=LONG))
+            await asyncio.to_thread(hold.wait_started)
+            asker.cancel()
+            hold.open()
+            wait_until(lambda: subscription.stats()["acknowledged"] == 1, "it has answered")
+            with pytest.raises(asyncio.CancelledError):
+                await asker
+
+        loop.run(ask())
+        loop.call(lambda: None)
+
+    assert complaints == []
+    assert bus.replies.open == {}
+
+
+def test_s29_an_arequest_whose_loop_was_closed_under_it_touches_nobody() -> None:
+    """No cancellation, no goodbye: the handler's delivery ends well all the same."""
+    with running() as bus:
+        hold = Hold()
+
+        def handle(message: Message) -> str:
+            hold(message)
+            return "late"
+
+        subscription = bus.subscribe("s", handle)
+        kept: list[Any] = []
+
+        async def ask() -> None:
+            kept.append(asyncio.create_task(bus.arequest("s", timeout=LONG)))
+            await asyncio.to_thread(hold.wait_started)
+
+        def whole_life_of_a_loop() -> None:
+            loop = asyncio.new_event_loop()
+            loop.set_exception_handler(lambda *_: None)  # asyncio says that a task was destroyed: that is what this is about
+            loop.run_until_complete(ask())
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+
+        InThread(whole_life_of_a_loop).result()
+        hold.open()
+        bus.drain(WAIT)
+
+        assert subscription.stats()["acknowledged"] == 1
+        assert len(bus.dead_letters) == 0
+
+
 def test_s29_an_arequest_whose_loop_is_gone_touches_nobody() -> None:
     """Its loop ends with it while the handler is at work: the handler's delivery ends well, and others get their answers."""
     with running() as bus:
@@ -1227,16 +1311,17 @@ def test_s29_mail_for_objects_cannot_be_asked_where_messages_are_encoded(ask: As
 
 
 def test_s29_two_buses_do_not_mix_their_replies_up() -> None:
-    """With wire=json an address is a text: that of one bus means nothing to the other."""
+    """With wire=json an address is a text: that of one bus means nothing to the other, though it waits for a reply, too."""
     with running(Bus("memory:?wire=json")) as one, running(Bus("memory:?wire=json")) as two:
-        inbox = one.subscribe("s")
-        asker = InThread(one.request, "s", timeout=LONG)
-        question = inbox.receive(timeout=WAIT)
-        assert two.publish(question.reply_to, "from elsewhere") == Receipt(0)
-        assert asker.running
-        assert one.publish(question.reply_to, "from here") == Receipt(1)
+        inboxes = [bus.subscribe("s") for bus in (one, two)]
+        askers = [InThread(bus.request, "s", timeout=LONG) for bus in (one, two)]
+        questions = [inbox.receive(timeout=WAIT) for inbox in inboxes]
+        assert two.publish(questions[0].reply_to, "from elsewhere") == Receipt(0)
+        assert one.publish(questions[1].reply_to, "from elsewhere") == Receipt(0)
+        for bus, question in zip((one, two), questions, strict=True):
+            assert bus.publish(question.reply_to, "from here") == Receipt(1)
 
-        assert asker.result().body == "from here"
+        assert [asker.result().body for asker in askers] == ["from here"] * 2
 
 
 def test_s32_one_bus_answers_coroutines_of_many_loops() -> None:

@@ -315,6 +315,37 @@ def test_s32_a_loop_may_move_from_one_thread_to_another() -> None:
         assert handled.given == list(range(20))
 
 
+def test_s25_a_loop_that_stands_still_does_not_hold_up_a_stop() -> None:
+    """`run_until_complete` is over, and the loop is not closed: a thread stops the bus, which can be started there again."""
+    handled: list[int] = []
+
+    async def handle(message: Message) -> None:
+        handled.append(message.body)
+
+    bus = Bus()
+    subscription = bus.subscribe("s", handle)
+
+    async def once(body: int) -> None:
+        await bus.astart()
+        await bus.apublish("s", body)
+        await bus.adrain(WAIT)
+
+    def whole_life_of_a_loop() -> None:
+        loop = asyncio.new_event_loop()
+        for body in range(3):
+            loop.run_until_complete(once(body))
+            assert InThread(bus.stop, LONG).result() == StopReport(drained=True)
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+    InThread(whole_life_of_a_loop).result()
+
+    assert handled == [0, 1, 2]
+    assert_conserved(subscription, accepted=3)
+
+
 @every_road
 def test_s32_a_filter_serves_many_loops(road: str) -> None:
     """One async filter, and one built-in kind, around a bus that is used from several loops: nothing is bound to one."""
@@ -758,6 +789,51 @@ def test_s13_a_handler_whose_helper_cancels_it_is_not_run_for_ever(callers: bool
         assert attempts == ([1, 2, 3] if callers else [1])
         assert subscription.stats()["dead"] == 1
         assert_conserved(subscription, accepted=1)
+
+
+@pytest.mark.parametrize("moment", ["asleep", "before-its-first-step", "just-woken", "in-a-handler", "in-a-burst"])
+@one_or_three
+def test_s13_whoever_cancels_all_tasks_of_his_loop_does_not_stop_the_bus(moment: str, workers: int) -> None:
+    """A common way to tidy up, `for task in asyncio.all_tasks()`: the bus's workers are among them, and others take over."""
+    handled: list[Any] = []
+
+    async def main() -> None:
+        async with arunning() as bus:
+            hold = AsyncHold(open=moment != "in-a-handler")
+
+            async def handle(message: Message) -> None:
+                await hold(message)
+                handled.append(message.body)
+
+            async def quick(message: Message) -> None:
+                handled.append(message.body)
+
+            subscription = bus.subscribe("s", quick if moment == "in-a-burst" else handle, workers=workers)
+            if moment in ("asleep", "just-woken"):
+                await bus.apublish("s", "warm up")
+                await bus.adrain(WAIT)
+            if moment != "asleep":
+                for body in range(200 if moment == "in-a-burst" else 3):
+                    bus.publish("s", body)
+            if moment == "in-a-handler":
+                await asyncio.to_thread(hold.wait_started)
+            if moment == "in-a-burst" or not worker_tasks():
+                await asyncio.sleep(0)  # so that it is made, and no more
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            assert others
+            for task in others:
+                task.cancel()
+            hold.open()
+            await bus.apublish("s", "last")
+            await bus.adrain(WAIT)
+
+            count = 200 if moment == "in-a-burst" else 0 if moment == "asleep" else 3
+            warm_up = ["warm up"] * (moment in ("asleep", "just-woken"))
+            assert Counter(handled) == Counter([*warm_up, *range(count), "last"])
+            assert len(bus.dead_letters) == 0
+            assert_conserved(subscription, accepted=len(handled))
+
+    amain(main)
 
 
 # --- cancelled by a stop -----------------------------------------------------------------------------------------------
@@ -1904,6 +1980,16 @@ def test_s11_an_async_filter_around_a_plain_handler_is_refused_on_a_loop_too() -
 
     with pytest.raises(PipelineError, match="asynchronous"):
         Bus().subscribe("s", fine, run="loop", filters=[asynchronous])
+
+
+def test_s23_workers_on_a_loop_are_no_matter_of_the_pools_size() -> None:
+    """A pool of one, five workers on a loop: they take nothing from the pool."""
+    with running(Bus(pool=1)) as bus:
+        hold = AsyncHold()
+        bus.subscribe("s", hold, workers=5)
+        for body in range(5):
+            bus.publish("s", body)
+        hold.wait_started(5)
 
 
 def test_s11_an_unknown_way_to_run_is_refused() -> None:

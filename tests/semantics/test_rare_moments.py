@@ -1,0 +1,531 @@
+"""
+Starts and stops that meet at a bad moment: a stop that comes late, a filter that stops the bus in its own start, a signal
+before the bus is up, a thread that cannot be had, a process that was forked. SEMANTICS 10, 13, 23, 25, 26 and 27.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipebus
+from actor_helpers import Notes
+from flow_helpers import WAIT, Hold, InThread, fine, publish, running, wait_until
+from loop_helpers import POOL, THREAD, Way, amain, until, ways
+from pipebus import Bus, BusClosed, Handlers, Message, Receipt, StopReport, Transform
+from pipebus.clock import SystemClock
+from pipebus.events import StateChanged
+from pipebus.runners import Worker
+from pipebus.transports.memory import MemoryTransport
+
+LOOP = Way("loop", colour="async")
+
+
+class Passing(Transform):
+    """A filter that lets all pass; `life` is what became of it."""
+
+    def __init__(self) -> None:
+        self.life: list[str] = []
+
+    def start(self, context: Any) -> Any:
+        self.life.append("start")
+
+    def stop(self) -> Any:
+        self.life.append("stop")
+
+    def transform(self, message: Message) -> Message:
+        return message
+
+
+def threads() -> set[str]:
+    """The names of the threads that a bus has made."""
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("pipebus")}
+
+
+# --- stops that come late ----------------------------------------------------------------------------------------------
+
+
+def test_s25_a_stop_that_comes_late_does_not_end_the_next_start() -> None:
+    """Two threads stop the bus, which is then started again: the slower of them gets the first stop's report, and that is all."""
+    delayed, go_on = threading.Event(), threading.Event()
+    handled = Hold(open=True)
+
+    def hold_up(event: Any) -> None:
+        if isinstance(event, StateChanged) and event.new == "draining" and not delayed.is_set():
+            delayed.set()
+            go_on.wait(2 * WAIT)
+
+    bus = Bus()
+    bus.subscribe("s", handled)
+    bus.observe(hold_up)
+    bus.start()
+    late = InThread(bus.stop, WAIT)
+    assert delayed.wait(WAIT)
+    report = bus.stop(timeout=WAIT)
+    with running(bus):
+        go_on.set()
+
+        assert late.result() == report == StopReport(drained=True)
+        assert bus.state == "started"
+        bus.publish("s", "after the restart")
+        bus.drain(WAIT)
+        assert handled.given == ["after the restart"]
+
+
+class Late(MemoryTransport):
+    """A transport that calls something once: when a stop has found the bus quiet, and has not closed it yet."""
+
+    def __init__(self, late: Callable[[], None]) -> None:
+        super().__init__()
+        self.late = late
+        self.came = False
+
+    @property
+    def local(self) -> bool:
+        if not self.came and sys._getframe(1).f_code.co_name == "_transport_quiet":
+            self.came = True
+            self.late()
+        return True
+
+
+class Listening(SystemClock):
+    """A clock that says when a stop waits for quiet once more."""
+
+    def __init__(self, transport: Late) -> None:
+        self.transport = transport
+        self.again = threading.Event()
+
+    def monotonic(self) -> float:
+        if self.transport.came and sys._getframe(1).f_code.co_name == "quiet":
+            self.again.set()
+        return SystemClock.monotonic()
+
+
+@ways(POOL, THREAD, LOOP)
+def test_s25_a_subscriber_that_was_at_work_while_the_bus_opened_once_more_goes_on(way: Way) -> None:
+    """A stop opens again for latecomers: who was in a handler all the while takes what comes then, and the stop is over."""
+    gates = {body: Hold() for body in ("x1", "y1", "y2")}
+    at_x, at_y = way.hold(), Hold()
+
+    def turnstile(message: Message, call_next: Any) -> Any:
+        if message.body in gates:
+            gates[message.body](message)
+        return call_next(message)
+
+    def late() -> None:
+        gates["x1"].open()
+        at_x.wait_started()
+        gates["y1"].open()
+        at_y.wait_started()
+        gates["y2"].open()
+        wait_until(lambda: y.stats()["pending"] == 1, "a message waits, so that the bus has to open again")
+
+    def handle_y(message: Message) -> None:
+        at_y(message)
+        if message.body == "y1":
+            bus.publish("x", "x2")
+            at_x.open()
+
+    transport = Late(late)
+    clock = Listening(transport)
+    bus = Bus(transport, clock=clock)
+    bus.use(turnstile)
+    x, y = way.subscribe(bus, "x", at_x), bus.subscribe("y", handle_y)
+    with way.started(bus):
+        publishers = [InThread(bus.publish, body[0], body) for body in gates]
+        for gate in gates.values():
+            gate.wait_started()
+        stopping = InThread(bus.stop, WAIT / 2)
+        assert clock.again.wait(WAIT)
+        at_y.open()
+
+        assert stopping.result() == StopReport(drained=True)
+        assert [publisher.result() for publisher in publishers] == [Receipt(1)] * 3
+        assert at_x.given == ["x1", "x2"]
+        assert (x.stats()["acknowledged"], y.stats()["acknowledged"]) == (2, 2)
+
+
+def test_s25_a_publish_that_the_stop_overtakes_starts_no_loop_again() -> None:
+    """It has found its way through an async chain when the bus stops: it is refused, and leaves no thread behind."""
+
+    class Slow(dict[str, str]):
+        """Headers that take their time: the bus is stopped meanwhile."""
+
+        def items(self) -> Any:
+            bus.stop(timeout=WAIT)
+            return super().items()
+
+    async def pass_on(message: Message, call_next: Any) -> Any:
+        return await call_next(message)
+
+    bus = Bus()
+    bus.use(pass_on)
+    bus.subscribe("s", fine)
+    before = threads()
+    bus.start()
+    bus.publish("s")
+    with pytest.raises(BusClosed):
+        bus.publish("s", headers=Slow(a="b"))
+
+    assert bus.state == "stopped"
+    assert threads() == before
+
+
+@ways(POOL, THREAD)
+def test_s25_a_worker_that_has_nothing_to_do_is_no_abandoned_handler(way: Way) -> None:
+    """A stop that gives nobody any time: who sleeps has no handler, so the report names none."""
+    for _ in range(20):
+        bus = Bus()
+        subscription = way.subscribe(bus, "s", fine)
+        bus.start()
+        bus.publish("s")
+        bus.drain(WAIT)
+        pool = subscription.plan.pool or bus.pool
+        wait_until(lambda pool=pool: len(pool.sleepers) == 1, "its worker sleeps")
+
+        assert bus.stop(timeout=0.0) == StopReport(drained=True)
+
+
+# --- filters that stop the bus, or subscribe, in their own start ---------------------------------------------------------
+
+
+class Stopping(Passing):
+    """Stops the bus in its own `start`, or in its own `stop`."""
+
+    def __init__(self, moment: str) -> None:
+        super().__init__()
+        self.moment = moment
+        self.reports: list[StopReport] = []
+
+    def start(self, context: Any) -> Any:
+        super().start(context)
+        self.bus = context.bus
+        if self.moment == "start":
+            self.reports.append(self.bus.stop(timeout=WAIT))
+
+    def stop(self) -> Any:
+        super().stop()
+        if self.moment == "stop":
+            self.reports.append(self.bus.stop(timeout=WAIT))
+
+
+class AsyncStopping(Stopping):
+    """The same on the bus's loop."""
+
+    async def start(self, context: Any) -> None:
+        Passing.start(self, context)
+        self.bus = context.bus
+        if self.moment == "start":
+            self.reports.append(await self.bus.astop(timeout=WAIT))
+
+    async def stop(self) -> None:
+        Passing.stop(self)
+        if self.moment == "stop":
+            self.reports.append(await self.bus.astop(timeout=WAIT))
+
+
+@pytest.mark.parametrize("stops", [Stopping, AsyncStopping], ids=["sync", "async"])
+@pytest.mark.parametrize("moment", ["start", "stop"])
+def test_s25_a_filter_that_stops_the_bus_in_its_own_start_or_stop_only_requests(moment: str, stops: type[Stopping]) -> None:
+    """It would wait for itself. The bus starts, works and stops as often as one likes, and the filter with it."""
+    stopping, handled = stops(moment), Hold(open=True)
+    bus = Bus()
+    bus.use(stopping)
+    bus.subscribe("s", handled)
+
+    def live(body: int) -> StopReport:
+        bus.start()
+        assert bus.state == "started"
+        assert bus.stopping == (moment == "start")
+        bus.publish("s", body)
+        return bus.stop(timeout=WAIT)
+
+    for body in range(3):
+        assert InThread(live, body).result() == StopReport(drained=True)
+
+    assert bus.state == "stopped"
+    assert stopping.reports == [StopReport(drained=False)] * 3
+    assert stopping.life == ["start", "stop"] * 3
+    assert handled.given == [0, 1, 2]
+
+
+class Subscribing(Passing):
+    """Subscribes somebody in its own start, which runs on the bus's loop."""
+
+    async def start(self, context: Any) -> None:
+        Passing.start(self, context)
+        context.bus.subscribe("other", fine, name="brought")
+
+
+def _include(bus: Bus, guard: Transform) -> None:
+    handlers = Handlers()
+    handlers.on("s", filters=[guard])(fine)
+    bus.include(handlers)
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        pytest.param(lambda bus, guard: bus.subscribe("s", fine, filters=[guard]), id="subscribe"),
+        pytest.param(lambda bus, guard: bus.spawn(Notes("s"), filters=[guard]), id="spawn"),
+        pytest.param(_include, id="include"),
+    ],
+)
+def test_s26_a_filter_may_subscribe_while_it_starts_on_a_running_bus(register: Callable[[Bus, Transform], Any]) -> None:
+    """Also from the bus's loop: whoever brings such a filter waits for its start, and nobody waits for ever."""
+    subscribing = Subscribing()
+    bus = Bus()
+    bus.start()
+    InThread(register, bus, subscribing).result()
+
+    assert bus.publish("s") == bus.publish("other") == Receipt(1)
+    assert InThread(bus.stop, WAIT).result() == StopReport(drained=True)
+    assert subscribing.life == ["start", "stop"]
+
+
+# --- starts that are not completed -------------------------------------------------------------------------------------
+
+
+def test_s25_a_start_that_is_cancelled_is_undone() -> None:
+    """`async with bus` in a task that is cancelled while a filter starts: the bus is stopped again, for nobody else will."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(Passing):
+        def start(self, context: Any) -> None:
+            entered.set()
+            assert go_on.wait(2 * WAIT)
+            super().start(context)
+
+    slow, before = Slow(), threads()
+    bus = Bus()
+    bus.use(slow)
+
+    async def use() -> None:
+        async with bus:
+            raise AssertionError("nobody comes here")
+
+    async def main() -> None:
+        using = asyncio.create_task(use())
+        await until(entered)
+        using.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await using
+
+        assert bus.state == "stopped"
+        assert slow.life == ["start", "stop"]
+        assert threads() == before
+
+    try:
+        amain(main)
+    finally:
+        go_on.set()
+
+
+class Flaky(MemoryTransport):
+    """A transport that cannot be started when it is told so."""
+
+    fails = False
+
+    def start(self, surroundings: Any) -> None:
+        if self.fails:
+            raise OSError("it is not there")
+        super().start(surroundings)
+
+
+def _fails_at_the_transport(bus: Bus, transport: Flaky, passing: Passing) -> None:
+    transport.fails = True
+
+
+def _fails_at_a_late_filter(bus: Bus, transport: Flaky, passing: Passing) -> None:
+    class Failing(Passing):
+        def start(self, context: Any) -> None:
+            raise OSError("it is not there")
+
+    class Bringing(Passing):
+        def start(self, context: Any) -> None:
+            bus.subscribe("late", fine, filters=[Failing()])
+
+    bus.use(Bringing())
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first-start", "restart"])
+@pytest.mark.parametrize("fail", [_fails_at_the_transport, _fails_at_a_late_filter], ids=["transport", "late-filter"])
+def test_s10_a_start_that_fails_stops_each_filter_once(first: bool, fail: Callable[[Bus, Flaky, Passing], None]) -> None:
+    """What had been started is stopped again, and not a second time when the bus is stopped for good."""
+    passing, transport = Passing(), Flaky()
+    bus = Bus(transport)
+    bus.use(passing)
+    if not first:
+        bus.start()
+        bus.stop(timeout=WAIT)
+        passing.life.clear()
+    fail(bus, transport, passing)
+
+    with pytest.raises(OSError, match="not there"):
+        bus.start()
+    assert passing.life == ["start", "stop"]
+
+    bus.stop(timeout=WAIT)
+    assert passing.life == ["start", "stop"]
+
+
+def test_s25_a_signal_that_comes_while_run_starts_is_heard() -> None:
+    """A supervisor is quick: the bus that it ends before it is up starts, and stops at once."""
+
+    class Signalled(Passing):
+        """A filter that is looked at while the bus starts; the signal comes then."""
+
+        armed = False
+
+        @property
+        def requires(self) -> tuple[str, ...]:
+            if self.armed:
+                self.armed = False
+                signal.raise_signal(signal.SIGTERM)
+            return ()
+
+    signalled, rescued = Signalled(), threading.Event()
+    bus = Bus()
+    bus.use(signalled)
+
+    def rescue() -> None:
+        rescued.set()
+        bus.request_stop()
+
+    guard = threading.Timer(WAIT, rescue)
+    guard.daemon = True
+    guard.start()
+    signalled.armed = True
+    try:
+        report = bus.run(timeout=WAIT)
+    finally:
+        guard.cancel()
+
+    assert not rescued.is_set(), "the signal was lost"
+    assert report == StopReport(drained=True)
+    assert signalled.life == ["start", "stop"]
+
+
+# --- threads that cannot be had ------------------------------------------------------------------------------------------
+
+
+def refuse_one(monkeypatch: pytest.MonkeyPatch, which: Callable[[threading.Thread], bool]) -> list[str]:
+    """The operating system has no thread to give: the first start of such a one fails. The names of those refused."""
+    refused: list[str] = []
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if not refused and which(thread):
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return refused
+
+
+def test_s23_a_worker_that_cannot_be_started_does_not_end_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who publishes is told; with the next message a worker comes, and takes the first one too."""
+    refused = refuse_one(monkeypatch, lambda thread: isinstance(thread, Worker))
+    handled = Hold(open=True)
+    with running() as bus:
+        bus.subscribe("s", handled)
+        bus.subscribe("t", handled)
+        with pytest.raises(RuntimeError, match="thread"):
+            bus.publish("s", "first")
+        bus.publish("t", "second")
+        bus.drain(WAIT)
+
+        assert sorted(handled.given) == ["first", "second"]
+        assert refused == ["pipebus-1"]
+
+
+def test_s33_a_timer_that_cannot_be_started_is_started_with_the_next_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who publishes is told; the next delayed message brings a timer, and both come in their time."""
+    refused = refuse_one(monkeypatch, lambda thread: thread.name.endswith("-timer"))
+    handled = Hold(open=True)
+    with running() as bus:
+        bus.subscribe("s", handled)
+        with pytest.raises(RuntimeError, match="thread"):
+            bus.publish("s", "first", delay=0.001)
+        bus.publish("s", "second", delay=0.001)
+        bus.drain(WAIT)
+
+        assert handled.given == ["first", "second"]
+        assert refused == ["pipebus-timer"]
+
+
+def test_s25_a_loop_that_cannot_be_started_is_started_with_the_next_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An async publish chain needs the bus's loop: who publishes is told that there is none; the next one gets one."""
+
+    async def pass_on(message: Message, call_next: Any) -> Any:
+        return await call_next(message)
+
+    refused = refuse_one(monkeypatch, lambda thread: thread.name.endswith("-loop"))
+    handled = Hold(open=True)
+    bus = Bus()
+    bus.use(pass_on)
+    bus.subscribe("s", handled)
+    bus.start()
+    with pytest.raises(RuntimeError, match="thread"):
+        bus.publish("s", "first")
+
+    assert InThread(publish, bus, "s", "second").result() == Receipt(1)
+    assert InThread(bus.stop, WAIT).result() == StopReport(drained=True)
+    assert handled.given == ["second"]
+    assert refused == ["pipebus-loop"]
+
+
+# --- a process that was forked -------------------------------------------------------------------------------------------
+
+FORK = """
+import os, signal, sys, warnings
+from pipebus import Actor, Bus, LifecycleError
+
+class Greeter(Actor):
+    def on_message(self, message): ...
+
+warnings.simplefilter("ignore")
+bus = Bus()
+greeter = bus.spawn(Greeter("greeter"))
+bus.start()
+calls = {
+    "every": lambda: bus.every(3600.0, "s"),
+    "spawn": lambda: bus.spawn(Greeter()),
+    "actor.stop": greeter.stop,
+}
+if os.fork() == 0:
+    signal.alarm(20)
+    for name, call in calls.items():
+        try:
+            outcome = repr(call())
+        except LifecycleError as error:
+            outcome = "refused" if "fork" in str(error) else repr(error)
+        print(name, outcome, flush=True)
+    os._exit(0)
+os.wait()
+print("parent", bus.stop(timeout=10).drained)
+"""
+
+
+def test_s27_a_forked_child_is_told_that_its_schedules_and_actors_are_not_its_own() -> None:
+    """A schedule would never tick there, and an actor's lock may have been held: each call says what is wrong."""
+    path = os.pathsep.join([str(Path(pipebus.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", FORK], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=3 * WAIT,
+        check=True,
+    )  # fmt: skip
+
+    assert done.stdout.splitlines() == ["every refused", "spawn refused", "actor.stop refused", "parent True"]
+    assert done.stderr == ""
