@@ -204,6 +204,11 @@ async def in_context(context: contextvars.Context, call: Callable[[Any], Any], a
     return await Steps(context, coroutine, waits_for, worker)
 
 
+def _sweep(ready: deque[Any]) -> None:
+    for mailbox in sweep(ready):
+        mailbox.rules.schedule(mailbox)
+
+
 class LoopWorker:
     """A task that works through mailboxes."""
 
@@ -212,6 +217,7 @@ class LoopWorker:
         self.mailbox: Any = mailbox  # None: sleeping, or told to end
         self.awake: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None]
+        self.began = False
         self.told = False  # the bus has cancelled it
         self.outside = 0  # cancellations that came from elsewhere while its handler waited
         self.step_began = 0  # how often it was being cancelled when the handler's step began
@@ -227,6 +233,7 @@ class LoopWorker:
 
     async def run(self) -> None:
         crew = self.crew
+        self.began = True
         try:
             while self.mailbox is not None:
                 mailbox = self.mailbox
@@ -425,7 +432,7 @@ class Crew:
         """A mailbox that was given to a worker, and not begun."""
         self.ready.append(mailbox)
         if self.over:
-            sweep(self.ready)
+            _sweep(self.ready)
         self.soon()
 
     def soon(self, parcel: Any = None) -> None:
@@ -504,11 +511,11 @@ class LoopRunner:
         crew = self._crew or self._begin()
         if crew is None:
             self._early.append(mailbox)
-            sweep(self._early)
+            _sweep(self._early)
             return
         crew.ready.append(mailbox)
         if crew.over:
-            sweep(crew.ready)
+            _sweep(crew.ready)
         if crew.called:
             return
         crew.called = True
@@ -575,8 +582,8 @@ class LoopRunner:
             self.clock.wait(gate, GRACE)
         crew.over = True
         self.adopt()
-        stuck = [worker.name for worker in list(crew.workers) if worker.mailbox is not None]
+        stuck = [worker.name for worker in list(crew.workers) if worker.mailbox is not None and worker.began]
         with self._lock:
             self._crew = self._callers = None
-        sweep(crew.ready)
+        _sweep(crew.ready)
         return stuck

@@ -237,11 +237,12 @@ class Pool:
     def wake(self) -> None:
         """See that somebody looks at the ready list."""
         starved = False
+        opened: list[Any] = []
         with self.lock:
             if self.waking or not self.ready:
                 return
             if self.stopped:
-                sweep(self.ready)
+                opened = sweep(self.ready)
             elif self.sleepers:
                 worker = self.sleepers.pop()
                 worker.woken = self.waking = True
@@ -258,6 +259,8 @@ class Pool:
                     raise
             else:
                 starved, self.starving = not self.starving, True
+        for mailbox in opened:
+            mailbox.rules.schedule(mailbox)
         if starved:
             self.starved(len(self.ready), len(self.workers))
 
@@ -356,17 +359,22 @@ class Pool:
             self.stopping = self.stopped = self.waking = False
 
 
-def sweep(ready: deque[Any]) -> None:
-    """After a stop, mailboxes that no worker came to: let each come to rest. All of them are closed, so none is claimed."""
+def sweep(ready: deque[Any]) -> list[Any]:
+    """
+    After a stop, closed mailboxes that no worker came to: let each come to rest.
+
+    Returns:
+        Those that were opened again meanwhile: to be scheduled once more, when no lock is held.
+    """
+    opened: list[Any] = []
     while True:
         try:
             mailbox = ready.popleft()
         except IndexError:  # asked for, not looked at: two may sweep one list
-            return
-        if isinstance(mailbox, SharedMailbox):
-            mailbox.take()
-        else:
-            mailbox.begin()
+            return opened
+        begun = isinstance(mailbox, SharedMailbox) or mailbox.begin() is not None
+        if begun and mailbox.leave():
+            opened.append(mailbox)
 
 
 class Timers:

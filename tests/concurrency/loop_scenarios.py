@@ -8,12 +8,23 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from scenarios import Publisher, Record, all_of, at_rest, bus_of, no_time, ready_once, settle_after_stop, stopping
+from scenarios import (
+    Publisher,
+    Record,
+    all_of,
+    at_rest,
+    bus_of,
+    no_time,
+    ready_once,
+    set_to,
+    settle_after_stop,
+    stopping,
+)
 from scheduler import Simulation, Task
 from sim_loop import run_loop
 
 from flow_helpers import assert_conserved
-from pipebus import Actor, Bus, BusClosed, Message, RequestTimeout, Subscription
+from pipebus import Actor, Bus, BusClosed, Message, RequestTimeout, Subscription, loops
 
 
 class LoopRecord(Record):
@@ -22,7 +33,7 @@ class LoopRecord(Record):
 
     Args:
         turns: How often each message waits for the loop to go round.
-        hangs: Messages with the number 0 wait for ever, until it is cancelled and this is changed.
+        hangs: Messages with the number 0 wait for ever: until they are cancelled, and this is changed.
     """
 
     def __init__(self, sim: Simulation, workers: int = 1, turns: int = 0, hangs: bool = False) -> None:
@@ -170,6 +181,55 @@ def there_and_back(sim: Simulation) -> None:
         sim.join()
         bus.drain(timeout=10)
         all_of(record, *publishers)
+    no_time(sim)
+
+
+def taking_turns_on_loop(sim: Simulation) -> None:
+    """Workers give way to the loop after each message, and go to the end of the ready list: nothing is lost."""
+    with set_to(loops, CHUNK=1):
+        two_on_loop(sim)
+
+
+def small_mailbox_on_loop(sim: Simulation) -> None:
+    """A thread and a coroutine in front of a full mailbox: each comes in when there is room."""
+    record = LoopRecord(sim, turns=1)
+    with bus_of(sim) as bus:
+        bus.subscribe("s", record.handle, mailbox=1)
+        publisher = Publisher(sim, bus, "a", 3)
+
+        async def main() -> None:
+            for number in range(3):
+                await bus.apublish("s", ("b", number))
+
+        sim.spawn(run_loop, sim, main, name="publisher b")
+        sim.join()
+        bus.drain(timeout=10)
+        all_of(record, publisher)
+        assert record.of("b") == [0, 1, 2]
+    no_time(sim)
+
+
+def readers_on_loop(sim: Simulation) -> None:
+    """Two coroutines and a thread read: each message is read once, and none of them sleeps while one waits."""
+    read: list[Any] = []
+    with bus_of(sim) as bus:
+        subscription = bus.subscribe("s")
+        for name in "ab":
+            Publisher(sim, bus, name, 2)
+
+        async def reader() -> None:
+            read.append((await subscription.areceive(timeout=10)).body)
+
+        async def main() -> None:
+            await asyncio.gather(reader(), reader())
+
+        def read_two() -> None:
+            for _ in range(2):
+                read.append(subscription.receive(timeout=10).body)
+
+        sim.spawn(run_loop, sim, main, name="readers on a loop")
+        sim.spawn(read_two, name="reader")
+    assert sorted(read) == [(name, number) for name in "ab" for number in range(2)]
     no_time(sim)
 
 
@@ -386,9 +446,17 @@ class Gatekeeper(Actor):
         self.busy = False
 
 
-def through_a_filter_actor(sim: Simulation) -> None:
+class LoopGatekeeper(Gatekeeper):
+    """The same on the bus's loop."""
+
+    async def filter(self, message: Message) -> Message:  # type: ignore[override]
+        await asyncio.sleep(0)
+        return super().filter(message)
+
+
+def through_a_filter_actor(sim: Simulation, kind: type[Gatekeeper] = Gatekeeper) -> None:
     """Two threads and a coroutine tell it something and publish: each is asked about with what it has told in place."""
-    gatekeeper, record = Gatekeeper(sim), Record(sim)
+    gatekeeper, record = kind(sim), Record(sim)
     accepted: list[Any] = []
     with bus_of(sim, gatekeeper) as bus:
         bus.subscribe("s", record)
@@ -412,6 +480,11 @@ def through_a_filter_actor(sim: Simulation) -> None:
     assert sorted(record.given) == sorted(accepted) == [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0)]
     assert record.of("a") == record.of("b") == [0, 1]
     no_time(sim)
+
+
+def through_an_async_filter_actor(sim: Simulation) -> None:
+    """The same for one that answers on the bus's loop."""
+    through_a_filter_actor(sim, LoopGatekeeper)
 
 
 class Passing(Actor):
@@ -472,7 +545,7 @@ def cancelling(sim: Simulation, drain: bool, workers: int = 1) -> None:
     report = bus.stop(timeout=1, drain=drain)
     assert sim.elapsed <= 1
     sim.join()
-    assert not report.abandoned
+    assert not report.abandoned, f"{report.abandoned} are told as abandoned, and nobody was in a handler"
     at_rest(sim, bus, [subscription])
     assert subscription.stats()["pending"] + len(record.done) == sum(len(publisher.accepted) for publisher in publishers)
     record.hangs = False
@@ -501,6 +574,22 @@ def cancelling_workers(sim: Simulation) -> None:
     cancelling(sim, drain=False, workers=3)
 
 
+def cancelling_between_messages(sim: Simulation) -> None:
+    """A stop that waits for nobody, while workers give way to the loop: what they have not begun is left over."""
+    record = LoopRecord(sim)
+    bus = Bus(clock=sim.clock, pool=3)
+    subscription = bus.subscribe("s", record.handle)
+    with set_to(loops, CHUNK=1):
+        bus.start()
+        publishers = [Publisher(sim, bus, name, 3) for name in "ab"]
+        sim.step()
+        report = bus.stop(timeout=0, drain=False)
+        sim.join()
+        settle_after_stop(sim, bus, subscription, record, report, publishers)
+    assert not bus.dead_letters
+    no_time(sim)
+
+
 def starting_loops_again(sim: Simulation) -> None:
     """Stopped and started while messages come: each is refused to its publisher, or handled once."""
     record = LoopRecord(sim, turns=1)
@@ -519,7 +608,7 @@ def starting_loops_again(sim: Simulation) -> None:
 # --- on a caller's loop ------------------------------------------------------------------------------------------------
 
 
-def callers_loop(sim: Simulation, drain: bool = True, workers: int = 1) -> None:
+def callers_loop(sim: Simulation, workers: int = 1) -> None:
     """`async with bus` in a coroutine, two threads publish: what they were told to be accepted is handled on that loop."""
     record = LoopRecord(sim, workers, turns=1)
     bus = Bus(clock=sim.clock, pool=3)

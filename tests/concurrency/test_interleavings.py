@@ -14,6 +14,7 @@ import scenarios as s
 from scheduler import Scenario, explore, seeds
 
 SEEDS = 80
+LOOP_SEEDS = 50
 
 HASTY = {"hasty": 0.2}
 """For races against time-outs."""
@@ -117,13 +118,16 @@ def test_a_stop_loses_nothing(scenario: Scenario, options: dict[str, Any]) -> No
     case(l.two_on_loop),
     case(l.together_on_loop),
     case(l.loop_draining),
+    case(l.taking_turns_on_loop),
     case(l.there_and_back),
+    case(l.small_mailbox_on_loop),
+    case(l.readers_on_loop),
     case(l.callers_loop),
     case(l.callers_loop_with_workers),
 )
 def test_what_threads_publish_is_handled_on_the_loop(scenario: Scenario, options: dict[str, Any]) -> None:
     """On the bus's own or on a caller's: nothing lost, nothing twice, in its publisher's order, and the loop is woken."""
-    explore(scenario, seeds(SEEDS), **options)
+    explore(scenario, seeds(LOOP_SEEDS), **options)
 
 
 @each(
@@ -134,19 +138,19 @@ def test_what_threads_publish_is_handled_on_the_loop(scenario: Scenario, options
 )
 def test_a_subscription_on_the_loop_is_paused_and_ended_from_elsewhere(scenario: Scenario, options: dict[str, Any]) -> None:
     """Nothing is lost by a pause, and nothing runs after an unsubscribe, by a thread or on another loop."""
-    explore(scenario, seeds(SEEDS), **options)
+    explore(scenario, seeds(LOOP_SEEDS), **options)
 
 
 @each(case(l.asking), case(l.asking_impatiently, HASTY), case(l.asking_when_it_stops))
 def test_whoever_asks_has_an_answer_or_is_told(scenario: Scenario, options: dict[str, Any]) -> None:
     """Threads and coroutines: each has its own answer, or an error, and is woken when it is there."""
-    explore(scenario, seeds(SEEDS), **options)
+    explore(scenario, seeds(LOOP_SEEDS), **options)
 
 
-@each(case(l.through_a_filter_actor), case(l.filter_actor_when_it_stops))
+@each(case(l.through_a_filter_actor), case(l.through_an_async_filter_actor), case(l.filter_actor_when_it_stops))
 def test_a_filter_actor_answers_everybody_in_line(scenario: Scenario, options: dict[str, Any]) -> None:
     """One at a time, mail and questions in the order in which they came; also while the bus stops."""
-    explore(scenario, seeds(SEEDS), **options)
+    explore(scenario, seeds(LOOP_SEEDS), **options)
 
 
 @each(
@@ -156,6 +160,7 @@ def test_a_filter_actor_answers_everybody_in_line(scenario: Scenario, options: d
     case(l.cancelling_at_once),
     case(l.cancelling_after_draining),
     case(l.cancelling_workers),
+    case(l.cancelling_between_messages),
     case(l.starting_loops_again),
     case(l.stopping_on_callers_loop),
     case(l.stopping_and_draining_on_callers_loop),
@@ -165,4 +170,4 @@ def test_a_filter_actor_answers_everybody_in_line(scenario: Scenario, options: d
 )
 def test_a_stop_loses_nothing_on_loops(scenario: Scenario, options: dict[str, Any]) -> None:
     """What is in flight ends, or is cancelled and comes again after the next start, on whatever loop that is."""
-    explore(scenario, seeds(SEEDS), **options)
+    explore(scenario, seeds(LOOP_SEEDS), **options)

@@ -29,6 +29,15 @@ WITHIN = 1000
 HASTY = {"hasty": 0.2}
 TICKING = {"tick": 0.003}
 
+LOOK = """\
+    ready, sleepers = self.ready, self.sleepers
+    while True:
+        try:
+            mailbox = ready.popleft()
+        except IndexError:
+            """
+"""The beginning of `Crew.spread`."""
+
 Break = tuple[Callable[..., Any], str, str]
 
 
@@ -125,8 +134,8 @@ every_break = pytest.mark.parametrize(
         planted(
             "lost wake-up: a spread says that another is needed after its last look, and not before",
             Crew.spread,
-            "self.called = False\n    ready, sleepers = self.ready, self.sleepers\n    while ready:",
-            "pass\n    ready, sleepers = self.ready, self.sleepers\n    while ready or setattr(self, 'called', False):",
+            f"self.called = False\n{LOOK}return\n",
+            f"pass\n{LOOK}return setattr(self, 'called', False)\n",
             l.together_on_loop,
         ),
         planted(
