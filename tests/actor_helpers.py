@@ -166,6 +166,10 @@ class Answers(Hold):
         super().__call__(message)
         return self.then(message)
 
+    def close(self) -> None:
+        """Let no further answer out."""
+        self._gate.clear()
+
 
 class AskedSort(NamedTuple):
     """A sort of filter actor: its class, and where it runs."""

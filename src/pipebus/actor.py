@@ -221,14 +221,13 @@ class ActorSubscription(Subscription):
                     answer = Answer(await in_context(item.context, ask, item.message, worker))
                 else:
                     answer = Answer(item.context.run(ask, item.message))
-            except GeneratorExit:
-                item.give(Answer(error=BusClosed(f"the loop of filter actor {self.name} was closed while it was asked")))
-                worker.lost = item
-                raise
-            except asyncio.CancelledError as error:
-                closed = BusClosed(f"filter actor {self.name} was cancelled while it was asked")
-                answer = Answer(error=closed if worker.cancelled() else error)
             except BaseException as error:
+                if worker.closing:
+                    item.give(Answer(error=BusClosed(f"the loop of filter actor {self.name} was closed while it was asked")))
+                    worker.lost = item
+                    raise
+                if isinstance(error, asyncio.CancelledError) and worker.cancelled():
+                    error = BusClosed(f"filter actor {self.name} was cancelled while it was asked")
                 answer = Answer(error=error)
             finally:
                 here.mailbox = None

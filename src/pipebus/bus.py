@@ -888,9 +888,9 @@ class Bus:
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:  # nobody will stop what goes on starting
-            with suppress(Exception):
-                if await starting:
-                    await in_thread(self.lifecycle.stop, 0.0, False)
+            await _until_done(starting)
+            if not starting.exception() and starting.result():
+                await _until_done(asyncio.ensure_future(in_thread(self.lifecycle.stop, 0.0, False)))
             raise
         return self
 
@@ -1038,6 +1038,13 @@ class Bus:
 
     def __repr__(self) -> str:
         return f"<Bus {self.name} on {self.url}: {self.state}>"
+
+
+async def _until_done(task: asyncio.Future[Any]) -> None:
+    """Wait for it, however often whoever waits is cancelled."""
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
 
 
 def _value(counter: itertools.count[int]) -> int:

@@ -211,7 +211,13 @@ class Lifecycle:
             for schedule in bus.schedules:
                 schedule.begin()
         except BaseException:
+            self._close_all()
             self._change("stopped")
+            for pool in self._pools(subscriptions):
+                pool.stop(0.0)
+            bus.loops.stop(0.0)
+            bus.timers.stop()
+            bus.transport.stop()
             raise
         return changed
 

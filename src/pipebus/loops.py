@@ -172,6 +172,7 @@ class Steps:
                 try:
                     value = yield waits_for
                 except GeneratorExit:
+                    worker.closing = True
                     with suppress(BaseException):  # whatever it does about that, its message goes back
                         run(coroutine.close)  # the loop was closed under it
                     raise
@@ -223,7 +224,8 @@ class LoopWorker:
         self.step_began = 0  # how often it was being cancelled when the handler's step began
         self.back: Any = None  # the parcel that has gone back because of one
         self.gone = False  # cancelled, and its message has gone back: it leaves
-        self.lost: Any = None  # what it had in hand when its loop was closed under it
+        self.closing = False  # its loop was closed under it
+        self.lost: Any = None  # what it had in hand then
         self._context = contextvars.Context()
         self._here = Here(None)
 
@@ -343,10 +345,10 @@ class LoopWorker:
                             outcome = await in_context(context, run, item, self)
                         else:
                             outcome = context.run(run, item)
-                    except GeneratorExit:
-                        self.lost = item
-                        raise
                     except BaseException as error:
+                        if self.closing:
+                            self.lost = item
+                            raise
                         owner.failed(item, error, worker=self)
                     else:
                         if outcome is None or outcome is HANDLED or owner.settled_at_once(item, outcome):
@@ -508,7 +510,11 @@ class LoopRunner:
 
     def submit(self, mailbox: Any) -> None:
         """Put a mailbox on the ready list. Called once per change from rest to ready, on any thread."""
-        crew = self._crew or self._begin()
+        try:
+            crew = self._crew or self._begin()
+        except BaseException:  # no thread can be had: whoever publishes is told, and the next crew takes it along
+            self._early.append(mailbox)
+            raise
         if crew is None:
             self._early.append(mailbox)
             _sweep(self._early)
@@ -533,6 +539,8 @@ class LoopRunner:
         with self._lock:
             if self._crew is None and self._started:
                 self._crew = Crew(self._callers or self.thread.loop(), self._callers is not None, self.orphans)
+                while self._early:
+                    self._crew.ready.append(self._early.popleft())
             return self._crew
 
     def start(self, loop: asyncio.AbstractEventLoop | None) -> None:

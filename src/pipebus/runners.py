@@ -81,6 +81,7 @@ class Worker(threading.Thread):
         self.context: contextvars.Context
         self.woken = True  # on its way to the ready list; pool.waking is about this worker
         self.abandoned = False
+        self.mailbox: Any = None  # in hand
 
     def run(self) -> None:
         # Each delivery has a context of its own. One in which nothing was left is as good as new, and is kept.
@@ -107,14 +108,14 @@ class Worker(threading.Thread):
                 try:
                     mailbox = ready.popleft()
                 except IndexError:
-                    _here.mailbox = None
+                    _here.mailbox = self.mailbox = None
                     mailbox = None  # an actor that has stopped is not kept alive by a worker that sleeps
                     if not pool.sleep(self):
                         return False
                     continue
                 if self.woken:
                     pool.awake(self)
-            _here.mailbox = mailbox
+            _here.mailbox = self.mailbox = mailbox
             again = self.work_shared(mailbox) if isinstance(mailbox, SharedMailbox) else self.work_solo(mailbox, begun)
             begun = False
             if again is None:
@@ -337,8 +338,8 @@ class Pool:
         stuck = []
         while workers:
             for worker in workers:
-                limit = None if deadline is None or worker in sleepers else max(0.0, deadline - self.clock.monotonic())
-                worker.join(limit)  # one that slept has no handler, and ends at once
+                idle = worker in sleepers or worker.mailbox is None  # no handler: it ends at once
+                worker.join(None if deadline is None or idle else max(0.0, deadline - self.clock.monotonic()))
                 if worker.is_alive():
                     worker.abandoned = True
                     stuck.append(worker)

@@ -472,11 +472,11 @@ class Subscription:
             outcome = self.chain()(parcel.message)
             if self.is_async:
                 outcome = await outcome
-        except GeneratorExit:
-            if delivery is None or delivery.claim():
-                worker.lost = parcel
-            raise
         except BaseException as error:
+            if worker.closing:  # whatever its handler makes of that
+                if delivery is None or delivery.claim():
+                    worker.lost = parcel
+                raise
             self.failed(parcel, error, delivery, worker)
         else:
             await self.asettle(parcel, outcome, delivery, worker=worker)
@@ -527,11 +527,11 @@ class Subscription:
         try:
             for to, message, value in self._answers(item, outcome):
                 await self.plan.hub.replies.aanswer(to, message, value)
-        except GeneratorExit:
-            if delivery is None or delivery.claim():
-                worker.lost = item
-            raise
         except BaseException as error:
+            if worker.closing:  # whatever its handler makes of that
+                if delivery is None or delivery.claim():
+                    worker.lost = item
+                raise
             self.failed(item, error, delivery, worker)
         else:
             self._close(item, outcome, delivery)

@@ -773,6 +773,26 @@ def test_s08_a_subscription_that_comes_later_brings_its_filter_actor() -> None:
             late.bus
 
 
+def test_s10_threads_that_bring_the_same_filter_actor_at_once_share_it() -> None:
+    """Whoever is first spawns it; all of their subscriptions pass it."""
+    with running() as bus, hasty_threads():
+        for _ in range(50):
+            actor = Asked()
+            gate = threading.Barrier(4)
+
+            def subscribe(actor: Asked = actor, gate: threading.Barrier = gate) -> Any:
+                gate.wait(WAIT)
+                return bus.subscribe("s", fine, filters=[actor])
+
+            made = [thread.result() for thread in [InThread(subscribe) for _ in range(4)]]
+            assert bus.publish("s", "x") == Receipt(4)
+            bus.drain(WAIT)
+            assert actor.questions == ["x"] * 4
+            for subscription in made:
+                subscription.unsubscribe()
+            actor.stop()
+
+
 @dataclasses.dataclass
 class ByValue(Actor):
     left: int = 0

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -27,6 +29,7 @@ from actor_helpers import (
 from flow_helpers import (
     LONG,
     WAIT,
+    Boom,
     Ear,
     HandClock,
     Hold,
@@ -433,6 +436,59 @@ def test_s25_filter_actors_stop_last(sort: AskedSort, colour: str, whose: str) -
         assert_conserved(subscription, accepted=1)
 
 
+@every_free_sort
+def test_s10_a_filter_actor_is_asked_one_message_at_a_time_while_the_bus_stops(sort: AskedSort) -> None:
+    """Two deliveries that had begun come to it: the second stands in line, and both are handled."""
+    turnstile, answer, handled = Answers(), Answers(), Hold(open=True)
+    bus = Bus()
+    ear = Ear(bus)
+    actor = patient(sort.make(bus, answer=answer))
+    with running(bus, drain=False):
+        for _ in range(2):
+            bus.subscribe("s", handled, filters=[lambda message, call_next: call_next(turnstile(message)), actor])
+        bus.publish("s", "x")
+        turnstile.wait_started(2)
+        stop = InThread(bus.stop, WAIT, drain=False)
+        ear.wait_for(StateChanged, 3)
+        turnstile.open()
+        answer.wait_started()
+        actor.wait_for_line(questions=1)
+        assert answer.given == ["x"]
+        answer.open()
+
+        assert stop.result().left == {}
+        assert handled.given == ["x", "x"]
+
+
+@every_asked_sort
+@pytest.mark.parametrize("who", ["thread", "coroutine"])
+def test_s25_who_comes_to_a_filter_actor_when_the_bus_has_stopped_is_refused_at_once(sort: AskedSort, who: str) -> None:
+    """He stood in an earlier filter while the bus stopped, which does not wait for outsiders."""
+    turnstile = Answers()
+    bus = Bus()
+
+    def enter(message: Message, call_next: Any) -> Any:
+        return call_next(turnstile(message))
+
+    async def aenter(message: Message, call_next: Any) -> Any:
+        return await call_next(await asyncio.to_thread(turnstile, message))
+
+    bus.use(enter if who == "thread" else aenter)
+    actor = patient(sort.use(bus))
+    for _ in range(2):
+        turnstile.close()
+        with running(bus, drain=False):
+            waits = InThread(publish if who == "thread" else apublish, bus, "s")
+            turnstile.wait_started()
+        turnstile.open()
+
+        with pytest.raises(BusClosed, match="filter actor asked has stopped"):
+            waits.result()
+    with running(bus):
+        assert apublish(bus, "s", "next") == Receipt(0)
+        assert actor.questions == ["next"]
+
+
 @every_asked_sort
 @both_colours
 def test_s25_a_handler_may_publish_through_a_filter_actor_while_the_bus_drains(sort: AskedSort, colour: str) -> None:
@@ -682,6 +738,40 @@ def test_s13_a_publish_that_is_cancelled_while_it_waits_leaves_nothing_behind(so
         asyncio.run(main())
         bus.drain(WAIT)
         assert actor.questions == (["first", "second"] if line == "in-hand" else ["first"])
+
+
+@every_free_sort
+def test_s13_a_publish_that_is_interrupted_while_it_waits_leaves_nothing_behind(sort: AskedSort) -> None:
+    """A signal's handler raises in the thread that publishes: its question is not asked any more."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise Boom("interrupted")
+
+    answer = Answers()
+    clock = HandClock()
+    bus = Bus(clock=clock)
+    actor = patient(sort.use(bus, answer=answer))
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with running(bus):
+            first = InThread(bus.publish, "s", "first")
+            answer.wait_started()
+
+            def send_signal() -> None:
+                clock.wait_until_waited_for(threads=2)
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+            interrupting = InThread(send_signal)
+            with pytest.raises(Boom, match="interrupted"):
+                bus.publish("s", "second")
+            interrupting.result()
+            answer.open()
+            assert first.result() == Receipt(0)
+            bus.drain(WAIT)
+
+            assert actor.questions == ["first"]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_s13_an_answer_that_comes_when_its_loop_is_gone_harms_nobody() -> None:

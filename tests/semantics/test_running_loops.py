@@ -1040,6 +1040,35 @@ def test_s25_a_stop_waits_for_handlers_and_not_for_workers_that_have_nothing_to_
         assert subscription.stats()["acknowledged"] == 1
 
 
+def test_s25_an_error_that_leaves_the_async_block_stops_without_draining() -> None:
+    """What runs may end, what waits is left over, and the error goes its way."""
+    bus = Bus()
+    hold = AsyncHold()
+    subscription = bus.subscribe("s", hold)
+
+    def open_when_it_is_closed() -> None:
+        wait_until(lambda: bus.state == "stopped", "the bus takes nothing more")
+        hold.open()
+
+    async def main() -> None:
+        async with bus:
+            for body in range(5):
+                await bus.apublish("s", body)
+            await asyncio.to_thread(hold.wait_started)
+            raise Boom("in the block")
+
+    opener = InThread(open_when_it_is_closed)
+    with pytest.raises(Boom):
+        asyncio.run(main())
+    opener.result()
+
+    assert bus.state == "stopped"
+    assert hold.given == [0]
+    assert subscription.stats()["acknowledged"] == 1
+    assert subscription.stats()["pending"] == 4
+    assert_conserved(subscription, accepted=5)
+
+
 # --- handlers that do not end ------------------------------------------------------------------------------------------
 
 

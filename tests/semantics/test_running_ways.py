@@ -416,6 +416,34 @@ def test_s19_a_body_that_the_handlers_type_refuses_is_dead_at_once(way: Way) -> 
         assert "Rejected" in bus.dead_letters.list()[0].error
 
 
+class Other(BaseException):
+    """No Exception, and none that anybody knows."""
+
+
+@one_or_three
+@every_way_to_run
+@pytest.mark.parametrize("error", [Other, GeneratorExit, StopIteration, StopAsyncIteration, TimeoutError, EOFError])
+def test_s19_whatever_a_handler_raises_is_its_own_failure(way: Way, workers: int, error: type[BaseException]) -> None:
+    """Also what Python itself uses for its own ends: a dead letter, and the next message is handled."""
+    handled: list[int] = []
+
+    def handle(message: Message) -> None:
+        if message.body == 1:
+            raise error
+        handled.append(message.body)
+
+    with way.running() as bus:
+        subscription = way.subscribe(bus, "s", handle, workers=workers)
+        for body in range(3):
+            bus.publish("s", body)
+        bus.drain(WAIT)
+
+        assert sorted(handled) == [0, 2]
+        assert subscription.stats()["dead"] == 1
+        assert not bus.stopping
+        assert_conserved(subscription, accepted=3)
+
+
 @one_or_three
 @every_way_to_run
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])

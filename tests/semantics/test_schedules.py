@@ -338,6 +338,29 @@ def test_s25_a_tick_that_the_stop_refuses_is_no_failure() -> None:
         assert_conserved(news, accepted=0)
 
 
+def test_s31_a_tick_that_found_no_worker_before_the_stop_does_not_come_after_the_next_start() -> None:
+    """The pool was busy: the message of before is not caught up, and the first comes after one interval."""
+    ticking = Ticking(pool=1)
+    bus = ticking.bus
+    hold = Hold()
+    with running(bus, drain=False):
+        bus.subscribe("work", hold)
+        news = bus.subscribe("news")
+        schedule = bus.every(60.0, "news")
+        bus.publish("work")
+        hold.wait_started()
+        ticking.move(60.0)
+        assert bus.stop(timeout=0.0, drain=False).abandoned == ("pipebus-1",)
+        bus.start()
+        hold.open()
+        ticking.pass_time(59.0)
+        assert figures(schedule) == (0, 0, 0)
+        ticking.pass_time(1.0)
+
+        assert figures(schedule) == (1, 0, 0)
+        assert times(news) == [120.0]
+
+
 def test_s25_a_drain_does_not_wait_for_ticks_that_are_not_due() -> None:
     """They will come for ever."""
     with running() as bus:
