@@ -58,9 +58,7 @@ class Ledger:
                 observer(event)
             except BaseException as error:
                 if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                    if threading.current_thread() is threading.main_thread():
-                        raise
-                    self.interrupted(type(error).__name__)  # a worker lives on
+                    self._live_on(error)
                 with self._lock:
                     self._observer_errors += 1
                 self.warn("observer.failed", observer=handler_name(observer), error=repr(error))
@@ -69,9 +67,17 @@ class Ledger:
         """A warning from where nothing may be raised: a logger that fails is counted, not let through."""
         try:
             get_logger(bus=self.name).warning(event, **facts)
-        except Exception:
+        except BaseException as error:
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                self._live_on(error)
             with self._lock:
                 self._log_errors += 1
+
+    def _live_on(self, error: BaseException) -> None:
+        """A worker, or the timer, is not ended by somebody who only listens. The main thread may be interrupted anywhere."""
+        if threading.current_thread() is threading.main_thread():
+            raise error
+        self.interrupted(type(error).__name__)
 
     def debug(self, event: str, **facts: Any) -> None:
         with suppress(Exception):  # nothing depends on this line

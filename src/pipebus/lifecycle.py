@@ -211,7 +211,11 @@ class Lifecycle:
             for schedule in bus.schedules:
                 schedule.begin()
         except BaseException:
-            self._close_all()
+            for subscription in subscriptions:
+                with suppress(Exception):  # it may not have been bound yet
+                    if not bus.transport.local:
+                        bus.transport.unbind(subscription.name)
+                subscription.mailbox.close("stopped", keep=True)
             self._change("stopped")
             for pool in self._pools(subscriptions):
                 pool.stop(0.0)

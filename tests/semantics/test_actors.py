@@ -1,5 +1,5 @@
 """
-SEMANTICS 28 and 25: actors. Objects with mail of their own, one message at a time, on every sort of worker, until they stop.
+SEMANTICS 28: actors. Objects with mail of their own, given one message at a time, on every kind of worker.
 """
 
 from __future__ import annotations
@@ -7,11 +7,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import dataclasses
-import gc
-import json
 import re
 import threading
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -43,13 +40,11 @@ from pipebus import (
     MailboxFull,
     Message,
     NoResponder,
-    PipelineError,
     Receipt,
     Ref,
     Rejected,
     RequestFailed,
     Subject,
-    SubjectError,
     SubscriptionError,
     Transform,
     UnsupportedCapability,
@@ -57,7 +52,7 @@ from pipebus import (
     transform,
     when,
 )
-from pipebus.events import Acknowledged, Discarded, Taken
+from pipebus.events import Acknowledged, Taken
 
 # --- mail by reference and by name -------------------------------------------------------------------------------------
 
@@ -343,6 +338,33 @@ def test_s26_an_actors_options_are_those_of_a_subscription() -> None:
         assert described["mailbox"] == {"size": 2, "overflow": "reject", "timeout": 5.0}
         assert described["to"] == "answers"
         assert [one["filter"] for one in described["filters"]] == ["double"]
+
+
+def test_s26_actors_of_one_class_may_have_different_options() -> None:
+    """Each has its own, and the next one its own again."""
+
+    @transform
+    def double(message: Message) -> Message:
+        return message.with_body(message.body * 2)
+
+    with running() as bus:
+        answers = bus.subscribe("answers")
+        plain = bus.spawn(Notes(act=lambda message: "plain"))
+        doubled = bus.spawn(Notes(act=lambda message: "doubled"), filters=[double])
+        answering = bus.spawn(Notes(act=lambda message: "answering"), to="answers")
+        small = bus.spawn(Notes(), mailbox=1)
+        threaded = bus.spawn(Notes(), run="thread")
+        again = bus.spawn(Notes())
+        for actor in (plain, doubled, answering, small, threaded, again):
+            bus.publish(actor, 5)
+        bus.drain(WAIT)
+
+        assert [actor.given for actor in (plain, doubled, answering, small, threaded, again)] == [[5], [10], [5], [5], [5], [5]]
+        assert answers.receive(timeout=0).body == "answering"
+        assert_conserved(answers, accepted=1)
+        sizes = [actor.subscription.plan.rules.size for actor in (plain, small, again)]
+        assert sizes == [10_000, 1, 10_000]
+        assert [actor.subscription.plan.run_on for actor in (plain, threaded, again)] == ["pool", "thread", "pool"]
 
 
 def test_s26_an_actor_returned_as_often_as_allowed_is_dead() -> None:
@@ -775,669 +797,85 @@ def test_s28_an_actor_may_spawn_others() -> None:
         assert [child.given for child in children] == [[0], [1], [2]]
 
 
-# --- stop --------------------------------------------------------------------------------------------------------------
+# --- delivery filters --------------------------------------------------------------------------------------------------
 
 
 @every_sort
-def test_s25_stop_ends_an_actor_after_its_current_message(sort: Sort) -> None:
-    """It does not wait; what was queued is dropped, counted as `stopped` and heard; later mail reaches nobody."""
+def test_s28_delivery_filters_stand_around_on_message(sort: Sort) -> None:
+    """The bus's first, then the actor's own; an outcome of theirs is the delivery's."""
+    trail: list[str] = []
+
+    def through(name: str) -> Any:
+        @around
+        def step(message: Message) -> Any:
+            trail.append(f"{name} in")
+            outcome = yield message
+            trail.append(f"{name} out")
+            return outcome
+
+        return step
+
+    @transform
+    def no_spam(message: Message) -> Message | Dropped:
+        return Dropped("spam") if message.body == "spam" else message
+
+    bus = Bus()
+    bus.use(through("bus"), at="delivery")
+    with running(bus):
+        actor = sort.spawn(bus, "greeter", filters=[through("own"), no_spam])
+        bus.publish(actor, "spam")
+        bus.publish("greeter", "hello")
+        bus.drain(WAIT)
+
+        assert actor.given == ["hello"]
+        assert trail == ["bus in", "own in", "own out", "bus out"] * 2
+        assert actor.subscription.stats()["dropped"] == {"spam": 1}
+
+
+@pytest.mark.parametrize("name", ["greeter", None], ids=["named", "unnamed"])
+def test_s28_a_delivery_filter_may_not_readdress_an_actors_mail(name: str | None) -> None:
+    """Neither to another subject nor from the object to its name."""
+
+    @transform
+    def readdress(message: Message) -> Message:
+        return Message("elsewhere", message.body)
+
+    with running() as bus:
+        actor = bus.spawn(Notes(name), filters=[readdress])
+        bus.publish(actor)
+        bus.drain(WAIT)
+
+        assert actor.given == []
+        (letter,) = bus.dead_letters.list()
+        assert letter.by == "readdress"
+        assert "SubjectChanged" in letter.error
+
+
+def test_s18_observers_hear_an_actors_deliveries() -> None:
+    """Taken, then acknowledged, under the actor's name."""
     bus = Bus()
     ear = Ear(bus)
     with running(bus):
-        hold = Hold()
-        actor = sort.spawn(bus, "greeter", hold)
-        for body in range(5):
-            bus.publish(actor, body)
-        hold.wait_started()
-
-        actor.stop()
-
-        assert actor not in [listener for one in bus.subscriptions for listener in one.patterns]
-        assert bus.publish(actor, 5) == Receipt(0)
-        assert bus.publish("greeter", 6) == Receipt(0)
-        hold.open()
-        ear.wait_for(Acknowledged)
-        bus.drain(WAIT)
-        assert hold.given == [0]
-        stats = actor.subscription.stats()
-        assert (stats["acknowledged"], stats["dropped"], stats["pending"]) == (1, {"stopped": 4}, 0)
-        assert_conserved(actor.subscription, accepted=5)
-        assert [(event.message.body, event.place, event.reason) for event in ear.of(Discarded)] == [
-            (body, "greeter", "stopped") for body in range(1, 5)
-        ]
-        assert "greeter" not in bus.stats()["subscriptions"]
-
-
-@every_sort
-def test_s25_an_actor_may_stop_itself(sort: Sort) -> None:
-    """From its own `on_message`: that message is handled to its end and acknowledged, the next is not begun."""
-    hold = Hold()
-
-    def stop_at_two(message: Message) -> None:
-        if message.body == 2:
-            actor.stop()
-
-    with running() as bus:
-        actor = sort.spawn(bus, "greeter", stop_at_two)
-        actor.subscription.pause()
-        for body in range(5):
-            bus.publish(actor, body)
-        actor.subscription.resume()
-        bus.drain(WAIT)
-        hold.open()
-
-        assert actor.given == [0, 1, 2]
-        stats = actor.subscription.stats()
-        assert (stats["acknowledged"], stats["dropped"]) == (3, {"stopped": 2})
-        assert_conserved(actor.subscription, accepted=5)
-
-
-@every_sort
-def test_s25_what_an_actor_returns_to_its_mailbox_after_its_stop_is_dropped(sort: Sort) -> None:
-    """It retries the message that it stopped itself with: nobody is there to take it again, and it is counted."""
-
-    class Returns(sort.cls):
-        def on_message(self, message: Message, delivery: Delivery) -> None:
-            self.stop()
-            delivery.retry()
-
-    class AsyncReturns(sort.cls):
-        async def on_message(self, message: Message, delivery: Delivery) -> None:
-            self.stop()
-            delivery.retry()
-
-    with running() as bus:
-        cls: Any = AsyncReturns if issubclass(sort.cls, AsyncNotes) else Returns
-        actor = bus.spawn(cls("greeter"), run=sort.run)
-        bus.publish(actor)
-        bus.drain(WAIT)
-
-        assert actor.subscription.stats()["dropped"] == {"stopped": 1}
-        assert_conserved(actor.subscription, accepted=1)
-
-
-@every_sort
-def test_s25_twenty_threads_and_the_actor_itself_may_stop_it_at_once(sort: Sort) -> None:
-    """Idempotent: each message that waited is counted once."""
-    with running() as bus, hasty_threads():
-        for _ in range(20):
-            hold = Hold()
-            actor = sort.spawn(bus, "greeter", hold)
-            for body in range(10):
-                bus.publish(actor, body)
-            hold.wait_started()
-            for thread in [InThread(actor.stop) for _ in range(20)]:
-                thread.result()
-            hold.open()
-            bus.drain(WAIT)
-
-            stats = actor.subscription.stats()
-            assert (stats["acknowledged"], stats["dropped"]) == (1, {"stopped": 9})
-
-
-def test_s25_stop_on_a_running_loop_does_not_wait() -> None:
-    """A coroutine stops an actor that is busy on a thread, and one that is busy on this very loop."""
-
-    async def main() -> None:
-        async with Bus() as bus:
-            hold = Hold()
-            threaded, here = bus.spawn(Notes("threaded", hold)), bus.spawn(AsyncNotes("here", hold))
-            for actor in (threaded, here):
-                bus.publish(actor, actor.name)
-                bus.publish(actor, "waits")
-            await asyncio.to_thread(hold.wait_started, 2)
-
-            threaded.stop()
-            here.stop()
-
-            hold.open()
-            await bus.adrain(WAIT)
-            assert sorted(hold.given) == ["here", "threaded"]
-            for actor in (threaded, here):
-                wait_until(lambda actor=actor: actor.subscription.stats()["acknowledged"] == 1, "its message is handled")
-                assert actor.subscription.stats()["dropped"] == {"stopped": 1}
-
-    asyncio.run(main())
-
-
-def test_s25_an_actor_may_be_stopped_by_another_one() -> None:
-    """A supervisor ends a worker by mail."""
-    with running() as bus:
-        worker = bus.spawn(Notes("worker"))
-        boss = bus.spawn(Notes("boss", lambda message: worker.stop()))
-        bus.publish(worker, 1)
-        bus.drain(WAIT)
-        bus.publish(boss)
-        bus.drain(WAIT)
-
-        assert bus.publish(worker, 2) == Receipt(0)
-        assert worker.given == [1]
-
-
-@pytest.mark.parametrize("state", ["not-spawned", "new", "stopped"])
-def test_s25_stop_is_callable_in_every_state(state: str) -> None:
-    """Before it is spawned it does nothing; on a bus that is not started it ends there; twice is as good as once."""
-    bus = Bus()
-    actor = Notes("greeter")
-    if state != "not-spawned":
-        bus.spawn(actor)
-    if state == "stopped":
-        with bus:
-            pass
-
-    actor.stop()
-    actor.stop()
-
-    with running(bus):
-        assert bus.publish("greeter") == Receipt(0)
-
-
-@every_sort
-def test_s25_a_stopped_actor_may_be_spawned_again(sort: Sort) -> None:
-    """With its state, under its name, here or on another bus; its figures begin anew."""
-    with running() as bus, running() as elsewhere:
-        actor = sort.spawn(bus, "greeter")
-        for home in (bus, bus, elsewhere, bus):
-            if actor.given:
-                home.spawn(actor, run=sort.run)
-            assert actor.bus is home
-            home.publish(actor, len(actor.given))
-            home.drain(WAIT)
-            assert_conserved(actor.subscription, accepted=1)
-            actor.stop()
-
-        assert actor.given == [0, 1, 2, 3]
-
-
-def watched(hold: Hold, free: Hold, again: Callable[[], None], sort: Sort) -> Any:
-    """An `on_message` that is never in two places; with "first" it calls `again` and stands still."""
-    inside: list[Any] = []
-
-    def begin(message: Message) -> None:
-        assert inside == [], f"{message.body} came while {inside} was handled"
-        inside.append(message.body)
-        if message.body == "first":
-            again()
-
-    def handle(message: Message) -> None:
-        begin(message)
-        try:
-            if message.body == "first":
-                hold(message)
-        finally:
-            inside.clear()
-        free(message)
-
-    async def ahandle(message: Message) -> None:
-        begin(message)
-        try:
-            if message.body == "first":
-                await asyncio.to_thread(hold, message)
-        finally:
-            inside.clear()
-        free(message)
-
-    return ahandle if issubclass(sort.cls, AsyncNotes) else handle
-
-
-@every_sort
-@pytest.mark.parametrize("spawned_by", ["outside", "itself"])
-def test_s24_an_actor_spawned_again_at_once_still_has_one_message_at_a_time(sort: Sort, spawned_by: str) -> None:
-    """It was stopped while it was busy: its new mail waits until it is not, and a drain waits for that."""
-    hold, free = Hold(), Hold(open=True)
-
-    def again() -> None:
-        actor.stop()
-        bus.spawn(actor, run=sort.run)
-        bus.publish(actor, "second")
-
-    with running() as bus:
-        actor = sort.spawn(bus, act=watched(hold, free, again if spawned_by == "itself" else lambda: None, sort))
-        bus.publish(actor, "first")
-        hold.wait_started()
-        if spawned_by == "outside":
-            again()
-        draining = InThread(bus.drain, WAIT)
-        assert actor.subscription.stats()["pending"] == 1
-        assert draining.running
-        hold.open()
-        draining.result()
-
-        assert free.given == ["first", "second"]
-        assert bus.dead_letters.list() == []
-
-
-@every_sort
-def test_s24_a_pause_holds_for_an_actor_that_was_spawned_again_while_it_was_busy(sort: Sort) -> None:
-    """Its last message ends: it is still paused."""
-    hold, free = Hold(), Hold(open=True)
-    with running() as bus:
-        actor = sort.spawn(bus, act=watched(hold, free, lambda: None, sort))
-        bus.publish(actor, "first")
-        hold.wait_started()
-        actor.stop()
-        old = actor.subscription
-        bus.spawn(actor, run=sort.run)
-        actor.subscription.pause()
-        bus.publish(actor, "second")
-        hold.open()
-        bus.drain(WAIT)
-        assert (free.given, actor.subscription.paused) == (["first"], True)
-        assert_conserved(old, accepted=1)
-        actor.subscription.resume()
-        bus.drain(WAIT)
-
-        assert free.given == ["first", "second"]
-
-
-@every_sort
-@pytest.mark.parametrize("meanwhile", ["stopped", "started-again"])
-def test_s25_an_actor_spawned_again_while_it_was_busy_outlives_a_restart(sort: Sort, meanwhile: str) -> None:
-    """Its last message outlives even the bus: what came for it since is handled after it, once the bus runs."""
-    hold, free = Hold(), Hold(open=True)
-    with running(drain=False) as bus:
-        actor = sort.spawn(bus, act=watched(hold, free, lambda: None, sort))
-        bus.publish(actor, "first")
-        hold.wait_started()
-        actor.stop()
-        bus.spawn(actor, run=sort.run)
-        bus.publish(actor, "second")
-        bus.stop(timeout=0.01)
-        if meanwhile == "stopped":
-            hold.open()
-            if sort.run != "loop" and not issubclass(sort.cls, AsyncNotes):
-                free.wait_started()  # (on the loop it was cancelled)
-            bus.start()
-        else:
-            bus.start()
-            hold.open()
-        bus.drain(WAIT)
-
-        assert free.given[-1:] == ["second"]
-
-
-def test_s25_a_request_that_waits_in_a_stopped_actors_mailbox_is_told_at_once() -> None:
-    """It will not be answered: NoResponder, and not a time-out."""
-    with running() as bus:
-        hold = Hold()
-        actor = bus.spawn(Notes("greeter", hold))
-        bus.publish(actor)
-        hold.wait_started()
-        asks = InThread(bus.request, actor, timeout=LONG)
-        wait_until(lambda: actor.subscription.stats()["pending"] == 1, "the request is queued")
-
-        actor.stop()
-
-        with pytest.raises(NoResponder, match="stopped"):
-            asks.result()
-        hold.open()
-
-
-@every_sort
-def test_s25_publishers_in_front_of_a_stopping_actors_full_mailbox_are_let_go(sort: Sort) -> None:
-    """They waited for room: their message reaches nobody, at once."""
-    with running() as bus:
-        hold = Hold()
-        actor = sort.spawn(bus, "greeter", hold, mailbox=1, overflow_timeout=LONG)
-        bus.publish(actor)
-        hold.wait_started()
-        waits = InThread(bus.publish, actor)
-        mailbox = actor.subscription.mailbox
-        wait_until(lambda: mailbox.rare is not None and len(mailbox.rare.waiters) == 1, "the publisher stands in line")
-
-        actor.stop()
-
-        assert waits.result() == Receipt(0)
-        hold.open()
-
-
-def test_s25_the_thread_of_a_stopped_actor_ends() -> None:
-    """run="thread": no thread is left, whether it was busy, idle or stopped itself."""
-    with running() as bus:
-        before = threading.active_count()
-        hold = Hold()
-        busy, idle, own = (
-            bus.spawn(Notes(name, act), run="thread")
-            for name, act in (("busy", hold), ("idle", None), ("own", lambda message: own.stop()))
-        )
-        for actor in (busy, idle, own):
-            bus.publish(actor)
-        hold.wait_started()
-        wait_until(lambda: idle.subscription.stats()["acknowledged"] == 1, "the idle one is idle")
-        busy.stop()
-        idle.stop()
-        hold.open()
-
-        wait_until(lambda: threading.active_count() == before, "their threads have ended")
-
-
-@every_sort
-def test_s25_an_actor_may_be_unsubscribed_like_any_subscription(sort: Sort) -> None:
-    """`actor.subscription.unsubscribe()` waits for the message in hand, and counts the rest as `unsubscribed`."""
-    with running() as bus:
-        hold = Hold()
-        actor = sort.spawn(bus, "greeter", hold)
-        for body in range(3):
-            bus.publish(actor, body)
-        hold.wait_started()
-        leaving = InThread(actor.subscription.unsubscribe, WAIT)
-        wait_until(lambda: actor.subscription.stats()["dropped"] == {"unsubscribed": 2}, "the rest is dropped")
-        assert leaving.running
-        hold.open()
-        leaving.result()
-
-        assert actor.subscription.stats()["acknowledged"] == 1
-        bus.spawn(actor, run=sort.run)
-
-
-# --- bad input ---------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class ByValue(Actor):
-    left: int = 0
-
-    def on_message(self, message: Message) -> None: ...
-
-
-class ByOwnEquality(Notes):
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    __hash__ = Actor.__hash__
-
-
-class ByOwnHash(Notes):
-    def __hash__(self) -> int:
-        return 1
-
-
-class TakesTwo(Actor):
-    def on_message(self, first: Message, second: Message) -> None: ...
-
-
-class TakesNone(Actor):
-    def on_message(self) -> None: ...
-
-
-class Silent(Actor):
-    """An actor that can do nothing at all."""
-
-
-BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], str]] = {
-    "a-class": (lambda: Notes, {}, SubscriptionError, r"write Notes\(\)"),
-    "an-object": (object, {}, SubscriptionError, "derive its class from Actor"),
-    "a-function": (lambda: fine, {}, SubscriptionError, "derive its class from Actor"),
-    "a-name": (lambda: "greeter", {}, SubscriptionError, "derive its class from Actor"),
-    "a-value": (ByValue, {}, SubscriptionError, r"ByValue .*dataclass\(eq=False\)"),
-    "equality": (ByOwnEquality, {}, SubscriptionError, "__eq__"),
-    "hash": (ByOwnHash, {}, SubscriptionError, "__hash__"),
-    "two-messages": (TakesTwo, {}, SubscriptionError, "TakesTwo.*two parameters"),
-    "no-message": (TakesNone, {}, SubscriptionError, "TakesNone.*takes no message"),
-    "empty-name": (lambda: Notes(""), {}, SubscriptionError, "actor name ''"),
-    "no-text": (lambda: Notes(5), {}, SubscriptionError, "actor name 5"),
-    "wildcard": (lambda: Notes("greeters.*"), {}, SubjectError, "wildcard"),
-    "rest": (lambda: Notes(">"), {}, SubjectError, "wildcard"),
-    "empty-token": (lambda: Notes("a..b"), {}, SubjectError, "empty token"),
-    "white-space": (lambda: Notes("a b"), {}, SubjectError, "white space"),
-    "async-on-pool": (AsyncNotes, {"run": "pool"}, SubscriptionError, 'run="pool"'),
-    "async-on-thread": (AsyncNotes, {"run": "thread"}, SubscriptionError, 'run="thread"'),
-    "unknown-run": (Notes, {"run": "process"}, SubscriptionError, "run='process'"),
-    "no-room": (Notes, {"mailbox": 0}, SubscriptionError, "mailbox=0"),
-    "overflow": (Notes, {"overflow": "burst"}, SubscriptionError, "overflow='burst'"),
-    "attempts": (Notes, {"attempts": 0}, SubscriptionError, "attempts=0"),
-    "overflow-timeout": (Notes, {"overflow_timeout": -1}, SubscriptionError, "overflow_timeout=-1"),
-    "to": (Notes, {"to": "a.*"}, SubscriptionError, "wildcard"),
-    "filters": (Notes, {"filters": [5]}, PipelineError, "not callable"),
-    "colour": (AsyncNotes, {"filters": [lambda message, call_next: call_next(message)]}, PipelineError, "plain sync filter"),
-    "silent": (Silent, {}, SubscriptionError, "on_message"),
-}
-
-
-@pytest.mark.parametrize(("make", "options", "error", "text"), BAD.values(), ids=BAD)
-@pytest.mark.parametrize("started", [False, True], ids=["new", "started"])
-def test_s11_what_cannot_be_spawned_is_told_at_once(
-    make: Callable[[], Any], options: dict[str, Any], error: type[Exception], text: str, started: bool
-) -> None:
-    """The text names what is wrong; nothing is registered, and the actor is as it was."""
-    bus = Bus()
-    if started:
-        bus.start()
-    actor = make()
-
-    with pytest.raises(error, match=text):
-        bus.spawn(actor, **options)
-
-    assert bus.subscriptions == []
-    assert getattr(actor, "_home", None) is None or isinstance(actor, type)
-    bus.stop(WAIT)
-
-
-def test_s11_options_that_an_actor_does_not_have_are_refused() -> None:
-    """It has one worker and no name beside its own."""
-    for option in ("workers", "name", "deliver", "wokers"):
-        with pytest.raises(TypeError, match=option):
-            Bus().spawn(Notes(), **{option: 2})
-
-
-def test_s11_an_actor_is_spawned_once() -> None:
-    """A second time, here or on another bus, is told with the place of the first; it stays where it is."""
-    with running() as bus, running() as elsewhere:
         actor = bus.spawn(Notes("greeter"))
-        with pytest.raises(SubscriptionError, match=r"spawned already, on this bus \(at .*test_actors.py:\d+\); stop it first"):
-            bus.spawn(actor)
-        with pytest.raises(SubscriptionError, match="spawned already, on another bus"):
-            elsewhere.spawn(actor)
-
-        assert actor.bus is bus
         bus.publish(actor, 1)
         bus.drain(WAIT)
-        assert actor.given == [1]
-        assert elsewhere.subscriptions == []
+
+        assert [(type(event), event.subscription) for event in ear.of(Taken, Acknowledged)] == [
+            (Taken, "greeter"),
+            (Acknowledged, "greeter"),
+        ]
 
 
-@pytest.mark.parametrize("cls", [Notes, PassingNotes])
-def test_s11_of_threads_that_spawn_one_actor_at_once_one_succeeds(cls: type[Notes]) -> None:
-    """The others are told; it has one mailbox, and each mail is handled once."""
-    with running() as bus, hasty_threads():
-        for _ in range(100):
-            actor = cls()
-            gate = threading.Barrier(4)
-
-            def spawn(actor: Notes = actor, gate: threading.Barrier = gate) -> bool:
-                gate.wait(WAIT)
-                try:
-                    bus.spawn(actor)
-                except SubscriptionError:
-                    return False
-                return True
-
-            assert sum(thread.result() for thread in [InThread(spawn) for _ in range(4)]) == 1
-            assert bus.publish(actor) == Receipt(1)
-            bus.drain(WAIT)
-            assert len(actor.given) == 1
-            actor.stop()
-
-
-def test_s11_a_spawn_that_failed_may_be_repeated() -> None:
-    """The reason is gone: the same actor is spawned, also if it was stopped before."""
-    with running() as bus:
-        taken, actor = bus.spawn(Notes("greeter")), Notes("greeter")
-        for _ in range(2):
-            with pytest.raises(SubscriptionError):
-                bus.spawn(actor)
-            taken.stop()
-            bus.spawn(actor)
-            actor.stop()
-            bus.spawn(taken)
-
-        assert bus.publish("greeter") == Receipt(1)
-        assert actor.subscription.mailbox.closed_for_good()
-
-
-def test_s11_a_place_is_the_line_of_the_user() -> None:
-    """`describe` says where each actor was spawned."""
+def test_s28_explain_shows_who_an_actor_is_reached_by() -> None:
+    """By its name and by the object."""
     bus = Bus()
-    bus.spawn(Notes("greeter"))
-    (described,) = bus.describe()["subscriptions"]
+    greeter = bus.spawn(Notes("greeter"))
 
-    assert described["place"].partition(":")[0].endswith("test_actors.py")
-    assert described["subjects"][-1] == "greeter"
-    assert described["handler"] == "actor_helpers:Notes.on_message"
-    assert (described["run"], described["workers"]) == ("pool", 1)
-    json.dumps(bus.describe())
-
-
-# --- classes of all kinds ----------------------------------------------------------------------------------------------
-
-
-class WithoutSuper(Actor):
-    """Its `__init__` has never heard of ours."""
-
-    def __init__(self, start: int) -> None:
-        self.count = start
-
-    def on_message(self, message: Message) -> None:
-        self.count += 1
-
-
-class NamedWithoutSuper(WithoutSuper):
-    def __init__(self, start: int) -> None:
-        self.count = start
-        self.name = "counter"
-
-
-@dataclasses.dataclass(eq=False)
-class AsDataclass(Actor):
-    count: int
-    name: str | None = None
-
-    def on_message(self, message: Message) -> None:
-        self.count += 1
-
-
-@dataclasses.dataclass(eq=False)
-class NamedDataclass(Actor):
-    """The name comes first, and has no default."""
-
-    name: str
-    count: int
-
-    def on_message(self, message: Message) -> None:
-        self.count += 1
-
-
-@dataclasses.dataclass(eq=False, frozen=True)
-class FrozenDataclass(Actor):
-    """What counts is not in its fields."""
-
-    counts: list[int]
-    name: str | None = None
-
-    @property
-    def count(self) -> int:
-        return len(self.counts)
-
-    def on_message(self, message: Message) -> None:
-        self.counts.append(1)
-
-
-@dataclasses.dataclass(eq=False, slots=True)
-class AsSlottedDataclass(Actor):
-    name: str | None
-    count: int = 0
-
-    def on_message(self, message: Message) -> None:
-        self.count += 1
-
-
-class Slotted(Actor):
-    __slots__ = ("count",)
-
-    def __init__(self, name: str | None, count: int = 0) -> None:
-        super().__init__(name)
-        self.count = count
-
-    def on_message(self, message: Message) -> None:
-        self.count += 1
-
-
-WRITTEN = (
-    "no-super", "no-super-named", "dataclass", "dataclass-named", "dataclass-name-first", "frozen", "frozen-named",
-    "slotted-dataclass", "slots", "slots-named",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [
-        (lambda: WithoutSuper(0), None),
-        (lambda: NamedWithoutSuper(0), "counter"),
-        (lambda: AsDataclass(0), None),
-        (lambda: AsDataclass(0, "counter"), "counter"),
-        (lambda: NamedDataclass("counter", 0), "counter"),
-        (lambda: FrozenDataclass([]), None),
-        (lambda: FrozenDataclass([], "counter"), "counter"),
-        (lambda: AsSlottedDataclass("counter"), "counter"),
-        (lambda: Slotted(None), None),
-        (lambda: Slotted("counter"), "counter"),
-    ],
-    ids=WRITTEN,
-)
-def test_s28_an_actors_class_may_be_written_in_any_way(make: Callable[[], Any], name: str | None) -> None:
-    """Without super().__init__(), as a dataclass(eq=False), with slots: it is an actor, and keeps its state."""
-    with running() as bus:
-        actor, other = bus.spawn(make()), make()
-        if name is None:
-            bus.spawn(other)
-        bus.publish(actor)
-        bus.publish(name or other)
-        bus.drain(WAIT)
-
-        assert actor.name == name
-        assert (actor.count, other.count) == ((2, 0) if name else (1, 1))
-        assert hasattr(actor, "__dict__") is ("Slot" not in type(actor).__name__)
-
-
-class NamedInClass(Actor):
-    """Made without a thought of a name."""
-
-    name = "greeter"
-
-    def on_message(self, message: Message) -> None:
-        self.found = message.body
-
-
-class NamedInClassToo(NamedInClass):
-    """Its `__init__` has never heard of ours."""
-
-    def __init__(self) -> None:
-        self.found = None
-
-
-@pytest.mark.parametrize("cls", [NamedInClass, NamedInClassToo])
-def test_s28_a_name_may_be_written_in_the_class(cls: Any) -> None:
-    """As a filter's may; one that is given wins."""
-    with running() as bus:
-        greeter = bus.spawn(cls())
-        bus.publish("greeter", 1)
-        bus.drain(WAIT)
-        assert (greeter.name, greeter.found) == ("greeter", 1)
-
-        other = bus.spawn(NamedInClass("other"))
-        bus.publish("other", 2)
-        bus.drain(WAIT)
-        assert (other.name, other.found, greeter.found) == ("other", 2, 1)
-
-
-def test_s28_an_actor_says_who_it_is() -> None:
-    """Its text holds the class, the name or the number that it got, or that it is not spawned."""
-    bus = Bus()
-
-    assert repr(Notes()) == "<Notes not spawned>"
-    assert repr(Notes("greeter")) == "<Notes greeter>"
-    assert repr(bus.spawn(Notes("greeter"))) == "<Notes greeter>"
-    assert repr(bus.spawn(Notes())) == "<Notes#1>"
+    for subject in ("greeter", greeter):
+        text = bus.explain(subject)
+        assert "greeter on <Notes greeter>, greeter" in text
+        assert "-> Notes" in text
+    assert "nobody listens" in bus.explain(Notes())
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------
@@ -1586,268 +1024,3 @@ def test_s29_answers_may_go_to_an_actor() -> None:
 
         assert sink.given == [10, 25]
         assert sink.mail[0].correlation_id == question.id
-
-
-# --- the bus stops and starts ------------------------------------------------------------------------------------------
-
-
-@every_sort
-def test_s25_an_actor_outlives_a_restart_of_its_bus(sort: Sort) -> None:
-    """Its state is kept, and mail that was left over is handled after the next start, once and in order."""
-    bus = Bus()
-    hold = Hold()
-    with running(bus):
-        actor = sort.spawn(bus, "greeter", hold)
-        for body in range(5):
-            bus.publish(actor, body)
-        hold.wait_started()
-        stop = InThread(bus.stop, WAIT, drain=False)
-        wait_until(lambda: bus.state == "stopped", "the bus has stopped")
-        hold.open()
-        assert stop.result().left == {"greeter": 4}
-        with pytest.raises(BusClosed):
-            bus.publish(actor, 5)
-
-        bus.start()
-        bus.publish(actor, 5)
-        bus.publish("greeter", 6)
-        bus.drain(WAIT)
-
-        assert hold.given == [0, 1, 2, 3, 4, 5, 6]
-        assert_conserved(actor.subscription, accepted=7)
-
-
-@every_sort
-def test_s25_leaving_the_block_lets_actors_finish_their_mail(sort: Sort) -> None:
-    """Everything accepted has been handled when `with` is over."""
-    with Bus() as bus:
-        actor = sort.spawn(bus)
-        for body in range(200):
-            bus.publish(actor, body)
-
-    assert actor.given == list(range(200))
-    assert_conserved(actor.subscription, accepted=200)
-
-
-@every_sort
-def test_s25_a_paused_actor_keeps_its_mail(sort: Sort) -> None:
-    """`actor.subscription.pause()`: nothing is handled until `resume`; a drain does not wait for it."""
-    with running() as bus:
-        actor = sort.spawn(bus, "greeter")
-        actor.subscription.pause()
-        for body in range(3):
-            bus.publish(actor, body)
-        bus.drain(WAIT)
-        assert actor.given == []
-        assert actor.subscription.stats()["pending"] == 3
-
-        actor.subscription.resume()
-        bus.drain(WAIT)
-
-        assert actor.given == [0, 1, 2]
-
-
-@pytest.mark.parametrize("what", ["actor", "subscription"])
-def test_s25_what_a_filters_start_spawns_on_a_thread_is_started_too(what: str) -> None:
-    """A filter brings a helper of its own along: its first mail is handled."""
-    hold = Hold(open=True)
-
-    class Brings(Transform):
-        def start(self, context: Any) -> None:
-            if what == "actor":
-                context.bus.spawn(Notes("helper", hold), run="thread")
-            else:
-                context.bus.subscribe("helper", hold, run="thread")
-
-        def transform(self, message: Message) -> Message:
-            return message
-
-    bus = Bus()
-    bus.use(Brings())
-    with running(bus):
-        bus.publish("helper", "hello")
-        hold.wait_started()
-
-        assert hold.given == ["hello"]
-
-
-def test_s25_an_async_start_of_a_filter_may_spawn_and_subscribe() -> None:
-    """It runs on the bus's loop, and finds the bus as ready as a plain one does."""
-    hold = Hold(open=True)
-
-    class Brings(Transform):
-        async def start(self, context: Any) -> None:
-            context.bus.spawn(Notes("helper", hold))
-            context.bus.subscribe("helper", hold)
-
-        def transform(self, message: Message) -> Message:
-            return message
-
-    bus = Bus()
-    bus.use(Brings())
-    starting = InThread(bus.start)
-    starting.result()
-    with running(bus):
-        assert bus.publish("helper", "hello") == Receipt(2)
-        hold.wait_started(2)
-
-
-def test_s27_two_buses_share_no_actor_and_no_name() -> None:
-    """The same name on two buses is two actors."""
-    with running() as one, running() as two:
-        here, there = one.spawn(Notes("greeter")), two.spawn(Notes("greeter"))
-        one.publish("greeter", 1)
-        two.publish("greeter", 2)
-        assert two.publish(here, 3) == Receipt(0)
-        one.drain(WAIT)
-        two.drain(WAIT)
-
-        assert (here.given, there.given) == ([1], [2])
-
-
-# --- delivery filters --------------------------------------------------------------------------------------------------
-
-
-@every_sort
-def test_s28_delivery_filters_stand_around_on_message(sort: Sort) -> None:
-    """The bus's first, then the actor's own; an outcome of theirs is the delivery's."""
-    trail: list[str] = []
-
-    def through(name: str) -> Any:
-        @around
-        def step(message: Message) -> Any:
-            trail.append(f"{name} in")
-            outcome = yield message
-            trail.append(f"{name} out")
-            return outcome
-
-        return step
-
-    @transform
-    def no_spam(message: Message) -> Message | Dropped:
-        return Dropped("spam") if message.body == "spam" else message
-
-    bus = Bus()
-    bus.use(through("bus"), at="delivery")
-    with running(bus):
-        actor = sort.spawn(bus, "greeter", filters=[through("own"), no_spam])
-        bus.publish(actor, "spam")
-        bus.publish("greeter", "hello")
-        bus.drain(WAIT)
-
-        assert actor.given == ["hello"]
-        assert trail == ["bus in", "own in", "own out", "bus out"] * 2
-        assert actor.subscription.stats()["dropped"] == {"spam": 1}
-
-
-@pytest.mark.parametrize("name", ["greeter", None], ids=["named", "unnamed"])
-def test_s28_a_delivery_filter_may_not_readdress_an_actors_mail(name: str | None) -> None:
-    """Neither to another subject nor from the object to its name."""
-
-    @transform
-    def readdress(message: Message) -> Message:
-        return Message("elsewhere", message.body)
-
-    with running() as bus:
-        actor = bus.spawn(Notes(name), filters=[readdress])
-        bus.publish(actor)
-        bus.drain(WAIT)
-
-        assert actor.given == []
-        (letter,) = bus.dead_letters.list()
-        assert letter.by == "readdress"
-        assert "SubjectChanged" in letter.error
-
-
-def test_s18_observers_hear_an_actors_deliveries() -> None:
-    """Taken, then acknowledged, under the actor's name."""
-    bus = Bus()
-    ear = Ear(bus)
-    with running(bus):
-        actor = bus.spawn(Notes("greeter"))
-        bus.publish(actor, 1)
-        bus.drain(WAIT)
-
-        assert [(type(event), event.subscription) for event in ear.of(Taken, Acknowledged)] == [
-            (Taken, "greeter"),
-            (Acknowledged, "greeter"),
-        ]
-
-
-def test_s28_explain_shows_who_an_actor_is_reached_by() -> None:
-    """By its name and by the object."""
-    bus = Bus()
-    greeter = bus.spawn(Notes("greeter"))
-
-    for subject in ("greeter", greeter):
-        text = bus.explain(subject)
-        assert "greeter on <Notes greeter>, greeter" in text
-        assert "-> Notes" in text
-    assert "nobody listens" in bus.explain(Notes())
-
-
-# --- memory ------------------------------------------------------------------------------------------------------------
-
-
-@every_sort
-@pytest.mark.parametrize("name", ["greeter", None], ids=["named", "unnamed"])
-@pytest.mark.parametrize("mailed", [True, False], ids=["mailed", "silent"])
-def test_s25_a_stopped_actor_that_nobody_holds_is_collected(sort: Sort, name: str | None, mailed: bool) -> None:
-    """The bus, its workers and its routes forget it, though they run on."""
-    with running() as bus:
-        bus.subscribe(">", fine)
-        actor = sort.spawn(bus, name)
-        if mailed:
-            bus.publish(actor, "hello")
-            bus.drain(WAIT)
-            actor.mail.clear()  # a message knows its subject
-        seen = weakref.ref(actor)
-
-        actor.stop()
-        del actor
-
-        wait_until(lambda: gc.collect() >= 0 and seen() is None, "it is collected")
-
-
-def test_s25_an_actor_that_failed_to_spawn_is_collected_too() -> None:
-    """Nothing is left of the attempt."""
-    with running() as bus:
-        bus.spawn(Notes("greeter"))
-        actor = Notes("greeter")
-        seen = weakref.ref(actor)
-        with pytest.raises(SubscriptionError):
-            bus.spawn(actor)
-        del actor
-        gc.collect()
-
-        assert seen() is None
-
-
-@pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
-def test_s25_a_hundred_thousand_actors_live_in_one_process(named: bool) -> None:
-    """Spawned, mailed and stopped: each got its mail, none is left, and there are no more threads than the pool has."""
-    count = 100_000
-    handled: list[int] = []
-    append = handled.append
-
-    class Tiny(Actor):
-        __slots__ = ()
-
-        def on_message(self, message: Message) -> None:
-            append(message.body)
-
-    gc.collect()
-    before = threading.active_count()
-    with Bus(pool=2) as bus:
-        actors = [bus.spawn(Tiny(f"tiny.{number}" if named else None)) for number in range(count)]
-        assert threading.active_count() == before
-        for number, actor in enumerate(actors):
-            bus.publish(f"tiny.{number}" if named else actor, number)
-        bus.drain(LONG)
-        assert threading.active_count() <= before + 2
-        for actor in actors:
-            actor.stop()
-
-        assert sorted(handled) == list(range(count))
-        assert bus.subscriptions == []
-        assert bus.publish(actors[0]) == Receipt(0)

@@ -180,6 +180,8 @@ def test_s19_a_question_that_was_given_up_before_it_was_reached_is_not_asked(sor
 
         assert actor.questions == ["first"]
         assert bus.publish("s", "third") == Receipt(0)
+        bus.drain(WAIT)
+        actor.subscription.unsubscribe(timeout=0.0)  # it is at rest
 
 
 @every_free_sort
@@ -248,6 +250,31 @@ def test_s25_a_paused_filter_actor_answers_when_it_is_resumed(sort: AskedSort) -
         actor.subscription.resume()
         bus.drain(WAIT)
         assert actor.questions == [1]
+
+
+@every_free_sort
+def test_s25_a_filter_actor_that_is_paused_while_it_is_asked_answers_that_and_no_more(sort: AskedSort) -> None:
+    """What stands in line behind it, mail and questions, waits until it is resumed."""
+    answer = Answers()
+    bus = Bus()
+    actor = patient(sort.make(bus, answer=answer))
+    bus.use(when("s", actor))
+    with running(bus):
+        first = InThread(bus.publish, "s", "first")
+        answer.wait_started()
+        second = InThread(bus.publish, "s", "second")
+        actor.wait_for_line(questions=1)
+        bus.publish(actor, "mail")
+        actor.subscription.pause()
+        answer.open()
+        assert first.result() == Receipt(0)
+        bus.drain(WAIT)
+        assert (actor.questions, actor.mail, second.running) == (["first"], [], True)
+        actor.subscription.resume()
+
+        assert second.result() == Receipt(0)
+        bus.drain(WAIT)
+        assert (actor.questions, actor.mail) == (["first", "second"], ["mail"])
 
 
 @every_asked_sort

@@ -1,0 +1,620 @@
+"""
+SEMANTICS 25, continued: the end of an actor, and the end of its bus; what is left in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from actor_helpers import AsyncNotes, Notes, Sort, every_sort
+from flow_helpers import (
+    LONG,
+    WAIT,
+    Ear,
+    Hold,
+    InThread,
+    assert_conserved,
+    fine,
+    hasty_threads,
+    running,
+    wait_until,
+)
+from pipebus import (
+    Actor,
+    Bus,
+    BusClosed,
+    Delivery,
+    Message,
+    NoResponder,
+    Receipt,
+    SubscriptionError,
+    Transform,
+)
+from pipebus.events import Acknowledged, Discarded
+
+# --- stop --------------------------------------------------------------------------------------------------------------
+
+
+@every_sort
+def test_s25_stop_ends_an_actor_after_its_current_message(sort: Sort) -> None:
+    """It does not wait; what was queued is dropped, counted as `stopped` and heard; later mail reaches nobody."""
+    bus = Bus()
+    ear = Ear(bus)
+    with running(bus):
+        hold = Hold()
+        actor = sort.spawn(bus, "greeter", hold)
+        for body in range(5):
+            bus.publish(actor, body)
+        hold.wait_started()
+
+        actor.stop()
+
+        assert actor not in [listener for one in bus.subscriptions for listener in one.patterns]
+        assert bus.publish(actor, 5) == Receipt(0)
+        assert bus.publish("greeter", 6) == Receipt(0)
+        hold.open()
+        ear.wait_for(Acknowledged)
+        bus.drain(WAIT)
+        assert hold.given == [0]
+        stats = actor.subscription.stats()
+        assert (stats["acknowledged"], stats["dropped"], stats["pending"]) == (1, {"stopped": 4}, 0)
+        assert_conserved(actor.subscription, accepted=5)
+        assert [(event.message.body, event.place, event.reason) for event in ear.of(Discarded)] == [
+            (body, "greeter", "stopped") for body in range(1, 5)
+        ]
+        assert "greeter" not in bus.stats()["subscriptions"]
+
+
+@every_sort
+def test_s25_an_actor_may_stop_itself(sort: Sort) -> None:
+    """From its own `on_message`: that message is handled to its end and acknowledged, the next is not begun."""
+    hold = Hold()
+
+    def stop_at_two(message: Message) -> None:
+        if message.body == 2:
+            actor.stop()
+
+    with running() as bus:
+        actor = sort.spawn(bus, "greeter", stop_at_two)
+        actor.subscription.pause()
+        for body in range(5):
+            bus.publish(actor, body)
+        actor.subscription.resume()
+        bus.drain(WAIT)
+        hold.open()
+
+        assert actor.given == [0, 1, 2]
+        stats = actor.subscription.stats()
+        assert (stats["acknowledged"], stats["dropped"]) == (3, {"stopped": 2})
+        assert_conserved(actor.subscription, accepted=5)
+
+
+@every_sort
+def test_s25_what_an_actor_returns_to_its_mailbox_after_its_stop_is_dropped(sort: Sort) -> None:
+    """It retries the message that it stopped itself with: nobody is there to take it again, and it is counted."""
+
+    class Returns(sort.cls):
+        def on_message(self, message: Message, delivery: Delivery) -> None:
+            self.stop()
+            delivery.retry()
+
+    class AsyncReturns(sort.cls):
+        async def on_message(self, message: Message, delivery: Delivery) -> None:
+            self.stop()
+            delivery.retry()
+
+    with running() as bus:
+        cls: Any = AsyncReturns if issubclass(sort.cls, AsyncNotes) else Returns
+        actor = bus.spawn(cls("greeter"), run=sort.run)
+        bus.publish(actor)
+        bus.drain(WAIT)
+
+        assert actor.subscription.stats()["dropped"] == {"stopped": 1}
+        assert_conserved(actor.subscription, accepted=1)
+
+
+@every_sort
+def test_s25_twenty_threads_and_the_actor_itself_may_stop_it_at_once(sort: Sort) -> None:
+    """Idempotent: each message that waited is counted once."""
+    with running() as bus, hasty_threads():
+        for _ in range(20):
+            hold = Hold()
+            actor = sort.spawn(bus, "greeter", hold)
+            for body in range(10):
+                bus.publish(actor, body)
+            hold.wait_started()
+            for thread in [InThread(actor.stop) for _ in range(20)]:
+                thread.result()
+            hold.open()
+            bus.drain(WAIT)
+
+            stats = actor.subscription.stats()
+            assert (stats["acknowledged"], stats["dropped"]) == (1, {"stopped": 9})
+
+
+def test_s25_stop_on_a_running_loop_does_not_wait() -> None:
+    """A coroutine stops an actor that is busy on a thread, and one that is busy on this very loop."""
+
+    async def main() -> None:
+        async with Bus() as bus:
+            hold = Hold()
+            threaded, here = bus.spawn(Notes("threaded", hold)), bus.spawn(AsyncNotes("here", hold))
+            for actor in (threaded, here):
+                bus.publish(actor, actor.name)
+                bus.publish(actor, "waits")
+            await asyncio.to_thread(hold.wait_started, 2)
+
+            threaded.stop()
+            here.stop()
+
+            hold.open()
+            await bus.adrain(WAIT)
+            assert sorted(hold.given) == ["here", "threaded"]
+            for actor in (threaded, here):
+                wait_until(lambda actor=actor: actor.subscription.stats()["acknowledged"] == 1, "its message is handled")
+                assert actor.subscription.stats()["dropped"] == {"stopped": 1}
+
+    asyncio.run(main())
+
+
+def test_s25_an_actor_may_be_stopped_by_another_one() -> None:
+    """A supervisor ends a worker by mail."""
+    with running() as bus:
+        worker = bus.spawn(Notes("worker"))
+        boss = bus.spawn(Notes("boss", lambda message: worker.stop()))
+        bus.publish(worker, 1)
+        bus.drain(WAIT)
+        bus.publish(boss)
+        bus.drain(WAIT)
+
+        assert bus.publish(worker, 2) == Receipt(0)
+        assert worker.given == [1]
+
+
+@pytest.mark.parametrize("state", ["not-spawned", "new", "stopped"])
+def test_s25_stop_is_callable_in_every_state(state: str) -> None:
+    """Before it is spawned it does nothing; on a bus that is not started it ends there; twice is as good as once."""
+    bus = Bus()
+    actor = Notes("greeter")
+    if state != "not-spawned":
+        bus.spawn(actor)
+    if state == "stopped":
+        with bus:
+            pass
+
+    actor.stop()
+    actor.stop()
+
+    with running(bus):
+        assert bus.publish("greeter") == Receipt(0)
+
+
+@every_sort
+def test_s25_a_stopped_actor_may_be_spawned_again(sort: Sort) -> None:
+    """With its state, under its name, here or on another bus; its figures begin anew."""
+    with running() as bus, running() as elsewhere:
+        actor = sort.spawn(bus, "greeter")
+        for home in (bus, bus, elsewhere, bus):
+            if actor.given:
+                home.spawn(actor, run=sort.run)
+            assert actor.bus is home
+            home.publish(actor, len(actor.given))
+            home.drain(WAIT)
+            assert_conserved(actor.subscription, accepted=1)
+            actor.stop()
+
+        assert actor.given == [0, 1, 2, 3]
+
+
+def watched(hold: Hold, free: Hold, again: Callable[[], None], sort: Sort) -> Any:
+    """An `on_message` that is never in two places; with "first" it calls `again` and stands still."""
+    inside: list[Any] = []
+
+    def begin(message: Message) -> None:
+        assert inside == [], f"{message.body} came while {inside} was handled"
+        inside.append(message.body)
+        if message.body == "first":
+            again()
+
+    def handle(message: Message) -> None:
+        begin(message)
+        try:
+            if message.body == "first":
+                hold(message)
+        finally:
+            inside.clear()
+        free(message)
+
+    async def ahandle(message: Message) -> None:
+        begin(message)
+        try:
+            if message.body == "first":
+                await asyncio.to_thread(hold, message)
+        finally:
+            inside.clear()
+        free(message)
+
+    return ahandle if issubclass(sort.cls, AsyncNotes) else handle
+
+
+@every_sort
+@pytest.mark.parametrize("spawned_by", ["outside", "itself"])
+def test_s24_an_actor_spawned_again_at_once_still_has_one_message_at_a_time(sort: Sort, spawned_by: str) -> None:
+    """It was stopped while it was busy: its new mail waits until it is not, and a drain waits for that."""
+    hold, free = Hold(), Hold(open=True)
+
+    def again() -> None:
+        actor.stop()
+        bus.spawn(actor, run=sort.run)
+        bus.publish(actor, "second")
+
+    with running() as bus:
+        actor = sort.spawn(bus, act=watched(hold, free, again if spawned_by == "itself" else lambda: None, sort))
+        bus.publish(actor, "first")
+        hold.wait_started()
+        if spawned_by == "outside":
+            again()
+        draining = InThread(bus.drain, WAIT)
+        assert actor.subscription.stats()["pending"] == 1
+        assert draining.running
+        hold.open()
+        draining.result()
+
+        assert free.given == ["first", "second"]
+        assert bus.dead_letters.list() == []
+
+
+@every_sort
+def test_s24_an_actor_may_be_stopped_and_spawned_again_and_again_while_it_is_busy(sort: Sort) -> None:
+    """Its first message outlives three mailboxes: the mail of those that were stopped is dropped, that of the last handled."""
+    hold, free = Hold(), Hold(open=True)
+    with running() as bus:
+        actor = sort.spawn(bus, act=watched(hold, free, lambda: None, sort))
+        bus.publish(actor, "first")
+        hold.wait_started()
+        old = []
+        for number in range(3):
+            old.append(actor.subscription)
+            actor.stop()
+            bus.spawn(actor, run=sort.run)
+            bus.publish(actor, number)
+        hold.open()
+        bus.drain(WAIT)
+
+        assert free.given == ["first", 2]
+        assert [sum(one.stats()["dropped"].values()) for one in (*old, actor.subscription)] == [0, 1, 1, 0]
+        assert_conserved(*old, actor.subscription, accepted=1)
+
+
+@every_sort
+def test_s24_a_pause_holds_for_an_actor_that_was_spawned_again_while_it_was_busy(sort: Sort) -> None:
+    """Its last message ends: it is still paused."""
+    hold, free = Hold(), Hold(open=True)
+    with running() as bus:
+        actor = sort.spawn(bus, act=watched(hold, free, lambda: None, sort))
+        bus.publish(actor, "first")
+        hold.wait_started()
+        actor.stop()
+        old = actor.subscription
+        bus.spawn(actor, run=sort.run)
+        actor.subscription.pause()
+        bus.publish(actor, "second")
+        hold.open()
+        bus.drain(WAIT)
+        assert (free.given, actor.subscription.paused) == (["first"], True)
+        assert_conserved(old, accepted=1)
+        actor.subscription.resume()
+        bus.drain(WAIT)
+
+        assert free.given == ["first", "second"]
+
+
+@every_sort
+@pytest.mark.parametrize("meanwhile", ["stopped", "started-again"])
+def test_s25_an_actor_spawned_again_while_it_was_busy_outlives_a_restart(sort: Sort, meanwhile: str) -> None:
+    """Its last message outlives even the bus: what came for it since is handled after it, once the bus runs."""
+    hold, free = Hold(), Hold(open=True)
+    with running(drain=False) as bus:
+        actor = sort.spawn(bus, act=watched(hold, free, lambda: None, sort))
+        bus.publish(actor, "first")
+        hold.wait_started()
+        actor.stop()
+        bus.spawn(actor, run=sort.run)
+        bus.publish(actor, "second")
+        bus.stop(timeout=0.01)
+        if meanwhile == "stopped":
+            hold.open()
+            if sort.run != "loop" and not issubclass(sort.cls, AsyncNotes):
+                free.wait_started()  # (on the loop it was cancelled)
+            bus.start()
+        else:
+            bus.start()
+            hold.open()
+        bus.drain(WAIT)
+
+        assert free.given[-1:] == ["second"]
+
+
+def test_s25_a_request_that_waits_in_a_stopped_actors_mailbox_is_told_at_once() -> None:
+    """It will not be answered: NoResponder, and not a time-out."""
+    with running() as bus:
+        hold = Hold()
+        actor = bus.spawn(Notes("greeter", hold))
+        bus.publish(actor)
+        hold.wait_started()
+        asks = InThread(bus.request, actor, timeout=LONG)
+        wait_until(lambda: actor.subscription.stats()["pending"] == 1, "the request is queued")
+
+        actor.stop()
+
+        with pytest.raises(NoResponder, match="stopped"):
+            asks.result()
+        hold.open()
+
+
+@every_sort
+def test_s25_publishers_in_front_of_a_stopping_actors_full_mailbox_are_let_go(sort: Sort) -> None:
+    """They waited for room: their message reaches nobody, at once."""
+    with running() as bus:
+        hold = Hold()
+        actor = sort.spawn(bus, "greeter", hold, mailbox=1, overflow_timeout=LONG)
+        bus.publish(actor)
+        hold.wait_started()
+        waits = InThread(bus.publish, actor)
+        mailbox = actor.subscription.mailbox
+        wait_until(lambda: mailbox.rare is not None and len(mailbox.rare.waiters) == 1, "the publisher stands in line")
+
+        actor.stop()
+
+        assert waits.result() == Receipt(0)
+        hold.open()
+
+
+def test_s25_the_thread_of_a_stopped_actor_ends() -> None:
+    """run="thread": no thread is left, whether it was busy, idle or stopped itself."""
+    with running() as bus:
+        before = threading.active_count()
+        hold = Hold()
+        busy, idle, own = (
+            bus.spawn(Notes(name, act), run="thread")
+            for name, act in (("busy", hold), ("idle", None), ("own", lambda message: own.stop()))
+        )
+        for actor in (busy, idle, own):
+            bus.publish(actor)
+        hold.wait_started()
+        wait_until(lambda: idle.subscription.stats()["acknowledged"] == 1, "the idle one is idle")
+        busy.stop()
+        idle.stop()
+        hold.open()
+
+        wait_until(lambda: threading.active_count() == before, "their threads have ended")
+
+
+@every_sort
+def test_s25_an_actor_may_be_unsubscribed_like_any_subscription(sort: Sort) -> None:
+    """`actor.subscription.unsubscribe()` waits for the message in hand, and counts the rest as `unsubscribed`."""
+    with running() as bus:
+        hold = Hold()
+        actor = sort.spawn(bus, "greeter", hold)
+        for body in range(3):
+            bus.publish(actor, body)
+        hold.wait_started()
+        leaving = InThread(actor.subscription.unsubscribe, WAIT)
+        wait_until(lambda: actor.subscription.stats()["dropped"] == {"unsubscribed": 2}, "the rest is dropped")
+        assert leaving.running
+        hold.open()
+        leaving.result()
+
+        assert actor.subscription.stats()["acknowledged"] == 1
+        bus.spawn(actor, run=sort.run)
+
+
+# --- the bus stops and starts ------------------------------------------------------------------------------------------
+
+
+@every_sort
+def test_s25_an_actor_outlives_a_restart_of_its_bus(sort: Sort) -> None:
+    """Its state is kept, and mail that was left over is handled after the next start, once and in order."""
+    bus = Bus()
+    hold = Hold()
+    with running(bus):
+        actor = sort.spawn(bus, "greeter", hold)
+        for body in range(5):
+            bus.publish(actor, body)
+        hold.wait_started()
+        stop = InThread(bus.stop, WAIT, drain=False)
+        wait_until(lambda: bus.state == "stopped", "the bus has stopped")
+        hold.open()
+        assert stop.result().left == {"greeter": 4}
+        with pytest.raises(BusClosed):
+            bus.publish(actor, 5)
+
+        bus.start()
+        bus.publish(actor, 5)
+        bus.publish("greeter", 6)
+        bus.drain(WAIT)
+
+        assert hold.given == [0, 1, 2, 3, 4, 5, 6]
+        assert_conserved(actor.subscription, accepted=7)
+
+
+@every_sort
+def test_s25_leaving_the_block_lets_actors_finish_their_mail(sort: Sort) -> None:
+    """Everything accepted has been handled when `with` is over."""
+    with Bus() as bus:
+        actor = sort.spawn(bus)
+        for body in range(200):
+            bus.publish(actor, body)
+
+    assert actor.given == list(range(200))
+    assert_conserved(actor.subscription, accepted=200)
+
+
+@every_sort
+def test_s25_a_paused_actor_keeps_its_mail(sort: Sort) -> None:
+    """`actor.subscription.pause()`: nothing is handled until `resume`; a drain does not wait for it."""
+    with running() as bus:
+        actor = sort.spawn(bus, "greeter")
+        actor.subscription.pause()
+        for body in range(3):
+            bus.publish(actor, body)
+        bus.drain(WAIT)
+        assert actor.given == []
+        assert actor.subscription.stats()["pending"] == 3
+
+        actor.subscription.resume()
+        bus.drain(WAIT)
+
+        assert actor.given == [0, 1, 2]
+
+
+@every_sort
+def test_s25_an_actor_that_is_paused_while_it_is_busy_finishes_that_message_and_begins_no_other(sort: Sort) -> None:
+    """What waits behind it is kept."""
+    with running() as bus:
+        hold = Hold()
+        actor = sort.spawn(bus, "greeter", hold)
+        for body in range(3):
+            bus.publish(actor, body)
+        hold.wait_started()
+        actor.subscription.pause()
+        hold.open()
+        bus.drain(WAIT)
+        assert hold.given == [0]
+        assert_conserved(actor.subscription, accepted=3)
+
+        actor.subscription.resume()
+        bus.drain(WAIT)
+        assert hold.given == [0, 1, 2]
+
+
+@pytest.mark.parametrize("what", ["actor", "subscription"])
+def test_s25_what_a_filters_start_spawns_on_a_thread_is_started_too(what: str) -> None:
+    """A filter brings a helper of its own along: its first mail is handled."""
+    hold = Hold(open=True)
+
+    class Brings(Transform):
+        def start(self, context: Any) -> None:
+            if what == "actor":
+                context.bus.spawn(Notes("helper", hold), run="thread")
+            else:
+                context.bus.subscribe("helper", hold, run="thread")
+
+        def transform(self, message: Message) -> Message:
+            return message
+
+    bus = Bus()
+    bus.use(Brings())
+    with running(bus):
+        bus.publish("helper", "hello")
+        hold.wait_started()
+
+        assert hold.given == ["hello"]
+
+
+def test_s25_an_async_start_of_a_filter_may_spawn_and_subscribe() -> None:
+    """It runs on the bus's loop, and finds the bus as ready as a plain one does."""
+    hold = Hold(open=True)
+
+    class Brings(Transform):
+        async def start(self, context: Any) -> None:
+            context.bus.spawn(Notes("helper", hold))
+            context.bus.subscribe("helper", hold)
+
+        def transform(self, message: Message) -> Message:
+            return message
+
+    bus = Bus()
+    bus.use(Brings())
+    starting = InThread(bus.start)
+    starting.result()
+    with running(bus):
+        assert bus.publish("helper", "hello") == Receipt(2)
+        hold.wait_started(2)
+
+
+def test_s27_two_buses_share_no_actor_and_no_name() -> None:
+    """The same name on two buses is two actors."""
+    with running() as one, running() as two:
+        here, there = one.spawn(Notes("greeter")), two.spawn(Notes("greeter"))
+        one.publish("greeter", 1)
+        two.publish("greeter", 2)
+        assert two.publish(here, 3) == Receipt(0)
+        one.drain(WAIT)
+        two.drain(WAIT)
+
+        assert (here.given, there.given) == ([1], [2])
+
+
+# --- memory ------------------------------------------------------------------------------------------------------------
+
+
+@every_sort
+@pytest.mark.parametrize("name", ["greeter", None], ids=["named", "unnamed"])
+@pytest.mark.parametrize("mailed", [True, False], ids=["mailed", "silent"])
+def test_s25_a_stopped_actor_that_nobody_holds_is_collected(sort: Sort, name: str | None, mailed: bool) -> None:
+    """The bus, its workers and its routes forget it, though they run on."""
+    with running() as bus:
+        bus.subscribe(">", fine)
+        actor = sort.spawn(bus, name)
+        if mailed:
+            bus.publish(actor, "hello")
+            bus.drain(WAIT)
+            actor.mail.clear()  # a message knows its subject
+        seen = weakref.ref(actor)
+
+        actor.stop()
+        del actor
+
+        wait_until(lambda: gc.collect() >= 0 and seen() is None, "it is collected")
+
+
+def test_s25_an_actor_that_failed_to_spawn_is_collected_too() -> None:
+    """Nothing is left of the attempt."""
+    with running() as bus:
+        bus.spawn(Notes("greeter"))
+        actor = Notes("greeter")
+        seen = weakref.ref(actor)
+        with pytest.raises(SubscriptionError):
+            bus.spawn(actor)
+        del actor
+        gc.collect()
+
+        assert seen() is None
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
+def test_s25_a_hundred_thousand_actors_live_in_one_process(named: bool) -> None:
+    """Spawned, mailed and stopped: each got its mail, none is left, and there are no more threads than the pool has."""
+    count = 100_000
+    handled: list[int] = []
+    append = handled.append
+
+    class Tiny(Actor):
+        __slots__ = ()
+
+        def on_message(self, message: Message) -> None:
+            append(message.body)
+
+    gc.collect()
+    before = threading.active_count()
+    with Bus(pool=2) as bus:
+        actors = [bus.spawn(Tiny(f"tiny.{number}" if named else None)) for number in range(count)]
+        assert threading.active_count() == before
+        for number, actor in enumerate(actors):
+            bus.publish(f"tiny.{number}" if named else actor, number)
+        bus.drain(LONG)
+        assert threading.active_count() <= before + 2
+        for actor in actors:
+            actor.stop()
+
+        assert sorted(handled) == list(range(count))
+        assert bus.subscriptions == []
+        assert bus.publish(actors[0]) == Receipt(0)
