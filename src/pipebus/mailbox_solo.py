@@ -105,15 +105,13 @@ class SoloMailbox(Mailbox):
         rules = self.rules
         traffic = rules.traffic
         lock = traffic.lock
-        if not lock.acquire(False):
+        if lock.locked():
             take_turn(lock)
-        try:
+        with lock:
             if self.items is not None or self.rare is not None or self.claimed or message.__class__ is not Message:
                 return None
             self.items = deque((message,))
             traffic.busy += 1
-        finally:
-            lock.release()
         rules.schedule(self)
         return ONE
 
@@ -197,9 +195,9 @@ class SoloMailbox(Mailbox):
         """
         traffic = self.rules.traffic
         lock = traffic.lock
-        if not lock.acquire(False):
+        if lock.locked():
             take_turn(lock)
-        try:
+        with lock:
             if self.claimed or self.items is None:
                 traffic.change(busy=-1)
                 return None
@@ -207,8 +205,6 @@ class SoloMailbox(Mailbox):
                 self.claimed = True
                 return self.items
             return None
-        finally:
-            lock.release()
 
     def attend(self) -> bool:
         """Between two messages, when `attention` was called: let waiters in; False if the worker has to leave."""
@@ -219,9 +215,9 @@ class SoloMailbox(Mailbox):
         """The worker found the deque empty; True if the mailbox is at rest now and the worker leaves."""
         traffic = self.rules.traffic
         lock = traffic.lock
-        if not lock.acquire(False):
+        if lock.locked():
             take_turn(lock)
-        try:
+        with lock:
             items, self.items = self.items, None
             if items:  # a put came in between
                 self.items = items
@@ -232,8 +228,6 @@ class SoloMailbox(Mailbox):
                 schedule = self._admit_waiters()
                 self._open_gates()
             traffic.change(busy=-1)
-        finally:
-            lock.release()
         if schedule:
             self.schedule(schedule)
         return True

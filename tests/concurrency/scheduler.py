@@ -500,6 +500,8 @@ class SimLock:
             self.sim.wake(self)
 
     def locked(self) -> bool:
+        if self.held and self.sim.running is not None:
+            self.sim.running.missed = self
         return self.held
 
     def __enter__(self) -> bool:

@@ -250,19 +250,20 @@ def exiting_logger() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("exiting_logger")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@ways(POOL, THREAD)
-def test_s25_a_stop_ends_though_a_worker_has_died(way: Way) -> None:
-    """Nobody waits for a thread that is no more, and the report names no handler that would be still at work."""
+@ways(POOL, THREAD, LOOP)
+def test_s13_a_logger_that_exits_ends_no_worker(way: Way) -> None:
+    """It is counted, a stop is requested, and the next message is handled like any other."""
     bus = Bus(pool=1)
     subscription = way.subscribe(bus, "s", boom)
     bus.start()
-    pool = subscription.plan.pool or bus.pool
-    bus.publish("s")
-    wait_until(lambda: any(w.ident is not None and not w.is_alive() for w in list(pool.workers)), "the worker has died")
+    for body in range(2):
+        bus.publish("s", body)
+    InThread(bus.drain, WAIT).result()
 
-    assert InThread(bus.stop, 0.0).result().abandoned == ()
-    assert pool.workers == {}
+    assert bus.stopping
+    assert bus.stats()["log_errors"] == 2
+    assert subscription.stats()["dead"] == 2
+    assert InThread(bus.stop, WAIT).result() == StopReport(drained=True)
 
 
 # --- loops that end, or go elsewhere ---------------------------------------------------------------------------------------

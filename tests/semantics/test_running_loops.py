@@ -791,7 +791,9 @@ def test_s13_a_handler_whose_helper_cancels_it_is_not_run_for_ever(callers: bool
         assert_conserved(subscription, accepted=1)
 
 
-@pytest.mark.parametrize("moment", ["asleep", "before-its-first-step", "just-woken", "in-a-handler", "in-a-burst"])
+@pytest.mark.parametrize(
+    "moment", ["asleep", "ended-asleep", "before-its-first-step", "just-woken", "in-a-handler", "in-a-burst"]
+)
 @one_or_three
 def test_s13_whoever_cancels_all_tasks_of_his_loop_does_not_stop_the_bus(moment: str, workers: int) -> None:
     """A common way to tidy up, `for task in asyncio.all_tasks()`: the bus's workers are among them, and others take over."""
@@ -809,10 +811,10 @@ def test_s13_whoever_cancels_all_tasks_of_his_loop_does_not_stop_the_bus(moment:
                 handled.append(message.body)
 
             subscription = bus.subscribe("s", quick if moment == "in-a-burst" else handle, workers=workers)
-            if moment in ("asleep", "just-woken"):
+            if moment in ("asleep", "ended-asleep", "just-woken"):
                 await bus.apublish("s", "warm up")
                 await bus.adrain(WAIT)
-            if moment != "asleep":
+            if "asleep" not in moment:
                 for body in range(200 if moment == "in-a-burst" else 3):
                     bus.publish("s", body)
             if moment == "in-a-handler":
@@ -823,12 +825,14 @@ def test_s13_whoever_cancels_all_tasks_of_his_loop_does_not_stop_the_bus(moment:
             assert others
             for task in others:
                 task.cancel()
+            if moment == "ended-asleep":
+                await asyncio.gather(*others, return_exceptions=True)
             hold.open()
             await bus.apublish("s", "last")
             await bus.adrain(WAIT)
 
-            count = 200 if moment == "in-a-burst" else 0 if moment == "asleep" else 3
-            warm_up = ["warm up"] * (moment in ("asleep", "just-woken"))
+            count = 200 if moment == "in-a-burst" else 0 if "asleep" in moment else 3
+            warm_up = ["warm up"] * ("asleep" in moment or moment == "just-woken")
             assert Counter(handled) == Counter([*warm_up, *range(count), "last"])
             assert len(bus.dead_letters) == 0
             assert_conserved(subscription, accepted=len(handled))
