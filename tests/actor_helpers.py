@@ -11,8 +11,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from flow_helpers import Hold, wait_until
+from flow_helpers import LONG, WAIT, Hold, InThread, wait_until
 from pipebus import Actor, Bus, Message
+
+
+def at_rest(bus: Bus) -> None:
+    """Wait until everything is handled. (On a thread: where a clock stands still, a drain that fails would wait for ever.)"""
+    InThread(bus.drain, WAIT).result()
 
 
 class Notes(Actor):
@@ -169,6 +174,12 @@ class Answers(Hold):
     def close(self) -> None:
         """Let no further answer out."""
         self._gate.clear()
+
+
+def patient(actor: Asked, timeout: float = LONG) -> Asked:
+    """Its chains wait longer than any test."""
+    actor.filter_timeout = timeout
+    return actor
 
 
 class AskedSort(NamedTuple):

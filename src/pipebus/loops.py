@@ -218,7 +218,6 @@ class LoopWorker:
         self.mailbox: Any = mailbox  # None: sleeping, or told to end
         self.awake: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None]
-        self.began = False
         self.told = False  # the bus has cancelled it
         self.outside = 0  # cancellations that came from elsewhere while its handler waited
         self.step_began = 0  # how often it was being cancelled when the handler's step began
@@ -233,9 +232,13 @@ class LoopWorker:
     def name(self) -> str:
         return f"{self.mailbox.owner.name} (on an event loop)"
 
+    @property
+    def handling(self) -> bool:
+        """It is in a handler at this moment, and not on its way to one, or from one."""
+        return self._here.mailbox is not None and self.mailbox is not None
+
     async def run(self) -> None:
         crew = self.crew
-        self.began = True
         try:
             while self.mailbox is not None:
                 mailbox = self.mailbox
@@ -590,7 +593,7 @@ class LoopRunner:
             self.clock.wait(gate, GRACE)
         crew.over = True
         self.adopt()
-        stuck = [worker.name for worker in list(crew.workers) if worker.mailbox is not None and worker.began]
+        stuck = [worker.name for worker in list(crew.workers) if worker.handling]
         with self._lock:
             self._crew = self._callers = None
         _sweep(crew.ready)

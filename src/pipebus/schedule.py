@@ -73,7 +73,7 @@ class Schedule:
 
     def stats(self) -> dict[str, Any]:
         """JSON-safe: what it has done, and in how many seconds (None: not running) it is due."""
-        running = not self.stopped and self._due < math.inf
+        running = not self.stopped and self.bus.state == "started" and self._due < math.inf
         return {
             "every": self.interval,
             "subject": str(self.subject),

@@ -640,6 +640,7 @@ def test_s24_an_actor_is_given_one_message_at_a_time(sort: Sort) -> None:
 
         assert counts.most == 1
         assert len(actor.given) == 1000
+        assert ("questions" in actor.subscription.stats()) is ("filter" in sort.name)
         for thread in range(50):
             assert [number for writer, number in actor.given if writer == thread] == list(range(20))
         assert_conserved(actor.subscription, accepted=1000)

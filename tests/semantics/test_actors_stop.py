@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from actor_helpers import AsyncNotes, Notes, Sort, every_sort
+from actor_helpers import AsyncNotes, Notes, PassingNotes, Sort, every_sort
 from flow_helpers import (
     LONG,
     WAIT,
@@ -291,6 +291,77 @@ def test_s24_an_actor_may_be_stopped_and_spawned_again_and_again_while_it_is_bus
         assert free.given == ["first", 2]
         assert [sum(one.stats()["dropped"].values()) for one in (*old, actor.subscription)] == [0, 1, 1, 0]
         assert_conserved(*old, actor.subscription, accepted=1)
+
+
+@every_sort
+def test_s24_an_actor_that_is_spawned_again_waits_for_the_message_it_is_at_now(sort: Sort) -> None:
+    """And not for one that it was at when it was spawned the last time."""
+    first, second = Hold(), Hold()
+    inside: list[Any] = []
+
+    def handle(message: Message) -> None:
+        assert inside == []
+        inside.append(message.body)
+        {"first": first, "second": second}.get(message.body, fine)(message)
+        inside.clear()
+
+    async def ahandle(message: Message) -> None:
+        assert inside == []
+        inside.append(message.body)
+        await asyncio.to_thread({"first": first, "second": second}.get(message.body, fine), message)
+        inside.clear()
+
+    with running() as bus:
+        actor = sort.spawn(bus, act=ahandle if issubclass(sort.cls, AsyncNotes) else handle)
+        bus.publish(actor, "first")
+        first.wait_started()
+        for name, hold in (("second", first), ("third", second)):
+            actor.stop()
+            bus.spawn(actor, run=sort.run)
+            bus.publish(actor, name)
+            assert actor.subscription.stats()["pending"] == 1
+            hold.open()
+            if name == "second":
+                second.wait_started()
+        bus.drain(WAIT)
+
+        assert actor.given == ["first", "second", "third"]
+        assert bus.dead_letters.list() == []
+
+
+@pytest.mark.parametrize("cls", [Notes, PassingNotes])
+def test_s24_mail_that_comes_while_a_busy_actor_is_spawned_again_waits_too(cls: type[Notes]) -> None:
+    """Another thread writes to it all the time."""
+    for _ in range(20):
+        hold, enough = Hold(), threading.Event()
+        inside: list[Any] = []
+
+        def handle(message: Message, hold: Hold = hold, inside: list[Any] = inside) -> None:
+            assert inside == [], f"{message.body} came while {inside} was handled"
+            inside.append(message.body)
+            if message.body == "first":
+                hold(message)
+            inside.clear()
+
+        with running() as bus, hasty_threads():
+            actor = bus.spawn(cls(act=handle))
+
+            def write(actor: Notes = actor, bus: Bus = bus, enough: threading.Event = enough) -> None:
+                while not enough.is_set():
+                    bus.publish(actor, "more")
+
+            bus.publish(actor, "first")
+            hold.wait_started()
+            writing = InThread(write)
+            for _ in range(5):
+                actor.stop()
+                bus.spawn(actor)
+            enough.set()
+            writing.result()
+            hold.open()
+            bus.drain(WAIT)
+
+            assert bus.dead_letters.list() == []
 
 
 @every_sort

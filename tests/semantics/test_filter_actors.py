@@ -23,8 +23,10 @@ from actor_helpers import (
     AsyncFilter,
     AsyncMail,
     Notes,
+    at_rest,
     every_asked_sort,
     every_free_sort,
+    patient,
 )
 from flow_helpers import (
     LONG,
@@ -683,6 +685,37 @@ def test_s23_filter_actors_that_publish_while_they_are_asked_are_told_at_once(fi
         way(bus, "s")
 
 
+@every_way
+def test_s23_a_circle_of_filter_actors_is_told_by_its_whole_length(way: Any) -> None:
+    """Three of them, each of which publishes while it is asked: the last one would wait for the first."""
+    bus = Bus(clock=HandClock())  # stands still: no time-out ever comes
+    for name, to in (("a", "b"), ("b", "c"), ("c", "a")):
+
+        def answer(message: Message, to: str = to) -> Message:
+            bus.publish(f"about.{to}")
+            return message
+
+        bus.use(when(f"about.{name}", patient(Asked(name, answer))))
+    with running(bus), pytest.raises(PipelineError, match=r"wait for each other \(c -> a -> b -> c\)"):
+        way(bus, "about.a")
+
+
+def test_s23_filter_actors_may_ask_each_other_by_turns() -> None:
+    """Who has had his answer waits for nobody any more."""
+    bus = Bus()
+    a = Asked("a", control=lambda message: bus.publish("about.b"))
+    b = Asked("b", control=lambda message: bus.publish("about.a"))
+    bus.use(when("about.a", a), when("about.b", b))
+    with running(bus):
+        for _ in range(3):
+            for actor in (a, b):
+                bus.publish(actor)
+                bus.drain(WAIT)
+
+        assert bus.dead_letters.list() == []
+        assert (len(a.questions), len(b.questions)) == (3, 3)
+
+
 def _control_mail_that_publishes(bus: Bus) -> list[Any]:
     """`a` publishes while it handles mail, and `b` while it is asked about that."""
     a = Asked("a", control=lambda message: bus.publish("s"))
@@ -721,7 +754,7 @@ def test_s23_filter_actors_that_would_wait_for_each_other_do_not_wait(plot: Any)
             bus.publish(actor)
         for actor in actors:
             actor.subscription.resume()
-        bus.drain(WAIT)
+        at_rest(bus)
 
         assert len(bus.dead_letters) <= 1
         for letter in bus.dead_letters.list():
@@ -876,11 +909,13 @@ def test_s11_a_subscription_whose_filter_cannot_start_leaves_no_filter_actor_beh
 
     with running() as bus:
         actor = Asked()
-        with pytest.raises(Boom):
-            bus.subscribe("s", fine, filters=[actor, Fails()])
+        for _ in range(2):
+            with pytest.raises(Boom):
+                bus.subscribe("s", fine, name="mine", filters=[actor, Fails()])
 
         assert bus.subscriptions == []
-        assert bus.spawn(actor).bus is bus
+        bus.subscribe("s", fine, name="mine", filters=[actor])
+        assert actor.bus is bus
 
 
 @pytest.mark.parametrize("run", ["pool", "thread"])

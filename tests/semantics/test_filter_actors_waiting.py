@@ -22,9 +22,11 @@ from actor_helpers import (
     AskedSort,
     AsyncAsked,
     Notes,
+    at_rest,
     every_asked_sort,
     every_free_sort,
     every_sort_around_handlers,
+    patient,
 )
 from flow_helpers import (
     LONG,
@@ -70,12 +72,6 @@ def handler(colour: str, call: Callable[[Message], Any]) -> Any:
         return await asyncio.to_thread(call, message) if isinstance(call, Hold) else call(message)
 
     return ahandle if colour == "async" else call
-
-
-def patient(actor: Asked, timeout: float = LONG) -> Asked:
-    """Its chains wait longer than any test."""
-    actor.filter_timeout = timeout
-    return actor
 
 
 # --- time-out ----------------------------------------------------------------------------------------------------------
@@ -176,11 +172,11 @@ def test_s19_a_question_that_was_given_up_before_it_was_reached_is_not_asked(sor
             with pytest.raises(TimeoutError):
                 waits.result()
         answer.open()
-        bus.drain(WAIT)
+        at_rest(bus)
 
         assert actor.questions == ["first"]
         assert bus.publish("s", "third") == Receipt(0)
-        bus.drain(WAIT)
+        at_rest(bus)
         actor.subscription.unsubscribe(timeout=0.0)  # it is at rest
 
 
@@ -248,7 +244,7 @@ def test_s25_a_paused_filter_actor_answers_when_it_is_resumed(sort: AskedSort) -
         with pytest.raises(TimeoutError):
             waits.result()
         actor.subscription.resume()
-        bus.drain(WAIT)
+        at_rest(bus)
         assert actor.questions == [1]
 
 
@@ -794,7 +790,7 @@ def test_s13_a_publish_that_is_interrupted_while_it_waits_leaves_nothing_behind(
             interrupting.result()
             answer.open()
             assert first.result() == Receipt(0)
-            bus.drain(WAIT)
+            at_rest(bus)
 
             assert actor.questions == ["first"]
     finally:
@@ -894,7 +890,7 @@ def test_s23_any_number_of_handlers_may_wait_for_one_filter_actor(pool: int | No
             bus.publish(actor)
         for actor in actors:
             actor.subscription.resume()
-        bus.drain(WAIT)
+        at_rest(bus)
 
         assert bus.dead_letters.list() == []
         assert sum(actor.subscription.stats()["acknowledged"] for actor in actors) == 500
@@ -955,7 +951,7 @@ def test_s23_a_chain_of_filter_actors_works_on_a_pool_of_one() -> None:
         bus.subscribe("begin", lambda message: bus.publish("step.0"))
         end = bus.subscribe("step.20")
         bus.publish("begin")
-        bus.drain(WAIT)
+        at_rest(bus)
 
         assert_conserved(end, accepted=1)
         assert bus.dead_letters.list() == []

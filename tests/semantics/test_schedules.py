@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from actor_helpers import Answers, Asked, Notes
+from actor_helpers import Answers, Asked, Notes, at_rest
 from flow_helpers import (
     WAIT,
     Boom,
@@ -69,7 +69,7 @@ class Ticking:
 
     def pass_time(self, seconds: float) -> None:
         self.move(seconds)
-        self.bus.drain(WAIT)
+        at_rest(self.bus)
 
 
 def times(subscription: Any) -> list[float]:
@@ -138,7 +138,7 @@ def test_s31_no_tick_begins_before_the_last_one_was_published() -> None:
         wait_until(lambda: schedule.stats()["skipped"] == 3, "three are skipped")
         assert figures(schedule) == (0, 3, 0)
         gate.open()
-        bus.drain(WAIT)
+        at_rest(bus)
         ticking.pass_time(60.0)
 
         assert figures(schedule) == (2, 3, 0)
@@ -455,7 +455,7 @@ def test_s31_a_schedule_may_be_stopped_by_what_it_publishes() -> None:
             ticking.clock.wait_until_waited_for()
             ticking.clock.advance(60.0)
             wait_until(lambda: not bus.schedules, "both are stopped")
-            bus.drain(WAIT)
+            at_rest(bus)
 
         assert [figures(one) for one in stopped.values()] == [(1, 0, 0)] * 2
         assert_conserved(reader, accepted=1)
@@ -475,7 +475,7 @@ def test_s31_a_schedule_that_is_stopped_while_its_tick_waits_for_a_worker_publis
         ticking.move(60.0)
         schedule.stop()
         hold.open()
-        bus.drain(WAIT)
+        at_rest(bus)
 
         assert figures(schedule) == (0, 0, 0)
         assert_conserved(news, accepted=0)
@@ -537,6 +537,7 @@ def test_s31_a_stop_in_the_middle_of_a_tick_harms_nobody(look: int, stops: str) 
         clock.disarm()
         if stopping:
             stopping[0].result()
+            assert schedule.stats()["due_in"] is None
             bus.start()
         clock.advance(60.0)
 
@@ -836,7 +837,7 @@ def test_s31_a_stopped_schedule_that_nobody_holds_is_collected() -> None:
         ticking.clock.wait_until_waited_for()
         ticking.clock.advance(60.0)
         wait_until(lambda: figures(other)[0] == 1, "the timer has come by")
-        bus.drain(WAIT)
+        at_rest(bus)
 
         wait_until(lambda: gc.collect() >= 0 and seen() is None, "it is collected")
 
