@@ -18,7 +18,7 @@ import pytest
 
 from flow_helpers import LONG, InThread, assert_conserved, hasty_threads, running
 from loop_helpers import LoopInThread
-from pipebus import Bus, BusClosed, Message, ReceiveTimeout, Subscription
+from pipebus import Actor, Bus, BusClosed, Message, ReceiveTimeout, Subscription
 
 THREADS = 50
 LOOPS = 3
@@ -171,9 +171,70 @@ def come_and_read(bus: Bus, dice: random.Random, stay: list[Subscription], over:
         assert_conserved(inbox)
 
 
-CHURN: tuple[Churn, ...] = (pause_and_resume, come_and_go, come_and_go, come_and_read)
-# >>> Actors belong here: a `spawn_and_stop` of the same four arguments, which spawns one on every way to run, lets messages
-# >>> come to it by name and by reference, and stops it; and one that stays, among KINDS, with a Handler's `note` inside.
+class Pupil(Actor):
+    """Notes what it is mailed, in order."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.heard: list[int] = []
+
+    def on_message(self, number: int) -> None:
+        self.heard.append(number)
+
+
+class AsyncPupil(Pupil):
+    async def on_message(self, number: int) -> None:  # type: ignore[override]
+        await asyncio.sleep(0)
+        self.heard.append(number)
+
+
+mailed: Counter[Bus] = Counter()
+"""How many messages went to pupils."""
+
+
+def spawn_and_stop(bus: Bus, dice: random.Random, stay: list[Subscription], over: threading.Event) -> None:
+    """Actors are spawned, mailed by name and by reference, and stopped: each has heard a beginning of it, in order."""
+    for lesson in itertools.count():
+        if over.is_set():
+            return
+        run = dice.choice(["pool", "thread", "loop", "async"])
+        pupil = bus.spawn(
+            AsyncPupil(f"pupil-{lesson}") if run == "async" else Pupil(f"pupil-{lesson}"), run="loop" if run == "async" else run
+        )
+        addresses = [pupil.name] if "wire" in bus.url else [pupil, pupil.name]
+        for number in range(5):
+            assert bus.publish(dice.choice(addresses), number).mailboxes == 1  # type: ignore[union-attr]
+            mailed[bus] += 1
+        if dice.random() < 0.5:
+            pupil.stop()
+        pupil.subscription.unsubscribe(timeout=LONG)  # it has ended when this returns
+        assert pupil.heard == list(range(len(pupil.heard)))
+        assert_conserved(pupil.subscription, accepted=5)
+        assert pupil.subscription.stats()["acknowledged"] == len(pupil.heard)
+
+
+class Clerk(Actor):
+    """Stays; hears of each message from a handler that passes it on."""
+
+    def __init__(self) -> None:
+        super().__init__("clerk")
+        self.handler = Handler()
+
+    def on_message(self, message: Message) -> None:
+        self.handler.note(message)
+
+
+class Gate(Actor):
+    """A filter actor that every message passes."""
+
+    passed = 0
+
+    def filter(self, message: Message) -> Message:
+        self.passed += 1
+        return message
+
+
+CHURN: tuple[Churn, ...] = (pause_and_resume, come_and_go, come_and_go, come_and_read, spawn_and_stop)
 
 
 @contextmanager
@@ -198,8 +259,14 @@ def churning(bus: Bus, stay: list[Subscription], seed: int) -> Iterator[threadin
     ids=["own-loop", "callers-loop-hasty-threads", "callers-loop-wire"],
 )
 def test_s18_everything_at_once_loses_nothing_and_keeps_its_order(hasty: bool, callers: bool, url: str, count: int) -> None:
-    """59 publishers, ten subscribers of every kind that stay, others that come and go: each message is handled once by each."""
+    """
+    59 publishers, subscribers of every kind and an actor that stay, others that come and go, a filter actor that all pass: each
+    message is handled once by each.
+    """
     bus = Bus(url)
+    gate = None if callers else Gate("gate")
+    if gate is not None:
+        bus.use(gate)
     with ExitStack() as stack:
         loops = [stack.enter_context(LoopInThread(f"loop-{number}")) for number in range(LOOPS)]
         if callers:
@@ -207,6 +274,8 @@ def test_s18_everything_at_once_loses_nothing_and_keeps_its_order(hasty: bool, c
         stack.enter_context(hasty_threads() if hasty else nullcontext())
         stack.enter_context(running(bus))
         stay = [subscribe(bus, kind) for kind in KINDS]
+        clerk = bus.spawn(Clerk())
+        bus.subscribe("work.>", lambda message: message.body, to="clerk", mailbox=1_000, overflow_timeout=LONG)
         inboxes = [(bus.subscribe("work.>", mailbox=500, overflow_timeout=LONG), Handler()) for _ in range(2)]
         reader = InThread(read, *inboxes[0])
         areader = loops[1].start(aread(*inboxes[1]))
@@ -236,7 +305,11 @@ def test_s18_everything_at_once_loses_nothing_and_keeps_its_order(hasty: bool, c
         assert len(bus.dead_letters) == 0
         stats = bus.stats()
         assert (stats["errors"], stats["rejected"], stats["dropped"], stats["unrouted"]) == ({}, {}, {}, 0)
-        assert stats["accepted"] == PUBLISHERS * count
+        published = 2 * PUBLISHERS * count + mailed.pop(bus)  # each is passed on to the clerk
+        assert stats["accepted"] == published
+        clerk.handler.assert_complete(count)
+        if gate is not None:
+            assert gate.passed == published
 
 
 def test_s18_a_reader_among_many_gets_each_message_once() -> None:
