@@ -731,6 +731,7 @@ class Mailbox:
         """
         with self.lock:
             rare = self.rare or Rare()
+            in_flight = self.in_flight  # before what waits, or a message that is taken in between would be counted twice
             pending = self.waiting()
             dropped = dict(sorted(rare.dropped.items()))
             return {
@@ -739,7 +740,7 @@ class Mailbox:
                 "dropped": dropped,
                 "dead": rare.dead,
                 "pending": pending,
-                "in_flight": self.in_flight,
+                "in_flight": in_flight,
             }
 
     # --- settling, by the subscription, for one that was taken -----------------------------------------------------------

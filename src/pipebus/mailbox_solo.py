@@ -75,7 +75,8 @@ class SoloMailbox(Mailbox):
     def in_flight(self) -> int:
         if not self.claimed:
             return 0
-        return self.taken - self.acknowledged - (self.rare.ended if self.rare is not None else 0)
+        # Read while its worker counts on: one worker has one message in hand, or none.
+        return min(1, max(0, self.taken - self.acknowledged - (self.rare.ended if self.rare is not None else 0)))
 
     def _tell(self, busy: int = 0, held: int = 0) -> None:
         self.rules.traffic.change(busy, held)  # its lock is ours
