@@ -176,7 +176,7 @@ class Rules:
     """What mailboxes of equal settings share, so that a million of them stay small."""
 
     __slots__ = (
-        "blocking", "clock", "later", "mine", "overflow", "pull", "room", "schedule", "size", "timeout", "traffic",
+        "blocking", "clock", "hurry", "later", "mine", "overflow", "pull", "room", "schedule", "size", "timeout", "traffic",
         "workers",
     )  # fmt: skip
 
@@ -194,8 +194,10 @@ class Rules:
         later: Callable[[float, Callable[[], None]], object],
         blocking: Callable[[], AbstractContextManager[Any]],
         mine: Callable[[Any], bool],
+        hurry: Callable[[Any], None] | None = None,
     ) -> None:
         self.traffic = traffic
+        self.hurry = hurry  # put a mailbox that is on the ready list to its front
         self.clock = clock
         self.size = size
         self.room = 0  # kept for all mailboxes of these rules, so that they share one number; see mailbox_solo.py

@@ -109,6 +109,8 @@ class AskedMailbox(SharedMailbox):
             self.items.append(question)  # type: ignore[arg-type]
             self.questions += 1
             schedule = self._call_worker()
+        if not schedule and self.rules.hurry is not None:
+            self.rules.hurry(self)
         self.schedule(schedule)
 
     def _silent(self) -> BusClosed:

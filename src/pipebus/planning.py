@@ -181,6 +181,7 @@ class Planner:
             workers=workers,
             pull=bound is None,
             schedule=schedule,
+            hurry=self.bus.pool.hurry if first and run_on == "pool" else None,
         )
         own = pipeline.nodes(filters, place, f"filters of {title}")
         plan = Plan(self.hub, bound, own, rules, to=to, run_on=run_on, attempts=attempts, deliver=deliver)

@@ -24,7 +24,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 from pipebus.clock import Clock
@@ -234,6 +234,15 @@ class Pool:
             self.ready.append(mailbox)
         if not self.waking:
             self.wake()
+
+    def hurry(self, mailbox: Mailbox) -> None:
+        """A handler asks a filter actor that stands on the list already, perhaps far behind."""
+        if isinstance(threading.current_thread(), Worker):
+            with suppress(ValueError):  # it is not there: a worker is at it
+                self.ready.remove(mailbox)
+                self.ready.appendleft(mailbox)
+            if not self.waking:
+                self.wake()  # in between, a worker may have found the list empty
 
     def wake(self) -> None:
         """See that somebody looks at the ready list."""

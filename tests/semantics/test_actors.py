@@ -45,6 +45,7 @@ from pipebus import (
     Rejected,
     RequestFailed,
     Subject,
+    SubjectError,
     SubscriptionError,
     Transform,
     UnsupportedCapability,
@@ -175,6 +176,7 @@ def test_s28_where_messages_are_encoded_an_actor_needs_a_name(sort: Sort) -> Non
         with pytest.raises(UnsupportedCapability, match=rf"give {sort.cls.__name__} a name"):
             sort.spawn(bus)
         greeter = sort.spawn(bus, "greeter")
+        assert greeter.subscription.patterns == ("greeter",)
 
         with pytest.raises(UnsupportedCapability, match="is an object"):
             bus.publish(greeter, "by reference")
@@ -198,6 +200,15 @@ def test_s28_mail_to_an_actor_that_is_not_spawned_reaches_nobody() -> None:
 
         assert bus.publish(greeter) == Receipt(0)
         assert bus.publish("greeter") == Receipt(0)
+
+
+def test_s28_what_is_no_subject_cannot_be_published_to() -> None:
+    """Not an actor's class, nor any other object that is not wrapped."""
+    with running() as bus:
+        bus.spawn(Notes())
+        for subject in (Notes, 5, None, object()):
+            with pytest.raises(SubjectError, match="cannot be published to"):
+                bus.publish(subject)
 
 
 def test_s28_a_reference_to_an_actor_is_not_the_actor() -> None:

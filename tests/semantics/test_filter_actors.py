@@ -791,6 +791,24 @@ def test_s10_registering_a_filter_actor_spawns_it(cls: type[Asked], by: str) -> 
         assert actor.mail == ["mail"]
 
 
+@pytest.mark.parametrize("by", ["use", "subscribe"])
+def test_s10_registering_a_stopped_filter_actor_spawns_it_again(by: str) -> None:
+    """It has no mailbox any more, and is asked again."""
+    bus = Bus()
+    actor = bus.spawn(Asked())
+    actor.stop()
+    if by == "use":
+        bus.use(actor)
+    else:
+        bus.subscribe("s", fine, filters=[actor])
+    with running(bus):
+        bus.publish("s", 1)
+        bus.drain(WAIT)
+
+        assert actor.questions == [1]
+        assert actor.subscription in bus.subscriptions
+
+
 def test_s08_a_subscription_that_comes_later_brings_its_filter_actor() -> None:
     """On a started bus `subscribe` works, its filter actor included; `use` does not, and spawns nobody."""
     with running() as bus:

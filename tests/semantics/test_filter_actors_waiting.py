@@ -896,6 +896,54 @@ def test_s23_any_number_of_handlers_may_wait_for_one_filter_actor(pool: int | No
         assert sum(actor.subscription.stats()["acknowledged"] for actor in actors) == 500
 
 
+@pytest.mark.parametrize("first", ["a-handler", "an-outsider", "mail"])
+def test_s23_handlers_that_wait_for_a_filter_actor_do_not_keep_it_from_its_worker(first: str) -> None:
+    """Five hundred are ready before it is, and it is on the way already: for one of them, for an outsider, for its mail."""
+    clock = HandClock()  # stands still: no time-out ever comes
+    bus = Bus(pool=1, clock=clock)
+    actor = bus.spawn(Asked())
+    bus.use(when("out", actor))
+    with running(bus):
+        hold = Hold()
+        bus.subscribe("busy", hold)
+        bus.publish("busy")
+        hold.wait_started()
+        actors = [bus.spawn(Notes(act=lambda message: bus.publish("out"))) for _ in range(500)]
+        for one in actors:
+            bus.publish(one)
+        waits = InThread(bus.publish, "out") if first == "an-outsider" else None
+        if waits is not None:
+            actor.wait_for_line(questions=1)
+        elif first == "mail":
+            bus.publish(actor)
+        hold.open()
+        at_rest(bus)
+
+        assert bus.dead_letters.list() == []
+        assert len(actor.questions) == 500 + (waits is not None)
+        assert waits is None or waits.result() == Receipt(0)
+
+
+def test_s23_a_long_line_of_questions_is_not_left_half_answered() -> None:
+    """More than one turn's worth of handlers wait for it, and hundreds are ready to: it goes on with them before those."""
+    clock = HandClock()
+    answer = Answers()
+    bus = Bus(pool=6, clock=clock)
+    actor = bus.spawn(Asked(answer=answer))
+    bus.use(when("out", actor))
+    with running(bus):
+        actors = [bus.spawn(Notes(act=lambda message: bus.publish("out"))) for _ in range(500)]
+        for one in actors:
+            bus.publish(one)
+        line: Any = actor.subscription.mailbox
+        wait_until(lambda: line.questions >= 100, "a hundred stand in line")
+        answer.open()
+        at_rest(bus)
+
+        assert bus.dead_letters.list() == []
+        assert len(actor.questions) == 500
+
+
 @pytest.mark.parametrize("mail", ["control-mail", "questions"])
 def test_s23_a_filter_actor_that_is_never_idle_leaves_room_for_others(mail: str) -> None:
     """It feeds itself for ever, or its line of questions is never empty, on a pool of one: another message is handled."""

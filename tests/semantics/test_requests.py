@@ -72,7 +72,8 @@ def request(bus: Bus, subject: Any, body: Any = None, **options: Any) -> Message
 
 def arequest(bus: Bus, subject: Any, body: Any = None, **options: Any) -> Message:
     async def ask() -> Message:
-        return await bus.arequest(subject, body, **options)
+        async with asyncio.timeout(2 * WAIT):  # so that one that is never woken is a failure, and not a standstill
+            return await bus.arequest(subject, body, **options)
 
     return asyncio.run(ask())
 
@@ -1115,13 +1116,16 @@ def test_s29_filters_added_before_a_new_start_see_replies() -> None:
     seen: list[str] = []
     bus = Bus()
     bus.subscribe("s", double)
-    with running(bus):
-        assert bus.request("s", 1).body == 2
-    bus.use(See("new", seen))
-    with running(bus):
-        assert bus.request("s", 2).body == 4
+    for number, name in enumerate(("first", "second", "third")):
+        with running(bus):
+            assert bus.request("s", number).body == 2 * number
+        bus.use(See(name, seen))
+        seen.append("---")
 
-    assert seen == ["new: s", "new: reply 4"]
+    assert seen == [
+        *("---", "first: s", "first: reply 2", "---"),
+        *("first: s", "second: s", "first: reply 4", "second: reply 4", "---"),
+    ]
 
 
 @both
@@ -1322,6 +1326,28 @@ def test_s29_two_buses_do_not_mix_their_replies_up() -> None:
             assert bus.publish(question.reply_to, "from here") == Receipt(1)
 
         assert [asker.result().body for asker in askers] == ["from here"] * 2
+
+
+def test_s32_an_asker_whose_loop_has_moved_to_another_thread_is_woken() -> None:
+    """It began to wait in one thread, its loop runs in another, and the first thread answers."""
+    with running() as bus:
+        inbox = bus.subscribe("s")
+        asker: list[asyncio.Task[Message]] = []
+
+        async def begin_to_ask() -> None:
+            asker.append(asyncio.create_task(bus.arequest("s", timeout=LONG)))
+            await asyncio.sleep(0)
+
+        async def get() -> Any:
+            return (await asker[0]).body
+
+        with LoopInThread(set_up=begin_to_ask) as loop:
+            question = inbox.receive(timeout=WAIT)
+            waiting = loop.start(get())
+            loop.call(lambda: None)
+            assert bus.publish(question.reply_to, "an answer")
+
+            assert waiting.result(WAIT) == "an answer"
 
 
 def test_s32_one_bus_answers_coroutines_of_many_loops() -> None:

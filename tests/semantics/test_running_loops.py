@@ -1503,7 +1503,8 @@ def test_s25_what_comes_after_the_loop_has_ended_is_kept_and_warned_of(caplog: p
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @one_or_three
-def test_s25_a_loop_that_is_closed_under_a_handler_gives_its_message_to_the_next_start(workers: int) -> None:
+@pytest.mark.parametrize("begun", [True, False], ids=["in-a-handler", "before-the-first-step"])
+def test_s25_a_loop_that_is_closed_under_a_handler_gives_its_message_to_the_next_start(begun: bool, workers: int) -> None:
     """No cancellation, no goodbye: the loop is closed while a handler waits. The bus can be stopped, and started again."""
     handled: list[int] = []
     started = threading.Event()
@@ -1524,23 +1525,36 @@ def test_s25_a_loop_that_is_closed_under_a_handler_gives_its_message_to_the_next
     bus = Bus()
     subscription = bus.subscribe("s", handle, workers=workers)
 
-    async def main() -> None:
-        await bus.astart()
+    def publish() -> None:
         for body in range(5):
             bus.publish("s", body)
-        await until(started)
+
+    async def main() -> None:
+        await bus.astart()
+        if begun:
+            publish()
+            await until(started)
+        else:
+            bus.subscribe("warm.up", afine)
+            await bus.apublish("warm.up")
+            await bus.adrain(WAIT)  # so that what is published on the loop is spread at once
+            asyncio.get_running_loop().call_soon(publish)
 
     def whole_life_of_a_loop() -> None:
         loop = asyncio.new_event_loop()
         loop.run_until_complete(main())
-        loop.run_until_complete(loop.shutdown_default_executor())
+        if begun:
+            loop.run_until_complete(loop.shutdown_default_executor())
         loop.set_exception_handler(lambda *_: None)  # asyncio says that a task was destroyed: that is what this is about
         loop.close()
 
     InThread(whole_life_of_a_loop).result()
     gc.collect()
     over[0] = True
-    bus.stop(timeout=0.0)
+    report = bus.stop(timeout=0.0)
+    assert report.abandoned == ()
+    assert report.left == {subscription.name: 5}
+    assert started.is_set() == begun
     with running(bus):
         bus.publish("s", 5)
         bus.drain(WAIT)
@@ -1901,6 +1915,71 @@ def test_s25_a_task_that_a_handler_leaves_behind_is_an_outsider_while_the_next_o
         hold.open()
 
     assert isinstance(results[0], DrainTimeout), results  # not: "drain in a handler"
+
+
+def _waiting_chain(bus: Bus, plain: Callable[[Message], object]) -> None:
+    """A publish chain with a plain filter and one that may wait: a coroutine's publish passes it on a thread."""
+
+    @around
+    def may_wait(message: Message) -> Any:
+        yield message
+
+    may_wait.waits = True
+
+    @bus.use
+    def call_it(message: Message, call_next: Any) -> Any:
+        plain(message)
+        return call_next(message)
+
+    bus.use(may_wait)
+
+
+def test_s25_what_a_plain_filter_does_in_a_coroutines_publish_belongs_to_that_handler() -> None:
+    """The chain runs on a thread, for it may wait: what the filter publishes while the bus drains is the handler's, too."""
+    audited: list[Any] = []
+    bus = Bus()
+    _waiting_chain(bus, lambda message: message.subject == "second" and bus.publish("audit", message.body))
+    with running(bus):
+        hold = AsyncHold()
+
+        async def pass_on(message: Message) -> None:
+            await hold(message)
+            await bus.apublish("second", message.body)
+
+        bus.subscribe("first", pass_on)
+        bus.subscribe("second", fine)
+        bus.subscribe("audit", lambda message: audited.append(message.body))
+        bus.publish("first", 1)
+        hold.wait_started()
+        stop = InThread(bus.stop, WAIT)
+        wait_until(lambda: bus.state == "draining", "the bus drains")
+        hold.open()
+
+        assert stop.result().drained
+        assert audited == [1]
+        assert len(bus.dead_letters) == 0
+
+
+@pytest.mark.parametrize("error", [TimeoutError("late"), asyncio.CancelledError("cut"), Boom("boom")], ids=repr)
+def test_s03_an_error_of_a_chain_that_runs_on_a_thread_reaches_the_coroutine_as_it_is(error: BaseException) -> None:
+    """The very same object, also where asyncio would make another one of it."""
+    bus = Bus()
+
+    def fail(message: Message) -> None:
+        raise error
+
+    _waiting_chain(bus, fail)
+    with running(bus):
+        bus.subscribe("s", fine)
+
+        async def publish() -> BaseException | None:
+            try:
+                await bus.apublish("s")
+            except BaseException as found:
+                return found
+            return None
+
+        assert asyncio.run(publish()) is error
 
 
 # --- room --------------------------------------------------------------------------------------------------------------
