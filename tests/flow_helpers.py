@@ -297,8 +297,8 @@ class InThread:
     def running(self) -> bool:
         return self._thread.is_alive()
 
-    def result(self) -> Any:
-        self._thread.join(WAIT)
+    def result(self, timeout: float = WAIT) -> Any:
+        self._thread.join(timeout)
         assert not self._thread.is_alive(), "the call has not returned"
         if self._error:
             raise self._error[0]

@@ -247,7 +247,7 @@ def churning(bus: Bus, stay: list[Subscription], seed: int) -> Iterator[threadin
     finally:
         over.set()
         for thread in threads:
-            thread.result()
+            thread.result(LONG)
 
 
 # --- the journey -------------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_s18_everything_at_once_loses_nothing_and_keeps_its_order(hasty: bool, c
                 for loop, first in zip(loops, itertools.count(THREADS, COROUTINES), strict=False)
             ]
             for thread in threads:
-                thread.result()
+                thread.result(LONG)
             for coroutine in coroutines:
                 coroutine.result(LONG)
         bus.drain(LONG)
@@ -297,7 +297,7 @@ def test_s18_everything_at_once_loses_nothing_and_keeps_its_order(hasty: bool, c
             assert_conserved(subscription, accepted=PUBLISHERS * count)
             assert subscription.stats()["acknowledged"] == PUBLISHERS * count
         bus.request_stop("the readers may end when they have read all")
-        reader.result()
+        reader.result(LONG)
         areader.result(LONG)
         for subscription, handler in inboxes:
             handler.assert_complete(count)
@@ -348,7 +348,7 @@ def test_s18_a_reader_among_many_gets_each_message_once() -> None:
             publisher.result()
         bus.request_stop("the readers may end when they have read all")
         for reader in readers:
-            reader.result()
+            reader.result(LONG)
         for areader in areaders:
             areader.result(LONG)
 
