@@ -228,7 +228,7 @@ class Pool:
         The same for filter actors: at the front if a handler asks, or some wait. Behind those that wait for its answers, each
         of which gives its slot up to the next, it would be reached when no more substitutes may start.
         """
-        if self.lent_out or isinstance(threading.current_thread(), Worker):
+        if self.lent_out or current_mailbox() is not None:
             self.ready.appendleft(mailbox)
         else:
             self.ready.append(mailbox)
@@ -237,7 +237,7 @@ class Pool:
 
     def hurry(self, mailbox: Mailbox) -> None:
         """A handler asks a filter actor that stands on the list already, perhaps far behind."""
-        if isinstance(threading.current_thread(), Worker):
+        if current_mailbox() is not None:
             with suppress(ValueError):  # it is not there: a worker is at it
                 self.ready.remove(mailbox)
                 self.ready.appendleft(mailbox)

@@ -897,11 +897,11 @@ def test_s23_any_number_of_handlers_may_wait_for_one_filter_actor(pool: int | No
 
 
 @pytest.mark.parametrize("first", ["a-handler", "an-outsider", "mail"])
-def test_s23_handlers_that_wait_for_a_filter_actor_do_not_keep_it_from_its_worker(first: str) -> None:
+@pytest.mark.parametrize("road", ["bare", "async"])
+def test_s23_handlers_that_wait_for_a_filter_actor_do_not_keep_it_from_its_worker(first: str, road: str) -> None:
     """Five hundred are ready before it is, and it is on the way already: for one of them, for an outsider, for its mail."""
-    clock = HandClock()  # stands still: no time-out ever comes
-    bus = Bus(pool=1, clock=clock)
-    actor = bus.spawn(Asked())
+    bus = bus_of(road, pool=1)
+    actor = patient(bus.spawn(Asked()))
     bus.use(when("out", actor))
     with running(bus):
         hold = Hold()
