@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, overload
 from pipebus import checks, events, explain, links, pipeline, settings
 from pipebus.actor import Actor
 from pipebus.arrival import bind
-from pipebus.clock import SYSTEM, Clock
+from pipebus.clock import SYSTEM, Clock, SystemClock
 from pipebus.codec import Codec, JsonCodec
 from pipebus.dead_letters import PUBLISH, DeadLetters, Source
 from pipebus.errors import (
@@ -140,7 +140,8 @@ class Bus:
         self._runs = self.router.runs
         self._ids = IdRange()
         self._next_id = self._ids.next
-        self._now = None if self.clock is SYSTEM else self.clock.now  # None: the struct itself asks the system's clock
+        # None: the struct itself asks the system's clock.
+        self._now = None if type(self.clock) is SystemClock else self.clock.now
         self._sent = itertools.count()  # messages whose ids are not of `_ids`
         _buses.add(self)
 
@@ -701,8 +702,7 @@ class Bus:
             inbox.mailbox = subscription.mailbox  # type: ignore[assignment]
         if started and plan.pool is not None:
             plan.pool.start()
-        if self.delivery_nodes or plan.nodes:
-            subscription.compile(self.delivery_nodes)
+        subscription.compile(self.delivery_nodes)
         if started and not self.transport.local:
             bind(self, subscription)
         self.router.add(subscription)
@@ -979,7 +979,7 @@ class Bus:
         )  # fmt: skip
         self.ledger.warn("message.died", subject=str(message.subject), message=message.id, letter=letter.id, error=letter.error)
         if self.ledger.observed:
-            self.ledger.emit(events.Died(message, PUBLISH, letter.id, letter.error))
+            self.ledger.emit(events.Died(message, PUBLISH, letter.id, letter.error, error))
 
     def _publish_again(self, message: Message[Any]) -> None:
         self.send(message)

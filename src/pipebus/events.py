@@ -83,12 +83,13 @@ class Returned(Event, frozen=True):
 
 
 class Died(Event, frozen=True):
-    """A message became a dead letter. `place` is "publish" or a subscription's name."""
+    """A message became a dead letter. `place` is "publish" or a subscription's name; `error` is the text of `exception`."""
 
     message: Message[Any]
     place: str
     letter: str
     error: str
+    exception: BaseException
 
 
 class Overflowed(Event, frozen=True):

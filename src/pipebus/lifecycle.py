@@ -173,14 +173,14 @@ class Lifecycle:
                     self.stop_wanted = self._hurry = False
                 self._round = Round()
             try:
-                self._undo_start()  # what a subscription has started while the bus was stopped
+                self.stop_filters()  # what a subscription has started while the bus was stopped
                 # Without the lock: a filter's start may subscribe somebody, also from the bus's loop.
                 self.start_filters([bus.router.nodes, bus.delivery_nodes, *self._own_chains()])
                 self.start_filters(self._own_chains())
                 with self.lock:
                     changed = self._open(loop)
             except BaseException:
-                self._undo_start()
+                self.stop_filters()
                 bus.loop_thread.stop(1.0)
                 raise
         bus.ledger.emit(changed)
@@ -192,8 +192,7 @@ class Lifecycle:
         subscriptions = list(bus.router.subscriptions())
         try:
             for subscription in subscriptions:
-                if bus.delivery_nodes or subscription.plan.nodes:
-                    subscription.compile(bus.delivery_nodes)
+                subscription.compile(bus.delivery_nodes)
             bus.transport.start(Surroundings(bus.clock, bus.max_message_bytes))
             for pool in self._pools(subscriptions):
                 pool.start()
@@ -225,7 +224,8 @@ class Lifecycle:
             raise
         return changed
 
-    def _undo_start(self) -> None:
+    def stop_filters(self) -> None:
+        """Those that have started so far."""
         self._stop_filters(self._take_started(), [])
 
     def _take_started(self) -> list[pipeline.Step]:

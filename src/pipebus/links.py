@@ -85,10 +85,11 @@ class Services(Protocol):
     """What running chains ask of the bus; handed down at build."""
 
     debug: bool
+    watch: Any
     carry: Callable[[contextvars.Context], Any]
 
     def pause(self, seconds: float, filter_name: str) -> None: ...
-    async def apause(self, seconds: float) -> None: ...
+    async def apause(self, seconds: float, filter_name: str) -> None: ...
     def wait(self, gate: Gate, timeout: float) -> bool: ...
 
 
@@ -151,8 +152,11 @@ def _trimmed(here: TracebackType | None) -> TracebackType | None:
 
 _OURS = {
     f"pipebus.{module}"
-    for module in ("links", "pipeline", "router", "binding", "subscription", "runners", "loops", "actor", "waiting")
-}
+    for module in (
+        "links", "pipeline", "router", "binding", "subscription", "runners", "loops", "actor", "waiting",
+        "testing.tape", "testing.script", "testing.run_filter",
+    )
+}  # fmt: skip
 
 
 def conclude(step: Mark, found: object, due: type[Outcome]) -> Outcome:
@@ -530,7 +534,7 @@ def aaround(step: Mark, next_: Next, due: type[Outcome], services: Services) -> 
                         value = outcome = await next_(effect)
                     elif effect.__class__ is Pause:
                         check_seconds("Pause", effect.seconds)
-                        await services.apause(effect.seconds)
+                        await services.apause(effect.seconds, step.name)
                         value = None
                     elif effect.__class__ is Call:
                         check_seconds("Call", effect.timeout)

@@ -67,13 +67,15 @@ class Around:
 
     `waits` declares that it may yield `Pause`, `bounds` that it may yield `Call`: both are then refused early where they
     cannot work. `abandon` allows `Call` in a sync chain (see `Call`). `repeats` declares that it may run the rest again after
-    an error, and asks `links.accepted` first. One that keeps what it knows for each chain apart defines `at(place)`.
+    an error, and asks `links.accepted` first; `passes`, how often it runs it at most (None: no bound). One that keeps what it
+    knows for each chain apart defines `at(place)`.
     """
 
     waits: bool = False
     bounds: bool = False
     abandon: bool = False
     repeats: bool = False
+    passes: int | None = 1
 
     def around(self, message: Message[Any], /) -> Steps:
         raise NotImplementedError(f"{type(self).__name__} has no `around(self, message)`")
@@ -239,6 +241,12 @@ class Step:
     def link(self, next_: Next, rest: Rest, build: Build) -> Next:
         if self.reroutes and build.side == "publish":
             next_ = _turn(next_, rest, build)
+        link, watch = self._link(next_, rest, build), build.services.watch
+        if watch is None:
+            return link
+        return watch(links.Mark(self.name, scope=rest.scope), build.colour, link, (self.name,))  # type: ignore[no-any-return]
+
+    def _link(self, next_: Next, rest: Rest, build: Build) -> Next:
         if self.shape == "actor":
             return self.filter.link_into(links.Mark(self.name, scope=rest.scope), next_, build)  # type: ignore[no-any-return]
         drive = _DRIVERS[self.shape, build.colour]

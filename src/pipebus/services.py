@@ -40,6 +40,13 @@ def get_logger(**facts: Any) -> Any:
     )
 
 
+Watch = Callable[[Any, str, Callable[[Any], Any], tuple[str, ...]], Callable[[Any], Any]]
+"""
+A test's: given the mark of a filter or handler, the colour of its chain ("sync", "async"), its link and the names that it goes
+by, what stands there instead. Asked when a chain is built, so that without one a message pays nothing.
+"""
+
+
 class Services:
     """Handed to every chain at build."""
 
@@ -50,6 +57,7 @@ class Services:
         self.debug = debug
         self.blocking = blocking
         self.carry = carry  # what runs in that context counts as part of the handler that is running here
+        self.watch: Watch | None = None
 
     def pause(self, seconds: float, filter_name: str) -> None:
         if asyncio._get_running_loop() is not None:
@@ -60,7 +68,7 @@ class Services:
         with self.blocking():
             self.clock.sleep(seconds)
 
-    async def apause(self, seconds: float) -> None:
+    async def apause(self, seconds: float, filter_name: str) -> None:
         await self.clock.asleep(seconds)
 
     def wait(self, gate: Gate, timeout: float) -> bool:

@@ -342,7 +342,7 @@ class Subscription:
         plan, bound = self.plan, self.plan.bound
         if bound is None:
             bus_nodes = transforms_only(bus_nodes)
-        if not bus_nodes and not plan.nodes:
+        if not bus_nodes and not plan.nodes and (bound is None or plan.hub.services.watch is None):
             self.run = None
             return
         build = Build(
@@ -377,6 +377,8 @@ class Subscription:
 
             return hand_over
         step, call = links.Mark(bound.name), self.call()  # signs the handler's errors, so that no filter is blamed for them
+        if (watch := self.plan.hub.services.watch) is not None:
+            call = watch(step, "async" if bound.is_async else "sync", call, (self.name, bound.name))
 
         def handle(message: Message[Any]) -> Handled:
             check(message)
@@ -640,7 +642,7 @@ class Subscription:
             letter=letter.id, error=letter.error, attempts=letter.attempts,
         )  # fmt: skip
         if hub.ledger.observed:
-            hub.ledger.emit(events.Died(letter.message, self.name, letter.id, letter.error))
+            hub.ledger.emit(events.Died(letter.message, self.name, letter.id, letter.error, error))
 
     def bury_untaken(self, parcel: Parcel, error: BaseException) -> None:
         """A dead letter for what could not even be queued: bytes that are no message."""

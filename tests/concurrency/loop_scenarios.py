@@ -20,11 +20,11 @@ from scenarios import (
     settle_after_stop,
     stopping,
 )
-from scheduler import Simulation, Task
-from sim_loop import run_loop
 
 from flow_helpers import assert_conserved
 from pipebus import Actor, Bus, BusClosed, Message, RequestTimeout, Subscription, loops
+from pipebus.testing.scheduler import Simulation, Task
+from pipebus.testing.virtual_loop import run_loop
 
 
 class LoopRecord(Record):

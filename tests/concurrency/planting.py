@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
-from watch import PLANTED
+from pipebus.testing.watch import PLANTED
 
 
 @contextmanager

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from scheduler import Simulation
-
 from flow_helpers import assert_conserved
 from pipebus import Bus, BusClosed, Delivery, Dropped, MailboxFull, Message, ReceiveTimeout, StopReport, Subscription, runners
 from pipebus.runners import Pool
+from pipebus.testing.scheduler import Simulation
 
 
 class Record:

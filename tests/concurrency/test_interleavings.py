@@ -11,7 +11,8 @@ from typing import Any
 import loop_scenarios as l
 import pytest
 import scenarios as s
-from scheduler import Scenario, explore, seeds
+
+from pipebus.testing.explore import Scenario, explore, seeds
 
 SEEDS = 80
 LOOP_SEEDS = 50

@@ -12,7 +12,6 @@ import loop_scenarios as l
 import pytest
 import scenarios as s
 from planting import plant
-from scheduler import Scenario, explore, find, race
 
 from pipebus.inbox import Inbox
 from pipebus.loops import Crew, LoopRunner, LoopWorker
@@ -21,6 +20,7 @@ from pipebus.mailbox_asked import AskedMailbox
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.mailbox_solo import SoloMailbox
 from pipebus.runners import Pool, Worker
+from pipebus.testing.explore import Scenario, explore, find, race
 from pipebus.waiting import Gates, Loop, Once
 
 WITHIN = 1000

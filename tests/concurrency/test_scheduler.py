@@ -12,9 +12,12 @@ import loop_scenarios
 import pytest
 import scenarios
 from planting import plant
-from scheduler import Given, RaceFound, SimLock, Simulation, explore, find, run, tell
 
 from pipebus.mailbox_solo import SoloMailbox
+from pipebus.testing.explore import RaceFound, explore, find, run, tell
+from pipebus.testing.scheduler import Simulation
+from pipebus.testing.turns import Given
+from pipebus.testing.virtual import SimLock
 
 
 def digest() -> str:

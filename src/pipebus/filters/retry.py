@@ -97,6 +97,7 @@ class Retry(Around):
             raise PipelineError(f"Retry.jitter={self.jitter!r}: it is a share from 0 to 1")
         self._on = _classes(self.on)
         self.waits = self.wait > 0
+        self.passes = self.attempts
         self._random = random.Random()
         self._context: Context | None = None
 

@@ -5,11 +5,13 @@ Event loops in the scheduler's time: asyncio's own code runs, but a loop that ha
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scheduler import Simulation
+    from pipebus.testing.scheduler import Simulation
 
 
 class SimLoop(asyncio.BaseEventLoop):
@@ -35,6 +37,31 @@ class SimLoop(asyncio.BaseEventLoop):
             gate.acquire(timeout=max(timeout, 0.0))
         return []
 
+    def run_in_executor(self, executor: Any, call: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """Each call on a thread of its own: the threads of a real executor wait for what the scheduler does not know of."""
+        future: asyncio.Future[Any] = self.create_future()
+
+        def give(error: BaseException | None, value: Any) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(value)
+
+        def run() -> None:
+            try:
+                value = call(*arguments)
+            except Exception as error:
+                found: tuple[BaseException | None, Any] = (error, None)
+            else:
+                found = (None, value)
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                self.call_soon_threadsafe(give, *found)
+
+        self.sim.adopt(threading.Thread(target=run, name="executor", daemon=True))
+        return future
+
     def _process_events(self, event_list: list[Any]) -> None:
         """There are none."""
 
@@ -47,8 +74,7 @@ class SimLoop(asyncio.BaseEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """An error that nobody has caught, in a callback or a task, is the run's failure instead of a line in a log."""
         if not self.sim.over:
-            error = context.get("exception")
-            self.sim.fail(f"on a loop: {context.get('message')}: {type(error).__name__}: {error}", error)
+            self.sim.loop_failed(str(context.get("message")), context.get("exception"))
 
     def close(self) -> None:
         if self.sim.over:
@@ -70,7 +96,20 @@ class AsyncioShim:
     """Stands for the module `asyncio` in the package's modules."""
 
     def __init__(self, sim: Simulation) -> None:
-        self.new_event_loop = lambda: SimLoop(sim)
+        self.sim = sim
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        return SimLoop(self.sim) if self.sim.here() else asyncio.new_event_loop()
+
+    def get_running_loop(self) -> asyncio.AbstractEventLoop:
+        """What the package asks for before it waits on a loop."""
+        loop = asyncio.get_running_loop()
+        if self.sim.here() and not isinstance(loop, SimLoop):
+            raise RuntimeError(
+                "a bus of a Harness cannot be waited for on a real event loop: nobody would have his turn; write "
+                "harness.run(coroutine) in a plain test"
+            )
+        return loop
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)

@@ -16,7 +16,7 @@ from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from scheduler import Simulation
+    from pipebus.testing.scheduler import Simulation
 
 BY_BYTECODE: Final = ("mailbox", "mailbox_solo", "mailbox_shared", "mailbox_asked", "runners", "inbox", "loops", "waiting")
 """Modules of the package in which threads may change places before each bytecode."""
@@ -51,14 +51,14 @@ def _boring_in(code: CodeType) -> frozenset[int]:
     return known[1]
 
 
-def _by_line() -> dict[str, bool]:
-    """Each watched file: by line, or by bytecode?"""
+def by_line() -> dict[str, bool]:
+    """Each watched file of the package: by line, or by bytecode?"""
     files = dict.fromkeys(PLANTED, False)
-    for names, by_line in ((BY_BYTECODE, False), (BY_LINE, True)):
+    for names, lines in ((BY_BYTECODE, False), (BY_LINE, True)):
         for name in names:
             module = sys.modules.get(f"pipebus.{name}")
             if module is not None:
-                files[str(module.__file__)] = by_line
+                files[str(module.__file__)] = lines
     return files
 
 
@@ -84,13 +84,12 @@ if sys.version_info >= (3, 12):
         """It is not, any more: each event asks whether its run is over."""
 
     @contextmanager
-    def all_code() -> Iterator[None]:
+    def all_code(files: dict[str, bool]) -> Iterator[None]:
         """Around runs: telling interpreters to watch takes longer than a run."""
         global _depth  # noqa: PLW0603
-        if _depth:
+        if _depth or not files:
             yield
             return
-        files = _by_line()
         codes = [(code, files[code.co_filename]) for code in _code_of(files)]
         line, instruction = monitoring.events.LINE, monitoring.events.INSTRUCTION
         monitoring.use_tool_id(TOOL, "pipebus scheduler")
@@ -98,8 +97,8 @@ if sys.version_info >= (3, 12):
         try:
             monitoring.register_callback(TOOL, instruction, _bytecode)
             monitoring.register_callback(TOOL, line, _teller_of_lines(files))
-            for code, by_line in codes:
-                monitoring.set_local_events(TOOL, code, line if by_line else line | instruction)
+            for code, lines in codes:
+                monitoring.set_local_events(TOOL, code, line if lines else line | instruction)
             yield
         finally:
             for code, _ in codes:
@@ -146,21 +145,23 @@ else:
 
     def begin(sim: Simulation) -> None:
         global _sim, _files
-        _sim, _files = sim, _by_line()
-        sys.settrace(_trace)
+        _sim, _files = sim, sim.files
+        if _files:
+            sys.settrace(_trace)
 
     def end() -> None:
-        sys.settrace(None)
+        if _files:
+            sys.settrace(None)
 
     @contextmanager
-    def all_code() -> Iterator[None]:
+    def all_code(files: dict[str, bool]) -> Iterator[None]:
         yield
 
     def _trace(frame: Any, event: str, _: Any) -> Any:
-        by_line = _files.get(frame.f_code.co_filename)
-        if by_line is None or _sim is None or _sim.looking:
+        lines = _files.get(frame.f_code.co_filename)
+        if lines is None or _sim is None or _sim.looking:
             return None
-        if by_line:
+        if lines:
             return _lines
         frame.f_trace_opcodes = True
         frame.f_trace_lines = _sim.story is not None

@@ -18,6 +18,7 @@ HEAD, TAIL = 3, 4
 """Lines shown of a long stretch of one thread, at its beginning and at its end."""
 
 HERE: Final = os.path.dirname(os.path.abspath(__file__))
+LIBRARY: Final = os.path.dirname(os.path.abspath(os.__file__))
 
 
 class Recorder:
@@ -124,8 +125,6 @@ def position(task: Any, running: bool, frame: Any, traceback: Any) -> str:
 
 
 def _interesting(frame: Any) -> bool:
-    """A frame of the package or of a scenario: not the scheduler's own, and not the interpreter's library."""
-    filename = frame.f_code.co_filename
-    if os.path.dirname(filename) == HERE:
-        return os.path.basename(filename) not in {"scheduler.py", "sim_loop.py", "stories.py", "watch.py"}
-    return "pipebus" in filename and os.path.basename(filename) != "threading.py"
+    """A frame of the bus or of its user: not the scheduler's own, and not the interpreter's library."""
+    folder = os.path.dirname(os.path.abspath(frame.f_code.co_filename))
+    return folder not in (HERE, LIBRARY, os.path.join(LIBRARY, "asyncio")) and "_pytest" not in folder

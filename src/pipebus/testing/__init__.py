@@ -1,0 +1,29 @@
+"""
+Testing: one filter alone, one handler alone, a whole bus in virtual time, laws that any filter is held to, and many orders of
+what happens at once. With pytest or without.
+"""
+
+from pipebus.testing.clock import FakeClock
+from pipebus.testing.faults import InjectedError
+from pipebus.testing.harness import Harness, Running
+from pipebus.testing.laws import LawBroken, check_filter
+from pipebus.testing.run_filter import FilterRun, run_filter
+from pipebus.testing.run_handler import HandlerRun, run_handler
+from pipebus.testing.scheduler import Stuck
+from pipebus.testing.script import ScriptEnded, after
+
+__all__ = [
+    "FakeClock",
+    "FilterRun",
+    "HandlerRun",
+    "Harness",
+    "InjectedError",
+    "LawBroken",
+    "Running",
+    "ScriptEnded",
+    "Stuck",
+    "after",
+    "check_filter",
+    "run_filter",
+    "run_handler",
+]

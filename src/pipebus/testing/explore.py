@@ -1,0 +1,120 @@
+"""
+Many seeds, one after the other; and the story of the first that fails, with no change of threads that makes no difference.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pipebus.testing import watch
+from pipebus.testing.scheduler import Simulation
+from pipebus.testing.turns import Turn, Turns
+
+Scenario = Callable[[Simulation], object]
+
+
+class RaceFound(AssertionError):
+    """A run failed; the text is its story."""
+
+    def __init__(self, seed: int, why: str, story: str) -> None:
+        super().__init__(story)
+        self.seed = seed
+        self.why = why
+        self.story = story
+
+
+def run(scenario: Scenario, seed: int, *, record: bool = False, **options: Any) -> Simulation:
+    sim = Simulation(seed, record=record, **options)
+    sim.run(scenario)
+    return sim
+
+
+def tell(scenario: Scenario, seed: int, **options: Any) -> str:
+    """The whole story of one run, whether it fails or not."""
+    sim = run(scenario, seed, record=True, **options)
+    assert sim.story is not None
+    return sim.story.text(sim, scenario.__name__, last=None)
+
+
+def race(scenario: Scenario, seed: int, **options: Any) -> RaceFound | None:
+    """What one seed finds; its story is of a run without the changes of threads that make no difference."""
+    sim = run(scenario, seed, **options)  # without a story first, for that is faster
+    if sim.failure is None:
+        return None
+    again = run(scenario, seed, record=True, **options)
+    assert again.story is not None
+    if (again.failure, again.steps) != (sim.failure, sim.steps):
+        why = f"seed {seed} failed ({sim.failure}; {sim.steps} steps), and then not in the same way: something depends on more"
+        return RaceFound(seed, why, f"{why}\n\n{again.story.text(again, scenario.__name__)}")
+    turns = fewest(scenario, seed, again.turns, **options)
+    short = run(scenario, seed, record=True, turns=turns, **options)
+    if short.failure is None:
+        short = again
+    assert short.story is not None
+    return RaceFound(seed, sim.failure, short.story.text(short, scenario.__name__))
+
+
+def fewest(scenario: Scenario, seed: int, turns: Turns, most: int = 300, **options: Any) -> Turns:
+    """Leave out changes of threads, as long as the run fails without them (half of them, a quarter, …, one by one)."""
+
+    def fails(some: dict[Turn, int]) -> bool:
+        nonlocal most
+        most -= 1
+        return run(scenario, seed, turns=some, **options).failure is not None
+
+    if not fails(turns):
+        return turns
+    size = max(1, len(turns) // 2)
+    while most > 0:
+        gone = False
+        keys = list(turns)
+        for begin in range(0, len(keys), size):
+            without = set(keys[begin : begin + size])
+            rest = {key: to for key, to in turns.items() if key not in without}
+            if most > 0 and without <= turns.keys() and fails(rest):
+                turns, gone = rest, True
+        if size == 1 and not gone:
+            break
+        size = max(1, size // 2)
+    return turns
+
+
+def find(scenario: Scenario, seeds: Iterable[int], **options: Any) -> RaceFound | None:
+    """The first race."""
+    with watch.all_code(options.get("files") or watch.by_line()):
+        for seed in seeds:
+            found = race(scenario, seed, **options)
+            if found is not None:
+                return found
+    return None
+
+
+def explore(scenario: Scenario, seeds: Iterable[int], **options: Any) -> None:
+    """Raises RaceFound with the story of the first seed that fails."""
+    __tracebackhide__ = True
+    found = find(scenario, seeds, **options)
+    if found is not None:
+        raise found
+
+
+def seeds(count: int) -> range | list[int]:
+    """
+    So many seeds. `PIPEBUS_SEEDS=5000` in the environment makes more of them (for each scenario), `PIPEBUS_SEED=17` is that
+    seed alone.
+    """
+    one, many = os.environ.get("PIPEBUS_SEED"), os.environ.get("PIPEBUS_SEEDS")
+    if one:
+        return [int(one)]
+    return range(int(many) if many else count)
+
+
+def rate(scenario: Scenario, count: int = 100, **options: Any) -> float:
+    """Seeds per second."""
+    with watch.all_code(watch.by_line()):
+        began = time.perf_counter()
+        for seed in range(count):
+            run(scenario, seed, **options)
+    return count / (time.perf_counter() - began)

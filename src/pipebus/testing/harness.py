@@ -1,0 +1,421 @@
+"""
+Harness: the real bus, on time that moves by itself and threads that take turns.
+
+    def test_a_depot_that_is_down_is_tried_again(harness):
+        bus = harness.start(shop.make_bus())
+        harness.fail("ship", times=2)
+        bus.publish("orders.placed", {"sku": "tea"})
+        harness.drain()                                 # waits for quiescence, never for time
+        assert harness.delivered_to("ship")[0].body == {"sku": "tea"}
+        assert harness.elapsed == 0.3                   # what Retry waited; nobody slept
+
+The bus, its mailboxes, workers and loops are the ones that run in production. Only the clock is another, and the scheduler:
+one thread runs at a time, the test's own until it asks for something that it must wait for. So nothing happens behind a test's
+back, and the same test is the same run each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from pipebus.bus import Bus
+from pipebus.dead_letters import PUBLISH
+from pipebus.errors import AttemptsExhausted, LifecycleError, PipelineError, Rejected
+from pipebus.events import Acknowledged, Died, Discarded, Event, Published, Refused, Returned
+from pipebus.message import Message
+from pipebus.testing import virtual
+from pipebus.testing.faults import Fault, Faults, InjectedError
+from pipebus.testing.scheduler import PATIENCE, Over, Simulation, Stuck
+from pipebus.testing.tape import Tape
+from pipebus.testing.virtual import VirtualClock
+from pipebus.testing.virtual_loop import run_loop
+
+T = TypeVar("T")
+
+INTENDED: Final = (Rejected, AttemptsExhausted)
+"""What a handler or a filter says on purpose: a dead letter of one of these fails no test."""
+
+LOUD: Final = ("observer.failed", "timer.failed", "filter.stop_failed", "schedule.failed", "delivery.failed_after_settlement")
+"""Warnings of the bus that are somebody's error, and would only be logged."""
+
+SETTLED: Final = (Acknowledged, Discarded, Returned, Died)
+
+
+class Running:
+    """A call on a thread of the harness's own; see `Harness.thread`."""
+
+    def __init__(self, simulation: Simulation, call: Callable[[], Any], name: str) -> None:
+        self.name = name
+        self.error: BaseException | None = None
+        self.asked = False  # somebody has been given the error
+        self._simulation = simulation
+        self._value: Any = None
+        self._call = call
+        self.task = simulation.adopt(threading.Thread(target=self._run, name=name, daemon=True))
+
+    def _run(self) -> None:
+        try:
+            self._value = self._call()
+        except Over:
+            raise
+        except BaseException as error:
+            self.error = error
+
+    @property
+    def ended(self) -> bool:
+        return self.task.ended
+
+    def result(self) -> Any:
+        """Let it, and whatever else can, run to its end: what it returned; or raises what it raised."""
+        self._simulation.join(self.task)
+        if self.error is not None:
+            self.asked = True
+            raise self.error
+        return self._value
+
+
+class Harness:
+    """
+    A place for tests in which the buses that are made run deterministically, in virtual time.
+
+    Use it as a context manager, or as the pytest fixture `harness`. A `Bus` that is made inside has its clock; give it to
+    `start`. Without one, `harness.bus` is a new one.
+
+    Args:
+        fail_fast: The first unexpected error of a handler, filter, observer, schedule or task is raised, as the same object
+            with its own traceback, by the next call of the harness, at the latest at the end. (Dead letters because a body
+            was `Rejected` or attempts were used up are what handlers say on purpose, and errors of `fail` are expected.)
+        patience: Real seconds that one wait may take before a thread is taken to be lost, > 0.
+
+    It cannot control what is not the bus's: `time.sleep`, locks and events of your own, sockets, threads that you start. A
+    handler may use them as long as what it waits for comes without another handler's help. Start threads that use the bus by
+    `thread`, and coroutines by `run`.
+    """
+
+    def __init__(self, *, fail_fast: bool = True, patience: float = PATIENCE, simulation: Simulation | None = None) -> None:
+        self.fail_fast = fail_fast
+        self._outer = simulation or virtual.here()
+        self._simulation = self._outer or Simulation(turns={}, files={}, patience=patience, epoch=None)
+        self._began = self._simulation.time
+        self.faults = Faults(self._simulation.clock)
+        self.tape = Tape(lambda: self.elapsed, self.faults)
+        self.tape.listeners.append(self._hear)
+        self.buses: list[Bus] = []
+        self.errors: list[BaseException] = []
+        self._untold: list[tuple[BaseException, str]] = []
+        self._allowed: tuple[type[BaseException], ...] = ()
+        self._threads: list[Running] = []
+        self._settled: Event | None = None
+        self._warned = 0
+        self._checked = False
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Harness:
+        if self._outer is None:
+            if virtual.current is not None:
+                raise LifecycleError("a Harness runs on another thread of this process; there can be one at a time")
+            self._simulation.thread_failed = lambda name, error: self._unexpected(error, f"on thread {name}")
+            self._simulation.loop_failed = lambda text, error: self._unexpected(
+                error or AssertionError(text), f"on an event loop: {text}"
+            )
+            self._stack.enter_context(self._simulation.inside())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._stack:
+            if kind is None and not self._checked:
+                self.check()
+            self._stop()
+
+    def checked(self) -> None:
+        """The end has been looked at (`check`): leaving the block says nothing more."""
+        self._checked = True
+
+    def _stop(self) -> None:
+        """Without a word about what else may be wrong: the test has failed already, or has been checked."""
+        if self._simulation.over:
+            return
+        for bus in self.buses:
+            if bus.state in ("started", "draining"):
+                bus.lifecycle.stop(1.0, False)
+
+    # --- the bus -------------------------------------------------------------------------------------------------------
+
+    @property
+    def bus(self) -> Bus:
+        """The first bus; a new one, not yet started, if there is none."""
+        if not self.buses:
+            self.attach(Bus())
+        return self.buses[0]
+
+    @property
+    def alone(self) -> bool:
+        """It has a scheduler of its own, and does not stand in another harness."""
+        return self._outer is None
+
+    @property
+    def clock(self) -> VirtualClock:
+        """For what is not the bus's and wants to know the time: `now`, `monotonic`, `sleep`, `asleep`."""
+        return self._simulation.clock
+
+    @property
+    def elapsed(self) -> float:
+        """Virtual seconds since the beginning."""
+        return round(self._simulation.time - self._began, 9)
+
+    def attach(self, bus: Bus) -> Bus:
+        """
+        Hear what happens on a bus; `start` does this as well.
+
+        Raises:
+            LifecycleError: it was made before the harness, and so has another clock and real locks; or it runs already.
+        """
+        if bus in self.buses:
+            return bus
+        if bus.clock is not self._simulation.clock:
+            raise LifecycleError(
+                f"{bus!r} was made outside the harness, or with a clock of its own; make it inside, and leave `clock` out"
+            )
+        if bus.state == "started":
+            raise LifecycleError(f"{bus!r} has started already; let harness.start(bus) start it")
+        self.buses.append(bus)
+        self.tape.attach(bus)
+        return bus
+
+    def start(self, bus: Bus | None = None) -> Bus:
+        """Start a bus that was made inside this harness; `harness.bus` if none is given."""
+        found = self.bus if bus is None else self.attach(bus)
+        found.lifecycle.start()
+        return found
+
+    def _ready(self) -> None:
+        for bus in self.buses or [self.bus]:
+            if bus.state == "new":
+                self.start(bus)
+
+    # --- going on ------------------------------------------------------------------------------------------------------
+
+    def step(self) -> Event | None:
+        """
+        Go on until one delivery is settled.
+
+        Returns:
+            How: `Acknowledged`, `Discarded`, `Returned` or `Died`. None: nothing can be done at this time.
+        """
+        __tracebackhide__ = True
+        self._ready()
+        self._settled = None
+        self._simulation.until_settled()
+        self._tell()
+        return self._settled
+
+    def interrupt(self) -> None:
+        """Called where a `step` is to end, though nothing is settled."""
+        self._simulation.settled()
+
+    def pass_time(self) -> bool:
+        """
+        If nobody can do anything at this time, move to the next at which somebody can.
+
+        Returns:
+            False: nobody waits for time.
+        """
+        return self._simulation.next_time()
+
+    def drain(self, timeout: float = 3600.0) -> None:
+        """
+        Go on until everything accepted is settled, as `bus.drain` does; time moves as far as delays, retries and time-outs
+        ask for, and schedules that come due meanwhile are heard.
+
+        Args:
+            timeout: In virtual seconds.
+
+        Raises:
+            DrainTimeout: with what is still pending.
+        """
+        __tracebackhide__ = True
+        self._ready()
+        self._simulation.rest()
+        self._tell()
+        for bus in self.buses:
+            if bus.state == "started":
+                bus.lifecycle.drain(timeout)
+        self._simulation.rest()
+        self._tell()
+
+    def advance(self, seconds: float) -> None:
+        """
+        Let time pass: all that is due by then happens, in its order. `advance(0)` does what can be done now.
+
+        Args:
+            seconds: >= 0.
+        """
+        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds >= 0:
+            raise PipelineError(f"advance({seconds!r}): it is a number of seconds, 0 or more")
+        __tracebackhide__ = True
+        self._ready()
+        self._simulation.rest()
+        if seconds:
+            self._simulation.advance(float(seconds))
+        self._tell()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """
+        Run a coroutine to its end, on an event loop in virtual time: `asyncio.sleep` takes no time, `await bus.arequest(…)`
+        has its reply at once.
+        """
+        __tracebackhide__ = True
+        if asyncio._get_running_loop() is not None:
+            coroutine.close()
+            raise LifecycleError("harness.run was called on a running event loop; write a plain `def` test, and run all of it")
+        self._ready()
+        value: T = run_loop(self._simulation, lambda: coroutine)
+        self._tell()
+        return value
+
+    def thread(self, call: Callable[..., Any], *arguments: Any, name: str | None = None, **options: Any) -> Running:
+        """
+        Run a call on a thread of its own, which has its turn when the test waits for something.
+
+        Returns:
+            Its `result()` waits for its end. An error that nobody asks for fails the test.
+        """
+        title = name or f"{getattr(call, '__name__', 'thread')}-{len(self._threads) + 1}"
+        running = Running(self._simulation, lambda: call(*arguments, **options), title)
+        self._threads.append(running)
+        return running
+
+    # --- what goes wrong -----------------------------------------------------------------------------------------------
+
+    def fail(self, name: str, times: int | None = 1, *, error: Any = InjectedError, after: int = 0) -> None:
+        """
+        Have a filter or handler fail, in its place in the chain.
+
+        Args:
+            name: Of a filter, a subscription, an actor or a handler.
+            times: How often; None: always.
+            error: An exception, or a class of exceptions.
+            after: How many calls go well before that.
+        """
+        self.faults.add(Fault(name, times, after, 0.0, error))
+
+    def slow(self, name: str, seconds: float, times: int | None = 1, *, after: int = 0) -> None:
+        """Have a filter or handler take so many virtual seconds before it begins."""
+        self.faults.add(Fault(name, times, after, seconds, None))
+
+    def allow(self, *errors: type[BaseException]) -> None:
+        """Errors of these classes are expected from now on: they fail no test."""
+        self._allowed += errors
+
+    def _unexpected(self, error: BaseException, where: str) -> None:
+        if isinstance(error, (*self._allowed, Over, Stuck)) or self.faults.meant(error):
+            return
+        if any(known is error for known in self.errors):
+            return
+        self.errors.append(error)
+        self._untold.append((error, where))
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Died) and not isinstance(event.exception, INTENDED):
+            place = "in a publish chain" if event.place == PUBLISH else f"in {event.place}"
+            self._unexpected(event.exception, f"{place}, with {event.message!r}")
+        if isinstance(event, SETTLED) and getattr(event, "place", None) != PUBLISH:
+            self._settled = event
+            self._simulation.settled()
+
+    def _tell(self) -> None:
+        """Raise the first error that nobody has been told of."""
+        __tracebackhide__ = True
+        for name, facts in self.tape.warnings[self._warned :]:
+            if name in LOUD:
+                text = ", ".join(f"{key}={value}" for key, value in facts.items())
+                self._unexpected(AssertionError(f"{name}: {text}"), "logged, and nobody was told")
+        self._warned = len(self.tape.warnings)
+        for thread in self._threads:
+            if thread.ended and thread.error is not None and not thread.asked:
+                thread.asked = True
+                self._unexpected(thread.error, f"on thread {thread.name}")
+        if self.fail_fast and self._untold:
+            error, where = self._untold[0]
+            self._untold.clear()
+            error.add_note(f"(pipebus: {where})")
+            raise error
+
+    def check(self) -> None:
+        """
+        What is asked at the end of a test: what can be done now is done, no unexpected error, each fault has struck, and the
+        law `accepted = acknowledged + dropped + dead + pending + in_flight` holds for each subscription.
+        """
+        __tracebackhide__ = True
+        if self._simulation.over:
+            return
+        self._simulation.rest()
+        self._tell()
+        for bus in self.buses:
+            for subscription in bus.subscriptions:
+                stats = subscription.stats()
+                ended = stats["acknowledged"] + sum(stats["dropped"].values()) + stats["dead"]
+                if stats["accepted"] != ended + stats["pending"] + stats["in_flight"]:
+                    raise AssertionError(f"{subscription.name} has lost count: {stats}")
+        idle = self.faults.idle()
+        if idle:
+            known = ", ".join(self.tape.names) or "none was called"
+            raise AssertionError(f"{idle[0]}, but it was never called (filters and handlers that were: {known})")
+
+    # --- what has happened ---------------------------------------------------------------------------------------------
+
+    @property
+    def events(self) -> list[Event]:
+        """All of `pipebus.events`, as observers hear them."""
+        return list(self.tape.heard)
+
+    @property
+    def published(self) -> list[Message[Any]]:
+        """Messages that were accepted, as they were handed in; replies and what handlers publish too."""
+        return [event.message for event in self.tape.heard if isinstance(event, Published)]
+
+    @property
+    def delivered(self) -> list[Acknowledged]:
+        """Deliveries that were handled: `message`, `subscription`, `attempt`."""
+        return [event for event in self.tape.heard if isinstance(event, Acknowledged)]
+
+    def delivered_to(self, subscription: str) -> list[Message[Any]]:
+        """
+        The messages that a subscription has handled, in order.
+
+        Raises:
+            PipelineError: there is no such subscription.
+        """
+        names = [one.name for bus in self.buses for one in bus.subscriptions]
+        found = [event.message for event in self.delivered if event.subscription == subscription]
+        if not found and subscription not in names:
+            raise PipelineError(f"no subscription {subscription!r}; there are {', '.join(names) or 'none'}")
+        return found
+
+    @property
+    def dropped(self) -> list[Discarded]:
+        """Messages that were ended on purpose or by a rule: `message`, `place`, `reason`, `by`."""
+        return [event for event in self.tape.heard if isinstance(event, Discarded)]
+
+    @property
+    def refused(self) -> list[Refused]:
+        """Publishes that ended in an error: `message`, `error`, `by`."""
+        return [event for event in self.tape.heard if isinstance(event, Refused)]
+
+    @property
+    def dead(self) -> list[Died]:
+        """Dead letters: `message`, `place`, `error`, `exception`, `letter`."""
+        return [event for event in self.tape.heard if isinstance(event, Died)]
+
+    @property
+    def story(self) -> str:
+        """All of it, a line a moment: when, who, what."""
+        return self.tape.text()
+
+    def __repr__(self) -> str:
+        return f"<Harness after {self.elapsed:g} s: {len(self.published)} published, {len(self.delivered)} delivered>"

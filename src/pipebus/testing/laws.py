@@ -1,0 +1,597 @@
+"""
+Laws that every filter is held to, the built-in ones and yours.
+
+A law is a function of a `Case` (a filter, made anew as often as wanted, and one message) that says what is wrong, or nothing.
+`check_filter` tries each on many messages, and shows the smallest for which one is broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, get_type_hints
+
+import msgspec
+
+from pipebus import explain, pipeline
+from pipebus.errors import ContractError, PipelineError, text_of
+from pipebus.message import Dropped, Handled, Headers, Message, Receipt
+from pipebus.pipeline import Side, Step
+from pipebus.testing.harness import Harness
+from pipebus.testing.run_filter import Alone, FilterRun, run_once
+from pipebus.testing.script import after
+
+RESERVED: Final = {"pipebus-test": "kept"}
+"""A reserved header that every message of the laws has, as one that came from a transport may."""
+
+CORRELATION: Final = "test-correlation"
+BOUNDLESS: Final = 50
+"""Runs of the rest that a filter without a bound is allowed here."""
+
+TOGETHER: Final = 4
+"""Messages that pass at the same time."""
+
+
+class ForeignError(Exception):
+    """Raised by the rest of the chain, where a law asks what a filter makes of that. No filter knows it."""
+
+
+class LawBroken(AssertionError):
+    """
+    A filter does not keep a law.
+
+    Args:
+        law: Its name, as in `skip`.
+        message: The smallest one found that shows it.
+    """
+
+    def __init__(self, law: str, text: str, message: Message[Any] | None) -> None:
+        super().__init__(text)
+        self.law = law
+        self.message = message
+
+
+class Case:
+    """
+    A filter and one message.
+
+    Args:
+        make: A new filter each time.
+        colours: Those that it can be run in.
+    """
+
+    def __init__(self, make: Callable[[], Any], message: Message[Any], at: Side, colours: tuple[str, ...]) -> None:
+        self.make = make
+        self.message = message
+        self.at = at
+        self.colours = colours
+        self.passed = False  # the rest was run at least once
+        self.shown: FilterRun | None = None  # the run that broke a law
+
+    def run(self, next: Any = None, *, colour: str | None = None, filter: Any = None, starts: int = 1) -> FilterRun:
+        one = filter if filter is not None else self.make()
+        run = run_once(one, self.message, next, self.at, colour or self.colours[0], starts)
+        self.passed = self.passed or bool(run.forwards)
+        self.shown = run
+        return run
+
+    def steps(self) -> list[Step]:
+        return list(pipeline.steps(pipeline.nodes((self.make(),), pipeline.caller(), "check_filter")))
+
+    def outcome(self) -> Any:
+        """One of this side that no other pass gives."""
+        return Receipt(7) if self.at == "publish" else Handled("value")
+
+    def most_passes(self) -> int | None:
+        """How often the rest may be run, by what the filters declare."""
+        most = 1
+        for step in self.steps():
+            passes = getattr(step.filter, "passes", 1)
+            if passes is None:
+                return None
+            most *= passes
+        return most
+
+
+Problems = Iterator[str]
+
+
+def mutates_nothing(case: Case) -> Problems:
+    """It does not change what it got: others read the same message, and the same body."""
+    try:
+        before = copy.deepcopy(case.message.body)
+    except Exception:
+        return
+    for colour in case.colours:
+        case.run(colour=colour)
+        if not _same(case.message.body, before):
+            yield f"the body that it was given has changed: it was {before!r}, and is {case.message.body!r}; change a copy"
+            return
+
+
+def runs_the_rest_as_declared(case: Case) -> Problems:
+    """It runs the rest at most as often as it declares (`passes`, 1 if it says nothing)."""
+    most = case.most_passes()
+
+    def fails(message: Message[Any]) -> Any:
+        if len(calls) >= (most or BOUNDLESS):
+            raise KeyboardInterrupt  # nothing repeats that
+        calls.append(message)
+        raise ForeignError("the rest fails")
+
+    for colour in case.colours:
+        for next in (case.outcome(), Dropped("by the rest"), fails):
+            calls: list[Any] = []
+            try:
+                run = case.run(next, colour=colour)
+            except KeyboardInterrupt:
+                run = case.shown  # type: ignore[assignment]
+            times = run.next_calls
+            if most is not None and times > most:
+                yield f"it ran the rest {times} times, and declares passes={most}; say how often it may, or run it once"
+                return
+
+
+def lets_cancellation_through(case: Case) -> Problems:
+    """What cancels the rest comes out of the filter as it is: else nothing could be stopped."""
+    for colour in case.colours:
+        for cause in (asyncio.CancelledError(), KeyboardInterrupt(), SystemExit(3)):
+            calls: list[Message[Any]] = []
+            run = case.run(_raising(cause, calls), colour=colour)
+            if calls and run.error is not cause:
+                yield (
+                    f"the rest was ended by {type(cause).__name__}, and the filter {_made(run)}; "
+                    "catch Exception, or raise it again"
+                )
+                return
+
+
+def lets_errors_through(case: Case) -> Problems:
+    """An error of the rest that the filter knows nothing of comes out as the same object."""
+    for colour in case.colours:
+        raised: list[ForeignError] = []
+
+        def fails(message: Message[Any], raised: list[ForeignError] = raised) -> Any:
+            raised.append(ForeignError(f"the rest fails, the {len(raised) + 1}. time"))
+            raise raised[-1]
+
+        run = case.run(fails, colour=colour)
+        if raised and not any(run.error is one for one in raised):
+            yield f"the rest raised {type(raised[-1]).__name__}, and the filter {_made(run)}; let it pass, or raise it again"
+            return
+
+
+def is_the_same_in_both_colours(case: Case) -> Problems:
+    """In a sync chain and in an async one it does the same."""
+    if len(case.colours) < 2:
+        return
+    scripts: tuple[Any, ...] = (case.outcome(), Dropped("by the rest"), ForeignError("the rest fails"))
+    for next in scripts:
+        sync, once_more, asynchronous = (_digest(case.run(next, colour=colour)) for colour in ("sync", "sync", "async"))
+        for name, one in sync.items():
+            if _same(one, once_more[name]) and not _same(one, asynchronous[name]):
+                yield f"{name} differs: {one!r} in a sync chain, {asynchronous[name]!r} in an async one"
+                return
+
+
+def is_safe_under_concurrency(case: Case) -> Problems:
+    """Messages that pass at the same time are not mistaken for each other."""
+    for colour in case.colours:
+        problem = _together(case, colour)
+        if problem is not None:
+            yield problem
+            return
+
+
+def keeps_the_envelope(case: Case) -> Problems:
+    """What it hands on is the same message still: id, correlation and reserved headers are kept."""
+    message = case.message
+    for colour in case.colours:
+        for forward in case.run(colour=colour).forwards:
+            for name in ("id", "correlation_id"):
+                if getattr(forward, name) != getattr(message, name):
+                    yield f"it handed on {name}={getattr(forward, name)!r} where it was given {getattr(message, name)!r}"
+                    return
+            lost = {name: value for name, value in RESERVED.items() if forward.headers.get(name) != value}
+            if lost:
+                yield f"it lost the reserved header {lost}; message.with_headers(…) and with_body(…) keep what is there"
+                return
+
+
+def returns_an_outcome(case: Case) -> Problems:
+    """It keeps the contract of its shape: hands on messages, returns outcomes."""
+    for colour in case.colours:
+        for next in (case.outcome(), Dropped("by the rest")):
+            run = case.run(next, colour=colour)
+            if isinstance(run.error, ContractError):
+                yield text_of(run.error)
+                return
+
+
+def restores_the_context(case: Case) -> Problems:
+    """Context variables that it sets are reset: they would leak to whoever publishes."""
+    for colour in case.colours:
+        for next in (case.outcome(), ForeignError("the rest fails")):
+            run = case.run(next, colour=colour)
+            if run.leaks:
+                yield f"it left context variable {run.leaks[0]} changed; reset it in a `finally`, with the token of `set`"
+                return
+
+
+def keeps_its_word(case: Case) -> Problems:
+    """If it says `deterministic = True`, it does the same twice; if `idempotent = True`, a second pass changes nothing."""
+    steps = case.steps()
+    if steps and all(getattr(step.filter, "deterministic", False) for step in steps):
+        first, second = _digest(case.run()), _digest(case.run())
+        for name, one in first.items():
+            if not _same(one, second[name]):
+                yield f"it says that it is deterministic, and {name} was {one!r}, then {second[name]!r}"
+                return
+    if steps and all(getattr(step.filter, "idempotent", False) for step in steps):
+        once = case.run()
+        if once.forwarded is not None:
+            twice = run_once(case.make(), once.forwarded, None, case.at, case.colours[0])
+            if twice.forwarded != once.forwarded:
+                yield (
+                    f"it says that it is idempotent, and made {once.forwarded!r} of the message, "
+                    f"and of that {twice.forwarded!r}"
+                )
+
+
+def starts_again(case: Case) -> Problems:
+    """Started, stopped and started again, it works as at first."""
+    first, again = case.run(), case.run(starts=2)
+    found = [(type(run.error), type(run._outcome), run.next_calls) for run in (first, again)]
+    if found[0] != found[1]:
+        yield f"at first it {_made(first)}, and after it was stopped and started again it {_made(again)}"
+
+
+def describes_itself(case: Case) -> Problems:
+    """`bus.describe()` can show it, as JSON."""
+    for node in pipeline.nodes((case.make(),), pipeline.caller(), "check_filter"):
+        try:
+            json.dumps(explain.describe_node(node), allow_nan=False)
+        except Exception as error:
+            yield f"its description is no JSON: {text_of(error)}"
+
+
+def settings_round_trip(case: Case) -> Problems:
+    """A dataclass's fields are of the types that they declare, and a filter made from them has the same."""
+    for step in case.steps():
+        if dataclasses.is_dataclass(step.filter) and not isinstance(step.filter, type):
+            yield from _round_trip(step.filter)
+
+
+class Law(NamedTuple):
+    """A law, by its name."""
+
+    name: str
+    holds: Callable[[Case], Problems]
+    once: bool = False  # the message makes no difference
+
+
+LAWS: Final = (
+    Law("mutates nothing", mutates_nothing),
+    Law("runs the rest as declared", runs_the_rest_as_declared),
+    Law("lets cancellation through", lets_cancellation_through),
+    Law("lets errors through", lets_errors_through),
+    Law("is the same in both colours", is_the_same_in_both_colours),
+    Law("is safe under concurrency", is_safe_under_concurrency),
+    Law("keeps the envelope", keeps_the_envelope),
+    Law("returns an outcome", returns_an_outcome),
+    Law("restores the context", restores_the_context),
+    Law("keeps its word", keeps_its_word),
+    Law("starts again", starts_again),
+    Law("describes itself", describes_itself, once=True),
+    Law("settings round-trip", settings_round_trip, once=True),
+)
+"""In the order in which they are tried."""
+
+TRIED: Final = "is tried"
+"""Not a law, but skipped like one: that at least one message came through to the rest."""
+
+
+def check_filter(
+    filter: Any,
+    messages: Any = None,
+    *,
+    at: Side = "publish",
+    skip: Mapping[str, str] | None = None,
+    examples: int = 20,
+) -> tuple[str, ...]:
+    """
+    Hold a filter to the laws.
+
+    Args:
+        filter: A filter of any shape; or, where each run needs a new one, a class or a function without parameters that makes
+            one. A dataclass is made anew from its fields.
+        messages: What it is tried on: a `Subject[T]` or a type that pydantic knows (bodies are made of its fields), a
+            hypothesis strategy of messages or bodies, or a list of these. None: messages of any kind.
+        at: "publish", or "delivery" for a filter around a handler.
+        skip: Laws that it need not keep, by name, each with the reason.
+        examples: Messages that each law is tried on, >= 1; a list is tried whole.
+
+    Returns:
+        The names of the laws that it was held to.
+
+    Raises:
+        LawBroken: naming the law, what was found, and the smallest message that shows it. PipelineError: bad arguments.
+    """
+    skip = dict(skip or {})
+    unknown = [name for name in skip if name not in (TRIED, *(law.name for law in LAWS))]
+    if unknown:
+        raise PipelineError(f"check_filter: there is no law {unknown[0]!r}; there are {', '.join(law.name for law in LAWS)}")
+    make = maker(filter)
+    title = _title(make())
+    colours = _colours(make, at)
+    tried = False
+    held = []
+    for law in LAWS:
+        if law.name in skip:
+            continue
+        if law.once:
+            _try(law, Case(make, _prepared(Message("test")), at, colours), title)
+        else:
+            tried = _try_all(law, make, messages, at, colours, title, examples) or tried
+        held.append(law.name)
+    if not tried and TRIED not in skip:
+        raise LawBroken(
+            TRIED,
+            f"check_filter({title}): no message came through to the rest, so most laws were not tried; "
+            f'give messages= that it lets pass, or skip={{"{TRIED}": "…"}}',
+            None,
+        )
+    return tuple(held)
+
+
+def maker(filter: Any) -> Callable[[], Any]:
+    """
+    A function that makes a new filter of the kind each time.
+
+    A function or an object that cannot be made anew is used again and again.
+    """
+    if isinstance(filter, type):
+        return filter
+    if callable(filter) and not isinstance(filter, (pipeline.Transform, pipeline.Around)) and _takes_nothing(filter):
+        return filter  # type: ignore[no-any-return]
+    if dataclasses.is_dataclass(filter):
+        fields = {field.name: getattr(filter, field.name) for field in dataclasses.fields(filter) if field.init}
+        cls: Any = type(filter)
+        return lambda: cls(**fields)
+    return lambda: filter
+
+
+def _takes_nothing(call: Any) -> bool:
+    try:
+        inspect.signature(call).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+# --- trying ------------------------------------------------------------------------------------------------------------
+
+
+def _try_all(
+    law: Law, make: Callable[[], Any], messages: Any, at: Side, colours: tuple[str, ...], title: str, examples: int
+) -> bool:
+    """Raises LawBroken with the smallest message; True if some message came through."""
+    came_through = False
+
+    def one(message: Message[Any]) -> None:
+        nonlocal came_through
+        case = Case(make, _prepared(message), at, colours)
+        try:
+            _try(law, case, title)
+        finally:
+            came_through = came_through or case.passed
+
+    given = messages if isinstance(messages, (list, tuple)) else _strategy(messages)
+    if isinstance(given, (list, tuple)):
+        for message in given:
+            one(message if isinstance(message, Message) else Message("test", message))
+    else:
+        _search(one, given, examples)
+    return came_through
+
+
+def _strategy(messages: Any) -> Any:
+    try:
+        from pipebus.testing import strategies
+    except ImportError as error:
+        raise PipelineError(
+            "check_filter makes its messages with hypothesis, which is not installed; install pipebus[testing], "
+            "or give messages=[Message(…), …]"
+        ) from error
+    return strategies.chosen(messages)
+
+
+def _search(one: Callable[[Message[Any]], None], strategy: Any, examples: int) -> None:
+    """Raises LawBroken with the smallest message that breaks the law."""
+    import hypothesis
+
+    broken: list[LawBroken] = []
+
+    @hypothesis.settings(
+        max_examples=examples, database=None, deadline=None, derandomize=True, report_multiple_bugs=False,
+        suppress_health_check=list(hypothesis.HealthCheck), verbosity=hypothesis.Verbosity.quiet,
+    )  # fmt: skip
+    @hypothesis.given(strategy)
+    def search(message: Message[Any]) -> None:
+        try:
+            one(message)
+        except LawBroken as error:
+            broken.append(error)
+            raise
+
+    with suppress(LawBroken):
+        search()
+    if broken:
+        raise broken[-1]  # hypothesis runs the smallest one last
+
+
+def _try(law: Law, case: Case, title: str) -> None:
+    problem = next(law.holds(case), None)
+    if problem is None:
+        return
+    lines = [f'check_filter({title}): law "{law.name}" is broken', f"  {problem}"]
+    if not law.once:
+        lines.append(f"  smallest message: {_shown(case.message)}")
+        if case.shown is not None:
+            lines += ["", *(f"  {line}" for line in case.shown.story.splitlines())]
+    raise LawBroken(law.name, "\n".join(lines), None if law.once else case.message)
+
+
+def _prepared(message: Message[Any]) -> Message[Any]:
+    """With all that a filter has to keep."""
+    headers = Headers({**message.headers, **RESERVED})
+    return msgspec.structs.replace(
+        message, id=message.id, headers=headers, correlation_id=message.correlation_id or CORRELATION
+    )
+
+
+def _shown(message: Message[Any]) -> str:
+    """Without what the laws have put in."""
+    headers = {name: value for name, value in message.headers.items() if name not in RESERVED}
+    text = f"Message({str(message.subject)!r}, {message.body!r}"
+    if headers:
+        text += f", headers={headers!r}"
+    for name in ("key", "ttl", "correlation_id"):
+        value = getattr(message, name)
+        if value is not None and value != CORRELATION:
+            text += f", {name}={value!r}"
+    return f"{text})"
+
+
+def _title(filter: Any) -> str:
+    return ", ".join(node.name for node in pipeline.nodes((filter,), pipeline.caller(), "check_filter"))
+
+
+def _colours(make: Callable[[], Any], at: Side) -> tuple[str, ...]:
+    """
+    Raises:
+        PipelineError: neither will do, and why.
+    """
+    colours = []
+    problem: PipelineError | None = None
+    for colour in ("sync", "async"):
+        try:
+            run_once(make(), Message("test"), None, at, colour)
+            colours.append(colour)
+        except PipelineError as error:
+            problem = problem or error
+    if not colours and problem is not None:
+        raise problem
+    return tuple(colours)
+
+
+# --- looking -----------------------------------------------------------------------------------------------------------
+
+
+def _raising(error: BaseException, calls: list[Message[Any]]) -> Callable[[Message[Any]], Any]:
+    def rest(message: Message[Any]) -> Any:
+        calls.append(message)
+        raise error
+
+    return rest
+
+
+def _made(run: FilterRun) -> str:
+    """What it did, as the end of a sentence."""
+    if run.error is not None:
+        return f"raised {text_of(run.error)}"
+    return f"returned {run._outcome!r}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:
+        return one is other
+
+
+def _digest(run: FilterRun) -> dict[str, Any]:
+    """What can be compared of two runs."""
+    return {
+        "the outcome": run._outcome if run.error is None else text_of(run.error),
+        "what it handed on": [(m.subject, m.body, dict(m.headers), m.key, m.ttl, m.reply_to) for m in run.forwards],
+        "the number of pauses": len(run.pauses),
+        "what it published": [(str(m.subject), m.body) for m in run.published],
+    }
+
+
+_whose: contextvars.ContextVar[int] = contextvars.ContextVar("pipebus.testing.whose")
+
+
+def _together(case: Case, colour: str) -> str | None:
+    """Some messages through one filter at once, the first the slowest."""
+    given = [msgspec.structs.replace(case.message, id=f"{case.message.id}-{number}") for number in range(TOGETHER)]
+    ids = {message.id for message in given}
+    problems: list[str] = []
+    filter = case.make()
+    nodes = pipeline.nodes((filter,), pipeline.caller(), "check_filter")
+    due = [Receipt(number + 1) if case.at == "publish" else Handled(number + 1) for number in range(TOGETHER)]
+
+    def rest(message: Message[Any]) -> Any:
+        number = _whose.get()
+        if message.id != given[number].id and message.id in ids:
+            problems.append(f"of {TOGETHER} messages at once, it handed on {message.id} in the pass of {given[number].id}")
+        case.passed = True
+        return after(0.01 * (TOGETHER - number), due[number])
+
+    with Harness(fail_fast=False) as harness:
+        run = FilterRun(f"{TOGETHER} messages at once through {_title(filter)}", case.message)
+        alone = Alone(harness, nodes, case.message, rest, case.at, colour, run)
+        outcomes = alone.together(given, _whose)
+        run.moments = list(harness.tape.moments)
+    case.shown = run
+    if problems:
+        return problems[0]
+    for number, outcome in enumerate(outcomes):
+        if isinstance(outcome, (Receipt, Handled)) and outcome in due and outcome != due[number]:
+            other = due.index(outcome)
+            return f"of {TOGETHER} messages at once, {given[number].id} was given the outcome of {given[other].id}"
+    return None
+
+
+def _round_trip(filter: Any) -> Problems:
+    from pydantic import ConfigDict, TypeAdapter, create_model
+
+    name = type(filter).__name__
+    given = {field.name: getattr(filter, field.name, None) for field in dataclasses.fields(filter) if field.init}
+    try:
+        again = type(filter)(**given)
+    except Exception as error:
+        yield f"{name} cannot be made from its own settings {given!r}: {text_of(error)}"
+        return
+    if explain.settings(again) != explain.settings(filter):
+        yield f"{name} made from its own settings has others: {explain.settings(filter)} became {explain.settings(again)}"
+        return
+    hints = _hints(type(filter))
+    try:
+        fields: dict[str, Any] = {key: (hints.get(key, Any), ...) for key in given}
+        model = create_model(f"{name}Settings", __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
+        found = model.model_validate(given)
+    except Exception as error:
+        yield f"its settings are not what its fields declare: {text_of(error)}"
+        return
+    try:
+        read = model.model_validate_json(TypeAdapter(model).dump_json(found))
+    except Exception:
+        return  # a function or a class: its name stands in a file, and not the thing
+    kept = type(filter)(**{key: getattr(read, key) for key in given})
+    if explain.settings(kept) != explain.settings(filter):
+        yield f"its settings came back from JSON as {explain.settings(kept)}, and were {explain.settings(filter)}"
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except Exception:
+        return {}

@@ -1,0 +1,23 @@
+"""
+Log lines, as data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+
+@contextmanager
+def captured_logs() -> Iterator[list[Any]]:
+    """`structlog.testing.capture_logs`, which leaves structlog configured; here it is as before."""
+    configured = structlog.is_configured()
+    try:
+        with structlog.testing.capture_logs() as entries:
+            yield entries
+    finally:
+        if not configured:
+            structlog.reset_defaults()

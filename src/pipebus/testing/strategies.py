@@ -1,0 +1,140 @@
+"""
+Messages for tests, made by hypothesis: of any kind, or with bodies of a type.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from hypothesis import strategies as st
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from pipebus.errors import PipelineError
+from pipebus.message import Message
+from pipebus.subject import Subject
+
+SUBJECT = "test"
+
+words = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8)
+any_body = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
+)
+"""What JSON has."""
+
+
+def messages(subject: Any = SUBJECT, bodies: Any = None) -> st.SearchStrategy[Message[Any]]:
+    """
+    Messages of one subject.
+
+    Args:
+        subject: A literal subject, or a `Subject[T]`, whose T the bodies are then of.
+        bodies: A strategy, or a type that pydantic knows; None: what JSON has.
+    """
+    if bodies is None and isinstance(subject, Subject) and subject.type is not None:
+        bodies = subject.type
+    if bodies is None:
+        made = any_body
+    elif isinstance(bodies, st.SearchStrategy):
+        made = bodies
+    else:
+        made = bodies_of(bodies)
+    return st.builds(
+        Message,
+        st.just(str(subject) if isinstance(subject, str) else subject),
+        made,
+        headers=st.dictionaries(words, st.text(st.characters(categories=["L", "N", "Zs"]), max_size=8), max_size=2),
+        key=st.none() | words,
+        correlation_id=st.none() | words,
+    )
+
+
+def bodies_of(type_: Any) -> st.SearchStrategy[Any]:
+    """
+    JSON-safe data that pydantic accepts as a `type_`: a model's fields within their bounds, with and without those that have
+    defaults.
+
+    Raises:
+        PipelineError: no data of this type can be made; give a strategy.
+    """
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(type_)
+    except Exception as error:
+        raise PipelineError(f"messages=: pydantic knows no type {type_!r}: {error}") from error
+
+    def dump(value: Any) -> Any:
+        try:
+            return adapter.dump_python(adapter.validate_python(value), mode="json")
+        except ValidationError:
+            return _REFUSED
+
+    return _of(type_).map(dump).filter(lambda body: body is not _REFUSED)
+
+
+_REFUSED = object()
+
+
+def _of(type_: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy[Any]:
+    origin, arguments = get_origin(type_), get_args(type_)
+    if origin is Annotated:
+        return _of(arguments[0], (*arguments[1:], *metadata))
+    if origin in (Union, types.UnionType):
+        return st.one_of([_of(one, metadata if one is not type(None) else ()) for one in arguments])
+    if isinstance(type_, type) and issubclass(type_, BaseModel):
+        return st.deferred(lambda: _fields(type_))
+    if origin in (list, set, frozenset, dict, tuple) and not metadata and origin is not tuple:
+        inner = [_of(one) for one in arguments]
+        if origin is dict:
+            return st.dictionaries(inner[0], inner[1], max_size=3)
+        return st.lists(inner[0], max_size=3) if origin is list else st.frozensets(inner[0], max_size=3)
+    pattern = next((found for one in metadata if (found := getattr(one, "pattern", None))), None)
+    if pattern is not None:
+        return st.from_regex(pattern, fullmatch=True)
+    if origin is Literal:
+        return st.sampled_from(arguments)
+    if type_ is Any or type_ is object:
+        return any_body
+    if type_ is float and not metadata:
+        return st.floats(allow_nan=False, allow_infinity=False)
+    known = tuple(one for one in metadata if type(one).__module__ == "annotated_types")
+    return st.from_type(Annotated[(type_, *known)] if known else type_)  # type: ignore[arg-type]
+
+
+def _fields(model: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
+    needed: dict[str, st.SearchStrategy[Any]] = {}
+    optional: dict[str, st.SearchStrategy[Any]] = {}
+    for name, info in model.model_fields.items():
+        alias = info.validation_alias if isinstance(info.validation_alias, str) else info.alias or name
+        (needed if info.is_required() else optional)[alias] = _of(info.annotation, tuple(info.metadata))
+    return st.fixed_dictionaries(needed, optional=optional)
+
+
+def chosen(given: Any) -> Any:
+    """
+    What `check_filter(messages=…)` means: a strategy, or a list of messages.
+
+    Raises:
+        PipelineError
+    """
+    if given is None:
+        return messages()
+    if isinstance(given, st.SearchStrategy):
+        return given.map(_as_message)
+    if isinstance(given, Subject):
+        return messages(given)
+    if isinstance(given, Message):
+        return [given]
+    if isinstance(given, (list, tuple)):
+        return [_as_message(one) for one in given]
+    if isinstance(given, type) or get_origin(given) is not None or dataclasses.is_dataclass(given):
+        return messages(bodies=given)
+    raise PipelineError(
+        f"messages={given!r}: it is a Subject[T], a type that pydantic knows, a hypothesis strategy, or a list of messages"
+    )
+
+
+def _as_message(value: Any) -> Message[Any]:
+    return value if isinstance(value, Message) else Message(SUBJECT, value)

@@ -1,0 +1,214 @@
+"""
+What happened, in order: kept while filters and handlers run in a test, and told when somebody wants to read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from pipebus import events, links
+from pipebus.dead_letters import PUBLISH
+from pipebus.errors import text_of
+from pipebus.message import Dropped, Message, Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipebus.bus import Bus
+
+WIDTH: Final = 90
+"""Characters of one thing in a story."""
+
+
+class Moment(NamedTuple):
+    """One line of a story: when (seconds since the beginning), who, and what."""
+
+    time: float
+    who: str
+    what: str
+
+
+class Strikes(Protocol):
+    """Faults that were put in on purpose."""
+
+    def of(self, names: tuple[str, ...], message: Message[Any]) -> list[Any]: ...
+
+
+class Tape:
+    """
+    Hears what a bus, its filters and its handlers do.
+
+    Args:
+        elapsed: Seconds since the beginning.
+        strikes: What is to happen in place of a filter or handler, or before it.
+    """
+
+    def __init__(self, elapsed: Callable[[], float], strikes: Strikes | None = None) -> None:
+        self.elapsed = elapsed
+        self.strikes = strikes
+        self.moments: list[Moment] = []
+        self.pauses: list[float] = []
+        self.heard: list[events.Event] = []
+        self.warnings: list[tuple[str, dict[str, Any]]] = []
+        self.names: dict[str, None] = {}  # of the filters and handlers that were seen so far
+        self.handled: Callable[[Any, BaseException | None], object] = lambda value, error: None  # told when a handler ends
+        self.listeners: list[Callable[[events.Event], object]] = []
+
+    def attach(self, bus: Bus) -> None:
+        """Hear this bus from now on; chains that are built already are built again when it starts."""
+        services, ledger = bus.services, bus.ledger
+        services.watch = self._watch
+        pause, apause, warn = services.pause, services.apause, ledger.warn
+
+        def hear_pause(seconds: float, name: str) -> None:
+            self._pauses(seconds, name)
+            pause(seconds, name)
+
+        async def hear_apause(seconds: float, name: str) -> None:
+            self._pauses(seconds, name)
+            await apause(seconds, name)
+
+        def hear_warning(event: str, **facts: Any) -> None:
+            self.warnings.append((event, facts))
+            warn(event, **facts)
+
+        services.pause, services.apause = hear_pause, hear_apause  # type: ignore[method-assign,assignment]
+        ledger.warn = hear_warning  # type: ignore[method-assign]
+        bus.observe(self.hear)
+
+    def say(self, who: str, what: str) -> None:
+        self.moments.append(Moment(self.elapsed(), who, what))
+
+    def _pauses(self, seconds: float, name: str) -> None:
+        self.pauses.append(seconds)
+        self.say(name, f"waits {seconds:g} s")
+
+    def hear(self, event: events.Event) -> None:
+        self.heard.append(event)
+        told = _told(event)
+        if told is not None:
+            self.say(*told)
+        for listener in self.listeners:
+            listener(event)
+
+    # --- filters and handlers ------------------------------------------------------------------------------------------
+
+    def _watch(self, mark: links.Mark, colour: str, link: links.Next, names: tuple[str, ...]) -> links.Next:
+        handler = len(names) > 1
+        name = names[1] if handler and "#" in names[0] else names[0]
+        self.names.update(dict.fromkeys(names))
+
+        def sync(message: Message[Any]) -> Any:
+            with self._passing(name, message, handler):
+                for strike in self._struck(names, mark, message):
+                    strike.sync()
+                outcome = link(message)
+            self.say(name, returns(outcome) if handler else gives(outcome))
+            if handler:
+                self.handled(outcome, None)
+            return outcome
+
+        async def asynchronous(message: Message[Any]) -> Any:
+            with self._passing(name, message, handler):
+                for strike in self._struck(names, mark, message):
+                    await strike.asynchronous()
+                outcome = await link(message)
+            self.say(name, returns(outcome) if handler else gives(outcome))
+            if handler:
+                self.handled(outcome, None)
+            return outcome
+
+        return sync if colour == "sync" else asynchronous
+
+    @contextmanager
+    def _passing(self, name: str, message: Message[Any], handler: bool) -> Iterator[None]:
+        self.say(name, f"is given {short(message)}")
+        try:
+            yield
+        except BaseException as error:
+            mark = links.signed(error)
+            own = handler or mark is None or mark.name == name
+            self.say(name, raises(error) if own else f"lets {type(error).__name__} pass")
+            if handler:
+                self.handled(None, error)
+            raise
+
+    def _struck(self, names: tuple[str, ...], mark: links.Mark, message: Message[Any]) -> Iterable[Any]:
+        for strike in self.strikes.of(names, message) if self.strikes is not None else ():
+            self.say(names[0], strike.told)
+            if strike.error is not None:
+                links.blame(strike.error, mark, message)
+            yield strike
+
+    # --- reading it ----------------------------------------------------------------------------------------------------
+
+    def text(self, last: int | None = None) -> str:
+        """The story, one line a moment."""
+        return tell(self.moments, last)
+
+
+def tell(moments: list[Moment], last: int | None = None) -> str:
+    shown = moments if last is None else moments[-last:]
+    hidden = len(moments) - len(shown)
+    width = max((len(moment.who) for moment in shown), default=0)
+    lines = [f"… {hidden} lines before"] if hidden else []
+    lines += [f"{moment.time:8.3f}  {moment.who:<{width}}  {moment.what}" for moment in shown]
+    return "\n".join(lines)
+
+
+def cut(text: str) -> str:
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
+
+
+def short(message: object) -> str:
+    """A message in a few words."""
+    if not isinstance(message, Message):
+        return f"{cut(repr(message))}, which is no Message"
+    headers = f" headers {dict(message.headers)}" if message.headers else ""
+    return cut(f"{message.subject} {message.body!r}{headers}")
+
+
+def gives(outcome: object) -> str:
+    if isinstance(outcome, Dropped):
+        return f"drops it: {outcome.reason}"
+    if isinstance(outcome, Receipt):
+        return f"gives Receipt({outcome.mailboxes}{', duplicate=True' if outcome.duplicate else ''})"
+    return f"gives {cut(repr(outcome))}"
+
+
+def returns(value: object) -> str:
+    return f"returns {cut(repr(value))}" if value is not None else "returns"
+
+
+def raises(error: BaseException) -> str:
+    return "is cancelled" if isinstance(error, asyncio.CancelledError) else f"raises {cut(text_of(error))}"
+
+
+def _told(event: events.Event) -> tuple[str, str] | None:
+    """Who, and what, for the events that the filters and handlers do not show themselves."""
+    match event:
+        case events.Published():
+            return "bus", f"accepts {short(event.message)} for {_mailboxes(event.receipt.mailboxes)}"
+        case events.Refused():
+            return "bus", f"refuses {short(event.message)}: {text_of(event.error)}"
+        case events.Discarded():
+            place = "bus" if event.place == PUBLISH else event.place
+            return place, f"drops {short(event.message)}: {event.reason}"
+        case events.Taken() if event.attempt > 1:
+            return event.subscription, f"takes it again, the {event.attempt}. time"
+        case events.Returned():
+            return event.subscription, f"gives it back, for {event.delay:g} s"
+        case events.Died():
+            return event.place, f"buries it as dead letter {event.letter}: {event.error}"
+        case events.Overflowed():
+            return event.subscription, f"has no room for {short(event.message)}: {event.policy}"
+        case events.StateChanged():
+            return "bus", f"is {event.new}"
+    return None
+
+
+def _mailboxes(count: int) -> str:
+    return "nobody" if not count else "1 mailbox" if count == 1 else f"{count} mailboxes"

@@ -1,0 +1,116 @@
+"""
+When threads change places: by a seed, or as it was decided in another run.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipebus.testing.scheduler import Task
+
+Turn = tuple[int, int, bool]
+"""A thread's number, how many steps it had taken, and whether it could have gone on."""
+
+Turns = dict[Turn, int]
+"""Who went on, where it was another than the one that would have by itself."""
+
+
+class Often:
+    """At any step, with an even chance; whoever can."""
+
+    eager = False
+
+    def __init__(self, random: random.Random, mean: int) -> None:
+        self.random = random
+        self.mean = mean
+
+    def joins(self, task: Task, steps: int) -> None:
+        pass
+
+    def next_change(self, steps: int, task: Task, own: int) -> int:
+        return steps + 1 + int(self.random.expovariate(1 / self.mean))
+
+    def choose(self, steps: int, runnable: list[Task], me: Task | None, at: Turn) -> Task:
+        others = [task for task in runnable if task is not me]
+        return self.random.choice(others or runnable)
+
+    def __str__(self) -> str:
+        return f"threads change places about every {self.mean} steps"
+
+
+class Few:
+    """
+    The thread of the highest rank runs, whenever it can. At a few steps, chosen beforehand, the one that runs falls to the
+    lowest rank: it is put to sleep just there, until all others have come to rest.
+
+    Source:
+        Burckhardt et al., "A randomized scheduler with probabilistic guarantees of finding bugs", ASPLOS 2010: a race that
+        needs d such moments among k steps of n threads is found with a probability of at least 1/(n·k^(d-1)).
+    """
+
+    eager = True
+
+    def __init__(self, random: random.Random, moments: int, within: int) -> None:
+        self.random = random
+        self.moments = moments
+        self.within = within
+        self._changes: list[int] = []
+        self._lowest = 0.0
+
+    def joins(self, task: Task, steps: int) -> None:
+        task.priority = self.random.random()
+        if task.number == 1:  # from now on there is somebody to change places with
+            self._changes = sorted(steps + self.random.randrange(1, self.within) for _ in range(self.moments))
+
+    def next_change(self, steps: int, task: Task, own: int) -> int:
+        return self._changes[0] if self._changes else sys.maxsize
+
+    def choose(self, steps: int, runnable: list[Task], me: Task | None, at: Turn) -> Task:
+        while self._changes and self._changes[0] <= steps:
+            self._changes.pop(0)
+            if me is not None:
+                self._lowest -= 1
+                me.priority = self._lowest
+        return max(runnable, key=lambda task: task.priority)
+
+    def __str__(self) -> str:
+        return f"threads change places only when they must, and at {self.moments} of some {self.within} steps"
+
+
+class Given:
+    """At given steps; else a thread goes on until it must wait, and then the oldest that can."""
+
+    eager = False
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self._steps: dict[int, list[int]] = {}
+        for number, own, may_stay in sorted(turns):
+            if may_stay:
+                self._steps.setdefault(number, []).append(own)
+
+    def joins(self, task: Task, steps: int) -> None:
+        pass
+
+    def next_change(self, steps: int, task: Task, own: int) -> int:
+        mine = self._steps.get(task.number, ())
+        return next((steps + at - own for at in mine if at > own), sys.maxsize)
+
+    def choose(self, steps: int, runnable: list[Task], me: Task | None, at: Turn) -> Task:
+        wanted = self.turns.get(at)
+        return next((task for task in runnable if task.number == wanted), me if me is not None else runnable[0])
+
+    def __str__(self) -> str:
+        return f"threads change places only when they must, and where it matters: {len(self.turns)} times"
+
+
+def strategy(random: random.Random, within: int | None) -> Often | Few:
+    """Some seeds change often, some rarely: races differ in what they need."""
+    if within is not None:
+        return Few(random, random.choice((2, 3, 4, 5)), within)
+    if random.random() < 0.4:
+        return Often(random, random.choice((2, 5, 15, 50, 150)))
+    return Few(random, random.choice((1, 2, 3, 4, 5)), random.choice((60, 150, 400, 1000, 2000)))

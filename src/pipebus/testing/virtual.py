@@ -1,0 +1,216 @@
+"""
+What stands for locks, time and threads while a simulation runs: the package's own code, and nothing else, is given these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Final
+
+from pipebus.testing.clock import FakeClock
+
+if TYPE_CHECKING:
+    from pipebus.testing.scheduler import Simulation, Task
+
+
+class SimLock:
+    """`threading.Lock`, as the scheduler sees it."""
+
+    def __init__(self, sim: Simulation, frame: Any = None) -> None:
+        self.sim = sim
+        self.held = False
+        self.holder: Task | None = None
+        made = frame or sys._getframe(2)
+        self.made = (made.f_code.co_filename, made.f_lineno)
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        sim = self.sim
+        if sim.running is None:  # before the run or after it
+            if self.held and blocking:
+                raise RuntimeError("a lock is held although nobody runs")
+            taken, self.held = not self.held, True
+            return taken
+        if sim.over:
+            raise sim.end()
+        if sim.running.thread.ident != get_ident():
+            raise foreign(threading.current_thread().name)
+        sim.step()
+        deadline = sim.time + timeout if timeout >= 0 else None
+        while self.held:
+            if not blocking and sim.running is not None:
+                sim.running.missed = self
+            if not blocking or (deadline is not None and sim.time >= deadline):
+                return False
+            sim.block(self, deadline)
+        self.held = True
+        return True
+
+    def release(self) -> None:
+        if not self.held:
+            raise RuntimeError("release unlocked lock")
+        self.held, self.holder = False, None
+        if not self.sim.over:
+            self.sim.wake(self)
+
+    def locked(self) -> bool:
+        if self.held and self.sim.running is not None:
+            self.sim.running.missed = self
+        return self.held
+
+    def __enter__(self) -> bool:
+        self.acquire()
+        self.holder = self.sim.running  # known only here: a gate is acquired by one thread and released by another
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class SimRLock(SimLock):
+    """`threading.RLock`."""
+
+    def __init__(self, sim: Simulation, frame: Any = None) -> None:
+        super().__init__(sim, frame or sys._getframe(2))
+        self.times = 0
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if (self.held and self.holder is self.sim.running) or super().acquire(blocking, timeout):
+            self.times += 1
+            self.holder = self.sim.running
+            return True
+        return False
+
+    def release(self) -> None:
+        self.times -= 1
+        if self.times == 0:
+            super().release()
+
+
+class Shim:
+    """Stands for the module `threading` in the package's modules. Threads of others are given the real things."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self.sim = sim
+
+    def Lock(self) -> Any:  # noqa: N802
+        return SimLock(self.sim) if self.sim.here() else threading.Lock()
+
+    def RLock(self) -> Any:  # noqa: N802
+        return SimRLock(self.sim) if self.sim.here() else threading.RLock()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"Condition", "Event", "Semaphore", "BoundedSemaphore", "Barrier", "Timer"}:
+            raise NotImplementedError(f"the scheduler has no {name} yet")
+        return getattr(threading, name)
+
+
+class TimeShim:
+    """Stands for the module `time`."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self.sim = sim
+
+    def sleep(self, seconds: float) -> None:
+        if not self.sim.here():
+            time.sleep(seconds)
+        elif seconds > 0:
+            self.sim.clock.sleep(seconds)
+        else:
+            self.sim.give_way()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+class VirtualClock(FakeClock):
+    """
+    A `FakeClock` that stands still while anybody can go on.
+
+    Args:
+        tick: Seconds that pass whenever somebody looks at it.
+        start: As for `FakeClock`.
+    """
+
+    def __init__(self, sim: Simulation, tick: float = 0.0, start: float | None = None) -> None:
+        super().__init__(start)
+        self.start -= sim.time  # which does not begin at 0
+        self.sim = sim
+        self.tick = tick
+
+    def now(self) -> float:
+        return self.start + self.monotonic()
+
+    def monotonic(self) -> float:
+        self.sim.time += self.tick
+        return self.sim.time
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass for everybody; see `Harness.advance`."""
+        self.sim.advance(seconds)
+
+    def sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            self.sim.block(seconds, self.sim.time + seconds)
+
+    async def asleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)  # by the time of its loop, which is this one
+
+    def wait(self, gate: Any, timeout: float | None) -> bool:
+        if timeout is None or timeout > 9e9:
+            return bool(gate.acquire())
+        return bool(gate.acquire(timeout=max(timeout, 0.0)))
+
+    def wait_until_waited_for(self, threads: int = 1, timeout: float = 10.0) -> None:
+        """All others come to rest, where they wait for time or for each other."""
+        self.sim.rest()
+
+
+real_start, real_join, real_is_alive = threading.Thread.start, threading.Thread.join, threading.Thread.is_alive
+current: Simulation | None = None
+"""The simulation that runs in this process, if one does."""
+
+
+def here() -> Simulation | None:
+    """The one whose thread this is."""
+    return current if current is not None and current.here() else None
+
+
+def start(thread: threading.Thread) -> None:
+    """Threads that the bus starts are the simulation's. (Those of others would wait for things that it knows nothing of.)"""
+    sim = here()
+    if sim is None or not sys._getframe(1).f_globals.get("__name__", "").startswith("pipebus."):
+        real_start(thread)
+    else:
+        sim.adopt(thread)
+
+
+def join(thread: threading.Thread, timeout: float | None = None) -> None:
+    sim = here()
+    task = sim.task_of(thread) if sim is not None else None
+    if sim is None or task is None:
+        real_join(thread, timeout)
+        return
+    sim.step()
+    if not task.ended and (timeout is None or timeout > 0):
+        sim.block(task, None if timeout is None else sim.time + timeout)
+
+
+def is_alive(thread: threading.Thread) -> bool:
+    sim = here()
+    task = sim.task_of(thread) if sim is not None else None
+    return not task.ended if task is not None else real_is_alive(thread)
+
+
+def foreign(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"thread {name} uses a bus of a Harness, and is not the harness's; start it with harness.thread(call, …), so that it "
+        "has its turn like the others"
+    )
+
+
+REPLACED: Final = ("threading", "time", "asyncio")
+"""Modules of the standard library that are replaced in the package's own."""

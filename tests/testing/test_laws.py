@@ -1,0 +1,103 @@
+"""Laws for filters: the built-in ones keep them all, and each wrong filter of the zoo is caught by the law meant for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field
+from zoo import ZOO, Animal
+
+from pipebus import Message, Pipeline, PipelineError, Subject, branch, when
+from pipebus.filters import Dedupe, Enrich, Expire, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
+from pipebus.testing import LawBroken, check_filter
+from pipebus.testing.laws import LAWS
+
+
+class Order(BaseModel):
+    id: int = Field(gt=0)
+    sku: str = Field(min_length=1, pattern="^[a-z]+$")
+    note: str | None = None
+
+
+orders = Subject[Order]("orders.new")
+NAMES = tuple(law.name for law in LAWS)
+
+
+def ignore(message: Message) -> None:
+    """A tap's target."""
+
+
+BUILT_IN: dict[str, tuple[Any, dict[str, Any]]] = {
+    "dedupe": (Dedupe(), {}),
+    "dedupe-delivery": (Dedupe(window="1m"), {"at": "delivery"}),
+    "enrich": (Enrich({"seen": True}), {"messages": orders}),
+    "expire": (Expire(60.0), {}),
+    "log": (Log(body=True, headers=True), {}),
+    "log-delivery": (Log(), {"at": "delivery"}),
+    "reroute": (Reroute("sku.{body.sku}"), {"messages": orders}),
+    "retry": (Retry(attempts=3), {}),
+    "retry-delivery": (Retry(attempts=2, wait=0), {"at": "delivery"}),
+    "set-headers": (SetHeaders({"seen": "yes", "id": lambda message: message.id}), {}),
+    "tap": (Tap(ignore), {}),
+    "timeout": (Timeout(2.0), {}),
+    "timeout-abandon": (Timeout("2s", abandon=True), {"at": "delivery"}),
+    "validate": (Validate({"orders.>": Order}), {"messages": orders}),
+    "chain": (
+        Pipeline(Log(), when("orders.>", Validate({">": Order}), SetHeaders({"a": "b"})), branch("audit.>", Tap(ignore))),
+        {"messages": orders},
+    ),
+}
+
+
+@pytest.mark.parametrize(("filter", "options"), BUILT_IN.values(), ids=BUILT_IN)
+def test_every_built_in_filter_keeps_every_law(filter: Any, options: dict[str, Any]) -> None:
+    """They have no privilege: what is asked of yours is asked of them."""
+    assert check_filter(filter, **options) == NAMES
+
+
+@pytest.mark.parametrize("animal", ZOO.values(), ids=ZOO)
+def test_each_wrong_filter_is_caught_by_the_law_meant_for_it(animal: Animal) -> None:
+    """The message names the law, says what was found, and what to do."""
+    with pytest.raises(LawBroken) as caught:
+        check_filter(animal.make, at=animal.at, examples=8)  # type: ignore[arg-type]
+    assert caught.value.law == animal.law
+    assert f'law "{animal.law}" is broken' in str(caught.value)
+    assert animal.says in str(caught.value)
+
+
+@pytest.mark.parametrize("animal", ZOO.values(), ids=ZOO)
+def test_each_wrong_filter_breaks_that_law_alone(animal: Animal) -> None:
+    """It is broken in one way: with that law left out, it keeps the others."""
+    held = check_filter(animal.make, at=animal.at, skip={animal.law: "the zoo's"}, examples=4)  # type: ignore[arg-type]
+    assert held == tuple(name for name in NAMES if name != animal.law)
+
+
+def test_the_smallest_message_is_shown() -> None:
+    """Hypothesis has made it as small as it goes, and the filter's story follows."""
+    with pytest.raises(LawBroken) as caught:
+        check_filter(ZOO["mutator"].make)
+    assert caught.value.message is not None
+    assert caught.value.message.body == {"seen": True}  # it was {}, until it was written into
+    text = str(caught.value)
+    assert "it was {}, and is {'seen': True}" in text
+    assert "smallest message: Message('test', {" in text
+    assert "Mutator  is given" in text
+
+
+def test_a_law_that_is_skipped_needs_a_known_name() -> None:
+    """A misspelt name would leave out nothing, and say nothing."""
+    with pytest.raises(PipelineError, match="there is no law 'lets error through'; there are mutates nothing"):
+        check_filter(Log(), skip={"lets error through": "on purpose"})
+
+
+def test_a_filter_that_lets_nothing_through_was_not_tried() -> None:
+    """No law is kept by a filter that refuses every message it is tried on."""
+    with pytest.raises(LawBroken, match="no message came through to the rest, so most laws were not tried"):
+        check_filter(Validate({">": Order}), examples=5)
+    assert check_filter(Validate({">": Order}), examples=5, skip={"is tried": "everything is refused here"}) == NAMES
+
+
+def test_messages_may_be_given() -> None:
+    """A list is tried whole, without hypothesis."""
+    assert check_filter(Validate({">": Order}), [Message("test", {"id": 1, "sku": "tea"}), {"id": 2, "sku": "x"}]) == NAMES

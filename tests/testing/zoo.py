@@ -1,0 +1,282 @@
+"""
+Wrong filters, each broken in one way, with the law that is meant for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pipebus import Around, Dropped, Message, Pause, Receipt, Transform, around, transform
+from pipebus.pipeline import Context, Steps
+from pipebus.settings import Seconds
+
+
+class Animal(NamedTuple):
+    """A wrong filter."""
+
+    law: str
+    make: Callable[[], Any]
+    says: str
+    at: str = "publish"
+
+
+class Mutator(Transform):
+    """Writes into the body that others read."""
+
+    def transform(self, message: Message) -> Message:
+        if isinstance(message.body, dict):
+            message.body["seen"] = True
+        return message
+
+
+class Eager(Around):
+    """Runs the rest again when it was dropped, and has not said so."""
+
+    def around(self, message: Message) -> Steps:
+        outcome = yield message
+        if isinstance(outcome, Dropped):
+            outcome = yield message
+        return outcome
+
+
+class Stubborn(Around):
+    """Says that it runs the rest twice at most, and does so thrice."""
+
+    repeats = True
+    passes = 2
+
+    def around(self, message: Message) -> Steps:
+        for _ in range(2):
+            with contextlib.suppress(Exception):
+                return (yield message)
+        return (yield message)
+
+
+def deaf(message: Message, call_next: Any) -> Any:
+    """Makes a drop of whatever ends the rest, a cancellation too."""
+    try:
+        return call_next(message)
+    except Exception:
+        raise
+    except BaseException:
+        return Dropped("stopped")
+
+
+async def deaf_async(message: Message, call_next: Any) -> Any:
+    """The same in an async chain."""
+    try:
+        return await call_next(message)
+    except asyncio.CancelledError:
+        return Dropped("cancelled")
+
+
+@around
+def wrapper(message: Message) -> Steps:
+    """Makes another error of every error."""
+    try:
+        return (yield message)
+    except Exception as error:
+        raise RuntimeError("something went wrong") from error
+
+
+@around
+def swallower(message: Message) -> Steps:
+    """Every error is fine."""
+    try:
+        return (yield message)
+    except Exception:
+        return Dropped("never mind")
+
+
+@transform
+def two_faced(message: Message) -> Message:
+    """Looks whether it stands on a loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return message
+    return message.with_headers(colour="async")
+
+
+class Forgetful(Around):
+    """Keeps the message of its pass where the next pass finds it."""
+
+    waits = True
+    message: Message
+
+    def around(self, message: Message) -> Steps:
+        self.message = message
+        yield Pause(0.001)
+        return (yield self.message)
+
+
+class Confused(Around):
+    """Keeps the outcome where the next pass finds it."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Any] = []
+
+    def around(self, message: Message) -> Steps:
+        self.outcomes.append((yield message))
+        return self.outcomes[0]
+
+
+@transform
+def forger(message: Message) -> Message:
+    """Makes a new message, with an id of its own."""
+    return Message(message.subject, message.body, correlation_id=message.correlation_id).with_headers(dict(_free(message)))
+
+
+@transform
+def stripper(message: Message) -> Message:
+    """Makes a new message of the old one's id, without the headers that the bus needs."""
+    return Message(
+        message.subject, message.body, headers=dict(_free(message)), id=message.id, correlation_id=message.correlation_id
+    )
+
+
+@transform
+def breaker(message: Message) -> Message:
+    """Forgets what the message belongs to."""
+    copy = Message(message.subject, message.body, id=message.id)
+    import msgspec
+
+    return msgspec.structs.replace(copy, headers=message.headers)
+
+
+def _free(message: Message) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in message.headers.items() if not name.startswith("pipebus-")]
+
+
+def silent(message: Message, call_next: Any) -> None:
+    """Forgets to return."""
+    call_next(message)
+
+
+@around
+def chatterbox(message: Message) -> Steps:
+    """Returns what is no outcome."""
+    yield message
+    return "all is well"
+
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+
+
+def leaky(message: Message, call_next: Any) -> Any:
+    """Sets who the tenant is, for good."""
+    tenant.set("acme")
+    return call_next(message)
+
+
+class Moody(Transform):
+    """Says that it is deterministic, and counts."""
+
+    deterministic = True
+    numbers = itertools.count()
+
+    def transform(self, message: Message) -> Message:
+        return message.with_headers(number=str(next(self.numbers)))
+
+
+class Growing(Transform):
+    """Says that it is idempotent, and adds something each time."""
+
+    idempotent = True
+
+    def transform(self, message: Message) -> Message:
+        return message.with_headers(times=str(int(message.headers.get("times", "0")) + 1))
+
+
+class Mayfly(Transform):
+    """Works until it is stopped for the first time."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def start(self, context: Context) -> None:
+        pass
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def transform(self, message: Message) -> Message:
+        if self.stopped:
+            raise OSError("the file is closed")
+        return message
+
+
+@dataclass(eq=False)
+class Shy(Transform):
+    """Has a setting that no JSON can hold."""
+
+    limit: float = float("inf")
+
+    def transform(self, message: Message) -> Message:
+        return message
+
+
+@dataclass(eq=False)
+class Inflating(Transform):
+    """Keeps its setting in other units than it takes it."""
+
+    wait: Seconds = 1.0
+
+    def __post_init__(self) -> None:
+        self.wait = self.wait * 1000
+
+    def transform(self, message: Message) -> Message:
+        return message
+
+
+@dataclass(eq=False)
+class Untyped(Transform):
+    """Declares a number and keeps a text."""
+
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        self.size = f"{self.size} bytes" if isinstance(self.size, int) else self.size  # type: ignore[assignment]
+
+    def transform(self, message: Message) -> Message:
+        return message
+
+
+def once(message: Message, call_next: Any) -> Any:
+    """A plain filter that runs the rest twice."""
+    call_next(message)
+    return call_next(message) or Receipt(0)
+
+
+ZOO = {
+    "mutator": Animal("mutates nothing", Mutator, "change a copy"),
+    "eager": Animal("runs the rest as declared", Eager, "ran the rest 2 times, and declares passes=1"),
+    "stubborn": Animal("runs the rest as declared", Stubborn, "ran the rest 3 times, and declares passes=2"),
+    "twice": Animal("runs the rest as declared", lambda: once, "ran the rest 2 times"),
+    "deaf": Animal("lets cancellation through", lambda: deaf, "the rest was ended by CancelledError"),
+    "deaf-async": Animal("lets cancellation through", lambda: deaf_async, "the rest was ended by CancelledError"),
+    "wrapper": Animal("lets errors through", lambda: wrapper, "raised RuntimeError: something went wrong"),
+    "swallower": Animal("lets errors through", lambda: swallower, "returned Dropped"),
+    "two-faced": Animal("is the same in both colours", lambda: two_faced, "what it handed on differs"),
+    "forgetful": Animal("is safe under concurrency", Forgetful, "messages at once, it handed on"),
+    "confused": Animal("is safe under concurrency", Confused, "was given the outcome of"),
+    "forger": Animal("keeps the envelope", lambda: forger, "it handed on id="),
+    "stripper": Animal("keeps the envelope", lambda: stripper, "it lost the reserved header"),
+    "breaker": Animal("keeps the envelope", lambda: breaker, "it handed on correlation_id=None"),
+    "silent": Animal("returns an outcome", lambda: silent, "returned None where an outcome is due"),
+    "chatterbox": Animal("returns an outcome", lambda: chatterbox, "returned 'all is well' where an outcome is due"),
+    "leaky": Animal("restores the context", lambda: leaky, "it left context variable tenant changed"),
+    "moody": Animal("keeps its word", Moody, "it says that it is deterministic"),
+    "growing": Animal("keeps its word", Growing, "it says that it is idempotent"),
+    "mayfly": Animal("starts again", Mayfly, "after it was stopped and started again"),
+    "shy": Animal("describes itself", Shy, "its description is no JSON"),
+    "inflating": Animal("settings round-trip", Inflating, "made from its own settings has others"),
+    "untyped": Animal("settings round-trip", Untyped, "its settings are not what its fields declare"),
+}
+"""Each with the law that it breaks, and part of what is said about it."""
