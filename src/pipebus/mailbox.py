@@ -724,6 +724,10 @@ class Mailbox:
         rare = self.rare
         return len(self.items or ()) + (len(rare.later) + len(rare.left or ()) if rare is not None else 0)
 
+    def narrow(self, size: int) -> None:
+        """A test's, before the bus starts: room for so few messages, here and in all mailboxes of these rules."""
+        self.rules.size = size
+
     def counts(self) -> dict[str, Any]:
         """
         The conservation law's figures.

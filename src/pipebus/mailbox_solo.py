@@ -82,6 +82,10 @@ class SoloMailbox(Mailbox):
         self.rules.traffic.change(busy, held)  # its lock is ours
         self.room -= held
 
+    def narrow(self, size: int) -> None:
+        super().narrow(size)
+        self.room = self.rules.room = 0
+
     def put(self, message: Item) -> Receipt:
         items = self.items
         if items is None or len(items) >= self.room:

@@ -3,7 +3,9 @@ Testing: one filter alone, one handler alone, a whole bus in virtual time, laws 
 what happens at once. With pytest or without.
 """
 
+from pipebus.testing import faults
 from pipebus.testing.clock import FakeClock
+from pipebus.testing.explore import SimulationFailed
 from pipebus.testing.faults import InjectedError
 from pipebus.testing.harness import Harness, Running
 from pipebus.testing.laws import LawBroken, check_filter
@@ -11,6 +13,7 @@ from pipebus.testing.run_filter import FilterRun, run_filter
 from pipebus.testing.run_handler import HandlerRun, run_handler
 from pipebus.testing.scheduler import Stuck
 from pipebus.testing.script import ScriptEnded, after
+from pipebus.testing.simulate import simulate
 
 __all__ = [
     "FakeClock",
@@ -21,9 +24,12 @@ __all__ = [
     "LawBroken",
     "Running",
     "ScriptEnded",
+    "SimulationFailed",
     "Stuck",
     "after",
     "check_filter",
+    "faults",
     "run_filter",
     "run_handler",
+    "simulate",
 ]

@@ -16,8 +16,15 @@ from pipebus.testing.turns import Turn, Turns
 Scenario = Callable[[Simulation], object]
 
 
-class RaceFound(AssertionError):
-    """A run failed; the text is its story."""
+class SimulationFailed(AssertionError):
+    """
+    A run failed; the text is its story.
+
+    Args:
+        seed: The one that shows it.
+        why: What was wrong.
+        story: What happened, to the end.
+    """
 
     def __init__(self, seed: int, why: str, story: str) -> None:
         super().__init__(story)
@@ -39,7 +46,7 @@ def tell(scenario: Scenario, seed: int, **options: Any) -> str:
     return sim.story.text(sim, scenario.__name__, last=None)
 
 
-def race(scenario: Scenario, seed: int, **options: Any) -> RaceFound | None:
+def race(scenario: Scenario, seed: int, **options: Any) -> SimulationFailed | None:
     """What one seed finds; its story is of a run without the changes of threads that make no difference."""
     sim = run(scenario, seed, **options)  # without a story first, for that is faster
     if sim.failure is None:
@@ -48,13 +55,13 @@ def race(scenario: Scenario, seed: int, **options: Any) -> RaceFound | None:
     assert again.story is not None
     if (again.failure, again.steps) != (sim.failure, sim.steps):
         why = f"seed {seed} failed ({sim.failure}; {sim.steps} steps), and then not in the same way: something depends on more"
-        return RaceFound(seed, why, f"{why}\n\n{again.story.text(again, scenario.__name__)}")
+        return SimulationFailed(seed, why, f"{why}\n\n{again.story.text(again, scenario.__name__)}")
     turns = fewest(scenario, seed, again.turns, **options)
     short = run(scenario, seed, record=True, turns=turns, **options)
     if short.failure is None:
         short = again
     assert short.story is not None
-    return RaceFound(seed, sim.failure, short.story.text(short, scenario.__name__))
+    return SimulationFailed(seed, sim.failure, short.story.text(short, scenario.__name__))
 
 
 def fewest(scenario: Scenario, seed: int, turns: Turns, most: int = 300, **options: Any) -> Turns:
@@ -82,7 +89,7 @@ def fewest(scenario: Scenario, seed: int, turns: Turns, most: int = 300, **optio
     return turns
 
 
-def find(scenario: Scenario, seeds: Iterable[int], **options: Any) -> RaceFound | None:
+def find(scenario: Scenario, seeds: Iterable[int], **options: Any) -> SimulationFailed | None:
     """The first race."""
     with watch.all_code(options.get("files") or watch.by_line()):
         for seed in seeds:
@@ -93,7 +100,7 @@ def find(scenario: Scenario, seeds: Iterable[int], **options: Any) -> RaceFound 
 
 
 def explore(scenario: Scenario, seeds: Iterable[int], **options: Any) -> None:
-    """Raises RaceFound with the story of the first seed that fails."""
+    """Raises SimulationFailed with the story of the first seed that fails."""
     __tracebackhide__ = True
     found = find(scenario, seeds, **options)
     if found is not None:

@@ -1,17 +1,33 @@
 """
-What goes wrong on purpose: a filter or a handler that fails or is slow, by its name, so many times.
+What goes wrong on purpose.
+
+`Harness.fail` and `Harness.slow` put in what happens at known calls. For `simulate`, `slow`, `error`, `overflow` and `stop` say
+what may happen, and each seed decides whether and when.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pipebus.clock import Clock
 from pipebus.errors import PipelineError
 from pipebus.message import Message
 from pipebus.settings import is_duration
+
+if TYPE_CHECKING:
+    from pipebus.testing.harness import Harness
+
+OFTEN: Final = (0, 1, 1, 2, 3)
+"""How often a fault strikes in one run: one of these."""
+
+SOON: Final = 8
+"""It strikes one of so many first calls."""
+
+MOMENTS: Final = 12
+"""A stop comes after at most so many messages were accepted or settled."""
 
 
 class InjectedError(Exception):
@@ -53,9 +69,10 @@ class Fault:
         name: Of a filter, a subscription, an actor or a handler.
         times: How often it strikes. None: always.
         after: How many calls go well before the first.
+        planned: A seed has put it in; it need not strike.
     """
 
-    def __init__(self, name: str, times: int | None, after: int, seconds: float, error: Any) -> None:
+    def __init__(self, name: str, times: int | None, after: int, seconds: float, error: Any, planned: bool = False) -> None:
         for option, value, least in (("times", times, 1), ("after", after, 0)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise PipelineError(f"fault of {name}: {option}={value!r}; it is a whole number of at least {least}")
@@ -68,6 +85,7 @@ class Fault:
         self.after = after
         self.seconds = seconds
         self.error = error
+        self.planned = planned
         self.calls = 0
         self.struck = 0
 
@@ -126,4 +144,110 @@ class Faults:
 
     def idle(self) -> list[Fault]:
         """Those that have never struck."""
-        return [fault for fault in self.all if not fault.struck]
+        return [fault for fault in self.all if not fault.struck and not fault.planned]
+
+
+# --- for simulate ------------------------------------------------------------------------------------------------------
+
+
+class Plan(Protocol):
+    """What a seed has decided about a fault; put into one run."""
+
+    def put_into(self, harness: Harness) -> None: ...
+
+
+class Danger:
+    """What may go wrong in a simulation; made by `slow`, `error`, `overflow` and `stop`."""
+
+    def plans(self, dice: random.Random) -> list[Plan]:
+        """What does go wrong in one run."""
+        raise NotImplementedError
+
+
+class _Calls(Danger):
+    """Some calls of a filter or handler."""
+
+    def __init__(self, name: str, seconds: float, error: Any) -> None:
+        Fault(name, 1, 0, seconds, error)  # says what is wrong with it now, and not with some seed
+        self.name = name
+        self.seconds = seconds
+        self.error = error
+
+    def plans(self, dice: random.Random) -> list[Plan]:
+        calls = sorted(dice.sample(range(SOON), dice.choice(OFTEN)))
+        return [_Call(self, call) for call in calls]
+
+
+class _Call:
+    def __init__(self, danger: _Calls, call: int) -> None:
+        self.danger = danger
+        self.call = call
+
+    def put_into(self, harness: Harness) -> None:
+        danger = self.danger
+        harness.faults.add(Fault(danger.name, 1, self.call, danger.seconds, danger.error, planned=True))
+
+    def __str__(self) -> str:
+        what = f"takes {self.danger.seconds:g} s" if self.danger.error is None else "fails"
+        return f"call {self.call + 1} of {self.danger.name} {what}"
+
+
+class _Overflow(Danger):
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+
+    def plans(self, dice: random.Random) -> list[Plan]:
+        return [_Narrow(self.name, self.size)] if dice.random() < 0.5 else []
+
+
+class _Narrow:
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+
+    def put_into(self, harness: Harness) -> None:
+        harness.narrow[self.name] = self.size
+
+    def __str__(self) -> str:
+        return f"the mailbox of {self.name} has room for {self.size}"
+
+
+class _Stop(Danger):
+    def plans(self, dice: random.Random) -> list[Plan]:
+        return [_StopAfter(dice.randrange(MOMENTS), dice.random() < 0.5)] if dice.random() < 0.6 else []
+
+
+class _StopAfter:
+    def __init__(self, moments: int, drain: bool) -> None:
+        self.moments = moments
+        self.drain = drain
+
+    def put_into(self, harness: Harness) -> None:
+        harness.stop_after(self.moments, self.drain)
+
+    def __str__(self) -> str:
+        how = "drains and stops" if self.drain else "stops without draining"
+        return f"the bus {how} after {self.moments} messages were accepted or settled"
+
+
+def slow(name: str, seconds: float) -> Danger:
+    """Some calls of a filter, subscription, actor or handler take so many virtual seconds before they begin."""
+    return _Calls(name, seconds, None)
+
+
+def error(name: str, error: Any = InjectedError) -> Danger:
+    """Some calls of a filter, subscription, actor or handler fail with this exception, or one of this class."""
+    return _Calls(name, 0.0, error)
+
+
+def overflow(name: str, size: int = 1) -> Danger:
+    """In some runs a subscription's mailbox has room for so few messages, and its overflow rule has its day."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise PipelineError(f"overflow of {name}: size={size!r}; it is a whole number of messages, at least 1")
+    return _Overflow(name, size)
+
+
+def stop() -> Danger:
+    """In some runs another thread stops the bus in the middle, with or without draining."""
+    return _Stop()

@@ -105,6 +105,7 @@ class Harness:
         self.faults = Faults(self._simulation.clock)
         self.tape = Tape(lambda: self.elapsed, self.faults)
         self.tape.listeners.append(self._hear)
+        self.tape.also = self._simulation.say
         self.buses: list[Bus] = []
         self.errors: list[BaseException] = []
         self._untold: list[tuple[BaseException, str]] = []
@@ -113,6 +114,9 @@ class Harness:
         self._settled: Event | None = None
         self._warned = 0
         self._checked = False
+        self.narrow: dict[str, int] = {}  # mailboxes that are to have little room, by the subscription's name
+        self.stopped_on_purpose = False
+        self._stop_in: tuple[int, bool] | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Harness:
@@ -190,6 +194,9 @@ class Harness:
     def start(self, bus: Bus | None = None) -> Bus:
         """Start a bus that was made inside this harness; `harness.bus` if none is given."""
         found = self.bus if bus is None else self.attach(bus)
+        for subscription in found.subscriptions:
+            if subscription.name in self.narrow:
+                subscription.mailbox.narrow(self.narrow[subscription.name])
         found.lifecycle.start()
         return found
 
@@ -324,9 +331,40 @@ class Harness:
         if isinstance(event, Died) and not isinstance(event.exception, INTENDED):
             place = "in a publish chain" if event.place == PUBLISH else f"in {event.place}"
             self._unexpected(event.exception, f"{place}, with {event.message!r}")
+        if self._stop_in is not None and isinstance(event, (Published, *SETTLED)):
+            self._come_closer_to_the_stop()
         if isinstance(event, SETTLED) and getattr(event, "place", None) != PUBLISH:
             self._settled = event
             self._simulation.settled()
+
+    def stop_after(self, moments: int, drain: bool) -> None:
+        """Have another thread stop the buses when so many messages more were accepted or settled."""
+        self._stop_in = (moments, drain)
+
+    def _come_closer_to_the_stop(self) -> None:
+        moments, drain = self._stop_in or (0, False)
+        self._stop_in = (moments - 1, drain)
+        if moments <= 0:
+            self._stop_in = None
+            self.stopped_on_purpose = True
+            self.allow(LifecycleError)
+            self.tape.say("bus", "(on purpose) is stopped")
+            for bus in self.buses:
+                self.thread(bus.stop, 5.0, drain=drain, name="stopper")
+
+    def join(self, quietly: bool = False) -> None:
+        """
+        Wait for the end of all `thread`s.
+
+        Args:
+            quietly: What they have raised is known, or does not matter.
+        """
+        for thread in list(self._threads):
+            try:
+                thread.result()
+            except Exception as error:
+                if not quietly and not isinstance(error, self._allowed):
+                    raise
 
     def _tell(self) -> None:
         """Raise the first error that nobody has been told of."""

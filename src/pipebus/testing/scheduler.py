@@ -41,7 +41,7 @@ from typing import Any, Final
 from pipebus.clock import SYSTEM
 from pipebus.testing import stories, virtual, watch
 from pipebus.testing.turns import Few, Given, Often, Turns, strategy
-from pipebus.testing.virtual import Shim, SimLock, TimeShim, VirtualClock
+from pipebus.testing.virtual import RandomShim, Shim, SimLock, TimeShim, VirtualClock
 from pipebus.testing.virtual_loop import AsyncioShim, SimLoop
 
 MOST_STEPS: Final = 300_000
@@ -201,6 +201,11 @@ class Simulation:
         if self.story is not None and self.running is not None:
             self.story.note(self.running.name, text)
 
+    def end_story(self) -> None:
+        """What happens from now on is of no interest."""
+        if self.story is not None:
+            self.story.closed = True
+
     def check(self, holds: object, text: str) -> None:
         """An assertion that is seen wherever it stands: a handler's own would become a dead letter."""
         if not holds:
@@ -311,6 +316,7 @@ class Simulation:
                 ("threading", threading, Shim(self)),
                 ("time", time, TimeShim(self)),
                 ("asyncio", asyncio, AsyncioShim(self)),
+                ("random", random, RandomShim(self)),
                 ("SYSTEM", SYSTEM, self.clock),
             )
             for module in ours

@@ -26,14 +26,19 @@ class Recorder:
 
     def __init__(self) -> None:
         self._said: list[tuple[str, Any, int, Any]] = []  # thread, code or None, line, text or bytecode offset
+        self.closed = False
 
     def line(self, thread: str, code: Any, line: int) -> None:
-        self._said.append((thread, code, line, None))
+        if not self.closed:
+            self._said.append((thread, code, line, None))
 
     def note(self, thread: str, text: str) -> None:
-        self._said.append((thread, None, 0, text))
+        if not self.closed:
+            self._said.append((thread, None, 0, text))
 
     def interrupted(self, thread: str, code: Any, offset: int) -> None:
+        if self.closed:
+            return
         if code is None:
             self._said.append((thread, None, 0, "is put to sleep"))
         else:
@@ -72,7 +77,7 @@ def _written(code: Any, number: int, extra: Any) -> list[str]:
     if code is None:
         return [f"-- {extra}"]
     if number >= 0:
-        return [f"{place(code.co_filename, number):<24}{code.co_name:<16}{source(code.co_filename, number)}"]
+        return [f"{place(code.co_filename, number):<24}{code.co_name:<16} {source(code.co_filename, number)}"]
     found = next((step for step in dis.get_instructions(code) if step.offset == extra), None)
     what = f"{found.opname} {found.argrepr}".strip() if found is not None else "the next bytecode"
     return [f"-- is put to sleep before {what}"]
@@ -89,6 +94,8 @@ def source(filename: str, line: int) -> str:
 def what(on: Any) -> str:
     """What a thread waits for, in words."""
     if hasattr(on, "made"):
+        if os.path.basename(on.made[0]) == "runners.py" and "self.gate" in source(*on.made):
+            return "something to do"
         holder = f", held by {on.holder.name}" if on.holder is not None else ""
         return f"`{source(*on.made)}` of {place(*on.made)}{holder}"
     if hasattr(on, "thread"):

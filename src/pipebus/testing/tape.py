@@ -55,6 +55,7 @@ class Tape:
         self.warnings: list[tuple[str, dict[str, Any]]] = []
         self.names: dict[str, None] = {}  # of the filters and handlers that were seen so far
         self.handled: Callable[[Any, BaseException | None], object] = lambda value, error: None  # told when a handler ends
+        self.also: Callable[[str], object] = lambda text: None  # told of each line
         self.listeners: list[Callable[[events.Event], object]] = []
 
     def attach(self, bus: Bus) -> None:
@@ -81,6 +82,7 @@ class Tape:
 
     def say(self, who: str, what: str) -> None:
         self.moments.append(Moment(self.elapsed(), who, what))
+        self.also(f"{who} {what}")
 
     def _pauses(self, seconds: float, name: str) -> None:
         self.pauses.append(seconds)

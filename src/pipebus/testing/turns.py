@@ -104,7 +104,8 @@ class Given:
         return next((task for task in runnable if task.number == wanted), me if me is not None else runnable[0])
 
     def __str__(self) -> str:
-        return f"threads change places only when they must, and where it matters: {len(self.turns)} times"
+        also = f", and where it matters: {len(self.turns)} times" if self.turns else ""
+        return f"threads change places only when they must{also}"
 
 
 def strategy(random: random.Random, within: int | None) -> Often | Few:

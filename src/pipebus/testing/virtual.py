@@ -5,6 +5,7 @@ What stands for locks, time and threads while a simulation runs: the package's o
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 import threading
 import time
@@ -124,6 +125,19 @@ class TimeShim:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
+
+
+class RandomShim:
+    """Stands for the module `random`: what a filter decides by chance, a seed decides."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self.sim = sim
+
+    def Random(self, seed: Any = None) -> random.Random:  # noqa: N802
+        return random.Random(self.sim.random.random() if seed is None and self.sim.here() else seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(random, name)
 
 
 class VirtualClock(FakeClock):

@@ -1,0 +1,148 @@
+"""
+simulate: a bus of yours, its filters and handlers included, in many orders of what happens at once.
+
+    def shop_sells_what_it_has(harness):
+        shop = Shop(stock=1)
+        bus = harness.start(shop.make_bus())
+        for buyer in ("ada", "bob"):
+            harness.thread(bus.publish, "orders.placed", {"buyer": buyer}, name=buyer)
+        harness.drain()
+        assert shop.stock >= 0
+
+    def test_the_shop():
+        simulate(shop_sells_what_it_has, seeds=200, faults=[faults.slow("sell", 2.0), faults.stop()])
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+from typing import Any
+
+from pipebus.errors import DrainTimeout, LifecycleError, PipelineError, text_of
+from pipebus.testing import explore, watch
+from pipebus.testing.explore import SimulationFailed
+from pipebus.testing.faults import Danger, Plan
+from pipebus.testing.harness import Harness
+from pipebus.testing.scheduler import Simulation
+
+STOPPED = (LifecycleError, DrainTimeout)
+"""What is raised to whoever goes on with a bus that a fault has stopped."""
+
+
+def simulate(
+    build: Callable[[Harness], object],
+    seeds: int | Iterable[int] = 100,
+    faults: Sequence[Danger] = (),
+    *,
+    watching: Sequence[ModuleType | Callable[..., Any]] = (),
+) -> None:
+    """
+    Run a scenario once for each seed, with threads that change places where the seed says, and with faults where it says.
+
+    Args:
+        build: The scenario. It is given a `Harness`: it starts a bus, publishes, from `harness.thread`s too, goes on
+            (`drain`, `advance`, `step`), and asserts what must hold however it went. It must do the same each time but for what
+            the seed decides (`random` is seeded).
+        seeds: How many, or which. `PIPEBUS_SEEDS=5000` in the environment makes more of them, `PIPEBUS_SEED=17` is that one.
+        faults: From `pipebus.testing.faults`: `slow`, `error`, `overflow`, `stop`. A seed decides whether and when they strike.
+        watching: Modules or functions of your own in whose code threads may change places, before each line. The module of
+            `build` always is. In the bus itself they change places where it takes a lock or waits.
+
+    Raises:
+        SimulationFailed: the story of the first seed that fails, with as few faults and changes of threads as it takes. It
+            fails if `build` raises, a handler, filter or thread raises what was not put in, nobody can go on, it does not
+            end, or a subscription's figures do not add up.
+
+    What it cannot control: time, locks, threads, sockets and random numbers that are not the bus's or the scenario's own; the
+    order of sets of strings (`PYTHONHASHSEED`). And two lines of one thread are never run half: what happens between two
+    bytecodes of a line is not explored.
+    """
+    __tracebackhide__ = True
+    if not callable(build):
+        raise PipelineError(f"simulate takes a function of a Harness, found {build!r}")
+    wrong = next((one for one in faults if not isinstance(one, Danger)), None)
+    if wrong is not None:
+        raise PipelineError(f"simulate(faults=…): {wrong!r} is none; write faults.slow(…), error(…), overflow(…) or stop()")
+    files = _files(build, watching)
+    chosen = explore.seeds(seeds) if isinstance(seeds, int) else list(seeds)
+    with watch.all_code(files):
+        for seed in chosen:
+            found = _look(build, seed, faults, files)
+            if found is not None:
+                raise found
+
+
+def _files(build: Any, watching: Sequence[Any]) -> dict[str, bool]:
+    """Whose lines are watched."""
+    files: dict[str, bool] = {}
+    for one in (build, *watching):
+        target = one if isinstance(one, ModuleType) else sys.modules.get(inspect.unwrap(one).__module__)
+        file = getattr(target, "__file__", None)
+        if file is None:
+            raise PipelineError(f"simulate(watching=…): {one!r} has no source file")
+        files[file] = True
+    return files
+
+
+def _look(
+    build: Callable[[Harness], object], seed: int, faults: Sequence[Danger], files: dict[str, bool]
+) -> SimulationFailed | None:
+    """What one seed finds, as a story with no fault and no change of threads that makes no difference."""
+    plans = [plan for number, fault in enumerate(faults) for plan in fault.plans(random.Random(f"{seed} fault {number}"))]
+
+    def fails(some: list[Plan]) -> bool:
+        return explore.run(_scenario(build, seed, some), seed, files=files).failure is not None
+
+    if not fails(plans):
+        return None
+    for plan in list(plans):
+        rest = [one for one in plans if one is not plan]
+        if fails(rest):
+            plans = rest
+    found = explore.race(_scenario(build, seed, plans), seed, files=files)
+    if found is None:
+        return SimulationFailed(seed, "it failed, and then not again: something depends on more than the seed", f"seed {seed}")
+    return found
+
+
+def _scenario(build: Callable[[Harness], object], seed: int, plans: list[Plan]) -> explore.Scenario:
+    def scenario(sim: Simulation) -> None:
+        state = random.getstate()
+        random.seed(seed)
+        try:
+            _play(build, sim, plans)
+        finally:
+            random.setstate(state)
+
+    scenario.__name__ = "".join([getattr(build, "__name__", "scenario"), *(f", where {plan}" for plan in plans)])
+    return scenario
+
+
+def _play(build: Callable[[Harness], object], sim: Simulation, plans: list[Plan]) -> None:
+    sim.thread_failed = lambda name, error: sim.fail(text_of(error), error)
+    with Harness(simulation=sim) as harness:
+        for plan in plans:
+            plan.put_into(harness)
+        try:
+            _perform(build, harness)
+            harness.check()
+        except Exception as error:
+            sim.say(f"raises {text_of(error)}")
+            raise
+        finally:
+            sim.end_story()
+            harness.checked()
+
+
+def _perform(build: Callable[[Harness], object], harness: Harness) -> None:
+    try:
+        build(harness)
+        harness.join()
+    except STOPPED:
+        if not harness.stopped_on_purpose:
+            raise
+        harness.join(quietly=True)

@@ -1,0 +1,226 @@
+"""Scenarios for `simulate`: small apps of a user's, right and wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+from pipebus import Actor, Bus, Dropped, MailboxFull, Message, Transform, events
+from pipebus.filters import Retry
+from pipebus.testing import Harness
+
+
+class Shop:
+    """Sells what it has; with two workers it looks and takes in two steps."""
+
+    def __init__(self, stock: int) -> None:
+        self.stock = stock
+        self.sold: list[Any] = []
+
+    def sell(self, message: Message) -> None:
+        left = self.stock
+        if left > 0:
+            self.stock = left - 1
+            self.sold.append(message.body)
+
+    async def asell(self, message: Message) -> None:
+        left = self.stock
+        if left > 0:
+            await asyncio.sleep(0)
+            self.stock = left - 1
+            self.sold.append(message.body)
+
+
+def two_buy(harness: Harness, bus: Bus) -> None:
+    for buyer in ("ada", "bob"):
+        harness.thread(bus.publish, "orders.placed", buyer, name=buyer)
+    harness.drain()
+
+
+def sells_twice(harness: Harness) -> None:
+    shop, bus = Shop(1), Bus()
+    bus.subscribe("orders.placed", shop.sell, name="sell", workers=2)
+    two_buy(harness, harness.start(bus))
+    assert shop.sold in (["ada"], ["bob"]), f"sold to {shop.sold}"
+
+
+def sells_once(harness: Harness) -> None:
+    shop, bus = Shop(1), Bus()
+    bus.subscribe("orders.placed", shop.sell, name="sell")
+    two_buy(harness, harness.start(bus))
+    assert shop.sold in (["ada"], ["bob"]), f"sold to {shop.sold}"
+
+
+def sells_twice_async(harness: Harness) -> None:
+    shop, bus = Shop(1), Bus()
+    bus.subscribe("orders.placed", shop.asell, name="sell", workers=2)
+    two_buy(harness, harness.start(bus))
+    assert shop.sold in (["ada"], ["bob"]), f"sold to {shop.sold}"
+
+
+class Quota(Transform):
+    """A filter that every publisher's thread is in at once."""
+
+    left = 1
+
+    def transform(self, message: Message) -> Message | Dropped:
+        left = self.left
+        if left <= 0:
+            return Dropped("used up")
+        self.left = left - 1
+        return message
+
+
+class QuotaActor(Actor):
+    """The same as a filter actor: one at a time."""
+
+    left = 1
+
+    def filter(self, message: Message) -> Message | Dropped:
+        left = self.left
+        if left <= 0:
+            return Dropped("used up")
+        self.left = left - 1
+        return message
+
+
+def _quota(harness: Harness, filter: Any) -> None:
+    bus = Bus()
+    bus.use(filter)
+    got: list[Any] = []
+    bus.subscribe("orders.placed", lambda message: got.append(message.body))
+    two_buy(harness, harness.start(bus))
+    assert len(got) == 1, f"{len(got)} passed a quota of 1"
+
+
+def passes_a_quota_twice(harness: Harness) -> None:
+    _quota(harness, Quota())
+
+
+def passes_a_quota_once(harness: Harness) -> None:
+    _quota(harness, QuotaActor("quota"))
+
+
+def waits_for_itself(harness: Harness) -> None:
+    """One handler reads a mailbox that only it would fill."""
+    bus = Bus()
+    inbox = bus.subscribe("answers")
+
+    def ask(message: Message) -> None:
+        inbox.receive()
+        bus.publish("answers", 1)
+
+    bus.subscribe("questions", ask)
+    harness.start(bus).publish("questions")
+    harness.drain()
+
+
+def goes_round(harness: Harness) -> None:
+    while True:
+        pass
+
+
+def counts_everything(harness: Harness) -> None:
+    """
+    Each message is handled, dropped, dead or left over, whatever goes wrong. (A publish that the stop refuses may have reached
+    one of its mailboxes before: then it is handled, and was never accepted.)
+    """
+    harness.allow(MailboxFull)
+    bus = Bus()
+    handled: list[Any] = []
+    bus.subscribe("work", lambda message: handled.append(message.body), name="work", filters=[Retry(attempts=2, wait=0.1)])
+    bus.subscribe("work", lambda message: None, name="narrow", overflow="drop_newest", mailbox=3)
+    harness.start(bus)
+
+    def publish(me: str) -> None:
+        for number in range(3):
+            bus.publish("work", (me, number))
+
+    for me in ("ada", "bob"):
+        harness.thread(publish, me, name=me)
+    harness.drain()
+    harness.join(quietly=True)
+    accepted = {message.body for message in harness.published}
+    stats = bus.stats()["subscriptions"]["work"]
+    lost = stats["pending"] + stats["in_flight"] + sum(stats["dropped"].values()) + stats["dead"]
+    assert len(set(handled)) == len(handled) == stats["acknowledged"]
+    assert len(handled) + lost == stats["accepted"]
+    assert len(accepted - set(handled)) <= lost
+
+
+def loses_what_fails(harness: Harness) -> None:
+    """Says that every message is handled, which is not so if the handler fails."""
+    bus = Bus()
+    handled: list[Any] = []
+    bus.subscribe("work", lambda message: handled.append(message.body), name="work")
+    harness.start(bus)
+    for number in range(4):
+        bus.publish("work", number)
+    harness.drain()
+    assert handled == [0, 1, 2, 3], f"handled {handled}"
+
+
+def is_never_slow(harness: Harness) -> None:
+    """Says that it takes no time."""
+    bus = Bus()
+    bus.subscribe("work", lambda message: None, name="work")
+    harness.start(bus)
+    for number in range(4):
+        bus.publish("work", number)
+    harness.drain()
+    assert harness.elapsed == 0, f"took {harness.elapsed:g} s"
+
+
+def always_has_room(harness: Harness) -> None:
+    """Says that nothing is dropped for want of room."""
+    bus = Bus()
+    bus.subscribe("work", lambda message: None, name="work", overflow="drop_newest")
+    harness.start(bus)
+    for number in range(3):
+        bus.publish("work", number)
+    harness.drain()
+    lost = [event for event in harness.dropped if event.reason]
+    assert not lost, f"lost {len(lost)}"
+
+
+def is_never_stopped(harness: Harness) -> None:
+    """Says that all is handled, which is not so if somebody stops the bus."""
+    bus = Bus()
+    bus.subscribe("work", lambda message: None, name="work")
+    harness.start(bus)
+    harness.thread(lambda: [bus.publish("work", number) for number in range(6)], name="publisher")
+    harness.drain()
+    assert bus.state == "started", f"the bus is {bus.state}"
+
+
+seen: list[tuple[float, bool]] = []
+
+
+def throws_dice(harness: Harness) -> None:
+    seen.append((random.random(), isinstance(harness.start(), Bus)))
+
+
+def raises_in_a_handler(harness: Harness) -> None:
+    bus = Bus()
+
+    def fails(message: Message) -> None:
+        raise ValueError("nobody expected that")
+
+    bus.subscribe("work", fails)
+    harness.start(bus).publish("work")
+
+
+def raises_in_a_thread(harness: Harness) -> None:
+    def fails() -> None:
+        raise ValueError("nobody expected that")
+
+    harness.thread(fails)
+
+
+def settles_everything(harness: Harness) -> None:
+    """The harness's own records agree with what the observers hear."""
+    shop, bus = Shop(5), Bus()
+    bus.subscribe("orders.placed", shop.sell, name="sell")
+    two_buy(harness, harness.start(bus))
+    assert [type(event) for event in harness.events].count(events.Acknowledged) == 2

@@ -1,0 +1,168 @@
+"""Simulations of a user's bus: races are found, a seed replays word for word, faults strike and are left out if they can be."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import sim_stories as s
+
+from pipebus import PipelineError
+from pipebus.testing import SimulationFailed, faults, simulate
+
+EVERY_FAULT = (
+    faults.slow("work", 2.0),
+    faults.error("work"),
+    faults.overflow("work"),
+    faults.overflow("narrow"),
+    faults.stop(),
+)
+
+
+def failure(build: Any, **options: Any) -> SimulationFailed:
+    """What a simulation finds."""
+    with pytest.raises(SimulationFailed) as caught:
+        simulate(build, **options)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (s.sells_twice, "AssertionError: sold to ["),
+        (s.sells_twice_async, "AssertionError: sold to ["),
+        (s.passes_a_quota_twice, "AssertionError: 2 passed a quota of 1"),
+    ],
+    ids=["handler", "async-handler", "filter"],
+)
+def test_a_race_in_the_users_code_is_found(build: Any, says: str) -> None:
+    """Two threads, or two tasks, between one look and one step: within a hundred seeds."""
+    found = failure(build, seeds=100)
+    assert found.why.startswith(says)
+    assert f"PIPEBUS_SEED={found.seed}" in found.story
+
+
+@pytest.mark.parametrize("build", [s.sells_once, s.passes_a_quota_once, s.settles_everything])
+def test_code_without_a_race_passes(build: Any) -> None:
+    """One at a time, by one worker or in a filter actor, is safe in every order."""
+    simulate(build, seeds=150)
+
+
+def test_whatever_goes_wrong_is_accounted_for() -> None:
+    """Slow and failing handlers, full mailboxes and a stop in the middle: nothing is lost, and nothing counted twice."""
+    simulate(s.counts_everything, seeds=150, faults=EVERY_FAULT)
+
+
+@pytest.mark.parametrize(
+    ("build", "where"),
+    [
+        (s.loses_what_fails, "of work fails"),
+        (s.is_never_slow, "of work takes 2 s"),
+        (s.always_has_room, "the mailbox of work has room for 1"),
+        (s.is_never_stopped, "after "),
+    ],
+    ids=["error", "slow", "overflow", "stop"],
+)
+def test_each_kind_of_fault_strikes_and_the_story_names_the_one_that_matters(build: Any, where: str) -> None:
+    """Of all faults that a seed put in, those that make no difference are left out."""
+    found = failure(build, seeds=60, faults=EVERY_FAULT)
+    headline = found.story.splitlines()[0]
+    assert headline.count("where ") == 1, headline
+    assert where in headline
+
+
+def test_a_failing_seed_replays_word_for_word() -> None:
+    """Here, and in another process with other hashes."""
+    found = failure(s.sells_twice, seeds=100)
+    assert failure(s.sells_twice, seeds=[found.seed]).story == found.story
+
+    code = "import sim_stories, test_simulate; print(test_simulate.failure(sim_stories.sells_twice, seeds=[%d]).story)"
+    path = os.pathsep.join([os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__)), *sys.path])
+    for hashes in ("1", "77"):
+        done = subprocess.run(
+            [sys.executable, "-c", code % found.seed],
+            env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": hashes},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == found.story.strip()
+
+
+def test_the_story_is_short_and_ends_where_it_failed() -> None:
+    """It shows the lines of the user's own code, who ran them, and the assertion."""
+    found = failure(s.sells_twice, seeds=100)
+    lines = found.story.splitlines()
+    assert len(lines) < 70
+    assert any("left = self.stock" in line for line in lines)
+    assert "is put to sleep" in found.story
+    assert "raises AssertionError: sold to" in found.story
+    assert "is stopped" not in found.story
+
+
+def test_one_seed_of_the_environment_is_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a story says about seeing it again is so."""
+    found = failure(s.sells_twice, seeds=100)
+    monkeypatch.setenv("PIPEBUS_SEED", str(found.seed))
+    assert failure(s.sells_twice, seeds=3).story == found.story
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (s.waits_for_itself, "DrainTimeout: not drained after 3600 s; still pending or in flight: ask#2: 1"),
+        (s.goes_round, "no end after"),
+        (s.raises_in_a_handler, "ValueError: nobody expected that"),
+        (s.raises_in_a_thread, "ValueError: nobody expected that"),
+    ],
+    ids=["stuck", "endless", "handler-raises", "thread-raises"],
+)
+def test_what_no_assertion_asks_for_fails_too(build: Any, says: str) -> None:
+    """A thread that nobody wakes, one that never ends, and errors that nobody put in."""
+    assert failure(build, seeds=1).why.startswith(says)
+
+
+def test_chance_is_the_seeds_and_is_given_back() -> None:
+    """`random` is seeded for each run, and afterwards as it was before."""
+    random.seed(42)
+    expected = random.random()
+    random.seed(42)
+    s.seen.clear()
+    simulate(s.throws_dice, seeds=[3, 4, 3])
+    assert random.random() == expected
+    first, other, again = s.seen
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"build": None}, "simulate takes a function of a Harness, found None"),
+        ({"build": s.sells_once, "faults": ["slow"]}, "'slow' is none; write faults.slow"),
+        ({"build": s.sells_once, "watching": [len]}, "has no source file"),
+    ],
+    ids=["build", "faults", "watching"],
+)
+def test_wrong_arguments_are_told(arguments: dict[str, Any], says: str) -> None:
+    """By name, with what was found and what to write."""
+    with pytest.raises(PipelineError, match=says):
+        simulate(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: faults.slow("x", -1), "fault of x: seconds=-1"),
+        (lambda: faults.error("x", "boom"), "fault of x: error='boom'"),
+        (lambda: faults.overflow("x", 0), "overflow of x: size=0"),
+    ],
+    ids=["slow", "error", "overflow"],
+)
+def test_wrong_faults_are_told_where_they_are_made(make: Any, says: str) -> None:
+    """Not only with the seed that would put them in."""
+    with pytest.raises(PipelineError, match=says):
+        make()
