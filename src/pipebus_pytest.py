@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipebus.testing import Harness
 
 SHOWN = 60
-"""Lines of a harness's story that a failed test shows."""
+"""Lines of a story that a failed test shows."""
 
 
 @pytest.fixture
@@ -52,7 +52,6 @@ def harness() -> Iterator[Harness]:
 
     with Harness() as harness:
         yield harness
-        harness.checked()  # else what it finds would be told twice
 
 
 def _loaded(module: str) -> Any:
@@ -62,33 +61,51 @@ def _loaded(module: str) -> Any:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """A harness is checked where its test ends, so that what it finds is the test's failure."""
-    __tracebackhide__ = True
     shown = _loaded("shown")
     if shown is not None:
         shown.clear()
-    result = yield
-    kind = _loaded("harness")
-    if kind is not None:
-        for value in getattr(item, "funcargs", {}).values():
-            if isinstance(value, kind.Harness):
-                value.check()
+    try:
+        result = yield
+    except BaseException:
+        for harness in _harnesses():
+            harness.forget()  # the test has said itself how it ends
+        raise
+    for harness in _harnesses():
+        problem = _problem(harness)
+        if problem is not None:
+            pytest.fail(problem, pytrace=False)  # it is about no line of the test's
     return result
+
+
+def _harnesses() -> list[Any]:
+    """Those whose blocks have not ended."""
+    shown = _loaded("shown")
+    return shown.harnesses() if shown is not None else []
+
+
+def _problem(harness: Any) -> str | None:
+    """Raises the error of a handler; what is wrong with no line of the test's is returned as text."""
+    __tracebackhide__ = True
+    from pipebus.testing.harness import HarnessError
+
+    try:
+        harness.check()
+    except HarnessError as error:
+        if error.__cause__ is not None:
+            raise
+        return str(error)
+    return None
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     """A failed test shows what happened, step by step."""
     report = yield
-    if call.when == "call" and report.failed:
-        report.sections += _stories(item)
+    shown = _loaded("shown")
+    if call.when == "call" and report.failed and shown is not None:
+        for title, story in shown.stories():
+            lines = story.splitlines()
+            hidden = len(lines) - SHOWN
+            text = "\n".join([f"… {hidden} lines before", *lines[-SHOWN:]] if hidden > 0 else lines)
+            report.sections.append((f"pipebus: {title}", text))
     return report
-
-
-def _stories(item: pytest.Item) -> list[tuple[str, str]]:
-    shown, kind = _loaded("shown"), _loaded("harness")
-    found = [("pipebus", run.story) for run in shown.all()] if shown is not None else []
-    if kind is not None:
-        for value in getattr(item, "funcargs", {}).values():
-            if isinstance(value, kind.Harness) and value.tape.moments:
-                found.append(("pipebus: harness", value.tape.text(SHOWN)))
-    return found

@@ -186,7 +186,10 @@ class ActorSubscription(Subscription):
 
     @property
     def ask(self) -> Any:
-        return self.actor.filter  # type: ignore[attr-defined]
+        ask, watch = self.actor.filter, self.plan.hub.services.watch  # type: ignore[attr-defined]
+        if watch is None:
+            return ask
+        return watch(links.Mark(self.name), "async" if is_async(ask) else "sync", ask, (self.name,))
 
     @property
     def line(self) -> AskedMailbox:

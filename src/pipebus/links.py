@@ -154,7 +154,7 @@ _OURS = {
     f"pipebus.{module}"
     for module in (
         "links", "pipeline", "router", "binding", "subscription", "runners", "loops", "actor", "waiting",
-        "testing.tape", "testing.script", "testing.run_filter",
+        "testing.tape", "testing.script", "testing.bench",
     )
 }  # fmt: skip
 

@@ -193,10 +193,10 @@ class _Checked(type(msgspec.Struct)):  # type: ignore[misc]
     if not TYPE_CHECKING:
 
         def __call__(cls, subject, body=None, headers=NO_HEADERS, **fields):
-            for name in ("id", "time"):
-                if name in fields and fields[name] is None:
-                    del fields[name]  # to be made
-            message = super().__call__(subject, body, headers, **fields)
+            if fields.get("id", "") is None:
+                del fields["id"]  # to be made
+            made = fields if fields.get("time") is not None else {**fields, "time": _time.time()}
+            message = super().__call__(subject, body, headers, **made)
             if headers.__class__ is not Headers:
                 msgspec.structs.force_setattr(message, "headers", check_headers(headers))
             if subject.__class__ is str or isinstance(subject, str):

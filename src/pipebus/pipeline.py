@@ -242,7 +242,7 @@ class Step:
         if self.reroutes and build.side == "publish":
             next_ = _turn(next_, rest, build)
         link, watch = self._link(next_, rest, build), build.services.watch
-        if watch is None:
+        if watch is None or self.shape == "actor":  # which is watched where it answers
             return link
         return watch(links.Mark(self.name, scope=rest.scope), build.colour, link, (self.name,))  # type: ignore[no-any-return]
 

@@ -294,11 +294,11 @@ class Router:
                 receipt: Receipt = reach(message)
             except BaseException as error:
                 if noted and getattr(error, "accepted", None):
-                    _note(error)
+                    note(error)
                 links.blame(error, TERMINAL, message)
                 raise
             if noted:
-                _note(receipt)
+                note(receipt)
             return receipt
 
         if road.colour == "sync":
@@ -312,7 +312,7 @@ class Router:
                 return receipt
             except asyncio.CancelledError:
                 if noted:
-                    _note(message)  # the thread goes on: it may still be stored
+                    note(message)  # the thread goes on: it may still be stored
                 raise
 
         return aterminal
@@ -378,7 +378,7 @@ class Router:
         return fan_out_anew
 
 
-def _note(accepted: Any) -> None:
+def note(accepted: Any) -> None:
     """For filters that repeat passes."""
     notes = links.accepted.get()
     if notes is not None:

@@ -14,7 +14,7 @@ import scenarios
 from planting import plant
 
 from pipebus.mailbox_solo import SoloMailbox
-from pipebus.testing.explore import RaceFound, explore, find, run, tell
+from pipebus.testing.explore import SimulationFailed, explore, find, run, tell
 from pipebus.testing.scheduler import Simulation
 from pipebus.testing.turns import Given
 from pipebus.testing.virtual import SimLock
@@ -93,7 +93,7 @@ def test_an_error_in_a_thread_is_a_failure() -> None:
 
         sim.spawn(divide, name="divider")
 
-    with pytest.raises(RaceFound, match="ZeroDivisionError ended divider: by nothing"):
+    with pytest.raises(SimulationFailed, match="ZeroDivisionError ended divider: by nothing"):
         explore(wrong, [0])
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
+from pipebus.clock import SYSTEM, Clock
 from pipebus.errors import PipelineError, text_of
 from pipebus.message import Dropped, Message
-from pipebus.pipeline import Around, Steps
+from pipebus.pipeline import Around, Context, Steps
 from pipebus.services import get_logger
 
 HIDDEN = "[redacted]"
@@ -43,6 +43,10 @@ class Log(Around):
             raise PipelineError(f"Log.redact={self.redact!r}: it is a list of names, as in redact=[{self.redact!r}]")
         self.redact = tuple(self.redact)
         self._hidden = frozenset(name.lower() for name in self.redact)
+        self._clock: Clock = SYSTEM
+
+    def start(self, context: Context) -> None:
+        self._clock = context.clock
 
     def around(self, message: Message[Any], /) -> Steps:
         log = get_logger()
@@ -51,13 +55,14 @@ class Log(Around):
             facts["body"] = self._shown(message.body)
         if self.headers:
             facts["headers"] = self._shown(message.headers)
-        begun = perf_counter()
+        clock = self._clock
+        begun = clock.monotonic()
         try:
             outcome = yield message
         except Exception as error:
-            log.warning("message.failed", **facts, error=_one_line(text_of(error)), ms=_since(begun))
+            log.warning("message.failed", **facts, error=_one_line(text_of(error)), ms=_ms(clock.monotonic() - begun))
             raise
-        facts["ms"] = _since(begun)
+        facts["ms"] = _ms(clock.monotonic() - begun)
         write = getattr(log, self.level)
         if isinstance(outcome, Dropped):
             write("message.dropped", **facts, by=outcome.by, reason=_one_line(outcome.reason))
@@ -84,8 +89,8 @@ class Log(Around):
         return _one_line(value) if isinstance(value, str) else value
 
 
-def _since(begun: float) -> float:
-    return round((perf_counter() - begun) * 1000, 3)
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
 
 
 def _one_line(text: str) -> str:

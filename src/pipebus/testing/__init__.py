@@ -4,12 +4,14 @@ what happens at once. With pytest or without.
 """
 
 from pipebus.testing import faults
+from pipebus.testing.bench import FilterBench, FilterRun
 from pipebus.testing.clock import FakeClock
 from pipebus.testing.explore import SimulationFailed
 from pipebus.testing.faults import InjectedError
 from pipebus.testing.harness import Harness, Running
 from pipebus.testing.laws import LawBroken, check_filter
-from pipebus.testing.run_filter import FilterRun, run_filter
+from pipebus.testing.logs import captured_logs
+from pipebus.testing.run_filter import run_filter
 from pipebus.testing.run_handler import HandlerRun, run_handler
 from pipebus.testing.scheduler import Stuck
 from pipebus.testing.script import ScriptEnded, after
@@ -17,6 +19,7 @@ from pipebus.testing.simulate import simulate
 
 __all__ = [
     "FakeClock",
+    "FilterBench",
     "FilterRun",
     "HandlerRun",
     "Harness",
@@ -27,6 +30,7 @@ __all__ = [
     "SimulationFailed",
     "Stuck",
     "after",
+    "captured_logs",
     "check_filter",
     "faults",
     "run_filter",

@@ -14,6 +14,9 @@ from pipebus.clock import Gate
 PATIENCE: Final = 30.0
 """Real seconds after which a thread that waits for a FakeClock gives up: its test has failed, or has forgotten to move it."""
 
+DIGITS: Final = 9
+"""Of a second: nanoseconds."""
+
 GLANCE: Final = 0.001
 """Real seconds between two looks of a waiting thread: its gate is opened by its owner, its time comes from the test."""
 
@@ -52,7 +55,7 @@ class FakeClock:
         if not seconds >= 0:
             raise ValueError(f"advance({seconds!r}): time goes forward only, by 0 seconds or more")
         with self._changed:
-            self._elapsed += seconds
+            self._elapsed = round(self._elapsed + seconds, DIGITS)  # 0.1 and 0.2 are 0.3
 
     def sleep(self, seconds: float) -> None:
         """Wait until the clock was moved so far."""
@@ -63,14 +66,14 @@ class FakeClock:
 
     async def asleep(self, seconds: float) -> None:
         """`sleep` for coroutines."""
-        due = self.monotonic() + seconds
+        due = round(self.monotonic() + seconds, DIGITS)
         while self.monotonic() < due:  # noqa: ASYNC110  (no event tells: the clock is moved on another thread)
             await asyncio.sleep(GLANCE)
 
     def wait(self, gate: Gate, timeout: float | None) -> bool:
         """What the bus's threads wait with: until the gate opens, or the clock was moved by `timeout` seconds."""
         # A timeout is what its thread made of the time that it last read: the clock may have been moved since.
-        due = None if timeout is None else getattr(self._read, "last", self._elapsed) + timeout
+        due = None if timeout is None else round(getattr(self._read, "last", self._elapsed) + timeout, DIGITS)
         give_up = time.monotonic() + PATIENCE
         with self._changed:
             self._waiting += 1

@@ -78,8 +78,7 @@ class Fault:
                 raise PipelineError(f"fault of {name}: {option}={value!r}; it is a whole number of at least {least}")
         if not is_duration(seconds):
             raise PipelineError(f"fault of {name}: seconds={seconds!r}; it is a number of seconds, 0 or more")
-        if not (error is None or isinstance(error, BaseException) or _is_error_class(error)):
-            raise PipelineError(f"fault of {name}: error={error!r}; it is an exception, or a class of exceptions")
+        _check_error(name, error)
         self.name = name
         self.times = times
         self.after = after
@@ -89,22 +88,37 @@ class Fault:
         self.calls = 0
         self.struck = 0
 
-    def strike(self, clock: Clock) -> Strike | None:
-        """Called each time; None: not now."""
-        self.calls += 1
-        if self.calls <= self.after or (self.times is not None and self.struck >= self.times):
-            return None
+    @property
+    def due(self) -> bool:
+        """It strikes the call that was counted last, unless another does."""
+        return self.calls > self.after and (self.times is None or self.struck < self.times)
+
+    def strike(self, clock: Clock) -> Strike:
         self.struck += 1
-        error = self.error(f"the {self.struck}. of {self.name}, on purpose") if isinstance(self.error, type) else self.error
+        error = self.error(f"failure {self.struck} of {self.name}, on purpose") if isinstance(self.error, type) else self.error
         return Strike(clock, self.seconds, error)
 
     def __str__(self) -> str:
-        what = f"fails ({self.error!r})" if self.error is not None else f"takes {self.seconds:g} s"
-        return f"{self.name} {what}"
+        if self.error is None:
+            return f"{self.name} takes {self.seconds:g} s"
+        return f"{self.name} fails ({self.error.__name__ if isinstance(self.error, type) else repr(self.error)})"
 
 
-def _is_error_class(error: object) -> bool:
-    return isinstance(error, type) and issubclass(error, BaseException)
+def _check_error(name: str, error: Any) -> None:
+    """
+    Raises:
+        PipelineError: no exception, and nothing that makes one of a text.
+    """
+    if error is None or isinstance(error, BaseException):
+        return
+    if not isinstance(error, type) or not issubclass(error, BaseException):
+        raise PipelineError(f"fault of {name}: error={error!r}; it is an exception, or a class of exceptions")
+    try:
+        error("on purpose")
+    except Exception as failure:
+        raise PipelineError(
+            f"fault of {name}: {error.__name__} cannot be made of a text ({failure}); give an exception that is made already"
+        ) from None
 
 
 class Faults:
@@ -123,27 +137,33 @@ class Faults:
     def of(self, names: tuple[str, ...], message: Message[Any]) -> list[Strike]:
         """What happens now to the filter or handler of these names."""
         with self._lock:
-            found = [fault.strike(self.clock) for fault in self.all if fault.name in names]
-            strikes = [strike for strike in found if strike is not None]
-            for strike in strikes:
-                if strike.error is not None:
-                    self.errors.add(id(strike.error))
-                    self._kept.append(strike.error)
+            meant = [fault for fault in self.all if fault.name in names]
+            for fault in meant:
+                fault.calls += 1
+            strikes = []
+            for fault in meant:
+                if fault.due:
+                    strike = fault.strike(self.clock)
+                    strikes.append(strike)
+                    if strike.error is not None:
+                        self.errors.add(id(strike.error))
+                        self._kept.append(strike.error)
+                        break  # the others have their turn with the next call
             return strikes
 
     def meant(self, error: BaseException) -> bool:
-        """Whether an error was raised on purpose, or comes of one that was."""
+        """Whether an error was raised on purpose, or was made of one that was (`raise … from`)."""
         seen: set[int] = set()
         one: BaseException | None = error
         while one is not None and id(one) not in seen:
             if id(one) in self.errors:
                 return True
             seen.add(id(one))
-            one = one.__cause__ or one.__context__
+            one = one.__cause__
         return False
 
     def idle(self) -> list[Fault]:
-        """Those that have never struck."""
+        """Those that were to strike, and never have."""
         return [fault for fault in self.all if not fault.struck and not fault.planned]
 
 

@@ -26,12 +26,14 @@ from typing import Any, Final, TypeVar
 from pipebus.bus import Bus
 from pipebus.dead_letters import PUBLISH
 from pipebus.errors import AttemptsExhausted, LifecycleError, PipelineError, Rejected
-from pipebus.events import Acknowledged, Died, Discarded, Event, Published, Refused, Returned
+from pipebus.events import Acknowledged, Died, Discarded, Event, Published, Refused, Returned, StateChanged
 from pipebus.message import Message
-from pipebus.testing import virtual
+from pipebus.pipeline import is_async
+from pipebus.settings import is_duration
+from pipebus.testing import shown, virtual
 from pipebus.testing.faults import Fault, Faults, InjectedError
 from pipebus.testing.scheduler import PATIENCE, Over, Simulation, Stuck
-from pipebus.testing.tape import Tape
+from pipebus.testing.tape import Tape, raises
 from pipebus.testing.virtual import VirtualClock
 from pipebus.testing.virtual_loop import run_loop
 
@@ -44,6 +46,10 @@ LOUD: Final = ("observer.failed", "timer.failed", "filter.stop_failed", "schedul
 """Warnings of the bus that are somebody's error, and would only be logged."""
 
 SETTLED: Final = (Acknowledged, Discarded, Returned, Died)
+
+
+class HarnessError(AssertionError):
+    """What is wrong with a test, and with no line of it: a fault that never struck, figures that do not add up."""
 
 
 class Running:
@@ -83,29 +89,44 @@ class Harness:
     """
     A place for tests in which the buses that are made run deterministically, in virtual time.
 
-    Use it as a context manager, or as the pytest fixture `harness`. A `Bus` that is made inside has its clock; give it to
-    `start`. Without one, `harness.bus` is a new one.
+    Use it as a context manager, or as the pytest fixture `harness`. Each `Bus` that is made inside goes by its clock and is
+    heard; `harness.bus` is the first, and a new one if there is none.
 
     Args:
         fail_fast: The first unexpected error of a handler, filter, observer, schedule or task is raised, as the same object
             with its own traceback, by the next call of the harness, at the latest at the end. (Dead letters because a body
             was `Rejected` or attempts were used up are what handlers say on purpose, and errors of `fail` are expected.)
         patience: Real seconds that one wait may take before a thread is taken to be lost, > 0.
+        start: The time of day at the beginning, in seconds since 1970-01-01 UTC; None: the computer's.
 
     It cannot control what is not the bus's: `time.sleep`, locks and events of your own, sockets, threads that you start. A
     handler may use them as long as what it waits for comes without another handler's help. Start threads that use the bus by
     `thread`, and coroutines by `run`.
     """
 
-    def __init__(self, *, fail_fast: bool = True, patience: float = PATIENCE, simulation: Simulation | None = None) -> None:
+    title = "harness"
+
+    def __init__(
+        self,
+        *,
+        fail_fast: bool = True,
+        patience: float = PATIENCE,
+        start: float | None = None,
+        simulation: Simulation | None = None,
+        told: bool = True,
+    ) -> None:
+        if not is_duration(patience) or not patience:
+            raise PipelineError(f"Harness(patience={patience!r}): it is a number of real seconds, above 0")
         self.fail_fast = fail_fast
+        self._told = told and simulation is None
         self._outer = simulation or virtual.here()
-        self._simulation = self._outer or Simulation(turns={}, files={}, patience=patience, epoch=None)
+        self._simulation = self._outer or Simulation(turns={}, files={}, patience=patience, epoch=start)
         self._began = self._simulation.time
         self.faults = Faults(self._simulation.clock)
         self.tape = Tape(lambda: self.elapsed, self.faults)
         self.tape.listeners.append(self._hear)
         self.tape.also = self._simulation.say
+        self.tape.handled = self._handled
         self.buses: list[Bus] = []
         self.errors: list[BaseException] = []
         self._untold: list[tuple[BaseException, str]] = []
@@ -113,36 +134,46 @@ class Harness:
         self._threads: list[Running] = []
         self._settled: Event | None = None
         self._warned = 0
-        self._checked = False
+        self._inside: bool | None = None  # None: not yet
+        self._idle_told: set[int] = set()
         self.narrow: dict[str, int] = {}  # mailboxes that are to have little room, by the subscription's name
         self.stopped_on_purpose = False
         self._stop_in: tuple[int, bool] | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Harness:
+        if self._inside is not None:
+            raise LifecycleError("this Harness has had its block; make another one")
         if self._outer is None:
-            if virtual.current is not None:
-                raise LifecycleError("a Harness runs on another thread of this process; there can be one at a time")
             self._simulation.thread_failed = lambda name, error: self._unexpected(error, f"on thread {name}")
-            self._simulation.loop_failed = lambda text, error: self._unexpected(
-                error or AssertionError(text), f"on an event loop: {text}"
-            )
+            self._simulation.loop_failed = self._loop_failed
             self._stack.enter_context(self._simulation.inside())
+        self._inside = True
+        self._simulation.bus_made.append(self.attach)
+        if self._told:
+            shown.begin(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._stack:
-            if kind is None and not self._checked:
-                self.check()
-            self._stop()
-
-    def checked(self) -> None:
-        """The end has been looked at (`check`): leaving the block says nothing more."""
-        self._checked = True
+            try:
+                if kind is None:
+                    self.check()
+            finally:
+                try:
+                    heard = len(self.tape.warnings)
+                    self._stop()
+                    for name, _, cause in self.tape.warnings[heard:]:
+                        if name == "filter.stop_failed" and cause is not None and kind is None and self.fail_fast:
+                            raise cause
+                finally:
+                    self._simulation.bus_made.pop()
+                    self._inside = False
+                    shown.end(self)
 
     def _stop(self) -> None:
         """Without a word about what else may be wrong: the test has failed already, or has been checked."""
-        if self._simulation.over:
+        if self._simulation.over or not self._simulation.here():  # stuck, or interrupted while another thread had its turn
             return
         for bus in self.buses:
             if bus.state in ("started", "draining"):
@@ -156,6 +187,11 @@ class Harness:
         if not self.buses:
             self.attach(Bus())
         return self.buses[0]
+
+    @property
+    def usable(self) -> bool:
+        """Its block has begun and not ended, and it is not stuck."""
+        return bool(self._inside) and not self._simulation.over and self._simulation.here()
 
     @property
     def alone(self) -> bool:
@@ -174,50 +210,60 @@ class Harness:
 
     def attach(self, bus: Bus) -> Bus:
         """
-        Hear what happens on a bus; `start` does this as well.
+        Hear what happens on a bus, if that is not done yet: each one that is made inside is heard from the beginning.
 
         Raises:
-            LifecycleError: it was made before the harness, and so has another clock and real locks; or it runs already.
+            LifecycleError: it was made before the harness, and so has another clock and real locks.
         """
+        self._check_inside()
+        if not isinstance(bus, Bus):
+            raise PipelineError(f"a harness is given a Bus, found {bus!r}")
         if bus in self.buses:
             return bus
         if bus.clock is not self._simulation.clock:
             raise LifecycleError(
                 f"{bus!r} was made outside the harness, or with a clock of its own; make it inside, and leave `clock` out"
             )
-        if bus.state == "started":
-            raise LifecycleError(f"{bus!r} has started already; let harness.start(bus) start it")
         self.buses.append(bus)
         self.tape.attach(bus)
         return bus
 
     def start(self, bus: Bus | None = None) -> Bus:
         """Start a bus that was made inside this harness; `harness.bus` if none is given."""
+        self._check_inside()
         found = self.bus if bus is None else self.attach(bus)
-        for subscription in found.subscriptions:
-            if subscription.name in self.narrow:
-                subscription.mailbox.narrow(self.narrow[subscription.name])
         found.lifecycle.start()
         return found
 
+    def _check_inside(self) -> None:
+        if not self._inside:
+            where = "has not begun" if self._inside is None else "has ended"
+            raise LifecycleError(f"the harness's block {where}; use it inside `with Harness() as harness:`")
+
     def _ready(self) -> None:
+        self._check_inside()
         for bus in self.buses or [self.bus]:
             if bus.state == "new":
                 self.start(bus)
 
     # --- going on ------------------------------------------------------------------------------------------------------
 
-    def step(self) -> Event | None:
+    def step(self, *, wait: bool = False) -> Event | None:
         """
         Go on until one delivery is settled.
 
+        Args:
+            wait: Also let time pass for it, as far as it takes.
+
         Returns:
-            How: `Acknowledged`, `Discarded`, `Returned` or `Died`. None: nothing can be done at this time.
+            How: `Acknowledged`, `Discarded`, `Returned` or `Died`. None: nothing can be done at this time (with `wait`: ever).
         """
         __tracebackhide__ = True
         self._ready()
         self._settled = None
         self._simulation.until_settled()
+        while wait and self._settled is None and self.pass_time():
+            self._simulation.until_settled()
         self._tell()
         return self._settled
 
@@ -240,19 +286,25 @@ class Harness:
         ask for, and schedules that come due meanwhile are heard.
 
         Args:
-            timeout: In virtual seconds.
+            timeout: In virtual seconds, >= 0.
 
         Raises:
             DrainTimeout: with what is still pending.
         """
         __tracebackhide__ = True
+        if not is_duration(timeout):
+            raise PipelineError(f"drain(timeout={timeout!r}): it is a number of seconds, 0 or more")
         self._ready()
         self._simulation.rest()
         self._tell()
-        for bus in self.buses:
-            if bus.state == "started":
-                bus.lifecycle.drain(timeout)
-        self._simulation.rest()
+        deadline = self._simulation.time + timeout
+        while True:
+            started = [bus for bus in self.buses if bus.state == "started"]
+            for bus in started:
+                bus.lifecycle.drain(max(0.0, deadline - self._simulation.time))
+            self._simulation.rest()
+            if all(bus.traffic.quiet(bus.clock, 0.0) for bus in started):  # one may have published to another meanwhile
+                break
         self._tell()
 
     def advance(self, seconds: float) -> None:
@@ -262,7 +314,7 @@ class Harness:
         Args:
             seconds: >= 0.
         """
-        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds >= 0:
+        if not is_duration(seconds):
             raise PipelineError(f"advance({seconds!r}): it is a number of seconds, 0 or more")
         __tracebackhide__ = True
         self._ready()
@@ -271,16 +323,33 @@ class Harness:
             self._simulation.advance(float(seconds))
         self._tell()
 
+    def jump(self, seconds: float) -> None:
+        """
+        Have the clock go forward at once, as when a computer has slept: what was due meanwhile is late, and finds that.
+
+        Args:
+            seconds: >= 0.
+        """
+        __tracebackhide__ = True
+        if not is_duration(seconds):
+            raise PipelineError(f"jump({seconds!r}): it is a number of seconds, 0 or more")
+        self._ready()
+        self._simulation.rest()
+        self._simulation.jump(float(seconds))
+        self._tell()
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """
         Run a coroutine to its end, on an event loop in virtual time: `asyncio.sleep` takes no time, `await bus.arequest(…)`
         has its reply at once.
         """
         __tracebackhide__ = True
+        if not self._inside:
+            coroutine.close()
+        self._check_inside()
         if asyncio._get_running_loop() is not None:
             coroutine.close()
             raise LifecycleError("harness.run was called on a running event loop; write a plain `def` test, and run all of it")
-        self._ready()
         value: T = run_loop(self._simulation, lambda: coroutine)
         self._tell()
         return value
@@ -292,6 +361,11 @@ class Harness:
         Returns:
             Its `result()` waits for its end. An error that nobody asks for fails the test.
         """
+        self._check_inside()
+        if is_async(call):
+            raise PipelineError(
+                f"harness.thread runs plain functions, and {call!r} is async; run its coroutine with harness.run"
+            )
         title = name or f"{getattr(call, '__name__', 'thread')}-{len(self._threads) + 1}"
         running = Running(self._simulation, lambda: call(*arguments, **options), title)
         self._threads.append(running)
@@ -309,6 +383,8 @@ class Harness:
             error: An exception, or a class of exceptions.
             after: How many calls go well before that.
         """
+        if error is None:
+            raise PipelineError(f"fault of {name}: error=None; it is an exception, or a class of exceptions")
         self.faults.add(Fault(name, times, after, 0.0, error))
 
     def slow(self, name: str, seconds: float, times: int | None = 1, *, after: int = 0) -> None:
@@ -317,6 +393,9 @@ class Harness:
 
     def allow(self, *errors: type[BaseException]) -> None:
         """Errors of these classes are expected from now on: they fail no test."""
+        for one in errors:
+            if not isinstance(one, type) or not issubclass(one, BaseException):
+                raise PipelineError(f"allow({one!r}): it takes classes of exceptions")
         self._allowed += errors
 
     def _unexpected(self, error: BaseException, where: str) -> None:
@@ -327,7 +406,20 @@ class Harness:
         self.errors.append(error)
         self._untold.append((error, where))
 
+    def _loop_failed(self, text: str, error: BaseException | None) -> None:
+        found = error or HarnessError(text)
+        self.tape.say("event loop", f"{text}: {raises(found)}")
+        self._unexpected(found, f"on an event loop: {text}")
+
+    def _handled(self, value: Any, error: BaseException | None) -> None:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self._unexpected(error, "in a handler: its subscription stands still")
+
     def _hear(self, event: Event) -> None:
+        if isinstance(event, StateChanged) and event.new == "started" and self.narrow:
+            for subscription in (one for bus in self.buses for one in bus.subscriptions):
+                if subscription.name in self.narrow:
+                    subscription.mailbox.narrow(self.narrow[subscription.name])
         if isinstance(event, Died) and not isinstance(event.exception, INTENDED):
             place = "in a publish chain" if event.place == PUBLISH else f"in {event.place}"
             self._unexpected(event.exception, f"{place}, with {event.message!r}")
@@ -369,19 +461,20 @@ class Harness:
     def _tell(self) -> None:
         """Raise the first error that nobody has been told of."""
         __tracebackhide__ = True
-        for name, facts in self.tape.warnings[self._warned :]:
+        for name, facts, cause in self.tape.warnings[self._warned :]:
             if name in LOUD:
                 text = ", ".join(f"{key}={value}" for key, value in facts.items())
-                self._unexpected(AssertionError(f"{name}: {text}"), "logged, and nobody was told")
+                self._unexpected(cause or HarnessError(f"{name}: {text}"), f"{name}, {text}")
         self._warned = len(self.tape.warnings)
         for thread in self._threads:
             if thread.ended and thread.error is not None and not thread.asked:
                 thread.asked = True
                 self._unexpected(thread.error, f"on thread {thread.name}")
         if self.fail_fast and self._untold:
-            error, where = self._untold[0]
-            self._untold.clear()
+            error, where = self._untold.pop(0)
             error.add_note(f"(pipebus: {where})")
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise HarnessError(f"{type(error).__name__} {where}") from error
             raise error
 
     def check(self) -> None:
@@ -390,20 +483,41 @@ class Harness:
         law `accepted = acknowledged + dropped + dead + pending + in_flight` holds for each subscription.
         """
         __tracebackhide__ = True
-        if self._simulation.over:
+        if self._simulation.over or not self._simulation.here():
             return
         self._simulation.rest()
         self._tell()
         for bus in self.buses:
             for subscription in bus.subscriptions:
                 stats = subscription.stats()
-                ended = stats["acknowledged"] + sum(stats["dropped"].values()) + stats["dead"]
-                if stats["accepted"] != ended + stats["pending"] + stats["in_flight"]:
-                    raise AssertionError(f"{subscription.name} has lost count: {stats}")
-        idle = self.faults.idle()
-        if idle:
-            known = ", ".join(self.tape.names) or "none was called"
-            raise AssertionError(f"{idle[0]}, but it was never called (filters and handlers that were: {known})")
+                figures = [stats[name] for name in ("acknowledged", "dead", "pending", "in_flight")]
+                figures += stats["dropped"].values()
+                if stats["accepted"] != sum(figures) or min(figures) < 0:
+                    raise HarnessError(f"{subscription.name} has lost count: {stats}")
+        for fault in self.faults.idle():
+            if id(fault) not in self._idle_told:
+                self._idle_told.add(id(fault))
+                raise HarnessError(self._never_struck(fault))
+
+    def forget(self) -> None:
+        """The test has failed by itself: what is wrong besides, so far, is told in its story alone."""
+        if self.usable:
+            self._simulation.rest()  # what was published before it failed
+        self._untold.clear()
+        self._warned = len(self.tape.warnings)
+        self._idle_told.update(map(id, self.faults.idle()))
+        for thread in self._threads:
+            thread.asked = thread.asked or thread.ended
+
+    def _never_struck(self, fault: Fault) -> str:
+        if fault.calls:
+            times = "once" if fault.calls == 1 else f"{fault.calls} times"
+            return f"{fault}, at call {fault.after + 1}; but it was called {times}"
+        pulls = [one.name for bus in self.buses for one in bus.subscriptions if one.inbox is not None]
+        if fault.name in pulls:
+            return f"{fault}, but {fault.name} is read by the test, and has no handler that could"
+        known = ", ".join(self.tape.names) or "none"
+        return f"{fault}, but it was never called (filters and handlers that were: {known})"
 
     # --- what has happened ---------------------------------------------------------------------------------------------
 

@@ -23,9 +23,10 @@ from pipebus import explain, pipeline
 from pipebus.errors import ContractError, PipelineError, text_of
 from pipebus.message import Dropped, Handled, Headers, Message, Receipt
 from pipebus.pipeline import Side, Step
-from pipebus.testing.harness import Harness
-from pipebus.testing.run_filter import Alone, FilterRun, run_once
+from pipebus.testing.bench import FilterBench, FilterRun
+from pipebus.testing.run_filter import run_once
 from pipebus.testing.script import after
+from pipebus.testing.tape import short
 
 RESERVED: Final = {"pipebus-test": "kept"}
 """A reserved header that every message of the laws has, as one that came from a transport may."""
@@ -76,7 +77,7 @@ class Case:
 
     def run(self, next: Any = None, *, colour: str | None = None, filter: Any = None, starts: int = 1) -> FilterRun:
         one = filter if filter is not None else self.make()
-        run = run_once(one, self.message, next, self.at, colour or self.colours[0], starts)
+        run = run_once(one, self.message, next, self.at, colour or self.colours[0], starts=starts)
         self.passed = self.passed or bool(run.forwards)
         self.shown = run
         return run
@@ -529,13 +530,12 @@ def _digest(run: FilterRun) -> dict[str, Any]:
 _whose: contextvars.ContextVar[int] = contextvars.ContextVar("pipebus.testing.whose")
 
 
-def _together(case: Case, colour: str) -> str | None:
+def _together(case: Case, colour: Any) -> str | None:
     """Some messages through one filter at once, the first the slowest."""
     given = [msgspec.structs.replace(case.message, id=f"{case.message.id}-{number}") for number in range(TOGETHER)]
     ids = {message.id for message in given}
     problems: list[str] = []
     filter = case.make()
-    nodes = pipeline.nodes((filter,), pipeline.caller(), "check_filter")
     due = [Receipt(number + 1) if case.at == "publish" else Handled(number + 1) for number in range(TOGETHER)]
 
     def rest(message: Message[Any]) -> Any:
@@ -545,11 +545,10 @@ def _together(case: Case, colour: str) -> str | None:
         case.passed = True
         return after(0.01 * (TOGETHER - number), due[number])
 
-    with Harness(fail_fast=False) as harness:
-        run = FilterRun(f"{TOGETHER} messages at once through {_title(filter)}", case.message)
-        alone = Alone(harness, nodes, case.message, rest, case.at, colour, run)
-        outcomes = alone.together(given, _whose)
-        run.moments = list(harness.tape.moments)
+    with FilterBench(filter, rest, at=case.at, colour=colour, told=False) as bench:
+        outcomes = bench.together(given, _whose)
+        run = FilterRun(f"{TOGETHER} messages at once through {_title(filter)}", case.message, given=short(case.message))
+        run.moments = list(bench.harness.tape.moments)
     case.shown = run
     if problems:
         return problems[0]

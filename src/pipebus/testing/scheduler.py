@@ -27,8 +27,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 import random
+import socket
 import sys
 import threading
 import time
@@ -39,9 +41,10 @@ from threading import get_ident
 from typing import Any, Final
 
 from pipebus.clock import SYSTEM
+from pipebus.errors import LifecycleError
 from pipebus.testing import stories, virtual, watch
 from pipebus.testing.turns import Few, Given, Often, Turns, strategy
-from pipebus.testing.virtual import RandomShim, Shim, SimLock, TimeShim, VirtualClock
+from pipebus.testing.virtual import RandomShim, Shim, SimLock, SocketShim, TimeShim, VirtualClock
 from pipebus.testing.virtual_loop import AsyncioShim, SimLoop
 
 MOST_STEPS: Final = 300_000
@@ -50,8 +53,11 @@ MOST_STEPS: Final = 300_000
 PATIENCE: Final = 30.0
 """Real seconds for one run (`inside`: for one wait); for a thread that waits for something that is not the scheduler's."""
 
-START: Final = 1_000.0
+START: Final = 0.0
 """The virtual monotonic clock at the beginning."""
+
+TOLERANCE: Final = 1e-9
+"""Seconds: what is due at a sum of fractions is due when that time has come, whichever way it was added up."""
 
 EPOCH: Final = 1_000_000_000.0
 """And the time of day, where a seed has to say all: the 9th of September 2001, 01:46:40 UTC."""
@@ -132,6 +138,9 @@ class Simulation:
         self.running: Task | None = None
         self.over = False
         self._tasks: list[Task] = []
+        self._live: list[Task] = []  # those that have not ended
+        self._numbers = itertools.count()
+        self._counted_from = 0  # the step at which the caller of a block that runs `inside` had its turn last
         self._by_thread: dict[threading.Thread, Task] = {}
         self._checks: list[Callable[[], str | None]] = []
         self._spawned: list[Task] = []
@@ -143,6 +152,7 @@ class Simulation:
         self.loop_failed: Callable[[str, BaseException | None], None] = self._loop_failed
         self.looking = False
         self.loops: list[SimLoop] = []
+        self.bus_made: list[Callable[[Any], object]] = []  # told of each bus that is made here: the last of them
         self._lost = False  # a thread stands where the scheduler cannot reach it
         self._done = allocate_lock()
         self._done.acquire()
@@ -183,7 +193,7 @@ class Simulation:
     def settled(self) -> None:
         """Whoever waits for a delivery has his turn at once."""
         me = self.running
-        waiting = next((task for task in self._tasks if task.waits_for is NEXT), None)
+        waiting = next((task for task in self._live if task.waits_for is NEXT), None)
         if me is not None and waiting is not None and not self.over:
             self.wake(NEXT)
             self._hand_over(me, waiting)
@@ -214,7 +224,18 @@ class Simulation:
 
     def advance(self, seconds: float) -> None:
         """Let time pass, for everybody: all that is due by then is done when it returns."""
-        self.block(seconds, self.time + seconds)
+        until = self.time + seconds
+        self.block(seconds, until + TOLERANCE)
+        self.rest()
+        self.time = until
+
+    def jump(self, seconds: float) -> None:
+        """The clock goes forward at once; all that is due by then wakes up late, at the same time."""
+        self.time += seconds
+        for task in self._live:
+            if task.deadline is not None and task.deadline <= self.time:
+                task.waits_for = task.deadline = None
+                self._woken(task)
         self.rest()
 
     def next_time(self) -> bool:
@@ -223,7 +244,7 @@ class Simulation:
 
     def here(self) -> bool:
         """Whether the calling thread is the one that runs."""
-        return self.running is not None and self.running.thread.ident == get_ident()
+        return self.running is not None and self.running.thread.ident == get_ident() and not self._lost
 
     def always(self, check: Callable[[], str | None]) -> None:
         """Looked at whenever threads change places: what is wrong, or None. It must take no lock."""
@@ -274,10 +295,11 @@ class Simulation:
     @contextmanager
     def inside(self) -> Iterator[None]:
         """The calling thread is `main` as long as the block lasts; then all others are told that it is over."""
-        me = Task(threading.current_thread(), 0)
+        me = Task(threading.current_thread(), next(self._numbers))
         me.guest = True
         with self._in_place(collecting=True):
             self._tasks.append(me)
+            self._live.append(me)
             self._by_thread[me.thread] = me
             self.strategy.joins(me, 0)
             self.running = me
@@ -316,13 +338,20 @@ class Simulation:
                 ("threading", threading, Shim(self)),
                 ("time", time, TimeShim(self)),
                 ("asyncio", asyncio, AsyncioShim(self)),
+                ("_time", time, TimeShim(self)),
+                ("socket", socket, SocketShim(self)),
                 ("random", random, RandomShim(self)),
                 ("SYSTEM", SYSTEM, self.clock),
             )
             for module in ours
             if getattr(module, name, None) is real
         ]
-        before = virtual.current
+        with virtual.taking:
+            if virtual.current is not None:
+                raise LifecycleError(
+                    "a Harness or a simulation runs in this process already; there can be one at a time, and each on one thread"
+                )
+            virtual.current = self
         log = logging.getLogger("pipebus")
         silent = log.disabled
         log.disabled = silent or not collecting  # a thousand warnings of buses that were meant to stop early
@@ -334,7 +363,6 @@ class Simulation:
             cache.clear()
         for module, name, _, shim in replaced:
             setattr(module, name, shim)
-        virtual.current = self
         threading.Thread.start, threading.Thread.join = virtual.start, virtual.join  # type: ignore[method-assign,assignment]
         threading.Thread.is_alive = virtual.is_alive  # type: ignore[method-assign,assignment]
         try:
@@ -342,7 +370,7 @@ class Simulation:
         finally:
             threading.Thread.start, threading.Thread.join = virtual.real_start, virtual.real_join  # type: ignore[method-assign]
             threading.Thread.is_alive = virtual.real_is_alive  # type: ignore[method-assign]
-            virtual.current = before
+            virtual.current = None
             log.disabled = silent
             for module, name, real, _ in replaced:
                 setattr(module, name, real)
@@ -353,8 +381,9 @@ class Simulation:
         """Start a thread under control. It waits for the baton."""
         if self.over:
             raise self.end()
-        task = Task(thread, len(self._tasks))
+        task = Task(thread, next(self._numbers))
         self._tasks.append(task)
+        self._live.append(task)
         self._by_thread[thread] = task
         self.strategy.joins(task, self.steps)
         run = thread.run
@@ -386,6 +415,7 @@ class Simulation:
     def _end(self, task: Task) -> None:
         """A thread has ended: who goes on?"""
         task.ended = True
+        self._live.remove(task)
         if self.story is not None and not self.over:
             self.story.note(task.name, "ends")
         self.wake(task)
@@ -410,7 +440,7 @@ class Simulation:
             if self._tasks[0].ended:
                 self.over = True
                 return None
-            if any(task.waits_for in (AT_REST, NEXT) for task in self._tasks):
+            if any(task.waits_for in (AT_REST, NEXT) for task in self._live):
                 self.wake(AT_REST)
                 self.wake(NEXT)
                 continue
@@ -419,17 +449,17 @@ class Simulation:
                 return None
 
     def _runnable(self) -> list[Task]:
-        return [task for task in self._tasks if task.waits_for is None and not task.ended]
+        return [task for task in self._live if task.waits_for is None]
 
     def _pass_time(self) -> bool:
         """To the nearest time-out; False if there is none."""
-        deadlines = [task.deadline for task in self._tasks if task.deadline is not None and not task.ended]
+        deadlines = [task.deadline for task in self._live if task.deadline is not None]
         if not deadlines:
             return False
         self.time = max(self.time, min(deadlines))
         if self.story is not None:
             self.story.note("", f"time passes: {self.elapsed:g} s since the beginning")
-        for task in self._tasks:
+        for task in self._live:
             if task.deadline is not None and task.deadline <= self.time:
                 task.waits_for = task.deadline = None
                 self._woken(task)
@@ -447,7 +477,7 @@ class Simulation:
     def _plan(self, task: Task) -> None:
         """When the thread that has the turn is to be asked next."""
         own = task.steps + self.steps - self._turn_began
-        self._next_change = min(self.strategy.next_change(self.steps, task, own), MOST_STEPS)
+        self._next_change = min(self.strategy.next_change(self.steps, task, own), self._counted_from + MOST_STEPS)
         if self._checks and isinstance(self.strategy, Given):
             self._next_change = self.steps + 1  # what a check has found is to be found here too, wherever threads change
 
@@ -455,6 +485,8 @@ class Simulation:
         if self.running is not None:
             self.running.steps += self.steps - self._turn_began
         self._turn_began = self.steps
+        if task.guest:
+            self._counted_from = self.steps
         self.running = task
         self._plan(task)
         task.baton.release()
@@ -465,8 +497,7 @@ class Simulation:
             self._give(to)
             if not me.guest:
                 me.baton.acquire()
-            elif not me.baton.acquire(timeout=self.patience):
-                self._lost = True
+            elif not self._await_turn(me):
                 self.fail(f"{to.name} waits for something that is not the harness's, or takes longer than {self.patience:g} s")
         if self.over:
             if not me.guest:
@@ -503,6 +534,15 @@ class Simulation:
             lines.append(stories.position(task, self.running is task, frames.get(task.thread.ident or 0), traceback))
         return lines
 
+    def _await_turn(self, me: Task) -> bool:
+        """False if it does not come. Interrupted, the thread goes on without it: from then on nobody may take steps."""
+        came = False
+        try:
+            came = me.baton.acquire(timeout=self.patience)
+        finally:
+            self._lost = not came
+        return came
+
     # --- blocking, and going on ------------------------------------------------------------------------------------------
 
     def block(self, on: Any, deadline: float | None = None) -> None:
@@ -523,7 +563,7 @@ class Simulation:
 
     def wake(self, on: Any) -> None:
         """Everyone who waits for this may look again."""
-        for task in self._tasks:
+        for task in self._live:
             if task.waits_for is on:
                 task.waits_for = task.deadline = None
                 self._woken(task)
@@ -538,7 +578,9 @@ class Simulation:
         if self.over or me is None:
             return
         self._look()
-        if self.steps >= MOST_STEPS:
+        if me.guest:
+            self._counted_from = self.steps  # how long a test goes on is its own affair
+        if self.steps - self._counted_from >= MOST_STEPS:
             self.fail(f"no end after {MOST_STEPS:,} steps")
             raise self.end()
         if self.hasty and self.random.random() < self.hasty:

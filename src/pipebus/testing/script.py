@@ -5,15 +5,20 @@ What stands behind a filter in a test: the rest of its chain, as a script.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
-from typing import Any
+from typing import Any, Final
 
 from pipebus import links
 from pipebus.errors import PipelineError, SubjectChanged
 from pipebus.message import HANDLED, Dropped, Handled, Message, Receipt
 from pipebus.pipeline import is_async
+from pipebus.router import note
 from pipebus.settings import is_duration
 from pipebus.testing.tape import Tape, gives, raises, short
+
+came_for: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.testing.came_for")
+"""The subject of the message that is passing a chain which serves several: a filter may not change it."""
 
 
 class After:
@@ -48,17 +53,27 @@ class Script:
     Args:
         given: What `next=` was.
         due: The outcome of this side: `Receipt` or `Handled`.
-        subject: Decides what the chain may hand on; None: whatever it likes.
     """
 
     def __init__(self, given: Any, due: type[Any], tape: Tape, clock: Any) -> None:
-        self.given = given
         self.due = due
         self.tape = tape
         self.clock = clock
+        self.begin(given)
+
+    def begin(self, given: Any) -> None:
+        """
+        The next message comes.
+
+        Raises:
+            PipelineError: what no script can do.
+        """
+        self.given = given
         self.forwards: list[Message[Any]] = []
         self.raised: list[BaseException] = []
-        self.ended: ScriptEnded | None = None
+        self.wrong: BaseException | None = None  # the script is, not the filter: raised at the end, whoever has caught it
+        for step in given if isinstance(given, list) else [given]:
+            self._check(step)
 
     @property
     def is_async(self) -> bool:
@@ -94,6 +109,10 @@ class Script:
                         step = step(message)
                         step = await step if inspect.isawaitable(step) else step
                 return self._gives(who, step)
+            except StopIteration as stop:  # which no coroutine can raise (PEP 479)
+                error = RuntimeError(f"{who} raised StopIteration")
+                self._raises(who, error, message)
+                raise error from stop
             except BaseException as error:
                 self._raises(who, error, message)
                 raise
@@ -103,8 +122,9 @@ class Script:
     def _called(self, message: Message[Any], subject: Any) -> tuple[str, Any]:
         if message.__class__ is not Message:
             raise links.handed_on(message)
-        if message.subject != subject:
-            raise SubjectChanged(subject, message.subject)
+        due = subject if subject is not None else came_for.get()
+        if message.subject != due:
+            raise SubjectChanged(due, message.subject)
         self.forwards.append(message)
         number = len(self.forwards)
         who = f"next #{number}"
@@ -112,15 +132,22 @@ class Script:
         if not isinstance(self.given, list):
             return who, self.given
         if number > len(self.given):
-            self.ended = ScriptEnded(f"next= has an outcome for {len(self.given)}, and the rest was run {number} times")
-            raise self.ended
+            count = "1 outcome" if len(self.given) == 1 else f"{len(self.given)} outcomes"
+            self.wrong = ScriptEnded(f"next= has {count}, and the filter ran the rest {_times(number)}")
+            raise self.wrong
         return who, self.given[number - 1]
 
     def _gives(self, who: str, step: Any) -> Any:
-        if isinstance(step, BaseException) or (isinstance(step, type) and issubclass(step, BaseException)):
+        if isinstance(step, BaseException) or _is_error(step):
             raise step
-        outcome = self._outcome(step)
+        try:
+            outcome = self._outcome(step)
+        except PipelineError as error:
+            self.wrong = error
+            raise
         self.tape.say(who, gives(outcome))
+        if isinstance(outcome, Receipt):
+            note(outcome)
         return outcome
 
     def _raises(self, who: str, error: BaseException, message: Message[Any]) -> None:
@@ -128,17 +155,56 @@ class Script:
         self.tape.say(who, raises(error))
         links.blame(error, links.Mark(who), message)
 
+    def _check(self, step: Any) -> None:
+        """
+        Raises:
+            PipelineError: what no script can do.
+        """
+        while isinstance(step, After):
+            step = step.then
+        if _is_call(step):
+            try:
+                inspect.signature(step).bind(0)
+            except TypeError:
+                raise PipelineError(f"next={step!r} takes {inspect.signature(step)}; its form is next(message)") from None
+            except ValueError:
+                pass  # a builtin without a signature: its first call will tell
+        if not (_is_call(step) or isinstance(step, BaseException) or _is_error(step)):
+            self._outcome(step)
+
     def _outcome(self, value: Any) -> Any:
-        if isinstance(value, (self.due, Dropped)):
+        if isinstance(value, Dropped):
+            return value if value.by is not None else Dropped(value.reason, "next")
+        if isinstance(value, self.due):
             return value
+        if inspect.isawaitable(value):
+            if inspect.iscoroutine(value):
+                value.close()
+            raise self._no(
+                "a coroutine", 'a callable that gives one is `async def`, or says so by an attribute colour = "async"'
+            )
         if self.due is Handled:
             return HANDLED if value is None else Handled(value)
         if value is None:
             return Receipt(1)
-        raise PipelineError(
-            f"next={value!r}: in a publish chain the rest gives a Receipt or Dropped, or raises; "
-            'for a handler\'s value write at="delivery"'
+        if isinstance(value, (list, tuple)):
+            raise self._no(repr(value), "several outcomes are one list, next=[…, …]")
+        raise self._no(
+            repr(value),
+            'in a publish chain the rest gives a Receipt or Dropped, or raises; for a handler\'s value write at="delivery"',
         )
+
+    @staticmethod
+    def _no(found: str, remedy: str) -> PipelineError:
+        return PipelineError(f"next= gives {found}; {remedy}")
+
+
+def _is_error(step: Any) -> bool:
+    return isinstance(step, type) and issubclass(step, BaseException)
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _is_call(step: Any) -> bool:

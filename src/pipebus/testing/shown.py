@@ -4,7 +4,7 @@ Stories of this test, for whoever shows them when it fails: the pytest plugin.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 KEPT: Final = 5
 """Runs of one test whose stories are shown: the last are what the failed assertion is about."""
@@ -20,6 +20,7 @@ class Told(Protocol):
 
 
 _runs: list[Told] = []
+_open: list[Any] = []
 
 
 def add(run: Told) -> None:
@@ -27,10 +28,27 @@ def add(run: Told) -> None:
     del _runs[:-KEPT]
 
 
+def begin(harness: Any) -> None:
+    """A harness's block begins; its story is of interest until the next test."""
+    _open.append(harness)
+    add(harness)
+
+
+def end(harness: Any) -> None:
+    if harness in _open:
+        _open.remove(harness)
+
+
+def harnesses() -> list[Any]:
+    """Those whose blocks have not ended."""
+    return list(_open)
+
+
 def clear() -> None:
-    """Another test begins."""
-    _runs.clear()
+    """Another test begins; harnesses that are open may be its fixtures."""
+    _runs[:] = _open
 
 
-def all() -> list[Told]:
-    return list(_runs)
+def stories() -> list[tuple[str, str]]:
+    """Title and text of each that has something to tell."""
+    return [(run.title, run.story) for run in _runs if run.story]

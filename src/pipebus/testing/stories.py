@@ -114,8 +114,7 @@ def position(task: Any, running: bool, frame: Any, traceback: Any) -> str:
         frame = traceback.tb_frame
         where = f" at {place(frame.f_code.co_filename, traceback.tb_lineno)}, in {frame.f_code.co_name}"
     else:
-        while frame is not None and not _interesting(frame):
-            frame = frame.f_back
+        frame = _nearest(frame)
         if frame is not None:
             code = frame.f_code
             where = (
@@ -129,6 +128,18 @@ def position(task: Any, running: bool, frame: Any, traceback: Any) -> str:
     if task.waits_for is None:
         return f"{task.name} could go on{where}"
     return f"{task.name} waits for {what(task.waits_for)}{until}{where}"
+
+
+def _nearest(frame: Any) -> Any:
+    """Where a thread stands in its user's code; if it is in none, in the bus's."""
+    ours = None
+    while frame is not None:
+        if _interesting(frame):
+            if not frame.f_globals.get("__name__", "").startswith("pipebus."):
+                return frame
+            ours = ours or frame
+        frame = frame.f_back
+    return ours
 
 
 def _interesting(frame: Any) -> bool:

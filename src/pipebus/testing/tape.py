@@ -5,13 +5,15 @@ What happened, in order: kept while filters and handlers run in a test, and told
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from pipebus import events, links
+from pipebus.actor import Actor
 from pipebus.dead_letters import PUBLISH
-from pipebus.errors import text_of
+from pipebus.errors import Rejected, text_of
 from pipebus.message import Dropped, Message, Receipt
 
 if TYPE_CHECKING:
@@ -52,10 +54,11 @@ class Tape:
         self.moments: list[Moment] = []
         self.pauses: list[float] = []
         self.heard: list[events.Event] = []
-        self.warnings: list[tuple[str, dict[str, Any]]] = []
+        self.warnings: list[tuple[str, dict[str, Any], BaseException | None]] = []
         self.names: dict[str, None] = {}  # of the filters and handlers that were seen so far
         self.handled: Callable[[Any, BaseException | None], object] = lambda value, error: None  # told when a handler ends
         self.also: Callable[[str], object] = lambda text: None  # told of each line
+        self._attached = 0
         self.listeners: list[Callable[[events.Event], object]] = []
 
     def attach(self, bus: Bus) -> None:
@@ -73,12 +76,14 @@ class Tape:
             await apause(seconds, name)
 
         def hear_warning(event: str, **facts: Any) -> None:
-            self.warnings.append((event, facts))
+            self.warnings.append((event, facts, sys.exc_info()[1]))  # it is told where the error is caught
             warn(event, **facts)
 
         services.pause, services.apause = hear_pause, hear_apause  # type: ignore[method-assign,assignment]
         ledger.warn = hear_warning  # type: ignore[method-assign]
-        bus.observe(self.hear)
+        who = bus.name if self._attached else "bus"
+        self._attached += 1
+        bus.observe(lambda event: self.hear(event, who))
 
     def say(self, who: str, what: str) -> None:
         self.moments.append(Moment(self.elapsed(), who, what))
@@ -88,9 +93,13 @@ class Tape:
         self.pauses.append(seconds)
         self.say(name, f"waits {seconds:g} s")
 
-    def hear(self, event: events.Event) -> None:
+    def hear(self, event: events.Event, who: str) -> None:
+        """
+        Args:
+            who: Whose event it is, where that is no subscription.
+        """
         self.heard.append(event)
-        told = _told(event)
+        told = _told(event, who)
         if told is not None:
             self.say(*told)
         for listener in self.listeners:
@@ -100,7 +109,7 @@ class Tape:
 
     def _watch(self, mark: links.Mark, colour: str, link: links.Next, names: tuple[str, ...]) -> links.Next:
         handler = len(names) > 1
-        name = names[1] if handler and "#" in names[0] else names[0]
+        name = names[0]
         self.names.update(dict.fromkeys(names))
 
         def sync(message: Message[Any]) -> Any:
@@ -133,6 +142,8 @@ class Tape:
         except BaseException as error:
             mark = links.signed(error)
             own = handler or mark is None or mark.name == name
+            if handler and isinstance(error, Rejected) and error.by is None:
+                error.by = name  # as its subscription says of a body that does not fit
             self.say(name, raises(error) if own else f"lets {type(error).__name__} pass")
             if handler:
                 self.handled(None, error)
@@ -140,7 +151,7 @@ class Tape:
 
     def _struck(self, names: tuple[str, ...], mark: links.Mark, message: Message[Any]) -> Iterable[Any]:
         for strike in self.strikes.of(names, message) if self.strikes is not None else ():
-            self.say(names[0], strike.told)
+            self.say(names[0], cut(strike.told))
             if strike.error is not None:
                 links.blame(strike.error, mark, message)
             yield strike
@@ -162,53 +173,71 @@ def tell(moments: list[Moment], last: int | None = None) -> str:
 
 
 def cut(text: str) -> str:
-    return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
+    """On one line, and not too long."""
+    line = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
+
+
+def value_text(value: object) -> str:
+    """Its repr, if it has one: a story is no reason to fail."""
+    try:
+        return repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
 
 
 def short(message: object) -> str:
     """A message in a few words."""
     if not isinstance(message, Message):
-        return f"{cut(repr(message))}, which is no Message"
+        return f"{cut(value_text(message))}, which is no Message"
     headers = f" headers {dict(message.headers)}" if message.headers else ""
-    return cut(f"{message.subject} {message.body!r}{headers}")
+    subject = message.subject
+    if isinstance(subject, Actor):
+        subject = subject.name or type(subject).__name__
+    elif not isinstance(subject, str):
+        subject = value_text(subject)
+    return cut(f"{subject} {value_text(message.body)}{headers}")
 
 
 def gives(outcome: object) -> str:
     if isinstance(outcome, Dropped):
-        return f"drops it: {outcome.reason}"
+        return cut(f"drops it: {outcome.reason}")
     if isinstance(outcome, Receipt):
         return f"gives Receipt({outcome.mailboxes}{', duplicate=True' if outcome.duplicate else ''})"
-    return f"gives {cut(repr(outcome))}"
+    if isinstance(outcome, Message):
+        return f"hands on {short(outcome)}"
+    return f"gives {cut(value_text(outcome))}"
 
 
 def returns(value: object) -> str:
-    return f"returns {cut(repr(value))}" if value is not None else "returns"
+    return f"returns {cut(value_text(value))}" if value is not None else "returns"
 
 
 def raises(error: BaseException) -> str:
     return "is cancelled" if isinstance(error, asyncio.CancelledError) else f"raises {cut(text_of(error))}"
 
 
-def _told(event: events.Event) -> tuple[str, str] | None:
+def _told(event: events.Event, who: str) -> tuple[str, str] | None:
     """Who, and what, for the events that the filters and handlers do not show themselves."""
     match event:
         case events.Published():
-            return "bus", f"accepts {short(event.message)} for {_mailboxes(event.receipt.mailboxes)}"
+            return who, f"accepts {short(event.message)} for {_mailboxes(event.receipt.mailboxes)}"
         case events.Refused():
-            return "bus", f"refuses {short(event.message)}: {text_of(event.error)}"
+            return who, cut(f"refuses {short(event.message)}: {text_of(event.error)}")
         case events.Discarded():
-            place = "bus" if event.place == PUBLISH else event.place
-            return place, f"drops {short(event.message)}: {event.reason}"
+            place = who if event.place == PUBLISH else event.place
+            return place, cut(f"drops {short(event.message)}: {event.reason}")
         case events.Taken() if event.attempt > 1:
-            return event.subscription, f"takes it again, the {event.attempt}. time"
+            return event.subscription, f"takes it again (attempt {event.attempt})"
         case events.Returned():
             return event.subscription, f"gives it back, for {event.delay:g} s"
         case events.Died():
-            return event.place, f"buries it as dead letter {event.letter}: {event.error}"
+            place = who if event.place == PUBLISH else event.place
+            return place, cut(f"buries it as dead letter {event.letter}: {event.error}")
         case events.Overflowed():
             return event.subscription, f"has no room for {short(event.message)}: {event.policy}"
         case events.StateChanged():
-            return "bus", f"is {event.new}"
+            return who, f"is {event.new}"
     return None
 
 

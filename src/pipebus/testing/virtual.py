@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import sys
 import threading
 import time
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from pipebus.testing.clock import FakeClock
 
@@ -29,6 +30,7 @@ class SimLock:
         self.made = (made.f_code.co_filename, made.f_lineno)
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        __tracebackhide__ = True
         sim = self.sim
         if sim.running is None:  # before the run or after it
             if self.held and blocking:
@@ -123,8 +125,50 @@ class TimeShim:
         else:
             self.sim.give_way()
 
+    def time(self) -> float:
+        return self.sim.clock.now() if self.sim.here() else time.time()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
+
+
+class SimSocket:
+    """One end of a pair: what `bus.run` listens to."""
+
+    def __init__(self, sim: Simulation, real: socket.socket) -> None:
+        self.gate = SimLock(sim)
+        self.gate.held = True
+        self.real = real
+        self.other: SimSocket
+
+    def recv(self, size: int) -> bytes:
+        self.gate.acquire()
+        return b"!"
+
+    def send(self, data: bytes) -> int:
+        if self.other.gate.held:
+            self.other.gate.release()
+        return len(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+class SocketShim:
+    """Stands for the module `socket`."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self.sim = sim
+
+    def socketpair(self) -> tuple[Any, Any]:
+        if not self.sim.here():
+            return socket.socketpair()
+        one, other = (SimSocket(self.sim, real) for real in socket.socketpair())
+        one.other, other.other = other, one
+        return one, other
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(socket, name)
 
 
 class RandomShim:
@@ -162,6 +206,11 @@ class VirtualClock(FakeClock):
         self.sim.time += self.tick
         return self.sim.time
 
+    def made(self, bus: Any) -> None:
+        """Told by each bus that goes by this clock."""
+        if self.sim.bus_made:
+            self.sim.bus_made[-1](bus)
+
     def advance(self, seconds: float) -> None:
         """Let so much time pass for everybody; see `Harness.advance`."""
         self.sim.advance(seconds)
@@ -174,6 +223,7 @@ class VirtualClock(FakeClock):
         await asyncio.sleep(seconds)  # by the time of its loop, which is this one
 
     def wait(self, gate: Any, timeout: float | None) -> bool:
+        __tracebackhide__ = True
         if timeout is None or timeout > 9e9:
             return bool(gate.acquire())
         return bool(gate.acquire(timeout=max(timeout, 0.0)))
@@ -184,6 +234,7 @@ class VirtualClock(FakeClock):
 
 
 real_start, real_join, real_is_alive = threading.Thread.start, threading.Thread.join, threading.Thread.is_alive
+taking = threading.Lock()
 current: Simulation | None = None
 """The simulation that runs in this process, if one does."""
 
@@ -221,10 +272,6 @@ def is_alive(thread: threading.Thread) -> bool:
 
 def foreign(name: str) -> RuntimeError:
     return RuntimeError(
-        f"thread {name} uses a bus of a Harness, and is not the harness's; start it with harness.thread(call, …), so that it "
-        "has its turn like the others"
+        f"thread {name} uses a bus (or a call_next) of pipebus.testing, which knows nothing of that thread; start it with "
+        "harness.thread(call, …), so that it has its turn like the others, or test this on a bus of its own, without a harness"
     )
-
-
-REPLACED: Final = ("threading", "time", "asyncio")
-"""Modules of the standard library that are replaced in the package's own."""

@@ -5,6 +5,8 @@ Event loops in the scheduler's time: asyncio's own code runs, but a loop that ha
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import inspect
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -23,6 +25,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.set_debug(False)  # whatever the environment says: it would take other steps
         self.something_to_do = sim.closed_gate()
         self._selector = self  # asked for what has come from outside
+        self._clock_resolution = 1e-6  # a nanosecond is lost in a time of some months
         sim.loops.append(self)
 
     def time(self) -> float:
@@ -62,6 +65,16 @@ class SimLoop(asyncio.BaseEventLoop):
         self.sim.adopt(threading.Thread(target=run, name="executor", daemon=True))
         return future
 
+    async def _nothing_outside(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError(
+            "an event loop of a Harness has no sockets and no subprocesses, for they keep no virtual time; "
+            "put something in their place, or test this on a bus of its own"
+        )
+
+    create_connection = create_server = create_datagram_endpoint = getaddrinfo = getnameinfo = _nothing_outside
+    sock_connect = sock_accept = sock_recv = sock_sendall = sock_sendto = sock_recvfrom = _nothing_outside
+    subprocess_exec = subprocess_shell = connect_read_pipe = connect_write_pipe = _nothing_outside
+
     def _process_events(self, event_list: list[Any]) -> None:
         """There are none."""
 
@@ -86,10 +99,52 @@ class SimLoop(asyncio.BaseEventLoop):
         for task in asyncio.all_tasks(self):
             coroutine = task.get_coro()
             if coroutine is not None:
-                coroutine.close()
+                with suppress(RuntimeError, ValueError):  # it is being run, by a thread that the scheduler has lost
+                    coroutine.close()
+
+    def run_until_complete(self, future: Any) -> Any:
+        if self.sim.over and inspect.iscoroutine(future):
+            future.close()  # its first step would be the end
+            raise self.sim.end()
+        return super().run_until_complete(future)
 
     def __del__(self) -> None:
         """A run that has failed does not close its loops; that is no news."""
+
+
+class SimFuture:
+    """What `asyncio.run_coroutine_threadsafe` gives: a thread waits for its result as the scheduler sees it."""
+
+    def __init__(self, sim: Simulation, coroutine: Coroutine[Any, Any, Any], loop: SimLoop) -> None:
+        self._gate = sim.closed_gate()
+        self._loop = loop
+        self._task: asyncio.Task[Any] | None = None
+        self._ended: Callable[[], Any] | None = None
+
+        def begin() -> None:
+            self._task = loop.create_task(coroutine)
+            self._task.add_done_callback(self._end)
+
+        loop.call_soon_threadsafe(begin)
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        self._ended = task.result
+        self._gate.release()
+
+    def result(self) -> Any:
+        self._gate.acquire()
+        try:
+            return self._ended()  # type: ignore[misc]
+        except asyncio.CancelledError:
+            raise concurrent.futures.CancelledError from None
+
+    def cancel(self) -> None:
+        def cancel() -> None:
+            if self._task is not None:
+                self._task.cancel()
+
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(cancel)
 
 
 class AsyncioShim:
@@ -100,6 +155,16 @@ class AsyncioShim:
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
         return SimLoop(self.sim) if self.sim.here() else asyncio.new_event_loop()
+
+    def _get_running_loop(self) -> asyncio.AbstractEventLoop | None:
+        """What the package asks for before it waits on a thread. A real loop is not held up: the wait takes no time."""
+        loop = asyncio._get_running_loop()
+        return None if self.sim.here() and not isinstance(loop, SimLoop) else loop
+
+    def run_coroutine_threadsafe(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+        if isinstance(loop, SimLoop):
+            return SimFuture(self.sim, coroutine, loop)
+        return asyncio.run_coroutine_threadsafe(coroutine, loop)
 
     def get_running_loop(self) -> asyncio.AbstractEventLoop:
         """What the package asks for before it waits on a loop."""

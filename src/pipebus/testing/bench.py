@@ -1,0 +1,396 @@
+"""
+FilterBench: one filter in virtual time, and as many messages through it as a test likes.
+
+    with FilterBench(Dedupe(window=60.0)) as bench:
+        assert bench.send(Message("orders.placed", id="1")).outcome
+        assert bench.send(Message("orders.placed", id="1")).dropped == "duplicate"
+        bench.advance(61.0)
+        assert bench.send(Message("orders.placed", id="1")).outcome
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Literal
+
+from pipebus import checks, links, pipeline
+from pipebus.actor import Actor
+from pipebus.bus import Bus
+from pipebus.errors import LifecycleError, PipelineError, SubjectError, text_of
+from pipebus.message import Handled, Message, Receipt
+from pipebus.pipeline import Build, Rest, Side
+from pipebus.subject import Address, Pattern, check_subject
+from pipebus.testing import shown
+from pipebus.testing.harness import Harness
+from pipebus.testing.logs import captured_logs
+from pipebus.testing.script import Script, came_for
+from pipebus.testing.tape import Moment, cut, gives, raises, short, tell
+from pipebus.testing.virtual_loop import run_loop
+
+ANY: Final = Pattern(">")
+AS_BEFORE: Final = object()
+
+
+@dataclass(eq=False)
+class FilterRun:
+    """
+    What a filter did with one message.
+
+    Args:
+        title: What was run.
+        message: What it was given.
+        forwards: The messages that it handed to the rest, one for each call of `call_next`, each as the rest got it.
+        pauses: The `Pause`s that it asked for, in seconds.
+        elapsed: Virtual seconds from beginning to end.
+        published: Messages that it published by the way: on the bus of its context; an actor, that was not spawned elsewhere,
+            on `self.bus`.
+        logs: What it wrote through structlog: one dictionary a line, as `structlog.testing.capture_logs` has them.
+        leaks: Names of context variables that it has left changed.
+        error: What it raised, or None.
+        moments: All of it in order: time, who, what.
+        given: The message in a few words, as it came.
+    """
+
+    title: str
+    message: Message[Any]
+    forwards: list[Message[Any]] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=list)
+    elapsed: float = 0.0
+    published: list[Message[Any]] = field(default_factory=list)
+    logs: list[Any] = field(default_factory=list)
+    leaks: tuple[str, ...] = ()
+    error: BaseException | None = None
+    moments: list[Moment] = field(default_factory=list)
+    given: str = ""
+    _outcome: Any = None
+    _traceback: TracebackType | None = None
+
+    @property
+    def outcome(self) -> Any:
+        """
+        The outcome that the publisher (or the worker) would have got: `Receipt`, `Handled` or `Dropped`.
+
+        Raises:
+            What the filter raised, if it did: there is no outcome then. (`error` looks at it without raising.)
+        """
+        __tracebackhide__ = True
+        if self.error is not None:
+            raise self.error.with_traceback(self._traceback)
+        return self._outcome
+
+    @property
+    def forwarded(self) -> Message[Any] | None:
+        """The last message that it handed on; None: it handed on none."""
+        return self.forwards[-1] if self.forwards else None
+
+    @property
+    def next_calls(self) -> int:
+        """How often it ran the rest."""
+        return len(self.forwards)
+
+    @property
+    def dropped(self) -> str | None:
+        """The reason, if its outcome is `Dropped`."""
+        return getattr(self._outcome, "reason", None)
+
+    @property
+    def story(self) -> str:
+        """What happened, step by step."""
+        return f"{self.title}, given {self.given}\n{tell(self.moments)}"
+
+    def __repr__(self) -> str:
+        end = f"raised {cut(text_of(self.error))}" if self.error is not None else gives(self._outcome)
+        return f"<{self.title}: {end}; next_calls={self.next_calls}, {self.elapsed:g} s>"
+
+
+class FilterBench:
+    """
+    A filter, or a chain of them, set up once; `send` runs it. For filters with a memory: what came before, and when.
+
+    Args:
+        filter, next, at, colour: As for `run_filter`.
+        starts: How often the filter is started, and stopped in between.
+        told: What is sent is shown if the test fails.
+
+    Raises:
+        PipelineError: what `bus.use` would say about it.
+    """
+
+    def __init__(
+        self,
+        filter: Any,
+        next: Any = None,
+        *,
+        at: Side = "publish",
+        colour: Literal["sync", "async"] | None = None,
+        starts: int = 1,
+        told: bool = True,
+    ) -> None:
+        if at not in ("publish", "delivery"):
+            raise PipelineError(f'run_filter: at={at!r}; it is "publish" or "delivery"')
+        self.at = at
+        self.nodes = pipeline.nodes((filter,), pipeline.caller(), "run_filter")
+        self.title = f"run_filter({', '.join(node.name for node in self.nodes)})"
+        self.harness = Harness(fail_fast=False, told=False)
+        self.script = Script(next, Receipt if at == "publish" else Handled, self.harness.tape, self.harness.clock)
+        self.colour = self._colour(colour)
+        self._starts = starts
+        self._told = told
+        self._stack = ExitStack()
+        self._entries: dict[Any, links.Next] = {}
+        self._actors: list[Actor] = []
+        self._lines: list[Any] = []
+        self._told_so_far = (0, 0)
+        self._stopped = False
+        checks.check(self.nodes, at)
+        why = "`next` is async" if colour is None and self.script.is_async else f"it is run as {self.colour}"
+        checks.check_colour(self.nodes, self.colour, why)
+
+    def _colour(self, wanted: Any) -> Literal["sync", "async"]:
+        if wanted not in (None, "sync", "async"):
+            raise PipelineError(f'run_filter: colour={wanted!r}; it is "sync", "async" or None')
+        needs = any(step.colour == "async" for step in pipeline.steps(self.nodes)) or self.script.is_async
+        if wanted == "sync" and needs:
+            raise PipelineError(f'{self.title}: colour="sync", but a filter or `next` is async; leave `colour` out')
+        return "async" if needs or wanted == "async" else "sync"
+
+    def __enter__(self) -> FilterBench:
+        if self.colour == "async" and asyncio._get_running_loop() is not None:
+            raise LifecycleError(
+                f"{self.title} needs an event loop in virtual time, and was called on a running one; write a plain `def` test"
+            )
+        with ExitStack() as stack:
+            stack.enter_context(self.harness)
+            self._lines = stack.enter_context(captured_logs())
+            self.bus = self.harness.attach(Bus(name=self.title, debug=True))
+            self.bus.ledger.debug = _nothing  # type: ignore[method-assign]
+            self._check_homes()
+            self._spawn()
+            self.harness.start(self.bus)
+            for _ in range(self._starts - 1):
+                self.bus.lifecycle.start_filters([self.nodes])
+                self._stop_filters()
+            self.bus.lifecycle.start_filters([self.nodes])
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._stack:
+            if self.harness.usable:
+                self._stop(quietly=kind is not None)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass between two messages."""
+        self.harness.advance(seconds)
+
+    def send(self, message: Any, next: Any = AS_BEFORE) -> FilterRun:
+        """
+        One message through the filter.
+
+        Args:
+            message: As for `run_filter`.
+            next: What the rest does from now on; as it was told before, if not given.
+
+        Raises:
+            ScriptEnded: the filter ran the rest more often than the list says.
+        """
+        return self.send_and(message, next, stop=False)
+
+    def send_and(self, message: Any, next: Any, *, stop: bool) -> FilterRun:
+        """
+        Args:
+            stop: It is the only message: what the filter says and publishes as it ends is part of its run.
+        """
+        if not isinstance(message, Message):
+            message = Message("test", message)
+        run = FilterRun(self.title, message, given=short(message))
+        if self._told:
+            shown.add(run)
+        harness, tape, script = self.harness, self.harness.tape, self.script
+        script.begin(script.given if next is AS_BEFORE else next)
+        if script.is_async and self.colour == "sync":
+            raise PipelineError(f"{self.title} is run as sync, but `next` is async; give an async `next` to FilterBench itself")
+        began, moments, pauses = harness.elapsed, len(tape.moments), len(tape.pauses)
+        try:
+            run._outcome = self._call(self._entry(message.subject), message, run)
+        except BaseException as error:
+            links.unsign(error)
+            run.error = links.trim(error)
+            run._traceback = error.__traceback__
+        run.elapsed = round(harness.elapsed - began, 9)
+        if harness.alone and harness.usable:
+            harness.advance(0)
+        if stop and harness.usable:
+            self._stop(quietly=False)
+        run.forwards = script.forwards
+        run.pauses = tape.pauses[pauses:]
+        run.published, run.logs = self._news()
+        run.moments = [moment._replace(time=round(moment.time - began, 9)) for moment in tape.moments[moments:]]
+        self._tell_the_end(run)
+        if isinstance(run.error, (KeyboardInterrupt, SystemExit)) and not any(run.error is one for one in script.raised):
+            raise run.error
+        if script.wrong is not None:
+            raise script.wrong
+        return run
+
+    def _news(self) -> tuple[list[Message[Any]], list[Any]]:
+        """What was published and logged since the last message; before the first one, by the filter's `start`."""
+        published, lines = self._told_so_far
+        self._told_so_far = len(self.harness.published), len(self._lines)
+        own = [line for line in self._lines[lines:] if line.get("bus") != self.bus.name]
+        return self.harness.published[published:], own
+
+    def _tell_the_end(self, run: FilterRun) -> None:
+        """What came out at last, where the filters' own lines do not say so: `when` asks, and a Pipeline rules errors."""
+        end = raises(run.error) if run.error is not None else gives(run._outcome)
+        said = run.moments[-1].what if run.moments else ""
+        if said != end and not (run.error is not None and said.startswith("lets ")):
+            run.moments.append(Moment(run.elapsed, ", ".join(node.name for node in self.nodes), end))
+
+    def together(self, given: list[Message[Any]], whose: contextvars.ContextVar[int]) -> list[Any]:
+        """Several messages at the same time: the outcome, or the error, of each. `whose` is the number of each in its pass."""
+        entry = self._entry(given[0].subject)
+
+        def sync(number: int) -> Any:
+            whose.set(number)
+            came_for.set(given[number].subject)
+            try:
+                return entry(given[number])
+            except BaseException as error:
+                return error
+
+        async def asynchronous(number: int) -> Any:
+            whose.set(number)
+            came_for.set(given[number].subject)
+            try:
+                return await entry(given[number])
+            except BaseException as error:
+                return error
+
+        async def main() -> list[Any]:
+            return await asyncio.gather(*(asynchronous(number) for number in range(len(given))))
+
+        if self.colour == "async":
+            outcomes = run_loop(self.harness._simulation, main)
+        else:
+            threads = [self.harness.thread(contextvars.Context().run, sync, number) for number in range(len(given))]
+            outcomes = [thread.result() for thread in threads]
+        return list(outcomes)
+
+    # --- setting up and taking down ------------------------------------------------------------------------------------
+
+    def _spawn(self) -> None:
+        """Actors that stand in the chain live on the harness's bus meanwhile, if they have no home."""
+        for step in pipeline.steps(self.nodes):
+            if isinstance(step.filter, Actor) and _homeless(step.filter):
+                step.filter.move(None)
+                self._actors.append(self.bus.spawn(step.filter))
+
+    def _check_homes(self) -> None:
+        for step in pipeline.steps(self.nodes):
+            home = step.filter._home if isinstance(step.filter, Actor) and not _homeless(step.filter) else None
+            if home is not None and home.plan.hub.clock is not self.harness.clock:
+                raise PipelineError(
+                    f"filter actor {step.name} lives on {home.plan.hub!r}, which is not in virtual time; "
+                    "give run_filter one that is not spawned"
+                )
+
+    def _stop(self, quietly: bool) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        try:
+            self._stop_filters(quietly)
+        finally:
+            for actor in self._actors:
+                actor.stop()
+                actor.move(None)  # it may be run again
+
+    def _stop_filters(self, quietly: bool = False) -> None:
+        """Raises what a filter's `stop` raises."""
+        warnings = self.harness.tape.warnings
+        before = len(warnings)
+        self.bus.lifecycle.stop_filters()
+        for name, _, cause in warnings[before:]:
+            if name == "filter.stop_failed" and cause is not None and not quietly:
+                raise cause
+
+    # --- running -------------------------------------------------------------------------------------------------------
+
+    def _entry(self, subject: Any) -> links.Next:
+        """The chain. Around a handler it is one for all subjects, as a subscription's."""
+        key = subject if self.at == "publish" else ANY
+        return self._entries.get(key) or self._compile(key, None, self._entries)
+
+    def _compile(self, subject: Any, rest: Rest | None, known: dict[Any, links.Next]) -> links.Next:
+        """The chain; or, behind a filter that has changed the subject, what follows it."""
+        if isinstance(subject, str):
+            check_subject(subject)
+        elif not isinstance(subject, (Address, Pattern)):
+            raise SubjectError(f"{subject!r} is no subject; use a string, an actor or Ref(obj)")
+        terminal = self.script.sync if self.colour == "sync" else self.script.asynchronous
+        build = Build(
+            side=self.at,
+            colour=self.colour,
+            subject=subject,
+            terminal=terminal(subject if self.at == "publish" else None),
+            services=self.bus.services,
+            resume=self._compile,
+            rule=self.bus.rule,
+            place="publish" if self.at == "publish" else "test",
+        )
+        link = pipeline.compile(self.nodes, build) if rest is None else pipeline.resume(rest, build)
+        known[subject] = link
+        return link
+
+    def _call(self, entry: links.Next, message: Message[Any], run: FilterRun) -> Any:
+        """In a context of its own, as a publisher or a worker would."""
+
+        def main_sync() -> Any:
+            came_for.set(message.subject)
+            before = contextvars.copy_context()
+            try:
+                return entry(message)
+            finally:
+                run.leaks = changed(before)
+
+        if self.colour == "sync":
+            return contextvars.copy_context().run(main_sync)
+        raised: list[BaseException] = []
+
+        async def main() -> Any:
+            came_for.set(message.subject)
+            before = contextvars.copy_context()
+            try:
+                return await entry(message)
+            except BaseException as error:  # a task would make another object of a CancelledError
+                if isinstance(error, asyncio.CancelledError) and not any(error is one for one in self.script.raised):
+                    raise  # Ctrl-C
+                raised.append(error)
+                return None
+            finally:
+                run.leaks = changed(before)
+
+        outcome = run_loop(self.harness._simulation, main)
+        if raised:
+            raise raised.pop()
+        return outcome
+
+
+def _homeless(actor: Actor) -> bool:
+    return actor._home is None or actor._home.mailbox.closed_for_good()
+
+
+def _nothing(event: str, **facts: Any) -> None:
+    """The bus's own lines are nobody's here."""
+
+
+def changed(before: contextvars.Context) -> tuple[str, ...]:
+    """Names of the context variables that have another value here than in `before`."""
+    now = contextvars.copy_context()
+    missing = object()
+    return tuple(sorted(v.name for v in {*before, *now} if before.get(v, missing) is not now.get(v, missing)))
