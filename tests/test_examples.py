@@ -95,6 +95,16 @@ tea and bread: 7.3
 one jar: 0 left
 dead letter: price 'gold', LookupError: we have no gold
 """,
+    "07_testing_a_filter.py": """
+ok a small order pays for its parcel
+ok a retry waits longer each time
+ok what is shipped is announced
+ok an order for nothing is rejected
+ok a depot that is closed is tried again
+ok the postage keeps the laws of filters
+ok one worker sells each ticket once
+ok two workers would sell it twice
+""",
     "06_agents.py": """
 editor to planner A line on the first tea in Europe, please.
 planner to researcher When did the first tea come to Europe, and on whose ships?
@@ -143,6 +153,22 @@ def test_an_example_says_what_it_promises(example: Path) -> None:
     assert done.stderr == ""
     assert done.returncode == 0
     assert said(done.stdout) == said(SAYS[example.name])
+
+
+def test_the_tests_of_an_example_pass_under_pytest() -> None:
+    """The fixtures come with the package: nothing has to be set up."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/07_testing_a_filter.py"],
+        cwd=ROOT,
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert "8 passed" in done.stdout
 
 
 def test_ctrl_c_ends_the_prompt_as_the_end_of_input_does() -> None:

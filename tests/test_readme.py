@@ -8,6 +8,7 @@ command prints, its last line (time and speed) aside. Functions named `test_…`
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -15,12 +16,15 @@ import sys
 import tomllib
 import types
 from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pipebus
+from pipebus import testing
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,18 +86,22 @@ COMMANDS = [line for block in BLOCKS if block.info == "sh" for line in block.tex
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: f"README.md:{program.line}")
 def test_a_program_of_the_readme_runs_and_prints_what_it_says(
-    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A newcomer who types it in, as `shop.py`, sees the same."""
     module = types.ModuleType("shop")
     monkeypatch.setitem(sys.modules, "shop", module)  # handlers' annotations and dataclasses are looked up there
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "shop.py"
+    module.__file__ = str(file)
+    file.write_text("\n".join(block.text for block, _ in program.parts), encoding="utf-8")
     before = 0
     for block, prints in program.parts:
         known = set(vars(module))
-        exec(compile("\n" * before + block.text, "shop.py", "exec"), vars(module))
+        exec(compile("\n" * before + block.text, str(file), "exec"), vars(module))
         for name in set(vars(module)) - known:
             if name.startswith("test_"):
-                vars(module)[name]()
+                call_test(vars(module)[name])
         before += len(block.text.splitlines())
 
         shown = capsys.readouterr()
@@ -101,9 +109,29 @@ def test_a_program_of_the_readme_runs_and_prints_what_it_says(
         assert shown.err == ""
 
 
+def call_test(test: Any) -> None:
+    """As pytest would: with the fixtures that its parameters name."""
+    fixtures: dict[str, Any] = {"run_filter": lambda: nullcontext(testing.run_filter), "harness": testing.Harness}
+    with ExitStack() as stack:
+        test(*(stack.enter_context(fixtures[name]()) for name in inspect.signature(test).parameters))
+
+
 def test_the_readme_has_programs() -> None:
     """The tutorial is there, and its blocks were found."""
     assert len(PROGRAMS) > 5
+
+
+def test_the_story_of_the_race_is_the_real_one(tmp_path: Path) -> None:
+    """Each line that is shown stands in what a reader gets to see, in this order."""
+    [shown] = [block.text for block in BLOCKS if block.info == "text story"]
+    [program] = [program for program in PROGRAMS if "SimulationFailed" in program.parts[0][0].text]
+    file = tmp_path / "shop.py"
+    file.write_text(program.parts[0][0].text.replace("print(found.why)", "print(found.story)"), encoding="utf-8")
+
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+
+    told = iter(done.stdout.splitlines())
+    assert [line for line in shown.splitlines() if line != "…" and line not in told] == []
 
 
 def test_the_demo_prints_what_the_readme_shows() -> None:

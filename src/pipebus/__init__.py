@@ -42,7 +42,7 @@ from pipebus.signatures import Publisher, Receiver
 from pipebus.subject import Ref, Subject
 from pipebus.subscription import Delivery, Subscription
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "Actor",

@@ -148,6 +148,7 @@ class Simulation:
         self._turn_began = 0
         self.files = watch.by_line() if files is None else files
         self.patience = patience
+        self.brief = files is not None  # its stories are for users, and not about the bus's own locks
         self.thread_failed: Callable[[str, BaseException], None] = self._thread_failed
         self.loop_failed: Callable[[str, BaseException | None], None] = self._loop_failed
         self.looking = False
@@ -555,7 +556,7 @@ class Simulation:
         self.steps += 1
         self._look()
         if self.story is not None:
-            self.story.note(me.name, f"waits for {stories.what(on)}")
+            self.story.note(me.name, f"waits for {stories.what(on, self.brief)}")
         following = self._who_can_go_on()
         if following is None:
             raise self.end()

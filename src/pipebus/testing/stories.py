@@ -91,11 +91,18 @@ def source(filename: str, line: int) -> str:
     return linecache.getline(filename, line).strip()
 
 
-def what(on: Any) -> str:
-    """What a thread waits for, in words."""
+def what(on: Any, brief: bool = False) -> str:
+    """
+    What a thread waits for, in words.
+
+    Args:
+        brief: For who uses the bus, and need not know its locks.
+    """
     if hasattr(on, "made"):
         if os.path.basename(on.made[0]) == "runners.py" and "self.gate" in source(*on.made):
             return "something to do"
+        if brief:
+            return "another that is in the bus" if on.holder is not None else "the bus"
         holder = f", held by {on.holder.name}" if on.holder is not None else ""
         return f"`{source(*on.made)}` of {place(*on.made)}{holder}"
     if hasattr(on, "thread"):
