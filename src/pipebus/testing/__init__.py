@@ -5,11 +5,11 @@ what happens at once. With pytest or without.
 
 from pipebus.testing import faults
 from pipebus.testing.bench import FilterBench, FilterRun
+from pipebus.testing.check_filter import LawBroken, check_filter
 from pipebus.testing.clock import FakeClock
 from pipebus.testing.explore import SimulationFailed
 from pipebus.testing.faults import InjectedError
 from pipebus.testing.harness import Harness, Running
-from pipebus.testing.laws import LawBroken, check_filter
 from pipebus.testing.logs import captured_logs
 from pipebus.testing.run_filter import run_filter
 from pipebus.testing.run_handler import HandlerRun, run_handler

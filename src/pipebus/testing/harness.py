@@ -17,6 +17,7 @@ back, and the same test is the same run each time.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
@@ -132,6 +133,7 @@ class Harness:
         self._untold: list[tuple[BaseException, str]] = []
         self._allowed: tuple[type[BaseException], ...] = ()
         self._threads: list[Running] = []
+        self._numbers = itertools.count(1)
         self._settled: Event | None = None
         self._warned = 0
         self._inside: bool | None = None  # None: not yet
@@ -366,7 +368,7 @@ class Harness:
             raise PipelineError(
                 f"harness.thread runs plain functions, and {call!r} is async; run its coroutine with harness.run"
             )
-        title = name or f"{getattr(call, '__name__', 'thread')}-{len(self._threads) + 1}"
+        title = name or f"{getattr(call, '__name__', 'thread')}-{next(self._numbers)}"
         running = Running(self._simulation, lambda: call(*arguments, **options), title)
         self._threads.append(running)
         return running
@@ -470,6 +472,7 @@ class Harness:
             if thread.ended and thread.error is not None and not thread.asked:
                 thread.asked = True
                 self._unexpected(thread.error, f"on thread {thread.name}")
+        self._threads = [thread for thread in self._threads if not thread.ended]
         if self.fail_fast and self._untold:
             error, where = self._untold.pop(0)
             error.add_note(f"(pipebus: {where})")

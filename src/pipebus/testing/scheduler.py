@@ -36,7 +36,7 @@ import threading
 import time
 from _thread import allocate_lock
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from threading import get_ident
 from typing import Any, Final
 
@@ -312,6 +312,7 @@ class Simulation:
 
     def _leave(self, me: Task) -> None:
         self.over = me.ended = True
+        self._live.remove(me)
         others = [task for task in self._tasks if not task.ended]
         if self.running is not me or self._lost:  # interrupted while another had the baton: each leaves by itself
             for task in others:
@@ -329,54 +330,51 @@ class Simulation:
     @contextmanager
     def _in_place(self, collecting: bool = False) -> Iterator[None]:
         """Virtual threads and locks instead of the real ones, for what the package makes meanwhile."""
-        ours = [
-            module for name, module in sorted(sys.modules.items())
-            if f"{name}.".startswith("pipebus.") and not f"{name}.".startswith("pipebus.testing.")
-        ]  # fmt: skip
-        replaced = [
-            (module, name, real, shim)
-            for name, real, shim in (
-                ("threading", threading, Shim(self)),
-                ("time", time, TimeShim(self)),
-                ("asyncio", asyncio, AsyncioShim(self)),
-                ("_time", time, TimeShim(self)),
-                ("socket", socket, SocketShim(self)),
-                ("random", random, RandomShim(self)),
-                ("SYSTEM", SYSTEM, self.clock),
-            )
-            for module in ours
-            if getattr(module, name, None) is real
-        ]
         with virtual.taking:
             if virtual.current is not None:
                 raise LifecycleError(
                     "a Harness or a simulation runs in this process already; there can be one at a time, and each on one thread"
                 )
             virtual.current = self
-        log = logging.getLogger("pipebus")
-        silent = log.disabled
-        log.disabled = silent or not collecting  # a thousand warnings of buses that were meant to stop early
-        remembered = [getattr(sys.modules[module], name, {}) for module, name in REMEMBERED]
-        enable = gc.isenabled() and not collecting
-        if enable:
-            gc.disable()  # a finalizer of an earlier run would take steps in this one
-        for cache in remembered:
-            cache.clear()
-        for module, name, _, shim in replaced:
-            setattr(module, name, shim)
-        threading.Thread.start, threading.Thread.join = virtual.start, virtual.join  # type: ignore[method-assign,assignment]
-        threading.Thread.is_alive = virtual.is_alive  # type: ignore[method-assign,assignment]
-        try:
+        with ExitStack() as stack:  # undone in reverse: nobody else is let in before all is as it was
+            stack.callback(virtual.leave)
+            self._replace(stack)
+            if not collecting:
+                self._keep_still(stack)
             yield
-        finally:
-            threading.Thread.start, threading.Thread.join = virtual.real_start, virtual.real_join  # type: ignore[method-assign]
-            threading.Thread.is_alive = virtual.real_is_alive  # type: ignore[method-assign]
-            virtual.current = None
-            log.disabled = silent
-            for module, name, real, _ in replaced:
-                setattr(module, name, real)
-            if enable:
-                gc.enable()
+
+    def _replace(self, stack: ExitStack) -> None:
+        """What the package's modules know of locks, time, chance and the outside."""
+        ours = [
+            module for name, module in sorted(sys.modules.items())
+            if f"{name}.".startswith("pipebus.") and not f"{name}.".startswith("pipebus.testing.")
+        ]  # fmt: skip
+        for name, real, shim in (
+            ("threading", threading, Shim(self)),
+            ("time", time, TimeShim(self)),
+            ("asyncio", asyncio, AsyncioShim(self)),
+            ("_time", time, TimeShim(self)),
+            ("socket", socket, SocketShim(self)),
+            ("random", random, RandomShim(self)),
+            ("SYSTEM", SYSTEM, self.clock),
+        ):
+            for module in ours:
+                if getattr(module, name, None) is real:
+                    stack.callback(setattr, module, name, real)
+                    setattr(module, name, shim)
+        stack.callback(virtual.restore_threads)
+        virtual.replace_threads()
+
+    def _keep_still(self, stack: ExitStack) -> None:
+        """What would have one run take other steps than the next."""
+        log = logging.getLogger("pipebus")
+        stack.callback(setattr, log, "disabled", log.disabled)
+        log.disabled = True  # a thousand warnings of buses that were meant to stop early
+        for module, name in REMEMBERED:
+            getattr(sys.modules[module], name, {}).clear()
+        if gc.isenabled():
+            stack.callback(gc.enable)
+            gc.disable()  # a finalizer of an earlier run would take steps in this one
 
     def adopt(self, thread: threading.Thread) -> Task:
         """Start a thread under control. It waits for the baton."""
@@ -426,7 +424,7 @@ class Simulation:
                 self._give(following)
                 return
         # The rest is told that it is over, one after the other.
-        remaining = next((other for other in self._tasks if not other.ended), None)
+        remaining = self._live[0] if self._live else None
         if remaining is None:
             self._done.release()
         else:

@@ -81,8 +81,9 @@ class Tape:
 
         services.pause, services.apause = hear_pause, hear_apause  # type: ignore[method-assign,assignment]
         ledger.warn = hear_warning  # type: ignore[method-assign]
-        who = bus.name if self._attached else "bus"
         self._attached += 1
+        own = bus.name if bus.name != "pipebus" else f"bus {self._attached}"
+        who = own if self._attached > 1 else "bus"
         bus.observe(lambda event: self.hear(event, who))
 
     def say(self, who: str, what: str) -> None:

@@ -239,6 +239,22 @@ current: Simulation | None = None
 """The simulation that runs in this process, if one does."""
 
 
+def leave() -> None:
+    """Nothing of a simulation is left: the next may come."""
+    global current  # noqa: PLW0603
+    current = None
+
+
+def replace_threads() -> None:
+    threading.Thread.start, threading.Thread.join = start, join  # type: ignore[method-assign,assignment]
+    threading.Thread.is_alive = is_alive  # type: ignore[method-assign,assignment]
+
+
+def restore_threads() -> None:
+    threading.Thread.start, threading.Thread.join = real_start, real_join  # type: ignore[method-assign]
+    threading.Thread.is_alive = real_is_alive  # type: ignore[method-assign]
+
+
 def here() -> Simulation | None:
     """The one whose thread this is."""
     return current if current is not None and current.here() else None

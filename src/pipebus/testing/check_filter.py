@@ -1,0 +1,228 @@
+"""
+check_filter: a filter is held to the laws (laws.py), each tried on many messages; the smallest that breaks one is shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+
+from pipebus import pipeline
+from pipebus.errors import PipelineError
+from pipebus.message import Headers, Message
+from pipebus.pipeline import Side
+from pipebus.testing.laws import CORRELATION, LAWS, RESERVED, Case, Law, title_of
+from pipebus.testing.run_filter import run_once
+
+TRIED: Final = "is tried"
+"""Not a law, but skipped like one: that at least one message came through to the rest."""
+
+
+class LawBroken(AssertionError):
+    """
+    A filter does not keep a law.
+
+    Args:
+        law: Its name, as in `skip`.
+        message: The smallest one found that shows it.
+    """
+
+    def __init__(self, law: str, text: str, message: Message[Any] | None) -> None:
+        super().__init__(text)
+        self.law = law
+        self.message = message
+
+
+def check_filter(
+    filter: Any,
+    messages: Any = None,
+    *,
+    at: Side = "publish",
+    skip: Mapping[str, str] | None = None,
+    examples: int = 20,
+) -> tuple[str, ...]:
+    """
+    Hold a filter to the laws.
+
+    Args:
+        filter: A filter of any shape; or, where each run needs a new one, a class or a function without parameters that makes
+            one. A dataclass is made anew from its fields.
+        messages: What it is tried on: a `Subject[T]` or a type that pydantic knows (bodies are made of its fields), a
+            hypothesis strategy of messages or bodies, or a list of these. None: messages of any kind.
+        at: "publish", or "delivery" for a filter around a handler.
+        skip: Laws that it need not keep, by name, each with the reason.
+        examples: Messages that each law is tried on, >= 1; a list is tried whole.
+
+    Returns:
+        The names of the laws that it was held to.
+
+    Raises:
+        LawBroken: naming the law, what was found, and the smallest message that shows it. PipelineError: bad arguments.
+    """
+    skip = dict(skip or {})
+    unknown = [name for name in skip if name not in (TRIED, *(law.name for law in LAWS))]
+    if unknown:
+        raise PipelineError(f"check_filter: there is no law {unknown[0]!r}; there are {', '.join(law.name for law in LAWS)}")
+    make = maker(filter)
+    title = title_of(make())
+    colours = _colours(make, at)
+    tried = False
+    held = []
+    for law in LAWS:
+        if law.name in skip:
+            continue
+        if law.once:
+            _try(law, Case(make, _prepared(Message("test")), at, colours), title)
+        else:
+            tried = _try_all(law, make, messages, at, colours, title, examples) or tried
+        held.append(law.name)
+    if not tried and TRIED not in skip:
+        raise LawBroken(
+            TRIED,
+            f"check_filter({title}): no message came through to the rest, so most laws were not tried; "
+            f'give messages= that it lets pass, or skip={{"{TRIED}": "…"}}',
+            None,
+        )
+    return tuple(held)
+
+
+def maker(filter: Any) -> Callable[[], Any]:
+    """
+    A function that makes a new filter of the kind each time.
+
+    A function or an object that cannot be made anew is used again and again.
+    """
+    if isinstance(filter, type):
+        return filter
+    if callable(filter) and not isinstance(filter, (pipeline.Transform, pipeline.Around)) and _takes_nothing(filter):
+        return filter  # type: ignore[no-any-return]
+    if dataclasses.is_dataclass(filter):
+        fields = {field.name: getattr(filter, field.name) for field in dataclasses.fields(filter) if field.init}
+        cls: Any = type(filter)
+        return lambda: cls(**fields)
+    return lambda: filter
+
+
+def _takes_nothing(call: Any) -> bool:
+    try:
+        inspect.signature(call).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+# --- trying ------------------------------------------------------------------------------------------------------------
+
+
+def _try_all(
+    law: Law, make: Callable[[], Any], messages: Any, at: Side, colours: tuple[str, ...], title: str, examples: int
+) -> bool:
+    """Raises LawBroken with the smallest message; True if some message came through."""
+    came_through = False
+
+    def one(message: Message[Any]) -> None:
+        nonlocal came_through
+        case = Case(make, _prepared(message), at, colours)
+        try:
+            _try(law, case, title)
+        finally:
+            came_through = came_through or case.passed
+
+    given = messages if isinstance(messages, (list, tuple)) else _strategy(messages)
+    if isinstance(given, (list, tuple)):
+        for message in given:
+            one(message if isinstance(message, Message) else Message("test", message))
+    else:
+        _search(one, given, examples)
+    return came_through
+
+
+def _strategy(messages: Any) -> Any:
+    try:
+        from pipebus.testing import strategies
+    except ImportError as error:
+        raise PipelineError(
+            "check_filter makes its messages with hypothesis, which is not installed; install pipebus[testing], "
+            "or give messages=[Message(…), …]"
+        ) from error
+    return strategies.chosen(messages)
+
+
+def _search(one: Callable[[Message[Any]], None], strategy: Any, examples: int) -> None:
+    """Raises LawBroken with the smallest message that breaks the law."""
+    import hypothesis
+
+    broken: list[LawBroken] = []
+
+    @hypothesis.settings(
+        max_examples=examples, database=None, deadline=None, derandomize=True, report_multiple_bugs=False,
+        suppress_health_check=list(hypothesis.HealthCheck), verbosity=hypothesis.Verbosity.quiet,
+    )  # fmt: skip
+    @hypothesis.given(strategy)
+    def search(message: Message[Any]) -> None:
+        try:
+            one(message)
+        except LawBroken as error:
+            broken.append(error)
+            raise
+
+    with suppress(LawBroken):
+        search()
+    if broken:
+        raise broken[-1]  # hypothesis runs the smallest one last
+
+
+def _try(law: Law, case: Case, title: str) -> None:
+    problem = next(law.holds(case), None)
+    if problem is None:
+        return
+    lines = [f'check_filter({title}): law "{law.name}" is broken', f"  {problem}"]
+    if not law.once:
+        lines.append(f"  smallest message: {_shown(case.message)}")
+        if case.shown is not None:
+            lines += ["", *(f"  {line}" for line in case.shown.story.splitlines())]
+    raise LawBroken(law.name, "\n".join(lines), None if law.once else case.message)
+
+
+def _prepared(message: Message[Any]) -> Message[Any]:
+    """With all that a filter has to keep."""
+    headers = Headers({**message.headers, **RESERVED})
+    return msgspec.structs.replace(
+        message, id=message.id, headers=headers, correlation_id=message.correlation_id or CORRELATION
+    )
+
+
+def _shown(message: Message[Any]) -> str:
+    """Without what the laws have put in."""
+    headers = {name: value for name, value in message.headers.items() if name not in RESERVED}
+    text = f"Message({str(message.subject)!r}, {message.body!r}"
+    if headers:
+        text += f", headers={headers!r}"
+    for name in ("key", "ttl", "correlation_id"):
+        value = getattr(message, name)
+        if value is not None and value != CORRELATION:
+            text += f", {name}={value!r}"
+    return f"{text})"
+
+
+def _colours(make: Callable[[], Any], at: Side) -> tuple[str, ...]:
+    """
+    Raises:
+        PipelineError: neither will do, and why.
+    """
+    colours = []
+    problem: PipelineError | None = None
+    for colour in ("sync", "async"):
+        try:
+            run_once(make(), Message("test"), None, at, colour)
+            colours.append(colour)
+        except PipelineError as error:
+            problem = problem or error
+    if not colours and problem is not None:
+        raise problem
+    return tuple(colours)
