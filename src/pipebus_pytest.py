@@ -70,11 +70,22 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
         for harness in _harnesses():
             harness.forget()  # the test has said itself how it ends
         raise
+    _raise_unseen()
     for harness in _harnesses():
         problem = _problem(harness)
         if problem is not None:
             pytest.fail(problem, pytrace=False)  # it is about no line of the test's
     return result
+
+
+def _raise_unseen() -> None:
+    """An error in a run that nobody has looked at is the test's."""
+    __tracebackhide__ = True
+    shown = _loaded("shown")
+    for run in shown.unseen() if shown is not None else ():
+        error, run.unseen = run.unseen, None
+        error.add_note(f"(pipebus: raised in {run.title}; the test has looked neither at its `error` nor at what came of it)")
+        raise error
 
 
 def _harnesses() -> list[Any]:

@@ -1,6 +1,6 @@
 """
-What the tests of outcomes, mailboxes and lifecycle share: handlers under control, an ear for events, a clock that is moved by
-hand, the ways to publish, and the conservation law, which `running` checks at the end of every scenario.
+What the tests of outcomes, mailboxes and lifecycle share: handlers under control, an ear for events, the ways to
+publish, and the conservation law, which `running` checks at the end of every scenario.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 
 from pipebus import Bus, Delivery, Dropped, Message, Receipt, Subscription, Transform
-from pipebus.clock import Gate
 from pipebus.events import Event
 
 E = TypeVar("E", bound=Event)
@@ -167,58 +166,6 @@ def returning(times: int, then: Callable[[Delivery], object] = Delivery.ack) -> 
             then(delivery)
 
     return give_back
-
-
-# --- time --------------------------------------------------------------------------------------------------------------
-
-
-class HandClock:
-    """A clock that stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self._now = 1_000_000_000.0
-        self._changed = threading.Condition()
-        self._waiting = 0
-        self._read = threading.local()
-
-    def now(self) -> float:
-        with self._changed:
-            self._read.last = self._now
-            return self._now
-
-    monotonic = now
-
-    def advance(self, seconds: float) -> None:
-        with self._changed:
-            self._now += seconds
-
-    def sleep(self, seconds: float) -> None:
-        nobody = threading.Lock()
-        nobody.acquire()
-        self.monotonic()
-        self.wait(nobody, seconds)
-
-    def wait(self, gate: Gate, timeout: float | None) -> bool:
-        # A timeout is what its thread made of the time that it last read: the clock may have been moved since.
-        due = None if timeout is None else getattr(self._read, "last", self._now) + timeout
-        give_up = time.monotonic() + 3 * WAIT  # a test that fails is not to stand here for ever
-        with self._changed:
-            self._waiting += 1
-            self._changed.notify_all()
-        try:
-            # The gate is opened by its owner, the time by the test: look at both, often.
-            while not gate.acquire(timeout=0.001):
-                if (due is not None and self._now >= due) or time.monotonic() > give_up:
-                    return False
-            return True
-        finally:
-            with self._changed:
-                self._waiting -= 1
-
-    def wait_until_waited_for(self, threads: int = 1) -> None:
-        """Until so many threads stand in front of this clock: now moving it makes a difference to them."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: self._waiting >= threads, WAIT), "nobody waits for this clock"
 
 
 # --- ways to publish ---------------------------------------------------------------------------------------------------

@@ -135,10 +135,11 @@ class Lifecycle:
         if self.state == "started":
             return
         if self.state == "new":
-            raise BusNotStarted("the bus is not started; use `with bus:` or bus.start() before you publish")
+            raise BusNotStarted("the bus is not started; use `with bus:` or bus.start() before you publish") from None
         if self.state == "draining" and self.in_handler():
             return  # handlers may finish what they do
-        raise BusClosed(f"the bus is {'stopping' if self.state == 'draining' else 'stopped'}: it takes no more messages")
+        how = "stopping" if self.state == "draining" else "stopped"
+        raise BusClosed(f"the bus is {how}: it takes no more messages") from None
 
     def in_handler(self) -> bool:
         """True on a thread that runs a handler of this bus."""

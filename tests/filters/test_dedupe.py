@@ -6,30 +6,19 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import pytest
 
-from flow_helpers import (
-    WAIT,
-    HandClock,
-    Hold,
-    InThread,
-    Way,
-    assert_conserved,
-    every_way,
-    hasty_threads,
-    running,
-    wait_until,
-)
-from pipebus import Bus, Delivery, Dropped, Handled, Message, PipelineError, Receipt, Rejected, around, transform, when
+from flow_helpers import WAIT, InThread, Way, assert_conserved, every_way, hasty_threads
+from pipebus import Bus, Delivery, Dropped, Handled, Message, Pipeline, PipelineError, Receipt, Rejected, when
 from pipebus.errors import ContractError
 from pipebus.filters import Dedupe, Retry, Tap
+from pipebus.testing import FakeClock, FilterBench, Harness, after, run_filter
 
 DUPLICATE = Dropped("duplicate", "Dedupe")
-KINDS = ("publish", "publish async", "apublish", "delivery", "delivery async")
 
 
 class Boom(Exception):
@@ -40,69 +29,14 @@ def nothing(message: Message) -> None:
     """The end of a chain that works."""
 
 
-class Road:
-    """
-    One kind of chain; called with filters and the function at their end, it gives `send(id, body)`: one message through, and
-    what came out: an outcome, or the error.
-    """
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.delivered = kind.startswith("delivery")
-        self.good: Receipt | Handled = Handled() if self.delivered else Receipt(1)
-
-    @contextmanager
-    def __call__(
-        self, *filters: Any, end: Callable[[Message], object] = nothing, clock: Any = None
-    ) -> Iterator[Callable[..., Any]]:
-        last: list[Any] = []
-
-        @around
-        def seen(message: Message) -> Any:
-            try:
-                last.append((yield message))
-            except BaseException as error:
-                last.append(error)
-                raise
-            return last[-1]
-
-        async def aend(message: Message) -> None:
-            end(message)
-
-        async def apass(message: Message, call_next: Any) -> Any:
-            end(message)
-            return await call_next(message)
-
-        self.bus = Bus(clock=clock)
-        if self.delivered:
-            self.subscription = self.bus.subscribe(
-                "a", aend if self.kind == "delivery async" else lambda message: end(message), filters=[seen, *filters]
-            )
-        else:
-            self.bus.use(seen, *filters, apass if self.kind == "publish async" else Tap(end))
-            self.subscription = self.bus.subscribe("a")
-
-        def send(id: str | None = None, body: Any = None) -> Any:
-            message = Message("a", body, id=id)
-            try:
-                if self.kind == "apublish":
-                    asyncio.run(self.bus.asend(message))
-                else:
-                    self.bus.send(message)
-            except Exception as error:
-                assert error is last[-1]  # noqa: PT017
-            if self.delivered:
-                self.bus.drain(timeout=WAIT)
-            return last.pop()
-
-        with self.bus:
-            yield send
-        assert_conserved(self.subscription)
+def good(at: str) -> Receipt | Handled:
+    """The outcome of a rest that works."""
+    return Receipt(1) if at == "publish" else Handled()
 
 
-@pytest.fixture(params=KINDS)
-def road(request: pytest.FixtureRequest) -> Road:
-    return Road(request.param)
+def send(bench: FilterBench, ids: Iterable[str | None], body: Any = None) -> list[Any]:
+    """One message after the other through the filter: their outcomes."""
+    return [bench.send(Message("a", body, id=id)).outcome for id in ids]
 
 
 class Once:
@@ -120,96 +54,118 @@ class Once:
 # --- what a duplicate is ------------------------------------------------------------------------------------------------
 
 
-def test_a_message_that_comes_twice_passes_once(road: Road) -> None:
-    """By its id; the second one is dropped, and counted as a duplicate."""
-    passed: list[str] = []
-    with road(Dedupe(), end=lambda message: passed.append(message.id)) as send:
-        assert [send("1"), send("2"), send("1"), send("1")] == [road.good, road.good, DUPLICATE, DUPLICATE]
-        counted = road.subscription.stats() if road.delivered else road.bus.stats()["dropped"]["Dedupe"]
-    assert passed == ["1", "2"]
-    assert (counted["dropped"] if road.delivered else counted) == {"duplicate": 2}
+def test_a_message_that_comes_twice_passes_once(colour: Any, at: Any) -> None:
+    """By its id; the second one is dropped."""
+    with FilterBench(Dedupe(), at=at, colour=colour) as bench:
+        runs = [bench.send(Message("a", id=id)) for id in "1211"]
+    assert [run.outcome for run in runs] == [good(at), good(at), DUPLICATE, DUPLICATE]
+    assert [run.next_calls for run in runs] == [1, 1, 0, 0]
 
 
-def test_messages_that_are_not_given_an_id_are_all_different(road: Road) -> None:
+def test_a_duplicate_is_counted_as_one(harness: Harness, at: Any) -> None:
+    """By the bus for a publish, by its subscription for a delivery."""
+    harness.bus.use(Dedupe(), at=at)
+    subscription = harness.bus.subscribe("a", nothing)
+    bus = harness.start()
+    for id in "1211":
+        bus.publish("a", id=id)
+    harness.drain()
+    counted = bus.stats()["dropped"]["Dedupe"] if at == "publish" else subscription.stats()["dropped"]
+    assert counted == {"duplicate": 2}
+    assert subscription.stats()["acknowledged"] == 2
+
+
+def test_messages_that_are_not_given_an_id_are_all_different(colour: Any, at: Any) -> None:
     """Equal bodies are no duplicates."""
-    with road(Dedupe()) as send:
-        assert [send(None, "same"), send(None, "same")] == [road.good, road.good]
+    with FilterBench(Dedupe(), at=at, colour=colour) as bench:
+        assert send(bench, [None, None], "same") == [good(at), good(at)]
 
 
-def test_a_key_says_what_makes_two_messages_the_same(road: Road) -> None:
+def test_a_key_says_what_makes_two_messages_the_same(colour: Any, at: Any) -> None:
     """Whatever their ids are."""
-    with road(Dedupe(key=lambda message: (message.body["order"], message.body["step"]))) as send:
-        first, other = {"order": 1, "step": "paid"}, {"order": 1, "step": "sent"}
-        assert [send("1", first), send("2", other), send("3", first)] == [road.good, road.good, DUPLICATE]
+    first, other = {"order": 1, "step": "paid"}, {"order": 1, "step": "sent"}
+    by_order = Dedupe(key=lambda message: (message.body["order"], message.body["step"]))
+    with FilterBench(by_order, at=at, colour=colour) as bench:
+        assert [bench.send(body).outcome for body in (first, other, first)] == [good(at), good(at), DUPLICATE]
 
 
-def test_a_message_without_a_key_has_no_duplicates(road: Road) -> None:
+def test_a_message_without_a_key_has_no_duplicates(colour: Any, at: Any) -> None:
     """None is "cannot tell", and nothing is lost by it."""
-    with road(Dedupe(key=lambda message: message.body)) as send:
-        assert [send("1", None), send("1", None), send("1", 0), send("1", 0)] == [road.good, road.good, road.good, DUPLICATE]
+    with FilterBench(Dedupe(key=lambda message: message.body), at=at, colour=colour) as bench:
+        assert send(bench, "11", None) == [good(at), good(at)]
+        assert send(bench, "11", 0) == [good(at), DUPLICATE]
 
 
 # --- what is forgotten --------------------------------------------------------------------------------------------------
 
 
-def test_a_message_that_failed_may_come_again(road: Road) -> None:
+def test_a_message_that_failed_may_come_again(colour: Any, at: Any) -> None:
     """An error does not poison the id; what works then is known."""
-    with road(Dedupe(), end=Once()) as send:
-        assert isinstance(send("1"), Boom)
-        assert [send("1"), send("1")] == [road.good, DUPLICATE]
+    with FilterBench(Dedupe(), at=at, colour=colour) as bench:
+        assert isinstance(bench.send(Message("a", id="1"), next=Boom).error, Boom)
+        assert bench.send(Message("a", id="1"), next=None).outcome == good(at)
+        assert send(bench, "1") == [DUPLICATE]
 
 
-def test_a_message_that_was_dropped_further_in_may_come_again(road: Road) -> None:
+def test_a_message_that_was_dropped_further_in_may_come_again(colour: Any, at: Any) -> None:
     """It has had no effect."""
-    asked: list[Message] = []
-
-    @transform
-    def drop_first(message: Message) -> Message | Dropped:
-        asked.append(message)
-        return Dropped("not yet") if len(asked) == 1 else message
-
-    with road(Dedupe(), drop_first) as send:
-        assert [send("1"), send("1"), send("1")] == [Dropped("not yet", "drop_first"), road.good, DUPLICATE]
+    not_yet = Dropped("not yet", "further in")
+    with FilterBench(Dedupe(), at=at, colour=colour) as bench:
+        assert bench.send(Message("a", id="1"), next=not_yet).outcome == not_yet
+        assert bench.send(Message("a", id="1"), next=None).outcome == good(at)
+        assert send(bench, "1") == [DUPLICATE]
 
 
-def test_a_message_is_known_for_its_window(road: Road) -> None:
+def test_a_message_is_known_for_its_window(colour: Any, at: Any) -> None:
     """Counted from when it passed; a duplicate does not prolong it."""
-    clock = HandClock()
-    with road(Dedupe(window=10.0), clock=clock) as send:
-        assert send("1") == road.good
-        clock.advance(9.0)
-        assert send("1") == DUPLICATE
-        clock.advance(2.0)
-        assert [send("1"), send("1")] == [road.good, DUPLICATE]
+    with FilterBench(Dedupe(window=10.0), at=at, colour=colour) as bench:
+        assert send(bench, "1") == [good(at)]
+        bench.advance(9.0)
+        assert send(bench, "1") == [DUPLICATE]
+        bench.advance(2.0)
+        assert send(bench, "11") == [good(at), DUPLICATE]
 
 
-def test_the_window_begins_when_the_run_has_ended(road: Road) -> None:
+@pytest.mark.parametrize("of", ["publish", "delivery"])
+def test_the_window_is_told_by_the_clock_of_the_bus(of: Any) -> None:
+    """Not by the computer's: a clock that a test moves moves it."""
+    clock = FakeClock()
+    bus = Bus(clock=clock)
+    handled: list[Any] = []
+    bus.use(Dedupe(window=10.0), at=of)
+    bus.subscribe("a", lambda message: handled.append(message.body))
+    with bus:
+        for seconds in (0.0, 9.0, 2.0, 9.0):
+            clock.advance(seconds)
+            bus.publish("a", clock.monotonic(), id="1")
+            bus.drain(timeout=WAIT)
+    assert handled == [0.0, 11.0]
+
+
+def test_the_window_begins_when_the_run_has_ended(colour: Any, at: Any) -> None:
     """A run that takes longer than the window is not forgotten before it has ended."""
-    clock = HandClock()
-    with road(Dedupe(window=10.0), end=lambda message: clock.advance(15.0), clock=clock) as send:
-        assert send("1") == road.good
-        clock.advance(9.0)
-        assert send("1") == DUPLICATE
+    with FilterBench(Dedupe(window=10.0), after(15.0), at=at, colour=colour) as bench:
+        assert send(bench, "1") == [good(at)]
+        bench.advance(9.0)
+        assert send(bench, "1") == [DUPLICATE]
 
 
-def test_of_too_many_the_oldest_are_forgotten_first(road: Road) -> None:
+def test_of_too_many_the_oldest_are_forgotten_first(colour: Any, at: Any) -> None:
     """`size` are known; the newest of them for sure."""
-    with road(Dedupe(size=3)) as send:
-        assert {send(id) for id in "12345"} == {road.good}
-        assert [send(id) for id in "345"] == [DUPLICATE] * 3
-        assert [send(id) for id in "12"] == [road.good] * 2
-        assert [send(id) for id in "512"] == [DUPLICATE] * 3
+    with FilterBench(Dedupe(size=3), at=at, colour=colour) as bench:
+        assert send(bench, "12345") == [good(at)] * 5
+        assert send(bench, "345") == [DUPLICATE] * 3
+        assert send(bench, "12") == [good(at)] * 2
+        assert send(bench, "512") == [DUPLICATE] * 3
 
 
 def test_one_that_comes_again_after_its_window_is_the_newest() -> None:
     """What counts is when a message passed last, not first."""
-    clock, road = HandClock(), Road("publish")
-    with road(Dedupe(window=10.0, size=4), clock=clock) as send:
-        for id in "1234":
-            send(id)
-        clock.advance(11.0)
-        assert {send(id) for id in "3567"} == {road.good}
-        assert [send(id) for id in "3567"] == [DUPLICATE] * 4
+    with FilterBench(Dedupe(window=10.0, size=4)) as bench:
+        send(bench, "1234")
+        bench.advance(11.0)
+        assert send(bench, "3567") == [Receipt(1)] * 4
+        assert send(bench, "3567") == [DUPLICATE] * 4
 
 
 class Key:
@@ -228,19 +184,19 @@ class Key:
         return hash(self.value)
 
 
-def test_what_is_forgotten_takes_no_memory(road: Road) -> None:
+def test_what_is_forgotten_takes_no_memory(colour: Any, at: Any) -> None:
     """No more than `size` keys are held; those whose window is over go as others come, two for each."""
-    clock = HandClock()
     Key.alive.clear()
-    with road(Dedupe(key=lambda message: Key(message.body), window=10.0, size=20), clock=clock) as send:
+    dedupe = Dedupe(key=lambda message: Key(message.body), window=10.0, size=20)
+    with FilterBench(dedupe, at=at, colour=colour) as bench:
         for number in range(50):
-            send(None, number)
+            bench.send(number)
         assert _alive() == 20
-        clock.advance(11.0)
-        send(None, 50)
+        bench.advance(11.0)
+        bench.send(50)
         assert _alive() == 19  # not all at once: that would hold up everybody after a quiet hour
         for number in range(51, 60):
-            send(None, number)
+            bench.send(number)
         assert _alive() == 10
 
 
@@ -249,60 +205,74 @@ def _alive() -> int:
     return len(Key.alive)
 
 
-def test_what_failed_takes_no_memory(road: Road) -> None:
-    """Nor does what was dropped, or has no key."""
+@pytest.mark.parametrize("end", ["failed", "was dropped"])
+def test_what_had_no_effect_takes_no_memory(colour: str, at: Any, end: str) -> None:
+    """A message that failed, or was dropped further in. (Not in a harness, which keeps errors and what their frames hold.)"""
     Key.alive.clear()
 
-    def fail(message: Message) -> None:
-        raise Boom(message.body)
+    def rest(message: Message, call_next: Any) -> Dropped:
+        if end == "failed":
+            raise Boom(message.body)
+        return Dropped("unwanted")
 
-    with road(Dedupe(key=lambda message: Key(message.body)), end=fail) as send:
+    async def arest(message: Message, call_next: Any) -> Dropped:
+        return rest(message, call_next)
+
+    async def anothing(message: Message) -> None:
+        nothing(message)
+
+    bus = Bus()
+    bus.use(Dedupe(key=lambda message: Key(message.body)), rest if colour == "sync" else arest, at=at)
+    subscription = bus.subscribe("a", nothing if colour == "sync" else anothing)
+    with bus:
         for number in range(10):
-            send(None, number)
+            with suppress(Boom):
+                bus.publish("a", number)
+        bus.drain(timeout=WAIT)
+        stats = subscription.stats()
+        assert stats["dead"] + sum(stats["dropped"].values()) == (10 if at == "delivery" else 0)
         assert _alive() == 0
 
 
 # --- under way ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_message_that_is_under_way_is_known_however_long_it_takes() -> None:
+def test_a_message_that_is_under_way_is_known_however_long_it_takes(harness: Harness) -> None:
     """Publish: a copy that comes meanwhile is dropped, though the window is long over and the memory full."""
-    clock, hold = HandClock(), Hold()
-    bus = Bus(clock=clock)
-    bus.use(Dedupe(window=10.0, size=1), when(lambda message: message.body == "slow", Tap(hold)))
-    mailbox = bus.subscribe("a")
-    with running(bus, drain=False):
-        first = InThread(bus.publish, "a", "slow", id="1")
-        hold.wait_started()
-        clock.advance(60.0)
-        assert [bus.publish("a", id=id) for id in "234"] == [Receipt(1)] * 3
-        assert bus.publish("a", "copy", id="1") == DUPLICATE
-        hold.open()
-        assert first.result() == Receipt(1)
-        assert bus.publish("a", "copy", id="1") == DUPLICATE
-        assert mailbox.stats()["pending"] == 4
+    slow = when(lambda message: message.body == "slow", Tap(lambda message: harness.clock.sleep(90.0)))
+    harness.bus.use(Dedupe(window=10.0, size=1), slow)
+    mailbox = harness.bus.subscribe("a")
+    bus = harness.start()
+    first = harness.thread(bus.publish, "a", "slow", id="1")
+    harness.advance(60.0)
+    assert [bus.publish("a", id=id) for id in "234"] == [Receipt(1)] * 3
+    assert bus.publish("a", "copy", id="1") == DUPLICATE
+    assert mailbox.stats()["pending"] == 3
+    assert first.result() == Receipt(1)
+    assert bus.publish("a", "copy", id="1") == DUPLICATE
+    assert mailbox.stats()["pending"] == 4
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_a_delivery_that_is_under_way_is_known(colour: str) -> None:
+def test_a_delivery_that_is_under_way_is_known(harness: Harness, colour: str) -> None:
     """Two workers: the copy that the second one takes is dropped while the first is still at it."""
-    started, go_on, bodies = threading.Event(), threading.Event(), []
+    bodies: list[Any] = []
 
     def handle(message: Message) -> None:
         bodies.append(message.body)
-        started.set()
-        assert go_on.wait(WAIT)
+        harness.clock.sleep(2.0)
 
     async def ahandle(message: Message) -> None:
-        await asyncio.to_thread(handle, message)
+        bodies.append(message.body)
+        await asyncio.sleep(2.0)
 
-    with running() as bus:
-        subscription = bus.subscribe("a", handle if colour == "sync" else ahandle, workers=2, filters=[Dedupe()])
-        bus.publish("a", "first", id="1")
-        assert started.wait(WAIT)
-        bus.publish("a", "copy", id="1")
-        wait_until(lambda: subscription.stats()["dropped"] == {"duplicate": 1}, "the copy is dropped")
-        go_on.set()
+    subscription = harness.bus.subscribe("a", handle if colour == "sync" else ahandle, workers=2, filters=[Dedupe()])
+    bus = harness.start()
+    bus.publish("a", "first", id="1")
+    harness.advance(1.0)
+    bus.publish("a", "copy", id="1")
+    harness.advance(0)
+    assert (subscription.stats()["dropped"], subscription.stats()["acknowledged"]) == ({"duplicate": 1}, 0)
+    harness.drain()
     assert bodies == ["first"]
 
 
@@ -339,7 +309,7 @@ def test_of_many_threads_that_publish_the_same_ids_each_id_passes_once(way: Way)
         assert bus.stats()["dropped"] == {"Dedupe": {"duplicate": 19 * 40}}
 
 
-def test_of_many_tasks_that_publish_the_same_id_one_passes() -> None:
+def test_of_many_tasks_that_publish_the_same_id_one_passes(harness: Harness) -> None:
     """On one loop, with a chain that lets the others in between."""
 
     async def slow(message: Message, call_next: Any) -> Any:
@@ -347,13 +317,12 @@ def test_of_many_tasks_that_publish_the_same_id_one_passes() -> None:
         return await call_next(message)
 
     async def main() -> list[Any]:
-        async with bus:
-            return await asyncio.gather(*[bus.apublish("a", id="1") for _ in range(20)])
+        return await asyncio.gather(*[harness.bus.apublish("a", id="1") for _ in range(20)])
 
-    bus = Bus()
-    bus.use(Dedupe(), slow)
-    mailbox = bus.subscribe("a")
-    outcomes = asyncio.run(main())
+    harness.bus.use(Dedupe(), slow)
+    mailbox = harness.bus.subscribe("a")
+    harness.start()
+    outcomes = harness.run(main())
     assert (outcomes.count(Receipt(1)), outcomes.count(DUPLICATE)) == (1, 19)
     assert_conserved(mailbox, accepted=1)
 
@@ -380,71 +349,62 @@ def test_a_key_may_publish_while_it_is_compared() -> None:
 
 
 @pytest.mark.parametrize("of", ["the bus", "the subscriptions"])
-def test_each_subscriber_gets_its_copy(of: str) -> None:
+def test_each_subscriber_gets_its_copy(harness: Harness, of: str) -> None:
     """One filter object around two handlers: what one has handled is no duplicate for the other."""
-    handled: list[tuple[str, str]] = []
-    bus, dedupe = Bus(), Dedupe()
+    bus, dedupe = harness.bus, Dedupe()
     own = [dedupe] if of == "the subscriptions" else []
     if of == "the bus":
         bus.use(dedupe, at="delivery")
 
-    async def other(message: Message) -> None:
-        handled.append(("other", message.id))
+    async def anothing(message: Message) -> None:
+        nothing(message)
 
-    bus.subscribe("a", lambda message: handled.append(("one", message.id)), name="one", filters=own)
-    bus.subscribe("a", other, name="other", filters=own)
-    with running(bus):
-        for id in ("1", "2", "1"):
-            bus.publish("a", id=id)
-        bus.drain(timeout=WAIT)
-        assert {name: s["dropped"] for name, s in bus.stats()["subscriptions"].items()} == {
-            "one": {"duplicate": 1},
-            "other": {"duplicate": 1},
-        }
-    assert sorted(handled) == [("one", "1"), ("one", "2"), ("other", "1"), ("other", "2")]
+    bus.subscribe("a", nothing, name="one", filters=own)
+    bus.subscribe("a", anothing, name="other", filters=own)
+    harness.start()
+    for id in ("1", "2", "1"):
+        bus.publish("a", id=id)
+    harness.drain()
+    for name in ("one", "other"):
+        assert [message.id for message in harness.delivered_to(name)] == ["1", "2"]
+        assert bus.stats()["subscriptions"][name]["dropped"] == {"duplicate": 1}
 
 
-def test_what_was_published_is_no_duplicate_for_its_handler() -> None:
+def test_what_was_published_is_no_duplicate_for_its_handler(harness: Harness) -> None:
     """One filter object in both chains has a memory for each."""
-    handled: list[str] = []
-    bus, dedupe = Bus(), Dedupe()
+    bus, dedupe = harness.bus, Dedupe()
     bus.use(dedupe)
     bus.use(dedupe, at="delivery")
-    bus.subscribe("a", lambda message: handled.append(message.id))
-    with running(bus):
-        assert [bool(bus.publish("a", id=id)) for id in "121"] == [True, True, False]
-        bus.drain(timeout=WAIT)
-    assert handled == ["1", "2"]
+    bus.subscribe("a", nothing, name="a")
+    harness.start()
+    assert [bool(bus.publish("a", id=id)) for id in "121"] == [True, True, False]
+    harness.drain()
+    assert [message.id for message in harness.delivered_to("a")] == ["1", "2"]
 
 
-def test_in_a_publish_chain_there_is_one_memory_for_all_subjects() -> None:
+def test_in_a_publish_chain_there_is_one_memory_for_all_subjects(colour: Any) -> None:
     """An id is one message's, wherever it is published."""
-    bus = Bus()
-    bus.use(Dedupe())
-    with bus:
-        assert [bool(bus.publish(subject, id=id)) for subject, id in (("a", "1"), ("b", "1"), ("b", "2"))] == [
-            True,
-            False,
-            True,
-        ]
+    dedupe = Dedupe()
+    runs = [run_filter(dedupe, Message(subject, id=id), colour=colour) for subject, id in (("a", "1"), ("b", "1"), ("b", "2"))]
+    assert [run.dropped for run in runs] == [None, "duplicate", None]
 
 
-@pytest.mark.parametrize("at", ["publish", "delivery"])
-def test_a_memory_outlives_what_makes_its_chain_anew(at: Any) -> None:
+def test_a_memory_outlives_what_makes_its_chain_anew(harness: Harness, at: Any) -> None:
     """Another subscription, and a stop and a start: what was known is known."""
-    handled: list[str] = []
-    bus = Bus()
+    bus = harness.bus
     bus.use(Dedupe(), at=at)
-    bus.subscribe("a", lambda message: handled.append(message.id), name="a")
-    with bus:
-        bus.publish("a", id="1")
-        bus.subscribe("*", nothing)
-        bus.publish("a", id="1")
-        bus.drain(timeout=WAIT)
+    bus.subscribe("a", nothing, name="a")
+    harness.start()
+    bus.publish("a", id="1")
+    bus.subscribe("*", nothing)
+    bus.publish("a", id="1")
+    harness.drain()
+    bus.stop()
     gc.collect()
-    with bus:
-        bus.publish("a", id="1")
-    assert handled == ["1"]
+    harness.start()
+    bus.publish("a", id="1")
+    harness.drain()
+    assert [message.id for message in harness.delivered_to("a")] == ["1"]
 
 
 def test_the_memory_of_a_subscription_goes_with_it() -> None:
@@ -477,9 +437,8 @@ def _coloured(colour: str, handle: Callable[[Message, Delivery], None]) -> Any:
     return ahandle if colour == "async" else plain
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
 @pytest.mark.parametrize("raises", [False, True], ids=["returns", "raises"])
-def test_a_delivery_that_was_given_back_comes_again(colour: str, raises: bool) -> None:
+def test_a_delivery_that_was_given_back_comes_again(harness: Harness, colour: str, raises: bool) -> None:
     """`delivery.retry()` is no handling, however the run ends; when it is handled, it is known."""
     attempts: list[int] = []
 
@@ -490,47 +449,46 @@ def test_a_delivery_that_was_given_back_comes_again(colour: str, raises: bool) -
             if raises:
                 raise Boom
 
-    with running() as bus:
-        subscription = bus.subscribe("a", _coloured(colour, handle), filters=[Dedupe()])
-        bus.publish("a", id="1")
-        bus.publish("a", id="1")  # one of the two is handled, whichever is taken first
-        bus.drain(timeout=WAIT)
-        stats = subscription.stats()
-        assert (stats["acknowledged"], stats["dropped"]) == (1, {"duplicate": 1})
+    harness.allow(Boom)
+    subscription = harness.bus.subscribe("a", _coloured(colour, handle), filters=[Dedupe()])
+    bus = harness.start()
+    bus.publish("a", id="1")
+    bus.publish("a", id="1")  # one of the two is handled, whichever is taken first
+    harness.drain()
+    stats = subscription.stats()
+    assert (stats["acknowledged"], stats["dropped"]) == (1, {"duplicate": 1})
     assert len(attempts) == 2
 
 
-def test_a_delivery_that_was_given_back_may_come_before_its_run_has_ended() -> None:
+def test_a_delivery_that_was_given_back_may_come_before_its_run_has_ended(harness: Harness) -> None:
     """Two workers: the second has it while the first is still in the handler; it is no duplicate of that."""
-    attempts: list[int] = []
-    second, go_on = threading.Event(), threading.Event()
+    attempts: list[tuple[float, int]] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
-        attempts.append(delivery.attempt)
+        attempts.append((harness.elapsed, delivery.attempt))
         if delivery.attempt == 1:
             delivery.retry()
-            assert second.wait(WAIT)
+            harness.clock.sleep(2.0)
         else:
-            second.set()
-            assert go_on.wait(WAIT)
+            harness.clock.sleep(5.0)
 
-    with running() as bus:
-        subscription = bus.subscribe("a", handle, workers=2, filters=[Dedupe()])
-        bus.publish("a", id="1")
-        assert second.wait(WAIT)
-        bus.publish("a", "copy", id="1")  # the second run is the one that counts, also when the first has ended
-        wait_until(lambda: subscription.stats()["dropped"] == {"duplicate": 1}, "the copy is dropped")
-        go_on.set()
-        bus.drain(timeout=WAIT)
-        bus.publish("a", "copy", id="1")
-        bus.drain(timeout=WAIT)
-        assert (subscription.stats()["acknowledged"], subscription.stats()["dropped"]) == (1, {"duplicate": 2})
-    assert attempts == [1, 2]
+    subscription = harness.bus.subscribe("a", handle, workers=2, filters=[Dedupe()])
+    bus = harness.start()
+    bus.publish("a", id="1")
+    harness.advance(3.0)
+    assert attempts == [(0.0, 1), (0.0, 2)]
+    bus.publish("a", "copy", id="1")  # the second run is the one that counts, also when the first has ended
+    harness.advance(0)
+    assert (subscription.stats()["acknowledged"], subscription.stats()["dropped"]) == (0, {"duplicate": 1})
+    harness.drain()
+    bus.publish("a", "copy", id="1")
+    harness.drain()
+    assert (subscription.stats()["acknowledged"], subscription.stats()["dropped"]) == (1, {"duplicate": 2})
+    assert len(attempts) == 2
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
 @pytest.mark.parametrize("rejects", [False, True], ids=["raises", "rejects"])
-def test_a_dead_letter_can_be_replayed(colour: str, rejects: bool) -> None:
+def test_a_dead_letter_can_be_replayed(harness: Harness, colour: str, rejects: bool) -> None:
     """What was refused or failed has had no effect, so its replay is no duplicate."""
     attempts: list[int] = []
 
@@ -541,18 +499,18 @@ def test_a_dead_letter_can_be_replayed(colour: str, rejects: bool) -> None:
                 raise Boom
             delivery.reject("not now")
 
-    with running() as bus:
-        subscription = bus.subscribe("a", _coloured(colour, handle), filters=[Dedupe()])
-        bus.publish("a", id="1")
-        bus.drain(timeout=WAIT)
-        (letter,) = bus.dead_letters.list()
-        bus.dead_letters.replay(letter.id)
-        bus.drain(timeout=WAIT)
-        assert (subscription.stats()["acknowledged"], len(attempts)) == (1, 2)
+    harness.allow(Boom)
+    subscription = harness.bus.subscribe("a", _coloured(colour, handle), filters=[Dedupe()])
+    bus = harness.start()
+    bus.publish("a", id="1")
+    harness.drain()
+    (letter,) = bus.dead_letters.list()
+    bus.dead_letters.replay(letter.id)
+    harness.drain()
+    assert (subscription.stats()["acknowledged"], len(attempts)) == (1, 2)
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_a_delivery_that_was_acknowledged_is_known_also_if_its_handler_fails_later(colour: str) -> None:
+def test_a_delivery_that_was_acknowledged_is_known_also_if_its_handler_fails_later(harness: Harness, colour: str) -> None:
     """The first settlement stands: it was handled."""
     runs: list[Message] = []
 
@@ -561,19 +519,20 @@ def test_a_delivery_that_was_acknowledged_is_known_also_if_its_handler_fails_lat
         delivery.ack()
         raise Boom
 
-    with running() as bus:
-        subscription = bus.subscribe("a", _coloured(colour, handle), filters=[Dedupe()])
-        bus.publish("a", id="1")
-        bus.publish("a", id="1")
-        bus.drain(timeout=WAIT)
-        assert (subscription.stats()["acknowledged"], subscription.stats()["dropped"]) == (1, {"duplicate": 1})
+    harness.allow(Boom)
+    subscription = harness.bus.subscribe("a", _coloured(colour, handle), filters=[Dedupe()])
+    bus = harness.start()
+    bus.publish("a", id="1")
+    bus.publish("a", id="1")
+    harness.drain()
+    assert (subscription.stats()["acknowledged"], subscription.stats()["dropped"]) == (1, {"duplicate": 1})
     assert len(runs) == 1
 
 
-def test_what_a_handler_publishes_does_not_depend_on_its_delivery() -> None:
+def test_what_a_handler_publishes_does_not_depend_on_its_delivery(harness: Harness) -> None:
     """It has given its own message back: what it publishes has passed, and is known."""
     outcomes: list[Any] = []
-    bus = Bus()
+    bus = harness.bus
     bus.use(Dedupe())
     other = bus.subscribe("b")
 
@@ -583,90 +542,84 @@ def test_what_a_handler_publishes_does_not_depend_on_its_delivery() -> None:
         outcomes.append(bus.publish("b", id="notice"))
 
     bus.subscribe("a", handle)
-    with bus:
-        bus.publish("a")
-        bus.drain(timeout=WAIT)
-        assert other.stats()["pending"] == 1
+    harness.start().publish("a")
+    harness.advance(0)
+    assert other.stats()["pending"] == 1
     assert outcomes == [Receipt(1), DUPLICATE]
 
 
 # --- cancellation -------------------------------------------------------------------------------------------------------
 
 
-def test_a_delivery_that_a_stop_cancelled_is_handled_by_the_next_start() -> None:
+def test_a_delivery_that_a_stop_cancelled_is_handled_by_the_next_start(harness: Harness) -> None:
     """It went back to its mailbox, and is no duplicate of itself."""
-    started, runs = threading.Event(), []
+    runs: list[Message] = []
 
     async def handle(message: Message) -> None:
         runs.append(message)
         if len(runs) == 1:
-            started.set()
             await asyncio.Event().wait()
 
-    bus = Bus()
-    subscription = bus.subscribe("a", handle, name="slow", filters=[Dedupe()])
-    bus.start()
+    subscription = harness.bus.subscribe("a", handle, name="slow", filters=[Dedupe()])
+    bus = harness.start()
     bus.publish("a", id="1")
-    assert started.wait(WAIT)
+    harness.advance(0)
+    assert len(runs) == 1
     assert bus.stop(timeout=0, drain=False).left == {"slow": 1}
-    with bus:
-        bus.drain(timeout=WAIT)
+    harness.start()
+    harness.drain()
     assert (len(runs), subscription.stats()["acknowledged"], subscription.stats()["dropped"]) == (2, 1, {})
 
 
-def test_a_publish_that_was_cancelled_may_be_repeated() -> None:
+def test_a_publish_that_was_cancelled_may_be_repeated(harness: Harness) -> None:
     """Nobody has it, so the same id passes."""
 
+    async def slow(message: Message, call_next: Any) -> Any:
+        if message.body == "slow":
+            await asyncio.Event().wait()
+        return await call_next(message)
+
     async def main() -> None:
-        stuck = asyncio.Event()
+        task = asyncio.create_task(bus.apublish("a", "slow", id="1"))
+        await asyncio.sleep(1.0)
+        assert await bus.apublish("a", id="1") == DUPLICATE
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await bus.apublish("a", id="1") == Receipt(1)
 
-        async def slow(message: Message, call_next: Any) -> Any:
-            if message.body == "slow":
-                stuck.set()
-                await asyncio.Event().wait()
-            return await call_next(message)
-
-        bus = Bus()
-        bus.use(Dedupe(), slow)
-        bus.subscribe("a")
-        async with bus:
-            task = asyncio.create_task(bus.apublish("a", "slow", id="1"))
-            await stuck.wait()
-            assert await bus.apublish("a", id="1") == DUPLICATE
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert await bus.apublish("a", id="1") == Receipt(1)
-
-    asyncio.run(main())
+    bus = harness.bus
+    bus.use(Dedupe(), slow)
+    bus.subscribe("a")
+    harness.start()
+    harness.run(main())
 
 
 # --- with Retry ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first", ["Dedupe", "Retry"])
-def test_a_further_run_is_no_duplicate_of_the_one_before(road: Road, first: str) -> None:
+def test_a_further_run_is_no_duplicate_of_the_one_before(colour: Any, at: Any, first: str) -> None:
     """In either order: a failure is run again, and passes once."""
     filters = [Dedupe(), Retry(wait=0)] if first == "Dedupe" else [Retry(wait=0), Dedupe()]
-    end = Once()
-    with road(*filters, end=end) as send:
-        assert [send("1"), send("1")] == [road.good, DUPLICATE]
-    assert end.runs == 2
+    with FilterBench(Pipeline(*filters), [Boom(), None], at=at, colour=colour) as bench:
+        run = bench.send(Message("a", id="1"))
+        assert (run.outcome, run.next_calls) == (good(at), 2)
+        assert send(bench, "1") == [DUPLICATE]
 
 
-def test_in_front_of_retry_a_message_is_known_between_two_runs() -> None:
+def test_in_front_of_retry_a_message_is_known_between_two_runs(harness: Harness) -> None:
     """The order to choose: a copy that comes during the wait is dropped, and the next run passes."""
-    clock, end = HandClock(), Once()
-    bus = Bus(clock=clock)
-    bus.use(Dedupe(), Retry(wait=5.0), Tap(end))
-    mailbox = bus.subscribe("a")
-    with running(bus, drain=False):
-        first = InThread(bus.publish, "a", id="1")
-        clock.wait_until_waited_for()
-        assert InThread(bus.publish, "a", "copy", id="1").result() == DUPLICATE
-        clock.advance(5.0)
-        assert first.result() == Receipt(1)
-        assert mailbox.receive(timeout=WAIT).body is None
+    end = Once()
+    harness.bus.use(Dedupe(), Retry(wait=5.0), Tap(end))
+    mailbox = harness.bus.subscribe("a")
+    bus = harness.start()
+    first = harness.thread(bus.publish, "a", id="1")
+    harness.advance(1.0)
+    assert end.runs == 1
+    assert bus.publish("a", "copy", id="1") == DUPLICATE
+    assert first.result() == Receipt(1)
+    assert mailbox.receive(timeout=0).body is None
 
 
 # --- keys that cannot be told -------------------------------------------------------------------------------------------
@@ -681,33 +634,30 @@ def test_in_front_of_retry_a_message_is_known_between_two_runs() -> None:
         pytest.param(lambda message: ["a"], "TypeError: unhashable type: 'list'", id="it returns a list"),
     ],
 )
-def test_a_key_that_cannot_be_told_is_the_filter_s_error(road: Road, key: Any, cause: str) -> None:
+def test_a_key_that_cannot_be_told_is_the_filter_s_error(colour: Any, at: Any, key: Any, cause: str) -> None:
     """The error names the filter, the setting, what happened and what to do; the message does not pass."""
-    passed: list[Message] = []
-    retry = Retry(wait=0)
     asked: list[Message] = []
-    with road(retry, Tap(asked.append), Dedupe(key=key), end=passed.append) as send:
-        error = send("1")
-    assert isinstance(error, ContractError)
-    assert str(error) == (
+    chain = Pipeline(Retry(wait=0), Tap(asked.append), Dedupe(key=key))
+    run = run_filter(chain, Message("a", id="1"), colour=colour, at=at)
+    assert isinstance(run.error, ContractError)
+    assert str(run.error) == (
         f"filter Dedupe cannot tell duplicates: Dedupe.key failed with {cause}; make it return something hashable for each "
         "message, or None for one that has no duplicates"
     )
-    assert isinstance(error.__cause__, TypeError)
-    assert passed == []
+    assert isinstance(run.error.__cause__, TypeError)
+    assert run.next_calls == 0
     assert len(asked) == 1  # the next run would meet the same
 
 
-def test_a_key_may_refuse_a_message(road: Road) -> None:
+def test_a_key_may_refuse_a_message(colour: Any, at: Any) -> None:
     """By raising `Rejected`, as any filter may."""
 
     def order(message: Message) -> str:
         raise Rejected(None, "there is no order in it")
 
-    with road(Dedupe(key=order)) as send:
-        error = send("1")
-    assert isinstance(error, Rejected)
-    assert (error.by, error.errors) == ("Dedupe", ("there is no order in it",))
+    run = run_filter(Dedupe(key=order), Message("a", id="1"), colour=colour, at=at)
+    assert isinstance(run.error, Rejected)
+    assert (run.error.by, run.error.errors, run.next_calls) == ("Dedupe", ("there is no order in it",), 0)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------------

@@ -7,20 +7,8 @@ from typing import Any
 import pytest
 
 from pipebus import Bus, Dropped, Message, PipelineError
-from pipebus.clock import SystemClock
 from pipebus.filters import Expire
-
-NOW = 1_000_000.0
-
-
-class At(SystemClock):
-    """A clock that shows one time on envelopes."""
-
-    def __init__(self, now: float = NOW) -> None:
-        self.time = now
-
-    def now(self) -> float:  # type: ignore[override]
-        return self.time
+from pipebus.testing import FakeClock, Harness, run_filter
 
 
 @pytest.mark.parametrize(
@@ -34,50 +22,81 @@ class At(SystemClock):
         pytest.param(20.0, 30.0, True, id="its own ttl is longer"),
     ],
 )
-def test_a_message_older_than_its_time_to_live_is_dropped(through: Any, age: float, own: float | None, fresh: bool) -> None:
+def test_a_message_older_than_its_time_to_live_is_dropped(
+    harness: Harness, colour: Any, at: Any, age: float, own: float | None, fresh: bool
+) -> None:
     """Age is counted from the message's time by the bus's clock; a message's own `ttl` wins."""
-    sent = Message("a", ttl=own, time=NOW - age)
-    passed = through(Expire(10.0), sent, clock=At())
-    assert passed.arrived == ([sent] if fresh else [])
-    if not fresh:
-        assert passed.outcome == Dropped("expired", "Expire")
-        assert passed.stats["dropped"] == {"Expire": {"expired": 1}}
+    sent = Message("a", ttl=own, time=harness.clock.now() - age)
+    run = run_filter(Expire(10.0), sent, at=at, colour=colour)
+    assert run.forwards == ([sent] if fresh else [])
+    if fresh:
+        assert run.forwarded is sent
+    else:
+        assert run.outcome == Dropped("expired", "Expire")
 
 
-def test_around_a_handler_a_stale_message_is_dropped_and_counted() -> None:
-    """What waited in the mailbox for too long is not handled."""
-    clock = At()
-    bus = Bus(clock=clock)
+def test_age_is_told_by_the_clock_of_the_bus(colour: Any, at: Any) -> None:
+    """Not by the computer's: to a bus whose clock is years behind, a message of now is from the future, and fresh."""
+    bus = Bus(clock=FakeClock(start=1_000_000_000.0))
     handled: list[Any] = []
-    subscription = bus.subscribe("a", lambda message: handled.append(message.body), filters=[Expire("10s")])
+
+    async def passes(message: Message, call_next: Any) -> Any:
+        return await call_next(message)
+
+    async def handle(message: Message) -> None:
+        handled.append(message.body)
+
+    bus.use(*[passes] if colour == "async" else [], Expire(10.0), at=at)
+    bus.subscribe("a", handle)
     with bus:
-        subscription.pause()
-        bus.publish("a", "old")
-        clock.time += 11.0
-        bus.publish("a", "new")
-        subscription.resume()
+        bus.send(Message("a", "just in time", time=1_000_000_000.0 - 10.0))
+        bus.send(Message("a", "too old", time=1_000_000_000.0 - 10.5))
+        bus.send(Message("a", "of now"))
         bus.drain(timeout=10)
-        stats = subscription.stats()
+    assert handled == ["just in time", "of now"]
+
+
+def test_a_stale_publish_reaches_nobody_and_is_counted(harness: Harness) -> None:
+    """The publisher is told, the bus counts it by filter and reason, and no mailbox has it."""
+    bus = harness.bus
+    bus.use(Expire(10.0))
+    mailbox = bus.subscribe(">")
+    harness.start()
+    assert bus.send(Message("a", time=harness.clock.now() - 10.5)) == Dropped("expired", "Expire")
+    assert bus.stats()["dropped"] == {"Expire": {"expired": 1}}
+    assert mailbox.stats()["accepted"] == 0
+
+
+def test_around_a_handler_a_stale_message_is_dropped_and_counted(harness: Harness) -> None:
+    """What waited in the mailbox for too long is not handled."""
+    handled: list[Any] = []
+    subscription = harness.bus.subscribe("a", lambda message: handled.append(message.body), filters=[Expire("10s")])
+    bus = harness.start()
+    subscription.pause()
+    bus.publish("a", "old")
+    harness.advance(11.0)
+    bus.publish("a", "new")
+    subscription.resume()
+    harness.drain()
     assert handled == ["new"]
+    stats = subscription.stats()
     assert (stats["dropped"], stats["acknowledged"]) == ({"expired": 1}, 1)
 
 
-def test_for_a_reader_a_stale_message_is_dropped_and_the_next_one_read() -> None:
+def test_for_a_reader_a_stale_message_is_dropped_and_the_next_one_read(harness: Harness) -> None:
     """`receive` goes on to what is fresh."""
-    clock = At()
-    bus = Bus(clock=clock)
-    subscription = bus.subscribe("a", filters=[Expire(10.0)])
-    with bus:
-        bus.publish("a", "old")
-        clock.time += 11.0
-        bus.publish("a", "new")
-        assert subscription.receive(timeout=10).body == "new"
-        assert subscription.stats()["dropped"] == {"expired": 1}
+    subscription = harness.bus.subscribe("a", filters=[Expire(10.0)])
+    bus = harness.start()
+    bus.publish("a", "old")
+    harness.advance(11.0)
+    bus.publish("a", "new")
+    assert subscription.receive(timeout=10).body == "new"
+    assert subscription.stats()["dropped"] == {"expired": 1}
 
 
 def test_without_a_bus_it_goes_by_the_computer_s_clock() -> None:
     """One filter alone can be tried by calling it."""
-    expire, new, old = Expire(60.0), Message("a"), Message("a", time=NOW)
+    expire, new, old = Expire(60.0), Message("a"), Message("a", time=1_000_000.0)
     assert expire.transform(new) is new
     assert expire.transform(old) == Dropped("expired")
 

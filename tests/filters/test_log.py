@@ -6,7 +6,6 @@ import logging
 import subprocess
 import sys
 from collections import namedtuple
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ import pytest
 from pydantic import BaseModel
 
 import pipebus
-from pipebus import Bus, Dropped, Message, PipelineError, Ref, transform
+from pipebus import Dropped, Handled, Message, PipelineError, Receipt, Ref, when
 from pipebus.filters import Log
+from pipebus.testing import FilterRun, Harness, after, run_filter
 
 SECRET = "hunter2"
-Logs = Callable[[], list[Any]]
 
 
 class Login(BaseModel):
@@ -42,110 +41,97 @@ class LoginStruct(msgspec.Struct):
 LoginTuple = namedtuple("LoginTuple", "user password")
 
 
-@transform
-def drop(message: Message) -> Dropped:
-    return Dropped("not today")
-
-
-@transform
-def fail(message: Message) -> Message:
-    raise ValueError("broken")
+def lines(run: FilterRun) -> list[Any]:
+    """What Log has written: the bus has lines of its own."""
+    return [line for line in run.logs if line["event"].startswith("message.")]
 
 
 # --- what is logged ----------------------------------------------------------------------------------------------------
 
 
-def test_a_message_that_passed_is_one_line(through: Any, logs: Logs) -> None:
+def test_a_message_that_passed_is_one_line(colour: Any) -> None:
     """Subject, id, how long the rest took, and how many mailboxes have it; not the body, not the headers."""
     message = Message("orders.created", {"card": SECRET}, headers={"token": SECRET}, id="m-1")
-    assert through(Log(), message).message is message
-    (line,) = logs()
-    milliseconds = line.pop("ms")
-    assert isinstance(milliseconds, float)
-    assert milliseconds >= 0
-    assert line == {
-        "event": "message.passed", "log_level": "info", "subject": "orders.created", "id": "m-1", "mailboxes": 1
-    }  # fmt: skip
+    run = run_filter(Log(), message, next=after(1.5, Receipt(3)), colour=colour)
+    assert run.outcome == Receipt(3)
+    assert run.forwarded is message
+    assert lines(run) == [
+        {
+            "event": "message.passed", "log_level": "info", "subject": "orders.created", "id": "m-1", "ms": 1500.0,
+            "mailboxes": 3,
+        }
+    ]  # fmt: skip
 
 
-def test_a_message_that_was_dropped_is_logged_with_who_and_why(through: Any, logs: Logs) -> None:
+def test_a_message_that_was_dropped_is_logged_with_who_and_why(colour: Any, at: Any) -> None:
     """A short-circuit further in is told on the way back."""
-    passed = through(Log(), drop, Message("orders.created"))
-    assert passed.outcome == Dropped("not today", "drop")
-    (line,) = logs()
+    run = run_filter(Log(), Message("orders.created"), next=Dropped("not today", "drop"), colour=colour, at=at)
+    assert run.outcome == Dropped("not today", "drop")
+    (line,) = lines(run)
     assert (line["event"], line["log_level"]) == ("message.dropped", "info")
     assert (line["by"], line["reason"]) == ("drop", "not today")
 
 
-def test_an_error_is_logged_as_a_warning_and_goes_on(through: Any, logs: Logs) -> None:
+def test_an_error_is_logged_as_a_warning_and_goes_on(colour: Any, at: Any) -> None:
     """Log hides no error: the publisher gets the same one."""
-    with pytest.raises(ValueError, match="broken"):
-        through(Log(level="debug"), fail, Message("orders.created"))
-    (line,) = logs()
+    error = ValueError("broken")
+    rest = after(0.25, error)
+    run = run_filter(Log(level="debug"), Message("orders.created"), next=rest, colour=colour, at=at)
+    assert run.error is error
+    (line,) = lines(run)
     assert (line["event"], line["log_level"], line["error"]) == ("message.failed", "warning", "ValueError: broken")
+    assert line["ms"] == 250.0
 
 
-def test_an_error_whose_text_cannot_be_read_still_reaches_the_publisher(through: Any, logs: Logs) -> None:
+def test_an_error_whose_text_cannot_be_read_still_reaches_the_publisher(colour: Any) -> None:
     """A user's own `__str__` may fail; the line says so, and the error is the one that was raised."""
 
     class Unreadable(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no text")
 
-    @transform
-    def raises(message: Message) -> Message:
-        raise Unreadable
-
-    with pytest.raises(Unreadable):
-        through(Log(), raises, Message("a"))
-    (line,) = logs()
+    error = Unreadable()
+    run = run_filter(Log(), Message("a"), next=error, colour=colour)
+    assert run.error is error
+    (line,) = lines(run)
     assert line["event"] == "message.failed"
     assert "Unreadable" in line["error"]
 
 
-def test_around_a_handler_it_logs_what_became_of_the_delivery(logs: Logs) -> None:
-    """On the delivery side "passed" means handled, and there are no mailboxes to count."""
-    bus = Bus()
-
-    def handle(message: Message) -> None:
-        if message.body == "bad":
-            raise ValueError("broken")
-
-    bus.subscribe("a", handle, filters=[Log()])
-    with bus:
-        bus.publish("a", "good")
-        bus.publish("a", "bad")
-        bus.drain(timeout=10)
-    lines = logs()
-    assert [line["event"] for line in lines] == ["message.passed", "message.failed"]
-    assert "mailboxes" not in lines[0]
+def test_around_a_handler_there_are_no_mailboxes_to_count(colour: Any) -> None:
+    """On the delivery side "passed" means handled, whatever the handler returned."""
+    run = run_filter(Log(), Message("a"), next="done", colour=colour, at="delivery")
+    assert run.outcome == Handled("done")
+    (line,) = lines(run)
+    assert line["event"] == "message.passed"
+    assert "mailboxes" not in line
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning"])
-def test_the_level_is_a_setting(through: Any, logs: Logs, level: str) -> None:
+def test_the_level_is_a_setting(colour: Any, level: str) -> None:
     """For passed and dropped messages."""
-    through(Log(level=level), Message("a"))
-    through(Log(level=level), drop, Message("a"))
-    assert [line["log_level"] for line in logs()] == [level, level]
+    for rest in (None, Dropped("not today")):
+        run = run_filter(Log(level=level), Message("a"), next=rest, colour=colour)
+        assert [line["log_level"] for line in lines(run)] == [level]
 
 
-def test_mail_for_an_object_is_logged_by_its_text(through: Any, logs: Logs) -> None:
+def test_mail_for_an_object_is_logged_by_its_text(colour: Any) -> None:
     """A subject that is no string is written as one."""
-    bus_wide = through(Log(), Message(Ref("billing")))
-    assert bus_wide.outcome
-    assert logs()[0]["subject"] == "Ref('billing')"
+    run = run_filter(Log(), Message(Ref("billing")), colour=colour)
+    assert run.outcome
+    assert [line["subject"] for line in lines(run)] == ["Ref('billing')"]
 
 
 # --- secrets -----------------------------------------------------------------------------------------------------------
 
 
-def test_body_and_headers_are_logged_when_asked(through: Any, logs: Logs) -> None:
+def test_body_and_headers_are_logged_when_asked(colour: Any) -> None:
     """Each by a setting of its own."""
     message = Message("a", {"id": 1}, headers={"tenant": "acme"})
-    through(Log(body=True), message)
-    through(Log(headers=True), message)
-    assert (logs()[0]["body"], "headers" in logs()[0]) == ({"id": 1}, False)
-    assert (logs()[1]["headers"], "body" in logs()[1]) == ({"tenant": "acme"}, False)
+    (body,) = lines(run_filter(Log(body=True), message, colour=colour))
+    (headers,) = lines(run_filter(Log(headers=True), message, colour=colour))
+    assert (body["body"], "headers" in body) == ({"id": 1}, False)
+    assert (headers["headers"], "body" in headers) == ({"tenant": "acme"}, False)
 
 
 @pytest.mark.parametrize(
@@ -163,20 +149,21 @@ def test_body_and_headers_are_logged_when_asked(through: Any, logs: Logs) -> Non
         pytest.param(LoginTuple("ada", SECRET), id="named tuple"),
     ],
 )
-def test_redacted_fields_are_not_shown(through: Any, logs: Logs, body: Any) -> None:
+def test_redacted_fields_are_not_shown(colour: Any, body: Any) -> None:
     """At any depth, in whatever has fields; the message itself goes on whole."""
-    passed = through(Log(body=True, redact=["password"]), Message("a", body))
-    assert SECRET not in repr(logs())
-    assert "[redacted]" in repr(logs())
-    assert passed.message.body is body
+    run = run_filter(Log(body=True, redact=["password"]), Message("a", body), colour=colour)
+    (line,) = lines(run)
+    assert SECRET not in repr(line)
+    assert "[redacted]" in repr(line)
+    (message,) = run.forwards
+    assert message.body is body
 
 
-def test_redacted_headers_are_not_shown(through: Any, logs: Logs) -> None:
+def test_redacted_headers_are_not_shown(colour: Any) -> None:
     """Header names are redacted in any case, too."""
-    through(
-        Log(headers=True, redact=["authorization"]), Message("a", None, headers={"Authorization": SECRET, "tenant": "acme"})
-    )
-    assert logs()[0]["headers"] == {"Authorization": "[redacted]", "tenant": "acme"}
+    message = Message("a", None, headers={"Authorization": SECRET, "tenant": "acme"})
+    (line,) = lines(run_filter(Log(headers=True, redact=["authorization"]), message, colour=colour))
+    assert line["headers"] == {"Authorization": "[redacted]", "tenant": "acme"}
 
 
 # --- forged lines ------------------------------------------------------------------------------------------------------
@@ -194,26 +181,24 @@ def test_redacted_headers_are_not_shown(through: Any, logs: Logs) -> None:
         pytest.param("\x1b[2K", id="terminal escape"),
     ],
 )
-def test_nobody_writes_a_log_line_of_their_own(through: Any, logs: Logs, sign: str) -> None:
+def test_nobody_writes_a_log_line_of_their_own(colour: Any, sign: str) -> None:
     """Line breaks and terminal escapes in what users send are escaped: in bodies, reasons and errors."""
     forged = f"fine{sign}2024-01-01 [info] all is well"
 
-    @transform
-    def drop_it(message: Message) -> Dropped:
-        return Dropped(message.body)
+    def line(log: Log, body: Any = None, rest: Any = None) -> Any:
+        run = run_filter(log, Message("a", body), next=rest, colour=colour)
+        assert run.error is (rest if isinstance(rest, ValueError) else None)
+        (line,) = lines(run)
+        return line
 
-    @transform
-    def refuse_it(message: Message) -> Message:
-        raise ValueError(message.body)
-
-    through(Log(body=True), Message("a", forged))
-    through(Log(body=True), Message("a", {"text": [forged]}))
-    through(Log(), drop_it, Message("a", forged))
-    with pytest.raises(ValueError, match="fine"):
-        through(Log(), refuse_it, Message("a", forged))
-    shown = [logs()[0]["body"], logs()[1]["body"]["text"][0], logs()[2]["reason"], logs()[3]["error"]]
+    shown = [
+        line(Log(body=True), forged)["body"],
+        line(Log(body=True), {"text": [forged]})["body"]["text"][0],
+        line(Log(), rest=Dropped(forged))["reason"],
+        line(Log(), rest=ValueError(forged))["error"],
+    ]
     assert [len(text.splitlines()) for text in shown] == [1, 1, 1, 1]
-    assert all(text.isprintable() for text in shown)
+    assert all(text.isprintable() and "fine" in text for text in shown)
 
 
 # --- settings ----------------------------------------------------------------------------------------------------------
@@ -250,7 +235,7 @@ with bus:
 """
 
 
-def run(setup: str) -> subprocess.CompletedProcess[str]:
+def program(setup: str) -> subprocess.CompletedProcess[str]:
     source = Path(pipebus.__file__).parents[1]
     return subprocess.run(
         [sys.executable, "-c", PROGRAM.format(setup=setup)], env={"PYTHONPATH": str(source)}, capture_output=True, text=True,
@@ -260,13 +245,13 @@ def run(setup: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_program_that_configures_no_logging_sees_nothing() -> None:
     """Standard output belongs to the program, and silence is the default: not even a dead letter is written there."""
-    done = run("")
+    done = program("")
     assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_a_program_that_configures_the_standard_library_gets_lines_there() -> None:
     """Without structlog's configuration, lines go to the logger `pipebus`."""
-    done = run("import logging; logging.basicConfig(level=logging.INFO, stream=sys.stderr)")
+    done = program("import logging; logging.basicConfig(level=logging.INFO, stream=sys.stderr)")
     assert done.stdout == ""
     assert "INFO:pipebus:event='message.passed'" in done.stderr
     assert "body='hello'" in done.stderr
@@ -274,7 +259,7 @@ def test_a_program_that_configures_the_standard_library_gets_lines_there() -> No
 
 def test_a_program_that_configures_structlog_gets_its_own_format() -> None:
     """The library never configures structlog, it uses what is there."""
-    done = run(
+    done = program(
         "import structlog; structlog.configure(processors=[structlog.processors.JSONRenderer()],"
         " logger_factory=structlog.PrintLoggerFactory(sys.stderr))"
     )
@@ -282,10 +267,12 @@ def test_a_program_that_configures_structlog_gets_its_own_format() -> None:
     assert '"event": "message.passed"' in done.stderr
 
 
-def test_the_standard_library_s_level_is_respected(caplog: pytest.LogCaptureFixture, through: Any) -> None:
+def test_the_standard_library_s_level_is_respected(caplog: pytest.LogCaptureFixture, harness: Harness) -> None:
     """Who listens at WARNING does not see passing messages."""
     caplog.set_level(logging.WARNING, logger="pipebus")
-    through(Log(), Message("a"))
-    through(Log(level="warning"), Message("a", id="m-2"))
+    harness.bus.use(when("quiet", Log()), when("loud", Log(level="warning")))
+    bus = harness.start()
+    bus.publish("quiet")
+    bus.publish("loud", id="m-2")
     (record,) = (record for record in caplog.records if record.name == "pipebus")
     assert "m-2" in record.getMessage()

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from pipebus import Bus, Dropped, Message, PipebusError, PipelineError, Receipt, Ref, Rejected, transform, when
-from pipebus.filters import Reroute
+from pipebus import Bus, Dropped, Message, PipebusError, Pipeline, PipelineError, Receipt, Ref, Rejected, transform, when
+from pipebus.filters import Reroute, Tap
+from pipebus.testing import Harness, run_filter
 
 
 class Flight(BaseModel):
@@ -54,9 +55,11 @@ class Airport(StrEnum):
         pytest.param(lambda message: f"by.{message.body}", Message("a", "function"), "by.function", id="a function"),
     ],
 )
-def test_a_message_gets_its_new_subject(through: Any, to: Any, message: Message, subject: str) -> None:
+def test_a_message_gets_its_new_subject(colour: Any, to: Any, message: Message, subject: str) -> None:
     """From a template or a function; everything else stays."""
-    arrived = through(Reroute(to), message).message
+    run = run_filter(Reroute(to), message, colour=colour)
+    assert run.outcome == Receipt(1)
+    (arrived,) = run.forwards
     assert arrived.subject == subject
     assert (arrived.id, arrived.body, arrived.headers, arrived.time) == (
         message.id,
@@ -66,66 +69,72 @@ def test_a_message_gets_its_new_subject(through: Any, to: Any, message: Message,
     )
 
 
-def test_what_follows_is_registered_for_the_new_subject(through: Any) -> None:
+def test_what_follows_is_registered_for_the_new_subject(colour: Any) -> None:
     """Filters behind it go by the new subject, filters in front of it by the old one."""
     met: list[str] = []
 
     def note(name: str) -> Any:
-        def look(message: Message) -> Message:
-            met.append(name)
-            return message
+        return Tap(lambda message: met.append(name))
 
-        return transform(look)
-
-    through(
+    chain = Pipeline(
         when("raw", note("raw, before")), when("done", note("done, before")),
         Reroute("done"),
         when("raw", note("raw, behind")), when("done", note("done, behind")),
-        Message("raw"),
     )  # fmt: skip
+    assert run_filter(chain, Message("raw"), colour=colour).outcome == Receipt(1)
     assert met == ["raw, before", "done, behind"]
 
 
-def test_a_message_may_be_rerouted_twice_and_back(through: Any) -> None:
+def test_a_message_may_be_rerouted_twice_and_back(colour: Any) -> None:
     """Each goes on with what is registered behind it, so there is no loop."""
-    assert through(Reroute("b"), when("b", Reroute("c")), when("c", Reroute("a")), Message("a")).message.subject == "a"
+    chain = Pipeline(Reroute("b"), when("b", Reroute("c")), when("c", Reroute("a")))
+    run = run_filter(chain, Message("a"), colour=colour)
+    assert [message.subject for message in run.forwards] == ["a"]
 
 
-def test_a_subject_that_stays_is_no_change(through: Any) -> None:
+def test_a_subject_that_stays_is_no_change(colour: Any) -> None:
     """The chain goes on as if the filter were not there."""
-    assert through(Reroute("{subject}"), Message("a.b")).message.subject == "a.b"
+    run = run_filter(Reroute("{subject}"), Message("a.b"), colour=colour)
+    assert run.outcome == Receipt(1)
+    assert [message.subject for message in run.forwards] == ["a.b"]
 
 
-def test_the_subscribers_of_the_new_subject_get_it() -> None:
+def test_a_drop_behind_a_reroute_is_the_outcome(colour: Any) -> None:
+    """What follows the new subject may end the message like anything else."""
+
+    @transform
+    def drop(message: Message) -> Dropped:
+        return Dropped("not today")
+
+    run = run_filter(Pipeline(Reroute("b"), when("b", drop)), Message("a"), colour=colour)
+    assert (run.outcome, run.forwards) == (Dropped("not today", "drop"), [])
+
+
+def test_the_subscribers_of_the_new_subject_get_it(harness: Harness) -> None:
     """And the receipt counts them."""
-    bus = Bus()
-    bus.use(Reroute("new.{body.to}"))
-    old, new, exact = bus.subscribe("old"), bus.subscribe("new.*"), bus.subscribe("new.x")
-    with bus:
-        assert bus.publish("old", {"to": "x"}) == Receipt(2)
-        assert [s.stats()["pending"] for s in (old, new, exact)] == [0, 1, 1]
+    harness.bus.use(Reroute("new.{body.to}"))
+    old, new, exact = (harness.bus.subscribe(subject) for subject in ("old", "new.*", "new.x"))
+    assert harness.start().publish("old", {"to": "x"}) == Receipt(2)
+    assert [s.stats()["pending"] for s in (old, new, exact)] == [0, 1, 1]
 
 
-def test_a_subscription_made_later_is_found_behind_a_reroute() -> None:
+def test_a_subscription_made_later_is_found_behind_a_reroute(harness: Harness) -> None:
     """What is compiled for the new subject is compiled anew when somebody subscribes or leaves."""
-    bus = Bus()
-    bus.use(Reroute("new"))
-    with bus:
-        assert bus.publish("old") == Receipt(0)
-        with bus.subscribe("new"):
-            assert bus.publish("old") == Receipt(1)
-        assert bus.publish("old") == Receipt(0)
+    harness.bus.use(Reroute("new"))
+    bus = harness.start()
+    assert bus.publish("old") == Receipt(0)
+    with bus.subscribe("new"):
+        assert bus.publish("old") == Receipt(1)
+    assert bus.publish("old") == Receipt(0)
 
 
-def test_the_new_subject_may_be_an_object(through: Any) -> None:
+def test_the_new_subject_may_be_an_object(harness: Harness) -> None:
     """In memory, where nothing is encoded."""
     thing = Ref("thing")
-    bus = Bus()
-    bus.use(Reroute(lambda message: thing))
-    owner = bus.subscribe(thing)
-    with bus:
-        assert bus.publish("a") == Receipt(1)
-        assert owner.receive(timeout=10).subject is thing
+    harness.bus.use(Reroute(lambda message: thing))
+    owner = harness.bus.subscribe(thing)
+    assert harness.start().publish("a") == Receipt(1)
+    assert owner.receive(timeout=0).subject is thing
 
 
 # --- what cannot be a subject ------------------------------------------------------------------------------------------
@@ -153,18 +162,21 @@ def test_the_new_subject_may_be_an_object(through: Any) -> None:
         pytest.param("f.{body.upper}", Message("a", "text"), "", id="a method"),
     ],
 )
-def test_a_value_that_is_no_token_is_rejected(through: Any, to: str, message: Message, reason: str) -> None:
+def test_a_value_that_is_no_token_is_rejected(colour: Any, to: str, message: Message, reason: str) -> None:
     """Nobody chooses a subject of his own by what he writes into a field; the reason says which field."""
+    run = run_filter(Reroute(to), message, colour=colour)
     with pytest.raises(Rejected, match=reason or None) as error:
-        through(Reroute(to), message)
+        assert run.outcome
     assert error.value.by == "Reroute"
+    assert run.next_calls == 0
 
 
 @pytest.mark.parametrize("token", ["*", ">"])
-def test_a_wildcard_is_refused_also_as_part_of_what_becomes_a_token(through: Any, token: str) -> None:
+def test_a_wildcard_is_refused_also_as_part_of_what_becomes_a_token(colour: Any, token: str) -> None:
     """A value next to fixed text makes one token together with it, and stays a value."""
-    with pytest.raises(Rejected):
-        through(Reroute("{body.x}{body.y}"), Message("a", {"x": token, "y": "b"}))
+    run = run_filter(Reroute("{body.x}{body.y}"), Message("a", {"x": token, "y": "b"}), colour=colour)
+    assert isinstance(run.error, Rejected)
+    assert run.next_calls == 0
 
 
 @pytest.mark.parametrize(
@@ -179,16 +191,18 @@ def test_a_wildcard_is_refused_also_as_part_of_what_becomes_a_token(through: Any
         pytest.param(["a"], id="a list"),
     ],
 )
-def test_what_a_function_returns_has_to_be_a_subject(through: Any, found: Any) -> None:
+def test_what_a_function_returns_has_to_be_a_subject(colour: Any, found: Any) -> None:
     """Else it is an error of ours that the publisher hears, not a message to nowhere."""
-    with pytest.raises(PipebusError):
-        through(Reroute(lambda message: found), Message("a"))
+    run = run_filter(Reroute(lambda message: found), Message("a"), colour=colour)
+    assert isinstance(run.error, PipebusError)
+    assert run.next_calls == 0
 
 
-def test_an_error_of_the_function_is_the_filter_s_error(through: Any) -> None:
+def test_an_error_of_the_function_is_the_filter_s_error(colour: Any) -> None:
     """It reaches the publisher as it is."""
+    run = run_filter(Reroute(lambda message: message.body["origin"]), {}, colour=colour)
     with pytest.raises(KeyError, match="origin"):
-        through(Reroute(lambda message: message.body["origin"]), Message("a", {}))
+        assert run.outcome
 
 
 # --- settings ----------------------------------------------------------------------------------------------------------
@@ -241,14 +255,3 @@ def test_it_stands_on_the_publish_side_only() -> None:
         Bus().use(Reroute("b"), at="delivery")
     with pytest.raises(PipelineError, match="publish"):
         Bus().subscribe("a", lambda message: None, filters=[Reroute("b")])
-
-
-def test_a_drop_behind_a_reroute_is_the_outcome(through: Any) -> None:
-    """What follows the new subject may end the message like anything else."""
-
-    @transform
-    def drop(message: Message) -> Dropped:
-        return Dropped("not today")
-
-    passed = through(Reroute("b"), when("b", drop), Message("a"))
-    assert (passed.outcome, passed.arrived) == (Dropped("not today", "drop"), [])

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import structlog
 
-from flow_helpers import LONG, WAIT, Ear, HandClock, InThread, Way, assert_conserved, every_way, running
+from flow_helpers import LONG, InThread, Way, assert_conserved, every_way
 from pipebus import (
     Bus,
     BusClosed,
@@ -27,6 +24,7 @@ from pipebus import (
     MessageError,
     MessageTooLarge,
     PipebusError,
+    Pipeline,
     PipelineError,
     Receipt,
     Rejected,
@@ -39,30 +37,13 @@ from pipebus import (
 )
 from pipebus.clock import SystemClock
 from pipebus.errors import CodecError, ContractError
-from pipebus.events import Refused
 from pipebus.filters import Retry, Tap, Validate
 from pipebus.pipeline import Context
-
-KINDS = ("publish", "publish async", "apublish", "delivery", "delivery async")
+from pipebus.testing import Harness, captured_logs, run_filter, run_handler
 
 
 class Boom(Exception):
     """The error of these tests: nothing in the bus raises it."""
-
-
-class Instant(SystemClock):
-    """A clock on which sleeping takes no time: what it would have taken is noted. `meanwhile` is called in each sleep."""
-
-    def __init__(self, meanwhile: Callable[[], object] = lambda: None) -> None:
-        self.slept: list[float] = []
-        self.meanwhile = meanwhile
-
-    def sleep(self, seconds: float) -> None:  # type: ignore[override]
-        self.slept.append(seconds)
-        self.meanwhile()
-
-    async def asleep(self, seconds: float) -> None:  # type: ignore[override]
-        self.sleep(seconds)
 
 
 class Flaky:
@@ -78,109 +59,62 @@ class Flaky:
             raise self.errors[self.runs - 1]
 
 
-@dataclass
-class Ended:
-    """What came out of the filters, and what the bus counted: on the publish side for all, else for the one handler."""
-
-    outcome: Any = None
-    error: BaseException | None = None
-    accepted: int = 0
-    stats: dict[str, Any] = field(default_factory=dict)
+def good(at: str) -> Receipt | Handled:
+    """The outcome of a rest that works."""
+    return Receipt(1) if at == "publish" else Handled()
 
 
-class Chain:
-    """Filters in front of a function of the message, on one kind of chain; `send` puts one message through."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.delivered = kind.startswith("delivery")
-
-    @property
-    def good(self) -> Receipt | Handled:
-        return Handled() if self.delivered else Receipt(1)
-
-    def send(self, *filters: Any, end: Callable[[Message], object], clock: Any = None) -> Ended:
-        ended = Ended()
-
-        @around
-        def seen(message: Message) -> Any:
-            try:
-                ended.outcome = yield message
-            except BaseException as error:
-                ended.error = error
-                raise
-
-        async def aend(message: Message) -> None:
-            end(message)
-
-        async def apass(message: Message, call_next: Any) -> Any:
-            end(message)
-            return await call_next(message)
-
-        bus = Bus(clock=clock)
-        if self.delivered:
-            handler = aend if self.kind == "delivery async" else lambda message: end(message)
-            subscription = bus.subscribe("a", handler, filters=[seen, *filters])
-            with bus:
-                bus.publish("a")
-                bus.drain(timeout=WAIT)
-        else:
-            bus.use(seen, *filters, apass if self.kind == "publish async" else Tap(end))
-            subscription = bus.subscribe("a")
-            with bus:
-                try:
-                    asyncio.run(bus.apublish("a")) if self.kind == "apublish" else bus.publish("a")
-                except BaseException as error:
-                    if error is not ended.error:
-                        raise
-        ended.stats = subscription.stats()
-        ended.accepted = ended.stats["accepted"]
-        assert_conserved(subscription)
-        return ended
-
-
-@pytest.fixture(params=KINDS)
-def chain(request: pytest.FixtureRequest) -> Chain:
-    return Chain(request.param)
+def lines(logs: list[Any]) -> list[Any]:
+    """What Retry has written: the bus has lines of its own."""
+    return [line for line in logs if line["event"].startswith("attempt.")]
 
 
 @pytest.fixture
-def logs() -> Iterator[Callable[[], list[Any]]]:
-    """`logs()`: the lines of Retry so far."""
-    with structlog.testing.capture_logs() as entries:
-        yield lambda: [entry for entry in entries if entry["event"].startswith("attempt.")]
-    structlog.reset_defaults()
+def logs() -> Iterator[list[Any]]:
+    """What is written while a test runs, where no `run_filter` collects it."""
+    with captured_logs() as entries:
+        yield entries
 
 
 # --- running again ------------------------------------------------------------------------------------------------------
 
 
-def test_a_rest_that_fails_for_a_moment_is_run_again_until_it_works(chain: Chain) -> None:
+def test_a_rest_that_fails_for_a_moment_is_run_again_until_it_works(colour: Any, at: Any) -> None:
     """Two failures, then success: whoever stands outside sees the success alone."""
-    end = Flaky(Boom("1"), Boom("2"))
-    ended = chain.send(Retry(attempts=3, wait=0), end=end)
-    assert (ended.outcome, ended.error, end.runs) == (chain.good, None, 3)
-    assert ended.accepted == 1
+    run = run_filter(Retry(attempts=3, wait=0), Message("a"), next=[Boom("1"), Boom("2"), None], colour=colour, at=at)
+    assert (run.outcome, run.next_calls) == (good(at), 3)
+    assert run.leaks == ()
 
 
-def test_what_works_at_once_is_run_once(chain: Chain) -> None:
+@every_way
+def test_what_is_published_in_a_later_run_arrives_once(way: Way) -> None:
+    """Two failures, then success: one message lies in the mailbox."""
+    bus, end = Bus(), Flaky(Boom("1"), Boom("2"))
+    bus.use(Retry(attempts=3, wait=0), Tap(end))
+    mailbox = bus.subscribe("a")
+    with bus:
+        assert way(bus, "a") == Receipt(1)
+    assert end.runs == 3
+    assert_conserved(mailbox, accepted=1)
+
+
+def test_what_works_at_once_is_run_once(colour: Any, at: Any) -> None:
     """Nothing is repeated, and nothing waits."""
-    end, clock = Flaky(), Instant()
-    ended = chain.send(Retry(), end=end, clock=clock)
-    assert (ended.outcome, end.runs, clock.slept) == (chain.good, 1, [])
+    run = run_filter(Retry(), Message("a"), colour=colour, at=at)
+    assert (run.outcome, run.next_calls, run.pauses, run.elapsed) == (good(at), 1, [], 0)
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
-def test_the_last_error_comes_out_as_the_object_it_is(chain: Chain, attempts: int) -> None:
+def test_the_last_error_comes_out_as_the_object_it_is(colour: Any, at: Any, attempts: int) -> None:
     """After so many runs in all, no wrapper and no group: the error of the last run."""
     errors = [Boom(str(number)) for number in range(9)]
-    end = Flaky(*errors)
-    ended = chain.send(Retry(attempts=attempts, wait=0), end=end)
-    assert end.runs == attempts
-    assert ended.error is errors[attempts - 1]
+    run = run_filter(Retry(attempts=attempts, wait=0), Message("a"), next=errors, colour=colour, at=at)
+    assert run.next_calls == attempts
+    assert run.error is errors[attempts - 1]
+    assert run.leaks == ()
 
 
-def test_each_run_gets_the_same_message(chain: Chain) -> None:
+def test_each_run_gets_the_same_message(colour: Any, at: Any) -> None:
     """What an earlier run made of it is gone."""
     seen: list[Message] = []
 
@@ -189,38 +123,32 @@ def test_each_run_gets_the_same_message(chain: Chain) -> None:
         seen.append(message)
         return message.with_headers(changed="yes")
 
-    ended = chain.send(Retry(wait=0), change, end=Flaky(Boom(), Boom()))
-    assert ended.outcome == chain.good
+    sent = Message("a")
+    run = run_filter(Pipeline(Retry(wait=0), change), sent, next=[Boom(), Boom(), None], colour=colour, at=at)
+    assert run.outcome == good(at)
     assert len(seen) == 3
-    assert seen[0] is seen[1] is seen[2]
+    assert all(message is sent for message in seen)
 
 
-def test_a_drop_is_an_outcome_and_not_an_error(chain: Chain) -> None:
+def test_a_drop_is_an_outcome_and_not_an_error(colour: Any, at: Any) -> None:
     """It is handed on, not tried again."""
-    asked: list[Message] = []
-
-    @transform
-    def drop(message: Message) -> Dropped:
-        asked.append(message)
-        return Dropped("unwanted")
-
-    ended = chain.send(Retry(wait=0), drop, end=Flaky())
-    assert ended.outcome == Dropped("unwanted", "drop")
-    assert len(asked) == 1
+    run = run_filter(Retry(wait=0), Message("a"), next=Dropped("unwanted", "drop"), colour=colour, at=at)
+    assert run.outcome == Dropped("unwanted", "drop")
+    assert run.next_calls == 1
 
 
-def test_the_dead_letter_names_the_handler_and_not_the_filter() -> None:
+def test_the_dead_letter_names_the_handler_and_not_the_filter(harness: Harness) -> None:
     """Who failed is who is blamed, and the error is that of the last run."""
-    bus = Bus(clock=Instant())
 
     def fails(message: Message) -> None:
         raise Boom("again")
 
-    bus.subscribe("a", fails, filters=[Retry()])
-    with running(bus):
-        bus.publish("a")
-        bus.drain(timeout=WAIT)
-        (letter,) = bus.dead_letters.list()
+    harness.allow(Boom)
+    harness.bus.subscribe("a", fails, filters=[Retry()])
+    bus = harness.start()
+    bus.publish("a")
+    harness.drain()
+    (letter,) = bus.dead_letters.list()
     assert (letter.by, letter.error) == ("fails", "Boom: again")
 
 
@@ -239,67 +167,69 @@ def test_a_filter_alone_can_be_driven_by_hand() -> None:
 # --- waiting ------------------------------------------------------------------------------------------------------------
 
 
-def test_waits_double_up_to_a_bound(chain: Chain) -> None:
+def test_waits_double_up_to_a_bound(colour: Any, at: Any) -> None:
     """1, 2, then 3 seconds for ever."""
-    clock = Instant()
-    chain.send(Retry(attempts=6, wait=1.0, max_wait=3.0, jitter=0.0), end=Flaky(*[Boom()] * 9), clock=clock)
-    assert clock.slept == [1.0, 2.0, 3.0, 3.0, 3.0]
+    retry = Retry(attempts=6, wait=1.0, max_wait=3.0, jitter=0.0)
+    run = run_filter(retry, Message("a"), next=Boom, colour=colour, at=at)
+    assert isinstance(run.error, Boom)
+    assert run.pauses == [1.0, 2.0, 3.0, 3.0, 3.0]
+    assert run.elapsed == 12.0
 
 
 @pytest.mark.parametrize("jitter", [0.2, 1.0])
-def test_a_wait_is_shortened_at_random_by_up_to_its_jitter(chain: Chain, jitter: float) -> None:
+def test_a_wait_is_shortened_at_random_by_up_to_its_jitter(colour: Any, at: Any, jitter: float) -> None:
     """Those who failed together do not come back together; a seed makes it repeatable."""
-    clock, retry, same = Instant(), Retry(attempts=50, wait=8.0, max_wait=8.0, jitter=jitter), random.Random(7)
+    retry, same = Retry(attempts=50, wait=8.0, max_wait=8.0, jitter=jitter), random.Random(7)
     retry._random.seed(7)
-    chain.send(retry, end=Flaky(*[Boom()] * 50), clock=clock)
-    assert clock.slept == [8.0 * (1 - jitter * same.random()) for _ in range(49)]
-    assert 8.0 * (1 - jitter) <= min(clock.slept) < 8.0 * (1 - 0.7 * jitter)
-    assert 8.0 * (1 - 0.3 * jitter) < max(clock.slept) <= 8.0
+    run = run_filter(retry, Message("a"), next=Boom, colour=colour, at=at)
+    assert isinstance(run.error, Boom)
+    pauses = run.pauses
+    assert pauses == [8.0 * (1 - jitter * same.random()) for _ in range(49)]
+    assert 8.0 * (1 - jitter) <= min(pauses) < 8.0 * (1 - 0.7 * jitter)
+    assert 8.0 * (1 - 0.3 * jitter) < max(pauses) <= 8.0
 
 
 def test_two_filters_wait_differently() -> None:
     """Each has a random source of its own, and none of them is the program's."""
     random.seed(7)
     state = random.getstate()
-    waits = []
-    for _ in range(2):
-        clock = Instant()
-        Chain("publish").send(Retry(attempts=9), end=Flaky(*[Boom()] * 9), clock=clock)
-        waits.append(clock.slept)
-    assert waits[0] != waits[1]
+    one, other = (run_filter(Retry(attempts=9), Message("a"), next=Boom) for _ in range(2))
+    assert type(one.error) is type(other.error) is Boom
+    assert len(one.pauses) == len(other.pauses) == 8
+    assert one.pauses != other.pauses
     assert random.getstate() == state
 
 
 def test_endless_attempts_keep_to_the_longest_wait() -> None:
     """Doubling two thousand times is no number that can be waited for."""
-    clock, end = Instant(), Flaky(*[Boom()] * 1999)
-    assert Chain("publish").send(Retry(attempts=2000, jitter=0), end=end, clock=clock).outcome == Receipt(1)
-    assert (len(clock.slept), clock.slept[-1]) == (1999, 10.0)
+    run = run_filter(Retry(attempts=2000, jitter=0), Message("a"), next=[*[Boom()] * 1999, None])
+    assert run.outcome == Receipt(1)
+    assert (len(run.pauses), run.pauses[-1]) == (1999, 10.0)
 
 
-def test_each_message_begins_with_the_first_wait() -> None:
+def test_each_message_begins_with_the_first_wait(colour: Any, at: Any) -> None:
     """What one message has met does not slow the next one."""
-    clock, retry = Instant(), Retry(attempts=3, wait=1.0, jitter=0.0)
+    retry = Retry(attempts=3, wait=1.0, jitter=0.0)
     for _ in range(2):
-        Chain("delivery").send(retry, end=Flaky(Boom(), Boom()), clock=clock)
-    assert clock.slept == [1.0, 2.0, 1.0, 2.0]
+        run = run_filter(retry, Message("a"), next=[Boom(), Boom(), None], colour=colour, at=at)
+        assert run.pauses == [1.0, 2.0]
 
 
-def test_a_wait_gives_up_its_worker_s_slot() -> None:
+def test_a_wait_gives_up_its_worker_s_slot(harness: Harness) -> None:
     """With a pool of one worker, another handler runs while this one waits for its second run."""
-    clock, handled = HandClock(), threading.Event()
-    end = Flaky(Boom())
-    with running(Bus(pool=1, clock=clock)) as bus:
-        waits = bus.subscribe("waits", lambda message: end(message), filters=[Retry(wait=LONG, max_wait=LONG)])
-        bus.subscribe("other", lambda message: handled.set())
-        bus.publish("waits")
-        clock.wait_until_waited_for()
-        bus.publish("other")
-        assert handled.wait(WAIT)
-        assert (end.runs, waits.stats()["in_flight"]) == (1, 1)
-        clock.advance(LONG)
-        bus.drain(timeout=WAIT)
-        assert (end.runs, waits.stats()["acknowledged"]) == (2, 1)
+    end, handled = Flaky(Boom()), Flaky()
+    bus = Bus(pool=1)
+    waits = bus.subscribe("waits", lambda message: end(message), filters=[Retry(wait=LONG, max_wait=LONG)])
+    bus.subscribe("other", lambda message: handled(message))
+    harness.start(bus)
+    bus.publish("waits")
+    harness.advance(0)
+    assert end.runs == 1
+    bus.publish("other")
+    harness.advance(0)
+    assert (handled.runs, end.runs, waits.stats()["in_flight"]) == (1, 1, 1)
+    harness.advance(LONG)
+    assert (end.runs, waits.stats()["acknowledged"]) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -309,23 +239,22 @@ def test_a_wait_gives_up_its_worker_s_slot() -> None:
         pytest.param(Retry(wait=0), False, id="no wait"),
     ],
 )
-def test_only_a_filter_that_waits_is_refused_on_a_running_loop(retry: Retry, waits: bool) -> None:
+def test_only_a_filter_that_waits_is_refused_on_a_running_loop(harness: Harness, retry: Retry, waits: bool) -> None:
     """`publish` would stop the loop for the time of the wait; without a wait it may run there."""
-    bus = Bus()
     end = Flaky(Boom())
-    bus.use(retry, Tap(end))
+    harness.bus.use(retry, Tap(end))
+    bus = harness.start()
 
     async def main() -> Any:
         return bus.publish("a")
 
-    with bus:
-        if waits:
-            with pytest.raises(PipelineError, match=r"Retry may wait.*apublish"):
-                asyncio.run(main())
-            assert end.runs == 0
-        else:
-            assert asyncio.run(main()) == Receipt(0)
-            assert end.runs == 2
+    if waits:
+        with pytest.raises(PipelineError, match=r"Retry may wait.*apublish"):
+            harness.run(main())
+        assert end.runs == 0
+    else:
+        assert harness.run(main()) == Receipt(0)
+        assert end.runs == 2
 
 
 # --- what is tried again ------------------------------------------------------------------------------------------------
@@ -346,51 +275,42 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: type(error).__name__)
-def test_what_would_be_refused_again_is_not_tried_again(chain: Chain, error: Exception) -> None:
+def test_what_would_be_refused_again_is_not_tried_again(colour: Any, at: Any, error: Exception) -> None:
     """Whatever `on` says: it comes out at once, and nobody has waited for it."""
-    end, clock = Flaky(error), Instant()
-    ended = chain.send(Retry(on=(PipebusError, Exception)), end=end, clock=clock)
-    assert ended.error is error
-    assert (end.runs, clock.slept) == (1, [])
+    run = run_filter(Retry(on=(PipebusError, Exception)), Message("a"), next=error, colour=colour, at=at)
+    assert run.error is error
+    assert (run.next_calls, run.pauses) == (1, [])
 
 
 @pytest.mark.parametrize(
-    ("kind", "error"),
-    [
-        *[(kind, asyncio.CancelledError()) for kind in KINDS],
-        *[(kind, error) for kind in KINDS if kind != "apublish" for error in (KeyboardInterrupt(), SystemExit(3))],
-    ],
-    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+    "error", [asyncio.CancelledError(), KeyboardInterrupt(), SystemExit(3)], ids=lambda error: type(error).__name__
 )
-def test_what_ends_a_program_or_a_task_passes_untouched(kind: str, error: BaseException) -> None:
-    """It is no failure of the rest: no second run, no wait. (In `apublish`, asyncio itself ends its loop with the others.)"""
-    end, clock = Flaky(error), Instant()
-    ended = Chain(kind).send(Retry(), end=end, clock=clock)
-    assert ended.error is error
-    assert (end.runs, clock.slept) == (1, [])
+def test_what_ends_a_program_or_a_task_passes_untouched(colour: Any, at: Any, error: BaseException) -> None:
+    """It is no failure of the rest: no second run, no wait."""
+    run = run_filter(Retry(), Message("a"), next=error, colour=colour, at=at)
+    assert run.error is error
+    assert (run.next_calls, run.pauses) == (1, [])
 
 
 @pytest.mark.parametrize("on", [ConnectionError, (KeyError, ConnectionError), [ConnectionError]], ids=str)
-def test_only_what_is_named_is_tried_again(chain: Chain, on: Any) -> None:
+def test_only_what_is_named_is_tried_again(colour: Any, at: Any, on: Any) -> None:
     """A class means its subclasses too; any other error comes out at once."""
-    named, other = Flaky(ConnectionResetError()), Flaky(ValueError())
-    assert chain.send(Retry(on=on, wait=0), end=named).outcome == chain.good
-    assert named.runs == 2
-    assert isinstance(chain.send(Retry(on=on, wait=0), end=other).error, ValueError)
-    assert other.runs == 1
+    named = run_filter(Retry(on=on, wait=0), Message("a"), next=[ConnectionResetError(), None], colour=colour, at=at)
+    assert (named.outcome, named.next_calls) == (good(at), 2)
+    other = run_filter(Retry(on=on, wait=0), Message("a"), next=[ValueError(), None], colour=colour, at=at)
+    assert (type(other.error), other.next_calls) == (ValueError, 1)
 
 
-def test_an_error_that_is_not_named_ends_it_in_any_run(chain: Chain) -> None:
+def test_an_error_that_is_not_named_ends_it_in_any_run(colour: Any, at: Any) -> None:
     """First the one that may pass, then one that will not."""
-    end = Flaky(ConnectionError(), Rejected("somebody", "no"))
-    ended = chain.send(Retry(attempts=9, wait=0, on=ConnectionError), end=end)
-    assert (type(ended.error), end.runs) == (Rejected, 2)
+    rest = [ConnectionError(), Rejected("somebody", "no"), None]
+    run = run_filter(Retry(attempts=9, wait=0, on=ConnectionError), Message("a"), next=rest, colour=colour, at=at)
+    assert (run.error, run.next_calls) == (rest[1], 2)
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
 def test_a_body_that_the_handler_s_type_refuses_is_a_dead_letter_at_once(colour: str) -> None:
     """It would be refused again: one run, no wait."""
-    clock, runs = Instant(), []
+    runs: list[Message] = []
 
     def takes_numbers(body: int) -> None:
         raise AssertionError("not reached")
@@ -398,22 +318,19 @@ def test_a_body_that_the_handler_s_type_refuses_is_a_dead_letter_at_once(colour:
     async def atakes_numbers(body: int) -> None:
         raise AssertionError("not reached")
 
-    with running(Bus(clock=clock)) as bus:
-        handler = takes_numbers if colour == "sync" else atakes_numbers
-        bus.subscribe("a", handler, filters=[Retry(), Tap(runs.append)])
-        bus.publish("a", "no number")
-        bus.drain(timeout=WAIT)
-        (letter,) = bus.dead_letters.list()
-    assert letter.error.startswith("Rejected: ")
-    assert (len(runs), clock.slept) == (1, [])
+    handler = takes_numbers if colour == "sync" else atakes_numbers
+    run = run_handler(handler, "no number", filters=[Retry(), Tap(runs.append)])
+    assert (type(run.error), run.settlement) == (Rejected, "dead")
+    assert (len(runs), run.elapsed) == (1, 0)
 
 
-def test_a_refused_publish_reaches_its_publisher_at_once(through: Any) -> None:
+def test_a_refused_publish_reaches_its_publisher_at_once(colour: Any) -> None:
     """`Validate` behind a Retry is asked once."""
-    clock, runs = Instant(), []
-    with pytest.raises(Rejected):
-        through(Retry(), Tap(runs.append), Validate({"a": int}), Message("a", "no number"), clock=clock)
-    assert (len(runs), clock.slept) == (1, [])
+    runs: list[Message] = []
+    chain = Pipeline(Retry(), Tap(runs.append), Validate({"a": int}))
+    run = run_filter(chain, Message("a", "no number"), colour=colour)
+    assert isinstance(run.error, Rejected)
+    assert (len(runs), run.pauses, run.next_calls) == (1, [], 0)
 
 
 # --- publishing: what was accepted is not sent again --------------------------------------------------------------------
@@ -425,12 +342,11 @@ def fails_on_the_way_back(message: Message) -> Any:
     raise Boom("on the way back")
 
 
-def test_what_was_accepted_is_not_sent_again_when_a_filter_fails_on_the_way_back(through: Any) -> None:
-    """The publisher gets the error, the mailbox one message."""
-    clock, passes = Instant(), []
-    with pytest.raises(Boom):
-        through(Retry(), Tap(passes.append), fails_on_the_way_back, Message("a"), clock=clock)
-    assert (len(passes), clock.slept) == (1, [])
+def test_what_was_accepted_is_not_sent_again_when_a_filter_fails_on_the_way_back(colour: Any) -> None:
+    """The publisher gets the error, and at once; the mailbox has one message."""
+    run = run_filter(Pipeline(Retry(), fails_on_the_way_back), Message("a"), next=Receipt(1), colour=colour)
+    assert isinstance(run.error, Boom)
+    assert (run.next_calls, run.pauses) == (1, [])
 
 
 @every_way
@@ -479,22 +395,25 @@ def test_what_nobody_listens_to_counts_as_accepted() -> None:
     assert (len(passes), bus.stats()["unrouted"]) == (1, 1)
 
 
-def test_an_outer_retry_sees_what_an_inner_one_got_accepted(through: Any) -> None:
+def test_an_outer_retry_sees_what_an_inner_one_got_accepted(colour: Any) -> None:
     """Accepted in the inner one, failed between the two: the outer one does not begin again."""
-    clock, outside, inside = Instant(), [], Flaky(Boom("once"))
+    outside = Flaky()
+    chain = Pipeline(Retry(), Tap(outside), fails_on_the_way_back, Retry(wait=0))
+    run = run_filter(chain, Message("a"), next=[Boom("once"), Receipt(1)], colour=colour)
     with pytest.raises(Boom, match="on the way back"):
-        through(Retry(), Tap(outside.append), fails_on_the_way_back, Retry(), Tap(inside), Message("a"), clock=clock)
-    assert (len(outside), inside.runs) == (1, 2)
+        assert run.outcome
+    assert (outside.runs, run.next_calls, run.pauses) == (1, 2, [])
 
 
-def test_an_outer_retry_runs_again_what_an_inner_one_gave_up(through: Any) -> None:
+def test_an_outer_retry_runs_again_what_an_inner_one_gave_up(colour: Any, at: Any) -> None:
     """Three outer runs of two inner ones each."""
-    end = Flaky(*[Boom()] * 5)
-    assert through(Retry(wait=0), Retry(attempts=2, wait=0), Tap(end), Message("a")).outcome == Receipt(1)
-    assert end.runs == 6
+    chain = Pipeline(Retry(wait=0), Retry(attempts=2, wait=0))
+    run = run_filter(chain, Message("a"), next=[*[Boom()] * 5, None], colour=colour, at=at)
+    assert (run.outcome, run.next_calls) == (good(at), 6)
 
 
-def test_an_inner_retry_looks_at_its_own_passes_only(through: Any) -> None:
+@every_way
+def test_an_inner_retry_looks_at_its_own_passes_only(way: Way) -> None:
     """A filter that sends a message twice: the first copy is accepted, which says nothing about the second."""
 
     @around
@@ -502,12 +421,14 @@ def test_an_inner_retry_looks_at_its_own_passes_only(through: Any) -> None:
         yield message
         yield message.with_headers(copy="2")
 
-    second = Flaky(Boom())
-    passed = through(
-        Retry(wait=0), twice, Retry(wait=0), when(lambda message: "copy" in message.headers, Tap(second)), Message("a")
-    )
-    assert [dict(message.headers) for message in passed.arrived] == [{}, {"copy": "2"}]
+    bus, second = Bus(), Flaky(Boom())
+    bus.use(Retry(wait=0), twice, Retry(wait=0), when(lambda message: "copy" in message.headers, Tap(second)))
+    mailbox = bus.subscribe("a")
+    with bus:
+        assert way(bus, "a") == Receipt(1)
+        assert [dict(mailbox.receive(timeout=0).headers) for _ in range(2)] == [{}, {"copy": "2"}]
     assert second.runs == 2
+    assert_conserved(mailbox, accepted=2)
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["accepted", "failed"])
@@ -545,85 +466,93 @@ def test_a_publish_leaves_nothing_in_its_publisher_s_context() -> None:
 
 
 @pytest.fixture
-def copies() -> tuple[Bus, list[contextvars.Context]]:
+def copies(harness: Harness) -> tuple[Bus, list[contextvars.Context]]:
     """A bus on which each message about "start" leaves a copy of its context: so would a task, or many a thread."""
     made: list[contextvars.Context] = []
-    bus = Bus(clock=Instant())
-    bus.use(when("start", Retry(), Tap(lambda message: made.append(contextvars.copy_context()))))
-    return bus, made
+    harness.bus.use(when("start", Retry(), Tap(lambda message: made.append(contextvars.copy_context()))))
+    return harness.bus, made
 
 
-def test_what_a_filter_has_started_publishes_like_anybody(copies: tuple[Bus, list[contextvars.Context]]) -> None:
+def test_what_a_filter_has_started_publishes_like_anybody(
+    harness: Harness, copies: tuple[Bus, list[contextvars.Context]]
+) -> None:
     """What is accepted is not sent again."""
     bus, made = copies
-    passes: list[Message] = []
-    bus.use(when("later", Retry(), Tap(passes.append), fails_on_the_way_back))
-    with bus:
-        bus.publish("start")
-        with pytest.raises(Boom):
-            made[0].run(bus.publish, "later")
-    assert len(passes) == 1
+    passes = Flaky()
+    bus.use(when("later", Retry(), Tap(passes), fails_on_the_way_back))
+    harness.start()
+    bus.publish("start")
+    with pytest.raises(Boom):
+        made[0].run(bus.publish, "later")
+    assert (passes.runs, harness.elapsed) == (1, 0)
 
 
-def test_what_a_filter_has_started_may_publish_twice_at_once(copies: tuple[Bus, list[contextvars.Context]]) -> None:
+def test_what_a_filter_has_started_may_publish_twice_at_once(
+    harness: Harness, copies: tuple[Bus, list[contextvars.Context]]
+) -> None:
     """What one of these gets accepted during the wait of the other says nothing about that one."""
     bus, made = copies
     end = Flaky(Boom())
-    bus.clock.meanwhile = lambda: made[1].run(bus.publish, "other")  # type: ignore[attr-defined]
     bus.use(Retry(), when("later", Tap(end)))
     mailbox = bus.subscribe(">")
-    with bus:
-        bus.publish("start")
-        made.append(made[0].copy())
-        assert made[0].run(bus.publish, "later") == Receipt(1)
+    harness.start()
+    bus.publish("start")
+    made.append(made[0].copy())
+    later = harness.thread(made[0].run, bus.publish, "later")
+    harness.advance(0)
+    assert end.runs == 1  # it waits
+    made[1].run(bus.publish, "other")
+    assert later.result() == Receipt(1)
     assert end.runs == 2
     assert_conserved(mailbox, accepted=3)
 
 
-def test_notes_of_the_past_do_not_grow(copies: tuple[Bus, list[contextvars.Context]]) -> None:
+def test_notes_of_the_past_do_not_grow(harness: Harness, copies: tuple[Bus, list[contextvars.Context]]) -> None:
     """A copy of the context may publish for ever: what the first message noted is not added to."""
     bus, made = copies
     bus.use(when(lambda message: message.body == "retried", Retry()))
-    with bus:
-        bus.publish("start")
-        for _ in range(10):
-            made[0].run(bus.publish, "other")
+    harness.start()
+    bus.publish("start")
+    for _ in range(10):
+        made[0].run(bus.publish, "other")
     assert made[0][links.accepted] == [Receipt(0)]
 
 
-def test_what_is_accepted_during_the_wait_is_not_sent_again() -> None:
+def test_what_is_accepted_during_the_wait_is_not_sent_again(harness: Harness) -> None:
     """A filter left a pass behind on a thread and failed: by the end of the wait a mailbox has it. The filter is blamed."""
-    threads: list[threading.Thread] = []
-    gate = threading.Event()
-
-    def meanwhile() -> None:
-        gate.set()
-        threads[0].join(WAIT)
+    runs: list[Message] = []
 
     def leaves_behind(message: Message, call_next: Any) -> Any:
         def late() -> None:
-            assert gate.wait(WAIT)
+            harness.clock.sleep(1.0)
             call_next(message)
 
-        threads.append(threading.Thread(target=contextvars.copy_context().run, args=(late,), daemon=True))
-        threads[0].start()
+        runs.append(message)
+        harness.thread(contextvars.copy_context().run, late)
         raise Boom("impatient")
 
-    bus = Bus(clock=Instant(meanwhile))
-    ear = Ear(bus)
-    bus.use(Retry(), leaves_behind)
-    mailbox = bus.subscribe("a")
-    with bus, pytest.raises(Boom):
+    harness.bus.use(Retry(wait=2.0), leaves_behind)
+    mailbox = harness.bus.subscribe("a")
+    bus = harness.start()
+    with pytest.raises(Boom):
         bus.publish("a")
-    assert len(threads) == 1
+    assert len(runs) == 1
     assert_conserved(mailbox, accepted=1)
-    assert [refused.by for refused in ear.of(Refused)] == ["leaves_behind"]
+    assert [refused.by for refused in harness.refused] == ["leaves_behind"]
 
 
 # --- deliveries: what was settled is not run again ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
+def coloured(colour: str, handle: Callable[[Message, Delivery], object]) -> Any:
+    """The handler, sync or async."""
+
+    async def ahandle(message: Message, delivery: Delivery) -> None:
+        handle(message, delivery)
+
+    return ahandle if colour == "async" else handle
+
+
 @pytest.mark.parametrize(
     ("settle", "end"),
     [
@@ -635,28 +564,21 @@ def test_a_delivery_that_its_handler_has_settled_is_not_run_again(
     colour: str, settle: Callable[[Delivery], None], end: str
 ) -> None:
     """The first settlement stands, also over an error raised later."""
-    clock, runs = Instant(), []
+    runs: list[int] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
         runs.append(delivery.attempt)
         settle(delivery)
         raise Boom("after it was settled")
 
-    async def ahandle(message: Message, delivery: Delivery) -> None:
-        handle(message, delivery)
-
-    with running(Bus(clock=clock)) as bus:
-        subscription = bus.subscribe("a", handle if colour == "sync" else ahandle, filters=[Retry()])
-        bus.publish("a")
-        bus.drain(timeout=WAIT)
-        assert subscription.stats()[end] == 1
-    assert (runs, clock.slept) == ([1], [])
+    run = run_handler(coloured(colour, handle), filters=[Retry()])
+    assert run.settlement == end
+    assert (runs, run.elapsed) == ([1], 0)
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_a_delivery_that_was_given_back_comes_again_by_itself_alone(colour: str) -> None:
+def test_a_delivery_that_was_given_back_comes_again_by_itself_alone(harness: Harness, colour: str) -> None:
     """`delivery.retry()` and an error: the next taking is the mailbox's, not the filter's."""
-    clock, runs = Instant(), []
+    runs: list[int] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
         runs.append(delivery.attempt)
@@ -664,41 +586,36 @@ def test_a_delivery_that_was_given_back_comes_again_by_itself_alone(colour: str)
             delivery.retry()
             raise Boom("given back")
 
-    async def ahandle(message: Message, delivery: Delivery) -> None:
-        handle(message, delivery)
-
-    with running(Bus(clock=clock)) as bus:
-        bus.subscribe("a", handle if colour == "sync" else ahandle, filters=[Retry()])
-        bus.publish("a")
-        bus.drain(timeout=WAIT)
-    assert (runs, clock.slept) == ([1, 2], [])
+    harness.allow(Boom)
+    harness.bus.subscribe("a", coloured(colour, handle), filters=[Retry()])
+    harness.start().publish("a")
+    harness.drain()
+    assert (runs, harness.elapsed) == ([1, 2], 0)
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_a_delivery_that_is_settled_during_the_wait_is_not_run_again(colour: str) -> None:
+def test_a_delivery_that_is_settled_during_the_wait_is_not_run_again(harness: Harness, colour: str) -> None:
     """A handler may have given its delivery to another thread."""
     given: list[Delivery] = []
-    clock = Instant(lambda: given[0].ack())
 
     def handle(message: Message, delivery: Delivery) -> None:
         given.append(delivery)
         raise Boom("but somebody else may do it")
 
-    async def ahandle(message: Message, delivery: Delivery) -> None:
-        handle(message, delivery)
+    harness.allow(Boom)
+    subscription = harness.bus.subscribe("a", coloured(colour, handle), filters=[Retry(attempts=9, wait=1.0)])
+    harness.start().publish("a")
+    harness.advance(0.5)
+    given[0].ack()
+    harness.drain()
+    assert len(given) == 1
+    assert subscription.stats()["acknowledged"] == 1
+    assert harness.elapsed > 0.5  # it did wait
 
-    with running(Bus(clock=clock)) as bus:
-        subscription = bus.subscribe("a", handle if colour == "sync" else ahandle, filters=[Retry(attempts=9)])
-        bus.publish("a")
-        bus.drain(timeout=WAIT)
-        assert subscription.stats()["acknowledged"] == 1
-    assert (len(given), len(clock.slept)) == (1, 1)
 
-
-def test_what_a_handler_has_published_does_not_keep_it_from_being_run_again() -> None:
+def test_what_a_handler_has_published_does_not_keep_it_from_being_run_again(harness: Harness) -> None:
     """It must bear being run twice; its own publishes are its own business, whatever chain they pass."""
     end = Flaky(Boom())
-    bus = Bus()
+    bus = harness.bus
     bus.use(Retry(wait=0))
 
     def handle(message: Message) -> None:
@@ -707,17 +624,15 @@ def test_what_a_handler_has_published_does_not_keep_it_from_being_run_again() ->
 
     bus.subscribe("a", handle, filters=[Retry(wait=0)])
     other = bus.subscribe("b")
-    with bus:
-        bus.publish("a")
-        bus.drain(timeout=WAIT)
-        assert (end.runs, other.stats()["pending"]) == (2, 2)
+    harness.start().publish("a")
+    harness.advance(0)
+    assert (end.runs, other.stats()["pending"]) == (2, 2)
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_a_publish_of_a_handler_that_has_settled_is_still_tried_again(colour: str) -> None:
+def test_a_publish_of_a_handler_that_has_settled_is_still_tried_again(harness: Harness, colour: str) -> None:
     """Acknowledged first, then published: the publish chain's Retry looks at the publish."""
     end = Flaky(Boom())
-    bus = Bus()
+    bus = harness.bus
     bus.use(Retry(wait=0), when("b", Tap(end)))
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -730,15 +645,13 @@ def test_a_publish_of_a_handler_that_has_settled_is_still_tried_again(colour: st
 
     bus.subscribe("a", handle if colour == "sync" else ahandle)
     other = bus.subscribe("b")
-    with bus:
-        bus.publish("a")
-        bus.drain(timeout=WAIT)
-        assert (end.runs, other.stats()["pending"]) == (2, 1)
+    harness.start().publish("a")
+    harness.advance(0)
+    assert (end.runs, other.stats()["pending"]) == (2, 1)
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
 @pytest.mark.parametrize("works", [True, False], ids=["works", "fails"])
-def test_figures_count_takings_and_not_runs(colour: str, works: bool) -> None:
+def test_figures_count_takings_and_not_runs(harness: Harness, colour: str, works: bool) -> None:
     """However often it is run: one taking, one delivery; `attempts` bounds takings too."""
     end, attempts = Flaky(Boom(), Boom(), *[] if works else [Boom()]), []
 
@@ -746,30 +659,25 @@ def test_figures_count_takings_and_not_runs(colour: str, works: bool) -> None:
         attempts.append(delivery.attempt)
         end(message)
 
-    async def ahandle(message: Message, delivery: Delivery) -> None:
-        handle(message, delivery)
-
-    with running() as bus:
-        handler = handle if colour == "sync" else ahandle
-        subscription = bus.subscribe("a", handler, attempts=1, filters=[Retry(attempts=3, wait=0)])
-        bus.publish("a")
-        bus.drain(timeout=WAIT)
-        stats = subscription.stats()
-        assert attempts == [1, 1, 1]
-        assert (stats["accepted"], stats["acknowledged"], stats["dead"]) == ((1, 1, 0) if works else (1, 0, 1))
-        assert [letter.attempts for letter in bus.dead_letters.list()] == ([] if works else [1])
+    harness.allow(Boom)
+    subscription = harness.bus.subscribe("a", coloured(colour, handle), attempts=1, filters=[Retry(attempts=3, wait=0)])
+    bus = harness.start()
+    bus.publish("a")
+    harness.drain()
+    stats = subscription.stats()
+    assert attempts == [1, 1, 1]
+    assert (stats["accepted"], stats["acknowledged"], stats["dead"]) == ((1, 1, 0) if works else (1, 0, 1))
+    assert [letter.attempts for letter in bus.dead_letters.list()] == ([] if works else [1])
 
 
-def test_around_every_handler_each_subscription_has_its_own_runs() -> None:
+def test_around_every_handler_each_subscription_has_its_own_runs(harness: Harness) -> None:
     """One subscription's failure is not another's."""
     flaky, fine = Flaky(Boom()), Flaky()
-    bus = Bus()
-    bus.use(Retry(wait=0), at="delivery")
-    bus.subscribe("a", lambda message: flaky(message))
-    bus.subscribe("a", lambda message: fine(message))
-    with running(bus):
-        bus.publish("a")
-        bus.drain(timeout=WAIT)
+    harness.bus.use(Retry(wait=0), at="delivery")
+    harness.bus.subscribe("a", lambda message: flaky(message))
+    harness.bus.subscribe("a", lambda message: fine(message))
+    harness.start().publish("a")
+    harness.drain()
     assert (flaky.runs, fine.runs) == (2, 1)
 
 
@@ -777,15 +685,9 @@ def test_around_every_handler_each_subscription_has_its_own_runs() -> None:
 
 
 @pytest.mark.parametrize("where", ["in the handler", "in the wait"])
-def test_a_stop_that_cancels_a_handler_is_no_failed_attempt(where: str, logs: Any) -> None:
+def test_a_stop_that_cancels_a_handler_is_no_failed_attempt(harness: Harness, where: str, logs: list[Any]) -> None:
     """The message goes back as if it had not been taken: no further run, no dead letter, and the next start handles it."""
     attempts: list[int] = []
-    waits = threading.Event()
-
-    class Stuck(SystemClock):
-        async def asleep(self, seconds: float) -> None:  # type: ignore[override]
-            waits.set()
-            await asyncio.Event().wait()
 
     async def handle(message: Message, delivery: Delivery) -> None:
         attempts.append(delivery.attempt)
@@ -793,58 +695,50 @@ def test_a_stop_that_cancels_a_handler_is_no_failed_attempt(where: str, logs: An
             return
         if where == "in the wait":
             raise Boom("to be tried again")
-        waits.set()
         await asyncio.Event().wait()
 
-    bus = Bus(clock=Stuck())
-    subscription = bus.subscribe("a", handle, name="slow", filters=[Retry()])
-    bus.start()
+    subscription = harness.bus.subscribe("a", handle, name="slow", filters=[Retry(wait=LONG, max_wait=LONG)])
+    bus = harness.start()
     bus.publish("a")
-    assert waits.wait(WAIT)
+    harness.advance(1.0)
     report = bus.stop(timeout=0, drain=False)
     assert (report.left, report.abandoned, attempts) == ({"slow": 1}, (), [1])
     assert len(bus.dead_letters) == 0
-    assert len(logs()) == (where == "in the wait")
-    with bus:
-        bus.drain(timeout=WAIT)
+    assert len(lines(logs)) == (where == "in the wait")
+    harness.start()
+    harness.drain()
     assert attempts == [1, 1]
     assert subscription.stats()["acknowledged"] == 1
     assert_conserved(subscription, accepted=1)
 
 
 @pytest.mark.parametrize("where", ["in the rest", "in the wait"])
-def test_a_publisher_whose_task_is_cancelled_is_not_kept(where: str) -> None:
+def test_a_publisher_whose_task_is_cancelled_is_not_kept(harness: Harness, where: str) -> None:
     """The cancellation comes out; nothing is tried again, nothing accepted."""
     runs: list[Message] = []
 
+    async def rest(message: Message, call_next: Any) -> Any:
+        runs.append(message)
+        if where == "in the wait":
+            raise Boom
+        await asyncio.Event().wait()
+
     async def main() -> None:
-        stuck = asyncio.Event()
+        task = asyncio.create_task(bus.apublish("a"))
+        await asyncio.sleep(1.0)
+        assert len(runs) == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
-        class Stuck(SystemClock):
-            async def asleep(self, seconds: float) -> None:  # type: ignore[override]
-                stuck.set()
-                await asyncio.Event().wait()
-
-        async def rest(message: Message, call_next: Any) -> Any:
-            runs.append(message)
-            if where == "in the wait":
-                raise Boom
-            stuck.set()
-            await asyncio.Event().wait()
-
-        bus = Bus(clock=Stuck())
-        bus.use(Retry(), rest)
-        mailbox = bus.subscribe("a")
-        async with bus:
-            task = asyncio.create_task(bus.apublish("a"))
-            await stuck.wait()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        assert_conserved(mailbox, accepted=0)
-
-    asyncio.run(main())
+    harness.bus.use(Retry(wait=LONG, max_wait=LONG), rest)
+    mailbox = harness.bus.subscribe("a")
+    bus = harness.start()
+    harness.run(main())
+    assert harness.elapsed == 1.0
+    harness.advance(LONG)
     assert len(runs) == 1
+    assert_conserved(mailbox, accepted=0)
 
 
 def test_a_stray_cancellation_of_a_handler_s_own_is_a_failure_that_is_not_tried_again() -> None:
@@ -854,48 +748,47 @@ def test_a_stray_cancellation_of_a_handler_s_own_is_a_failure_that_is_not_tried_
     async def handle(message: Message) -> None:
         end(message)
 
-    with running() as bus:
-        bus.subscribe("a", handle, filters=[Retry(wait=0)])
-        bus.publish("a")
-        bus.drain(timeout=WAIT)
-        assert len(bus.dead_letters) == 1
-    assert end.runs == 1
+    run = run_handler(handle, filters=[Retry(wait=0)])
+    assert (run.settlement, end.runs) == ("dead", 1)
 
 
 # --- the log ------------------------------------------------------------------------------------------------------------
 
 
-def test_each_further_run_is_one_line(chain: Chain, logs: Any) -> None:
+def test_each_further_run_is_one_line(colour: Any, at: Any) -> None:
     """Who, which message, how often so far, how long it waits, and what went wrong; the last failure is others' to tell."""
-    chain.send(Retry(attempts=3, wait=1.0, jitter=0.0), end=Flaky(Boom("1"), Boom("2"), Boom("3")), clock=Instant())
-    lines = logs()
-    assert [(line["attempt"], line["wait"], line["error"]) for line in lines] == [(1, 1.0, "Boom: 1"), (2, 2.0, "Boom: 2")]
-    assert {line["filter"] for line in lines} == {"Retry"}
-    assert {line["subject"] for line in lines} == {"a"}
-    assert {line["log_level"] for line in lines} == {"warning"}
-    assert len({line["id"] for line in lines}) == 1
+    retry, errors = Retry(attempts=3, wait=1.0, jitter=0.0), [Boom("1"), Boom("2"), Boom("3")]
+    run = run_filter(retry, Message("a", id="m-1"), next=errors, colour=colour, at=at)
+    assert run.error is errors[2]
+    found = lines(run.logs)
+    assert [(line["attempt"], line["wait"], line["error"]) for line in found] == [(1, 1.0, "Boom: 1"), (2, 2.0, "Boom: 2")]
+    assert {line["filter"] for line in found} == {"Retry"}
+    assert {line["subject"] for line in found} == {"a"}
+    assert {line["log_level"] for line in found} == {"warning"}
+    assert {line["id"] for line in found} == {"m-1"}
 
 
 @pytest.mark.parametrize(
-    ("retry", "error"),
+    ("retry", "rest"),
     [
         pytest.param(Retry(wait=0), None, id="it works"),
         pytest.param(Retry(wait=0), Rejected("x", "no"), id="it is refused"),
         pytest.param(Retry(wait=0, attempts=1), Boom(), id="no attempt is left"),
     ],
 )
-def test_what_is_not_tried_again_is_not_logged(chain: Chain, logs: Any, retry: Retry, error: Exception | None) -> None:
+def test_what_is_not_tried_again_is_not_logged(colour: Any, at: Any, retry: Retry, rest: Any) -> None:
     """One line for each decision to run again, none for the others."""
-    chain.send(retry, end=Flaky(*[error] if error else []))
-    assert logs() == []
+    run = run_filter(retry, Message("a"), next=rest, colour=colour, at=at)
+    assert (run.error, run.next_calls) == (rest, 1)
+    assert lines(run.logs) == []
 
 
-def test_a_filter_that_was_never_started_logs_nothing(logs: Any) -> None:
-    """Tried alone in a test, it is silent."""
+def test_a_filter_that_was_never_started_logs_nothing(logs: list[Any]) -> None:
+    """Driven by hand in a test, it is silent."""
     steps = Retry(wait=0).around(Message("a"))
     next(steps)
     steps.throw(Boom())
-    assert logs() == []
+    assert lines(logs) == []
 
 
 def test_a_logger_that_fails_changes_nothing() -> None:

@@ -6,37 +6,40 @@ from typing import Any
 
 import pytest
 
-from pipebus import HeaderError, Message, PipebusError, PipelineError
+from pipebus import HeaderError, Message, PipebusError, PipelineError, Receipt
 from pipebus.filters import SetHeaders
+from pipebus.testing import run_filter
 
 
-def test_headers_are_added_and_put_in_place(through: Any) -> None:
+def test_headers_are_added_and_put_in_place(colour: Any) -> None:
     """What is there and not named stays; the message that was sent does not change."""
     sent = Message("a", "body", headers={"tenant": "?", "other": "stays"}, id="m")
-    message = through(SetHeaders({"tenant": "acme", "stage": "test"}), sent).message
+    run = run_filter(SetHeaders({"tenant": "acme", "stage": "test"}), sent, colour=colour)
+    assert run.outcome == Receipt(1)
+    (message,) = run.forwards
     assert message.headers == {"tenant": "acme", "other": "stays", "stage": "test"}
     assert sent.headers == {"tenant": "?", "other": "stays"}
     assert (message.id, message.body) == ("m", "body")
 
 
-def test_headers_that_are_there_win_when_told(through: Any) -> None:
+def test_headers_that_are_there_win_when_told(colour: Any) -> None:
     """`overwrite=False` fills gaps only."""
-    message = through(
-        SetHeaders({"tenant": "acme", "stage": "test"}, overwrite=False), Message("a", None, headers={"tenant": "own"})
-    ).message
-    assert message.headers == {"tenant": "own", "stage": "test"}
+    fill = SetHeaders({"tenant": "acme", "stage": "test"}, overwrite=False)
+    run = run_filter(fill, Message("a", None, headers={"tenant": "own"}), colour=colour)
+    assert [message.headers for message in run.forwards] == [{"tenant": "own", "stage": "test"}]
 
 
-def test_nothing_to_add_is_the_same_message(through: Any) -> None:
+def test_nothing_to_add_is_the_same_message(colour: Any) -> None:
     """No copy is made where nothing changes."""
     sent = Message("a", None, headers={"tenant": "own"})
-    assert through(SetHeaders({"tenant": "acme"}, overwrite=False), sent).message is sent
+    assert run_filter(SetHeaders({"tenant": "acme"}, overwrite=False), sent, colour=colour).forwarded is sent
 
 
-def test_a_function_of_the_message_says_the_text(through: Any) -> None:
+def test_a_function_of_the_message_says_the_text(colour: Any) -> None:
     """Beside fixed texts."""
     stamp = SetHeaders({"origin": lambda message: message.body["origin"], "stage": "test"})
-    assert through(stamp, Message("a", {"origin": "JFK"})).message.headers == {"origin": "JFK", "stage": "test"}
+    run = run_filter(stamp, Message("a", {"origin": "JFK"}), colour=colour)
+    assert [message.headers for message in run.forwards] == [{"origin": "JFK", "stage": "test"}]
 
 
 @pytest.mark.parametrize(
@@ -48,10 +51,12 @@ def test_a_function_of_the_message_says_the_text(through: Any) -> None:
         pytest.param("\0", "NUL", id="NUL"),
     ],
 )
-def test_what_a_function_returns_is_checked(through: Any, found: Any, problem: str) -> None:
-    """A header is a text without line breaks, wherever it comes from."""
+def test_what_a_function_returns_is_checked(colour: Any, found: Any, problem: str) -> None:
+    """A header is a text without line breaks, wherever it comes from; a message that would have another goes nowhere."""
+    run = run_filter(SetHeaders({"h": lambda message: found}), Message("a"), colour=colour)
     with pytest.raises(HeaderError, match=problem):
-        through(SetHeaders({"h": lambda message: found}), Message("a"))
+        assert run.outcome
+    assert run.next_calls == 0
 
 
 @pytest.mark.parametrize(

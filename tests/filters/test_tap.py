@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from pipebus import Bus, Message, PipelineError
+from pipebus import Delivery, Message, PipelineError, Receipt
 from pipebus.filters import Tap
+from pipebus.testing import Harness, run_filter
 
 
-def test_the_target_sees_the_message_and_the_message_goes_on(through: Any) -> None:
+def test_the_target_sees_the_message_and_the_message_goes_on(colour: Any) -> None:
     """The very same message, whatever the target returns."""
     seen: list[Message] = []
 
@@ -19,42 +20,47 @@ def test_the_target_sees_the_message_and_the_message_goes_on(through: Any) -> No
         return "ignored"
 
     sent = Message("a", {"id": 1})
-    assert through(Tap(look), sent).message is sent
-    assert seen == [sent]
+    run = run_filter(Tap(look), sent, colour=colour)
+    assert run.outcome == Receipt(1)
+    assert run.forwarded is sent
+    assert seen == run.forwards == [sent]
 
 
-def test_any_callable_of_one_message_will_do(through: Any) -> None:
+def test_any_callable_of_one_message_will_do(colour: Any) -> None:
     """A method of a list, for instance."""
     seen: list[Message] = []
-    through(Tap(seen.append), Message("a"))
+    assert run_filter(Tap(seen.append), Message("a"), colour=colour).outcome
     assert len(seen) == 1
 
 
-def test_what_the_target_raises_is_the_filter_s_error(through: Any) -> None:
+def test_what_the_target_raises_is_the_filter_s_error(colour: Any) -> None:
     """A tap fails closed, like every filter: nothing arrives."""
 
     def look(message: Message) -> None:
         raise ValueError("broken tap")
 
+    run = run_filter(Tap(look), Message("a"), colour=colour)
     with pytest.raises(ValueError, match="broken tap"):
-        through(Tap(look), Message("a"))
+        assert run.outcome
+    assert run.next_calls == 0
 
 
-def test_around_a_handler_it_looks_at_each_attempt() -> None:
+def test_around_a_handler_it_looks_at_each_attempt(harness: Harness) -> None:
     """Once for each taking of the message."""
-    bus = Bus()
     looks: list[str] = []
+    handled: list[str] = []
 
-    def handle(message: Message) -> None:
-        with_delivery.append(message.id)
+    def handle(message: Message, delivery: Delivery) -> None:
+        handled.append(message.id)
+        if (message.id, delivery.attempt) == ("m1", 1):
+            delivery.retry(delay=1.0)
 
-    with_delivery: list[str] = []
-    bus.subscribe("a", handle, filters=[Tap(lambda message: looks.append(message.id))])
-    with bus:
-        bus.publish("a", id="m1")
-        bus.publish("a", id="m2")
-        bus.drain(timeout=10)
-    assert looks == with_delivery == ["m1", "m2"]
+    harness.bus.subscribe("a", handle, filters=[Tap(lambda message: looks.append(message.id))])
+    bus = harness.start()
+    bus.publish("a", id="m1")
+    bus.publish("a", id="m2")
+    harness.drain()
+    assert looks == handled == ["m1", "m2", "m1"]
 
 
 async def asynchronous(message: Message) -> None:

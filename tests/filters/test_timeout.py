@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from flow_helpers import LONG, WAIT, Ear, HandClock, InThread, assert_conserved, running, wait_until
-from pipebus import Bus, Delivery, Dropped, Message, PipelineError, Receipt, ReceiveTimeout, around, transform
-from pipebus.clock import SystemClock
-from pipebus.events import Refused
+from flow_helpers import LONG, WAIT, InThread, Way, assert_conserved, every_way
+from pipebus import Bus, Delivery, Dropped, Handled, Message, Pipeline, PipelineError, Receipt, ReceiveTimeout, transform
 from pipebus.filters import Retry, Tap, Timeout
+from pipebus.testing import FakeClock, Harness, after, run_filter, run_handler
 from pipebus.transports.memory import MemoryTransport
 
 LIMIT = 2.0
@@ -23,122 +22,82 @@ class Boom(Exception):
     """The error of these tests: nothing in the bus raises it."""
 
 
-def time_passes(seconds: float) -> None:
-    """Move the running loop's clock: what was due in between is due now."""
-    loop = asyncio.get_running_loop()
-    before = loop.time
-    loop.time = lambda: before() + seconds  # type: ignore[method-assign]
-
-
-async def late(seconds: float = LIMIT + 1.0) -> None:
-    """A coroutine that would never end, on a loop where so much time has passed."""
-    time_passes(seconds)
-    await asyncio.Event().wait()
-
-
-class Slow:
-    """
-    The sync end of a chain, on a clock that the test moves: each run takes as long as it says, or stands still until the
-    test opens it.
-    """
-
-    def __init__(self, clock: HandClock) -> None:
-        self.clock = clock
-        self.runs = 0
-        self.gate = threading.Event()
-        self.ended = threading.Semaphore(0)
-
-    def __call__(self, message: Message) -> None:
-        self.runs += 1
-        self.clock.wait_until_waited_for()
-        self.clock.advance(LIMIT + 1.0)  # the waiting side gives up now
-        assert self.gate.wait(WAIT)
-        self.ended.release()
-
-    def end_all(self) -> None:
-        """Let those that were left behind go on to their end."""
-        self.gate.set()
-        for _ in range(self.runs):
-            assert self.ended.acquire(timeout=WAIT)
-
-
 async def passes(message: Message, call_next: Any) -> Any:
     """What makes a publish chain async."""
     return await call_next(message)
 
 
-class Publishes:
-    """A chain of filters in front of one mailbox; `send` publishes one message through it."""
-
-    def __init__(self, *filters: Any, clock: Any = None, how: str = "publish") -> None:
-        self.bus = Bus(clock=clock)
-        self.bus.use(*filters)
-        self.how = how
-        self.mailbox = self.bus.subscribe("a")
-
-    def send(self) -> Any:
-        with self.bus:
-            if self.how == "apublish":
-                return asyncio.run(self.bus.apublish("a"))
-            return self.bus.publish("a")
+def publish(harness: Harness, how: str) -> Any:
+    """From a thread, or from a coroutine."""
+    return harness.run(harness.bus.apublish("a")) if how == "apublish" else harness.bus.publish("a")
 
 
-def dead(handler: Callable[..., Any], *filters: Any, clock: Any = None) -> Any:
+def dead(harness: Harness, handler: Callable[..., Any], *filters: Any) -> Any:
     """The dead letter of the one message that such a handler is given."""
-    with running(Bus(clock=clock)) as bus:
-        bus.subscribe("a", handler, filters=filters)
-        bus.publish("a")
-        bus.drain(timeout=WAIT)
-        (letter,) = bus.dead_letters.list()
+    harness.allow(Boom, TimeoutError)
+    harness.bus.subscribe("a", handler, filters=filters)
+    harness.start().publish("a")
+    harness.drain()
+    (letter,) = harness.bus.dead_letters.list()
     return letter
+
+
+CANCELLED = "Timeout: the rest of the chain took longer than 2 s and was cancelled"
+LEFT_BEHIND = "Timeout: the rest of the chain took longer than 2 s; it was left behind and goes on, unheard"
 
 
 # --- in time ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("abandon", [False, True], ids=["cancels", "abandons"])
-def test_what_is_in_time_passes_as_if_nothing_stood_there(through: Any, abandon: bool) -> None:
+@pytest.mark.parametrize(
+    ("colour", "abandon"),
+    [
+        pytest.param("async", False, id="async, cancels"),
+        pytest.param("async", True, id="async, abandons"),
+        pytest.param("sync", True, id="sync, abandons"),
+    ],
+)
+@pytest.mark.parametrize("takes", [0.0, 1.0, 1.9])
+def test_what_is_in_time_passes_as_if_nothing_stood_there(colour: Any, at: Any, abandon: bool, takes: float) -> None:
     """The outcome is the rest's, and so is a drop."""
-
-    @transform
-    def drop(message: Message) -> Dropped:
-        return Dropped("unwanted")
-
-    makes_async = [] if abandon else [passes]
-    assert through(*makes_async, Timeout(LONG, abandon=abandon), Message("a")).outcome == Receipt(1)
-    assert through(*makes_async, Timeout(LONG, abandon=abandon), drop, Message("a")).outcome == Dropped("unwanted", "drop")
+    outcome = Receipt(3) if at == "publish" else Handled("done")
+    for rest in (outcome, Dropped("unwanted", "drop")):
+        run = run_filter(Timeout(LIMIT, abandon=abandon), Message("a"), next=after(takes, rest), colour=colour, at=at)
+        assert (run.outcome, run.next_calls, run.elapsed) == (rest, 1, takes)
 
 
-def test_a_handler_in_time_is_acknowledged() -> None:
+def test_a_handler_in_time_is_acknowledged(harness: Harness) -> None:
     """Sync or async; what it returns goes where it should."""
-    bus = Bus()
 
     async def answer(message: Message) -> str:
+        await asyncio.sleep(1.0)
         return "async"
 
-    bus.subscribe("a", answer, to="answers", filters=[Timeout(LONG)])
-    bus.subscribe("a", lambda message: "sync", to="answers", filters=[Timeout(LONG, abandon=True)])
+    def sync_answer(message: Message) -> str:
+        harness.clock.sleep(1.0)
+        return "sync"
+
+    bus = harness.bus
+    bus.subscribe("a", answer, to="answers", filters=[Timeout(LIMIT)])
+    bus.subscribe("a", sync_answer, to="answers", filters=[Timeout(LIMIT, abandon=True)])
     answers = bus.subscribe("answers")
-    with bus:
-        bus.publish("a")
-        assert {answers.receive(timeout=WAIT).body for _ in range(2)} == {"sync", "async"}
+    harness.start().publish("a")
+    harness.advance(1.0)
+    assert {answers.receive(timeout=0).body for _ in range(2)} == {"sync", "async"}
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
 @pytest.mark.parametrize(
     "error", [Boom("own"), TimeoutError("own"), TimeoutError(), ReceiveTimeout("own")], ids=lambda e: repr(e)
 )
-def test_an_error_of_the_rest_passes_as_the_object_it_is(colour: str, error: Exception) -> None:
-    """Also a TimeoutError: one that a handler raises of its own is not ours, and keeps its words."""
-    seen: list[BaseException] = []
+def test_an_error_of_the_rest_passes_as_the_object_it_is(colour: Any, at: Any, error: Exception) -> None:
+    """Also a TimeoutError: one that the rest raises of its own is not ours, and keeps its words."""
+    run = run_filter(Timeout(LONG, abandon=True), Message("a"), next=error, colour=colour, at=at)
+    assert run.error is error
 
-    @around
-    def look(message: Message) -> Any:
-        try:
-            return (yield message)
-        except Exception as found:
-            seen.append(found)
-            raise
+
+@pytest.mark.parametrize("error", [Boom("own"), TimeoutError("own"), TimeoutError()], ids=repr)
+def test_an_error_of_a_handler_is_the_handler_s(harness: Harness, colour: str, error: Exception) -> None:
+    """The dead letter names it, and not the filter around it."""
 
     def fails(message: Message) -> None:
         raise error
@@ -146,36 +105,36 @@ def test_an_error_of_the_rest_passes_as_the_object_it_is(colour: str, error: Exc
     async def afails(message: Message) -> None:
         raise error
 
-    letter = dead(fails if colour == "sync" else afails, look, Timeout(LONG, abandon=True))
-    assert seen == [error]
-    assert seen[0] is error
-    assert letter.by in ("fails", "afails")
+    letter = dead(harness, fails if colour == "sync" else afails, Timeout(LONG, abandon=True))
+    assert letter.by == ("fails" if colour == "sync" else "afails")
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
+@every_way
 @pytest.mark.parametrize("error", [TimeoutError("own"), TimeoutError()], ids=repr)
-def test_a_filter_s_time_out_further_in_passes_to_the_publisher(colour: str, error: Exception) -> None:
-    """As the same object, in a publish chain too."""
+def test_a_filter_s_time_out_further_in_passes_to_the_publisher(way: Way, colour: str, error: Exception) -> None:
+    """As the same object, also where it has come from a loop on another thread."""
 
     @transform
     def fails(message: Message) -> Message:
         raise error
 
-    chain = Publishes(*[passes] if colour == "async" else [], Timeout(LONG, abandon=True), fails)
-    with pytest.raises(TimeoutError) as found:
-        chain.send()
+    bus = Bus()
+    bus.use(*[passes] if colour == "async" else [], Timeout(LONG, abandon=True), fails)
+    with bus, pytest.raises(TimeoutError) as found:
+        way(bus, "a")
     assert found.value is error
 
 
-def test_a_time_out_that_a_handler_runs_into_itself_is_not_ours() -> None:
+def test_a_time_out_that_a_handler_runs_into_itself_is_not_ours(harness: Harness) -> None:
     """It has bounded something of its own, with asyncio's own means; ours had time left."""
 
     async def impatient(message: Message) -> None:
         async with asyncio.timeout(1.0):
-            await late(1.5)
+            await asyncio.sleep(1.5)
 
-    letter = dead(impatient, Timeout(LIMIT))
+    letter = dead(harness, impatient, Timeout(LIMIT))
     assert (letter.by, letter.error) == ("impatient", "TimeoutError")
+    assert harness.elapsed == 1.0
 
 
 def test_a_time_out_of_the_transport_is_not_ours() -> None:
@@ -196,40 +155,52 @@ def test_a_time_out_of_the_transport_is_not_ours() -> None:
 # --- too late, async: cancelled -----------------------------------------------------------------------------------------
 
 
-def test_an_async_handler_that_is_late_is_cancelled() -> None:
-    """It sees the cancellation; the dead letter names the filter and the limit, and nobody else is blamed."""
+@pytest.mark.parametrize("abandon", [False, True], ids=["cancels", "abandons"])
+def test_an_async_rest_that_is_late_is_cancelled(at: Any, abandon: bool) -> None:
+    """In time, with an error that says so; `abandon` makes no difference here."""
     saw: list[type[BaseException]] = []
 
     async def slow(message: Message) -> None:
         try:
-            await late()
+            await asyncio.sleep(LIMIT + 1.0)
         except BaseException as error:
             saw.append(type(error))
             raise
 
-    letter = dead(slow, Timeout(LIMIT))
+    run = run_filter(Timeout(LIMIT, abandon=abandon), Message("a"), next=slow, at=at)
+    assert (type(run.error), str(run.error)) == (TimeoutError, CANCELLED)
+    assert run.elapsed == LIMIT
     assert saw == [asyncio.CancelledError]
-    assert letter.by == "Timeout"
-    assert letter.error == "TimeoutError: Timeout: the rest of the chain took longer than 2 s and was cancelled"
+
+
+def test_the_dead_letter_of_a_handler_that_was_late_names_the_filter(harness: Harness) -> None:
+    """And the limit; nobody else is blamed."""
+
+    async def slow(message: Message) -> None:
+        await asyncio.sleep(LIMIT + 1.0)
+
+    letter = dead(harness, slow, Timeout(LIMIT))
+    assert (letter.by, letter.error) == ("Timeout", f"TimeoutError: {CANCELLED}")
+    assert harness.elapsed == LIMIT
 
 
 @pytest.mark.parametrize("how", ["publish", "apublish"])
-@pytest.mark.parametrize("abandon", [False, True], ids=["cancels", "abandons"])
-def test_an_async_publish_chain_that_is_late_is_cancelled(how: str, abandon: bool) -> None:
-    """The publisher gets the error, no mailbox the message; `abandon` makes no difference here."""
+def test_an_async_publish_chain_that_is_late_is_refused(harness: Harness, how: str) -> None:
+    """The publisher gets the error, no mailbox the message."""
 
     async def slow(message: Message, call_next: Any) -> Any:
-        await late()
+        await asyncio.sleep(LIMIT + 1.0)
         return await call_next(message)
 
-    chain = Publishes(Timeout(LIMIT, abandon=abandon), slow, how=how)
-    ear = Ear(chain.bus)
+    harness.bus.use(Timeout(LIMIT), slow)
+    mailbox = harness.bus.subscribe("a")
+    harness.start()
     with pytest.raises(TimeoutError) as error:
-        chain.send()
-    assert type(error.value) is TimeoutError
-    assert str(error.value) == "Timeout: the rest of the chain took longer than 2 s and was cancelled"
-    assert [refused.by for refused in ear.of(Refused)] == ["Timeout"]
-    assert_conserved(chain.mailbox, accepted=0)
+        publish(harness, how)
+    assert (type(error.value), str(error.value)) == (TimeoutError, CANCELLED)
+    assert [refused.by for refused in harness.refused] == ["Timeout"]
+    harness.advance(LONG)
+    assert_conserved(mailbox, accepted=0)
 
 
 def test_what_swallows_its_cancellation_has_ended_well() -> None:
@@ -237,75 +208,75 @@ def test_what_swallows_its_cancellation_has_ended_well() -> None:
 
     async def tidy(message: Message) -> None:
         try:
-            await late()
+            await asyncio.sleep(LIMIT + 1.0)
         except asyncio.CancelledError:
             return
 
-    with running() as bus:
-        subscription = bus.subscribe("a", tidy, filters=[Timeout(LIMIT)])
-        bus.publish("a")
-        bus.drain(timeout=WAIT)
-        assert subscription.stats()["acknowledged"] == 1
+    run = run_handler(tidy, filters=[Timeout(LIMIT)])
+    assert (run.settlement, run.elapsed) == ("acknowledged", LIMIT)
 
 
-def test_after_a_time_out_the_next_message_is_handled() -> None:
+def test_after_a_time_out_the_next_message_is_handled(harness: Harness) -> None:
     """A cancellation is over with the message that it was for."""
     handled: list[Any] = []
 
     async def slow(message: Message) -> None:
         if message.body == "slow":
-            await late()
+            await asyncio.sleep(LIMIT + 1.0)
         await asyncio.sleep(0)
         handled.append(message.body)
 
-    with running() as bus:
-        subscription = bus.subscribe("a", slow, filters=[Timeout(LIMIT)])
-        for body in ("one", "slow", "two"):
-            bus.publish("a", body)
-        bus.drain(timeout=WAIT)
-        assert (subscription.stats()["acknowledged"], subscription.stats()["dead"]) == (2, 1)
+    harness.allow(TimeoutError)
+    subscription = harness.bus.subscribe("a", slow, filters=[Timeout(LIMIT)])
+    bus = harness.start()
+    for body in ("one", "slow", "two"):
+        bus.publish("a", body)
+    harness.drain()
+    assert (subscription.stats()["acknowledged"], subscription.stats()["dead"]) == (2, 1)
     assert handled == ["one", "two"]
 
 
-def test_a_bus_that_stops_is_no_time_out() -> None:
+def test_a_bus_that_stops_is_no_time_out(harness: Harness) -> None:
     """The message goes back, and is no dead letter."""
-    started = threading.Event()
+    started: list[Message] = []
 
     async def slow(message: Message) -> None:
-        started.set()
+        started.append(message)
         await asyncio.Event().wait()
 
-    bus = Bus()
-    subscription = bus.subscribe("a", slow, name="slow", filters=[Timeout(LONG)])
-    bus.start()
+    subscription = harness.bus.subscribe("a", slow, name="slow", filters=[Timeout(LIMIT)])
+    bus = harness.start()
     bus.publish("a")
-    assert started.wait(WAIT)
+    harness.advance(1.0)
+    assert len(started) == 1
     report = bus.stop(timeout=0, drain=False)
     assert (report.left, len(bus.dead_letters)) == ({"slow": 1}, 0)
     assert_conserved(subscription, accepted=1)
 
 
-def test_of_two_the_one_whose_time_ran_out_says_so() -> None:
+@pytest.mark.parametrize(
+    "chain",
+    [
+        pytest.param(lambda: Pipeline(Timeout(LONG), Timeout(LIMIT)), id="the inner one"),
+        pytest.param(lambda: Pipeline(Timeout(LIMIT), Timeout(LONG)), id="the outer one"),
+    ],
+)
+def test_of_two_the_one_whose_time_ran_out_says_so(at: Any, chain: Callable[[], Pipeline]) -> None:
     """An inner time-out passes an outer filter as it is, and an outer one is not taken for the inner's."""
-
-    async def slow(message: Message) -> None:
-        await late()
-
-    inner = dead(slow, Timeout(LONG), Timeout(LIMIT))
-    outer = dead(slow, Timeout(LIMIT), Timeout(LONG))
-    assert inner.error == outer.error == "TimeoutError: Timeout: the rest of the chain took longer than 2 s and was cancelled"
+    run = run_filter(chain(), Message("a"), next=after(LIMIT + 1.0), colour="async", at=at)
+    assert (type(run.error), str(run.error), run.elapsed) == (TimeoutError, CANCELLED, LIMIT)
 
 
-def test_it_goes_by_the_name_it_was_given() -> None:
+def test_it_goes_by_the_name_it_was_given(harness: Harness) -> None:
     """Where a chain has two, a name tells which."""
 
     class Patience(Timeout):
         name = "patience"
 
     async def slow(message: Message) -> None:
-        await late()
+        await asyncio.sleep(LIMIT + 1.0)
 
-    letter = dead(slow, Patience(LIMIT))
+    letter = dead(harness, slow, Patience(LIMIT))
     assert letter.by == "patience"
     assert letter.error.startswith("TimeoutError: patience: the rest")
 
@@ -323,165 +294,189 @@ def test_a_sync_chain_refuses_it_when_it_is_built() -> None:
         bus.start()
 
 
-def test_a_sync_handler_that_is_late_is_left_behind() -> None:
+def test_a_sync_rest_that_is_late_is_left_behind(at: Any) -> None:
+    """The error comes in time, and says that the rest goes on."""
+    run = run_filter(Timeout(LIMIT, abandon=True), Message("a"), next=after(LIMIT + 1.0), colour="sync", at=at)
+    assert (type(run.error), str(run.error), run.elapsed) == (TimeoutError, LEFT_BEHIND, LIMIT)
+
+
+def test_a_sync_handler_that_is_late_is_left_behind(harness: Harness) -> None:
     """The delivery has failed in time and says so; the handler goes on to its end, and nobody hears of it."""
-    clock = HandClock()
-    slow = Slow(clock)
+    ended: list[float] = []
 
     def handler(message: Message) -> str:
-        slow(message)
+        harness.clock.sleep(LIMIT + 1.0)
+        ended.append(harness.elapsed)
         return "too late"
 
-    with running(Bus(clock=clock)) as bus:
-        subscription = bus.subscribe("a", handler, to="answers", filters=[Timeout(LIMIT, abandon=True)])
-        answers = bus.subscribe("answers")
-        bus.publish("a")
-        wait_until(lambda: subscription.stats()["dead"] == 1, "it has failed")
-        (letter,) = bus.dead_letters.list()
-        slow.end_all()
-        assert answers.stats()["accepted"] == 0
-        assert (subscription.stats()["dead"], subscription.stats()["acknowledged"]) == (1, 0)
-    assert slow.runs == 1
-    assert letter.by == "Timeout"
-    assert letter.error == (
-        "TimeoutError: Timeout: the rest of the chain took longer than 2 s; it was left behind and goes on, unheard"
-    )
+    harness.allow(TimeoutError)
+    subscription = harness.bus.subscribe("a", handler, to="answers", filters=[Timeout(LIMIT, abandon=True)])
+    answers = harness.bus.subscribe("answers")
+    bus = harness.start()
+    bus.publish("a")
+    harness.advance(LIMIT)
+    assert ended == []
+    (letter,) = bus.dead_letters.list()
+    assert (letter.by, letter.error) == ("Timeout", f"TimeoutError: {LEFT_BEHIND}")
+    harness.advance(1.0)
+    assert ended == [LIMIT + 1.0]
+    assert answers.stats()["accepted"] == 0
+    assert (subscription.stats()["dead"], subscription.stats()["acknowledged"]) == (1, 0)
 
 
-def test_a_sync_publish_that_is_late_is_left_behind() -> None:
+def test_the_time_of_a_sync_rest_is_told_by_the_clock_of_the_bus() -> None:
+    """On real threads: it is over when a clock says so that a test moves."""
+    clock, gate = FakeClock(), threading.Event()
+    bus = Bus(clock=clock)
+    bus.use(Timeout(LIMIT, abandon=True), Tap(lambda message: gate.wait(WAIT)))
+    with bus:
+        publisher = InThread(bus.publish, "a")
+        clock.wait_until_waited_for()
+        clock.advance(LIMIT)
+        with pytest.raises(TimeoutError, match=f"^{LEFT_BEHIND}$"):
+            publisher.result()
+        gate.set()
+
+
+def test_a_sync_publish_that_is_late_is_left_behind(harness: Harness) -> None:
     """The publisher gets its error in time; the message may still arrive, as the reference says."""
-    clock = HandClock()
-    slow = Slow(clock)
-    chain = Publishes(Timeout(LIMIT, abandon=True), Tap(slow), clock=clock)
-    with chain.bus:
-        with pytest.raises(TimeoutError, match=r"Timeout: .*longer than 2 s; it was left behind and goes on, unheard"):
-            InThread(chain.bus.publish, "a").result()
-        assert chain.mailbox.stats()["accepted"] == 0
-        slow.end_all()
-        wait_until(lambda: chain.mailbox.stats()["accepted"] == 1, "what was left behind has arrived")
+    harness.bus.use(Timeout(LIMIT, abandon=True), Tap(lambda message: harness.clock.sleep(LIMIT + 1.0)))
+    mailbox = harness.bus.subscribe("a")
+    bus = harness.start()
+    with pytest.raises(TimeoutError, match=f"^{LEFT_BEHIND}$"):
+        bus.publish("a")
+    assert (harness.elapsed, mailbox.stats()["accepted"]) == (LIMIT, 0)
+    harness.advance(1.0)
+    assert mailbox.stats()["accepted"] == 1
 
 
-def test_waiting_for_a_rest_gives_up_its_worker_s_slot() -> None:
+def test_waiting_for_a_rest_gives_up_its_worker_s_slot(harness: Harness) -> None:
     """With a pool of one worker, another handler runs while a bounded one is under way."""
-    gate, started, other = threading.Event(), threading.Event(), threading.Event()
+    order: list[str] = []
 
     def slow(message: Message) -> None:
-        started.set()
-        assert gate.wait(WAIT)
+        order.append("slow begins")
+        harness.clock.sleep(1.0)
+        order.append("slow ends")
 
-    with running(Bus(pool=1)) as bus:
-        bus.subscribe("slow", slow, filters=[Timeout(LONG, abandon=True)])
-        bus.subscribe("other", lambda message: other.set())
-        bus.publish("slow")
-        assert started.wait(WAIT)
-        bus.publish("other")
-        assert other.wait(WAIT)
-        gate.set()
+    bus = Bus(pool=1)
+    bus.subscribe("slow", slow, filters=[Timeout(LIMIT, abandon=True)])
+    bus.subscribe("other", lambda message: order.append("other"))
+    harness.start(bus)
+    bus.publish("slow")
+    harness.advance(0)
+    bus.publish("other")
+    harness.drain()
+    assert order == ["slow begins", "other", "slow ends"]
 
 
 # --- with Retry ---------------------------------------------------------------------------------------------------------
 
 
-def test_behind_a_retry_each_run_is_bounded_async() -> None:
-    """The first run is cancelled, the second one works."""
+def test_behind_a_retry_each_run_is_bounded(colour: Any) -> None:
+    """The first run of a handler is cancelled or left behind, the second one works."""
+    chain = Pipeline(Retry(wait=0), Timeout(LIMIT, abandon=colour == "sync"))
+    run = run_filter(chain, Message("a"), next=[after(LIMIT + 1.0), after(1.0)], colour=colour, at="delivery")
+    assert (run.outcome, run.next_calls, run.elapsed) == (Handled(), 2, LIMIT + 1.0)
+
+
+def test_behind_a_retry_each_run_of_a_handler_is_of_the_same_taking(harness: Harness) -> None:
+    """The mailbox has given the message once, and it is acknowledged once."""
     runs: list[int] = []
 
     async def slow(message: Message, delivery: Delivery) -> None:
         runs.append(delivery.attempt)
         if len(runs) == 1:
-            await late()
+            await asyncio.sleep(LIMIT + 1.0)
 
-    with running() as bus:
-        subscription = bus.subscribe("a", slow, filters=[Retry(wait=0), Timeout(LIMIT)])
-        bus.publish("a")
-        bus.drain(timeout=WAIT)
-        assert subscription.stats()["acknowledged"] == 1
-    assert runs == [1, 1]
+    subscription = harness.bus.subscribe("a", slow, filters=[Retry(wait=0), Timeout(LIMIT)])
+    harness.start().publish("a")
+    harness.drain()
+    assert (subscription.stats()["acknowledged"], runs) == (1, [1, 1])
 
 
 @pytest.mark.parametrize("how", ["publish", "apublish"])
-def test_behind_a_retry_each_run_of_an_async_publish_is_bounded(how: str) -> None:
+def test_behind_a_retry_each_run_of_an_async_publish_is_bounded(harness: Harness, how: str) -> None:
     """What was cancelled has reached no mailbox, so it may be tried again."""
     runs: list[Message] = []
 
     async def slow(message: Message, call_next: Any) -> Any:
         runs.append(message)
         if len(runs) == 1:
-            await late()
+            await asyncio.sleep(LIMIT + 1.0)
         return await call_next(message)
 
-    chain = Publishes(Retry(wait=0), Timeout(LIMIT), slow, how=how)
-    assert chain.send() == Receipt(1)
-    assert len(runs) == 2
-    assert_conserved(chain.mailbox, accepted=1)
+    harness.bus.use(Retry(wait=0), Timeout(LIMIT), slow)
+    mailbox = harness.bus.subscribe("a")
+    harness.start()
+    assert publish(harness, how) == Receipt(1)
+    assert (len(runs), harness.elapsed) == (2, LIMIT)
+    harness.advance(LONG)
+    assert_conserved(mailbox, accepted=1)
 
 
-def test_behind_a_retry_each_run_is_bounded_sync() -> None:
-    """A handler is run again beside the run that was left behind."""
-    clock = HandClock()
-    slow = Slow(clock)
+def test_a_handler_is_run_again_beside_the_run_that_was_left_behind(harness: Harness) -> None:
+    """Sync: the second run has worked while the first one still goes on."""
+    order: list[str] = []
 
     def handler(message: Message) -> None:
-        if slow.runs == 0:
-            slow(message)
+        if not order:
+            order.append("first begins")
+            harness.clock.sleep(LIMIT + 1.0)
+            order.append("first ends")
+        else:
+            order.append("second")
 
-    with running(Bus(clock=clock)) as bus:
-        subscription = bus.subscribe("a", handler, filters=[Retry(wait=0), Timeout(LIMIT, abandon=True)])
-        bus.publish("a")
-        wait_until(lambda: subscription.stats()["acknowledged"] == 1, "the second run has worked")
-        assert not slow.gate.is_set()
-        slow.end_all()
+    subscription = harness.bus.subscribe("a", handler, filters=[Retry(wait=0), Timeout(LIMIT, abandon=True)])
+    harness.start().publish("a")
+    harness.advance(LIMIT)
+    assert subscription.stats()["acknowledged"] == 1
+    assert order == ["first begins", "second"]
+    harness.advance(LONG)
+    assert order == ["first begins", "second", "first ends"]
+    assert subscription.stats()["acknowledged"] == 1
 
 
-def test_a_sync_publish_that_was_left_behind_is_not_sent_again() -> None:
+def test_a_sync_publish_that_was_left_behind_is_not_sent_again(harness: Harness) -> None:
     """A mailbox may still take it, so the Retry lets the error pass: in the end it has arrived once."""
-    clock = HandClock()
-    slow = Slow(clock)
-    chain = Publishes(Retry(attempts=5, wait=0), Timeout(LIMIT, abandon=True), Tap(slow), clock=clock)
-    with chain.bus:
-        with pytest.raises(TimeoutError):
-            InThread(chain.bus.publish, "a").result()
-        slow.end_all()
-        wait_until(lambda: chain.mailbox.stats()["accepted"] == 1, "what was left behind has arrived")
-    assert slow.runs == 1
-    assert_conserved(chain.mailbox, accepted=1)
-
-
-@pytest.mark.parametrize("where", ["in a run", "in a wait"])
-def test_around_a_retry_it_bounds_all_runs_and_waits_together(where: str) -> None:
-    """Time runs out in the second run, or in the wait before it: that is the end, however many attempts are left."""
     runs: list[Message] = []
 
-    class Moving(SystemClock):
-        async def asleep(self, seconds: float) -> None:  # type: ignore[override]
-            if where == "in a wait":
-                await late()
-
-    async def flaky(message: Message) -> None:
+    def slow(message: Message) -> None:
         runs.append(message)
-        if len(runs) == 2:
-            await late()
-        raise Boom
+        harness.clock.sleep(LIMIT + 1.0)
 
-    letter = dead(flaky, Timeout(LIMIT), Retry(attempts=9), clock=Moving())
-    assert letter.error.startswith("TimeoutError: Timeout: ")
-    assert len(runs) == (2 if where == "in a run" else 1)
+    harness.bus.use(Retry(attempts=5, wait=0), Timeout(LIMIT, abandon=True), Tap(slow))
+    mailbox = harness.bus.subscribe("a")
+    bus = harness.start()
+    with pytest.raises(TimeoutError, match=f"^{LEFT_BEHIND}$"):
+        bus.publish("a")
+    assert harness.elapsed == LIMIT
+    harness.advance(LONG)
+    assert len(runs) == 1
+    assert_conserved(mailbox, accepted=1)
 
 
-def test_around_a_retry_that_works_in_time_it_is_not_seen() -> None:
+@pytest.mark.parametrize(
+    ("retry", "rest", "runs"),
+    [
+        pytest.param(lambda: Retry(attempts=9, wait=0), [Boom(), after(LIMIT + 1.0)], 2, id="in a run"),
+        pytest.param(lambda: Retry(attempts=9, wait=LIMIT + 1.0, jitter=0), [Boom()], 1, id="in a wait"),
+    ],
+)
+def test_around_a_retry_it_bounds_all_runs_and_waits_together(
+    at: Any, retry: Callable[[], Retry], rest: list[Any], runs: int
+) -> None:
+    """Time runs out in the second run, or in the wait before it: that is the end, however many attempts are left."""
+    run = run_filter(Pipeline(Timeout(LIMIT), retry()), Message("a"), next=rest, colour="async", at=at)
+    assert (type(run.error), str(run.error)) == (TimeoutError, CANCELLED)
+    assert (run.next_calls, run.elapsed) == (runs, LIMIT)
+
+
+def test_around_a_retry_that_works_in_time_it_is_not_seen(at: Any) -> None:
     """Sync: runs and waits on the thread that could be left behind."""
-    bodies: list[Any] = []
-
-    def flaky(message: Message) -> None:
-        bodies.append(message.body)
-        if len(bodies) < 3:
-            raise Boom
-
-    with running() as bus:
-        subscription = bus.subscribe("a", flaky, filters=[Timeout(LONG, abandon=True), Retry(wait=0)])
-        bus.publish("a", 1)
-        bus.drain(timeout=WAIT)
-        assert (subscription.stats()["acknowledged"], bodies) == (1, [1, 1, 1])
+    chain = Pipeline(Timeout(LIMIT, abandon=True), Retry(wait=0.5, jitter=0))
+    run = run_filter(chain, Message("a"), next=[Boom(), Boom(), None], colour="sync", at=at)
+    assert (bool(run.outcome), run.next_calls, run.elapsed) == (True, 3, 1.5)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from pipebus import Bus, Message, PipebusError, PipelineError, Ref, Rejected
+from pipebus import Bus, Message, PipebusError, Pipeline, PipelineError, Receipt, Ref, Rejected
 from pipebus.filters import Validate
+from pipebus.testing import Harness, run_filter
 
 
 class Item(BaseModel):
@@ -42,51 +43,55 @@ class Point:
     y: int
 
 
-def test_the_validated_value_becomes_the_body(through: Any) -> None:
+def test_the_validated_value_becomes_the_body(colour: Any) -> None:
     """Who reads the message has a model, not a mapping."""
-    message = through(Validate({"orders.>": Order}), Message("orders.created", {"id": "7"}, headers={"h": "v"}, id="m")).message
+    sent = Message("orders.created", {"id": "7"}, headers={"h": "v"}, id="m")
+    run = run_filter(Validate({"orders.>": Order}), sent, colour=colour)
+    assert run.outcome == Receipt(1)
+    (message,) = run.forwards
     assert message.body == Order(id=7)
     assert (message.id, message.headers) == ("m", {"h": "v"})
 
 
-def test_the_raw_body_is_kept_when_told(through: Any) -> None:
+def test_the_raw_body_is_kept_when_told(colour: Any) -> None:
     """`replace=False` only looks."""
     message = Message("orders.created", {"id": "7", "more": True})
-    assert through(Validate({"orders.>": Order}, replace=False), message).message is message
+    assert run_filter(Validate({"orders.>": Order}, replace=False), message, colour=colour).forwarded is message
 
 
-def test_a_body_that_does_not_fit_is_rejected_with_all_its_errors(through: Any) -> None:
-    """Every error as a sentence that says where; nothing arrives, and it is counted by who and why."""
+def test_a_body_that_does_not_fit_is_rejected_with_all_its_errors(colour: Any, at: Any) -> None:
+    """Every error as a sentence that says where; nothing arrives, and it says who has refused it."""
     body = {"id": "x", "items": [{"sku": "a", "count": 1}, {"count": 0}]}
-    with pytest.raises(Rejected) as error:
-        through(Validate({"orders.>": Order}), Message("orders.created", body))
-    assert error.value.by == "Validate"
-    assert error.value.errors == (
+    run = run_filter(Validate({"orders.>": Order}), Message("orders.created", body), colour=colour, at=at)
+    assert isinstance(run.error, Rejected)
+    assert run.error.by == "Validate"
+    assert run.error.errors == (
         "id: Input should be a valid integer, unable to parse string as an integer",
         "items.1.sku: Field required",
         "items.1.count: Input should be greater than 0",
     )
+    assert run.next_calls == 0
 
 
-def test_a_rejection_is_counted_by_filter_and_reason() -> None:
+def test_a_rejection_is_counted_by_filter_and_reason(harness: Harness) -> None:
     """`stats()` shows who refused how often, and why."""
-    bus = Bus()
-    bus.use(Validate({"ages": int}))
-    with bus:
-        for _ in range(2):
-            with pytest.raises(Rejected):
-                bus.publish("ages", "old")
-        stats = bus.stats()
+    harness.bus.use(Validate({"ages": int}))
+    bus = harness.start()
+    for _ in range(2):
+        with pytest.raises(Rejected):
+            bus.publish("ages", "old")
+    stats = bus.stats()
     (reason,) = stats["rejected"]["Validate"]
     assert stats["rejected"] == {"Validate": {reason: 2}}
     assert (stats["published"], stats["accepted"]) == (2, 0)
 
 
-def test_a_name_says_who_refused(through: Any) -> None:
+def test_a_name_says_who_refused(colour: Any) -> None:
     """Two validators in one chain can be told apart."""
-    with pytest.raises(Rejected) as error:
-        through(Validate({"a": str}, name="texts"), Validate({"a": int}, name="numbers"), Message("a", "x"))
-    assert error.value.by == "numbers"
+    chain = Pipeline(Validate({"a": str}, name="texts"), Validate({"a": int}, name="numbers"))
+    run = run_filter(chain, Message("a", "x"), colour=colour)
+    assert isinstance(run.error, Rejected)
+    assert run.error.by == "numbers"
 
 
 @pytest.mark.parametrize(
@@ -100,17 +105,18 @@ def test_a_name_says_who_refused(through: Any) -> None:
 )
 def test_an_error_is_a_sentence_without_pydantic_s_own_words(body: Any, sentence: str) -> None:
     """What a model's author wrote is what the publisher reads."""
-    with pytest.raises(Rejected) as error:
-        Validate({"orders": Order}).transform(Message("orders", body))
-    assert error.value.errors == (sentence,)
+    run = run_filter(Validate({"orders": Order}), Message("orders", body))
+    assert isinstance(run.error, Rejected)
+    assert run.error.errors == (sentence,)
 
 
-def test_a_rejection_does_not_repeat_the_values(through: Any) -> None:
+def test_a_rejection_does_not_repeat_the_values(colour: Any) -> None:
     """Reasons are logged and counted; what was sent may be a secret."""
-    with pytest.raises(Rejected) as error:
-        through(Validate({"orders": Order}), Message("orders", {"id": "hunter2", "items": "hunter2", "password": ["hunter2"]}))
-    assert len(error.value.errors) == 3
-    assert "hunter2" not in str(error.value)
+    secrets = {"id": "hunter2", "items": "hunter2", "password": ["hunter2"]}
+    run = run_filter(Validate({"orders": Order}), Message("orders", secrets), colour=colour)
+    assert isinstance(run.error, Rejected)
+    assert len(run.error.errors) == 3
+    assert "hunter2" not in str(run.error)
 
 
 @pytest.mark.parametrize(
@@ -122,11 +128,12 @@ def test_a_rejection_does_not_repeat_the_values(through: Any) -> None:
         pytest.param("bills.paid", str, id="none: as it came"),
     ],
 )
-def test_the_first_pattern_that_matches_counts(through: Any, subject: str, type_: type) -> None:
+def test_the_first_pattern_that_matches_counts(colour: Any, subject: str, type_: type) -> None:
     """Patterns are looked through in their order; a subject that none matches is not checked."""
     validate = Validate({"orders.urgent": str, "orders.>": int, "bills": float})
     for _ in range(2):  # the second time from what it remembers
-        assert type(through(validate, Message(subject, "1")).message.body) is type_
+        run = run_filter(validate, Message(subject, "1"), colour=colour)
+        assert [type(message.body) for message in run.forwards] == [type_]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +149,8 @@ def test_the_first_pattern_that_matches_counts(through: Any, subject: str, type_
 )
 def test_any_type_that_pydantic_understands_will_do(type_: Any, sent: Any, found: Any) -> None:
     """Not only models."""
-    assert Validate({"a": type_}).transform(Message("a", sent)).body == found
+    run = run_filter(Validate({"a": type_}), Message("a", sent))
+    assert [message.body for message in run.forwards] == [found]
 
 
 def test_a_class_that_pydantic_does_not_know_is_checked_as_it_is() -> None:
@@ -152,17 +160,18 @@ def test_a_class_that_pydantic_does_not_know_is_checked_as_it_is() -> None:
         pass
 
     validate, body = Validate({"a": Plain}), Plain()
-    assert validate.transform(Message("a", body)).body is body
-    with pytest.raises(Rejected):
-        validate.transform(Message("a", object()))
+    (message,) = run_filter(validate, Message("a", body)).forwards
+    assert message.body is body
+    assert isinstance(run_filter(validate, Message("a", object())).error, Rejected)
 
 
-def test_mail_for_an_object_is_not_checked(through: Any) -> None:
+def test_mail_for_an_object_is_not_checked(colour: Any) -> None:
     """No pattern matches it, ">" included."""
-    assert through(Validate({">": int}), Message(Ref("thing"), "text")).outcome
+    sent = Message(Ref("thing"), "text")
+    assert run_filter(Validate({">": int}), sent, colour=colour).forwarded is sent
 
 
-def test_an_error_in_a_validator_s_code_is_no_rejection(through: Any) -> None:
+def test_an_error_in_a_validator_s_code_is_no_rejection(colour: Any) -> None:
     """A bug in a model is a bug: it reaches the publisher as what it is."""
 
     class Buggy(BaseModel):
@@ -173,22 +182,22 @@ def test_an_error_in_a_validator_s_code_is_no_rejection(through: Any) -> None:
         def check(cls, value: int) -> int:
             raise ZeroDivisionError("oops")
 
-    with pytest.raises(ZeroDivisionError):
-        through(Validate({"a": Buggy}), Message("a", {"id": 1}))
+    run = run_filter(Validate({"a": Buggy}), Message("a", {"id": 1}), colour=colour)
+    with pytest.raises(ZeroDivisionError, match="oops"):
+        assert run.outcome
 
 
-def test_around_a_handler_a_refused_body_is_a_dead_letter_at_once() -> None:
+def test_around_a_handler_a_refused_body_is_a_dead_letter_at_once(harness: Harness) -> None:
     """A rejection is for good: it is not tried again."""
-    bus = Bus()
     handled: list[Any] = []
-    bus.subscribe(
+    harness.bus.subscribe(
         "orders", lambda message: handled.append(message.body), name="s", filters=[Validate({">": Order})], attempts=5
     )
-    with bus:
-        bus.publish("orders", {"id": "none"})
-        bus.publish("orders", {"id": 1})
-        bus.drain(timeout=10)
-        (letter,) = bus.dead_letters.list()
+    bus = harness.start()
+    bus.publish("orders", {"id": "none"})
+    bus.publish("orders", {"id": 1})
+    harness.drain()
+    (letter,) = bus.dead_letters.list()
     assert handled == [Order(id=1)]
     assert (letter.by, letter.attempts) == ("Validate", 1)
     assert "id: Input should be a valid integer" in letter.error

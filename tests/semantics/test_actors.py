@@ -19,7 +19,6 @@ from flow_helpers import (
     LONG,
     WAIT,
     Ear,
-    HandClock,
     Hold,
     InThread,
     assert_conserved,
@@ -54,6 +53,7 @@ from pipebus import (
     when,
 )
 from pipebus.events import Acknowledged, Taken
+from pipebus.testing import Harness
 
 # --- mail by reference and by name -------------------------------------------------------------------------------------
 
@@ -452,25 +452,26 @@ def test_s22_an_actor_that_fills_its_own_mailbox_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("cls", [Notes, PassingNotes])
-def test_s33_mail_to_an_actor_may_be_delayed_and_may_expire(cls: type[Notes]) -> None:
+def test_s33_mail_to_an_actor_may_be_delayed_and_may_expire(harness: Harness, cls: type[Notes]) -> None:
     """`delay` holds it until its time has come, `ttl` drops what waited too long."""
-    clock = HandClock()
-    with running(Bus(clock=clock)) as bus:
-        hold = Hold()
-        greeter = bus.spawn(cls("greeter", hold))
+    times: list[tuple[float, Any]] = []
+
+    def act(message: Message) -> None:
+        times.append((harness.elapsed, message.body))
+        if message.body == "first":
+            harness.clock.sleep(30.0)
+
+    with running(harness.bus) as bus:
+        greeter = bus.spawn(cls("greeter", act))
         bus.publish(greeter, "first")
-        hold.wait_started()
+        harness.advance(0)
         bus.publish(greeter, "late", delay=60.0)
         bus.publish(greeter, "stale", ttl=10.0)
-        clock.wait_until_waited_for()
-        clock.advance(30.0)
-        hold.open()
-        wait_until(lambda: greeter.subscription.stats()["dropped"] == {"expired": 1}, "the stale one is dropped")
-        clock.advance(30.0)
-        hold.wait_started()
-        bus.drain(WAIT)
+        harness.advance(30.0)
+        assert greeter.subscription.stats()["dropped"] == {"expired": 1}
+        harness.drain()
 
-        assert hold.given == ["first", "late"]
+        assert times == [(0.0, "first"), (60.0, "late")]
         assert_conserved(greeter.subscription, accepted=3)
 
 

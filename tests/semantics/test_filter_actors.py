@@ -33,7 +33,6 @@ from flow_helpers import (
     WAIT,
     Boom,
     Ear,
-    HandClock,
     Hold,
     InThread,
     assert_conserved,
@@ -68,6 +67,7 @@ from pipebus import (
     when,
 )
 from pipebus.events import Refused
+from pipebus.testing import FakeClock
 
 both_colours = pytest.mark.parametrize("colour", ["sync", "async"])
 """Run a test once with a plain handler and once with an async one."""
@@ -688,7 +688,7 @@ def test_s23_filter_actors_that_publish_while_they_are_asked_are_told_at_once(fi
 @every_way
 def test_s23_a_circle_of_filter_actors_is_told_by_its_whole_length(way: Any) -> None:
     """Three of them, each of which publishes while it is asked: the last one would wait for the first."""
-    bus = Bus(clock=HandClock())  # stands still: no time-out ever comes
+    bus = Bus(clock=FakeClock())  # stands still: no time-out ever comes
     for name, to in (("a", "b"), ("b", "c"), ("c", "a")):
 
         def answer(message: Message, to: str = to) -> Message:
@@ -745,7 +745,7 @@ PLOTS = [_control_mail_that_publishes, _two_that_publish_at_once, _mail_that_pas
 @pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.__name__.strip("_"))
 def test_s23_filter_actors_that_would_wait_for_each_other_do_not_wait(plot: Any) -> None:
     """Whatever brought them there: all comes to rest without a time-out; an error, if there is one, tells of the circle."""
-    bus = Bus(clock=HandClock())  # stands still: no time-out ever comes
+    bus = Bus(clock=FakeClock())  # stands still: no time-out ever comes
     actors = plot(bus)
     with running(bus):
         for actor in actors:

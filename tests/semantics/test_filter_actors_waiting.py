@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import os
 import signal
 import sys
@@ -33,7 +34,6 @@ from flow_helpers import (
     WAIT,
     Boom,
     Ear,
-    HandClock,
     Hold,
     InThread,
     apublish,
@@ -58,7 +58,8 @@ from pipebus import (
     when,
 )
 from pipebus.clock import SystemClock
-from pipebus.events import Discarded, Refused, StateChanged, Taken
+from pipebus.events import Discarded, StateChanged, Taken
+from pipebus.testing import FakeClock, Harness
 from pipebus.transports.memory import MemoryTransport
 
 both_colours = pytest.mark.parametrize("colour", ["sync", "async"])
@@ -77,30 +78,39 @@ def handler(colour: str, call: Callable[[Message], Any]) -> Any:
 # --- time-out ----------------------------------------------------------------------------------------------------------
 
 
+def takes(harness: Harness, sort: AskedSort, seconds: float) -> Any:
+    """What an actor of that sort answers: the message as it is; if it is "slow", after so many seconds."""
+
+    def answer(message: Message) -> Message:
+        if message.body == "slow":
+            harness.clock.sleep(seconds)
+        return message
+
+    async def aanswer(message: Message) -> Message:
+        if message.body == "slow":
+            await asyncio.sleep(seconds)
+        return message
+
+    return aanswer if inspect.iscoroutinefunction(sort.cls.filter) else answer
+
+
 @every_free_sort
 @pytest.mark.parametrize("timeout", [5.0, 60.0], ids=["default", "own"])
-def test_s19_a_filter_actor_that_does_not_answer_in_time_refuses_the_message(sort: AskedSort, timeout: float) -> None:
+def test_s19_a_filter_actor_that_does_not_answer_in_time_refuses_the_message(
+    harness: Harness, sort: AskedSort, timeout: float
+) -> None:
     """`filter_timeout` seconds, five by default: TimeoutError, naming the actor; nobody gets the message."""
-    clock = HandClock()
-    answer = Answers()
-    bus = Bus(clock=clock)
-    ear = Ear(bus)
-    actor = sort.use(bus, answer=answer)
+    actor = sort.use(harness.bus, answer=takes(harness, sort, timeout + 1.0))
     if timeout != 5.0:
         actor.filter_timeout = timeout
-    with running(bus):
+    with running(harness.bus) as bus:
         reader = bus.subscribe("s")
-        waits = InThread(bus.publish, "s", "slow")
-        answer.wait_started()
-        clock.wait_until_waited_for()
-        clock.advance(timeout - 0.5)
-        assert waits.running
-        clock.advance(0.5)
 
         with pytest.raises(TimeoutError, match=f"filter actor asked gave no answer about s in {timeout:g} s"):
-            waits.result()
-        assert [event.by for event in ear.of(Refused)] == ["asked"]
-        answer.open()
+            bus.publish("s", "slow")
+        assert harness.elapsed == timeout
+        assert [event.by for event in harness.refused] == ["asked"]
+        harness.advance(1.0)
         assert bus.publish("s", "quick") == Receipt(1)
 
         assert actor.questions == ["slow", "quick"]
@@ -109,25 +119,27 @@ def test_s19_a_filter_actor_that_does_not_answer_in_time_refuses_the_message(sor
 
 @every_free_sort
 @pytest.mark.parametrize("road", ["bare", "async"])
-def test_s19_a_coroutine_waits_no_longer_either(sort: AskedSort, road: str) -> None:
+def test_s19_a_coroutine_waits_no_longer_either(harness: Harness, sort: AskedSort, road: str) -> None:
     """`apublish`, and `publish` over an async chain: TimeoutError, while their loop goes on."""
-    answer = Answers()
-    bus = bus_of(road)
-    patient(sort.use(bus, answer=answer), 0.01)
+    bus = harness.attach(bus_of(road))
+    sort.use(bus, answer=takes(harness, sort, 7.0))
     with running(bus):
         reader = bus.subscribe("s")
-        for way in (apublish, publish) if road == "async" else (apublish,):
-            with pytest.raises(TimeoutError, match=r"asked gave no answer about s in 0\.01 s"):
-                way(bus, "s", "slow")
-        answer.open()
-        bus.drain(WAIT)
+        with pytest.raises(TimeoutError, match="asked gave no answer about s in 5 s"):
+            harness.run(bus.apublish("s", "slow"))
+        assert harness.elapsed == 5.0
+        harness.advance(2.0)
+        if road == "async":
+            with pytest.raises(TimeoutError, match="asked gave no answer about s in 5 s"):
+                bus.publish("s", "slow")
+            assert harness.elapsed == 12.0
+        harness.drain()
 
         assert_conserved(reader, accepted=0)
 
 
-def test_s19_a_class_may_set_the_time_and_a_subclass_may_set_another() -> None:
+def test_s19_a_class_may_set_the_time_and_a_subclass_may_set_another(harness: Harness) -> None:
     """`filter_timeout` is an attribute like any other."""
-    clock = HandClock()
 
     class Quick(Asked):
         filter_timeout = 1.0
@@ -135,48 +147,39 @@ def test_s19_a_class_may_set_the_time_and_a_subclass_may_set_another() -> None:
     class Slow(Quick):
         filter_timeout = 100.0
 
-    answer = Answers()
-    bus = Bus(clock=clock)
-    bus.use(when("to.quick", Quick("quick", answer)), when("to.slow", Slow("slow", answer)))
-    with running(bus):
-        waits = {name: InThread(bus.publish, f"to.{name}") for name in ("quick", "slow")}
-        answer.wait_started(2)
-        clock.wait_until_waited_for(threads=2)
-        clock.advance(1.0)
-        with pytest.raises(TimeoutError, match="in 1 s"):
-            waits["quick"].result()
-        clock.advance(98.5)
-        assert waits["slow"].running
-        clock.advance(0.5)
+    def answer(message: Message) -> Message:
+        harness.clock.sleep(200.0)
+        return message
 
+    harness.bus.use(when("to.quick", Quick("quick", answer)), when("to.slow", Slow("slow", answer)))
+    with running(harness.bus) as bus:
+        with pytest.raises(TimeoutError, match="in 1 s"):
+            bus.publish("to.quick")
+        assert harness.elapsed == 1.0
         with pytest.raises(TimeoutError, match="in 100 s"):
-            waits["slow"].result()
-        answer.open()
+            bus.publish("to.slow")
+        assert harness.elapsed == 101.0
+        harness.advance(200.0)
 
 
 @every_free_sort
-def test_s19_a_question_that_was_given_up_before_it_was_reached_is_not_asked(sort: AskedSort) -> None:
+def test_s19_a_question_that_was_given_up_before_it_was_reached_is_not_asked(harness: Harness, sort: AskedSort) -> None:
     """Its message was refused: the actor never hears of it."""
-    clock = HandClock()
-    answer = Answers()
-    bus = Bus(clock=clock)
-    actor = sort.use(bus, answer=answer)
-    with running(bus):
-        first = InThread(bus.publish, "s", "first")
-        answer.wait_started()
-        second = InThread(bus.publish, "s", "second")
-        actor.wait_for_line(questions=1)
-        clock.wait_until_waited_for(threads=2)
-        clock.advance(5.0)
+    actor = sort.use(harness.bus, answer=takes(harness, sort, 10.0))
+    with running(harness.bus) as bus:
+        first = harness.thread(bus.publish, "s", "slow")
+        harness.advance(0)
+        second = harness.thread(bus.publish, "s", "second")
+        harness.advance(0)
         for waits in (first, second):
             with pytest.raises(TimeoutError):
                 waits.result()
-        answer.open()
-        at_rest(bus)
+        assert harness.elapsed == 5.0
+        harness.advance(5.0)
 
-        assert actor.questions == ["first"]
+        assert actor.questions == ["slow"]
         assert bus.publish("s", "third") == Receipt(0)
-        at_rest(bus)
+        harness.advance(0)
         actor.subscription.unsubscribe(timeout=0.0)  # it is at rest
 
 
@@ -202,49 +205,43 @@ def test_s19_a_delivery_that_gets_no_answer_is_a_dead_letter(sort: AskedSort, co
 
 
 @pytest.mark.parametrize("on_error", ["drop", "dead_letter"])
-def test_s19_on_error_rules_a_time_out_too(on_error: Any) -> None:
+def test_s19_on_error_rules_a_time_out_too(harness: Harness, on_error: Any) -> None:
     """It is the filter's error like any other."""
-    clock = HandClock()
-    answer = Answers()
-    bus = Bus(clock=clock)
-    bus.use(Pipeline(Asked(answer=answer), on_error=on_error))
-    with running(bus):
-        waits = InThread(bus.publish, "s")
-        answer.wait_started()
-        clock.wait_until_waited_for()
-        clock.advance(5.0)
 
-        assert waits.result() == Dropped(f"{on_error}: TimeoutError", by="asked")
-        answer.open()
+    def answer(message: Message) -> Message:
+        harness.clock.sleep(6.0)
+        return message
+
+    harness.allow(TimeoutError)
+    harness.bus.use(Pipeline(Asked(answer=answer), on_error=on_error))
+    with running(harness.bus) as bus:
+        assert bus.publish("s") == Dropped(f"{on_error}: TimeoutError", by="asked")
+        assert harness.elapsed == 5.0
 
 
 # --- paused, stopped, restarted ----------------------------------------------------------------------------------------
 
 
 @every_asked_sort
-def test_s25_a_paused_filter_actor_answers_when_it_is_resumed(sort: AskedSort) -> None:
+def test_s25_a_paused_filter_actor_answers_when_it_is_resumed(harness: Harness, sort: AskedSort) -> None:
     """Who publishes waits for that, or for its time-out."""
-    clock = HandClock()
-    bus = Bus(clock=clock)
-    actor = sort.use(bus)
-    with running(bus):
+    actor = sort.use(harness.bus)
+    with running(harness.bus) as bus:
         actor.subscription.pause()
-        waits = InThread(bus.publish, "s", 1)
-        actor.wait_for_line(questions=1)
+        waits = harness.thread(bus.publish, "s", 1)
+        harness.advance(4.0)
         bus.drain(0.0)  # what is paused is not waited for
-        assert (actor.questions, waits.running) == ([], True)
+        assert (actor.questions, waits.ended) == ([], False)
         actor.subscription.resume()
         assert waits.result() == Receipt(0)
+        assert harness.elapsed == 4.0
 
         actor.subscription.pause()
-        waits = InThread(bus.publish, "s", 2)
-        actor.wait_for_line(questions=1)
-        clock.wait_until_waited_for()
-        clock.advance(5.0)
         with pytest.raises(TimeoutError):
-            waits.result()
+            bus.publish("s", 2)
+        assert harness.elapsed == 9.0
         actor.subscription.resume()
-        at_rest(bus)
+        harness.advance(0)
         assert actor.questions == [1]
 
 
@@ -771,7 +768,7 @@ def test_s13_a_publish_that_is_interrupted_while_it_waits_leaves_nothing_behind(
         raise Boom("interrupted")
 
     answer = Answers()
-    clock = HandClock()
+    clock = FakeClock()
     bus = Bus(clock=clock)
     actor = patient(sort.use(bus, answer=answer))
     before = signal.signal(signal.SIGUSR1, interrupt)
@@ -880,7 +877,7 @@ def test_s23_handlers_on_a_pool_of_one_may_publish_through_a_filter_actor(sort: 
 @pytest.mark.parametrize("pool", [1, None], ids=["one-worker", "default"])
 def test_s23_any_number_of_handlers_may_wait_for_one_filter_actor(pool: int | None) -> None:
     """Five hundred are ready at once, more than may stand in for each other: it is reached, and all get their answers."""
-    clock = HandClock()  # stands still: no time-out ever comes
+    clock = FakeClock()  # stands still: no time-out ever comes
     bus = Bus(pool=pool, clock=clock)
     bus.use(when("out", Asked()))
     with running(bus):
@@ -926,7 +923,7 @@ def test_s23_handlers_that_wait_for_a_filter_actor_do_not_keep_it_from_its_worke
 
 def test_s23_a_long_line_of_questions_is_not_left_half_answered() -> None:
     """More than one turn's worth of handlers wait for it, and hundreds are ready to: it goes on with them before those."""
-    clock = HandClock()
+    clock = FakeClock()
     answer = Answers()
     bus = Bus(pool=6, clock=clock)
     actor = bus.spawn(Asked(answer=answer))
@@ -987,7 +984,7 @@ def test_s23_a_filter_actor_that_is_never_idle_leaves_room_for_others(mail: str)
 
 def test_s23_a_chain_of_filter_actors_works_on_a_pool_of_one() -> None:
     """Each publishes while it is asked, and the next one is asked about that."""
-    bus = Bus(pool=1, clock=HandClock())
+    bus = Bus(pool=1, clock=FakeClock())
     for number in range(20):
 
         def answer(message: Message, number: int = number) -> Message:

@@ -21,7 +21,6 @@ from flow_helpers import (
     Boom,
     DropAll,
     Ear,
-    HandClock,
     Hold,
     InThread,
     assert_conserved,
@@ -49,6 +48,7 @@ from pipebus import (
     when,
 )
 from pipebus.events import Event, Published, StateChanged, Taken
+from pipebus.testing import FakeClock, Harness
 
 workers = pytest.mark.parametrize("workers", [1, 2], ids=["one-worker", "two-workers"])
 
@@ -447,7 +447,7 @@ def test_s25_a_clean_stop_logs_no_warning(caplog: pytest.LogCaptureFixture) -> N
 
 def test_s25_the_report_counts_what_is_left_by_subscription() -> None:
     """Queued behind a pause, unread, delayed, aside behind a key: all of it is there to be seen."""
-    with running(Bus(clock=HandClock()), drain=False) as bus:
+    with running(Bus(clock=FakeClock()), drain=False) as bus:
         paused = bus.subscribe("s", fine, name="paused")
         paused.pause()
         bus.subscribe("s", name="unread")
@@ -625,24 +625,21 @@ def test_s25_a_delivery_that_a_stop_took_from_its_reader_comes_again(ends: str) 
         assert_conserved(subscription, accepted=1)
 
 
-def test_s25_delayed_messages_survive_a_stop_in_memory() -> None:
+def test_s25_delayed_messages_survive_a_stop_in_memory(harness: Harness) -> None:
     """Their time goes on while the bus is stopped; after the next start each comes when it is due."""
-    clock = HandClock()
-    with running(Bus(clock=clock)) as bus:
-        hold = Hold(open=True)
-        bus.subscribe("s", hold)
+    with running(harness.bus) as bus:
+        bus.subscribe("s", fine, name="s")
         bus.publish("s", "soon", delay=10.0)
         bus.publish("s", "later", delay=30.0)
         bus.stop(timeout=WAIT, drain=False)
-        clock.advance(20.0)
+        harness.advance(20.0)
+        assert harness.delivered_to("s") == []
 
         bus.start()
 
-        hold.wait_started()
-        assert hold.given == ["soon"]
-        clock.advance(10.0)
-        hold.wait_started()
-        assert hold.given == ["soon", "later"]
+        for seconds, given in ((0, ["soon"]), (9.0, ["soon"]), (1.0, ["soon", "later"])):
+            harness.advance(seconds)
+            assert [message.body for message in harness.delivered_to("s")] == given
 
 
 def test_s25_a_pause_outlives_a_restart() -> None:

@@ -14,7 +14,6 @@ from flow_helpers import (
     LONG,
     WAIT,
     Ear,
-    HandClock,
     Hold,
     InThread,
     assert_conserved,
@@ -41,6 +40,7 @@ from pipebus import (
 )
 from pipebus.events import Unrouted
 from pipebus.filters import Validate
+from pipebus.testing import FakeClock
 
 workers = pytest.mark.parametrize("workers", [1, 2], ids=["one-worker", "two-workers"])
 PATTERNS: list[Any] = ["s.a", "s.*", ">", ["other", "s.a"], ["s.*", "s.>"]]
@@ -247,7 +247,7 @@ def test_s26_a_handler_may_end_another_subscription() -> None:
 
 def test_s26_everything_that_was_waiting_is_counted_as_dropped() -> None:
     """Queued, set aside behind a key, delayed: whatever had not started is `unsubscribed`."""
-    with running(Bus(clock=HandClock())) as bus:
+    with running(Bus(clock=FakeClock())) as bus:
         hold = Hold()
         subscription = bus.subscribe("s", hold, workers=2)
         for body in ("in flight", "behind its key", "behind its key, too"):

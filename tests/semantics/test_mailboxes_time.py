@@ -5,24 +5,13 @@ when it is taken.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from flow_helpers import (
-    LONG,
-    WAIT,
-    HandClock,
-    Hold,
-    InThread,
-    apublish,
-    assert_conserved,
-    boom,
-    fine,
-    publish,
-    running,
-    wait_until,
-)
+from flow_helpers import Boom, apublish, assert_conserved, boom, bus_of, every_road, fine, publish, running
 from pipebus import (
     Bus,
     Delivery,
@@ -32,97 +21,102 @@ from pipebus import (
     MessageError,
     Receipt,
     ReceiveTimeout,
+    Subscription,
 )
+from pipebus.filters import Tap
+from pipebus.testing import Harness
 
-ways = pytest.mark.parametrize("way", [publish, apublish], ids=lambda way: way.__name__)
-roads = pytest.mark.parametrize("road", ["bare", "sync", "async", "encoded"])
+Way = Callable[..., Any]
 readers = pytest.mark.parametrize("reader", ["one-worker", "two-workers", "read"])
 
 
-def subscribe(bus: Bus, reader: str, hold: Any, **options: Any) -> Any:
-    """A subscription on "s", of the kind asked for."""
-    if reader == "read":
-        return bus.subscribe("s", **options)
-    return bus.subscribe("s", hold, workers=2 if reader == "two-workers" else 1, **options)
+@pytest.fixture(params=["publish", "apublish"])
+def way(request: pytest.FixtureRequest, harness: Harness) -> Way:
+    """Publish in a thread, and in a coroutine."""
+
+    def publish(bus: Bus, subject: str, body: Any = None, **options: Any) -> Any:
+        return bus.publish(subject, body, **options)
+
+    def apublish(bus: Bus, subject: str, body: Any = None, **options: Any) -> Any:
+        return harness.run(bus.apublish(subject, body, **options))
+
+    return publish if request.param == "publish" else apublish
+
+
+class Reader:
+    """A subscription on "s", of the kind asked for; `given` is what it has been given so far."""
+
+    def __init__(self, harness: Harness, bus: Bus, kind: str, **options: Any) -> None:
+        self.harness = harness
+        self.pulls = kind == "read"
+        self._given: list[Any] = []
+        if self.pulls:
+            self.subscription: Subscription = bus.subscribe("s", **options)
+        else:
+            self.subscription = bus.subscribe("s", self._handle, workers=2 if kind == "two-workers" else 1, **options)
+
+    def _handle(self, message: Message) -> None:
+        self._given.append(message.body)
+
+    @property
+    def given(self) -> list[Any]:
+        self.harness.advance(0)
+        if self.pulls:
+            with suppress(ReceiveTimeout):
+                while True:
+                    self._handle(self.subscription.receive(timeout=0))
+        return self._given
 
 
 # --- delay -------------------------------------------------------------------------------------------------------------
 
 
-def _noting(road: str, passed: list[Any], clock: HandClock) -> Bus:
-    bus = Bus("memory:?wire=json" if road == "encoded" else "memory:", clock=clock)
-
-    def plain(message: Message, call_next: Any) -> Any:
-        passed.append(message.body)
-        return call_next(message)
-
-    async def asynchronous(message: Message, call_next: Any) -> Any:
-        passed.append(message.body)
-        return await call_next(message)
-
-    bus.use(asynchronous if road == "async" else plain)
-    return bus
-
-
-@ways
-@roads
+@every_road
 @readers
-def test_s33_a_delayed_message_passes_the_chain_at_once_and_is_delivered_when_due(reader: str, road: str, way: Any) -> None:
+def test_s33_a_delayed_message_passes_the_chain_at_once_and_is_delivered_when_due(
+    harness: Harness, reader: str, road: str, way: Way
+) -> None:
     """Filters see it now, its receipt counts every mailbox now; no handler or reader gets it before its time."""
-    clock = HandClock()
     passed: list[Any] = []
-    with running(_noting(road, passed, clock)) as bus:
-        hold = Hold(open=True)
-        subscription = subscribe(bus, reader, hold)
+    bus = harness.attach(bus_of(road))
+    if road != "bare":
+        bus.use(Tap(lambda message: passed.append(message.body)))
+    with running(bus):
+        it = Reader(harness, bus, reader)
         bus.subscribe("s")
 
-        receipt = way(bus, "s", "late", delay=60.0)
-        assert receipt == Receipt(2)
-        assert passed == ["late"]
-        assert subscription.stats()["pending"] == 1
+        assert way(bus, "s", "late", delay=60.0) == Receipt(2)
+        assert passed == ([] if road == "bare" else ["late"])
+        assert it.subscription.stats()["pending"] == 1
 
         way(bus, "s", "now")
-        if reader == "read":
-            hold.given.append(subscription.receive(timeout=WAIT).body)
-        else:
-            hold.wait_started()
-        clock.advance(59.0)
-        assert hold.given == ["now"]
+        assert it.given == ["now"]
+        harness.advance(59.0)
+        assert it.given == ["now"]
 
-        clock.advance(1.0)
-        if reader == "read":
-            hold.given.append(subscription.receive(timeout=WAIT).body)
-        else:
-            hold.wait_started()
-        assert hold.given == ["now", "late"]
+        harness.advance(1.0)
+        assert it.given == ["now", "late"]
+        assert passed == ([] if road == "bare" else ["late", "now"])
 
 
 @readers
-def test_s33_delayed_messages_come_in_the_order_of_their_times(reader: str) -> None:
+def test_s33_delayed_messages_come_in_the_order_of_their_times(harness: Harness, reader: str) -> None:
     """Not in the order in which they were published."""
-    clock = HandClock()
-    with running(Bus(clock=clock)) as bus:
-        hold = Hold(open=True)
-        subscription = subscribe(bus, reader, hold)
+    with running(harness.bus) as bus:
+        it = Reader(harness, bus, reader)
         for delay in (30.0, 10.0, 20.0):
             bus.publish("s", delay, delay=delay)
 
-        for _ in range(3):
-            clock.advance(10.0)
-            if reader == "read":
-                hold.given.append(subscription.receive(timeout=WAIT).body)
-            else:
-                hold.wait_started()
-
-        assert hold.given == [10.0, 20.0, 30.0]
+        for due in ([], [10.0], [10.0, 20.0], [10.0, 20.0, 30.0]):
+            assert it.given == due
+            harness.advance(10.0)
 
 
-@ways
 @readers
-def test_s33_a_delayed_message_holds_its_place_in_the_mailbox(reader: str, way: Any) -> None:
+def test_s33_a_delayed_message_holds_its_place_in_the_mailbox(harness: Harness, reader: str, way: Way) -> None:
     """It is pending, and counted in the bound, from the moment it is accepted."""
-    with running(Bus(clock=HandClock()), drain=False) as bus:
-        subscription = subscribe(bus, reader, fine, mailbox=2, overflow="reject")
+    with running(harness.bus, drain=False) as bus:
+        subscription = Reader(harness, bus, reader, mailbox=2, overflow="reject").subscription
         for _ in range(2):
             way(bus, "s", "late", delay=60.0)
 
@@ -134,104 +128,93 @@ def test_s33_a_delayed_message_holds_its_place_in_the_mailbox(reader: str, way: 
         assert_conserved(subscription, accepted=2)
 
 
-@ways
-def test_s33_a_full_mailbox_is_waited_for_before_a_delay_begins(way: Any) -> None:
+def test_s33_a_full_mailbox_is_waited_for_before_a_delay_begins(harness: Harness, way: Way) -> None:
     """Under `block` a delayed message waits for its place like any other, and then holds it."""
-    clock = HandClock()
-    with running(Bus(clock=clock), drain=False) as bus:
-        subscription = bus.subscribe("s", mailbox=1, overflow="block", overflow_timeout=LONG)
+    with running(harness.bus, drain=False) as bus:
+        subscription = bus.subscribe("s", mailbox=1, overflow="block", overflow_timeout=30.0)
         bus.publish("s", "in the way")
-        publisher = InThread(way, bus, "s", "late", delay=60.0)
+        publisher = harness.thread(way, bus, "s", "late", delay=60.0)
+        harness.advance(20.0)
+        assert not publisher.ended
 
-        assert subscription.receive(timeout=WAIT).body == "in the way"
+        assert subscription.receive(timeout=0).body == "in the way"
 
         assert publisher.result() == Receipt(1)
-        assert subscription.stats()["pending"] == 1
+        assert (harness.elapsed, subscription.stats()["pending"]) == (20.0, 1)
+        harness.advance(59.0)
         with pytest.raises(ReceiveTimeout):
             subscription.receive(timeout=0)
+        harness.advance(1.0)
+        assert subscription.receive(timeout=0).body == "late"
 
 
-def test_s33_a_delayed_message_has_a_place_of_its_own_in_every_mailbox() -> None:
+def test_s33_a_delayed_message_has_a_place_of_its_own_in_every_mailbox(harness: Harness) -> None:
     """Each subscriber gets it once, when it is due, whatever becomes of the others' copies."""
-    clock = HandClock()
-    with running(Bus(clock=clock)) as bus:
-        hold = Hold(open=True)
-        bus.subscribe("s", hold)
+    harness.allow(Boom)
+    with running(harness.bus) as bus:
+        bus.subscribe("s", fine, name="fine")
         failing = bus.subscribe("s", boom)
-        leaving = bus.subscribe("s", fine)
+        leaving = bus.subscribe("s", fine, name="leaving")
         bus.publish("s", "late", delay=60.0)
         leaving.unsubscribe()
-        clock.advance(60.0)
-        hold.wait_started()
-        bus.drain(WAIT)
+        harness.drain()
 
-        assert hold.given == ["late"]
+        assert harness.elapsed == 60.0
+        assert [message.body for message in harness.delivered_to("fine")] == ["late"]
         assert failing.stats()["dead"] == 1
         assert leaving.stats()["dropped"] == {"unsubscribed": 1}
         assert_conserved(leaving, accepted=1)
 
 
 @pytest.mark.parametrize("reader", ["one-worker", "two-workers"])
-def test_s33_drain_waits_for_the_delayed_messages_of_handlers(reader: str) -> None:
+def test_s33_drain_waits_for_the_delayed_messages_of_handlers(harness: Harness, reader: str) -> None:
     """`drain` returns when they have been handled too, and says how many are missing if time runs out."""
-    clock = HandClock()
-    with running(Bus(clock=clock)) as bus:
-        hold = Hold(open=True)
-        subscribe(bus, reader, hold, name="late-riser")
+    with running(harness.bus) as bus:
+        it = Reader(harness, bus, reader, name="late-riser")
         bus.publish("s", "late", delay=60.0)
-        in_vain = InThread(bus.drain, 30.0)
-        clock.wait_until_waited_for(2)  # by the bus's timer, and by drain
-        clock.advance(30.0)
         with pytest.raises(DrainTimeout) as caught:
-            in_vain.result()
+            bus.drain(30.0)
         assert caught.value.pending == {"late-riser": 1}
+        assert harness.elapsed == 30.0
 
-        patient = InThread(bus.drain, 1_000.0)
-        clock.advance(30.0)
-        patient.result()
+        bus.drain(1_000.0)
 
-        assert hold.given == ["late"]
+        assert (harness.elapsed, it.given) == (60.0, ["late"])
 
 
-def test_s33_drain_does_not_wait_for_the_delayed_messages_of_readers() -> None:
+def test_s33_drain_does_not_wait_for_the_delayed_messages_of_readers(harness: Harness) -> None:
     """A pull mailbox is its owner's business, late messages included."""
-    with running(Bus(clock=HandClock())) as bus:
+    with running(harness.bus) as bus:
         subscription = bus.subscribe("s")
         bus.publish("s", "late", delay=60.0)
 
-        bus.drain(timeout=0)
+        bus.drain(1_000.0)
 
-        assert subscription.stats()["pending"] == 1
+        assert (harness.elapsed, subscription.stats()["pending"]) == (0, 1)
 
 
 @readers
-def test_s33_a_delayed_message_may_be_due_while_its_subscription_is_paused(reader: str) -> None:
+def test_s33_a_delayed_message_may_be_due_while_its_subscription_is_paused(harness: Harness, reader: str) -> None:
     """Pause and delay are two reasons to wait; both must be over. (A reader pauses by not reading.)"""
-    clock = HandClock()
-    with running(Bus(clock=clock)) as bus:
-        hold = Hold(open=True)
-        other = Hold(open=True)
-        subscription = subscribe(bus, reader, hold)
-        bus.subscribe("other", other)
-        subscription.pause()
+    with running(harness.bus) as bus:
+        it = Reader(harness, bus, reader)
+        bus.subscribe("other", fine, name="other")
+        it.subscription.pause()
         bus.publish("s", "late", delay=10.0)
         bus.publish("other", "witness", delay=10.0)
-        clock.advance(10.0)
-        other.wait_started()
-        assert hold.given == []
+        harness.advance(10.0)
+        assert len(harness.delivered_to("other")) == 1
+        if not it.pulls:
+            assert it.given == []
 
-        subscription.resume()
+        it.subscription.resume()
 
-        if reader == "read":
-            hold.given.append(subscription.receive(timeout=WAIT).body)
-        else:
-            hold.wait_started()
-        assert hold.given == ["late"]
+        assert it.given == ["late"]
 
 
-@ways
+@pytest.mark.parametrize("way", [publish, apublish], ids=lambda way: way.__name__)
 @pytest.mark.parametrize("delay", [-1, float("inf"), float("nan"), "soon", True], ids=repr)
-def test_s33_an_impossible_delay_is_refused(delay: Any, way: Any) -> None:
+def test_s33_an_impossible_delay_is_refused(delay: Any, way: Way) -> None:
     """A delay is a number of seconds, 0 or more."""
     with running() as bus:
         subscription = bus.subscribe("s")
@@ -245,87 +228,71 @@ def test_s33_an_impossible_delay_is_refused(delay: Any, way: Any) -> None:
 # --- time to live ------------------------------------------------------------------------------------------------------
 
 
-@ways
 @readers
-def test_s33_a_message_past_its_time_to_live_is_dropped_when_it_is_taken(reader: str, way: Any) -> None:
+def test_s33_a_message_past_its_time_to_live_is_dropped_when_it_is_taken(harness: Harness, reader: str, way: Way) -> None:
     """It is not an error and no dead letter: nobody wants it any more, and it is counted as expired."""
-    clock = HandClock()
-    with running(Bus(clock=clock)) as bus:
-        hold = Hold(open=True)
-        subscription = subscribe(bus, reader, hold)
-        subscription.pause()
+    with running(harness.bus) as bus:
+        it = Reader(harness, bus, reader)
+        it.subscription.pause()
         way(bus, "s", "old", ttl=10.0)
         way(bus, "s", "young", ttl=30.0)
         way(bus, "s", "ageless")
-        clock.advance(11.0)
-        assert subscription.stats()["pending"] == 3
-        subscription.resume()
-        if reader == "read":
-            hold.given += [subscription.receive(timeout=0).body for _ in range(2)]
-        bus.drain(WAIT)
+        harness.advance(11.0)
+        assert it.subscription.stats()["pending"] == 3
+        it.subscription.resume()
 
-        assert sorted(hold.given) == ["ageless", "young"]
-        assert subscription.stats()["dropped"] == {"expired": 1}
+        assert sorted(it.given) == ["ageless", "young"]
+        assert it.subscription.stats()["dropped"] == {"expired": 1}
         assert len(bus.dead_letters) == 0
 
 
-def test_s33_a_message_that_was_taken_in_time_is_handled_however_long_that_takes() -> None:
+def test_s33_a_message_that_was_taken_in_time_is_handled_however_long_that_takes(harness: Harness) -> None:
     """The time to live is looked at when a message is taken, once: a handler is not interrupted."""
-    clock = HandClock()
-    with running(Bus(clock=clock)) as bus:
-        hold = Hold()
-        subscription = bus.subscribe("s", hold)
+    with running(harness.bus) as bus:
+        subscription = bus.subscribe("s", lambda message: harness.clock.sleep(1_000.0))
         bus.publish("s", ttl=10.0)
-        hold.wait_started()
-        clock.advance(1_000.0)
-        hold.open()
-        bus.drain(WAIT)
+        harness.drain()
 
-        assert subscription.stats()["acknowledged"] == 1
+        assert (harness.elapsed, subscription.stats()["acknowledged"]) == (1_000.0, 1)
 
 
 @pytest.mark.parametrize("workers", [1, 2], ids=["one-worker", "two-workers"])
-def test_s33_a_message_that_came_back_is_looked_at_again(workers: int) -> None:
+def test_s33_a_message_that_came_back_is_looked_at_again(harness: Harness, workers: int) -> None:
     """Each taking looks anew: a message returned by its handler may have grown too old meanwhile."""
-    clock = HandClock()
     attempts: list[int] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
         attempts.append(delivery.attempt)
-        clock.advance(11.0)
+        harness.clock.sleep(6.0)
         delivery.retry()
 
-    with running(Bus(clock=clock)) as bus:
+    with running(harness.bus) as bus:
         subscription = bus.subscribe("s", handle, workers=workers)
         bus.publish("s", ttl=10.0)
-        bus.drain(WAIT)
+        harness.drain()
 
-        assert attempts == [1]
+        assert attempts == [1, 2]
         assert subscription.stats()["dropped"] == {"expired": 1}
         assert_conserved(subscription, accepted=1)
 
 
-@ways
-def test_s33_a_message_whose_delay_outlasts_its_time_to_live_expires(way: Any) -> None:
+def test_s33_a_message_whose_delay_outlasts_its_time_to_live_expires(harness: Harness, way: Way) -> None:
     """The time to live runs from the publish, not from the end of the delay."""
-    clock = HandClock()
-    with running(Bus(clock=clock)) as bus:
-        hold = Hold(open=True)
-        subscription = bus.subscribe("s", hold)
+    with running(harness.bus) as bus:
+        subscription = bus.subscribe("s", fine, name="s")
         way(bus, "s", "too late", ttl=10.0, delay=20.0)
-        clock.advance(20.0)
-        wait_until(lambda: subscription.stats()["dropped"] == {"expired": 1}, "expired")
+        harness.drain()
 
-        assert hold.given == []
+        assert subscription.stats()["dropped"] == {"expired": 1}
+        assert harness.delivered_to("s") == []
 
 
-def test_s33_the_time_of_a_ready_message_counts() -> None:
+def test_s33_the_time_of_a_ready_message_counts(harness: Harness) -> None:
     """`send` keeps the envelope: an old message with a time to live is as old as it says."""
-    clock = HandClock()
-    with running(Bus(clock=clock)) as bus:
+    with running(harness.bus) as bus:
         subscription = bus.subscribe("s")
-        bus.send(Message("s", "old", ttl=10.0, time=clock.now() - 11.0))
-        bus.send(Message("s", "young", ttl=10.0, time=clock.now() - 9.0))
+        bus.send(Message("s", "old", ttl=10.0, time=harness.clock.now() - 11.0))
+        bus.send(Message("s", "young", ttl=10.0, time=harness.clock.now() - 9.0))
 
         assert subscription.receive(timeout=0).body == "young"
         assert subscription.stats()["dropped"] == {"expired": 1}

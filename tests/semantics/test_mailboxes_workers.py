@@ -18,7 +18,6 @@ from flow_helpers import (
     WAIT,
     Boom,
     Ear,
-    HandClock,
     Hold,
     InThread,
     apublish,
@@ -42,6 +41,7 @@ from pipebus import (
     around,
 )
 from pipebus.events import Overflowed, StateChanged
+from pipebus.testing import Harness
 
 # --- a slow subscriber delays nobody else ------------------------------------------------------------------------------
 
@@ -113,31 +113,28 @@ def test_s23_a_subscriber_that_is_never_idle_leaves_room_for_others(workers: int
         assert stop.wait(WAIT)
 
 
-def test_s23_a_pause_gives_the_worker_to_others() -> None:
+def test_s23_a_pause_gives_the_worker_to_others(harness: Harness) -> None:
     """A filter that waits between two tries holds no worker meanwhile: with one worker, others are handled."""
-    clock = HandClock()
-    with running(Bus(pool=1, clock=clock)) as bus:
 
-        @around
-        def wait_a_minute(message: Message) -> Any:
-            pausing.set()
-            yield Pause(60.0)
-            yield message
+    @around
+    def wait_a_minute(message: Message) -> Any:
+        yield Pause(60.0)
+        yield message
 
-        pausing = threading.Event()
-        patient, quick = Hold(open=True), Hold(open=True)
-        bus.subscribe("slow", patient, filters=[wait_a_minute])
-        bus.subscribe("quick", quick)
+    handled: list[tuple[float, Any]] = []
+
+    def handle(message: Message) -> None:
+        handled.append((harness.elapsed, message.body))
+
+    with running(harness.attach(Bus(pool=1))) as bus:
+        bus.subscribe("slow", handle, filters=[wait_a_minute])
+        bus.subscribe("quick", handle)
         bus.publish("slow", "x")
-        assert pausing.wait(WAIT)
-
+        harness.advance(1.0)
         bus.publish("quick", "y")
+        harness.drain()
 
-        quick.wait_started()
-        assert patient.given == []
-        clock.wait_until_waited_for()
-        clock.advance(60.0)
-        patient.wait_started()
+        assert handled == [(1.0, "y"), (60.0, "x")]
 
 
 Wait = Callable[[Bus, threading.Event], tuple[Callable[[], object], Callable[[], object]]]
@@ -442,20 +439,18 @@ def test_s24_however_the_first_of_a_key_ends_the_next_follows(how: str, workers:
         assert_conserved(subscription, accepted=3)
 
 
-def test_s24_an_expired_message_of_a_key_lets_the_next_follow() -> None:
+def test_s24_an_expired_message_of_a_key_lets_the_next_follow(harness: Harness) -> None:
     """A message that is too old when its turn comes does not hold up those behind its key."""
-    clock = HandClock()
-    with running(Bus(clock=clock)) as bus:
-        hold = Hold(open=True)
-        subscription = bus.subscribe("s", hold, workers=2)
+    with running(harness.bus) as bus:
+        subscription = bus.subscribe("s", fine, name="s", workers=2)
         subscription.pause()
         bus.publish("s", "old", key="k", ttl=1.0)
         bus.publish("s", "young", key="k")
-        clock.advance(2.0)
+        harness.advance(2.0)
         subscription.resume()
-        hold.wait_started()
+        harness.advance(0)
 
-        assert hold.given == ["young"]
+        assert [message.body for message in harness.delivered_to("s")] == ["young"]
 
 
 def test_s24_the_order_of_a_key_survives_a_pause_and_a_stop() -> None:

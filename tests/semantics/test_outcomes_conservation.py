@@ -17,7 +17,6 @@ from flow_helpers import (
     Boom,
     DropAll,
     Ear,
-    HandClock,
     Hold,
     InThread,
     apublish,
@@ -51,6 +50,7 @@ from pipebus import (
     SubscriptionError,
 )
 from pipebus.events import Acknowledged, Died, Discarded, Returned, Taken
+from pipebus.testing import Harness
 
 workers = pytest.mark.parametrize("workers", [1, 2], ids=["one-worker", "two-workers"])
 
@@ -211,14 +211,13 @@ def test_s18_each_fate_is_counted_exactly_once(
         assert subscription.stats() == expected
 
 
-def test_s18_an_expired_message_is_counted_under_expired() -> None:
+def test_s18_an_expired_message_is_counted_under_expired(harness: Harness) -> None:
     """A message whose time to live had passed when it was taken is `dropped: expired`."""
-    clock = HandClock()
-    with running(Bus(clock=clock)) as bus:
+    with running(harness.bus) as bus:
         subscription = bus.subscribe("s")
         bus.publish("s", "old", ttl=5.0)
         bus.publish("s", "young", ttl=50.0)
-        clock.advance(6.0)
+        harness.advance(6.0)
 
         assert subscription.receive(timeout=0).body == "young"
         assert subscription.stats() == figures(accepted=2, acknowledged=1, dropped={"expired": 1})

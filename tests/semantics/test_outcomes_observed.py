@@ -17,7 +17,6 @@ from flow_helpers import (
     Boom,
     DropAll,
     Ear,
-    HandClock,
     Hold,
     InThread,
     apublish,
@@ -56,6 +55,7 @@ from pipebus.events import (
     Taken,
     Unrouted,
 )
+from pipebus.testing import FakeClock
 
 # --- every event is heard, and says what it should ---------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ def test_s21_an_accepted_publish_is_heard_once_with_its_receipt(road: str, way: 
 @pytest.mark.parametrize("by_coroutine", [False, True], ids=["publish", "apublish"])
 def test_s21_a_delayed_publish_is_heard_when_it_is_accepted(by_coroutine: bool) -> None:
     """A message with a delay has passed the chain and holds its places: that is accepted, now."""
-    bus = Bus(clock=HandClock())
+    bus = Bus(clock=FakeClock())
     ear = Ear(bus)
     with running(bus, drain=False):
         bus.subscribe("s", fine)
@@ -247,16 +247,16 @@ def test_s21_a_refused_publish_is_heard_once_with_the_error_and_the_filter(road:
 
 # --- each drop: counted, and heard -------------------------------------------------------------------------------------
 
-Drop = Callable[[Bus, HandClock], Subscription]
+Drop = Callable[[Bus, FakeClock], Subscription]
 
 
-def by_a_filter(bus: Bus, clock: HandClock) -> Subscription:
+def by_a_filter(bus: Bus, clock: FakeClock) -> Subscription:
     subscription = bus.subscribe("s", fine, name="place", filters=[DropAll("reason")])
     bus.publish("s", id="m1")
     return subscription
 
 
-def by_a_readers_filter(bus: Bus, clock: HandClock) -> Subscription:
+def by_a_readers_filter(bus: Bus, clock: FakeClock) -> Subscription:
     class DropFirst(DropAll):
         def transform(self, message: Message) -> Any:
             return super().transform(message) if message.id == "m1" else message
@@ -268,7 +268,7 @@ def by_a_readers_filter(bus: Bus, clock: HandClock) -> Subscription:
     return subscription
 
 
-def by_its_time_to_live(bus: Bus, clock: HandClock) -> Subscription:
+def by_its_time_to_live(bus: Bus, clock: FakeClock) -> Subscription:
     subscription = bus.subscribe("s", fine, name="place")
     subscription.pause()
     bus.publish("s", id="m1", ttl=1.0)
@@ -277,35 +277,35 @@ def by_its_time_to_live(bus: Bus, clock: HandClock) -> Subscription:
     return subscription
 
 
-def by_drop_newest(bus: Bus, clock: HandClock) -> Subscription:
+def by_drop_newest(bus: Bus, clock: FakeClock) -> Subscription:
     subscription = bus.subscribe("s", name="place", mailbox=1, overflow="drop_newest")
     bus.publish("s", id="m0")
     bus.publish("s", id="m1")
     return subscription
 
 
-def by_drop_oldest(bus: Bus, clock: HandClock) -> Subscription:
+def by_drop_oldest(bus: Bus, clock: FakeClock) -> Subscription:
     subscription = bus.subscribe("s", name="place", mailbox=1, overflow="drop_oldest")
     bus.publish("s", id="m1")
     bus.publish("s", id="m2")
     return subscription
 
 
-def by_unsubscribe(bus: Bus, clock: HandClock) -> Subscription:
+def by_unsubscribe(bus: Bus, clock: FakeClock) -> Subscription:
     subscription = bus.subscribe("s", name="place")
     bus.publish("s", id="m1")
     subscription.unsubscribe()
     return subscription
 
 
-def by_unsubscribe_while_it_was_delayed(bus: Bus, clock: HandClock) -> Subscription:
+def by_unsubscribe_while_it_was_delayed(bus: Bus, clock: FakeClock) -> Subscription:
     subscription = bus.subscribe("s", name="place")
     bus.publish("s", id="m1", delay=60.0)
     subscription.unsubscribe()
     return subscription
 
 
-def by_unsubscribe_before_it_came_back(bus: Bus, clock: HandClock) -> Subscription:
+def by_unsubscribe_before_it_came_back(bus: Bus, clock: FakeClock) -> Subscription:
     def leave_and_return(message: Message, delivery: Delivery) -> None:
         subscription.unsubscribe()
         delivery.retry()
@@ -315,7 +315,7 @@ def by_unsubscribe_before_it_came_back(bus: Bus, clock: HandClock) -> Subscripti
     return subscription
 
 
-def by_unsubscribe_before_its_reader_gave_it_back(bus: Bus, clock: HandClock) -> Subscription:
+def by_unsubscribe_before_its_reader_gave_it_back(bus: Bus, clock: FakeClock) -> Subscription:
     subscription = bus.subscribe("s", name="place")
     bus.publish("s", id="m1")
     with subscription.delivery(timeout=0) as delivery:
@@ -324,7 +324,7 @@ def by_unsubscribe_before_its_reader_gave_it_back(bus: Bus, clock: HandClock) ->
     return subscription
 
 
-def by_discarding_its_letter(bus: Bus, clock: HandClock) -> Subscription:
+def by_discarding_its_letter(bus: Bus, clock: FakeClock) -> Subscription:
     subscription = bus.subscribe("s", boom, name="place")
     bus.publish("s", id="m1")
     bus.drain(WAIT)
@@ -332,7 +332,7 @@ def by_discarding_its_letter(bus: Bus, clock: HandClock) -> Subscription:
     return subscription
 
 
-def by_the_cap_of_dead_letters(bus: Bus, clock: HandClock) -> Subscription:
+def by_the_cap_of_dead_letters(bus: Bus, clock: FakeClock) -> Subscription:
     subscription = bus.subscribe("s", boom, name="place")
     bus.publish("s", id="m1")
     bus.publish("s", id="m2")
@@ -357,7 +357,7 @@ DROPS: list[tuple[Drop, str, str | None]] = [
 @pytest.mark.parametrize(("drop", "reason", "by"), DROPS, ids=[drop.__name__ for drop, _, _ in DROPS])
 def test_s21_each_drop_of_a_delivery_is_counted_by_place_and_reason_and_heard(drop: Drop, reason: str, by: str | None) -> None:
     """Whatever ended a delivery: its subscription counts it under the reason, and observers hear place, reason and message."""
-    clock = HandClock()
+    clock = FakeClock()
     bus = Bus(dead_letters=1, clock=clock)
     ear = Ear(bus)
     with running(bus):

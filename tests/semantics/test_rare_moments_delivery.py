@@ -20,7 +20,6 @@ from flow_helpers import (
     LONG,
     WAIT,
     Ear,
-    HandClock,
     Hold,
     InThread,
     assert_conserved,
@@ -42,6 +41,7 @@ from pipebus import (
 )
 from pipebus.events import Acknowledged, Died, Discarded, Taken
 from pipebus.runners import Worker
+from pipebus.testing import Harness
 
 LOOP = Way("loop", colour="async")
 
@@ -449,20 +449,16 @@ def test_s25_after_a_restart_nothing_is_left_of_a_thread_that_could_not_be_start
 # --- schedules -------------------------------------------------------------------------------------------------------------
 
 
-def test_s21_a_tick_that_a_filter_drops_is_published_and_dropped() -> None:
+def test_s21_a_tick_that_a_filter_drops_is_published_and_dropped(harness: Harness) -> None:
     """A schedule counts what it has handed in, as the bus does; the drop stands in the bus's figures, under the filter."""
 
     def refuse(message: Message, call_next: Any) -> Any:
         return Dropped("unwanted")
 
-    clock = HandClock()
-    bus = Bus(clock=clock)
-    bus.use(refuse)
-    schedule = bus.every(60.0, "tick")
-    with running(bus):
-        clock.wait_until_waited_for()
-        clock.advance(60.0)
-        wait_until(lambda: schedule.published == 1, "it has ticked")
+    harness.bus.use(refuse)
+    schedule = harness.bus.every(60.0, "tick")
+    with running(harness.bus) as bus:
+        harness.advance(60.0)
 
         assert schedule.stats()["published"] == bus.stats()["published"] == 1
         assert bus.stats()["dropped"] == {"refuse": {"unwanted": 1}}

@@ -20,7 +20,6 @@ from flow_helpers import (
     Boom,
     DropAll,
     Ear,
-    HandClock,
     Hold,
     InThread,
     assert_conserved,
@@ -62,6 +61,7 @@ from pipebus import (
     when,
 )
 from pipebus.events import Unrouted
+from pipebus.testing import FakeClock, Harness
 
 Ask = Callable[..., Message]
 
@@ -380,7 +380,7 @@ def test_s29_a_request_that_is_dropped_on_its_way_to_the_handler_raises_at_once(
     drop: Callable[[Bus], Callable[[], object]], why: str, ask: Ask, url: str
 ) -> None:
     """Filtered out, expired, unsubscribed or pushed out: nobody will answer, and the asker is told why."""
-    clock = HandClock()
+    clock = FakeClock()
     with running(Bus(url, clock=clock), drain=False) as bus:
         then = drop(bus)
         asker = InThread(ask, bus, "s", 1, ttl=5.0, timeout=LONG)
@@ -427,20 +427,6 @@ def test_s29_as_long_as_one_mailbox_may_answer_the_asker_waits(url: str, ask: As
         third.unsubscribe()
         with pytest.raises(NoResponder, match=r"not for me.*unsubscribed|unsubscribed.*not for me"):
             asker.result()
-
-
-@both
-@every_wire
-def test_s29_none_is_no_reply(url: str, ask: Ask) -> None:
-    """A handler that returns None has not answered: the time runs out, and the text says so."""
-    with running(Bus(url)) as bus:
-        subscription = bus.subscribe("s", lambda message: None)
-
-        with pytest.raises(RequestTimeout, match="None"):
-            ask(bus, "s", timeout=0.01)
-        bus.drain(WAIT)
-        assert subscription.stats()["acknowledged"] == 1
-        assert bus.replies.open == {}
 
 
 @both
@@ -596,69 +582,98 @@ def test_s29_all_errors_of_a_request_have_one_name() -> None:
 # --- time-outs, and nothing left behind --------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["request", "arequest", "arequest-on-own-loop"])
+def asked(request: pytest.FixtureRequest, harness: Harness) -> Ask:
+    """Ask in a thread, and in coroutines, also of the bus's own loop; in virtual time."""
+
+    def on_own_loop(bus: Bus, subject: Any, body: Any = None, **options: Any) -> Message:
+        found: list[Any] = []
+
+        async def handle(message: Message) -> None:
+            try:
+                found.append(await bus.arequest(subject, body, **options))
+            except Exception as error:
+                found.append(error)
+
+        with bus.subscribe("asker", handle):
+            bus.publish("asker")
+            while not found:
+                harness.advance(1.0)
+        if isinstance(found[0], Exception):
+            raise found[0]
+        reply: Message = found[0]
+        return reply
+
+    def on_any_loop(bus: Bus, subject: Any, body: Any = None, **options: Any) -> Message:
+        return harness.run(bus.arequest(subject, body, **options))
+
+    return {"request": Bus.request, "arequest": on_any_loop, "arequest-on-own-loop": on_own_loop}[request.param]
+
+
 @every_wire
-def test_s29_a_time_out_is_the_buss_clocks(url: str) -> None:
+def test_s29_a_time_out_is_the_buss_clocks(harness: Harness, url: str, asked: Ask) -> None:
     """The time is over when the clock says so; the text says how long it was, and what may be the reason."""
-    clock = HandClock()
-    with running(Bus(url, clock=clock)) as bus:
-        hold = Hold()
-        bus.subscribe("s", hold)
-        asker = InThread(bus.request, "s", timeout=5.0)
-        hold.wait_started()
-        clock.wait_until_waited_for()
-        clock.advance(4.0)
-        assert asker.running
-        clock.advance(1.0)
+    with running(harness.attach(Bus(url))) as bus:
+        bus.subscribe("s", lambda message: harness.clock.sleep(6.0))
 
         with pytest.raises(RequestTimeout, match=r"\bs\b.*5 s"):
-            asker.result()
+            asked(bus, "s", timeout=5.0)
+        assert harness.elapsed == 5.0
         assert bus.replies.open == {}
 
 
-@both
 @every_wire
-def test_s29_what_comes_too_late_is_counted_and_touches_nobody(url: str, ask: Ask) -> None:
+def test_s29_none_is_no_reply(harness: Harness, url: str, asked: Ask) -> None:
+    """A handler that returns None has not answered: the time runs out, and the text says so."""
+    with running(harness.attach(Bus(url))) as bus:
+        subscription = bus.subscribe("s", fine)
+
+        with pytest.raises(RequestTimeout, match="None"):
+            asked(bus, "s", timeout=5.0)
+        assert harness.elapsed == 5.0
+        assert subscription.stats()["acknowledged"] == 1
+        assert bus.replies.open == {}
+
+
+@every_wire
+def test_s29_what_comes_too_late_is_counted_and_touches_nobody(harness: Harness, url: str, asked: Ask) -> None:
     """The asker has gone: the value is unrouted; the next question of the same asker gets its own answer."""
-    bus = Bus(url)
-    ear = Ear(bus)
-    with running(bus):
-        hold = Hold()
 
-        def handle(message: Message) -> str:
-            if message.body == "slow":
-                hold(message)
-            return f"reply to {message.body}"
+    def handle(message: Message) -> str:
+        if message.body == "slow":
+            harness.clock.sleep(60.0)
+        return f"reply to {message.body}"
 
+    with running(harness.attach(Bus(url))) as bus:
         subscription = bus.subscribe("s", handle, workers=2)
         with pytest.raises(RequestTimeout):
-            ask(bus, "s", "slow", timeout=0.0)
+            asked(bus, "s", "slow", timeout=5.0)
         assert bus.replies.open == {}
-        hold.wait_started()
-        assert ask(bus, "s", "quick").body == "reply to quick"
-        hold.open()
-        bus.drain(WAIT)
+        assert asked(bus, "s", "quick").body == "reply to quick"
+        assert subscription.stats()["in_flight"] == 1
+        harness.drain()
 
         assert subscription.stats()["acknowledged"] == 2
-        assert [event.message.body for event in ear.of(Unrouted)] == ["reply to slow"]
+        assert [event.message.body for event in harness.events if isinstance(event, Unrouted)] == ["reply to slow"]
 
 
-@both
 @every_wire
-def test_s29_an_error_that_comes_too_late_touches_nobody(url: str, ask: Ask) -> None:
+def test_s29_an_error_that_comes_too_late_touches_nobody(harness: Harness, url: str, asked: Ask) -> None:
     """The asker has gone: the dead letter is all that tells of it."""
-    with running(Bus(url)) as bus:
-        hold = Hold()
 
-        def handle(message: Message) -> None:
-            hold(message)
-            raise Boom("late")
+    def handle(message: Message) -> None:
+        harness.clock.sleep(60.0)
+        raise Boom("late")
 
+    harness.allow(Boom)
+    with running(harness.attach(Bus(url))) as bus:
         bus.subscribe("s", handle)
         with pytest.raises(RequestTimeout):
-            ask(bus, "s", timeout=0.0)
-        hold.open()
-        bus.drain(WAIT)
+            asked(bus, "s", timeout=5.0)
+        assert len(bus.dead_letters) == 0
+        harness.drain()
 
+        assert harness.elapsed == 60.0
         assert len(bus.dead_letters) == 1
         assert bus.replies.open == {}
 

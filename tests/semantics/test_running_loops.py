@@ -25,7 +25,6 @@ from flow_helpers import (
     Boom,
     DropAll,
     Ear,
-    HandClock,
     Hold,
     InThread,
     assert_conserved,
@@ -52,6 +51,7 @@ from pipebus import (
     around,
 )
 from pipebus.events import Overflowed
+from pipebus.testing import FakeClock
 
 one_or_three = pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 
@@ -2139,7 +2139,7 @@ def test_s17_the_same_filter_gives_the_same_outcomes_on_a_loop_and_on_the_pool(c
 
 def test_s33_a_clock_that_is_moved_by_hand_stops_a_bus_with_handlers_on_a_loop() -> None:
     """The stop's time is the bus's clock's: it is over when the test says so, and then the handler is cancelled."""
-    clock = HandClock()
+    clock = FakeClock()
     bus = Bus(clock=clock)
     hold = AsyncHold()
     bus.start()

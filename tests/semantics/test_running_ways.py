@@ -19,7 +19,6 @@ from flow_helpers import (
     Boom,
     DropAll,
     Ear,
-    HandClock,
     Hold,
     InThread,
     assert_conserved,
@@ -45,6 +44,7 @@ from pipebus import (
     transform,
 )
 from pipebus.events import Acknowledged, Died, Discarded, Overflowed, Returned, Taken
+from pipebus.testing import FakeClock
 
 no_plain_on_loop = ways(*(way for way in WAYS if not way.blocks_loop))
 """Every way but a plain function on a loop, for tests whose handlers stand still."""
@@ -993,7 +993,7 @@ def test_s25_every_mailbox_is_open_before_the_first_handler_of_a_new_start_runs(
 @every_way_to_run
 def test_s33_delayed_and_returned_messages_come_when_their_time_has_come(way: Way, workers: int) -> None:
     """The clock says when: first the one that was published with a delay, then the one that its handler gave back."""
-    clock = HandClock()
+    clock = FakeClock()
     handled: list[tuple[str, int]] = []
 
     def handle(message: Message, delivery: Delivery) -> None:

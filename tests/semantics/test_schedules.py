@@ -17,19 +17,17 @@ from typing import Any
 
 import pytest
 
-from actor_helpers import Answers, Asked, Notes, at_rest
+from actor_helpers import Asked, Notes, at_rest
 from flow_helpers import (
     WAIT,
     Boom,
     DropAll,
-    Ear,
-    HandClock,
-    Hold,
     InThread,
     assert_conserved,
     boom,
     bus_of,
     every_road,
+    fine,
     running,
     wait_until,
 )
@@ -41,6 +39,7 @@ from pipebus import (
     Message,
     MessageError,
     PipelineError,
+    ReceiveTimeout,
     Ref,
     Schedule,
     Subject,
@@ -48,14 +47,21 @@ from pipebus import (
     UnsupportedCapability,
     when,
 )
-from pipebus.events import Published, Refused, Unrouted
+from pipebus.events import Unrouted
+from pipebus.testing import FakeClock, Harness
+
+START = 1_000_000_000.0
+"""The time at which these tests begin."""
 
 
 class Ticking:
-    """A bus whose time is moved by hand; `pass_time` returns when what was due has been published and handled."""
+    """
+    A bus on a clock that jumps, as when a laptop slept; in a harness nothing that is due is missed. `pass_time` returns when
+    what was due has been published and handled.
+    """
 
     def __init__(self, road: str = "bare", **options: Any) -> None:
-        self.clock = HandClock()
+        self.clock = FakeClock(start=START)
         self.bus = bus_of(road, clock=self.clock, **options)
 
     def move(self, seconds: float) -> None:
@@ -72,10 +78,16 @@ class Ticking:
         at_rest(self.bus)
 
 
-def times(subscription: Any) -> list[float]:
+def times(subscription: Any, began: float = START) -> list[float]:
     """When the messages that wait were published, in seconds after the start."""
     stats = subscription.stats()
-    return [subscription.receive(timeout=0).time - 1_000_000_000.0 for _ in range(stats["pending"])]
+    return [round(subscription.receive(timeout=0).time - began, 3) for _ in range(stats["pending"])]
+
+
+@pytest.fixture
+def began(harness: Harness) -> float:
+    """The time of day when the test begins."""
+    return harness.clock.now()
 
 
 def figures(schedule: Schedule) -> tuple[int, int, int]:
@@ -87,21 +99,22 @@ def figures(schedule: Schedule) -> tuple[int, int, int]:
 
 
 @every_road
-def test_s31_the_first_message_comes_after_one_interval_and_then_one_each_interval(road: str) -> None:
+def test_s31_the_first_message_comes_after_one_interval_and_then_one_each_interval(
+    harness: Harness, began: float, road: str
+) -> None:
     """Not at once."""
-    ticking = Ticking(road)
-    with running(ticking.bus) as bus:
+    with running(harness.attach(bus_of(road))) as bus:
         news = bus.subscribe("news")
         schedule = bus.every(60.0, "news", {"n": 1}, headers={"a": "b"})
         assert schedule.stats()["due_in"] == 60.0
-        ticking.pass_time(59.9)
+        harness.advance(59.9)
         assert_conserved(news, accepted=0)
         for seconds in (0.1, 60.0, 30.0, 30.0):
-            ticking.pass_time(seconds)
+            harness.advance(seconds)
 
         assert figures(schedule) == (3, 0, 0)
         messages = [news.receive(timeout=0) for _ in range(3)]
-        assert [message.time - 1_000_000_000 for message in messages] == [60.0, 120.0, 180.0]
+        assert [round(message.time - began, 3) for message in messages] == [60.0, 120.0, 180.0]
         assert [(message.body, message.headers["a"]) for message in messages] == [({"n": 1}, "b")] * 3
         assert len({message.id for message in messages}) == 3
         assert_conserved(news, accepted=3)
@@ -123,32 +136,40 @@ def test_s31_what_was_missed_is_not_caught_up(late: float) -> None:
         assert times(news) == pytest.approx([late, late + due])
 
 
-def test_s31_no_tick_begins_before_the_last_one_was_published() -> None:
+def test_s31_no_tick_begins_before_the_last_one_was_published(harness: Harness, began: float) -> None:
     """A publish that takes longer than an interval: the ticks meanwhile are skipped, and counted."""
-    ticking = Ticking()
-    gate = Answers()
-    ticking.bus.use(_slow(gate))
-    with running(ticking.bus) as bus:
+    begun: list[float] = []
+
+    def slow(message: Message, call_next: Any) -> Any:
+        begun.append(harness.elapsed)
+        harness.clock.sleep(200.0)
+        return call_next(message)
+
+    harness.bus.use(slow)
+    with running(harness.bus) as bus:
         news = bus.subscribe("news")
         schedule = bus.every(60.0, "news")
-        ticking.move(60.0)
-        gate.wait_started()
-        for _ in range(3):
-            ticking.move(60.0)
-        wait_until(lambda: schedule.stats()["skipped"] == 3, "three are skipped")
+        harness.advance(259.0)
         assert figures(schedule) == (0, 3, 0)
-        gate.open()
-        at_rest(bus)
-        ticking.pass_time(60.0)
+        harness.advance(1.0)
+        assert figures(schedule) == (1, 3, 0)
+        harness.advance(40.0)
+        schedule.stop()
+        harness.advance(200.0)
 
+        assert begun == [60.0, 300.0]
         assert figures(schedule) == (2, 3, 0)
-        assert len(gate.given) == 2
+        assert times(news, began) == [60.0, 300.0]
         assert_conserved(news, accepted=2)
 
 
-def _slow(gate: Answers) -> Any:
+def slow_news(harness: Harness, seconds: float) -> Any:
+    """A filter that takes its time with what is about "news"."""
+
     def slow(message: Message, call_next: Any) -> Any:
-        return call_next(gate(message) if message.subject == "news" else message)
+        if message.subject == "news":
+            harness.clock.sleep(seconds)
+        return call_next(message)
 
     return slow
 
@@ -158,15 +179,18 @@ SLOWNESS = ("slow-filter", "slow-filter-actor", "full-mailbox")
 
 @pytest.mark.parametrize("slowness", SLOWNESS)
 @pytest.mark.parametrize("pool", [None, 2])
-def test_s31_a_schedule_that_waits_holds_no_other_up(slowness: str, pool: int | None) -> None:
+def test_s31_a_schedule_that_waits_holds_no_other_up(harness: Harness, began: float, slowness: str, pool: int | None) -> None:
     """A filter that takes its time, a filter actor, a mailbox that is full: the other schedule ticks on."""
-    ticking = Ticking(pool=pool)
-    gate = Answers()
-    bus = ticking.bus
+
+    def takes_long(message: Message) -> Message:
+        harness.clock.sleep(1_000.0)
+        return message
+
+    bus = harness.attach(Bus(pool=pool))
     if slowness == "slow-filter":
-        bus.use(_slow(gate))
+        bus.use(slow_news(harness, 1_000.0))
     elif slowness == "slow-filter-actor":
-        actor = Asked("gate", gate)
+        actor = Asked("gate", takes_long)
         actor.filter_timeout = 1e6
         bus.use(when("news", actor))
     with running(bus):
@@ -176,36 +200,31 @@ def test_s31_a_schedule_that_waits_holds_no_other_up(slowness: str, pool: int | 
             bus.publish("news")
         slow = bus.every(60.0, "news")
         quick = bus.every(60.0, "weather")
-        ticking.move(60.0)
-        if full is None:
-            gate.wait_started()
-        for turn in range(3):
-            wait_until(lambda turn=turn: quick.stats()["published"] == turn + 1, "the quick one ticks")
-            wait_until(lambda: not quick._mailbox.in_flight and quick._mailbox._at_rest(), "its tick is over")
-            ticking.move(60.0)
+        harness.advance(240.0)
 
-        assert figures(slow)[0] == 0
-        assert len(times(weather)) >= 3
-        gate.open()
+        assert figures(slow) == (0, 3, 0)
+        assert figures(quick) == (4, 0, 0)
+        assert times(weather, began) == [60.0, 120.0, 180.0, 240.0]
+        slow.stop()
         if full is not None:
             full.receive(timeout=0)
+        harness.advance(1_000.0)
+        assert figures(slow) == (1, 3, 0)
 
 
-def test_s31_every_schedule_has_its_own_time() -> None:
+def test_s31_every_schedule_has_its_own_time(harness: Harness, began: float) -> None:
     """Different intervals, made at different moments."""
-    ticking = Ticking()
-    with running(ticking.bus) as bus:
+    with running(harness.bus) as bus:
         readers = {name: bus.subscribe(name) for name in ("a", "b", "c")}
         bus.every(10.0, "a")
-        ticking.pass_time(5.0)
+        harness.advance(5.0)
         bus.every(10.0, "b")
         bus.every("15s", "c")
-        for _ in range(8):
-            ticking.pass_time(5.0)
+        harness.advance(40.0)
 
-        assert times(readers["a"]) == [10.0, 20.0, 30.0, 40.0]
-        assert times(readers["b"]) == [15.0, 25.0, 35.0, 45.0]
-        assert times(readers["c"]) == [20.0, 35.0]
+        assert times(readers["a"], began) == [10.0, 20.0, 30.0, 40.0]
+        assert times(readers["b"], began) == [15.0, 25.0, 35.0, 45.0]
+        assert times(readers["c"], began) == [20.0, 35.0]
 
 
 def test_s31_an_hour_of_ticks_does_not_drift() -> None:
@@ -223,142 +242,122 @@ def test_s31_an_hour_of_ticks_does_not_drift() -> None:
 # --- start, stop, restart ----------------------------------------------------------------------------------------------
 
 
-def test_s31_a_schedule_that_is_made_before_start_begins_with_the_start() -> None:
+def test_s31_a_schedule_that_is_made_before_start_begins_with_the_start(harness: Harness, began: float) -> None:
     """Its first message comes one interval after the start, however long ago it was made."""
-    ticking = Ticking()
-    bus = ticking.bus
+    bus = harness.bus
     news = bus.subscribe("news")
     schedule = bus.every(60.0, "news")
-    ticking.clock.advance(1000.0)
+    harness.clock.advance(1000.0)
     assert schedule.stats()["due_in"] is None
     with running(bus):
         assert schedule.stats()["due_in"] == 60.0
-        ticking.pass_time(60.0)
+        harness.advance(60.0)
 
-        assert times(news) == [1060.0]
+        assert times(news, began) == [1060.0]
 
 
 @pytest.mark.parametrize("stopped_for", [0.0, 30.0, 600.0])
-def test_s31_after_a_restart_it_begins_anew(stopped_for: float) -> None:
+def test_s31_after_a_restart_it_begins_anew(harness: Harness, began: float, stopped_for: float) -> None:
     """While the bus is stopped nothing is due; after the next start the first comes after one interval; figures go on."""
-    ticking = Ticking()
-    bus = ticking.bus
-    with running(bus):
+    with running(harness.bus) as bus:
         news = bus.subscribe("news")
         schedule = bus.every(60.0, "news")
-        ticking.pass_time(60.0)
-        ticking.pass_time(50.0)
+        harness.advance(110.0)
         bus.stop(WAIT)
         assert schedule.stats()["due_in"] is None
-        ticking.clock.advance(stopped_for)
+        harness.advance(stopped_for)
         bus.start()
-        ticking.pass_time(59.0)
+        harness.advance(59.0)
         assert figures(schedule) == (1, 0, 0)
-        ticking.pass_time(1.0)
+        harness.advance(1.0)
 
         assert figures(schedule) == (2, 0, 0)
-        assert times(news) == [60.0, 170.0 + stopped_for]
+        assert times(news, began) == [60.0, 170.0 + stopped_for]
 
 
-def test_s31_five_quick_restarts_make_one_message_an_interval() -> None:
+def test_s31_five_quick_restarts_make_one_message_an_interval(harness: Harness) -> None:
     """No timer of an earlier start ticks on."""
-    ticking = Ticking()
-    bus = ticking.bus
+    bus = harness.bus
     news = bus.subscribe("news")
     schedule = bus.every(60.0, "news")
     for _ in range(5):
         with running(bus):
-            ticking.clock.advance(1.0)
+            harness.advance(1.0)
     with running(bus):
-        ticking.pass_time(60.0)
+        harness.advance(60.0)
         assert figures(schedule) == (1, 0, 0)
         assert_conserved(news, accepted=1)
 
 
-def test_s25_schedules_are_refused_while_the_bus_drains() -> None:
+def test_s25_schedules_are_refused_while_the_bus_drains(harness: Harness) -> None:
     """Like other outside publishers: nothing more is published, and a tick is neither waited for nor an error."""
-    ticking = Ticking()
-    bus = ticking.bus
-    ear = Ear(bus)
-    hold = Hold()
-    with running(bus):
-        bus.subscribe("work", hold)
+    with running(harness.bus) as bus:
+        bus.subscribe("work", lambda message: harness.clock.sleep(600.0))
         news = bus.subscribe("news")
         schedule = bus.every(60.0, "news")
         bus.publish("work")
-        hold.wait_started()
-        stop = InThread(bus.stop, 1e9)
-        wait_until(lambda: bus.state == "draining", "the bus drains")
-        assert schedule.stats()["due_in"] is None
-        ticking.clock.advance(600.0)
-        hold.open()
+        harness.advance(1.0)
+        stop = harness.thread(bus.stop, 1e9)
+        harness.advance(0)
+        assert (bus.state, schedule.stats()["due_in"]) == ("draining", None)
         assert stop.result().drained
 
+        assert harness.elapsed == 600.0
         assert figures(schedule) == (0, 0, 0)
         assert_conserved(news, accepted=0)
-        assert [event for event in ear.of(Published) if event.message.subject == "news"] == []
+        assert [message.subject for message in harness.published] == ["work"]
 
 
-def test_s25_a_tick_that_is_under_way_when_the_bus_stops_is_waited_for() -> None:
+def test_s25_a_tick_that_is_under_way_when_the_bus_stops_is_waited_for(harness: Harness) -> None:
     """It has passed half of its chain: what it publishes is accepted or refused, but no thread is left behind."""
-    ticking = Ticking()
-    bus = ticking.bus
-    gate = Answers()
-    bus.use(_slow(gate))
-    with running(bus):
+    harness.bus.use(slow_news(harness, 100.0))
+    with running(harness.bus) as bus:
         schedule = bus.every(60.0, "news")
-        ticking.move(60.0)
-        gate.wait_started()
-        stop = InThread(bus.stop, 1e9)
-        wait_until(lambda: bus.state == "draining", "the bus drains")
-        assert stop.running
-        gate.open()
+        harness.advance(60.0)
+        stop = harness.thread(bus.stop, 1e9)
+        harness.advance(99.0)
+        assert (bus.state, stop.ended) == ("draining", False)
 
         assert stop.result().abandoned == ()
         assert figures(schedule) == (1, 0, 0)
+        assert harness.elapsed == 160.0
 
 
-def test_s25_a_tick_that_the_stop_refuses_is_no_failure() -> None:
+def test_s25_a_tick_that_the_stop_refuses_is_no_failure(harness: Harness) -> None:
     """It came to a mailbox that had just closed: nobody is told of an error."""
-    ticking = Ticking()
-    bus = ticking.bus
-    gate = Answers()
-    bus.use(_slow(gate))
-    with running(bus, drain=False):
+    harness.bus.use(slow_news(harness, 100.0))
+    with running(harness.bus, drain=False) as bus:
         news = bus.subscribe("news")
         schedule = bus.every(60.0, "news")
-        ticking.move(60.0)
-        gate.wait_started()
-        stop = InThread(bus.stop, 1e9, drain=False)
-        wait_until(lambda: bus.state == "stopped", "the bus has stopped")
-        gate.open()
+        harness.advance(60.0)
+        stop = harness.thread(bus.stop, 1e9, drain=False)
+        harness.advance(1.0)
+        assert bus.state == "stopped"
         stop.result()
 
+        assert harness.elapsed == 160.0
         assert figures(schedule) == (0, 0, 0)
         assert_conserved(news, accepted=0)
 
 
-def test_s31_a_tick_that_found_no_worker_before_the_stop_does_not_come_after_the_next_start() -> None:
+def test_s31_a_tick_that_found_no_worker_before_the_stop_does_not_come_after_the_next_start(
+    harness: Harness, began: float
+) -> None:
     """The pool was busy: the message of before is not caught up, and the first comes after one interval."""
-    ticking = Ticking(pool=1)
-    bus = ticking.bus
-    hold = Hold()
-    with running(bus, drain=False):
-        bus.subscribe("work", hold)
+    with running(harness.attach(Bus(pool=1)), drain=False) as bus:
+        bus.subscribe("work", lambda message: harness.clock.sleep(61.0))
         news = bus.subscribe("news")
         schedule = bus.every(60.0, "news")
         bus.publish("work")
-        hold.wait_started()
-        ticking.move(60.0)
+        harness.advance(60.0)
         assert bus.stop(timeout=0.0, drain=False).abandoned == ("pipebus-1",)
         bus.start()
-        hold.open()
-        ticking.pass_time(59.0)
+        harness.advance(59.0)
         assert figures(schedule) == (0, 0, 0)
-        ticking.pass_time(1.0)
+        harness.advance(1.0)
 
         assert figures(schedule) == (1, 0, 0)
-        assert times(news) == [120.0]
+        assert times(news, began) == [120.0]
 
 
 def test_s25_a_drain_does_not_wait_for_ticks_that_are_not_due() -> None:
@@ -368,56 +367,44 @@ def test_s25_a_drain_does_not_wait_for_ticks_that_are_not_due() -> None:
         bus.drain(0.0)
 
 
-def test_s25_a_drain_waits_for_a_tick_that_is_being_published() -> None:
+def test_s25_a_drain_waits_for_a_tick_that_is_being_published(harness: Harness) -> None:
     """It is a publish like any other."""
-    ticking = Ticking()
-    bus = ticking.bus
-    gate = Answers()
-    bus.use(_slow(gate))
-    with running(bus):
+    harness.bus.use(slow_news(harness, 50.0))
+    with running(harness.bus) as bus:
         schedule = bus.every(60.0, "news")
-        ticking.move(60.0)
-        gate.wait_started()
-        draining = InThread(bus.drain, 1e9)
-        assert draining.running
-        gate.open()
-        draining.result()
+        harness.advance(60.0)
+        bus.drain(1e9)
 
-        assert figures(schedule) == (1, 0, 0)
+        assert (figures(schedule), harness.elapsed) == ((1, 0, 0), 110.0)
 
 
-def test_s31_a_schedule_may_be_made_while_the_bus_is_stopped_or_drains() -> None:
+def test_s31_a_schedule_may_be_made_while_the_bus_is_stopped_or_drains(harness: Harness) -> None:
     """It begins with the next start."""
-    ticking = Ticking()
-    bus = ticking.bus
-    hold = Hold()
-    bus.subscribe("work", hold)
-    with running(bus):
+    with running(harness.bus) as bus:
+        bus.subscribe("work", lambda message: harness.clock.sleep(600.0))
         bus.publish("work")
-        hold.wait_started()
-        stop = InThread(bus.stop, 1e9)
-        wait_until(lambda: bus.state == "draining", "the bus drains")
+        stop = harness.thread(bus.stop, 1e9)
+        harness.advance(1.0)
+        assert bus.state == "draining"
         made = [bus.every(60.0, "news")]
-        hold.open()
         stop.result()
         made.append(bus.every(60.0, "news"))
         assert [schedule.stats()["due_in"] for schedule in made] == [None, None]
         bus.start()
-        ticking.pass_time(60.0)
+        harness.advance(60.0)
 
         assert [figures(schedule) for schedule in made] == [(1, 0, 0)] * 2
 
 
 @pytest.mark.parametrize("state", ["new", "started", "stopped"])
-def test_s31_stop_ends_a_schedule(state: str) -> None:
+def test_s31_stop_ends_a_schedule(harness: Harness, state: str) -> None:
     """No further message, and the bus forgets it; twice is as good as once."""
-    ticking = Ticking()
-    bus = ticking.bus
+    bus = harness.bus
     schedule = bus.every(60.0, "news")
     other = bus.every(60.0, "other")
     if state != "new":
         bus.start()
-        ticking.pass_time(60.0)
+        harness.advance(60.0)
     if state == "stopped":
         bus.stop(WAIT)
     before = figures(schedule)
@@ -429,15 +416,13 @@ def test_s31_stop_ends_a_schedule(state: str) -> None:
     assert [one["subject"] for one in bus.stats()["schedules"]] == ["other"]
     assert [one["subject"] for one in bus.describe()["schedules"]] == ["other"]
     with running(bus):
-        ticking.pass_time(60.0)
+        harness.advance(60.0)
         assert figures(schedule) == before
         assert figures(other)[0] == before[0] + 1
 
 
-def test_s31_a_schedule_may_be_stopped_by_what_it_publishes() -> None:
+def test_s31_a_schedule_may_be_stopped_by_what_it_publishes(harness: Harness) -> None:
     """From the handler of its message, and from a filter that the message passes."""
-    ticking = Ticking()
-    bus = ticking.bus
     stopped = {}
 
     def by_filter(message: Message, call_next: Any) -> Any:
@@ -445,47 +430,40 @@ def test_s31_a_schedule_may_be_stopped_by_what_it_publishes() -> None:
             stopped["by-filter"].stop()
         return call_next(message)
 
-    bus.use(by_filter)
-    with running(bus):
+    harness.bus.use(by_filter)
+    with running(harness.bus) as bus:
         bus.subscribe("by-handler", lambda message: stopped["by-handler"].stop())
         reader = bus.subscribe("by-filter")
         for name in ("by-handler", "by-filter"):
             stopped[name] = bus.every(60.0, name)
-        for _ in range(2):
-            ticking.clock.wait_until_waited_for()
-            ticking.clock.advance(60.0)
-            wait_until(lambda: not bus.schedules, "both are stopped")
-            at_rest(bus)
+        harness.advance(60.0)
+        assert not bus.schedules
+        harness.advance(60.0)
 
         assert [figures(one) for one in stopped.values()] == [(1, 0, 0)] * 2
         assert_conserved(reader, accepted=1)
 
 
-def test_s31_a_schedule_that_is_stopped_while_its_tick_waits_for_a_worker_publishes_nothing() -> None:
+def test_s31_a_schedule_that_is_stopped_while_its_tick_waits_for_a_worker_publishes_nothing(harness: Harness) -> None:
     """The pool is busy: the tick is on its way, and finds that it is not wanted any more."""
-    ticking = Ticking(pool=1)
-    bus = ticking.bus
-    hold = Hold()
-    with running(bus):
-        bus.subscribe("work", hold)
+    with running(harness.attach(Bus(pool=1))) as bus:
+        bus.subscribe("work", lambda message: harness.clock.sleep(100.0))
         news = bus.subscribe("news")
         schedule = bus.every(60.0, "news")
         bus.publish("work")
-        hold.wait_started()
-        ticking.move(60.0)
+        harness.advance(60.0)
         schedule.stop()
-        hold.open()
-        at_rest(bus)
+        harness.advance(100.0)
 
         assert figures(schedule) == (0, 0, 0)
         assert_conserved(news, accepted=0)
 
 
-class Interrupting(HandClock):
+class Interrupting(FakeClock):
     """A clock that calls something once, when the timer's thread looks at it for the n-th time."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(start=START)
         self._lock = threading.Lock()
         self._act: Callable[[], object] | None = None
         self._looks = 0
@@ -502,8 +480,8 @@ class Interrupting(HandClock):
     def armed(self) -> bool:
         return self._act is not None
 
-    def now(self) -> float:
-        time = super().now()
+    def monotonic(self) -> float:
+        time = super().monotonic()
         if self._act is not None and threading.current_thread().name.endswith("-timer"):
             with self._lock:
                 self._looks -= 1
@@ -512,8 +490,6 @@ class Interrupting(HandClock):
                     act()
                     self._act = None
         return time
-
-    monotonic = now
 
 
 @pytest.mark.parametrize("look", range(1, 9))
@@ -590,81 +566,77 @@ FAILURES = [_fails, _full, _stopped_actor, _waits_for_itself, _is_cancelled]
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.__name__.strip("_"))
 def test_s21_a_publish_that_fails_is_counted_and_told_and_the_next_tick_comes(
-    failure: Callable[[Bus], str], caplog: pytest.LogCaptureFixture
+    harness: Harness, failure: Callable[[Bus], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever the error is: a line in the log names the schedule and the error, observers hear of it, and time goes on."""
     caplog.set_level(logging.WARNING, "pipebus")
-    ticking = Ticking(pool=1)
-    text = failure(ticking.bus)
-    ear = Ear(ticking.bus)
-    bus = ticking.bus
+    harness.fail_fast = False  # a schedule that fails is what this is about
+    bus = harness.attach(Bus(pool=1))
+    text = failure(bus)
     with running(bus):
         for one in bus.subscriptions:
             if one.name == "full":
                 bus.publish("news")
         schedule = bus.every(60.0, "news")
-        for _ in range(3):
-            ticking.pass_time(60.0)
+        harness.advance(180.0)
 
         assert figures(schedule) == (0, 0, 3)
         lines = [record.getMessage() for record in caplog.records if "schedule.failed" in record.getMessage()]
         assert len(lines) == 3
         assert "every 60 s: news" in lines[0]
         assert text in lines[0]
-        assert len(ear.of(Refused)) == 3
+        assert len(harness.refused) == 3
         assert sum(bus.stats()["errors"].values()) == 3
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
-def test_s13_sys_exit_while_a_tick_is_published_requests_a_stop(error: BaseException) -> None:
+def test_s13_sys_exit_while_a_tick_is_published_requests_a_stop(harness: Harness, error: BaseException) -> None:
     """No worker is lost: others are handled, and the bus stops in peace."""
-    ticking = Ticking(pool=1)
-    bus = ticking.bus
 
     def leave(message: Message, call_next: Any) -> Any:
         if message.subject == "news":
             raise error
         return call_next(message)
 
+    harness.fail_fast = False  # a schedule that fails is what this is about
+    bus = harness.attach(Bus(pool=1))
     bus.use(leave)
     with running(bus):
-        hold = Hold(open=True)
-        bus.subscribe("work", hold)
+        bus.subscribe("work", fine, name="work")
         schedule = bus.every(60.0, "news")
-        ticking.pass_time(60.0)
+        harness.advance(60.0)
         assert (bus.stopping, bus.state, figures(schedule)) == (True, "started", (0, 0, 1))
         bus.publish("work")
-        hold.wait_started()
+        harness.advance(0)
+        assert len(harness.delivered_to("work")) == 1
 
 
-def test_s31_a_message_that_is_dropped_or_reaches_nobody_was_published() -> None:
+def test_s31_a_message_that_reaches_nobody_was_published(harness: Harness) -> None:
     """It is no failure; the bus's own figures tell the rest."""
-    ticking = Ticking()
-    bus = ticking.bus
-    ear = Ear(bus)
-    with running(bus):
+    with running(harness.bus) as bus:
         schedule = bus.every(60.0, "nobody")
-        ticking.pass_time(60.0)
+        harness.advance(60.0)
         assert figures(schedule) == (1, 0, 0)
-        assert len(ear.of(Unrouted)) == 1
-    other = Ticking()
-    other.bus.use(DropAll())
-    with running(other.bus):
-        schedule = other.bus.every(60.0, "news")
-        other.pass_time(60.0)
-        assert figures(schedule) == (1, 0, 0)
-        assert other.bus.stats()["dropped"] == {"DropAll": {"unwanted": 1}}
+        assert len([event for event in harness.events if isinstance(event, Unrouted)]) == 1
 
 
-def test_s19_a_handler_that_fails_does_not_concern_the_schedule() -> None:
+def test_s31_a_message_that_is_dropped_was_published(harness: Harness) -> None:
+    """Nor is this a failure."""
+    harness.bus.use(DropAll())
+    with running(harness.bus) as bus:
+        schedule = bus.every(60.0, "news")
+        harness.advance(60.0)
+        assert figures(schedule) == (1, 0, 0)
+        assert bus.stats()["dropped"] == {"DropAll": {"unwanted": 1}}
+
+
+def test_s19_a_handler_that_fails_does_not_concern_the_schedule(harness: Harness) -> None:
     """Its message was accepted: the dead letter is the handler's."""
-    ticking = Ticking()
-    bus = ticking.bus
-    with running(bus):
+    harness.allow(Boom)
+    with running(harness.bus) as bus:
         bus.subscribe("news", boom)
         schedule = bus.every(60.0, "news")
-        for _ in range(2):
-            ticking.pass_time(60.0)
+        harness.advance(120.0)
 
         assert figures(schedule) == (2, 0, 0)
         assert len(bus.dead_letters) == 2
@@ -673,10 +645,9 @@ def test_s19_a_handler_that_fails_does_not_concern_the_schedule() -> None:
 # --- what it publishes, and bad input ----------------------------------------------------------------------------------
 
 
-def test_s31_a_tick_is_a_publish_with_all_its_options() -> None:
+def test_s31_a_tick_is_a_publish_with_all_its_options(harness: Harness) -> None:
     """Subject, body and envelope are those of `publish`; each message is new."""
-    ticking = Ticking()
-    with running(ticking.bus) as bus:
+    with running(harness.bus) as bus:
         news = bus.subscribe("news")
         answers = bus.subscribe("answers")
         bus.subscribe("news", lambda message: message.body * 2)
@@ -684,7 +655,7 @@ def test_s31_a_tick_is_a_publish_with_all_its_options() -> None:
         bus.every(
             60.0, Subject[list]("news"), body, headers={"a": "b"}, key="k", ttl=10.0, reply_to="answers", correlation_id="c"
         )
-        ticking.pass_time(60.0)
+        harness.advance(60.0)
 
         message = news.receive(timeout=0)
         assert message.body is body
@@ -694,29 +665,28 @@ def test_s31_a_tick_is_a_publish_with_all_its_options() -> None:
         assert answers.receive(timeout=0).body == [1, 1]
 
 
-def test_s31_a_tick_may_be_delayed() -> None:
+def test_s31_a_tick_may_be_delayed(harness: Harness, began: float) -> None:
     """It holds its place from the tick on, and comes when its delay is over."""
-    ticking = Ticking()
-    bus = ticking.bus
-    with running(bus):
+    with running(harness.bus) as bus:
         news = bus.subscribe("news")
         bus.every(60.0, "news", delay=5.0)
-        ticking.pass_time(60.0)
+        harness.advance(60.0)
         assert news.stats()["pending"] == 1
-        ticking.clock.wait_until_waited_for()
-        ticking.clock.advance(5.0)
+        harness.advance(4.9)
+        with pytest.raises(ReceiveTimeout):
+            news.receive(timeout=0)
+        harness.advance(0.1)
 
-        assert news.receive(timeout=WAIT).time == 1_000_000_060.0
+        assert times(news, began) == [60.0]
 
 
-def test_s31_a_tick_may_be_mail_for_an_actor() -> None:
+def test_s31_a_tick_may_be_mail_for_an_actor(harness: Harness) -> None:
     """By reference, and by name."""
-    ticking = Ticking()
-    with running(ticking.bus) as bus:
+    with running(harness.bus) as bus:
         actor = bus.spawn(Notes("greeter"))
         by_reference = bus.every(60.0, actor, "by reference")
         bus.every(60.0, "greeter", "by name")
-        ticking.pass_time(60.0)
+        harness.advance(60.0)
 
         assert sorted(actor.given) == ["by name", "by reference"]
         assert by_reference.stats()["subject"] == "<Notes greeter>"
@@ -794,13 +764,12 @@ def test_s31_where_messages_are_encoded_a_schedule_needs_a_named_subject() -> No
 # --- looking at it -----------------------------------------------------------------------------------------------------
 
 
-def test_s31_a_schedule_tells_what_it_does() -> None:
+def test_s31_a_schedule_tells_what_it_does(harness: Harness) -> None:
     """`stats` of the schedule and of the bus, `describe`, and its text."""
-    ticking = Ticking()
-    with running(ticking.bus) as bus:
+    with running(harness.bus) as bus:
         schedule = bus.every("1m", "news")
-        ticking.pass_time(60.0)
-        ticking.clock.advance(15.0)
+        harness.advance(60.0)
+        harness.advance(15.0)
         expected = {"every": 60.0, "subject": "news", "published": 1, "skipped": 0, "failed": 0, "due_in": 45.0}
 
         assert schedule.stats() == expected
@@ -842,18 +811,17 @@ def test_s31_a_stopped_schedule_that_nobody_holds_is_collected() -> None:
         wait_until(lambda: gc.collect() >= 0 and seen() is None, "it is collected")
 
 
-def test_s27_a_bus_that_was_never_started_publishes_nothing() -> None:
+def test_s27_a_bus_that_was_never_started_publishes_nothing(harness: Harness) -> None:
     """Stopped or not."""
-    clock = HandClock()
-    bus = Bus(clock=clock)
+    bus = harness.bus
     schedule = bus.every(60.0, "news")
-    clock.advance(600.0)
+    harness.clock.advance(600.0)
     bus.stop()
 
     assert figures(schedule) == (0, 0, 0)
 
 
-def test_s14_each_tick_has_a_context_of_its_own() -> None:
+def test_s14_each_tick_has_a_context_of_its_own(harness: Harness) -> None:
     """What a filter sets while one tick is published is unset for the next."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
     seen: list[str] = []
@@ -863,20 +831,18 @@ def test_s14_each_tick_has_a_context_of_its_own() -> None:
         variable.set("set")
         return call_next(message)
 
-    ticking = Ticking(pool=1)
-    ticking.bus.use(look)
-    with running(ticking.bus) as bus:
+    bus = harness.attach(Bus(pool=1))
+    bus.use(look)
+    with running(bus):
         bus.every(60.0, "news")
-        for _ in range(3):
-            ticking.pass_time(60.0)
+        harness.advance(180.0)
 
     assert seen == ["unset"] * 3
 
 
-def test_s25_a_stop_asked_for_while_a_tick_is_published_is_only_requested() -> None:
+def test_s25_a_stop_asked_for_while_a_tick_is_published_is_only_requested(harness: Harness) -> None:
     """`bus.stop()` in a filter on its way."""
-    ticking = Ticking()
-    bus = ticking.bus
+    bus = harness.bus
     found: list[Any] = []
 
     def stop(message: Message, call_next: Any) -> Any:
@@ -886,7 +852,7 @@ def test_s25_a_stop_asked_for_while_a_tick_is_published_is_only_requested() -> N
     bus.use(stop)
     with running(bus):
         bus.every(60.0, "news")
-        ticking.pass_time(60.0)
+        harness.advance(60.0)
 
         assert [report.drained for report in found] == [False]
         assert (bus.stopping, bus.state) == (True, "started")

@@ -213,8 +213,9 @@ def test_a_failing_test_shows_the_story_of_its_harness(project: Project) -> None
     ran = project.pytest()
     assert ran.summary == "1 failed, 1 passed"
     assert section(ran, "pipebus: harness") == [
-        "   0.000  bus  is started",
-        "   0.000  bus  accepts orders {'sku': 'tea'} for nobody",
+        "   0.000  bus   is started",
+        "   0.000  bus   accepts orders {'sku': 'tea'} for nobody",
+        "   0.000  test  has failed; what follows was still to be done",
     ]
     assert "coffee" not in ran.text
 
@@ -267,9 +268,9 @@ def test_a_long_story_shows_its_end(project: Project) -> None:
             assert 0
     """)
     lines = section(project.pytest(), "pipebus: harness")
-    assert lines[0] == "… 441 lines before"
+    assert lines[0] == "… 442 lines before"
     assert len(lines) == 61
-    assert "accepts orders 499 " in lines[-1]
+    assert "accepts orders 499 " in lines[-2]
 
 
 # --- what fails a test -----------------------------------------------------------------------------------------------------
@@ -350,7 +351,7 @@ TWICE = {
             harness.start()
             harness.fail("tilll")
         """,
-        "tilll fails (InjectedError), but it was never called",
+        "tilll fails (InjectedError), but nothing has that name",
     ),
     "unknown-fault-own-fixture": (
         """
@@ -363,7 +364,7 @@ TWICE = {
             own.start()
             own.fail("tilll")
         """,
-        "tilll fails (InjectedError), but it was never called",
+        "tilll fails (InjectedError), but nothing has that name",
     ),
     "assertion-and-unknown-fault": (
         """

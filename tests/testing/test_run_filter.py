@@ -667,8 +667,8 @@ def test_a_coroutine_that_next_hides_is_asked_to_show_itself():
     [
         (5, {}, r"filter int \(position 1 of run_filter at .*\) is not callable"),
         (None, {}, "is not callable"),
-        ([passing], {}, "is not callable"),
-        (Message("x"), {}, "is not callable"),
+        ([passing], {}, r"takes one filter; several are one chain, Pipeline\(first, second\)"),
+        (Message("x"), {}, "takes the filter first, and then the message"),
         (Log, {}, r"is a class, not an instance; write Log\(\)"),
         (same.function, {}, "made a filter by @transform"),
         (once.function, {}, "decorate it with @around"),

@@ -50,7 +50,7 @@ class FilterRun:
             on `self.bus`.
         logs: What it wrote through structlog: one dictionary a line, as `structlog.testing.capture_logs` has them.
         leaks: Names of context variables that it has left changed.
-        error: What it raised, or None.
+        unseen: The error, until the test has looked at it: with the pytest plugin it fails the test that never does.
         moments: All of it in order: time, who, what.
         given: The message in a few words, as it came.
     """
@@ -63,11 +63,18 @@ class FilterRun:
     published: list[Message[Any]] = field(default_factory=list)
     logs: list[Any] = field(default_factory=list)
     leaks: tuple[str, ...] = ()
-    error: BaseException | None = None
     moments: list[Moment] = field(default_factory=list)
     given: str = ""
+    unseen: BaseException | None = None
     _outcome: Any = None
+    _error: BaseException | None = None
     _traceback: TracebackType | None = None
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the filter raised, or None."""
+        self.unseen = None
+        return self._error
 
     @property
     def outcome(self) -> Any:
@@ -78,8 +85,9 @@ class FilterRun:
             What the filter raised, if it did: there is no outcome then. (`error` looks at it without raising.)
         """
         __tracebackhide__ = True
-        if self.error is not None:
-            raise self.error.with_traceback(self._traceback)
+        error = self.error
+        if error is not None:
+            raise error.with_traceback(self._traceback)
         return self._outcome
 
     @property
@@ -103,7 +111,7 @@ class FilterRun:
         return f"{self.title}, given {self.given}\n{tell(self.moments)}"
 
     def __repr__(self) -> str:
-        end = f"raised {cut(text_of(self.error))}" if self.error is not None else gives(self._outcome)
+        end = f"raised {cut(text_of(self._error))}" if self._error is not None else gives(self._outcome)
         return f"<{self.title}: {end}; next_calls={self.next_calls}, {self.elapsed:g} s>"
 
 
@@ -130,6 +138,11 @@ class FilterBench:
         starts: int = 1,
         told: bool = True,
     ) -> None:
+        __tracebackhide__ = True
+        if isinstance(filter, (list, tuple)):
+            raise PipelineError("run_filter takes one filter; several are one chain, Pipeline(first, second)")
+        if isinstance(filter, Message):
+            raise PipelineError("run_filter takes the filter first, and then the message")
         if at not in ("publish", "delivery"):
             raise PipelineError(f'run_filter: at={at!r}; it is "publish" or "delivery"')
         self.at = at
@@ -167,7 +180,7 @@ class FilterBench:
             stack.enter_context(self.harness)
             self._lines = stack.enter_context(captured_logs())
             self.bus = self.harness.attach(Bus(name=self.title, debug=True))
-            self.bus.ledger.debug = _nothing  # type: ignore[method-assign]
+            self.harness.tape.quiet(self.bus)
             self._check_homes()
             self._spawn()
             self.harness.start(self.bus)
@@ -198,6 +211,9 @@ class FilterBench:
         Raises:
             ScriptEnded: the filter ran the rest more often than the list says.
         """
+        __tracebackhide__ = True
+        if not self.harness.usable:
+            raise LifecycleError(f"{self.title} is not set up, or taken down; use `with FilterBench(…) as bench:`")
         return self.send_and(message, next, stop=False)
 
     def send_and(self, message: Any, next: Any, *, stop: bool) -> FilterRun:
@@ -219,7 +235,7 @@ class FilterBench:
             run._outcome = self._call(self._entry(message.subject), message, run)
         except BaseException as error:
             links.unsign(error)
-            run.error = links.trim(error)
+            run._error = run.unseen = links.trim(error)
             run._traceback = error.__traceback__
         run.elapsed = round(harness.elapsed - began, 9)
         if harness.alone and harness.usable:
@@ -231,9 +247,11 @@ class FilterBench:
         run.published, run.logs = self._news()
         run.moments = [moment._replace(time=round(moment.time - began, 9)) for moment in tape.moments[moments:]]
         self._tell_the_end(run)
-        if isinstance(run.error, (KeyboardInterrupt, SystemExit)) and not any(run.error is one for one in script.raised):
-            raise run.error
+        ended = run._error
+        if isinstance(ended, (KeyboardInterrupt, SystemExit)) and not any(ended is one for one in script.raised):
+            raise ended
         if script.wrong is not None:
+            run.unseen = None
             raise script.wrong
         return run
 
@@ -246,9 +264,9 @@ class FilterBench:
 
     def _tell_the_end(self, run: FilterRun) -> None:
         """What came out at last, where the filters' own lines do not say so: `when` asks, and a Pipeline rules errors."""
-        end = raises(run.error) if run.error is not None else gives(run._outcome)
+        end = raises(run._error) if run._error is not None else gives(run._outcome)
         said = run.moments[-1].what if run.moments else ""
-        if said != end and not (run.error is not None and said.startswith("lets ")):
+        if said != end and not (run._error is not None and said.startswith("lets ")):
             run.moments.append(Moment(run.elapsed, ", ".join(node.name for node in self.nodes), end))
 
     def together(self, given: list[Message[Any]], whose: contextvars.ContextVar[int]) -> list[Any]:
@@ -383,10 +401,6 @@ class FilterBench:
 
 def _homeless(actor: Actor) -> bool:
     return actor._home is None or actor._home.mailbox.closed_for_good()
-
-
-def _nothing(event: str, **facts: Any) -> None:
-    """The bus's own lines are nobody's here."""
 
 
 def changed(before: contextvars.Context) -> tuple[str, ...]:

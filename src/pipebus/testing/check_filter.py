@@ -64,6 +64,7 @@ def check_filter(
     Raises:
         LawBroken: naming the law, what was found, and the smallest message that shows it. PipelineError: bad arguments.
     """
+    __tracebackhide__ = True
     skip = dict(skip or {})
     unknown = [name for name in skip if name not in (TRIED, *(law.name for law in LAWS))]
     if unknown:
@@ -77,7 +78,7 @@ def check_filter(
         if law.name in skip:
             continue
         if law.once:
-            _try(law, Case(make, _prepared(Message("test")), at, colours), title)
+            _try(law, Case(make, _prepared(Message("test")), at, colours, []), title)
         else:
             tried = _try_all(law, make, messages, at, colours, title, examples) or tried
         held.append(law.name)
@@ -85,7 +86,8 @@ def check_filter(
         raise LawBroken(
             TRIED,
             f"check_filter({title}): no message came through to the rest, so most laws were not tried; "
-            f'give messages= that it lets pass, or skip={{"{TRIED}": "…"}}',
+            "give messages= that it lets pass; or, if it keeps a state that is used up, a class or function that makes a new "
+            f'filter each time; or skip={{"{TRIED}": "…"}}',
             None,
         )
     return tuple(held)
@@ -123,11 +125,14 @@ def _try_all(
     law: Law, make: Callable[[], Any], messages: Any, at: Side, colours: tuple[str, ...], title: str, examples: int
 ) -> bool:
     """Raises LawBroken with the smallest message; True if some message came through."""
+    __tracebackhide__ = True
     came_through = False
+    stuck: list[bool] = []
 
     def one(message: Message[Any]) -> None:
+        __tracebackhide__ = True
         nonlocal came_through
-        case = Case(make, _prepared(message), at, colours)
+        case = Case(make, _prepared(message), at, colours, stuck)
         try:
             _try(law, case, title)
         finally:
@@ -155,6 +160,7 @@ def _strategy(messages: Any) -> Any:
 
 def _search(one: Callable[[Message[Any]], None], strategy: Any, examples: int) -> None:
     """Raises LawBroken with the smallest message that breaks the law."""
+    __tracebackhide__ = True
     import hypothesis
 
     broken: list[LawBroken] = []
@@ -174,10 +180,11 @@ def _search(one: Callable[[Message[Any]], None], strategy: Any, examples: int) -
     with suppress(LawBroken):
         search()
     if broken:
-        raise broken[-1]  # hypothesis runs the smallest one last
+        raise broken[-1].with_traceback(None)  # hypothesis runs the smallest one last
 
 
 def _try(law: Law, case: Case, title: str) -> None:
+    __tracebackhide__ = True
     problem = next(law.holds(case), None)
     if problem is None:
         return

@@ -5,13 +5,17 @@ Many seeds, one after the other; and the story of the first that fails, with no 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
+from pipebus.errors import PipelineError
 from pipebus.testing import watch
 from pipebus.testing.scheduler import Simulation
 from pipebus.testing.turns import Turn, Turns
+
+ADDRESS: Final = re.compile(r"0x[0-9a-f]{6,}")
 
 Scenario = Callable[[Simulation], object]
 
@@ -34,6 +38,7 @@ class SimulationFailed(AssertionError):
 
 
 def run(scenario: Scenario, seed: int, *, record: bool = False, **options: Any) -> Simulation:
+    __tracebackhide__ = True
     sim = Simulation(seed, record=record, **options)
     sim.run(scenario)
     return sim
@@ -53,8 +58,11 @@ def race(scenario: Scenario, seed: int, **options: Any) -> SimulationFailed | No
         return None
     again = run(scenario, seed, record=True, **options)
     assert again.story is not None
-    if (again.failure, again.steps) != (sim.failure, sim.steps):
-        why = f"seed {seed} failed ({sim.failure}; {sim.steps} steps), and then not in the same way: something depends on more"
+    if (_bare(again.failure), again.steps) != (_bare(sim.failure), sim.steps):
+        why = (
+            f"seed {seed} failed after {sim.steps} steps and then, run once more, not in the same way: "
+            f"something depends on more than the seed ({_bare(sim.failure)})"
+        )
         return SimulationFailed(seed, why, f"{why}\n\n{again.story.text(again, scenario.__name__)}")
     turns = fewest(scenario, seed, again.turns, **options)
     short = run(scenario, seed, record=True, turns=turns, **options)
@@ -62,6 +70,11 @@ def race(scenario: Scenario, seed: int, **options: Any) -> SimulationFailed | No
         short = again
     assert short.story is not None
     return SimulationFailed(seed, sim.failure, short.story.text(short, scenario.__name__))
+
+
+def _bare(failure: str | None) -> str:
+    """Its first line, without addresses of objects, which differ from run to run."""
+    return ADDRESS.sub("0x…", (failure or "").partition("\n")[0])
 
 
 def fewest(scenario: Scenario, seed: int, turns: Turns, most: int = 300, **options: Any) -> Turns:
@@ -112,10 +125,24 @@ def seeds(count: int) -> range | list[int]:
     So many seeds. `PIPEBUS_SEEDS=5000` in the environment makes more of them (for each scenario), `PIPEBUS_SEED=17` is that
     seed alone.
     """
-    one, many = os.environ.get("PIPEBUS_SEED"), os.environ.get("PIPEBUS_SEEDS")
-    if one:
-        return [int(one)]
-    return range(int(many) if many else count)
+    one, many = _number("PIPEBUS_SEED"), _number("PIPEBUS_SEEDS")
+    if one is not None:
+        return [one]
+    return range(many if many is not None else count)
+
+
+def _number(variable: str) -> int | None:
+    """
+    Raises:
+        PipelineError: the environment has something else there.
+    """
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise PipelineError(f"{variable}={text!r} in the environment: it is a whole number") from None
 
 
 def rate(scenario: Scenario, count: int = 100, **options: Any) -> float:

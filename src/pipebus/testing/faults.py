@@ -179,6 +179,9 @@ class Plan(Protocol):
 class Danger:
     """What may go wrong in a simulation; made by `slow`, `error`, `overflow` and `stop`."""
 
+    name: str | None = None
+    """Of what; None: of the bus."""
+
     def plans(self, dice: random.Random) -> list[Plan]:
         """What does go wrong in one run."""
         raise NotImplementedError
@@ -195,21 +198,22 @@ class _Calls(Danger):
 
     def plans(self, dice: random.Random) -> list[Plan]:
         calls = sorted(dice.sample(range(SOON), dice.choice(OFTEN)))
-        return [_Call(self, call) for call in calls]
+        return [_Call(Fault(str(self.name), 1, call, self.seconds, self.error, planned=True)) for call in calls]
 
 
 class _Call:
-    def __init__(self, danger: _Calls, call: int) -> None:
-        self.danger = danger
-        self.call = call
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
 
     def put_into(self, harness: Harness) -> None:
-        danger = self.danger
-        harness.faults.add(Fault(danger.name, 1, self.call, danger.seconds, danger.error, planned=True))
+        fault = self.fault
+        harness.faults.add(
+            Fault(fault.name, 1, fault.after, fault.seconds, fault.error, planned=True)
+        )  # with counts of its own
 
     def __str__(self) -> str:
-        what = f"takes {self.danger.seconds:g} s" if self.danger.error is None else "fails"
-        return f"call {self.call + 1} of {self.danger.name} {what}"
+        what = f"takes {self.fault.seconds:g} s" if self.fault.error is None else "fails"
+        return f"call {self.fault.after + 1} of {self.fault.name} {what}"
 
 
 class _Overflow(Danger):
@@ -218,7 +222,7 @@ class _Overflow(Danger):
         self.size = size
 
     def plans(self, dice: random.Random) -> list[Plan]:
-        return [_Narrow(self.name, self.size)] if dice.random() < 0.5 else []
+        return [_Narrow(str(self.name), self.size)] if dice.random() < 0.5 else []
 
 
 class _Narrow:

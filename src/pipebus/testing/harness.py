@@ -177,6 +177,7 @@ class Harness:
         """Without a word about what else may be wrong: the test has failed already, or has been checked."""
         if self._simulation.over or not self._simulation.here():  # stuck, or interrupted while another thread had its turn
             return
+        self.tape.loud = False  # what breaks off now is no news
         for bus in self.buses:
             if bus.state in ("started", "draining"):
                 bus.lifecycle.stop(1.0, False)
@@ -284,8 +285,9 @@ class Harness:
 
     def drain(self, timeout: float = 3600.0) -> None:
         """
-        Go on until everything accepted is settled, as `bus.drain` does; time moves as far as delays, retries and time-outs
-        ask for, and schedules that come due meanwhile are heard.
+        Go on until everything accepted is settled, as `bus.drain` does, and no publish stands in its chain; time moves as far
+        as delays, retries and time-outs ask for, and schedules that come due meanwhile are heard. (For `thread`s that publish
+        one message after the other, `join` them first.)
 
         Args:
             timeout: In virtual seconds, >= 0.
@@ -301,12 +303,15 @@ class Harness:
         self._tell()
         deadline = self._simulation.time + timeout
         while True:
-            started = [bus for bus in self.buses if bus.state == "started"]
-            for bus in started:
+            running = [bus for bus in self.buses if bus.state in ("started", "draining")]
+            for bus in running:
                 bus.lifecycle.drain(max(0.0, deadline - self._simulation.time))
             self._simulation.rest()
-            if all(bus.traffic.quiet(bus.clock, 0.0) for bus in started):  # one may have published to another meanwhile
+            if not all(bus.traffic.quiet(bus.clock, 0.0) for bus in running):
+                continue  # one has published to another meanwhile
+            if not self.tape.inside or self._simulation.time >= deadline or not self.pass_time():
                 break
+            self._simulation.rest()  # a publish stands in its chain, and waits for time
         self._tell()
 
     def advance(self, seconds: float) -> None:
@@ -364,6 +369,8 @@ class Harness:
             Its `result()` waits for its end. An error that nobody asks for fails the test.
         """
         self._check_inside()
+        if not callable(call):
+            raise PipelineError(f"harness.thread takes a function and its arguments, found {call!r}; write thread(call, …)")
         if is_async(call):
             raise PipelineError(
                 f"harness.thread runs plain functions, and {call!r} is async; run its coroutine with harness.run"
@@ -505,7 +512,8 @@ class Harness:
     def forget(self) -> None:
         """The test has failed by itself: what is wrong besides, so far, is told in its story alone."""
         if self.usable:
-            self._simulation.rest()  # what was published before it failed
+            self.tape.say("test", "has failed; what follows was still to be done")
+            self._simulation.rest()
         self._untold.clear()
         self._warned = len(self.tape.warnings)
         self._idle_told.update(map(id, self.faults.idle()))
@@ -519,8 +527,10 @@ class Harness:
         pulls = [one.name for bus in self.buses for one in bus.subscriptions if one.inbox is not None]
         if fault.name in pulls:
             return f"{fault}, but {fault.name} is read by the test, and has no handler that could"
+        if fault.name in self.tape.names:
+            return f"{fault}, but it was never called"
         known = ", ".join(self.tape.names) or "none"
-        return f"{fault}, but it was never called (filters and handlers that were: {known})"
+        return f"{fault}, but nothing has that name (filters and handlers that have been built in: {known})"
 
     # --- what has happened ---------------------------------------------------------------------------------------------
 

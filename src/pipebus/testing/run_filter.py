@@ -45,6 +45,7 @@ def run_filter(
     Time begins with the run. In a `with Harness()` block (or a test with the fixture `harness`) it is that harness's: `advance`
     it between two runs. For several messages through one filter that has a memory, see `FilterBench`.
     """
+    __tracebackhide__ = True
     return run_once(filter, message, next, at, colour, told=True)
 
 
@@ -56,5 +57,6 @@ def run_once(filter: Any, message: Any, next: Any, at: Side, colour: Any, *, sta
         starts: How often the filter is started, and stopped in between.
         told: Its story is shown if the test fails.
     """
+    __tracebackhide__ = True
     with FilterBench(filter, next, at=at, colour=colour, starts=starts, told=told) as bench:
         return bench.send_and(message, next, stop=True)

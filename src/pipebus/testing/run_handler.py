@@ -43,9 +43,8 @@ class HandlerRun:
     Args:
         title: What was run.
         message: What it was given.
-        settlement: What became of the delivery: "acknowledged", "returned" (`delivery.retry`), "dropped" (it had expired) or
-            "dead" (it raised, or rejected).
-        error: What it raised; `Rejected` if its body's type refuses the body; or None.
+        unseen: The error, until the test has looked at it (at `settlement` too): with the pytest plugin it fails the test that
+            never does.
         delay: Seconds for which it gave the delivery back.
         elapsed: Virtual seconds that it took.
         published: Messages that it published on the `Bus` it was given (an actor: on `self.bus`).
@@ -56,16 +55,32 @@ class HandlerRun:
 
     title: str
     message: Message[Any]
-    settlement: Settlement | None = None
-    error: BaseException | None = None
     delay: float = 0.0
     elapsed: float = 0.0
     published: list[Message[Any]] = field(default_factory=list)
     logs: list[Any] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
     given: str = ""
+    unseen: BaseException | None = None
+    _settlement: Settlement | None = None
     _value: Any = None
+    _error: BaseException | None = None
     _traceback: TracebackType | None = None
+
+    @property
+    def settlement(self) -> Settlement | None:
+        """
+        What became of the delivery: "acknowledged", "returned" (`delivery.retry`), "dropped" (it had expired) or "dead" (it
+        raised, or rejected). None: it was not settled.
+        """
+        self.unseen = None
+        return self._settlement
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the handler raised; `Rejected` if its body's type refuses the body; or None."""
+        self.unseen = None
+        return self._error
 
     @property
     def value(self) -> Any:
@@ -76,8 +91,9 @@ class HandlerRun:
             What it raised, if it did. (`error` looks at it without raising.)
         """
         __tracebackhide__ = True
-        if self.error is not None:
-            raise self.error.with_traceback(self._traceback)
+        error = self.error
+        if error is not None:
+            raise error.with_traceback(self._traceback)
         return self._value
 
     @property
@@ -86,8 +102,8 @@ class HandlerRun:
         return f"{self.title}, given {self.given}\n{tell(self.moments)}"
 
     def __repr__(self) -> str:
-        end = f"raised {cut(text_of(self.error))}" if self.error is not None else f"returned {cut(value_text(self._value))}"
-        return f"<{self.title}: {end}; {self.settlement}, {self.elapsed:g} s>"
+        end = f"raised {cut(text_of(self._error))}" if self._error is not None else f"returned {cut(value_text(self._value))}"
+        return f"<{self.title}: {end}; {self._settlement}, {self.elapsed:g} s>"
 
 
 def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> HandlerRun:
@@ -105,7 +121,10 @@ def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> Hand
     Raises:
         SubscriptionError: what `bus.on` would say about the handler.
     """
+    __tracebackhide__ = True
     actor = handler if isinstance(handler, Actor) else None
+    if isinstance(handler, type):
+        raise SubscriptionError(f"handler {handler.__name__} is a class, not an instance; write {handler.__name__}(…)")
     if handler is None:
         raise SubscriptionError("handler None is no function; give a function, a callable object or an Actor")
     name = (actor.name or type(actor).__name__) if actor is not None else handler_name(handler)
@@ -117,7 +136,7 @@ def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> Hand
     shown.add(run)
     with Harness(fail_fast=False, told=False) as harness, captured_logs() as lines:
         bus = harness.attach(Bus(name=run.title, debug=True))
-        bus.ledger.debug = _nothing  # type: ignore[method-assign]
+        harness.tape.quiet(bus)
         if actor is not None:
             if actor._home is not None and actor._home.mailbox.closed_for_good():
                 actor.move(None)
@@ -132,10 +151,6 @@ def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> Hand
                 actor.move(None)  # it may be run again
         run.logs = [line for line in lines if line.get("bus") != bus.name]
     return run
-
-
-def _nothing(event: str, **facts: Any) -> None:
-    """The bus's own lines are nobody's here."""
 
 
 def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
@@ -159,12 +174,13 @@ def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
     if harness.alone:
         harness.advance(0)  # what stands around the handler has its say
     run.elapsed = round(harness.elapsed - began, 9)
-    run._value, run.error = ends[-1] if ends else (None, None)
+    run._value, run._error = ends[-1] if ends else (None, None)
     if settled is not None:
-        run.settlement = SETTLEMENTS[type(settled)]
-        run.error = getattr(settled, "exception", run.error)
+        run._settlement = SETTLEMENTS[type(settled)]
+        run._error = getattr(settled, "exception", run._error)
         run.delay = getattr(settled, "delay", 0.0)
-    run._traceback = run.error.__traceback__ if run.error is not None else None
+    run.unseen = run._error
+    run._traceback = run._error.__traceback__ if run._error is not None else None
     run.published = harness.published[handed_in:]
     run.moments = [moment._replace(time=round(moment.time - began, 9)) for moment in harness.tape.moments[first:]]
     if settled is None and not ends and any(moment.what.startswith("is given") for moment in run.moments):

@@ -274,6 +274,8 @@ class Simulation:
     # --- running -------------------------------------------------------------------------------------------------------
 
     def run(self, scenario: Callable[[Simulation], object]) -> None:
+        __tracebackhide__ = True
+
         def main() -> None:
             scenario(self)
             self.join()
@@ -296,6 +298,7 @@ class Simulation:
     @contextmanager
     def inside(self) -> Iterator[None]:
         """The calling thread is `main` as long as the block lasts; then all others are told that it is over."""
+        __tracebackhide__ = True
         me = Task(threading.current_thread(), next(self._numbers))
         me.guest = True
         with self._in_place(collecting=True):
@@ -330,6 +333,7 @@ class Simulation:
     @contextmanager
     def _in_place(self, collecting: bool = False) -> Iterator[None]:
         """Virtual threads and locks instead of the real ones, for what the package makes meanwhile."""
+        __tracebackhide__ = True
         with virtual.taking:
             if virtual.current is not None:
                 raise LifecycleError(
@@ -423,6 +427,8 @@ class Simulation:
             if following is not None:
                 self._give(following)
                 return
+        if self._lost:
+            return  # each leaves by itself
         # The rest is told that it is over, one after the other.
         remaining = self._live[0] if self._live else None
         if remaining is None:

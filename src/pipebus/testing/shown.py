@@ -21,11 +21,18 @@ class Told(Protocol):
 
 _runs: list[Told] = []
 _open: list[Any] = []
+_unheard: list[Any] = []
 
 
 def add(run: Told) -> None:
     _runs.append(run)
+    _unheard.extend(old for old in _runs[:-KEPT] if getattr(old, "unseen", None) is not None)
     del _runs[:-KEPT]
+
+
+def unseen() -> list[Any]:
+    """Runs that ended in an error which the test has not looked at."""
+    return [run for run in (*_unheard, *_runs) if getattr(run, "unseen", None) is not None]
 
 
 def begin(harness: Any) -> None:
@@ -47,6 +54,7 @@ def harnesses() -> list[Any]:
 def clear() -> None:
     """Another test begins; harnesses that are open may be its fixtures."""
     _runs[:] = _open
+    _unheard.clear()
 
 
 def stories() -> list[tuple[str, str]]:

@@ -16,8 +16,10 @@ simulate: a bus of yours, its filters and handlers included, in many orders of w
 from __future__ import annotations
 
 import inspect
+import os
 import random
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
@@ -36,26 +38,29 @@ STOPPED = (LifecycleError, DrainTimeout)
 def simulate(
     build: Callable[[Harness], object],
     seeds: int | Iterable[int] = 100,
-    faults: Sequence[Danger] = (),
+    faults: Danger | Sequence[Danger] = (),
     *,
-    watching: Sequence[ModuleType | Callable[..., Any]] = (),
+    watching: Sequence[ModuleType | Callable[..., Any]] | None = None,
 ) -> None:
     """
     Run a scenario once for each seed, with threads that change places where the seed says, and with faults where it says.
 
     Args:
-        build: The scenario. It is given a `Harness`: it starts a bus, publishes, from `harness.thread`s too, goes on
-            (`drain`, `advance`, `step`), and asserts what must hold however it went. It must do the same each time but for what
-            the seed decides (`random` is seeded).
-        seeds: How many, or which. `PIPEBUS_SEEDS=5000` in the environment makes more of them, `PIPEBUS_SEED=17` is that one.
+        build: The scenario, `def` or `async def`. It is given a `Harness`: it starts a bus, publishes, from `harness.thread`s
+            too, goes on (`drain`, `advance`, `step`), and asserts what must hold however it went. It must do the same each time
+            but for what the seed decides (`random` is seeded).
+        seeds: How many, >= 1, or which. `PIPEBUS_SEEDS=5000` in the environment makes more of them, `PIPEBUS_SEED=17` is that
+            one.
         faults: From `pipebus.testing.faults`: `slow`, `error`, `overflow`, `stop`. A seed decides whether and when they strike.
-        watching: Modules or functions of your own in whose code threads may change places, before each line. The module of
-            `build` always is. In the bus itself they change places where it takes a lock or waits.
+        watching: Modules, or functions of modules, in whose code threads may change places, before each line. None: all that
+            are loaded and are your own: neither the standard library's, nor installed, nor pipebus. (In the bus itself they
+            change places where it takes a lock or waits.)
 
     Raises:
         SimulationFailed: the story of the first seed that fails, with as few faults and changes of threads as it takes. It
             fails if `build` raises, a handler, filter or thread raises what was not put in, nobody can go on, it does not
             end, or a subscription's figures do not add up.
+        PipelineError: wrong arguments, and a fault of something that was never there.
 
     What it cannot control: time, locks, threads, sockets and random numbers that are not the bus's or the scenario's own; the
     order of sets of strings (`PYTHONHASHSEED`). And two lines of one thread are never run half: what happens between two
@@ -64,23 +69,54 @@ def simulate(
     __tracebackhide__ = True
     if not callable(build):
         raise PipelineError(f"simulate takes a function of a Harness, found {build!r}")
+    faults = [faults] if isinstance(faults, Danger) else list(faults)
     wrong = next((one for one in faults if not isinstance(one, Danger)), None)
     if wrong is not None:
         raise PipelineError(f"simulate(faults=…): {wrong!r} is none; write faults.slow(…), error(…), overflow(…) or stop()")
-    files = _files(build, watching)
-    chosen = explore.seeds(seeds) if isinstance(seeds, int) else list(seeds)
+    files = _own_files() if watching is None else {}
+    files |= _files(build, *(watching or ()))
+    chosen = _seeds(seeds)
+    seen: set[str] = set()
     with watch.all_code(files):
         for seed in chosen:
-            found = _look(build, seed, faults, files)
+            found = _look(build, seed, faults, files, seen)
             if found is not None:
                 raise found
+    unknown = next((one.name for one in faults if one.name is not None and one.name not in seen), None)
+    if unknown is not None:
+        known = ", ".join(sorted(seen)) or "nothing"
+        raise PipelineError(f"simulate(faults=…): there was no {unknown!r} to go wrong; there was {known}")
 
 
-def _files(build: Any, watching: Sequence[Any]) -> dict[str, bool]:
+def _seeds(seeds: Any) -> list[int]:
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        chosen = list(explore.seeds(seeds))
+    else:
+        chosen = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else []
+    if not chosen or not all(isinstance(seed, int) for seed in chosen):
+        raise PipelineError(f"simulate(seeds={seeds!r}): it is a whole number of at least 1, or a list of whole numbers")
+    return chosen
+
+
+def _own_files() -> dict[str, bool]:
+    """Of the modules that are neither the standard library's, nor installed, nor this package's."""
+    paths = sysconfig.get_paths()
+    others = tuple({os.path.realpath(paths[name]) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    own = (file for file in files if isinstance(file, str) and file.endswith(".py"))
+    return {
+        file: True
+        for file in own
+        if not os.path.realpath(file).startswith((*others, os.path.realpath(package))) and "_pytest" not in file
+    }
+
+
+def _files(*watched: Any) -> dict[str, bool]:
     """Whose lines are watched."""
     files: dict[str, bool] = {}
-    for one in (build, *watching):
-        target = one if isinstance(one, ModuleType) else sys.modules.get(inspect.unwrap(one).__module__)
+    for one in watched:
+        target = one if isinstance(one, ModuleType) else sys.modules.get(getattr(inspect.unwrap(one), "__module__", ""))
         file = getattr(target, "__file__", None)
         if file is None:
             raise PipelineError(f"simulate(watching=…): {one!r} has no source file")
@@ -89,13 +125,14 @@ def _files(build: Any, watching: Sequence[Any]) -> dict[str, bool]:
 
 
 def _look(
-    build: Callable[[Harness], object], seed: int, faults: Sequence[Danger], files: dict[str, bool]
+    build: Callable[[Harness], object], seed: int, faults: Sequence[Danger], files: dict[str, bool], seen: set[str]
 ) -> SimulationFailed | None:
     """What one seed finds, as a story with no fault and no change of threads that makes no difference."""
+    __tracebackhide__ = True
     plans = [plan for number, fault in enumerate(faults) for plan in fault.plans(random.Random(f"{seed} fault {number}"))]
 
     def fails(some: list[Plan]) -> bool:
-        return explore.run(_scenario(build, seed, some), seed, files=files).failure is not None
+        return explore.run(_scenario(build, seed, some, seen), seed, files=files).failure is not None
 
     if not fails(plans):
         return None
@@ -103,18 +140,18 @@ def _look(
         rest = [one for one in plans if one is not plan]
         if fails(rest):
             plans = rest
-    found = explore.race(_scenario(build, seed, plans), seed, files=files)
+    found = explore.race(_scenario(build, seed, plans, seen), seed, files=files)
     if found is None:
-        return SimulationFailed(seed, "it failed, and then not again: something depends on more than the seed", f"seed {seed}")
+        return SimulationFailed(seed, "it failed, and then not again: it depends on more than the seed", f"seed {seed}")
     return found
 
 
-def _scenario(build: Callable[[Harness], object], seed: int, plans: list[Plan]) -> explore.Scenario:
+def _scenario(build: Callable[[Harness], object], seed: int, plans: list[Plan], seen: set[str]) -> explore.Scenario:
     def scenario(sim: Simulation) -> None:
         state = random.getstate()
         random.seed(seed)
         try:
-            _play(build, sim, plans)
+            _play(build, sim, plans, seen)
         finally:
             random.setstate(state)
 
@@ -122,7 +159,7 @@ def _scenario(build: Callable[[Harness], object], seed: int, plans: list[Plan]) 
     return scenario
 
 
-def _play(build: Callable[[Harness], object], sim: Simulation, plans: list[Plan]) -> None:
+def _play(build: Callable[[Harness], object], sim: Simulation, plans: list[Plan], seen: set[str]) -> None:
     sim.thread_failed = lambda name, error: sim.fail(text_of(error), error)
     with Harness(simulation=sim) as harness:
         for plan in plans:
@@ -131,15 +168,18 @@ def _play(build: Callable[[Harness], object], sim: Simulation, plans: list[Plan]
             _perform(build, harness)
             harness.check()
         except Exception as error:
-            sim.say(f"raises {text_of(error)}")
+            sim.say(f"raises {text_of(error).splitlines()[0]}")
             raise
         finally:
             sim.end_story()
+            seen.update(harness.tape.names, (one.name for bus in harness.buses for one in bus.subscriptions))
 
 
 def _perform(build: Callable[[Harness], object], harness: Harness) -> None:
     try:
-        build(harness)
+        value = build(harness)
+        if inspect.iscoroutine(value):
+            harness.run(value)
         harness.join()
     except STOPPED:
         if not harness.stopped_on_purpose:

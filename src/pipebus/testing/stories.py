@@ -45,6 +45,7 @@ class Recorder:
             self._said.append((thread, code, -1, offset))
 
     def text(self, sim: Any, scenario: str, last: int | None = LAST) -> str:
+        failure = (sim.failure or "all is well").splitlines()
         body = list(self._lines(shorten=last is not None))
         hidden = len(body) - last if last is not None and len(body) > last else 0
         ending = [
@@ -54,12 +55,13 @@ class Recorder:
         ]
         return "\n".join(
             [
-                f"{scenario}, seed {sim.seed}: {sim.failure or 'all is well'}",
+                f"{scenario}, seed {sim.seed}: {failure[0]}",
                 f"(To see it again: PIPEBUS_SEED={sim.seed} and this test. With this seed {sim.strategy}.)",
                 "",
                 *([f"    … {hidden} lines before"] if hidden else []),
                 *body[hidden:],
                 *(ending if sim.ending else []),
+                *(["", "What was wrong, in full:", *(f"    {line}" for line in failure)] if len(failure) > 1 else []),
             ]
         )
 
@@ -116,10 +118,8 @@ def position(task: Any, running: bool, frame: Any, traceback: Any) -> str:
         return f"{task.name} has ended"
     where = ""
     if traceback is not None:
-        while traceback.tb_next is not None:
-            traceback = traceback.tb_next
-        frame = traceback.tb_frame
-        where = f" at {place(frame.f_code.co_filename, traceback.tb_lineno)}, in {frame.f_code.co_name}"
+        frame, line = _raised_at(traceback)
+        where = f" at {place(frame.f_code.co_filename, line)}, in {frame.f_code.co_name}"
     else:
         frame = _nearest(frame)
         if frame is not None:
@@ -135,6 +135,16 @@ def position(task: Any, running: bool, frame: Any, traceback: Any) -> str:
     if task.waits_for is None:
         return f"{task.name} could go on{where}"
     return f"{task.name} waits for {what(task.waits_for)}{until}{where}"
+
+
+def _raised_at(traceback: Any) -> tuple[Any, int]:
+    """The last line of the user's own on an error's way, or the last of all."""
+    found = traceback
+    while traceback is not None:
+        if _interesting(traceback.tb_frame) and not traceback.tb_frame.f_globals.get("__name__", "").startswith("pipebus."):
+            found = traceback
+        traceback = traceback.tb_next
+    return found.tb_frame, found.tb_lineno
 
 
 def _nearest(frame: Any) -> Any:

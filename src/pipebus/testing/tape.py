@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pipebus.bus import Bus
 
-WIDTH: Final = 90
+WIDTH: Final = 140
 """Characters of one thing in a story."""
 
 
@@ -59,6 +59,8 @@ class Tape:
         self.handled: Callable[[Any, BaseException | None], object] = lambda value, error: None  # told when a handler ends
         self.also: Callable[[str], object] = lambda text: None  # told of each line
         self._attached = 0
+        self.loud = True  # what the bus logs is logged
+        self.inside = 0  # filters that a message is in
         self.listeners: list[Callable[[events.Event], object]] = []
 
     def attach(self, bus: Bus) -> None:
@@ -77,7 +79,8 @@ class Tape:
 
         def hear_warning(event: str, **facts: Any) -> None:
             self.warnings.append((event, facts, sys.exc_info()[1]))  # it is told where the error is caught
-            warn(event, **facts)
+            if self.loud:
+                warn(event, **facts)
 
         services.pause, services.apause = hear_pause, hear_apause  # type: ignore[method-assign,assignment]
         ledger.warn = hear_warning  # type: ignore[method-assign]
@@ -85,6 +88,11 @@ class Tape:
         own = bus.name if bus.name != "pipebus" else f"bus {self._attached}"
         who = own if self._attached > 1 else "bus"
         bus.observe(lambda event: self.hear(event, who))
+
+    def quiet(self, bus: Bus) -> None:
+        """This bus's own log lines are nobody's."""
+        self.loud = False
+        bus.ledger.debug = _nothing  # type: ignore[method-assign]
 
     def say(self, who: str, what: str) -> None:
         self.moments.append(Moment(self.elapsed(), who, what))
@@ -138,6 +146,7 @@ class Tape:
     @contextmanager
     def _passing(self, name: str, message: Message[Any], handler: bool) -> Iterator[None]:
         self.say(name, f"is given {short(message)}")
+        self.inside += not handler
         try:
             yield
         except BaseException as error:
@@ -149,6 +158,8 @@ class Tape:
             if handler:
                 self.handled(None, error)
             raise
+        finally:
+            self.inside -= not handler
 
     def _struck(self, names: tuple[str, ...], mark: links.Mark, message: Message[Any]) -> Iterable[Any]:
         for strike in self.strikes.of(names, message) if self.strikes is not None else ():
@@ -162,6 +173,10 @@ class Tape:
     def text(self, last: int | None = None) -> str:
         """The story, one line a moment."""
         return tell(self.moments, last)
+
+
+def _nothing(event: str, **facts: Any) -> None:
+    """Logs nothing."""
 
 
 def tell(moments: list[Moment], last: int | None = None) -> str:

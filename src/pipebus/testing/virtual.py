@@ -10,9 +10,12 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from pipebus.errors import LifecycleError
 from pipebus.testing.clock import FakeClock
 
 if TYPE_CHECKING:
@@ -100,10 +103,10 @@ class Shim:
         self.sim = sim
 
     def Lock(self) -> Any:  # noqa: N802
-        return SimLock(self.sim) if self.sim.here() else threading.Lock()
+        return SimLock(self.sim) if self.sim.here() else real_lock()
 
     def RLock(self) -> Any:  # noqa: N802
-        return SimRLock(self.sim) if self.sim.here() else threading.RLock()
+        return SimRLock(self.sim) if self.sim.here() else real_rlock()
 
     def __getattr__(self, name: str) -> Any:
         if name in {"Condition", "Event", "Semaphore", "BoundedSemaphore", "Barrier", "Timer"}:
@@ -233,10 +236,24 @@ class VirtualClock(FakeClock):
         self.sim.rest()
 
 
+real_lock, real_rlock = threading.Lock, threading.RLock
 real_start, real_join, real_is_alive = threading.Thread.start, threading.Thread.join, threading.Thread.is_alive
 taking = threading.Lock()
 current: Simulation | None = None
 """The simulation that runs in this process, if one does."""
+
+
+@contextmanager
+def locks(sim: Simulation) -> Iterator[None]:
+    """What the standard library makes meanwhile of locks (conditions, semaphores, queues) is the simulation's."""
+    real = threading.Lock, threading.RLock, threading._allocate_lock  # type: ignore[attr-defined]
+    shim = Shim(sim)
+    threading.Lock, threading.RLock = shim.Lock, shim.RLock  # type: ignore[assignment]
+    threading._allocate_lock = shim.Lock  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        threading.Lock, threading.RLock, threading._allocate_lock = real  # type: ignore[attr-defined]
 
 
 def leave() -> None:
@@ -266,6 +283,12 @@ def start(thread: threading.Thread) -> None:
     if sim is None or not sys._getframe(1).f_globals.get("__name__", "").startswith("pipebus."):
         real_start(thread)
     else:
+        owner = getattr(thread, "pool", None) or getattr(getattr(thread, "_target", None), "__self__", None)
+        if getattr(owner, "clock", sim.clock) is not sim.clock:
+            raise LifecycleError(
+                "a bus that was made outside the harness, or with a clock of its own, is used inside; make it inside "
+                "(in a function that the test calls), and leave `clock` out"
+            )
         sim.adopt(thread)
 
 
