@@ -347,7 +347,7 @@ def _together(case: Case, colour: Any) -> str | None:
     harness = Harness(fail_fast=False, told=False, patience=PATIENCE)
     try:
         with harness:
-            with virtual.locks(harness._simulation):
+            with virtual.locks(harness._simulation, None):
                 filter = case.make()  # a lock that it makes is one that the scheduler knows
             run = FilterRun(f"{TOGETHER} messages at once through {title_of(filter)}", case.message, given=short(case.message))
             with FilterBench(filter, rest, at=case.at, colour=colour, told=False) as bench:

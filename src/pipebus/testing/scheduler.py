@@ -154,6 +154,7 @@ class Simulation:
         self.looking = False
         self.loops: list[SimLoop] = []
         self.bus_made: list[Callable[[Any], object]] = []  # told of each bus that is made here: the last of them
+        self.lost = False
         self._lost = False  # a thread stands where the scheduler cannot reach it
         self._done = allocate_lock()
         self._done.acquire()
@@ -284,9 +285,13 @@ class Simulation:
             first = self.adopt(threading.Thread(target=main, name="main", daemon=True))
             self._give(first)
             if not self._done.acquire(timeout=self.patience):
-                self.failure = self.failure or "a thread waits for something that is not the scheduler's"
-                self.ending = self.ending or self._positions()
-                self.over = True
+                who = self.running.name if self.running is not None else "a thread"
+                self.failure = self.failure or (
+                    f"{who} waits for something that is not the scheduler's (a lock that was made before the run, a socket), "
+                    f"or takes longer than {self.patience:g} s"
+                )
+                self.ending = self.ending or self._positions(always=True)
+                self.over = self.lost = self._lost = True
                 self.running = None
                 return  # its threads cannot be ended: they stay
             self.running = None
@@ -529,8 +534,8 @@ class Simulation:
         lines = "".join(f"\n    {line}" for line in self.ending)
         return Stuck(f"{self.failure or 'it is over'}{lines}")
 
-    def _positions(self, error: BaseException | None = None) -> list[str]:
-        if self.story is None and not self._tasks[0].guest:
+    def _positions(self, error: BaseException | None = None, always: bool = False) -> list[str]:
+        if self.story is None and not self._tasks[0].guest and not always:
             return []
         frames = sys._current_frames()
         lines = []

@@ -25,11 +25,14 @@ from types import ModuleType
 from typing import Any
 
 from pipebus.errors import DrainTimeout, LifecycleError, PipelineError, text_of
-from pipebus.testing import explore, watch
+from pipebus.testing import explore, virtual, watch
 from pipebus.testing.explore import SimulationFailed
 from pipebus.testing.faults import Danger, Plan
 from pipebus.testing.harness import Harness
 from pipebus.testing.scheduler import Simulation
+
+PATIENCE = 5.0
+"""Real seconds for one run, which takes some milliseconds, unless a thread waits for what is not the scheduler's."""
 
 STOPPED = (LifecycleError, DrainTimeout)
 """What is raised to whoever goes on with a bus that a fault has stopped."""
@@ -62,8 +65,10 @@ def simulate(
             end, or a subscription's figures do not add up.
         PipelineError: wrong arguments, and a fault of something that was never there.
 
-    What it cannot control: time, locks, threads, sockets and random numbers that are not the bus's or the scenario's own; the
-    order of sets of strings (`PYTHONHASHSEED`). And two lines of one thread are never run half: what happens between two
+    Locks that the watched modules make in the run (and events, conditions, semaphores and queues) are virtual like the bus's.
+    What it cannot control: those that others make, or that were made before (a `default_factory=threading.Lock` too); real
+    time, threads, sockets, random numbers that are not `random`'s; the order of sets of strings (`PYTHONHASHSEED`). A run that
+    waits for one of these fails, and says so. And two lines of one thread are never run half: what happens between two
     bytecodes of a line is not explored.
     """
     __tracebackhide__ = True
@@ -132,15 +137,18 @@ def _look(
     plans = [plan for number, fault in enumerate(faults) for plan in fault.plans(random.Random(f"{seed} fault {number}"))]
 
     def fails(some: list[Plan]) -> bool:
-        return explore.run(_scenario(build, seed, some, seen), seed, files=files).failure is not None
+        return explore.run(_scenario(build, seed, some, seen), seed, files=files, patience=PATIENCE).failure is not None
 
-    if not fails(plans):
+    first = explore.run(_scenario(build, seed, plans, seen), seed, files=files, patience=PATIENCE)
+    if first.failure is None:
         return None
+    if first.lost:  # each run would leave a thread behind, and take as long
+        return SimulationFailed(seed, first.failure, "\n".join([f"seed {seed}: {first.failure}", *first.ending]))
     for plan in list(plans):
         rest = [one for one in plans if one is not plan]
         if fails(rest):
             plans = rest
-    found = explore.race(_scenario(build, seed, plans, seen), seed, files=files)
+    found = explore.race(_scenario(build, seed, plans, seen), seed, files=files, patience=PATIENCE)
     if found is None:
         return SimulationFailed(seed, "it failed, and then not again: it depends on more than the seed", f"seed {seed}")
     return found
@@ -161,7 +169,7 @@ def _scenario(build: Callable[[Harness], object], seed: int, plans: list[Plan], 
 
 def _play(build: Callable[[Harness], object], sim: Simulation, plans: list[Plan], seen: set[str]) -> None:
     sim.thread_failed = lambda name, error: sim.fail(text_of(error), error)
-    with Harness(simulation=sim) as harness:
+    with virtual.locks(sim, sim.files), Harness(simulation=sim) as harness:
         for plan in plans:
             plan.put_into(harness)
         try:

@@ -5,15 +5,16 @@ What stands for locks, time and threads while a simulation runs: the package's o
 from __future__ import annotations
 
 import asyncio
+import queue
 import random
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.errors import LifecycleError
 from pipebus.testing.clock import FakeClock
@@ -94,6 +95,20 @@ class SimRLock(SimLock):
         self.times -= 1
         if self.times == 0:
             super().release()
+
+    # What a `threading.Condition` asks of its lock.
+
+    def _is_owned(self) -> bool:
+        return self.held and self.holder is self.sim.running
+
+    def _release_save(self) -> int:
+        times, self.times = self.times, 1
+        self.release()
+        return times
+
+    def _acquire_restore(self, times: int) -> None:
+        self.acquire()
+        self.times = times
 
 
 class Shim:
@@ -236,6 +251,9 @@ class VirtualClock(FakeClock):
         self.sim.rest()
 
 
+BETWEEN: Final = frozenset((threading.__file__, queue.__file__, "<string>"))
+"""Between whoever makes a lock and the lock: the standard library's own, and what dataclasses write."""
+
 real_lock, real_rlock = threading.Lock, threading.RLock
 real_start, real_join, real_is_alive = threading.Thread.start, threading.Thread.join, threading.Thread.is_alive
 taking = threading.Lock()
@@ -244,16 +262,47 @@ current: Simulation | None = None
 
 
 @contextmanager
-def locks(sim: Simulation) -> Iterator[None]:
-    """What the standard library makes meanwhile of locks (conditions, semaphores, queues) is the simulation's."""
+def locks(sim: Simulation, files: dict[str, bool] | None) -> Iterator[None]:
+    """
+    Locks that are made meanwhile on the simulation's threads are virtual, and so are the conditions, semaphores, events and
+    queues that the standard library makes of them.
+
+    Args:
+        files: Only those that code of these files makes; None: anybody's.
+    """
     real = threading.Lock, threading.RLock, threading._allocate_lock  # type: ignore[attr-defined]
-    shim = Shim(sim)
-    threading.Lock, threading.RLock = shim.Lock, shim.RLock  # type: ignore[assignment]
-    threading._allocate_lock = shim.Lock  # type: ignore[attr-defined]
-    try:
+
+    def theirs() -> bool:
+        """Made by the user's own code, and not for a thread (which is a real one) or a module that is being imported."""
+        frame = sys._getframe(2)
+        while frame is not None and frame.f_code.co_filename in BETWEEN:
+            if frame.f_code.co_name == "__init__" and isinstance(frame.f_locals.get("self"), threading.Thread):
+                return False
+            frame = frame.f_back  # type: ignore[assignment]
+        return frame is not None and sim.here() and (files is None or frame.f_code.co_filename in files)
+
+    def lock() -> Any:
+        return SimLock(sim) if theirs() else real[0]()
+
+    def rlock() -> Any:
+        return SimRLock(sim) if theirs() else real[1]()
+
+    def allocate() -> Any:
+        """What a condition's waiter stands at: of the kind of its lock."""
+        owner = sys._getframe(1).f_locals.get("self")
+        return SimLock(sim) if isinstance(getattr(owner, "_lock", None), SimLock) else real[2]()
+
+    with ExitStack() as stack:
+        replaced = [(threading, "Lock", lock), (threading, "RLock", rlock), (threading, "_allocate_lock", allocate)]
+        for module in list(sys.modules.values()) if files else ():
+            if getattr(module, "__file__", None) in (files or ()):  # `from threading import Lock`
+                names = vars(module).items()
+                replaced += [(module, name, lock) for name, value in names if value is real[0]]
+                replaced += [(module, name, rlock) for name, value in names if value is real[1]]
+        for module, name, shim in replaced:
+            stack.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, shim)
         yield
-    finally:
-        threading.Lock, threading.RLock, threading._allocate_lock = real  # type: ignore[attr-defined]
 
 
 def leave() -> None:
