@@ -84,7 +84,10 @@ def _raise_unseen() -> None:
     shown = _loaded("shown")
     for run in shown.unseen() if shown is not None else ():
         error, run.unseen = run.unseen, None
-        error.add_note(f"(pipebus: raised in {run.title}; the test has looked neither at its `error` nor at what came of it)")
+        where = f"raised in {run.title}; the test has looked neither at its `error` nor at what came of it"
+        if not isinstance(error, Exception):  # a KeyboardInterrupt would end pytest
+            raise AssertionError(f"{type(error).__name__} {where}") from error
+        error.add_note(f"(pipebus: {where})")
         raise error
 
 

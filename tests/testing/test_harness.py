@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
 import os
 import random
@@ -2682,3 +2683,29 @@ def test_time_threads_and_locks_of_the_test_stay_real() -> None:
         assert in_real_thread(lambda: threading.current_thread().name) == "stranger"
         assert type(threading.Lock()) is lock
         assert time.sleep is sleep
+
+
+def test_a_coroutine_may_wait_for_a_thread_of_its_own(harness: Harness) -> None:
+    """What libraries do that hand their work to threads: the loop waits for the call that comes back."""
+    bus, got = Bus(), []
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+
+        @bus.on("a")
+        async def handler(message: Message) -> None:
+            got.append(await asyncio.wrap_future(pool.submit(lambda: 42)))
+
+        harness.start(bus).publish("a")
+        harness.drain()
+    assert got == [42]
+
+
+def test_a_fault_may_come_after_the_work(harness: Harness) -> None:
+    """Who tries again does the work twice, and a test can see to it that this is borne."""
+    bus, done = Bus(), []
+    bus.subscribe("a", lambda message: done.append(message.body), name="s", filters=[Retry(attempts=2, wait=0)])
+    harness.start(bus)
+    harness.fail("s", late=True)
+    bus.publish("a", 1)
+    harness.drain()
+    assert done == [1, 1]
+    assert "(on purpose) fails after its work: InjectedError" in harness.story

@@ -26,6 +26,7 @@ from pipebus import (
     Around,
     Bus,
     Call,
+    ContractError,
     Dropped,
     Handled,
     LifecycleError,
@@ -1572,6 +1573,7 @@ def test_variables_are_named_though_the_filter_fails(shape):
 
     run = run_filter(shape.make(leak_and_fail), 1, colour=shape.colour)
 
+    assert isinstance(run.error, ValueError)
     assert run.leaks == ("tenant", "unset")
 
 
@@ -1624,7 +1626,8 @@ def test_a_variable_that_is_put_back_is_no_leak(colour):
 def test_the_filters_of_the_package_leak_nothing(filter, colour):
     """Neither when all is well nor when the rest fails."""
     assert run_filter(filter, 1, colour=colour).leaks == ()
-    assert run_filter(filter, 1, next=ValueError("down"), colour=colour).leaks == ()
+    run = run_filter(filter, 1, next=ValueError("down"), colour=colour)
+    assert (type(run.error), run.leaks) == (ValueError, ())
 
 
 # --- errors and their tracebacks ---------------------------------------------------------------------------------------
@@ -1706,7 +1709,7 @@ def test_an_error_carries_no_mark_of_the_run(colour):
     def raises(message):
         raise error
 
-    run_filter(passing_in(colour), 1, next=error)
+    assert run_filter(passing_in(colour), 1, next=error).error is error
     run = run_filter(Pipeline(made_transform(raises), on_error="drop"), 1, colour=colour)
 
     assert run.dropped == "drop: ConnectionError"
@@ -1984,6 +1987,7 @@ def test_the_story_of_a_rest_that_is_late():
     """The moment at which it was cancelled, and what came of it."""
     run = run_filter(Pipeline(apassing, Timeout(2)), 1, next=after(5))
 
+    assert isinstance(run.error, TimeoutError)
     assert told(run) == (
         "run_filter(Pipeline), given test 1\n"
         "   0.000  apassing  is given test 1\n"
@@ -2003,12 +2007,13 @@ def test_the_story_of_a_filter_that_forgets_to_return():
 
     run = run_filter(forgetful, "x" * 500)
 
+    assert isinstance(run.error, ContractError)
     assert told(run) == (
-        f"run_filter(forgetful), given test '{'x' * 83}…\n"
-        f"   0.000  forgetful  is given test '{'x' * 83}…\n"
-        f"   0.000  next #1    is given test '{'x' * 83}…\n"
+        f"run_filter(forgetful), given test '{'x' * 93}…\n"
+        f"   0.000  forgetful  is given test '{'x' * 93}…\n"
+        f"   0.000  next #1    is given test '{'x' * 93}…\n"
         "   0.000  next #1    gives Receipt(1)\n"
-        "   0.000  forgetful  raises ContractError: filter forgetful returned None where an outcome is due; end with `return c…"
+        "   0.000  forgetful  raises ContractError: filter forgetful returned None where an outcome is due; end with `return call_next(m…"
     )
 
 
@@ -2053,6 +2058,7 @@ def test_a_moment_is_one_line(make):
     """Whatever is in it."""
     run = make()
 
+    assert run.error is None or isinstance(run.error, ValueError)
     assert len(run.story.splitlines()) == 1 + len(run.moments)
     assert "\n" not in repr(run)
 
@@ -2063,7 +2069,9 @@ def test_a_moment_is_one_line(make):
 )  # fmt: skip
 def test_no_line_of_a_story_is_endless(filter):
     """A screen is 130 characters, or so."""
-    assert max(len(line) for line in run_filter(filter, "x" * 500).story.splitlines()) < 130
+    run = run_filter(filter, "x" * 500)
+    assert run.error is None or isinstance(run.error, ZeroDivisionError)
+    assert max(len(line) for line in run.story.splitlines()) < 130
 
 
 def test_a_story_shows_the_message_as_it_came():

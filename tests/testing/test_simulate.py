@@ -36,8 +36,9 @@ def failure(build: Any, **options: Any) -> SimulationFailed:
         (s.sells_twice, "AssertionError: sold to ["),
         (s.sells_twice_async, "AssertionError: sold to ["),
         (s.passes_a_quota_twice, "AssertionError: 2 passed a quota of 1"),
+        (s.is_a_coroutine, "AssertionError: sold to ["),
     ],
-    ids=["handler", "async-handler", "filter"],
+    ids=["handler", "async-handler", "filter", "async-scenario"],
 )
 def test_a_race_in_the_users_code_is_found(build: Any, says: str) -> None:
     """Two threads, or two tasks, between one look and one step: within a hundred seeds."""
@@ -46,7 +47,16 @@ def test_a_race_in_the_users_code_is_found(build: Any, says: str) -> None:
     assert f"PIPEBUS_SEED={found.seed}" in found.story
 
 
-@pytest.mark.parametrize("build", [s.sells_once, s.passes_a_quota_once, s.settles_everything])
+@pytest.mark.parametrize(
+    "build",
+    [
+        s.sells_once,
+        s.passes_a_quota_once,
+        s.settles_everything,
+        s.sells_once_under_a_lock,
+        s.waits_for_a_queue_and_an_event,
+    ],
+)
 def test_code_without_a_race_passes(build: Any) -> None:
     """One at a time, by one worker or in a filter actor, is safe in every order."""
     simulate(build, seeds=150)
@@ -73,6 +83,37 @@ def test_each_kind_of_fault_strikes_and_the_story_names_the_one_that_matters(bui
     headline = found.story.splitlines()[0]
     assert headline.count("where ") == 1, headline
     assert where in headline
+
+
+def test_a_handler_that_is_not_safe_to_repeat_is_found() -> None:
+    """A fault may come when the work is done: who tries again does it twice."""
+    found = failure(s.charges_once, seeds=100, faults=faults.error("work"))
+    assert "of work fails after its work" in found.story.splitlines()[0]
+
+
+def test_a_lock_from_before_the_run_is_named() -> None:
+    """It is real, and a thread that waits for it cannot be reached: told once, with the line, and not run again."""
+    found = failure(s.takes_a_lock_from_before, seeds=50)
+    assert "waits for something that is not the scheduler's" in found.why
+    assert "in handle: with EARLY:" in found.story
+
+
+def test_the_story_is_of_the_failure_that_is_told() -> None:
+    """A shorter run that fails in another way is no shorter story of this one."""
+    told = []
+    for seed in range(30):
+        try:
+            simulate(s.slips_to_another_failure, seeds=[seed])
+        except SimulationFailed as found:
+            told.append((found.why, found.story.splitlines()[0]))
+    assert told
+    assert [why for why, headline in told if why not in headline] == []
+
+
+def test_a_fault_of_what_is_not_there_is_told() -> None:
+    """A typing mistake must not make a simulation of nothing."""
+    with pytest.raises(PipelineError, match=r"there was no 'sel' to go wrong; there was .*sell"):
+        simulate(s.sells_once, seeds=2, faults=faults.error("sel"))
 
 
 def test_a_failing_seed_replays_word_for_word() -> None:
@@ -144,8 +185,10 @@ def test_chance_is_the_seeds_and_is_given_back() -> None:
         ({"build": None}, "simulate takes a function of a Harness, found None"),
         ({"build": s.sells_once, "faults": ["slow"]}, "'slow' is none; write faults.slow"),
         ({"build": s.sells_once, "watching": [len]}, "has no source file"),
+        ({"build": s.sells_once, "seeds": 0}, "seeds=0"),
+        ({"build": s.sells_once, "seeds": "50"}, "seeds='50'"),
     ],
-    ids=["build", "faults", "watching"],
+    ids=["build", "faults", "watching", "no-seeds", "text"],
 )
 def test_wrong_arguments_are_told(arguments: dict[str, Any], says: str) -> None:
     """By name, with what was found and what to write."""

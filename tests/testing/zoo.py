@@ -130,21 +130,28 @@ class Confused(Around):
 @transform
 def forger(message: Message) -> Message:
     """Makes a new message, with an id of its own."""
-    return Message(message.subject, message.body, correlation_id=message.correlation_id).with_headers(dict(_free(message)))
+    return Message(
+        message.subject, message.body, headers=dict(_free(message)), time=message.time, correlation_id=message.correlation_id
+    )
 
 
 @transform
 def stripper(message: Message) -> Message:
     """Makes a new message of the old one's id, without the headers that the bus needs."""
     return Message(
-        message.subject, message.body, headers=dict(_free(message)), id=message.id, correlation_id=message.correlation_id
+        message.subject,
+        message.body,
+        headers=dict(_free(message)),
+        id=message.id,
+        time=message.time,
+        correlation_id=message.correlation_id,
     )
 
 
 @transform
 def breaker(message: Message) -> Message:
     """Forgets what the message belongs to."""
-    copy = Message(message.subject, message.body, id=message.id)
+    copy = Message(message.subject, message.body, id=message.id, time=message.time)
     import msgspec
 
     return msgspec.structs.replace(copy, headers=message.headers)
@@ -248,6 +255,92 @@ class Untyped(Transform):
         return message
 
 
+class Bouncer(Around):
+    """Tells its message from another by what it keeps on itself, and drops what it does not know again."""
+
+    message: Message
+
+    def around(self, message: Message) -> Steps:
+        self.message = message
+        outcome = yield message
+        return outcome if self.message.id == message.id else Dropped("mixed up")
+
+
+class Mixer(Around):
+    """Keeps the header of its pass where the next pass finds it."""
+
+    waits = True
+    correlation: str | None
+
+    def around(self, message: Message) -> Steps:
+        import msgspec
+
+        self.correlation = message.correlation_id
+        yield Pause(0.001)
+        return (yield msgspec.structs.replace(message, correlation_id=self.correlation))
+
+
+class Persistent(Around):
+    """Tries again whatever happens, a cancellation too."""
+
+    repeats = True
+    passes = 3
+
+    def around(self, message: Message) -> Steps:
+        for attempt in (1, 2, 3):
+            try:
+                return (yield message)
+            except BaseException:
+                if attempt == 3:
+                    raise
+        return None
+
+
+class Borrower(Transform):
+    """Opens something with its first message, closes it at its stop, and forgets that it has."""
+
+    def __init__(self) -> None:
+        self.open: bool | None = None
+
+    def start(self, context: Context) -> None:
+        pass
+
+    def stop(self) -> None:
+        if self.open:
+            self.open = False
+
+    def transform(self, message: Message) -> Message:
+        if self.open is None:
+            self.open = True
+        if not self.open:
+            raise OSError("it is closed")
+        return message
+
+
+class Counting(Transform):
+    """Says that it is deterministic, and counts on itself."""
+
+    deterministic = True
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def transform(self, message: Message) -> Message:
+        self.count += 1
+        return message.with_headers(count=str(self.count))
+
+
+@around
+def defacer(message: Message) -> Steps:
+    """Writes into the body when the rest fails."""
+    try:
+        return (yield message)
+    except Exception:
+        if isinstance(message.body, dict):
+            message.body["failed"] = True
+        raise
+
+
 def once(message: Message, call_next: Any) -> Any:
     """A plain filter that runs the rest twice."""
     call_next(message)
@@ -256,16 +349,20 @@ def once(message: Message, call_next: Any) -> Any:
 
 ZOO = {
     "mutator": Animal("mutates nothing", Mutator, "change a copy"),
+    "defacer": Animal("mutates nothing", lambda: defacer, "change a copy"),
     "eager": Animal("runs the rest as declared", Eager, "ran the rest 2 times, and declares passes=1"),
     "stubborn": Animal("runs the rest as declared", Stubborn, "ran the rest 3 times, and declares passes=2"),
     "twice": Animal("runs the rest as declared", lambda: once, "ran the rest 2 times"),
     "deaf": Animal("lets cancellation through", lambda: deaf, "the rest was ended by CancelledError"),
     "deaf-async": Animal("lets cancellation through", lambda: deaf_async, "the rest was ended by CancelledError"),
+    "persistent": Animal("lets cancellation through", Persistent, "and the filter ran it again"),
     "wrapper": Animal("lets errors through", lambda: wrapper, "raised RuntimeError: something went wrong"),
     "swallower": Animal("lets errors through", lambda: swallower, "returned Dropped"),
     "two-faced": Animal("is the same in both colours", lambda: two_faced, "what it handed on differs"),
     "forgetful": Animal("is safe under concurrency", Forgetful, "messages at once, it handed on"),
     "confused": Animal("is safe under concurrency", Confused, "was given the outcome of"),
+    "bouncer": Animal("is safe under concurrency", Bouncer, "one was dropped (mixed up)"),
+    "mixer": Animal("is safe under concurrency", Mixer, "it handed on the correlation_id of"),
     "forger": Animal("keeps the envelope", lambda: forger, "it handed on id="),
     "stripper": Animal("keeps the envelope", lambda: stripper, "it lost the reserved header"),
     "breaker": Animal("keeps the envelope", lambda: breaker, "it handed on correlation_id=None"),
@@ -273,8 +370,10 @@ ZOO = {
     "chatterbox": Animal("returns an outcome", lambda: chatterbox, "returned 'all is well' where an outcome is due"),
     "leaky": Animal("restores the context", lambda: leaky, "it left context variable tenant changed"),
     "moody": Animal("keeps its word", Moody, "it says that it is deterministic"),
+    "counting": Animal("keeps its word", Counting, "it says that it is deterministic"),
     "growing": Animal("keeps its word", Growing, "it says that it is idempotent"),
     "mayfly": Animal("starts again", Mayfly, "after it was stopped and started again"),
+    "borrower": Animal("starts again", Borrower, "after it was stopped and started again"),
     "shy": Animal("describes itself", Shy, "its description is no JSON"),
     "inflating": Animal("settings round-trip", Inflating, "made from its own settings has others"),
     "untyped": Animal("settings round-trip", Untyped, "its settings are not what its fields declare"),

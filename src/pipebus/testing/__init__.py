@@ -9,7 +9,7 @@ from pipebus.testing.check_filter import LawBroken, check_filter
 from pipebus.testing.clock import FakeClock
 from pipebus.testing.explore import SimulationFailed
 from pipebus.testing.faults import InjectedError
-from pipebus.testing.harness import Harness, Running
+from pipebus.testing.harness import Harness, HarnessError, Running
 from pipebus.testing.logs import captured_logs
 from pipebus.testing.run_filter import run_filter
 from pipebus.testing.run_handler import HandlerRun, run_handler
@@ -23,6 +23,7 @@ __all__ = [
     "FilterRun",
     "HandlerRun",
     "Harness",
+    "HarnessError",
     "InjectedError",
     "LawBroken",
     "Running",

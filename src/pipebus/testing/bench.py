@@ -121,7 +121,6 @@ class FilterBench:
 
     Args:
         filter, next, at, colour: As for `run_filter`.
-        starts: How often the filter is started, and stopped in between.
         told: What is sent is shown if the test fails.
 
     Raises:
@@ -135,7 +134,6 @@ class FilterBench:
         *,
         at: Side = "publish",
         colour: Literal["sync", "async"] | None = None,
-        starts: int = 1,
         told: bool = True,
     ) -> None:
         __tracebackhide__ = True
@@ -151,7 +149,6 @@ class FilterBench:
         self.harness = Harness(fail_fast=False, told=False)
         self.script = Script(next, Receipt if at == "publish" else Handled, self.harness.tape, self.harness.clock)
         self.colour = self._colour(colour)
-        self._starts = starts
         self._told = told
         self._stack = ExitStack()
         self._entries: dict[Any, links.Next] = {}
@@ -184,9 +181,6 @@ class FilterBench:
             self._check_homes()
             self._spawn()
             self.harness.start(self.bus)
-            for _ in range(self._starts - 1):
-                self.bus.lifecycle.start_filters([self.nodes])
-                self._stop_filters()
             self.bus.lifecycle.start_filters([self.nodes])
             self._stack = stack.pop_all()
         return self
@@ -199,6 +193,16 @@ class FilterBench:
     def advance(self, seconds: float) -> None:
         """Let time pass between two messages."""
         self.harness.advance(seconds)
+
+    def restart(self) -> None:
+        """
+        Stop the filters and start them again, as a bus that is stopped and started does.
+
+        Raises:
+            What their `stop` or `start` raises.
+        """
+        self._stop_filters()
+        self.bus.lifecycle.start_filters([self.nodes])
 
     def send(self, message: Any, next: Any = AS_BEFORE) -> FilterRun:
         """
@@ -249,6 +253,7 @@ class FilterBench:
         self._tell_the_end(run)
         ended = run._error
         if isinstance(ended, (KeyboardInterrupt, SystemExit)) and not any(ended is one for one in script.raised):
+            run.unseen = None
             raise ended
         if script.wrong is not None:
             run.unseen = None
@@ -403,8 +408,23 @@ def _homeless(actor: Actor) -> bool:
     return actor._home is None or actor._home.mailbox.closed_for_good()
 
 
+QUIET: Final = frozenset({"decimal_context"})
+"""Context variables of the standard library that reading alone may set."""
+
+
 def changed(before: contextvars.Context) -> tuple[str, ...]:
     """Names of the context variables that have another value here than in `before`."""
     now = contextvars.copy_context()
-    missing = object()
-    return tuple(sorted(v.name for v in {*before, *now} if before.get(v, missing) is not now.get(v, missing)))
+
+    def value(context: contextvars.Context, variable: contextvars.ContextVar[Any]) -> Any:
+        found = context.get(variable, ...)
+        return None if found is ... else found  # unset, or unbound as structlog has it, or reset to nothing
+
+    return tuple(sorted(v.name for v in {*before, *now} if v.name not in QUIET and not _equal(value(before, v), value(now, v))))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return one is other or bool(one == other)
+    except Exception:
+        return False

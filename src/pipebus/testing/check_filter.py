@@ -16,7 +16,7 @@ from pipebus import pipeline
 from pipebus.errors import PipelineError
 from pipebus.message import Headers, Message
 from pipebus.pipeline import Side
-from pipebus.testing.laws import CORRELATION, LAWS, RESERVED, Case, Law, title_of
+from pipebus.testing.laws import CORRELATION, LAWS, RESERVED, Case, Law, Seen, title_of
 from pipebus.testing.run_filter import run_once
 
 TRIED: Final = "is tried"
@@ -65,32 +65,60 @@ def check_filter(
         LawBroken: naming the law, what was found, and the smallest message that shows it. PipelineError: bad arguments.
     """
     __tracebackhide__ = True
-    skip = dict(skip or {})
-    unknown = [name for name in skip if name not in (TRIED, *(law.name for law in LAWS))]
-    if unknown:
-        raise PipelineError(f"check_filter: there is no law {unknown[0]!r}; there are {', '.join(law.name for law in LAWS)}")
+    skip = _skipped(skip)
+    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
+        raise PipelineError(f"check_filter(examples={examples!r}): it is a whole number of at least 1")
     make = maker(filter)
     title = title_of(make())
     colours = _colours(make, at)
-    tried = False
+    seen = Seen()
     held = []
     for law in LAWS:
         if law.name in skip:
             continue
         if law.once:
-            _try(law, Case(make, _prepared(Message("test")), at, colours, []), title)
+            _try(law, Case(make, _prepared(Message("test")), at, colours), title)
         else:
-            tried = _try_all(law, make, messages, at, colours, title, examples) or tried
+            _try_all(law, make, messages, at, colours, title, examples, seen)
         held.append(law.name)
-    if not tried and TRIED not in skip:
-        raise LawBroken(
-            TRIED,
-            f"check_filter({title}): no message came through to the rest, so most laws were not tried; "
-            "give messages= that it lets pass; or, if it keeps a state that is used up, a class or function that makes a new "
-            f'filter each time; or skip={{"{TRIED}": "…"}}',
-            None,
-        )
+    if TRIED not in skip:
+        _check_tried(make, title, seen)
     return tuple(held)
+
+
+def _skipped(skip: Any) -> dict[str, str]:
+    """
+    Raises:
+        PipelineError: no mapping of laws to reasons.
+    """
+    if skip is not None and not isinstance(skip, Mapping):
+        raise PipelineError(f"check_filter(skip={skip!r}): it is a mapping, of laws to reasons")
+    known = (TRIED, *(law.name for law in LAWS))
+    for name, reason in (skip or {}).items():
+        if name not in known:
+            raise PipelineError(f"check_filter: there is no law {name!r}; there are {', '.join(known[1:])}")
+        if not isinstance(reason, str) or not reason:
+            raise PipelineError(f"check_filter: skip[{name!r}] is {reason!r}; say why, in a text")
+    return dict(skip or {})
+
+
+def _check_tried(make: Callable[[], Any], title: str, seen: Seen) -> None:
+    """Raises LawBroken: what was not reached was not tried."""
+    if not seen.came_through:
+        problem = "no message came through to the rest, so most laws were not tried"
+    else:
+        steps = pipeline.steps(pipeline.nodes((make(),), pipeline.caller(), "check_filter"))
+        missed = next((step.name for step in steps if step.name not in seen.reached), None)
+        if missed is None:
+            return
+        problem = f"no message came to {missed}, so it was not tried"
+    lines = [
+        f"check_filter({title}): {problem}; give messages= that it lets pass; or, if it keeps a state that is used up, a class "
+        f'or function that makes a new filter each time; or skip={{"{TRIED}": "…"}}'
+    ]
+    if seen.last is not None:
+        lines += ["", *(f"  {line}" for line in seen.last.story.splitlines())]
+    raise LawBroken(TRIED, "\n".join(lines), None)
 
 
 def maker(filter: Any) -> Callable[[], Any]:
@@ -122,21 +150,14 @@ def _takes_nothing(call: Any) -> bool:
 
 
 def _try_all(
-    law: Law, make: Callable[[], Any], messages: Any, at: Side, colours: tuple[str, ...], title: str, examples: int
-) -> bool:
-    """Raises LawBroken with the smallest message; True if some message came through."""
+    law: Law, make: Callable[[], Any], messages: Any, at: Side, colours: tuple[str, ...], title: str, examples: int, seen: Seen
+) -> None:
+    """Raises LawBroken with the smallest message."""
     __tracebackhide__ = True
-    came_through = False
-    stuck: list[bool] = []
 
     def one(message: Message[Any]) -> None:
         __tracebackhide__ = True
-        nonlocal came_through
-        case = Case(make, _prepared(message), at, colours, stuck)
-        try:
-            _try(law, case, title)
-        finally:
-            came_through = came_through or case.passed
+        _try(law, Case(make, _prepared(message), at, colours, seen), title)
 
     given = messages if isinstance(messages, (list, tuple)) else _strategy(messages)
     if isinstance(given, (list, tuple)):
@@ -144,7 +165,6 @@ def _try_all(
             one(message if isinstance(message, Message) else Message("test", message))
     else:
         _search(one, given, examples)
-    return came_through
 
 
 def _strategy(messages: Any) -> Any:
@@ -190,10 +210,10 @@ def _try(law: Law, case: Case, title: str) -> None:
         return
     lines = [f'check_filter({title}): law "{law.name}" is broken', f"  {problem}"]
     if not law.once:
-        lines.append(f"  smallest message: {_shown(case.message)}")
+        lines.append(f"  smallest message: {_shown(case.given)}")
         if case.shown is not None:
             lines += ["", *(f"  {line}" for line in case.shown.story.splitlines())]
-    raise LawBroken(law.name, "\n".join(lines), None if law.once else case.message)
+    raise LawBroken(law.name, "\n".join(lines), None if law.once else case.given)
 
 
 def _prepared(message: Message[Any]) -> Message[Any]:

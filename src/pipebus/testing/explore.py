@@ -58,32 +58,32 @@ def race(scenario: Scenario, seed: int, **options: Any) -> SimulationFailed | No
         return None
     again = run(scenario, seed, record=True, **options)
     assert again.story is not None
-    if (_bare(again.failure), again.steps) != (_bare(sim.failure), sim.steps):
+    if (bare(again.failure), again.steps) != (bare(sim.failure), sim.steps):
         why = (
             f"seed {seed} failed after {sim.steps} steps and then, run once more, not in the same way: "
-            f"something depends on more than the seed ({_bare(sim.failure)})"
+            f"something depends on more than the seed ({bare(sim.failure)})"
         )
         return SimulationFailed(seed, why, f"{why}\n\n{again.story.text(again, scenario.__name__)}")
-    turns = fewest(scenario, seed, again.turns, **options)
+    turns = fewest(scenario, seed, again.turns, bare(sim.failure), **options)
     short = run(scenario, seed, record=True, turns=turns, **options)
-    if short.failure is None:
+    if bare(short.failure) != bare(sim.failure):
         short = again
     assert short.story is not None
     return SimulationFailed(seed, sim.failure, short.story.text(short, scenario.__name__))
 
 
-def _bare(failure: str | None) -> str:
+def bare(failure: str | None) -> str:
     """Its first line, without addresses of objects, which differ from run to run."""
     return ADDRESS.sub("0x…", (failure or "").partition("\n")[0])
 
 
-def fewest(scenario: Scenario, seed: int, turns: Turns, most: int = 300, **options: Any) -> Turns:
+def fewest(scenario: Scenario, seed: int, turns: Turns, failure: str, most: int = 300, **options: Any) -> Turns:
     """Leave out changes of threads, as long as the run fails without them (half of them, a quarter, …, one by one)."""
 
     def fails(some: dict[Turn, int]) -> bool:
         nonlocal most
         most -= 1
-        return run(scenario, seed, turns=some, **options).failure is not None
+        return bare(run(scenario, seed, turns=some, **options).failure) == failure
 
     if not fails(turns):
         return turns

@@ -37,15 +37,17 @@ class InjectedError(Exception):
 class Strike:
     """One fault at one moment."""
 
-    def __init__(self, clock: Clock, seconds: float, error: BaseException | None) -> None:
+    def __init__(self, clock: Clock, seconds: float, error: BaseException | None, late: bool = False) -> None:
         self.clock = clock
+        self.late = late  # it comes when the filter or handler has done its work
         self.seconds = seconds
         self.error = error
 
     @property
     def told(self) -> str:
         if self.error is not None:
-            return f"(on purpose) fails: {type(self.error).__name__}: {self.error}"
+            when = " after its work" if self.late else ""
+            return f"(on purpose) fails{when}: {type(self.error).__name__}: {self.error}"
         return f"(on purpose) takes {self.seconds:g} s"
 
     def sync(self) -> None:
@@ -70,9 +72,12 @@ class Fault:
         times: How often it strikes. None: always.
         after: How many calls go well before the first.
         planned: A seed has put it in; it need not strike.
+        late: It fails when it has done its work, and not before.
     """
 
-    def __init__(self, name: str, times: int | None, after: int, seconds: float, error: Any, planned: bool = False) -> None:
+    def __init__(
+        self, name: str, times: int | None, after: int, seconds: float, error: Any, *, planned: bool = False, late: bool = False
+    ) -> None:
         for option, value, least in (("times", times, 1), ("after", after, 0)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise PipelineError(f"fault of {name}: {option}={value!r}; it is a whole number of at least {least}")
@@ -85,6 +90,7 @@ class Fault:
         self.seconds = seconds
         self.error = error
         self.planned = planned
+        self.late = late
         self.calls = 0
         self.struck = 0
 
@@ -96,7 +102,7 @@ class Fault:
     def strike(self, clock: Clock) -> Strike:
         self.struck += 1
         error = self.error(f"failure {self.struck} of {self.name}, on purpose") if isinstance(self.error, type) else self.error
-        return Strike(clock, self.seconds, error)
+        return Strike(clock, self.seconds, error, self.late)
 
     def __str__(self) -> str:
         if self.error is None:
@@ -198,7 +204,11 @@ class _Calls(Danger):
 
     def plans(self, dice: random.Random) -> list[Plan]:
         calls = sorted(dice.sample(range(SOON), dice.choice(OFTEN)))
-        return [_Call(Fault(str(self.name), 1, call, self.seconds, self.error, planned=True)) for call in calls]
+        late = [self.error is not None and dice.random() < 0.5 for _ in calls]
+        return [
+            _Call(Fault(str(self.name), 1, call, self.seconds, self.error, planned=True, late=is_late))
+            for call, is_late in zip(calls, late, strict=True)
+        ]
 
 
 class _Call:
@@ -207,12 +217,11 @@ class _Call:
 
     def put_into(self, harness: Harness) -> None:
         fault = self.fault
-        harness.faults.add(
-            Fault(fault.name, 1, fault.after, fault.seconds, fault.error, planned=True)
-        )  # with counts of its own
+        harness.faults.add(Fault(fault.name, 1, fault.after, fault.seconds, fault.error, planned=True, late=fault.late))
 
     def __str__(self) -> str:
-        what = f"takes {self.fault.seconds:g} s" if self.fault.error is None else "fails"
+        fails = "fails after its work" if self.fault.late else "fails"
+        what = f"takes {self.fault.seconds:g} s" if self.fault.error is None else fails
         return f"call {self.fault.after + 1} of {self.fault.name} {what}"
 
 
@@ -261,7 +270,10 @@ def slow(name: str, seconds: float) -> Danger:
 
 
 def error(name: str, error: Any = InjectedError) -> Danger:
-    """Some calls of a filter, subscription, actor or handler fail with this exception, or one of this class."""
+    """
+    Some calls of a filter, subscription, actor or handler fail with this exception, or one of this class: half of them in place
+    of their work, half of them when it is done (who tries again does it twice).
+    """
     return _Calls(name, 0.0, error)
 
 

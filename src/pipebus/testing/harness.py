@@ -382,7 +382,7 @@ class Harness:
 
     # --- what goes wrong -----------------------------------------------------------------------------------------------
 
-    def fail(self, name: str, times: int | None = 1, *, error: Any = InjectedError, after: int = 0) -> None:
+    def fail(self, name: str, times: int | None = 1, *, error: Any = InjectedError, after: int = 0, late: bool = False) -> None:
         """
         Have a filter or handler fail, in its place in the chain.
 
@@ -391,10 +391,11 @@ class Harness:
             times: How often; None: always.
             error: An exception, or a class of exceptions.
             after: How many calls go well before that.
+            late: It does its work first, and fails then; else it does none.
         """
         if error is None:
             raise PipelineError(f"fault of {name}: error=None; it is an exception, or a class of exceptions")
-        self.faults.add(Fault(name, times, after, 0.0, error))
+        self.faults.add(Fault(name, times, after, 0.0, error, late=late))
 
     def slow(self, name: str, seconds: float, times: int | None = 1, *, after: int = 0) -> None:
         """Have a filter or handler take so many virtual seconds before it begins."""

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import copy
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, get_type_hints
@@ -19,12 +20,11 @@ import msgspec
 
 from pipebus import explain, pipeline
 from pipebus.errors import ContractError, text_of
-from pipebus.message import Dropped, Handled, Message, Receipt
+from pipebus.message import Dropped, Handled, Headers, Message, Receipt
 from pipebus.pipeline import Side, Step
 from pipebus.testing import virtual
 from pipebus.testing.bench import FilterBench, FilterRun
 from pipebus.testing.harness import Harness
-from pipebus.testing.run_filter import run_once
 from pipebus.testing.scheduler import Stuck
 from pipebus.testing.script import after
 from pipebus.testing.tape import short
@@ -47,6 +47,18 @@ class ForeignError(Exception):
     """Raised by the rest of the chain, where a law asks what a filter makes of that. No filter knows it."""
 
 
+class Seen:
+    """What one example of a law tells the next."""
+
+    def __init__(self) -> None:
+        self.stuck = False  # a filter of this kind waits for something that the scheduler does not know of
+        self.pool: list[Message[Any]] = []  # messages that were tried
+        self.numbers = itertools.count()  # for ids that nobody has seen before
+        self.reached: set[str] = set()  # names of the filters that a message came to
+        self.came_through = False  # the rest was run at least once
+        self.last: FilterRun | None = None
+
+
 class Case:
     """
     A filter and one message.
@@ -57,29 +69,38 @@ class Case:
     """
 
     def __init__(
-        self, make: Callable[[], Any], message: Message[Any], at: Side, colours: tuple[str, ...], stuck: list[bool]
+        self, make: Callable[[], Any], message: Message[Any], at: Side, colours: tuple[str, ...], seen: Seen | None = None
     ) -> None:
         self.make = make
-        self.message = message
+        self.given = message
+        self.message = message.with_body(copied(message.body))  # one that changes it does so to nobody else
         self.at = at
         self.colours = colours
-        self.stuck = stuck  # a filter of this kind waits for something that the scheduler does not know of
-        self.passed = False  # the rest was run at least once
+        self.seen = seen or Seen()
         self.shown: FilterRun | None = None  # the run that broke a law
 
-    def run(self, next: Any = None, *, colour: str | None = None, filter: Any = None, starts: int = 1) -> FilterRun:
-        one = filter if filter is not None else self.make()
-        run = run_once(one, self.message, next, self.at, colour or self.colours[0], starts=starts)
-        self.passed = self.passed or bool(run.forwards)
-        self.shown = run
+    def run(self, next: Any = None, *, colour: str | None = None) -> FilterRun:
+        """One message through a new filter."""
+        with self.bench(colour, next) as bench:
+            return self.sent(bench, self.message)
+
+    def bench(self, colour: Any = None, next: Any = None) -> FilterBench:
+        chosen: Any = colour or self.colours[0]
+        return FilterBench(self.make(), next, at=self.at, colour=chosen, told=False)
+
+    def sent(self, bench: FilterBench, message: Message[Any]) -> FilterRun:
+        """One message more through a filter."""
+        run = self.shown = self.seen.last = bench.send(message)
+        self.seen.came_through = self.seen.came_through or bool(run.forwards)
+        self.seen.reached.update(moment.who for moment in run.moments if moment.what.startswith("is given"))
         return run
 
     def steps(self) -> list[Step]:
         return list(pipeline.steps(pipeline.nodes((self.make(),), pipeline.caller(), "check_filter")))
 
     def outcome(self) -> Any:
-        """One of this side that no other pass gives."""
-        return Receipt(7) if self.at == "publish" else Handled("value")
+        """That of a rest which accepts."""
+        return Receipt(1) if self.at == "publish" else Handled("value")
 
     def most_passes(self) -> int | None:
         """How often the rest may be run, by what the filters declare."""
@@ -98,14 +119,29 @@ Problems = Iterator[str]
 def mutates_nothing(case: Case) -> Problems:
     """It does not change what it got: others read the same message, and the same body."""
     try:
-        before = copy.deepcopy(case.message.body)
+        before, body = copy.deepcopy(case.given.body), copy.deepcopy(case.given.body)
     except Exception:
         return
+    if not _same(body, before):
+        return  # a body that is not equal to its own copy: nothing can be said
+    case.message = case.given.with_body(body)
+
+    def seen(then: Any) -> Callable[[Message[Any]], Any]:
+        def rest(message: Message[Any]) -> Any:
+            changed.append(not _same(body, before))  # here too: it may be put back on the way out
+            if isinstance(then, BaseException):
+                raise then
+            return then
+
+        return rest
+
     for colour in case.colours:
-        case.run(colour=colour)
-        if not _same(case.message.body, before):
-            yield f"the body that it was given has changed: it was {before!r}, and is {case.message.body!r}; change a copy"
-            return
+        for then in (case.outcome(), Dropped("by the rest"), ForeignError("the rest fails")):
+            changed: list[bool] = []
+            case.run(seen(then), colour=colour)
+            if any(changed) or not _same(body, before):
+                yield f"the body that it was given has changed: it was {before!r}, and is {body!r}; change a copy"
+                return
 
 
 def runs_the_rest_as_declared(case: Case) -> Problems:
@@ -142,6 +178,9 @@ def lets_cancellation_through(case: Case) -> Problems:
                     f"the rest was ended by {type(cause).__name__}, and the filter {_made(run)}; "
                     "catch Exception, or raise it again"
                 )
+                return
+            if len(calls) > 1:
+                yield f"the rest was ended by {type(cause).__name__}, and the filter ran it again; catch Exception instead"
                 return
 
 
@@ -183,11 +222,19 @@ def is_safe_under_concurrency(case: Case) -> Problems:
 
 
 def keeps_the_envelope(case: Case) -> Problems:
-    """What it hands on is the same message still: id, correlation and reserved headers are kept."""
+    """What it hands on is the same message still: id, correlation, where a reply goes and reserved headers are kept."""
     message = case.message
+
+    def fails_first(_: Message[Any]) -> Any:
+        passes.append(1)
+        if len(passes) == 1:
+            raise ForeignError("the rest fails")
+        return case.outcome()
+
     for colour in case.colours:
-        for forward in case.run(colour=colour).forwards:
-            for name in ("id", "correlation_id"):
+        passes: list[int] = []
+        for forward in (*case.run(colour=colour).forwards, *case.run(fails_first, colour=colour).forwards):
+            for name in ("id", "correlation_id", "reply_to", "time"):
                 if getattr(forward, name) != getattr(message, name):
                     yield f"it handed on {name}={getattr(forward, name)!r} where it was given {getattr(message, name)!r}"
                     return
@@ -218,31 +265,55 @@ def restores_the_context(case: Case) -> Problems:
 
 
 def keeps_its_word(case: Case) -> Problems:
-    """If it says `deterministic = True`, it does the same twice; if `idempotent = True`, a second pass changes nothing."""
+    """
+    If it says `deterministic = True`, the same message has the same fate twice; if `idempotent = True`, a second pass of what
+    it handed on changes nothing. Both through one filter.
+    """
     steps = case.steps()
     if steps and all(getattr(step.filter, "deterministic", False) for step in steps):
-        first, second = _digest(case.run()), _digest(case.run())
-        for name, one in first.items():
-            if not _same(one, second[name]):
-                yield f"it says that it is deterministic, and {name} was {one!r}, then {second[name]!r}"
+        with case.bench() as bench:
+            first, second = (case.sent(bench, case.message) for _ in range(2))
+        for name, one in _digest(first).items():
+            if not _same(one, _digest(second)[name]):
+                yield f"it says that it is deterministic, and {name} was {one!r}, then {_digest(second)[name]!r}"
                 return
     if steps and all(getattr(step.filter, "idempotent", False) for step in steps):
-        once = case.run()
-        if once.forwarded is not None:
-            twice = run_once(case.make(), once.forwarded, None, case.at, case.colours[0])
-            if twice.forwarded != once.forwarded:
-                yield (
-                    f"it says that it is idempotent, and made {once.forwarded!r} of the message, "
-                    f"and of that {twice.forwarded!r}"
-                )
+        with case.bench() as bench:
+            once = case.sent(bench, case.message)
+            twice = case.sent(bench, once.forwarded) if once.forwarded is not None else once
+        if twice.forwarded != once.forwarded:
+            yield f"it says that it is idempotent, and made {once.forwarded!r} of the message, and of that {twice.forwarded!r}"
 
 
 def starts_again(case: Case) -> Problems:
-    """Started, stopped and started again, it works as at first."""
-    first, again = case.run(), case.run(starts=2)
-    found = [(type(run._error), type(run._outcome), run.next_calls) for run in (first, again)]
-    if found[0] != found[1]:
-        yield f"at first it {_made(first)}, and after it was stopped and started again it {_made(again)}"
+    """Started, stopped in the middle of its work and started again, it works as if it had gone on."""
+    other = msgspec.structs.replace(case.message, id=f"{case.message.id}-again")
+
+    def lives() -> tuple[FilterRun, FilterRun]:
+        """The second message of a life, and as the first of another."""
+        with case.bench() as bench:
+            case.sent(bench, case.message)
+            second = case.sent(bench, other)
+        with case.bench() as bench:
+            return second, case.sent(bench, other)
+
+    (went_on, began), (_, once_more) = lives(), lives()
+    try:
+        with case.bench() as bench:
+            case.sent(bench, case.message)
+            bench.restart()
+            again = case.sent(bench, other)
+    except Exception as error:
+        yield f"it cannot be stopped and started again: {text_of(error)}"
+        return
+    found = [(type(run._error), type(run._outcome), run.next_calls) for run in (went_on, began, again)]
+    if found[2] not in found[:2]:
+        yield f"it {_made(went_on)}; after it was stopped and started again it {_made(again)}"
+        return
+    for name, one in _digest(began).items():  # it may go on, or begin anew: what is neither is wrong
+        now = _digest(again)[name]
+        if _same(one, _digest(once_more)[name]) and not _same(one, now) and not _same(_digest(went_on)[name], now):
+            yield f"{name} was {one!r}; after it was stopped and started again {now!r}"
 
 
 def describes_itself(case: Case) -> Problems:
@@ -326,23 +397,72 @@ def _digest(run: FilterRun) -> dict[str, Any]:
 
 
 _whose: contextvars.ContextVar[int] = contextvars.ContextVar("pipebus.testing.whose")
+NUMBER: Final = "pipebus-number"
 
 
 def _together(case: Case, colour: Any) -> str | None:
-    """Some messages through one filter at once, the first the slowest."""
-    given = [msgspec.structs.replace(case.message, id=f"{case.message.id}-{number}") for number in range(TOGETHER)]
-    if case.stuck:
+    """
+    Some messages through one filter at once, the first the slowest; and for comparison one after the other through another.
+
+    Threads (or tasks) change places where the rest waits, and nowhere else: a step between two lines is for `simulate`.
+    """
+    if case.seen.stuck:
         return None
-    ids = {message.id for message in given}
-    problems: list[str] = []
+    given = _numbered(case)
     due = [Receipt(number + 1) if case.at == "publish" else Handled(number + 1) for number in range(TOGETHER)]
+    for fails in (False, True):
+        alone = _one_by_one(case, colour, given, due, fails)
+        found = _all_at_once(case, colour, given, due, fails)
+        if found is None:
+            return None
+        outcomes, forwards = found
+        problem = _mixed(given, forwards, alone) or _swapped(given, outcomes, due) or _worse(case, outcomes, alone, fails)
+        if problem is not None:
+            return f"of {TOGETHER} messages at once, {problem}"
+    return None
+
+
+def _one_by_one(case: Case, colour: Any, given: list[Message[Any]], due: list[Any], fails: bool) -> list[FilterRun]:
+    def rest(message: Message[Any]) -> Any:
+        number = int(message.headers.get(NUMBER, "0"))
+        if fails:
+            raise ForeignError(f"of message {number}")
+        return due[number]
+
+    with case.bench(colour, rest) as bench:
+        return [bench.send(message) for message in given]
+
+
+def _numbered(case: Case) -> list[Message[Any]]:
+    """As many messages, of bodies as different as have been seen, each with marks of its own."""
+    seen = [message for message in case.seen.pool if message.subject == case.message.subject]
+    bodies = [case.message.body, *(message.body for message in seen)][:TOGETHER]
+    if not any(_same(case.message.body, message.body) for message in seen):
+        case.seen.pool.append(case.message)
+        del case.seen.pool[:-TOGETHER]
+    return [
+        msgspec.structs.replace(
+            case.message,
+            id=f"{case.message.id}-{next(case.seen.numbers)}",
+            correlation_id=f"{CORRELATION}-{number}",
+            headers=Headers({**case.message.headers, NUMBER: str(number)}),
+            body=copied(bodies[number % len(bodies)]),
+        )
+        for number in range(TOGETHER)
+    ]
+
+
+def _all_at_once(
+    case: Case, colour: Any, given: list[Message[Any]], due: list[Any], fails: bool
+) -> tuple[list[Any], list[tuple[int, Message[Any]]]] | None:
+    """Outcome or error of each, and what was handed on in whose pass."""
+    forwards: list[tuple[int, Message[Any]]] = []
 
     def rest(message: Message[Any]) -> Any:
         number = _whose.get()
-        if message.id != given[number].id and message.id in ids:
-            problems.append(f"of {TOGETHER} messages at once, it handed on {message.id} in the pass of {given[number].id}")
-        case.passed = True
-        return after(0.01 * (TOGETHER - number), due[number])
+        forwards.append((number, message))
+        case.seen.came_through = True
+        return after(0.01 * (TOGETHER - number), ForeignError(f"of message {number}") if fails else due[number])
 
     harness = Harness(fail_fast=False, told=False, patience=PATIENCE)
     try:
@@ -354,16 +474,67 @@ def _together(case: Case, colour: Any) -> str | None:
                 outcomes = bench.together(given, _whose)
                 run.moments = list(bench.harness.tape.moments)
     except Stuck:  # one that it makes later: nothing can be said
-        case.stuck.append(True)
+        case.seen.stuck = True
         return None
     case.shown = run
-    if problems:
-        return problems[0]
-    for number, outcome in enumerate(outcomes):
-        if isinstance(outcome, (Receipt, Handled)) and outcome in due and outcome != due[number]:
-            other = due.index(outcome)
-            return f"of {TOGETHER} messages at once, {given[number].id} was given the outcome of {given[other].id}"
+    return outcomes, forwards
+
+
+def _mixed(given: list[Message[Any]], forwards: list[tuple[int, Message[Any]]], alone: list[FilterRun]) -> str | None:
+    """What was handed on in one message's pass, and is another's."""
+    for number, forward in forwards:
+        for other, message in enumerate(given):
+            if other == number:
+                continue
+            marks = {
+                "id": forward.id == message.id,
+                "correlation_id": forward.correlation_id == message.correlation_id,
+                "header": forward.headers.get(NUMBER) == str(other),
+            }
+            own, others = alone[number].forwarded, alone[other].forwarded
+            if own is not None and others is not None and not _same(own.body, others.body):
+                marks["body"] = _same(forward.body, others.body) and not _same(forward.body, own.body)
+            taken = next((name for name, is_so in marks.items() if is_so), None)
+            if taken is not None:
+                return f"it handed on the {taken} of {message.id} in the pass of {given[number].id}"
     return None
+
+
+def _swapped(given: list[Message[Any]], outcomes: list[Any], due: list[Any]) -> str | None:
+    """Who was given what the rest had said of another."""
+    for number, outcome in enumerate(outcomes):
+        for other, message in enumerate(given):
+            if other == number:
+                continue
+            if outcome == due[other] and outcome != due[number]:
+                return f"{given[number].id} was given the outcome of {message.id}"
+            if isinstance(outcome, ForeignError) and str(outcome) == f"of message {other}":
+                return f"{given[number].id} was given the error of {message.id}"
+    return None
+
+
+def _worse(case: Case, outcomes: list[Any], alone: list[FilterRun], fails: bool) -> str | None:
+    """What none of them met that passed one after the other: an error; or a drop, if it does not declare `may_drop`."""
+    known = {type(run._error) for run in alone}
+    new = next((one for one in outcomes if isinstance(one, BaseException) and type(one) not in {*known, ForeignError}), None)
+    if new is not None:
+        return f"one met {text_of(new)}, which none does that pass one after the other"
+    drops = any(isinstance(run._outcome, Dropped) for run in alone)
+    dropped = next((one for one in outcomes if isinstance(one, Dropped)), None)
+    if dropped is not None and not drops and not fails and not any(getattr(s.filter, "may_drop", False) for s in case.steps()):
+        return (
+            f"one was dropped ({dropped.reason}), as none is that pass one after the other; "
+            "if that is meant, say may_drop = True"
+        )
+    return None
+
+
+def copied(value: Any) -> Any:
+    """A copy that nobody else has, where one can be made."""
+    try:
+        return copy.deepcopy(value)
+    except Exception:
+        return value
 
 
 def _round_trip(filter: Any) -> Problems:

@@ -49,14 +49,13 @@ def run_filter(
     return run_once(filter, message, next, at, colour, told=True)
 
 
-def run_once(filter: Any, message: Any, next: Any, at: Side, colour: Any, *, starts: int = 1, told: bool = False) -> FilterRun:
+def run_once(filter: Any, message: Any, next: Any, at: Side, colour: Any, *, told: bool = False) -> FilterRun:
     """
     `run_filter`.
 
     Args:
-        starts: How often the filter is started, and stopped in between.
         told: Its story is shown if the test fails.
     """
     __tracebackhide__ = True
-    with FilterBench(filter, next, at=at, colour=colour, starts=starts, told=told) as bench:
+    with FilterBench(filter, next, at=at, colour=colour, told=told) as bench:
         return bench.send_and(message, next, stop=True)

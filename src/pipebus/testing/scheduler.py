@@ -35,6 +35,7 @@ import sys
 import threading
 import time
 from _thread import allocate_lock
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from threading import get_ident
@@ -65,6 +66,9 @@ EPOCH: Final = 1_000_000_000.0
 
 REMEMBERED: Final = (("pipebus.mailbox", "_resting"),)
 """What the watched modules keep from one bus to the next: a run that finds it takes other steps than the one that made it."""
+
+OUTSIDE: Final = 1.0
+"""Real seconds that a loop may wait for a thread that is not the scheduler's, when nobody else can go on."""
 
 AT_REST: Final = "all others to rest"
 NEXT: Final = "a delivery to be settled"
@@ -153,6 +157,8 @@ class Simulation:
         self.loop_failed: Callable[[str, BaseException | None], None] = self._loop_failed
         self.looking = False
         self.loops: list[SimLoop] = []
+        self._outside: deque[SimLock] = deque()
+        self._knock = virtual.real_event()
         self.bus_made: list[Callable[[Any], object]] = []  # told of each bus that is made here: the last of them
         self.lost = False
         self._lost = False  # a thread stands where the scheduler cannot reach it
@@ -284,7 +290,14 @@ class Simulation:
         with watch.all_code(self.files), self._in_place():
             first = self.adopt(threading.Thread(target=main, name="main", daemon=True))
             self._give(first)
-            if not self._done.acquire(timeout=self.patience):
+            try:
+                done = self._done.acquire(timeout=self.patience)
+            except BaseException:  # Ctrl-C
+                self.over = True  # who runs ends at his next step, and the others after him
+                self._done.acquire(timeout=1.0)
+                self.running = None
+                raise
+            if not done:
                 who = self.running.name if self.running is not None else "a thread"
                 self.failure = self.failure or (
                     f"{who} waits for something that is not the scheduler's (a lock that was made before the run, a socket), "
@@ -454,9 +467,34 @@ class Simulation:
                 self.wake(AT_REST)
                 self.wake(NEXT)
                 continue
-            if not self._pass_time():
+            if self._let_in():
+                continue
+            if not self._pass_time() and not self._let_in(OUTSIDE):
                 self.fail("nobody can go on: each thread waits for another, or was not woken")
                 return None
+
+    def called_from_outside(self, gate: SimLock) -> None:
+        """On a thread that is not the scheduler's: a loop has something to do. Whoever looks for who can go on lets it in."""
+        self._outside.append(gate)
+        self._knock.set()
+
+    def _let_in(self, wait: float = 0.0) -> bool:
+        """
+        What threads of others have called into loops; so a coroutine may wait for what a real thread does.
+
+        Args:
+            wait: Real seconds to wait for such a call, if a loop waits for anything.
+        """
+        if wait and any(task.waits_for is loop.something_to_do for task in self._live for loop in self.loops):
+            self._knock.wait(wait)
+        self._knock.clear()
+        came = False
+        while self._outside:
+            gate = self._outside.popleft()
+            if gate.held:
+                gate.release()
+            came = True
+        return came
 
     def _runnable(self) -> list[Task]:
         return [task for task in self._live if task.waits_for is None]

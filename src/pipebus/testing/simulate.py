@@ -137,7 +137,8 @@ def _look(
     plans = [plan for number, fault in enumerate(faults) for plan in fault.plans(random.Random(f"{seed} fault {number}"))]
 
     def fails(some: list[Plan]) -> bool:
-        return explore.run(_scenario(build, seed, some, seen), seed, files=files, patience=PATIENCE).failure is not None
+        run = explore.run(_scenario(build, seed, some, seen), seed, files=files, patience=PATIENCE)
+        return explore.bare(run.failure) == explore.bare(first.failure)
 
     first = explore.run(_scenario(build, seed, plans, seen), seed, files=files, patience=PATIENCE)
     if first.failure is None:

@@ -5,11 +5,12 @@ Messages for tests, made by hypothesis: of any kind, or with bodies of a type.
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from hypothesis import strategies as st
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter
 
 from pipebus.errors import PipelineError
 from pipebus.message import Message
@@ -68,7 +69,7 @@ def bodies_of(type_: Any) -> st.SearchStrategy[Any]:
     def dump(value: Any) -> Any:
         try:
             return adapter.dump_python(adapter.validate_python(value), mode="json")
-        except ValidationError:
+        except Exception:  # refused, or not for JSON
             return _REFUSED
 
     return _of(type_).map(dump).filter(lambda body: body is not _REFUSED)
@@ -99,6 +100,8 @@ def _of(type_: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy[Any]:
         return any_body
     if type_ is float and not metadata:
         return st.floats(allow_nan=False, allow_infinity=False)
+    if type_ is decimal.Decimal:
+        return st.decimals(allow_nan=False, allow_infinity=False, places=2, min_value=-1000, max_value=1000)
     known = tuple(one for one in metadata if type(one).__module__ == "annotated_types")
     return st.from_type(Annotated[(type_, *known)] if known else type_)  # type: ignore[arg-type]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pipebus.bus import Bus
 
-WIDTH: Final = 140
+WIDTH: Final = 100
 """Characters of one thing in a story."""
 
 
@@ -123,9 +123,12 @@ class Tape:
 
         def sync(message: Message[Any]) -> Any:
             with self._passing(name, message, handler):
-                for strike in self._struck(names, mark, message):
+                strikes = self._strikes(names, message)
+                for strike in self._struck(name, mark, message, strikes, late=False):
                     strike.sync()
                 outcome = link(message)
+                for strike in self._struck(name, mark, message, strikes, late=True):
+                    strike.sync()
             self.say(name, returns(outcome) if handler else gives(outcome))
             if handler:
                 self.handled(outcome, None)
@@ -133,9 +136,12 @@ class Tape:
 
         async def asynchronous(message: Message[Any]) -> Any:
             with self._passing(name, message, handler):
-                for strike in self._struck(names, mark, message):
+                strikes = self._strikes(names, message)
+                for strike in self._struck(name, mark, message, strikes, late=False):
                     await strike.asynchronous()
                 outcome = await link(message)
+                for strike in self._struck(name, mark, message, strikes, late=True):
+                    await strike.asynchronous()
             self.say(name, returns(outcome) if handler else gives(outcome))
             if handler:
                 self.handled(outcome, None)
@@ -161,12 +167,16 @@ class Tape:
         finally:
             self.inside -= not handler
 
-    def _struck(self, names: tuple[str, ...], mark: links.Mark, message: Message[Any]) -> Iterable[Any]:
-        for strike in self.strikes.of(names, message) if self.strikes is not None else ():
-            self.say(names[0], cut(strike.told))
-            if strike.error is not None:
-                links.blame(strike.error, mark, message)
-            yield strike
+    def _strikes(self, names: tuple[str, ...], message: Message[Any]) -> list[Any]:
+        return self.strikes.of(names, message) if self.strikes is not None else []
+
+    def _struck(self, name: str, mark: links.Mark, message: Message[Any], strikes: list[Any], late: bool) -> Iterable[Any]:
+        for strike in strikes:
+            if strike.late == late:
+                self.say(name, cut(strike.told))
+                if strike.error is not None:
+                    links.blame(strike.error, mark, message)
+                yield strike
 
     # --- reading it ----------------------------------------------------------------------------------------------------
 

@@ -254,7 +254,7 @@ class VirtualClock(FakeClock):
 BETWEEN: Final = frozenset((threading.__file__, queue.__file__, "<string>"))
 """Between whoever makes a lock and the lock: the standard library's own, and what dataclasses write."""
 
-real_lock, real_rlock = threading.Lock, threading.RLock
+real_lock, real_rlock, real_event = threading.Lock, threading.RLock, threading.Event
 real_start, real_join, real_is_alive = threading.Thread.start, threading.Thread.join, threading.Thread.is_alive
 taking = threading.Lock()
 current: Simulation | None = None

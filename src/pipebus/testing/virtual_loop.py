@@ -79,8 +79,12 @@ class SimLoop(asyncio.BaseEventLoop):
         """There are none."""
 
     def _write_to_self(self) -> None:
-        """Another thread has put a call on the loop's list."""
-        self.sim.step()
+        """Another thread has put a call on the loop's list: one of the scheduler's, or one that it knows nothing of."""
+        if self.sim.here():
+            self.sim.step()
+        elif self.sim.running is not None and not self.sim.over:
+            self.sim.called_from_outside(self.something_to_do)
+            return
         if self.something_to_do.held:
             self.something_to_do.release()
 
