@@ -58,12 +58,17 @@ def _loaded(module: str) -> Any:
     return sys.modules.get(f"pipebus.testing.{module}")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """A harness is checked where its test ends, so that what it finds is the test's failure."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Another test begins."""
     shown = _loaded("shown")
     if shown is not None:
         shown.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A harness is checked where its test ends, so that what it finds is the test's failure."""
     try:
         result = yield
     except BaseException:
@@ -116,7 +121,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """A failed test shows what happened, step by step."""
     report = yield
     shown = _loaded("shown")
-    if call.when == "call" and report.failed and shown is not None:
+    if report.failed and shown is not None:
         for title, story in shown.stories():
             lines = story.splitlines()
             hidden = len(lines) - SHOWN

@@ -2013,7 +2013,8 @@ def test_the_story_of_a_filter_that_forgets_to_return():
         f"   0.000  forgetful  is given test '{'x' * 93}…\n"
         f"   0.000  next #1    is given test '{'x' * 93}…\n"
         "   0.000  next #1    gives Receipt(1)\n"
-        "   0.000  forgetful  raises ContractError: filter forgetful returned None where an outcome is due; end with `return call_next(m…"
+        "   0.000  forgetful  raises ContractError: filter forgetful returned None where an outcome is due; "
+        "end with `return call_next(m…"
     )
 
 

@@ -612,8 +612,10 @@ def test_an_expired_message_is_not_handled(colour):
     calls: list[Any] = []
     run = run_handler(simple(colour, calls.append), Message("x", 1, ttl=5, time=1))
 
-    assert (run.settlement, run.value, run.error) == ("dropped", None, None)
+    assert (run.settlement, run.dropped, run.error, run.calls) == ("dropped", "expired", None, 0)
     assert calls == []
+    with pytest.raises(AssertionError, match="was not called: expired"):
+        run.value  # it has none: it must not look like None
     assert steps(run) == [(name_of(colour), "drops x 1: expired")]
 
 
@@ -840,7 +842,8 @@ def test_a_filter_may_drop_the_message(colour):
     calls: list[Any] = []
     run = run_handler(simple(colour, calls.append), 1, filters=[transform(lambda message: Dropped("not today"))])
 
-    assert (run.settlement, run.value, run.error, calls) == ("dropped", None, None, [])
+    assert (run.settlement, run.dropped, run.error, calls) == ("dropped", "not today", None, [])
+    assert "was not called; dropped" in repr(run)
     assert f"{name_of(colour)}" in run.story
     assert "not today" in run.story
 
@@ -1235,7 +1238,8 @@ def test_the_story_of_a_body_that_does_not_fit():
     assert told(run) == (
         "run_handler(number), given test 'many'\n"
         "   0.000  number  is given test 'many'\n"
-        "   0.000  number  raises Rejected: rejected by number: Input should be a valid integer, unable to parse string as an integer\n"
+        "   0.000  number  raises Rejected: rejected by number: Input should be a valid integer, "
+        "unable to parse string as an integer\n"
         "   0.000  number  buries it as dead letter d1: Rejected: rejected by number: Input should be a valid integer, unable …"
     )
 

@@ -45,6 +45,8 @@ class HandlerRun:
         message: What it was given.
         unseen: The error, until the test has looked at it (at `settlement` too): with the pytest plugin it fails the test that
             never does.
+        calls: How often it was called; more than once if a filter around it tries again.
+        dropped: The reason, if its delivery was dropped: by a filter around it, or because it had expired.
         delay: Seconds for which it gave the delivery back.
         elapsed: Virtual seconds that it took.
         published: Messages that it published on the `Bus` it was given (an actor: on `self.bus`).
@@ -55,6 +57,8 @@ class HandlerRun:
 
     title: str
     message: Message[Any]
+    calls: int = 0
+    dropped: str | None = None
     delay: float = 0.0
     elapsed: float = 0.0
     published: list[Message[Any]] = field(default_factory=list)
@@ -88,12 +92,14 @@ class HandlerRun:
         What it returned.
 
         Raises:
-            What it raised, if it did. (`error` looks at it without raising.)
+            What it raised, if it did. (`error` looks at it without raising.) HarnessError: it was not called at all.
         """
         __tracebackhide__ = True
         error = self.error
         if error is not None:
             raise error.with_traceback(self._traceback)
+        if not self.calls:
+            raise HarnessError(f"{self.title} was not called: {self.dropped or 'nothing came to it'}")
         return self._value
 
     @property
@@ -102,7 +108,10 @@ class HandlerRun:
         return f"{self.title}, given {self.given}\n{tell(self.moments)}"
 
     def __repr__(self) -> str:
-        end = f"raised {cut(text_of(self._error))}" if self._error is not None else f"returned {cut(value_text(self._value))}"
+        if self._error is not None:
+            end = f"raised {cut(text_of(self._error))}"
+        else:
+            end = f"returned {cut(value_text(self._value))}" if self.calls else "was not called"
         return f"<{self.title}: {end}; {self._settlement}, {self.elapsed:g} s>"
 
 
@@ -175,10 +184,12 @@ def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
         harness.advance(0)  # what stands around the handler has its say
     run.elapsed = round(harness.elapsed - began, 9)
     run._value, run._error = ends[-1] if ends else (None, None)
+    run.calls = len(ends)
     if settled is not None:
         run._settlement = SETTLEMENTS[type(settled)]
         run._error = getattr(settled, "exception", run._error)
         run.delay = getattr(settled, "delay", 0.0)
+        run.dropped = getattr(settled, "reason", None)
     run.unseen = run._error
     run._traceback = run._error.__traceback__ if run._error is not None else None
     run.published = harness.published[handed_in:]
