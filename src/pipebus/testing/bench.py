@@ -27,8 +27,9 @@ from pipebus.subject import Address, Pattern, check_subject
 from pipebus.testing import shown
 from pipebus.testing.harness import Harness
 from pipebus.testing.logs import captured_logs
+from pipebus.testing.run import Run
 from pipebus.testing.script import Script, came_for
-from pipebus.testing.tape import Moment, cut, gives, raises, short, tell
+from pipebus.testing.tape import Moment, cut, gives, raises, short
 from pipebus.testing.virtual_loop import run_loop
 
 ANY: Final = Pattern(">")
@@ -36,45 +37,22 @@ AS_BEFORE: Final = object()
 
 
 @dataclass(eq=False)
-class FilterRun:
+class FilterRun(Run):
     """
-    What a filter did with one message.
+    What a filter did with one message: a `Run`, and
 
     Args:
-        title: What was run.
-        message: What it was given.
         forwards: The messages that it handed to the rest, one for each call of `call_next`, each as the rest got it.
         pauses: The `Pause`s that it asked for, in seconds.
-        elapsed: Virtual seconds from beginning to end.
-        published: Messages that it published by the way: on the bus of its context; an actor, that was not spawned elsewhere,
-            on `self.bus`.
-        logs: What it wrote through structlog: one dictionary a line, as `structlog.testing.capture_logs` has them.
         leaks: Names of context variables that it has left changed.
-        unseen: The error, until the test has looked at it: with the pytest plugin it fails the test that never does.
-        moments: All of it in order: time, who, what.
-        given: The message in a few words, as it came.
+
+    `published` is what it published on the bus of its context; an actor, that was not spawned elsewhere, on `self.bus`.
     """
 
-    title: str
-    message: Message[Any]
     forwards: list[Message[Any]] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)
-    elapsed: float = 0.0
-    published: list[Message[Any]] = field(default_factory=list)
-    logs: list[Any] = field(default_factory=list)
     leaks: tuple[str, ...] = ()
-    moments: list[Moment] = field(default_factory=list)
-    given: str = ""
-    unseen: BaseException | None = None
     _outcome: Any = None
-    _error: BaseException | None = None
-    _traceback: TracebackType | None = None
-
-    @property
-    def error(self) -> BaseException | None:
-        """What the filter raised, or None."""
-        self.unseen = None
-        return self._error
 
     @property
     def outcome(self) -> Any:
@@ -104,11 +82,6 @@ class FilterRun:
     def dropped(self) -> str | None:
         """The reason, if its outcome is `Dropped`."""
         return getattr(self._outcome, "reason", None)
-
-    @property
-    def story(self) -> str:
-        """What happened, step by step."""
-        return f"{self.title}, given {self.given}\n{tell(self.moments)}"
 
     def __repr__(self) -> str:
         end = f"raised {cut(text_of(self._error))}" if self._error is not None else gives(self._outcome)
@@ -249,7 +222,7 @@ class FilterBench:
         run.forwards = script.forwards
         run.pauses = tape.pauses[pauses:]
         run.published, run.logs = self._news()
-        run.moments = [moment._replace(time=round(moment.time - began, 9)) for moment in tape.moments[moments:]]
+        run.moments = tape.since(moments, began)
         self._tell_the_end(run)
         ended = run._error
         if isinstance(ended, (KeyboardInterrupt, SystemExit)) and not any(ended is one for one in script.raised):

@@ -7,8 +7,7 @@ run_handler: one handler alone, called as a worker would call it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipebus import events
@@ -20,7 +19,8 @@ from pipebus.message import Message
 from pipebus.testing import shown
 from pipebus.testing.harness import Harness, HarnessError
 from pipebus.testing.logs import captured_logs
-from pipebus.testing.tape import Moment, cut, short, tell, value_text
+from pipebus.testing.run import Run
+from pipebus.testing.tape import cut, short, value_text
 
 Settlement = Literal["acknowledged", "returned", "dropped", "dead"]
 
@@ -36,40 +36,24 @@ SETTLEMENTS: dict[type[events.Event], Settlement] = {
 
 
 @dataclass(eq=False)
-class HandlerRun:
+class HandlerRun(Run):
     """
-    What a handler did with one message.
+    What a handler did with one message: a `Run`, and
 
     Args:
-        title: What was run.
-        message: What it was given.
-        unseen: The error, until the test has looked at it (at `settlement` too): with the pytest plugin it fails the test that
-            never does.
         calls: How often it was called; more than once if a filter around it tries again.
         dropped: The reason, if its delivery was dropped: by a filter around it, or because it had expired.
         delay: Seconds for which it gave the delivery back.
-        elapsed: Virtual seconds that it took.
-        published: Messages that it published on the `Bus` it was given (an actor: on `self.bus`).
-        logs: What it wrote through structlog: one dictionary a line.
-        moments: All of it in order: time, who, what.
-        given: The message in a few words, as it came.
+
+    `published` is what it published on the `Bus` it was given; an actor, on `self.bus`. Who looks at `settlement` has seen the
+    error too.
     """
 
-    title: str
-    message: Message[Any]
     calls: int = 0
     dropped: str | None = None
     delay: float = 0.0
-    elapsed: float = 0.0
-    published: list[Message[Any]] = field(default_factory=list)
-    logs: list[Any] = field(default_factory=list)
-    moments: list[Moment] = field(default_factory=list)
-    given: str = ""
-    unseen: BaseException | None = None
     _settlement: Settlement | None = None
     _value: Any = None
-    _error: BaseException | None = None
-    _traceback: TracebackType | None = None
 
     @property
     def settlement(self) -> Settlement | None:
@@ -79,12 +63,6 @@ class HandlerRun:
         """
         self.unseen = None
         return self._settlement
-
-    @property
-    def error(self) -> BaseException | None:
-        """What the handler raised; `Rejected` if its body's type refuses the body; or None."""
-        self.unseen = None
-        return self._error
 
     @property
     def value(self) -> Any:
@@ -101,11 +79,6 @@ class HandlerRun:
         if not self.calls:
             raise HarnessError(f"{self.title} was not called: {self.dropped or 'nothing came to it'}")
         return self._value
-
-    @property
-    def story(self) -> str:
-        """What happened, step by step."""
-        return f"{self.title}, given {self.given}\n{tell(self.moments)}"
 
     def __repr__(self) -> str:
         if self._error is not None:
@@ -193,7 +166,7 @@ def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
     run.unseen = run._error
     run._traceback = run._error.__traceback__ if run._error is not None else None
     run.published = harness.published[handed_in:]
-    run.moments = [moment._replace(time=round(moment.time - began, 9)) for moment in harness.tape.moments[first:]]
+    run.moments = harness.tape.since(first, began)
     if settled is None and not ends and any(moment.what.startswith("is given") for moment in run.moments):
         late = f"has not ended after {LONGEST:g} virtual seconds" if run.elapsed > LONGEST else "waits for what never comes"
         raise HarnessError(f"{run.title} {late}\n{run.story}")

@@ -180,22 +180,22 @@ class Tape:
 
     # --- reading it ----------------------------------------------------------------------------------------------------
 
-    def text(self, last: int | None = None) -> str:
+    def since(self, first: int, began: float) -> list[Moment]:
+        """The moments from a number on, timed from `began`, which is in seconds as `elapsed` is."""
+        return [moment._replace(time=round(moment.time - began, 9)) for moment in self.moments[first:]]
+
+    def text(self) -> str:
         """The story, one line a moment."""
-        return tell(self.moments, last)
+        return tell(self.moments)
 
 
 def _nothing(event: str, **facts: Any) -> None:
     """Logs nothing."""
 
 
-def tell(moments: list[Moment], last: int | None = None) -> str:
-    shown = moments if last is None else moments[-last:]
-    hidden = len(moments) - len(shown)
-    width = max((len(moment.who) for moment in shown), default=0)
-    lines = [f"… {hidden} lines before"] if hidden else []
-    lines += [f"{moment.time:8.3f}  {moment.who:<{width}}  {moment.what}" for moment in shown]
-    return "\n".join(lines)
+def tell(moments: list[Moment]) -> str:
+    width = max((len(moment.who) for moment in moments), default=0)
+    return "\n".join(f"{moment.time:8.3f}  {moment.who:<{width}}  {moment.what}" for moment in moments)
 
 
 def cut(text: str) -> str:
