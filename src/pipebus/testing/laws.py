@@ -157,11 +157,7 @@ def runs_the_rest_as_declared(case: Case) -> Problems:
     for colour in case.colours:
         for next in (case.outcome(), Dropped("by the rest"), fails):
             calls: list[Any] = []
-            try:
-                run = case.run(next, colour=colour)
-            except KeyboardInterrupt:
-                run = case.shown  # type: ignore[assignment]
-            times = run.next_calls
+            times = case.run(next, colour=colour).next_calls
             if most is not None and times > most:
                 yield f"it ran the rest {times} times, and declares passes={most}; say how often it may, or run it once"
                 return
