@@ -1,5 +1,7 @@
 """
-The pytest plugin of pipebus: the fixtures `run_filter`, `run_handler`, `check_filter` and `harness`.
+The pytest plugin of pipebus: the fixtures `run_filter`, `run_handler`, `check_filter` and `harness`, and one test for each of
+the `[[tests]]` in files called `pipebus.toml` or `NAME.pipebus.toml`. What such files may import stands in the setting
+`pipebus_allow`, as in `pipebus_allow = shop`.
 
 A module beside the package, so that pytest can load it without importing the package: a project that has pipebus installed and
 does not test with it pays nothing, and `coverage run -m pytest` sees every line of those that do. It needs no plugin for
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -128,3 +131,69 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             text = "\n".join([f"… {hidden} lines before", *lines[-SHOWN:]] if hidden > 0 else lines)
             report.sections.append((f"pipebus: {title}", text))
     return report
+
+
+# --- [[tests]] of config files ---------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini("pipebus_allow", "packages that config files may import from, when their tests run", "args")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if file_path.name == "pipebus.toml" or file_path.name.endswith(".pipebus.toml"):
+        return ConfigFile.from_parent(parent, path=file_path)
+    return None
+
+
+class FileFailed(Exception):
+    """A test of a file has failed, or the file cannot be loaded; its text is all that is told."""
+
+
+class ConfigFile(pytest.File):
+    """A config file: an item for each of its tests."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        from pipebus.errors import ConfigError
+        from pipebus.testing import file_tests
+
+        try:
+            found = file_tests(self.shown, allow_imports=self.config.getini("pipebus_allow"))
+        except ConfigError as error:
+            remedy = "; see the setting pipebus_allow" if "--allow" in str(error) else ""
+            raise self.CollectError(f"{error}{remedy}") from None
+        for test in found:
+            yield ConfigItem.from_parent(self, name=test.name, test=test)
+
+    @property
+    def shown(self) -> Path:
+        """Its path as a person would write it."""
+        try:
+            return self.path.relative_to(Path.cwd())
+        except ValueError:
+            return self.path
+
+
+class ConfigItem(pytest.Item):
+    """One of the `[[tests]]`."""
+
+    def __init__(self, *, test: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.test = test
+
+    def runtest(self) -> None:
+        from pipebus.errors import ConfigError
+
+        try:
+            result = self.test.run()
+        except ConfigError as error:
+            raise FileFailed(str(error)) from None
+        if not result.passed:
+            self.add_report_section("call", "pipebus: what happened", result.story)
+            raise FileFailed(str(result))
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        return str(excinfo.value) if isinstance(excinfo.value, FileFailed) else super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, self.test.case.line - 1, self.name

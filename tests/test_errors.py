@@ -22,6 +22,7 @@ from pipebus import (
     BusClosed,
     BusNotStarted,
     CodecError,
+    ConfigError,
     ContractError,
     DeadLetterError,
     Delivery,
@@ -172,6 +173,10 @@ def pipeline_error() -> None:
     Pipeline(Bus)
 
 
+def config_error() -> None:
+    Bus.from_config("missing.toml")
+
+
 def subscription_error() -> None:
     Bus().subscribe("orders.>", print, name="billing", workers=0)
 
@@ -306,6 +311,7 @@ HAPPENINGS: dict[type[PipebusError], tuple[Callable[[], None], str]] = {
         subscription_error,
         r"^subscription billing \(at .*test_errors\.py:\d+\): workers=0; it is a whole number of at least 1$",
     ),
+    ConfigError: (config_error, r"^missing\.toml: no such file$"),
     Rejected: (rejected, r"^rejected by refuse: id: must be positive; name: is missing$"),
     MailboxFull: (mailbox_full, r"^no room in the mailbox of tight \(accepted by roomy\)"),
     LifecycleError: (lifecycle_error, r"^filters cannot be added after start: .*call use\(\) before start\(\)$"),
@@ -437,6 +443,8 @@ PROMISED = [
     "BusNotStarted",
     "Call",
     "CodecError",
+    "ConfigError",
+    "ConfigProblem",
     "ContractError",
     "DeadLetterError",
     "Delivery",

@@ -360,15 +360,17 @@ def test_describe_tells_each_node() -> None:
     """Kind, shape, colour and settings of a filter; the test of a detour; the ruling of a pipeline."""
     described = rich_bus().describe()
     debug, log, validate, pipeline, reports, audit, enrich = (without_places(node) for node in described["publish"])
-    assert debug["when"] == {"predicate": "is_debug"}
+    assert debug["when"] == {"predicate": f"{__name__}:is_debug"}
     assert debug["filters"][0]["settings"] == {"target": f"{__name__}:look"}
     assert log == {
-        "filter": "Log", "shape": "around", "colour": "both",
+        "filter": "Log", "is": "pipebus.filters.log:Log", "shape": "around", "colour": "both",
         "settings": {"level": "info", "body": False, "headers": False, "redact": ["password"]},
     }  # fmt: skip
     assert validate["settings"]["models"] == {"orders.>": f"{__name__}:Order"}
     assert pipeline["pipeline"] == "dead_letter"
-    assert pipeline["filters"][1] == {"filter": "stamp", "shape": "plain", "colour": "sync", "settings": {}}
+    assert pipeline["filters"][1] == {
+        "filter": "stamp", "is": f"{__name__}:stamp", "shape": "plain", "colour": "sync", "settings": {},
+    }  # fmt: skip
     assert reports["when"] == "reports.>"
     assert reports["filters"][0]["settings"] == {"ttl": 60.0}
     assert reports["filters"][1]["branch"] == "reports.daily"
@@ -381,7 +383,8 @@ def test_describe_tells_each_subscription() -> None:
     archive_, billing, reader = (without_places(found) for found in rich_bus().describe()["subscriptions"])
     assert {key: value for key, value in billing.items() if key != "filters"} == {
         "name": "billing", "subjects": ["orders.created"], "handler": f"{__name__}:bill", "run": "pool", "workers": 4,
-        "mailbox": {"size": 100, "overflow": "reject", "timeout": 5.0}, "attempts": 3, "to": "bills.made",
+        "mailbox": {"size": 100, "overflow": "reject", "timeout": 5.0}, "attempts": 3, "deliver": "new",
+        "to": "bills.made",
     }  # fmt: skip
     assert [node["filter"] for node in billing["filters"]] == ["Expire"]
     assert (archive_["subjects"], archive_["mailbox"]["timeout"]) == (["audit.>", "orders.>"], 2.5)

@@ -369,7 +369,7 @@ def test_a_chain_is_described_as_it_was_written():
     assert pipeline["pipeline"] == "drop"
     assert [node.get("filter", node.get("when")) for node in pipeline["filters"]] == ["Looking", "a.>"]
     assert pipeline["filters"][0]["settings"] == {"setting": 7}
-    assert fork["branch"] == {"predicate": "callable"}
+    assert fork["branch"] == {"predicate": "builtins:callable"}
     assert [node["filter"] for node in fork["filters"]] == ["looking"]
 
 

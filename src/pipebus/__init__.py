@@ -2,6 +2,8 @@
 pipebus: a message bus in which every message passes an ordered chain of filters before it reaches its subscribers' queues.
 """
 
+from types import ModuleType
+
 from pipebus.actor import Actor
 from pipebus.bus import Bus
 from pipebus.errors import (
@@ -10,6 +12,8 @@ from pipebus.errors import (
     BusClosed,
     BusNotStarted,
     CodecError,
+    ConfigError,
+    ConfigProblem,
     ContractError,
     DeadLetterError,
     DrainTimeout,
@@ -42,6 +46,15 @@ from pipebus.signatures import Publisher, Receiver
 from pipebus.subject import Ref, Subject
 from pipebus.subscription import Delivery, Subscription
 
+
+def _files() -> ModuleType:
+    from pipebus.config import files
+
+    return files
+
+
+Bus.files = _files
+
 __version__ = "0.3.0"
 
 __all__ = [
@@ -54,6 +67,8 @@ __all__ = [
     "BusNotStarted",
     "Call",
     "CodecError",
+    "ConfigError",
+    "ConfigProblem",
     "ContractError",
     "DeadLetterError",
     "Delivery",

@@ -11,7 +11,8 @@ import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, overload
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar, Unpack, overload
 
 from pipebus import checks, events, explain, links, pipeline, settings
 from pipebus.actor import Actor
@@ -112,10 +113,11 @@ class Bus:
         name: str = "pipebus",
     ) -> None:
         self.url = url
+        self.require = dict(require or {})
         self.name = name
         self.clock: Clock = clock or SYSTEM
         self.transport = open_transport(url) if isinstance(url, str) else url
-        self.transport.capabilities.require(dict(require or {}), type(self.transport).__name__)
+        self.transport.capabilities.require(self.require, type(self.transport).__name__)
         self.codec: Codec = JsonCodec()
         self.max_message_bytes = max_message_bytes
         self.dead_letters = DeadLetters(_whole(dead_letters, "dead_letters", 1))
@@ -136,6 +138,7 @@ class Bus:
         self._spawner = Spawner(self, self._planner)
         self._names: dict[str, Subscription] = {}
         self.schedules: dict[Schedule, None] = {}
+        self.told = Told()
         self.numbers = itertools.count(1)  # for subscriptions without a name
         self._runs = self.router.runs
         self._ids = IdRange()
@@ -613,7 +616,7 @@ class Bus:
         Raises:
             SubscriptionError, SubjectError, PipelineError, UnsupportedCapability: naming what is wrong.
         """
-        return self._subscribe(
+        return self.subscribe_at(
             pipeline.caller(), subject, handler, name=name, filters=filters, to=to, workers=workers, run=run, mailbox=mailbox,
             overflow=overflow, overflow_timeout=overflow_timeout, attempts=attempts, deliver=deliver,
         )  # fmt: skip
@@ -632,7 +635,7 @@ class Bus:
             token = _journal.set(made)
             try:
                 for subject, handler, options, place in one.hand_over(self):
-                    self._subscribe(place, subject, handler, **{**DEFAULTS, **options})
+                    self.subscribe_at(place, subject, handler, **options)
             except BaseException:
                 for subscription in made:  # all of them with their filter actors, or none
                     self.end(subscription, "unsubscribed")
@@ -641,10 +644,12 @@ class Bus:
             finally:
                 _journal.reset(token)
 
-    def _subscribe(
-        self, place: pipeline.Place, subject: Any, handler: Callable[..., Any] | None, *, name: str | None, filters: Any,
-        **options: Any,
-    ) -> Subscription:  # fmt: skip
+    def subscribe_at(
+        self, place: pipeline.Place, subject: Any, handler: Callable[..., Any] | None, **options: Any
+    ) -> Subscription:
+        """`subscribe`, for what was written down elsewhere."""
+        options = {**DEFAULTS, **options}
+        name, filters = options.pop("name"), options.pop("filters")
         subjects = self._planner.subjects(subject)
         plan = self._planner.plan(handler, place, name, filters, **options)
         kind = one_worker_kind() if plan.rules.workers == 1 and not plan.rules.pull else SharedMailbox
@@ -734,7 +739,12 @@ class Bus:
         Raises:
             PipelineError, SubjectError, HeaderError, MessageError: bad input, told now and not with the first tick.
         """
-        place = pipeline.caller()
+        return self.every_at(pipeline.caller(), interval, subject, body, **envelope)
+
+    def every_at(
+        self, place: pipeline.Place, interval: float | str, subject: Any, body: Any = None, **envelope: Any
+    ) -> Schedule:
+        """`every`, for what was written down elsewhere."""
         self.lifecycle.check_process()
         seconds = settings.seconds(interval, "every", above=0.0)
         unknown = envelope.keys() - set(OPTIONS)
@@ -748,7 +758,7 @@ class Bus:
         check_fields(envelope.get("key"), envelope.get("ttl"), envelope.get("reply_to"), envelope.get("correlation_id"))
         rules = self._planner.rules(size=1, overflow="drop_newest", schedule=self.pool.submit)
         kind = one_worker_kind()
-        schedule = Schedule(self, seconds, subject, lambda: self.publish(subject, body, **envelope), rules, place, kind)
+        schedule = Schedule(self, seconds, subject, body, envelope, rules, place, kind)
         with self.lifecycle.lock:
             self.schedules[schedule] = None
             if self.state == "started":
@@ -999,6 +1009,45 @@ class Bus:
         self.transport.settle(token, verdict, delay)
         self.traffic.nudge()
 
+    # --- config files --------------------------------------------------------------------------------------------------
+
+    files: ClassVar[Callable[[], Any]]
+    """The module that reads and writes files; it stands above this one, and the package hands it down."""
+
+    @classmethod
+    def from_config(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        allow_imports: Sequence[str] = (),
+        handlers: Mapping[str, Callable[..., Any]] | None = None,
+        filters: Mapping[str, Any] | None = None,
+    ) -> Bus:
+        """
+        The bus that a TOML file declares, not yet started.
+
+        Args:
+            path: The file.
+            allow_imports: Packages that the file may name functions and classes of; it can run no other code.
+            handlers: Handlers that it may use by these names.
+            filters: Filters, of any shape, that it may use by these names.
+
+        Raises:
+            ConfigError: all that is wrong with it, by file, line and key. Nothing was built then.
+        """
+        bus: Bus = cls.files().load(path, allow_imports=allow_imports, handlers=handlers, filters=filters)
+        return bus
+
+    def export_config(self) -> str:
+        """
+        The file that declares this bus, as text: `from_config` makes of it one whose `describe()` is equal, places apart.
+
+        Raises:
+            ConfigError: parts that no file can hold, each by name: a lambda, an actor, an object of a class without fields.
+        """
+        text: str = type(self).files().export(self)
+        return text
+
     # --- looking at it -------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
@@ -1031,6 +1080,17 @@ class Bus:
         """
         return explain.explain(self, subject)
 
+    def options(self) -> dict[str, Any]:
+        """What it was made with, its URL apart."""
+        return {
+            "name": self.name,
+            "pool": self.pool.size if self.pool_is_given else None,
+            "dead_letters": self.dead_letters.cap,
+            "max_message_bytes": self.max_message_bytes,
+            "require": self.require,
+            "debug": self.services.debug,
+        }
+
     @property
     def publish_nodes(self) -> tuple[pipeline.Node, ...]:
         return self.router.nodes
@@ -1049,6 +1109,14 @@ async def _until_done(task: asyncio.Future[Any]) -> None:
     while not task.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait([task])
+
+
+@dataclass(slots=True)
+class Told:
+    """What a config file says where it is not the value itself: `${env:X}`, the name of a handler that was handed in."""
+
+    bus: dict[str, Any] = field(default_factory=dict)
+    subscriptions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def _value(counter: itertools.count[int]) -> int:

@@ -9,6 +9,7 @@ Everything pipebus raises, as one small tree.
     │   └── ContractError                   a filter broke its contract while it ran
     │       └── SubjectChanged              one that is no rerouter changed the subject
     ├── SubscriptionError                   a handler, name or option that cannot be subscribed
+    ├── ConfigError                         a config file that cannot be loaded, or a bus that no file can hold
     ├── Rejected                            a filter or a handler's type refused a message, for good
     ├── MailboxFull                         one or more mailboxes had no room
     ├── LifecycleError
@@ -32,7 +33,7 @@ Everything pipebus raises, as one small tree.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class PipebusError(Exception):
@@ -87,6 +88,46 @@ class SubjectChanged(ContractError):
 
 class SubscriptionError(PipebusError):
     """A handler, name or option that cannot be subscribed."""
+
+
+class ConfigProblem(NamedTuple):
+    """
+    One thing wrong with a config file.
+
+    Args:
+        file: As it was given.
+        line: Counted from 1; None: of the file as a whole.
+        where: The table, as in `pipelines[0].filters[2] "retry"`; "" at the top.
+        text: What was found, and the next move.
+    """
+
+    file: str
+    line: int | None
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.where}: {self.text}" if self.where else f"{place}: {self.text}"
+
+
+class ConfigError(PipebusError):
+    """
+    A config file that cannot be loaded: all that is wrong with it. Or a bus that no file can hold.
+
+    Args:
+        problems: In the order of their lines.
+    """
+
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        lines = [str(problem) for problem in self.problems]
+        if len(lines) == 1:
+            return lines[0]
+        return "\n".join([f"{self.problems[0].file}: {len(lines)} problems; nothing was loaded", *lines])
 
 
 class Rejected(PipebusError):

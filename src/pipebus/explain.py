@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+from pipebus.expressions import Expression
 from pipebus.message import Message
 from pipebus.pipeline import Branch, Node, Pipeline, Place, Step, When, met
 from pipebus.subject import Pattern, check_subject
@@ -20,7 +21,9 @@ class Described(Protocol):
 
     url: str
     schedules: dict[Any, None]
+    told: Any
 
+    def options(self) -> dict[str, Any]: ...
     @property
     def publish_nodes(self) -> tuple[Node, ...]: ...
     @property
@@ -36,40 +39,60 @@ class Described(Protocol):
 def describe_bus(bus: Described) -> dict[str, Any]:
     return {
         "transport": bus.url,
+        "bus": bus.options() | bus.told.bus,
         "publish": [describe_node(node) for node in bus.publish_nodes],
         "delivery": [describe_node(node) for node in bus.delivery_nodes],
         "subscriptions": [describe_subscription(s) for s in sorted(bus.subscriptions, key=lambda s: s.name)],
         "schedules": [
-            {"every": schedule.interval, "subject": str(schedule.subject), "place": place_text(schedule.place)}
+            {
+                "every": schedule.interval,
+                "subject": str(schedule.subject),
+                "body": value_text(schedule.body),
+                **{key: value_text(value) for key, value in sorted(schedule.envelope.items())},
+                **{key: value for key, value in schedule.told.items() if key not in ("interval", "subject")},
+                "place": place_text(schedule.place),
+            }
             for schedule in bus.schedules
         ],
     }
 
 
-def _told_settings(filter: Any) -> str:
+def _told_settings(filter: Any, told: Mapping[str, Any]) -> str:
     """The settings that somebody chose: those that differ from their defaults."""
     if not dataclasses.is_dataclass(filter) or isinstance(filter, type):
         return ""
     defaults = {field.name: field.default for field in dataclasses.fields(filter)}
     chosen = {name: value for name, value in settings(filter).items() if value != value_text(defaults[name])}
-    return ", ".join(f"{name}={_short(value)}" for name, value in chosen.items())
+    chosen.update(told)
+    return ", ".join(f"{name}={_short(value)}" for name, value in chosen.items() if name in defaults)
 
 
 def describe_node(node: Node) -> dict[str, Any]:
     if isinstance(node, Step):
         return {
             "filter": node.name,
+            "is": value_text(what_it_is(node.filter)),
             "shape": node.shape,
             "colour": node.colour,
-            "settings": settings(node.filter),
+            "settings": {**settings(node.filter), **{key: value for key, value in node.told.items() if key != "use"}},
             "place": place_text(node.place),
         }
     inside = {"filters": [describe_node(inner) for inner in node.nodes], "place": place_text(node.place)}
     if isinstance(node, Pipeline):
         return {"pipeline": node.on_error or "default", **inside}
     kind = "when" if isinstance(node, When) else "branch"
-    test = node.test.pattern.text if node.test.pattern is not None else {"predicate": node.test.name}
+    test = node.test.pattern.text if node.test.pattern is not None else _predicate(node.test.predicate)
     return {kind: test, **inside}
+
+
+def what_it_is(filter: Any) -> Any:
+    """The function of a filter that is one, else its class."""
+    return filter if getattr(filter, "__qualname__", None) is not None else type(filter)
+
+
+def _predicate(predicate: Any) -> dict[str, Any]:
+    told = value_text(predicate)
+    return told if isinstance(told, dict) else {"predicate": told}
 
 
 def describe_subscription(subscription: Subscription) -> dict[str, Any]:
@@ -82,6 +105,7 @@ def describe_subscription(subscription: Subscription) -> dict[str, Any]:
         "workers": plan.rules.workers,
         "mailbox": {"size": plan.rules.size, "overflow": plan.rules.overflow, "timeout": plan.rules.timeout},
         "attempts": plan.attempts,
+        "deliver": plan.deliver,
         "to": None if plan.to is None else str(plan.to),
         "filters": [describe_node(node) for node in plan.nodes],
         "place": place_text(subscription.place),
@@ -103,6 +127,8 @@ def value_text(value: Any) -> Any:
     """JSON has it: as it is; a function or class: `module:name`; else its text."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, Expression):
+        return {"expr": value.text}
     if isinstance(value, Mapping):
         return {str(key): value_text(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -193,7 +219,7 @@ def _explain_chain(
             where = place_text(node.place)
             left = False
             if isinstance(node, Step):
-                given = _told_settings(node.filter)
+                given = _told_settings(node.filter, node.told)
                 note = "may change the subject: what follows depends on it" if node.reroutes else ""
                 note = "an actor: asked in its own mailbox" if node.shape == "actor" else note
                 lines.append((depth, f"{node.name}({given})" if given else node.name, note, where))

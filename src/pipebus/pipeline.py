@@ -17,7 +17,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pipebus import links
@@ -209,6 +209,8 @@ class Step:
     place: Place
     position: int
     within: str
+    told: dict[str, Any] = field(default_factory=dict)
+    """Settings as a config file writes them, where they are not the values themselves: `${env:X}`."""
 
     @property
     def where(self) -> str:
@@ -511,10 +513,19 @@ def met(chain: tuple[Node, ...], subject: object) -> list[Step]:
 
 def nodes(filters: tuple[Any, ...], place: Place, within: str) -> tuple[Node, ...]:
     """Each argument as a node."""
-    return tuple(_node(filter, position, place, within) for position, filter in enumerate(filters, 1))
+    return tuple(node(filter, position, place, within) for position, filter in enumerate(filters, 1))
 
 
-def _node(filter: Any, position: int, place: Place, within: str) -> Node:
+def node(filter: Any, position: int, place: Place, within: str) -> Node:
+    """
+    What a chain is made of, from whatever may stand in one.
+
+    Args:
+        position: Counted from 1. within: What it stands in. Both for errors.
+
+    Raises:
+        PipelineError
+    """
     if isinstance(filter, (Step, When, Branch, Pipeline)):
         return filter
 

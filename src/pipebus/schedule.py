@@ -32,6 +32,8 @@ class Ticking(Protocol):
 
     @property
     def state(self) -> str: ...
+    @property
+    def publish(self) -> Callable[..., object]: ...
     def forget_schedule(self, schedule: Schedule) -> None: ...
     def request_stop(self, reason: str) -> None: ...
 
@@ -46,18 +48,20 @@ class Schedule:
     quick = is_async = False
 
     def __init__(
-        self, bus: Ticking, interval: float, subject: Any, publish: Callable[[], object], rules: Rules, place: Place,
+        self, bus: Ticking, interval: float, subject: Any, body: Any, envelope: dict[str, Any], rules: Rules, place: Place,
         kind: type[Mailbox],
     ) -> None:  # fmt: skip
         self.bus = bus
         self.interval = interval
         self.subject = subject
+        self.body = body
+        self.envelope = envelope
+        self.told: dict[str, Any] = {}  # what a config file says where it is not the value itself
         self.place = place
         self.published = 0  # handed in, as in `bus.stats()`: what a filter dropped is one of them
         self.skipped = 0
         self.failed_ticks = 0
         self.stopped = False
-        self._publish = publish
         self._due = math.inf
         self._era = 0  # counts starts, so that a timer from before a stop is not taken for one after it
         self._mailbox = kind(rules, self)
@@ -126,7 +130,7 @@ class Schedule:
         """On a worker's thread."""
         try:
             if self.bus.state == "started" and not self.stopped:
-                self._publish()
+                self.bus.publish(self.subject, self.body, **self.envelope)
                 self.published += 1
         except BaseException as error:
             if isinstance(error, LifecycleError) and self.bus.state != "started":

@@ -16,9 +16,11 @@ from pipebus.errors import PipelineError
 
 Seconds = Annotated[float, "seconds"]
 Bytes = Annotated[int, "bytes"]
+Type = Annotated[Any, "type"]
+"""A type to validate with; a config file names it, as in "shop.models:Order"."""
 
-_SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_BYTES: Final = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+BYTES: Final = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
 
 
@@ -39,7 +41,7 @@ def seconds(value: Any, what: str, least: float = 0.0, above: float | None = Non
         PipelineError
     """
     try:
-        found = float(_quantity(value, what, _SECONDS, 'a number of seconds, or text such as "200ms", "5s", "10m"'))
+        found = float(_quantity(value, what, SECONDS, 'a number of seconds, or text such as "200ms", "5s", "10m"'))
     except OverflowError:
         found = math.inf
     if not math.isfinite(found) or found < least or (above is not None and found <= above):
@@ -55,7 +57,7 @@ def size(value: Any, what: str, least: int = 0) -> int:
     Raises:
         PipelineError
     """
-    found = _quantity(value, what, _BYTES, 'a whole number of bytes, or text such as "64KiB", "1MiB"')
+    found = _quantity(value, what, BYTES, 'a whole number of bytes, or text such as "64KiB", "1MiB"')
     if not least <= found < 2**63 or found != int(found):
         raise PipelineError(f"{what}={_shown(value)}: it is a whole number of bytes, at least {least}")
     return int(found)

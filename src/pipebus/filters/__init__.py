@@ -3,6 +3,7 @@
 from pipebus.filters.dedupe import Dedupe
 from pipebus.filters.enrich import Enrich
 from pipebus.filters.expire import Expire
+from pipebus.filters.fields import Fields
 from pipebus.filters.log import Log
 from pipebus.filters.reroute import Reroute
 from pipebus.filters.retry import Retry
@@ -11,4 +12,4 @@ from pipebus.filters.tap import Tap
 from pipebus.filters.timeout import Timeout
 from pipebus.filters.validate import Validate
 
-__all__ = ["Dedupe", "Enrich", "Expire", "Log", "Reroute", "Retry", "SetHeaders", "Tap", "Timeout", "Validate"]
+__all__ = ["Dedupe", "Enrich", "Expire", "Fields", "Log", "Reroute", "Retry", "SetHeaders", "Tap", "Timeout", "Validate"]

@@ -10,6 +10,7 @@ from pipebus import validation
 from pipebus.errors import PipelineError
 from pipebus.message import Message
 from pipebus.pipeline import Transform
+from pipebus.settings import Type
 from pipebus.subject import Pattern
 
 Check = Callable[[Any], Any]
@@ -37,7 +38,7 @@ class Validate(Transform):
         pipebus.errors.Rejected: rejected by a filter: Input should be a valid integer, unable to parse string as an integer
     """
 
-    models: Mapping[str, Any]
+    models: Mapping[str, Type]
     replace: bool = True
     name: str = ""
     provides = ("validated",)

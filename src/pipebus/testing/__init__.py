@@ -9,6 +9,7 @@ from pipebus.testing.check_filter import LawBroken, check_filter
 from pipebus.testing.clock import FakeClock
 from pipebus.testing.explore import SimulationFailed
 from pipebus.testing.faults import InjectedError
+from pipebus.testing.file_tests import FileTest, file_tests
 from pipebus.testing.harness import Harness, HarnessError, Running
 from pipebus.testing.logs import captured_logs
 from pipebus.testing.run_filter import run_filter
@@ -19,6 +20,7 @@ from pipebus.testing.simulate import simulate
 
 __all__ = [
     "FakeClock",
+    "FileTest",
     "FilterBench",
     "FilterRun",
     "HandlerRun",
@@ -34,6 +36,7 @@ __all__ = [
     "captured_logs",
     "check_filter",
     "faults",
+    "file_tests",
     "run_filter",
     "run_handler",
     "simulate",

@@ -1,0 +1,56 @@
+"""The ways in: a file becomes a bus, a bus becomes the text of a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pipebus.bus import Bus
+from pipebus.config.cases import Case
+from pipebus.config.document import Document, read_text
+from pipebus.config.imports import Imports
+from pipebus.config.kinds import Loading
+from pipebus.config.reader import Reader, Replace
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    allow_imports: Sequence[str] = (),
+    handlers: Mapping[str, Callable[..., Any]] | None = None,
+    filters: Mapping[str, Any] | None = None,
+) -> Bus:
+    """What `Bus.from_config` calls."""
+    return read(path, allow_imports=allow_imports, handlers=handlers, filters=filters)[0]
+
+
+def read(
+    path: str | os.PathLike[str],
+    *,
+    allow_imports: Sequence[str] = (),
+    handlers: Mapping[str, Callable[..., Any]] | None = None,
+    filters: Mapping[str, Any] | None = None,
+    replace: Replace | None = None,
+) -> tuple[Bus, list[Case]]:
+    """
+    The bus that a file declares, and its tests.
+
+    Args:
+        path, allow_imports, handlers, filters: As for `Bus.from_config`.
+        replace: Stand-ins for a test.
+
+    Raises:
+        ConfigError: all that is wrong.
+    """
+    loading = Loading(Imports(allow_imports), dict(handlers or {}), dict(filters or {}))
+    reader = Reader(Document(read_text(path), os.fspath(path)), loading, replace)
+    bus = reader.bus()
+    return bus, reader.cases
+
+
+def export(bus: Bus) -> str:
+    """What `bus.export_config` calls."""
+    from pipebus.config.writer import document, written
+
+    return written(document(bus))

@@ -1,0 +1,101 @@
+"""
+`${env:X}` and `${file:p}` in texts: replaced inside parsed texts only, so that nothing that is put in can become structure.
+
+    ${env:X}            what the environment says; an error if it says nothing
+    ${env:X:-default}   the default if X is unset or empty
+    ${env:X:?message}   an error with this message if X is unset or empty
+    ${file:path}        what the file holds, without the newline at its end; relative to the config file
+    $${                 the text ${
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Final
+
+from pipebus.config.problems import Bad, Told, guess
+
+LARGEST: Final = 1 << 20
+"""Bytes of a file that `${file:…}` may name."""
+
+_MARK: Final = re.compile(r"\$\$\{|\$\{")
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def interpolate(text: str, environment: Mapping[str, str], folder: Path, secrets: MutableMapping[str, str]) -> str:
+    """
+    The text with each `${…}` replaced; a `Told` if there was one.
+
+    Args:
+        secrets: Takes what was put in: what it says -> its `${…}`.
+
+    Raises:
+        Bad: naming the variable or file; never with what it holds.
+    """
+    if "${" not in text:
+        return text
+    parts: list[str] = []
+    at, told = 0, False
+    while (mark := _MARK.search(text, at)) is not None:
+        parts.append(text[at : mark.start()])
+        if mark.group() == "$${":
+            parts.append("${")
+            at = mark.end()
+            continue
+        end = text.find("}", mark.end())
+        if end < 0:
+            raise Bad('"${" is not closed; write "$${" for the text itself')
+        inside = text[mark.end() : end]
+        value = _replaced(inside, environment, folder)
+        if not inside.endswith(f":-{value}"):  # a default can be read in the file
+            secrets[value] = f"${{{inside}}}"
+        parts.append(value)
+        at, told = end + 1, True
+    parts.append(text[at:])
+    joined = "".join(parts)
+    return Told(joined, text) if told else joined
+
+
+def _replaced(inside: str, environment: Mapping[str, str], folder: Path) -> str:
+    scheme, colon, rest = inside.partition(":")
+    if not colon or scheme not in ("env", "file"):
+        near = guess(scheme, ("env", "file")) if colon else ""
+        raise Bad(f"${{{inside}}}: it is ${{env:NAME}} or ${{file:path}}{near}")
+    return _environment(rest, environment) if scheme == "env" else _file(rest, folder)
+
+
+def _environment(rest: str, environment: Mapping[str, str]) -> str:
+    name, colon, more = rest.partition(":")
+    if not _NAME.fullmatch(name):
+        raise Bad(f"${{env:{rest}}}: {name!r} is no name of a variable")
+    if colon and more[:1] not in ("-", "?"):
+        raise Bad(f"${{env:{rest}}}: after the name comes :-default or :?message")
+    value = environment.get(name)
+    if value is not None and (value or not colon):
+        return value
+    if not colon:
+        raise Bad(f"{name} is not set; set it, or write ${{env:{name}:-default}}")
+    if more[0] == "?":
+        raise Bad(f"{name} is not set: {more[1:]}" if len(more) > 1 else f"{name} is not set, and has to be")
+    return more[1:]
+
+
+def _file(name: str, folder: Path) -> str:
+    path = folder / name
+    try:
+        if not name or not path.exists():
+            raise Bad(f"${{file:{name}}}: no such file (looked for it at {path})")
+        if not path.is_file():  # a pipe would make us wait for whoever writes into it
+            raise Bad(f"${{file:{name}}}: {path} is no file")
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        raise Bad(f"${{file:{name}}}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > LARGEST:
+        raise Bad(f"${{file:{name}}}: {path} is larger than {LARGEST // 1024} KiB")
+    try:
+        return data.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise Bad(f"${{file:{name}}}: {path} is not UTF-8 text") from None

@@ -1,0 +1,294 @@
+"""A bus becomes a file: what `reader` makes of it is described like this bus, places apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pipebus.bus import Bus
+from pipebus.config import catalogue
+from pipebus.config.imports import name_of
+from pipebus.config.kinds import Kind
+from pipebus.config.problems import Problems, Unexportable
+from pipebus.config.reader import BUS, EVERY, MAILBOX, SUBSCRIPTION, TEST, VERSION
+from pipebus.errors import PipebusError
+from pipebus.pipeline import Branch, Node, Pipeline, Step, When, walk
+from pipebus.subject import Address
+
+Table = dict[str, Any]
+
+WIDTH = 100
+"""Characters of a list in one line."""
+
+
+def document(bus: Bus) -> Table:
+    """
+    The data of a file.
+
+    Raises:
+        ConfigError: what no file can hold, each part by name.
+    """
+    return Writer(bus).document()
+
+
+class Writer:
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.problems = Problems(repr(bus))
+        self.instances: dict[int, str] = {}  # of filters that need a name: id -> name
+        self.filters: dict[str, Table] = {}
+
+    def document(self) -> Table:
+        bus = self.bus
+        self._name_instances()
+        found: Table = {"version": VERSION, "bus": self._bus()}
+        pipelines = [self._pipeline(node, "publish") for node in bus.publish_nodes]
+        pipelines += [self._pipeline(node, "delivery") for node in bus.delivery_nodes]
+        subscriptions = [self._subscription(one) for one in bus.subscriptions if self._has_name(one)]
+        every = [self._every(one) for one in bus.schedules]
+        self.problems.check()
+        found["filters"] = self.filters
+        found["pipelines"] = _merged(pipelines)
+        found["subscriptions"] = subscriptions
+        found["every"] = every
+        return {key: value for key, value in found.items() if value not in ({}, [])}
+
+    def _trying(self, where: str, write: Callable[[], Any]) -> Any:
+        try:
+            return write()
+        except Unexportable as error:
+            self.problems.add(None, where, str(error))
+            return None
+
+    # --- the bus -------------------------------------------------------------------------------------------------------
+
+    def _bus(self) -> Table:
+        bus = self.bus
+        found: Table = {}
+        for key, value in {"transport": bus.url, **bus.options()}.items():
+            one = BUS[key]
+            if key in bus.told.bus:
+                found[key] = bus.told.bus[key]
+            elif value is not None and value not in (one.default, {}):
+                found[key] = self._trying("bus", lambda: _escaped(one.kind.write(value)))  # noqa: B023 (called at once)
+        return found
+
+    # --- filters -------------------------------------------------------------------------------------------------------
+
+    def _name_instances(self) -> None:
+        """Filters with a name of their own, and those that stand in several places."""
+        chains: list[tuple[Node, ...]] = [self.bus.publish_nodes, self.bus.delivery_nodes]
+        chains += [one.plan.nodes for one in self.bus.subscriptions]
+        seen: dict[int, Step] = {}
+        several: dict[int, Step] = {}
+        for step in (one for chain in chains for one in walk(chain) if isinstance(one, Step)):
+            if "use" in step.told or step.shape == "actor" or not _is_made(step.filter):
+                continue
+            if id(step.filter) in seen and seen[id(step.filter)] is not step:
+                several[id(step.filter)] = step
+            seen[id(step.filter)] = step
+            if step.name != type(step.filter).__name__:
+                several[id(step.filter)] = step
+        for key, step in several.items():
+            name = step.name
+            number = 2
+            while name in self.filters:
+                name = f"{step.name}-{number}"
+                number += 1
+            self.instances[key] = name
+            where = f"filter {step.name} ({step.where})"
+            self.filters[name] = self._trying(where, lambda: self._made(step)) or {}  # noqa: B023
+
+    def _made(self, step: Step) -> Table:
+        """The table of a filter that was made of a class with settings."""
+        filter = step.filter
+        cls: Any = type(filter)
+        use = catalogue.use_of(cls)
+        table: Table = {"use": use} if use is not None else {"use": "python", "target": name_of(cls)}
+        if not dataclasses.is_dataclass(filter):
+            if vars(filter) or getattr(cls, "__slots__", ()):
+                raise Unexportable(f"{cls.__name__} is no dataclass, so nobody can tell its settings; make it one")
+            return table
+        for key, one in catalogue.settings_of(cls).items():
+            value = getattr(filter, key)
+            if key in step.told:
+                table[key] = step.told[key]
+            elif one.required or not _same(value, one.default):
+                if value is None:
+                    raise Unexportable(f"{key} is None, which a file can only say by leaving it out")
+                table[key] = _escaped(one.kind.write(value))
+        return table
+
+    def _entry(self, node: Node) -> Any:
+        if isinstance(node, Step):
+            return self._trying(f"filter {node.name} ({node.where})", lambda: self._step(node))
+        inner = [self._entry(one) for one in node.nodes]
+        if isinstance(node, Pipeline):
+            return {"filters": inner} | ({} if node.on_error is None else {"on_error": node.on_error})
+        kind = "when" if isinstance(node, When) else "branch"
+        return {kind: self._test(node), "filters": inner}
+
+    def _step(self, step: Step) -> Any:
+        if "use" in step.told:
+            return step.told["use"]
+        if step.shape == "actor":
+            raise Unexportable("it is an actor, an object with a state of its own; hand it in: from_config(filters={…})")
+        if not _is_made(step.filter):
+            return {"use": "python", "target": name_of(step.filter)}
+        if id(step.filter) in self.instances:
+            return self.instances[id(step.filter)]
+        table = self._made(step)
+        return table["use"] if table.keys() == {"use"} and table["use"] != "python" else table
+
+    def _test(self, node: When | Branch) -> Any:
+        test = node.test
+        if test.pattern is not None:
+            return test.pattern.text
+        return self._trying(f"{node.name} (at {node.place})", lambda: TEST.write(test.predicate))
+
+    def _pipeline(self, node: Node, at: str) -> Table:
+        """One top-level node as `[[pipelines]]`."""
+        table: Table = {} if at == "publish" else {"at": at}
+        if isinstance(node, Pipeline) and node.on_error is not None:
+            table["on_error"] = node.on_error
+            if len(node.nodes) != 1 or not isinstance(node.nodes[0], When):
+                return table | {"filters": [self._entry(one) for one in node.nodes]}
+            node = node.nodes[0]
+        if isinstance(node, When):
+            return table | {"match": self._test(node), "filters": [self._entry(one) for one in node.nodes]}
+        return table | {"filters": [self._entry(node)]}
+
+    # --- subscriptions and schedules -----------------------------------------------------------------------------------
+
+    def _has_name(self, one: Any) -> bool:
+        subjects = one.subjects if isinstance(one.subjects, tuple) else (one.subjects,)
+        objects = [subject for subject in subjects if isinstance(subject, Address)]
+        if getattr(one, "actor", None) is not None or objects:
+            self.problems.add(None, f"subscription {one.name} (at {one.place})", "it is for an object, not for a named subject")
+            return False
+        if not one.named:
+            self.problems.add(None, f"subscription {one.name} (at {one.place})", "it has no name; give it one: name=…")
+            return False
+        return True
+
+    def _subscription(self, one: Any) -> Table:
+        plan, rules = one.plan, one.plan.rules
+        told = self.bus.told.subscriptions.get(one.name, {})
+        where = f"subscription {one.name} (at {one.place})"
+        subjects = [str(pattern) for pattern in one.patterns]
+        values = {
+            "name": one.name,
+            "subject": subjects[0] if len(subjects) == 1 else subjects,
+            "workers": rules.workers,
+            "attempts": plan.attempts,
+            "deliver": plan.deliver,
+            "to": plan.to,
+        }
+        if plan.bound is not None:
+            values["handler"] = None
+            values["run"] = plan.run_on if plan.run_on != ("loop" if plan.bound.is_async else "pool") else None
+        table: Table = {}
+        for key, setting in SUBSCRIPTION.items():
+            if key in told:
+                table[key] = told[key]
+            elif key == "handler" and plan.bound is not None:
+                table[key] = self._trying(where, lambda: name_of(plan.bound.handler))
+            elif values.get(key) is not None and (setting.required or values[key] != setting.default):
+                value = values[key]
+                table[key] = self._trying(where, lambda: _escaped(setting.kind.write(value)))  # noqa: B023
+        mailbox = {"size": rules.size, "overflow": rules.overflow, "timeout": rules.timeout}
+        mailbox = {key: value for key, value in mailbox.items() if value != MAILBOX[key].default}
+        if "mailbox" in told or mailbox:
+            table["mailbox"] = told.get("mailbox", mailbox["size"] if mailbox.keys() == {"size"} else mailbox)
+        if plan.nodes:
+            table["filters"] = [self._entry(node) for node in plan.nodes]
+        return table
+
+    def _every(self, schedule: Any) -> Table:
+        values = {"interval": schedule.interval, "subject": schedule.subject, "body": schedule.body, **schedule.envelope}
+        where = f"{schedule.name} (at {schedule.place})"
+        table: Table = {}
+        for key, value in values.items():
+            if key in schedule.told:
+                table[key] = schedule.told[key]
+            elif value is not None and (EVERY[key].required or value != EVERY[key].default):
+                kind: Kind = EVERY[key].kind
+                table[key] = self._trying(where, lambda: _escaped(kind.write(value)))  # noqa: B023
+        return table
+
+
+def written(data: Table) -> str:
+    """
+    The text of a file: a header for each table of the first level and each table in a list there, all else in one line each.
+
+    Raises:
+        PipebusError: tomlkit is not installed.
+    """
+    try:
+        import tomlkit
+    except ImportError:
+        raise PipebusError("writing a file needs the package tomlkit: pip install 'pipebus[config]'") from None
+
+    def inline(value: Any) -> Any:
+        if isinstance(value, dict):
+            table = tomlkit.inline_table()
+            table.update({key: inline(inner) for key, inner in value.items()})
+            return table
+        if isinstance(value, list):
+            array = tomlkit.array()
+            array.extend(map(inline, value))
+            return array.multiline(len(value) > 1 and len(array.as_string()) > WIDTH)
+        return value
+
+    def table_of(value: Table) -> Any:
+        table = tomlkit.table()
+        table.update({key: inline(inner) for key, inner in value.items()})
+        return table
+
+    document = tomlkit.document()
+    for key, value in data.items():
+        if key == "filters":
+            outer = tomlkit.table(is_super_table=True)
+            outer.update({name: table_of(inner) for name, inner in value.items()})
+            document[key] = outer
+        elif isinstance(value, list):
+            tables = tomlkit.aot()
+            tables.extend(map(table_of, value))
+            document[key] = tables
+        else:
+            document[key] = table_of(value) if isinstance(value, dict) else value
+    return tomlkit.dumps(document)
+
+
+def _is_made(filter: Any) -> bool:
+    """An object that was made of a class, and has no name of its own."""
+    return not (isinstance(filter, type) or hasattr(filter, "__qualname__"))
+
+
+def _same(value: Any, default: Any) -> bool:
+    if isinstance(value, (list, tuple)) and isinstance(default, (list, tuple)):
+        return list(value) == list(default)
+    return bool(type(value) is type(default) or isinstance(value, (int, float))) and value == default
+
+
+def _escaped(value: Any) -> Any:
+    """Texts that would be interpolated are not meant to be."""
+    if isinstance(value, Mapping):
+        return {key: _escaped(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_escaped(inner) for inner in value]
+    return value.replace("${", "$${") if isinstance(value, str) else value
+
+
+def _merged(pipelines: Iterable[Table]) -> list[Table]:
+    """Plain filters that follow one another are one pipeline."""
+    merged: list[Table] = []
+    for table in pipelines:
+        plain = table.keys() <= {"at", "filters"}
+        before = merged[-1] if merged else {}
+        if plain and before.keys() <= {"at", "filters"} and before.get("at") == table.get("at") and before:
+            before["filters"] += table["filters"]
+        else:
+            merged.append(table)
+    return merged

@@ -1,0 +1,318 @@
+"""
+`[[tests]]` of a config file, run on the real bus in virtual time: by `pipebus test`, by pytest (one item each), by programs.
+
+    for test in file_tests("pipebus.toml", allow_imports=["shop"]):
+        assert not (result := test.run()).differences, result
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipebus.bus import Bus
+from pipebus.config.cases import Case, StandIn
+from pipebus.config.catalogue import word
+from pipebus.config.files import read
+from pipebus.config.matchers import NOTHING, told
+from pipebus.config.problems import shown
+from pipebus.config.reader import Replace
+from pipebus.dead_letters import PUBLISH
+from pipebus.errors import Rejected, text_of
+from pipebus.expressions import plain
+from pipebus.message import Dropped, Message
+from pipebus.pipeline import transform
+from pipebus.testing.faults import InjectedError
+from pipebus.testing.harness import Harness
+
+
+@dataclass
+class Result:
+    """
+    What came of a test.
+
+    Args:
+        differences: Between what was expected and what was found, each with the line of the expectation; none: it has passed.
+        story: All that happened, a line a moment.
+    """
+
+    name: str
+    file: str
+    line: int
+    differences: list[str] = field(default_factory=list)
+    story: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.differences
+
+    def __str__(self) -> str:
+        lines = [f"{self.file}:{self.line}: {self.name}: {'passed' if self.passed else 'failed'}"]
+        return "\n".join(lines + [f"  {one}" for one in self.differences])
+
+
+class FileTest:
+    """One test of a file; made by `file_tests`."""
+
+    def __init__(self, case: Case, load: Callable[..., tuple[Bus, list[Case]]]) -> None:
+        self.case = case
+        self._load = load
+
+    @property
+    def name(self) -> str:
+        return self.case.name
+
+    def run(self) -> Result:
+        """
+        Load the file anew, with what the test replaces, and see.
+
+        Raises:
+            ConfigError: the file cannot be loaded, or not with what the test puts in place of others.
+        """
+        case = self.case
+        with Harness(fail_fast=False) as harness:
+            bus, _ = self._load(
+                replace=Replace(
+                    {name: _handler(name, one) for name, one in case.handlers.items()},
+                    {name: _filter(name, one) for name, one in case.filters.items()},
+                )
+            )
+            harness.start(bus)
+            outcomes = []
+            for publish in case.publishes:
+                options = dict(publish)
+                after = options.pop("after")
+                if after:
+                    harness.advance(after)
+                outcomes.append(_published(bus, options.pop("subject"), options.pop("json"), options))
+            harness.drain()
+            if case.advance:
+                harness.advance(case.advance)
+                harness.drain()
+            found = Found(outcomes, harness, bus)
+            result = Result(case.name, case.file, case.line, list(_differences(case, found)), harness.story)
+            harness.forget()
+        return result
+
+    def __repr__(self) -> str:
+        return f"<FileTest {self.case.file}:{self.case.line} {self.name!r}>"
+
+
+def file_tests(
+    path: str | os.PathLike[str],
+    *,
+    allow_imports: Sequence[str] = (),
+    handlers: Mapping[str, Callable[..., Any]] | None = None,
+    filters: Mapping[str, Any] | None = None,
+) -> list[FileTest]:
+    """
+    The tests of a file.
+
+    Args:
+        path, allow_imports, handlers, filters: As for `Bus.from_config`.
+
+    Raises:
+        ConfigError: all that is wrong with the file.
+    """
+
+    def load(replace: Replace | None = None) -> tuple[Bus, list[Case]]:
+        with beside(path):
+            return read(path, allow_imports=allow_imports, handlers=handlers, filters=filters, replace=replace)
+
+    return [FileTest(case, load) for case in load()[1]]
+
+
+@contextmanager
+def beside(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Modules are looked for in the file's folder too, last: nothing there takes the place of another package."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if folder in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+# --- what stands in ------------------------------------------------------------------------------------------------------
+
+
+def _handler(name: str, stand_in: StandIn) -> Any:
+    raises = _raising(name, stand_in)
+
+    def handle(message: Message[Any]) -> Any:
+        raises()
+        return stand_in.returns
+
+    handle.__name__ = name
+    return handle
+
+
+def _filter(name: str, stand_in: StandIn) -> Any:
+    raises = _raising(name, stand_in)
+    times = [0]
+
+    def stand(message: Message[Any]) -> Message[Any] | Dropped:
+        raises()
+        times[0] += 1
+        if stand_in.times is not None and times[0] > stand_in.times:
+            return message
+        if stand_in.rejects is not None:
+            raise Rejected(None, stand_in.rejects)
+        return message if stand_in.drops is None else Dropped(stand_in.drops)
+
+    stand.__name__ = name
+    return transform(stand)
+
+
+def _raising(name: str, stand_in: StandIn) -> Callable[[], None]:
+    """Raises as often as it is to."""
+    times = [0]
+
+    def raises() -> None:
+        times[0] += 1
+        if stand_in.raises is not None and (stand_in.times is None or times[0] <= stand_in.times):
+            raise _error(stand_in.raises)
+
+    return raises
+
+
+def _error(text: str) -> Exception:
+    """As in "ConnectionError: down", or any text."""
+    name, _, rest = text.partition(":")
+    found = getattr(builtins, name.strip(), None)
+    if isinstance(found, type) and issubclass(found, Exception):
+        return found(rest.strip())
+    return InjectedError(text)
+
+
+# --- what was found ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Outcome:
+    """What became of one publish."""
+
+    word: str
+    by: str | None = None
+    reason: str | None = None
+
+
+def _published(bus: Bus, subject: str, body: Any, options: dict[str, Any]) -> Outcome:
+    try:
+        outcome = bus.publish(subject, body, **{key: value for key, value in options.items() if value is not None})
+    except Rejected as error:
+        return Outcome("rejected", error.by, "; ".join(error.errors))
+    except Exception as error:
+        return Outcome("failed", getattr(error, "by", None), text_of(error))
+    if isinstance(outcome, Dropped):
+        return Outcome("dropped", outcome.by, outcome.reason)
+    return Outcome("accepted" if outcome.mailboxes else "unrouted")
+
+
+class Found:
+    """What a test is held against."""
+
+    def __init__(self, outcomes: list[Outcome], harness: Harness, bus: Bus) -> None:
+        self.outcomes = outcomes
+        self.messages: dict[str, list[Message[Any]]] = {one.name: [] for one in bus.subscriptions}
+        for event in harness.delivered:
+            self.messages.setdefault(event.subscription, []).append(event.message)
+        for one in bus.subscriptions:
+            if one.inbox is not None:  # read by the program, which is not here
+                self.messages[one.name] = [one.receive(timeout=0.0) for _ in range(one.stats()["pending"])]
+        self.dead = [(event.place, event.error, event.exception) for event in harness.dead]
+        self.letters = bus.dead_letters.list()
+        self.discarded = [event for event in harness.dropped if event.place != PUBLISH]
+
+    @property
+    def ends(self) -> list[tuple[str | None, str]]:
+        """Who has ended a message, and why: where it was published, else where it was handled."""
+        ends = [(one.by, one.reason or "") for one in self.outcomes if one.by is not None or one.reason is not None]
+        ends += [(event.by, event.reason) for event in self.discarded]
+        return ends + [(letter.by, letter.error) for letter in self.letters]
+
+
+def _differences(case: Case, found: Found) -> Iterator[str]:
+    """Everything that is not as expected, as a sentence."""
+
+    def at(key: str) -> str:
+        return f"{case.file}:{case.lines.get(key, case.line)}: "
+
+    for index, (wanted, outcome) in enumerate(zip(case.outcomes or (), found.outcomes, strict=False)):
+        if wanted != outcome.word:
+            which = "outcome" if len(found.outcomes) == 1 else f"outcome[{index}]"
+            why = f" (by {outcome.by}: {outcome.reason})" if outcome.by else f" ({outcome.reason})" if outcome.reason else ""
+            yield at("outcome") + f"{which}: expected {shown(wanted)}, found {shown(outcome.word)}{why}"
+    ends = found.ends
+    if case.by is not None and not any(by is not None and word(by) == word(case.by) for by, _ in ends):
+        others = ", ".join(dict.fromkeys(shown(by) for by, _ in ends if by is not None)) or "nobody"
+        yield at("by") + f"by: expected {shown(case.by)}, found {others}"
+    if case.reason is not None:
+        reasons = [reason for by, reason in ends if case.by is None or (by is not None and word(by) == word(case.by))]
+        yield from _best(at("reason"), "reason", case.reason, reasons or [reason for _, reason in ends])
+    counts = {name: len(messages) for name, messages in found.messages.items()}
+    yield from _counted(at("deliveries"), "deliveries", case.deliveries, counts)
+    dead: dict[str, int] = {}
+    for place, _, _ in found.dead:
+        dead[place] = dead.get(place, 0) + 1
+    yield from _counted(at("dead"), "dead", case.dead, dead)
+    if case.error is not None:
+        yield from _best(at("error"), "error", case.error, [error for _, error, _ in found.dead])
+    if case.dead is None and case.error is None:
+        for place, error, _ in found.dead:
+            yield f"{case.file}:{case.line}: a message died in {place}: {error} (if it should: dead = {len(found.dead)})"
+    for name, wanted_messages in case.received.items():
+        yield from _received(at("received"), name, wanted_messages, found.messages.get(name, []))
+
+
+def _best(at: str, what: str, wanted: Any, texts: list[str]) -> Iterator[str]:
+    """The differences of the text that comes nearest."""
+    tries = [list(wanted.differences(text, what)) for text in texts] or [list(wanted.differences(NOTHING, what))]
+    for difference in min(tries, key=len):
+        yield f"{at}{difference}"
+
+
+def _counted(at: str, what: str, wanted: int | dict[str, int] | None, counts: dict[str, int]) -> Iterator[str]:
+    if isinstance(wanted, int):
+        total = sum(counts.values())
+        if total != wanted:
+            each = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+            yield f"{at}{what}: expected {wanted}, found {total}{f' ({each})' if each else ''}"
+    for name, count in (wanted if isinstance(wanted, dict) else {}).items():
+        if counts.get(name, 0) != count:
+            yield f"{at}{what}.{name}: expected {count}, found {counts.get(name, 0)}"
+
+
+def _received(at: str, name: str, wanted: list[dict[str, Any]], messages: list[Message[Any]]) -> Iterator[str]:
+    if len(wanted) != len(messages):
+        yield f"{at}received.{name}: expected {len(wanted)} messages, found {len(messages)}" + _bodies(messages)
+        return
+    for index, (expected, message) in enumerate(zip(wanted, messages, strict=True)):
+        path = f"received.{name}" if len(wanted) == 1 else f"received.{name}[{index}]"
+        for key, one in expected.items():
+            for difference in one.differences(_field(message, key), f"{path}.{key}"):
+                yield f"{at}{difference}"
+
+
+def _bodies(messages: list[Message[Any]]) -> str:
+    return "".join(f"\n      {message.subject}: {told(_field(message, 'body'))}" for message in messages[:5])
+
+
+def _field(message: Message[Any], key: str) -> Any:
+    if key == "body":
+        return plain(message.body)
+    if key == "headers":
+        return dict(message.headers)
+    return str(message.subject) if key == "subject" else getattr(message, key)
+
+
+__all__ = ["FileTest", "Result", "beside", "file_tests"]
