@@ -826,6 +826,7 @@ class Bus:
         """Out of the bus's books; what is queued is dropped."""
         with self.lifecycle.lock:
             self.router.remove(subscription)
+            self.told.subscriptions.pop(subscription.name, None)
             if subscription.named and self._names.get(subscription.name) is subscription:
                 del self._names[subscription.name]
             if self.state == "started" and not self.transport.local:

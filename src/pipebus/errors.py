@@ -127,7 +127,8 @@ class ConfigError(PipebusError):
         lines = [str(problem) for problem in self.problems]
         if len(lines) == 1:
             return lines[0]
-        return "\n".join([f"{self.problems[0].file}: {len(lines)} problems; nothing was loaded", *lines])
+        what = "loaded" if any(problem.line is not None for problem in self.problems) else "written"
+        return "\n".join([f"{self.problems[0].file}: {len(lines)} problems; nothing was {what}", *lines])
 
 
 class Rejected(PipebusError):

@@ -48,7 +48,7 @@ def describe_bus(bus: Described) -> dict[str, Any]:
                 "every": schedule.interval,
                 "subject": str(schedule.subject),
                 "body": value_text(schedule.body),
-                **{key: value_text(value) for key, value in sorted(schedule.envelope.items())},
+                **{key: value_text(value) for key, value in sorted(schedule.envelope.items()) if value not in (None, 0.0)},
                 **{key: value for key, value in schedule.told.items() if key not in ("interval", "subject")},
                 "place": place_text(schedule.place),
             }
@@ -74,7 +74,7 @@ def describe_node(node: Node) -> dict[str, Any]:
             "is": value_text(what_it_is(node.filter)),
             "shape": node.shape,
             "colour": node.colour,
-            "settings": {**settings(node.filter), **{key: value for key, value in node.told.items() if key != "use"}},
+            "settings": {**settings(node.filter), **{key: value for key, value in node.told.items() if key}},
             "place": place_text(node.place),
         }
     inside = {"filters": [describe_node(inner) for inner in node.nodes], "place": place_text(node.place)}

@@ -210,7 +210,7 @@ class Step:
     position: int
     within: str
     told: dict[str, Any] = field(default_factory=dict)
-    """Settings as a config file writes them, where they are not the values themselves: `${env:X}`."""
+    """What a config file says where it is not the value itself: `${env:X}` by setting; the whole entry under ""."""
 
     @property
     def where(self) -> str:
@@ -283,9 +283,10 @@ def _turn(next_: Next, rest: Rest, build: Build) -> Next:
 class Test:
     """What `when` and `branch` ask: a pattern, decided for each subject at build, or a predicate, asked for each pass."""
 
-    __slots__ = ("name", "pattern", "predicate")
+    __slots__ = ("name", "pattern", "predicate", "told")
 
     def __init__(self, test: object, word: str, place: Place) -> None:
+        self.told: str | None = None  # what a config file says, if it is not the pattern itself
         self.pattern: Pattern | None = None
         self.predicate: Callable[[Message[Any]], object] | None = None
         if isinstance(test, str):
@@ -296,14 +297,14 @@ class Test:
             self.name = f'"{test}"'
         elif callable(test) and not isinstance(test, type):
             if is_async(test):
-                raise PipelineError(f"{word} at {place}: predicate {_name(test)} is async; a predicate is a plain function")
+                raise PipelineError(f"{word} at {place}: predicate {name_of(test)} is async; a predicate is a plain function")
 
             def bad(problem: str, remedy: str) -> PipelineError:
-                return PipelineError(f"{word} at {place}: predicate {_name(test)} {problem}; {remedy}")
+                return PipelineError(f"{word} at {place}: predicate {name_of(test)} {problem}; {remedy}")
 
             _check_parameters(test, 1, bad, "predicate(message)")
             self.predicate = test
-            self.name = _name(test)
+            self.name = name_of(test)
         else:
             raise PipelineError(
                 f"{word} at {place}: {test!r} is neither a pattern nor a predicate; "
@@ -335,6 +336,7 @@ class Fork:
     test: Test
     nodes: tuple[Node, ...]
     place: Place
+    told: dict[str, Any] = field(default_factory=dict)
 
     def inside(self, next_: Next, rest: Rest, build: Build) -> Next:
         """What a message that passes the test goes through."""
@@ -388,13 +390,14 @@ class Pipeline:
         PipelineError: naming the filter, its position, the place and the remedy.
     """
 
-    __slots__ = ("nodes", "on_error", "place")
+    __slots__ = ("nodes", "on_error", "place", "told")
 
     def __init__(self, *filters: Any, on_error: OnError | None = None) -> None:
         if on_error not in (None, "reject", "dead_letter", "drop"):
             raise PipelineError(f'Pipeline: on_error={on_error!r}; it is "reject", "dead_letter" or "drop"')
         self.place = caller()
         self.on_error: OnError | None = on_error
+        self.told: dict[str, Any] = {}
         self.nodes = nodes(filters, self.place, "Pipeline")
 
     @property
@@ -530,7 +533,7 @@ def node(filter: Any, position: int, place: Place, within: str) -> Node:
         return filter
 
     def bad(problem: str, remedy: str) -> PipelineError:
-        return PipelineError(f"filter {_name(filter)} (position {position} of {within} at {place}) {problem}; {remedy}")
+        return PipelineError(f"filter {name_of(filter)} (position {position} of {within} at {place}) {problem}; {remedy}")
 
     if isinstance(filter, type):
         raise bad("is a class, not an instance", f"write {filter.__name__}()")
@@ -539,7 +542,7 @@ def node(filter: Any, position: int, place: Place, within: str) -> Node:
         if not callable(ask):
             raise bad("is an actor that no message can pass through", "define `def filter(self, message)` in it, or spawn it")
         _check_parameters(ask, 1, bad, "filter(message)")
-        return Step(filter, "actor", "both", _name(filter), ask, place, position, within)
+        return Step(filter, "actor", "both", name_of(filter), ask, place, position, within)
     if isinstance(filter, Transform):
         call = filter.transform
         if type(filter).transform is Transform.transform and "transform" not in filter.__dict__:
@@ -549,7 +552,7 @@ def node(filter: Any, position: int, place: Place, within: str) -> Node:
         if inspect.isgeneratorfunction(inspect.unwrap(call)):
             raise bad("has a transform that yields", "make it an Around, or use @around")
         _check_parameters(call, 1, bad, "transform(message)")
-        return Step(filter, "transform", "both", _name(filter), call, place, position, within)
+        return Step(filter, "transform", "both", name_of(filter), call, place, position, within)
     if isinstance(filter, Around):
         generate = filter.around
         if type(filter).around is Around.around and "around" not in filter.__dict__:
@@ -557,14 +560,14 @@ def node(filter: Any, position: int, place: Place, within: str) -> Node:
         if not inspect.isgeneratorfunction(inspect.unwrap(generate)):
             raise bad("has an around that is no generator", "write `outcome = yield message` in it")
         _check_parameters(generate, 1, bad, "around(message)")
-        return Step(filter, "around", "both", _name(filter), generate, place, position, within)
+        return Step(filter, "around", "both", name_of(filter), generate, place, position, within)
     if not callable(filter):
         raise bad(f"is not callable ({type(filter).__name__})", "a filter is f(message, call_next), a Transform or an Around")
     function = inspect.unwrap(filter) if inspect.isroutine(filter) else type(filter).__call__
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise bad("is a generator function", "decorate it with @around")
     _check_parameters(filter, 2, bad, "f(message, call_next)")
-    return Step(filter, "plain", "async" if is_async(filter) else "sync", _name(filter), filter, place, position, within)
+    return Step(filter, "plain", "async" if is_async(filter) else "sync", name_of(filter), filter, place, position, within)
 
 
 def _check_parameters(call: Any, count: int, bad: Callable[[str, str], PipelineError], form: str) -> None:
@@ -602,7 +605,8 @@ def is_async(call: Any) -> bool:
     return not inspect.isroutine(call) and inspect.iscoroutinefunction(type(call).__call__)
 
 
-def _name(filter: Any) -> str:
+def name_of(filter: Any) -> str:
+    """What a filter is called, if nobody gives it another name."""
     while isinstance(filter, functools.partial):
         filter = filter.func
     name = getattr(filter, "name", None)

@@ -56,7 +56,7 @@ class Imports:
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
             raise Bad(FORM)
         module_name, _, path = name.partition(":")
-        if not self.allows(module_name):
+        if not self.allows(module_name) and module_name not in homes:
             root = module_name.partition(".")[0]
             raise Bad(f'package "{root}" is not allowed; pass allow_imports=["{root}"], or --allow {root}')
         found: Any = self._module(module_name)
@@ -142,11 +142,12 @@ def name_of(found: Any) -> str:
     if isinstance(found, functools.partial) or not module or not path or (owner is not None and not inspect.isbuiltin(found)):
         raise Unexportable(f"{found!r} has no name that leads to it; define it at the top of a module")
     name = f"{module}:{path}"
+    if "<lambda>" in path:
+        raise Unexportable(f"a lambda (of {module}) has no name that leads to it; make it a function at the top of a module")
     if module == "__main__":
         raise Unexportable(f"{path} is defined in the program itself, which no other can import; move it to a module")
     if _NAME.fullmatch(name) is None:
-        what = "a lambda" if "<lambda>" in path else path
-        raise Unexportable(f"{what} (of {module}) has no name that leads to it; define it at the top of the module")
+        raise Unexportable(f"{path} (of {module}) has no name that leads to it; define it at the top of the module")
     at: Any = sys.modules.get(module)
     for part in path.split("."):
         at = getattr(at, part, None)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from pipebus import settings
 from pipebus.config.imports import DATA, FORM, PATTERN, PLAIN, Imports, exception_type, name_of, plain_type
-from pipebus.config.problems import BROKEN, Bad, Told, Unexportable, guess
+from pipebus.config.problems import BROKEN, LONGEST, Bad, Told, Unexportable, guess
 from pipebus.errors import PipebusError, text_of
 from pipebus.expressions import Condition, Expression
 from pipebus.message import Message
@@ -76,7 +76,8 @@ class Simple:
 
     def write(self, value: Any) -> Any:
         if not self.fits(value):
-            raise Unexportable(f"{value!r} is not {self.what}")
+            raise Unexportable(f"{brief(value)} is not {self.what}")
+        check_plain(value)
         return value
 
     def schema(self) -> Schema:
@@ -168,7 +169,8 @@ class Quantity:
         try:
             self.convert(value, "")
         except PipebusError:
-            raise Unexportable(f"{value!r} is no {self.text}") from None
+            raise Unexportable(f"{brief(value)} is no {self.text}") from None
+        check_plain(value)
         return value
 
     def schema(self) -> Schema:
@@ -201,7 +203,7 @@ class Choice:
     def write(self, value: Any) -> Any:
         plain = value.value if isinstance(value, enum.Enum) else value
         if plain not in self.values:
-            raise Unexportable(f"{value!r} is none of {', '.join(map(str, self.values))}")
+            raise Unexportable(f"{brief(value)} is none of {', '.join(map(str, self.values))}")
         return plain
 
     def schema(self) -> Schema:
@@ -226,10 +228,9 @@ class Anything:
         if isinstance(value, (list, tuple)):
             return [self.write(inner) for inner in value]
         if type(value) in (str, int, float, bool, datetime.datetime, datetime.date, datetime.time):
-            if type(value) is int and not -(2**63) <= value < 2**63:
-                raise Unexportable(f"{value!r} is too large a number for a file")
+            check_plain(value)
             return value
-        raise Unexportable(f"{value!r} ({type(value).__name__}) is no data that a file can hold")
+        raise Unexportable(f"{brief(value)} ({type(value).__name__}) is no data that a file can hold")
 
     def schema(self) -> Schema:
         return {}
@@ -256,7 +257,7 @@ class ListOf:
 
     def write(self, value: Any) -> Any:
         if isinstance(value, (str, Mapping)) or not isinstance(value, collections.abc.Iterable):
-            raise Unexportable(f"{value!r} is no list")
+            raise Unexportable(f"{brief(value)} is no list")
         unordered = isinstance(value, (set, frozenset))
         return [self.inner.write(one) for one in (sorted(value, key=str) if unordered else value)]
 
@@ -275,7 +276,7 @@ class TableOf:
 
     def write(self, value: Any) -> Any:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise Unexportable(f"{value!r} is no table of texts to values")
+            raise Unexportable(f"{brief(value)} is no table of texts to values")
         return {key: self.inner.write(one) for key, one in value.items()}
 
     def schema(self) -> Schema:
@@ -426,9 +427,11 @@ class Function:
 
     def write(self, value: Any) -> Any:
         if isinstance(value, Expression):
+            if self.condition and not isinstance(value, Condition):
+                raise Unexportable(f"{brief(value)} is no Condition, and a file's are: write Condition({value.text!r})")
             return {"expr": value.text}
         if not callable(value):
-            raise Unexportable(f"{value!r} is no function")
+            raise Unexportable(f"{brief(value)} is no function")
         return name_of(value) if self.text else {"python": name_of(value)}
 
     def schema(self) -> Schema:
@@ -469,6 +472,8 @@ class OneOf:
         raise Bad(texts[0] + "".join(f", {text}" if " or " in text else f", or {text}" for text in rest))
 
     def write(self, value: Any) -> Any:
+        if Function.is_one(value) and any(isinstance(kind, Function) for kind in self.kinds):
+            raise Unexportable(f"{brief(value)}: a table with this one key stands for a function in a file")
         refusals: list[str] = []
         for kind in self.kinds:
             try:
@@ -520,7 +525,7 @@ class Other:
         try:
             plain = self.adapter.dump_python(value, mode="json", warnings="error", exclude_none=True)
         except Exception as error:
-            raise Unexportable(f"{value!r} cannot be written: {text_of(error)}") from None
+            raise Unexportable(f"{brief(value)} cannot be written: {text_of(error)}") from None
         return Anything().write(plain)
 
     def schema(self) -> Schema:
@@ -577,6 +582,34 @@ def _union(hints: list[Any]) -> Kind:
         kinds = [Function(text=False, expr=kind.expr) if isinstance(kind, Function) else kind for kind in kinds]
     kinds.sort(key=lambda kind: isinstance(kind, (Anything, Other)))  # they take almost everything
     return kinds[0] if len(kinds) == 1 else OneOf(tuple(kinds))
+
+
+def check_plain(value: Any) -> None:
+    """
+    Raises:
+        Unexportable: TOML has no way to write it.
+    """
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise Unexportable(f"{brief(value)} is too large a number for a file")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Unexportable(f"{brief(value)} has half a character, which no file can hold") from None
+    if isinstance(value, datetime.time) and value.tzinfo is not None:
+        raise Unexportable(f"{brief(value)}: a time of day has no zone in a file")
+    offset = value.utcoffset() if isinstance(value, datetime.datetime) else None
+    if offset is not None and offset.total_seconds() % 60:
+        raise Unexportable(f"{brief(value)}: a file tells zones by whole minutes")
+
+
+def brief(value: Any) -> str:
+    """For an error about a value of Python's."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def reason(text: str, what: str, value: Any) -> str:

@@ -7,9 +7,10 @@ with the line that it is about. A bus of a file with problems is thrown away: it
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pipebus import pipeline
 from pipebus.bus import Bus
@@ -28,6 +29,7 @@ from pipebus.config.kinds import (
     Imported,
     ListOf,
     Loading,
+    Named,
     OneOf,
     TableOf,
     Text,
@@ -116,6 +118,20 @@ EVERY: Final[dict[str, Setting]] = {
 }
 
 
+class Made(NamedTuple):
+    """
+    A filter, as a file has it.
+
+    Args:
+        told: As of `pipeline.Step`.
+        name: What it is to be called; None: as it calls itself.
+    """
+
+    filter: Any
+    told: dict[str, Any]
+    name: str | None
+
+
 class Reader:
     """
     Args:
@@ -128,8 +144,7 @@ class Reader:
         self.document = document
         self.loading = loading
         self.replace = replace or Replace()
-        self.instances: dict[str, Any] = {}  # named ones: filter or BROKEN
-        self.told: dict[str, dict[str, Any]] = {}  # their settings that were interpolated, by name
+        self.instances: dict[str, Made | Any] = {}  # named ones; BROKEN for what is wrong
         self.names: dict[str, int] = {}  # of subscriptions: the line
         self.filter_names: dict[str, None] = {}
         self.cases: list[cases.Case] = []
@@ -201,14 +216,12 @@ class Reader:
             if name in self.loading.filters:
                 table.problem(f"the program hands in a filter {shown(name)} too; give one of them another name")
             if name in self.replace.filters:
-                self.instances[name] = self.replace.filters[name]
+                self.instances[name] = Made(self.replace.filters[name], {}, None)
                 continue
-            made = self._made(table)
-            if made is not BROKEN:
-                self.instances[name], self.told[name] = made
+            self.instances[name] = self._made(table)
 
     def _made(self, table: Table) -> Any:
-        """(filter, its settings that were interpolated) of a table with `use`, or `BROKEN`."""
+        """A `Made` of a table with `use`, or `BROKEN`."""
         use = table.take("use", Text(), self.loading)
         table.hidden = ("use", "target")
         if use is BROKEN:
@@ -225,24 +238,31 @@ class Reader:
         if cls is None:
             table.problem(f"no filter {shown(use)}{self._meant(use, catalogue.names())}", "use")
             return BROKEN
+        settings = catalogue.settings_of(cls) if isinstance(cls, type) else {}
+        table.hidden += () if "name" in settings else ("name",)
+        name = None if "name" in settings else table.take("name", Text(), self.loading, None)
+        if name is None and "name" in settings and isinstance(table.data.get("name"), str):
+            name = table.data["name"]
         if not isinstance(cls, type):
             table.end()
-            return cls, told
-        settings = catalogue.settings_of(cls)
+            return BROKEN if name is BROKEN else Made(cls, {"": source_of(table.data)}, name)
         found = self._take(table, settings)
         table.end()
-        if BROKEN in found.values() or any(key not in table.asked for key in table.data):
+        if name is BROKEN or BROKEN in found.values() or any(key not in table.asked for key in table.data):
             return BROKEN
         given = {key: value for key, value in found.items() if key in table.data}
         try:
-            return cls(**given), told
+            made = cls(**given)
         except Exception as error:
             self._refused(table, cls, given, error)
             return BROKEN
+        if not dataclasses.is_dataclass(made):  # what it keeps of its settings is its own business
+            told[""] = source_of(table.data)
+        return Made(made, told, name)
 
     def _target(self, table: Table) -> Any:
         """What `use = "python"` names: an object, or a class to make one of."""
-        return table.take("target", Imported(), self.loading)
+        return table.take("target", Named(), self.loading)
 
     def _meant(self, use: str, known: list[str]) -> str:
         if ":" in use:
@@ -307,13 +327,19 @@ class Reader:
             if test is BROKEN or inner is None:
                 return BROKEN
             kind = When if word == "when" else Branch
-            return self._guarded(lambda: kind(Test(test, word, table.place), inner, table.place), table)
+            return self._guarded(lambda: kind(self._test(test, word, table), inner, table.place), table)
         if "use" in table:
             return self._used(table, position, within)
         if "filters" in table:
             return self._chain(table, side)
         table.problem('it has none of "use", "when", "branch" and "filters"')
         return BROKEN
+
+    def _test(self, test: Any, word: str, table: Table) -> Test:
+        made = Test(test, "match" if word == "match" else word, table.place)
+        if isinstance(table.data[word], Told):
+            made.told = table.data[word].source
+        return made
 
     def _chain(self, table: Table, side: str) -> Any:
         on_error = table.take("on_error", ON_ERROR[side], self.loading, None)
@@ -326,22 +352,19 @@ class Reader:
     def _used(self, table: Table, position: int, within: str) -> Any:
         use = table.data["use"]
         self.filter_names[str(use)] = None
-        if isinstance(use, str) and (use in self.instances or use in self.loading.filters):
+        known = use in self.instances or use in self.loading.filters if isinstance(use, str) else False
+        if known and (table.data.keys() == {"use"} or use not in (*catalogue.names(), "python")):
             table.asked.append("use")
             table.end()
             return self._named(use, table, None, table.place, within)
         name = catalogue.word(use) if isinstance(use, str) else ""
         if name in self.replace.filters:
-            return self._step(self.replace.filters[name], table, position, within, name, {})
+            return self._step(Made(self.replace.filters[name], {}, name), table, position, within)
         made = self._made(table)
-        if made is BROKEN:
-            return BROKEN
-        filter, told = made
-        return self._step(filter, table, position, within, None, told)
+        return BROKEN if made is BROKEN else self._step(made, table, position, within)
 
     def _named(self, name: str, table: Table, index: int | None, place: Place, within: str) -> Any:
         """An instance of the file's, what the program hands in, or a kind that needs no settings."""
-        below = ("filters", index) if index is not None else ("use",)
 
         def problem(text: str) -> Any:
             self.document.problems.add(place.line, self.document.where(table.path) + _index(index), text)
@@ -349,14 +372,14 @@ class Reader:
 
         position = 1 if index is None else index + 1
         if name in self.replace.filters and name not in self.instances:
-            return self._step(self.replace.filters[name], table, position, within, name, {}, place)
+            return self._step(Made(self.replace.filters[name], {}, name), table, position, within, place)
         if name in self.instances:
             made = self.instances[name]
             if made is BROKEN:
                 return BROKEN
-            return self._step(made, table, position, within, name, self.told.get(name, {}), place)
+            return self._step(made._replace(name=made.name or name), table, position, within, place)
         if name in self.loading.filters:
-            return self._step(self.loading.filters[name], table, position, within, None, {"use": name}, place)
+            return self._step(Made(self.loading.filters[name], {"": name}, None), table, position, within, place)
         try:
             cls = catalogue.find(name)
         except Bad as bad:
@@ -367,21 +390,26 @@ class Reader:
         missing = [key for key, one in catalogue.settings_of(cls).items() if one.required] if isinstance(cls, type) else []
         if missing:
             return problem(f'"{name}" needs {" and ".join(missing)}; write {{ use = "{name}", {missing[0]} = … }}')
-        made = self._guarded(cls, table, *below) if isinstance(cls, type) else cls
-        return BROKEN if made is BROKEN else self._step(made, table, position, within, None, {}, place)
+        filter = self._guarded(cls, table) if isinstance(cls, type) else cls
+        return BROKEN if filter is BROKEN else self._step(Made(filter, {}, None), table, position, within, place)
 
-    def _step(
-        self, filter: Any, table: Table, position: int, within: str, name: str | None, told: dict[str, Any],
-        place: Place | None = None,
-    ) -> Any:  # fmt: skip
-        made = self._guarded(lambda: pipeline.node(filter, position, place or table.place, within), table)
-        if isinstance(made, Step):
-            self.filter_names[name or made.name] = None
-            made.name = name or made.name
-            made.told = told
-        return made
+    def _step(self, made: Made, table: Table, position: int, within: str, place: Place | None = None) -> Any:
+        """The filter as a node of its own, or `BROKEN`."""
+        node = self._guarded(lambda: pipeline.node(made.filter, position, place or table.place, within), table)
+        if isinstance(node, Step):
+            if node is made.filter:  # somebody has made a node of it before
+                node = dataclasses.replace(node)
+            node.name = made.name or node.name
+            node.told = made.told
+            self.filter_names[node.name] = None
+        elif isinstance(node, Pipeline):
+            node = node.of(node.nodes)
+            node.told = made.told
+        elif isinstance(node, (When, Branch)):
+            node = dataclasses.replace(node, told=made.told)
+        return node
 
-    def _guarded(self, make: Callable[[], Any], table: Table, *below: Any) -> Any:
+    def _guarded(self, make: Callable[[], Any], table: Table) -> Any:
         """What it makes, or `BROKEN` after a word about it."""
         try:
             return make()
@@ -421,7 +449,7 @@ class Reader:
         place = table.place
         nodes: tuple[Node, ...] = inner
         if test is not None:
-            fork = self._guarded(lambda: When(Test(test, "match", place), inner, place), table)
+            fork = self._guarded(lambda: When(self._test(test, "match", table), inner, place), table)
             if fork is BROKEN:
                 return
             nodes = (fork,)

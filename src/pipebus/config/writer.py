@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pipebus.bus import Bus
@@ -14,6 +14,7 @@ from pipebus.config.problems import Problems, Unexportable
 from pipebus.config.reader import BUS, EVERY, MAILBOX, SUBSCRIPTION, TEST, VERSION
 from pipebus.errors import PipebusError
 from pipebus.pipeline import Branch, Node, Pipeline, Step, When, walk
+from pipebus.pipeline import name_of as name_of_filter
 from pipebus.subject import Address
 
 Table = dict[str, Any]
@@ -80,49 +81,82 @@ class Writer:
         """Filters with a name of their own, and those that stand in several places."""
         chains: list[tuple[Node, ...]] = [self.bus.publish_nodes, self.bus.delivery_nodes]
         chains += [one.plan.nodes for one in self.bus.subscriptions]
-        seen: dict[int, Step] = {}
-        several: dict[int, Step] = {}
-        for step in (one for chain in chains for one in walk(chain) if isinstance(one, Step)):
-            if "use" in step.told or step.shape == "actor" or not _is_made(step.filter):
+        seen: set[int] = set()
+        named: dict[int, Step] = {}
+        for step in (one for chain in chains for one in self._walk(chain)):
+            if isinstance(step.told.get(""), str) or step.shape == "actor" or not _is_made(step.filter):
                 continue
-            if id(step.filter) in seen and seen[id(step.filter)] is not step:
-                several[id(step.filter)] = step
-            seen[id(step.filter)] = step
-            if step.name != type(step.filter).__name__:
-                several[id(step.filter)] = step
-        for key, step in several.items():
-            name = step.name
-            number = 2
-            while name in self.filters:
-                name = f"{step.name}-{number}"
+            if id(step.filter) in seen or step.name != name_of_filter(step.filter):
+                named.setdefault(id(step.filter), step)
+            seen.add(id(step.filter))
+        taken = {*catalogue.names(), "python", *self._handed_in(chains)}
+        for identity, step in named.items():
+            key, number = step.name, 1
+            while key in taken or "${" in key:
                 number += 1
-            self.instances[key] = name
+                key = f"{step.name.replace('${', '')}-{number}"
+            taken.add(key)
+            self.instances[identity] = key
             where = f"filter {step.name} ({step.where})"
-            self.filters[name] = self._trying(where, lambda: self._made(step)) or {}  # noqa: B023
+            self.filters[key] = self._trying(where, lambda: self._made(step, key)) or {}  # noqa: B023
 
-    def _made(self, step: Step) -> Table:
-        """The table of a filter that was made of a class with settings."""
+    def _walk(self, chain: Iterable[Node]) -> Iterator[Step]:
+        """The filters that are written in place; not those of chains that the program hands in."""
+        for node in chain:
+            if isinstance(node, Step):
+                yield node
+            elif "" not in node.told:
+                yield from self._walk(node.nodes)
+
+    @staticmethod
+    def _handed_in(chains: Iterable[tuple[Node, ...]]) -> list[str]:
+        return [one.told[""] for chain in chains for one in walk(chain) if isinstance(one.told.get(""), str)]
+
+    def _made(self, step: Step, key: str | None = None) -> Table:
+        """
+        The table of a filter that was made of a class with settings.
+
+        Args:
+            key: Of the table, if it has one; the filter is called by it, if nothing else is said.
+        """
         filter = step.filter
+        if isinstance(step.told.get(""), dict):
+            return self._called(dict(step.told[""]), step, key)
         cls: Any = type(filter)
         use = catalogue.use_of(cls)
         table: Table = {"use": use} if use is not None else {"use": "python", "target": name_of(cls)}
         if not dataclasses.is_dataclass(filter):
             if vars(filter) or getattr(cls, "__slots__", ()):
                 raise Unexportable(f"{cls.__name__} is no dataclass, so nobody can tell its settings; make it one")
-            return table
-        for key, one in catalogue.settings_of(cls).items():
-            value = getattr(filter, key)
-            if key in step.told:
-                table[key] = step.told[key]
+            return self._called(table, step, key)
+        settings = catalogue.settings_of(cls)
+        for word in table:
+            if word in settings:
+                raise Unexportable(f'its setting "{word}" cannot be told from the "{word}" of the file; give it another name')
+        for name, one in settings.items():
+            value = getattr(filter, name)
+            if name in step.told:
+                table[name] = step.told[name]
             elif one.required or not _same(value, one.default):
                 if value is None:
-                    raise Unexportable(f"{key} is None, which a file can only say by leaving it out")
-                table[key] = _escaped(one.kind.write(value))
+                    raise Unexportable(f"{name} is None, which a file can only say by leaving it out")
+                table[name] = _escaped(one.kind.write(value))
+        return self._called(table, step, key, "name" in settings)
+
+    @staticmethod
+    def _called(table: Table, step: Step, key: str | None, has_name: bool = False) -> Table:
+        """With the name that it goes by, if a file has to say it."""
+        if step.name != (table.get("name") or key or name_of_filter(step.filter)):
+            if has_name:
+                raise Unexportable(f"it is called {step.name}, and its setting `name` says otherwise")
+            table["name"] = _escaped(step.name)
         return table
 
     def _entry(self, node: Node) -> Any:
         if isinstance(node, Step):
             return self._trying(f"filter {node.name} ({node.where})", lambda: self._step(node))
+        if "" in node.told:
+            return node.told[""]
         inner = [self._entry(one) for one in node.nodes]
         if isinstance(node, Pipeline):
             return {"filters": inner} | ({} if node.on_error is None else {"on_error": node.on_error})
@@ -130,12 +164,12 @@ class Writer:
         return {kind: self._test(node), "filters": inner}
 
     def _step(self, step: Step) -> Any:
-        if "use" in step.told:
-            return step.told["use"]
+        if isinstance(step.told.get(""), str):
+            return step.told[""]
         if step.shape == "actor":
             raise Unexportable("it is an actor, an object with a state of its own; hand it in: from_config(filters={…})")
         if not _is_made(step.filter):
-            return {"use": "python", "target": name_of(step.filter)}
+            return self._called({"use": "python", "target": name_of(step.filter)}, step, None)
         if id(step.filter) in self.instances:
             return self.instances[id(step.filter)]
         table = self._made(step)
@@ -143,16 +177,20 @@ class Writer:
 
     def _test(self, node: When | Branch) -> Any:
         test = node.test
+        if test.told is not None:
+            return test.told
         if test.pattern is not None:
-            return test.pattern.text
-        return self._trying(f"{node.name} (at {node.place})", lambda: TEST.write(test.predicate))
+            return _escaped(test.pattern.text)
+        return self._trying(f"{node.name} (at {node.place})", lambda: _escaped(TEST.write(test.predicate)))
 
     def _pipeline(self, node: Node, at: str) -> Table:
         """One top-level node as `[[pipelines]]`."""
         table: Table = {} if at == "publish" else {"at": at}
+        if "" in node.told:
+            return table | {"filters": [node.told[""]]}
         if isinstance(node, Pipeline) and node.on_error is not None:
             table["on_error"] = node.on_error
-            if len(node.nodes) != 1 or not isinstance(node.nodes[0], When):
+            if len(node.nodes) != 1 or not isinstance(node.nodes[0], When) or "" in node.nodes[0].told:
                 return table | {"filters": [self._entry(one) for one in node.nodes]}
             node = node.nodes[0]
         if isinstance(node, When):
@@ -162,6 +200,8 @@ class Writer:
     # --- subscriptions and schedules -----------------------------------------------------------------------------------
 
     def _has_name(self, one: Any) -> bool:
+        if getattr(one, "actor", None) is not None and callable(getattr(one.actor, "filter", None)):
+            return False  # a filter actor's own mailbox: the filter tells
         subjects = one.subjects if isinstance(one.subjects, tuple) else (one.subjects,)
         objects = [subject for subject in subjects if isinstance(subject, Address)]
         if getattr(one, "actor", None) is not None or objects:
@@ -198,7 +238,11 @@ class Writer:
                 value = values[key]
                 table[key] = self._trying(where, lambda: _escaped(setting.kind.write(value)))  # noqa: B023
         mailbox = {"size": rules.size, "overflow": rules.overflow, "timeout": rules.timeout}
-        mailbox = {key: value for key, value in mailbox.items() if value != MAILBOX[key].default}
+        mailbox = {
+            key: self._trying(where, lambda: MAILBOX[key].kind.write(value))  # noqa: B023
+            for key, value in mailbox.items()
+            if value != MAILBOX[key].default
+        }
         if "mailbox" in told or mailbox:
             table["mailbox"] = told.get("mailbox", mailbox["size"] if mailbox.keys() == {"size"} else mailbox)
         if plan.nodes:
@@ -206,7 +250,8 @@ class Writer:
         return table
 
     def _every(self, schedule: Any) -> Table:
-        values = {"interval": schedule.interval, "subject": schedule.subject, "body": schedule.body, **schedule.envelope}
+        values = {"interval": schedule.interval, "subject": schedule.subject, "body": schedule.body}
+        values |= schedule.envelope | schedule.told
         where = f"{schedule.name} (at {schedule.place})"
         table: Table = {}
         for key, value in values.items():
