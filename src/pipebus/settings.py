@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 from pipebus.errors import PipelineError
 
 Seconds = Annotated[float, "seconds"]
 Bytes = Annotated[int, "bytes"]
+Condition = Annotated[Callable[[Any], object], "condition"]
+"""A function of the message that says yes or no; in a config file also an expression, which is true or false."""
 Type = Annotated[Any, "type"]
 """A type to validate with; a config file names it, as in "shop.models:Order"."""
 

@@ -623,7 +623,7 @@ class Subscription:
         letter = hub.dead_letters.add(
             _message(item),
             error,
-            Source(self._revive, self._forget_letter),
+            Source(self.revive, self._forget_letter),
             subscription=self.name,
             by=step.name if step is not None else self.plan.bound.name if self.plan.bound is not None else None,
             attempts=_attempt(item),
@@ -648,7 +648,7 @@ class Subscription:
         """A dead letter for what could not even be queued: bytes that are no message."""
         self.bury(parcel, error, taken=False)
 
-    def _revive(self, message: Message[Any]) -> None:
+    def revive(self, message: Message[Any]) -> None:
         parcel = Parcel(message)
         parcel.replayed = True
         if not self.mailbox.revive(parcel):

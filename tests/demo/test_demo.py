@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from pipebus.demo import RAW, Alerts, Demo
 from pipebus.demo.flights import Band, Departure, Flight, departure_of, to_departure
-from pipebus.demo.records import COLUMNS, PACKAGED_DAY, BadInput, Records, Row
+from pipebus.demo.records import COLUMNS, PACKAGED_DAY, Records
 from pipebus.errors import RequestFailed
 from pipebus.message import Message
 from pipebus.pipeline import transform
+from pipebus.records import BadInput, Row
 
 
 def row(**changes: object) -> Row:

@@ -16,9 +16,23 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from pipebus.errors import PipebusError
+from pipebus.errors import ConfigError, PipebusError
 
-COMMANDS = ("demo",)
+COMMANDS = (
+    "run",
+    "check",
+    "test",
+    "explain",
+    "graph",
+    "diff",
+    "publish",
+    "tail",
+    "dead",
+    "schema",
+    "filters",
+    "doctor",
+    "demo",
+)
 
 
 class Command(Protocol):
@@ -64,6 +78,9 @@ def _run(argv: Sequence[str] | None) -> int:
         return cast(int, args.run(args))
     except CommandError as error:
         print(f"pipebus {args.command}: {error}", file=sys.stderr)
+        return 2
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # file and line stand first, where editors and terminals look for them
         return 2
     except PipebusError as error:  # its texts are written for people
         print(f"pipebus {args.command}: {error}", file=sys.stderr)

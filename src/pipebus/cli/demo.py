@@ -5,16 +5,18 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pipebus.cli import CommandError, log_to_stderr
+from pipebus.cli.show import has_rich, progress
 
 if TYPE_CHECKING:
     from pipebus.demo import Carrier, Demo
-    from pipebus.demo.records import Records, Row
+    from pipebus.demo.records import Records
+    from pipebus.records import Row
 
 SUMMARY = "run real departures through a chain of filters and show how late each carrier was"
 EXAMPLE = """\
@@ -36,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from pipebus.demo import Demo
-    from pipebus.demo.records import PACKAGED_DAY, BadInput, Records
+    from pipebus.demo.records import PACKAGED_DAY, Records
     from pipebus.errors import RequestFailed
+    from pipebus.records import BadInput
 
     # Log writes a line for each message, a warning for each that is refused. Who has not asked for them gets the sums.
     log_to_stderr(logging.INFO if args.log else logging.ERROR)
@@ -91,63 +94,27 @@ def _show_carrier(code: str, carrier: "Carrier", as_json: bool) -> None:
 
 EVERY = 500  # records between two looks
 
-Show = Callable[[float | None, str], None]
-"""Takes how much is done (0 to 1, None: unknown) and a few words."""
-
 
 @contextmanager
 def _watched(records: "Records", demo: "Demo", quiet: bool) -> "Iterator[Iterator[Row]]":
     """The records, with progress shown while they are read if stderr is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield iter(records)
-        return
+    with progress(quiet) as show:
+        if show is None:
+            yield iter(records)
+            return
 
-    def watch(show: Show) -> "Iterator[Row]":
-        for index, record in enumerate(records):
-            if index % EVERY == 0:
-                look(show)
-            yield record
-        look(show)
+        def look() -> None:
+            counts = demo.counts()
+            show(records.progress, f"{counts['accepted']:,} accepted, {counts['rejected']:,} rejected")
 
-    def look(show: Show) -> None:
-        counts = demo.counts()
-        show(records.progress, f"{counts['accepted']:,} accepted, {counts['rejected']:,} rejected")
+        def watch() -> "Iterator[Row]":
+            for index, record in enumerate(records):
+                if index % EVERY == 0:
+                    look()
+                yield record
+            look()
 
-    with (_rich_progress if _has_rich() else _plain_progress)() as show:
-        yield watch(show)
-
-
-@contextmanager
-def _rich_progress() -> Iterator[Show]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None)
-
-        def show(done: float | None, words: str) -> None:
-            progress.update(task, description=words, total=None if done is None else 1.0, completed=done or 0.0)
-
-        yield show
-
-
-@contextmanager
-def _plain_progress() -> Iterator[Show]:
-    def show(done: float | None, words: str) -> None:
-        percent = "" if done is None else f"{done:4.0%}  "
-        print(f"\r{percent}{words}\x1b[K", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield show
-    finally:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-def _has_rich() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("rich") is not None
+        yield watch()
 
 
 # --- the table ---------------------------------------------------------------------------------------------------------
@@ -183,7 +150,7 @@ def _print_table(carriers: "Mapping[str, Carrier]") -> None:
         (_cells(code, carrier), _bar(carrier))
         for code, carrier in sorted(carriers.items(), key=lambda item: (-item[1].mean, item[0]))
     ]
-    if sys.stdout.isatty() and _has_rich():
+    if sys.stdout.isatty() and has_rich():
         _rich_table(rows)
     else:
         _plain_table(rows)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LARGEST: Final = 1 << 20
 """Bytes of a config file."""
 
+DEEPEST: Final = 50
+"""Keys and indices of a path; `positions` tells the lines of as many, and more."""
+
 REQUIRED: Final = object()
 
 
@@ -82,6 +85,9 @@ class Document:
         raise self.problems.error()
 
     def _interpolated(self, value: Any, path: KeyPath) -> Any:
+        if len(path) > DEEPEST:
+            self.problems.add(self.line(path), "", f"it is nested in more than {DEEPEST} levels")
+            raise self.problems.error()
         if isinstance(value, dict):
             return {key: self._interpolated(inner, (*path, key)) for key, inner in value.items()}
         if isinstance(value, list):

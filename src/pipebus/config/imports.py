@@ -33,10 +33,10 @@ class Imports:
         allowed: Packages (or modules in them). "shop" allows "shop.billing", and not "shopify".
     """
 
-    def __init__(self, allowed: Iterable[str] = ()) -> None:
+    def __init__(self, allowed: Iterable[str] | None = ()) -> None:
         if isinstance(allowed, str):
             raise PipelineError(f"allow_imports={allowed!r}: it is a list of package names, as in [{allowed!r}]")
-        self.allowed = tuple(allowed)
+        self.allowed = tuple(allowed or ())
         self._failed: dict[str, str] = {}
         for one in self.allowed:
             if not isinstance(one, str) or not all(part.isidentifier() for part in one.split(".")):
@@ -59,7 +59,17 @@ class Imports:
         if not self.allows(module_name) and module_name not in homes:
             root = module_name.partition(".")[0]
             raise Bad(f'package "{root}" is not allowed; pass allow_imports=["{root}"], or --allow {root}')
-        found: Any = self._module(module_name)
+        module = self._module(module_name)
+        try:
+            return self._checked(module, module_name, path, fits, homes)
+        except (Bad, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # an object may be a proxy of what is not there yet
+            raise Bad(f"cannot be read: {text_of(error)}") from None
+
+    def _checked(
+        self, found: Any, module_name: str, path: str, fits: Callable[[Any], str | None], homes: tuple[str, ...]
+    ) -> Any:
         at = module_name
         for part in path.split("."):
             if part.startswith("__"):
@@ -67,9 +77,8 @@ class Imports:
             try:
                 found = getattr(found, part)
             except AttributeError:
-                raise Bad(f'{at} has no "{part}"{guess(part, (n for n in dir(found) if n[0] != "_"))}') from None
-            except Exception as error:
-                raise Bad(f"{at}.{part} cannot be read: {text_of(error)}") from None
+                known = [name for name in dir(found) if isinstance(name, str) and name[:1] not in ("_", "")]
+                raise Bad(f'{at} has no "{part}"{guess(part, known)}') from None
             at = f"{at}.{part}"
         problem = fits(found)
         if problem is not None:

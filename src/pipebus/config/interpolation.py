@@ -48,6 +48,8 @@ def interpolate(text: str, environment: Mapping[str, str], folder: Path, secrets
         if end < 0:
             raise Bad('"${" is not closed; write "$${" for the text itself')
         inside = text[mark.end() : end]
+        if "${" in inside:
+            raise Bad(f"a ${{…}} cannot stand in another one, as in {text[mark.start() : end + 1]}")
         value = _replaced(inside, environment, folder)
         if not inside.endswith(f":-{value}"):  # a default can be read in the file
             secrets[value] = f"${{{inside}}}"
@@ -96,6 +98,7 @@ def _file(name: str, folder: Path) -> str:
     if len(data) > LARGEST:
         raise Bad(f"${{file:{name}}}: {path} is larger than {LARGEST // 1024} KiB")
     try:
-        return data.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        text = data.decode("utf-8")
+        return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
     except UnicodeDecodeError:
         raise Bad(f"${{file:{name}}}: {path} is not UTF-8 text") from None

@@ -351,7 +351,8 @@ class TypeName(Named):
         return plain_type(name) or loading.imports.find(name, self.problem, DATA)
 
     def fits(self, found: Any) -> bool:
-        return isinstance(found, type) or typing.get_origin(found) is not None
+        named = hasattr(found, "__supertype__") or type(found).__name__ == "TypeAliasType"  # NewType; type X = …
+        return isinstance(found, type) or typing.get_origin(found) is not None or named
 
     def write(self, value: Any) -> Any:
         return value.__name__ if isinstance(value, type) and plain_type(value.__name__) is value else name_of(value)
@@ -536,7 +537,7 @@ class Other:
 
 # --- annotations -------------------------------------------------------------------------------------------------------
 
-_MARKS: Final[dict[str, Kind]] = {"seconds": DURATION, "bytes": SIZE, "type": TypeName()}
+_MARKS: Final[dict[str, Kind]] = {"seconds": DURATION, "bytes": SIZE, "type": TypeName(), "condition": Function(condition=True)}
 _PLAIN: Final[dict[Any, Kind]] = {str: Text(), bool: Flag(), int: Whole(), float: Number(), Any: Anything(), object: Anything()}
 
 

@@ -92,12 +92,12 @@ class _Scanner:
         """What is between the dots of a key."""
         if not self.text.startswith(('"', "'"), self.at):
             return self.until(_NO_BARE_KEY)
-        is_literal = self.text[self.at] == "'"
+        has_escapes = self.text[self.at] == '"'
         text = self.string()
-        if is_literal or "\\" not in text:
-            return text
-        # Python has all of TOML's escapes, with the same meaning; its codec wants bytes.
-        return text.encode("latin-1", "backslashreplace").decode("unicode_escape", "replace")
+        if has_escapes and "\\" in text:
+            # Python has all of TOML's escapes, with the same meaning; its codec wants bytes.
+            return text.encode("latin-1", "backslashreplace").decode("unicode_escape", "replace")
+        return text
 
     def value(self, path: Path) -> None:
         """A string or a scalar as a whole; an array or an inline table is opened."""

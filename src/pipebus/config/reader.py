@@ -218,7 +218,9 @@ class Reader:
             if name in self.replace.filters:
                 self.instances[name] = Made(self.replace.filters[name], {}, None)
                 continue
-            self.instances[name] = self._made(table)
+            made = self._made(table)
+            if made is not BROKEN and self._step(made, table, 1, f"filters.{name}") is not BROKEN:
+                self.instances[name] = made
 
     def _made(self, table: Table) -> Any:
         """A `Made` of a table with `use`, or `BROKEN`."""

@@ -23,13 +23,13 @@ from pydantic import TypeAdapter
 from pipebus.actor import Actor
 from pipebus.bus import Bus
 from pipebus.demo.flights import Band, Departure, Flight, to_departure
-from pipebus.demo.records import Row
 from pipebus.errors import Rejected
 from pipebus.filters.log import Log
 from pipebus.filters.reroute import Reroute
 from pipebus.filters.validate import Validate
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import transform, when
+from pipebus.records import Row
 
 RAW = "flights.raw"
 DEPARTURES = "flights.*.*"

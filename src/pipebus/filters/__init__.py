@@ -1,6 +1,7 @@
 """The built-in filters: one file each. They have no privilege; yours are their equals."""
 
 from pipebus.filters.dedupe import Dedupe
+from pipebus.filters.drop import Drop
 from pipebus.filters.enrich import Enrich
 from pipebus.filters.expire import Expire
 from pipebus.filters.fields import Fields
@@ -12,4 +13,17 @@ from pipebus.filters.tap import Tap
 from pipebus.filters.timeout import Timeout
 from pipebus.filters.validate import Validate
 
-__all__ = ["Dedupe", "Enrich", "Expire", "Fields", "Log", "Reroute", "Retry", "SetHeaders", "Tap", "Timeout", "Validate"]
+__all__ = [
+    "Dedupe",
+    "Drop",
+    "Enrich",
+    "Expire",
+    "Fields",
+    "Log",
+    "Reroute",
+    "Retry",
+    "SetHeaders",
+    "Tap",
+    "Timeout",
+    "Validate",
+]

@@ -1,0 +1,62 @@
+"""`pipebus check`: everything that is wrong with config files, at once."""
+
+import argparse
+import sys
+from collections import Counter
+
+from pipebus.cli.show import as_json, styled
+from pipebus.cli.targets import add_allow, look_beside
+
+SUMMARY = "say everything that is wrong with a config file"
+EXAMPLE = """\
+examples:
+  pipebus check pipebus.toml --allow shop
+  pipebus check *.toml --json | jq .text       each problem as one JSON object
+
+Exit code: 0 all are fine, 1 something is wrong.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", metavar="FILE", nargs="+", help="config files")
+    add_allow(parser)
+    parser.add_argument("--json", action="store_true", help="print each problem as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from pipebus.config.files import read
+    from pipebus.errors import ConfigError
+
+    wrong = 0
+    for file in args.files:
+        look_beside(str(Path(file).parent), ".")
+        try:
+            bus, tests = read(file, allow_imports=args.allow)
+        except ConfigError as error:
+            wrong += 1
+            for problem in error.problems:
+                print(as_json(problem._asdict()) if args.json else problem)
+            if not args.json:
+                count = len(error.problems)
+                noun = "problem" if count == 1 else "problems"
+                print(styled(f"{file}: {count} {noun}; nothing would be loaded", "red", sys.stderr), file=sys.stderr)
+            continue
+        if not args.json:
+            print(f"{file}: {styled('fine', 'green')}: {_contents(bus.describe(), len(tests))}")
+    return 1 if wrong else 0
+
+
+def _contents(described: dict, tests: int) -> str:  # type: ignore[type-arg]
+    """How much of everything there is."""
+    counts = Counter({"filter": 0, "subscription": len(described["subscriptions"])})
+    chains = [described["publish"], described["delivery"], *(one["filters"] for one in described["subscriptions"])]
+    while chains:
+        for node in chains.pop():
+            if "filter" in node:
+                counts["filter"] += 1
+            else:
+                chains.append(node["filters"])
+    counts["schedule"], counts["test"] = len(described["schedules"]), tests
+    return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items())

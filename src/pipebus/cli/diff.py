@@ -1,0 +1,111 @@
+"""`pipebus diff`: what differs between two buses, part by part."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pipebus.cli.show import styled
+from pipebus.cli.targets import add_allow, add_target, open_bus
+
+SUMMARY = "say what differs between two buses: two files, or a file and a program"
+EXAMPLE = """\
+examples:
+  pipebus diff old.toml new.toml --allow shop
+  pipebus diff pipebus.toml shop.app:bus        are the file and the program the same bus?
+
+Exit code: 0 they are the same, 1 they differ.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_target(parser, "a")
+    add_target(parser, "b")
+    add_allow(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    a, b = (open_bus(target, args.allow).describe() for target in (args.a, args.b))
+    found = list(differences(without_places(a), without_places(b)))
+    for part, lines in found:
+        print(styled(part, "bold"))
+        for line in lines:
+            print("  " + styled(line, "red" if line[0] == "-" else "green") if line[0] in "-+" else f"  {line}")
+    if not found:
+        print(f"{args.a} and {args.b} are the same bus")
+    return 1 if found else 0
+
+
+def without_places(value: Any) -> Any:
+    """A description without where things were written."""
+    if isinstance(value, dict):
+        return {key: without_places(inner) for key, inner in value.items() if key != "place"}
+    return [without_places(inner) for inner in value] if isinstance(value, list) else value
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """(part, its lines): "-" is only in the first, "+" only in the second."""
+    bus = [
+        line
+        for key in ("transport", *a["bus"])
+        for line in _changed(key, a["bus"].get(key, a.get(key)), b["bus"].get(key, b.get(key)))
+    ]
+    if bus:
+        yield "bus", bus
+    for side in ("publish", "delivery"):
+        lines = list(_lists(list(_chain(a[side])), list(_chain(b[side]))))
+        if lines:
+            yield f"{side} chain", lines
+    yield from _named("subscription", a["subscriptions"], b["subscriptions"], "name")
+    schedules = list(_lists([_flat(one) for one in a["schedules"]], [_flat(one) for one in b["schedules"]]))
+    if schedules:
+        yield "schedules", schedules
+
+
+def _named(word: str, a: list[dict[str, Any]], b: list[dict[str, Any]], key: str) -> Iterator[tuple[str, list[str]]]:
+    olds, news = ({one[key]: one for one in side} for side in (a, b))
+    for name in sorted({*olds, *news}):
+        old, new = olds.get(name), news.get(name)
+        if old is None or new is None:
+            yield f"{word} {name}", [f"{'-' if new is None else '+'} {_flat((old or new or {}) | {'filters': ...})}"]
+            continue
+        lines = [line for part in old if part != "filters" for line in _changed(part, old[part], new[part])]
+        lines += _lists(list(_chain(old["filters"])), list(_chain(new["filters"])))
+        if lines:
+            yield f"{word} {name}", lines
+
+
+def _changed(key: str, old: Any, new: Any) -> list[str]:
+    return [] if old == new else [f"- {key} = {_shown(old)}", f"+ {key} = {_shown(new)}"]
+
+
+def _chain(nodes: list[dict[str, Any]], depth: int = 0) -> Iterator[str]:
+    """A line for each node, its settings behind it, what is inside indented."""
+    for node in nodes:
+        indent = "  " * depth
+        if "filter" in node:
+            what = node["is"].rpartition(":")[2]
+            called = "" if node["filter"] == what else f"{node['filter']}: "
+            settings = ", ".join(f"{key}={_shown(value)}" for key, value in node["settings"].items() if value is not None)
+            yield f"{indent}{called}{node['is'] if '<' in what else what}({settings})"
+            continue
+        kind = next(key for key in ("when", "branch", "pipeline") if key in node)
+        yield f"{indent}{kind} {_shown(node[kind])}"
+        yield from _chain(node["filters"], depth + 1)
+
+
+def _lists(old: list[str], new: list[str]) -> Iterator[str]:
+    """What was taken out and put in, with one line of what stands around it."""
+    import difflib
+
+    for line in list(difflib.unified_diff(old, new, lineterm="", n=1))[2:]:
+        yield "..." if line.startswith("@@") else f"{line[0]} {line[1:]}"
+
+
+def _flat(one: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={_shown(value)}" for key, value in one.items() if value not in (None, ...))
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -1,0 +1,161 @@
+"""`pipebus doctor`: what is here, what is missing, and what endangers a bus."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pipebus.cli.show import as_json, styled
+from pipebus.cli.targets import add_allow, open_bus
+
+SUMMARY = "say what is installed, what a transport promises, and what endangers a bus"
+EXAMPLE = """\
+examples:
+  pipebus doctor                                this installation
+  pipebus doctor memory:                        what a transport promises
+  pipebus doctor pipebus.toml --allow shop      a whole bus
+
+Exit code: 0 nothing is wrong (there may be hints), 1 something is.
+"""
+
+
+class Finding(NamedTuple):
+    """
+    One line.
+
+    Args:
+        level: "ok", "hint" (it works; know this) or "wrong".
+    """
+
+    level: str
+    about: str
+    text: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="TARGET", nargs="?", help="a config file, MODULE:BUS, or the URL of a transport")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each finding")
+    add_allow(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    found = [*_installation()]
+    if args.target is not None:
+        found += _url(args.target) if _is_url(args.target) else _bus(args)
+    for one in found:
+        if args.json:
+            print(as_json(one._asdict()))
+        else:
+            mark = {"ok": styled("ok   ", "green"), "hint": styled("hint ", "yellow"), "wrong": styled("wrong", "red")}
+            print(f"{mark[one.level]}  {one.about}: {one.text}")
+    return 1 if any(one.level == "wrong" for one in found) else 0
+
+
+def _is_url(target: str) -> bool:
+    """memory:, memory:?wire=json, nats://…; but not MODULE:BUS."""
+    scheme, colon, rest = target.partition(":")
+    return bool(colon) and (rest[:1] in ("", "/", "?") or scheme in ("memory", "sqlite", "nats"))
+
+
+# --- this installation -----------------------------------------------------------------------------------------------------
+
+PACKAGES = {
+    "rich": ("cli", "tables and progress are plain text"),
+    "jmespath": ("config", "config files cannot use { expr = … }"),
+    "tomlkit": ("config", "export_config cannot write files"),
+    "pytest": ("testing", "the fixtures and [[tests]] in pytest need it"),
+    "hypothesis": ("testing", "check_filter needs it"),
+}
+
+
+def _installation() -> Iterator[Finding]:
+    import platform
+    import sqlite3
+    from importlib.metadata import PackageNotFoundError, entry_points, version
+
+    yield Finding("ok", "Python", f"{platform.python_version()} on {platform.platform(terse=True)}")
+    for name in ("pipebus", "pydantic", "msgspec", "structlog"):
+        try:
+            yield Finding("ok", name, version(name))
+        except PackageNotFoundError:
+            yield Finding("hint", name, "not installed as a package: run from a source tree")
+    for name, (extra, without) in PACKAGES.items():
+        try:
+            yield Finding("ok", name, version(name))
+        except PackageNotFoundError:
+            yield Finding("hint", name, f"not installed: {without}; pip install 'pipebus[{extra}]'")
+    yield Finding("ok", "SQLite", f"{sqlite3.sqlite_version} (of this Python)")
+    for group in ("pipebus.filters", "pipebus.transports"):
+        for point in entry_points(group=group):
+            try:
+                point.load()
+            except Exception as error:
+                yield Finding("wrong", f"{group} {point.name}", f"cannot be loaded: {type(error).__name__}: {error}")
+            else:
+                yield Finding("ok", f"{group} {point.name}", point.value)
+
+
+# --- a transport -----------------------------------------------------------------------------------------------------------
+
+
+def _url(url: str) -> Iterator[Finding]:
+    from pipebus.errors import PipebusError
+    from pipebus.transports.base import open_transport
+
+    try:
+        transport = open_transport(url)
+    except PipebusError as error:
+        yield Finding("wrong", "transport", str(error))
+        return
+    yield from _transport(url, transport)
+
+
+def _transport(url: str, transport: Any) -> Iterator[Finding]:
+    promises = transport.capabilities
+    each = ", ".join(f"{name}={getattr(promises, name)}" for name in promises.__struct_fields__)
+    yield Finding("ok", url, each)
+    if promises.survives == "nothing":
+        yield Finding("hint", url, "keeps messages in this process: what waits when it ends unexpectedly is lost")
+    if not promises.multi_process:
+        yield Finding("hint", url, "one process: other programs neither see its messages nor share its work")
+
+
+# --- a bus -----------------------------------------------------------------------------------------------------------------
+
+
+def _bus(args: argparse.Namespace) -> Iterator[Finding]:
+    from pipebus.errors import PipebusError
+
+    try:
+        bus = open_bus(args.target, args.allow)
+    except PipebusError as error:
+        for line in str(error).splitlines():
+            yield Finding("wrong", "config", line)
+        return
+    described = bus.describe()
+    yield Finding("ok", args.target, f"loads: {len(described['subscriptions'])} subscriptions")
+    yield from _transport(bus.url, bus.transport)
+    for one in described["subscriptions"]:
+        yield from _subscription(one)
+    if not any(_names(described["publish"])):
+        yield Finding("hint", "publish chain", "is empty: nothing is validated or logged before it is accepted")
+
+
+def _subscription(one: dict[str, Any]) -> Iterator[Finding]:
+    box = one["mailbox"]
+    about = f"subscription {one['name']}"
+    if box["overflow"] in ("drop_newest", "drop_oldest"):
+        yield Finding("hint", about, f"drops messages when {box['size']:,} wait ({box['overflow']}), and counts them")
+    if box["overflow"] == "block" and box["timeout"] > 60:
+        yield Finding("hint", about, f"a full mailbox makes publishers wait up to {box['timeout']:g} s")
+    if box["size"] > 1_000_000:
+        yield Finding("hint", about, f"may keep {box['size']:,} messages in memory")
+    if one["handler"] is None:
+        yield Finding("hint", about, f"has no handler: somebody has to read it, or it is full after {box['size']:,} messages")
+
+
+def _names(nodes: list[dict[str, Any]]) -> Iterator[str]:
+    for node in nodes:
+        if "filter" in node:
+            yield node["filter"]
+        else:
+            yield from _names(node["filters"])

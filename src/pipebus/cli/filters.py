@@ -1,0 +1,84 @@
+"""`pipebus filters`: which filters a file may use, and what they take."""
+
+import argparse
+from typing import Any
+
+from pipebus.cli import CommandError
+from pipebus.cli.show import as_json, styled, table
+
+SUMMARY = "list the filters that a file may use, or tell of one"
+EXAMPLE = """\
+examples:
+  pipebus filters
+  pipebus filters retry         its settings, and their defaults
+  pipebus filters --json | jq -r .name
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?", help="a filter, as a file writes it")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each")
+
+
+def run(args: argparse.Namespace) -> int:
+    from pipebus.config import catalogue
+    from pipebus.config.problems import Bad, guess
+
+    names = catalogue.names()
+    if args.name is not None and args.name not in names:
+        raise CommandError(f'no filter "{args.name}"{guess(args.name, names) or f"; there are {chr(44).join(names)}"}')
+    rows: list[tuple[str, str, dict[str, Any], Any]] = []
+    for name in names if args.name is None else [args.name]:
+        try:
+            found: Any = catalogue.find(name)
+        except Bad as bad:
+            rows.append((name, bad.text, {}, None))
+            continue
+        settings = catalogue.settings_of(found) if isinstance(found, type) else {}
+        rows.append((name, catalogue.summary(found), settings, found))
+    if args.json:
+        for name, summary, settings, _ in rows:
+            print(as_json({"name": name, "summary": summary, "settings": {key: _told(one) for key, one in settings.items()}}))
+    elif args.name is None:
+        table(("filter", "does", "settings"), [(name, text, ", ".join(settings)) for name, text, settings, _ in rows])
+    else:
+        _one(*rows[0])
+    return 0
+
+
+def _one(name: str, summary: str, settings: dict[str, Any], found: Any) -> None:
+    print(f"{styled(name, 'bold')}: {summary}\n")
+    if not settings:
+        print("It takes no settings.")
+        return
+    rows = [
+        (key, "needed" if one.required else _default(one.default), one.doc.replace("`", "")) for key, one in settings.items()
+    ]
+    width = max(len(key) for key, _, _ in rows)
+    for key, default, doc in rows:
+        print(f"  {key:<{width}}  {default}")
+        print(*_wrapped(doc, width + 4), sep="\n")
+    needed = "".join(f", {key} = …" for key, one in settings.items() if one.required)
+    print(f'\nin a file: {{ use = "{name}"{needed} }}')
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    import shutil
+    import textwrap
+
+    width = max(40, min(100, shutil.get_terminal_size().columns))
+    return textwrap.wrap(text, width, initial_indent=" " * indent, subsequent_indent=" " * indent) or [""]
+
+
+def _default(value: Any) -> str:
+    from pipebus.config.problems import shown
+
+    return "left out" if value is None else getattr(value, "__name__", None) or shown(value)
+
+
+def _told(one: Any) -> dict[str, Any]:
+    return {
+        "needed": one.required,
+        "default": one.default if isinstance(one.default, (str, int, float, bool, type(None))) else str(one.default),
+        "doc": one.doc,
+    }

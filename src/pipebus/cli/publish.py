@@ -1,0 +1,72 @@
+"""`pipebus publish`: one message through a bus."""
+
+import argparse
+import logging
+import sys
+from typing import Any
+
+from pipebus.cli import CommandError, log_to_stderr
+from pipebus.cli.explain import headers_of, json_value
+from pipebus.cli.run import outcome_told
+from pipebus.cli.show import as_json
+from pipebus.cli.targets import add_allow, add_target, open_bus
+
+SUMMARY = "publish one message, and say what became of it"
+EXAMPLE = """\
+examples:
+  pipebus publish pipebus.toml orders.created '{"id": 1, "total": 120}' --allow shop
+  echo '{"id": 1}' | pipebus publish pipebus.toml orders.created - --allow shop
+  pipebus publish pipebus.toml orders.created --text tea --header tenant=acme --request
+
+A bus in memory lives in this process: its handlers run here, before the command ends.
+Exit code: 0 accepted, dropped or unrouted, 1 rejected, failed or dead.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_target(parser)
+    parser.add_argument("subject", metavar="SUBJECT")
+    parser.add_argument("body", metavar="JSON", nargs="?", help="the body; - reads it from standard input; left out: none")
+    parser.add_argument("--text", metavar="TEXT", help="a body that is this text")
+    parser.add_argument("--header", metavar="NAME=TEXT", action="append", default=[])
+    parser.add_argument("--key", metavar="TEXT", help="keeps the order among messages of equal key")
+    parser.add_argument("--id", metavar="TEXT", help="an id of your own, for a publish that may be repeated")
+    parser.add_argument("--request", action="store_true", help="wait for the reply, and print it")
+    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=5.0, help="for the reply, and for draining (5)")
+    add_allow(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from pipebus.errors import PipebusError, Rejected
+    from pipebus.expressions import plain
+
+    log_to_stderr(logging.ERROR)
+    if args.text is not None and args.body is not None:
+        raise CommandError("a body is JSON or --text, not both")
+    text = sys.stdin.read() if args.body == "-" else args.body
+    body = args.text if args.text is not None else json_value(text, "the body")
+    options = {"headers": headers_of(args.header), "key": args.key, "id": args.id}
+    options = {key: value for key, value in options.items() if value}
+    bus = open_bus(args.target, args.allow)
+    told: dict[str, Any]
+    with bus:
+        try:
+            if args.request:
+                reply = bus.request(args.subject, body, timeout=args.timeout, **options)
+                told = {"outcome": "replied", "body": plain(reply.body)}
+            else:
+                told = outcome_told(bus.publish(args.subject, body, **options))
+        except Rejected as error:
+            told = {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.errors)}
+        except Exception as error:
+            told = {"outcome": "failed", "reason": str(error) if isinstance(error, PipebusError) else _named(error)}
+        bus.stop(args.timeout)
+    letters = bus.dead_letters.list()
+    if letters:
+        told["dead"] = [{"subscription": letter.subscription, "by": letter.by, "error": letter.error} for letter in letters]
+    print(as_json(told))
+    return 1 if told["outcome"] in ("rejected", "failed") or letters else 0
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,120 @@
+"""What commands print: tables and progress, with rich where it is installed and a person looks, as plain text elsewhere."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+Show = Callable[[float | None, str], None]
+"""Takes how much is done (0 to 1, None: unknown) and a few words."""
+
+
+def has_rich() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("rich") is not None
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str] = (), file: TextIO | None = None) -> None:
+    """
+    Print a table.
+
+    Args:
+        numbers: Heads of columns that stand on the right.
+        file: stdout if not given.
+    """
+    file = file or sys.stdout
+    cells = [[_cell(value) for value in row] for row in rows]
+    if file.isatty() and has_rich():
+        _rich_table(heads, cells, numbers, file)
+        return
+    widths = [max(len(head), *(len(row[index]) for row in cells), 0) for index, head in enumerate(heads)]
+
+    def line(values: Sequence[str]) -> str:
+        parts = [
+            f"{value:>{width}}" if head in numbers else f"{value:<{width}}"
+            for value, width, head in zip(values, widths, heads, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    print(line(list(heads)), file=file)
+    for row in cells:
+        print(line(row), file=file)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else "" if value is None else printable(str(value))
+
+
+def _rich_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str], file: TextIO) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in heads:
+        table.add_column(head, justify="right" if head in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(file=file).print(table)
+
+
+def printable(text: str) -> str:
+    """Nothing that comes from outside moves the cursor, or makes lines of its own."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def styled(text: str, style: str, file: TextIO | None = None) -> str:
+    """The text in a colour ("red", "green", "yellow", "bold"), where a person looks and has not said NO_COLOR."""
+    file = file or sys.stdout
+    codes = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
+    if not file.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{codes[style]}m{text}\x1b[0m"
+
+
+def as_json(value: Any) -> str:
+    """One line of JSON; what JSON cannot hold as its text."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Show | None]:
+    """What shows progress on stderr; None where nobody looks."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    with (_rich_progress if has_rich() else _plain_progress)() as show:
+        yield show
+
+
+@contextmanager
+def _rich_progress() -> Iterator[Show]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(done: float | None, words: str) -> None:
+            bar.update(task, description=words, total=None if done is None else 1.0, completed=done or 0.0)
+
+        yield show
+
+
+@contextmanager
+def _plain_progress() -> Iterator[Show]:
+    def show(done: float | None, words: str) -> None:
+        percent = "" if done is None else f"{done:4.0%}  "
+        print(f"\r{percent}{words}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,76 @@
+"""`pipebus test`: the [[tests]] of config files, in virtual time."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipebus.cli import CommandError
+from pipebus.cli.show import as_json, styled
+from pipebus.cli.targets import add_allow, look_beside
+
+SUMMARY = "run the [[tests]] of config files, in virtual time"
+EXAMPLE = """\
+examples:
+  pipebus test                                 every pipebus.toml and NAME.pipebus.toml below this folder
+  pipebus test pipebus.toml --allow shop -k billing
+  pipebus test -v                              also the story of what failed, step by step
+
+Exit code: 0 all passed, 1 some failed, 2 a file cannot be loaded or has no test.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", metavar="PATH", nargs="*", default=["."], help="config files, or folders to look through")
+    parser.add_argument("-k", metavar="NAME", default="", dest="name", help="only tests with this in their name")
+    parser.add_argument("-v", "--verbose", action="store_true", help="also show the story of what failed, step by step")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each test")
+    add_allow(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from pipebus.testing.file_tests import file_tests
+
+    started = time.perf_counter()
+    files = list(_files(args.paths))
+    found = []
+    for file in files:
+        look_beside(str(file.parent), ".")
+        found += file_tests(file, allow_imports=args.allow)
+    chosen = [test for test in found if args.name.lower() in test.name.lower()]
+    if not chosen:
+        what = f'none of {len(found)} tests has "{args.name}" in its name' if found else "there are no [[tests]]"
+        raise CommandError(f"{what} in {', '.join(map(str, files)) or 'no file'}")
+    failed = 0
+    for test in chosen:
+        result = test.run()
+        failed += not result.passed
+        if args.json:
+            line = {"name": result.name, "file": result.file, "line": result.line, "passed": result.passed}
+            print(as_json(line | {"differences": result.differences}))
+            continue
+        word = styled("passed", "green") if result.passed else styled("FAILED", "red")
+        print(f"{word}  {result.name}  ({result.file}:{result.line})")
+        for difference in result.differences:
+            print(f"        {difference}")
+        if args.verbose and not result.passed:
+            print(*(f"        | {line}" for line in result.story.splitlines()), sep="\n")
+    told = f"{len(chosen) - failed} passed" + (f", {failed} failed" if failed else "")
+    if len(chosen) < len(found):
+        told += f", {len(found) - len(chosen)} not chosen"
+    print(f"{told} in {time.perf_counter() - started:.2f} s", file=sys.stderr if args.json else sys.stdout)
+    return 1 if failed else 0
+
+
+def _files(paths: list[str]) -> Iterator[Path]:
+    """Files as they are; in folders, those that are called like configs."""
+    for name in paths:
+        path = Path(name)
+        if not path.is_dir():
+            yield path
+            continue
+        for file in sorted(path.rglob("*pipebus.toml")):
+            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            if not hidden and (file.name == "pipebus.toml" or file.name.endswith(".pipebus.toml")):
+                yield file

@@ -1,0 +1,43 @@
+"""Drop: what nobody wants ends here, counted, with a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipebus.errors import PipelineError
+from pipebus.message import Dropped, Message
+from pipebus.pipeline import Transform, is_async
+from pipebus.settings import Condition
+
+
+@dataclass(eq=False)
+class Drop(Transform):
+    """
+    Drop the messages for which a condition holds.
+
+    Args:
+        when: A plain function of the message; in a config file an expression. Left out: every message.
+        reason: What the drop is counted under.
+
+    Drops:
+        `Dropped(reason)`.
+
+    Example:
+        >>> from pipebus import Message
+        >>> Drop(when=lambda message: message.body < 10, reason="too small").transform(Message("payments.1", 5))
+        Dropped(reason='too small', by=None)
+    """
+
+    when: Condition | None = None
+    reason: str = "not wanted"
+    may_drop = True
+
+    def __post_init__(self) -> None:
+        if self.when is not None and (not callable(self.when) or is_async(self.when)):
+            raise PipelineError(f"Drop.when={self.when!r}: it is a plain function of the message")
+        if not isinstance(self.reason, str) or not self.reason:
+            raise PipelineError(f"Drop.reason={self.reason!r}: it is a text that is not empty")
+
+    def transform(self, message: Message[Any], /) -> Message[Any] | Dropped:
+        return Dropped(self.reason) if self.when is None or self.when(message) else message
