@@ -167,11 +167,11 @@ class Quantity:
 
     def write(self, value: Any) -> Any:
         try:
-            self.convert(value, "")
+            found = self.convert(value, "")
         except PipebusError:
             raise Unexportable(f"{brief(value)} is no {self.text}") from None
-        check_plain(value)
-        return value
+        check_plain(found)
+        return found
 
     def schema(self) -> Schema:
         pattern = rf"^\s*[0-9]+(\.[0-9]+)?\s*({'|'.join(self.units)})\s*$|\$\{{"

@@ -128,13 +128,13 @@ class Problems:
     """
 
     def __init__(self, file: str) -> None:
-        self.file = file
+        self.file = " ".join(file.split("\n"))
         self.found: dict[ConfigProblem, None] = {}
         self.secrets: dict[str, str] = {}  # what was put in for `${…}` -> that
 
     def add(self, line: int | None, where: str, text: str) -> None:
-        one_line = " ".join(self.redacted(text).split())
-        self.found[ConfigProblem(self.file, line, self.redacted(where, words=False), one_line)] = None
+        text, where = (" ".join(one.split()) for one in (self.redacted(text), self.redacted(where, words=False)))
+        self.found[ConfigProblem(self.file, line, where, text)] = None
 
     def redacted(self, text: str, words: bool = True) -> str:
         """

@@ -216,11 +216,12 @@ class Reader:
             if name in self.loading.filters:
                 table.problem(f"the program hands in a filter {shown(name)} too; give one of them another name")
             if name in self.replace.filters:
-                self.instances[name] = Made(self.replace.filters[name], {}, None)
+                self.instances[name] = Made(self.replace.filters[name], {}, name)
                 continue
             made = self._made(table)
-            if made is not BROKEN and self._step(made, table, 1, f"filters.{name}") is not BROKEN:
-                self.instances[name] = made
+            if made is not BROKEN:
+                made = made._replace(name=made.name or name)
+                self.instances[name] = made if self._step(made, table, 1, f"filters.{name}") is not BROKEN else BROKEN
 
     def _made(self, table: Table) -> Any:
         """A `Made` of a table with `use`, or `BROKEN`."""
@@ -379,9 +380,9 @@ class Reader:
             made = self.instances[name]
             if made is BROKEN:
                 return BROKEN
-            return self._step(made._replace(name=made.name or name), table, position, within, place)
+            return self._step(made, table, position, within, place)
         if name in self.loading.filters:
-            return self._step(Made(self.loading.filters[name], {"": name}, None), table, position, within, place)
+            return self._step(Made(self.loading.filters[name], {"": source_of(name)}, None), table, position, within, place)
         try:
             cls = catalogue.find(name)
         except Bad as bad:
@@ -493,7 +494,7 @@ class Reader:
             break
         told = _told(table.data)
         if found["handler"] is not None and ":" not in found["handler"]:
-            told["handler"] = found["handler"]
+            told.setdefault("handler", found["handler"])
         if told:
             bus.told.subscriptions[name] = told
 

@@ -81,16 +81,18 @@ class Writer:
         """Filters with a name of their own, and those that stand in several places."""
         chains: list[tuple[Node, ...]] = [self.bus.publish_nodes, self.bus.delivery_nodes]
         chains += [one.plan.nodes for one in self.bus.subscriptions]
-        seen: set[int] = set()
+        seen: dict[int, Step] = {}  # where each stands first
         named: dict[int, Step] = {}
         for step in (one for chain in chains for one in self._walk(chain)):
             if isinstance(step.told.get(""), str) or step.shape == "actor" or not _is_made(step.filter):
                 continue
-            if id(step.filter) in seen or step.name != name_of_filter(step.filter):
-                named.setdefault(id(step.filter), step)
-            seen.add(id(step.filter))
+            if id(step.filter) in seen or step.name != _own_name(step):
+                named[id(step.filter)] = step
+            seen.setdefault(id(step.filter), step)
         taken = {*catalogue.names(), "python", *self._handed_in(chains)}
-        for identity, step in named.items():
+        for identity, step in seen.items():
+            if identity not in named:
+                continue
             key, number = step.name, 1
             while key in taken or "${" in key:
                 number += 1
@@ -126,7 +128,7 @@ class Writer:
         use = catalogue.use_of(cls)
         table: Table = {"use": use} if use is not None else {"use": "python", "target": name_of(cls)}
         if not dataclasses.is_dataclass(filter):
-            if vars(filter) or getattr(cls, "__slots__", ()):
+            if getattr(filter, "__dict__", {}).keys() - {"name"} or getattr(cls, "__slots__", ()):
                 raise Unexportable(f"{cls.__name__} is no dataclass, so nobody can tell its settings; make it one")
             return self._called(table, step, key)
         settings = catalogue.settings_of(cls)
@@ -146,10 +148,12 @@ class Writer:
     @staticmethod
     def _called(table: Table, step: Step, key: str | None, has_name: bool = False) -> Table:
         """With the name that it goes by, if a file has to say it."""
-        if step.name != (table.get("name") or key or name_of_filter(step.filter)):
-            if has_name:
-                raise Unexportable(f"it is called {step.name}, and its setting `name` says otherwise")
-            table["name"] = _escaped(step.name)
+        said = step.told.get("name") or (table["name"].replace("$${", "${") if "name" in table else "")
+        if "name" in step.told or step.name == (said or key or _own_name(step)):
+            return table
+        if has_name:
+            raise Unexportable(f"it is called {step.name}, and its setting `name` says otherwise")
+        table["name"] = _escaped(step.name)
         return table
 
     def _entry(self, node: Node) -> Any:
@@ -254,7 +258,7 @@ class Writer:
         values |= schedule.envelope | schedule.told
         where = f"{schedule.name} (at {schedule.place})"
         table: Table = {}
-        for key, value in values.items():
+        for key, value in ((key, values[key]) for key in EVERY if key in values):
             if key in schedule.told:
                 table[key] = schedule.told[key]
             elif value is not None and (EVERY[key].required or value != EVERY[key].default):
@@ -304,6 +308,15 @@ def written(data: Table) -> str:
         else:
             document[key] = table_of(value) if isinstance(value, dict) else value
     return tomlkit.dumps(document)
+
+
+def _own_name(step: Step) -> str:
+    """What a filter is called when a file has made it, and says no more."""
+    if not _is_made(step.filter):
+        return name_of_filter(step.filter)
+    cls: Any = type(step.filter)
+    name = step.filter.name if "name" in catalogue.settings_of(cls) else getattr(cls, "name", None)
+    return name if isinstance(name, str) and name else cls.__name__
 
 
 def _is_made(filter: Any) -> bool:
