@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pipebus.cli import CommandError, log_to_stderr
-from pipebus.cli.run import message_told
+from pipebus.cli.messages import message_told
 from pipebus.cli.show import as_json, printable, table
 from pipebus.cli.targets import add_allow, is_module, open_bus
 

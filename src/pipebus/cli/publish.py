@@ -7,7 +7,7 @@ from typing import Any
 
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.explain import headers_of, json_value
-from pipebus.cli.run import outcome_told
+from pipebus.cli.messages import outcome_told
 from pipebus.cli.show import as_json
 from pipebus.cli.targets import add_allow, add_target, open_bus
 

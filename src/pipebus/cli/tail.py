@@ -5,7 +5,7 @@ import logging
 import sys
 
 from pipebus.cli import log_to_stderr
-from pipebus.cli.run import tailing
+from pipebus.cli.messages import tailing
 from pipebus.cli.targets import add_allow, add_target, open_bus
 
 SUMMARY = "print messages as they come, as JSON Lines"

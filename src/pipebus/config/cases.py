@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pipebus.config.catalogue import Setting, word
-from pipebus.config.document import REQUIRED, Table
+from pipebus.config.document import Table
 from pipebus.config.kinds import DURATION, INTERVAL, Anything, Choice, ListOf, Loading, OneOf, TableOf, Text, Whole
 from pipebus.config.matchers import Expectation, Expected
 from pipebus.config.problems import BROKEN, Bad, choice, shown
+from pipebus.config.vocabulary import Headers, Key, Literal
 from pipebus.dead_letters import PUBLISH
-from pipebus.errors import HeaderError, MessageError, SubjectError
-from pipebus.message import check_fields, check_headers
-from pipebus.subject import check_pattern, check_subject
-
-
-class Patterns(Text):
-    """A pattern of subjects."""
-
-    def read(self, value: Any, loading: Loading) -> str:
-        text = super().read(value, loading)
-        try:
-            check_pattern(text)
-        except SubjectError as error:
-            raise Bad(str(error)) from None
-        return text
-
-
-class Literal(Text):
-    """A subject that can be published to."""
-
-    def read(self, value: Any, loading: Loading) -> str:
-        text = super().read(value, loading)
-        try:
-            check_subject(text)
-        except SubjectError as error:
-            raise Bad(str(error)) from None
-        return text
-
-
-class Key(Text):
-    """A message's key."""
-
-    def read(self, value: Any, loading: Loading) -> str:
-        text = super().read(value, loading)
-        try:
-            check_fields(text, None, None, None)
-        except MessageError as error:
-            raise Bad(str(error)) from None
-        return text
 
 
 class Reason(Expectation):
@@ -60,25 +22,6 @@ class Reason(Expectation):
         if not isinstance(value, (str, dict)):
             raise Bad('it is text, or a matcher, as in { contains = "part" }')
         return super().read(value, loading)
-
-
-class Headers(TableOf):
-    """Texts by name."""
-
-    def __init__(self) -> None:
-        super().__init__(Text())
-
-    def read(self, value: Any, loading: Loading) -> Any:
-        found = super().read(value, loading)
-        problems: list[tuple[str | int, Any, Bad]] = []
-        for name, text in found.items():
-            try:
-                check_headers({name: text})
-            except HeaderError as error:
-                problems.append((name, value[name], Bad(str(error))))
-        if problems:
-            raise Bad.inside(problems)
-        return found
 
 
 OUTCOMES: Final = ("accepted", "dropped", "rejected", "unrouted", "failed")
@@ -174,10 +117,6 @@ def read(tables: Sequence[Table], loading: Loading) -> list[Case]:
     return found
 
 
-def _take(table: Table, settings: Mapping[str, Setting], loading: Loading) -> dict[str, Any]:
-    return {key: table.take(key, one.kind, loading, REQUIRED if one.required else one.default) for key, one in settings.items()}
-
-
 def _publishes(table: Table, loading: Loading) -> list[dict[str, Any]]:
     one = table.data.get("publish")
     if one is None:
@@ -194,7 +133,7 @@ def _publishes(table: Table, loading: Loading) -> list[dict[str, Any]]:
     found = []
     for publish in inner:
         assert publish is not None
-        found.append(_take(publish, PUBLISHING, loading))
+        found.append(publish.take_all(PUBLISHING, loading))
         publish.end()
     return found
 
@@ -208,7 +147,7 @@ def _replacements(table: Table, loading: Loading, case: Case) -> None:
     for name in handlers.data if handlers is not None else ():
         one = handlers.inner(name, "a table, as in {} or { returns = 1 }")  # type: ignore[union-attr]
         if one is not None:
-            case.handlers[name] = StandIn(**_take(one, HANDLING, loading))
+            case.handlers[name] = StandIn(**one.take_all(HANDLING, loading))
             one.end()
             if "times" in one and "raises" not in one:
                 one.problem('times = … is for how often it raises; add raises = "…"', "times")
@@ -221,7 +160,7 @@ def _replacements(table: Table, loading: Loading, case: Case) -> None:
             continue
         one = filters.inner(name, '"pass", or a table, as in { drops = "why" }')  # type: ignore[union-attr]
         if one is not None:
-            case.filters[name] = StandIn(**_take(one, FILTERING, loading))
+            case.filters[name] = StandIn(**one.take_all(FILTERING, loading))
             one.end()
             does = [key for key in ("drops", "rejects", "raises") if key in one]
             if len(does) != 1 and all(key in FILTERING for key in one.data):
@@ -236,7 +175,7 @@ def _expect(table: Table, loading: Loading, case: Case) -> None:
             table.problem('"expect" is missing')
         return
     expect.expects("outcome", "by", "reason", "deliveries", "dead", "received", "error")
-    found = _take(expect, EXPECTING, loading)
+    found = expect.take_all(EXPECTING, loading)
     case.by, case.reason, case.error = found["by"], found["reason"], found["error"]
     case.deliveries, case.dead = found["deliveries"], found["dead"]
     outcome = found["outcome"]

@@ -11,7 +11,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, NamedTuple
 
 from pipebus import filters
-from pipebus.config.kinds import Anything, Kind, kind_of
+from pipebus.config.annotations import kind_of
+from pipebus.config.kinds import Anything, Kind
 from pipebus.config.problems import Bad
 from pipebus.errors import text_of
 

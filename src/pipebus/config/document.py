@@ -18,6 +18,7 @@ from pipebus.errors import ConfigError
 from pipebus.pipeline import Place
 
 if TYPE_CHECKING:
+    from pipebus.config.catalogue import Setting
     from pipebus.config.kinds import Kind, Loading
 
 LARGEST: Final = 1 << 20
@@ -181,6 +182,12 @@ class Table:
         except Bad as bad:
             self.bad(key, value, bad)
             return BROKEN
+
+    def take_all(self, settings: Mapping[str, Setting], loading: Loading) -> dict[str, Any]:
+        """A value for each setting; see `take`."""
+        return {
+            key: self.take(key, one.kind, loading, REQUIRED if one.required else one.default) for key, one in settings.items()
+        }
 
     def bad(self, key: str, value: Any, bad: Bad) -> None:
         if bad.text:

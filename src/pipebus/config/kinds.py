@@ -2,7 +2,7 @@
 Kinds of values: how a file writes what a setting takes, read from the setting's own annotation.
 
 A kind reads a value of a file (`read`), writes one for a file (`write`) and tells editors about it (`schema`, JSON Schema
-draft-07). `kind_of` finds the kind of an annotation; what it does not know is left to pydantic.
+draft-07). `annotations.kind_of` finds the kind of a setting; those that name Python objects are in `names`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ import collections.abc
 import datetime
 import enum
 import functools
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol
 
 from pipebus import settings
-from pipebus.config.imports import DATA, FORM, PATTERN, PLAIN, Imports, exception_type, name_of, plain_type
+from pipebus.config.imports import Imports
 from pipebus.config.problems import BROKEN, LONGEST, Bad, Told, Unexportable, guess
 from pipebus.errors import PipebusError, text_of
-from pipebus.expressions import Condition, Expression
-from pipebus.message import Message
 
 Schema = dict[str, Any]
+
+ALL: Final = (str, bool, int, float, list, dict, Told, datetime.datetime, datetime.date, datetime.time)
+"""Types of values in a file."""
 
 
 @dataclass(eq=False)
@@ -37,6 +36,14 @@ class Loading:
 
 
 class Kind(Protocol):
+    """
+    Attributes:
+        takes: Types of a file's values that may be meant for it.
+    """
+
+    @property
+    def takes(self) -> tuple[type, ...]: ...
+
     def read(self, value: Any, loading: Loading) -> Any:
         """
         Raises:
@@ -59,6 +66,7 @@ class Simple:
 
     what: ClassVar[str]
     kind: ClassVar[Schema]
+    takes: tuple[type, ...] = (Told,)
 
     def read(self, value: Any, loading: Loading) -> Any:
         if isinstance(value, Told):
@@ -87,6 +95,7 @@ class Simple:
 class Text(Simple):
     what = "text"
     kind: ClassVar[Schema] = {"type": "string"}
+    takes = (str, Told)
 
     def fits(self, value: Any) -> bool:
         return isinstance(value, str)
@@ -99,6 +108,7 @@ class Text(Simple):
 class Flag(Simple):
     what = "true or false"
     kind: ClassVar[Schema] = {"type": "boolean"}
+    takes = (bool, Told)
 
     def fits(self, value: Any) -> bool:
         return isinstance(value, bool)
@@ -110,6 +120,7 @@ class Flag(Simple):
 class Number(Simple):
     what = "a number"
     kind: ClassVar[Schema] = {"type": "number"}
+    takes = (int, float, Told)
 
     def fits(self, value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -125,6 +136,7 @@ class Number(Simple):
 class Whole(Simple):
     least: int | None = None
     what: ClassVar[str] = "a whole number"
+    takes: ClassVar[tuple[type, ...]] = (int, Told)  # type: ignore[misc]
 
     def fits(self, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
@@ -153,6 +165,7 @@ class Quantity:
     units: Mapping[str, Any]
     text: str
     number: str
+    takes: ClassVar[tuple[type, ...]] = (str, int, float, Told)
 
     def read(self, value: Any, loading: Loading) -> Any:
         told = isinstance(value, Told)
@@ -190,6 +203,7 @@ class Choice:
     values: tuple[Any, ...]
     make: Callable[[Any], Any] | None = None
     where: str = ""
+    takes: ClassVar[tuple[type, ...]] = (str, bool, int, float, Told)
 
     def read(self, value: Any, loading: Loading) -> Any:
         for one in self.values:
@@ -212,6 +226,8 @@ class Choice:
 
 class Anything:
     """Data: what TOML can say and JSON can hold."""
+
+    takes = ALL
 
     def read(self, value: Any, loading: Loading) -> Any:
         if isinstance(value, dict):
@@ -247,6 +263,7 @@ class ListOf:
     inner: Kind
     make: Callable[[list[Any]], Any] = list
     least: int = 0
+    takes: ClassVar[tuple[type, ...]] = (list,)
 
     def read(self, value: Any, loading: Loading) -> Any:
         if not isinstance(value, list):
@@ -268,6 +285,7 @@ class ListOf:
 @dataclass(frozen=True)
 class TableOf:
     inner: Kind
+    takes: ClassVar[tuple[type, ...]] = (dict,)
 
     def read(self, value: Any, loading: Loading) -> Any:
         if not isinstance(value, dict):
@@ -283,7 +301,7 @@ class TableOf:
         return {"type": "object", "additionalProperties": self.inner.schema()}
 
 
-def _each(items: typing.Iterable[tuple[Any, Any]], kind: Kind, loading: Loading) -> list[tuple[Any, Any]]:
+def _each(items: Iterable[tuple[Any, Any]], kind: Kind, loading: Loading) -> list[tuple[Any, Any]]:
     found: list[tuple[Any, Any]] = []
     problems: list[tuple[Any, Any, Bad]] = []
     for key, value in items:
@@ -299,166 +317,21 @@ def _each(items: typing.Iterable[tuple[Any, Any]], kind: Kind, loading: Loading)
     return found
 
 
-class Named:
-    """What is named "module:name"."""
-
-    what = "object"
-    form = FORM
-
-    def read(self, value: Any, loading: Loading) -> Any:
-        if not isinstance(value, str):
-            raise Bad(self.form)
-        if isinstance(value, Told):
-            raise Bad("what is imported is not put together from ${…}: what comes from outside would become code")
-        return self.find(value, loading)
-
-    def find(self, name: str, loading: Loading) -> Any:
-        return loading.imports.find(name, self.problem)
-
-    def fits(self, found: Any) -> bool:
-        return True
-
-    def problem(self, found: Any) -> str | None:
-        """What is wrong with an object."""
-        return None if self.fits(found) else f"it is no {self.what}"
-
-    def write(self, value: Any) -> Any:
-        return name_of(value)
-
-    def schema(self) -> Schema:
-        return {"type": "string", "pattern": PATTERN}
-
-
-class Imported(Named):
-    """A function, of whatever."""
-
-    what = "function"
-
-    def fits(self, found: Any) -> bool:
-        return callable(found)
-
-
-class TypeName(Named):
-    """A type to validate with."""
-
-    what = "type"
-
-    form = 'it is a type, as in "shop.models:Order" or "int"'
-
-    def find(self, name: str, loading: Loading) -> Any:
-        if ":" not in name and plain_type(name) is None:
-            raise Bad(self.form + guess(name, PLAIN))
-        return plain_type(name) or loading.imports.find(name, self.problem, DATA)
-
-    def fits(self, found: Any) -> bool:
-        named = hasattr(found, "__supertype__") or type(found).__name__ == "TypeAliasType"  # NewType; type X = …
-        return isinstance(found, type) or typing.get_origin(found) is not None or named
-
-    def write(self, value: Any) -> Any:
-        return value.__name__ if isinstance(value, type) and plain_type(value.__name__) is value else name_of(value)
-
-    def schema(self) -> Schema:
-        return {"anyOf": [{"enum": list(PLAIN)}, super().schema()]}
-
-
-class ExceptionName(Named):
-    """A class of exceptions; Python's own by name alone."""
-
-    what = "class of exceptions"
-
-    form = 'it is the name of an exception, as in "ConnectionError" or "shop.errors:Busy"'
-
-    def find(self, name: str, loading: Loading) -> Any:
-        return loading.imports.find(name, self.problem) if ":" in name else exception_type(name)
-
-    def fits(self, found: Any) -> bool:
-        return isinstance(found, type) and issubclass(found, BaseException)
-
-    def write(self, value: Any) -> Any:
-        own = isinstance(value, type) and value.__module__ == "builtins"
-        return value.__name__ if own else name_of(value)
-
-    def schema(self) -> Schema:
-        return {"type": "string"}
-
-
-@dataclass(frozen=True)
-class Function:
-    """
-    A function of the message: `{ expr = "…" }`, `{ python = "module:name" }`.
-
-    Args:
-        text: "module:name" by itself means it too; not where text means itself.
-        expr: An expression will do; not for functions of something else.
-        condition: It is to be true or false.
-    """
-
-    text: bool = True
-    expr: bool = True
-    condition: bool = False
-
-    @staticmethod
-    def is_one(value: Any) -> bool:
-        return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ("expr", "python")
-
-    def read(self, value: Any, loading: Loading) -> Any:
-        if isinstance(value, str) and self.text:
-            return Imported().read(value, loading)
-        if not self.is_one(value):
-            raise Bad(f"it is {self.form}")
-        [(how, source)] = value.items()
-        if source is BROKEN:
-            raise Bad
-        if how == "python":
-            return Imported().read(source, loading)
-        if not self.expr:
-            raise Bad("an expression is about a message, and this is not; name a function: { python = … }")
-        if not isinstance(source, str):
-            raise Bad("expr is text")
-        if isinstance(source, Told):
-            raise Bad("an expression is not put together from ${…}: what comes from outside would become code")
-        try:
-            return Condition(source) if self.condition else Expression(source)
-        except PipebusError as error:
-            raise Bad(str(error)) from None
-
-    @property
-    def form(self) -> str:
-        return " or ".join(['{ expr = "…" }'] * self.expr + ['{ python = "module:name" }'])
-
-    def write(self, value: Any) -> Any:
-        if isinstance(value, Expression):
-            if self.condition and not isinstance(value, Condition):
-                raise Unexportable(f"{brief(value)} is no Condition, and a file's are: write Condition({value.text!r})")
-            return {"expr": value.text}
-        if not callable(value):
-            raise Unexportable(f"{brief(value)} is no function")
-        return name_of(value) if self.text else {"python": name_of(value)}
-
-    def schema(self) -> Schema:
-        forms: list[Schema] = [one_key("python", {"type": "string", "pattern": PATTERN})]
-        if self.expr:
-            forms.insert(0, one_key("expr", {"type": "string"}))
-        if self.text:
-            forms.insert(0, {"type": "string", "pattern": PATTERN})
-        return {"anyOf": forms}
-
-
-def one_key(key: str, value: Schema) -> Schema:
-    return {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
-
-
 @dataclass(frozen=True)
 class OneOf:
     """The first that takes it."""
 
     kinds: tuple[Kind, ...]
 
+    @property
+    def takes(self) -> tuple[type, ...]:
+        return tuple(one for kind in self.kinds for one in kind.takes)
+
     def read(self, value: Any, loading: Loading) -> Any:
         kinds = self.kinds
-        if Function.is_one(value):
-            kinds = tuple(kind for kind in kinds if isinstance(kind, Function)) or kinds
-        shaped = [kind for kind in kinds if isinstance(kind, _SHAPES.get(type(value), ()))]
+        if is_function(value):
+            kinds = tuple(kind for kind in kinds if hasattr(kind, "expr")) or kinds
+        shaped = [kind for kind in kinds if type(value) in kind.takes]
         bads: list[Bad] = []
         for kind in shaped or kinds:
             try:
@@ -473,7 +346,7 @@ class OneOf:
         raise Bad(texts[0] + "".join(f", {text}" if " or " in text else f", or {text}" for text in rest))
 
     def write(self, value: Any) -> Any:
-        if Function.is_one(value) and any(isinstance(kind, Function) for kind in self.kinds):
+        if is_function(value) and any(hasattr(kind, "expr") for kind in self.kinds):
             raise Unexportable(f"{brief(value)}: a table with this one key stands for a function in a file")
         refusals: list[str] = []
         for kind in self.kinds:
@@ -487,19 +360,10 @@ class OneOf:
         return {"anyOf": [kind.schema() for kind in self.kinds]}
 
 
-_SHAPES: Final[dict[type, tuple[type, ...]]] = {
-    str: (Text, Quantity, Choice, Named, Function, Anything),
-    Told: (Simple, Quantity, Choice, Named, Function, Anything),
-    int: (Whole, Number, Quantity, Choice, Anything),
-    float: (Number, Quantity, Choice, Anything),
-    list: (ListOf, Anything),
-    dict: (TableOf, Function, Anything),
-}
-"""What a value of a type may be meant for."""
-
-
 class Other:
     """Whatever pydantic makes of an annotation."""
+
+    takes = ALL
 
     def __init__(self, hint: Any) -> None:
         from pydantic import ConfigDict, PydanticUserError, TypeAdapter
@@ -535,54 +399,13 @@ class Other:
         return from_pydantic(self.adapter)
 
 
-# --- annotations -------------------------------------------------------------------------------------------------------
-
-_MARKS: Final[dict[str, Kind]] = {"seconds": DURATION, "bytes": SIZE, "type": TypeName(), "condition": Function(condition=True)}
-_PLAIN: Final[dict[Any, Kind]] = {str: Text(), bool: Flag(), int: Whole(), float: Number(), Any: Anything(), object: Anything()}
-
-
-def kind_of(hint: Any) -> Kind:
-    """The kind of a setting, from its annotation."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        marks = [one for one in args[1:] if isinstance(one, str) and one in _MARKS]
-        return _MARKS[marks[0]] if marks else Other(hint)
-    if hint in _PLAIN:
-        return _PLAIN[hint]
-    if origin is typing.Literal:
-        return Choice(args)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return Choice(tuple(one.value for one in hint), hint)
-    if origin in (typing.Union, types.UnionType):
-        return _union([one for one in args if one is not type(None)])
-    if hint is collections.abc.Callable or origin is collections.abc.Callable:
-        return Function(expr=_of_a_message(args)) if origin is not None else Function()
-    if origin is type and args and isinstance(args[0], type) and issubclass(args[0], BaseException):
-        return ExceptionName()
-    if hint is type or origin is type:
-        return TypeName()
-    sequences = (list, tuple, set, frozenset, Sequence, collections.abc.Iterable, collections.abc.Set)
-    if origin in sequences and (origin is not tuple or (len(args) == 2 and args[1] is Ellipsis)):
-        make = origin if origin in (list, tuple, set, frozenset) else list
-        return ListOf(kind_of(args[0]), make)
-    if origin in (dict, Mapping, collections.abc.MutableMapping) and args[0] is str:
-        return TableOf(kind_of(args[1]))
-    return Other(hint)
+def is_function(value: Any) -> bool:
+    """A table that stands for a function: `{ expr = "…" }`, `{ python = "…" }`."""
+    return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ("expr", "python")
 
 
-def _of_a_message(args: tuple[Any, ...]) -> bool:
-    takes = args[0] if args else ...
-    if not isinstance(takes, list):
-        return True
-    return len(takes) == 1 and (takes[0] is Any or takes[0] is Message or typing.get_origin(takes[0]) is Message)
-
-
-def _union(hints: list[Any]) -> Kind:
-    kinds = [kind_of(hint) for hint in hints]
-    if any(isinstance(kind, (Text, Anything)) for kind in kinds):
-        kinds = [Function(text=False, expr=kind.expr) if isinstance(kind, Function) else kind for kind in kinds]
-    kinds.sort(key=lambda kind: isinstance(kind, (Anything, Other)))  # they take almost everything
-    return kinds[0] if len(kinds) == 1 else OneOf(tuple(kinds))
+def one_key(key: str, value: Schema) -> Schema:
+    return {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
 
 
 def check_plain(value: Any) -> None:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from pipebus.config.kinds import Anything, Loading
+from pipebus.config.kinds import ALL, Anything, Loading
 from pipebus.config.problems import Bad, choice, guess, shown
 
 WORDS: Final = ("equals", "contains", "matches", "absent")
@@ -84,6 +84,8 @@ class Expected:
 
 class Expectation:
     """The kind of an expectation."""
+
+    takes = ALL
 
     def read(self, value: Any, loading: Loading) -> Expected:
         if isinstance(value, dict) and len(value) == 1 and not any(word in value for word in WORDS):

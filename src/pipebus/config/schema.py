@@ -14,7 +14,7 @@ from pipebus.config.cases import EXPECTING, FILTERING, HANDLING, OUTCOMES, PUBLI
 from pipebus.config.catalogue import Setting
 from pipebus.config.imports import PATTERN
 from pipebus.config.problems import Bad
-from pipebus.config.reader import BUS, EVERY, HANDLER, MAILBOX, ON_ERROR, SUBSCRIPTION, TEST, VERSION
+from pipebus.config.vocabulary import BUS, EVERY, HANDLER, MAILBOX, ON_ERROR, SUBSCRIPTION, TEST, VERSION
 
 Schema = dict[str, Any]
 

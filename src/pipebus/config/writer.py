@@ -11,7 +11,7 @@ from pipebus.config import catalogue
 from pipebus.config.imports import name_of
 from pipebus.config.kinds import Kind
 from pipebus.config.problems import Problems, Unexportable
-from pipebus.config.reader import BUS, EVERY, MAILBOX, SUBSCRIPTION, TEST, VERSION
+from pipebus.config.vocabulary import BUS, EVERY, MAILBOX, SUBSCRIPTION, TEST, VERSION
 from pipebus.errors import PipebusError
 from pipebus.pipeline import Branch, Node, Pipeline, Step, When, walk
 from pipebus.pipeline import name_of as name_of_filter
