@@ -6,21 +6,24 @@ lines of two large clouds speak.
     headers.tenant                                  a text
     length(body.items[?qty > `1`]) > `0`            is there an item with more than one piece?
 
-Its interpreter is plain Python without dependencies; an expression reaches data and nothing else, ends, and is compiled once.
-What JMESPath passes over in silence is told: a name that no message has, when it is compiled; and a condition that is neither
-true nor false because what it compares is missing, when the message passes.
+Its interpreter is plain Python without dependencies: an expression reaches data and nothing else, no message can crash it, and
+it is compiled once. (Who writes one is trusted: a line that doubles a list forty times fills the memory.)
+
+What JMESPath passes over in silence is told: a name that no message has, and `!body.ok`, which means `(!body).ok`, when it is
+compiled; and a condition that is neither true nor false because what it compares is missing, when the message passes. Only
+`!(body.total > `100`)` is true where there is no total, as JMESPath has it.
 """
 
 from __future__ import annotations
 
-import base64
-import datetime
-import decimal
+import copy
 import difflib
-import enum
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+
+import msgspec
 
 from pipebus.errors import PipelineError, Rejected
 
@@ -33,7 +36,12 @@ LONGEST: Final = 4096
 DEEPEST: Final = 100
 """Levels of an expression, and of the data that it is about."""
 
+LARGEST: Final = 1_000_000
+"""Values in the data that it is about."""
+
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_WORDS: Final = {dict: "a table", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+_QUOTED: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`((?:[^`\\]|\\.)*)`", re.DOTALL)
 
 
 class Expression:
@@ -42,7 +50,8 @@ class Expression:
 
     Args:
         text: JMESPath over `subject`, `body`, `headers`, `key`, `id`, `time` (seconds), `ttl`, `reply_to`, `correlation_id`.
-            Models and dataclasses are seen as the tables that they would be in JSON.
+            All of it as JSON has it, in memory too: models and dataclasses are tables, times and decimals are texts
+            (`to_number(body.total)` makes a number of one).
 
     Raises:
         PipelineError: it is no expression, or names what no message has.
@@ -72,9 +81,10 @@ class Expression:
             Rejected: it cannot be asked of this message, with the reason.
         """
         try:
-            return self._search({name: _field(message, name) for name in self._used})
+            found = self._search({name: _field(message, name) for name in self._used})
         except Exception as error:  # its errors, and what Python says of text > number
             raise Rejected(None, f"{self.text}: {_reason(error)}") from None
+        return copy.deepcopy(found) if type(found) in (list, dict) else found  # a part of the expression, or of the body
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
@@ -94,54 +104,101 @@ class Condition(Expression):
         found = super().__call__(message)
         if found is True or found is False:
             return found
-        what = "null: a field is missing, or cannot be compared" if found is None else f"{type(found).__name__}, no condition"
+        what = "null: a field is missing, or cannot be compared" if found is None else f"{_word(found)}, no condition"
         raise Rejected(None, f"{self.text} is {what}")
 
 
-def _compiled(text: str) -> tuple[Any, tuple[str, ...]]:
+def _word(value: Any) -> str:
+    return _WORDS.get(type(value), "a number")
+
+
+def _compiled(text: Any) -> tuple[Any, tuple[str, ...]]:
     try:
         import jmespath
         from jmespath.exceptions import JMESPathError
     except ImportError:
         raise PipelineError("expressions need the package jmespath: pip install 'pipebus[config]'") from None
+    if not isinstance(text, str):
+        raise PipelineError(f"an expression is text, found {type(text).__name__}")
     if len(text) > LONGEST:
         raise PipelineError(f"an expression of {len(text):,} characters; at most {LONGEST:,}")
+    too_deep = PipelineError(f"an expression of more than {DEEPEST} levels")
+    if _brackets(text) > DEEPEST:
+        raise too_deep
+    for literal in (match[1] for match in _QUOTED.finditer(text) if match[1] is not None):
+        try:
+            json.loads(literal.replace("\\`", "`"))
+        except RecursionError:
+            raise too_deep from None
+        except ValueError:
+            raise PipelineError(
+                f"not an expression: `{literal}` is no JSON; a text stands in single quotes: '{literal}'"
+            ) from None
     try:
         parsed = jmespath.compile(text)
     except JMESPathError as error:
         raise PipelineError(_syntax(text, error)) from None
-    except (RecursionError, ValueError, AttributeError, TypeError) as error:
+    except RecursionError:
+        raise too_deep from None
+    except (ValueError, AttributeError, TypeError) as error:
         raise PipelineError(f"not an expression: {type(error).__name__}: {error}") from None
     if _depth(parsed.parsed) > DEEPEST:
-        raise PipelineError(f"an expression of more than {DEEPEST} levels")
+        raise too_deep
+    for node in _nodes(parsed.parsed):
+        _check(node, text)
     roots = dict.fromkeys(_roots(parsed.parsed))
     for name in roots:
         if name not in FIELDS:
             raise PipelineError(_unknown(name, text))
-    for name in _functions(parsed.parsed):
-        _check_function(name)
     return parsed.search, tuple(roots) if not _whole(parsed.parsed) else FIELDS
 
 
+def _brackets(text: str) -> int:
+    """How deep they are nested, at most."""
+    deepest = depth = 0
+    for character in _QUOTED.sub("", text):
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _check(node: Any, text: str) -> None:
+    """What JMESPath would find out with each message, or never."""
+    kind, children = node["type"], node["children"]
+    if kind in _FIRST_ONLY and children[0].get("type") == "not_expression":
+        raise PipelineError(f"not an expression: in {text!r} the ! is about what stands before the next dot; write !(…)")
+    if kind == "function_expression":
+        _check_function(node["value"], len(children))
+
+
 def _syntax(text: str, error: Exception) -> str:
-    first = str(error).splitlines()[0].rstrip(":")
+    first = str(error).splitlines()[0].rstrip(":").removesuffix(", for expression")
     first = re.sub(r"^(Bad jmespath expression|Invalid jmespath expression): ", "", first).removesuffix(f": {text}")
-    if re.search(r"[<>=]\s*-?[0-9]|[<>=]\s*(true|false|null)\b", text):
-        return f"not an expression: {first}; numbers, true, false and null stand in backticks, as in `100`"
-    return f"not an expression: {first}"
+    bare = _QUOTED.sub("''", text)
+    hint = ""
+    if re.search(r"[<>=]\s*-?[0-9]|[<>=]\s*(true|false|null)\b", bare):
+        hint = "; numbers, true, false and null stand in backticks, as in `100`"
+    elif word := re.search(r"\b(and|or|not)\b", bare):
+        hint = f"; {word[1]} is written {dict(zip(('and', 'or', 'not'), ('&&', '||', '!'), strict=True))[word[1]]}"
+    elif re.search(r"[^<>=!]=[^=]", bare):
+        hint = "; equal is written =="
+    elif name := re.search(r"(\w+)\.(\w+-[\w-]+)", bare):
+        hint = f'; a name with a dash stands in double quotes: {name[1]}."{name[2]}"'
+    return f"not an expression: {first}{hint}"
 
 
 def _unknown(name: str, text: str) -> str:
-    if re.search(rf"[=!<>(,]\s*\"{re.escape(name)}\"", text):
+    if re.search(rf"\"{re.escape(name)}\"", text):
         return f"\"{name}\" in double quotes is a field, and no message has it; a text stands in single quotes: '{name}'"
-    if re.search(rf"[=!<>]\s*{re.escape(name)}\b", text) and name in ("true", "false", "null"):
+    if name in ("true", "false", "null"):
         return f"{name} is taken for a field; it stands in backticks: `{name}`"
-    near = difflib.get_close_matches(name, FIELDS, 1)
-    meant = f'; did you mean "{near[0]}"?' if near else ""
-    return f'no message has "{name}"{meant or "; there are " + ", ".join(FIELDS)}'
+    near = difflib.get_close_matches(name.lower(), FIELDS, 1, 0.8)
+    if near:
+        return f'no message has "{name}"; did you mean "{near[0]}"?'
+    return f"no message has \"{name}\"; a field of the body is body.{name}, a text stands in single quotes: '{name}'"
 
 
-def _check_function(name: str) -> None:
+def _check_function(name: str, given: int) -> None:
     from jmespath.functions import Functions
 
     known = Functions.FUNCTION_TABLE
@@ -149,6 +206,12 @@ def _check_function(name: str) -> None:
         near = difflib.get_close_matches(name, known, 1)
         meant = f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(sorted(known))}"
         raise PipelineError(f'JMESPath has no function "{name}"{meant}')
+    signature = known[name]["signature"]
+    least, open_end = len(signature), bool(signature and signature[-1].get("variadic"))
+    if given < least or (given > least and not open_end):
+        raise PipelineError(
+            f"{name}() takes {'at least ' if open_end else ''}{least} argument{'s' * (least != 1)}, found {given}"
+        )
 
 
 # --- what jmespath has parsed: nodes of {"type", "children", "value"} ----------------------------------------------------
@@ -164,6 +227,8 @@ def _roots(node: Any) -> Iterator[str]:
     kind, children = node["type"], node["children"]
     if kind == "field":
         yield node["value"]
+    elif kind == "subexpression" and children[0]["type"] == "current":  # @.body
+        yield from _roots({**node, "children": children[1:]} if len(children) > 2 else children[1])
     elif kind in _FIRST_ONLY or kind == "filter_projection":
         yield from _roots(children[0])
     elif kind != "expref":
@@ -183,12 +248,11 @@ def _whole(node: Any) -> bool:
     return kind != "expref" and any(map(_whole, children))
 
 
-def _functions(node: Any) -> Iterator[str]:
+def _nodes(node: Any) -> Iterator[Any]:
     if isinstance(node, dict):
-        if node["type"] == "function_expression":
-            yield node["value"]
+        yield node
         for child in node["children"]:
-            yield from _functions(child)
+            yield from _nodes(child)
 
 
 def _depth(node: Any) -> int:
@@ -209,51 +273,71 @@ def _field(message: Any, name: str) -> Any:
     return dict(value) if name == "headers" else plain(value)
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def plain(value: Any) -> Any:
     """
-    Data as JSON has it: models and dataclasses as tables, texts for times, numbers for decimals. What is plain stays as it is.
+    Data as JSON has it, and as it comes out of a transport that encodes. What is plain stays as it is.
 
     Raises:
-        ValueError: it is nested too deeply.
+        ValueError: it cannot be written as JSON, is nested too deeply, or is too large.
     """
+    if _is_plain(value, 0, [LARGEST]):
+        return value
+    from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+    try:
+        found = to_jsonable_python(value, bytes_mode="utf8", fallback=_other)
+    except (PydanticSerializationError, RecursionError, ValueError, TypeError) as error:
+        if isinstance(error, RecursionError) or "depth exceeded" in str(error) or "recursion" in str(error):
+            raise ValueError(f"the body is nested in more than {DEEPEST} levels") from error
+        raise ValueError(f"the body ({type(value).__name__}) cannot be written as JSON") from error
+    _is_plain(found, 0, [LARGEST])
+    return found
+
+
+def _other(value: Any) -> Any:
+    """What pydantic does not know."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return msgspec.to_builtins(value)
+
+
+def _is_plain(value: Any, depth: int, left: list[int]) -> bool:
     kind = type(value)
     if kind in _SCALARS:
-        return value
+        return True
     if depth >= DEEPEST:
         raise ValueError(f"the body is nested in more than {DEEPEST} levels")
-    depth += 1
     if kind is dict:
-        for inner in value.values():
-            if type(inner) not in _SCALARS:
-                return {str(key): plain(one, depth) for key, one in value.items()}
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner, depth) for key, inner in value.items()}
-    if isinstance(value, enum.Enum):
-        return plain(value.value, depth)
-    if hasattr(value, "_asdict"):
-        return plain(value._asdict(), depth)
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(inner, depth) for inner in value]
-    for base in (str, int, float):
-        if isinstance(value, base):
-            return base(value)
-    if isinstance(value, decimal.Decimal):
-        return float(value)
-    if isinstance(value, (datetime.date, datetime.time)):
-        return value.isoformat()
-    if isinstance(value, (bytes, bytearray)):
-        return base64.b64encode(value).decode()
-    if hasattr(kind, "model_dump"):
-        return plain(value.model_dump(), depth)
-    for attribute in ("__dataclass_fields__", "__struct_fields__"):
-        if hasattr(kind, attribute):
-            return {name: plain(getattr(value, name), depth) for name in getattr(kind, attribute)}
-    return str(value)
+        inner = value.values()
+        if not all(type(key) is str for key in value):
+            return False
+    elif kind is list:
+        inner = value
+    else:
+        return False
+    left[0] -= len(inner)
+    if left[0] < 0:
+        raise ValueError(f"the body has more than {LARGEST:,} values")
+    return all(type(one) in _SCALARS or _is_plain(one, depth + 1, left) for one in inner)
 
 
 def _reason(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, TypeError) and "not supported between" in text:
+    """Without what the body holds."""
+    function = getattr(error, "function_name", None)
+    if function is not None:
+        words = {
+            "string": "a text",
+            "number": "a number",
+            "array": "a list",
+            "object": "a table",
+            "null": "what is missing",
+            "str": "a text",
+            "int": "a number",
+        }
+        actual = str(getattr(error, "actual_type", "this"))
+        return f"{function}() cannot take {words.get(actual, actual)}"
+    if isinstance(error, TypeError) and "not supported between" in str(error):
         return "a text and a number cannot be compared"
-    return text
+    if isinstance(error, ValueError) and str(error).startswith("the body"):
+        return str(error)
+    return f"it cannot be asked of this message ({type(error).__name__})"

@@ -196,7 +196,8 @@ class Chains:
 
     def _used(self, table: Table, position: int, within: str) -> Any:
         use = table.data["use"]
-        self.names[str(use)] = None
+        if isinstance(use, str):
+            self.names[str.__str__(use)] = None
         known = use in self.instances or use in self.loading.filters if isinstance(use, str) else False
         if known and (table.data.keys() == {"use"} or use not in (*catalogue.names(), "python")):
             table.asked.append("use")

@@ -11,6 +11,8 @@ import collections.abc
 import datetime
 import enum
 import functools
+import json
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol
@@ -207,8 +209,8 @@ class Choice:
 
     def read(self, value: Any, loading: Loading) -> Any:
         for one in self.values:
-            same = type(one) is type(value) or isinstance(value, Told)
-            if same and one == (type(one)(value) if isinstance(value, Told) and isinstance(one, str) else value):
+            told = str(one).lower() if isinstance(one, bool) else str(one)
+            if told == str(value) if isinstance(value, Told) else type(one) is type(value) and one == value:
                 return one if self.make is None else self.make(one)
         names = [str(one) for one in self.values]
         near = guess(value, names) if isinstance(value, str) and not isinstance(value, Told) else ""
@@ -216,7 +218,7 @@ class Choice:
 
     def write(self, value: Any) -> Any:
         plain = value.value if isinstance(value, enum.Enum) else value
-        if plain not in self.values:
+        if not any(type(one) is type(plain) and one == plain for one in self.values):
             raise Unexportable(f"{brief(value)} is none of {', '.join(map(str, self.values))}")
         return plain
 
@@ -240,6 +242,8 @@ class Anything:
 
     def write(self, value: Any) -> Any:
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            for key in value:
+                check_plain(key)
             return {key: self.write(inner) for key, inner in value.items()}
         if isinstance(value, (list, tuple)):
             return [self.write(inner) for inner in value]
@@ -295,6 +299,8 @@ class TableOf:
     def write(self, value: Any) -> Any:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise Unexportable(f"{brief(value)} is no table of texts to values")
+        for key in value:
+            check_plain(key)
         return {key: self.inner.write(one) for key, one in value.items()}
 
     def schema(self) -> Schema:
@@ -348,13 +354,13 @@ class OneOf:
     def write(self, value: Any) -> Any:
         if is_function(value) and any(hasattr(kind, "expr") for kind in self.kinds):
             raise Unexportable(f"{brief(value)}: a table with this one key stands for a function in a file")
-        refusals: list[str] = []
+        refusals: list[tuple[bool, str]] = []
         for kind in self.kinds:
             try:
                 return kind.write(value)
             except Unexportable as error:
-                refusals.append(str(error))
-        raise Unexportable(refusals[-1])
+                refusals.append((type(value) in kind.takes, str(error)))
+        raise Unexportable(next((text for fits, text in refusals if fits), refusals[-1][1]))
 
     def schema(self) -> Schema:
         return {"anyOf": [kind.schema() for kind in self.kinds]}
@@ -366,6 +372,7 @@ class Other:
     takes = ALL
 
     def __init__(self, hint: Any) -> None:
+        self.imports = _imports_by_itself(hint, set())
         from pydantic import ConfigDict, PydanticUserError, TypeAdapter
 
         try:
@@ -376,8 +383,15 @@ class Other:
     def read(self, value: Any, loading: Loading) -> Any:
         from pydantic import ValidationError
 
+        if self.imports:
+            raise Bad(
+                "this setting imports by itself (pydantic's ImportString), whatever is allowed; it cannot stand in a file"
+            )
+        plain = Anything().read(value, loading)
         try:
-            return self.adapter.validate_python(Anything().read(value, loading))
+            if _has_told(value):  # its texts stand for whatever is due
+                return self.adapter.validate_python(plain)
+            return self.adapter.validate_json(json.dumps(plain, default=lambda time: time.isoformat()), strict=True)
         except ValidationError as error:
             details = [(tuple(one["loc"]), one["msg"]) for one in error.errors(include_url=False, include_input=False)]
             raise Bad("; ".join(f"{'.'.join(map(str, loc))}: {text}" if loc else text for loc, text in details)) from None
@@ -391,7 +405,14 @@ class Other:
             plain = self.adapter.dump_python(value, mode="json", warnings="error", exclude_none=True)
         except Exception as error:
             raise Unexportable(f"{brief(value)} cannot be written: {text_of(error)}") from None
-        return Anything().write(plain)
+        written = Anything().write(plain)
+        try:
+            again = self.read(written, _NOTHING)
+        except Bad:
+            again = _NOTHING
+        if not _same(again, value):
+            raise Unexportable(f"{brief(value)} would come back from a file as something else")
+        return written
 
     def schema(self) -> Schema:
         from pipebus.config.draft7 import from_pydantic
@@ -406,6 +427,41 @@ def is_function(value: Any) -> bool:
 
 def one_key(key: str, value: Schema) -> Schema:
     return {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
+
+
+def _has_told(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_told, value.values()))
+    return any(map(_has_told, value)) if isinstance(value, list) else isinstance(value, Told)
+
+
+def _imports_by_itself(hint: Any, seen: set[int]) -> bool:
+    """Whether pydantic would import what a value of this type names."""
+    from pydantic import ImportString
+
+    if id(hint) in seen:
+        return False
+    seen.add(id(hint))
+    if hint is ImportString or type(hint) is ImportString or "ImportString" in repr(typing.get_origin(hint)):
+        return True
+    inner: list[Any] = [*typing.get_args(hint), *getattr(hint, "__metadata__", ())]
+    fields = getattr(hint, "model_fields", None) or getattr(hint, "__dataclass_fields__", None)
+    if isinstance(hint, type) and isinstance(fields, dict):
+        try:
+            inner += typing.get_type_hints(hint, include_extras=True).values()
+        except Exception:  # a name that only type checkers see
+            inner += [getattr(field, "annotation", None) or getattr(field, "type", None) for field in fields.values()]
+    return any(_imports_by_itself(one, seen) for one in inner if not isinstance(one, str))
+
+
+_NOTHING: Final = Loading(Imports(), {}, {})
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b)
+    except Exception:  # a class's own __eq__
+        return False
 
 
 def check_plain(value: Any) -> None:

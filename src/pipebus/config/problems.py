@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
@@ -13,8 +12,11 @@ from pipebus.errors import ConfigError, ConfigProblem
 LONGEST: Final = 60
 """Characters of a value that are shown."""
 
-SHORT: Final = 5
-"""Characters from which on a secret is looked for inside words too."""
+SHORT: Final = 4
+"""Characters of the shortest secret."""
+
+LONG: Final = 500
+"""Characters of the longest sentence."""
 
 
 class Told(str):
@@ -119,6 +121,13 @@ def choice(word: object, known: Iterable[str]) -> str:
     return guess(word, names) or (f"; there are {', '.join(names)}" if len(names) > 1 else f"; there is {', '.join(names)}")
 
 
+def _one_line(text: str) -> str:
+    """Nothing of a file or module moves a cursor, or makes lines of its own."""
+    text = " ".join(text.split())
+    text = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= LONG else f"{text[:LONG]}…"
+
+
 class Problems:
     """
     Collects what is wrong with one file.
@@ -133,22 +142,15 @@ class Problems:
         self.secrets: dict[str, str] = {}  # what was put in for `${…}` -> that
 
     def add(self, line: int | None, where: str, text: str) -> None:
-        text, where = (" ".join(one.split()) for one in (self.redacted(text), self.redacted(where, words=False)))
+        text, where = (_one_line(self.redacted(one)) for one in (text, where))
         self.found[ConfigProblem(self.file, line, where, text)] = None
 
-    def redacted(self, text: str, words: bool = True) -> str:
-        """
-        The text without what `${…}` stands for.
-
-        Args:
-            words: Also short ones, as words of their own; in others they say nothing, and would spoil them.
-        """
+    def redacted(self, text: str) -> str:
+        """The text without what `${…}` stands for. (What is short is no secret, and would spoil every sentence.)"""
         for secret, source in sorted(self.secrets.items(), key=lambda pair: -len(pair[0])):
             for written in {secret, repr(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]} - {""}:
-                if len(written) < SHORT and not words:
-                    continue
-                pattern = re.escape(written) if len(written) >= SHORT else rf"(?<!\w){re.escape(written)}(?!\w)"
-                text = re.sub(pattern, lambda _: source, text)  # noqa: B023 (called at once)
+                if len(written) >= SHORT:
+                    text = text.replace(written, source)
         return text
 
     def __bool__(self) -> bool:

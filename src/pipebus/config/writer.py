@@ -190,7 +190,7 @@ class Writer:
     def _pipeline(self, node: Node, at: str) -> Table:
         """One top-level node as `[[pipelines]]`."""
         table: Table = {} if at == "publish" else {"at": at}
-        if "" in node.told:
+        if isinstance(node.told.get(""), str):
             return table | {"filters": [node.told[""]]}
         if isinstance(node, Pipeline) and node.on_error is not None:
             table["on_error"] = node.on_error

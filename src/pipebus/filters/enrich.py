@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,5 +37,6 @@ class Enrich(Transform):
     def transform(self, message: Message[Any], /) -> Message[Any]:
         if not isinstance(message.body, Mapping):
             raise Rejected(None, f"the body is {type(message.body).__name__}; only a mapping can be enriched")
-        found = self.add if isinstance(self.add, Mapping) else self.add(message)
+        # A copy: what is added belongs to this message alone.
+        found = copy.deepcopy(dict(self.add)) if isinstance(self.add, Mapping) else self.add(message)
         return message.with_body({**message.body, **found} if self.overwrite else {**found, **message.body})

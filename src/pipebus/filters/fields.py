@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import decimal
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -11,19 +14,21 @@ from typing import Any, Final, Literal
 import msgspec
 
 from pipebus.errors import HeaderError, PipelineError, Rejected
-from pipebus.message import Message, check_headers
+from pipebus.expressions import Expression
+from pipebus.message import Headers, Message, check_headers
 from pipebus.pipeline import Transform, is_async
 
 Path = tuple[str, ...]
 Types = Literal["text", "int", "float", "bool", "decimal", "datetime", "date"]
 
+_NUMBER: Final = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*", re.ASCII)
 _WORDS: Final[dict[str, bool]] = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 
 @dataclass(eq=False)
 class Fields(Transform):
     """
-    Rename, cast, set and remove fields, in this order.
+    Rename, cast, set and remove fields, in this order; of renames all at once.
 
     A field is named by its path: "body.customer.name", "headers.tenant"; each table on the way is a mapping with text keys. The
     message that came stays as it was.
@@ -31,14 +36,15 @@ class Fields(Transform):
     Args:
         rename: Old path -> new path. Tables that are not there are made; what stands at the new path is replaced.
         cast: Path in the body -> "text", "int", "float", "bool", "decimal", "datetime" or "date". Texts and numbers are read as
-            that: "42" as 42, "true" as True, "2026-11-25T04:00:00Z" as a time (seconds since 1970 too). Nothing is rounded.
+            that: "42" as 42, "true" as True, "2026-11-25T04:00:00Z" as a time (seconds since 1970 too).
         set: Path -> value, or a function of the message that returns it (in a config file an expression). "body" alone is the
             whole body. Numbers in headers are written as text.
         remove: Paths. What is not there is removed already.
         missing: What becomes of a message without a field that is to be renamed or cast: "reject", or "skip" that field.
 
     Raises:
-        Rejected: with every field that could not be renamed, cast or set, and why.
+        Rejected: with every field that could not be renamed, cast, set or removed, and why. So behind a `Validate` that
+            replaces bodies by models: put Fields in front of it.
 
     Example:
         >>> from pipebus import Message
@@ -56,59 +62,73 @@ class Fields(Transform):
     def __post_init__(self) -> None:
         if self.missing not in ("reject", "skip"):
             raise PipelineError(f'Fields.missing={self.missing!r}: it is "reject" or "skip"')
-        if isinstance(self.remove, str):
-            raise PipelineError(f"Fields.remove={self.remove!r}: it is a list of paths, as in remove=[{self.remove!r}]")
+        if self.remove is not None and not isinstance(self.remove, (list, tuple)):
+            raise PipelineError(f"Fields.remove={self.remove!r}: it is a list of paths, as in remove=['body.card']")
         self._rename = [(_path(old, "rename"), _path(new, "rename")) for old, new in _items(self.rename, "rename")]
         self._cast = [(_path(path, "cast"), _casts(path, to)) for path, to in _items(self.cast, "cast")]
         self._set = [(_path(path, "set", alone=True), value) for path, value in _items(self.set, "set")]
         self._remove = [_path(path, "remove") for path in self.remove or ()]
         for path, value in self._set:
             if callable(value) and is_async(value):
-                raise PipelineError(
-                    f'Fields.set["{".".join(path)}"] is async; it is a value, or a plain function of the message'
-                )
+                raise PipelineError(f'Fields.set["{".".join(path)}"] is async; it is a value, or a plain function')
+            if path[0] == "headers" and not callable(value):
+                _check_header(path, _header(value), "set")
+        for _, new in self._rename:
+            if new[0] == "headers":
+                _check_header(new, "", "rename")
         if not (self._rename or self._cast or self._set or self._remove):
             raise PipelineError("Fields: nothing to do; give rename, cast, set or remove")
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         work = {"body": message.body, "headers": dict(message.headers)}
-        problems = [*self._renamed(work), *self._casted(work), *self._setted(work, message)]
+        problems = [*self._renamed(work), *self._casted(work)]
+        problems += self._setted(work, message, calling=not problems)
+        for path in self._remove:
+            problems += _in_the_way(work, path, "removed")
+            _pop(work, path)
         if problems:
             raise Rejected(None, problems)
-        for path in self._remove:
-            _pop(work, path)
-        if work["headers"] != message.headers:
-            message = _with_only(message, work["headers"])
-        return message if work["body"] is message.body else message.with_body(work["body"])
+        return _changed(message, work)
 
     def _renamed(self, work: dict[str, Any]) -> Iterator[str]:
+        """All are taken, then all are put: so two may change places."""
+        taken: list[tuple[Path, Any]] = []
         for old, new in self._rename:
-            if not _has(work, old):
-                if self.missing == "reject":
-                    yield f"there is no {'.'.join(old)} to rename"
+            if _has(work, old):
+                taken.append((new, _pop(work, old)))
                 continue
-            value = _pop(work, old)
-            problem = _put(work, new, value)
-            if problem:
-                yield problem
+            blocked = _in_the_way(work, old, "renamed")
+            yield from blocked
+            if not blocked and self.missing == "reject":
+                yield f"there is no {'.'.join(old)} to rename"
+        for new, value in taken:
+            yield from _put(work, new, value)
 
     def _casted(self, work: dict[str, Any]) -> Iterator[str]:
         for path, cast in self._cast:
             if not _has(work, path):
-                if self.missing == "reject":
+                blocked = _in_the_way(work, path, "cast")
+                yield from blocked
+                if not blocked and self.missing == "reject":
                     yield f"there is no {'.'.join(path)} to cast"
                 continue
             try:
-                _put(work, path, cast(_get(work, path)))
-            except (ValueError, TypeError, ArithmeticError):
+                found = cast(_get(work, path))
+            except (ValueError, TypeError, ArithmeticError, OSError):
                 yield f"{'.'.join(path)} is no {cast.__name__}"  # what it is may be a secret
+                continue
+            yield from _put(work, path, found)
 
-    def _setted(self, work: dict[str, Any], message: Message[Any]) -> Iterator[str]:
+    def _setted(self, work: dict[str, Any], message: Message[Any], calling: bool) -> Iterator[str]:
         for path, value in self._set:
-            found = value(_as_it_is(message, work)) if callable(value) else value
-            problem = _put(work, path, found)
-            if problem:
-                yield problem
+            if callable(value) and not (calling or isinstance(value, Expression)):
+                continue  # a function may count on what could not be renamed or cast
+            try:
+                found = value(_changed(message, work)) if callable(value) else copy.deepcopy(value)
+            except Rejected as refused:  # an expression that cannot be asked of it
+                yield from refused.errors
+                continue
+            yield from _put(work, path, found)
 
 
 def _items(given: Any, name: str) -> list[tuple[str, Any]]:
@@ -129,6 +149,15 @@ def _path(text: Any, name: str, alone: bool = False) -> Path:
     return parts
 
 
+def _check_header(path: Path, text: str | None, name: str) -> None:
+    if text is None:
+        raise PipelineError(f"Fields.{name}: {'.'.join(path)}: headers are texts, numbers, true or false")
+    try:
+        check_headers({path[1]: text})
+    except HeaderError as error:
+        raise PipelineError(f"Fields.{name}: {'.'.join(path)}: {error}") from None
+
+
 # --- reading and writing by path: tables on the way are copied, never changed ---------------------------------------------
 
 
@@ -146,22 +175,38 @@ def _has(work: Any, path: Path) -> bool:
     return True
 
 
-def _put(work: dict[str, Any], path: Path, value: Any) -> str | None:
+def _in_the_way(work: Any, path: Path, what: str) -> list[str]:
+    """A sentence, if something stands on the way that is no table: behind Validate(replace=True) that is a model."""
+    for depth, part in enumerate(path):
+        if work is None or (isinstance(work, Mapping) and part not in work):
+            return []
+        if not isinstance(work, Mapping):
+            at = ".".join(path[:depth])
+            return [f"{'.'.join(path)} cannot be {what}: {at} is {type(work).__name__}, no table"]
+        work = work[part]
+    return []
+
+
+def _put(work: dict[str, Any], path: Path, value: Any) -> list[str]:
     """Set it; what is in the way is returned as a sentence."""
     if path[0] == "headers":
+        text = _header(value)
+        if text is None:
+            return [f"{'.'.join(path)}: {type(value).__name__} is no text, and headers are texts"]
         try:
-            value = _header(value)
-        except TypeError:
-            return f"{'.'.join(path)}: {type(value).__name__} is no text, and headers are texts"
+            check_headers({path[1]: text})
+        except HeaderError as error:
+            return [f"{'.'.join(path)}: {error}"]
+        value = text
+    problems = _in_the_way(work, path, "set")
+    if problems:
+        return problems
     table: dict[str, Any] = work
-    for depth, part in enumerate(path[:-1], 1):
-        inner = table.get(part)
-        if inner is not None and not isinstance(inner, Mapping):
-            return f"{'.'.join(path)} cannot be set: {'.'.join(path[:depth])} is {type(inner).__name__}, no table"
-        table[part] = copy = dict(inner or {})
-        table = copy
+    for part in path[:-1]:
+        table[part] = inner = dict(table.get(part) or {})
+        table = inner
     table[path[-1]] = value
-    return None
+    return []
 
 
 def _pop(work: dict[str, Any], path: Path) -> Any:
@@ -169,33 +214,24 @@ def _pop(work: dict[str, Any], path: Path) -> Any:
         return None
     table: dict[str, Any] = work
     for part in path[:-1]:
-        table[part] = copy = dict(table[part])
-        table = copy
+        table[part] = inner = dict(table[part])
+        table = inner
     return table.pop(path[-1])
 
 
-def _header(value: Any) -> str:
+def _header(value: Any) -> str | None:
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (int, float, decimal.Decimal)):
-        return str(value)
-    raise TypeError
+    return str(value) if isinstance(value, (int, float, decimal.Decimal)) else None
 
 
-def _as_it_is(message: Message[Any], work: dict[str, Any]) -> Message[Any]:
-    """The message with what has been done so far."""
+def _changed(message: Message[Any], work: dict[str, Any]) -> Message[Any]:
+    """The message with what has been done so far; what was set was checked then."""
     if work["headers"] != message.headers:
-        message = _with_only(message, work["headers"])
+        message = msgspec.structs.replace(message, headers=Headers(work["headers"]))
     return message if work["body"] is message.body else message.with_body(work["body"])
-
-
-def _with_only(message: Message[Any], headers: dict[str, str]) -> Message[Any]:
-    try:
-        return msgspec.structs.replace(message, headers=check_headers(headers))
-    except HeaderError as error:
-        raise Rejected(None, str(error)) from None
 
 
 # --- casts ----------------------------------------------------------------------------------------------------------------
@@ -221,6 +257,7 @@ def _text(value: Any) -> str:
 def _int(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (str, int, float, decimal.Decimal)):
         raise TypeError
+    _check_number(value)
     found = int(value)
     if not isinstance(value, str) and found != value:
         raise ValueError  # it would be rounded
@@ -230,7 +267,17 @@ def _int(value: Any) -> int:
 def _float(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (str, int, float, decimal.Decimal)):
         raise TypeError
-    return float(value)
+    _check_number(value)
+    found = float(value)
+    if not math.isfinite(found) or (isinstance(value, int) and found != value):
+        raise ValueError  # JSON has no such number; or it would be rounded
+    return found
+
+
+def _check_number(value: Any) -> None:
+    """Python reads "1_000" and the digits of all scripts; JSON does not."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value) is None:
+        raise ValueError
 
 
 def _bool(value: Any) -> bool:
@@ -246,7 +293,11 @@ def _bool(value: Any) -> bool:
 def _decimal(value: Any) -> decimal.Decimal:
     if isinstance(value, bool) or not isinstance(value, (str, int, float, decimal.Decimal)):
         raise TypeError
-    return decimal.Decimal(str(value))
+    _check_number(value)
+    found = decimal.Decimal(str(value))
+    if not found.is_finite():
+        raise ValueError
+    return found
 
 
 def _datetime(value: Any) -> datetime.datetime:

@@ -1,0 +1,673 @@
+"""Settings: how a file writes what annotations say, how strictly that is read, and that what is written is read again."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import datetime
+import decimal
+import enum
+import math
+import sys
+import tomllib
+import uuid
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, Optional, TypeVar, Union
+
+import pytest
+import tomlkit
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field, ImportString, field_validator
+
+from pipebus import Bus, ConfigError, Message, Transform
+from pipebus.config.annotations import kind_of
+from pipebus.config.imports import Imports
+from pipebus.config.kinds import Kind, Loading
+from pipebus.config.problems import Bad, Unexportable
+from pipebus.expressions import Condition, Expression
+from pipebus.filters import Dedupe, Drop, Enrich, Expire, Fields, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
+from pipebus.settings import Bytes, Seconds
+from values_helpers import CALM
+
+NAME = __name__
+LOADING = Loading(Imports([NAME]), {}, {})
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Mode(enum.StrEnum):
+    FAST = "fast"
+
+
+class Limit(BaseModel):
+    count: int
+    per: str = "minute"
+    colour: Colour = Colour.RED
+
+    @field_validator("per")
+    @classmethod
+    def known(cls, value: str) -> str:
+        if value not in ("minute", "hour"):
+            raise ValueError(f"no such time as {value}")
+        return value
+
+
+class Limits(BaseModel):
+    default: Limit
+    others: dict[str, Limit] = {}
+
+
+@dataclasses.dataclass
+class Window:
+    start: datetime.time
+    days: list[str] = dataclasses.field(default_factory=list)
+
+
+def function(message: Message) -> Any:
+    return message.subject
+
+
+def other(value: int, more: str) -> int:
+    return value
+
+
+class Busy(Exception):
+    """An exception of one's own."""
+
+
+def read(hint: Any, value: Any) -> Any:
+    return kind_of(hint).read(value, LOADING)
+
+
+def refused(hint: Any, value: Any) -> str:
+    with pytest.raises(Bad) as caught:
+        read(hint, value)
+    found = [caught.value.text, *(f"{'.'.join(map(str, one.path))}: {one.text}" for one in caught.value.details)]
+    return "; ".join(text for text in found if text)
+
+
+# --- what each annotation takes ------------------------------------------------------------------------------------------
+
+READ: list[tuple[Any, Any, Any]] = [
+    (str, "x", "x"),
+    (str, "", ""),
+    (bool, True, True),
+    (int, 5, 5),
+    (int, -5, -5),
+    (float, 1.5, 1.5),
+    (float, 2, 2),
+    (Seconds, "200ms", 0.2),
+    (Seconds, 5, 5.0),
+    (Bytes, "64KiB", 65536),
+    (Bytes, 10, 10),
+    (Literal["a", "b"], "b", "b"),
+    (Literal[1, 2], 2, 2),
+    (Literal["a", 1, True], True, True),
+    (Colour, "red", Colour.RED),
+    (Level, 2, Level.HIGH),
+    (Mode, "fast", Mode.FAST),
+    (str | None, "x", "x"),
+    (Optional[int], 5, 5),  # noqa: UP045
+    (Union[int, str], "5", "5"),  # noqa: UP007
+    (Union[int, str], 5, 5),  # noqa: UP007
+    (int | bool, True, True),
+    (bool | int, 1, 1),
+    (float | str, "x", "x"),
+    (Seconds | None, "1m", 60.0),
+    (list[str], ["a"], ["a"]),
+    (list[int], [], []),
+    (list[Colour], ["red", "blue"], [Colour.RED, Colour.BLUE]),
+    (list[Seconds], ["1s", 2], [1.0, 2.0]),
+    (list[list[int]], [[1], []], [[1], []]),
+    (Iterable[str], ["a"], ["a"]),
+    (Sequence[str], ["a"], ["a"]),
+    (tuple[str, ...], ["a", "b"], ("a", "b")),
+    (tuple[int, str], [1, "a"], (1, "a")),
+    (set[str], ["a", "b"], {"a", "b"}),
+    (frozenset[int], [1, 2], frozenset({1, 2})),
+    (collections.abc.Set[str], ["a"], ["a"]),
+    (dict[str, int], {"a": 1}, {"a": 1}),
+    (Mapping[str, Any], {"a": [1, {"b": "x"}]}, {"a": [1, {"b": "x"}]}),
+    (Mapping[str, list[int]], {"a": [1]}, {"a": [1]}),
+    (list[int] | int, 5, 5),
+    (list[int] | int, [5], [5]),
+    (str | list[str], "a", "a"),
+    (str | list[str], ["a"], ["a"]),
+    (Mapping[str, int] | None, {"a": 1}, {"a": 1}),
+    (Any, {"a": 1}, {"a": 1}),
+    (object, [1], [1]),
+    (Limit, {"count": 5}, Limit(count=5)),
+    (Limit | None, {"count": 5, "colour": "blue"}, Limit(count=5, colour=Colour.BLUE)),
+    (list[Limit], [{"count": 5}], [Limit(count=5)]),
+    (Limits, {"default": {"count": 1}, "others": {"a": {"count": 2}}},
+    Limits(default=Limit(count=1), others={"a": Limit(count=2)})),
+    (Window, {"start": datetime.time(4), "days": ["mon"]}, Window(datetime.time(4), ["mon"])),
+    (datetime.datetime, datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC), datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)),
+    (datetime.date, datetime.date(2026, 1, 2), datetime.date(2026, 1, 2)),
+    (Path, "/etc/x", Path("/etc/x")),
+    (decimal.Decimal, "1.50", decimal.Decimal("1.50")),
+    (uuid.UUID, "12345678-1234-5678-1234-567812345678", uuid.UUID("12345678-1234-5678-1234-567812345678")),
+    (Annotated[int, Field(gt=0)], 5, 5),
+    (Annotated[str, "some note"], "x", "x"),
+    (type, "int", int),
+    (type[Exception], "ConnectionError", ConnectionError),
+    (type[Exception], f"{NAME}:Busy", Busy),
+    (type[Exception] | tuple[type[Exception], ...], ["OSError", "ValueError"], (OSError, ValueError)),
+    (type[Exception] | tuple[type[Exception], ...], "OSError", OSError),
+    (Callable[[Message[Any]], Any], f"{NAME}:function", function),
+    (Callable[[Message[Any]], Any], {"python": f"{NAME}:function"}, function),
+    (Callable[[Message], Hashable] | None, f"{NAME}:function", function),
+    (Callable[[int, str], int], f"{NAME}:other", other),
+    (Callable[[int, str], int], {"python": f"{NAME}:other"}, other),
+    (Callable[..., Any], f"{NAME}:other", other),
+    (Callable, f"{NAME}:function", function),
+    (str | Callable[[Message[Any]], str], f"{NAME}:function", f"{NAME}:function"),
+    (str | Callable[[Message[Any]], str], {"python": f"{NAME}:function"}, function),
+    (Mapping[str, str | Callable[[Message[Any]], str]], {"a": "x", "b": {"python": f"{NAME}:function"}},
+    {"a": "x", "b": function}),
+    (Mapping[str, Any | Callable[[Message[Any]], Any]], {"a": {"python": f"{NAME}:function"}, "b": {"c": 1}},
+    {"a": function, "b": {"c": 1}}),
+    (list[Callable[[Message[Any]], Any]], [f"{NAME}:function"], [function]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("hint", "value", "found"), READ, ids=lambda value: str(value)[:50])
+def test_each_annotation_is_read_from_what_a_file_can_say(hint: Any, value: Any, found: Any) -> None:
+    """As a value of just that type."""
+    made = read(hint, value)
+    assert made == found
+    assert type(made) is type(found)
+
+
+@pytest.mark.parametrize(
+    "hint", [Callable[[Message[Any]], Any], Callable[[Message], Any], Callable[[Any], Any], Callable[..., Any], Callable]
+)
+def test_a_function_of_a_message_may_be_an_expression(hint: Any) -> None:
+    """Also where the annotation does not say of what."""
+    found = read(hint, {"expr": "body.total"})
+    assert isinstance(found, Expression)
+    assert found(Message("a", {"total": 5})) == 5
+
+
+@pytest.mark.parametrize(
+    "hint", [Callable[[int, str], int], Callable[[], int], Callable[[str], str], Callable[[bytes], Message]]
+)
+def test_a_function_of_something_else_is_no_expression(hint: Any) -> None:
+    """Expressions are about messages."""
+    assert "an expression is about a message, and this is not" in refused(hint, {"expr": "body.total"})
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (int, "4"), (int, True), (int, 4.0), (int, 4.5), (float, "4"), (float, True), (bool, 1), (bool, "true"), (str, 5),
+        (str, True),
+        (str, ["x"]), (int, [4]), (int, {}), (str, {"a": 1}), (list[int], ["4"]), (list[int], 4), (list[int], {"a": 4}),
+        (list[str], "abc"),
+        (tuple[str, ...], "abc"), (set[str], "abc"), (set[int], ["4"]), (dict[str, int], {"a": "4"}),
+        (dict[str, int], [["a", 4]]),
+        (int | None, "4"), (Literal[4], "4"), (Literal[1], True), (Literal["a"], "b"), (Literal["4"], 4), (Level, "2"),
+        (Level, "HIGH"),
+        (Level, True), (Colour, "RED"), (Colour, "green"), (Seconds, "5"), (Seconds, True), (Seconds, -1), (Seconds, [5]),
+        (Bytes, 1.5), (Bytes, "1KB"), (type, "strr"), (type, 5), (type[Exception], "int"), (type[Exception], 5), (Callable, 5),
+        (Callable, "x"), (Callable[[Message], Any], {"expr": 5}), (Callable[[Message], Any], {"python": 5}),
+        (Callable[[Message], Any], {"expr": "subject", "python": "x:y"}), (Callable[[Message], Any], {}),
+        (Callable[[Message], Any], ["x"]),
+        (Limit, {"count": "4"}), (Limit, {"count": 4.0}), (Limit, {}), (Limit, 5), (Limits, {"default": {"count": "4"}}),
+        (tuple[int, str], ["4", "a"]), (tuple[int, str], [4]), (Annotated[int, Field(gt=0)], "4"),
+        (Annotated[int, Field(gt=0)], 0),
+        (Annotated[int, Field(gt=0)], True), (Window, {"start": 5}), (datetime.date, "soon"), (list[Limit], [{"count": "4"}]),
+        (Annotated[bool, Field()], "true"), (Annotated[bool, Field()], 1),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_all_else_is_refused(hint: Any, value: Any) -> None:
+    """A text is no number, however it looks, at any depth; a number is no text; a text is no list of its letters."""
+    said = refused(hint, value)
+    assert said
+    assert "\n" not in said
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], Any]:
+    """Reads a setting that is interpolated, as a file would have it."""
+
+    def value_of(hint: Any, text: str) -> Any:
+        monkeypatch.setenv("VALUE", text)
+
+        @dataclasses.dataclass(eq=False)
+        class Setting(Transform):
+            value: Any
+
+            def transform(self, message: Message[Any], /) -> Message[Any]:
+                return message
+
+        Setting.__annotations__["value"] = hint
+        Setting.__dataclass_fields__["value"].type = hint
+        monkeypatch.setattr(sys.modules[NAME], "Setting", Setting, raising=False)
+        Setting.__module__, Setting.__qualname__ = NAME, "Setting"
+        (tmp_path / "bus.toml").write_text(
+            f'version = 1\n[[pipelines]]\nfilters = [{{ use = "python", target = "{NAME}:Setting", value = "${{env:VALUE}}" }}]'
+        )
+        bus = Bus.from_config(tmp_path / "bus.toml", allow_imports=[NAME])
+        (node,) = bus.publish_nodes
+        return node.filter.value  # type: ignore[union-attr]
+
+    return value_of
+
+
+@pytest.mark.parametrize(
+    ("hint", "text", "found"),
+    [
+        (str, "4", "4"), (int, "4", 4), (int, "-4", -4), (float, "4", 4.0), (float, "1e3", 1000.0), (bool, "true", True),
+        (bool, "False", False), (int | None, "4", 4), (Seconds, "4", 4.0), (Seconds, "200ms", 0.2), (Bytes, "4", 4),
+        (Bytes, "1KiB", 1024),
+        (Literal["a", "4"], "4", "4"), (Literal[3, 4], "4", 4), (Level, "2", Level.HIGH), (Colour, "red", Colour.RED),
+        (Mode, "fast", Mode.FAST),
+        (str | None, "x", "x"), (str | list[str], "x", "x"), (list[str] | str, "x", "x"), (Any, "4", "4"),
+        (Path, "/etc", Path("/etc")),
+        (Annotated[int, Field(gt=0)], "4", 4), (decimal.Decimal, "1.50", decimal.Decimal("1.50")),
+        (Annotated[bool, Field()], "true", True),
+        (datetime.date, "2026-01-02", datetime.date(2026, 1, 2)), (Literal[True], "true", True),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_text_that_was_interpolated_is_read_as_what_is_due(
+    told: Callable[[Any, str], Any], hint: Any, text: str, found: Any
+) -> None:
+    """An environment has only texts: "4" is 4 where a number is due, whatever annotation says so."""
+    made = told(hint, text)
+    assert made == found
+    assert type(made) is type(found)
+
+
+@pytest.mark.parametrize(
+    ("hint", "text"),
+    [
+        (int, "four"), (int, "4.0"), (int, ""), (float, "x"), (bool, "1"), (bool, ""), (Seconds, "soon"), (Literal["a"], "b"),
+        (Level, "3"),
+        (list[int], "4"), (Callable[[Message], Any], f"{NAME}:function"), (type, "int"), (type[Exception], "ValueError"),
+        (Annotated[int, Field(gt=0)], "0"), (Annotated[int, Field(gt=0)], "x"), (decimal.Decimal, "x"), (dict[str, int], "{}"),
+        (int | None, "hunter2"), (Limit, "hunter2"), (ImportString, "os.system"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_it_says_wrongly_is_refused_without_telling_it(told: Callable[[Any, str], Any], hint: Any, text: str) -> None:
+    """By its source."""
+    with pytest.raises(ConfigError) as caught:
+        told(hint, text)
+    assert 'value = "${env:VALUE}": ' in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_problems_below_a_setting_are_told_each_by_its_path() -> None:
+    """All at once."""
+    assert refused(dict[str, list[int]], {"a": [1, "x"], "b": [True]}) == "a.1: it is a whole number; b.0: it is a whole number"
+    assert refused(list[Literal["a", "b"]], ["a", "c", "d"]) == "1: it is a or b; 2: it is a or b"
+    said = refused(Limits, {"default": {"count": "x"}, "others": {"a": {"per": "day"}}})
+    for place in ("default.count", "others.a.count", "others.a.per"):
+        assert place in said
+
+
+def test_choices_are_told_and_the_near_one_is_guessed() -> None:
+    """In the words that a file writes."""
+    assert refused(Literal["block", "reject"], "blok") == 'it is block or reject; did you mean "block"?'
+    assert refused(Colour, "gren") == "it is red or blue"
+    assert refused(Literal["a", "b", "c"], 5) == "it is a, b or c"
+
+
+@pytest.mark.parametrize("hint", [ImportString, list[ImportString], ImportString | None, ImportString[Any]], ids=str)
+def test_what_imports_by_itself_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hint: Any) -> None:
+    """pydantic has a type that imports what a text names; a file can name only what the program allows."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "evilimport.py").write_text("run = 1")
+    with pytest.raises(Bad):
+        read(hint, ["evilimport.run"] if hint == list[ImportString] else "evilimport.run")
+    assert sys.modules.pop("evilimport", None) is None
+
+
+T = TypeVar("T")
+
+
+class Box(Generic[T]):
+    """Nothing that pydantic knows."""
+
+
+@pytest.mark.parametrize(
+    "hint", [Box, Box[int], T, "Nowhere", Callable[[T], T], type[Box], Iterator[int], list, dict, tuple, set, list[Any]]
+)
+def test_an_annotation_that_says_little_takes_something(hint: Any) -> None:
+    """There is a kind for each, or an error of the sort that the catalogue counts on."""
+    try:
+        kind = kind_of(hint)
+    except Exception as error:
+        assert not isinstance(error, (RecursionError, SystemExit))  # noqa: PT017
+        return
+    kind.schema()
+    for value in ("x", 5, [], {}, True, None):
+        try:
+            kind.read(value, LOADING)
+        except Bad:
+            continue
+
+
+# --- the built-in filters ------------------------------------------------------------------------------------------------
+
+BUILT_IN: dict[str, tuple[str, type, dict[str, Any]]] = {
+    "dedupe": (
+        f'key = "{NAME}:function", window = "5m", size = 10', Dedupe, {"key": function, "window": 300.0, "size": 10},
+    ),
+    "drop": ('reason = "old"', Drop, {"reason": "old", "when": None}),
+    "enrich": ('add = { a = [1, { b = 1.5 }] }, overwrite = false', Enrich,
+    {"add": {"a": [1, {"b": 1.5}]}, "overwrite": False}),
+    "expire": ('ttl = "1h"', Expire, {"ttl": 3600.0}),
+    "fields": (
+        'rename = { "body.a" = "body.b" }, cast = { "body.c" = "int" }, set = { "body.d" = [1] }, remove = ["body.e"], '
+        'missing = "skip"',
+        Fields,
+        {"rename": {"body.a": "body.b"}, "cast": {"body.c": "int"}, "set": {"body.d": [1]}, "remove": ["body.e"],
+        "missing": "skip"},
+    ),
+    "log": ('level = "debug", body = true, headers = true, redact = ["card"]', Log,
+    {"level": "debug", "body": True, "redact": ["card"]}),
+    "reroute": ('to = "eu.{subject}"', Reroute, {"to": "eu.{subject}"}),
+    "retry": (
+        'attempts = 5, wait = "200ms", max_wait = 3, jitter = 0.5, on = ["OSError", "ValueError"]', Retry,
+        {"attempts": 5, "wait": 0.2, "max_wait": 3.0, "jitter": 0.5, "on": (OSError, ValueError)},
+    ),
+    "set_headers": ('headers = { a = "x" }, overwrite = false', SetHeaders, {"headers": {"a": "x"}, "overwrite": False}),
+    "tap": (f'target = "{NAME}:function"', Tap, {"target": function}),
+    "timeout": ('seconds = "2s", abandon = true', Timeout, {"seconds": 2.0, "abandon": True}),
+    "validate": (
+        f'models = {{ "a.>" = "{NAME}:Limit", "b" = "dict" }}, replace = false, name = "v"', Validate,
+        {"models": {"a.>": Limit, "b": dict}, "replace": False, "name": "v"},
+    ),
+}  # fmt: skip
+
+
+def load(folder: Path, filters: str) -> Bus:
+    (folder / "bus.toml").write_text(f'version = 1\n[[pipelines]]\nat = "delivery"\nfilters = [{filters}]')
+    return Bus.from_config(folder / "bus.toml", allow_imports=[NAME])
+
+
+def test_this_table_has_each_of_them() -> None:
+    """A new filter of ours has to be told how its settings are written."""
+    from pipebus import filters
+    from pipebus.config.catalogue import word
+
+    assert {word(name) for name in filters.__all__} == set(BUILT_IN)
+
+
+@pytest.mark.parametrize("use", BUILT_IN)
+def test_every_setting_of_a_built_in_filter_can_be_written(tmp_path: Path, use: str) -> None:
+    """And comes out as code would have set it."""
+    written, cls, found = BUILT_IN[use]
+    side = "publish" if use == "reroute" else "delivery"
+    toml = f'version = 1\n[[pipelines]]\nat = "{side}"\nfilters = [{{ use = "{use}", {written} }}]'
+    (tmp_path / "bus.toml").write_text(toml)
+    bus = Bus.from_config(tmp_path / "bus.toml", allow_imports=[NAME])
+    (node,) = bus.publish_nodes or bus.delivery_nodes
+    made = node.filter  # type: ignore[union-attr]
+    assert type(made) is cls
+    settings = {key: getattr(made, key) for key in found}
+    settings = {key: list(value) if key == "redact" else value for key, value in settings.items()}
+    assert settings == found
+
+
+@pytest.mark.parametrize(
+    ("written", "attribute"),
+    [
+        ('use = "dedupe", key = { expr = "body.id" }', "key"),
+        ('use = "enrich", add = { expr = "{a: subject}" }', "add"),
+        ('use = "tap", target = { expr = "subject" }', "target"),
+        ('use = "drop", when = { expr = "body.old" }', "when"),
+    ],
+)
+def test_functions_of_built_in_filters_may_be_expressions(tmp_path: Path, written: str, attribute: str) -> None:
+    """What is to be true or false is a `Condition`."""
+    bus = load(tmp_path, f"{{ {written} }}")
+    found = getattr(bus.delivery_nodes[0].filter, attribute)  # type: ignore[union-attr]
+    assert isinstance(found, Condition if attribute == "when" else Expression)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        'use = "retry", attempts = "4"', 'use = "retry", jitter = "0.1"', 'use = "log", body = "true"', 'use = "log", body = 1',
+        'use = "dedupe", size = 1.5', 'use = "expire", ttl = "5"', 'use = "expire", ttl = true', 'use = "log", redact = "card"',
+        'use = "enrich", add = 5', 'use = "set_headers", headers = { a = 5 }', 'use = "validate", models = ["int"]',
+        'use = "fields", remove = "body.a"', 'use = "fields", cast = { "body.a" = "integer" }',
+        'use = "fields", missing = "skp"',
+        'use = "timeout", seconds = "2s", abandon = 0', 'use = "drop", reason = 5', 'use = "drop", when = "body.old"',
+    ],
+)  # fmt: skip
+def test_wrong_types_for_built_in_filters_are_refused(tmp_path: Path, written: str) -> None:
+    """At the key."""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, f"{{ {written} }}")
+    (problem,) = caught.value.problems
+    key = written.split(", ", 1)[1].split(" = ", maxsplit=1)[0]
+    assert key in f"{problem.where}: {problem.text}" or "abandon" in problem.text
+
+
+# --- filters of others ---------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(eq=False)
+class Quota(Transform):
+    """
+    As a third party would write one.
+
+    Args:
+        limits: How much.
+        mode: How.
+        colours: Which.
+        window, pause: How long.
+        on_full: What is called.
+    """
+
+    limits: Limits
+    mode: Literal["hard", "soft"] = "soft"
+    colours: set[Colour] = dataclasses.field(default_factory=set)
+    window: Seconds = 60.0
+    pause: Seconds | None = None
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    on_full: Callable[[Message[Any]], Any] | None = None
+    since: datetime.date | None = None
+    _seen: dict[str, int] = dataclasses.field(default_factory=dict, init=False)
+    hidden: int = dataclasses.field(default=0, init=False)
+
+    def transform(self, message: Message[Any], /) -> Message[Any]:
+        return message
+
+
+class Counter(Transform):
+    """No dataclass: its parameters are its settings."""
+
+    def __init__(self, start: int = 0, *, names: Sequence[str] = ()) -> None:
+        self.start, self.names = start, names
+
+    def transform(self, message: Message[Any], /) -> Message[Any]:
+        return message
+
+
+QUOTA = f"""{{ use = "python", target = "{NAME}:Quota", limits = {{ default = {{ count = 1 }} }}, mode = "hard",
+    colours = ["red"], window = "5m",
+    weights = {{ a = 1, b = 2.5 }}, on_full = {{ expr = "subject" }}, since = 2026-01-02 }}""".replace("\n", "")
+
+
+def test_a_dataclass_of_others_is_made_of_its_settings(tmp_path: Path) -> None:
+    """As the built-in ones; fields that are no parameters are none."""
+    made = load(tmp_path, QUOTA).delivery_nodes[0].filter  # type: ignore[union-attr]
+    assert made.limits == Limits(default=Limit(count=1))
+    assert (made.mode, made.colours, made.window, made.pause) == ("hard", {Colour.RED}, 300.0, None)
+    assert made.weights == {"a": 1, "b": 2.5}
+    assert isinstance(made.on_full, Expression)
+    assert made.since == datetime.date(2026, 1, 2)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, f'{{ use = "python", target = "{NAME}:Quota", hidden = 5, _seen = {{}}, mood = "hard" }}')
+    texts = sorted(problem.text for problem in caught.value.problems)
+    assert texts[0] == '"limits" is missing'
+    assert [text.split(";", 1)[0] for text in texts[1:]] == [f'unknown key "{key}"' for key in ("_seen", "hidden", "mood")]
+
+
+def test_a_class_without_fields_is_made_of_its_parameters(tmp_path: Path) -> None:
+    """By name, each read as it is annotated."""
+    bus = load(tmp_path, f'{{ use = "python", target = "{NAME}:Counter", start = 5, names = ["a"] }}')
+    made = bus.delivery_nodes[0].filter  # type: ignore[union-attr]
+    assert (made.start, made.names) == (5, ["a"])
+    with pytest.raises(ConfigError, match='start = "5": it is a whole number'):
+        load(tmp_path, f'{{ use = "python", target = "{NAME}:Counter", start = "5" }}')
+
+
+def test_a_filter_of_others_is_exported_and_loads_again(tmp_path: Path) -> None:
+    """With models, enums, dates and expressions."""
+    bus = load(tmp_path, QUOTA)
+    text = bus.export_config()
+    (tmp_path / "again.toml").write_text(text)
+    again = Bus.from_config(tmp_path / "again.toml", allow_imports=[NAME])
+    first, second = (one.delivery_nodes[0].filter for one in (bus, again))  # type: ignore[union-attr]
+    for field in dataclasses.fields(first):
+        if field.name != "on_full":
+            assert getattr(first, field.name) == getattr(second, field.name)
+    assert again.export_config() == text
+
+
+# --- written and read ----------------------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), max_size=12)
+WHOLE = st.integers(-(2**63), 2**63 - 1)
+FLOATS = st.floats(allow_nan=False)
+DATES = st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2100, 1, 1)).map(
+    lambda found: found.replace(microsecond=0)
+)
+DATA = st.recursive(
+    TEXT | st.booleans() | WHOLE | FLOATS | DATES | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+LIMIT = st.builds(Limit, count=st.integers(-9, 9), per=st.sampled_from(["minute", "hour"]), colour=st.sampled_from(Colour))
+VALUES: dict[Any, st.SearchStrategy[Any]] = {
+    str: TEXT,
+    bool: st.booleans(),
+    int: WHOLE,
+    float: FLOATS,
+    Seconds: st.floats(0, 1e9),
+    Bytes: st.integers(0, 2**62),
+    Literal["a", "b", 1]: st.sampled_from(["a", "b", 1]),
+    Colour: st.sampled_from(Colour),
+    Level: st.sampled_from(Level),
+    Mode: st.sampled_from(Mode),
+    list[int]: st.lists(WHOLE),
+    list[list[str]]: st.lists(st.lists(TEXT, max_size=3), max_size=3),
+    tuple[str, ...]: st.lists(TEXT).map(tuple),
+    tuple[int, str]: st.tuples(WHOLE, TEXT),
+    set[str]: st.sets(TEXT),
+    frozenset[int]: st.frozensets(WHOLE),
+    dict[str, list[Colour]]: st.dictionaries(TEXT, st.lists(st.sampled_from(Colour), max_size=3), max_size=3),
+    int | str: WHOLE | TEXT,
+    bool | int: st.booleans() | WHOLE,
+    int | bool: st.booleans() | WHOLE,
+    str | list[str]: TEXT | st.lists(TEXT),
+    list[str] | str | None: TEXT | st.lists(TEXT),
+    Any: DATA,
+    Mapping[str, Any]: st.dictionaries(TEXT, DATA, max_size=3),
+    Limit: LIMIT,
+    list[Limit]: st.lists(LIMIT, max_size=3),
+    Limits: st.builds(Limits, default=LIMIT, others=st.dictionaries(TEXT, LIMIT, max_size=2)),
+    Window: st.builds(Window, st.times().map(lambda found: found.replace(microsecond=0)), st.lists(TEXT, max_size=2)),
+    datetime.datetime: DATES,
+    datetime.date: st.dates(),
+    datetime.timedelta: st.timedeltas(datetime.timedelta(-99), datetime.timedelta(99)),
+    Path: TEXT.filter(lambda text: "\0" not in text).map(Path),
+    decimal.Decimal: st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-999, max_value=999),
+    uuid.UUID: st.uuids(),
+    dict[int, str]: st.dictionaries(st.integers(-9, 9), TEXT, max_size=3),
+    Annotated[int, Field(gt=0)]: st.integers(1, 99),
+    type: st.sampled_from([int, str, bytes, Limit, Colour]),
+    type[Exception]: st.sampled_from([ValueError, OSError, Busy]),
+    Callable[[Message[Any]], Any]: st.sampled_from([function, Expression("subject"), Condition("body.a")]),
+    str | Callable[[Message[Any]], Any]: st.sampled_from([function, "x", Expression("subject")]),
+}
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Expression):
+        return isinstance(b, Expression) and a.text == b.text
+    if isinstance(a, float) and isinstance(b, (int, float)) and not isinstance(b, bool):
+        return math.isclose(a, b, rel_tol=0, abs_tol=0)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return type(a) is type(b) and bool(a == b)
+
+
+def through_a_file(value: Any) -> Any:
+    return tomllib.loads(tomlkit.dumps({"v": value}))["v"]
+
+
+@pytest.mark.parametrize("hint", VALUES, ids=str)
+def test_what_is_written_is_read_again(hint: Any) -> None:
+    """Whatever a setting holds comes out of a file as it went in: the same value, of the same type."""
+    kind: Kind = kind_of(hint)
+
+    @CALM
+    @given(VALUES[hint])
+    def check(value: Any) -> None:
+        try:
+            written = kind.write(value)
+        except Unexportable as error:
+            assert "stands for a function" in str(error)  # noqa: PT017
+            return
+        assert same(value, kind.read(through_a_file(written), LOADING))
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (int, 2**63), (int, "4"), (str, 5), (str, "\ud800"), (bool, 1), (float, "x"), (Literal["a"], "b"), (Literal[1], True),
+        (Colour, "green"),
+        (list[int], 5), (list[int], "ab"), (list[int], ["x"]), (dict[str, int], {1: 2}), (dict[str, int], {"a": "x"}),
+        (Any, object()),
+        (Any, None), (Any, {"a": None}), (Any, {1: "a"}), (Any, {"a": {1}}), (Any, b"x"), (Any, decimal.Decimal(1)),
+        (Any, function),
+        (Limit, 5), (Limit, Limits(default=Limit(count=1))), (type, 5), (type[Exception], 5), (Callable, 5),
+        (Callable, lambda message: 1),
+        (Seconds, -1.0), (Seconds, math.inf), (Bytes, -1), (Window, object()),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_no_file_can_hold_is_told(hint: Any, value: Any) -> None:
+    """Rather than written as something else."""
+    kind = kind_of(hint)
+    try:
+        written = kind.write(value)
+    except Unexportable as error:
+        assert str(error)  # noqa: PT017
+        return
+    assert same(value, kind.read(through_a_file(written), LOADING))
+
+
+@CALM
+@given(st.sampled_from(list(VALUES)), DATA)
+def test_whatever_a_file_says_is_read_or_refused(hint: Any, value: Any) -> None:
+    """There is no other error for any annotation and any value; and what is read can be written."""
+    kind = kind_of(hint)
+    try:
+        found = kind.read(value, LOADING)
+    except Bad:
+        return
+    kind.write(found)
