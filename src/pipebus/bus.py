@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeVar, Unpack, overload
 
 from pipebus import checks, events, explain, links, pipeline, settings
 from pipebus.actor import Actor
@@ -1023,9 +1023,9 @@ class Bus:
         allow_imports: Sequence[str] = (),
         handlers: Mapping[str, Callable[..., Any]] | None = None,
         filters: Mapping[str, Any] | None = None,
-    ) -> Bus:
+    ) -> Self:
         """
-        The bus that a TOML file declares, not yet started.
+        The bus that a TOML file declares, of this class, not yet started.
 
         Args:
             path: The file.
@@ -1036,7 +1036,7 @@ class Bus:
         Raises:
             ConfigError: all that is wrong with it, by file, line and key. Nothing was built then.
         """
-        bus: Bus = cls.files().load(path, allow_imports=allow_imports, handlers=handlers, filters=filters)
+        bus: Self = cls.files().load(path, allow_imports=allow_imports, handlers=handlers, filters=filters, kind=cls)
         return bus
 
     def export_config(self) -> str:

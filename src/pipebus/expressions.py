@@ -165,7 +165,7 @@ def _brackets(text: str) -> int:
 def _check(node: Any, text: str) -> None:
     """What JMESPath would find out with each message, or never."""
     kind, children = node["type"], node["children"]
-    if kind in _FIRST_ONLY and children[0].get("type") == "not_expression":
+    if kind in _FIRST_ONLY and kind != "pipe" and children[0].get("type") == "not_expression":
         raise PipelineError(f"not an expression: in {text!r} the ! is about what stands before the next dot; write !(…)")
     if kind == "function_expression":
         _check_function(node["value"], len(children))
@@ -282,6 +282,7 @@ def plain(value: Any) -> Any:
     """
     if _is_plain(value, 0, [LARGEST]):
         return value
+    _count(value, 0, [LARGEST])
     from pydantic_core import PydanticSerializationError, to_jsonable_python
 
     try:
@@ -319,6 +320,19 @@ def _is_plain(value: Any, depth: int, left: list[int]) -> bool:
     if left[0] < 0:
         raise ValueError(f"the body has more than {LARGEST:,} values")
     return all(type(one) in _SCALARS or _is_plain(one, depth + 1, left) for one in inner)
+
+
+def _count(value: Any, depth: int, left: list[int]) -> None:
+    """Of containers of any kind: one thing that stands in many places is many values as JSON."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        return
+    if depth >= DEEPEST:
+        raise ValueError(f"the body is nested in more than {DEEPEST} levels")
+    left[0] -= len(value)
+    if left[0] < 0:
+        raise ValueError(f"the body has more than {LARGEST:,} values")
+    for one in value.values() if isinstance(value, Mapping) else value:
+        _count(one, depth + 1, left)
 
 
 def _reason(error: Exception) -> str:

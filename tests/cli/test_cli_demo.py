@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -12,45 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_helpers import ENV, PIPEBUS, WITHOUT_RICH, on_terminal, plain, run
 
-import pipebus
 from pipebus.demo.records import PACKAGED_DAY
 
 DAY = PACKAGED_DAY.read_bytes()
-ENV = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {
-    "PYTHONPATH": str(Path(pipebus.__file__).parents[1]),
-    "PYTHONIOENCODING": "utf-8",
-}
-PIPEBUS = [sys.executable, "-m", "pipebus"]
-WITHOUT_RICH = [
-    sys.executable,
-    "-c",
-    "import sys; sys.modules['rich'] = None; from pipebus.cli import main; sys.exit(main())",
-]
-
-
-def run(*args: str, program: list[str] = PIPEBUS, **options: Any) -> "subprocess.CompletedProcess[str]":
-    options = {"env": ENV, "stdin": subprocess.DEVNULL} | options
-    if "input" in options:
-        del options["stdin"]
-    return subprocess.run([*program, *args], check=False, capture_output=True, encoding="utf-8", timeout=60, **options)
 
 
 def run_on_terminal(*args: str, program: list[str] = PIPEBUS) -> str:
     """All that a terminal of 100 columns was sent."""
-    ours, theirs = pty.openpty()
-    env = ENV | {"TERM": "xterm-256color", "COLUMNS": "100"}
-    with subprocess.Popen([*program, *args], env=env, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        seen = b""
-        try:
-            while chunk := os.read(ours, 65536):
-                seen += chunk
-        except OSError:  # how Linux says that the other end is closed
-            pass
-        os.close(ours)
-    assert process.returncode == 0
-    return seen.decode()
+    done = on_terminal(*args, program=program)
+    assert done.code == 0
+    return plain(done.raw)
 
 
 def figures(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
@@ -101,7 +73,7 @@ class TestTable:
     @pytest.mark.parametrize("program", [PIPEBUS, WITHOUT_RICH], ids=["with rich", "without rich"])
     def test_a_terminal_shows_progress_and_ends_with_a_table(self, program: list[str]) -> None:
         """The extra makes it prettier; the facts are the same without it."""
-        text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", run_on_terminal("demo", program=program))
+        text = run_on_terminal("demo", program=program)
 
         assert re.search(r"100% +831 accepted, 11 rejected *\S*\r", text)  # the progress, at its end
         assert re.search(r"EV +ExpressJet +112 +\+41\.4 min", text)
@@ -156,7 +128,7 @@ class TestCarrier:
 
     def test_on_a_terminal_too(self) -> None:
         """With colours and progress."""
-        text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", run_on_terminal("demo", "--carrier", "UA"))
+        text = run_on_terminal("demo", "--carrier", "UA")
 
         assert re.search(r"UA United +164 +\+6\.3 min", text)
         assert "ExpressJet" not in text

@@ -3559,7 +3559,7 @@ broken(
     'bus.toml:5: pipelines[0].filters[0]: when = { expr = "subjekt == \'a\'" }: no message has "subjekt"; did you '
     'mean "subject"?',
     'bus.toml:6: pipelines[0].filters[1]: when = { expr = "body.total > 100" }: not an expression: invalid '
-    'token: Parse error at column 13, token "100" (NUMBER), for expression; numbers, true, false and null stand '
+    'token: Parse error at column 13, token "100" (NUMBER); numbers, true, false and null stand '
     "in backticks, as in `100`",
     'bus.toml:7: pipelines[0].filters[2] "dedupe": key = { expr = "len(body)" }: JMESPath has no function "len"; '
     'did you mean "length"?',

@@ -60,7 +60,7 @@ def find(name: str) -> Any:
         return None
     try:
         return point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Bad(f'filter "{name}" (of {point.value}) cannot be loaded: {text_of(error)}') from None
 
 
@@ -135,7 +135,7 @@ def documented(cls: Any) -> dict[str, str]:
             inside = True
         elif inside and line and not line.startswith(" "):
             break
-        elif inside and (match := re.match(r"    ([\w, ]+): +(.*)", line)):
+        elif inside and (match := re.match(r"    (\w[\w, ]*): +(.*)", line)):
             for one in match[1].split(","):
                 found[one.strip()] = match[2]
             name = match[1].split(",")[-1].strip()

@@ -20,9 +20,10 @@ def load(
     allow_imports: Sequence[str] = (),
     handlers: Mapping[str, Callable[..., Any]] | None = None,
     filters: Mapping[str, Any] | None = None,
+    kind: type[Bus] = Bus,
 ) -> Bus:
     """What `Bus.from_config` calls."""
-    return read(path, allow_imports=allow_imports, handlers=handlers, filters=filters)[0]
+    return read(path, allow_imports=allow_imports, handlers=handlers, filters=filters, kind=kind)[0]
 
 
 def read(
@@ -32,6 +33,7 @@ def read(
     handlers: Mapping[str, Callable[..., Any]] | None = None,
     filters: Mapping[str, Any] | None = None,
     replace: Replace | None = None,
+    kind: type[Bus] = Bus,
 ) -> tuple[Bus, list[Case]]:
     """
     The bus that a file declares, and its tests.
@@ -39,12 +41,13 @@ def read(
     Args:
         path, allow_imports, handlers, filters: As for `Bus.from_config`.
         replace: Stand-ins for a test.
+        kind: The class of the bus.
 
     Raises:
         ConfigError: all that is wrong.
     """
     loading = Loading(Imports(allow_imports), dict(handlers or {}), dict(filters or {}))
-    reader = Reader(Document(read_text(path), os.fspath(path)), loading, replace)
+    reader = Reader(Document(read_text(path), os.fspath(path)), loading, replace, kind)
     bus = reader.bus()
     return bus, reader.cases
 

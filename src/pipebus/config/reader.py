@@ -29,9 +29,11 @@ class Reader:
         document: The file.
         loading: Imports that are allowed, and what is handed in.
         replace: For tests: stand-ins by the name of a subscription (a handler) or of a filter.
+        kind: The class of the bus.
     """
 
-    def __init__(self, document: Document, loading: Loading, replace: Replace | None = None) -> None:
+    def __init__(self, document: Document, loading: Loading, replace: Replace | None = None, kind: type[Bus] = Bus) -> None:
+        self.kind = kind
         self.document = document
         self.loading = loading
         self.replace = replace or Replace()
@@ -69,20 +71,20 @@ class Reader:
 
     def _bus(self, table: Table | None) -> Bus:
         if table is None:
-            return Bus()
+            return self.kind()
         found = table.take_all(BUS, self.loading)
         told = told_of(table.data)
         table.end()
         options = {key: value for key, value in found.items() if value is not BROKEN and key != "transport"}
         url = found["transport"] if found["transport"] is not BROKEN else "memory:"
         try:
-            bus = Bus(url, **options)
+            bus = self.kind(url, **options)
         except PipebusError as error:
             text = str(error)
             about_require = text.startswith("require: ") or "cannot promise" in text
             key = "require" if about_require and "require" in table else "transport"
             table.problem(f"{key} = {shown(table.data.get(key, url))}: {text.removeprefix('require: ')}", key)
-            return Bus()
+            return self.kind()
         bus.told.bus = told
         bus.url = told.get("transport", bus.url)
         return bus

@@ -39,6 +39,8 @@ class Writer:
         self.problems = Problems(repr(bus))
         self.instances: dict[int, str] = {}  # of filters that need a name: id -> name
         self.filters: dict[str, Table] = {}
+        # In the order of the program's lines, which is that of a file's; those of one line by name.
+        self.subscriptions = sorted(bus.subscriptions, key=lambda one: (one.place, one.name))
 
     def document(self) -> Table:
         bus = self.bus
@@ -46,7 +48,7 @@ class Writer:
         found: Table = {"version": VERSION, "bus": self._bus()}
         pipelines = [self._pipeline(node, "publish") for node in bus.publish_nodes]
         pipelines += [self._pipeline(node, "delivery") for node in bus.delivery_nodes]
-        subscriptions = [self._subscription(one) for one in bus.subscriptions if self._has_name(one)]
+        subscriptions = [self._subscription(one) for one in self.subscriptions if self._has_name(one)]
         every = [self._every(one) for one in bus.schedules]
         self.problems.check()
         found["filters"] = self.filters
@@ -80,7 +82,7 @@ class Writer:
     def _name_instances(self) -> None:
         """Filters with a name of their own, and those that stand in several places."""
         chains: list[tuple[Node, ...]] = [self.bus.publish_nodes, self.bus.delivery_nodes]
-        chains += [one.plan.nodes for one in self.bus.subscriptions]
+        chains += [one.plan.nodes for one in self.subscriptions]
         seen: dict[int, Step] = {}  # where each stands first
         named: dict[int, Step] = {}
         for step in (one for chain in chains for one in self._walk(chain)):

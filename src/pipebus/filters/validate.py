@@ -25,6 +25,7 @@ class Validate(Transform):
     Args:
         models: Pattern -> type; the first pattern that matches counts. A subject that none matches passes unchecked.
         replace: True: the validated value becomes the body. False: the body stays as it came.
+        name: What it is called; left out: as its class.
 
     Raises:
         Rejected: with every error of the body as a sentence, without its values.

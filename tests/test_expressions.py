@@ -1,0 +1,789 @@
+"""Expressions: what is refused when they are written, what they say of messages, and that they end with that or `Rejected`."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+import math
+import re
+import resource
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+from pipebus import Bus, Message, Pipeline, PipelineError, Receipt, Rejected, branch, when
+from pipebus.codec import JsonCodec
+from pipebus.expressions import DEEPEST, FIELDS, LONGEST, Condition, Expression, plain
+from pipebus.filters import Enrich, Log, SetHeaders
+from pipebus.testing import run_filter
+from values_helpers import CALM, environment
+
+
+def ask(text: str, body: Any = None, **fields: Any) -> Any:
+    return Expression(text)(Message("orders.created", body, **fields))
+
+
+def decide(text: str, body: Any = None, **fields: Any) -> bool:
+    return Condition(text)(Message("orders.created", body, **fields))
+
+
+def refused(text: Any) -> str:
+    with pytest.raises(PipelineError) as caught:
+        Expression(text)
+    return str(caught.value)
+
+
+def rejected(text: str, body: Any = None, kind: type[Expression] = Expression) -> str:
+    expression = kind(text)
+    with pytest.raises(Rejected) as caught:
+        expression(Message("orders.created", body))
+    (reason,) = caught.value.errors
+    return reason
+
+
+# --- what they say -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("subject", "orders.created"),
+        ("key", "k"),
+        ("id", "m"),
+        ("time", 5.0),
+        ("ttl", 60.0),
+        ("reply_to", "answers"),
+        ("correlation_id", "c"),
+        ("headers.tenant", "acme"),
+        ('headers."x-tenant"', "dash"),
+        ("body.total", 120),
+        ("body.items[0].sku", "tea"),
+        ("body.items[-1].qty", 3),
+        ("body.items[*].qty", [1, 3]),
+        ("body.items[?qty > `1`].sku", ["honey"]),
+        ("body.items[?qty > `1`] | [0].sku", "honey"),
+        ("length(body.items)", 2),
+        ("sum(body.items[*].qty)", 4),
+        ("sort_by(body.items, &qty)[-1].sku", "honey"),
+        ("max_by(body.items, &qty).sku", "honey"),
+        ("body.{a: total, b: items[0].sku}", {"a": 120, "b": "tea"}),
+        ("[subject, body.total]", ["orders.created", 120]),
+        ("join('-', body.items[*].sku)", "tea-honey"),
+        ("not_null(body.nope, body.total)", 120),
+        ("starts_with(subject, 'orders.')", True),
+        ("contains(keys(body), 'total')", True),
+        ("to_string(body.total)", "120"),
+        ("body.nope", None),
+        ("body.nope.deeper[3]", None),
+        ("body.total.deeper", None),
+        ("`5`", 5),
+        ("'5'", "5"),
+        ("`{\"a\": [1]}`", {"a": [1]}),
+        ("@.body.total", 120),
+        ("type(@)", "object"),
+        ("body", {"total": 120, "items": [{"sku": "tea", "qty": 1}, {"sku": "honey", "qty": 3}]}),
+    ],
+)  # fmt: skip
+def test_they_say_what_jmespath_says_of_the_message(text: str, found: Any) -> None:
+    """Over subject, body, headers and all that a message has besides."""
+    body = {"total": 120, "items": [{"sku": "tea", "qty": 1}, {"sku": "honey", "qty": 3}]}
+    message = Message(
+        "orders.created", body, headers={"tenant": "acme", "x-tenant": "dash"}, key="k", id="m", time=5.0, ttl=60.0,
+        reply_to="answers", correlation_id="c",
+    )  # fmt: skip
+    assert Expression(text)(message) == found
+
+
+def test_all_of_a_message_can_be_seen() -> None:
+    """`@` has each field, and no more."""
+    assert sorted(ask("keys(@)")) == sorted(FIELDS)
+    assert ask("@")["subject"] == "orders.created"
+    assert ask("[ttl, key, reply_to, correlation_id]") == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "body", "found"),
+    [
+        ("body.total > `100`", {"total": 120}, True),
+        ("body.total > `100`", {"total": 100}, False),
+        ("body.total >= `100.0`", {"total": 100}, True),
+        ("body.kind == 'order'", {"kind": "order"}, True),
+        ("body.kind == 'order'", {}, False),
+        ("body.kind != 'order'", {}, True),
+        ("body.ok", {"ok": True}, True),
+        ("!(body.nope)", {}, True),
+        ("!(body.ok)", {"ok": True}, False),
+        ("body.a == null_here", None, None),
+        ("body.a == `1`", {"a": True}, False),
+        ("body.a == `true`", {"a": 1}, False),
+        ("body.a == body.b", {"a": [1, {"x": 2}], "b": [1, {"x": 2}]}, True),
+        ("body.kind == 'a' || body.kind == 'b'", {"kind": "b"}, True),
+        ("body.kind == 'a' && body.total > `1`", {"kind": "a", "total": 2}, True),
+        ("body.name < 'm'", {"name": "ada"}, True),
+        ("length(body[?a > `1`]) > `0`", [{"a": 2}], True),
+    ],
+)
+def test_conditions_are_true_or_false(text: str, body: Any, found: bool | None) -> None:
+    """Numbers compare as numbers, texts as texts; `true` is not 1."""
+    if found is None:
+        assert "null_here" in refused(text)
+    else:
+        assert decide(text, body) is found
+
+
+# --- what is refused when it is written ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("bdy.total", 'no message has "bdy"; did you mean "body"?'),
+        ("header.tenant", 'no message has "header"; did you mean "headers"?'),
+        ("payload.total",
+        "no message has \"payload\"; a field of the body is body.payload, a text stands in single quotes: 'payload'"),
+        ("length(bdy.items)", 'no message has "bdy"; did you mean "body"?'),
+        ("[subject, bdy]", 'no message has "bdy"; did you mean "body"?'),
+        ("{a: bdy.x}", 'no message has "bdy"; did you mean "body"?'),
+        ("bdy[0]", 'no message has "bdy"; did you mean "body"?'),
+        ("bdy[*].x", 'no message has "bdy"; did you mean "body"?'),
+        ("bdy[?x]", 'no message has "bdy"; did you mean "body"?'),
+        ("bdy[]", 'no message has "bdy"; did you mean "body"?'),
+        ("bdy.*", 'no message has "bdy"; did you mean "body"?'),
+        ("bdy | x", 'no message has "bdy"; did you mean "body"?'),
+        ("!bdy", 'no message has "bdy"; did you mean "body"?'),
+        ("body.a && bdy", 'no message has "bdy"; did you mean "body"?'),
+        ("body.a == `1` || bdy.x", 'no message has "bdy"; did you mean "body"?'),
+        ("sort_by(bdy, &x)", 'no message has "bdy"; did you mean "body"?'),
+        (
+            'body.kind == "order"',
+            "\"order\" in double quotes is a field, and no message has it; a text stands in single quotes: 'order'",
+        ),
+        (
+            'contains(body.a, "x")',
+            "\"x\" in double quotes is a field, and no message has it; a text stands in single quotes: 'x'",
+        ),
+        ("body.ok == true", "true is taken for a field; it stands in backticks: `true`"),
+        ("body.ok != null", "null is taken for a field; it stands in backticks: `null`"),
+        ("lenght(body)", 'JMESPath has no function "lenght"; did you mean "length"?'),
+        ("body.items[?lenght(x) > `1`]", 'JMESPath has no function "lenght"; did you mean "length"?'),
+        ("sort_by(body, &lenght(x))", 'JMESPath has no function "lenght"; did you mean "length"?'),
+        ("a" * (LONGEST + 1), "an expression of 4,097 characters; at most 4,096"),
+    ],
+)  # fmt: skip
+def test_what_no_message_has_is_told_when_it_is_written(text: str, says: str) -> None:
+    """JMESPath itself would say null of it, message after message."""
+    assert refused(text) == says
+
+
+@pytest.mark.parametrize("text", ["body.total > 100", "body.a == -5", "body.a >= 1.5", "length(body) > 5", "body.a<1"])
+def test_a_bare_number_is_told_with_the_backticks(text: str) -> None:
+    """The first mistake of everybody."""
+    said = refused(text)
+    assert said.startswith("not an expression: ")
+    assert said.endswith("; numbers, true, false and null stand in backticks, as in `100`")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("body.kind == order", "single quotes"),
+        ("order == body.kind", "single quotes"),
+        ('"order" == body.kind', "single quotes"),
+        ("body.a and body.b", "&&"),
+        ("body.a or body.b", "||"),
+        ("not body.a", "!"),
+        ("body.kind = 'x'", "=="),
+        ("headers.x-tenant == 'a'", 'headers."x-tenant"'),
+        ("total > `5`", "body.total"),
+        ("message.body.total", "body"),
+    ],
+)
+def test_habits_from_other_languages_are_met_with_a_hint(text: str, hint: str) -> None:
+    """The next move, not a word of the grammar's."""
+    assert hint in refused(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "body.", "body..x", "(body", "body)", "body[", "body[?", "body[?x", "'abc", "body.a'", '"abc', "&", "&&",
+    "$.a", "body ? 1 : 2",
+     "body.é", "\0", "body\n==", "length(", "length(body", "[", "{", "{a}", "{a:}", "@@", "body body", "`", "`1", "1",
+     "body[1:2:0:3]", "=", "!"],
+)  # fmt: skip
+def test_what_is_no_expression_is_told_so(text: str) -> None:
+    """In one line of a few words."""
+    said = refused(text)
+    assert said.startswith("not an expression: ")
+    assert "\n" not in said
+    assert len(said) < 250
+    assert not said.endswith(("for expression", ":", " "))
+
+
+@pytest.mark.parametrize("text", [None, 5, b"body", ["body"], Expression])
+def test_what_is_no_text_is_refused(text: Any) -> None:
+    """With a word, where it is written."""
+    assert "text" in refused(text)
+
+
+@pytest.mark.parametrize("text", ["length()", "length(body, body)", "join(body)", "not_null()", "abs(body.a, body.b)"])
+def test_a_function_of_other_arguments_is_refused_when_it_is_written(text: str) -> None:
+    """No message could ever pass."""
+    assert re.search(r"argument", refused(text))
+
+
+@pytest.mark.parametrize("text", ["!body.ok", "!body.ok && body.a", "body.a && !headers.b", "body.items[?!a.b]", "!body.a.b"])
+def test_a_negation_of_less_than_it_seems_is_refused_when_it_is_written(text: str) -> None:
+    """JMESPath reads `!body.ok` as `(!body).ok`, which is null whatever the message is: the parentheses are told."""
+    assert "!(" in refused(text)
+
+
+def test_a_negation_of_the_whole_may_be_handed_on() -> None:
+    """What stands before a pipe is a whole."""
+    assert ask("!(body.nope) | to_string(@)", {}) == "true"
+    assert ask("(!(body.ok) || body.a) | @", {"ok": True, "a": "x"}) == "x"
+
+
+def test_a_literal_that_is_no_json_is_refused() -> None:
+    """JMESPath takes it for a text: a slip of the finger would never be equal to anything."""
+    for text in ("body.total > `1O0`", "body.ok == `True`", "body.a == `[1,`"):
+        assert "`" in refused(text)
+
+
+def test_jmespath_is_an_extra() -> None:
+    """Without it, what is said is what to install."""
+    code = (
+        "import sys\nsys.modules['jmespath'] = None\nfrom pipebus.expressions import Expression\n"
+        "from pipebus import PipelineError\ntry:\n    Expression('body')\nexcept PipelineError as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=60, check=True
+    )
+    assert done.stdout == "expressions need the package jmespath: pip install 'pipebus[config]'\n"
+
+
+# --- what is told when a message passes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "body", "says"),
+    [
+        ("body.total > `100`", {}, "body.total > `100` is null: a field is missing, or cannot be compared"),
+        ("body.total > `100`", None, "body.total > `100` is null: a field is missing, or cannot be compared"),
+        ("body.total > `100`", {"total": None}, "body.total > `100` is null: a field is missing, or cannot be compared"),
+        ("body.a < body.b", {"a": {}, "b": {}}, "body.a < body.b is null: a field is missing, or cannot be compared"),
+        ("body.total > `1` && body.a == 'x'", {"a": "x"}, "body.total > `1` && body.a == 'x' is null: "
+         "a field is missing, or cannot be compared"),
+        ("body.nope", {}, "body.nope is null: a field is missing, or cannot be compared"),
+        ("body.total > `100`", {"total": "120"}, "body.total > `100`: a text and a number cannot be compared"),
+    ],
+)  # fmt: skip
+def test_a_condition_that_is_neither_refuses_the_message(text: str, body: Any, says: str) -> None:
+    """Not silently false: a message whose field is misspelled would pass every filter that guards it."""
+    assert rejected(text, body, Condition) == says
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [("x", "text"), (0, "number"), (1, "number"), ([], "list"), ([1], "list"), ({}, "table"), (1.5, "number")],
+)
+def test_a_condition_that_is_a_value_is_told_in_the_files_words(found: Any, word: str) -> None:
+    """There is no truth of a text, a number or a list; what it is is told in words that a file's author knows."""
+    assert rejected("body.x", {"x": found}, Condition) == f"body.x is a {word}, no condition"
+
+
+@pytest.mark.parametrize(
+    ("text", "body"),
+    [
+        ("length(body)", 5), ("abs(body)", "x"), ("sum(body)", ["x"]), ("join(',', body)", [1]), ("sort(body)", [1, "a"]),
+        ("max_by(body, &a)", [{"a": 1}, {"a": "x"}]), ("sort_by(body, &a)", [{"a": None}]), ("contains(body, 'a')", None),
+        ("starts_with(body, 'a')", {}), ("ceil(body)", math.inf), ("ceil(body)", math.nan), ("body > `1`", "a"),
+        ("`1` < body", "a"),
+        ("body[?a > `1`]", [{"a": "x"}]), ("keys(body)", []), ("merge(body)", 1), ("avg(body)", [None]), ("reverse(body)", 1),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_of_a_body_refuses_it(text: str, body: Any) -> None:
+    """With the expression in front of the reason."""
+    assert rejected(text, body).startswith(f"{text}: ")
+
+
+@pytest.mark.parametrize(
+    "text", ["abs(body.card)", "sum(body.cards)", "body.cards > `1` || abs(body.card) > `1`", "ceil(body.card)"]
+)
+def test_a_refusal_does_not_show_the_body(text: str) -> None:
+    """A refusal is told to the publisher, logged, and counted by its reason: neither a secret nor a megabyte belongs there."""
+    reasons = {rejected(text, {"card": card * 1000, "cards": [card]}) for card in ("hunter2", "4111")}
+    assert len(reasons) == 1
+    (reason,) = reasons
+    assert "hunter2" not in reason
+    assert len(reason) < 300
+
+
+# --- bodies --------------------------------------------------------------------------------------------------------------
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Mode(enum.StrEnum):
+    FAST = "fast"
+
+
+class Item(BaseModel):
+    sku: str
+    price: decimal.Decimal
+    colour: Colour = Colour.RED
+
+
+class Aliased(BaseModel):
+    total: int = Field(1, alias="orderTotal")
+
+
+@dataclasses.dataclass
+class Order:
+    id: int
+    items: list[Item]
+    at: datetime.datetime = datetime.datetime(2026, 11, 25, 4, 0, tzinfo=datetime.UTC)
+    tags: frozenset[str] = frozenset({"new"})
+
+
+@dataclasses.dataclass(slots=True, frozen=True)
+class Slotted:
+    id: int
+
+
+@dataclasses.dataclass
+class WithClassVar:
+    id: int
+    kind: ClassVar[str] = "order"
+
+
+@dataclasses.dataclass
+class WithInitVar:
+    id: int
+    extra: dataclasses.InitVar[int]
+
+    def __post_init__(self, extra: int) -> None:
+        self.id += extra
+
+
+class Struct(msgspec.Struct):
+    id: int
+
+
+class Pair(NamedTuple):
+    x: int
+    y: int
+
+
+ORDER = Order(7, [Item(sku="tea", price=decimal.Decimal("4.50")), Item(sku="honey", price=decimal.Decimal(9))])
+
+
+@pytest.mark.parametrize(
+    ("text", "body", "found"),
+    [
+        ("body.id", ORDER, 7),
+        ("body.items[?to_number(price) > `5`].sku", ORDER, ["honey"]),
+        ("sum(body.items[*].to_number(price))", ORDER, 13.5),
+        ("body.items[0].colour == 'red'", ORDER, True),
+        ("contains(body.tags, 'new')", ORDER, True),
+        ("starts_with(body.at, '2026-11-25T04:00:00')", ORDER, True),
+        ("body.sku", ORDER.items[0], "tea"),
+        ("body.id", Slotted(5), 5),
+        ("body.id", Struct(5), 5),
+        ("body.id", MappingProxyType({"id": 5}), 5),
+        ("body.id", collections.OrderedDict(id=5), 5),
+        ("body.a.id", {"a": MappingProxyType({"id": 5})}, 5),
+        ("body", Colour.RED, "red"),
+        ("body > `2`", Level.HIGH, True),
+        ("body == 'fast'", Mode.FAST, True),
+        ("body", decimal.Decimal("0.10"), "0.10"),
+        ("to_number(body) > `1`", decimal.Decimal("1.01"), True),
+        ("body", datetime.date(2026, 1, 2), "2026-01-02"),
+        ("body < '2026-02-01'", datetime.date(2026, 1, 2), True),
+        ("body", datetime.time(4, 5), "04:05:00"),
+        ("body", uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        ("body[1]", (1, 2), 2),
+        ("sort(body)", {3, 1, 2}, [1, 2, 3]),
+        ("body == `true`", True, True),
+        ("body.a", {"a": b"abc"}, "abc"),
+        ("body.a", {"a": bytearray(b"abc")}, "abc"),
+        ("body.a", {"a": 10**30}, 10**30),
+    ],
+)
+def test_bodies_are_seen_as_the_tables_that_they_would_be_in_json(text: str, body: Any, found: Any) -> None:
+    """Models, dataclasses, enums, dates: no expression has to know of Python."""
+    assert ask(text, body) == found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {1: "a"}, {1: "a", "x": []}, {True: "a", "x": []}, {None: "a", "x": []}, {Colour.RED: "a", "x": []},
+        {decimal.Decimal(1): "a"},
+        WithClassVar(5), WithInitVar(5, 1), Aliased(orderTotal=5), ORDER.at, {"at": ORDER.at}, datetime.timedelta(seconds=5),
+        Pair(1, 2), collections.deque([1]), {"b": b"abc"}, [Level.HIGH, Mode.FAST], {"a": (1, {2})}, Slotted(5),
+        uuid.UUID(int=5),
+        [], {}, "", 0, None, 1.5, True, [[[]]], {"a": {"b": None}}, datetime.date(2026, 1, 2),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_an_expression_says_the_same_before_and_after_a_wire(value: Any) -> None:
+    """In this process a filter sees what was published, and JSON on a transport that encodes: a rule means one thing."""
+    codec = JsonCodec()
+    sent = Message("a", {"value": value})
+    arrived = codec.decode(codec.encode(sent))
+    expression = Expression("body.value")
+    assert expression(sent) == expression(arrived)
+    assert Expression("to_string(body.value)")(sent) == Expression("to_string(body.value)")(arrived)
+
+
+def test_what_is_plain_is_not_copied() -> None:
+    """Most bodies are dicts of plain values; they cost nothing."""
+    body = {"a": 1, "b": "x", "c": None}
+    assert plain(body) is body
+    assert plain("x") == "x"
+
+
+def test_what_an_expression_returns_belongs_to_nobody_else() -> None:
+    """A handler that changes what was set from an expression changes neither the next message's nor the expression."""
+    for text in ("`[]`", '`{"a": []}`', "[`{}`]"):
+        expression = Expression(text)
+        found = expression(Message("a"))
+        before = json.dumps(found)
+        found.append(1) if isinstance(found, list) else found.update(x=1)
+        for inner in found if isinstance(found, list) else list(found.values()):
+            if isinstance(inner, dict):
+                inner["x"] = 1
+            elif isinstance(inner, list):
+                inner.append(1)
+        assert json.dumps(expression(Message("a"))) == before
+
+
+def test_asking_changes_no_body() -> None:
+    """Sorting, reversing and merging are on copies."""
+    body = {"a": [3, 1, 2], "b": {"x": [1]}, "c": {"x": [2]}}
+    before = json.dumps(body)
+    for text in (
+        "sort(body.a)",
+        "reverse(body.a)",
+        "sort_by(body.a, &@)",
+        "merge(body.b, body.c)",
+        "body.a[]",
+        "map(&@, body.a)",
+    ):
+        ask(text, body)
+    assert json.dumps(body) == before
+
+
+class Hostile:
+    """Whatever is asked of it fails."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("hostile")
+
+    def __str__(self) -> str:
+        raise RuntimeError("hostile")
+
+
+class Endless(Mapping[str, Any]):
+    """A mapping that never ends."""
+
+    def __getitem__(self, key: str) -> Any:
+        return self
+
+    def __iter__(self) -> Iterator[str]:
+        yield "a"
+
+    def __len__(self) -> int:
+        return 1
+
+
+HOSTILE: dict[str, Callable[[], Any]] = {
+    "itself": Hostile,
+    "in a list": lambda: [Hostile()],
+    "in a table": lambda: {"a": Hostile()},
+    "as a key": lambda: {Hostile(): [1]},
+    "endless": Endless,
+    "bytes that are no text": lambda: {"a": b"\xff"},
+}
+
+
+@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
+def test_a_body_that_misbehaves_is_refused(make: Callable[[], Any]) -> None:
+    """With a reason, as any other that cannot be asked."""
+    assert rejected("body.a", make()).startswith("body.a: ")
+
+
+# --- depth, size, threads ------------------------------------------------------------------------------------------------
+
+
+def nested(levels: int, wrap: Callable[[Any], Any]) -> Any:
+    found: Any = 1
+    for _ in range(levels):
+        found = wrap(found)
+    return found
+
+
+WRAPS: dict[str, Callable[[Any], Any]] = {
+    "lists": lambda inner: [inner],
+    "tables": lambda inner: {"a": inner},
+    "tuples": lambda inner: (inner,),
+    "proxies": lambda inner: MappingProxyType({"a": inner}),
+    "dataclasses": Slotted,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+@pytest.mark.parametrize("text", ["body", "to_string(body)", "body == body", "[body, body][]", "body.a.a"])
+def test_a_body_that_is_nested_too_deeply_is_refused(text: str, wrap: Callable[[Any], Any]) -> None:
+    """At a depth that is told, whatever Python's own limit is just then; what is less deep is asked as always."""
+    ask(text, nested(DEEPEST - 2, wrap))
+    for levels in (DEEPEST + 1, 2_000, 20_000):
+        body = nested(levels, wrap)
+        assert f"nested in more than {DEEPEST} levels" in rejected(text, body)
+        while not isinstance(body, (int, Slotted)):  # it would be torn down in one deep recursion
+            body = body["a"] if isinstance(body, Mapping) else body[0]
+        while isinstance(body, Slotted):
+            body = body.id
+
+
+def test_a_body_that_holds_itself_is_refused() -> None:
+    """It has no end."""
+    body: list[Any] = []
+    body.append(body)
+    table: dict[str, Any] = {"x": 1}
+    table["a"] = {"b": table}
+    assert "levels" in rejected("body", body)
+    assert "levels" in rejected("body.a.b.x", table)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 2000 + "body" + ")" * 2000, "(" * 4000, "!" * 4000 + "body", "body" + "[0]" * 1300, "body" + ".a" * 2000,
+        "body" + "[*]" * 1300, "body" + "[?a" * 1000 + "]" * 1000, "[" * 2000 + "body" + "]" * 2000, "body" + " | body" * 500,
+        "||".join(["body"] * 600), "abs(" * 1000 + "body" + ")" * 1000, "`" + "[" * 2000 + "]" * 2000 + "`", "&" * 4000,
+        "{a:" * 1000,
+        "body == " * 500 + "body", "body[" + "1" * 4000 + "]", "`" + "1" * 4000 + "`", "'" + "x" * 4000 + "'",
+        "body." + "x" * 4000,
+        "body.{" + ",".join(f"k{n}: a" for n in range(500)) + "}", "[" + "body," * 800 + "body]", '"' + "\\\\" * 2000 + '"',
+    ],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_an_expression_of_any_depth_is_asked_or_refused(text: str) -> None:
+    """There is no third way: no error of Python's own, on a deep stack, too."""
+
+    def deeper(levels: int) -> None:
+        if levels:
+            return deeper(levels - 1)
+        try:
+            expression = Expression(text)
+        except PipelineError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+            assert "recursion" not in str(error)  # noqa: PT017
+            return None
+        for body in (None, {"a": {"a": [1]}}, [[[1]]], nested(90, lambda inner: [inner])):
+            try:
+                expression(Message("a", body))
+            except Rejected as error:
+                assert "recursion" not in str(error)  # noqa: PT017
+        return None
+
+    deeper(0)
+    deeper(500)
+
+
+def limited(code: str) -> str:
+    """What a program prints that may use some seconds and half a gigabyte."""
+
+    def limits() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (6, 6))
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+
+    head = "from pipebus import Message, PipebusError\nfrom pipebus.expressions import Expression\n"
+    done = subprocess.run(
+        [sys.executable, "-c", head + code],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=60,
+        check=False,
+        preexec_fn=limits,
+    )
+    assert done.returncode == 0, f"it does not end, or takes all memory: {done.returncode} {done.stderr[-200:]}"
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("leaf", "wrap"),
+    [("[1]", "[body, body]"), ("[datetime.date(2026, 1, 2)]", "{'a': body, 'b': body}"), ("(1,)", "(body, body)")],
+)
+def test_a_body_that_holds_one_thing_many_times_is_refused(leaf: str, wrap: str) -> None:
+    """Sixty lists of two, each of them twice in the next, are more values than can be counted."""
+    code = (
+        f"import datetime\nbody = {leaf}\nfor _ in range(60): body = {wrap}\n"
+        "try:\n    Expression('length(body)')(Message('a', body))\n"
+        "except PipebusError as error:\n    print(type(error).__name__)"
+    )
+    assert limited(code).strip() == "Rejected"
+
+
+def test_one_expression_may_be_asked_by_many_threads() -> None:
+    """What they are told does not mix; compiling at the same time is fine, too."""
+    shared = Condition("length(body.items[?qty > `1`]) > `0` && headers.n == to_string(body.n)")
+    problems: list[object] = []
+    start = threading.Barrier(8)
+
+    def run(number: int) -> None:
+        start.wait()
+        for turn in range(200):
+            has = (number + turn) % 2 == 0
+            body = {"n": number, "items": [{"qty": 2 if has else 1}] * 3}
+            own = Expression(f"body.n == `{number}` && length(body.items) == `{3}` && 'x{number}-{turn}'")
+            message = Message("a", body, headers={"n": str(number)})
+            if shared(message) is not has or own(message) != f"x{number}-{turn}":
+                problems.append((number, turn))
+
+    threads = [threading.Thread(target=run, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["a", "b", "items",
+    "qty"]) | st.text(max_size=3), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=4) | st.decimals()
+    | st.datetimes() | st.uuids() | st.sampled_from([Colour.RED, Level.HIGH, ORDER, Slotted(1), Pair(1, 2), object(), int]),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.sampled_from(["a", "b", "items"]) | st.integers() | st.none() | st.booleans(), inner, max_size=4)
+    | st.tuples(inner, inner),
+    max_leaves=12,
+)  # fmt: skip
+LIST = [
+    "body", "@", "*", "body.a", "body.*", "body[*]", "body[]", "body[][]", "body[0]", "body[-1]", "body[::-1]", "body[1:]",
+    "body.a.b.items[0]",
+    "body.a > body.b", "body.a >= `1`", "body.a < 'm'", "body.a == body.b", "body != `null`", "!body", "body.a && body.b",
+    "body || key",
+    "body[?a > `1`]", "body[?a == b].items[]", "body.items[?qty > `1`] | [0]", "body.{x: a, y: b}", "[body, subject, headers]",
+    "length(body)",
+    "sort(body)", "sort_by(body, &a)", "max_by(body, &a)", "min(body)", "sum(body)", "avg(body)", "join(',', body)",
+    "keys(body)",
+    "values(body)", "merge(body, body.a)", "to_number(body)", "to_string(body)", "to_array(body)", "type(body)",
+    "reverse(body)",
+    "contains(body, 'a')", "contains(body.a, body.b)", "starts_with(body, 'a')", "abs(body)", "ceil(body.a)", "floor(body)",
+    "map(&a, body)", "not_null(body.a, body.b, body)", "length(body[?type(@) == 'string'])", "headers.a", "ttl > `1`",
+    "time > `1`",
+]  # fmt: skip
+COMPILED = [kind(text) for text in LIST for kind in (Expression, Condition)]
+
+
+@CALM
+@given(JSON | ANY)
+def test_nothing_but_a_refusal_comes_of_any_body(body: Any) -> None:
+    """Fifty expressions about whatever was published: an answer, or `Rejected` with a reason of one line."""
+    message = Message("a.b", body, headers={"a": "x"})
+    for expression in COMPILED:
+        try:
+            found = expression(message)
+        except Rejected as error:
+            (reason,) = error.errors
+            assert reason.startswith(expression.text)
+            assert "\n" not in reason
+        else:
+            assert not isinstance(expression, Condition) or found in (True, False)
+            json.dumps(found)
+
+
+@CALM
+@given(st.text("body.a[]*?&|!<>=`'\"(){}@,:-0123456789 \\xlengthsum", max_size=24) | st.text(max_size=12))
+def test_whatever_is_written_is_an_expression_or_refused(text: str) -> None:
+    """No other error, in one line; and what is accepted can be asked."""
+    try:
+        expression = Expression(text)
+    except PipelineError as error:
+        assert "\n" not in str(error).replace(text, "")  # noqa: PT017
+        return
+    for body in (None, {"a": [1, "x"]}, [1, [2]]):
+        try:
+            json.dumps(expression(Message("a", body)))
+        except Rejected as error:
+            assert error.errors  # noqa: PT017
+
+
+# --- in chains -----------------------------------------------------------------------------------------------------------
+
+
+def test_conditions_decide_detours_and_branches() -> None:
+    """In code as in a file."""
+    chain = Pipeline(
+        when(Condition("body.total > `100`"), SetHeaders({"size": "large"})),
+        branch(Condition("body.kind == 'audit'"), SetHeaders({"road": "own"})),
+        SetHeaders({"last": Expression("to_string(body.total)")}),
+    )
+    large = run_filter(chain, Message("a", {"total": 120, "kind": "order"}))
+    assert [dict(one.headers) for one in large.forwards] == [{"size": "large", "last": "120"}]
+    audit = run_filter(chain, Message("a", {"total": 5, "kind": "audit"}))
+    assert [dict(one.headers) for one in audit.forwards] == [{"road": "own"}]
+
+
+def test_a_condition_that_cannot_be_answered_rejects_the_message() -> None:
+    """The publisher is told, and which expression it was."""
+    run = run_filter(Pipeline(when(Condition("body.total > `100`"), Log())), Message("a", {}))
+    assert isinstance(run.error, Rejected)
+    assert run.error.errors == ("body.total > `100` is null: a field is missing, or cannot be compared",)
+    assert run.next_calls == 0
+
+
+def test_expressions_add_fields() -> None:
+    """`Enrich` takes one for the whole table, `SetHeaders` one for each text."""
+    run = run_filter(Enrich(Expression("{twice: sum([body.n, body.n])}")), Message("a", {"n": 2}))
+    assert run.forwarded.body == {"n": 2, "twice": 4}
+
+
+def test_an_expression_is_shown_as_it_was_written() -> None:
+    """In `repr`, in `describe()` and in `explain()`."""
+    expression = Condition("body.total > `100`")
+    assert repr(expression) == "Expression('body.total > `100`')" or repr(expression) == "Condition('body.total > `100`')"
+    assert expression.name == "body.total > `100`"
+    bus = Bus()
+    bus.use(when(expression, SetHeaders({"a": Expression("subject")})))
+    (node,) = bus.describe()["publish"]
+    assert node["when"] == {"expr": "body.total > `100`"}
+    assert node["filters"][0]["settings"]["headers"] == {"a": {"expr": "subject"}}
+    assert "body.total > `100`" in bus.explain("a")
+
+
+def test_a_bus_with_expressions_passes_messages() -> None:
+    """From publish to mailbox."""
+    bus = Bus()
+    bus.use(when(Condition("headers.tenant == 'acme'"), SetHeaders({"mine": "yes"})))
+    inbox = bus.subscribe("a")
+    with bus:
+        assert isinstance(bus.publish("a", 1, headers={"tenant": "acme"}), Receipt)
+        assert inbox.receive(timeout=1.0).headers["mine"] == "yes"
