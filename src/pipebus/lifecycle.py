@@ -254,7 +254,8 @@ class Lifecycle:
                     if begin is not None:
                         log = get_logger(filter=step.name)
                         self._call(begin, pipeline.Context(self.bus, self.bus.clock, log, step.name))
-                except BaseException:
+                except BaseException as error:
+                    error.add_note(f"in the start of filter {step.name}")
                     self._running.discard(id(step.filter))
                     self._stop_filters(begun, [])
                     raise
@@ -449,7 +450,8 @@ class Lifecycle:
         self._hurry = True
         self.bus.traffic.alarm()
 
-    def run(self, timeout: float) -> StopReport:
+    def run(self, timeout: float, ready: Callable[[], object] = lambda: None) -> StopReport:
+        """What `bus.run` calls; `ready` is called when it has started and hears signals."""
         signals = 0
 
         def on_signal(number: int, _: object) -> None:
@@ -473,6 +475,7 @@ class Lifecycle:
                     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
                     former = signal.set_wakeup_fd(bell.cord, warn_on_full_buffer=False)
                 self.start()
+                ready()
                 while not self.stop_wanted:
                     bell.wait()
                 return self.stop(timeout, drain=True)

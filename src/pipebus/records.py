@@ -73,7 +73,7 @@ class Lines:
         plain: BinaryIO = self._binary
         if start[:1] == b"\x1f":
             plain = cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=self._binary)))
-        self._text = stack.enter_context(io.TextIOWrapper(plain, encoding="utf-8-sig", newline=""))
+        self._plain = plain
 
     def _bad(self, error: Exception) -> BadInput:
         if isinstance(error, FileNotFoundError):
@@ -127,7 +127,8 @@ class CsvRecords(Lines):
 
     def _open(self, stack: ExitStack) -> None:
         super()._open(stack)
-        self._rows = csv.reader(self._text, strict=True)
+        text = stack.enter_context(io.TextIOWrapper(self._plain, encoding="utf-8-sig", newline=""))
+        self._rows = csv.reader(text, strict=True)
         self._header = next(self._rows, [])
         if not self._header:
             raise BadInput(f"{self.name} is empty; {self.wanted}")
@@ -148,10 +149,11 @@ class JsonRecords(Lines):
         super().__init__(source, "give a file of JSON Lines: one JSON value on each line")
 
     def __iter__(self) -> Iterator[Any]:
-        number = 0
         try:
-            for number, line in enumerate(self._text, 1):
-                if not line.isspace():
+            # Line by line: a record is there as soon as it is written, whatever comes behind it.
+            for number, data in enumerate(self._plain, 1):
+                line = data.decode("utf-8-sig" if number == 1 else "utf-8")
+                if line and not line.isspace():
                     yield self._value(number, line)
         except _READ_ERRORS as error:
             raise self._bad(error) from error

@@ -49,11 +49,17 @@ class CommandError(Exception):
     """The command cannot be done as asked. Its text is all that the user sees: thing, finding, next move."""
 
 
+class CommandFailed(Exception):
+    """It was done as asked, and went wrong: exit code 1. Its text is all that the user sees."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # started with it closed (`2>&-`)
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open until the end)
+        if hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")  # a terminal that has not all characters is no failure
     try:
         try:
             return _run(argv)
@@ -82,7 +88,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)  # file and line stand first, where editors and terminals look for them
         return 2
-    except PipebusError as error:  # its texts are written for people
+    except (PipebusError, CommandFailed) as error:  # their texts are written for people
         print(f"pipebus {args.command}: {error}", file=sys.stderr)
         return 1
 

@@ -3,21 +3,24 @@
 import argparse
 import json
 import logging
-import os
 import sys
-import tempfile
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 from pipebus.cli import CommandError, log_to_stderr
-from pipebus.cli.messages import message_told
+from pipebus.cli.letters import Letter, Letters, renumbered, told
 from pipebus.cli.show import as_json, printable, table
-from pipebus.cli.targets import add_allow, is_module, open_bus
+from pipebus.cli.summary import left_over
+from pipebus.cli.targets import add_allow, add_timeout, is_module, open_bus, starting
+from pipebus.errors import DeadLetterError, PipebusError, text_of
 
-if TYPE_CHECKING:
-    from pipebus.bus import Bus
-    from pipebus.dead_letters import DeadLetter
+Delivery = tuple[str, str]
+"""A message's id, and a subscription's name."""
+
+MANY: Final = 20
+"""Most ids that an error lists."""
 
 SUMMARY = "list, show, replay or discard dead letters"
 EXAMPLE = """\
@@ -41,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="all of them")
     parser.add_argument("--on", metavar="TARGET", help="replay: the bus that gets them, a config file or MODULE:BUS")
     parser.add_argument("--subscription", metavar="NAME", help="list: only those of one subscription")
-    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=30.0, help="replay: for draining (30)")
+    add_timeout(parser, 30.0, "replay: for draining")
     parser.add_argument("--json", action="store_true", help="list: print JSON Lines")
     add_allow(parser)
 
@@ -57,23 +60,28 @@ def run(args: argparse.Namespace) -> int:
     known = {one["id"] for one in letters}
     for id in args.ids:
         if id not in known:
-            raise CommandError(f"{args.letters} has no dead letter {id!r}; there are {', '.join(sorted(known)) or 'none'}")
+            there = (
+                f"there are {', '.join(sorted(known)[:MANY])}{', …' if len(known) > MANY else ''}" if known else "there is none"
+            )
+            raise CommandError(f'{args.letters} has no dead letter "{printable(id)}"; {there}')
     chosen = [one for one in letters if args.all or one["id"] in args.ids]
     if args.action == "show":
-        for one in chosen:
-            _show(one)
+        for number, one in enumerate(chosen):
+            _show(one, "\n" if number else "")
         return 0
     if is_module(args.letters):
         raise CommandError(f"{args.action} takes a file of letters; those of {args.letters} are in that program's memory")
-    others = [one for one in letters if one not in chosen]
     if args.action == "discard":
-        _write(args.letters, others)
-        print(f"{len(chosen)} discarded, {len(others)} left", file=sys.stderr)
+        ids = {one["id"] for one in chosen}
+        Letters(args.letters).change(lambda old: [one for one in old if one["id"] not in ids])
+        print(f"{len(chosen)} discarded, {len(letters) - len(chosen)} left")
         return 0
-    return _replay(args, chosen, others)
+    if args.on is None:
+        raise CommandError("replay on which bus? Add --on pipebus.toml")
+    return Replay(args, chosen, len(letters) - len(chosen)).run()
 
 
-def _letters(args: argparse.Namespace) -> list[dict[str, Any]]:
+def _letters(args: argparse.Namespace) -> list[Letter]:
     if args.letters.endswith(".toml"):
         raise CommandError(
             f"{args.letters}: a bus in memory keeps dead letters only while it runs; keep them in a file, with "
@@ -81,65 +89,10 @@ def _letters(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
     if is_module(args.letters):
         return [told(letter) for letter in open_bus(args.letters, args.allow).dead_letters.list()]
-    try:
-        with open(args.letters, encoding="utf-8") as file:
-            lines = [line for line in file if not line.isspace()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"{args.letters}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            one = json.loads(line)
-            fine = all(isinstance(one[key], str) for key in ("id", "subscription", "error")) and isinstance(one["wire"], dict)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            fine = False
-        if not fine:
-            raise CommandError(f"{args.letters}:{number}: no dead letter; give a file that `pipebus run --dead` has written")
-        found.append(one)
-    return found
+    return Letters(args.letters).read()
 
 
-def told(letter: "DeadLetter") -> dict[str, Any]:
-    """A letter, JSON-safe: what a person wants to see, and under "wire" the message as it would travel."""
-    from pipebus.codec import JsonCodec
-    from pipebus.errors import CodecError
-
-    try:
-        wire = json.loads(JsonCodec().encode(letter.message))
-    except (CodecError, ValueError) as error:
-        wire = {"error": str(error)}  # such as mail for an object: it can be shown, and not be given back
-    return letter.summary() | {"traceback": letter.traceback, "body": message_told(letter.message)["body"], "wire": wire}
-
-
-def write(path: str, letters: "Iterable[DeadLetter]") -> None:
-    """What `pipebus run --dead` does at its end: the file holds these letters and those that were in it."""
-    found = [told(letter) for letter in letters]
-    old = []
-    if os.path.exists(path):
-        old = _letters(argparse.Namespace(letters=path, allow=[]))
-    taken = {one["id"] for one in old}
-    for one in found:
-        number = 1
-        while one["id"] in taken:
-            number += 1
-            one["id"] = f"{one['id'].partition('-')[0]}-{number}"
-        taken.add(one["id"])
-    _write(path, [*old, *found])
-
-
-def _write(path: str, letters: list[dict[str, Any]]) -> None:
-    """All of it or nothing: a file beside it takes its place."""
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, delete=False) as file:
-            for one in letters:
-                file.write(as_json(one) + "\n")
-        os.replace(file.name, path)
-    except OSError as error:
-        raise CommandError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def _list(letters: list[dict[str, Any]], as_lines: bool) -> None:
+def _list(letters: list[Letter], as_lines: bool) -> None:
     if as_lines:
         for one in letters:
             print(as_json({key: value for key, value in one.items() if key not in ("traceback", "wire")}))
@@ -151,57 +104,123 @@ def _list(letters: list[dict[str, Any]], as_lines: bool) -> None:
         print("no dead letters")
 
 
-def _show(one: dict[str, Any]) -> None:
+def _show(one: Letter, before: str) -> None:
+    print(end=before)
     for key in ("id", "subject", "subscription", "by", "error", "attempts", "digest", "message"):
         print(f"{key:<12}  {printable(str(one.get(key)))}")
     print(f"{'died':<12}  {_moment(one.get('time'))}")
-    print(f"{'body':<12}  {as_json(one.get('body'))}")
+    print(f"{'body':<12}  {one.get('body_error') or as_json(one.get('body'))}")
     headers = one["wire"].get("pipebusheaders")
     if headers:
         print(f"{'headers':<12}  {as_json(headers)}")
-    print(f"\n{one.get('traceback', '').rstrip()}")
+    print()
+    for line in str(one.get("traceback", "")).rstrip().splitlines():
+        print(printable(line))
 
 
 def _moment(time: Any) -> str:
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if isinstance(time, (int, float)) else ""
 
 
-def _replay(args: argparse.Namespace, chosen: list[dict[str, Any]], others: list[dict[str, Any]]) -> int:
-    from pipebus.errors import PipebusError
+class Replay:
+    """
+    Letters are given back to a bus, and it is watched what becomes of them.
 
-    if args.on is None:
-        raise CommandError("replay on which bus? Add --on pipebus.toml")
-    bus = open_bus(args.on, args.allow)
-    kept: list[dict[str, Any]] = []
-    given_back = 0
-    with bus:
-        for one in chosen:
-            try:
-                _give_back(bus, one)
-                given_back += 1
-            except PipebusError as error:
-                kept.append(one)
-                print(f"{one['id']} stays: {error}", file=sys.stderr)
-        bus.stop(args.timeout)
-    dead = [told(letter) for letter in bus.dead_letters.list()]
-    for one in dead:
-        one["id"] = next((old["id"] for old in chosen if old["message"] == one["message"] and old not in kept), one["id"])
-    _write(args.letters, [*others, *kept, *dead])
-    print(f"{given_back - len(dead)} handled, {len(dead)} dead again, {len(kept)} not given back, {len(others)} left alone")
-    return 1 if dead or kept else 0
+    A letter leaves the file when its delivery has come to an end: handled, or dropped by a filter. One that dies again is
+    told anew, under its id; one that is still at work when the time is over stays as it was, and may then be handled twice.
+    """
+
+    def __init__(self, args: argparse.Namespace, chosen: list[Letter], others: int) -> None:
+        self.args = args
+        self.chosen = chosen
+        self.others = others
+        self.bus = open_bus(args.on, args.allow)
+        self.ended: defaultdict[Delivery, list[str]] = defaultdict(list)  # how they ended, in order
+        self.dead: defaultdict[Delivery, list[str]] = defaultdict(list)  # ids of letters that died again
+        self.stays: dict[str, str] = {}  # a letter's id: why
+
+    def run(self) -> int:
+        from pipebus.dead_letters import PUBLISH
+
+        Letters(self.args.letters).check()
+        self.bus.observe(self._see)
+        with starting():
+            self.bus.start()
+        given: list[Letter] = []
+        try:
+            for one in self.chosen:
+                try:
+                    self._give_back(one)
+                    given.append(one)
+                except Exception as error:  # whatever a filter says; the others are given back
+                    if self.ended[_delivery(one)]:
+                        given.append(one)  # it has come to an end nevertheless: it is dead again
+                    else:
+                        self.stays[one["id"]] = str(error) if isinstance(error, PipebusError) else text_of(error)
+        finally:
+            report = self.bus.stop(self.args.timeout)
+        counts = Counter({"handled": 0, "dead": 0, "dropped": 0})
+        for one in given:
+            ends = self.ended[_delivery(one)] or (["handled"] if one["subscription"] == PUBLISH else [])
+            ended = ends.pop(0) if ends else "late"
+            if ended == "late":
+                self.stays[one["id"]] = "not handled in time; give it more with --timeout"
+            elif ended == "dead":
+                self.dead[_delivery(one)].append(one["id"])
+            counts[ended] += 1
+        again = list(self._again())
+        Letters(self.args.letters).change(lambda old: self._after(old, again))
+        for id, why in self.stays.items():
+            print(f"{id} stays: {printable(why)}", file=sys.stderr)
+        for text in left_over(report):
+            print(printable(text), file=sys.stderr)
+        new = sum(id is None for id, _ in again)
+        print(
+            f"{counts['handled']} handled, "
+            + (f"{counts['dropped']} dropped, " if counts["dropped"] else "")
+            + f"{counts['dead']} dead again, {len(self.stays)} not given back, {self.others} left alone"
+            + (f"; {new} new dead" if new else "")
+        )
+        return 1 if again or self.stays or left_over(report) else 0
+
+    def _see(self, event: Any) -> None:
+        from pipebus import events
+
+        if isinstance(event, events.Acknowledged):
+            self.ended[event.message.id, event.subscription].append("handled")
+        elif isinstance(event, (events.Died, events.Discarded)):
+            word = "dead" if isinstance(event, events.Died) else "dropped"
+            self.ended[event.message.id, event.place].append(word)
+
+    def _give_back(self, one: Letter) -> None:
+        """To the subscription that failed, and to no other; what died in a publish chain is published anew."""
+        from pipebus.codec import JsonCodec
+        from pipebus.dead_letters import PUBLISH
+
+        if "error" in one["wire"]:
+            raise DeadLetterError(f"its message could not be kept: {one['wire']['error']}")
+        message = JsonCodec().decode(json.dumps(one["wire"]).encode())
+        if one["subscription"] == PUBLISH:
+            self.bus.send(message)
+            return
+        found = next((s for s in self.bus.subscriptions if s.name == one["subscription"]), None)
+        if found is None:
+            raise DeadLetterError(f'the bus has no subscription "{one["subscription"]}"')
+        found.revive(message)
+
+    def _again(self) -> Iterator[tuple[str | None, Letter]]:
+        """What has died now; with the id of the letter that it was, if it was given back."""
+        for letter in self.bus.dead_letters.list():
+            ids = self.dead[letter.message.id, letter.subscription]
+            yield ids.pop(0) if ids else None, told(letter)
+
+    def _after(self, old: list[Letter], again: list[tuple[str | None, Letter]]) -> list[Letter]:
+        known = {id: letter | {"id": id} for id, letter in again if id is not None}
+        lost = {id for ids in self.dead.values() for id in ids}  # dead again, and more than the bus keeps
+        gone = {one["id"] for one in self.chosen} - self.stays.keys() - lost
+        kept = [known.get(one["id"], one) for one in old if one["id"] not in gone or one["id"] in known]
+        return [*kept, *renumbered((letter for id, letter in again if id is None), kept)]
 
 
-def _give_back(bus: "Bus", one: dict[str, Any]) -> None:
-    """To the subscription that failed, and to no other; what died in a publish chain is published anew."""
-    from pipebus.codec import JsonCodec
-    from pipebus.dead_letters import PUBLISH
-    from pipebus.errors import DeadLetterError
-
-    message = JsonCodec().decode(json.dumps(one["wire"]).encode())
-    if one["subscription"] == PUBLISH:
-        bus.send(message)
-        return
-    found = next((s for s in bus.subscriptions if s.name == one["subscription"]), None)
-    if found is None:
-        raise DeadLetterError(f'the bus has no subscription "{one["subscription"]}"')
-    found.revive(message)
+def _delivery(one: Letter) -> Delivery:
+    return one["message"], one["subscription"]

@@ -67,7 +67,9 @@ def _named(word: str, a: list[dict[str, Any]], b: list[dict[str, Any]], key: str
     for name in sorted({*olds, *news}):
         old, new = olds.get(name), news.get(name)
         if old is None or new is None:
-            yield f"{word} {name}", [f"{'-' if new is None else '+'} {_flat((old or new or {}) | {'filters': ...})}"]
+            sign, one = ("-", old) if new is None else ("+", new)
+            one = one or {}
+            yield f"{word} {name}", [f"{sign} {line}" for line in (_flat(one | {"filters": ...}), *_chain(one["filters"], 1))]
             continue
         lines = [line for part in old if part != "filters" for line in _changed(part, old[part], new[part])]
         lines += _lists(list(_chain(old["filters"])), list(_chain(new["filters"])))
@@ -98,8 +100,11 @@ def _lists(old: list[str], new: list[str]) -> Iterator[str]:
     """What was taken out and put in, with one line of what stands around it."""
     import difflib
 
-    for line in list(difflib.unified_diff(old, new, lineterm="", n=1))[2:]:
-        yield "..." if line.startswith("@@") else f"{line[0]} {line[1:]}"
+    for number, line in enumerate(list(difflib.unified_diff(old, new, lineterm="", n=1))[2:]):
+        if not line.startswith("@@"):
+            yield f"{line[0]} {line[1:]}"
+        elif number:  # between two places
+            yield "..."
 
 
 def _flat(one: dict[str, Any]) -> str:

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from pipebus.cli.show import as_json, styled
+from pipebus.cli import CommandError
+from pipebus.cli.show import as_json, printable, styled
 from pipebus.cli.targets import add_allow, open_bus
 
 SUMMARY = "say what is installed, what a transport promises, and what endangers a bus"
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             print(as_json(one._asdict()))
         else:
             mark = {"ok": styled("ok   ", "green"), "hint": styled("hint ", "yellow"), "wrong": styled("wrong", "red")}
-            print(f"{mark[one.level]}  {one.about}: {one.text}")
+            print(f"{mark[one.level]}  {one.about.removesuffix(':')}: {printable(one.text)}")
     return 1 if any(one.level == "wrong" for one in found) else 0
 
 
@@ -112,11 +113,12 @@ def _url(url: str) -> Iterator[Finding]:
 def _transport(url: str, transport: Any) -> Iterator[Finding]:
     promises = transport.capabilities
     each = ", ".join(f"{name}={getattr(promises, name)}" for name in promises.__struct_fields__)
-    yield Finding("ok", url, each)
+    about = f"transport {url}"
+    yield Finding("ok", about, each)
     if promises.survives == "nothing":
-        yield Finding("hint", url, "keeps messages in this process: what waits when it ends unexpectedly is lost")
+        yield Finding("hint", about, "keeps messages in this process: what waits when it ends unexpectedly is lost")
     if not promises.multi_process:
-        yield Finding("hint", url, "one process: other programs neither see its messages nor share its work")
+        yield Finding("hint", about, "one process: other programs neither see its messages nor share its work")
 
 
 # --- a bus -----------------------------------------------------------------------------------------------------------------
@@ -127,12 +129,13 @@ def _bus(args: argparse.Namespace) -> Iterator[Finding]:
 
     try:
         bus = open_bus(args.target, args.allow)
-    except PipebusError as error:
+    except (PipebusError, CommandError) as error:
         for line in str(error).splitlines():
             yield Finding("wrong", "config", line)
         return
     described = bus.describe()
-    yield Finding("ok", args.target, f"loads: {len(described['subscriptions'])} subscriptions")
+    count = len(described["subscriptions"])
+    yield Finding("ok", args.target, f"loads: {count} subscription{'' if count == 1 else 's'}")
     yield from _transport(bus.url, bus.transport)
     for one in described["subscriptions"]:
         yield from _subscription(one)

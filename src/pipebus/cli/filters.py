@@ -26,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
 
     names = catalogue.names()
     if args.name is not None and args.name not in names:
-        raise CommandError(f'no filter "{args.name}"{guess(args.name, names) or f"; there are {chr(44).join(names)}"}')
+        there = f"; there are {', '.join(names)}"
+        raise CommandError(f'no filter "{args.name}"{guess(args.name, names) or there}')
     rows: list[tuple[str, str, dict[str, Any], Any]] = []
     for name in names if args.name is None else [args.name]:
         try:
@@ -79,6 +80,16 @@ def _default(value: Any) -> str:
 def _told(one: Any) -> dict[str, Any]:
     return {
         "needed": one.required,
-        "default": one.default if isinstance(one.default, (str, int, float, bool, type(None))) else str(one.default),
+        "default": None if one.required or one.default is None else _plain(one),
         "doc": one.doc,
     }
+
+
+def _plain(one: Any) -> Any:
+    """A default as a file would write it."""
+    from pipebus.config.problems import Unexportable
+
+    try:
+        return one.kind.write(one.default)
+    except Unexportable:
+        return str(one.default)

@@ -1,5 +1,7 @@
 """Messages and what became of them, as JSON Lines."""
 
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,48 +15,56 @@ TAIL = "(tail)"
 """The name of the subscription that prints."""
 
 
-class Tail:
-    """Prints messages; `broken` when nobody reads them any more."""
+class Lines:
+    """
+    JSON Lines on stdout, from several threads.
 
-    def __init__(self, stop: Callable[[], object], count: int | None = None) -> None:
-        self.broken = False
-        self.printed = 0
-        self._stop = stop
-        self._count = count
+    Args:
+        lost: Called once, when nobody reads any more, or there is no room for more. `error` says which.
+    """
 
-    def __call__(self, message: Any) -> None:
-        if self.broken or (self._count is not None and self.printed >= self._count):
-            return
-        try:
-            print(as_json(message_told(message)), flush=True)
-        except BrokenPipeError:
-            self.broken = True
-            self._stop()
-            return
-        self.printed += 1
-        if self._count is not None and self.printed >= self._count:
-            self._stop()
+    def __init__(self, lost: Callable[[], object]) -> None:
+        self.error: OSError | None = None
+        self._lost = lost
+        self._lock = threading.Lock()
+
+    def print(self, value: Any) -> bool:
+        """False if it was not printed."""
+        with self._lock:
+            if self.error is not None:
+                return False
+            try:
+                sys.stdout.write(as_json(value) + "\n")
+                sys.stdout.flush()
+            except OSError as error:
+                self.error = error
+        if self.error is not None:
+            self._lost()
+        return self.error is None
 
 
 @contextmanager
-def tailing(bus: "Bus", pattern: str | None, count: int | None = None) -> Iterator[Tail]:
-    """Print what a pattern's subscribers would get."""
+def tailing(bus: "Bus", pattern: str | None, lines: Lines, count: int | None = None) -> Iterator[None]:
+    """Print what a pattern's subscribers get; after `count` of them, ask the bus to stop."""
     from pipebus.message import Message
 
-    tail = Tail(lambda: bus.request_stop("nobody reads"), count)
+    printed = 0
+
+    def show(message: Message[Any]) -> None:
+        nonlocal printed
+        if count is not None and printed >= count:
+            return
+        printed += lines.print(message_told(message))
+        if printed == count:
+            bus.request_stop(f"{count} printed")
+
     if pattern is not None:
-
-        def show(message: Message[Any]) -> None:
-            tail(message)
-
         bus.subscribe(pattern, show, name=TAIL)
-    yield tail
+    yield
 
 
 def message_told(message: Any) -> dict[str, Any]:
     """A message, as JSON Lines have it: what is not there is left out."""
-    from pipebus.expressions import plain
-
     told = {
         "subject": str(message.subject),
         "id": message.id,
@@ -65,7 +75,17 @@ def message_told(message: Any) -> dict[str, Any]:
         "reply_to": None if message.reply_to is None else str(message.reply_to),
         "correlation_id": message.correlation_id,
     }
-    return {key: value for key, value in told.items() if value not in (None, {})} | {"body": plain(message.body)}
+    return {key: value for key, value in told.items() if value not in (None, {})} | body_told(message)
+
+
+def body_told(message: Any) -> dict[str, Any]:
+    """The body, or why there is none to be seen."""
+    from pipebus.expressions import plain
+
+    try:
+        return {"body": plain(message.body)}
+    except ValueError as error:
+        return {"body": None, "body_error": str(error)}
 
 
 def outcome_told(outcome: Any) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.explain import headers_of, json_value
-from pipebus.cli.messages import outcome_told
+from pipebus.cli.messages import body_told, outcome_told
 from pipebus.cli.show import as_json
-from pipebus.cli.targets import add_allow, add_target, open_bus
+from pipebus.cli.summary import left_over
+from pipebus.cli.targets import add_allow, add_target, add_timeout, open_bus, starting
 
 SUMMARY = "publish one message, and say what became of it"
 EXAMPLE = """\
@@ -19,7 +20,7 @@ examples:
   pipebus publish pipebus.toml orders.created --text tea --header tenant=acme --request
 
 A bus in memory lives in this process: its handlers run here, before the command ends.
-Exit code: 0 accepted, dropped or unrouted, 1 rejected, failed or dead.
+Exit code: 0 accepted, dropped or unrouted, 1 rejected, failed, dead or not handled in time.
 """
 
 
@@ -32,13 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", metavar="TEXT", help="keeps the order among messages of equal key")
     parser.add_argument("--id", metavar="TEXT", help="an id of your own, for a publish that may be repeated")
     parser.add_argument("--request", action="store_true", help="wait for the reply, and print it")
-    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=5.0, help="for the reply, and for draining (5)")
+    add_timeout(parser, 5.0, "for the reply, and for draining")
     add_allow(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from pipebus.errors import PipebusError, Rejected
-    from pipebus.expressions import plain
+    from pipebus.errors import PipebusError, Rejected, text_of
+    from pipebus.message import Message
+    from pipebus.subject import check_subject
 
     log_to_stderr(logging.ERROR)
     if args.text is not None and args.body is not None:
@@ -46,27 +48,32 @@ def run(args: argparse.Namespace) -> int:
     text = sys.stdin.read() if args.body == "-" else args.body
     body = args.text if args.text is not None else json_value(text, "the body")
     options = {"headers": headers_of(args.header), "key": args.key, "id": args.id}
-    options = {key: value for key, value in options.items() if value}
+    options = {key: value for key, value in options.items() if value not in (None, {})}
+    try:
+        Message(args.subject, body, **options)
+        check_subject(args.subject)
+    except PipebusError as error:
+        raise CommandError(str(error)) from None
     bus = open_bus(args.target, args.allow)
     told: dict[str, Any]
+    with starting():
+        bus.start()
     with bus:
         try:
             if args.request:
                 reply = bus.request(args.subject, body, timeout=args.timeout, **options)
-                told = {"outcome": "replied", "body": plain(reply.body)}
+                told = {"outcome": "replied"} | body_told(reply)
             else:
                 told = outcome_told(bus.publish(args.subject, body, **options))
         except Rejected as error:
             told = {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.errors)}
         except Exception as error:
-            told = {"outcome": "failed", "reason": str(error) if isinstance(error, PipebusError) else _named(error)}
-        bus.stop(args.timeout)
+            told = {"outcome": "failed", "reason": str(error) if isinstance(error, PipebusError) else text_of(error)}
+        left = left_over(bus.stop(args.timeout))
     letters = bus.dead_letters.list()
     if letters:
         told["dead"] = [{"subscription": letter.subscription, "by": letter.by, "error": letter.error} for letter in letters]
+    if left:
+        told["left"] = left
     print(as_json(told))
-    return 1 if told["outcome"] in ("rejected", "failed") or letters else 0
-
-
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return 1 if told["outcome"] in ("rejected", "failed") or letters or left else 0

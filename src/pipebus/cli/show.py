@@ -78,9 +78,22 @@ def styled(text: str, style: str, file: TextIO | None = None) -> str:
     return f"\x1b[{codes[style]}m{text}\x1b[0m"
 
 
-def as_json(value: Any) -> str:
-    """One line of JSON; what JSON cannot hold as its text."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+def as_json(value: Any, encoding: str | None = None) -> str:
+    """
+    One line of JSON, whatever a reader takes for the end of a line; what JSON cannot hold as its text.
+
+    Args:
+        encoding: Characters that it has not are escaped; stdout's if not given.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text.encode(encoding or sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # also half a character, which UTF-8 has not
+        return json.dumps(value, default=str)
+    return text.translate(_LINE_ENDS)
+
+
+_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 @contextmanager

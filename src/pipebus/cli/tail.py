@@ -5,8 +5,10 @@ import logging
 import sys
 
 from pipebus.cli import log_to_stderr
-from pipebus.cli.messages import tailing
-from pipebus.cli.targets import add_allow, add_target, open_bus
+from pipebus.cli.messages import Lines, tailing
+from pipebus.cli.show import printable
+from pipebus.cli.summary import left_over
+from pipebus.cli.targets import add_allow, add_target, open_bus, starting
 
 SUMMARY = "print messages as they come, as JSON Lines"
 EXAMPLE = """\
@@ -28,19 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _whole(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("it is at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is a whole number of at least 1; found {text!r}")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
     log_to_stderr(logging.ERROR)
     bus = open_bus(args.target, args.allow)
-    with tailing(bus, args.pattern, args.count) as tail:
-        if sys.stderr.isatty():
-            print(f"waiting for messages on {args.pattern}; Ctrl-C ends", file=sys.stderr)
-        bus.run(timeout=5.0)
-    if tail.broken:
-        raise BrokenPipeError
+    lines = Lines(lambda: bus.request_stop("nobody reads"))
+    with tailing(bus, args.pattern, lines, args.count), starting():
+        report = bus.lifecycle.run(5.0, lambda: _ready(args.pattern))
+    if lines.error is not None:
+        raise lines.error
+    for text in left_over(report):
+        print(printable(text), file=sys.stderr)
     return 0
+
+
+def _ready(pattern: str) -> None:
+    if sys.stderr.isatty():
+        print(f"waiting for messages on {pattern}; Ctrl-C ends", file=sys.stderr)

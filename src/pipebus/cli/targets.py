@@ -1,12 +1,15 @@
-"""What commands work on: a config file, or `module:bus`."""
+"""What commands work on: a config file, or `module:bus`; and arguments that several of them take."""
 
 import argparse
 import importlib
+import inspect
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pipebus.cli import CommandError
+from pipebus.cli import CommandError, CommandFailed
 
 if TYPE_CHECKING:
     from pipebus.bus import Bus
@@ -20,9 +23,34 @@ def add_target(parser: argparse.ArgumentParser, name: str = "target") -> None:
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--allow", metavar="PACKAGE[,…]", type=lambda text: text.split(","), action="extend", default=[],
+        "--allow", metavar="PACKAGE[,…]", type=_packages, action="extend", default=[],
         help="packages that the file may name functions of",
     )  # fmt: skip
+
+
+def _packages(text: str) -> list[str]:
+    names = [one.strip() for one in text.split(",")]
+    for one in names:
+        if not all(part.isidentifier() for part in one.split(".")):
+            raise argparse.ArgumentTypeError(f"it names packages, as in shop or shop,acme.filters; found {text!r}")
+    return names
+
+
+def add_timeout(parser: argparse.ArgumentParser, default: float, what: str) -> None:
+    parser.add_argument(
+        "--timeout", metavar="TIME", type=_seconds, default=default, help=f"{what}: seconds, or as in 500ms ({default:g})"
+    )
+
+
+def _seconds(text: str) -> float:
+    from pipebus.errors import PipebusError
+    from pipebus.settings import seconds
+
+    try:
+        found: float = seconds(float(text) if text.replace(".", "", 1).isdigit() else text, "")
+    except PipebusError:
+        raise argparse.ArgumentTypeError(f"it is seconds, or a time as in 500ms or 2m; found {text!r}") from None
+    return found
 
 
 def is_module(target: str) -> bool:
@@ -51,39 +79,66 @@ def open_bus(target: str, allow: list[str]) -> "Bus":
     from pipebus.bus import Bus
 
     if not is_module(target):
+        if not os.path.exists(target) and all(part.isidentifier() for part in target.split(".")) and target[-5:] != ".toml":
+            raise CommandError(f"{target}: no such file; a bus in a module is MODULE:BUS, as in {target}:bus")
         look_beside(os.path.dirname(os.path.abspath(target)), ".")
         return Bus.from_config(target, allow_imports=allow)
     look_beside(".")
-    found = _found(target)
-    bus: Any = found
+    found: Any = _found(target)
     if not isinstance(found, Bus) and callable(found):
-        try:
-            bus = found()
-        except Exception as error:
-            raise CommandError(f"{target} fails: {type(error).__name__}: {error}") from error
-    if not isinstance(bus, Bus):
+        found = _called(target, found)
+    if not isinstance(found, Bus):
         raise CommandError(
-            f"{target} is {type(bus).__name__}, no Bus; name a bus, or a function without parameters that makes one"
+            f"{target} is {type(found).__name__}, no Bus; name a bus, or a function without parameters that makes one"
         )
-    return bus
+    return found
+
+
+def _called(target: str, make: Any) -> Any:
+    if inspect.iscoroutinefunction(make):
+        raise CommandError(f"{target} is async; name a plain function that makes a bus")
+    try:
+        return make()
+    except (Exception, SystemExit) as error:
+        raise CommandError(f"{target} fails: {type(error).__name__}: {error}") from error
 
 
 def _found(target: str) -> Any:
     module, _, path = target.partition(":")
     try:
         found: Any = importlib.import_module(module)
-    except Exception as error:
-        raise CommandError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        missing = isinstance(error, ModuleNotFoundError) and module.partition(".")[0] == error.name
+        remedy = "; go to the folder that it is in, or install it" if missing else ""
+        raise CommandError(f"{module} cannot be imported: {type(error).__name__}: {error}{remedy}") from error
     for part in path.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            from pipebus.bus import Bus
-            from pipebus.config.problems import guess
-
-            buses = (
-                [name for name, value in vars(found).items() if isinstance(value, Bus)] if hasattr(found, "__dict__") else []
-            )
-            meant = guess(part, dir(found)) or (f"; there is {', '.join(buses)}" if buses else "")
-            raise CommandError(f'{module} has no "{part}"{meant}') from None
+            raise CommandError(f'{module} has no "{part}"{_meant(part, found)}') from None
     return found
+
+
+def _meant(part: str, found: Any) -> str:
+    from pipebus.bus import Bus
+    from pipebus.config.problems import guess
+
+    buses = [name for name, value in getattr(found, "__dict__", {}).items() if isinstance(value, Bus)]
+    return guess(part, dir(found)) or (f"; there is {', '.join(buses)}" if buses else "")
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """
+    Around the start of a bus.
+
+    Raises:
+        CommandFailed: a filter of it cannot start.
+    """
+    try:
+        yield
+    except Exception as error:
+        for note in getattr(error, "__notes__", ()):
+            if note.startswith("in the start of filter "):
+                raise CommandFailed(f"{note}: {type(error).__name__}: {error}") from error
+        raise

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipebus.cli import CommandError
-from pipebus.cli.show import as_json, styled
+from pipebus.cli.show import as_json, printable, styled
 from pipebus.cli.targets import add_allow, look_beside
 
 SUMMARY = "run the [[tests]] of config files, in virtual time"
@@ -39,9 +39,11 @@ def run(args: argparse.Namespace) -> int:
         look_beside(str(file.parent), ".")
         found += file_tests(file, allow_imports=args.allow)
     chosen = [test for test in found if args.name.lower() in test.name.lower()]
+    if not files:
+        raise CommandError(f"no pipebus.toml and no NAME.pipebus.toml below {' and '.join(args.paths)}; name a config file")
     if not chosen:
         what = f'none of {len(found)} tests has "{args.name}" in its name' if found else "there are no [[tests]]"
-        raise CommandError(f"{what} in {', '.join(map(str, files)) or 'no file'}")
+        raise CommandError(f"{what} in {', '.join(map(str, files))}")
     failed = 0
     for test in chosen:
         result = test.run()
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         word = styled("passed", "green") if result.passed else styled("FAILED", "red")
         print(f"{word}  {result.name}  ({result.file}:{result.line})")
         for difference in result.differences:
-            print(f"        {difference}")
+            print(f"        {printable(difference)}")
         if args.verbose and not result.passed:
             print(*(f"        | {line}" for line in result.story.splitlines()), sep="\n")
     told = f"{len(chosen) - failed} passed" + (f", {failed} failed" if failed else "")

@@ -1,0 +1,102 @@
+"""What a run came to: figures for scripts, a few tables for people."""
+
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pipebus.cli.messages import TAIL
+from pipebus.cli.show import printable, styled, table
+
+if TYPE_CHECKING:
+    from pipebus.bus import Bus
+    from pipebus.cli.run import Run
+    from pipebus.lifecycle import StopReport
+
+SHOWN = 5
+"""Most lines of a list; how many more there are is told."""
+
+
+def figures(run: "Run") -> dict[str, Any]:
+    """JSON-safe."""
+    stats = run.bus.stats()
+    return {
+        "read": run.read,
+        "unreadable": len(run.unreadable),
+        "unpublished": len(run.unpublished),
+        **{key: stats[key] for key in ("published", "accepted", "rejected", "dropped", "errors", "unrouted")},
+        "subscriptions": {name: one for name, one in stats["subscriptions"].items() if name != TAIL},
+        "dead_letters": stats["dead_letters"],
+        "interrupted": run.interrupts.name,
+        "elapsed_s": round(run.elapsed, 3),
+    }
+
+
+def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:
+    def say(text: str = "") -> None:
+        print(text, file=file)
+
+    say(_first_line(run, found))
+    rows: list[tuple[Any, ...]] = [
+        (word, by, count, reason)
+        for word in ("rejected", "dropped")
+        for by, reasons in found[word].items()
+        for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1])
+    ]
+    rows += [("failed", "", count, name) for name, count in found["errors"].items()]
+    if found["unrouted"]:
+        rows.append(("accepted", "", found["unrouted"], "nobody listens"))
+    if rows:
+        say()
+        table(("", "by", "messages", "reason"), rows, ("messages",), file)
+    for title, texts in (("could not be read", run.unreadable), ("could not be published", run.unpublished)):
+        if texts:
+            say(f"\n{len(texts):,} {title}:")
+            _list([f"  {printable(text)}" for text in texts], file)
+    if found["subscriptions"]:
+        say()
+        rows = [
+            (name, one["acknowledged"], sum(one["dropped"].values()), one["dead"], one["pending"] + one["in_flight"])
+            for name, one in found["subscriptions"].items()
+        ]
+        table(("subscription", "handled", "dropped", "dead", "left"), rows, ("handled", "dropped", "dead", "left"), file)
+    letters = run.bus.dead_letters.list()
+    if letters:
+        say()
+        texts = [printable(f"dead: {one.message.subject} in {one.subscription}: {one.error}") for one in letters]
+        _list(texts, file, "red")
+    if evicted := run.bus.dead_letters.evicted:
+        say(styled(f"  and {evicted:,} before these were not kept; raise dead_letters of the bus", "red", file))
+    for text in left_over(run.left):
+        say(styled(f"\n{printable(text)}", "red", file))
+    rate = f", {found['read'] / run.elapsed:,.0f} records a second" if run.read else ""
+    say(f"\n{run.elapsed:.2f} s{rate}" + (f"; stopped by {run.interrupts.name}" if run.interrupts.name else ""))
+
+
+def _first_line(run: "Run", found: dict[str, Any]) -> str:
+    refused = {word: sum(sum(reasons.values()) for reasons in found[word].values()) for word in ("rejected", "dropped")}
+    refused["failed"] = sum(found["errors"].values())
+    others = found["published"] - run.published
+    by = f" ({others:,} by {_publishers(run.bus)})" if run.args.input is not None and others else ""
+    told = f"{found['published']:,} published{by}: {found['accepted']:,} accepted"
+    told += "".join(f", {count:,} {word}" for word, count in refused.items() if count)
+    return f"{found['read']:,} read, {told}" if run.args.input is not None else told
+
+
+def _publishers(bus: "Bus") -> str:
+    """Who publishes besides the records."""
+    return "handlers and schedules" if bus.schedules else "handlers"
+
+
+def _list(lines: list[str], file: TextIO, style: str | None = None) -> None:
+    for line in lines[:SHOWN]:
+        print(line if style is None else styled(line, style, file), file=file)
+    if len(lines) > SHOWN:
+        print(f"  … and {len(lines) - SHOWN:,} more", file=file)
+
+
+def left_over(report: "StopReport | None") -> list[str]:
+    """What a stop could not bring to an end, as sentences."""
+    if report is None:
+        return []
+    left = ", ".join(f"{name} {count:,}" for name, count in report.left.items())
+    found = [] if report.drained else [f"not all was handled in time; still waiting: {left or 'nothing'}"]
+    found += [f"{name} was still at work and was left behind" for name in report.abandoned]
+    return [*found, *report.errors]
