@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+FILES = sorted((ROOT / "examples").glob("*/pipebus.toml"))
 ENV = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"}
 
 SAYS = {
@@ -169,6 +170,20 @@ def test_the_tests_of_an_example_pass_under_pytest() -> None:
 
     assert done.returncode == 0, done.stdout
     assert "8 passed" in done.stdout
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.parent.name)
+def test_the_tests_of_a_file_pass(file: Path) -> None:
+    """And it is fine; its first lines say how it is run."""
+    allow = ["--allow", f"{file.parent.name},pipebus.demo"]
+    for command in ("check", "test"):
+        done = subprocess.run(
+            [sys.executable, "-m", "pipebus", command, str(file), *allow],
+            cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.count("passed  ") == file.read_text(encoding="utf-8").count("[[tests]]") >= 4
+    assert "#     pipebus run examples/" in file.read_text(encoding="utf-8")
 
 
 def test_ctrl_c_ends_the_prompt_as_the_end_of_input_does() -> None:

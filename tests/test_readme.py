@@ -109,6 +109,57 @@ def test_a_program_of_the_readme_runs_and_prints_what_it_says(
         assert shown.err == ""
 
 
+def console(text: str) -> Iterator[tuple[str, str]]:
+    """Each command of a session, with what it prints."""
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        command, _, prints = part.partition("\n")
+        yield command, prints.rstrip()
+
+
+def masked(text: str) -> str:
+    """Without what differs from run to run."""
+    return re.sub(r"\d+\.\d\d s(, [\d,]+ records a second)?$", "N s", text, flags=re.MULTILINE)
+
+
+def test_the_session_on_a_file_is_the_real_one(tmp_path: Path) -> None:
+    """With the files that stand above it, each command prints what is shown; its letters come from a file of its own."""
+    for block in BLOCKS:
+        if (match := re.fullmatch(r"(toml|python) ([\w.]+)", block.info)) and match[2] != "continues":
+            (tmp_path / match[2]).write_text(block.text, encoding="utf-8")
+    [session] = [block.text for block in BLOCKS if block.info == "console"]
+    steps = list(console(session))
+    [orders] = [prints for command, prints in steps if command == "cat orders.jsonl"]
+    (tmp_path / "orders.jsonl").write_text(orders + "\n", encoding="utf-8")
+    called = {"pipebus": f'"{sys.executable}" -m pipebus', "cat": "cat", "sed": "sed"}
+
+    for command, prints in steps:
+        name, _, rest = command.partition(" ")
+        done = subprocess.run(
+            f"{called[name]} {rest}", shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"},
+        )  # fmt: skip
+        assert masked((done.stdout + done.stderr).rstrip()) == masked(prints), command
+    assert sum(name.startswith("pipebus ") for name, _ in steps) == 5
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if block.info.startswith("toml")], ids=lambda block: f"README.md:{block.line}"
+)
+def test_a_file_of_the_readme_loads(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a newcomer copies is right; a piece of a chain stands in one."""
+    [shop] = [block.text for block in BLOCKS if block.info == "python shop.py"]
+    (tmp_path / "shop.py").write_text(shop, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    text = block.text if "version = 1" in block.text else f"version = 1\n[[pipelines]]\n{block.text}"
+    (tmp_path / "pipebus.toml").write_text(text, encoding="utf-8")
+
+    bus = pipebus.Bus.from_config(tmp_path / "pipebus.toml", allow_imports=["shop"])
+
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    assert bus.describe()["publish"]
+
+
 def call_test(test: Any) -> None:
     """As pytest would: with the fixtures that its parameters name."""
     fixtures: dict[str, Any] = {"run_filter": lambda: nullcontext(testing.run_filter), "harness": testing.Harness}
@@ -173,7 +224,19 @@ def test_links_lead_somewhere() -> None:
 
 def test_every_example_is_named() -> None:
     """A newcomer finds each example from the README."""
-    assert [path.name for path in (ROOT / "examples").glob("*.py") if f"examples/{path.name}" not in README] == []
+    examples = [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*/pipebus.toml")]
+    names = [path.relative_to(ROOT).as_posix() for path in examples]
+    assert [name for name in names if f"({name})" not in README] == []
+
+
+def test_every_command_is_named() -> None:
+    """And each filter that comes with the package."""
+    from pipebus import filters
+    from pipebus.cli import COMMANDS
+
+    chapter = README.partition("### The command line")[2].partition("\n## ")[0]
+    assert [name for name in COMMANDS if f"`{name}`" not in chapter] == []
+    assert [name for name in filters.__all__ if f"| `{name}` |" not in README] == []
 
 
 def test_the_changelog_begins_with_this_version() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
+import math
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, BinaryIO, Final, Literal, Self, cast
@@ -40,6 +41,7 @@ class Lines:
     def __init__(self, source: str | os.PathLike[str], wanted: str) -> None:
         self.name = "standard input" if source == STDIN else os.fspath(source)
         self.wanted = wanted
+        self.line = 0  # the last that was read
         self._source = source
         self._stack = ExitStack()
 
@@ -75,13 +77,19 @@ class Lines:
             plain = cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=self._binary)))
         self._plain = plain
 
+    def _lines(self) -> Iterator[str]:
+        """One at a time: each is handed out as soon as it is there, whatever comes behind it."""
+        for data in self._plain:
+            self.line += 1
+            yield data.decode("utf-8-sig" if self.line == 1 else "utf-8")
+
     def _bad(self, error: Exception) -> BadInput:
         if isinstance(error, FileNotFoundError):
             return BadInput(f"{self.name}: no such file; {self.wanted}")
         if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
             return BadInput(f"{self.name}: broken gzip data ({error}); fetch or compress it again")
         if isinstance(error, (UnicodeDecodeError, csv.Error)):
-            return BadInput(f"{self.name}: not {self.what} in UTF-8 ({error}); {self.wanted}")
+            return BadInput(f"{self.name}:{self.line}: not {self.what} in UTF-8 ({error}); {self.wanted}")
         return BadInput(f"{self.name}: cannot be read ({getattr(error, 'strerror', None) or error}); {self.wanted}")
 
     what = "text"
@@ -127,9 +135,11 @@ class CsvRecords(Lines):
 
     def _open(self, stack: ExitStack) -> None:
         super()._open(stack)
-        text = stack.enter_context(io.TextIOWrapper(self._plain, encoding="utf-8-sig", newline=""))
-        self._rows = csv.reader(text, strict=True)
-        self._header = next(self._rows, [])
+        self._rows = csv.reader(self._lines(), strict=True)
+        self._header = next(filter(None, self._rows), [])
+        twice = [name for name, count in Counter(self._header).items() if count > 1]
+        if twice:
+            raise BadInput(f"{self.name}: its first line has {', '.join(twice)} twice; give each column a name of its own")
         if not self._header:
             raise BadInput(f"{self.name} is empty; {self.wanted}")
         missing = [name for name in self._columns if name not in self._header]
@@ -150,27 +160,42 @@ class JsonRecords(Lines):
 
     def __iter__(self) -> Iterator[Any]:
         try:
-            # Line by line: a record is there as soon as it is written, whatever comes behind it.
-            for number, data in enumerate(self._plain, 1):
-                line = data.decode("utf-8-sig" if number == 1 else "utf-8")
+            for line in self._lines():
                 if line and not line.isspace():
-                    yield self._value(number, line)
+                    yield self._value(self.line, line)
         except _READ_ERRORS as error:
             raise self._bad(error) from error
 
     def _value(self, number: int, line: str) -> Any:
         try:
-            return json.loads(line, parse_constant=_no_constant)
+            return strict_json(line)
         except (ValueError, RecursionError) as error:
             return BadRecord(f"{self.name}:{number}: no JSON: {str(error).partition(': line')[0]}")
+
+
+def strict_json(text: str) -> Any:
+    """
+    One JSON value, as other programs read it.
+
+    Raises:
+        ValueError: it is none, or has NaN or a number that is too large. RecursionError
+    """
+    return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
 def open_records(source: str, format: Literal["jsonl", "csv"] | None) -> CsvRecords | JsonRecords:
     """The records of a file, by its name if no format is given; a name that says nothing is JSON Lines."""
     if format is None:
-        format = "csv" if source.removesuffix(".gz").endswith(".csv") else "jsonl"
+        format = "csv" if source.lower().removesuffix(".gz").endswith(".csv") else "jsonl"
     return CsvRecords(source) if format == "csv" else JsonRecords(source)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -143,11 +144,12 @@ def test_a_project_that_does_not_use_it_does_not_import_pipebus(project: Project
     assert "LOADED []" in ran.text, ran.text
 
 
-def test_it_adds_no_options_and_no_markers(project: Project) -> None:
-    """What it adds is its fixtures, and they are documented."""
+def test_it_adds_one_setting_and_no_options_and_no_markers(project: Project) -> None:
+    """What it adds is its fixtures, which are documented, and what the tests of config files may import."""
     project.tests("def test_well(): pass\n", head="")
     assert "pipebus" not in project.pytest("--markers").text
-    assert "pipebus" not in project.pytest("--help").text
+    words = re.findall(r"\S*pipebus\S*", project.pytest("--help").text)
+    assert words == ["pipebus_allow"]
     fixtures = project.pytest("--fixtures").text
     for name in ("harness", "run_filter", "run_handler", "check_filter"):
         assert f"\n{name} -- " in fixtures

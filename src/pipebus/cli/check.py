@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 
 from pipebus.cli.show import as_json, styled
-from pipebus.cli.targets import add_allow, look_beside
+from pipebus.cli.targets import add_allow
 
 SUMMARY = "say everything that is wrong with a config file"
 EXAMPLE = """\
@@ -24,16 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
+    from pipebus.config.beside import beside, look_beside
     from pipebus.config.files import read
     from pipebus.errors import ConfigError
 
+    look_beside(".")
     wrong = 0
     for file in args.files:
-        look_beside(str(Path(file).parent), ".")
         try:
-            bus, tests = read(file, allow_imports=args.allow)
+            with beside(file):
+                bus, tests = read(file, allow_imports=args.allow)
         except ConfigError as error:
             wrong += 1
             for problem in error.problems:

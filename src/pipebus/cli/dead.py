@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ids", metavar="ID", nargs="*", help="which ones")
     parser.add_argument("--all", action="store_true", help="all of them")
     parser.add_argument("--on", metavar="TARGET", help="replay: the bus that gets them, a config file or MODULE:BUS")
-    parser.add_argument("--subscription", metavar="NAME", help="list: only those of one subscription")
+    parser.add_argument("--subscription", metavar="NAME", help="only those of one subscription")
     add_timeout(parser, 30.0, "replay: for draining")
     parser.add_argument("--json", action="store_true", help="list: print JSON Lines")
     add_allow(parser)
@@ -52,10 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     log_to_stderr(logging.ERROR)
     letters = _letters(args)
-    if args.action == "list":
-        _list([one for one in letters if args.subscription in (None, one["subscription"])], args.json)
-        return 0
-    if not args.ids and not args.all:
+    if args.subscription is not None:
+        letters = [one for one in letters if one["subscription"] == args.subscription]
+    if not args.ids and not args.all and args.action != "list":
         raise CommandError(f"{args.action} which? Name their ids, or say --all")
     known = {one["id"] for one in letters}
     for id in args.ids:
@@ -64,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
                 f"there are {', '.join(sorted(known)[:MANY])}{', …' if len(known) > MANY else ''}" if known else "there is none"
             )
             raise CommandError(f'{args.letters} has no dead letter "{printable(id)}"; {there}')
-    chosen = [one for one in letters if args.all or one["id"] in args.ids]
+    chosen = [one for one in letters if args.all or not args.ids or one["id"] in args.ids]
+    if args.action == "list":
+        _list(chosen, args.json)
+        return 0
     if args.action == "show":
         for number, one in enumerate(chosen):
             _show(one, "\n" if number else "")

@@ -1,7 +1,6 @@
 """`pipebus explain`: the road of a subject, or of one message."""
 
 import argparse
-import json
 from typing import Any
 
 from pipebus.cli import CommandError
@@ -25,11 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pipebus.message import Message
-
     about: Any = args.subject
+    checked_subject(about)
     if args.body is not None or args.header:
-        about = Message(args.subject, json_value(args.body, "--body"), headers=headers_of(args.header))  # type: ignore[arg-type]
+        about = checked_message(about, json_value(args.body, "--body"), headers=headers_of(args.header))
     print(open_bus(args.target, args.allow).explain(about), end="")
     return 0
 
@@ -39,16 +37,42 @@ def json_value(text: str | None, what: str) -> Any:
     Raises:
         CommandError: it is no JSON.
     """
+    from pipebus.records import strict_json
+
     if text is None:
         return None
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return strict_json(text)
     except (ValueError, RecursionError) as error:
         raise CommandError(f"{what} is JSON, as in '{{\"total\": 120}}' or '\"text\"'; found {text[:60]!r}: {error}") from None
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+def checked_subject(subject: str) -> None:
+    """
+    Raises:
+        CommandError: it is none.
+    """
+    from pipebus.errors import SubjectError
+    from pipebus.subject import check_subject
+
+    try:
+        check_subject(subject)
+    except SubjectError as error:
+        raise CommandError(str(error)) from None
+
+
+def checked_message(subject: str, body: Any, **options: Any) -> Any:
+    """
+    Raises:
+        CommandError: there can be no such message.
+    """
+    from pipebus.errors import PipebusError
+    from pipebus.message import Message
+
+    try:
+        return Message(subject, body, **options)
+    except PipebusError as error:
+        raise CommandError(str(error)) from None
 
 
 def headers_of(given: list[str]) -> dict[str, str]:

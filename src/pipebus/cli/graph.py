@@ -22,7 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    described = open_bus(args.target, args.allow).describe()
+    from pipebus.explain import describe_node
+    from pipebus.subscription import transforms_only
+
+    bus = open_bus(args.target, args.allow)
+    described = bus.describe()
+    described["readers"] = [describe_node(node) for node in transforms_only(bus.delivery_nodes)]
     print(*(text(described) if args.format == "text" else Mermaid(described).lines()), sep="\n")
     return 0
 
@@ -45,7 +50,7 @@ def text(described: dict[str, Any]) -> Iterator[str]:
         box = one["mailbox"]
         yield f"  {_corner(last)} {one['name']}  on {', '.join(one['subjects'])}  [{box['overflow']} at {box['size']:,}]"
         inside = "      " if last else "  |   "
-        yield from _tree(described["delivery"], inside)
+        yield from _tree(_for_all(described, one), inside)
         yield from _tree(one["filters"], inside)
         yield f"{inside}  {_handled(one)}"
 
@@ -56,6 +61,12 @@ def _tree(nodes: list[dict[str, Any]], indent: str) -> Iterator[str]:
         yield f"{indent}  |- {what}" if kind == "filter" else f"{indent}  |- {kind} {what}".rstrip()
         if kind != "filter":
             yield from _tree(node["filters"], f"{indent}  |   ")
+
+
+def _for_all(described: dict[str, Any], subscription: dict[str, Any]) -> list[dict[str, Any]]:
+    """The bus's delivery filters, as far as they apply: those that wrap a handler are not for readers."""
+    found: list[dict[str, Any]] = described["delivery" if subscription["handler"] else "readers"]
+    return found
 
 
 def _corner(last: bool) -> str:
@@ -103,7 +114,7 @@ class Mermaid:
             mailbox = self.box(f"{one['name']}: {', '.join(one['subjects'])}", "[(", ")]")
             self.arrow([(fan, "")], mailbox)
             leave: list[tuple[str, str]] = []
-            inner = self.chain([*self.described["delivery"], *one["filters"]], [(mailbox, "")], leave)
+            inner = self.chain([*_for_all(self.described, one), *one["filters"]], [(mailbox, "")], leave)
             self.arrow(inner + leave, self.box(one["handler"] or "read by the program", "[[", "]]"))
         return self.out
 

@@ -59,7 +59,8 @@ class Letters:
     def _letter(self, number: int, line: str) -> Letter:
         try:
             one = json.loads(line)
-            fine = all(isinstance(one[key], str) for key in ("id", "subscription", "error")) and isinstance(one["wire"], dict)
+            texts = [one[key] for key in ("id", "message", "subscription", "error")]
+            fine = all(isinstance(text, str) for text in texts) and isinstance(one["wire"], dict)
         except (ValueError, TypeError, KeyError, RecursionError):
             fine = False
         if not fine:

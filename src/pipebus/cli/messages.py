@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pipebus.cli import CommandError
 from pipebus.cli.show import as_json
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Lines:
 @contextmanager
 def tailing(bus: "Bus", pattern: str | None, lines: Lines, count: int | None = None) -> Iterator[None]:
     """Print what a pattern's subscribers get; after `count` of them, ask the bus to stop."""
+    from pipebus.errors import SubjectError
     from pipebus.message import Message
 
     printed = 0
@@ -59,7 +61,10 @@ def tailing(bus: "Bus", pattern: str | None, lines: Lines, count: int | None = N
             bus.request_stop(f"{count} printed")
 
     if pattern is not None:
-        bus.subscribe(pattern, show, name=TAIL)
+        try:
+            bus.subscribe(pattern, show, name=TAIL)
+        except SubjectError as error:
+            raise CommandError(str(error)) from None
     yield
 
 

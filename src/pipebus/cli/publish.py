@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from pipebus.cli import CommandError, log_to_stderr
-from pipebus.cli.explain import headers_of, json_value
+from pipebus.cli.explain import checked_message, checked_subject, headers_of, json_value
 from pipebus.cli.messages import body_told, outcome_told
 from pipebus.cli.show import as_json
 from pipebus.cli.summary import left_over
@@ -39,21 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from pipebus.errors import PipebusError, Rejected, text_of
-    from pipebus.message import Message
-    from pipebus.subject import check_subject
 
     log_to_stderr(logging.ERROR)
     if args.text is not None and args.body is not None:
         raise CommandError("a body is JSON or --text, not both")
+    if args.body == "-" and sys.stdin is None:
+        raise CommandError("standard input is closed; give the body as JSON, or --text")
     text = sys.stdin.read() if args.body == "-" else args.body
     body = args.text if args.text is not None else json_value(text, "the body")
     options = {"headers": headers_of(args.header), "key": args.key, "id": args.id}
     options = {key: value for key, value in options.items() if value not in (None, {})}
-    try:
-        Message(args.subject, body, **options)
-        check_subject(args.subject)
-    except PipebusError as error:
-        raise CommandError(str(error)) from None
+    checked_subject(args.subject)
+    checked_message(args.subject, body, **options)
     bus = open_bus(args.target, args.allow)
     told: dict[str, Any]
     with starting():

@@ -4,7 +4,6 @@ import argparse
 import importlib
 import inspect
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -61,14 +60,6 @@ def is_module(target: str) -> bool:
     )
 
 
-def look_beside(*folders: str) -> None:
-    """Modules are looked for there too, last: nothing there takes the place of a package that is installed."""
-    for folder in folders:
-        path = os.path.abspath(folder)
-        if path not in sys.path:
-            sys.path.append(path)
-
-
 def open_bus(target: str, allow: list[str]) -> "Bus":
     """
     The bus, not started.
@@ -77,6 +68,7 @@ def open_bus(target: str, allow: list[str]) -> "Bus":
         ConfigError: the file cannot be loaded. CommandError: there is no such bus.
     """
     from pipebus.bus import Bus
+    from pipebus.config.beside import look_beside
 
     if not is_module(target):
         if not os.path.exists(target) and all(part.isidentifier() for part in target.split(".")) and target[-5:] != ".toml":

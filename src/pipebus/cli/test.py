@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipebus.cli import CommandError
 from pipebus.cli.show import as_json, printable, styled
-from pipebus.cli.targets import add_allow, look_beside
+from pipebus.cli.targets import add_allow
 
 SUMMARY = "run the [[tests]] of config files, in virtual time"
 EXAMPLE = """\
@@ -30,13 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from pipebus.config.beside import look_beside
     from pipebus.testing.file_tests import file_tests
 
+    look_beside(".")
     started = time.perf_counter()
     files = list(_files(args.paths))
     found = []
     for file in files:
-        look_beside(str(file.parent), ".")
         found += file_tests(file, allow_imports=args.allow)
     chosen = [test for test in found if args.name.lower() in test.name.lower()]
     if not files:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -96,6 +96,7 @@ class Case:
     error: Expected | None = None
     received: dict[str, list[dict[str, Expected]]] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)  # of each expectation
+    redacted: Callable[[str], str] = str  # takes out of a text what `${…}` stands for
 
 
 def read(tables: Sequence[Table], loading: Loading) -> list[Case]:
@@ -109,6 +110,7 @@ def read(tables: Sequence[Table], loading: Loading) -> list[Case]:
         if name is not BROKEN and taken.setdefault(name, line) != line:
             table.problem(f"name {shown(name)} is taken (line {taken[name]}); choose another", "name")
         case = Case(str(name), table.document.file, table.document.line(table.path), _publishes(table, loading))
+        case.redacted = table.document.problems.redacted
         case.advance = table.take("advance", DURATION, loading, 0.0)
         _replacements(table, loading, case)
         _expect(table, loading, case)

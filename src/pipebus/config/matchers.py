@@ -12,6 +12,7 @@ What a test of a file expects of a value, as plain data.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
@@ -142,11 +143,20 @@ def _unequal(wanted: Any, found: Any, path: str) -> Iterator[Difference]:
     if isinstance(wanted, Mapping) and isinstance(found, Mapping):
         for key in [*wanted, *(key for key in found if key not in wanted)]:
             yield from _unequal(wanted.get(key, NOTHING), found.get(key, NOTHING), _below(path, key))
-    elif isinstance(wanted, list) and isinstance(found, (list, tuple)) and len(wanted) == len(found):
-        for index, (one, other) in enumerate(zip(wanted, found, strict=True)):
+    elif isinstance(wanted, list) and isinstance(found, (list, tuple)):
+        for index, (one, other) in enumerate(itertools.zip_longest(wanted, found, fillvalue=NOTHING)):
             yield from _unequal(one, other, f"{path}[{index}]")
     elif not _same(wanted, found):
-        yield Difference(path, told(wanted), told(found))
+        expected, seen = told(wanted), told(found)
+        if expected == seen and isinstance(wanted, str) and isinstance(found, str):
+            expected, seen = _from_where_they_differ(wanted, found)
+        yield Difference(path, expected, seen)
+
+
+def _from_where_they_differ(one: str, other: str) -> tuple[str, str]:
+    """Two long texts that begin alike."""
+    at = max(0, next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))) - 20)
+    return f"…{told(one[at:])}", f"…{told(other[at:])}"
 
 
 def _same(wanted: Any, found: Any) -> bool:

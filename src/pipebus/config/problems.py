@@ -121,7 +121,7 @@ def choice(word: object, known: Iterable[str]) -> str:
     return guess(word, names) or (f"; there are {', '.join(names)}" if len(names) > 1 else f"; there is {', '.join(names)}")
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Nothing of a file or module moves a cursor, or makes lines of its own."""
     text = " ".join(text.split())
     text = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -142,7 +142,7 @@ class Problems:
         self.secrets: dict[str, str] = {}  # what was put in for `${…}` -> that
 
     def add(self, line: int | None, where: str, text: str) -> None:
-        text, where = (_one_line(self.redacted(one)) for one in (text, where))
+        text, where = (one_line(self.redacted(one)) for one in (text, where))
         self.found[ConfigProblem(self.file, line, where, text)] = None
 
     def redacted(self, text: str) -> str:

@@ -215,16 +215,23 @@ class Replace:
     Stand-ins for a test.
 
     Args:
-        handlers: By the subscription's name; "*" for all others.
+        handlers: What makes one, by the subscription's name; "*" for all others.
         filters: By name: of an instance, or of a kind, as a file writes it.
     """
 
-    def __init__(self, handlers: Mapping[str, Any] | None = None, filters: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, handlers: Mapping[str, Callable[[], Any]] | None = None, filters: Mapping[str, Any] | None = None
+    ) -> None:
         self.handlers = handlers or {}
         self.filters = filters or {}
+        self._made: dict[str, Any] = {}
 
     def handler(self, name: str) -> Any:
-        return self.handlers.get(name, self.handlers.get("*"))
+        """One for each subscription, or None."""
+        make = self.handlers.get(name, self.handlers.get("*"))
+        if make is not None and name not in self._made:
+            self._made[name] = make()
+        return self._made.get(name)
 
 
 def _coroutine(handler: Callable[[Message[Any]], Any]) -> Any:

@@ -8,27 +8,36 @@
 from __future__ import annotations
 
 import builtins
+import copy
+import functools
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from pipebus.bus import Bus
+from pipebus.config.beside import beside
 from pipebus.config.cases import Case, StandIn
 from pipebus.config.catalogue import word
 from pipebus.config.files import read
 from pipebus.config.matchers import NOTHING, told
-from pipebus.config.problems import shown
+from pipebus.config.problems import one_line, shown
 from pipebus.config.reader import Replace
 from pipebus.dead_letters import PUBLISH
-from pipebus.errors import Rejected, text_of
+from pipebus.errors import DrainTimeout, ReceiveTimeout, Rejected, text_of
 from pipebus.expressions import plain
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import transform
+from pipebus.subscription import Subscription
 from pipebus.testing.faults import InjectedError
 from pipebus.testing.harness import Harness
+
+PATIENCE: Final = 86_400.0
+"""Seconds of virtual time in which all has to come to an end."""
+
+SHOWN: Final = 5
+"""Most messages that a difference shows."""
 
 
 @dataclass
@@ -75,27 +84,32 @@ class FileTest:
             ConfigError: the file cannot be loaded, or not with what the test puts in place of others.
         """
         case = self.case
-        with Harness(fail_fast=False) as harness:
-            bus, _ = self._load(
+        with beside(case.file), Harness(fail_fast=False, told=False) as harness:
+            bus, cases = self._load(
                 replace=Replace(
-                    {name: _handler(name, one) for name, one in case.handlers.items()},
+                    {name: functools.partial(_handler, name, one) for name, one in case.handlers.items()},
                     {name: _filter(name, one) for name, one in case.filters.items()},
                 )
             )
             harness.start(bus)
             outcomes = []
-            for publish in case.publishes:
-                options = dict(publish)
-                after = options.pop("after")
+            for publish in copy.deepcopy(case.publishes):  # a handler may change a body
+                after = publish.pop("after")
                 if after:
                     harness.advance(after)
-                outcomes.append(_published(bus, options.pop("subject"), options.pop("json"), options))
-            harness.drain()
-            if case.advance:
-                harness.advance(case.advance)
-                harness.drain()
-            found = Found(outcomes, harness, bus)
-            result = Result(case.name, case.file, case.line, list(_differences(case, found)), harness.story)
+                outcomes.append(_published(harness, bus, publish.pop("subject"), publish.pop("json"), publish))
+            try:
+                harness.drain(PATIENCE + case.advance)
+                if case.advance:
+                    harness.advance(case.advance)
+                    harness.drain(PATIENCE)
+                undone = []
+            except DrainTimeout as error:
+                undone = [f"{case.file}:{case.line}: {error}"]
+            differences = [*_differences(case, Found(outcomes, harness, bus)), *undone]
+            redacted = cases[0].redacted
+            told = [one_line(redacted(one)) for one in differences]
+            result = Result(case.name, case.file, case.line, told, redacted(harness.story))
             harness.forget()
         return result
 
@@ -121,25 +135,10 @@ def file_tests(
     """
 
     def load(replace: Replace | None = None) -> tuple[Bus, list[Case]]:
-        with beside(path):
-            return read(path, allow_imports=allow_imports, handlers=handlers, filters=filters, replace=replace)
+        return read(path, allow_imports=allow_imports, handlers=handlers, filters=filters, replace=replace)
 
-    return [FileTest(case, load) for case in load()[1]]
-
-
-@contextmanager
-def beside(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Modules are looked for in the file's folder too, last: nothing there takes the place of another package."""
-    folder = os.path.dirname(os.path.abspath(path))
-    if folder in sys.path:
-        yield
-        return
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
+    with beside(path):
+        return [FileTest(case, load) for case in load()[1]]
 
 
 # --- what stands in ------------------------------------------------------------------------------------------------------
@@ -150,7 +149,7 @@ def _handler(name: str, stand_in: StandIn) -> Any:
 
     def handle(message: Message[Any]) -> Any:
         raises()
-        return stand_in.returns
+        return copy.deepcopy(stand_in.returns)
 
     handle.__name__ = name
     return handle
@@ -190,7 +189,8 @@ def _error(text: str) -> Exception:
     name, _, rest = text.partition(":")
     found = getattr(builtins, name.strip(), None)
     if isinstance(found, type) and issubclass(found, Exception):
-        return found(rest.strip())
+        with suppress(TypeError):  # one that is not made of a text
+            return found(rest.strip())
     return InjectedError(text)
 
 
@@ -206,13 +206,14 @@ class Outcome:
     reason: str | None = None
 
 
-def _published(bus: Bus, subject: str, body: Any, options: dict[str, Any]) -> Outcome:
+def _published(harness: Harness, bus: Bus, subject: str, body: Any, options: dict[str, Any]) -> Outcome:
     try:
         outcome = bus.publish(subject, body, **{key: value for key, value in options.items() if value is not None})
     except Rejected as error:
         return Outcome("rejected", error.by, "; ".join(error.errors))
     except Exception as error:
-        return Outcome("failed", getattr(error, "by", None), text_of(error))
+        by = next((event.by for event in reversed(harness.refused) if event.error is error), None)
+        return Outcome("failed", by, text_of(error))
     if isinstance(outcome, Dropped):
         return Outcome("dropped", outcome.by, outcome.reason)
     return Outcome("accepted" if outcome.mailboxes else "unrouted")
@@ -228,10 +229,12 @@ class Found:
             self.messages.setdefault(event.subscription, []).append(event.message)
         for one in bus.subscriptions:
             if one.inbox is not None:  # read by the program, which is not here
-                self.messages[one.name] = [one.receive(timeout=0.0) for _ in range(one.stats()["pending"])]
+                self.messages[one.name] = list(_waiting(one))
         self.dead = [(event.place, event.error, event.exception) for event in harness.dead]
         self.letters = bus.dead_letters.list()
         self.discarded = [event for event in harness.dropped if event.place != PUBLISH]
+        told = [event.exception for event in harness.dead] + [event.error for event in harness.refused]
+        self.errors = [error for error in harness.errors if not any(error is other for other in told)]
 
     @property
     def ends(self) -> list[tuple[str | None, str]]:
@@ -239,6 +242,13 @@ class Found:
         ends = [(one.by, one.reason or "") for one in self.outcomes if one.by is not None or one.reason is not None]
         ends += [(event.by, event.reason) for event in self.discarded]
         return ends + [(letter.by, letter.error) for letter in self.letters]
+
+
+def _waiting(subscription: Subscription) -> Iterator[Message[Any]]:
+    """What a reader would get; not what its filters drop."""
+    for _ in range(subscription.stats()["pending"]):
+        with suppress(ReceiveTimeout):
+            yield subscription.receive(timeout=0.0)
 
 
 def _differences(case: Case, found: Found) -> Iterator[str]:
@@ -270,6 +280,8 @@ def _differences(case: Case, found: Found) -> Iterator[str]:
     if case.dead is None and case.error is None:
         for place, error, _ in found.dead:
             yield f"{case.file}:{case.line}: a message died in {place}: {error} (if it should: dead = {len(found.dead)})"
+    for failed in found.errors:
+        yield f"{case.file}:{case.line}: {text_of(failed)} (no message died of it)"
     for name, wanted_messages in case.received.items():
         yield from _received(at("received"), name, wanted_messages, found.messages.get(name, []))
 
@@ -294,7 +306,8 @@ def _counted(at: str, what: str, wanted: int | dict[str, int] | None, counts: di
 
 def _received(at: str, name: str, wanted: list[dict[str, Any]], messages: list[Message[Any]]) -> Iterator[str]:
     if len(wanted) != len(messages):
-        yield f"{at}received.{name}: expected {len(wanted)} messages, found {len(messages)}" + _bodies(messages)
+        count = f"{len(wanted)} message{'' if len(wanted) == 1 else 's'}"
+        yield f"{at}received.{name}: expected {count}, found {len(messages)}{_bodies(messages)}"
         return
     for index, (expected, message) in enumerate(zip(wanted, messages, strict=True)):
         path = f"received.{name}" if len(wanted) == 1 else f"received.{name}[{index}]"
@@ -304,15 +317,19 @@ def _received(at: str, name: str, wanted: list[dict[str, Any]], messages: list[M
 
 
 def _bodies(messages: list[Message[Any]]) -> str:
-    return "".join(f"\n      {message.subject}: {told(_field(message, 'body'))}" for message in messages[:5])
+    shown = [f"{message.subject} {told(_field(message, 'body'))}" for message in messages[:SHOWN]]
+    return (": " if shown else "") + "; ".join(shown) + ("; …" if len(messages) > SHOWN else "")
 
 
 def _field(message: Message[Any], key: str) -> Any:
     if key == "body":
-        return plain(message.body)
+        try:
+            return plain(message.body)
+        except ValueError:  # it is no data, and equal to none
+            return message.body
     if key == "headers":
         return dict(message.headers)
     return str(message.subject) if key == "subject" else getattr(message, key)
 
 
-__all__ = ["FileTest", "Result", "beside", "file_tests"]
+__all__ = ["FileTest", "Result", "file_tests"]

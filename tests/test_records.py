@@ -1,0 +1,540 @@
+"""Records of files: JSON Lines and CSV, plain or gzip, one at a time, and errors that say what to do."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import os
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipebus.records import BadInput, BadRecord, CsvRecords, JsonRecords, open_records
+
+JSON_WANTED = "give a file of JSON Lines: one JSON value on each line"
+CSV_WANTED = "give a CSV file whose first line names the columns"
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """A file with these bytes, or with this text in UTF-8."""
+
+    def written(data: bytes | str, name: str = "file") -> Path:
+        path = tmp_path / name
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        return path
+
+    return written
+
+
+def taken(records: CsvRecords | JsonRecords) -> tuple[list[Any], str]:
+    """What could be read (of bad records, what is wrong), and why it could not be read on."""
+    found: list[Any] = []
+    try:
+        with records:
+            found.extend(f"bad: {one}" if isinstance(one, BadRecord) else one for one in records)
+    except BadInput as error:
+        return found, str(error)
+    return found, ""
+
+
+def rows(path: Path, *columns: str) -> tuple[list[Any], str]:
+    """Of a CSV file; the path is cut to its name."""
+    found, error = taken(CsvRecords(path, columns))
+    return found, error.replace(str(path), path.name)
+
+
+def values(path: Path) -> tuple[list[Any], str]:
+    """Of a file of JSON Lines; the path is cut to its name."""
+    found, error = taken(JsonRecords(path))
+    return (
+        [one.replace(str(path), path.name) if isinstance(one, str) else one for one in found],
+        error.replace(str(path), path.name),
+    )
+
+
+def zipped() -> bytes:
+    """An archive with one file."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("records.jsonl", "1\n")
+    return data.getvalue()
+
+
+# --- JSON Lines ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(b'{"a": 1}\n[2]\n"x"\nnull\ntrue\n1.5\n', [{"a": 1}, [2], "x", None, True, 1.5], id="any values"),
+        pytest.param(b"1\n2", [1, 2], id="no line break at the end"),
+        pytest.param(b"\xef\xbb\xbf1\n2\n", [1, 2], id="BOM"),
+        pytest.param(b"\xef\xbb\xbf", [], id="BOM and nothing else"),
+        pytest.param(b"1\r\n2\r\n", [1, 2], id="CRLF"),
+        pytest.param(b"\n1\n\n  \n\t\r\n2\n\n", [1, 2], id="blank lines"),
+        pytest.param(b"", [], id="empty"),
+        pytest.param(b"\n\n", [], id="blank"),
+        pytest.param(b"  1 \n", [1], id="spaces"),
+        pytest.param(gzip.compress(b"1\n2\n"), [1, 2], id="gzip"),
+        pytest.param(gzip.compress(b"\xef\xbb\xbf1\r\n2\n"), [1, 2], id="gzip with BOM"),
+        pytest.param(gzip.compress(b"1\n") + gzip.compress(b"2\n"), [1, 2], id="gzip in two members"),
+        pytest.param(gzip.compress(b""), [], id="gzip of nothing"),
+        pytest.param('"a\u2028b\u2029c\x85d"\n2\n'.encode(), ["a\u2028b\u2029c\x85d", 2], id="U+2028 is no end of a line"),
+        pytest.param(b'"\\ud800"\n', ["\ud800"], id="a lone surrogate, escaped"),
+        pytest.param(b'"\\u0000"\n', ["\0"], id="NUL, escaped"),
+        pytest.param(b"%d\n" % 10**4000, [10**4000], id="a huge whole number"),
+    ],
+)
+def test_json_lines_are_values(write: Write, data: bytes, expected: list[Any]) -> None:
+    """One for each line that is not blank."""
+    assert values(write(data)) == (expected, "")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        pytest.param(b"NaN", "NaN is no JSON", id="NaN"),
+        pytest.param(b"[1, -Infinity]", "-Infinity is no JSON", id="-Infinity"),
+        pytest.param(b'{"a": Infinity}', "Infinity is no JSON", id="Infinity"),
+        pytest.param(b"[1e999]", "1e999", id="a number that is infinite"),
+        pytest.param(b"hello", "Expecting value", id="a word"),
+        pytest.param(b"1 2", "Extra data", id="two values"),
+        pytest.param(b'{"a": 1', "Expecting ',' delimiter", id="a part of a value"),
+        pytest.param(b"\0", "Expecting value", id="NUL"),
+        pytest.param(b'"a\tb"', "Invalid control character", id="a tab in a text"),
+        pytest.param(b"1\r2", "Extra data", id="a lone CR is no end of a line"),
+        pytest.param(b"\xef\xbb\xbf1", "Unexpected UTF-8 BOM", id="BOM in the middle"),
+        pytest.param(b"[" * 200_000 + b"]" * 200_000, "recursion", id="nested deeply"),
+        pytest.param(b"9" * 5000, "5000 digits", id="a whole number that Python refuses"),
+    ],
+)
+def test_one_that_is_no_json_stands_in_its_place(write: Write, line: bytes, says: str) -> None:
+    """With its line, and in one line; those before and behind it are read."""
+    (first, bad, last), error = values(write(b"\n1\n" + line + b"\n2\n"))
+    assert (first, last, error) == (1, 2, "")
+    assert bad.startswith("bad: file:3: no JSON: ")
+    assert says in bad
+    assert "\n" not in bad
+
+
+def test_a_bad_record_says_nothing_of_a_line_of_its_own(write: Write) -> None:
+    """The json module counts lines within the record: its "line 1 column 2" would contradict the file's."""
+    assert values(write(b"1\n2\n{a}\n"))[0][2] == "bad: file:3: no JSON: Expecting property name enclosed in double quotes"
+
+
+def test_what_is_not_utf_8_ends_the_file_after_the_good_lines(write: Write) -> None:
+    """They come first, though all of them fit in one block; the error says which line is none."""
+    found, error = values(write(b'1\n2\n"\xff"\n4\n'))
+    assert found == [1, 2]
+    assert "not JSON Lines in UTF-8 ('utf-8' codec can't decode byte 0xff" in error
+    assert error.endswith(JSON_WANTED)
+    assert error.startswith("file:3: ")
+
+
+def test_lone_surrogates_as_bytes_are_not_utf_8(write: Write) -> None:
+    """As an encoder writes them that should not."""
+    found, error = values(write(b'1\n"\xed\xa0\x80"\n'))
+    assert found == [1]
+    assert "not JSON Lines in UTF-8" in error
+
+
+# --- CSV -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(b"a,b\n1,2\n3,4\n", [("1", "2"), ("3", "4")], id="rows"),
+        pytest.param(b"a,b\n1,2", [("1", "2")], id="no line break at the end"),
+        pytest.param(b"\xef\xbb\xbfa,b\n1,2\n", [("1", "2")], id="BOM"),
+        pytest.param(b"a,b\r\n1,2\r\n", [("1", "2")], id="CRLF"),
+        pytest.param(b"a,b\n\n1,2\n\r\n3,4\n\n", [("1", "2"), ("3", "4")], id="blank lines"),
+        pytest.param(b'a,b\n"x\ny","1,5"\n"say ""hi""",\n', [("x\ny", "1,5"), ('say "hi"', "")], id="quotes"),
+        pytest.param(b'a,b\n"x\r\ny",2\n', [("x\r\ny", "2")], id="CRLF in quotes stays"),
+        pytest.param(gzip.compress(b"a,b\n1,2\n"), [("1", "2")], id="gzip"),
+        pytest.param(gzip.compress(b"\xef\xbb\xbfa,b\n1,2\n"), [("1", "2")], id="gzip with BOM"),
+        pytest.param("a,b\nx\u2028y,z\x85\n".encode(), [("x\u2028y", "z\x85")], id="U+2028 is no end of a line"),
+        pytest.param(b"a,b\n 1 , 2\n", [(" 1 ", " 2")], id="spaces stay"),
+        pytest.param(b"a,b\n" + b"9" * 5000 + b",NaN\n", [("9" * 5000, "NaN")], id="texts are texts"),
+    ],
+)
+def test_csv_rows_are_mappings_of_texts(write: Write, data: bytes, expected: list[tuple[str, str]]) -> None:
+    """By the names of the header."""
+    found, error = rows(write(data), "a", "b")
+    assert error == ""
+    assert found == [{"a": a, "b": b} for a, b in expected]
+
+
+def test_a_blank_line_of_one_column_is_no_record(write: Write) -> None:
+    """An empty text in quotes is one."""
+    assert rows(write('a\n1\n\n""\n')) == ([{"a": "1"}, {"a": ""}], "")
+
+
+@pytest.mark.parametrize(
+    ("data", "read", "says"),
+    [
+        pytest.param(b"a,b\n1,2\n3\n4,5\n", 1, "file:3: 1 fields where the header has 2; repair or remove", id="short"),
+        pytest.param(b"a,b\n1,2,3\n", 0, "file:2: 3 fields where the header has 2; repair or remove the line", id="too long"),
+        pytest.param(b'a,b\n"x\ny",2\n\n3\n', 1, "file:5: 1 fields where the header has 2", id="quoted line breaks count"),
+        pytest.param(b"", 0, f"file is empty; {CSV_WANTED}", id="empty"),
+        pytest.param(gzip.compress(b""), 0, f"file is empty; {CSV_WANTED}", id="gzip of nothing"),
+        pytest.param(b"a,b\n", 0, f"file has a header and no record; {CSV_WANTED}", id="only a header"),
+        pytest.param(b"a,b\n\n\n", 0, f"file has a header and no record; {CSV_WANTED}", id="a header and blank lines"),
+        pytest.param(b'a,b\n1,2\n"3,4\n', 1, "unexpected end of data", id="a quote that does not end"),
+        pytest.param(b'a,b\n1,2\n"3"x,4\n', 1, "not a CSV file", id="text behind a quote"),
+    ],
+)
+def test_a_csv_file_of_a_wrong_shape_is_an_error(write: Write, data: bytes, read: int, says: str) -> None:
+    """Loudly, at the first line that is wrong; the rows before it have been read."""
+    found, error = rows(write(data))
+    assert len(found) == read
+    assert says in error
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        pytest.param("a,b", "file: no column c, d in its first line, which begins 'a,b'", id="two are missing"),
+        pytest.param("a,C,d", "file: no column c in its first line, which begins 'a,C,d'", id="upper case is another name"),
+        pytest.param("x" * 80, f"file: no column a, c, d in its first line, which begins '{'x' * 60}'", id="long"),
+        pytest.param("a;c;d", "file: no column a, c, d in its first line, which begins 'a;c;d'", id="semicolons"),
+    ],
+)
+def test_missing_columns_are_named_before_the_first_row(write: Write, header: str, says: str) -> None:
+    """With the beginning of what stands there instead."""
+    found, error = rows(write(f"{header}\n1,2\n"), "a", "c", "d")
+    assert (found, error) == ([], f"{says}; {CSV_WANTED}")
+
+
+def test_columns_may_stand_in_any_order_beside_others(write: Write) -> None:
+    """Only what is asked for has to be there."""
+    assert rows(write("z,b,a\n1,2,3\n"), "a", "b") == ([{"z": "1", "b": "2", "a": "3"}], "")
+
+
+def test_a_column_that_is_named_twice_is_an_error(write: Write) -> None:
+    """One of the two would be lost."""
+    found, error = rows(write("a,b,a\n1,2,3\n"))
+    assert found == []
+    assert "a" in error
+
+
+def test_a_blank_first_line_is_not_an_empty_file(write: Write) -> None:
+    """It is skipped, or it is named; that the file is empty would not be true."""
+    found, error = rows(write("\na,b\n1,2\n"))
+    assert found == [{"a": "1", "b": "2"}] or "blank" in error
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_csv_that_is_not_utf_8_ends_after_the_good_rows(write: Write, pack: Callable[[bytes], bytes]) -> None:
+    """They come first, though all of them fit in one block; the error says which line is none."""
+    found, error = rows(write(pack(b"a,b\n1,2\n3,4\n5,\xff\n7,8\n")))
+    assert "not a CSV file in UTF-8 ('utf-8' codec can't decode byte 0xff" in error
+    assert error.endswith(CSV_WANTED)
+    assert found == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+    assert error.startswith("file:4: ")
+
+
+# --- files that are none ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [(JsonRecords, JSON_WANTED), (CsvRecords, CSV_WANTED)], ids=["jsonl", "csv"])
+class TestNoFile:
+    """The text names the file, and says what to do."""
+
+    def test_missing(self, tmp_path: Path, kind: Any, wanted: str) -> None:
+        """And what to give instead."""
+        path = tmp_path / "none"
+        assert taken(kind(path)) == ([], f"{path}: no such file; {wanted}")
+
+    def test_a_folder(self, tmp_path: Path, kind: Any, wanted: str) -> None:
+        """As the system calls it."""
+        assert taken(kind(tmp_path)) == ([], f"{tmp_path}: cannot be read (Is a directory); {wanted}")
+
+    def test_a_zip_archive(self, write: Write, kind: Any, wanted: str) -> None:
+        """By its content: it is called as what it should be."""
+        path = write(zipped(), "records.jsonl")
+        text = f"{path} is a zip archive; unpack it first: unzip -p FILE | pipebus … --input -"
+        assert taken(kind(path)) == ([], text)
+
+    def test_what_only_begins_like_gzip(self, write: Write, kind: Any, wanted: str) -> None:
+        """No traceback of the gzip module's."""
+        path = write(b"\x1f\x8b\x08garbage, and no more than that")
+        found, error = taken(kind(path))
+        assert found == []
+        assert error.startswith(f"{path}: broken gzip data (")
+        assert error.endswith("; fetch or compress it again")
+
+    def test_a_path_that_cannot_be(self, kind: Any, wanted: str) -> None:
+        """A name that is longer than any."""
+        found, error = taken(kind("x" * 5000))
+        assert found == []
+        assert f": cannot be read (File name too long); {wanted}" in error
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param(lambda data: data[:-6], id="without its end"),
+        pytest.param(lambda data: data[:-8] + bytes(8), id="with another checksum"),
+        pytest.param(lambda data: data + b"garbage", id="with something behind it"),
+    ],
+)
+def test_broken_gzip_is_told_after_the_good_lines(write: Write, cut: Callable[[bytes], bytes]) -> None:
+    """What could be unpacked is read before."""
+    found, error = values(write(cut(gzip.compress(b"1\n2\n3\n"))))
+    assert found == [1, 2, 3]
+    assert error.startswith("file: broken gzip data (")
+    assert error.endswith("; fetch or compress it again")
+
+
+def test_a_cut_gzip_file_of_csv_is_told_after_the_good_rows(write: Write) -> None:
+    """As of JSON Lines."""
+    found, error = rows(write(gzip.compress(b"a,b\n1,2\n3,4\n")[:-6]))
+    assert error.startswith("file: broken gzip data (")
+    assert found == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+
+
+def test_gzip_is_told_by_its_content(write: Write) -> None:
+    """Not by the name: neither what has it not, nor what is called so and is none."""
+    assert values(write(gzip.compress(b"1\n"), "plain.jsonl")) == ([1], "")
+    assert values(write(b"1\n", "packed.jsonl.gz")) == ([1], "")
+
+
+def test_the_original_error_is_kept(write: Write) -> None:
+    """For who debugs."""
+    with pytest.raises(BadInput) as caught, JsonRecords("/nowhere/at/all"):
+        pass
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    with JsonRecords(write(b"\xff\n")) as records, pytest.raises(BadInput) as caught:
+        list(records)
+    assert isinstance(caught.value.__cause__, UnicodeDecodeError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        pytest.param(JsonRecords, b"1\n", id="jsonl"),
+        pytest.param(CsvRecords, b"a\n1\n", id="csv"),
+        pytest.param(CsvRecords, gzip.compress(b"a\n1\n"), id="csv, gzip"),
+        pytest.param(CsvRecords, b"", id="empty csv"),
+        pytest.param(JsonRecords, b"PK", id="zip"),
+        pytest.param(CsvRecords, b"\x1f\x8b", id="cut gzip"),
+    ],
+)
+def test_the_file_is_closed_whatever_happens(write: Write, kind: Any, data: bytes) -> None:
+    """No descriptor stays open, also where it could not be opened as records."""
+    path = write(data)
+    taken(kind(path))
+    open_ones = [os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd") if _is_link(number)]
+    assert str(path) not in open_ones
+
+
+def _is_link(number: str) -> bool:
+    """The descriptor that has listed the folder is gone by now."""
+    return os.path.lexists(f"/proc/self/fd/{number}")
+
+
+# --- by name ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "kind"),
+    [
+        ("a.csv", None, CsvRecords),
+        ("a.csv.gz", None, CsvRecords),
+        ("A.CSV", None, CsvRecords),
+        ("a.jsonl", None, JsonRecords),
+        ("a.jsonl.gz", None, JsonRecords),
+        ("a.ndjson", None, JsonRecords),
+        ("csv", None, JsonRecords),
+        ("a.csv.zip", None, JsonRecords),
+        ("-", None, JsonRecords),
+        ("-", "csv", CsvRecords),
+        ("a.csv", "jsonl", JsonRecords),
+        ("a.jsonl", "csv", CsvRecords),
+    ],
+)
+def test_a_format_that_is_not_given_is_told_by_the_name(name: str, format: Any, kind: type) -> None:
+    """A name that says nothing is JSON Lines; a format that is given wins."""
+    assert type(open_records(name, format)) is kind
+
+
+def test_nothing_is_opened_before_the_block(tmp_path: Path) -> None:
+    """A file that is missing is told where it is read."""
+    records = open_records(str(tmp_path / "none.csv"), None)
+    with pytest.raises(BadInput, match="no such file"):
+        records.__enter__()
+
+
+# --- one at a time, and how far ---------------------------------------------------------------------------------------------
+
+MANY = 20_000
+LINES = b"".join(b'{"number": %d}\n' % number for number in range(MANY))
+ROWS = b"number,half\n" + b"".join(b"%d,%d\n" % (number, number // 2) for number in range(MANY))
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        pytest.param(JsonRecords, LINES, id="jsonl"),
+        pytest.param(JsonRecords, gzip.compress(LINES), id="jsonl, gzip"),
+        pytest.param(CsvRecords, ROWS, id="csv"),
+        pytest.param(CsvRecords, gzip.compress(ROWS), id="csv, gzip"),
+    ],
+)
+def test_progress_goes_from_0_to_1_as_the_file_is_read(write: Write, kind: Any, data: bytes) -> None:
+    """It never goes back; and after the first record most of the file has not been read: no more than a block."""
+    with kind(write(data)) as records:
+        assert 0.0 <= records.progress <= 0.5
+        seen = [records.progress for _ in records]
+        assert len(seen) == MANY
+        assert 0.0 < seen[0] < 0.7
+        assert seen == sorted(seen)
+        assert seen[-1] == records.progress == 1.0
+        assert len(set(seen)) > (1 if len(data) < 150_000 else 5)
+
+
+def test_progress_of_an_empty_file_is_not_known(write: Write) -> None:
+    """There is no part of nothing."""
+    with JsonRecords(write(b"")) as records:
+        assert records.progress is None
+        assert list(records) == []
+
+
+class Pipe:
+    """A pipe: a thread writes lines, and counts the bytes that there was room for."""
+
+    def __init__(self) -> None:
+        self.read_end, self._write_end = os.pipe()
+        self.path = f"/dev/fd/{self.read_end}"
+        self.taken = 0
+
+    def write(self, data: bytes) -> None:
+        self.taken += os.write(self._write_end, data)
+
+    def end(self) -> None:
+        if self._write_end >= 0:
+            os.close(self._write_end)
+            self._write_end = -1
+
+    def stop_reading(self) -> None:
+        if self.read_end >= 0:
+            os.close(self.read_end)
+            self.read_end = -1
+
+    def close(self) -> None:
+        self.end()
+        self.stop_reading()
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    with closing(Pipe()) as made:
+        yield made
+
+
+@pytest.mark.parametrize("kind", [JsonRecords, CsvRecords], ids=["jsonl", "csv"])
+def test_records_come_from_a_pipe_as_soon_as_a_line_is_written(pipe: Pipe, kind: Any) -> None:
+    """The writer waits for each record to be taken before it writes the next one: who reads ahead waits until it gives up."""
+    asked = threading.Semaphore(0)
+    given_up: list[int] = []
+
+    def writer() -> None:
+        pipe.write(b"number\n" if kind is CsvRecords else b"\n")
+        for number in (1, 2, 3, None):
+            if not asked.acquire(timeout=30):
+                given_up.append(number or 0)
+                break
+            if number is not None:
+                pipe.write(b"%d\n" % number)
+        pipe.end()
+
+    thread = threading.Thread(target=writer, daemon=True)
+    thread.start()
+    found = []
+    with kind(pipe.path) as records:
+        assert records.progress is None
+        asked.release()
+        for record in records:
+            found.append(record)
+            assert records.progress is None
+            asked.release()
+    thread.join(60)
+    assert given_up == []
+    assert found == ([{"number": "1"}, {"number": "2"}, {"number": "3"}] if kind is CsvRecords else [1, 2, 3])
+
+
+@pytest.mark.parametrize("kind", [JsonRecords, CsvRecords], ids=["jsonl", "csv"])
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_a_long_source_is_read_as_far_as_it_is_asked(pipe: Pipe, kind: Any, packed: bool) -> None:
+    """One record at a time: of a million the first three come, and not much more of the source is taken."""
+
+    def writer() -> None:
+        data = io.BytesIO()
+        out: Any = gzip.GzipFile(fileobj=data, mode="wb") if packed else data
+        out.write(b"number\n" if kind is CsvRecords else b"")
+        try:
+            for number in range(1_000_000):  # who reads all of it fails, and does not hang
+                out.write(b"%d\n" % number)
+                if number % 1000 == 0 or not packed:
+                    out.flush()
+                    pipe.write(data.getvalue())
+                    data.seek(0)
+                    data.truncate()
+        except BrokenPipeError:
+            return  # nobody reads any more
+        pipe.end()
+
+    thread = threading.Thread(target=writer, daemon=True)
+    thread.start()
+    with kind(pipe.path) as records:
+        first = list(itertools.islice(records, 3))
+    pipe.stop_reading()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert first == ([{"number": str(number)} for number in range(3)] if kind is CsvRecords else [0, 1, 2])
+    assert pipe.taken < 1_000_000
+
+
+def test_standard_input_is_read_and_left_open(write: Write) -> None:
+    """It is called what it is; and it is not the reader's to close."""
+    path = write("1\nx\n")
+    kept = os.dup(0)
+    given = os.open(path, os.O_RDONLY)
+    try:
+        os.dup2(given, 0)
+        found, error = taken(open_records("-", None))
+        assert (found, error) == ([1, "bad: standard input:2: no JSON: Expecting value"], "")
+        assert os.path.samestat(os.fstat(0), os.stat(path))
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+        os.close(given)
+
+
+def test_what_is_wrong_with_standard_input_names_it(write: Write) -> None:
+    """There is no file that could be named."""
+    kept = os.dup(0)
+    given = os.open(write(""), os.O_RDONLY)
+    try:
+        os.dup2(given, 0)
+        assert taken(CsvRecords("-")) == ([], f"standard input is empty; {CSV_WANTED}")
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+        os.close(given)
+
+
+def test_somebody_else_s_wish_is_told_in_its_place(tmp_path: Path) -> None:
+    """`wanted`: what the program would have the user give."""
+    path = tmp_path / "none"
+    assert taken(CsvRecords(path, wanted="leave --input out"))[1] == f"{path}: no such file; leave --input out"
