@@ -60,7 +60,7 @@ def describe_bus(bus: Described) -> dict[str, Any]:
 def _told_settings(filter: Any, told: Mapping[str, Any]) -> str:
     """The settings that somebody chose: those that differ from their defaults."""
     if not dataclasses.is_dataclass(filter) or isinstance(filter, type):
-        return ""
+        return ", ".join(f"{name}={_short(value)}" for name, value in _written(told).items())
     defaults = {field.name: field.default for field in dataclasses.fields(filter)}
     chosen = {name: value for name, value in settings(filter).items() if value != value_text(defaults[name])}
     chosen.update(told)
@@ -74,7 +74,7 @@ def describe_node(node: Node) -> dict[str, Any]:
             "is": value_text(what_it_is(node.filter)),
             "shape": node.shape,
             "colour": node.colour,
-            "settings": {**settings(node.filter), **{key: value for key, value in node.told.items() if key}},
+            "settings": {**settings(node.filter), **_written(node.told)},
             "place": place_text(node.place),
         }
     inside = {"filters": [describe_node(inner) for inner in node.nodes], "place": place_text(node.place)}
@@ -83,6 +83,15 @@ def describe_node(node: Node) -> dict[str, Any]:
     kind = "when" if isinstance(node, When) else "branch"
     test = node.test.pattern.text if node.test.pattern is not None else _predicate(node.test.predicate)
     return {kind: test, **inside}
+
+
+def _written(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file has them: those that were interpolated, and all of a filter that is no dataclass."""
+    table = told.get("")
+    found = dict(table) if isinstance(table, dict) else {}
+    for key in ("use", "target", "name"):
+        found.pop(key, None)
+    return found | {key: value for key, value in told.items() if key}
 
 
 def what_it_is(filter: Any) -> Any:

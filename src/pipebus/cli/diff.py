@@ -14,6 +14,7 @@ examples:
   pipebus diff old.toml new.toml --allow shop
   pipebus diff pipebus.toml shop.app:bus        are the file and the program the same bus?
 
+Of filters that are no dataclasses only a file knows the settings.
 Exit code: 0 they are the same, 1 they differ.
 """
 
@@ -36,18 +37,23 @@ def run(args: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
-def without_places(value: Any) -> Any:
+def without_places(described: dict[str, Any]) -> dict[str, Any]:
     """A description without where things were written."""
-    if isinstance(value, dict):
-        return {key: without_places(inner) for key, inner in value.items() if key != "place"}
-    return [without_places(inner) for inner in value] if isinstance(value, list) else value
+    chains = {side: _without(described[side]) for side in ("publish", "delivery")}
+    return described | chains | {part: _without(described[part]) for part in ("subscriptions", "schedules")}
+
+
+def _without(things: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {key: _without(value) if key == "filters" else value for key, value in one.items() if key != "place"} for one in things
+    ]
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """(part, its lines): "-" is only in the first, "+" only in the second."""
     bus = [
         line
-        for key in ("transport", *a["bus"])
+        for key in dict.fromkeys(("transport", *a["bus"]))
         for line in _changed(key, a["bus"].get(key, a.get(key)), b["bus"].get(key, b.get(key)))
     ]
     if bus:
@@ -86,10 +92,10 @@ def _chain(nodes: list[dict[str, Any]], depth: int = 0) -> Iterator[str]:
     for node in nodes:
         indent = "  " * depth
         if "filter" in node:
-            what = node["is"].rpartition(":")[2]
-            called = "" if node["filter"] == what else f"{node['filter']}: "
+            what = node["is"].rpartition(":")[2] if node["is"].startswith("pipebus.filters.") else node["is"]
+            called = "" if node["filter"] == what.rpartition(":")[2] else f"{node['filter']}: "
             settings = ", ".join(f"{key}={_shown(value)}" for key, value in node["settings"].items() if value is not None)
-            yield f"{indent}{called}{node['is'] if '<' in what else what}({settings})"
+            yield f"{indent}{called}{what}({settings})"
             continue
         kind = next(key for key in ("when", "branch", "pipeline") if key in node)
         yield f"{indent}{kind} {_shown(node[kind])}"
@@ -112,5 +118,4 @@ def _flat(one: dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -58,6 +58,8 @@ def text(described: dict[str, Any]) -> Iterator[str]:
 def _tree(nodes: list[dict[str, Any]], indent: str) -> Iterator[str]:
     for node in nodes:
         kind, what = _title(node)
+        if kind in ("when", "branch") and not isinstance(node[kind], dict):
+            what = f'"{what}"'
         yield f"{indent}  |- {what}" if kind == "filter" else f"{indent}  |- {kind} {what}".rstrip()
         if kind != "filter":
             yield from _tree(node["filters"], f"{indent}  |   ")
@@ -87,7 +89,7 @@ def _title(node: dict[str, Any]) -> tuple[str, str]:
         return "pipeline", "" if node["pipeline"] == "default" else f"on_error={node['pipeline']}"
     kind = "when" if "when" in node else "branch"
     test = node[kind]
-    return kind, printable(next(iter(test.values())) if isinstance(test, dict) else f'"{test}"')
+    return kind, printable(next(iter(test.values())) if isinstance(test, dict) else test)
 
 
 # --- Mermaid -------------------------------------------------------------------------------------------------------------
@@ -113,9 +115,11 @@ class Mermaid:
         for one in self.described["subscriptions"]:
             mailbox = self.box(f"{one['name']}: {', '.join(one['subjects'])}", "[(", ")]")
             self.arrow([(fan, "")], mailbox)
-            leave: list[tuple[str, str]] = []
-            inner = self.chain([*_for_all(self.described, one), *one["filters"]], [(mailbox, "")], leave)
-            self.arrow(inner + leave, self.box(one["handler"] or "read by the program", "[[", "]]"))
+            ends = [(mailbox, "")]
+            for nodes in (_for_all(self.described, one), one["filters"]):  # a branch ends in its own chain
+                leave: list[tuple[str, str]] = []
+                ends = self.chain(nodes, ends, leave) + leave
+            self.arrow(ends, self.box(one["handler"] or "read by the program", "[[", "]]"))
         return self.out
 
     def chain(
@@ -136,7 +140,7 @@ class Mermaid:
             elif kind == "pipeline":
                 ends = self.chain(node["filters"], ends, leave)
             else:
-                fork = self.box(what.strip('"'), "{", "}")
+                fork = self.box(what, "{", "}")
                 self.arrow(ends, fork)
                 inside = self.chain(node["filters"], [(fork, "yes")], leave)
                 if kind == "branch":

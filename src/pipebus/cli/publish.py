@@ -43,9 +43,7 @@ def run(args: argparse.Namespace) -> int:
     log_to_stderr(logging.ERROR)
     if args.text is not None and args.body is not None:
         raise CommandError("a body is JSON or --text, not both")
-    if args.body == "-" and sys.stdin is None:
-        raise CommandError("standard input is closed; give the body as JSON, or --text")
-    text = sys.stdin.read() if args.body == "-" else args.body
+    text = _stdin() if args.body == "-" else args.body
     body = args.text if args.text is not None else json_value(text, "the body")
     options = {"headers": headers_of(args.header), "key": args.key, "id": args.id}
     options = {key: value for key, value in options.items() if value not in (None, {})}
@@ -74,3 +72,12 @@ def run(args: argparse.Namespace) -> int:
         told["left"] = left
     print(as_json(told))
     return 1 if told["outcome"] in ("rejected", "failed") or letters or left else 0
+
+
+def _stdin() -> str:
+    if sys.stdin is None:
+        raise CommandError("standard input is closed; give the body as JSON, or --text")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CommandError(f"standard input is no JSON in UTF-8 ({error})") from None

@@ -54,7 +54,7 @@ EXPECTING: Final[dict[str, Setting]] = {
     "reason": Setting(Reason(), False, None, "Why it drops, refuses or fails."),
     "deliveries": Setting(OneOf((COUNT, TableOf(COUNT))), False, None, "Handled messages, of all or by subscription."),
     "dead": Setting(OneOf((COUNT, TableOf(COUNT))), False, None, "Dead letters, of all or by subscription."),
-    "error": Setting(Reason(), False, None, "The first dead letter's error."),
+    "error": Setting(Reason(), False, None, "A dead letter's error."),
 }
 RECEIVED: Final = ("subject", "body", "headers", "key", "id")
 """What may be expected of a message that was handled."""

@@ -185,12 +185,13 @@ class Reader:
         for sentence in str(error).splitlines():
             if self.broken_chain and " requires " in sentence:
                 continue
-            text = re.sub(r"^name=.* \(at [^)]*\): ", f"name = {shown(name)}: ", ours.sub("", sentence))
+            told = f"name = {shown(name)}: "
+            text = re.sub(r"^name=.* \(at [^)]*\): ", lambda _: told, ours.sub("", sentence))  # noqa: B023 (called at once)
             text = text.replace(f" (at {table.place})", "")
             match = re.search(re.escape(self.document.file) + r":(\d+)", text)
-            told = [key for key in SUBSCRIPTION if key in table and key not in ("name", "subject", "handler")]
+            keys = [key for key in SUBSCRIPTION if key in table and key not in ("name", "subject", "handler")]
             first = text.partition(" ")[0]
-            words = [first] if first in table else [word for word in re.findall(r"\w+", text) if word in told]
+            words = [first] if first in table else [word for word in re.findall(r"\w+", text) if word in keys]
             path = (*table.path, words[0]) if words else table.path
             line = int(match[1]) if match is not None else self.document.line(path)
             self.chains.add(line, table, text)

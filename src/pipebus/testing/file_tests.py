@@ -26,6 +26,7 @@ from pipebus.config.problems import one_line, shown
 from pipebus.config.reader import Replace
 from pipebus.dead_letters import PUBLISH
 from pipebus.errors import DrainTimeout, ReceiveTimeout, Rejected, text_of
+from pipebus.events import Acknowledged, Taken
 from pipebus.expressions import plain
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import transform
@@ -91,6 +92,8 @@ class FileTest:
                     {name: _filter(name, one) for name, one in case.filters.items()},
                 )
             )
+            given = Given()
+            bus.observe(given.see)
             harness.start(bus)
             outcomes = []
             for publish in copy.deepcopy(case.publishes):  # a handler may change a body
@@ -106,7 +109,7 @@ class FileTest:
                 undone = []
             except DrainTimeout as error:
                 undone = [f"{case.file}:{case.line}: {error}"]
-            differences = [*_differences(case, Found(outcomes, harness, bus)), *undone]
+            differences = [*_differences(case, Found(outcomes, harness, bus, given)), *undone]
             redacted = cases[0].redacted
             told = [one_line(redacted(one)) for one in differences]
             result = Result(case.name, case.file, case.line, told, redacted(harness.story))
@@ -219,14 +222,31 @@ def _published(harness: Harness, bus: Bus, subject: str, body: Any, options: dic
     return Outcome("accepted" if outcome.mailboxes else "unrouted")
 
 
+class Given:
+    """Bodies as they were when a delivery began; a handler may change what it is given."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[tuple[str, int], tuple[Any, Any]] = {}  # subscription, id -> the body (kept, for its id), a copy
+
+    def see(self, event: Any) -> None:
+        if isinstance(event, Taken) and isinstance(event.message.body, (dict, list)):
+            with suppress(Exception):  # something in it cannot be copied
+                body = event.message.body
+                self._bodies.setdefault((event.subscription, id(body)), (body, copy.deepcopy(body)))
+
+    def as_it_was(self, event: Acknowledged) -> Message[Any]:
+        _, body = self._bodies.get((event.subscription, id(event.message.body)), (None, event.message.body))
+        return event.message.with_body(body)
+
+
 class Found:
     """What a test is held against."""
 
-    def __init__(self, outcomes: list[Outcome], harness: Harness, bus: Bus) -> None:
+    def __init__(self, outcomes: list[Outcome], harness: Harness, bus: Bus, given: Given) -> None:
         self.outcomes = outcomes
         self.messages: dict[str, list[Message[Any]]] = {one.name: [] for one in bus.subscriptions}
         for event in harness.delivered:
-            self.messages.setdefault(event.subscription, []).append(event.message)
+            self.messages.setdefault(event.subscription, []).append(given.as_it_was(event))
         for one in bus.subscriptions:
             if one.inbox is not None:  # read by the program, which is not here
                 self.messages[one.name] = list(_waiting(one))
