@@ -97,6 +97,6 @@ def left_over(report: "StopReport | None") -> list[str]:
     if report is None:
         return []
     left = ", ".join(f"{name} {count:,}" for name, count in report.left.items())
-    found = [] if report.drained else [f"not all was handled in time; still waiting: {left or 'nothing'}"]
+    found = [] if report.drained else ["not all was handled in time" + (f"; still waiting: {left}" if left else "")]
     found += [f"{name} was still at work and was left behind" for name in report.abandoned]
     return [*found, *report.errors]
