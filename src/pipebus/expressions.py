@@ -82,9 +82,9 @@ class Expression:
         """
         try:
             found = self._search({name: _field(message, name) for name in self._used})
+            return copy.deepcopy(found) if type(found) in (list, dict) else found  # a part of the expression, or of the body
         except Exception as error:  # its errors, and what Python says of text > number
             raise Rejected(None, f"{self.text}: {_reason(error)}") from None
-        return copy.deepcopy(found) if type(found) in (list, dict) else found  # a part of the expression, or of the body
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
@@ -144,6 +144,8 @@ def _compiled(text: Any) -> tuple[Any, tuple[str, ...]]:
         raise PipelineError(f"not an expression: {type(error).__name__}: {error}") from None
     if _depth(parsed.parsed) > DEEPEST:
         raise too_deep
+    if parsed.parsed["type"] == "expref":
+        raise PipelineError(f"not an expression: {text!r} is a function; & stands before arguments, as in sort_by(body, &id)")
     for node in _nodes(parsed.parsed):
         _check(node, text)
     roots = dict.fromkeys(_roots(parsed.parsed))
@@ -167,6 +169,8 @@ def _check(node: Any, text: str) -> None:
     kind, children = node["type"], node["children"]
     if kind in _FIRST_ONLY and kind != "pipe" and children[0].get("type") == "not_expression":
         raise PipelineError(f"not an expression: in {text!r} the ! is about what stands before the next dot; write !(…)")
+    if kind != "function_expression" and any(isinstance(child, dict) and child["type"] == "expref" for child in children):
+        raise PipelineError(f"not an expression: in {text!r} a & stands before what is no argument of a function")
     if kind == "function_expression":
         _check_function(node["value"], len(children))
 

@@ -74,9 +74,15 @@ def _quantity(value: Any, what: str, units: dict[str, Any], form: str) -> Any:
     if match is None:
         raise PipelineError(f"{what}={value!r}: it is {form}")
     number, unit = match.groups()
+    if len(number) > DIGITS:
+        raise PipelineError(f"{what}={value!r}: it is {form}; {len(number):,} digits are too many")
     if unit not in units:
         raise PipelineError(f'{what}={value!r}: unknown unit "{unit}"; there are {", ".join(units)}')
     return (int(number) if number.isdigit() else float(number)) * units[unit]
+
+
+DIGITS = 100
+"""Most of a number that is written with a unit."""
 
 
 def _shown(value: Any) -> str:

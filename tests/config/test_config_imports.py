@@ -267,13 +267,13 @@ FOREIGN = {
     "a partial in a class": (
         "import os, functools\nclass C:\n    run = functools.partial(os.system)", "C.run", "posix",
     ),
-    "a method of a foreign object": ("import pathlib\nhome = pathlib.Path('.')", "home.unlink", "pathlib"),
+    "a method of a foreign object": ("import pathlib\nhome = pathlib.Path('.')", "home.unlink", Path.unlink.__module__),
     "a method of a foreign class": ("import subprocess", "subprocess.Popen.communicate", "subprocess"),
     "a method that a class inherits": ("import subprocess\nclass C(subprocess.Popen): ...", "C.communicate", "subprocess"),
     "a method of a list": ("found = []", "found.append", "builtins"),
     "a method of a text": ("text = 'a'", "text.format", "builtins"),
     "a partial of a method of a foreign object": (
-        "import pathlib, functools\nrun = functools.partial(pathlib.Path('.').unlink)", "run", "pathlib",
+        "import pathlib, functools\nrun = functools.partial(pathlib.Path('.').unlink)", "run", Path.unlink.__module__,
     ),
     "an object of a foreign class": ("import operator\nrun = operator.methodcaller('unlink')", "run", "operator"),
     "a foreign function of C": ("import ctypes\nlib = ctypes.CDLL(None)", "lib.system", "ctypes"),

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from pipebus.cli import CommandError, log_to_stderr
+from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.letters import Letter, Letters, renumbered, told
 from pipebus.cli.show import as_json, printable, table
 from pipebus.cli.summary import left_over
@@ -74,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if is_module(args.letters):
         raise CommandError(f"{args.action} takes a file of letters; those of {args.letters} are in that program's memory")
     if args.action == "discard":
-        ids = {one["id"] for one in chosen}
-        Letters(args.letters).change(lambda old: [one for one in old if one["id"] not in ids])
+        Letters(args.letters).change(lambda old: [one for one in old if one not in chosen])
         print(f"{len(chosen)} discarded, {len(letters) - len(chosen)} left")
         return 0
     if args.on is None:
@@ -121,7 +121,10 @@ def _show(one: Letter, before: str) -> None:
 
 
 def _moment(time: Any) -> str:
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if isinstance(time, (int, float)) else ""
+    try:
+        return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (TypeError, ValueError, OverflowError, OSError):  # the file was changed by hand
+        return ""
 
 
 class Replay:
@@ -140,6 +143,7 @@ class Replay:
         self.ended: defaultdict[Delivery, list[str]] = defaultdict(list)  # how they ended, in order
         self.dead: defaultdict[Delivery, list[str]] = defaultdict(list)  # ids of letters that died again
         self.stays: dict[str, str] = {}  # a letter's id: why
+        self.interrupts = Interrupts(self.bus.lifecycle.hurry)
 
     def run(self) -> int:
         from pipebus.dead_letters import PUBLISH
@@ -148,19 +152,9 @@ class Replay:
         self.bus.observe(self._see)
         with starting():
             self.bus.start()
-        given: list[Letter] = []
-        try:
-            for one in self.chosen:
-                try:
-                    self._give_back(one)
-                    given.append(one)
-                except Exception as error:  # whatever a filter says; the others are given back
-                    if self.ended[_delivery(one)]:
-                        given.append(one)  # it has come to an end nevertheless: it is dead again
-                    else:
-                        self.stays[one["id"]] = str(error) if isinstance(error, PipebusError) else text_of(error)
-        finally:
-            report = self.bus.stop(self.args.timeout)
+        with self.interrupts:
+            given = list(self._given())
+            report = self.bus.stop(self.args.timeout, drain=self.interrupts.count < 2)
         counts = Counter({"handled": 0, "dead": 0, "dropped": 0})
         for one in given:
             ends = self.ended[_delivery(one)] or (["handled"] if one["subscription"] == PUBLISH else [])
@@ -183,7 +177,24 @@ class Replay:
             + f"{counts['dead']} dead again, {len(self.stays)} not given back, {self.others} left alone"
             + (f"; {new} new dead" if new else "")
         )
+        if self.interrupts.number is not None:
+            return 128 + self.interrupts.number
         return 1 if again or self.stays or left_over(report) else 0
+
+    def _given(self) -> Iterator[Letter]:
+        """Give them back; those of which we have to see what becomes."""
+        for one in self.chosen:
+            if self.interrupts.count:
+                self.stays[one["id"]] = f"stopped by {self.interrupts.name} before its turn"
+                continue
+            try:
+                self._give_back(one)
+                yield one
+            except Exception as error:  # whatever a filter says; the others are given back
+                if self.ended[_delivery(one)]:
+                    yield one  # it has come to an end nevertheless: it is dead again
+                else:
+                    self.stays[one["id"]] = str(error) if isinstance(error, PipebusError) else text_of(error)
 
     def _see(self, event: Any) -> None:
         from pipebus import events
@@ -219,8 +230,9 @@ class Replay:
     def _after(self, old: list[Letter], again: list[tuple[str | None, Letter]]) -> list[Letter]:
         known = {id: letter | {"id": id} for id, letter in again if id is not None}
         lost = {id for ids in self.dead.values() for id in ids}  # dead again, and more than the bus keeps
-        gone = {one["id"] for one in self.chosen} - self.stays.keys() - lost
-        kept = [known.get(one["id"], one) for one in old if one["id"] not in gone or one["id"] in known]
+        # Whole letters are compared: an id may be another letter's by now.
+        gone = [one for one in self.chosen if one["id"] not in self.stays and one["id"] not in lost]
+        kept = [known.get(one["id"], one) if one in gone else one for one in old if one not in gone or one["id"] in known]
         return [*kept, *renumbered((letter for id, letter in again if id is None), kept)]
 
 

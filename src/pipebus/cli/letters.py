@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -102,19 +103,22 @@ class Letters:
 
     @contextmanager
     def _written(self, letters: list[Letter]) -> Iterator[str]:
-        """A file beside it that holds these; what is there afterwards is removed."""
-        there = f"{self._real}.{os.getpid()}.new"
+        """A file beside it that holds these, and that nobody else may read; what is there afterwards is removed."""
+        folder, name = os.path.split(self._real)
         try:
-            try:
-                with open(there, "w", encoding="utf-8") as file:
-                    file.writelines(as_json(one, "utf-8") + "\n" for one in letters)
-                    file.flush()
-                    os.fsync(file.fileno())
-                if os.path.exists(self._real):
-                    os.chmod(there, os.stat(self._real).st_mode & 0o7777)
-                yield there
-            except OSError as error:
-                raise self._unwritable(error) from None
+            handle, there = tempfile.mkstemp(".new", f"{name}.", folder)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                file.writelines(as_json(one, "utf-8") + "\n" for one in letters)
+                file.flush()
+                os.fsync(file.fileno())
+            if os.path.exists(self._real):
+                os.chmod(there, os.stat(self._real).st_mode & 0o7777)
+            yield there
+        except OSError as error:
+            raise self._unwritable(error) from None
         finally:
             if os.path.exists(there):
                 os.unlink(there)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.explain import checked_message, checked_subject, headers_of, json_value
+from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.messages import body_told, outcome_told
 from pipebus.cli.show import as_json
 from pipebus.cli.summary import left_over
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     told: dict[str, Any]
     with starting():
         bus.start()
-    with bus:
+    with Interrupts(bus.lifecycle.hurry) as interrupts, bus:
         try:
             if args.request:
                 reply = bus.request(args.subject, body, timeout=args.timeout, **options)
@@ -71,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     if left:
         told["left"] = left
     print(as_json(told))
+    if interrupts.number is not None:
+        return 128 + interrupts.number
     return 1 if told["outcome"] in ("rejected", "failed") or letters or left else 0
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pipebus.cli import CommandError, log_to_stderr, summary
@@ -132,7 +133,12 @@ class Run:
     def _records(self) -> None:
         from pipebus.records import CsvRecords, open_records
 
-        with self.interrupts, open_records(self.args.input, self.args.format) as records:
+        with self.interrupts, ExitStack() as stack:
+            records = open_records(self.args.input, self.args.format)
+            try:
+                self.interrupts.read(lambda: stack.enter_context(records))  # a pipe whose writer is silent is left at once
+            except Interrupted:
+                return
             if self.args.subject is None and isinstance(records, CsvRecords):
                 raise CommandError(NO_SUBJECT)
             with starting():

@@ -25,7 +25,7 @@ def look_beside(*folders: str) -> None:
     wanted = list(dict.fromkeys(map(os.path.abspath, folders)))
     for folder in _looked:
         if folder in sys.path:
-            sys.path.remove(folder)
+            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]  # ours: the last
     _looked[:] = [folder for folder in wanted if folder not in sys.path]
     sys.path += _looked
     _known.update(_looked)
@@ -49,12 +49,17 @@ def beside(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _home(module: Any) -> str | None:
-    """The folder that a module, or a package, lies in."""
-    file = getattr(module, "__file__", None)
-    if not isinstance(file, str):
+    """The folder that a module, or a package, lies in; without waking a module that is loaded when it is used."""
+    try:
+        names = object.__getattribute__(module, "__dict__")
+        path = next(iter(names["__path__"]), None) if "__path__" in names else names["__file__"]
+    except (AttributeError, KeyError, TypeError):
         return None
-    return os.path.dirname(os.path.dirname(file) if hasattr(module, "__path__") else file)
+    return os.path.dirname(path) if isinstance(path, str) else None
 
 
 def _has(folder: str, name: str) -> bool:
-    return os.path.isfile(os.path.join(folder, f"{name}.py")) or os.path.isfile(os.path.join(folder, name, "__init__.py"))
+    package = os.path.join(folder, name)
+    return os.path.isfile(f"{package}.py") or (
+        os.path.isdir(package) and any(entry.endswith(".py") for entry in os.listdir(package))
+    )

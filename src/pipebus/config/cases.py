@@ -107,8 +107,10 @@ def read(tables: Sequence[Table], loading: Loading) -> list[Case]:
         table.expects("name", "publish", "replace", "advance", "expect")
         name = table.take("name", Text(), loading)
         line = table.document.line((*table.path, "name"))
-        if name is not BROKEN and taken.setdefault(name, line) != line:
+        if name is not BROKEN and name in taken:
             table.problem(f"name {shown(name)} is taken (line {taken[name]}); choose another", "name")
+        elif name is not BROKEN:
+            taken[name] = line
         case = Case(str(name), table.document.file, table.document.line(table.path), _publishes(table, loading))
         case.redacted = table.document.problems.redacted
         case.advance = table.take("advance", DURATION, loading, 0.0)

@@ -73,7 +73,9 @@ class Document:
         self.lines = positions(text)
         self._environment = os.environ if environment is None else environment
         self._folder = Path(file).absolute().parent
+        self._raw = True  # `data` is as the file has it
         self.data = self._interpolated(self.data, ())
+        self._raw = False
 
     def _parse(self, text: str) -> dict[str, Any]:
         try:
@@ -135,7 +137,7 @@ class Document:
                 continue
             label = found.get("name" if index == 1 and path[0] in ("subscriptions", "tests") else "use")
             if isinstance(label, str) and label.isprintable():
-                text += f" {shown(label)}"
+                text += f" {shown(Told('', label) if self._raw else label)}"
         return text
 
     def table(self, path: KeyPath = ()) -> Table:
@@ -207,7 +209,8 @@ class Table:
             self.problem(f"{key} is one table; write [[{key}]], with double brackets", key)
             return
         if not isinstance(found, list):
-            self.problem(f"{key} = {shown(found)}: it is tables, as in [[{key}]]", key)
+            if found is not BROKEN:
+                self.problem(f"{key} = {shown(found)}: it is tables, as in [[{key}]]", key)
             return
         for index, one in enumerate(found):
             if isinstance(one, dict):

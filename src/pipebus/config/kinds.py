@@ -12,7 +12,6 @@ import datetime
 import enum
 import functools
 import json
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol
@@ -372,13 +371,13 @@ class Other:
     takes = ALL
 
     def __init__(self, hint: Any) -> None:
-        self.imports = _imports_by_itself(hint, set())
         from pydantic import ConfigDict, PydanticUserError, TypeAdapter
 
         try:
             self.adapter: Any = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
         except PydanticUserError:  # a model, which has a configuration of its own
             self.adapter = TypeAdapter(hint)
+        self.imports = _imports_by_itself(self.adapter.core_schema)
 
     def read(self, value: Any, loading: Loading) -> Any:
         from pydantic import ValidationError
@@ -435,23 +434,13 @@ def _has_told(value: Any) -> bool:
     return any(map(_has_told, value)) if isinstance(value, list) else isinstance(value, Told)
 
 
-def _imports_by_itself(hint: Any, seen: set[int]) -> bool:
-    """Whether pydantic would import what a value of this type names."""
-    from pydantic import ImportString
-
-    if id(hint) in seen:
-        return False
-    seen.add(id(hint))
-    if hint is ImportString or type(hint) is ImportString or "ImportString" in repr(typing.get_origin(hint)):
-        return True
-    inner: list[Any] = [*typing.get_args(hint), *getattr(hint, "__metadata__", ())]
-    fields = getattr(hint, "model_fields", None) or getattr(hint, "__dataclass_fields__", None)
-    if isinstance(hint, type) and isinstance(fields, dict):
-        try:
-            inner += typing.get_type_hints(hint, include_extras=True).values()
-        except Exception:  # a name that only type checkers see
-            inner += [getattr(field, "annotation", None) or getattr(field, "type", None) for field in fields.values()]
-    return any(_imports_by_itself(one, seen) for one in inner if not isinstance(one, str))
+def _imports_by_itself(schema: Any) -> bool:
+    """Whether pydantic would import what a value names (its ImportString): told by what it has made of the annotation."""
+    if isinstance(schema, Mapping):
+        return any(map(_imports_by_itself, schema.values()))
+    if isinstance(schema, (list, tuple)):
+        return any(map(_imports_by_itself, schema))
+    return getattr(schema, "__name__", "") == "import_string" and getattr(schema, "__module__", "").startswith("pydantic")
 
 
 _NOTHING: Final = Loading(Imports(), {}, {})

@@ -134,7 +134,7 @@ def _expression(text: Any) -> re.Pattern[str]:
         raise Bad("matches is a regular expression, a text")
     try:
         return re.compile(text)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise Bad(f"matches = {shown(text)} is no regular expression: {error}") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
@@ -128,6 +129,21 @@ def one_line(text: str) -> str:
     return text if len(text) <= LONG else f"{text[:LONG]}…"
 
 
+def _without_pieces(text: str, secret: str, source: str) -> str:
+    """Where a text was cut, a piece of the secret may be left."""
+    parts = re.split('("?…"?)', text)
+    for index in range(0, len(parts), 2):
+        part = parts[index]
+        if index + 1 < len(parts):  # it ends at a cut
+            length = next((n for n in range(min(len(part), len(secret)), SHORT - 1, -1) if part[-n:] in secret), 0)
+            part = part[: len(part) - length] + (source if length else "")
+        if index > 0:  # it begins at one
+            length = next((n for n in range(min(len(part), len(secret)), SHORT - 1, -1) if part[:n] in secret), 0)
+            part = (source if length else "") + part[length:]
+        parts[index] = part
+    return "".join(parts)
+
+
 class Problems:
     """
     Collects what is wrong with one file.
@@ -148,9 +164,13 @@ class Problems:
     def redacted(self, text: str) -> str:
         """The text without what `${…}` stands for. (What is short is no secret, and would spoil every sentence.)"""
         for secret, source in sorted(self.secrets.items(), key=lambda pair: -len(pair[0])):
-            for written in {secret, repr(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]} - {""}:
-                if len(written) >= SHORT:
-                    text = text.replace(written, source)
+            if len(secret) < SHORT:
+                continue
+            ways = {secret, repr(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+            for written in ways | {way.replace("${", "$${") for way in ways}:
+                text = text.replace(written, source)
+                if "…" in text:
+                    text = _without_pieces(text, written, source)
         return text
 
     def __bool__(self) -> bool:

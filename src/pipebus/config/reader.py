@@ -123,10 +123,11 @@ class Reader:
         mailbox = self._mailbox(table)
         inner = self.chains.nodes(table, "delivery")
         if name is not BROKEN:
-            taken = self.names.setdefault(name, self.document.line((*table.path, "name")))
-            if taken != self.document.line((*table.path, "name")):
-                table.problem(f"name {shown(name)} is taken (line {taken}); choose another", "name")
+            if name in self.names:
+                table.problem(f"name {shown(name)} is taken (line {self.names[name]}); choose another", "name")
                 name = BROKEN
+            else:
+                self.names[name] = self.document.line((*table.path, "name"))
         handler = self._handler(table, found["handler"], name)
         table.end()
         options = {key: value for key, value in (found | mailbox).items() if key not in ("name", "subject", "handler")}

@@ -171,7 +171,10 @@ def open_transport(url: str) -> Any:
     Raises:
         UnsupportedCapability: unknown scheme, naming the known ones.
     """
-    scheme = urlsplit(url).scheme or url
+    try:
+        scheme = urlsplit(url).scheme or url
+    except ValueError as error:
+        raise UnsupportedCapability(f"{url!r} is no URL: {error}") from None
     target = TRANSPORTS.get(scheme)
     if target is not None:
         module, _, path = target.partition(":")
