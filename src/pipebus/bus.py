@@ -1118,6 +1118,7 @@ class Told:
 
     bus: dict[str, Any] = field(default_factory=dict)
     subscriptions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    hints: list[str] = field(default_factory=list)  # what is no mistake, and perhaps not meant
 
 
 def _value(counter: itertools.count[int]) -> int:

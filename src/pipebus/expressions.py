@@ -184,6 +184,8 @@ def _syntax(text: str, error: Exception) -> str:
         hint = "; numbers, true, false and null stand in backticks, as in `100`"
     elif word := re.search(r"\b(and|or|not)\b", bare):
         hint = f"; {word[1]} is written {dict(zip(('and', 'or', 'not'), ('&&', '||', '!'), strict=True))[word[1]]}"
+    elif re.search(r"[\w)`\]]\s+[-+*/%]\s+[\w(`]|[\w)]\s*[+/%]\s*[\w(`]", bare):
+        hint = "; JMESPath does not calculate: use a filter in Python"
     elif re.search(r"[^<>=!]=[^=]", bare):
         hint = "; equal is written =="
     elif name := re.search(r"(\w+)\.(\w+-[\w-]+)", bare):

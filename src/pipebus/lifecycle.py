@@ -164,11 +164,7 @@ class Lifecycle:
             with self.lock:
                 if self.state == "started":
                     return False
-                checks.check(bus.router.nodes, "publish")
-                if not any(step.colour == "async" for step in pipeline.steps(bus.router.nodes)):
-                    checks.check_colour(bus.router.nodes, "sync", "the publish chain is sync")
-                for subscription in bus.router.subscriptions():
-                    check_delivery(subscription, bus.delivery_nodes)
+                self.check_chains()
                 self.bus.loop_thread.open()
                 if self._bell is None:  # else `run` has done it, and a signal may have come since
                     self.stop_wanted = self._hurry = False
@@ -233,6 +229,18 @@ class Lifecycle:
         with self._claiming:
             started, self._started = self._started, []
         return started
+
+    def check_chains(self) -> None:
+        """
+        Raises:
+            PipelineError: what cannot run as it is registered.
+        """
+        bus = self.bus
+        checks.check(bus.router.nodes, "publish")
+        if not any(step.colour == "async" for step in pipeline.steps(bus.router.nodes)):
+            checks.check_colour(bus.router.nodes, "sync", "the publish chain is sync")
+        for subscription in bus.router.subscriptions():
+            check_delivery(subscription, bus.delivery_nodes)
 
     def _own_chains(self) -> list[tuple[pipeline.Node, ...]]:
         """Of the subscriptions, each plan's once."""

@@ -435,7 +435,7 @@ class Mailbox:
         raise self.full(self.waited())
 
     def waited(self) -> str:
-        return f"waited {self.rules.timeout:g} s for room: its handler is too slow for what is published"
+        return f"waited {self.rules.timeout:g} s for room: its messages are not taken as fast as they are published"
 
     def leave_line(self, waiter: Waiter) -> None:
         """Give the place in line up, whatever it has come to."""

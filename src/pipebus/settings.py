@@ -81,7 +81,7 @@ def _quantity(value: Any, what: str, units: dict[str, Any], form: str) -> Any:
     return (int(number) if number.isdigit() else float(number)) * units[unit]
 
 
-DIGITS = 100
+DIGITS = 4000
 """Most of a number that is written with a unit."""
 
 

@@ -304,7 +304,7 @@ class TestCheck:
         assert [one["file"] for one in problems] == ["bad.toml"] * 7 + ["no.toml"]
         assert [one["line"] for one in problems] == [5, 6, 7, 8, 11, 13, 14, None]
         assert problems[2] == {
-            "file": "bad.toml", "line": 7, "where": 'subscriptions[0] "a"', "text": "workers = 0: it is at least 1",
+            "file": "bad.toml", "line": 7, "where": 'subscriptions[0] "a"', "text": "workers = 0: it has to be at least 1",
         }  # fmt: skip
         fine = shop.run("check", "bus.toml", "--json", *ALLOW)
         assert (fine.returncode, fine.stdout, fine.stderr) == (0, "", "")
@@ -1201,7 +1201,7 @@ class TestDead:
         assert (one["id"], one["subject"], one["subscription"], one["body"], one["by"]) == ("d1", "d.1", "dies", "tea", "die")
         assert not {"traceback", "wire"} & {*one, *two}
         assert lines_of(other.stdout) == [two]
-        assert (nobody.returncode, nobody.stdout) == (0, "no dead letters\n")
+        assert_said_well(nobody, 2, 'no letter is of subscription "nobody"; there are dies, other')
 
     def test_list_of_named_ones_lists_these(self, shop: Shop, letters: Path) -> None:
         """An id that is given is not passed over."""
@@ -1323,7 +1323,7 @@ class TestDead:
         shop.config(subscription("dies", "d.>", None) + 'handler = "cure:better"\n')
         done = shop.run("dead", "replay", "letters.jsonl", "d2", "--on", "bus.toml", "--allow", "cure")
 
-        assert (done.returncode, done.stderr) == (1, "")
+        assert (done.returncode, done.stderr) == (1, "d2 is dead again: ZeroDivisionError: division by zero\n")
         assert done.stdout == "0 handled, 1 dead again, 0 not given back, 1 left alone\n"
         one, two = lines_of(letters.read_text())
         assert (one["id"], one["error"]) == ("d1", "ValueError: no use for tea")
@@ -1376,7 +1376,8 @@ class TestDead:
         assert {one["subscription"] for one in lines_of(letters.read_text())} == {"publish"}
 
         again = self.replay(shop, "--all")
-        assert (again.returncode, again.stderr) == (1, "")
+        assert again.returncode == 1
+        assert again.stderr == "".join(f"d{n} is dead again: KeyError: 'boom'\n" for n in (1, 2, 3))
         assert again.stdout == "0 handled, 3 dead again, 0 not given back, 0 left alone\n"
         assert self.ids(letters) == ["d1", "d2", "d3"]
 
@@ -1401,7 +1402,7 @@ class TestDead:
         shop.write("app.py", self.RESENDS)
         done = self.replay(shop, "d2", on="app:bus")
 
-        assert (done.returncode, done.stderr) == (1, "")
+        assert (done.returncode, done.stderr) == (1, "new is dead: ValueError: no use for ale\n")
         assert done.stdout == "1 handled, 0 dead again, 0 not given back, 1 left alone; 1 new dead\n"
         one, new = lines_of(letters.read_text())
         assert (one["id"], one["subscription"]) == ("d1", "dies")

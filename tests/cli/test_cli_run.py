@@ -335,7 +335,10 @@ class TestTrouble:
         assert done.stdout.startswith("6 read, 2 published: 2 accepted\n\n4 could not be read:\n")
         assert f"  {path.name}:2: no JSON: Expecting value\n" in done.stdout
         assert f"  {path.name}:4: no JSON: NaN is no JSON\n" in done.stdout
-        assert done.stdout.count('no message: {"subject": …, "body": …} is due, or --subject for bodies alone\n') == 2
+        assert (
+            f'  {path.name}:5: no message: {{"subject": …, "body": …}} is due, or --subject for bodies alone\n' in done.stdout
+        )
+        assert f"  {path.name}:6: subject = 5: it has to be text\n" in done.stdout
 
     def test_of_many_that_cannot_be_read_a_few_are_shown_and_the_rest_is_counted(self, shop: Shop) -> None:
         """A reader sees that the list goes on."""
@@ -363,7 +366,7 @@ class TestTrouble:
         done = shop.run("run", "bus.toml", *ALLOW, "--input", "-", input=jsonl({"subject": "a.b"}, record))
         script = shop.run("run", "bus.toml", *ALLOW, "--input", "-", "--json", input=jsonl({"subject": "a.b"}, record))
 
-        assert "1 could not be published:\n  record 2: " in done.stdout
+        assert "1 could not be published:\n  standard input:2: " in done.stdout
         assert text in done.stdout
         assert done.returncode == script.returncode == 1
         plain_figures = {key: value for key, value in figures(script).items() if isinstance(value, int) and key != "elapsed_s"}
@@ -380,7 +383,7 @@ class TestTrouble:
 
         assert done.returncode == 1
         assert done.stdout.startswith("3 read, 3 published: 1 accepted, 2 failed\n")
-        assert "record 1: KeyError: 'boom'" in done.stdout
+        assert "standard input:1: KeyError: 'boom'" in done.stdout
 
     def test_a_rejected_record_is_no_failure(self, shop: Shop) -> None:
         """To refuse is what filters are for."""

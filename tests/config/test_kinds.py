@@ -13,13 +13,14 @@ import tomllib
 import uuid
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, Optional, TypeVar, Union
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, Optional, TypeVar, Union
 
 import pytest
 import tomlkit
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ImportString, field_validator
+from typing_extensions import TypeAliasType, TypedDict
 
 from pipebus import Bus, ConfigError, Message, Transform
 from pipebus.config.annotations import kind_of
@@ -312,8 +313,11 @@ def test_what_it_says_wrongly_is_refused_without_telling_it(told: Callable[[Any,
 
 def test_problems_below_a_setting_are_told_each_by_its_path() -> None:
     """All at once."""
-    assert refused(dict[str, list[int]], {"a": [1, "x"], "b": [True]}) == "a.1: it is a whole number; b.0: it is a whole number"
-    assert refused(list[Literal["a", "b"]], ["a", "c", "d"]) == "1: it is a or b; 2: it is a or b"
+    assert (
+        refused(dict[str, list[int]], {"a": [1, "x"], "b": [True]})
+        == "a.1: it has to be a whole number; b.0: it has to be a whole number"
+    )
+    assert refused(list[Literal["a", "b"]], ["a", "c", "d"]) == "1: it has to be a or b; 2: it has to be a or b"
     said = refused(Limits, {"default": {"count": "x"}, "others": {"a": {"per": "day"}}})
     for place in ("default.count", "others.a.count", "others.a.per"):
         assert place in said
@@ -321,9 +325,9 @@ def test_problems_below_a_setting_are_told_each_by_its_path() -> None:
 
 def test_choices_are_told_and_the_near_one_is_guessed() -> None:
     """In the words that a file writes."""
-    assert refused(Literal["block", "reject"], "blok") == 'it is block or reject; did you mean "block"?'
-    assert refused(Colour, "gren") == "it is red or blue"
-    assert refused(Literal["a", "b", "c"], 5) == "it is a, b or c"
+    assert refused(Literal["block", "reject"], "blok") == 'it has to be block or reject; did you mean "block"?'
+    assert refused(Colour, "gren") == "it has to be red or blue"
+    assert refused(Literal["a", "b", "c"], 5) == "it has to be a, b or c"
 
 
 @pytest.mark.parametrize("hint", [ImportString, list[ImportString], ImportString | None, ImportString[Any]], ids=str)
@@ -336,7 +340,43 @@ def test_what_imports_by_itself_does_not(tmp_path: Path, monkeypatch: pytest.Mon
     assert sys.modules.pop("evilimport", None) is None
 
 
+class Pair(NamedTuple):
+    name: ImportString
+
+
+class Entry(TypedDict):
+    name: ImportString
+
+
 T = TypeVar("T")
+
+
+class Model(BaseModel, Generic[T]):
+    name: T
+
+
+Alias = NewType("Alias", ImportString)
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (Pair, ["evilimport.run"]), (Entry, {"name": "evilimport.run"}), (Model[ImportString], {"name": "evilimport.run"}),
+        (Alias, "evilimport.run"), (TypeAliasType("Other", ImportString), "evilimport.run"),
+        (dict[str, list[Pair]], {"a": [["evilimport.run"]]}), (Annotated[ImportString, "x"], "evilimport.run"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_imports_by_itself_does_not_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hint: Any, value: Any
+) -> None:
+    """Told by what pydantic has made of the annotation, not by how it is written."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "evilimport.py").write_text("run = 1")
+    with pytest.raises(Bad) as caught:
+        read(hint, value)
+    assert "imports by itself" in caught.value.text + str(caught.value.details)
+    assert sys.modules.pop("evilimport", None) is None
 
 
 class Box(Generic[T]):
@@ -526,7 +566,7 @@ def test_a_class_without_fields_is_made_of_its_parameters(tmp_path: Path) -> Non
     bus = load(tmp_path, f'{{ use = "python", target = "{NAME}:Counter", start = 5, names = ["a"] }}')
     made = bus.delivery_nodes[0].filter  # type: ignore[union-attr]
     assert (made.start, made.names) == (5, ["a"])
-    with pytest.raises(ConfigError, match='start = "5": it is a whole number'):
+    with pytest.raises(ConfigError, match='start = "5": it has to be a whole number'):
         load(tmp_path, f'{{ use = "python", target = "{NAME}:Counter", start = "5" }}')
 
 

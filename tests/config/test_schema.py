@@ -77,7 +77,9 @@ GOOD: dict[str, str] = {
         [bus]
         max_message_bytes = 1024
         [[pipelines]]
-        filters = [{ use = "expire", ttl = 5 }, { use = "timeout", seconds = 1.5 }, { use = "expire", ttl = " 5 s " }]
+        filters = [
+            { use = "expire", ttl = 5 }, { use = "timeout", seconds = 1.5, abandon = true }, { use = "expire", ttl = " 5 s " },
+        ]
         """,
     "named filters": f"""
         [filters.check-order]

@@ -234,8 +234,8 @@ def test_an_expression_that_is_neither_true_nor_false_refuses(
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        pytest.param(', reason = ""', 'reason = "": it is a text that is not empty', id="an empty reason"),
-        pytest.param(", reason = 5", "reason = 5: it is text", id="a reason that is a number"),
+        pytest.param(', reason = ""', 'reason = "": it has to be a text that is not empty', id="an empty reason"),
+        pytest.param(", reason = 5", "reason = 5: it has to be text", id="a reason that is a number"),
         pytest.param(', when = { expr = "body.n <" }', "not an expression", id="no expression"),
         pytest.param(", when = true", "when = true", id="a flag"),
         pytest.param(', because = "x"', "because", id="an unknown setting"),

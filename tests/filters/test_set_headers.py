@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipebus import HeaderError, Message, PipebusError, PipelineError, Receipt
+from pipebus import HeaderError, Message, PipebusError, PipelineError, Receipt, Rejected
 from pipebus.filters import SetHeaders
 from pipebus.testing import run_filter
 
@@ -42,11 +42,18 @@ def test_a_function_of_the_message_says_the_text(colour: Any) -> None:
     assert [message.headers for message in run.forwards] == [{"origin": "JFK", "stage": "test"}]
 
 
+@pytest.mark.parametrize(("found", "text"), [(5, "5"), (1.5, "1.5"), (True, "true"), (False, "false"), (0, "0")])
+def test_numbers_and_flags_are_written_as_texts(colour: Any, found: Any, text: str) -> None:
+    """As JSON has them, and as Fields writes them."""
+    run = run_filter(SetHeaders({"h": lambda message: found}), Message("a"), colour=colour)
+    assert [dict(message.headers) for message in run.forwards] == [{"h": text}]
+
+
 @pytest.mark.parametrize(
     ("found", "problem"),
     [
-        pytest.param(5, "int", id="no text"),
-        pytest.param(None, "NoneType", id="nothing"),
+        pytest.param([5], 'header "h": there is list, no text', id="no text"),
+        pytest.param(None, 'header "h": there is nothing to be found', id="nothing"),
         pytest.param("two\nlines", "CR, LF", id="a line break"),
         pytest.param("\0", "NUL", id="NUL"),
     ],
@@ -54,7 +61,7 @@ def test_a_function_of_the_message_says_the_text(colour: Any) -> None:
 def test_what_a_function_returns_is_checked(colour: Any, found: Any, problem: str) -> None:
     """A header is a text without line breaks, wherever it comes from; a message that would have another goes nowhere."""
     run = run_filter(SetHeaders({"h": lambda message: found}), Message("a"), colour=colour)
-    with pytest.raises(HeaderError, match=problem):
+    with pytest.raises((HeaderError, Rejected), match=problem):
         assert run.outcome
     assert run.next_calls == 0
 

@@ -239,7 +239,7 @@ def test_dead_letters_are_counted_in_all_or_by_subscription(run: Run) -> None:
     test = f'{PLACED}\nreplace.handlers.till = {{ raises = "KeyError: tea" }}\n'
     assert run(f"{test}expect = {{ dead = 1, deliveries = 1 }}").passed
     assert run(f"{test}expect = {{ dead = {{ till = 1, depot = 0 }}, deliveries = {{ till = 0, depot = 1 }} }}").passed
-    assert told(run(f"{test}expect = {{ dead = 0 }}")) == ["dead: expected 0, found 1 (till 1)"]
+    assert told(run(f"{test}expect = {{ dead = 0 }}")) == ["dead: expected 0, found 1 (till 1); till: KeyError: 'tea'"]
     assert told(run(f"{test}expect = {{ dead = {{ depot = 1 }} }}")) == ["dead.depot: expected 1, found 0"]
 
 
@@ -249,7 +249,9 @@ def test_a_letter_of_a_publish_chain_is_told_by_that_name(run: Run) -> None:
     test = f'{PLACED}\nreplace.filters.scales = {{ raises = "ValueError: x" }}\n'
     expected = 'outcome = "dropped", by = "scales", dead = { publish = 1, till = 0 }, error = "ValueError: x"'
     assert run(f"{test}expect = {{ {expected} }}", shop).passed
-    assert told(run(f"{test}expect = {{ dead = {{ publish = 2 }} }}", shop)) == ["dead.publish: expected 2, found 1"]
+    assert told(run(f"{test}expect = {{ dead = {{ publish = 2 }} }}", shop)) == [
+        "dead.publish: expected 2, found 1; ValueError: x"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ To add a command, write `cli/<name>.py` with `SUMMARY` (its line in `pipebus --h
 imported to build the help, so what is heavy is imported inside `run`.
 
 Answers go to stdout, everything said on the way to stderr. Exit codes: 0 done, 1 the work failed, 2 the input or the
-arguments are wrong, 130 interrupted, 141 nobody reads our output any more.
+arguments are wrong, 130 interrupted, 141 nobody
+reads our output any more, 143 terminated.
 """
 
 import argparse

@@ -4,8 +4,9 @@ import argparse
 import sys
 from collections import Counter
 
-from pipebus.cli.show import as_json, styled
-from pipebus.cli.targets import add_allow
+from pipebus.cli import CommandError
+from pipebus.cli.show import as_json, printable, styled
+from pipebus.cli.targets import add_allow, is_module
 
 SUMMARY = "say everything that is wrong with a config file"
 EXAMPLE = """\
@@ -31,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     look_beside(".")
     wrong = 0
     for file in args.files:
+        if is_module(file):
+            raise CommandError(f"{file} is a program's bus, which is checked when it is made; give a config file")
         try:
             with beside(file):
                 bus, tests = read(file, allow_imports=args.allow)
@@ -44,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
                 print(styled(f"{file}: {count} {noun}; nothing would be loaded", "red", sys.stderr), file=sys.stderr)
             continue
         if not args.json:
+            for hint in bus.told.hints:
+                print(printable(hint))
             print(f"{file}: {styled('fine', 'green')}: {_contents(bus.describe(), len(tests))}")
     return 1 if wrong else 0
 

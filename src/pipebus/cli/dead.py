@@ -54,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
     log_to_stderr(logging.ERROR)
     letters = _letters(args)
     if args.subscription is not None:
+        names = dict.fromkeys(one["subscription"] for one in letters)
+        if letters and args.subscription not in names:
+            raise CommandError(f'no letter is of subscription "{printable(args.subscription)}"; there are {", ".join(names)}')
         letters = [one for one in letters if one["subscription"] == args.subscription]
     if not args.ids and not args.all and args.action != "list":
         raise CommandError(f"{args.action} which? Name their ids, or say --all")
@@ -166,6 +169,8 @@ class Replay:
             counts[ended] += 1
         again = list(self._again())
         Letters(self.args.letters).change(lambda old: self._after(old, again))
+        for id, letter in again:
+            print(f"{id or 'new'} is dead{' again' if id else ''}: {printable(letter['error'])}", file=sys.stderr)
         for id, why in self.stays.items():
             print(f"{id} stays: {printable(why)}", file=sys.stderr)
         for text in left_over(report):

@@ -94,12 +94,24 @@ def _chain(nodes: list[dict[str, Any]], depth: int = 0) -> Iterator[str]:
         if "filter" in node:
             what = node["is"].rpartition(":")[2] if node["is"].startswith("pipebus.filters.") else node["is"]
             called = "" if node["filter"] == what.rpartition(":")[2] else f"{node['filter']}: "
-            settings = ", ".join(f"{key}={_shown(value)}" for key, value in node["settings"].items() if value is not None)
+            settings = ", ".join(
+                f"{key}={_shown(_one(value))}" for key, value in node["settings"].items() if _tells(key, value, node)
+            )
             yield f"{indent}{called}{what}({settings})"
             continue
         kind = next(key for key in ("when", "branch", "pipeline") if key in node)
         yield f"{indent}{kind} {_shown(node[kind])}"
         yield from _chain(node["filters"], depth + 1)
+
+
+def _tells(key: str, value: Any, node: dict[str, Any]) -> bool:
+    """A setting that is more than what the line says already."""
+    return value is not None and not (key == "name" and value in ("", node["filter"]))
+
+
+def _one(value: Any) -> Any:
+    """X for [X]: the same, in settings that take both."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _lists(old: list[str], new: list[str]) -> Iterator[str]:

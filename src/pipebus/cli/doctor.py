@@ -136,6 +136,8 @@ def _bus(args: argparse.Namespace) -> Iterator[Finding]:
     described = bus.describe()
     count = len(described["subscriptions"])
     yield Finding("ok", args.target, f"loads: {count} subscription{'' if count == 1 else 's'}")
+    for hint in bus.told.hints:
+        yield Finding("hint", "config", hint.replace(": hint: ", ": ", 1))
     yield from _transport(bus.url, bus.transport)
     for one in described["subscriptions"]:
         yield from _subscription(one)

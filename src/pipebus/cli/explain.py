@@ -44,7 +44,10 @@ def json_value(text: str | None, what: str) -> Any:
     try:
         return strict_json(text)
     except (ValueError, RecursionError) as error:
-        raise CommandError(f"{what} is JSON, as in '{{\"total\": 120}}' or '\"text\"'; found {text[:60]!r}: {error}") from None
+        hint = "; a text as it is: --text" if what == "the body" else ""
+        raise CommandError(
+            f"{what} is JSON, as in '{{\"total\": 120}}' or '\"text\"'; found {text[:60]!r}: {error}{hint}"
+        ) from None
 
 
 def checked_subject(subject: str) -> None:

@@ -15,6 +15,13 @@ examples:
 """
 
 
+WORDS = {
+    "python": 'write { use = "python", target = "module:name" }, with the settings of a class as other keys',
+    "when": 'write { when = "orders.>", filters = [ … ] }, or when = { expr = "…" }',
+    "branch": 'write { branch = "orders.>", filters = [ … ] }, or branch = { expr = "…" }',
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="a filter, as a file writes it")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each")
@@ -25,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from pipebus.config.problems import Bad, guess
 
     names = catalogue.names()
+    if args.name in WORDS:
+        raise CommandError(f'"{args.name}" is no filter of its own: {WORDS[args.name]}')
     if args.name is not None and args.name not in names:
         there = f"; there are {', '.join(names)}"
         raise CommandError(f'no filter "{args.name}"{guess(args.name, names) or there}')

@@ -12,8 +12,8 @@ class Interrupted(Exception):
 
 class Interrupts:
     """
-    SIGINT and SIGTERM while records are published: none is broken off, the reading ends, and what was accepted is handled. A
-    second one does not wait for that.
+    SIGINT and SIGTERM while records are published: the reading ends, no publish is broken off, and what was accepted is
+    handled. A second one does not wait for that. (A record that is being read at that moment is not published.)
 
     The handler raises only inside `read`, where a program waits for its input; elsewhere it leaves a note that the next `read`
     finds. So no exception comes between two steps of a publish.

@@ -27,6 +27,7 @@ class Lines:
     def __init__(self, lost: Callable[[], object]) -> None:
         self.error: OSError | None = None
         self._lost = lost
+        self._stream = sys.stdout  # it may be redirected later, for what others print
         self._lock = threading.Lock()
 
     def print(self, value: Any) -> bool:
@@ -35,8 +36,8 @@ class Lines:
             if self.error is not None:
                 return False
             try:
-                sys.stdout.write(as_json(value) + "\n")
-                sys.stdout.flush()
+                self._stream.write(as_json(value, self._stream.encoding) + "\n")
+                self._stream.flush()
             except OSError as error:
                 self.error = error
         if self.error is not None:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 from pipebus.cli import CommandError, log_to_stderr
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     told: dict[str, Any]
     with starting():
         bus.start()
-    with Interrupts(bus.lifecycle.hurry) as interrupts, bus:
+    with Interrupts(bus.lifecycle.hurry) as interrupts, redirect_stdout(sys.stderr), bus:
         try:
             if args.request:
                 reply = bus.request(args.subject, body, timeout=args.timeout, **options)

@@ -7,10 +7,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from pipebus.cli import CommandError, log_to_stderr, summary
+from pipebus.cli.explain import checked_subject
 from pipebus.cli.interrupts import Interrupted, Interrupts
 from pipebus.cli.messages import Lines, outcome_told, tailing
 from pipebus.cli.show import as_json, progress
@@ -54,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dead", metavar="FILE", help="keep dead letters in this file, as JSON Lines")
     parser.add_argument("--dead-ok", action="store_true", help="dead letters are no failure")
     add_timeout(parser, 30.0, "for draining at the end")
-    parser.add_argument("--log", action="store_true", help="show what is logged, on stderr; else only warnings and errors are")
+    parser.add_argument(
+        "--log", action="store_true", help="show what is logged, on stderr; else errors are (without --input, warnings too)"
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
@@ -65,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"{option} is about records; add --input FILE (- is standard input)")
     if args.format == "csv" and args.subject is None:
         raise CommandError(NO_SUBJECT)
+    if args.subject is not None:
+        checked_subject(args.subject)
     return Run(open_bus(args.target, args.allow), args).run()
 
 
@@ -91,6 +96,7 @@ class Run:
         self.interrupts = Interrupts(bus.lifecycle.hurry)
         self.lines = Lines(self.interrupts.wake if args.input is not None else lambda: bus.request_stop("nobody reads"))
         self.left: StopReport | None = None
+        self.records: CsvRecords | JsonRecords
         self.elapsed = 0.0
 
     def run(self) -> int:
@@ -103,7 +109,9 @@ class Run:
             letters.check()
         broken: BadInput | None = None
         begin = time.perf_counter()
-        with tailing(self.bus, args.tail, self.lines):
+        # Where answers are data, what handlers print is not among them.
+        data = args.tail is not None or args.outcomes or args.json
+        with tailing(self.bus, args.tail, self.lines), redirect_stdout(sys.stderr) if data else nullcontext():
             try:
                 self._until_stopped() if args.input is None else self._records()
             except BadInput as error:
@@ -134,7 +142,7 @@ class Run:
         from pipebus.records import CsvRecords, open_records
 
         with self.interrupts, ExitStack() as stack:
-            records = open_records(self.args.input, self.args.format)
+            records = self.records = open_records(self.args.input, self.args.format)
             try:
                 self.interrupts.read(lambda: stack.enter_context(records))  # a pipe whose writer is silent is left at once
             except Interrupted:
@@ -187,7 +195,7 @@ class Run:
         except Exception as error:  # a filter's own, or wrong options: told, and the others are published
             text = str(error) if isinstance(error, PipebusError) else f"{type(error).__name__}: {error}"
             self.published += not isinstance(error, (SubjectError, HeaderError, MessageError))  # no message was made
-            self.unpublished.append(f"record {self.read}: {text}")
+            self.unpublished.append(f"{self.where}: {text}")
             self._outcome({"outcome": "failed", "reason": text})
         else:
             self.published += 1
@@ -199,17 +207,22 @@ class Run:
 
         if self.args.subject is not None:
             return self.args.subject, record, {}
-        if not isinstance(record, dict) or not isinstance(record.get("subject"), str):
-            raise BadRecord(
-                f'record {self.read}: no message: {{"subject": …, "body": …}} is due, or --subject for bodies alone'
-            )
+        if not isinstance(record, dict) or "subject" not in record:
+            raise BadRecord(f'{self.where}: no message: {{"subject": …, "body": …}} is due, or --subject for bodies alone')
+        if not isinstance(record["subject"], str):
+            raise BadRecord(f"{self.where}: subject = {as_json(record['subject'])[:60]}: it has to be text")
         for key in record:
             if key not in WHOLE:
                 near = difflib.get_close_matches(key, WHOLE, 1)
                 meant = f'did you mean "{near[0]}"?' if near else f"a message has {', '.join(WHOLE)}"
-                raise BadRecord(f'record {self.read}: no message has "{key}"; {meant}')
+                raise BadRecord(f'{self.where}: no message has "{key}"; {meant}')
         options = {key: record[key] for key in OPTIONS if record.get(key) is not None}
         return record["subject"], record.get("body"), options
+
+    @property
+    def where(self) -> str:
+        """Of the record that was read last."""
+        return f"{self.records.name}:{self.records.line}"
 
     def _outcome(self, told: dict[str, Any]) -> None:
         if self.args.outcomes:

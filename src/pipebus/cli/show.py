@@ -1,6 +1,7 @@
 """What commands print: tables and progress, with rich where it is installed and a person looks, as plain text elsewhere."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -85,12 +86,24 @@ def as_json(value: Any, encoding: str | None = None) -> str:
     Args:
         encoding: Characters that it has not are escaped; stdout's if not given.
     """
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:  # NaN, which is no JSON
+        return as_json(_finite(value), encoding)
     try:
         text.encode(encoding or sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # also half a character, which UTF-8 has not
         return json.dumps(value, default=str)
     return text.translate(_LINE_ENDS)
+
+
+def _finite(value: Any) -> Any:
+    """What is no number for JSON as its text."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}

@@ -50,6 +50,8 @@ def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:
         if texts:
             say(f"\n{len(texts):,} {title}:")
             _list([f"  {printable(text)}" for text in texts], file)
+    if run.unreadable and len(run.unreadable) == run.read and run.args.format is None:
+        say("  (is it CSV? say --format csv)")
     if found["subscriptions"]:
         say()
         rows = [

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from contextlib import redirect_stdout
 
 from pipebus.cli import log_to_stderr
 from pipebus.cli.messages import Lines, tailing
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     log_to_stderr(logging.ERROR)
     bus = open_bus(args.target, args.allow)
     lines = Lines(lambda: bus.request_stop("nobody reads"))
-    with tailing(bus, args.pattern, lines, args.count), starting():
+    with tailing(bus, args.pattern, lines, args.count), starting(), redirect_stdout(sys.stderr):
         report = bus.lifecycle.run(5.0, lambda: _ready(args.pattern))
     if lines.error is not None:
         raise lines.error

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import inspect
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def _seconds(text: str) -> float:
     from pipebus.settings import seconds
 
     try:
-        found: float = seconds(float(text) if text.replace(".", "", 1).isdigit() else text, "")
+        found: float = seconds(float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", text) else text, "")
     except PipebusError:
         raise argparse.ArgumentTypeError(f"it is seconds, or a time as in 500ms or 2m; found {text!r}") from None
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipebus.cli import CommandError
 from pipebus.cli.show import as_json, printable, styled
-from pipebus.cli.targets import add_allow
+from pipebus.cli.targets import add_allow, is_module
 
 SUMMARY = "run the [[tests]] of config files, in virtual time"
 EXAMPLE = """\
@@ -70,6 +70,8 @@ def _files(paths: list[str]) -> Iterator[Path]:
     """Files as they are; in folders, those that are called like configs."""
     for name in paths:
         path = Path(name)
+        if is_module(name):
+            raise CommandError(f"{name} is a program's bus; [[tests]] stand in config files")
         if not path.is_dir():
             yield path
             continue

@@ -23,14 +23,15 @@ def look_beside(*folders: str) -> None:
     is also one of these is imported anew, so that each file gets the one beside it.
     """
     wanted = list(dict.fromkeys(map(os.path.abspath, folders)))
+    # Before the path changes: a package without `__init__.py` looks for itself anew when it does.
+    homes = {name: _home(module) for name, module in list(sys.modules.items()) if "." not in name}
     for folder in _looked:
         if folder in sys.path:
             del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]  # ours: the last
     _looked[:] = [folder for folder in wanted if folder not in sys.path]
     sys.path += _looked
     _known.update(_looked)
-    for name, module in list(sys.modules.items()):
-        home = None if "." in name else _home(module)
+    for name, home in homes.items():
         nearest = next((folder for folder in wanted if _has(folder, name)), home) if home in _known else home
         if nearest != home:
             for one in [one for one in sys.modules if one.partition(".")[0] == name]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pipebus.config.catalogue import Setting, word
 from pipebus.config.document import Table
+from pipebus.config.imports import exception_type
 from pipebus.config.kinds import DURATION, INTERVAL, Anything, Choice, ListOf, Loading, OneOf, TableOf, Text, Whole
 from pipebus.config.matchers import Expectation, Expected
 from pipebus.config.problems import BROKEN, Bad, choice, shown
@@ -20,7 +22,7 @@ class Reason(Expectation):
 
     def read(self, value: Any, loading: Loading) -> Expected:
         if not isinstance(value, (str, dict)):
-            raise Bad('it is text, or a matcher, as in { contains = "part" }')
+            raise Bad('it has to be text, or a matcher, as in { contains = "part" }')
         return super().read(value, loading)
 
 
@@ -137,6 +139,9 @@ def _publishes(table: Table, loading: Loading) -> list[dict[str, Any]]:
     found = []
     for publish in inner:
         assert publish is not None
+        if "body" in publish and "json" not in publish:
+            publish.problem('"body" is written json here, as in json = { id = 1 }', "body")
+            publish.asked.append("body")
         found.append(publish.take_all(PUBLISHING, loading))
         publish.end()
     return found
@@ -153,6 +158,7 @@ def _replacements(table: Table, loading: Loading, case: Case) -> None:
         if one is not None:
             case.handlers[name] = StandIn(**one.take_all(HANDLING, loading))
             one.end()
+            _raises(one)
             if "times" in one and "raises" not in one:
                 one.problem('times = … is for how often it raises; add raises = "…"', "times")
             if "raises" in one and "returns" in one and "times" not in one:
@@ -166,10 +172,22 @@ def _replacements(table: Table, loading: Loading, case: Case) -> None:
         if one is not None:
             case.filters[name] = StandIn(**one.take_all(FILTERING, loading))
             one.end()
+            _raises(one)
             does = [key for key in ("drops", "rejects", "raises") if key in one]
             if len(does) != 1 and all(key in FILTERING for key in one.data):
                 found = " and ".join(does) if does else "nothing"
                 one.problem(f'it does {found}; give one of drops, rejects and raises, or "pass"')
+
+
+def _raises(table: Table) -> None:
+    """A name that reads like an exception's is one of Python's own."""
+    text = table.data.get("raises")
+    name = text.partition(":")[0].strip() if isinstance(text, str) else ""
+    if re.fullmatch(r"[A-Za-z]\w*(Error|Exception|Warning)", name):
+        try:
+            exception_type(name)
+        except Bad as bad:
+            table.problem(f"raises = {shown(text)}: {bad.text.partition('; others')[0]}", "raises")
 
 
 def _expect(table: Table, loading: Loading, case: Case) -> None:

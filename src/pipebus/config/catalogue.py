@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import re
+import sys
 import typing
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, NamedTuple
@@ -38,6 +39,12 @@ BUILT_IN: Final[dict[str, Any]] = {word(name): getattr(filters, name) for name i
 
 def others() -> dict[str, EntryPoint]:
     """Filters of other packages, by name; a built-in one cannot be replaced."""
+    return _others(tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=8)
+def _others(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Looked up once: that takes milliseconds."""
     return {point.name: point for point in entry_points(group=GROUP) if point.name not in BUILT_IN}
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pipebus import pipeline
 from pipebus.config import catalogue
 from pipebus.config.document import Document, Table
-from pipebus.config.kinds import Loading, Text
+from pipebus.config.kinds import Loading, Text, as_rule
 from pipebus.config.names import Named
 from pipebus.config.problems import BROKEN, Bad, Told, guess, shown
 from pipebus.config.vocabulary import ON_ERROR, TEST
@@ -46,6 +46,7 @@ class Chains:
         self.stand_ins = stand_ins
         self.instances: dict[str, Made | Any] = {}  # named ones; BROKEN for what is wrong
         self.names: dict[str, None] = {}  # of all filters of the file
+        self.used: set[str] = set()  # instances that stand in a chain
 
     def read_instances(self, tables: Table | None) -> None:
         """The named ones."""
@@ -126,7 +127,7 @@ class Chains:
         for written in (repr(value), str(value), f"{value:g}" if isinstance(value, float) else ""):
             prefix = f"{cls.__name__}.{key}={written}: "
             if text.startswith(prefix):
-                table.problem(f"{key} = {shown(table.data[key])}: {text.removeprefix(prefix)}", key)
+                table.problem(f"{key} = {shown(table.data[key])}: {as_rule(text.removeprefix(prefix))}", key)
                 return
         table.problem(text.replace(f"{cls.__name__}.", ""), key)
 
@@ -139,7 +140,7 @@ class Chains:
         if entries is BROKEN:
             return None
         if not isinstance(entries, list):
-            table.problem(f'{key} = {shown(entries)}: it is a list, as in ["log"]', key)
+            table.problem(f'{key} = {shown(entries)}: it has to be a list, as in ["log"]', key)
             return None
         found: list[Any] = []
         for index, entry in enumerate(entries):
@@ -153,7 +154,7 @@ class Chains:
             else:
                 if entry is not BROKEN:
                     table.problem(
-                        f'{key}[{index}] = {shown(entry)}: it is a name, as in "log", or a table with "use", "when", '
+                        f'{key}[{index}] = {shown(entry)}: it has to be a name, as in "log", or a table with "use", "when", '
                         '"branch" or "filters"', key, index,
                     )  # fmt: skip
                 found.append(BROKEN)
@@ -221,6 +222,7 @@ class Chains:
             return self._step(Made(self.stand_ins[name], {}, name), table, position, within, place)
         if name in self.instances:
             made = self.instances[name]
+            self.used.add(name)
             if made is BROKEN:
                 return BROKEN
             return self._step(made, table, position, within, place)
@@ -267,7 +269,8 @@ class Chains:
 
     def note(self, table: Table, error: PipebusError) -> None:
         """Each sentence of an error of the bus's, at the line that it names."""
-        for text in str(error).splitlines():
+        for sentence in str(error).splitlines():
+            text = sentence.replace("set abandon=True, or make the chain async", "say abandon = true")
             match = re.search(re.escape(self.document.file) + r":(\d+)", text)
             line = int(match[1]) if match is not None else self.document.line(table.path)
             self.add(line, table, text)

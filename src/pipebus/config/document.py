@@ -210,13 +210,13 @@ class Table:
             return
         if not isinstance(found, list):
             if found is not BROKEN:
-                self.problem(f"{key} = {shown(found)}: it is tables, as in [[{key}]]", key)
+                self.problem(f"{key} = {shown(found)}: it has to be tables, as in [[{key}]]", key)
             return
         for index, one in enumerate(found):
             if isinstance(one, dict):
                 yield Table(self.document, (*self.path, key, index), one)
             elif one is not BROKEN:
-                self.problem(f"{key}[{index}] = {shown(one)}: it is a table, as in {form}", key, index)
+                self.problem(f"{key}[{index}] = {shown(one)}: it has to be a table, as in {form}", key, index)
 
     def expects(self, *keys: str) -> None:
         """These are known, and are told in this order."""
@@ -229,7 +229,7 @@ class Table:
         if isinstance(found, dict):
             return Table(self.document, (*self.path, key), found)
         if found is not None and found is not BROKEN:
-            self.problem(f"{key} = {shown(found)}: it is {what}", key)
+            self.problem(f"{key} = {shown(found)}: it has to be {what}", key)
         return None
 
     def end(self) -> None:
@@ -246,11 +246,21 @@ def _split(path: KeyPath) -> tuple[KeyPath, KeyPath]:
     return path[:last], path[last:]
 
 
+_HINTS: Final = {
+    "Invalid value": "; texts stand in quotes, and true and false are all that there is of words",
+    "Invalid initial character for a key part": "; a table in braces stands on one line",
+    "Cannot overwrite a value": "; the key is there twice",
+    "Cannot declare": "; it is there twice: of several, each begins with [[…]]",
+}
+"""What tomllib's words mean, mostly."""
+
+
 def _where(reason: str, text: str) -> tuple[int | None, str]:
     """(line, reason) of what tomllib says."""
     match = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", reason, re.DOTALL)
     if match is not None:
-        return int(match[2]), f"{match[1]} (column {match[3]})"
+        hint = next((hint for begin, hint in _HINTS.items() if match[1].startswith(begin)), "")
+        return int(match[2]), f"{match[1]} (column {match[3]}){hint}"
     match = re.fullmatch(r"(.*) \(at end of document\)", reason, re.DOTALL)
     if match is not None:
         return text.count("\n") + (not text.endswith("\n")), f"{match[1]} (at the end of the file)"

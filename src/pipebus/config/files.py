@@ -8,9 +8,10 @@ from typing import Any
 
 from pipebus.bus import Bus
 from pipebus.config.cases import Case
-from pipebus.config.document import Document, read_text
+from pipebus.config.document import LARGEST, Document, read_text
 from pipebus.config.imports import Imports
 from pipebus.config.kinds import Loading
+from pipebus.config.problems import Problems
 from pipebus.config.reader import Reader, Replace
 
 
@@ -56,4 +57,9 @@ def export(bus: Bus) -> str:
     """What `bus.export_config` calls."""
     from pipebus.config.writer import document, written
 
-    return written(document(bus))
+    text = written(document(bus))
+    if len(text.encode()) > LARGEST:
+        problems = Problems(repr(bus))
+        problems.add(None, "", f"the file would be larger than {LARGEST // 1024} KiB, and none may be")
+        problems.check()
+    return text

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pipebus.config.problems import Bad, Unexportable, guess, shown
 from pipebus.errors import PipelineError, text_of
 
-FORM: Final = 'it is "module:name", as in "shop.billing:bill"'
+FORM: Final = 'it has to be "module:name", as in "shop.billing:bill"'
 PATTERN: Final = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 PLAIN: Final = ("bool", "bytes", "dict", "float", "int", "list", "str")
 """Types that a file may name without a module."""
@@ -58,7 +58,9 @@ class Imports:
         module_name, _, path = name.partition(":")
         if not self.allows(module_name) and module_name not in homes:
             root = module_name.partition(".")[0]
-            raise Bad(f'package "{root}" is not allowed; pass allow_imports=["{root}"], or --allow {root}')
+            near = guess(root, self.allowed)
+            begin = f"{near} Else pass" if near else "; pass"
+            raise Bad(f'package "{root}" is not allowed{begin} allow_imports=["{root}"], or --allow {root}')
         module = self._module(module_name)
         try:
             return self._checked(module, module_name, path, fits, homes)
@@ -80,10 +82,16 @@ class Imports:
                 known = [name for name in dir(found) if isinstance(name, str) and name[:1] not in ("_", "")]
                 raise Bad(f'{at} has no "{part}"{guess(part, known)}') from None
             at = f"{at}.{part}"
+            if inspect.ismodule(found) and not self.allows(found.__name__) and found.__name__ not in homes:
+                # Not a step further: a module may do something when it is asked for a name.
+                raise Bad(f"it is defined in {found.__name__}, which is not in an allowed package; define it in {module_name}")
         problem = fits(found)
         if problem is not None:
             raise Bad(problem)
         home = home_of(found)
+        bound = getattr(found, "__func__", None)
+        if bound is not None and self.allows(home):  # made there, and perhaps inherited from elsewhere
+            home = home_of(bound)
         # A filter object or a chain of our classes, made in the module that names it.
         ours = not isinstance(found, type) and not inspect.isroutine(found) and home.startswith("pipebus.")
         if not (self.allows(home) or home in homes or ours):
@@ -101,7 +109,9 @@ class Imports:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a module may raise what it likes, SystemExit too
-            self._failed[name] = f"cannot import {name}: {text_of(error)}"
+            missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
+            remedy = "; the folder that it lies in has to be in sys.path" if missing else ""
+            self._failed[name] = f"cannot import {name}: {text_of(error)}{remedy}"
             raise Bad(self._failed[name]) from None
 
 

@@ -64,7 +64,7 @@ def _replaced(inside: str, environment: Mapping[str, str], folder: Path) -> str:
     scheme, colon, rest = inside.partition(":")
     if not colon or scheme not in ("env", "file"):
         near = guess(scheme, ("env", "file")) if colon else ""
-        raise Bad(f"${{{inside}}}: it is ${{env:NAME}} or ${{file:path}}{near}")
+        raise Bad(f"${{{inside}}}: it has to be ${{env:NAME}} or ${{file:path}}{near}")
     return _environment(rest, environment) if scheme == "env" else _file(rest, folder)
 
 

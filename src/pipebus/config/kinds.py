@@ -26,6 +26,9 @@ Schema = dict[str, Any]
 ALL: Final = (str, bool, int, float, list, dict, Told, datetime.datetime, datetime.date, datetime.time)
 """Types of values in a file."""
 
+LARGE: Final = 2**63
+"""Whole numbers of a file are below it."""
+
 
 @dataclass(eq=False)
 class Loading:
@@ -73,7 +76,7 @@ class Simple:
         if isinstance(value, Told):
             value = self.of_text(value)
         if not self.fits(value):
-            raise Bad(f"it is {self.what}")
+            raise Bad(f"it has to be {self.what}")
         return value
 
     def of_text(self, text: Told) -> Any:
@@ -151,7 +154,9 @@ class Whole(Simple):
     def read(self, value: Any, loading: Loading) -> Any:
         found = super().read(value, loading)
         if self.least is not None and found < self.least:
-            raise Bad(f"it is at least {self.least}")
+            raise Bad(f"it has to be at least {self.least}")
+        if not -LARGE <= found < LARGE:
+            raise Bad("it is too large a number")
         return found
 
     def schema(self) -> Schema:
@@ -176,7 +181,7 @@ class Quantity:
             return self.convert(value, "")
         except PipebusError as error:
             if told and isinstance(value, str):  # the reason would tell a part of it
-                raise Bad(f"it is a {self.text}: a number, or with a unit of {', '.join(self.units)}") from None
+                raise Bad(f"it has to be a {self.text}: a number, or with a unit of {', '.join(self.units)}") from None
             raise Bad(reason(str(error), "", value)) from None
 
     def write(self, value: Any) -> Any:
@@ -213,7 +218,7 @@ class Choice:
                 return one if self.make is None else self.make(one)
         names = [str(one) for one in self.values]
         near = guess(value, names) if isinstance(value, str) and not isinstance(value, Told) else ""
-        raise Bad(f"it is {' or '.join(filter(None, [', '.join(names[:-1]), names[-1]]))}{self.where}{near}")
+        raise Bad(f"it has to be {' or '.join(filter(None, [', '.join(names[:-1]), names[-1]]))}{self.where}{near}")
 
     def write(self, value: Any) -> Any:
         plain = value.value if isinstance(value, enum.Enum) else value
@@ -270,7 +275,7 @@ class ListOf:
 
     def read(self, value: Any, loading: Loading) -> Any:
         if not isinstance(value, list):
-            raise Bad("it is a list")
+            raise Bad("it has to be a list")
         if len(value) < self.least:
             raise Bad("it is empty; give at least one")
         return self.make([one for _, one in _each(enumerate(value), self.inner, loading)])
@@ -292,7 +297,7 @@ class TableOf:
 
     def read(self, value: Any, loading: Loading) -> Any:
         if not isinstance(value, dict):
-            raise Bad("it is a table")
+            raise Bad("it has to be a table")
         return dict(_each(value.items(), self.inner, loading))
 
     def write(self, value: Any) -> Any:
@@ -347,7 +352,7 @@ class OneOf:
         if deep is not None:
             raise deep
         texts = list(dict.fromkeys(bad.text for bad in bads))
-        rest = [text.removeprefix("it is ") for text in texts[1:]]
+        rest = [text.removeprefix("it has to be ").removeprefix("it is ") for text in texts[1:]]
         raise Bad(texts[0] + "".join(f", {text}" if " or " in text else f", or {text}" for text in rest))
 
     def write(self, value: Any) -> Any:
@@ -458,7 +463,7 @@ def check_plain(value: Any) -> None:
     Raises:
         Unexportable: TOML has no way to write it.
     """
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+    if isinstance(value, int) and not -LARGE <= value < LARGE:
         raise Unexportable(f"{brief(value)} is too large a number for a file")
     if isinstance(value, str):
         try:
@@ -485,5 +490,10 @@ def reason(text: str, what: str, value: Any) -> str:
     """The sentence of a setting's error, without its `what=value: `."""
     for prefix in (f"{what}={value!r}: ", f"{what}={value}: "):
         if text.startswith(prefix):
-            return text.removeprefix(prefix)
+            return as_rule(text.removeprefix(prefix))
     return text
+
+
+def as_rule(text: str) -> str:
+    """A setting's "it is …", behind a value that is not like that."""
+    return f"it has to be {text.removeprefix('it is ')}" if text.startswith("it is ") else text

@@ -94,6 +94,7 @@ class Expectation:
             if difflib.get_close_matches(key, WORDS, 1, 0.8):
                 raise Bad(f"unknown key {shown(key)}{guess(key, WORDS)} For a body with this key, write {{ equals = … }}")
         if not isinstance(value, dict) or not any(word in value for word in WORDS):
+            self._no_matcher_in(value)
             return Expected({"equals": Anything().read(value, loading)})
         unknown = [key for key in value if key not in WORDS]
         if unknown:
@@ -112,6 +113,15 @@ class Expectation:
             else:
                 tests[word] = plain
         return Expected(tests)
+
+    def _no_matcher_in(self, value: Any) -> None:
+        """Deep in plain data it would be data."""
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, one in inner:
+            if isinstance(one, dict) and one and all(word in WORDS for word in one):
+                write = f"{{ contains = {{ {key} = {{ {next(iter(one))} = … }} }} }}"
+                raise Bad(f"{key} = {shown(one)} is compared as it stands; to match it write {write}, else {{ equals = … }}")
+            self._no_matcher_in(one)
 
     def _contained(self, wanted: Any, plain: Any, loading: Loading) -> Any:
         if isinstance(wanted, dict):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pipebus.config.imports import DATA, FORM, PATTERN, PLAIN, exception_type, name_of, plain_type
 from pipebus.config.kinds import Loading, Schema, brief, is_function, one_key
-from pipebus.config.problems import BROKEN, Bad, Told, Unexportable, guess
+from pipebus.config.problems import BROKEN, Bad, Told, Unexportable, guess, shown
 from pipebus.errors import PipebusError
 from pipebus.expressions import Condition, Expression
 
@@ -58,7 +58,7 @@ class TypeName(Named):
 
     what = "type"
 
-    form = 'it is a type, as in "shop.models:Order" or "int"'
+    form = 'it has to be a type, as in "shop.models:Order" or "int"'
 
     def find(self, name: str, loading: Loading) -> Any:
         if ":" not in name and plain_type(name) is None:
@@ -81,7 +81,7 @@ class ExceptionName(Named):
 
     what = "class of exceptions"
 
-    form = 'it is the name of an exception, as in "ConnectionError" or "shop.errors:Busy"'
+    form = 'it has to be the name of an exception, as in "ConnectionError" or "shop.errors:Busy"'
 
     def find(self, name: str, loading: Loading) -> Any:
         return loading.imports.find(name, self.problem) if ":" in name else exception_type(name)
@@ -115,9 +115,11 @@ class Function:
 
     def read(self, value: Any, loading: Loading) -> Any:
         if isinstance(value, str) and self.text:
+            if self.expr and ":" not in value and not isinstance(value, Told):
+                raise Bad(f"{FORM}; an expression is written {{ expr = {shown(value)} }}")
             return Imported().read(value, loading)
         if not is_function(value):
-            raise Bad(f"it is {self.form}")
+            raise Bad(f"it has to be {self.form}")
         [(how, source)] = value.items()
         if source is BROKEN:
             raise Bad

@@ -61,8 +61,29 @@ class Reader:
         self.cases = cases.read(tests, self.loading)
         cases.check_names(tests, self.cases, self.names, self.chains.names)
         top.end()
+        if not self.document.problems:
+            try:
+                bus.lifecycle.check_chains()
+            except PipebusError as error:
+                self.chains.note(top, error)
         self.document.problems.check()
+        bus.told.hints = self._hints(bus)
         return bus
+
+    def _hints(self, bus: Bus) -> list[str]:
+        """What is no mistake, and perhaps not meant."""
+        found = [
+            (self.document.line(("filters", name)), f"filters.{name} stands in no chain")
+            for name in self.chains.instances
+            if name not in self.chains.used
+        ]
+        for subscription in bus.subscriptions:
+            for pattern in map(str, subscription.patterns):
+                for token in pattern.split("."):
+                    if len(token) > 1 and ("*" in token or ">" in token):
+                        text = f'"{pattern}" of {subscription.name}: * and > stand for tokens only alone; "{token}" is itself'
+                        found.append((subscription.place.line, text))
+        return [f"{self.document.file}:{line}: hint: {text}" for line, text in sorted(found)]
 
     def _version(self, top: Table) -> None:
         version = top.take("version", Whole(), self.loading)
@@ -187,6 +208,7 @@ class Reader:
             if self.broken_chain and " requires " in sentence:
                 continue
             told = f"name = {shown(name)}: "
+            sentence = sentence.replace("set abandon=True, or make the chain async", "say abandon = true")
             text = re.sub(r"^name=.* \(at [^)]*\): ", lambda _: told, ours.sub("", sentence))  # noqa: B023 (called at once)
             text = text.replace(f" (at {table.place})", "")
             match = re.search(re.escape(self.document.file) + r":(\d+)", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from pipebus.config.catalogue import Setting
@@ -20,10 +21,12 @@ from pipebus.config.kinds import (
     Whole,
 )
 from pipebus.config.names import Function, Imported
-from pipebus.config.problems import Bad, Told
+from pipebus.config.problems import Bad, Told, Unexportable, shown
 from pipebus.errors import HeaderError, MessageError, SubjectError
 from pipebus.message import check_fields, check_headers
 from pipebus.subject import check_pattern, check_subject
+
+_LIKE_AN_EXPRESSION: Final = re.compile(r"[=!<>]=|[<>]\s*[0-9`'-]|&&|\|\||[`'()\[\]]")
 
 VERSION: Final = 1
 HANDLER: Final = 'a name that the program hands in, or "module:function"'
@@ -95,28 +98,37 @@ class HandlerName(Imported):
         )
 
 
-class Tests:
+class Match:
     """What `match`, `when` and `branch` take: a pattern, or a function of the message."""
 
     takes = (str, dict, Told)
 
     def read(self, value: Any, loading: Loading) -> Any:
         if isinstance(value, str):
-            return Patterns().read(value, loading)
+            if _LIKE_AN_EXPRESSION.search(value):
+                raise Bad(f"it is no pattern of subjects; an expression is written {{ expr = {shown(value)} }}")
+            try:
+                return Patterns().read(value, loading)
+            except Bad as bad:
+                raise Bad(f"{bad.text}; an expression is written {{ expr = … }}" if " " in value else bad.text) from None
         try:
             return Function(text=False, condition=True).read(value, loading)
         except Bad as bad:
             form = Function(text=False, condition=True).form
-            raise Bad(f'it is a pattern, as in "orders.>", {form}' if bad.text == f"it is {form}" else bad.text) from None
+            raise Bad(
+                f'it has to be a pattern, as in "orders.>", {form}' if bad.text == f"it has to be {form}" else bad.text
+            ) from None
 
     def write(self, value: Any) -> Any:
+        if isinstance(value, str) and _LIKE_AN_EXPRESSION.search(value):
+            raise Unexportable(f"{shown(value)} would be taken for an expression")
         return value if isinstance(value, str) else Function(text=False, condition=True).write(value)
 
     def schema(self) -> dict[str, Any]:
         return {"anyOf": [{"type": "string"}, *Function(text=False, condition=True).schema()["anyOf"]]}
 
 
-TEST: Final = Tests()
+TEST: Final = Match()
 ON_ERROR: Final = {
     "publish": Choice(("reject", "dead_letter", "drop")),
     "delivery": Choice(("dead_letter", "drop"), where=' at "delivery"'),

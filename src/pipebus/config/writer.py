@@ -8,6 +8,7 @@ from typing import Any
 
 from pipebus.bus import Bus
 from pipebus.config import catalogue
+from pipebus.config.document import DEEPEST
 from pipebus.config.imports import name_of
 from pipebus.config.kinds import Kind
 from pipebus.config.problems import Problems, Unexportable
@@ -55,6 +56,9 @@ class Writer:
         found["pipelines"] = _merged(pipelines)
         found["subscriptions"] = subscriptions
         found["every"] = every
+        if _depth(found) - 1 > DEEPEST:
+            self.problems.add(None, "", f"it is nested in more than {DEEPEST} levels, and no file may be")
+            self.problems.check()
         return {key: value for key, value in found.items() if value not in ({}, [])}
 
     def _trying(self, where: str, write: Callable[[], Any]) -> Any:
@@ -330,6 +334,11 @@ def _same(value: Any, default: Any) -> bool:
     if isinstance(value, (list, tuple)) and isinstance(default, (list, tuple)):
         return list(value) == list(default)
     return bool(type(value) is type(default) or isinstance(value, (int, float))) and value == default
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
 
 
 def _escaped(value: Any) -> Any:

@@ -15,17 +15,17 @@ from pipebus.pipeline import Transform, is_async
 @dataclass(eq=False)
 class Enrich(Transform):
     """
-    Merge fields into the body: fixed ones, or what a function of the message returns.
+    Merge fields into the body: fixed ones, or what functions of the message return.
 
     Args:
-        add: A mapping, or a plain function message -> mapping.
+        add: Name -> value, or name -> plain function of the message that returns it; or one that returns all of them.
         overwrite: True: added fields win over the body's own. False: they fill gaps only.
 
     Raises:
         Rejected: the body is no mapping, so nothing can be added to it.
     """
 
-    add: Mapping[str, Any] | Callable[[Message[Any]], Mapping[str, Any]]
+    add: Mapping[str, Any | Callable[[Message[Any]], Any]] | Callable[[Message[Any]], Mapping[str, Any]]
     overwrite: bool = True
 
     def __post_init__(self) -> None:
@@ -33,10 +33,21 @@ class Enrich(Transform):
             raise PipelineError(
                 f"Enrich.add={self.add!r}: it is a mapping, or a plain function of the message that returns one"
             )
+        fields = self.add if isinstance(self.add, Mapping) else {}
+        for name, value in fields.items():
+            if callable(value) and is_async(value):
+                raise PipelineError(f'Enrich.add["{name}"] is async; it is a value, or a plain function of the message')
+        self._functions = {name: value for name, value in fields.items() if callable(value)}
+        self._fixed = {name: value for name, value in fields.items() if not callable(value)}
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         if not isinstance(message.body, Mapping):
             raise Rejected(None, f"the body is {type(message.body).__name__}; only a mapping can be enriched")
-        # A copy: what is added belongs to this message alone.
-        found = copy.deepcopy(dict(self.add)) if isinstance(self.add, Mapping) else self.add(message)
+        found: Mapping[str, Any]
+        if isinstance(self.add, Mapping):
+            # A copy: what is added belongs to this message alone.
+            made = {name: function(message) for name, function in self._functions.items()}
+            found = {**copy.deepcopy(self._fixed), **made}
+        else:
+            found = self.add(message)
         return message.with_body({**message.body, **found} if self.overwrite else {**found, **message.body})

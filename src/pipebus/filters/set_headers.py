@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipebus.errors import PipelineError
+from pipebus.errors import PipelineError, Rejected
 from pipebus.message import Message, check_headers
 from pipebus.pipeline import Transform, is_async
 
@@ -17,14 +17,15 @@ class SetHeaders(Transform):
     Set headers: fixed texts, or functions of the message.
 
     Args:
-        headers: Name -> text, or name -> function of the message that returns the text.
+        headers: Name -> text, or name -> function of the message that returns a text (or a number, which is written as one).
         overwrite: True: these win over headers that are there. False: they fill gaps only.
 
     Raises:
         HeaderError: a name or text breaks the grammar (of fixed ones: here; of functions: when the message passes).
+        Rejected: a function has found nothing, or what is no text.
     """
 
-    headers: Mapping[str, str | Callable[[Message[Any]], str]]
+    headers: Mapping[str, str | Callable[[Message[Any]], str | float]]
     overwrite: bool = True
 
     def __post_init__(self) -> None:
@@ -40,7 +41,16 @@ class SetHeaders(Transform):
     def transform(self, message: Message[Any], /) -> Message[Any]:
         added: Mapping[str, str] = self._fixed
         if self._functions:
-            added = {**added, **{name: function(message) for name, function in self._functions.items()}}
+            added = {**added, **{name: _text(name, function(message)) for name, function in self._functions.items()}}
         if not self.overwrite and message.headers:
             added = {name: value for name, value in added.items() if name not in message.headers}
         return message.with_headers(added) if added else message
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    what = "nothing to be found" if value is None else f"{type(value).__name__}, no text"
+    raise Rejected(None, f'header "{name}": there is {what}')

@@ -25,7 +25,7 @@ from pipebus.config.matchers import NOTHING, told
 from pipebus.config.problems import one_line, shown
 from pipebus.config.reader import Replace
 from pipebus.dead_letters import PUBLISH
-from pipebus.errors import DrainTimeout, ReceiveTimeout, Rejected, text_of
+from pipebus.errors import ConfigError, DrainTimeout, ReceiveTimeout, Rejected, text_of
 from pipebus.events import Acknowledged, Taken
 from pipebus.expressions import plain
 from pipebus.message import Dropped, Message
@@ -85,6 +85,15 @@ class FileTest:
             ConfigError: the file cannot be loaded, or not with what the test puts in place of others.
         """
         case = self.case
+        try:
+            return self._run()
+        except ConfigError:
+            raise
+        except Exception as error:  # a filter that cannot start, a schedule that never ends
+            return Result(case.name, case.file, case.line, [one_line(f"{case.file}:{case.line}: {text_of(error)}")])
+
+    def _run(self) -> Result:
+        case = self.case
         with beside(case.file), Harness(fail_fast=False, told=False) as harness:
             bus, cases = self._load(
                 replace=Replace(
@@ -115,6 +124,17 @@ class FileTest:
             result = Result(case.name, case.file, case.line, told, redacted(harness.story))
             harness.forget()
         return result
+
+    def check(self) -> None:
+        """
+        Run it.
+
+        Raises:
+            AssertionError: with every difference.
+        """
+        result = self.run()
+        if not result.passed:
+            raise AssertionError(str(result))
 
     def __repr__(self) -> str:
         return f"<FileTest {self.case.file}:{self.case.line} {self.name!r}>"
@@ -294,7 +314,7 @@ def _differences(case: Case, found: Found) -> Iterator[str]:
     dead: dict[str, int] = {}
     for place, _, _ in found.dead:
         dead[place] = dead.get(place, 0) + 1
-    yield from _counted(at("dead"), "dead", case.dead, dead)
+    yield from _counted(at("dead"), "dead", case.dead, dead, {place: error for place, error, _ in reversed(found.dead)})
     if case.error is not None:
         yield from _best(at("error"), "error", case.error, [error for _, error, _ in found.dead])
     if case.dead is None and case.error is None:
@@ -313,15 +333,20 @@ def _best(at: str, what: str, wanted: Any, texts: list[str]) -> Iterator[str]:
         yield f"{at}{difference}"
 
 
-def _counted(at: str, what: str, wanted: int | dict[str, int] | None, counts: dict[str, int]) -> Iterator[str]:
+def _counted(
+    at: str, what: str, wanted: int | dict[str, int] | None, counts: dict[str, int], errors: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    errors = errors or {}
     if isinstance(wanted, int):
         total = sum(counts.values())
         if total != wanted:
             each = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
-            yield f"{at}{what}: expected {wanted}, found {total}{f' ({each})' if each else ''}"
+            why = next((f"; {place}: {error}" for place, error in errors.items()), "")
+            yield f"{at}{what}: expected {wanted}, found {total}{f' ({each})' if each else ''}{why}"
     for name, count in (wanted if isinstance(wanted, dict) else {}).items():
         if counts.get(name, 0) != count:
-            yield f"{at}{what}.{name}: expected {count}, found {counts.get(name, 0)}"
+            why = f"; {errors[name]}" if name in errors else ""
+            yield f"{at}{what}.{name}: expected {count}, found {counts.get(name, 0)}{why}"
 
 
 def _received(at: str, name: str, wanted: list[dict[str, Any]], messages: list[Message[Any]]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pipebus.clock import Clock
-from pipebus.errors import UnsupportedCapability
+from pipebus.errors import PipebusError, UnsupportedCapability, text_of
 from pipebus.message import Message, Receipt
 from pipebus.subject import Pattern
 
@@ -185,6 +185,13 @@ def open_transport(url: str) -> Any:
     from importlib.metadata import entry_points
 
     for point in entry_points(group="pipebus.transports", name=scheme):
-        return point.load()(url)
+        try:
+            return point.load()(url)
+        except PipebusError:
+            raise
+        except Exception as error:
+            raise UnsupportedCapability(
+                f'transport "{scheme}" (of {point.value}) cannot be opened: {text_of(error)}'
+            ) from error
     known = sorted({*TRANSPORTS, *(point.name for point in entry_points(group="pipebus.transports"))})
     raise UnsupportedCapability(f'no transport for "{scheme}" (in {url!r}); there are: {", ".join(known)}')
