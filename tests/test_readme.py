@@ -142,6 +142,25 @@ def test_the_session_on_a_file_is_the_real_one(tmp_path: Path) -> None:
     assert sum(name.startswith("pipebus ") for name, _ in steps) == 5
 
 
+def test_the_tests_of_a_file_run_as_it_is_shown(tmp_path: Path) -> None:
+    """A program's own test of its file."""
+    for block in BLOCKS:
+        for info, name in (
+            ("toml pipebus.toml", "pipebus.toml"),
+            ("python shop.py", "shop.py"),
+            ("python file tests", "test_it.py"),
+        ):
+            if block.info == info:
+                (tmp_path / name).write_text(block.text, encoding="utf-8")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"], cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert "3 passed" in done.stdout, done.stdout
+
+
 @pytest.mark.parametrize(
     "block", [block for block in BLOCKS if block.info.startswith("toml")], ids=lambda block: f"README.md:{block.line}"
 )
