@@ -589,7 +589,6 @@ REFUSED: dict[str, str] = {
     "a schedule's header": '[[every]]\ninterval = "1s"\nsubject = "a"\nheaders = { h = "a\\n${env:X}" }',
     "a schedule's key": '[[every]]\ninterval = "1s"\nsubject = "a"\nkey = "a\\n${env:X}"',
     "a schedule's time to live": '[[every]]\ninterval = "1s"\nsubject = "a"\nttl = "-${env:N}"\nreply_to = "${env:X}..x"',
-    "a default": '[bus]\npool = "${env:NOPE:-hunter2-}"'.replace("hunter2-", "none"),
     "a file": '[bus]\npool = "${file:secret}"',
     "a test's name": '[[tests]]\nname = "${env:X}"\npublish = {}\nexpect = {}',
     "a test's expectation": (
