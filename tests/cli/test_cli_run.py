@@ -733,11 +733,11 @@ class TestSignals:
             out.wait_for(3)  # all are accepted
             noted = [live.notes.readline()]
             live.signal(signal.SIGTERM)
-            for turn in range(3):
-                noted += [live.notes.readline()] if turn else []
-                os.close(os.open(gate, os.O_WRONLY))  # until the handler opens it, too
-                noted.append(live.notes.readline())  # and has closed it again
+            through = os.open(gate, os.O_RDWR)  # at once, and from now on the handler's end is, too
+            os.write(through, b"123")
+            noted += live.notes.read().splitlines(keepends=True)
             assert live.wait() == 143
+            os.close(through)
         summary = json.loads(out.lines[-1])
         assert summary["accepted"] == summary["subscriptions"]["held"]["acknowledged"] == 3
         assert noted == [f"{word} {n}\n" for n in (1, 2, 3) for word in ("begun", "ended")]
