@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import math
 import os
+import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, BinaryIO, Final, Literal, Self, cast
 
 STDIN: Final = "-"
 
 Row = dict[str, str]
+Wait = Callable[[int], None]
 
 
 class BadInput(Exception):
     """A file that cannot be read as records. The text names it, says what was found and what to do."""
+
+
+class Patient(io.RawIOBase):
+    """A pipe that is waited for, before it is read, in a way of the reader's choice."""
+
+    def __init__(self, raw: io.RawIOBase, wait: Wait) -> None:
+        self._raw = raw
+        self._wait = wait
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._wait(self.fileno())
+        return self._raw.readinto(buffer)
 
 
 class BadRecord(Exception):
@@ -33,12 +54,14 @@ class Lines:
     Args:
         source: A path, or "-" for standard input.
         wanted: What to give instead, for errors.
+        wait: Called with a descriptor before each read of it that may block; it may raise to end the reading.
 
     Raises:
         BadInput: When it is opened or while it is read.
     """
 
-    def __init__(self, source: str | os.PathLike[str], wanted: str) -> None:
+    def __init__(self, source: str | os.PathLike[str], wanted: str, wait: Wait | None = None) -> None:
+        self._wait = wait
         self.name = "standard input" if source == STDIN else os.fspath(source)
         self.wanted = wanted
         self.line = 0  # the last that was read
@@ -64,10 +87,12 @@ class Lines:
 
     def _open(self, stack: ExitStack) -> None:
         # A descriptor of our own for standard input, so that closing it closes nobody else's.
-        self._binary = (
-            open(0, "rb", closefd=False) if self._source == STDIN else open(self._source, "rb")  # noqa: SIM115
-        )
-        stack.callback(self._binary.close)
+        if self._source == STDIN and sys.stdin is None:  # closed from the start: its number may be another's by now
+            raise BadInput(f"{self.name} is closed; {self.wanted}")
+        source, ours = (0, False) if self._source == STDIN else (self._source, True)
+        raw = open(source, "rb", buffering=0, closefd=ours)  # noqa: SIM115 (the stack closes it)
+        stack.callback(raw.close)
+        self._binary = io.BufferedReader(raw if self._wait is None or raw.seekable() else Patient(raw, self._wait))
         self._size = os.fstat(self._binary.fileno()).st_size if self._binary.seekable() else 0
         start = self._binary.peek(2)[:2]
         if start == b"PK":
@@ -111,8 +136,10 @@ class CsvRecords(Lines):
 
     what = "a CSV file"
 
-    def __init__(self, source: str | os.PathLike[str], columns: Sequence[str] = (), wanted: str = "") -> None:
-        super().__init__(source, wanted or "give a CSV file whose first line names the columns")
+    def __init__(
+        self, source: str | os.PathLike[str], columns: Sequence[str] = (), wanted: str = "", wait: Wait | None = None
+    ) -> None:
+        super().__init__(source, wanted or "give a CSV file whose first line names the columns", wait)
         self._columns = columns
 
     def __iter__(self) -> Iterator[Row]:
@@ -155,8 +182,8 @@ class JsonRecords(Lines):
 
     what = "JSON Lines"
 
-    def __init__(self, source: str | os.PathLike[str]) -> None:
-        super().__init__(source, "give a file of JSON Lines: one JSON value on each line")
+    def __init__(self, source: str | os.PathLike[str], wait: Wait | None = None) -> None:
+        super().__init__(source, "give a file of JSON Lines: one JSON value on each line", wait)
 
     def __iter__(self) -> Iterator[Any]:
         try:
@@ -194,8 +221,8 @@ def _finite(text: str) -> float:
     return value
 
 
-def open_records(source: str, format: Literal["jsonl", "csv"] | None) -> CsvRecords | JsonRecords:
+def open_records(source: str, format: Literal["jsonl", "csv"] | None, wait: Wait | None = None) -> CsvRecords | JsonRecords:
     """The records of a file, by its name if no format is given; a name that says nothing is JSON Lines."""
     if format is None:
         format = "csv" if source.lower().removesuffix(".gz").endswith(".csv") else "jsonl"
-    return CsvRecords(source) if format == "csv" else JsonRecords(source)
+    return CsvRecords(source, wait=wait) if format == "csv" else JsonRecords(source, wait)

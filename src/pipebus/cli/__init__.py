@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open until the end)
         if hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="backslashreplace")  # a terminal that has not all characters is no failure
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_RDONLY)  # takes its number, so that no other file gets it
     try:
         try:
             return _run(argv)

@@ -1,7 +1,8 @@
 """Signals while a program reads its input."""
 
+import select
 import signal
-import threading
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,11 @@ class Interrupted(Exception):
 class Interrupts:
     """
     SIGINT and SIGTERM while records are published: the reading ends, no publish is broken off, and what was accepted is
-    handled. A second one does not wait for that. (A record that is being read at that moment is not published.)
+    handled. A second one does not wait for that.
 
-    The handler raises only inside `read`, where a program waits for its input; elsewhere it leaves a note that the next `read`
-    finds. So no exception comes between two steps of a publish.
+    Their handler only leaves a note. What waits for input waits in `wait`, for a bell too, which the interpreter rings in the
+    signal's own handler (`set_wakeup_fd`): so a signal that comes just before the wait is not missed, and no exception comes
+    between two steps of anything.
 
     Args:
         hurry: What a second signal calls, between two steps of the main thread: so it takes no lock.
@@ -26,62 +28,78 @@ class Interrupts:
         self.count = 0
         self.number: int | None = None
         self._hurry = hurry
-        self._reading = False
-        self._before: dict[int, Any] = {}
-        self._lock = threading.Lock()
-        self._active = False
         self._woken = False
-        self._knocks = 0
+        self._opening = False
+        self._before: dict[int, Any] = {}
 
     @property
     def name(self) -> str | None:
         return None if self.number is None else signal.Signals(self.number).name
 
+    @property
+    def asked(self) -> bool:
+        """Somebody wants the reading to end."""
+        return self._woken or self.count > 0
+
     def __enter__(self) -> "Interrupts":
+        self._ear, self._hand = socket.socketpair()
+        self._ear.setblocking(False)
+        self._hand.setblocking(False)
+        self._former = signal.set_wakeup_fd(self._hand.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._on_signal)
-        self._active = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._active = False
-        # A knock that came before has been heard by now: the main thread hears between any two of its steps.
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._former)
+        self._ear.close()
+        self._hand.close()
 
     def wake(self) -> None:
-        """End the reading, from any thread, as a signal would; but it is none. The second call does nothing."""
-        with self._lock:
-            if not self._active or self._woken:
-                return
-            self._woken = True
-            if hasattr(signal, "pthread_kill"):  # else the next record ends it
-                self._knocks += 1
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        """End the reading, from any thread, as a signal would; but it is none."""
+        self._woken = True
+        try:
+            self._hand.send(b"!")
+        except OSError:  # it has rung already, or there is nobody to hear it any more
+            return
 
     def _on_signal(self, number: int, _: object) -> None:
-        if number == signal.SIGTERM and self._knocks:
-            self._knocks -= 1
-        else:
-            self.count += 1
-            self.number = number
-        if self._reading:
-            raise Interrupted
+        self.count += 1
+        self.number = number
         if self.count > 1:
             self._hurry()
+        if self._opening:
+            raise Interrupted
         if self.count > 2:
             raise KeyboardInterrupt  # it hangs, and somebody wants out
 
-    def read(self, read: Callable[[], Any]) -> Any:
+    def wait(self, descriptor: int) -> None:
         """
+        Wait until something can be read.
+
         Raises:
             Interrupted: a signal came, now or before, or somebody has called `wake`.
         """
-        self._reading = True
+        while not self.asked:
+            ready, _, _ = select.select([descriptor, self._ear.fileno()], [], [])
+            if self._ear.fileno() not in ready:
+                return
+            self._ear.recv(1024)
+        raise Interrupted
+
+    def opening(self, call: Callable[[], Any]) -> Any:
+        """
+        What it returns. Opening a named pipe waits for a writer, and can only be broken off.
+
+        Raises:
+            Interrupted: as by `wait`.
+        """
+        self._opening = True
         try:
-            if self.count or self._woken:
+            if self.asked:
                 raise Interrupted
-            return read()
+            return call()
         finally:
-            self._reading = False
+            self._opening = False

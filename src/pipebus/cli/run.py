@@ -142,9 +142,9 @@ class Run:
         from pipebus.records import CsvRecords, open_records
 
         with self.interrupts, ExitStack() as stack:
-            records = self.records = open_records(self.args.input, self.args.format)
+            records = self.records = open_records(self.args.input, self.args.format, self.interrupts.wait)
             try:
-                self.interrupts.read(lambda: stack.enter_context(records))  # a pipe whose writer is silent is left at once
+                self.interrupts.opening(lambda: stack.enter_context(records))
             except Interrupted:
                 return
             if self.args.subject is None and isinstance(records, CsvRecords):
@@ -163,9 +163,9 @@ class Run:
     def _watched(self, records: "CsvRecords | JsonRecords", show: Callable[[float | None, str], None] | None) -> Iterator[Any]:
         """The records, until the end, a signal, or nobody reads what is printed."""
         rows = iter(records)
-        while self.lines.error is None:
+        while not self.interrupts.asked:
             try:
-                record = self.interrupts.read(lambda: next(rows))
+                record = next(rows)
             except (StopIteration, Interrupted):
                 break
             self.read += 1

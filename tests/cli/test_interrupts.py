@@ -1,0 +1,167 @@
+"""Signals while input is waited for: heard at once, also those that come a moment before the wait; nothing is broken off."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pipebus.cli.interrupts import Interrupted, Interrupts
+from pipebus.records import JsonRecords
+
+NUMBERS = [signal.SIGINT, signal.SIGTERM]
+
+
+@contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    """Its two ends."""
+    ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+@pytest.fixture
+def hurried() -> list[int]:
+    return []
+
+
+@pytest.fixture
+def interrupts(hurried: list[int]) -> Iterator[Interrupts]:
+    with Interrupts(lambda: hurried.append(1)) as interrupts:
+        yield interrupts
+
+
+def later(call: object) -> threading.Thread:
+    """From another thread, once this one has been given the time to wait."""
+    thread = threading.Timer(0.05, call)  # type: ignore[arg-type]
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_ends_a_wait(interrupts: Interrupts, number: signal.Signals) -> None:
+    """Of a pipe whose writer is silent."""
+    with pipe() as (ear, _):
+        thread = later(lambda: os.kill(os.getpid(), number))
+        with pytest.raises(Interrupted):
+            interrupts.wait(ear)
+        thread.join()
+    assert (interrupts.count, interrupts.number, interrupts.name) == (1, number, number.name)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_before_a_wait_is_not_missed(interrupts: Interrupts, number: signal.Signals) -> None:
+    """It only leaves a note where it comes, and the next wait finds it, although there is something to read."""
+    signal.raise_signal(number)
+    with pipe() as (ear, hand):
+        os.write(hand, b"x")
+        with pytest.raises(Interrupted):
+            interrupts.wait(ear)
+
+
+def test_what_the_interpreter_has_not_told_us_yet_is_heard() -> None:
+    """The bell rings before the handler runs: that is what wakes a wait which a signal came just in front of."""
+    with Interrupts(lambda: None) as interrupts, pipe() as (ear, hand):
+        interrupts._hand.send(b"!")  # as set_wakeup_fd does
+        os.write(hand, b"x")
+        interrupts.wait(ear)  # it looks again, and nobody has asked for an end
+        assert not interrupts.asked
+
+
+def test_what_can_be_read_is_read(interrupts: Interrupts) -> None:
+    """Data, and the end."""
+    ear, hand = os.pipe()
+    os.write(hand, b"x")
+    interrupts.wait(ear)
+    assert os.read(ear, 1) == b"x"
+    os.close(hand)
+    interrupts.wait(ear)
+    os.close(ear)
+
+
+def test_wake_ends_a_wait_and_is_no_signal(interrupts: Interrupts) -> None:
+    """From any thread; again and again; also when nobody waits any more."""
+    with pipe() as (ear, _):
+        thread = later(interrupts.wake)
+        with pytest.raises(Interrupted):
+            interrupts.wait(ear)
+        thread.join()
+    for _ in range(100_000):
+        interrupts.wake()
+    assert (interrupts.count, interrupts.name, interrupts.asked) == (0, None, True)
+
+
+def test_wake_after_the_end_does_nothing() -> None:
+    """A handler that was left behind may still find that nobody reads what it prints."""
+    with Interrupts(lambda: None) as interrupts:
+        pass
+    interrupts.wake()
+
+
+def test_a_second_one_hurries_and_a_third_breaks_off(interrupts: Interrupts, hurried: list[int]) -> None:
+    """The third is for what hangs."""
+    signal.raise_signal(signal.SIGTERM)
+    assert hurried == []
+    signal.raise_signal(signal.SIGINT)
+    assert hurried == [1]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_opening_is_broken_off(interrupts: Interrupts, tmp_path: object) -> None:
+    """A named pipe that nobody writes into."""
+    path = f"{tmp_path}/fifo"
+    os.mkfifo(path)
+    thread = later(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        interrupts.opening(lambda: os.open(path, os.O_RDONLY))
+    thread.join()
+    with pytest.raises(Interrupted):
+        interrupts.opening(lambda: pytest.fail("it was opened after a signal"))
+
+
+def test_afterwards_signals_are_as_they_were() -> None:
+    """Handlers, and who is woken."""
+    before = [signal.getsignal(number) for number in NUMBERS]
+    former = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(former)
+    with Interrupts(lambda: None):
+        pass
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+    assert signal.set_wakeup_fd(former) == former
+
+
+def test_records_of_a_pipe_are_waited_for(interrupts: Interrupts, tmp_path: object) -> None:
+    """Each read of it, and none of a file; a record that came whole is handed out, whatever follows."""
+    path = f"{tmp_path}/fifo"
+    os.mkfifo(path)
+    waits: list[int] = []
+
+    def wait(descriptor: int) -> None:
+        waits.append(descriptor)
+        interrupts.wait(descriptor)
+
+    hand = os.open(path, os.O_RDWR)
+    os.write(hand, b"1\n2\n")
+    with JsonRecords(path, wait) as records:
+        rows = iter(records)
+        assert [next(rows), next(rows)] == [1, 2]
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            next(rows)
+    os.close(hand)
+    assert len(waits) >= 2
+
+    waits.clear()
+    with open(f"{tmp_path}/file", "wb") as file:
+        file.write(b"1\n")
+    with JsonRecords(f"{tmp_path}/file", wait) as records:
+        assert list(records) == [1]
+    assert waits == []
