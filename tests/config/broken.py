@@ -3962,3 +3962,121 @@ broken(
     'bus.toml:7: filters.again: on = 5: it has to be the name of an exception, as in "ConnectionError" or '
     '"shop.errors:Busy", or a list',
 )
+
+broken(
+    "expressions without their tables",
+    """\
+    version = 1
+    [[pipelines]]
+    match = "headers.level != 'hot'"
+    filters = [
+      { use = "drop", when = "body.t > `80`" },
+      { use = "dedupe", key = "body.id" },
+      { when = "body.t>80", filters = [] },
+    ]
+    """,
+    "bus.toml: 4 problems; nothing was loaded",
+    "bus.toml:3: pipelines[0]: match = \"headers.level != 'hot'\": it is no pattern of subjects; "
+    "an expression is written { expr = \"headers.level != 'hot'\" }",
+    'bus.toml:5: pipelines[0].filters[0] "drop": when = "body.t > `80`": it has to be "module:name", as in '
+    '"shop.billing:bill"; an expression is written { expr = "body.t > `80`" }',
+    'bus.toml:6: pipelines[0].filters[1] "dedupe": key = "body.id": it has to be "module:name", as in '
+    '"shop.billing:bill"; an expression is written { expr = "body.id" }',
+    'bus.toml:7: pipelines[0].filters[2]: when = "body.t>80": it is no pattern of subjects; '
+    'an expression is written { expr = "body.t>80" }',
+)
+
+broken(
+    "an expression that calculates",
+    """\
+    version = 1
+    [[pipelines]]
+    filters = [{ use = "drop", when = { expr = "body.t * `2` > `80`" } }]
+    """,
+    'bus.toml:3: pipelines[0].filters[0] "drop": when = { expr = "body.t * `2` > `80`" }: not an expressi'
+    'on: invalid token: Parse error at column 7, token "*" (STAR)',
+)
+
+NINES = "9" * 57
+
+broken(
+    "numbers of thousands of digits",
+    """\
+    version = 1
+    [[pipelines]]
+    filters = [{ use = "expire", ttl = "DIGITSs" }]
+    [[subscriptions]]
+    name = "a"
+    subject = "a"
+    mailbox = 99999999999999999999
+    """.replace("DIGITS", "9" * 4301),
+    "bus.toml: 2 problems; nothing was loaded",
+    f'bus.toml:3: pipelines[0].filters[0] "expire": ttl = "{NINES}…": it has to be a number of seconds, or text such as '
+    '"200ms", "5s", "10m"; 4,301 digits are too many',
+    'bus.toml:7: subscriptions[0] "a": mailbox = 99999999999999999999: it is too large a number',
+)
+
+broken(
+    "no URL",
+    """\
+    version = 1
+    [bus]
+    transport = "http://[::"
+    """,
+    "bus.toml:3: bus: transport = \"http://[::\": 'http://[::' is no URL: Invalid IPv6 URL",
+)
+
+broken(
+    "a time limit that a publish chain cannot keep",
+    """\
+    version = 1
+    [[pipelines]]
+    filters = [{ use = "timeout", seconds = "1s" }]
+    """,
+    "bus.toml:3: pipelines[0]: filter Timeout (position 1 of pipelines[0] at bus.toml:3) bounds the rest'"
+    "s time, which a sync chain can only do by leaving the rest behind, and the publish chain is sync; sa"
+    "y abandon = true",
+)
+
+orders(
+    "a matcher deep in plain data",
+    'expect = { received.billing = { headers = { token = { matches = ".+" } } } }',
+    'bus.toml:13: tests[0] "a bad order".expect.received.billing: headers = { token = { matches = ".+" } }: '
+    'token = { matches = ".+" } is compared as it stands; to match it write { contains = { token = { matches = … } } }, '
+    "else { equals = … }",
+)
+
+orders(
+    "a regular expression of too many",
+    'expect = { reason = { matches = "a{99999999999999999999}" } }',
+    'bus.toml:13: tests[0] "a bad order".expect: reason = { matches = "a{99999999999999999999}" }: '
+    'matches = "a{99999999999999999999}" is no regular expression: the repetition number is too large',
+)
+
+orders(
+    "an exception that Python has not",
+    'replace.handlers.billing = { raises = "ConectionError: down" }',
+    'bus.toml:13: tests[0] "a bad order".replace.handlers.billing: raises = "ConectionError: down": '
+    'Python has no exception "ConectionError"; did you mean "ConnectionError"?',
+)
+
+broken(
+    "a body where a test has json",
+    """\
+    version = 1
+    [[tests]]
+    name = "a"
+    publish = { subject = "a", body = 1 }
+    expect = { outcome = "unrouted" }
+    """,
+    'bus.toml:4: tests[0] "a".publish: "body" is written json here, as in json = { id = 1 }',
+)
+
+broken(
+    "two tests of one name on one line",
+    """\
+    version = 1
+    tests = [ { name = "a", publish.subject = "a", expect.dead = 0 }, { name = "a", publish.subject = "a", expect.dead = 0 } ]
+    """,
+    'bus.toml:2: tests[1] "a": name "a" is taken (line 2); choose another',
+)

@@ -38,6 +38,19 @@ def test_a_function_of_the_message_says_what_to_add(colour: Any) -> None:
     assert [message.body for message in run.forwards] == [{"n": 2, "tenant": "acme", "double": 4}]
 
 
+def test_functions_say_single_fields_beside_fixed_ones(colour: Any) -> None:
+    """Each of this message; what is fixed is a copy for each."""
+    fixed: list[int] = []
+    enrich = Enrich({"total": lambda message: message.body["price"] * message.body["count"], "tags": fixed, "unit": "EUR"})
+    (message,) = run_filter(enrich, {"price": 3, "count": 4}, colour=colour).forwards
+    assert message.body == {"price": 3, "count": 4, "total": 12, "tags": [], "unit": "EUR"}
+    assert message.body["tags"] is not fixed
+
+    fill = Enrich({"total": lambda message: 0}, overwrite=False)
+    (message,) = run_filter(fill, {"total": 5}, colour=colour).forwards
+    assert message.body == {"total": 5}
+
+
 def test_any_mapping_is_a_body() -> None:
     """Also one that cannot be changed."""
     (message,) = run_filter(Enrich(MappingProxyType({"b": 2})), MappingProxyType({"a": 1})).forwards
