@@ -273,6 +273,11 @@ class CodecError(PipebusError, ValueError):
     """Bytes that are no message, or a message that cannot be written as bytes."""
 
 
+def reason_of(error: BaseException) -> str:
+    """The text of an error of ours, which is written for people; of any other its type too."""
+    return str(error) if isinstance(error, PipebusError) else text_of(error)
+
+
 def text_of(error: BaseException) -> str:
     """Type and text; the text may be a user's own `__str__`, which may fail."""
     try:

@@ -168,7 +168,7 @@ class Live:
             try:
                 for text in texts:
                     self.write(text)
-                self.process.stdin.close()  # type: ignore[union-attr]
+                self.process.stdin.close()
             except (OSError, ValueError):
                 pass
 

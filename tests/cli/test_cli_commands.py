@@ -1113,7 +1113,7 @@ class TestTail:
             out.wait_for(2)
             live.signal(number)
             assert live.wait() == 0
-        assert live.err.text == ""  # type: ignore[union-attr]
+        assert live.err.text == ""
         assert {one["subject"] for one in lines_of(out.text)} == {"a.tick"}
 
     def test_a_reader_that_closes_ends_it(self, shop: Shop) -> None:
@@ -1436,7 +1436,7 @@ class TestDead:
         ]  # fmt: skip
         try:
             for number, program in enumerate(programs):
-                program.stdin.write(jsonl(*(f"{number}.{n}" for n in range(5))))  # type: ignore[union-attr]
+                program.stdin.write(jsonl(*(f"{number}.{n}" for n in range(5))))
             for program in programs:
                 assert program.communicate(timeout=PATIENCE)[1] == ""
                 assert program.returncode == 1

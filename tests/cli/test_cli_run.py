@@ -691,7 +691,7 @@ class TestSignals:
             live.signal(number)
             signalled.set()
             assert live.wait() == code
-            lines, told = out.lines, live.err.text  # type: ignore[union-attr]
+            lines, told = out.lines, live.err.text
 
         if as_json:
             summary = json.loads(lines.pop())
@@ -760,7 +760,7 @@ class TestSignals:
                     live.write(jsonl(n) * 1000)
             live.signal(number)
             assert live.wait() == 128 + number
-        assert "Traceback" not in live.err.text  # type: ignore[union-attr]
+        assert "Traceback" not in live.err.text
         assert f"; stopped by {number.name}\n" in out.text
         assert "left behind" in out.text
 
@@ -773,7 +773,7 @@ class TestSignals:
             live.signal(signal.SIGTERM)
             rest = live.notes.read().splitlines()
             assert live.wait() == 0
-            assert live.err.text == "running: 1 subscription; Ctrl-C drains and stops\n"  # type: ignore[union-attr]
+            assert live.err.text == "running: 1 subscription; Ctrl-C drains and stops\n"
         summary = json.loads(out.text)
         assert summary["accepted"] == summary["subscriptions"]["ok"]["acknowledged"] == 3 + len(rest)
 
@@ -782,10 +782,10 @@ class TestSignals:
         shop.config(OK, DIE.replace('"a.>"', '"b"'))
         with shop.live("run", "bus.toml", *ALLOW) as live:
             out = live.collect_out()
-            live.err.wait_for(1)  # type: ignore[union-attr]
+            live.err.wait_for(1)
             live.signal(signal.SIGINT)
             assert live.wait() in (0, 130)
-        assert "Traceback" not in live.err.text  # type: ignore[union-attr]
+        assert "Traceback" not in live.err.text
         assert masked(out.text).startswith("0 published: 0 accepted\n")
 
 
@@ -836,7 +836,7 @@ class TestPipes:
             assert not writer.is_alive()
         assert live.process.stdin
         # It has not read on to the end: the writer's pipe broke.
-        assert live.err.text == ""  # type: ignore[union-attr]
+        assert live.err.text == ""
 
     def test_a_reader_that_goes_away_while_the_input_is_silent(self, shop: Shop) -> None:
         """The next record that is printed tells, and that ends it; the writer keeps its end open."""
@@ -848,7 +848,7 @@ class TestPipes:
             live.process.stdout.close()
             live.write(jsonl(2, 3))
             assert live.wait() == 141
-        assert live.err.text == ""  # type: ignore[union-attr]
+        assert live.err.text == ""
 
     @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
     def test_a_stream_that_is_closed_from_the_start(self, shop: Shop, closed: str) -> None:
@@ -997,8 +997,8 @@ class TestTerminal:
             out.wait_for(1)
             os.killpg(live.process.pid, signal.SIGINT)
             assert live.wait() == 130
-        assert "stopped by SIGINT" in live.err.text  # type: ignore[union-attr]
-        assert "Traceback" not in live.err.text  # type: ignore[union-attr]
+        assert "stopped by SIGINT" in live.err.text
+        assert "Traceback" not in live.err.text
 
 
 class TestLog:

@@ -15,7 +15,7 @@ from pipebus.cli.letters import Letter, Letters, renumbered, told
 from pipebus.cli.show import as_json, printable, table
 from pipebus.cli.summary import left_over
 from pipebus.cli.targets import add_allow, add_timeout, is_module, open_bus, starting
-from pipebus.errors import DeadLetterError, PipebusError, text_of
+from pipebus.errors import DeadLetterError, reason_of
 
 Delivery = tuple[str, str]
 """A message's id, and a subscription's name."""
@@ -199,7 +199,7 @@ class Replay:
                 if self.ended[_delivery(one)]:
                     yield one  # it has come to an end nevertheless: it is dead again
                 else:
-                    self.stays[one["id"]] = str(error) if isinstance(error, PipebusError) else text_of(error)
+                    self.stays[one["id"]] = reason_of(error)
 
     def _see(self, event: Any) -> None:
         from pipebus import events

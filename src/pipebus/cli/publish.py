@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pipebus.errors import PipebusError, Rejected, text_of
+    from pipebus.errors import Rejected, reason_of
 
     log_to_stderr(logging.ERROR)
     if args.text is not None and args.body is not None:
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         except Rejected as error:
             told = {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.errors)}
         except Exception as error:
-            told = {"outcome": "failed", "reason": str(error) if isinstance(error, PipebusError) else text_of(error)}
+            told = {"outcome": "failed", "reason": reason_of(error)}
         left = left_over(bus.stop(args.timeout))
     letters = bus.dead_letters.list()
     if letters:

@@ -16,6 +16,7 @@ from pipebus.cli.interrupts import Interrupted, Interrupts
 from pipebus.cli.messages import Lines, outcome_told, tailing
 from pipebus.cli.show import as_json, progress
 from pipebus.cli.targets import add_allow, add_target, add_timeout, open_bus, starting
+from pipebus.errors import HeaderError, MessageError, Rejected, SubjectError, reason_of
 
 if TYPE_CHECKING:
     from pipebus.bus import Bus
@@ -176,7 +177,6 @@ class Run:
                 show(records.progress, f"{stats['accepted']:,} accepted, {refused:,} not")
 
     def _publish(self, record: Any) -> None:
-        from pipebus.errors import HeaderError, MessageError, PipebusError, Rejected, SubjectError
         from pipebus.records import BadRecord
 
         try:
@@ -193,7 +193,7 @@ class Run:
             self.published += 1
             self._outcome({"outcome": "rejected", "by": error.by, "reason": "; ".join(error.errors)})
         except Exception as error:  # a filter's own, or wrong options: told, and the others are published
-            text = str(error) if isinstance(error, PipebusError) else f"{type(error).__name__}: {error}"
+            text = reason_of(error)
             self.published += not isinstance(error, (SubjectError, HeaderError, MessageError))  # no message was made
             self.unpublished.append(f"{self.where}: {text}")
             self._outcome({"outcome": "failed", "reason": text})

@@ -269,8 +269,7 @@ class Chains:
 
     def note(self, table: Table, error: PipebusError) -> None:
         """Each sentence of an error of the bus's, at the line that it names."""
-        for sentence in str(error).splitlines():
-            text = sentence.replace("set abandon=True, or make the chain async", "say abandon = true")
+        for text in sentences(error):
             match = re.search(re.escape(self.document.file) + r":(\d+)", text)
             line = int(match[1]) if match is not None else self.document.line(table.path)
             self.add(line, table, text)
@@ -280,6 +279,11 @@ class Chains:
         path = self.document.around(line)
         where = table.path if path == table.path[: len(path)] else path
         self.document.problems.add(line, self.document.where(where), text)
+
+
+def sentences(error: PipebusError) -> list[str]:
+    """What an error of the bus's says, with remedies that a file has."""
+    return str(error).replace("set abandon=True, or make the chain async", "say abandon = true").splitlines()
 
 
 def pipeline_of(nodes: tuple[Node, ...], on_error: Any, place: Place) -> Pipeline:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipebus.bus import Bus
 from pipebus.config import cases
-from pipebus.config.chains import Chains, pipeline_of, told_of
+from pipebus.config.chains import Chains, pipeline_of, sentences, told_of
 from pipebus.config.document import Document, Table
 from pipebus.config.kinds import Choice, Loading, Whole
 from pipebus.config.problems import BROKEN, Told, guess, shown
@@ -204,12 +204,11 @@ class Reader:
 
     def _note_subscription(self, table: Table, name: str, error: PipebusError) -> None:
         ours = re.compile(rf"^subscription {re.escape(name)}( \(at [^)]*\))?: ")
-        for sentence in str(error).splitlines():
+        told = f"name = {shown(name)}: "
+        for sentence in sentences(error):
             if self.broken_chain and " requires " in sentence:
                 continue
-            told = f"name = {shown(name)}: "
-            sentence = sentence.replace("set abandon=True, or make the chain async", "say abandon = true")
-            text = re.sub(r"^name=.* \(at [^)]*\): ", lambda _: told, ours.sub("", sentence))  # noqa: B023 (called at once)
+            text = re.sub(r"^name=.* \(at [^)]*\): ", lambda _: told, ours.sub("", sentence))
             text = text.replace(f" (at {table.place})", "")
             match = re.search(re.escape(self.document.file) + r":(\d+)", text)
             keys = [key for key in SUBSCRIPTION if key in table and key not in ("name", "subject", "handler")]
