@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hypothesis import HealthCheck, settings
 
@@ -17,6 +18,13 @@ CALM: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slo
 
 HOME: Final = Path(pipebus.__file__).resolve().parents[1]
 """The directory that pipebus is imported from."""
+
+
+def named(value: Any) -> str:
+    """A parameter's id: its text, the same in each process (without addresses, and a set's members in order)."""
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(repr, value)))}}}"
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def environment() -> dict[str, str]:

@@ -30,7 +30,7 @@ from pipebus.config.problems import Bad, Unexportable
 from pipebus.expressions import Condition, Expression
 from pipebus.filters import Dedupe, Drop, Enrich, Expire, Fields, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
 from pipebus.settings import Bytes, Seconds
-from values_helpers import CALM
+from values_helpers import CALM, named
 
 NAME = __name__
 LOADING = Loading(Imports([NAME]), {}, {})
@@ -182,7 +182,7 @@ READ: list[tuple[Any, Any, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("hint", "value", "found"), READ, ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize(("hint", "value", "found"), READ, ids=lambda value: named(value)[:50])
 def test_each_annotation_is_read_from_what_a_file_can_say(hint: Any, value: Any, found: Any) -> None:
     """As a value of just that type."""
     made = read(hint, value)
@@ -688,7 +688,7 @@ def test_what_is_written_is_read_again(hint: Any) -> None:
         (Callable, lambda message: 1),
         (Seconds, -1.0), (Seconds, math.inf), (Bytes, -1), (Window, object()),
     ],
-    ids=str,
+    ids=named,
 )  # fmt: skip
 def test_what_no_file_can_hold_is_told(hint: Any, value: Any) -> None:
     """Rather than written as something else."""

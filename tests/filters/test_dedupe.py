@@ -17,6 +17,7 @@ from pipebus import Bus, Delivery, Dropped, Handled, Message, Pipeline, Pipeline
 from pipebus.errors import ContractError
 from pipebus.filters import Dedupe, Retry, Tap
 from pipebus.testing import FakeClock, FilterBench, Harness, after, run_filter
+from values_helpers import named
 
 DUPLICATE = Dropped("duplicate", "Dedupe")
 
@@ -708,7 +709,7 @@ class Asynchronous:
         ({"size": True}, r"Dedupe\.size=True"),
         ({"size": "many"}, r"Dedupe\.size='many'"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_wrong_settings_are_refused_where_they_are_written(settings: dict[str, Any], text: str) -> None:
     """The error names the setting, what was found, and what to write."""

@@ -10,6 +10,7 @@ import pytest
 from pipebus import Message, PipelineError, Receipt, Rejected
 from pipebus.filters import Enrich
 from pipebus.testing import Harness, run_filter
+from values_helpers import named
 
 
 def test_fields_are_merged_into_the_body(colour: Any) -> None:
@@ -89,7 +90,7 @@ async def asynchronous(message: Message) -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.parametrize("add", [None, 5, "text", ["a"], asynchronous], ids=repr)
+@pytest.mark.parametrize("add", [None, 5, "text", ["a"], asynchronous], ids=named)
 def test_wrong_settings_are_refused_where_they_are_written(add: Any) -> None:
     """The error says what it takes; an async function could not be awaited."""
     with pytest.raises(PipelineError, match=r"Enrich\.add"):

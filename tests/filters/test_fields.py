@@ -22,7 +22,7 @@ from pipebus.expressions import Expression
 from pipebus.filters import Fields, Validate
 from pipebus.testing import Harness, check_filter, run_filter
 from pipebus.testing.laws import LAWS
-from values_helpers import CALM
+from values_helpers import CALM, named
 
 
 def shaped(filter: Fields, body: Any, headers: Mapping[str, str] | None = None) -> Message[Any]:
@@ -503,7 +503,7 @@ async def asynchronous(message: Message) -> str:
         ({"remove": ["body.x"], "missing": "skp"}, "Fields.missing"),
         ({"remove": ["body.x"], "missing": None}, "Fields.missing"),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_wrong_settings_are_refused_where_they_are_written(settings: Any, says: str) -> None:
     """By the setting's name, and before the first message."""

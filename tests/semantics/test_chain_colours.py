@@ -22,6 +22,7 @@ from pipebus import (
     when,
 )
 from pipebus.filters import Enrich, Expire, Log, Reroute, SetHeaders, Tap, Validate
+from values_helpers import named
 
 
 class Order(BaseModel):
@@ -110,7 +111,7 @@ def late():
 
 @pytest.mark.only(side="publish")
 @pytest.mark.parametrize(
-    ("to", "arrives"), [("bills.paid", "bills.paid"), ("orders.{body.id}", "orders.1"), (lambda message: "x", "x")], ids=str
+    ("to", "arrives"), [("bills.paid", "bills.paid"), ("orders.{body.id}", "orders.1"), (lambda message: "x", "x")], ids=named
 )
 def test_s17_reroute_changes_the_subject_alike(chain, to, arrives):
     """What follows is the new subject's road, in both colours."""

@@ -36,6 +36,7 @@ from pipebus import (
     UnsupportedCapability,
     transform,
 )
+from values_helpers import named
 
 
 @dataclasses.dataclass
@@ -456,7 +457,7 @@ def test_s11_a_handler_that_comes_after_include_is_told() -> None:
     assert bus.subscriptions == []
 
 
-@pytest.mark.parametrize("found", [5, fine, Handlers, None, [Handlers()], Bus()], ids=repr)
+@pytest.mark.parametrize("found", [5, fine, Handlers, None, [Handlers()], Bus()], ids=named)
 def test_s11_include_takes_handlers(found: Any) -> None:
     """A function is subscribed, a class is no instance."""
     with pytest.raises(SubscriptionError, match="include takes Handlers"):
