@@ -37,6 +37,7 @@ def bind(bus: Carried, subscription: Subscription) -> None:
         else:
             message = found
         parcel = Parcel(message, taken, token)
+        parcel.replayed = bool(getattr(token, "replayed", False))
         if taken >= attempts:
             text = f"taken {taken} times and never settled; {subscription.name} allows attempts={attempts}"
             subscription.bury_untaken(parcel, AttemptsExhausted(text))
@@ -49,10 +50,14 @@ def bind(bus: Carried, subscription: Subscription) -> None:
     bus.transport.bind(
         Binding(
             name=subscription.name,
-            durable=subscription.named,
+            durable=subscription.durable,
             patterns=tuple(p if isinstance(p, Pattern) else Pattern(p) for p in subscription.patterns),
             deliver=deliver,
             attempts=attempts,
             start=subscription.plan.deliver,
+            limit=subscription.plan.rules.size,
+            workers=subscription.plan.rules.workers,
+            overflow=subscription.plan.rules.overflow,
+            handled=subscription.handled,
         )
     )

@@ -120,7 +120,11 @@ class Bus:
         self.transport.capabilities.require(self.require, type(self.transport).__name__)
         self.codec: Codec = JsonCodec()
         self.max_message_bytes = max_message_bytes
-        self.dead_letters = DeadLetters(_whole(dead_letters, "dead_letters", 1))
+        cap = _whole(dead_letters, "dead_letters", 1)
+        self.dead_letters: DeadLetters = (
+            self.transport.dead_letters if self.transport.dead_letters is not None else DeadLetters(cap)
+        )
+        self.dead_letters.cap = cap
         self.ledger = Ledger(name, lambda error: self.request_stop(f"{error} in an observer"))
         self.traffic = Traffic()
         self.pool_is_given = pool is not None
@@ -356,7 +360,7 @@ class Bus:
                     break
             if not route.nodes and self.transport.local and not delay:
                 outcome = route.run(BARE)(message)
-            elif route.colour == "async" or (route.plain_sync is None and self.transport.local):
+            elif route.colour == "async" or route.plain_sync is None:
                 outcome = await route.run(Road("async", force=True, late=bool(delay)))(message)
             else:
                 run = route.run(Road("sync", force=True, late=bool(delay)))
@@ -1006,9 +1010,22 @@ class Bus:
         """Raises in a forked child."""
         self.lifecycle.check_process()
 
-    def settle_remote(self, token: Any, verdict: Any, delay: float) -> None:
-        self.transport.settle(token, verdict, delay)
+    def settle_remote(self, token: Any, verdict: Any, delay: float, why: str) -> None:
+        self.transport.settle(token, verdict, delay, why)
         self.traffic.nudge()
+
+    def flush_remote(self) -> None:
+        with self.pool.lent():
+            self.transport.flush()
+
+    def transaction(self, token: Any) -> Any:
+        if token is None or not self.transport.capabilities.transactions:
+            raise UnsupportedCapability(f"{self.url} has no transactions; use a store that has, such as sqlite:///bus.db")
+        return self.transport.transaction(token)
+
+    def figures(self, name: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self.transport.figures(name)
+        return found
 
     # --- config files --------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,9 @@ class DeadLetters:
         cap: Most letters kept, >= 1.
     """
 
+    settles = False
+    """Keeping a letter settles the delivery too."""
+
     def __init__(self, cap: int = 10_000) -> None:
         self.cap = cap
         self.total = 0
@@ -98,10 +101,11 @@ class DeadLetters:
 
     def add(
         self, message: Message[Any], error: BaseException, source: Source, *, subscription: str, by: str | None,
-        attempts: int, first_time: float, time: float,
+        attempts: int, first_time: float, time: float, token: Any = None,
     ) -> DeadLetter:  # fmt: skip
+        """Make a letter and keep it; `token` is what a transport knows the delivery by."""
         letter = DeadLetter(
-            id=f"d{next(self._numbers)}",
+            id=self.next_id(),
             message=message,
             subscription=subscription,
             by=by,
@@ -112,6 +116,14 @@ class DeadLetters:
             first_time=first_time,
             time=time,
         )
+        self.keep(letter, source, token)
+        return letter
+
+    def next_id(self) -> str:
+        return f"d{next(self._numbers)}"
+
+    def keep(self, letter: DeadLetter, source: Source, token: Any) -> None:
+        """Keep a letter; over the cap the oldest goes."""
         evicted: list[tuple[DeadLetter, Source]] = []
         with self._lock:
             self._letters[letter.id] = (letter, source)
@@ -124,7 +136,6 @@ class DeadLetters:
                     excess -= 1
         for old, origin in evicted:
             origin.bury(old.message, "evicted")
-        return letter
 
     def list(self, subscription: str | None = None) -> list[DeadLetter]:
         """All letters, oldest first; those of one subscription if it is named."""

@@ -26,6 +26,7 @@ Everything pipebus raises, as one small tree.
     ├── DeadLetterError                     no such dead letter, or it cannot be replayed now
     ├── UnsupportedCapability               the transport cannot do what was asked
     ├── MessageTooLarge                     over the bus's limit, before a byte was written
+    ├── TransportError                      the store or server failed, or refused; what was asked for was not done
     ├── PublishUnknown                      sent, but whether it was stored is not known
     └── CodecError (ValueError)             bytes that are no message, or a message that has no bytes
 """
@@ -251,6 +252,10 @@ class UnsupportedCapability(PipebusError):
 
 class MessageTooLarge(PipebusError):
     """The encoded message is over the limit; nothing was written."""
+
+
+class TransportError(PipebusError):
+    """The store or server behind a transport failed, or refused: what was asked for was not done. The text says what helps."""
 
 
 class PublishUnknown(PipebusError):

@@ -190,7 +190,7 @@ class Lifecycle:
         try:
             for subscription in subscriptions:
                 subscription.compile(bus.delivery_nodes)
-            bus.transport.start(Surroundings(bus.clock, bus.max_message_bytes))
+            bus.transport.start(Surroundings(bus.clock, bus.max_message_bytes, bus.traffic.nudge, bus.ledger.warn))
             for pool in self._pools(subscriptions):
                 pool.start()
             bus.loops.start(loop)

@@ -233,6 +233,10 @@ class Step:
         return bool(getattr(self.filter, "repeats", False))
 
     @property
+    def wants_delivery(self) -> bool:
+        return bool(getattr(self.filter, "wants_delivery", False))
+
+    @property
     def terminal(self) -> bool:
         return bool(getattr(self.filter, "terminal", False))
 

@@ -22,6 +22,7 @@ from pipebus.router import Route, Router
 from pipebus.runners import current_mailbox
 from pipebus.services import Services
 from pipebus.subject import Address
+from pipebus.subscription import LISTENER
 from pipebus.waiting import Once
 
 PREFIX: Final = "_reply."
@@ -237,7 +238,7 @@ class Replies:
         with self._lock:
             if not self._listens:
                 self._listens = True
-                self.bus.subscribe(f"{PREFIX}{self._token}.*", self._hear, name=f"_replies.{self._token}", mailbox=1_000_000)
+                self.bus.subscribe(f"{PREFIX}{self._token}.*", self._hear, name=f"{LISTENER}{self._token}", mailbox=1_000_000)
 
     def _hear(self, message) -> None:  # type: ignore[no-untyped-def]
         self.arrive(message)

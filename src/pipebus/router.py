@@ -282,14 +282,27 @@ class Router:
             reach = self._fan_out(mailboxes, road)
         if road.colour == "sync" and not route.nodes:
             return reach
+
+        async def areach(message: Message[Any]) -> Receipt:
+            if route.reach is not None:
+                found: Receipt = await on_executor(reach, message)
+                return found
+            receipt: Receipt = await transport.asend(message, self.hub.delay() if road.late else 0.0)
+            if not receipt.mailboxes:
+                self.hub.ledger.unrouted(message)
+            return receipt
+
         fixed = route.reach is None  # else it looks at the subject itself
         noted = any(step.repeats for step in pipeline.steps(route.router.nodes))  # a rerouter may have come from there
 
-        def terminal(message: Message[Any]) -> Receipt:
+        def check(message: Message[Any]) -> None:
             if message.__class__ is not Message:
                 raise links.handed_on(message)
             if fixed and message.subject is not subject and message.subject != subject:
                 raise SubjectChanged(subject, message.subject)
+
+        def terminal(message: Message[Any]) -> Receipt:
+            check(message)
             try:
                 receipt: Receipt = reach(message)
             except BaseException as error:
@@ -307,13 +320,20 @@ class Router:
         async def aterminal(message: Message[Any]) -> Receipt:
             if transport.local:
                 return terminal(message)
+            check(message)
             try:
-                receipt: Receipt = await on_executor(terminal, message)  # it may wait for a disk or a network
-                return receipt
-            except asyncio.CancelledError:
-                if noted:
-                    note(message)  # the thread goes on: it may still be stored
+                # It may wait for a disk or a network.
+                receipt: Receipt = await areach(message)
+            except BaseException as error:
+                if isinstance(error, asyncio.CancelledError):
+                    if noted:
+                        note(message)  # it may still be stored
+                else:
+                    links.blame(error, TERMINAL, message)
                 raise
+            if noted:
+                note(receipt)
+            return receipt
 
         return aterminal
 

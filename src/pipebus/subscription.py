@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, Protocol
 
 from pipebus import events, links, pipeline
@@ -19,6 +19,7 @@ from pipebus.errors import (
     AttemptsExhausted,
     BusClosed,
     DeadLetterError,
+    LifecycleError,
     PipelineError,
     Rejected,
     SubjectChanged,
@@ -33,6 +34,9 @@ from pipebus.pipeline import Build, Node, Place, Step
 from pipebus.runners import Pool
 from pipebus.services import Services
 from pipebus.settings import is_duration
+
+LISTENER: Final = "_replies."
+"""What a bus's own subscription for replies is called: the first part of its name."""
 
 _came_for: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.subject")
 """The subject of the message that is passing a delivery chain which serves several: a filter may not change it."""
@@ -80,7 +84,10 @@ class Hub(Protocol):
     def state(self) -> str: ...
     def request_stop(self, reason: str) -> None: ...
     def check_process(self) -> None: ...
-    def settle_remote(self, token: Any, verdict: str, delay: float) -> None: ...
+    def settle_remote(self, token: Any, verdict: str, delay: float, why: str) -> None: ...
+    def flush_remote(self) -> None: ...
+    def transaction(self, token: Any) -> AbstractContextManager[Any]: ...
+    def figures(self, name: str) -> dict[str, Any] | None: ...
     def unsubscribe(self, subscription: Subscription, timeout: float | None) -> None: ...
     async def aunsubscribe(self, subscription: Subscription, timeout: float | None) -> None: ...
     def end(self, subscription: Subscription, reason: str) -> None: ...
@@ -138,15 +145,57 @@ class Delivery:
     def settled(self) -> bool:
         return not self._open
 
-    def ack(self) -> None:
+    @property
+    def attempts(self) -> int:
+        """How often its subscription takes a message before it is dead."""
+        return self._subscription.plan.attempts
+
+    def ack(self, *, confirm: bool = False) -> None:
         """
         Handled; it will not come again.
 
+        Args:
+            confirm: Return only when the transport has it, as durably as it keeps messages. Without it a store may carry it
+                out a moment later; if the program is killed in between, the message comes again.
+
         Raises:
-            AlreadySettled: if it was settled before.
+            AlreadySettled: if it was settled before. LifecycleError: `confirm` on a running event loop, which it would stop.
         """
+        if confirm and asyncio._get_running_loop() is not None:
+            raise LifecycleError("ack(confirm=True) waits for the store and would stop the running event loop; leave it out")
         self._close("acknowledged")
         self._subscription.acknowledge(self._parcel)
+        if confirm and self._parcel.token is not None:
+            self._subscription.plan.hub.flush_remote()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """
+        A connection to the transport's store (`sqlite3.Connection` on SQLite). What is written on it in this block, what this
+        thread publishes meanwhile and the acknowledgement are kept together at its end; if it raises, none of it is.
+
+        It holds the store's lock for writers: meanwhile nobody else publishes or acknowledges there, in any process. Keep it
+        short; what waits for other messages in it waits for itself.
+
+        Raises:
+            UnsupportedCapability: the transport has no transactions. AlreadySettled. LifecycleError: on a running event loop.
+            TransportError: the store failed, or the delivery's lease had ended; nothing was kept.
+        """
+        subscription, parcel = self._subscription, self._parcel
+        if self.settled:
+            raise AlreadySettled(f"message {self.message.id} of {subscription.name} was settled before; open it first")
+        closed = False
+        try:
+            with subscription.plan.hub.transaction(parcel.token) as connection:
+                yield connection
+                self._close("acknowledged")
+                closed = True
+        except BaseException:
+            if closed:  # it could not be committed: as if nothing had been said
+                self.verdict = None
+                self._open.append(True)
+            raise
+        subscription.acknowledge(parcel, tell=False)
 
     def retry(self, delay: float = 0.0) -> None:
         """
@@ -231,6 +280,11 @@ class Subscription:
         return isinstance(self._name, str)
 
     @property
+    def durable(self) -> bool:
+        """Its name is its own on a transport that keeps messages; replies are for this bus alone."""
+        return self.named and not self.name.startswith(LISTENER)
+
+    @property
     def patterns(self) -> tuple[Any, ...]:
         """What it listens to: literal subjects, objects and wildcard `Pattern`s."""
         return self.subjects if isinstance(self.subjects, tuple) else (self.subjects,)
@@ -257,8 +311,17 @@ class Subscription:
     # --- for the user ----------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """`accepted = acknowledged + dropped + dead + pending + in_flight`, at every quiet moment."""
-        return self.mailbox.counts()
+        """
+        `accepted = acknowledged + dropped + dead + pending + in_flight`, at every quiet moment. A store that several processes
+        share counts for all of them, and since the subscription began; what waits in a mailbox elsewhere is in flight.
+        """
+        stored = self.plan.hub.figures(self.name) if self.durable else None
+        if stored is None:
+            return self.mailbox.counts()
+        here = min(self.mailbox.waiting(), stored["in_flight"])
+        stored["pending"] += here
+        stored["in_flight"] -= here
+        return stored
 
     def pause(self) -> None:
         """Start no further handler until `resume`; messages are still accepted."""
@@ -357,6 +420,8 @@ class Subscription:
         build.terminal = pipeline.compile(plan.nodes, build)
         run = pipeline.compile(bus_nodes, build)
         self.run = run if self.literal is not None else _remembering(run, build.colour)
+        if any(step.wants_delivery for step in (*pipeline.steps(bus_nodes), *pipeline.steps(plan.nodes))):
+            plan.quick = False
 
     def _terminal(self) -> links.Next:
         bound, literal = self.plan.bound, self.literal
@@ -586,9 +651,10 @@ class Subscription:
         self.mailbox.give_back(parcel, front=True)
         return parcel
 
-    def acknowledge(self, item: Item) -> None:
+    def acknowledge(self, item: Item, tell: bool = True) -> None:
         self.mailbox.acknowledge(item)
-        self._tell_transport(item, "acknowledge")
+        if tell:
+            self._tell_transport(item, "acknowledge")
         if self.plan.hub.ledger.observed:
             self.plan.hub.ledger.emit(events.Acknowledged(_message(item), self.name, _attempt(item)))
 
@@ -629,12 +695,14 @@ class Subscription:
             attempts=_attempt(item),
             first_time=getattr(item, "first", 0.0) or now,
             time=now,
+            token=getattr(item, "token", None),
         )
         if taken:
             self.mailbox.die(item)
         else:
             self.mailbox.die_untaken()
-        self._tell_transport(item, "dead")
+        if not hub.dead_letters.settles:
+            self._tell_transport(item, "dead")
         if letter.message.reply_to is not None:
             hub.replies.fail(letter.message.reply_to, letter.message, error)
         hub.ledger.warn(
@@ -658,10 +726,10 @@ class Subscription:
         self.mailbox.bury(reason)
         self.discarded(message, reason, None)
 
-    def _tell_transport(self, item: Item, verdict: str, delay: float = 0.0) -> None:
+    def _tell_transport(self, item: Item, verdict: str, delay: float = 0.0, why: str = "") -> None:
         if item.__class__ is Parcel and item.token is not None:
             try:
-                self.plan.hub.settle_remote(item.token, verdict, delay)
+                self.plan.hub.settle_remote(item.token, verdict, delay, why)
             except Exception as error:
                 # The transport will bring it again; nothing here may keep the worker from its next message.
                 self.plan.hub.ledger.warn("delivery.not_settled", subscription=self.name, verdict=verdict, error=text_of(error))
@@ -678,7 +746,7 @@ class Subscription:
             self._tell_transport(parcel, "release")
 
     def discarded(self, item: Item, reason: str, by: str | None, keep: bool = False) -> None:
-        self._tell_transport(item, "release" if keep else "drop")
+        self._tell_transport(item, "release" if keep else "drop", why=reason)
         reply_to = _message(item).reply_to
         if reply_to is not None:
             self.plan.hub.replies.drop(reply_to, f"{reason} (by {by or self.name})")

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pipebus import BusClosed, Message, MessageTooLarge, Receipt
 from pipebus.codec import JsonCodec
-from pipebus.transports.base import Binding, Capabilities, Surroundings
+from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport
 
 LATER = 0.01  # seconds until a message that found no room is offered again; sooner if its subscription settles one
 
@@ -51,7 +51,7 @@ class Queue:
         return max(self.not_before, min((copy.due for copy in self.waiting), default=float("inf")))
 
 
-class ByteTransport:
+class ByteTransport(Transport):
     """
     Args:
         delay: Promise delayed publishing.
@@ -122,7 +122,7 @@ class ByteTransport:
             if not queue.binding.durable:
                 del self._queues[name]
 
-    def settle(self, token: Any, verdict: str, delay: float) -> None:
+    def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
         name, number = token
         with self._changed:
             queue = self._queues.get(name)

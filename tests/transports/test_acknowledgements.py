@@ -153,10 +153,10 @@ def test_a_transport_that_cannot_settle_does_not_stop_the_bus(bus: Bus) -> None:
     seen: list[Any] = []
     settle, failures = wire(bus).settle, [ConnectionError("gone")]
 
-    def unsteady(token: Any, verdict: Any, delay: float) -> None:
+    def unsteady(token: Any, verdict: Any, delay: float = 0.0, why: Any = "") -> None:
         if failures:
             raise failures.pop()
-        settle(token, verdict, delay)
+        settle(token, verdict, delay, why)
 
     wire(bus).settle = unsteady  # type: ignore[method-assign]
     two = threading.Event()

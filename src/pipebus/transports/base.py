@@ -5,16 +5,17 @@ Memory carries nothing: the publish chain's terminal puts the message into the m
 message (`send`), keeps it by whatever it promises, and hands it back (`Binding.deliver`) to each subscription whose pattern
 matches; the subscription says what became of it (`settle`).
 
-A transport is one file with these few methods and one line in `TRANSPORTS` (or an entry point in the group
-`pipebus.transports`: name = URL scheme, value = a callable of the URL).
+A transport is one module with a class derived from `Transport`, and one line in `TRANSPORTS` (or an entry point in the group
+`pipebus.transports`: name = URL scheme, value = a callable of the URL). What `Transport` defines need not be written again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -23,6 +24,10 @@ from pipebus.clock import Clock
 from pipebus.errors import PipebusError, UnsupportedCapability, text_of
 from pipebus.message import Message, Receipt
 from pipebus.subject import Pattern
+from pipebus.waiting import on_executor
+
+if TYPE_CHECKING:
+    from pipebus.dead_letters import DeadLetter, DeadLetters
 
 Verdict = Literal["acknowledge", "return", "release", "drop", "dead"]
 """What became of a delivery. "return": to be brought again, this taking counts; "release": the same, it does not."""
@@ -42,6 +47,8 @@ class Capabilities(msgspec.Struct, frozen=True):
         replay: Older messages may be read again (`deliver="all"`).
         objects: Actors and `Ref`s may be subjects: nothing is encoded.
         multi_process: Several processes may use it at once.
+        dead_letters: It keeps dead letters, where they outlive the program.
+        transactions: A handler's own writes, its publishes and its acknowledgement may be one transaction.
         max_size: Largest encoded message in bytes; None: no limit.
     """
 
@@ -53,6 +60,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     replay: bool = False
     objects: bool = False
     multi_process: bool = False
+    dead_letters: bool = False
+    transactions: bool = False
     max_size: int | None = None
 
     def require(self, wanted: dict[str, Any], name: str) -> None:
@@ -91,12 +100,17 @@ class Binding:
 
     Args:
         name: Stable across restarts if `durable`.
+        durable: What it has coming stays when nobody is bound to it.
         patterns: Any of them matches; a message that several match comes once.
         deliver: Hand one message in: (message or its bytes, token, takings so far). False: no room now, offer it again
             later; nobody says when, so after each settlement of this binding, and now and then besides. Callable from any
             thread. The token comes back in `settle`.
         attempts: Takings before a message is dead.
         start: "new", "all" or "last".
+        limit: Most deliveries that it takes in before it has settled some; more are refused.
+        workers: How many of them it handles at once.
+        overflow: What the subscription asked for where its mailbox is full.
+        handled: It has a handler; else somebody reads it.
     """
 
     name: str
@@ -105,6 +119,10 @@ class Binding:
     deliver: Callable[[Message[Any] | bytes, Any, int], bool]
     attempts: int
     start: str
+    limit: int = 10_000
+    workers: int = 1
+    overflow: str = "block"
+    handled: bool = True
 
 
 @dataclass(eq=False, slots=True)
@@ -114,18 +132,24 @@ class Surroundings:
 
     Args:
         max_message_bytes: Refuse larger messages with `MessageTooLarge` before anything is written; None: no limit.
+        changed: To be called when something has been settled or brought that a drain may wait for.
+        warn: Takes a warning: a name such as "store.failed" and facts by keyword. Never raises.
     """
 
     clock: Clock
     max_message_bytes: int | None
+    changed: Callable[[], None] = lambda: None
+    warn: Callable[..., None] = lambda event, **facts: None
 
 
 class Transport(Protocol):
-    """What a transport does."""
+    """What a transport does. All methods are callable from any thread, and none is called on an event loop but `asend`."""
 
     capabilities: Capabilities
-    local: bool
-    """True: messages never leave the process, and the bus fans out itself; only `capabilities` and `copy` are used."""
+    local: bool = False
+    """True: messages never leave the process, and the bus fans out itself; only `capabilities` and `codec` are used."""
+    dead_letters: DeadLetters | None = None
+    """Where it keeps dead letters, if its capabilities say so: the bus's `dead_letters`, from before the start."""
 
     def start(self, surroundings: Surroundings) -> None: ...
 
@@ -142,25 +166,63 @@ class Transport(Protocol):
         Keep the message as promised; when this returns it is kept. Callable from any thread; after `stop` it raises BusClosed.
 
         Raises:
-            MessageTooLarge, UnsupportedCapability, CodecError, PublishUnknown, and what the engine raises.
+            MessageTooLarge, UnsupportedCapability, CodecError, TransportError: it is not kept. PublishUnknown: it may be.
         """
         ...
 
+    async def asend(self, message: Message[Any], delay: float) -> Receipt:
+        """`send` for coroutines. A cancelled one may still be kept."""
+
+        def send(message: Message[Any]) -> Receipt:
+            return self.send(message, delay)
+
+        receipt: Receipt = await on_executor(send, message)
+        return receipt
+
     def bind(self, binding: Binding) -> None:
-        """Deliver what matches from now on; effective on return."""
+        """
+        Deliver what matches from now on; effective on return.
+
+        Raises:
+            UnsupportedCapability: it asks for what this transport cannot do.
+        """
         ...
 
     def unbind(self, name: str) -> None:
         """Deliver nothing more to it: it is unsubscribed, or the bus stops. What it has may still be settled after this."""
         ...
 
-    def settle(self, token: Any, verdict: Verdict, delay: float) -> None:
-        """What became of a delivery; `delay` in seconds, for "return"."""
+    def settle(self, token: Any, verdict: Verdict, delay: float = 0.0, why: str | DeadLetter = "") -> None:
+        """
+        What became of a delivery. It may be carried out later, in this order; `flush` and `stop` wait for it.
+
+        Args:
+            delay: Seconds, for "return".
+            why: The reason of a "drop"; the dead letter of a "dead", for a transport that keeps them.
+        """
         ...
+
+    def flush(self) -> None:
+        """Return when everything that was settled before has been carried out, as durably as a message is kept."""
+        return
+
+    def figures(self, name: str) -> dict[str, Any] | None:
+        """What `stats` of a durable subscription says, where the transport counts for all processes; None: it does not."""
+        return None
+
+    def transaction(self, token: Any) -> AbstractContextManager[Any]:
+        """
+        A connection to the store; at the end of the block what was written on it, what was sent meanwhile on this thread
+        and the acknowledgement of the delivery are kept together, or (if it raises) none of it.
+        """
+        raise UnsupportedCapability(f"{type(self).__name__} has no transactions")
 
 
 Factory = Callable[[str], Any]
-TRANSPORTS: Final[dict[str, str]] = {"memory": "pipebus.transports.memory:MemoryTransport.from_url"}
+TRANSPORTS: Final[dict[str, str]] = {
+    "memory": "pipebus.transports.memory:MemoryTransport.from_url",
+    "sqlite": "pipebus.transports.sqlite:SqliteTransport.from_url",
+}
 """URL scheme -> module:callable, imported when first used."""
 
 

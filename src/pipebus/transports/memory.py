@@ -13,10 +13,10 @@ from urllib.parse import parse_qsl, urlsplit
 from pipebus.codec import Codec, JsonCodec
 from pipebus.errors import UnsupportedCapability
 from pipebus.message import Message, Receipt
-from pipebus.transports.base import Binding, Capabilities, Surroundings, Verdict
+from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport, Verdict
 
 
-class MemoryTransport:
+class MemoryTransport(Transport):
     """
     The default transport.
 
@@ -59,5 +59,5 @@ class MemoryTransport:
     def unbind(self, name: str) -> None:
         return None
 
-    def settle(self, token: Any, verdict: Verdict, delay: float) -> None:
+    def settle(self, token: Any, verdict: Verdict, delay: float = 0.0, why: Any = "") -> None:
         return None

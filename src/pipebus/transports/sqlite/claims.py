@@ -1,0 +1,60 @@
+"""How many deliveries of a subscription to have out at once, in this process."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pipebus.transports.base import Binding
+from pipebus.transports.sqlite.store import Claim
+
+AHEAD: Final = 0.1
+"""Seconds of work to have at hand."""
+MOST: Final = 500
+
+
+class Bound:
+    """
+    A subscription that this process serves.
+
+    What is claimed here is out of reach for other processes, so a slow handler should have little at hand, and a fast one
+    enough that it need not wait for the file: about what it has settled in a tenth of a second.
+    """
+
+    def __init__(self, binding: Binding, sub: int, now: float) -> None:
+        self.binding = binding
+        self.sub = sub
+        self.out: dict[Claim, None] = {}  # one step each way, so without a lock
+        self.maybe = True  # there may be something to claim
+        self.not_before = 0.0  # its mailbox had no room: ask again then
+        self.settled = 0  # since `_since`
+        self._since = now
+        self._window = self._least = 2 * binding.workers
+
+    def wants(self, now: float) -> int:
+        """How many to claim now; 0: enough are out."""
+        if not self.maybe or now < self.not_before:
+            return 0
+        out = len(self.out)
+        if out > self._window // 2:
+            return 0
+        passed = now - self._since
+        if self.settled >= self._window // 2 and passed > 0:
+            rate = self.settled / passed
+            self._window = max(self._least, min(MOST, int(rate * AHEAD)))
+        self.settled, self._since = 0, now
+        most = min(self._window, self.binding.limit)
+        if self.binding.attempts == 1 or any(claim.takings for claim in list(self.out)):
+            # What is claimed and lost has been taken once: so nothing is claimed that does not start at once.
+            most = min(most, self.binding.workers)
+        return max(0, most - out)
+
+    def settle(self) -> bool:
+        """One is settled, and no longer out; True if it is time to claim some more, or to write what was settled."""
+        self.settled += 1
+        left = len(self.out)
+        return left < self.binding.workers or left == self._window // 2
+
+    @property
+    def careful(self) -> int:
+        """How many of those to claim that were out before and came back unsettled."""
+        return max(0, self.binding.workers - len(self.out))

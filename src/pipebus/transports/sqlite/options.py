@@ -1,0 +1,90 @@
+"""What the URL of a SQLite file says."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pipebus import settings
+from pipebus.errors import PipelineError, UnsupportedCapability
+from pipebus.settings import Bytes, Seconds
+
+FORM = '"sqlite:///bus.db" (relative), "sqlite:////var/lib/bus.db" (absolute), with options as in "sqlite:///bus.db?lease=10s"'
+
+
+@dataclass(frozen=True)
+class Options:
+    """
+    Args:
+        path: The file; its folder has to exist.
+        durability: "power": an acknowledged publish survives a power cut (each commit of publishes is synced to the disk).
+            "process": it survives the death of processes only.
+        lease: Seconds for which a process that gives no sign of life keeps its deliveries, >= 1. A process that has ended is
+            seen within a second.
+        window: Seconds for which a second publish of an id is recognised, >= 0.
+        retention: Seconds for which messages that nobody waits for are kept, for `deliver="all"` and `tail`; at least `window`.
+        max_bytes: Most bytes the file may use. Beyond it what nobody waits for goes first, then publishing fails.
+        wait: Seconds to wait for others who write, > 0.
+    """
+
+    path: str
+    durability: Literal["power", "process"] = "power"
+    lease: Seconds = 30.0
+    window: Seconds = 120.0
+    retention: Seconds = 0.0
+    max_bytes: Bytes | None = None
+    wait: Seconds = 30.0
+
+    @classmethod
+    def from_url(cls, url: str) -> Options:
+        """
+        Raises:
+            UnsupportedCapability: naming what in the URL is wrong.
+        """
+
+        def bad(text: str) -> UnsupportedCapability:
+            return UnsupportedCapability(f"{url!r}: {text}; the form is {FORM}")
+
+        parts = urlsplit(url)
+        path = unquote(parts.path).removeprefix("/")
+        if parts.netloc:
+            raise bad(f'"{parts.netloc}" stands where no host belongs')
+        if not path or path.endswith("/") or ":memory:" in path:
+            raise bad("it names no file")
+        if parts.fragment:
+            raise bad(f'"#{parts.fragment}" has no meaning (a # in a file\'s name is %23)')
+        given = parse_qsl(parts.query, keep_blank_values=True)
+        known = [field.name for field in fields(cls) if field.name != "path"]
+        found: dict[str, str] = {}
+        for name, value in given:
+            if name not in known:
+                raise bad(f'option "{name}" is unknown; there are {", ".join(known)}')
+            if name in found:
+                raise bad(f'option "{name}" is given twice')
+            found[name] = value
+        values: dict[str, object] = {}
+        try:
+            for name, least in (("lease", 1.0), ("window", 0.0), ("retention", 0.0), ("wait", 0.001)):
+                if name in found:
+                    values[name] = settings.seconds(_number(found.pop(name)), name, least=least)
+            if "max_bytes" in found:
+                values["max_bytes"] = settings.size(_number(found.pop("max_bytes")), "max_bytes", least=2**20)
+        except PipelineError as error:
+            raise bad(str(error)) from None
+        durability = found.pop("durability", "power")
+        if durability not in ("power", "process"):
+            raise bad(f'durability={durability!r} is unknown; it is "power" or "process"')
+        return cls(path=os.path.realpath(path), durability=durability, **values)  # type: ignore[arg-type]
+
+
+def _number(text: str) -> object:
+    """A plain number counts seconds or bytes."""
+    try:
+        return int(text)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            return text

@@ -1,0 +1,493 @@
+"""
+What is read and written: every statement of the transport, each method within somebody's transaction.
+
+A delivery is a row in `ready`, `later` or `claimed`, and each settlement moves or deletes that row: so nothing is counted
+twice, and what a killed process has left undone is what its rows say. The row in `claimed` names its owner and its takings;
+who settles has to name the same two (the fencing token), so that whoever lost a delivery cannot settle it any more.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from pipebus.dead_letters import DeadLetter
+from pipebus.message import Receipt
+from pipebus.subject import Pattern, PatternTree
+from pipebus.transports.base import Verdict
+from pipebus.transports.sqlite.boot import Life
+
+SUBJECTS: Final = 16_384
+"""Most subjects whose subscriptions are remembered."""
+ASIDE: Final = 256
+"""How many messages whose key is taken a claim looks past."""
+CHUNK: Final = 500
+"""Parameters in one statement."""
+
+
+class Outgoing(NamedTuple):
+    """One message on its way into the file; `due` is its time in the file's seconds, 0: at once."""
+
+    id: str
+    subject: str
+    key: str | None
+    data: bytes
+    delay: float
+
+
+class Claim:
+    """One delivery in this process's hands: what the bus gives back when it settles it."""
+
+    __slots__ = ("binding", "owner", "replayed", "seq", "sub", "takings")
+
+    def __init__(self, binding: Any, sub: int, seq: int, owner: int, takings: int, replayed: bool) -> None:
+        self.binding = binding
+        self.sub = sub
+        self.seq = seq
+        self.owner = owner
+        self.takings = takings
+        self.replayed = replayed
+
+    @property
+    def fence(self) -> tuple[int, int, int, int]:
+        return (self.sub, self.seq, self.owner, self.takings)
+
+
+class Settlement(NamedTuple):
+    claim: Claim
+    verdict: Verdict
+    delay: float
+    why: str | DeadLetter
+
+
+class Owner(NamedTuple):
+    owner: int
+    life: Life
+    until: float
+
+
+class Directory:
+    """Who listens to what, as of some version of the file; shared by the connections of one transport."""
+
+    def __init__(self) -> None:
+        self.version: Any = None
+        self.tree: PatternTree[int] = PatternTree()
+        self.reach: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+
+    def subscriptions(self, subject: str) -> tuple[int, ...]:
+        found = self.reach.get(subject)
+        if found is None:
+            found = tuple(dict.fromkeys(self.tree.match(subject)))
+            if len(self.reach) >= SUBJECTS:
+                self.reach.popitem(last=False)
+            self.reach[subject] = found
+        return found
+
+
+class Store:
+    """
+    The statements, on one connection.
+
+    Args:
+        now: The file's time, in seconds; see boot.py.
+        window: Seconds for which an id is known.
+        retention: Seconds for which what nobody waits for is kept.
+        letters: Most dead letters.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, directory: Directory, now: Callable[[], float], window: float,
+        retention: float, letters: int,
+    ) -> None:  # fmt: skip
+        self.connection = connection
+        self.execute = connection.execute
+        self.many = connection.executemany
+        self.directory = directory
+        self.now = now
+        self.window = window
+        self.retention = max(retention, window)
+        self.letters = letters
+        self.touched: set[int] = set()  # subscriptions that have got something to claim
+        self._swept = 0
+
+    # --- the file's own values ---------------------------------------------------------------------------------------
+
+    def meta(self, name: str) -> Any:
+        row = self.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return row[0] if row is not None else None
+
+    def set_meta(self, name: str, value: Any) -> None:
+        self.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value))
+
+    def take_numbers(self, count: int) -> int:
+        """The first of so many new numbers. They are never given twice: their order is the order of publishing."""
+        first = int(self.meta("seq")) + 1
+        self.execute("UPDATE meta SET value = ? WHERE name = 'seq'", (first + count - 1,))
+        return first
+
+    # --- publishing --------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Know the subscriptions as they are in this transaction."""
+        version = self.meta("subscriptions")
+        directory = self.directory
+        if directory.version == version:
+            return
+        tree: PatternTree[int] = PatternTree()
+        for sub, patterns in self.execute("SELECT sub, patterns FROM subscription ORDER BY sub"):
+            for pattern in json.loads(patterns):
+                tree.add(Pattern(pattern), sub)
+        directory.tree, directory.reach, directory.version = tree, OrderedDict(), version
+
+    def publish(self, outgoing: Sequence[Outgoing]) -> list[Receipt]:
+        """Keep messages, and a delivery for each subscription that a message matches; an id that is known changes nothing."""
+        self.look()
+        now = self.now()
+        known = self._known({one.id for one in outgoing}, now - self.window) if self.window > 0 else set()
+        reach = self.directory.subscriptions
+        receipts: list[Receipt] = []
+        messages: list[tuple[Any, ...]] = []
+        ready: list[tuple[int, int, str | None]] = []
+        later: list[tuple[float, int, int, str | None]] = []
+        seq = self.take_numbers(len(outgoing))
+        gained: Counter[int] = Counter()
+        for id, subject, key, data, delay in outgoing:
+            subs = reach(subject)
+            if id in known:
+                receipts.append(Receipt(len(subs), duplicate=True))
+                continue
+            if self.window > 0:
+                known.add(id)
+            messages.append((seq, id, subject, key, now, data))
+            for sub in subs:
+                if delay > 0:
+                    later.append((now + delay, sub, seq, key))
+                else:
+                    ready.append((sub, seq, key))
+            gained.update(subs)
+            receipts.append(_RECEIPTS[len(subs)] if len(subs) < len(_RECEIPTS) else Receipt(len(subs)))
+            seq += 1
+        self.many("INSERT INTO message (seq, id, subject, key, stored, data) VALUES (?, ?, ?, ?, ?, ?)", messages)
+        if ready:
+            self.many("INSERT INTO ready VALUES (?, ?, 0, ?)", ready)
+            self.touched.update(sub for sub, _, _ in ready)
+        if later:
+            self.many("INSERT INTO later VALUES (?, ?, ?, 0, ?)", later)
+        if gained:
+            self.many(
+                "UPDATE subscription SET accepted = accepted + ? WHERE sub = ?", [(count, sub) for sub, count in gained.items()]
+            )
+        return receipts
+
+    def _known(self, ids: Iterable[str], since: float) -> set[str]:
+        found: set[str] = set()
+        left = list(ids)
+        while left:
+            some, left = left[:CHUNK], left[CHUNK:]
+            marks = _marks(len(some))
+            rows = self.execute(f"SELECT id FROM message WHERE id IN ({marks}) AND stored > ?", (*some, since))
+            found.update(id for (id,) in rows)
+        return found
+
+    # --- subscriptions -----------------------------------------------------------------------------------------------
+
+    def subscribe(self, name: str, patterns: Sequence[str], start: str, owner: int | None) -> int:
+        """The number of a subscription, new or known; with what `start` gives a new one."""
+        texts = json.dumps(list(patterns))
+        row = self.execute("SELECT sub, patterns FROM subscription WHERE name = ?", (name,)).fetchone()
+        if row is not None:
+            sub = int(row[0])
+            if row[1] != texts:
+                self.execute("UPDATE subscription SET patterns = ? WHERE sub = ?", (texts, sub))
+                self._changed()
+            return sub
+        found = self.execute(
+            "INSERT INTO subscription (name, patterns, owner) VALUES (?, ?, ?)", (name, texts, owner)
+        ).lastrowid
+        assert found is not None
+        self._changed()
+        if start != "new":
+            self._start(found, patterns, start)
+        return found
+
+    def _start(self, sub: int, patterns: Sequence[str], start: str) -> None:
+        parsed = [Pattern(pattern) for pattern in patterns]
+        order = "ORDER BY seq DESC" if start == "last" else "ORDER BY seq"
+        kept: list[tuple[int, int, str | None]] = []
+        for seq, subject, key in self.execute(f"SELECT seq, subject, key FROM message WHERE replayed IS NULL {order}"):
+            if any(pattern.matches(subject) for pattern in parsed):
+                kept.append((sub, seq, key))
+                if start == "last":
+                    break
+        self.many("INSERT INTO ready VALUES (?, ?, 0, ?)", kept)
+        self.execute("UPDATE subscription SET accepted = accepted + ? WHERE sub = ?", (len(kept), sub))
+        self.touched.add(sub)
+
+    def remove(self, sub: int) -> None:
+        """A subscription with all that it has coming. Its dead letters stay."""
+        for table in ("ready", "later", "claimed", "dropped", "subscription"):
+            self.execute(f"DELETE FROM {table} WHERE sub = ?", (sub,))
+        self._changed()
+
+    def number(self, name: str) -> int | None:
+        row = self.execute("SELECT sub FROM subscription WHERE name = ?", (name,)).fetchone()
+        return int(row[0]) if row is not None else None
+
+    def _changed(self) -> None:
+        self.execute("UPDATE meta SET value = value + 1 WHERE name = 'subscriptions'")
+
+    # --- claiming ----------------------------------------------------------------------------------------------------
+
+    def claim(self, sub: int, owner: int, limit: int, careful: int) -> list[tuple[int, int, bool, bytes]]:
+        """
+        Take deliveries, the oldest first: (seq, takings, replayed, data).
+
+        Of messages with equal keys one at a time is out, in all processes. One that was out before and came back unsettled
+        may have killed its process: of these at most `careful` are taken, and nothing behind them, so that what is only
+        waiting its turn beside a deadly one does not share its fate.
+        """
+        rows = self.execute(
+            "SELECT r.seq, r.takings, r.key, m.replayed, m.data FROM ready r JOIN message m ON m.seq = r.seq "
+            "WHERE r.sub = ? ORDER BY r.seq LIMIT ?",
+            (sub, limit),
+        ).fetchall()
+        if any(row[2] is not None for row in rows):
+            rows = self._one_of_a_key(sub, rows, limit)
+        for number, row in enumerate(rows):
+            if row[1] > 0:
+                rows = rows[: number or careful]
+                break
+        if not rows:
+            return []
+        self.many("DELETE FROM ready WHERE sub = ? AND seq = ?", [(sub, row[0]) for row in rows])
+        self.many("INSERT INTO claimed VALUES (?, ?, ?, ?, ?)", [(sub, row[0], row[1], row[2], owner) for row in rows])
+        return [(seq, takings, replayed is not None, data) for seq, takings, _, replayed, data in rows]
+
+    def _one_of_a_key(self, sub: int, rows: list[Any], limit: int) -> list[Any]:
+        taken = {
+            key
+            for (key,) in self.execute(
+                "SELECT key FROM claimed WHERE sub = ? AND key IS NOT NULL "
+                "UNION SELECT key FROM later WHERE sub = ? AND takings > 0 AND key IS NOT NULL",
+                (sub, sub),
+            )
+        }
+        kept: list[Any] = []
+        past = 0
+        while rows:
+            for row in rows:
+                if row[2] is None or row[2] not in taken:
+                    kept.append(row)
+                    if row[2] is not None:
+                        taken.add(row[2])
+            past += len(rows)
+            if len(kept) >= limit or past >= limit + ASIDE:
+                break
+            rows = self.execute(
+                "SELECT r.seq, r.takings, r.key, m.replayed, m.data FROM ready r JOIN message m ON m.seq = r.seq "
+                "WHERE r.sub = ? AND r.seq > ? ORDER BY r.seq LIMIT ?",
+                (sub, rows[-1][0], max(limit, 64)),
+            ).fetchall()
+        return kept[:limit]
+
+    def wake(self) -> None:
+        """Deliveries whose time has come may be claimed."""
+        rows = self.execute(
+            "SELECT due, sub, seq, takings, key FROM later WHERE due <= ? ORDER BY due LIMIT 1000", (self.now(),)
+        ).fetchall()
+        if rows:
+            self.many("DELETE FROM later WHERE due = ? AND sub = ? AND seq = ?", [row[:3] for row in rows])
+            self.many("INSERT INTO ready VALUES (?, ?, ?, ?)", [row[1:] for row in rows])
+            self.touched.update(row[1] for row in rows)
+
+    # --- settling ----------------------------------------------------------------------------------------------------
+
+    def settle(self, settlements: Sequence[Settlement]) -> int:
+        """Carry out what became of deliveries; how many came too late, because their lease had ended."""
+        stale = 0
+        handled: dict[int, list[tuple[int, int, int, int]]] = {}
+        for settlement in settlements:
+            claim = settlement.claim
+            if settlement.verdict == "acknowledge":
+                handled.setdefault(claim.sub, []).append(claim.fence)
+            else:
+                stale += not self._settle_one(settlement)
+        for sub, fences in handled.items():
+            done = self.many("DELETE FROM claimed WHERE sub = ? AND seq = ? AND owner = ? AND takings = ?", fences).rowcount
+            self.execute("UPDATE subscription SET acknowledged = acknowledged + ? WHERE sub = ?", (done, sub))
+            stale += len(fences) - done
+            self.touched.add(sub)
+        return stale
+
+    def _settle_one(self, settlement: Settlement) -> bool:
+        claim, verdict, delay, why = settlement
+        row = self.execute(
+            "DELETE FROM claimed WHERE sub = ? AND seq = ? AND owner = ? AND takings = ? RETURNING key", claim.fence
+        ).fetchone()
+        if row is None:
+            return False
+        sub, seq = claim.sub, claim.seq
+        self.touched.add(sub)
+        if verdict == "return" and delay > 0:
+            self.execute("INSERT INTO later VALUES (?, ?, ?, ?, ?)", (self.now() + delay, sub, seq, claim.takings + 1, row[0]))
+        elif verdict in ("return", "release"):
+            takings = claim.takings + (verdict == "return")
+            self.execute("INSERT INTO ready VALUES (?, ?, ?, ?)", (sub, seq, takings, row[0]))
+        elif isinstance(why, DeadLetter):
+            [(name,)] = self.execute("SELECT name FROM subscription WHERE sub = ?", (sub,))
+            [(data,)] = self.execute("SELECT data FROM message WHERE seq = ?", (seq,))
+            self.bury(why, data, sub, name)
+        else:
+            self.drop(sub, why or "dropped")
+        return True
+
+    def drop(self, sub: int, reason: str, count: int = 1) -> None:
+        self.execute(
+            "INSERT INTO dropped VALUES (?, ?, ?) ON CONFLICT (sub, reason) DO UPDATE SET count = count + excluded.count",
+            (sub, reason, count),
+        )
+
+    # --- owners ------------------------------------------------------------------------------------------------------
+
+    def enter(self, life: Life, until: float) -> int:
+        """A new owner."""
+        found = self.execute(
+            "INSERT INTO owner (boot, space, pid, born, until) VALUES (?, ?, ?, ?, ?)", (*life, until)
+        ).lastrowid
+        assert found is not None
+        return found
+
+    def renew(self, owner: int, until: float) -> bool:
+        """False: others thought it had ended, and have taken its deliveries."""
+        return self.execute("UPDATE owner SET until = ? WHERE owner = ?", (until, owner)).rowcount == 1
+
+    def owners(self) -> list[Owner]:
+        rows = self.execute("SELECT owner, boot, space, pid, born, until FROM owner").fetchall()
+        return [Owner(row[0], Life(*row[1:5]), row[5]) for row in rows]
+
+    def leave(self, owner: int, counts: bool) -> int:
+        """
+        An owner has gone: what it had may be claimed again.
+
+        Args:
+            counts: These were takings: it was killed, perhaps by one of them.
+        """
+        for (sub,) in self.execute("SELECT sub FROM subscription WHERE owner = ?", (owner,)).fetchall():
+            self.remove(sub)
+        rows = self.execute("DELETE FROM claimed WHERE owner = ? RETURNING sub, seq, takings, key", (owner,)).fetchall()
+        self.many("INSERT INTO ready VALUES (?, ?, ?, ?)", [(s, q, takings + counts, key) for s, q, takings, key in rows])
+        self.touched.update(row[0] for row in rows)
+        self.execute("DELETE FROM owner WHERE owner = ?", (owner,))
+        return len(rows)
+
+    def adopt(self, claims: Iterable[Claim], owner: int) -> None:
+        """Take back, under a new owner, those deliveries that nobody else has claimed meanwhile."""
+        for claim in claims:
+            row = self.execute(
+                "DELETE FROM ready WHERE sub = ? AND seq = ? AND takings > ? RETURNING takings, key",
+                (claim.sub, claim.seq, claim.takings),
+            ).fetchone()
+            if row is not None:
+                claim.owner, claim.takings = owner, row[0]
+                self.execute("INSERT INTO claimed VALUES (?, ?, ?, ?, ?)", (claim.sub, claim.seq, row[0], row[1], owner))
+
+    # --- dead letters ------------------------------------------------------------------------------------------------
+
+    def bury(self, letter: DeadLetter, data: bytes, sub: int | None, name: str) -> None:
+        """Keep a letter; over the cap the oldest goes."""
+        self.execute(
+            "INSERT INTO dead (id, sub, subscription, data, author, error, digest, traceback, attempts, first_time, time) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                letter.id, sub, name, data, letter.by, _text(letter.error), letter.digest, _text(letter.traceback),
+                letter.attempts, letter.first_time, letter.time,
+            ),
+        )  # fmt: skip
+        over = self.execute(
+            "DELETE FROM dead WHERE letter <= (SELECT letter FROM dead ORDER BY letter DESC LIMIT 1 OFFSET ?) RETURNING sub",
+            (self.letters,),
+        ).fetchall()
+        for (old,) in over:
+            if old is not None:
+                self.drop(old, "evicted")
+
+    def revive(self, letter: str) -> str | None:
+        """Give a dead letter's message back to its subscription; the reason why not, or None."""
+        row = self.execute("SELECT sub, subscription, data FROM dead WHERE id = ?", (letter,)).fetchone()
+        if row is None:
+            return "there is no such letter any more"
+        sub, name, data = row
+        if not self.execute("SELECT 1 FROM subscription WHERE sub = ?", (sub,)).fetchone():
+            return f"its subscription {name} is gone"
+        seq = self.take_numbers(1)
+        wire = _attributes(data)
+        self.execute(
+            "INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (seq, wire.get("id", letter), wire.get("type", ""), wire.get("partitionkey"), self.now(), data, letter),
+        )
+        self.execute("INSERT INTO ready VALUES (?, ?, 0, ?)", (sub, seq, wire.get("partitionkey")))
+        self.execute("DELETE FROM dead WHERE id = ?", (letter,))
+        self.touched.add(sub)
+        return None
+
+    # --- room --------------------------------------------------------------------------------------------------------
+
+    def sweep(self, keep: float | None = None, most: int = 2000) -> int:
+        """
+        Delete messages that nobody waits for and whose time is over: how many. Each call looks at the next `most`.
+
+        Args:
+            keep: Seconds to keep them; None: as the URL says.
+        """
+        horizon = self.now() - (self.retention if keep is None else keep)
+        rows = self.execute(
+            "SELECT seq FROM message WHERE seq > ? AND stored <= ? ORDER BY seq LIMIT ?", (self._swept, horizon, most)
+        ).fetchall()
+        if len(rows) < most:
+            self._swept = 0
+        else:
+            self._swept = rows[-1][0]
+        self.execute("DELETE FROM seen WHERE until <= ?", (self.now(),))
+        if not rows:
+            return 0
+        low, high = rows[0][0], rows[-1][0]
+        waited = {seq for (seq,) in self.execute("SELECT seq FROM claimed")}
+        for (sub,) in self.execute("SELECT sub FROM subscription").fetchall():
+            for table in ("ready", "later"):
+                query = f"SELECT seq FROM {table} WHERE sub = ? AND seq BETWEEN ? AND ?"
+                waited.update(seq for (seq,) in self.execute(query, (sub, low, high)))
+        free = [(seq,) for (seq,) in rows if seq not in waited]
+        self.many("DELETE FROM message WHERE seq = ?", free)
+        return len(free)
+
+    def size(self) -> int:
+        """Bytes in use."""
+        pages, free, size = (
+            self.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
+
+
+_RECEIPTS: Final = tuple(Receipt(count) for count in range(64))
+"""One value for each usual number of subscriptions."""
+
+
+def _marks(count: int) -> str:
+    return ",".join("?" * count)
+
+
+def _text(text: str) -> str:
+    """What SQLite can keep: an error's text may hold half of a character."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _attributes(data: bytes) -> dict[str, Any]:
+    """Of a message's bytes, what there is of its envelope: text only."""
+    try:
+        wire = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return {name: value for name, value in wire.items() if isinstance(value, str)} if isinstance(wire, dict) else {}

@@ -1,0 +1,84 @@
+"""
+A handler's own transaction: its writes, its publishes and its acknowledgement, together or not at all.
+
+It holds the file's one lock for writers from its first moment to its last: meanwhile nobody else publishes, claims or
+acknowledges, in any process. So it should be short, and wait for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from pipebus.errors import LifecycleError, TransportError
+from pipebus.message import Receipt
+from pipebus.transports.sqlite.files import WriteLock
+from pipebus.transports.sqlite.schema import said
+from pipebus.transports.sqlite.store import Claim, Outgoing, Settlement, Store
+
+_current: Final[contextvars.ContextVar[tuple[Any, Store] | None]] = contextvars.ContextVar("pipebus.sqlite", default=None)
+OURS: Final = {"COMMIT", "ROLLBACK", "BEGIN"}
+
+
+def current(transport: Any) -> Store | None:
+    """Where this thread's publishes go: the transaction that it has open, if it is one of this transport's."""
+    found = _current.get()
+    return found[1] if found is not None and found[0] is transport else None
+
+
+def publish(store: Store, outgoing: Outgoing) -> Receipt:
+    """A publish inside a transaction."""
+    [receipt] = store.publish([outgoing])
+    return receipt
+
+
+@contextmanager
+def transaction(
+    transport: Any, connect: Callable[[], Store], lock: WriteLock, claim: Claim, path: str, wrote: Callable[[Store], None]
+) -> Iterator[sqlite3.Connection]:
+    """
+    Raises:
+        LifecycleError: on an event loop, which it would stop, or inside another one. TransportError: the file failed, or the
+            delivery has been lost to somebody else; nothing was kept.
+    """
+    if asyncio._get_running_loop() is not None:
+        raise LifecycleError("a transaction would stop the running event loop; make the handler a plain `def`")
+    if current(transport) is not None:
+        raise LifecycleError("this handler has a transaction open already; use that one")
+    with lock.held():
+        store = connect()
+        connection = store.connection
+        try:
+            store.execute("BEGIN IMMEDIATE")
+            token = _current.set((transport, store))
+            connection.set_authorizer(_no_end)
+            try:
+                yield connection
+            finally:
+                connection.set_authorizer(None)
+                _current.reset(token)
+            if store.settle([Settlement(claim, "acknowledge", 0.0, "")]):
+                raise TransportError(
+                    f"{path}: this delivery's lease had ended and others have it now; nothing of the transaction was kept"
+                )
+            store.execute("COMMIT")
+        except BaseException as error:
+            store.directory.version = None
+            if connection.in_transaction:
+                with suppress(sqlite3.Error):  # whatever broke the transaction may break this; closing ends it too
+                    store.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError) and ("disk" in str(error) or "readonly" in str(error)):
+                raise TransportError(f"{path}: {said(error)}") from error
+            raise
+        finally:
+            connection.close()
+    wrote(store)
+
+
+def _no_end(action: int, what: str | None, *_: object) -> int:
+    """The transaction ends with its block: a commit inside it is refused ("not authorized")."""
+    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION and what in OURS else sqlite3.SQLITE_OK

@@ -1,0 +1,544 @@
+"""
+The transport: what the bus calls, and the keeper, one thread that brings messages in.
+
+The keeper claims deliveries for the subscriptions of this process, hands them in, writes what nobody waits for, keeps the
+lease, takes over what processes that have ended have left, and makes room. It sleeps until somebody rings, and looks up every
+few milliseconds whether another process has written (`PRAGMA data_version`, some microseconds each; less often the longer
+nothing happens).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from pipebus.codec import JsonCodec
+from pipebus.errors import BusClosed, LifecycleError, MessageTooLarge, PipebusError, TransportError, UnsupportedCapability
+from pipebus.message import Message, Receipt
+from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport, Verdict
+from pipebus.transports.sqlite import boot, schema, transaction
+from pipebus.transports.sqlite.claims import Bound
+from pipebus.transports.sqlite.files import WriteLock
+from pipebus.transports.sqlite.letters import StoredLetters
+from pipebus.transports.sqlite.options import Options
+from pipebus.transports.sqlite.store import Claim, Directory, Outgoing, Settlement, Store
+from pipebus.transports.sqlite.writer import Job, Writer
+
+T = TypeVar("T")
+LARGEST: Final = 512 * 2**20
+"""Bytes of one message; SQLite takes twice as many in a row."""
+QUICK: Final = 0.002
+SLOW: Final = 0.02
+"""Seconds between two looks at what other processes have written: shortly after something happened, and later."""
+LATER: Final = 0.01
+"""Seconds until a delivery that found no room is offered again."""
+PAGES: Final = 4000
+"""About so many pages in the log before it is moved into the database."""
+TICK: Final = 1.0
+"""Seconds between two looks at who has ended and what may be deleted."""
+
+
+class SqliteTransport(Transport):
+    """
+    Messages in one SQLite file.
+
+    Args:
+        options: What the URL says.
+    """
+
+    local = False
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.codec = JsonCodec()
+        self.capabilities = Capabilities(
+            survives="power" if options.durability == "power" else "process",
+            order="subject",
+            groups=True,
+            delay=True,
+            dedup_window=options.window,
+            replay=True,
+            multi_process=True,
+            dead_letters=True,
+            transactions=True,
+            max_size=LARGEST,
+        )
+        self.letters = self.dead_letters = StoredLetters(self, self.codec)
+        self._lock = threading.Lock()  # opening and closing; bindings
+        self._bound: dict[str, Bound] = {}
+        self._by_number: dict[int, Bound] = {}
+        self._bell = threading.Event()
+        self._keeper: threading.Thread | None = None
+        self._open = False
+        self._stopping = False
+        self._directory = Directory()
+        self._owner = 0
+        self._users = 0
+
+    @classmethod
+    def from_url(cls, url: str) -> SqliteTransport:
+        return cls(Options.from_url(url))
+
+    # --- opening and closing -----------------------------------------------------------------------------------------
+
+    def start(self, surroundings: Surroundings) -> None:
+        """
+        Raises:
+            TransportError: the file cannot be used; the text says why, and it was not changed.
+        """
+        self._around = surroundings
+        self._use_file()
+        self._life = boot.me()
+        self._stopping = False
+        self._owner = self._writer.call(lambda store: store.enter(self._life, self._until()))
+        self._renewed = self._now()
+        self._due = 0.0
+        self._ticked = 0.0
+        self._bell.clear()
+        self._keeper = threading.Thread(target=self._keep, name="pipebus-sqlite", daemon=True)
+        self._keeper.start()
+
+    def _use_file(self) -> None:
+        """Open the file, if nobody has yet."""
+        with self._lock:
+            self._users += 1
+            if self._users > 1:
+                return
+            try:
+                self._open_file()
+            except BaseException:
+                self._users -= 1
+                raise
+
+    def _open_file(self) -> None:
+        path, boot_now = self.options.path, boot.boot_id()
+        lock = WriteLock(path, self.options.wait)
+        try:
+            lock.open()
+        except OSError as error:
+            if not os.path.isdir(os.path.dirname(path)):
+                raise TransportError(f"{path}: there is no folder {os.path.dirname(path)}; make it first") from None
+            raise TransportError(
+                f"{path}-lock cannot be opened: {error.strerror}; {schema.REMEDIES['unable to open']}"
+            ) from None
+        connection: sqlite3.Connection | None = None
+        try:
+            with lock.held():
+                connection = schema.open_file(path)
+                store = self._store(connection)
+                self._base = self._catch_up(store, boot_now)
+            self._reading = schema.connect(path)
+            self._reading.execute("PRAGMA query_only = ON")
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            lock.close()
+            if isinstance(error, sqlite3.Error):
+                raise TransportError(f"{path} cannot be opened: {schema.said(error)}") from error
+            raise
+        self._read_lock = threading.Lock()
+        self._files = lock
+        self._writer = Writer(store, lock, self.options.durability == "power", path, self._bell.set, self._wrote)
+        self._version = -1
+        self._open = True
+
+    def _store(self, connection: sqlite3.Connection) -> Store:
+        options = self.options
+        return Store(connection, self._directory, self._now, options.window, options.retention, self.letters.cap)
+
+    def _catch_up(self, store: Store, boot_now: str) -> float:
+        """
+        What to add to the clock since boot, so that the file's time goes on. After a new boot that is the time that passed by
+        the calendar, and not less than none; everybody from before has ended.
+        """
+        base = store.meta("base")
+        if base is not None and store.meta("boot") == boot_now:
+            return float(base)
+        store.execute("BEGIN IMMEDIATE")
+        try:
+            last = store.execute("SELECT max(stored) FROM message").fetchone()[0] or 0.0
+            base = max(time.time(), last) - boot.since_boot()
+            store.set_meta("boot", boot_now)
+            store.set_meta("base", base)
+            for owner in store.owners():
+                store.leave(owner.owner, counts=True)
+            store.execute("COMMIT")
+        except BaseException:
+            store.execute("ROLLBACK")
+            raise
+        return float(base)
+
+    def stop(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is None:
+            return
+        self._stopping = True
+        self._bell.set()
+        keeper.join()
+        with self._lock:
+            self._bound.clear()
+            self._by_number.clear()
+        with suppress(PipebusError):  # told below; its lease will end
+            self._leave()
+        self._leave_file()
+
+    def _leave(self) -> None:
+        owner = self._owner
+        try:
+            self._writer.call(lambda store: store.leave(owner, counts=False))
+        except PipebusError as error:
+            self._around.warn("store.not_left", path=self.options.path, error=str(error))
+            raise
+
+    def _leave_file(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+            self._open = False
+            with self._read_lock:
+                self._reading.close()
+            with suppress(PipebusError), self._files.held():  # the last to close moves the log into the database
+                self._writer.store.connection.close()
+            self._files.close()
+
+    # --- for dead letters, tools and filters -------------------------------------------------------------------------
+
+    def write(self, task: Callable[[Store], T]) -> T:
+        """Run a function of the store in a transaction; also while the bus is stopped."""
+        self._use_file()
+        try:
+            found: T = self._writer.call(task)
+            return found
+        finally:
+            self._leave_file()
+
+    def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a function of a connection that only reads; also while the bus is stopped."""
+        self._use_file()
+        try:
+            with self._read_lock:
+                return query(self._reading)
+        except sqlite3.Error as error:
+            raise TransportError(f"{self.options.path}: {schema.said(error)}") from error
+        finally:
+            self._leave_file()
+
+    # --- publishing --------------------------------------------------------------------------------------------------
+
+    def send(self, message: Message[Any], delay: float) -> Receipt:
+        outgoing = self._outgoing(message, delay)
+        store = transaction.current(self)
+        if store is not None:
+            return transaction.publish(store, outgoing)
+        if asyncio._get_running_loop() is not None:
+            raise LifecycleError(
+                "publish waits for the disk and would stop the running event loop; use `await bus.apublish(…)`"
+            )
+        receipt: Receipt = self._writer.call(outgoing)
+        return receipt
+
+    async def asend(self, message: Message[Any], delay: float) -> Receipt:
+        receipt: Receipt = await self._writer.acall(self._outgoing(message, delay))
+        return receipt
+
+    def _outgoing(self, message: Message[Any], delay: float) -> Outgoing:
+        if self._stopping or self._keeper is None:
+            raise BusClosed("the bus is stopped: it takes no more messages")
+        data = self.codec.encode(message)
+        limit = self._around.max_message_bytes
+        limit = LARGEST if limit is None else min(limit, LARGEST)
+        if len(data) > limit:
+            raise MessageTooLarge(
+                f"message {message.id} on {message.subject} has {len(data):,} bytes; at most {limit:,} are kept"
+            )
+        return Outgoing(message.id, str(message.subject), message.key, data, delay)
+
+    # --- subscriptions -----------------------------------------------------------------------------------------------
+
+    def bind(self, binding: Binding) -> None:
+        if not binding.durable and not binding.name.startswith("_"):
+            raise UnsupportedCapability(
+                f"{self.options.path} keeps messages for subscriptions by name, and {binding.name} has none of its own; "
+                'say subscribe(…, name="…")'
+            )
+        if binding.overflow != "block":
+            raise UnsupportedCapability(
+                f'subscription {binding.name}: overflow="{binding.overflow}" is for mailboxes in memory; what waits here waits '
+                "in the file, so leave it out"
+            )
+        patterns = [pattern.text for pattern in binding.patterns]
+        owner = None if binding.durable else self._owner
+        sub: int = self._writer.call(lambda store: store.subscribe(binding.name, patterns, binding.start, owner))
+        bound = Bound(binding, sub, time.monotonic())
+        with self._lock:
+            self._bound[binding.name] = self._by_number[sub] = bound
+        self._bell.set()
+
+    def unbind(self, name: str) -> None:
+        with self._lock:
+            bound = self._bound.pop(name, None)
+            if bound is None:
+                return
+            del self._by_number[bound.sub]
+        if not bound.binding.durable:
+            with suppress(PipebusError):  # it goes with its owner
+                self._writer.call(lambda store: store.remove(bound.sub), sync=False)
+
+    def remove(self, name: str) -> None:
+        """
+        Forget a durable subscription with all that it has coming; its dead letters stay.
+
+        Raises:
+            TransportError: there is none of that name, or it is in use here.
+        """
+        if name in self._bound:
+            raise TransportError(f"subscription {name} is in use; stop what serves it first")
+
+        def remove(store: Store) -> bool:
+            sub = store.number(name)
+            if sub is not None:
+                store.remove(sub)
+            return sub is not None
+
+        if not self.write(remove):
+            raise TransportError(f"{self.options.path} has no subscription {name}")
+
+    # --- settling ----------------------------------------------------------------------------------------------------
+
+    def settle(self, token: Any, verdict: Verdict, delay: float = 0.0, why: Any = "") -> None:
+        self._writer.leave([Job(Settlement(token, verdict, delay, why), False)], ring=False)
+        self._settled(token)
+
+    def _settled(self, claim: Claim) -> None:
+        bound: Bound = claim.binding
+        bound.out.pop(claim, None)
+        if bound.settle():
+            self._bell.set()
+
+    def flush(self) -> None:
+        self._writer.call(None)
+
+    def transaction(self, token: Any) -> AbstractContextManager[sqlite3.Connection]:
+        def connect() -> Store:
+            return self._store(schema.prepare(schema.connect(self.options.path)))
+
+        def wrote(store: Store) -> None:
+            self._settled(token)
+            self._touched(store.touched)
+            self._around.changed()
+
+        return transaction.transaction(self, connect, self._files, token, self.options.path, wrote)
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def pending(self, name: str) -> int:
+        """What is out here; and 1 if there is anything to claim."""
+        bound = self._bound.get(name)
+        if bound is None:
+            return 0
+        if bound.out or not self._writer.idle:
+            return max(1, len(bound.out))
+        return self._peek(bound.sub)
+
+    def _peek(self, sub: int) -> int:
+        with self._read_lock:
+            return len(self._reading.execute("SELECT 1 FROM ready WHERE sub = ? LIMIT 1", (sub,)).fetchall())
+
+    def figures(self, name: str) -> dict[str, Any] | None:
+        if not os.path.exists(self.options.path):
+            return None
+
+        def count(connection: sqlite3.Connection) -> dict[str, Any] | None:
+            connection.execute("BEGIN")  # all from one moment
+            try:
+                row = connection.execute(
+                    "SELECT sub, accepted, acknowledged FROM subscription WHERE name = ?", (name,)
+                ).fetchone()
+                if row is None:
+                    return None
+                sub = row[0]
+                one = {
+                    table: connection.execute(f"SELECT count(*) FROM {table} WHERE sub = ?", (sub,)).fetchone()[0]
+                    for table in ("ready", "later", "claimed", "dead")
+                }
+                dropped = dict(connection.execute("SELECT reason, count FROM dropped WHERE sub = ? ORDER BY reason", (sub,)))
+            finally:
+                connection.execute("COMMIT")
+            return {
+                "accepted": row[1],
+                "acknowledged": row[2],
+                "dropped": dropped,
+                "dead": one["dead"],
+                "pending": one["ready"] + one["later"],
+                "in_flight": one["claimed"],
+            }
+
+        return self.read(count)
+
+    # --- the keeper --------------------------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        """The file's time, in seconds: about the calendar's, but it never jumps."""
+        return boot.since_boot() + self._base
+
+    def _until(self) -> float:
+        return self._now() + self.options.lease
+
+    def _wrote(self, stale: int) -> None:
+        """After each commit of the writer, in the thread that led."""
+        self._touched(self._writer.store.touched)
+        if stale:
+            self._around.warn("delivery.settled_too_late", path=self.options.path, deliveries=stale)
+
+    def _touched(self, subs: set[int]) -> None:
+        ring = False
+        for sub in subs:
+            bound = self._by_number.get(sub)
+            if bound is not None:
+                bound.maybe = ring = True
+        if ring:
+            self._bell.set()
+
+    def _keep(self) -> None:
+        quiet_since = time.monotonic()
+        pause = 0.0
+        while not (self._stopping and self._writer.idle):
+            try:
+                busy = self._round()
+                pause = 0.0
+            except (PipebusError, sqlite3.Error) as error:
+                # The file failed. Everything is still in line, or in the file.
+                if self._stopping and pause > 0.2:
+                    self._around.warn("store.not_settled", path=self.options.path, error=str(error))
+                    return
+                if not pause:
+                    self._around.warn("store.failed", path=self.options.path, error=str(error))
+                pause = min(max(pause * 2, 0.05), 1.0)
+                busy = False
+            now = time.monotonic()
+            if busy:
+                quiet_since = now
+                continue
+            timeout = pause or (QUICK if now - quiet_since < 1.0 else SLOW)
+            if self._bell.wait(timeout) and not pause:
+                quiet_since = now
+            if pause:
+                time.sleep(min(pause, 0.05))
+            self._bell.clear()
+
+    def _round(self) -> bool:
+        """Whatever there is to do; True if there may be more at once."""
+        now = time.monotonic()
+        with self._read_lock:
+            version = self._reading.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._version:
+            self._version = version
+            for bound in list(self._bound.values()):
+                bound.maybe = True
+            self._due = self._next_due()
+        tasks = self._duties(now)
+        wanted = [] if self._stopping else self._wanted(now)
+        if not tasks and not wanted:
+            if self._writer.idle:
+                return False
+            self._writer.call(None, sync=False)
+            self._after()
+            return False
+        claimed: list[tuple[Bound, list[Claim], list[bytes]]] = []
+
+        def work(store: Store) -> None:
+            for task in tasks:
+                task(store)
+            owner = self._owner
+            for bound, count in wanted:
+                found = store.claim(bound.sub, owner, count, bound.careful)
+                claims = [Claim(bound, bound.sub, seq, owner, takings, again) for seq, takings, again, _ in found]
+                claimed.append((bound, claims, [data for *_, data in found]))
+
+        self._writer.call(work, sync=False)
+        for bound, claims, datas in claimed:
+            self._hand_in(bound, claims, datas)
+        self._after()
+        return any(claims for _, claims, _ in claimed)
+
+    def _wanted(self, now: float) -> list[tuple[Bound, int]]:
+        wanted: list[tuple[Bound, int]] = []
+        for bound in list(self._bound.values()):
+            count = bound.wants(now)
+            if count:
+                if self._peek(bound.sub):
+                    wanted.append((bound, count))
+                else:
+                    bound.maybe = False
+                    # Between the look and this line somebody may have published: they ring after their commit, so look again.
+                    if self._peek(bound.sub):
+                        bound.maybe = True
+                        wanted.append((bound, count))
+        return wanted
+
+    def _hand_in(self, bound: Bound, claims: list[Claim], datas: list[bytes]) -> None:
+        for claim in claims:
+            bound.out[claim] = None
+        if not claims:
+            bound.maybe = False
+        for number, (claim, data) in enumerate(zip(claims, datas, strict=True)):
+            if not bound.binding.deliver(data, claim, claim.takings):
+                back = claims[number:]
+                for one in back:
+                    bound.out.pop(one, None)
+                bound.not_before = time.monotonic() + LATER
+                bound.maybe = True
+                self._writer.leave([Job(Settlement(one, "release", 0.0, ""), False) for one in back])
+                return
+
+    def _duties(self, now: float) -> list[Callable[[Store], object]]:
+        """What the file needs by now."""
+        duties: list[Callable[[Store], object]] = []
+        moment = self._now()
+        if self._due <= moment:
+            duties.append(lambda store: store.wake())
+            self._version = -1  # and look when the next one is due
+        if moment - self._renewed >= self.options.lease / 3:
+            duties.append(self._renew)
+        if now - self._ticked >= TICK:
+            self._ticked = now
+            gone = self._gone(moment)
+            duties += [partial(Store.leave, owner=owner, counts=True) for owner in gone]
+            duties.append(lambda store: store.sweep())
+        return duties
+
+    def _next_due(self) -> float:
+        with self._read_lock:
+            found = self._reading.execute("SELECT due FROM later ORDER BY due LIMIT 1").fetchone()
+        return float(found[0]) if found is not None else float("inf")
+
+    def _gone(self, moment: float) -> list[int]:
+        """Owners whose process has ended, or has given no sign of life."""
+        with self._read_lock:
+            rows = self._reading.execute(
+                "SELECT owner, boot, space, pid, born, until FROM owner WHERE owner != ?", (self._owner,)
+            ).fetchall()
+        return [row[0] for row in rows if row[5] <= moment or boot.ended(boot.Life(*row[1:5]), self._life)]
+
+    def _renew(self, store: Store) -> None:
+        if not store.renew(self._owner, self._until()):
+            # This process was asleep for longer than its lease, and others have thought it dead.
+            self._around.warn("lease.lost", path=self.options.path)
+            self._owner = store.enter(self._life, self._until())
+            for bound in list(self._bound.values()):
+                store.adopt(list(bound.out), self._owner)
+        self._renewed = self._now()
+
+    def _after(self) -> None:
+        if self._writer.pages >= PAGES:
+            self._writer.checkpoint()
+        if self._writer.idle and not any(bound.out for bound in list(self._bound.values())):
+            self._around.changed()

@@ -1,0 +1,317 @@
+"""
+Group commit: many small jobs in one transaction, carried out by one of those who wait for theirs.
+
+There is no thread that only writes. Whoever has a job puts it in line. If nobody leads at that moment, the one who came leads:
+takes the whole line, writes it in one transaction, commits, and tells everyone. Who came meanwhile waits, and when the leader
+is done, one of them leads next. So a single publisher pays for no change of threads, and sixty-four share one commit.
+
+    state of the line           who comes                             who ends
+    nobody leads, empty         with a wait: leads at once
+                                without: `ring`, for the keeper
+    somebody leads              stands in line                        line empty: nobody leads
+                                                                      someone waits: calls the first of them to lead
+                                                                      only jobs without a wait: `ring`
+
+`_lock` guards the line and who leads, and is held for a few steps only. It is never held while SQL runs, so that joining the
+line never waits for a disk. "Nobody leads" is written in the same hold in which the line was found empty: whoever joins later
+finds that nobody leads, whoever joined before was seen. Jobs are told after the commit only.
+
+A job that fails alone (a message that SQLite refuses) must not take the others with it: when a transaction fails, each of its
+jobs is tried again in one of its own. If the commit itself fails, what was in it may have been kept, and may not: those who
+wait are told `PublishUnknown`, settlements are tried again, for which the fencing token makes it safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final
+
+from pipebus.errors import PipebusError, PublishUnknown, TransportError
+from pipebus.transports.sqlite.files import WriteLock
+from pipebus.transports.sqlite.schema import said
+from pipebus.transports.sqlite.store import Outgoing, Settlement, Store
+
+Task = Callable[[Store], Any]
+BATCH: Final = 2000
+"""Most jobs of one transaction."""
+
+
+class Job:
+    """
+    One thing to write.
+
+    Args:
+        what: A message, a settlement, or a function of the store.
+        sync: Its commit has to be on the disk before anybody is told.
+    """
+
+    __slots__ = ("called", "error", "gate", "loop", "result", "sync", "what")
+
+    def __init__(self, what: Outgoing | Settlement | Task | None, sync: bool) -> None:
+        self.what = what
+        self.sync = sync
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.gate: threading.Lock | None = None  # opened when it is done, or `called`
+        self.called = False  # to lead
+        self.loop: tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]] | None = None
+
+
+class Writer:
+    """
+    Args:
+        store: On the one connection that writes for this transport.
+        power: Commits of jobs with `sync` reach the disk, not only the system.
+        ring: Have the keeper call `work`: there are jobs that nobody waits for.
+        wrote: Called by the leader after each commit, without a lock.
+    """
+
+    def __init__(
+        self, store: Store, lock: WriteLock, power: bool, path: str, ring: Callable[[], None], wrote: Callable[[int], None]
+    ) -> None:
+        self.store = store
+        self.files = lock
+        self.power = power
+        self.path = path
+        self.ring = ring
+        self.wrote = wrote
+        self.stale = 0  # settlements that came too late
+        self.pages = 0  # written since the last checkpoint, by a rough count
+        self._line: deque[Job] = deque()
+        self._leading = False
+        self._lock = threading.Lock()
+        self._full = True  # what `synchronous` is now
+        self._ill = False  # a commit has failed: see `_heal`
+
+    # --- coming with a job -------------------------------------------------------------------------------------------
+
+    def call(self, what: Outgoing | Settlement | Task | None, sync: bool = True) -> Any:
+        """
+        Carry out a job, and all that stand in line with it; returns what it gives.
+
+        Raises:
+            TransportError: it was not done. PublishUnknown: it may have been.
+        """
+        job = Job(what, sync)
+        with self._lock:
+            self._line.append(job)
+            lead = not self._leading
+            if lead:
+                self._leading = True
+            else:
+                job.gate = threading.Lock()
+                job.gate.acquire()
+        if not lead:
+            assert job.gate is not None
+            job.gate.acquire()
+            lead = job.called
+        if lead:
+            self._lead()
+        if job.error is not None:
+            try:
+                raise job.error
+            finally:
+                job.error = None  # no cycle
+        return job.result
+
+    async def acall(self, what: Outgoing) -> Any:
+        """`call` on an event loop, for a message: the keeper, or whoever leads, does it."""
+        job = Job(what, True)
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        job.loop = (loop, future)
+        self.leave([job])
+        return await future
+
+    def leave(self, jobs: Iterable[Job], ring: bool = True) -> None:
+        """Put jobs in line that nobody waits for here; without `ring`, for whoever leads next."""
+        with self._lock:
+            self._line.extend(jobs)
+            ring = ring and not self._leading
+        if ring:
+            self.ring()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is in line, and nothing is being written."""
+        with self._lock:
+            return not self._line and not self._leading
+
+    # --- leading -----------------------------------------------------------------------------------------------------
+
+    def _lead(self) -> None:
+        """One transaction, then hand the lead on."""
+        batch: list[Job] = []
+        with self._lock:
+            while self._line and len(batch) < BATCH:
+                batch.append(self._line.popleft())
+        try:
+            again = self._write(batch)
+        except BaseException as error:  # an interrupt, in the thread of a user
+            self._hand_on(batch, self._unknown(batch, error))
+            raise
+        self._hand_on(batch, again)
+
+    def _hand_on(self, batch: list[Job], again: list[Job]) -> None:
+        with self._lock:
+            self._line.extendleft(reversed(again))
+            successor = next((job for job in self._line if job.gate is not None), None)
+            if successor is None:
+                self._leading = False
+                ring = bool(self._line) and not again  # else the keeper looks again by itself, after a pause
+            else:
+                ring = False
+                successor.called = True
+                assert successor.gate is not None
+                gate, successor.gate = successor.gate, None
+                gate.release()
+        if ring:
+            self.ring()
+        self._tell([job for job in batch if job not in again] if again else batch)
+
+    @staticmethod
+    def _tell(batch: list[Job]) -> None:
+        loops: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+        for job in batch:
+            if job.gate is not None:
+                job.gate.release()
+            elif job.loop is not None:
+                loops.setdefault(job.loop[0], []).append(job)
+        for loop, jobs in loops.items():
+            with suppress(RuntimeError):  # it is closed: nobody waits there
+                loop.call_soon_threadsafe(_resolve, jobs)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def _write(self, batch: list[Job]) -> list[Job]:
+        """Carry out jobs; those that have to be tried again."""
+        try:
+            with self.files.held():
+                try:
+                    self._transact(batch)
+                    return []
+                except _CommitFailed as failure:
+                    return self._unknown(batch, failure.error)
+                except (sqlite3.Error, PipebusError) as error:
+                    if len(batch) == 1:
+                        return self._failed(batch[0], error)
+                again: list[Job] = []
+                for job in batch:
+                    try:
+                        self._transact([job])
+                    except _CommitFailed as failure:
+                        again += self._unknown([job], failure.error)
+                    except (sqlite3.Error, PipebusError) as error:
+                        again += self._failed(job, error)
+                return again
+        except (PipebusError, OSError) as error:  # the lock
+            return [job for one in batch for job in self._failed(one, error)]
+
+    def _transact(self, batch: list[Job]) -> None:
+        store, execute = self.store, self.store.execute
+        full = self.power and any(job.sync for job in batch)
+        if self._ill:
+            self._heal()
+        if full is not self._full:
+            execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+            self._full = full
+        store.touched.clear()
+        stale = written = 0
+        execute("BEGIN IMMEDIATE")
+        try:
+            settlements = [job.what for job in batch if isinstance(job.what, Settlement)]
+            if settlements:
+                stale = store.settle(settlements)
+            outgoing: list[Job] = []
+            for job in batch:
+                if isinstance(job.what, Outgoing):
+                    outgoing.append(job)
+                elif job.what is not None and not isinstance(job.what, Settlement):
+                    job.result = job.what(store)
+            if outgoing:
+                whats: list[Outgoing] = [job.what for job in outgoing]  # type: ignore[misc]
+                for job, receipt in zip(outgoing, store.publish(whats), strict=True):
+                    job.result = receipt
+                written = sum(len(what.data) for what in whats)
+        except BaseException:
+            self._roll_back()
+            raise
+        try:
+            execute("COMMIT")
+        except sqlite3.Error as error:
+            self._ill = True
+            self._roll_back()
+            raise _CommitFailed(error) from error
+        except BaseException:
+            self._ill = True
+            self._roll_back()
+            raise
+        self.stale += stale
+        self.pages += 6 + len(batch) // 4 + written // 4000
+        self.wrote(stale)
+
+    def _roll_back(self) -> None:
+        self.store.directory.version = None  # it may have read what is now undone
+        if self.store.connection.in_transaction:
+            with suppress(sqlite3.Error):  # whatever broke the transaction may break this; BEGIN will say so
+                self.store.execute("ROLLBACK")
+
+    def _heal(self) -> None:
+        """
+        A sync that failed may have lost what earlier, unsynced commits had written: the log might end there after a power
+        cut. So before anything is promised again, all of the log goes into the database, and it begins anew.
+        """
+        row = self.store.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        if row[0] == 0:
+            self._ill = False
+
+    def checkpoint(self) -> None:
+        """Move the log into the database; called by the keeper, who does not lead."""
+        with self.files.held():
+            with suppress(sqlite3.Error):  # it is tried again; only the log grows meanwhile
+                self.store.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self.pages = 0
+
+    # --- failing -----------------------------------------------------------------------------------------------------
+
+    def _failed(self, job: Job, error: Exception) -> list[Job]:
+        """It was not done; a settlement is tried again."""
+        if isinstance(job.what, Settlement):
+            return [job]
+        job.error = error if isinstance(error, PipebusError) else TransportError(f"{self.path}: {said(error)}")
+        return []
+
+    def _unknown(self, batch: list[Job], error: BaseException) -> list[Job]:
+        again = []
+        for job in batch:
+            if isinstance(job.what, Settlement):
+                again.append(job)
+            elif isinstance(job.what, Outgoing):
+                why = f"{self.path}: {said(error) or type(error).__name__}"
+                text = f"{why}; message {job.what.id} may or may not be kept: publish it again with its id"
+                job.error = PublishUnknown(text, job.what.id)
+            else:
+                job.error = TransportError(f"{self.path}: {said(error)}")
+        return again
+
+
+class _CommitFailed(Exception):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _resolve(jobs: list[Job]) -> None:
+    for job in jobs:
+        assert job.loop is not None
+        future = job.loop[1]
+        if future.done():  # cancelled
+            continue
+        if job.error is not None:
+            future.set_exception(job.error)
+        else:
+            future.set_result(job.result)
