@@ -184,9 +184,10 @@ def _search(one: Callable[[Message[Any]], None], strategy: Any, examples: int) -
     import hypothesis
 
     broken: list[LawBroken] = []
+    phases = set(hypothesis.Phase) - {hypothesis.Phase.explain}  # its findings are not shown, and take longer than all the rest
 
     @hypothesis.settings(
-        max_examples=examples, database=None, deadline=None, derandomize=True, report_multiple_bugs=False,
+        max_examples=examples, phases=phases, database=None, deadline=None, derandomize=True, report_multiple_bugs=False,
         suppress_health_check=list(hypothesis.HealthCheck), verbosity=hypothesis.Verbosity.quiet,
     )  # fmt: skip
     @hypothesis.given(strategy)
