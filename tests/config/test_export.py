@@ -412,9 +412,17 @@ letters = st.fixed_dictionaries(
 )
 
 
-def without_ids(headers: Mapping[str, str]) -> dict[str, str]:
-    """Without what the bus has made: each run has ids of its own."""
-    return {name: re.sub(r"[0-9a-f]{12}-[0-9a-f]{16}-\d{10}", "ID", text) for name, text in headers.items()}
+def without_ids(value: Any) -> Any:
+    """Without what the bus has made: each run has ids of its own, which an expression may put into a header or a body."""
+    match value:
+        case str():
+            return re.sub(r"[0-9a-f]{12}-[0-9a-f]{16}-\d{10}", "ID", value)
+        case Mapping():
+            return {name: without_ids(one) for name, one in value.items()}
+        case list():
+            return [without_ids(one) for one in value]
+        case _:
+            return value
 
 
 def story(make: Callable[[], Bus], post: list[dict[str, Any]]) -> dict[str, Any]:
@@ -431,8 +439,8 @@ def story(make: Callable[[], Bus], post: list[dict[str, Any]]) -> dict[str, Any]
                 told["outcomes"].append((type(error).__name__, getattr(error, "by", None)))
         harness.advance(5.0)
         for one in bus.subscriptions:
-            got = [event for event in harness.delivered if event.subscription == one.name]
-            told[one.name] = [(e.message.subject, e.message.body, without_ids(e.message.headers), e.message.key) for e in got]
+            got = [event.message for event in harness.delivered if event.subscription == one.name]
+            told[one.name] = [(m.subject, without_ids(m.body), without_ids(m.headers), m.key) for m in got]
             stats = one.stats()
             told[f"{one.name} stats"] = {key: stats[key] for key in ("accepted", "acknowledged", "dead", "dropped", "pending")}
         told["dropped"] = sorted((str(e.message.subject), e.place, e.reason, str(e.by)) for e in harness.dropped)
