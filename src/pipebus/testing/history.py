@@ -202,6 +202,7 @@ class History:
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.records: list[AnyRecord] = []
+        self._subscriptions: set[str] = set()
         self._lock = threading.Lock()
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666) if path is not None else None
 
@@ -213,6 +214,8 @@ class History:
             if not record.at:
                 record = msgspec.structs.replace(record, at=time.monotonic_ns())
             self.records.append(record)
+            if isinstance(record, Subscribed):
+                self._subscriptions.add(record.subscription)
             if self._file is not None:
                 os.write(self._file, _line(record))  # one call: lines of several processes do not mix
 
@@ -265,12 +268,15 @@ class History:
 
     def watch(self, bus: Bus, worker: str = "") -> None:
         """
-        Write down what becomes of deliveries in this bus, and when it has stopped; before it is started.
+        Write down what becomes of deliveries to the recorded subscriptions in this bus; to be called before it is started.
 
         Publishes are the caller's to record: only he knows of those that never came back.
         """
 
         def hear(event: Any) -> None:
+            name = getattr(event, "subscription", getattr(event, "place", None))
+            if name is not None and name not in self._subscriptions:
+                return  # the bus has some of its own: for replies
             match event:
                 case events.Taken(message, subscription, attempt):
                     self.record_delivery(subscription, message.id, attempt=attempt, worker=worker)
@@ -278,9 +284,9 @@ class History:
                     self.record_settled(subscription, message.id, attempt=attempt, worker=worker)
                 case events.Returned(message, subscription, attempt, _):
                     self.record_settled(subscription, message.id, "returned", attempt=attempt, worker=worker)
-                case events.Discarded(message, place, _, _) if place != "publish":
+                case events.Discarded(message, place, _, _):
                     self.record_settled(place, message.id, "dropped", attempt=0, worker=worker)
-                case events.Died(message, place, _, _, _) if place != "publish":
+                case events.Died(message, place, _, _, _):
                     self.record_settled(place, message.id, "dead", attempt=0, worker=worker)
                 case events.StateChanged(_, "started"):
                     self.record_end(worker)

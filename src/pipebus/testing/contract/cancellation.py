@@ -1,0 +1,206 @@
+"""The contract's group C: cancelled tasks, stuck handlers, and several buses at once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipebus.filters import Timeout
+from pipebus.message import Message
+from pipebus.subscription import Delivery
+from pipebus.testing.contract.stage import Stage
+from pipebus.testing.contract.tools import Seen, figures, next_life, running, together, until
+from pipebus.testing.history import History
+
+
+class TestCancellation:
+    """C: cancellation and concurrency."""
+
+    def test_c1_cancel_receive_loses_nothing(self, stage: Stage) -> None:
+        """A read that is cancelled at any of its steps has the message, or the next reader gets it: once."""
+        bus = stage.open()
+        subscription = bus.subscribe("a", name="s")
+
+        async def main() -> list[Any]:
+            got: list[Any] = []
+            async with bus:
+                for before in range(4):
+                    for after in range(8):
+                        reading = asyncio.create_task(subscription.areceive())
+                        await steps(before)
+                        await bus.apublish("a", len(got))
+                        await steps(after)
+                        reading.cancel()
+                        try:
+                            got.append((await reading).body)
+                        except asyncio.CancelledError:
+                            got.append((await subscription.areceive(timeout=stage.patience)).body)
+                await bus.apublish("a", "last")
+                got.append((await subscription.areceive(timeout=stage.patience)).body)
+            return got
+
+        assert asyncio.run(main()) == [*range(32), "last"]
+        assert figures(bus, "s")["acknowledged"] == 33
+
+    def test_c2_cancel_publish_is_clean(self, stage: Stage) -> None:
+        """A publish that is cancelled is kept or not; whatever is asked next gets its own answer."""
+        history, seen = History(), Seen()
+        history.record_subscription("s", "a", attempts=1)
+        bus = stage.open()
+        history.watch(bus)
+        bus.subscribe("a", seen, name="s")
+
+        def echo(message: Message) -> list[int]:
+            return [message.body]
+
+        bus.subscribe("echo", echo, name="echo")
+
+        async def main() -> None:
+            async with bus:
+                for count in range(16):
+                    history.record_attempt(str(count), "a")
+                    publishing = asyncio.create_task(bus.apublish("a", count, id=str(count)))
+                    await steps(count % 8)
+                    publishing.cancel()
+                    try:
+                        await publishing
+                        history.record_accepted(str(count))
+                    except asyncio.CancelledError:
+                        pass
+                    history.record_attempt(f"ask{count}", "echo")
+                    assert (await bus.arequest("echo", count, id=f"ask{count}", timeout=stage.patience)).body == [count]
+                await bus.adrain(timeout=stage.patience)
+
+        asyncio.run(main())
+        judgement = history.judge()
+        judgement.raise_if_broken()
+        assert len(seen.messages) >= judgement.counts["accepted"]
+
+    def test_c3_handler_timeout(self, stage: Stage) -> None:
+        """A handler that takes too long is a TimeoutError in its chain, and its place is free for the next message."""
+        seen, leave = Seen(), threading.Event()
+
+        async def slow(message: Message) -> None:
+            seen.note(message)
+            if message.body == "slow":
+                await asyncio.sleep(3600)
+
+        def deaf(message: Message) -> None:
+            seen.note(message)
+            if message.body == "slow":
+                leave.wait(60.0)  # ignores that it was given up
+
+        bus = stage.open()
+        bus.subscribe("a", slow, name="slow", filters=[Timeout(0.1)])
+        bus.subscribe("a", deaf, name="deaf", filters=[Timeout(0.1, abandon=True)])
+        with running(stage, bus):
+            bus.publish("a", "slow")
+            bus.publish("a", "next")
+            bus.drain(timeout=stage.patience)
+            letters = bus.dead_letters.list()
+            for name in ("slow", "deaf"):
+                assert (figures(bus, name)["acknowledged"], figures(bus, name)["dead"]) == (1, 1)
+            leave.set()
+        assert Counter(seen.bodies) == {"slow": 2, "next": 2}
+        assert [letter.error.split(":")[0] for letter in letters] == ["TimeoutError"] * 2
+
+    def test_c6_two_loops_two_buses(self, stage: Stage) -> None:
+        """Two buses on event loops of two threads share nothing but the store."""
+        seen: dict[str, list[Any]] = {"one": [], "two": []}
+
+        def program(name: str) -> Callable[[], object]:
+            bus = stage.open(name)
+
+            async def handle(message: Message) -> None:
+                seen[name].append(message.body)
+
+            bus.subscribe(f"{name}.a", handle, name=name)
+
+            async def main() -> None:
+                async with bus:
+                    for number in range(100):
+                        await bus.apublish(f"{name}.a", [name, number])
+                    await bus.adrain(timeout=stage.patience)
+
+            return lambda: asyncio.run(main())
+
+        assert together(stage, program("one"), program("two")) == []
+        assert {name: sorted(bodies) for name, bodies in seen.items()} == {
+            name: [[name, number] for number in range(100)] for name in seen
+        }
+
+    @pytest.mark.parametrize(
+        "kind",
+        [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, BaseException, ExceptionGroup],
+        ids=lambda kind: kind.__name__,
+    )
+    @pytest.mark.parametrize("on_loop", [False, True], ids=["pool", "loop"])
+    def test_c7_handler_exception_kinds(self, stage: Stage, kind: type[BaseException], on_loop: bool) -> None:
+        """Whatever a handler raises is a dead letter; only what means "stop" gives its message back and stops the bus."""
+        seen = Seen()
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            seen.note(message, delivery.attempt)
+            if len(seen.messages) == 1:
+                if kind is ExceptionGroup:
+                    raise ExceptionGroup("several", [ValueError("one"), KeyError("two")])
+                raise kind("no")
+
+        async def ahandle(message: Message, delivery: Delivery) -> None:
+            handle(message, delivery)
+
+        def subscribe(bus: Any) -> None:
+            bus.subscribe("a", ahandle if on_loop else handle, name="s")
+
+        bus = stage.open()
+        subscribe(bus)
+        stops = kind in (KeyboardInterrupt, SystemExit)
+        bus.start()
+        bus.publish("a", 1)
+        if stops:
+            until(stage, lambda: bus.stopping, "the bus is asked to stop")
+            bus.stop(timeout=stage.patience, drain=False)
+            assert bus.dead_letters.list() == []
+            bus = next_life(stage, bus, subscribe)
+            with running(stage, bus):
+                bus.drain(timeout=stage.patience)
+            assert (seen.bodies, seen.attempts) == ([1, 1], [1, 1])
+            return
+        with running(stage, bus):
+            bus.publish("a", 2)
+            bus.drain(timeout=stage.patience)
+            (letter,) = bus.dead_letters.list()
+            assert (figures(bus, "s")["acknowledged"], figures(bus, "s")["dead"]) == (1, 1)
+        assert letter.error.startswith(kind.__name__)
+        assert seen.bodies == [1, 2]
+
+    def test_c8_no_task_gc(self, stage: Stage) -> None:
+        """Deliveries that nobody holds a reference to are not collected as garbage."""
+        many = min(stage.many, 2000)
+        seen: Counter[int] = Counter()
+
+        async def handle(message: Message) -> None:
+            if message.body % 100 == 0:
+                gc.collect()
+            await asyncio.sleep(0)
+            seen[message.body] += 1
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s", workers=20)
+        with running(stage, bus):
+            for number in range(many):
+                bus.publish("a", number)
+            bus.drain(timeout=3 * stage.patience)
+        assert seen == Counter(range(many))
+
+
+async def steps(count: int) -> None:
+    """Let the loop go round."""
+    for _ in range(count):
+        await asyncio.sleep(0)

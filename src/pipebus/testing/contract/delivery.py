@@ -1,0 +1,258 @@
+"""The contract's group D: who gets which message, and when."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+import pytest
+
+from pipebus.errors import SubjectError, UnsupportedCapability
+from pipebus.message import Message, Receipt
+from pipebus.testing.contract.stage import Stage
+from pipebus.testing.contract.table import NO_PATTERN, NO_SUBJECT, ROWS
+from pipebus.testing.contract.tools import Seen, assert_refused, figures, never, running, survives, together, until
+from pipebus.testing.history import History
+
+
+class TestDelivery:
+    """D: delivery."""
+
+    def test_d1_every_subscription_gets_a_copy(self, stage: Stage) -> None:
+        """Five subscriptions to a subject settle all messages each."""
+        history = History()
+        bus = stage.open()
+        history.watch(bus)
+        for number in range(5):
+            bus.subscribe("a", Seen(), name=f"s{number}")
+            history.record_subscription(f"s{number}", "a", attempts=1)
+        with running(stage, bus):
+            for number in range(200):
+                history.record_attempt(str(number), "a")
+                assert bus.publish("a", number, id=str(number)) == Receipt(5)
+                history.record_accepted(str(number))
+            bus.drain(timeout=stage.patience)
+            assert [figures(bus, f"s{number}")["acknowledged"] for number in range(5)] == [200] * 5
+        history.judge().raise_if_broken()
+
+    def test_d2_group_gets_each_once(self, stage: Stage) -> None:
+        """The workers of a group share the work: together they get all, and no two of them the same."""
+        seen: Counter[int] = Counter()
+        lock = threading.Lock()
+
+        def handle(message: Message) -> None:
+            with lock:
+                seen[message.body] += 1
+
+        if stage.capabilities.groups:
+            buses = [stage.open(f"member-{number}") for number in range(3)]
+            workers = 1
+        else:
+            assert_refused(stage, groups=True)
+            buses, workers = [stage.open()], 4
+        for bus in buses:
+            bus.subscribe("a", handle, name="group", workers=workers)
+            bus.start()
+        for number in range(500):
+            buses[number % len(buses)].publish("a", number)
+        until(stage, lambda: sum(seen.values()) >= 500, "the group has had all 500")
+        for bus in buses:
+            bus.stop(timeout=stage.patience)
+        assert seen == Counter(range(500))
+
+    def test_d3_two_groups_independent(self, stage: Stage) -> None:
+        """Both get everything, and one that stands still does not hold up the other."""
+        first, second = Seen(), Seen()
+        bus = stage.open()
+        standing = bus.subscribe("a", first, name="standing")
+        bus.subscribe("a", second, name="going")
+        with running(stage, bus):
+            standing.pause()
+            for number in range(100):
+                bus.publish("a", number)
+            until(stage, lambda: len(second.messages) == 100, "the group that goes has all")
+            assert first.messages == []
+            standing.resume()
+            bus.drain(timeout=stage.patience)
+        assert sorted(first.bodies) == sorted(second.bodies) == list(range(100))
+
+    def test_d4_subjects_isolated(self, stage: Stage) -> None:
+        """Load on twenty subjects at once: each subscriber gets its own, and all of it."""
+        seen = [Seen() for _ in range(20)]
+        bus = stage.open()
+        for number, handler in enumerate(seen):
+            bus.subscribe(f"load.{number}", handler, name=f"s{number}")
+
+        def publisher(number: int) -> Callable[[], object]:
+            return lambda: [bus.publish(f"load.{number}", (number, n)) for n in range(25)]
+
+        with running(stage, bus):
+            assert together(stage, *(publisher(number) for number in range(20))) == []
+            bus.drain(timeout=stage.patience)
+        for number, handler in enumerate(seen):
+            assert sorted(map(tuple, handler.bodies)) == [(number, n) for n in range(25)]
+
+    def test_d5_wildcard_matrix(self, stage: Stage) -> None:
+        """Patterns mean the same on every transport; what is no subject or pattern is refused."""
+        patterns = list(dict.fromkeys(pattern for pattern, _, _ in ROWS))
+        subjects = list(dict.fromkeys(subject for _, subject, _ in ROWS))
+        seen: dict[str, set[str]] = defaultdict(set)
+        bus = stage.open()
+
+        def keeping(pattern: str) -> Callable[[Message], None]:
+            def keep(message: Message) -> None:
+                seen[pattern].add(message.subject)
+
+            return keep
+
+        for number, pattern in enumerate(patterns):
+            bus.subscribe(pattern, keeping(pattern), name=f"p{number}")
+        with running(stage, bus):
+            for subject in subjects:
+                bus.publish(subject)
+            bus.drain(timeout=stage.patience)
+            for text in NO_SUBJECT:
+                with pytest.raises(SubjectError):
+                    bus.publish(text)
+            for text in NO_PATTERN:
+                with pytest.raises(SubjectError):
+                    bus.subscribe(text, Seen(), name="never")
+        wrong = [(pattern, subject) for pattern, subject, matches in ROWS if (subject in seen[pattern]) is not matches]
+        assert wrong == []
+
+    def test_d6_overlapping_subscriptions(self, stage: Stage) -> None:
+        """Two patterns of one subscription give one copy, two subscriptions two."""
+        both, other = Seen(), Seen()
+        bus = stage.open()
+        bus.subscribe(["orders.>", "*.created"], both, name="both")
+        bus.subscribe("orders.*", other, name="other")
+        with running(stage, bus):
+            assert bus.publish("orders.created") == Receipt(2)
+            bus.drain(timeout=stage.patience)
+        assert (len(both.messages), len(other.messages)) == (1, 1)
+
+    def test_d7_subscribe_is_effective_on_return(self, stage: Stage) -> None:
+        """The very next message reaches a new subscription."""
+        bus = stage.open()
+        with running(stage, bus):
+            for number in range(200):
+                subscription = bus.subscribe("a", name="s")
+                bus.publish("a", number)
+                assert subscription.receive(timeout=stage.patience).body == number
+                subscription.unsubscribe()
+
+    def test_d8_unsubscribe_is_final(self, stage: Stage) -> None:
+        """When it returns no handler runs and none will start; what was queued goes back to the store, or is counted."""
+        seen, other = Seen(held=True), Seen()
+        bus = stage.open()
+        subscription = bus.subscribe("a", seen, name="s")
+        bus.subscribe("a", other, name="other")
+        with running(stage, bus, seen):
+            for number in range(3):
+                bus.publish("a", number)
+            until(stage, lambda: len(seen.messages) == 1, "the first handler has begun")
+            until(stage, lambda: len(other.messages) == 3, "the others have arrived")
+            returned = threading.Event()
+
+            def leave() -> None:
+                subscription.unsubscribe()
+                returned.set()
+
+            thread = threading.Thread(target=leave, daemon=True)
+            thread.start()
+            never(returned.is_set, "unsubscribe returned while its handler ran")
+            seen.go.set()
+            assert returned.wait(stage.patience)
+            assert len(seen.messages) == len(seen.done) == 1
+            bus.publish("a", 3)
+            bus.drain(timeout=stage.patience)
+            never(lambda: len(seen.messages) > 1, "a handler began after its subscription had ended")
+            if bus.transport.local:
+                assert subscription.stats()["dropped"] == {"unsubscribed": 2}
+            if survives(stage):
+                again = Seen()
+                bus.subscribe("a", again, name="s")
+                bus.drain(timeout=stage.patience)
+                assert [body for body in again.bodies if body < 3] == [1, 2]
+
+    def test_d9_late_subscriber_policy(self, stage: Stage) -> None:
+        """A new subscription gets what comes from now on; earlier messages only where they are kept, and on demand."""
+        new, all_, last = Seen(), Seen(), Seen()
+        bus = stage.open()
+        with running(stage, bus):
+            for number in range(3):
+                bus.publish("a", number)
+            bus.subscribe("a", new, name="new")
+            if stage.capabilities.replay:
+                bus.subscribe("a", all_, name="all", deliver="all")
+                bus.subscribe("a", last, name="last", deliver="last")
+            else:
+                for deliver in ("all", "last"):
+                    with pytest.raises(UnsupportedCapability):
+                        bus.subscribe("a", all_, name="refused", deliver=deliver)
+            bus.publish("a", 3)
+            bus.drain(timeout=stage.patience)
+        assert new.bodies == [3]
+        if stage.capabilities.replay:
+            assert (all_.bodies, last.bodies) == ([0, 1, 2, 3], [2, 3])
+
+    def test_d11_idle_then_deliver(self, stage: Stage) -> None:
+        """After a time without messages the next one arrives: nobody has missed the wake-up."""
+        seen = Seen()
+        bus = stage.open()
+        bus.subscribe("a", seen, name="s")
+        with running(stage, bus):
+            for number, idle in enumerate((0.0, 0.001, 0.01, 0.05, 0.3)):
+                time.sleep(idle)  # this is the idleness, not a wait for anything
+                bus.publish("a", number)
+                until(stage, lambda number=number: len(seen.messages) > number, f"message {number} after {idle} s")  # type: ignore[misc]
+        assert seen.bodies == list(range(5))
+
+    def test_d12_delayed_message(self, stage: Stage) -> None:
+        """It comes, and not before its time; also in the next run, where messages outlive the program."""
+        seen = Seen()
+        bus = stage.open()
+        bus.subscribe("a", seen, name="s")
+        if not stage.capabilities.delay:
+            with running(stage, bus):
+                with pytest.raises(UnsupportedCapability):
+                    bus.publish("a", "never", delay=0.2)
+                assert figures(bus, "s")["accepted"] == 0
+            assert_refused(stage, delay=True)
+            return
+        for restart in (False, survives(stage)):
+            with running(stage, bus, drain=False):
+                begun = time.monotonic()
+                bus.publish("a", "late", delay=0.3)
+                bus.publish("a", "now")
+                until(stage, lambda: "now" in seen.bodies, "what is not delayed has come")
+                assert seen.bodies == ["now"]
+                if not restart:
+                    until(stage, lambda: len(seen.messages) == 2, "the delayed message has come")
+            if restart:
+                bus = stage.open()
+                bus.subscribe("a", seen, name="s")
+                with running(stage, bus):
+                    until(stage, lambda: len(seen.messages) == 2, "the delayed message has come, in the next run")
+            assert seen.bodies == ["now", "late"]
+            assert seen.times[1] - begun >= 0.29
+            seen.messages.clear()
+            seen.times.clear()
+
+    def test_d13_expired_message(self, stage: Stage) -> None:
+        """A message whose time to live has passed is never handled, and counted."""
+        seen = Seen()
+        bus = stage.open()
+        subscription = bus.subscribe("a", seen, name="s")
+        with running(stage, bus):
+            subscription.pause()
+            bus.publish("a", "old", ttl=0.05)
+            bus.publish("a", "good")
+            published = time.time()
+            until(stage, lambda: time.time() > published + 0.1, "its time has passed")
+            subscription.resume()
+            bus.drain(timeout=stage.patience)
+            assert figures(bus, "s")["dropped"] == {"expired": 1}
+        assert seen.bodies == ["good"]

@@ -1,0 +1,169 @@
+"""The contract's group F: bounds are kept, drops are counted, and nobody waits for a slow neighbour."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Literal
+
+import pytest
+
+from pipebus import events
+from pipebus.errors import MailboxFull
+from pipebus.message import Message
+from pipebus.testing.contract.stage import Stage
+from pipebus.testing.contract.tools import Seen, assert_refused, figures, never, running, until
+
+ROOM = 10
+SENT = 100
+
+
+class TestFlow:
+    """F: flow."""
+
+    @pytest.mark.parametrize("overflow", ["block", "reject", "drop_newest", "drop_oldest"])
+    def test_f1_bounded_memory(self, stage: Stage, overflow: Literal["block", "reject", "drop_newest", "drop_oldest"]) -> None:
+        """A mailbox never holds more than its bound, and its rule does exactly what it says when it is full."""
+        seen = Seen(held=True)
+        refused: list[int] = []
+        bus = stage.open()
+        bus.subscribe("a", seen, name="s", mailbox=ROOM, overflow=overflow, overflow_timeout=0.0)
+
+        def waiting() -> int:
+            stats = bus.subscriptions[0].mailbox
+            return int(stats.waiting() + stats.in_flight)
+
+        with running(stage, bus, seen):
+            bus.publish("a", 0)
+            until(stage, lambda: seen.bodies == [0], "the first has begun")
+            for number in range(1, SENT):
+                try:
+                    bus.publish("a", number)
+                except MailboxFull:
+                    refused.append(number)
+                assert waiting() <= ROOM
+            if overflow.startswith("drop"):
+                until(stage, lambda: sum(figures(bus, "s")["dropped"].values()) == SENT - ROOM, "the rest is dropped")
+            seen.go.set()
+            bus.drain(timeout=stage.patience)
+            dropped = figures(bus, "s")["dropped"]
+        kept = {
+            "block": list(range(SENT)),
+            "reject": list(range(SENT)),
+            "drop_newest": list(range(ROOM)),
+            "drop_oldest": [0, *range(SENT - ROOM + 1, SENT)],
+        }[overflow]
+        if overflow in ("block", "reject") and bus.transport.local:  # else the store holds what has no room
+            kept = list(range(ROOM))
+            assert refused == list(range(ROOM, SENT))
+        else:
+            assert refused == []
+        assert sorted(seen.bodies) == kept
+        assert dropped == ({"overflow": SENT - ROOM} if overflow.startswith("drop") else {})
+
+    def test_f2_every_drop_counted(self, stage: Stage) -> None:
+        """What was published and neither handled nor is pending was dropped, counted with its reason, and told."""
+        seen, heard = Seen(held=True), list[Any]()
+        bus = stage.open()
+        bus.observe(heard.append)
+        subscription = bus.subscribe("a", seen, name="s", mailbox=5, overflow="drop_newest")
+        with running(stage, bus, seen):
+            for number in range(50):
+                bus.publish("a", number)
+            until(stage, lambda: sum(figures(bus, "s")["dropped"].values()) >= 45, "what has no room is dropped")
+            seen.go.set()
+            bus.drain(timeout=stage.patience)
+            subscription.pause()
+            bus.publish("a", "pending")
+            until(stage, lambda: figures(bus, "s")["pending"] == 1, "it is pending")
+            stats = figures(bus, "s")
+            told = [event for event in heard if isinstance(event, events.Discarded)]
+            assert stats["dropped"] == {"overflow": 51 - len(seen.messages) - stats["pending"]}
+            assert [(event.place, event.reason) for event in told] == [("s", "overflow")] * 45
+            subscription.resume()
+
+    def test_f3_slow_subscriber_isolated(self, stage: Stage) -> None:
+        """While one subscription stands still all others settle everything."""
+        slow, quick = Seen(held=True), [Seen() for _ in range(4)]
+        bus = stage.open()
+        bus.subscribe("a", slow, name="slow")
+        for number, handler in enumerate(quick):
+            bus.subscribe("a", handler, name=f"quick{number}")
+        with running(stage, bus, slow):
+            for number in range(200):
+                bus.publish("a", number)
+            for number in range(4):
+                until(stage, lambda n=number: figures(bus, f"quick{n}")["acknowledged"] == 200, "the others settle all")  # type: ignore[misc]
+            assert len(slow.messages) <= 1
+
+    def test_f5_in_flight_cap(self, stage: Stage) -> None:
+        """Never more handlers at once than `workers`; and as many, if there is work."""
+        now, most, lock = [0], [0], threading.Lock()
+        all_three = threading.Barrier(3)
+
+        def handle(message: Message) -> None:
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            if message.body < 3:
+                all_three.wait(stage.patience)
+            with lock:
+                now[0] -= 1
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s", workers=3)
+        with running(stage, bus):
+            for number in range(200):
+                bus.publish("a", number)
+            bus.drain(timeout=stage.patience)
+            assert figures(bus, "s")["dead"] == 0
+        assert most == [3]
+
+    def test_f6_busy_worker_does_not_hoard(self, stage: Stage) -> None:
+        """Of two workers the busy one keeps nothing back that the other could do."""
+        if not stage.capabilities.groups:
+            assert_refused(stage, groups=True)
+        first, release = threading.Event(), threading.Event()
+        seen, lock = list[tuple[str, int]](), threading.Lock()
+
+        def handler(who: str) -> Any:
+            def handle(message: Message) -> None:
+                with lock:
+                    seen.append((who, message.body))
+                    busy = not first.is_set()
+                    first.set()
+                if busy:
+                    release.wait(60.0)
+
+            return handle
+
+        shared = stage.capabilities.groups
+        buses = [stage.open(f"member-{number}") for number in range(2 if shared else 1)]
+        for bus in buses:
+            bus.subscribe("a", handler(bus.name), name="group", workers=1 if shared else 2, mailbox=1 if shared else 10)
+            bus.start()
+        try:
+            for number in range(6):
+                buses[0].publish("a", number)
+            until(stage, lambda: len(seen) == 6, "whoever is free has done the rest")
+        finally:
+            release.set()
+            for bus in buses:
+                bus.stop(timeout=stage.patience)
+        assert sorted(body for _, body in seen) == list(range(6))
+        if shared:
+            assert sorted([who for who, _ in seen].count(bus.name) for bus in buses) == [1, 5]
+
+    def test_f7_pause_resume(self, stage: Stage) -> None:
+        """A paused subscription starts no handler; when it is resumed none is missing."""
+        seen = Seen()
+        bus = stage.open()
+        subscription = bus.subscribe("a", seen, name="s")
+        with running(stage, bus):
+            for count in (20, 40, 60):
+                subscription.pause()
+                for number in range(count - 20, count):
+                    bus.publish("a", number)
+                never(lambda count=count: len(seen.messages) > count - 20, "a paused subscription began a handler")  # type: ignore[misc]
+                subscription.resume()
+                until(stage, lambda count=count: len(seen.messages) == count, "what came meanwhile is handled")  # type: ignore[misc]
+        assert sorted(seen.bodies) == list(range(60))

@@ -1,0 +1,258 @@
+"""The contract's group L: stopping, and what is there afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from functools import partial
+from typing import Any
+
+import pytest
+
+from pipebus import events
+from pipebus.bus import Bus
+from pipebus.errors import BusClosed, MailboxFull
+from pipebus.message import Message
+from pipebus.subscription import Delivery
+from pipebus.testing.contract.stage import Crashes, Stage
+from pipebus.testing.contract.tools import (
+    Seen,
+    assert_conserved,
+    assert_nothing_comes_again,
+    assert_refused,
+    never,
+    next_life,
+    running,
+    survives,
+    together,
+    until,
+)
+from pipebus.testing.history import History
+
+
+def rest_of(stage: Stage, bus: Bus, handler: Seen) -> None:
+    """The next run handles what there is."""
+    again = next_life(stage, bus, lambda bus: bus.subscribe("a", handler, name="s"))
+    with running(stage, again):
+        again.drain(timeout=stage.patience)
+
+
+class TestLifecycle:
+    """L: lifecycle."""
+
+    def test_l1_drain_finishes_in_flight(self, stage: Stage) -> None:
+        """A stop waits for the handler that runs, starts no other, and settles what it did."""
+        seen, stopped = Seen(held=True), threading.Event()
+        bus = stage.open()
+        bus.subscribe("a", seen, name="s")
+        bus.start()
+        for number in range(3):
+            bus.publish("a", number)
+        until(stage, lambda: seen.bodies == [0], "the first has begun")
+
+        def stop() -> None:
+            bus.stop(timeout=stage.patience, drain=False)
+            stopped.set()
+
+        thread = threading.Thread(target=stop, daemon=True)
+        thread.start()
+        never(stopped.is_set, "the stop did not wait for a handler")
+        seen.go.set()
+        assert stopped.wait(stage.patience)
+        assert [message.body for message in seen.done] == [0]
+        assert_conserved(bus)
+        rest_of(stage, bus, seen)
+        assert sorted(seen.bodies) == [0, 1, 2]
+        assert seen.attempts == [1, 1, 1]
+
+    def test_l2_drain_timeout_returns_rest(self, stage: Stage) -> None:
+        """When time runs out the rest goes back unharmed: no attempt is counted, and nothing is dead."""
+        seen, draining = Seen(), threading.Event()
+
+        async def handle(message: Message, delivery: Delivery) -> None:
+            seen.note(message, delivery.attempt)
+            if not draining.is_set():
+                await asyncio.sleep(3600)
+
+        def subscribe(bus: Bus) -> None:
+            bus.subscribe("a", handle, name="s")
+
+        bus = stage.open()
+        subscribe(bus)
+        bus.start()
+        for number in range(3):
+            bus.publish("a", number)
+        until(stage, lambda: seen.bodies == [0], "the first has begun")
+        report = bus.stop(timeout=0.2)
+        assert not report.drained
+        assert bus.dead_letters.list() == []
+        draining.set()
+        again = next_life(stage, bus, subscribe)
+        with running(stage, again):
+            again.drain(timeout=stage.patience)
+        assert sorted(seen.bodies) == [0, 0, 1, 2]
+        assert seen.attempts == [1, 1, 1, 1]
+
+    def test_l3_cancellation_is_not_failure(self, stage: Stage) -> None:
+        """A handler that the stop cancels has not failed: no attempt is counted, and nothing is dead."""
+        seen, stopping = Seen(), threading.Event()
+
+        async def handle(message: Message, delivery: Delivery) -> None:
+            seen.note(message, delivery.attempt)
+            if stopping.is_set():
+                return
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                if message.body == "tidies up":
+                    await asyncio.sleep(0)
+
+        def subscribe(bus: Bus) -> None:
+            bus.subscribe("a", handle, name="s", workers=2)
+
+        bus = stage.open()
+        subscribe(bus)
+        bus.start()
+        for body in ("tidies up", "ends"):
+            bus.publish("a", body)
+        until(stage, lambda: len(seen.messages) == 2, "both run")
+        bus.stop(timeout=0.2, drain=False)
+        assert bus.dead_letters.list() == []
+        stopping.set()
+        again = next_life(stage, bus, subscribe)
+        with running(stage, again):
+            again.drain(timeout=stage.patience)
+            assert again.dead_letters.list() == []
+        assert sorted(seen.bodies) == ["ends", "ends", "tidies up", "tidies up"]
+        assert seen.attempts == [1] * 4
+
+    def test_l4_drain_settles_before_transport_close(self, stage: Stage) -> None:
+        """What handlers acknowledge while the bus stops reaches the store."""
+        draining = threading.Event()
+        acknowledged: list[Any] = []
+
+        def hear(event: Any) -> None:
+            if isinstance(event, events.StateChanged) and event.new == "draining":
+                draining.set()
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            draining.wait(stage.patience)
+            delivery.ack()
+            acknowledged.append(message.body)
+
+        bus = stage.open()
+        bus.observe(hear)
+        bus.subscribe("a", handle, name="s")
+        bus.start()
+        for number in range(20):
+            bus.publish("a", number)
+        assert bus.stop(timeout=stage.patience).drained
+        assert sorted(acknowledged) == list(range(20))
+        assert_conserved(bus)
+        assert_nothing_comes_again(stage, bus, lambda bus, seen: bus.subscribe("a", seen, name="s"), "a")
+
+    def test_l5_close_idempotent_and_concurrent(self, stage: Stage) -> None:
+        """Ten stop at once: all return, nothing is raised, and no thread or file stays open."""
+        before, files = set(threading.enumerate()), open_files()
+
+        def one_life() -> None:
+            bus = stage.open()
+            bus.subscribe("a", Seen(), name="s")
+            bus.start()
+            bus.publish("a")
+            assert together(stage, *[partial(bus.stop, timeout=stage.patience)] * 10) == []
+            bus.stop(timeout=stage.patience)
+            assert bus.state == "stopped"
+
+        for _ in range(3):
+            one_life()
+        until(stage, lambda: set(threading.enumerate()) <= before, "its threads have ended")
+        until(stage, lambda: open_files() <= files + 2, "its files are closed")  # 2: what a platform may open once
+
+    def test_l6_close_while_blocked(self, stage: Stage) -> None:
+        """Publishers who wait for room and readers who wait for a message do not hold up a stop."""
+        ended: list[str] = []
+        bus = stage.open()
+        full = bus.subscribe("full", Seen(), name="full", mailbox=1, overflow_timeout=3600.0)
+        reader = bus.subscribe("empty", name="reader")
+        bus.start()
+        full.pause()
+        bus.publish("full", 0)
+
+        def publish() -> None:
+            try:
+                bus.publish("full", 1)
+                ended.append("kept")
+            except (BusClosed, MailboxFull):
+                ended.append("refused")
+
+        def read() -> None:
+            with pytest.raises(BusClosed):
+                reader.receive(timeout=3600.0)
+            ended.append("told")
+
+        threads = [threading.Thread(target=act, daemon=True) for act in (publish, read)]
+        for thread in threads:
+            thread.start()
+        never(lambda: "told" in ended or "refused" in ended, "nobody was waiting")
+        assert together(stage, lambda: bus.stop(timeout=0.5)) == []
+        for thread in threads:
+            thread.join(stage.patience)
+        assert sorted(ended) == (["refused", "told"] if bus.transport.local else ["kept", "told"])
+
+    def test_l7_reopen_after_crash(self, stage: Stage) -> None:
+        """Killed again and again at any moment: what was accepted is handled, and nobody gets what was never published."""
+        if not survives(stage):
+            assert_refused(stage, survives="process")
+            return
+        history = History()
+        history.record_subscription("s", "a")
+        for life in range(10):
+            bus = stage.open()
+            history.watch(bus, "worker")
+            bus.subscribe("a", Seen(), name="s", attempts=1000)
+            bus.start()
+            for number in range(life * 3):
+                id = f"{life}-{number}"
+                history.record_attempt(id, "a")
+                bus.publish("a", id=id)
+                history.record_accepted(id)
+            if isinstance(stage, Crashes):
+                stage.crash()
+            else:
+                bus.stop(timeout=stage.patience, drain=False)
+        bus = stage.open()
+        history.watch(bus, "worker")
+        bus.subscribe("a", Seen(), name="s", attempts=1000)
+        with running(stage, bus):
+            bus.drain(timeout=stage.patience)
+        # A crash may come between a handler and its acknowledgement being kept: such a message comes again.
+        broken = [one for one in history.judge().violations if one.kind in ("lost", "unexpected")]
+        assert broken == []
+
+    def test_l4_leaving_by_an_exception_loses_nothing(self, stage: Stage) -> None:
+        """Leaving the `with` block by an exception stops without draining; what was left is there in the next run."""
+        seen = Seen()
+        bus = stage.open()
+        subscription = bus.subscribe("a", seen, name="s")
+
+        def program() -> None:
+            with bus:
+                subscription.pause()
+                for number in range(10):
+                    bus.publish("a", number)
+                raise KeyError("a mistake of the program's")
+
+        with pytest.raises(KeyError):
+            program()
+        if not survives(stage):
+            subscription.resume()
+        rest_of(stage, bus, seen)
+        assert sorted(seen.bodies) == list(range(10))
+
+
+def open_files() -> int:
+    """How many file descriptors this process has; 0 where nobody can tell."""
+    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0

@@ -1,0 +1,143 @@
+"""The contract's group O: what keeps its order, and who says that it does not."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+
+from pipebus.bus import Bus
+from pipebus.filters import Retry
+from pipebus.message import Message
+from pipebus.subscription import Delivery
+from pipebus.testing.contract.stage import Crashes, Stage
+from pipebus.testing.contract.tools import Seen, assert_refused, next_life, running, survives, until
+from pipebus.testing.history import History
+
+
+class TestOrder:
+    """O: order."""
+
+    def test_o1_order_per_subject_single_worker(self, stage: Stage) -> None:
+        """One publisher, one worker: first deliveries come in the order of publishing."""
+        if stage.capabilities.order != "subject":
+            assert_refused(stage, order="subject")
+            return
+        seen: list[int] = []
+
+        def handle(message: Message) -> None:
+            seen.append(message.body)
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s", mailbox=max(10_000, stage.many))
+        with running(stage, bus):
+            for number in range(stage.many):
+                bus.publish("a", number)
+            bus.drain(timeout=6 * stage.patience)
+        assert seen == list(range(stage.many))
+
+    def test_o2_order_per_key_many_workers(self, stage: Stage) -> None:
+        """Messages of equal key keep their order among four workers, while those of other keys are handled beside them."""
+        if stage.capabilities.order == "none":
+            assert_refused(stage, order="key")
+            return
+        history = History()
+        history.record_subscription("s", "a", attempts=1, order="key")
+        seen: dict[str, list[int]] = defaultdict(list)
+        begun = {key: threading.Event() for key in "ab"}
+        overlapped: list[bool] = []
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            key, number = str(message.key), message.body
+            history.record_delivery("s", message.id, attempt=delivery.attempt)
+            seen[key].append(number)
+            if number == 0 and key in begun:  # the first of two keys meet
+                begun[key].set()
+                overlapped.append(begun["b" if key == "a" else "a"].wait(stage.patience))
+            history.record_settled("s", message.id, attempt=delivery.attempt)
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s", workers=4)
+        with running(stage, bus):
+            for number in range(100):
+                for key in "abcde":
+                    history.record_attempt(f"{key}{number}", "a", key=key)
+                    bus.publish("a", number, key=key, id=f"{key}{number}")
+                    history.record_accepted(f"{key}{number}")
+            bus.drain(timeout=stage.patience)
+        assert overlapped == [True, True]
+        assert seen == {key: list(range(100)) for key in "abcde"}
+        history.judge().raise_if_broken()
+
+    def test_o3_order_held_during_retry(self, stage: Stage) -> None:
+        """While a message is tried again the next of its key waits, and other keys go on."""
+        if stage.capabilities.order == "none":
+            assert_refused(stage, order="key")
+            return
+        seen, lock = list[tuple[str | None, int]](), threading.Lock()
+        other = threading.Event()
+
+        def handle(message: Message) -> None:
+            with lock:
+                seen.append((message.key, message.body))
+                runs = seen.count((message.key, message.body))
+            if message.key == "b":
+                other.set()
+            elif message.body == 0 and runs < 3:
+                if runs == 2:
+                    assert other.wait(stage.patience), "another key waits for one that is tried again"
+                raise ConnectionError("not yet")
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s", workers=3, filters=[Retry(attempts=3, wait=0.02, on=ConnectionError)])
+        with running(stage, bus):
+            bus.publish("a", 0, key="a")
+            bus.publish("a", 1, key="a")
+            bus.publish("a", 0, key="b")
+            bus.drain(timeout=stage.patience)
+        assert [one for one in seen if one[0] == "a"] == [("a", 0), ("a", 0), ("a", 0), ("a", 1)]
+
+    def test_o4_order_across_restart(self, stage: Stage) -> None:
+        """A restart, or a crash, moves nothing: first deliveries keep their order."""
+        if stage.capabilities.order != "subject":
+            assert_refused(stage, order="subject")
+            return
+        first: list[int] = []
+
+        def handle(message: Message) -> None:
+            if message.body not in first:
+                first.append(message.body)
+
+        def subscribe(bus: Bus) -> None:
+            bus.subscribe("a", handle, name="s")
+
+        bus = stage.open()
+        subscribe(bus)
+        for life in range(3):
+            bus.start()
+            for number in range(50 * life, 50 * life + 50):
+                bus.publish("a", number)
+            if survives(stage) and isinstance(stage, Crashes):
+                until(stage, lambda enough=50 * life + 10: len(first) >= enough, "some have been handled")  # type: ignore[misc]
+                stage.crash()
+            else:
+                bus.stop(timeout=stage.patience, drain=False)
+            bus = next_life(stage, bus, subscribe)
+        with running(stage, bus):
+            bus.drain(timeout=stage.patience)
+        assert first == list(range(150))
+
+    def test_o5_order_not_promised_is_declared(self, stage: Stage) -> None:
+        """What order there is can be asked for; more than that is refused."""
+        has = stage.capabilities.order
+        for wanted in ("key", "subject"):
+            if has == "none" or (has, wanted) == ("key", "subject"):
+                assert_refused(stage, order=wanted)
+            else:
+                stage.open(require={"order": wanted})
+        seen = Seen()
+        bus = stage.open(require={"order": has})
+        bus.subscribe("a", seen, name="s")
+        with running(stage, bus):
+            bus.publish("a", 1)
+            bus.drain(timeout=stage.patience)
+        assert seen.bodies == [1]

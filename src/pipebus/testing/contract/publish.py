@@ -1,0 +1,249 @@
+"""The contract's group P: a publish that returns has kept its promise, one that cannot says so."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from pipebus import events
+from pipebus.bus import Bus
+from pipebus.errors import BusClosed, BusNotStarted, CodecError, MessageTooLarge
+from pipebus.message import Message, Receipt
+from pipebus.testing.contract.stage import Crashes, Stage
+from pipebus.testing.contract.tools import Seen, assert_refused, figures, next_life, running, survives
+from pipebus.testing.history import History
+
+
+class TestPublish:
+    """P: publishing."""
+
+    def test_p1_publish_then_subscribe_durable(self, stage: Stage) -> None:
+        """What is published while a durable subscription's worker is away arrives when it is back: once, and as it was."""
+        seen = Seen()
+        bus = stage.open()
+        subscription = bus.subscribe("orders.>", seen, name="worker")
+        if survives(stage):
+            with running(stage, bus):
+                pass  # from here on the store knows the subscription
+            publisher = stage.open("publisher")
+            with running(stage, publisher):
+                for number in range(100):
+                    publisher.publish(f"orders.{number}", {"number": number}, headers={"n": str(number)})
+            assert seen.messages == []
+            bus = stage.open()
+            bus.subscribe("orders.>", seen, name="worker")
+            bus.start()
+        else:
+            assert_refused(stage, survives="process")
+            bus.start()
+            subscription.pause()
+            for number in range(100):
+                bus.publish(f"orders.{number}", {"number": number}, headers={"n": str(number)})
+            assert seen.messages == []
+            subscription.resume()
+        with running(stage, bus):
+            bus.drain(timeout=stage.patience)
+        found = [(m.subject, m.body, dict(m.headers)) for m in seen.messages]
+        assert sorted(found, key=lambda one: one[1]["number"]) == [
+            (f"orders.{number}", {"number": number}, {"n": str(number)}) for number in range(100)
+        ]
+
+    def test_p2_publish_returns_only_after_promise(self, stage: Stage) -> None:
+        """What `publish` has returned a receipt for is there after a crash."""
+        seen = Seen()
+        bus = stage.open()
+        subscription = bus.subscribe("a", seen, name="s")
+        if not survives(stage):
+            assert_refused(stage, survives="process")
+        bus.start()
+        subscription.pause()
+        for number in range(20):
+            assert bus.publish("a", number)
+        if survives(stage) and isinstance(stage, Crashes):
+            stage.crash()
+        else:
+            bus.stop(timeout=stage.patience, drain=False)
+        if survives(stage):
+            bus = stage.open()
+            bus.subscribe("a", seen, name="s")
+        else:
+            subscription.resume()
+        with running(stage, bus):
+            bus.drain(timeout=stage.patience)
+        assert sorted(seen.bodies) == list(range(20))
+
+    def test_p3_publish_failure_is_loud(self, stage: Stage) -> None:
+        """A bus that is not started, or closed, refuses with a typed error."""
+        bus = stage.open()
+        bus.subscribe("a", Seen(), name="s")
+        with pytest.raises(BusNotStarted):
+            bus.publish("a")
+        with running(stage, bus):
+            assert bus.publish("a")
+        with pytest.raises(BusClosed):
+            bus.publish("a")
+
+    def test_p5_retry_same_id_is_one_message(self, stage: Stage) -> None:
+        """An id that is published again within the window is one message, and its receipt says so."""
+        promised = stage.capabilities.dedup_window > 0
+        seen = Seen()
+        bus = stage.open()
+        bus.subscribe("a", seen, name="s")
+        with running(stage, bus):
+            first, second = [bus.publish("a", id="m") for _ in range(2)]
+            bus.drain(timeout=stage.patience)
+            assert isinstance(first, Receipt)
+            assert isinstance(second, Receipt)
+            assert (first.duplicate, second.duplicate) == (False, promised)
+            assert len(seen.messages) == (1 if promised else 2)
+        if not promised:
+            assert_refused(stage, dedup_window=1.0)
+
+    def test_p6_dedup_after_restart(self, stage: Stage) -> None:
+        """The window does not end with the process."""
+        if not (stage.capabilities.dedup_window > 0 and survives(stage)):
+            assert_refused(stage, dedup_window=1.0, survives="process")
+            return
+        seen = Seen()
+        for duplicate in (False, True):
+            bus = stage.open()
+            bus.subscribe("a", seen, name="s")
+            with running(stage, bus):
+                assert getattr(bus.publish("a", id="m"), "duplicate", None) is duplicate
+        assert [message.id for message in seen.messages] == ["m"]
+
+    def test_p7_dedup_failed_attempt_not_poisoned(self, stage: Stage) -> None:
+        """An id whose first publish failed before it was kept is free."""
+        seen, failures = Seen(), [ConnectionError("not yet")]
+
+        def unsteady(message: Message, call_next: Callable[[Message], Any]) -> Any:
+            if failures:
+                raise failures.pop()
+            return call_next(message)
+
+        bus = stage.open()
+        bus.use(unsteady)
+        bus.subscribe("a", seen, name="s")
+        with running(stage, bus):
+            with pytest.raises(ConnectionError):
+                bus.publish("a", 1, id="m")
+            if not stage.capabilities.objects:
+                with pytest.raises(CodecError):
+                    bus.publish("a", object(), id="m")
+            outcome = bus.publish("a", 2, id="m")
+            bus.drain(timeout=stage.patience)
+        assert getattr(outcome, "duplicate", None) is False
+        assert [(message.id, message.body) for message in seen.messages] == [("m", 2)]
+
+    def test_p9_publish_no_subscribers(self, stage: Stage) -> None:
+        """Nobody listens: no error, and no silence either."""
+        heard: list[Any] = []
+        bus = stage.open()
+        bus.observe(heard.append)
+        with running(stage, bus):
+            assert bus.publish("nowhere") == Receipt(0)
+            assert bus.stats()["unrouted"] == 1
+        assert [event.message.subject for event in heard if isinstance(event, events.Unrouted)] == ["nowhere"]
+
+    def test_p10_publish_from_foreign_thread(self, stage: Stage) -> None:
+        """Threads publish through filters to handlers on an event loop, and none is lost."""
+        seen: Counter[Any] = Counter()
+
+        async def handle(message: Message) -> None:
+            seen[message.body, message.headers["by"]] += 1
+
+        def stamp(message: Message, call_next: Callable[[Message], Any]) -> Any:
+            return call_next(message.with_headers(by="stamp"))
+
+        bus = stage.open()
+        bus.use(stamp)
+        bus.subscribe("a", handle, name="s", mailbox=max(10_000, stage.many))
+        threads = 8
+        each = stage.many // threads
+
+        def publisher(first: int) -> Callable[[], object]:
+            return lambda: [bus.publish("a", number) for number in range(first, first + each)]
+
+        with running(stage, bus):
+            failures: list[BaseException] = []
+
+            def run(publish: Callable[[], object]) -> None:
+                try:
+                    publish()
+                except BaseException as error:
+                    failures.append(error)
+
+            workers = [threading.Thread(target=run, args=(publisher(number * each),)) for number in range(threads)]
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+            bus.drain(timeout=6 * stage.patience)
+        assert failures == []
+        assert seen == Counter({(number, "stamp"): 1 for number in range(threads * each)})
+
+    def test_p11_publish_during_close(self, stage: Stage) -> None:
+        """Twenty publishers race the stop: each publish is kept, or raises."""
+        history, seen = History(), Seen()
+        history.record_subscription("s", "a", attempts=3)
+        bus = stage.open()
+        history.watch(bus, "bus")
+
+        def subscribe(bus: Bus) -> None:
+            bus.subscribe("a", seen, name="s")
+
+        subscribe(bus)
+        bus.start()
+        ready = threading.Semaphore(0)
+
+        def publish(name: str) -> None:
+            with suppress(BusClosed):
+                for number in range(100_000):
+                    id = f"{name}-{number}"
+                    history.record_attempt(id, "a", publisher=name)
+                    if bus.publish("a", id=id):
+                        history.record_accepted(id)
+                    ready.release()
+
+        publishers = [threading.Thread(target=publish, args=(f"p{number}",), daemon=True) for number in range(20)]
+        for thread in publishers:
+            thread.start()
+        for _ in range(100):
+            assert ready.acquire(timeout=stage.patience)
+        bus.stop(timeout=stage.patience)
+        for thread in publishers:
+            thread.join(stage.patience)
+        assert not any(thread.is_alive() for thread in publishers)
+        again = next_life(stage, bus, subscribe)
+        if again is not bus:
+            history.watch(again, "bus")
+        with running(stage, again):
+            again.drain(timeout=stage.patience)
+        history.judge().raise_if_broken()
+
+    def test_p12_oversize_rejected_before_io(self, stage: Stage) -> None:
+        """A message over the limit is refused to its publisher, and nothing of it is written."""
+        limit = stage.capabilities.max_size
+        seen = Seen()
+        bus = stage.open(max_message_bytes=1000) if limit is None else stage.open()
+        bus.subscribe("a", seen, name="s")
+        with running(stage, bus):
+            if stage.capabilities.objects:  # nothing is encoded, so nothing has a size
+                assert bus.publish("a", "x" * 2000)
+            else:
+                with pytest.raises(MessageTooLarge):
+                    bus.publish("a", "x" * (limit or 1000))
+                with pytest.raises(MessageTooLarge):
+                    bus.publish("a", headers={"h": "x" * (limit or 1000)})
+            bus.publish("a", "small")
+            bus.drain(timeout=stage.patience)
+            assert figures(bus, "s")["accepted"] == len(seen.messages)
+        assert seen.bodies[-1] == "small"
+        assert len(seen.messages) == (2 if stage.capabilities.objects else 1)
+        if limit is not None:
+            assert_refused(stage, max_size=limit + 1)

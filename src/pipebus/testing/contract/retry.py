@@ -1,0 +1,261 @@
+"""The contract's group R: what comes again, how often, and what is dead."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from pipebus.filters import Retry
+from pipebus.message import Message
+from pipebus.subscription import Delivery
+from pipebus.testing.contract.stage import Injects, Stage
+from pipebus.testing.contract.tools import Seen, assert_refused, figures, never, running, survives, until
+
+
+class TestRetry:
+    """R: retry and dead letters."""
+
+    def test_r1_nack_redelivers_with_backoff(self, stage: Stage) -> None:
+        """A delivery that is given back comes again after its delay, and as often as allowed: never a hot loop."""
+        seen, delays = Seen(), [0.05, 0.1, 0.2]
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            seen.note(message, delivery.attempt)
+            if delivery.attempt <= len(delays):
+                delivery.retry(delays[delivery.attempt - 1])
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s", attempts=4)
+        with running(stage, bus, drain=False):
+            bus.publish("a")
+            until(stage, lambda: len(seen.messages) >= 4, "the fourth attempt")
+            until(stage, lambda: figures(bus, "s")["acknowledged"] == 1, "the fourth attempt is acknowledged")
+        assert seen.attempts == [1, 2, 3, 4]
+        waits = [later - earlier for earlier, later in zip(seen.times, seen.times[1:], strict=False)]
+        assert all(wait >= delay * 0.9 for wait, delay in zip(waits, delays, strict=True)), waits
+
+    def test_r2_nack_delay_survives_restart(self, stage: Stage) -> None:
+        """A delivery that was given back with a delay comes after the restart too, and not before its time."""
+        if not survives(stage):
+            assert_refused(stage, survives="process")
+            return
+        seen, delay = Seen(), 0.4
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            seen.note(message, delivery.attempt)
+            if delivery.attempt == 1:
+                delivery.retry(delay)
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s")
+        with running(stage, bus, drain=False):
+            bus.publish("a")
+            until(stage, lambda: len(seen.messages) == 1, "the first attempt")
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s")
+        with running(stage, bus, drain=False):
+            until(stage, lambda: len(seen.messages) == 2, "the second attempt")
+            until(stage, lambda: bus.transport.pending("s") == 0, "it is settled")
+        assert seen.attempts == [1, 2]
+        assert seen.times[1] - seen.times[0] >= delay * 0.9
+
+    def test_r3_max_attempts_then_dead(self, stage: Stage) -> None:
+        """Given back each time: exactly so many attempts, then one dead letter that says why."""
+        seen = Seen()
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            seen.note(message, delivery.attempt)
+            delivery.retry()
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s", attempts=3)
+        begun = time.time()
+        with running(stage, bus):
+            bus.publish("a", {"n": 1}, id="m")
+            bus.drain(timeout=stage.patience)
+            (letter,) = bus.dead_letters.list()
+            assert figures(bus, "s")["dead"] == 1
+        assert seen.attempts == [1, 2, 3]
+        assert (letter.message.id, letter.message.body, letter.subscription, letter.attempts) == ("m", {"n": 1}, "s", 3)
+        assert letter.error.startswith("AttemptsExhausted")
+        assert len(letter.digest) == 12
+        assert begun - 1 <= letter.first_time <= letter.time <= time.time() + 1
+
+    def test_r3_failing_handler_is_dead_after_its_chain(self, stage: Stage) -> None:
+        """A handler that raises is tried as often as its chain says, then dead with the error and where it came from."""
+        seen = Seen()
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            seen.note(message, delivery.attempt)
+            raise ZeroDivisionError("always")
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s", filters=[Retry(attempts=3, wait=0.0)])
+        with running(stage, bus):
+            bus.publish("a", 1)
+            bus.publish("a", 2)
+            bus.drain(timeout=stage.patience)
+            letters = bus.dead_letters.list("s")
+        assert (sorted(seen.bodies), seen.attempts) == ([1, 1, 1, 2, 2, 2], [1] * 6)
+        assert [(letter.error, letter.attempts) for letter in letters] == [("ZeroDivisionError: always", 1)] * 2
+        assert all("handle" in letter.traceback for letter in letters)
+        assert letters[0].digest == letters[1].digest
+
+    def test_r5_dead_letters_are_kept_where_promised(self, stage: Stage) -> None:
+        """A dead letter outlives the program where the transport keeps them, and is counted for as long as it is there."""
+        kept = bool(getattr(stage.capabilities, "dead_letters", False))
+
+        def handle(message: Message) -> None:
+            raise ValueError("no")
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s")
+        with running(stage, bus):
+            bus.publish("a", "dead", id="m")
+            bus.drain(timeout=stage.patience)
+            assert [letter.message.id for letter in bus.dead_letters.list()] == ["m"]
+        if not kept:
+            assert_refused(stage, dead_letters=True)
+            return
+        bus = stage.open()
+        bus.subscribe("a", Seen(), name="s")
+        with running(stage, bus):
+            assert [(letter.message.id, letter.error) for letter in bus.dead_letters.list()] == [("m", "ValueError: no")]
+
+    def test_r6_dlq_roundtrip(self, stage: Stage) -> None:
+        """A replayed dead letter is the message that died: subject, id, headers and body; its attempts are counted anew."""
+        seen, broken = Seen(), threading.Event()
+        broken.set()
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            seen.note(message, delivery.attempt)
+            if broken.is_set():
+                delivery.retry()
+
+        bus = stage.open()
+        bus.subscribe("orders.>", handle, name="s", attempts=2)
+        with running(stage, bus):
+            bus.publish("orders.eu", {"n": [1, "zwei"]}, id="m", headers={"h": "v"}, key="k", correlation_id="c")
+            bus.drain(timeout=stage.patience)
+            (letter,) = bus.dead_letters.list()
+            broken.clear()
+            bus.dead_letters.replay(letter.id)
+            bus.drain(timeout=stage.patience)
+            assert bus.dead_letters.list() == []
+            stats = figures(bus, "s")
+        assert (stats["accepted"], stats["acknowledged"], stats["dead"]) == (1, 1, 0)
+        assert seen.attempts == [1, 2, 1]
+        before, after = seen.messages[0], seen.messages[-1]
+        assert after == before
+        assert (after.id, after.subject, after.key, after.correlation_id) == ("m", "orders.eu", "k", "c")
+        assert (after.headers["h"], after.body) == ("v", {"n": [1, "zwei"]})
+
+    def test_r7_dlq_no_loop(self, stage: Stage) -> None:
+        """A replayed letter that fails again is one letter again: it does not come back by itself."""
+        seen = Seen()
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            seen.note(message, delivery.attempt)
+            raise ValueError("still no")
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s")
+        bus.subscribe(">", Seen(), name="all")  # nor does a dead letter reach anybody else
+        with running(stage, bus):
+            bus.publish("a", id="m")
+            bus.drain(timeout=stage.patience)
+            for _ in range(2):
+                (letter,) = bus.dead_letters.list()
+                bus.dead_letters.replay(letter.id)
+                bus.drain(timeout=stage.patience)
+            never(lambda: len(seen.messages) > 3, "a dead letter came by itself")
+            assert len(bus.dead_letters.list()) == 1
+            assert (figures(bus, "s")["accepted"], figures(bus, "s")["dead"]) == (1, 1)
+            assert figures(bus, "all")["accepted"] == 1
+        assert len(seen.messages) == 3
+
+    def test_r8_term_is_immediate(self, stage: Stage) -> None:
+        """What is rejected is dead at once, whatever retries are left."""
+        seen = Seen()
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            seen.note(message, delivery.attempt)
+            delivery.reject("not ours")
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s", attempts=5, filters=[Retry(attempts=5, wait=0.0)])
+        with running(stage, bus):
+            bus.publish("a")
+            bus.drain(timeout=stage.patience)
+            (letter,) = bus.dead_letters.list()
+        assert seen.attempts == [1]
+        assert letter.attempts == 1
+        assert "not ours" in letter.error
+
+    def test_r9_undecodable_goes_dead_once(self, stage: Stage) -> None:
+        """Bytes that are no message, or a body that the handler's type refuses, are dead at once; later messages flow."""
+        seen: list[int] = []
+
+        def handle(number: int) -> None:
+            seen.append(number)
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s", filters=[Retry(attempts=3, wait=0.0)])
+        with running(stage, bus):
+            bus.publish("a", "no number")
+            if isinstance(stage, Injects):
+                stage.inject(b"\x00\xff no message", "a")
+            bus.publish("a", 1)
+            bus.drain(timeout=stage.patience)
+            letters = {letter.message.body: letter for letter in bus.dead_letters.list()}
+            stats = figures(bus, "s")
+        dead = [b"\x00\xff no message", "no number"] if isinstance(stage, Injects) else ["no number"]
+        assert set(letters) == set(dead)
+        assert all(letter.attempts == 1 for letter in letters.values())
+        assert (seen, stats["dead"], stats["acknowledged"]) == ([1], len(dead), 1)
+
+    def test_r10_poison_does_not_starve(self, stage: Stage) -> None:
+        """One message that fails and fails, and many good ones: all good ones are settled while it is tried again."""
+        good, poison = Seen(), Seen()
+        many, enough = min(stage.many, 1000), threading.Event()
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            if message.body != "poison":
+                good.note(message)
+                return
+            poison.note(message, delivery.attempt)
+            if not enough.is_set():
+                delivery.retry(0.01)
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s", workers=2, attempts=100_000)
+        with running(stage, bus):
+            bus.publish("a", "poison")
+            for number in range(many):
+                bus.publish("a", number)
+            until(stage, lambda: len(good.messages) >= many, "all good ones were handled")
+            until(stage, lambda: len(poison.messages) > 1, "the poison was tried again")
+            enough.set()
+            bus.drain(timeout=stage.patience)
+        assert sorted(good.bodies) == list(range(many))
+        assert poison.attempts == list(range(1, len(poison.attempts) + 1))
+
+    def test_r12_retry_with_dlq_still_retries(self, stage: Stage) -> None:
+        """That dead letters are kept does not make one of a message that succeeds at last."""
+        seen = Seen()
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            seen.note(message, delivery.attempt)
+            if len(seen.messages) == 1:
+                raise ConnectionError("not yet")  # for the chain's Retry
+            if len(seen.messages) == 2:
+                delivery.retry()  # for the store
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s", filters=[Retry(attempts=2, wait=0.0)])
+        with running(stage, bus):
+            bus.publish("a")
+            bus.drain(timeout=stage.patience)
+            assert bus.dead_letters.list() == []
+            assert figures(bus, "s")["acknowledged"] == 1
+        assert seen.attempts == [1, 1, 2]
