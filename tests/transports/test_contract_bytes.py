@@ -57,18 +57,9 @@ STAGES: dict[str, Callable[[], Stage]] = {
     "kept": KeptStage,
 }
 
-KNOWN = {
-    ("bytes", "test_a10_settle_after_close"): "the mailbox keeps what the transport has taken back",
-    ("bytes with delay", "test_a10_settle_after_close"): "the mailbox keeps what the transport has taken back",
-}
-"""Promises that are not kept yet, by stage and test."""
-
 
 @pytest.fixture(params=STAGES)
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    reason = KNOWN.get((request.param, request.node.originalname))
-    if reason is not None:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     stage = STAGES[request.param]()
     yield stage
     stage.wipe()

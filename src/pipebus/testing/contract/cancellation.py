@@ -113,6 +113,7 @@ class TestCancellation:
     def test_c6_two_loops_two_buses(self, stage: Stage) -> None:
         """Two buses on event loops of two threads share nothing but the store."""
         seen: dict[str, list[Any]] = {"one": [], "two": []}
+        first_has_ended = threading.Event()
 
         def program(name: str) -> Callable[[], object]:
             bus = stage.open(name)
@@ -125,8 +126,12 @@ class TestCancellation:
             async def main() -> None:
                 async with bus:
                     for number in range(100):
+                        if (name, number) == ("two", 50):
+                            assert await asyncio.to_thread(first_has_ended.wait, stage.patience)
                         await bus.apublish(f"{name}.a", [name, number])
                     await bus.adrain(timeout=stage.patience)
+                if name == "one":
+                    first_has_ended.set()
 
             return lambda: asyncio.run(main())
 

@@ -22,6 +22,7 @@ from pipebus.testing.contract.tools import (
     assert_conserved,
     assert_nothing_comes_again,
     assert_refused,
+    figures,
     never,
     next_life,
     running,
@@ -207,29 +208,44 @@ class TestLifecycle:
         if not survives(stage):
             assert_refused(stage, survives="process")
             return
-        history = History()
+        history, life = History(), 0.0
         history.record_subscription("s", "a")
-        for life in range(10):
+        running_on, at_work = threading.Event(), threading.Semaphore(0)
+
+        def handle(message: Message) -> None:
+            if message.body == life:  # of those that are at work when the kill comes
+                at_work.release()
+                running_on.wait(60.0)
+
+        def one_life() -> Bus:
             bus = stage.open()
             history.watch(bus, "worker")
-            bus.subscribe("a", Seen(), name="s", attempts=1000)
-            bus.start()
-            for number in range(life * 3):
-                id = f"{life}-{number}"
-                history.record_attempt(id, "a")
-                bus.publish("a", id=id)
-                history.record_accepted(id)
-            if isinstance(stage, Crashes):
-                stage.crash()
-            else:
-                bus.stop(timeout=stage.patience, drain=False)
-        bus = stage.open()
-        history.watch(bus, "worker")
-        bus.subscribe("a", Seen(), name="s", attempts=1000)
-        with running(stage, bus):
-            bus.drain(timeout=stage.patience)
+            bus.subscribe("a", handle, name="s", attempts=1000, workers=2)
+            return bus
+
+        try:
+            for life in range(1, 11):
+                bus = one_life()
+                bus.start()
+                for number in range(3 * life):
+                    id = f"{life}-{number}"
+                    history.record_attempt(id, "a")
+                    bus.publish("a", life if number == life else 0, id=id)
+                    history.record_accepted(id)
+                assert at_work.acquire(timeout=stage.patience)
+                if isinstance(stage, Crashes):
+                    stage.crash()
+                else:
+                    bus.stop(timeout=0.1, drain=False)
+            life = 0.5
+            bus = one_life()
+            with running(stage, bus):
+                bus.drain(timeout=stage.patience)
+            judgement = history.judge()
+        finally:
+            running_on.set()
         # A crash may come between a handler and its acknowledgement being kept: such a message comes again.
-        broken = [one for one in history.judge().violations if one.kind in ("lost", "unexpected")]
+        broken = [one for one in judgement.violations if one.kind in ("lost", "unexpected")]
         assert broken == []
 
     def test_l4_leaving_by_an_exception_loses_nothing(self, stage: Stage) -> None:
@@ -243,6 +259,7 @@ class TestLifecycle:
                 subscription.pause()
                 for number in range(10):
                     bus.publish("a", number)
+                until(stage, lambda: figures(bus, "s")["pending"] == 10, "all wait")
                 raise KeyError("a mistake of the program's")
 
         with pytest.raises(KeyError):

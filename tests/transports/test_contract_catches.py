@@ -1,0 +1,638 @@
+"""
+The contract is worth what it catches: transports that are broken on purpose, each in one way, and the test that must say so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+from kept_transport import Copy, KeptStage, KeptTransport, Queue
+
+from pipebus import Message, PipebusError, PublishUnknown, Receipt
+from pipebus.message import Headers, make_message
+from pipebus.testing import contract
+from pipebus.transports.base import Binding, Capabilities, Surroundings
+
+BROKEN = (AssertionError, PipebusError, pytest.fail.Exception)
+"""What a test of the contract ends with where a promise is not kept."""
+
+
+class Rewriting(KeptTransport):
+    """Hands in something else than the bytes that it has."""
+
+    def hand_in(self, binding: Binding, name: str, queue: Queue, copy: Copy) -> None:
+        deliver, found = binding.deliver, self.rewritten(copy.data)
+
+        class Other:
+            @staticmethod
+            def deliver(_: Any, token: Any, takings: int) -> bool:
+                return deliver(found, token, takings)
+
+        super().hand_in(Other, name, queue, copy)  # type: ignore[arg-type]
+
+    def rewritten(self, data: bytes) -> Any:
+        raise NotImplementedError
+
+
+# --- publishing --------------------------------------------------------------------------------------------------------
+
+
+class LosesEveryTenth(KeptTransport):
+    """Every tenth publish gets its receipt and is forgotten."""
+
+    count = itertools.count(1)
+
+    def send(self, message: Message[Any], delay: float) -> Receipt:
+        return Receipt(1) if next(self.count) % 10 == 0 else super().send(message, delay)
+
+
+class KeepsNothing(KeptTransport):
+    """What nobody has taken yet is gone with the bus."""
+
+    def end(self, taken: bool) -> None:
+        super().end(taken)
+        with self.store.changed:
+            self.store.queues.clear()
+
+
+class ForgetsIds(KeptTransport):
+    """Promises to recognise ids, and does not."""
+
+    def send(self, message: Message[Any], delay: float) -> Receipt:
+        self.store.ids.clear()
+        return super().send(message, delay)
+
+
+class ForgetsIdsAtRestart(KeptTransport):
+    """Recognises them until it is started again."""
+
+    def start(self, surroundings: Surroundings) -> None:
+        self.store.ids.clear()
+        super().start(surroundings)
+
+
+class RemembersFailures(KeptTransport):
+    """An id whose message could not be encoded counts as sent."""
+
+    def encode(self, message: Message[Any]) -> bytes:
+        try:
+            return super().encode(message)
+        except PipebusError:
+            self.store.ids[message.id] = time.monotonic()
+            raise
+
+
+class CountsNobody(KeptTransport):
+    """Says that somebody listens where nobody does."""
+
+    def send(self, message: Message[Any], delay: float) -> Receipt:
+        receipt = super().send(message, delay)
+        return Receipt(max(1, receipt.mailboxes), receipt.duplicate)
+
+
+class AcceptsWhenClosed(KeptTransport):
+    """A publish that meets the stop gets a receipt for nothing."""
+
+    def send(self, message: Message[Any], delay: float) -> Receipt:
+        self.stood = getattr(self, "stood", 0) + 1
+        if self.stood > 50:
+            return Receipt(1)
+        return super().send(message, delay)
+
+
+class TakesAnySize(KeptTransport):
+    """Has a limit that it does not look at."""
+
+    def encode(self, message: Message[Any]) -> bytes:
+        return self.codec.encode(message)
+
+
+# --- delivery ----------------------------------------------------------------------------------------------------------
+
+
+class ReachesOne(KeptTransport):
+    """Of several subscriptions only the first gets the message."""
+
+    def send(self, message: Message[Any], delay: float) -> Receipt:
+        receipt = super().send(message, delay)
+        with self.store.changed:
+            for queue in list(self.store.queues.values())[1:]:
+                queue.waiting.clear()
+        return receipt
+
+
+class DeliversTwice(KeptTransport):
+    """A message stays in its queue while it is out."""
+
+    def hand_in(self, binding: Binding, name: str, queue: Queue, copy: Copy) -> None:
+        super().hand_in(binding, name, queue, copy)
+        if next(self.store.numbers) % 5 == 0 and not copy.takings:
+            with self.store.changed:
+                queue.waiting.append(Copy(next(self.store.numbers), copy.subject, copy.data))
+
+
+class OneAfterTheOther(KeptTransport):
+    """Delivers nothing to anybody while somebody has a message."""
+
+    def next(self, now: float) -> Any:
+        return None if any(queue.out for queue in self.store.queues.values()) else super().next(now)
+
+
+class FoldsCase(KeptTransport):
+    """Its engine does not know upper from lower case."""
+
+    def bind(self, binding: Binding) -> None:
+        binding.patterns = tuple(_Folding(pattern) for pattern in binding.patterns)  # type: ignore[assignment]
+        super().bind(binding)
+
+
+class _Folding:
+    def __init__(self, pattern: Any) -> None:
+        self.pattern = pattern
+
+    def matches(self, subject: str) -> bool:
+        return bool(self.pattern.matches(subject) or self.pattern.matches(subject.lower()))
+
+
+class CopyForEachPattern(KeptTransport):
+    """Two patterns of one subscription that match give two copies."""
+
+    def send(self, message: Message[Any], delay: float) -> Receipt:
+        receipt = super().send(message, delay)
+        with self.store.changed:
+            for queue in self.store.queues.values():
+                for _ in [p for p in queue.patterns if p.matches(message.subject)][1:]:
+                    queue.waiting.append(Copy(next(self.store.numbers), message.subject, self.encode(message)))
+        return receipt
+
+
+class BindsLater(KeptTransport):
+    """Tells the server of a subscription when it gets round to it."""
+
+    def bind(self, binding: Binding) -> None:
+        timer = threading.Timer(0.05, lambda: super(BindsLater, self).bind(binding))
+        timer.daemon = True
+        timer.start()
+
+
+class ForgetsWhatIsReleased(KeptTransport):
+    """What comes back unharmed is taken for settled."""
+
+    def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
+        super().settle(token, "acknowledge" if verdict == "release" else verdict, delay, why)
+
+
+class ReplaysNothing(KeptTransport):
+    """Promises older messages, and has none."""
+
+    def bind(self, binding: Binding) -> None:
+        binding.start = "new"
+        super().bind(binding)
+
+
+class FallsAsleep(KeptTransport):
+    """After a quarter of a second without a message it hears of none."""
+
+    last = float("inf")
+
+    def next(self, now: float) -> Any:
+        found = super().next(now) if now < self.last + 0.25 else None
+        if found is not None:
+            self.last = now
+        return found
+
+
+class NeverLate(KeptTransport):
+    """Promises to delay, and does not."""
+
+    def send(self, message: Message[Any], delay: float) -> Receipt:
+        return super().send(message, 0.0)
+
+
+class ForgetsTimeToLive(Rewriting):
+    """Its wire has no place for a time to live."""
+
+    def rewritten(self, data: bytes) -> Any:
+        return msgspec.structs.replace(self.codec.decode(data), ttl=None)
+
+
+# --- order -------------------------------------------------------------------------------------------------------------
+
+
+class LastInFirstOut(KeptTransport):
+    """Takes the newest first."""
+
+    def next(self, now: float) -> Any:
+        for name, queue in self.store.queues.items():
+            if self in queue.members and queue.waiting and self.full.get(name, 0.0) <= now:
+                return name, queue, queue.waiting[-1]
+        return None
+
+
+class ToTheBack(KeptTransport):
+    """What a stop hands back goes behind what came after it."""
+
+    def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
+        queue = self.store.queues[token[0]]
+        copy = queue.out.get(token[1])
+        super().settle(token, verdict, delay, why)
+        with self.store.changed:
+            if verdict == "release" and copy is not None and copy in queue.waiting:
+                queue.waiting.remove(copy)
+                queue.waiting.insert(0 if copy.number % 2 else len(queue.waiting), copy)
+
+
+class _Yes(Capabilities, frozen=True):
+    def require(self, wanted: dict[str, Any], name: str) -> None:
+        return None
+
+
+class RefusesNothing(KeptTransport):
+    """Has no order at all, and says so to nobody who asks."""
+
+    capabilities = _Yes(**{**msgspec.structs.asdict(KeptTransport.capabilities), "order": "none"})
+
+
+# --- acknowledgement ---------------------------------------------------------------------------------------------------
+
+
+class AcknowledgesNothing(KeptTransport):
+    """An acknowledgement changes nothing: it comes again after the next stop."""
+
+    def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
+        if verdict != "acknowledge":
+            super().settle(token, verdict, delay, why)
+
+    def pending(self, name: str) -> int:
+        return 0
+
+
+class OneAtATimeForgets(KeptTransport):
+    """After the first taking it forgets that there was one."""
+
+    def hand_in(self, binding: Binding, name: str, queue: Queue, copy: Copy) -> None:
+        copy.takings = 0
+        super().hand_in(binding, name, queue, copy)
+
+
+class NeverAgain(KeptTransport):
+    """What was taken once is never delivered again."""
+
+    def next(self, now: float) -> Any:
+        found = super().next(now)
+        return None if found is not None and found[2].takings else found
+
+
+class RenewsNothing(KeptTransport):
+    """A lease ends while its handler is at work."""
+
+    def renew(self, copy: Copy, now: float) -> None:
+        return None
+
+
+class CountsAStop(KeptTransport):
+    """What a stop hands back counts as an attempt."""
+
+    def end(self, taken: bool) -> None:
+        super().end(True)
+
+
+class CountsReleases(KeptTransport):
+    """What comes back unharmed counts as an attempt."""
+
+    def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
+        super().settle(token, "return" if verdict == "release" else verdict, delay, why)
+
+
+class CrashesForGood(KeptTransport):
+    """What a killed process had is gone."""
+
+    def end(self, taken: bool) -> None:
+        with self.store.changed:
+            for queue in self.store.queues.values():
+                queue.out.clear()
+        super().end(taken)
+
+
+class ComesAThirdTime(KeptTransport):
+    """A second taking is given back to everybody as well."""
+
+    def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
+        super().settle(token, "return" if token[2] == 1 else verdict, delay, why)
+
+
+# --- retry and dead letters --------------------------------------------------------------------------------------------
+
+
+class HotLoop(KeptTransport):
+    """Brings what was given back at once, whatever the delay."""
+
+    def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
+        super().settle(token, verdict, 0.0, why)
+
+
+class ForgetsWhatWaits(KeptTransport):
+    """Keeps delays in memory: a stop loses them."""
+
+    def end(self, taken: bool) -> None:
+        with self.store.changed:
+            for queue in self.store.queues.values():
+                queue.waiting = [copy for copy in queue.waiting if copy.due <= time.monotonic()]
+        super().end(taken)
+
+
+class BringsTheDead(KeptTransport):
+    """What is dead comes again, as anything that failed."""
+
+    def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
+        super().settle(token, "return" if verdict == "dead" else verdict, delay, why)
+
+
+class DropsGarbage(KeptTransport):
+    """Throws away what it cannot read."""
+
+    def hand_in(self, binding: Binding, name: str, queue: Queue, copy: Copy) -> None:
+        try:
+            self.codec.decode(copy.data)
+        except PipebusError:
+            with self.store.changed:
+                del queue.out[copy.number]
+            return
+        super().hand_in(binding, name, queue, copy)
+
+
+class PoisonFirst(KeptTransport):
+    """While something is to be tried again nothing else is delivered."""
+
+    def next(self, now: float) -> Any:
+        found = super().next(now)
+        if found is None or found[2].takings or not any(copy.takings for copy in [*found[1].waiting, *found[1].out.values()]):
+            return found
+        return None
+
+
+class ReturnsAreDropped(KeptTransport):
+    """What is given back is gone."""
+
+    def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
+        super().settle(token, "drop" if verdict == "return" else verdict, delay, why)
+
+
+class PromisesToKeepTheDead(KeptTransport):
+    """Says that it keeps dead letters, and leaves them to the bus."""
+
+    capabilities = msgspec.structs.replace(KeptTransport.capabilities, dead_letters=True)
+
+
+class LosesHeaders(Rewriting):
+    """Carries bodies, and forgets headers and whatever joins messages."""
+
+    def rewritten(self, data: bytes) -> Any:
+        return msgspec.structs.replace(self.codec.decode(data), headers=Headers(), correlation_id=None)
+
+
+# --- flow --------------------------------------------------------------------------------------------------------------
+
+
+class TakesNoForAYes(KeptTransport):
+    """What a subscription has no room for counts as delivered."""
+
+    def hand_in(self, binding: Binding, name: str, queue: Queue, copy: Copy) -> None:
+        if not binding.deliver(copy.data, (name, copy.number, copy.takings), copy.takings):
+            with self.store.changed:
+                del queue.out[copy.number]
+
+
+class SharesOutBeforehand(KeptTransport):
+    """Each member of a group has its share, whether it is busy or not."""
+
+    def next(self, now: float) -> Any:
+        found = super().next(now)
+        if found is None:
+            return None
+        members = sorted(found[1].members, key=id)
+        mine = [copy for copy in found[1].waiting if members[copy.number % len(members)] is self]
+        return (*found[:2], mine[0]) if mine else None
+
+
+# --- lifecycle ---------------------------------------------------------------------------------------------------------
+
+
+class LosesAcknowledgementsOfTheEnd(KeptTransport):
+    """Acknowledgements wait for the next round of its thread, and after the last there is none."""
+
+    def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
+        queue = self.store.queues[token[0]]
+        if self in queue.members:
+            super().settle(token, verdict, delay, why)
+
+    def pending(self, name: str) -> int:
+        return 0
+
+
+class UnbindsBeforeItIsSettled(KeptTransport):
+    """Forgets at unbind what is out, and what comes of it."""
+
+    def unbind(self, name: str) -> None:
+        super().unbind(name)
+        with self.store.changed:
+            queue = self.store.queues.get(name)
+            for number in list(queue.out) if queue is not None else ():
+                queue.take_back(number, True)  # type: ignore[union-attr]
+
+
+class LeaksAThread(KeptTransport):
+    """One of its threads does not end."""
+
+    def start(self, surroundings: Surroundings) -> None:
+        super().start(surroundings)
+        threading.Thread(target=LEAK.wait, args=(20.0,), name="leak", daemon=True).start()
+
+
+class StopsSlowly(KeptTransport):
+    """Waits for an answer that does not come."""
+
+    def stop(self) -> None:
+        LEAK.wait(20.0)
+        super().stop()
+
+
+LEAK = threading.Event()
+
+
+# --- cancellation ------------------------------------------------------------------------------------------------------
+
+
+class BreaksWhenCancelled(KeptTransport):
+    """A cancelled publish leaves its connection in the middle of a message."""
+
+    def send(self, message: Message[Any], delay: float) -> Receipt:
+        if message.subject == "echo" and getattr(self, "broken", False):
+            raise PublishUnknown("the last message was not finished", message.id)
+        self.broken = message.subject == "a"
+        return super().send(message, delay)
+
+
+class OneForAll(KeptTransport):
+    """What one bus's transport closes is closed for all."""
+
+    def end(self, taken: bool) -> None:
+        OneForAll.closed = True
+        super().end(taken)
+
+    def start(self, surroundings: Surroundings) -> None:
+        OneForAll.closed = False
+        super().start(surroundings)
+        del self.closed  # the class's counts
+
+
+OneForAll.closed = False  # type: ignore[assignment]
+
+
+# --- fidelity ----------------------------------------------------------------------------------------------------------
+
+
+class LowersHeaders(Rewriting):
+    """Headers go through HTTP."""
+
+    def rewritten(self, data: bytes) -> Any:
+        message = self.codec.decode(data)
+        return msgspec.structs.replace(message, headers=Headers({k.lower(): v for k, v in message.headers.items()}))
+
+
+class TrustsTheWire(Rewriting):
+    """Reads messages itself, and checks nothing."""
+
+    def rewritten(self, data: bytes) -> Any:
+        wire = msgspec.json.decode(data)
+        return make_message(wire["type"], wire.get("data"), Headers(wire.get("pipebusheaders", {})), wire["id"])
+
+
+class Unpickles(Rewriting):
+    """Reads whatever Python can read."""
+
+    def rewritten(self, data: bytes) -> Any:
+        with suppress(pickle.UnpicklingError):
+            return Message("a", str(pickle.loads(data)))
+        return data
+
+
+class SharesBodies(Rewriting):
+    """Reads each message once, and hands the same object to everybody."""
+
+    def rewritten(self, data: bytes) -> Any:
+        known = vars(self.store).setdefault("read", {})
+        return known.setdefault(data, self.codec.decode(data))
+
+
+class ReadsAnyVersion(Rewriting):
+    """Takes every version for its own."""
+
+    def rewritten(self, data: bytes) -> Any:
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.encode(msgspec.json.decode(data) | {"pipebusversion": 1})
+        return data
+
+
+# --- the table ---------------------------------------------------------------------------------------------------------
+
+CASES: list[tuple[type[KeptTransport], Callable[..., None], tuple[Any, ...]]] = [
+    (LosesEveryTenth, contract.TestPublish().test_p1_publish_then_subscribe_durable, ()),
+    (KeepsNothing, contract.TestPublish().test_p1_publish_then_subscribe_durable, ()),
+    (KeepsNothing, contract.TestPublish().test_p2_publish_returns_only_after_promise, ()),
+    (ForgetsIds, contract.TestPublish().test_p5_retry_same_id_is_one_message, ()),
+    (ForgetsIdsAtRestart, contract.TestPublish().test_p6_dedup_after_restart, ()),
+    (RemembersFailures, contract.TestPublish().test_p7_dedup_failed_attempt_not_poisoned, ()),
+    (CountsNobody, contract.TestPublish().test_p9_publish_no_subscribers, ()),
+    (LosesEveryTenth, contract.TestPublish().test_p10_publish_from_foreign_thread, ()),
+    (AcceptsWhenClosed, contract.TestPublish().test_p11_publish_during_close, ()),
+    (TakesAnySize, contract.TestPublish().test_p12_oversize_rejected_before_io, ()),
+    (ReachesOne, contract.TestDelivery().test_d1_every_subscription_gets_a_copy, ()),
+    (DeliversTwice, contract.TestDelivery().test_d2_group_gets_each_once, ()),
+    (OneAfterTheOther, contract.TestDelivery().test_d3_two_groups_independent, ()),
+    (LosesEveryTenth, contract.TestDelivery().test_d4_subjects_isolated, ()),
+    (FoldsCase, contract.TestDelivery().test_d5_wildcard_matrix, ()),
+    (CopyForEachPattern, contract.TestDelivery().test_d6_overlapping_subscriptions, ()),
+    (BindsLater, contract.TestDelivery().test_d7_subscribe_is_effective_on_return, ()),
+    (ForgetsWhatIsReleased, contract.TestDelivery().test_d8_unsubscribe_is_final, ()),
+    (ReplaysNothing, contract.TestDelivery().test_d9_late_subscriber_policy, ()),
+    (FallsAsleep, contract.TestDelivery().test_d11_idle_then_deliver, ()),
+    (NeverLate, contract.TestDelivery().test_d12_delayed_message, ()),
+    (ForgetsWhatWaits, contract.TestDelivery().test_d12_delayed_message, ()),
+    (ForgetsTimeToLive, contract.TestDelivery().test_d13_expired_message, ()),
+    (LastInFirstOut, contract.TestOrder().test_o1_order_per_subject_single_worker, ()),
+    (LastInFirstOut, contract.TestOrder().test_o2_order_per_key_many_workers, ()),
+    (OneAfterTheOther, contract.TestOrder().test_o3_order_held_during_retry, ()),
+    (ToTheBack, contract.TestOrder().test_o4_order_across_restart, ()),
+    (RefusesNothing, contract.TestOrder().test_o5_order_not_promised_is_declared, ()),
+    (AcknowledgesNothing, contract.TestAcknowledgement().test_a1_ack_removes, ()),
+    (AcknowledgesNothing, contract.TestAcknowledgement().test_a4_ack_confirmed_mode, ()),
+    (ComesAThirdTime, contract.TestAcknowledgement().test_a5_stale_ack_fenced, ()),
+    (OneAtATimeForgets, contract.TestAcknowledgement().test_a6_lease_expiry_redelivers, ()),
+    (NeverAgain, contract.TestAcknowledgement().test_a6_lease_expiry_redelivers, ()),
+    (RenewsNothing, contract.TestAcknowledgement().test_a7_lease_renewed_while_working, ()),
+    (RenewsNothing, contract.TestAcknowledgement().test_a8_lease_renewed_while_buffered, ()),
+    (CrashesForGood, contract.TestAcknowledgement().test_a9_early_release_on_disconnect, ()),
+    (CountsAStop, contract.TestAcknowledgement().test_a10_settle_after_close, ()),
+    (HotLoop, contract.TestRetry().test_r1_nack_redelivers_with_backoff, ()),
+    (ForgetsWhatWaits, contract.TestRetry().test_r2_nack_delay_survives_restart, ()),
+    (BringsTheDead, contract.TestRetry().test_r3_max_attempts_then_dead, ()),
+    (PromisesToKeepTheDead, contract.TestRetry().test_r5_dead_letters_are_kept_where_promised, ()),
+    (LosesHeaders, contract.TestRetry().test_r6_dlq_roundtrip, ()),
+    (BringsTheDead, contract.TestRetry().test_r7_dlq_no_loop, ()),
+    (BringsTheDead, contract.TestRetry().test_r8_term_is_immediate, ()),
+    (DropsGarbage, contract.TestRetry().test_r9_undecodable_goes_dead_once, ()),
+    (PoisonFirst, contract.TestRetry().test_r10_poison_does_not_starve, ()),
+    (ReturnsAreDropped, contract.TestRetry().test_r12_retry_with_dlq_still_retries, ()),
+    (TakesNoForAYes, contract.TestFlow().test_f1_bounded_memory, ("block",)),
+    (LosesEveryTenth, contract.TestFlow().test_f2_every_drop_counted, ()),
+    (OneAfterTheOther, contract.TestFlow().test_f3_slow_subscriber_isolated, ()),
+    (OneAfterTheOther, contract.TestFlow().test_f5_in_flight_cap, ()),
+    (SharesOutBeforehand, contract.TestFlow().test_f6_busy_worker_does_not_hoard, ()),
+    (LosesEveryTenth, contract.TestFlow().test_f7_pause_resume, ()),
+    (ForgetsWhatIsReleased, contract.TestLifecycle().test_l1_drain_finishes_in_flight, ()),
+    (CountsReleases, contract.TestLifecycle().test_l2_drain_timeout_returns_rest, ()),
+    (ForgetsWhatIsReleased, contract.TestLifecycle().test_l3_cancellation_is_not_failure, ()),
+    (LosesAcknowledgementsOfTheEnd, contract.TestLifecycle().test_l4_drain_settles_before_transport_close, ()),
+    (ForgetsWhatIsReleased, contract.TestLifecycle().test_l4_leaving_by_an_exception_loses_nothing, ()),
+    (LeaksAThread, contract.TestLifecycle().test_l5_close_idempotent_and_concurrent, ()),
+    (StopsSlowly, contract.TestLifecycle().test_l6_close_while_blocked, ()),
+    (CrashesForGood, contract.TestLifecycle().test_l7_reopen_after_crash, ()),
+    (LosesEveryTenth, contract.TestCancellation().test_c1_cancel_receive_loses_nothing, ()),
+    (BreaksWhenCancelled, contract.TestCancellation().test_c2_cancel_publish_is_clean, ()),
+    (OneForAll, contract.TestCancellation().test_c6_two_loops_two_buses, ()),
+    (ForgetsWhatIsReleased, contract.TestCancellation().test_c7_handler_exception_kinds, (SystemExit, False)),
+    (LosesEveryTenth, contract.TestCancellation().test_c8_no_task_gc, ()),
+    (LowersHeaders, contract.TestFidelity().test_m1_fidelity, ()),
+    (TrustsTheWire, contract.TestFidelity().test_m3_reserved_headers_protected, ()),
+    (Unpickles, contract.TestFidelity().test_m4_no_pickle, ()),
+    (SharesBodies, contract.TestFidelity().test_m5_mutation_isolated, ()),
+    (LosesHeaders, contract.TestFidelity().test_m6_context_propagates, ()),
+    (ReadsAnyVersion, contract.TestFidelity().test_m7_schema_version_skew, ()),
+    (LosesEveryTenth, contract.TestTelemetry().test_t1_event_conservation, ()),
+    (BringsTheDead, contract.TestTelemetry().test_t2_lag_is_true, ()),
+]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(
+    ("kind", "test", "arguments"), CASES, ids=lambda value: getattr(value, "__name__", None) and value.__name__
+)
+def test_a_broken_transport_fails(kind: type[KeptTransport], test: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """One defect, and the test of the contract that is about it ends with an error, in time."""
+    stage = KeptStage(kind, patience=1.0, many=400)
+    LEAK.clear()
+    try:
+        with pytest.raises(BROKEN):
+            test(stage, *arguments)
+    finally:
+        LEAK.set()
+        stage.wipe()
