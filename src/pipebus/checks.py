@@ -57,6 +57,8 @@ def check(chain: tuple[Node, ...], side: Side, own: tuple[Node, ...] = ()) -> No
     problems = [problem for rule in rules for problem in rule]
     if side == "delivery":
         problems += _delivery((*chain, *own), stands)
+    else:
+        problems += _no_delivery(stands)
     if problems:
         raise PipelineError("\n".join(dict.fromkeys(problems)))
 
@@ -243,6 +245,16 @@ def _order(stands: list[Stand]) -> Iterator[str]:
 def _words(step: Step, attribute: str) -> tuple[str, ...]:
     value = getattr(step.filter, attribute, ())
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _no_delivery(stands: list[Stand]) -> Iterator[str]:
+    """Before the mailboxes there is no delivery that could be given back."""
+    for stand in stands:
+        if stand.step.wants_delivery:
+            yield (
+                f"filter {stand.step.name} ({stand.step.where}) settles deliveries, and there are none in a publish chain; "
+                'register it with at="delivery", or among the filters of a subscription'
+            )
 
 
 def _delivery(chain: tuple[Node, ...], stands: list[Stand]) -> list[str]:

@@ -67,8 +67,9 @@ class Around:
 
     `waits` declares that it may yield `Pause`, `bounds` that it may yield `Call`: both are then refused early where they
     cannot work. `abandon` allows `Call` in a sync chain (see `Call`). `repeats` declares that it may run the rest again after
-    an error, and asks `links.accepted` first; `passes`, how often it runs it at most (None: no bound). One that keeps what it
-    knows for each chain apart defines `at(place)`.
+    an error, and asks `links.accepted` first; `passes`, how often it runs it at most (None: no bound). `wants_delivery`, that
+    it reads `links.delivery`, and so stands around handlers only. One that keeps what it knows for each chain apart defines
+    `at(place)`.
     """
 
     waits: bool = False
@@ -76,6 +77,7 @@ class Around:
     abandon: bool = False
     repeats: bool = False
     passes: int | None = 1
+    wants_delivery: bool = False
 
     def around(self, message: Message[Any], /) -> Steps:
         raise NotImplementedError(f"{type(self).__name__} has no `around(self, message)`")

@@ -234,7 +234,10 @@ class Delivery:
         what = f"message {self.message.id} of {self._subscription.name} cannot be {verb}"
         if self._open and self._subscription.plan.hub.state == "stopped" and self.claim():
             self._parcel.attempt -= 1
-            self._subscription.mailbox.give_back(self._parcel)
+            if self._parcel.token is None:
+                self._subscription.mailbox.give_back(self._parcel)
+            else:  # the transport has it again, and brings it
+                self._subscription.mailbox.forget(self._parcel)
             raise BusClosed(
                 f"{what}: the bus has stopped; the message is left over, and comes again if the bus is started again"
             )

@@ -28,7 +28,21 @@ from pipebus.config.imports import Imports
 from pipebus.config.kinds import Kind, Loading
 from pipebus.config.problems import Bad, Unexportable
 from pipebus.expressions import Condition, Expression
-from pipebus.filters import Dedupe, Drop, Enrich, Expire, Fields, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
+from pipebus.filters import (
+    Dedupe,
+    Drop,
+    Enrich,
+    Expire,
+    Fields,
+    Log,
+    Redeliver,
+    Reroute,
+    Retry,
+    SetHeaders,
+    Tap,
+    Timeout,
+    Validate,
+)
 from pipebus.settings import Bytes, Seconds
 from values_helpers import CALM, named
 
@@ -420,6 +434,10 @@ BUILT_IN: dict[str, tuple[str, type, dict[str, Any]]] = {
     ),
     "log": ('level = "debug", body = true, headers = true, redact = ["card"]', Log,
     {"level": "debug", "body": True, "redact": ["card"]}),
+    "redeliver": (
+        'attempts = 5, wait = "2s", max_wait = "1m", jitter = 0.5, on = ["OSError"]', Redeliver,
+        {"attempts": 5, "wait": 2.0, "max_wait": 60.0, "jitter": 0.5, "on": OSError},
+    ),
     "reroute": ('to = "eu.{subject}"', Reroute, {"to": "eu.{subject}"}),
     "retry": (
         'attempts = 5, wait = "200ms", max_wait = 3, jitter = 0.5, on = ["OSError", "ValueError"]', Retry,

@@ -6,6 +6,7 @@ from pipebus.filters.enrich import Enrich
 from pipebus.filters.expire import Expire
 from pipebus.filters.fields import Fields
 from pipebus.filters.log import Log
+from pipebus.filters.redeliver import Redeliver
 from pipebus.filters.reroute import Reroute
 from pipebus.filters.retry import Retry
 from pipebus.filters.set_headers import SetHeaders
@@ -14,5 +15,5 @@ from pipebus.filters.timeout import Timeout
 from pipebus.filters.validate import Validate
 
 __all__ = [
-    "Dedupe", "Drop", "Enrich", "Expire", "Fields", "Log", "Reroute", "Retry", "SetHeaders", "Tap", "Timeout", "Validate",
+    "Dedupe", "Drop", "Enrich", "Expire", "Fields", "Log", "Redeliver", "Reroute", "Retry", "SetHeaders", "Tap", "Timeout", "Validate",
 ]  # fmt: skip

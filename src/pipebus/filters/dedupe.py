@@ -12,7 +12,7 @@ from typing import Any
 
 from pipebus import links, settings
 from pipebus.clock import SYSTEM, Clock
-from pipebus.errors import ContractError, PipelineError, Rejected, text_of
+from pipebus.errors import ContractError, PipelineError, Rejected, UnsupportedCapability, text_of
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import Around, Context, Steps, is_async
 from pipebus.settings import Seconds
@@ -32,17 +32,21 @@ class Dedupe(Around):
             message that has no duplicates. Left out, it is the id; whoever publishes again must then use the same `id`.
         window: Seconds for which it is remembered, > 0.
         size: Most messages remembered, >= 1; the oldest are forgotten first. Those under way come on top.
+        durable: Remember in the transport's store too: for all processes that use it, and across restarts. Keys are then text,
+            bytes, numbers, or tuples of these.
 
     Drops:
         `Dropped("duplicate")`.
 
     Raises:
         ContractError: the key function failed, or returned what cannot be hashed. A `Rejected` of its own passes.
+        UnsupportedCapability: at start, `durable` where the transport keeps no memory for filters.
 
-    The memory is this process's, and each chain has its own: one for publishing, and one around each subscription's handler,
+    The memory is this process's (unless `durable`), and each chain has its own: one for publishing, and one around each subscription's handler,
     so that of two subscribers each gets its copy. A copy that comes while the first is under way is dropped even if the first
     fails later. A publish that some mailboxes accepted and others refused has failed: when it is published again, it comes
-    twice to the first ones, unless they have a Dedupe of their own.
+    twice to the first ones, unless they have a Dedupe of their own. What is under way in one process is not known to others:
+    of two copies that run in two processes at the same moment, both run.
 
     With `Retry`: `Dedupe(…), Retry(…)`. The message is then under way until the last run. The other way round it is forgotten
     between two runs, a copy may slip in meanwhile, and the next run is dropped as its duplicate.
@@ -60,6 +64,7 @@ class Dedupe(Around):
     key: Callable[[Message[Any]], Hashable] | None = None
     window: Seconds = 600.0
     size: int = 100_000
+    durable: bool = False
     may_drop = True
 
     def __post_init__(self) -> None:
@@ -72,32 +77,49 @@ class Dedupe(Around):
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
             raise PipelineError(f"Dedupe.size={self.size!r}: it is a whole number of messages, at least 1")
         self._clock: Clock = SYSTEM
+        self._transport: Any = None  # where it remembers, if it is durable
         self._published = _Memory()
         # Subscriptions come and go: their chains hold these.
         self._handled: weakref.WeakValueDictionary[str, _Memory] = weakref.WeakValueDictionary()
 
     def start(self, context: Context) -> None:
         self._clock = context.clock
+        if self.durable:
+            transport = context.bus.transport
+            if not transport.capabilities.memory:
+                raise UnsupportedCapability(
+                    f"Dedupe(durable=True): {context.bus.url} keeps no memory for filters; use a store that does, such as "
+                    "sqlite:///bus.db, or leave `durable` out"
+                )
+            self._transport = transport
 
     def at(self, place: str) -> Callable[[Message[Any]], Steps]:
         if place == "publish":
             return self.around
-        return functools.partial(self.around, memory=self._handled.setdefault(place, _Memory()))
+        return functools.partial(self.around, memory=self._handled.setdefault(place, _Memory()), place=place)
 
-    def around(self, message: Message[Any], /, *, memory: _Memory | None = None) -> Steps:
+    def around(self, message: Message[Any], /, *, memory: _Memory | None = None, place: str = "publish") -> Steps:
         delivery = links.delivery.get() if memory is not None else None
         memory = memory if memory is not None else self._published
         key = self._key_of(message)
         if key is None or links.replayed.get():
             return (yield message)
+        stored = "" if self._transport is None else _as_text(key)
         if not memory.enter(key, delivery, self._clock, self.window):
             return Dropped("duplicate")
         fine = False
+        known = False
         try:
+            known = bool(stored) and self._transport.seen(place, stored)
+            if known:
+                return Dropped("duplicate")
             outcome = yield message
             fine = bool(outcome)
         finally:
-            memory.leave(key, delivery, _went_well(delivery, fine), self._clock, self.size)
+            well = _went_well(delivery, fine)
+            memory.leave(key, delivery, well, self._clock, self.size)
+            if well and stored and not known:
+                self._transport.learn(place, stored, self.window)
         return outcome
 
     def _key_of(self, message: Message[Any]) -> Hashable:
@@ -114,6 +136,18 @@ class Dedupe(Around):
                 "each message, or None for one that has no duplicates"
             ) from error
         return key
+
+
+def _as_text(key: Hashable) -> str:
+    """A key as a store keeps it: equal for equal keys, in every process."""
+    if isinstance(key, (str, bytes, int, float)):
+        return f"{type(key).__name__}:{key!r}"
+    if isinstance(key, tuple):
+        return f"tuple:{[_as_text(part) for part in key]!r}"
+    raise ContractError(
+        f"cannot remember {key!r}: with durable=True a key is text, bytes, a number, or a tuple of these, found "
+        f"{type(key).__name__}"
+    )
 
 
 def _went_well(delivery: Any, fine: bool) -> bool:

@@ -95,7 +95,7 @@ class Retry(Around):
             )
         if isinstance(self.jitter, bool) or not isinstance(self.jitter, (int, float)) or not 0 <= self.jitter <= 1:
             raise PipelineError(f"Retry.jitter={self.jitter!r}: it is a share from 0 to 1")
-        self._on = _classes(self.on)
+        self._on = classes(self.on)
         self.waits = self.wait > 0
         self.passes = self.attempts
         self._random = random.Random()
@@ -172,7 +172,7 @@ class _Notes(list[Any]):
             super().append(accepted)
 
 
-def _classes(on: Any) -> tuple[type[Exception], ...]:
+def classes(on: Any, what: str = "Retry.on") -> tuple[type[Exception], ...]:
     """
     The setting as a tuple.
 
@@ -181,14 +181,14 @@ def _classes(on: Any) -> tuple[type[Exception], ...]:
     """
     classes = tuple(on) if isinstance(on, (tuple, list)) else (on,)
     if not classes:
-        raise PipelineError(f"Retry.on={on!r}: nothing would be tried again; name an exception class, or take the filter out")
+        raise PipelineError(f"{what}={on!r}: nothing would be tried again; name an exception class, or take the filter out")
     for one in classes:
         if not isinstance(one, type) or not issubclass(one, BaseException):
-            raise PipelineError(f"Retry.on={on!r}: {one!r} is no exception class; write on=ConnectionError, or a tuple of them")
+            raise PipelineError(f"{what}={on!r}: {one!r} is no exception class; write on=ConnectionError, or a tuple of them")
         if not issubclass(one, Exception):
-            raise PipelineError(f"Retry.on={on!r}: {one.__name__} ends what runs and is never tried again; write on=Exception")
+            raise PipelineError(f"{what}={on!r}: {one.__name__} ends what runs and is never tried again; write on=Exception")
         if issubclass(one, NEVER):
             raise PipelineError(
-                f"Retry.on={on!r}: {one.__name__} is never tried again, for it would only be raised again; take it out"
+                f"{what}={on!r}: {one.__name__} is never tried again, for it would only be raised again; take it out"
             )
     return classes

@@ -48,6 +48,7 @@ class Capabilities(msgspec.Struct, frozen=True):
         objects: Actors and `Ref`s may be subjects: nothing is encoded.
         multi_process: Several processes may use it at once.
         dead_letters: It keeps dead letters, where they outlive the program.
+        memory: Filters may keep what they remember in it, for all processes and across restarts.
         transactions: A handler's own writes, its publishes and its acknowledgement may be one transaction.
         max_size: Largest encoded message in bytes; None: no limit.
     """
@@ -61,6 +62,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     objects: bool = False
     multi_process: bool = False
     dead_letters: bool = False
+    memory: bool = False
     transactions: bool = False
     max_size: int | None = None
 
@@ -209,6 +211,14 @@ class Transport(Protocol):
     def figures(self, name: str) -> dict[str, Any] | None:
         """What `stats` of a durable subscription says, where the transport counts for all processes; None: it does not."""
         return None
+
+    def seen(self, scope: str, key: str) -> bool:
+        """Whether `learn` was told this key and its time is not over."""
+        raise UnsupportedCapability(f"{type(self).__name__} keeps no memory for filters")
+
+    def learn(self, scope: str, key: str, seconds: float) -> None:
+        """Remember a key; kept not later than what is settled after this call."""
+        raise UnsupportedCapability(f"{type(self).__name__} keeps no memory for filters")
 
     def transaction(self, token: Any) -> AbstractContextManager[Any]:
         """

@@ -10,6 +10,8 @@ from pipebus.transports.sqlite.store import Claim
 AHEAD: Final = 0.1
 """Seconds of work to have at hand."""
 MOST: Final = 500
+READERS: Final = 16
+"""Deliveries that a subscription without a handler may have out at least."""
 
 
 class Bound:
@@ -28,7 +30,9 @@ class Bound:
         self.not_before = 0.0  # its mailbox had no room: ask again then
         self.settled = 0  # since `_since`
         self._since = now
-        self._window = self._least = 2 * binding.workers
+        # Who reads takes one after the other, or many at once: nobody can tell.
+        self.workers = binding.workers if binding.handled else min(binding.limit, READERS)
+        self._window = self._least = 2 * self.workers
 
     def wants(self, now: float) -> int:
         """How many to claim now; 0: enough are out."""
@@ -45,16 +49,16 @@ class Bound:
         most = min(self._window, self.binding.limit)
         if self.binding.attempts == 1 or any(claim.takings for claim in list(self.out)):
             # What is claimed and lost has been taken once: so nothing is claimed that does not start at once.
-            most = min(most, self.binding.workers)
+            most = min(most, self.workers)
         return max(0, most - out)
 
     def settle(self) -> bool:
         """One is settled, and no longer out; True if it is time to claim some more, or to write what was settled."""
         self.settled += 1
         left = len(self.out)
-        return left < self.binding.workers or left == self._window // 2
+        return left < self.workers or left == self._window // 2
 
     @property
     def careful(self) -> int:
         """How many of those to claim that were out before and came back unsettled."""
-        return max(0, self.binding.workers - len(self.out))
+        return max(0, self.workers - len(self.out))

@@ -21,7 +21,7 @@ class Options:
         path: The file; its folder has to exist.
         durability: "power": an acknowledged publish survives a power cut (each commit of publishes is synced to the disk).
             "process": it survives the death of processes only.
-        lease: Seconds for which a process that gives no sign of life keeps its deliveries, >= 1. A process that has ended is
+        lease: Seconds for which a process that gives no sign of life keeps its deliveries, >= 0.1. A process that has ended is
             seen within a second.
         window: Seconds for which a second publish of an id is recognised, >= 0.
         retention: Seconds for which messages that nobody waits for are kept, for `deliver="all"` and `tail`; at least `window`.
@@ -66,7 +66,7 @@ class Options:
             found[name] = value
         values: dict[str, object] = {}
         try:
-            for name, least in (("lease", 1.0), ("window", 0.0), ("retention", 0.0), ("wait", 0.001)):
+            for name, least in (("lease", 0.1), ("window", 0.0), ("retention", 0.0), ("wait", 0.001)):
                 if name in found:
                     values[name] = settings.seconds(_number(found.pop(name)), name, least=least)
             if "max_bytes" in found:

@@ -67,21 +67,25 @@ class Writer:
     Args:
         store: On the one connection that writes for this transport.
         power: Commits of jobs with `sync` reach the disk, not only the system.
+        most: Bytes that the file may use; None: no limit.
         ring: Have the keeper call `work`: there are jobs that nobody waits for.
         wrote: Called by the leader after each commit, without a lock.
     """
 
     def __init__(
-        self, store: Store, lock: WriteLock, power: bool, path: str, ring: Callable[[], None], wrote: Callable[[int], None]
-    ) -> None:
+        self, store: Store, lock: WriteLock, power: bool, most: int | None, path: str, ring: Callable[[], None],
+        wrote: Callable[[int], None],
+    ) -> None:  # fmt: skip
         self.store = store
         self.files = lock
         self.power = power
+        self.most = most
         self.path = path
         self.ring = ring
         self.wrote = wrote
         self.stale = 0  # settlements that came too late
         self.pages = 0  # written since the last checkpoint, by a rough count
+        self.rounds = 0  # transactions so far, whatever became of them
         self._line: deque[Job] = deque()
         self._leading = False
         self._lock = threading.Lock()
@@ -159,6 +163,7 @@ class Writer:
 
     def _hand_on(self, batch: list[Job], again: list[Job]) -> None:
         with self._lock:
+            self.rounds += 1
             self._line.extendleft(reversed(again))
             successor = next((job for job in self._line if job.gate is not None), None)
             if successor is None:
@@ -233,7 +238,10 @@ class Writer:
                     outgoing.append(job)
                 elif job.what is not None and not isinstance(job.what, Settlement):
                     job.result = job.what(store)
-            if outgoing:
+            if outgoing and self.most is not None and (why := self._no_room(store, self.most)) is not None:
+                for job in outgoing:
+                    job.error = TransportError(why)
+            elif outgoing:
                 whats: list[Outgoing] = [job.what for job in outgoing]  # type: ignore[misc]
                 for job, receipt in zip(outgoing, store.publish(whats), strict=True):
                     job.result = receipt
@@ -254,6 +262,19 @@ class Writer:
         self.stale += stale
         self.pages += 6 + len(batch) // 4 + written // 4000
         self.wrote(stale)
+
+    def _no_room(self, store: Store, most: int) -> str | None:
+        """Why nothing more can be kept, after what nobody waits for has gone; or None."""
+        if store.size() <= most:
+            return None
+        store.sweep(keep=store.window, most=100_000)
+        size = store.size()
+        if size <= most:
+            return None
+        return (
+            f"{self.path} is full: {size:,} bytes are in use, and max_bytes is {most:,}; what waits in it is never deleted, so "
+            "let its subscriptions work, remove one that nobody serves, or raise max_bytes"
+        )
 
     def _roll_back(self) -> None:
         self.store.directory.version = None  # it may have read what is now undone

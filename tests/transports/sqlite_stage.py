@@ -1,0 +1,80 @@
+"""The contract's stage on a SQLite file: it ends leases, kills, and puts on the wire what no bus would."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipebus import Bus
+from pipebus.errors import TransportError
+from pipebus.testing.contract import UrlStage
+from pipebus.transports.sqlite.files import WriteLock
+from pipebus.transports.sqlite.store import Outgoing
+
+
+class Killed(WriteLock):
+    """The lock of a process that writes no more."""
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        raise TransportError("killed")
+        yield
+
+
+class SqliteStage(UrlStage):
+    """
+    Args:
+        path: The file.
+        options: Of its URL.
+    """
+
+    def __init__(self, path: Path, options: str = "", **more: Any) -> None:
+        self.path = path
+        super().__init__(f"sqlite:///{path}{options}", **more)
+
+    def sql(self, *statements: str) -> list[Any]:
+        """As another process would: the rows of the last statement."""
+        lock = WriteLock(str(self.path), 10.0)
+        lock.open()
+        rows: list[Any] = []
+        try:
+            with lock.held(), closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                for statement in statements:
+                    rows = connection.execute(statement).fetchall()
+                connection.execute("COMMIT")
+        finally:
+            lock.close()
+        return rows
+
+    def lose_leases(self) -> None:
+        self.sql(
+            "INSERT INTO ready SELECT sub, seq, takings + 1, key FROM claimed",
+            "DELETE FROM claimed",
+        )
+
+    def open_with_lease(self, seconds: float) -> Bus:
+        separator = "&" if "?" in self.url else "?"
+        bus = Bus(f"{self.url}{separator}lease={seconds}", name="leased")
+        self.buses.append(bus)
+        return bus
+
+    def crash(self) -> None:
+        for bus in self.buses:
+            if bus.state == "started":
+                transport: Any = bus.transport
+                transport._writer.files = Killed(str(self.path), 1.0)
+                self.sql(f"UPDATE owner SET born = 'another' WHERE owner = {transport._owner}")
+
+    def inject(self, raw: bytes, subject: str) -> None:
+        bus = next(bus for bus in self.buses if bus.state == "started")
+        number = len(self.sql("SELECT seq FROM message"))
+        bus.transport._writer.call(Outgoing(f"raw-{number}", subject, None, raw, 0.0))
+
+    def wipe(self) -> None:
+        super().wipe()
+        for suffix in ("", "-wal", "-shm", "-lock"):
+            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
