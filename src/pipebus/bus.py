@@ -934,7 +934,8 @@ class Bus:
 
     def drain(self, timeout: float = 30.0) -> None:
         """
-        Wait until everything accepted has been settled, delayed messages too; refuses nobody.
+        Wait until everything accepted has been settled; refuses nobody. In memory that is delayed messages too; a durable
+        store keeps those until their time.
 
         Paused subscriptions and unread pull mailboxes are not waited for.
 

@@ -156,7 +156,10 @@ class Transport(Protocol):
     def start(self, surroundings: Surroundings) -> None: ...
 
     def pending(self, name: str) -> int:
-        """Messages that a bound subscription has yet to settle, as far as the transport can tell: what a drain waits for."""
+        """
+        Messages that a bound subscription has yet to settle, as far as the transport can tell: what a drain waits for. What
+        has to wait for its time is not among them.
+        """
         ...
 
     def stop(self) -> None:

@@ -68,11 +68,16 @@ STEPS: Final[tuple[str, ...]] = (TABLES,)
 """What makes of version N of a file version N + 1. To change the tables, add a step; never change one."""
 
 
-def connect(path: str, *, create: bool = False) -> sqlite3.Connection:
-    """A connection without settings. Without `create` a file that is not there stays that way."""
-    mode = "rwc" if create else "rw"
+def connect(path: str, wait: float, mode: str = "rw") -> sqlite3.Connection:
+    """
+    A connection without settings.
+
+    Args:
+        wait: Seconds to wait for other programs that write.
+        mode: "rw", "rwc": make the file if it is not there, "ro": change nothing.
+    """
     return sqlite3.connect(
-        f"file:{quote(path)}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=5.0,
+        f"file:{quote(path)}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=wait,
         cached_statements=256,
     )  # fmt: skip
 
@@ -87,12 +92,12 @@ def prepare(connection: sqlite3.Connection) -> sqlite3.Connection:
     return connection
 
 
-def open_file(path: str) -> sqlite3.Connection:
+def look_at(path: str, wait: float) -> None:
     """
-    The file, made or brought up to date; called while nobody else writes.
+    Whether this can be a file of pipebus, or become one; changes nothing.
 
     Raises:
-        TransportError: it is no file of pipebus, or a newer one, or cannot be used; it was not changed then.
+        TransportError: it cannot.
     """
     if sqlite3.sqlite_version_info < OLDEST:
         raise TransportError(
@@ -101,9 +106,28 @@ def open_file(path: str) -> sqlite3.Connection:
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise TransportError(f"{path}: there is no folder {folder}; make it first")
+    if not os.path.exists(path) or (os.path.isfile(path) and not os.path.getsize(path)):
+        return
+    try:
+        connection = connect(path, wait, "ro")  # the last connection to close would move another program's log
+        try:
+            _check(connection, path)
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        raise TransportError(f"{path} cannot be opened: {said(error)}") from error
+
+
+def open_file(path: str, wait: float) -> sqlite3.Connection:
+    """
+    The file, made or brought up to date; called while nobody else writes.
+
+    Raises:
+        TransportError: it is no file of pipebus, or a newer one, or cannot be used.
+    """
     connection: sqlite3.Connection | None = None
     try:
-        connection = connect(path, create=True)
+        connection = connect(path, wait, "rwc")
         _check(connection, path)
         if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise TransportError(

@@ -32,8 +32,8 @@ from pipebus.transports.sqlite.store import Claim, Directory, Outgoing, Settleme
 from pipebus.transports.sqlite.writer import Job, Writer
 
 T = TypeVar("T")
-LARGEST: Final = 512 * 2**20
-"""Bytes of one message; SQLite takes twice as many in a row."""
+LARGEST: Final = 64 * 2**20
+"""Bytes of one message. SQLite would take more; what is larger belongs in a file of its own, and its name in the message."""
 QUICK: Final = 0.002
 SLOW: Final = 0.02
 """Seconds between two looks at what other processes have written: shortly after something happened, and later."""
@@ -98,7 +98,11 @@ class SqliteTransport(Transport):
         self._use_file()
         self._life = boot.me()
         self._stopping = False
-        self._owner = self._writer.call(self._enter)
+        try:
+            self._owner = self._writer.call(self._enter)
+        except BaseException:
+            self._leave_file()
+            raise
         self._renewed = self._now()
         self._due = 0.0
         self._ticked = 0.0
@@ -126,25 +130,26 @@ class SqliteTransport(Transport):
 
     def _open_file(self) -> None:
         path, boot_now = self.options.path, boot.boot_id()
-        lock = WriteLock(path, self.options.wait)
+        wait = self.options.wait
+        schema.look_at(path, wait)
+        lock = WriteLock(path, wait)
         try:
             lock.open()
         except OSError as error:
-            if not os.path.isdir(os.path.dirname(path)):
-                raise TransportError(f"{path}: there is no folder {os.path.dirname(path)}; make it first") from None
             raise TransportError(
                 f"{path}-lock cannot be opened: {error.strerror}; {schema.REMEDIES['unable to open']}"
             ) from None
-        connection: sqlite3.Connection | None = None
+        opened: list[sqlite3.Connection] = []
         try:
             with lock.held():
-                connection = schema.open_file(path)
-                store = self._store(connection)
+                opened.append(schema.open_file(path, wait))
+                store = self._store(opened[0])
                 self._base = self._catch_up(store, boot_now)
-            self._reading = schema.connect(path)
+            opened.append(schema.connect(path, wait))
+            self._reading = opened[1]
             self._reading.execute("PRAGMA query_only = ON")
         except BaseException as error:
-            if connection is not None:
+            for connection in reversed(opened):
                 connection.close()
             lock.close()
             if isinstance(error, sqlite3.Error):
@@ -336,7 +341,7 @@ class SqliteTransport(Transport):
 
     def transaction(self, token: Any) -> AbstractContextManager[sqlite3.Connection]:
         def connect() -> Store:
-            return self._store(schema.prepare(schema.connect(self.options.path)))
+            return self._store(schema.prepare(schema.connect(self.options.path, self.options.wait)))
 
         def wrote(store: Store) -> None:
             self._settled(token)

@@ -1,0 +1,500 @@
+"""What only SQLite promises: transactions, retention, one key at a time, options, migration. The rest is the contract's."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipebus import Bus, Delivery, Message, UnsupportedCapability
+from pipebus.errors import AlreadySettled, LifecycleError, TransportError
+from pipebus.filters import Dedupe, Redeliver
+from pipebus.transports.sqlite import schema
+from pipebus.transports.sqlite.options import Options
+
+WAIT = 10.0
+
+
+class Place:
+    """A file, and the buses on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.buses: list[Bus] = []
+
+    def bus(self, options: str = "", **more: Any) -> Bus:
+        bus = Bus(f"sqlite:///{self.path}{options}", **more)
+        self.buses.append(bus)
+        return bus
+
+    def rows(self, query: str) -> list[Any]:
+        with closing(sqlite3.connect(self.path)) as connection:
+            return connection.execute(query).fetchall()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path / "bus.db")
+    yield place
+    for bus in place.buses:
+        bus.stop(timeout=1.0, drain=False)
+
+
+def figures(bus: Bus, name: str = "s") -> dict[str, Any]:
+    found: dict[str, Any] = bus.stats()["subscriptions"][name]
+    return found
+
+
+# --- a handler's own transaction ---------------------------------------------------------------------------------------
+
+
+def bills(place: Place, handle: Callable[..., Any], **options: Any) -> Bus:
+    """A bus whose handler "s" on "order" writes bills, and whose "done" hears what it publishes."""
+    bus = place.bus()
+    with bus:
+        pass
+    with closing(sqlite3.connect(place.path)) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS bill (number)")
+        connection.commit()
+    bus.subscribe("order", handle, name="s", **options)
+    bus.subscribe("billed", lambda message: None, name="done")
+    return bus
+
+
+def test_writes_publishes_and_the_acknowledgement_commit_together(place: Place) -> None:
+    """Before the block ends nobody sees any of it; after it all is there."""
+    before: list[Any] = []
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        with delivery.transaction() as connection:
+            connection.execute("INSERT INTO bill VALUES (?)", (message.body,))
+            bus.publish("billed", message.body)
+            before.append((place.rows("SELECT * FROM bill"), place.rows("SELECT * FROM claimed")))
+        after.append((place.rows("SELECT * FROM bill"), delivery.settled))
+
+    after: list[Any] = []
+    bus = bills(place, handle)
+    with bus:
+        bus.publish("order", 7)
+        bus.drain(timeout=WAIT)
+        assert (before[0][0], len(before[0][1])) == ([], 1)
+        assert after == [([(7,)], True)]
+        assert (figures(bus)["acknowledged"], figures(bus, "done")["acknowledged"]) == (1, 1)
+
+
+def test_an_error_undoes_all_of_it(place: Place) -> None:
+    """The row, the publish and the acknowledgement; the delivery is then settled by its error."""
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        with delivery.transaction() as connection:
+            connection.execute("INSERT INTO bill VALUES (1)")
+            bus.publish("billed", 1)
+            raise ValueError("no")
+
+    bus = bills(place, handle)
+    with bus:
+        bus.publish("order")
+        bus.drain(timeout=WAIT)
+        assert place.rows("SELECT * FROM bill") == []
+        assert (figures(bus)["dead"], figures(bus, "done")["accepted"]) == (1, 0)
+
+
+def test_redelivered_it_is_done_once(place: Place) -> None:
+    """What fails after its writes is undone and done again: the effect is there once."""
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        with delivery.transaction() as connection:
+            connection.execute("INSERT INTO bill VALUES (?)", (delivery.attempt,))
+            if delivery.attempt < 3:
+                raise ConnectionError
+
+    bus = bills(place, handle, filters=[Redeliver(wait=0.0)])
+    with bus:
+        bus.publish("order")
+        bus.drain(timeout=WAIT)
+        assert place.rows("SELECT * FROM bill") == [(3,)]
+
+
+def test_who_has_lost_the_delivery_commits_nothing(place: Place) -> None:
+    """Its lease ended in the middle, and another has it: the fence holds in the same transaction."""
+    errors: list[str] = []
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        if delivery.attempt > 1:
+            return
+        with closing(sqlite3.connect(place.path)) as connection, connection:  # as another process would
+            connection.execute("INSERT INTO ready SELECT sub, seq, takings + 1, key FROM claimed")
+            connection.execute("DELETE FROM claimed")
+        try:
+            with delivery.transaction() as connection:
+                connection.execute("INSERT INTO bill VALUES (1)")
+        except TransportError as error:
+            errors.append(str(error))
+            raise
+
+    bus = bills(place, handle)
+    with bus:
+        bus.publish("order")
+        bus.drain(timeout=WAIT)
+        assert "lease had ended and others have it now; nothing of the transaction was kept" in errors[0]
+        assert place.rows("SELECT * FROM bill") == []
+        assert (figures(bus)["acknowledged"], figures(bus)["dead"]) == (1, 0)
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_it_ends_with_its_block_and_not_before(place: Place, end: str) -> None:
+    errors: list[BaseException] = []
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        try:
+            with delivery.transaction() as connection:
+                connection.execute("INSERT INTO bill VALUES (1)")
+                connection.execute(end)
+        except sqlite3.DatabaseError as error:
+            errors.append(error)
+
+    bus = bills(place, handle)
+    with bus:
+        bus.publish("order")
+        bus.drain(timeout=WAIT)
+        assert "not authorized" in str(errors[0])
+        assert place.rows("SELECT * FROM bill") == []
+
+
+def test_a_settled_delivery_opens_none(place: Place) -> None:
+    errors: list[BaseException] = []
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        delivery.ack()
+        try:
+            with delivery.transaction():
+                pass
+        except AlreadySettled as error:
+            errors.append(error)
+
+    bus = bills(place, handle)
+    with bus:
+        bus.publish("order")
+        bus.drain(timeout=WAIT)
+    assert len(errors) == 1
+
+
+def test_on_an_event_loop_it_is_refused(place: Place) -> None:
+    errors: list[BaseException] = []
+
+    async def handle(message: Message, delivery: Delivery) -> None:
+        try:
+            with delivery.transaction():
+                pass
+        except LifecycleError as error:
+            errors.append(error)
+
+    bus = bills(place, handle)
+    with bus:
+        bus.publish("order")
+        bus.drain(timeout=WAIT)
+    assert "make the handler a plain `def`" in str(errors[0])
+
+
+def test_in_memory_it_is_refused() -> None:
+    errors: list[BaseException] = []
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        try:
+            with delivery.transaction():
+                pass
+        except UnsupportedCapability as error:
+            errors.append(error)
+
+    bus = Bus()
+    bus.subscribe("order", handle, name="s")
+    with bus:
+        bus.publish("order")
+        bus.drain(timeout=WAIT)
+    assert "memory: has no transactions" in str(errors[0])
+
+
+# --- order of keys -----------------------------------------------------------------------------------------------------
+
+
+def test_of_one_key_one_is_out_at_a_time_in_all_processes(place: Place) -> None:
+    """Two buses with many workers each: messages of a key never overlap, and come in order; different keys do overlap."""
+    lock = threading.Lock()
+    running: dict[str, int] = {}
+    overlaps: list[str] = []
+    seen: dict[str, list[int]] = {}
+    met = threading.Event()
+
+    def handle(message: Message) -> None:
+        key = message.body["key"]
+        with lock:
+            running[key] = running.get(key, 0) + 1
+            if running[key] > 1:
+                overlaps.append(key)
+            if len([k for k, count in running.items() if count]) > 1:
+                met.set()
+            seen.setdefault(key, []).append(message.body["n"])
+        met.wait(WAIT)
+        with lock:
+            running[key] -= 1
+
+    buses = [place.bus() for _ in range(2)]
+    for bus in buses:
+        bus.subscribe("a", handle, name="s", workers=4)
+        bus.start()
+    for n in range(10):
+        for key in "xyz":
+            buses[0].publish("a", {"key": key, "n": n}, key=key)
+    for bus in buses:
+        bus.drain(timeout=WAIT)
+    buses[1].stop()
+    buses[0].drain(timeout=WAIT)
+    assert overlaps == []
+    assert seen == {key: list(range(10)) for key in "xyz"}
+
+
+def test_the_next_of_a_key_waits_for_one_that_was_given_back(place: Place) -> None:
+    seen: list[Any] = []
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        if message.body == 1 and delivery.attempt == 1:
+            delivery.retry(delay=0.1)
+        else:
+            seen.append(message.body)
+
+    bus = place.bus()
+    bus.subscribe("a", handle, name="s", workers=2)
+    done = threading.Event()
+    bus.observe(lambda event: done.set() if len(seen) == 3 else None)
+    with bus:
+        bus.publish("a", 1, key="k")
+        bus.publish("a", 2, key="k")
+        bus.publish("a", "other", key="o")
+        assert done.wait(WAIT)
+    assert seen == ["other", 1, 2]
+
+
+# --- what is kept, and for how long ------------------------------------------------------------------------------------
+
+
+def sweep(bus: Bus) -> None:
+    bus.transport.write(lambda store: store.sweep())
+
+
+def test_what_nobody_waits_for_goes_when_its_time_is_over(place: Place) -> None:
+    """What somebody waits for never does."""
+    bus = place.bus("?window=0&retention=0")
+    bus.subscribe("a", lambda message: None, name="s")
+    waiting = bus.subscribe("b", name="reader")
+    with bus:
+        for subject in ("a", "b", "nobody"):
+            bus.publish(subject, "x")
+        bus.drain(timeout=WAIT)
+        sweep(bus)
+        assert place.rows("SELECT subject FROM message") == [("b",)]
+        assert waiting.receive(timeout=WAIT).body == "x"
+        bus.transport.flush()
+        sweep(bus)
+        assert place.rows("SELECT subject FROM message") == []
+
+
+def test_what_is_retained_can_be_read_from_the_beginning(place: Place) -> None:
+    bus = place.bus("?retention=1h")
+    with bus:
+        for number in range(3):
+            bus.publish("a", number)
+        sweep(bus)
+        every = bus.subscribe("a", name="all", deliver="all")
+        last = bus.subscribe("a", name="last", deliver="last")
+        assert [every.receive(timeout=WAIT).body for _ in range(3)] == [0, 1, 2]
+        assert last.receive(timeout=WAIT).body == 2
+
+
+def test_a_full_file_takes_no_more_and_loses_nothing(place: Place) -> None:
+    """What waits is not deleted; when it has been handled there is room again."""
+    bus = place.bus("?max_bytes=1MiB&window=0")
+    reader = bus.subscribe("a", name="s", mailbox=10)
+    with bus:
+        sent = 0
+        with pytest.raises(
+            TransportError, match=r"bus.db is full: .* max_bytes is 1,048,576; what waits in it is never deleted"
+        ):
+            while True:
+                bus.publish("a", "x" * 50_000)
+                sent += 1
+        assert 10 < sent < 25
+        for _ in range(sent):
+            assert len(reader.receive(timeout=WAIT).body) == 50_000
+        bus.transport.flush()
+        assert bus.publish("a", "x" * 50_000)
+
+
+def test_a_subscription_is_forgotten_only_when_asked(place: Place) -> None:
+    """A name that nobody serves keeps what is for it, until it is removed."""
+    bus = place.bus()
+    bus.subscribe("a", lambda message: None, name="s")
+    with bus, pytest.raises(TransportError, match="subscription s is in use"):
+        bus.transport.remove("s")
+    bus = place.bus()
+    with bus:
+        assert bus.publish("a", 1).mailboxes == 1
+        bus.transport.remove("s")
+        assert bus.publish("a", 1).mailboxes == 0
+        with pytest.raises(TransportError, match="no subscription s"):
+            bus.transport.remove("s")
+
+
+def test_replies_leave_nothing_behind(place: Place) -> None:
+    bus = place.bus()
+    bus.subscribe("echo", lambda message: message.body, name="echo")
+    with bus:
+        assert bus.request("echo", 1, timeout=WAIT).body == 1
+        assert len(place.rows("SELECT name FROM subscription")) == 2
+    assert place.rows("SELECT name FROM subscription") == [("echo",)]
+    assert place.rows("SELECT * FROM owner") == []
+
+
+# --- what filters remember ---------------------------------------------------------------------------------------------
+
+
+def test_a_durable_dedupe_remembers_after_a_restart(place: Place) -> None:
+    seen: list[Any] = []
+    for _ in range(2):
+        bus = place.bus("?window=0")
+        bus.subscribe("a", lambda message: seen.append(message.body), name="s", filters=[Dedupe(durable=True)])
+        with bus:
+            bus.publish("a", "x", id="same")
+            bus.drain(timeout=WAIT)
+    assert seen == ["x"]
+    assert figures(bus)["dropped"] == {"duplicate": 1}
+
+
+def test_a_durable_dedupe_forgets_when_its_time_is_over(place: Place) -> None:
+    seen: list[Any] = []
+    for _ in range(2):
+        bus = place.bus("?window=0")
+        bus.subscribe("a", lambda message: seen.append(message.body), name="s", filters=[Dedupe(durable=True, window=0.001)])
+        with bus:
+            bus.publish("a", "x", id="same")
+            bus.drain(timeout=WAIT)
+        while bus.transport.seen("s", "str:'same'"):
+            pass
+    assert seen == ["x", "x"]
+
+
+def test_a_durable_dedupe_needs_a_store() -> None:
+    bus = Bus()
+    bus.use(Dedupe(durable=True))
+    with pytest.raises(UnsupportedCapability, match="memory: keeps no memory for filters"):
+        bus.start()
+
+
+def test_a_key_that_no_store_can_keep_is_told(place: Place) -> None:
+    bus = place.bus()
+    bus.subscribe("a", lambda message: None, name="s", filters=[Dedupe(key=lambda message: frozenset("x"), durable=True)])
+    with bus:
+        bus.publish("a")
+        bus.drain(timeout=WAIT)
+        (letter,) = bus.dead_letters.list()
+    assert "a key is text, bytes, a number, or a tuple of these, found frozenset" in letter.error
+
+
+# --- asking for what it cannot do --------------------------------------------------------------------------------------
+
+
+def test_a_subscription_needs_a_name(place: Place) -> None:
+    bus = place.bus()
+    with bus, pytest.raises(UnsupportedCapability, match=r"keeps messages for subscriptions by name, .* name=\"…\""):
+        bus.subscribe("a", lambda message: None)
+
+
+@pytest.mark.parametrize("overflow", ["reject", "drop_newest", "drop_oldest"])
+def test_overflow_rules_are_for_memory(place: Place, overflow: Any) -> None:
+    bus = place.bus()
+    with bus, pytest.raises(UnsupportedCapability, match=f'overflow="{overflow}" is for mailboxes in memory'):
+        bus.subscribe("a", lambda message: None, name="s", overflow=overflow)
+
+
+def test_publish_on_a_running_loop_names_its_twin(place: Place) -> None:
+    async def main() -> None:
+        async with place.bus() as bus:
+            with pytest.raises(LifecycleError, match="await bus.apublish"):
+                bus.publish("a")
+            assert (await bus.apublish("a")).mailboxes == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("sqlite:", "names no file"),
+        ("sqlite:///", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("sqlite:///folder/", "names no file"),
+        ("sqlite://host/bus.db", '"host" stands where no host belongs'),
+        ("sqlite:///bus.db?leese=1s", 'option "leese" is unknown; there are durability, lease'),
+        ("sqlite:///bus.db?lease=1s&lease=2s", 'option "lease" is given twice'),
+        ("sqlite:///bus.db?lease=0", "lease=0: it is at least 0.1 seconds"),
+        ("sqlite:///bus.db?lease=soon", "lease='soon'"),
+        ("sqlite:///bus.db?durability=none", 'it is "power" or "process"'),
+        ("sqlite:///bus.db?max_bytes=1kB", "at least 1048576"),
+        ("sqlite:///bus.db#x", '"#x" has no meaning'),
+    ],
+)
+def test_a_bad_url_is_told_when_the_bus_is_made(url: str, text: str) -> None:
+    with pytest.raises(UnsupportedCapability, match="the form is") as caught:
+        Bus(url)
+    assert text in str(caught.value)
+
+
+def test_a_url_has_units(tmp_path: Path) -> None:
+    options = Options.from_url(
+        f"sqlite:///{tmp_path}/a%20b.db?lease=500ms&window=60&retention=7d&max_bytes=1GiB&durability=process"
+    )
+    assert options == Options(f"{tmp_path}/a b.db", "process", 0.5, 60.0, 604_800.0, 2**30)
+
+
+# --- versions of the file ----------------------------------------------------------------------------------------------
+
+
+def test_an_older_file_is_brought_up_to_date(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step once, and what was in it is still there."""
+    bus = place.bus()
+    bus.subscribe("a", name="s")
+    with bus:
+        bus.publish("a", "kept")
+    monkeypatch.setattr(schema, "STEPS", (*schema.STEPS, "CREATE TABLE newer (x); INSERT INTO newer VALUES (1);"))
+    for _ in range(2):
+        bus = place.bus()
+        reader = bus.subscribe("a", name="s")
+        bus.start()
+        bus.stop()
+    assert place.rows("SELECT * FROM newer") == [(1,)]
+    assert place.rows("PRAGMA user_version") == [(2,)]
+    with bus:
+        assert reader.receive(timeout=WAIT).body == "kept"
+
+
+def test_a_step_that_fails_leaves_the_file_as_it_was(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with place.bus():
+        pass
+    monkeypatch.setattr(schema, "STEPS", (*schema.STEPS, "CREATE TABLE newer (x); INSERT INTO nowhere VALUES (1);"))
+    with pytest.raises(TransportError, match="no such table"):
+        place.bus().start()
+    assert place.rows("SELECT count(*) FROM sqlite_schema WHERE name = 'newer'") == [(0,)]
+    assert place.rows("PRAGMA user_version") == [(1,)]
+
+
+def test_looking_makes_no_file(place: Place) -> None:
+    bus = place.bus()
+    bus.subscribe("a", lambda message: None, name="s")
+    assert figures(bus)["accepted"] == 0
+    assert list(bus.dead_letters) == []
+    assert not place.path.exists()
