@@ -67,7 +67,7 @@ class SqliteStage(UrlStage):
             if bus.state == "started":
                 transport: Any = bus.transport
                 transport._writer.files = Killed(str(self.path), 1.0)
-                self.sql(f"UPDATE owner SET born = 'another' WHERE owner = {transport._owner}")
+                self.sql(f"UPDATE owner SET born = 'another' WHERE owner = {transport.owner}")
 
     def inject(self, raw: bytes, subject: str) -> None:
         bus = next(bus for bus in self.buses if bus.state == "started")

@@ -51,8 +51,8 @@ CREATE TABLE owner (
 );
 
 CREATE TABLE dead (
-    letter INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, sub INTEGER, subscription TEXT NOT NULL, data BLOB NOT NULL, author TEXT,
-    error TEXT NOT NULL, digest TEXT NOT NULL, traceback TEXT NOT NULL, attempts INTEGER NOT NULL, first_time REAL NOT NULL,
+    letter INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, sub INTEGER, subscription TEXT NOT NULL,
+    data BLOB NOT NULL, author TEXT, error TEXT NOT NULL, digest TEXT NOT NULL, traceback TEXT NOT NULL, attempts INTEGER NOT NULL, first_time REAL NOT NULL,
     time REAL NOT NULL
 );
 CREATE INDEX dead_of ON dead (sub);
@@ -108,6 +108,8 @@ def look_at(path: str, wait: float) -> None:
         raise TransportError(f"{path}: there is no folder {folder}; make it first")
     if not os.path.exists(path) or (os.path.isfile(path) and not os.path.getsize(path)):
         return
+    if not (os.access(path, os.W_OK) and os.access(folder, os.W_OK)):
+        raise TransportError(f"{path} cannot be written; {REMEDIES['readonly database']}")
     try:
         connection = connect(path, wait, "ro")  # the last connection to close would move another program's log
         try:

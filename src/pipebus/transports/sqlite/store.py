@@ -383,16 +383,18 @@ class Store:
         self.execute("DELETE FROM owner WHERE owner = ?", (owner,))
         return len(rows)
 
-    def adopt(self, claims: Iterable[Claim], owner: int) -> None:
-        """Take back, under a new owner, those deliveries that nobody else has claimed meanwhile."""
+    def adopt(self, claims: Iterable[Claim], owner: int) -> list[tuple[Claim, int]]:
+        """Take back, under a new owner, those deliveries that nobody else has claimed meanwhile; with their takings."""
+        adopted: list[tuple[Claim, int]] = []
         for claim in claims:
             row = self.execute(
                 "DELETE FROM ready WHERE sub = ? AND seq = ? AND takings > ? RETURNING takings, key",
                 (claim.sub, claim.seq, claim.takings),
             ).fetchone()
             if row is not None:
-                claim.owner, claim.takings = owner, row[0]
                 self.execute("INSERT INTO claimed VALUES (?, ?, ?, ?, ?)", (claim.sub, claim.seq, row[0], row[1], owner))
+                adopted.append((claim, row[0]))
+        return adopted
 
     # --- dead letters ------------------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class SqliteTransport(Transport):
         self._open = False
         self._stopping = False
         self._directory = Directory()
-        self._owner = 0
+        self.owner = 0
         self._users = 0
 
     @classmethod
@@ -96,14 +96,14 @@ class SqliteTransport(Transport):
         """
         self._around = surroundings
         self._use_file()
-        self._life = boot.me()
+        self.life = boot.me()
         self._stopping = False
         try:
-            self._owner = self._writer.call(self._enter)
+            self.owner = self._writer.call(self._enter)
         except BaseException:
             self._leave_file()
             raise
-        self._renewed = self._now()
+        self.renewed = self._now()
         self._due = 0.0
         self._ticked = 0.0
         self._bell.clear()
@@ -114,7 +114,7 @@ class SqliteTransport(Transport):
         """Be an owner; and what others have left behind waits again, before anybody asks whether something waits."""
         for owner in self._gone(self._now()):
             store.leave(owner, counts=True)
-        return store.enter(self._life, self._until())
+        return store.enter(self.life, self.until())
 
     def _use_file(self) -> None:
         """Open the file, if nobody has yet."""
@@ -203,7 +203,7 @@ class SqliteTransport(Transport):
         self._leave_file()
 
     def _leave(self) -> None:
-        owner = self._owner
+        owner = self.owner
         try:
             self._writer.call(lambda store: store.leave(owner, counts=False))
         except PipebusError as error:
@@ -288,7 +288,7 @@ class SqliteTransport(Transport):
                 "in the file, so leave it out"
             )
         patterns = [pattern.text for pattern in binding.patterns]
-        owner = None if binding.durable else self._owner
+        owner = None if binding.durable else self.owner
         sub: int = self._writer.call(lambda store: store.subscribe(binding.name, patterns, binding.start, owner))
         bound = Bound(binding, sub, time.monotonic())
         with self._lock:
@@ -420,7 +420,7 @@ class SqliteTransport(Transport):
         """The file's time, in seconds: about the calendar's, but it never jumps."""
         return boot.since_boot() + self._base
 
-    def _until(self) -> float:
+    def until(self) -> float:
         return self._now() + self.options.lease
 
     def _wrote(self, stale: int) -> None:
@@ -472,7 +472,7 @@ class SqliteTransport(Transport):
             version = self._reading.execute("PRAGMA data_version").fetchone()[0]
         if version != self._version:
             self._version = version
-            for bound in list(self._bound.values()):
+            for bound in self.bindings():
                 bound.maybe = True
             self._due = self._next_due()
         tasks = self._duties(now)
@@ -483,33 +483,21 @@ class SqliteTransport(Transport):
             self._writer.call(None, sync=False)
             self._after()
             return False
-        claimed: list[tuple[Bound, list[Claim], list[bytes]]] = []
-
-        def work(store: Store) -> None:
-            for task in tasks:
-                task(store)
-            owner = self._owner
-            for bound, count in wanted:
-                found = store.claim(bound.sub, owner, count, bound.careful)
-                claims = [Claim(bound, bound.sub, seq, owner, takings, again) for seq, takings, again, _ in found]
-                claimed.append((bound, claims, [data for *_, data in found]))
-                bound.out.update(dict.fromkeys(claims))  # before the commit: a drain must not find them nowhere
-
+        work = Round(self, tasks, wanted)
         try:
             self._writer.call(work, sync=False)
         except BaseException:
-            for bound, claims, _ in claimed:
-                for claim in claims:
-                    bound.out.pop(claim, None)
+            work.undo()
             raise
-        for bound, claims, datas in claimed:
+        work.carry_out()
+        for bound, claims, datas in work.claimed:
             self._hand_in(bound, claims, datas)
         self._after()
-        return any(claims for _, claims, _ in claimed)
+        return any(claims for _, claims, _ in work.claimed)
 
     def _wanted(self, now: float) -> list[tuple[Bound, int]]:
         wanted: list[tuple[Bound, int]] = []
-        for bound in list(self._bound.values()):
+        for bound in self.bindings():
             count = bound.wants(now)
             if count:
                 if self._peek(bound.sub):
@@ -542,8 +530,8 @@ class SqliteTransport(Transport):
         if self._due <= moment:
             duties.append(lambda store: store.wake())
             self._version = -1  # and look when the next one is due
-        if moment - self._renewed >= self.options.lease / 3:
-            duties.append(self._renew)
+        if moment - self.renewed >= self.options.lease / 3:
+            duties.append(lambda store: None)  # each transaction of the keeper renews the lease
         if now - self._ticked >= TICK:
             self._ticked = now
             gone = self._gone(moment)
@@ -560,21 +548,73 @@ class SqliteTransport(Transport):
         """Owners whose process has ended, or has given no sign of life."""
         with self._read_lock:
             rows = self._reading.execute(
-                "SELECT owner, boot, space, pid, born, until FROM owner WHERE owner != ?", (self._owner,)
+                "SELECT owner, boot, space, pid, born, until FROM owner WHERE owner != ?", (self.owner,)
             ).fetchall()
-        return [row[0] for row in rows if row[5] <= moment or boot.ended(boot.Life(*row[1:5]), self._life)]
+        return [row[0] for row in rows if row[5] <= moment or boot.ended(boot.Life(*row[1:5]), self.life)]
 
-    def _renew(self, store: Store) -> None:
-        if not store.renew(self._owner, self._until()):
-            # This process was asleep for longer than its lease, and others have thought it dead.
-            self._around.warn("lease.lost", path=self.options.path)
-            self._owner = store.enter(self._life, self._until())
-            for bound in list(self._bound.values()):
-                store.adopt(list(bound.out), self._owner)
-        self._renewed = self._now()
+    def lost_lease(self) -> None:
+        self._around.warn("lease.lost", path=self.options.path)
+
+    def bindings(self) -> list[Bound]:
+        return list(self._bound.values())
 
     def _after(self) -> None:
         if self._writer.pages >= PAGES:
             self._writer.checkpoint()
-        if self._writer.idle and not any(bound.out for bound in list(self._bound.values())):
+        if self._writer.idle and not any(bound.out for bound in self.bindings()):
             self._around.changed()
+
+
+class Round:
+    """
+    What the keeper writes in one transaction: its lease, some duties, claims. It may be run again, if the transaction failed;
+    so what it changes beside the file is taken back by `undo`, or is changed in `carry_out`, after the commit.
+    """
+
+    def __init__(
+        self, transport: SqliteTransport, tasks: list[Callable[[Store], object]], wanted: list[tuple[Bound, int]]
+    ) -> None:
+        self.transport = transport
+        self.tasks = tasks
+        self.wanted = wanted
+        self.claimed: list[tuple[Bound, list[Claim], list[bytes]]] = []
+        self._adopted: list[tuple[Claim, int, int]] = []  # with the owner and takings they had
+        self._owner = 0
+        self._until = 0.0
+
+    def __call__(self, store: Store) -> None:
+        self.undo()
+        transport = self.transport
+        owner, until = transport.owner, transport.until()
+        if not store.renew(owner, until):
+            # This process was asleep for longer than its lease, and others have thought it dead.
+            owner = store.enter(transport.life, until)
+            held = [claim for bound in transport.bindings() for claim in list(bound.out)]
+            for claim, takings in store.adopt(held, owner):
+                # At once, under the lock for writers: a settlement that follows this transaction has to find its new fence.
+                self._adopted.append((claim, claim.owner, claim.takings))
+                claim.owner, claim.takings = owner, takings
+        self._owner, self._until = owner, until
+        for task in self.tasks:
+            task(store)
+        for bound, count in self.wanted:
+            found = store.claim(bound.sub, owner, count, bound.careful)
+            claims = [Claim(bound, bound.sub, seq, owner, takings, again) for seq, takings, again, _ in found]
+            self.claimed.append((bound, claims, [data for *_, data in found]))
+            bound.out.update(dict.fromkeys(claims))  # before the commit: a drain must not find them nowhere
+
+    def undo(self) -> None:
+        for bound, claims, _ in self.claimed:
+            for claim in claims:
+                bound.out.pop(claim, None)
+        for claim, owner, takings in self._adopted:
+            claim.owner, claim.takings = owner, takings
+        self.claimed.clear()
+        self._adopted.clear()
+
+    def carry_out(self) -> None:
+        transport = self.transport
+        if self._owner != transport.owner:
+            transport.lost_lease()
+            transport.owner = self._owner
+        transport.renewed = self._until - transport.options.lease
