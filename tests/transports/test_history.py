@@ -372,8 +372,8 @@ def test_a_bus_is_watched_by_its_events() -> None:
     judgement = history.judge()
     judgement.raise_if_broken()
     assert judgement.counts == {
-        "attempted": 4, "accepted": 4, "duplicates": 0, "delivered": 5, "redelivered": 1, "acknowledged": 1, "dropped": 2,
-        "dead": 2, "returned": 1,
+        "attempted": 4, "accepted": 4, "duplicates": 0, "delivered": 5, "redelivered": 1, "recovered": 0, "stale": 0,
+        "acknowledged": 1, "dropped": 2, "dead": 2, "returned": 1, "released": 0,
     }  # fmt: skip
 
 

@@ -32,6 +32,11 @@ How = Literal["acknowledged", "dropped", "dead", "returned", "released"]
 ENDS: Final = ("acknowledged", "dropped", "dead")
 """After one of these a message does not come again."""
 
+COUNTED: Final = (
+    "attempted", "accepted", "duplicates", "delivered", "redelivered", "recovered", "stale", "acknowledged", "dropped", "dead",
+    "returned", "released",
+)  # fmt: skip
+
 SHOWN: Final = 20
 """Violations that an error's text shows, and ids that one violation names."""
 
@@ -359,7 +364,7 @@ class _Judge:
 
     def __init__(self, records: Iterable[AnyRecord]) -> None:
         self.violations: list[Violation] = []
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self.subscribed = {r.subscription: r for r in records if isinstance(r, Subscribed)}
         self.patterns = {name: [Pattern(p) for p in r.patterns] for name, r in self.subscribed.items()}
         self.attempts: dict[str, Attempted] = {}  # the first of each id

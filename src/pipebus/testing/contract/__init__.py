@@ -12,8 +12,9 @@ A test module runs all of it by naming its transport:
         yield stage
         stage.wipe()
 
-A stage may be able to do more than open buses: end leases, kill, put bytes on the wire. It says so by having the methods of
-`LosesLeases`, `OpensWithLease`, `Crashes` or `Injects` (stage.py); tests that need one of them use it.
+A stage may be able to do more than open buses: end leases, kill, let other processes in, put bytes on the wire. It says so by
+having the methods of `LosesLeases`, `OpensWithLease`, `Crashes`, `HasChildren` or `Injects` (stage.py); tests use what there
+is.
 
 **A missing capability is not skipped.** Where a transport does not promise what a test is about, the same test asserts that
 asking for it raises `UnsupportedCapability`, and what stands instead.
@@ -36,6 +37,7 @@ import pytest
 
 GROUPS = (
     "publish", "delivery", "order", "acknowledgement", "retry", "flow", "lifecycle", "cancellation", "fidelity", "telemetry",
+    "processes",
 )  # fmt: skip
 """The modules, a class of tests in each."""
 
@@ -48,13 +50,23 @@ from pipebus.testing.contract.fidelity import TestFidelity  # noqa: E402
 from pipebus.testing.contract.flow import TestFlow  # noqa: E402
 from pipebus.testing.contract.lifecycle import TestLifecycle  # noqa: E402
 from pipebus.testing.contract.order import TestOrder  # noqa: E402
+from pipebus.testing.contract.processes import TestProcesses  # noqa: E402
 from pipebus.testing.contract.publish import TestPublish  # noqa: E402
 from pipebus.testing.contract.retry import TestRetry  # noqa: E402
-from pipebus.testing.contract.stage import Crashes, Injects, LosesLeases, OpensWithLease, Stage, UrlStage  # noqa: E402
+from pipebus.testing.contract.stage import (  # noqa: E402
+    Crashes,
+    HasChildren,
+    Injects,
+    LosesLeases,
+    OpensWithLease,
+    Stage,
+    UrlStage,
+)
 from pipebus.testing.contract.telemetry import TestTelemetry  # noqa: E402
 
 __all__ = [
     "Crashes",
+    "HasChildren",
     "Injects",
     "LosesLeases",
     "OpensWithLease",
@@ -66,6 +78,7 @@ __all__ = [
     "TestFlow",
     "TestLifecycle",
     "TestOrder",
+    "TestProcesses",
     "TestPublish",
     "TestRetry",
     "TestTelemetry",

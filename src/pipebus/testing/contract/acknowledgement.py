@@ -210,7 +210,7 @@ class TestAcknowledgement:
         seen = Seen()
         bus.subscribe("a", seen, name="s")
         with running(stage, bus):
-            bus.drain(timeout=stage.patience)
+            until(stage, lambda: seen.messages, "what the killed process had comes")
         assert (seen.bodies, seen.attempts) == ([1], [2])
 
     def test_a10_settle_after_close(self, stage: Stage) -> None:

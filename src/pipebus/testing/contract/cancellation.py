@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipebus.filters import Timeout
+from pipebus.filters.timeout import Timeout
 from pipebus.message import Message
 from pipebus.subscription import Delivery
 from pipebus.testing.contract.stage import Stage

@@ -10,7 +10,7 @@ import pytest
 
 from pipebus.codec import JsonCodec
 from pipebus.errors import CodecError, HeaderError, MessageError, SubjectError
-from pipebus.filters import Retry
+from pipebus.filters.retry import Retry
 from pipebus.message import Message, check_headers
 from pipebus.subscription import Delivery
 from pipebus.testing.contract.stage import Injects, Stage

@@ -240,7 +240,7 @@ class TestLifecycle:
             life = 0.5
             bus = one_life()
             with running(stage, bus):
-                bus.drain(timeout=stage.patience)
+                until(stage, lambda: not history.judge().of("lost"), "what killed processes had comes")
             judgement = history.judge()
         finally:
             running_on.set()

@@ -6,7 +6,7 @@ import threading
 from collections import defaultdict
 
 from pipebus.bus import Bus
-from pipebus.filters import Retry
+from pipebus.filters.retry import Retry
 from pipebus.message import Message
 from pipebus.subscription import Delivery
 from pipebus.testing.contract.stage import Crashes, Stage

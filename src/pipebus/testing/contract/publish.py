@@ -228,22 +228,23 @@ class TestPublish:
 
     def test_p12_oversize_rejected_before_io(self, stage: Stage) -> None:
         """A message over the limit is refused to its publisher, and nothing of it is written."""
-        limit = stage.capabilities.max_size
+        most = stage.capabilities.max_size
+        limit = 1000 if most is None or most > 2**24 else most  # where it is hundreds of megabytes, a program's own limit
         seen = Seen()
-        bus = stage.open(max_message_bytes=1000) if limit is None else stage.open()
+        bus = stage.open(max_message_bytes=limit)
         bus.subscribe("a", seen, name="s")
         with running(stage, bus):
             if stage.capabilities.objects:  # nothing is encoded, so nothing has a size
-                assert bus.publish("a", "x" * 2000)
+                assert bus.publish("a", "x" * limit)
             else:
                 with pytest.raises(MessageTooLarge):
-                    bus.publish("a", "x" * (limit or 1000))
+                    bus.publish("a", "x" * limit)
                 with pytest.raises(MessageTooLarge):
-                    bus.publish("a", headers={"h": "x" * (limit or 1000)})
+                    bus.publish("a", headers={"h": "x" * limit})
             bus.publish("a", "small")
             bus.drain(timeout=stage.patience)
             assert figures(bus, "s")["accepted"] == len(seen.messages)
         assert seen.bodies[-1] == "small"
         assert len(seen.messages) == (2 if stage.capabilities.objects else 1)
-        if limit is not None:
-            assert_refused(stage, max_size=limit + 1)
+        if most is not None:
+            assert_refused(stage, max_size=most + 1)

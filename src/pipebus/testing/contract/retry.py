@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from pipebus.filters import Retry
+from pipebus.filters.retry import Retry
 from pipebus.message import Message
 from pipebus.subscription import Delivery
 from pipebus.testing.contract.stage import Injects, Stage

@@ -73,6 +73,15 @@ class Crashes(Protocol):
 
 
 @runtime_checkable
+class HasChildren(Protocol):
+    """A stage whose store other processes can open."""
+
+    def child_url(self) -> str:
+        """The URL that opens it in another process."""
+        ...
+
+
+@runtime_checkable
 class Injects(Protocol):
     """A stage that can put on the wire what no bus would."""
 

@@ -1,0 +1,76 @@
+"""
+Programs that tests of the contract run in processes of their own.
+
+`python -m pipebus.testing.contract.child URL WHAT FILE NAME` opens URL, writes what happens to the history FILE as worker
+NAME, and prints "ready" when its bus has started.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from pipebus import events
+from pipebus.bus import Bus
+from pipebus.message import Message
+from pipebus.testing.history import History
+
+ATTEMPTS = 3
+"""Of the subscriptions here."""
+
+SENT = 20
+"""Messages that `publish_and_leave` publishes."""
+
+
+def publish_and_leave(bus: Bus, history: History, name: str) -> None:
+    """Publishes, and ends without stopping its bus."""
+    bus.subscribe("a", name="s", attempts=ATTEMPTS)
+    bus.start()
+    for number in range(SENT):
+        history.record_attempt(str(number), "a")
+        bus.publish("a", number, id=str(number))
+        history.record_accepted(str(number))
+
+
+def kill_itself(bus: Bus, history: History, name: str) -> None:
+    """Its handler ends the process, as a fault in a library would."""
+
+    def handle(message: Message) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("killed")
+
+    history.watch(bus, name)
+    bus.subscribe("a", handle, name="s", attempts=ATTEMPTS)
+    bus.run()
+
+
+def work(bus: Bus, history: History, name: str) -> None:
+    """A member of a group, until SIGTERM."""
+
+    def handle(message: Message) -> None:
+        return None
+
+    history.watch(bus, name)
+    bus.subscribe("a", handle, name="s", attempts=ATTEMPTS, mailbox=50)
+    bus.run()
+
+
+def main() -> None:
+    url, what, file, name = sys.argv[1:]
+    history = History(file)
+    history.record_subscription("s", "a", attempts=ATTEMPTS)
+    bus = Bus(url)
+
+    @bus.observe
+    def hear(event: events.Event) -> None:
+        if isinstance(event, events.StateChanged) and event.new == "started":
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
+
+    {one.__name__: one for one in (publish_and_leave, kill_itself, work)}[what](bus, history, name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The contract's promises that several processes are needed for: R4, L8 and S1."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pipebus.testing.contract.child import ATTEMPTS, SENT
+from pipebus.testing.contract.stage import HasChildren, Stage
+from pipebus.testing.contract.tools import Seen, assert_refused, running, survives, until
+from pipebus.testing.history import History
+
+MEMBERS = 4
+"""Processes that share a subscription."""
+
+
+@contextmanager
+def child(stage: HasChildren, what: str, file: Path, name: str = "child") -> Iterator[subprocess.Popen[bytes]]:
+    """One of the programs of child.py, until the block ends."""
+    command = [sys.executable, "-m", "pipebus.testing.contract.child", stage.child_url(), what, str(file), name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n", f"child {what} did not begin"
+            yield process
+        finally:
+            process.kill()
+
+
+class TestProcesses:
+    """R4, L8, S1: processes that are killed, that leave, and that share the work."""
+
+    def test_r4_crash_counts_as_attempt(self, stage: Stage, tmp_path: Path) -> None:
+        """A message whose handler kills its process is a dead letter after so many attempts, and kills no further one."""
+        if not survives(stage):
+            assert_refused(stage, survives="process")
+            return
+        if not isinstance(stage, HasChildren):
+            return
+        publisher = stage.open("publisher")
+        publisher.subscribe("a", name="s", attempts=ATTEMPTS)
+        with running(stage, publisher):
+            publisher.publish("a", "poison", id="poison")
+        file = tmp_path / "history.jsonl"
+        for _ in range(ATTEMPTS):
+            with child(stage, "kill_itself", file) as process:
+                assert process.wait(6 * stage.patience) == -signal.SIGKILL
+        seen = Seen()
+        bus = stage.open()
+        bus.subscribe("a", seen, name="s", attempts=ATTEMPTS)
+        with running(stage, bus):
+            bus.publish("a", "good")
+            until(stage, lambda: seen.messages and bus.dead_letters.list(), "the poison is dead, and the good is handled")
+            (letter,) = bus.dead_letters.list()
+        assert seen.bodies == ["good"]
+        assert (letter.message.id, letter.attempts) == ("poison", ATTEMPTS)
+        taken = [record for record in History.from_jsonl(file).records if type(record).__name__ == "Delivered"]
+        assert [getattr(record, "attempt", None) for record in taken] == list(range(1, ATTEMPTS + 1))
+
+    def test_l8_exit_without_close(self, stage: Stage, tmp_path: Path) -> None:
+        """A program that ends without stopping its bus does end, and what it published is there."""
+        if not survives(stage):
+            assert_refused(stage, survives="process")
+            return
+        if not isinstance(stage, HasChildren):
+            return
+        with child(stage, "publish_and_leave", tmp_path / "history.jsonl") as process:
+            assert process.wait(6 * stage.patience) == 0
+        seen = Seen()
+        bus = stage.open()
+        bus.subscribe("a", seen, name="s", attempts=ATTEMPTS)
+        with running(stage, bus):
+            until(stage, lambda: len(seen.messages) >= SENT, "all of them")
+        assert sorted(seen.bodies) == list(range(SENT))
+
+    def test_s1_multi_process_exclusive(self, stage: Stage, tmp_path: Path) -> None:
+        """Processes of one group take and acknowledge side by side: each message is settled once, by one of them."""
+        if not (stage.capabilities.multi_process and stage.capabilities.groups):
+            assert_refused(stage, multi_process=True, groups=True)
+            return
+        if not isinstance(stage, HasChildren):
+            return
+        files = [tmp_path / f"member-{number}.jsonl" for number in range(MEMBERS)]
+        history = History(tmp_path / "publisher.jsonl")
+        with ExitStack() as members:
+            processes = [members.enter_context(child(stage, "work", file, file.stem)) for file in files]
+            publisher = stage.open("publisher")
+            with running(stage, publisher):
+                for number in range(stage.many):
+                    history.record_attempt(str(number), "a")
+                    publisher.publish("a", number, id=str(number))
+                    history.record_accepted(str(number))
+            deadline = time.monotonic() + 6 * stage.patience
+            while sum(file.read_text().count('"what":"settled"') for file in files) < stage.many:
+                assert time.monotonic() < deadline, "not all are settled in time"
+                time.sleep(0.05)
+            for process in processes:
+                process.terminate()
+            codes = [process.wait(3 * stage.patience) for process in processes]
+        assert codes == [0] * MEMBERS
+        judgement = History.from_jsonl(tmp_path / "publisher.jsonl", *files).judge()
+        judgement.raise_if_broken()
+        assert (judgement.counts["delivered"], judgement.counts["acknowledged"]) == (stage.many, stage.many)
