@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+DURABLE = ROOT / "examples" / "08_durable.py"
+"""It leaves a file, and is to be killed: it has a test of its own."""
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path != DURABLE)
 FILES = sorted((ROOT / "examples").glob("*/pipebus.toml"))
 ENV = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"}
 
@@ -213,6 +215,25 @@ def test_ctrl_c_ends_the_prompt_as_the_end_of_input_does() -> None:
     assert said(rest)[-1] == "1 in the log"
     assert errors == ""
     assert process.returncode == 0
+
+
+def test_the_durable_example_is_killed_and_loses_nothing(tmp_path: Path) -> None:
+    """Killed twice in the middle of its work: the third run ends it, each order has one bill, and none is shipped twice."""
+    command = [sys.executable, "-W", "error", str(DURABLE), str(tmp_path / "shop.db")]
+    env = ENV | {"PACE": "0.02"}
+    for count in (3, 4):
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            lines = [process.stdout.readline() for _ in range(count)]
+            process.kill()
+            process.stdout.read()
+        assert re.fullmatch(r"[0-9]+ billed before, [0-9]+ waiting in the file, [0-9]+ new\n", lines[0])
+        assert all(re.fullmatch(r"billed [0-9]+( \(at last\))?\n", line) for line in lines[1:])
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "20 orders, 20 bills, 20 shipped")
+    before, waiting, new = map(int, re.findall("[0-9]+", done.stdout.splitlines()[0]))
+    assert (before >= 5, before + waiting, new) == (True, 20, 0)
 
 
 def test_no_example_is_forgotten() -> None:
