@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import time
 
-from pipebus import Bus, Delivery, Message
+from pipebus import Bus, Delivery, Message, Receipt
 from pipebus.filters import Redeliver
 
 FILE = sys.argv[1] if len(sys.argv) > 1 else "shop.db"
@@ -52,7 +52,7 @@ def place_orders() -> None:
     known = 0
     for number in set(range(ORDERS)) - done:
         receipt = bus.publish("orders.placed", {"number": number, "total": 10 * number}, id=f"order-{number}")
-        known += bool(receipt) and receipt.duplicate
+        known += isinstance(receipt, Receipt) and receipt.duplicate
     print(f"{len(done)} billed before, {known} waiting in the file, {ORDERS - len(done) - known} new", flush=True)
 
 
