@@ -82,6 +82,7 @@ class SqliteTransport(Transport):
         self._directory = Directory()
         self.owner = 0
         self._users = 0
+        self._pid = 0
 
     @classmethod
     def from_url(cls, url: str) -> SqliteTransport:
@@ -118,7 +119,10 @@ class SqliteTransport(Transport):
 
     def _use_file(self) -> None:
         """Open the file, if nobody has yet."""
+        if self._users and os.getpid() != self._pid:
+            raise LifecycleError("this file was opened before a fork, in the parent; make a bus in the child")
         with self._lock:
+            self._pid = os.getpid()
             self._users += 1
             if self._users > 1:
                 return
