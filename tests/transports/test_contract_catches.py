@@ -275,7 +275,22 @@ class AcknowledgesNothing(KeptTransport):
         return 0
 
 
-class OneAtATimeForgets(KeptTransport):
+class AcknowledgesAtTheEnd(KeptTransport):
+    """Carries acknowledgements out when it stops, also those that it has confirmed."""
+
+    def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
+        if verdict == "acknowledge":
+            vars(self).setdefault("later", []).append((token, verdict))
+        else:
+            super().settle(token, verdict, delay, why)
+
+    def stop(self) -> None:
+        for later in getattr(self, "later", []):
+            super().settle(*later)
+        super().stop()
+
+
+class ForgetsTakings(KeptTransport):
     """After the first taking it forgets that there was one."""
 
     def hand_in(self, binding: Binding, name: str, queue: Queue, copy: Copy) -> None:
@@ -575,14 +590,16 @@ CASES: list[tuple[type[KeptTransport], Callable[..., None], tuple[Any, ...]]] = 
     (RefusesNothing, contract.TestOrder().test_o5_order_not_promised_is_declared, ()),
     (AcknowledgesNothing, contract.TestAcknowledgement().test_a1_ack_removes, ()),
     (AcknowledgesNothing, contract.TestAcknowledgement().test_a4_ack_confirmed_mode, ()),
+    (AcknowledgesAtTheEnd, contract.TestAcknowledgement().test_a4_ack_confirmed_mode, ()),
     (ComesAThirdTime, contract.TestAcknowledgement().test_a5_stale_ack_fenced, ()),
-    (OneAtATimeForgets, contract.TestAcknowledgement().test_a6_lease_expiry_redelivers, ()),
+    (ForgetsTakings, contract.TestAcknowledgement().test_a6_lease_expiry_redelivers, ()),
     (NeverAgain, contract.TestAcknowledgement().test_a6_lease_expiry_redelivers, ()),
     (RenewsNothing, contract.TestAcknowledgement().test_a7_lease_renewed_while_working, ()),
     (RenewsNothing, contract.TestAcknowledgement().test_a8_lease_renewed_while_buffered, ()),
     (CrashesForGood, contract.TestAcknowledgement().test_a9_early_release_on_disconnect, ()),
     (CountsAStop, contract.TestAcknowledgement().test_a10_settle_after_close, ()),
     (HotLoop, contract.TestRetry().test_r1_nack_redelivers_with_backoff, ()),
+    (HotLoop, contract.TestRetry().test_r1_redeliver_gives_back, ()),
     (ForgetsWhatWaits, contract.TestRetry().test_r2_nack_delay_survives_restart, ()),
     (BringsTheDead, contract.TestRetry().test_r3_max_attempts_then_dead, ()),
     (PromisesToKeepTheDead, contract.TestRetry().test_r5_dead_letters_are_kept_where_promised, ()),

@@ -97,8 +97,8 @@ class TestCancellation:
                 leave.wait(60.0)  # ignores that it was given up
 
         bus = stage.open()
-        bus.subscribe("a", slow, name="slow", filters=[Timeout(0.1)])
-        bus.subscribe("a", deaf, name="deaf", filters=[Timeout(0.1, abandon=True)])
+        bus.subscribe("a", slow, name="slow", filters=[Timeout(0.5)])
+        bus.subscribe("a", deaf, name="deaf", filters=[Timeout(0.5, abandon=True)])
         with running(stage, bus):
             bus.publish("a", "slow")
             bus.publish("a", "next")

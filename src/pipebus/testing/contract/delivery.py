@@ -228,7 +228,6 @@ class TestDelivery:
                 bus.publish("a", "late", delay=0.3)
                 bus.publish("a", "now")
                 until(stage, lambda: "now" in seen.bodies, "what is not delayed has come")
-                assert seen.bodies == ["now"]
                 if not restart:
                     until(stage, lambda: len(seen.messages) == 2, "the delayed message has come")
             if restart:

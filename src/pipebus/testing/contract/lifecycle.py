@@ -96,6 +96,42 @@ class TestLifecycle:
         assert sorted(seen.bodies) == [0, 0, 1, 2]
         assert seen.attempts == [1, 1, 1, 1]
 
+    def test_l2_abandoned_handler_has_no_say(self, stage: Stage) -> None:
+        """A handler that outlives the stop is reported; what it publishes and settles later is refused, and it comes again."""
+        seen, go = Seen(), threading.Event()
+        refused: list[str] = []
+
+        def handle(message: Message, delivery: Delivery, bus: Bus) -> None:
+            seen.note(message, delivery.attempt)
+            if len(seen.messages) > 1:
+                return
+            go.wait(60.0)
+            for act in (partial(bus.publish, "b"), delivery.ack):
+                try:
+                    act()
+                except BusClosed:
+                    refused.append("refused")
+            refused.append("ended")
+
+        def subscribe(bus: Bus) -> None:
+            bus.subscribe("a", handle, name="s")
+
+        bus = stage.open()
+        subscribe(bus)
+        bus.start()
+        bus.publish("a", 1)
+        until(stage, lambda: seen.messages, "the handler has begun")
+        report = bus.stop(timeout=0.2)
+        assert report.abandoned
+        assert not report.drained
+        go.set()
+        until(stage, lambda: "ended" in refused, "the handler has ended")
+        assert refused == ["refused", "refused", "ended"]
+        again = next_life(stage, bus, subscribe)
+        with running(stage, again):
+            until(stage, lambda: len(seen.messages) == 2, "it comes again")
+        assert seen.bodies == [1, 1]
+
     def test_l3_cancellation_is_not_failure(self, stage: Stage) -> None:
         """A handler that the stop cancels has not failed: no attempt is counted, and nothing is dead."""
         seen, stopping = Seen(), threading.Event()

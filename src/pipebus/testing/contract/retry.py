@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+from pipebus.filters.redeliver import Redeliver
 from pipebus.filters.retry import Retry
 from pipebus.message import Message
 from pipebus.subscription import Delivery
@@ -33,6 +34,27 @@ class TestRetry:
         assert seen.attempts == [1, 2, 3, 4]
         waits = [later - earlier for earlier, later in zip(seen.times, seen.times[1:], strict=False)]
         assert all(wait >= delay * 0.9 for wait, delay in zip(waits, delays, strict=True)), waits
+
+    def test_r1_redeliver_gives_back(self, stage: Stage) -> None:
+        """A handler that fails is given its message again later by the store, and the others meanwhile."""
+        seen = Seen()
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            seen.note(message, delivery.attempt)
+            if message.body == "fails" and delivery.attempt < 3:
+                raise ConnectionError("not yet")
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s", filters=[Redeliver(attempts=3, wait=0.1, jitter=0.0)])
+        with running(stage, bus, drain=False):
+            bus.publish("a", "fails")
+            bus.publish("a", "good")
+            until(stage, lambda: figures(bus, "s")["acknowledged"] == 2, "both are handled")
+            assert bus.dead_letters.list() == []
+        assert [attempt for body, attempt in zip(seen.bodies, seen.attempts, strict=True) if body == "fails"] == [1, 2, 3]
+        times = [moment for body, moment in zip(seen.bodies, seen.times, strict=True) if body == "fails"]
+        assert times[1] - times[0] >= 0.09
+        assert times[2] - times[1] >= 0.18
 
     def test_r2_nack_delay_survives_restart(self, stage: Stage) -> None:
         """A delivery that was given back with a delay comes after the restart too, and not before its time."""

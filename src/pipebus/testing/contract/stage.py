@@ -104,11 +104,13 @@ class UrlStage:
         self.patience = patience
         self.many = many
         self.buses: list[Bus] = []
+        self._capabilities: Capabilities | None = None
 
     @property
     def capabilities(self) -> Capabilities:
-        found: Capabilities = Bus(self.url).transport.capabilities
-        return found
+        if self._capabilities is None:
+            self._capabilities = Bus(self.url).transport.capabilities
+        return self._capabilities
 
     def open(self, name: str = "contract", **options: Any) -> Bus:
         bus = Bus(self.url, name=name, **options)
