@@ -55,7 +55,7 @@ def _files() -> ModuleType:
 
 Bus.files = _files
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "Actor",
