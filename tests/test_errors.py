@@ -45,11 +45,12 @@ from pipebus import (
     SubjectChanged,
     SubjectError,
     SubscriptionError,
+    TransportError,
     UnsupportedCapability,
     errors,
 )
 from pipebus.codec import JsonCodec
-from pipebus.transports.base import Capabilities
+from pipebus.transports.base import Capabilities, Transport
 
 # --- the tree ------------------------------------------------------------------------------------------------------------
 
@@ -115,7 +116,7 @@ def test_each_error_can_be_imported_and_explains_itself(name: str) -> None:
 # --- each of them, as it happens -----------------------------------------------------------------------------------------
 
 
-class NoAnswer:
+class NoAnswer(Transport):
     """A transport whose store never says whether it has kept a message."""
 
     capabilities = Capabilities()
@@ -137,7 +138,7 @@ class NoAnswer:
     def unbind(self, name: str) -> None:
         return None
 
-    def settle(self, token: object, verdict: str, delay: float) -> None:
+    def settle(self, token: object, verdict: str, delay: float = 0.0, why: object = "") -> None:
         return None
 
     def send(self, message: Message[Any], delay: float) -> Any:
@@ -262,6 +263,10 @@ def message_too_large() -> None:
         bus.publish("a", "x" * 2000, id="m-1")
 
 
+def no_folder() -> None:
+    Bus("sqlite:///no-such-folder/bus.db").start()
+
+
 def publish_unknown() -> None:
     with Bus(NoAnswer()) as bus:  # type: ignore[arg-type]
         bus.publish("a", id="m-1")
@@ -326,6 +331,7 @@ HAPPENINGS: dict[type[PipebusError], tuple[Callable[[], None], str]] = {
         r"^no transport for \"pigeon\" \(in 'pigeon://loft'\); there are: .*memory",
     ),
     MessageTooLarge: (message_too_large, r"^message m-1 on a has 2,\d\d\d bytes; max_message_bytes is 1,000"),
+    TransportError: (no_folder, r"^/.*/bus.db: there is no folder /.*; make it first$"),
     PublishUnknown: (publish_unknown, r"^no answer in 5 s for m-1; publish it again with the same id$"),
     NoResponder: (no_responder, r"^nobody listens to prices\.get; subscribe a handler that returns a value$"),
     RequestFailed: (request_failed, r"^the handler failed with KeyError: 'tea'$"),
@@ -483,6 +489,7 @@ PROMISED = [
     "Subscription",
     "SubscriptionError",
     "Transform",
+    "TransportError",
     "UnsupportedCapability",
     "around",
     "branch",

@@ -34,6 +34,7 @@ from pipebus.errors import (
     SubjectChanged,
     SubjectError,
     SubscriptionError,
+    TransportError,
     UnsupportedCapability,
 )
 from pipebus.handlers import Handlers
@@ -107,6 +108,7 @@ __all__ = [
     "Subscription",
     "SubscriptionError",
     "Transform",
+    "TransportError",
     "UnsupportedCapability",
     "around",
     "branch",
