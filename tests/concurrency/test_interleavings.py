@@ -1,7 +1,7 @@
 """
 The mailboxes, the pool, the readers and the loops, in many orders of their steps: what was promised is kept in each.
 
-`PIPEBUS_SEEDS=5000` explores more orders than the usual ones, `PIPEBUS_SEED=17` repeats one.
+`-m chaos` explores more orders than the usual ones, `PIPEBUS_SEEDS=5000` as many as it says, and `PIPEBUS_SEED=17` repeats one.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import pytest
 import scenarios as s
 
 from pipebus.testing.explore import Scenario, explore, seeds
+from scale_helpers import scaled
 
-SEEDS = 80
-LOOP_SEEDS = 50
+some_seeds = scaled(20, 160)
+some_seeds_of_loops = scaled(12, 100)
 
 HASTY = {"hasty": 0.2}
 """For races against time-outs."""
@@ -32,6 +33,7 @@ def each(*cases: Any) -> Any:
     return pytest.mark.parametrize(("scenario", "options"), cases)
 
 
+@some_seeds
 @each(
     case(s.two_publishers),
     case(s.draining),
@@ -42,17 +44,19 @@ def each(*cases: Any) -> Any:
     case(s.taking_turns, TICKING),
     case(s.workers_taking_turns),
 )
-def test_every_accepted_message_is_handled_once(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_every_accepted_message_is_handled_once(scenario: Scenario, options: dict[str, Any], count: int) -> None:
     """Whoever publishes at the same time, and wherever the worker is: nothing lost, nothing twice, in its publisher's order."""
-    explore(scenario, seeds(SEEDS), **options)
+    explore(scenario, seeds(count), **options)
 
 
+@some_seeds
 @each(case(s.small_mailbox), case(s.impatient_publishers, HASTY))
-def test_who_waits_for_room_comes_in_or_is_told(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_who_waits_for_room_comes_in_or_is_told(scenario: Scenario, options: dict[str, Any], count: int) -> None:
     """A publisher in front of a full mailbox is let in as soon as there is room; the bound holds."""
-    explore(scenario, seeds(SEEDS), **options)
+    explore(scenario, seeds(count), **options)
 
 
+@some_seeds
 @each(
     case(s.pausing),
     case(s.paused),
@@ -61,29 +65,33 @@ def test_who_waits_for_room_comes_in_or_is_told(scenario: Scenario, options: dic
     case(s.keyed_and_paused),
     case(s.paused_readers),
 )
-def test_pause_and_resume_lose_nothing(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_pause_and_resume_lose_nothing(scenario: Scenario, options: dict[str, Any], count: int) -> None:
     """Nothing starts while a subscription is paused, and everything after it is resumed, whatever comes in between."""
-    explore(scenario, seeds(SEEDS), **options)
+    explore(scenario, seeds(count), **options)
 
 
+@some_seeds
 @each(case(s.unsubscribing), case(s.unsubscribing_when_it_stops))
-def test_unsubscribe_leaves_nothing_uncounted(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_unsubscribe_leaves_nothing_uncounted(scenario: Scenario, options: dict[str, Any], count: int) -> None:
     """When it returns no handler runs and none will; every message was handled, or is counted as dropped."""
-    explore(scenario, seeds(SEEDS), **options)
+    explore(scenario, seeds(count), **options)
 
 
+@some_seeds
 @each(case(s.keyed))
-def test_equal_keys_keep_their_order(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_equal_keys_keep_their_order(scenario: Scenario, options: dict[str, Any], count: int) -> None:
     """Several workers never handle two messages of one key at once, nor out of order."""
-    explore(scenario, seeds(SEEDS), **options)
+    explore(scenario, seeds(count), **options)
 
 
+@some_seeds
 @each(case(s.together), case(s.three_together), case(s.errands), case(s.substitute))
-def test_whoever_is_ready_is_worked_on_while_a_worker_is_free(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_whoever_is_ready_is_worked_on_while_a_worker_is_free(scenario: Scenario, options: dict[str, Any], count: int) -> None:
     """A handler may wait for another one: no mailbox stays on the ready list while a worker sleeps."""
-    explore(scenario, seeds(SEEDS), **options)
+    explore(scenario, seeds(count), **options)
 
 
+@some_seeds
 @each(
     case(s.readers),
     case(s.two_readers),
@@ -91,11 +99,12 @@ def test_whoever_is_ready_is_worked_on_while_a_worker_is_free(scenario: Scenario
     case(s.reading_by_deliveries),
     case(s.reading_when_it_stops),
 )
-def test_no_reader_sleeps_while_a_message_waits(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_no_reader_sleeps_while_a_message_waits(scenario: Scenario, options: dict[str, Any], count: int) -> None:
     """Each message is read once, also where readers give up, fail, or are ended by a stop."""
-    explore(scenario, seeds(SEEDS), **options)
+    explore(scenario, seeds(count), **options)
 
 
+@some_seeds
 @each(
     case(s.stopping_at_once),
     case(s.stopping_when_nearly_idle),
@@ -107,11 +116,12 @@ def test_no_reader_sleeps_while_a_message_waits(scenario: Scenario, options: dic
     case(s.pausing_when_it_stops),
     case(s.delayed_when_it_stops),
 )
-def test_a_stop_loses_nothing(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_a_stop_loses_nothing(scenario: Scenario, options: dict[str, Any], count: int) -> None:
     """What was accepted is handled, or left over and handled after the next start; what was not, its publisher knows."""
-    explore(scenario, seeds(SEEDS), **options)
+    explore(scenario, seeds(count), **options)
 
 
+@some_seeds_of_loops
 @each(
     case(l.on_loop),
     case(l.on_loop_and_waiting),
@@ -126,34 +136,40 @@ def test_a_stop_loses_nothing(scenario: Scenario, options: dict[str, Any]) -> No
     case(l.callers_loop),
     case(l.callers_loop_with_workers),
 )
-def test_what_threads_publish_is_handled_on_the_loop(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_what_threads_publish_is_handled_on_the_loop(scenario: Scenario, options: dict[str, Any], count: int) -> None:
     """On the bus's own or on a caller's: nothing lost, nothing twice, in its publisher's order, and the loop is woken."""
-    explore(scenario, seeds(LOOP_SEEDS), **options)
+    explore(scenario, seeds(count), **options)
 
 
+@some_seeds_of_loops
 @each(
     case(l.loop_pausing),
     case(l.loop_pausing_workers),
     case(l.loop_unsubscribing),
     case(l.loop_unsubscribing_on_a_loop),
 )
-def test_a_subscription_on_the_loop_is_paused_and_ended_from_elsewhere(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_a_subscription_on_the_loop_is_paused_and_ended_from_elsewhere(
+    scenario: Scenario, options: dict[str, Any], count: int
+) -> None:
     """Nothing is lost by a pause, and nothing runs after an unsubscribe, by a thread or on another loop."""
-    explore(scenario, seeds(LOOP_SEEDS), **options)
+    explore(scenario, seeds(count), **options)
 
 
+@some_seeds_of_loops
 @each(case(l.asking), case(l.asking_impatiently, HASTY), case(l.asking_when_it_stops))
-def test_whoever_asks_has_an_answer_or_is_told(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_whoever_asks_has_an_answer_or_is_told(scenario: Scenario, options: dict[str, Any], count: int) -> None:
     """Threads and coroutines: each has its own answer, or an error, and is woken when it is there."""
-    explore(scenario, seeds(LOOP_SEEDS), **options)
+    explore(scenario, seeds(count), **options)
 
 
+@some_seeds_of_loops
 @each(case(l.through_a_filter_actor), case(l.through_an_async_filter_actor), case(l.filter_actor_when_it_stops))
-def test_a_filter_actor_answers_everybody_in_line(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_a_filter_actor_answers_everybody_in_line(scenario: Scenario, options: dict[str, Any], count: int) -> None:
     """One at a time, mail and questions in the order in which they came; also while the bus stops."""
-    explore(scenario, seeds(LOOP_SEEDS), **options)
+    explore(scenario, seeds(count), **options)
 
 
+@some_seeds_of_loops
 @each(
     case(l.loop_stopping_at_once),
     case(l.loop_stopping_and_draining),
@@ -169,6 +185,6 @@ def test_a_filter_actor_answers_everybody_in_line(scenario: Scenario, options: d
     case(l.ending_callers_loop),
     case(l.ending_callers_loop_when_a_worker_sleeps),
 )
-def test_a_stop_loses_nothing_on_loops(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_a_stop_loses_nothing_on_loops(scenario: Scenario, options: dict[str, Any], count: int) -> None:
     """What is in flight ends, or is cancelled and comes again after the next start, on whatever loop that is."""
-    explore(scenario, seeds(LOOP_SEEDS), **options)
+    explore(scenario, seeds(count), **options)

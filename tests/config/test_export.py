@@ -42,6 +42,7 @@ from pipebus.filters import Dedupe, Drop, Enrich, Expire, Fields, Log, Reroute, 
 from pipebus.pipeline import steps
 from pipebus.testing import Harness
 from pipebus.transports.memory import MemoryTransport
+from scale_helpers import examples
 from values_helpers import CALM
 
 SHOP: Final = ["export_shop"]
@@ -379,7 +380,7 @@ recipes = st.builds(
 )
 
 
-@settings(CALM, max_examples=150)
+@settings(CALM, max_examples=examples(30, 1_000))
 @given(recipe=recipes)
 def test_a_random_bus(recipe: Recipe, file: Path) -> None:
     """Exported and loaded, it is described alike, each object is as often there as before, and it is exported alike."""
@@ -448,7 +449,7 @@ def story(make: Callable[[], Bus], post: list[dict[str, Any]]) -> dict[str, Any]
     return told
 
 
-@settings(CALM, max_examples=60)
+@settings(CALM, max_examples=examples(20, 400))
 @given(recipe=lively, post=st.lists(letters, min_size=1, max_size=6))
 def test_a_random_bus_does_the_same(recipe: Recipe, post: list[dict[str, Any]], file: Path) -> None:
     """The same outcomes, deliveries, drops and dead letters, in the same order."""

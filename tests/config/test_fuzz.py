@@ -1,7 +1,7 @@
 """
 Whatever a file holds, what comes of it is a bus that is not started, or all that is wrong with it in lines that can be read.
 
-`PIPEBUS_FUZZ=20000 python -m pytest tests/config/test_fuzz.py` looks longer: so many examples in all.
+`-m chaos` looks longer; so does `PIPEBUS_FUZZ=20000 python -m pytest tests/config/test_fuzz.py`: so many examples in all.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from hypothesis import strategies as st
 
 from pipebus import Bus, ConfigError
 from pipebus.config import catalogue
+from scale_helpers import examples
 from values_helpers import CALM
 
-EXAMPLES: Final = int(os.environ.get("PIPEBUS_FUZZ", "500"))
+EXAMPLES: Final = int(os.environ.get("PIPEBUS_FUZZ", examples(200, 4_000)))
 PATIENCE: Final = 300.0
 """Seconds after which a test that hangs is ended, with the place where it does; none is measured."""
 

@@ -19,6 +19,7 @@ import pytest
 from flow_helpers import LONG, InThread, assert_conserved, hasty_threads, running
 from loop_helpers import LoopInThread
 from pipebus import Actor, Bus, BusClosed, Message, ReceiveTimeout, Subscription
+from scale_helpers import scaled
 
 THREADS = 50
 LOOPS = 3
@@ -253,9 +254,10 @@ def churning(bus: Bus, stay: list[Subscription], seed: int) -> Iterator[threadin
 # --- the journey -------------------------------------------------------------------------------------------------------
 
 
+@scaled(10, 100)
 @pytest.mark.parametrize(
-    ("hasty", "callers", "url", "count"),
-    [(False, False, "memory:", 100), (True, True, "memory:", 40), (False, True, "memory:?wire=json", 40)],
+    ("hasty", "callers", "url"),
+    [(False, False, "memory:"), (True, True, "memory:"), (False, True, "memory:?wire=json")],
     ids=["own-loop", "callers-loop-hasty-threads", "callers-loop-wire"],
 )
 def test_s18_everything_at_once_loses_nothing_and_keeps_its_order(hasty: bool, callers: bool, url: str, count: int) -> None:
@@ -312,9 +314,9 @@ def test_s18_everything_at_once_loses_nothing_and_keeps_its_order(hasty: bool, c
             assert gate.passed == published
 
 
-def test_s18_a_reader_among_many_gets_each_message_once() -> None:
+@scaled(15, 100)
+def test_s18_a_reader_among_many_gets_each_message_once(count: int) -> None:
     """Twelve readers of both colours share one mailbox, and give some deliveries back: together they have each message once."""
-    count = 40
     read_by_all: Counter[tuple[int, int]] = Counter()
     lock = threading.Lock()
     bus = Bus()

@@ -18,6 +18,7 @@ import pytest
 
 from flow_helpers import WAIT, fine, wait_until
 from pipebus import Bus, Message, Transform
+from scale_helpers import scaled
 
 
 async def afine(message: Message) -> None:
@@ -91,20 +92,24 @@ def everywhere(bus: Bus) -> None:
 Setting = Callable[[Bus], None]
 
 ROUNDS: tuple[tuple[Setting, bool, int], ...] = (
-    (idle, False, 5_000),
-    (on_the_pool, True, 1_000),
-    (on_threads, True, 1_000),
-    (on_a_loop, True, 500),
-    (everywhere, True, 250),
+    (idle, False, 500),
+    (on_the_pool, True, 100),
+    (on_threads, True, 100),
+    (on_a_loop, True, 50),
+    (everywhere, True, 25),
 )
-"""What is subscribed, whether messages are published, and how often the bus starts and stops: twice 7,750, and more below."""
+"""What is subscribed, whether messages are published, and how often the bus starts and stops (`-m chaos`: ten times that)."""
 
 rounds = pytest.mark.parametrize(("setting", "busy", "count"), ROUNDS, ids=[setting.__name__ for setting, *_ in ROUNDS])
 
 
+@scaled(1, 10, "times")
 @rounds
-def test_s25_a_bus_that_starts_and_stops_again_and_again_leaves_nothing(setting: Setting, busy: bool, count: int) -> None:
-    """One bus, thousands of starts and stops, with messages in between: no thread and no file descriptor more than before."""
+def test_s25_a_bus_that_starts_and_stops_again_and_again_leaves_nothing(
+    setting: Setting, busy: bool, count: int, times: int
+) -> None:
+    """One bus, hundreds of starts and stops, with messages in between: no thread and no file descriptor more than before."""
+    count *= times
     with nothing_left():
         bus = Bus()
         setting(bus)
@@ -117,11 +122,12 @@ def test_s25_a_bus_that_starts_and_stops_again_and_again_leaves_nothing(setting:
         assert bus.stop().drained
 
 
+@scaled(1, 10, "times")
 @rounds
-def test_s25_buses_that_come_and_go_leave_nothing(setting: Setting, busy: bool, count: int) -> None:
+def test_s25_buses_that_come_and_go_leave_nothing(setting: Setting, busy: bool, count: int, times: int) -> None:
     """A fresh bus each time."""
     with nothing_left():
-        for _ in range(count // 2):
+        for _ in range(count * times // 2):
             bus = Bus()
             setting(bus)
             with bus:
@@ -145,8 +151,9 @@ def test_s25_a_bus_that_nobody_holds_is_forgotten(setting: Setting, busy: bool, 
     assert [bus() for bus in buses] == [None] * 10
 
 
-def test_s25_buses_on_a_callers_loop_leave_nothing() -> None:
-    """`async with`, a thousand times, one bus and fresh ones: the loop has the caller's task and no other."""
+@scaled(50, 500)
+def test_s25_buses_on_a_callers_loop_leave_nothing(count: int) -> None:
+    """`async with`, again and again, one bus and fresh ones: the loop has the caller's task and no other."""
     with nothing_left():
 
         async def main() -> None:
@@ -154,7 +161,7 @@ def test_s25_buses_on_a_callers_loop_leave_nothing() -> None:
             everywhere(again)
             gc.collect()
             before: tuple[set[threading.Thread], int] | None = None
-            for number in range(500):
+            for number in range(count):
                 fresh = Bus()
                 everywhere(fresh)
                 for bus in (again, fresh):
@@ -170,8 +177,9 @@ def test_s25_buses_on_a_callers_loop_leave_nothing() -> None:
         asyncio.run(main())
 
 
-def test_s25_one_bus_on_many_loops_leaves_nothing() -> None:
-    """A loop of its own for each of two hundred starts, every other one ended without `astop`."""
+@scaled(40, 200)
+def test_s25_one_bus_on_many_loops_leaves_nothing(count: int) -> None:
+    """A loop of its own for each of many starts, every other one ended without `astop`."""
     with nothing_left():
         bus = Bus()
         everywhere(bus)
@@ -183,30 +191,32 @@ def test_s25_one_bus_on_many_loops_leaves_nothing() -> None:
             if number % 2:
                 await bus.astop(WAIT)
 
-        for number in range(200):
+        for number in range(count):
             asyncio.run(main(number))
             bus.stop(WAIT)
 
-        assert sum(s.stats()["acknowledged"] for s in bus.subscriptions) == 200 * len(bus.subscriptions)
+        assert sum(s.stats()["acknowledged"] for s in bus.subscriptions) == count * len(bus.subscriptions)
 
 
-def test_s10_filters_are_started_and_stopped_as_often_as_the_bus() -> None:
+@scaled(50, 300)
+def test_s10_filters_are_started_and_stopped_as_often_as_the_bus(count: int) -> None:
     """An async `stop` needs the bus's loop: it is gone each time, too."""
     with nothing_left():
         bus, counts = Bus(), Filter()
         bus.use(counts)
         on_the_pool(bus)
-        for _ in range(300):
+        for _ in range(count):
             with bus:
                 bus.publish("s")
 
-        assert counts.started == counts.stopped == 300
+        assert counts.started == counts.stopped == count
 
 
-def test_s26_subscriptions_that_come_and_go_leave_nothing() -> None:
-    """A thousand of every kind on one running bus: what they needed goes with them."""
+@scaled(50, 250)
+def test_s26_subscriptions_that_come_and_go_leave_nothing(count: int) -> None:
+    """So many of every kind on one running bus: what they needed goes with them."""
     with nothing_left(), Bus() as bus:
-        for _ in range(250):
+        for _ in range(count):
             for options in ({}, {"workers": 3}, {"run": "thread"}, {"run": "loop"}):
                 with bus.subscribe("s", fine, **options):  # type: ignore[arg-type]
                     bus.publish("s")
@@ -214,25 +224,27 @@ def test_s26_subscriptions_that_come_and_go_leave_nothing() -> None:
         assert len(bus.router.routes) <= 1
 
 
-def test_s29_requests_leave_nothing() -> None:
-    """Two thousand questions and answers, in threads and coroutines."""
+@scaled(200, 1_000)
+def test_s29_requests_leave_nothing(count: int) -> None:
+    """So many questions and answers each, in threads and coroutines."""
     with nothing_left(), Bus() as bus:
         bus.subscribe("double", lambda message: message.body * 2)
 
         async def ask() -> None:
-            for number in range(1_000):
+            for number in range(count):
                 assert (await bus.arequest("double", number)).body == 2 * number
 
-        for number in range(1_000):
+        for number in range(count):
             assert bus.request("double", number).body == 2 * number
         asyncio.run(ask())
         assert bus.replies.open == {}
         assert len(bus.router.routes) <= 1
 
 
+@scaled(60_000, 1_000_000)
 @pytest.mark.parametrize(
-    ("handler", "options", "count"),
-    [(fine, {}, 1_000_000), (fine, {"run": "thread"}, 250_000), (afine, {}, 250_000), (fine, {"workers": 2}, 250_000)],
+    ("handler", "options"),
+    [(fine, {}), (fine, {"run": "thread"}), (afine, {}), (fine, {"workers": 2})],
     ids=["pool", "thread", "loop", "two-workers"],
 )
 def test_s18_a_million_messages_leave_memory_flat(handler: Any, options: dict[str, Any], count: int) -> None:
@@ -251,4 +263,4 @@ def test_s18_a_million_messages_leave_memory_flat(handler: Any, options: dict[st
         second = publish_half()
 
         assert subscription.stats()["acknowledged"] == count
-        assert second - first < 4 * 2**20  # a message that was kept would cost some 200 bytes, so all of them 25 MB or more
+        assert second - first < 4 * 2**20  # a message that was kept would cost some 200 bytes, so half of them 6 MB or more

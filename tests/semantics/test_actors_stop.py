@@ -38,6 +38,7 @@ from pipebus import (
     Transform,
 )
 from pipebus.events import Acknowledged, Discarded
+from scale_helpers import scaled
 
 # --- stop --------------------------------------------------------------------------------------------------------------
 
@@ -662,9 +663,9 @@ def test_s25_an_actor_that_failed_to_spawn_is_collected_too() -> None:
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
-def test_s25_a_hundred_thousand_actors_live_in_one_process(named: bool) -> None:
+@scaled(5_000, 100_000)
+def test_s25_thousands_of_actors_live_in_one_process(named: bool, count: int) -> None:
     """Spawned, mailed and stopped: each got its mail, none is left, and there are no more threads than the pool has."""
-    count = 100_000
     handled: list[int] = []
     append = handled.append
 

@@ -47,6 +47,7 @@ from pipebus.errors import AttemptsExhausted
 from pipebus.events import Acknowledged, Died, Discarded, Published, Returned, StateChanged, Taken
 from pipebus.filters import Dedupe, Expire, Retry, Timeout
 from pipebus.testing import FakeClock, Harness, InjectedError, Stuck, run_filter
+from scale_helpers import scaled
 
 REAL = (threading.Thread.start, threading.Thread.join, threading.Thread.is_alive)
 
@@ -2283,8 +2284,8 @@ def test_an_error_of_the_test_is_not_replaced_by_one_of_a_handler() -> None:
         1 / 0
 
 
-THOUSAND = """
-import gc, threading
+MANY = """
+import gc, sys, threading
 from pipebus import Bus
 from pipebus.testing import Harness
 
@@ -2309,20 +2310,21 @@ def objects():
 for _ in range(20):
     one()
 threads, before = threading.active_count(), objects()
-for _ in range(1000):
+for _ in range(int(sys.argv[1])):
     one()
 print(threading.active_count() - threads, objects() - before)
 """
 """For an interpreter of its own: what measures coverage keeps something of each thread."""
 
 
-def test_a_thousand_harnesses_leave_nothing() -> None:
+@scaled(100, 1_000)
+def test_many_harnesses_leave_nothing(count: int) -> None:
     """No thread, no list that grows."""
-    done = subprocess.run([sys.executable, "-c", THOUSAND], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", MANY, str(count)], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     threads, objects = map(int, done.stdout.split())
     assert threads == 0
-    assert objects < 500
+    assert objects < count // 2
 
 
 # --- when it cannot go on ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from pipebus import Dropped, Message, Pipeline, PipelineError, Subject, Transfor
 from pipebus.filters import Dedupe, Enrich, Expire, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
 from pipebus.testing import LawBroken, check_filter
 from pipebus.testing.laws import LAWS
+from scale_helpers import scaled
 
 
 class Order(BaseModel):
@@ -55,9 +56,10 @@ BUILT_IN: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("filter", "options"), BUILT_IN.values(), ids=BUILT_IN)
-def test_every_built_in_filter_keeps_every_law(filter: Any, options: dict[str, Any]) -> None:
+@scaled(3, 40)
+def test_every_built_in_filter_keeps_every_law(filter: Any, options: dict[str, Any], count: int) -> None:
     """They have no privilege: what is asked of yours is asked of them."""
-    assert check_filter(filter, **options, examples=8) == NAMES
+    assert check_filter(filter, **options, examples=count) == NAMES
 
 
 @pytest.mark.parametrize("animal", ZOO.values(), ids=ZOO)

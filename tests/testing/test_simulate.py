@@ -13,6 +13,7 @@ import sim_stories as s
 
 from pipebus import PipelineError
 from pipebus.testing import SimulationFailed, faults, simulate
+from scale_helpers import scaled
 
 EVERY_FAULT = (
     faults.slow("work", 2.0),
@@ -57,14 +58,16 @@ def test_a_race_in_the_users_code_is_found(build: Any, says: str) -> None:
         s.waits_for_a_queue_and_an_event,
     ],
 )
-def test_code_without_a_race_passes(build: Any) -> None:
+@scaled(25, 300)
+def test_code_without_a_race_passes(build: Any, count: int) -> None:
     """One at a time, by one worker or in a filter actor, is safe in every order."""
-    simulate(build, seeds=150)
+    simulate(build, seeds=count)
 
 
-def test_whatever_goes_wrong_is_accounted_for() -> None:
+@scaled(25, 300)
+def test_whatever_goes_wrong_is_accounted_for(count: int) -> None:
     """Slow and failing handlers, full mailboxes and a stop in the middle: nothing is lost, and nothing counted twice."""
-    simulate(s.counts_everything, seeds=150, faults=EVERY_FAULT)
+    simulate(s.counts_everything, seeds=count, faults=EVERY_FAULT)
 
 
 @pytest.mark.parametrize(
@@ -98,10 +101,11 @@ def test_a_lock_from_before_the_run_is_named() -> None:
     assert "in handle: with EARLY:" in found.story
 
 
-def test_the_story_is_of_the_failure_that_is_told() -> None:
+@scaled(8, 60)
+def test_the_story_is_of_the_failure_that_is_told(count: int) -> None:
     """A shorter run that fails in another way is no shorter story of this one."""
     told = []
-    for seed in range(30):
+    for seed in range(count):
         try:
             simulate(s.slips_to_another_failure, seeds=[seed])
         except SimulationFailed as found:
