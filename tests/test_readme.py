@@ -228,7 +228,7 @@ def test_two_commands_are_all_the_set_up() -> None:
     main_job, tests = COMMANDS
 
     assert main_job.endswith(".venv/bin/pipebus demo")
-    assert tests.endswith(".venv/bin/python -m pytest -q")
+    assert tests.endswith(".venv/bin/python -m pytest -q -n auto")
     asked = {extra for extras in re.findall(r"'\.\[([\w,]+)\]'", main_job + tests) for extra in extras.split(",")}
     assert asked == {"cli", "dev"} <= set(PROJECT["optional-dependencies"])
 
