@@ -44,7 +44,7 @@ from pipebus.pipeline import Side, nodes
 from pipebus.planning import Planner, check_delivery
 from pipebus.replies import Replies, is_answer
 from pipebus.room import room, room_for_thread, timed_out
-from pipebus.router import BARE, CACHE, Road, Route, Router
+from pipebus.router import AWAITED, BARE, CACHE, Road, Route, Router
 from pipebus.runners import Here, Pool, Timers, carried, carry, current_mailbox
 from pipebus.schedule import Schedule
 from pipebus.services import Services
@@ -74,6 +74,8 @@ DEFAULTS: Final[dict[str, Any]] = {
     "overflow_timeout": 5.0, "attempts": 3, "deliver": "new",
 }  # fmt: skip
 """The keyword arguments of `subscribe`."""
+
+AWAITED_LATE: Final = AWAITED._replace(late=True)
 
 _journal: Final[contextvars.ContextVar[list[Subscription] | None]] = contextvars.ContextVar("pipebus.journal", default=None)
 """What has been subscribed and spawned in this `include` so far."""
@@ -361,7 +363,7 @@ class Bus:
             if not route.nodes and self.transport.local and not delay:
                 outcome = route.run(BARE)(message)
             elif route.colour == "async" or route.plain_sync is None:
-                outcome = await route.run(Road("async", force=True, late=bool(delay)))(message)
+                outcome = await route.run(AWAITED_LATE if delay else AWAITED)(message)
             else:
                 run = route.run(Road("sync", force=True, late=bool(delay)))
                 inline = route.waits is None and self.transport.local

@@ -63,7 +63,7 @@ class JsonCodec:
             "id": message.id,
             "source": self.source,
             "type": str(message.subject),
-            "time": datetime.fromtimestamp(message.time, UTC).isoformat(),
+            "time": _moment(message.time),
             "pipebusversion": VERSION,
         }
         for name, value in (
@@ -108,6 +108,22 @@ class JsonCodec:
             return _message(wire, data)
         except (PipebusError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise CodecError(f"not a message: {error}") from error
+
+
+_last: tuple[int, str] = (0, "1970-01-01T00:00:00")
+"""A second, and its text: most messages are of the same one as the message before."""
+
+
+def _moment(time: float) -> str:
+    """RFC 3339, with microseconds, as `datetime.isoformat` writes them."""
+    global _last  # noqa: PLW0603 (replaced whole: other threads see this second's text or another's, each with its number)
+    micros = round(time * 1e6)
+    second, micro = divmod(micros, 1_000_000)
+    known, text = _last
+    if known != second:
+        text = datetime.fromtimestamp(second, UTC).isoformat()[:-6]
+        _last = (second, text)
+    return f"{text}.{micro:06d}+00:00" if micro else f"{text}+00:00"
 
 
 def _to_json(value: Any) -> bytes:

@@ -56,6 +56,8 @@ class Road(NamedTuple):
 
 BARE: Final = Road("sync", force=True)
 """From a coroutine, where no filter stands on the road."""
+AWAITED: Final = Road("async", force=True)
+"""From a coroutine."""
 
 
 class Route:
@@ -292,6 +294,8 @@ class Router:
                 self.hub.ledger.unrouted(message)
             return receipt
 
+        if not route.nodes and not transport.local:
+            return areach
         fixed = route.reach is None  # else it looks at the subject itself
         noted = any(step.repeats for step in pipeline.steps(route.router.nodes))  # a rerouter may have come from there
 

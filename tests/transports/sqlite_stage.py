@@ -66,6 +66,7 @@ class SqliteStage(UrlStage):
         for bus in self.buses:
             if bus.state == "started":
                 transport: Any = bus.transport
+                transport.patience = 0.0
                 transport._writer.files = Killed(str(self.path), 1.0)
                 self.sql(f"UPDATE owner SET born = 'another' WHERE owner = {transport.owner}")
 

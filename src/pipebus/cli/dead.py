@@ -7,15 +7,19 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.letters import Letter, Letters, renumbered, told
 from pipebus.cli.show import as_json, printable, table
 from pipebus.cli.summary import left_over
-from pipebus.cli.targets import add_allow, add_timeout, is_module, open_bus, starting
+from pipebus.cli.targets import add_allow, add_timeout, check_file, file_of, is_module, is_url, open_bus, starting
 from pipebus.errors import DeadLetterError, reason_of
+
+if TYPE_CHECKING:
+    from pipebus.bus import Bus
+    from pipebus.transports.sqlite.transport import SqliteTransport
 
 Delivery = tuple[str, str]
 """A message's id, and a subscription's name."""
@@ -32,15 +36,23 @@ examples:
   pipebus dead replay letters.jsonl d1 d2 --on pipebus.toml --allow shop            and they are gone if it goes well
   pipebus dead replay letters.jsonl --all --on pipebus.toml --allow shop
   pipebus dead discard letters.jsonl d1
+  pipebus dead list sqlite:///bus.db                               the transport's own, also while it is in use
+  pipebus dead replay sqlite:///bus.db --all --subscription orders
 
 A bus in memory keeps its dead letters only while it runs; so the letters of `pipebus run` are kept in a file. LETTERS may
 also be MODULE:BUS, whose letters are listed and shown.
+
+A SQLite file keeps dead letters itself: name its URL, or a config file or MODULE:BUS whose transport it is. Nothing is handled
+here then: replay gives a message back to its subscription in the file, and whoever serves that takes it.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "show", "replay", "discard"))
-    parser.add_argument("letters", metavar="LETTERS", help="a file that `pipebus run --dead` has written, or MODULE:BUS")
+    parser.add_argument(
+        "letters", metavar="LETTERS",
+        help="a file that `pipebus run --dead` has written, MODULE:BUS, or a URL as in sqlite:///bus.db",
+    )  # fmt: skip
     parser.add_argument("ids", metavar="ID", nargs="*", help="which ones")
     parser.add_argument("--all", action="store_true", help="all of them")
     parser.add_argument("--on", metavar="TARGET", help="replay: the bus that gets them, a config file or MODULE:BUS")
@@ -52,7 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     log_to_stderr(logging.ERROR)
-    letters = _letters(args)
+    bus = _bus(args)
+    store = None if bus is None else file_of(bus)
+    if store is not None:
+        check_file(store)
+    letters = [told(letter) for letter in bus.dead_letters.list()] if bus is not None else Letters(args.letters).read()
     if args.subscription is not None:
         names = dict.fromkeys(one["subscription"] for one in letters)
         if letters and args.subscription not in names:
@@ -75,7 +91,9 @@ def run(args: argparse.Namespace) -> int:
         for number, one in enumerate(chosen):
             _show(one, "\n" if number else "")
         return 0
-    if is_module(args.letters):
+    if store is not None:
+        return Stored(args, store, len(letters) - len(chosen)).act([one["id"] for one in chosen])
+    if bus is not None:
         raise CommandError(f"{args.action} takes a file of letters; those of {args.letters} are in that program's memory")
     if args.action == "discard":
         Letters(args.letters).change(lambda old: [one for one in old if one not in chosen])
@@ -86,15 +104,67 @@ def run(args: argparse.Namespace) -> int:
     return Replay(args, chosen, len(letters) - len(chosen)).run()
 
 
-def _letters(args: argparse.Namespace) -> list[Letter]:
-    if args.letters.endswith(".toml"):
+def _bus(args: argparse.Namespace) -> "Bus | None":
+    """Whose letters they are, not started; None: those of a file."""
+    if is_module(args.letters) or is_url(args.letters):
+        return open_bus(args.letters, args.allow, url=True)
+    if not args.letters.endswith(".toml"):
+        return None
+    bus = None if _in_memory(args.letters) else open_bus(args.letters, args.allow)
+    if bus is None or bus.transport.dead_letters is None:
         raise CommandError(
             f"{args.letters}: a bus in memory keeps dead letters only while it runs; keep them in a file, with "
             f"`pipebus run {args.letters} --dead letters.jsonl`, and name that file here"
         )
-    if is_module(args.letters):
-        return [told(letter) for letter in open_bus(args.letters, args.allow).dead_letters.list()]
-    return Letters(args.letters).read()
+    return bus
+
+
+def _in_memory(path: str) -> bool:
+    """A config file that says so; then nothing has to be imported to know it."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            found = tomllib.load(file).get("bus", {}).get("transport", "memory:")
+    except (OSError, ValueError, AttributeError):
+        return False  # whoever loads it says what is wrong
+    return isinstance(found, str) and found.startswith("memory:")
+
+
+class Stored:
+    """Letters that a transport keeps, given back or thrown away there, whoever uses it at this moment."""
+
+    def __init__(self, args: argparse.Namespace, store: "SqliteTransport", others: int) -> None:
+        self.args = args
+        self.store = store
+        self.others = others
+
+    def act(self, ids: list[str]) -> int:
+        replay = self.args.action == "replay"
+        if replay and self.args.on is not None:
+            raise CommandError(f"the letters of {self.args.letters} go back to their subscriptions there; leave out --on")
+        act = self.store.letters.replay if replay else self.store.letters.discard
+        stays: dict[str, str] = {}
+        for id in ids:
+            try:
+                act(id)
+            except DeadLetterError as error:  # somebody else was faster, or it cannot be given back
+                stays[id] = str(error)
+        for why in stays.values():
+            print(printable(why), file=sys.stderr)
+        done = len(ids) - len(stays)
+        if replay:
+            print(f"{done} given back, {len(stays)} not given back, {self.others} left alone")
+            if done and not self._served():
+                print("no living process serves the file; start one, and it takes them", file=sys.stderr)
+        else:
+            print(f"{done} discarded, {self.others + len(stays)} left")
+        return 1 if stays else 0
+
+    def _served(self) -> bool:
+        from pipebus.transports.sqlite.health import owners
+
+        return any(one.lives for one in self.store.read(owners))
 
 
 def _list(letters: list[Letter], as_lines: bool) -> None:
@@ -151,6 +221,11 @@ class Replay:
     def run(self) -> int:
         from pipebus.dead_letters import PUBLISH
 
+        if self.bus.transport.dead_letters is not None:
+            raise CommandError(
+                f"{self.args.on} keeps its dead letters itself, and these are another bus's: replay them on that one, or "
+                f"publish their messages with `pipebus publish {self.args.on}`"
+            )
         Letters(self.args.letters).check()
         self.bus.observe(self._see)
         with starting():

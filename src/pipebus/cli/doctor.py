@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 from pipebus.cli import CommandError
 from pipebus.cli.show import as_json, printable, styled
-from pipebus.cli.targets import add_allow, open_bus
+from pipebus.cli.targets import add_allow, file_of, is_url, open_bus
 
 SUMMARY = "say what is installed, what a transport promises, and what endangers a bus"
 EXAMPLE = """\
 examples:
   pipebus doctor                                this installation
   pipebus doctor memory:                        what a transport promises
+  pipebus doctor sqlite:///bus.db               and how its file is: also while it is in use, and nothing is changed
   pipebus doctor pipebus.toml --allow shop      a whole bus
 
 Exit code: 0 nothing is wrong (there may be hints), 1 something is.
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     found = [*_installation()]
     if args.target is not None:
-        found += _url(args.target) if _is_url(args.target) else _bus(args)
+        found += _url(args.target) if is_url(args.target) else _bus(args)
     for one in found:
         if args.json:
             print(as_json(one._asdict()))
@@ -49,12 +50,6 @@ def run(args: argparse.Namespace) -> int:
             mark = {"ok": styled("ok   ", "green"), "hint": styled("hint ", "yellow"), "wrong": styled("wrong", "red")}
             print(f"{mark[one.level]}  {one.about.removesuffix(':')}: {printable(one.text)}")
     return 1 if any(one.level == "wrong" for one in found) else 0
-
-
-def _is_url(target: str) -> bool:
-    """memory:, memory:?wire=json, nats://…; but not MODULE:BUS."""
-    scheme, colon, rest = target.partition(":")
-    return bool(colon) and (rest[:1] in ("", "/", "?") or scheme in ("memory", "sqlite", "nats"))
 
 
 # --- this installation -----------------------------------------------------------------------------------------------------
@@ -99,19 +94,19 @@ def _installation() -> Iterator[Finding]:
 
 
 def _url(url: str) -> Iterator[Finding]:
+    from pipebus.bus import Bus
     from pipebus.errors import PipebusError
-    from pipebus.transports.base import open_transport
 
     try:
-        transport = open_transport(url)
+        bus = Bus(url)
     except PipebusError as error:
         yield Finding("wrong", "transport", str(error))
         return
-    yield from _transport(url, transport)
+    yield from _transport(bus)
 
 
-def _transport(url: str, transport: Any) -> Iterator[Finding]:
-    promises = transport.capabilities
+def _transport(bus: Any) -> Iterator[Finding]:
+    url, promises = bus.url, bus.transport.capabilities
     each = ", ".join(f"{name}={getattr(promises, name)}" for name in promises.__struct_fields__)
     about = f"transport {url}"
     yield Finding("ok", about, each)
@@ -119,6 +114,12 @@ def _transport(url: str, transport: Any) -> Iterator[Finding]:
         yield Finding("hint", about, "keeps messages in this process: what waits when it ends unexpectedly is lost")
     if not promises.multi_process:
         yield Finding("hint", about, "one process: other programs neither see its messages nor share its work")
+    store = file_of(bus)
+    if store is not None:
+        from pipebus.transports.sqlite.health import examine
+
+        for one in examine(store.options):
+            yield Finding(*one)
 
 
 # --- a bus -----------------------------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ def _bus(args: argparse.Namespace) -> Iterator[Finding]:
     yield Finding("ok", args.target, f"loads: {count} subscription{'' if count == 1 else 's'}")
     for hint in bus.told.hints:
         yield Finding("hint", "config", hint.replace(": hint: ", ": ", 1))
-    yield from _transport(bus.url, bus.transport)
+    yield from _transport(bus)
     for one in described["subscriptions"]:
         yield from _subscription(one)
     if not any(_names(described["publish"])):

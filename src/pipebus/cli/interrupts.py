@@ -1,4 +1,4 @@
-"""Signals while a program reads its input."""
+"""Signals while a program reads its input, or waits for news."""
 
 import select
 import signal
@@ -88,6 +88,12 @@ class Interrupts:
                 return
             self._ear.recv(1024)
         raise Interrupted
+
+    def pause(self, seconds: float) -> bool:
+        """Wait so long; False, at once, if a signal comes or has come."""
+        if not self.asked and select.select([self._ear.fileno()], [], [], seconds)[0]:
+            self._ear.recv(1024)
+        return not self.asked
 
     def opening(self, call: Callable[[], Any]) -> Any:
         """

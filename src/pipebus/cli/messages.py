@@ -11,6 +11,8 @@ from pipebus.cli.show import as_json
 
 if TYPE_CHECKING:
     from pipebus.bus import Bus
+    from pipebus.transports.sqlite.tail import Follower
+    from pipebus.transports.sqlite.transport import SqliteTransport
 
 TAIL = "(tail)"
 """The name of the subscription that prints."""
@@ -67,6 +69,66 @@ def tailing(bus: "Bus", pattern: str | None, lines: Lines, count: int | None = N
         except SubjectError as error:
             raise CommandError(str(error)) from None
     yield
+
+
+def kept_told(
+    store: "SqliteTransport", follower: "Follower", pattern: str, pause: Callable[[float], bool]
+) -> Iterator[dict[str, Any]]:
+    """The messages of a file, as JSON Lines have them; the answers to requests only for a pattern that names them."""
+    from pipebus.errors import CodecError
+    from pipebus.replies import PREFIX
+
+    for kept in follower.read(pattern, pause):
+        if kept.subject.startswith(PREFIX) and not pattern.startswith(PREFIX):
+            continue
+        try:
+            yield message_told(store.codec.decode(kept.data))
+        except CodecError as error:
+            yield {"subject": kept.subject, "id": kept.id, "body": None, "body_error": str(error)}
+
+
+@contextmanager
+def following(store: "SqliteTransport", pattern: str, lines: Lines) -> Iterator[None]:
+    """Print what is stored in a file meanwhile, by a bus that runs here or by anybody; what comes last is waited for."""
+    from pipebus.transports.sqlite.tail import Follower
+
+    checked_pattern(pattern)
+    store.write(lambda store: None)  # make the file, if it is not there yet
+    follower = Follower(store.options.path)
+    ended = threading.Event()
+    failed: list[Exception] = []
+
+    def show() -> None:
+        try:
+            for told in kept_told(store, follower, pattern, lambda seconds: not ended.wait(seconds)):
+                if not lines.print(told):
+                    break
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=show, name="pipebus-tail", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def checked_pattern(pattern: str) -> None:
+    """
+    Raises:
+        CommandError: it is none.
+    """
+    from pipebus.errors import SubjectError
+    from pipebus.subject import Pattern
+
+    try:
+        Pattern(pattern)
+    except SubjectError as error:
+        raise CommandError(str(error)) from None
 
 
 def message_told(message: Any) -> dict[str, Any]:

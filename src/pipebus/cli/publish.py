@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 from contextlib import redirect_stdout
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.explain import checked_message, checked_subject, headers_of, json_value
@@ -12,7 +12,12 @@ from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.messages import body_told, outcome_told
 from pipebus.cli.show import as_json
 from pipebus.cli.summary import left_over
-from pipebus.cli.targets import add_allow, add_target, add_timeout, open_bus, starting
+from pipebus.cli.targets import add_allow, add_target, add_timeout, check_file, file_of, open_bus, starting
+
+if TYPE_CHECKING:
+    from pipebus.bus import Bus
+    from pipebus.transports.sqlite.store import Store
+    from pipebus.transports.sqlite.transport import SqliteTransport
 
 SUMMARY = "publish one message, and say what became of it"
 EXAMPLE = """\
@@ -20,14 +25,18 @@ examples:
   pipebus publish pipebus.toml orders.created '{"id": 1, "total": 120}' --allow shop
   echo '{"id": 1}' | pipebus publish pipebus.toml orders.created - --allow shop
   pipebus publish pipebus.toml orders.created --text tea --header tenant=acme --request
+  pipebus publish sqlite:///bus.db orders.created '{"id": 1}'                into the file, for whoever serves it
 
-A bus in memory lives in this process: its handlers run here, before the command ends.
+A bus in memory lives in this process: its handlers run here, before the command ends. In a SQLite file (a URL, or a bus whose
+transport it is) the message is kept for its subscriptions there, and nothing is handled here; --request waits for the answer
+of a process that serves the file.
+
 Exit code: 0 accepted, dropped or unrouted, 1 rejected, failed, dead or not handled in time.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_target(parser)
+    add_target(parser, url=True)
     parser.add_argument("subject", metavar="SUBJECT")
     parser.add_argument("body", metavar="JSON", nargs="?", help="the body; - reads it from standard input; left out: none")
     parser.add_argument("--text", metavar="TEXT", help="a body that is this text")
@@ -51,7 +60,11 @@ def run(args: argparse.Namespace) -> int:
     options = {key: value for key, value in options.items() if value not in (None, {})}
     checked_subject(args.subject)
     checked_message(args.subject, body, **options)
-    bus = open_bus(args.target, args.allow)
+    bus = open_bus(args.target, args.allow, url=True)
+    store = file_of(bus)
+    if store is not None:
+        check_file(store, new=True)
+        _only_publish(bus, store)
     told: dict[str, Any]
     with starting():
         bus.start()
@@ -61,13 +74,14 @@ def run(args: argparse.Namespace) -> int:
                 reply = bus.request(args.subject, body, timeout=args.timeout, **options)
                 told = {"outcome": "replied"} | body_told(reply)
             else:
-                told = outcome_told(bus.publish(args.subject, body, **options))
+                outcome = bus.publish(args.subject, body, **options)
+                told = outcome_told(outcome) | (_kept(store, outcome) if store is not None and outcome else {})
         except Rejected as error:
             told = {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.errors)}
         except Exception as error:
             told = {"outcome": "failed", "reason": reason_of(error)}
         left = left_over(bus.stop(args.timeout))
-    letters = bus.dead_letters.list()
+    letters = bus.dead_letters.list() if store is None else []  # there are others' letters, too
     if letters:
         told["dead"] = [{"subscription": letter.subscription, "by": letter.by, "error": letter.error} for letter in letters]
     if left:
@@ -76,6 +90,35 @@ def run(args: argparse.Namespace) -> int:
     if interrupts.number is not None:
         return 128 + interrupts.number
     return 1 if told["outcome"] in ("rejected", "failed") or letters or left else 0
+
+
+def _only_publish(bus: "Bus", store: "SqliteTransport") -> None:
+    """What the bus subscribes to is known to the file, and left to whoever runs it; its schedules are, too."""
+    for schedule in list(bus.schedules):
+        schedule.stop()
+    found = [
+        (one.name, [str(pattern) for pattern in one.patterns], one.plan.deliver) for one in bus.subscriptions if one.durable
+    ]
+    for one in bus.subscriptions:
+        bus.end(one, "unsubscribed")
+
+    def make(store: "Store") -> None:
+        for name, patterns, start in found:
+            if store.number(name) is None:
+                store.subscribe(name, patterns, start, None)
+
+    if found:
+        store.write(make)
+
+
+def _kept(store: "SqliteTransport", receipt: Any) -> dict[str, Any]:
+    """Of a message in a file: for whom it is kept, or how long."""
+    if receipt.duplicate:
+        return {"duplicate": True, "kept": "under this id before, and not again"}
+    if receipt.mailboxes:
+        return {"kept": f"for {receipt.mailboxes} subscription{'' if receipt.mailboxes == 1 else 's'}"}
+    kept = max(store.options.retention, store.options.window)
+    return {"kept": f"for {kept:g} s: nobody subscribes to it"}
 
 
 def _stdin() -> str:

@@ -7,15 +7,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from pipebus.cli import CommandError, log_to_stderr, summary
 from pipebus.cli.explain import checked_subject
 from pipebus.cli.interrupts import Interrupted, Interrupts
-from pipebus.cli.messages import Lines, outcome_told, tailing
+from pipebus.cli.messages import Lines, following, outcome_told, tailing
 from pipebus.cli.show import as_json, progress
-from pipebus.cli.targets import add_allow, add_target, add_timeout, open_bus, starting
+from pipebus.cli.targets import add_allow, add_target, add_timeout, check_file, file_of, open_bus, starting
 from pipebus.errors import HeaderError, MessageError, Rejected, SubjectError, reason_of
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ examples:
   cat x.jsonl | pipebus run bus.toml --input - --subject events --json | jq .rejected
   pipebus run bus.toml --input x.jsonl --subject events --tail 'alerts.>' | jq .body
   pipebus run bus.toml --input x.jsonl --dead letters.jsonl              keep what died, for `pipebus dead`
+
+A bus whose file says transport = "sqlite:///bus.db" shares the work with other processes that use that file, and keeps what
+died there: `pipebus dead list sqlite:///bus.db`. Its summary counts what was done here, and what is left in the file.
 
 Without --subject each line of JSON is a message: {"subject": …, "body": …, "headers": …, "key": …}, as --tail and
 `pipebus tail` write them.
@@ -89,6 +92,7 @@ class Run:
 
     def __init__(self, bus: "Bus", args: argparse.Namespace) -> None:
         self.bus = bus
+        self.store = file_of(bus)
         self.args = args
         self.read = 0
         self.published = 0
@@ -99,12 +103,22 @@ class Run:
         self.left: StopReport | None = None
         self.records: CsvRecords | JsonRecords
         self.elapsed = 0.0
+        self.died: list[str] = []  # in a store that keeps the letters of others, too
+        if self.store is not None:
+            bus.observe(self._see)
 
     def run(self) -> int:
         from pipebus.cli.letters import Letters, told
         from pipebus.records import BadInput
 
         args = self.args
+        if self.store is not None:
+            if args.dead is not None:
+                raise CommandError(
+                    f"the transport of {args.target} keeps dead letters itself: leave out --dead, and see "
+                    f"`pipebus dead list {args.target}`"
+                )
+            check_file(self.store, new=True)
         letters = None if args.dead is None else Letters(args.dead)
         if letters is not None:
             letters.check()
@@ -112,7 +126,7 @@ class Run:
         begin = time.perf_counter()
         # Where answers are data, what handlers print is not among them.
         data = args.tail is not None or args.outcomes or args.json
-        with tailing(self.bus, args.tail, self.lines), redirect_stdout(sys.stderr) if data else nullcontext():
+        with self._tailing(), redirect_stdout(sys.stderr) if data else nullcontext():
             try:
                 self._until_stopped() if args.input is None else self._records()
             except BadInput as error:
@@ -133,8 +147,20 @@ class Run:
             raise CommandError(str(broken))
         return self._code(found)
 
+    def _see(self, event: Any) -> None:
+        from pipebus import events
+
+        if isinstance(event, events.Died):
+            self.died.append(f"dead: {event.message.subject} in {event.place}: {event.error}")
+
+    def _tailing(self) -> AbstractContextManager[None]:
+        pattern = self.args.tail
+        if self.store is not None and pattern is not None:  # without a subscription: it would stay in the file
+            return following(self.store, pattern, self.lines)
+        return tailing(self.bus, pattern, self.lines)
+
     def _until_stopped(self) -> None:
-        count = len(self.bus.subscriptions) - (self.args.tail is not None)
+        count = len(self.bus.subscriptions) - (self.args.tail is not None and self.store is None)
         told = f"running: {count} subscription{'' if count == 1 else 's'}; Ctrl-C drains and stops"
         with starting():
             self.left = self.bus.lifecycle.run(self.args.timeout, lambda: print(told, file=sys.stderr))

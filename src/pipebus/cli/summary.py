@@ -1,6 +1,6 @@
 """What a run came to: figures for scripts, a few tables for people."""
 
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from pipebus.cli.messages import TAIL
 from pipebus.cli.show import printable, styled, table
@@ -22,11 +22,19 @@ def figures(run: "Run") -> dict[str, Any]:
         "unreadable": len(run.unreadable),
         "unpublished": len(run.unpublished),
         **{key: stats[key] for key in ("published", "accepted", "rejected", "dropped", "errors", "unrouted")},
-        "subscriptions": {name: one for name, one in stats["subscriptions"].items() if name != TAIL},
-        "dead_letters": stats["dead_letters"],
+        "subscriptions": {name: one for name, one in _subscriptions(run, stats).items() if name != TAIL},
+        "dead_letters": stats["dead_letters"] if run.store is None else len(run.died),
         "interrupted": run.interrupts.name,
         "elapsed_s": round(run.elapsed, 3),
     }
+
+
+def _subscriptions(run: "Run", stats: dict[str, Any]) -> dict[str, Any]:
+    """Their figures; in a file that other processes use, too, what was done here, and what is left in it."""
+    if run.store is None:
+        return cast(dict[str, Any], stats["subscriptions"])
+    left = {name: {key: one[key] for key in ("pending", "in_flight")} for name, one in stats["subscriptions"].items()}
+    return {one.name: one.mailbox.counts() | left[one.name] for one in run.bus.subscriptions if one.durable}
 
 
 def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:
@@ -59,11 +67,12 @@ def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:
             for name, one in found["subscriptions"].items()
         ]
         table(("subscription", "handled", "dropped", "dead", "left"), rows, ("handled", "dropped", "dead", "left"), file)
-    letters = run.bus.dead_letters.list()
-    if letters:
+    texts = run.died
+    if run.store is None:
+        texts = [f"dead: {one.message.subject} in {one.subscription}: {one.error}" for one in run.bus.dead_letters.list()]
+    if texts:
         say()
-        texts = [printable(f"dead: {one.message.subject} in {one.subscription}: {one.error}") for one in letters]
-        _list(texts, file, "red")
+        _list([printable(text) for text in texts], file, "red")
     if evicted := run.bus.dead_letters.evicted:
         say(styled(f"  and {evicted:,} before these were not kept; raise dead_letters of the bus", "red", file))
     for text in left_over(run.left):

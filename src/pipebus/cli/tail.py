@@ -4,28 +4,39 @@ import argparse
 import logging
 import sys
 from contextlib import redirect_stdout
+from typing import TYPE_CHECKING
 
-from pipebus.cli import log_to_stderr
-from pipebus.cli.messages import Lines, tailing
+from pipebus.cli import CommandError, log_to_stderr
+from pipebus.cli.interrupts import Interrupts
+from pipebus.cli.messages import Lines, checked_pattern, kept_told, tailing
 from pipebus.cli.show import printable
 from pipebus.cli.summary import left_over
-from pipebus.cli.targets import add_allow, add_target, open_bus, starting
+from pipebus.cli.targets import add_allow, add_target, check_file, file_of, open_bus, starting
+
+if TYPE_CHECKING:
+    from pipebus.transports.sqlite.transport import SqliteTransport
 
 SUMMARY = "print messages as they come, as JSON Lines"
 EXAMPLE = """\
 examples:
   pipebus tail pipebus.toml 'orders.>' --allow shop | jq .body
   pipebus tail pipebus.toml --count 1          the next one, whatever it is
+  pipebus tail sqlite:///bus.db 'orders.>'     what any process publishes there, from now on
+  pipebus tail sqlite:///bus.db --all          and before it what is still kept
 
 What is printed is what a subscriber would get, behind the publish chain. A bus in memory lives in one process: the bus is
 run here, as `pipebus run` does, and what is seen is what its schedules and handlers publish. For the records of a file:
 pipebus run … --input FILE --tail PATTERN.
+
+Of a SQLite file (a URL, or a bus whose transport it is) the messages are read as they are stored, in their order; nothing is
+run, and nothing is taken from a subscription. The answers to requests are seen by `_reply.>` only.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_target(parser)
+    add_target(parser, url=True)
     parser.add_argument("pattern", metavar="PATTERN", nargs="?", default=">", help='subjects, as in "orders.>"; left out: all')
+    parser.add_argument("--all", action="store_true", help="of a SQLite file: begin with what is still kept")
     parser.add_argument("--count", metavar="N", type=_whole, help="end after so many")
     add_allow(parser)
 
@@ -38,7 +49,12 @@ def _whole(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     log_to_stderr(logging.ERROR)
-    bus = open_bus(args.target, args.allow)
+    bus = open_bus(args.target, args.allow, url=True)
+    store = file_of(bus)
+    if store is not None:
+        return _follow(store, args)
+    if args.all:
+        raise CommandError(f"--all is for a file that keeps messages, as in sqlite:///bus.db; {args.target} keeps none")
     lines = Lines(lambda: bus.request_stop("nobody reads"))
     with tailing(bus, args.pattern, lines, args.count), starting(), redirect_stdout(sys.stderr):
         report = bus.lifecycle.run(5.0, lambda: _ready(args.pattern))
@@ -46,6 +62,25 @@ def run(args: argparse.Namespace) -> int:
         raise lines.error
     for text in left_over(report):
         print(printable(text), file=sys.stderr)
+    return 0
+
+
+def _follow(store: "SqliteTransport", args: argparse.Namespace) -> int:
+    from pipebus.transports.sqlite.tail import Follower
+
+    checked_pattern(args.pattern)
+    check_file(store)
+    printed = 0
+    with Interrupts(lambda: None) as interrupts:
+        lines = Lines(interrupts.wake)
+        follower = Follower(store.options.path, all=args.all)
+        _ready(args.pattern)
+        for told in kept_told(store, follower, args.pattern, interrupts.pause):
+            printed += lines.print(told)
+            if printed == args.count or lines.error is not None:
+                break
+    if lines.error is not None:
+        raise lines.error
     return 0
 
 

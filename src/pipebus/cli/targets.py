@@ -1,4 +1,4 @@
-"""What commands work on: a config file, or `module:bus`; and arguments that several of them take."""
+"""What commands work on: a config file, `module:bus`, or a transport's URL; and arguments that several of them take."""
 
 import argparse
 import importlib
@@ -13,12 +13,14 @@ from pipebus.cli import CommandError, CommandFailed
 
 if TYPE_CHECKING:
     from pipebus.bus import Bus
+    from pipebus.transports.sqlite.transport import SqliteTransport
 
 HELP = "a config file (TOML), or MODULE:BUS: a bus in a Python module, or a function that makes one"
+URL_HELP = "; or a transport's URL, as in sqlite:///bus.db"
 
 
-def add_target(parser: argparse.ArgumentParser, name: str = "target") -> None:
-    parser.add_argument(name, metavar=name.upper(), help=HELP)
+def add_target(parser: argparse.ArgumentParser, name: str = "target", *, url: bool = False) -> None:
+    parser.add_argument(name, metavar=name.upper(), help=HELP + (URL_HELP if url else ""))
 
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
@@ -56,14 +58,23 @@ def _seconds(text: str) -> float:
 def is_module(target: str) -> bool:
     """MODULE:BUS, and not a file."""
     module, colon, _ = target.partition(":")
-    return (
-        bool(colon) and not target.endswith(".toml") and not os.path.exists(target) and module.replace(".", "").isidentifier()
-    )
+    if is_url(target) or target.endswith(".toml") or os.path.exists(target):
+        return False
+    return bool(colon) and module.replace(".", "").isidentifier()
 
 
-def open_bus(target: str, allow: list[str]) -> "Bus":
+def is_url(target: str) -> bool:
+    """memory:, memory:?wire=json, sqlite:///bus.db, nats://…; but not MODULE:BUS, and no file."""
+    scheme, colon, rest = target.partition(":")
+    return bool(colon) and not os.path.exists(target) and (rest[:1] in ("", "/", "?") or scheme in ("memory", "sqlite", "nats"))
+
+
+def open_bus(target: str, allow: list[str], *, url: bool = False) -> "Bus":
     """
     The bus, not started.
+
+    Args:
+        url: The target may also be the URL of a transport that other processes use: then it is a bus without anything on it.
 
     Raises:
         ConfigError: the file cannot be loaded. CommandError: there is no such bus.
@@ -71,6 +82,8 @@ def open_bus(target: str, allow: list[str]) -> "Bus":
     from pipebus.bus import Bus
     from pipebus.config.beside import look_beside
 
+    if is_url(target):
+        return _at_url(target, url)
     if not is_module(target):
         if not os.path.exists(target) and all(part.isidentifier() for part in target.split(".")) and target[-5:] != ".toml":
             raise CommandError(f"{target}: no such file; a bus in a module is MODULE:BUS, as in {target}:bus")
@@ -85,6 +98,54 @@ def open_bus(target: str, allow: list[str]) -> "Bus":
             f"{target} is {type(found).__name__}, no Bus; name a bus, or a function without parameters that makes one"
         )
     return found
+
+
+def _at_url(target: str, welcome: bool) -> "Bus":
+    from pipebus.bus import Bus
+    from pipebus.errors import UnsupportedCapability
+
+    if not welcome:
+        raise CommandError(f"{target} is a transport's URL, and this is about a whole bus: name a config file or MODULE:BUS")
+    try:
+        bus = Bus(target)
+    except UnsupportedCapability as error:
+        raise CommandError(str(error)) from None
+    if not bus.transport.capabilities.multi_process:
+        raise CommandError(f"{target} lives in one process, and nothing of it is seen here: name a config file or MODULE:BUS")
+    return bus
+
+
+def file_of(bus: "Bus") -> "SqliteTransport | None":
+    """The transport, if it keeps messages in a file."""
+    if bus.transport.local:
+        return None  # without an import of what is not needed
+    from pipebus.transports.sqlite.transport import SqliteTransport
+
+    return bus.transport if isinstance(bus.transport, SqliteTransport) else None
+
+
+def check_file(store: "SqliteTransport", *, new: bool = False) -> None:
+    """
+    Look at the file before anything is made of it, or beside it.
+
+    Args:
+        new: It may also be not there yet, or empty.
+
+    Raises:
+        CommandError: it is no file of this pipebus.
+    """
+    from pipebus.errors import TransportError
+    from pipebus.transports.sqlite.health import look_into
+
+    path = store.options.path
+    if new and not os.path.isdir(os.path.dirname(path)):
+        raise CommandError(f"{path}: there is no folder {os.path.dirname(path)}; make it, or correct the path")
+    if new and (not os.path.exists(path) or (os.path.isfile(path) and os.path.getsize(path) == 0)):
+        return
+    try:
+        look_into(path).close()
+    except TransportError as error:
+        raise CommandError(str(error)) from None
 
 
 def _called(target: str, make: Any) -> Any:

@@ -11,7 +11,7 @@ A transport is one module with a class derived from `Transport`, and one line in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
@@ -175,14 +175,13 @@ class Transport(Protocol):
         """
         ...
 
-    async def asend(self, message: Message[Any], delay: float) -> Receipt:
+    def asend(self, message: Message[Any], delay: float) -> Awaitable[Receipt]:
         """`send` for coroutines. A cancelled one may still be kept."""
 
         def send(message: Message[Any]) -> Receipt:
             return self.send(message, delay)
 
-        receipt: Receipt = await on_executor(send, message)
-        return receipt
+        return on_executor(send, message)
 
     def bind(self, binding: Binding) -> None:
         """

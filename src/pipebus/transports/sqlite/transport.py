@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -29,7 +29,7 @@ from pipebus.transports.sqlite.files import WriteLock
 from pipebus.transports.sqlite.letters import StoredLetters
 from pipebus.transports.sqlite.options import Options
 from pipebus.transports.sqlite.store import Claim, Directory, Outgoing, Settlement, Store
-from pipebus.transports.sqlite.writer import Job, Writer
+from pipebus.transports.sqlite.writer import Job, Task, Writer
 
 T = TypeVar("T")
 LARGEST: Final = 64 * 2**20
@@ -83,6 +83,7 @@ class SqliteTransport(Transport):
         self.owner = 0
         self._users = 0
         self._pid = 0
+        self.patience = 0.4  # a stop waits so long, in seconds, for a file that fails
 
     @classmethod
     def from_url(cls, url: str) -> SqliteTransport:
@@ -162,7 +163,7 @@ class SqliteTransport(Transport):
         self._read_lock = threading.Lock()
         self._files = lock
         options = self.options
-        self._writer = Writer(store, lock, options.durability == "power", options.max_bytes, path, self._bell.set, self._wrote)
+        self._writer = Writer(store, lock, options.durability == "power", options.max_bytes, path, self._ring, self._wrote)
         self._version = -1
         self._open = True
 
@@ -197,7 +198,7 @@ class SqliteTransport(Transport):
         if keeper is None:
             return
         self._stopping = True
-        self._bell.set()
+        self._ring()
         keeper.join()
         with self._lock:
             self._bound.clear()
@@ -229,7 +230,10 @@ class SqliteTransport(Transport):
     # --- for dead letters, tools and filters -------------------------------------------------------------------------
 
     def write(self, task: Callable[[Store], T]) -> T:
-        """Run a function of the store in a transaction; also while the bus is stopped."""
+        """Run a function of the store in a transaction (this handler's, if it has one open); also while the bus is stopped."""
+        store = transaction.current(self)
+        if store is not None:
+            return task(store)
         self._use_file()
         try:
             found: T = self._writer.call(task)
@@ -262,9 +266,8 @@ class SqliteTransport(Transport):
         receipt: Receipt = self._writer.call(outgoing)
         return receipt
 
-    async def asend(self, message: Message[Any], delay: float) -> Receipt:
-        receipt: Receipt = await self._writer.acall(self._outgoing(message, delay))
-        return receipt
+    def asend(self, message: Message[Any], delay: float) -> Awaitable[Receipt]:
+        return self._writer.acall(self._outgoing(message, delay))
 
     def _outgoing(self, message: Message[Any], delay: float) -> Outgoing:
         if self._stopping or self._keeper is None:
@@ -293,11 +296,11 @@ class SqliteTransport(Transport):
             )
         patterns = [pattern.text for pattern in binding.patterns]
         owner = None if binding.durable else self.owner
-        sub: int = self._writer.call(lambda store: store.subscribe(binding.name, patterns, binding.start, owner))
+        sub: int = self._call(lambda store: store.subscribe(binding.name, patterns, binding.start, owner))
         bound = Bound(binding, sub, time.monotonic())
         with self._lock:
             self._bound[binding.name] = self._by_number[sub] = bound
-        self._bell.set()
+        self._ring()
 
     def unbind(self, name: str) -> None:
         with self._lock:
@@ -307,7 +310,7 @@ class SqliteTransport(Transport):
             del self._by_number[bound.sub]
         if not bound.binding.durable:
             with suppress(PipebusError):  # it goes with its owner
-                self._writer.call(lambda store: store.remove(bound.sub), sync=False)
+                self._call(lambda store: store.remove(bound.sub), sync=False)
 
     def remove(self, name: str) -> None:
         """
@@ -338,10 +341,15 @@ class SqliteTransport(Transport):
         bound: Bound = claim.binding
         bound.out.pop(claim, None)
         if bound.settle():
-            self._bell.set()
+            self._ring()
 
     def flush(self) -> None:
-        self._writer.call(None)
+        self._call(None)
+
+    def _call(self, task: Task | None, sync: bool = True) -> Any:
+        if transaction.current(self) is not None:
+            raise LifecycleError("this would wait for the transaction that this handler has open; do it before or after that")
+        return self._writer.call(task, sync)
 
     def transaction(self, token: Any) -> AbstractContextManager[sqlite3.Connection]:
         def connect() -> Store:
@@ -389,7 +397,7 @@ class SqliteTransport(Transport):
             return None
         if self._keeper is not None and not self._writer.idle:
             with suppress(PipebusError):  # what cannot be settled now is in flight
-                self._writer.call(None, sync=False)
+                self._call(None, sync=False)
 
         def count(connection: sqlite3.Connection) -> dict[str, Any] | None:
             connection.execute("BEGIN")  # all from one moment
@@ -433,6 +441,10 @@ class SqliteTransport(Transport):
         if stale:
             self._around.warn("delivery.settled_too_late", path=self.options.path, deliveries=stale)
 
+    def _ring(self) -> None:
+        if not self._bell.is_set():
+            self._bell.set()
+
     def _touched(self, subs: set[int]) -> None:
         ring = False
         for sub in subs:
@@ -440,7 +452,7 @@ class SqliteTransport(Transport):
             if bound is not None:
                 bound.maybe = ring = True
         if ring:
-            self._bell.set()
+            self._ring()
 
     def _keep(self) -> None:
         quiet_since = time.monotonic()
@@ -451,7 +463,7 @@ class SqliteTransport(Transport):
                 pause = 0.0
             except (PipebusError, sqlite3.Error) as error:
                 # The file failed. Everything is still in line, or in the file.
-                if self._stopping and pause > 0.2:
+                if self._stopping and pause >= self.patience:
                     self._around.warn("store.not_settled", path=self.options.path, error=str(error))
                     return
                 if not pause:

@@ -111,9 +111,7 @@ class Writer:
                 job.gate = threading.Lock()
                 job.gate.acquire()
         if not lead:
-            assert job.gate is not None
-            job.gate.acquire()
-            lead = job.called
+            lead = self._wait(job)
         if lead:
             self._lead()
         if job.error is not None:
@@ -123,14 +121,33 @@ class Writer:
                 job.error = None  # no cycle
         return job.result
 
-    async def acall(self, what: Outgoing) -> Any:
+    def _wait(self, job: Job) -> bool:
+        """Until it is done; True: until it has to lead."""
+        gate = job.gate
+        assert gate is not None
+        try:
+            gate.acquire()
+        except BaseException:  # Ctrl-C: nobody waits here any more, so this job must not be the one to lead
+            with self._lock:
+                job.gate = None
+                called = job.called
+            if called:
+                self._lead()
+            raise
+        return job.called
+
+    def acall(self, what: Outgoing) -> asyncio.Future[Any]:
         """`call` on an event loop, for a message: the keeper, or whoever leads, does it."""
         job = Job(what, True)
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         job.loop = (loop, future)
-        self.leave([job])
-        return await future
+        with self._lock:
+            self._line.append(job)
+            ring = not self._leading
+        if ring:
+            self.ring()
+        return future
 
     def leave(self, jobs: Iterable[Job], ring: bool = True) -> None:
         """Put jobs in line that nobody waits for here; without `ring`, for whoever leads next."""
