@@ -35,6 +35,10 @@ class SqliteStage(UrlStage):
         self.path = path
         super().__init__(f"sqlite:///{path}{options}", **more)
 
+    def child_url(self) -> str:
+        """Other processes open the same file."""
+        return str(self.url)
+
     def sql(self, *statements: str) -> list[Any]:
         """As another process would: the rows of the last statement."""
         lock = WriteLock(str(self.path), 10.0)
