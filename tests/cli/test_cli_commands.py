@@ -54,7 +54,8 @@ COMMANDS = (
     "run", "check", "test", "explain", "graph", "diff", "publish", "tail", "dead", "schema", "filters", "doctor", "demo",
 )  # fmt: skip
 FILTERS = [
-    "dedupe", "drop", "enrich", "expire", "fields", "log", "reroute", "retry", "set_headers", "tap", "timeout", "validate",
+    "dedupe", "drop", "enrich", "expire", "fields", "log", "redeliver", "reroute", "retry", "set_headers", "tap",
+    "timeout", "validate",
 ]  # fmt: skip
 
 Done = subprocess.CompletedProcess[str]
@@ -812,7 +813,7 @@ class TestDiff:
         drop = 'Drop(when={"expr": "body == \'x\'"}, reason="no x")'
         log = 'Log(level="info", body=false, headers=false, redact=[])'
         retry = 'Retry(attempts=3, wait=0.1, max_wait=10.0, jitter=0.2, on="builtins:Exception")'
-        dedupe = "Dedupe(window=600.0, size=100000)"
+        dedupe = "Dedupe(window=600.0, size=100000, durable=false)"
         table = [
             ('name = "one"', 'name = "two"', ["bus", '- name = "one"', '+ name = "two"']),
             ('name = "one"', 'name = "one"\ndead_letters = 3', ["bus", "- dead_letters = 10000", "+ dead_letters = 3"]),
