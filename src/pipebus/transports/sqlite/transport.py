@@ -163,7 +163,8 @@ class SqliteTransport(Transport):
         self._read_lock = threading.Lock()
         self._files = lock
         options = self.options
-        self._writer = Writer(store, lock, options.durability == "power", options.max_bytes, path, self._ring, self._wrote)
+        power = options.durability == "power"
+        self._writer = Writer(store, lock, power, options.max_bytes, path, self._ring, self._wrote, self._rested)
         self._version = -1
         self._open = True
 
@@ -574,11 +575,14 @@ class SqliteTransport(Transport):
     def bindings(self) -> list[Bound]:
         return list(self._bound.values())
 
+    def _rested(self) -> None:
+        """Everything in line is written: whoever waits for a quiet moment may look."""
+        if self._keeper is not None and not any(bound.out for bound in self.bindings()):
+            self._around.changed()
+
     def _after(self) -> None:
         if self._writer.pages >= PAGES:
             self._writer.checkpoint()
-        if self._writer.idle and not any(bound.out for bound in self.bindings()):
-            self._around.changed()
 
 
 class Round:

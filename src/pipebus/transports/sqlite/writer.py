@@ -68,13 +68,14 @@ class Writer:
         store: On the one connection that writes for this transport.
         power: Commits of jobs with `sync` reach the disk, not only the system.
         most: Bytes that the file may use; None: no limit.
-        ring: Have the keeper call `work`: there are jobs that nobody waits for.
-        wrote: Called by the leader after each commit, without a lock.
+        ring: Have the keeper look: there are jobs that nobody waits for.
+        wrote: Called by the leader after each commit, with how many settlements came too late. The file's lock is held.
+        rested: Called by the last leader: nothing is in line, and nobody leads. No lock is held.
     """
 
     def __init__(
         self, store: Store, lock: WriteLock, power: bool, most: int | None, path: str, ring: Callable[[], None],
-        wrote: Callable[[int], None],
+        wrote: Callable[[int], None], rested: Callable[[], None],
     ) -> None:  # fmt: skip
         self.store = store
         self.files = lock
@@ -83,6 +84,7 @@ class Writer:
         self.path = path
         self.ring = ring
         self.wrote = wrote
+        self.rested = rested
         self.stale = 0  # settlements that came too late
         self.pages = 0  # written since the last checkpoint, by a rough count
         self.rounds = 0  # transactions so far, whatever became of them
@@ -185,9 +187,10 @@ class Writer:
             successor = next((job for job in self._line if job.gate is not None), None)
             if successor is None:
                 self._leading = False
-                ring = bool(self._line) and not again  # else the keeper looks again by itself, after a pause
+                rested = not self._line
+                ring = not rested and not again  # else the keeper looks again by itself, after a pause
             else:
-                ring = False
+                ring = rested = False
                 successor.called = True
                 assert successor.gate is not None
                 gate, successor.gate = successor.gate, None
@@ -195,6 +198,8 @@ class Writer:
         if ring:
             self.ring()
         self._tell([job for job in batch if job not in again] if again else batch)
+        if rested:
+            self.rested()
 
     @staticmethod
     def _tell(batch: list[Job]) -> None:
