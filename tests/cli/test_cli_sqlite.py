@@ -1,0 +1,736 @@
+"""`doctor`, `dead`, `tail`, `publish` and `run` on a SQLite file, most of them while another process uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_helpers import ENV, PATIENCE, Live, Shop, assert_said_well, jsonl, run, subscription
+
+from pipebus import Bus
+from pipebus.transports.sqlite import health, schema
+from pipebus.transports.sqlite.options import Options
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the SQLite transport needs Linux")
+
+URL = "sqlite:///bus.db"
+ALLOW = ("--allow", "shop")
+TRANSPORT = f'[bus]\ntransport = "{URL}"\n'
+PROGRAM = [sys.executable]
+
+SERVE = """
+import sys
+from pathlib import Path
+from pipebus import Bus
+
+bus = Bus(sys.argv[1])
+
+
+@bus.on("orders.>", name="orders")
+def orders(message):
+    if message.body == "bad" and not Path("mended").exists():
+        raise ValueError("no use for bad")
+    print("handled", message.body, flush=True)
+    return {"got": message.body}
+
+
+with bus:
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+"""A program that serves a file until its stdin is closed."""
+
+MANY = """
+import sys
+from pipebus import Bus
+
+with Bus(sys.argv[1]) as bus:
+    for number in range(int(sys.argv[3])):
+        bus.publish(f"orders.{sys.argv[2]}", number)
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    made = Shop(tmp_path)
+    made.write("serve.py", SERVE)
+    made.write("many.py", MANY)
+    return made
+
+
+@contextmanager
+def served(shop: Shop, url: str = URL) -> Iterator[Live]:
+    """Another process, with a bus on the file, ready."""
+    with shop.live("serve.py", url, program=PROGRAM) as live:
+        assert live.process.stdout.readline() == "up\n", live.err.text
+        yield live
+
+
+def ended(live: Live) -> None:
+    live.close_in()
+    assert live.wait() == 0, live.err.text
+
+
+def lines_of(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def done_well(done: subprocess.CompletedProcess[str]) -> str:
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def until(look: Callable[[], Any]) -> Any:
+    """What it returns, as soon as that is something."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> dict[str, tuple[str, str]]:
+    """What is after the lines about this installation: about -> (level, text)."""
+    lines = lines_of(done.stdout)
+    first = next(number for number, one in enumerate(lines) if one["about"].startswith("transport "))
+    return {one["about"]: (one["level"], one["text"]) for one in lines[first:]}
+
+
+def letters(shop: Shop, *options: str) -> list[dict[str, Any]]:
+    return lines_of(done_well(shop.run("dead", "list", URL, "--json", *options)))
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+# The files that no command takes, by name: what makes them.
+
+
+def foreign(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE customers (name)")
+
+
+def newer(path: Path) -> None:
+    used(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {len(schema.STEPS) + 1}")
+
+
+def used(path: Path) -> None:
+    """A file that a bus has used, and left."""
+    with Bus(f"sqlite:///{path}"):
+        pass
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: None, "bus.db: no such file"),
+    "foreign": (foreign, "bus.db is another program's database (application id 0x0)"),
+    "newer": (
+        newer,
+        f"bus.db is of version {len(schema.STEPS) + 1}, this pipebus reads up to {len(schema.STEPS)}: update pipebus",
+    ),
+    "empty": (lambda path: path.write_bytes(b""), "bus.db is empty: no bus has used it yet"),
+    "text": (lambda path: path.write_text("hello, world\n" * 100), "bus.db cannot be read: file is not a database"),
+    "folder": (lambda path: path.mkdir(), "bus.db is no file"),
+}
+
+
+class TestRefusals:
+    """A path that is mistyped, or another program's file."""
+
+    @pytest.mark.parametrize("kind", REFUSED)
+    def test_no_command_makes_or_changes_anything(self, shop: Shop, kind: str) -> None:
+        """Exit code 2, one line; doctor tells it as a finding, and a file that is not there yet is a hint."""
+        make, text = REFUSED[kind]
+        make(shop.folder / "bus.db")
+        before = state(shop.folder)
+        for command in ("tail", "dead list", "dead replay --all"):
+            assert_said_well(shop.run(*command.split(), URL), 2, f"pipebus {command.split()[0]}: ", text)
+        if kind not in ("missing", "empty"):
+            assert_said_well(shop.run("publish", URL, "a.b", "1"), 2, "pipebus publish: ", text)
+        examined = shop.run("doctor", URL, "--json")
+        level, said = findings(examined)["file"]
+        assert "bus.db" in said
+        assert level == ("hint" if kind in ("missing", "empty") else "wrong")
+        assert examined.returncode == (0 if level == "hint" else 1)
+        assert state(shop.folder) == before
+
+    def test_a_folder_that_is_not_there(self, shop: Shop) -> None:
+        """Nobody makes it."""
+        for done in (shop.run("publish", "sqlite:///no/bus.db", "a.b"), shop.run("tail", "sqlite:///no/bus.db")):
+            assert_said_well(done, 2, f"{shop.folder}/no/bus.db: ")
+        examined = shop.run("doctor", "sqlite:///no/bus.db", "--json")
+        assert examined.returncode == 1
+        assert findings(examined)["folder"][0] == "wrong"
+
+    @pytest.mark.parametrize("command", ["tail", "dead list", "publish"])
+    def test_other_urls(self, shop: Shop, command: str) -> None:
+        """What lives in one process is not seen from another; options and schemes that are unknown are told."""
+        more = ["a.b"] if command == "publish" else []
+        table = {
+            "memory:": "memory: lives in one process",
+            "sqlite:///bus.db?lease=fast": "lease",
+            "sqlite://bus.db": '"bus.db" stands where no host belongs',
+            "nats://localhost": 'no transport for "nats"',
+        }
+        for url, text in table.items():
+            assert_said_well(shop.run(*command.split(), url, *more), 2, f"pipebus {command.split(maxsplit=1)[0]}: ", text)
+
+    @pytest.mark.parametrize("command", ["run", "explain x a", "graph", "diff x"])
+    def test_what_is_about_a_whole_bus_takes_no_url(self, shop: Shop, command: str) -> None:
+        """And says what it takes."""
+        shop.config(name="x")
+        name, *more = command.replace("explain x a", "explain a").split()
+        argv = [name, *more, URL] if name == "diff" else [name, URL, *more]
+        assert_said_well(shop.run(*argv), 2, "is a transport's URL", "name a config file or MODULE:BUS")
+
+
+class TestHelp:
+    """`--help`"""
+
+    @pytest.mark.parametrize("command", ["doctor", "dead", "tail", "publish", "run"])
+    def test_an_example_has_such_a_url(self, command: str) -> None:
+        """In the examples, not only in the text."""
+        examples = done_well(run(command, "--help")).partition("examples:")[2]
+        assert "sqlite:///bus.db" in examples
+
+
+class TestDoctor:
+    """`pipebus doctor sqlite:///bus.db`"""
+
+    def test_a_file_in_use(self, shop: Shop) -> None:
+        """Where it lies, what is in it, who serves it; and nothing of it is changed."""
+        with served(shop) as live:
+            assert shop.run("publish", URL, "orders.new", '"bad"', "--request").returncode == 1
+            until(lambda: letters(shop))
+            before = {name for name in os.listdir(shop.folder) if name.startswith("bus.db")}
+            done = shop.run("doctor", URL, "--json")
+            assert {name for name in os.listdir(shop.folder) if name.startswith("bus.db")} == before
+            found = findings(done)
+            ended(live)
+
+        assert done.stderr == ""
+        assert all(level != "wrong" for level, _ in found.values()), found
+        assert found["subscription orders"] == ("ok", "0 pending, 0 in flight, 1 dead")
+        level, text = found[f"process {live.process.pid}"]
+        assert level == "ok"
+        assert text.startswith("lives, 0 in flight; its lease has ")
+        assert found["journal_mode"] == ("ok", "wal")
+        assert found["integrity"] == ("ok", "quick_check: ok")
+        assert found["version"] == ("ok", str(len(schema.STEPS)))
+        assert found["log"][1].startswith(f"{shop.folder}/bus.db-wal has ")
+        assert {"SQLite", "file system", "disk", "folder", "file", "size"} <= found.keys()
+
+    def test_a_file_that_nobody_uses_is_read_as_it_lies(self, shop: Shop) -> None:
+        """No file is left beside it."""
+        with served(shop) as live:
+            ended(live)
+        before = state(shop.folder)
+        done = shop.run("doctor", URL)
+
+        assert done.returncode == 0, done.stdout
+        assert "ok     journal_mode: wal\n" in done.stdout
+        assert "ok     processes: none has the file open as a bus\n" in done.stdout
+        assert state(shop.folder) == before
+
+    def test_what_waits_for_nobody_and_who_was_killed(self, shop: Shop) -> None:
+        """Hints: messages wait and nobody serves them; what a killed process had in hand."""
+        gate = shop.folder / "gate"
+        os.mkfifo(gate)
+        shop.config(TRANSPORT, subscription("orders", "orders.>", "held"))
+        env = ENV | {"GATE": str(gate)}
+        with shop.live("run", "bus.toml", *ALLOW, notes=True, env=env) as live:
+            live.err.wait_for(1)
+            done_well(shop.run("publish", URL, "orders.new", "1"))
+            assert live.notes.readline() == "begun 1\n"
+            done_well(shop.run("publish", URL, "orders.new", "2"))
+            at_work = findings(shop.run("doctor", URL, "--json"))
+            live.process.kill()
+            live.process.wait()
+            killed = findings(shop.run("doctor", URL, "--json"))
+
+        assert at_work["subscription orders"][0] == "ok"
+        about = f"process {live.process.pid}"
+        assert at_work[about][0] == "ok"
+        assert killed[about][0] == "hint"
+        assert killed[about][1].startswith("has ended without a word, ")
+        level, text = killed["subscription orders"]
+        assert level == "hint"
+        assert text.endswith("; no living process serves the file: start one")
+
+    def test_settings_that_endanger_what_is_promised(self, shop: Shop) -> None:
+        """A hint for each; none by default."""
+        used(shop.folder / "bus.db")
+        risky = findings(shop.run("doctor", f"{URL}?durability=process&window=0&lease=2s", "--json"))
+        plain = findings(shop.run("doctor", URL, "--json"))
+
+        assert {name: risky[name][0] for name in ("durability", "window", "lease")} == dict.fromkeys(
+            ("durability", "window", "lease"), "hint"
+        )
+        assert not {"durability", "window", "lease"} & plain.keys()
+
+    def test_a_config_file_with_this_transport(self, shop: Shop) -> None:
+        """What is said of the URL is said of it too, wherever the URL comes from."""
+        used(shop.folder / "bus.db")
+        shop.config('[bus]\ntransport = "${env:WHERE}"\n', subscription("orders", "orders.>", "ok"))
+        done = shop.run("doctor", "bus.toml", *ALLOW, env=ENV | {"WHERE": URL})
+
+        assert done.returncode == 0, done.stdout
+        assert "ok     bus.toml: loads: 1 subscription\n" in done.stdout
+        assert "ok     integrity: quick_check: ok\n" in done.stdout
+
+    def test_a_damaged_file(self, shop: Shop) -> None:
+        """Exit code 1, and what to do."""
+        path = shop.folder / "bus.db"
+        with Bus(f"sqlite:///{path}") as bus:
+            for number in range(200):
+                bus.publish("orders.new", f"{number:0200}")
+        with open(path, "r+b") as file:
+            size = file.seek(0, 2)
+            for page in range(8, size // 4096, 2):
+                file.seek(page * 4096)
+                file.write(b"\xaa" * 4096)
+        done = shop.run("doctor", URL)
+
+        assert done.returncode == 1
+        wrong = [line for line in done.stdout.splitlines() if line.startswith("wrong")]
+        assert any("damaged" in line for line in wrong), done.stdout
+
+
+class TestExamine:
+    """What cannot be made here, such as a network drive or a full disk."""
+
+    @pytest.fixture
+    def options(self, tmp_path: Path) -> Options:
+        used(tmp_path / "bus.db")
+        return Options(str(tmp_path / "bus.db"))
+
+    @staticmethod
+    def about(options: Options) -> dict[str, health.Finding]:
+        return {one.about: one for one in health.examine(options)}
+
+    def test_the_mount_point_is_the_longest_that_fits(self) -> None:
+        """Whole folders are compared; of two at one point the later one counts; what is escaped is read."""
+        mounts = (
+            "1 0 8:1 / / rw - ext4 /dev/sda rw\n"
+            "2 1 0:2 / /srv rw shared:1 - nfs4 server:/ rw\n"
+            "3 2 0:3 / /srv/fast rw - xfs /dev/sdb rw\n"
+            "4 1 0:4 / /with\\040space rw - cifs //server/share rw\n"
+            "5 1 0:5 / /twice rw - ext4 /dev/sdc rw\n"
+            "6 1 0:6 / /twice rw - tmpfs tmpfs rw\n"
+            "broken line\n"
+        )
+        table = {
+            "/": "ext4", "/home/me": "ext4", "/srv": "nfs4", "/srv/a/b": "nfs4", "/srv/fast": "xfs", "/srv/fast/x": "xfs",
+            "/srv/faster": "nfs4", "/srvs": "ext4", "/with space/x": "cifs", "/twice/x": "tmpfs",
+        }  # fmt: skip
+        assert {path: health.file_system(path, mounts)[0] for path in table} == table
+        assert health.file_system("/x", "") == ("unknown", "")
+
+    @pytest.mark.parametrize(
+        ("level", "kinds"),
+        [
+            ("ok", "ext4 xfs btrfs zfs"),
+            ("hint", "tmpfs ramfs overlay fuse.mergerfs unknown"),
+            ("wrong", "nfs nfs4 cifs smb3 smbfs fuse.sshfs 9p ceph glusterfs fuse.glusterfs lustre virtiofs"),
+        ],
+    )
+    def test_file_systems(self, level: str, kinds: str) -> None:
+        """Local disks, those that pipebus knows nothing of or that do not last, and those of a network."""
+        assert {kind: health.place(kind, "/x").level for kind in kinds.split()} == dict.fromkeys(kinds.split(), level)
+
+    def test_a_disk_that_fills(self, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Below 1 GiB, below 5 %, below 100 MiB."""
+
+        def disk(free: int, total: int) -> str:
+            vfs = os.statvfs_result((4096, 4096, total // 4096, 0, free // 4096, 0, 0, 0, 0, 255))
+            monkeypatch.setattr(os, "statvfs", lambda path: vfs)
+            return self.about(options)["disk"].level
+
+        assert disk(500 * 2**30, 1000 * 2**30) == "ok"
+        assert disk(2**30 - 4096, 10 * 2**30) == "hint"
+        assert disk(49 * 2**30, 1000 * 2**30) == "hint"
+        assert disk(100 * 2**20 - 4096, 10 * 2**30) == "wrong"
+
+    def test_a_long_log_and_a_large_file(self, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first is a hint, the second is not looked through."""
+        monkeypatch.setattr(health, "LONG_LOG", 1)
+        monkeypatch.setattr(health, "LARGE", 1)
+        with Bus(f"sqlite:///{options.path}"):
+            found = self.about(options)
+
+        assert found["log"].level == "hint"
+        assert "not looked at" in found["integrity"].text
+
+    def test_versions_of_sqlite(self, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Too old; with the bug; without."""
+        for version, level in ((3, 36, 0), "wrong"), ((3, 51, 2), "hint"), ((3, 51, 3), "ok"):
+            monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+            assert self.about(options)["SQLite"].level == level
+
+    def test_an_older_file_and_another_journal(self, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Hints: the next bus puts it right."""
+        with closing(sqlite3.connect(options.path)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+        monkeypatch.setattr(schema, "STEPS", (*schema.STEPS, "-- nothing"))
+        found = self.about(options)
+
+        assert found["version"].level == "hint"
+        assert found["journal_mode"].level == "hint"
+        assert "subscriptions" not in found  # its tables may be others
+
+    def test_what_may_not_be_written(self, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The file, or its folder."""
+        access = os.access
+        for path, about in ((options.path, "file"), (os.path.dirname(options.path), "folder")):
+            monkeypatch.setattr(os, "access", lambda one, how, path=path: one != path and access(one, how))
+            assert self.about(options)[about].level == "wrong"
+
+    def test_a_process_that_gives_no_sign_of_life(self, options: Options) -> None:
+        """It is there, and its lease is over."""
+        with Bus(f"sqlite:///{options.path}"):
+            with closing(sqlite3.connect(options.path)) as connection:
+                connection.execute("UPDATE owner SET until = 1")
+                connection.commit()
+            found = self.about(options)[f"process {os.getpid()}"]
+
+        assert found.level == "hint"
+        assert "no sign of life" in found.text
+
+
+class TestTail:
+    """`pipebus tail sqlite:///bus.db`"""
+
+    def test_what_several_processes_publish_in_the_order_of_the_file(self, shop: Shop) -> None:
+        """Each message once, also what was there before; and no subscription is made."""
+        with served(shop) as live:
+            done_well(shop.run("publish", URL, "other.thing", "0"))
+            done_well(shop.run("publish", URL, "orders.first", "0"))
+            with shop.live("tail", URL, "orders.*", "--all", "--count", "201") as tail:
+                out = tail.collect_out()
+                with (
+                    shop.live("many.py", URL, "a", "100", program=PROGRAM) as one,
+                    shop.live("many.py", URL, "b", "100", program=PROGRAM) as two,
+                ):
+                    assert one.wait() == two.wait() == 0
+                assert tail.wait() == 0, tail.err.text
+            assert [name for name in findings(shop.run("doctor", URL, "--json")) if "subscription" in name] == [
+                "subscription orders"
+            ]
+            ended(live)
+
+        seen = lines_of(out.text)
+        with closing(sqlite3.connect(shop.folder / "bus.db")) as connection:
+            ids = [id for (id,) in connection.execute("SELECT id FROM message WHERE subject GLOB 'orders.*' ORDER BY seq")]
+        assert [one["id"] for one in seen] == ids
+        assert seen[0]["subject"] == "orders.first"
+        for name in "ab":
+            assert [one["body"] for one in seen if one["subject"] == f"orders.{name}"] == list(range(100))
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+    def test_from_now_on_until_a_signal(self, shop: Shop, number: signal.Signals) -> None:
+        """What was there before is not told; Ctrl-C ends it, without a traceback."""
+        with served(shop) as live:
+            done_well(shop.run("publish", URL, "orders.new", '"old"'))
+            with shop.live("tail", URL) as tail:
+                out = tail.collect_out()
+
+                def seen() -> bool:
+                    done_well(shop.run("publish", URL, "orders.new", '"new"'))
+                    return bool(out.lines)
+
+                until(seen)
+                tail.signal(number)
+                assert tail.wait() == 0
+            ended(live)
+
+        assert tail.err.text == ""
+        assert {one["body"] for one in lines_of(out.text)} == {"new"}
+
+    def test_a_reader_that_closes_ends_it(self, shop: Shop) -> None:
+        """`pipebus tail … | head -1`"""
+        with served(shop) as live:
+            many = shop.live("many.py", URL, "a", "5000", program=PROGRAM)
+            with many:
+                script = f'{{ "$0" -m pipebus tail {URL} --all; echo $? >&2; }} | head -1'
+                done = run(program=["sh", "-c", script, sys.executable], cwd=shop.folder)
+                many.process.kill()
+            ended(live)
+
+        assert json.loads(done.stdout)["body"] == 0
+        assert done.stderr == "141\n"
+
+    def test_a_config_file_with_this_transport(self, shop: Shop) -> None:
+        """Its file is read, and nothing is run."""
+        shop.config(TRANSPORT, subscription("orders", "orders.>", "die"))
+        with served(shop) as live:
+            done_well(shop.run("publish", URL, "orders.new", "1"))
+            assert live.process.stdout.readline() == "handled 1\n"
+            seen = done_well(shop.run("tail", "bus.toml", "--all", "--count", "1", *ALLOW))
+            ended(live)
+
+        assert lines_of(seen)[0]["body"] == 1
+
+    def test_answers_and_what_cannot_be_read(self, shop: Shop) -> None:
+        """Answers only if they are asked for; of bytes that are no message it is told what is known."""
+        with served(shop) as live:
+            done_well(shop.run("publish", URL, "orders.new", "1", "--request"))
+            with closing(sqlite3.connect(shop.folder / "bus.db")) as connection:
+                connection.execute("UPDATE message SET data = x'00ff' WHERE subject = 'orders.new'")
+                connection.commit()
+            done_well(shop.run("publish", URL, "orders.newer", "2"))
+            everything = done_well(shop.run("tail", URL, "--all", "--count", "2"))
+            answers = done_well(shop.run("tail", URL, "_reply.>", "--all", "--count", "1"))
+            ended(live)
+
+        first, second = lines_of(everything)
+        assert (first["subject"], first["body"]) == ("orders.new", None)
+        assert "body_error" in first
+        assert (second["subject"], second["body"]) == ("orders.newer", 2)
+        assert lines_of(answers)[0]["body"] == {"got": 1}
+
+    def test_a_file_that_goes_away(self, shop: Shop) -> None:
+        """It does not wait for ever for a file that nobody can reach any more."""
+        used(shop.folder / "bus.db")
+        done_well(shop.run("publish", URL, "orders.new", "1"))
+        with shop.live("tail", URL, "--all") as tail:
+            tail.collect_out().wait_for(1)
+            (shop.folder / "bus.db").rename(shop.folder / "old.db")
+            assert tail.wait() == 1
+
+        assert "bus.db was removed or replaced by another file; start again" in tail.err.text
+
+    def test_wrong_arguments(self, shop: Shop) -> None:
+        """One line, exit code 2."""
+        used(shop.folder / "bus.db")
+        shop.config()
+        assert_said_well(shop.run("tail", URL, "a..b"), 2, '"a..b" has an empty token')
+        assert_said_well(shop.run("tail", "bus.toml", "--all"), 2, "--all is for a file that keeps messages")
+
+
+class TestDead:
+    """`pipebus dead … sqlite:///bus.db`"""
+
+    def test_letters_of_a_file_in_use(self, shop: Shop) -> None:
+        """Listed, shown, given back to the process that serves them, and thrown away."""
+        with served(shop) as live:
+            for number in range(3):
+                assert shop.run("publish", URL, f"orders.n{number}", '"bad"', "--request").returncode == 1
+            found = until(lambda: found if len(found := letters(shop)) == 3 else None)
+            listed = done_well(shop.run("dead", "list", URL))
+            shown = done_well(shop.run("dead", "show", URL, found[0]["id"]))
+            (shop.folder / "mended").touch()
+            replayed = done_well(shop.run("dead", "replay", URL, found[0]["id"]))
+            assert live.process.stdout.readline() == "handled bad\n"
+            discarded = done_well(shop.run("dead", "discard", URL, found[1]["id"]))
+            left = letters(shop)
+            ended(live)
+
+        assert [one["subject"] for one in found] == ["orders.n0", "orders.n1", "orders.n2"]
+        assert all(one["id"] in listed for one in found)
+        assert "ValueError: no use for bad" in shown
+        assert 'body          "bad"' in shown
+        assert replayed == "1 given back, 0 not given back, 2 left alone\n"
+        assert discarded == "1 discarded, 1 left\n"
+        assert [one["id"] for one in left] == [found[2]["id"]]
+
+    def test_a_config_file_or_a_module_with_this_transport(self, shop: Shop) -> None:
+        """The letters of its file; nothing is handled here."""
+        shop.config(TRANSPORT, subscription("orders", "orders.>", "die"))
+        shop.write("program.py", f'from pipebus import Bus\nbus = Bus("{URL}")\n')
+        done = shop.run("run", "bus.toml", "--input", "-", *ALLOW, input=jsonl({"subject": "orders.new", "body": 1}))
+        assert done.returncode == 1
+        [letter] = letters(shop)
+        for target in (("bus.toml", *ALLOW), ("program:bus",)):
+            assert lines_of(done_well(shop.run("dead", "list", *target, "--json"))) == [letter]
+        replayed = shop.run("dead", "replay", "bus.toml", letter["id"], *ALLOW)
+
+        assert (replayed.returncode, replayed.stdout) == (0, "1 given back, 0 not given back, 0 left alone\n")
+        assert replayed.stderr == "no living process serves the file; start one, and it takes them\n"
+        assert letters(shop) == []
+        assert findings(shop.run("doctor", URL, "--json"))["subscription orders"][1].startswith("1 pending, ")
+
+    def test_letters_of_one_subscription(self, shop: Shop) -> None:
+        """As those of a file of letters; what died in the publish chain of a program that has ended stays."""
+        kept = '[[pipelines]]\nmatch = "p.>"\non_error = "dead_letter"\nfilters = [{ use = "python", target = "shop:boom" }]\n'
+        shop.config(TRANSPORT, kept, subscription("orders", "orders.>", "die"), subscription("mails", "mails.>", "die"))
+        records = jsonl(*({"subject": subject, "body": 1} for subject in ("orders.new", "mails.new", "p.new")))
+        assert shop.run("run", "bus.toml", "--input", "-", *ALLOW, input=records).returncode == 1
+
+        assert [one["subscription"] for one in letters(shop, "--subscription", "mails")] == ["mails"]
+        assert_said_well(
+            shop.run("dead", "list", URL, "--subscription", "x"), 2, 'no letter is of subscription "x"; there are ', "publish"
+        )
+        replayed = shop.run("dead", "replay", URL, "--all")
+        assert (replayed.returncode, replayed.stdout) == (1, "2 given back, 1 not given back, 0 left alone\n")
+        assert "died in a publish chain of a program that has ended" in replayed.stderr
+        assert [one["subscription"] for one in letters(shop)] == ["publish"]
+        assert done_well(shop.run("dead", "discard", URL, "--all")) == "1 discarded, 0 left\n"
+
+    def test_wrong_arguments(self, shop: Shop) -> None:
+        """One line, exit code 2."""
+        used(shop.folder / "bus.db")
+        shop.config(TRANSPORT)
+        shop.write("l.jsonl", "")
+        table = {
+            f"show {URL} d1": 'has no dead letter "d1"; there is none',
+            f"replay {URL}": "replay which? Name their ids, or say --all",
+            f"replay {URL} --all --on bus.toml": "leave out --on",
+            "replay l.jsonl --all --on bus.toml": "bus.toml keeps its dead letters itself",
+            f"replay l.jsonl --all --on {URL}": "is a transport's URL",
+        }
+        for command, text in table.items():
+            assert_said_well(shop.run("dead", *command.split()), 2, "pipebus dead: ", text)
+
+
+class TestPublish:
+    """`pipebus publish sqlite:///bus.db`"""
+
+    def test_into_a_file_in_use(self, shop: Shop) -> None:
+        """It is said for whom it is kept; whoever serves the file handles it."""
+        with served(shop) as live:
+            kept = done_well(shop.run("publish", URL, "orders.new", '{"id": 1}', "--header", "tenant=acme", "--id", "x1"))
+            again = done_well(shop.run("publish", URL, "orders.new", '{"id": 1}', "--id", "x1"))
+            nobody = done_well(shop.run("publish", f"{URL}?retention=1h", "other.thing"))
+            assert live.process.stdout.readline() == "handled {'id': 1}\n"
+            ended(live)
+            assert live.process.stdout.read() == ""
+
+        assert json.loads(kept) == {"outcome": "accepted", "mailboxes": 1, "kept": "for 1 subscription"}
+        assert json.loads(again) == {
+            "outcome": "accepted", "mailboxes": 1, "duplicate": True, "kept": "under this id before, and not again",
+        }  # fmt: skip
+        assert json.loads(nobody) == {"outcome": "unrouted", "mailboxes": 0, "kept": "for 3600 s: nobody subscribes to it"}
+
+    def test_requests_are_answered_by_who_serves_the_file(self, shop: Shop) -> None:
+        """A reply, a failure, nobody."""
+        with served(shop) as live:
+            asked = shop.run("publish", URL, "orders.new", "7", "--request", "--timeout", "60")
+            failed = shop.run("publish", URL, "orders.new", '"bad"', "--request", "--timeout", "60")
+            nobody = shop.run("publish", URL, "other.thing", "--request", "--timeout", "60")
+            ended(live)
+        late = shop.run("publish", URL, "orders.new", "8", "--request", "--timeout", "100ms")
+
+        assert json.loads(done_well(asked)) == {"outcome": "replied", "body": {"got": 7}}
+        for done, text in (
+            (failed, "no use for bad"),
+            (nobody, "nobody listens to other.thing"),
+            (late, "no reply on orders.new"),
+        ):
+            assert (done.returncode, done.stderr) == (1, "")
+            told = json.loads(done.stdout)
+            assert told["outcome"] == "failed"
+            assert text in told["reason"]
+
+    def test_neither_handlers_nor_a_backlog_are_waited_for(self, shop: Shop) -> None:
+        """Of the bus's own subscriptions either: they are left to whoever runs it. Its publish chain is passed."""
+        gate = shop.folder / "gate"
+        os.mkfifo(gate)
+        small = '[[pipelines]]\nfilters = [{ use = "python", target = "shop:small" }]\n'
+        shop.config(TRANSPORT, small, subscription("orders", "orders.>", "held"))
+        publish = ("publish", "bus.toml", "orders.new")
+        first = done_well(shop.run(*publish, "1", *ALLOW))
+        with shop.live("run", "bus.toml", *ALLOW, notes=True, env=ENV | {"GATE": str(gate)}) as live:
+            assert live.notes.readline() == "begun 1\n"
+            second = done_well(shop.run(*publish, "2", *ALLOW))
+            third = done_well(shop.run("publish", URL, "orders.new", "3"))
+            bad = shop.run(*publish, '"bad"', *ALLOW)
+            dull = done_well(shop.run(*publish, '"dull"', *ALLOW))
+            live.signal(signal.SIGTERM)
+            for number in (1, 2, 3):
+                os.close(os.open(gate, os.O_WRONLY))
+                assert live.notes.readline() == f"ended {number}\n"
+                if number < 3:
+                    assert live.notes.readline() == f"begun {number + 1}\n"
+            assert live.wait() == 0, live.err.text
+
+        for told in (first, second, third):
+            assert json.loads(told) == {"outcome": "accepted", "mailboxes": 1, "kept": "for 1 subscription"}
+        assert (bad.returncode, json.loads(bad.stdout)["outcome"]) == (1, "rejected")
+        assert json.loads(dull)["outcome"] == "dropped"
+
+    def test_the_first_publish_makes_the_file(self, shop: Shop) -> None:
+        """As a bus does; what it says shows a mistyped path."""
+        told = done_well(shop.run("publish", URL, "orders.new", "1"))
+
+        assert json.loads(told) == {"outcome": "unrouted", "mailboxes": 0, "kept": "for 120 s: nobody subscribes to it"}
+        assert (shop.folder / "bus.db").is_file()
+
+
+class TestRun:
+    """`pipebus run` on a config file with `transport = "sqlite:///bus.db"`."""
+
+    def test_records_of_a_file(self, shop: Shop) -> None:
+        """The summary is about this run; what others have left dead is not its failure."""
+        shop.config(TRANSPORT, subscription("orders", "orders.>", "die"), subscription("all", ">", "ok"), name="dies.toml")
+        shop.config(TRANSPORT, subscription("orders", "orders.>", "ok"), subscription("all", ">", "ok"))
+        records = jsonl(*({"subject": "orders.new", "body": number} for number in range(20)))
+        arguments = ("--input", "-", "--json", "--quiet", *ALLOW)
+        died = shop.run("run", "dies.toml", *arguments, input=records)
+        fine = shop.run("run", "bus.toml", *arguments, input=records)
+        told = shop.run("run", "dies.toml", "--input", "-", *ALLOW, input=records)
+
+        assert (died.returncode, fine.returncode, told.returncode) == (1, 0, 1)
+        figures = json.loads(died.stdout)
+        assert figures["dead_letters"] == 20
+        assert {name: figures["subscriptions"]["orders"][name] for name in ("acknowledged", "dead", "pending")} == {
+            "acknowledged": 0, "dead": 20, "pending": 0,
+        }  # fmt: skip
+        figures = json.loads(fine.stdout)
+        assert figures["dead_letters"] == 0
+        assert figures["subscriptions"]["orders"]["acknowledged"] == figures["subscriptions"]["all"]["acknowledged"] == 20
+        assert figures["subscriptions"]["orders"]["dead"] == 0
+        assert "dead: orders.new in orders: ValueError: no use for 0\n" in told.stdout
+        assert "  … and 15 more\n" in told.stdout
+        assert len(letters(shop)) == 40
+
+    def test_until_a_signal_with_a_tail(self, shop: Shop) -> None:
+        """What others publish is handled and printed; the tail leaves no subscription behind."""
+        shop.config(TRANSPORT, subscription("orders", "orders.>", "ok"))
+        with shop.live("run", "bus.toml", "--tail", "orders.>", *ALLOW, notes=True) as live:
+            out = live.collect_out()
+            assert live.err.wait_for(1) == ["running: 1 subscription; Ctrl-C drains and stops\n"]
+            for number in range(3):
+                done_well(shop.run("publish", URL, "orders.new", str(number)))
+                done_well(shop.run("publish", URL, "other.thing", str(number)))
+            assert [live.notes.readline() for _ in range(3)] == ["0\n", "1\n", "2\n"]
+            live.signal(signal.SIGTERM)
+            assert live.wait() == 0
+
+        assert [one["body"] for one in lines_of(out.text)] == [0, 1, 2]
+        assert [name for name in findings(shop.run("doctor", URL, "--json")) if "subscription" in name] == [
+            "subscription orders"
+        ]
+
+    def test_a_tail_of_records_tells_all_of_them(self, shop: Shop) -> None:
+        """Also the last one before the end, and on a file that is not there yet."""
+        shop.config(TRANSPORT, subscription("orders", "orders.>", "ok"))
+        records = jsonl(*({"subject": "orders.new", "body": number} for number in range(50)))
+        done = shop.run("run", "bus.toml", "--input", "-", "--tail", ">", "--quiet", *ALLOW, input=records)
+
+        assert done.returncode == 0, done.stderr
+        assert [one["body"] for one in lines_of(done.stdout)] == list(range(50))
+
+    def test_what_makes_no_sense_here(self, shop: Shop) -> None:
+        """Before anything is published."""
+        shop.config(TRANSPORT)
+        done = shop.run("run", "bus.toml", "--input", "-", "--dead", "l.jsonl", input="")
+        assert_said_well(done, 2, "keeps dead letters itself: leave out --dead, and see `pipebus dead list bus.toml`")
+        assert not (shop.folder / "bus.db").exists()
+        foreign(shop.folder / "bus.db")
+        before = state(shop.folder)
+        assert_said_well(shop.run("run", "bus.toml"), 2, "is another program's database")
+        assert state(shop.folder) == before
