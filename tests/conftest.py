@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 
 import pytest
@@ -23,13 +22,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
                 item.add_marker(pytest.mark.chaos)
-
-
-def pytest_collection_finish() -> None:
-    """
-    Sixteen thousand tests are a million objects that stay: a `gc.collect()` in a test would look at each of them.
-
-    (Each process that runs tests has collected them all.)
-    """
-    gc.collect()
-    gc.freeze()
