@@ -58,6 +58,7 @@ class Workload:
         sized_by: What `size` counts; `--messages` only changes workloads that count messages.
         when_named: It takes long, and runs only when it is asked for by name.
         without_ratio: Columns that are not compared: a ratio of small counts says nothing.
+        where: Says what else than the machine figures depend on, and refuses to run where they would mean nothing.
     """
 
     about: str
@@ -67,6 +68,7 @@ class Workload:
     sized_by: str = "messages"
     when_named: bool = False
     without_ratio: Collection[str] = ()
+    where: Callable[[], str] | None = None
 
 
 def anything(message: Any) -> bool:

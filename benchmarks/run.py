@@ -22,7 +22,8 @@ from statistics import median
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]  # this tree is what is measured, installed or not
 
-from harness import Contender, Workload  # noqa: E402  (the path comes first)
+import disk  # noqa: E402  (the path comes first)
+from harness import Contender, Workload  # noqa: E402
 from workloads import WORKLOADS  # noqa: E402
 
 Figures = dict[str, list[dict[str, float]]]  # contender -> one entry a round
@@ -36,10 +37,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="how often each contender runs (default 5)")
     parser.add_argument("--messages", type=int, help="messages a run; each workload has a number of its own")
     parser.add_argument("--check", action="store_true", help="our reach beside the figures; never fails")
+    parser.add_argument("--folder", help="where the files of the sqlite workloads lie: on a disk (default /var/tmp)")
     parser.add_argument("--json", action="store_true", help="every figure in one JSON object, no tables")
     parser.add_argument("--profile", metavar="WORKLOAD", help="where the time of pipebus goes, step by step")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)  # WORKLOAD CONTENDER SIZE: one run
     args = parser.parse_args()
+    if args.folder:
+        os.environ[disk.CHOSEN] = args.folder
 
     if args.child:
         name, contender, size = args.child
@@ -58,10 +62,11 @@ def main() -> int:
     for name in args.workloads or [name for name, workload in WORKLOADS.items() if not workload.when_named]:
         workload = WORKLOADS[name]
         size = args.messages if args.messages and workload.sized_by == "messages" else workload.size
+        where = f", {workload.where()}" if workload.where else ""
         results[name] = measure(name, args.rounds, size)
         if not args.json:
             print(f"\n{name}: {workload.about}")
-            print(f"{size:,} {workload.sized_by}, {args.rounds} rounds, {machine()}\n")
+            print(f"{size:,} {workload.sized_by}, {args.rounds} rounds, {machine()}{where}\n")
             print(table(workload, results[name], check=args.check), flush=True)
     if args.json:
         print(json.dumps({"machine": machine(), "rounds": args.rounds, "figures": results}))
