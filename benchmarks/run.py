@@ -54,8 +54,11 @@ def main() -> int:
             parser.error(f"no workload {name!r}; there are {names}")
     if args.profile:
         import steps
+        import steps_sqlite
 
-        print(steps.report(args.profile, args.messages or 10_000))
+        size = args.messages or 10_000
+        durable = args.profile in steps_sqlite.RUNS
+        print(steps_sqlite.report(args.profile, size) if durable else steps.report(args.profile, size))
         return 0
 
     results: dict[str, Figures] = {}

@@ -49,7 +49,7 @@ CHAINS: dict[str, dict[str, tuple[Filters, Filters]]] = {  # workload -> chain -
 def report(workload: str, size: int) -> str:
     """Profile each chain of a workload that pipebus runs."""
     if workload not in CHAINS:
-        return f"nothing to profile in {workload}; there is something in {', '.join(CHAINS)}"
+        return f"nothing to profile in {workload}; there is something in {', '.join(CHAINS)}, sqlite_publishers, sqlite_through"
     parts = [
         f"{workload}, {chain}\n\n{compare(hand_written, filters, size)}\n\n{calls(filters)}"
         for chain, (hand_written, filters) in CHAINS[workload].items()
