@@ -56,7 +56,7 @@ class SqliteStage(UrlStage):
 
     def lose_leases(self) -> None:
         self.sql(
-            "INSERT INTO ready SELECT sub, seq, takings + 1, key FROM claimed",
+            "INSERT INTO ready SELECT sub, seq, takings + 1, key, 1 FROM claimed",
             "DELETE FROM claimed",
         )
 

@@ -129,7 +129,7 @@ def test_who_has_lost_the_delivery_commits_nothing(place: Place) -> None:
         if delivery.attempt > 1:
             return
         with closing(sqlite3.connect(place.path)) as connection, connection:  # as another process would
-            connection.execute("INSERT INTO ready SELECT sub, seq, takings + 1, key FROM claimed")
+            connection.execute("INSERT INTO ready SELECT sub, seq, takings + 1, key, 1 FROM claimed")
             connection.execute("DELETE FROM claimed")
         try:
             with delivery.transaction() as connection:
@@ -358,6 +358,51 @@ def test_replies_leave_nothing_behind(place: Place) -> None:
         assert len(place.rows("SELECT name FROM subscription")) == 2
     assert place.rows("SELECT name FROM subscription") == [("echo",)]
     assert place.rows("SELECT * FROM owner") == []
+
+
+def test_answers_reach_nobody_else(place: Place) -> None:
+    """As in memory: not even who listens to everything."""
+    seen: list[str] = []
+    bus = place.bus()
+    bus.subscribe("echo", lambda message: message.body, name="echo")
+    bus.subscribe(">", lambda message: seen.append(str(message.subject)), name="all")
+    with bus:
+        bus.request("echo", 1, timeout=WAIT)
+        bus.drain(timeout=WAIT)
+    assert seen == ["echo"]
+
+
+def test_a_suspect_runs_alone_and_what_waited_beside_it_is_spared(place: Place) -> None:
+    """What was out when its process ended comes one at a time in each process, whatever the workers; the others then follow."""
+    running: list[Any] = []
+    together: list[Any] = []
+    lock = threading.Lock()
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        with lock:
+            running.append(delivery.attempt)
+            if delivery.attempt > 1 and running.count(2) > 1:
+                together.append(message.body)
+        threading.Event().wait(0.005)
+        with lock:
+            running.remove(delivery.attempt)
+
+    bus = place.bus()
+    reader = bus.subscribe("a", name="s", mailbox=6)
+    with bus:
+        for number in range(12):
+            bus.publish("a", number)
+        with reader.delivery(timeout=WAIT):
+            with closing(sqlite3.connect(place.path)) as connection, connection:
+                connection.execute("INSERT INTO ready SELECT sub, seq, takings + 1, key, 1 FROM claimed")
+                connection.execute("DELETE FROM claimed")
+            bus.stop(drain=False)
+    bus = place.bus()
+    bus.subscribe("a", handle, name="s", workers=4)
+    with bus:
+        bus.drain(timeout=WAIT)
+        assert figures(bus)["acknowledged"] == 12
+    assert together == []
 
 
 # --- what filters remember ---------------------------------------------------------------------------------------------

@@ -47,18 +47,18 @@ class Bound:
             self._window = max(self._least, min(MOST, int(rate * AHEAD)))
         self.settled, self._since = 0, now
         most = min(self._window, self.binding.limit)
-        if self.binding.attempts == 1 or any(claim.takings for claim in list(self.out)):
+        if self.binding.attempts == 1 or self.suspects:
             # What is claimed and lost has been taken once: so nothing is claimed that does not start at once.
             most = min(most, self.workers)
         return max(0, most - out)
+
+    @property
+    def suspects(self) -> bool:
+        """A handler here has a message that was out when its process ended."""
+        return self.binding.handled and any(claim.suspect for claim in list(self.out))
 
     def settle(self) -> bool:
         """One is settled, and no longer out; True if it is time to claim some more, or to write what was settled."""
         self.settled += 1
         left = len(self.out)
         return left < self.workers or left == self._window // 2
-
-    @property
-    def careful(self) -> int:
-        """How many of those to claim that were out before and came back unsettled."""
-        return max(0, self.workers - len(self.out))

@@ -34,14 +34,17 @@ CREATE TABLE dropped (
 ) WITHOUT ROWID;
 
 -- A delivery is in one of these, until it is settled: it may be claimed, has to wait for its time, or is claimed.
--- `takings`: how often it has been claimed and not settled well.
-CREATE TABLE ready (sub INTEGER, seq INTEGER, takings INTEGER NOT NULL, key TEXT, PRIMARY KEY (sub, seq)) WITHOUT ROWID;
+-- `takings`: how often it has been claimed and not settled well. `suspect`: when it was out last, its process ended.
+CREATE TABLE ready (
+    sub INTEGER, seq INTEGER, takings INTEGER NOT NULL, key TEXT, suspect INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (sub, seq)
+) WITHOUT ROWID;
 CREATE TABLE later (
     due REAL, sub INTEGER, seq INTEGER, takings INTEGER NOT NULL, key TEXT, PRIMARY KEY (due, sub, seq)
 ) WITHOUT ROWID;
 CREATE INDEX later_of ON later (sub, seq);
 CREATE TABLE claimed (
-    sub INTEGER, seq INTEGER, takings INTEGER NOT NULL, key TEXT, owner INTEGER NOT NULL, PRIMARY KEY (sub, seq)
+    sub INTEGER, seq INTEGER, takings INTEGER NOT NULL, key TEXT, suspect INTEGER NOT NULL, owner INTEGER NOT NULL,
+    PRIMARY KEY (sub, seq)
 ) WITHOUT ROWID;
 
 -- One row for each start of a transport; `until` is the end of its lease.
@@ -106,12 +109,16 @@ def look_at(path: str, wait: float) -> None:
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise TransportError(f"{path}: there is no folder {folder}; make it first")
-    if not os.path.exists(path) or (os.path.isfile(path) and not os.path.getsize(path)):
+    if os.path.isdir(path):
+        raise TransportError(f"{path} is a folder; name a file in it")
+    if not os.path.exists(path) or not os.path.getsize(path):
         return
     if not (os.access(path, os.W_OK) and os.access(folder, os.W_OK)):
         raise TransportError(f"{path} cannot be written; {REMEDIES['readonly database']}")
     try:
-        connection = connect(path, wait, "ro")  # the last connection to close would move another program's log
+        # Read-only, for the last connection to close would move another program's log; and where there is no log, in a way
+        # that makes none.
+        connection = connect(path, wait, "ro" if os.path.exists(f"{path}-wal") else "ro&immutable=1")
         try:
             _check(connection, path)
         finally:

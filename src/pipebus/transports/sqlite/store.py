@@ -20,6 +20,8 @@ from pipebus.subject import Pattern, PatternTree
 from pipebus.transports.base import Verdict
 from pipebus.transports.sqlite.boot import Life
 
+REPLY: Final = "_reply."
+"""How the subjects of answers begin; see replies.py."""
 SUBJECTS: Final = 16_384
 """Most subjects whose subscriptions are remembered."""
 ASIDE: Final = 256
@@ -38,18 +40,29 @@ class Outgoing(NamedTuple):
     delay: float
 
 
+class Found(NamedTuple):
+    """One delivery, as it was claimed."""
+
+    seq: int
+    takings: int
+    suspect: bool
+    replayed: bool
+    data: bytes
+
+
 class Claim:
     """One delivery in this process's hands: what the bus gives back when it settles it."""
 
-    __slots__ = ("binding", "owner", "replayed", "seq", "sub", "takings")
+    __slots__ = ("binding", "owner", "replayed", "seq", "sub", "suspect", "takings")
 
-    def __init__(self, binding: Any, sub: int, seq: int, owner: int, takings: int, replayed: bool) -> None:
+    def __init__(self, binding: Any, sub: int, owner: int, found: Found) -> None:
         self.binding = binding
         self.sub = sub
-        self.seq = seq
         self.owner = owner
-        self.takings = takings
-        self.replayed = replayed
+        self.seq = found.seq
+        self.takings = found.takings
+        self.suspect = found.suspect
+        self.replayed = found.replayed
 
     @property
     def fence(self) -> tuple[int, int, int, int]:
@@ -75,12 +88,14 @@ class Directory:
     def __init__(self) -> None:
         self.version: Any = None
         self.tree: PatternTree[int] = PatternTree()
+        self.replies: PatternTree[int] = PatternTree()  # answers to requests reach nobody else
         self.reach: OrderedDict[str, tuple[int, ...]] = OrderedDict()
 
     def subscriptions(self, subject: str) -> tuple[int, ...]:
         found = self.reach.get(subject)
         if found is None:
-            found = tuple(dict.fromkeys(self.tree.match(subject)))
+            tree = self.replies if subject.startswith(REPLY) else self.tree
+            found = tuple(dict.fromkeys(tree.match(subject)))
             if len(self.reach) >= SUBJECTS:
                 self.reach.popitem(last=False)
             self.reach[subject] = found
@@ -137,10 +152,11 @@ class Store:
         if directory.version == version:
             return
         tree: PatternTree[int] = PatternTree()
+        replies: PatternTree[int] = PatternTree()
         for sub, patterns in self.execute("SELECT sub, patterns FROM subscription ORDER BY sub"):
             for pattern in json.loads(patterns):
-                tree.add(Pattern(pattern), sub)
-        directory.tree, directory.reach, directory.version = tree, OrderedDict(), version
+                (replies if pattern.startswith(REPLY) else tree).add(Pattern(pattern), sub)
+        directory.tree, directory.replies, directory.reach, directory.version = tree, replies, OrderedDict(), version
 
     def publish(self, outgoing: Sequence[Outgoing]) -> list[Receipt]:
         """Keep messages, and a delivery for each subscription that a message matches; an id that is known changes nothing."""
@@ -172,7 +188,7 @@ class Store:
             seq += 1
         self.many("INSERT INTO message (seq, id, subject, key, stored, data) VALUES (?, ?, ?, ?, ?, ?)", messages)
         if ready:
-            self.many("INSERT INTO ready VALUES (?, ?, 0, ?)", ready)
+            self.many("INSERT INTO ready (sub, seq, takings, key) VALUES (?, ?, 0, ?)", ready)
             self.touched.update(sub for sub, _, _ in ready)
         if later:
             self.many("INSERT INTO later VALUES (?, ?, ?, 0, ?)", later)
@@ -222,7 +238,7 @@ class Store:
                 kept.append((sub, seq, key))
                 if start == "last":
                     break
-        self.many("INSERT INTO ready VALUES (?, ?, 0, ?)", kept)
+        self.many("INSERT INTO ready (sub, seq, takings, key) VALUES (?, ?, 0, ?)", kept)
         self.execute("UPDATE subscription SET accepted = accepted + ? WHERE sub = ?", (len(kept), sub))
         self.touched.add(sub)
 
@@ -241,30 +257,31 @@ class Store:
 
     # --- claiming ----------------------------------------------------------------------------------------------------
 
-    def claim(self, sub: int, owner: int, limit: int, careful: int) -> list[tuple[int, int, bool, bytes]]:
+    def claim(self, sub: int, owner: int, limit: int, careful: bool | None) -> list[Found]:
         """
-        Take deliveries, the oldest first: (seq, takings, replayed, data).
+        Take deliveries, the oldest first.
 
-        Of messages with equal keys one at a time is out, in all processes. One that was out before and came back unsettled
-        may have killed its process: of these at most `careful` are taken, and nothing behind them, so that what is only
-        waiting its turn beside a deadly one does not share its fate.
+        Of messages with equal keys one at a time is out, in all processes. One that was out when its process ended may have
+        killed it: such a suspect is taken by itself, and not at all if `careful`, for then this process has one already. What
+        is only waiting its turn beside a deadly one does not share its fate again and again. (`careful` None: whoever reads
+        may want many at once, so they are taken like all others.)
         """
         rows = self.execute(
-            "SELECT r.seq, r.takings, r.key, m.replayed, m.data FROM ready r JOIN message m ON m.seq = r.seq "
+            "SELECT r.seq, r.takings, r.key, r.suspect, m.replayed, m.data FROM ready r JOIN message m ON m.seq = r.seq "
             "WHERE r.sub = ? ORDER BY r.seq LIMIT ?",
             (sub, limit),
         ).fetchall()
         if any(row[2] is not None for row in rows):
             rows = self._one_of_a_key(sub, rows, limit)
         for number, row in enumerate(rows):
-            if row[1] > 0:
-                rows = rows[: number or careful]
+            if row[3] and careful is not None:
+                rows = rows[: number or not careful]
                 break
         if not rows:
             return []
         self.many("DELETE FROM ready WHERE sub = ? AND seq = ?", [(sub, row[0]) for row in rows])
-        self.many("INSERT INTO claimed VALUES (?, ?, ?, ?, ?)", [(sub, row[0], row[1], row[2], owner) for row in rows])
-        return [(seq, takings, replayed is not None, data) for seq, takings, _, replayed, data in rows]
+        self.many("INSERT INTO claimed VALUES (?, ?, ?, ?, ?, ?)", [(sub, *row[:4], owner) for row in rows])
+        return [Found(seq, takings, bool(suspect), again is not None, data) for seq, takings, _, suspect, again, data in rows]
 
     def _one_of_a_key(self, sub: int, rows: list[Any], limit: int) -> list[Any]:
         taken = {
@@ -287,7 +304,7 @@ class Store:
             if len(kept) >= limit or past >= limit + ASIDE:
                 break
             rows = self.execute(
-                "SELECT r.seq, r.takings, r.key, m.replayed, m.data FROM ready r JOIN message m ON m.seq = r.seq "
+                "SELECT r.seq, r.takings, r.key, r.suspect, m.replayed, m.data FROM ready r JOIN message m ON m.seq = r.seq "
                 "WHERE r.sub = ? AND r.seq > ? ORDER BY r.seq LIMIT ?",
                 (sub, rows[-1][0], max(limit, 64)),
             ).fetchall()
@@ -300,7 +317,7 @@ class Store:
         ).fetchall()
         if rows:
             self.many("DELETE FROM later WHERE due = ? AND sub = ? AND seq = ?", [row[:3] for row in rows])
-            self.many("INSERT INTO ready VALUES (?, ?, ?, ?)", [row[1:] for row in rows])
+            self.many("INSERT INTO ready (sub, seq, takings, key) VALUES (?, ?, ?, ?)", [row[1:] for row in rows])
             self.touched.update(row[1] for row in rows)
 
     # --- settling ----------------------------------------------------------------------------------------------------
@@ -325,7 +342,7 @@ class Store:
     def _settle_one(self, settlement: Settlement) -> bool:
         claim, verdict, delay, why = settlement
         row = self.execute(
-            "DELETE FROM claimed WHERE sub = ? AND seq = ? AND owner = ? AND takings = ? RETURNING key", claim.fence
+            "DELETE FROM claimed WHERE sub = ? AND seq = ? AND owner = ? AND takings = ? RETURNING key, suspect", claim.fence
         ).fetchone()
         if row is None:
             return False
@@ -335,7 +352,8 @@ class Store:
             self.execute("INSERT INTO later VALUES (?, ?, ?, ?, ?)", (self.now() + delay, sub, seq, claim.takings + 1, row[0]))
         elif verdict in ("return", "release"):
             takings = claim.takings + (verdict == "return")
-            self.execute("INSERT INTO ready VALUES (?, ?, ?, ?)", (sub, seq, takings, row[0]))
+            suspect = row[1] if verdict == "release" else 0  # who gives it back has survived it
+            self.execute("INSERT INTO ready VALUES (?, ?, ?, ?, ?)", (sub, seq, takings, row[0], suspect))
         elif isinstance(why, DeadLetter):
             [(name,)] = self.execute("SELECT name FROM subscription WHERE sub = ?", (sub,))
             [(data,)] = self.execute("SELECT data FROM message WHERE seq = ?", (seq,))
@@ -377,8 +395,13 @@ class Store:
         """
         for (sub,) in self.execute("SELECT sub FROM subscription WHERE owner = ?", (owner,)).fetchall():
             self.remove(sub)
-        rows = self.execute("DELETE FROM claimed WHERE owner = ? RETURNING sub, seq, takings, key", (owner,)).fetchall()
-        self.many("INSERT INTO ready VALUES (?, ?, ?, ?)", [(s, q, takings + counts, key) for s, q, takings, key in rows])
+        rows = self.execute(
+            "DELETE FROM claimed WHERE owner = ? RETURNING sub, seq, takings, key, suspect", (owner,)
+        ).fetchall()
+        self.many(
+            "INSERT INTO ready VALUES (?, ?, ?, ?, ?)",
+            [(sub, seq, takings + counts, key, counts or suspect) for sub, seq, takings, key, suspect in rows],
+        )
         self.touched.update(row[0] for row in rows)
         self.execute("DELETE FROM owner WHERE owner = ?", (owner,))
         return len(rows)
@@ -388,11 +411,11 @@ class Store:
         adopted: list[tuple[Claim, int]] = []
         for claim in claims:
             row = self.execute(
-                "DELETE FROM ready WHERE sub = ? AND seq = ? AND takings > ? RETURNING takings, key",
+                "DELETE FROM ready WHERE sub = ? AND seq = ? AND takings > ? RETURNING takings, key, suspect",
                 (claim.sub, claim.seq, claim.takings),
             ).fetchone()
             if row is not None:
-                self.execute("INSERT INTO claimed VALUES (?, ?, ?, ?, ?)", (claim.sub, claim.seq, row[0], row[1], owner))
+                self.execute("INSERT INTO claimed VALUES (?, ?, ?, ?, ?, ?)", (claim.sub, claim.seq, *row, owner))
                 adopted.append((claim, row[0]))
         return adopted
 
@@ -430,7 +453,7 @@ class Store:
             "INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?)",
             (seq, wire.get("id", letter), wire.get("type", ""), wire.get("partitionkey"), self.now(), data, letter),
         )
-        self.execute("INSERT INTO ready VALUES (?, ?, 0, ?)", (sub, seq, wire.get("partitionkey")))
+        self.execute("INSERT INTO ready (sub, seq, takings, key) VALUES (?, ?, 0, ?)", (sub, seq, wire.get("partitionkey")))
         self.execute("DELETE FROM dead WHERE id = ?", (letter,))
         self.touched.add(sub)
         return None

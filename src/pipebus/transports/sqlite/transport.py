@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -81,6 +81,7 @@ class SqliteTransport(Transport):
         self._stopping = False
         self._directory = Directory()
         self.owner = 0
+        self._turn = 0
         self._users = 0
         self._pid = 0
         self.patience = 0.4  # a stop waits so long, in seconds, for a file that fails
@@ -190,7 +191,9 @@ class SqliteTransport(Transport):
                 store.leave(owner.owner, counts=True)
             store.execute("COMMIT")
         except BaseException:
-            store.execute("ROLLBACK")
+            if store.connection.in_transaction:  # a failing disk has ended it already
+                with suppress(sqlite3.Error):
+                    store.execute("ROLLBACK")
             raise
         return float(base)
 
@@ -243,15 +246,21 @@ class SqliteTransport(Transport):
             self._leave_file()
 
     def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a function of a connection that only reads; also while the bus is stopped."""
-        self._use_file()
+        """Run a function of a connection that only reads; also while the bus is stopped, and then without any lock."""
+        path, wait = self.options.path, self.options.wait
         try:
-            with self._read_lock:
-                return query(self._reading)
+            if self._keeper is None:
+                schema.look_at(path, wait)
+                with closing(schema.connect(path, wait, "ro")) as connection:
+                    return query(connection)
+            self._use_file()
+            try:
+                with self._read_lock:
+                    return query(self._reading)
+            finally:
+                self._leave_file()
         except sqlite3.Error as error:
-            raise TransportError(f"{self.options.path}: {schema.said(error)}") from error
-        finally:
-            self._leave_file()
+            raise TransportError(f"{path}: {schema.said(error)}") from error
 
     # --- publishing --------------------------------------------------------------------------------------------------
 
@@ -514,7 +523,10 @@ class SqliteTransport(Transport):
 
     def _wanted(self, now: float) -> list[tuple[Bound, int]]:
         wanted: list[tuple[Bound, int]] = []
-        for bound in self.bindings():
+        bindings = self.bindings()
+        self._turn += 1  # who comes first takes a suspect, if there are any
+        first = self._turn % len(bindings) if bindings else 0
+        for bound in (*bindings[first:], *bindings[:first]):
             count = bound.wants(now)
             if count:
                 if self._peek(bound.sub):
@@ -617,11 +629,13 @@ class Round:
         self._owner, self._until = owner, until
         for task in self.tasks:
             task(store)
+        careful = any(bound.suspects for bound in transport.bindings())
         for bound, count in self.wanted:
-            found = store.claim(bound.sub, owner, count, bound.careful)
-            claims = [Claim(bound, bound.sub, seq, owner, takings, again) for seq, takings, again, _ in found]
-            self.claimed.append((bound, claims, [data for *_, data in found]))
-            bound.out.update(dict.fromkeys(claims))  # before the commit: a drain must not find them nowhere
+            found = store.claim(bound.sub, owner, count, careful if bound.binding.handled else None)
+            claims = [Claim(bound, bound.sub, owner, one) for one in found]
+            self.claimed.append((bound, claims, [one.data for one in found]))
+            bound.out.update(dict.fromkeys(claims))
+            careful = careful or bound.suspects  # before the commit: a drain must not find them nowhere
 
     def undo(self) -> None:
         for bound, claims, _ in self.claimed:
