@@ -52,6 +52,52 @@ def run(*args: object, program: list[str] = PIPEBUS, **options: Any) -> subproce
     return subprocess.run(command, check=False, capture_output=True, timeout=PATIENCE, **options)
 
 
+MANY = """
+import json, os, sys, tempfile, traceback
+import jmespath, structlog
+import pipebus.config.catalogue, pipebus.config.files, pipebus.filters, pipebus.records, pipebus.testing.file_tests
+import pipebus.transports.memory
+from pipebus.cli import build_parser, main
+
+build_parser()
+
+said = []
+for argv in json.load(sys.stdin):
+    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        code = 1
+        try:
+            code = main(argv)
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # what is torn down is torn down in the tests that use `run`
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    texts = []
+    for file in (out, err):
+        file.seek(0)
+        texts.append(file.read().decode())
+    said.append([code, *texts])
+json.dump(said, sys.stdout)
+"""
+"""For tables of many commands: each in a process of its own, forked from one that has imported the program."""
+
+
+def many(*argvs: list[Any], **options: Any) -> list[subprocess.CompletedProcess[str]]:
+    """What `run` says of each."""
+    asked = [[str(arg) for arg in argv] for argv in argvs]
+    done = run(program=[sys.executable, "-c", MANY], input=json.dumps(asked), **options)
+    assert done.returncode == 0, done.stderr
+    return [subprocess.CompletedProcess(argv, *told) for argv, told in zip(asked, json.loads(done.stdout), strict=True)]
+
+
 def figures(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """The summary of `run --json`: the last line."""
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
