@@ -6,14 +6,14 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipebus import Bus, Delivery, Message, UnsupportedCapability
-from pipebus.errors import AlreadySettled, LifecycleError, TransportError
+from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, TransportError
 from pipebus.filters import Dedupe, Redeliver
 from pipebus.transports.sqlite import schema
 from pipebus.transports.sqlite.options import Options
@@ -392,7 +392,7 @@ def test_a_suspect_runs_alone_and_what_waited_beside_it_is_spared(place: Place) 
     with bus:
         for number in range(12):
             bus.publish("a", number)
-        with reader.delivery(timeout=WAIT):
+        with suppress(BusClosed), reader.delivery(timeout=WAIT):
             with closing(sqlite3.connect(place.path)) as connection, connection:
                 connection.execute("INSERT INTO ready SELECT sub, seq, takings + 1, key, 1 FROM claimed")
                 connection.execute("DELETE FROM claimed")
