@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pipebus import Bus, Delivery, Message, UnsupportedCapability
+from pipebus import Bus, Delivery, Dropped, Message, UnsupportedCapability, transform
 from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, TransportError
 from pipebus.filters import Dedupe, Redeliver
-from pipebus.transports.sqlite import schema
+from pipebus.transports.sqlite import schema, writer
 from pipebus.transports.sqlite.options import Options
 
 WAIT = 10.0
@@ -167,6 +167,49 @@ def test_it_ends_with_its_block_and_not_before(place: Place, end: str) -> None:
         assert place.rows("SELECT * FROM bill") == []
 
 
+def test_a_transaction_that_sqlite_has_rolled_back_keeps_nothing(place: Place) -> None:
+    """Whoever catches the error goes on in no transaction: what follows must not be kept by itself."""
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        with delivery.transaction() as connection:
+            connection.execute("CREATE TABLE one (x UNIQUE)")
+            connection.execute("INSERT INTO one VALUES (1)")
+            with suppress(sqlite3.IntegrityError):
+                connection.execute("INSERT OR ROLLBACK INTO one VALUES (1)")
+            with suppress(TransportError):
+                bus.publish("billed", 1)
+
+    bus = bills(place, handle)
+    with bus:
+        bus.publish("order")
+        bus.drain(timeout=WAIT)
+        (letter,) = bus.dead_letters.list()
+        assert "SQLite has rolled this transaction back" in letter.error
+        assert (figures(bus)["acknowledged"], figures(bus, "done")["accepted"]) == (0, 0)
+
+
+def test_an_async_publish_chain_is_part_of_the_transaction(place: Place) -> None:
+    """It runs on the bus's loop, while the handler's thread waits."""
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        with delivery.transaction():
+            bus.publish("billed", message.body)
+            if message.body == "bad":
+                raise ValueError
+
+    bus = bills(place, handle)
+
+    @bus.use
+    async def look(message: Message, call_next: Any) -> Any:
+        return await call_next(message)
+
+    with bus:
+        for body in ("good", "bad"):
+            bus.publish("order", body)
+        bus.drain(timeout=WAIT)
+        assert figures(bus, "done")["acknowledged"] == 1
+
+
 def test_a_settled_delivery_opens_none(place: Place) -> None:
     errors: list[BaseException] = []
 
@@ -278,6 +321,74 @@ def test_the_next_of_a_key_waits_for_one_that_was_given_back(place: Place) -> No
         bus.publish("a", "other", key="o")
         assert done.wait(WAIT)
     assert seen == ["other", 1, 2]
+
+
+def test_a_hot_key_holds_nobody_else_up(place: Place) -> None:
+    """However many wait behind one that was given back."""
+    seen: list[Any] = []
+    both = threading.Event()
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        if message.key == "hot":
+            delivery.retry(delay=3600.0)
+            return
+        seen.append(message.body)
+        if len(seen) == 2:
+            both.set()
+
+    bus = place.bus("?durability=process")
+    bus.subscribe("a", handle, name="s")
+    with bus:
+        for number in range(600):
+            bus.publish("a", number, key="hot")
+        bus.publish("a", "another key", key="cold")
+        bus.publish("a", "no key")
+        assert both.wait(WAIT)
+        bus.stop(drain=False)
+    assert seen == ["another key", "no key"]
+
+
+# --- many at once, and what one of them does to the others -------------------------------------------------------------
+
+
+def test_a_line_that_is_longer_than_a_transaction_is_written_in_several(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever leads has its own job done when it returns, and nobody is told before it is so."""
+    monkeypatch.setattr(writer, "BATCH", 2)
+    seen: list[Any] = []
+    bus = place.bus("?durability=process")
+    bus.subscribe("a", lambda message: seen.append(message.body), name="s")
+
+    def publish(first: int) -> None:
+        for number in range(first, first + 20):
+            assert bus.publish("a", number).mailboxes == 1
+
+    async def main() -> None:
+        async with bus:
+            threads = [asyncio.to_thread(publish, 1000 * n) for n in range(4)]
+            receipts = await asyncio.gather(*threads, *(bus.apublish("a", -number) for number in range(1, 101)))
+            assert all(receipt.mailboxes == 1 for receipt in receipts[4:])
+            await bus.adrain(timeout=WAIT)
+
+    asyncio.run(main())
+    assert sorted(seen) == sorted([*range(-100, 0), *(1000 * n + m for n in range(4) for m in range(20))])
+
+
+def test_a_settlement_that_cannot_be_written_harms_no_other(place: Place) -> None:
+    """A reason with half of a character; and one that SQLite refuses altogether goes back instead."""
+    reasons = ["half \udcff", "fine"]
+
+    @transform
+    def refuse(message: Message) -> Message | Dropped:
+        return Dropped(reasons[message.body]) if message.body < 2 else message
+
+    bus = place.bus()
+    bus.subscribe("a", lambda message: None, name="s", filters=[refuse])
+    with bus:
+        for number in range(4):
+            bus.publish("a", number)
+        bus.drain(timeout=WAIT)
+        assert figures(bus)["dropped"] == {"fine": 1, "half \\udcff": 1}
+        assert figures(bus)["acknowledged"] == 2
 
 
 # --- what is kept, and for how long ------------------------------------------------------------------------------------

@@ -55,8 +55,8 @@ CREATE TABLE owner (
 
 CREATE TABLE dead (
     letter INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, sub INTEGER, subscription TEXT NOT NULL,
-    data BLOB NOT NULL, author TEXT, error TEXT NOT NULL, digest TEXT NOT NULL, traceback TEXT NOT NULL, attempts INTEGER NOT NULL, first_time REAL NOT NULL,
-    time REAL NOT NULL
+    data BLOB NOT NULL, author TEXT, error TEXT NOT NULL, digest TEXT NOT NULL, traceback TEXT NOT NULL,
+    attempts INTEGER NOT NULL, first_time REAL NOT NULL, time REAL NOT NULL
 );
 CREATE INDEX dead_of ON dead (sub);
 

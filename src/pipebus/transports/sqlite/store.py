@@ -25,7 +25,7 @@ REPLY: Final = "_reply."
 SUBJECTS: Final = 16_384
 """Most subjects whose subscriptions are remembered."""
 ASIDE: Final = 256
-"""How many messages whose key is taken a claim looks past."""
+"""How many further messages of keys that it has just taken a claim looks past; the next one skips all of them."""
 CHUNK: Final = 500
 """Parameters in one statement."""
 
@@ -266,11 +266,7 @@ class Store:
         is only waiting its turn beside a deadly one does not share its fate again and again. (`careful` None: whoever reads
         may want many at once, so they are taken like all others.)
         """
-        rows = self.execute(
-            "SELECT r.seq, r.takings, r.key, r.suspect, m.replayed, m.data FROM ready r JOIN message m ON m.seq = r.seq "
-            "WHERE r.sub = ? ORDER BY r.seq LIMIT ?",
-            (sub, limit),
-        ).fetchall()
+        rows = self._ready(sub, 0, limit)
         if any(row[2] is not None for row in rows):
             rows = self._one_of_a_key(sub, rows, limit)
         for number, row in enumerate(rows):
@@ -283,31 +279,30 @@ class Store:
         self.many("INSERT INTO claimed VALUES (?, ?, ?, ?, ?, ?)", [(sub, *row[:4], owner) for row in rows])
         return [Found(seq, takings, bool(suspect), again is not None, data) for seq, takings, _, suspect, again, data in rows]
 
+    def _ready(self, sub: int, after: int, limit: int) -> list[Any]:
+        """What may be claimed: nothing whose key is out, or waits for its next taking."""
+        return self.execute(
+            "SELECT r.seq, r.takings, r.key, r.suspect, m.replayed, m.data FROM ready r JOIN message m ON m.seq = r.seq "
+            "WHERE r.sub = ?1 AND r.seq > ?2 AND (r.key IS NULL OR r.key NOT IN ("
+            "SELECT key FROM claimed WHERE sub = ?1 AND key IS NOT NULL UNION ALL "
+            "SELECT key FROM later WHERE sub = ?1 AND takings > 0 AND key IS NOT NULL)) ORDER BY r.seq LIMIT ?3",
+            (sub, after, limit),
+        ).fetchall()
+
     def _one_of_a_key(self, sub: int, rows: list[Any], limit: int) -> list[Any]:
-        taken = {
-            key
-            for (key,) in self.execute(
-                "SELECT key FROM claimed WHERE sub = ? AND key IS NOT NULL "
-                "UNION SELECT key FROM later WHERE sub = ? AND takings > 0 AND key IS NOT NULL",
-                (sub, sub),
-            )
-        }
+        """The first of each key; of those behind, as many as make up for the others, if they are not far."""
         kept: list[Any] = []
+        taken: set[str] = set()
         past = 0
         while rows:
             for row in rows:
                 if row[2] is None or row[2] not in taken:
                     kept.append(row)
-                    if row[2] is not None:
-                        taken.add(row[2])
+                    taken.add(row[2])
             past += len(rows)
             if len(kept) >= limit or past >= limit + ASIDE:
                 break
-            rows = self.execute(
-                "SELECT r.seq, r.takings, r.key, r.suspect, m.replayed, m.data FROM ready r JOIN message m ON m.seq = r.seq "
-                "WHERE r.sub = ? AND r.seq > ? ORDER BY r.seq LIMIT ?",
-                (sub, rows[-1][0], max(limit, 64)),
-            ).fetchall()
+            rows = self._ready(sub, rows[-1][0], max(limit, 64))
         return kept[:limit]
 
     def wake(self) -> None:
@@ -359,7 +354,7 @@ class Store:
             [(data,)] = self.execute("SELECT data FROM message WHERE seq = ?", (seq,))
             self.bury(why, data, sub, name)
         else:
-            self.drop(sub, why or "dropped")
+            self.drop(sub, _text(why) or "dropped")
         return True
 
     def drop(self, sub: int, reason: str, count: int = 1) -> None:
@@ -427,8 +422,8 @@ class Store:
             "INSERT INTO dead (id, sub, subscription, data, author, error, digest, traceback, attempts, first_time, time) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                letter.id, sub, name, data, letter.by, _text(letter.error), letter.digest, _text(letter.traceback),
-                letter.attempts, letter.first_time, letter.time,
+                letter.id, sub, name, data, letter.by and _text(letter.by), _text(letter.error), letter.digest,
+                _text(letter.traceback), letter.attempts, letter.first_time, letter.time,
             ),
         )  # fmt: skip
         over = self.execute(

@@ -20,18 +20,28 @@ from pipebus.transports.sqlite.files import WriteLock
 from pipebus.transports.sqlite.schema import said
 from pipebus.transports.sqlite.store import Claim, Outgoing, Settlement, Store
 
-_current: Final[contextvars.ContextVar[tuple[Any, Store] | None]] = contextvars.ContextVar("pipebus.sqlite", default=None)
+
+class Open:
+    """A transaction that a handler has open; emptied at its end, for what the handler has left running in its context."""
+
+    def __init__(self, transport: Any, store: Store) -> None:
+        self.transport = transport
+        self.store: Store | None = store
+
+
+_current: Final[contextvars.ContextVar[Open | None]] = contextvars.ContextVar("pipebus.sqlite", default=None)
 OURS: Final = {"COMMIT", "ROLLBACK", "BEGIN"}
 
 
 def current(transport: Any) -> Store | None:
     """Where this thread's publishes go: the transaction that it has open, if it is one of this transport's."""
     found = _current.get()
-    return found[1] if found is not None and found[0] is transport else None
+    return found.store if found is not None and found.transport is transport else None
 
 
 def publish(store: Store, outgoing: Outgoing) -> Receipt:
     """A publish inside a transaction."""
+    _check(store)
     [receipt] = store.publish([outgoing])
     return receipt
 
@@ -54,13 +64,16 @@ def transaction(
         connection = store.connection
         try:
             store.execute("BEGIN IMMEDIATE")
-            token = _current.set((transport, store))
+            here = Open(transport, store)
+            token = _current.set(here)
             connection.set_authorizer(_no_end)
             try:
                 yield connection
             finally:
+                here.store = None
                 connection.set_authorizer(None)
                 _current.reset(token)
+            _check(store)
             if store.settle([Settlement(claim, "acknowledge", 0.0, "")]):
                 raise TransportError(
                     f"{path}: this delivery's lease had ended and others have it now; nothing of the transaction was kept"
@@ -77,6 +90,17 @@ def transaction(
         finally:
             connection.close()
     wrote(store)
+
+
+def _check(store: Store) -> None:
+    """
+    Raises:
+        TransportError: SQLite has rolled it back; what came after that would be kept by itself.
+    """
+    if not store.connection.in_transaction:
+        raise TransportError(
+            "SQLite has rolled this transaction back (OR ROLLBACK, RAISE(ROLLBACK), or a failing disk); nothing of it was kept"
+        )
 
 
 def _no_end(action: int, what: str | None, *_: object) -> int:

@@ -165,7 +165,7 @@ class SqliteTransport(Transport):
         self._files = lock
         options = self.options
         power = options.durability == "power"
-        self._writer = Writer(store, lock, power, options.max_bytes, path, self._ring, self._wrote, self._rested)
+        self._writer = Writer(store, lock, power, options.max_bytes, path, self._ring, self._wrote, self._rested, self._warn)
         self._version = -1
         self._open = True
 
@@ -277,7 +277,14 @@ class SqliteTransport(Transport):
         return receipt
 
     def asend(self, message: Message[Any], delay: float) -> Awaitable[Receipt]:
-        return self._writer.acall(self._outgoing(message, delay))
+        outgoing = self._outgoing(message, delay)
+        store = transaction.current(self)
+        if store is None:
+            return self._writer.acall(outgoing)
+        # An async chain, run on the bus's loop for a handler that waits for it inside its transaction.
+        done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        done.set_result(transaction.publish(store, outgoing))
+        return done
 
     def _outgoing(self, message: Message[Any], delay: float) -> Outgoing:
         if self._stopping or self._keeper is None:
@@ -451,6 +458,10 @@ class SqliteTransport(Transport):
         if stale:
             self._around.warn("delivery.settled_too_late", path=self.options.path, deliveries=stale)
 
+    def _warn(self, event: str, **facts: Any) -> None:
+        if self._keeper is not None:  # else nobody is here yet: a tool's look at dead letters
+            self._around.warn(event, **facts)
+
     def _ring(self) -> None:
         if not self._bell.is_set():
             self._bell.set()
@@ -471,8 +482,8 @@ class SqliteTransport(Transport):
             try:
                 busy = self._round()
                 pause = 0.0
-            except (PipebusError, sqlite3.Error) as error:
-                # The file failed. Everything is still in line, or in the file.
+            except Exception as error:
+                # The file failed, or we did. Everything is still in line, or in the file.
                 if self._stopping and pause >= self.patience:
                     self._around.warn("store.not_settled", path=self.options.path, error=str(error))
                     return

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
-from pipebus.errors import PipebusError, PublishUnknown, TransportError
+from pipebus.errors import PipebusError, PublishUnknown, TransportError, text_of
 from pipebus.transports.sqlite.files import WriteLock
 from pipebus.transports.sqlite.schema import said
 from pipebus.transports.sqlite.store import Outgoing, Settlement, Store
@@ -70,12 +70,14 @@ class Writer:
         most: Bytes that the file may use; None: no limit.
         ring: Have the keeper look: there are jobs that nobody waits for.
         wrote: Called by the leader after each commit, with how many settlements came too late. The file's lock is held.
+        warn: Takes a warning; see Surroundings.
         rested: Called by the last leader: nothing is in line, and nobody leads. No lock is held.
     """
 
     def __init__(
         self, store: Store, lock: WriteLock, power: bool, most: int | None, path: str, ring: Callable[[], None],
         wrote: Callable[[int], None], rested: Callable[[], None],
+        warn: Callable[..., None],
     ) -> None:  # fmt: skip
         self.store = store
         self.files = lock
@@ -85,6 +87,7 @@ class Writer:
         self.ring = ring
         self.wrote = wrote
         self.rested = rested
+        self.warn = warn
         self.stale = 0  # settlements that came too late
         self.pages = 0  # written since the last checkpoint, by a rough count
         self.rounds = 0  # transactions so far, whatever became of them
@@ -92,6 +95,7 @@ class Writer:
         self._leading = False
         self._lock = threading.Lock()
         self._full = True  # what `synchronous` is now
+        self._unsynced = False  # something was committed without a sync
         self._ill = False  # a commit has failed: see `_heal`
 
     # --- coming with a job -------------------------------------------------------------------------------------------
@@ -115,7 +119,7 @@ class Writer:
         if not lead:
             lead = self._wait(job)
         if lead:
-            self._lead()
+            self._lead(job)
         if job.error is not None:
             try:
                 raise job.error
@@ -134,7 +138,7 @@ class Writer:
                 job.gate = None
                 called = job.called
             if called:
-                self._lead()
+                self._lead(None)
             raise
         return job.called
 
@@ -167,12 +171,15 @@ class Writer:
 
     # --- leading -----------------------------------------------------------------------------------------------------
 
-    def _lead(self) -> None:
-        """One transaction, then hand the lead on."""
+    def _lead(self, own: Job | None) -> None:
+        """One transaction, then hand the lead on. The leader's own job is in it, however long the line is."""
         batch: list[Job] = []
         with self._lock:
             while self._line and len(batch) < BATCH:
                 batch.append(self._line.popleft())
+            if own is not None and own in self._line:
+                self._line.remove(own)
+                batch.append(own)
         try:
             again = self._write(batch)
         except BaseException as error:  # an interrupt, in the thread of a user
@@ -224,7 +231,7 @@ class Writer:
                     return []
                 except _CommitFailed as failure:
                     return self._unknown(batch, failure.error)
-                except (sqlite3.Error, PipebusError) as error:
+                except Exception as error:
                     if len(batch) == 1:
                         return self._failed(batch[0], error)
                 again: list[Job] = []
@@ -233,7 +240,7 @@ class Writer:
                         self._transact([job])
                     except _CommitFailed as failure:
                         again += self._unknown([job], failure.error)
-                    except (sqlite3.Error, PipebusError) as error:
+                    except Exception as error:
                         again += self._failed(job, error)
                 return again
         except (PipebusError, OSError) as error:  # the lock
@@ -258,7 +265,10 @@ class Writer:
             for job in batch:
                 if isinstance(job.what, Outgoing):
                     outgoing.append(job)
-                elif job.what is not None and not isinstance(job.what, Settlement):
+                elif job.what is None:
+                    if full and self._unsynced:  # a flush: without a write there would be nothing to sync
+                        execute("UPDATE meta SET value = value WHERE name = 'seq'")
+                elif not isinstance(job.what, Settlement):
                     job.result = job.what(store)
             if outgoing and self.most is not None and (why := self._no_room(store, self.most)) is not None:
                 for job in outgoing:
@@ -281,6 +291,7 @@ class Writer:
             self._ill = True
             self._roll_back()
             raise
+        self._unsynced = not full
         self.stale += stale
         self.pages += 6 + len(batch) // 4 + written // 4000
         self.wrote(stale)
@@ -323,8 +334,13 @@ class Writer:
     # --- failing -----------------------------------------------------------------------------------------------------
 
     def _failed(self, job: Job, error: Exception) -> list[Job]:
-        """It was not done; a settlement is tried again."""
+        """It was not done; a settlement is tried again, if the file may be to blame."""
         if isinstance(job.what, Settlement):
+            if not isinstance(error, (sqlite3.DatabaseError, PipebusError, OSError)):
+                self.warn("delivery.not_settled", path=self.path, verdict=job.what.verdict, error=text_of(error))
+                if job.what.verdict == "return":
+                    return []
+                job.what = job.what._replace(verdict="return", delay=0.0, why="")
             return [job]
         job.error = error if isinstance(error, PipebusError) else TransportError(f"{self.path}: {said(error)}")
         return []
