@@ -237,8 +237,8 @@ class Replies:
             return
         with self._lock:
             if not self._listens:
-                self._listens = True
                 self.bus.subscribe(f"{PREFIX}{self._token}.*", self._hear, name=f"{LISTENER}{self._token}", mailbox=1_000_000)
+                self._listens = True  # not before: who sees it asks at once
 
     def _hear(self, message) -> None:  # type: ignore[no-untyped-def]
         self.arrive(message)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipebus import Bus, Delivery, Dropped, Message, UnsupportedCapability, transform
-from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, TransportError
+from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, ReceiveTimeout, TransportError
 from pipebus.filters import Dedupe, Redeliver
 from pipebus.transports.sqlite import schema, writer
 from pipebus.transports.sqlite.options import Options
@@ -516,6 +516,70 @@ def test_a_suspect_runs_alone_and_what_waited_beside_it_is_spared(place: Place) 
     assert together == []
 
 
+# --- what others do to the file ----------------------------------------------------------------------------------------
+
+
+def test_requests_work_after_a_lease_was_lost(place: Place) -> None:
+    """What was this process's own, the subscription for its replies, is made again."""
+    bus = place.bus("?lease=300ms")
+    bus.subscribe("echo", lambda message: message.body, name="echo")
+    with bus:
+        assert bus.request("echo", 1, timeout=WAIT).body == 1
+        owner = bus.transport.owner
+        bus.transport.write(lambda store: store.leave(owner, counts=True))
+        while bus.transport.owner == owner:
+            threading.Event().wait(0.01)
+        assert bus.request("echo", 2, timeout=WAIT).body == 2
+
+
+def test_what_is_held_while_the_lease_is_lost_is_still_ours_if_nobody_took_it(place: Place) -> None:
+    """A laptop that slept: the handler goes on, and its acknowledgement counts."""
+    go, begun = threading.Event(), threading.Event()
+    runs: list[int] = []
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        runs.append(delivery.attempt)
+        begun.set()
+        assert go.wait(WAIT)
+
+    bus = place.bus("?lease=300ms")
+    bus.subscribe("a", handle, name="s")
+    with bus:
+        bus.publish("a")
+        assert begun.wait(WAIT)
+        owner = bus.transport.owner
+        bus.transport.write(lambda store: store.leave(owner, counts=True))
+        while bus.transport.owner == owner:
+            threading.Event().wait(0.01)
+        go.set()
+        bus.drain(timeout=WAIT)
+        assert figures(bus)["acknowledged"] == 1
+    assert runs == [1]
+
+
+def test_a_subscription_that_somebody_removed_is_made_again(place: Place) -> None:
+    """No silent idleness: it is told in the log, and what is published from then on arrives."""
+    bus = place.bus()
+    reader = bus.subscribe("a", name="s")
+    with bus:
+        place.bus().transport.remove("s")
+        while not bus.publish("a", "x").mailboxes:
+            threading.Event().wait(0.01)
+        assert reader.receive(timeout=WAIT).body == "x"
+
+
+def test_delayed_messages_are_not_early_for_late_subscribers(place: Place) -> None:
+    bus = place.bus("?retention=1h")
+    with bus:
+        bus.publish("a", "later", delay=3600.0)
+        bus.publish("a", "now")
+        reader = bus.subscribe("a", name="s", deliver="all")
+        assert reader.receive(timeout=WAIT).body == "now"
+        with pytest.raises(ReceiveTimeout):
+            reader.receive(timeout=0.05)
+        assert figures(bus)["pending"] == 1
+
+
 # --- what filters remember ---------------------------------------------------------------------------------------------
 
 
@@ -542,6 +606,28 @@ def test_a_durable_dedupe_forgets_when_its_time_is_over(place: Place) -> None:
         while bus.transport.seen("s", "str:'same'"):
             pass
     assert seen == ["x", "x"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_a_transaction_takes_back_was_not_published(place: Place, durable: bool) -> None:
+    """A Dedupe before the file forgets it too: published once more, it arrives."""
+    seen: list[Any] = []
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        with delivery.transaction():
+            assert bus.publish("billed", delivery.attempt, id="bill-7")
+            if delivery.attempt == 1:
+                raise ConnectionError
+
+    bus = place.bus("?window=0")
+    bus.use(Dedupe(durable=durable))
+    bus.subscribe("order", handle, name="s", filters=[Redeliver(wait=0.0)])
+    bus.subscribe("billed", lambda message: seen.append(message.body), name="done")
+    with bus:
+        bus.publish("order", id="order-7")
+        bus.drain(timeout=WAIT)
+        assert figures(bus)["acknowledged"] == 1
+    assert seen == [2]
 
 
 def test_a_durable_dedupe_needs_a_store() -> None:

@@ -15,5 +15,6 @@ from pipebus.filters.timeout import Timeout
 from pipebus.filters.validate import Validate
 
 __all__ = [
-    "Dedupe", "Drop", "Enrich", "Expire", "Fields", "Log", "Redeliver", "Reroute", "Retry", "SetHeaders", "Tap", "Timeout", "Validate",
+    "Dedupe", "Drop", "Enrich", "Expire", "Fields", "Log", "Redeliver", "Reroute", "Retry", "SetHeaders", "Tap",
+    "Timeout", "Validate",
 ]  # fmt: skip

@@ -42,11 +42,11 @@ class Dedupe(Around):
         ContractError: the key function failed, or returned what cannot be hashed. A `Rejected` of its own passes.
         UnsupportedCapability: at start, `durable` where the transport keeps no memory for filters.
 
-    The memory is this process's (unless `durable`), and each chain has its own: one for publishing, and one around each subscription's handler,
-    so that of two subscribers each gets its copy. A copy that comes while the first is under way is dropped even if the first
-    fails later. A publish that some mailboxes accepted and others refused has failed: when it is published again, it comes
-    twice to the first ones, unless they have a Dedupe of their own. What is under way in one process is not known to others:
-    of two copies that run in two processes at the same moment, both run.
+    The memory is this process's (unless `durable`), and each chain has its own: one for publishing, and one around each
+    subscription's handler, so that of two subscribers each gets its copy. A copy that comes while the first is under way is
+    dropped even if the first fails later. A publish that some mailboxes accepted and others refused has failed: when it is
+    published again, it comes twice to the first ones, unless they have a Dedupe of their own. What is under way in one
+    process is not known to others: of two copies that run in two processes at the same moment, both run.
 
     With `Retry`: `Dedupe(…), Retry(…)`. The message is then under way until the last run. The other way round it is forgotten
     between two runs, a copy may slip in meanwhile, and the next run is dropped as its duplicate.
@@ -78,12 +78,14 @@ class Dedupe(Around):
             raise PipelineError(f"Dedupe.size={self.size!r}: it is a whole number of messages, at least 1")
         self._clock: Clock = SYSTEM
         self._transport: Any = None  # where it remembers, if it is durable
+        self._if_undone: Callable[[Callable[[], object]], object] = lambda call: None
         self._published = _Memory()
         # Subscriptions come and go: their chains hold these.
         self._handled: weakref.WeakValueDictionary[str, _Memory] = weakref.WeakValueDictionary()
 
     def start(self, context: Context) -> None:
         self._clock = context.clock
+        self._if_undone = getattr(getattr(context.bus, "transport", None), "if_undone", self._if_undone)
         if self.durable:
             transport = context.bus.transport
             if not transport.capabilities.memory:
@@ -118,6 +120,8 @@ class Dedupe(Around):
         finally:
             well = _went_well(delivery, fine)
             memory.leave(key, delivery, well, self._clock, self.size)
+            if well:
+                self._if_undone(functools.partial(memory.forget, key))
             if well and stored and not known:
                 self._transport.learn(place, stored, self.window)
         return outcome
@@ -179,6 +183,10 @@ class _Memory:
             self._known.pop(key, None)
             self._under_way[key] = delivery  # in place of one that its handler has given back, and that still runs
             return True
+
+    def forget(self, key: Hashable) -> None:
+        with self._lock:
+            self._known.pop(key, None)
 
     def leave(self, key: Hashable, delivery: Any, well: bool, clock: Clock, size: int) -> None:
         with self._lock:

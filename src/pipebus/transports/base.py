@@ -222,6 +222,10 @@ class Transport(Protocol):
         """Remember a key; kept not later than what is settled after this call."""
         raise UnsupportedCapability(f"{type(self).__name__} keeps no memory for filters")
 
+    def if_undone(self, call: Callable[[], object]) -> None:
+        """Call this if the transaction that a handler has open here comes to nothing; without one, never."""
+        return
+
     def transaction(self, token: Any) -> AbstractContextManager[Any]:
         """
         A connection to the store; at the end of the block what was written on it, what was sent meanwhile on this thread

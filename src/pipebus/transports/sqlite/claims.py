@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from pipebus.transports.base import Binding
 from pipebus.transports.sqlite.store import Claim
 
+CLEARED: Final = 5.0
+"""Seconds after which a message that may have killed its process is no suspect any more: the process lives."""
 AHEAD: Final = 0.1
 """Seconds of work to have at hand."""
 MOST: Final = 500
@@ -22,9 +25,11 @@ class Bound:
     enough that it need not wait for the file: about what it has settled in a tenth of a second.
     """
 
-    def __init__(self, binding: Binding, sub: int, now: float) -> None:
+    def __init__(self, binding: Binding, now: float) -> None:
         self.binding = binding
-        self.sub = sub
+        self.name = binding.name
+        self.patterns = [pattern.text for pattern in binding.patterns]
+        self.sub = 0  # its number in the file
         self.out: dict[Claim, None] = {}  # one step each way, so without a lock
         self.maybe = True  # there may be something to claim
         self.not_before = 0.0  # its mailbox had no room: ask again then
@@ -52,10 +57,17 @@ class Bound:
             most = min(most, self.workers)
         return max(0, most - out)
 
+    def owner(self, owner: int) -> int | None:
+        """Whom it goes with; None: it stays."""
+        return None if self.binding.durable else owner
+
     @property
     def suspects(self) -> bool:
-        """A handler here has a message that was out when its process ended."""
-        return self.binding.handled and any(claim.suspect for claim in list(self.out))
+        """A handler here has had a message for moments only that was out when its process ended."""
+        if not self.binding.handled:
+            return False
+        since = time.monotonic() - CLEARED
+        return any(claim.suspect and claim.since > since for claim in list(self.out))
 
     def settle(self) -> bool:
         """One is settled, and no longer out; True if it is time to claim some more, or to write what was settled."""

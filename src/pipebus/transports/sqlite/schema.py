@@ -12,15 +12,18 @@ from pipebus.errors import TransportError
 APPLICATION: Final = 0x70627573  # "pbus", the file's application id
 FIXED: Final = (3, 51, 3)
 """The first SQLite without the WAL-reset bug; see files.py."""
+LOG: Final = 64 * 2**20
+"""Bytes that the log keeps after a checkpoint."""
 OLDEST: Final = (3, 37, 0)
 
 TABLES: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- Each message once, in the order of publishing. It stays while anybody waits for it, and for as long as the URL says.
+-- `stored` and `due` are the file's time; `replayed` is the dead letter that it was.
 CREATE TABLE message (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL, subject TEXT NOT NULL, key TEXT, stored REAL NOT NULL, data BLOB NOT NULL,
-    replayed TEXT
+    due REAL NOT NULL DEFAULT 0, replayed TEXT
 );
 CREATE INDEX message_id ON message (id);
 
@@ -42,6 +45,7 @@ CREATE TABLE later (
     due REAL, sub INTEGER, seq INTEGER, takings INTEGER NOT NULL, key TEXT, PRIMARY KEY (due, sub, seq)
 ) WITHOUT ROWID;
 CREATE INDEX later_of ON later (sub, seq);
+CREATE INDEX later_taken ON later (sub, key) WHERE takings > 0 AND key IS NOT NULL;
 CREATE TABLE claimed (
     sub INTEGER, seq INTEGER, takings INTEGER NOT NULL, key TEXT, suspect INTEGER NOT NULL, owner INTEGER NOT NULL,
     PRIMARY KEY (sub, seq)
@@ -88,7 +92,7 @@ def connect(path: str, wait: float, mode: str = "rw") -> sqlite3.Connection:
 def prepare(connection: sqlite3.Connection) -> sqlite3.Connection:
     """The settings of each connection that writes."""
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # see files.py
-    connection.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
+    connection.execute(f"PRAGMA journal_size_limit = {LOG}")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = OFF")
     connection.execute("PRAGMA temp_store = MEMORY")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -53,7 +54,7 @@ class Found(NamedTuple):
 class Claim:
     """One delivery in this process's hands: what the bus gives back when it settles it."""
 
-    __slots__ = ("binding", "owner", "replayed", "seq", "sub", "suspect", "takings")
+    __slots__ = ("binding", "owner", "replayed", "seq", "since", "sub", "suspect", "takings")
 
     def __init__(self, binding: Any, sub: int, owner: int, found: Found) -> None:
         self.binding = binding
@@ -62,6 +63,7 @@ class Claim:
         self.seq = found.seq
         self.takings = found.takings
         self.suspect = found.suspect
+        self.since = time.monotonic()
         self.replayed = found.replayed
 
     @property
@@ -177,7 +179,7 @@ class Store:
                 continue
             if self.window > 0:
                 known.add(id)
-            messages.append((seq, id, subject, key, now, data))
+            messages.append((seq, id, subject, key, now, data, now + delay if delay > 0 else 0.0))
             for sub in subs:
                 if delay > 0:
                     later.append((now + delay, sub, seq, key))
@@ -186,7 +188,7 @@ class Store:
             gained.update(subs)
             receipts.append(_RECEIPTS[len(subs)] if len(subs) < len(_RECEIPTS) else Receipt(len(subs)))
             seq += 1
-        self.many("INSERT INTO message (seq, id, subject, key, stored, data) VALUES (?, ?, ?, ?, ?, ?)", messages)
+        self.many("INSERT INTO message (seq, id, subject, key, stored, data, due) VALUES (?, ?, ?, ?, ?, ?, ?)", messages)
         if ready:
             self.many("INSERT INTO ready (sub, seq, takings, key) VALUES (?, ?, 0, ?)", ready)
             self.touched.update(sub for sub, _, _ in ready)
@@ -232,13 +234,19 @@ class Store:
     def _start(self, sub: int, patterns: Sequence[str], start: str) -> None:
         parsed = [Pattern(pattern) for pattern in patterns]
         order = "ORDER BY seq DESC" if start == "last" else "ORDER BY seq"
-        kept: list[tuple[int, int, str | None]] = []
-        for seq, subject, key in self.execute(f"SELECT seq, subject, key FROM message WHERE replayed IS NULL {order}"):
+        kept: list[tuple[int, int, str | None, float]] = []
+        for seq, subject, key, due in self.execute(
+            f"SELECT seq, subject, key, due FROM message WHERE replayed IS NULL {order}"
+        ):
             if any(pattern.matches(subject) for pattern in parsed):
-                kept.append((sub, seq, key))
+                kept.append((sub, seq, key, due))
                 if start == "last":
                     break
-        self.many("INSERT INTO ready (sub, seq, takings, key) VALUES (?, ?, 0, ?)", kept)
+        now = self.now()
+        ready = [one[:3] for one in kept if one[3] <= now]
+        later = [(due, *one) for *one, due in kept if due > now]
+        self.many("INSERT INTO ready (sub, seq, takings, key) VALUES (?, ?, 0, ?)", ready)
+        self.many("INSERT INTO later VALUES (?, ?, ?, 0, ?)", later)
         self.execute("UPDATE subscription SET accepted = accepted + ? WHERE sub = ?", (len(kept), sub))
         self.touched.add(sub)
 
@@ -445,7 +453,7 @@ class Store:
         seq = self.take_numbers(1)
         wire = _attributes(data)
         self.execute(
-            "INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
             (seq, wire.get("id", letter), wire.get("type", ""), wire.get("partitionkey"), self.now(), data, letter),
         )
         self.execute("INSERT INTO ready (sub, seq, takings, key) VALUES (?, ?, 0, ?)", (sub, seq, wire.get("partitionkey")))
@@ -464,12 +472,10 @@ class Store:
         """
         horizon = self.now() - (self.retention if keep is None else keep)
         rows = self.execute(
-            "SELECT seq FROM message WHERE seq > ? AND stored <= ? ORDER BY seq LIMIT ?", (self._swept, horizon, most)
+            "SELECT seq, stored FROM message WHERE seq > ? ORDER BY seq LIMIT ?", (self._swept, most)
         ).fetchall()
-        if len(rows) < most:
-            self._swept = 0
-        else:
-            self._swept = rows[-1][0]
+        rows = [row for row in rows if row[1] <= horizon]  # later ones are younger
+        self._swept = rows[-1][0] if len(rows) == most else 0
         self.execute("DELETE FROM seen WHERE until <= ?", (self.now(),))
         if not rows:
             return 0
@@ -479,7 +485,7 @@ class Store:
             for table in ("ready", "later"):
                 query = f"SELECT seq FROM {table} WHERE sub = ? AND seq BETWEEN ? AND ?"
                 waited.update(seq for (seq,) in self.execute(query, (sub, low, high)))
-        free = [(seq,) for (seq,) in rows if seq not in waited]
+        free = [(seq,) for seq, _ in rows if seq not in waited]
         self.many("DELETE FROM message WHERE seq = ?", free)
         return len(free)
 

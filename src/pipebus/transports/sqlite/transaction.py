@@ -27,6 +27,7 @@ class Open:
     def __init__(self, transport: Any, store: Store) -> None:
         self.transport = transport
         self.store: Store | None = store
+        self.undo: list[Callable[[], object]] = []
 
 
 _current: Final[contextvars.ContextVar[Open | None]] = contextvars.ContextVar("pipebus.sqlite", default=None)
@@ -37,6 +38,12 @@ def current(transport: Any) -> Store | None:
     """Where this thread's publishes go: the transaction that it has open, if it is one of this transport's."""
     found = _current.get()
     return found.store if found is not None and found.transport is transport else None
+
+
+def if_undone(transport: Any, call: Callable[[], object]) -> None:
+    found = _current.get()
+    if found is not None and found.transport is transport and found.store is not None:
+        found.undo.append(call)
 
 
 def publish(store: Store, outgoing: Outgoing) -> Receipt:
@@ -62,9 +69,9 @@ def transaction(
     with lock.held():
         store = connect()
         connection = store.connection
+        here = Open(transport, store)
         try:
             store.execute("BEGIN IMMEDIATE")
-            here = Open(transport, store)
             token = _current.set(here)
             connection.set_authorizer(_no_end)
             try:
@@ -80,6 +87,8 @@ def transaction(
                 )
             store.execute("COMMIT")
         except BaseException as error:
+            for call in here.undo:
+                call()
             store.directory.version = None
             if connection.in_transaction:
                 with suppress(sqlite3.Error):  # whatever broke the transaction may break this; closing ends it too

@@ -84,7 +84,7 @@ class SqliteTransport(Transport):
         self._turn = 0
         self._users = 0
         self._pid = 0
-        self.patience = 0.4  # a stop waits so long, in seconds, for a file that fails
+        self.patience = 5.0  # a stop waits so long, in seconds, for a file that fails, or that others hold
 
     @classmethod
     def from_url(cls, url: str) -> SqliteTransport:
@@ -165,8 +165,10 @@ class SqliteTransport(Transport):
         self._files = lock
         options = self.options
         power = options.durability == "power"
-        self._writer = Writer(store, lock, power, options.max_bytes, path, self._ring, self._wrote, self._rested, self._warn)
+        self._writer = Writer(store, lock, power, options.max_bytes, path, self._ring, self._wrote, self._rested)
         self._version = -1
+        self._told = 0
+        self._log = 0  # its size at the last checkpoint
         self._open = True
 
     def _store(self, connection: sqlite3.Connection) -> Store:
@@ -202,8 +204,11 @@ class SqliteTransport(Transport):
         if keeper is None:
             return
         self._stopping = True
+        self._files.wait = min(self._files.wait, self.patience)
         self._ring()
         keeper.join()
+        if not self._writer.idle:  # it has given up
+            self._files.wait = 0.1
         with self._lock:
             self._bound.clear()
             self._by_number.clear()
@@ -225,6 +230,7 @@ class SqliteTransport(Transport):
             if self._users:
                 return
             self._open = False
+            self._writer.close()
             with self._read_lock:
                 self._reading.close()
             with suppress(PipebusError), self._files.held():  # the last to close moves the log into the database
@@ -268,6 +274,9 @@ class SqliteTransport(Transport):
         outgoing = self._outgoing(message, delay)
         store = transaction.current(self)
         if store is not None:
+            most = self.options.max_bytes
+            if most is not None and store.size() > most:
+                raise TransportError(f"{self.options.path} is full: more than max_bytes={most:,} are in use")
             return transaction.publish(store, outgoing)
         if asyncio._get_running_loop() is not None:
             raise LifecycleError(
@@ -311,10 +320,12 @@ class SqliteTransport(Transport):
                 f'subscription {binding.name}: overflow="{binding.overflow}" is for mailboxes in memory; what waits here waits '
                 "in the file, so leave it out"
             )
-        patterns = [pattern.text for pattern in binding.patterns]
-        owner = None if binding.durable else self.owner
-        sub: int = self._call(lambda store: store.subscribe(binding.name, patterns, binding.start, owner))
-        bound = Bound(binding, sub, time.monotonic())
+        bound = Bound(binding, time.monotonic())
+
+        def subscribe(store: Store) -> int:
+            return store.subscribe(bound.name, bound.patterns, binding.start, bound.owner(self.owner))
+
+        sub = bound.sub = self._call(subscribe)
         with self._lock:
             self._bound[binding.name] = self._by_number[sub] = bound
         self._ring()
@@ -372,7 +383,11 @@ class SqliteTransport(Transport):
         def connect() -> Store:
             return self._store(schema.prepare(schema.connect(self.options.path, self.options.wait)))
 
+        log = f"{self.options.path}-wal"
+        before = _size(log)
+
         def wrote(store: Store) -> None:
+            self._writer.pages += max(6, (_size(log) - before) // 4096)
             self._settled(token)
             self._touched(store.touched)
             self._around.changed()
@@ -383,13 +398,23 @@ class SqliteTransport(Transport):
 
     def seen(self, scope: str, key: str) -> bool:
         query = "SELECT 1 FROM seen WHERE scope = ? AND key = ? AND until > ?"
+        store = transaction.current(self)
+        if store is not None:
+            return bool(store.execute(query, (scope, key, self._now())).fetchall())
         return bool(self.read(lambda connection: connection.execute(query, (scope, key, self._now())).fetchall()))
 
     def learn(self, scope: str, key: str, seconds: float) -> None:
         def learn(store: Store) -> None:
             store.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (scope, key, store.now() + seconds))
 
-        self._writer.leave([Job(learn, False)], ring=False)
+        open_store = transaction.current(self)
+        if open_store is not None:
+            learn(open_store)
+        else:
+            self._writer.leave([Job(learn, False)], ring=False)
+
+    def if_undone(self, call: Callable[[], object]) -> None:
+        transaction.if_undone(self, call)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -452,15 +477,19 @@ class SqliteTransport(Transport):
     def until(self) -> float:
         return self._now() + self.options.lease
 
-    def _wrote(self, stale: int) -> None:
+    def _wrote(self) -> None:
         """After each commit of the writer, in the thread that led."""
         self._touched(self._writer.store.touched)
-        if stale:
-            self._around.warn("delivery.settled_too_late", path=self.options.path, deliveries=stale)
 
-    def _warn(self, event: str, **facts: Any) -> None:
-        if self._keeper is not None:  # else nobody is here yet: a tool's look at dead letters
-            self._around.warn(event, **facts)
+    def _complain(self) -> None:
+        """Of settlements that came too late, or cannot be written."""
+        stale = self._writer.stale
+        if stale > self._told:
+            self._around.warn("delivery.settled_too_late", path=self.options.path, deliveries=stale - self._told)
+            self._told = stale
+        while self._writer.complaints:
+            verdict, error = self._writer.complaints.popleft()
+            self._around.warn("delivery.not_settled", path=self.options.path, verdict=verdict, error=error)
 
     def _ring(self) -> None:
         if not self._bell.is_set():
@@ -476,7 +505,7 @@ class SqliteTransport(Transport):
             self._ring()
 
     def _keep(self) -> None:
-        quiet_since = time.monotonic()
+        quiet_since = failing_since = time.monotonic()
         pause = 0.0
         while not (self._stopping and self._writer.idle):
             try:
@@ -484,7 +513,9 @@ class SqliteTransport(Transport):
                 pause = 0.0
             except Exception as error:
                 # The file failed, or we did. Everything is still in line, or in the file.
-                if self._stopping and pause >= self.patience:
+                if not pause:
+                    failing_since = time.monotonic()
+                if self._stopping and time.monotonic() - failing_since >= self.patience:
                     self._around.warn("store.not_settled", path=self.options.path, error=str(error))
                     return
                 if not pause:
@@ -505,6 +536,7 @@ class SqliteTransport(Transport):
     def _round(self) -> bool:
         """Whatever there is to do; True if there may be more at once."""
         now = time.monotonic()
+        self._complain()
         with self._read_lock:
             version = self._reading.execute("PRAGMA data_version").fetchone()[0]
         if version != self._version:
@@ -520,7 +552,7 @@ class SqliteTransport(Transport):
             self._writer.call(None, sync=False)
             self._after()
             return False
-        work = Round(self, tasks, wanted)
+        work = Round(self, tasks, wanted, looks=bool(tasks))
         try:
             self._writer.call(work, sync=False)
         except BaseException:
@@ -551,8 +583,8 @@ class SqliteTransport(Transport):
         return wanted
 
     def _hand_in(self, bound: Bound, claims: list[Claim], datas: list[bytes]) -> None:
-        if not claims:
-            bound.maybe = False
+        if not claims:  # what is ready has to wait for others: of its key, or suspects
+            bound.not_before = time.monotonic() + LATER
         for number, (claim, data) in enumerate(zip(claims, datas, strict=True)):
             if not bound.binding.deliver(data, claim, claim.takings):
                 back = claims[number:]
@@ -592,6 +624,15 @@ class SqliteTransport(Transport):
             ).fetchall()
         return [row[0] for row in rows if row[5] <= moment or boot.ended(boot.Life(*row[1:5]), self.life)]
 
+    def move(self, bound: Bound, sub: int) -> None:
+        """A subscription has a new number."""
+        with self._lock:
+            if self._by_number.pop(bound.sub, None) is bound:
+                bound.sub = sub
+                self._by_number[sub] = bound
+        bound.maybe = True
+        self._around.warn("subscription.made_again", path=self.options.path, subscription=bound.name)
+
     def lost_lease(self) -> None:
         self._around.warn("lease.lost", path=self.options.path)
 
@@ -604,8 +645,17 @@ class SqliteTransport(Transport):
             self._around.changed()
 
     def _after(self) -> None:
-        if self._writer.pages >= PAGES:
+        size = _size(f"{self.options.path}-wal")
+        if self._writer.pages >= PAGES or size > max(self._log, schema.LOG):
             self._writer.checkpoint()
+            self._log = size
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 class Round:
@@ -615,13 +665,15 @@ class Round:
     """
 
     def __init__(
-        self, transport: SqliteTransport, tasks: list[Callable[[Store], object]], wanted: list[tuple[Bound, int]]
+        self, transport: SqliteTransport, tasks: list[Callable[[Store], object]], wanted: list[tuple[Bound, int]], looks: bool
     ) -> None:
         self.transport = transport
         self.tasks = tasks
         self.wanted = wanted
+        self._looks = looks
         self.claimed: list[tuple[Bound, list[Claim], list[bytes]]] = []
         self._adopted: list[tuple[Claim, int, int]] = []  # with the owner and takings they had
+        self._moved: list[tuple[Bound, int]] = []  # to a new row
         self._owner = 0
         self._until = 0.0
 
@@ -633,11 +685,15 @@ class Round:
             # This process was asleep for longer than its lease, and others have thought it dead.
             owner = store.enter(transport.life, until)
             held = [claim for bound in transport.bindings() for claim in list(bound.out)]
+            self._looks = True  # what is this process's own has gone with the lease
             for claim, takings in store.adopt(held, owner):
                 # At once, under the lock for writers: a settlement that follows this transaction has to find its new fence.
                 self._adopted.append((claim, claim.owner, claim.takings))
                 claim.owner, claim.takings = owner, takings
         self._owner, self._until = owner, until
+        for bound in transport.bindings() if self._looks else ():
+            if store.number(bound.name) != bound.sub:  # gone with a lost lease, or removed by somebody
+                self._moved.append((bound, store.subscribe(bound.name, bound.patterns, "new", bound.owner(owner))))
         for task in self.tasks:
             task(store)
         careful = any(bound.suspects for bound in transport.bindings())
@@ -656,10 +712,13 @@ class Round:
             claim.owner, claim.takings = owner, takings
         self.claimed.clear()
         self._adopted.clear()
+        self._moved.clear()
 
     def carry_out(self) -> None:
         transport = self.transport
         if self._owner != transport.owner:
             transport.lost_lease()
             transport.owner = self._owner
+        for bound, sub in self._moved:
+            transport.move(bound, sub)
         transport.renewed = self._until - transport.options.lease

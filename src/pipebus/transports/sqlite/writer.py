@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
-from pipebus.errors import PipebusError, PublishUnknown, TransportError, text_of
+from pipebus.errors import BusClosed, PipebusError, PublishUnknown, TransportError, text_of
 from pipebus.transports.sqlite.files import WriteLock
 from pipebus.transports.sqlite.schema import said
 from pipebus.transports.sqlite.store import Outgoing, Settlement, Store
@@ -69,15 +69,13 @@ class Writer:
         power: Commits of jobs with `sync` reach the disk, not only the system.
         most: Bytes that the file may use; None: no limit.
         ring: Have the keeper look: there are jobs that nobody waits for.
-        wrote: Called by the leader after each commit, with how many settlements came too late. The file's lock is held.
-        warn: Takes a warning; see Surroundings.
+        wrote: Called by the leader after each commit; the file's lock is held, so it must be quick and call no user's code.
         rested: Called by the last leader: nothing is in line, and nobody leads. No lock is held.
     """
 
     def __init__(
         self, store: Store, lock: WriteLock, power: bool, most: int | None, path: str, ring: Callable[[], None],
-        wrote: Callable[[int], None], rested: Callable[[], None],
-        warn: Callable[..., None],
+        wrote: Callable[[], None], rested: Callable[[], None],
     ) -> None:  # fmt: skip
         self.store = store
         self.files = lock
@@ -87,7 +85,6 @@ class Writer:
         self.ring = ring
         self.wrote = wrote
         self.rested = rested
-        self.warn = warn
         self.stale = 0  # settlements that came too late
         self.pages = 0  # written since the last checkpoint, by a rough count
         self.rounds = 0  # transactions so far, whatever became of them
@@ -95,6 +92,8 @@ class Writer:
         self._leading = False
         self._lock = threading.Lock()
         self._full = True  # what `synchronous` is now
+        self.complaints: deque[tuple[str, str]] = deque()  # settlements that cannot be written, and why; for the keeper
+        self._closed = False
         self._unsynced = False  # something was committed without a sync
         self._ill = False  # a commit has failed: see `_heal`
 
@@ -109,6 +108,7 @@ class Writer:
         """
         job = Job(what, sync)
         with self._lock:
+            self._check_open()
             self._line.append(job)
             lead = not self._leading
             if lead:
@@ -149,6 +149,7 @@ class Writer:
         future = loop.create_future()
         job.loop = (loop, future)
         with self._lock:
+            self._check_open()
             self._line.append(job)
             ring = not self._leading
         if ring:
@@ -158,10 +159,25 @@ class Writer:
     def leave(self, jobs: Iterable[Job], ring: bool = True) -> None:
         """Put jobs in line that nobody waits for here; without `ring`, for whoever leads next."""
         with self._lock:
+            self._check_open()
             self._line.extend(jobs)
             ring = ring and not self._leading
         if ring:
             self.ring()
+
+    def close(self) -> None:
+        """Take no more jobs; those that are still in line are told."""
+        with self._lock:
+            self._closed = True
+            left = list(self._line)
+            self._line.clear()
+        for job in left:
+            job.error = BusClosed(f"{self.path} was closed before it was written")
+        self._tell(left)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BusClosed(f"the bus is stopped: {self.path} takes no more")
 
     @property
     def idle(self) -> bool:
@@ -292,9 +308,9 @@ class Writer:
             self._roll_back()
             raise
         self._unsynced = not full
-        self.stale += stale
+        self.stale += stale  # the keeper tells: a log's handler may publish, and we lead
         self.pages += 6 + len(batch) // 4 + written // 4000
-        self.wrote(stale)
+        self.wrote()
 
     def _no_room(self, store: Store, most: int) -> str | None:
         """Why nothing more can be kept, after what nobody waits for has gone; or None."""
@@ -337,7 +353,7 @@ class Writer:
         """It was not done; a settlement is tried again, if the file may be to blame."""
         if isinstance(job.what, Settlement):
             if not isinstance(error, (sqlite3.DatabaseError, PipebusError, OSError)):
-                self.warn("delivery.not_settled", path=self.path, verdict=job.what.verdict, error=text_of(error))
+                self.complaints.append((job.what.verdict, text_of(error)))
                 if job.what.verdict == "return":
                     return []
                 job.what = job.what._replace(verdict="return", delay=0.0, why="")
