@@ -50,3 +50,12 @@ def new_file() -> Iterator[str]:
     """The path of a file that is not there yet; it goes with its folder."""
     with tempfile.TemporaryDirectory(prefix="pipebus-benchmark-", dir=folder()) as inside:
         yield f"{inside}/bus.db"
+
+
+def settled(path: str) -> None:
+    """Wait until a file that was filled is on the disk: else the system writes it out while others are timed."""
+    for name in (path, f"{path}-wal"):
+        if os.path.exists(name):
+            file = os.open(name, os.O_RDWR)
+            os.fsync(file)
+            os.close(file)
