@@ -12,7 +12,6 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -136,9 +135,10 @@ class Enumeration:
     def program(self, place: Path) -> list[str]:
         return script("crash_child.py", place / "bus.db", place / "history", self.durability)
 
-    def points(self, calls: Counter[str]) -> Iterator[tuple[str, int]]:
+    def points(self, calls: Counter[str]) -> list[tuple[str, int]]:
+        """Those to be tried: each `step`-th, and the first of each name."""
         every = [(name, number) for name, most in sorted(calls.items()) for number in range(1, most + 1)]
-        return iter(every[:: self.step])
+        return [point for place, point in enumerate(every) if place % self.step == 0 or point[1] == 1]
 
     def one(self, name: str, number: int) -> bool:
         """False: the program made fewer calls this time."""
