@@ -112,6 +112,7 @@ class SqliteTransport(Transport):
         self._bell.clear()
         self._keeper = threading.Thread(target=self._keep, name="pipebus-sqlite", daemon=True)
         self._keeper.start()
+        self._writer.kept = True
 
     def _enter(self, store: Store) -> int:
         """Be an owner; and what others have left behind waits again, before anybody asks whether something waits."""
@@ -207,6 +208,7 @@ class SqliteTransport(Transport):
         self._files.wait = min(self._files.wait, self.patience)
         self._ring()
         keeper.join()
+        self._writer.kept = False
         if not self._writer.idle:  # it has given up
             self._files.wait = 0.1
         with self._lock:

@@ -5,12 +5,15 @@ There is no thread that only writes. Whoever has a job puts it in line. If nobod
 takes the whole line, writes it in one transaction, commits, and tells everyone. Who came meanwhile waits, and when the leader
 is done, one of them leads next. So a single publisher pays for no change of threads, and sixty-four share one commit.
 
+The main thread never leads while there is a keeper: Ctrl-C raises an error there, between any two steps, and a leader that is
+torn away in the middle would leave everybody waiting. The keeper leads in its stead.
+
     state of the line           who comes                             who ends
     nobody leads, empty         with a wait: leads at once
-                                without: `ring`, for the keeper
+                                without, or in the main thread: `ring`, for the keeper
     somebody leads              stands in line                        line empty: nobody leads
                                                                       someone waits: calls the first of them to lead
-                                                                      only jobs without a wait: `ring`
+                                                                      none who may lead: `ring`
 
 `_lock` guards the line and who leads, and is held for a few steps only. It is never held while SQL runs, so that joining the
 line never waits for a disk. "Nobody leads" is written in the same hold in which the line was found empty: whoever joins later
@@ -50,7 +53,7 @@ class Job:
         sync: Its commit has to be on the disk before anybody is told.
     """
 
-    __slots__ = ("called", "error", "gate", "loop", "result", "sync", "what")
+    __slots__ = ("called", "error", "gate", "leads", "loop", "result", "sync", "what")
 
     def __init__(self, what: Outgoing | Settlement | Task | None, sync: bool) -> None:
         self.what = what
@@ -59,6 +62,7 @@ class Job:
         self.error: BaseException | None = None
         self.gate: threading.Lock | None = None  # opened when it is done, or `called`
         self.called = False  # to lead
+        self.leads = True  # if it waits, it may be called
         self.loop: tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]] | None = None
 
 
@@ -93,6 +97,7 @@ class Writer:
         self._lock = threading.Lock()
         self._full = True  # what `synchronous` is now
         self.complaints: deque[tuple[str, str]] = deque()  # settlements that cannot be written, and why; for the keeper
+        self.kept = False  # there is a keeper
         self._closed = False
         self._unsynced = False  # something was committed without a sync
         self._ill = False  # a commit has failed: see `_heal`
@@ -107,17 +112,23 @@ class Writer:
             TransportError: it was not done. PublishUnknown: it may have been.
         """
         job = Job(what, sync)
+        job.leads = threading.get_ident() != threading.main_thread().ident or not self.kept
+        ring = False
         with self._lock:
             self._check_open()
             self._line.append(job)
-            lead = not self._leading
+            lead = job.leads and not self._leading
             if lead:
                 self._leading = True
             else:
                 job.gate = threading.Lock()
                 job.gate.acquire()
-        if not lead:
-            lead = self._wait(job)
+                ring = not self._leading
+        if ring:
+            self.ring()
+        if job.gate is not None:
+            job.gate.acquire()
+            lead = job.called
         if lead:
             self._lead(job)
         if job.error is not None:
@@ -126,21 +137,6 @@ class Writer:
             finally:
                 job.error = None  # no cycle
         return job.result
-
-    def _wait(self, job: Job) -> bool:
-        """Until it is done; True: until it has to lead."""
-        gate = job.gate
-        assert gate is not None
-        try:
-            gate.acquire()
-        except BaseException:  # Ctrl-C: nobody waits here any more, so this job must not be the one to lead
-            with self._lock:
-                job.gate = None
-                called = job.called
-            if called:
-                self._lead(None)
-            raise
-        return job.called
 
     def acall(self, what: Outgoing) -> asyncio.Future[Any]:
         """`call` on an event loop, for a message: the keeper, or whoever leads, does it."""
@@ -207,7 +203,7 @@ class Writer:
         with self._lock:
             self.rounds += 1
             self._line.extendleft(reversed(again))
-            successor = next((job for job in self._line if job.gate is not None), None)
+            successor = next((job for job in self._line if job.gate is not None and job.leads), None)
             if successor is None:
                 self._leading = False
                 rested = not self._line
@@ -272,8 +268,8 @@ class Writer:
             self._full = full
         store.touched.clear()
         stale = written = 0
-        execute("BEGIN IMMEDIATE")
         try:
+            execute("BEGIN IMMEDIATE")
             settlements = [job.what for job in batch if isinstance(job.what, Settlement)]
             if settlements:
                 stale = store.settle(settlements)
@@ -299,13 +295,11 @@ class Writer:
             raise
         try:
             execute("COMMIT")
-        except sqlite3.Error as error:
-            self._ill = True
-            self._roll_back()
-            raise _CommitFailed(error) from error
-        except BaseException:
-            self._ill = True
-            self._roll_back()
+        except BaseException as error:
+            if store.connection.in_transaction or isinstance(error, sqlite3.Error):
+                self._ill = True
+                self._roll_back()
+                raise _CommitFailed(error) from error
             raise
         self._unsynced = not full
         self.stale += stale  # the keeper tells: a log's handler may publish, and we lead
@@ -376,7 +370,7 @@ class Writer:
 
 
 class _CommitFailed(Exception):
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
