@@ -144,8 +144,10 @@ class Dedupe(Around):
 
 def _as_text(key: Hashable) -> str:
     """A key as a store keeps it: equal for equal keys, in every process."""
-    if isinstance(key, (str, bytes, int, float)):
+    if isinstance(key, (str, bytes)):
         return f"{type(key).__name__}:{key!r}"
+    if isinstance(key, (int, float)):  # 1, 1.0 and True are equal
+        return f"number:{int(key) if key == key // 1 else key!r}"
     if isinstance(key, tuple):
         return f"tuple:{[_as_text(part) for part in key]!r}"
     raise ContractError(

@@ -55,16 +55,21 @@ def ended(other: Life, mine: Life) -> bool:
         return False
     try:
         return _born(str(other.pid)) != other.born
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
+        pass  # there is none of this number, or it is hidden from us
+    try:
+        os.kill(other.pid, 0)
+    except ProcessLookupError:
         return True
     except OSError:
-        return False
+        pass
+    return False
 
 
 def _born(pid: str) -> str:
-    """When a process was started, in ticks since boot; raises FileNotFoundError if there is none."""
+    """When a process was started, in ticks since boot; "" if it has ended, and its parent has not taken notice."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         rest = file.read().rpartition(b")")[2].split()
-    if rest[0] in (b"Z", b"X"):  # its parent has not taken notice of its end
-        raise FileNotFoundError(pid)
+    if rest[0] in (b"Z", b"X"):
+        return ""
     return rest[19].decode()

@@ -36,12 +36,23 @@ class WriteLock:
         self.wait = wait
         self._turn = threading.Lock()
         self._file: int | None = None
+        self._left = False
 
     def open(self) -> None:
         self._file = os.open(f"{self.path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         _open.add(self)
 
     def close(self) -> None:
+        """Close it; if somebody holds it still, a handler that was abandoned, when that one ends."""
+        if not self._turn.acquire(blocking=False):
+            self._left = True
+            return
+        try:
+            self._close()
+        finally:
+            self._turn.release()
+
+    def _close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
@@ -72,7 +83,10 @@ class WriteLock:
             try:
                 yield
             finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
+                if self._file == file:  # else this is a forked child
+                    fcntl.flock(file, fcntl.LOCK_UN)
+                if self._left:
+                    self._close()
         finally:
             self._turn.release()
 

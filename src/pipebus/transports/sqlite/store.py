@@ -27,6 +27,8 @@ SUBJECTS: Final = 16_384
 """Most subjects whose subscriptions are remembered."""
 ASIDE: Final = 256
 """How many further messages of keys that it has just taken a claim looks past; the next one skips all of them."""
+REASONS: Final = 1_000
+"""Most reasons of drops that a subscription counts apart."""
 CHUNK: Final = 500
 """Parameters in one statement."""
 
@@ -366,6 +368,10 @@ class Store:
         return True
 
     def drop(self, sub: int, reason: str, count: int = 1) -> None:
+        """Count a drop; of reasons that are never the same, the first so many by themselves."""
+        if not self.execute("SELECT 1 FROM dropped WHERE sub = ? AND reason = ?", (sub, reason)).fetchone():
+            [known] = self.execute("SELECT count(*) FROM dropped WHERE sub = ?", (sub,)).fetchone()
+            reason = reason if known < REASONS else "(other)"
         self.execute(
             "INSERT INTO dropped VALUES (?, ?, ?) ON CONFLICT (sub, reason) DO UPDATE SET count = count + excluded.count",
             (sub, reason, count),
@@ -388,6 +394,12 @@ class Store:
     def owners(self) -> list[Owner]:
         rows = self.execute("SELECT owner, boot, space, pid, born, until FROM owner").fetchall()
         return [Owner(row[0], Life(*row[1:5]), row[5]) for row in rows]
+
+    def expire(self, owner: Owner, ended: bool) -> None:
+        """An owner seems to have gone: if it has not renewed its lease since it was looked at, what it had is free."""
+        row = self.execute("SELECT until FROM owner WHERE owner = ?", (owner.owner,)).fetchone()
+        if row is not None and (ended or row[0] <= self.now()):
+            self.leave(owner.owner, counts=True)
 
     def leave(self, owner: int, counts: bool) -> int:
         """
@@ -463,13 +475,16 @@ class Store:
 
     # --- room --------------------------------------------------------------------------------------------------------
 
-    def sweep(self, keep: float | None = None, most: int = 2000) -> int:
+    def sweep(self, keep: float | None = None, most: int = 2000, anew: bool = False) -> int:
         """
         Delete messages that nobody waits for and whose time is over: how many. Each call looks at the next `most`.
 
         Args:
             keep: Seconds to keep them; None: as the URL says.
+            anew: Begin with the oldest.
         """
+        if anew:
+            self._swept = 0
         horizon = self.now() - (self.retention if keep is None else keep)
         rows = self.execute(
             "SELECT seq, stored FROM message WHERE seq > ? ORDER BY seq LIMIT ?", (self._swept, most)

@@ -55,7 +55,13 @@ def publish(store: Store, outgoing: Outgoing) -> Receipt:
 
 @contextmanager
 def transaction(
-    transport: Any, connect: Callable[[], Store], lock: WriteLock, claim: Claim, path: str, wrote: Callable[[Store], None]
+    transport: Any,
+    connect: Callable[[], Store],
+    lock: WriteLock,
+    claim: Claim,
+    path: str,
+    wrote: Callable[[Store], None],
+    doubt: Callable[[], None],
 ) -> Iterator[sqlite3.Connection]:
     """
     Raises:
@@ -67,11 +73,14 @@ def transaction(
     if current(transport) is not None:
         raise LifecycleError("this handler has a transaction open already; use that one")
     with lock.held():
-        store = connect()
+        try:
+            store = connect()
+            store.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise TransportError(f"{path}: {said(error)}") from error
         connection = store.connection
         here = Open(transport, store)
         try:
-            store.execute("BEGIN IMMEDIATE")
             token = _current.set(here)
             connection.set_authorizer(_no_end)
             try:
@@ -94,6 +103,7 @@ def transaction(
                 with suppress(sqlite3.Error):  # whatever broke the transaction may break this; closing ends it too
                     store.execute("ROLLBACK")
             if isinstance(error, sqlite3.OperationalError) and ("disk" in str(error) or "readonly" in str(error)):
+                doubt()
                 raise TransportError(f"{path}: {said(error)}") from error
             raise
         finally:

@@ -28,7 +28,7 @@ from pipebus.transports.sqlite.claims import Bound
 from pipebus.transports.sqlite.files import WriteLock
 from pipebus.transports.sqlite.letters import StoredLetters
 from pipebus.transports.sqlite.options import Options
-from pipebus.transports.sqlite.store import Claim, Directory, Outgoing, Settlement, Store
+from pipebus.transports.sqlite.store import Claim, Directory, Outgoing, Owner, Settlement, Store
 from pipebus.transports.sqlite.writer import Job, Task, Writer
 
 T = TypeVar("T")
@@ -116,8 +116,8 @@ class SqliteTransport(Transport):
 
     def _enter(self, store: Store) -> int:
         """Be an owner; and what others have left behind waits again, before anybody asks whether something waits."""
-        for owner in self._gone(self._now()):
-            store.leave(owner, counts=True)
+        for owner, ended in self._gone(self._now()):
+            store.expire(owner, ended)
         return store.enter(self.life, self.until())
 
     def _use_file(self) -> None:
@@ -231,9 +231,9 @@ class SqliteTransport(Transport):
             self._users -= 1
             if self._users:
                 return
-            self._open = False
             self._writer.close()
             with self._read_lock:
+                self._open = False
                 self._reading.close()
             with suppress(PipebusError), self._files.held():  # the last to close moves the log into the database
                 self._writer.store.connection.close()
@@ -394,7 +394,7 @@ class SqliteTransport(Transport):
             self._touched(store.touched)
             self._around.changed()
 
-        return transaction.transaction(self, connect, self._files, token, self.options.path, wrote)
+        return transaction.transaction(self, connect, self._files, token, self.options.path, wrote, self._writer.doubt)
 
     # --- what filters remember -----------------------------------------------------------------------------------------
 
@@ -428,13 +428,18 @@ class SqliteTransport(Transport):
         while True:
             before = self._writer.rounds
             found = len(bound.out) or int(not self._writer.idle) or self._peek(bound.sub)
-            # A delivery that moved between these looks was seen in neither place; but then something was written.
-            if found or self._writer.rounds == before:
+            # A delivery that moved between these looks was seen in neither place; but then something was written, or is being.
+            if found or (self._writer.rounds == before and self._writer.idle):
                 return found
 
     def _peek(self, sub: int) -> int:
         with self._read_lock:
-            return len(self._reading.execute("SELECT 1 FROM ready WHERE sub = ? LIMIT 1", (sub,)).fetchall())
+            if not self._open:
+                return 0
+            try:
+                return len(self._reading.execute("SELECT 1 FROM ready WHERE sub = ? LIMIT 1", (sub,)).fetchall())
+            except sqlite3.Error as error:
+                raise TransportError(f"{self.options.path}: {schema.said(error)}") from error
 
     def figures(self, name: str) -> dict[str, Any] | None:
         if not os.path.exists(self.options.path):
@@ -608,8 +613,7 @@ class SqliteTransport(Transport):
             duties.append(lambda store: None)  # each transaction of the keeper renews the lease
         if now - self._ticked >= TICK:
             self._ticked = now
-            gone = self._gone(moment)
-            duties += [partial(Store.leave, owner=owner, counts=True) for owner in gone]
+            duties += [partial(Store.expire, owner=owner, ended=ended) for owner, ended in self._gone(moment)]
             duties.append(lambda store: store.sweep())
         return duties
 
@@ -618,13 +622,15 @@ class SqliteTransport(Transport):
             found = self._reading.execute("SELECT due FROM later ORDER BY due LIMIT 1").fetchone()
         return float(found[0]) if found is not None else float("inf")
 
-    def _gone(self, moment: float) -> list[int]:
-        """Owners whose process has ended, or has given no sign of life."""
+    def _gone(self, moment: float) -> list[tuple[Owner, bool]]:
+        """Owners that have given no sign of life in time; and whether their process has ended for certain."""
         with self._read_lock:
             rows = self._reading.execute(
                 "SELECT owner, boot, space, pid, born, until FROM owner WHERE owner != ?", (self.owner,)
             ).fetchall()
-        return [row[0] for row in rows if row[5] <= moment or boot.ended(boot.Life(*row[1:5]), self.life)]
+        owners = [Owner(row[0], boot.Life(*row[1:5]), row[5]) for row in rows]
+        found = [(owner, boot.ended(owner.life, self.life)) for owner in owners]
+        return [(owner, ended) for owner, ended in found if ended or owner.until <= moment]
 
     def move(self, bound: Bound, sub: int) -> None:
         """A subscription has a new number."""

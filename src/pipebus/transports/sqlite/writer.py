@@ -30,7 +30,7 @@ import asyncio
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -53,7 +53,7 @@ class Job:
         sync: Its commit has to be on the disk before anybody is told.
     """
 
-    __slots__ = ("called", "error", "gate", "leads", "loop", "result", "sync", "what")
+    __slots__ = ("called", "error", "gate", "leads", "left", "loop", "result", "sync", "what")
 
     def __init__(self, what: Outgoing | Settlement | Task | None, sync: bool) -> None:
         self.what = what
@@ -62,6 +62,7 @@ class Job:
         self.error: BaseException | None = None
         self.gate: threading.Lock | None = None  # opened when it is done, or `called`
         self.called = False  # to lead
+        self.left = False  # nobody waits for it
         self.leads = True  # if it waits, it may be called
         self.loop: tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]] | None = None
 
@@ -152,8 +153,10 @@ class Writer:
             self.ring()
         return future
 
-    def leave(self, jobs: Iterable[Job], ring: bool = True) -> None:
+    def leave(self, jobs: Sequence[Job], ring: bool = True) -> None:
         """Put jobs in line that nobody waits for here; without `ring`, for whoever leads next."""
+        for job in jobs:
+            job.left = True
         with self._lock:
             self._check_open()
             self._line.extend(jobs)
@@ -262,7 +265,7 @@ class Writer:
         store, execute = self.store, self.store.execute
         full = self.power and any(job.sync for job in batch)
         if self._ill:
-            self._heal()
+            self._heal(full)
         if full is not self._full:
             execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
             self._full = full
@@ -310,7 +313,7 @@ class Writer:
         """Why nothing more can be kept, after what nobody waits for has gone; or None."""
         if store.size() <= most:
             return None
-        store.sweep(keep=store.window, most=100_000)
+        store.sweep(keep=store.window, most=100_000, anew=True)
         size = store.size()
         if size <= most:
             return None
@@ -325,20 +328,39 @@ class Writer:
             with suppress(sqlite3.Error):  # whatever broke the transaction may break this; BEGIN will say so
                 self.store.execute("ROLLBACK")
 
-    def _heal(self) -> None:
+    def _heal(self, promised: bool) -> None:
         """
         A sync that failed may have lost what earlier, unsynced commits had written: the log might end there after a power
         cut. So before anything is promised again, all of the log goes into the database, and it begins anew.
+
+        Raises:
+            TransportError: it cannot, and something is to be promised.
         """
-        row = self.store.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-        if row[0] == 0:
-            self._ill = False
+        execute = self.store.execute
+        [wait] = execute("PRAGMA busy_timeout").fetchone()
+        execute("PRAGMA busy_timeout = 0")  # a reader may stay for hours
+        try:
+            [busy, _, _] = execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        finally:
+            execute(f"PRAGMA busy_timeout = {wait}")
+        self._ill = bool(busy)
+        if busy and promised:
+            raise TransportError(
+                f"{self.path}: a sync has failed, and the log cannot begin anew while another program reads the file; end its "
+                "reading transaction"
+            )
+
+    def doubt(self) -> None:
+        """A sync has failed elsewhere."""
+        self._ill = True
 
     def checkpoint(self) -> None:
         """Move the log into the database; called by the keeper, who does not lead."""
         with self.files.held():
-            with suppress(sqlite3.Error):  # it is tried again; only the log grows meanwhile
+            try:
                 self.store.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except sqlite3.Error:
+                self._ill = True  # it is tried again, before anything else is written
             self.pages = 0
 
     # --- failing -----------------------------------------------------------------------------------------------------
@@ -351,6 +373,8 @@ class Writer:
                 if job.what.verdict == "return":
                     return []
                 job.what = job.what._replace(verdict="return", delay=0.0, why="")
+            return [job]
+        if job.left and isinstance(error, (sqlite3.OperationalError, PipebusError, OSError)):
             return [job]
         job.error = error if isinstance(error, PipebusError) else TransportError(f"{self.path}: {said(error)}")
         return []
