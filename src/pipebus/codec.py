@@ -16,15 +16,19 @@ come back as what JSON has; a handler's or `Validate`'s type makes them what the
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
+
+import msgspec
 
 from pipebus.errors import CodecError, PipebusError, UnsupportedCapability
 from pipebus.message import ERROR_HEADER, NO_HEADERS, Headers, Message, check_headers
 from pipebus.subject import check_subject
 
 VERSION: Final = 1
+_quickly: Final = msgspec.json.Decoder().decode
 
 
 class Codec(Protocol):
@@ -92,9 +96,12 @@ class JsonCodec:
             CodecError: saying what is missing or wrong; the bytes are the caller's to keep.
         """
         try:
-            wire = json.loads(data.decode())
-        except (ValueError, RecursionError) as error:
-            raise CodecError(f"{len(data)} bytes are no JSON: {error}") from error
+            wire = _quickly(data)
+        except Exception:  # it is stricter (NaN, halves of characters), and says less
+            try:
+                wire = json.loads(data.decode())
+            except (ValueError, RecursionError) as error:
+                raise CodecError(f"{len(data)} bytes are no JSON: {error}") from error
         if not isinstance(wire, dict):
             raise CodecError(f"a message is a JSON object, found {type(wire).__name__}")
         if wire.get("specversion") != "1.0":
@@ -128,9 +135,15 @@ def _moment(time: float) -> str:
 
 def _to_json(value: Any) -> bytes:
     """Bytes inside a body are text if they are UTF-8 and else an error: base64 would come back as other bytes."""
+    return _writer()(value, bytes_mode="utf8", inf_nan_mode="constants")  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _writer() -> Any:
+    """Imported when it is first needed."""
     from pydantic_core import to_json
 
-    return to_json(value, bytes_mode="utf8", inf_nan_mode="constants")
+    return to_json
 
 
 def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:

@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from pipebus.dead_letters import DeadLetter
@@ -174,6 +175,7 @@ class Store:
         later: list[tuple[float, int, int, str | None]] = []
         seq = self.take_numbers(len(outgoing))
         gained: Counter[int] = Counter()
+        subs: tuple[int, ...] = ()
         for id, subject, key, data, delay in outgoing:
             subs = reach(subject)
             if id in known:
@@ -192,8 +194,16 @@ class Store:
             seq += 1
         self.many("INSERT INTO message (seq, id, subject, key, stored, data, due) VALUES (?, ?, ?, ?, ?, ?, ?)", messages)
         if ready:
-            self.many("INSERT INTO ready (sub, seq, takings, key) VALUES (?, ?, 0, ?)", ready)
-            self.touched.update(sub for sub, _, _ in ready)
+            if len(ready) == len(messages) * len(subs) and all(sub in subs for sub in gained):  # each to the same ones
+                for sub in subs:
+                    self.execute(
+                        "INSERT INTO ready (sub, seq, takings, key) "
+                        "SELECT ?, seq, 0, key FROM message WHERE seq BETWEEN ? AND ?",
+                        (sub, messages[0][0], messages[-1][0]),
+                    )
+            else:
+                self.many("INSERT INTO ready (sub, seq, takings, key) VALUES (?, ?, 0, ?)", ready)
+            self.touched.update(gained)
         if later:
             self.many("INSERT INTO later VALUES (?, ?, ?, 0, ?)", later)
         if gained:
@@ -285,8 +295,14 @@ class Store:
                 break
         if not rows:
             return []
-        self.many("DELETE FROM ready WHERE sub = ? AND seq = ?", [(sub, row[0]) for row in rows])
-        self.many("INSERT INTO claimed VALUES (?, ?, ?, ?, ?, ?)", [(sub, *row[:4], owner) for row in rows])
+        if all(row[2] is None for row in rows):  # then they are all without a key that there are between the first and the last
+            between = "FROM ready WHERE sub = ? AND seq BETWEEN ? AND ? AND key IS NULL"
+            ends = (sub, rows[0][0], rows[-1][0])
+            self.execute(f"INSERT INTO claimed SELECT sub, seq, takings, key, suspect, ? {between}", (owner, *ends))
+            self.execute(f"DELETE {between}", ends)
+        else:
+            self.many("DELETE FROM ready WHERE sub = ? AND seq = ?", [(sub, row[0]) for row in rows])
+            self.many("INSERT INTO claimed VALUES (?, ?, ?, ?, ?, ?)", [(sub, *row[:4], owner) for row in rows])
         return [Found(seq, takings, bool(suspect), again is not None, data) for seq, takings, _, suspect, again, data in rows]
 
     def _ready(self, sub: int, after: int, limit: int) -> list[Any]:
@@ -338,11 +354,21 @@ class Store:
             else:
                 stale += not self._settle_one(settlement)
         for sub, fences in handled.items():
-            done = self.many("DELETE FROM claimed WHERE sub = ? AND seq = ? AND owner = ? AND takings = ?", fences).rowcount
+            done = self._delete(sub, fences)
             self.execute("UPDATE subscription SET acknowledged = acknowledged + ? WHERE sub = ?", (done, sub))
             stale += len(fences) - done
             self.touched.add(sub)
         return stale
+
+    def _delete(self, sub: int, fences: list[tuple[int, int, int, int]]) -> int:
+        """Take deliveries out of `claimed`: how many were there. Numbers without a gap go by their ends."""
+        fences.sort(key=itemgetter(1))
+        _, low, owner, takings = fences[0]
+        dense = fences[-1][1] - low + 1 == len(fences)
+        if dense and len(fences) > 1 and all(fence[2] == owner and fence[3] == takings for fence in fences):
+            query = "DELETE FROM claimed WHERE sub = ? AND seq BETWEEN ? AND ? AND owner = ? AND takings = ?"
+            return self.execute(query, (sub, low, fences[-1][1], owner, takings)).rowcount
+        return self.many("DELETE FROM claimed WHERE sub = ? AND seq = ? AND owner = ? AND takings = ?", fences).rowcount
 
     def _settle_one(self, settlement: Settlement) -> bool:
         claim, verdict, delay, why = settlement
