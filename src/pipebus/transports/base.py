@@ -238,6 +238,8 @@ Factory = Callable[[str], Any]
 TRANSPORTS: Final[dict[str, str]] = {
     "memory": "pipebus.transports.memory:MemoryTransport.from_url",
     "sqlite": "pipebus.transports.sqlite:SqliteTransport.from_url",
+    "nats": "pipebus.transports.nats:NatsTransport.from_url",
+    "tls": "pipebus.transports.nats:NatsTransport.from_url",
 }
 """URL scheme -> module:callable, imported when first used."""
 

@@ -1,0 +1,412 @@
+"""
+A durable subscription: a pull consumer on the server, shared by all programs that name it, and what it has brought here.
+
+What was brought is this process's until its lease ends; the lease of everything that is here and not settled, begun or not, is
+renewed. How much is asked for follows what is settled, so that a slow handler keeps nothing back that others could do.
+
+The server counts each delivery. What this process gives back untaken (it stops, or is unsubscribed) was counted too, so a note
+says how many of a message's deliveries were none; whoever is given the message again looks it up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from pipebus.errors import PipebusError, TransportError, text_of
+from pipebus.transports.base import Binding, Verdict
+from pipebus.transports.nats import wire
+from pipebus.transports.nats.link import Frame, Refused
+from pipebus.transports.nats.publisher import Outgoing
+from pipebus.transports.nats.streams import NANO
+from pipebus.transports.nats.subjects import consumer_name, disjoint
+
+if TYPE_CHECKING:
+    from pipebus.transports.nats.transport import NatsTransport
+
+AHEAD: Final = 0.1
+"""Seconds of work to have at hand."""
+MOST: Final = 500
+"""Deliveries that a subscription may have here."""
+READERS: Final = 16
+"""Deliveries that a subscription without a handler may have here at least."""
+EXPIRES: Final = 20.0
+"""Seconds after which the server forgets what was asked for; then it is asked again."""
+MOMENT: Final = 1.0
+"""Seconds in which what this process has just done must show at the server, and after which another one may have done more."""
+MEANWHILE: Final = 0.005
+"""Seconds in which the server hands to its connections what it counts as delivered."""
+AGAIN: Final = 0.5
+"""Seconds between two attempts to have a consumer again that was lost."""
+
+
+class Claim:
+    """
+    One delivery, until it is settled.
+
+    Args:
+        reply: The subject on which the server hears what became of it.
+        number: Of the message in its stream.
+        takings: That counted, before this one.
+        noted: Deliveries before this one that did not count.
+    """
+
+    __slots__ = (
+        "data", "done", "found", "headers", "noted", "number", "puller", "replayed", "reply", "subject", "takings", "time",
+    )  # fmt: skip
+
+    def __init__(self, puller: Puller, message: Msg, ours: Callable[[str], str], replays: str) -> None:
+        self.puller = puller
+        self.reply = message.reply
+        delivered, self.number, self.time = place_of(message.reply)
+        self.takings = delivered - 1
+        self.noted = 0
+        self.done = False
+        self.data = message.data
+        self.headers: dict[str, str] = message.headers or {}
+        self.replayed = message.subject.startswith(replays)
+        self.subject = ours(message.subject)
+        id = f"{puller.stream}:{self.number}"
+        if wire.ORIGIN in self.headers:
+            self.subject, id, self.time = origin_of(self.headers, self.subject, id, self.time)
+        self.found = wire.decode(self.subject, self.data, self.headers, id, self.time)
+
+
+def place_of(reply: str) -> tuple[int, int, float]:
+    """Deliveries so far, number in the stream and time of storing, from a delivery's reply subject."""
+    parts = reply.split(".")
+    first = 4 if len(parts) == 9 else 6  # after $JS.ACK, with or without domain and account
+    return int(parts[first]), int(parts[first + 1]), int(parts[first + 3]) / NANO
+
+
+def origin_of(headers: dict[str, str], subject: str, id: str, time: float) -> tuple[str, str, float]:
+    try:
+        found = json.loads(headers[wire.ORIGIN])
+        return str(found["subject"]), str(found["id"]), float(found["time"])
+    except (ValueError, KeyError, TypeError):
+        return subject, id, time
+
+
+class Puller:
+    """
+    Args:
+        binding: What it serves.
+    """
+
+    def __init__(self, transport: NatsTransport, binding: Binding) -> None:
+        self.binding = binding
+        self.name = consumer_name(binding.name)
+        self.stream = transport.options.stream
+        self.filters = transport.subjects.filters(binding.patterns)
+        self._wider = {one.text for one in disjoint(binding.patterns)} != {one.text for one in binding.patterns}
+        self._transport = transport
+        self._link = transport.link
+        self.out: dict[Claim, None] = {}
+        self._by_number: dict[int, Claim] = {}
+        self._full: deque[Claim] = deque()  # no room was found for these
+        self.returned: dict[int, float] = {}  # number -> when it is due again
+        self.unconfirmed: deque[Frame] = deque()
+        self.ended = False
+        self._subscription: Subscription | None = None
+        self._inbox = ""
+        self._asked: dict[str, float] = {}  # open questions for messages: their inbox, and when they are over
+        self._questions = 0
+        self._credit = 0
+        self._settled = 0
+        self._since = time.monotonic()
+        self._lost = False
+        self._moves = 0  # counts what has arrived
+        # Who reads takes one after the other, or many at once: nobody can tell.
+        self._workers = binding.workers if binding.handled else min(binding.limit, READERS)
+        self._window = self._least = 2 * self._workers
+
+    # --- bringing in -------------------------------------------------------------------------------------------------
+
+    async def connected(self, client: Client) -> None:
+        """A new client: the consumer is there, and asked."""
+        await self._transport.streams.consumer(self.name, self.filters, self.binding.start, client)
+        self._transport.directory.bound(self.name, self.filters, durable=True)
+        self._inbox = f"{client.new_inbox()}."
+        self._asked, self._credit = {}, 0
+        self._subscription = await client.subscribe(f"{self._inbox}*", cb=self._arrived, pending_bytes_limit=0)
+        again: list[Callable[[], Frame | None]] = [partial(_same, frame) for frame in self.unconfirmed]
+        self._link.say_first(again)
+        self.pull()
+
+    async def end(self) -> None:
+        """Nothing comes any more: what is on its way has arrived, and goes back, when this returns."""
+        self.ended = True
+        while self._full:
+            self.settle(self._full.popleft(), "release")
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None and self._link.client is not None:
+            try:
+                await asyncio.wait_for(subscription.drain(), 2.0)  # type: ignore[no-untyped-call]
+            except Exception:  # the connection is lost; so is what was on its way, until its lease ends
+                return
+
+    def give_back(self) -> None:
+        """The bus has stopped: nobody has a say any more about what is still here."""
+        for claim in list(self.out):
+            if not claim.done:
+                self.settle(claim, "release")
+
+    def pull(self) -> None:
+        """Ask for as many as there should be here."""
+        if self.ended or self._lost or not self._inbox or self._full:
+            return
+        here = len(self.out) + self._credit
+        if here > self._window // 2:
+            return
+        now = time.monotonic()
+        passed = now - self._since
+        if self._settled >= self._window // 2 and passed > 0:
+            self._window = max(self._least, min(MOST, int(self._settled / passed * AHEAD)))
+        self._settled, self._since = 0, now
+        most = min(self._window, self.binding.limit)
+        if self.binding.attempts == 1:
+            most = min(most, self._workers)  # what is lost here has been taken once
+        count = most - here
+        if count <= 0:
+            return
+        self._questions += 1
+        inbox = f"{self._inbox}{self._questions}"
+        self._asked[inbox] = now + EXPIRES + 5.0
+        self._credit += count
+        body = b'{"batch":%d,"expires":%d}' % (count, int(EXPIRES * NANO))
+        self._link.say((f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.name}", body, inbox, None))
+
+    async def _arrived(self, message: Msg) -> None:
+        if not message.reply:
+            self._status(message)
+            return
+        self._credit = max(0, self._credit - 1)
+        if not self._credit:
+            self._asked.clear()
+        claim = Claim(self, message, self._transport.subjects.ours, self._transport.subjects.replays)
+        before = self._by_number.get(claim.number)
+        if before is not None:  # its lease has ended; it is this delivery's now
+            self._forget(before)
+        self._moves += 1
+        self.out[claim] = None
+        self._by_number[claim.number] = claim
+        self.returned.pop(claim.number, None)
+        if claim.takings:
+            claim.noted = await self._transport.letters.note(self.name, claim.number)
+            claim.takings = max(0, claim.takings - claim.noted)
+        if self.ended:
+            self.settle(claim, "release")
+        elif self._wider and not claim.replayed and not any(one.matches(claim.subject) for one in self.binding.patterns):
+            self._forget(claim)
+            self._say(claim, b"+ACK")
+        elif self._full:
+            self._full.append(claim)
+        elif claim.takings >= self.binding.attempts:
+            # It becomes a dead letter, and whoever is told of that may publish, and wait for it.
+            await asyncio.get_running_loop().run_in_executor(None, self._hand_in, claim)
+        elif not self._hand_in(claim):
+            self._full.append(claim)
+        self.pull()
+
+    def _hand_in(self, claim: Claim) -> bool:
+        try:
+            return self.binding.deliver(claim.found, claim, claim.takings)
+        except Exception as error:  # not to be tried at once, nor for ever
+            self._transport.warn("delivery.failed", subscription=self.binding.name, error=text_of(error))
+            self._link.post(partial(self.settle, claim, "return", 1.0))
+            return True
+
+    def offer(self) -> None:
+        """Once more what found no room."""
+        while self._full and not self.ended:
+            if not self._hand_in(self._full[0]):
+                return
+            self._full.popleft()
+        self.pull()
+
+    def _status(self, message: Msg) -> None:
+        """What the server says instead of a message."""
+        headers = message.headers or {}
+        status, text = headers.get("Status", ""), headers.get("Description", "")
+        if self._asked.pop(message.subject, None) is None or status == "100":
+            return
+        left = headers.get("Nats-Pending-Messages")
+        self._credit = max(0, self._credit - int(left)) if left is not None and left.isdigit() and self._asked else 0
+        if not self._asked:
+            self._credit = 0
+        if status == "503" or "deleted" in text.lower():
+            self._lose(f"{status} {text}".strip())
+            return
+        self.pull()
+
+    def _lose(self, why: str) -> None:
+        if not self._lost and not self.ended:
+            self._lost = True
+            self._transport.warn("consumer.lost", subscription=self.binding.name, consumer=self.name, error=why)
+            self._link.start(self._find())
+
+    async def _find(self) -> None:
+        """The consumer, or the stream, is gone: have it again."""
+        while not self.ended:
+            client = self._link.client
+            if client is not None:
+                try:
+                    await self._transport.streams.ensure(client)
+                    await self._transport.streams.consumer(self.name, self.filters, self.binding.start, client)
+                    break
+                except PipebusError:
+                    pass
+            await asyncio.sleep(AGAIN)
+        self._lost = False
+        self._asked, self._credit = {}, 0
+        self.pull()
+
+    def look(self, now: float) -> None:
+        """Questions that nobody has answered in time are asked again."""
+        if self._asked and min(self._asked.values()) < now:
+            self._asked = {inbox: until for inbox, until in self._asked.items() if until >= now}
+            if not self._asked:
+                self._credit = 0
+        for number, due in list(self.returned.items()):
+            if due + MOMENT < now:
+                del self.returned[number]
+        self.offer()
+
+    def renew(self) -> None:
+        """The lease of all that is here."""
+        for claim in self.out:
+            self._link.say(partial(self._renewal, claim))
+
+    def _renewal(self, claim: Claim) -> Frame | None:
+        return (claim.reply, b"+WPI", "", None) if claim in self.out else None
+
+    # --- settling ----------------------------------------------------------------------------------------------------
+
+    def settle(self, claim: Claim, verdict: Verdict, delay: float = 0.0, why: Any = "") -> None:
+        """On the loop."""
+        if claim.done:
+            if claim not in self.out:
+                self._transport.warn("delivery.settled_too_late", subscription=self.binding.name, verdict=verdict)
+            return
+        claim.done = True
+        counts = self._transport.counts_of(self.binding.name)
+        if verdict == "release":
+            self._release(claim)
+            return
+        if verdict == "dead":
+            self._transport.letters.bury(claim, why)
+            return
+        if verdict == "return":
+            self.returned[claim.number] = time.monotonic() + delay
+            self._say(claim, b'-NAK {"delay":%d}' % int(delay * NANO) if delay > 0 else b"-NAK")
+        else:
+            if verdict == "drop":
+                counts.drop(str(why))
+            else:
+                counts.acknowledged += 1
+            self._say(claim, b"+ACK")
+            if claim.noted:
+                self._transport.letters.forget_note(self.name, claim.number)
+        self._forget(claim)
+
+    def _release(self, claim: Claim) -> None:
+        """Back to the server, and its delivery was none."""
+        subject = self._transport.letters.note_of(self.name, claim.number)
+
+        def noted(_: object) -> None:
+            # Without the note it counts as taken: better that than a message that is held for as long as its lease.
+            self._transport.open -= 1
+            self._say(claim, b"-NAK")
+            self._forget(claim)
+
+        self._transport.open += 1
+        until = time.monotonic() + self._transport.options.publish_timeout
+        self._transport.publisher.send(Outgoing(subject, subject, str(claim.noted + 1).encode(), {}, until, noted))
+
+    def buried(self, claim: Claim, error: BaseException | None) -> None:
+        """Its letter is kept, or could not be: then it comes again when its lease ends."""
+        if error is None:
+            self._say(claim, b"+TERM")
+            if claim.noted:
+                self._transport.letters.forget_note(self.name, claim.number)
+        self._forget(claim)
+
+    def _say(self, claim: Claim, what: bytes) -> None:
+        frame = (claim.reply, what, "", None)
+        self._link.say(frame)
+        if not what.startswith(b"-"):  # that must not be said twice
+            self.unconfirmed.append(frame)
+
+    def _forget(self, claim: Claim) -> None:
+        claim.done = True
+        if self.out.pop(claim, self) is self:
+            return
+        if self._by_number.get(claim.number) is claim:
+            del self._by_number[claim.number]
+        self._settled += 1
+        if not self.out:
+            self._transport.changed()
+        if self._full:
+            self.offer()
+        else:
+            self.pull()
+
+    async def confirm(self) -> None:
+        """
+        Return when the server has carried out all that it was told before.
+
+        Raises:
+            TransportError: it does not say so.
+        """
+        count = len(self.unconfirmed)
+        if not count:
+            return
+        await self._link.ask(self.unconfirmed[count - 1][0], b"+WPI")
+        for _ in range(min(count, len(self.unconfirmed))):
+            self.unconfirmed.popleft()
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def wants(self, subject: str) -> bool:
+        """Whether a message on a subject of the server's comes here."""
+        subjects = self._transport.subjects
+        if subject.startswith(subjects.replays):
+            return subject == subjects.replays + self.name
+        return any(one.matches(subjects.ours(subject)) for one in self.binding.patterns)
+
+    async def pending(self) -> int:
+        """What is here, or would come here at once."""
+        if self.out or self._transport.open:
+            return len(self.out) or 1
+        now, moves = time.monotonic(), self._moves
+        if any(due <= now for due in self.returned.values()):
+            return 1
+        try:
+            info = await self._transport.streams.info(self.name)
+        except Refused as error:
+            raise TransportError(f"consumer {self.name}: {error}") from None
+        if info["num_pending"] or self.out:
+            return int(info["num_pending"]) or len(self.out)
+        if info["delivered"]["stream_seq"] < self._transport.newest(self):
+            return 1  # the server has it, and has not shown it to its consumers yet
+        client = self._link.client
+        if info["num_ack_pending"] > len(self.returned) and client is not None:
+            # Another process has it, or it is on its way here; then it comes before the answer to a ping.
+            await asyncio.sleep(MEANWHILE)
+            await client.flush()
+        if self._moves != moves:
+            return 1  # what moved between these looks was seen in neither place
+        return len(self.out) + (self._subscription.pending_msgs if self._subscription is not None else 0)
+
+
+def _same(frame: Frame) -> Frame:
+    return frame

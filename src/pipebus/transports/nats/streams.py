@@ -1,0 +1,191 @@
+"""What has to exist on the server: the stream, the one of dead letters, and a consumer for each durable subscription."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from nats.aio.client import Client
+
+from pipebus.errors import TransportError
+from pipebus.transports.nats.link import Link, Refused
+from pipebus.transports.nats.options import Options
+from pipebus.transports.nats.subjects import Subjects
+
+NO_STREAM: Final = 10059
+NO_CONSUMER: Final = 10014
+EXISTS: Final = (10058, 10148, 10105)
+"""JetStream's error codes: a stream or consumer of that name is there, and it is another one."""
+NANO: Final = 1_000_000_000
+
+
+class Streams:
+    """
+    Args:
+        link: What asks.
+        options: What the URL says of the stream.
+    """
+
+    def __init__(self, link: Link, options: Options, subjects: Subjects) -> None:
+        self.link, self.options = link, options
+        self.name = options.stream
+        self.dead = f"{options.stream}-DEAD"
+        self._subjects = subjects
+
+    async def ensure(self, client: Client) -> None:
+        """
+        Create what is missing, and look whether what is there keeps what the URL promises.
+
+        Raises:
+            TransportError: it does not; what to change.
+        """
+        options = self.options
+        wanted: dict[str, Any] = {
+            "name": self.name,
+            "subjects": [*self._subjects.kept, f"{self._subjects.replays}*"],
+            "retention": "limits",
+            "storage": options.storage,
+            "num_replicas": options.replicas,
+            "duplicate_window": int(options.window * NANO),
+            "max_age": int((options.retention or 0) * NANO),
+            "max_bytes": options.max_bytes or -1,
+            # What is full refuses: nothing is thrown away that somebody has not read yet.
+            "discard": "new" if options.max_bytes else "old",
+            "allow_direct": True,
+        }
+        found = await self._stream(client, wanted)
+        self._judge(found["config"], wanted)
+        changed = self._changed(found["config"], wanted)
+        if changed:
+            await self.link.api(f"STREAM.UPDATE.{self.name}", {**found["config"], **changed}, client)
+        await self._stream(
+            client,
+            {
+                "name": self.dead,
+                "subjects": [f"{self._subjects.dead}>", f"{self._subjects.notes}>"],
+                "retention": "limits",
+                "storage": options.storage,
+                "num_replicas": options.replicas,
+                "max_msgs_per_subject": 1,
+                "allow_direct": True,
+            },
+        )
+
+    async def _stream(self, client: Client, config: dict[str, Any]) -> dict[str, Any]:
+        """The stream of that name; made if there is none."""
+        name = config["name"]
+        try:
+            return await self.link.api(f"STREAM.INFO.{name}", None, client)
+        except Refused as error:
+            if error.code != NO_STREAM:
+                raise
+        try:
+            return await self.link.api(f"STREAM.CREATE.{name}", config, client)
+        except Refused as error:
+            if error.code not in EXISTS:  # else another program was quicker
+                raise TransportError(f"stream {name} cannot be made: {error}") from None
+        return await self.link.api(f"STREAM.INFO.{name}", None, client)
+
+    def _judge(self, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+        """What cannot be changed any more, or that nobody here has asked to change."""
+        name, stated = self.name, self.options.stated
+
+        def less(what: str, remedy: str) -> TransportError:
+            return TransportError(f"stream {name} on {self.options} {what}, so it cannot promise what this URL does; {remedy}")
+
+        if there.get("retention") == "workqueue":
+            raise less("is a work queue, which one subscription empties for all", "say stream= for one of its own")
+        if there.get("storage") == "memory" and wanted["storage"] == "file":
+            raise less("keeps messages in memory, until the server ends", "say storage=memory, or stream= for another one")
+        if there.get("duplicate_window", 0) < wanted["duplicate_window"] and "window" not in stated:
+            seconds = there.get("duplicate_window", 0) / NANO
+            raise less(f"recognises a second publish for {seconds:g} s only", f"say window={seconds:g}s, or more to change it")
+        age = there.get("max_age", 0)
+        if age and (self.options.retention is None):
+            raise less(f"deletes after {age / NANO:g} s what nobody has read", f"say retention={age / NANO:g}s")
+        limited = there.get("max_bytes", -1) > 0 or there.get("max_msgs", -1) > 0 or there.get("max_msgs_per_subject", -1) > 0
+        if limited and there.get("discard") != "new" and "max_bytes" not in stated:
+            raise less("deletes the oldest when it is full, read or not", "say max_bytes=, which makes it refuse what is new")
+        if there.get("num_replicas", 1) < wanted["num_replicas"] and "replicas" not in stated:
+            raise less(f"has {there.get('num_replicas')} replicas", "say replicas=")
+
+    def _changed(self, there: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+        """What the URL states and the stream has otherwise."""
+        names = {
+            "window": "duplicate_window", "retention": "max_age", "max_bytes": "max_bytes", "replicas": "num_replicas",
+        }  # fmt: skip
+        changed = {
+            theirs: wanted[theirs]
+            for ours, theirs in names.items()
+            if ours in self.options.stated and there.get(theirs) != wanted[theirs]
+        }
+        if "max_bytes" in self.options.stated and there.get("discard") != "new":
+            changed["discard"] = "new"
+        missing = [one for one in wanted["subjects"] if one not in there.get("subjects", [])]
+        if missing:
+            changed["subjects"] = [*there.get("subjects", []), *missing]
+        return changed
+
+    async def consumer(self, name: str, filters: list[str], start: str, client: Client | None = None) -> None:
+        """
+        A durable consumer of that name with these filters, which need not be there before.
+
+        Args:
+            start: "new", "all" or "last", if it is made.
+        """
+        filters = [*filters, f"{self._subjects.replays}{name}"]
+        wait = int(self.options.lease * NANO)
+        try:
+            there = await self.link.api(f"CONSUMER.INFO.{self.name}.{name}", None, client)
+        except Refused as error:
+            if error.code != NO_CONSUMER:
+                raise
+            config: dict[str, Any] = {
+                "durable_name": name,
+                "name": name,
+                "ack_policy": "explicit",
+                "ack_wait": wait,
+                "max_deliver": -1,
+                "max_ack_pending": -1,
+                "filter_subjects": filters,
+                "replay_policy": "instant",
+                "deliver_policy": start,
+            }
+            if start == "last":
+                config |= await self._from_last(filters)
+            try:
+                await self._create(name, config, "create", client)
+                return
+            except Refused as other:
+                if other.code not in EXISTS:
+                    raise
+            there = await self.link.api(f"CONSUMER.INFO.{self.name}.{name}", None, client)
+        config = there["config"]
+        if config.get("ack_policy") != "explicit" or config.get("deliver_subject"):
+            raise TransportError(
+                f"consumer {name} of stream {self.name} is another program's (it is no pull consumer with explicit "
+                "acknowledgements); give the subscription another name"
+            )
+        mine = sorted(config.get("filter_subjects") or [config.get("filter_subject", "")])
+        if mine != sorted(filters) or config.get("ack_wait") != wait or config.get("max_deliver", -1) != -1:
+            config.pop("filter_subject", None)
+            config |= {"filter_subjects": filters, "ack_wait": wait, "max_deliver": -1}
+            await self._create(name, config, "update", client)
+
+    async def _create(self, name: str, config: dict[str, Any], action: str, client: Client | None) -> None:
+        body = {"stream_name": self.name, "config": config, "action": action}
+        await self.link.api(f"CONSUMER.CREATE.{self.name}.{name}", body, client)
+
+    async def _from_last(self, filters: list[str]) -> dict[str, Any]:
+        """Where the last message is that any of the filters matches: the server would take the last of each."""
+        last = 0
+        for one in filters:
+            try:
+                found = await self.link.api(f"STREAM.MSG.GET.{self.name}", {"last_by_subj": one})
+            except Refused:
+                continue
+            last = max(last, int(found["message"]["seq"]))
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": last} if last else {"deliver_policy": "all"}
+
+    async def info(self, name: str) -> dict[str, Any]:
+        """Of a consumer."""
+        return await self.link.api(f"CONSUMER.INFO.{self.name}.{name}")

@@ -1,0 +1,174 @@
+"""
+Messages as the server has them: headers and bytes, ours and those of other programs.
+
+What we publish is a CloudEvent in structured mode: the codec's JSON, with the header `content-type:
+application/cloudevents+json`. Our headers are in it, exactly; those with plain names and values are headers of NATS too, for
+programs that know nothing of us.
+
+What others publish is taken as it comes: CloudEvents in either mode, or anything else, whose subject is the server's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import unquote
+
+from pipebus.errors import PipebusError
+from pipebus.message import RESERVED_PREFIXES, Headers, Message, check_headers
+from pipebus.transports.nats.subjects import INBOX, REPLY
+
+CLOUDEVENT: Final = "application/cloudevents+json"
+VERSION: Final = "Pipebus-Version"
+"""Of the envelope; who has it has our JSON."""
+ID: Final = "Nats-Msg-Id"
+STREAM: Final = "Nats-Expected-Stream"
+ORIGIN: Final = "Pipebus-Origin"
+"""Of a copy: JSON of the subject, id and time that the message had on the server."""
+_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
+_OWN: Final = ("content-type", "status", "description", "correlation_id", "correlation-id")
+"""Names of headers that mean something else than what a user says by them."""
+_EVENT: Final = ("ce-", "ce_")
+
+
+def message_id(id: str) -> str:
+    """An id as the server may have it, in a header: the same for the same id, another for another."""
+    return id if _VALUE.fullmatch(id) and not id.startswith("sha256:") else f"sha256:{hashlib.sha256(id.encode()).hexdigest()}"
+
+
+def headers_of(message: Message[Any]) -> dict[str, str]:
+    """What goes beside the codec's bytes."""
+    found = {"content-type": CLOUDEVENT, VERSION: "1"}
+    for name, value in message.headers.items():
+        if _NAME.fullmatch(name) and _VALUE.fullmatch(value):
+            low = name.lower()
+            if low not in _OWN and not low.startswith((*RESERVED_PREFIXES, *_EVENT)):
+                found[name] = value
+    return found
+
+
+def size_of(data: bytes, headers: Mapping[str, str]) -> int:
+    """Bytes that the server counts: the data, and the headers with their frame."""
+    return len(data) + 14 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+
+
+def decode(
+    subject: str, data: bytes, headers: Mapping[str, str], id: str, time: float, reply: str = ""
+) -> Message[Any] | bytes:
+    """
+    A message of whatever program; bytes, if they are (or say that they are) an envelope that the codec knows better.
+
+    Args:
+        subject: Ours.
+        id, time: For a message that says neither.
+        reply: The server's subject on which somebody waits for an answer; "": nobody does.
+    """
+    names = {name.lower(): value for name, value in headers.items()}
+    if VERSION.lower() in names:
+        return data
+    id = names.get(ID.lower(), id)
+    kind = names.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == CLOUDEVENT:
+            return _structured(subject, data, names, id, time)
+        if any(f"{before}specversion" in names for before in _EVENT):
+            return _binary(subject, data, names, id, time)
+        return _foreign(subject, data, headers, names, kind, id, time, reply)
+    except (PipebusError, ValueError, TypeError, OverflowError, RecursionError):
+        return data
+
+
+def _structured(subject: str, data: bytes, names: dict[str, str], id: str, time: float) -> Message[Any] | bytes:
+    event = json.loads(data)
+    if "pipebusversion" in event:
+        return data
+    return _event(subject, event, id, time)
+
+
+def _binary(subject: str, data: bytes, names: dict[str, str], id: str, time: float) -> Message[Any]:
+    event: dict[str, Any] = {
+        name[3:]: unquote(value, errors="strict") for name, value in names.items() if name.startswith(_EVENT)
+    }
+    kind = names.get("content-type", "")
+    if kind:
+        event["datacontenttype"] = kind
+    body = _body(data, kind.partition(";")[0].strip().lower())
+    return _event(subject, event, id, time, body)
+
+
+def _event(subject: str, event: dict[str, Any], id: str, time: float, body: Any = None) -> Message[Any]:
+    """
+    A CloudEvent of another program. Its subject here is the server's, by which subscriptions choose; its own attributes are
+    headers, as in "ce-type".
+    """
+    if event.get("specversion") != "1.0":
+        raise ValueError("not CloudEvents 1.0")
+    if "data_base64" in event:
+        body = base64.b64decode(event["data_base64"], validate=True)
+    elif "data" in event:
+        body = event["data"]
+    if isinstance(event.get("time"), str):
+        time = datetime.fromisoformat(event["time"]).timestamp()
+    kept = {
+        f"ce-{name}": str(value)
+        for name, value in event.items()
+        if name not in ("specversion", "id", "time", "data", "data_base64") and isinstance(value, (str, int))
+    }
+    return Message(
+        subject,
+        body,
+        headers=_fitting(kept),
+        key=event.get("partitionkey"),
+        correlation_id=event.get("correlationid"),
+        id=str(event.get("id") or id),
+        time=time,
+    )
+
+
+def _foreign(
+    subject: str, data: bytes, headers: Mapping[str, str], names: dict[str, str], kind: str, id: str, time: float, reply: str
+) -> Message[Any] | bytes:
+    body = _body(data, kind)
+    if isinstance(body, dict) and body.get("specversion") == "1.0" and isinstance(body.get("type"), str):
+        return data if "pipebusversion" in body else _event(subject, body, id, time)
+    return Message(
+        subject,
+        body,
+        headers=_fitting({name: value for name, value in headers.items() if name.lower() != ORIGIN.lower()}),
+        correlation_id=names.get("correlation_id") or names.get("correlation-id") or None,
+        reply_to=REPLY + reply if reply.startswith(INBOX) else None,
+        id=id,
+        time=time,
+    )
+
+
+def _body(data: bytes, kind: str) -> Any:
+    """JSON if it says so, or if it is an object or array; text if it says so; else bytes."""
+    if kind == "application/json" or kind.endswith("+json"):
+        return json.loads(data) if data else None
+    if kind.startswith("text/"):
+        return data.decode()
+    if not kind and data.lstrip()[:1] in (b"{", b"["):
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError):
+            return data
+    return data
+
+
+def _fitting(headers: Mapping[str, str]) -> Headers:
+    """Headers without those that no message of ours may have."""
+    found: dict[str, str] = {}
+    for name, value in headers.items():
+        if not name.lower().startswith(RESERVED_PREFIXES):
+            try:
+                found |= check_headers({name: value})
+            except PipebusError:
+                continue
+    return Headers(found)

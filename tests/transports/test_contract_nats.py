@@ -1,0 +1,29 @@
+"""The contract of transports, on a NATS server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from nats_server import NatsServer
+from nats_stage import NatsStage
+
+from pipebus.testing.contract import *  # noqa: F403
+
+SHORT_LEASES = ("test_r4_crash_counts_as_attempt", "test_l8_exit_without_close")
+"""Tests in which a process ends with messages in hand, and nobody tells the server before their leases end."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+def stage(request: pytest.FixtureRequest, server: NatsServer) -> Iterator[Any]:
+    lease = 2.0 if request.node.originalname in SHORT_LEASES else 30.0
+    stage = NatsStage(server, lease, many=2_000)
+    yield stage
+    stage.wipe()
