@@ -101,7 +101,7 @@ def prepare(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 def look_at(path: str, wait: float) -> None:
     """
-    Whether this can be a file of pipebus, or become one; changes nothing.
+    Whether this can be a file of pipebus, or become one; changes nothing. Called while nobody else writes.
 
     Raises:
         TransportError: it cannot.
@@ -160,9 +160,13 @@ def open_file(path: str, wait: float) -> sqlite3.Connection:
 
 
 def _check(connection: sqlite3.Connection, path: str) -> None:
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    connection.execute("BEGIN")  # all of it as of one moment
+    try:
+        [tables] = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        [application] = connection.execute("PRAGMA application_id").fetchone()
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+    finally:
+        connection.execute("ROLLBACK")
     if application == APPLICATION:
         if version > len(STEPS):
             raise TransportError(

@@ -138,7 +138,7 @@ class SqliteTransport(Transport):
     def _open_file(self) -> None:
         path, boot_now = self.options.path, boot.boot_id()
         wait = self.options.wait
-        schema.look_at(path, wait)
+        self._look()
         lock = WriteLock(path, wait)
         try:
             lock.open()
@@ -149,6 +149,7 @@ class SqliteTransport(Transport):
         opened: list[sqlite3.Connection] = []
         try:
             with lock.held():
+                schema.look_at(path, wait)
                 opened.append(schema.open_file(path, wait))
                 store = self._store(opened[0])
                 self._base = self._catch_up(store, boot_now)
@@ -171,6 +172,11 @@ class SqliteTransport(Transport):
         self._told = 0
         self._log = 0  # its size at the last checkpoint
         self._open = True
+
+    def _look(self) -> None:
+        """Refuse another program's file before a trace of us is left beside it. With a lock file nobody can say yet."""
+        if not os.path.exists(f"{self.options.path}-lock"):
+            schema.look_at(self.options.path, self.options.wait)
 
     def _store(self, connection: sqlite3.Connection) -> Store:
         options = self.options
@@ -258,7 +264,7 @@ class SqliteTransport(Transport):
         path, wait = self.options.path, self.options.wait
         try:
             if self._keeper is None:
-                schema.look_at(path, wait)
+                self._look()
                 with closing(schema.connect(path, wait, "ro")) as connection:
                     return query(connection)
             self._use_file()
@@ -519,7 +525,10 @@ class SqliteTransport(Transport):
                 busy = self._round()
                 pause = 0.0
             except Exception as error:
-                # The file failed, or we did. Everything is still in line, or in the file.
+                # The file failed, or we did. Everything is still in line, or in the file; who waits in line has to be told.
+                with suppress(Exception):  # it is the same, or told to whoever waits
+                    if not self._writer.idle:
+                        self._writer.call(None, sync=False)
                 if not pause:
                     failing_since = time.monotonic()
                 if self._stopping and time.monotonic() - failing_since >= self.patience:
