@@ -1,0 +1,177 @@
+"""What the URL of a NATS server says, what it hides, and how our names become the server's."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("nats")
+
+from pipebus import Bus
+from pipebus.errors import TransportError, UnsupportedCapability
+from pipebus.subject import Pattern
+from pipebus.testing.contract.table import ROWS
+from pipebus.transports.nats import NatsTransport
+from pipebus.transports.nats.options import Options, redacted
+from pipebus.transports.nats.subjects import Subjects, consumer_name, disjoint
+
+SECRETS = ("hunter2", "s3cret")
+
+
+def options(url: str) -> Options:
+    return Options.from_url(url)
+
+
+class TestOptions:
+    """What is said is what is meant."""
+
+    def test_a_url_says_where_and_how(self) -> None:
+        """Hosts of a cluster, who we are, and the stream."""
+        found = options(
+            "nats://ann:p%40ss@one:4223,two?stream=ORDERS&prefix=shop.eu&lease=10s&window=1m&replicas=3&max_bytes=1GiB"
+        )
+        assert found.hosts == ("one:4223", "two:4222")
+        assert (found.user, found.password, found.token) == ("ann", "p@ss", None)
+        assert (found.stream, found.prefix, found.lease, found.window) == ("ORDERS", "shop.eu", 10.0, 60.0)
+        assert (found.replicas, found.max_bytes) == (3, 2**30)
+
+    def test_what_stands_alone_before_the_at_is_a_token(self) -> None:
+        """As everywhere with NATS."""
+        assert (options("nats://s3cret@host").token, options("nats://s3cret@host").user) == ("s3cret", None)
+
+    def test_tls_is_a_scheme_too(self) -> None:
+        """tls:// is nats:// with TLS."""
+        assert (options("tls://host").tls, options("nats://host").tls, options("nats://host?tls=yes").tls) == (
+            True,
+            False,
+            True,
+        )
+
+    @pytest.mark.parametrize(
+        ("url", "text"),
+        [
+            ("nats://", "no host"),
+            ("nats://host:port", "no host and port"),
+            ("nats://host/path", '"/path" has no meaning'),
+            ("nats://host#x", "what follows #"),
+            ("nats://host?lease=soon", "lease="),
+            ("nats://host?lease=1ms", "lease="),
+            ("nats://host?leese=1s", '"leese" is unknown'),
+            ("nats://host?lease=1s&lease=2s", "given twice"),
+            ("nats://host?storage=tape", '"file" or "memory"'),
+            ("nats://host?replicas=6", "1 to 5"),
+            ("nats://host?core=maybe", '"yes" or "no"'),
+            ("nats://host?stream=a.b", "stream="),
+            ("nats://host?prefix=a..b", "prefix="),
+            ("nats://host?prefix=", "subjects=orders"),
+            ("nats://host?subjects=a.>", "empty prefix"),
+            ("nats://host?prefix=&subjects=a..b", "empty token"),
+            ("nats://host?key=k.pem", "without cert"),
+            ("nats://u:p@host?creds=file", "say twice"),
+            ("nats://host?retention=1s", "shorter than window"),
+            ("nats://host?cafile=", "path of a file"),
+            ("nats://host?password=hunter2", '"password" is unknown'),
+        ],
+    )
+    def test_what_is_wrong_is_named_when_the_bus_is_made(self, url: str, text: str) -> None:
+        """No server is asked for that."""
+        with pytest.raises(UnsupportedCapability, match=text):
+            Bus(url)
+
+    def test_promises_follow_the_url(self) -> None:
+        """What is kept in memory does not outlive the server, and plain NATS keeps nothing."""
+        kept, light, core = (Bus(f"nats://host{rest}").transport.capabilities for rest in ("", "?storage=memory", "?core=yes"))
+        assert (kept.survives, light.survives, core.survives) == ("server_restart", "process", "nothing")
+        assert (kept.dedup_window, core.dedup_window) == (120.0, 0.0)
+        assert (kept.dead_letters, core.dead_letters) == (True, False)
+        with pytest.raises(UnsupportedCapability, match="survives"):
+            Bus("nats://host?storage=memory", require={"survives": "server_restart"})
+        with pytest.raises(UnsupportedCapability, match="survives"):
+            Bus("nats://host", require={"survives": "power"})
+
+
+class TestSecrets:
+    """Nobody reads a password in a log."""
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "nats://ann:hunter2@host", "nats://s3cret@host", "nats://ann:hunter2@one,two?stream=S", "nats://ann:hun@ter2@host",
+            "nats://ann:s3cret/hunter2@host", "nats://ann:hunter2#s3cret@host?x=1", "nats://ann:hunter2?s3cret@host",
+        ],
+    )  # fmt: skip
+    def test_a_redacted_url_has_no_secret(self, url: str) -> None:
+        """Also where an @ or a / was not written %40 or %2F."""
+        assert not any(secret in redacted(url) for secret in (*SECRETS, "hun@", "ter2"))
+        assert "***@" in redacted(url)
+
+    def test_a_url_without_secrets_is_shown_as_it_is(self) -> None:
+        """Nothing is hidden without a reason."""
+        assert redacted("nats://one:1,two:2?stream=S") == "nats://one:1,two:2?stream=S"
+
+    @pytest.mark.parametrize("place", ["ann:hunter2", "s3cret"])
+    def test_errors_and_reprs_have_no_secret(self, place: str) -> None:
+        """Neither what is wrong with a URL, nor that nobody is there."""
+        transport = NatsTransport.from_url(f"nats://{place}@127.0.0.1:9?connect_timeout=300ms")
+        shown = [repr(transport), repr(transport.options), str(transport.options), transport.url, repr(transport.letters)]
+        with pytest.raises(TransportError) as absent:
+            Bus(f"nats://{place}@127.0.0.1:9?connect_timeout=300ms").start()
+        with pytest.raises(UnsupportedCapability) as wrong:
+            Bus(f"nats://{place}@host?x=1")
+        for text in (*shown, str(absent.value), str(wrong.value)):
+            assert not any(secret in text for secret in SECRETS)
+
+    def test_nobody_there_says_what_was_tried_and_what_to_do(self) -> None:
+        """A start does not wait for ever."""
+        with pytest.raises(TransportError, match=r"127\.0\.0\.1:9 within 0\.3 s: .*start nats-server there"):
+            Bus("nats://127.0.0.1:9?connect_timeout=300ms").start()
+
+
+class TestNames:
+    """Subjects and names, as the server takes them."""
+
+    @pytest.mark.parametrize("prefix", ["shop", "a.b", ""])
+    def test_a_subject_comes_back(self, prefix: str) -> None:
+        """Under a prefix or without."""
+        subjects = Subjects(options(f"nats://host?prefix={prefix}" + ("&subjects=x.>" if not prefix else "")))
+        for _, subject, _ in ROWS:
+            assert subjects.ours(subjects.theirs(subject)) == subject
+        assert subjects.ours(subjects.theirs("_reply.7f.1")) == "_reply.7f.1"
+        assert subjects.theirs("_reply._INBOX.x.y") == "_INBOX.x.y"
+
+    def test_replies_and_dead_letters_are_not_in_the_stream_of_messages(self) -> None:
+        """They begin otherwise."""
+        subjects = Subjects(options("nats://host"))
+        kept = Pattern(subjects.kept[0])
+        for other in (subjects.theirs("_reply.7f.1"), f"{subjects.dead}s.d1", f"{subjects.notes}s.1", f"{subjects.replays}s"):
+            assert not kept.matches(other)
+
+    def test_consumer_names_are_the_servers_and_different(self) -> None:
+        """Whatever a subscription is called."""
+        names = ["billing", "bill ing", "bill.ing", "bill*ing", "größe", "grösse", "", "x" * 300, "x" * 301, "bill_ing", "a/b"]
+        names += [consumer_name(name) for name in names]  # a name that looks like one that was made is another's
+        found = [consumer_name(name) for name in dict.fromkeys(names)]
+        assert len(set(found)) == len(found)
+        assert all(name and len(name) <= 64 and not set(name) & set(" .*>/\\") and name.isascii() for name in found)
+        assert consumer_name("billing") == "billing"
+
+    @pytest.mark.parametrize(
+        ("patterns", "wanted"),
+        [
+            (["a", "b"], ["a", "b"]),
+            (["a", "a"], ["a"]),
+            (["orders.*", "orders.created"], ["orders.*"]),
+            (["orders.>", "orders.*"], ["orders.>"]),
+            (["orders.>", "*.created"], ["*.>"]),
+            (["a.*", "*.b"], ["*.*"]),
+            (["a.*", "*.b", "c.c"], ["*.*"]),
+            (["a.*.c", "a.b.>"], ["a.*.>"]),
+            (["a", "a.b"], ["a", "a.b"]),
+            ([">", "a"], [">"]),
+        ],
+    )
+    def test_filters_do_not_overlap(self, patterns: list[str], wanted: list[str]) -> None:
+        """The server refuses filters that do; one that covers both stands for them."""
+        found = disjoint(tuple(Pattern(one) for one in patterns))
+        assert sorted(one.text for one in found) == wanted
+        assert not any(a.overlaps(b) for a in found for b in found if a is not b)
+        assert all(any(one.covers(Pattern(text)) for one in found) for text in patterns)
