@@ -39,6 +39,19 @@ def until(true: Callable[[], Any], what: str, timeout: float = 60.0) -> None:
         time.sleep(0.005)
 
 
+START = """
+import sys
+from pipebus import Bus
+bus = Bus("sqlite:///" + sys.argv[1])
+bus.subscribe("a", lambda message: None, name="s")
+print("ready", flush=True)
+sys.stdin.read(1)
+with bus:
+    assert bus.publish("a").mailboxes == 1
+    bus.drain(timeout=30)
+"""
+
+
 class Place:
     """A file, and the workers that serve it."""
 
@@ -176,6 +189,27 @@ def nobody_writes(path: Path) -> Iterator[None]:
     with open(f"{path}-lock", "rb+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def test_processes_may_make_the_file_at_the_same_time(tmp_path: Path) -> None:
+    """Whoever comes first makes it; nobody is refused."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    for number in range(3):
+        path = tmp_path / f"{number}.db"
+        started = [subprocess.Popen([sys.executable, "-c", START, str(path)], text=True, **pipes) for _ in range(4)]
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("g")
+            process.stdin.flush()
+        for process in started:
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == 0, said
+        with closing(sqlite3.connect(path)) as file:
+            assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert file.execute("SELECT accepted, acknowledged FROM subscription").fetchall() == [(4, 4)]
 
 
 # --- killed ------------------------------------------------------------------------------------------------------------
