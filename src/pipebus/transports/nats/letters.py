@@ -20,7 +20,7 @@ from pipebus.message import Message
 from pipebus.transports.nats import wire
 from pipebus.transports.nats.link import Link, Refused
 from pipebus.transports.nats.publisher import Outgoing
-from pipebus.transports.nats.puller import Claim, origin_of
+from pipebus.transports.nats.puller import Claim
 from pipebus.transports.nats.subjects import consumer_name
 
 if TYPE_CHECKING:
@@ -161,8 +161,7 @@ class StoredLetters(DeadLetters):
 
     def _letter(self, data: bytes, headers: dict[str, str]) -> DeadLetter:
         said = json.loads(headers[LETTER])
-        subject, id, moment = origin_of(headers, "pipebus.undecodable", said["id"], said["time"])
-        found = wire.decode(subject, data, headers, id, moment)
+        _, found = wire.decode_copy("pipebus.undecodable", data, headers, said["id"], said["time"])
         if isinstance(found, bytes):
             try:
                 found = self._codec.decode(found)

@@ -11,7 +11,6 @@ says how many of a message's deliveries were none; whoever is given the message 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import deque
 from collections.abc import Callable
@@ -76,9 +75,10 @@ class Claim:
         self.replayed = message.subject.startswith(replays)
         self.subject = ours(message.subject)
         id = f"{puller.stream}:{self.number}"
-        if wire.ORIGIN in self.headers:
-            self.subject, id, self.time = origin_of(self.headers, self.subject, id, self.time)
-        self.found = wire.decode(self.subject, self.data, self.headers, id, self.time)
+        if self.replayed:
+            self.subject, self.found = wire.decode_copy(self.subject, self.data, self.headers, id, self.time)
+        else:
+            self.found = wire.decode(self.subject, self.data, self.headers, id, self.time)
 
 
 def place_of(reply: str) -> tuple[int, int, float]:
@@ -86,14 +86,6 @@ def place_of(reply: str) -> tuple[int, int, float]:
     parts = reply.split(".")
     first = 4 if len(parts) == 9 else 6  # after $JS.ACK, with or without domain and account
     return int(parts[first]), int(parts[first + 1]), int(parts[first + 3]) / NANO
-
-
-def origin_of(headers: dict[str, str], subject: str, id: str, time: float) -> tuple[str, str, float]:
-    try:
-        found = json.loads(headers[wire.ORIGIN])
-        return str(found["subject"]), str(found["id"]), float(found["time"])
-    except (ValueError, KeyError, TypeError):
-        return subject, id, time
 
 
 class Puller:
@@ -189,6 +181,10 @@ class Puller:
         if not message.reply:
             self._status(message)
             return
+        try:
+            place_of(message.reply)
+        except (IndexError, ValueError):
+            return  # somebody else has written to this inbox
         self._credit = max(0, self._credit - 1)
         if not self._credit:
             self._asked.clear()

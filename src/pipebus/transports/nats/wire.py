@@ -80,8 +80,20 @@ def decode(
         if any(f"{before}specversion" in names for before in _EVENT):
             return _binary(subject, data, names, id, time)
         return _foreign(subject, data, headers, names, kind, id, time, reply)
-    except (PipebusError, ValueError, TypeError, OverflowError, RecursionError):
+    except Exception:  # whatever the bytes of strangers cause: the codec says what is wrong with them
         return data
+
+
+def decode_copy(
+    subject: str, data: bytes, headers: Mapping[str, str], id: str, time: float
+) -> tuple[str, Message[Any] | bytes]:
+    """`decode` of a letter, or of what was replayed: the copy says what the message was. And its subject."""
+    try:
+        found = json.loads(headers[ORIGIN])
+        subject, id, time = str(found["subject"]), str(found["id"]), float(found["time"])
+    except (ValueError, KeyError, TypeError):
+        pass  # not written by us; so be it
+    return subject, decode(subject, data, {name: value for name, value in headers.items() if name != ID}, id, time)
 
 
 def _structured(subject: str, data: bytes, names: dict[str, str], id: str, time: float) -> Message[Any] | bytes:

@@ -1,0 +1,537 @@
+"""The NATS transport beside programs that know nothing of it, and what the contract does not ask."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+pytest.importorskip("nats")
+
+from nats_server import NatsServer
+from nats_stage import NatsStage, with_client
+
+from pipebus import Bus, Message
+from pipebus.errors import (
+    LifecycleError,
+    MessageTooLarge,
+    RequestFailed,
+    TransportError,
+    UnsupportedCapability,
+)
+from pipebus.subscription import Delivery
+from pipebus.testing.contract.tools import Seen, figures, running, until
+from pipebus.transports.nats import wire
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+def stage(server: NatsServer) -> Iterator[NatsStage]:
+    stage = NatsStage(server)
+    yield stage
+    stage.wipe()
+
+
+def theirs(stage: NatsStage, work: Callable[[Any, str], Any]) -> Any:
+    """Run a program that knows nats-py only: a function of a client and the prefix of subjects."""
+    return with_client(stage.server, lambda client: work(client, stage.stream.lower()))
+
+
+class TestForeignPrograms:
+    """A program with nats-py, and nothing of ours, at the other end."""
+
+    def test_what_we_publish_is_readable(self, stage: NatsStage) -> None:
+        """A CloudEvent in structured mode, under the prefix; plain headers are headers of NATS too, and all are in the JSON."""
+        bus = stage.open()
+        with running(stage, bus):
+            bus.publish(
+                "orders.created", {"id": 1}, headers={"tenant": "acme", "größe": "XL", "note": "grüße"}, id="m", key="k"
+            )
+
+        async def read(client: Any, prefix: str) -> Any:
+            subscription = await client.jetstream().pull_subscribe(f"{prefix}.orders.>", "reader")
+            (message,) = await subscription.fetch(1, timeout=5)
+            await message.ack()
+            return message
+
+        message = theirs(stage, read)
+        event = json.loads(message.data)
+        assert message.subject == f"{stage.stream.lower()}.orders.created"
+        assert (event["specversion"], event["type"], event["id"], event["data"]) == ("1.0", "orders.created", "m", {"id": 1})
+        assert event["pipebusheaders"] == {"tenant": "acme", "größe": "XL", "note": "grüße"}
+        assert message.headers["content-type"] == "application/cloudevents+json"
+        assert message.headers["Nats-Msg-Id"] == "m"
+        assert message.headers["tenant"] == "acme"
+        assert "note" not in message.headers
+
+    @pytest.mark.parametrize(
+        ("data", "headers", "body"),
+        [
+            (b'{"id": 1}', {}, {"id": 1}),
+            (b"[1, 2]", {}, [1, 2]),
+            (b"7", {}, b"7"),
+            (b"7", {"Content-Type": "application/json"}, 7),
+            (b'"x"', {"content-type": "application/vnd.shop+json; charset=utf-8"}, "x"),
+            (b"", {"content-type": "application/json"}, None),
+            (b"{no json", {}, b"{no json"),
+            (b"\x00\xff", {}, b"\x00\xff"),
+            (b"", {}, b""),
+            ("grüße".encode(), {"content-type": "text/plain"}, "grüße"),
+            (b"\xff", {"content-type": "application/octet-stream"}, b"\xff"),
+        ],
+        ids=repr,
+    )
+    def test_what_they_publish_is_handled(self, stage: NatsStage, data: bytes, headers: dict[str, str], body: Any) -> None:
+        """Whatever bytes: the subject is the server's, the body what it says or looks like, the rest is made up."""
+        seen = Seen()
+        bus = stage.open()
+        bus.subscribe("orders.>", seen, name="s")
+
+        async def publish(client: Any, prefix: str) -> Any:
+            return await client.jetstream().publish(f"{prefix}.orders.new", data, headers={**headers, "x-tenant": "acme"})
+
+        with running(stage, bus):
+            ack = theirs(stage, publish)
+            until(stage, lambda: seen.messages, "it has come")
+        (message,) = seen.messages
+        assert (message.subject, type(message.body), message.body) == ("orders.new", type(body), body)
+        assert message.headers["x-tenant"] == "acme"
+        assert message.id == f"{stage.stream}:{ack.seq}"
+        assert abs(message.time - time.time()) < 60
+
+    def test_ids_and_correlation_of_others_are_taken(self, stage: NatsStage) -> None:
+        """And no header that is ours by name."""
+        seen = Seen()
+        bus = stage.open()
+        bus.subscribe("a", seen, name="s")
+
+        async def publish(client: Any, prefix: str) -> None:
+            headers = {
+                "Nats-Msg-Id": "theirs",
+                "correlation_id": "c",
+                "pipebus-x": "forged",
+                "Pipebus-Origin": '{"subject":"b"}',
+            }
+            await client.jetstream().publish(f"{prefix}.a", b"x", headers=headers)
+
+        with running(stage, bus):
+            theirs(stage, publish)
+            until(stage, lambda: seen.messages, "it has come")
+        (message,) = seen.messages
+        assert (message.id, message.correlation_id) == ("theirs", "c")
+        assert not any(name.lower().startswith(("pipebus-", "nats-")) for name in message.headers)
+
+    @pytest.mark.parametrize("mode", ["structured", "binary", "binary_kafka_names", "structured_without_header"])
+    def test_cloudevents_of_others_are_read(self, stage: NatsStage, mode: str) -> None:
+        """Both modes; subscriptions choose by the server's subject, and the event's attributes are headers."""
+        moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        attributes = {
+            "specversion": "1.0", "id": "e 1", "source": "/shop", "type": "com.shop.order", "time": moment.isoformat(),
+            "partitionkey": "k", "correlationid": "c", "tier": "gold",
+        }  # fmt: skip
+        data = {"order": "größe"}
+        if mode.startswith("structured"):
+            headers = {"content-type": "application/cloudevents+json"} if mode == "structured" else {}
+            raw = json.dumps({**attributes, "datacontenttype": "application/json", "data": data}).encode()
+        else:
+            before = "ce_" if mode == "binary_kafka_names" else "ce-"
+            headers = {f"{before}{name}": value.replace(" ", "%20") for name, value in attributes.items()}
+            headers["content-type"] = "application/json"
+            raw = json.dumps(data).encode()
+        seen = Seen()
+        bus = stage.open()
+        bus.subscribe("orders.*", seen, name="s")
+
+        async def publish(client: Any, prefix: str) -> None:
+            await client.jetstream().publish(f"{prefix}.orders.eu", raw, headers=headers)
+
+        with running(stage, bus):
+            theirs(stage, publish)
+            until(stage, lambda: seen.messages, "it has come")
+        (message,) = seen.messages
+        assert (message.id, message.subject, message.body, message.key) == ("e 1", "orders.eu", data, "k")
+        assert (message.correlation_id, message.time) == ("c", moment.timestamp())
+        assert message.headers["ce-type"] == "com.shop.order"
+        assert message.headers["ce-tier"] == "gold"
+
+    def test_bytes_of_a_cloudevent_come_as_bytes(self, stage: NatsStage) -> None:
+        """data_base64."""
+        event = {"specversion": "1.0", "id": "e", "source": "s", "type": "t", "data_base64": base64.b64encode(b"\xff").decode()}
+        found = wire.decode("a", json.dumps(event).encode(), {"content-type": wire.CLOUDEVENT}, "i", 1.0)
+        assert isinstance(found, Message)
+        assert (found.body, found.id, found.time) == (b"\xff", "e", 1.0)
+
+    @pytest.mark.parametrize(
+        ("data", "headers"),
+        [
+            (b"no json", {"content-type": wire.CLOUDEVENT}),
+            (b"[]", {"content-type": wire.CLOUDEVENT}),
+            (b'{"specversion": "0.3"}', {"content-type": wire.CLOUDEVENT}),
+            (b'{"specversion": "1.0", "data_base64": "!"}', {"content-type": wire.CLOUDEVENT}),
+            (b"x", {"ce-specversion": "9.9"}),
+            (b"no json", {"content-type": "application/json"}),
+            (b"\xff", {"content-type": "text/plain"}),
+            (b"x", {"Pipebus-Version": "1"}),
+        ],
+        ids=repr,
+    )
+    def test_what_is_no_message_is_a_dead_letter_with_its_bytes(
+        self, stage: NatsStage, data: bytes, headers: dict[str, str]
+    ) -> None:
+        """What says that it is something and is not; the next message flows."""
+        seen = Seen()
+        bus = stage.open()
+        bus.subscribe("a", seen, name="s")
+
+        async def publish(client: Any, prefix: str) -> None:
+            await client.jetstream().publish(f"{prefix}.a", data, headers=headers)
+
+        with running(stage, bus):
+            theirs(stage, publish)
+            bus.publish("a", "good")
+            until(stage, lambda: seen.bodies == ["good"] and bus.dead_letters.list(), "one is dead, the other handled")
+            (letter,) = bus.dead_letters.list()
+            assert letter.message.body == data
+            assert letter.error.startswith("CodecError")
+
+    def test_a_raw_message_that_died_is_replayed_as_it_was(self, stage: NatsStage) -> None:
+        """Its subject, id and headers are kept with the letter."""
+        seen, broken = Seen(), threading.Event()
+
+        def handle(message: Message) -> None:
+            seen.note(message)
+            if not broken.is_set():
+                raise ValueError("no")
+
+        bus = stage.open()
+        bus.subscribe("raw.*", handle, name="my subscription")
+
+        async def publish(client: Any, prefix: str) -> None:
+            await client.jetstream().publish(f"{prefix}.raw.x", b"\x01", headers={"h": "v"})
+
+        with running(stage, bus):
+            theirs(stage, publish)
+            until(stage, bus.dead_letters.list, "it is dead")
+            broken.set()
+            bus.dead_letters.replay(bus.dead_letters.list()[0].id)
+            until(stage, lambda: len(seen.messages) == 2, "it has come again")
+        first, second = seen.messages
+        assert (second.id, second.subject, second.body, second.headers) == (first.id, first.subject, first.body, first.headers)
+
+    def test_they_can_ask_and_are_answered(self, server: NatsServer) -> None:
+        """Plain NATS: a request of theirs, a handler of ours."""
+        bus = Bus(f"{server.url}?core=yes&prefix=ask")
+        bus.subscribe("prices.get", answer, name="prices")
+
+        async def ask(client: Any) -> Any:
+            return json.loads((await client.request("ask.prices.get", b'{"sku": "x"}', timeout=5)).data)
+
+        with bus:
+            assert with_client(server, ask)["data"] == {"price": 7, "sku": "x"}
+
+
+def answer(message: Message) -> dict[str, Any]:
+    return {"price": 7, **message.body}
+
+
+class TestPublishing:
+    """Many at once, each told what became of it."""
+
+    def test_many_publishes_are_on_their_way_together(self, stage: NatsStage) -> None:
+        """Five thousand coroutines publish at once; each has a receipt, and all arrive in order."""
+        seen: list[int] = []
+
+        def handle(message: Message) -> None:
+            seen.append(message.body)
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s")
+
+        async def main() -> None:
+            async with bus:
+                receipts = await asyncio.gather(*(bus.apublish("a", number) for number in range(5000)))
+                assert all(receipt and receipt.mailboxes == 1 and not receipt.duplicate for receipt in receipts)
+                await bus.adrain(timeout=60)
+
+        asyncio.run(main())
+        assert seen == list(range(5000))
+
+    def test_a_publish_in_the_way_of_a_loop_is_refused(self, stage: NatsStage) -> None:
+        """It would stop the loop until the server answers."""
+        bus = stage.open()
+
+        async def main() -> None:
+            async with bus:
+                with pytest.raises(LifecycleError, match="apublish"):
+                    bus.send(Message("a"))
+
+        asyncio.run(main())
+
+    def test_a_message_larger_than_the_server_takes_is_refused_here(self, tmp_path: Any) -> None:
+        """The server's limit is asked for at the start; a letter about a message has room beside it."""
+        with NatsServer(tmp_path, "max_payload: 65536") as server:
+            bus = Bus(server.url)
+            assert bus.transport.capabilities.max_size > 65536
+            bus.subscribe("a", Seen(), name="s")
+            with bus:
+                assert bus.transport.capabilities.max_size < 65536
+                with pytest.raises(MessageTooLarge):
+                    bus.publish("a", "x" * 65000)
+                assert bus.publish("a", "x" * 30_000)
+
+    def test_a_subject_longer_than_a_line_is_refused_here(self, stage: NatsStage) -> None:
+        """The server would close the connection for it."""
+        bus = stage.open()
+        with running(stage, bus):
+            with pytest.raises(MessageTooLarge, match="subject"):
+                bus.publish("\U0001f600" * 1000)
+            assert bus.publish("ü" * 1000) is not None
+
+    def test_a_delay_is_refused(self, stage: NatsStage) -> None:
+        """JetStream has none."""
+        bus = stage.open()
+        with running(stage, bus), pytest.raises(UnsupportedCapability, match="delay"):
+            bus.publish("a", delay=1.0)
+
+    def test_a_subject_that_no_stream_keeps_is_an_error(self, server: NatsServer) -> None:
+        """With an empty prefix the stream keeps what `subjects` says, and nothing else is lost silently."""
+        bus = Bus(f"{server.url}?stream=EMPTY&prefix=&subjects=eorders.>,ebills.*")
+        seen = Seen()
+        bus.subscribe("eorders.*", seen, name="s")
+        with bus:
+            assert bus.publish("eorders.new", 1)
+            with pytest.raises(TransportError, match="no stream keeps"):
+                bus.publish("other.new", 1)
+            bus.drain(timeout=10)
+        assert seen.bodies == [1]
+
+    def test_a_full_stream_refuses(self, server: NatsServer) -> None:
+        """What nobody has read yet is not thrown away for what is new."""
+        bus = Bus(f"{server.url}?stream=FULL&prefix=full&max_bytes=128KiB")
+        bus.subscribe("a", Seen(held=False), name="s")
+
+        def fill() -> None:
+            for _ in range(100):
+                bus.publish("a", "x" * 10_000)
+
+        with bus, pytest.raises(TransportError, match=r"refused message .* maximum bytes exceeded"):
+            fill()
+
+
+class TestSubscriptions:
+    """Durable by name, plain NATS without one."""
+
+    def test_without_a_name_it_is_plain_nats(self, stage: NatsStage) -> None:
+        """It hears what is published while it listens; the stream knows of no consumer."""
+        seen = Seen()
+        bus = stage.open()
+        with running(stage, bus):
+            bus.publish("ticks", "before")
+            subscription = bus.subscribe("ticks", seen)
+            assert bus.publish("ticks", "now").mailboxes == 1
+            until(stage, lambda: seen.bodies == ["now"], "it has come")
+            subscription.unsubscribe()
+            assert bus.publish("ticks", "after").mailboxes == 0
+            assert theirs(stage, consumers) == []
+        assert seen.bodies == ["now"]
+
+    def test_what_fails_without_a_name_is_a_dead_letter_too(self, stage: NatsStage) -> None:
+        """Retries are in memory, and the letter is kept on the server."""
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            attempts.append(delivery.attempt)
+            delivery.retry()
+
+        attempts: list[int] = []
+        bus = stage.open()
+        bus.subscribe("ticks", handle, attempts=2)
+        with running(stage, bus):
+            bus.publish("ticks", "x")
+            until(stage, bus.dead_letters.list, "it is dead")
+            assert attempts == [1, 2]
+            assert bus.dead_letters.list()[0].message.body == "x"
+
+    def test_a_consumer_is_made_once_and_changed_with_its_patterns(self, stage: NatsStage) -> None:
+        """What it has coming stays."""
+        seen = Seen()
+        bus = stage.open()
+        bus.subscribe("a", seen, name="s")
+        with running(stage, bus):
+            pass
+        bus = stage.open()
+        bus.subscribe(["a", "b.*"], seen, name="s")
+        with running(stage, bus):
+            bus.publish("b.c", 1)
+            bus.drain(timeout=10)
+        assert seen.bodies == [1]
+        assert theirs(stage, consumers) == ["s"]
+
+    def test_anothers_consumer_is_not_taken(self, stage: NatsStage) -> None:
+        """A consumer of that name that works otherwise is another program's."""
+        with running(stage, stage.open()):
+            pass
+
+        async def make(client: Any, prefix: str) -> None:
+            await client.jetstream().subscribe(f"{prefix}.a", durable="s", stream=stage.stream)
+
+        theirs(stage, make)
+        bus = stage.open()
+        bus.subscribe("a", Seen(), name="s")
+        with pytest.raises(TransportError, match="another name"):
+            bus.start()
+
+    def test_a_consumer_that_is_deleted_is_made_again(self, stage: NatsStage) -> None:
+        """It is told, and new messages flow."""
+        seen, warned = Seen(), list[str]()
+        bus = stage.open()
+        bus.subscribe("a", seen, name="s")
+
+        async def delete(client: Any, prefix: str) -> None:
+            await client.jetstream().delete_consumer(stage.stream, "s")
+
+        with running(stage, bus):
+            bus.transport.warn = lambda event, **facts: warned.append(event)
+            theirs(stage, delete)
+            until(stage, lambda: "consumer.lost" in warned, "it is told")
+            until(stage, lambda: theirs(stage, consumers) == ["s"], "it is there again")
+            bus.publish("a", 1)
+            until(stage, lambda: seen.bodies == [1], "messages flow")
+
+    def test_a_stream_that_promises_less_is_refused_at_start(self, stage: NatsStage) -> None:
+        """One in memory under a URL that says nothing of it; the text says what to do."""
+
+        async def make(client: Any, prefix: str) -> None:
+            await client.jetstream().add_stream(name=stage.stream, subjects=[f"{prefix}.>"], storage="memory")
+
+        theirs(stage, make)
+        with pytest.raises(TransportError, match="storage=memory"):
+            stage.open().start()
+
+    def test_a_stated_window_is_written_to_the_stream(self, stage: NatsStage) -> None:
+        """What the URL says is so; what it does not say is looked at."""
+        with running(stage, stage.open()):
+            pass
+        bus = Bus(f"{stage.url}&window=5s")
+        with bus:
+            assert bus.transport.capabilities.dedup_window == 5.0
+
+        async def window(client: Any, prefix: str) -> Any:
+            return (await client.jetstream().stream_info(stage.stream)).config.duplicate_window
+
+        assert theirs(stage, window) == 5.0
+        with pytest.raises(TransportError, match="window=5s"):
+            stage.open().start()
+
+    def test_requests_are_answered_over_the_server(self, stage: NatsStage) -> None:
+        """A reply, and a failure that the one who asks is told of."""
+        asking, serving = stage.open("asking"), stage.open("serving")
+        serving.subscribe("prices.get", answer, name="prices")
+        with running(stage, serving), running(stage, asking):
+            assert asking.request("prices.get", {"sku": "x"}, timeout=5).body == {"price": 7, "sku": "x"}
+            with pytest.raises(RequestFailed, match="TypeError"):
+                asking.request("prices.get", 7, timeout=5)
+
+    def test_core_is_plain_nats_for_all(self, server: NatsServer) -> None:
+        """No stream is made; those of one name share the messages."""
+        buses = [Bus(f"{server.url}?core=yes&prefix=core&stream=NEVER") for _ in range(2)]
+        seen = Seen()
+        for bus in buses:
+            bus.subscribe("a", seen, name="group")
+            bus.start()
+        try:
+            for number in range(100):
+                assert buses[number % 2].publish("a", number)
+            until(NatsStage(server), lambda: len(seen.messages) == 100, "all have come")
+            for bus in buses:
+                bus.drain(timeout=5)
+        finally:
+            for bus in buses:
+                bus.stop(timeout=5)
+        assert sorted(seen.bodies) == list(range(100))
+
+        async def streams(client: Any) -> list[str]:
+            return [one.config.name for one in await client.jetstream().streams_info()]
+
+        assert "NEVER" not in with_client(server, streams)
+
+    def test_core_refuses_what_it_cannot_keep(self, server: NatsServer) -> None:
+        """Older messages are not there."""
+        bus = Bus(f"{server.url}?core=yes")
+        with pytest.raises(UnsupportedCapability):
+            bus.subscribe("a", Seen(), name="s", deliver="all")
+
+
+async def consumers(client: Any, prefix: str) -> list[str]:
+    return [one.name for one in await client.jetstream().consumers_info(prefix.upper())]
+
+
+class TestLetters:
+    """Dead letters, before the original is ended."""
+
+    def test_the_original_stays_where_its_letter_cannot_be_written(self, stage: NatsStage) -> None:
+        """The stream of letters is gone: the message is not acknowledged, and comes again when its lease ends."""
+        seen, warned = Seen(), list[str]()
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            seen.note(message, delivery.attempt)
+            if len(seen.messages) == 1:
+                raise ValueError("no")
+
+        bus = stage.open_with_lease(0.5)
+        bus.subscribe("a", handle, name="s")
+
+        async def delete(client: Any, prefix: str) -> None:
+            await client.jetstream().delete_stream(f"{stage.stream}-DEAD")
+
+        with running(stage, bus):
+            theirs(stage, delete)
+            bus.transport.warn = lambda event, **facts: warned.append(event)
+            bus.publish("a", 1)
+            until(stage, lambda: len(seen.messages) == 2, "it has come again")
+            until(stage, lambda: figures(bus, "s")["acknowledged"] == 1, "and is handled")
+        assert seen.attempts == [1, 2]
+        assert "letter.not_kept" in warned
+
+    def test_letters_are_there_while_the_bus_is_stopped(self, stage: NatsStage) -> None:
+        """For whoever looks with another program."""
+
+        def handle(message: Message) -> None:
+            raise ValueError("no")
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s")
+        with running(stage, bus):
+            bus.publish("a", 1, id="m")
+            bus.drain(timeout=10)
+        letters = Bus(stage.url).dead_letters
+        assert [letter.message.id for letter in letters.list("s")] == ["m"]
+        assert len(letters) == 1
+        letters.discard(letters.list()[0].id)
+        assert letters.list() == []
+
+    def test_over_the_cap_the_oldest_goes(self, stage: NatsStage) -> None:
+        """And is counted."""
+
+        def handle(message: Message) -> None:
+            raise ValueError("no")
+
+        bus = stage.open(dead_letters=3)
+        bus.subscribe("a", handle, name="s")
+        with running(stage, bus):
+            for number in range(6):
+                bus.publish("a", number)
+            bus.drain(timeout=10)
+            until(stage, lambda: figures(bus, "s")["dropped"] == {"evicted": 3}, "three are evicted")
+            assert [letter.message.body for letter in bus.dead_letters.list()] == [3, 4, 5]
