@@ -36,6 +36,8 @@ WAITS: Final = (0.02, 2.0)
 """Least and greatest pause between two attempts to connect, in seconds; doubled each time, and of random length below that."""
 ANSWER: Final = 5.0
 """Seconds to wait for the server's answer to a question."""
+LOOK: Final = 0.2
+"""Seconds between two looks whether the client is still connected."""
 FRAME: Final = 64
 """Frames that are written before others on this loop have their turn."""
 
@@ -158,12 +160,12 @@ class Link:
             try:
                 await asyncio.wait_for(self._connect(client, gone), self.options.connect_timeout)
                 await self._found(client)
-            except (OSError, PipebusError, nats.errors.Error, TimeoutError, ValueError) as error:
+            except Exception as error:  # of any kind: the client has many, and giving up would be for ever
                 if not isinstance(error, (nats.errors.NoServersError, TimeoutError)) or self.error is None:
                     self.error = error
                 await _close(client)
-                if not self._first.is_set() and isinstance(error, PipebusError):
-                    self._first.set()  # it would not go better a second time
+                if not self._first.is_set() and _final(self.error):
+                    self._first.set()
                     return
                 await asyncio.sleep(random.uniform(pause / 2, pause))
                 pause = min(pause * 2, WAITS[1])
@@ -178,7 +180,10 @@ class Link:
             self._connected.set()
             self._bell.set()
             try:
-                await gone.wait()
+                # A client that fails while it closes does not say that it has.
+                while client.is_connected and not gone.is_set():
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(gone.wait(), LOOK)
             finally:
                 self._connected.clear()
                 self.client = None
@@ -405,6 +410,11 @@ async def _close(client: Client) -> None:
     with suppress(Exception):
         if transport:
             transport.close()
+
+
+def _final(error: BaseException | None) -> bool:
+    """Whether it would not go better a second time."""
+    return isinstance(error, (PipebusError, ssl.SSLCertVerificationError)) or "authorization violation" in str(error).lower()
 
 
 def why(error: BaseException | None) -> str:
