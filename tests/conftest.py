@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -22,3 +23,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
                 item.add_marker(pytest.mark.chaos)
+
+
+def pytest_collection_finish() -> None:
+    """
+    Seventeen thousand tests are a million objects that stay: each collection of all garbage would look at them again.
+
+    (Each process that runs tests has collected them all.)
+    """
+    gc.collect()
+    gc.freeze()

@@ -135,10 +135,21 @@ if sys.version_info >= (3, 12):
                     if isinstance(constant, CodeType):
                         add(constant)
 
-        for one in gc.get_objects():
+        for one in _objects():
             if type(one) is FunctionType:
                 add(one.__code__)
         return list(found.values())
+
+    def _objects() -> list[object]:
+        """All that the collector knows; also what a program has frozen (`gc.freeze`), which it leaves out."""
+        frozen = gc.get_freeze_count()
+        if not frozen:
+            return gc.get_objects()
+        gc.unfreeze()
+        try:
+            return gc.get_objects()
+        finally:
+            gc.freeze()
 
 else:
     _files: dict[str, bool] = {}

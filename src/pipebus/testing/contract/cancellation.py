@@ -191,8 +191,10 @@ class TestCancellation:
         seen: Counter[int] = Counter()
 
         async def handle(message: Message) -> None:
-            if message.body % 100 == 0:
+            if message.body % 500 == 0:
                 gc.collect()
+            elif message.body % 50 == 0:
+                gc.collect(1)
             await asyncio.sleep(0)
             seen[message.body] += 1
 
