@@ -1556,7 +1556,7 @@ class TestDoctor:
             "no.toml": ["no.toml: no such file"],
             "nowhere:bus": ["nowhere cannot be imported: ModuleNotFoundError"],
             "shop:bsu": ['shop has no "bsu"'],
-            "nats://localhost": ['no transport for "nats"'],
+            "kafka://localhost": ['no transport for "kafka"'],
             "memory:?wire=smoke": ["memory:?wire=smoke"],
         }
         found = many(*(["doctor", *args.split()] for args in table), cwd=shop.folder)

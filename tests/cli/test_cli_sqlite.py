@@ -186,7 +186,7 @@ class TestRefusals:
             "memory:": "memory: lives in one process",
             "sqlite:///bus.db?lease=fast": "lease",
             "sqlite://bus.db": '"bus.db" stands where no host belongs',
-            "nats://localhost": 'no transport for "nats"',
+            "sqlite:": "names no file",
         }
         found = many(*([*command.split(), url, *more] for url in table), cwd=shop.folder)
         for done, text in zip(found, table.values(), strict=True):

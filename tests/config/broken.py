@@ -557,7 +557,7 @@ broken(
     require = { survive = "power" }
     """,
     'bus.toml:4: bus: require = { survive = "power" }: there is no capability "survive"; there are survives, '
-    "order, groups, delay, dedup_window, replay, objects, multi_process, max_size",
+    "order, groups, delay, dedup_window, replay, objects, multi_process, dead_letters, memory, transactions, max_size",
 )
 
 broken(
@@ -1565,7 +1565,7 @@ broken(
     transport = "carrier-pigeon://roof"
     """,
     'bus.toml:3: bus: transport = "carrier-pigeon://roof": no transport for "carrier-pigeon" '
-    "(in 'carrier-pigeon://roof'); there are: memory",
+    "(in 'carrier-pigeon://roof'); there are: memory, nats, sqlite, tls",
 )
 
 broken(
@@ -2948,7 +2948,7 @@ broken(
     transport = "carrier-pigeon://ada:${env:PIPEBUS_S4}@roof"
     """,
     'bus.toml:3: bus: transport = "carrier-pigeon://ada:${env:PIPEBUS_S4}@roof": no transport for '
-    "\"carrier-pigeon\" (in 'carrier-pigeon://ada:${env:PIPEBUS_S4}@roof'); there are: memory",
+    "\"carrier-pigeon\" (in 'carrier-pigeon://ada:${env:PIPEBUS_S4}@roof'); there are: memory, nats, sqlite, tls",
     env={"PIPEBUS_S4": "hunter2"},
     secret="hunter2",
 )

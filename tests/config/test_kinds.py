@@ -436,7 +436,7 @@ BUILT_IN: dict[str, tuple[str, type, dict[str, Any]]] = {
     {"level": "debug", "body": True, "redact": ["card"]}),
     "redeliver": (
         'attempts = 5, wait = "2s", max_wait = "1m", jitter = 0.5, on = ["OSError"]', Redeliver,
-        {"attempts": 5, "wait": 2.0, "max_wait": 60.0, "jitter": 0.5, "on": OSError},
+        {"attempts": 5, "wait": 2.0, "max_wait": 60.0, "jitter": 0.5, "on": (OSError,)},
     ),
     "reroute": ('to = "eu.{subject}"', Reroute, {"to": "eu.{subject}"}),
     "retry": (

@@ -87,5 +87,5 @@ def test_another_package_cannot_take_a_built_in_scheme(pigeon: list[str]) -> Non
 @pytest.mark.usefixtures("pigeon")
 def test_the_error_for_an_unknown_scheme_names_installed_transports_too() -> None:
     """Who misspells it finds the right name in the text."""
-    with pytest.raises(UnsupportedCapability, match="memory, pigeon"):
+    with pytest.raises(UnsupportedCapability, match="memory, nats, pigeon, sqlite, tls"):
         open_transport("pidgeon:")
