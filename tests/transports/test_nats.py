@@ -409,6 +409,17 @@ class TestSubscriptions:
             bus.publish("a", 1)
             until(stage, lambda: seen.bodies == [1], "messages flow")
 
+    def test_a_subscription_can_be_removed(self, stage: NatsStage) -> None:
+        """With what it has coming; not while it is in use."""
+        bus = stage.open()
+        bus.subscribe("a", Seen(), name="s")
+        with running(stage, bus), pytest.raises(TransportError, match="in use"):
+            bus.transport.remove("s")
+        bus.transport.remove("s")
+        assert theirs(stage, consumers) == []
+        with pytest.raises(TransportError, match="no subscription s"):
+            bus.transport.remove("s")
+
     def test_a_stream_that_promises_less_is_refused_at_start(self, stage: NatsStage) -> None:
         """One in memory under a URL that says nothing of it; the text says what to do."""
 

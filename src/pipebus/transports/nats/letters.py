@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.codec import Codec
@@ -51,6 +52,8 @@ class StoredLetters(DeadLetters):
         super().__init__()
         self._transport = transport
         self._codec = codec
+        self._known = 0
+        self._looked = False  # when the bus stopped
         self._again: Source | None = None  # what publishes a letter of the publish side anew
 
     def next_id(self) -> str:
@@ -135,7 +138,16 @@ class StoredLetters(DeadLetters):
         return self._transport.look(lambda link: self._found(link, id)).letter
 
     def __len__(self) -> int:
-        return self._transport.look(lambda link: self._count(link, ">"))
+        """Without a connection, and after the bus has stopped: how many there were when it was last looked."""
+        if self._transport.running or not self._looked:
+            with suppress(PipebusError):
+                self._known = self._transport.look(lambda link: self._count(link, ">"))
+        return self._known
+
+    async def remember(self) -> None:
+        """How many there are, for afterwards. On the loop."""
+        if self._transport.dead_letters is not None:
+            self._known, self._looked = await self._count(self._transport.link, ">"), True
 
     def __iter__(self) -> Iterator[DeadLetter]:
         return iter(self.list())

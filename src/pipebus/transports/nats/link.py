@@ -82,6 +82,7 @@ class Link:
         self._calls: deque[Callable[[], object]] = deque()
         self._rung = False
         self._first = threading.Event()
+        self._preparing = False
         self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -99,12 +100,17 @@ class Link:
         self._connected = asyncio.Event()
         self.thread = threading.Thread(target=self._run, name="pipebus-nats", daemon=True)
         self.thread.start()
-        if self._first.wait(self.options.connect_timeout) and self.client is not None:
+        # A server that is there may take its time with questions about streams; each of them has an end.
+        if not self._first.wait(self.options.connect_timeout) and self._preparing:
+            self._first.wait(2 * ANSWER)
+        if self.client is not None:
             return
         error = self.error
         self.close()
         if isinstance(error, PipebusError):
             raise error
+        if self._preparing:
+            raise TransportError(f"{self.options} did not answer in {2 * ANSWER:g} s what was asked about its streams")
         raise TransportError(
             f"no connection to {', '.join(self.options.hosts)} within {self.options.connect_timeout:g} s: {why(error)}"
         ) from None
@@ -159,6 +165,7 @@ class Link:
             client = Client()
             try:
                 await asyncio.wait_for(self._connect(client, gone), self.options.connect_timeout)
+                self._preparing = True
                 await self._found(client)
             except Exception as error:  # of any kind: the client has many, and giving up would be for ever
                 if not isinstance(error, (nats.errors.NoServersError, TimeoutError)) or self.error is None:

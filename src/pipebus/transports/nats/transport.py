@@ -33,13 +33,13 @@ from pipebus.transports.base import Binding, Capabilities, Surroundings, Transpo
 from pipebus.transports.nats import wire
 from pipebus.transports.nats.directory import Directory
 from pipebus.transports.nats.letters import RESERVE, StoredLetters
-from pipebus.transports.nats.link import ANSWER, Link
+from pipebus.transports.nats.link import ANSWER, Link, Refused
 from pipebus.transports.nats.listener import Listener
 from pipebus.transports.nats.options import Options
 from pipebus.transports.nats.publisher import Outgoing, Publisher, unknown
 from pipebus.transports.nats.puller import MOMENT, Claim, Puller
 from pipebus.transports.nats.streams import Streams
-from pipebus.transports.nats.subjects import LONGEST, REPLY, Subjects
+from pipebus.transports.nats.subjects import LONGEST, REPLY, Subjects, consumer_name
 
 T = TypeVar("T")
 PAYLOAD: Final = 2**20
@@ -159,6 +159,7 @@ class NatsTransport(Transport):
             if isinstance(bound, Puller):
                 bound.give_back()
         await self._flush()
+        await self.letters.remember()
         for name, bound in self._bound.items():
             if isinstance(bound, Puller):
                 self._last[name] = await self._figures(bound)
@@ -342,6 +343,22 @@ class NatsTransport(Transport):
         with suppress(PipebusError):
             self.link.run(bound.end(), ANSWER)
 
+    def remove(self, name: str) -> None:
+        """
+        Forget a durable subscription with all that it has coming, for all programs; its dead letters stay.
+
+        Raises:
+            TransportError: there is none of that name, or it is in use here.
+        """
+        bound = self._bound.get(name)
+        if bound is not None and not bound.ended:
+            raise TransportError(f"subscription {name} is in use; stop what serves it first")
+        place = f"CONSUMER.DELETE.{self.options.stream}.{consumer_name(name)}"
+        try:
+            self.look(lambda link: link.api(place))
+        except Refused as error:
+            raise TransportError(f"{self.url} has no subscription {name}: {error}") from None
+
     # --- settling ----------------------------------------------------------------------------------------------------
 
     def settle(self, token: Any, verdict: Verdict, delay: float = 0.0, why: Any = "") -> None:
@@ -405,6 +422,10 @@ class NatsTransport(Transport):
         finally:
             link.close()
 
+    @property
+    def running(self) -> bool:
+        return self._running
+
     def counts_of(self, name: str) -> Counts:
         return self._counts.setdefault(name, Counts())
 
@@ -429,7 +450,10 @@ class NatsTransport(Transport):
         if not self._running or not isinstance(bound, Puller):
             found = self._last.get(name)
             return None if found is None else {**found, "dropped": dict(found["dropped"])}
-        return self.link.run(self._settled_figures(bound), 2 * ANSWER)
+        with suppress(PipebusError):  # without a connection: what was known last, if anything was
+            self._last[name] = self.link.run(self._settled_figures(bound), 2 * ANSWER)
+        found = self._last.get(name)
+        return None if found is None else {**found, "dropped": dict(found["dropped"])}
 
     async def _settled_figures(self, bound: Puller) -> dict[str, Any]:
         await self._said()
