@@ -51,7 +51,7 @@ def fill(bus: Any, size: int, most: int = 50_000) -> None:
     for done in range(0, size, most):
         ids = [f"{run}-{number:010x}" for number in range(done, min(size, done + most))]
         outgoing = [Outgoing(id, SUBJECT, None, encode(Message(SUBJECT, BODY, id=id)), 0.0) for id in ids]
-        bus.transport.write(lambda store, outgoing=outgoing: store.publish(outgoing))
+        bus.transport.file.write(lambda store, outgoing=outgoing: store.publish(outgoing))
 
 
 def waiting(path: str) -> int:

@@ -114,11 +114,11 @@ class Bus:
         clock: Clock | None = None,
         name: str = "pipebus",
     ) -> None:
-        self.url = url
         self.require = dict(require or {})
         self.name = name
         self.clock: Clock = clock or SYSTEM
         self.transport = open_transport(url) if isinstance(url, str) else url
+        self.url = getattr(self.transport, "url", url)  # without secrets, if it has some
         self.transport.capabilities.require(self.require, type(self.transport).__name__)
         self.codec: Codec = JsonCodec()
         self.max_message_bytes = max_message_bytes

@@ -70,14 +70,14 @@ class SqliteStage(UrlStage):
         for bus in self.buses:
             if bus.state == "started":
                 transport: Any = bus.transport
-                transport.patience = 0.0
-                transport._writer.files = Killed(str(self.path), 1.0)
-                self.sql(f"UPDATE owner SET born = 'another' WHERE owner = {transport.owner}")
+                transport._keeper.patience = 0.0
+                transport.file.writer.files = Killed(str(self.path), 1.0)
+                self.sql(f"UPDATE owner SET born = 'another' WHERE owner = {transport._keeper.owner}")
 
     def inject(self, raw: bytes, subject: str) -> None:
         bus = next(bus for bus in self.buses if bus.state == "started")
         number = len(self.sql("SELECT seq FROM message"))
-        bus.transport._writer.call(Outgoing(f"raw-{number}", subject, None, raw, 0.0))
+        bus.transport.file.writer.call(Outgoing(f"raw-{number}", subject, None, raw, 0.0))
 
     def wipe(self) -> None:
         super().wipe()

@@ -395,7 +395,7 @@ def test_a_settlement_that_cannot_be_written_harms_no_other(place: Place) -> Non
 
 
 def sweep(bus: Bus) -> None:
-    bus.transport.write(lambda store: store.sweep())
+    bus.transport.file.write(lambda store: store.sweep())
 
 
 def test_what_nobody_waits_for_goes_when_its_time_is_over(place: Place) -> None:
@@ -525,9 +525,9 @@ def test_requests_work_after_a_lease_was_lost(place: Place) -> None:
     bus.subscribe("echo", lambda message: message.body, name="echo")
     with bus:
         assert bus.request("echo", 1, timeout=WAIT).body == 1
-        owner = bus.transport.owner
-        bus.transport.write(lambda store: store.leave(owner, counts=True))
-        while bus.transport.owner == owner:
+        owner = bus.transport._keeper.owner
+        bus.transport.file.write(lambda store: store.leave(owner, counts=True))
+        while bus.transport._keeper.owner == owner:
             threading.Event().wait(0.01)
         assert bus.request("echo", 2, timeout=WAIT).body == 2
 
@@ -547,9 +547,9 @@ def test_what_is_held_while_the_lease_is_lost_is_still_ours_if_nobody_took_it(pl
     with bus:
         bus.publish("a")
         assert begun.wait(WAIT)
-        owner = bus.transport.owner
-        bus.transport.write(lambda store: store.leave(owner, counts=True))
-        while bus.transport.owner == owner:
+        owner = bus.transport._keeper.owner
+        bus.transport.file.write(lambda store: store.leave(owner, counts=True))
+        while bus.transport._keeper.owner == owner:
             threading.Event().wait(0.01)
         go.set()
         bus.drain(timeout=WAIT)

@@ -1,11 +1,13 @@
 """
 SQLite: the messages of one machine in one file, for one process or several. `transport.py` is where to start.
 
-    options.py    what its URL says                 boot.py       a clock that no clock change moves, and who is alive
-    schema.py     the tables, opening, migration    files.py      one writer at a time, in all processes
-    store.py      what is read and written          writer.py     many small jobs in one transaction
-    letters.py    dead letters                      claims.py     how many deliveries to have out
-    transport.py  the seam to the bus               transaction.py  a handler's own transaction
+    transport.py    the seam to the bus                 store.py    every statement
+    keeper.py       who brings messages in              schema.py   the tables, opening, migration
+    claims.py       how many deliveries to have out     options.py  what the URL says
+    writer.py       many small jobs in one transaction  boot.py     a clock that no clock change moves, and who is alive
+    transaction.py  a handler's own transaction         files.py    one writer at a time, in all processes
+    letters.py      dead letters                        health.py   what `pipebus doctor` looks at
+    file.py         one file, open                      tail.py     following its messages
 """
 
 from pipebus.transports.sqlite.transport import SqliteTransport

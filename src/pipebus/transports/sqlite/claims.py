@@ -72,5 +72,6 @@ class Bound:
     def settle(self) -> bool:
         """One is settled, and no longer out; True if it is time to claim some more, or to write what was settled."""
         self.settled += 1
+        self.not_before = 0.0
         left = len(self.out)
         return left < self.workers or left == self._window // 2

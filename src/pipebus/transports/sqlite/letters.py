@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from pipebus.codec import Codec
 from pipebus.dead_letters import PUBLISH, DeadLetter, DeadLetters, Source
 from pipebus.errors import CodecError, DeadLetterError
 from pipebus.message import Message
+from pipebus.transports.sqlite.file import OpenFile
 from pipebus.transports.sqlite.store import Store
-
-if TYPE_CHECKING:
-    from pipebus.transports.sqlite.transport import SqliteTransport
 
 COLUMNS: Final = (
     "id, subscription, data, author, error, digest, traceback, attempts, first_time, time, "
@@ -25,9 +22,10 @@ COLUMNS: Final = (
 class StoredLetters(DeadLetters):
     """`DeadLetters`, in a file."""
 
-    def __init__(self, transport: SqliteTransport, codec: Codec) -> None:
+    def __init__(self, file: OpenFile, codec: Codec, settle: Callable[[Any, DeadLetter], None]) -> None:
         super().__init__()
-        self._transport = transport
+        self._file = file
+        self._settle = settle
         self._codec = codec
         self._again: Source | None = None  # what publishes a letter of the publish side anew
 
@@ -36,13 +34,13 @@ class StoredLetters(DeadLetters):
         One that died around a handler is kept in the transaction that settles its delivery; one of the publish side at once.
         """
         if token is not None:
-            self._transport.settle(token, "dead", 0.0, letter)
+            self._settle(token, letter)
             return
         if letter.subscription == PUBLISH:
             self._again = source
         data = self._codec.encode(letter.message)
 
-        self._transport.write(lambda store: store.bury(letter, data, store.number(letter.subscription), letter.subscription))
+        self._file.write(lambda store: store.bury(letter, data, store.number(letter.subscription), letter.subscription))
 
     def next_id(self) -> str:
         """Unique among all processes, and known before the letter is kept."""
@@ -62,9 +60,9 @@ class StoredLetters(DeadLetters):
                     "has this chain, then discard it"
                 )
             self._again.revive(letter.message)
-            self._transport.write(lambda store: store.execute("DELETE FROM dead WHERE id = ?", (id,)))
+            self._file.write(lambda store: store.execute("DELETE FROM dead WHERE id = ?", (id,)))
             return
-        why = self._transport.write(lambda store: store.revive(id))
+        why = self._file.write(lambda store: store.revive(id))
         if why is not None:
             raise DeadLetterError(f'dead letter "{id}" cannot be replayed: {why}; it stays a dead letter')
 
@@ -75,7 +73,7 @@ class StoredLetters(DeadLetters):
                 store.drop(row[0], "discarded")
             return row is not None
 
-        if not self._transport.write(discard):
+        if not self._file.write(discard):
             raise self._unknown(id)
 
     def __len__(self) -> int:
@@ -94,14 +92,10 @@ class StoredLetters(DeadLetters):
         return DeadLetterError(f'no dead letter "{id}" (there are {len(self)}); see dead_letters.list()')
 
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
-        if not os.path.exists(self._transport.options.path):
+        if not os.path.exists(self._file.path):
             return []  # looking makes no file
 
-        def read(connection: sqlite3.Connection) -> list[Any]:
-            return connection.execute(query, values).fetchall()
-
-        rows: list[Any] = self._transport.read(read)
-        return rows
+        return self._file.rows(query, *values)
 
     def _letter(self, row: Any) -> DeadLetter:
         id, name, data, author, error, digest, traceback, attempts, first, time, now_called = row

@@ -417,6 +417,9 @@ class Store:
         """False: others thought it had ended, and have taken its deliveries."""
         return self.execute("UPDATE owner SET until = ? WHERE owner = ?", (until, owner)).rowcount == 1
 
+    def is_owner(self, owner: int) -> bool:
+        return self.execute("SELECT 1 FROM owner WHERE owner = ?", (owner,)).fetchone() is not None
+
     def owners(self) -> list[Owner]:
         rows = self.execute("SELECT owner, boot, space, pid, born, until FROM owner").fetchall()
         return [Owner(row[0], Life(*row[1:5]), row[5]) for row in rows]

@@ -12,20 +12,22 @@ import contextvars
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pipebus.errors import LifecycleError, TransportError
 from pipebus.message import Receipt
-from pipebus.transports.sqlite.files import WriteLock
 from pipebus.transports.sqlite.schema import said
 from pipebus.transports.sqlite.store import Claim, Outgoing, Settlement, Store
+
+if TYPE_CHECKING:
+    from pipebus.transports.sqlite.file import OpenFile
 
 
 class Open:
     """A transaction that a handler has open; emptied at its end, for what the handler has left running in its context."""
 
-    def __init__(self, transport: Any, store: Store) -> None:
-        self.transport = transport
+    def __init__(self, file: OpenFile, store: Store) -> None:
+        self.file = file
         self.store: Store | None = store
         self.undo: list[Callable[[], object]] = []
 
@@ -34,15 +36,15 @@ _current: Final[contextvars.ContextVar[Open | None]] = contextvars.ContextVar("p
 OURS: Final = {"COMMIT", "ROLLBACK", "BEGIN"}
 
 
-def current(transport: Any) -> Store | None:
-    """Where this thread's publishes go: the transaction that it has open, if it is one of this transport's."""
+def current(file: OpenFile) -> Store | None:
+    """Where this thread's publishes go: the transaction that it has open, if it is one of this file's."""
     found = _current.get()
-    return found.store if found is not None and found.transport is transport else None
+    return found.store if found is not None and found.file is file else None
 
 
-def if_undone(transport: Any, call: Callable[[], object]) -> None:
+def if_undone(file: OpenFile, call: Callable[[], object]) -> None:
     found = _current.get()
-    if found is not None and found.transport is transport and found.store is not None:
+    if found is not None and found.file is file and found.store is not None:
         found.undo.append(call)
 
 
@@ -54,32 +56,25 @@ def publish(store: Store, outgoing: Outgoing) -> Receipt:
 
 
 @contextmanager
-def transaction(
-    transport: Any,
-    connect: Callable[[], Store],
-    lock: WriteLock,
-    claim: Claim,
-    path: str,
-    wrote: Callable[[Store], None],
-    doubt: Callable[[], None],
-) -> Iterator[sqlite3.Connection]:
+def transaction(file: OpenFile, claim: Claim, wrote: Callable[[Store], None]) -> Iterator[sqlite3.Connection]:
     """
     Raises:
         LifecycleError: on an event loop, which it would stop, or inside another one. TransportError: the file failed, or the
             delivery has been lost to somebody else; nothing was kept.
     """
+    path = file.path
     if asyncio._get_running_loop() is not None:
         raise LifecycleError("a transaction would stop the running event loop; make the handler a plain `def`")
-    if current(transport) is not None:
+    if current(file) is not None:
         raise LifecycleError("this handler has a transaction open already; use that one")
-    with lock.held():
+    with file.lock.held():
         try:
-            store = connect()
+            store = file.another()
             store.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             raise TransportError(f"{path}: {said(error)}") from error
         connection = store.connection
-        here = Open(transport, store)
+        here = Open(file, store)
         try:
             token = _current.set(here)
             connection.set_authorizer(_no_end)
@@ -103,7 +98,7 @@ def transaction(
                 with suppress(sqlite3.Error):  # whatever broke the transaction may break this; closing ends it too
                     store.execute("ROLLBACK")
             if isinstance(error, sqlite3.OperationalError) and ("disk" in str(error) or "readonly" in str(error)):
-                doubt()
+                file.writer.doubt()
                 raise TransportError(f"{path}: {said(error)}") from error
             raise
         finally:
