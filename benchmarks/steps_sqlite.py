@@ -30,6 +30,7 @@ def report(workload: str, size: int) -> str:
     """Microseconds of each step for one message, and how often it happens for one."""
     from pipebus.codec import JsonCodec
     from pipebus.transports.sqlite import SqliteTransport
+    from pipebus.transports.sqlite.keeper import Keeper
     from pipebus.transports.sqlite.store import Store
     from pipebus.transports.sqlite.writer import Writer
 
@@ -40,11 +41,11 @@ def report(workload: str, size: int) -> str:
         (Writer, "_transact", TRANSACTION),
         (Store, "publish", "insert messages and deliveries"),
         (Writer, "_tell", "tell those who wait, over their loop"),
-        (SqliteTransport, "_round", "the keeper's round, but for what stands here"),
+        (Keeper, "_round", "the keeper's round, but for what stands here"),
         (Store, "claim", "claim"),
         (Store, "sweep", "look for what may be deleted"),
         (JsonCodec, "decode", "decode"),
-        (SqliteTransport, "_hand_in", "deliver: into the mailbox"),
+        (Keeper, "_hand_in", "deliver: into the mailbox"),
         (SqliteTransport, "settle", "settle: note it, ring the keeper"),
         (Store, "settle", "settle: delete deliveries"),
         (Writer, "checkpoint", "move the log into the database"),

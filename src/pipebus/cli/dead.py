@@ -164,7 +164,7 @@ class Stored:
     def _served(self) -> bool:
         from pipebus.transports.sqlite.health import owners
 
-        return any(one.lives for one in self.store.read(owners))
+        return any(one.lives for one in self.store.file.read(owners))
 
 
 def _list(letters: list[Letter], as_lines: bool) -> None:

@@ -93,7 +93,7 @@ def following(store: "SqliteTransport", pattern: str, lines: Lines) -> Iterator[
     from pipebus.transports.sqlite.tail import Follower
 
     checked_pattern(pattern)
-    store.write(lambda store: None)  # make the file, if it is not there yet
+    store.file.write(lambda store: None)  # make the file, if it is not there yet
     follower = Follower(store.options.path)
     ended = threading.Event()
     failed: list[Exception] = []

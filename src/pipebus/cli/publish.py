@@ -108,7 +108,7 @@ def _only_publish(bus: "Bus", store: "SqliteTransport") -> None:
                 store.subscribe(name, patterns, start, None)
 
     if found:
-        store.write(make)
+        store.file.write(make)
 
 
 def _kept(store: "SqliteTransport", receipt: Any) -> dict[str, Any]:
