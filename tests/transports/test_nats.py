@@ -147,7 +147,8 @@ class TestForeignPrograms:
             raw = json.dumps({**attributes, "datacontenttype": "application/json", "data": data}).encode()
         else:
             before = "ce_" if mode == "binary_kafka_names" else "ce-"
-            headers = {f"{before}{name}": value.replace(" ", "%20") for name, value in attributes.items()}
+            escaped = "%20" if before == "ce-" else " "
+            headers = {f"{before}{name}": value.replace(" ", escaped) for name, value in attributes.items()}
             headers["content-type"] = "application/json"
             raw = json.dumps(data).encode()
         seen = Seen()

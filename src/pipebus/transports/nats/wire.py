@@ -104,8 +104,11 @@ def _structured(subject: str, data: bytes, names: dict[str, str], id: str, time:
 
 
 def _binary(subject: str, data: bytes, names: dict[str, str], id: str, time: float) -> Message[Any]:
+    # Of the two ways to write such headers, that of HTTP escapes with %, that of Kafka does not.
     event: dict[str, Any] = {
-        name[3:]: unquote(value, errors="strict") for name, value in names.items() if name.startswith(_EVENT)
+        name[3:]: unquote(value, errors="strict") if name.startswith("ce-") else value
+        for name, value in names.items()
+        if name.startswith(_EVENT)
     }
     kind = names.get("content-type", "")
     if kind:
