@@ -43,9 +43,10 @@ class NatsServer:
         folder: For its files; it finds them again when it is started again.
         config: More of its configuration, as text.
         jetstream: It keeps messages.
+        limits: More of what stands in the block of JetStream, as text.
     """
 
-    def __init__(self, folder: Path, config: str = "", jetstream: bool = True) -> None:
+    def __init__(self, folder: Path, config: str = "", jetstream: bool = True, limits: str = "") -> None:
         self.program = server_program()
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,7 @@ class NatsServer:
         self.config = folder / "nats.conf"
         text = f'host: "127.0.0.1"\nport: {self.port}\n{config}\n'
         if jetstream:
-            text += f'jetstream {{ store_dir: "{folder / "store"}" }}\n'
+            text += f'jetstream {{\n  store_dir: "{folder / "store"}"\n  {limits}\n}}\n'
         self.config.write_text(text)
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -28,7 +28,7 @@ from pipebus.errors import (
 )
 from pipebus.subscription import Delivery
 from pipebus.testing.contract.tools import Seen, figures, running, until
-from pipebus.transports.nats import wire
+from pipebus.transports.nats import publisher, wire
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +268,41 @@ class TestPublishing:
 
         asyncio.run(main())
         assert seen == list(range(5000))
+
+    def test_only_so_many_are_on_their_way(self, stage: NatsStage, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The rest waits here for its turn, in order."""
+        monkeypatch.setattr(publisher, "WINDOW", 10)
+        seen, most = Seen(), list[int]()
+        bus = stage.open()
+        bus.subscribe("a", seen, name="s")
+
+        async def main() -> None:
+            async with bus:
+                asking = [asyncio.ensure_future(bus.apublish("a", number)) for number in range(500)]
+                while not all(one.done() for one in asking):
+                    most.append(len(bus.transport.publisher._flying))
+                    await asyncio.sleep(0)
+                await bus.adrain(timeout=30)
+
+        asyncio.run(main())
+        assert seen.bodies == list(range(500))
+        assert 0 < max(most) <= 10
+
+    def test_a_server_that_has_too_much_to_store_is_asked_again(self, tmp_path: Any) -> None:
+        """It refuses what it cannot hold at that moment; the publisher notices nothing."""
+        with NatsServer(tmp_path, limits="max_buffered_msgs: 2") as server:
+            bus = Bus(server.url)
+            seen = Seen()
+            bus.subscribe("a", seen, name="s")
+
+            async def main() -> None:
+                async with bus:
+                    receipts = await asyncio.gather(*(bus.apublish("a", number) for number in range(1000)))
+                    assert all(receipts)
+                    await bus.adrain(timeout=30)
+
+            asyncio.run(main())
+        assert sorted(seen.bodies) == list(range(1000))
 
     def test_a_publish_in_the_way_of_a_loop_is_refused(self, stage: NatsStage) -> None:
         """It would stop the loop until the server answers."""

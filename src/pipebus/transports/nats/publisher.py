@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,8 +20,12 @@ from nats.aio.msg import Msg
 from pipebus.errors import PublishUnknown, TransportError
 from pipebus.transports.nats.link import Frame, Link, why
 
-EVERY: Final = 0.1
-"""Seconds between two looks at who waits for too long."""
+WINDOW: Final = 2000
+"""Messages that may be on their way. A server refuses more than 10,000 that it has not stored yet, from all who publish."""
+BUSY: Final = 429
+"""The code of such a refusal."""
+AGAIN: Final = 0.05
+"""Seconds until what it refused so is sent again."""
 
 
 class Outgoing:
@@ -54,6 +59,8 @@ class Publisher:
         self.last = 0  # the greatest number in the stream that the server has told
         self._numbers = 0
         self._waiting: dict[str, Outgoing] = {}  # by the last token of the inbox, oldest first
+        self._flying: set[str] = set()  # of them, those that the link has
+        self._held: deque[str] = deque()  # and those that wait until fewer are on their way
         self._inbox = ""
         self._cut = 0
 
@@ -72,7 +79,23 @@ class Publisher:
         self._numbers += 1
         token = str(self._numbers)
         self._waiting[token] = one
-        self.link.say(self._frame(token, one))
+        if len(self._flying) < WINDOW and not self._held:
+            self._flying.add(token)
+            self.link.say(self._frame(token, one))
+        else:
+            self._held.append(token)
+
+    def _landed(self, token: str) -> Outgoing | None:
+        """It is on its way no more: the next one may go."""
+        one = self._waiting.pop(token, None)
+        self._flying.discard(token)
+        while self._held and len(self._flying) < WINDOW:
+            token = self._held.popleft()
+            following = self._waiting.get(token)
+            if following is not None:
+                self._flying.add(token)
+                self.link.say(self._frame(token, following))
+        return one
 
     def _frame(self, token: str, one: Outgoing) -> Callable[[], Frame | None]:
         def frame() -> Frame | None:
@@ -84,11 +107,19 @@ class Publisher:
         return frame
 
     async def _answered(self, message: Msg) -> None:
-        one = self._waiting.pop(message.subject[self._cut :], None)
-        if one is not None:
-            one.done(self._judged(one, message))
+        token = message.subject[self._cut :]
+        one = self._waiting.get(token)
+        if one is None:
+            return
+        result = self._judged(one, message)
+        if result is None:
+            self.link.loop.call_later(AGAIN, self.link.say, self._frame(token, one))
+            return
+        self._landed(token)
+        one.done(result)
 
-    def _judged(self, one: Outgoing, message: Msg) -> tuple[int, bool] | BaseException:
+    def _judged(self, one: Outgoing, message: Msg) -> tuple[int, bool] | BaseException | None:
+        """None: to be sent again."""
         if (message.headers or {}).get("Status") == "503":
             return TransportError(
                 f'no stream keeps "{one.subject}", or JetStream is not available; message {one.id} is not kept'
@@ -96,6 +127,8 @@ class Publisher:
         try:
             found: dict[str, Any] = json.loads(message.data)
             if "error" in found:
+                if found["error"].get("code") == BUSY:
+                    return None
                 text = found["error"].get("description", "?")
                 return TransportError(f"the server refused message {one.id} on {one.subject}: {text}")
             number = int(found["seq"])
@@ -115,11 +148,13 @@ class Publisher:
                 break
             late.append(token)
         for token in late:
-            one = self._waiting.pop(token)
-            one.done(self._late(one))
+            given_up = self._landed(token)
+            if given_up is not None:
+                given_up.done(self._late(given_up))
 
     def end(self) -> None:
         """The connection will not come back."""
+        self._held.clear()
         while self._waiting:
             _, one = self._waiting.popitem()
             one.done(self._late(one))
