@@ -120,6 +120,11 @@ class TestSecrets:
         for text in (*shown, str(absent.value), str(wrong.value)):
             assert not any(secret in text for secret in SECRETS)
 
+    def test_a_bus_shows_no_secret(self) -> None:
+        """Neither its repr nor what it says of itself."""
+        bus = Bus("nats://ann:hunter2@host")
+        assert not any(secret in text for secret in SECRETS for text in (repr(bus), str(bus.describe()), bus.url))
+
     def test_nobody_there_says_what_was_tried_and_what_to_do(self) -> None:
         """A start does not wait for ever."""
         with pytest.raises(TransportError, match=r"127\.0\.0\.1:9 within 0\.3 s: .*start nats-server there"):
