@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from nats_server import NatsServer
-from nats_stage import NatsStage
+
+pytest.importorskip("nats")
+
+from nats_server import NatsServer, NatsStage
 
 from pipebus.testing.contract import *  # noqa: F403
 

@@ -15,8 +15,7 @@ import pytest
 
 pytest.importorskip("nats")
 
-from nats_server import NatsServer
-from nats_stage import NatsStage, with_client
+from nats_server import NatsServer, NatsStage, with_client
 
 from pipebus import Bus, Message
 from pipebus.errors import (

@@ -12,8 +12,7 @@ import pytest
 
 pytest.importorskip("nats")
 
-from nats_server import NatsServer
-from nats_stage import NatsStage, with_client
+from nats_server import NatsServer, NatsStage, with_client
 
 from pipebus.testing.contract.tools import Seen, running, until
 

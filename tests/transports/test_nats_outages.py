@@ -18,8 +18,7 @@ import pytest
 
 pytest.importorskip("nats")
 
-from nats_server import NatsServer
-from nats_stage import NatsStage
+from nats_server import NatsServer, NatsStage
 
 from pipebus import Bus, Message
 from pipebus.errors import PublishUnknown, TransportError

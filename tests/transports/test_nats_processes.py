@@ -12,8 +12,7 @@ import pytest
 
 pytest.importorskip("nats")
 
-from nats_server import NatsServer
-from nats_stage import NatsStage
+from nats_server import NatsServer, NatsStage
 
 from pipebus.testing.contract.processes import child
 from pipebus.testing.contract.tools import until
