@@ -11,10 +11,13 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +206,82 @@ def _cut(link: Any) -> None:
         client._pending_data_size = 0
         client._transport._io_writer.transport.abort()
     link._end()
+
+
+class Proxy:
+    """
+    A loopback proxy before a server, that spoils connections.
+
+    Args:
+        port: The server's.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.latency = 0.0  # seconds for each piece, each way
+        self.silent = False  # nothing is passed on, and nobody is told
+        self.cut_after: int | None = None  # bytes to the server until the connection is cut
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target), timeout=5.0)
+            except OSError:
+                client.close()
+                continue
+            server.settimeout(None)
+            with self._lock:
+                self._pairs.append((client, server))
+            threading.Thread(target=self._carry, args=(client, server, True), daemon=True).start()
+            threading.Thread(target=self._carry, args=(server, client, False), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
+        deaf = False  # a silence lasts for as long as its connection: what was lost in it is never made up for
+        try:
+            while piece := source.recv(4096):
+                if self.latency:
+                    time.sleep(self.latency)
+                deaf = deaf or self.silent
+                if deaf:
+                    continue
+                if up and self.cut_after is not None:
+                    piece = piece[: self.cut_after]
+                    self.cut_after -= len(piece)
+                    if self.cut_after <= 0:
+                        self.cut_after = None
+                        sink.sendall(piece)
+                        break
+                sink.sendall(piece)
+        except OSError:
+            pass
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def reset(self) -> None:
+        """End all connections as a crash does: with RST."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        for one in itertools.chain(*pairs):
+            with suppress(OSError):
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.reset()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -18,12 +19,13 @@ import pytest
 
 pytest.importorskip("nats")
 
-from nats_server import NatsServer, NatsStage
+from nats_server import NatsServer, NatsStage, Proxy
 
 from pipebus import Bus, Message
 from pipebus.errors import PublishUnknown, TransportError
 from pipebus.testing.contract.tools import Seen, figures, until
 from pipebus.testing.history import History
+from pipebus.transports.nats import link
 
 
 @pytest.fixture
@@ -213,6 +215,79 @@ class TestOutages:
             assert bus.request("double", 2, timeout=5).body == 4
             bus.publish("ticks", 1)
             until(stage, lambda: seen.bodies == [1], "it has come")
+
+
+class TestNetwork:
+    """A network that delays, cuts, resets and falls silent."""
+
+    @pytest.mark.parametrize("fault", ["reset", "cut", "silence", "latency"])
+    def test_a_fault_of_the_network_loses_nothing(
+        self, server: NatsServer, stage: NatsStage, monkeypatch: pytest.MonkeyPatch, fault: str
+    ) -> None:
+        """Each kind once, in the middle."""
+        self._faults(server, stage, monkeypatch, [fault], publishers=5, each=60)
+
+    @pytest.mark.chaos
+    @pytest.mark.parametrize("seed", range(3))
+    def test_many_faults_lose_nothing(
+        self, server: NatsServer, stage: NatsStage, monkeypatch: pytest.MonkeyPatch, seed: int
+    ) -> None:
+        """Ten thousand messages, a dozen faults of all kinds."""
+        faults = random.Random(seed).choices(["reset", "cut", "silence", "latency"], k=12)
+        self._faults(server, stage, monkeypatch, faults, publishers=20, each=500)
+
+    def _faults(
+        self,
+        server: NatsServer,
+        stage: NatsStage,
+        monkeypatch: pytest.MonkeyPatch,
+        faults: list[str],
+        publishers: int,
+        each: int,
+    ) -> None:
+        monkeypatch.setattr(link, "PING", 1)
+        history, seen = History(), Counter[str]()
+        lock, progress = threading.Lock(), threading.Semaphore(0)
+        history.record_subscription("s", "a", attempts=100)
+
+        def handle(message: Message) -> None:
+            with lock:
+                seen[message.id] += 1
+
+        with Proxy(server.port) as proxy:
+            bus = Bus(f"{stage.url.replace(str(server.port), str(proxy.port))}&publish_timeout=2s".replace("=30.0s", "=3s"))
+            history.watch(bus, "bus")
+            bus.subscribe("a", handle, name="s", workers=2, attempts=100)
+            bus.start()
+            threads = [
+                threading.Thread(target=publish_all, args=(bus, history, f"p{number}", each, progress), daemon=True)
+                for number in range(publishers)
+            ]
+            for thread in threads:
+                thread.start()
+            total = publishers * each
+            for number, fault in enumerate(faults):
+                for _ in range(total // (len(faults) + 1)):
+                    assert progress.acquire(timeout=60), f"no progress after {number} of {faults}"
+                proxy.latency, proxy.silent = 0.0, False
+                if fault == "reset":
+                    proxy.reset()
+                elif fault == "cut":
+                    proxy.cut_after = 777  # in the middle of a frame, most likely
+                elif fault == "silence":
+                    client = bus.transport.link.client
+                    proxy.silent = True
+                    until(stage, lambda client=client: bus.transport.link.client is not client, "the silence is noticed")  # type: ignore[misc]
+                    proxy.silent = False
+                else:
+                    proxy.latency = 0.02
+            for thread in threads:
+                thread.join(120)
+            assert not any(thread.is_alive() for thread in threads)
+            until(stage, lambda: len(seen) == total, "all have come")
+            bus.stop(timeout=20)
+        judgement = history.judge()
+        assert [one for one in judgement.violations if one.kind in ("lost", "unexpected")] == []
 
 
 _patient: Any = NatsStage.__new__(NatsStage)
