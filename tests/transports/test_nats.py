@@ -17,8 +17,9 @@ pytest.importorskip("nats")
 
 from nats_server import NatsServer, NatsStage, with_client
 
-from pipebus import Bus, Message
+from pipebus import Bus, Message, Pipeline, transform
 from pipebus.errors import (
+    DeadLetterError,
     LifecycleError,
     MessageTooLarge,
     RequestFailed,
@@ -465,6 +466,69 @@ class TestSubscriptions:
         with pytest.raises(TransportError, match="storage=memory"):
             stage.open().start()
 
+    @pytest.mark.parametrize(
+        ("config", "text"),
+        [
+            ({"retention": "workqueue"}, "work queue"),
+            ({"max_age": 3600, "duplicate_window": 120}, "say retention=3600s"),
+            ({"max_msgs": 10}, "say max_bytes="),
+            ({"duplicate_window": 1}, "say window=1s"),
+        ],
+        ids=str,
+    )
+    def test_each_way_to_promise_less_has_its_remedy(self, stage: NatsStage, config: dict[str, Any], text: str) -> None:
+        """A stream that another program made, and that throws away what nobody has read."""
+
+        async def make(client: Any, prefix: str) -> None:
+            await client.jetstream().add_stream(name=stage.stream, subjects=[f"{prefix}.>"], **config)
+
+        theirs(stage, make)
+        with pytest.raises(TransportError, match=text):
+            stage.open().start()
+
+    def test_the_streams_subjects_are_widened_and_kept(self, stage: NatsStage) -> None:
+        """What another program had the stream keep, it keeps."""
+
+        async def make(client: Any, prefix: str) -> None:
+            await client.jetstream().add_stream(name=stage.stream, subjects=[f"{prefix}-other.>"])
+
+        async def look(client: Any, prefix: str) -> Any:
+            return (await client.jetstream().stream_info(stage.stream)).config.subjects
+
+        theirs(stage, make)
+        with running(stage, stage.open()):
+            pass
+        prefix = stage.stream.lower()
+        assert theirs(stage, look) == [f"{prefix}-other.>", f"{prefix}.>", f"{prefix}-replay.*"]
+
+    @pytest.mark.parametrize("name", ["s", None], ids=["durable", "plain"])
+    def test_patterns_that_overlap_bring_nothing_else(self, stage: NatsStage, name: str | None) -> None:
+        """The server is asked for more than the patterns say; what is too much is not handled."""
+        seen = Seen()
+        bus = stage.open()
+        bus.subscribe(["a.*", "*.b"], seen, name=name) if name else bus.subscribe(["a.*", "*.b"], seen)
+        with running(stage, bus):
+            for subject in ("a.b", "c.d", "a.x", "y.b"):
+                bus.publish(subject, subject)
+            bus.drain(timeout=10)
+            until(stage, lambda: len(seen.messages) == 3, "they have come")
+            assert bus.transport.pending("s") == 0
+        assert seen.bodies == ["a.b", "a.x", "y.b"]
+
+    def test_an_unnamed_subscription_that_is_full_waits(self, stage: NatsStage) -> None:
+        """Within bounds, in memory: plain NATS keeps nothing."""
+        seen = Seen(held=True)
+        bus = stage.open()
+        bus.subscribe("ticks", seen, mailbox=2)
+        with running(stage, bus, seen):
+            for number in range(20):
+                bus.publish("ticks", number)
+            until(stage, lambda: seen.bodies == [0], "the first has begun")
+            seen.go.set()
+            until(stage, lambda: len(seen.messages) == 20, "all have come")
+            bus.drain(timeout=10)
+        assert seen.bodies == list(range(20))
+
     def test_a_stated_window_is_written_to_the_stream(self, stage: NatsStage) -> None:
         """What the URL says is so; what it does not say is looked at."""
         with running(stage, stage.open()):
@@ -566,6 +630,52 @@ class TestLetters:
         assert len(letters) == 1
         letters.discard(letters.list()[0].id)
         assert letters.list() == []
+
+    def test_letters_of_the_publish_side_are_kept_and_published_anew(self, stage: NatsStage) -> None:
+        """By the program whose chain it is; another one is told that it cannot."""
+        broken, seen = [True], Seen()
+
+        @transform
+        def check(message: Message) -> Message:
+            if broken:
+                raise ValueError("no")
+            return message
+
+        bus = stage.open()
+        bus.use(Pipeline(check, on_error="dead_letter"))
+        bus.subscribe("a", seen, name="s")
+        with running(stage, bus):
+            assert not bus.publish("a", 1, id="m")
+            (letter,) = bus.dead_letters.list()
+            assert (letter.subscription, letter.message.body) == ("publish", 1)
+            assert bus.dead_letters.show(letter.id) == letter
+            with pytest.raises(DeadLetterError, match="publish chain"):
+                Bus(stage.url).dead_letters.replay(letter.id)
+            broken.clear()
+            bus.dead_letters.replay(letter.id)
+            bus.drain(timeout=10)
+            assert bus.dead_letters.list() == []
+            with pytest.raises(DeadLetterError, match="no dead letter"):
+                bus.dead_letters.show(letter.id)
+        assert [message.id for message in seen.messages] == ["m"]
+
+    def test_a_letter_whose_subscription_is_gone_stays(self, stage: NatsStage) -> None:
+        """There is nobody to give it to."""
+
+        def handle(message: Message) -> None:
+            raise ValueError("no")
+
+        bus = stage.open()
+        bus.subscribe("a", handle, name="s")
+        with running(stage, bus):
+            bus.publish("a", 1)
+            bus.drain(timeout=10)
+        bus.transport.remove("s")
+        letters = Bus(stage.url).dead_letters
+        (letter,) = letters.list()
+        with pytest.raises(DeadLetterError, match="stays a dead letter"):
+            letters.replay(letter.id)
+        assert letters.list() == [letter]
 
     def test_over_the_cap_the_oldest_goes(self, stage: NatsStage) -> None:
         """And is counted."""

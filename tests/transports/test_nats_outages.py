@@ -216,6 +216,22 @@ class TestOutages:
             bus.publish("ticks", 1)
             until(stage, lambda: seen.bodies == [1], "it has come")
 
+    def test_what_was_unsubscribed_stays_so_after_a_restart(self, server: NatsServer, stage: NatsStage) -> None:
+        """Neither kind comes back with the connection."""
+        seen = Seen()
+        bus = stage.open()
+        with bus:
+            named, unnamed = bus.subscribe("a", seen, name="s"), bus.subscribe("a", seen)
+            named.unsubscribe()
+            unnamed.unsubscribe()
+            server.stop()
+            server.start()
+            until(stage, lambda: bus.transport.link.client is not None, "it is connected")
+            bus.publish("a", 1)
+            again = bus.subscribe("a", name="s")
+            assert again.receive(timeout=stage.patience).body == 1
+        assert seen.messages == []
+
 
 class TestNetwork:
     """A network that delays, cuts, resets and falls silent."""

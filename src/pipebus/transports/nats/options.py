@@ -29,7 +29,8 @@ class Options:
         subjects: Patterns of the server's subjects that the stream keeps, joined by commas; for an empty prefix.
         storage: "file", or "memory": kept while the server runs. Only of a stream that is created.
         replicas: Servers that keep each message, 1 to 5.
-        lease: Seconds for which a delivery that is not renewed is its process's, >= 0.5.
+        lease: Seconds for which a delivery that is not renewed is its process's, >= 0.5. Programs that share a subscription
+            state the same; else that of the last one to bind is all theirs.
         window: Seconds for which a second publish of an id is recognised, >= 0.1.
         retention: Seconds for which a message is kept, read or not; None: for ever.
         max_bytes: Most bytes of the stream; beyond it publishing fails. None: no limit.

@@ -56,7 +56,6 @@ class Publisher:
 
     def __init__(self, link: Link) -> None:
         self.link = link
-        self.last = 0  # the greatest number in the stream that the server has told
         self._numbers = 0
         self._waiting: dict[str, Outgoing] = {}  # by the last token of the inbox, oldest first
         self._flying: set[str] = set()  # of them, those that the link has
@@ -136,7 +135,6 @@ class Publisher:
             return PublishUnknown(
                 f"the answer for message {one.id} makes no sense ({error}); publish it again under this id", one.id
             )
-        self.last = max(self.last, number)
         return number, bool(found.get("duplicate")) and not one.again
 
     def look(self) -> None:

@@ -138,7 +138,9 @@ class Puller:
         """Nothing comes any more: what is on its way has arrived, and goes back, when this returns."""
         self.ended = True
         while self._full:
-            self.settle(self._full.popleft(), "release")
+            claim = self._full.popleft()
+            if not claim.done:
+                self.settle(claim, "release")
         subscription, self._subscription = self._subscription, None
         if subscription is not None and self._link.client is not None:
             try:
@@ -224,7 +226,7 @@ class Puller:
     def offer(self) -> None:
         """Once more what found no room."""
         while self._full and not self.ended:
-            if not self._hand_in(self._full[0]):
+            if not self._full[0].done and not self._hand_in(self._full[0]):
                 return
             self._full.popleft()
         self.pull()

@@ -3,6 +3,11 @@ The transport: what the bus calls, from any thread, and what happens at interval
 
 What is published waits for the server's word; who waits is a thread, or a coroutine on a loop of its own. Everything else is
 left to the link's loop: it brings messages in, and tells the server what became of them, in order.
+
+What is not promised. Order: while nobody is killed; what a killed process had comes when its lease ends, and later messages do
+not wait for it. Attempts: a message that was only waiting in a process that is killed has been taken once, too. Fences: the
+server takes the word of who has lost its lease; here it is refused only if the message has come back to the same process.
+`Receipt.mailboxes`: it knows named subscriptions of all programs, and unnamed ones of this bus.
 """
 
 from __future__ import annotations
@@ -136,7 +141,8 @@ class NatsTransport(Transport):
             await self.directory.connected(client)
             await self.publisher.connected(client)
         for bound in list(self._bound.values()):
-            await bound.connected(client)
+            if not bound.ended:
+                await bound.connected(client)
 
     def stop(self) -> None:
         if not self._running:
