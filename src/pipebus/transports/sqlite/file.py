@@ -60,8 +60,7 @@ class OpenFile:
         Raises:
             TransportError: it cannot be used; the text says why, and it was not changed. LifecycleError: after a fork.
         """
-        if self._users and os.getpid() != self._pid:
-            raise LifecycleError("this file was opened before a fork, in the parent; make a bus in the child")
+        self._check_process()
         with self._opening:
             self._pid = os.getpid()
             self._users += 1
@@ -103,6 +102,11 @@ class OpenFile:
         self.lock = lock
         self.writer = Writer(store, lock, self.options.durability == "power", self.options.max_bytes, path, *self._calls)
         self._open = True
+
+    def _check_process(self) -> None:
+        """Before any lock: the parent may have held it at the moment of the fork, and nobody here will release it."""
+        if self._users and os.getpid() != self._pid:
+            raise LifecycleError("this file was opened before a fork, in the parent; make a bus in the child")
 
     def _look(self) -> None:
         """Refuse another program's file before a trace of us is left beside it. With a lock file nobody can say yet."""
@@ -182,12 +186,11 @@ class OpenFile:
 
     def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function of a connection that only reads; also while the bus is stopped, and then without any lock."""
+        self._check_process()
         try:
             with self._read_lock:
-                if self._open and os.getpid() == self._pid:
+                if self._open:
                     return query(self._reading)
-            if self._users and os.getpid() != self._pid:
-                raise LifecycleError("this file was opened before a fork, in the parent; make a bus in the child")
             self._look()
             with closing(schema.connect(self.path, self.options.wait, "ro")) as connection:
                 return query(connection)
