@@ -19,7 +19,7 @@ from pipebus.dead_letters import PUBLISH, DeadLetter, DeadLetters, Source
 from pipebus.errors import CodecError, DeadLetterError, PipebusError
 from pipebus.message import Message
 from pipebus.transports.nats import wire
-from pipebus.transports.nats.link import Link, Refused
+from pipebus.transports.nats.link import Link, _Refused
 from pipebus.transports.nats.publisher import Outgoing
 from pipebus.transports.nats.puller import Claim
 from pipebus.transports.nats.subjects import consumer_name
@@ -185,7 +185,7 @@ class StoredLetters(DeadLetters):
         body = {"subjects_filter": self._transport.subjects.dead + which}
         try:
             info = await link.api(f"STREAM.INFO.{self._transport.streams.dead}", body)
-        except Refused:
+        except _Refused:
             return 0
         return len(info["state"].get("subjects") or {})
 
@@ -212,7 +212,7 @@ class StoredLetters(DeadLetters):
         transport, letter = self._transport, found.letter
         try:
             await link.api(f"CONSUMER.INFO.{transport.options.stream}.{found.consumer}")
-        except Refused:
+        except _Refused:
             raise DeadLetterError(
                 f'dead letter "{letter.id}" cannot be replayed: there is no subscription {letter.subscription} any more; '
                 "it stays a dead letter"
@@ -239,7 +239,7 @@ class StoredLetters(DeadLetters):
     async def _delete(self, link: Link, found: Found) -> None:
         try:
             await link.api(f"STREAM.MSG.DELETE.{self._transport.streams.dead}", {"seq": found.number})
-        except Refused:
+        except _Refused:
             raise DeadLetterError(f'no dead letter "{found.letter.id}" any more: somebody else was quicker') from None
 
     # --- notes of deliveries that did not count ----------------------------------------------------------------------

@@ -45,7 +45,7 @@ Frame = tuple[str, bytes, str, dict[str, str] | None]
 """Subject, data, reply subject, headers: what `Client.publish` takes."""
 
 
-class Refused(TransportError):
+class _Refused(TransportError):
     """
     The server says no.
 
@@ -378,7 +378,7 @@ class Link:
         A question to JetStream. On the loop.
 
         Raises:
-            Refused: with its error code. TransportError.
+            _Refused: with its error code. TransportError.
         """
         data = b"" if body is None else json.dumps(body).encode()
         client = client or self.client
@@ -389,7 +389,7 @@ class Link:
         if "error" in found:
             error = found["error"]
             text = error.get("description", "?")
-            raise Refused(f"JetStream refused {subject}: {text}", int(error.get("err_code", 0)))
+            raise _Refused(f"JetStream refused {subject}: {text}", int(error.get("err_code", 0)))
         return found
 
 
@@ -398,7 +398,7 @@ async def ask(client: Client, subject: str, data: bytes, headers: dict[str, str]
     try:
         return await client.request(subject, data, timeout=timeout, headers=headers)
     except nats.errors.NoRespondersError:
-        raise Refused(f"nobody answers on {subject}: JetStream is not enabled, or this user may not use it") from None
+        raise _Refused(f"nobody answers on {subject}: JetStream is not enabled, or this user may not use it") from None
     except (TimeoutError, nats.errors.TimeoutError):
         raise TransportError(f"no answer on {subject} within {timeout:g} s: not allowed, or no connection") from None
     except (nats.errors.Error, OSError) as error:

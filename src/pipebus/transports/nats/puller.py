@@ -24,7 +24,7 @@ from nats.aio.subscription import Subscription
 from pipebus.errors import PipebusError, TransportError, text_of
 from pipebus.transports.base import Binding, Verdict
 from pipebus.transports.nats import wire
-from pipebus.transports.nats.link import Frame, Refused
+from pipebus.transports.nats.link import Frame, _Refused
 from pipebus.transports.nats.publisher import Outgoing
 from pipebus.transports.nats.streams import NANO
 from pipebus.transports.nats.subjects import consumer_name, disjoint
@@ -390,7 +390,7 @@ class Puller:
             return 1
         try:
             info = await self._transport.streams.info(self.name)
-        except Refused as error:
+        except _Refused as error:
             raise TransportError(f"consumer {self.name}: {error}") from None
         if info["num_pending"] or self.out:
             return int(info["num_pending"]) or len(self.out)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from nats.aio.client import Client
 
 from pipebus.errors import TransportError
-from pipebus.transports.nats.link import Link, Refused
+from pipebus.transports.nats.link import Link, _Refused
 from pipebus.transports.nats.options import Options
 from pipebus.transports.nats.subjects import Subjects
 
@@ -75,12 +75,12 @@ class Streams:
         name = config["name"]
         try:
             return await self.link.api(f"STREAM.INFO.{name}", None, client)
-        except Refused as error:
+        except _Refused as error:
             if error.code != NO_STREAM:
                 raise
         try:
             return await self.link.api(f"STREAM.CREATE.{name}", config, client)
-        except Refused as error:
+        except _Refused as error:
             if error.code not in EXISTS:  # else another program was quicker
                 raise TransportError(f"stream {name} cannot be made: {error}") from None
         return await self.link.api(f"STREAM.INFO.{name}", None, client)
@@ -136,7 +136,7 @@ class Streams:
         wait = int(self.options.lease * NANO)
         try:
             there = await self.link.api(f"CONSUMER.INFO.{self.name}.{name}", None, client)
-        except Refused as error:
+        except _Refused as error:
             if error.code != NO_CONSUMER:
                 raise
             config: dict[str, Any] = {
@@ -155,7 +155,7 @@ class Streams:
             try:
                 await self._create(name, config, "create", client)
                 return
-            except Refused as other:
+            except _Refused as other:
                 if other.code not in EXISTS:
                     raise
             there = await self.link.api(f"CONSUMER.INFO.{self.name}.{name}", None, client)
@@ -181,7 +181,7 @@ class Streams:
         for one in filters:
             try:
                 found = await self.link.api(f"STREAM.MSG.GET.{self.name}", {"last_by_subj": one})
-            except Refused:
+            except _Refused:
                 continue
             last = max(last, int(found["message"]["seq"]))
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": last} if last else {"deliver_policy": "all"}

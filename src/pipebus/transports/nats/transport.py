@@ -38,7 +38,7 @@ from pipebus.transports.base import Binding, Capabilities, Surroundings, Transpo
 from pipebus.transports.nats import wire
 from pipebus.transports.nats.directory import Directory
 from pipebus.transports.nats.letters import RESERVE, StoredLetters
-from pipebus.transports.nats.link import ANSWER, Link, Refused
+from pipebus.transports.nats.link import ANSWER, Link, _Refused
 from pipebus.transports.nats.listener import Listener
 from pipebus.transports.nats.options import Options
 from pipebus.transports.nats.publisher import Outgoing, Publisher, unknown
@@ -362,7 +362,7 @@ class NatsTransport(Transport):
         place = f"CONSUMER.DELETE.{self.options.stream}.{consumer_name(name)}"
         try:
             self.look(lambda link: link.api(place))
-        except Refused as error:
+        except _Refused as error:
             raise TransportError(f"{self.url} has no subscription {name}: {error}") from None
 
     # --- settling ----------------------------------------------------------------------------------------------------
