@@ -70,7 +70,8 @@ def test_jitter_only_shortens(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize(
-    ("filter", "attempts", "takings"), [(Redeliver(wait=0.0), 3, 3), (Redeliver(2, wait=0.0), 3, 2), (Redeliver(9, wait=0.0), 3, 3)],
+    ("filter", "attempts", "takings"),
+    [(Redeliver(wait=0.0), 3, 3), (Redeliver(2, wait=0.0), 3, 2), (Redeliver(9, wait=0.0), 3, 3)],
     ids=["the subscription's", "fewer", "never more"],
 )  # fmt: skip
 def test_after_the_last_attempt_it_is_dead_with_the_handlers_own_error(

@@ -73,6 +73,7 @@ def test_each_wrong_filter_is_caught_by_the_law_meant_for_it(animal: Animal) -> 
 
 
 @pytest.mark.parametrize("animal", ZOO.values(), ids=ZOO)
+@pytest.mark.chaos
 def test_each_wrong_filter_breaks_that_law_alone(animal: Animal) -> None:
     """It is broken in one way: with that law left out, it keeps the others."""
     held = check_filter(animal.make, at=animal.at, skip={animal.law: "the zoo's"}, examples=2)  # type: ignore[arg-type]

@@ -433,12 +433,15 @@ def test_a_full_file_takes_no_more_and_loses_nothing(place: Place) -> None:
     reader = bus.subscribe("a", name="s", mailbox=10)
     with bus:
         sent = 0
-        with pytest.raises(
-            TransportError, match=r"bus.db is full: .* max_bytes is 1,048,576; what waits in it is never deleted"
-        ):
-            while True:
+        told = ""
+        while not told:
+            try:
                 bus.publish("a", "x" * 50_000)
                 sent += 1
+            except TransportError as error:
+                told = str(error)
+        assert "bus.db is full: " in told
+        assert " max_bytes is 1,048,576; what waits in it is never deleted" in told
         assert 10 < sent < 25
         for _ in range(sent):
             assert len(reader.receive(timeout=WAIT).body) == 50_000
@@ -666,7 +669,7 @@ def test_overflow_rules_are_for_memory(place: Place, overflow: Any) -> None:
 def test_publish_on_a_running_loop_names_its_twin(place: Place) -> None:
     async def main() -> None:
         async with place.bus() as bus:
-            with pytest.raises(LifecycleError, match="await bus.apublish"):
+            with pytest.raises(LifecycleError, match=r"await bus\.apublish"):
                 bus.publish("a")
             assert (await bus.apublish("a")).mailboxes == 0
 
