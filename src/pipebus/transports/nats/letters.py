@@ -7,6 +7,7 @@ and the server's word awaited, before the delivery is ended; if it cannot be wri
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -52,6 +53,7 @@ class StoredLetters(DeadLetters):
         super().__init__()
         self._transport = transport
         self._codec = codec
+        self.begin()
         self._known = 0
         self._looked = False  # when the bus stopped
         self._again: Source | None = None  # what publishes a letter of the publish side anew
@@ -59,6 +61,10 @@ class StoredLetters(DeadLetters):
     def next_id(self) -> str:
         """Unique among all programs, and known before the letter is kept."""
         return f"d{os.urandom(5).hex()}"
+
+    def begin(self) -> None:
+        """A life of the bus, with a loop of its own, begins."""
+        self._bounding = asyncio.Lock()
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
@@ -110,16 +116,15 @@ class StoredLetters(DeadLetters):
 
     async def _bound(self) -> None:
         """Over the cap the oldest goes."""
-        try:
-            link = self._transport.link
-            while await self._count(link, ">") > self.cap:
-                oldest = await self._next(link, 1, ">")
-                if oldest is None:
-                    return
-                await self._delete(link, oldest)
-                self._transport.counts_of(oldest.letter.subscription).drop("evicted")
-        except PipebusError:
-            return  # the next letter looks again
+        async with self._bounding:  # two that have counted the same would each throw one away
+            with suppress(PipebusError):  # the next letter looks again
+                link = self._transport.link
+                while await self._count(link, ">") > self.cap:
+                    oldest = await self._next(link, 1, ">")
+                    if oldest is None:
+                        return
+                    await self._delete(link, oldest)
+                    self._transport.counts_of(oldest.letter.subscription).drop("evicted")
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

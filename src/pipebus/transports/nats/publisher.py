@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import deque
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any, Final
 
 from nats.aio.client import Client
@@ -21,11 +21,14 @@ from pipebus.errors import PublishUnknown, TransportError
 from pipebus.transports.nats.link import Frame, Link, why
 
 WINDOW: Final = 2000
-"""Messages that may be on their way. A server refuses more than 10,000 that it has not stored yet, from all who publish."""
+"""
+Most messages that may be on their way. A server refuses more than 10,000 that it has not stored yet, from all who publish; then
+there may be half as many, and one more for each that it takes.
+"""
 BUSY: Final = 429
 """The code of such a refusal."""
-AGAIN: Final = 0.05
-"""Seconds until what it refused so is sent again."""
+AGAIN: Final = 0.01
+"""Seconds until what it refused so is sent again, at the latest."""
 
 
 class Outgoing:
@@ -59,7 +62,9 @@ class Publisher:
         self._numbers = 0
         self._waiting: dict[str, Outgoing] = {}  # by the last token of the inbox, oldest first
         self._flying: set[str] = set()  # of them, those that the link has
-        self._held: deque[str] = deque()  # and those that wait until fewer are on their way
+        self._held: list[int] = []  # and, as a heap, those that wait until fewer are on their way
+        self._window = WINDOW
+        self._waits = False  # until what was refused is sent again
         self._inbox = ""
         self._cut = 0
 
@@ -68,7 +73,7 @@ class Publisher:
         self._inbox = f"{client.new_inbox()}."
         self._cut = len(self._inbox)
         await client.subscribe(f"{self._inbox}*", cb=self._answered, pending_bytes_limit=0)
-        again = [(token, one) for token, one in self._waiting.items() if one.sent]
+        again = [(token, one) for token, one in self._waiting.items() if one.sent and token in self._flying]
         for _, one in again:
             one.sent, one.again = False, True
         self.link.say_first([self._frame(token, one) for token, one in again])
@@ -78,23 +83,38 @@ class Publisher:
         self._numbers += 1
         token = str(self._numbers)
         self._waiting[token] = one
-        if len(self._flying) < WINDOW and not self._held:
-            self._flying.add(token)
-            self.link.say(self._frame(token, one))
-        else:
-            self._held.append(token)
+        heappush(self._held, self._numbers)
+        self._go()
+
+    def _go(self) -> None:
+        """As many as may be are on their way; the oldest first."""
+        while self._held and len(self._flying) < self._window:
+            token = str(heappop(self._held))
+            one = self._waiting.get(token)
+            if one is not None:
+                self._flying.add(token)
+                self.link.say(self._frame(token, one))
 
     def _landed(self, token: str) -> Outgoing | None:
         """It is on its way no more: the next one may go."""
         one = self._waiting.pop(token, None)
         self._flying.discard(token)
-        while self._held and len(self._flying) < WINDOW:
-            token = self._held.popleft()
-            following = self._waiting.get(token)
-            if following is not None:
-                self._flying.add(token)
-                self.link.say(self._frame(token, following))
+        self._window = min(WINDOW, self._window + 1)
+        self._go()
         return one
+
+    def _refused(self, token: str) -> None:
+        """The server has too much to store: later, and fewer at once."""
+        self._flying.discard(token)
+        self._window = max(1, self._window // 2)
+        heappush(self._held, int(token))
+        if not self._waits:
+            self._waits = True
+            self.link.loop.call_later(AGAIN, self._waited)
+
+    def _waited(self) -> None:
+        self._waits = False
+        self._go()
 
     def _frame(self, token: str, one: Outgoing) -> Callable[[], Frame | None]:
         def frame() -> Frame | None:
@@ -112,7 +132,8 @@ class Publisher:
             return
         result = self._judged(one, message)
         if result is None:
-            self.link.loop.call_later(AGAIN, self.link.say, self._frame(token, one))
+            one.sent = False
+            self._refused(token)
             return
         self._landed(token)
         one.done(result)
@@ -160,6 +181,10 @@ class Publisher:
     def _late(self, one: Outgoing) -> BaseException:
         if one.sent or one.again:
             return unknown(one.id, one.subject)
+        if self.link.client is not None:
+            return TransportError(
+                f"message {one.id} on {one.subject} was not taken in time: too much waits to be stored; publish fewer at once"
+            )
         return TransportError(f"not connected to {self.link.options}: {why(self.link.error)}; message {one.id} was not sent")
 
     @property

@@ -126,6 +126,7 @@ class NatsTransport(Transport):
         self.publisher = Publisher(self.link)
         self.streams = Streams(self.link, self.options, self.subjects)
         self.directory = Directory(self.link, self.options.stream, self.subjects.replays)
+        self.letters.begin()
         self.open = 0
         self._last = {}
         self.link.open()
