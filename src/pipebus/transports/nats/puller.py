@@ -199,7 +199,11 @@ class Puller:
         self._by_number[claim.number] = claim
         self.returned.pop(claim.number, None)
         if claim.takings:
-            claim.noted = await self._transport.letters.note(self.name, claim.number)
+            try:
+                claim.noted = await self._transport.letters.note(self.name, claim.number)
+            except asyncio.CancelledError:  # the connection is lost: its lease ends, and it comes again
+                self._forget(claim)
+                raise
             claim.takings = max(0, claim.takings - claim.noted)
         if self.ended:
             self.settle(claim, "release")
