@@ -105,6 +105,7 @@ class Puller:
         self.out: dict[Claim, None] = {}
         self._by_number: dict[int, Claim] = {}
         self._full: deque[Claim] = deque()  # no room was found for these
+        self._late: list[Claim] = []  # came after the end: they go back behind what came before
         self.returned: dict[int, float] = {}  # number -> when it is due again
         self.unconfirmed: deque[Frame] = deque()
         self.ended = False
@@ -150,9 +151,17 @@ class Puller:
 
     def give_back(self) -> None:
         """The bus has stopped: nobody has a say any more about what is still here."""
-        for claim in list(self.out):
+        for claim in sorted(self.out, key=lambda one: one.number):
             if not claim.done:
                 self.settle(claim, "release")
+
+    def give_back_late(self) -> None:
+        """What came after the end, if nothing else is here that has to go back before it."""
+        if self._late and all(claim.done or claim in self._late for claim in self.out):
+            late, self._late = self._late, []
+            for claim in late:
+                if not claim.done:
+                    self.settle(claim, "release")
 
     def pull(self) -> None:
         """Ask for as many as there should be here."""
@@ -206,7 +215,7 @@ class Puller:
                 raise
             claim.takings = max(0, claim.takings - claim.noted)
         if self.ended:
-            self.settle(claim, "release")
+            self._late.append(claim)
         elif self._wider and not claim.replayed and not any(one.matches(claim.subject) for one in self.binding.patterns):
             self._forget(claim)
             self._say(claim, b"+ACK")
@@ -281,6 +290,7 @@ class Puller:
         for number, due in list(self.returned.items()):
             if due + MOMENT < now:
                 del self.returned[number]
+        self.give_back_late()
         self.offer()
 
     def renew(self) -> None:

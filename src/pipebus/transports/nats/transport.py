@@ -337,6 +337,9 @@ class NatsTransport(Transport):
         if client is None:
             raise TransportError(f"not connected to {self.url}; subscription {binding.name} cannot begin")
         bound = Puller(self, binding) if durable else Listener(self, binding)
+        before = self._bound.get(binding.name)
+        if isinstance(before, Puller):
+            before.give_back_late()
         if durable and binding.name in self._counts:
             await self._said()  # what was given back before comes before what is newer
         await bound.connected(client)
