@@ -89,3 +89,12 @@ def test_the_error_for_an_unknown_scheme_names_installed_transports_too() -> Non
     """Who misspells it finds the right name in the text."""
     with pytest.raises(UnsupportedCapability, match="memory, nats, pigeon, sqlite, tls"):
         open_transport("pidgeon:")
+
+
+@pytest.mark.parametrize("url", ["nats://ann:s3cret[1@host", "carrier-pigeon://ann:s3cret@roof", "nats//ann:s3cret@host"])
+def test_a_password_is_not_shown_by_an_error(url: str) -> None:
+    """Also where the URL is none, or nobody knows its scheme."""
+    with pytest.raises(UnsupportedCapability) as caught:
+        open_transport(url)
+    assert "s3cret" not in str(caught.value)
+    assert "@" in str(caught.value)

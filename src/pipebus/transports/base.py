@@ -11,6 +11,7 @@ A transport is one module with a class derived from `Transport`, and one line in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -244,6 +245,11 @@ TRANSPORTS: Final[dict[str, str]] = {
 """URL scheme -> module:callable, imported when first used."""
 
 
+def _shown(url: str) -> str:
+    """Without what stands before the host: a user and a password, as a rule."""
+    return re.sub(r"//.*@", "//…@", url, flags=re.DOTALL)
+
+
 def open_transport(url: str) -> Any:
     """
     The transport that a URL names.
@@ -254,7 +260,7 @@ def open_transport(url: str) -> Any:
     try:
         scheme = urlsplit(url).scheme or url
     except ValueError as error:
-        raise UnsupportedCapability(f"{url!r} is no URL: {error}") from None
+        raise UnsupportedCapability(f"{_shown(url)!r} is no URL: {error}") from None
     target = TRANSPORTS.get(scheme)
     if target is not None:
         module, _, path = target.partition(":")
@@ -274,4 +280,4 @@ def open_transport(url: str) -> Any:
                 f'transport "{scheme}" (of {point.value}) cannot be opened: {text_of(error)}'
             ) from error
     known = sorted({*TRANSPORTS, *(point.name for point in entry_points(group="pipebus.transports"))})
-    raise UnsupportedCapability(f'no transport for "{scheme}" (in {url!r}); there are: {", ".join(known)}')
+    raise UnsupportedCapability(f'no transport for "{scheme}" (in {_shown(url)!r}); there are: {", ".join(known)}')
