@@ -280,4 +280,4 @@ def open_transport(url: str) -> Any:
                 f'transport "{scheme}" (of {point.value}) cannot be opened: {text_of(error)}'
             ) from error
     known = sorted({*TRANSPORTS, *(point.name for point in entry_points(group="pipebus.transports"))})
-    raise UnsupportedCapability(f'no transport for "{scheme}" (in {_shown(url)!r}); there are: {", ".join(known)}')
+    raise UnsupportedCapability(f'no transport for "{_shown(scheme)}" (in {_shown(url)!r}); there are: {", ".join(known)}')
