@@ -15,7 +15,7 @@ import pipebus
 from scale_helpers import chaos, examples
 
 CALM: Final = settings(
-    max_examples=examples(50, 500),
+    max_examples=examples(50, 200),
     derandomize=not chaos(),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

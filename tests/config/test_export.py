@@ -208,7 +208,7 @@ data = st.recursive(
     | st.floats(allow_nan=False)
     | st.dates()
     | st.datetimes(timezones=zones)
-    | st.times(),
+    | st.times().map(lambda time: time.replace(fold=0)),  # TOML has no word for it, and the two are equal
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )
@@ -380,7 +380,7 @@ recipes = st.builds(
 )
 
 
-@settings(CALM, max_examples=examples(30, 1_000))
+@settings(CALM, max_examples=examples(30, 300))
 @given(recipe=recipes)
 def test_a_random_bus(recipe: Recipe, file: Path) -> None:
     """Exported and loaded, it is described alike, each object is as often there as before, and it is exported alike."""
@@ -449,7 +449,7 @@ def story(make: Callable[[], Bus], post: list[dict[str, Any]]) -> dict[str, Any]
     return told
 
 
-@settings(CALM, max_examples=examples(20, 400))
+@settings(CALM, max_examples=examples(20, 150))
 @given(recipe=lively, post=st.lists(letters, min_size=1, max_size=6))
 def test_a_random_bus_does_the_same(recipe: Recipe, post: list[dict[str, Any]], file: Path) -> None:
     """The same outcomes, deliveries, drops and dead letters, in the same order."""

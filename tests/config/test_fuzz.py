@@ -29,7 +29,7 @@ from pipebus.config import catalogue
 from scale_helpers import examples
 from values_helpers import CALM
 
-EXAMPLES: Final = int(os.environ.get("PIPEBUS_FUZZ", examples(200, 4_000)))
+EXAMPLES: Final = int(os.environ.get("PIPEBUS_FUZZ", examples(200, 1_500)))
 PATIENCE: Final = 300.0
 """Seconds after which a test that hangs is ended, with the place where it does; none is measured."""
 

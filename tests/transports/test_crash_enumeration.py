@@ -197,8 +197,8 @@ def test_a_program_killed_at_any_call_has_lost_nothing_promised(
 def test_without_syncs_a_killed_program_has_lost_nothing_either(
     tmp_path: Path, request: pytest.FixtureRequest, capsys: Any
 ) -> None:
-    """durability=process gives up what a power cut takes, not what a kill would; at every third call."""
-    enumerate_crashes(tmp_path, "process", 3, request, capsys)
+    """durability=process gives up what a power cut takes, not what a kill would; at every ninth call."""
+    enumerate_crashes(tmp_path, "process", 9, request, capsys)
 
 
 def test_a_program_killed_at_some_calls_has_lost_nothing_promised(

@@ -249,6 +249,7 @@ class TestNetwork:
         self, server: NatsServer, stage: NatsStage, monkeypatch: pytest.MonkeyPatch, seed: int
     ) -> None:
         """Ten thousand messages, a dozen faults of all kinds."""
+        stage.patience = 90.0
         faults = random.Random(seed).choices(["reset", "cut", "silence", "latency"], k=12)
         self._faults(server, stage, monkeypatch, faults, publishers=20, each=500)
 

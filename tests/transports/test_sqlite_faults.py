@@ -124,8 +124,8 @@ class Faults:
     [
         pytest.param("EIO", 50, id="EIO-few"),
         pytest.param("ENOSPC", 50, id="ENOSPC-few"),
-        pytest.param("EIO", 1, id="EIO-each", marks=pytest.mark.chaos),
-        pytest.param("ENOSPC", 5, id="ENOSPC-many", marks=pytest.mark.chaos),
+        pytest.param("EIO", 3, id="EIO-many", marks=pytest.mark.chaos),
+        pytest.param("ENOSPC", 15, id="ENOSPC-many", marks=pytest.mark.chaos),
     ],
 )
 def test_any_one_call_may_fail(tmp_path: Path, error: str, step: int, request: pytest.FixtureRequest) -> None:

@@ -44,6 +44,9 @@ FRAME: Final = 64
 Frame = tuple[str, bytes, str, dict[str, str] | None]
 """Subject, data, reply subject, headers: what `Client.publish` takes."""
 
+_random: Final = random.Random()
+"""Our own: a program may have seeded the common one, and count on what it gives."""
+
 
 class _Refused(TransportError):
     """
@@ -174,7 +177,7 @@ class Link:
                 if not self._first.is_set() and _final(self.error):
                     self._first.set()
                     return
-                await asyncio.sleep(random.uniform(pause / 2, pause))
+                await asyncio.sleep(_random.uniform(pause / 2, pause))
                 pause = min(pause * 2, WAITS[1])
                 continue
             except BaseException:
