@@ -10,6 +10,10 @@ import pytest
 from scale_helpers import CHAOS, chaos
 
 
+PROGRAMS = {"test_cli_commands.py", "test_cli_run.py", "test_cli_sqlite.py", "test_cli_demo.py"}
+"""Modules whose tests start programs, one or several each."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Before a module of tests is imported."""
     if config.getoption("markexpr") == "chaos":
@@ -18,7 +22,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-m chaos`, hypothesis has more examples to try."""
+    """
+    Of tests that start a program each, the short suite has the first of each class, and chaos has the others. With `-m chaos`,
+    hypothesis has more examples to try.
+    """
+    seen: set[tuple[str, str]] = set()
+    for item in items:
+        place = (item.path.name, item.cls.__name__ if isinstance(item, pytest.Function) and item.cls is not None else "")
+        if item.path.name in PROGRAMS and place in seen:
+            item.add_marker(pytest.mark.chaos)
+        seen.add(place)
     if chaos():
         for item in items:
             if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):

@@ -63,6 +63,7 @@ def test_every_built_in_filter_keeps_every_law(filter: Any, options: dict[str, A
 
 
 @pytest.mark.parametrize("animal", ZOO.values(), ids=ZOO)
+@pytest.mark.chaos
 def test_each_wrong_filter_is_caught_by_the_law_meant_for_it(animal: Animal) -> None:
     """The message names the law, says what was found, and what to do."""
     with pytest.raises(LawBroken) as caught:
