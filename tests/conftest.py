@@ -9,7 +9,6 @@ import pytest
 
 from scale_helpers import CHAOS, chaos
 
-
 PROGRAMS = {"test_cli_commands.py", "test_cli_run.py", "test_cli_sqlite.py", "test_cli_demo.py"}
 """Modules whose tests start programs, one or several each."""
 
