@@ -6,9 +6,9 @@ import random
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pipebus import links, settings
+from pipebus import links
 from pipebus.errors import AlreadySettled, PipelineError, text_of
-from pipebus.filters.retry import NEVER, classes
+from pipebus.filters.retry import NEVER, classes, waits
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import Around, Context, Steps
 from pipebus.settings import Seconds
@@ -59,14 +59,7 @@ class Redeliver(Around):
             isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1
         ):
             raise PipelineError(f"Redeliver.attempts={self.attempts!r}: it is a whole number of takings, at least 1")
-        self.wait = settings.seconds(self.wait, "Redeliver.wait")
-        self.max_wait = settings.seconds(self.max_wait, "Redeliver.max_wait")
-        if self.max_wait < self.wait:
-            raise PipelineError(
-                f"Redeliver.max_wait={self.max_wait:g} is shorter than Redeliver.wait={self.wait:g}; raise it, or wait less"
-            )
-        if isinstance(self.jitter, bool) or not isinstance(self.jitter, (int, float)) or not 0 <= self.jitter <= 1:
-            raise PipelineError(f"Redeliver.jitter={self.jitter!r}: it is a share from 0 to 1")
+        self.wait, self.max_wait = waits(self.wait, self.max_wait, self.jitter, "Redeliver")
         self._on = classes(self.on, "Redeliver.on")
         self._random = random.Random()
         self._context: Context | None = None

@@ -87,14 +87,7 @@ class Retry(Around):
     def __post_init__(self) -> None:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
             raise PipelineError(f"Retry.attempts={self.attempts!r}: it is a whole number of runs, at least 1")
-        self.wait = settings.seconds(self.wait, "Retry.wait")
-        self.max_wait = settings.seconds(self.max_wait, "Retry.max_wait")
-        if self.max_wait < self.wait:
-            raise PipelineError(
-                f"Retry.max_wait={self.max_wait:g} is shorter than Retry.wait={self.wait:g}; raise it, or wait less"
-            )
-        if isinstance(self.jitter, bool) or not isinstance(self.jitter, (int, float)) or not 0 <= self.jitter <= 1:
-            raise PipelineError(f"Retry.jitter={self.jitter!r}: it is a share from 0 to 1")
+        self.wait, self.max_wait = waits(self.wait, self.max_wait, self.jitter, "Retry")
         self._on = classes(self.on)
         self.waits = self.wait > 0
         self.passes = self.attempts
@@ -170,6 +163,21 @@ class _Notes(list[Any]):
     def append(self, accepted: Any, /) -> None:
         if not self.over:
             super().append(accepted)
+
+
+def waits(wait: Any, max_wait: Any, jitter: Any, name: str) -> tuple[float, float]:
+    """
+    The settings of waits that double, of a filter of that name: shortest and longest, in seconds.
+
+    Raises:
+        PipelineError
+    """
+    shortest, longest = settings.seconds(wait, f"{name}.wait"), settings.seconds(max_wait, f"{name}.max_wait")
+    if longest < shortest:
+        raise PipelineError(f"{name}.max_wait={longest:g} is shorter than {name}.wait={shortest:g}; raise it, or wait less")
+    if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter <= 1:
+        raise PipelineError(f"{name}.jitter={jitter!r}: it is a share from 0 to 1")
+    return shortest, longest
 
 
 def classes(on: Any, what: str = "Retry.on") -> tuple[type[Exception], ...]:

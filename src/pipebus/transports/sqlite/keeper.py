@@ -216,18 +216,14 @@ class Keeper:
         for bound in (*bindings[first:], *bindings[:first]):
             count = bound.wants(now)
             if count:
+                bound.maybe = False  # before the look: whoever commits behind it says so again
                 if self.file.peek(bound.sub):
+                    bound.maybe = True
                     wanted.append((bound, count))
-                else:
-                    bound.maybe = False
-                    # Between the look and this line somebody may have published: they ring after their commit, so look again.
-                    if self.file.peek(bound.sub):
-                        bound.maybe = True
-                        wanted.append((bound, count))
         return wanted
 
     def _hand_in(self, bound: Bound, claims: list[Claim], datas: list[bytes]) -> None:
-        if not claims:  # what is ready has to wait for others: of its key, or suspects
+        if not claims and not bound.settled:  # what is ready has to wait for others that are still out: of its key, or suspects
             bound.not_before = time.monotonic() + BLOCKED
         for number, (claim, data) in enumerate(zip(claims, datas, strict=True)):
             if not bound.binding.deliver(data, claim, claim.takings):

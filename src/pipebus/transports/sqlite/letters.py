@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 from pipebus.codec import Codec
@@ -22,6 +22,8 @@ COLUMNS: Final = (
 class StoredLetters(DeadLetters):
     """`DeadLetters`, in a file."""
 
+    settles = True
+
     def __init__(self, file: OpenFile, codec: Codec, settle: Callable[[Any, DeadLetter], None]) -> None:
         super().__init__()
         self._file = file
@@ -39,14 +41,11 @@ class StoredLetters(DeadLetters):
         if letter.subscription == PUBLISH:
             self._again = source
         data = self._codec.encode(letter.message)
-
         self._file.write(lambda store: store.bury(letter, data, store.number(letter.subscription), letter.subscription))
 
     def next_id(self) -> str:
         """Unique among all processes, and known before the letter is kept."""
         return f"d{os.urandom(5).hex()}"
-
-    settles = True
 
     def show(self, id: str) -> DeadLetter:
         return self._stored(id)
@@ -79,9 +78,6 @@ class StoredLetters(DeadLetters):
     def __len__(self) -> int:
         return sum(count for (count,) in self._rows("SELECT count(*) FROM dead", ()))
 
-    def __iter__(self) -> Iterator[DeadLetter]:
-        return iter(self.list())
-
     def _stored(self, id: str) -> DeadLetter:
         rows = self._rows(f"SELECT {COLUMNS} FROM dead WHERE id = ?", (id,))
         if not rows:
@@ -94,7 +90,6 @@ class StoredLetters(DeadLetters):
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
         if not os.path.exists(self._file.path):
             return []  # looking makes no file
-
         return self._file.rows(query, *values)
 
     def _letter(self, row: Any) -> DeadLetter:

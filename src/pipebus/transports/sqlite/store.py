@@ -393,14 +393,13 @@ class Store:
             self.drop(sub, _text(why) or "dropped")
         return True
 
-    def drop(self, sub: int, reason: str, count: int = 1) -> None:
+    def drop(self, sub: int, reason: str) -> None:
         """Count a drop; of reasons that are never the same, the first so many by themselves."""
         if not self.execute("SELECT 1 FROM dropped WHERE sub = ? AND reason = ?", (sub, reason)).fetchone():
             [known] = self.execute("SELECT count(*) FROM dropped WHERE sub = ?", (sub,)).fetchone()
             reason = reason if known < REASONS else "(other)"
         self.execute(
-            "INSERT INTO dropped VALUES (?, ?, ?) ON CONFLICT (sub, reason) DO UPDATE SET count = count + excluded.count",
-            (sub, reason, count),
+            "INSERT INTO dropped VALUES (?, ?, 1) ON CONFLICT (sub, reason) DO UPDATE SET count = count + 1", (sub, reason)
         )
 
     # --- owners ------------------------------------------------------------------------------------------------------
@@ -430,7 +429,7 @@ class Store:
         if row is not None and (ended or row[0] <= self.now()):
             self.leave(owner.owner, counts=True)
 
-    def leave(self, owner: int, counts: bool) -> int:
+    def leave(self, owner: int, counts: bool) -> None:
         """
         An owner has gone: what it had may be claimed again.
 
@@ -448,7 +447,6 @@ class Store:
         )
         self.touched.update(row[0] for row in rows)
         self.execute("DELETE FROM owner WHERE owner = ?", (owner,))
-        return len(rows)
 
     def adopt(self, claims: Iterable[Claim], owner: int) -> list[tuple[Claim, int]]:
         """Take back, under a new owner, those deliveries that nobody else has claimed meanwhile; with their takings."""

@@ -186,13 +186,13 @@ class Writer:
 
     # --- leading -----------------------------------------------------------------------------------------------------
 
-    def _lead(self, own: Job | None) -> None:
+    def _lead(self, own: Job) -> None:
         """One transaction, then hand the lead on. The leader's own job is in it, however long the line is."""
         batch: list[Job] = []
         with self._lock:
             while self._line and len(batch) < BATCH:
                 batch.append(self._line.popleft())
-            if own is not None and own in self._line:
+            if own in self._line:
                 self._line.remove(own)
                 batch.append(own)
         try:
