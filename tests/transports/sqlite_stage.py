@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -71,7 +72,13 @@ class SqliteStage(UrlStage):
             if bus.state == "started":
                 transport: Any = bus.transport
                 transport._keeper.patience = 0.0
-                transport.file.writer.files = Killed(str(self.path), 1.0)
+                lock = transport.file.writer.files
+                if isinstance(lock, Killed):
+                    continue
+                with lock.held():  # nobody is in the middle of a transaction, and whoever waits for one gets none
+                    file, lock._file = lock._file, None
+                    transport.file.writer.files = Killed(str(self.path), 1.0)
+                os.close(file)
                 self.sql(f"UPDATE owner SET born = 'another' WHERE owner = {transport._keeper.owner}")
 
     def inject(self, raw: bytes, subject: str) -> None:
