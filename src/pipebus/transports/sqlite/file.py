@@ -151,8 +151,10 @@ class OpenFile:
             with self._read_lock:
                 self._open = False
                 self._reading.close()
+            connection = self.writer.store.connection
             with suppress(PipebusError), self.lock.held():  # the last to close moves the log into the database
-                self.writer.store.connection.close()
+                connection.close()
+            connection.close()  # without the lock: whoever has it has the file open too, so this is not the last
             self.lock.close()
 
     # --- reading and writing -----------------------------------------------------------------------------------------
