@@ -59,6 +59,7 @@ class TestOptions:
             ("nats://host?lease=1s&lease=2s", "given twice"),
             ("nats://host?storage=tape", '"file" or "memory"'),
             ("nats://host?replicas=6", "1 to 5"),
+            ("nats://host?events=xml", '"structured" or "binary"'),
             ("nats://host?core=maybe", '"yes" or "no"'),
             ("nats://host?stream=a.b", "stream="),
             ("nats://host?prefix=a..b", "prefix="),

@@ -78,7 +78,7 @@ class StoredLetters(DeadLetters):
         if isinstance(message.body, bytes) and message.subject == "pipebus.undecodable":
             data, headers = message.body, {"content-type": wire.CLOUDEVENT}
         else:
-            data, headers = self._codec.encode(message), wire.headers_of(message)
+            data, headers = wire.written(message, self._codec.encode(message))
         self._transport.write_letter(self._outgoing(letter, data, headers, str(message.subject), message.id, message.time))
 
     def bury(self, claim: Claim, letter: DeadLetter) -> None:

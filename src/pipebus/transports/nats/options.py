@@ -35,6 +35,8 @@ class Options:
         retention: Seconds for which a message is kept, read or not; None: for ever.
         max_bytes: Most bytes of the stream; beyond it publishing fails. None: no limit.
         core: Without JetStream: who does not listen misses it, and nothing is kept.
+        events: How messages are written: "structured", one JSON with all of a message, or "binary", the body alone as JSON (or
+            its bytes) and everything else in headers, for programs that know nothing of CloudEvents. Both are read.
         tls: Encrypt, and check the server's certificate; `cafile`, `cert`, `key` are files of PEM.
         connect_timeout: Seconds that a start waits for a connection, > 0.
         publish_timeout: Seconds that a publish waits for the server's word, > 0.
@@ -55,6 +57,7 @@ class Options:
     retention: Seconds | None = None
     max_bytes: Bytes | None = None
     core: bool = False
+    events: Literal["structured", "binary"] = "structured"
     tls: bool = False
     cafile: str | None = None
     cert: str | None = None
@@ -183,10 +186,13 @@ def _yes(text: str, name: str) -> bool:
     return text == "yes"
 
 
-def _storage(text: str, name: str) -> str:
-    if text not in ("file", "memory"):
-        raise ValueError(f'{name}={text!r} is unknown; it is "file" or "memory"')
-    return text
+def _either(one: str, other: str) -> Any:
+    def read(text: str, name: str) -> str:
+        if text not in (one, other):
+            raise ValueError(f'{name}={text!r} is unknown; it is "{one}" or "{other}"')
+        return text
+
+    return read
 
 
 def _replicas(text: str, name: str) -> int:
@@ -221,8 +227,9 @@ def _path(text: str, name: str) -> str:
 
 
 _READ: Final[dict[str, Any]] = {
-    "stream": _stream, "prefix": _prefix, "subjects": _subjects, "storage": _storage, "replicas": _replicas,
-    "lease": _seconds(0.5), "window": _seconds(0.1), "retention": _seconds(1.0), "max_bytes": _size, "core": _yes, "tls": _yes,
+    "stream": _stream, "prefix": _prefix, "subjects": _subjects, "storage": _either("file", "memory"), "replicas": _replicas,
+    "lease": _seconds(0.5), "window": _seconds(0.1), "retention": _seconds(1.0), "max_bytes": _size, "core": _yes,
+    "events": _either("structured", "binary"), "tls": _yes,
     "cafile": _path, "cert": _path, "key": _path, "creds": _path,
     "connect_timeout": _seconds(0.001), "publish_timeout": _seconds(0.001),
 }  # fmt: skip

@@ -258,8 +258,7 @@ class NatsTransport(Transport):
             raise BusClosed("the bus is stopped: it takes no more messages")
         if delay:
             raise UnsupportedCapability(f"{self.url} cannot delay messages; publish it when its time has come")
-        data = self.codec.encode(message)
-        headers = wire.headers_of(message)
+        data, headers = wire.written(message, self.codec.encode(message), self.options.events == "binary")
         subject = self.subjects.theirs(str(message.subject))
         if len(subject.encode()) > LONGEST:
             raise MessageTooLarge(f"the subject of message {message.id} is longer than {LONGEST:,} bytes on the server")

@@ -3,7 +3,8 @@ Messages as the server has them: headers and bytes, ours and those of other prog
 
 What we publish is a CloudEvent in structured mode: the codec's JSON, with the header `content-type:
 application/cloudevents+json`. Our headers are in it, exactly; those with plain names and values are headers of NATS too, for
-programs that know nothing of us.
+programs that know nothing of us. In binary mode (`events=binary`) the data are the body alone, and every other member of that
+JSON is a header: `ce-id`, `ce-type`, …, escaped with % as in the HTTP binding of CloudEvents.
 
 What others publish is taken as it comes: CloudEvents in either mode, or anything else, whose subject is the server's.
 """
@@ -15,9 +16,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
+
+import msgspec
 
 from pipebus.errors import PipebusError
 from pipebus.message import RESERVED_PREFIXES, Headers, Message, check_headers
@@ -35,6 +39,11 @@ _VALUE: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
 _OWN: Final = ("content-type", "status", "description", "correlation_id", "correlation-id")
 """Names of headers that mean something else than what a user says by them."""
 _EVENT: Final = ("ce-", "ce_")
+_SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+"""What the HTTP binding of CloudEvents does not escape in a header."""
+_NO_TEXT: Final = ("pipebusversion", "pipebusttl", "pipebusheaders")
+"""Members of the codec's JSON that are no strings."""
+_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def message_id(id: str) -> str:
@@ -42,15 +51,53 @@ def message_id(id: str) -> str:
     return id if _VALUE.fullmatch(id) and not id.startswith("sha256:") else f"sha256:{hashlib.sha256(id.encode()).hexdigest()}"
 
 
-def headers_of(message: Message[Any]) -> dict[str, str]:
-    """What goes beside the codec's bytes."""
-    found = {"content-type": CLOUDEVENT, VERSION: "1"}
-    for name, value in message.headers.items():
+def written(message: Message[Any], data: bytes, binary: bool = False) -> tuple[bytes, dict[str, str]]:
+    """What goes to the server of a message and the codec's bytes of it."""
+    own = {VERSION: "1", "content-type": CLOUDEVENT}
+    if binary:
+        with suppress(msgspec.DecodeError):  # NaN, say: others could not read that as JSON
+            data, own = _unfolded(data)
+    return data, own | _plain(message.headers)
+
+
+def _plain(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those that may be headers of NATS."""
+    found = {}
+    for name, value in headers.items():
         if _NAME.fullmatch(name) and _VALUE.fullmatch(value):
             low = name.lower()
             if low not in _OWN and not low.startswith((*RESERVED_PREFIXES, *_EVENT)):
                 found[name] = value
     return found
+
+
+def _unfolded(data: bytes) -> tuple[bytes, dict[str, str]]:
+    """The codec's JSON in binary mode: the body, and headers with everything else."""
+    members = _members(data)
+    body, encoded = members.pop("data", None), members.pop("data_base64", None)
+    found = {VERSION: "1"} | {f"ce-{name}": quote(_text(raw), safe=_SAFE) for name, raw in members.items()}
+    if encoded is not None:
+        return base64.b64decode(_text(encoded)), found | {"content-type": "application/octet-stream"}
+    if body is not None:
+        return bytes(body), found | {"content-type": "application/json"}
+    return b"", found
+
+
+def _text(raw: msgspec.Raw) -> str:
+    """A string as it is, everything else as JSON."""
+    text = bytes(raw)
+    return str(msgspec.json.decode(text)) if text.startswith(b'"') else text.decode()
+
+
+def _folded(data: bytes, names: Mapping[str, str]) -> bytes:
+    """The codec's JSON of what `_unfolded` made. The data come first: whatever they are, they replace no other member."""
+    members = {name[3:]: unquote(value, errors="strict") for name, value in names.items() if name.startswith("ce-")}
+    kind = names.get("content-type", "")
+    wire: dict[str, Any] = {name: json.loads(text) if name in _NO_TEXT else text for name, text in members.items()}
+    if kind == "application/octet-stream":
+        wire["data_base64"] = base64.b64encode(data).decode()
+    rest = json.dumps(wire).encode()
+    return b'{"data":' + data + b"," + rest[1:] if kind == "application/json" else rest
 
 
 def size_of(data: bytes, headers: Mapping[str, str]) -> int:
@@ -62,7 +109,7 @@ def decode(
     subject: str, data: bytes, headers: Mapping[str, str], id: str, time: float, reply: str = ""
 ) -> Message[Any] | bytes:
     """
-    A message of whatever program; bytes, if they are (or say that they are) an envelope that the codec knows better.
+    A message of whatever program; or bytes for the codec, which knows better: of what is ours, or only says so.
 
     Args:
         subject: Ours.
@@ -70,11 +117,11 @@ def decode(
         reply: The server's subject on which somebody waits for an answer; "": nobody does.
     """
     names = {name.lower(): value for name, value in headers.items()}
-    if VERSION.lower() in names:
-        return data
     id = names.get(ID.lower(), id)
     kind = names.get("content-type", "").partition(";")[0].strip().lower()
     try:
+        if VERSION.lower() in names:
+            return _folded(data, names) if "ce-specversion" in names else data
         if kind == CLOUDEVENT:
             return _structured(subject, data, names, id, time)
         if any(f"{before}specversion" in names for before in _EVENT):
