@@ -46,9 +46,16 @@ def told() -> str:
 
 
 @contextmanager
+def new_folder() -> Iterator[str]:
+    """The path of an empty folder; it goes with all that is in it."""
+    with tempfile.TemporaryDirectory(prefix="pipebus-benchmark-", dir=folder()) as inside:
+        yield inside
+
+
+@contextmanager
 def new_file() -> Iterator[str]:
     """The path of a file that is not there yet; it goes with its folder."""
-    with tempfile.TemporaryDirectory(prefix="pipebus-benchmark-", dir=folder()) as inside:
+    with new_folder() as inside:
         yield f"{inside}/bus.db"
 
 

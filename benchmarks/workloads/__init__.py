@@ -7,6 +7,8 @@ from . import (
     fanout,
     idle,
     idle_cpu,
+    nats_publish,
+    nats_through,
     one_at_a_time,
     publishers,
     request,
@@ -42,4 +44,7 @@ WORKLOADS: dict[str, Workload] = {
     "sqlite_through": sqlite_through.THROUGH,
     "sqlite_backlog": sqlite_backlog.BACKLOG,
     "sqlite_processes": sqlite_through.PROCESSES,
+    "nats_publish": nats_publish.PUBLISH,
+    "nats_publishers": nats_publish.PUBLISHERS,
+    "nats_through": nats_through.THROUGH,
 }
