@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="how often each contender runs (default 5)")
     parser.add_argument("--messages", type=int, help="messages a run; each workload has a number of its own")
     parser.add_argument("--check", action="store_true", help="our reach beside the figures; never fails")
-    parser.add_argument("--folder", help="where the files of the sqlite workloads lie: on a disk (default /var/tmp)")
+    parser.add_argument("--folder", help="where files lie, of sqlite and nats workloads: on a disk (default /var/tmp)")
     parser.add_argument("--json", action="store_true", help="every figure in one JSON object, no tables")
     parser.add_argument("--profile", metavar="WORKLOAD", help="where the time of pipebus goes, step by step")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)  # WORKLOAD CONTENDER SIZE: one run
@@ -54,11 +54,11 @@ def main() -> int:
             parser.error(f"no workload {name!r}; there are {names}")
     if args.profile:
         import steps
+        import steps_nats
         import steps_sqlite
 
-        size = args.messages or 10_000
-        durable = args.profile in steps_sqlite.RUNS
-        print(steps_sqlite.report(args.profile, size) if durable else steps.report(args.profile, size))
+        of = next((one for one in (steps_sqlite, steps_nats) if args.profile in one.RUNS), steps)
+        print(of.report(args.profile, args.messages or 10_000))
         return 0
 
     results: dict[str, Figures] = {}

@@ -74,8 +74,11 @@ class Clocks:
         self._local = threading.local()
 
     def watch(self, where: type, name: str, label: str) -> None:
-        inner = getattr(where, name)
         static = isinstance(where.__dict__[name], staticmethod)
+        timed = self.timed(getattr(where, name), label)
+        setattr(where, name, staticmethod(timed) if static else timed)
+
+    def timed(self, inner: Callable[..., Any], label: str) -> Callable[..., Any]:
         note = self.times[label].append
 
         @wraps(inner)
@@ -93,4 +96,4 @@ class Clocks:
                     stack[-1][0] += took[0]
                     stack[-1][1] += took[1]
 
-        setattr(where, name, staticmethod(timed) if static else timed)
+        return timed

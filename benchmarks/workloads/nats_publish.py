@@ -185,7 +185,7 @@ PUBLISHERS = Workload(
             partial(limit_many, False),
         ),
         "limit-futures": Contender("the same by `publish_async` of nats-py: a future for each", partial(limit_many, True)),
-        "pipebus": Contender(f"{MANY} coroutines; {ours_nats.STORED}", partial(our_many, False), 1.3),
+        "pipebus": Contender(f"{MANY} coroutines; {ours_nats.STORED}", partial(our_many, False)),
         "pipebus-threads": Contender(f"the same from {THREADS} threads", partial(our_many, True)),
     },
     size=20_000,
