@@ -27,7 +27,7 @@ class TestOptions:
     def test_a_url_says_where_and_how(self) -> None:
         """Hosts of a cluster, who we are, and the stream."""
         found = options(
-            "nats://ann:p%40ss@one:4223,two?stream=ORDERS&prefix=shop.eu&lease=10s&window=1m&replicas=3&max_bytes=1GiB"
+            "tls://ann:p%40ss@one:4223,two?stream=ORDERS&prefix=shop.eu&lease=10s&window=1m&replicas=3&max_bytes=1GiB"
         )
         assert found.hosts == ("one:4223", "two:4222")
         assert (found.user, found.password, found.token) == ("ann", "p@ss", None)
@@ -36,41 +36,57 @@ class TestOptions:
 
     def test_what_stands_alone_before_the_at_is_a_token(self) -> None:
         """As everywhere with NATS."""
-        assert (options("nats://s3cret@host").token, options("nats://s3cret@host").user) == ("s3cret", None)
+        assert (options("nats://s3cret@localhost").token, options("nats://s3cret@localhost").user) == ("s3cret", None)
 
     def test_tls_is_a_scheme_too(self) -> None:
         """tls:// is nats:// with TLS."""
-        assert (options("tls://host").tls, options("nats://host").tls, options("nats://host?tls=yes").tls) == (
+        assert (options("tls://host").tls, options("nats://localhost").tls, options("nats://localhost?tls=yes").tls) == (
             True,
             False,
             True,
         )
 
     @pytest.mark.parametrize(
+        "url",
+        [
+            "nats://localhost", "nats://127.0.0.1:4223", "nats://[::1]", "nats://broker?plaintext=yes", "tls://broker",
+            "nats://broker?cafile=ca.pem",
+        ],
+    )  # fmt: skip
+    def test_plain_text_stays_on_this_machine_unless_it_is_said(self, url: str) -> None:
+        """By a word in the URL, or TLS."""
+        assert options(url).encrypted == ("tls" in url or "cafile" in url)
+
+    @pytest.mark.parametrize(
         ("url", "text"),
         [
             ("nats://", "no host"),
-            ("nats://host:port", "no host and port"),
-            ("nats://host/path", '"/path" has no meaning'),
-            ("nats://host#x", "what follows #"),
-            ("nats://host?lease=soon", "lease="),
-            ("nats://host?lease=1ms", "lease="),
-            ("nats://host?leese=1s", '"leese" is unknown'),
-            ("nats://host?lease=1s&lease=2s", "given twice"),
-            ("nats://host?storage=tape", '"file" or "memory"'),
-            ("nats://host?replicas=6", "1 to 5"),
-            ("nats://host?events=xml", '"structured" or "binary"'),
-            ("nats://host?core=maybe", '"yes" or "no"'),
-            ("nats://host?stream=a.b", "stream="),
-            ("nats://host?prefix=a..b", "prefix="),
-            ("nats://host?prefix=", "subjects=orders"),
-            ("nats://host?subjects=a.>", "empty prefix"),
-            ("nats://host?prefix=&subjects=a..b", "empty token"),
-            ("nats://host?key=k.pem", "without cert"),
-            ("nats://u:p@host?creds=file", "say twice"),
-            ("nats://host?retention=1s", "shorter than window"),
-            ("nats://host?cafile=", "path of a file"),
-            ("nats://host?password=hunter2", '"password" is unknown'),
+            ("nats://localhost:port", "no host and port"),
+            ("nats://localhost/path", '"/path" has no meaning'),
+            ("nats://localhost#x", "what follows #"),
+            ("nats://localhost?lease=soon", "lease="),
+            ("nats://localhost?lease=1ms", "lease="),
+            ("nats://localhost?leese=1s", '"leese" is unknown'),
+            ("nats://localhost?lease=1s&lease=2s", "given twice"),
+            ("nats://localhost?storage=tape", '"file" or "memory"'),
+            ("nats://localhost?replicas=6", "1 to 5"),
+            ("nats://localhost?events=xml", '"structured" or "binary"'),
+            ("nats://localhost?core=maybe", '"yes" or "no"'),
+            ("nats://localhost?stream=a.b", "stream="),
+            ("nats://localhost?prefix=a..b", "prefix="),
+            ("nats://localhost?prefix=", "subjects=orders"),
+            ("nats://localhost?subjects=a.>", "empty prefix"),
+            ("nats://localhost?prefix=&subjects=a..b", "empty token"),
+            ("nats://localhost?key=k.pem", "without cert"),
+            ("nats://u:p@localhost?creds=file", "say twice"),
+            ("nats://localhost?retention=1s", "shorter than window"),
+            ("nats://localhost?cafile=", "path of a file"),
+            ("nats://localhost?password=hunter2", '"password" is unknown'),
+            ("nats://broker", "everybody could read .* tls:// instead of nats://, or plaintext=yes"),
+            ("nats://localhost,broker", "on the way to broker:4222"),
+            ("nats://localhost.example.com", "plaintext=yes"),
+            ("nats://127.0.0.1.example.com", "plaintext=yes"),
+            ("tls://broker?plaintext=yes", "contradict"),
         ],
     )
     def test_what_is_wrong_is_named_when_the_bus_is_made(self, url: str, text: str) -> None:
@@ -80,14 +96,16 @@ class TestOptions:
 
     def test_promises_follow_the_url(self) -> None:
         """What is kept in memory does not outlive the server, and plain NATS keeps nothing."""
-        kept, light, core = (Bus(f"nats://host{rest}").transport.capabilities for rest in ("", "?storage=memory", "?core=yes"))
+        kept, light, core = (
+            Bus(f"nats://localhost{rest}").transport.capabilities for rest in ("", "?storage=memory", "?core=yes")
+        )
         assert (kept.survives, light.survives, core.survives) == ("server_restart", "process", "nothing")
         assert (kept.dedup_window, core.dedup_window) == (120.0, 0.0)
         assert (kept.dead_letters, core.dead_letters) == (True, False)
         with pytest.raises(UnsupportedCapability, match="survives"):
-            Bus("nats://host?storage=memory", require={"survives": "server_restart"})
+            Bus("nats://localhost?storage=memory", require={"survives": "server_restart"})
         with pytest.raises(UnsupportedCapability, match="survives"):
-            Bus("nats://host", require={"survives": "power"})
+            Bus("nats://localhost", require={"survives": "power"})
 
 
 class TestSecrets:
@@ -96,8 +114,8 @@ class TestSecrets:
     @pytest.mark.parametrize(
         "url",
         [
-            "nats://ann:hunter2@host", "nats://s3cret@host", "nats://ann:hunter2@one,two?stream=S", "nats://ann:hun@ter2@host",
-            "nats://ann:s3cret/hunter2@host", "nats://ann:hunter2#s3cret@host?x=1", "nats://ann:hunter2?s3cret@host",
+            "nats://ann:hunter2@localhost", "nats://s3cret@localhost", "nats://ann:hunter2@one,two?stream=S", "nats://ann:hun@ter2@host",
+            "nats://ann:s3cret/hunter2@localhost", "nats://ann:hunter2#s3cret@localhost?x=1", "nats://ann:hunter2?s3cret@localhost",
         ],
     )  # fmt: skip
     def test_a_redacted_url_has_no_secret(self, url: str) -> None:
@@ -123,7 +141,7 @@ class TestSecrets:
 
     def test_a_bus_shows_no_secret(self) -> None:
         """Neither its repr nor what it says of itself."""
-        bus = Bus("nats://ann:hunter2@host")
+        bus = Bus("nats://ann:hunter2@localhost")
         assert not any(secret in text for secret in SECRETS for text in (repr(bus), str(bus.describe()), bus.url))
 
     def test_nobody_there_says_what_was_tried_and_what_to_do(self) -> None:
@@ -138,7 +156,7 @@ class TestNames:
     @pytest.mark.parametrize("prefix", ["shop", "a.b", ""])
     def test_a_subject_comes_back(self, prefix: str) -> None:
         """Under a prefix or without."""
-        subjects = Subjects(options(f"nats://host?prefix={prefix}" + ("&subjects=x.>" if not prefix else "")))
+        subjects = Subjects(options(f"nats://localhost?prefix={prefix}" + ("&subjects=x.>" if not prefix else "")))
         for _, subject, _ in ROWS:
             assert subjects.ours(subjects.theirs(subject)) == subject
         assert subjects.ours(subjects.theirs("_reply.7f.1")) == "_reply.7f.1"
@@ -146,7 +164,7 @@ class TestNames:
 
     def test_replies_and_dead_letters_are_not_in_the_stream_of_messages(self) -> None:
         """They begin otherwise."""
-        subjects = Subjects(options("nats://host"))
+        subjects = Subjects(options("nats://localhost"))
         kept = Pattern(subjects.kept[0])
         for other in (subjects.theirs("_reply.7f.1"), f"{subjects.dead}s.d1", f"{subjects.notes}s.1", f"{subjects.replays}s"):
             assert not kept.matches(other)

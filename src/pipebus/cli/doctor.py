@@ -2,11 +2,12 @@
 
 import argparse
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipebus.cli import CommandError
 from pipebus.cli.show import as_json, printable, styled
-from pipebus.cli.targets import add_allow, file_of, is_url, open_bus
+from pipebus.cli.targets import add_allow, is_url, open_bus
+from pipebus.transports.base import Finding
 
 SUMMARY = "say what is installed, what a transport promises, and what endangers a bus"
 EXAMPLE = """\
@@ -14,23 +15,11 @@ examples:
   pipebus doctor                                this installation
   pipebus doctor memory:                        what a transport promises
   pipebus doctor sqlite:///bus.db               and how its file is: also while it is in use, and nothing is changed
+  pipebus doctor nats://localhost               and its server, stream and consumers
   pipebus doctor pipebus.toml --allow shop      a whole bus
 
 Exit code: 0 nothing is wrong (there may be hints), 1 something is.
 """
-
-
-class Finding(NamedTuple):
-    """
-    One line.
-
-    Args:
-        level: "ok", "hint" (it works; know this) or "wrong".
-    """
-
-    level: str
-    about: str
-    text: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +47,7 @@ PACKAGES = {
     "rich": ("cli", "tables and progress are plain text"),
     "jmespath": ("config", "config files cannot use { expr = … }"),
     "tomlkit": ("config", "export_config cannot write files"),
+    "nats-py": ("nats", "nats:// cannot be used"),
     "pytest": ("testing", "the fixtures and [[tests]] in pytest need it"),
     "hypothesis": ("testing", "check_filter needs it"),
 }
@@ -114,12 +104,7 @@ def _transport(bus: Any) -> Iterator[Finding]:
         yield Finding("hint", about, "keeps messages in this process: what waits when it ends unexpectedly is lost")
     if not promises.multi_process:
         yield Finding("hint", about, "one process: other programs neither see its messages nor share its work")
-    store = file_of(bus)
-    if store is not None:
-        from pipebus.transports.sqlite.health import examine
-
-        for one in examine(store.options):
-            yield Finding(*one)
+    yield from bus.transport.examine()
 
 
 # --- a bus -----------------------------------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ A transport is one module with a class derived from `Transport`, and one line in
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -145,6 +145,21 @@ class Surroundings:
     warn: Callable[..., None] = lambda event, **facts: None
 
 
+class Finding(NamedTuple):
+    """
+    One line of `pipebus doctor`.
+
+    Args:
+        level: "ok", "hint" (it works; know this) or "wrong".
+        about: What it is about, in a word or two.
+        text: What was found; and the next move, if it is not ok.
+    """
+
+    level: Literal["ok", "hint", "wrong"]
+    about: str
+    text: str
+
+
 class Transport(Protocol):
     """What a transport does. All methods are callable from any thread, and none is called on an event loop but `asend`."""
 
@@ -222,6 +237,10 @@ class Transport(Protocol):
     def learn(self, scope: str, key: str, seconds: float) -> None:
         """Remember a key; kept not later than what is settled after this call."""
         raise UnsupportedCapability(f"{type(self).__name__} keeps no memory for filters")
+
+    def examine(self) -> Iterator[Finding]:
+        """What `pipebus doctor` says of the place where messages are kept. Nothing is made or changed; it is not started."""
+        yield from ()
 
     def if_undone(self, call: Callable[[], object]) -> None:
         """Call this if the transaction that a handler has open here comes to nothing; without one, never."""

@@ -7,7 +7,7 @@ NATS: messages on a server, for programs on several machines; with JetStream, wh
     wire.py        messages as bytes and headers      streams.py     what has to exist on the server
     puller.py      a durable subscription             listener.py    one that keeps nothing
     letters.py     dead letters                       directory.py   which subscriptions a message reaches
-    transport.py   the seam to the bus
+    transport.py   the seam to the bus                health.py      what `pipebus doctor` looks at
 """
 
 from pipebus.errors import UnsupportedCapability

@@ -194,6 +194,10 @@ class StoredLetters(DeadLetters):
             return 0
         return len(info["state"].get("subjects") or {})
 
+    async def count(self, link: Link) -> int:
+        """Letters of all subscriptions."""
+        return await self._count(link, ">")
+
     async def dead(self, link: Link, subscription: str) -> int:
         """Letters of one subscription."""
         return await self._count(link, f"{consumer_name(subscription)}.*")

@@ -248,7 +248,7 @@ class Link:
                 raise TransportError(f"creds={options.creds} cannot be read: {error.strerror}") from None
             if find_spec("nkeys") is None:
                 raise TransportError("credentials in a file need a package: pip install nkeys")
-        if not (options.tls or options.cafile or options.cert):
+        if not options.encrypted:
             return None
         try:
             context = ssl.create_default_context(cafile=options.cafile)

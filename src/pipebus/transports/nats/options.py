@@ -15,6 +15,7 @@ from pipebus.subject import check_pattern
 FORM: Final = '"nats://localhost:4222", with user and options as in "nats://user:password@host:4222?stream=ORDERS&prefix=shop"'
 PORT: Final = 4222
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_LOOPBACK: Final = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\]):\d+")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
@@ -38,6 +39,7 @@ class Options:
         events: How messages are written: "structured", one JSON with all of a message, or "binary", the body alone as JSON (or
             its bytes) and everything else in headers, for programs that know nothing of CloudEvents. Both are read.
         tls: Encrypt, and check the server's certificate; `cafile`, `cert`, `key` are files of PEM.
+        plaintext: Not encrypted, and not only on this machine: everybody on the way reads messages and passwords.
         connect_timeout: Seconds that a start waits for a connection, > 0.
         publish_timeout: Seconds that a publish waits for the server's word, > 0.
         stated: Names of the options that the URL has.
@@ -59,6 +61,7 @@ class Options:
     core: bool = False
     events: Literal["structured", "binary"] = "structured"
     tls: bool = False
+    plaintext: bool = False
     cafile: str | None = None
     cert: str | None = None
     key: str | None = None
@@ -67,6 +70,11 @@ class Options:
     publish_timeout: Seconds = 5.0
     stated: frozenset[str] = frozenset()
     shown: str = ""
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the connection has to be."""
+        return self.tls or bool(self.cafile or self.cert)
 
     def __str__(self) -> str:
         """The URL, for people: without user, password and token."""
@@ -153,6 +161,14 @@ def _check(options: Options, bad: Any) -> None:
         raise bad('an empty prefix says nothing of what the stream keeps; say it, as in "subjects=orders.>,bills.>"')
     if options.prefix and options.subjects:
         raise bad(f'subjects are for an empty prefix; with prefix={options.prefix} the stream keeps "{options.prefix}.>"')
+    away = [host for host in options.hosts if not _LOOPBACK.match(host)]
+    if away and not options.encrypted and not options.plaintext:
+        raise bad(
+            f"on the way to {away[0]} everybody could read messages and passwords; say tls:// instead of nats://, or "
+            "plaintext=yes where the network can be trusted"
+        )
+    if options.encrypted and options.plaintext:
+        raise bad("tls and plaintext contradict each other")
     if options.key and not options.cert:
         raise bad("key is given without cert")
     if options.creds and (options.user or options.token):
@@ -229,7 +245,7 @@ def _path(text: str, name: str) -> str:
 _READ: Final[dict[str, Any]] = {
     "stream": _stream, "prefix": _prefix, "subjects": _subjects, "storage": _either("file", "memory"), "replicas": _replicas,
     "lease": _seconds(0.5), "window": _seconds(0.1), "retention": _seconds(1.0), "max_bytes": _size, "core": _yes,
-    "events": _either("structured", "binary"), "tls": _yes,
+    "events": _either("structured", "binary"), "tls": _yes, "plaintext": _yes,
     "cafile": _path, "cert": _path, "key": _path, "creds": _path,
     "connect_timeout": _seconds(0.001), "publish_timeout": _seconds(0.001),
 }  # fmt: skip

@@ -38,8 +38,29 @@ class Streams:
         Raises:
             TransportError: it does not; what to change.
         """
+        wanted = self.wanted()
+        found = await self._stream(client, wanted)
+        self.judge(found["config"], wanted)
+        changed = self.changed(found["config"], wanted)
+        if changed:
+            await self.link.api(f"STREAM.UPDATE.{self.name}", {**found["config"], **changed}, client)
+        await self._stream(
+            client,
+            {
+                "name": self.dead,
+                "subjects": [f"{self._subjects.dead}>", f"{self._subjects.notes}>"],
+                "retention": "limits",
+                "storage": self.options.storage,
+                "num_replicas": self.options.replicas,
+                "max_msgs_per_subject": 1,
+                "allow_direct": True,
+            },
+        )
+
+    def wanted(self) -> dict[str, Any]:
+        """The stream's configuration, if it is made now."""
         options = self.options
-        wanted: dict[str, Any] = {
+        return {
             "name": self.name,
             "subjects": [*self._subjects.kept, f"{self._subjects.replays}*"],
             "retention": "limits",
@@ -52,23 +73,6 @@ class Streams:
             "discard": "new" if options.max_bytes else "old",
             "allow_direct": True,
         }
-        found = await self._stream(client, wanted)
-        self._judge(found["config"], wanted)
-        changed = self._changed(found["config"], wanted)
-        if changed:
-            await self.link.api(f"STREAM.UPDATE.{self.name}", {**found["config"], **changed}, client)
-        await self._stream(
-            client,
-            {
-                "name": self.dead,
-                "subjects": [f"{self._subjects.dead}>", f"{self._subjects.notes}>"],
-                "retention": "limits",
-                "storage": options.storage,
-                "num_replicas": options.replicas,
-                "max_msgs_per_subject": 1,
-                "allow_direct": True,
-            },
-        )
 
     async def _stream(self, client: Client, config: dict[str, Any]) -> dict[str, Any]:
         """The stream of that name; made if there is none."""
@@ -85,8 +89,11 @@ class Streams:
                 raise TransportError(f"stream {name} cannot be made: {error}") from None
         return await self.link.api(f"STREAM.INFO.{name}", None, client)
 
-    def _judge(self, there: dict[str, Any], wanted: dict[str, Any]) -> None:
-        """What cannot be changed any more, or that nobody here has asked to change."""
+    def judge(self, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+        """
+        Raises:
+            TransportError: what is there promises less than the URL, which does not ask to change that, or cannot.
+        """
         name, stated = self.name, self.options.stated
 
         def less(what: str, remedy: str) -> TransportError:
@@ -108,7 +115,7 @@ class Streams:
         if there.get("num_replicas", 1) < wanted["num_replicas"] and "replicas" not in stated:
             raise less(f"has {there.get('num_replicas')} replicas", "say replicas=")
 
-    def _changed(self, there: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    def changed(self, there: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
         """What the URL states and the stream has otherwise."""
         names = {
             "window": "duplicate_window", "retention": "max_age", "max_bytes": "max_bytes", "replicas": "num_replicas",

@@ -16,7 +16,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -34,8 +34,8 @@ from pipebus.errors import (
     text_of,
 )
 from pipebus.message import Message, Receipt
-from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport, Verdict
-from pipebus.transports.nats import wire
+from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict
+from pipebus.transports.nats import health, wire
 from pipebus.transports.nats.directory import Directory
 from pipebus.transports.nats.letters import RESERVE, StoredLetters
 from pipebus.transports.nats.link import ANSWER, Link, _Refused
@@ -124,7 +124,7 @@ class NatsTransport(Transport):
         self._around = surroundings
         self.link = Link(self.options, self.warn, self._found, lambda: None)
         self.publisher = Publisher(self.link)
-        self.streams = Streams(self.link, self.options, self.subjects)
+        self.streams = self.streams_on(self.link)
         self.directory = Directory(self.link, self.options.stream, self.subjects.replays)
         self.letters.begin()
         self.open = 0
@@ -424,12 +424,21 @@ class NatsTransport(Transport):
 
         link = Link(self.options, self.warn, nothing, lambda: None)
         if not hasattr(self, "streams"):
-            self.streams = Streams(link, self.options, self.subjects)
+            self.streams = self.streams_on(link)
         link.open()
         try:
             return link.run(work(link), 6 * ANSWER)
         finally:
             link.close()
+
+    def streams_on(self, link: Link) -> Streams:
+        return Streams(link, self.options, self.subjects)
+
+    def examine(self) -> Iterator[Finding]:
+        try:
+            yield from self.look(lambda link: health.examine(self, link))
+        except PipebusError as error:
+            yield Finding("wrong", "server", str(error))
 
     @property
     def running(self) -> bool:

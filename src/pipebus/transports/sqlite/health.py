@@ -13,14 +13,13 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from pipebus.errors import PipebusError, TransportError
+from pipebus.transports.base import Finding
 from pipebus.transports.sqlite import boot, schema
 from pipebus.transports.sqlite.options import Options
-
-Level = Literal["ok", "hint", "wrong"]
 
 LOCAL: Final = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs", "nilfs2"))
 """File systems of disks, with shared memory and locks that all processes see."""
@@ -36,17 +35,6 @@ LONG_LOG: Final = 64 * 2**20
 LARGE: Final = 100 * 2**20
 """Bytes: free ones that are few, and too few; of a log that is long; of a file whose check takes long."""
 SHORT_LEASE: Final = 5.0
-
-
-class Finding(NamedTuple):
-    """
-    Args:
-        level: "ok", "hint" (it works; know this) or "wrong".
-    """
-
-    level: Level
-    about: str
-    text: str
 
 
 class Served(NamedTuple):

@@ -9,7 +9,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 
@@ -17,8 +17,8 @@ from pipebus.codec import JsonCodec
 from pipebus.dead_letters import DeadLetter
 from pipebus.errors import BusClosed, LifecycleError, MessageTooLarge, PipebusError, TransportError, UnsupportedCapability
 from pipebus.message import Message, Receipt
-from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport, Verdict
-from pipebus.transports.sqlite import transaction
+from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict
+from pipebus.transports.sqlite import health, transaction
 from pipebus.transports.sqlite.claims import Bound
 from pipebus.transports.sqlite.file import OpenFile
 from pipebus.transports.sqlite.keeper import Keeper
@@ -205,6 +205,9 @@ class SqliteTransport(Transport):
 
     def flush(self) -> None:
         self.file.call(None)
+
+    def examine(self) -> Iterator[Finding]:
+        return health.examine(self.options)
 
     def transaction(self, token: Any) -> AbstractContextManager[sqlite3.Connection]:
         keeper, before = self._last, self.file.log
