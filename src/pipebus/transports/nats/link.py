@@ -61,6 +61,17 @@ class _Refused(TransportError):
         self.code = code
 
 
+class _Client(Client):
+    """nats-py's; but what is no block of headers does not end the reading of everything else."""
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        try:
+            found: dict[str, str] | None = await super()._process_headers(headers)
+            return found
+        except Exception:  # the server looks at no header, so these may be any bytes of anybody's
+            return None
+
+
 class Link:
     """
     Args:
@@ -165,7 +176,7 @@ class Link:
         pause = WAITS[0]
         while not self._closing:
             gone = asyncio.Event()
-            client = Client()
+            client = _Client()
             try:
                 await asyncio.wait_for(self._connect(client, gone), self.options.connect_timeout)
                 self._preparing = True
@@ -190,8 +201,8 @@ class Link:
             self._connected.set()
             self._bell.set()
             try:
-                # A client that fails while it closes does not say that it has.
-                while client.is_connected and not gone.is_set():
+                # A client that fails while it closes, or whose reading has failed, does not say that it has.
+                while client.is_connected and not gone.is_set() and not _deaf(client):
                     with suppress(TimeoutError):
                         await asyncio.wait_for(gone.wait(), LOOK)
             finally:
@@ -410,6 +421,12 @@ async def ask(client: Client, subject: str, data: bytes, headers: dict[str, str]
 
 async def _limited(work: Coroutine[Any, Any, T], timeout: float | None) -> T:
     return await asyncio.wait_for(work, timeout)
+
+
+def _deaf(client: Client) -> bool:
+    """It reads no more."""
+    task: asyncio.Task[Any] | None = client._reading_task
+    return task is not None and task.done()
 
 
 async def _close(client: Client) -> None:

@@ -258,7 +258,8 @@ class NatsTransport(Transport):
             raise BusClosed("the bus is stopped: it takes no more messages")
         if delay:
             raise UnsupportedCapability(f"{self.url} cannot delay messages; publish it when its time has come")
-        data, headers = wire.written(message, self.codec.encode(message), self.options.events == "binary")
+        reply = "" if message.reply_to is None else self.subjects.theirs(str(message.reply_to))
+        data, headers = wire.written(message, self.codec.encode(message), self.options.events == "binary", reply)
         subject = self.subjects.theirs(str(message.subject))
         if len(subject.encode()) > LONGEST:
             raise MessageTooLarge(f"the subject of message {message.id} is longer than {LONGEST:,} bytes on the server")
@@ -278,7 +279,7 @@ class NatsTransport(Transport):
     def _say(self, subject: str, data: bytes, headers: dict[str, str]) -> None:
         if self.link.client is None:
             raise TransportError(f"not connected to {self.url}; the message was not sent")
-        self.link.post(lambda: self.link.say((subject, data, "", headers)))
+        self.link.post(lambda: self.link.say((subject, data, headers.get(wire.REPLY_TO, ""), headers)))
 
     def _publish(
         self, message: Message[Any], subject: str, data: bytes, headers: dict[str, str], done: Callable[[Any], object]

@@ -36,7 +36,10 @@ ORIGIN: Final = "Pipebus-Origin"
 """Of a copy: JSON of the subject, id and time that the message had on the server."""
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
-_OWN: Final = ("content-type", "status", "description", "correlation_id", "correlation-id")
+CORRELATION: Final = "correlation_id"
+REPLY_TO: Final = "reply_to"
+"""As FastStream has them. The second names where an answer is awaited: in a stream the reply subject is the server's own."""
+_OWN: Final = ("content-type", "status", "description", CORRELATION, "correlation-id", REPLY_TO, "reply-to")
 """Names of headers that mean something else than what a user says by them."""
 _EVENT: Final = ("ce-", "ce_")
 _SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
@@ -51,12 +54,21 @@ def message_id(id: str) -> str:
     return id if _VALUE.fullmatch(id) and not id.startswith("sha256:") else f"sha256:{hashlib.sha256(id.encode()).hexdigest()}"
 
 
-def written(message: Message[Any], data: bytes, binary: bool = False) -> tuple[bytes, dict[str, str]]:
-    """What goes to the server of a message and the codec's bytes of it."""
+def written(message: Message[Any], data: bytes, binary: bool = False, reply: str = "") -> tuple[bytes, dict[str, str]]:
+    """
+    What goes to the server of a message and the codec's bytes of it.
+
+    Args:
+        reply: The server's subject on which an answer is awaited.
+    """
     own = {VERSION: "1", "content-type": CLOUDEVENT}
     if binary:
         with suppress(msgspec.DecodeError):  # NaN, say: others could not read that as JSON
             data, own = _unfolded(data)
+    if reply:
+        own[REPLY_TO] = reply
+    if message.correlation_id is not None and _VALUE.fullmatch(message.correlation_id):
+        own[CORRELATION] = message.correlation_id
     return data, own | _plain(message.headers)
 
 
@@ -197,13 +209,14 @@ def _foreign(
     subject: str, data: bytes, headers: Mapping[str, str], names: dict[str, str], kind: str, id: str, time: float, reply: str
 ) -> Message[Any] | bytes:
     body = _body(data, kind)
+    reply = reply or names.get(REPLY_TO, "")
     if isinstance(body, dict) and body.get("specversion") == "1.0" and isinstance(body.get("type"), str):
         return data if "pipebusversion" in body else _event(subject, body, id, time)
     return Message(
         subject,
         body,
         headers=_fitting({name: value for name, value in headers.items() if name.lower() != ORIGIN.lower()}),
-        correlation_id=names.get("correlation_id") or names.get("correlation-id") or None,
+        correlation_id=names.get(CORRELATION) or names.get("correlation-id") or None,
         reply_to=REPLY + reply if reply.startswith(INBOX) else None,
         id=id,
         time=time,
