@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -251,21 +251,59 @@ class StoredLetters(DeadLetters):
         except _Refused:
             raise DeadLetterError(f'no dead letter "{found.letter.id}" any more: somebody else was quicker') from None
 
-    # --- notes of deliveries that did not count ----------------------------------------------------------------------
+    # --- notes of takings --------------------------------------------------------------------------------------------
 
-    def note_of(self, consumer: str, number: int) -> str:
+    # One for a message and a consumer: how often it has been taken, and a "?" after that if it was begun and nobody has said
+    # yet what became of it. The last one replaces those before it.
+
+    def _note_of(self, consumer: str, number: int) -> str:
         return f"{self._transport.subjects.notes}{consumer}.{number}"
 
-    async def note(self, consumer: str, number: int) -> int:
-        """How many deliveries of a message did not count."""
-        place = f"$JS.API.DIRECT.GET.{self._transport.streams.dead}.{self.note_of(consumer, number)}"
+    async def note(self, consumer: str, number: int) -> tuple[int, bool]:
+        """Takings of a message that was delivered before, and whether the last one was lost. Without a note: one, and lost."""
+        place = f"$JS.API.DIRECT.GET.{self._transport.streams.dead}.{self._note_of(consumer, number)}"
         try:
             answer = await self._transport.link.ask(place)
-            return int(answer.data) if "Nats-Sequence" in (answer.headers or {}) else 0
+            if "Nats-Sequence" in (answer.headers or {}):
+                return int(answer.data.removesuffix(b"?")), answer.data.endswith(b"?")
         except (PipebusError, ValueError):
-            return 0  # it counts, then
+            pass
+        return 1, True
+
+    def send_note(self, consumer: str, number: int, takings: int, done: Callable[[Any], object], begun: bool = False) -> None:
+        """
+        Write it. On the loop.
+
+        Args:
+            done: Called when the server has it, or with the error.
+        """
+        place, data = self._note_of(consumer, number), f"{takings}{'?' if begun else ''}".encode()
+        until = time.monotonic() + self._transport.options.publish_timeout
+        self._transport.publisher.send(Outgoing(place, place, data, {}, until, done))
+
+    async def write_note(self, consumer: str, number: int, takings: int, begun: bool) -> None:
+        """
+        `send_note`, and the server has it when this returns.
+
+        Raises:
+            TransportError, PublishUnknown.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def done(result: Any) -> None:
+            if not future.done():
+                future.set_result(result)
+
+        self.send_note(consumer, number, takings, done, begun)
+        result = await future
+        if isinstance(result, BaseException):
+            raise result
+
+    def say_note(self, consumer: str, number: int, takings: int) -> None:
+        """`send_note`, without asking whether it has come: then the one before it is right as to the number. On the loop."""
+        self._transport.link.say((self._note_of(consumer, number), str(takings).encode(), "", None))
 
     def forget_note(self, consumer: str, number: int) -> None:
         """On the loop."""
-        body = json.dumps({"filter": self.note_of(consumer, number)}).encode()
+        body = json.dumps({"filter": self._note_of(consumer, number)}).encode()
         self._transport.link.say((f"$JS.API.STREAM.PURGE.{self._transport.streams.dead}", body, "", None))

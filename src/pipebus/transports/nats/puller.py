@@ -4,8 +4,11 @@ A durable subscription: a pull consumer on the server, shared by all programs th
 What was brought is this process's until its lease ends; the lease of everything that is here and not settled, begun or not, is
 renewed. How much is asked for follows what is settled, so that a slow handler keeps nothing back that others could do.
 
-The server counts each delivery. What this process gives back untaken (it stops, or is unsubscribed) was counted too, so a note
-says how many of a message's deliveries were none; whoever is given the message again looks it up.
+The server counts each delivery, also one that only waited here when this process was killed, or was given back. So it is not
+asked how often a message has been taken: a delivery that was lost counts once, and what was delivered before has a note on the
+server (letters.py) that is written before it is handed in again, when it will be begun at once. Nobody dies for having
+waited beside a message that kills its handlers. And what was lost is handed in alone, so that nobody dies for having been
+handled beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +29,6 @@ from pipebus.errors import PipebusError, TransportError, text_of
 from pipebus.transports.base import Binding, Verdict
 from pipebus.transports.nats import wire
 from pipebus.transports.nats.link import Frame, _Refused
-from pipebus.transports.nats.publisher import Outgoing
 from pipebus.transports.nats.streams import NANO
 from pipebus.transports.nats.subjects import consumer_name, disjoint
 
@@ -55,21 +58,26 @@ class Claim:
     Args:
         reply: The subject on which the server hears what became of it.
         number: Of the message in its stream.
-        takings: That counted, before this one.
-        noted: Deliveries before this one that did not count.
+        again: It has been delivered before; then there may be a note of it.
+        takings: Before this one.
+        suspect: The delivery before this one was lost.
+        begun: It is noted that it is taken.
+        since: When it came here.
     """
 
     __slots__ = (
-        "data", "done", "found", "headers", "noted", "number", "puller", "replayed", "reply", "subject", "takings", "time",
+        "again", "begun", "data", "done", "found", "headers", "number", "puller", "replayed", "reply", "since", "subject",
+        "suspect", "takings", "time",
     )  # fmt: skip
 
     def __init__(self, puller: Puller, message: Msg, ours: Callable[[str], str], replays: str) -> None:
         self.puller = puller
         self.reply = message.reply
         delivered, self.number, self.time = place_of(message.reply)
-        self.takings = delivered - 1
-        self.noted = 0
-        self.done = False
+        self.again = delivered > 1
+        self.takings = 0
+        self.suspect = self.begun = self.done = False
+        self.since = time.monotonic()
         self.data = message.data
         self.headers: dict[str, str] = message.headers or {}
         self.replayed = message.subject.startswith(replays)
@@ -104,7 +112,10 @@ class Puller:
         self._link = transport.link
         self.out: dict[Claim, None] = {}
         self._by_number: dict[int, Claim] = {}
-        self._full: deque[Claim] = deque()  # no room was found for these
+        self._line: deque[Claim] = deque()  # not handed in yet, in their order
+        self._handed: set[Claim] = set()
+        self._alone: Claim | None = None  # of them, the one beside which nothing is handed in
+        self._feeding = False
         self._late: list[Claim] = []  # came after the end: they go back behind what came before
         self.returned: dict[int, float] = {}  # number -> when it is due again
         self.unconfirmed: deque[Frame] = deque()
@@ -138,8 +149,8 @@ class Puller:
     async def end(self) -> None:
         """Nothing comes any more: what is on its way has arrived, and goes back, when this returns."""
         self.ended = True
-        while self._full:
-            claim = self._full.popleft()
+        while self._line:
+            claim = self._line.popleft()
             if not claim.done:
                 self.settle(claim, "release")
         subscription, self._subscription = self._subscription, None
@@ -165,7 +176,7 @@ class Puller:
 
     def pull(self) -> None:
         """Ask for as many as there should be here."""
-        if self.ended or self._lost or not self._inbox or self._full:
+        if self.ended or self._lost or not self._inbox or self._line:
             return
         here = len(self.out) + self._credit
         if here > self._window // 2:
@@ -207,42 +218,87 @@ class Puller:
         self.out[claim] = None
         self._by_number[claim.number] = claim
         self.returned.pop(claim.number, None)
-        if claim.takings:
+        if claim.again:
             try:
-                claim.noted = await self._transport.letters.note(self.name, claim.number)
+                claim.takings, claim.suspect = await self._transport.letters.note(self.name, claim.number)
             except asyncio.CancelledError:  # the connection is lost: its lease ends, and it comes again
                 self._forget(claim)
                 raise
-            claim.takings = max(0, claim.takings - claim.noted)
         if self.ended:
             self._late.append(claim)
         elif self._wider and not claim.replayed and not any(one.matches(claim.subject) for one in self.binding.patterns):
             self._forget(claim)
             self._say(claim, b"+ACK")
-        elif self._full:
-            self._full.append(claim)
-        elif claim.takings >= self.binding.attempts:
-            # It becomes a dead letter, and whoever is told of that may publish, and wait for it.
-            await asyncio.get_running_loop().run_in_executor(None, self._hand_in, claim)
-        elif not self._hand_in(claim):
-            self._full.append(claim)
+        else:
+            self._line.append(claim)
+            self.offer()
+
+    def offer(self) -> None:
+        """Hand in what has come, in order, as far as there is room for it."""
+        while self._line and not self._feeding and not self.ended:
+            claim = self._line[0]
+            if not claim.done:
+                if claim.again:
+                    if self._may_begin(claim):
+                        self._feeding = True
+                        self._link.start(self._begin(claim))
+                    return
+                if (self._alone is not None and self._waits(self._alone)) or not self._hand_in(claim):
+                    return
+            self._line.popleft()
         self.pull()
 
-    def _hand_in(self, claim: Claim) -> bool:
+    def _may_begin(self, claim: Claim) -> bool:
+        """Whether a worker is free for it; a suspect waits until no other is at work, for as long as a lease."""
+        if claim.takings >= self.binding.attempts or not self._waits(claim):
+            return True
+        if self._alone is not None and self._waits(self._alone):
+            return False
+        return not self._handed if claim.suspect else len(self._handed) < self._workers
+
+    def _waits(self, claim: Claim) -> bool:
+        return time.monotonic() - claim.since < self._transport.options.lease
+
+    async def _begin(self, claim: Claim) -> None:
+        """
+        Hand in one that was delivered before.
+
+        Until it has ended nothing else is handed in; but it may be settled meanwhile, if the subscription ends.
+        """
+        gone = False
         try:
-            return self.binding.deliver(claim.found, claim, claim.takings)
+            if claim.takings >= self.binding.attempts:
+                # It becomes a dead letter, and whoever is told of that may publish, and wait for it.
+                gone = await asyncio.get_running_loop().run_in_executor(None, self._hand_in, claim)
+            else:
+                if not claim.begun:
+                    # Where no note can be kept (its stream is gone, or full) it is handed in all the same.
+                    with suppress(PipebusError):
+                        await self._transport.letters.write_note(self.name, claim.number, claim.takings + 1, begun=True)
+                    claim.begun = True
+                if not claim.done and not self.ended:
+                    claim.since = time.monotonic()
+                    gone = self._hand_in(claim)
+                    if gone and claim.suspect:
+                        self._alone = claim
+        finally:
+            self._feeding = False
+            if gone and self._line and self._line[0] is claim:
+                self._line.popleft()
+        if gone:
+            self.offer()
+
+    def _hand_in(self, claim: Claim) -> bool:
+        self._handed.add(claim)  # before, for it may be settled on another thread before this returns
+        try:
+            if self.binding.deliver(claim.found, claim, claim.takings):
+                return True
         except Exception as error:  # not to be tried at once, nor for ever
             self._transport.warn("delivery.failed", subscription=self.binding.name, error=text_of(error))
             self._link.post(partial(self.settle, claim, "return", 1.0))
             return True
-
-    def offer(self) -> None:
-        """Once more what found no room."""
-        while self._full and not self.ended:
-            if not self._full[0].done and not self._hand_in(self._full[0]):
-                return
-            self._full.popleft()
-        self.pull()
+        self._handed.discard(claim)
+        return False
 
     def _status(self, message: Msg) -> None:
         """What the server says instead of a message."""
@@ -319,6 +375,7 @@ class Puller:
             return
         if verdict == "return":
             self.returned[claim.number] = time.monotonic() + delay
+            self._transport.letters.say_note(self.name, claim.number, claim.takings + 1)
             self._say(claim, b'-NAK {"delay":%d}' % int(delay * NANO) if delay > 0 else b"-NAK")
         else:
             if verdict == "drop":
@@ -326,13 +383,12 @@ class Puller:
             else:
                 counts.acknowledged += 1
             self._say(claim, b"+ACK")
-            if claim.noted:
+            if claim.again:
                 self._transport.letters.forget_note(self.name, claim.number)
         self._forget(claim)
 
     def _release(self, claim: Claim) -> None:
         """Back to the server, and its delivery was none."""
-        subject = self._transport.letters.note_of(self.name, claim.number)
 
         def noted(_: object) -> None:
             # Without the note it counts as taken: better that than a message that is held for as long as its lease.
@@ -341,14 +397,13 @@ class Puller:
             self._forget(claim)
 
         self._transport.open += 1
-        until = time.monotonic() + self._transport.options.publish_timeout
-        self._transport.publisher.send(Outgoing(subject, subject, str(claim.noted + 1).encode(), {}, until, noted))
+        self._transport.letters.send_note(self.name, claim.number, claim.takings, noted)
 
     def buried(self, claim: Claim, error: BaseException | None) -> None:
         """Its letter is kept, or could not be: then it comes again when its lease ends."""
         if error is None:
             self._say(claim, b"+TERM")
-            if claim.noted:
+            if claim.again:
                 self._transport.letters.forget_note(self.name, claim.number)
         self._forget(claim)
 
@@ -364,13 +419,13 @@ class Puller:
             return
         if self._by_number.get(claim.number) is claim:
             del self._by_number[claim.number]
+        self._handed.discard(claim)
+        if self._alone is claim:
+            self._alone = None
         self._settled += 1
         if not self.out:
             self._transport.changed()
-        if self._full:
-            self.offer()
-        else:
-            self.pull()
+        self.offer()
 
     async def confirm(self) -> None:
         """

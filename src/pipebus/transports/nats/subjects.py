@@ -6,7 +6,7 @@ Our subjects as the server's, and back.
     _reply._INBOX.x            _INBOX.x                         the same, for an answer to another program
     replayed to one consumer   <prefix>-replay.<consumer>       kept in the stream
     a dead letter              <prefix>-dead.<consumer>.<id>    kept in the stream of dead letters
-    takings that do not count  <prefix>-note.<consumer>.<seq>   kept there too
+    takings of a message       <prefix>-note.<consumer>.<seq>   kept there too
 
 With an empty prefix the first is the same on both sides, and the others begin with the stream's name.
 """
