@@ -1,0 +1,115 @@
+"""Credentials in a file, as programs have them where a nats-server knows its users by JWT."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nats")
+pytest.importorskip("nkeys")
+
+from nats_jwt import Authority, write_creds
+from nats_server import NatsServer, NatsStage
+
+from pipebus import Bus
+from pipebus.errors import TransportError
+from pipebus.testing.contract.tools import Seen, until
+
+AUTHORITY = Authority()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    with NatsServer(tmp_path / "server", AUTHORITY.config) as server:
+        yield server
+
+
+def refusal(url: str) -> str:
+    """What a start says that fails, and it says it in time, whatever is in the file."""
+    found: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            Bus(url).start()
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=start, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert found, "it neither starts nor fails"
+    assert isinstance(found[0], TransportError), found
+    return str(found[0])
+
+
+def test_who_has_the_file_comes_in(server: NatsServer, tmp_path: Path) -> None:
+    """And again after the server was away."""
+    file = write_creds(tmp_path / "ann.creds", *AUTHORITY.user())
+    stage, seen = NatsStage(server, patience=20.0), Seen()
+    bus = Bus(f"{server.url}?creds={file}")
+    bus.subscribe("a", seen, name="s")
+    with bus:
+        bus.publish("a", 1)
+        bus.drain(timeout=10)
+        server.stop()
+        server.start()
+        until(stage, lambda: bus.transport.link.client is not None, "it is connected again")
+        bus.publish("a", 2)
+        bus.drain(timeout=10)
+    assert seen.bodies == [1, 2]
+
+
+@pytest.mark.parametrize("who", ["of another account", "with another's key", "of yesterday", "nobody"])
+def test_only_who_is_known_comes_in(server: NatsServer, tmp_path: Path, who: str) -> None:
+    """And the refusal shows nothing of what is in the file."""
+    jwt, seed = AUTHORITY.user()
+    if who == "of another account":
+        jwt, seed = Authority().user()
+    elif who == "with another's key":
+        _, seed = AUTHORITY.user()
+    elif who == "of yesterday":
+        jwt, seed = AUTHORITY.user(exp=int(time.time()) - 86400)
+    else:
+        jwt = "no.j.wt"
+    file = write_creds(tmp_path / "ann.creds", jwt, seed)
+    text = refusal(f"{server.url}?creds={file}&connect_timeout=5s")
+    assert "authorization violation" in text.lower()
+    assert "creds=" in text
+    assert jwt not in text
+    assert seed not in text
+
+
+def test_without_credentials_it_says_so(server: NatsServer) -> None:
+    """The ways to give some are named."""
+    text = refusal(server.url)
+    assert "authorization violation" in text.lower()
+    assert "creds=" in text
+
+
+@pytest.mark.parametrize(("name", "why"), [("nowhere.creds", "No such file"), ("", "Is a directory")])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, why: str) -> None:
+    """Before anybody is asked: there is no server here."""
+    file = tmp_path / name
+    text = refusal(f"nats://127.0.0.1:9?creds={file}")
+    assert f"creds={file}" in text
+    assert why in text
+
+
+def test_the_package_that_it_needs_is_named() -> None:
+    """Where nkeys is not installed."""
+    program = (
+        "import sys; sys.modules['nkeys'] = None\n"
+        "from pipebus import Bus\n"
+        "from pipebus.errors import TransportError\n"
+        f"try:\n    Bus('nats://127.0.0.1:9?creds={__file__}').start()\n"
+        "except TransportError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert "pip install" in done.stdout
+    assert "nkeys" in done.stdout or "pipebus[nats]" in done.stdout
