@@ -153,7 +153,7 @@ def _clock(there: str) -> Iterator[Finding]:
 def needed(transport: NatsTransport) -> dict[str, list[str]]:
     """Subjects of the server's, by what has to be allowed on them."""
     subjects, streams = transport.subjects, (transport.options.stream, f"{transport.options.stream}-DEAD")
-    both = [*subjects.kept, f"{subjects.replies}*"]
+    both = [*subjects.kept, f"{subjects.replies}*", f"{subjects.here}*"]
     publish, subscribe = [*both, "_INBOX.>"], [*both, "_INBOX.>"]
     if not transport.options.core:
         publish += [f"{subjects.dead}>", f"{subjects.notes}>", f"{subjects.replays}*", "$JS.API.INFO"]

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from nats.aio.client import Client
+
 from pipebus.codec import Codec
 from pipebus.dead_letters import PUBLISH, DeadLetter, DeadLetters, Source
 from pipebus.errors import CodecError, DeadLetterError, PipebusError
 from pipebus.message import Message
 from pipebus.transports.nats import wire
-from pipebus.transports.nats.link import Link, _Refused
+from pipebus.transports.nats.link import ANSWER, Link, _Refused, ask
 from pipebus.transports.nats.publisher import Outgoing
 from pipebus.transports.nats.puller import Claim
 from pipebus.transports.nats.subjects import consumer_name
@@ -269,6 +271,20 @@ class StoredLetters(DeadLetters):
         except (PipebusError, ValueError):
             pass
         return 1, True
+
+    async def given_back(self, client: Client, consumer: str, first: int, last: int) -> int:
+        """How many of these messages, by their numbers, were given back by who had them: noted, and not as begun."""
+        found, after = 0, 0
+        place, start = f"$JS.API.DIRECT.GET.{self._transport.streams.dead}", self._note_of(consumer, 0)[:-1]
+        while True:
+            query = {"seq": after + 1, "next_by_subj": f"{start}*"}
+            answer = await ask(client, place, json.dumps(query).encode(), None, ANSWER)
+            headers: dict[str, str] = answer.headers or {}
+            if "Nats-Sequence" not in headers:
+                return found
+            after = int(headers["Nats-Sequence"])
+            number = headers["Nats-Subject"].removeprefix(start)
+            found += number.isdigit() and first <= int(number) <= last and not answer.data.endswith(b"?")
 
     def send_note(self, consumer: str, number: int, takings: int, done: Callable[[Any], object], begun: bool = False) -> None:
         """

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -47,6 +49,10 @@ MOMENT: Final = 1.0
 """Seconds in which what this process has just done must show at the server, and after which another one may have done more."""
 MEANWHILE: Final = 0.005
 """Seconds in which the server hands to its connections what it counts as delivered."""
+MANY: Final = 50
+"""Most that are asked for at once of what a killed process had."""
+PRESENT: Final = 0.5
+"""Seconds in which whoever is at work says so."""
 AGAIN: Final = 0.5
 """Seconds between two attempts to have a consumer again that was lost."""
 
@@ -129,6 +135,10 @@ class Puller:
         self._since = time.monotonic()
         self._lost = False
         self._moves = 0  # counts what has arrived
+        self._presence: Subscription | None = None
+        self._begun = False
+        self._orphans = 0  # what a killed process had, and has not come yet
+        self._patience = self._probe = 0.0  # until when it is waited for, and when it is looked for next
         # Who reads takes one after the other, or many at once: nobody can tell.
         self._workers = binding.workers if binding.handled else min(binding.limit, READERS)
         self._window = self._least = 2 * self._workers
@@ -142,9 +152,56 @@ class Puller:
         self._inbox = f"{client.new_inbox()}."
         self._asked, self._credit = {}, 0
         self._subscription = await client.subscribe(f"{self._inbox}*", cb=self._arrived, pending_bytes_limit=0)
+        if not self._begun:
+            self._begun = True
+            self._orphans = await self._left_behind(client)
+            self._patience = time.monotonic() + self._transport.options.lease + MOMENT
+        self._presence = await client.subscribe(self._transport.subjects.here + self.name, cb=self._is_here)
         again: list[Callable[[], Frame | None]] = [partial(_same, frame) for frame in self.unconfirmed]
         self._link.say_first(again)
         self.pull()
+
+    # --- what a killed process had -----------------------------------------------------------------------------------
+
+    # It comes when its lease ends, and before that the server goes on with what is newer. So who begins where nobody else is at
+    # work, and something is out, hands in nothing new before that has come: the order of first deliveries holds. Where others
+    # are at work none is promised. What has come back is given out before what is new; so one message is asked for, to see.
+
+    async def _is_here(self, message: Msg) -> None:
+        """Somebody who begins asks who is at work."""
+        client = self._link.client
+        if message.reply and client is not None and not self.ended and not self._orphans:
+            await client.publish(message.reply)
+
+    async def _left_behind(self, client: Client) -> int:
+        """How many messages are out while nobody is at work, and nobody has given them back."""
+        info = await self._transport.streams.info(self.name, client)
+        if not info["num_ack_pending"]:
+            return 0
+        try:
+            await client.request(self._transport.subjects.here + self.name, timeout=PRESENT)
+        except (TimeoutError, nats.errors.Error):  # nobody answers, or nobody is there to answer
+            first, last = info["ack_floor"]["stream_seq"] + 1, info["delivered"]["stream_seq"]
+            back = await self._transport.letters.given_back(client, self.name, first, last)
+            return max(0, int(info["num_ack_pending"]) - back)
+        return 0
+
+    def _waited_for(self, claim: Claim) -> None:
+        """One has come while others are waited for: into its place among those that wait here."""
+        if claim.suspect:
+            self._orphans -= 1
+            if self._orphans and not self._credit:
+                self._ask(min(self._orphans, MANY), time.monotonic())
+        else:
+            self._probe = time.monotonic() + AGAIN
+        insort(self._line, claim, key=lambda one: one.number)
+
+    def _look_for_orphans(self, now: float) -> None:
+        if now > self._patience:
+            self._orphans = 0
+            self.offer()
+        elif now > self._probe and not self._credit and self._inbox and not self._lost:
+            self._ask(1, now)
 
     async def end(self) -> None:
         """Nothing comes any more: what is on its way has arrived, and goes back, when this returns."""
@@ -154,6 +211,10 @@ class Puller:
             if not claim.done:
                 self.settle(claim, "release")
         subscription, self._subscription = self._subscription, None
+        presence, self._presence = self._presence, None
+        if presence is not None and self._link.client is not None:
+            with suppress(Exception):  # the connection is lost
+                await presence.unsubscribe()
         if subscription is not None and self._link.client is not None:
             try:
                 await asyncio.wait_for(subscription.drain(), 2.0)  # type: ignore[no-untyped-call]
@@ -176,7 +237,7 @@ class Puller:
 
     def pull(self) -> None:
         """Ask for as many as there should be here."""
-        if self.ended or self._lost or not self._inbox or self._line:
+        if self.ended or self._lost or self._orphans or not self._inbox or self._line:
             return
         here = len(self.out) + self._credit
         if here > self._window // 2:
@@ -192,6 +253,9 @@ class Puller:
         count = most - here
         if count <= 0:
             return
+        self._ask(count, now)
+
+    def _ask(self, count: int, now: float) -> None:
         self._questions += 1
         inbox = f"{self._inbox}{self._questions}"
         self._asked[inbox] = now + EXPIRES + 5.0
@@ -230,7 +294,10 @@ class Puller:
             self._forget(claim)
             self._say(claim, b"+ACK")
         else:
-            self._line.append(claim)
+            if self._orphans:
+                self._waited_for(claim)
+            else:
+                self._line.append(claim)
             self.offer()
 
     def offer(self) -> None:
@@ -243,7 +310,7 @@ class Puller:
                         self._feeding = True
                         self._link.start(self._begin(claim))
                     return
-                if (self._alone is not None and self._waits(self._alone)) or not self._hand_in(claim):
+                if self._orphans or (self._alone is not None and self._waits(self._alone)) or not self._hand_in(claim):
                     return
             self._line.popleft()
         self.pull()
@@ -265,28 +332,35 @@ class Puller:
 
         Until it has ended nothing else is handed in; but it may be settled meanwhile, if the subscription ends.
         """
-        gone = False
         try:
             if claim.takings >= self.binding.attempts:
-                # It becomes a dead letter, and whoever is told of that may publish, and wait for it.
-                gone = await asyncio.get_running_loop().run_in_executor(None, self._hand_in, claim)
-            else:
-                if not claim.begun:
-                    # Where no note can be kept (its stream is gone, or full) it is handed in all the same.
-                    with suppress(PipebusError):
-                        await self._transport.letters.write_note(self.name, claim.number, claim.takings + 1, begun=True)
-                    claim.begun = True
-                if not claim.done and not self.ended:
-                    claim.since = time.monotonic()
-                    gone = self._hand_in(claim)
-                    if gone and claim.suspect:
-                        self._alone = claim
+                await self._give_up(claim)
+                return
+            if not claim.begun:
+                # Where no note can be kept (its stream is gone, or full) it is handed in all the same.
+                with suppress(PipebusError):
+                    await self._transport.letters.write_note(self.name, claim.number, claim.takings + 1, begun=True)
+                claim.begun = True
+            if claim.done or self.ended:
+                return
+            claim.since = time.monotonic()
+            if not self._hand_in(claim):
+                return
+            self._line.remove(claim)
+            if claim.suspect:
+                self._alone = claim
         finally:
             self._feeding = False
-            if gone and self._line and self._line[0] is claim:
-                self._line.popleft()
-        if gone:
-            self.offer()
+        self.offer()
+
+    async def _give_up(self, claim: Claim) -> None:
+        """It becomes a dead letter, and whoever is told of that may publish, and wait for it."""
+        self._line.remove(claim)
+        if not await asyncio.get_running_loop().run_in_executor(None, self._hand_in, claim):
+            if self.ended:
+                self.settle(claim, "release")
+            else:
+                self._line.appendleft(claim)
 
     def _hand_in(self, claim: Claim) -> bool:
         self._handed.add(claim)  # before, for it may be settled on another thread before this returns
@@ -343,6 +417,8 @@ class Puller:
             self._asked = {inbox: until for inbox, until in self._asked.items() if until >= now}
             if not self._asked:
                 self._credit = 0
+        if self._orphans:
+            self._look_for_orphans(now)
         for number, due in list(self.returned.items()):
             if due + MOMENT < now:
                 del self.returned[number]

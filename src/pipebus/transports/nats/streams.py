@@ -193,6 +193,6 @@ class Streams:
             last = max(last, int(found["message"]["seq"]))
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": last} if last else {"deliver_policy": "all"}
 
-    async def info(self, name: str) -> dict[str, Any]:
+    async def info(self, name: str, client: Client | None = None) -> dict[str, Any]:
         """Of a consumer."""
-        return await self.link.api(f"CONSUMER.INFO.{self.name}.{name}")
+        return await self.link.api(f"CONSUMER.INFO.{self.name}.{name}", None, client)

@@ -6,6 +6,7 @@ Our subjects as the server's, and back.
     _reply._INBOX.x            _INBOX.x                         the same, for an answer to another program
     replayed to one consumer   <prefix>-replay.<consumer>       kept in the stream
     a dead letter              <prefix>-dead.<consumer>.<id>    kept in the stream of dead letters
+    who serves a consumer?     <prefix>-here.<consumer>         plain NATS: kept nowhere
     takings of a message       <prefix>-note.<consumer>.<seq>   kept there too
 
 With an empty prefix the first is the same on both sides, and the others begin with the stream's name.
@@ -43,6 +44,7 @@ class Subjects:
         self.replays = f"{root}-replay."
         self.dead = f"{root}-dead."
         self.notes = f"{root}-note."
+        self.here = f"{root}-here."
 
     def theirs(self, subject: str) -> str:
         """The server's name of a subject or pattern of ours."""

@@ -4,9 +4,10 @@ The transport: what the bus calls, from any thread, and what happens at interval
 What is published waits for the server's word; who waits is a thread, or a coroutine on a loop of its own. Everything else is
 left to the link's loop: it brings messages in, and tells the server what became of them, in order.
 
-What is not promised. Order: while nobody is killed; what a killed process had comes when its lease ends, and later messages do
-not wait for it. Attempts: a message that only waited in a process that was killed counts as taken once, however often. Fences: the
-server takes the word of who has lost its lease; here it is refused only if the message has come back to the same process.
+What is not promised. Order: among several processes of a subscription, if one is killed; what it had comes when its lease ends,
+and the others do not wait for that. (One that begins where no other is at work does.) Attempts: a message that only waited in
+a process that was killed counts as taken once, however often. Fences: the server takes the word of who has lost its lease; here
+it is refused only if the message has come back to the same process.
 `Receipt.mailboxes`: it knows named subscriptions of all programs, and unnamed ones of this bus.
 """
 
