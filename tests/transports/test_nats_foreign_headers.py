@@ -73,11 +73,17 @@ def heard(stage: NatsStage, publish: Callable[[], object]) -> Any:
 
     async def work(client: Any) -> Any:
         subscription = await client.subscribe(f"{stage.stream.lower()}.>")
-        await client.flush()
+        await listening(client)
         await asyncio.to_thread(publish)
         return await subscription.next_msg(timeout=5)
 
     return with_client(stage.server, work)
+
+
+async def listening(client: Any) -> None:
+    """The server has a client's subscriptions. (The first ping goes before what waits to be written, the second behind it.)"""
+    await client.flush()
+    await client.flush()
 
 
 def publish_raw(stage: NatsStage, subject: str, data: bytes, headers: dict[str, str] | None = None) -> None:
@@ -357,7 +363,7 @@ class TestRequests:
 
         async def answer(client: Any) -> Message:
             await client.subscribe("asking.double", cb=respond)
-            await client.flush()
+            await listening(client)
             return await bus.arequest("double", 4, timeout=5)
 
         with bus:
