@@ -3,11 +3,14 @@ Message <-> bytes: JSON in the structured form of CloudEvents 1.0, whose attribu
 
     envelope          on the wire            envelope          on the wire
     id                id                     body              data, or data_base64 for bytes
-    subject           type                   headers           pipebusheaders
+    subject           type                   headers           pipebusheaders (JSON, as a string)
     time              time (RFC 3339)        key               partitionkey
-    (the bus)         source                 ttl               pipebusttl (seconds)
+    (the bus)         source                 ttl               pipebusttl (seconds, as a string)
     (version 1)       pipebusversion         reply_to          pipebusreplyto
     (always "1.0")    specversion            correlation_id    correlationid
+    (bytes)           datacontenttype
+
+CloudEvents has strings and whole numbers for attributes, and no objects; and who passes an event on may write all as strings.
 
 Bodies are JSON: pydantic models, dataclasses, datetimes, decimals, UUIDs and enums are written as pydantic writes them, and
 come back as what JSON has; a handler's or `Validate`'s type makes them what they were. Bytes come back as bytes.
@@ -18,6 +21,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -72,14 +76,15 @@ class JsonCodec:
         }
         for name, value in (
             ("partitionkey", message.key),
-            ("pipebusttl", message.ttl),
+            ("pipebusttl", None if message.ttl is None else repr(message.ttl)),
             ("pipebusreplyto", message.reply_to),
             ("correlationid", message.correlation_id),
-            ("pipebusheaders", dict(message.headers) or None),
+            ("pipebusheaders", _as_text(message.headers) if message.headers else None),
         ):
             if value is not None:
                 wire[name] = value
         if isinstance(message.body, (bytes, bytearray, memoryview)):
+            wire["datacontenttype"] = "application/octet-stream"
             wire["data_base64"] = base64.b64encode(message.body).decode()
         elif message.body is not None:
             wire["data"] = message.body
@@ -106,7 +111,7 @@ class JsonCodec:
             raise CodecError(f"a message is a JSON object, found {type(wire).__name__}")
         if wire.get("specversion") != "1.0":
             raise CodecError(f'"specversion" is "1.0", found {wire.get("specversion")!r}')
-        if wire.get("pipebusversion", VERSION) != VERSION:
+        if wire.get("pipebusversion", VERSION) not in (VERSION, str(VERSION)):
             raise CodecError(f'"pipebusversion" {wire["pipebusversion"]!r} is not {VERSION}: written by another pipebus')
         for name in ("type", "id", "time"):
             if not isinstance(wire.get(name), str):
@@ -115,6 +120,10 @@ class JsonCodec:
             return _message(wire, data)
         except (PipebusError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise CodecError(f"not a message: {error}") from error
+
+
+def _as_text(headers: Headers) -> str:
+    return json.dumps(headers, ensure_ascii=False, separators=(",", ":"))
 
 
 _last: tuple[int, str] = (0, "1970-01-01T00:00:00")
@@ -153,7 +162,13 @@ def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
         body = base64.b64decode(wire["data_base64"], validate=True)
     elif b"\\u" in data:
         _to_json(body)  # a lone surrogate, written as an escape, has no UTF-8 form: refuse it here, not where it is used
-    headers = wire.get("pipebusheaders", NO_HEADERS)
+    headers: Any = wire.get("pipebusheaders", NO_HEADERS)
+    ttl: Any = wire.get("pipebusttl")
+    if isinstance(headers, str):
+        headers = json.loads(headers)
+    if isinstance(ttl, str):
+        with suppress(ValueError):  # then it is told below what it should be
+            ttl = json.loads(ttl)
     if not isinstance(headers, dict):
         raise CodecError(f'"pipebusheaders" is an object, found {headers!r}')
     own = headers.get(ERROR_HEADER)
@@ -167,7 +182,7 @@ def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
         body,
         headers=headers,
         key=wire.get("partitionkey"),
-        ttl=wire.get("pipebusttl"),
+        ttl=ttl,
         reply_to=wire.get("pipebusreplyto"),
         correlation_id=wire.get("correlationid"),
         id=wire["id"],

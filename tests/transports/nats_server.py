@@ -148,8 +148,8 @@ class NatsStage(UrlStage):
         """Other processes connect to the same server."""
         return str(self.url)
 
-    def open_with_lease(self, seconds: float) -> Bus:
-        bus = Bus(f"{self._base}&lease={seconds}s", name="leased")
+    def open_with_lease(self, seconds: float, options: str = "") -> Bus:
+        bus = Bus(f"{self._base}&lease={seconds}s{options}", name="leased")
         self.buses.append(bus)
         return bus
 

@@ -5,6 +5,7 @@ The contract is worth what it catches: transports that are broken on purpose, ea
 from __future__ import annotations
 
 import itertools
+import json
 import pickle
 import threading
 import time
@@ -530,7 +531,7 @@ class TrustsTheWire(Rewriting):
 
     def rewritten(self, data: bytes) -> Any:
         wire = msgspec.json.decode(data)
-        return make_message(wire["type"], wire.get("data"), Headers(wire.get("pipebusheaders", {})), wire["id"])
+        return make_message(wire["type"], wire.get("data"), Headers(json.loads(wire.get("pipebusheaders", "{}"))), wire["id"])
 
 
 class Unpickles(Rewriting):

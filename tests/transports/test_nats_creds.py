@@ -101,6 +101,58 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, why: str
     assert why in text
 
 
+JWT, SEED = AUTHORITY.user()
+HEAD, TAIL = "-----BEGIN NATS USER JWT-----", "------END NATS USER JWT------"
+SEED_HEAD, SEED_TAIL = "-----BEGIN USER NKEY SEED-----", "------END USER NKEY SEED------"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\0\1" * 100,
+        "just a line\n",
+        f"{HEAD}\n{JWT}\n{TAIL}\n",
+        f"{SEED_HEAD}\n{SEED}\n{SEED_TAIL}\n",
+        f"{HEAD}\n{JWT}\n{TAIL}\n\n{SEED_HEAD}\n",
+        f"{HEAD}\n{JWT}\n{TAIL}\n\n{SEED_HEAD}\n{SEED[:-4]}\n{SEED_TAIL}\n",
+        f"{HEAD}\n{JWT}\n{TAIL}\n\n{SEED_HEAD}\n{AUTHORITY.account.seed}\n{SEED_TAIL}\n",
+    ],
+    ids=["empty", "binary", "text", "no_seed", "no_jwt", "cut_off", "seed_cut_off", "seed_of_an_account"],
+)
+def test_a_broken_file_is_named(server: NatsServer, tmp_path: Path, text: str) -> None:
+    """In time, and nothing of what is in it is shown."""
+    file = tmp_path / "ann.creds"
+    file.write_text(text)
+    said = refusal(f"{server.url}?creds={file}&connect_timeout=1s")
+    assert f"creds={file}" in said
+    assert not any(secret in said for secret in (JWT, SEED, SEED[:-4], AUTHORITY.account.seed))
+
+
+def test_lines_may_end_as_on_windows(server: NatsServer, tmp_path: Path) -> None:
+    """The tools of NATS read such a file, too."""
+    file = write_creds(tmp_path / "ann.creds", JWT, SEED)
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    with Bus(f"{server.url}?creds={file}") as bus:
+        assert bus.publish("a", 1) is not None
+
+
+def test_a_file_that_is_broken_for_a_while_does_no_harm(server: NatsServer, tmp_path: Path) -> None:
+    """It is read for each connection, so that new credentials need no restart; a bad one stops no thread."""
+    file = write_creds(tmp_path / "ann.creds", JWT, SEED)
+    stage = NatsStage(server, patience=20.0)
+    with Bus(f"{server.url}?creds={file}&publish_timeout=1s") as bus:
+        assert bus.publish("a", 1) is not None
+        file.write_text(f"{SEED_HEAD}\n{SEED}\n{SEED_TAIL}\n")
+        server.stop()
+        server.start()
+        with pytest.raises(TransportError, match=r"ann\.creds"):
+            bus.publish("a", 2)
+        write_creds(file, *AUTHORITY.user("ann, again"))
+        until(stage, lambda: bus.transport.link.client is not None, "it is connected again")
+        assert bus.publish("a", 3) is not None
+
+
 def test_the_package_that_it_needs_is_named() -> None:
     """Where nkeys is not installed."""
     program = (

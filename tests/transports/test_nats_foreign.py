@@ -124,7 +124,7 @@ class TestCloudEvents:
                 )
             ),
             (None, None, "structured"),
-            pytest.param(None, None, "binary", marks=pytest.mark.xfail(reason="no data are taken for no bytes")),
+            (None, None, "binary"),
         ],
         ids=repr,
     )
@@ -166,9 +166,9 @@ class TestCloudEvents:
         ("ours", "theirs"),
         [
             ("structured", "structured"),
-            pytest.param("structured", "binary", marks=pytest.mark.xfail(reason="our attributes are taken for strangers'")),
-            pytest.param("binary", "structured", marks=pytest.mark.xfail(reason='"pipebusversion" is the text "1" then')),
-            pytest.param("binary", "binary", marks=pytest.mark.xfail(reason="our attributes are taken for strangers'")),
+            ("structured", "binary"),
+            ("binary", "structured"),
+            ("binary", "binary"),
         ],
     )
     def test_what_it_passes_on_is_what_it_was(self, stage: NatsStage, ours: str, theirs: str) -> None:

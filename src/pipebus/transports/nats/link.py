@@ -17,7 +17,6 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from importlib.util import find_spec
 from typing import Any, Final, TypeVar
 
 import nats.errors
@@ -25,6 +24,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from pipebus.errors import PipebusError, TransportError, text_of
+from pipebus.transports.nats import creds
 from pipebus.transports.nats.options import Options
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class _Refused(TransportError):
 
 
 class _Client(Client):
-    """nats-py's; but what is no block of headers does not end the reading of everything else."""
+    """nats-py's; but what is no block of headers, or no text, does not end the reading of everything else."""
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         try:
@@ -70,6 +70,19 @@ class _Client(Client):
             return found
         except Exception:  # the server looks at no header, so these may be any bytes of anybody's
             return None
+
+    def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None) -> Msg:
+        try:
+            found: Msg = super()._build_message(sid, subject, reply, data, headers)
+        except UnicodeDecodeError:
+            subject, reply = (one.decode(errors="replace").encode() for one in (subject, reply))
+            found = super()._build_message(sid, subject, reply, data, headers)
+        return found
+
+    async def flush(self, timeout: int = 10) -> None:
+        """The server has read all that was said before: a first one alone may overtake what is still to be written."""
+        await super().flush(timeout)
+        await super().flush(timeout)
 
 
 class Link:
@@ -97,6 +110,8 @@ class Link:
         self._rung = False
         self._first = threading.Event()
         self._preparing = False
+        self._hosts = [*options.hosts]
+        _random.shuffle(self._hosts)
         self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -173,21 +188,29 @@ class Link:
 
     async def _supervise(self) -> None:
         """A client, and when it is gone the next."""
-        pause = WAITS[0]
+        pause, tried = WAITS[0], 0
+        share = self.options.connect_timeout / len(
+            self._hosts
+        )  # one that takes connections and is silent leaves time for others
         while not self._closing:
             gone = asyncio.Event()
             client = _Client()
+            host = self._hosts[0]
             try:
-                await asyncio.wait_for(self._connect(client, gone), self.options.connect_timeout)
+                await asyncio.wait_for(self._connect(client, host, gone), share)
                 self._preparing = True
                 await self._found(client)
             except Exception as error:  # of any kind: the client has many, and giving up would be for ever
                 if not isinstance(error, (nats.errors.NoServersError, TimeoutError)) or self.error is None:
-                    self.error = error
+                    self.error = self._named(error)
                 await _close(client)
                 if not self._first.is_set() and _final(self.error):
                     self._first.set()
                     return
+                self._hosts.append(self._hosts.pop(0))
+                tried += 1
+                if tried % len(self._hosts):
+                    continue
                 await asyncio.sleep(_random.uniform(pause / 2, pause))
                 pause = min(pause * 2, WAITS[1])
                 continue
@@ -196,7 +219,7 @@ class Link:
                 raise
             if self._first.is_set():
                 self._warn("transport.connected", server=str(self.options))
-            self.client, self.error, pause = client, None, WAITS[0]
+            self.client, self.error, pause, tried = client, None, WAITS[0], 0
             self._first.set()
             self._connected.set()
             self._bell.set()
@@ -214,7 +237,15 @@ class Link:
             self._lost()
             self._warn("transport.disconnected", server=str(self.options), error=why(self.error))
 
-    async def _connect(self, client: Client, gone: asyncio.Event) -> None:
+    def _named(self, error: Exception) -> Exception:
+        creds = self.options.creds
+        if creds is not None and "authorization violation" in str(error).lower():
+            return TransportError(
+                f"{self.options} does not know the user of creds={creds}, or has revoked it, or its JWT has expired ({error})"
+            )
+        return error
+
+    async def _connect(self, client: Client, host: str, gone: asyncio.Event) -> None:
         options = self.options
 
         async def closed() -> None:
@@ -229,9 +260,9 @@ class Link:
         scheme = "tls" if options.tls else "nats"
         more: dict[str, Any] = {"tls": self.context} if self.context is not None else {}
         if options.creds is not None:
-            more["user_credentials"] = options.creds
+            more["user_credentials"] = creds.read(options.creds)  # anew for each connection: it may have been replaced
         await client.connect(
-            servers=[f"{scheme}://{host}" for host in options.hosts],
+            servers=[f"{scheme}://{host}"],
             name="pipebus",
             user=options.user,
             password=options.password,
@@ -239,7 +270,7 @@ class Link:
             allow_reconnect=False,
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
-            connect_timeout=max(1, math.ceil(options.connect_timeout)),
+            connect_timeout=max(1, math.ceil(options.connect_timeout)),  # it takes whole seconds; who waits for this ends it
             ping_interval=PING,
             max_outstanding_pings=2,
             pending_size=PENDING,
@@ -252,13 +283,6 @@ class Link:
 
     def _tls(self) -> ssl.SSLContext | None:
         options = self.options
-        if options.creds is not None:
-            try:
-                open(options.creds).close()
-            except OSError as error:
-                raise TransportError(f"creds={options.creds} cannot be read: {error.strerror}") from None
-            if find_spec("nkeys") is None:
-                raise TransportError("credentials in a file need a package: pip install nkeys")
         if not options.encrypted:
             return None
         try:

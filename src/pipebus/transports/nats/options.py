@@ -41,7 +41,7 @@ class Options:
         tls: Encrypt, and check the server's certificate; `cafile`, `cert`, `key` are files of PEM.
         plaintext: Not encrypted, and not only on this machine: everybody on the way reads messages and passwords.
         connect_timeout: Seconds that a start waits for a connection, > 0.
-        publish_timeout: Seconds that a publish waits for the server's word, > 0.
+        publish_timeout: Seconds that a publish waits for the server's word, > 0. A cluster that has lost a server may need 9.
         stated: Names of the options that the URL has.
     """
 
@@ -67,7 +67,7 @@ class Options:
     key: str | None = None
     creds: str | None = None
     connect_timeout: Seconds = 5.0
-    publish_timeout: Seconds = 5.0
+    publish_timeout: Seconds = 15.0
     stated: frozenset[str] = frozenset()
     shown: str = ""
 

@@ -29,6 +29,8 @@ BUSY: Final = 429
 """The code of such a refusal."""
 AGAIN: Final = 0.01
 """Seconds until what it refused so is sent again, at the latest."""
+LEADERLESS: Final = 0.1
+"""The same where no server of a cluster leads the stream; that takes some seconds after the one that did was lost."""
 
 
 class Outgoing:
@@ -40,7 +42,7 @@ class Outgoing:
         done: Called on the loop with (number in the stream, known before), or the error.
     """
 
-    __slots__ = ("again", "data", "done", "headers", "id", "sent", "subject", "until")
+    __slots__ = ("again", "data", "done", "headers", "id", "refusal", "sent", "subject", "until")
 
     def __init__(
         self, id: str, subject: str, data: bytes, headers: dict[str, str], until: float,
@@ -48,6 +50,7 @@ class Outgoing:
     ) -> None:  # fmt: skip
         self.id, self.subject, self.data, self.headers, self.until, self.done = id, subject, data, headers, until, done
         self.sent = False
+        self.refusal = "too much waits to be stored; publish fewer at once"  # if it is refused until it is too late
         self.again = False  # sent a second time: that the server has it already says nothing
 
 
@@ -55,10 +58,11 @@ class Publisher:
     """
     Args:
         link: What carries it.
+        keeps: Whether there is a stream for a subject of the server's, or should be.
     """
 
-    def __init__(self, link: Link) -> None:
-        self.link = link
+    def __init__(self, link: Link, keeps: Callable[[str], bool]) -> None:
+        self.link, self.keeps = link, keeps
         self._numbers = 0
         self._waiting: dict[str, Outgoing] = {}  # by the last token of the inbox, oldest first
         self._flying: set[str] = set()  # of them, those that the link has
@@ -103,14 +107,14 @@ class Publisher:
         self._go()
         return one
 
-    def _refused(self, token: str) -> None:
-        """The server has too much to store: later, and fewer at once."""
+    def _refused(self, token: str, pause: float) -> None:
+        """The server cannot take it now: later, and fewer at once."""
         self._flying.discard(token)
         self._window = max(1, self._window // 2)
         heappush(self._held, int(token))
         if not self._waits:
             self._waits = True
-            self.link.loop.call_later(AGAIN, self._waited)
+            self.link.loop.call_later(pause, self._waited)
 
     def _waited(self) -> None:
         self._waits = False
@@ -131,24 +135,27 @@ class Publisher:
         if one is None:
             return
         result = self._judged(one, message)
-        if result is None:
+        if isinstance(result, float):
             one.sent = False
-            self._refused(token)
+            self._refused(token, result)
             return
         self._landed(token)
+        if one.again and isinstance(result, TransportError):  # what was sent first may have been kept
+            result = unknown(one.id, one.subject)
         one.done(result)
 
-    def _judged(self, one: Outgoing, message: Msg) -> tuple[int, bool] | BaseException | None:
-        """None: to be sent again."""
+    def _judged(self, one: Outgoing, message: Msg) -> tuple[int, bool] | BaseException | float:
+        """A number: to be sent again, in so many seconds."""
         if (message.headers or {}).get("Status") == "503":
-            return TransportError(
-                f'no stream keeps "{one.subject}", or JetStream is not available; message {one.id} is not kept'
-            )
+            one.refusal = "no stream keeps it, or no server leads that stream now"
+            if self.keeps(one.subject):
+                return LEADERLESS
+            return TransportError(f'no stream keeps "{one.subject}"; message {one.id} is not kept')
         try:
             found: dict[str, Any] = json.loads(message.data)
             if "error" in found:
                 if found["error"].get("code") == BUSY:
-                    return None
+                    return AGAIN
                 text = found["error"].get("description", "?")
                 return TransportError(f"the server refused message {one.id} on {one.subject}: {text}")
             number = int(found["seq"])
@@ -182,9 +189,7 @@ class Publisher:
         if one.sent or one.again:
             return unknown(one.id, one.subject)
         if self.link.client is not None:
-            return TransportError(
-                f"message {one.id} on {one.subject} was not taken in time: too much waits to be stored; publish fewer at once"
-            )
+            return TransportError(f"message {one.id} on {one.subject} was not taken in time: {one.refusal}")
         return TransportError(f"not connected to {self.link.options}: {why(self.link.error)}; message {one.id} was not sent")
 
     @property

@@ -49,6 +49,8 @@ MOMENT: Final = 1.0
 """Seconds in which what this process has just done must show at the server, and after which another one may have done more."""
 MEANWHILE: Final = 0.005
 """Seconds in which the server hands to its connections what it counts as delivered."""
+LOOKS: Final = 20
+"""Most looks whether the server has seen a question."""
 MANY: Final = 50
 """Most that are asked for at once of what a killed process had."""
 PRESENT: Final = 0.5
@@ -126,6 +128,7 @@ class Puller:
         self.returned: dict[int, float] = {}  # number -> when it is due again
         self.unconfirmed: deque[Frame] = deque()
         self.ended = False
+        self._over = False  # and nothing comes any more
         self._subscription: Subscription | None = None
         self._inbox = ""
         self._asked: dict[str, float] = {}  # open questions for messages: their inbox, and when they are over
@@ -206,20 +209,25 @@ class Puller:
     async def end(self) -> None:
         """Nothing comes any more: what is on its way has arrived, and goes back, when this returns."""
         self.ended = True
-        while self._line:
-            claim = self._line.popleft()
-            if not claim.done:
-                self.settle(claim, "release")
+        self._late.extend(self._line)  # behind what is in the mailbox, which came before
+        self._line.clear()
         subscription, self._subscription = self._subscription, None
         presence, self._presence = self._presence, None
         if presence is not None and self._link.client is not None:
             with suppress(Exception):  # the connection is lost
                 await presence.unsubscribe()
         if subscription is not None and self._link.client is not None:
-            try:
+            with suppress(Exception):  # the connection is lost; so is what was on its way, until its lease ends
+                # A message for whose question nobody listens any more goes behind the others that were given back. So the
+                # server has seen our question before we stop listening; and after that, asked again, it throws it away.
+                moves = self._moves
+                for _ in range(LOOKS):
+                    info = await self._transport.streams.info(self.name)
+                    if info["num_waiting"] or not self._asked or self._moves != moves:
+                        break
                 await asyncio.wait_for(subscription.drain(), 2.0)  # type: ignore[no-untyped-call]
-            except Exception:  # the connection is lost; so is what was on its way, until its lease ends
-                return
+                await self._transport.streams.info(self.name)
+        self._over = self._over or subscription is not None
 
     def give_back(self) -> None:
         """The bus has stopped: nobody has a say any more about what is still here."""
@@ -229,7 +237,7 @@ class Puller:
 
     def give_back_late(self) -> None:
         """What came after the end, if nothing else is here that has to go back before it."""
-        if self._late and all(claim.done or claim in self._late for claim in self.out):
+        if self._late and self._over and all(claim.done or claim in self._late for claim in self.out):
             late, self._late = self._late, []
             for claim in late:
                 if not claim.done:
@@ -261,7 +269,8 @@ class Puller:
         self._asked[inbox] = now + EXPIRES + 5.0
         self._credit += count
         body = b'{"batch":%d,"expires":%d}' % (count, int(EXPIRES * NANO))
-        self._link.say((f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.name}", body, inbox, None))
+        frame = (f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.name}", body, inbox, None)
+        self._link.say(lambda: None if self.ended else frame)
 
     async def _arrived(self, message: Msg) -> None:
         if not message.reply:

@@ -44,18 +44,19 @@ class Streams:
         changed = self.changed(found["config"], wanted)
         if changed:
             await self.link.api(f"STREAM.UPDATE.{self.name}", {**found["config"], **changed}, client)
-        await self._stream(
-            client,
-            {
-                "name": self.dead,
-                "subjects": [f"{self._subjects.dead}>", f"{self._subjects.notes}>"],
-                "retention": "limits",
-                "storage": self.options.storage,
-                "num_replicas": self.options.replicas,
-                "max_msgs_per_subject": 1,
-                "allow_direct": True,
-            },
-        )
+        wanted |= {
+            "name": self.dead,
+            "subjects": [f"{self._subjects.dead}>", f"{self._subjects.notes}>"],
+            "duplicate_window": 0,
+            "max_age": 0,
+            "max_bytes": -1,
+            "max_msgs_per_subject": 1,
+            "discard": "old",
+        }
+        there = (await self._stream(client, wanted))["config"]
+        self._judge_storage(self.dead, there, wanted)
+        if there.get("num_replicas", 1) < wanted["num_replicas"]:
+            await self.link.api(f"STREAM.UPDATE.{self.dead}", {**there, "num_replicas": wanted["num_replicas"]}, client)
 
     def wanted(self) -> dict[str, Any]:
         """The stream's configuration, if it is made now."""
@@ -97,12 +98,11 @@ class Streams:
         name, stated = self.name, self.options.stated
 
         def less(what: str, remedy: str) -> TransportError:
-            return TransportError(f"stream {name} on {self.options} {what}, so it cannot promise what this URL does; {remedy}")
+            return self._less(name, what, remedy)
 
         if there.get("retention") == "workqueue":
             raise less("is a work queue, which one subscription empties for all", "say stream= for one of its own")
-        if there.get("storage") == "memory" and wanted["storage"] == "file":
-            raise less("keeps messages in memory, until the server ends", "say storage=memory, or stream= for another one")
+        self._judge_storage(name, there, wanted)
         if there.get("duplicate_window", 0) < wanted["duplicate_window"] and "window" not in stated:
             seconds = there.get("duplicate_window", 0) / NANO
             raise less(f"recognises a second publish for {seconds:g} s only", f"say window={seconds:g}s, or more to change it")
@@ -112,11 +112,18 @@ class Streams:
         limited = there.get("max_bytes", -1) > 0 or there.get("max_msgs", -1) > 0 or there.get("max_msgs_per_subject", -1) > 0
         if limited and there.get("discard") != "new" and "max_bytes" not in stated:
             raise less("deletes the oldest when it is full, read or not", "say max_bytes=, which makes it refuse what is new")
-        if there.get("num_replicas", 1) < wanted["num_replicas"] and "replicas" not in stated:
-            raise less(f"has {there.get('num_replicas')} replicas", "say replicas=")
+
+    def _judge_storage(self, name: str, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+        if there.get("storage") == "memory" and wanted["storage"] == "file":
+            raise self._less(
+                name, "keeps messages in memory, until the server ends", "say storage=memory, or stream= for another one"
+            )
+
+    def _less(self, name: str, what: str, remedy: str) -> TransportError:
+        return TransportError(f"stream {name} on {self.options} {what}, so it cannot promise what this URL does; {remedy}")
 
     def changed(self, there: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-        """What the URL states and the stream has otherwise."""
+        """What the URL states and the stream has otherwise; but more replicas than stated stay."""
         names = {
             "window": "duplicate_window", "retention": "max_age", "max_bytes": "max_bytes", "replicas": "num_replicas",
         }  # fmt: skip
@@ -125,6 +132,8 @@ class Streams:
             for ours, theirs in names.items()
             if ours in self.options.stated and there.get(theirs) != wanted[theirs]
         }
+        if there.get("num_replicas", 1) > wanted["num_replicas"]:
+            changed.pop("num_replicas", None)
         if "max_bytes" in self.options.stated and there.get("discard") != "new":
             changed["discard"] = "new"
         missing = [one for one in wanted["subjects"] if one not in there.get("subjects", [])]

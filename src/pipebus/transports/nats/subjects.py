@@ -46,6 +46,12 @@ class Subjects:
         self.notes = f"{root}-note."
         self.here = f"{root}-here."
 
+    def keeps(self, subject: str) -> bool:
+        """Whether the streams of this URL keep a subject of the server's."""
+        return subject.startswith((self.dead, self.notes, self.replays)) or any(
+            Pattern(one).matches(subject) for one in self.kept
+        )
+
     def theirs(self, subject: str) -> str:
         """The server's name of a subject or pattern of ours."""
         if subject.startswith(REPLY):

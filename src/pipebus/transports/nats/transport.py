@@ -6,8 +6,8 @@ left to the link's loop: it brings messages in, and tells the server what became
 
 What is not promised. Order: among several processes of a subscription, if one is killed; what it had comes when its lease ends,
 and the others do not wait for that. (One that begins where no other is at work does.) Attempts: a message that only waited in
-a process that was killed counts as taken once, however often. Fences: the server takes the word of who has lost its lease; here
-it is refused only if the message has come back to the same process.
+a process that was killed counts as taken once, however often (each time, where somebody reads the mailbox himself). Fences: the
+server takes the word of who has lost its lease; here it is refused only if the message has come back to the same process.
 `Receipt.mailboxes`: it knows named subscriptions of all programs, and unnamed ones of this bus.
 """
 
@@ -124,7 +124,7 @@ class NatsTransport(Transport):
         """
         self._around = surroundings
         self.link = Link(self.options, self.warn, self._found, lambda: None)
-        self.publisher = Publisher(self.link)
+        self.publisher = Publisher(self.link, self.subjects.keeps)
         self.streams = self.streams_on(self.link)
         self.directory = Directory(self.link, self.options.stream, self.subjects.replays)
         self.letters.begin()
@@ -262,8 +262,9 @@ class NatsTransport(Transport):
         reply = "" if message.reply_to is None else self.subjects.theirs(str(message.reply_to))
         data, headers = wire.written(message, self.codec.encode(message), self.options.events == "binary", reply)
         subject = self.subjects.theirs(str(message.subject))
-        if len(subject.encode()) > LONGEST:
-            raise MessageTooLarge(f"the subject of message {message.id} is longer than {LONGEST:,} bytes on the server")
+        if len(subject.encode()) + (len(reply.encode()) if self._plain(message) else 0) > LONGEST:
+            what = "subject and reply_to" if reply else "subject"
+            raise MessageTooLarge(f"the {what} of message {message.id} is longer than {LONGEST:,} bytes on the server")
         size = wire.size_of(data, headers) + 300  # the id, and the stream's name
         most = self.capabilities.max_size or PAYLOAD
         limit = self._around.max_message_bytes

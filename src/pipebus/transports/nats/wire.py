@@ -44,8 +44,6 @@ _OWN: Final = ("content-type", "status", "description", CORRELATION, "correlatio
 _EVENT: Final = ("ce-", "ce_")
 _SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 """What the HTTP binding of CloudEvents does not escape in a header."""
-_NO_TEXT: Final = ("pipebusversion", "pipebusttl", "pipebusheaders")
-"""Members of the codec's JSON that are no strings."""
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -87,6 +85,7 @@ def _unfolded(data: bytes) -> tuple[bytes, dict[str, str]]:
     """The codec's JSON in binary mode: the body, and headers with everything else."""
     members = _members(data)
     body, encoded = members.pop("data", None), members.pop("data_base64", None)
+    members.pop("datacontenttype", None)
     found = {VERSION: "1"} | {f"ce-{name}": quote(_text(raw), safe=_SAFE) for name, raw in members.items()}
     if encoded is not None:
         return base64.b64decode(_text(encoded)), found | {"content-type": "application/octet-stream"}
@@ -104,12 +103,13 @@ def _text(raw: msgspec.Raw) -> str:
 def _folded(data: bytes, names: Mapping[str, str]) -> bytes:
     """The codec's JSON of what `_unfolded` made. The data come first: whatever they are, they replace no other member."""
     members = {name[3:]: unquote(value, errors="strict") for name, value in names.items() if name.startswith("ce-")}
-    kind = names.get("content-type", "")
-    wire: dict[str, Any] = {name: json.loads(text) if name in _NO_TEXT else text for name, text in members.items()}
+    kind = names.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/octet-stream":
-        wire["data_base64"] = base64.b64encode(data).decode()
-    rest = json.dumps(wire).encode()
-    return b'{"data":' + data + b"," + rest[1:] if kind == "application/json" else rest
+        members["data_base64"] = base64.b64encode(data).decode()
+    rest = json.dumps(members).encode()
+    if kind == "application/json" or (data and not kind):
+        return b'{"data":' + data + b"," + rest[1:]
+    return rest
 
 
 def size_of(data: bytes, headers: Mapping[str, str]) -> int:
@@ -133,6 +133,8 @@ def decode(
     kind = names.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if VERSION.lower() in names:
+            if subject.startswith(REPLY) and _echoes(subject, data, names):
+                return _foreign(subject, data, {}, {}, "", id, time, "")
             return _folded(data, names) if "ce-specversion" in names else data
         if kind == CLOUDEVENT:
             return _structured(subject, data, names, id, time)
@@ -141,6 +143,13 @@ def decode(
         return _foreign(subject, data, headers, names, kind, id, time, reply)
     except Exception:  # whatever the bytes of strangers cause: the codec says what is wrong with them
         return data
+
+
+def _echoes(subject: str, data: bytes, names: Mapping[str, str]) -> bool:
+    """An answer whose headers are those of the question: `respond` of nats-py sends them back."""
+    if "ce-specversion" in names:
+        return unquote(names.get("ce-type", "")) != subject
+    return b'"pipebusversion"' not in data
 
 
 def decode_copy(
@@ -162,7 +171,9 @@ def _structured(subject: str, data: bytes, names: dict[str, str], id: str, time:
     return _event(subject, event, id, time)
 
 
-def _binary(subject: str, data: bytes, names: dict[str, str], id: str, time: float) -> Message[Any]:
+def _binary(subject: str, data: bytes, names: dict[str, str], id: str, time: float) -> Message[Any] | bytes:
+    if "ce-pipebusversion" in names:  # one of ours, passed on by others
+        return _folded(data, names)
     # Of the two ways to write such headers, that of HTTP escapes with %, that of Kafka does not.
     event: dict[str, Any] = {
         name[3:]: unquote(value, errors="strict") if name.startswith("ce-") else value
@@ -172,7 +183,7 @@ def _binary(subject: str, data: bytes, names: dict[str, str], id: str, time: flo
     kind = names.get("content-type", "")
     if kind:
         event["datacontenttype"] = kind
-    body = _body(data, kind.partition(";")[0].strip().lower())
+    body = _body(data, kind.partition(";")[0].strip().lower()) if data or kind else None
     return _event(subject, event, id, time, body)
 
 
