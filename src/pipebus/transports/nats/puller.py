@@ -140,7 +140,9 @@ class Puller:
         self._moves = 0  # counts what has arrived
         self._presence: Subscription | None = None
         self._begun = False
+        self._company = False  # others may be at work too
         self._orphans = 0  # what a killed process had, and has not come yet
+        self._outermost = 0  # the last number of it
         self._patience = self._probe = 0.0  # until when it is waited for, and when it is looked for next
         # Who reads takes one after the other, or many at once: nobody can tell.
         self._workers = binding.workers if binding.handled else min(binding.limit, READERS)
@@ -155,39 +157,62 @@ class Puller:
         self._inbox = f"{client.new_inbox()}."
         self._asked, self._credit = {}, 0
         self._subscription = await client.subscribe(f"{self._inbox}*", cb=self._arrived, pending_bytes_limit=0)
-        if not self._begun:
-            self._begun = True
-            self._orphans = await self._left_behind(client)
-            self._patience = time.monotonic() + self._transport.options.lease + MOMENT
+        missing = await self._missing(client)
         self._presence = await client.subscribe(self._transport.subjects.here + self.name, cb=self._is_here)
         again: list[Callable[[], Frame | None]] = [partial(_same, frame) for frame in self.unconfirmed]
         self._link.say_first(again)
+        for number, asked in missing:  # behind those: what has ended is given back by nobody
+            self._link.say((f"$JS.ACK.{self.stream}.{self.name}.1.{number}.{asked}.0.0", b"-NAK", "", None))
         self.pull()
 
-    # --- what a killed process had -----------------------------------------------------------------------------------
+    # --- what nobody has ---------------------------------------------------------------------------------------------
 
-    # It comes when its lease ends, and before that the server goes on with what is newer. So who begins where nobody else is at
-    # work, and something is out, hands in nothing new before that has come: the order of first deliveries holds. Where others
-    # are at work none is promised. What has come back is given out before what is new; so one message is asked for, to see.
+    # What a killed process had comes when its lease ends, and before that the server goes on with what is newer. So who begins
+    # where nobody else is at work, and something is out, hands in nothing new before that has come: the order of first
+    # deliveries holds. What has come back is given out before what is new; so one message is asked for now and then, to see.
+    #
+    # What was on its way when a connection was lost is out too. Who has been alone all the time knows that it was his, and
+    # gives it back. Where others are at work no order is promised, and nothing is done.
 
     async def _is_here(self, message: Msg) -> None:
         """Somebody who begins asks who is at work."""
+        self._company = True
         client = self._link.client
         if message.reply and client is not None and not self.ended and not self._orphans:
             await client.publish(message.reply)
 
-    async def _left_behind(self, client: Client) -> int:
-        """How many messages are out while nobody is at work, and nobody has given them back."""
-        info = await self._transport.streams.info(self.name, client)
-        if not info["num_ack_pending"]:
-            return 0
+    async def _alone_there(self, client: Client) -> bool:
+        """Nobody else says that he is at work."""
         try:
             await client.request(self._transport.subjects.here + self.name, timeout=PRESENT)
         except (TimeoutError, nats.errors.Error):  # nobody answers, or nobody is there to answer
-            first, last = info["ack_floor"]["stream_seq"] + 1, info["delivered"]["stream_seq"]
-            back = await self._transport.letters.given_back(client, self.name, first, last)
-            return max(0, int(info["num_ack_pending"]) - back)
-        return 0
+            return True
+        return False
+
+    async def _missing(self, client: Client) -> list[tuple[int, int]]:
+        """
+        Count what is out and nobody has.
+
+        Returns:
+            What of it was this process's, to be given back: its number, and the one of the last delivery.
+        """
+        first, self._begun = not self._begun, True
+        if not first and self._company:
+            return []
+        info = await self._transport.streams.info(self.name, client)
+        out = info["num_ack_pending"] - len(self.out)
+        self._company = not await self._alone_there(client)
+        self._orphans = 0
+        if self._company or out <= 0:
+            return []
+        low, high = info["ack_floor"]["stream_seq"] + 1, info["delivered"]["stream_seq"]
+        out -= await self._transport.letters.given_back(client, self.name, low, high)
+        self._orphans, self._outermost = max(0, out), high
+        self._patience = time.monotonic() + self._transport.options.lease + MOMENT
+        if first or not self._orphans:
+            return []
+        last = info["delivered"]["consumer_seq"]
+        return [(one, last) for one in range(low, high + 1) if one not in self._by_number and one not in self.returned]
 
     def _waited_for(self, claim: Claim) -> None:
         """One has come while others are waited for: into its place among those that wait here."""
@@ -201,10 +226,22 @@ class Puller:
 
     def _look_for_orphans(self, now: float) -> None:
         if now > self._patience:
-            self._orphans = 0
-            self.offer()
+            self._all_there()
         elif now > self._probe and not self._credit and self._inbox and not self._lost:
+            self._probe = now + AGAIN
             self._ask(1, now)
+            self._link.start(self._ask_for_orphans())
+
+    async def _ask_for_orphans(self) -> None:
+        """Another one that began at the same time may have got them, or has ended them."""
+        with suppress(PipebusError):
+            info = await self._transport.streams.info(self.name)
+            if info["num_ack_pending"] <= len(self.out) or info["ack_floor"]["stream_seq"] >= self._outermost:
+                self._all_there()
+
+    def _all_there(self) -> None:
+        self._orphans = 0
+        self.offer()
 
     async def end(self) -> None:
         """Nothing comes any more: what is on its way has arrived, and goes back, when this returns."""
@@ -525,6 +562,11 @@ class Puller:
         await self._link.ask(self.unconfirmed[count - 1][0], b"+WPI")
         for _ in range(min(count, len(self.unconfirmed))):
             self.unconfirmed.popleft()
+
+    @property
+    def waiting(self) -> int:
+        """What has been brought here and not handed in."""
+        return sum(not claim.done for claim in self._line)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

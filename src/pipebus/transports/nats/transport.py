@@ -4,10 +4,12 @@ The transport: what the bus calls, from any thread, and what happens at interval
 What is published waits for the server's word; who waits is a thread, or a coroutine on a loop of its own. Everything else is
 left to the link's loop: it brings messages in, and tells the server what became of them, in order.
 
-What is not promised. Order: among several processes of a subscription, if one is killed; what it had comes when its lease ends,
-and the others do not wait for that. (One that begins where no other is at work does.) Attempts: a message that only waited in
-a process that was killed counts as taken once, however often (each time, where somebody reads the mailbox himself). Fences: the
-server takes the word of who has lost its lease; here it is refused only if the message has come back to the same process.
+What is not promised. Order: among several processes of a subscription, if one is killed or loses its connection; what it had
+comes when its lease ends, and the others do not wait for that. (One that is alone does.) Attempts: a message that only waited
+in a process that was killed counts as taken once, however often (each time, where somebody reads the mailbox himself). Fences:
+the server takes the word of who has lost its lease; here it is refused only if the message has come back to the same process.
+A server that is killed forgets what it has done in the last tenth of a second: what was handed out then comes again, under the
+same attempt, and what was acknowledged may.
 `Receipt.mailboxes`: it knows named subscriptions of all programs, and unnamed ones of this bus.
 """
 
@@ -488,7 +490,7 @@ class NatsTransport(Transport):
         """
         info = await self.streams.info(bound.name)
         counts = self.counts_of(bound.binding.name)
-        back = min(len(bound.returned), info["num_ack_pending"])
+        back = min(len(bound.returned) + bound.waiting, info["num_ack_pending"])
         found: dict[str, Any] = {
             "acknowledged": counts.acknowledged,
             "dropped": dict(sorted(counts.dropped.items())),
