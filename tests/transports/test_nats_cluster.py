@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections import Counter
@@ -148,6 +149,35 @@ def test_a_server_is_killed_and_comes_back(cluster: NatsCluster, which: str) -> 
 
 
 @pytest.mark.chaos
+def test_one_publish_rides_out_an_election(cluster: NatsCluster) -> None:
+    """Who waits for long enough is not told that nobody leads the stream for a while."""
+    stream = "ELECTION"
+    with Bus(url(cluster, stream, "&replicas=3&publish_timeout=40s&connect_timeout=10s")) as bus:
+        bus.publish("a", 0)
+        cluster.whole(stream)
+        name = cluster.leader(stream)
+        cluster.kill(name)
+        try:
+            for number in range(1, 11):
+                bus.publish("a", number)
+        finally:
+            cluster.start(name)
+        cluster.whole(stream, f"{stream}-DEAD")
+    info = cluster.ask(f"STREAM.INFO.{stream}")
+    assert info is not None
+    assert info["state"]["messages"] == 11
+
+
+def test_a_host_that_stands_still_does_not_keep_us_from_the_others(tmp_path: Path) -> None:
+    """It takes connections and says nothing; whichever is asked first, the other one is found in time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, NatsServer(tmp_path) as server:
+        still = f"127.0.0.1:{silent.getsockname()[1]}"
+        for hosts in (f"{still},{server.place}", f"{server.place},{still}") * 2:
+            with Bus(f"nats://{hosts}?connect_timeout=2s") as bus:
+                assert bus.publish("a", 1) is not None
+
+
+@pytest.mark.chaos
 def test_without_a_majority_nothing_is_acknowledged(cluster: NatsCluster) -> None:
     """Two of three are killed: a publish is an error with a name. When they are back each message is there once."""
     stream, seen = "MINORITY", Seen()
@@ -199,21 +229,22 @@ class TestReplicas:
         with bus:
             published(bus, 1)
             until(lambda: seen.bodies == [1], "it is handled")
-        assert replicas(cluster, "MORE") == 1
+        assert (replicas(cluster, "MORE"), replicas(cluster, "MORE-DEAD")) == (1, 1)
         bus = Bus(url(cluster, "MORE", "&replicas=3"))
         bus.subscribe("a", seen, name="s")
         with bus:
-            cluster.whole("MORE")
+            cluster.whole("MORE", "MORE-DEAD")
             published(bus, 2)
             until(lambda: seen.bodies == [1, 2], "it is handled")
-        assert replicas(cluster, "MORE") == 3
+        assert (replicas(cluster, "MORE"), replicas(cluster, "MORE-DEAD")) == (3, 3)
 
-    def test_who_does_not_say_how_many_changes_nothing(self, cluster: NatsCluster) -> None:
-        """More than one server is no harm."""
+    @pytest.mark.parametrize("fewer", ["", "&replicas=1"])
+    def test_more_than_the_url_says_stay(self, cluster: NatsCluster, fewer: str) -> None:
+        """Another program counts on them."""
         with Bus(url(cluster, "SAME", "&replicas=3")) as bus:
-            bus.publish("a", 1)
-        with Bus(url(cluster, "SAME")) as bus:
-            bus.publish("a", 2)
+            published(bus, 1)
+        with Bus(url(cluster, "SAME", fewer)) as bus:
+            published(bus, 2)
         assert (replicas(cluster, "SAME"), replicas(cluster, "SAME-DEAD")) == (3, 3)
 
     def test_more_than_there_are_is_refused(self, cluster: NatsCluster, tmp_path: Path) -> None:
