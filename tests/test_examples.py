@@ -15,7 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 DURABLE = ROOT / "examples" / "08_durable.py"
 """It leaves a file, and is to be killed: it has a test of its own."""
-EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path != DURABLE)
+PROCESSES = ROOT / "examples" / "09_two_processes.py"
+"""It needs a server: tests/transports/test_nats_processes.py runs it."""
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path not in (DURABLE, PROCESSES))
 FILES = sorted((ROOT / "examples").glob("*/pipebus.toml"))
 ENV = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"}
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -72,3 +76,20 @@ def test_one_of_the_group_fails_and_another_joins(stage: NatsStage, tmp_path: Pa
     judgement = History.from_jsonl(tmp_path / "publisher.jsonl", *(file for file in files if file.exists())).judge()
     # What the one that failed had in hand may have been handled before.
     assert [one for one in judgement.violations if one.kind in ("lost", "unexpected")] == []
+
+
+def test_the_example_tells_the_truth(stage: NatsStage) -> None:
+    """Two share the work, a third joins, one is killed: each order is billed once, and each of them has done something."""
+    root = Path(__file__).resolve().parents[2]
+    env = {name: value for name, value in os.environ.items() if name != "RUN"} | {"PYTHONPATH": str(root / "src")}
+    command = [sys.executable, str(root / "examples" / "09_two_processes.py"), stage.server.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, third, last = done.stdout.splitlines()
+    assert first == "300 orders placed; ann and bob share them"
+    assert second == "a third of them is billed: cid joins, and ann is killed"
+    assert third.startswith("300 orders, 300 bills: ")
+    shares = {who: int(count) for count, who in re.findall(r"(\d+) by (\w+)", third)}
+    assert set(shares) == {"ann", "bob", "cid"}
+    assert sum(shares.values()) == 300
+    assert re.fullmatch(r"\d+ of them at a second attempt: ann had them when she was killed", last)
