@@ -27,6 +27,10 @@ there may be half as many, and one more for each that it takes.
 """
 BUSY: Final = 429
 """The code of such a refusal."""
+UNAVAILABLE: Final = 503
+"""The code where no server leads the stream now."""
+STAGED: Final = 10158
+"""JetStream's error code for an id that is being stored: whether it will be, is not known yet."""
 AGAIN: Final = 0.01
 """Seconds until what it refused so is sent again, at the latest."""
 LEADERLESS: Final = 0.1
@@ -42,7 +46,7 @@ class Outgoing:
         done: Called on the loop with (number in the stream, known before), or the error.
     """
 
-    __slots__ = ("again", "data", "done", "headers", "id", "refusal", "sent", "subject", "until")
+    __slots__ = ("again", "data", "done", "doubtful", "headers", "id", "refusal", "sent", "subject", "until")
 
     def __init__(
         self, id: str, subject: str, data: bytes, headers: dict[str, str], until: float,
@@ -52,6 +56,7 @@ class Outgoing:
         self.sent = False
         self.refusal = "too much waits to be stored; publish fewer at once"  # if it is refused until it is too late
         self.again = False  # sent a second time: that the server has it already says nothing
+        self.doubtful = False  # it may be kept
 
 
 class Publisher:
@@ -79,7 +84,7 @@ class Publisher:
         await client.subscribe(f"{self._inbox}*", cb=self._answered, pending_bytes_limit=0)
         again = [(token, one) for token, one in self._waiting.items() if one.sent and token in self._flying]
         for _, one in again:
-            one.sent, one.again = False, True
+            one.sent, one.again, one.doubtful = False, True, True
         self.link.say_first([self._frame(token, one) for token, one in again])
 
     def send(self, one: Outgoing) -> None:
@@ -140,13 +145,13 @@ class Publisher:
             self._refused(token, result)
             return
         self._landed(token)
-        if one.again and isinstance(result, TransportError):  # what was sent first may have been kept
+        if one.doubtful and isinstance(result, TransportError):
             result = unknown(one.id, one.subject)
         one.done(result)
 
     def _judged(self, one: Outgoing, message: Msg) -> tuple[int, bool] | BaseException | float:
         """A number: to be sent again, in so many seconds."""
-        if (message.headers or {}).get("Status") == "503":
+        if (message.headers or {}).get("Status") == str(UNAVAILABLE):
             one.refusal = "no stream keeps it, or no server leads that stream now"
             if self.keeps(one.subject):
                 return LEADERLESS
@@ -154,9 +159,16 @@ class Publisher:
         try:
             found: dict[str, Any] = json.loads(message.data)
             if "error" in found:
-                if found["error"].get("code") == BUSY:
+                error = found["error"]
+                if error.get("code") == BUSY:
                     return AGAIN
-                text = found["error"].get("description", "?")
+                if error.get("err_code") == STAGED:
+                    one.doubtful = True
+                    return LEADERLESS
+                if error.get("code") == UNAVAILABLE:
+                    one.refusal = str(error.get("description", one.refusal))
+                    return LEADERLESS
+                text = error.get("description", "?")
                 return TransportError(f"the server refused message {one.id} on {one.subject}: {text}")
             number = int(found["seq"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -186,7 +198,7 @@ class Publisher:
             one.done(self._late(one))
 
     def _late(self, one: Outgoing) -> BaseException:
-        if one.sent or one.again:
+        if one.sent or one.doubtful:
             return unknown(one.id, one.subject)
         if self.link.client is not None:
             return TransportError(f"message {one.id} on {one.subject} was not taken in time: {one.refusal}")
