@@ -140,7 +140,7 @@ class TestOutages:
 
     def test_a_server_that_stands_still_is_unknown(self, server: NatsServer) -> None:
         """Sent, and no answer: PublishUnknown with the id. Published again under it, it is one message."""
-        bus = Bus(f"{server.url}?publish_timeout=500ms")
+        bus = Bus(f"{server.url}?publish_timeout=2s")
         seen = Seen()
         bus.subscribe("a", seen, name="s")
         with bus:

@@ -29,6 +29,9 @@ BUSY: Final = 429
 """The code of such a refusal."""
 UNAVAILABLE: Final = 503
 """The code where no server leads the stream now."""
+LEADING: Final = (10008, 10009)
+LEADING_TEXTS: Final = ("not leader", "store is closed")
+"""JetStream's error codes, and the texts of others, where that changes while the publish is under way."""
 STAGED: Final = 10158
 """JetStream's error code for an id that is being stored: whether it will be, is not known yet."""
 AGAIN: Final = 0.01
@@ -165,10 +168,9 @@ class Publisher:
                 if error.get("err_code") == STAGED:
                     one.doubtful = True
                     return LEADERLESS
-                if error.get("code") == UNAVAILABLE:
-                    one.refusal = str(error.get("description", one.refusal))
+                text = str(error.get("description", "?"))
+                if error.get("err_code") in LEADING or any(said in text for said in LEADING_TEXTS):
                     return LEADERLESS
-                text = error.get("description", "?")
                 return TransportError(f"the server refused message {one.id} on {one.subject}: {text}")
             number = int(found["seq"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
