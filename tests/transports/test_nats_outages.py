@@ -243,6 +243,26 @@ class TestNetwork:
         """Each kind once, in the middle."""
         self._faults(server, stage, monkeypatch, [fault], publishers=5, each=60)
 
+    def test_a_connection_that_breaks_keeps_the_order(self, server: NatsServer, stage: NatsStage) -> None:
+        """What was on its way is given back at once by who was alone there, and comes before what is newer."""
+        count = 2000
+        seen: list[int] = []
+
+        async def publish(bus: Bus) -> None:
+            await asyncio.gather(*(bus.apublish("a", number) for number in range(count)))
+
+        with Bus(stage.url) as publisher:
+            asyncio.run(publish(publisher))
+        with Proxy(server.port) as proxy:
+            bus = Bus(stage.url.replace(str(server.port), str(proxy.port)))  # its lease is longer than the test may take
+            bus.subscribe("a", lambda message: seen.append(message.body), name="s", deliver="all", attempts=100)
+            with bus:
+                for part in range(1, 4):
+                    until(stage, lambda part=part: len({*seen}) > part * count // 8, "it works")  # type: ignore[misc]
+                    proxy.reset()
+                until(stage, lambda: len({*seen}) == count, "all have come")
+        assert list(dict.fromkeys(seen)) == list(range(count))
+
     @pytest.mark.chaos
     @pytest.mark.parametrize("seed", range(3))
     def test_many_faults_lose_nothing(
