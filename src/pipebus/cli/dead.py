@@ -14,12 +14,21 @@ from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.letters import Letter, Letters, renumbered, told
 from pipebus.cli.show import as_json, printable, table
 from pipebus.cli.summary import left_over
-from pipebus.cli.targets import add_allow, add_timeout, check_file, file_of, is_module, is_url, open_bus, starting
+from pipebus.cli.targets import (
+    add_allow,
+    add_timeout,
+    check_file,
+    file_of,
+    is_module,
+    is_url,
+    keeps_letters,
+    open_bus,
+    starting,
+)
 from pipebus.errors import DeadLetterError, reason_of
 
 if TYPE_CHECKING:
     from pipebus.bus import Bus
-    from pipebus.transports.sqlite.transport import SqliteTransport
 
 Delivery = tuple[str, str]
 """A message's id, and a subscription's name."""
@@ -38,12 +47,13 @@ examples:
   pipebus dead discard letters.jsonl d1
   pipebus dead list sqlite:///bus.db                               the transport's own, also while it is in use
   pipebus dead replay sqlite:///bus.db --all --subscription orders
+  pipebus dead list nats://localhost                               those of a server
 
 A bus in memory keeps its dead letters only while it runs; so the letters of `pipebus run` are kept in a file. LETTERS may
 also be MODULE:BUS, whose letters are listed and shown.
 
-A SQLite file keeps dead letters itself: name its URL, or a config file or MODULE:BUS whose transport it is. Nothing is handled
-here then: replay gives a message back to its subscription in the file, and whoever serves that takes it.
+A SQLite file and a NATS server keep dead letters themselves: name the URL, or a config file or MODULE:BUS whose transport it
+is. Nothing is handled here then: replay gives a message back to its subscription there, and whoever serves that takes it.
 """
 
 
@@ -91,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
         for number, one in enumerate(chosen):
             _show(one, "\n" if number else "")
         return 0
-    if store is not None:
-        return Stored(args, store, len(letters) - len(chosen)).act([one["id"] for one in chosen])
+    if bus is not None and keeps_letters(bus):
+        return Stored(args, bus, len(letters) - len(chosen)).act([one["id"] for one in chosen])
     if bus is not None:
         raise CommandError(f"{args.action} takes a file of letters; those of {args.letters} are in that program's memory")
     if args.action == "discard":
@@ -134,16 +144,16 @@ def _in_memory(path: str) -> bool:
 class Stored:
     """Letters that a transport keeps, given back or thrown away there, whoever uses it at this moment."""
 
-    def __init__(self, args: argparse.Namespace, store: "SqliteTransport", others: int) -> None:
+    def __init__(self, args: argparse.Namespace, bus: "Bus", others: int) -> None:
         self.args = args
-        self.store = store
+        self.bus = bus
         self.others = others
 
     def act(self, ids: list[str]) -> int:
         replay = self.args.action == "replay"
         if replay and self.args.on is not None:
             raise CommandError(f"the letters of {self.args.letters} go back to their subscriptions there; leave out --on")
-        act = self.store.letters.replay if replay else self.store.letters.discard
+        act = self.bus.dead_letters.replay if replay else self.bus.dead_letters.discard
         stays: dict[str, str] = {}
         for id in ids:
             try:
@@ -162,9 +172,13 @@ class Stored:
         return 1 if stays else 0
 
     def _served(self) -> bool:
+        """Where it can be seen."""
+        store = file_of(self.bus)
+        if store is None:
+            return True
         from pipebus.transports.sqlite.health import owners
 
-        return any(one.lives for one in self.store.file.read(owners))
+        return any(one.lives for one in store.file.read(owners))
 
 
 def _list(letters: list[Letter], as_lines: bool) -> None:

@@ -65,7 +65,8 @@ def tailing(bus: "Bus", pattern: str | None, lines: Lines, count: int | None = N
 
     if pattern is not None:
         try:
-            bus.subscribe(pattern, show, name=TAIL)
+            # One with a name would stay where others use the transport.
+            bus.subscribe(pattern, show, name=TAIL if bus.transport.local else None)
         except SubjectError as error:
             raise CommandError(str(error)) from None
     yield

@@ -12,11 +12,10 @@ from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.messages import body_told, outcome_told
 from pipebus.cli.show import as_json
 from pipebus.cli.summary import left_over
-from pipebus.cli.targets import add_allow, add_target, add_timeout, check_file, file_of, open_bus, starting
+from pipebus.cli.targets import add_allow, add_target, add_timeout, check_file, file_of, keeps_letters, open_bus, starting
 
 if TYPE_CHECKING:
     from pipebus.bus import Bus
-    from pipebus.transports.sqlite.store import Store
     from pipebus.transports.sqlite.transport import SqliteTransport
 
 SUMMARY = "publish one message, and say what became of it"
@@ -64,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     store = file_of(bus)
     if store is not None:
         check_file(store, new=True)
-        _only_publish(bus, store)
+    if keeps_letters(bus):
+        _only_publish(bus)
     told: dict[str, Any]
     with starting():
         bus.start()
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         except Exception as error:
             told = {"outcome": "failed", "reason": reason_of(error)}
         left = left_over(bus.stop(args.timeout))
-    letters = bus.dead_letters.list() if store is None else []  # there are others' letters, too
+    letters = [] if keeps_letters(bus) else bus.dead_letters.list()  # there are others' letters, too
     if letters:
         told["dead"] = [{"subscription": letter.subscription, "by": letter.by, "error": letter.error} for letter in letters]
     if left:
@@ -92,23 +92,14 @@ def run(args: argparse.Namespace) -> int:
     return 1 if told["outcome"] in ("rejected", "failed") or letters or left else 0
 
 
-def _only_publish(bus: "Bus", store: "SqliteTransport") -> None:
-    """What the bus subscribes to is known to the file, and left to whoever runs it; its schedules are, too."""
+def _only_publish(bus: "Bus") -> None:
+    """What the bus subscribes to is known to the transport, and left to whoever runs it; its schedules are, too."""
     for schedule in list(bus.schedules):
         schedule.stop()
-    found = [
-        (one.name, [str(pattern) for pattern in one.patterns], one.plan.deliver) for one in bus.subscriptions if one.durable
-    ]
     for one in bus.subscriptions:
+        if one.durable:
+            bus.transport.announce(one.name, one.patterns, one.plan.deliver)
         bus.end(one, "unsubscribed")
-
-    def make(store: "Store") -> None:
-        for name, patterns, start in found:
-            if store.number(name) is None:
-                store.subscribe(name, patterns, start, None)
-
-    if found:
-        store.file.write(make)
 
 
 def _kept(store: "SqliteTransport", receipt: Any) -> dict[str, Any]:

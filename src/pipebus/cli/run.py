@@ -15,7 +15,7 @@ from pipebus.cli.explain import checked_subject
 from pipebus.cli.interrupts import Interrupted, Interrupts
 from pipebus.cli.messages import Lines, following, outcome_told, tailing
 from pipebus.cli.show import as_json, progress
-from pipebus.cli.targets import add_allow, add_target, add_timeout, check_file, file_of, open_bus, starting
+from pipebus.cli.targets import add_allow, add_target, add_timeout, check_file, file_of, keeps_letters, open_bus, starting
 from pipebus.errors import HeaderError, MessageError, Rejected, SubjectError, reason_of
 
 if TYPE_CHECKING:
@@ -103,8 +103,9 @@ class Run:
         self.left: StopReport | None = None
         self.records: CsvRecords | JsonRecords
         self.elapsed = 0.0
-        self.died: list[str] = []  # in a store that keeps the letters of others, too
-        if self.store is not None:
+        self.shared = keeps_letters(bus)
+        self.died: list[str] = []  # where letters of others are kept, too
+        if self.shared:
             bus.observe(self._see)
 
     def run(self) -> int:
@@ -112,12 +113,12 @@ class Run:
         from pipebus.records import BadInput
 
         args = self.args
+        if self.shared and args.dead is not None:
+            raise CommandError(
+                f"the transport of {args.target} keeps dead letters itself: leave out --dead, and see "
+                f"`pipebus dead list {args.target}`"
+            )
         if self.store is not None:
-            if args.dead is not None:
-                raise CommandError(
-                    f"the transport of {args.target} keeps dead letters itself: leave out --dead, and see "
-                    f"`pipebus dead list {args.target}`"
-                )
             check_file(self.store, new=True)
         letters = None if args.dead is None else Letters(args.dead)
         if letters is not None:

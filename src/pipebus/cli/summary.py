@@ -23,15 +23,15 @@ def figures(run: "Run") -> dict[str, Any]:
         "unpublished": len(run.unpublished),
         **{key: stats[key] for key in ("published", "accepted", "rejected", "dropped", "errors", "unrouted")},
         "subscriptions": {name: one for name, one in _subscriptions(run, stats).items() if name != TAIL},
-        "dead_letters": stats["dead_letters"] if run.store is None else len(run.died),
+        "dead_letters": len(run.died) if run.shared else stats["dead_letters"],
         "interrupted": run.interrupts.name,
         "elapsed_s": round(run.elapsed, 3),
     }
 
 
 def _subscriptions(run: "Run", stats: dict[str, Any]) -> dict[str, Any]:
-    """Their figures; in a file that other processes use, too, what was done here, and what is left in it."""
-    if run.store is None:
+    """Their figures; where other programs share the work, what was done here, and what is left there."""
+    if not run.shared:
         return cast(dict[str, Any], stats["subscriptions"])
     left = {name: {key: one[key] for key in ("pending", "in_flight")} for name, one in stats["subscriptions"].items()}
     return {one.name: one.mailbox.counts() | left[one.name] for one in run.bus.subscriptions if one.durable}
@@ -68,7 +68,7 @@ def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:
         ]
         table(("subscription", "handled", "dropped", "dead", "left"), rows, ("handled", "dropped", "dead", "left"), file)
     texts = run.died
-    if run.store is None:
+    if not run.shared:
         texts = [f"dead: {one.message.subject} in {one.subscription}: {one.error}" for one in run.bus.dead_letters.list()]
     if texts:
         say()

@@ -23,10 +23,13 @@ examples:
   pipebus tail pipebus.toml --count 1          the next one, whatever it is
   pipebus tail sqlite:///bus.db 'orders.>'     what any process publishes there, from now on
   pipebus tail sqlite:///bus.db --all          and before it what is still kept
+  pipebus tail nats://localhost 'orders.>'     what any program publishes there
 
 What is printed is what a subscriber would get, behind the publish chain. A bus in memory lives in one process: the bus is
 run here, as `pipebus run` does, and what is seen is what its schedules and handlers publish. For the records of a file:
 pipebus run … --input FILE --tail PATTERN.
+
+On a NATS server it listens beside everybody, from now on.
 
 Of a SQLite file (a URL, or a bus whose transport it is) the messages are read as they are stored, in their order; nothing is
 run, and nothing is taken from a subscription. The answers to requests are seen by `_reply.>` only.
@@ -54,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
     if store is not None:
         return _follow(store, args)
     if args.all:
-        raise CommandError(f"--all is for a file that keeps messages, as in sqlite:///bus.db; {args.target} keeps none")
+        raise CommandError(
+            f"--all is for a SQLite file, as in sqlite:///bus.db; of {args.target} it shows what comes from now on"
+        )
     lines = Lines(lambda: bus.request_stop("nobody reads"))
     with tailing(bus, args.pattern, lines, args.count), starting(), redirect_stdout(sys.stderr):
         report = bus.lifecycle.run(5.0, lambda: _ready(args.pattern))

@@ -124,6 +124,11 @@ def file_of(bus: "Bus") -> "SqliteTransport | None":
     return bus.transport if isinstance(bus.transport, SqliteTransport) else None
 
 
+def keeps_letters(bus: "Bus") -> bool:
+    """Its transport keeps dead letters, of this program and of others."""
+    return bus.transport.dead_letters is not None
+
+
 def check_file(store: "SqliteTransport", *, new: bool = False) -> None:
     """
     Look at the file before anything is made of it, or beside it.

@@ -208,6 +208,10 @@ class Transport(Protocol):
         """
         ...
 
+    def announce(self, name: str, patterns: tuple[Pattern, ...], start: str) -> None:
+        """A durable subscription, without serving it: its messages are kept. One that is there stays as it is. Not started."""
+        return
+
     def unbind(self, name: str) -> None:
         """Deliver nothing more to it: it is unsubscribed, or the bus stops. What it has may still be settled after this."""
         ...

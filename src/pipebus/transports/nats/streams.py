@@ -148,33 +148,11 @@ class Streams:
         Args:
             start: "new", "all" or "last", if it is made.
         """
+        there = await self.announce(name, filters, start, client)
+        if there is None:
+            return
         filters = [*filters, f"{self._subjects.replays}{name}"]
         wait = int(self.options.lease * NANO)
-        try:
-            there = await self.link.api(f"CONSUMER.INFO.{self.name}.{name}", None, client)
-        except _Refused as error:
-            if error.code != NO_CONSUMER:
-                raise
-            config: dict[str, Any] = {
-                "durable_name": name,
-                "name": name,
-                "ack_policy": "explicit",
-                "ack_wait": wait,
-                "max_deliver": -1,
-                "max_ack_pending": -1,
-                "filter_subjects": filters,
-                "replay_policy": "instant",
-                "deliver_policy": start,
-            }
-            if start == "last":
-                config |= await self._from_last(filters)
-            try:
-                await self._create(name, config, "create", client)
-                return
-            except _Refused as other:
-                if other.code not in EXISTS:
-                    raise
-            there = await self.link.api(f"CONSUMER.INFO.{self.name}.{name}", None, client)
         config = there["config"]
         if config.get("ack_policy") != "explicit" or config.get("deliver_subject"):
             raise TransportError(
@@ -186,6 +164,36 @@ class Streams:
             config.pop("filter_subject", None)
             config |= {"filter_subjects": filters, "ack_wait": wait, "max_deliver": -1}
             await self._create(name, config, "update", client)
+
+    async def announce(self, name: str, filters: list[str], start: str, client: Client | None = None) -> dict[str, Any] | None:
+        """Make it, if it is not there. What the server tells of it, if it was."""
+        place = f"CONSUMER.INFO.{self.name}.{name}"
+        try:
+            return await self.link.api(place, None, client)
+        except _Refused as error:
+            if error.code != NO_CONSUMER:
+                raise
+        filters = [*filters, f"{self._subjects.replays}{name}"]
+        config: dict[str, Any] = {
+            "durable_name": name,
+            "name": name,
+            "ack_policy": "explicit",
+            "ack_wait": int(self.options.lease * NANO),
+            "max_deliver": -1,
+            "max_ack_pending": -1,
+            "filter_subjects": filters,
+            "replay_policy": "instant",
+            "deliver_policy": start,
+        }
+        if start == "last":
+            config |= await self._from_last(filters)
+        try:
+            await self._create(name, config, "create", client)
+        except _Refused as error:
+            if error.code not in EXISTS:  # else another program was quicker
+                raise
+            return await self.link.api(place, None, client)
+        return None
 
     async def _create(self, name: str, config: dict[str, Any], action: str, client: Client | None) -> None:
         body = {"stream_name": self.name, "config": config, "action": action}

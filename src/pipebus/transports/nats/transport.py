@@ -37,6 +37,7 @@ from pipebus.errors import (
     text_of,
 )
 from pipebus.message import Message, Receipt
+from pipebus.subject import Pattern
 from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict
 from pipebus.transports.nats import health, wire
 from pipebus.transports.nats.directory import Directory
@@ -349,6 +350,19 @@ class NatsTransport(Transport):
         await bound.connected(client)
         self._bound[binding.name] = bound
         self._last.pop(binding.name, None)
+
+    def announce(self, name: str, patterns: tuple[Pattern, ...], start: str) -> None:
+        if self.options.core:
+            return  # nothing is kept for it
+
+        async def make(link: Link) -> None:
+            streams = self.streams_on(link)
+            if link.client is None:
+                raise TransportError(f"not connected to {self.url}; subscription {name} is not announced")
+            await streams.ensure(link.client)
+            await streams.announce(consumer_name(name), self.subjects.filters(patterns), start)
+
+        self.look(make)
 
     def unbind(self, name: str) -> None:
         bound = self._bound.get(name)

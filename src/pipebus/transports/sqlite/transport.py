@@ -17,6 +17,7 @@ from pipebus.codec import JsonCodec
 from pipebus.dead_letters import DeadLetter
 from pipebus.errors import BusClosed, LifecycleError, MessageTooLarge, PipebusError, TransportError, UnsupportedCapability
 from pipebus.message import Message, Receipt
+from pipebus.subject import Pattern
 from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict
 from pipebus.transports.sqlite import health, transaction
 from pipebus.transports.sqlite.claims import Bound
@@ -167,6 +168,13 @@ class SqliteTransport(Transport):
 
         bound.sub = self.file.call(subscribe)
         keeper.add(bound)
+
+    def announce(self, name: str, patterns: tuple[Pattern, ...], start: str) -> None:
+        def make(store: Store) -> None:
+            if store.number(name) is None:
+                store.subscribe(name, [pattern.text for pattern in patterns], start, None)
+
+        self.file.write(make)
 
     def unbind(self, name: str) -> None:
         bound = self._keeper.remove(name) if self._keeper is not None else None
