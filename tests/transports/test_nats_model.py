@@ -189,8 +189,6 @@ class Group(RuleBasedStateMachine):
         self.programs.append(Program(self.stage, f"p{self.count}", self.mailbox))
         if len(self.programs) > 1:
             self.disturbed()
-        # Who begins after a crash waits for what was lost. Two who do so at once may wait for what the other one has.
-        until(self.stage, lambda: not any(one._orphans for one in self.stage.pullers()), "all that was lost has come")
 
     @rule(pick=st.integers(0, 1))
     def leave(self, pick: int) -> None:
@@ -212,7 +210,9 @@ class Group(RuleBasedStateMachine):
             return  # whether that one is dead nobody could tell
         program = self.programs.pop(pick % len(self.programs))
         self.stage.kill(program.bus)
-        self.disturbed()
+        self.plain = False
+        if self.programs:
+            self.first.clear()  # its neighbour goes on with what is newer
         self.due.clear()  # the stage ends all leases, also of what waits on the server for its time
         self.unsure |= self.waiting.keys()
         self.waiting = {id: (fewest, most + 1) for id, (fewest, most) in self.waiting.items()}
