@@ -34,7 +34,7 @@ from pipebus.filters import Reroute, Timeout
 from pipebus.runners import Pool, Worker
 from pipebus.subject import Pattern, PatternTree
 from pipebus.testing import FakeClock
-from pipebus.transports.base import TRANSPORTS
+from pipebus.transports.opening import TRANSPORTS
 
 # --- the pool ----------------------------------------------------------------------------------------------------------
 

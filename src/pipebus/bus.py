@@ -53,7 +53,7 @@ from pipebus.signatures import Addresses, Envelope, Options, Question, Register,
 from pipebus.spawning import Spawner
 from pipebus.subject import Address, Subject, check_subject
 from pipebus.subscription import Delivery, Plan, Subscription
-from pipebus.transports.base import open_transport
+from pipebus.transports.opening import open_transport
 from pipebus.waiting import Gates, Loop, in_thread, on_executor
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipebus import Bus
-from pipebus.transports.base import TRANSPORTS
+from pipebus.transports.opening import TRANSPORTS
 
 EVERYWHERE = ["memory:", "memory:?wire=json", "bytes:", "bytes:?delay=yes"]
 

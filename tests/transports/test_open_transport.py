@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipebus import Bus, Receipt, UnsupportedCapability
-from pipebus.transports.base import open_transport
+from pipebus.transports.opening import open_transport
 
 CARRIER = """
 from pipebus.transports.memory import MemoryTransport

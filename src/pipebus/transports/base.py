@@ -5,24 +5,21 @@ Memory carries nothing: the publish chain's terminal puts the message into the m
 message (`send`), keeps it by whatever it promises, and hands it back (`Binding.deliver`) to each subscription whose pattern
 matches; the subscription says what became of it (`settle`).
 
-A transport is one module with a class derived from `Transport`, and one line in `TRANSPORTS` (or an entry point in the group
-`pipebus.transports`: name = URL scheme, value = a callable of the URL). What `Transport` defines need not be written again.
+A transport is one module with a class derived from `Transport`, and one line in `opening.py` or an entry point. Seven methods
+have to be written; the others have a default. What it does not promise is a capability that it lacks.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 
 from pipebus.clock import Clock
-from pipebus.errors import PipebusError, UnsupportedCapability, text_of
+from pipebus.errors import UnsupportedCapability
 from pipebus.message import Message, Receipt
 from pipebus.subject import Pattern
 from pipebus.waiting import on_executor
@@ -169,14 +166,9 @@ class Transport(Protocol):
     dead_letters: DeadLetters | None = None
     """Where it keeps dead letters, if its capabilities say so: the bus's `dead_letters`, from before the start."""
 
-    def start(self, surroundings: Surroundings) -> None: ...
+    # --- what has to be written ----------------------------------------------------------------------------------------
 
-    def pending(self, name: str) -> int:
-        """
-        Messages that a bound subscription has yet to settle, as far as the transport can tell: what a drain waits for. What
-        has to wait for its time is not among them.
-        """
-        ...
+    def start(self, surroundings: Surroundings) -> None: ...
 
     def stop(self) -> None:
         """Deliver nothing more. Everything that was settled has been carried out when this returns."""
@@ -191,14 +183,6 @@ class Transport(Protocol):
         """
         ...
 
-    def asend(self, message: Message[Any], delay: float) -> Awaitable[Receipt]:
-        """`send` for coroutines. A cancelled one may still be kept."""
-
-        def send(message: Message[Any]) -> Receipt:
-            return self.send(message, delay)
-
-        return on_executor(send, message)
-
     def bind(self, binding: Binding) -> None:
         """
         Deliver what matches from now on; effective on return.
@@ -207,10 +191,6 @@ class Transport(Protocol):
             UnsupportedCapability: it asks for what this transport cannot do.
         """
         ...
-
-    def announce(self, name: str, patterns: tuple[Pattern, ...], start: str) -> None:
-        """A durable subscription, without serving it: its messages are kept. One that is there stays as it is. Not started."""
-        return
 
     def unbind(self, name: str) -> None:
         """Deliver nothing more to it: it is unsubscribed, or the bus stops. What it has may still be settled after this."""
@@ -226,6 +206,23 @@ class Transport(Protocol):
         """
         ...
 
+    def pending(self, name: str) -> int:
+        """
+        Messages that a bound subscription has yet to settle, as far as the transport can tell: what a drain waits for. What
+        has to wait for its time is not among them.
+        """
+        ...
+
+    # --- what may be ---------------------------------------------------------------------------------------------------
+
+    def asend(self, message: Message[Any], delay: float) -> Awaitable[Receipt]:
+        """`send` for coroutines. A cancelled one may still be kept."""
+
+        def send(message: Message[Any]) -> Receipt:
+            return self.send(message, delay)
+
+        return on_executor(send, message)
+
     def flush(self) -> None:
         """Return when everything that was settled before has been carried out, as durably as a message is kept."""
         return
@@ -233,6 +230,16 @@ class Transport(Protocol):
     def figures(self, name: str) -> dict[str, Any] | None:
         """What `stats` of a durable subscription says, where the transport counts for all processes; None: it does not."""
         return None
+
+    def announce(self, name: str, patterns: tuple[Pattern, ...], start: str) -> None:
+        """A durable subscription, without serving it: its messages are kept. One that is there stays as it is. Not started."""
+        return
+
+    def examine(self) -> Iterator[Finding]:
+        """What `pipebus doctor` says of the place where messages are kept. Nothing is made or changed; it is not started."""
+        yield from ()
+
+    # --- what is promised by few, and refused by the others ------------------------------------------------------------
 
     def seen(self, scope: str, key: str) -> bool:
         """Whether `learn` was told this key and its time is not over."""
@@ -242,14 +249,6 @@ class Transport(Protocol):
         """Remember a key; kept not later than what is settled after this call."""
         raise UnsupportedCapability(f"{type(self).__name__} keeps no memory for filters")
 
-    def examine(self) -> Iterator[Finding]:
-        """What `pipebus doctor` says of the place where messages are kept. Nothing is made or changed; it is not started."""
-        yield from ()
-
-    def if_undone(self, call: Callable[[], object]) -> None:
-        """Call this if the transaction that a handler has open here comes to nothing; without one, never."""
-        return
-
     def transaction(self, token: Any) -> AbstractContextManager[Any]:
         """
         A connection to the store; at the end of the block what was written on it, what was sent meanwhile on this thread
@@ -257,50 +256,6 @@ class Transport(Protocol):
         """
         raise UnsupportedCapability(f"{type(self).__name__} has no transactions")
 
-
-Factory = Callable[[str], Any]
-TRANSPORTS: Final[dict[str, str]] = {
-    "memory": "pipebus.transports.memory:MemoryTransport.from_url",
-    "sqlite": "pipebus.transports.sqlite:SqliteTransport.from_url",
-    "nats": "pipebus.transports.nats:NatsTransport.from_url",
-    "tls": "pipebus.transports.nats:NatsTransport.from_url",
-}
-"""URL scheme -> module:callable, imported when first used."""
-
-
-def _shown(url: str) -> str:
-    """Without what stands before the host: a user and a password, as a rule."""
-    return re.sub(r"//.*@", "//…@", url, flags=re.DOTALL)
-
-
-def open_transport(url: str) -> Any:
-    """
-    The transport that a URL names.
-
-    Raises:
-        UnsupportedCapability: unknown scheme, naming the known ones.
-    """
-    try:
-        scheme = urlsplit(url).scheme or url
-    except ValueError as error:
-        raise UnsupportedCapability(f"{_shown(url)!r} is no URL: {error}") from None
-    target = TRANSPORTS.get(scheme)
-    if target is not None:
-        module, _, path = target.partition(":")
-        factory: Any = import_module(module)
-        for part in path.split("."):
-            factory = getattr(factory, part)
-        return factory(url)
-    from importlib.metadata import entry_points
-
-    for point in entry_points(group="pipebus.transports", name=scheme):
-        try:
-            return point.load()(url)
-        except PipebusError:
-            raise
-        except Exception as error:
-            raise UnsupportedCapability(
-                f'transport "{scheme}" (of {point.value}) cannot be opened: {text_of(error)}'
-            ) from error
-    known = sorted({*TRANSPORTS, *(point.name for point in entry_points(group="pipebus.transports"))})
-    raise UnsupportedCapability(f'no transport for "{_shown(scheme)}" (in {_shown(url)!r}); there are: {", ".join(known)}')
+    def if_undone(self, call: Callable[[], object]) -> None:
+        """Call this if the transaction that a handler has open here comes to nothing; without one, never."""
+        return
