@@ -23,6 +23,7 @@ from pipebus.cli.targets import (
     is_url,
     keeps_letters,
     open_bus,
+    shown,
     starting,
 )
 from pipebus.errors import DeadLetterError, reason_of
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             there = (
                 f"there are {', '.join(sorted(known)[:MANY])}{', …' if len(known) > MANY else ''}" if known else "there is none"
             )
-            raise CommandError(f'{args.letters} has no dead letter "{printable(id)}"; {there}')
+            raise CommandError(f'{shown(args.letters)} has no dead letter "{printable(id)}"; {there}')
     chosen = [one for one in letters if args.all or not args.ids or one["id"] in args.ids]
     if args.action == "list":
         _list(chosen, args.json)
@@ -104,7 +105,9 @@ def run(args: argparse.Namespace) -> int:
     if bus is not None and keeps_letters(bus):
         return Stored(args, bus, len(letters) - len(chosen)).act([one["id"] for one in chosen])
     if bus is not None:
-        raise CommandError(f"{args.action} takes a file of letters; those of {args.letters} are in that program's memory")
+        raise CommandError(
+            f"{args.action} takes a file of letters; those of {shown(args.letters)} are in that program's memory"
+        )
     if args.action == "discard":
         Letters(args.letters).change(lambda old: [one for one in old if one not in chosen])
         print(f"{len(chosen)} discarded, {len(letters) - len(chosen)} left")
@@ -152,7 +155,9 @@ class Stored:
     def act(self, ids: list[str]) -> int:
         replay = self.args.action == "replay"
         if replay and self.args.on is not None:
-            raise CommandError(f"the letters of {self.args.letters} go back to their subscriptions there; leave out --on")
+            raise CommandError(
+                f"the letters of {shown(self.args.letters)} go back to their subscriptions there; leave out --on"
+            )
         act = self.bus.dead_letters.replay if replay else self.bus.dead_letters.discard
         stays: dict[str, str] = {}
         for id in ids:

@@ -15,7 +15,17 @@ from pipebus.cli.explain import checked_subject
 from pipebus.cli.interrupts import Interrupted, Interrupts
 from pipebus.cli.messages import Lines, following, outcome_told, tailing
 from pipebus.cli.show import as_json, progress
-from pipebus.cli.targets import add_allow, add_target, add_timeout, check_file, file_of, keeps_letters, open_bus, starting
+from pipebus.cli.targets import (
+    add_allow,
+    add_target,
+    add_timeout,
+    check_file,
+    file_of,
+    keeps_letters,
+    open_bus,
+    shown,
+    starting,
+)
 from pipebus.errors import HeaderError, MessageError, Rejected, SubjectError, reason_of
 
 if TYPE_CHECKING:
@@ -115,8 +125,8 @@ class Run:
         args = self.args
         if self.shared and args.dead is not None:
             raise CommandError(
-                f"the transport of {args.target} keeps dead letters itself: leave out --dead, and see "
-                f"`pipebus dead list {args.target}`"
+                f"the transport of {shown(args.target)} keeps dead letters itself: leave out --dead, and see "
+                f"`pipebus dead list {shown(args.target)}`"
             )
         if self.store is not None:
             check_file(self.store, new=True)

@@ -11,7 +11,7 @@ from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.messages import Lines, checked_pattern, kept_told, tailing
 from pipebus.cli.show import printable
 from pipebus.cli.summary import left_over
-from pipebus.cli.targets import add_allow, add_target, check_file, file_of, open_bus, starting
+from pipebus.cli.targets import add_allow, add_target, check_file, file_of, open_bus, shown, starting
 
 if TYPE_CHECKING:
     from pipebus.transports.sqlite.transport import SqliteTransport
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         return _follow(store, args)
     if args.all:
         raise CommandError(
-            f"--all is for a SQLite file, as in sqlite:///bus.db; of {args.target} it shows what comes from now on"
+            f"--all is for a SQLite file, as in sqlite:///bus.db; of {shown(args.target)} it shows what comes from now on"
         )
     lines = Lines(lambda: bus.request_stop("nobody reads"))
     with tailing(bus, args.pattern, lines, args.count), starting(), redirect_stdout(sys.stderr):

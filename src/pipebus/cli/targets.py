@@ -100,18 +100,27 @@ def open_bus(target: str, allow: list[str], *, url: bool = False) -> "Bus":
     return found
 
 
+def shown(target: str) -> str:
+    """A target for people: a URL without what stands before its @."""
+    return re.sub(r"//.*@", "//***@", target, flags=re.DOTALL)
+
+
 def _at_url(target: str, welcome: bool) -> "Bus":
     from pipebus.bus import Bus
     from pipebus.errors import UnsupportedCapability
 
     if not welcome:
-        raise CommandError(f"{target} is a transport's URL, and this is about a whole bus: name a config file or MODULE:BUS")
+        raise CommandError(
+            f"{shown(target)} is a transport's URL, and this is about a whole bus: name a config file or MODULE:BUS"
+        )
     try:
         bus = Bus(target)
     except UnsupportedCapability as error:
         raise CommandError(str(error)) from None
     if not bus.transport.capabilities.multi_process:
-        raise CommandError(f"{target} lives in one process, and nothing of it is seen here: name a config file or MODULE:BUS")
+        raise CommandError(
+            f"{shown(target)} lives in one process, and nothing of it is seen here: name a config file or MODULE:BUS"
+        )
     return bus
 
 

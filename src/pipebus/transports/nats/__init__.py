@@ -8,7 +8,7 @@ NATS: messages on a server, for programs on several machines; with JetStream, wh
     puller.py      a durable subscription             listener.py    one that keeps nothing
     letters.py     dead letters                       directory.py   which subscriptions a message reaches
     transport.py   the seam to the bus                health.py      what `pipebus doctor` looks at
-    creds.py       a file of credentials
+    creds.py       a file of credentials              company.py     who else serves a subscription
 """
 
 from pipebus.errors import UnsupportedCapability

@@ -153,16 +153,22 @@ def _clock(there: str) -> Iterator[Finding]:
 def needed(transport: NatsTransport) -> dict[str, list[str]]:
     """Subjects of the server's, by what has to be allowed on them."""
     subjects, streams = transport.subjects, (transport.options.stream, f"{transport.options.stream}-DEAD")
-    both = [*subjects.kept, f"{subjects.replies}*", f"{subjects.here}*"]
+    both = [*subjects.kept, f"{subjects.replies}>", f"{subjects.here}*"]
     publish, subscribe = [*both, "_INBOX.>"], [*both, "_INBOX.>"]
     if not transport.options.core:
         publish += [f"{subjects.dead}>", f"{subjects.notes}>", f"{subjects.replays}*", "$JS.API.INFO"]
         for one in streams:
             publish += [f"$JS.API.STREAM.{verb}.{one}" for verb in ("INFO", "CREATE", "UPDATE")]
         mine, dead = streams
-        publish += [f"$JS.API.CONSUMER.{verb}.{mine}.*" for verb in ("INFO", "CREATE")]
+        publish += [f"$JS.API.CONSUMER.{verb}.{mine}.*" for verb in ("INFO", "CREATE", "DELETE")]
         publish += [f"$JS.API.CONSUMER.LIST.{mine}", f"$JS.API.CONSUMER.MSG.NEXT.{mine}.*", f"$JS.ACK.{mine}.>"]
-        publish += [f"$JS.API.STREAM.MSG.DELETE.{dead}", f"$JS.API.STREAM.PURGE.{dead}", f"$JS.API.DIRECT.GET.{dead}.>"]
+        publish += [
+            f"$JS.API.STREAM.MSG.DELETE.{dead}",
+            f"$JS.API.STREAM.PURGE.{dead}",
+            f"$JS.API.DIRECT.GET.{dead}",
+            f"$JS.API.DIRECT.GET.{dead}.>",
+        ]
+        publish += [f"$JS.API.STREAM.MSG.GET.{mine}"]
         subscribe += [f"$JS.EVENT.ADVISORY.CONSUMER.*.{mine}.*"]
     return {"publish": publish, "subscribe": subscribe}
 

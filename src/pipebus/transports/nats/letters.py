@@ -31,12 +31,26 @@ if TYPE_CHECKING:
     from pipebus.transports.nats.transport import NatsTransport
 
 LETTER: Final = "Pipebus-Letter"
-TRACE: Final = 4000
-"""Last characters of a traceback that are kept."""
+CUT: Final = "Pipebus-Cut"
+"""Of a letter that has not all of its message: how many bytes that had."""
+TRACES: Final = (4000, 1000, 200)
+"""Last characters of a traceback, and first ones of an error, that are kept: as many as there is room for."""
+HEADERS: Final = 60_000
+"""Bytes of headers; a stream takes 64 KiB."""
 RESERVE: Final = 24 * 1024
 """Bytes of the server's limit that messages leave for what a letter says beside them."""
-_SERVERS: Final = ("nats-", "pipebus-letter", "pipebus-origin")
+_SERVERS: Final = ("nats-", "pipebus-letter", "pipebus-origin", "pipebus-cut")
 """How headers begin that belong to one storing of a message, and are not copied."""
+
+
+SOON: Final = 2.0
+"""Seconds that a start spends on reading notes."""
+AT_ONCE: Final = 100
+"""Notes that are asked for at once."""
+
+
+def _within(number: str, first: int, last: int) -> bool:
+    return number.isdigit() and first <= int(number) <= last
 
 
 class Found:
@@ -105,16 +119,29 @@ class StoredLetters(DeadLetters):
     def _outgoing(
         self, letter: DeadLetter, data: bytes, headers: dict[str, str], subject: str, id: str, moment: float
     ) -> Outgoing:
-        said = letter.summary() | {"traceback": letter.traceback[-TRACE:], "error": letter.error[:TRACE]}
-        for name in ("message", "subject"):
-            del said[name]
-        kept = {name: value for name, value in headers.items() if not name.lower().startswith(_SERVERS)}
-        kept[LETTER] = json.dumps(said)
-        kept[wire.ORIGIN] = json.dumps({"subject": subject, "id": id, "time": moment})
-        kept[wire.ID] = letter.id
+        theirs = {name: value for name, value in headers.items() if not name.lower().startswith(_SERVERS)}
+        ours = {wire.ORIGIN: json.dumps({"subject": subject, "id": id, "time": moment}), wire.ID: letter.id}
+        for length in TRACES:
+            said = letter.summary() | {"traceback": letter.traceback[-length:], "error": letter.error[:length]}
+            for name in ("message", "subject"):
+                del said[name]
+            ours[LETTER] = json.dumps(said)
+            if self._fits(data, theirs | ours):
+                break
+        # Another program's message may be as large as the server takes, so that there is no room for what we say of it.
+        while theirs and wire.size_of(b"", theirs | ours) > HEADERS:
+            ours[CUT] = str(len(data))
+            del theirs[max(theirs, key=lambda name: len(theirs[name]))]
+        if not self._fits(data, theirs | ours):
+            ours[CUT] = str(len(data))
+            data = data[: max(0, self._transport.publisher.most - wire.size_of(b"", theirs | ours))]
         place = f"{self._transport.subjects.dead}{consumer_name(letter.subscription)}.{letter.id}"
         until = time.monotonic() + self._transport.options.publish_timeout
-        return Outgoing(letter.id, place, data, kept, until, lambda result: None)
+        return Outgoing(letter.id, place, data, theirs | ours, until, lambda result: None)
+
+    def _fits(self, data: bytes, headers: dict[str, str]) -> bool:
+        """Whether the server takes it."""
+        return wire.size_of(b"", headers) <= HEADERS and wire.size_of(data, headers) <= self._transport.publisher.most
 
     async def _bound(self) -> None:
         """Over the cap the oldest goes."""
@@ -221,6 +248,11 @@ class StoredLetters(DeadLetters):
 
     async def _give_back(self, link: Link, found: Found) -> None:
         transport, letter = self._transport, found.letter
+        if CUT in found.headers:
+            raise DeadLetterError(
+                f'dead letter "{letter.id}" cannot be replayed: there was no room for all of its message '
+                f"({found.headers[CUT]} bytes); it stays a dead letter"
+            )
         try:
             await link.api(f"CONSUMER.INFO.{transport.options.stream}.{found.consumer}")
         except _Refused:
@@ -272,19 +304,26 @@ class StoredLetters(DeadLetters):
             pass
         return 1, True
 
-    async def given_back(self, client: Client, consumer: str, first: int, last: int) -> int:
+    async def given_back(self, client: Client, consumer: str, first: int, last: int, most: int) -> int:
         """How many of these messages, by their numbers, were given back by who had them: noted, and not as begun."""
-        found, after = 0, 0
-        place, start = f"$JS.API.DIRECT.GET.{self._transport.streams.dead}", self._note_of(consumer, 0)[:-1]
-        while True:
-            query = {"seq": after + 1, "next_by_subj": f"{start}*"}
-            answer = await ask(client, place, json.dumps(query).encode(), None, ANSWER)
-            headers: dict[str, str] = answer.headers or {}
-            if "Nats-Sequence" not in headers:
-                return found
-            after = int(headers["Nats-Sequence"])
-            number = headers["Nats-Subject"].removeprefix(start)
-            found += number.isdigit() and first <= int(number) <= last and not answer.data.endswith(b"?")
+        start = self._note_of(consumer, 0)[:-1]
+        found = 0
+
+        async def look(place: str) -> None:
+            nonlocal found
+            answer = await ask(client, f"$JS.API.DIRECT.GET.{self._transport.streams.dead}.{place}", b"", None, ANSWER)
+            found += "Nats-Sequence" in (answer.headers or {}) and not answer.data.endswith(b"?")
+
+        with suppress(PipebusError, TimeoutError):  # then what was seen so far
+            async with asyncio.timeout(SOON):
+                body = {"subjects_filter": f"{start}*"}
+                info = await self._transport.link.api(f"STREAM.INFO.{self._transport.streams.dead}", body, client)
+                places = [place for place in info["state"].get("subjects") or {} if _within(place[len(start) :], first, last)]
+                for number in range(0, len(places), AT_ONCE):
+                    if found >= most:
+                        break
+                    await asyncio.gather(*map(look, places[number : number + AT_ONCE]))
+        return found
 
     def send_note(self, consumer: str, number: int, takings: int, done: Callable[[Any], object], begun: bool = False) -> None:
         """

@@ -92,6 +92,13 @@ class Options:
             return UnsupportedCapability(f'"{shown}": {text}; the form is {FORM}')
 
         parts = urlsplit(url)
+        known = [one.name for one in fields(cls) if one.name not in NO_OPTIONS]
+        if "@" in _after_place(url):  # in an option's value, or something of a password
+            names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+            if "@" in parts.path + parts.fragment or not {*names} <= {*known}:
+                raise UnsupportedCapability(
+                    f"an @ stands behind a /, ? or #; in a password these are written %2F, %3F and %23; the form is {FORM}"
+                )
         user, password, token = _credentials(parts.netloc)
         values: dict[str, Any] = {"hosts": tuple(_hosts(parts.netloc, bad)), "tls": scheme == "tls", "shown": shown}
         values |= {"user": user, "password": password, "token": token}
@@ -99,10 +106,10 @@ class Options:
             raise bad(f'the path "{parts.path}" has no meaning')
         if parts.fragment:
             raise bad("what follows # has no meaning; in a password it is written %23")
-        known = [one.name for one in fields(cls) if one.name not in NO_OPTIONS]
         found: dict[str, str] = {}
         for name, value in parse_qsl(parts.query, keep_blank_values=True):
             if name not in known:
+                shown = shown.partition("?")[0]  # nobody knows what it says
                 raise bad(f'option "{name}" is unknown; there are {", ".join(known)}')
             if name in found:
                 raise bad(f'option "{name}" is given twice')
@@ -120,15 +127,22 @@ class Options:
 NO_OPTIONS: Final = ("hosts", "user", "password", "token", "stated", "shown")
 
 
+def _after_place(url: str) -> str:
+    """What follows the host and port."""
+    rest = url.partition("://")[2]
+    end = min((found for found in map(rest.find, "/?#") if found >= 0), default=len(rest))
+    return rest[end:]
+
+
 def redacted(url: str) -> str:
     """A URL without what stands before its @."""
     head, slashes, rest = url.partition("://")
-    end = min((found for found in map(rest.find, "/?#") if found >= 0), default=len(rest))
-    place = rest[:end].rpartition("@")
+    after = _after_place(url)
+    place = rest[: len(rest) - len(after)].rpartition("@")
     # An @, / or ? in a password should be written %40, %2F or %3F; where it is not, nothing of it may be shown either.
-    if "@" in rest[end:]:
+    if "@" in after:
         return f"{head}{slashes}***@{rest.rpartition('@')[2]}"
-    return f"{head}{slashes}{'***@' if place[1] else ''}{place[2]}{rest[end:]}"
+    return f"{head}{slashes}{'***@' if place[1] else ''}{place[2]}{after}"
 
 
 def _credentials(netloc: str) -> tuple[str | None, str | None, str | None]:

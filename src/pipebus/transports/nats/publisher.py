@@ -17,7 +17,8 @@ from typing import Any, Final
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from pipebus.errors import PublishUnknown, TransportError
+from pipebus.errors import MessageTooLarge, PublishUnknown, TransportError
+from pipebus.transports.nats import wire
 from pipebus.transports.nats.link import Frame, Link, why
 
 WINDOW: Final = 2000
@@ -79,9 +80,11 @@ class Publisher:
         self._waits = False  # until what was refused is sent again
         self._inbox = ""
         self._cut = 0
+        self.most = 2**20  # bytes of a message that the server takes, with its headers
 
     async def connected(self, client: Client) -> None:
         """A new client: an inbox there, and what was on its way once more."""
+        self.most = client.max_payload
         self._inbox = f"{client.new_inbox()}."
         self._cut = len(self._inbox)
         await client.subscribe(f"{self._inbox}*", cb=self._answered, pending_bytes_limit=0)
@@ -92,6 +95,10 @@ class Publisher:
 
     def send(self, one: Outgoing) -> None:
         """On the loop."""
+        size = wire.size_of(one.data, one.headers)
+        if size > self.most:  # the server would close the connection, and each that it is sent on again
+            one.done(MessageTooLarge(f"message {one.id} on {one.subject} has {size:,} bytes; the server takes {self.most:,}"))
+            return
         self._numbers += 1
         token = str(self._numbers)
         self._waiting[token] = one

@@ -22,7 +22,6 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -30,6 +29,7 @@ from nats.aio.subscription import Subscription
 from pipebus.errors import PipebusError, TransportError, text_of
 from pipebus.transports.base import Binding, Verdict
 from pipebus.transports.nats import wire
+from pipebus.transports.nats.company import Company
 from pipebus.transports.nats.link import Frame, _Refused
 from pipebus.transports.nats.streams import NANO
 from pipebus.transports.nats.subjects import consumer_name, disjoint
@@ -53,8 +53,6 @@ LOOKS: Final = 20
 """Most looks whether the server has seen a question."""
 MANY: Final = 50
 """Most that are asked for at once of what a killed process had."""
-PRESENT: Final = 0.5
-"""Seconds in which whoever is at work says so."""
 AGAIN: Final = 0.5
 """Seconds between two attempts to have a consumer again that was lost."""
 
@@ -127,6 +125,7 @@ class Puller:
         self._late: list[Claim] = []  # came after the end: they go back behind what came before
         self.returned: dict[int, float] = {}  # number -> when it is due again
         self.unconfirmed: deque[Frame] = deque()
+        self._told = 0  # counts what was ever in it
         self.ended = False
         self._over = False  # and nothing comes any more
         self._subscription: Subscription | None = None
@@ -138,9 +137,8 @@ class Puller:
         self._since = time.monotonic()
         self._lost = False
         self._moves = 0  # counts what has arrived
-        self._presence: Subscription | None = None
+        self._company = Company(transport.subjects.here + self.name, lambda: self._orphans > 0)
         self._begun = False
-        self._company = False  # others may be at work too
         self._orphans = 0  # what a killed process had, and has not come yet
         self._outermost = 0  # the last number of it
         self._patience = self._probe = 0.0  # until when it is waited for, and when it is looked for next
@@ -158,11 +156,11 @@ class Puller:
         self._asked, self._credit = {}, 0
         self._subscription = await client.subscribe(f"{self._inbox}*", cb=self._arrived, pending_bytes_limit=0)
         missing = await self._missing(client)
-        self._presence = await client.subscribe(self._transport.subjects.here + self.name, cb=self._is_here)
         again: list[Callable[[], Frame | None]] = [partial(_same, frame) for frame in self.unconfirmed]
         self._link.say_first(again)
         for number, asked in missing:  # behind those: what has ended is given back by nobody
             self._link.say((f"$JS.ACK.{self.stream}.{self.name}.1.{number}.{asked}.0.0", b"-NAK", "", None))
+        self.renew()
         self.pull()
 
     # --- what nobody has ---------------------------------------------------------------------------------------------
@@ -174,21 +172,6 @@ class Puller:
     # What was on its way when a connection was lost is out too. Who has been alone all the time knows that it was his, and
     # gives it back. Where others are at work no order is promised, and nothing is done.
 
-    async def _is_here(self, message: Msg) -> None:
-        """Somebody who begins asks who is at work."""
-        self._company = True
-        client = self._link.client
-        if message.reply and client is not None and not self.ended and not self._orphans:
-            await client.publish(message.reply)
-
-    async def _alone_there(self, client: Client) -> bool:
-        """Nobody else says that he is at work."""
-        try:
-            await client.request(self._transport.subjects.here + self.name, timeout=PRESENT)
-        except (TimeoutError, nats.errors.Error):  # nobody answers, or nobody is there to answer
-            return True
-        return False
-
     async def _missing(self, client: Client) -> list[tuple[int, int]]:
         """
         Count what is out and nobody has.
@@ -197,19 +180,19 @@ class Puller:
             What of it was this process's, to be given back: its number, and the one of the last delivery.
         """
         first, self._begun = not self._begun, True
-        if not first and self._company:
+        await self._company.connected(client)
+        if not first and self._company.known:
             return []
+        self._orphans = 0
         info = await self._transport.streams.info(self.name, client)
         out = info["num_ack_pending"] - len(self.out)
-        self._company = not await self._alone_there(client)
-        self._orphans = 0
-        if self._company or out <= 0:
+        if out <= 0 or await self._company.at_work():
             return []
         low, high = info["ack_floor"]["stream_seq"] + 1, info["delivered"]["stream_seq"]
-        out -= await self._transport.letters.given_back(client, self.name, low, high)
+        out -= await self._transport.letters.given_back(client, self.name, low, high, out)
         self._orphans, self._outermost = max(0, out), high
         self._patience = time.monotonic() + self._transport.options.lease + MOMENT
-        if first or not self._orphans:
+        if first or self._company.known or not self._orphans:
             return []
         last = info["delivered"]["consumer_seq"]
         return [(one, last) for one in range(low, high + 1) if one not in self._by_number and one not in self.returned]
@@ -249,10 +232,7 @@ class Puller:
         self._late.extend(self._line)  # behind what is in the mailbox, which came before
         self._line.clear()
         subscription, self._subscription = self._subscription, None
-        presence, self._presence = self._presence, None
-        if presence is not None and self._link.client is not None:
-            with suppress(Exception):  # the connection is lost
-                await presence.unsubscribe()
+        await self._company.leave()
         if subscription is not None and self._link.client is not None:
             with suppress(Exception):  # the connection is lost; so is what was on its way, until its lease ends
                 # A message for whose question nobody listens any more goes behind the others that were given back. So the
@@ -265,6 +245,11 @@ class Puller:
                 await asyncio.wait_for(subscription.drain(), 2.0)  # type: ignore[no-untyped-call]
                 await self._transport.streams.info(self.name)
         self._over = self._over or subscription is not None
+
+    @property
+    def done(self) -> bool:
+        """It has ended, and nothing is left of it here."""
+        return self._over and not self.out and not self._late
 
     def give_back(self) -> None:
         """The bus has stopped: nobody has a say any more about what is still here."""
@@ -534,6 +519,7 @@ class Puller:
         self._link.say(frame)
         if not what.startswith(b"-"):  # that must not be said twice
             self.unconfirmed.append(frame)
+            self._told += 1
 
     def _forget(self, claim: Claim) -> None:
         claim.done = True
@@ -556,11 +542,11 @@ class Puller:
         Raises:
             TransportError: it does not say so.
         """
-        count = len(self.unconfirmed)
-        if not count:
+        told = self._told
+        if not self.unconfirmed:
             return
-        await self._link.ask(self.unconfirmed[count - 1][0], b"+WPI")
-        for _ in range(min(count, len(self.unconfirmed))):
+        await self._link.ask(self.unconfirmed[-1][0], b"+WPI")
+        while self.unconfirmed and self._told - len(self.unconfirmed) < told:  # another one may have been quicker
             self.unconfirmed.popleft()
 
     @property

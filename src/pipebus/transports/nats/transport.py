@@ -194,8 +194,10 @@ class NatsTransport(Transport):
                 for bound in list(self._bound.values()):
                     if isinstance(bound, Puller):
                         bound.look(now)
-                        if now - renewed >= self.options.lease / 3:
+                        if now - renewed >= self.options.lease / 3 and self.link.client is not None:
                             bound.renew()
+                        if bound.done:
+                            self.link.start(self._retire(bound))
                     else:
                         bound.offer()
                 if now - renewed >= self.options.lease / 3:
@@ -205,6 +207,14 @@ class NatsTransport(Transport):
                     self.link.start(self._confirm())
             except Exception as error:
                 self.warn("transport.failed", server=self.url, error=text_of(error))
+
+    async def _retire(self, bound: Puller) -> None:
+        """It was unsubscribed, and nothing is left of it but its figures."""
+        name = bound.binding.name
+        if self._bound.get(name) is bound:
+            del self._bound[name]
+            with suppress(PipebusError):
+                self._last[name] = await self._figures(bound)
 
     async def _confirm(self) -> None:
         with suppress(PipebusError):  # later, then
@@ -370,6 +380,8 @@ class NatsTransport(Transport):
             return
         with suppress(PipebusError):
             self.link.run(bound.end(), ANSWER)
+        if isinstance(bound, Listener) and self._bound.get(name) is bound:
+            del self._bound[name]
 
     def remove(self, name: str) -> None:
         """
