@@ -22,6 +22,10 @@ class Carried(Protocol):
     codec: Codec
 
 
+def patterns_of(subscription: Subscription) -> tuple[Pattern, ...]:
+    return tuple(p if isinstance(p, Pattern) else Pattern(p) for p in subscription.patterns)
+
+
 def bind(bus: Carried, subscription: Subscription) -> None:
     """Tell the transport of a subscription; effective on return."""
     attempts = subscription.plan.attempts
@@ -51,7 +55,7 @@ def bind(bus: Carried, subscription: Subscription) -> None:
         Binding(
             name=subscription.name,
             durable=subscription.durable,
-            patterns=tuple(p if isinstance(p, Pattern) else Pattern(p) for p in subscription.patterns),
+            patterns=patterns_of(subscription),
             deliver=deliver,
             attempts=attempts,
             start=subscription.plan.deliver,
@@ -59,5 +63,6 @@ def bind(bus: Carried, subscription: Subscription) -> None:
             workers=subscription.plan.rules.workers,
             overflow=subscription.plan.rules.overflow,
             handled=subscription.handled,
+            ready=lambda: not subscription.paused,
         )
     )

@@ -524,7 +524,7 @@ class TestTail:
         shop.config()
         pattern, everything = many(["tail", URL, "a..b"], ["tail", "bus.toml", "--all"], cwd=shop.folder)
         assert_said_well(pattern, 2, '"a..b" has an empty token')
-        assert_said_well(everything, 2, "--all is for a file that keeps messages")
+        assert_said_well(everything, 2, "--all is for a SQLite file")
 
 
 class TestDead:

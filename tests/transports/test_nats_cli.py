@@ -25,7 +25,7 @@ from pipebus import Bus, Message
 bus = Bus({url!r})
 
 
-@bus.on("orders.*", name="billing", deliver="all")
+@bus.on(["orders.*", "bills.late"], name="billing", deliver="all")
 def bill(message: Message) -> None:
     print("billed", message.body, flush=True)
 """
@@ -87,7 +87,7 @@ def test_publish_handles_nothing_here(stage: NatsStage, tmp_path: Path) -> None:
     assert told == {"outcome": "accepted", "mailboxes": 1}
     assert consumers(stage) == ["billing"]
     bus, seen = stage.open(), Seen()
-    bus.subscribe("orders.*", seen, name="billing")
+    bus.subscribe(["orders.*", "bills.late"], seen, name="billing")
     with running(stage, bus):
         until(stage, lambda: seen.messages, "it has come")
     assert seen.bodies == [{"id": 1}]

@@ -206,7 +206,7 @@ def _show(one: Letter, before: str) -> None:
     print(f"{'body':<12}  {one.get('body_error') or as_json(one.get('body'))}")
     headers = one["wire"].get("pipebusheaders")
     if headers:
-        print(f"{'headers':<12}  {printable(headers)}")
+        print(f"{'headers':<12}  {as_json(json.loads(headers))}")
     print()
     for line in str(one.get("traceback", "")).rstrip().splitlines():
         print(printable(line))

@@ -12,7 +12,17 @@ from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.messages import body_told, outcome_told
 from pipebus.cli.show import as_json
 from pipebus.cli.summary import left_over
-from pipebus.cli.targets import add_allow, add_target, add_timeout, check_file, file_of, keeps_letters, open_bus, starting
+from pipebus.cli.targets import (
+    add_allow,
+    add_target,
+    add_timeout,
+    check_file,
+    file_of,
+    keeps_letters,
+    leave_alone,
+    open_bus,
+    starting,
+)
 
 if TYPE_CHECKING:
     from pipebus.bus import Bus
@@ -94,12 +104,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _only_publish(bus: "Bus") -> None:
     """What the bus subscribes to is known to the transport, and left to whoever runs it; its schedules are, too."""
-    for schedule in list(bus.schedules):
-        schedule.stop()
-    for one in bus.subscriptions:
-        if one.durable:
-            bus.transport.announce(one.name, one.patterns, one.plan.deliver)
-        bus.end(one, "unsubscribed")
+    from pipebus.arrival import patterns_of
+
+    found = [(one.name, patterns_of(one), one.plan.deliver) for one in bus.subscriptions if one.durable]
+    leave_alone(bus)
+    bus.transport.announce(found)
 
 
 def _kept(store: "SqliteTransport", receipt: Any) -> dict[str, Any]:

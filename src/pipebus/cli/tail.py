@@ -11,7 +11,7 @@ from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.messages import Lines, checked_pattern, kept_told, tailing
 from pipebus.cli.show import printable
 from pipebus.cli.summary import left_over
-from pipebus.cli.targets import add_allow, add_target, check_file, file_of, open_bus, shown, starting
+from pipebus.cli.targets import add_allow, add_target, check_file, file_of, leave_alone, open_bus, shown, starting
 
 if TYPE_CHECKING:
     from pipebus.transports.sqlite.transport import SqliteTransport
@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(
             f"--all is for a SQLite file, as in sqlite:///bus.db; of {shown(args.target)} it shows what comes from now on"
         )
+    if not bus.transport.local:
+        leave_alone(bus)
     lines = Lines(lambda: bus.request_stop("nobody reads"))
     with tailing(bus, args.pattern, lines, args.count), starting(), redirect_stdout(sys.stderr):
         report = bus.lifecycle.run(5.0, lambda: _ready(args.pattern))

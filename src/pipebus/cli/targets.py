@@ -138,6 +138,14 @@ def keeps_letters(bus: "Bus") -> bool:
     return bus.transport.dead_letters is not None
 
 
+def leave_alone(bus: "Bus") -> None:
+    """Its subscriptions and schedules are left to whoever runs it."""
+    for schedule in list(bus.schedules):
+        schedule.stop()
+    for one in bus.subscriptions:
+        bus.end(one, "unsubscribed")
+
+
 def check_file(store: "SqliteTransport", *, new: bool = False) -> None:
     """
     Look at the file before anything is made of it, or beside it.

@@ -111,6 +111,7 @@ class Binding:
         workers: How many of them it handles at once.
         overflow: What the subscription asked for where its mailbox is full.
         handled: It has a handler; else somebody reads it.
+        ready: Whether it would begin with what it is handed: not while it is paused.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Binding:
     workers: int = 1
     overflow: str = "block"
     handled: bool = True
+    ready: Callable[[], bool] = lambda: True
 
 
 @dataclass(eq=False, slots=True)
@@ -158,7 +160,7 @@ class Finding(NamedTuple):
 
 
 class Transport(Protocol):
-    """What a transport does. All methods are callable from any thread, and none is called on an event loop but `asend`."""
+    """What a transport does. All methods are callable from any thread, and on an event loop `asend` and `settle` only."""
 
     capabilities: Capabilities
     local: bool = False
@@ -231,8 +233,14 @@ class Transport(Protocol):
         """What `stats` of a durable subscription says, where the transport counts for all processes; None: it does not."""
         return None
 
-    def announce(self, name: str, patterns: tuple[Pattern, ...], start: str) -> None:
-        """A durable subscription, without serving it: its messages are kept. One that is there stays as it is. Not started."""
+    def announce(self, subscriptions: list[tuple[str, tuple[Pattern, ...], str]]) -> None:
+        """
+        Durable subscriptions that others will serve: their messages are kept. Those that are there stay as they are. The
+        transport is not started.
+
+        Args:
+            subscriptions: Name, patterns and `start` of each.
+        """
         return
 
     def examine(self) -> Iterator[Finding]:

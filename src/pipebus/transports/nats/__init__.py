@@ -9,6 +9,7 @@ NATS: messages on a server, for programs on several machines; with JetStream, wh
     letters.py     dead letters                       directory.py   which subscriptions a message reaches
     transport.py   the seam to the bus                health.py      what `pipebus doctor` looks at
     creds.py       a file of credentials              company.py     who else serves a subscription
+    claim.py       one delivery
 """
 
 from pipebus.errors import UnsupportedCapability

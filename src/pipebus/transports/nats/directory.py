@@ -92,6 +92,12 @@ class Directory:
             self._here = {**self._here, name: patterns}
         self._counts = {}
 
+    def removed(self, name: str) -> None:
+        """Of a consumer."""
+        self._mine.pop(name, None)
+        self._there = {one: patterns for one, patterns in self._there.items() if one != name}
+        self._counts = {}
+
     def unbound(self, name: str) -> None:
         """Of a listener; a consumer stays."""
         self._here = {one: patterns for one, patterns in self._here.items() if one != name}

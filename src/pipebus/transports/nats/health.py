@@ -10,12 +10,13 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from nats.aio.client import Client
 
-from pipebus.errors import PipebusError, TransportError
+from pipebus.errors import PipebusError, SubjectError, TransportError
 from pipebus.subject import Pattern
 from pipebus.transports.base import Finding
 from pipebus.transports.nats.link import Link, _Refused
@@ -173,12 +174,20 @@ def needed(transport: NatsTransport) -> dict[str, list[str]]:
     return {"publish": publish, "subscribe": subscribe}
 
 
+def _rules(texts: list[str]) -> list[Pattern]:
+    """Without the queue that one may be for, and what no subject of ours can be."""
+    found = []
+    for text in texts:
+        with suppress(SubjectError):
+            found.append(Pattern(text.split()[0]))
+    return found
+
+
 def refused(wanted: dict[str, list[str]], permissions: dict[str, Any]) -> Iterator[str]:
     """What is wanted and not allowed: "publish on orders.>, …"."""
     for verb, subjects in wanted.items():
         rules = permissions.get(verb) or {}
-        allow = [Pattern(one) for one in rules.get("allow") or [">"]]
-        deny = [Pattern(one) for one in rules.get("deny") or []]
+        allow, deny = _rules(rules.get("allow") or [">"]), _rules(rules.get("deny") or [])
         lacking = [
             one for one in subjects
             if not any(rule.covers(Pattern(one)) for rule in allow) or any(rule.overlaps(Pattern(one)) for rule in deny)
@@ -206,7 +215,7 @@ async def _jetstream(transport: NatsTransport, link: Link) -> list[Finding]:
             return [*found, Finding("wrong", f"stream {streams.name}", str(error))]
         return [*found, Finding("hint", f"stream {streams.name}", "is not there yet; the first bus that uses it makes it")]
     about = f"stream {streams.name}"
-    found += _stream(about, there, link.options.replicas)
+    found += _stream(about, there)
     wanted = streams.wanted()
     try:
         streams.judge(there["config"], wanted)
@@ -242,7 +251,7 @@ def _account(account: dict[str, Any], storage: str) -> Iterator[Finding]:
             yield Finding("hint", "JetStream", f"{count} of {most} {what}: no further one can be made")
 
 
-def _stream(about: str, there: dict[str, Any], replicas: int) -> Iterator[Finding]:
+def _stream(about: str, there: dict[str, Any]) -> Iterator[Finding]:
     config, state = there["config"], there["state"]
     copies = config.get("num_replicas", 1)
     yield Finding(

@@ -22,9 +22,9 @@ from pipebus.dead_letters import PUBLISH, DeadLetter, DeadLetters, Source
 from pipebus.errors import CodecError, DeadLetterError, PipebusError
 from pipebus.message import Message
 from pipebus.transports.nats import wire
+from pipebus.transports.nats.claim import Claim
 from pipebus.transports.nats.link import ANSWER, Link, _Refused, ask
 from pipebus.transports.nats.publisher import Outgoing
-from pipebus.transports.nats.puller import Claim
 from pipebus.transports.nats.subjects import consumer_name
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ _SERVERS: Final = ("nats-", "pipebus-letter", "pipebus-origin", "pipebus-cut")
 """How headers begin that belong to one storing of a message, and are not copied."""
 
 
+AGAIN: Final = 0.2
+"""Seconds until a note is asked for again that could not be read."""
 SOON: Final = 2.0
 """Seconds that a start spends on reading notes."""
 AT_ONCE: Final = 100
@@ -80,7 +82,8 @@ class StoredLetters(DeadLetters):
 
     def begin(self) -> None:
         """A life of the bus, with a loop of its own, begins."""
-        self._bounding = asyncio.Lock()
+        self._bounding = False
+        self._room = 0  # letters until they are counted again
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
@@ -110,7 +113,7 @@ class StoredLetters(DeadLetters):
                 transport.warn("letter.not_kept", subscription=letter.subscription, message=message.id, error=str(error))
             claim.puller.buried(claim, error)
             if error is None:
-                transport.link.start(self._bound())
+                self._grown()
 
         transport.open += 1
         one.done = kept
@@ -143,17 +146,33 @@ class StoredLetters(DeadLetters):
         """Whether the server takes it."""
         return wire.size_of(b"", headers) <= HEADERS and wire.size_of(data, headers) <= self._transport.publisher.most
 
+    def _grown(self) -> None:
+        """One letter more. The server counts them slowly: so not for each, where there is room for many. On the loop."""
+        self._room -= 1
+        if self._room < 0 and not self._bounding:
+            self._bounding = True
+            self._transport.link.start(self._bound())
+
     async def _bound(self) -> None:
-        """Over the cap the oldest goes."""
-        async with self._bounding:  # two that have counted the same would each throw one away
-            with suppress(PipebusError):  # the next letter looks again
-                link = self._transport.link
-                while await self._count(link, ">") > self.cap:
+        """Over the cap the oldest goes; of many, some more."""
+        link = self._transport.link
+        try:
+            while self._room < 0:
+                self._room = 0  # what comes meanwhile is not counted
+                count = await self._count(link, ">")
+                least = self.cap - self.cap // 100 if count > self.cap else self.cap
+                while count > least:
                     oldest = await self._next(link, 1, ">")
                     if oldest is None:
-                        return
+                        break
                     await self._delete(link, oldest)
                     self._transport.counts_of(oldest.letter.subscription).drop("evicted")
+                    count -= 1
+                self._room += (self.cap - count) // 2  # others write letters too
+        except PipebusError:  # the next letter looks again
+            return
+        finally:
+            self._bounding = False
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -293,16 +312,27 @@ class StoredLetters(DeadLetters):
     def _note_of(self, consumer: str, number: int) -> str:
         return f"{self._transport.subjects.notes}{consumer}.{number}"
 
-    async def note(self, consumer: str, number: int) -> tuple[int, bool]:
-        """Takings of a message that was delivered before, and whether the last one was lost. Without a note: one, and lost."""
+    async def note(self, consumer: str, number: int) -> tuple[int, bool] | None:
+        """
+        Takings of a message that was delivered before, and whether the last one was lost. Without a note: one, and lost. None:
+        the connection is lost, and nobody knows.
+        """
         place = f"$JS.API.DIRECT.GET.{self._transport.streams.dead}.{self._note_of(consumer, number)}"
-        try:
-            answer = await self._transport.link.ask(place)
-            if "Nats-Sequence" in (answer.headers or {}):
-                return int(answer.data.removesuffix(b"?")), answer.data.endswith(b"?")
-        except (PipebusError, ValueError):
-            pass
-        return 1, True
+        until = time.monotonic() + self._transport.options.publish_timeout
+        while True:
+            try:
+                answer = await self._transport.link.ask(place)
+            except PipebusError:  # nobody leads the stream just now, or there is none
+                if self._transport.link.client is None:
+                    return None
+                if time.monotonic() > until:
+                    return 1, True
+                await asyncio.sleep(AGAIN)
+                continue
+            found = answer.data.removesuffix(b"?")
+            if "Nats-Sequence" in (answer.headers or {}) and found.isdigit():
+                return int(found), answer.data.endswith(b"?")
+            return 1, True
 
     async def given_back(self, client: Client, consumer: str, first: int, last: int, most: int) -> int:
         """How many of these messages, by their numbers, were given back by who had them: noted, and not as begun."""

@@ -38,6 +38,8 @@ ANSWER: Final = 5.0
 """Seconds to wait for the server's answer to a question."""
 LOOK: Final = 0.2
 """Seconds between two looks whether the client is still connected."""
+LEADERLESS: Final = (10008, 10009)
+"""JetStream's error codes where a cluster elects a leader just now."""
 FRAME: Final = 64
 """Frames that are written before others on this loop have their turn."""
 
@@ -204,13 +206,13 @@ class Link:
                 if not isinstance(error, (nats.errors.NoServersError, TimeoutError)) or self.error is None:
                     self.error = self._named(error)
                 await _close(client)
-                if not self._first.is_set() and _final(self.error):
-                    self._first.set()
-                    return
                 self._hosts.append(self._hosts.pop(0))
                 tried += 1
                 if tried % len(self._hosts):
                     continue
+                if not self._first.is_set() and _final(self.error):
+                    self._first.set()
+                    return
                 await asyncio.sleep(_random.uniform(pause / 2, pause))
                 pause = min(pause * 2, WAITS[1])
                 continue
@@ -457,6 +459,11 @@ async def _close(client: Client) -> None:
     """Also one that has never been connected."""
     with suppress(Exception):
         await asyncio.wait_for(client.close(), 1.0)
+    # Where the connection was reset with something still to be written, its closing ends before its subscriptions have.
+    for subscription in client._subs.values():
+        subscription._stop_processing()
+    client._subs.clear()
+    await asyncio.sleep(0)  # they end now, and bring in nothing more of what they had
     transport: Any = getattr(client, "_transport", None)
     with suppress(Exception):
         if transport:
@@ -465,6 +472,8 @@ async def _close(client: Client) -> None:
 
 def _final(error: BaseException | None) -> bool:
     """Whether it would not go better a second time."""
+    if isinstance(error, _Refused) and error.code in LEADERLESS:
+        return False
     return isinstance(error, (PipebusError, ssl.SSLCertVerificationError)) or "authorization violation" in str(error).lower()
 
 

@@ -25,7 +25,7 @@ class Options:
     Args:
         hosts: "host:port" of each server of a cluster.
         user, password, token: Who we are; or `creds`, a file that says it.
-        stream: Name of the stream; what is kept beside it is in `<stream>-DEAD`.
+        stream: Name of the stream; what is kept beside it is in `<stream>-DEAD`. Left out: PIPEBUS, or as the prefix says.
         prefix: Subject `orders.created` is `<prefix>.orders.created` on the server. "": the same there; then say `subjects`.
         subjects: Patterns of the server's subjects that the stream keeps, joined by commas; for an empty prefix.
         storage: "file", or "memory": kept while the server runs. Only of a stream that is created.
@@ -119,6 +119,8 @@ class Options:
                 values[name] = _READ[name](value, name)
             except (PipelineError, SubjectError, ValueError) as error:
                 raise bad(str(error)) from None
+        if "prefix" in found and "stream" not in found and values["prefix"]:
+            values["stream"] = values["prefix"].upper().replace(".", "_")
         made = cls(**values, stated=frozenset(found))
         _check(made, bad)
         return made

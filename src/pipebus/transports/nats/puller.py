@@ -28,9 +28,9 @@ from nats.aio.subscription import Subscription
 
 from pipebus.errors import PipebusError, TransportError, text_of
 from pipebus.transports.base import Binding, Verdict
-from pipebus.transports.nats import wire
+from pipebus.transports.nats.claim import Claim, place_of
 from pipebus.transports.nats.company import Company
-from pipebus.transports.nats.link import Frame, _Refused
+from pipebus.transports.nats.link import Frame, Link, _Refused
 from pipebus.transports.nats.streams import NANO
 from pipebus.transports.nats.subjects import consumer_name, disjoint
 
@@ -55,51 +55,6 @@ MANY: Final = 50
 """Most that are asked for at once of what a killed process had."""
 AGAIN: Final = 0.5
 """Seconds between two attempts to have a consumer again that was lost."""
-
-
-class Claim:
-    """
-    One delivery, until it is settled.
-
-    Args:
-        reply: The subject on which the server hears what became of it.
-        number: Of the message in its stream.
-        again: It has been delivered before; then there may be a note of it.
-        takings: Before this one.
-        suspect: The delivery before this one was lost.
-        begun: It is noted that it is taken.
-        since: When it came here.
-    """
-
-    __slots__ = (
-        "again", "begun", "data", "done", "found", "headers", "number", "puller", "replayed", "reply", "since", "subject",
-        "suspect", "takings", "time",
-    )  # fmt: skip
-
-    def __init__(self, puller: Puller, message: Msg, ours: Callable[[str], str], replays: str) -> None:
-        self.puller = puller
-        self.reply = message.reply
-        delivered, self.number, self.time = place_of(message.reply)
-        self.again = delivered > 1
-        self.takings = 0
-        self.suspect = self.begun = self.done = False
-        self.since = time.monotonic()
-        self.data = message.data
-        self.headers: dict[str, str] = message.headers or {}
-        self.replayed = message.subject.startswith(replays)
-        self.subject = ours(message.subject)
-        id = f"{puller.stream}:{self.number}"
-        if self.replayed:
-            self.subject, self.found = wire.decode_copy(self.subject, self.data, self.headers, id, self.time)
-        else:
-            self.found = wire.decode(self.subject, self.data, self.headers, id, self.time)
-
-
-def place_of(reply: str) -> tuple[int, int, float]:
-    """Deliveries so far, number in the stream and time of storing, from a delivery's reply subject."""
-    parts = reply.split(".")
-    first = 4 if len(parts) == 9 else 6  # after $JS.ACK, with or without domain and account
-    return int(parts[first]), int(parts[first + 1]), int(parts[first + 3]) / NANO
 
 
 class Puller:
@@ -141,6 +96,10 @@ class Puller:
         self._begun = False
         self._orphans = 0  # what a killed process had, and has not come yet
         self._outermost = 0  # the last number of it
+        self._heard = 0  # the latest delivery that has arrived, by the consumer's count
+        self._reading = 0  # that have come, and whose notes are being read
+        self._dropped: list[Claim] = []  # had come, when the connection was lost, and nobody knew yet how often it was taken
+        self._highest = 0  # the greatest number that has arrived, or had been given out before we came
         self._patience = self._probe = 0.0  # until when it is waited for, and when it is looked for next
         # Who reads takes one after the other, or many at once: nobody can tell.
         self._workers = binding.workers if binding.handled else min(binding.limit, READERS)
@@ -158,16 +117,22 @@ class Puller:
         missing = await self._missing(client)
         again: list[Callable[[], Frame | None]] = [partial(_same, frame) for frame in self.unconfirmed]
         self._link.say_first(again)
-        for number, asked in missing:  # behind those: what has ended is given back by nobody
-            self._link.say((f"$JS.ACK.{self.stream}.{self.name}.1.{number}.{asked}.0.0", b"-NAK", "", None))
+        dropped, self._dropped = self._dropped, []
+        for claim in dropped:
+            self._link.say((claim.reply, b"-NAK", "", None))
+        if not self._company.known:
+            self._orphans += len(dropped)
+        for number, last in missing:  # it was not taken, then
+            back = (f"$JS.ACK.{self.stream}.{self.name}.1.{number}.{last}.0.0", b"-NAK", "", None)
+            self._transport.letters.send_note(self.name, number, 0, partial(_then, self._link, back))
         self.renew()
         self.pull()
 
     # --- what nobody has ---------------------------------------------------------------------------------------------
 
     # What a killed process had comes when its lease ends, and before that the server goes on with what is newer. So who begins
-    # where nobody else is at work, and something is out, hands in nothing new before that has come: the order of first
-    # deliveries holds. What has come back is given out before what is new; so one message is asked for now and then, to see.
+    # where nobody else is at work, and something is out, hands in nothing before that has come: the order of first deliveries
+    # holds. What has come back is given out before what is new; so one message is asked for now and then, to see.
     #
     # What was on its way when a connection was lost is out too. Who has been alone all the time knows that it was his, and
     # gives it back. Where others are at work no order is promised, and nothing is done.
@@ -177,7 +142,8 @@ class Puller:
         Count what is out and nobody has.
 
         Returns:
-            What of it was this process's, to be given back: its number, and the one of the last delivery.
+            Of what was on its way to this process when the connection was lost, what nobody has seen before: it is given back.
+            Numbers of messages (some may be others', which does no harm), and the one of the last delivery.
         """
         first, self._begun = not self._begun, True
         await self._company.connected(client)
@@ -186,20 +152,24 @@ class Puller:
         self._orphans = 0
         info = await self._transport.streams.info(self.name, client)
         out = info["num_ack_pending"] - len(self.out)
-        if out <= 0 or await self._company.at_work():
+        high, last = info["delivered"]["stream_seq"], info["delivered"]["consumer_seq"]
+        self._patience, self._outermost = time.monotonic() + self._transport.options.lease + MOMENT, high
+        if first:
+            self._heard, self._highest = last, high
+            if out > 0 and not await self._company.at_work():
+                low = info["ack_floor"]["stream_seq"] + 1
+                out -= await self._transport.letters.given_back(client, self.name, low, high, out)
+                self._orphans = max(0, out)
             return []
-        low, high = info["ack_floor"]["stream_seq"] + 1, info["delivered"]["stream_seq"]
-        out -= await self._transport.letters.given_back(client, self.name, low, high, out)
-        self._orphans, self._outermost = max(0, out), high
-        self._patience = time.monotonic() + self._transport.options.lease + MOMENT
-        if first or self._company.known or not self._orphans:
+        lost = min(out, last - self._heard, high - self._highest)
+        if lost <= 0 or await self._company.at_work() or self._company.known:
             return []
-        last = info["delivered"]["consumer_seq"]
-        return [(one, last) for one in range(low, high + 1) if one not in self._by_number and one not in self.returned]
+        self._orphans = lost
+        return [(number, last) for number in range(self._highest + 1, high + 1)]
 
     def _waited_for(self, claim: Claim) -> None:
         """One has come while others are waited for: into its place among those that wait here."""
-        if claim.suspect:
+        if claim.suspect or (claim.again and claim.number <= self._outermost and not claim.takings):
             self._orphans -= 1
             if self._orphans and not self._credit:
                 self._ask(min(self._orphans, MANY), time.monotonic())
@@ -219,7 +189,7 @@ class Puller:
         """Another one that began at the same time may have got them, or has ended them."""
         with suppress(PipebusError):
             info = await self._transport.streams.info(self.name)
-            if info["num_ack_pending"] <= len(self.out) or info["ack_floor"]["stream_seq"] >= self._outermost:
+            if info["num_ack_pending"] <= len(self.out) - self._reading or info["ack_floor"]["stream_seq"] >= self._outermost:
                 self._all_there()
 
     def _all_there(self) -> None:
@@ -292,7 +262,7 @@ class Puller:
         self._credit += count
         body = b'{"batch":%d,"expires":%d}' % (count, int(EXPIRES * NANO))
         frame = (f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.name}", body, inbox, None)
-        self._link.say(lambda: None if self.ended else frame)
+        self._link.say(lambda: None if self.ended or inbox not in self._asked else frame)
 
     async def _arrived(self, message: Msg) -> None:
         if not message.reply:
@@ -305,7 +275,10 @@ class Puller:
         self._credit = max(0, self._credit - 1)
         if not self._credit:
             self._asked.clear()
-        claim = Claim(self, message, self._transport.subjects.ours, self._transport.subjects.replays)
+        transport = self._transport
+        claim = Claim(self, message, transport.subjects.ours, transport.subjects.replays, transport.codec)
+        self._heard = max(self._heard, claim.count)
+        self._highest = max(self._highest, claim.number)
         before = self._by_number.get(claim.number)
         if before is not None:  # its lease has ended; it is this delivery's now
             self._forget(before)
@@ -314,11 +287,18 @@ class Puller:
         self._by_number[claim.number] = claim
         self.returned.pop(claim.number, None)
         if claim.again:
+            found = None
+            self._reading += 1
             try:
-                claim.takings, claim.suspect = await self._transport.letters.note(self.name, claim.number)
-            except asyncio.CancelledError:  # the connection is lost: its lease ends, and it comes again
-                self._forget(claim)
-                raise
+                found = await self._transport.letters.note(self.name, claim.number)
+            finally:
+                self._reading -= 1
+                if found is None:  # the connection is lost (so we are cancelled): it goes back on the next one
+                    self._dropped.append(claim)
+                    self._forget(claim)
+            if found is None:
+                return
+            claim.takings, claim.suspect = found
         if self.ended:
             self._late.append(claim)
         elif self._wider and not claim.replayed and not any(one.matches(claim.subject) for one in self.binding.patterns):
@@ -333,22 +313,26 @@ class Puller:
 
     def offer(self) -> None:
         """Hand in what has come, in order, as far as there is room for it."""
-        while self._line and not self._feeding and not self.ended:
+        while self._line and not self._feeding and not self._orphans and not self.ended:
             claim = self._line[0]
             if not claim.done:
-                if claim.again:
+                if claim.again or claim.broken:
                     if self._may_begin(claim):
                         self._feeding = True
                         self._link.start(self._begin(claim))
                     return
-                if self._orphans or (self._alone is not None and self._waits(self._alone)) or not self._hand_in(claim):
+                if (self._alone is not None and self._waits(self._alone)) or not self._hand_in(claim):
                     return
             self._line.popleft()
         self.pull()
 
     def _may_begin(self, claim: Claim) -> bool:
         """Whether a worker is free for it; a suspect waits until no other is at work, for as long as a lease."""
-        if claim.takings >= self.binding.attempts or not self._waits(claim):
+        if claim.broken or claim.takings >= self.binding.attempts:
+            return True
+        if not self.binding.ready():
+            return False
+        if not self._waits(claim):
             return True
         if self._alone is not None and self._waits(self._alone):
             return False
@@ -364,7 +348,9 @@ class Puller:
         Until it has ended nothing else is handed in; but it may be settled meanwhile, if the subscription ends.
         """
         try:
-            if claim.takings >= self.binding.attempts:
+            if claim.done or self.ended:
+                return
+            if claim.broken or claim.takings >= self.binding.attempts:
                 await self._give_up(claim)
                 return
             if not claim.begun:
@@ -408,7 +394,7 @@ class Puller:
     def _status(self, message: Msg) -> None:
         """What the server says instead of a message."""
         headers = message.headers or {}
-        status, text = headers.get("Status", ""), headers.get("Description", "")
+        status, text = headers.get("Status", ""), headers.get("Description", "").partition("\n")[0].strip()
         if self._asked.pop(message.subject, None) is None or status == "100":
             return
         left = headers.get("Nats-Pending-Messages")
@@ -416,7 +402,7 @@ class Puller:
         if not self._asked:
             self._credit = 0
         if status == "503" or "deleted" in text.lower():
-            self._lose(f"{status} {text}".strip())
+            self._lose("nobody answers: it is gone, or its stream" if status == "503" else text)
             return
         self.pull()
 
@@ -590,3 +576,7 @@ class Puller:
 
 def _same(frame: Frame) -> Frame:
     return frame
+
+
+def _then(link: Link, frame: Frame, _: object) -> None:
+    link.say(frame)

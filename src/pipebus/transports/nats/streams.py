@@ -27,6 +27,7 @@ class Streams:
 
     def __init__(self, link: Link, options: Options, subjects: Subjects) -> None:
         self.link, self.options = link, options
+        self.largest = 0  # bytes of a message that the stream takes; 0: as many as the server
         self.name = options.stream
         self.dead = f"{options.stream}-DEAD"
         self._subjects = subjects
@@ -41,6 +42,7 @@ class Streams:
         wanted = self.wanted()
         found = await self._stream(client, wanted)
         self.judge(found["config"], wanted)
+        self.largest = max(0, found["config"].get("max_msg_size", 0))
         changed = self.changed(found["config"], wanted)
         if changed:
             await self.link.api(f"STREAM.UPDATE.{self.name}", {**found["config"], **changed}, client)
@@ -55,8 +57,14 @@ class Streams:
         }
         there = (await self._stream(client, wanted))["config"]
         self._judge_storage(self.dead, there, wanted)
+        changed = {}
         if there.get("num_replicas", 1) < wanted["num_replicas"]:
-            await self.link.api(f"STREAM.UPDATE.{self.dead}", {**there, "num_replicas": wanted["num_replicas"]}, client)
+            changed["num_replicas"] = wanted["num_replicas"]
+        missing = [one for one in wanted["subjects"] if one not in there["subjects"]]  # of another prefix
+        if missing:
+            changed["subjects"] = [*there["subjects"], *missing]
+        if changed:
+            await self.link.api(f"STREAM.UPDATE.{self.dead}", {**there, **changed}, client)
 
     def wanted(self) -> dict[str, Any]:
         """The stream's configuration, if it is made now."""
@@ -102,6 +110,10 @@ class Streams:
 
         if there.get("retention") == "workqueue":
             raise less("is a work queue, which one subscription empties for all", "say stream= for one of its own")
+        if there.get("retention") == "interest":
+            raise less("deletes what nobody is subscribed to, or all have acknowledged", "say stream= for one of its own")
+        if there.get("no_ack"):
+            raise less("confirms nothing (no_ack)", "say stream= for one of its own")
         self._judge_storage(name, there, wanted)
         if there.get("duplicate_window", 0) < wanted["duplicate_window"] and "window" not in stated:
             seconds = there.get("duplicate_window", 0) / NANO
@@ -151,13 +163,19 @@ class Streams:
         there = await self.announce(name, filters, start, client)
         if there is None:
             return
-        filters = [*filters, f"{self._subjects.replays}{name}"]
+        replays = f"{self._subjects.replays}{name}"
+        filters = [*filters, replays]
         wait = int(self.options.lease * NANO)
         config = there["config"]
         if config.get("ack_policy") != "explicit" or config.get("deliver_subject"):
             raise TransportError(
                 f"consumer {name} of stream {self.name} is another program's (it is no pull consumer with explicit "
                 "acknowledgements); give the subscription another name"
+            )
+        if any(one.endswith(f"-replay.{name}") and one != replays for one in config.get("filter_subjects") or []):
+            raise TransportError(
+                f"consumer {name} of stream {self.name} is another program's, with another prefix; say stream= for one of its "
+                "own, or give the subscription another name"
             )
         mine = sorted(config.get("filter_subjects") or [config.get("filter_subject", "")])
         if mine != sorted(filters) or config.get("ack_wait") != wait or config.get("max_deliver", -1) != -1:
@@ -193,6 +211,8 @@ class Streams:
             if error.code not in EXISTS:  # else another program was quicker
                 raise
             return await self.link.api(place, None, client)
+        # Notes of an older one of this name are of other messages.
+        await self.link.api(f"STREAM.PURGE.{self.dead}", {"filter": f"{self._subjects.notes}{name}.*"}, client)
         return None
 
     async def _create(self, name: str, config: dict[str, Any], action: str, client: Client | None) -> None:

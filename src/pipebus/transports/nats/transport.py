@@ -40,13 +40,14 @@ from pipebus.message import Message, Receipt
 from pipebus.subject import Pattern
 from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict
 from pipebus.transports.nats import health, wire
+from pipebus.transports.nats.claim import Claim
 from pipebus.transports.nats.directory import Directory
 from pipebus.transports.nats.letters import RESERVE, StoredLetters
 from pipebus.transports.nats.link import ANSWER, Link, _Refused
 from pipebus.transports.nats.listener import Listener
 from pipebus.transports.nats.options import Options
 from pipebus.transports.nats.publisher import Outgoing, Publisher, unknown
-from pipebus.transports.nats.puller import MOMENT, Claim, Puller
+from pipebus.transports.nats.puller import MOMENT, Puller
 from pipebus.transports.nats.streams import Streams
 from pipebus.transports.nats.subjects import LONGEST, REPLY, Subjects, consumer_name
 
@@ -143,6 +144,7 @@ class NatsTransport(Transport):
         self._largest = client.max_payload
         if not self.options.core:
             await self.streams.ensure(client)
+            self._largest = min(self._largest, self.streams.largest or self._largest)
             await self.directory.connected(client)
             await self.publisher.connected(client)
         for bound in list(self._bound.values()):
@@ -357,22 +359,25 @@ class NatsTransport(Transport):
             before.give_back_late()
         if durable and binding.name in self._counts:
             await self._said()  # what was given back before comes before what is newer
-        await bound.connected(client)
+        try:
+            await bound.connected(client)
+        except BaseException:
+            await bound.end()
+            raise
         self._bound[binding.name] = bound
         self._last.pop(binding.name, None)
 
-    def announce(self, name: str, patterns: tuple[Pattern, ...], start: str) -> None:
-        if self.options.core:
-            return  # nothing is kept for it
-
+    def announce(self, subscriptions: list[tuple[str, tuple[Pattern, ...], str]]) -> None:
         async def make(link: Link) -> None:
             streams = self.streams_on(link)
             if link.client is None:
-                raise TransportError(f"not connected to {self.url}; subscription {name} is not announced")
+                raise TransportError(f"not connected to {self.url}; nothing is announced")
             await streams.ensure(link.client)
-            await streams.announce(consumer_name(name), self.subjects.filters(patterns), start)
+            for name, patterns, start in subscriptions:
+                await streams.announce(consumer_name(name), self.subjects.filters(patterns), start)
 
-        self.look(make)
+        if subscriptions and not self.options.core:  # there nothing is kept
+            self.look(make)
 
     def unbind(self, name: str) -> None:
         bound = self._bound.get(name)
@@ -398,6 +403,8 @@ class NatsTransport(Transport):
             self.look(lambda link: link.api(place))
         except _Refused as error:
             raise TransportError(f"{self.url} has no subscription {name}: {error}") from None
+        if self._running:
+            self.directory.removed(consumer_name(name))
 
     # --- settling ----------------------------------------------------------------------------------------------------
 

@@ -169,12 +169,14 @@ class SqliteTransport(Transport):
         bound.sub = self.file.call(subscribe)
         keeper.add(bound)
 
-    def announce(self, name: str, patterns: tuple[Pattern, ...], start: str) -> None:
+    def announce(self, subscriptions: list[tuple[str, tuple[Pattern, ...], str]]) -> None:
         def make(store: Store) -> None:
-            if store.number(name) is None:
-                store.subscribe(name, [pattern.text for pattern in patterns], start, None)
+            for name, patterns, start in subscriptions:
+                if store.number(name) is None:
+                    store.subscribe(name, [pattern.text for pattern in patterns], start, None)
 
-        self.file.write(make)
+        if subscriptions:
+            self.file.write(make)
 
     def unbind(self, name: str) -> None:
         bound = self._keeper.remove(name) if self._keeper is not None else None

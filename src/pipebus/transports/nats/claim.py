@@ -1,0 +1,75 @@
+"""One delivery of a durable subscription, as the server has brought it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from nats.aio.msg import Msg
+
+from pipebus.codec import Codec
+from pipebus.errors import CodecError
+from pipebus.message import Message
+from pipebus.transports.nats import wire
+from pipebus.transports.nats.streams import NANO
+
+if TYPE_CHECKING:
+    from pipebus.transports.nats.puller import Puller
+
+
+class Claim:
+    """
+    One delivery, until it is settled.
+
+    Args:
+        reply: The subject on which the server hears what became of it.
+        number: Of the message in its stream.
+        count: Deliveries of the consumer, with this one.
+        broken: It is no message.
+        again: It has been delivered before; then there may be a note of it.
+        takings: Before this one.
+        suspect: The delivery before this one was lost.
+        begun: It is noted that it is taken.
+        since: When it came here.
+    """
+
+    __slots__ = (
+        "again", "begun", "broken", "count", "data", "done", "found", "headers", "number", "puller", "replayed", "reply",
+        "since", "subject", "suspect", "takings", "time",
+    )  # fmt: skip
+
+    def __init__(self, puller: Puller, message: Msg, ours: Callable[[str], str], replays: str, codec: Codec) -> None:
+        self.puller = puller
+        self.reply = message.reply
+        delivered, self.number, self.count, self.time = place_of(message.reply)
+        self.again = delivered > 1
+        self.takings = 0
+        self.suspect = self.begun = self.done = False
+        self.since = time.monotonic()
+        self.data = message.data
+        self.headers: dict[str, str] = message.headers or {}
+        self.replayed = message.subject.startswith(replays)
+        self.subject = ours(message.subject)
+        id = f"{puller.stream}:{self.number}"
+        self.found: Message[Any] | bytes
+        if self.replayed:
+            self.subject, self.found = wire.decode_copy(self.subject, self.data, self.headers, id, self.time)
+        else:
+            self.found = wire.decode(self.subject, self.data, self.headers, id, self.time)
+        self.broken = False
+        if isinstance(self.found, bytes):
+            try:
+                self.found = codec.decode(self.found)
+            except CodecError:  # whoever it is handed in to makes a dead letter of the bytes
+                self.broken = True
+
+
+def place_of(reply: str) -> tuple[int, int, int, float]:
+    """
+    From a delivery's reply subject: deliveries of the message so far, its number in the stream, deliveries of the consumer so
+    far, and the time of storing.
+    """
+    parts = reply.split(".")
+    first = 4 if len(parts) == 9 else 6  # after $JS.ACK, with or without domain and account
+    return int(parts[first]), int(parts[first + 1]), int(parts[first + 2]), int(parts[first + 3]) / NANO
