@@ -49,6 +49,8 @@ MOMENT: Final = 1.0
 """Seconds in which what this process has just done must show at the server, and after which another one may have done more."""
 MEANWHILE: Final = 0.005
 """Seconds in which the server hands to its connections what it counts as delivered."""
+FAR: Final = 5_000
+"""Most numbers of messages that are given back, of which some were on their way here."""
 LOOKS: Final = 20
 """Most looks whether the server has seen a question."""
 MANY: Final = 50
@@ -117,14 +119,17 @@ class Puller:
         missing = await self._missing(client)
         again: list[Callable[[], Frame | None]] = [partial(_same, frame) for frame in self.unconfirmed]
         self._link.say_first(again)
+        for number, last in missing:
+            back = (f"$JS.ACK.{self.stream}.{self.name}.1.{number}.{last}.0.0", b"-NAK", "", None)
+            if len(missing) == self._orphans:  # so each of them was on its way, and was not taken
+                self._transport.letters.send_note(self.name, number, 0, partial(_then, self._link, back))
+            else:
+                self._link.say(back)
         dropped, self._dropped = self._dropped, []
         for claim in dropped:
             self._link.say((claim.reply, b"-NAK", "", None))
         if not self._company.known:
             self._orphans += len(dropped)
-        for number, last in missing:  # it was not taken, then
-            back = (f"$JS.ACK.{self.stream}.{self.name}.1.{number}.{last}.0.0", b"-NAK", "", None)
-            self._transport.letters.send_note(self.name, number, 0, partial(_then, self._link, back))
         self.renew()
         self.pull()
 
@@ -143,7 +148,8 @@ class Puller:
 
         Returns:
             Of what was on its way to this process when the connection was lost, what nobody has seen before: it is given back.
-            Numbers of messages (some may be others', which does no harm), and the one of the last delivery.
+            Numbers of messages (some may be others', which does no harm), and the one of the last delivery. Nothing, if these
+            would be too many: then it comes when its lease ends.
         """
         first, self._begun = not self._begun, True
         await self._company.connected(client)
@@ -165,6 +171,8 @@ class Puller:
         if lost <= 0 or await self._company.at_work() or self._company.known:
             return []
         self._orphans = lost
+        if high - self._highest > FAR:
+            return []
         return [(number, last) for number in range(self._highest + 1, high + 1)]
 
     def _waited_for(self, claim: Claim) -> None:
