@@ -9,7 +9,8 @@ NATS: messages on a server, for programs on several machines; with JetStream, wh
     letters.py     dead letters                       directory.py   which subscriptions a message reaches
     transport.py   the seam to the bus                health.py      what `pipebus doctor` looks at
     creds.py       a file of credentials              company.py     who else serves a subscription
-    claim.py       one delivery
+    claim.py       one delivery                       client.py      nats-py's client, made sturdy
+    notes.py       how often a message was taken
 """
 
 from pipebus.errors import UnsupportedCapability

@@ -7,15 +7,12 @@ and the server's word awaited, before the delivery is ended; if it cannot be wri
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
-
-from nats.aio.client import Client
 
 from pipebus.codec import Codec
 from pipebus.dead_letters import PUBLISH, DeadLetter, DeadLetters, Source
@@ -23,7 +20,7 @@ from pipebus.errors import CodecError, DeadLetterError, PipebusError
 from pipebus.message import Message
 from pipebus.transports.nats import wire
 from pipebus.transports.nats.claim import Claim
-from pipebus.transports.nats.link import ANSWER, Link, _Refused, ask
+from pipebus.transports.nats.link import Link, _Refused
 from pipebus.transports.nats.publisher import Outgoing
 from pipebus.transports.nats.subjects import consumer_name
 
@@ -41,18 +38,6 @@ RESERVE: Final = 24 * 1024
 """Bytes of the server's limit that messages leave for what a letter says beside them."""
 _SERVERS: Final = ("nats-", "pipebus-letter", "pipebus-origin", "pipebus-cut")
 """How headers begin that belong to one storing of a message, and are not copied."""
-
-
-AGAIN: Final = 0.2
-"""Seconds until a note is asked for again that could not be read."""
-SOON: Final = 2.0
-"""Seconds that a start spends on reading notes."""
-AT_ONCE: Final = 100
-"""Notes that are asked for at once."""
-
-
-def _within(number: str, first: int, last: int) -> bool:
-    return number.isdigit() and first <= int(number) <= last
 
 
 class Found:
@@ -303,92 +288,3 @@ class StoredLetters(DeadLetters):
             await link.api(f"STREAM.MSG.DELETE.{self._transport.streams.dead}", {"seq": found.number})
         except _Refused:
             raise DeadLetterError(f'no dead letter "{found.letter.id}" any more: somebody else was quicker') from None
-
-    # --- notes of takings --------------------------------------------------------------------------------------------
-
-    # One for a message and a consumer: how often it has been taken, and a "?" after that if it was begun and nobody has said
-    # yet what became of it. The last one replaces those before it.
-
-    def _note_of(self, consumer: str, number: int) -> str:
-        return f"{self._transport.subjects.notes}{consumer}.{number}"
-
-    async def note(self, consumer: str, number: int) -> tuple[int, bool] | None:
-        """
-        Takings of a message that was delivered before, and whether the last one was lost. Without a note: one, and lost. None:
-        the connection is lost, and nobody knows.
-        """
-        place = f"$JS.API.DIRECT.GET.{self._transport.streams.dead}.{self._note_of(consumer, number)}"
-        until = time.monotonic() + self._transport.options.publish_timeout
-        while True:
-            try:
-                answer = await self._transport.link.ask(place)
-            except PipebusError:  # nobody leads the stream just now, or there is none
-                if self._transport.link.client is None:
-                    return None
-                if time.monotonic() > until:
-                    return 1, True
-                await asyncio.sleep(AGAIN)
-                continue
-            found = answer.data.removesuffix(b"?")
-            if "Nats-Sequence" in (answer.headers or {}) and found.isdigit():
-                return int(found), answer.data.endswith(b"?")
-            return 1, True
-
-    async def given_back(self, client: Client, consumer: str, first: int, last: int, most: int) -> int:
-        """How many of these messages, by their numbers, were given back by who had them: noted, and not as begun."""
-        start = self._note_of(consumer, 0)[:-1]
-        found = 0
-
-        async def look(place: str) -> None:
-            nonlocal found
-            answer = await ask(client, f"$JS.API.DIRECT.GET.{self._transport.streams.dead}.{place}", b"", None, ANSWER)
-            found += "Nats-Sequence" in (answer.headers or {}) and not answer.data.endswith(b"?")
-
-        with suppress(PipebusError, TimeoutError):  # then what was seen so far
-            async with asyncio.timeout(SOON):
-                body = {"subjects_filter": f"{start}*"}
-                info = await self._transport.link.api(f"STREAM.INFO.{self._transport.streams.dead}", body, client)
-                places = [place for place in info["state"].get("subjects") or {} if _within(place[len(start) :], first, last)]
-                for number in range(0, len(places), AT_ONCE):
-                    if found >= most:
-                        break
-                    await asyncio.gather(*map(look, places[number : number + AT_ONCE]))
-        return found
-
-    def send_note(self, consumer: str, number: int, takings: int, done: Callable[[Any], object], begun: bool = False) -> None:
-        """
-        Write it. On the loop.
-
-        Args:
-            done: Called when the server has it, or with the error.
-        """
-        place, data = self._note_of(consumer, number), f"{takings}{'?' if begun else ''}".encode()
-        until = time.monotonic() + self._transport.options.publish_timeout
-        self._transport.publisher.send(Outgoing(place, place, data, {}, until, done))
-
-    async def write_note(self, consumer: str, number: int, takings: int, begun: bool) -> None:
-        """
-        `send_note`, and the server has it when this returns.
-
-        Raises:
-            TransportError, PublishUnknown.
-        """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def done(result: Any) -> None:
-            if not future.done():
-                future.set_result(result)
-
-        self.send_note(consumer, number, takings, done, begun)
-        result = await future
-        if isinstance(result, BaseException):
-            raise result
-
-    def say_note(self, consumer: str, number: int, takings: int) -> None:
-        """`send_note`, without asking whether it has come: then the one before it is right as to the number. On the loop."""
-        self._transport.link.say((self._note_of(consumer, number), str(takings).encode(), "", None))
-
-    def forget_note(self, consumer: str, number: int) -> None:
-        """On the loop."""
-        body = json.dumps({"filter": self._note_of(consumer, number)}).encode()
-        self._transport.link.say((f"$JS.API.STREAM.PURGE.{self._transport.streams.dead}", body, "", None))

@@ -25,6 +25,7 @@ from nats.aio.msg import Msg
 
 from pipebus.errors import PipebusError, TransportError, text_of
 from pipebus.transports.nats import creds
+from pipebus.transports.nats.client import SturdyClient
 from pipebus.transports.nats.options import Options
 
 T = TypeVar("T")
@@ -61,30 +62,6 @@ class _Refused(TransportError):
     def __init__(self, text: str, code: int = 0) -> None:
         super().__init__(text)
         self.code = code
-
-
-class _Client(Client):
-    """nats-py's; but what is no block of headers, or no text, does not end the reading of everything else."""
-
-    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        try:
-            found: dict[str, str] | None = await super()._process_headers(headers)
-            return found
-        except Exception:  # the server looks at no header, so these may be any bytes of anybody's
-            return None
-
-    def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None) -> Msg:
-        try:
-            found: Msg = super()._build_message(sid, subject, reply, data, headers)
-        except UnicodeDecodeError:
-            subject, reply = (one.decode(errors="replace").encode() for one in (subject, reply))
-            found = super()._build_message(sid, subject, reply, data, headers)
-        return found
-
-    async def flush(self, timeout: int = 10) -> None:
-        """The server has read all that was said before: a first one alone may overtake what is still to be written."""
-        await super().flush(timeout)
-        await super().flush(timeout)
 
 
 class Link:
@@ -196,7 +173,7 @@ class Link:
         )  # one that takes connections and is silent leaves time for others
         while not self._closing:
             gone = asyncio.Event()
-            client = _Client()
+            client = SturdyClient()
             host = self._hosts[0]
             try:
                 await asyncio.wait_for(self._connect(client, host, gone), share)
@@ -205,7 +182,7 @@ class Link:
             except Exception as error:  # of any kind: the client has many, and giving up would be for ever
                 if not isinstance(error, (nats.errors.NoServersError, TimeoutError)) or self.error is None:
                     self.error = self._named(error)
-                await _close(client)
+                await client.leave()
                 self._hosts.append(self._hosts.pop(0))
                 tried += 1
                 if tried % len(self._hosts):
@@ -217,7 +194,7 @@ class Link:
                 pause = min(pause * 2, WAITS[1])
                 continue
             except BaseException:
-                await _close(client)
+                await client.leave()
                 raise
             if self._first.is_set():
                 self._warn("transport.connected", server=str(self.options))
@@ -227,14 +204,14 @@ class Link:
             self._bell.set()
             try:
                 # A client that fails while it closes, or whose reading has failed, does not say that it has.
-                while client.is_connected and not gone.is_set() and not _deaf(client):
+                while client.is_connected and not gone.is_set() and not client.deaf:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(gone.wait(), LOOK)
             finally:
                 self._connected.clear()
                 self.client = None
                 last = client.last_error
-                await _close(client)
+                await client.leave()
             self.error = last or TransportError("the connection was lost")
             self._lost()
             self._warn("transport.disconnected", server=str(self.options), error=why(self.error))
@@ -447,27 +424,6 @@ async def ask(client: Client, subject: str, data: bytes, headers: dict[str, str]
 
 async def _limited(work: Coroutine[Any, Any, T], timeout: float | None) -> T:
     return await asyncio.wait_for(work, timeout)
-
-
-def _deaf(client: Client) -> bool:
-    """It reads no more."""
-    task: asyncio.Task[Any] | None = client._reading_task
-    return task is not None and task.done()
-
-
-async def _close(client: Client) -> None:
-    """Also one that has never been connected."""
-    with suppress(Exception):
-        await asyncio.wait_for(client.close(), 1.0)
-    # Where the connection was reset with something still to be written, its closing ends before its subscriptions have.
-    for subscription in client._subs.values():
-        subscription._stop_processing()
-    client._subs.clear()
-    await asyncio.sleep(0)  # they end now, and bring in nothing more of what they had
-    transport: Any = getattr(client, "_transport", None)
-    with suppress(Exception):
-        if transport:
-            transport.close()
 
 
 def _final(error: BaseException | None) -> bool:

@@ -6,7 +6,7 @@ renewed. How much is asked for follows what is settled, so that a slow handler k
 
 The server counts each delivery, also one that only waited here when this process was killed, or was given back. So it is not
 asked how often a message has been taken: a delivery that was lost counts once, and what was delivered before has a note on the
-server (letters.py) that is written before it is handed in again, when it will be begun at once. Nobody dies for having
+server (notes.py) that is written before it is handed in again, when it will be begun at once. Nobody dies for having
 waited beside a message that kills its handlers. And what was lost is handed in alone, so that nobody dies for having been
 handled beside it.
 """
@@ -122,7 +122,7 @@ class Puller:
         for number, last in missing:
             back = (f"$JS.ACK.{self.stream}.{self.name}.1.{number}.{last}.0.0", b"-NAK", "", None)
             if len(missing) == self._orphans:  # so each of them was on its way, and was not taken
-                self._transport.letters.send_note(self.name, number, 0, partial(_then, self._link, back))
+                self._transport.notes.send(self.name, number, 0, partial(_then, self._link, back))
             else:
                 self._link.say(back)
         dropped, self._dropped = self._dropped, []
@@ -164,7 +164,7 @@ class Puller:
             self._heard, self._highest = last, high
             if out > 0 and not await self._company.at_work():
                 low = info["ack_floor"]["stream_seq"] + 1
-                out -= await self._transport.letters.given_back(client, self.name, low, high, out)
+                out -= await self._transport.notes.given_back(client, self.name, low, high, out)
                 self._orphans = max(0, out)
             return []
         lost = min(out, last - self._heard, high - self._highest)
@@ -298,7 +298,7 @@ class Puller:
             found = None
             self._reading += 1
             try:
-                found = await self._transport.letters.note(self.name, claim.number)
+                found = await self._transport.notes.read(self.name, claim.number)
             finally:
                 self._reading -= 1
                 if found is None:  # the connection is lost (so we are cancelled): it goes back on the next one
@@ -364,7 +364,7 @@ class Puller:
             if not claim.begun:
                 # Where no note can be kept (its stream is gone, or full) it is handed in all the same.
                 with suppress(PipebusError):
-                    await self._transport.letters.write_note(self.name, claim.number, claim.takings + 1, begun=True)
+                    await self._transport.notes.write(self.name, claim.number, claim.takings + 1, begun=True)
                 claim.begun = True
             if claim.done or self.ended:
                 return
@@ -476,7 +476,7 @@ class Puller:
             return
         if verdict == "return":
             self.returned[claim.number] = time.monotonic() + delay
-            self._transport.letters.say_note(self.name, claim.number, claim.takings + 1)
+            self._transport.notes.say(self.name, claim.number, claim.takings + 1)
             self._say(claim, b'-NAK {"delay":%d}' % int(delay * NANO) if delay > 0 else b"-NAK")
         else:
             if verdict == "drop":
@@ -485,7 +485,7 @@ class Puller:
                 counts.acknowledged += 1
             self._say(claim, b"+ACK")
             if claim.again:
-                self._transport.letters.forget_note(self.name, claim.number)
+                self._transport.notes.forget(self.name, claim.number)
         self._forget(claim)
 
     def _release(self, claim: Claim) -> None:
@@ -498,14 +498,14 @@ class Puller:
             self._forget(claim)
 
         self._transport.open += 1
-        self._transport.letters.send_note(self.name, claim.number, claim.takings, noted)
+        self._transport.notes.send(self.name, claim.number, claim.takings, noted)
 
     def buried(self, claim: Claim, error: BaseException | None) -> None:
         """Its letter is kept, or could not be: then it comes again when its lease ends."""
         if error is None:
             self._say(claim, b"+TERM")
             if claim.again:
-                self._transport.letters.forget_note(self.name, claim.number)
+                self._transport.notes.forget(self.name, claim.number)
         self._forget(claim)
 
     def _say(self, claim: Claim, what: bytes) -> None:

@@ -45,6 +45,7 @@ from pipebus.transports.nats.directory import Directory
 from pipebus.transports.nats.letters import RESERVE, StoredLetters
 from pipebus.transports.nats.link import ANSWER, Link, _Refused
 from pipebus.transports.nats.listener import Listener
+from pipebus.transports.nats.notes import Notes
 from pipebus.transports.nats.options import Options
 from pipebus.transports.nats.publisher import Outgoing, Publisher, unknown
 from pipebus.transports.nats.puller import MOMENT, Puller
@@ -86,6 +87,7 @@ class NatsTransport(Transport):
         self.subjects = Subjects(options)
         self.capabilities = self._promised(PAYLOAD)
         self.letters = StoredLetters(self, self.codec)
+        self.notes = Notes(self)
         self.dead_letters = None if options.core else self.letters
         self.link: Link
         self._around: Surroundings | None = None
