@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -15,8 +14,6 @@ from pipebus.transports.nats.publisher import random_id
 
 PRESENT: Final = 0.5
 """Seconds in which whoever is at work says so."""
-WAITS: Final = b"waits"
-"""The answer of one who is there, and hands in nothing new before what was lost has come."""
 
 
 class Company:
@@ -25,21 +22,20 @@ class Company:
 
     Args:
         subject: Of the consumer.
-        waits: Whether we wait ourselves.
     """
 
-    def __init__(self, subject: str, waits: Callable[[], bool]) -> None:
+    def __init__(self, subject: str) -> None:
         self.known = False  # somebody else has been heard of, ever
-        self._subject, self._waits = subject, waits
+        self._subject = subject
         self._me = random_id().encode()
-        self._working = asyncio.Event()
+        self._answer = asyncio.Event()
         self._client: Client | None = None
         self._subscriptions: list[Subscription] = []
 
     async def connected(self, client: Client) -> None:
         """Listen, and then ask: of two who do so at the same time, each hears the other."""
         self._client = client
-        self._working.clear()
+        self._answer.clear()
         inbox = client.new_inbox()
         self._subscriptions = [
             await client.subscribe(inbox, cb=self._answered),
@@ -52,18 +48,17 @@ class Company:
             return
         self.known = True
         if message.reply and self._client is not None:
-            await self._client.publish(message.reply, WAITS if self._waits() else b"")
+            await self._client.publish(message.reply)
 
     async def _answered(self, message: Msg) -> None:
         self.known = True
-        if message.data != WAITS:
-            self._working.set()
+        self._answer.set()
 
     async def at_work(self) -> bool:
-        """Whether somebody has said that he is, since we have come; it may take a moment."""
+        """Whether there is anybody; it may take a moment to hear from him."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._working.wait(), PRESENT)
-        return self._working.is_set()
+            await asyncio.wait_for(self._answer.wait(), PRESENT)
+        return self.known
 
     async def leave(self) -> None:
         """Answer nobody any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
@@ -10,6 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from pipebus.errors import CodecError
 from pipebus.message import Message
 from pipebus.transports.base import Binding
 from pipebus.transports.nats import wire
@@ -36,7 +38,7 @@ class Listener:
         self._group = consumer_name(binding.name) if binding.durable else ""
         self._transport = transport
         self._subscriptions: list[Subscription] = []
-        self._full: deque[Message[Any] | bytes] = deque()
+        self._full: deque[Message[Any]] = deque()
         self.ended = False
 
     async def connected(self, client: Client) -> None:
@@ -64,6 +66,13 @@ class Listener:
             return
         headers = message.headers or {}
         found = wire.decode(subject, message.data, headers, random_id(), time.time(), message.reply)
+        if isinstance(found, bytes):
+            try:
+                found = self._transport.codec.decode(found)
+            except CodecError:
+                # It becomes a dead letter, and whoever is told of that may publish, and wait for it.
+                await asyncio.get_running_loop().run_in_executor(None, self.binding.deliver, found, None, 0)
+                return
         if self._full or not self.binding.deliver(found, None, 0):
             if len(self._full) < WAITING:
                 self._full.append(found)

@@ -84,6 +84,7 @@ class Puller:
         self.unconfirmed: deque[Frame] = deque()
         self._told = 0  # counts what was ever in it
         self.ended = False
+        self.retiring = False  # its figures are asked for, a last time
         self._over = False  # and nothing comes any more
         self._subscription: Subscription | None = None
         self._inbox = ""
@@ -94,7 +95,7 @@ class Puller:
         self._since = time.monotonic()
         self._lost = False
         self._moves = 0  # counts what has arrived
-        self._company = Company(transport.subjects.here + self.name, lambda: self._orphans > 0)
+        self._company = Company(transport.subjects.here + self.name)
         self._begun = False
         self._orphans = 0  # what a killed process had, and has not come yet
         self._outermost = 0  # the last number of it
@@ -168,7 +169,7 @@ class Puller:
                 self._orphans = max(0, out)
             return []
         lost = min(out, last - self._heard, high - self._highest)
-        if lost <= 0 or await self._company.at_work() or self._company.known:
+        if lost <= 0 or await self._company.at_work():
             return []
         self._orphans = lost
         if high - self._highest > FAR:
@@ -186,7 +187,7 @@ class Puller:
         insort(self._line, claim, key=lambda one: one.number)
 
     def _look_for_orphans(self, now: float) -> None:
-        if now > self._patience:
+        if now > self._patience or self._company.known:  # two that begin together would wait for each other's
             self._all_there()
         elif now > self._probe and not self._credit and self._inbox and not self._lost:
             self._probe = now + AGAIN

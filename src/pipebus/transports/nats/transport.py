@@ -173,11 +173,15 @@ class NatsTransport(Transport):
         for bound in self._bound.values():
             if isinstance(bound, Puller):
                 bound.give_back()
-        await self._flush()
-        await self.letters.remember()
-        for name, bound in self._bound.items():
-            if isinstance(bound, Puller):
-                self._last[name] = await self._figures(bound)
+        try:
+            await self._flush()
+        finally:
+            with suppress(PipebusError):
+                await self.letters.remember()
+            for name, bound in self._bound.items():
+                if isinstance(bound, Puller):
+                    with suppress(PipebusError):
+                        self._last[name] = await self._figures(bound)
 
     def warn(self, event: str, **facts: Any) -> None:
         if self._around is not None:
@@ -200,7 +204,7 @@ class NatsTransport(Transport):
                         bound.look(now)
                         if now - renewed >= self.options.lease / 3 and self.link.client is not None:
                             bound.renew()
-                        if bound.done:
+                        if bound.done and not bound.retiring:
                             self.link.start(self._retire(bound))
                     else:
                         bound.offer()
@@ -214,11 +218,14 @@ class NatsTransport(Transport):
 
     async def _retire(self, bound: Puller) -> None:
         """It was unsubscribed, and nothing is left of it but its figures."""
-        name = bound.binding.name
+        name, found = bound.binding.name, None
+        bound.retiring = True
+        with suppress(PipebusError):
+            found = await self._figures(bound)
         if self._bound.get(name) is bound:
             del self._bound[name]
-            with suppress(PipebusError):
-                self._last[name] = await self._figures(bound)
+            if found is not None:
+                self._last[name] = found
 
     async def _confirm(self) -> None:
         with suppress(PipebusError):  # later, then
@@ -405,6 +412,7 @@ class NatsTransport(Transport):
             self.look(lambda link: link.api(place))
         except _Refused as error:
             raise TransportError(f"{self.url} has no subscription {name}: {error}") from None
+        self._bound.pop(name, None)
         if self._running:
             self.directory.removed(consumer_name(name))
 
@@ -420,9 +428,15 @@ class NatsTransport(Transport):
     async def _flush(self) -> None:
         """All that was settled is carried out, and the server says so."""
         await self._said()
+        failed: PipebusError | None = None
         for bound in list(self._bound.values()):
             if isinstance(bound, Puller):
-                await bound.confirm()
+                try:
+                    await bound.confirm()
+                except PipebusError as error:  # its consumer is gone, say; the others are to be confirmed all the same
+                    failed = error
+        if failed is not None:
+            raise failed
 
     async def _said(self) -> None:
         """All that was settled is told."""
