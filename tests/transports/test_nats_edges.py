@@ -550,6 +550,19 @@ class TestWhatIsLeft:
             bus.transport.remove("s")
         assert not [text for text in warned if "nobody answers" in text]
 
+    def test_a_stop_is_told_of_no_trouble_where_there_is_none(self, stage: NatsStage) -> None:
+        """Subscriptions that have ended are put away beside it; the figures of all are there afterwards."""
+        bus, warned, names = stage.open(), list[str](), [f"s{number}" for number in range(12)]
+        for name in names:
+            bus.subscribe(name, Seen(), name=name)
+        with running(stage, bus):
+            bus.transport.warn = lambda event, **facts: warned.append(event)
+            for name in names:
+                bus.publish(name, 1)
+            bus.drain(timeout=10)
+        assert warned == []
+        assert [figures(bus, name)["acknowledged"] for name in names] == [1] * 12
+
     def test_two_confirmations_at_once_forget_nothing(self, stage: NatsStage, monkeypatch: pytest.MonkeyPatch) -> None:
         """What neither has asked about is said again after a lost connection."""
 

@@ -5,11 +5,12 @@ What is published waits for the server's word; who waits is a thread, or a corou
 left to the link's loop: it brings messages in, and tells the server what became of them, in order.
 
 What is not promised. Order: among several processes of a subscription, if one is killed or loses its connection; what it had
-comes when its lease ends, and the others do not wait for that. (One that is alone does.) Attempts: a message that only waited
-in a process that was killed counts as taken once, however often (each time, where somebody reads the mailbox himself). Fences:
-the server takes the word of who has lost its lease; here it is refused only if the message has come back to the same process.
-A server that is killed forgets what it has done in the last tenth of a second: what was handed out then comes again, under the
-same attempt, and what was acknowledged may.
+comes when its lease ends, and the others do not wait for that. (One that is alone does; but not if its connection is lost
+twice, the second time before all of that has come.) Attempts: a message that only waited in a process that was killed counts as
+taken once, however often (each time, where somebody reads the mailbox himself). Fences: the server takes the word of who has
+lost its lease; here it is refused only if the message has come back to the same process. A server that is killed forgets what
+it has done in the last tenth of a second: what was handed out then comes again, under the same attempt, and what was
+acknowledged may.
 `Receipt.mailboxes`: it knows named subscriptions of all programs, and unnamed ones of this bus.
 """
 
@@ -170,7 +171,7 @@ class NatsTransport(Transport):
             await bound.end()
         if self.link.client is None:
             raise TransportError("the connection is lost; what was settled since comes again when its lease ends")
-        for bound in self._bound.values():
+        for bound in list(self._bound.values()):
             if isinstance(bound, Puller):
                 bound.give_back()
         try:
@@ -178,7 +179,7 @@ class NatsTransport(Transport):
         finally:
             with suppress(PipebusError):
                 await self.letters.remember()
-            for name, bound in self._bound.items():
+            for name, bound in list(self._bound.items()):
                 if isinstance(bound, Puller):
                     with suppress(PipebusError):
                         self._last[name] = await self._figures(bound)
