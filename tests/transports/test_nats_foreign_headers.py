@@ -41,9 +41,10 @@ names = st.sampled_from(NAMES) | st.text(
     st.characters(categories=["L", "M", "N", "P", "S"], exclude_characters=":"), min_size=1, max_size=7
 )
 values = st.sampled_from(VALUES) | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), max_size=12)
-headers_of_ours = st.dictionaries(names, values, max_size=5)
+headers_of_ours = st.dictionaries(names.filter(lambda name: not name.lower().startswith(RESERVED)), values, max_size=5)
 headers_of_theirs = st.dictionaries(
-    st.sampled_from(["status", "Description", "reply-to"]) | st.from_regex(PLAIN, fullmatch=True),
+    st.sampled_from(["status", "Description", "reply-to"])
+    | st.from_regex(PLAIN, fullmatch=True).filter(lambda name: not name.lower().startswith(RESERVED)),
     st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).map(str.strip),
     max_size=5,
 )
