@@ -207,8 +207,8 @@ data = st.recursive(
     | st.integers(-(2**63), 2**63 - 1)
     | st.floats(allow_nan=False)
     | st.dates()
-    | st.datetimes(timezones=zones)
-    | st.times().map(lambda time: time.replace(fold=0)),  # TOML has no word for it, and the two are equal
+    | st.datetimes(timezones=zones).map(lambda moment: moment.replace(fold=0))  # TOML has no word for it, and the two are equal
+    | st.times().map(lambda time: time.replace(fold=0)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )

@@ -607,7 +607,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r")
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False)
 DATES = st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2100, 1, 1)).map(
-    lambda found: found.replace(microsecond=0)
+    lambda found: found.replace(microsecond=0, fold=0)
 )
 DATA = st.recursive(
     TEXT | st.booleans() | WHOLE | FLOATS | DATES | st.dates(),

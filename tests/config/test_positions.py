@@ -203,7 +203,7 @@ SCALARS = st.one_of(
     st.booleans(),
     st.dates(),
     st.times(),
-    st.datetimes(),
+    st.datetimes().map(lambda moment: moment.replace(fold=0)),
 )
 VALUES = st.recursive(
     SCALARS,
