@@ -308,7 +308,7 @@ def test_a_delayed_return_survives_a_kill(tmp_path: Path) -> None:
     with at(tmp_path) as place:
         name = place.start()
         place.publish("later", "m")
-        until(lambda: place.figures()["pending"] == 1 and place.deliveries(), "the return")
+        until(lambda: place.deliveries() and place.figures()["pending"] == 1, "the return")
         place.kill(name)
         name = place.start()
         until(lambda: place.settled == 1, "the second attempt")
