@@ -168,9 +168,8 @@ class Link:
     async def _supervise(self) -> None:
         """A client, and when it is gone the next."""
         pause, tried = WAITS[0], 0
-        share = self.options.connect_timeout / len(
-            self._hosts
-        )  # one that takes connections and is silent leaves time for others
+        # One that takes connections and is silent leaves time for the others.
+        share = self.options.connect_timeout / len(self._hosts)
         while not self._closing:
             gone = asyncio.Event()
             client = SturdyClient()

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 
 from pipebus.errors import MessageTooLarge, PublishUnknown, TransportError
 from pipebus.transports.nats import wire
-from pipebus.transports.nats.link import Frame, Link, why
+from pipebus.transports.nats.link import LEADERLESS, Frame, Link, why
 
 WINDOW: Final = 2000
 """
@@ -30,14 +30,13 @@ BUSY: Final = 429
 """The code of such a refusal."""
 UNAVAILABLE: Final = 503
 """The code where no server leads the stream now."""
-LEADING: Final = (10008, 10009)
 LEADING_TEXTS: Final = ("not leader", "store is closed")
-"""JetStream's error codes, and the texts of others, where that changes while the publish is under way."""
+"""What errors say, whatever their code, where the leader changes while the publish is under way."""
 STAGED: Final = 10158
 """JetStream's error code for an id that is being stored: whether it will be, is not known yet."""
 AGAIN: Final = 0.01
 """Seconds until what it refused so is sent again, at the latest."""
-LEADERLESS: Final = 0.1
+ELECTION: Final = 0.1
 """The same where no server of a cluster leads the stream; that takes some seconds after the one that did was lost."""
 
 
@@ -164,7 +163,7 @@ class Publisher:
         if (message.headers or {}).get("Status") == str(UNAVAILABLE):
             one.refusal = "no stream keeps it, or no server leads that stream now"
             if self.keeps(one.subject):
-                return LEADERLESS
+                return ELECTION
             return TransportError(f'no stream keeps "{one.subject}"; message {one.id} is not kept')
         try:
             found: dict[str, Any] = json.loads(message.data)
@@ -174,10 +173,10 @@ class Publisher:
                     return AGAIN
                 if error.get("err_code") == STAGED:
                     one.doubtful = True
-                    return LEADERLESS
+                    return ELECTION
                 text = str(error.get("description", "?"))
-                if error.get("err_code") in LEADING or any(said in text for said in LEADING_TEXTS):
-                    return LEADERLESS
+                if error.get("err_code") in LEADERLESS or any(said in text for said in LEADING_TEXTS):
+                    return ELECTION
                 return TransportError(f"the server refused message {one.id} on {one.subject}: {text}")
             number = int(found["seq"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
