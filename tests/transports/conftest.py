@@ -47,3 +47,22 @@ def make_bus() -> Iterator[MakeBus]:
 def bus(url: str, make_bus: MakeBus) -> Bus:
     """A bus on each transport, not yet started."""
     return make_bus(url)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A nats-server for the tests of one file."""
+    from nats_server import NatsServer  # here, for it needs a package that others can do without
+
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+def stage(server: Any) -> Iterator[Any]:
+    """A stream of its own on it."""
+    from nats_server import NatsStage
+
+    stage = NatsStage(server)
+    yield stage
+    stage.wipe()

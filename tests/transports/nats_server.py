@@ -198,6 +198,12 @@ class NatsStage(UrlStage):
         with_client(self.server, work)
 
 
+def write_in(stage: NatsStage, mode: str) -> NatsStage:
+    """A stage whose buses write their events so."""
+    stage.url = f"{stage.url}&events={mode}"
+    return stage
+
+
 def _cut(link: Any) -> None:
     client = link.client
     link._line.clear()

@@ -7,7 +7,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,19 +29,6 @@ from pipebus.errors import (
 from pipebus.subscription import Delivery
 from pipebus.testing.contract.tools import Seen, figures, running, until
 from pipebus.transports.nats import publisher, wire
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
-@pytest.fixture
-def stage(server: NatsServer) -> Iterator[NatsStage]:
-    stage = NatsStage(server)
-    yield stage
-    stage.wipe()
 
 
 def theirs(stage: NatsStage, work: Callable[[Any, str], Any]) -> Any:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 pytest.importorskip("nats")
 
-from nats_server import NatsServer, NatsStage, with_client
+from nats_server import NatsStage, with_client
 
 from pipebus.testing.contract.tools import Seen, running, until
 
@@ -29,19 +28,6 @@ bus = Bus({url!r})
 def bill(message: Message) -> None:
     print("billed", message.body, flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
-@pytest.fixture
-def stage(server: NatsServer) -> Iterator[NatsStage]:
-    stage = NatsStage(server)
-    yield stage
-    stage.wipe()
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:

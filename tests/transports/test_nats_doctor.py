@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,6 @@ from pipebus import Bus
 from pipebus.testing.contract.tools import Seen, running
 from pipebus.transports.base import Finding
 from pipebus.transports.nats import health
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
-@pytest.fixture
-def stage(server: NatsServer) -> Iterator[NatsStage]:
-    stage = NatsStage(server)
-    yield stage
-    stage.wipe()
 
 
 def examined(url: str) -> list[Finding]:

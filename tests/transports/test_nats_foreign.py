@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ try:
     from cloudevents.core.v1.event import CloudEvent
     from faststream.nats import JStream, NatsBroker
     from faststream.nats.annotations import NatsMessage
-    from nats_server import NatsServer, NatsStage, with_client
+    from nats_server import NatsServer, NatsStage, with_client, write_in
 except ImportError as missing:
     if os.environ.get("CI"):
         raise  # there nothing is skipped
@@ -29,25 +29,6 @@ from pipebus import Bus, Message
 from pipebus.testing.contract.tools import Seen, running, until
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
-@pytest.fixture
-def stage(server: NatsServer) -> Iterator[NatsStage]:
-    stage = NatsStage(server)
-    yield stage
-    stage.wipe()
-
-
-def write_in(stage: NatsStage, mode: str) -> NatsStage:
-    """What its buses write are events in this mode."""
-    stage.url = f"{stage.url}&events={mode}"
-    return stage
 
 
 def read_one(stage: NatsStage, subject: str = ">") -> Any:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,7 +16,7 @@ import pytest
 try:
     from hypothesis import example, given, settings
     from hypothesis import strategies as st
-    from nats_server import NatsServer, NatsStage, with_client
+    from nats_server import NatsServer, NatsStage, with_client, write_in
 except ImportError as missing:
     if os.environ.get("CI"):
         raise  # there nothing is skipped
@@ -48,25 +48,6 @@ headers_of_theirs = st.dictionaries(
     st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).map(str.strip),
     max_size=5,
 )
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
-@pytest.fixture
-def stage(server: NatsServer) -> Iterator[NatsStage]:
-    stage = NatsStage(server)
-    yield stage
-    stage.wipe()
-
-
-def write_in(stage: NatsStage, mode: str) -> NatsStage:
-    """What its buses write are events in this mode."""
-    stage.url = f"{stage.url}&events={mode}"
-    return stage
 
 
 def heard(stage: NatsStage, publish: Callable[[], object]) -> Any:
