@@ -94,8 +94,9 @@ assert all(isinstance(handler, logging.NullHandler) for handler in logging.getLo
 def test_pipebus_works_without_its_extras() -> None:
     """Whoever has not installed `pipebus[cli]` misses the command line only."""
     program = """
-import sys
+import logging, sys
 sys.modules["rich"] = None
+logging.getLogger("pipebus").addHandler(logging.NullHandler())
 from pipebus import Bus
 from pipebus.filters import Log
 bus = Bus()

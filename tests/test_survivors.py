@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import queue
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flow_helpers import LONG, WAIT, Boom, Ear, Hold, InThread, fine, running, wait_until
+from flow_helpers import LONG, WAIT, Ear, Hold, InThread, fine, running, wait_until
 from pipebus import (
     Around,
     Bus,
     BusClosed,
-    Delivery,
     DrainTimeout,
     Dropped,
     Message,
@@ -28,10 +26,10 @@ from pipebus import (
     around,
     when,
 )
-from pipebus.clock import SYSTEM, SystemClock
+from pipebus.clock import SYSTEM
 from pipebus.events import Starved
 from pipebus.filters import Reroute, Timeout
-from pipebus.runners import Pool, Worker
+from pipebus.runners import Pool
 from pipebus.subject import Pattern, PatternTree
 from pipebus.testing import FakeClock
 from pipebus.transports.opening import TRANSPORTS
@@ -159,31 +157,6 @@ def test_unsubscribe_in_its_own_handler_ends_the_other_threads_and_waits_for_non
         bus.drain(WAIT)
 
         assert (subscription.stats()["acknowledged"], subscription.stats()["dead"]) == (3, 0)
-
-
-def test_a_stop_does_not_wait_for_a_worker_that_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a worker died of (here of its clock), the stop that comes after it ends."""
-
-    class Broken(SystemClock):
-        @staticmethod
-        def now() -> float:
-            if isinstance(threading.current_thread(), Worker):
-                raise Boom
-            return SystemClock.now()
-
-    dying: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
-    monkeypatch.setattr(threading, "excepthook", lambda hook: dying.put(hook.thread))
-
-    def handle(message: Message, delivery: Delivery) -> None:
-        """Asks for its delivery, whose time the worker looks up before it calls."""
-
-    bus = Bus(clock=Broken())
-    bus.subscribe("s", handle)
-    bus.start()
-    bus.publish("s")
-    dying.get(timeout=WAIT).join(WAIT)
-
-    assert InThread(bus.stop, timeout=0.0, drain=False).result().abandoned == ()
 
 
 def test_an_entry_that_comes_after_the_stop_is_taken_out_again_on_no_new_thread() -> None:

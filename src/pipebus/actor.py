@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipebus import links
 from pipebus.errors import BusClosed, LifecycleError, PipelineError
+from pipebus.foreign import is_a, shown
 from pipebus.loops import LoopWorker, in_context
 from pipebus.mailbox import Mailbox
 from pipebus.mailbox_asked import Answer, AskedMailbox, Question, is_question
@@ -74,13 +75,13 @@ class Actor(Address, SelfLinking):
 
     def on_message(self, *message: Any, **_: Any) -> Any:
         """A message addressed to this actor. (Of this form, so that type checkers let yours take what it likes.)"""
-        raise PipelineError(f"{self!r} has no on_message, so mail addressed to it cannot be handled; define one")
+        raise PipelineError(f"{shown(self)} has no on_message, so mail addressed to it cannot be handled; define one")
 
     @property
     def subscription(self) -> Subscription:
         """Its mailbox's: `stats`, `pause`, `resume`."""
         if self._home is None:
-            raise LifecycleError(f"{self!r} is not spawned; bus.spawn(actor) gives it a mailbox")
+            raise LifecycleError(f"{shown(self)} is not spawned; bus.spawn(actor) gives it a mailbox")
         return self._home
 
     @property
@@ -229,7 +230,7 @@ class ActorSubscription(Subscription):
                     item.give(Answer(error=BusClosed(f"the loop of filter actor {self.name} was closed while it was asked")))
                     worker.lost = item
                     raise
-                if isinstance(error, asyncio.CancelledError) and worker.cancelled():
+                if is_a(error, asyncio.CancelledError) and worker.cancelled():
                     error = BusClosed(f"filter actor {self.name} was cancelled while it was asked")
                 answer = Answer(error=error)
             finally:

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pipebus import validation
 from pipebus.errors import SubscriptionError
+from pipebus.foreign import shown
 from pipebus.message import Message
 from pipebus.pipeline import Place, is_async
 
@@ -73,7 +74,7 @@ def bind(handler: Callable[..., Any], known: dict[Any, Getter], place: Place, na
     """
     title = name or handler_name(handler)
     if isinstance(handler, type) or not callable(handler):
-        raise SubscriptionError(f"handler {handler!r} (at {place}) is no function; give a function or a callable object")
+        raise SubscriptionError(f"handler {shown(handler)} (at {place}) is no function; give a function or a callable object")
     form = _form(handler, title, known, place)
     asynchronous = is_async(handler)
     getters: list[tuple[Getter, str]] = []
@@ -104,7 +105,7 @@ def _body(type_: Any, title: str, whole: bool, place: Place) -> Getter:
     try:
         validate = validation.validator(type_)
     except Exception as error:
-        raise SubscriptionError(f"handler {title} (at {place}): cannot validate bodies as {type_!r}: {error}") from error
+        raise SubscriptionError(f"handler {title} (at {place}): cannot validate bodies as {shown(type_)}: {error}") from error
     refusal = validation.refusal()
 
     def body(message: Message[Any]) -> Any:

@@ -29,8 +29,8 @@ from pipebus.errors import (
     SubjectError,
     SubscriptionError,
     UnsupportedCapability,
-    text_of,
 )
+from pipebus.foreign import class_name, said, shown
 from pipebus.handlers import Handlers
 from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
@@ -134,7 +134,7 @@ class Bus:
         self.pool = Pool(size, self.clock, name, lambda ready, workers: self.ledger.emit(events.Starved(ready, workers)))
         self.loop_thread = LoopThread(name, lambda error: self.request_stop(f"{error} in a task on the bus's loop"))
         self.loops = LoopRunner(self.clock, self.loop_thread, self.ledger.warn)
-        self.timers = Timers(self.clock, name, lambda error: self.ledger.warn("timer.failed", error=text_of(error)))
+        self.timers = Timers(self.clock, name, lambda error: self.ledger.failed("timer.failed", error))
         self.services = Services(self.clock, debug, self.pool.lent, carry)
         self.router = Router(self)
         self.delivery_nodes: tuple[pipeline.Node, ...] = ()
@@ -192,7 +192,7 @@ class Bus:
             unknown = options.keys() - set(OPTIONS)
             if unknown:
                 raise TypeError(
-                    f"publish() got an unexpected keyword argument {min(unknown)!r}; there are {', '.join(OPTIONS)}"
+                    f"publish() got an unexpected keyword argument {shown(min(unknown))}; there are {', '.join(OPTIONS)}"
                 )
             return self._publish_with(subject, body, **options)
         try:
@@ -453,7 +453,8 @@ class Bus:
             return self.replies.route() if is_answer(subject) else self.router.route(subject)
         except TypeError:
             raise SubjectError(
-                f"{subject!r} cannot be a subject: {type(subject).__name__} objects are not hashable; use a string or Ref(obj)"
+                f"{shown(subject)} cannot be a subject: {class_name(subject)} objects are not hashable; "
+                "use a string or Ref(obj)"
             ) from None
 
     def _callable(self, route: Route, late: bool) -> links.Next:
@@ -545,7 +546,7 @@ class Bus:
             PipelineError: naming the filter, its position, the place and the remedy.
         """
         if at not in ("publish", "delivery"):
-            raise PipelineError(f'use(at={at!r}): a filter stands at "publish" or at "delivery"')
+            raise PipelineError(f'use(at={shown(at)}): a filter stands at "publish" or at "delivery"')
         with self.lifecycle.lock:
             if self.state not in ("new", "stopped"):
                 raise LifecycleError("filters cannot be added after start: chains are frozen; call use() before start()")
@@ -636,7 +637,7 @@ class Bus:
         """
         for one in handlers:
             if not isinstance(one, Handlers):
-                raise SubscriptionError(f"include takes Handlers, found {one!r}; use bus.subscribe for a single function")
+                raise SubscriptionError(f"include takes Handlers, found {shown(one)}; use bus.subscribe for a single function")
             made: list[Subscription] = []
             token = _journal.set(made)
             try:
@@ -667,7 +668,7 @@ class Bus:
         if name == PUBLISH:
             raise SubscriptionError(f'name="{name}" (at {place}): that is what the publish chain is called; choose another')
         if name is not None and (not isinstance(name, str) or not name or not name.isprintable()):
-            raise SubscriptionError(f"name={name!r} (at {place}): a name is a printable string that is not empty")
+            raise SubscriptionError(f"name={shown(name)} (at {place}): a name is a printable string that is not empty")
         with self.lifecycle.lock:
             self._check_open()
             if name is not None and name in self._names:
@@ -755,9 +756,9 @@ class Bus:
         seconds = settings.seconds(interval, "every", above=0.0)
         unknown = envelope.keys() - set(OPTIONS)
         if unknown:
-            raise TypeError(f"every() got an unexpected keyword argument {min(unknown)!r}; there are {', '.join(OPTIONS)}")
+            raise TypeError(f"every() got an unexpected keyword argument {shown(min(unknown))}; there are {', '.join(OPTIONS)}")
         if envelope.get("id") is not None:
-            raise MessageError(f"every: id={envelope['id']!r}, but each message has an id of its own; leave it out")
+            raise MessageError(f"every: id={shown(envelope['id'])}, but each message has an id of its own; leave it out")
         self._check_delay(_seconds(envelope.get("delay", 0.0), "delay"))
         self._check_address(subject)
         check_headers(envelope.get("headers") or {})
@@ -776,9 +777,9 @@ class Bus:
         if isinstance(subject, str):
             check_subject(subject)
         elif not isinstance(subject, Address):
-            raise SubjectError(f"{subject!r} cannot be published to; use a string, an actor or Ref(obj)")
+            raise SubjectError(f"{shown(subject)} cannot be published to; use a string, an actor or Ref(obj)")
         elif not self.transport.capabilities.objects:
-            raise UnsupportedCapability(f"{self.url} carries only mail for named subjects, not for {subject!r}")
+            raise UnsupportedCapability(f"{self.url} carries only mail for named subjects, not for {shown(subject)}")
 
     def forget_schedule(self, schedule: Schedule) -> None:
         """What `schedule.stop()` calls."""
@@ -989,7 +990,7 @@ class Bus:
         def rule(message: Message[Any], error: BaseException, step: links.Mark) -> Dropped:
             if on_error == "dead_letter":
                 self._bury_published(message, error, step.name)
-            return Dropped(f"{on_error}: {type(error).__name__}", step.name)
+            return Dropped(f"{on_error}: {class_name(error)}", step.name)
 
         return rule
 
@@ -999,7 +1000,7 @@ class Bus:
             message, error, Source(self._publish_again, self._forget_letter), subscription=PUBLISH, by=by, attempts=1,
             first_time=now, time=now,
         )  # fmt: skip
-        self.ledger.warn("message.died", subject=str(message.subject), message=message.id, letter=letter.id, error=letter.error)
+        self.ledger.failed("message.died", error, by=by, subject=said(message.subject), message=message.id, letter=letter.id)
         if self.ledger.observed:
             self.ledger.emit(events.Died(message, PUBLISH, letter.id, letter.error, error))
 
@@ -1148,7 +1149,7 @@ def _value(counter: itertools.count[int]) -> int:
 
 def _whole(value: Any, name: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise PipelineError(f"Bus({name}={value!r}): it is a whole number of at least {least}")
+        raise PipelineError(f"Bus({name}={shown(value)}): it is a whole number of at least {least}")
     return value
 
 
@@ -1160,7 +1161,7 @@ def _checked(message: Message[Any]) -> Message[Any]:
 
 def _seconds(value: Any, name: str) -> float:
     if not is_duration(value):
-        raise MessageError(f"{name} is a number of seconds, 0 or more, found {value!r}")
+        raise MessageError(f"{name} is a number of seconds, 0 or more, found {shown(value)}")
     return float(value)
 
 

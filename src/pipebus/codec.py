@@ -28,6 +28,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from pipebus.errors import CodecError, PipebusError, UnsupportedCapability
+from pipebus.foreign import shown
 from pipebus.message import ERROR_HEADER, NO_HEADERS, Headers, Message, check_headers
 from pipebus.subject import check_subject
 
@@ -63,7 +64,7 @@ class JsonCodec:
             value = getattr(message, field)
             if value is not None and not isinstance(value, str):
                 raise UnsupportedCapability(
-                    f"{field} {value!r} is an object; a transport that encodes carries only mail for named subjects"
+                    f"{field} {shown(value)} is an object; a transport that encodes carries only mail for named subjects"
                 )
         check_subject(message.subject)
         wire: dict[str, Any] = {
@@ -92,7 +93,7 @@ class JsonCodec:
             return _to_json(wire)
         except Exception as error:  # also whatever the body's own methods raise
             text = str(error).encode("utf-8", "backslashreplace").decode()
-            what = f"message {message.id!r} (body: {type(message.body).__name__})"
+            what = f"message {shown(message.id)} (body: {type(message.body).__name__})"
             raise CodecError(f"{what} cannot be written as JSON: {text}") from error
 
     def decode(self, data: bytes) -> Message[Any]:
@@ -112,7 +113,7 @@ class JsonCodec:
         if wire.get("specversion") != "1.0":
             raise CodecError(f'"specversion" is "1.0", found {wire.get("specversion")!r}')
         if wire.get("pipebusversion", VERSION) not in (VERSION, str(VERSION)):
-            raise CodecError(f'"pipebusversion" {wire["pipebusversion"]!r} is not {VERSION}: written by another pipebus')
+            raise CodecError(f'"pipebusversion" {shown(wire["pipebusversion"])} is not {VERSION}: written by another pipebus')
         for name in ("type", "id", "time"):
             if not isinstance(wire.get(name), str):
                 raise CodecError(f'"{name}" is a string, found {wire.get(name)!r}' if name in wire else f'"{name}" is missing')
@@ -170,13 +171,13 @@ def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
         with suppress(ValueError):  # then it is told below what it should be
             ttl = json.loads(ttl)
     if not isinstance(headers, dict):
-        raise CodecError(f'"pipebusheaders" is an object, found {headers!r}')
+        raise CodecError(f'"pipebusheaders" is an object, found {shown(headers)}')
     own = headers.get(ERROR_HEADER)
     if own is not None:
         headers = Headers({**check_headers({k: v for k, v in headers.items() if k != ERROR_HEADER}), ERROR_HEADER: str(own)})
     moment = datetime.fromisoformat(wire["time"])
     if moment.tzinfo is None:
-        raise CodecError(f'"time" {wire["time"]!r} has no offset; RFC 3339 wants one')
+        raise CodecError(f'"time" {shown(wire["time"])} has no offset; RFC 3339 wants one')
     return Message(
         wire["type"],
         body,

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
 
-from pipebus.errors import DeadLetterError, text_of
+from pipebus.errors import DeadLetterError
+from pipebus.foreign import class_name, formatted, places_of, said, text_of
 from pipebus.message import Message
 
 PUBLISH: Final = "publish"
@@ -54,7 +54,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
         return {
             "id": self.id,
             "message": self.message.id,
-            "subject": str(self.message.subject),
+            "subject": said(self.message.subject),
             "subscription": self.subscription,
             "by": self.by,
             "error": self.error,
@@ -67,9 +67,8 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 def digest_of(error: BaseException) -> str:
     """Equal for errors of one type from one place, whatever their text says."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = "".join(f"{frame.filename}:{frame.name}:{frame.lineno};" for frame in frames)
-    return hashlib.sha256(f"{type(error).__qualname__}|{places}".encode()).hexdigest()[:12]
+    kind = f"{class_name(error)}|{places_of(error)}"
+    return hashlib.sha256(kind.encode("utf-8", "backslashreplace")).hexdigest()[:12]
 
 
 class Source(msgspec.Struct):
@@ -111,7 +110,7 @@ class DeadLetters:
             by=by,
             error=text_of(error),
             digest=digest_of(error),
-            traceback="".join(traceback.format_exception(error, limit=-20)),
+            traceback=formatted(error),
             attempts=attempts,
             first_time=first_time,
             time=time,

@@ -36,6 +36,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from pipebus.foreign import is_a, said, shown, text_of
+
 
 class PipebusError(Exception):
     """The root: `except PipebusError` catches whatever pipebus itself raises."""
@@ -79,7 +81,7 @@ class SubjectChanged(ContractError):
     def __init__(self, was: object, found: object) -> None:
         self.was, self.found = was, found
         super().__init__(
-            f"changed the subject from {was!r} to {found!r}; "
+            f"changed the subject from {shown(was)} to {shown(found)}; "
             "only a publish filter with `reroutes = True`, such as Reroute, may do that"
         )
 
@@ -280,13 +282,4 @@ class CodecError(PipebusError, ValueError):
 
 def reason_of(error: BaseException) -> str:
     """The text of an error of ours, which is written for people; of any other its type too."""
-    return str(error) if isinstance(error, PipebusError) else text_of(error)
-
-
-def text_of(error: BaseException) -> str:
-    """Type and text; the text may be a user's own `__str__`, which may fail."""
-    try:
-        text = str(error)
-    except Exception as failure:
-        text = f"(its text cannot be read: {type(failure).__name__})"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return said(error) if is_a(error, PipebusError) else text_of(error)

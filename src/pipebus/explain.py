@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from pipebus.expressions import Expression
+from pipebus.foreign import said, shown
 from pipebus.message import Message
 from pipebus.pipeline import Branch, Node, Pipeline, Place, Step, When, met
 from pipebus.subject import Pattern, check_subject
@@ -46,7 +47,7 @@ def describe_bus(bus: Described) -> dict[str, Any]:
         "schedules": [
             {
                 "every": schedule.interval,
-                "subject": str(schedule.subject),
+                "subject": said(schedule.subject),
                 "body": value_text(schedule.body),
                 **{key: value_text(value) for key, value in sorted(schedule.envelope.items()) if value not in (None, 0.0)},
                 **{key: value for key, value in schedule.told.items() if key not in ("interval", "subject")},
@@ -108,14 +109,14 @@ def describe_subscription(subscription: Subscription) -> dict[str, Any]:
     plan = subscription.plan
     return {
         "name": subscription.name,
-        "subjects": [str(pattern) for pattern in subscription.patterns],
+        "subjects": [said(pattern) for pattern in subscription.patterns],
         "handler": value_text(plan.bound.handler) if plan.bound is not None else None,
         "run": plan.run_on,
         "workers": plan.rules.workers,
         "mailbox": {"size": plan.rules.size, "overflow": plan.rules.overflow, "timeout": plan.rules.timeout},
         "attempts": plan.attempts,
         "deliver": plan.deliver,
-        "to": None if plan.to is None else str(plan.to),
+        "to": None if plan.to is None else said(plan.to),
         "filters": [describe_node(node) for node in plan.nodes],
         "place": place_text(subscription.place),
     }
@@ -139,15 +140,15 @@ def value_text(value: Any) -> Any:
     if isinstance(value, Expression):
         return {"expr": value.text}
     if isinstance(value, Mapping):
-        return {str(key): value_text(inner) for key, inner in value.items()}
+        return {said(key): value_text(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [value_text(inner) for inner in value]
     if isinstance(value, (set, frozenset)):
-        return sorted(map(str, value))
+        return sorted(map(said, value))
     name = getattr(value, "__qualname__", None)
     if name is not None:
         return f"{value.__module__}:{name}"
-    return f"<{type(value).__module__}:{type(value).__qualname__}>" if callable(value) else str(value)
+    return f"<{type(value).__module__}:{type(value).__qualname__}>" if callable(value) else said(value)
 
 
 def place_text(place: Place) -> str:
@@ -170,7 +171,7 @@ def explain(bus: Described, about: Any) -> str:
     lines: list[tuple[int, str, str, str]] = []
     _explain_chain(bus.publish_nodes, subject, message, 1, lines)
     stays = ", if the subject stays" if any(step.reroutes for step in met(bus.publish_nodes, subject)) else ""
-    parts = [str(subject), "", "publish chain" if lines else "publish chain: no filter", *_table(lines), ""]
+    parts = [said(subject), "", "publish chain" if lines else "publish chain: no filter", *_table(lines), ""]
     listeners = sorted(bus.listeners(subject), key=lambda s: s.name)
     if not listeners:
         parts.append(f"mailboxes{stays}: nobody listens (a Receipt with 0 mailboxes, and an Unrouted event)")
@@ -275,7 +276,7 @@ def _decide(node: When | Branch, subject: Any, message: Message[Any] | None, cer
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = shown(value)
     return text if len(text) <= 40 else text[:39] + "…"
 
 

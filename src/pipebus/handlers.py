@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from pipebus import pipeline
 from pipebus.errors import SubscriptionError
+from pipebus.foreign import shown
 from pipebus.pipeline import Place
 from pipebus.signatures import Addresses, Options, Register
 from pipebus.subject import Subject, check_pattern
@@ -50,7 +51,7 @@ class Handlers:
         unknown = options.keys() - Options.__optional_keys__
         if unknown:
             known = ", ".join(sorted(Options.__optional_keys__))
-            raise TypeError(f"on() got an unexpected keyword argument {min(unknown)!r}; there are {known}")
+            raise TypeError(f"on() got an unexpected keyword argument {shown(min(unknown))}; there are {known}")
         for one in subject if isinstance(subject, (list, tuple, set)) else (subject,):
             if isinstance(one, str):
                 check_pattern(one)

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 from pipebus.errors import BusClosed, PipelineError, ReceiveTimeout
-from pipebus.mailbox import Item
+from pipebus.mailbox import Item, wake
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import Message
 
@@ -42,9 +42,10 @@ class Inbox:
     def wake(self, _: object = None) -> None:
         """Called after each put: one reader may look."""
         try:
-            self._readers.popleft()()
+            call = self._readers.popleft()
         except IndexError:
             return
+        wake(call)
 
     def wake_all(self) -> None:
         while self._readers:

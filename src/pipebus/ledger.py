@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from pipebus import events, links
 from pipebus.binding import handler_name
-from pipebus.dead_letters import PUBLISH
+from pipebus.dead_letters import PUBLISH, digest_of
 from pipebus.errors import Rejected
+from pipebus.foreign import class_name, is_a, printable, spared, text_of
 from pipebus.message import Dropped, Message
-from pipebus.services import get_logger
+from pipebus.services import get_logger, logging_configured
 
 REASONS: Final = 1000
 """Most different reasons counted by name; further ones are counted as "(other)"."""
@@ -37,6 +38,7 @@ class Ledger:
         self._observers: list[Callable[[Any], object]] = []
         self._observer_errors = 0
         self._log_errors = 0
+        self._kinds: dict[tuple[str, str, str], tuple[int, str]] = {}  # failures so far: how often, and the last one's text
         self._lock = threading.Lock()
         self._unrouted = 0
         self._dropped: dict[str, Counter[str]] = {}
@@ -57,21 +59,46 @@ class Ledger:
             try:
                 observer(event)
             except BaseException as error:
-                if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                    self._live_on(error)
                 with self._lock:
                     self._observer_errors += 1
-                self.warn("observer.failed", observer=handler_name(observer), error=repr(error))
+                if is_a(error, (KeyboardInterrupt, SystemExit)):
+                    self._live_on(error)
+                self.failed("observer.failed", error, observer=_name_of(observer))
+
+    def failed(self, event: str, error: BaseException, **facts: Any) -> None:
+        """
+        Log an error with its traceback, once for each kind: one event, one place, one class of error. Further ones are counted:
+        where logging is configured each has a line without the traceback, else every tenth power has one, and `repeats` tells
+        the rest. Never raises.
+        """
+        kind = (event, facts.get("subscription", ""), digest_of(error))
+        with self._lock:
+            if kind not in self._kinds and len(self._kinds) >= REASONS:
+                kind = (event, "", "(other)")
+            times = self._kinds[kind][0] + 1 if kind in self._kinds else 1
+            self._kinds[kind] = (times, text_of(error))
+        if times == 1:
+            self.warn(event, **facts, error=text_of(error), exc_info=error)
+        elif logging_configured() or _is_told(times):
+            self.warn(event, **facts, error=text_of(error), times=times)
+
+    def repeats(self) -> None:
+        """At a stop: how often each kind of failure came, where the lines so far do not say it."""
+        with self._lock:
+            kinds, self._kinds = self._kinds, {}
+        for (event, subscription, _), (times, text) in kinds.items():
+            if not _is_told(times) and not logging_configured():
+                self.warn(event, subscription=subscription, error=text, times=times)
 
     def warn(self, event: str, **facts: Any) -> None:
         """A warning from where nothing may be raised: a logger that fails is counted, not let through."""
         try:
             get_logger(bus=self.name).warning(event, **facts)
         except BaseException as error:
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                self._live_on(error)
             with self._lock:
                 self._log_errors += 1
+            if is_a(error, (KeyboardInterrupt, SystemExit)):
+                self._live_on(error)
 
     def _live_on(self, error: BaseException) -> None:
         """A worker, or the timer, is not ended by somebody who only listens. The main thread may be interrupted anywhere."""
@@ -102,10 +129,10 @@ class Ledger:
         mark = links.unsign(error)
         links.trim(error)
         with self._lock:
-            if isinstance(error, Rejected):
-                _count(self._rejected, error.by or "unknown", "; ".join(error.errors))
+            if is_a(error, Rejected):
+                _count(self._rejected, *_refusal(error))
             else:
-                self._errors[type(error).__name__] += 1
+                self._errors[class_name(error)] += 1
         if self.observed:
             self.emit(events.Refused(message, error, mark.name if mark is not None else None))
 
@@ -126,6 +153,28 @@ class Ledger:
                 "observer_errors": self._observer_errors,
                 "log_errors": self._log_errors,
             }
+
+
+def _is_told(times: int) -> bool:
+    """A failure that has a line of its own where logging is not configured: the first, the tenth, the hundredth, …"""
+    return str(times).strip("0") == "1"
+
+
+def _refusal(error: Any) -> tuple[str, str]:
+    """By whom a message was refused, and why; the error's class may be a stranger's."""
+    try:
+        return printable(error.by or "unknown"), printable("; ".join(error.errors))
+    except BaseException as failure:
+        spared(failure)
+        return "unknown", text_of(error)
+
+
+def _name_of(observer: object) -> str:
+    try:
+        return printable(handler_name(observer))
+    except BaseException as error:
+        spared(error)
+        return class_name(observer)
 
 
 def _count(counters: dict[str, Counter[str]], by: str, reason: str) -> None:

@@ -25,6 +25,7 @@ import msgspec
 from pipebus import arrival, checks, events, links, pipeline
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed, BusNotStarted, DrainTimeout, LifecycleError
+from pipebus.foreign import note, spared, text_of
 from pipebus.ledger import Ledger
 from pipebus.loops import LoopRunner, LoopThread
 from pipebus.mailbox import Traffic
@@ -257,13 +258,13 @@ class Lifecycle:
             for step in pipeline.steps(chain):
                 if step.shape == "actor" or not self._claim(step):
                     continue
-                begin = getattr(step.filter, "start", None)
                 try:
+                    begin = getattr(step.filter, "start", None)
                     if begin is not None:
                         log = get_logger(filter=step.name)
                         self._call(begin, pipeline.Context(self.bus, self.bus.clock, log, step.name))
                 except BaseException as error:
-                    error.add_note(f"in the start of filter {step.name}")
+                    note(error, f"in the start of filter {step.name}")
                     self._running.discard(id(step.filter))
                     self._stop_filters(begun, [])
                     raise
@@ -283,13 +284,14 @@ class Lifecycle:
         """In reverse; an error in one keeps no other from stopping."""
         for step in reversed(started):
             self._running.discard(id(step.filter))
-            end = getattr(step.filter, "stop", None)
             try:
+                end = getattr(step.filter, "stop", None)
                 if end is not None:
                     self._call(end)
-            except Exception as error:
-                errors.append(f"{step.name}: {type(error).__name__}: {error}")
-                self.bus.ledger.warn("filter.stop_failed", filter=step.name, error=repr(error))
+            except BaseException as error:  # the other filters have to be stopped all the same
+                spared(error)
+                errors.append(f"{step.name}: {text_of(error)}")
+                self.bus.ledger.failed("filter.stop_failed", error, filter=step.name)
 
     def _call(self, act: Callable[..., Any], *arguments: Any) -> None:
         """A filter's `start` or `stop`. It may be async: then it runs on the bus's loop."""
@@ -409,6 +411,7 @@ class Lifecycle:
         report = StopReport(drained, left, tuple(stuck), tuple(errors))
         if left or stuck or errors:
             bus.ledger.warn("bus.stopped_early", left=left, abandoned=list(report.abandoned), errors=errors)
+        bus.ledger.repeats()
         return report
 
     def _end_questions(self, subscriptions: list[Subscription], deadline: float) -> None:

@@ -26,6 +26,7 @@ import msgspec
 
 from pipebus.clock import Gate
 from pipebus.errors import ContractError, PipebusError, SubjectChanged
+from pipebus.foreign import attributes, causes_of, is_a, set_traceback, shown, traceback_of
 from pipebus.message import Dropped, Message, Outcome
 from pipebus.settings import is_duration
 
@@ -94,7 +95,7 @@ class Services(Protocol):
 
 
 def handed_on(found: object) -> ContractError:
-    return ContractError(f"handed on {found!r}, which is no Message; pass a Message to call_next (or yield or return one)")
+    return ContractError(f"handed on {shown(found)}, which is no Message; pass a Message to call_next (or yield or return one)")
 
 
 # --- errors on their way out -------------------------------------------------------------------------------------------
@@ -102,24 +103,25 @@ def handed_on(found: object) -> ContractError:
 
 def blame(error: BaseException, step: Mark, message: object) -> None:
     """Sign `error` with the step in which it arose: the innermost one that it passes."""
-    if isinstance(error, SubjectChanged) and getattr(message, "subject", None) != error.was:
+    if is_a(error, SubjectChanged) and getattr(message, "subject", None) != error.was:  # type: ignore[attr-defined]
         return  # the message came in changed: the culprit is further out
-    if "pipebus_step" in error.__dict__:
+    facts = attributes(error)
+    if "pipebus_step" in facts:
         return
-    error.__dict__["pipebus_step"] = step
-    if isinstance(error, PipebusError) and getattr(error, "by", step) is None:
-        error.by = step.name  # type: ignore[attr-defined]
+    facts["pipebus_step"] = step
+    if is_a(error, PipebusError) and facts.get("by", step) is None:
+        facts["by"] = step.name
 
 
 def signed(error: BaseException) -> Mark | None:
     """The step that `error` arose in, if a chain has signed it."""
-    mark: Mark | None = error.__dict__.get("pipebus_step")
+    mark: Mark | None = attributes(error).get("pipebus_step")
     return mark
 
 
 def unsign(error: BaseException) -> Mark | None:
     """Take the signature off, where an error leaves the chain; the same object may be raised again elsewhere."""
-    mark: Mark | None = error.__dict__.pop("pipebus_step", None)
+    mark: Mark | None = attributes(error).pop("pipebus_step", None)
     return mark
 
 
@@ -132,15 +134,16 @@ def trim(error: BaseException) -> BaseException:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        one.__traceback__ = _trimmed(one.__traceback__)
-        queue += (one.__cause__, one.__context__)
+        set_traceback(one, _trimmed(traceback_of(one)))
+        queue += causes_of(one)
     return error
 
 
 def _trimmed(here: TracebackType | None) -> TracebackType | None:
     kept: list[TracebackType] = []
     while here is not None:
-        if here.tb_frame.f_globals.get("__name__") not in _OURS:
+        name = here.tb_frame.f_globals.get("__name__")
+        if type(name) is not str or name not in _OURS:
             kept.append(here)
         here = here.tb_next
     for index, frame in enumerate(kept):
@@ -161,12 +164,12 @@ _OURS = {
 
 def conclude(step: Mark, found: object, due: type[Outcome]) -> Outcome:
     """`found` as an outcome: `Dropped` gets its `by`; what is no outcome is the filter's error."""
-    if found.__class__ is due:
+    if type(found) is due:
         return found
-    if found.__class__ is Dropped:
+    if type(found) is Dropped:
         return found if found.by is not None else Dropped(found.reason, step.name)
     error = ContractError(
-        f"returned {found!r} where an outcome is due; return what call_next gave, or Dropped(reason)"
+        f"returned {shown(found)} where an outcome is due; return what call_next gave, or Dropped(reason)"
         if found is not None
         else "returned None where an outcome is due; end with `return call_next(message)` or `return Dropped(reason)`"
     )
@@ -183,14 +186,14 @@ def plain(step: Mark, next_: Next, due: type[Outcome], services: Services) -> Ne
         call = _watched(step)
 
     def link(message: Message[Any]) -> Outcome:
-        if message.__class__ is not Message:
+        if type(message) is not Message:
             raise handed_on(message)
         try:
             outcome = call(message, next_)
         except BaseException as error:
             blame(error, step, message)
             raise
-        if outcome.__class__ is not due:
+        if type(outcome) is not due:
             return conclude(step, outcome, due)
         return outcome
 
@@ -220,14 +223,14 @@ def transform(step: Mark, next_: Next, due: type[Outcome], services: Services) -
     call = step.call
 
     def link(message: Message[Any]) -> Outcome:
-        if message.__class__ is not Message:
+        if type(message) is not Message:
             raise handed_on(message)
         try:
             result = call(message)
         except BaseException as error:
             blame(error, step, message)
             raise
-        if result.__class__ is not Message:
+        if type(result) is not Message:
             return dropped(step, result)
         try:
             return next_(result)  # type: ignore[no-any-return]
@@ -240,9 +243,9 @@ def transform(step: Mark, next_: Next, due: type[Outcome], services: Services) -
 
 def dropped(step: Mark, result: object) -> Dropped:
     """What a Transform returned that is no message: `Dropped`, or its error."""
-    if result.__class__ is Dropped:
+    if type(result) is Dropped:
         return result if result.by is not None else Dropped(result.reason, step.name)
-    error = ContractError(f"returned {result!r} where a Message or Dropped(reason) is due")
+    error = ContractError(f"returned {shown(result)} where a Message or Dropped(reason) is due")
     blame(error, step, None)
     raise error
 
@@ -251,7 +254,7 @@ def around(step: Mark, next_: Next, due: type[Outcome], services: Services) -> N
     call = step.call
 
     def link(message: Message[Any]) -> Outcome:
-        if message.__class__ is not Message:
+        if type(message) is not Message:
             raise handed_on(message)
         outcome: Outcome | None = None
         thrown: BaseException | None = None
@@ -274,13 +277,13 @@ def around(step: Mark, next_: Next, due: type[Outcome], services: Services) -> N
                     unsign(thrown)  # the generator has dealt with it
                 resume, thrown = run.send, None
                 try:
-                    if effect.__class__ is Message:
+                    if type(effect) is Message:
                         value = outcome = next_(effect)
-                    elif effect.__class__ is Pause:
+                    elif type(effect) is Pause:
                         check_seconds("Pause", effect.seconds)
                         services.pause(effect.seconds, step.name)
                         value = None
-                    elif effect.__class__ is Call:
+                    elif type(effect) is Call:
                         check_seconds("Call", effect.timeout)
                         value = outcome = _abandonable(step, next_, effect, services)
                     else:
@@ -309,11 +312,11 @@ def _ended(step: Mark, returned: object, outcome: Outcome | None, due: type[Outc
 def check_seconds(effect: str, seconds: Any) -> None:
     """A time that can be waited for."""
     if not is_duration(seconds):
-        raise ContractError(f"yielded {effect} with {seconds!r}; it takes a number of seconds, 0 or more")
+        raise ContractError(f"yielded {effect} with {shown(seconds)}; it takes a number of seconds, 0 or more")
 
 
 def _no_effect(effect: object) -> ContractError:
-    return ContractError(f"yielded {effect!r}; an Around yields a Message, Pause(seconds) or Call(message, timeout=…)")
+    return ContractError(f"yielded {shown(effect)}; an Around yields a Message, Pause(seconds) or Call(message, timeout=…)")
 
 
 def _abandonable(step: Mark, next_: Next, effect: Call, services: Services) -> Any:
@@ -348,7 +351,7 @@ def fork(step: Mark, test: Callable[[Message[Any]], object], inside: Next, outsi
     """`when` and `branch` by predicate: asked once a pass, here."""
 
     def link(message: Message[Any]) -> Outcome:
-        if message.__class__ is not Message:
+        if type(message) is not Message:
             raise handed_on(message)
         try:
             chosen = test(message)
@@ -438,7 +441,7 @@ def aplain(step: Mark, next_: Next, due: type[Outcome], services: Services) -> N
     call = step.call
 
     async def link(message: Message[Any]) -> Outcome:
-        if message.__class__ is not Message:
+        if type(message) is not Message:
             raise handed_on(message)
         passes = _Passes(next_)
         try:
@@ -450,7 +453,7 @@ def aplain(step: Mark, next_: Next, due: type[Outcome], services: Services) -> N
             raise
         finally:
             passes.over = True
-        if outcome.__class__ is not due:
+        if type(outcome) is not due:
             return conclude(step, outcome, due)
         return outcome
 
@@ -461,7 +464,7 @@ def atransform(step: Mark, next_: Next, due: type[Outcome], services: Services) 
     call = step.call
 
     async def link(message: Message[Any]) -> Outcome:
-        if message.__class__ is not Message:
+        if type(message) is not Message:
             raise handed_on(message)
         try:
             result = call(message)
@@ -469,7 +472,7 @@ def atransform(step: Mark, next_: Next, due: type[Outcome], services: Services) 
             error = _no_stop(error, step)
             blame(error, step, message)
             raise error
-        if result.__class__ is not Message:
+        if type(result) is not Message:
             return dropped(step, result)
         try:
             return await next_(result)  # type: ignore[no-any-return]
@@ -485,14 +488,14 @@ def awaited_transform(step: Mark, next_: Next, due: type[Outcome], services: Ser
     call = step.call
 
     async def link(message: Message[Any]) -> Outcome:
-        if message.__class__ is not Message:
+        if type(message) is not Message:
             raise handed_on(message)
         try:
             result = await call(message)
         except BaseException as error:
             blame(error, step, message)
             raise
-        if result.__class__ is not Message:
+        if type(result) is not Message:
             return dropped(step, result)
         try:
             return await next_(result)  # type: ignore[no-any-return]
@@ -507,7 +510,7 @@ def aaround(step: Mark, next_: Next, due: type[Outcome], services: Services) -> 
     call = step.call
 
     async def link(message: Message[Any]) -> Outcome:
-        if message.__class__ is not Message:
+        if type(message) is not Message:
             raise handed_on(message)
         outcome: Outcome | None = None
         thrown: BaseException | None = None
@@ -530,13 +533,13 @@ def aaround(step: Mark, next_: Next, due: type[Outcome], services: Services) -> 
                     unsign(thrown)  # the generator has dealt with it
                 resume, thrown = run.send, None
                 try:
-                    if effect.__class__ is Message:
+                    if type(effect) is Message:
                         value = outcome = await next_(effect)
-                    elif effect.__class__ is Pause:
+                    elif type(effect) is Pause:
                         check_seconds("Pause", effect.seconds)
                         await services.apause(effect.seconds, step.name)
                         value = None
-                    elif effect.__class__ is Call:
+                    elif type(effect) is Call:
                         check_seconds("Call", effect.timeout)
                         async with asyncio.timeout(effect.timeout):
                             value = outcome = await next_(effect.message)
@@ -556,7 +559,7 @@ def aaround(step: Mark, next_: Next, due: type[Outcome], services: Services) -> 
 
 def afork(step: Mark, test: Callable[[Message[Any]], object], inside: Next, outside: Next) -> Next:
     async def link(message: Message[Any]) -> Outcome:
-        if message.__class__ is not Message:
+        if type(message) is not Message:
             raise handed_on(message)
         try:
             chosen = test(message)

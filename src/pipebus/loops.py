@@ -31,11 +31,12 @@ from typing import Any, Final
 
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed
+from pipebus.foreign import is_a
 from pipebus.mailbox import open_gate
 from pipebus.mailbox_asked import is_question
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import HANDLED, Message
-from pipebus.runners import CHUNK, Here, carried, carry, sweep
+from pipebus.runners import CHUNK, Here, carried, carry, rescued, sweep
 
 SPARE: Final = 64  # sleeping workers kept; a burst may need more, for its time
 GRACE: Final = 1.0  # seconds that cancelled handlers have to end
@@ -115,7 +116,7 @@ class LoopThread:
             here.mailbox = None
         if raised:
             error = raised.pop()
-            if isinstance(error, asyncio.CancelledError) and self._loop is not loop:
+            if is_a(error, asyncio.CancelledError) and self._loop is not loop:
                 raise BusClosed("the bus stopped while this publish was in its chain; whether it was accepted is not known")
             raise error
         return outcome
@@ -325,62 +326,77 @@ class LoopWorker:
         items = mailbox.begin()
         if items is None:
             return False
-        owner, crew = mailbox.owner, self.crew
-        run, quick, asynchronous, take = owner.chain(), owner.quick, owner.is_async, items.popleft
-        while True:
-            for _ in range(CHUNK):
-                if mailbox.attention and not mailbox.attend():
-                    return False
-                try:
-                    item = take()
-                except IndexError:
-                    self._here.mailbox = None
-                    if mailbox.rest():
+        item: Any = None
+        try:
+            owner, crew = mailbox.owner, self.crew
+            run, quick, asynchronous, take = owner.chain(), owner.quick, owner.is_async, items.popleft
+            while True:
+                for _ in range(CHUNK):
+                    if mailbox.attention and not mailbox.attend():
                         return False
-                    items = mailbox.items or items  # another one, if the bus has stopped and opened again meanwhile
-                    take = items.popleft
-                    continue
-                mailbox.taken += 1
-                context = self.context(mailbox)
-                if quick and item.__class__ is Message and item.ttl is None:
                     try:
-                        if asynchronous:
-                            outcome = await in_context(context, run, item, self)
+                        item = take()
+                    except IndexError:
+                        self._here.mailbox = None
+                        if mailbox.rest():
+                            return False
+                        items = mailbox.items or items  # another one, if the bus has stopped and opened again meanwhile
+                        take = items.popleft
+                        continue
+                    mailbox.taken += 1
+                    context = self.context(mailbox)
+                    if quick and item.__class__ is Message and item.ttl is None:
+                        try:
+                            if asynchronous:
+                                outcome = await in_context(context, run, item, self)
+                            else:
+                                outcome = context.run(run, item)
+                        except BaseException as error:
+                            if self.closing:
+                                self.lost = item
+                                raise
+                            owner.failed(item, error, worker=self)
                         else:
-                            outcome = context.run(run, item)
-                    except BaseException as error:
-                        if self.closing:
-                            self.lost = item
-                            raise
-                        owner.failed(item, error, worker=self)
+                            if outcome is None or outcome is HANDLED or owner.settled_at_once(item, outcome):
+                                mailbox.acknowledged += 1
+                            else:
+                                await in_context(context, functools.partial(owner.asettle, item, worker=self), outcome, self)
                     else:
-                        if outcome is None or outcome is HANDLED or owner.settled_at_once(item, outcome):
-                            mailbox.acknowledged += 1
-                        else:
-                            await in_context(context, functools.partial(owner.asettle, item, worker=self), outcome, self)
-                else:
-                    await in_context(context, functools.partial(owner.adeliver, worker=self), item, self)
-                if (self.gone or crew.over or self.task.cancelling()) and await self.leaving():
+                        await in_context(context, functools.partial(owner.adeliver, worker=self), item, self)
+                    if (self.gone or crew.over or self.task.cancelling()) and await self.leaving():
+                        return bool(mailbox.leave())
+                self._here.mailbox = None
+                await self.breathe()  # handlers that never wait must not keep the loop from everybody else
+                if self.gone or crew.over:
                     return bool(mailbox.leave())
-            self._here.mailbox = None
-            await self.breathe()  # handlers that never wait must not keep the loop from everybody else
-            if self.gone or crew.over:
-                return bool(mailbox.leave())
+        except BaseException as error:
+            return self.rescued(mailbox, item, error)
 
     async def shared(self, mailbox: SharedMailbox) -> bool:
         """The same where several workers, or a lock for everything, are wanted."""
         owner: Any = mailbox.owner
-        for _ in range(CHUNK):
-            item = mailbox.take()
-            if item is None:
-                self._here.mailbox = None
-                return False
-            await in_context(self.context(mailbox), functools.partial(owner.adeliver, worker=self), item, self)
-            if (self.gone or self.crew.over or self.task.cancelling()) and await self.leaving():
-                return mailbox.leave()
+        item: Any = None
+        try:
+            for _ in range(CHUNK):
+                item = mailbox.take()
+                if item is None:
+                    self._here.mailbox = None
+                    return False
+                await in_context(self.context(mailbox), functools.partial(owner.adeliver, worker=self), item, self)
+                if (self.gone or self.crew.over or self.task.cancelling()) and await self.leaving():
+                    return mailbox.leave()
+        except BaseException as error:
+            return self.rescued(mailbox, item, error)
         self._here.mailbox = None
         await self.breathe()
         return mailbox.leave()
+
+    def rescued(self, mailbox: Any, item: Any, error: BaseException) -> bool:
+        """See `runners.rescued`; what ends this task itself passes through."""
+        self._here.mailbox = None
+        if self.closing or is_a(error, (GeneratorExit, asyncio.CancelledError)):
+            raise error
+        return rescued(mailbox, item, error)
 
     async def leaving(self) -> bool:
         """After a delivery in which this task was cancelled, or that outlived its bus: whether to leave."""

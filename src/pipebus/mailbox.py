@@ -33,7 +33,7 @@ OWN: Final = "its own handler publishes into it and would wait for itself: enlar
 class Parcel:
     """A message with a history: returned, delayed, replayed, or carried by a transport that wants an answer."""
 
-    __slots__ = ("attempt", "delay", "due", "first", "lane", "message", "replayed", "token")
+    __slots__ = ("attempt", "delay", "due", "first", "lane", "message", "open", "replayed", "token")
 
     def __init__(self, message: Message[Any], attempt: int = 0, token: Any = None, delay: float = 0.0) -> None:
         self.message = message
@@ -44,6 +44,7 @@ class Parcel:
         self.due = 0.0  # the same on the monotonic clock
         self.lane = False  # it holds the lane of its key
         self.replayed = False  # a dead letter that has come back
+        self.open = False  # taken from a shared mailbox, and not settled
 
 
 Item = Message[Any] | Parcel
@@ -164,6 +165,12 @@ def take_turn(lock: Any) -> None:
     """
     while lock.locked():
         time.sleep(0)
+
+
+def wake(call: Callable[[], object]) -> None:
+    """Wake somebody who waits: on a loop that has been closed nobody does, and no delivery may end otherwise for that."""
+    with suppress(RuntimeError):
+        call()
 
 
 def open_gate(gate: Any) -> None:
@@ -300,6 +307,10 @@ class Mailbox:
     @property
     def in_flight(self) -> int:
         """Deliveries that a handler or a reader has and has not settled."""
+        raise NotImplementedError
+
+    def is_open(self, item: Item) -> bool:
+        """Whether an item that was taken has not been settled; asked by its worker."""
         raise NotImplementedError
 
     def _count(self) -> int:
@@ -455,7 +466,7 @@ class Mailbox:
                 promised += 1
             else:
                 schedule += self._admit(waiter.item)
-            waiter.wake()
+            wake(waiter.wake)
         return schedule
 
     def look_again(self) -> None:
@@ -552,7 +563,7 @@ class Mailbox:
             waiters, rare.waiters = rare.waiters, deque()
             for waiter in waiters:
                 waiter.accepted = False
-                waiter.wake()
+                wake(waiter.wake)
         return gone
 
     def _behind(self) -> deque[Item] | None:
@@ -644,8 +655,8 @@ class Mailbox:
         rare = self.rare
         if rare is not None and rare.gates and self._idle():
             gates, rare.gates = rare.gates, []
-            for wake in gates:
-                wake()
+            for gate in gates:
+                wake(gate)
 
     # --- counting ------------------------------------------------------------------------------------------------------
 
@@ -783,10 +794,10 @@ class Mailbox:
         """To be taken again, after `item.delay` seconds; its place in the bound is kept, in the line if `front`."""
         with self.lock:
             rare = self.rare_state()
-            rare.returned += 1
-            rare.ended += 1
             schedule = self._done(item, back=True)
             schedule += self._admit(item, front)
+            rare.returned += 1
+            rare.ended += 1
         self.schedule(schedule)
         self._announce()
 

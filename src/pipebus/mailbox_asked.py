@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipebus.errors import BusClosed, PipelineError
-from pipebus.mailbox import Item, Owner, Rules
+from pipebus.mailbox import Item, Owner, Parcel, Rules
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import Message
 from pipebus.waiting import Once
@@ -183,6 +183,8 @@ class AskedMailbox(SharedMailbox):
                 self.answering += 1
                 self.asked += 1
             else:
+                item = item if isinstance(item, Parcel) else Parcel(item)
+                item.open = True
                 self.taken += 1
                 self.flying += 1
             return item

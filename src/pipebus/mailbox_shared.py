@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from typing import Any
 
 from pipebus.mailbox import USER, Item, Mailbox, Owner, Parcel, Rules
 from pipebus.message import Message
@@ -127,6 +128,8 @@ class SharedMailbox(Mailbox):
                     self.claims -= 1
                     self._tell(busy=-1)
                 return None
+            item = item if item.__class__ is Parcel else Parcel(item)  # type: ignore[arg-type]
+            item.open = True
             self.taken += 1
             self.flying += 1
             return item
@@ -142,7 +145,7 @@ class SharedMailbox(Mailbox):
 
     def _let_go(self, item: Item) -> None:
         """A message that holds its lane leaves without having been handled: the next of its key is up."""
-        if not isinstance(item, Parcel) or not item.lane or item.message.key is None or not self.lanes:
+        if not isinstance(item, Parcel) or not item.lane or item.message.key.__class__ is not str or not self.lanes:
             return
         item.lane = False
         lane = self.lanes.get(item.message.key)
@@ -165,7 +168,7 @@ class SharedMailbox(Mailbox):
             if self.rules.pull:
                 return item
             message = item if isinstance(item, Message) else item.message
-            if message.key is None:
+            if message.key.__class__ is not str:
                 return item
             lanes = self.lanes if self.lanes is not None else {}
             self.lanes = lanes
@@ -188,12 +191,16 @@ class SharedMailbox(Mailbox):
             self._tell(busy=-1)
             return False
 
-    def _done(self, item: Item, back: bool = False) -> int:
+    def is_open(self, item: Any) -> bool:
+        return bool(item.open)
+
+    def _done(self, item: Any, back: bool = False) -> int:
+        item.open = False
         self.flying -= 1
-        message = item if isinstance(item, Message) else item.message
+        message = item.message
         schedule = 0
-        if message.key is not None and self.lanes is not None and message.key in self.lanes:
-            if back and isinstance(item, Parcel):
+        if message.key.__class__ is str and self.lanes is not None and message.key in self.lanes:
+            if back:
                 item.lane = True  # it comes back before what waits in its lane
             else:
                 lane = self.lanes[message.key]

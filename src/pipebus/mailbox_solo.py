@@ -78,6 +78,9 @@ class SoloMailbox(Mailbox):
         # Read while its worker counts on: one worker has one message in hand, or none.
         return min(1, max(0, self.taken - self.acknowledged - (self.rare.ended if self.rare is not None else 0)))
 
+    def is_open(self, item: Item) -> bool:
+        return self.in_flight > 0
+
     def _tell(self, busy: int = 0, held: int = 0) -> None:
         self.rules.traffic.change(busy, held)  # its lock is ours
         self.room -= held

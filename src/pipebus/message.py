@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, cast
 import msgspec
 
 from pipebus.errors import HeaderError, MessageError, SubjectError
+from pipebus.foreign import shown
 from pipebus.subject import Address, check_subject
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ _known_names: set[str] = set()  # names that passed the check; bounded by _check
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
-        raise HeaderError(f"a header's name is a string, found {type(name).__name__} ({name!r})")
+        raise HeaderError(f"a header's name is a string, found {type(name).__name__} ({shown(name)})")
     if not name or not name.isprintable() or any(c.isspace() or c == ":" for c in name):
-        raise HeaderError(f"{name!r} cannot be a header's name; use printable characters without spaces or colons")
+        raise HeaderError(f"{shown(name)} cannot be a header's name; use printable characters without spaces or colons")
     if name.lower().startswith(RESERVED_PREFIXES):
         raise HeaderError(f'header "{name}" is reserved ("pipebus-" and "Nats-" belong to the bus); choose another name')
     if len(_known_names) < 4096:
@@ -96,9 +97,9 @@ def _fault(text: str, forbidden: str) -> str | None:
     """What keeps a text from being carried: a forbidden character, or half of a surrogate pair."""
     for character in text:
         if character in forbidden:
-            return f"contains {character!r}; CR, LF and NUL cannot be in it"
+            return f"contains {shown(character)}; CR, LF and NUL cannot be in it"
         if "\ud800" <= character <= "\udfff":
-            return f"contains the lone surrogate {character!r}, which has no UTF-8 form"
+            return f"contains the lone surrogate {shown(character)}, which has no UTF-8 form"
     return None
 
 
@@ -115,19 +116,19 @@ def check_fields(
         if value is None:
             continue
         if not isinstance(value, str):
-            raise MessageError(f"{name} is a string or None, found {type(value).__name__} ({value!r})")
+            raise MessageError(f"{name} is a string or None, found {type(value).__name__} ({shown(value)})")
         if not value.isprintable() and (fault := _fault(value, "\r\n\0")):
-            raise MessageError(f"{name} {value!r} {fault}")
+            raise MessageError(f"{name} {shown(value)} {fault}")
     if id is not None and not id:
         raise MessageError('id is a string that is not empty, found ""; leave it out and one is made')
     if ttl is not None and not (_is_number(ttl) and 0 < ttl < math.inf):
-        raise MessageError(f"ttl is a number of seconds greater than 0 or None, found {ttl!r}")
+        raise MessageError(f"ttl is a number of seconds greater than 0 or None, found {shown(ttl)}")
     if time is not None and not (_is_number(time) and 0 <= time <= LATEST):
-        raise MessageError(f"time is a number of seconds since 1970, at most that of the year 9999, found {time!r}")
+        raise MessageError(f"time is a number of seconds since 1970, at most that of the year 9999, found {shown(time)}")
     if isinstance(reply_to, str):
         check_subject(reply_to)
     elif reply_to is not None and not isinstance(reply_to, Address):
-        raise MessageError(f"reply_to is a subject or None, found {type(reply_to).__name__} ({reply_to!r})")
+        raise MessageError(f"reply_to is a subject or None, found {type(reply_to).__name__} ({shown(reply_to)})")
 
 
 LATEST: Final = 253_402_300_799.0
@@ -202,7 +203,7 @@ class _Checked(type(msgspec.Struct)):  # type: ignore[misc]
             if subject.__class__ is str or isinstance(subject, str):
                 check_subject(subject)
             elif not isinstance(subject, Address):
-                raise SubjectError(f"{subject!r} is no subject; use a string, an actor or Ref(obj)")
+                raise SubjectError(f"{shown(subject)} is no subject; use a string, an actor or Ref(obj)")
             if fields:
                 check_fields(**fields)
             return message
@@ -254,9 +255,9 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
 
     def __repr__(self) -> str:
         fields = (("key", self.key), ("ttl", self.ttl), ("reply_to", self.reply_to), ("correlation_id", self.correlation_id))
-        extras = "".join(f", {name}={value!r}" for name, value in fields if value is not None)
-        headers = f", headers={dict(self.headers)!r}" if self.headers else ""
-        return f"Message({self.subject!r}, {self.body!r}{headers}{extras}, id={self.id!r})"
+        extras = "".join(f", {name}={shown(value)}" for name, value in fields if value is not None)
+        headers = f", headers={shown(dict(self.headers))}" if self.headers else ""
+        return f"Message({shown(self.subject)}, {shown(self.body)}{headers}{extras}, id={shown(self.id)})"
 
     def __eq__(self, other: object) -> bool:
         if other.__class__ is not Message:
@@ -340,7 +341,7 @@ class Dropped(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if not isinstance(self.reason, str):
-            raise MessageError(f"Dropped: reason is a text, found {type(self.reason).__name__} ({self.reason!r})")
+            raise MessageError(f"Dropped: reason is a text, found {type(self.reason).__name__} ({shown(self.reason)})")
 
     def __bool__(self) -> Literal[False]:
         return False

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from pipebus import links
 from pipebus.clock import Clock
 from pipebus.errors import PipelineError, SubjectError
+from pipebus.foreign import shown
 from pipebus.links import Call, Next, Pause
 from pipebus.message import Dropped, Handled, Message, Outcome, Receipt
 from pipebus.subject import Pattern
@@ -313,7 +314,7 @@ class Test:
             self.name = name_of(test)
         else:
             raise PipelineError(
-                f"{word} at {place}: {test!r} is neither a pattern nor a predicate; "
+                f"{word} at {place}: {shown(test)} is neither a pattern nor a predicate; "
                 f'write {word}("orders.>", …) or {word}(function_of_message, …)'
             )
 
@@ -400,7 +401,7 @@ class Pipeline:
 
     def __init__(self, *filters: Any, on_error: OnError | None = None) -> None:
         if on_error not in (None, "reject", "dead_letter", "drop"):
-            raise PipelineError(f'Pipeline: on_error={on_error!r}; it is "reject", "dead_letter" or "drop"')
+            raise PipelineError(f'Pipeline: on_error={shown(on_error)}; it is "reject", "dead_letter" or "drop"')
         self.place = caller()
         self.on_error: OnError | None = on_error
         self.told: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pipebus import binding, checks, pipeline
 from pipebus.clock import Clock
 from pipebus.errors import PipelineError, SubjectError, SubscriptionError, UnsupportedCapability
+from pipebus.foreign import shown
 from pipebus.loops import LoopRunner
 from pipebus.mailbox import Mailbox, Rules, Traffic
 from pipebus.message import Message
@@ -61,9 +62,9 @@ class Planner:
             return pattern.text if pattern.literal else pattern
         if isinstance(subject, Address):
             if not self.bus.transport.capabilities.objects:
-                raise UnsupportedCapability(f"this transport carries only mail for named subjects, not for {subject!r}")
+                raise UnsupportedCapability(f"this transport carries only mail for named subjects, not for {shown(subject)}")
             return subject
-        raise SubjectError(f'{subject!r} cannot be subscribed to; use a pattern such as "orders.>", or Ref(obj)')
+        raise SubjectError(f'{shown(subject)} cannot be subscribed to; use a pattern such as "orders.>", or Ref(obj)')
 
     def plan(self, handler: Any, place: Place, name: str | None, filters: Any, **options: Any) -> Plan:
         """
@@ -102,7 +103,8 @@ class Planner:
             plan = self._make(actor.on_message, place, actor.name or cls.__name__, given, first, **options)
             if plan.run_on != "loop" and pipeline.is_async(getattr(actor, "filter", None)):
                 raise SubscriptionError(
-                    f'{cls.__name__} (at {place}): run={plan.run_on!r}, but its filter is async; leave `run` out, or say "loop"'
+                    f"{cls.__name__} (at {place}): run={shown(plan.run_on)}, but its filter is async; "
+                    'leave `run` out, or say "loop"'
                 )
             bound = plan.bound
             if bound is not None:  # it serves all of the class, and keeps none of them alive
@@ -141,17 +143,17 @@ class Planner:
 
         for option, value in (("workers", workers), ("mailbox", mailbox), ("attempts", attempts)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise bad(f"{option}={value!r}; it is a whole number of at least 1")
+                raise bad(f"{option}={shown(value)}; it is a whole number of at least 1")
         if overflow not in ("block", "reject", "drop_newest", "drop_oldest"):
-            raise bad(f'overflow={overflow!r}; it is "block", "reject", "drop_newest" or "drop_oldest"')
+            raise bad(f'overflow={shown(overflow)}; it is "block", "reject", "drop_newest" or "drop_oldest"')
         if not isinstance(overflow_timeout, (int, float)) or isinstance(overflow_timeout, bool) or not overflow_timeout >= 0:
-            raise bad(f"overflow_timeout={overflow_timeout!r}; it is a number of seconds, 0 or more")
+            raise bad(f"overflow_timeout={shown(overflow_timeout)}; it is a number of seconds, 0 or more")
         if deliver not in ("new", "all", "last"):
-            raise bad(f'deliver={deliver!r}; it is "new", "all" or "last"')
+            raise bad(f'deliver={shown(deliver)}; it is "new", "all" or "last"')
         if deliver != "new" and not self.bus.transport.capabilities.replay:
             raise UnsupportedCapability(f'subscription {title}: this transport keeps no messages, so deliver is "new"')
         if run not in (None, "pool", "thread", "loop"):
-            raise bad(f'run={run!r}; it is "pool", "thread" or "loop"')
+            raise bad(f'run={shown(run)}; it is "pool", "thread" or "loop"')
         self._check_to(to, bad)
         bound = binding.bind(handler, self.known, place, name) if handler is not None else None
         if bound is None and workers > 1:
@@ -159,7 +161,7 @@ class Planner:
         if bound is None and to is not None:
             raise bad("`to` is for what a handler returns; this subscription has none")
         if bound is None and run is not None:
-            raise bad(f"run={run!r} is for handlers; a subscription without one is read by whoever calls receive")
+            raise bad(f"run={shown(run)} is for handlers; a subscription without one is read by whoever calls receive")
         run_on = "pull" if bound is None else run or ("loop" if bound.is_async else "pool")
         if bound is not None and bound.is_async and run_on != "loop":
             raise bad(f'its handler is async, so run="{run_on}" cannot await it; leave `run` out, or make it a plain `def`')
@@ -198,9 +200,9 @@ class Planner:
         if to is None or isinstance(to, Address):
             return
         if not isinstance(to, str):
-            raise bad(f"to={to!r}; it is a subject, an actor or Ref(obj)")
+            raise bad(f"to={shown(to)}; it is a subject, an actor or Ref(obj)")
         if not Pattern(to).literal:
-            raise bad(f"to={to!r} has a wildcard; it is published to, so it is a literal subject")
+            raise bad(f"to={shown(to)} has a wildcard; it is published to, so it is a literal subject")
 
     def _grow_pool(self, workers: int, bad: Callable[[str], SubscriptionError]) -> None:
         """One subscription never holds the last worker."""

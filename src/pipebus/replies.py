@@ -15,7 +15,8 @@ from typing import Any, Final, Protocol, TypeVar
 
 from pipebus import checks, pipeline
 from pipebus.clock import Clock
-from pipebus.errors import BusClosed, NoResponder, RequestFailed, RequestTimeout, SubjectChanged, text_of
+from pipebus.errors import BusClosed, NoResponder, RequestFailed, RequestTimeout, SubjectChanged
+from pipebus.foreign import class_name, shown, text_of
 from pipebus.ledger import Ledger
 from pipebus.message import ERROR_HEADER, NO_HEADERS, Dropped, Headers, Message, Receipt, make_message
 from pipebus.router import Route, Router
@@ -113,7 +114,7 @@ class Replies:
         bus = self.bus
         own = current_mailbox()
         if own is not None and bus.route(subject).mailboxes == (own,) and own.rules.workers == 1:
-            raise NoResponder(f"a request on {subject!r} would wait for the very handler that makes it; publish instead")
+            raise NoResponder(f"a request on {shown(subject)} would wait for the very handler that makes it; publish instead")
         answer = Answer()
         waiter = kind(answer)  # before anybody knows of it: a stop may give it something at once
         address: Any = answer
@@ -183,16 +184,15 @@ class Replies:
     def fail(self, to: Any, request: Message[Any], error: BaseException) -> None:
         """A handler has given up: whoever asked is told why; never raises. What filters do to messages is not done to that."""
         try:
-            self._fail(to, request, error, text_of(error).removeprefix(f"{type(error).__name__}: "))
+            self._fail(to, request, class_name(error), text_of(error).removeprefix(class_name(error)).removeprefix(": "))
         except Exception as failure:
-            self.bus.ledger.warn("request.failure_not_told", message=request.id, error=text_of(failure))
+            self.bus.ledger.failed("request.failure_not_told", failure, message=request.id)
 
-    def _fail(self, to: Any, request: Message[Any], error: BaseException, text: str) -> None:
-        text = text.encode("utf-8", "backslashreplace").decode()
+    def _fail(self, to: Any, request: Message[Any], kind: str, text: str) -> None:
         if to.__class__ is Answer:
-            to.give(RequestFailed(type(error).__name__, text))
+            to.give(RequestFailed(kind, text))
         elif is_answer(to):
-            body = {"type": type(error).__name__, "text": text}
+            body = {"type": kind, "text": text}
             self._reach(self.reply(to, request, body, Headers({ERROR_HEADER: "1"})))
 
     def reply(self, to: Any, request: Message[Any], body: Any, headers: Headers = NO_HEADERS) -> Message[Any]:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from pipebus import checks, links, pipeline
 from pipebus.errors import BusClosed, MailboxFull, SubjectChanged, SubjectError
+from pipebus.foreign import shown
 from pipebus.ledger import Ledger
 from pipebus.mailbox import NOBODY, ONE, Mailbox, Parcel
 from pipebus.message import Message, Receipt
@@ -230,7 +231,7 @@ class Router:
         if isinstance(subject, str):
             check_subject(subject)
         elif not isinstance(subject, Address):
-            raise SubjectError(f"{subject!r} cannot be published to; use a string, an actor or Ref(obj)")
+            raise SubjectError(f"{shown(subject)} cannot be published to; use a string, an actor or Ref(obj)")
         mailboxes = tuple(subscription.mailbox for subscription in self.listeners(subject))
         route = Route(self, subject, self.nodes, mailboxes)
         if route.colour == "sync":

@@ -136,58 +136,75 @@ class Worker(threading.Thread):
         items = mailbox.items if begun else mailbox.begin()
         if items is None:
             return mailbox.leave() if begun else False  # closed, between two contexts
-        owner, context, ready = mailbox.owner, self.context, self.pool.ready
-        run, quick, take = owner.chain(), owner.quick, items.popleft  # type: ignore[attr-defined]
+        item: Any = None
         end = 0.0
-        while True:
-            for _ in range(CHUNK):
-                if mailbox.attention:
-                    if self.abandoned:
-                        return mailbox.leave()
-                    if not mailbox.attend():
-                        return False
-                try:
-                    item = take()
-                except IndexError:
-                    if mailbox.rest():
-                        return False
-                    items = mailbox.items or items  # another one, if the bus has stopped and opened again meanwhile
-                    take = items.popleft
-                    continue
-                mailbox.taken += 1
-                if quick and item.__class__ is Message and item.ttl is None:
+        try:
+            owner, context, ready = mailbox.owner, self.context, self.pool.ready
+            run, quick, take = owner.chain(), owner.quick, items.popleft  # type: ignore[attr-defined]
+            while True:
+                for _ in range(CHUNK):
+                    if mailbox.attention:
+                        if self.abandoned:
+                            return mailbox.leave()
+                        if not mailbox.attend():
+                            return False
                     try:
-                        outcome = run(item)
-                    except BaseException as error:
-                        owner.failed(item, error)  # type: ignore[attr-defined]
-                    else:
-                        if outcome is None or outcome is HANDLED or owner.settled_at_once(item, outcome):  # type: ignore[attr-defined]
-                            mailbox.acknowledged += 1
+                        item = take()
+                    except IndexError:
+                        if mailbox.rest():
+                            return False
+                        items = mailbox.items or items  # another one, if the bus has stopped and opened again meanwhile
+                        take = items.popleft
+                        continue
+                    mailbox.taken += 1
+                    if quick and item.__class__ is Message and item.ttl is None:
+                        try:
+                            outcome = run(item)
+                        except BaseException as error:
+                            owner.failed(item, error)  # type: ignore[attr-defined]
                         else:
-                            owner.settle(item, outcome)  # type: ignore[attr-defined]
-                else:
-                    owner.deliver(item)  # type: ignore[attr-defined]
-                if context:
-                    return None
-                if not items and not mailbox.attention and mailbox.rest():  # no exception, where mail is sparse
-                    return False
-            if ready:
-                now = self.pool.clock.monotonic()
-                if not end:
-                    end = now + SLICE
-                elif now > end:
-                    return mailbox.leave()
+                            if outcome is None or outcome is HANDLED or owner.settled_at_once(item, outcome):  # type: ignore[attr-defined]
+                                mailbox.acknowledged += 1
+                            else:
+                                owner.settle(item, outcome)  # type: ignore[attr-defined]
+                    else:
+                        owner.deliver(item)  # type: ignore[attr-defined]
+                    if context:
+                        return None
+                    if not items and not mailbox.attention and mailbox.rest():  # no exception, where mail is sparse
+                        return False
+                if ready:
+                    now = self.pool.clock.monotonic()
+                    if not end:
+                        end = now + SLICE
+                    elif now > end:
+                        return mailbox.leave()
+        except BaseException as error:
+            return rescued(mailbox, item, error)
 
     def work_shared(self, mailbox: SharedMailbox) -> bool:
-        owner = mailbox.owner
-        for _ in range(CHUNK):
-            item = mailbox.take()
-            if item is None:
-                return False
-            owner.deliver(item)  # type: ignore[attr-defined]
-            if self.context or self.abandoned:
-                break
+        owner, item = mailbox.owner, None
+        try:
+            for _ in range(CHUNK):
+                item = mailbox.take()
+                if item is None:
+                    return False
+                owner.deliver(item)  # type: ignore[attr-defined]
+                if self.context or self.abandoned:
+                    break
+        except BaseException as error:
+            return rescued(mailbox, item, error)
         return mailbox.leave()
+
+
+def rescued(mailbox: Any, item: Any, error: BaseException) -> bool:
+    """
+    Settling a delivery has failed where nothing guards it: if the item is still open it dies of that error, and the worker
+    goes on. Returns whether the mailbox has to go to the end of the ready list, as its `leave` does.
+    """
+    if item is not None and mailbox.is_open(item):
+        mailbox.owner.bury(item, error)
+    return bool(mailbox.leave())
 
 
 class Pool:

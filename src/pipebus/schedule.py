@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from pipebus.clock import Clock
-from pipebus.errors import LifecycleError, text_of
+from pipebus.errors import LifecycleError
+from pipebus.foreign import is_a, said
 from pipebus.ledger import Ledger
 from pipebus.mailbox import Item, Mailbox, Rules
 from pipebus.message import Message
@@ -68,7 +69,7 @@ class Schedule:
 
     @property
     def name(self) -> str:
-        return f"every {self.interval:g} s: {self.subject}"
+        return f"every {self.interval:g} s: {said(self.subject)}"
 
     def stop(self) -> None:
         """Publish no further message."""
@@ -80,7 +81,7 @@ class Schedule:
         running = not self.stopped and self.bus.state == "started" and self._due < math.inf
         return {
             "every": self.interval,
-            "subject": str(self.subject),
+            "subject": said(self.subject),
             "published": self.published,
             "skipped": self.skipped,
             "failed": self.failed_ticks,
@@ -133,11 +134,11 @@ class Schedule:
                 self.bus.publish(self.subject, self.body, **self.envelope)
                 self.published += 1
         except BaseException as error:
-            if isinstance(error, LifecycleError) and self.bus.state != "started":
+            if is_a(error, LifecycleError) and self.bus.state != "started":
                 return  # it has begun to stop meanwhile, and refuses schedules like other publishers
             self.failed_ticks += 1
-            self.bus.ledger.warn("schedule.failed", schedule=self.name, error=text_of(error))
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self.bus.ledger.failed("schedule.failed", error, schedule=self.name)
+            if is_a(error, (KeyboardInterrupt, SystemExit)):
                 self.bus.request_stop(f"{type(error).__name__} in {self.name}")
         finally:
             self._mailbox.acknowledge(item)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from pipebus import pipeline
 from pipebus.actor import Actor, ActorSubscription, is_filter, vars_of
 from pipebus.errors import SubscriptionError, UnsupportedCapability
+from pipebus.foreign import shown
 from pipebus.mailbox import TAKEOVER, Traffic
 from pipebus.mailbox_asked import AskedMailbox
 from pipebus.mailbox_solo import one_worker_kind
@@ -130,14 +131,14 @@ class Spawner:
     def _check(self, actor: Any, place: pipeline.Place) -> None:
         if not isinstance(actor, Actor):
             given = f"write {actor.__name__}()" if isinstance(actor, type) else "derive its class from Actor"
-            raise SubscriptionError(f"spawn (at {place}) takes an actor, found {actor!r}; {given}")
+            raise SubscriptionError(f"spawn (at {place}) takes an actor, found {shown(actor)}; {given}")
         if type(actor).__eq__ is not object.__eq__ or type(actor).__hash__ is not object.__hash__:
             raise SubscriptionError(
                 f"{type(actor).__name__} (spawned at {place}) is compared by value, but an actor is itself and nobody else: "
                 "take __eq__ and __hash__ out, or write @dataclass(eq=False)"
             )
         if actor.name is not None and (not isinstance(actor.name, str) or not actor.name):
-            raise SubscriptionError(f"actor name {actor.name!r} (at {place}): it is a subject such as 'greeter', or None")
+            raise SubscriptionError(f"actor name {shown(actor.name)} (at {place}): it is a subject such as 'greeter', or None")
         if not is_filter(actor) and type(actor).on_message is Actor.on_message and "on_message" not in vars_of(actor):
             raise SubscriptionError(
                 f"{type(actor).__name__} (spawned at {place}) has neither on_message nor filter, so it could do nothing; "
@@ -147,7 +148,7 @@ class Spawner:
         if home is not None and not home.mailbox.closed_for_good():
             hub: Any = home.plan.hub
             where = "on this bus" if hub is self.bus else "on another bus"
-            raise SubscriptionError(f"{actor!r} (at {place}) is spawned already, {where} (at {home.place}); stop it first")
+            raise SubscriptionError(f"{shown(actor)} (at {place}) is spawned already, {where} (at {home.place}); stop it first")
 
 
 DEFAULTS: dict[str, Any] = {

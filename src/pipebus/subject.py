@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, get_args
 
 from pipebus.errors import SubjectError
+from pipebus.foreign import shown
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -32,16 +33,18 @@ def check_pattern(text: str) -> tuple[str, ...]:
     if text.__class__ is str and text in _known:
         return tuple(text.split("."))
     if not isinstance(text, str):
-        raise SubjectError(f"a subject is a string, found {type(text).__name__} ({text!r}); address objects as Ref(obj)")
+        raise SubjectError(f"a subject is a string, found {type(text).__name__} ({shown(text)}); address objects as Ref(obj)")
     if not text:
         raise SubjectError('"" is empty; a subject is tokens joined by single dots, as in "orders.created"')
     if len(text) > MAX_LENGTH:
         raise SubjectError(f'"{text[:32]}…" has {len(text)} characters; at most {MAX_LENGTH} are allowed')
     for character in text:
         if character.isspace() or (not character.isprintable() and (character < " " or "\x7f" <= character <= "\x9f")):
-            raise SubjectError(f"{text!r} contains {character!r}; white space and control characters cannot be in a subject")
+            raise SubjectError(
+                f"{shown(text)} contains {shown(character)}; white space and control characters cannot be in a subject"
+            )
         if "\ud800" <= character <= "\udfff":
-            raise SubjectError(f"{text!r} contains the lone surrogate {character!r}, which has no UTF-8 form")
+            raise SubjectError(f"{shown(text)} contains the lone surrogate {shown(character)}, which has no UTF-8 form")
     tokens = tuple(text.split("."))
     for position, token in enumerate(tokens, 1):
         if not token:
@@ -132,7 +135,7 @@ class Pattern:
         return hash(self.text)
 
     def __repr__(self) -> str:
-        return f"Pattern({self.text!r})"
+        return f"Pattern({shown(self.text)})"
 
     def __str__(self) -> str:
         return self.text
@@ -259,7 +262,7 @@ class Ref(Address):
             hash(object)
         except TypeError:
             raise SubjectError(
-                f"Ref({object!r}): {type(object).__name__} objects are not hashable; refer to an object that is"
+                f"Ref({shown(object)}): {type(object).__name__} objects are not hashable; refer to an object that is"
             ) from None
         self.object = object
 
@@ -270,4 +273,4 @@ class Ref(Address):
         return id(self.object)
 
     def __repr__(self) -> str:
-        return f"Ref({self.object!r})"
+        return f"Ref({shown(self.object)})"

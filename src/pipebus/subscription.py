@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, Protocol
 
 from pipebus import events, links, pipeline
 from pipebus.binding import Bound
 from pipebus.clock import Clock
-from pipebus.dead_letters import DeadLetters, Source
+from pipebus.dead_letters import DeadLetter, DeadLetters, Source
 from pipebus.errors import (
     AlreadySettled,
     AttemptsExhausted,
@@ -23,8 +23,8 @@ from pipebus.errors import (
     PipelineError,
     Rejected,
     SubjectChanged,
-    text_of,
 )
+from pipebus.foreign import attributes, is_a, said, shown, spared, text_of
 from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
 from pipebus.loops import LoopWorker
@@ -205,7 +205,7 @@ class Delivery:
             AlreadySettled: if it was settled before.
         """
         if not is_duration(delay):
-            raise PipelineError(f"retry: delay is a number of seconds, 0 or more, found {delay!r}")
+            raise PipelineError(f"retry: delay is a number of seconds, 0 or more, found {shown(delay)}")
         self._close("retried")
         self._subscription.put_back(self._parcel, float(delay))
 
@@ -216,8 +216,9 @@ class Delivery:
         Raises:
             AlreadySettled: if it was settled before.
         """
+        error = Rejected(self._subscription.name, reason)
         self._close("rejected")
-        self._subscription.bury(self._parcel, Rejected(self._subscription.name, reason))
+        self._subscription.bury(self._parcel, error)
 
     def hand_over(self) -> None:
         """Acknowledged by being read; also when the bus stops at this very moment."""
@@ -453,8 +454,9 @@ class Subscription:
             try:
                 value = call(message)
             except BaseException as error:
-                if isinstance(error, Rejected) and error.by is None:
-                    error.by = self.name
+                if is_a(error, Rejected):
+                    attributes(error).setdefault("by", None)
+                    attributes(error)["by"] = attributes(error)["by"] or self.name
                 links.blame(error, step, message)
                 raise
             return HANDLED if value is None else Handled(value)
@@ -464,8 +466,9 @@ class Subscription:
             try:
                 value = await call(message)
             except BaseException as error:
-                if isinstance(error, Rejected) and error.by is None:
-                    error.by = self.name
+                if is_a(error, Rejected):
+                    attributes(error).setdefault("by", None)
+                    attributes(error)["by"] = attributes(error)["by"] or self.name
                 links.blame(error, step, message)
                 raise
             return HANDLED if value is None else Handled(value)
@@ -486,24 +489,30 @@ class Subscription:
 
     # --- one delivery --------------------------------------------------------------------------------------------------------
 
-    def _taken(self, item: Item) -> Parcel | None:
-        """The item as a parcel whose taking is counted; None if it was too old, and is settled."""
-        parcel = item if isinstance(item, Parcel) else Parcel(item)
+    def _taken(self, parcel: Parcel) -> bool:
+        """Count the taking; False if the message was too old, or taken too often, and is settled. Never raises."""
+        try:
+            return self._begun(parcel)
+        except BaseException as error:  # a clock that fails, a `ttl` that is not a number
+            self.failed(parcel, error)
+            return False
+
+    def _begun(self, parcel: Parcel) -> bool:
         hub = self.plan.hub
-        now = hub.clock.now()
         parcel.attempt += 1
+        now = hub.clock.now()
         parcel.first = parcel.first or now
         if hub.ledger.observed:
             hub.ledger.emit(events.Taken(parcel.message, self.name, parcel.attempt))
         if parcel.attempt > self.plan.attempts:  # cancelled again and again by somebody else than the bus
             parcel.attempt -= 1
             self.bury(parcel, AttemptsExhausted(f"cancelled {parcel.attempt} times; {self.name} allows as many attempts"))
-            return None
+            return False
         ttl = parcel.message.ttl
         if ttl is not None and now - parcel.message.time > ttl:
             self.drop(parcel, Dropped("expired", self.name))
-            return None
-        return parcel
+            return False
+        return True
 
     def _opened(self, parcel: Parcel) -> tuple[Delivery | None, list[tuple[Any, Any]]]:
         """What the chain may want to know of the delivery, in context variables; with the tokens to reset them."""
@@ -518,8 +527,8 @@ class Subscription:
 
     def deliver(self, item: Item) -> None:
         """Run the chain for one item and settle it; never raises."""
-        parcel = self._taken(item)
-        if parcel is None:
+        parcel = item if item.__class__ is Parcel else Parcel(item)  # type: ignore[arg-type]
+        if not self._taken(parcel):
             return
         delivery, tokens = self._opened(parcel)
         try:
@@ -534,8 +543,8 @@ class Subscription:
 
     async def adeliver(self, item: Item, worker: LoopWorker) -> None:
         """`deliver` on an event loop, for chains of both colours."""
-        parcel = self._taken(item)
-        if parcel is None:
+        parcel = item if item.__class__ is Parcel else Parcel(item)  # type: ignore[arg-type]
+        if not self._taken(parcel):
             return
         delivery, tokens = self._opened(parcel)
         try:
@@ -556,15 +565,15 @@ class Subscription:
 
     def open_item(self, item: Item) -> Delivery | None:
         """For readers: a delivery whose message has passed the Transforms; None if that settled it."""
-        parcel = self._taken(item)
-        if parcel is None:
+        parcel = item if item.__class__ is Parcel else Parcel(item)  # type: ignore[arg-type]
+        if not self._taken(parcel):
             return None
         try:
             outcome = self.chain()(parcel.message)
         except BaseException as error:
             self.failed(parcel, error)
             return None
-        if isinstance(outcome, Dropped):
+        if outcome.__class__ is Dropped:
             self.drop(parcel, outcome)
             return None
         delivery = Delivery(self, parcel)
@@ -574,13 +583,17 @@ class Subscription:
     def settled_at_once(self, message: Message[Any], value: Any) -> bool:
         """
         For a bare handler's value on the quick road: True if all that is to be done was to hand it to who asked, and that is
-        done, so that its worker has only to count it.
+        done, so that its worker has only to count it. Never raises.
         """
         plan = self.plan
         if self.run is not None or plan.to is not None:
             return False
         to = message.reply_to
-        return to is None or plan.hub.replies.answer_at_once(to, message, value)
+        try:
+            return to is None or plan.hub.replies.answer_at_once(to, message, value)
+        except BaseException as error:
+            spared(error)
+            return False  # `settle` meets the same error, and says what it means
 
     def settle(self, item: Item, outcome: Any, delivery: Delivery | None = None) -> None:
         """What a chain's outcome (or a bare handler's value) means for the delivery; never raises."""
@@ -628,24 +641,38 @@ class Subscription:
         self, item: Item, error: BaseException, delivery: Delivery | None = None, worker: LoopWorker | None = None
     ) -> None:
         """The chain gave up with an error; never raises."""
-        if isinstance(error, asyncio.CancelledError) and worker is not None and worker.cancelled():
+        if is_a(error, asyncio.CancelledError) and worker is not None and worker.cancelled():
             links.unsign(error)
             if delivery is None or delivery.claim():
                 worker.back = self._untake(item)
             return
         if delivery is not None and not delivery.claim():
             links.unsign(error)
-            self.plan.hub.ledger.warn(
-                "delivery.failed_after_settlement", subscription=self.name, message=delivery.message.id, error=text_of(error)
+            self.plan.hub.ledger.failed(
+                "delivery.failed_after_settlement", error, subscription=self.name, message=delivery.message.id
             )
             return
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        if is_a(error, (KeyboardInterrupt, SystemExit)):
             links.unsign(error)
             self.mailbox.halt()
             self._untake(item)
-            self.plan.hub.request_stop(f"{type(error).__name__} in the handler of {self.name}")
+            self._attempt_to(self.plan.hub.request_stop, f"{type(error).__name__} in the handler of {self.name}")
             return
         self.bury(item, error)
+
+    # --- verdicts ----------------------------------------------------------------------------------------------------------
+    #
+    # Each of these ends one taking: it counts it in the mailbox, exactly once, and tells whoever has to hear of it. What is
+    # told, printed or kept may be a stranger's and may raise anything (`foreign`); by `_attempt_to` none of that changes what
+    # the delivery ends as, or keeps its worker from the next message.
+
+    def _attempt_to(self, act: Callable[..., object], *arguments: Any) -> None:
+        """One call of a settlement that may fail: that is logged, and goes no further."""
+        try:
+            act(*arguments)
+        except BaseException as error:
+            self.plan.hub.ledger.failed("delivery.settling_failed", error, subscription=self.name)
+            spared(error)
 
     def _untake(self, item: Item) -> Parcel:
         """It goes back as if it had not been taken."""
@@ -682,38 +709,53 @@ class Subscription:
             self.mailbox.give_back(parcel)
 
     def bury(self, item: Item, error: BaseException, taken: bool = True) -> None:
-        """A dead letter, with its reason."""
+        """A dead letter, with its reason; never raises."""
+        kept = False
+        try:
+            step = links.unsign(error)
+            by = step.name if step is not None else self.plan.bound.name if self.plan.bound is not None else None
+            if is_a(error, Rejected):
+                attributes(error)["by"] = attributes(error).get("by") or (step.name if step is not None else self.name)
+            links.trim(error)
+            letter = self._letter(item, error, by)
+            kept = True
+        except BaseException as trouble:  # a clock or a store that fails
+            self.plan.hub.ledger.failed("letter.not_kept", trouble, subscription=self.name, of=text_of(error))
+        finally:
+            if taken:
+                self.mailbox.die(item)
+            else:
+                self.mailbox.die_untaken()
+        if kept:
+            self._attempt_to(self._died, item, letter, error)
+
+    def _letter(self, item: Item, error: BaseException, by: str | None) -> DeadLetter:
         hub = self.plan.hub
-        step = links.unsign(error)
-        if isinstance(error, Rejected) and error.by is None:
-            error.by = step.name if step is not None else self.name
-        links.trim(error)
         now = hub.clock.now()
-        letter = hub.dead_letters.add(
+        return hub.dead_letters.add(
             _message(item),
             error,
             Source(self.revive, self._forget_letter),
             subscription=self.name,
-            by=step.name if step is not None else self.plan.bound.name if self.plan.bound is not None else None,
+            by=by,
             attempts=_attempt(item),
             first_time=getattr(item, "first", 0.0) or now,
             time=now,
             token=getattr(item, "token", None),
         )
-        if taken:
-            self.mailbox.die(item)
-        else:
-            self.mailbox.die_untaken()
+
+    def _died(self, item: Item, letter: DeadLetter, error: BaseException) -> None:
+        hub, message = self.plan.hub, letter.message
         if not hub.dead_letters.settles:
             self._tell_transport(item, "dead")
-        if letter.message.reply_to is not None:
-            hub.replies.fail(letter.message.reply_to, letter.message, error)
-        hub.ledger.warn(
-            "delivery.died", subscription=self.name, subject=str(letter.message.subject), message=letter.message.id,
-            letter=letter.id, error=letter.error, attempts=letter.attempts,
+        if message.reply_to is not None:
+            self._attempt_to(hub.replies.fail, message.reply_to, message, error)
+        hub.ledger.failed(
+            "delivery.died", error, subscription=self.name, subject=said(message.subject), message=message.id,
+            letter=letter.id, attempts=letter.attempts,
         )  # fmt: skip
         if hub.ledger.observed:
-            hub.ledger.emit(events.Died(letter.message, self.name, letter.id, letter.error, error))
+            hub.ledger.emit(events.Died(message, self.name, letter.id, letter.error, error))
 
     def bury_untaken(self, parcel: Parcel, error: BaseException) -> None:
         """A dead letter for what could not even be queued: bytes that are no message."""
@@ -733,9 +775,10 @@ class Subscription:
         if item.__class__ is Parcel and item.token is not None:
             try:
                 self.plan.hub.settle_remote(item.token, verdict, delay, why)
-            except Exception as error:
+            except BaseException as error:
                 # The transport will bring it again; nothing here may keep the worker from its next message.
-                self.plan.hub.ledger.warn("delivery.not_settled", subscription=self.name, verdict=verdict, error=text_of(error))
+                self.plan.hub.ledger.failed("delivery.not_settled", error, subscription=self.name, verdict=verdict)
+                spared(error)
 
     # --- what its mailbox tells ----------------------------------------------------------------------------------------
 
@@ -752,7 +795,7 @@ class Subscription:
         self._tell_transport(item, "release" if keep else "drop", why=reason)
         reply_to = _message(item).reply_to
         if reply_to is not None:
-            self.plan.hub.replies.drop(reply_to, f"{reason} (by {by or self.name})")
+            self._attempt_to(self.plan.hub.replies.drop, reply_to, f"{reason} (by {by or self.name})")
         if self.plan.hub.ledger.observed:
             self.plan.hub.ledger.emit(events.Discarded(_message(item), self.name, reason, by))
 

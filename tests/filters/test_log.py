@@ -243,10 +243,12 @@ def program(setup: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_a_program_that_configures_no_logging_sees_nothing() -> None:
-    """Standard output belongs to the program, and silence is the default: not even a dead letter is written there."""
+def test_a_program_that_configures_no_logging_sees_lines_on_standard_error() -> None:
+    """Standard output belongs to the program; what its `Log` filter says, and what it has lost, is on standard error."""
     done = program("")
-    assert (done.stdout, done.stderr) == ("", "")
+    assert done.stdout == ""
+    assert "message.passed" in done.stderr
+    assert "delivery.died" in done.stderr
 
 
 def test_a_program_that_configures_the_standard_library_gets_lines_there() -> None:

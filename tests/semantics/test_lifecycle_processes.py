@@ -66,13 +66,20 @@ print("restored", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
 """
 
 
+QUIET = """
+import logging
+logging.getLogger("pipebus").addHandler(logging.NullHandler())
+"""
+"""What the bus logs is not the question in these tests; all else on standard error is a failure."""
+
+
 class Program:
     """A Python program in a process of its own."""
 
     def __init__(self, text: str) -> None:
         path = os.pathsep.join([str(Path(pipebus.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", text],
+            [sys.executable, "-c", QUIET + text],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """`pipebus test`: the [[tests]] of config files, in virtual time."""
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from pipebus.config.beside import look_beside
     from pipebus.testing.file_tests import file_tests
 
+    logging.getLogger("pipebus").addHandler(logging.NullHandler())  # what fails in a test is in its differences and story
     look_beside(".")
     started = time.perf_counter()
     files = list(_files(args.paths))

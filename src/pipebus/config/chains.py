@@ -14,7 +14,8 @@ from pipebus.config.kinds import Loading, Text, as_rule
 from pipebus.config.names import Named
 from pipebus.config.problems import BROKEN, Bad, Told, guess, shown
 from pipebus.config.vocabulary import ON_ERROR, TEST
-from pipebus.errors import PipebusError, text_of
+from pipebus.errors import PipebusError
+from pipebus.foreign import text_of
 from pipebus.pipeline import Branch, Node, Pipeline, Place, Step, Test, When
 
 

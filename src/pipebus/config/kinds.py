@@ -19,7 +19,8 @@ from typing import Any, ClassVar, Final, Protocol
 from pipebus import settings
 from pipebus.config.imports import Imports
 from pipebus.config.problems import BROKEN, LONGEST, Bad, Told, Unexportable, guess
-from pipebus.errors import PipebusError, text_of
+from pipebus.errors import PipebusError
+from pipebus.foreign import text_of
 
 Schema = dict[str, Any]
 

@@ -18,7 +18,8 @@ from pipebus.config.document import Document, Table
 from pipebus.config.kinds import Choice, Loading, Whole
 from pipebus.config.problems import BROKEN, Told, guess, shown
 from pipebus.config.vocabulary import BUS, EVERY, MAILBOX, ON_ERROR, SUBSCRIPTION, TEST, VERSION, HandlerName
-from pipebus.errors import PipebusError, SubjectError, text_of
+from pipebus.errors import PipebusError, SubjectError
+from pipebus.foreign import text_of
 from pipebus.message import Message
 from pipebus.pipeline import Node, Side, When
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from pipebus import links, settings
 from pipebus.clock import SYSTEM, Clock
-from pipebus.errors import ContractError, PipelineError, Rejected, UnsupportedCapability, text_of
+from pipebus.errors import ContractError, PipelineError, Rejected, UnsupportedCapability
+from pipebus.foreign import shown, text_of
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import Around, Context, Steps, is_async
 from pipebus.settings import Seconds
@@ -70,12 +71,12 @@ class Dedupe(Around):
     def __post_init__(self) -> None:
         if self.key is not None and (not callable(self.key) or is_async(self.key)):
             raise PipelineError(
-                f"Dedupe.key={self.key!r}: it is a plain function of the message that returns something hashable; "
+                f"Dedupe.key={shown(self.key)}: it is a plain function of the message that returns something hashable; "
                 "leave it out to go by the message's id"
             )
         self.window = settings.seconds(self.window, "Dedupe.window", above=0.0)
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
-            raise PipelineError(f"Dedupe.size={self.size!r}: it is a whole number of messages, at least 1")
+            raise PipelineError(f"Dedupe.size={shown(self.size)}: it is a whole number of messages, at least 1")
         self._clock: Clock = SYSTEM
         self._transport: Any = None  # where it remembers, if it is durable
         self._if_undone: Callable[[Callable[[], object]], object] = lambda call: None
@@ -145,13 +146,13 @@ class Dedupe(Around):
 def _as_text(key: Hashable) -> str:
     """A key as a store keeps it: equal for equal keys, in every process."""
     if isinstance(key, (str, bytes)):
-        return f"{type(key).__name__}:{key!r}"
+        return f"{type(key).__name__}:{shown(key)}"
     if isinstance(key, (int, float)):  # 1, 1.0 and True are equal
         return f"number:{int(key) if key == key // 1 else key!r}"
     if isinstance(key, tuple):
         return f"tuple:{[_as_text(part) for part in key]!r}"
     raise ContractError(
-        f"cannot remember {key!r}: with durable=True a key is text, bytes, a number, or a tuple of these, found "
+        f"cannot remember {shown(key)}: with durable=True a key is text, bytes, a number, or a tuple of these, found "
         f"{type(key).__name__}"
     )
 

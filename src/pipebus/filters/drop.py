@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipebus.errors import PipelineError
+from pipebus.foreign import shown
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import Transform, is_async
 from pipebus.settings import Condition
@@ -35,9 +36,9 @@ class Drop(Transform):
 
     def __post_init__(self) -> None:
         if self.when is not None and (not callable(self.when) or is_async(self.when)):
-            raise PipelineError(f"Drop.when={self.when!r}: it is a plain function of the message")
+            raise PipelineError(f"Drop.when={shown(self.when)}: it is a plain function of the message")
         if not isinstance(self.reason, str) or not self.reason:
-            raise PipelineError(f"Drop.reason={self.reason!r}: it is a text that is not empty")
+            raise PipelineError(f"Drop.reason={shown(self.reason)}: it is a text that is not empty")
 
     def transform(self, message: Message[Any], /) -> Message[Any] | Dropped:
         return Dropped(self.reason) if self.when is None or self.when(message) else message

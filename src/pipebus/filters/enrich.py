@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipebus.errors import PipelineError, Rejected
+from pipebus.foreign import shown
 from pipebus.message import Message
 from pipebus.pipeline import Transform, is_async
 
@@ -31,7 +32,7 @@ class Enrich(Transform):
     def __post_init__(self) -> None:
         if not isinstance(self.add, Mapping) and (not callable(self.add) or is_async(self.add)):
             raise PipelineError(
-                f"Enrich.add={self.add!r}: it is a mapping, or a plain function of the message that returns one"
+                f"Enrich.add={shown(self.add)}: it is a mapping, or a plain function of the message that returns one"
             )
         fields = self.add if isinstance(self.add, Mapping) else {}
         for name, value in fields.items():

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipebus.clock import SYSTEM, Clock
-from pipebus.errors import PipelineError, text_of
+from pipebus.errors import PipelineError
+from pipebus.foreign import class_name, said, shown, spared, text_of
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import Around, Context, Steps
 from pipebus.services import get_logger
@@ -50,9 +51,9 @@ class Log(Around):
 
     def around(self, message: Message[Any], /) -> Steps:
         log = get_logger()
-        facts: dict[str, Any] = {"subject": _one_line(str(message.subject)), "id": message.id}
+        facts: dict[str, Any] = {"subject": _one_line(said(message.subject)), "id": message.id}
         if self.body:
-            facts["body"] = self._shown(message.body)
+            facts["body"] = self._readable(message.body)
         if self.headers:
             facts["headers"] = self._shown(message.headers)
         clock = self._clock
@@ -71,6 +72,14 @@ class Log(Around):
         else:
             write("message.passed", **facts)
 
+    def _readable(self, body: Any) -> Any:
+        """What is shown of a body; the name of its class where its own methods fail: a log line refuses no message."""
+        try:
+            return self._shown(body)
+        except BaseException as error:
+            spared(error)
+            return f"<{class_name(body)}: cannot be shown: {class_name(error)}>"
+
     def _shown(self, value: Any) -> Any:
         """A copy of JSON-like data with the named values hidden; a model or dataclass by its fields."""
         if isinstance(value, Mapping):
@@ -86,7 +95,9 @@ class Log(Around):
             fields = getattr(value, attribute, None)
             if fields is not None and not isinstance(value, type):
                 return self._shown({name: getattr(value, name) for name in fields})
-        return _one_line(value) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return _one_line(value)
+        return value if value is None or type(value) in (bool, int, float) else _one_line(shown(value))
 
 
 def _ms(seconds: float) -> float:

@@ -7,8 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pipebus import links
-from pipebus.errors import AlreadySettled, PipelineError, text_of
+from pipebus.errors import AlreadySettled, PipelineError
 from pipebus.filters.retry import NEVER, classes, waits
+from pipebus.foreign import is_a, text_of
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import Around, Context, Steps
 from pipebus.settings import Seconds
@@ -72,7 +73,7 @@ class Redeliver(Around):
         try:
             return (yield message)
         except self._on as error:
-            if delivery is None or isinstance(error, NEVER):
+            if delivery is None or is_a(error, NEVER):
                 raise
             most = delivery.attempts if self.attempts is None else min(self.attempts, delivery.attempts)
             if delivery.attempt >= most:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from pipebus.errors import PipelineError, Rejected, SubjectError
+from pipebus.foreign import shown
 from pipebus.message import Message
 from pipebus.pipeline import Transform, is_async
 from pipebus.subject import Address, check_subject
@@ -39,21 +40,21 @@ class Reroute(Transform):
         if callable(self.to) and not is_async(self.to):
             return
         if not isinstance(self.to, str):
-            raise PipelineError(f"Reroute.to={self.to!r}: it is a template, or a plain function of the message")
+            raise PipelineError(f"Reroute.to={shown(self.to)}: it is a template, or a plain function of the message")
         try:
             parsed = list(Formatter().parse(self.to))
         except ValueError as error:
-            raise PipelineError(f"Reroute.to={self.to!r}: {error}; write fields as {{body.origin}}") from None
+            raise PipelineError(f"Reroute.to={shown(self.to)}: {error}; write fields as {{body.origin}}") from None
         for _, field, spec, conversion in parsed:
             if spec or conversion:
-                raise PipelineError(f"Reroute.to={self.to!r}: fields take no format; write {{body.origin}} and no more")
+                raise PipelineError(f"Reroute.to={shown(self.to)}: fields take no format; write {{body.origin}} and no more")
             if field is not None:
                 self._check_field(field)
         self._parts = [(text, field) for text, field, _, _ in parsed]
         try:
             check_subject("".join(text + ("x" if field is not None else "") for text, field in self._parts))
         except SubjectError as error:
-            raise PipelineError(f"Reroute.to={self.to!r} makes no subject: {error}") from None
+            raise PipelineError(f"Reroute.to={shown(self.to)} makes no subject: {error}") from None
 
     def _check_field(self, field: str) -> None:
         root, *path = field.split(".")
@@ -64,14 +65,14 @@ class Reroute(Transform):
         )
         if not fine or any(not part or part.startswith("_") for part in path):
             raise PipelineError(
-                f"Reroute.to={self.to!r}: {{{field}}} is no field; there are subject, key, id, headers.NAME and body.FIELD"
+                f"Reroute.to={shown(self.to)}: {{{field}}} is no field; there are subject, key, id, headers.NAME and body.FIELD"
             )
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         if callable(self.to):
             subject = self.to(message)
             if not isinstance(subject, (str, Address)):
-                raise Rejected(None, f"cannot reroute: the function returned {subject!r}, which is no subject")
+                raise Rejected(None, f"cannot reroute: the function returned {shown(subject)}, which is no subject")
         else:
             subject = "".join(text + (self._token(message, field) if field else "") for text, field in self._parts)
         return msgspec.structs.replace(message, subject=subject)
@@ -87,7 +88,7 @@ class Reroute(Transform):
             raise Rejected(None, f"cannot reroute: {field} is {type(value).__name__}; a token is text or a whole number")
         token = str(value.value) if isinstance(value, Enum) else str(value)
         if root != "subject" and (not token or "." in token or token in ("*", ">")):
-            raise Rejected(None, f"cannot reroute: {field} is {token!r}, which is not one token of a subject")
+            raise Rejected(None, f"cannot reroute: {field} is {shown(token)}, which is not one token of a subject")
         try:
             check_subject(token)
         except SubjectError as error:

@@ -21,8 +21,8 @@ from pipebus.errors import (
     Rejected,
     SubjectError,
     UnsupportedCapability,
-    text_of,
 )
+from pipebus.foreign import is_a, text_of
 from pipebus.links import Pause
 from pipebus.message import Message
 from pipebus.pipeline import Around, Context, Steps
@@ -121,7 +121,7 @@ class Retry(Around):
                 try:
                     return (yield message)
                 except self._on as error:
-                    if attempt >= self.attempts or isinstance(error, NEVER) or done():
+                    if attempt >= self.attempts or is_a(error, NEVER) or done():
                         raise
                     seconds = wait * (1 - self.jitter * self._random.random())
                     wait = min(wait * 2, self.max_wait)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipebus.errors import PipelineError, Rejected
+from pipebus.foreign import shown
 from pipebus.message import Message, check_headers
 from pipebus.pipeline import Transform, is_async
 
@@ -30,7 +31,7 @@ class SetHeaders(Transform):
 
     def __post_init__(self) -> None:
         if not isinstance(self.headers, Mapping) or not self.headers:
-            raise PipelineError(f'SetHeaders.headers={self.headers!r}: it maps names to texts, as in {{"tenant": "acme"}}')
+            raise PipelineError(f'SetHeaders.headers={shown(self.headers)}: it maps names to texts, as in {{"tenant": "acme"}}')
         for name, value in self.headers.items():
             if callable(value) and is_async(value):
                 raise PipelineError(f'SetHeaders.headers["{name}"] is async; it is a text, or a plain function of the message')

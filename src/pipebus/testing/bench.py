@@ -20,7 +20,8 @@ from typing import Any, Final, Literal
 from pipebus import checks, links, pipeline
 from pipebus.actor import Actor
 from pipebus.bus import Bus
-from pipebus.errors import LifecycleError, PipelineError, SubjectError, text_of
+from pipebus.errors import LifecycleError, PipelineError, SubjectError
+from pipebus.foreign import text_of
 from pipebus.message import Handled, Message, Receipt
 from pipebus.pipeline import Build, Rest, Side
 from pipebus.subject import Address, Pattern, check_subject

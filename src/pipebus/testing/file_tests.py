@@ -25,9 +25,10 @@ from pipebus.config.matchers import NOTHING, told
 from pipebus.config.problems import one_line, shown
 from pipebus.config.reader import Replace
 from pipebus.dead_letters import PUBLISH
-from pipebus.errors import ConfigError, DrainTimeout, ReceiveTimeout, Rejected, text_of
+from pipebus.errors import ConfigError, DrainTimeout, ReceiveTimeout, Rejected
 from pipebus.events import Acknowledged, Taken
 from pipebus.expressions import plain
+from pipebus.foreign import text_of
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import transform
 from pipebus.subscription import Subscription

@@ -19,7 +19,8 @@ from typing import Any, Final, NamedTuple, get_type_hints
 import msgspec
 
 from pipebus import explain, pipeline
-from pipebus.errors import ContractError, text_of
+from pipebus.errors import ContractError
+from pipebus.foreign import text_of
 from pipebus.message import Dropped, Handled, Headers, Message, Receipt
 from pipebus.pipeline import Side, Step
 from pipebus.testing import virtual

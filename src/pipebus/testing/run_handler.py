@@ -14,7 +14,8 @@ from pipebus import events
 from pipebus.actor import Actor
 from pipebus.binding import handler_name
 from pipebus.bus import Bus
-from pipebus.errors import SubscriptionError, text_of
+from pipebus.errors import SubscriptionError
+from pipebus.foreign import text_of
 from pipebus.message import Message
 from pipebus.testing import shown
 from pipebus.testing.harness import Harness, HarnessError

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from pipebus import events, links
 from pipebus.actor import Actor
 from pipebus.dead_letters import PUBLISH
-from pipebus.errors import Rejected, text_of
+from pipebus.errors import Rejected
+from pipebus.foreign import text_of
 from pipebus.message import Dropped, Message, Receipt
 
 if TYPE_CHECKING:

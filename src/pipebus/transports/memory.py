@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pipebus.codec import Codec, JsonCodec
 from pipebus.errors import UnsupportedCapability
+from pipebus.foreign import shown
 from pipebus.message import Message, Receipt
 from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport, Verdict
 
@@ -36,9 +37,9 @@ class MemoryTransport(Transport):
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         wire = options.pop("wire", None)
         if options or parts.netloc or parts.path.strip("/"):
-            raise UnsupportedCapability(f'{url!r}: the memory transport is "memory:" or "memory:?wire=json"')
+            raise UnsupportedCapability(f'{shown(url)}: the memory transport is "memory:" or "memory:?wire=json"')
         if wire not in (None, "json"):
-            raise UnsupportedCapability(f'{url!r}: wire={wire!r} is unknown; the only wire format is "json"')
+            raise UnsupportedCapability(f'{shown(url)}: wire={shown(wire)} is unknown; the only wire format is "json"')
         return cls(JsonCodec() if wire else None)
 
     def start(self, surroundings: Surroundings) -> None:

@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from pipebus.errors import PipebusError, UnsupportedCapability, text_of
+from pipebus.errors import PipebusError, UnsupportedCapability
+from pipebus.foreign import text_of
 
 TRANSPORTS: Final[dict[str, str]] = {
     "memory": "pipebus.transports.memory:MemoryTransport.from_url",

@@ -26,7 +26,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from pipebus.errors import PipebusError, TransportError, text_of
+from pipebus.errors import PipebusError, TransportError
+from pipebus.foreign import text_of
 from pipebus.transports.base import Binding, Verdict
 from pipebus.transports.nats.claim import Claim, place_of
 from pipebus.transports.nats.company import Company

@@ -35,8 +35,8 @@ from pipebus.errors import (
     PipebusError,
     TransportError,
     UnsupportedCapability,
-    text_of,
 )
+from pipebus.foreign import text_of
 from pipebus.message import Message, Receipt
 from pipebus.subject import Pattern
 from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict

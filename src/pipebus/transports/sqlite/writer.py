@@ -34,7 +34,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from pipebus.errors import BusClosed, PipebusError, PublishUnknown, TransportError, text_of
+from pipebus.errors import BusClosed, PipebusError, PublishUnknown, TransportError
+from pipebus.foreign import text_of
 from pipebus.transports.sqlite.files import WriteLock
 from pipebus.transports.sqlite.schema import said
 from pipebus.transports.sqlite.store import Outgoing, Settlement, Store

@@ -1,0 +1,115 @@
+"""
+Foreign objects: errors, bodies, subjects and observers of the user's, whose own methods may raise, lie or be slow.
+
+The bus signs, trims, counts and prints what it did not make. An error may be a frozen dataclass, refuse attributes or have a
+`__str__` that raises; so each function here goes past the object's own methods where it can, and falls back to the name of
+the class where it cannot. None of them raises, except that a KeyboardInterrupt on the main thread passes through: there it
+is a person's.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final
+
+attributes: Final[Callable[[BaseException], dict[str, Any]]] = BaseException.__dict__["__dict__"].__get__
+"""An error's attributes, past its own `__getattribute__` and `__setattr__`."""
+
+_class_name: Final[Callable[[type], str]] = type.__dict__["__name__"].__get__
+_traceback: Final[Any] = BaseException.__dict__["__traceback__"]
+_cause: Final[Any] = BaseException.__dict__["__cause__"]
+_context: Final[Any] = BaseException.__dict__["__context__"]
+
+
+def is_a(thing: object, kind: type | tuple[type, ...]) -> bool:
+    """`isinstance`, by the object's real class: its `__class__` may lie or raise."""
+    return issubclass(type(thing), kind)
+
+
+def class_name(thing: object) -> str:
+    """Name of the object's class, as it was defined."""
+    return printable(_class_name(type(thing)))
+
+
+def printable(text: str) -> str:
+    """`text` as a plain `str` that UTF-8 can hold: lone surrogates are escaped."""
+    plain = str.__str__(text)
+    return plain if plain.isascii() else plain.encode("utf-8", "backslashreplace").decode()
+
+
+def spared(error: BaseException) -> None:
+    """In an `except BaseException`: let a person's Ctrl-C through, swallow what a foreign method raised."""
+    if is_a(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise error
+
+
+def shown(thing: object) -> str:
+    """`repr`, or the name of the class where that fails."""
+    try:
+        return printable(repr(thing))
+    except BaseException as error:
+        spared(error)
+        return f"<{class_name(thing)}: its repr raises {class_name(error)}>"
+
+
+def said(thing: object) -> str:
+    """`str`, or what `shown` makes of it where that fails."""
+    try:
+        return printable(str(thing))
+    except BaseException as error:
+        spared(error)
+        return shown(thing)
+
+
+def text_of(error: BaseException) -> str:
+    """Class and text of an error, as in "KeyError: 'x'"; the name of the class alone where it has no readable text."""
+    try:
+        text = printable(str(error))
+    except BaseException as failure:
+        spared(failure)
+        text = f"(its text cannot be read: {class_name(failure)})"
+    return f"{class_name(error)}: {text}" if text else class_name(error)
+
+
+def note(error: BaseException, text: str) -> None:
+    """`add_note`, also on an error that refuses attributes."""
+    notes = attributes(error).setdefault("__notes__", [])
+    if type(notes) is list:
+        notes.append(text)
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    found: TracebackType | None = _traceback.__get__(error)
+    return found
+
+
+def set_traceback(error: BaseException, trace: TracebackType | None) -> None:
+    """`with_traceback`, also on an error that refuses attributes."""
+    _traceback.__set__(error, trace)
+
+
+def causes_of(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """The error's cause and its context."""
+    return _cause.__get__(error), _context.__get__(error)
+
+
+def formatted(error: BaseException) -> str:
+    """The error with the last 20 frames of its traceback, as Python prints it; with less where it cannot be printed whole."""
+    try:
+        return printable("".join(traceback.format_exception(error, limit=-20)))
+    except BaseException as failure:
+        spared(failure)
+    frames = ""
+    for frame, line in list(traceback.walk_tb(traceback_of(error)))[-20:]:
+        frames += f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}\n'
+    return printable(f"Traceback (most recent call last):\n{frames}{text_of(error)}\n")
+
+
+def places_of(error: BaseException) -> str:
+    """File, function and line of each frame of the traceback: equal for errors that arise in the same place."""
+    return "".join(
+        f"{frame.f_code.co_filename}:{frame.f_code.co_name}:{line};" for frame, line in traceback.walk_tb(traceback_of(error))
+    )
