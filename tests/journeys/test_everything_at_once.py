@@ -1,6 +1,6 @@
 """
 Everything at once: fifty threads and three event loops publish into subscribers of every kind, while others come and go, pause
-and resume. Nothing is lost, nothing comes twice, and the order is what SEMANTICS 24 promises.
+and resume. Nothing is lost, nothing comes twice, and the order is what guarantee 24 promises.
 """
 
 from __future__ import annotations

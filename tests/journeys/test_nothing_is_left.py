@@ -1,5 +1,5 @@
 """
-Nothing is left (SEMANTICS 25): ten thousand starts and stops leave no thread, task or file descriptor behind, and a million
+Nothing is left (guarantee 25): ten thousand starts and stops leave no thread, task or file descriptor behind, and a million
 messages no memory.
 """
 

@@ -1,5 +1,5 @@
 """
-SEMANTICS 28: actors. Objects with mail of their own, given one message at a time, on every kind of worker.
+Guarantee 28: actors. Objects with mail of their own, given one message at a time, on every kind of worker.
 """
 
 from __future__ import annotations

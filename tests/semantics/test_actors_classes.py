@@ -1,5 +1,5 @@
 """
-SEMANTICS 11 and 28: what cannot be spawned, and in how many ways an actor's class may be written.
+Guarantees 11 and 28: what cannot be spawned, and in how many ways an actor's class may be written.
 """
 
 from __future__ import annotations

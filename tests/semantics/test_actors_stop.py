@@ -1,5 +1,5 @@
 """
-SEMANTICS 25, continued: the end of an actor, and the end of its bus; what is left in memory.
+Guarantee 25, continued: the end of an actor, and the end of its bus; what is left in memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """
 Filter actors: actors that messages pass through. A chain asks one in its own mailbox, in line with the mail addressed to it,
-and waits for the answer; SEMANTICS 2, 3, 10, 12, 14, 17 to 19, 23, 25 and 28 hold for it as for any filter and any actor.
+and waits for the answer; guarantees 2, 3, 10, 12, 14, 17 to 19, 23, 25 and 28 hold for it as for any filter and any actor.
 """
 
 from __future__ import annotations

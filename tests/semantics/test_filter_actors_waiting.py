@@ -1,6 +1,6 @@
 """
 Filter actors, continued: who waits for one waits a bounded time, holds nobody else up, and gets an answer while the bus stops;
-what is counted. SEMANTICS 14, 18, 19, 23 and 25.
+what is counted. Guarantees 14, 18, 19, 23 and 25.
 """
 
 from __future__ import annotations

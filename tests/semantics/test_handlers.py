@@ -1,6 +1,6 @@
 """
 `Handlers`: subscriptions written down in modules that are imported before a bus exists, and `bus.include`, which makes them
-(SEMANTICS 11 and 26). `Publisher` and `Receiver`: for those who only send or only read.
+(guarantees 11 and 26). `Publisher` and `Receiver`: for those who only send or only read.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-SEMANTICS 25 and 27 as an operating system sees them: signals end `bus.run()`, a fork leaves an inherited bus unusable; and two
+Guarantees 25 and 27 as an operating system sees them: signals end `bus.run()`, a fork leaves an inherited bus unusable; and two
 buses in one process share nothing.
 """
 

@@ -1,5 +1,5 @@
 """
-SEMANTICS 25 and 27: starting, draining, stopping and starting again, from wherever it is asked for; nothing accepted is lost,
+Guarantees 25 and 27: starting, draining, stopping and starting again, from wherever it is asked for; nothing accepted is lost,
 and nothing runs afterwards.
 """
 

@@ -1,5 +1,5 @@
 """
-SEMANTICS 22: mailboxes are bounded, and `block`, `reject`, `drop_newest` and `drop_oldest` do exactly what they say.
+Guarantee 22: mailboxes are bounded, and `block`, `reject`, `drop_newest` and `drop_oldest` do exactly what they say.
 """
 
 from __future__ import annotations

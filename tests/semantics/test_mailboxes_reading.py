@@ -1,5 +1,5 @@
 """
-SEMANTICS 30: a subscription without a handler is read by its owner, from any thread or event loop.
+Guarantee 30: a subscription without a handler is read by its owner, from any thread or event loop.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-SEMANTICS 26, 28 and 29: who listens, from when to when; mail for objects; and what becomes of a handler's result.
+Guarantees 26, 28 and 29: who listens, from when to when; mail for objects; and what becomes of a handler's result.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-SEMANTICS 33: a delayed message passes the publish chain at once and holds its place; a message past its time to live is dropped
+Guarantee 33: a delayed message passes the publish chain at once and holds its place; a message past its time to live is dropped
 when it is taken.
 """
 

@@ -1,5 +1,5 @@
 """
-SEMANTICS 23 and 24: a slow subscriber delays nobody else; and which messages keep their order.
+Guarantees 23 and 24: a slow subscriber delays nobody else; and which messages keep their order.
 """
 
 from __future__ import annotations

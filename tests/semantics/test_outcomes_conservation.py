@@ -1,5 +1,5 @@
 """
-SEMANTICS 18: conservation. Every delivery ends as exactly one of acknowledged, dropped or dead, or is still pending or in
+Guarantee 18: conservation. Every delivery ends as exactly one of acknowledged, dropped or dead, or is still pending or in
 flight; and the figures always add up. (`running` checks the law itself at the end of every test, here and elsewhere.)
 """
 

@@ -1,5 +1,5 @@
 """
-SEMANTICS 19: fail closed. An error in a publish filter is raised to the publisher, one in a handler becomes a dead letter, and
+Guarantee 19: fail closed. An error in a publish filter is raised to the publisher, one in a handler becomes a dead letter, and
 nobody else's copy is touched.
 """
 

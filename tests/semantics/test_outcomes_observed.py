@@ -1,5 +1,5 @@
 """
-SEMANTICS 21: nothing is dropped silently. Each drop is counted by place and reason, and observers hear it; and they hear every
+Guarantee 21: nothing is dropped silently. Each drop is counted by place and reason, and observers hear it; and they hear every
 other event too, without being able to harm anybody.
 """
 

@@ -1,5 +1,5 @@
 """
-SEMANTICS 20: what "after call_next" means on either side; and the handle that a handler or reader settles a delivery with.
+Guarantee 20: what "after call_next" means on either side; and the handle that a handler or reader settles a delivery with.
 """
 
 from __future__ import annotations

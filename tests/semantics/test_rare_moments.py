@@ -1,6 +1,6 @@
 """
 Starts and stops that meet at a bad moment: a stop that comes late, a filter that stops the bus in its own start, a signal
-before the bus is up, a thread that cannot be had, a process that was forked. SEMANTICS 10, 13, 23, 25, 26 and 27.
+before the bus is up, a thread that cannot be had, a process that was forked. Guarantees 10, 13, 23, 25, 26 and 27.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """
 Actors at a bad moment: spawned again while still at work, ended from within, mailed once more when they have stopped, asked by
-somebody who is interrupted. SEMANTICS 13, 25 and 28.
+somebody who is interrupted. Guarantees 13, 25 and 28.
 """
 
 from __future__ import annotations

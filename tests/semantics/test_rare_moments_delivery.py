@@ -1,6 +1,6 @@
 """
 Deliveries at a bad moment: a key whose turn was dropped, a worker that is faster, an observer that exits, a thread that cannot
-be had, a loop that goes on in another thread or is closed under its handlers. SEMANTICS 13, 18, 19, 21, 23 to 26, 32 and 33.
+be had, a loop that goes on in another thread or is closed under its handlers. Guarantees 13, 18, 19, 21, 23 to 26, 32 and 33.
 """
 
 from __future__ import annotations

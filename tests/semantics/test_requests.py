@@ -1,5 +1,5 @@
 """
-SEMANTICS 29: ask and get an answer, from threads, coroutines and handlers; nobody waits longer than he must, and nothing is
+Guarantee 29: ask and get an answer, from threads, coroutines and handlers; nobody waits longer than he must, and nothing is
 left behind.
 """
 

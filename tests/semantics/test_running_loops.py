@@ -1,5 +1,5 @@
 """
-Handlers on event loops: which loop, what a coroutine may do there, cancellation, stop and start (SEMANTICS 13, 14, 17, 22, 25,
+Handlers on event loops: which loop, what a coroutine may do there, cancellation, stop and start (guarantees 13, 14, 17, 22, 25,
 26, 30 and 32).
 """
 

@@ -1,5 +1,5 @@
 """
-Handlers on threads of their own, `run="thread"` (SEMANTICS 11, 23, 25 and 26).
+Handlers on threads of their own, `run="thread"` (guarantees 11, 23, 25 and 26).
 """
 
 from __future__ import annotations

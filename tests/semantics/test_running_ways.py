@@ -1,6 +1,6 @@
 """
 What holds however a handler runs: on the pool, on threads of its own, on the bus's event loop or on the caller's, as a
-coroutine or as a plain function (SEMANTICS 13, 14, 18 to 20, 22 to 26 and 33).
+coroutine or as a plain function (guarantees 13, 14, 18 to 20, 22 to 26 and 33).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-SEMANTICS 31: `every` publishes again and again, the first time after one interval; what was missed is not caught up, and no
+Guarantee 31: `every` publishes again and again, the first time after one interval; what was missed is not caught up, and no
 tick begins before the last one has been published.
 """
 
