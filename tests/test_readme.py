@@ -1,5 +1,6 @@
 """
-The README does not lie: its Python blocks run and print what stands below them, its commands are the ones that exist.
+The README and the pages of docs/ do not lie: their Python blocks run and print what is shown below them, their links lead
+somewhere, and the README's commands are the ones that exist.
 
 A block opened with "```python" starts a program of its own; one opened with "```python continues" goes on with the program
 before it. A "```text" block right behind a Python block is what that block prints; "```text pipebus demo" is what the
@@ -28,6 +29,7 @@ from pipebus import testing
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -45,6 +47,7 @@ class Block:
 class Program:
     """Python blocks that build on each other, each with what it prints."""
 
+    page: str
     line: int
     parts: list[tuple[Block, str]] = field(default_factory=list)
 
@@ -63,7 +66,7 @@ def blocks(markdown: str) -> Iterator[Block]:
             follows = False
 
 
-def programs(found: list[Block]) -> Iterator[Program]:
+def programs(page: str, found: list[Block]) -> Iterator[Program]:
     program: Program | None = None
     for index, block in enumerate(found):
         if block.info not in ("python", "python continues"):
@@ -71,7 +74,7 @@ def programs(found: list[Block]) -> Iterator[Program]:
         if program is None or block.info == "python":
             if program is not None:
                 yield program
-            program = Program(block.line)
+            program = Program(page, block.line)
         after = found[index + 1] if index + 1 < len(found) else None
         prints = after.text if after is not None and after.info == "text" and after.follows else ""
         program.parts.append((block, prints))
@@ -80,12 +83,12 @@ def programs(found: list[Block]) -> Iterator[Program]:
 
 
 BLOCKS = list(blocks(README))
-PROGRAMS = list(programs(BLOCKS))
+PROGRAMS = [program for page in PAGES for program in programs(page, list(blocks((ROOT / page).read_text(encoding="utf-8"))))]
 COMMANDS = [line for block in BLOCKS if block.info == "sh" for line in block.text.splitlines() if "-m venv" in line]
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: f"README.md:{program.line}")
-def test_a_program_of_the_readme_runs_and_prints_what_it_says(
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: f"{program.page}:{program.line}")
+def test_a_program_of_a_page_runs_and_prints_what_it_says(
     program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A newcomer who types it in, as `shop.py`, sees the same."""
@@ -187,8 +190,9 @@ def call_test(test: Any) -> None:
 
 
 def test_the_readme_has_programs() -> None:
-    """The tutorial is there, and its blocks were found."""
-    assert len(PROGRAMS) > 5
+    """The tutorial is there, and its blocks were found; so were those of other pages."""
+    assert len([program for program in PROGRAMS if program.page == "README.md"]) > 5
+    assert {program.page for program in PROGRAMS} > {"README.md"}
 
 
 def test_the_story_of_the_race_is_the_real_one(tmp_path: Path) -> None:
@@ -233,12 +237,27 @@ def test_two_commands_are_all_the_set_up() -> None:
     assert asked == {"cli", "dev"} <= set(PROJECT["optional-dependencies"])
 
 
-def test_links_lead_somewhere() -> None:
-    """Every file that the README names by a link is in the project."""
-    links = [link for link in re.findall(r"\]\(([^)#\"]+)\)", README) if "://" not in link]
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Every file of the project that a page links to is there, and so is the place in it."""
+    links = [link for link in re.findall(r"\]\(([^)\"]+)\)", (ROOT / page).read_text(encoding="utf-8")) if "://" not in link]
+    broken = []
+    for link in links:
+        name, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            broken.append(link)
 
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert broken == []
+
+
+def anchors(markdown: str) -> set[str]:
+    """The places that a link may lead to: headings, as GitHub names them, and explicit anchors."""
+    shown = re.sub(r"^```.*?^```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", shown, re.MULTILINE)
+    slugs = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    return slugs | set(re.findall(r'<a id="([\w-]+)"></a>', shown))
 
 
 def test_every_example_is_named() -> None:
