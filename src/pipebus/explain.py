@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from pipebus.expressions import Expression
-from pipebus.foreign import said, shown
+from pipebus.foreign import said, shown, spared
 from pipebus.message import Message
 from pipebus.pipeline import Branch, Node, Pipeline, Place, Step, When, met
 from pipebus.subject import Pattern, check_subject
@@ -134,7 +134,15 @@ def settings(filter: Any) -> dict[str, Any]:
 
 
 def value_text(value: Any) -> Any:
-    """JSON has it: as it is; a function or class: `module:name`; else its text."""
+    """A value of JSON's as it is; a function or class as `module:name`; anything else as its text."""
+    try:
+        return _value_text(value)
+    except BaseException as error:
+        spared(error)
+        return shown(value)
+
+
+def _value_text(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Expression):
