@@ -764,23 +764,24 @@ class Mailbox:
 
     def acknowledge(self, item: Item) -> None:
         with self.lock:
-            self.acknowledged += 1
             schedule = self._done(item)
+            self.acknowledged += 1
         self.schedule(schedule)
 
     def drop(self, item: Item, reason: str) -> None:
         with self.lock:
-            self._drop(reason)
-            self.rare_state().ended += 1
+            rare = self.rare_state()
             schedule = self._done(item)
+            self._drop(reason)
+            rare.ended += 1
         self.schedule(schedule)
 
     def die(self, item: Item) -> None:
         with self.lock:
             rare = self.rare_state()
+            schedule = self._done(item)
             rare.dead += 1
             rare.ended += 1
-            schedule = self._done(item)
         self.schedule(schedule)
 
     def die_untaken(self) -> None:
@@ -805,9 +806,9 @@ class Mailbox:
         """It goes back to the transport that brought it, which will bring it again."""
         with self.lock:
             rare = self.rare_state()
+            schedule = self._done(item)
             rare.returned += 1
             rare.ended += 1
-            schedule = self._done(item)
         self.schedule(schedule)
 
     def revive(self, item: Item) -> bool:

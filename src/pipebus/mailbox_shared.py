@@ -128,7 +128,12 @@ class SharedMailbox(Mailbox):
                     self.claims -= 1
                     self._tell(busy=-1)
                 return None
-            item = item if item.__class__ is Parcel else Parcel(item)  # type: ignore[arg-type]
+            if not isinstance(item, Parcel):
+                try:
+                    item = Parcel(item)
+                except BaseException:  # for want of memory: it is still the next
+                    (self.items if self.items is not None else deque()).appendleft(item)
+                    raise
             item.open = True
             self.taken += 1
             self.flying += 1
@@ -214,6 +219,8 @@ class SharedMailbox(Mailbox):
                     del self.lanes[message.key]
         rare = self.rare
         if rare is not None:
-            schedule += self._admit_waiters()
-            self._open_gates()
+            if rare.waiters:
+                schedule += self._admit_waiters()
+            if rare.gates:
+                self._open_gates()
         return schedule

@@ -115,7 +115,7 @@ def subscribe(bus: Bus, act: Callable[..., Any], options: dict[str, Any], fault:
             try:
                 return act(message, delivery) if first else None
             finally:
-                fault.armed = threading.get_ident() if first else 0
+                fault.armed = threading.get_ident() if first and seen == [0] else 0
 
     else:
 
@@ -124,7 +124,7 @@ def subscribe(bus: Bus, act: Callable[..., Any], options: dict[str, Any], fault:
             try:
                 return act(message) if first else None
             finally:
-                fault.armed = threading.get_ident() if first else 0
+                fault.armed = threading.get_ident() if first and seen == [0] else 0
 
     async def ahandle(message: Message, delivery: Delivery) -> Any:
         return handle(message, delivery)
@@ -149,7 +149,7 @@ def one_run(act: Callable[..., Any], options: dict[str, Any], fault: Fault, obse
         try:
             one.pause()  # so that no worker finds its mailbox empty before the last message
             for body in range(4):
-                bus.publish("a", body, key="same")
+                bus.publish("a", body)
             one.resume()
             with suppress(DrainTimeout):  # the figures say it better
                 bus.drain(3.0)
