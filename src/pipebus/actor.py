@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pipebus import links
 from pipebus.errors import BusClosed, LifecycleError, PipelineError
@@ -34,6 +34,8 @@ from pipebus.waiting import Gates, Loop
 
 if TYPE_CHECKING:
     from pipebus.bus import Bus
+
+PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
 
 
 class Actor(Address, SelfLinking):

@@ -12,13 +12,15 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from pipebus import validation
 from pipebus.errors import SubscriptionError
 from pipebus.foreign import shown
 from pipebus.message import Message
 from pipebus.pipeline import Place, is_async
+
+PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
 
 Getter = Callable[[Message[Any]], Any]
 

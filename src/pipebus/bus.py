@@ -59,6 +59,8 @@ from pipebus.waiting import Gates, Loop, in_thread, on_executor
 if TYPE_CHECKING:
     from pipebus.signatures import Handler
 
+EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
+
 T = TypeVar("T")
 F = TypeVar("F")
 H = TypeVar("H", bound=Callable[..., Any])

@@ -12,12 +12,14 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pipebus.errors import BusClosed, PipelineError, ReceiveTimeout
 from pipebus.mailbox import Item, wake
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import Message
+
+EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
 
 class Reader(Protocol):

@@ -39,6 +39,8 @@ from pipebus.services import get_logger
 from pipebus.subscription import Subscription
 from pipebus.transports.base import Surroundings
 
+EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
+
 State = Literal["new", "started", "draining", "stopped"]
 
 
@@ -530,7 +532,7 @@ def within_user_code(emit: Callable[..., object] = Ledger.emit) -> bool:
     """True if a filter or an observer is on this thread's stack: a stop from there would wait for itself."""
     frame: Any = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is emit.__code__ or frame.f_globals.get("__name__") == links.__name__:
+        if frame.f_code is emit.__code__ or frame.f_globals is vars(links):
             return True
         frame = frame.f_back
     return False

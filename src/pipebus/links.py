@@ -30,6 +30,8 @@ from pipebus.foreign import attributes, causes_of, is_a, set_traceback, shown, t
 from pipebus.message import Dropped, Message, Outcome
 from pipebus.settings import is_duration
 
+PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
+
 Next = Callable[[Message[Any]], Any]
 """The rest of a chain: message -> outcome, or message -> awaitable of an outcome."""
 
@@ -142,8 +144,7 @@ def trim(error: BaseException) -> BaseException:
 def _trimmed(here: TracebackType | None) -> TracebackType | None:
     kept: list[TracebackType] = []
     while here is not None:
-        name = here.tb_frame.f_globals.get("__name__")
-        if type(name) is not str or name not in _OURS:
+        if not _is_plumbing(here.tb_frame.f_globals):
             kept.append(here)
         here = here.tb_next
     for index, frame in enumerate(kept):
@@ -153,13 +154,10 @@ def _trimmed(here: TracebackType | None) -> TracebackType | None:
     return kept[0] if kept else None
 
 
-_OURS = {
-    f"pipebus.{module}"
-    for module in (
-        "links", "pipeline", "router", "binding", "subscription", "runners", "loops", "actor", "waiting",
-        "testing.tape", "testing.script", "testing.bench",
-    )
-}  # fmt: skip
+def _is_plumbing(scope: dict[str, Any]) -> bool:
+    """Whether these are the globals of a module of ours that marks itself as one to leave out."""
+    name = scope.get("__name__")
+    return type(name) is str and name.startswith("pipebus.") and scope.get("PLUMBING") is True
 
 
 def conclude(step: Mark, found: object, due: type[Outcome]) -> Outcome:

@@ -38,6 +38,10 @@ from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import HANDLED, Message
 from pipebus.runners import CHUNK, Here, carried, carry, rescued, sweep
 
+EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
+
+PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
+
 SPARE: Final = 64  # sleeping workers kept; a burst may need more, for its time
 GRACE: Final = 1.0  # seconds that cancelled handlers have to end
 SOON: Final = 0.1  # seconds: longer than a loop that is being ended lives

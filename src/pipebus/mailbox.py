@@ -21,6 +21,8 @@ from pipebus.clock import Clock
 from pipebus.errors import BusClosed, MailboxFull
 from pipebus.message import Message, Receipt
 
+EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
+
 Overflow = Literal["block", "reject", "drop_newest", "drop_oldest"]
 NOBODY: Final = Receipt(0)
 ONE: Final = Receipt(1)
@@ -254,16 +256,16 @@ USER: Final = 1
 TAKEOVER: Final = 2
 """Why a mailbox is paused: it was told to; or its actor, spawned again, is still at its last message from before."""
 
-_resting: dict[tuple[str, bool], Rare] = {}
+REMEMBERED: Final[dict[tuple[str, bool], Rare]] = {}
 
 
 def _at_rest(reason: str, keep: bool) -> Rare:
     """What all mailboxes share that were at rest when they were closed: a million of them may be. It is never changed."""
-    rare = _resting.get((reason, keep))
+    rare = REMEMBERED.get((reason, keep))
     if rare is None:
         rare = Rare()
         rare.closed, rare.keep, rare.shared = reason, keep, True
-        _resting[reason, keep] = rare
+        REMEMBERED[reason, keep] = rare
     return rare
 
 

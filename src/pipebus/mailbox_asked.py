@@ -13,13 +13,15 @@ import contextvars
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from pipebus.errors import BusClosed, PipelineError
 from pipebus.mailbox import Item, Owner, Parcel, Rules
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import Message
 from pipebus.waiting import Once
+
+EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
 
 class Question(Once):

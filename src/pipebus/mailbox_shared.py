@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from pipebus.mailbox import USER, Item, Mailbox, Owner, Parcel, Rules
 from pipebus.message import Message
+
+EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
 
 class SharedMailbox(Mailbox):

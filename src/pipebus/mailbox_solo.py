@@ -39,6 +39,8 @@ from pipebus.mailbox import NOBODY, ONE, Item, Mailbox, Owner, Parcel, Rare, Rul
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import Message, Receipt
 
+EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
+
 QUICK: Final = 1000
 """Smallest mailbox with a quick road: a smaller bound is meant to be felt, and every put looks at it under the lock."""
 

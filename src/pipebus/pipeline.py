@@ -18,7 +18,7 @@ import inspect
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from pipebus import links
 from pipebus.clock import Clock
@@ -27,6 +27,8 @@ from pipebus.foreign import shown
 from pipebus.links import Call, Next, Pause
 from pipebus.message import Dropped, Handled, Message, Outcome, Receipt
 from pipebus.subject import Pattern
+
+PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
 
 Side = Literal["publish", "delivery"]
 OnError = Literal["reject", "dead_letter", "drop"]
@@ -148,11 +150,11 @@ _places: dict[tuple[str, int], Place] = {}
 
 
 def caller() -> Place:
-    """The nearest line outside this package."""
+    """The nearest line outside this package, or in a module of it that uses the bus as a program does."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
         module = frame.f_globals.get("__name__", "")
-        if not (module.startswith("pipebus.") or module == "pipebus") or module.startswith("pipebus.demo"):
+        if not (module.startswith("pipebus.") or module == "pipebus") or frame.f_globals.get("USES_THE_BUS"):
             break
         frame = frame.f_back
     key = (frame.f_code.co_filename, frame.f_lineno)

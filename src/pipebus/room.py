@@ -20,6 +20,8 @@ from pipebus.errors import BusClosed
 from pipebus.mailbox import OWN, Mailbox, Waiter
 from pipebus.message import Receipt
 
+EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
+
 Vain = Mapping[Mailbox, str]
 """Mailboxes that were waited for in vain, and why, as `MailboxFull` will say it."""
 

@@ -26,6 +26,10 @@ from pipebus.subject import Address, Pattern, PatternTree, check_subject
 from pipebus.subscription import Subscription
 from pipebus.waiting import on_executor
 
+EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
+
+PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
+
 CACHE: Final = 16_384
 """Most compiled routes kept; one subject over it and all are compiled anew as they are needed."""
 

@@ -34,6 +34,10 @@ from pipebus.mailbox_shared import SharedMailbox
 from pipebus.mailbox_solo import SoloMailbox
 from pipebus.message import HANDLED, Message
 
+EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
+
+PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
+
 SLICE: Final = 0.005  # seconds that a worker stays with one mailbox while others are ready: CPython's own switch interval
 CHUNK: Final = 32  # messages between two looks at the clock
 LENT_LIMIT: Final = 256  # threads that may stand in for blocked workers

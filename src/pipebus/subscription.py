@@ -35,6 +35,10 @@ from pipebus.runners import Pool
 from pipebus.services import Services
 from pipebus.settings import is_duration
 
+EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
+
+PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
+
 LISTENER: Final = "_replies."
 """What a bus's own subscription for replies is called: the first part of its name."""
 

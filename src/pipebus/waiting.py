@@ -8,9 +8,13 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pipebus.clock import Gate
+
+EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
+
+PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
 
 
 class Services(Protocol):

@@ -103,8 +103,8 @@ every_break = pytest.mark.parametrize(
         planted(
             "lost at the end of a slice: the mailbox is not put back",
             Worker.work_solo,
-            "elif now > end:\n                return mailbox.leave()",
-            "elif now > end:\n                return False",
+            "elif now > end:\n                    return mailbox.leave()",
+            "elif now > end:\n                    return False",
             s.taking_turns,
             **TICKING,
         ),
@@ -167,15 +167,15 @@ every_break = pytest.mark.parametrize(
         planted(
             "lost at a cancellation: the worker keeps its claim",
             LoopWorker.solo,
-            "await self.leaving():\n                return bool(mailbox.leave())",
-            "await self.leaving():\n                return False",
+            "await self.leaving():\n                    return bool(mailbox.leave())",
+            "await self.leaving():\n                    return False",
             l.cancelling_at_once,
         ),
         planted(
             "lost at a cancellation: the same for one of several",
             LoopWorker.shared,
-            "await self.leaving():\n            return mailbox.leave()",
-            "await self.leaving():\n            return False",
+            "await self.leaving():\n                return mailbox.leave()",
+            "await self.leaving():\n                return False",
             l.cancelling_workers,
         ),
         planted(

@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 
@@ -30,6 +30,8 @@ from pipebus.filters.validate import Validate
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import transform, when
 from pipebus.records import Row
+
+USES_THE_BUS: Final = True  # its lines are places of registration, as a program's are
 
 RAW = "flights.raw"
 DEPARTURES = "flights.*.*"

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipebus.message import Message
 from pipebus.pipeline import transform
+
+USES_THE_BUS: Final = True  # its lines are places of registration, as a program's are
 
 ONE_DAY = timedelta(days=1)
 

@@ -33,6 +33,8 @@ from pipebus.testing.script import Script, came_for
 from pipebus.testing.tape import Moment, cut, gives, raises, short
 from pipebus.testing.virtual_loop import run_loop
 
+PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
+
 ANY: Final = Pattern(">")
 AS_BEFORE: Final = object()
 

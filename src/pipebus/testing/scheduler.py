@@ -64,9 +64,6 @@ EPOCH: Final = 1_000_000_000.0
 """And the time of day, where a seed has to say all: the 9th of September 2001, 01:46:40 UTC."""
 
 
-REMEMBERED: Final = (("pipebus.mailbox", "_resting"),)
-"""What the watched modules keep from one bus to the next: a run that finds it takes other steps than the one that made it."""
-
 OUTSIDE: Final = 1.0
 """Real seconds that a loop may wait for a thread that is not the scheduler's, when nobody else can go on."""
 
@@ -392,8 +389,10 @@ class Simulation:
         log = logging.getLogger("pipebus")
         stack.callback(setattr, log, "disabled", log.disabled)
         log.disabled = True  # a thousand warnings of buses that were meant to stop early
-        for module, name in REMEMBERED:
-            getattr(sys.modules[module], name, {}).clear()
+        for name, module in list(sys.modules.items()):
+            if name.startswith("pipebus."):
+                # Kept from one bus to the next: a run that finds it takes other steps than the one that made it.
+                getattr(module, "REMEMBERED", {}).clear()
         if gc.isenabled():
             stack.callback(gc.enable)
             gc.disable()  # a finalizer of an earlier run would take steps in this one

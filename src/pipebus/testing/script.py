@@ -17,6 +17,8 @@ from pipebus.router import note
 from pipebus.settings import is_duration
 from pipebus.testing.tape import Tape, gives, raises, short
 
+PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
+
 came_for: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.testing.came_for")
 """The subject of the message that is passing a chain which serves several: a filter may not change it."""
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from pipebus.bus import Bus
 
+PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
+
 WIDTH: Final = 100
 """Characters of one thing in a story."""
 

@@ -18,12 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pipebus.testing.scheduler import Simulation
 
-BY_BYTECODE: Final = ("mailbox", "mailbox_solo", "mailbox_shared", "mailbox_asked", "runners", "inbox", "loops", "waiting")
-"""Modules of the package in which threads may change places before each bytecode."""
-
-BY_LINE: Final = ("lifecycle", "subscription", "bus", "router", "room")
-"""And before each line. Elsewhere: where a lock is taken."""
-
 PLANTED: Final[set[str]] = set()
 """Files that `plant` has made; watched by bytecode."""
 
@@ -52,13 +46,12 @@ def _boring_in(code: CodeType) -> frozenset[int]:
 
 
 def by_line() -> dict[str, bool]:
-    """Each watched file of the package: by line, or by bytecode?"""
+    """Each watched file of the package: by line, or by bytecode? A module says so itself, by `EXPLORED`."""
     files = dict.fromkeys(PLANTED, False)
-    for names, lines in ((BY_BYTECODE, False), (BY_LINE, True)):
-        for name in names:
-            module = sys.modules.get(f"pipebus.{name}")
-            if module is not None:
-                files[str(module.__file__)] = lines
+    for name, module in list(sys.modules.items()):
+        explored = getattr(module, "EXPLORED", None) if name.startswith("pipebus.") else None
+        if explored is not None:
+            files[str(module.__file__)] = explored == "line"
     return files
 
 

@@ -1,0 +1,108 @@
+"""
+Modules mark themselves: to be left out of tracebacks, to be explored by the seeded scheduler. A module that is renamed
+takes its mark along; one that loses its mark fails here.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipebus import Around, Bus, Message, around, transform, when
+from pipebus.testing import watch
+
+
+def plain(message, call_next):  # type: ignore[no-untyped-def]
+    return call_next(message)
+
+
+async def aplain(message, call_next):  # type: ignore[no-untyped-def]
+    return await call_next(message)
+
+
+@transform
+def transformed(message: Message) -> Message:
+    return message
+
+
+@around
+def wrapped(message: Message):  # type: ignore[no-untyped-def]
+    yield message
+
+
+def boom(message: Message) -> None:
+    raise LookupError("boom")
+
+
+async def aboom(message: Message) -> None:
+    raise LookupError("boom")
+
+
+@pytest.mark.parametrize(
+    ("handler", "run"), [(boom, "pool"), (boom, "thread"), (aboom, "loop")], ids=["pool", "thread", "loop"]
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_frame_of_ours_is_in_a_dead_letter(handler: object, run: str, workers: int) -> None:
+    """Whatever runs a handler, and whatever stands around it, the traceback shows the user's functions alone."""
+    bus = Bus(pool=4)
+    filters = [wrapped, transformed, when(lambda message: True, wrapped)]
+    filters.append(aplain if run == "loop" else plain)
+    bus.subscribe("a", handler, name="one", run=run, workers=workers, filters=filters)  # type: ignore[arg-type]
+    with bus:
+        bus.publish("a")
+        bus.drain(10.0)
+        [letter] = bus.dead_letters.list()
+    assert "in boom" in letter.traceback or "in aboom" in letter.traceback
+    assert "/pipebus/" not in letter.traceback
+
+
+def test_no_frame_of_ours_is_in_an_error_that_reaches_the_publisher_from_a_filter() -> None:
+    def fail(message: Message, call_next: object) -> None:
+        raise LookupError("boom")
+
+    bus = Bus()
+    bus.use(plain, wrapped, transformed, when("a", fail))
+    with bus, pytest.raises(LookupError) as raised:
+        bus.publish("a")
+    modules = [entry.frame.f_globals["__name__"] for entry in raised.traceback]
+    assert "pipebus.bus" not in {name for name in modules if name != modules[1]}
+    assert modules[-1] == __name__
+
+
+def test_the_scheduler_explores_what_threads_share() -> None:
+    """Enough lines for the mailboxes and those who work on them: a module whose mark is lost takes hundreds away."""
+    files = watch.by_line()
+    assert sum(not lines for lines in files.values()) >= 8
+    assert sum(lines for lines in files.values()) >= 5
+    by_bytecode = sum(len(Path(file).read_text(encoding="utf-8").splitlines()) for file, lines in files.items() if not lines)
+    assert by_bytecode > 2_500
+
+
+def test_every_module_that_runs_between_a_users_functions_is_marked() -> None:
+    """The frames of ours that a handler finds below itself are all in marked modules."""
+    found: list[str] = []
+
+    class Look(Around):
+        def around(self, message: Message):  # type: ignore[no-untyped-def]
+            yield message
+
+    def look(message: Message) -> None:
+        frame = sys._getframe(1)
+        while frame is not None:
+            name = frame.f_globals.get("__name__", "")
+            if name.startswith("pipebus.") and frame.f_globals.get("PLUMBING") is not True:
+                found.append(name)
+            frame = frame.f_back  # type: ignore[assignment]
+
+    bus = Bus()
+    bus.use(Look(), plain, transformed)
+    bus.use(Look(), transformed, at="delivery")
+    bus.subscribe("a", look)
+    bus.subscribe("a", look, workers=2)
+    bus.subscribe("a", look, run="thread")
+    with bus:
+        bus.publish("a")
+        bus.drain(10.0)
+    assert found == []
