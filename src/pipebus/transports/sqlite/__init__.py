@@ -8,6 +8,7 @@ SQLite: the messages of one machine in one file, for one process or several. `tr
     transaction.py  a handler's own transaction         files.py    one writer at a time, in all processes
     letters.py      dead letters                        health.py   what `pipebus doctor` looks at
     file.py         one file, open                      tail.py     following its messages
+    place.py        what its path means by now
 """
 
 from pipebus.transports.sqlite.transport import SqliteTransport

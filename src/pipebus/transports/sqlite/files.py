@@ -20,12 +20,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pipebus.errors import TransportError
+from pipebus.transports.sqlite.place import Identity, identity, stat
 
 _open: weakref.WeakSet[WriteLock] = weakref.WeakSet()
 
 
 class WriteLock:
     """
+    The lock's file may be removed or replaced like any other; see `follow`.
+
     Args:
         path: Of the database.
         wait: Seconds to wait for it.
@@ -36,10 +39,17 @@ class WriteLock:
         self.wait = wait
         self._turn = threading.Lock()
         self._file: int | None = None
+        self._id: Identity | None = None
+        self._former: list[int] = []  # locked as well, until the end of this turn
         self._left = False
 
     def open(self) -> None:
-        self._file = os.open(f"{self.path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        """
+        Raises:
+            OSError: it cannot be opened.
+        """
+        file = os.open(f"{self.path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._file, self._id = file, identity(os.fstat(file))
         _open.add(self)
 
     def close(self) -> None:
@@ -63,32 +73,63 @@ class WriteLock:
         Raises:
             TransportError: others had it for all the time that may be waited.
         """
-        deadline = time.monotonic() + self.wait
         if not self._turn.acquire(timeout=self.wait):
             raise self._late("this process: does a handler keep its transaction open?")
         try:
-            file = self._file
-            if file is None:
+            if self._file is None:
                 raise TransportError(f"{self.path} is closed")
-            pause = 0.00005
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise self._late("another process: does it hold a transaction open, or is it stopped?") from None
-                    time.sleep(pause)
-                    pause = min(pause * 2, 0.001)
             try:
+                self._lock()
                 yield
             finally:
-                if self._file == file:  # else this is a forked child
-                    fcntl.flock(file, fcntl.LOCK_UN)
+                if self._file is not None:  # else this is a forked child
+                    fcntl.flock(self._file, fcntl.LOCK_UN)
+                while self._former:
+                    os.close(self._former.pop())
                 if self._left:
                     self._close()
         finally:
             self._turn.release()
+
+    def follow(self, path: str) -> None:
+        """
+        While it is held: look whether it is still the one that others would lock. If it is not, hold that one too, and no other
+        from the next turn on. Nobody does this the other way round, so they cannot wait for each other.
+
+        Raises:
+            TransportError: as `held`, or its file cannot be made again.
+        """
+        self.path = path
+        while self.swapped():
+            former = self._file
+            assert former is not None
+            try:
+                self.open()
+            except OSError as error:
+                raise TransportError(
+                    f"{path}-lock was removed, and cannot be made again: {error.strerror}; look whether the folder exists and "
+                    "this user may write into it"
+                ) from error
+            self._former.append(former)
+            self._lock()
+
+    def swapped(self) -> bool:
+        """Its name means another file, or none."""
+        found = stat(f"{self.path}-lock")
+        return found is None or identity(found) != self._id
+
+    def _lock(self) -> None:
+        file, deadline, pause = self._file, time.monotonic() + self.wait, 0.00005
+        assert file is not None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise self._late("another process: does it hold a transaction open, or is it stopped?") from None
+                time.sleep(pause)
+                pause = min(pause * 2, 0.001)
 
     def _late(self, who: str) -> TransportError:
         return TransportError(f"{self.path}: waited {self.wait:g} s to write; it was held by {who}")
@@ -97,8 +138,9 @@ class WriteLock:
 def _forget() -> None:
     """In a forked child: what is open here belongs to the parent; the copy would keep its lock when the parent has died."""
     for lock in list(_open):
-        file, lock._file = lock._file, None
-        if file is not None:
+        files = [file for file in (lock._file, *lock._former) if file is not None]
+        lock._file, lock._former = None, []
+        for file in files:
             with suppress(OSError):
                 os.close(file)
 

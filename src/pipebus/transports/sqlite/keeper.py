@@ -8,6 +8,7 @@ some microseconds each; less often the longer nothing happens).
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -64,6 +65,7 @@ class Keeper:
         self._ticked = 0.0
         self._told = self.writer.stale
         self._log = 0  # its size at the last checkpoint
+        file.moved_in = self._move_in
         self._thread = threading.Thread(target=self._run, name="pipebus-sqlite", daemon=True)
 
     def _enter(self, store: Store) -> int:
@@ -71,6 +73,35 @@ class Keeper:
         for owner, ended in self._gone(self.file.now(), but=0):
             store.expire(owner, ended)
         return store.enter(self.life, self.until())
+
+    def _move_in(self, store: Store) -> None:
+        """
+        Another file is open than before: be an owner in it, and subscribe what is bound. What is out here was claimed in the
+        one before; in a copy of that it is lost to us, so it waits again. Called by the leader, with the lock held.
+        """
+        store.execute("BEGIN IMMEDIATE")
+        try:
+            if any(owner.owner == self.owner and owner.life == self.life for owner in store.owners()):
+                store.leave(self.owner, counts=True)
+            owner, until = store.enter(self.life, self.until()), self.file.now()
+            subs = [
+                (bound, store.subscribe(bound.name, bound.patterns, bound.binding.start, bound.owner(owner)))
+                for bound in self.bindings()
+            ]
+            store.execute("COMMIT")
+        except BaseException:
+            if store.connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    store.execute("ROLLBACK")
+            raise
+        self.owner, self.renewed = owner, until
+        with self._lock:
+            self._by_number.clear()
+            for bound, sub in subs:
+                bound.sub, bound.maybe, bound.not_before = sub, True, 0.0
+                if self._bound.get(bound.name) is bound:
+                    self._by_number[sub] = bound
+        self._version, self._due = -1, 0.0
 
     def start(self) -> None:
         self._thread.start()
@@ -90,6 +121,7 @@ class Keeper:
             self.writer.call(lambda store: store.leave(self.owner, counts=False))
         except PipebusError as error:  # its lease will end
             self._around.warn("store.not_left", path=self.file.path, error=str(error))
+        self.file.moved_in = None
 
     # --- subscriptions -----------------------------------------------------------------------------------------------
 
@@ -181,7 +213,11 @@ class Keeper:
     def _round(self) -> bool:
         """Whatever there is to do; True if there may be more at once."""
         now = time.monotonic()
-        self._complain()
+        self.complain()
+        if not self.file.refresh() and self.writer.idle:
+            return False  # the file is gone, and the next one who writes makes another
+        if not self.file.steady():
+            self.writer.call(None, sync=False)
         [(version,)] = self.file.rows("PRAGMA data_version")
         if version != self._version:
             self._version = version
@@ -275,8 +311,10 @@ class Keeper:
         self.owner = owner
         self._around.warn("lease.lost", path=self.file.path)
 
-    def _complain(self) -> None:
-        """Of settlements that came too late, or cannot be written."""
+    def complain(self) -> None:
+        """Of files that were swapped, and of settlements that came too late, or cannot be written."""
+        while self.file.news:
+            self._around.warn("sqlite.file_replaced", **self.file.news.popleft())
         stale = self.writer.stale
         if stale > self._told:
             self._around.warn("delivery.settled_too_late", path=self.file.path, deliveries=stale - self._told)
@@ -305,6 +343,7 @@ class Round:
         self.tasks = tasks
         self.wanted = wanted
         self._looks = looks
+        self._generation = keeper.file.generation  # the tasks may have numbers from it
         self.claimed: list[tuple[Bound, list[Claim], list[bytes]]] = []
         self._adopted: list[tuple[Claim, int, int]] = []  # with the owner and takings they had
         self._moved: list[tuple[Bound, int]] = []  # to a new row
@@ -314,12 +353,16 @@ class Round:
     def __call__(self, store: Store) -> None:
         self.undo()
         keeper = self.keeper
+        if store.generation != self._generation:
+            self._owner, self._until = keeper.owner, keeper.renewed + keeper.file.options.lease
+            return
         owner, until = keeper.owner, keeper.until()
         due = keeper.renewed + keeper.file.options.lease / 3 <= store.now()
         if not (store.renew(owner, until) if due else store.is_owner(owner)):
             # This process was asleep for longer than its lease, and others have thought it dead.
             owner = store.enter(keeper.life, until)
             held = [claim for bound in keeper.bindings() for claim in list(bound.out)]
+            held = [claim for claim in held if claim.generation == store.generation]
             self._looks = True  # what is this process's own has gone with the lease
             for claim, takings in store.adopt(held, owner):
                 # At once, under the lock for writers: a settlement that follows this transaction has to find its new fence.
@@ -335,7 +378,7 @@ class Round:
         careful = any(bound.suspects for bound in keeper.bindings())
         for bound, count in self.wanted:
             found = store.claim(bound.sub, owner, count, careful if bound.binding.handled else None)
-            claims = [Claim(bound, bound.sub, owner, one) for one in found]
+            claims = [Claim(bound, store.generation, bound.sub, owner, one) for one in found]
             self.claimed.append((bound, claims, [one.data for one in found]))
             bound.out.update(dict.fromkeys(claims))
             careful = careful or bound.suspects  # before the commit: a drain must not find them nowhere

@@ -90,7 +90,8 @@ class StoredLetters(DeadLetters):
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
         if not os.path.exists(self._file.path):
             return []  # looking makes no file
-        return self._file.rows(query, *values)
+        found: list[Any] = self._file.read(lambda connection: connection.execute(query, values).fetchall())
+        return found
 
     def _letter(self, row: Any) -> DeadLetter:
         id, name, data, author, error, digest, traceback, attempts, first, time, now_called = row

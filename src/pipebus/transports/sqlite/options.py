@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -18,7 +18,7 @@ FORM = '"sqlite:///bus.db" (relative), "sqlite:////var/lib/bus.db" (absolute), w
 class Options:
     """
     Args:
-        path: The file; its folder has to exist.
+        path: The file; its folder has to exist. Links are resolved.
         durability: "power": an acknowledged publish survives a power cut (each commit of publishes is synced to the disk).
             "process": it survives the death of processes only.
         lease: Seconds for which a process that gives no sign of life keeps its deliveries, >= 0.1. A process that has ended is
@@ -27,6 +27,7 @@ class Options:
         retention: Seconds for which messages that nobody waits for are kept, for `deliver="all"` and `tail`; at least `window`.
         max_bytes: Most bytes the file may use. Beyond it what nobody waits for goes first, then publishing fails.
         wait: Seconds to wait for others who write, > 0.
+        named: The file as the URL names it, links and all; it may come to mean another one.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Options:
     retention: Seconds = 0.0
     max_bytes: Bytes | None = None
     wait: Seconds = 30.0
+    named: str = field(default="", compare=False)
 
     @classmethod
     def from_url(cls, url: str) -> Options:
@@ -56,7 +58,7 @@ class Options:
         if parts.fragment:
             raise bad(f'"#{parts.fragment}" has no meaning (a # in a file\'s name is %23)')
         given = parse_qsl(parts.query, keep_blank_values=True)
-        known = [field.name for field in fields(cls) if field.name != "path"]
+        known = [one.name for one in fields(cls) if one.name not in ("path", "named")]
         found: dict[str, str] = {}
         for name, value in given:
             if name not in known:
@@ -76,7 +78,8 @@ class Options:
         durability = found.pop("durability", "power")
         if durability not in ("power", "process"):
             raise bad(f'durability={durability!r} is unknown; it is "power" or "process"')
-        return cls(path=os.path.realpath(path), durability=durability, **values)  # type: ignore[arg-type]
+        named = os.path.abspath(path)
+        return cls(path=os.path.realpath(named), named=named, durability=durability, **values)  # type: ignore[arg-type]
 
 
 def _number(text: str) -> object:

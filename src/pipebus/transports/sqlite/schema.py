@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from typing import Final
 from urllib.parse import quote
 
@@ -81,7 +82,7 @@ def connect(path: str, wait: float, mode: str = "rw") -> sqlite3.Connection:
 
     Args:
         wait: Seconds to wait for other programs that write.
-        mode: "rw", "rwc": make the file if it is not there, "ro": change nothing.
+        mode: "rw": the file has to be there; "ro": change nothing.
     """
     return sqlite3.connect(
         f"file:{quote(path)}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=wait,
@@ -131,16 +132,27 @@ def look_at(path: str, wait: float) -> None:
         raise TransportError(f"{path} cannot be opened: {said(error)}") from error
 
 
+def make(path: str) -> tuple[int, int]:
+    """
+    Make the file if it is not there; its device and inode. SQLite is not asked to: it would also make one that was there a
+    moment ago, and use what lies beside it.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
 def open_file(path: str, wait: float) -> sqlite3.Connection:
     """
-    The file, made or brought up to date; called while nobody else writes.
+    The file, which is there, with its tables made or brought up to date; called while nobody else writes.
 
     Raises:
         TransportError: it is no file of pipebus, or a newer one, or cannot be used.
     """
     connection: sqlite3.Connection | None = None
     try:
-        connection = connect(path, wait, "rwc")
+        connection = connect(path, wait)
         _check(connection, path)
         if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise TransportError(

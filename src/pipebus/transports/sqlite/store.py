@@ -57,10 +57,12 @@ class Found(NamedTuple):
 class Claim:
     """One delivery in this process's hands: what the bus gives back when it settles it."""
 
-    __slots__ = ("binding", "owner", "replayed", "seq", "since", "sub", "suspect", "takings")
+    __slots__ = ("binding", "generation", "owner", "refused", "replayed", "seq", "since", "sub", "suspect", "takings")
 
-    def __init__(self, binding: Any, sub: int, owner: int, found: Found) -> None:
+    def __init__(self, binding: Any, generation: int, sub: int, owner: int, found: Found) -> None:
         self.binding = binding
+        self.generation = generation  # of the file: in another one its numbers mean other messages
+        self.refused: str | None = None  # why it could not be settled
         self.sub = sub
         self.owner = owner
         self.seq = found.seq
@@ -116,11 +118,12 @@ class Store:
         window: Seconds for which an id is known.
         retention: Seconds for which what nobody waits for is kept.
         letters: Most dead letters.
+        generation: Of the file's contents, in this process.
     """
 
     def __init__(
         self, connection: sqlite3.Connection, directory: Directory, now: Callable[[], float], window: float,
-        retention: float, letters: int,
+        retention: float, letters: int, generation: int = 0,
     ) -> None:  # fmt: skip
         self.connection = connection
         self.execute = connection.execute
@@ -130,6 +133,7 @@ class Store:
         self.window = window
         self.retention = max(retention, window)
         self.letters = letters
+        self.generation = generation
         self.touched: set[int] = set()  # subscriptions that have got something to claim
         self._swept = 0
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from pipebus.errors import TransportError
 from pipebus.subject import Pattern
 from pipebus.transports.sqlite import health, schema
+from pipebus.transports.sqlite.place import identity, stat
 
 EVERY: Final = 0.05
 """Seconds between two looks whether somebody has written (`PRAGMA data_version`, some microseconds)."""
@@ -83,8 +84,10 @@ class Follower:
                     seen = version
                 except sqlite3.Error as error:
                     raise self._failed(error) from error
-                if self._identity() != self._file:
-                    raise TransportError(f"{self.path} was removed or replaced by another file; start again")
+                found = self._identity()
+                if found != self._file:
+                    what = "lost its log" if found[0] == self._file[0] else "was removed or replaced by another file"
+                    raise TransportError(f"{self.path} {what}; start again")
                 if not go_on:
                     return
                 go_on = pause(EVERY)
@@ -96,12 +99,10 @@ class Follower:
         )
         return [Kept(*row) for row in rows.fetchall()]
 
-    def _identity(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self.path)
-        except FileNotFoundError:
-            return None
-        return found.st_dev, found.st_ino
+    def _identity(self) -> list[tuple[int, int] | None]:
+        """Of the file and its log: what is written into another log is not seen here."""
+        found = [stat(path) for path in (self.path, f"{os.path.realpath(self.path)}-wal")]
+        return [None if one is None else identity(one) for one in found]
 
     def _failed(self, error: sqlite3.Error) -> TransportError:
         return TransportError(f"{self.path} cannot be read: {schema.said(error)}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipebus.errors import LifecycleError, TransportError
 from pipebus.message import Receipt
+from pipebus.transports.sqlite.place import NotKept
 from pipebus.transports.sqlite.schema import said
 from pipebus.transports.sqlite.store import Claim, Outgoing, Settlement, Store
 
@@ -68,6 +69,9 @@ def transaction(file: OpenFile, claim: Claim, wrote: Callable[[Store], None]) ->
     if current(file) is not None:
         raise LifecycleError("this handler has a transaction open already; use that one")
     with file.lock.held():
+        file.ensure()
+        if claim.generation != file.generation:
+            raise TransportError(f"{path} was swapped while this message was handled; in the file of now it is not known")
         try:
             store = file.another()
             store.execute("BEGIN IMMEDIATE")
@@ -90,6 +94,7 @@ def transaction(file: OpenFile, claim: Claim, wrote: Callable[[Store], None]) ->
                     f"{path}: this delivery's lease had ended and others have it now; nothing of the transaction was kept"
                 )
             store.execute("COMMIT")
+            file.kept()
         except BaseException as error:
             for call in here.undo:
                 call()
@@ -97,6 +102,8 @@ def transaction(file: OpenFile, claim: Claim, wrote: Callable[[Store], None]) ->
             if connection.in_transaction:
                 with suppress(sqlite3.Error):  # whatever broke the transaction may break this; closing ends it too
                     store.execute("ROLLBACK")
+            if isinstance(error, NotKept):
+                raise TransportError(str(error)) from None
             if isinstance(error, sqlite3.OperationalError) and ("disk" in str(error) or "readonly" in str(error)):
                 file.writer.doubt()
                 raise TransportError(f"{path}: {said(error)}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -63,6 +64,7 @@ class SqliteTransport(Transport):
             self.file, self.codec, lambda token, letter: self.settle(token, "dead", 0.0, letter)
         )
         self.patience = 5.0  # a stop waits so long, in seconds, for a file that fails, or that others hold
+        self._settled = threading.local()  # what each thread has settled last
         self._keeper: Keeper | None = None
         self._last: Keeper | None = None  # what it has delivered may still be settled while it stops
 
@@ -92,6 +94,7 @@ class SqliteTransport(Transport):
         if keeper is not None:
             keeper.stop()
             self.file.leave()
+            keeper.complain()
 
     def _ring(self) -> None:
         if self._keeper is not None:
@@ -181,8 +184,9 @@ class SqliteTransport(Transport):
     def unbind(self, name: str) -> None:
         bound = self._keeper.remove(name) if self._keeper is not None else None
         if bound is not None and not bound.binding.durable:
+            generation = self.file.generation
             with suppress(PipebusError):  # it goes with its owner
-                self.file.call(lambda store: store.remove(bound.sub), sync=False)
+                self.file.call(lambda store: store.remove(bound.sub) if store.generation == generation else None, sync=False)
 
     def remove(self, name: str) -> None:
         """
@@ -207,6 +211,7 @@ class SqliteTransport(Transport):
 
     def settle(self, token: Any, verdict: Verdict, delay: float = 0.0, why: Any = "") -> None:
         self.file.writer.leave([Job(Settlement(token, verdict, delay, why), False)], ring=False)
+        self._settled.claim = token
         if self._last is not None:
             self._last.settled(token)
 
@@ -214,7 +219,14 @@ class SqliteTransport(Transport):
         self.settle(token, "dead", 0.0, letter)
 
     def flush(self) -> None:
+        """
+        Raises:
+            TransportError: what this thread settled last is not kept, since the file was swapped.
+        """
         self.file.call(None)
+        claim, self._settled.claim = getattr(self._settled, "claim", None), None
+        if claim is not None and claim.refused is not None:
+            raise TransportError(claim.refused)
 
     def examine(self) -> Iterator[Finding]:
         return health.examine(self.options)
@@ -268,7 +280,10 @@ class SqliteTransport(Transport):
                 return found
 
     def figures(self, name: str) -> dict[str, Any] | None:
-        if not os.path.exists(self.options.path):
+        if self._keeper is not None:
+            if not self.file.refresh():  # it was removed: nothing of what was counted is there
+                return {"accepted": 0, "acknowledged": 0, "dropped": {}, "dead": 0, "pending": 0, "in_flight": 0}
+        elif not os.path.exists(self.options.path):
             return None
         if self._keeper is not None and not self.file.writer.idle:
             with suppress(PipebusError):  # what cannot be settled now is in flight

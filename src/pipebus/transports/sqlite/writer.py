@@ -32,13 +32,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.errors import BusClosed, PipebusError, PublishUnknown, TransportError
 from pipebus.foreign import text_of
 from pipebus.transports.sqlite.files import WriteLock
+from pipebus.transports.sqlite.place import NotKept
 from pipebus.transports.sqlite.schema import said
 from pipebus.transports.sqlite.store import Outgoing, Settlement, Store
+
+if TYPE_CHECKING:
+    from pipebus.transports.sqlite.file import OpenFile
 
 Task = Callable[[Store], Any]
 BATCH: Final = 2000
@@ -71,6 +75,7 @@ class Job:
 class Writer:
     """
     Args:
+        file: What is open; asked before each transaction and after its commit whether its path still means the same.
         store: On the one connection that writes for this transport.
         power: Commits of jobs with `sync` reach the disk, not only the system.
         most: Bytes that the file may use; None: no limit.
@@ -80,14 +85,14 @@ class Writer:
     """
 
     def __init__(
-        self, store: Store, lock: WriteLock, power: bool, most: int | None, path: str, ring: Callable[[], None],
+        self, file: OpenFile, store: Store, lock: WriteLock, power: bool, most: int | None, ring: Callable[[], None],
         wrote: Callable[[], None], rested: Callable[[], None],
     ) -> None:  # fmt: skip
+        self.file = file
         self.store = store
         self.files = lock
         self.power = power
         self.most = most
-        self.path = path
         self.ring = ring
         self.wrote = wrote
         self.rested = rested
@@ -103,6 +108,15 @@ class Writer:
         self._closed = False
         self._unsynced = False  # something was committed without a sync
         self._ill = False  # a commit has failed: see `_heal`
+
+    @property
+    def path(self) -> str:
+        return self.file.path
+
+    def renew(self, store: Store) -> None:
+        """The file was opened again; called with the lock held."""
+        self.store = store
+        self._full, self._unsynced, self._ill, self.pages = True, False, False, 0
 
     # --- coming with a job -------------------------------------------------------------------------------------------
 
@@ -243,24 +257,46 @@ class Writer:
         try:
             with self.files.held():
                 try:
-                    self._transact(batch)
-                    return []
-                except _CommitFailed as failure:
-                    return self._unknown(batch, failure.error)
+                    return self._attempt(batch)
                 except Exception as error:
                     if len(batch) == 1:
                         return self._failed(batch[0], error)
                 again: list[Job] = []
                 for job in batch:
                     try:
-                        self._transact([job])
-                    except _CommitFailed as failure:
-                        again += self._unknown([job], failure.error)
+                        again += self._attempt([job])
                     except Exception as error:
                         again += self._failed(job, error)
                 return again
         except (PipebusError, OSError) as error:  # the lock
             return [job for one in batch for job in self._failed(one, error)]
+
+    def _attempt(self, batch: list[Job]) -> list[Job]:
+        """
+        One transaction; the jobs that have to be tried again.
+
+        Raises:
+            Exception: one of them failed, and nothing was done.
+        """
+        try:
+            self.file.ensure(whole=False)
+        except TransportError as error:
+            self._owe(batch)
+            return [job for one in batch for job in self._failed(one, error)]
+        try:
+            self._transact(batch)
+        except _CommitFailed as failure:
+            self._owe(batch)
+            return self._unknown(batch, failure.error)
+        except NotKept as error:
+            self._owe(batch)
+            return [job for one in batch for job in self._failed(one, TransportError(str(error)))]
+        return []
+
+    def _owe(self, batch: list[Job]) -> None:
+        """Some publish hears of a swapped file; so the next one need not."""
+        if any(isinstance(job.what, Outgoing) for job in batch):
+            self.file.owed = None
 
     def _transact(self, batch: list[Job]) -> None:
         store, execute = self.store, self.store.execute
@@ -274,7 +310,7 @@ class Writer:
         stale = written = 0
         try:
             execute("BEGIN IMMEDIATE")
-            settlements = [job.what for job in batch if isinstance(job.what, Settlement)]
+            settlements = [job.what for job in batch if isinstance(job.what, Settlement) and not self._refused(job.what)]
             if settlements:
                 stale = store.settle(settlements)
             outgoing: list[Job] = []
@@ -286,7 +322,10 @@ class Writer:
                         execute("UPDATE meta SET value = value WHERE name = 'seq'")
                 elif not isinstance(job.what, Settlement):
                     job.result = job.what(store)
-            if outgoing and self.most is not None and (why := self._no_room(store, self.most)) is not None:
+            if outgoing and self.file.owed is not None:
+                for job in outgoing:
+                    job.error = TransportError(f"{self.file.owed}. This message was not kept: publish it again")
+            elif outgoing and self.most is not None and (why := self._no_room(store, self.most)) is not None:
                 for job in outgoing:
                     job.error = TransportError(why)
             elif outgoing:
@@ -305,10 +344,28 @@ class Writer:
                 self._roll_back()
                 raise _CommitFailed(error) from error
             raise
+        try:
+            self.file.kept()
+        except NotKept:
+            raise
+        except TransportError as error:
+            raise _CommitFailed(error) from error
+        if outgoing:
+            self.file.owed = None
         self._unsynced = not full
         self.stale += stale  # the keeper tells: a log's handler may publish, and we lead
         self.pages += 6 + len(batch) // 4 + written // 4000
         self.wrote()
+
+    def _refused(self, settlement: Settlement) -> bool:
+        """It is of a file that is not open any more: its numbers mean other messages here, or none."""
+        claim = settlement.claim
+        if claim.generation == self.file.generation:
+            return False
+        if claim.refused is None:
+            claim.refused = f"{self.path} was swapped while this message was handled; in the file of now it is not known"
+            self.complaints.append((settlement.verdict, claim.refused))
+        return True
 
     def _no_room(self, store: Store, most: int) -> str | None:
         """Why nothing more can be kept, after what nobody waits for has gone; or None."""
@@ -358,6 +415,7 @@ class Writer:
     def checkpoint(self) -> None:
         """Move the log into the database; called by the keeper, who does not lead."""
         with self.files.held():
+            self.file.ensure()
             try:
                 self.store.execute("PRAGMA wal_checkpoint(PASSIVE)")
             except sqlite3.Error:
@@ -369,6 +427,8 @@ class Writer:
     def _failed(self, job: Job, error: Exception) -> list[Job]:
         """It was not done; a settlement is tried again, if the file may be to blame."""
         if isinstance(job.what, Settlement):
+            if self._refused(job.what):
+                return []
             if not isinstance(error, (sqlite3.DatabaseError, PipebusError, OSError)):
                 self.complaints.append((job.what.verdict, text_of(error)))
                 if job.what.verdict == "return":
