@@ -42,7 +42,7 @@ from pipebus.mailbox_solo import one_worker_kind
 from pipebus.message import NO_HEADERS, Dropped, IdRange, Message, Receipt, check_fields, check_headers, make_message
 from pipebus.pipeline import Side, nodes
 from pipebus.planning import Planner, check_delivery
-from pipebus.replies import Replies, is_answer
+from pipebus.replies import Replies
 from pipebus.room import room, room_for_thread, timed_out
 from pipebus.router import AWAITED, BARE, CACHE, Road, Route, Router
 from pipebus.runners import Here, Pool, Timers, carried, carry, current_mailbox
@@ -438,7 +438,11 @@ class Bus:
             run = self._callable(route, late=False)
             if self.ledger.observed:
                 run = self._watched(run)
-            if self.lifecycle.state == "started" and not is_answer(subject) and (route.mailboxes or isinstance(subject, str)):
+            if (
+                self.lifecycle.state == "started"
+                and not self.replies.owns(subject)
+                and (route.mailboxes or isinstance(subject, str))
+            ):
                 self._runs[subject] = run
             return run
 
@@ -452,7 +456,7 @@ class Bus:
             pass  # not hashable: told below
         self.lifecycle.check_publish()
         try:
-            return self.replies.route() if is_answer(subject) else self.router.route(subject)
+            return self.replies.route() if self.replies.owns(subject) else self.router.route(subject)
         except TypeError:
             raise SubjectError(
                 f"{shown(subject)} cannot be a subject: {class_name(subject)} objects are not hashable; "
@@ -762,7 +766,7 @@ class Bus:
         if envelope.get("id") is not None:
             raise MessageError(f"every: id={shown(envelope['id'])}, but each message has an id of its own; leave it out")
         self._check_delay(_seconds(envelope.get("delay", 0.0), "delay"))
-        self._check_address(subject)
+        self.check_address(subject)
         check_headers(envelope.get("headers") or {})
         check_fields(envelope.get("key"), envelope.get("ttl"), envelope.get("reply_to"), envelope.get("correlation_id"))
         rules = self._planner.rules(size=1, overflow="drop_newest", schedule=self.pool.submit)
@@ -774,7 +778,7 @@ class Bus:
                 schedule.begin()
         return schedule
 
-    def _check_address(self, subject: Any) -> None:
+    def check_address(self, subject: Any) -> None:
         """Whether `subject` can be published to here."""
         if isinstance(subject, str):
             check_subject(subject)

@@ -2,21 +2,23 @@
 Request and reply: a request carries an address made for it alone, and whoever asked waits there for the first answer.
 
 In memory the address is an object, `Answer`, which costs nothing when nobody waits any more. Where messages are encoded it is
-a subject, `_reply.<bus>.<number>`, under which this bus knows the answer.
+a subject, `_reply.<bus>.<secret>`, under which this bus knows the answer. The secret is random and new for each request, so
+that only those who handle a request can answer it.
 """
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 import os
+import secrets
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, TypeVar
 
 from pipebus import checks, pipeline
 from pipebus.clock import Clock
-from pipebus.errors import BusClosed, NoResponder, RequestFailed, RequestTimeout, SubjectChanged
-from pipebus.foreign import class_name, shown, text_of
+from pipebus.errors import BusClosed, MessageTooLarge, NoResponder, RequestFailed, RequestTimeout, SubjectChanged
+from pipebus.foreign import class_name, shown, spared, text_of
 from pipebus.ledger import Ledger
 from pipebus.message import ERROR_HEADER, NO_HEADERS, Dropped, Headers, Message, Receipt, make_message
 from pipebus.router import Route, Router
@@ -27,6 +29,8 @@ from pipebus.subscription import LISTENER
 from pipebus.waiting import Once
 
 PREFIX: Final = "_reply."
+SHORT: Final = 200
+"""Characters of an error's text that are sent where all of it is too long."""
 
 Outcome = Receipt | Dropped
 W = TypeVar("W")
@@ -72,6 +76,7 @@ class Asked(Protocol):
 
     def next_id(self) -> int: ...
     def encode(self, codec: Any, message: Message[Any]) -> bytes: ...
+    def check_address(self, subject: Any) -> None: ...
     def route(self, subject: Any) -> Route: ...
     @property
     def subscribe(self) -> Callable[..., Any]: ...
@@ -97,9 +102,9 @@ class Replies:
         self.bus = bus
         self.open: dict[Any, Answer] = {}  # by what their requests' `reply_to` is
         self._token = os.urandom(6).hex()
-        self._numbers = itertools.count(1)
         self._built: tuple[Any, Route] | None = None
         self._listens = False
+        self._sending: set[asyncio.Future[Receipt]] = set()
         self._lock = threading.Lock()
 
     # --- asking --------------------------------------------------------------------------------------------------------
@@ -120,7 +125,7 @@ class Replies:
         address: Any = answer
         if not bus.transport.capabilities.objects:
             self._listen()
-            address = f"{PREFIX}{self._token}.{next(self._numbers)}"
+            address = f"{PREFIX}{self._token}.{secrets.token_urlsafe(16)}"
         self.open[address] = answer
         return address, answer, waiter
 
@@ -154,15 +159,43 @@ class Replies:
 
     # --- answering -----------------------------------------------------------------------------------------------------
 
+    def owns(self, address: Any) -> bool:
+        """
+        Whether messages for it are replies, which take the road of replies.
+
+        A subject is one only where messages are encoded; in one process, only if this bus has made it: any other name there
+        is a subject like any other.
+        """
+        if address.__class__ is Answer:
+            return True
+        transport = self.bus.transport
+        if not isinstance(address, str) or transport.capabilities.objects:
+            return False
+        return address.startswith(f"{PREFIX}{self._token}." if transport.local else PREFIX)
+
     def answer(self, to: Any, request: Message[Any], value: Any) -> None:
         """Publish what a handler returned."""
-        if not self.answer_at_once(to, request, value):
+        if not self.answer_at_once(to, request, value) and not self._lost(to, request, value):
             self._answered(to, self.bus.publish(to, value, correlation_id=request.correlation_id or request.id))
 
     async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None:
         """`answer` on an event loop."""
-        if not self.answer_at_once(to, request, value):
+        if not self.answer_at_once(to, request, value) and not self._lost(to, request, value):
             self._answered(to, await self.bus.apublish(to, value, correlation_id=request.correlation_id or request.id))
+
+    def _lost(self, to: Any, request: Message[Any], value: Any) -> bool:
+        """
+        Drop a reply whose address cannot be published to, and count it. The address is not the handler's: it may have come
+        from another program, or from a filter, and the handler has done its work.
+        """
+        try:
+            hash(to)
+            self.bus.check_address(to)
+        except BaseException as error:  # also whatever an object's own methods raise
+            spared(error)
+            self.bus.ledger.unrouted(self.reply(to, request, value))
+            return True
+        return False
 
     def _answered(self, to: Any, outcome: Outcome) -> None:
         if isinstance(outcome, Dropped):
@@ -177,23 +210,50 @@ class Replies:
 
     def drop(self, to: Any, why: str) -> None:
         """Whoever asked is told that one mailbox will not answer."""
-        answer = self.open.get(to)
+        answer = self.open.get(to) if self.owns(to) else None
         if answer is not None:
             answer.dropped(why)
 
     def fail(self, to: Any, request: Message[Any], error: BaseException) -> None:
         """A handler has given up: whoever asked is told why; never raises. What filters do to messages is not done to that."""
         try:
-            self._fail(to, request, class_name(error), text_of(error).removeprefix(class_name(error)).removeprefix(": "))
+            kind = class_name(error)
+            text = text_of(error).removeprefix(kind).removeprefix(": ")
+            try:
+                self._fail(to, request, kind, text)
+            except MessageTooLarge:  # the text is; the one who asked hears at least what kind of error it was
+                self._fail(to, request, kind, f"{text[:SHORT]}… (too long to be sent)")
         except Exception as failure:
-            self.bus.ledger.failed("request.failure_not_told", failure, message=request.id)
+            self._not_told(request, failure)
+
+    def _not_told(self, message: Message[Any], failure: BaseException) -> None:
+        self.bus.ledger.failed("request.failure_not_told", failure, message=message.id)
 
     def _fail(self, to: Any, request: Message[Any], kind: str, text: str) -> None:
         if to.__class__ is Answer:
             to.give(RequestFailed(kind, text))
-        elif is_answer(to):
+        elif self.owns(to):
             body = {"type": kind, "text": text}
-            self._reach(self.reply(to, request, body, Headers({ERROR_HEADER: "1"})))
+            message = self.reply(to, request, body, Headers({ERROR_HEADER: "1"}))
+            if self.bus.transport.local or asyncio._get_running_loop() is None:
+                self._reach(message)
+            else:
+                self._send_soon(message)
+
+    def _send_soon(self, message: Message[Any]) -> None:
+        """On an event loop, which must not wait for a disk: the transport has it in line when this returns."""
+
+        def sent(future: asyncio.Future[Receipt]) -> None:
+            self._sending.discard(future)
+            failure = asyncio.CancelledError() if future.cancelled() else future.exception()
+            if failure is not None:
+                self._not_told(message, failure)
+            elif not future.result().mailboxes:
+                self.bus.ledger.unrouted(message)
+
+        future = asyncio.ensure_future(self.bus.transport.asend(message, 0.0))
+        self._sending.add(future)  # a loop itself keeps no task
+        future.add_done_callback(sent)
 
     def reply(self, to: Any, request: Message[Any], body: Any, headers: Headers = NO_HEADERS) -> Message[Any]:
         correlation = request.correlation_id or request.id
@@ -214,12 +274,14 @@ class Replies:
     def _reach(self, message: Message[Any]) -> Receipt:
         """Behind the last filter."""
         bus, to = self.bus, message.subject
-        if not is_answer(to):
+        if not self.owns(to):
             raise SubjectChanged("a reply's", to)
         if to.__class__ is Answer:
             return self.arrive(message)
         if not bus.transport.local:
             receipt: Receipt = bus.transport.send(message, 0.0)
+            if not receipt.mailboxes:
+                bus.ledger.unrouted(message)
             return receipt
         codec = bus.transport.codec
         return self.arrive(codec.decode(bus.encode(codec, message)))
@@ -242,7 +304,3 @@ class Replies:
 
     def _hear(self, message) -> None:  # type: ignore[no-untyped-def]
         self.arrive(message)
-
-
-def is_answer(address: Any) -> bool:
-    return address.__class__ is Answer or (isinstance(address, str) and address.startswith(PREFIX))

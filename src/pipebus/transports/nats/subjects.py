@@ -2,7 +2,7 @@
 Our subjects as the server's, and back.
 
     orders.created             <prefix>.orders.created          kept in the stream
-    _reply.7f.1                <prefix>-reply.7f.1              plain NATS: kept nowhere
+    _reply.7f.Zq3              <prefix>-reply.7f.Zq3            plain NATS: kept nowhere
     _reply._INBOX.x            _INBOX.x                         the same, for an answer to another program
     replayed to one consumer   <prefix>-replay.<consumer>       kept in the stream
     a dead letter              <prefix>-dead.<consumer>.<id>    kept in the stream of dead letters
