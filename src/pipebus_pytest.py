@@ -138,6 +138,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("pipebus_allow", "packages that config files may import from, when their tests run", "args")
+    parser.addini("pipebus_store", "what keeps messages when config files are tested: memory, or temporary", default="memory")
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -158,7 +159,11 @@ class ConfigFile(pytest.File):
         from pipebus.testing import file_tests
 
         try:
-            found = file_tests(self.shown, allow_imports=self.config.getini("pipebus_allow"))
+            found = file_tests(
+                self.shown,
+                allow_imports=self.config.getini("pipebus_allow"),
+                store=self.config.getini("pipebus_store"),
+            )
         except ConfigError as error:
             remedy = "; see the setting pipebus_allow" if "--allow" in str(error) else ""
             raise self.CollectError(f"{error}{remedy}") from None

@@ -1029,7 +1029,7 @@ class Bus:
             self.transport.flush()
 
     def transaction(self, token: Any) -> Any:
-        if token is None or not self.transport.capabilities.transactions:
+        if not self.transport.capabilities.transactions or (token is None and not self.transport.local):
             raise UnsupportedCapability(f"{self.url} has no transactions; use a store that has, such as sqlite:///bus.db")
         return self.transport.transaction(token)
 

@@ -144,12 +144,12 @@ def test_a_project_that_does_not_use_it_does_not_import_pipebus(project: Project
     assert "LOADED []" in ran.text, ran.text
 
 
-def test_it_adds_one_setting_and_no_options_and_no_markers(project: Project) -> None:
-    """What it adds is its fixtures, which are documented, and what the tests of config files may import."""
+def test_it_adds_two_settings_and_no_options_and_no_markers(project: Project) -> None:
+    """What it adds is its fixtures, which are documented, and two settings for the tests of config files."""
     project.tests("def test_well(): pass\n", head="")
     assert "pipebus" not in project.pytest("--markers").text
     words = re.findall(r"\S*pipebus\S*", project.pytest("--help").text)
-    assert words == ["pipebus_allow"]
+    assert words == ["pipebus_allow", "pipebus_store"]
     fixtures = project.pytest("--fixtures").text
     for name in ("harness", "run_filter", "run_handler", "check_filter"):
         assert f"\n{name} -- " in fixtures

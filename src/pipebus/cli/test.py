@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", metavar="NAME", default="", dest="name", help="only tests with this in their name")
     parser.add_argument("-v", "--verbose", action="store_true", help="also show the story of what failed, step by step")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each test")
+    parser.add_argument(
+        "--store", choices=("memory", "temporary"), default="memory",
+        help="what keeps messages: memory, or a SQLite file that is deleted afterwards; never the transport of the config file",
+    )  # fmt: skip
     add_allow(parser)
 
 
@@ -40,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     files = list(_files(args.paths))
     found = []
     for file in files:
-        found += file_tests(file, allow_imports=args.allow)
+        found += file_tests(file, allow_imports=args.allow, store=args.store)
     chosen = [test for test in found if args.name.lower() in test.name.lower()]
     if not files:
         raise CommandError(f"no pipebus.toml and no NAME.pipebus.toml below {' and '.join(args.paths)}; name a config file")

@@ -61,18 +61,21 @@ class Document:
     Args:
         text: TOML.
         file: Its name, for errors and places; `${file:…}` is relative to its folder.
+        tests: It is read for its tests, which do not use the transport: what its URL lacks (a variable, a file) is no mistake.
 
     Raises:
         ConfigError: it is not TOML.
     """
 
-    def __init__(self, text: str, file: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, text: str, file: str, environment: Mapping[str, str] | None = None, tests: bool = False) -> None:
         self.file = file
         self.problems = Problems(file)
         self.data: dict[str, Any] = self._parse(text)
         self.lines = positions(text)
         self._environment = os.environ if environment is None else environment
         self._folder = Path(file).absolute().parent
+        self._tests = tests
+        self.lacks = False  # something that the transport's URL names
         self._raw = True  # `data` is as the file has it
         self.data = self._interpolated(self.data, ())
         self._raw = False
@@ -98,12 +101,17 @@ class Document:
         if not isinstance(value, str):
             return value
         try:
-            return interpolate(value, self._environment, self._folder, self.problems.secrets)
+            lacking = self._lacking if self._tests and path == ("bus", "transport") else None
+            return interpolate(value, self._environment, self._folder, self.problems.secrets, lacking)
         except Bad as bad:
             table, key = _split(path)
             told = Told("", value)  # as it stands in the file
             self.problems.add(self.line(path), self.where(table), f"{path_text(key)} = {shown(told)}: {bad.text}")
             return BROKEN
+
+    def _lacking(self) -> str:
+        self.lacks = True
+        return "unset"
 
     def line(self, path: KeyPath) -> int:
         """Of the key, or of the nearest table around it."""

@@ -34,6 +34,7 @@ def read(
     handlers: Mapping[str, Callable[..., Any]] | None = None,
     filters: Mapping[str, Any] | None = None,
     replace: Replace | None = None,
+    tests: bool = False,
     kind: type[Bus] = Bus,
 ) -> tuple[Bus, list[Case]]:
     """
@@ -42,13 +43,14 @@ def read(
     Args:
         path, allow_imports, handlers, filters: As for `Bus.from_config`.
         replace: Stand-ins for a test.
+        tests: It is read for its tests: what the transport's URL lacks (a variable, a file) is no mistake.
         kind: The class of the bus.
 
     Raises:
         ConfigError: all that is wrong.
     """
     loading = Loading(Imports(allow_imports), dict(handlers or {}), dict(filters or {}))
-    reader = Reader(Document(read_text(path), os.fspath(path)), loading, replace, kind)
+    reader = Reader(Document(read_text(path), os.fspath(path), tests=tests), loading, replace, kind)
     bus = reader.bus()
     return bus, reader.cases
 

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +24,23 @@ _MARK: Final = re.compile(r"\$\$\{|\$\{")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def interpolate(text: str, environment: Mapping[str, str], folder: Path, secrets: MutableMapping[str, str]) -> str:
+class Lacking(Bad):
+    """A variable that is not set, or a file that is not there."""
+
+
+def interpolate(
+    text: str,
+    environment: Mapping[str, str],
+    folder: Path,
+    secrets: MutableMapping[str, str],
+    lacking: Callable[[], str] | None = None,
+) -> str:
     """
     The text with each `${…}` replaced; a `Told` if there was one.
 
     Args:
         secrets: Takes what was put in: what it says -> its `${…}`.
+        lacking: Gives what is put in for a variable that is not set and a file that is not there, which are errors otherwise.
 
     Raises:
         Bad: naming the variable or file; never with what it holds.
@@ -50,9 +61,15 @@ def interpolate(text: str, environment: Mapping[str, str], folder: Path, secrets
         inside = text[mark.end() : end]
         if "${" in inside:
             raise Bad(f"a ${{…}} cannot stand in another one, as in {text[mark.start() : end + 1]}")
-        value = _replaced(inside, environment, folder)
-        if not inside.endswith(f":-{value}"):  # a default can be read in the file
-            secrets[value] = f"${{{inside}}}"
+        try:
+            value = _replaced(inside, environment, folder)
+        except Lacking:
+            if lacking is None:
+                raise
+            value = lacking()
+        else:
+            if not inside.endswith(f":-{value}"):  # a default can be read in the file
+                secrets[value] = f"${{{inside}}}"
         parts.append(value)
         at, told = end + 1, True
     parts.append(text[at:])
@@ -78,9 +95,9 @@ def _environment(rest: str, environment: Mapping[str, str]) -> str:
     if value is not None and (value or not colon):
         return value
     if not colon:
-        raise Bad(f"{name} is not set; set it, or write ${{env:{name}:-default}}")
+        raise Lacking(f"{name} is not set; set it, or write ${{env:{name}:-default}}")
     if more[0] == "?":
-        raise Bad(f"{name} is not set: {more[1:]}" if len(more) > 1 else f"{name} is not set, and has to be")
+        raise Lacking(f"{name} is not set: {more[1:]}" if len(more) > 1 else f"{name} is not set, and has to be")
     return more[1:]
 
 
@@ -88,7 +105,7 @@ def _file(name: str, folder: Path) -> str:
     path = folder / name
     try:
         if not name or not path.exists():
-            raise Bad(f"${{file:{name}}}: no such file (looked for it at {path})")
+            raise Lacking(f"${{file:{name}}}: no such file (looked for it at {path})")
         if not path.is_file():  # a pipe would make us wait for whoever writes into it
             raise Bad(f"${{file:{name}}}: {path} is no file")
         with path.open("rb") as file:

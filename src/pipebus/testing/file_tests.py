@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pipebus.bus import Bus
 from pipebus.config.beside import beside
@@ -70,9 +70,10 @@ class Result:
 class FileTest:
     """One test of a file; made by `file_tests`."""
 
-    def __init__(self, case: Case, load: Callable[..., tuple[Bus, list[Case]]]) -> None:
+    def __init__(self, case: Case, load: Callable[..., tuple[Bus, list[Case]]], store: Literal["memory", "temporary"]) -> None:
         self.case = case
         self._load = load
+        self._store = store
 
     @property
     def name(self) -> str:
@@ -95,7 +96,7 @@ class FileTest:
 
     def _run(self) -> Result:
         case = self.case
-        with beside(case.file), Harness(fail_fast=False, told=False) as harness:
+        with beside(case.file), Harness(fail_fast=False, told=False, store=self._store) as harness:
             bus, cases = self._load(
                 replace=Replace(
                     {name: functools.partial(_handler, name, one) for name, one in case.handlers.items()},
@@ -147,22 +148,24 @@ def file_tests(
     allow_imports: Sequence[str] = (),
     handlers: Mapping[str, Callable[..., Any]] | None = None,
     filters: Mapping[str, Any] | None = None,
+    store: Literal["memory", "temporary"] = "memory",
 ) -> list[FileTest]:
     """
     The tests of a file.
 
     Args:
         path, allow_imports, handlers, filters: As for `Bus.from_config`.
+        store: What keeps messages in place of the file's own transport, which its tests never touch; as for `Harness`.
 
     Raises:
         ConfigError: all that is wrong with the file.
     """
 
     def load(replace: Replace | None = None) -> tuple[Bus, list[Case]]:
-        return read(path, allow_imports=allow_imports, handlers=handlers, filters=filters, replace=replace)
+        return read(path, allow_imports=allow_imports, handlers=handlers, filters=filters, replace=replace, tests=True)
 
     with beside(path):
-        return [FileTest(case, load) for case in load()[1]]
+        return [FileTest(case, load, store) for case in load()[1]]
 
 
 # --- what stands in ------------------------------------------------------------------------------------------------------

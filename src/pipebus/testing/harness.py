@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import tempfile
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
+from importlib import import_module
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pipebus.bus import Bus
 from pipebus.dead_letters import PUBLISH
@@ -33,6 +35,7 @@ from pipebus.pipeline import is_async
 from pipebus.settings import is_duration
 from pipebus.testing import shown, virtual
 from pipebus.testing.faults import Fault, Faults, InjectedError
+from pipebus.testing.rehearsal import Thrown
 from pipebus.testing.scheduler import PATIENCE, Over, Simulation, Stuck
 from pipebus.testing.tape import Tape, raises
 from pipebus.testing.virtual import VirtualClock
@@ -99,6 +102,9 @@ class Harness:
             was `Rejected` or attempts were used up are what handlers say on purpose, and errors of `fail` are expected.)
         patience: Real seconds that one wait may take before a thread is taken to be lost, > 0.
         start: The time of day at the beginning, in seconds since 1970-01-01 UTC; None: the computer's.
+        store: What keeps messages in place of the file or server that a bus's URL names, which a test never touches. "memory":
+            nothing does; messages go through the codec, each bus is alone, and starts empty. "temporary": a SQLite file in a
+            folder that is deleted at the end; buses with the same URL share it, in virtual time like the rest.
 
     It cannot control what is not the bus's: `time.sleep`, locks and events of your own, sockets, threads that you start. A
     handler may use them as long as what it waits for comes without another handler's help. Start threads that use the bus by
@@ -113,12 +119,16 @@ class Harness:
         fail_fast: bool = True,
         patience: float = PATIENCE,
         start: float | None = None,
+        store: Literal["memory", "temporary"] = "memory",
         simulation: Simulation | None = None,
         told: bool = True,
     ) -> None:
         if not is_duration(patience) or not patience:
             raise PipelineError(f"Harness(patience={patience!r}): it is a number of real seconds, above 0")
+        if store not in ("memory", "temporary"):
+            raise PipelineError(f'Harness(store={store!r}): it is "memory" or "temporary"')
         self.fail_fast = fail_fast
+        self._store = store
         self._told = told and simulation is None
         self._outer = simulation or virtual.here()
         self._simulation = self._outer or Simulation(turns={}, files={}, patience=patience, epoch=start)
@@ -146,10 +156,16 @@ class Harness:
     def __enter__(self) -> Harness:
         if self._inside is not None:
             raise LifecycleError("this Harness has had its block; make another one")
+        if self._store == "temporary":
+            import_module("pipebus.transports.sqlite")  # before time and locks are replaced in it
         if self._outer is None:
             self._simulation.thread_failed = lambda name, error: self._unexpected(error, f"on thread {name}")
             self._simulation.loop_failed = self._loop_failed
             self._stack.enter_context(self._simulation.inside())
+        if self._store == "temporary":
+            self._stack.callback(setattr, self._simulation, "place", self._simulation.place)
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="pipebus-"))
+            self._simulation.place = Thrown(folder)
         self._inside = True
         self._simulation.bus_made.append(self.attach)
         if self._told:

@@ -44,9 +44,11 @@ from typing import Any, Final
 from pipebus.clock import SYSTEM
 from pipebus.errors import LifecycleError
 from pipebus.testing import stories, virtual, watch
+from pipebus.testing.rehearsal import Rehearsal
 from pipebus.testing.turns import Few, Given, Often, Turns, strategy
 from pipebus.testing.virtual import RandomShim, Shim, SimLock, SocketShim, TimeShim, VirtualClock
 from pipebus.testing.virtual_loop import AsyncioShim, SimLoop
+from pipebus.transports.opening import open_transport
 
 MOST_STEPS: Final = 300_000
 """A run that takes more is taken to go round for ever; scenarios here take some thousands."""
@@ -156,6 +158,7 @@ class Simulation:
         self.loops: list[SimLoop] = []
         self._outside: deque[SimLock] = deque()
         self._knock = virtual.real_event()
+        self.place: Callable[[Any, str], Any] = Rehearsal  # what carries messages in place of what a URL names
         self.bus_made: list[Callable[[Any], object]] = []  # told of each bus that is made here: the last of them
         self.lost = False
         self._lost = False  # a thread stands where the scheduler cannot reach it
@@ -376,6 +379,7 @@ class Simulation:
             ("socket", socket, SocketShim(self)),
             ("random", random, RandomShim(self)),
             ("SYSTEM", SYSTEM, self.clock),
+            ("open_transport", open_transport, self._open_transport),
         ):
             for module in ours:
                 if getattr(module, name, None) is real:
@@ -383,6 +387,13 @@ class Simulation:
                     setattr(module, name, shim)
         stack.callback(virtual.restore_threads)
         virtual.replace_threads()
+
+    def _open_transport(self, url: str) -> Any:
+        """What a `Bus` that is made here runs on: no file and no server of the URL is touched."""
+        declared = open_transport(url)
+        if declared.local or not self.here():
+            return declared
+        return self.place(declared, url)
 
     def _keep_still(self, stack: ExitStack) -> None:
         """What would have one run take other steps than the next."""

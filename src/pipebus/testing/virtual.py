@@ -111,6 +111,35 @@ class SimRLock(SimLock):
         self.times = times
 
 
+class SimEvent:
+    """`threading.Event`: each who waits has a closed gate, which is opened when it is set."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self._set = False
+        self._gates: list[SimLock] = []
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        gates, self._gates = self._gates, []
+        for gate in gates:
+            gate.release()
+
+    def clear(self) -> None:
+        self._set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self._set:
+            gate = self._sim.closed_gate()
+            self._gates.append(gate)
+            if not gate.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)) and gate in self._gates:
+                self._gates.remove(gate)
+        return self._set
+
+
 class Shim:
     """Stands for the module `threading` in the package's modules. Threads of others are given the real things."""
 
@@ -123,8 +152,11 @@ class Shim:
     def RLock(self) -> Any:  # noqa: N802
         return SimRLock(self.sim) if self.sim.here() else real_rlock()
 
+    def Event(self) -> Any:  # noqa: N802
+        return SimEvent(self.sim) if self.sim.here() else real_event()
+
     def __getattr__(self, name: str) -> Any:
-        if name in {"Condition", "Event", "Semaphore", "BoundedSemaphore", "Barrier", "Timer"}:
+        if name in {"Condition", "Semaphore", "BoundedSemaphore", "Barrier", "Timer"}:
             raise NotImplementedError(f"the scheduler has no {name} yet")
         return getattr(threading, name)
 
@@ -145,6 +177,12 @@ class TimeShim:
 
     def time(self) -> float:
         return self.sim.clock.now() if self.sim.here() else time.time()
+
+    def monotonic(self) -> float:
+        return self.sim.clock.monotonic() if self.sim.here() else time.monotonic()
+
+    def clock_gettime(self, which: int) -> float:
+        return self.sim.clock.monotonic() if self.sim.here() else time.clock_gettime(which)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
