@@ -26,6 +26,7 @@ class Claim:
         reply: The subject on which the server hears what became of it.
         number: Of the message in its stream.
         count: Deliveries of the consumer, with this one.
+        era: How often the consumer had been lost when this was brought.
         broken: It is no message.
         again: It has been delivered before; then there may be a note of it.
         takings: Before this one.
@@ -35,7 +36,7 @@ class Claim:
     """
 
     __slots__ = (
-        "again", "begun", "broken", "count", "data", "done", "found", "headers", "number", "puller", "replayed", "reply",
+        "again", "begun", "broken", "count", "data", "done", "era", "found", "headers", "number", "puller", "replayed", "reply",
         "since", "subject", "suspect", "takings", "time",
     )  # fmt: skip
 
@@ -43,6 +44,7 @@ class Claim:
         self.puller = puller
         self.reply = message.reply
         delivered, self.number, self.count, self.time = place_of(message.reply)
+        self.era = puller.era
         self.again = delivered > 1
         self.takings = 0
         self.suspect = self.begun = self.done = False

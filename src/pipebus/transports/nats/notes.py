@@ -38,10 +38,13 @@ class Notes:
     def _place(self, consumer: str, number: int) -> str:
         return f"{self._transport.subjects.notes}{consumer}.{number}"
 
-    async def read(self, consumer: str, number: int) -> tuple[int, bool] | None:
+    async def read(self, consumer: str, number: int, without: tuple[int, bool] = (1, True)) -> tuple[int, bool] | None:
         """
-        Takings of a message that was delivered before, and whether the last one was lost. Without a note: one, and lost. None:
-        the connection is lost, and nobody knows.
+        Takings of a message that was delivered before, and whether the last one was lost. None: the connection is lost, and
+        nobody knows.
+
+        Args:
+            without: What it is without a note.
         """
         place = f"$JS.API.DIRECT.GET.{self._transport.streams.dead}.{self._place(consumer, number)}"
         until = time.monotonic() + self._transport.options.publish_timeout
@@ -52,13 +55,13 @@ class Notes:
                 if self._transport.link.client is None:
                     return None
                 if time.monotonic() > until:
-                    return 1, True
+                    return without
                 await asyncio.sleep(AGAIN)
                 continue
             found = answer.data.removesuffix(b"?")
             if "Nats-Sequence" in (answer.headers or {}) and found.isdigit():
                 return int(found), answer.data.endswith(b"?")
-            return 1, True
+            return without
 
     async def given_back(self, client: Client, consumer: str, first: int, last: int, most: int) -> int:
         """How many of these messages, by their numbers, were given back by who had them: noted, and not as begun."""

@@ -32,7 +32,7 @@ from pipebus.transports.base import Binding, Verdict
 from pipebus.transports.nats.claim import Claim, place_of
 from pipebus.transports.nats.company import Company
 from pipebus.transports.nats.link import Frame, Link, _Refused
-from pipebus.transports.nats.streams import NANO
+from pipebus.transports.nats.streams import NANO, NO_CONSUMER, NO_STREAM, RESUMED
 from pipebus.transports.nats.subjects import consumer_name, disjoint
 
 if TYPE_CHECKING:
@@ -56,8 +56,44 @@ LOOKS: Final = 20
 """Most looks whether the server has seen a question."""
 MANY: Final = 50
 """Most that are asked for at once of what a killed process had."""
+BEYOND: Final = 100_000
+"""Most numbers of settled messages that are remembered beyond the last one before which all are settled."""
 AGAIN: Final = 0.5
 """Seconds between two attempts to have a consumer again that was lost."""
+
+
+class Progress:
+    """
+    How far a consumer has come, as it was last seen: where it goes on if it is deleted. Kept for as long as the bus is there.
+
+    Up to `floor` everything is settled, by all programs: the server says so, and it never takes that back. What this program
+    has settled beyond it is in `settled`, so that it is not handled again.
+
+        deleted at        floor = 60, settled = {61, 63}; 62 is at work, 64 and 65 wait here or at the server
+        made again at     61
+        61, 63 come       they are acknowledged at once
+        62 comes          who is at work at it goes on; what becomes of that is said to the new consumer
+        64, 65 come       the same, or they are new here
+
+    What another program has settled within the last second, or has at work, may come again: no one knows of it here.
+    """
+
+    def __init__(self) -> None:
+        self.stream: Any = None  # when that and the consumer were made: another one of the same name is another one
+        self.consumer: Any = None
+        self.floor: int | None = None
+        self.settled: set[int] = set()
+
+    def see(self, info: dict[str, Any]) -> None:
+        """What the server tells of the consumer."""
+        if info.get("created") == self.consumer:
+            self.floor = max(self.floor or 0, int(info["ack_floor"]["stream_seq"]))
+            if self.settled:
+                self.settled = {number for number in self.settled if number > self.floor}
+
+    def settle(self, number: int) -> None:
+        if len(self.settled) < BEYOND:  # else it may be handled again, if it comes to that
+            self.settled.add(number)
 
 
 class Puller:
@@ -95,6 +131,11 @@ class Puller:
         self._settled = 0
         self._since = time.monotonic()
         self._lost = False
+        self._why = ""  # it cannot be had again, as was told last
+        self.era = 0  # how often it was lost
+        self._resumed = 0  # the last number that may have been delivered before that
+        self.progress = transport.progress_of(self.name)
+        self._seen = -1  # `_moves` and settlements when its progress was looked at last
         self._moves = 0  # counts what has arrived
         self._company = Company(transport.subjects.here + self.name)
         self._begun = False
@@ -113,11 +154,9 @@ class Puller:
 
     async def connected(self, client: Client) -> None:
         """A new client: the consumer is there, and asked."""
-        await self._transport.streams.consumer(self.name, self.filters, self.binding.start, client)
+        await self._have(client)
         self._transport.directory.bound(self.name, self.filters, durable=True)
-        self._inbox = f"{client.new_inbox()}."
-        self._asked, self._credit = {}, 0
-        self._subscription = await client.subscribe(f"{self._inbox}*", cb=self._arrived, pending_bytes_limit=0)
+        await self._listen(client)
         missing = await self._missing(client)
         again: list[Callable[[], Frame | None]] = [partial(_same, frame) for frame in self.unconfirmed]
         self._link.say_first(again)
@@ -134,6 +173,13 @@ class Puller:
             self._orphans += len(dropped)
         self.renew()
         self.pull()
+
+    async def _listen(self, client: Client) -> None:
+        """For what is asked from now on: what answers an older question may be another consumer's."""
+        self._inbox = inbox = f"{client.new_inbox()}."
+        self._asked, self._credit = {}, 0
+        called = partial(self._arrived, inbox)
+        self._subscription = await client.subscribe(f"{inbox}*", cb=called, pending_bytes_limit=0)
 
     # --- what nobody has ---------------------------------------------------------------------------------------------
 
@@ -208,6 +254,9 @@ class Puller:
 
     async def end(self) -> None:
         """Nothing comes any more: what is on its way has arrived, and goes back, when this returns."""
+        if self._lost and self._link.client is not None:
+            with suppress(PipebusError):  # whoever begins next would not know where
+                await self._have_again(self._link.client)
         self.ended = True
         self._late.extend(self._line)  # behind what is in the mailbox, which came before
         self._line.clear()
@@ -274,22 +323,32 @@ class Puller:
         frame = (f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.name}", body, inbox, None)
         self._link.say(lambda: None if self.ended or inbox not in self._asked else frame)
 
-    async def _arrived(self, message: Msg) -> None:
+    async def _arrived(self, inbox: str, message: Msg) -> None:
         if not message.reply:
             self._status(message)
             return
         try:
-            place_of(message.reply)
+            delivered, number, *_ = place_of(message.reply)
         except (IndexError, ValueError):
             return  # somebody else has written to this inbox
+        if inbox != self._inbox:
+            self._refuse(message.reply, delivered, number)
+            return
         self._credit = max(0, self._credit - 1)
         if not self._credit:
             self._asked.clear()
         transport = self._transport
         claim = Claim(self, message, transport.subjects.ours, transport.subjects.replays, transport.codec)
-        self._heard = max(self._heard, claim.count)
+        if claim.count <= self._heard:  # it counts anew: it is another consumer
+            self._refuse(claim.reply, delivered, number)
+            self._lose("another one is in its place")
+            return
+        self._heard = claim.count
         self._highest = max(self._highest, claim.number)
         before = self._by_number.get(claim.number)
+        if self.era and self._known(claim, before):
+            self.pull()
+            return
         if before is not None:  # its lease has ended; it is this delivery's now
             self._forget(before)
         self._moves += 1
@@ -300,7 +359,8 @@ class Puller:
             found = None
             self._reading += 1
             try:
-                found = await self._transport.notes.read(self.name, claim.number)
+                without = (0, False) if claim.number <= self._resumed else (1, True)
+                found = await self._transport.notes.read(self.name, claim.number, without)
             finally:
                 self._reading -= 1
                 if found is None:  # the connection is lost (so we are cancelled): it goes back on the next one
@@ -320,6 +380,14 @@ class Puller:
             else:
                 self._line.append(claim)
             self.offer()
+
+    def _refuse(self, reply: str, delivered: int, number: int) -> None:
+        """Nobody knows whether this consumer stays: what it brings goes back, and was not taken."""
+        back = (reply, b"-NAK", "", None)
+        if delivered > 1:
+            self._link.say(back)
+        else:
+            self._transport.notes.send(self.name, number, 0, partial(_then, self._link, back))
 
     def offer(self) -> None:
         """Hand in what has come, in order, as far as there is room for it."""
@@ -419,6 +487,7 @@ class Puller:
     def _lose(self, why: str) -> None:
         if not self._lost and not self.ended:
             self._lost = True
+            self._inbox, self._asked, self._credit = "", {}, 0
             self._transport.warn("consumer.lost", subscription=self.binding.name, consumer=self.name, error=why)
             self._link.start(self._find())
 
@@ -428,15 +497,102 @@ class Puller:
             client = self._link.client
             if client is not None:
                 try:
-                    await self._transport.streams.ensure(client)
-                    await self._transport.streams.consumer(self.name, self.filters, self.binding.start, client)
+                    await self._have_again(client)
                     break
-                except PipebusError:
-                    pass
+                except PipebusError as error:
+                    if str(error) != self._why:
+                        self._why = str(error)
+                        self._transport.warn("consumer.missing", subscription=self.binding.name, error=self._why)
             await asyncio.sleep(AGAIN)
-        self._lost = False
-        self._asked, self._credit = {}, 0
+
+    async def _have_again(self, client: Client) -> None:
+        await self._transport.streams.ensure(client)
+        await self._have(client)
+        await self._listen(client)  # the older inbox stays: an older question may still be answered, and that goes back
+        self._lost, self._why = False, ""
         self.pull()
+
+    async def _have(self, client: Client) -> None:
+        """
+        The consumer is there, and begins behind what was settled: also one that was deleted, or replaced, while this bus was
+        connected or not.
+
+        Raises:
+            TransportError: it cannot be had.
+        """
+        streams, progress = self._transport.streams, self.progress
+        known = progress.floor is not None
+        start: str | int = self.binding.start if progress.floor is None else progress.floor + 1
+        if known and (progress.stream != streams.born or streams.last < (progress.floor or 0)):
+            self._lose_stream()
+            start = "all"
+        info = await streams.consumer(self.name, self.filters, start, client)
+        if known and info.get("created") != progress.consumer and info["config"].get("description") != RESUMED:
+            # Not made by one of us that knew where to go on: it may skip what waits, or may have given up what it brought.
+            self._transport.warn("consumer.replaced", subscription=self.binding.name, consumer=self.name)
+            await streams.remove(self.name, client)
+            info = await streams.consumer(self.name, self.filters, start, client)
+        if known and info.get("created") != progress.consumer:
+            self._resume(info)
+        progress.stream, progress.consumer = streams.born, info.get("created")
+        progress.see(info)
+
+    def _resume(self, info: dict[str, Any]) -> None:
+        """Another consumer has taken the place of the one that was lost."""
+        self.era += 1
+        self._resumed = max(self._resumed, self._highest, *self._by_number, *self.progress.settled, 0)
+        self._heard, self._highest = info["delivered"]["consumer_seq"], info["delivered"]["stream_seq"]
+        self._orphans, self._dropped = 0, []
+        self.unconfirmed.clear()  # who heard that is gone; what was settled is acknowledged anew, when it comes
+        self._transport.warn("consumer.resumed", subscription=self.binding.name, consumer=self.name, after=self.progress.floor)
+
+    def _lose_stream(self) -> None:
+        """
+        Another stream has taken the place of the one that was lost: its numbers are of other messages, and all of them are
+        new. What is here of the old one may still be handled, and nobody is told of it.
+        """
+        self._transport.warn(
+            "stream.lost", subscription=self.binding.name, stream=self.stream, settled=self.progress.floor,
+            here=len(self.out),
+        )  # fmt: skip
+        for claim in self.out:
+            claim.reply = ""
+        self._by_number.clear()
+        self.progress.settled.clear()
+        self.progress.floor, self.returned = 0, {}
+        self._resumed = self._highest = 0
+
+    def _known(self, claim: Claim, before: Claim | None) -> bool:
+        """What has come because its consumer was made again, and is settled here already, or about to be."""
+        if claim.number > self._resumed:
+            return False
+        if before is not None and before.era != claim.era:
+            before.reply, before.era, before.count = claim.reply, claim.era, claim.count
+            return True
+        if claim.number in self.progress.settled:
+            self._say(claim, b"+ACK")
+            return True
+        claim.again = True  # there may be a note of it
+        return False
+
+    async def look_at_progress(self) -> None:
+        """Now and then: if something has changed, or no question is open, whose answer would say that the consumer is gone."""
+        seen = self._moves + self._told
+        if self._lost or self.ended or (seen == self._seen and self._asked):
+            return
+        try:
+            info = await self._transport.streams.info(self.name)
+        except _Refused as error:
+            if error.code in (NO_CONSUMER, NO_STREAM):
+                self._lose(str(error))
+            return
+        if self._lost:  # meanwhile: what it is made again from is settled
+            return
+        if info.get("created") != self.progress.consumer:
+            self._lose("another one is in its place")
+            return
+        self.progress.see(info)
+        self._seen = seen
 
     def look(self, now: float) -> None:
         """Questions that nobody has answered in time are asked again."""
@@ -458,7 +614,7 @@ class Puller:
             self._link.say(partial(self._renewal, claim))
 
     def _renewal(self, claim: Claim) -> Frame | None:
-        return (claim.reply, b"+WPI", "", None) if claim in self.out else None
+        return (claim.reply, b"+WPI", "", None) if claim in self.out and claim.reply else None
 
     # --- settling ----------------------------------------------------------------------------------------------------
 
@@ -470,6 +626,10 @@ class Puller:
             return
         claim.done = True
         counts = self._transport.counts_of(self.binding.name)
+        if not claim.reply and verdict in ("return", "release"):
+            counts.drop("stream deleted")  # nobody can bring it again
+            self._forget(claim)
+            return
         if verdict == "release":
             self._release(claim)
             return
@@ -511,6 +671,10 @@ class Puller:
         self._forget(claim)
 
     def _say(self, claim: Claim, what: bytes) -> None:
+        if not claim.reply:  # its stream is gone
+            return
+        if not what.startswith(b"-"):
+            self.progress.settle(claim.number)
         frame = (claim.reply, what, "", None)
         self._link.say(frame)
         if not what.startswith(b"-"):  # that must not be said twice

@@ -15,6 +15,8 @@ NO_STREAM: Final = 10059
 NO_CONSUMER: Final = 10014
 EXISTS: Final = (10058, 10148, 10105)
 """JetStream's error codes: a stream or consumer of that name is there, and it is another one."""
+RESUMED: Final = "pipebus: goes on behind what was settled"
+"""The description of a consumer that was lost and made again."""
 NANO: Final = 1_000_000_000
 
 
@@ -27,6 +29,8 @@ class Streams:
 
     def __init__(self, link: Link, options: Options, subjects: Subjects) -> None:
         self.link, self.options = link, options
+        self.born: Any = None  # when the stream was made, and the last number in it, as of the last `ensure`
+        self.last = 0
         self.largest = 0  # bytes of a message that the stream takes; 0: as many as the server
         self.name = options.stream
         self.dead = f"{options.stream}-DEAD"
@@ -42,6 +46,7 @@ class Streams:
         wanted = self.wanted()
         found = await self._stream(client, wanted)
         self.judge(found["config"], wanted)
+        self.born, self.last = found.get("created"), int(found["state"]["last_seq"])
         self.largest = max(0, found["config"].get("max_msg_size", 0))
         changed = self.changed(found["config"], wanted)
         if changed:
@@ -153,16 +158,16 @@ class Streams:
             changed["subjects"] = [*there.get("subjects", []), *missing]
         return changed
 
-    async def consumer(self, name: str, filters: list[str], start: str, client: Client | None = None) -> None:
+    async def consumer(self, name: str, filters: list[str], start: str | int, client: Client | None = None) -> dict[str, Any]:
         """
-        A durable consumer of that name with these filters, which need not be there before.
+        A durable consumer of that name with these filters, which need not be there before. What the server tells of it.
 
         Args:
-            start: "new", "all" or "last", if it is made.
+            start: "new", "all" or "last", if it is made; a number: of the first message, for one that was lost.
         """
-        there = await self.announce(name, filters, start, client)
-        if there is None:
-            return
+        there, made = await self._there(name, filters, start, client)
+        if made:
+            return there
         replays = f"{self._subjects.replays}{name}"
         filters = [*filters, replays]
         wait = int(self.options.lease * NANO)
@@ -181,13 +186,28 @@ class Streams:
         if mine != sorted(filters) or config.get("ack_wait") != wait or config.get("max_deliver", -1) != -1:
             config.pop("filter_subject", None)
             config |= {"filter_subjects": filters, "ack_wait": wait, "max_deliver": -1}
-            await self._create(name, config, "update", client)
+            return await self._create(name, config, "update", client)
+        return there
 
-    async def announce(self, name: str, filters: list[str], start: str, client: Client | None = None) -> dict[str, Any] | None:
-        """Make it, if it is not there. What the server tells of it, if it was."""
+    async def announce(self, name: str, filters: list[str], start: str) -> None:
+        """Make it, if it is not there."""
+        await self._there(name, filters, start, None)
+
+    async def remove(self, name: str, client: Client) -> None:
+        """One that somebody has put in the place of ours."""
+        try:
+            await self.link.api(f"CONSUMER.DELETE.{self.name}.{name}", None, client)
+        except _Refused as error:
+            if error.code != NO_CONSUMER:
+                raise
+
+    async def _there(
+        self, name: str, filters: list[str], start: str | int, client: Client | None
+    ) -> tuple[dict[str, Any], bool]:
+        """What the server tells of it, and whether it was made for that."""
         place = f"CONSUMER.INFO.{self.name}.{name}"
         try:
-            return await self.link.api(place, None, client)
+            return await self.link.api(place, None, client), False
         except _Refused as error:
             if error.code != NO_CONSUMER:
                 raise
@@ -203,21 +223,23 @@ class Streams:
             "replay_policy": "instant",
             "deliver_policy": start,
         }
+        if isinstance(start, int):
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": start, "description": RESUMED}
         if start == "last":
             config |= await self._from_last(filters)
         try:
-            await self._create(name, config, "create", client)
+            made = await self._create(name, config, "create", client)
         except _Refused as error:
             if error.code not in EXISTS:  # else another program was quicker
                 raise
-            return await self.link.api(place, None, client)
-        # Notes of an older one of this name are of other messages.
-        await self.link.api(f"STREAM.PURGE.{self.dead}", {"filter": f"{self._subjects.notes}{name}.*"}, client)
-        return None
+            return await self.link.api(place, None, client), False
+        if not isinstance(start, int):  # notes of an older one of this name are of other messages
+            await self.link.api(f"STREAM.PURGE.{self.dead}", {"filter": f"{self._subjects.notes}{name}.*"}, client)
+        return made, True
 
-    async def _create(self, name: str, config: dict[str, Any], action: str, client: Client | None) -> None:
+    async def _create(self, name: str, config: dict[str, Any], action: str, client: Client | None) -> dict[str, Any]:
         body = {"stream_name": self.name, "config": config, "action": action}
-        await self.link.api(f"CONSUMER.CREATE.{self.name}.{name}", body, client)
+        return await self.link.api(f"CONSUMER.CREATE.{self.name}.{name}", body, client)
 
     async def _from_last(self, filters: list[str]) -> dict[str, Any]:
         """Where the last message is that any of the filters matches: the server would take the last of each."""

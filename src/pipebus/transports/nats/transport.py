@@ -49,7 +49,7 @@ from pipebus.transports.nats.listener import Listener
 from pipebus.transports.nats.notes import Notes
 from pipebus.transports.nats.options import Options
 from pipebus.transports.nats.publisher import Outgoing, Publisher, unknown
-from pipebus.transports.nats.puller import MOMENT, Puller
+from pipebus.transports.nats.puller import MOMENT, Progress, Puller
 from pipebus.transports.nats.streams import Streams
 from pipebus.transports.nats.subjects import LONGEST, REPLY, Subjects, consumer_name
 
@@ -96,6 +96,7 @@ class NatsTransport(Transport):
         self._bound: dict[str, Puller | Listener] = {}
         self._binding = threading.Lock()
         self._counts: dict[str, Counts] = {}
+        self._progress: dict[str, Progress] = {}  # by consumer
         self._last: dict[str, dict[str, Any]] = {}  # the figures of subscriptions when the bus stopped
         self._recent: dict[str, tuple[int, float]] = {}  # by subject: what was stored last, and when
         self._results: dict[asyncio.AbstractEventLoop, Results] = {}
@@ -233,6 +234,7 @@ class NatsTransport(Transport):
             for bound in list(self._bound.values()):
                 if isinstance(bound, Puller):
                     await bound.confirm()
+                    await bound.look_at_progress()
 
     # --- publishing --------------------------------------------------------------------------------------------------
 
@@ -414,6 +416,7 @@ class NatsTransport(Transport):
         except _Refused as error:
             raise TransportError(f"{self.url} has no subscription {name}: {error}") from None
         self._bound.pop(name, None)
+        self._progress.pop(consumer_name(name), None)
         if self._running:
             self.directory.removed(consumer_name(name))
 
@@ -498,6 +501,9 @@ class NatsTransport(Transport):
     @property
     def running(self) -> bool:
         return self._running
+
+    def progress_of(self, consumer: str) -> Progress:
+        return self._progress.setdefault(consumer, Progress())
 
     def counts_of(self, name: str) -> Counts:
         return self._counts.setdefault(name, Counts())

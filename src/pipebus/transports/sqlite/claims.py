@@ -30,6 +30,8 @@ class Bound:
         self.name = binding.name
         self.patterns = [pattern.text for pattern in binding.patterns]
         self.sub = 0  # its number in the file
+        self.seen = 0  # the last message that was published when its row was seen last, and what was claimed after that
+        self.recent: set[int] = set()
         self.out: dict[Claim, None] = {}  # one step each way, so without a lock
         self.maybe = True  # there may be something to claim
         self.not_before = 0.0  # its mailbox had no room: ask again then

@@ -372,7 +372,11 @@ class Round:
         self._owner, self._until = owner, until if due else keeper.renewed + keeper.file.options.lease
         for bound in keeper.bindings() if self._looks else ():
             if store.number(bound.name) != bound.sub:  # gone with a lost lease, or removed by somebody
-                self._moved.append((bound, store.subscribe(bound.name, bound.patterns, "new", bound.owner(owner))))
+                again = (bound.sub, bound.name, bound.patterns, bound.owner(owner), bound.seen, set(bound.recent))
+                self._moved.append((bound, store.subscribe_again(*again)))
+            else:
+                bound.seen = int(store.meta("seq"))
+                bound.recent.clear()
         for task in self.tasks:
             task(store)
         careful = any(bound.suspects for bound in keeper.bindings())
@@ -381,6 +385,7 @@ class Round:
             claims = [Claim(bound, store.generation, bound.sub, owner, one) for one in found]
             self.claimed.append((bound, claims, [one.data for one in found]))
             bound.out.update(dict.fromkeys(claims))
+            bound.recent.update(one.seq for one in found)
             careful = careful or bound.suspects  # before the commit: a drain must not find them nowhere
 
     def undo(self) -> None:

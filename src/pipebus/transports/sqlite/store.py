@@ -247,6 +247,54 @@ class Store:
             self._start(found, patterns, start)
         return found
 
+    def subscribe_again(
+        self, gone: int, name: str, patterns: Sequence[str], owner: int | None, since: int, known: set[int]
+    ) -> int:
+        """
+        A subscription that somebody has deleted while it was served: what it has coming is still its own, if that is there,
+        and what was published since for want of it is added.
+
+        Args:
+            gone: Its number.
+            since: The last message that was published when it was seen last.
+            known: What was claimed after that.
+        """
+        sub = self.number(name)
+        if sub is None:
+            sub = gone
+            self.execute("DELETE FROM subscription WHERE sub = ?", (gone,))  # of another name by now
+            self.execute(
+                "INSERT INTO subscription (sub, name, patterns, owner) VALUES (?, ?, ?, ?)",
+                (sub, name, json.dumps(list(patterns)), owner),
+            )
+        else:
+            for table in ("ready", "later"):
+                self.execute(f"UPDATE OR IGNORE {table} SET sub = ? WHERE sub = ?", (sub, gone))
+        self._changed()
+        parsed = [Pattern(pattern) for pattern in patterns]
+        rows = self.execute(
+            "SELECT seq, subject, key, due FROM message WHERE seq > ? AND replayed IS NULL "
+            "AND NOT EXISTS (SELECT 1 FROM ready WHERE sub = ? AND seq = message.seq) "
+            "AND NOT EXISTS (SELECT 1 FROM later WHERE sub = ? AND seq = message.seq) "
+            "AND NOT EXISTS (SELECT 1 FROM claimed WHERE sub = ? AND seq = message.seq)",
+            (since, sub, sub, sub),
+        ).fetchall()
+        now = self.now()
+        for seq, subject, key, due in rows:
+            if seq not in known and any(pattern.matches(subject) for pattern in parsed):
+                if due > now:
+                    self.execute("INSERT INTO later VALUES (?, ?, ?, 0, ?)", (due, sub, seq, key))
+                else:
+                    self.execute("INSERT INTO ready (sub, seq, takings, key) VALUES (?, ?, 0, ?)", (sub, seq, key))
+        coming = " + ".join(f"(SELECT count(*) FROM {table} WHERE sub = ?1)" for table in ("ready", "later", "claimed", "dead"))
+        self.execute(
+            f"UPDATE subscription SET accepted = acknowledged + {coming} "
+            "+ (SELECT coalesce(sum(count), 0) FROM dropped WHERE sub = ?1) WHERE sub = ?1",
+            (sub,),
+        )
+        self.touched.add(sub)
+        return sub
+
     def _start(self, sub: int, patterns: Sequence[str], start: str) -> None:
         parsed = [Pattern(pattern) for pattern in patterns]
         order = "ORDER BY seq DESC" if start == "last" else "ORDER BY seq"

@@ -167,6 +167,7 @@ class SqliteTransport(Transport):
         bound = Bound(binding, time.monotonic())
 
         def subscribe(store: Store) -> int:
+            bound.seen = int(store.meta("seq"))
             return store.subscribe(bound.name, bound.patterns, binding.start, bound.owner(keeper.owner))
 
         bound.sub = self.file.call(subscribe)

@@ -1,0 +1,405 @@
+"""
+What serves a subscription on the server, or in the file, is deleted while the bus is at work: the bus goes on behind what was
+settled, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import nats.js.errors
+import pytest
+from nats.js.api import ConsumerConfig
+from nats_server import NatsServer, NatsStage, with_client
+
+from flow_helpers import WAIT, wait_until
+from pipebus import Bus, Delivery, Message
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+def stage(server: NatsServer) -> Iterator[NatsStage]:
+    stage = NatsStage(server)
+    yield stage
+    stage.wipe()
+
+
+class Gated:
+    """A handler that stands still at some messages until it is let go; what it has handled, in order."""
+
+    def __init__(self, *stops: Any, every: bool = False) -> None:
+        self.begun: list[Any] = []
+        self.handled: list[Any] = []
+        self._stops, self._every = stops, every
+        self._gate = threading.Event()
+
+    def __call__(self, message: Message) -> None:
+        self.begun.append(message.body)
+        if self._every or message.body in self._stops:
+            assert self._gate.wait(2 * WAIT), "nobody let it go"
+        self.handled.append(message.body)
+
+    def stands_at(self, body: Any) -> None:
+        wait_until(lambda: body in self.begun, f"it has begun with {body}")
+
+    def let_go(self) -> None:
+        self._gate.set()
+
+
+def as_coroutine(gated: Gated) -> Callable[[Message], Any]:
+    async def handler(message: Message) -> None:
+        await asyncio.to_thread(gated, message)
+
+    return handler
+
+
+def on_server(stage: NatsStage, work: Callable[[Any], Any]) -> Any:
+    """What another program does with JetStream."""
+
+    async def run(client: Any) -> Any:
+        return await work(client.jetstream())
+
+    return with_client(stage.server, run)
+
+
+def delete_consumer(stage: NatsStage, name: str = "s") -> None:
+    on_server(stage, lambda jetstream: jetstream.delete_consumer(stage.stream, name))
+
+
+def replace_consumer(stage: NatsStage, **settings: Any) -> None:
+    """Delete it, and put another one in its place; again, if the bus was quicker."""
+
+    async def work(jetstream: Any) -> None:
+        while True:
+            await jetstream.delete_consumer(stage.stream, "s")
+            with suppress(nats.js.errors.ServerError, nats.js.errors.BadRequestError):
+                await jetstream.add_consumer(stage.stream, ConsumerConfig(durable_name="s", **settings))
+                return
+
+    on_server(stage, work)
+
+
+def left(stage: NatsStage, name: str = "s") -> tuple[int, int]:
+    """What the consumer has coming, and what is out."""
+    info = on_server(stage, lambda jetstream: jetstream.consumer_info(stage.stream, name))
+    return info.num_pending, info.num_ack_pending
+
+
+def all_settled(stage: NatsStage) -> None:
+    wait_until(lambda: left(stage) == (0, 0), "the server has all acknowledgements")
+
+
+def warned(caplog: pytest.LogCaptureFixture, event: str) -> bool:
+    return any(event in record.getMessage() for record in caplog.records)
+
+
+# --- NATS: a consumer ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("at", [0, 1, 60, 139])
+def test_a_deleted_consumer_goes_on_behind_what_was_settled(stage: NatsStage, colour: str, at: int) -> None:
+    """140 messages, and the consumer is deleted at one of them: each is handled once, in order, and the figures say so."""
+    gated = Gated(at)
+    bus = stage.open()
+    bus.subscribe("a", gated if colour == "sync" else as_coroutine(gated), name="s")
+    with bus:
+        for number in range(100):
+            bus.publish("a", number)
+        gated.stands_at(min(at, 99)) if at < 100 else wait_until(lambda: len(gated.handled) == 100, "100 are handled")
+        delete_consumer(stage)
+        for number in range(100, 140):
+            bus.publish("a", number)
+        gated.let_go()
+        wait_until(lambda: len(gated.handled) >= 140, "all are handled")
+        all_settled(stage)
+        bus.drain(WAIT)
+        stats = bus.subscriptions[0].stats()
+        assert (stats["acknowledged"], stats["pending"], stats["in_flight"], stats["accepted"]) == (140, 0, 0, 140)
+    assert gated.begun == list(range(140))
+
+
+def test_a_consumer_may_be_deleted_again_and_again(stage: NatsStage) -> None:
+    """Each time it goes on where it was."""
+    gated = Gated()
+    bus = stage.open()
+    bus.subscribe("a", gated, name="s")
+    with bus:
+        for turn in range(4):
+            delete_consumer(stage)
+            for number in range(20):
+                bus.publish("a", (turn, number))
+            wait_until(lambda turn=turn: len(gated.handled) >= 20 * (turn + 1), "all of this turn are handled")  # type: ignore[misc]
+        all_settled(stage)
+    assert gated.handled == [[turn, number] for turn in range(4) for number in range(20)]
+
+
+def test_what_waits_while_paused_is_not_lost(stage: NatsStage, caplog: pytest.LogCaptureFixture) -> None:
+    """A consumer that is deleted with all of its messages waiting has them all again, and a warning says that it was lost."""
+    gated = Gated()
+    bus = stage.open()
+    sub = bus.subscribe("a", gated, name="s")
+    with bus:
+        sub.pause()
+        for number in range(50):
+            bus.publish("a", number)
+        delete_consumer(stage)
+        wait_until(lambda: warned(caplog, "consumer.resumed"), "it is told")
+        assert warned(caplog, "consumer.lost")
+        sub.resume()
+        wait_until(lambda: len(gated.handled) >= 50, "all are handled")
+        all_settled(stage)
+    assert gated.begun == list(range(50))
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_what_is_at_work_is_not_run_twice(stage: NatsStage, workers: int) -> None:
+    """Handlers that run while their consumer is deleted end once, and what they say is said to the new one."""
+    gated = Gated(every=True)
+    bus = stage.open()
+    bus.subscribe("a", gated, name="s", workers=workers, run="thread")
+    with bus:
+        for number in range(12):
+            bus.publish("a", number)
+        wait_until(lambda: len(gated.begun) >= workers, "all workers are busy")
+        delete_consumer(stage)
+        gated.let_go()
+        wait_until(lambda: len(gated.handled) >= 12, "all are handled")
+        all_settled(stage)
+    assert Counter(gated.begun) == Counter(range(12))
+
+
+def test_what_was_given_back_comes_again(stage: NatsStage) -> None:
+    """What its handler has returned before the consumer is deleted is not lost, and its attempts are not forgotten."""
+    attempts: list[int] = []
+
+    def later(message: Message, delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        if delivery.attempt == 1:
+            delivery.retry(3600.0)
+
+    bus = stage.open()
+    bus.subscribe("a", later, name="s", attempts=3)
+    with bus:
+        bus.publish("a", 1)
+        wait_until(lambda: attempts == [1], "it was returned")
+        wait_until(lambda: left(stage) == (0, 1), "the server waits")
+        delete_consumer(stage)
+        wait_until(lambda: attempts == [1, 2], "it has come again")
+        all_settled(stage)
+
+
+def test_dead_letters_stay_dead(stage: NatsStage) -> None:
+    """What has died before its consumer was deleted is not handled again."""
+    seen: list[Any] = []
+
+    def fail_at_one(message: Message) -> None:
+        seen.append(message.body)
+        if message.body == 1:
+            raise ValueError("one")
+
+    bus = stage.open()
+    bus.subscribe("a", fail_at_one, name="s")
+    with bus:
+        for number in range(5):
+            bus.publish("a", number)
+        wait_until(lambda: len(seen) == 5, "all have come")
+        wait_until(lambda: len(bus.dead_letters) == 1, "one is dead")
+        delete_consumer(stage)
+        for number in range(5, 10):
+            bus.publish("a", number)
+        wait_until(lambda: len(seen) >= 10, "the others have come")
+        all_settled(stage)
+        assert len(bus.dead_letters) == 1
+    assert seen == list(range(10))
+
+
+def test_a_consumer_that_is_deleted_while_its_bus_is_stopped(stage: NatsStage) -> None:
+    """The same bus, started again, goes on where it was."""
+    gated = Gated()
+    bus = stage.open()
+    bus.subscribe("a", gated, name="s")
+    with bus:
+        bus.publish("a", 0)
+        wait_until(lambda: gated.handled == [0], "it is handled")
+    delete_consumer(stage)
+    with Bus(stage.url) as other:
+        for number in range(1, 10):
+            other.publish("a", number)
+    with bus:
+        wait_until(lambda: len(gated.handled) >= 10, "all are handled")
+        all_settled(stage)
+    assert gated.begun == list(range(10))
+
+
+def test_a_stop_right_after_the_deletion_loses_nothing(stage: NatsStage) -> None:
+    """Whoever is started next finds the consumer, behind what was settled."""
+    first = Gated()
+    bus = stage.open()
+    bus.subscribe("a", first, name="s")
+    with bus:
+        for number in range(10):
+            bus.publish("a", number)
+        wait_until(lambda: len(first.handled) == 10, "all are handled")
+        bus.subscriptions[0].pause()
+        delete_consumer(stage)
+        for number in range(10, 20):
+            bus.publish("a", number)
+        bus.stop(timeout=WAIT, drain=False)
+    second = Gated()
+    after = stage.open()
+    after.subscribe("a", second, name="s")
+    with after:
+        wait_until(lambda: len(set(first.handled + second.handled)) == 20, "all are handled")
+
+
+def test_two_programs_share_what_follows(stage: NatsStage) -> None:
+    """Of several programs with one subscription name, one makes the consumer again and all go on: nothing is lost."""
+    seen = [Gated(), Gated()]
+    buses = [stage.open(), stage.open()]
+    for bus, gated in zip(buses, seen, strict=True):
+        bus.subscribe("a", gated, name="s")
+        bus.start()
+    for number in range(300):
+        buses[0].publish("a", number)
+        if number in (100, 200):
+            delete_consumer(stage)
+    wait_until(lambda: len({*seen[0].handled, *seen[1].handled}) == 300, "all are handled")
+    all_settled(stage)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ack_policy": "explicit", "deliver_policy": "new"},
+        {"ack_policy": "explicit", "deliver_policy": "last", "ack_wait": 3},
+        {"ack_policy": "explicit", "deliver_policy": "all", "max_deliver": 1},
+        {"ack_policy": "explicit", "deliver_policy": "by_start_sequence", "opt_start_seq": 40},
+    ],
+    ids=["new", "last", "all", "by-sequence"],
+)
+def test_a_consumer_of_other_settings_in_its_place(stage: NatsStage, settings: dict[str, Any]) -> None:
+    """Somebody deletes it and makes one of the same name that would skip what waits: nothing is skipped."""
+    gated = Gated(10)
+    bus = stage.open()
+    bus.subscribe("a", gated, name="s")
+    with bus:
+        for number in range(50):
+            bus.publish("a", number)
+        gated.stands_at(10)
+        replace_consumer(stage, **settings)
+        for number in range(50, 60):
+            bus.publish("a", number)
+        gated.let_go()
+        wait_until(lambda: len(gated.handled) >= 60, "all are handled")
+        all_settled(stage)
+    assert gated.begun == list(range(60))
+
+
+def test_another_programs_consumer_in_its_place_is_told(stage: NatsStage, caplog: pytest.LogCaptureFixture) -> None:
+    """One that cannot be used says so in a warning; when it is gone, the bus goes on, and nothing is lost."""
+    gated = Gated()
+    bus = stage.open()
+    bus.subscribe("a", gated, name="s")
+    with bus:
+        bus.publish("a", 0)
+        wait_until(lambda: gated.handled == [0], "it is handled")
+        replace_consumer(stage, ack_policy="none", deliver_policy="new")
+        for number in range(1, 10):
+            bus.publish("a", number)
+        wait_until(lambda: warned(caplog, "another program's"), "it is told")
+        delete_consumer(stage)
+        wait_until(lambda: len(gated.handled) >= 10, "all are handled")
+        all_settled(stage)
+    assert gated.begun == list(range(10))
+
+
+# --- NATS: the stream ----------------------------------------------------------------------------------------------------
+
+
+def test_a_deleted_stream_is_made_again_and_told(stage: NatsStage, caplog: pytest.LogCaptureFixture) -> None:
+    """What was in it is gone, and a warning says so; what is published afterwards is handled, and settled once."""
+    gated = Gated(2)
+    bus = stage.open()
+    sub = bus.subscribe("a", gated, name="s")
+    with bus:
+        for number in range(3):
+            bus.publish("a", number)
+        gated.stands_at(2)
+        on_server(stage, lambda jetstream: jetstream.delete_stream(stage.stream))
+        wait_until(lambda: warned(caplog, "stream.lost"), "it is told")
+        for number in range(100, 110):
+            bus.publish("a", number)
+        gated.let_go()
+        wait_until(lambda: len(gated.handled) >= 13, "what is new is handled")
+        all_settled(stage)
+        bus.drain(WAIT)
+        stats = sub.stats()
+        ended = stats["acknowledged"] + stats["dead"] + sum(stats["dropped"].values())
+        assert stats["accepted"] == ended + stats["pending"] + stats["in_flight"] == 13
+    assert gated.handled == [0, 1, 2, *range(100, 110)]
+
+
+# --- SQLite: a row -------------------------------------------------------------------------------------------------------
+
+
+def sql(path: Path, statement: str) -> list[Any]:
+    with closing(sqlite3.connect(path, timeout=WAIT)) as connection, connection:
+        return connection.execute(statement).fetchall()
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["behind-their-back", "known"])
+@pytest.mark.parametrize("at", [0, 60])
+def test_a_deleted_row_goes_on_behind_what_was_settled(tmp_path: Path, at: int, known: bool) -> None:
+    """The row of a subscription is deleted while it is served: each message is handled once, and the figures add up."""
+    path = tmp_path / "bus.db"
+    gated = Gated(at)
+    bus = Bus(f"sqlite:///{path}")
+    sub = bus.subscribe("a", gated, name="s")
+    with bus, Bus(f"sqlite:///{path}") as other:
+        for number in range(100):
+            bus.publish("a", number)
+        gated.stands_at(at)
+        with closing(sqlite3.connect(path, timeout=WAIT)) as connection, connection:
+            connection.execute("DELETE FROM subscription WHERE name = 's'")
+            if known:
+                connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'subscriptions'")
+        for number in range(100, 140):
+            other.publish("a", number)
+        gated.let_go()
+        wait_until(lambda: len(gated.handled) >= 140, "all are handled")
+        bus.drain(WAIT)
+        stats = sub.stats()
+        ended = stats["acknowledged"] + stats["dead"] + sum(stats["dropped"].values())
+        assert stats["accepted"] == ended + stats["pending"] + stats["in_flight"]
+        assert (stats["pending"], stats["in_flight"], stats["dead"]) == (0, 0, 0)
+    assert gated.begun == list(range(140))
+
+
+def test_a_row_that_is_deleted_while_paused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """All that waits is there when the subscription goes on, and a warning tells of it."""
+    path = tmp_path / "bus.db"
+    gated = Gated()
+    bus = Bus(f"sqlite:///{path}")
+    sub = bus.subscribe("a", gated, name="s")
+    with bus:
+        sub.pause()
+        for number in range(30):
+            bus.publish("a", number)
+        sql(path, "DELETE FROM subscription")
+        wait_until(lambda: warned(caplog, "subscription.made_again"), "it is told")
+        sub.resume()
+        wait_until(lambda: len(gated.handled) >= 30, "all are handled")
+    assert gated.begun == list(range(30))
