@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from nats_server import NatsServer
+from nats_server import NatsServer, with_client
 
 from flow_helpers import WAIT, Ear, Hold, running, wait_until
 from pipebus import Actor, Bus, Message, Receipt, Ref, RequestFailed, RequestTimeout, Transform, transform
@@ -325,6 +325,25 @@ def test_the_second_of_two_answers_is_counted(place: Place) -> None:
         assert bus.request("ask", timeout=WAIT).body in (1, 2)
         bus.drain(WAIT)
         wait_until(lambda: bus.stats()["unrouted"] == 1, "what finds nobody is counted")
+
+
+@pytest.mark.parametrize("place", ["nats"], indirect=True)
+@pytest.mark.parametrize("address", ["_INBOX..x", "_INBOX.>", "_INBOX.x."])
+def test_a_malformed_address_of_another_program_harms_nobody(place: Place, address: str, server: NatsServer) -> None:
+    """A message of another program whose reply subject is no subject is handled like one without."""
+    got: list[Any] = []
+    with running(Bus(place.url)) as bus:
+        sub = bus.subscribe("ask", lambda message: got.append(message.body) or "answer")
+        prefix = place.url.rpartition("prefix=")[2]
+        with_client(server, lambda client: _published_raw(client, f"{prefix}.ask", address))
+        wait_until(lambda: got == [1], "it is handled")
+        bus.drain(WAIT)
+        assert (sub.stats()["acknowledged"], sub.stats()["dead"]) == (1, 0)
+
+
+async def _published_raw(client: Any, subject: str, reply: str) -> None:
+    await client._send_publish(subject, reply, b"1", 1, {"content-type": "application/json"})
+    await client.flush()
 
 
 # --- addresses that are objects ----------------------------------------------------------------------------------------

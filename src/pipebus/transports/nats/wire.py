@@ -23,8 +23,9 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from pipebus.errors import PipebusError
+from pipebus.errors import PipebusError, SubjectError
 from pipebus.message import RESERVED_PREFIXES, Headers, Message, check_headers
+from pipebus.subject import check_subject
 from pipebus.transports.nats.subjects import INBOX, REPLY
 
 CLOUDEVENT: Final = "application/cloudevents+json"
@@ -228,10 +229,20 @@ def _foreign(
         body,
         headers=_fitting({name: value for name, value in headers.items() if name.lower() != ORIGIN.lower()}),
         correlation_id=names.get(CORRELATION) or names.get("correlation-id") or None,
-        reply_to=REPLY + reply if reply.startswith(INBOX) else None,
+        reply_to=_address(reply),
         id=id,
         time=time,
     )
+
+
+def _address(reply: str) -> str | None:
+    """Where the program waits for an answer; one that is no subject is nowhere, and the message is handled all the same."""
+    if not reply.startswith(INBOX):
+        return None
+    with suppress(SubjectError):
+        check_subject(reply)
+        return REPLY + reply
+    return None
 
 
 def _body(data: bytes, kind: str) -> Any:
