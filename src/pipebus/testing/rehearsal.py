@@ -77,4 +77,4 @@ class Thrown:
             )
         path = declared.options.path
         there = self._files.setdefault(path, os.path.join(self._folder, f"{len(self._files)}.db"))
-        return SqliteTransport(dataclasses.replace(declared.options, path=there))
+        return SqliteTransport(dataclasses.replace(declared.options, path=there, named=there))
