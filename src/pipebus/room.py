@@ -33,14 +33,14 @@ async def room(mailboxes: Iterable[Mailbox]) -> Vain:
     """Wait, on the caller's loop, until every mailbox that blocks has room; those that had none in time."""
     loop = asyncio.get_running_loop()
     lines: list[tuple[Mailbox, Waiter, asyncio.Event]] = []
-    for mailbox in mailboxes:
-        if mailbox.rules.overflow == "block":
-            arrived = asyncio.Event()
-            waiter = mailbox.line_up(None, functools.partial(loop.call_soon_threadsafe, arrived.set))
-            if isinstance(waiter, Waiter):
-                lines.append((mailbox, waiter, arrived))
     started = loop.time()
     try:
+        for mailbox in mailboxes:
+            if mailbox.rules.overflow == "block":
+                arrived = asyncio.Event()
+                waiter = mailbox.line_up(None, functools.partial(loop.call_soon_threadsafe, arrived.set))
+                if isinstance(waiter, Waiter):
+                    lines.append((mailbox, waiter, arrived))
         for mailbox, _, arrived in lines:
             if mailbox.rules.mine(mailbox):  # a handler would wait for itself
                 continue
@@ -56,15 +56,15 @@ async def room(mailboxes: Iterable[Mailbox]) -> Vain:
 def room_for_thread(mailboxes: Iterable[Mailbox], clock: Clock, blocking: Callable[[], AbstractContextManager[Any]]) -> Vain:
     """The same for a thread that waits for a chain on the bus's loop."""
     lines: list[tuple[Mailbox, Waiter, threading.Lock]] = []
-    for mailbox in mailboxes:
-        if mailbox.rules.overflow == "block":
-            gate = threading.Lock()
-            gate.acquire()
-            waiter = mailbox.line_up(None, gate.release)
-            if isinstance(waiter, Waiter):
-                lines.append((mailbox, waiter, gate))
     started = clock.monotonic()
     try:
+        for mailbox in mailboxes:
+            if mailbox.rules.overflow == "block":
+                gate = threading.Lock()
+                gate.acquire()
+                waiter = mailbox.line_up(None, gate.release)
+                if isinstance(waiter, Waiter):
+                    lines.append((mailbox, waiter, gate))
         with blocking():
             for mailbox, _, gate in lines:
                 if not mailbox.rules.mine(mailbox):  # a handler would wait for itself

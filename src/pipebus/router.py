@@ -435,10 +435,10 @@ Late = tuple[Mailbox, Any, Any]
 
 def stragglers(mailboxes: tuple[Mailbox, ...], late: list[Late]) -> Receipt:
     """Wait for the full mailboxes, all against one start; then one error for those that refused."""
+    accepted = {id(mailbox) for mailbox in mailboxes} - {id(mailbox) for mailbox, _, _ in late}
     refused: list[str] = []
     hint = ""
     closed: BusClosed | None = None
-    gone = 0
     started = late[0][0].rules.clock.monotonic()
     for mailbox, item, found in late:
         try:
@@ -446,18 +446,20 @@ def stragglers(mailboxes: tuple[Mailbox, ...], late: list[Late]) -> Receipt:
                 found = mailbox.wait_for_room(item, started + mailbox.rules.timeout)
             elif isinstance(found, Exception):
                 raise found
-            gone += found is NOBODY
         except MailboxFull as error:
             refused.append(mailbox.owner.name)
             hint = hint or error.hint
         except BusClosed as error:
             closed = error
-    if refused:
-        raise MailboxFull([m.owner.name for m in mailboxes if m.owner.name not in refused], refused, hint)
+        else:
+            if found is not NOBODY:  # its subscription has gone: it neither took nor refused the message
+                accepted.add(id(mailbox))
+    names = [mailbox.owner.name for mailbox in mailboxes if id(mailbox) in accepted]
     if closed is not None:
-        reached = len(mailboxes) - len(late)
-        if reached:
-            closed = BusClosed(f"{closed}; {reached} of {len(mailboxes)} mailboxes had taken it before")
-            closed.__dict__["accepted"] = reached
+        if names:
+            closed = BusClosed(f"{closed}; {len(names)} of {len(mailboxes)} mailboxes had taken it before")
+            closed.__dict__["accepted"] = tuple(names)
         raise closed
-    return Receipt(len(mailboxes) - gone)
+    if refused:
+        raise MailboxFull(names, refused, hint)
+    return Receipt(len(names))
