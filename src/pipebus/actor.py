@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pipebus import links
@@ -24,7 +23,7 @@ from pipebus.errors import BusClosed, LifecycleError, PipelineError
 from pipebus.foreign import is_a, shown
 from pipebus.loops import LoopWorker, in_context
 from pipebus.mailbox import Mailbox
-from pipebus.mailbox_asked import Answer, AskedMailbox, Question, is_question
+from pipebus.mailbox_asked import Answer, AskedMailbox, Question, Waiting, is_question
 from pipebus.message import Message
 from pipebus.pipeline import Build, Place, SelfLinking, is_async
 from pipebus.runners import Here, carried, current_mailbox
@@ -110,12 +109,15 @@ class Actor(Address, SelfLinking):
     def link_into(self, step: links.Mark, next_: links.Next, build: Build) -> links.Next:
         """This actor as a link of a chain."""
 
+        arriving = build.side == "delivery"
+
         def ask(message: Message[Any]) -> Any:
-            question = self._question(message)
+            question = self._question(message, arriving)
             if question is None:
                 return message
             waiter = Gates(question)
-            with self._asking():
+            with self._asking() as circle:
+                _refuse(circle)
                 self._mailbox().ask(question)
                 try:
                     return _value(waiter.wait(build.services, self.filter_timeout, lambda: self._late(message)))
@@ -123,11 +125,12 @@ class Actor(Address, SelfLinking):
                     question.give(None)  # interrupted: nobody waits for it any more
 
         async def aask(message: Message[Any]) -> Any:
-            question = self._question(message)
+            question = self._question(message, arriving)
             if question is None:
                 return message
             waiter = Loop(question)
-            with self._asking():
+            with self._asking() as circle:
+                _refuse(circle)
                 self._mailbox().ask(question)
                 try:
                     return _value(await waiter.wait(self.filter_timeout, lambda: self._late(message)))
@@ -142,22 +145,34 @@ class Actor(Address, SelfLinking):
         self.subscription  # noqa: B018  (says so, if it is not spawned)
         return self._home.line  # type: ignore[union-attr]
 
-    def _question(self, message: Message[Any]) -> Question | None:
-        """None: it is never asked about mail addressed to it, nor about what it publishes itself."""
-        mailbox = self._mailbox()
-        subject = message.subject
-        if subject is self or (isinstance(subject, str) and subject == self.name) or current_mailbox() is mailbox:
+    def _question(self, message: Message[Any], arriving: bool) -> Question | None:
+        """
+        None: it is never asked about mail addressed to it, nor about what it publishes itself. It could not answer: the
+        reply to its own request is what it is waiting for, and so is the handler that its request arrives at.
+        """
+        home: Any = self.subscription
+        subject, mailbox, replies = message.subject, home.mailbox, home.plan.hub.replies
+        if subject is self or (home.named and subject == home.name) or current_mailbox() is mailbox:
+            return None
+        if replies.asker(subject) is mailbox or (arriving and replies.asker(message.reply_to) is mailbox):
             return None
         return Question(message, contextvars.copy_context())
 
-    def _asking(self) -> AbstractContextManager[None]:
-        """Entered while it is asked: filter actors may not wait for each other."""
-        asker = current_mailbox()
-        return asker.waiting_for(self._mailbox()) if isinstance(asker, AskedMailbox) else nullcontext()
+    def _asking(self) -> Waiting:
+        """Entered while it is asked: nobody may wait for it whom it is waiting for."""
+        return Waiting(current_mailbox(), (self._mailbox(),))
 
     def _late(self, message: Message[Any]) -> Answer:
         text = f"filter actor {self.subscription.name} gave no answer about {message.subject} in {self.filter_timeout:g} s"
         return Answer(error=TimeoutError(f"{text}; the message is refused"))
+
+
+def _refuse(circle: list[str] | None) -> None:
+    if circle is not None:
+        raise PipelineError(
+            f"filter actors and handlers would wait for each other ({' -> '.join(circle)}); publish after the answer, or take "
+            "one of them out"
+        )
 
 
 def _value(answer: Answer) -> Any:

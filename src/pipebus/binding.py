@@ -7,6 +7,7 @@ annotated parameter: the body, validated into its type. A body that the type ref
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import inspect
 import sys
@@ -14,15 +15,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
-from pipebus import validation
-from pipebus.errors import SubscriptionError
-from pipebus.foreign import shown
-from pipebus.message import Message
-from pipebus.pipeline import Place, is_async
+from pipebus import links, validation
+from pipebus.errors import PipebusError, SubscriptionError
+from pipebus.foreign import plain_text, shown
+from pipebus.message import Dropped, Handled, Message, Receipt
+from pipebus.pipeline import Place, is_async, yields
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
 
 Getter = Callable[[Message[Any]], Any]
+
+VALUES: Final = frozenset({type(None), bool, int, float, str, bytes, dict, list, tuple})
+"""What most handlers return: nothing is to be looked for in it."""
+
+_MISTAKEN: Final[tuple[tuple[tuple[type, ...], str], ...]] = (
+    ((Message,), "return its body, or publish the message: bus.send(message)"),
+    ((Receipt,), "end with a statement of its own, such as `bus.publish(…)`, and return nothing"),
+    ((Dropped,), "drop it in a filter, or refuse it: delivery.reject(reason), or raise Rejected"),
+    ((Handled,), "return the value itself"),
+    ((links.Pause, links.Call), "yield it in an Around"),
+    ((PipebusError,), "raise it"),
+)
+"""What is meant to be done with something instead of returning it."""
 
 
 @dataclass(eq=False, slots=True)
@@ -77,6 +91,7 @@ def bind(handler: Callable[..., Any], known: dict[Any, Getter], place: Place, na
     title = name or handler_name(handler)
     if isinstance(handler, type) or not callable(handler):
         raise SubscriptionError(f"handler {shown(handler)} (at {place}) is no function; give a function or a callable object")
+    check_runs(handler, title, place)
     form = _form(handler, title, known, place)
     asynchronous = is_async(handler)
     getters: list[tuple[Getter, str]] = []
@@ -92,11 +107,56 @@ def bind(handler: Callable[..., Any], known: dict[Any, Getter], place: Place, na
     return Bound(handler, handler_name(handler), asynchronous, _caller(handler, getters), wants_delivery, getters)
 
 
+def check_runs(handler: Any, title: str, place: Place) -> None:
+    """
+    Raises:
+        SubscriptionError: calling it runs nothing of it.
+    """
+    if yields(handler):
+        raise SubscriptionError(
+            f"handler {title} (at {place}) is a generator function, of which nothing would run; take `yield` out: return one "
+            "value, and publish what there is besides"
+        )
+
+
+def misreturned(name: str, value: Any, taken: bool) -> SubscriptionError | None:
+    """
+    The error of a handler of that name, if what it has returned is nothing to publish or to reply with.
+
+    Args:
+        taken: The value would be published, or be a reply. If not, the outcome of a publish may be returned, as by
+            `lambda message: bus.publish("next", message.body)`.
+    """
+    kind: type = type(value)
+    if kind in VALUES:
+        return None
+    if not taken and (kind is Receipt or (kind is Dropped and value.by is not None)):
+        return None
+    what = links.unfinished(value)
+    if what is not None:
+        remedy = (
+            'make it `async def`, or say run="loop" and let no plain sync filter stand around it'
+            if "awaitable" in what
+            else "take `yield` out: return one value, and publish what there is besides"
+        )
+        return SubscriptionError(f"handler {name} returned {what}, which nobody runs; {remedy}")
+    if issubclass(kind, type):
+        kind = value
+    if issubclass(kind, concurrent.futures.Future):
+        return SubscriptionError(f"handler {name} returned a Future, for which nobody waits; return its result()")
+    for kinds, remedy in _MISTAKEN:
+        if issubclass(kind, kinds):
+            return SubscriptionError(f"handler {name} returned {kind.__name__}, which is not a value to publish; {remedy}")
+    return None
+
+
 def handler_name(handler: Any) -> str:
     while isinstance(handler, functools.partial):
         handler = handler.func
-    name = getattr(handler, "__name__", None) or type(handler).__name__
-    return "handler" if name == "<lambda>" else str(name)
+    name = plain_text(getattr(handler, "__name__", None))
+    if not isinstance(name, str) or not name:
+        name = type(handler).__name__
+    return "handler" if name == "<lambda>" else name
 
 
 def _identity(message: Message[Any]) -> Message[Any]:

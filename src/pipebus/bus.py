@@ -30,16 +30,27 @@ from pipebus.errors import (
     SubscriptionError,
     UnsupportedCapability,
 )
-from pipebus.foreign import class_name, said, shown
+from pipebus.foreign import class_name, plain_text, said, shown, spared
 from pipebus.handlers import Handlers
 from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
 from pipebus.lifecycle import Lifecycle, State, StopReport
 from pipebus.loops import LoopRunner, LoopThread
-from pipebus.mailbox import LoopGate, Mailbox, Overflow, Traffic
+from pipebus.mailbox import ONE, LoopGate, Mailbox, Overflow, Traffic
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.mailbox_solo import one_worker_kind
-from pipebus.message import NO_HEADERS, Dropped, IdRange, Message, Receipt, check_fields, check_headers, make_message
+from pipebus.message import (
+    NO_HEADERS,
+    Dropped,
+    IdRange,
+    Message,
+    Receipt,
+    check_fields,
+    check_headers,
+    check_message,
+    make_message,
+    plain_number,
+)
 from pipebus.pipeline import Side, nodes
 from pipebus.planning import Planner, check_delivery
 from pipebus.replies import Replies
@@ -52,7 +63,7 @@ from pipebus.settings import is_duration
 from pipebus.signatures import Addresses, Envelope, Options, Question, Register, Where
 from pipebus.spawning import Spawner
 from pipebus.subject import Address, Subject, check_subject
-from pipebus.subscription import Delivery, Plan, Subscription
+from pipebus.subscription import LISTENER, Delivery, Plan, Subscription
 from pipebus.transports.opening import open_transport
 from pipebus.waiting import Gates, Loop, in_thread, on_executor
 
@@ -116,7 +127,8 @@ class Bus:
         clock: Clock | None = None,
         name: str = "pipebus",
     ) -> None:
-        self.require = dict(require or {})
+        url, name = plain_text(url), plain_text(name)
+        self.require = {plain_text(what): plain_text(promise) for what, promise in (require or {}).items()}
         self.name = name
         self.clock: Clock = clock or SYSTEM
         self.transport = open_transport(url) if isinstance(url, str) else url
@@ -190,6 +202,8 @@ class Bus:
             Rejected: a filter refused it. MailboxFull: no room. BusNotStarted, BusClosed. SubjectError, HeaderError,
             MessageError: bad input. And whatever a filter raises, as the same object.
         """
+        if type(subject) is not str:
+            subject = plain_text(subject)
         if options:
             unknown = options.keys() - set(OPTIONS)
             if unknown:
@@ -210,7 +224,7 @@ class Bus:
         except BaseException as error:
             self.ledger.refused(message, error)
             raise
-        if outcome.__class__ is not Receipt:
+        if outcome is not ONE and type(outcome) is not Receipt:
             self.ledger.dropped(message, outcome)
         return outcome  # type: ignore[no-any-return]
 
@@ -233,6 +247,8 @@ class Bus:
     ) -> Message[Any]:  # fmt: skip
         """A message of checked parts; it counts as published once they are."""
         checked = NO_HEADERS if headers is None else check_headers(headers)
+        key, reply_to, correlation_id, id = plain_text(key), plain_text(reply_to), plain_text(correlation_id), plain_text(id)
+        ttl = plain_number(ttl)
         check_fields(key, ttl, reply_to, correlation_id, id)
         if id is None:
             number: Any = self._next_id()
@@ -253,7 +269,8 @@ class Bus:
 
     def send(self, message: Message[Any]) -> Receipt | Dropped:
         """`publish` for a message that exists already; its id is kept."""
-        run = self._find(_checked(message).subject)
+        message = _checked(message)
+        run = self._find(message.subject)
         next(self._sent)
         return self._pass(run, message)
 
@@ -283,13 +300,15 @@ class Bus:
         worker thread with a copy of the context.
         """
         late = _seconds(delay, "delay") if delay else 0.0
+        subject = plain_text(subject)
         route = self.route(subject)
         message = self._compose(subject, body, headers, key, id, ttl, reply_to, correlation_id)
         return await self._apublish(route, message, late)
 
     async def asend(self, message: Message[Any]) -> Receipt | Dropped:
         """`send` for coroutines."""
-        route = self.route(_checked(message).subject)
+        message = _checked(message)
+        route = self.route(message.subject)
         next(self._sent)
         return await self._apublish(route, message, 0.0)
 
@@ -317,14 +336,12 @@ class Bus:
                 "request waits for its reply and would stop the running event loop; use `await bus.arequest(…)`"
             )
         timeout = _seconds(timeout, "timeout")
+        subject = plain_text(subject)
         run = self._find(subject)
-        address, answer, waiter = self.replies.prepare(subject, Gates)
-        try:
-            message = self._question(subject, body, address, **options)
-            self.replies.published(message, answer, self._pass(run, message))
-            return self.replies.result(waiter.wait(self.services, timeout, lambda: self.replies.late(message, timeout)))
-        finally:
-            self.replies.open.pop(address, None)
+        with self.replies.asking(subject, Gates) as asking:
+            message = self._question(subject, body, asking.address, **options)
+            self.replies.published(message, asking.answer, self._pass(run, message))
+            return self.replies.result(asking.waiter.wait(self.services, timeout, lambda: self.replies.late(message, timeout)))
 
     @overload
     async def arequest(self, subject: Subject[T], body: T, **question: Unpack[Question]) -> Message[Any]: ...
@@ -333,14 +350,12 @@ class Bus:
     async def arequest(self, subject: Any, body: Any = None, *, timeout: float = 5.0, **options: Any) -> Message[Any]:
         """`request` for coroutines."""
         timeout = _seconds(timeout, "timeout")
+        subject = plain_text(subject)
         route = self.route(subject)
-        address, answer, waiter = self.replies.prepare(subject, Loop)
-        try:
-            message = self._question(subject, body, address, **options)
-            self.replies.published(message, answer, await self._apublish(route, message, 0.0))
-            return self.replies.result(await waiter.wait(timeout, lambda: self.replies.late(message, timeout)))
-        finally:
-            self.replies.open.pop(address, None)
+        with self.replies.asking(subject, Loop) as asking:
+            message = self._question(subject, body, asking.address, **options)
+            self.replies.published(message, asking.answer, await self._apublish(route, message, 0.0))
+            return self.replies.result(await asking.waiter.wait(timeout, lambda: self.replies.late(message, timeout)))
 
     def _question(
         self, subject: Any, body: Any, reply_to: Any, *, headers: Mapping[str, str] | None = None, key: str | None = None,
@@ -570,14 +585,29 @@ class Bus:
                     check_delivery(subscription, chain)
                 self._spawner.filters(added)
                 self.delivery_nodes = chain
-        return filters[0] if len(filters) == 1 else None
+        if filters:
+            return filters[0] if len(filters) == 1 else None
+
+        def misplaced(filter: Any) -> Any:
+            option = "" if at == "publish" else f', at="{at}"'
+            raise PipelineError(
+                f"use is given no filter; write @bus.use without parentheses, or bus.use({pipeline.name_of(filter)}{option})"
+            )
+
+        return misplaced
 
     @overload
     def on(self, subject: Subject[T], **options: Unpack[Options]) -> Register[T]: ...  # type: ignore[overload-overlap]
     @overload
     def on(self, subject: Addresses, **options: Unpack[Options]) -> Callable[[H], H]: ...
     def on(self, subject: Any, **options: Any) -> Any:
-        """`subscribe` as a decorator, with its options; the function stays what it is."""
+        """
+        `subscribe` as a decorator, with its options; the function stays what it is.
+
+        Raises:
+            SubjectError: a bad pattern, or no subject at all.
+        """
+        self._planner.subjects(subject, "on")
 
         def register(handler: H) -> H:
             self.subscribe(subject, handler, **options)
@@ -662,7 +692,7 @@ class Bus:
     ) -> Subscription:
         """`subscribe`, for what was written down elsewhere."""
         options = {**DEFAULTS, **options}
-        name, filters = options.pop("name"), options.pop("filters")
+        name, filters = plain_text(options.pop("name")), options.pop("filters")
         subjects = self._planner.subjects(subject)
         plan = self._planner.plan(handler, place, name, filters, **options)
         kind = one_worker_kind() if plan.rules.workers == 1 and not plan.rules.pull else SharedMailbox
@@ -673,6 +703,11 @@ class Bus:
         self.lifecycle.check_process()
         if name == PUBLISH:
             raise SubscriptionError(f'name="{name}" (at {place}): that is what the publish chain is called; choose another')
+        if isinstance(name, str) and name.startswith(LISTENER) and name != self.replies.listener:
+            raise SubscriptionError(
+                f'name="{name}" (at {place}): names that start with "{LISTENER}" belong to the bus, which keeps nothing for '
+                "them; choose another"
+            )
         if name is not None and (not isinstance(name, str) or not name or not name.isprintable()):
             raise SubscriptionError(f"name={shown(name)} (at {place}): a name is a printable string that is not empty")
         with self.lifecycle.lock:
@@ -737,7 +772,7 @@ class Bus:
     ) -> Schedule: ...
     @overload
     def every(self, interval: float | str, subject: Where, body: Any = None, **envelope: Unpack[Envelope]) -> Schedule: ...
-    def every(self, interval: float | str, subject: Any, body: Any = None, **envelope: Unpack[Envelope]) -> Schedule:
+    def every(self, interval: float | str, subject: Any = None, body: Any = None, **envelope: Unpack[Envelope]) -> Schedule:
         """
         Publish a message every `interval` seconds while the bus is started: the first after one interval. What was missed is
         not caught up, and no tick begins before the last one has been published.
@@ -759,15 +794,23 @@ class Bus:
     ) -> Schedule:
         """`every`, for what was written down elsewhere."""
         self.lifecycle.check_process()
+        for given in (interval, subject):
+            if callable(given) and not isinstance(given, Address):
+                raise PipelineError(
+                    f"every is given the function {pipeline.name_of(given)}, but it publishes a message; subscribe it: "
+                    '@bus.on("headlines.fetch"), and bus.every(60.0, "headlines.fetch")'
+                )
         seconds = settings.seconds(interval, "every", above=0.0)
         unknown = envelope.keys() - set(OPTIONS)
         if unknown:
             raise TypeError(f"every() got an unexpected keyword argument {shown(min(unknown))}; there are {', '.join(OPTIONS)}")
+        subject = plain_text(subject)
         if envelope.get("id") is not None:
             raise MessageError(f"every: id={shown(envelope['id'])}, but each message has an id of its own; leave it out")
         self._check_delay(_seconds(envelope.get("delay", 0.0), "delay"))
         self.check_address(subject)
-        check_headers(envelope.get("headers") or {})
+        if envelope.get("headers"):
+            envelope["headers"] = check_headers(envelope["headers"])
         check_fields(envelope.get("key"), envelope.get("ttl"), envelope.get("reply_to"), envelope.get("correlation_id"))
         rules = self._planner.rules(size=1, overflow="drop_newest", schedule=self.pool.submit)
         kind = one_worker_kind()
@@ -801,6 +844,15 @@ class Bus:
         """
         if not callable(observer):
             raise PipelineError(f"observe takes a callable of one event, found {type(observer).__name__}")
+        try:
+            runs = pipeline.is_plain(observer)
+        except BaseException as error:  # an object that cannot be looked at; its errors are caught when it is called
+            spared(error)
+            runs = True
+        if not runs:
+            raise PipelineError(
+                f"observer {pipeline.name_of(observer)} is async or a generator, and would not run; make it a plain `def`"
+            )
         self.ledger.observe(observer)
         self.router.forget_all()
         return observer
@@ -1126,7 +1178,7 @@ class Bus:
     def listeners(self, subject: Any) -> list[Subscription]:
         """Whose patterns match."""
         with self.router.lock:
-            return self.router.listeners(subject)
+            return self.router.listeners(plain_text(subject))
 
     def __repr__(self) -> str:
         return f"<Bus {self.name} on {self.url}: {self.state}>"
@@ -1162,7 +1214,7 @@ def _whole(value: Any, name: str, least: int) -> int:
 def _checked(message: Message[Any]) -> Message[Any]:
     if message.__class__ is not Message:
         raise MessageError(f"send takes a Message, found {type(message).__name__}; publish(subject, body) makes one")
-    return message
+    return check_message(message)
 
 
 def _seconds(value: Any, name: str) -> float:

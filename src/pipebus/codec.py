@@ -28,8 +28,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from pipebus.errors import CodecError, PipebusError, UnsupportedCapability
-from pipebus.foreign import shown
-from pipebus.message import ERROR_HEADER, NO_HEADERS, Headers, Message, check_headers
+from pipebus.foreign import plain_text, shown
+from pipebus.message import ERROR_HEADER, NO_HEADERS, Headers, Message, check_headers, frozen_headers
 from pipebus.subject import check_subject
 
 VERSION: Final = 1
@@ -71,7 +71,7 @@ class JsonCodec:
             "specversion": "1.0",
             "id": message.id,
             "source": self.source,
-            "type": str(message.subject),
+            "type": plain_text(message.subject),
             "time": _moment(message.time),
             "pipebusversion": VERSION,
         }
@@ -174,7 +174,8 @@ def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
         raise CodecError(f'"pipebusheaders" is an object, found {shown(headers)}')
     own = headers.get(ERROR_HEADER)
     if own is not None:
-        headers = Headers({**check_headers({k: v for k, v in headers.items() if k != ERROR_HEADER}), ERROR_HEADER: str(own)})
+        others = check_headers({name: text for name, text in headers.items() if name != ERROR_HEADER})
+        headers = frozen_headers({**others, ERROR_HEADER: str(own)})
     moment = datetime.fromisoformat(wire["time"])
     if moment.tzinfo is None:
         raise CodecError(f'"time" {shown(wire["time"])} has no offset; RFC 3339 wants one')

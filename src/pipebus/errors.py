@@ -36,7 +36,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pipebus.foreign import is_a, said, shown, text_of
+from pipebus.foreign import is_a, plain_text, said, shown, text_of
 
 
 class PipebusError(Exception):
@@ -144,9 +144,9 @@ class Rejected(PipebusError):
     """
 
     def __init__(self, by: str | None = None, errors: Sequence[str] | str = ()) -> None:
-        self.by = by
-        self.errors: tuple[str, ...] = (errors,) if isinstance(errors, str) else tuple(errors)
-        super().__init__(by, self.errors)
+        self.by: str | None = plain_text(by)
+        self.errors: tuple[str, ...] = tuple(map(plain_text, (errors,) if isinstance(errors, str) else errors))
+        super().__init__(self.by, self.errors)
 
     def __str__(self) -> str:
         return f"rejected by {self.by or 'a filter'}: {'; '.join(self.errors) or 'no reason given'}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from pipebus.expressions import Expression
-from pipebus.foreign import said, shown, spared
+from pipebus.foreign import plain_text, said, shown, spared
 from pipebus.message import Message
 from pipebus.pipeline import Branch, Node, Pipeline, Place, Step, When, met
 from pipebus.subject import Pattern, check_subject
@@ -144,7 +144,7 @@ def value_text(value: Any) -> Any:
 
 def _value_text(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
-        return value
+        return plain_text(value)
     if isinstance(value, Expression):
         return {"expr": value.text}
     if isinstance(value, Mapping):
@@ -174,6 +174,7 @@ def place_text(place: Place) -> str:
 def explain(bus: Described, about: Any) -> str:
     message = about if isinstance(about, Message) else None
     subject = message.subject if message is not None else about
+    subject = plain_text(subject)
     if isinstance(subject, str):
         check_subject(subject)
     lines: list[tuple[int, str, str, str]] = []

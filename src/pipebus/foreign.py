@@ -40,6 +40,16 @@ def printable(text: str) -> str:
     return plain if plain.isascii() else plain.encode("utf-8", "backslashreplace").decode()
 
 
+def plain_text(value: Any) -> Any:
+    """
+    A string of a subclass (a member of an Enum, a `Subject`) as the plain text that it holds; anything else as it is.
+
+    Not `str(value)`, which asks the subclass: a member of `class Topic(str, Enum)` answers with its name. And all that is
+    made plain where it comes in can be compared, hashed, split and written without a thought of what a subclass makes of it.
+    """
+    return str.__str__(value) if type(value) is not str and issubclass(type(value), str) else value
+
+
 def spared(error: BaseException) -> None:
     """In an `except BaseException`: let a person's Ctrl-C through, swallow what a foreign method raised."""
     if is_a(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
@@ -58,7 +68,7 @@ def shown(thing: object) -> str:
 def said(thing: object) -> str:
     """`str`, or what `shown` makes of it where that fails."""
     try:
-        return printable(str(thing))
+        return printable(thing if isinstance(thing, str) else str(thing))
     except BaseException as error:
         spared(error)
         return shown(thing)

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from pipebus import pipeline
+from pipebus.binding import check_runs, handler_name
 from pipebus.errors import SubscriptionError
 from pipebus.foreign import shown
 from pipebus.pipeline import Place
 from pipebus.signatures import Addresses, Options, Register
-from pipebus.subject import Subject, check_pattern
+from pipebus.subject import Address, Subject, check_pattern, no_address
 
 if TYPE_CHECKING:
     from pipebus.bus import Bus
@@ -55,8 +56,11 @@ class Handlers:
         for one in subject if isinstance(subject, (list, tuple, set)) else (subject,):
             if isinstance(one, str):
                 check_pattern(one)
+            elif not isinstance(one, Address):
+                raise no_address(one, "on")
 
         def register(handler: H) -> H:
+            check_runs(handler, handler_name(handler), place)
             if self._included:
                 raise SubscriptionError(
                     f"{getattr(handler, '__name__', handler)} (at {place}) comes too late: a bus has included these handlers, "

@@ -19,15 +19,15 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Generator
-from types import TracebackType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from pipebus.clock import Gate
 from pipebus.errors import ContractError, PipebusError, SubjectChanged
-from pipebus.foreign import attributes, causes_of, is_a, set_traceback, shown, traceback_of
-from pipebus.message import Dropped, Message, Outcome
+from pipebus.foreign import attributes, causes_of, class_name, is_a, set_traceback, shown, traceback_of
+from pipebus.message import Dropped, Message, Outcome, check_message
 from pipebus.settings import is_duration
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
@@ -100,6 +100,28 @@ def handed_on(found: object) -> ContractError:
     return ContractError(f"handed on {shown(found)}, which is no Message; pass a Message to call_next (or yield or return one)")
 
 
+def checked(message: Message[Any]) -> Message[Any]:
+    """
+    What a filter has handed on, where it leaves the chain; its strings are plain text then.
+
+    Raises:
+        ContractError: a field that no message can have, from a filter that has made its copy past the checks.
+    """
+    try:
+        return check_message(message)
+    except PipebusError as error:
+        broken = ContractError(f"handed on a message that cannot be carried: {error}")
+        broken.__dict__["pipebus_broken"] = True
+        raise broken from error
+
+
+def _carriable(message: object) -> bool:
+    try:
+        return message.__class__ is Message and check_message(message) is not None
+    except PipebusError:
+        return False
+
+
 # --- errors on their way out -------------------------------------------------------------------------------------------
 
 
@@ -110,6 +132,8 @@ def blame(error: BaseException, step: Mark, message: object) -> None:
     facts = attributes(error)
     if "pipebus_step" in facts:
         return
+    if "pipebus_broken" in facts and not _carriable(message):
+        return  # likewise
     facts["pipebus_step"] = step
     if is_a(error, PipebusError) and facts.get("by", step) is None:
         facts["by"] = step.name
@@ -160,6 +184,35 @@ def _is_plumbing(scope: dict[str, Any]) -> bool:
     return type(name) is str and name.startswith("pipebus.") and scope.get("PLUMBING") is True
 
 
+def unfinished(found: Any) -> str | None:
+    """What `found` is, if it is work that has still to be done: nobody will do it, and it is ended here without a warning."""
+    kind = type(found)
+    if issubclass(kind, Awaitable):
+        what = "an awaitable"
+    elif issubclass(kind, (GeneratorType, AsyncGeneratorType)):
+        what = "a generator"
+    else:
+        return None
+    if issubclass(kind, (CoroutineType, GeneratorType)):
+        found.close()
+    return f"{what} ({class_name(found)})"
+
+
+_VALUES: Final = frozenset({type(None), bool, int, float, str, bytes, dict, list, tuple})
+
+
+def given(value: Any) -> Any:
+    """
+    What a function has returned that a filter was given.
+
+    Raises:
+        ContractError: it is work that has still to be done.
+    """
+    if type(value) not in _VALUES and (what := unfinished(value)) is not None:
+        raise ContractError(f"was given a function that returned {what}; it takes a plain function, which returns the value")
+    return value
+
+
 def conclude(step: Mark, found: object, due: type[Outcome]) -> Outcome:
     """`found` as an outcome: `Dropped` gets its `by`; what is no outcome is the filter's error."""
     if type(found) is due:
@@ -167,12 +220,16 @@ def conclude(step: Mark, found: object, due: type[Outcome]) -> Outcome:
     if type(found) is Dropped:
         return found if found.by is not None else Dropped(found.reason, step.name)
     error = ContractError(
-        f"returned {shown(found)} where an outcome is due; return what call_next gave, or Dropped(reason)"
+        f"returned {unfinished(found) or shown(found)} where an outcome is due; return what call_next gave, or Dropped(reason)"
         if found is not None
         else "returned None where an outcome is due; end with `return call_next(message)` or `return Dropped(reason)`"
     )
     blame(error, step, None)
     raise error
+
+
+def undecided(what: str) -> ContractError:
+    return ContractError(f"asked a predicate that returned {what}; a predicate is a plain function that returns yes or no")
 
 
 # --- sync --------------------------------------------------------------------------------------------------------------
@@ -232,7 +289,7 @@ def transform(step: Mark, next_: Next, due: type[Outcome], services: Services) -
             return dropped(step, result)
         try:
             return next_(result)  # type: ignore[no-any-return]
-        except SubjectChanged as error:
+        except ContractError as error:
             blame(error, step, message)
             raise
 
@@ -243,7 +300,7 @@ def dropped(step: Mark, result: object) -> Dropped:
     """What a Transform returned that is no message: `Dropped`, or its error."""
     if type(result) is Dropped:
         return result if result.by is not None else Dropped(result.reason, step.name)
-    error = ContractError(f"returned {shown(result)} where a Message or Dropped(reason) is due")
+    error = ContractError(f"returned {unfinished(result) or shown(result)} where a Message or Dropped(reason) is due")
     blame(error, step, None)
     raise error
 
@@ -353,6 +410,8 @@ def fork(step: Mark, test: Callable[[Message[Any]], object], inside: Next, outsi
             raise handed_on(message)
         try:
             chosen = test(message)
+            if type(chosen) is not bool and (what := unfinished(chosen)) is not None:
+                raise undecided(what)
         except BaseException as error:
             blame(error, step, message)
             raise
@@ -474,7 +533,7 @@ def atransform(step: Mark, next_: Next, due: type[Outcome], services: Services) 
             return dropped(step, result)
         try:
             return await next_(result)  # type: ignore[no-any-return]
-        except SubjectChanged as error:
+        except ContractError as error:
             blame(error, step, message)
             raise
 
@@ -497,7 +556,7 @@ def awaited_transform(step: Mark, next_: Next, due: type[Outcome], services: Ser
             return dropped(step, result)
         try:
             return await next_(result)  # type: ignore[no-any-return]
-        except SubjectChanged as error:
+        except ContractError as error:
             blame(error, step, message)
             raise
 
@@ -561,6 +620,8 @@ def afork(step: Mark, test: Callable[[Message[Any]], object], inside: Next, outs
             raise handed_on(message)
         try:
             chosen = test(message)
+            if type(chosen) is not bool and (what := unfinished(chosen)) is not None:
+                raise undecided(what)
         except BaseException as error:
             error = _no_stop(error, step)
             blame(error, step, message)

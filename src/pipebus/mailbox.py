@@ -64,12 +64,13 @@ class Owner(Protocol):
 class Traffic:
     """What the mailboxes of one bus share: a lock for their changes of state, and how many are not at rest."""
 
-    __slots__ = ("_gates", "busy", "held", "lock")
+    __slots__ = ("_gates", "busy", "held", "lock", "waits")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.busy = 0  # handled mailboxes that are scheduled or being worked on
         self.held = 0  # messages that wait for their time
+        self.waits: dict[Mailbox, list[tuple[Mailbox, ...]]] = {}  # whose handler waits for whom; see mailbox_asked.py
         self._gates: list[Any] = []
 
     def change(self, busy: int = 0, held: int = 0) -> None:

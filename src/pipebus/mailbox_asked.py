@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import contextvars
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
-from pipebus.errors import BusClosed, PipelineError
-from pipebus.mailbox import Item, Owner, Parcel, Rules
+from pipebus.errors import BusClosed
+from pipebus.mailbox import Item, Mailbox, Owner, Parcel, Rules
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import Message
 from pipebus.waiting import Once
@@ -51,10 +49,77 @@ class Answer:
         self.error = error
 
 
+class Waiting:
+    """
+    Entered while the handler of `asker` waits until one of `others` has answered it. (Not a `contextmanager`, which touches the
+    errors that pass it; they are the user's.)
+
+    Only mailboxes with one worker are looked at: such a one does nothing else until its handler goes on. Of two that come to
+    wait for each other at the same moment, the second to take the lock finds the first.
+
+    Args:
+        asker: None: nobody else waits for who asks here.
+
+    Returns:
+        On entry, the names on the way back to `asker`, if none of `others` can answer before its handler has gone on.
+    """
+
+    __slots__ = ("asker", "others")
+
+    def __init__(self, asker: Mailbox | None, others: tuple[Mailbox, ...]) -> None:
+        self.asker = asker if asker is not None and others and asker.rules.workers == 1 else None
+        self.others = others
+
+    def __enter__(self) -> list[str] | None:
+        asker = self.asker
+        if asker is None:
+            return None
+        traffic = asker.rules.traffic
+        with traffic.lock:
+            way = circle(asker, self.others)
+            traffic.waits.setdefault(asker, []).append(self.others)
+        return way
+
+    def __exit__(self, *_: object) -> None:
+        asker = self.asker
+        if asker is None:
+            return
+        traffic = asker.rules.traffic
+        with traffic.lock:
+            edges = traffic.waits[asker]
+            edges.remove(self.others)
+            if not edges:
+                del traffic.waits[asker]
+
+
+def circle(asker: Mailbox, others: tuple[Mailbox, ...]) -> list[str] | None:
+    """See `Waiting`. (Called with the traffic's lock.)"""
+    waits = asker.rules.traffic.waits
+
+    def way(one: Mailbox, behind: tuple[Mailbox, ...]) -> list[Mailbox] | None:
+        if one is asker:
+            return [one]
+        if one in behind or one.rules.workers > 1:
+            return None
+        for answerers in waits.get(one, ()):
+            found = ways(answerers, (*behind, one))
+            if found is not None:
+                return [one, *found]
+        return None
+
+    def ways(answerers: tuple[Mailbox, ...], behind: tuple[Mailbox, ...]) -> list[Mailbox] | None:
+        """The first answer is enough: so all of them have to lead back."""
+        found = [way(one, behind) for one in answerers]
+        return found[0] if found and all(found) else None
+
+    back = ways(others, ())
+    return None if back is None else [mailbox.owner.name for mailbox in (asker, *back)]
+
+
 class AskedMailbox(SharedMailbox):
     """A bounded queue with one worker, and questions in it."""
 
-    __slots__ = ("answering", "asked", "ended", "questions", "waits")
+    __slots__ = ("answering", "asked", "ended", "questions")
 
     def __init__(self, rules: Rules, owner: Owner) -> None:
         super().__init__(rules, owner)
@@ -62,39 +127,6 @@ class AskedMailbox(SharedMailbox):
         self.answering = 0  # in hand
         self.asked = 0  # all that were taken
         self.ended = False
-        self.waits: list[AskedMailbox] = []  # filter actors that this one waits for at this moment
-
-    @contextmanager
-    def waiting_for(self, other: AskedMailbox) -> Iterator[None]:
-        """
-        Entered by this actor while it asks another.
-
-        Raises:
-            PipelineError: that one waits for this one, by itself or by way of others.
-        """
-        with self.rules.traffic.lock:
-            way = other.way_to(self)
-            if way is not None:
-                names = " -> ".join(mailbox.owner.name for mailbox in (self, *way))
-                raise PipelineError(
-                    f"filter actors would wait for each other ({names}); publish after the answer, or take one of them out"
-                )
-            self.waits.append(other)
-        try:
-            yield
-        finally:
-            with self.rules.traffic.lock:
-                self.waits.remove(other)
-
-    def way_to(self, goal: AskedMailbox) -> list[AskedMailbox] | None:
-        """Over whom this one waits for `goal`. (Nobody can wait in a circle, so it ends.)"""
-        if self is goal:
-            return [self]
-        for other in self.waits:
-            way = other.way_to(goal)
-            if way is not None:
-                return [self, *way]
-        return None
 
     def ask(self, question: Question) -> None:
         """

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, cast
 import msgspec
 
 from pipebus.errors import HeaderError, MessageError, SubjectError
-from pipebus.foreign import shown
-from pipebus.subject import Address, check_subject
+from pipebus.foreign import plain_text, shown
+from pipebus.subject import Address, check_subject, literals
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -40,9 +40,20 @@ ERROR_HEADER: Final = "pipebus-error"
 
 
 class Headers(dict[str, str]):
-    """A message's headers: a dictionary that cannot be changed. `Message.with_headers` makes a changed copy."""
+    """
+    A message's headers: a dictionary that cannot be changed. `Message.with_headers` makes a changed copy.
+
+    Raises:
+        HeaderError: a name or value that is not a string, has CR, LF or NUL, or a name that is reserved.
+    """
 
     __slots__ = ()
+
+    def __new__(cls, *headers: Any, **more: Any) -> Headers:
+        return check_headers(dict(*headers, **more))
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass  # `dict` would fill it, with what nobody has checked
 
     def _refuse(self, *_: object, **__: object) -> Any:
         raise TypeError("headers cannot be changed; make a changed message: message.with_headers(name=value)")
@@ -50,16 +61,23 @@ class Headers(dict[str, str]):
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Headers, (dict(self),))
+        return (frozen_headers, (dict(self),))
 
 
-NO_HEADERS: Final = Headers()
+def frozen_headers(checked: Mapping[str, str]) -> Headers:
+    """`Headers` of checked parts, for the bus; reserved names are its own."""
+    headers: Headers = dict.__new__(Headers)
+    dict.update(headers, checked)
+    return headers
+
+
+NO_HEADERS: Final = frozen_headers({})
 
 _known_names: set[str] = set()  # names that passed the check; bounded by _check_name
 
 
 def _check_name(name: object) -> None:
-    if not isinstance(name, str):
+    if type(name) is not str:
         raise HeaderError(f"a header's name is a string, found {type(name).__name__} ({shown(name)})")
     if not name or not name.isprintable() or any(c.isspace() or c == ":" for c in name):
         raise HeaderError(f"{shown(name)} cannot be a header's name; use printable characters without spaces or colons")
@@ -76,21 +94,27 @@ def check_headers(headers: Mapping[str, str]) -> Headers:
     Raises:
         HeaderError: a name or value that is no string, has CR, LF or NUL, or a name that is reserved.
     """
-    if headers.__class__ is Headers:
+    if type(headers) is Headers:
         return headers
-    if headers.__class__ is not dict and not isinstance(headers, Mapping):
+    if type(headers) is not dict and not isinstance(headers, Mapping):
         raise HeaderError(f"headers are a mapping of names to values, found {type(headers).__name__}")
+    checked: dict[str, str] = {}
     for name, value in headers.items():
-        if name not in _known_names:
+        if type(name) is not str:
+            name = plain_text(name)
+        if type(value) is not str:
+            value = plain_text(value)
+        if type(name) is not str or name not in _known_names:
             _check_name(name)
-        if value.__class__ is not str and not isinstance(value, str):
+        if type(value) is not str:
             raise HeaderError(f'header "{name}" is a string, found {type(value).__name__}; write str(...) of it')
         # isprintable is one C call; only a value with an unusual character needs the closer look.
         if not value.isprintable():
             fault = _fault(value, "\r\n\0")
             if fault:
                 raise HeaderError(f'header "{name}" {fault}')
-    return Headers(headers)
+        checked[name] = value
+    return frozen_headers(checked)
 
 
 def _fault(text: str, forbidden: str) -> str | None:
@@ -115,7 +139,8 @@ def check_fields(
     for name, value in (("key", key), ("correlation_id", correlation_id), ("id", id)):
         if value is None:
             continue
-        if not isinstance(value, str):
+        value = plain_text(value)
+        if type(value) is not str:
             raise MessageError(f"{name} is a string or None, found {type(value).__name__} ({shown(value)})")
         if not value.isprintable() and (fault := _fault(value, "\r\n\0")):
             raise MessageError(f"{name} {shown(value)} {fault}")
@@ -139,6 +164,62 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def plain_number(value: Any) -> Any:
+    """The same for numbers: what is written on a wire is the number, and not what NumPy or an IntEnum calls it."""
+    if type(value) is float or not _is_number(value):
+        return value
+    return float.__float__(value) if isinstance(value, float) else int.__int__(value)
+
+
+def check_message(message: Message[T]) -> Message[T]:
+    """
+    Whether a message can be carried that may have been made past its checks (`msgspec.structs.replace` makes such copies).
+
+    Returns:
+        The message; a copy, if it has strings or numbers of subclasses, which the copy has plain.
+
+    Raises:
+        SubjectError, HeaderError, MessageError: naming the field and what was found.
+    """
+    subject, id = message.subject, _stored_id(message)
+    if (
+        (type(subject) is str or isinstance(subject, Address))
+        and type(message.headers) is Headers
+        and type(id) is int
+        and 0 <= id < IdRange.end
+        and type(message.time) is float
+        and message.key is None
+        and message.ttl is None
+        and message.reply_to is None
+        and message.correlation_id is None
+    ):  # as nearly all are
+        if type(subject) is str and subject not in literals:
+            check_subject(subject)
+        if not 0.0 <= message.time <= LATEST:
+            check_fields(time=message.time)
+        return message
+    if type(id) is int and not 0 <= id < IdRange.end:
+        raise MessageError(f"id is a string that is not empty, found {id}; leave it as it was, or make a new Message")
+    fields: dict[str, Any] = {name: plain_text(getattr(message, name)) for name in ("key", "reply_to", "correlation_id")}
+    fields |= {"ttl": plain_number(message.ttl), "time": plain_number(message.time), "id": plain_text(message.id)}
+    for name in ("id", "time"):
+        if fields[name] is None:
+            raise MessageError(f"{name} of a message is None; leave it as it was, or make a new Message")
+    check_fields(**fields)
+    fields |= {"subject": plain_text(subject), "headers": check_headers(message.headers)}
+    _check_address(fields["subject"])
+    if all(getattr(message, name) is value for name, value in fields.items()):
+        return message
+    return _replace(message, **fields)  # type: ignore[no-any-return]
+
+
+def _check_address(subject: Any) -> None:
+    if type(subject) is str:
+        check_subject(subject)
+    elif not isinstance(subject, Address):
+        raise SubjectError(f"{shown(subject)} is not a subject; use a string, an actor or Ref(obj)")
+
+
 class IdRange:
     """
     Ids that are unique across processes and cost one counter step.
@@ -151,12 +232,14 @@ class IdRange:
 
     SHIFT: Final = 48  # 2.8e14 messages a range
     starts: ClassVar[list[str]] = []  # the text of each range
+    end: ClassVar[int] = 0  # above the numbers of all ranges
     lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
         with self.lock:
             self._first = len(self.starts) << self.SHIFT
             self.starts.append(f"{int(_time.time() * 1000):012x}-{os.urandom(8).hex()}")
+            IdRange.end = len(self.starts) << self.SHIFT
         self._counter = itertools.count(self._first)
         self.next = self._counter.__next__
 
@@ -196,14 +279,16 @@ class _Checked(type(msgspec.Struct)):  # type: ignore[misc]
         def __call__(cls, subject, body=None, headers=NO_HEADERS, **fields):
             if fields.get("id", "") is None:
                 del fields["id"]  # to be made
+            if fields:
+                fields = {name: plain_text(value) for name, value in fields.items()}
+                for name in ("ttl", "time"):
+                    if name in fields:
+                        fields[name] = plain_number(fields[name])
             made = fields if fields.get("time") is not None else {**fields, "time": _time.time()}
-            message = super().__call__(subject, body, headers, **made)
-            if headers.__class__ is not Headers:
+            message = super().__call__(plain_text(subject), body, headers, **made)
+            if type(headers) is not Headers:
                 msgspec.structs.force_setattr(message, "headers", check_headers(headers))
-            if subject.__class__ is str or isinstance(subject, str):
-                check_subject(subject)
-            elif not isinstance(subject, Address):
-                raise SubjectError(f"{shown(subject)} is no subject; use a string, an actor or Ref(obj)")
+            _check_address(message.subject)
             if fields:
                 check_fields(**fields)
             return message
@@ -248,9 +333,9 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
         """A copy with these headers added to (or put in place of) what is there."""
         checked = check_headers(headers if mapping is None else mapping)
         if mapping is not None and headers:
-            checked = Headers({**checked, **check_headers(headers)})
+            checked = frozen_headers({**checked, **check_headers(headers)})
         if self.headers:
-            checked = Headers({**self.headers, **checked})
+            checked = frozen_headers({**self.headers, **checked})
         return _replace(self, headers=checked)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
@@ -269,6 +354,10 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+    def __replace__(self, **changes: Any) -> Message[Any]:
+        """What `copy.replace` calls: a checked copy, like a new message."""
+        return Message(**({name: getattr(self, name) for name in self.__struct_fields__} | changes))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The text of the id is made here: the bare number means nothing in another process.
@@ -299,6 +388,9 @@ def _readable_id() -> property:
 
     return property(id, doc="Unique across processes; ids of one process sort in order of creation.")
 
+
+_stored_id: Final[Callable[[Message[Any]], Any]] = Message.__dict__["id"].__get__
+"""The id as a message keeps it: a bare number, until somebody has read it."""
 
 Message.id = _readable_id()  # type: ignore[assignment]
 
@@ -340,8 +432,13 @@ class Dropped(msgspec.Struct, frozen=True):
     by: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.reason, str):
-            raise MessageError(f"Dropped: reason is a text, found {type(self.reason).__name__} ({shown(self.reason)})")
+        for name in ("reason", "by"):
+            value = getattr(self, name)
+            if type(value) is str or (value is None and name == "by"):
+                continue
+            if type(plain_text(value)) is not str:
+                raise MessageError(f"Dropped: {name} is a text, found {type(value).__name__} ({shown(value)})")
+            msgspec.structs.force_setattr(self, name, plain_text(value))
 
     def __bool__(self) -> Literal[False]:
         return False

@@ -23,7 +23,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 from pipebus import links
 from pipebus.clock import Clock
 from pipebus.errors import PipelineError, SubjectError
-from pipebus.foreign import shown
+from pipebus.foreign import plain_text, shown
 from pipebus.links import Call, Next, Pause
 from pipebus.message import Dropped, Handled, Message, Outcome, Receipt
 from pipebus.subject import Pattern
@@ -104,7 +104,7 @@ class FunctionTransform(Transform):
 
     def __init__(self, function: Callable[[Message[Any]], Message[Any] | Dropped]) -> None:
         functools.update_wrapper(self, function)
-        self.name = getattr(function, "__name__", "transform")
+        self.name = name_of(function)
         self.transform = self.function = function  # type: ignore[method-assign]
 
     def __call__(self, message: Message[Any]) -> Message[Any] | Dropped:
@@ -116,21 +116,31 @@ class FunctionAround(Around):
 
     def __init__(self, function: Callable[[Message[Any]], Steps]) -> None:
         functools.update_wrapper(self, function)
-        self.name = getattr(function, "__name__", "around")
+        self.name = name_of(function)
         self.around = self.function = function  # type: ignore[method-assign]
 
     def __call__(self, message: Message[Any]) -> Steps:
         return self.function(message)
 
 
-def transform(function: Callable[[Message[Any]], Message[Any] | Dropped]) -> FunctionTransform:
+_NOTHING: Any = None  # what `@transform()` is given
+
+
+def transform(function: Callable[[Message[Any]], Message[Any] | Dropped] = _NOTHING) -> FunctionTransform:
     """Make a function of a message a filter of shape 2."""
+    _check_decorated(function, "transform")
     return FunctionTransform(function)
 
 
-def around(function: Callable[[Message[Any]], Steps]) -> FunctionAround:
+def around(function: Callable[[Message[Any]], Steps] = _NOTHING) -> FunctionAround:
     """Make a generator function of a message a filter of shape 3."""
+    _check_decorated(function, "around")
     return FunctionAround(function)
+
+
+def _check_decorated(function: Any, word: str) -> None:
+    if not callable(function):
+        raise PipelineError(f"@{word} is given {function!r}; write @{word} above a function, without parentheses")
 
 
 # --- places ------------------------------------------------------------------------------------------------------------
@@ -281,7 +291,10 @@ def _turn(next_: Next, rest: Rest, build: Build) -> Next:
     known: dict[object, Next] = {}
 
     def turn(message: Message[Any]) -> Any:
-        if message.__class__ is not Message or message.subject == subject or resume is None:
+        if message.__class__ is not Message or message.subject is subject or resume is None:
+            return next_(message)
+        message = links.checked(message)
+        if message.subject == subject:
             return next_(message)
         onward = known.get(message.subject) or resume(message.subject, rest, known)
         return onward(message)
@@ -298,6 +311,7 @@ class Test:
         self.told: str | None = None  # what a config file says, if it is not the pattern itself
         self.pattern: Pattern | None = None
         self.predicate: Callable[[Message[Any]], object] | None = None
+        test = plain_text(test)
         if isinstance(test, str):
             try:
                 self.pattern = Pattern(test)
@@ -305,8 +319,9 @@ class Test:
                 raise PipelineError(f"{word} at {place}: {error}") from None
             self.name = f'"{test}"'
         elif callable(test) and not isinstance(test, type):
-            if is_async(test):
-                raise PipelineError(f"{word} at {place}: predicate {name_of(test)} is async; a predicate is a plain function")
+            if not is_plain(test):
+                what = "is async" if is_async(test) else "is a generator function"
+                raise PipelineError(f"{word} at {place}: predicate {name_of(test)} {what}; a predicate is a plain function")
 
             def bad(problem: str, remedy: str) -> PipelineError:
                 return PipelineError(f"{word} at {place}: predicate {name_of(test)} {problem}; {remedy}")
@@ -550,6 +565,8 @@ def node(filter: Any, position: int, place: Place, within: str) -> Node:
         ask: Any = getattr(filter, "filter", None)
         if not callable(ask):
             raise bad("is an actor that no message can pass through", "define `def filter(self, message)` in it, or spawn it")
+        if yields(ask):
+            raise bad("has a filter that yields", "return the message, or Dropped(reason)")
         _check_parameters(ask, 1, bad, "filter(message)")
         return Step(filter, "actor", "both", name_of(filter), ask, place, position, within)
     if isinstance(filter, Transform):
@@ -558,7 +575,7 @@ def node(filter: Any, position: int, place: Place, within: str) -> Node:
             raise bad("has no transform", "define `def transform(self, message)` in it")
         if is_async(call):
             raise bad("has an async transform", "make it a plain filter: async def f(message, call_next)")
-        if inspect.isgeneratorfunction(inspect.unwrap(call)):
+        if yields(call):
             raise bad("has a transform that yields", "make it an Around, or use @around")
         _check_parameters(call, 1, bad, "transform(message)")
         return Step(filter, "transform", "both", name_of(filter), call, place, position, within)
@@ -572,8 +589,7 @@ def node(filter: Any, position: int, place: Place, within: str) -> Node:
         return Step(filter, "around", "both", name_of(filter), generate, place, position, within)
     if not callable(filter):
         raise bad(f"is not callable ({type(filter).__name__})", "a filter is f(message, call_next), a Transform or an Around")
-    function = inspect.unwrap(filter) if inspect.isroutine(filter) else type(filter).__call__
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    if yields(filter):
         raise bad("is a generator function", "decorate it with @around")
     _check_parameters(filter, 2, bad, "f(message, call_next)")
     return Step(filter, "plain", "async" if is_async(filter) else "sync", name_of(filter), filter, place, position, within)
@@ -614,14 +630,38 @@ def is_async(call: Any) -> bool:
     return not inspect.isroutine(call) and inspect.iscoroutinefunction(type(call).__call__)
 
 
+def yields(call: Any) -> bool:
+    """
+    True if `call` is a generator function (`def` or `async def` with `yield`): calling it runs nothing of it.
+
+    Looks through what `is_async` looks through, and through `functools.wraps`; an attribute `colour` says that it is none.
+    """
+    if getattr(call, "colour", None) in ("sync", "async"):
+        return False
+    while isinstance(call, functools.partial):
+        call = call.func
+    if not inspect.isroutine(call):
+        call = type(call).__call__
+    while isinstance(call, functools.partial):
+        call = call.func
+    function = inspect.unwrap(call)
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def is_plain(call: Any) -> bool:
+    """True if calling `call` gives its value: it is neither async nor a generator function, as far as can be known."""
+    return not is_async(call) and not yields(call)
+
+
 def name_of(filter: Any) -> str:
     """What a filter is called, if nobody gives it another name."""
     while isinstance(filter, functools.partial):
         filter = filter.func
-    name = getattr(filter, "name", None)
-    if isinstance(name, str) and name:
-        return name
-    return getattr(filter, "__name__", None) or type(filter).__name__
+    for name in (getattr(filter, "name", None), getattr(filter, "__name__", None)):
+        text: Any = plain_text(name)
+        if isinstance(text, str) and text:
+            return text
+    return type(filter).__name__
 
 
 @dataclass(eq=False, slots=True)

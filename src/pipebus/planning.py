@@ -9,14 +9,14 @@ from typing import Any, Protocol
 
 from pipebus import binding, checks, pipeline
 from pipebus.clock import Clock
-from pipebus.errors import PipelineError, SubjectError, SubscriptionError, UnsupportedCapability
-from pipebus.foreign import shown
+from pipebus.errors import PipelineError, SubscriptionError, UnsupportedCapability
+from pipebus.foreign import plain_text, shown
 from pipebus.loops import LoopRunner
 from pipebus.mailbox import Mailbox, Rules, Traffic
 from pipebus.message import Message
 from pipebus.pipeline import Node, Place
 from pipebus.runners import Pool, Timers, current_mailbox
-from pipebus.subject import Address, Pattern
+from pipebus.subject import Address, Pattern, no_address
 from pipebus.subscription import Hub, Plan, Subscription
 
 PLANS = 64
@@ -50,13 +50,14 @@ class Planner:
         self.known = known
         self._plans: dict[Any, Plan] = {}
 
-    def subjects(self, subject: Any) -> Any:
+    def subjects(self, subject: Any, word: str = "subscribe") -> Any:
         """Literal strings as they are, wildcard patterns parsed, objects as they are; a tuple of several."""
         if isinstance(subject, (list, tuple, set)):
-            found = tuple(self.subjects(one) for one in dict.fromkeys(subject))
+            found = tuple(self.subjects(one, word) for one in dict.fromkeys(map(plain_text, subject)))
             if not found:
                 raise SubscriptionError("a subscription needs a subject; the list is empty")
             return found[0] if len(found) == 1 else found
+        subject = plain_text(subject)
         if isinstance(subject, str):
             pattern = Pattern(subject)
             return pattern.text if pattern.literal else pattern
@@ -64,7 +65,7 @@ class Planner:
             if not self.bus.transport.capabilities.objects:
                 raise UnsupportedCapability(f"this transport carries only mail for named subjects, not for {shown(subject)}")
             return subject
-        raise SubjectError(f'{shown(subject)} cannot be subscribed to; use a pattern such as "orders.>", or Ref(obj)')
+        raise no_address(subject, word)
 
     def plan(self, handler: Any, place: Place, name: str | None, filters: Any, **options: Any) -> Plan:
         """
@@ -74,6 +75,7 @@ class Planner:
             SubscriptionError, SubjectError, PipelineError, UnsupportedCapability.
         """
         given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
+        options = _plain(options)
         key: Any
         try:
             key = (handler, given, tuple(options.values())) if options["run"] != "thread" else None  # each has its own
@@ -88,6 +90,7 @@ class Planner:
     def actor_plan(self, actor: Any, place: Place, filters: Any, **options: Any) -> Plan:
         """The plan for an actor; the same one for all of its class and settings."""
         given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
+        options = _plain(options)
         cls = type(actor)
         if options["run"] is None and pipeline.is_async(getattr(actor, "filter", None)):
             options["run"] = "loop"
@@ -100,7 +103,7 @@ class Planner:
             key = plan = None
         if plan is None:
             first = callable(getattr(actor, "filter", None))
-            plan = self._make(actor.on_message, place, actor.name or cls.__name__, given, first, **options)
+            plan = self._make(actor.on_message, place, plain_text(actor.name) or cls.__name__, given, first, **options)
             if plan.run_on != "loop" and pipeline.is_async(getattr(actor, "filter", None)):
                 raise SubscriptionError(
                     f"{cls.__name__} (at {place}): run={shown(plan.run_on)}, but its filter is async; "
@@ -244,6 +247,10 @@ def check_delivery(subscription: Subscription, bus_nodes: tuple[Node, ...]) -> N
             f"filter {waiting.name} ({waiting.where}) may wait, and would stop the event loop that the plain handler "
             f'{plan.bound.name} runs on; make the handler `async def`, or leave run="loop" out'
         )
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value if type(value) is int else plain_text(value) for name, value in options.items()}
 
 
 def _nobody(message: Message[Any]) -> Any:

@@ -13,14 +13,16 @@ import os
 import secrets
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from pipebus import checks, pipeline
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed, MessageTooLarge, NoResponder, RequestFailed, RequestTimeout, SubjectChanged
 from pipebus.foreign import class_name, shown, spared, text_of
 from pipebus.ledger import Ledger
-from pipebus.message import ERROR_HEADER, NO_HEADERS, Dropped, Headers, Message, Receipt, make_message
+from pipebus.mailbox import Mailbox
+from pipebus.mailbox_asked import Waiting
+from pipebus.message import ERROR_HEADER, NO_HEADERS, Dropped, Headers, Message, Receipt, frozen_headers, make_message
 from pipebus.router import Route, Router
 from pipebus.runners import current_mailbox
 from pipebus.services import Services
@@ -39,10 +41,11 @@ W = TypeVar("W")
 class Answer(Address, Once):
     """Where one request's answer is waited for: a reply, or the error to raise."""
 
-    __slots__ = ("_drops", "_expected")
+    __slots__ = ("_drops", "_expected", "asker")
 
-    def __init__(self) -> None:
+    def __init__(self, asker: Mailbox | None) -> None:
         super().__init__()
+        self.asker = asker  # whose handler waits here
         self._drops: list[str] = []
         self._expected: int | None = None
 
@@ -95,6 +98,42 @@ class _Anyone(Address):
         return "replies"
 
 
+class Asking(Generic[W]):
+    """
+    One request under way, for a `with` block. (Not a `contextmanager`, which touches the errors that pass it; they are the
+    user's.)
+
+    Who can answer is noted before the request is published: so it is who is asked that finds a circle, if it comes to one.
+    """
+
+    __slots__ = ("_replies", "_subject", "_waiting", "address", "answer", "waiter")
+
+    def __init__(
+        self, replies: Replies, subject: Any, address: Any, answer: Answer, waiter: W, waiting: Waiting
+    ) -> None:  # fmt: skip
+        self.address = address
+        self.answer = answer
+        self.waiter = waiter
+        self._replies = replies
+        self._subject = subject
+        self._waiting = waiting
+
+    def __enter__(self) -> Asking[W]:
+        circle = self._waiting.__enter__()
+        if circle is not None:
+            self._waiting.__exit__()
+            raise NoResponder(
+                f"a request on {shown(self._subject)} would be answered only after the handler that makes it has ended "
+                f"({' -> '.join(circle)}); publish instead"
+            )
+        self._replies.open[self.address] = self.answer
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._replies.open.pop(self.address, None)
+        self._waiting.__exit__()
+
+
 class Replies:
     """Who waits for what, and how answers come back."""
 
@@ -102,6 +141,7 @@ class Replies:
         self.bus = bus
         self.open: dict[Any, Answer] = {}  # by what their requests' `reply_to` is
         self._token = os.urandom(6).hex()
+        self.listener = f"{LISTENER}{self._token}"  # the name of the subscription that hears replies
         self._built: tuple[Any, Route] | None = None
         self._listens = False
         self._sending: set[asyncio.Future[Receipt]] = set()
@@ -109,25 +149,37 @@ class Replies:
 
     # --- asking --------------------------------------------------------------------------------------------------------
 
-    def prepare(self, subject: Any, kind: Callable[[Once], W]) -> tuple[Any, Answer, W]:
+    def asking(self, subject: Any, kind: Callable[[Once], W]) -> Asking[W]:
         """
-        An address for the answer to a request on `subject`, and (of this kind) who waits for it.
+        An address for the answer to a request on `subject`, and (of this kind) who waits for it: for a `with` block.
 
         Raises:
-            NoResponder: the one who asks is the only one who could answer.
+            NoResponder: the one who asks is the only one who could answer, or those who could wait for it themselves.
         """
         bus = self.bus
         own = current_mailbox()
-        if own is not None and bus.route(subject).mailboxes == (own,) and own.rules.workers == 1:
-            raise NoResponder(f"a request on {shown(subject)} would wait for the very handler that makes it; publish instead")
-        answer = Answer()
+        asked: tuple[Mailbox, ...] = ()  # who can answer, if that is known
+        if own is not None and own.rules.workers == 1:
+            route = bus.route(subject)
+            if route.mailboxes == (own,):
+                raise NoResponder(f"a request on {shown(subject)} would wait for the handler that makes it; publish instead")
+            if bus.transport.local and not any(step.reroutes for step in pipeline.met(route.nodes, subject)):
+                asked = route.mailboxes  # elsewhere, or for another subject, there may be others
+        answer = Answer(own)
         waiter = kind(answer)  # before anybody knows of it: a stop may give it something at once
         address: Any = answer
         if not bus.transport.capabilities.objects:
             self._listen()
             address = f"{PREFIX}{self._token}.{secrets.token_urlsafe(16)}"
-        self.open[address] = answer
-        return address, answer, waiter
+        return Asking(self, subject, address, answer, waiter, Waiting(own, asked))
+
+    def asker(self, address: Any) -> Mailbox | None:
+        """Whose handler waits for an answer at this address, if one does."""
+        if address.__class__ is Answer:
+            found: Mailbox | None = address.asker
+            return found
+        answer = self.open.get(address) if type(address) is str and address.startswith(PREFIX) else None
+        return answer.asker if answer is not None else None
 
     def published(self, message: Message[Any], answer: Answer, outcome: Outcome) -> None:
         """Raises NoResponder if nobody can answer."""
@@ -234,7 +286,7 @@ class Replies:
             to.give(RequestFailed(kind, text))
         elif self.owns(to):
             body = {"type": kind, "text": text}
-            message = self.reply(to, request, body, Headers({ERROR_HEADER: "1"}))
+            message = self.reply(to, request, body, frozen_headers({ERROR_HEADER: "1"}))
             if self.bus.transport.local or asyncio._get_running_loop() is None:
                 self._reach(message)
             else:
@@ -299,7 +351,7 @@ class Replies:
             return
         with self._lock:
             if not self._listens:
-                self.bus.subscribe(f"{PREFIX}{self._token}.*", self._hear, name=f"{LISTENER}{self._token}", mailbox=1_000_000)
+                self.bus.subscribe(f"{PREFIX}{self._token}.*", self._hear, name=self.listener, mailbox=1_000_000)
                 self._listens = True  # not before: who sees it asks at once
 
     def _hear(self, message) -> None:  # type: ignore[no-untyped-def]

@@ -250,7 +250,8 @@ class Router:
             subject=route.subject,
             terminal=self.terminal(route, road),
             services=self.hub.services,
-            resume=lambda subject, rest, known: self._resume(subject, rest, known, road),
+            # What comes back to a reply's road keeps its address: see `Replies.route`.
+            resume=None if route.reach is not None else lambda subject, rest, known: self._resume(subject, rest, known, road),
             rule=self.hub.rule,
         )
         if rest is not None:
@@ -306,14 +307,16 @@ class Router:
         fixed = route.reach is None  # else it looks at the subject itself
         noted = any(step.repeats for step in pipeline.steps(route.router.nodes))  # a rerouter may have come from there
 
-        def check(message: Message[Any]) -> None:
+        def check(message: Message[Any]) -> Message[Any]:
             if message.__class__ is not Message:
                 raise links.handed_on(message)
+            message = links.checked(message)
             if fixed and message.subject is not subject and message.subject != subject:
                 raise SubjectChanged(subject, message.subject)
+            return message
 
         def terminal(message: Message[Any]) -> Receipt:
-            check(message)
+            message = check(message)
             try:
                 receipt: Receipt = reach(message)
             except BaseException as error:
@@ -331,7 +334,7 @@ class Router:
         async def aterminal(message: Message[Any]) -> Receipt:
             if transport.local:
                 return terminal(message)
-            check(message)
+            message = check(message)
             try:
                 # It may wait for a disk or a network.
                 receipt: Receipt = await areach(message)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from pipebus.clock import Clock
-from pipebus.errors import LifecycleError
+from pipebus.errors import LifecycleError, PipelineError
 from pipebus.foreign import is_a, said
 from pipebus.ledger import Ledger
 from pipebus.mailbox import Item, Mailbox, Rules
@@ -90,6 +90,14 @@ class Schedule:
 
     def __repr__(self) -> str:
         return f"<Schedule {self.name}>"
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """A decorator it is not: that is said here, and nothing is published."""
+        self.stop()
+        raise PipelineError(
+            f'every publishes on "{self.subject}", and cannot stand above a function; subscribe the function: '
+            f'@bus.on("{self.subject}")'
+        )
 
     # --- told by the bus -----------------------------------------------------------------------------------------------
 

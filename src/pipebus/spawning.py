@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from pipebus import pipeline
 from pipebus.actor import Actor, ActorSubscription, is_filter, vars_of
 from pipebus.errors import SubscriptionError, UnsupportedCapability
-from pipebus.foreign import shown
+from pipebus.foreign import plain_text, shown
 from pipebus.mailbox import TAKEOVER, Traffic
 from pipebus.mailbox_asked import AskedMailbox
 from pipebus.mailbox_solo import one_worker_kind
@@ -46,7 +46,7 @@ class Spawner:
     def spawn(self, actor: Actor, place: pipeline.Place, *, filters: Any = (), **options: Any) -> None:
         """What `bus.spawn` calls."""
         self._check(actor, place)
-        bus, name = self.bus, actor.name
+        bus, name = self.bus, plain_text(actor.name)
         subjects: Any = actor
         if name is not None:
             check_subject(name)
@@ -137,7 +137,8 @@ class Spawner:
                 f"{type(actor).__name__} (spawned at {place}) is compared by value, but an actor is itself and nobody else: "
                 "take __eq__ and __hash__ out, or write @dataclass(eq=False)"
             )
-        if actor.name is not None and (not isinstance(actor.name, str) or not actor.name):
+        name = plain_text(actor.name)
+        if name is not None and (not isinstance(name, str) or not name):
             raise SubscriptionError(f"actor name {shown(actor.name)} (at {place}): it is a subject such as 'greeter', or None")
         if not is_filter(actor) and type(actor).on_message is Actor.on_message and "on_message" not in vars_of(actor):
             raise SubscriptionError(

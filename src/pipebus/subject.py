@@ -12,14 +12,14 @@ from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, get_args
 
 from pipebus.errors import SubjectError
-from pipebus.foreign import shown
+from pipebus.foreign import plain_text, shown
 
 T = TypeVar("T")
 V = TypeVar("V")
 
 KNOWN = 16_384  # subjects that were checked and are not checked again
 _known: set[str] = set()
-_literal: set[str] = set()
+literals: set[str] = set()
 MAX_LENGTH = 1024  # characters; far above any sane subject, far below NATS's control line
 
 
@@ -30,9 +30,10 @@ def check_pattern(text: str) -> tuple[str, ...]:
     Raises:
         SubjectError: saying which token is wrong, and why.
     """
-    if text.__class__ is str and text in _known:
+    if type(text) is str and text in _known:
         return tuple(text.split("."))
-    if not isinstance(text, str):
+    text = plain_text(text)
+    if type(text) is not str:
         raise SubjectError(f"a subject is a string, found {type(text).__name__} ({shown(text)}); address objects as Ref(obj)")
     if not text:
         raise SubjectError('"" is empty; a subject is tokens joined by single dots, as in "orders.created"')
@@ -54,7 +55,7 @@ def check_pattern(text: str) -> tuple[str, ...]:
         if token == ">" and position < len(tokens):
             raise SubjectError(f'"{text}" has ">" at position {position}; it can only be the last token')
     if len(_known) < KNOWN:
-        _known.add(str(text))
+        _known.add(text)
     return tokens
 
 
@@ -65,17 +66,27 @@ def check_subject(text: str) -> tuple[str, ...]:
     Raises:
         SubjectError: as for a pattern, and when a token is a wildcard.
     """
-    if text.__class__ is str and text in _literal:
+    if type(text) is str and text in literals:
         return tuple(text.split("."))
+    text = plain_text(text)
     tokens = check_pattern(text)
     for token in tokens:
         if token in ("*", ">"):
             raise SubjectError(
                 f'"{text}" has the wildcard "{token}"; wildcards are for subscriptions, publish to a literal subject'
             )
-    if len(_literal) < KNOWN:
-        _literal.add(str(text))
+    if len(literals) < KNOWN:
+        literals.add(text)
     return tokens
+
+
+def no_address(found: Any, word: str) -> SubjectError:
+    """The error of `word` ("on", "subscribe") that was given something else than what can be subscribed to."""
+    if callable(found) and not isinstance(found, type):
+        name = plain_text(getattr(found, "__name__", None)) or type(found).__name__
+        given = f'@bus.on("orders.created") above {name}' if word == "on" else f'bus.subscribe("orders.created", {name})'
+        return SubjectError(f"{word} is given the function {name} where a subject is due; write {given}")
+    return SubjectError(f'{found!r} cannot be subscribed to; use a pattern such as "orders.>", or Ref(obj)')
 
 
 class Pattern:
@@ -84,13 +95,14 @@ class Pattern:
     __slots__ = ("literal", "text", "tokens")
 
     def __init__(self, text: str) -> None:
-        self.tokens = check_pattern(text)
-        self.text = str(text)
+        self.text: str = plain_text(text)
+        self.tokens = check_pattern(self.text)
         self.literal = not any(token in ("*", ">") for token in self.tokens)
 
     def matches(self, subject: object) -> bool:
         """True if `subject` is a string that this pattern names. Actors and `Ref`s are matched by no pattern."""
-        if not isinstance(subject, str):
+        subject = plain_text(subject)
+        if type(subject) is not str:
             return False
         if self.literal:
             return subject == self.text
@@ -217,7 +229,7 @@ class Subject(str, Generic[T]):
 
     def __new__(cls, name: str) -> Subject[T]:
         check_pattern(name)
-        return super().__new__(cls, name)
+        return super().__new__(cls, plain_text(name))
 
     if TYPE_CHECKING:
         # What tells a typed subject from a plain string, so that an overload for `Name` does not take the `Subject[Order]`

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, Protocol
 
 from pipebus import events, links, pipeline
-from pipebus.binding import Bound
+from pipebus.binding import VALUES, Bound, misreturned
 from pipebus.clock import Clock
 from pipebus.dead_letters import DeadLetter, DeadLetters, Source
 from pipebus.errors import (
@@ -72,6 +72,7 @@ class Answers(Protocol):
     def answer_at_once(self, to: Any, request: Message[Any], value: Any) -> bool: ...
     def fail(self, to: Any, request: Message[Any], error: BaseException) -> None: ...
     def drop(self, to: Any, why: str) -> None: ...
+    def asker(self, address: Any) -> Mailbox | None: ...
 
 
 class Hub(Protocol):
@@ -101,7 +102,7 @@ class Hub(Protocol):
 class Plan:
     """What subscriptions of equal settings share, so that a million of them stay small."""
 
-    __slots__ = ("attempts", "bound", "deliver", "hub", "nodes", "plain", "pool", "quick", "rules", "run_on", "to")
+    __slots__ = ("attempts", "awaits", "bound", "deliver", "hub", "nodes", "plain", "pool", "quick", "rules", "run_on", "to")
 
     def __init__(
         self, hub: Hub, bound: Bound | None, nodes: tuple[Node, ...], rules: Rules, *, to: Any, run_on: str,
@@ -116,6 +117,7 @@ class Plan:
         self.attempts = attempts
         self.deliver = deliver
         self.pool: Pool | None = None  # threads of its own
+        self.awaits = False  # its chain is async, though its handler is a plain `def`: on a loop, where all filters allow it
         self.quick = bound is not None and not bound.wants_delivery
         self.plain = bound is not None and bound.plain
 
@@ -300,7 +302,7 @@ class Subscription:
     @property
     def literal(self) -> str | None:
         """The one subject that all its messages have, if there is one."""
-        return str(self.subjects) if isinstance(self.subjects, str) else None
+        return self.subjects if isinstance(self.subjects, str) else None
 
     @property
     def handled(self) -> bool:
@@ -314,7 +316,8 @@ class Subscription:
     @property
     def is_async(self) -> bool:
         """What `chain` returns is awaited."""
-        return self.plan.bound is not None and self.plan.bound.is_async
+        bound = self.plan.bound
+        return bound is not None and (bound.is_async or (self.plan.awaits and self.run is not None))
 
     # --- for the user ----------------------------------------------------------------------------------------------------
 
@@ -416,9 +419,11 @@ class Subscription:
         if not bus_nodes and not plan.nodes and (bound is None or plan.hub.services.watch is None):
             self.run = None
             return
+        around = (*pipeline.steps(bus_nodes), *pipeline.steps(plan.nodes))
+        plan.awaits = plan.run_on == "loop" and not any(step.colour == "sync" or step.bounds for step in around)
         build = Build(
             side="delivery",
-            colour="async" if bound is not None and bound.is_async else "sync",
+            colour="async" if bound is not None and (bound.is_async or plan.awaits) else "sync",
             subject=self.subjects,
             terminal=self._terminal(),
             services=plan.hub.services,
@@ -428,25 +433,26 @@ class Subscription:
         build.terminal = pipeline.compile(plan.nodes, build)
         run = pipeline.compile(bus_nodes, build)
         self.run = run if self.literal is not None else _remembering(run, build.colour)
-        if any(step.wants_delivery for step in (*pipeline.steps(bus_nodes), *pipeline.steps(plan.nodes))):
+        if any(step.wants_delivery for step in around):
             plan.quick = False
 
     def _terminal(self) -> links.Next:
-        bound, literal = self.plan.bound, self.literal
+        bound, literal, awaits = self.plan.bound, self.literal, self.plan.awaits
 
-        def check(message: Message[Any]) -> None:
+        def check(message: Message[Any]) -> Message[Any]:
             # What a delivery chain may not do: hand on what is no message, or one with another subject.
             if message.__class__ is not Message:
                 raise links.handed_on(message)
+            message = links.checked(message)
             subject = literal if literal is not None else _came_for.get(message.subject)
             if message.subject is not subject and message.subject != subject:
                 raise SubjectChanged(subject, message.subject)
+            return message
 
         if bound is None:
 
             def hand_over(message: Message[Any]) -> Handled:
-                check(message)
-                return Handled(message)
+                return Handled(check(message))
 
             return hand_over
         step, call = links.Mark(bound.name), self.call()  # signs the handler's errors, so that no filter is blamed for them
@@ -454,9 +460,11 @@ class Subscription:
             call = watch(step, "async" if bound.is_async else "sync", call, (self.name, bound.name))
 
         def handle(message: Message[Any]) -> Handled:
-            check(message)
+            message = check(message)
             try:
                 value = call(message)
+                if value is not None and (wrong := misreturned(bound.name, value, self._has_taker(message))) is not None:
+                    raise wrong
             except BaseException as error:
                 if is_a(error, Rejected):
                     attributes(error).setdefault("by", None)
@@ -466,9 +474,11 @@ class Subscription:
             return HANDLED if value is None else Handled(value)
 
         async def ahandle(message: Message[Any]) -> Handled:
-            check(message)
+            message = check(message)
             try:
-                value = await call(message)
+                value = await call(message) if bound.is_async else call(message)
+                if value is not None:
+                    value = await awaited(bound.name, value, self._has_taker(message))
             except BaseException as error:
                 if is_a(error, Rejected):
                     attributes(error).setdefault("by", None)
@@ -477,7 +487,7 @@ class Subscription:
                 raise
             return HANDLED if value is None else Handled(value)
 
-        return ahandle if bound.is_async else handle
+        return ahandle if bound.is_async or awaits else handle
 
     def chain(self) -> links.Next:
         """What a message is called with: the delivery chain, or the handler itself where nothing stands around it."""
@@ -590,7 +600,7 @@ class Subscription:
         done, so that its worker has only to count it. Never raises.
         """
         plan = self.plan
-        if self.run is not None or plan.to is not None:
+        if self.run is not None or plan.to is not None or type(value) not in VALUES:
             return False
         to = message.reply_to
         try:
@@ -612,6 +622,8 @@ class Subscription:
     async def asettle(self, item: Item, outcome: Any, delivery: Delivery | None = None, *, worker: LoopWorker) -> None:
         """`settle` on an event loop."""
         try:
+            if self.run is None and outcome is not None:
+                outcome = await awaited(self.plan.bound.name, outcome, self._has_taker(_message(item)))  # type: ignore[union-attr]
             for to, message, value in self._answers(item, outcome):
                 await self.plan.hub.replies.aanswer(to, message, value)
         except BaseException as error:
@@ -623,12 +635,19 @@ class Subscription:
         else:
             self._close(item, outcome, delivery)
 
+    def _has_taker(self, message: Message[Any]) -> bool:
+        """Whether anybody is given the handler's value."""
+        return self.plan.to is not None or message.reply_to is not None
+
     def _answers(self, item: Item, outcome: Any) -> Iterator[tuple[Any, Message[Any], Any]]:
         """What a delivery's value is published to."""
         value = outcome if self.run is None else getattr(outcome, "value", None)
         if value is None:
             return
-        message = _message(item)
+        message, bound = _message(item), self.plan.bound
+        wrong = misreturned(bound.name if bound is not None else self.name, value, self._has_taker(message))
+        if wrong is not None:
+            raise wrong
         for address in (message.reply_to, self.plan.to):
             if address is not None:
                 yield address, message, value
@@ -802,6 +821,18 @@ class Subscription:
             self._attempt_to(self.plan.hub.replies.drop, reply_to, f"{reason} (by {by or self.name})")
         if self.plan.hub.ledger.observed:
             self.plan.hub.ledger.emit(events.Discarded(_message(item), self.name, reason, by))
+
+
+async def awaited(name: str, value: Any, taken: bool) -> Any:
+    """What the handler of that name has returned on a loop; of an awaitable, its result."""
+    if type(value) in VALUES:
+        return value
+    if issubclass(type(value), Awaitable):
+        value = await value
+    wrong = misreturned(name, value, taken)
+    if wrong is not None:
+        raise wrong
+    return value
 
 
 def _message(item: Item) -> Message[Any]:

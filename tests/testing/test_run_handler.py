@@ -274,13 +274,18 @@ def test_the_delivery_is_the_first_taking(colour):
 
 
 def test_the_handler_is_called_once():
-    """Whatever it returns."""
+    """Whatever it returns, be it a value or what is refused as one."""
     calls: list[Any] = []
-    for value in (None, 0, False, "", Dropped("no"), Handled(1), Receipt(1)):
+    for value in (None, 0, False, ""):
         calls.clear()
         run = run_handler(lambda message, value=value: calls.append(message) or value, 1)
         assert len(calls) == 1
         assert run.value == value
+    for outcome in (Dropped("no"), Handled(1), Receipt(1)):
+        calls.clear()
+        run = run_handler(lambda message, value=outcome: calls.append(message) or value, 1)
+        assert len(calls) == 1
+        assert isinstance(run.error, SubscriptionError)
 
 
 # --- bodies that do not fit --------------------------------------------------------------------------------------------

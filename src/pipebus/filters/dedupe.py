@@ -13,9 +13,9 @@ from typing import Any
 from pipebus import links, settings
 from pipebus.clock import SYSTEM, Clock
 from pipebus.errors import ContractError, PipelineError, Rejected, UnsupportedCapability
-from pipebus.foreign import shown, text_of
-from pipebus.message import Dropped, Message
-from pipebus.pipeline import Around, Context, Steps, is_async
+from pipebus.foreign import plain_text, shown, text_of
+from pipebus.message import Dropped, Message, plain_number
+from pipebus.pipeline import Around, Context, Steps, is_plain
 from pipebus.settings import Seconds
 
 
@@ -69,7 +69,7 @@ class Dedupe(Around):
     may_drop = True
 
     def __post_init__(self) -> None:
-        if self.key is not None and (not callable(self.key) or is_async(self.key)):
+        if self.key is not None and (not callable(self.key) or not is_plain(self.key)):
             raise PipelineError(
                 f"Dedupe.key={shown(self.key)}: it is a plain function of the message that returns something hashable; "
                 "leave it out to go by the message's id"
@@ -131,9 +131,9 @@ class Dedupe(Around):
         if self.key is None:
             return message.id
         try:
-            key = self.key(message)
+            key: Hashable = plain_text(links.given(self.key(message)))
             hash(key)
-        except Rejected:
+        except (Rejected, ContractError):
             raise
         except Exception as error:
             raise ContractError(
@@ -145,6 +145,7 @@ class Dedupe(Around):
 
 def _as_text(key: Hashable) -> str:
     """A key as a store keeps it: equal for equal keys, in every process."""
+    key = plain_number(plain_text(key))
     if isinstance(key, (str, bytes)):
         return f"{type(key).__name__}:{shown(key)}"
     if isinstance(key, (int, float)):  # 1, 1.0 and True are equal

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pipebus import links
 from pipebus.errors import PipelineError
-from pipebus.foreign import shown
+from pipebus.foreign import plain_text, shown
 from pipebus.message import Dropped, Message
-from pipebus.pipeline import Transform, is_async
+from pipebus.pipeline import Transform, is_plain
 from pipebus.settings import Condition
 
 
@@ -35,10 +36,11 @@ class Drop(Transform):
     may_drop = True
 
     def __post_init__(self) -> None:
-        if self.when is not None and (not callable(self.when) or is_async(self.when)):
+        if self.when is not None and (not callable(self.when) or not is_plain(self.when)):
             raise PipelineError(f"Drop.when={shown(self.when)}: it is a plain function of the message")
+        self.reason = plain_text(self.reason)
         if not isinstance(self.reason, str) or not self.reason:
             raise PipelineError(f"Drop.reason={shown(self.reason)}: it is a text that is not empty")
 
     def transform(self, message: Message[Any], /) -> Message[Any] | Dropped:
-        return Dropped(self.reason) if self.when is None or self.when(message) else message
+        return Dropped(self.reason) if self.when is None or links.given(self.when(message)) else message

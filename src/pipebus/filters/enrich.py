@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipebus import links
 from pipebus.errors import PipelineError, Rejected
-from pipebus.foreign import shown
+from pipebus.foreign import plain_text, shown
 from pipebus.message import Message
-from pipebus.pipeline import Transform, is_async
+from pipebus.pipeline import Transform, is_plain
 
 
 @dataclass(eq=False)
@@ -30,16 +31,18 @@ class Enrich(Transform):
     overwrite: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.add, Mapping) and (not callable(self.add) or is_async(self.add)):
+        if not isinstance(self.add, Mapping) and (not callable(self.add) or not is_plain(self.add)):
             raise PipelineError(
                 f"Enrich.add={shown(self.add)}: it is a mapping, or a plain function of the message that returns one"
             )
         fields = self.add if isinstance(self.add, Mapping) else {}
         for name, value in fields.items():
-            if callable(value) and is_async(value):
-                raise PipelineError(f'Enrich.add["{name}"] is async; it is a value, or a plain function of the message')
-        self._functions = {name: value for name, value in fields.items() if callable(value)}
-        self._fixed = {name: value for name, value in fields.items() if not callable(value)}
+            if callable(value) and not is_plain(value):
+                raise PipelineError(
+                    f'Enrich.add["{name}"] is async or a generator; it is a value, or a plain function of the message'
+                )
+        self._functions = {plain_text(name): value for name, value in fields.items() if callable(value)}
+        self._fixed = {plain_text(name): value for name, value in fields.items() if not callable(value)}
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         if not isinstance(message.body, Mapping):
@@ -47,8 +50,8 @@ class Enrich(Transform):
         found: Mapping[str, Any]
         if isinstance(self.add, Mapping):
             # A copy: what is added belongs to this message alone.
-            made = {name: function(message) for name, function in self._functions.items()}
+            made = {name: links.given(function(message)) for name, function in self._functions.items()}
             found = {**copy.deepcopy(self._fixed), **made}
         else:
-            found = self.add(message)
+            found = links.given(self.add(message))
         return message.with_body({**message.body, **found} if self.overwrite else {**found, **message.body})

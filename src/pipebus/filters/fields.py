@@ -13,10 +13,12 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from pipebus import links
 from pipebus.errors import HeaderError, PipelineError, Rejected
 from pipebus.expressions import Expression
-from pipebus.message import Headers, Message, check_headers
-from pipebus.pipeline import Transform, is_async
+from pipebus.foreign import plain_text
+from pipebus.message import Message, check_headers, frozen_headers, plain_number
+from pipebus.pipeline import Transform, is_plain
 
 Path = tuple[str, ...]
 Types = Literal["text", "int", "float", "bool", "decimal", "datetime", "date"]
@@ -69,8 +71,10 @@ class Fields(Transform):
         self._set = [(_path(path, "set", alone=True), value) for path, value in _items(self.set, "set")]
         self._remove = [_path(path, "remove") for path in self.remove or ()]
         for path, value in self._set:
-            if callable(value) and is_async(value):
-                raise PipelineError(f'Fields.set["{".".join(path)}"] is async; it is a value, or a plain function')
+            if callable(value) and not is_plain(value):
+                raise PipelineError(
+                    f'Fields.set["{".".join(path)}"] is async or a generator; it is a value, or a plain function'
+                )
             if path[0] == "headers" and not callable(value):
                 _check_header(path, _header(value), "set")
         for _, new in self._rename:
@@ -124,7 +128,7 @@ class Fields(Transform):
             if callable(value) and not (calling or isinstance(value, Expression)):
                 continue  # a function may count on what could not be renamed or cast
             try:
-                found = value(_changed(message, work)) if callable(value) else copy.deepcopy(value)
+                found = links.given(value(_changed(message, work))) if callable(value) else copy.deepcopy(value)
             except Rejected as refused:  # an expression that cannot be asked of it
                 yield from refused.errors
                 continue
@@ -140,6 +144,7 @@ def _items(given: Any, name: str) -> list[tuple[str, Any]]:
 
 
 def _path(text: Any, name: str, alone: bool = False) -> Path:
+    text = plain_text(text)
     parts = tuple(text.split(".")) if isinstance(text, str) else ()
     fine = bool(parts) and all(parts) and (len(parts) == 2 if parts[0] == "headers" else parts[0] == "body")
     if not fine or (len(parts) == 1 and not alone):
@@ -221,16 +226,17 @@ def _pop(work: dict[str, Any], path: Path) -> Any:
 
 def _header(value: Any) -> str | None:
     if isinstance(value, str):
-        return value
+        text: str = plain_text(value)
+        return text
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, (int, float, decimal.Decimal)) else None
+    return str(plain_number(value)) if isinstance(value, (int, float, decimal.Decimal)) else None
 
 
 def _changed(message: Message[Any], work: dict[str, Any]) -> Message[Any]:
     """The message with what has been done so far; what was set was checked then."""
     if work["headers"] != message.headers:
-        message = msgspec.structs.replace(message, headers=Headers(work["headers"]))
+        message = msgspec.structs.replace(message, headers=frozen_headers(work["headers"]))
     return message if work["body"] is message.body else message.with_body(work["body"])
 
 
@@ -250,7 +256,7 @@ def _text(value: Any) -> str:
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, (str, int, float, decimal.Decimal)):
-        return str(value)
+        return str(plain_number(plain_text(value)))
     raise TypeError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipebus.clock import SYSTEM, Clock
 from pipebus.errors import PipelineError
-from pipebus.foreign import class_name, said, shown, spared, text_of
+from pipebus.foreign import class_name, plain_text, said, shown, spared, text_of
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import Around, Context, Steps
 from pipebus.services import get_logger
@@ -38,11 +38,12 @@ class Log(Around):
     redact: Iterable[str] = ()
 
     def __post_init__(self) -> None:
+        self.level = plain_text(self.level)
         if self.level not in ("debug", "info", "warning"):
             raise PipelineError(f'Log.level={self.level!r}: it is "debug", "info" or "warning"')
         if isinstance(self.redact, str):
             raise PipelineError(f"Log.redact={self.redact!r}: it is a list of names, as in redact=[{self.redact!r}]")
-        self.redact = tuple(self.redact)
+        self.redact = tuple(map(plain_text, self.redact))
         self._hidden = frozenset(name.lower() for name in self.redact)
         self._clock: Clock = SYSTEM
 
@@ -83,7 +84,7 @@ class Log(Around):
     def _shown(self, value: Any) -> Any:
         """A copy of JSON-like data with the named values hidden; a model or dataclass by its fields."""
         if isinstance(value, Mapping):
-            return {k: HIDDEN if str(k).lower() in self._hidden else self._shown(v) for k, v in value.items()}
+            return {k: HIDDEN if str(plain_text(k)).lower() in self._hidden else self._shown(v) for k, v in value.items()}
         if isinstance(value, tuple) and hasattr(value, "_asdict"):
             return self._shown(value._asdict())
         if isinstance(value, (list, tuple)):
@@ -96,7 +97,7 @@ class Log(Around):
             if fields is not None and not isinstance(value, type):
                 return self._shown({name: getattr(value, name) for name in fields})
         if isinstance(value, str):
-            return _one_line(value)
+            return _one_line(plain_text(value))
         return value if value is None or type(value) in (bool, int, float) else _one_line(shown(value))
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from string import Formatter
 from typing import Any
 
 import msgspec
 
+from pipebus import links
 from pipebus.errors import PipelineError, Rejected, SubjectError
-from pipebus.foreign import shown
-from pipebus.message import Message
-from pipebus.pipeline import Transform, is_async
+from pipebus.foreign import plain_text, shown
+from pipebus.message import Message, plain_number
+from pipebus.pipeline import Transform, is_plain
 from pipebus.subject import Address, check_subject
 
 _NONE = object()
@@ -37,8 +37,9 @@ class Reroute(Transform):
     reroutes = True
 
     def __post_init__(self) -> None:
-        if callable(self.to) and not is_async(self.to):
+        if callable(self.to) and is_plain(self.to):
             return
+        self.to = plain_text(self.to)
         if not isinstance(self.to, str):
             raise PipelineError(f"Reroute.to={shown(self.to)}: it is a template, or a plain function of the message")
         try:
@@ -70,7 +71,7 @@ class Reroute(Transform):
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         if callable(self.to):
-            subject = self.to(message)
+            subject = plain_text(links.given(self.to(message)))
             if not isinstance(subject, (str, Address)):
                 raise Rejected(None, f"cannot reroute: the function returned {shown(subject)}, which is no subject")
         else:
@@ -86,7 +87,7 @@ class Reroute(Transform):
                 raise Rejected(None, f"cannot reroute: there is no {field}")
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise Rejected(None, f"cannot reroute: {field} is {type(value).__name__}; a token is text or a whole number")
-        token = str(value.value) if isinstance(value, Enum) else str(value)
+        token = str(plain_number(plain_text(value)))
         if root != "subject" and (not token or "." in token or token in ("*", ">")):
             raise Rejected(None, f"cannot reroute: {field} is {shown(token)}, which is not one token of a subject")
         try:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipebus import links
 from pipebus.errors import PipelineError, Rejected
-from pipebus.foreign import shown
-from pipebus.message import Message, check_headers
-from pipebus.pipeline import Transform, is_async
+from pipebus.foreign import plain_text, shown
+from pipebus.message import Message, check_headers, plain_number
+from pipebus.pipeline import Transform, is_plain
 
 
 @dataclass(eq=False)
@@ -33,16 +34,21 @@ class SetHeaders(Transform):
         if not isinstance(self.headers, Mapping) or not self.headers:
             raise PipelineError(f'SetHeaders.headers={shown(self.headers)}: it maps names to texts, as in {{"tenant": "acme"}}')
         for name, value in self.headers.items():
-            if callable(value) and is_async(value):
-                raise PipelineError(f'SetHeaders.headers["{name}"] is async; it is a text, or a plain function of the message')
-        self._functions = {name: value for name, value in self.headers.items() if callable(value)}
+            if callable(value) and not is_plain(value):
+                raise PipelineError(
+                    f'SetHeaders.headers["{name}"] is async or a generator; it is a text, or a plain function of the message'
+                )
+        self._functions = {plain_text(name): value for name, value in self.headers.items() if callable(value)}
         self._fixed = check_headers({name: value for name, value in self.headers.items() if not callable(value)})
         check_headers(dict.fromkeys(self._functions, ""))
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         added: Mapping[str, str] = self._fixed
         if self._functions:
-            added = {**added, **{name: _text(name, function(message)) for name, function in self._functions.items()}}
+            added = {
+                **added,
+                **{name: _text(name, links.given(function(message))) for name, function in self._functions.items()},
+            }
         if not self.overwrite and message.headers:
             added = {name: value for name, value in added.items() if name not in message.headers}
         return message.with_headers(added) if added else message
@@ -52,6 +58,6 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (str, int, float)):
-        return str(value)
+        return str(plain_number(plain_text(value)))
     what = "nothing to be found" if value is None else f"{type(value).__name__}, no text"
     raise Rejected(None, f'header "{name}": there is {what}')

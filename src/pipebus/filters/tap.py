@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pipebus import links
 from pipebus.errors import PipelineError
 from pipebus.message import Message
-from pipebus.pipeline import Transform, is_async
+from pipebus.pipeline import Transform, is_plain
 
 
 @dataclass(eq=False)
@@ -26,9 +27,9 @@ class Tap(Transform):
     target: Callable[[Message[Any]], object]
 
     def __post_init__(self) -> None:
-        if not callable(self.target) or is_async(self.target):
+        if not callable(self.target) or not is_plain(self.target):
             raise PipelineError(f"Tap.target={self.target!r}: it is a plain function of the message")
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
-        self.target(message)
+        links.given(self.target(message))
         return message

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipebus import validation
 from pipebus.errors import PipelineError
+from pipebus.foreign import plain_text
 from pipebus.message import Message
 from pipebus.pipeline import Transform
 from pipebus.settings import Type
@@ -52,7 +53,8 @@ class Validate(Transform):
             raise PipelineError(f'Validate.models={self.models!r}: it maps patterns to types, as in {{"orders.>": Order}}')
         self._refusal = validation.refusal()
         self._checks = []
-        for pattern, model in self.models.items():
+        for given, model in self.models.items():
+            pattern = plain_text(given)
             try:
                 check = validation.validator(model)
             except Exception as error:

@@ -14,7 +14,7 @@ import msgspec
 
 from pipebus import pipeline
 from pipebus.errors import PipelineError
-from pipebus.message import Headers, Message
+from pipebus.message import Message, frozen_headers
 from pipebus.pipeline import Side
 from pipebus.testing.laws import CORRELATION, LAWS, RESERVED, Case, Law, Seen, title_of
 from pipebus.testing.run_filter import run_once
@@ -219,7 +219,7 @@ def _try(law: Law, case: Case, title: str) -> None:
 
 def _prepared(message: Message[Any]) -> Message[Any]:
     """With all that a filter has to keep."""
-    headers = Headers({**message.headers, **RESERVED})
+    headers = frozen_headers({**message.headers, **RESERVED})
     return msgspec.structs.replace(
         message, id=message.id, headers=headers, correlation_id=message.correlation_id or CORRELATION
     )

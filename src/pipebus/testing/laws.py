@@ -21,7 +21,7 @@ import msgspec
 from pipebus import explain, pipeline
 from pipebus.errors import ContractError
 from pipebus.foreign import text_of
-from pipebus.message import Dropped, Handled, Headers, Message, Receipt
+from pipebus.message import Dropped, Handled, Message, Receipt, frozen_headers
 from pipebus.pipeline import Side, Step
 from pipebus.testing import virtual
 from pipebus.testing.bench import FilterBench, FilterRun
@@ -442,7 +442,7 @@ def _numbered(case: Case) -> list[Message[Any]]:
             case.message,
             id=f"{case.message.id}-{next(case.seen.numbers)}",
             correlation_id=f"{CORRELATION}-{number}",
-            headers=Headers({**case.message.headers, NUMBER: str(number)}),
+            headers=frozen_headers({**case.message.headers, NUMBER: str(number)}),
             body=copied(bodies[number % len(bodies)]),
         )
         for number in range(TOGETHER)

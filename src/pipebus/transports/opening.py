@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pipebus.errors import PipebusError, UnsupportedCapability
-from pipebus.foreign import text_of
+from pipebus.foreign import plain_text, text_of
 
 TRANSPORTS: Final[dict[str, str]] = {
     "memory": "pipebus.transports.memory:MemoryTransport.from_url",
@@ -34,6 +34,7 @@ def open_transport(url: str) -> Any:
     Raises:
         UnsupportedCapability: unknown scheme, naming the known ones.
     """
+    url = plain_text(url)
     try:
         scheme = urlsplit(url).scheme or url
     except ValueError as error:

@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from pipebus.errors import PipebusError, SubjectError
-from pipebus.message import RESERVED_PREFIXES, Headers, Message, check_headers
+from pipebus.message import RESERVED_PREFIXES, Headers, Message, check_headers, frozen_headers
 from pipebus.subject import check_subject
 from pipebus.transports.nats.subjects import INBOX, REPLY
 
@@ -268,4 +268,4 @@ def _fitting(headers: Mapping[str, str]) -> Headers:
                 found |= check_headers({name: value})
             except PipebusError:
                 continue
-    return Headers(found)
+    return frozen_headers(found)

@@ -151,7 +151,7 @@ class SqliteTransport(Transport):
     # --- subscriptions -----------------------------------------------------------------------------------------------
 
     def bind(self, binding: Binding) -> None:
-        if not binding.durable and not binding.name.startswith("_"):
+        if not binding.durable and not binding.name.startswith("_replies."):
             raise UnsupportedCapability(
                 f"{self.options.path} keeps messages for subscriptions by name, and {binding.name} has none of its own; "
                 'say subscribe(…, name="…")'

@@ -1,0 +1,185 @@
+"""Envelopes made past the checks: headers made by hand, copies made by `copy.replace` and msgspec, and reserved names."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from carriers import made
+
+from pipebus import (
+    Actor,
+    Bus,
+    ContractError,
+    HeaderError,
+    Message,
+    MessageError,
+    SubjectError,
+    SubscriptionError,
+    UnsupportedCapability,
+    transform,
+)
+
+LONG = 20.0
+Headers: Any = type(Message("a").headers)
+
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "subject": ({"subject": "no good"}, "white space"),
+    "wildcard": ({"subject": "orders.*"}, "wildcard"),
+    "no subject": ({"subject": 5}, "subject"),
+    "headers": ({"headers": {"pipebus-error": "1"}}, "reserved"),
+    "header's value": ({"headers": {"name": 1}}, "string"),
+    "no headers": ({"headers": None}, "mapping"),
+    "key": ({"key": ["unhashable"]}, "key"),
+    "ttl": ({"ttl": "5"}, "ttl"),
+    "negative ttl": ({"ttl": -1.0}, "ttl"),
+    "reply_to": ({"reply_to": ["unhashable"]}, "reply_to"),
+    "bad reply_to": ({"reply_to": "no good"}, "white space"),
+    "correlation_id": ({"correlation_id": 5}, "correlation_id"),
+    "id": ({"id": ""}, "id"),
+    "id of no bus": ({"id": 1 << 90}, "id"),
+    "time": ({"time": "now"}, "time"),
+    "no time": ({"time": None}, "time"),
+}
+broken = pytest.mark.parametrize(("changes", "text"), BROKEN.values(), ids=BROKEN)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"pipebus-error": "1"}, {"Nats-Msg-Id": "1"}, {"a b": "c"}, {"a": "b\r\nc"}, {"a": 1}, {1: "a"}, {"": "a"}],
+    ids=str,
+)
+def test_headers_made_by_hand_are_checked(headers: dict[Any, Any]) -> None:
+    """No error of a handler can be forged: reserved names and bad values are refused where the headers are made."""
+    with pytest.raises(HeaderError):
+        Headers(headers)
+
+
+def test_headers_stay_what_they_are() -> None:
+    """They cannot be filled again, and are copied and pickled like any value."""
+    headers = Headers({"a": "b"}, c="d")
+    headers.__init__({"pipebus-error": "1"})
+    assert dict(headers) == {"a": "b", "c": "d"}
+    for same in (copy.copy(headers), copy.deepcopy(headers), pickle.loads(pickle.dumps(headers))):
+        assert same == headers
+        assert type(same) is Headers
+
+
+@broken
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="copy.replace is new in 3.13")
+def test_copy_replace_checks_like_a_new_message(changes: dict[str, Any], text: str) -> None:
+    """A copy that no message can be is refused where it is made. (None has an id and a time made.)"""
+    if None in changes.values() and "time" in changes:
+        pytest.skip("a time is made")
+    with pytest.raises((SubjectError, HeaderError, MessageError), match=text):
+        copy.replace(Message("a"), **changes)  # type: ignore[attr-defined]
+
+
+@broken
+@pytest.mark.parametrize("way", ["send", "asend"])
+def test_send_checks_the_message_that_it_is_given(changes: dict[str, Any], text: str, way: str) -> None:
+    """A copy made by msgspec has passed no check: `send` looks at it, and nothing is accepted."""
+    message = msgspec.structs.replace(Message("a"), **changes)
+    with Bus() as bus:
+        bus.subscribe(">", lambda m: None, name="all")
+        with pytest.raises((SubjectError, HeaderError, MessageError), match=text):
+            bus.send(message) if way == "send" else asyncio.run(bus.asend(message))
+        assert bus.stats()["subscriptions"]["all"]["accepted"] == 0
+
+
+def plain(change: Callable[[Message], Message]) -> Any:
+    def culprit(message: Message, call_next: Any) -> Any:
+        return call_next(change(message))
+
+    return culprit
+
+
+def async_plain(change: Callable[[Message], Message]) -> Any:
+    async def culprit(message: Message, call_next: Any) -> Any:
+        return await call_next(change(message))
+
+    return culprit
+
+
+def transforming(change: Callable[[Message], Message]) -> Any:
+    @transform
+    def culprit(message: Message) -> Message:
+        return change(message)
+
+    return culprit
+
+
+@broken
+@pytest.mark.parametrize("shape", [plain, async_plain, transforming])
+@pytest.mark.parametrize("at", ["publish", "delivery"])
+@pytest.mark.parametrize("carrier", ["memory:", "memory:?wire=json", "sqlite"])
+def test_what_a_filter_hands_on_is_checked(
+    changes: dict[str, Any], text: str, shape: Any, at: Any, carrier: str, tmp_path: Path
+) -> None:
+    """A filter that hands on a copy with a broken field is named in the error; the subscription goes on with the next one."""
+    seen: list[Any] = []
+
+    @transform
+    def innocent(message: Message) -> Message:
+        return message
+
+    def change(message: Message) -> Message:
+        return msgspec.structs.replace(message, **changes) if message.body == "break" else message
+
+    async def ahandle(message: Message) -> None:
+        seen.append(message.body)
+
+    with made(carrier, tmp_path) as bus:
+        for one in (innocent, shape(change), innocent):
+            bus.use(one, at=at)
+        bus.subscribe("a", ahandle if shape is async_plain else lambda m: seen.append(m.body), name="reads")
+        with bus:
+            if at == "publish":
+                with pytest.raises(ContractError, match=f"filter culprit .*{text}"):
+                    bus.publish("a", "break")
+            else:
+                bus.publish("a", "break")
+            bus.publish("a", "fine")
+            bus.drain(LONG)
+            letters = bus.dead_letters.list()
+    assert seen == ["fine"]
+    if at == "delivery":
+        assert ["culprit" in letter.error and text in letter.error for letter in letters] == [True]
+
+
+@pytest.mark.parametrize("carrier", ["memory:", "sqlite"])
+def test_names_of_the_bus_are_refused(carrier: str, tmp_path: Path) -> None:
+    """Under these names nothing would be kept, or it would be told as the publish chain's: they are refused by name."""
+
+    class Named(Actor):
+        def on_message(self, message: Message) -> None:
+            raise AssertionError
+
+    with made(carrier, tmp_path) as bus:
+        for name in ("_replies.x", "_replies.", "publish"):
+            with pytest.raises(SubscriptionError, match=rf'"{name}".*choose another'):
+                bus.subscribe("a", lambda m: None, name=name)
+        for name in ("_replies.x", "publish"):
+            with pytest.raises(SubscriptionError, match="choose another"):
+                bus.spawn(Named(name))
+        assert bus.subscriptions == []
+        bus.subscribe("a", lambda m: m.body, name="a")
+        with bus:
+            assert bus.request("a", 1, timeout=LONG).body == 1
+
+
+def test_a_handler_with_an_underscore_needs_a_name_where_messages_are_kept(tmp_path: Path) -> None:
+    """On SQLite a subscription without a name is refused, also if its function's name begins with an underscore."""
+
+    def _private(message: Message) -> None:
+        raise AssertionError
+
+    with made("sqlite", tmp_path) as bus, bus, pytest.raises(UnsupportedCapability, match="name="):
+        bus.subscribe("a", _private)
