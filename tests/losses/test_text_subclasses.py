@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 from carriers import CARRIERS, made
-from structlog.testing import capture_logs
 
 from pipebus import Actor, Bus, Dropped, Handlers, Message, Rejected, Subject, branch, transform, when
 from pipebus.filters import Dedupe, Drop, Enrich, Fields, Log, Reroute, SetHeaders, Validate
-from pipebus.testing import run_filter
+from pipebus.testing import captured_logs, run_filter
 
 
 class Topic(str, Enum):  # noqa: UP042 (this is how it is written where programs support Python 3.10)
@@ -366,7 +365,7 @@ def test_log_hides_what_a_member_of_an_enum_names() -> None:
     for keys, names in (({Secret.PASSWORD: "xyzzy"}, ["password"]), ({"password": "xyzzy"}, [Secret.PASSWORD])):
         bus = Bus()
         bus.use(Log(body=True, redact=names))
-        with capture_logs() as lines, bus:
+        with captured_logs() as lines, bus:
             bus.publish("start", keys)
         assert lines
         assert "xyzzy" not in str(lines)
