@@ -50,6 +50,8 @@ def bind(bus: Carried, subscription: Subscription) -> None:
             return subscription.mailbox.offer(parcel) is ONE
         except (MailboxFull, BusClosed):
             return False
+        except RuntimeError:  # no thread could be started for it yet; it is in
+            return True
 
     bus.transport.bind(
         Binding(

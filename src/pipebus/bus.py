@@ -35,6 +35,7 @@ from pipebus.handlers import Handlers
 from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
 from pipebus.lifecycle import Lifecycle, State, StopReport
+from pipebus.locks import Locks, free
 from pipebus.loops import LoopRunner, LoopThread
 from pipebus.mailbox import ONE, LoopGate, Mailbox, Overflow, Traffic
 from pipebus.mailbox_shared import SharedMailbox
@@ -56,7 +57,7 @@ from pipebus.planning import Planner, check_delivery
 from pipebus.replies import Replies
 from pipebus.room import room, room_for_thread, timed_out
 from pipebus.router import AWAITED, BARE, CACHE, Road, Route, Router
-from pipebus.runners import Here, Pool, Timers, carried, carry, current_mailbox
+from pipebus.runners import Here, Pool, Starts, Timers, carried, carry, current_mailbox
 from pipebus.schedule import Schedule
 from pipebus.services import Services
 from pipebus.settings import is_duration
@@ -130,25 +131,33 @@ class Bus:
         url, name = plain_text(url), plain_text(name)
         self.require = {plain_text(what): plain_text(promise) for what, promise in (require or {}).items()}
         self.name = name
+        self.locks = Locks()
         self.clock: Clock = clock or SYSTEM
         self.transport = open_transport(url) if isinstance(url, str) else url
         self.url = getattr(self.transport, "url", url)  # without secrets, if it has some
+        if self.transport.locks is not None:
+            self.locks.add(self.transport.locks)
         self.transport.capabilities.require(self.require, type(self.transport).__name__)
         self.codec: Codec = JsonCodec()
         self.max_message_bytes = max_message_bytes
         cap = _whole(dead_letters, "dead_letters", 1)
         self.dead_letters: DeadLetters = (
-            self.transport.dead_letters if self.transport.dead_letters is not None else DeadLetters(cap)
+            self.transport.dead_letters if self.transport.dead_letters is not None else DeadLetters(cap, self.locks)
         )
-        self.dead_letters.cap = cap
-        self.ledger = Ledger(name, lambda error: self.request_stop(f"{error} in an observer"))
-        self.traffic = Traffic()
+        self.dead_letters.cap, self.dead_letters.locks = cap, self.locks
+        self.ledger = Ledger(name, lambda error: self.request_stop(f"{error} in an observer"), self.locks)
+        self.starts = Starts(self.ledger.warn)
+        self.traffic = Traffic(self.locks, self.starts.retry)
         self.pool_is_given = pool is not None
         size = _whole(pool, "pool", 1) if pool is not None else min(32, (os.cpu_count() or 1) + 4)
-        self.pool = Pool(size, self.clock, name, lambda ready, workers: self.ledger.emit(events.Starved(ready, workers)))
-        self.loop_thread = LoopThread(name, lambda error: self.request_stop(f"{error} in a task on the bus's loop"))
-        self.loops = LoopRunner(self.clock, self.loop_thread, self.ledger.warn)
-        self.timers = Timers(self.clock, name, lambda error: self.ledger.failed("timer.failed", error))
+        self.pool = Pool(
+            size, self.clock, name, lambda ready, workers: self.ledger.emit(events.Starved(ready, workers)),
+            starts=self.starts, locks=self.locks,
+        )  # fmt: skip
+        self.loop_thread = LoopThread(name, lambda error: self.request_stop(f"{error} in a task on the bus's loop"), self.locks)
+        self.loops = LoopRunner(self.clock, self.loop_thread, self.ledger.warn, self.starts, self.locks)
+        self.timers = Timers(self.clock, name, lambda error: self.ledger.failed("timer.failed", error), self.starts, self.locks)
+        self.starts.later = self.timers.after
         self.services = Services(self.clock, debug, self.pool.lent, carry)
         self.router = Router(self)
         self.delivery_nodes: tuple[pipeline.Node, ...] = ()
@@ -335,6 +344,7 @@ class Bus:
             raise LifecycleError(
                 "request waits for its reply and would stop the running event loop; use `await bus.arequest(…)`"
             )
+        self.locks.check()
         timeout = _seconds(timeout, "timeout")
         subject = plain_text(subject)
         run = self._find(subject)
@@ -385,6 +395,8 @@ class Bus:
                 run = route.run(Road("sync", force=True, late=bool(delay)))
                 inline = route.waits is None and self.transport.local
                 outcome = run(message) if inline else await self._elsewhere(run, message)
+            if delay:
+                self.timers.tell()
         except BaseException as error:
             self.ledger.refused(message, error)
             raise
@@ -413,6 +425,7 @@ class Bus:
         try:
             self._check_delay(delay)
             outcome = self._callable(route, late=True)(message)
+            self.timers.tell()
         except BaseException as error:
             self.ledger.refused(message, error)
             raise
@@ -448,7 +461,7 @@ class Bus:
             if put is not None:
                 return put
         self.lifecycle.check_publish()
-        with self.router.lock:
+        with free(self.router.lock):
             route = self.route(subject)
             run = self._callable(route, late=False)
             if self.ledger.observed:
@@ -485,6 +498,7 @@ class Bus:
             name = next(step.name for step in pipeline.met(route.nodes, subject) if step.colour == "async")
 
             def on_loop_thread(message: Message[Any]) -> Any:
+                self.locks.check()
                 if asyncio._get_running_loop() is not None:
                     raise PipelineError(
                         f'filter {name} is async, so publish() on "{subject}" cannot run inside an event loop; '
@@ -568,6 +582,7 @@ class Bus:
         """
         if at not in ("publish", "delivery"):
             raise PipelineError(f'use(at={shown(at)}): a filter stands at "publish" or at "delivery"')
+        self.locks.check()
         with self.lifecycle.lock:
             if self.state not in ("new", "stopped"):
                 raise LifecycleError("filters cannot be added after start: chains are frozen; call use() before start()")
@@ -681,7 +696,7 @@ class Bus:
                     self.subscribe_at(place, subject, handler, **options)
             except BaseException:
                 for subscription in made:  # all of them with their filter actors, or none
-                    self.end(subscription, "unsubscribed")
+                    self.strike(subscription, "unsubscribed")
                 one.take_back(self)
                 raise
             finally:
@@ -691,6 +706,7 @@ class Bus:
         self, place: pipeline.Place, subject: Any, handler: Callable[..., Any] | None, **options: Any
     ) -> Subscription:
         """`subscribe`, for what was written down elsewhere."""
+        self.locks.check()
         options = {**DEFAULTS, **options}
         name, filters = plain_text(options.pop("name")), options.pop("filters")
         subjects = self._planner.subjects(subject)
@@ -800,6 +816,7 @@ class Bus:
                     f"every is given the function {pipeline.name_of(given)}, but it publishes a message; subscribe it: "
                     '@bus.on("headlines.fetch"), and bus.every(60.0, "headlines.fetch")'
                 )
+        self.locks.check()
         seconds = settings.seconds(interval, "every", above=0.0)
         unknown = envelope.keys() - set(OPTIONS)
         if unknown:
@@ -812,7 +829,7 @@ class Bus:
         if envelope.get("headers"):
             envelope["headers"] = check_headers(envelope["headers"])
         check_fields(envelope.get("key"), envelope.get("ttl"), envelope.get("reply_to"), envelope.get("correlation_id"))
-        rules = self._planner.rules(size=1, overflow="drop_newest", schedule=self.pool.submit)
+        rules = self._planner.rules(size=1, overflow="drop_newest", enlist=self.pool.ready.append, schedule=self.pool.call)
         kind = one_worker_kind()
         schedule = Schedule(self, seconds, subject, body, envelope, rules, place, kind)
         with self.lifecycle.lock:
@@ -832,6 +849,7 @@ class Bus:
 
     def forget_schedule(self, schedule: Schedule) -> None:
         """What `schedule.stop()` calls."""
+        self.locks.check()
         with self.lifecycle.lock:
             if self.schedules.pop(schedule, schedule) is None:
                 schedule.end()
@@ -853,6 +871,7 @@ class Bus:
             raise PipelineError(
                 f"observer {pipeline.name_of(observer)} is async or a generator, and would not run; make it a plain `def`"
             )
+        self.locks.check()
         self.ledger.observe(observer)
         self.router.forget_all()
         return observer
@@ -863,7 +882,8 @@ class Bus:
         own = current_mailbox() is subscription.mailbox
         if asyncio._get_running_loop() is not None and not own:
             raise LifecycleError("unsubscribe waits for the handler that runs; on an event loop use `await sub.aunsubscribe()`")
-        self._strike(subscription, "unsubscribed")
+        self.locks.check()
+        self.strike(subscription, "unsubscribed")
         if subscription.inbox is not None:
             subscription.inbox.wake_all()
             return
@@ -873,7 +893,7 @@ class Bus:
     async def aunsubscribe(self, subscription: Subscription, timeout: float | None = None) -> None:
         """What `await subscription.aunsubscribe()` calls."""
         self.lifecycle.check_process()
-        self._strike(subscription, "unsubscribed")
+        self.strike(subscription, "unsubscribed")
         if subscription.inbox is not None:
             subscription.inbox.wake_all()
             return
@@ -887,7 +907,7 @@ class Bus:
     def _still_running(subscription: Subscription, timeout: float | None) -> TimeoutError:
         return TimeoutError(f"a handler of {subscription.name} still runs after {timeout:g} s; no other will start")
 
-    def _strike(self, subscription: Subscription, reason: str) -> None:
+    def strike(self, subscription: Subscription, reason: str) -> None:
         """Out of the bus's books; what is queued is dropped."""
         with self.lifecycle.lock:
             self.router.remove(subscription)
@@ -929,6 +949,7 @@ class Bus:
         Raises:
             SubscriptionError, SubjectError, PipelineError, UnsupportedCapability: naming what is wrong.
         """
+        self.locks.check()
         self._spawner.spawn(
             actor, pipeline.caller(), filters=filters, run=run, to=to, mailbox=mailbox, overflow=overflow,
             overflow_timeout=overflow_timeout, attempts=attempts, workers=1, deliver="new",
@@ -938,7 +959,8 @@ class Bus:
     def end(self, subscription: Subscription, reason: str) -> None:
         """What `actor.stop()` calls: `unsubscribe` without waiting."""
         self.lifecycle.check_process()
-        self._strike(subscription, reason)
+        self.locks.check()
+        self.strike(subscription, reason)
 
     # --- lifecycle -----------------------------------------------------------------------------------------------------
 
@@ -1053,6 +1075,7 @@ class Bus:
         return rule
 
     def _bury_published(self, message: Message[Any], error: BaseException, by: str) -> None:
+        self.locks.check()
         now = self.clock.now()
         letter = self.dead_letters.add(
             message, error, Source(self._publish_again, self._forget_letter), subscription=PUBLISH, by=by, attempts=1,
@@ -1137,16 +1160,18 @@ class Bus:
         `published` messages were handed in; each was `accepted`, dropped, rejected or ended in an error. A subscription's own
         figures keep `accepted = acknowledged + dropped + dead + pending + in_flight`, at every quiet moment.
         """
+        self.locks.check()
         return {
             "state": self.state,
             **self.ledger.figures(self._ids.count() + _value(self._sent)),
             "dead_letters": len(self.dead_letters),
             "subscriptions": {s.name: s.stats() for s in self.router.subscriptions()},
-            "schedules": [schedule.stats() for schedule in self.schedules],
+            "schedules": [schedule.stats() for schedule in list(self.schedules)],
         }
 
     @property
     def subscriptions(self) -> list[Subscription]:
+        self.locks.check()
         return list(self.router.subscriptions())
 
     def describe(self) -> dict[str, Any]:
@@ -1177,7 +1202,7 @@ class Bus:
 
     def listeners(self, subject: Any) -> list[Subscription]:
         """Whose patterns match."""
-        with self.router.lock:
+        with free(self.router.lock):
             return self.router.listeners(plain_text(subject))
 
     def __repr__(self) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ import msgspec
 
 from pipebus.errors import DeadLetterError
 from pipebus.foreign import class_name, formatted, places_of, said, text_of
+from pipebus.locks import Locks, free
 from pipebus.message import Message
 
 PUBLISH: Final = "publish"
@@ -84,19 +84,21 @@ class DeadLetters:
 
     Args:
         cap: Most letters kept, >= 1.
+        locks: Of its bus.
     """
 
     settles = False
     """Keeping a letter settles the delivery too."""
 
-    def __init__(self, cap: int = 10_000) -> None:
+    def __init__(self, cap: int = 10_000, locks: Locks | None = None) -> None:
         self.cap = cap
         self.total = 0
         self.evicted = 0
         self._letters: dict[str, tuple[DeadLetter, Source]] = {}
         self._numbers = itertools.count(1)
         self._replaying: set[str] = set()
-        self._lock = threading.Lock()
+        self.locks = locks or Locks()
+        self._lock = self.locks.new()
 
     def add(
         self, message: Message[Any], error: BaseException, source: Source, *, subscription: str, by: str | None,
@@ -124,7 +126,7 @@ class DeadLetters:
     def keep(self, letter: DeadLetter, source: Source, token: Any) -> None:
         """Keep a letter; over the cap the oldest goes."""
         evicted: list[tuple[DeadLetter, Source]] = []
-        with self._lock:
+        with free(self._lock):
             self._letters[letter.id] = (letter, source)
             self.total += 1
             excess = len(self._letters) - self.cap
@@ -138,13 +140,13 @@ class DeadLetters:
 
     def list(self, subscription: str | None = None) -> list[DeadLetter]:
         """All letters, oldest first; those of one subscription if it is named."""
-        with self._lock:
+        with free(self._lock):
             letters = [letter for letter, _ in self._letters.values()]
         return [letter for letter in letters if subscription in (None, letter.subscription)]
 
     def show(self, id: str) -> DeadLetter:
         """One letter, whole."""
-        with self._lock:
+        with free(self._lock):
             return self._get(id)[0]
 
     def replay(self, id: str) -> None:
@@ -155,15 +157,16 @@ class DeadLetters:
         Raises:
             DeadLetterError: no such letter, or its subscription is full or gone (the letter stays).
         """
-        with self._lock:
+        self.locks.check()
+        with free(self._lock):
             letter, source = self._get(id)
             self._replaying.add(id)
         try:
             source.revive(letter.message)
-            with self._lock:
+            with free(self._lock):
                 del self._letters[id]
         finally:
-            with self._lock:
+            with free(self._lock):
                 self._replaying.discard(id)
 
     def discard(self, id: str) -> None:
@@ -173,7 +176,8 @@ class DeadLetters:
         Raises:
             DeadLetterError: no such letter.
         """
-        with self._lock:
+        self.locks.check()
+        with free(self._lock):
             letter, source = self._get(id)
             del self._letters[id]
         source.bury(letter.message, "discarded")

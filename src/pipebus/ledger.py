@@ -5,7 +5,7 @@ The ledger: what became of messages on the publish side, counted by place and re
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -15,6 +15,7 @@ from pipebus.binding import handler_name
 from pipebus.dead_letters import PUBLISH, digest_of
 from pipebus.errors import Rejected
 from pipebus.foreign import class_name, is_a, printable, spared, text_of
+from pipebus.locks import Locks, free
 from pipebus.message import Dropped, Message
 from pipebus.services import get_logger, logging_configured
 
@@ -29,18 +30,18 @@ class Ledger:
     Args:
         name: The bus's, for its log lines.
         interrupted: Told of a SystemExit or KeyboardInterrupt in an observer.
+        locks: Of its bus.
     """
 
-    def __init__(self, name: str, interrupted: Callable[[str], None]) -> None:
+    def __init__(self, name: str, interrupted: Callable[[str], None], locks: Locks | None = None) -> None:
         self.name = name
         self.interrupted = interrupted
         self.observed = False
         self._observers: list[Callable[[Any], object]] = []
-        self._observer_errors = 0
-        self._log_errors = 0
         self._kinds: dict[tuple[str, str, str], tuple[int, str]] = {}  # failures so far: how often, and the last one's text
-        self._lock = threading.Lock()
-        self._unrouted = 0
+        self._lock = (locks or Locks()).new()
+        self._notes: deque[tuple[str, str, str]] = deque()  # what is not counted yet: figure, by whom, reason
+        self._totals: Counter[str] = Counter()  # figures without a reason
         self._dropped: dict[str, Counter[str]] = {}
         self._rejected: dict[str, Counter[str]] = {}
         self._errors: Counter[str] = Counter()
@@ -59,8 +60,7 @@ class Ledger:
             try:
                 observer(event)
             except BaseException as error:
-                with self._lock:
-                    self._observer_errors += 1
+                self._count("observer_errors")
                 if is_a(error, (KeyboardInterrupt, SystemExit)):
                     self._live_on(error)
                 self.failed("observer.failed", error, observer=_name_of(observer))
@@ -95,8 +95,7 @@ class Ledger:
         try:
             get_logger(bus=self.name).warning(event, **facts)
         except BaseException as error:
-            with self._lock:
-                self._log_errors += 1
+            self._count("log_errors")
             if is_a(error, (KeyboardInterrupt, SystemExit)):
                 self._live_on(error)
 
@@ -112,15 +111,33 @@ class Ledger:
 
     # --- counting ------------------------------------------------------------------------------------------------------
 
+    def _count(self, figure: str, by: str = "", reason: str = "") -> None:
+        """Code that has interrupted this thread while it counts leaves a note for it, or for whoever counts next."""
+        self._notes.append((figure, by, reason))
+        if not self._lock._is_owned():
+            with self._lock:
+                self._add_up()
+
+    def _add_up(self) -> None:
+        """Called with the lock held."""
+        while self._notes:
+            figure, by, reason = self._notes.popleft()
+            if figure == "dropped":
+                _count(self._dropped, by, reason)
+            elif figure == "rejected":
+                _count(self._rejected, by, reason)
+            elif figure == "errors":
+                self._errors[by] += 1
+            else:
+                self._totals[figure] += 1
+
     def unrouted(self, message: Message[Any]) -> None:
-        with self._lock:
-            self._unrouted += 1
+        self._count("unrouted")
         if self.observed:
             self.emit(events.Unrouted(message))
 
     def dropped(self, message: Message[Any], outcome: Dropped) -> None:
-        with self._lock:
-            _count(self._dropped, outcome.by or "unknown", outcome.reason)
+        self._count("dropped", outcome.by or "unknown", outcome.reason)
         if self.observed:
             self.emit(events.Discarded(message, PUBLISH, outcome.reason, outcome.by))
 
@@ -128,17 +145,17 @@ class Ledger:
         """An error leaves the bus: our frames and our signature are taken off."""
         mark = links.unsign(error)
         links.trim(error)
-        with self._lock:
-            if is_a(error, Rejected):
-                _count(self._rejected, *_refusal(error))
-            else:
-                self._errors[class_name(error)] += 1
+        if is_a(error, Rejected):
+            self._count("rejected", *_refusal(error))
+        else:
+            self._count("errors", class_name(error))
         if self.observed:
             self.emit(events.Refused(message, error, mark.name if mark is not None else None))
 
     def figures(self, published: int) -> dict[str, Any]:
         """JSON-safe; `accepted` is what is left of `published`."""
-        with self._lock:
+        with free(self._lock):
+            self._add_up()
             rejected = {by: dict(reasons) for by, reasons in sorted(self._rejected.items())}
             dropped = {by: dict(reasons) for by, reasons in sorted(self._dropped.items())}
             errors = dict(sorted(self._errors.items()))
@@ -149,9 +166,9 @@ class Ledger:
                 "rejected": rejected,
                 "dropped": dropped,
                 "errors": errors,
-                "unrouted": self._unrouted,
-                "observer_errors": self._observer_errors,
-                "log_errors": self._log_errors,
+                "unrouted": self._totals["unrouted"],
+                "observer_errors": self._totals["observer_errors"],
+                "log_errors": self._totals["log_errors"],
             }
 
 

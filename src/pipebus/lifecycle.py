@@ -27,13 +27,14 @@ from pipebus.clock import Clock
 from pipebus.errors import BusClosed, BusNotStarted, DrainTimeout, LifecycleError
 from pipebus.foreign import note, spared, text_of
 from pipebus.ledger import Ledger
+from pipebus.locks import Locks, free
 from pipebus.loops import LoopRunner, LoopThread
 from pipebus.mailbox import Traffic
 from pipebus.mailbox_asked import AskedMailbox
 from pipebus.planning import check_delivery
 from pipebus.replies import Replies
 from pipebus.router import Router
-from pipebus.runners import Pool, Timers, current_mailbox
+from pipebus.runners import Pool, Starts, Timers, current_mailbox
 from pipebus.schedule import Schedule
 from pipebus.services import get_logger
 from pipebus.subscription import Subscription
@@ -65,12 +66,14 @@ class Parts(Protocol):
     """What a lifecycle starts and stops; a bus's."""
 
     clock: Clock
+    locks: Locks
     transport: Any
     codec: Any
     max_message_bytes: int | None
     traffic: Traffic
     pool: Pool
     timers: Timers
+    starts: Starts
     loops: LoopRunner
     loop_thread: LoopThread
     router: Router
@@ -108,18 +111,18 @@ class Lifecycle:
     def __init__(self, bus: Parts) -> None:
         self.bus = bus
         self.state: State = "new"
-        self.lock = threading.RLock()  # registrations and changes of state
+        self.lock = bus.locks.new()  # registrations and changes of state
         self.stop_wanted = False
         self.turns = 0  # changes of state so far
         self._starting = threading.RLock()  # held by the one thread that starts
-        self._stopping = threading.Lock()  # held by the one thread that stops
+        self._stopping = threading.RLock()  # held by the one thread that stops
         self._hurry = False
         self._bell: Bell | None = None  # while somebody is in `run`
         self._round = Round()
         self._pid = os.getpid()
         self._started: list[pipeline.Step] = []
         self._running: set[int] = set()  # of the filter objects that have started, or are about to
-        self._claiming = threading.Lock()
+        self._claiming = bus.locks.new()
 
     def _change(self, state: State) -> events.StateChanged | None:
         """Called under the lock; the event is told after it. All routes go: the next publish of each subject asks anew."""
@@ -163,6 +166,7 @@ class Lifecycle:
         self.check_process()
         if self.state == "draining" or self._at_filters() or (self.in_handler() and self.state != "started"):
             raise LifecycleError("the bus is starting or stopping; wait for that before you start it (again)")
+        self._check_interrupted()
         with self._stopping, self._starting:  # a stop under way still has to end its threads
             with self.lock:
                 if self.state == "started":
@@ -198,6 +202,7 @@ class Lifecycle:
                 pool.start()
             bus.loops.start(loop)
             bus.timers.start()
+            bus.starts.retry()
             changed = self._change("started")
             left = [subscription.mailbox for subscription in subscriptions if subscription.mailbox.reopen()]
             for mailbox in left:
@@ -343,6 +348,7 @@ class Lifecycle:
             return self.only_request("stop()")
         if asyncio._get_running_loop() is not None:
             raise LifecycleError("stop waits for handlers and would stop the running event loop; use `await bus.astop()`")
+        self._check_interrupted()
         deadline = self.bus.clock.monotonic() + timeout
         self.request_stop("stop()")
         with self._starting, self.lock:
@@ -357,6 +363,12 @@ class Lifecycle:
             if this.report is None:  # else another thread has stopped it; and it may have been started again since
                 this.report = self._stop(deadline, drain)
             return this.report
+
+    def _check_interrupted(self) -> None:
+        """Raises LifecycleError in code that has interrupted this thread in a start, a stop or a change."""
+        free(self._starting)
+        free(self._stopping)
+        self.bus.locks.check()
 
     def from_inside(self) -> bool:
         """In a handler, filter or observer, or in a filter's own start or stop: a stop would wait for itself."""

@@ -393,7 +393,11 @@ def _abandonable(step: Mark, next_: Next, effect: Call, services: Services) -> A
             here.mailbox = None
             gate.release()
 
-    threading.Thread(target=run, name=f"pipebus-abandonable-{step.name}", daemon=True).start()
+    try:
+        threading.Thread(target=run, name=f"pipebus-abandonable-{step.name}", daemon=True).start()
+    except BaseException:
+        here.mailbox = None
+        raise
     if not services.wait(gate, effect.timeout):
         raise TimeoutError(f"the rest of the chain took longer than {effect.timeout} s; it goes on, unheard")
     fine, value = result[0]

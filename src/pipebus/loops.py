@@ -30,13 +30,14 @@ from types import CoroutineType
 from typing import Any, Final
 
 from pipebus.clock import Clock
-from pipebus.errors import BusClosed
+from pipebus.errors import BusClosed, LifecycleError
 from pipebus.foreign import is_a
+from pipebus.locks import Locks, free
 from pipebus.mailbox import open_gate
 from pipebus.mailbox_asked import is_question
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import HANDLED, Message
-from pipebus.runners import CHUNK, Here, carried, carry, rescued, sweep
+from pipebus.runners import CHUNK, Here, Starts, carried, carry, rescued, sweep
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
@@ -50,10 +51,10 @@ SOON: Final = 0.1  # seconds: longer than a loop that is being ended lives
 class LoopThread:
     """The bus's own event loop, on a thread that starts when one is first needed."""
 
-    def __init__(self, name: str, interrupted: Callable[[str], None]) -> None:
+    def __init__(self, name: str, interrupted: Callable[[str], None], locks: Locks | None = None) -> None:
         self.name = name
         self.interrupted = interrupted  # told of a SystemExit or KeyboardInterrupt in some task
-        self._lock = threading.Lock()
+        self._lock = (locks or Locks()).new()
         self._ended = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -63,7 +64,7 @@ class LoopThread:
         self._ended = False
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
+        with free(self._lock):
             if self._ended:
                 raise BusClosed("the bus has stopped, and its event loop with it")
             if self._loop is None:
@@ -127,7 +128,7 @@ class LoopThread:
 
     def stop(self, timeout: float | None) -> str | None:
         """End the loop and its thread; the thread's name if it has not ended in time."""
-        with self._lock:
+        with free(self._lock):
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
             self._ended = True
@@ -212,7 +213,7 @@ async def in_context(context: contextvars.Context, call: Callable[[Any], Any], a
 
 def _sweep(ready: deque[Any]) -> None:
     for mailbox in sweep(ready):
-        mailbox.rules.schedule(mailbox)
+        mailbox.line_up_again()
 
 
 class LoopWorker:
@@ -248,13 +249,13 @@ class LoopWorker:
             while self.mailbox is not None:
                 mailbox = self.mailbox
                 if crew.over:  # it was given a mailbox, and comes to it only now
-                    mailbox.rules.schedule(mailbox)
+                    mailbox.line_up_again()
                     return
                 again = await (self.shared(mailbox) if isinstance(mailbox, SharedMailbox) else self.solo(mailbox))
                 self._here.mailbox = None
                 if again:
                     if crew.over:
-                        mailbox.rules.schedule(mailbox)  # the bus was started again, with another crew
+                        mailbox.line_up_again()  # the bus was started again, with another crew
                     else:
                         crew.ready.append(mailbox)
                 mailbox = None  # an actor that has stopped is not kept alive by its last worker
@@ -273,12 +274,15 @@ class LoopWorker:
     async def next(self) -> bool:
         """The next mailbox; False if there is nothing to do and there are workers to spare."""
         crew = self.crew
-        self.mailbox = crew.ready.popleft() if crew.ready else None
-        if self.mailbox is None:
+        # A signal handler may publish between any two steps, and so spread what is ready over those who sleep.
+        try:
+            self.mailbox = crew.ready.popleft()
+        except IndexError:
+            self.mailbox = None
             if crew.ending or len(crew.sleepers) >= SPARE:
                 return False
-            crew.sleepers.append(self)
             self.awake = crew.loop.create_future()
+            crew.sleepers.append(self)
             try:
                 await self.awake
             except asyncio.CancelledError:
@@ -425,20 +429,21 @@ class Crew:
         self.ending = False  # workers that have nothing to do end
         self.over = False  # nobody waits for them any more
         self.called = False  # a `spread` is on its way
+        self.enlisted = False  # something came onto the list from outside; what workers put back there may have to wait
         self.thread = 0  # the one that the loop was last seen to run on
         self.gate: Any = None  # opened when the last worker has ended
 
     def spread(self) -> None:
         """On the loop: give each ready mailbox a worker."""
         self.thread = threading.get_ident()
-        self.called = False
+        self.called = self.enlisted = False
         ready, sleepers = self.ready, self.sleepers
         while True:
             try:
                 mailbox = ready.popleft()
             except IndexError:
                 return
-            if sleepers:
+            with suppress(IndexError):
                 self.wake(sleepers.pop(), mailbox)
                 continue
             worker = LoopWorker(self, mailbox)
@@ -518,9 +523,14 @@ class LoopRunner:
 
     Args:
         warn: Says that the caller's loop was closed under a running bus.
+        starts: Hears of a loop's thread that cannot be started.
+        locks: Of its bus.
     """
 
-    def __init__(self, clock: Clock, thread: LoopThread, warn: Callable[..., None]) -> None:
+    def __init__(
+        self, clock: Clock, thread: LoopThread, warn: Callable[..., None], starts: Starts | None = None,
+        locks: Locks | None = None,
+    ) -> None:  # fmt: skip
         self.clock = clock
         self.thread = thread
         self.warn = warn
@@ -528,29 +538,86 @@ class LoopRunner:
         self._early: deque[Any] = deque()  # mailboxes that come while no crew is there
         self._callers: asyncio.AbstractEventLoop | None = None
         self._crew: Crew | None = None
-        self._lock = threading.Lock()
+        self._lock = (locks or Locks()).new()
         self._started = False
+        self.starts = starts or Starts(lambda event, **facts: None)
+        self.starts.serves(self)
 
     def submit(self, mailbox: Any) -> None:
+        """Put a mailbox on the ready list, and see that it is looked at."""
+        self.enlist(mailbox)
+        self.call()
+
+    def enlist(self, mailbox: Any) -> None:
         """Put a mailbox on the ready list. Called once per change from rest to ready, on any thread."""
-        try:
-            crew = self._crew or self._begin()
-        except BaseException:  # no thread can be had: whoever publishes is told, and the next crew takes it along
-            self._early.append(mailbox)
-            raise
+        crew = self._crew
         if crew is None:
             self._early.append(mailbox)
-            _sweep(self._early)
             return
         crew.ready.append(mailbox)
+        crew.enlisted = True
+        if crew.over:  # nobody may look there any more
+            with suppress(ValueError):  # somebody has
+                crew.ready.remove(mailbox)
+                self._early.append(mailbox)
+
+    def call(self, _: object = None) -> BaseException | None:
+        """
+        After something was put on the ready list.
+
+        Returns:
+            What kept the loop's thread from being started, if something did. It is tried again.
+        """
+        crew = self._crew
+        if crew is None or self._early:
+            return self.spread()
+        self._call(crew)
+        return None
+
+    def help(self) -> None:
+        crew = self._crew
+        if crew is not None and crew.enlisted:
+            crew.called = False  # whoever has said so may be the code that we have interrupted; a spread too many does no harm
+            self.call()
+        elif self._early:
+            self.call()
+
+    def spread(self) -> BaseException | None:
+        """See that what has come is given to workers."""
+        crew = self._crew
+        if crew is None:
+            if self._lock._is_owned():
+                return None  # the code that we have interrupted looks again when it has given the lock back
+            try:
+                crew = self._begin()
+            except BusClosed:
+                raise
+            except Exception as error:
+                self.starts.failed(f"{self.thread.name}-loop", error, self.spread)
+                if isinstance(error, LifecycleError):
+                    return None  # we have interrupted the start of its thread, and come back soon
+                self.starts.say()
+                error.add_note("(pipebus has kept the message, and handles it when a thread can be had)")
+                return error
+        if crew is None:
+            _sweep(self._early)
+            return None
+        with suppress(IndexError):
+            while True:
+                crew.ready.append(self._early.popleft())
+        self._call(crew)
+        return None
+
+    def _call(self, crew: Crew) -> None:
         if crew.over:
             _sweep(crew.ready)
         if crew.called:
             return
         crew.called = True
         try:
-            # The thread is a cheap first look; to ask for the running loop may be a system call.
-            if threading.get_ident() == crew.thread and asyncio._get_running_loop() is crew.loop:
+            # The thread is a cheap first look; the second is that a task runs there. A signal's handler may run in between two
+            # tasks, when the loop is about to wait and would not see what we put before it.
+            if threading.get_ident() == crew.thread and asyncio.current_task(crew.loop) is not None:
                 crew.spread()
             else:
                 crew.loop.call_soon_threadsafe(crew.spread)
@@ -562,8 +629,6 @@ class LoopRunner:
         with self._lock:
             if self._crew is None and self._started:
                 self._crew = Crew(self._callers or self.thread.loop(), self._callers is not None, self.orphans)
-                while self._early:
-                    self._crew.ready.append(self._early.popleft())
             return self._crew
 
     def start(self, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -571,6 +636,8 @@ class LoopRunner:
             self._callers = loop
             self._started = True
         self.adopt()
+        if self._early:
+            self.spread()
 
     def adopt(self) -> None:
         """What workers had in hand whose loop was closed under them goes back."""
@@ -604,6 +671,7 @@ class LoopRunner:
             self._started = False
             crew = self._crew
         if crew is None:
+            _sweep(self._early)
             return []
         crew.ending = True
         # Also if no worker is to be seen: a `spread` may just be making one, and is over when `end` runs.
@@ -617,4 +685,5 @@ class LoopRunner:
         with self._lock:
             self._crew = self._callers = None
         _sweep(crew.ready)
+        _sweep(self._early)
         return stuck

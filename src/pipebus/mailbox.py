@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Protocol
 
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed, MailboxFull
+from pipebus.locks import Locks, free, interrupted
 from pipebus.message import Message, Receipt
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
@@ -28,6 +29,8 @@ NOBODY: Final = Receipt(0)
 ONE: Final = Receipt(1)
 SLICE: Final = 0.5
 """Seconds between two looks of whoever waits for the bus to become quiet."""
+TURNS: Final = 100
+"""How often a thread lets others run before it waits for a lock in the usual way."""
 
 OWN: Final = "its own handler publishes into it and would wait for itself: enlarge it, or choose another overflow"
 
@@ -35,7 +38,7 @@ OWN: Final = "its own handler publishes into it and would wait for itself: enlar
 class Parcel:
     """A message with a history: returned, delayed, replayed, or carried by a transport that wants an answer."""
 
-    __slots__ = ("attempt", "delay", "due", "first", "lane", "message", "open", "replayed", "token")
+    __slots__ = ("attempt", "delay", "due", "first", "lane", "message", "open", "replayed", "timer", "token")
 
     def __init__(self, message: Message[Any], attempt: int = 0, token: Any = None, delay: float = 0.0) -> None:
         self.message = message
@@ -44,6 +47,7 @@ class Parcel:
         self.first = 0.0  # when it was first taken, seconds since 1970
         self.delay = delay  # seconds until it may be taken
         self.due = 0.0  # the same on the monotonic clock
+        self.timer: Any = None  # what will take it then
         self.lane = False  # it holds the lane of its key
         self.replayed = False  # a dead letter that has come back
         self.open = False  # taken from a shared mailbox, and not settled
@@ -64,10 +68,13 @@ class Owner(Protocol):
 class Traffic:
     """What the mailboxes of one bus share: a lock for their changes of state, and how many are not at rest."""
 
-    __slots__ = ("_gates", "busy", "held", "lock", "waits")
+    __slots__ = ("_gates", "busy", "held", "lock", "locks", "look", "taken", "waits")
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
+    def __init__(self, locks: Locks | None = None, look: Callable[[], object] = lambda: None) -> None:
+        self.locks = locks or Locks()
+        self.lock = self.locks.new()
+        self.taken = False  # a hint that somebody holds the lock on one of the quick roads; see `take_turn`
+        self.look = look  # called before each wait for quiet: it may start what could not be started before
         self.busy = 0  # handled mailboxes that are scheduled or being worked on
         self.held = 0  # messages that wait for their time
         self.waits: dict[Mailbox, list[tuple[Mailbox, ...]]] = {}  # whose handler waits for whom; see mailbox_asked.py
@@ -90,8 +97,10 @@ class Traffic:
             also: What else must hold; asked again after each `nudge`.
             give_up: Stop waiting; asked likewise.
         """
+        self.locks.check()
         deadline = clock.monotonic() + timeout
         while True:
+            self.look()
             gate = threading.Lock()
             gate.acquire()
             with self._watched(gate) as quiet:
@@ -107,6 +116,7 @@ class Traffic:
         """`quiet` on an event loop, without a thread that waits."""
         deadline = clock.monotonic() + timeout
         while True:
+            self.look()
             gate = LoopGate()
             with self._watched(gate) as quiet:
                 if quiet and also():
@@ -119,18 +129,18 @@ class Traffic:
     @contextmanager
     def _watched(self, gate: Any) -> Iterator[bool]:
         """Whether all is quiet; and from this moment on `gate` is opened when it may have become so."""
-        with self.lock:
+        with free(self.lock):
             quiet = self.busy == 0 and self.held == 0
             self._gates.append(gate)
         try:
             yield quiet
         finally:
-            with self.lock:
+            with free(self.lock):
                 self._gates.remove(gate)
 
     def nudge(self) -> None:
         """Let everyone who waits for quiet look again."""
-        with self.lock:
+        with self.lock:  # also by code that has interrupted this thread: an alarm changes nothing
             self.alarm()
 
     def alarm(self) -> None:
@@ -158,15 +168,21 @@ class LoopGate:
         return self._open.is_set()
 
 
-def take_turn(lock: Any) -> None:
+def take_turn(traffic: Traffic) -> None:
     """
     Before a lock that is held for moments only: let others run until it is free.
 
     A thread that waits for a lock in the usual way is given it while it does not have the interpreter. The thread that has
     the interpreter then soon waits for the lock in its turn, and from there on each message costs two thread switches. (The
     lock itself is then taken by `with`, between whose steps no signal can come.)
+
+    `taken` is only a hint: an interrupt in the middle may leave it set, so nobody follows it for long.
     """
-    while lock.locked():
+    if traffic.lock._is_owned():
+        raise interrupted()
+    for _ in range(TURNS):
+        if not traffic.taken:
+            return
         time.sleep(0)
 
 
@@ -186,8 +202,8 @@ class Rules:
     """What mailboxes of equal settings share, so that a million of them stay small."""
 
     __slots__ = (
-        "blocking", "clock", "hurry", "later", "mine", "overflow", "pull", "room", "schedule", "size", "timeout", "traffic",
-        "workers",
+        "blocking", "clock", "enlist", "hurry", "later", "mine", "overflow", "pull", "room", "schedule", "size", "timeout",
+        "traffic", "workers",
     )  # fmt: skip
 
     def __init__(
@@ -200,8 +216,9 @@ class Rules:
         timeout: float = 5.0,
         workers: int = 1,
         pull: bool = False,
-        schedule: Callable[[Any], None],
-        later: Callable[[float, Callable[[], None]], object],
+        schedule: Callable[[Any], BaseException | None],
+        enlist: Callable[[Any], object] = lambda mailbox: None,
+        later: Callable[[float, Callable[[], None]], Any],
         blocking: Callable[[], AbstractContextManager[Any]],
         mine: Callable[[Any], bool],
         hurry: Callable[[Any], None] | None = None,
@@ -215,8 +232,11 @@ class Rules:
         self.timeout = timeout
         self.workers = workers
         self.pull = pull
-        self.schedule = schedule  # put a mailbox on its runner's ready list
-        self.later = later  # call something after so many seconds
+        # Put a mailbox on its runner's ready list: under the mailbox's lock, so that whoever does not hold that lock finds on
+        # the list what is counted as busy.
+        self.enlist = enlist
+        self.schedule = schedule  # have its runner (or reader) look there; what kept a thread from being started for that
+        self.later = later  # call something after so many seconds; what it gives has a `cancel`
         self.blocking = blocking  # entered around a wait: a worker gives up its slot
         self.mine = mine  # is this thread running a handler of that mailbox?
 
@@ -304,7 +324,13 @@ class Mailbox:
     # --- what the kinds differ in --------------------------------------------------------------------------------------
 
     @property
-    def lock(self) -> threading.Lock:
+    def lock(self) -> Any:
+        """
+        To be taken by `with` at once.
+
+        Raises:
+            LifecycleError: code that has interrupted this thread asks, and the thread holds this lock or the traffic's.
+        """
         raise NotImplementedError
 
     @property
@@ -384,12 +410,14 @@ class Mailbox:
                 else:
                     schedule = self._admit(item)
                 self._drop("overflow", unseen=True)
-        self.schedule(schedule)
+        failure = self.schedule(schedule)
         if victim is not None:
             self.owner.overflowed(item, rule)
             if rule == "reject":
                 raise self.full('its rule is overflow="reject": publish again later, or enlarge it')
             self.owner.discarded(victim, "overflow", None)
+        if failure is not None:
+            raise self.unattended(failure)
         return ONE
 
     def wait_for_room(self, item: Item, deadline: float | None = None) -> Receipt:
@@ -404,6 +432,7 @@ class Mailbox:
             BusClosed: if the mailbox closes meanwhile.
         """
         rules = self.rules
+        rules.traffic.locks.check()
         self.owner.overflowed(item, "block")
         if rules.mine(self):
             raise self.full(OWN)
@@ -416,8 +445,12 @@ class Mailbox:
         waiter = self.line_up(item, gate.release)
         if isinstance(waiter, Receipt):
             return waiter
-        with rules.blocking():
-            rules.clock.wait(gate, deadline - rules.clock.monotonic())
+        try:
+            with rules.blocking():
+                rules.clock.wait(gate, deadline - rules.clock.monotonic())
+        except BaseException:  # Ctrl-C
+            self.leave_line(waiter)
+            raise
         return self.step_out(waiter)
 
     def line_up(self, item: Item | None, wake: Callable[[], object]) -> Waiter | Receipt:
@@ -434,7 +467,9 @@ class Mailbox:
                 waiter = Waiter(item, wake)
                 self.rare_state().waiters.append(waiter)
                 self._call_attention()
-        self.schedule(schedule)
+        failure = self.schedule(schedule)
+        if failure is not None:
+            raise self.unattended(failure)
         return waiter
 
     def step_out(self, waiter: Waiter) -> Receipt:
@@ -480,11 +515,28 @@ class Mailbox:
             schedule = self._admit_waiters()
         self.schedule(schedule)
 
-    def schedule(self, times: int) -> None:
-        """Call that many workers (or readers). (Called without the lock.)"""
+    def schedule(self, times: int) -> BaseException | None:
+        """
+        Call that many workers (or readers). (Called without the lock.)
+
+        Returns:
+            What kept a thread from being started, for a publisher to raise. It is tried again anyway.
+        """
+        failure: BaseException | None = None
         while times:
-            self.rules.schedule(self)
+            failure = self.rules.schedule(self)
             times -= 1
+        return failure
+
+    def unattended(self, failure: BaseException) -> BaseException:
+        """No thread could be had, but the message is in: filters that repeat passes must know."""
+        failure.__dict__["accepted"] = (self.owner.name,)
+        return failure
+
+    def line_up_again(self) -> None:
+        """Back to the ready list, by whoever has taken it from there. (Called without the lock.)"""
+        self.rules.enlist(self)
+        self.rules.schedule(self)
 
     def full(self, hint: str) -> MailboxFull:
         return MailboxFull(refused=(self.owner.name,), hint=hint)
@@ -497,7 +549,7 @@ class Mailbox:
         item.due = rules.clock.monotonic() + item.delay
         rare.later[id(item)] = item
         self._tell(held=1)
-        rules.later(item.delay, lambda: self.release(item))
+        item.timer = rules.later(item.delay, functools.partial(self.release, item))
 
     def release(self, item: Parcel) -> None:
         """The time of a held message has come."""
@@ -557,6 +609,8 @@ class Mailbox:
                             gone.append(pile.popleft())
                             self._drop(reason, unseen=True)
                 for item in rare.later.values():
+                    if item.timer is not None:
+                        item.timer.cancel()
                     gone.append(item)
                     self._drop(reason, unseen=True)
                 if rare.later:
@@ -620,7 +674,7 @@ class Mailbox:
             self.items, rare.left = self._ahead(rare.left), None
             now = self.rules.clock.monotonic()
             for item in rare.later.values():
-                self.rules.later(max(0.0, item.due - now), functools.partial(self.release, item))
+                item.timer = self.rules.later(max(0.0, item.due - now), functools.partial(self.release, item))
             return self.items is not None
 
     def go_on(self) -> None:

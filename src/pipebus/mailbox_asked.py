@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any, Final
 
 from pipebus.errors import BusClosed
+from pipebus.locks import free
 from pipebus.mailbox import Item, Mailbox, Owner, Parcel, Rules
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import Message
@@ -75,7 +76,7 @@ class Waiting:
         if asker is None:
             return None
         traffic = asker.rules.traffic
-        with traffic.lock:
+        with free(traffic.lock):
             way = circle(asker, self.others)
             traffic.waits.setdefault(asker, []).append(self.others)
         return way
@@ -85,7 +86,7 @@ class Waiting:
         if asker is None:
             return
         traffic = asker.rules.traffic
-        with traffic.lock:
+        with free(traffic.lock):
             edges = traffic.waits[asker]
             edges.remove(self.others)
             if not edges:
@@ -145,7 +146,7 @@ class AskedMailbox(SharedMailbox):
             schedule = self._call_worker()
         if not schedule and self.rules.hurry is not None:
             self.rules.hurry(self)
-        self.schedule(schedule)
+        self.schedule(schedule)  # a worker that cannot be started now is started soon; the wait for the answer has its end
 
     def _silent(self) -> BusClosed:
         return BusClosed(f"filter actor {self.owner.name} has stopped, and answers no more; spawn it again, or start the bus")
@@ -203,6 +204,7 @@ class AskedMailbox(SharedMailbox):
             return 0
         self.claims += 1
         self._tell(busy=1)
+        self.rules.enlist(self)
         return 1
 
     def take(self) -> Item | None:

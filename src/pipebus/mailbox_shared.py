@@ -4,10 +4,10 @@ The mailbox with several workers, or with readers: a lock for everything, and la
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import Any, Final
 
+from pipebus.locks import interrupted
 from pipebus.mailbox import USER, Item, Mailbox, Owner, Parcel, Rules
 from pipebus.message import Message
 
@@ -25,14 +25,16 @@ class SharedMailbox(Mailbox):
 
     def __init__(self, rules: Rules, owner: Owner) -> None:
         super().__init__(rules, owner)
-        self._lock = threading.Lock()
+        self._lock = rules.traffic.locks.share()
         self.claims = 0  # workers that are in it or on their way
         self.flying = 0  # taken and not settled
         self.lanes: dict[str, deque[Item]] | None = None
         self.aside: deque[str] = deque()  # the keys of all that wait in lanes, oldest first
 
     @property
-    def lock(self) -> threading.Lock:
+    def lock(self) -> Any:
+        if self._lock._is_owned() or self.rules.traffic.lock._is_owned():  # `_tell` takes that one in the middle
+            raise interrupted()
         return self._lock
 
     @property
@@ -95,6 +97,7 @@ class SharedMailbox(Mailbox):
             return 0
         self.claims += 1
         self._tell(busy=1)
+        self.rules.enlist(self)
         return 1
 
     def _restart(self) -> int:

@@ -31,10 +31,10 @@ has no quick road, and its bound is exact whatever happens.
 from __future__ import annotations
 
 import sys
-import threading
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
+from pipebus.locks import free, interrupted
 from pipebus.mailbox import NOBODY, ONE, Item, Mailbox, Owner, Parcel, Rare, Rules, take_turn
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import Message, Receipt
@@ -70,8 +70,8 @@ class SoloMailbox(Mailbox):
         self.attention = False  # its worker has to `attend` before the next message
 
     @property
-    def lock(self) -> threading.Lock:
-        return self.rules.traffic.lock
+    def lock(self) -> Any:
+        return free(self.rules.traffic.lock)
 
     @property
     def in_flight(self) -> int:
@@ -115,14 +115,21 @@ class SoloMailbox(Mailbox):
         rules = self.rules
         traffic = rules.traffic
         lock = traffic.lock
-        if lock.locked():
-            take_turn(lock)
+        if traffic.taken:
+            take_turn(traffic)
+        if lock._is_owned():
+            raise interrupted()
         with lock:
             if self.items is not None or self.rare is not None or self.claimed or message.__class__ is not Message:
                 return None
+            traffic.taken = True
             self.items = deque((message,))
             traffic.busy += 1
-        rules.schedule(self)
+            rules.enlist(self)
+            traffic.taken = False
+        failure = rules.schedule(self)
+        if failure is not None:
+            raise self.unattended(failure)
         return ONE
 
     def put_again(self, message: Item, left: deque[Item]) -> Receipt:
@@ -146,7 +153,9 @@ class SoloMailbox(Mailbox):
             if self._refuses():
                 return NOBODY
             schedule = self._admit(message)
-        self.schedule(schedule)
+        failure = self.schedule(schedule)
+        if failure is not None:
+            raise self.unattended(failure)
         return ONE
 
     def _count(self) -> int:
@@ -188,6 +197,7 @@ class SoloMailbox(Mailbox):
                 return 0
             rare.parked = False
         self.rules.traffic.change(busy=1)
+        self.rules.enlist(self)
         return 1
 
     def _resumed(self, rare: Rare) -> int:
@@ -204,10 +214,9 @@ class SoloMailbox(Mailbox):
         put was put to sleep before `schedule`, while the bus stopped and started again) does no harm.
         """
         traffic = self.rules.traffic
-        lock = traffic.lock
-        if lock.locked():
-            take_turn(lock)
-        with lock:
+        if traffic.taken:
+            take_turn(traffic)
+        with traffic.lock:
             if self.claimed or self.items is None:
                 traffic.change(busy=-1)
                 return None
@@ -224,13 +233,14 @@ class SoloMailbox(Mailbox):
     def rest(self) -> bool:
         """The worker found the deque empty; True if the mailbox is at rest now and the worker leaves."""
         traffic = self.rules.traffic
-        lock = traffic.lock
-        if lock.locked():
-            take_turn(lock)
-        with lock:
+        if traffic.taken:
+            take_turn(traffic)
+        with traffic.lock:
+            traffic.taken = True
             items, self.items = self.items, None
             if items:  # a put came in between
                 self.items = items
+                traffic.taken = False
                 return not self._go_on()
             self.claimed = False
             schedule = 0
@@ -238,6 +248,7 @@ class SoloMailbox(Mailbox):
                 schedule = self._admit_waiters()
                 self._open_gates()
             traffic.change(busy=-1)
+            traffic.taken = False
         if schedule:
             self.schedule(schedule)
         return True

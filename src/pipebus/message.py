@@ -19,6 +19,7 @@ import msgspec
 
 from pipebus.errors import HeaderError, MessageError, SubjectError
 from pipebus.foreign import plain_text, shown
+from pipebus.locks import free
 from pipebus.subject import Address, check_subject, literals
 
 if TYPE_CHECKING:
@@ -233,10 +234,10 @@ class IdRange:
     SHIFT: Final = 48  # 2.8e14 messages a range
     starts: ClassVar[list[str]] = []  # the text of each range
     end: ClassVar[int] = 0  # above the numbers of all ranges
-    lock: ClassVar[threading.Lock] = threading.Lock()
+    lock: ClassVar[Any] = threading.RLock()
 
     def __init__(self) -> None:
-        with self.lock:
+        with free(self.lock):
             self._first = len(self.starts) << self.SHIFT
             self.starts.append(f"{int(_time.time() * 1000):012x}-{os.urandom(8).hex()}")
             IdRange.end = len(self.starts) << self.SHIFT
@@ -256,7 +257,7 @@ _ids = IdRange()
 
 
 def _after_fork() -> None:
-    IdRange.lock = threading.Lock()
+    IdRange.lock = threading.RLock()
     globals()["_ids"] = IdRange()
 
 

@@ -15,7 +15,7 @@ from pipebus.loops import LoopRunner
 from pipebus.mailbox import Mailbox, Rules, Traffic
 from pipebus.message import Message
 from pipebus.pipeline import Node, Place
-from pipebus.runners import Pool, Timers, current_mailbox
+from pipebus.runners import Pool, Starts, Timers, current_mailbox
 from pipebus.subject import Address, Pattern, no_address
 from pipebus.subscription import Hub, Plan, Subscription
 
@@ -32,6 +32,7 @@ class Machinery(Protocol):
     pool: Pool
     loops: LoopRunner
     timers: Timers
+    starts: Starts
     pool_is_given: bool
     name: str
 
@@ -170,14 +171,17 @@ class Planner:
             raise bad(f'its handler is async, so run="{run_on}" cannot await it; leave `run` out, or make it a plain `def`')
         pool = None
         if run_on == "thread":
-            pool = Pool(workers, self.bus.clock, f"{self.bus.name}-{title}", lambda ready, workers: None, alone=True)
+            pool = Pool(
+                workers, self.bus.clock, f"{self.bus.name}-{title}", lambda ready, workers: None, alone=True,
+                starts=self.bus.starts, locks=self.bus.traffic.locks,
+            )  # fmt: skip
         elif run_on == "pool" and workers > 1:
             self._grow_pool(workers, bad)
-        schedule = {
-            "pool": self.bus.pool.submit_first if first else self.bus.pool.submit,
-            "thread": pool.submit if pool is not None else _wake_reader,
-            "loop": self.bus.loops.submit,
-            "pull": _wake_reader,
+        enlist, schedule = {
+            "pool": (self.bus.pool.enlist_first if first else self.bus.pool.ready.append, self.bus.pool.call),
+            "thread": (pool.ready.append, pool.call) if pool is not None else (_nothing, _wake_reader),
+            "loop": (self.bus.loops.enlist, self.bus.loops.call),
+            "pull": (_nothing, _wake_reader),
         }[run_on]
         rules = self.rules(
             size=mailbox,
@@ -185,6 +189,7 @@ class Planner:
             timeout=float(overflow_timeout),
             workers=workers,
             pull=bound is None,
+            enlist=enlist,
             schedule=schedule,
             hurry=self.bus.pool.hurry if first and run_on == "pool" else None,
         )
@@ -255,6 +260,10 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
 
 def _nobody(message: Message[Any]) -> Any:
     raise NotImplementedError("an actor's subscription calls the actor")
+
+
+def _nothing(mailbox: Any) -> None:
+    """A reader looks at the mailbox itself."""
 
 
 def _wake_reader(mailbox: Any) -> None:

@@ -20,6 +20,7 @@ from pipebus.clock import Clock
 from pipebus.errors import BusClosed, MessageTooLarge, NoResponder, RequestFailed, RequestTimeout, SubjectChanged
 from pipebus.foreign import class_name, shown, spared, text_of
 from pipebus.ledger import Ledger
+from pipebus.locks import free
 from pipebus.mailbox import Mailbox
 from pipebus.mailbox_asked import Waiting
 from pipebus.message import ERROR_HEADER, NO_HEADERS, Dropped, Headers, Message, Receipt, frozen_headers, make_message
@@ -145,7 +146,7 @@ class Replies:
         self._built: tuple[Any, Route] | None = None
         self._listens = False
         self._sending: set[asyncio.Future[Receipt]] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     # --- asking --------------------------------------------------------------------------------------------------------
 
@@ -349,7 +350,7 @@ class Replies:
         """On transports that leave the process, replies come like other messages."""
         if self.bus.transport.local or self._listens:
             return
-        with self._lock:
+        with free(self._lock):
             if not self._listens:
                 self.bus.subscribe(f"{PREFIX}{self._token}.*", self._hear, name=self.listener, mailbox=1_000_000)
                 self._listens = True  # not before: who sees it asks at once

@@ -9,14 +9,14 @@ one lock, so a message goes by the routes from before a registration or from aft
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from pipebus import checks, links, pipeline
-from pipebus.errors import BusClosed, MailboxFull, SubjectChanged, SubjectError
+from pipebus.errors import BusClosed, LifecycleError, MailboxFull, SubjectChanged, SubjectError
 from pipebus.foreign import shown
 from pipebus.ledger import Ledger
+from pipebus.locks import Locks
 from pipebus.mailbox import NOBODY, ONE, Mailbox, Parcel
 from pipebus.message import Message, Receipt
 from pipebus.pipeline import Build, Node, Rest
@@ -39,6 +39,7 @@ class Hub(Protocol):
 
     services: Services
     ledger: Ledger
+    locks: Locks
     transport: Any
 
     @property
@@ -87,7 +88,7 @@ class Route:
         found = self._compiled.get(road)
         if found is not None:
             return found
-        with self.router.lock:
+        with self.router.lock:  # by a thread that may hold it
             if road not in self._compiled:
                 self._compiled[road] = self.router.compile(self, road)
             return self._compiled[road]
@@ -102,7 +103,7 @@ class Router:
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self.lock = threading.RLock()
+        self.lock = hub.locks.new()
         self.nodes: tuple[Node, ...] = ()  # the publish chain
         self.routes: dict[Any, Route] = {}
         self.runs: dict[Any, links.Next] = {}  # what `publish` looks into: the same subjects, ready to be called
@@ -280,7 +281,10 @@ class Router:
         elif not transport.local:
             send, delay = transport.send, self.hub.delay
 
+            locks = self.hub.locks
+
             def reach(message: Message[Any]) -> Receipt:
+                locks.check()  # it may wait for a thread that brings messages in
                 receipt: Receipt = send(message, delay() if road.late else 0.0)
                 if not receipt.mailboxes:
                     self.hub.ledger.unrouted(message)
@@ -396,7 +400,7 @@ class Router:
                             receipt = mailbox.post(message)
                             if receipt is None and force:
                                 receipt = forced(mailbox, message)
-                    except (MailboxFull, BusClosed) as error:
+                    except Exception as error:
                         receipt = error
                     if receipt is not ONE:
                         late = late or []
@@ -416,7 +420,7 @@ class Router:
                 receipt: Any
                 try:
                     receipt = forced(mailbox, item) if force else mailbox.offer(item)
-                except (MailboxFull, BusClosed) as error:
+                except Exception as error:
                     receipt = error
                 if receipt is not ONE:
                     late.append((mailbox, item, receipt))
@@ -442,6 +446,7 @@ def stragglers(mailboxes: tuple[Mailbox, ...], late: list[Late]) -> Receipt:
     refused: list[str] = []
     hint = ""
     closed: BusClosed | None = None
+    failure: Exception | None = None
     started = late[0][0].rules.clock.monotonic()
     for mailbox, item, found in late:
         try:
@@ -454,10 +459,17 @@ def stragglers(mailboxes: tuple[Mailbox, ...], late: list[Late]) -> Receipt:
             hint = hint or error.hint
         except BusClosed as error:
             closed = error
+        except Exception as error:  # a thread could not be started, or we have interrupted a change of this mailbox
+            failure = failure or error
+            if not isinstance(error, LifecycleError):
+                accepted.add(id(mailbox))
         else:
             if found is not NOBODY:  # its subscription has gone: it neither took nor refused the message
                 accepted.add(id(mailbox))
     names = [mailbox.owner.name for mailbox in mailboxes if id(mailbox) in accepted]
+    if failure is not None:
+        failure.__dict__["accepted"] = tuple(names)
+        raise failure
     if closed is not None:
         if names:
             closed = BusClosed(f"{closed}; {len(names)} of {len(mailboxes)} mailboxes had taken it before")

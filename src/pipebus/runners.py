@@ -22,13 +22,15 @@ import contextvars
 import heapq
 import itertools
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 from pipebus.clock import Clock
-from pipebus.mailbox import Mailbox
+from pipebus.locks import Locks
+from pipebus.mailbox import Mailbox, open_gate
 from pipebus.mailbox_asked import AskedMailbox
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.mailbox_solo import SoloMailbox
@@ -41,6 +43,8 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
 SLICE: Final = 0.005  # seconds that a worker stays with one mailbox while others are ready: CPython's own switch interval
 CHUNK: Final = 32  # messages between two looks at the clock
 LENT_LIMIT: Final = 256  # threads that may stand in for blocked workers
+SOON: Final = 0.05  # seconds until a thread that could not be started is tried again
+BURIED: Final = 64  # cancelled calls that a timer keeps for their time; with more, half of all that it keeps may be cancelled
 NOTHING_LENT: Final = nullcontext()
 
 _here = threading.local()
@@ -74,6 +78,66 @@ def current_mailbox() -> Mailbox | None:
     return mailbox if mailbox is not None else carried.get().mailbox
 
 
+class Starts:
+    """
+    Threads that could not be started ("can't start new thread"), and are tried again: soon, by the timer, and whenever
+    somebody waits for the bus to become quiet.
+
+    Args:
+        warn: Says so, once until a start has succeeded.
+    """
+
+    def __init__(self, warn: Callable[..., None]) -> None:
+        self.warn = warn
+        self.later: Callable[[float, Callable[[], None]], object] = lambda seconds, call: None
+        self._runners: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._numbers = itertools.count()
+        self._again: dict[Callable[[], object], None] = {}
+        self._called = False  # the timer will call
+        self._unsaid: tuple[str, str] | None = None
+        self._said = False
+
+    def failed(self, name: str, error: BaseException, again: Callable[[], object]) -> None:
+        """
+        Args:
+            again: Tries once more if that is still needed, and comes back here if that fails. It raises nothing.
+        """
+        self._again[again] = None
+        self._unsaid = (name, str(error))
+        if not self._called:
+            self._called = True
+            self.later(SOON, self.retry)
+
+    def say(self) -> None:
+        """To be called where no lock is held: a log's handler may publish."""
+        unsaid, self._unsaid = self._unsaid, None
+        if unsaid is not None and not self._said:
+            self._said = True
+            name, error = unsaid
+            self.warn("thread.not_started", thread=name, error=error, advice="it is tried again until it can be had")
+
+    def serves(self, runner: Any) -> None:
+        self._runners[next(self._numbers)] = runner
+
+    def help(self) -> None:
+        """
+        Before a wait: what is on a ready list is looked at. Whoever put it there does that too, but may be the code that we
+        have interrupted.
+        """
+        for runner in list(self._runners.values()):
+            runner.help()
+
+    def retry(self) -> None:
+        self._called = False
+        self.help()
+        self.say()
+        for again in list(self._again):
+            if self._again.pop(again, again) is None:
+                again()
+        if not self._again:
+            self._said = False
+
+
 class Worker(threading.Thread):
     """One thread of the pool."""
 
@@ -82,6 +146,8 @@ class Worker(threading.Thread):
         self.pool = pool
         self.gate = threading.Lock()
         self.gate.acquire()
+        self.tried = threading.Lock()  # released when its start has succeeded or failed
+        self.tried.acquire()
         self.context: contextvars.Context
         self.woken = True  # on its way to the ready list; pool.waking is about this worker
         self.abandoned = False
@@ -218,9 +284,14 @@ class Pool:
     Args:
         size: Most workers at a time, those aside that have given up their slot (`lent`).
         alone: It serves one subscription; with one worker, that one's thread bears the pool's name.
+        starts: Hears of workers that cannot be started.
+        locks: Of its bus.
     """
 
-    def __init__(self, size: int, clock: Clock, name: str, starved: Callable[[int, int], None], *, alone: bool = False) -> None:
+    def __init__(
+        self, size: int, clock: Clock, name: str, starved: Callable[[int, int], None], *, alone: bool = False,
+        starts: Starts | None = None, locks: Locks | None = None,
+    ) -> None:  # fmt: skip
         self.size = size
         self.alone = alone
         self.clock = clock
@@ -235,16 +306,38 @@ class Pool:
         self.ever_lent = False  # else there can be no worker too many
         self.stopping = False  # workers that find nothing end
         self.stopped = True
-        self.lock = threading.Lock()
+        self.starts = starts or Starts(lambda event, **facts: None)
+        self.locks = locks or Locks()
+        self.lock = self.locks.lend()
+        self.missed = False  # code that has interrupted the holder of the lock wants somebody to look at the list
         self._numbers = itertools.count(1)
+        self.starts.serves(self)
 
     def submit(self, mailbox: Mailbox) -> None:
-        """Put a mailbox on the ready list. Called once per change from rest to ready."""
+        """Put a mailbox on the ready list, and see that it is looked at."""
         self.ready.append(mailbox)
+        self.call()
+
+    def call(self, _: object = None) -> BaseException | None:
+        """
+        After something was put on the ready list.
+
+        Returns:
+            What kept the worker that it needs from being started, if something did. It is tried again.
+        """
         if not self.waking:
+            return self.wake()
+        return None
+
+    def help(self) -> None:
+        if self.ready and not self.waking:
             self.wake()
 
     def submit_first(self, mailbox: Mailbox) -> None:
+        self.enlist_first(mailbox)
+        self.call()
+
+    def enlist_first(self, mailbox: Mailbox) -> None:
         """
         The same for filter actors: at the front if a handler asks, or some wait. Behind those that wait for its answers, each
         of which gives its slot up to the next, it would be reached when no more substitutes may start.
@@ -253,8 +346,6 @@ class Pool:
             self.ready.appendleft(mailbox)
         else:
             self.ready.append(mailbox)
-        if not self.waking:
-            self.wake()
 
     def hurry(self, mailbox: Mailbox) -> None:
         """A handler asks a filter actor that stands on the list already, perhaps far behind."""
@@ -265,35 +356,77 @@ class Pool:
             if not self.waking:
                 self.wake()  # in between, a worker may have found the list empty
 
-    def wake(self) -> None:
-        """See that somebody looks at the ready list."""
+    def wake(self) -> BaseException | None:
+        """
+        See that somebody looks at the ready list.
+
+        Returns:
+            What kept the first worker from being started, if something did. It is tried again. (Where there are others, they
+            come to the list too, and nobody needs to hear of it.)
+        """
+        if self.lock._is_owned():
+            self.missed = True  # the code that we have interrupted looks again when it has given the lock back
+            return None
         starved = False
         opened: list[Any] = []
-        with self.lock:
-            if self.waking or not self.ready:
-                return
-            if self.stopped:
-                opened = sweep(self.ready)
-            elif self.sleepers:
-                worker = self.sleepers.pop()
-                worker.woken = self.waking = True
-                worker.gate.release()
-            elif len(self.workers) - self.lent_out < self.size:
-                worker = Worker(self, 0 if self.alone and self.size == 1 else next(self._numbers))
-                self.waking = True
-                self.workers[worker] = None
-                try:
-                    worker.start()
-                except BaseException:  # whoever publishes is told that no thread can be had; the next one tries again
-                    self.waking = False
-                    del self.workers[worker]
-                    raise
-            else:
-                starved, self.starving = not self.starving, True
+        new: Worker | None = None
+        failure: BaseException | None = None
+        alone = False  # no worker is left
+        try:
+            with self.lock:
+                if self.waking or not self.ready:
+                    pass
+                elif self.stopped:
+                    opened = sweep(self.ready)
+                elif self.sleepers:
+                    worker = self.sleepers.pop()
+                    worker.woken = self.waking = True
+                    worker.gate.release()
+                elif len(self.workers) - self.lent_out < self.size:
+                    new = Worker(self, 0 if self.alone and self.size == 1 else next(self._numbers))
+                    self.locks.starting.add(threading.get_ident())
+                    self.waking = True
+                    self.workers[new] = None
+                else:
+                    starved, self.starving = not self.starving, True
+            if new is not None:
+                # Without the lock: a start waits for the new thread, which may wait for what the code holds that we interrupt.
+                new.start()
+        except BaseException as error:
+            if new is None or new.ident is not None:
+                raise
+            # Whoever has come to the list since we took `waking` has left it to us, so the whole list is looked at again.
+            with self.lock:
+                self.waking = False
+                self.workers.pop(new, None)
+                alone = not self.workers
+            if not isinstance(error, Exception):
+                raise
+            failure = error
+        finally:
+            if new is not None:
+                new.tried.release()
+                self.locks.starting.discard(threading.get_ident())
+        if new is not None:
+            if failure is not None:
+                self.starts.failed(new.name, failure, self.wake)
+            self.starts.say()
         for mailbox in opened:
-            mailbox.rules.schedule(mailbox)
+            mailbox.line_up_again()
         if starved:
             self.starved(len(self.ready), len(self.workers))
+        if self.missed:
+            self._look_again()
+        if failure is None or not alone:
+            return None
+        failure.add_note("(pipebus has kept the message, and handles it when a thread can be had)")
+        return failure
+
+    def _look_again(self) -> None:
+        """After the lock was given back: what was put on the list by code that had interrupted its holder."""
+        self.missed = False
+        if self.ready and not self.waking:
+            self.wake()
 
     def awake(self, worker: Worker) -> None:
         """A woken worker has taken a mailbox; if there are more, the next worker is woken before this one begins."""
@@ -310,10 +443,15 @@ class Pool:
             if worker.woken:
                 worker.woken = self.waking = False
             self.starving = False
-            if self.stopping or self.surplus():
+            ends = self.stopping or self.surplus()
+            if ends:
                 self.workers.pop(worker, None)
-                return False
-            self.sleepers.append(worker)
+            else:
+                self.sleepers.append(worker)
+        if ends:
+            if self.missed:
+                self._look_again()
+            return False
         if self.ready:
             with self.lock:
                 if worker in self.sleepers:
@@ -337,7 +475,14 @@ class Pool:
         return True
 
     def lent(self) -> AbstractContextManager[None]:
-        """Entered around a wait: a worker's slot goes to a substitute meanwhile."""
+        """
+        Entered around a wait: a worker's slot goes to a substitute meanwhile.
+
+        Raises:
+            LifecycleError: who waits has interrupted this thread where it holds a lock that others may need first.
+        """
+        self.locks.check()
+        self.starts.help()
         worker = threading.current_thread()
         if not isinstance(worker, Worker) or worker.pool is not self or self.lent_out >= LENT_LIMIT:
             return NOTHING_LENT
@@ -348,13 +493,15 @@ class Pool:
         with self.lock:
             self.lent_out += 1
             self.ever_lent = True
-        if self.ready:
-            self.wake()
         try:
+            if self.ready:
+                self.wake()
             yield
         finally:
             with self.lock:
                 self.lent_out -= 1
+            if self.missed:
+                self._look_again()
 
     def stop(self, timeout: float | None) -> list[Worker]:
         """End all workers; those that are still in a handler after `timeout` seconds are abandoned and returned."""
@@ -368,6 +515,9 @@ class Pool:
         stuck = []
         while workers:
             for worker in workers:
+                if worker.ident is None:  # another thread is about to start it, or to find that it cannot
+                    with worker.tried:
+                        continue
                 idle = worker in sleepers or worker.mailbox is None  # no handler: it ends at once
                 worker.join(None if deadline is None or idle else max(0.0, deadline - self.clock.monotonic()))
                 if worker.is_alive():
@@ -383,11 +533,15 @@ class Pool:
                 self.workers.pop(worker, None)
             self.stopped = True
             sweep(self.ready)
+        if self.missed:
+            self._look_again()
         return stuck
 
     def start(self) -> None:
         with self.lock:
             self.stopping = self.stopped = self.waking = False
+        if self.missed:
+            self._look_again()
 
 
 def sweep(ready: deque[Any]) -> list[Any]:
@@ -408,61 +562,131 @@ def sweep(ready: deque[Any]) -> list[Any]:
             opened.append(mailbox)
 
 
-class Timers:
-    """Callables that are due at a time of the monotonic clock; one thread, started with the first."""
+class Timer:
+    """One call that is due at a time."""
 
-    def __init__(self, clock: Clock, name: str, failed: Callable[[BaseException], None]) -> None:
+    __slots__ = ("call", "timers")
+
+    def __init__(self, timers: Timers, call: Callable[[], None]) -> None:
+        self.timers = timers
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        """What it would have called, and all that this keeps alive, is let go at once."""
+        if self.call is not None:
+            self.call = None
+            self.timers.cancelled()
+
+
+class Timers:
+    """
+    Callables that are due at a time of the monotonic clock; one thread, started with the first.
+
+    No lock is needed: what is to come is put into `_new`, and only the thread takes it from there, into a heap of its own.
+    Each start of the bus has a thread of its own.
+    """
+
+    def __init__(
+        self, clock: Clock, name: str, failed: Callable[[BaseException], None], starts: Starts | None = None,
+        locks: Locks | None = None,
+    ) -> None:  # fmt: skip
         self.clock = clock
         self.name = name
         self.failed = failed  # told of what a callable has raised
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self.starts = starts or Starts(lambda event, **facts: None)
+        self.locks = locks or Locks()
+        self.error: BaseException | None = None  # why the thread could not be started, until somebody has been told
+        self._new: deque[tuple[float, int, Timer]] = deque()
         self._numbers = itertools.count()
-        self._lock = threading.Lock()
+        self._cancelled = itertools.count()
         self._gate = threading.Lock()
         self._gate.acquire()
-        self._thread: threading.Thread | None = None
+        self._thread: dict[str, threading.Thread] = {}  # or none; `setdefault` is one step for all threads
         self._stopped = False
 
-    def after(self, seconds: float, call: Callable[[], None]) -> None:
+    def after(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Run `call` on the timer's thread, in `seconds` from now; it must be short."""
-        with self._lock:
-            heapq.heappush(self._heap, (self.clock.monotonic() + seconds, next(self._numbers), call))
-            if self._thread is None and not self._stopped:
-                thread = threading.Thread(target=self._run, name=f"{self.name}-timer", daemon=True)
-                thread.start()
-                self._thread = thread
-            self._nudge()
+        timer = Timer(self, call)
+        self._new.append((self.clock.monotonic() + seconds, next(self._numbers), timer))
+        self.look()
+        return timer
 
-    def _nudge(self) -> None:
+    def look(self) -> None:
+        """See that the thread looks at what is new."""
+        if not self._thread and self._new and not self._stopped:
+            thread = threading.Thread(target=self._run, name=f"{self.name}-timer", daemon=True)
+            here = threading.get_ident()
+            try:
+                self.locks.starting.add(here)
+                if self._thread.setdefault("thread", thread) is thread:
+                    thread.start()
+            except BaseException as error:
+                if self._thread.get("thread") is thread and thread.ident is None:
+                    del self._thread["thread"]
+                if not isinstance(error, Exception):
+                    raise
+                self.error = error
+                error.add_note("(pipebus has kept the message, and handles it in its time when a thread can be had)")
+                self.starts.failed(thread.name, error, self.look)
+            finally:
+                self.locks.starting.discard(here)
         if self._gate.locked():
-            self._gate.release()
+            open_gate(self._gate)
+
+    def tell(self) -> None:
+        """
+        For a publisher of something delayed.
+
+        Raises:
+            RuntimeError: the thread could not be started. It is tried again.
+        """
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+    def cancelled(self) -> None:
+        """One more call is not wanted any more."""
+        if next(self._cancelled) % BURIED == 0:
+            open_gate(self._gate)
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                if self._stopped:
-                    return
-                now = self.clock.monotonic()
-                due = self._heap[0][0] if self._heap else None
-                call = heapq.heappop(self._heap)[2] if due is not None and due <= now else None
-            if call is not None:
+        me = threading.current_thread()
+        heap: list[tuple[float, int, Timer]] = []
+        counted = 0
+        while not self._stopped and self._thread.get("thread") is me:
+            while self._new:
+                heapq.heappush(heap, self._new.popleft())
+            cancelled = int(repr(self._cancelled)[6:-1])  # what it would count next: only its text tells
+            if cancelled - counted > max(BURIED, len(heap) // 2):
+                counted = cancelled
+                heap = [entry for entry in heap if entry[2].call is not None]
+                heapq.heapify(heap)
+            now = self.clock.monotonic()
+            if heap and heap[0][0] <= now:
+                timer = heapq.heappop(heap)[2]
+                call, timer.call = timer.call, None
+                del timer
                 try:
-                    call()
+                    if call is not None:
+                        call()
                 except Exception as error:  # everybody else's time still has to come
                     self.failed(error)
+                del call  # it is not kept until the next is due
             else:
-                self.clock.wait(self._gate, None if due is None else due - now)
+                self.clock.wait(self._gate, heap[0][0] - now if heap else None)
+        if self._thread.get("thread") is me:
+            self._thread.pop("thread", None)
+        open_gate(self._gate)  # another start's thread may stand there too
 
     def start(self) -> None:
-        with self._lock:
-            self._stopped = False
+        self._stopped = False
+        self.look()
 
     def stop(self) -> None:
         """End the thread; what is not due is forgotten: whoever is to be called then has it by other means."""
-        with self._lock:
-            self._stopped = True
-            self._heap.clear()
-            self._nudge()
-            thread, self._thread = self._thread, None
-        if thread is not None and thread is not threading.current_thread():
+        self._stopped = True
+        self._new.clear()
+        thread = self._thread.pop("thread", None)
+        open_gate(self._gate)
+        if thread is not None and thread is not threading.current_thread() and thread.ident is not None:
             thread.join()

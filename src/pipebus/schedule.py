@@ -21,7 +21,7 @@ from pipebus.ledger import Ledger
 from pipebus.mailbox import Item, Mailbox, Rules
 from pipebus.message import Message
 from pipebus.pipeline import Place
-from pipebus.runners import Timers
+from pipebus.runners import Timer, Timers
 
 
 class Ticking(Protocol):
@@ -64,6 +64,7 @@ class Schedule:
         self.failed_ticks = 0
         self.stopped = False
         self._due = math.inf
+        self._timer: Timer | None = None
         self._era = 0  # counts starts, so that a timer from before a stop is not taken for one after it
         self._mailbox = kind(rules, self)
 
@@ -112,10 +113,16 @@ class Schedule:
         """The bus stops."""
         self._era += 1
         self._due = math.inf
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
         self._mailbox.close("stopped", keep=False)
 
     def _arm(self, era: int) -> None:
-        self.bus.timers.after(max(0.0, self._due - self.bus.clock.monotonic()), lambda: self._tick(era))
+        due = max(0.0, self._due - self.bus.clock.monotonic())
+        self._timer = timer = self.bus.timers.after(due, lambda: self._tick(era))
+        if era != self._era:  # it has ended meanwhile
+            timer.cancel()
 
     def _tick(self, era: int) -> None:
         """On the timer's thread: hand the tick to a worker, unless the last one is still at it."""

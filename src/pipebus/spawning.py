@@ -13,10 +13,12 @@ from pipebus import pipeline
 from pipebus.actor import Actor, ActorSubscription, is_filter, vars_of
 from pipebus.errors import SubscriptionError, UnsupportedCapability
 from pipebus.foreign import plain_text, shown
+from pipebus.locks import free
 from pipebus.mailbox import TAKEOVER, Traffic
 from pipebus.mailbox_asked import AskedMailbox
 from pipebus.mailbox_solo import one_worker_kind
 from pipebus.planning import Planner
+from pipebus.runners import Timers
 from pipebus.subject import check_subject
 from pipebus.subscription import Plan, Subscription
 
@@ -28,12 +30,13 @@ class Spawning(Protocol):
     url: str
     transport: Any
     traffic: Traffic
+    timers: Timers
     numbers: itertools.count[int]
 
     def enrol(
         self, plan: Plan, name: str | None, place: pipeline.Place, make: Callable[[], ActorSubscription]
     ) -> ActorSubscription: ...
-    def end(self, subscription: Subscription, reason: str) -> None: ...
+    def strike(self, subscription: Subscription, reason: str) -> None: ...
 
 
 class Spawner:
@@ -83,17 +86,20 @@ class Spawner:
             before = before.after
         home.after = before
         home.mailbox.pause(TAKEOVER)
-        with traffic.lock:
+        with free(traffic.lock):
             traffic.change(busy=1)  # a drain waits for what is to come after it
 
         def begin() -> None:
             home.after = None
             home.mailbox.resume(TAKEOVER)
-            with traffic.lock:
+            with free(traffic.lock):
                 traffic.change(busy=-1)
 
         def soon() -> None:  # called under a lock, so on a thread of its own: this is rare
-            threading.Thread(target=begin, name=f"{self.bus.name}-spawn", daemon=True).start()
+            try:
+                threading.Thread(target=begin, name=f"{self.bus.name}-spawn", daemon=True).start()
+            except RuntimeError:  # none can be had
+                self.bus.timers.after(0.0, begin)
 
         if before.mailbox.when_idle(soon):
             begin()
@@ -125,7 +131,7 @@ class Spawner:
     def undo(self, actors: list[Actor]) -> None:
         """What they were spawned for could not be registered."""
         for actor in actors:
-            self.bus.end(actor.subscription, "unsubscribed")
+            self.bus.strike(actor.subscription, "unsubscribed")
             actor.move(None)
 
     def _check(self, actor: Any, place: pipeline.Place) -> None:

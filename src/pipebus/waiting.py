@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from pipebus.clock import Gate
@@ -65,8 +66,15 @@ async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
         else:
             once.give((value, None))
 
-    thread = threading.Thread(target=run, name="pipebus-lifecycle", daemon=True)
-    thread.start()
+    for pause in (0.01, 0.05, 0.2, 0.5, None):
+        thread = threading.Thread(target=run, name="pipebus-lifecycle", daemon=True)
+        try:
+            thread.start()
+            break
+        except RuntimeError:  # none can be had: perhaps one has ended in a moment
+            if pause is None:
+                raise
+            await asyncio.sleep(pause)
     value, error = await waiter.wait(None, lambda: None)
     thread.join()  # it has given its last
     if error is not None:
@@ -75,15 +83,34 @@ async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 async def on_executor(call: Callable[[Any], Any], argument: Any) -> Any:
-    """`asyncio.to_thread`, which would make another object of a TimeoutError or CancelledError that it carries over."""
+    """
+    `asyncio.to_thread`, with two differences. That one would make another object of a TimeoutError or CancelledError that it
+    carries over. And when it cannot start a thread, it says so and may run the call nevertheless, on a thread that comes free.
+    """
+    turn = [True]  # popped by whoever comes first: a thread that runs it, or we, who have to say that there is none
 
-    def run() -> tuple[Any, BaseException | None]:
-        try:
-            return call(argument), None
-        except BaseException as error:
-            return None, error
+    found: list[tuple[Any, BaseException | None]] = []
 
-    value, error = await asyncio.to_thread(run)
+    def run() -> None:
+        with suppress(IndexError):
+            turn.pop()
+            try:
+                value = call(argument)
+            except BaseException as error:
+                found.append((None, error))
+            else:
+                found.append((value, None))
+
+    context = contextvars.copy_context()
+    try:
+        await asyncio.get_running_loop().run_in_executor(None, context.run, run)
+    except RuntimeError:  # from the executor: what `call` raises is in `found`
+        with suppress(IndexError):
+            turn.pop()
+            raise
+        while not found:  # noqa: ASYNC110  (it is rare, and the giver is another thread)
+            await asyncio.sleep(0.001)
+    value, error = found[0]
     if error is not None:
         raise error
     return value

@@ -281,7 +281,7 @@ def small_mailbox(sim: Simulation) -> None:
 def bounded(sim: Simulation, subscription: Subscription, size: int) -> None:
     def check() -> str | None:
         mailbox = subscription.mailbox
-        if mailbox.lock.locked():
+        if mailbox.rules.traffic.lock.locked():
             return None  # between two states
         held = mailbox.waiting() + mailbox.in_flight
         return f"{held} messages in a mailbox of {size}" if held > size else None

@@ -20,6 +20,7 @@ import msgspec
 
 from pipebus.clock import Clock
 from pipebus.errors import UnsupportedCapability
+from pipebus.locks import Locks
 from pipebus.message import Message, Receipt
 from pipebus.subject import Pattern
 from pipebus.waiting import on_executor
@@ -167,6 +168,9 @@ class Transport(Protocol):
     """True: messages never leave the process, and the bus fans out itself; only `capabilities` and `codec` are used."""
     dead_letters: DeadLetters | None = None
     """Where it keeps dead letters, if its capabilities say so: the bus's `dead_letters`, from before the start."""
+
+    locks: Locks | None = None
+    """Those that a call and the threads which bring messages share, so that a signal handler can be refused; see `Locks`."""
 
     # --- what has to be written ----------------------------------------------------------------------------------------
 

@@ -108,7 +108,11 @@ class Link:
         self._bell = asyncio.Event()
         self._connected = asyncio.Event()
         self.thread = threading.Thread(target=self._run, name="pipebus-nats", daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except BaseException:
+            self.loop.close()
+            raise
         # A server that is there may take its time with questions about streams; each of them has an end.
         if not self._first.wait(self.options.connect_timeout) and self._preparing:
             self._first.wait(2 * ANSWER)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +16,7 @@ from pipebus.transports.base import Binding
 from pipebus.transports.nats import wire
 from pipebus.transports.nats.publisher import random_id
 from pipebus.transports.nats.subjects import consumer_name, disjoint
+from pipebus.waiting import on_executor
 
 if TYPE_CHECKING:
     from pipebus.transports.nats.transport import NatsTransport
@@ -38,7 +38,7 @@ class Listener:
         self._group = consumer_name(binding.name) if binding.durable else ""
         self._transport = transport
         self._subscriptions: list[Subscription] = []
-        self._full: deque[Message[Any]] = deque()
+        self._full: deque[Message[Any] | bytes] = deque()
         self.ended = False
 
     async def connected(self, client: Client) -> None:
@@ -71,7 +71,10 @@ class Listener:
                 found = self._transport.codec.decode(found)
             except CodecError:
                 # It becomes a dead letter, and whoever is told of that may publish, and wait for it.
-                await asyncio.get_running_loop().run_in_executor(None, self.binding.deliver, found, None, 0)
+                try:
+                    await on_executor(lambda found: self.binding.deliver(found, None, 0), found)
+                except RuntimeError:  # no thread can be had: the next look tries again
+                    self._full.append(found)
                 return
         if self._full or not self.binding.deliver(found, None, 0):
             if len(self._full) < WAITING:

@@ -34,6 +34,7 @@ from pipebus.transports.nats.company import Company
 from pipebus.transports.nats.link import Frame, Link, _Refused
 from pipebus.transports.nats.streams import NANO, NO_CONSUMER, NO_STREAM, RESUMED
 from pipebus.transports.nats.subjects import consumer_name, disjoint
+from pipebus.waiting import on_executor
 
 if TYPE_CHECKING:
     from pipebus.transports.nats.transport import NatsTransport
@@ -451,7 +452,11 @@ class Puller:
     async def _give_up(self, claim: Claim) -> None:
         """It becomes a dead letter, and whoever is told of that may publish, and wait for it."""
         self._line.remove(claim)
-        if not await asyncio.get_running_loop().run_in_executor(None, self._hand_in, claim):
+        try:
+            handed_in = await on_executor(self._hand_in, claim)
+        except RuntimeError:  # no thread can be had: the next look tries again
+            handed_in = False
+        if not handed_in:
             if self.ended:
                 self.settle(claim, "release")
             else:

@@ -37,6 +37,7 @@ from pipebus.errors import (
     UnsupportedCapability,
 )
 from pipebus.foreign import text_of
+from pipebus.locks import Locks, free
 from pipebus.message import Message, Receipt
 from pipebus.subject import Pattern
 from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict
@@ -94,7 +95,8 @@ class NatsTransport(Transport):
         self._around: Surroundings | None = None
         self._running = False
         self._bound: dict[str, Puller | Listener] = {}
-        self._binding = threading.Lock()
+        self.locks = Locks()
+        self._binding = self.locks.new()
         self._counts: dict[str, Counts] = {}
         self._progress: dict[str, Progress] = {}  # by consumer
         self._last: dict[str, dict[str, Any]] = {}  # the figures of subscriptions when the bus stopped
@@ -358,7 +360,7 @@ class NatsTransport(Transport):
             raise UnsupportedCapability(
                 f'subscription {binding.name}: nothing is kept for it, so deliver is "new"; give it a name, and no core=yes'
             )
-        with self._binding:
+        with free(self._binding):
             self.link.run(self._bind(binding, durable), 2 * ANSWER)
 
     async def _bind(self, binding: Binding, durable: bool) -> None:

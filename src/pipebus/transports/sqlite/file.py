@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 
 from pipebus.errors import LifecycleError, PipebusError, TransportError
+from pipebus.locks import Locks, free
 from pipebus.transports.sqlite import boot, schema, transaction
 from pipebus.transports.sqlite.files import WriteLock
 from pipebus.transports.sqlite.options import Options
@@ -51,8 +51,9 @@ class OpenFile:
         self._named = options.named or options.path
         self._letters = letters
         self._calls = (ring, wrote, rested)
-        self._opening = threading.Lock()
-        self._read_lock = threading.Lock()
+        self.locks = Locks()
+        self._opening = self.locks.new()
+        self._read_lock = self.locks.new()
         self._directory = Directory()
         self._users = 0
         self._pid = 0
@@ -73,7 +74,7 @@ class OpenFile:
             TransportError: it cannot be used; the text says why, and it was not changed. LifecycleError: after a fork.
         """
         self._check_process()
-        with self._opening:
+        with free(self._opening):
             self._pid = os.getpid()
             self._users += 1
             if self._users > 1:
@@ -421,7 +422,7 @@ class OpenFile:
 
     def _query(self, query: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            with self._read_lock:
+            with free(self._read_lock):
                 if self._reading is not None:
                     return query(self._reading)
                 if self._open:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pipebus.errors import TransportError
+from pipebus.locks import interrupted
 from pipebus.transports.sqlite.place import Identity, identity, stat
 
 _open: weakref.WeakSet[WriteLock] = weakref.WeakSet()
@@ -38,6 +39,7 @@ class WriteLock:
         self.path = path
         self.wait = wait
         self._turn = threading.Lock()
+        self._holder = 0  # the thread whose turn it is
         self._file: int | None = None
         self._id: Identity | None = None
         self._former: list[int] = []  # locked as well, until the end of this turn
@@ -71,10 +73,14 @@ class WriteLock:
     def held(self) -> Iterator[None]:
         """
         Raises:
-            TransportError: others had it for all the time that may be waited.
+            TransportError: others had it for all the time that may be waited. LifecycleError: this thread has it, and was
+                interrupted by the code that asks for it.
         """
+        if self._holder == threading.get_ident():
+            raise interrupted()
         if not self._turn.acquire(timeout=self.wait):
             raise self._late("this process: does a handler keep its transaction open?")
+        self._holder = threading.get_ident()
         try:
             if self._file is None:
                 raise TransportError(f"{self.path} is closed")
@@ -89,6 +95,7 @@ class WriteLock:
                 if self._left:
                     self._close()
         finally:
+            self._holder = 0
             self._turn.release()
 
     def follow(self, path: str) -> None:

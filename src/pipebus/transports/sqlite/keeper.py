@@ -55,10 +55,11 @@ class Keeper:
         self.owner: int = self.writer.call(self._enter)
         self.renewed = file.now()
         self._around = around
-        self._lock = threading.Lock()  # bindings
+        self._lock = file.locks.lend()  # bindings
         self._bound: dict[str, Bound] = {}
         self._by_number: dict[int, Bound] = {}
-        self._bell = threading.Event()
+        self._bell = threading.Lock()  # released to ring it: a signal handler may do so at any moment, which an Event forbids
+        self._bell.acquire()
         self._version = -1
         self._turn = 0
         self._due = 0.0
@@ -104,7 +105,11 @@ class Keeper:
         self._version, self._due = -1, 0.0
 
     def start(self) -> None:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._leave()
+            raise
         self.writer.kept = True
 
     def stop(self) -> None:
@@ -117,6 +122,9 @@ class Keeper:
         self.writer.kept = False
         if not self.writer.idle:  # it has given up
             lock.wait = 0.1
+        self._leave()
+
+    def _leave(self) -> None:
         try:
             self.writer.call(lambda store: store.leave(self.owner, counts=False))
         except PipebusError as error:  # its lease will end
@@ -154,8 +162,9 @@ class Keeper:
 
     def ring(self) -> None:
         """Look now."""
-        if not self._bell.is_set():
-            self._bell.set()
+        if self._bell.locked():
+            with suppress(RuntimeError):  # somebody else was faster
+                self._bell.release()
 
     def touched(self, subs: set[int]) -> None:
         """These may have something to claim."""
@@ -204,11 +213,11 @@ class Keeper:
                 quiet_since = now
                 continue
             timeout = pause or (QUICK if now - quiet_since < 1.0 else SLOW)
-            if self._bell.wait(timeout) and not pause:
+            if self._bell.acquire(timeout=timeout) and not pause:
                 quiet_since = now
             if pause:
                 time.sleep(min(pause, 0.05))
-            self._bell.clear()
+            self._bell.acquire(blocking=False)
 
     def _round(self) -> bool:
         """Whatever there is to do; True if there may be more at once."""

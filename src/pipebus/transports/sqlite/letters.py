@@ -51,6 +51,7 @@ class StoredLetters(DeadLetters):
         return self._stored(id)
 
     def replay(self, id: str) -> None:
+        self.locks.check()
         letter = self._stored(id)
         if letter.subscription == PUBLISH:
             if self._again is None:
@@ -66,6 +67,8 @@ class StoredLetters(DeadLetters):
             raise DeadLetterError(f'dead letter "{id}" cannot be replayed: {why}; it stays a dead letter')
 
     def discard(self, id: str) -> None:
+        self.locks.check()
+
         def discard(store: Store) -> bool:
             row = store.execute("DELETE FROM dead WHERE id = ? RETURNING sub", (id,)).fetchone()
             if row is not None and row[0] is not None:
@@ -88,6 +91,7 @@ class StoredLetters(DeadLetters):
         return DeadLetterError(f'no dead letter "{id}" (there are {len(self)}); see dead_letters.list()')
 
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
+        self.locks.check()
         if not os.path.exists(self._file.path):
             return []  # looking makes no file
         found: list[Any] = self._file.read(lambda connection: connection.execute(query, values).fetchall())

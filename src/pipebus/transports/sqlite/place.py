@@ -319,7 +319,7 @@ class _Here:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a finaliser may need it while its own thread has it
         self.places: weakref.WeakSet[Place] = weakref.WeakSet()
         self.parked: list[int] = []
 
@@ -360,7 +360,7 @@ def _park(files: list[int]) -> None:
 def _forget() -> None:
     """In a forked child: what is open here belongs to the parent, and would keep its locks when the parent has died."""
     files = _here.files
-    _here.lock = threading.Lock()  # another thread may have held it
+    _here.lock = threading.RLock()  # another thread may have held it
     _here.parked.clear()
     for place in _here.places:
         place._files = []

@@ -60,6 +60,7 @@ class SqliteTransport(Transport):
             max_size=LARGEST,
         )
         self.file = OpenFile(options, lambda: self.letters.cap, self._ring, self._wrote, self._rested)
+        self.locks = self.file.locks
         self.letters = self.dead_letters = StoredLetters(
             self.file, self.codec, lambda token, letter: self.settle(token, "dead", 0.0, letter)
         )
@@ -87,7 +88,12 @@ class SqliteTransport(Transport):
             self.file.leave()
             raise
         self._keeper = self._last = keeper
-        keeper.start()
+        try:
+            keeper.start()
+        except BaseException:
+            self._keeper = None
+            self.file.leave()
+            raise
 
     def stop(self) -> None:
         keeper, self._keeper = self._keeper, None

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.errors import BusClosed, PipebusError, PublishUnknown, TransportError
 from pipebus.foreign import text_of
+from pipebus.locks import free, interrupted
 from pipebus.transports.sqlite.files import WriteLock
 from pipebus.transports.sqlite.place import NotKept
 from pipebus.transports.sqlite.schema import said
@@ -58,7 +59,7 @@ class Job:
         sync: Its commit has to be on the disk before anybody is told.
     """
 
-    __slots__ = ("called", "error", "gate", "leads", "left", "loop", "result", "sync", "what")
+    __slots__ = ("called", "error", "gate", "leads", "left", "loop", "result", "sync", "thread", "what")
 
     def __init__(self, what: Outgoing | Settlement | Task | None, sync: bool) -> None:
         self.what = what
@@ -68,6 +69,7 @@ class Job:
         self.gate: threading.Lock | None = None  # opened when it is done, or `called`
         self.called = False  # to lead
         self.left = False  # nobody waits for it
+        self.thread = 0  # whose it is
         self.leads = True  # if it waits, it may be called
         self.loop: tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]] | None = None
 
@@ -101,7 +103,8 @@ class Writer:
         self.rounds = 0  # transactions so far, whatever became of them
         self._line: deque[Job] = deque()
         self._leading = False
-        self._lock = threading.Lock()
+        self._leader = 0  # the thread that leads
+        self._lock = file.locks.lend()
         self._full = True  # what `synchronous` is now
         self.complaints: deque[tuple[str, str]] = deque()  # settlements that cannot be written, and why; for the keeper
         self.kept = False  # there is a keeper
@@ -125,17 +128,21 @@ class Writer:
         Carry out a job, and all that stand in line with it; returns what it gives.
 
         Raises:
-            TransportError: it was not done. PublishUnknown: it may have been.
+            TransportError: it was not done. PublishUnknown: it may have been. LifecycleError: a signal handler or a finaliser
+            calls, and has interrupted the one who writes.
         """
         job = Job(what, sync)
-        job.leads = threading.get_ident() != threading.main_thread().ident or not self.kept
+        job.thread = threading.get_ident()
+        job.leads = job.thread != threading.main_thread().ident or not self.kept
         ring = False
-        with self._lock:
+        with free(self._lock):
             self._check_open()
+            if self._leading and self._leader == job.thread:  # it cannot go on before we have ended, and we would wait for it
+                raise interrupted()
             self._line.append(job)
             lead = job.leads and not self._leading
             if lead:
-                self._leading = True
+                self._leader, self._leading = job.thread, True
             else:
                 job.gate = threading.Lock()
                 job.gate.acquire()
@@ -169,13 +176,19 @@ class Writer:
         return future
 
     def leave(self, jobs: Sequence[Job], ring: bool = True) -> None:
-        """Put jobs in line that nobody waits for here; without `ring`, for whoever leads next."""
+        """
+        Put jobs in line that nobody waits for here; without `ring`, for whoever leads next.
+
+        Code that has interrupted the holder of the lock may do this too, for the line only grows. As the holder may have found
+        it empty already, the keeper looks again.
+        """
         for job in jobs:
             job.left = True
+        interrupts = self._lock._is_owned()
         with self._lock:
             self._check_open()
             self._line.extend(jobs)
-            ring = ring and not self._leading
+            ring = interrupts or (ring and not self._leading)
         if ring:
             self.ring()
 
@@ -228,6 +241,7 @@ class Writer:
                 ring = not rested and not again  # else the keeper looks again by itself, after a pause
             else:
                 ring = rested = False
+                self._leader = successor.thread
                 successor.called = True
                 assert successor.gate is not None
                 gate, successor.gate = successor.gate, None

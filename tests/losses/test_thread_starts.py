@@ -1,0 +1,321 @@
+"""
+Now and then the operating system has no thread to give: "can't start new thread". That may meet each thread that the bus needs.
+Whoever publishes has a Receipt, or is told; and what has a Receipt is handled as soon as a thread can be had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flow_helpers import WAIT, Hold, InThread, assert_all_published_accounted_for, assert_conserved, wait_until
+from pipebus import Actor, Bus, Message, Receipt, StopReport
+from pipebus.filters import Retry, Timeout
+
+start = threading.Thread.start
+
+
+class Starts:
+    """
+    Of the threads that are started meanwhile, the n-th and those after it fail, so many of them.
+
+    Args:
+        first: Number of the first that fails, from 1.
+        many: How many fail one after the other.
+    """
+
+    def __init__(self, first: int, many: int = 1) -> None:
+        self.first = first
+        self.many = many
+        self.seen = 0
+        self.failed = 0
+
+    def start(self, thread: threading.Thread) -> None:
+        if thread.name.startswith("Thread-"):  # the test's own
+            start(thread)
+            return
+        self.seen += 1
+        if self.first <= self.seen < self.first + self.many:
+            self.failed += 1
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+
+@contextmanager
+def failing(monkeypatch: pytest.MonkeyPatch, first: int, many: int = 1) -> Iterator[Starts]:
+    starts = Starts(first, many)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda thread: starts.start(thread))
+        yield starts
+
+
+async def acall(message: Message, call_next: Any) -> Any:
+    return await call_next(message)
+
+
+class Scene:
+    """A bus, what was published there with a Receipt, and what was handled."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.receipts: list[Any] = []
+        self.told: list[Any] = []
+        self.handled: list[Any] = []
+
+    def handle(self, message: Message) -> None:
+        self.handled.append(message.body)
+
+    async def ahandle(self, message: Message) -> None:
+        self.handled.append(message.body)
+
+    def ask(self, message: Message) -> None:
+        """A handler that waits for another one."""
+        self.bus.request("answers", message.body, timeout=WAIT)
+        self.handled.append(message.body)
+
+    def publish(self, subject: str = "s", **options: Any) -> None:
+        for number in range(10):
+            body = f"{subject} {number}"
+            try:
+                outcome = self.bus.publish(subject, body, **options)
+            except RuntimeError as error:
+                if "can't start new thread" not in str(error):
+                    raise
+                self.told.append(body)
+            else:
+                assert isinstance(outcome, Receipt)
+                self.receipts.append(body)
+
+
+def on_pool(scene: Scene) -> None:
+    scene.bus.subscribe("s", scene.handle, name="s")
+
+
+def two_workers(scene: Scene) -> None:
+    scene.bus.subscribe("s", scene.handle, name="s", workers=2)
+
+
+def own_thread(scene: Scene) -> None:
+    scene.bus.subscribe("s", scene.handle, name="s", run="thread")
+
+
+def on_loop(scene: Scene) -> None:
+    scene.bus.subscribe("s", scene.ahandle, name="s")
+
+
+def everywhere(scene: Scene) -> None:
+    """One message for each."""
+    scene.bus.subscribe("s", lambda message: None, name="pool")
+    scene.bus.subscribe("s", lambda message: None, name="thread", run="thread")
+    scene.bus.subscribe("s", scene.handle, name="s", run="loop")
+
+
+def waiting_handlers(scene: Scene) -> None:
+    scene.bus.subscribe("s", scene.ask, name="s", workers=3)
+    scene.bus.subscribe("answers", lambda message: "answer", name="answers", workers=3)
+
+
+def async_filter(scene: Scene) -> None:
+    scene.bus.use(acall)
+    on_pool(scene)
+
+
+def abandoning_filter(scene: Scene) -> None:
+    """Each publish needs a thread for a moment."""
+    scene.bus.use(Timeout(WAIT, abandon=True))
+    on_pool(scene)
+
+
+def retrying_filter(scene: Scene) -> None:
+    """A pass that fails is repeated, unless a mailbox has the message."""
+    scene.bus.use(Retry(attempts=3, wait=0.0))
+    scene.bus.subscribe("s", scene.handle, name="s")
+    scene.bus.subscribe("s", lambda message: None, name="thread", run="thread")
+
+
+Build = Callable[[Scene], None]
+SCENES = (
+    on_pool,
+    two_workers,
+    own_thread,
+    on_loop,
+    everywhere,
+    waiting_handlers,
+    async_filter,
+    abandoning_filter,
+    retrying_filter,
+)
+
+
+def run(scene: Scene, **options: Any) -> None:
+    bus = scene.bus
+    try:
+        bus.start()
+    except RuntimeError:  # told; nothing is left of that start
+        bus.start()
+    scene.publish(**options)
+    bus.drain(WAIT)
+
+    assert set(scene.handled) >= set(scene.receipts)
+    assert len(scene.handled) == len(set(scene.handled))
+    assert_conserved(*bus.subscriptions)
+    assert_all_published_accounted_for(bus)
+    assert bus.stop(timeout=WAIT) == StopReport(drained=True)
+
+
+def each_start(monkeypatch: pytest.MonkeyPatch, run_one: Callable[[int], object], many: int = 1) -> int:
+    """Run a scene again and again: the first start of a thread fails, the second, and so on, until it needs no more."""
+    first = 1
+    while True:
+        with failing(monkeypatch, first, many) as starts:
+            InThread(run_one, first).result(3 * WAIT)
+        if not starts.failed:
+            return first - 1
+        first += 1
+
+
+@pytest.mark.parametrize("many", [1, 3], ids=["one", "three-in-a-row"])
+@pytest.mark.parametrize("build", SCENES, ids=lambda build: build.__name__)
+def test_a_thread_that_cannot_be_started_loses_nothing(build: Build, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever it is: each Receipt is handled once, a drain ends, the figures add up, and a stop finds nothing left."""
+
+    def run_one(first: int) -> None:
+        scene = Scene(Bus())
+        build(scene)
+        run(scene)
+
+    assert each_start(monkeypatch, run_one, many) >= 1
+
+
+def test_a_timer_that_cannot_be_started_loses_no_delayed_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delayed messages come in their time when a timer can be had."""
+
+    def run_one(first: int) -> None:
+        scene = Scene(Bus())
+        on_pool(scene)
+        run(scene, delay=0.001)
+
+    assert each_start(monkeypatch, run_one) >= 2
+
+
+def test_a_store_that_cannot_start_its_thread_says_so_and_can_be_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SQLite transport's own thread too."""
+
+    def run_one(first: int) -> None:
+        scene = Scene(Bus(f"sqlite:///{tmp_path / f'{first}.db'}?durability=process"))
+        on_pool(scene)
+        run(scene)
+
+    assert each_start(monkeypatch, run_one) >= 2
+
+
+@pytest.mark.parametrize("way", [{}, {"workers": 2}, {"run": "thread"}, {"run": "loop"}], ids=str)
+def test_no_further_call_is_needed_once_a_thread_can_be_had(way: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody drains and nobody publishes: the messages are handled nevertheless."""
+    scene = Scene(Bus())
+    scene.bus.subscribe("s", scene.handle, **way)
+    scene.bus.start()
+    with failing(monkeypatch, 1):
+        scene.publish()
+        wait_until(lambda: set(scene.handled) >= set(scene.receipts), "everything is handled")
+
+    assert len(scene.receipts) >= 9
+    assert scene.bus.stop(timeout=WAIT) == StopReport(drained=True)
+
+
+def test_a_drain_tries_again_while_no_thread_at_all_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even a timer: the publishers are told or have their Receipts, and the first drain that can starts a worker."""
+    scene = Scene(Bus())
+    on_pool(scene)
+    scene.bus.start()
+    with failing(monkeypatch, 1, many=1000) as starts:
+        scene.publish()
+        assert starts.failed
+
+    scene.bus.drain(WAIT)
+    assert set(scene.handled) >= set(scene.receipts)
+    assert scene.bus.stop(timeout=WAIT) == StopReport(drained=True)
+
+
+@pytest.mark.parametrize("build", [on_pool, own_thread, on_loop], ids=lambda build: build.__name__)
+def test_a_stop_ends_while_no_thread_can_be_had(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what is left over, and the next start handles it."""
+    scene = Scene(Bus())
+    build(scene)
+    scene.bus.start()
+    with failing(monkeypatch, 1, many=1000):
+        scene.publish()
+        report = InThread(scene.bus.stop, 0.0).result()
+    left = len(scene.receipts) + len(scene.told)
+
+    assert report.left == {"s": left}
+    scene.bus.start()
+    scene.bus.drain(WAIT)
+    assert len(scene.handled) == left
+    assert scene.bus.stop(timeout=WAIT) == StopReport(drained=True)
+
+
+def test_whoever_cannot_be_answered_for_want_of_a_thread_is_answered_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler asks a second one, and the only other worker cannot be started at first."""
+    answered: list[Any] = []
+    with Bus(pool=2) as bus:
+        bus.subscribe("asked", lambda message: message.body + 1)
+        bus.subscribe("asks", lambda message: answered.append(bus.request("asked", message.body, timeout=WAIT).body))
+        with failing(monkeypatch, 2):
+            bus.publish("asks", 1)
+            bus.drain(WAIT)
+
+        assert answered == [2]
+
+
+def test_an_actor_that_is_spawned_again_goes_on_without_a_thread_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows on its last message from before must not depend on a thread that cannot be had."""
+    hold = Hold()
+
+    class Slow(Actor):
+        def on_message(self, message: Message) -> None:
+            hold(message)
+
+    with Bus() as bus:
+        actor = bus.spawn(Slow("slow"))
+        bus.publish(actor, "before")
+        hold.wait_started()
+        actor.stop()
+        bus.spawn(actor)
+        bus.publish(actor, "after")
+        with failing(monkeypatch, 1):
+            hold.open()
+            bus.drain(WAIT)
+
+        assert hold.given == ["before", "after"]
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 4])
+def test_a_block_on_an_event_loop_ends_though_a_thread_cannot_be_had(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entering and leaving `async with` take threads for a moment, too."""
+    scene = Scene(Bus())
+    on_pool(scene)
+
+    async def main() -> None:
+        async with scene.bus:
+            for number in range(3):
+                try:
+                    await scene.bus.apublish("s", number)
+                except RuntimeError:
+                    scene.told.append(number)
+                else:
+                    scene.receipts.append(number)
+
+    with failing(monkeypatch, first):
+        InThread(asyncio.run, main()).result(3 * WAIT)
+
+    assert set(scene.handled) >= set(scene.receipts)
+    assert scene.bus.state == "stopped"
