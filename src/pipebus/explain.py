@@ -53,7 +53,7 @@ def describe_bus(bus: Described) -> dict[str, Any]:
                 **{key: value for key, value in schedule.told.items() if key not in ("interval", "subject")},
                 "place": place_text(schedule.place),
             }
-            for schedule in bus.schedules
+            for schedule in list(bus.schedules)
         ],
     }
 
@@ -148,11 +148,11 @@ def _value_text(value: Any) -> Any:
     if isinstance(value, Expression):
         return {"expr": value.text}
     if isinstance(value, Mapping):
-        return {said(key): value_text(inner) for key, inner in value.items()}
+        return {said(key): value_text(inner) for key, inner in list(value.items())}
     if isinstance(value, (list, tuple)):
         return [value_text(inner) for inner in value]
     if isinstance(value, (set, frozenset)):
-        return sorted(map(said, value))
+        return sorted(map(said, list(value)))
     name = getattr(value, "__qualname__", None)
     if name is not None:
         return f"{value.__module__}:{name}"

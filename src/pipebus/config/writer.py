@@ -50,7 +50,7 @@ class Writer:
         pipelines = [self._pipeline(node, "publish") for node in bus.publish_nodes]
         pipelines += [self._pipeline(node, "delivery") for node in bus.delivery_nodes]
         subscriptions = [self._subscription(one) for one in self.subscriptions if self._has_name(one)]
-        every = [self._every(one) for one in bus.schedules]
+        every = [self._every(one) for one in list(bus.schedules)]
         self.problems.check()
         found["filters"] = self.filters
         found["pipelines"] = _merged(pipelines)
