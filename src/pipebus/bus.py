@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 import itertools
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -166,6 +167,8 @@ class Bus:
         self._planner = Planner(self, self, {Delivery: lambda _: links.delivery.get(), Bus: lambda _: self})
         self._spawner = Spawner(self, self._planner)
         self._names: dict[str, Subscription] = {}
+        # Others register and stop at any time: whoever goes through a dictionary like this one takes a `list` of it first,
+        # which is one step for all threads.
         self.schedules: dict[Schedule, None] = {}
         self.told = Told()
         self.numbers = itertools.count(1)  # for subscriptions without a name
@@ -734,6 +737,7 @@ class Bus:
                 )
             subscription = make()
             check_delivery(subscription, self.delivery_nodes)
+            self.lifecycle.hold(subscription)
             if name is not None:
                 self._names[name] = subscription
         spawned: list[Actor] = []
@@ -753,6 +757,7 @@ class Bus:
             if name is not None and self._names.get(name) is subscription:
                 del self._names[name]
             self._spawner.undo(spawned)
+            self._release(subscription)
             raise
         journal = _journal.get()
         if journal is not None:
@@ -883,32 +888,64 @@ class Bus:
         if asyncio._get_running_loop() is not None and not own:
             raise LifecycleError("unsubscribe waits for the handler that runs; on an event loop use `await sub.aunsubscribe()`")
         self.locks.check()
-        self.strike(subscription, "unsubscribed")
+        self.strike(subscription, "unsubscribed", release=own)
         if subscription.inbox is not None:
             subscription.inbox.wake_all()
-            return
-        if not own and not subscription.mailbox.wait_idle(timeout):
+        elif not own and not subscription.mailbox.wait_idle(timeout):
+            self._release_when_idle(subscription)
             raise self._still_running(subscription, timeout)
+        if not own:
+            self._release(subscription)
 
     async def aunsubscribe(self, subscription: Subscription, timeout: float | None = None) -> None:
         """What `await subscription.aunsubscribe()` calls."""
         self.lifecycle.check_process()
-        self.strike(subscription, "unsubscribed")
+        own = current_mailbox() is subscription.mailbox
+        self.strike(subscription, "unsubscribed", release=own)
+        if own:
+            return
         if subscription.inbox is not None:
             subscription.inbox.wake_all()
-            return
-        if current_mailbox() is subscription.mailbox:
-            return
-        gate = LoopGate()
-        if not subscription.mailbox.when_idle(gate.release) and not await gate.wait(timeout):
-            raise self._still_running(subscription, timeout)
+        else:
+            gate = LoopGate()
+            if not subscription.mailbox.when_idle(gate.release) and not await gate.wait(timeout):
+                self._release_when_idle(subscription)
+                raise self._still_running(subscription, timeout)
+        if subscription.plan.nodes:
+            await in_thread(self._release, subscription)
 
     @staticmethod
     def _still_running(subscription: Subscription, timeout: float | None) -> TimeoutError:
         return TimeoutError(f"a handler of {subscription.name} still runs after {timeout:g} s; no other will start")
 
-    def strike(self, subscription: Subscription, reason: str) -> None:
-        """Out of the bus's books; what is queued is dropped."""
+    def _release(self, subscription: Subscription) -> None:
+        """Stop the filters that nobody has any more, and keep them no longer."""
+        gone = self.lifecycle.release(subscription)
+        if gone:
+            self._planner.forget(gone)
+
+    def _release_when_idle(self, subscription: Subscription) -> None:
+        """The same, when the handler has ended that runs now."""
+        if not subscription.plan.nodes:
+            return
+
+        def soon() -> None:  # called under a lock, and a filter's stop may take its time
+            thread = threading.Thread(target=self._release, args=(subscription,), name=f"{self.name}-filters", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # none can be had
+                self.timers.after(0.0, lambda: self._release(subscription))
+
+        if subscription.mailbox.when_idle(soon):
+            self._release(subscription)
+
+    def strike(self, subscription: Subscription, reason: str, release: bool = True) -> None:
+        """
+        Out of the bus's books; what is queued is dropped.
+
+        Args:
+            release: Its filters too, as soon as no handler runs; else the caller sees to that.
+        """
         with self.lifecycle.lock:
             self.router.remove(subscription)
             self.told.subscriptions.pop(subscription.name, None)
@@ -921,6 +958,8 @@ class Bus:
             subscription.discarded(item, reason, None, keep=True)
         if subscription.plan.pool is not None:
             subscription.plan.pool.stop(0.0)  # its threads end, one that still runs a handler with that
+        if release:
+            self._release_when_idle(subscription)
 
     # --- actors --------------------------------------------------------------------------------------------------------
 

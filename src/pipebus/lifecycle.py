@@ -122,6 +122,8 @@ class Lifecycle:
         self._pid = os.getpid()
         self._started: list[pipeline.Step] = []
         self._running: set[int] = set()  # of the filter objects that have started, or are about to
+        self._holders: dict[Subscription, None] = {}  # those with filters of their own
+        self._held: dict[int, int] = {}  # filter objects, and how many of these have them
         self._claiming = bus.locks.new()
 
     def _change(self, state: State) -> events.StateChanged | None:
@@ -212,7 +214,7 @@ class Lifecycle:
                     subscription.inbox.ended = False
                 if not bus.transport.local:
                     arrival.bind(bus, subscription)
-            for schedule in bus.schedules:
+            for schedule in list(bus.schedules):
                 schedule.begin()
         except BaseException:
             for subscription in subscriptions:
@@ -287,6 +289,40 @@ class Lifecycle:
             self._running.add(id(step.filter))
             return True
 
+    def hold(self, subscription: Subscription) -> None:
+        """Its own filters are kept until it, and every other that has them, is released."""
+        if not subscription.plan.nodes:
+            return
+        with free(self._claiming):
+            self._holders[subscription] = None
+            for filter in {id(step.filter) for step in pipeline.steps(subscription.plan.nodes)}:
+                self._held[filter] = self._held.get(filter, 0) + 1
+
+    def release(self, subscription: Subscription) -> list[Any]:
+        """
+        It has gone, and its last handler has ended: filters that nobody else has are stopped.
+
+        Returns:
+            Those filters.
+        """
+        if not subscription.plan.nodes:
+            return []
+        gone: dict[int, Any] = {}
+        with free(self._claiming):
+            if self._holders.pop(subscription, self) is not None:
+                return []  # it was released before
+            for filter, one in {id(step.filter): step.filter for step in pipeline.steps(subscription.plan.nodes)}.items():
+                self._held[filter] -= 1
+                if not self._held[filter]:
+                    del self._held[filter]
+                    gone[filter] = one
+            for step in pipeline.steps((*self.bus.router.nodes, *self.bus.delivery_nodes)):
+                gone.pop(id(step.filter), None)
+            ended = [step for step in self._started if id(step.filter) in gone]
+            self._started = [step for step in self._started if id(step.filter) not in gone]
+        self._stop_filters(ended, [])
+        return list(gone.values())
+
     def _stop_filters(self, started: list[pipeline.Step], errors: list[str]) -> None:
         """In reverse; an error in one keeps no other from stopping."""
         for step in reversed(started):
@@ -356,7 +392,7 @@ class Lifecycle:
                 return StopReport()
             this = self._round
             changed = self._change("draining") if self.state == "started" else None
-            for schedule in self.bus.schedules:
+            for schedule in list(self.bus.schedules):
                 schedule.end()
         self.bus.ledger.emit(changed)
         with self._stopping:

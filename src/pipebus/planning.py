@@ -116,6 +116,12 @@ class Planner:
             self._keep(key, plan)
         return plan
 
+    def forget(self, filters: list[Any]) -> None:
+        """Plans with one of these filters are kept no longer."""
+        for key, plan in list(self._plans.items()):
+            if any(step.filter is one for step in pipeline.steps(plan.nodes) for one in filters):
+                self._plans.pop(key, None)
+
     def _keep(self, key: Any, plan: Plan) -> None:
         if key is None:
             return
