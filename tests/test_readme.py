@@ -28,8 +28,8 @@ import pipebus
 from pipebus import testing
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -37,6 +37,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 class Block:
     """One fenced block: what stands behind the fence's opening, and the lines between the fences."""
 
+    page: str
     line: int
     info: str
     text: str
@@ -52,11 +53,11 @@ class Program:
     parts: list[tuple[Block, str]] = field(default_factory=list)
 
 
-def blocks(markdown: str) -> Iterator[Block]:
+def blocks(page: str) -> Iterator[Block]:
     opened, info, lines, follows = 0, "", [], False
-    for number, line in enumerate(markdown.splitlines(), 1):
+    for number, line in enumerate(TEXTS[page].splitlines(), 1):
         if opened and line == "```":
-            yield Block(opened, info, "\n".join(lines), follows)
+            yield Block(page, opened, info, "\n".join(lines), follows)
             opened, follows = 0, True
         elif opened:
             lines.append(line)
@@ -66,7 +67,8 @@ def blocks(markdown: str) -> Iterator[Block]:
             follows = False
 
 
-def programs(page: str, found: list[Block]) -> Iterator[Program]:
+def programs(page: str) -> Iterator[Program]:
+    found = list(blocks(page))
     program: Program | None = None
     for index, block in enumerate(found):
         if block.info not in ("python", "python continues"):
@@ -82,9 +84,10 @@ def programs(page: str, found: list[Block]) -> Iterator[Program]:
         yield program
 
 
-BLOCKS = list(blocks(README))
-PROGRAMS = [program for page in PAGES for program in programs(page, list(blocks((ROOT / page).read_text(encoding="utf-8"))))]
-COMMANDS = [line for block in BLOCKS if block.info == "sh" for line in block.text.splitlines() if "-m venv" in line]
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+PROGRAMS = [program for page in PAGES for program in programs(page)]
+SHOWN = [block.text for block in blocks("README.md") if block.info == "sh"]
+COMMANDS = [line for text in SHOWN for line in text.splitlines() if "-m venv" in line]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: f"{program.page}:{program.line}")
@@ -165,9 +168,9 @@ def test_the_tests_of_a_file_run_as_it_is_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in BLOCKS if block.info.startswith("toml")], ids=lambda block: f"README.md:{block.line}"
+    "block", [block for block in BLOCKS if block.info.startswith("toml")], ids=lambda block: f"{block.page}:{block.line}"
 )
-def test_a_file_of_the_readme_loads(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_a_page_loads(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a newcomer copies is right; a piece of a chain stands in one."""
     [shop] = [block.text for block in BLOCKS if block.info == "python shop.py"]
     (tmp_path / "shop.py").write_text(shop, encoding="utf-8")
@@ -189,10 +192,11 @@ def call_test(test: Any) -> None:
         test(*(stack.enter_context(fixtures[name]()) for name in inspect.signature(test).parameters))
 
 
-def test_the_readme_has_programs() -> None:
-    """The tutorial is there, and its blocks were found; so were those of other pages."""
-    assert len([program for program in PROGRAMS if program.page == "README.md"]) > 5
-    assert {program.page for program in PROGRAMS} > {"README.md"}
+def test_the_pages_have_programs() -> None:
+    """The first bus is there, and its blocks were found; so were those of other pages."""
+    assert len([program for program in PROGRAMS if program.page == "README.md"]) >= 3
+    assert len({program.page for program in PROGRAMS}) > 10
+    assert len(PROGRAMS) > 20
 
 
 def test_the_story_of_the_race_is_the_real_one(tmp_path: Path) -> None:
@@ -237,19 +241,26 @@ def test_two_commands_are_all_the_set_up() -> None:
     assert asked == {"cli", "dev"} <= set(PROJECT["optional-dependencies"])
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "benchmarks/README.md"])
 def test_links_lead_somewhere(page: str) -> None:
     """Every file of the project that a page links to is there, and so is the place in it."""
-    links = [link for link in re.findall(r"\]\(([^)\"]+)\)", (ROOT / page).read_text(encoding="utf-8")) if "://" not in link]
-    broken = []
-    for link in links:
-        name, _, anchor = link.partition("#")
-        target = (ROOT / page).parent / name if name else ROOT / page
-        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
-            broken.append(link)
+    links = list(links_of(page))
+    broken = [
+        (target, anchor)
+        for target, anchor in links
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8")))
+    ]
 
     assert links
     assert broken == []
+
+
+def links_of(page: str) -> Iterator[tuple[Path, str]]:
+    """Each file of the project that a page links to, itself included, with the place in it."""
+    for link in re.findall(r"\]\(([^)\"]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        if "://" not in link:
+            name, _, anchor = link.partition("#")
+            yield ((ROOT / page).parent / name).resolve() if name else ROOT / page, anchor
 
 
 def anchors(markdown: str) -> set[str]:
@@ -260,21 +271,27 @@ def anchors(markdown: str) -> set[str]:
     return slugs | set(re.findall(r'<a id="([\w-]+)"></a>', shown))
 
 
+def test_the_readme_links_every_page() -> None:
+    """A newcomer is one step from each page, and two from everything that a page shows."""
+    linked = {target for target, _ in links_of("README.md")}
+    assert [page for page in PAGES if page != "README.md" and ROOT / page not in linked] == []
+
+
 def test_every_example_is_named() -> None:
-    """A newcomer finds each example from the README."""
+    """A newcomer finds each example from the README, or from a page that it links."""
     examples = [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*/pipebus.toml")]
-    names = [path.relative_to(ROOT).as_posix() for path in examples]
-    assert [name for name in names if f"({name})" not in README] == []
+    linked = {target for page in PAGES for target, _ in links_of(page)}
+    assert [example.name for example in examples if example not in linked] == []
 
 
 def test_every_command_is_named() -> None:
-    """And each filter that comes with the package."""
+    """The page on the command line shows each command, and a table shows each filter that comes with the package."""
     from pipebus import filters
     from pipebus.cli import COMMANDS
 
-    chapter = README.partition("### The command line")[2].partition("\n## ")[0]
+    [chapter] = [text for text in TEXTS.values() if re.search(r"^# The command line$", text, re.MULTILINE)]
     assert [name for name in COMMANDS if f"`{name}`" not in chapter] == []
-    assert [name for name in filters.__all__ if f"| `{name}` |" not in README] == []
+    assert [name for name in filters.__all__ if not any(f"| `{name}` |" in text for text in TEXTS.values())] == []
 
 
 def test_the_changelog_begins_with_this_version() -> None:
