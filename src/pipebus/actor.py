@@ -156,7 +156,7 @@ class Actor(Address, SelfLinking):
             return None
         if replies.asker(subject) is mailbox or (arriving and replies.asker(message.reply_to) is mailbox):
             return None
-        return Question(message, contextvars.copy_context())
+        return Question(message, contextvars.copy_context(), current_mailbox() is not None)
 
     def _asking(self) -> Waiting:
         """Entered while it is asked: nobody may wait for it whom it is waiting for."""

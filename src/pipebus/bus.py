@@ -10,8 +10,8 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeVar, Unpack, overload
 
@@ -26,6 +26,7 @@ from pipebus.errors import (
     LifecycleError,
     MessageError,
     MessageTooLarge,
+    PipebusError,
     PipelineError,
     SubjectError,
     SubscriptionError,
@@ -35,7 +36,7 @@ from pipebus.foreign import class_name, plain_text, said, shown, spared
 from pipebus.handlers import Handlers
 from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
-from pipebus.lifecycle import Lifecycle, State, StopReport
+from pipebus.lifecycle import Lifecycle, State, StopReport, is_success
 from pipebus.locks import Locks, free
 from pipebus.loops import LoopRunner, LoopThread
 from pipebus.mailbox import ONE, LoopGate, Mailbox, Overflow, Traffic
@@ -109,6 +110,8 @@ class Bus:
         pool: Worker threads for handlers; None: min(32, processors + 4), more if a subscription's `workers` need it.
         dead_letters: Most dead letters kept in memory.
         max_message_bytes: Largest encoded message; only transports that encode look at it.
+        drain: Whether a stop works off what waits, where `stop(drain=…)` does not say. None: in memory, where it would be
+            lost, and not on a transport that survives, which keeps it.
         debug: Also see mistakes that are too costly to look for always (threads that share a sync `call_next`).
         clock: Time; a test's own.
         name: For thread names and logs.
@@ -125,6 +128,7 @@ class Bus:
         pool: int | None = None,
         dead_letters: int = 10_000,
         max_message_bytes: int | None = None,
+        drain: bool | None = None,
         debug: bool = False,
         clock: Clock | None = None,
         name: str = "pipebus",
@@ -141,12 +145,15 @@ class Bus:
         self.transport.capabilities.require(self.require, type(self.transport).__name__)
         self.codec: Codec = JsonCodec()
         self.max_message_bytes = max_message_bytes
+        if drain is not None and not isinstance(drain, bool):
+            raise PipelineError(f"Bus(drain={drain!r}): it is True, False or None")
+        self.drains = drain
         cap = _whole(dead_letters, "dead_letters", 1)
         self.dead_letters: DeadLetters = (
             self.transport.dead_letters if self.transport.dead_letters is not None else DeadLetters(cap, self.locks)
         )
         self.dead_letters.cap, self.dead_letters.locks = cap, self.locks
-        self.ledger = Ledger(name, lambda error: self.request_stop(f"{error} in an observer"), self.locks)
+        self.ledger = Ledger(name, lambda error: self.interrupted(error, "an observer"), self.locks)
         self.starts = Starts(self.ledger.warn)
         self.traffic = Traffic(self.locks, self.starts.retry)
         self.pool_is_given = pool is not None
@@ -155,7 +162,7 @@ class Bus:
             size, self.clock, name, lambda ready, workers: self.ledger.emit(events.Starved(ready, workers)),
             starts=self.starts, locks=self.locks,
         )  # fmt: skip
-        self.loop_thread = LoopThread(name, lambda error: self.request_stop(f"{error} in a task on the bus's loop"), self.locks)
+        self.loop_thread = LoopThread(name, lambda error: self.interrupted(error, "a task on the bus's loop"), self.locks)
         self.loops = LoopRunner(self.clock, self.loop_thread, self.ledger.warn, self.starts, self.locks)
         self.timers = Timers(self.clock, name, lambda error: self.ledger.failed("timer.failed", error), self.starts, self.locks)
         self.starts.later = self.timers.after
@@ -1035,23 +1042,37 @@ class Bus:
             raise
         return self
 
-    def stop(self, timeout: float = 30.0, *, drain: bool = True) -> StopReport:
+    def stop(self, timeout: float = 30.0, *, drain: bool | None = None) -> StopReport:
         """
         Stop. First draining: outside publishers are refused, handlers may still publish. Then closed: everything is.
+
+        In memory, draining means to work off all that waits, which would be lost. On a transport that survives, the messages
+        in flight are finished and no other is begun: the rest stays in the store. A handler that is still at work when the
+        time is over is broken off: what it waits for raises BusClosed, a coroutine is cancelled. Its message goes back, no
+        attempt is counted, and the report names it.
 
         Idempotent, callable from many threads at once; called from a handler, filter or observer it only requests.
 
         Args:
             timeout: Seconds for draining and for handlers that still run, together. Then the rest is left over.
-            drain: False: do not wait for what is queued.
-        """
-        return self.lifecycle.stop(timeout, drain)
+            drain: True: work off all that waits, also in the store. False: begin nothing more; in memory, also refuse at once
+                what handlers publish. None: what `Bus(drain=…)` says, or as above.
 
-    async def astop(self, timeout: float = 30.0, *, drain: bool = True) -> StopReport:
+        Raises:
+            SystemExit: on the main thread, after the stop, if a handler, filter or observer has called `sys.exit()`. The code
+                is the one that was asked for, but 1 instead of 0 where messages are still unhandled. For a handler that call
+                is a failed attempt: after the subscription's `attempts` its message is a dead letter.
+        """
+        report = self.lifecycle.stop(timeout, drain)
+        self.lifecycle.leave()
+        return report
+
+    async def astop(self, timeout: float = 30.0, *, drain: bool | None = None) -> StopReport:
         """`stop` for coroutines."""
         if self.lifecycle.from_inside():
             return self.lifecycle.only_request("astop()")
         report: StopReport = await in_thread(self.lifecycle.stop, timeout, drain)
+        self.lifecycle.leave()
         return report
 
     def drain(self, timeout: float = 30.0) -> None:
@@ -1082,31 +1103,50 @@ class Bus:
 
     def run(self, timeout: float = 30.0) -> StopReport:
         """
-        Start, wait for SIGINT, SIGTERM or `request_stop`, then drain and stop.
+        Start, wait for SIGINT, SIGTERM, SIGHUP or `request_stop`, then stop, as `stop` does.
 
-        A second signal stops without draining. Only the main thread can set signal handlers; elsewhere it waits for
-        `request_stop` alone.
+        A second signal breaks off what is in flight. A signal that was ignored when the program started, as under `nohup`, is
+        left alone. Only the main thread can set signal handlers; elsewhere it waits for `request_stop` alone.
+
+        Raises:
+            SystemExit: as `stop`.
         """
-        return self.lifecycle.run(timeout)
+        report = self.lifecycle.run(timeout)
+        self.lifecycle.leave()
+        return report
 
     def __enter__(self) -> Bus:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.stop(drain=kind is None)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        with _leaving(error):
+            self.stop(drain=None if kind is None else False)
 
     async def __aenter__(self) -> Bus:
         return await self.astart()
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        await self.astop(drain=kind is None)
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        with _leaving(error):
+            await self.astop(drain=None if kind is None else False)
 
     # --- what the parts ask of the bus ---------------------------------------------------------------------------------
+
+    def interrupted(self, error: BaseException, where: str, about: str = "", lost: bool = False) -> None:
+        self.lifecycle.interrupted(error, where, about, lost)
+
+    def ended_by_stop(self, error: BaseException) -> bool:
+        """Whether a handler's error is due to the stop of this bus."""
+        return self.lifecycle.ended_by_stop(error)
+
+    def went_back(self, name: str, message: Message[Any]) -> None:
+        self.lifecycle.went_back(name, message)
 
     def rule(self, on_error: pipeline.OnError) -> links.Ruling:
         """What an error under a pipeline's `on_error` becomes; see `Pipeline`. ("dead_letter" is asked for on publish only.)"""
 
         def rule(message: Message[Any], error: BaseException, step: links.Mark) -> Dropped:
+            if self.ended_by_stop(error):
+                raise error
             if on_error == "dead_letter":
                 self._bury_published(message, error, step.name)
             return Dropped(f"{on_error}: {class_name(error)}", step.name)
@@ -1232,6 +1272,7 @@ class Bus:
             "dead_letters": self.dead_letters.cap,
             "max_message_bytes": self.max_message_bytes,
             "require": self.require,
+            "drain": self.drains,
             "debug": self.services.debug,
         }
 
@@ -1246,6 +1287,16 @@ class Bus:
 
     def __repr__(self) -> str:
         return f"<Bus {self.name} on {self.url}: {self.state}>"
+
+
+@contextmanager
+def _leaving(error: BaseException | None) -> Iterator[None]:
+    """Around the stop of a block that was left with such an error: if it is the program's own, no handler's exit hides it."""
+    try:
+        yield
+    except SystemExit:
+        if error is None or isinstance(error, PipebusError) or (isinstance(error, SystemExit) and is_success(error.code)):
+            raise
 
 
 async def _until_done(task: asyncio.Future[Any]) -> None:

@@ -21,6 +21,8 @@ attributes: Final[Callable[[BaseException], dict[str, Any]]] = BaseException.__d
 _class_name: Final[Callable[[type], str]] = type.__dict__["__name__"].__get__
 _traceback: Final[Any] = BaseException.__dict__["__traceback__"]
 _cause: Final[Any] = BaseException.__dict__["__cause__"]
+_code: Final[Any] = SystemExit.__dict__["code"]
+_members: Final[Any] = BaseExceptionGroup.__dict__["exceptions"]
 _context: Final[Any] = BaseException.__dict__["__context__"]
 
 
@@ -104,6 +106,31 @@ def set_traceback(error: BaseException, trace: TracebackType | None) -> None:
 def causes_of(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
     """The error's cause and its context."""
     return _cause.__get__(error), _context.__get__(error)
+
+
+def comes_from(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
+    """
+    Whether an error of these kinds has led to `error`: it is one, or there is one in its group, among its causes, or among
+    those that it was raised on top of.
+    """
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        one = queue.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if is_a(one, kinds):
+            return True
+        queue += causes_of(one)
+        if is_a(one, BaseExceptionGroup):
+            queue += _members.__get__(one)
+    return False
+
+
+def exit_code(error: BaseException) -> object:
+    """What a SystemExit was raised with."""
+    return _code.__get__(error)
 
 
 def formatted(error: BaseException) -> str:

@@ -191,7 +191,7 @@ def settled(delivery: Any) -> Iterator[None]:
     """Acknowledged if the block ends well, returned if not; unless the block has settled it itself."""
     try:
         yield
-    except BaseException:
-        delivery.settle_unless_settled("retry")
+    except BaseException as error:
+        delivery.settle_unless_settled(error)
         raise
-    delivery.settle_unless_settled("acknowledge")
+    delivery.settle_unless_settled(None)

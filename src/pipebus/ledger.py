@@ -33,7 +33,7 @@ class Ledger:
         locks: Of its bus.
     """
 
-    def __init__(self, name: str, interrupted: Callable[[str], None], locks: Locks | None = None) -> None:
+    def __init__(self, name: str, interrupted: Callable[[BaseException], None], locks: Locks | None = None) -> None:
         self.name = name
         self.interrupted = interrupted
         self.observed = False
@@ -103,7 +103,7 @@ class Ledger:
         """A worker, or the timer, is not ended by somebody who only listens. The main thread may be interrupted anywhere."""
         if threading.current_thread() is threading.main_thread():
             raise error
-        self.interrupted(type(error).__name__)
+        self.interrupted(error)
 
     def debug(self, event: str, **facts: Any) -> None:
         with suppress(Exception):  # nothing depends on this line

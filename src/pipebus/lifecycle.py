@@ -24,19 +24,28 @@ import msgspec
 
 from pipebus import arrival, checks, events, links, pipeline
 from pipebus.clock import Clock
-from pipebus.errors import BusClosed, BusNotStarted, DrainTimeout, LifecycleError
-from pipebus.foreign import note, spared, text_of
+from pipebus.errors import (
+    BusClosed,
+    BusNotStarted,
+    DrainTimeout,
+    LifecycleError,
+    MailboxFull,
+    PipebusError,
+    RequestTimeout,
+)
+from pipebus.foreign import class_name, comes_from, exit_code, is_a, note, shown, spared, text_of
 from pipebus.ledger import Ledger
 from pipebus.locks import Locks, free
 from pipebus.loops import LoopRunner, LoopThread
 from pipebus.mailbox import Traffic
 from pipebus.mailbox_asked import AskedMailbox
+from pipebus.message import Message
 from pipebus.planning import check_delivery
 from pipebus.replies import Replies
 from pipebus.router import Router
 from pipebus.runners import Pool, Starts, Timers, current_mailbox
 from pipebus.schedule import Schedule
-from pipebus.services import get_logger
+from pipebus.services import Services, get_logger
 from pipebus.subscription import Subscription
 from pipebus.transports.base import Surroundings
 
@@ -44,14 +53,18 @@ EXPLORED: Final = "line"  # threads change places here in simulations: `testing.
 
 State = Literal["new", "started", "draining", "stopped"]
 
+CUT_OFF: Final = (BusClosed, MailboxFull, RequestTimeout)
+"""What a handler meets when the bus stops: it is refused, nobody makes room, nobody answers."""
+
 
 class StopReport(msgspec.Struct, frozen=True):
     """
     What a stop found.
 
     Args:
-        drained: Everything accepted had been settled before it closed.
-        left: Messages that were still waiting, by subscription; kept in memory until the bus is started again.
+        drained: Everything accepted had been settled when it closed.
+        left: Messages left over, by subscription: those whose handlers the stop broke off, for which no attempt is counted,
+            and in memory also those that wait. They come again when the bus is started again, from memory or from the store.
         abandoned: Whose handlers outlived the timeout: threads by name, subscriptions on event loops by theirs.
         errors: What filters raised in their `stop`.
     """
@@ -80,6 +93,8 @@ class Parts(Protocol):
     ledger: Ledger
     replies: Replies
     schedules: dict[Schedule, None]
+    services: Services
+    drains: bool | None
 
     @property
     def delivery_nodes(self) -> tuple[pipeline.Node, ...]: ...
@@ -117,7 +132,11 @@ class Lifecycle:
         self._starting = threading.RLock()  # held by the one thread that starts
         self._stopping = threading.RLock()  # held by the one thread that stops
         self._hurry = False
-        self._bell: Bell | None = None  # while somebody is in `run`
+        self._enough = False  # a stop that drains a store need not go on
+        self.bell: Ringing | None = None  # rung when a stop is requested; while somebody is in `run`, or reads records
+        self._exit: BaseException | None = None  # what the program is to end with
+        self._lost = False  # a message that was being handled then is a dead letter
+        self._returned: dict[str, set[str]] = {}  # ids of messages whose handlers this stop broke off
         self._round = Round()
         self._pid = os.getpid()
         self._started: list[pipeline.Step] = []
@@ -175,9 +194,9 @@ class Lifecycle:
                     return False
                 self.check_chains()
                 self.bus.loop_thread.open()
-                if self._bell is None:  # else `run` has done it, and a signal may have come since
-                    self.stop_wanted = self._hurry = False
-                self._round = Round()
+                if self.bell is None:  # else `run` has done it, and a signal may have come since
+                    self.forget()
+                self._round, self._returned = Round(), {}
             try:
                 self.stop_filters()  # what a subscription has started while the bus was stopped
                 # Without the lock: a filter's start may subscribe somebody, also from the bus's loop.
@@ -196,8 +215,10 @@ class Lifecycle:
         """The filters have started: let messages in."""
         bus = self.bus
         subscriptions = list(bus.router.subscriptions())
+        bus.services.begin_pauses()
         try:
             for subscription in subscriptions:
+                subscription.mailbox.remove_tokens()  # the transport took back what it had brought before the last stop
                 subscription.compile(bus.delivery_nodes)
             bus.transport.start(Surroundings(bus.clock, bus.max_message_bytes, bus.traffic.nudge, bus.ledger.warn))
             for pool in self._pools(subscriptions):
@@ -228,6 +249,7 @@ class Lifecycle:
             bus.loops.stop(0.0)
             bus.timers.stop()
             bus.transport.stop()
+            bus.services.end_pauses()
             raise
         return changed
 
@@ -334,6 +356,8 @@ class Lifecycle:
             except BaseException as error:  # the other filters have to be stopped all the same
                 spared(error)
                 errors.append(f"{step.name}: {text_of(error)}")
+                if is_a(error, SystemExit):
+                    self.interrupted(error, f"the stop of filter {step.name}")
                 self.bus.ledger.failed("filter.stop_failed", error, filter=step.name)
 
     def _call(self, act: Callable[..., Any], *arguments: Any) -> None:
@@ -378,7 +402,8 @@ class Lifecycle:
         text = ", ".join(f"{name}: {count}" for name, count in pending.items()) or "handlers that still publish"
         return DrainTimeout(f"not drained after {timeout:g} s; still pending or in flight: {text}", pending)
 
-    def stop(self, timeout: float, drain: bool) -> StopReport:
+    def stop(self, timeout: float, drain: bool | None) -> StopReport:
+        """See `Bus.stop`. It raises no SystemExit: `leave` does."""
         self.check_process()
         if self.from_inside():
             return self.only_request("stop()")
@@ -386,18 +411,28 @@ class Lifecycle:
             raise LifecycleError("stop waits for handlers and would stop the running event loop; use `await bus.astop()`")
         self._check_interrupted()
         deadline = self.bus.clock.monotonic() + timeout
-        self.request_stop("stop()")
         with self._starting, self.lock:
             if self.state == "new":
+                self.request_stop("stop()")
                 return StopReport()
             this = self._round
-            changed = self._change("draining") if self.state == "started" else None
+            changed = None
+            if self.state == "started":
+                changed = self._change("draining")
+                if not self.drains(drain):
+                    self._close_mailboxes(but_replies=True)  # before anybody hears of it: from here on nothing begins
             for schedule in list(self.bus.schedules):
                 schedule.end()
+        self.request_stop("stop()")
         self.bus.ledger.emit(changed)
         with self._stopping:
             if this.report is None:  # else another thread has stopped it; and it may have been started again since
-                this.report = self._stop(deadline, drain)
+                try:
+                    this.report = self._stop(deadline, drain)
+                except KeyboardInterrupt:  # somebody wants out: what is in flight goes back, and nobody waits for it
+                    self.hurry()
+                    this.report = self._stop(deadline, drain=False)
+                    raise
             return this.report
 
     def _check_interrupted(self) -> None:
@@ -418,23 +453,32 @@ class Lifecycle:
         self.request_stop(f"{call} in a handler, filter or observer")
         return StopReport(drained=False)
 
-    def _stop(self, deadline: float, drain: bool) -> StopReport:
+    def _stop(self, deadline: float, drain: bool | None) -> StopReport:
         bus = self.bus
+        survives, drain = self._survives(), self.drains(drain)
         drained = drain and bus.traffic.quiet(
-            bus.clock, self._left(deadline), also=self._transport_quiet, give_up=lambda: self._hurry
-        )
+            bus.clock, self._left(deadline), also=self._transport_quiet,
+            give_up=lambda: self._hurry or (survives and self._enough),
+        )  # fmt: skip
+        if survives and not drained:
+            # What waits is in the store. What is in flight goes on, may publish and be answered; nothing else is begun.
+            self._close_all(but_replies=True)
+            bus.traffic.quiet(bus.clock, self._left(deadline), give_up=lambda: self._hurry)
+        for pool in self._pools(bus.router.subscriptions()):
+            pool.cut_short()
         subscriptions = self._close_all()
         # A publish that had found its route before the draining may have come after the quiet moment: once more, then.
-        if drained and self._left(deadline) and any(s.handled and not s.paused and s.mailbox.waiting() for s in subscriptions):
+        if drained and self._left(deadline) and self._waits(subscriptions):
             for mailbox in [subscription.mailbox for subscription in subscriptions if subscription.mailbox.reopen()]:
                 mailbox.go_on()
             drained = bus.traffic.quiet(bus.clock, self._left(deadline), give_up=lambda: self._hurry)
             subscriptions = self._close_all()
-            drained = drained and not any(s.handled and not s.paused and s.mailbox.waiting() for s in subscriptions)
+            drained = drained and not self._waits(subscriptions)
         with self.lock:
-            changed = self._change("stopped")
+            changed = self._change("stopped") if self.state != "stopped" else None
         bus.ledger.emit(changed)
         bus.replies.close()
+        bus.services.end_pauses()
         for subscription in subscriptions:
             if subscription.inbox is not None:
                 subscription.inbox.wake_all()
@@ -455,14 +499,100 @@ class Lifecycle:
         blocked = bus.loop_thread.stop(max(1.0, self._left(deadline)))
         if blocked is not None:
             stuck.append(blocked)
+        returned = {name: len(ids) for name, ids in self._returned.items()}
         # What a handler has still in hand is told as its abandoned thread; what a reader has, only here.
         left = {s.name: s.mailbox.waiting() + (0 if s.handled else s.mailbox.in_flight) for s in subscriptions}
+        if survives:
+            left = {name: left.get(name, 0) + returned.get(name, 0) for name in left | returned}
         left = {name: count for name, count in left.items() if count}
+        if returned or stuck:
+            drained = False
+        elif survives and not drain:
+            drained = not self._unhandled(subscriptions)
         report = StopReport(drained, left, tuple(stuck), tuple(errors))
         if left or stuck or errors:
-            bus.ledger.warn("bus.stopped_early", left=left, abandoned=list(report.abandoned), errors=errors)
+            bus.ledger.warn("bus.stopped_early", left=left, returned=returned, abandoned=list(report.abandoned), errors=errors)
         bus.ledger.repeats()
+        self._judge_exit(report, subscriptions)
         return report
+
+    def _survives(self) -> bool:
+        return bool(self.bus.transport.capabilities.survives != "nothing")
+
+    def drains(self, drain: bool | None) -> bool:
+        """Whether a stop that is asked for like this works off what waits."""
+        if drain is None:
+            drain = self.bus.drains
+        return not self._survives() if drain is None else drain
+
+    def _waits(self, subscriptions: list[Subscription]) -> bool:
+        """Something is there that a handler may begin; what went back is for the next start."""
+        back = self._returned
+        return any(s.handled and not s.paused and s.mailbox.waiting() > len(back.get(s.name, ())) for s in subscriptions)
+
+    @staticmethod
+    def _unhandled(subscriptions: list[Subscription]) -> int:
+        """Messages that handlers have still to do, in memory or in the store."""
+        stats = [s.stats() for s in subscriptions if s.handled]
+        return sum(one["pending"] + one["in_flight"] for one in stats)
+
+    # --- what stopping breaks off, and how the program ends --------------------------------------------------------------
+
+    def ended_by_stop(self, error: BaseException) -> bool:
+        """
+        Whether a handler's error is the bus's own doing: it stops, and what the handler waited for will not come. When it has
+        closed, everything that a handler asks of it fails; so then nothing is the handler's fault.
+        """
+        if self.state == "stopped":
+            return True
+        return (self.stop_wanted or self.state == "draining") and comes_from(error, CUT_OFF)
+
+    def went_back(self, name: str, message: Message[Any]) -> None:
+        self._returned.setdefault(name, set()).add(message.id)
+
+    def interrupted(self, error: BaseException, where: str, about: str = "", lost: bool = False) -> None:
+        """
+        A SystemExit or KeyboardInterrupt has ended something that runs for the program, on whatever thread: a stop is wanted.
+
+        Args:
+            where: What it has ended. about: What has become of the message in hand. lost: It is a dead letter.
+        """
+        if is_a(error, SystemExit):
+            say(f"{where} called {told(error)}{f' on {about}' if about else ''}; the bus stops")
+            self._lost = self._lost or lost
+            if self._exit is None:
+                self._exit = error
+        self.request_stop(f"{class_name(error)} in {where}")
+
+    def _judge_exit(self, report: StopReport, subscriptions: list[Subscription]) -> None:
+        """A program that has left work undone does not end as if all were well."""
+        error = self._exit
+        if error is None or not is_success(exit_code(error)):
+            return
+        with suppress(PipebusError):  # a store that cannot say has been left in the lurch before
+            left = self._unhandled(subscriptions)
+            if not (left or self._lost or report.abandoned):
+                return
+            what = f"{left} message{'' if left == 1 else 's'} left to handle" if left else "a message that was not handled"
+            say(f"{told(error)} was called with {what}; the exit code is 1")
+        self._exit = SystemExit(1)
+
+    @property
+    def exit(self) -> BaseException | None:
+        """After a stop: what the program ends with, where a handler, filter or observer has called `sys.exit()`."""
+        return self._exit
+
+    def leave(self) -> None:
+        """
+        Behind a stop, on the main thread: end the program, if a handler, filter or observer has called `sys.exit()`.
+
+        Raises:
+            SystemExit: with the code that was asked for; 1 instead of 0 where work is left.
+        """
+        error = self._exit
+        if error is not None and self.state == "stopped" and threading.current_thread() is threading.main_thread():
+            self._exit = None
+            raise SystemExit(exit_code(error)) from error
 
     def _end_questions(self, subscriptions: list[Subscription], deadline: float) -> None:
         """Filter actors stop last: handlers that still run may have them around."""
@@ -473,15 +603,21 @@ class Lifecycle:
             if subscription.handled and not self._hurry:
                 subscription.mailbox.wait_idle(self._left(deadline))
         for mailbox in asked:
-            mailbox.end()
+            mailbox.end(at_once=self._hurry or not self._left(deadline))
 
-    def _close_all(self) -> list[Subscription]:
+    def _close_all(self, but_replies: bool = False) -> list[Subscription]:
         with self.lock:
-            subscriptions = list(self.bus.router.subscriptions())
-            for subscription in sorted(subscriptions, key=lambda s: isinstance(s.mailbox, AskedMailbox)):
-                if not self.bus.transport.local:
+            subscriptions = self._close_mailboxes(but_replies)
+            if not self.bus.transport.local:
+                for subscription in subscriptions:  # afterwards: a server may take its time
                     self.bus.transport.unbind(subscription.name)
-                subscription.mailbox.close("stopped", keep=True)
+        return subscriptions
+
+    def _close_mailboxes(self, but_replies: bool) -> list[Subscription]:
+        """Called under the lock. No handler is begun from here on."""
+        subscriptions = [s for s in self.bus.router.subscriptions() if not (but_replies and s.answers)]
+        for subscription in sorted(subscriptions, key=lambda s: isinstance(s.mailbox, AskedMailbox)):
+            subscription.mailbox.close("stopped", keep=True)
         return subscriptions
 
     def _left(self, deadline: float) -> float:
@@ -499,7 +635,7 @@ class Lifecycle:
         if not self.stop_wanted:
             self.stop_wanted = True
             self.bus.ledger.debug("bus.stop_requested", reason=reason)
-        bell = self._bell
+        bell = self.bell
         if bell is not None:
             bell.ring()
         for subscription in self.bus.router.subscriptions():
@@ -511,6 +647,16 @@ class Lifecycle:
         self._hurry = True
         self.bus.traffic.alarm()
 
+    def enough(self) -> None:
+        """Have a stop that drains a store finish only what is in flight. For signal handlers: it takes no lock."""
+        self._enough = True
+        self.bus.traffic.alarm()
+
+    def forget(self) -> None:
+        """A new round: nobody wants it to end."""
+        self.stop_wanted = self._hurry = self._enough = self._lost = False
+        self._exit = None
+
     def run(self, timeout: float, ready: Callable[[], object] = lambda: None) -> StopReport:
         """What `bus.run` calls; `ready` is called when it has started and hears signals."""
         signals = 0
@@ -519,33 +665,63 @@ class Lifecycle:
             # Runs between two steps of the main thread, which may hold any lock: so it takes none.
             nonlocal signals
             signals += 1
-            self.stop_wanted = True
             if signals > 1:
                 self.hurry()
             self.bus.traffic.alarm()
 
         if self.state in ("new", "stopped"):
-            self.stop_wanted = self._hurry = False
+            self.forget()
         on_main = threading.current_thread() is threading.main_thread()
         before: dict[int, Any] = {}
         former = -1
         with Bell() as bell:
-            self._bell = bell
+            self.bell = bell
             try:
                 if on_main:
-                    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+                    before = {number: signal.signal(number, on_signal) for number in ending_signals()}
                     former = signal.set_wakeup_fd(bell.cord, warn_on_full_buffer=False)
                 self.start()
                 ready()
-                while not self.stop_wanted:
+                while not (self.stop_wanted or signals):  # handlers hear of a signal by the stop, when no other begins
                     bell.wait()
-                return self.stop(timeout, drain=True)
+                return self.stop(timeout, drain=None)
             finally:
-                self._bell = None
+                self.bell = None
                 if on_main:
                     signal.set_wakeup_fd(former)
                 for number, handler in before.items():
-                    signal.signal(number, handler)
+                    signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def ending_signals() -> list[signal.Signals]:
+    """
+    Those that end a program gently: Ctrl-C, a supervisor's SIGTERM, a terminal that hangs up. One that is ignored stays so:
+    whoever started the program wanted that, as `nohup` does.
+    """
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def say(text: str) -> None:
+    """A line for whoever started the program: where it ends, a log may never be read."""
+    with suppress(Exception):  # there is no standard error, or it is closed
+        sys.stderr.write(f"pipebus: {text}\n")
+        sys.stderr.flush()
+
+
+def told(error: BaseException) -> str:
+    """The call that has raised it."""
+    code = exit_code(error)
+    return f"sys.exit({'' if code is None else shown(code)})"
+
+
+def is_success(code: object) -> bool:
+    """Whether the program's caller sees 0."""
+    return code is None or (isinstance(code, int) and code & 0xFF == 0)
+
+
+class Ringing(Protocol):
+    def ring(self) -> None: ...
 
 
 class Bell:

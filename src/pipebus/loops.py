@@ -37,21 +37,20 @@ from pipebus.mailbox import open_gate
 from pipebus.mailbox_asked import is_question
 from pipebus.mailbox_shared import SharedMailbox
 from pipebus.message import HANDLED, Message
-from pipebus.runners import CHUNK, Here, Starts, carried, carry, rescued, sweep
+from pipebus.runners import CHUNK, GRACE, Here, Starts, carried, carry, rescued, sweep
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
 
 SPARE: Final = 64  # sleeping workers kept; a burst may need more, for its time
-GRACE: Final = 1.0  # seconds that cancelled handlers have to end
 SOON: Final = 0.1  # seconds: longer than a loop that is being ended lives
 
 
 class LoopThread:
     """The bus's own event loop, on a thread that starts when one is first needed."""
 
-    def __init__(self, name: str, interrupted: Callable[[str], None], locks: Locks | None = None) -> None:
+    def __init__(self, name: str, interrupted: Callable[[BaseException], None], locks: Locks | None = None) -> None:
         self.name = name
         self.interrupted = interrupted  # told of a SystemExit or KeyboardInterrupt in some task
         self._lock = (locks or Locks()).new()
@@ -86,7 +85,7 @@ class LoopThread:
                     loop.run_forever()
                     break
                 except (SystemExit, KeyboardInterrupt) as error:  # in a task of the user's: it ends no other task
-                    self.interrupted(type(error).__name__)
+                    self.interrupted(error)
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())

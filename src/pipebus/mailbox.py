@@ -601,6 +601,8 @@ class Mailbox:
             left = self._behind()
             gone: list[Item] = []
             if keep:
+                if left and rare.left:  # a put may still be on its way into `left`; see mailbox_solo.py
+                    left.extendleft(reversed(rare.left))
                 rare.left = left or rare.left
             else:
                 for pile in (left, rare.left, *self._aside()):
@@ -854,6 +856,17 @@ class Mailbox:
             rare = self.rare_state()
             schedule = self._done(item, back=True)
             schedule += self._admit(item, front)
+            rare.returned += 1
+            rare.ended += 1
+        self.schedule(schedule)
+        self._announce()
+
+    def keep_back(self, item: Parcel) -> None:
+        """It waits for the next start of the bus, before what is left over then, also while the mailbox is still open."""
+        with self.lock:
+            rare = self.rare_state()
+            schedule = self._done(item, back=True)
+            self._set_aside(item, front=True)
             rare.returned += 1
             rare.ended += 1
         self.schedule(schedule)

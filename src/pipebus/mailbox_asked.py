@@ -26,14 +26,15 @@ EXPLORED: Final = "bytecode"  # threads change places here in simulations: `test
 class Question(Once):
     """One message that a chain asks a filter actor about; given an `Answer`."""
 
-    __slots__ = ("context", "message")
+    __slots__ = ("context", "inside", "message")
 
     attempt = 1  # it has begun: no overflow rule may take it
 
-    def __init__(self, message: Message[Any], context: contextvars.Context) -> None:
+    def __init__(self, message: Message[Any], context: contextvars.Context, inside: bool) -> None:
         super().__init__()
         self.message = message
         self.context = context
+        self.inside = inside  # a handler waits for the answer
 
 
 def is_question(item: Any) -> bool:
@@ -120,13 +121,14 @@ def circle(asker: Mailbox, others: tuple[Mailbox, ...]) -> list[str] | None:
 class AskedMailbox(SharedMailbox):
     """A bounded queue with one worker, and questions in it."""
 
-    __slots__ = ("answering", "asked", "ended", "questions")
+    __slots__ = ("answering", "asked", "ended", "hand", "questions")
 
     def __init__(self, rules: Rules, owner: Owner) -> None:
         super().__init__(rules, owner)
         self.questions = 0  # in line
         self.answering = 0  # in hand
         self.asked = 0  # all that were taken
+        self.hand: Question | None = None  # the one that was taken last
         self.ended = False
 
     def ask(self, question: Question) -> None:
@@ -155,13 +157,21 @@ class AskedMailbox(SharedMailbox):
         """One question that was taken is done with."""
         with self.lock:
             self.answering -= 1
+            self.hand = None
             self._open_gates()
 
-    def end(self) -> None:
-        """After a stop: no question will be answered any more."""
+    def end(self, at_once: bool = False) -> None:
+        """
+        After a stop: no question will be answered any more.
+
+        Args:
+            at_once: Nor does a handler wait any longer for the answer to the one in hand.
+        """
         with self.lock:
             self.ended = True
             self._give_up()
+            if at_once and self.hand is not None and self.hand.inside:
+                self.hand.give(Answer(error=self._silent()))
 
     def _give_up(self) -> None:
         kept: deque[Item] = deque()
@@ -218,6 +228,7 @@ class AskedMailbox(SharedMailbox):
                 self.questions -= 1
                 self.answering += 1
                 self.asked += 1
+                self.hand = item  # type: ignore[assignment]
             else:
                 item = item if isinstance(item, Parcel) else Parcel(item)
                 item.open = True

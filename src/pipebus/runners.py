@@ -42,6 +42,7 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
 
 SLICE: Final = 0.005  # seconds that a worker stays with one mailbox while others are ready: CPython's own switch interval
 CHUNK: Final = 32  # messages between two looks at the clock
+GRACE: Final = 1.0  # seconds that handlers have to end whose wait a stop has ended
 LENT_LIMIT: Final = 256  # threads that may stand in for blocked workers
 SOON: Final = 0.05  # seconds until a thread that could not be started is tried again
 BURIED: Final = 64  # cancelled calls that a timer keeps for their time; with more, half of all that it keeps may be cancelled
@@ -151,6 +152,8 @@ class Worker(threading.Thread):
         self.context: contextvars.Context
         self.woken = True  # on its way to the ready list; pool.waking is about this worker
         self.abandoned = False
+        self.waits = 0  # waits of the bus that its handler is in
+        self.cut_short = False  # a stop ended its wait
         self.mailbox: Any = None  # in hand
 
     def run(self) -> None:
@@ -484,27 +487,40 @@ class Pool:
         self.locks.check()
         self.starts.help()
         worker = threading.current_thread()
-        if not isinstance(worker, Worker) or worker.pool is not self or self.lent_out >= LENT_LIMIT:
+        if not isinstance(worker, Worker):
             return NOTHING_LENT
-        return self._lend()
+        return self._lend(worker, worker.pool is self and self.lent_out < LENT_LIMIT)
 
     @contextmanager
-    def _lend(self) -> Iterator[None]:
-        with self.lock:
-            self.lent_out += 1
-            self.ever_lent = True
+    def _lend(self, worker: Worker, slot: bool) -> Iterator[None]:
+        worker.waits += 1
+        if slot:
+            with self.lock:
+                self.lent_out += 1
+                self.ever_lent = True
         try:
             if self.ready:
                 self.wake()
             yield
         finally:
-            with self.lock:
-                self.lent_out -= 1
-            if self.missed:
-                self._look_again()
+            worker.waits -= 1
+            if slot:
+                with self.lock:
+                    self.lent_out -= 1
+                if self.missed:
+                    self._look_again()
+
+    def cut_short(self) -> None:
+        """The bus is about to end its waits: a handler that is in one has some time more to end."""
+        with self.lock:
+            for worker in self.workers:
+                worker.cut_short = worker.waits > 0
 
     def stop(self, timeout: float | None) -> list[Worker]:
-        """End all workers; those that are still in a handler after `timeout` seconds are abandoned and returned."""
+        """
+        End all workers; those that are still in a handler after `timeout` seconds are abandoned and returned. One whose wait
+        was cut short has GRACE seconds at least.
+        """
         with self.lock:
             self.stopping = True
             workers = [worker for worker in self.workers if worker is not threading.current_thread()]
@@ -519,7 +535,8 @@ class Pool:
                     with worker.tried:
                         continue
                 idle = worker in sleepers or worker.mailbox is None  # no handler: it ends at once
-                worker.join(None if deadline is None or idle else max(0.0, deadline - self.clock.monotonic()))
+                left = None if deadline is None or idle else max(0.0, deadline - self.clock.monotonic())
+                worker.join(left if left is None or not worker.cut_short else max(left, GRACE))
                 if worker.is_alive():
                     worker.abandoned = True
                     stuck.append(worker)

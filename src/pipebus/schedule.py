@@ -36,7 +36,7 @@ class Ticking(Protocol):
     @property
     def publish(self) -> Callable[..., object]: ...
     def forget_schedule(self, schedule: Schedule) -> None: ...
-    def request_stop(self, reason: str) -> None: ...
+    def interrupted(self, error: BaseException, where: str) -> None: ...
 
 
 class Schedule:
@@ -154,7 +154,7 @@ class Schedule:
             self.failed_ticks += 1
             self.bus.ledger.failed("schedule.failed", error, schedule=self.name)
             if is_a(error, (KeyboardInterrupt, SystemExit)):
-                self.bus.request_stop(f"{type(error).__name__} in {self.name}")
+                self.bus.interrupted(error, self.name)
         finally:
             self._mailbox.acknowledge(item)
 

@@ -8,12 +8,13 @@ import asyncio
 import functools
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from pipebus.clock import Clock, Gate
-from pipebus.errors import PipelineError
+from pipebus.errors import BusClosed, PipelineError
 from pipebus.foreign import formatted
 
 _stdlib = logging.getLogger("pipebus")
@@ -115,6 +116,8 @@ class Services:
         self.blocking = blocking
         self.carry = carry  # what runs in that context counts as part of the handler that is running here
         self.watch: Watch | None = None
+        self._pauses: dict[threading.Lock, None] = {}  # gates of the threads that pause
+        self._over = False  # the bus has stopped, and nobody pauses any more
 
     def pause(self, seconds: float, filter_name: str) -> None:
         if asyncio._get_running_loop() is not None:
@@ -122,8 +125,28 @@ class Services:
                 f"filter {filter_name} wants to wait {seconds:g} s, so publish() cannot run inside an event loop; "
                 "use `await bus.apublish(…)`"
             )
-        with self.blocking():
-            self.clock.sleep(seconds)
+        gate = threading.Lock()
+        gate.acquire()
+        self._pauses[gate] = None
+        try:
+            # `end_pauses` sets `_over` before it looks at `_pauses`: so it opens this gate, or is seen here.
+            due = self.clock.monotonic() + seconds
+            cut_short = self._over or self.wait(gate, due - self.clock.monotonic())
+        finally:
+            self._pauses.pop(gate, None)
+        if cut_short:
+            raise BusClosed(f"the bus stopped while filter {filter_name} paused")
+
+    def begin_pauses(self) -> None:
+        """The bus starts."""
+        self._over = False
+
+    def end_pauses(self) -> None:
+        """The bus has stopped: each thread that pauses goes on with BusClosed."""
+        self._over = True
+        for gate in list(self._pauses):
+            with suppress(RuntimeError):  # a stop that was broken off has opened it before
+                gate.release()
 
     async def apause(self, seconds: float, filter_name: str) -> None:
         await self.clock.asleep(seconds)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, Protocol
@@ -24,7 +25,7 @@ from pipebus.errors import (
     Rejected,
     SubjectChanged,
 )
-from pipebus.foreign import attributes, is_a, said, shown, spared, text_of
+from pipebus.foreign import attributes, comes_from, is_a, said, shown, spared, text_of
 from pipebus.inbox import Inbox
 from pipebus.ledger import Ledger
 from pipebus.loops import LoopWorker
@@ -88,6 +89,9 @@ class Hub(Protocol):
     @property
     def state(self) -> str: ...
     def request_stop(self, reason: str) -> None: ...
+    def interrupted(self, error: BaseException, where: str, about: str = "", lost: bool = False) -> None: ...
+    def ended_by_stop(self, error: BaseException) -> bool: ...
+    def went_back(self, name: str, message: Message[Any]) -> None: ...
     def check_process(self) -> None: ...
     def settle_remote(self, token: Any, verdict: str, delay: float, why: str) -> None: ...
     def flush_remote(self) -> None: ...
@@ -231,11 +235,14 @@ class Delivery:
         if self.claim():
             self._subscription.acknowledge(self._parcel)
 
-    def settle_unless_settled(self, verdict: str) -> None:
-        """What the end of a `with sub.delivery()` block does: "acknowledge" or "retry"."""
-        if self._open:
+    def settle_unless_settled(self, error: BaseException | None) -> None:
+        """What the end of a `with sub.delivery()` block does, which an error may have left."""
+        if error is not None and self._subscription.plan.hub.ended_by_stop(error):
+            if self.claim():
+                self._subscription.go_back(self._parcel)
+        elif self._open:
             with suppress(AlreadySettled):
-                self.ack() if verdict == "acknowledge" else self.retry()
+                self.ack() if error is None else self.retry()
 
     def _close(self, verb: str) -> None:
         what = f"message {self.message.id} of {self._subscription.name} cannot be {verb}"
@@ -292,7 +299,12 @@ class Subscription:
     @property
     def durable(self) -> bool:
         """Its name is its own on a transport that keeps messages; replies are for this bus alone."""
-        return self.named and not self.name.startswith(LISTENER)
+        return self.named and not self.answers
+
+    @property
+    def answers(self) -> bool:
+        """It is the bus's own, for replies."""
+        return self.named and self.name.startswith(LISTENER)
 
     @property
     def patterns(self) -> tuple[Any, ...]:
@@ -664,22 +676,35 @@ class Subscription:
         self, item: Item, error: BaseException, delivery: Delivery | None = None, worker: LoopWorker | None = None
     ) -> None:
         """The chain gave up with an error; never raises."""
-        if is_a(error, asyncio.CancelledError) and worker is not None and worker.cancelled():
+        if worker is not None and worker.cancelled() and comes_from(error, asyncio.CancelledError):
             links.unsign(error)
             if delivery is None or delivery.claim():
-                worker.back = self._untake(item)
+                stops = worker.told or self.plan.hub.state != "started"
+                worker.back = self.go_back(item, worker) if stops else self._untake(item)
+            return
+        if not is_a(error, SystemExit) and (_late(worker) or self.plan.hub.ended_by_stop(error)):
+            links.unsign(error)
+            if delivery is None or delivery.claim():
+                self.go_back(item, worker)
             return
         if delivery is not None and not delivery.claim():
             links.unsign(error)
+            if is_a(error, (KeyboardInterrupt, SystemExit)):
+                self.mailbox.halt()
+                self._attempt_to(self.plan.hub.interrupted, error, f"the handler of {self.name}")
+                return
             self.plan.hub.ledger.failed(
                 "delivery.failed_after_settlement", error, subscription=self.name, message=delivery.message.id
             )
             return
-        if is_a(error, (KeyboardInterrupt, SystemExit)):
+        if is_a(error, SystemExit):
+            self._exit(item, error, worker)
+            return
+        if is_a(error, KeyboardInterrupt):
             links.unsign(error)
             self.mailbox.halt()
             self._untake(item)
-            self._attempt_to(self.plan.hub.request_stop, f"{type(error).__name__} in the handler of {self.name}")
+            self._attempt_to(self.plan.hub.interrupted, error, f"the handler of {self.name}")
             return
         self.bury(item, error)
 
@@ -696,6 +721,43 @@ class Subscription:
         except BaseException as error:
             self.plan.hub.ledger.failed("delivery.settling_failed", error, subscription=self.name)
             spared(error)
+
+    def _exit(self, item: Item, error: BaseException, worker: LoopWorker | None) -> None:
+        """`sys.exit()` in a handler or around it: a failed attempt, and the program ends."""
+        parcel = item if isinstance(item, Parcel) else Parcel(item, 1)
+        hub, attempts = self.plan.hub, self.plan.attempts
+        about = f"message {parcel.message.id}, attempt {parcel.attempt} of {attempts}"
+        dies = False
+        self.mailbox.halt()
+        if _late(worker) or hub.ended_by_stop(error):
+            links.unsign(error)
+            self.go_back(parcel, worker)
+        elif parcel.attempt >= attempts:
+            dies = True
+            about += ": it is a dead letter now"
+            self.bury(parcel, error)
+        else:
+            links.unsign(error)
+            if parcel.token is not None:
+                self.mailbox.forget(parcel)
+                self._tell_transport(parcel, "return")
+            else:
+                self.mailbox.give_back(parcel, front=True)
+        self._attempt_to(hub.interrupted, error, f"the handler of {self.name}", about, dies)
+
+    def go_back(self, item: Item, worker: LoopWorker | None = None) -> Parcel:
+        """A stop broke off what its handler did: it goes back as if it had not been taken, and waits for the next start."""
+        parcel = item if isinstance(item, Parcel) else Parcel(item)
+        parcel.attempt = max(0, parcel.attempt - 1)
+        late = _late(worker)
+        if late and parcel.token is not None:
+            self.mailbox.forget(parcel)  # the transport has taken back all that was out here
+        elif late:
+            self.mailbox.give_back(parcel, front=True)  # the bus may have been started again meanwhile
+        else:
+            self.mailbox.keep_back(parcel)
+        self.plan.hub.went_back(self.name, parcel.message)
+        return parcel
 
     def _untake(self, item: Item) -> Parcel:
         """It goes back as if it had not been taken."""
@@ -833,6 +895,13 @@ async def awaited(name: str, value: Any, taken: bool) -> Any:
     if wrong is not None:
         raise wrong
     return value
+
+
+def _late(worker: LoopWorker | None) -> bool:
+    """Whether this is the end of a handler that a stop has left behind."""
+    if worker is not None:
+        return worker.crew.over
+    return bool(getattr(threading.current_thread(), "abandoned", False))
 
 
 def _message(item: Item) -> Message[Any]:

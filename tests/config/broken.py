@@ -524,7 +524,8 @@ broken(
     version = 1
     bus = { zzz = 1 }
     """,
-    'bus.toml:2: bus: unknown key "zzz"; there are transport, name, pool, dead_letters, max_message_bytes, require, debug',
+    'bus.toml:2: bus: unknown key "zzz"; there are transport, name, pool, dead_letters, max_message_bytes, require, '
+    "drain, debug",
 )
 
 broken(
@@ -2842,7 +2843,7 @@ broken(
     "${env:PIPEBUS_N21}" = 1
     """,
     'bus.toml:3: bus: unknown key "${env:PIPEBUS_N21}"; '
-    "there are transport, name, pool, dead_letters, max_message_bytes, require, debug",
+    "there are transport, name, pool, dead_letters, max_message_bytes, require, drain, debug",
     env={"PIPEBUS_N21": "pool"},
 )
 
@@ -3323,7 +3324,7 @@ broken(
     "zzz\\nzzz" = 1
     """,
     'bus.toml:3: bus: unknown key "zzz\\nzzz"; '
-    "there are transport, name, pool, dead_letters, max_message_bytes, require, debug",
+    "there are transport, name, pool, dead_letters, max_message_bytes, require, drain, debug",
 )
 
 broken(

@@ -589,14 +589,14 @@ def test_options_of_a_bus(file: Path) -> None:
     """All of them, and none."""
     bus = Bus(
         "memory:?wire=json", require={"survives": "nothing", "delay": True}, pool=3, dead_letters=5, max_message_bytes=2**20,
-        debug=True, name="shop ${x} \"'",
+        drain=False, debug=True, name="shop ${x} \"'",
     )  # fmt: skip
     bus.subscribe("a", shop.bill, name="a", workers=2)
     other = same(bus, file)
     assert other.options() == bus.options()
     assert other.options() == {
         "name": "shop ${x} \"'", "pool": 3, "dead_letters": 5, "max_message_bytes": 2**20,
-        "require": {"survives": "nothing", "delay": True}, "debug": True,
+        "require": {"survives": "nothing", "delay": True}, "drain": False, "debug": True,
     }  # fmt: skip
     assert Bus().export_config() == "version = 1\n"
 

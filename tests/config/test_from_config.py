@@ -669,6 +669,7 @@ def test_options_of_the_bus(load: Load, harness: Harness, monkeypatch: pytest.Mo
         dead_letters = 2
         max_message_bytes = "400B"
         require = { delay = true }
+        drain = true
         debug = "${env:DEBUG:-true}"
         [[subscriptions]]
         name = "all"
@@ -678,7 +679,8 @@ def test_options_of_the_bus(load: Load, harness: Harness, monkeypatch: pytest.Mo
         handlers={"fussy": shop.fussy},
     )
     assert bus.options() == {
-        "name": "shop", "pool": 3, "dead_letters": 2, "max_message_bytes": 400, "require": {"delay": True}, "debug": True,
+        "name": "shop", "pool": 3, "dead_letters": 2, "max_message_bytes": 400, "require": {"delay": True}, "drain": True,
+        "debug": True,
     }  # fmt: skip
     assert bus.transport.codec is not None
     harness.start(bus)

@@ -941,7 +941,7 @@ def test_s19_mail_to_an_actor_without_on_message_is_a_dead_letter_with_the_remed
         assert "define one" in letter.error
 
 
-def test_s13_sys_exit_in_an_actor_requests_a_stop_and_returns_the_message() -> None:
+def test_s35_sys_exit_in_an_actor_ends_the_program_and_returns_the_message(capfd: pytest.CaptureFixture[str]) -> None:
     """As in any handler."""
 
     def leave(message: Message) -> None:
@@ -953,7 +953,10 @@ def test_s13_sys_exit_in_an_actor_requests_a_stop_and_returns_the_message() -> N
         wait_until(lambda: bus.stopping, "a stop is requested")
         wait_until(lambda: actor.subscription.stats()["pending"] == 1, "the message has gone back")
 
-        assert bus.stop(WAIT, drain=False).left == {"greeter": 1}
+        with pytest.raises(SystemExit, match="3"):
+            bus.stop(WAIT, drain=False)
+        assert bus.stop().left == {"greeter": 1}
+        assert "the handler of greeter called sys.exit(3)" in capfd.readouterr().err
 
 
 # --- answers -----------------------------------------------------------------------------------------------------------

@@ -251,7 +251,7 @@ class Replay:
             self.bus.start()
         with self.interrupts:
             given = list(self._given())
-            report = self.bus.stop(self.args.timeout, drain=self.interrupts.count < 2)
+            report = self.bus.lifecycle.stop(self.args.timeout, drain=self.interrupts.count < 2)
         counts = Counter({"handled": 0, "dead": 0, "dropped": 0})
         for one in given:
             ends = self.ended[_delivery(one)] or (["handled"] if one["subscription"] == PUBLISH else [])
@@ -276,6 +276,7 @@ class Replay:
             + f"{counts['dead']} dead again, {len(self.stays)} not given back, {self.others} left alone"
             + (f"; {new} new dead" if new else "")
         )
+        self.bus.lifecycle.leave()
         if self.interrupts.number is not None:
             return 128 + self.interrupts.number
         return 1 if again or self.stays or left_over(report) else 0

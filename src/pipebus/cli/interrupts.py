@@ -6,6 +6,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from pipebus.lifecycle import ending_signals
+
 
 class Interrupted(Exception):
     """The reading ends here."""
@@ -13,8 +15,8 @@ class Interrupted(Exception):
 
 class Interrupts:
     """
-    SIGINT and SIGTERM while records are published: the reading ends, no publish is broken off, and what was accepted is
-    handled. A second one does not wait for that.
+    SIGINT, SIGTERM and SIGHUP while records are published: the reading ends, no publish is broken off, and what was accepted
+    is handled or stays in its store. A second one does not wait for that. One that is ignored stays ignored.
 
     Their handler only leaves a note. What waits for input waits in `wait`, for a bell too, which the interpreter rings in the
     signal's own handler (`set_wakeup_fd`): so a signal that comes just before the wait is not missed, and no exception comes
@@ -22,12 +24,14 @@ class Interrupts:
 
     Args:
         hurry: What a second signal calls, between two steps of the main thread: so it takes no lock.
+        first: What the first one calls, likewise.
     """
 
-    def __init__(self, hurry: Callable[[], object]) -> None:
+    def __init__(self, hurry: Callable[[], object], first: Callable[[], object] = lambda: None) -> None:
         self.count = 0
         self.number: int | None = None
         self._hurry = hurry
+        self._first = first
         self._woken = False
         self._opening = False
         self._before: dict[int, Any] = {}
@@ -46,16 +50,20 @@ class Interrupts:
         self._ear.setblocking(False)
         self._hand.setblocking(False)
         self._former = signal.set_wakeup_fd(self._hand.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ending_signals():
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(self._former)
         self._ear.close()
         self._hand.close()
+
+    def ring(self) -> None:
+        """Somebody asks the bus to stop."""
+        self.wake()
 
     def wake(self) -> None:
         """End the reading, from any thread, as a signal would; but it is none."""
@@ -70,6 +78,8 @@ class Interrupts:
         self.number = number
         if self.count > 1:
             self._hurry()
+        else:
+            self._first()
         if self._opening:
             raise Interrupted
         if self.count > 2:

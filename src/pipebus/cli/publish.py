@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     told: dict[str, Any]
     with starting():
         bus.start()
-    with Interrupts(bus.lifecycle.hurry) as interrupts, redirect_stdout(sys.stderr), bus:
+    with Interrupts(bus.lifecycle.hurry) as interrupts, redirect_stdout(sys.stderr):
         try:
             if args.request:
                 reply = bus.request(args.subject, body, timeout=args.timeout, **options)
@@ -88,15 +88,19 @@ def run(args: argparse.Namespace) -> int:
                 told = outcome_told(outcome) | (_kept(store, outcome) if store is not None and outcome else {})
         except Rejected as error:
             told = {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.errors)}
+        except SystemExit as error:
+            bus.interrupted(error, "a publish filter", f"a message on {args.subject}", lost=True)
+            told = {"outcome": "failed", "reason": reason_of(error)}
         except Exception as error:
             told = {"outcome": "failed", "reason": reason_of(error)}
-        left = left_over(bus.stop(args.timeout))
+        left = left_over(bus.lifecycle.stop(args.timeout, None), bus.lifecycle.drains(None))
     letters = [] if keeps_letters(bus) else bus.dead_letters.list()  # there are others' letters, too
     if letters:
         told["dead"] = [{"subscription": letter.subscription, "by": letter.by, "error": letter.error} for letter in letters]
     if left:
         told["left"] = left
     print(as_json(told))
+    bus.lifecycle.leave()
     if interrupts.number is not None:
         return 128 + interrupts.number
     return 1 if told["outcome"] in ("rejected", "failed") or letters or left else 0

@@ -36,20 +36,22 @@ if TYPE_CHECKING:
 SUMMARY = "run a bus: on the records of a file, or until it is stopped"
 EXAMPLE = """\
 examples:
-  pipebus run pipebus.toml --allow shop                                  until Ctrl-C or SIGTERM, then drain
+  pipebus run pipebus.toml --allow shop                                  until Ctrl-C, SIGTERM or SIGHUP
   pipebus run pipebus.toml --input day.csv.gz --subject flights.raw      publish each row, drain, sum up
   cat x.jsonl | pipebus run bus.toml --input - --subject events --json | jq .rejected
   pipebus run bus.toml --input x.jsonl --subject events --tail 'alerts.>' | jq .body
   pipebus run bus.toml --input x.jsonl --dead letters.jsonl              keep what died, for `pipebus dead`
 
 A bus whose file says transport = "sqlite:///bus.db" shares the work with other processes that use that file, and keeps what
-died there: `pipebus dead list sqlite:///bus.db`. Its summary counts what was done here, and what is left in the file.
+died there: `pipebus dead list sqlite:///bus.db`. Its summary counts what was done here, and what is left in the file. Stopped
+by a signal it finishes what it has begun, and the rest stays in the file; at the end of --input it works off all that waits.
 
 Without --subject each line of JSON is a message: {"subject": …, "body": …, "headers": …, "key": …}, as --tail and
 `pipebus tail` write them.
 
-Exit code: 0 done, 1 something died or could not be read or published (a rejected record is no failure), 130 and 143
-stopped by SIGINT and SIGTERM before the end of the input; all that was accepted is handled even then.
+Exit code: 0 done, 1 something died or could not be read or published (a rejected record is no failure), 129, 130 and 143
+stopped by SIGHUP, SIGINT and SIGTERM before the end of the input; all that was accepted is handled even then, or stays in its
+store. A handler or filter that calls sys.exit() ends the run with its code, but never with 0 while something is left to do.
 """
 
 EVERY = 200  # records between two looks
@@ -108,9 +110,10 @@ class Run:
         self.published = 0
         self.unreadable: list[str] = []
         self.unpublished: list[str] = []
-        self.interrupts = Interrupts(bus.lifecycle.hurry)
+        self.interrupts = Interrupts(bus.lifecycle.hurry, bus.lifecycle.enough)
         self.lines = Lines(self.interrupts.wake if args.input is not None else lambda: bus.request_stop("nobody reads"))
         self.left: StopReport | None = None
+        self.drains = bus.lifecycle.drains(None)
         self.records: CsvRecords | JsonRecords
         self.elapsed = 0.0
         self.shared = keeps_letters(bus)
@@ -187,6 +190,7 @@ class Run:
                 return
             if self.args.subject is None and isinstance(records, CsvRecords):
                 raise CommandError(NO_SUBJECT)
+            self.bus.lifecycle.bell = self.interrupts  # a handler that calls sys.exit(), say, ends the reading
             with starting():
                 self.bus.start()
             with progress(self.args.quiet) as show:
@@ -196,7 +200,10 @@ class Run:
                 finally:
                     if self.args.input == "-":
                         _leave_stdin()
-                    self.left = self.bus.stop(self.args.timeout, drain=self.interrupts.count < 2)
+                    drain = False if self.interrupts.count > 1 else None if self.interrupts.asked else True
+                    self.drains = self.bus.lifecycle.drains(drain)
+                    self.left = self.bus.lifecycle.stop(self.args.timeout, drain)
+                    self.bus.lifecycle.bell = None
 
     def _watched(self, records: "CsvRecords | JsonRecords", show: Callable[[float | None, str], None] | None) -> Iterator[Any]:
         """The records, until the end, a signal, or nobody reads what is printed."""
@@ -229,6 +236,10 @@ class Run:
         except Rejected as error:
             self.published += 1
             self._outcome({"outcome": "rejected", "by": error.by, "reason": "; ".join(error.errors)})
+        except SystemExit as error:
+            self.published += 1
+            self.bus.interrupted(error, "a publish filter", f"record {self.where}", lost=True)
+            self._outcome({"outcome": "failed", "reason": reason_of(error)})
         except Exception as error:  # a filter's own, or wrong options: told, and the others are published
             text = reason_of(error)
             self.published += not isinstance(error, (SubjectError, HeaderError, MessageError))  # no message was made
@@ -266,10 +277,11 @@ class Run:
             self.lines.print({"record": self.read} | told)
 
     def _code(self, found: dict[str, Any]) -> int:
+        self.bus.lifecycle.leave()
         if self.interrupts.number is not None:
             return 128 + self.interrupts.number
         dead = found["dead_letters"] and not self.args.dead_ok
-        failed = dead or summary.left_over(self.left) or self.unreadable or self.unpublished or found["errors"]
+        failed = dead or summary.left_over(self.left, self.drains) or self.unreadable or self.unpublished or found["errors"]
         return 1 if failed else 0
 
 

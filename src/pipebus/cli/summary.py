@@ -75,7 +75,7 @@ def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:
         _list([printable(text) for text in texts], file, "red")
     if evicted := run.bus.dead_letters.evicted:
         say(styled(f"  and {evicted:,} before these were not kept; raise dead_letters of the bus", "red", file))
-    for text in left_over(run.left):
+    for text in left_over(run.left, run.drains):
         say(styled(f"\n{printable(text)}", "red", file))
     rate = f", {found['read'] / run.elapsed:,.0f} records a second" if run.read else ""
     say(f"\n{run.elapsed:.2f} s{rate}" + (f"; stopped by {run.interrupts.name}" if run.interrupts.name else ""))
@@ -103,11 +103,17 @@ def _list(lines: list[str], file: TextIO, style: str | None = None) -> None:
         print(f"  … and {len(lines) - SHOWN:,} more", file=file)
 
 
-def left_over(report: "StopReport | None") -> list[str]:
-    """What a stop could not bring to an end, as sentences."""
+def left_over(report: "StopReport | None", drains: bool = True) -> list[str]:
+    """
+    What a stop could not bring to an end, as sentences.
+
+    Args:
+        drains: It was to handle all that waited; else what waits in a store is not its business.
+    """
     if report is None:
         return []
     left = ", ".join(f"{name} {count:,}" for name, count in report.left.items())
-    found = [] if report.drained else ["not all was handled in time" + (f"; still waiting: {left}" if left else "")]
+    late = not report.drained and (drains or report.left)
+    found = ["not all was handled in time" + (f"; still waiting: {left}" if left else "")] if late else []
     found += [f"{name} was still at work and was left behind" for name in report.abandoned]
     return [*found, *report.errors]

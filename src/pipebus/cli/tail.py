@@ -67,8 +67,9 @@ def run(args: argparse.Namespace) -> int:
         report = bus.lifecycle.run(5.0, lambda: _ready(args.pattern))
     if lines.error is not None:
         raise lines.error
-    for text in left_over(report):
+    for text in left_over(report, bus.lifecycle.drains(None)):
         print(printable(text), file=sys.stderr)
+    bus.lifecycle.leave()
     return 0
 
 

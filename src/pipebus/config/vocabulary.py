@@ -140,6 +140,7 @@ BUS: Final[dict[str, Setting]] = {
     "dead_letters": Setting(Whole(1), False, 10_000, "Most dead letters kept in memory."),
     "max_message_bytes": Setting(SIZE, False, None, "Largest encoded message."),
     "require": Setting(TableOf(Anything()), False, None, "Capabilities that the transport must promise."),
+    "drain": Setting(Flag(), False, None, "Whether a stop works off what waits; left out: in memory only."),
     "debug": Setting(Flag(), False, False, "Also see mistakes that are too costly to look for always."),
 }
 SUBSCRIPTION: Final[dict[str, Setting]] = {

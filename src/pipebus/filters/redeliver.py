@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipebus import links
 from pipebus.errors import AlreadySettled, PipelineError
-from pipebus.filters.retry import NEVER, classes, waits
+from pipebus.filters.retry import NEVER, classes, ended_by_stop, waits
 from pipebus.foreign import is_a, text_of
 from pipebus.message import Dropped, Message
 from pipebus.pipeline import Around, Context, Steps
@@ -33,7 +33,8 @@ class Redeliver(Around):
 
     Raises:
         The handler's error, where it is not taken again: it was the last attempt, the delivery is settled already, or another
-        taking would meet the same (`Rejected`, `CodecError`, …: as for `Retry`).
+        taking would meet the same (`Rejected`, `CodecError`, …: as for `Retry`), or the stop of the bus has caused it: then
+        the message goes back, and no attempt is counted.
 
     Returns to the filters around it `Dropped("returned")`: this taking is over, and nothing was handled. It counts as no drop.
 
@@ -73,7 +74,7 @@ class Redeliver(Around):
         try:
             return (yield message)
         except self._on as error:
-            if delivery is None or is_a(error, NEVER):
+            if delivery is None or is_a(error, NEVER) or ended_by_stop(self._context, error):
                 raise
             most = delivery.attempts if self.attempts is None else min(self.attempts, delivery.attempts)
             if delivery.attempt >= most:

@@ -57,8 +57,8 @@ class Retry(Around):
 
     Raises:
         The last error, as the same object. At once, whatever `on` says: a refusal (`Rejected`, `CodecError`,
-        `MessageTooLarge`, …), a mistake in a chain (`PipelineError`), a bus that stops (`LifecycleError`), and what is no
-        `Exception`: a cancellation counts as no attempt.
+        `MessageTooLarge`, …), a mistake in a chain (`PipelineError`), a bus that stops (`LifecycleError`, and errors that
+        the handler makes of one), and what is no `Exception`: a cancellation counts as no attempt.
 
     Nothing that has had its effect is repeated. In a publish chain that is a message which a mailbox or the store has
     accepted, also if others refused it or a filter failed on the way back; what filters behind this one publish by the way
@@ -121,7 +121,7 @@ class Retry(Around):
                 try:
                     return (yield message)
                 except self._on as error:
-                    if attempt >= self.attempts or is_a(error, NEVER) or done():
+                    if attempt >= self.attempts or is_a(error, NEVER) or done() or ended_by_stop(self._context, error):
                         raise
                     seconds = wait * (1 - self.jitter * self._random.random())
                     wait = min(wait * 2, self.max_wait)
@@ -148,6 +148,12 @@ class Retry(Around):
                 "attempt.failed", filter=context.name, subject=str(message.subject), id=message.id, attempt=attempt,
                 wait=round(wait, 6), error=text_of(error),
             )  # fmt: skip
+
+
+def ended_by_stop(context: Context | None, error: BaseException) -> bool:
+    """Whether a filter that would try again meets an error which the stop of its bus has caused."""
+    ask = getattr(context.bus, "ended_by_stop", None) if context is not None else None
+    return ask is not None and bool(ask(error))
 
 
 class _Notes(list[Any]):

@@ -185,7 +185,7 @@ class TestLifecycle:
         bus.start()
         for number in range(20):
             bus.publish("a", number)
-        assert bus.stop(timeout=stage.patience).drained
+        assert bus.stop(timeout=stage.patience, drain=True).drained
         assert sorted(acknowledged) == list(range(20))
         assert_conserved(bus)
         assert_nothing_comes_again(stage, bus, lambda bus, seen: bus.subscribe("a", seen, name="s"), "a")

@@ -131,7 +131,7 @@ class TestTelemetry:
             bus.start()
             bus.start()  # it is started already: nothing happens
             bus.publish("a")
-            bus.stop(timeout=stage.patience)
+            bus.stop(timeout=stage.patience, drain=True)
             bus.stop(timeout=stage.patience)
             with pytest.raises(BusClosed):
                 bus.publish("a")
