@@ -55,9 +55,7 @@ class Locks:
         self._shared: list[Any] = []
         self._turn = itertools.count()
         self._others: list[Locks] = []
-        self.starting: set[int] = (
-            set()
-        )  # threads that are about to start another, which has its place among the workers already
+        self.starting: set[int] = set()  # threads that are about to start one that all may wait for
 
     def new(self) -> Any:
         """One that lives as long as the bus."""

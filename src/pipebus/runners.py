@@ -147,8 +147,6 @@ class Worker(threading.Thread):
         self.pool = pool
         self.gate = threading.Lock()
         self.gate.acquire()
-        self.tried = threading.Lock()  # released when its start has succeeded or failed
-        self.tried.acquire()
         self.context: contextvars.Context
         self.woken = True  # on its way to the ready list; pool.waking is about this worker
         self.abandoned = False
@@ -372,47 +370,35 @@ class Pool:
             return None
         starved = False
         opened: list[Any] = []
-        new: Worker | None = None
-        failure: BaseException | None = None
+        failure: Exception | None = None
         alone = False  # no worker is left
-        try:
-            with self.lock:
-                if self.waking or not self.ready:
-                    pass
-                elif self.stopped:
-                    opened = sweep(self.ready)
-                elif self.sleepers:
-                    worker = self.sleepers.pop()
-                    worker.woken = self.waking = True
-                    worker.gate.release()
-                elif len(self.workers) - self.lent_out < self.size:
-                    new = Worker(self, 0 if self.alone and self.size == 1 else next(self._numbers))
-                    self.locks.starting.add(threading.get_ident())
-                    self.waking = True
-                    self.workers[new] = None
-                else:
-                    starved, self.starving = not self.starving, True
-            if new is not None:
-                # Without the lock: a start waits for the new thread, which may wait for what the code holds that we interrupt.
-                new.start()
-        except BaseException as error:
-            if new is None or new.ident is not None:
-                raise
-            # Whoever has come to the list since we took `waking` has left it to us, so the whole list is looked at again.
-            with self.lock:
-                self.waking = False
-                self.workers.pop(new, None)
-                alone = not self.workers
-            if not isinstance(error, Exception):
-                raise
-            failure = error
-        finally:
-            if new is not None:
-                new.tried.release()
-                self.locks.starting.discard(threading.get_ident())
-        if new is not None:
-            if failure is not None:
-                self.starts.failed(new.name, failure, self.wake)
+        with self.lock:
+            if self.waking or not self.ready:
+                pass
+            elif self.stopped:
+                opened = sweep(self.ready)
+            elif self.sleepers:
+                worker = self.sleepers.pop()
+                worker.woken = self.waking = True
+                worker.gate.release()
+            elif len(self.workers) - self.lent_out < self.size:
+                worker = Worker(self, 0 if self.alone and self.size == 1 else next(self._numbers))
+                self.waking = True
+                self.workers[worker] = None
+                try:
+                    worker.start()
+                except BaseException as error:
+                    # Who has come to the list since then has found `waking` and gone. So all of the list is looked at again.
+                    self.waking = False
+                    del self.workers[worker]
+                    alone = not self.workers
+                    if not isinstance(error, Exception):
+                        raise
+                    failure = error
+            else:
+                starved, self.starving = not self.starving, True
+        if failure is not None:
+            self.starts.failed(worker.name, failure, self.wake)
             self.starts.say()
         for mailbox in opened:
             mailbox.line_up_again()
@@ -531,9 +517,6 @@ class Pool:
         stuck = []
         while workers:
             for worker in workers:
-                if worker.ident is None:  # another thread is about to start it, or to find that it cannot
-                    with worker.tried:
-                        continue
                 idle = worker in sleepers or worker.mailbox is None  # no handler: it ends at once
                 left = None if deadline is None or idle else max(0.0, deadline - self.clock.monotonic())
                 worker.join(left if left is None or not worker.cut_short else max(left, GRACE))
