@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from scale_helpers import CHAOS, chaos
+from scale_helpers import THOROUGH, thorough
 
 PROGRAMS = {"test_cli_commands.py", "test_cli_run.py", "test_cli_sqlite.py", "test_cli_demo.py"}
 """Modules whose tests start programs, one or several each."""
@@ -15,26 +15,26 @@ PROGRAMS = {"test_cli_commands.py", "test_cli_run.py", "test_cli_sqlite.py", "te
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before a module of tests is imported."""
-    if config.getoption("markexpr") == "chaos":
-        os.environ[CHAOS] = "yes"
+    if config.getoption("markexpr") == "thorough":
+        os.environ[THOROUGH] = "yes"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
-    Of tests that start a program each, the short suite has the first of each class, and chaos has the others. With `-m chaos`,
-    hypothesis has more examples to try.
+    Of the tests that start a program each, the default run has the first of each class; the others are thorough. With
+    `-m thorough`, hypothesis tries more examples.
     """
     seen: set[tuple[str, str]] = set()
     for item in items:
         place = (item.path.name, item.cls.__name__ if isinstance(item, pytest.Function) and item.cls is not None else "")
         if item.path.name in PROGRAMS and place in seen:
-            item.add_marker(pytest.mark.chaos)
+            item.add_marker(pytest.mark.thorough)
         seen.add(place)
-    if chaos():
+    if thorough():
         for item in items:
             if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
-                item.add_marker(pytest.mark.chaos)
+                item.add_marker(pytest.mark.thorough)
 
 
 def pytest_collection_finish() -> None:

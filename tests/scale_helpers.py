@@ -1,8 +1,8 @@
 """
-How much a test does: little in each run of the suite, much in those that `-m chaos` asks for.
+How much a test does: little in each run of the suite, much in those that `-m thorough` asks for.
 
-`scaled` makes two tests of one, of which the second is chaos. What hypothesis tries cannot be told by a parameter:
-`examples` is asked when a module is imported, and with `-m chaos` all tests of hypothesis run (conftest.py).
+`scaled` makes two tests of one, of which the second is thorough. What hypothesis tries cannot be told by a parameter:
+`examples` is asked when a module is imported, and with `-m thorough` all tests of hypothesis run (conftest.py).
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from typing import Final
 
 import pytest
 
-CHAOS: Final = "PIPEBUS_CHAOS"
-"""In the environment, of other processes too, where `-m chaos` was asked for."""
+THOROUGH: Final = "PIPEBUS_THOROUGH"
+"""In the environment, of other processes too, where `-m thorough` was asked for."""
 
 
 def scaled(few: int, many: int, name: str = "count") -> pytest.MarkDecorator:
-    """A parameter of that name: `few` in each run, and `many` with `-m chaos`."""
-    return pytest.mark.parametrize(name, [pytest.param(few, id="few"), pytest.param(many, id="many", marks=pytest.mark.chaos)])
+    """A parameter of that name: `few` in each run, and `many` with `-m thorough`."""
+    return pytest.mark.parametrize(
+        name, [pytest.param(few, id="few"), pytest.param(many, id="many", marks=pytest.mark.thorough)]
+    )
 
 
-def chaos() -> bool:
-    """Whether `-m chaos` was asked for."""
-    return bool(os.environ.get(CHAOS))
+def thorough() -> bool:
+    """Whether `-m thorough` was asked for."""
+    return bool(os.environ.get(THOROUGH))
 
 
 def examples(few: int, many: int) -> int:
     """How many examples hypothesis tries."""
-    return many if chaos() else few
+    return many if thorough() else few

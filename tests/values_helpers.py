@@ -12,15 +12,15 @@ from typing import Any, Final
 from hypothesis import HealthCheck, settings
 
 import pipebus
-from scale_helpers import chaos, examples
+from scale_helpers import examples, thorough
 
 CALM: Final = settings(
     max_examples=examples(50, 200),
-    derandomize=not chaos(),
+    derandomize=not thorough(),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-"""A busy machine is no failure of a property. The same examples in each run, and others each time with `-m chaos`."""
+"""A busy machine is no failure of a property. The same examples in each run, and others each time with `-m thorough`."""
 
 HOME: Final = Path(pipebus.__file__).resolve().parents[1]
 """The directory that pipebus is imported from."""

@@ -234,7 +234,7 @@ class TestDoctor:
         assert found["log"][1].startswith(f"{shop.folder}/bus.db-wal has ")
         assert {"SQLite", "file system", "disk", "folder", "file", "size"} <= found.keys()
 
-    @pytest.mark.chaos
+    @pytest.mark.thorough
     def test_a_file_that_nobody_uses_is_read_as_it_lies(self, shop: Shop) -> None:
         """No file is left beside it."""
         with served(shop) as live:
@@ -247,7 +247,7 @@ class TestDoctor:
         assert "ok     processes: none has the file open as a bus\n" in done.stdout
         assert state(shop.folder) == before
 
-    @pytest.mark.chaos
+    @pytest.mark.thorough
     def test_what_waits_for_nobody_and_who_was_killed(self, shop: Shop) -> None:
         """Hints: messages wait and nobody serves them; what a killed process had in hand."""
         gate = shop.folder / "gate"
@@ -284,7 +284,7 @@ class TestDoctor:
         )
         assert not {"durability", "window", "lease"} & plain.keys()
 
-    @pytest.mark.chaos
+    @pytest.mark.thorough
     def test_a_config_file_with_this_transport(self, shop: Shop) -> None:
         """What is said of the URL is said of it too, wherever the URL comes from."""
         used(shop.folder / "bus.db")
@@ -416,7 +416,7 @@ class TestExamine:
 class TestTail:
     """`pipebus tail sqlite:///bus.db`"""
 
-    @pytest.mark.chaos
+    @pytest.mark.thorough
     def test_what_several_processes_publish_in_the_order_of_the_file(self, shop: Shop) -> None:
         """Each message once, also what was there before; and no subscription is made."""
         with served(shop) as live:
@@ -487,7 +487,7 @@ class TestTail:
 
         assert lines_of(seen)[0]["body"] == 1
 
-    @pytest.mark.chaos
+    @pytest.mark.thorough
     def test_answers_and_what_cannot_be_read(self, shop: Shop) -> None:
         """Answers only if they are asked for; of bytes that are no message it is told what is known."""
         with served(shop) as live:
@@ -506,7 +506,7 @@ class TestTail:
         assert (second["subject"], second["body"]) == ("orders.newer", 2)
         assert lines_of(answers)[0]["body"] == {"got": 1}
 
-    @pytest.mark.chaos
+    @pytest.mark.thorough
     def test_a_file_that_goes_away(self, shop: Shop) -> None:
         """It does not wait for ever for a file that nobody can reach any more."""
         used(shop.folder / "bus.db")
@@ -554,7 +554,7 @@ class TestDead:
         assert discarded == "1 discarded, 1 left\n"
         assert [one["id"] for one in left] == [found[2]["id"]]
 
-    @pytest.mark.chaos
+    @pytest.mark.thorough
     def test_a_config_file_or_a_module_with_this_transport(self, shop: Shop) -> None:
         """The letters of its file; nothing is handled here."""
         shop.config(TRANSPORT, subscription("orders", "orders.>", "die"))
@@ -571,7 +571,7 @@ class TestDead:
         assert letters(shop) == []
         assert findings(shop.run("doctor", URL, "--json"))["subscription orders"][1].startswith("1 pending, ")
 
-    @pytest.mark.chaos
+    @pytest.mark.thorough
     def test_letters_of_one_subscription(self, shop: Shop) -> None:
         """As those of a file of letters; what died in the publish chain of a program that has ended stays."""
         kept = '[[pipelines]]\nmatch = "p.>"\non_error = "dead_letter"\nfilters = [{ use = "python", target = "shop:boom" }]\n'
@@ -645,7 +645,7 @@ class TestPublish:
             assert told["outcome"] == "failed"
             assert text in told["reason"]
 
-    @pytest.mark.chaos
+    @pytest.mark.thorough
     def test_neither_handlers_nor_a_backlog_are_waited_for(self, shop: Shop) -> None:
         """Of the bus's own subscriptions either: they are left to whoever runs it. Its publish chain is passed."""
         gate = shop.folder / "gate"
@@ -708,7 +708,7 @@ class TestRun:
         assert "  … and 15 more\n" in told.stdout
         assert len(letters(shop)) == 40
 
-    @pytest.mark.chaos
+    @pytest.mark.thorough
     def test_until_a_signal_with_a_tail(self, shop: Shop) -> None:
         """What others publish is handled and printed; the tail leaves no subscription behind."""
         shop.config(TRANSPORT, subscription("orders", "orders.>", "ok"))

@@ -1,7 +1,7 @@
 """
 The mailboxes, the pool, the readers and the loops, in many orders of their steps: what was promised is kept in each.
 
-`-m chaos` explores more orders than the usual ones, `PIPEBUS_SEEDS=5000` as many as it says, and `PIPEBUS_SEED=17` repeats one.
+`-m thorough` explores more orders, `PIPEBUS_SEEDS=5000` explores that many, and `PIPEBUS_SEED=17` repeats one.
 """
 
 from __future__ import annotations

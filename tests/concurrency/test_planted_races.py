@@ -42,10 +42,10 @@ Break = tuple[Callable[..., Any], str, str]
 
 
 def planted(
-    id: str, function: Callable[..., Any], old: str, new: str, scenario: Scenario, *, chaos: bool = False, **options: Any
+    id: str, function: Callable[..., Any], old: str, new: str, scenario: Scenario, *, thorough: bool = False, **options: Any
 ) -> Any:
-    """A break, and the scenario that shows it. (`chaos`: it takes hundreds of seeds, or long ones.)"""
-    return pytest.param((function, old, new), scenario, options, id=id, marks=[pytest.mark.chaos] if chaos else [])
+    """A break, and the scenario that shows it. (`thorough`: it takes hundreds of seeds, or long ones.)"""
+    return pytest.param((function, old, new), scenario, options, id=id, marks=[pytest.mark.thorough] if thorough else [])
 
 
 every_break = pytest.mark.parametrize(
@@ -61,7 +61,7 @@ every_break = pytest.mark.parametrize(
         ),
         planted(
             "lost wake-up: a woken worker does not wake the next",
-            Pool.awake, "if self.ready:", "if False:", s.together, chaos=True,
+            Pool.awake, "if self.ready:", "if False:", s.together, thorough=True,
         ),
         planted(
             "lost wake-up: nobody is woken when a handler lends its slot",
@@ -73,11 +73,11 @@ every_break = pytest.mark.parametrize(
         ),
         planted(
             "lost wake-up: a reader that found its message keeps the call that was meant for another",
-            Inbox._withdraw, "self.wake()  #", "pass  #", s.two_readers, within=600, chaos=True,
+            Inbox._withdraw, "self.wake()  #", "pass  #", s.two_readers, within=600, thorough=True,
         ),
         planted(
             "lost wake-up: resume starts nobody",
-            SoloMailbox._resumed, "if rare.parked else 0", "if False else 0", s.pausing, chaos=True,
+            SoloMailbox._resumed, "if rare.parked else 0", "if False else 0", s.pausing, thorough=True,
         ),
         planted(
             "double entry: a mailbox is scheduled again for each message that comes while it waits for its worker",
@@ -90,15 +90,15 @@ every_break = pytest.mark.parametrize(
         planted(
             "lost at a stop: a put believes that what it left behind was kept",
             SoloMailbox.put_again, "self.rare.left is left", "self.rare.closed is not None", s.stopping_when_nearly_idle,
-            chaos=True,
+            thorough=True,
         ),
         planted(
             "lost at a stop: what waits is not kept",
-            Mailbox.close, "rare.left = left or rare.left", "rare.left = None", s.stopping_at_once, chaos=True,
+            Mailbox.close, "rare.left = left or rare.left", "rare.left = None", s.stopping_at_once, thorough=True,
         ),
         planted(
             "lost at an unsubscribe: a put believes that what it left behind was counted",
-            SoloMailbox.put_again, "self.rare.left is left", "self.rare.closed is not None", s.unsubscribing, chaos=True,
+            SoloMailbox.put_again, "self.rare.left is left", "self.rare.closed is not None", s.unsubscribing, thorough=True,
         ),
         planted(
             "lost at the end of a slice: the mailbox is not put back",
@@ -114,7 +114,7 @@ every_break = pytest.mark.parametrize(
         ),
         planted(
             "lost at the end of a slice: a worker leaves although there is more",
-            SharedMailbox.leave, "if self.items:", "if False:", s.workers_taking_turns, chaos=True,
+            SharedMailbox.leave, "if self.items:", "if False:", s.workers_taking_turns, thorough=True,
         ),
         planted(
             "in and refused: time-out and room at once",
@@ -122,7 +122,7 @@ every_break = pytest.mark.parametrize(
         ),
         planted(
             "out of order: equal keys do not wait for each other",
-            SharedMailbox._next, "if message.key not in lanes:", "if True:", s.keyed, chaos=True,
+            SharedMailbox._next, "if message.key not in lanes:", "if True:", s.keyed, thorough=True,
         ),
         planted(
             "started though paused",
@@ -134,7 +134,7 @@ every_break = pytest.mark.parametrize(
             "schedule = self._admit(item)\n        self._tell(held=-1)  #",
             "self._tell(held=-1)\n        schedule = self._admit(item)  #",
             s.delayed_with_workers,
-            chaos=True,
+            thorough=True,
         ),
         planted(
             "lost wake-up: a spread says that another is needed after its last look, and not before",
@@ -142,7 +142,7 @@ every_break = pytest.mark.parametrize(
             f"self.called = False\n{LOOK}return\n",
             f"pass\n{LOOK}return setattr(self, 'called', False)\n",
             l.together_on_loop,
-            chaos=True,
+            thorough=True,
         ),
         planted(
             "lost wake-up: the loop is not told that something was called",
@@ -154,11 +154,11 @@ every_break = pytest.mark.parametrize(
         ),
         planted(
             "woken too early: an answer is not there when its asker is woken",
-            Once.give, "self.found = found\n    self.wake()", "self.wake()\n    self.found = found", l.asking, chaos=True,
+            Once.give, "self.found = found\n    self.wake()", "self.wake()\n    self.found = found", l.asking, thorough=True,
         ),
         planted(
             "answer and time-out at once: who asks does not wait for the one that was faster",
-            Gates.wait, "self.gate.acquire()  #", "pass  #", l.asking_impatiently, chaos=True, **HASTY,
+            Gates.wait, "self.gate.acquire()  #", "pass  #", l.asking_impatiently, thorough=True, **HASTY,
         ),
         planted(
             "never ended: a worker that sleeps is not found",
@@ -188,16 +188,16 @@ every_break = pytest.mark.parametrize(
         ),
         planted(
             "unanswered at a stop: a closed filter actor is not scheduled for a question",
-            AskedMailbox._call_worker, "if rare is None or", "if True or", l.filter_actor_when_it_stops, chaos=True,
+            AskedMailbox._call_worker, "if rare is None or", "if True or", l.filter_actor_when_it_stops, thorough=True,
         ),
         planted(
             "unanswered at a stop: questions go with the messages that are left over",
             AskedMailbox._behind, "self.items = questions or None", "self.items = None", l.filter_actor_when_it_stops,
-            chaos=True,
+            thorough=True,
         ),
         planted(
             "never at rest: who waits for a filter actor's last answer is not told of it",
-            AskedMailbox.answered, "self._open_gates()", "pass", l.filter_actor_when_it_stops, chaos=True,
+            AskedMailbox.answered, "self._open_gates()", "pass", l.filter_actor_when_it_stops, thorough=True,
         ),
     ],
 )  # fmt: skip

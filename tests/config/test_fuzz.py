@@ -1,7 +1,7 @@
 """
 Whatever a file holds, what comes of it is a bus that is not started, or all that is wrong with it in lines that can be read.
 
-`-m chaos` looks longer; so does `PIPEBUS_FUZZ=20000 python -m pytest tests/config/test_fuzz.py`: so many examples in all.
+`-m thorough` looks longer; so does `PIPEBUS_FUZZ=20000 python -m pytest tests/config/test_fuzz.py`: so many examples in all.
 """
 
 from __future__ import annotations

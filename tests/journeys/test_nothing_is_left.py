@@ -98,7 +98,7 @@ ROUNDS: tuple[tuple[Setting, bool, int], ...] = (
     (on_a_loop, True, 50),
     (everywhere, True, 25),
 )
-"""What is subscribed, whether messages are published, and how often the bus starts and stops (`-m chaos`: ten times that)."""
+"""What is subscribed, whether messages are published, and how often the bus starts and stops (`-m thorough`: tenfold)."""
 
 rounds = pytest.mark.parametrize(("setting", "busy", "count"), ROUNDS, ids=[setting.__name__ for setting, *_ in ROUNDS])
 

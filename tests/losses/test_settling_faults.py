@@ -94,9 +94,9 @@ PLACES = [
     pytest.param({}, Injected, False, id="pool"),
     pytest.param({}, OddInjected, True, id="pool, observed"),
     pytest.param({"run": "loop"}, Injected, False, id="loop"),
-    pytest.param({"workers": 2}, Injected, True, id="two workers", marks=pytest.mark.chaos),
-    pytest.param({"run": "thread"}, OddInjected, False, id="own thread", marks=pytest.mark.chaos),
-    pytest.param({"run": "loop", "workers": 2}, OddInjected, True, id="loop, two workers", marks=pytest.mark.chaos),
+    pytest.param({"workers": 2}, Injected, True, id="two workers", marks=pytest.mark.thorough),
+    pytest.param({"run": "thread"}, OddInjected, False, id="own thread", marks=pytest.mark.thorough),
+    pytest.param({"run": "loop", "workers": 2}, OddInjected, True, id="loop, two workers", marks=pytest.mark.thorough),
 ]
 
 

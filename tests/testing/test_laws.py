@@ -63,7 +63,7 @@ def test_every_built_in_filter_keeps_every_law(filter: Any, options: dict[str, A
 
 
 @pytest.mark.parametrize("animal", ZOO.values(), ids=ZOO)
-@pytest.mark.chaos
+@pytest.mark.thorough
 def test_each_wrong_filter_is_caught_by_the_law_meant_for_it(animal: Animal) -> None:
     """The message names the law, says what was found, and what to do."""
     with pytest.raises(LawBroken) as caught:
@@ -74,7 +74,7 @@ def test_each_wrong_filter_is_caught_by_the_law_meant_for_it(animal: Animal) -> 
 
 
 @pytest.mark.parametrize("animal", ZOO.values(), ids=ZOO)
-@pytest.mark.chaos
+@pytest.mark.thorough
 def test_each_wrong_filter_breaks_that_law_alone(animal: Animal) -> None:
     """It is broken in one way: with that law left out, it keeps the others."""
     held = check_filter(animal.make, at=animal.at, skip={animal.law: "the zoo's"}, examples=2)  # type: ignore[arg-type]

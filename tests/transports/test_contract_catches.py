@@ -22,7 +22,7 @@ from pipebus.message import Headers, make_message
 from pipebus.testing import contract
 from pipebus.transports.base import Binding, Capabilities, Surroundings
 
-pytestmark = pytest.mark.chaos  # what it proves changes with the contract alone
+pytestmark = pytest.mark.thorough  # what it proves changes with the contract alone
 
 BROKEN = (AssertionError, PipebusError, pytest.fail.Exception)
 """What a test of the contract ends with where a promise is not kept."""

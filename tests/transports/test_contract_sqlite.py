@@ -12,7 +12,7 @@ from sqlite_stage import SqliteStage
 from pipebus.testing.contract import *  # noqa: F403
 
 
-@pytest.fixture(params=["process", pytest.param("power", marks=pytest.mark.chaos)])
+@pytest.fixture(params=["process", pytest.param("power", marks=pytest.mark.thorough)])
 def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """Both durabilities. Each publish of "power" waits for the disk, so that one runs with what takes long."""
     durability = request.param

@@ -185,7 +185,7 @@ def enumerate_crashes(folder: Path, durability: str, step: int, request: pytest.
     assert killed
 
 
-@pytest.mark.chaos
+@pytest.mark.thorough
 def test_a_program_killed_at_any_call_has_lost_nothing_promised(
     tmp_path: Path, request: pytest.FixtureRequest, capsys: Any
 ) -> None:
@@ -193,7 +193,7 @@ def test_a_program_killed_at_any_call_has_lost_nothing_promised(
     enumerate_crashes(tmp_path, "power", 1, request, capsys)
 
 
-@pytest.mark.chaos
+@pytest.mark.thorough
 def test_without_syncs_a_killed_program_has_lost_nothing_either(
     tmp_path: Path, request: pytest.FixtureRequest, capsys: Any
 ) -> None:

@@ -124,7 +124,7 @@ class Traffic:
         self.bus.stop(timeout=1, drain=False)
 
 
-@pytest.mark.chaos
+@pytest.mark.thorough
 @pytest.mark.parametrize("which", ["ours", "leader"])
 def test_a_server_is_killed_and_comes_back(cluster: NatsCluster, which: str) -> None:
     """
@@ -148,7 +148,7 @@ def test_a_server_is_killed_and_comes_back(cluster: NatsCluster, which: str) -> 
     assert [one for one, count in taken.items() if count > 1] == []
 
 
-@pytest.mark.chaos
+@pytest.mark.thorough
 def test_one_publish_rides_out_an_election(cluster: NatsCluster) -> None:
     """Who waits for long enough is not told that nobody leads the stream for a while."""
     stream = "ELECTION"
@@ -177,7 +177,7 @@ def test_a_host_that_stands_still_does_not_keep_us_from_the_others(tmp_path: Pat
                 assert bus.publish("a", 1) is not None
 
 
-@pytest.mark.chaos
+@pytest.mark.thorough
 def test_without_a_majority_nothing_is_acknowledged(cluster: NatsCluster) -> None:
     """Two of three are killed: a publish is an error with a name. When they are back each message is there once."""
     stream, seen = "MINORITY", Seen()

@@ -67,7 +67,7 @@ class TestOutages:
         """Ten publishers and a subscription of two workers go on by themselves, and each message is handled."""
         self._restarts(server, stage, how, publishers=10, each=60, restarts=1)
 
-    @pytest.mark.chaos
+    @pytest.mark.thorough
     def test_many_restarts_lose_nothing(self, server: NatsServer, stage: NatsStage) -> None:
         """A hundred publishers, ten thousand messages, five restarts."""
         self._restarts(server, stage, signal.SIGKILL, publishers=100, each=100, restarts=5)
@@ -157,7 +157,7 @@ class TestOutages:
             assert figures(bus, "s")["acknowledged"] == 2
         assert seen.bodies == [1, 2]
 
-    @pytest.mark.chaos
+    @pytest.mark.thorough
     def test_a_server_that_says_nothing_any_more_is_noticed(self, server: NatsServer) -> None:
         """No byte and no end of the connection: within 40 seconds it counts as lost, and another one is made."""
         bus = Bus(server.url)
@@ -263,7 +263,7 @@ class TestNetwork:
                 until(stage, lambda: len({*seen}) == count, "all have come")
         assert list(dict.fromkeys(seen)) == list(range(count))
 
-    @pytest.mark.chaos
+    @pytest.mark.thorough
     @pytest.mark.parametrize("seed", range(3))
     def test_many_faults_lose_nothing(
         self, server: NatsServer, stage: NatsStage, monkeypatch: pytest.MonkeyPatch, seed: int

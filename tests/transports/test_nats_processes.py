@@ -45,7 +45,7 @@ def settled(*files: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    "how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.chaos)], ids=["killed", "stands_still"]
+    "how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.thorough)], ids=["killed", "stands_still"]
 )
 def test_one_of_the_group_fails_and_another_joins(stage: NatsStage, tmp_path: Path, how: signal.Signals) -> None:
     """Two share the work, one is killed (or stands still for longer than its lease), a third joins: nothing is lost."""

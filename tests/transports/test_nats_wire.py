@@ -100,7 +100,7 @@ def some_text(source: random.Random) -> str:
     return "".join(chr(source.choice((*range(128), 0xE4, 0x1F600, 0x2028))) for _ in range(source.randrange(12)))
 
 
-@pytest.mark.chaos
+@pytest.mark.thorough
 def test_a_hundred_thousand_frames() -> None:
     """The same for long."""
     source = random.Random(7)

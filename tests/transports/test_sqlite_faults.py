@@ -124,8 +124,8 @@ class Faults:
     [
         pytest.param("EIO", 50, id="EIO-few"),
         pytest.param("ENOSPC", 50, id="ENOSPC-few"),
-        pytest.param("EIO", 3, id="EIO-many", marks=pytest.mark.chaos),
-        pytest.param("ENOSPC", 15, id="ENOSPC-many", marks=pytest.mark.chaos),
+        pytest.param("EIO", 3, id="EIO-many", marks=pytest.mark.thorough),
+        pytest.param("ENOSPC", 15, id="ENOSPC-many", marks=pytest.mark.thorough),
     ],
 )
 def test_any_one_call_may_fail(tmp_path: Path, error: str, step: int, request: pytest.FixtureRequest) -> None:
@@ -154,7 +154,7 @@ def test_calls_may_fail_for_a_while(tmp_path: Path, inject: str) -> None:
 
 
 @pytest.mark.parametrize("inject", ["pwrite64:error=EIO:when=75+", "fdatasync:error=EIO:when=9+"])
-@pytest.mark.chaos
+@pytest.mark.thorough
 def test_a_disk_that_stays_broken_keeps_nobody_waiting(tmp_path: Path, inject: str) -> None:
     """Each publish is told, and the program can end; what was acknowledged before is there when the disk is well."""
     need_strace()
@@ -358,7 +358,7 @@ def tell_or_work(bus: Bus, path: Path) -> str:
     return "worked"
 
 
-@pytest.mark.chaos
+@pytest.mark.thorough
 def test_a_damaged_page_is_told(path: Path) -> None:
     """Whatever page of the file is damaged: an error that names the file and says what to do, or it is a page not needed."""
     made(path, *range(40))

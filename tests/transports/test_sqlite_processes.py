@@ -191,7 +191,7 @@ def nobody_writes(path: Path) -> Iterator[None]:
         yield
 
 
-@pytest.mark.chaos
+@pytest.mark.thorough
 def test_processes_may_make_the_file_at_the_same_time(tmp_path: Path) -> None:
     """Whoever comes first makes it; nobody is refused."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -234,7 +234,7 @@ def test_three_processes_of_which_some_are_killed_share_the_work(tmp_path: Path,
     assert counts["acknowledged"] == 600
 
 
-@pytest.mark.chaos
+@pytest.mark.thorough
 def test_eight_processes_of_which_one_is_killed_every_half_second_share_the_work(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -373,7 +373,7 @@ def test_who_sleeps_with_the_lock_is_told_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jump", [-1e8, 1e8], ids=["back", "on"])
-@pytest.mark.chaos
+@pytest.mark.thorough
 def test_a_clock_that_is_set_disturbs_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
     """The calendar jumps by years while a handler is at work: nobody takes its message away, and no delay changes."""
     now = time.time
