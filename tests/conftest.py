@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 
 import pytest
 
+from sampling import mark_what_is_left_out
 from scale_helpers import THOROUGH, thorough
 
 PROGRAMS = {"test_cli_commands.py", "test_cli_run.py", "test_cli_sqlite.py", "test_cli_demo.py"}
@@ -15,15 +17,30 @@ PROGRAMS = {"test_cli_commands.py", "test_cli_run.py", "test_cli_sqlite.py", "te
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before a module of tests is imported."""
-    if config.getoption("markexpr") == "thorough":
+    if "not thorough" not in config.getoption("markexpr"):
         os.environ[THOROUGH] = "yes"
+    hear_signals()
+
+
+def hear_signals() -> None:
+    """
+    Undo what `nohup`, cron, and a shell that starts a job in the background do: they start programs with signals ignored.
+
+    The tests send SIGINT to themselves and to programs that they start, and a program inherits what its parent ignores. A
+    handler is not inherited: programs that the tests start have the default again. SIGHUP does nothing here, so that a run
+    under `nohup` goes on.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
-    Of the tests that start a program each, the default run has the first of each class; the others are thorough. With
-    `-m thorough`, hypothesis tries more examples.
+    Of the tests that start a program each, the default run has the first of each class, and of large cross products some cases
+    (sampling.py); the others are thorough. With `-m thorough`, hypothesis tries more examples.
     """
     seen: set[tuple[str, str]] = set()
     for item in items:
@@ -31,6 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.name in PROGRAMS and place in seen:
             item.add_marker(pytest.mark.thorough)
         seen.add(place)
+    mark_what_is_left_out(items)
     if thorough():
         for item in items:
             if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):

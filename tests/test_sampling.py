@@ -1,0 +1,66 @@
+"""What the default run leaves out of cross products, and what it keeps."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+from typing import Any
+
+from sampling import covering, spread
+
+KINDS = ("publish", "apublish", "delivery", "delivery-own")
+SHAPES = ("plain", "around", "transform")
+ANSWERS = ("none", "a text", "a number")
+
+
+def crossed(**values: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Every combination."""
+    return [dict(zip(values, row, strict=True)) for row in product(*values.values())]
+
+
+def test_of_two_parameters_each_value_occurs() -> None:
+    """A test on every kind of chain is run on every kind."""
+    cases = crossed(kind=KINDS, shape=SHAPES)
+
+    kept = [cases[index] for index in covering(cases)]
+
+    assert len(kept) == len(KINDS)
+    assert {case["kind"] for case in kept} == set(KINDS)
+    assert {case["shape"] for case in kept} == set(SHAPES)
+
+
+def test_of_more_parameters_each_pair_of_values_meets() -> None:
+    """No two values are tried only apart."""
+    cases = crossed(kind=KINDS, shape=SHAPES, answer=ANSWERS)
+
+    kept = [cases[index] for index in covering(cases)]
+
+    assert len(kept) < len(cases) / 2
+    for one, other in combinations(cases[0], 2):
+        assert {(case[one], case[other]) for case in kept} == {(case[one], case[other]) for case in cases}
+
+
+def test_a_table_is_run_whole() -> None:
+    """Each row has a reason of its own, though values come again."""
+    rows = [{"text": f"row {number}", "error": ANSWERS[number % 3]} for number in range(20)]
+
+    assert list(covering(rows)) == list(range(20))
+
+
+def test_a_table_that_is_crossed_with_kinds_has_each_row_and_each_kind() -> None:
+    """Its columns count as one parameter."""
+    cases = [{"text": f"row {number}", "error": ANSWERS[number % 3], "kind": kind} for number in range(3, 11) for kind in KINDS]
+    texts = {case["text"]: case["text"] for case in cases}
+    cases = [case | {"text": texts[case["text"]]} for case in cases]
+
+    kept = [cases[index] for index in covering(cases)]
+
+    assert {case["text"] for case in kept} == set(texts)
+    assert {case["kind"] for case in kept} == set(KINDS)
+    assert len(kept) == 8
+
+
+def test_few_cases_are_spread_over_all() -> None:
+    """Not only the first of a table."""
+    assert spread(3, 12) == [0, 4, 8]
+    assert spread(5, 3) == [0, 1, 2]
+    assert spread(1, 9) == [0]
