@@ -22,6 +22,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from pipebus import Bus, CodecError, Message, PipebusError, Ref, Subject, UnsupportedCapability
 from pipebus.codec import JsonCodec
+from scale_helpers import examples
 from values_helpers import CALM
 
 CODEC = JsonCodec()
@@ -136,7 +137,7 @@ messages = st.builds(
 
 
 @given(messages)
-@settings(CALM, max_examples=100)
+@settings(CALM, max_examples=examples(40, 400))
 def test_every_message_comes_back(message: Message[Any]) -> None:
     """Subject, body, headers and all the rest are equal, down to empty strings; the time to the microsecond."""
     again = there_and_back(message)

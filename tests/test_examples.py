@@ -167,6 +167,7 @@ def test_an_example_says_what_it_promises(example: Path) -> None:
     assert said(done.stdout) == said(SAYS[example.name])
 
 
+@pytest.mark.thorough
 def test_the_tests_of_an_example_pass_under_pytest() -> None:
     """The fixtures come with the package: nothing has to be set up."""
     done = subprocess.run(
@@ -184,6 +185,7 @@ def test_the_tests_of_an_example_pass_under_pytest() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.parent.name)
+@pytest.mark.few(1)
 def test_the_tests_of_a_file_pass(file: Path) -> None:
     """And it is fine; its first lines say how it is run."""
     allow = ["--allow", f"{file.parent.name},pipebus.demo"]
@@ -226,6 +228,7 @@ def test_ctrl_c_ends_the_prompt_as_the_end_of_input_does() -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.thorough
 def test_the_durable_example_is_killed_and_loses_nothing(tmp_path: Path) -> None:
     """Killed twice in the middle of its work: the third run ends it, each order has one bill, and none is shipped twice."""
     command = [sys.executable, "-W", "error", str(DURABLE), str(tmp_path / "shop.db")]

@@ -637,6 +637,7 @@ def limited(code: str) -> str:
     ("leaf", "wrap"),
     [("[1]", "[body, body]"), ("[datetime.date(2026, 1, 2)]", "{'a': body, 'b': body}"), ("(1,)", "(body, body)")],
 )
+@pytest.mark.few(1)
 def test_a_body_that_holds_one_thing_many_times_is_refused(leaf: str, wrap: str) -> None:
     """Sixty lists of two, each of them twice in the next, are more values than can be counted."""
     code = (

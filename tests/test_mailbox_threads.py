@@ -202,6 +202,7 @@ def test_four_readers_share_every_message_once(size: int, messages: int) -> None
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 @pytest.mark.parametrize("size", [1, 3, 1_000])
 @pytest.mark.parametrize("overflow", ["block", "reject", "drop_newest", "drop_oldest"])
+@pytest.mark.few(6)
 def test_a_full_mailbox_follows_its_rule_exactly_and_never_exceeds_its_bound(overflow: Any, size: int, workers: int) -> None:
     """What publishers were told is what happened: accepted messages are handled once, or counted as dropped by the rule."""
     record = Record()
@@ -342,6 +343,7 @@ def test_a_subscription_paused_and_resumed_all_the_time_loses_nothing(workers: i
 
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 @pytest.mark.parametrize("size", [5, 100_000], ids=["small", "large"])
+@pytest.mark.few(2)
 def test_every_kind_of_ending_at_once_keeps_the_law(size: int, workers: int) -> None:
     """Acknowledged, failed, returned, returned later, rejected, replayed, discarded and evicted, all under full traffic."""
     fates = ("fine", "raise", "retry", "retry-later", "reject", "ack-then-raise")
@@ -496,6 +498,7 @@ def few(call: Callable[[int], Any]) -> list[InThread]:
 @pytest.mark.parametrize("size", [1, 3, 1_000])
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 @pytest.mark.usefixtures("turns_at_every_line")
+@pytest.mark.few(2)
 def test_line_by_line_handlers_get_every_message_once(workers: int, size: int) -> None:
     """Publishers that pause now and then, so that the mailbox falls asleep and is woken in every possible way."""
     record = Record()

@@ -27,6 +27,7 @@ RUN = ("run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a.b")
 
 
 @pytest.mark.parametrize("option", [["--json"], ["--tail", ">"], ["--outcomes"]], ids=lambda option: option[0])
+@pytest.mark.few(1)
 def test_where_answers_are_data_handlers_print_to_stderr(shop: Shop, option: list[str]) -> None:
     """`… | jq` gets no line that is not JSON."""
     loud(shop)
@@ -38,6 +39,7 @@ def test_where_answers_are_data_handlers_print_to_stderr(shop: Shop, option: lis
     assert done.stderr.startswith("I print 1\nI print 2\n")
 
 
+@pytest.mark.thorough
 def test_where_a_person_reads_handlers_print_as_they_do(shop: Shop) -> None:
     """To stdout, before the summary."""
     loud(shop)
@@ -47,6 +49,7 @@ def test_where_a_person_reads_handlers_print_as_they_do(shop: Shop) -> None:
     assert done.stdout.startswith("I print 1\nI print 2\n2 read, ")
 
 
+@pytest.mark.thorough
 def test_what_is_no_number_for_json_is_a_text(shop: Shop) -> None:
     """A reply of NaN; and the handler's print is not in front of it."""
     loud(shop)
@@ -56,6 +59,7 @@ def test_what_is_no_number_for_json_is_a_text(shop: Shop) -> None:
     assert json.loads(done.stdout) == {"outcome": "replied", "body": "nan"}
 
 
+@pytest.mark.thorough
 def test_a_file_of_csv_that_is_taken_for_json_lines(shop: Shop) -> None:
     """Nothing of it can be read, and the reason may be the format."""
     shop.config(subscription("ok", "a.>", "ok"))
@@ -91,6 +95,7 @@ def test_hints_are_no_mistakes(shop: Shop) -> None:
     assert "hint   config: bus.toml:2: filters.unused stands in no chain\n" in told.stdout
 
 
+@pytest.mark.thorough
 def test_a_chain_that_cannot_run_does_not_check(shop: Shop) -> None:
     """With a remedy that a file has."""
     shop.config('[[pipelines]]\nfilters = [{ use = "timeout", seconds = "1s" }]\n')
@@ -103,17 +108,20 @@ def test_a_chain_that_cannot_run_does_not_check(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(("name", "form"), [("when", "when = "), ("branch", "branch = "), ("python", 'use = "python"')])
+@pytest.mark.thorough
 def test_words_of_chains_are_told_apart_from_filters(name: str, form: str) -> None:
     """Who looks for one is told how it is written."""
     assert_said_well(run("filters", name), 2, f'"{name}" is no filter of its own: write {{ {form}')
 
 
 @pytest.mark.parametrize("command", ["check", "test"])
+@pytest.mark.thorough
 def test_commands_for_files_say_so(shop: Shop, command: str) -> None:
     """A program's bus is nothing that they could read."""
     assert_said_well(shop.run(command, "app:bus"), 2, "app:bus is a program's bus")
 
 
+@pytest.mark.thorough
 def test_settings_of_a_class_of_ones_own_are_told(shop: Shop) -> None:
     """As the file has them: its class says nothing of them."""
     shop.write(

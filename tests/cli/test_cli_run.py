@@ -489,6 +489,7 @@ class TestFlights:
 
     DAY = str(PACKAGED_DAY)
 
+    @pytest.mark.thorough
     def test_the_figures_are_those_of_the_demo(self) -> None:
         """842 records, 831 accepted, 11 rejected for the same reasons, 62 alerts."""
         done = run("run", FLIGHTS, *ALLOW_FLIGHTS, "--input", self.DAY, "--subject", "flights.raw", "--json")

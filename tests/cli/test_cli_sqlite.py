@@ -530,6 +530,7 @@ class TestTail:
 class TestDead:
     """`pipebus dead … sqlite:///bus.db`"""
 
+    @pytest.mark.thorough
     def test_letters_of_a_file_in_use(self, shop: Shop) -> None:
         """Listed, shown, given back to the process that serves them, and thrown away."""
         shop.config(TRANSPORT)
@@ -609,6 +610,7 @@ class TestDead:
 class TestPublish:
     """`pipebus publish sqlite:///bus.db`"""
 
+    @pytest.mark.thorough
     def test_into_a_file_in_use(self, shop: Shop) -> None:
         """It is said for whom it is kept; whoever serves the file handles it."""
         with served(shop) as live:

@@ -27,6 +27,7 @@ def digest() -> str:
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
+@pytest.mark.thorough
 def test_a_seed_tells_the_same_story_each_time() -> None:
     """Word for word, also in another process with other addresses and other hashes."""
     here = os.path.dirname(__file__)

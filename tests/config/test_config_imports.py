@@ -19,6 +19,7 @@ from pipebus.config.imports import Imports, home_of, name_of
 from pipebus.config.kinds import Loading
 from pipebus.config.names import Imported
 from pipebus.config.problems import Bad, Unexportable
+from scale_helpers import examples
 
 
 @dataclass
@@ -604,7 +605,7 @@ def test_the_home_of_things() -> None:
     assert home_of(os) == "os"
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(50, 500), suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.one_of(
         st.text(max_size=20),

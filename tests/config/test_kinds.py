@@ -676,6 +676,7 @@ def through_a_file(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("hint", VALUES, ids=str)
+@pytest.mark.few(10)
 def test_what_is_written_is_read_again(hint: Any) -> None:
     """Whatever a setting holds comes out of a file as it went in: the same value, of the same type."""
     kind: Kind = kind_of(hint)

@@ -395,7 +395,7 @@ class Writer:
         return self.luck.choice([*ways, f"\\U{ord(char):08X}"])
 
 
-@settings(CALM, max_examples=examples(80, 800))
+@settings(CALM, max_examples=examples(25, 800))
 @given(TREES, st.randoms(use_true_random=False))
 def test_every_path_of_a_written_document_stands_where_it_was_written(data: dict[str, Any], luck: random.Random) -> None:
     """Whatever the style, the paths are those of tomllib, and the lines those that the writer was on."""
@@ -441,7 +441,7 @@ def changed(text: str, luck: random.Random) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of escapes that neither TOML nor Python has
-@settings(CALM, max_examples=examples(30, 300))
+@settings(CALM, max_examples=examples(15, 300))
 @given(TREES, st.randoms(use_true_random=False), st.integers(0, 2**32))
 def test_a_document_that_was_changed_at_random_keeps_its_paths(data: dict[str, Any], luck: random.Random, seed: int) -> None:
     """tomllib says whether a change leaves a document; if so, the paths are its own; if not, the scanner ends."""
@@ -456,7 +456,7 @@ def test_a_document_that_was_changed_at_random_keeps_its_paths(data: dict[str, A
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@settings(CALM, max_examples=examples(80, 800))
+@settings(CALM, max_examples=examples(25, 800))
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
 def test_every_text_comes_to_an_end(text: str) -> None:
     """Document or not: the scanner always goes on, and raises nothing."""
@@ -540,6 +540,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize(("before", "piece", "after"), SHAPES.values(), ids=[shape.replace(" ", "-") for shape in SHAPES])
+@pytest.mark.few(6)
 def test_twice_the_text_is_twice_the_work(before: str, piece: str, after: str) -> None:
     """Each character is looked at a few times, whether it is a document or not."""
     text, twice = (before + piece * (size // len(piece)) + after for size in (10_000, 20_000))
@@ -547,6 +548,7 @@ def test_twice_the_text_is_twice_the_work(before: str, piece: str, after: str) -
     scan(twice)
 
 
+@pytest.mark.thorough
 def test_a_large_document() -> None:
     """A megabyte: every path is found, the last one on the last line."""
     block = "[[block]]\nname = 'block %d'\n[block.more]\nlist = [\n  1, # one\n  {a.b = 2},\n]\n"

@@ -122,6 +122,7 @@ def test_s25_what_an_actor_returns_to_its_mailbox_after_its_stop_is_dropped(sort
 
 
 @every_sort
+@pytest.mark.few(2)
 def test_s25_twenty_threads_and_the_actor_itself_may_stop_it_at_once(sort: Sort) -> None:
     """Idempotent: each message that waited is counted once."""
     with running() as bus, hasty_threads():
@@ -390,6 +391,7 @@ def test_s24_a_pause_holds_for_an_actor_that_was_spawned_again_while_it_was_busy
 
 @every_sort
 @pytest.mark.parametrize("meanwhile", ["stopped", "started-again"])
+@pytest.mark.few(4)
 def test_s25_an_actor_spawned_again_while_it_was_busy_outlives_a_restart(sort: Sort, meanwhile: str) -> None:
     """Its last message outlives even the bus: what came for it since is handled after it, once the bus runs."""
     hold, free = Hold(), Hold(open=True)

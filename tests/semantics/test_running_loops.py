@@ -1152,6 +1152,7 @@ def test_s25_a_handler_that_swallows_its_cancellation_is_abandoned_and_reported(
 @one_or_three
 @every_loop
 @pytest.mark.parametrize("first_on", ["own-loop-first", "callers-loop-first"])
+@pytest.mark.few(2)
 def test_s25_an_abandoned_handler_does_not_disturb_the_bus_that_is_started_again(
     first_on: str, callers: bool, workers: int
 ) -> None:
@@ -1204,6 +1205,7 @@ def test_s25_an_abandoned_handler_does_not_disturb_the_bus_that_is_started_again
 
 
 @every_loop
+@pytest.mark.few(1)
 def test_s25_a_handler_that_blocks_its_loop_is_abandoned_and_the_bus_can_be_started_again(callers: bool) -> None:
     """Nothing can cancel it. What its loop does when it goes on at last does not reach the workers of the next start."""
     blocked, free = threading.Event(), threading.Event()
@@ -1246,6 +1248,7 @@ def test_s25_a_handler_that_blocks_its_loop_is_abandoned_and_the_bus_can_be_star
     wait_until(lambda: set(threading.enumerate()) <= before, "the abandoned loop has ended too")
 
 
+@pytest.mark.thorough
 def test_s25_a_worker_that_is_cancelled_before_it_began_leaves_its_mailbox_to_the_next_start() -> None:
     """Published while the loop was blocked, and stopped before it could begin: handled after the next start."""
     blocked, free = threading.Event(), threading.Event()

@@ -582,6 +582,7 @@ def test_what_is_delayed_happens_after_its_delay(run: Run) -> None:
     assert "  90.000  till" in result.story
 
 
+@pytest.mark.thorough
 def test_what_never_ends_is_a_difference(run: Run) -> None:
     """No test runs for ever: what still waits is named."""
     shop = SHOP.replace(

@@ -2096,6 +2096,7 @@ def test_the_same_test_is_the_same_run_each_time() -> None:
     assert scenario(jitter=0) == first
 
 
+@pytest.mark.thorough
 def test_the_same_test_is_the_same_run_in_another_process(tmp_path: Path) -> None:
     """Whatever the hashes of strings are there, and whatever other threads do."""
     script = tmp_path / "scenario.py"
@@ -2331,6 +2332,7 @@ def test_many_harnesses_leave_nothing(count: int) -> None:
 
 
 @ways
+@pytest.mark.few(1)
 def test_a_handler_that_blocks_on_a_lock_of_its_own_is_named(run: str) -> None:
     """After `patience` real seconds: which thread, and at which line of whose code."""
     lock = threading.Lock()
@@ -2419,6 +2421,7 @@ def test_a_drain_that_waits_for_a_handler_that_nobody_wakes_ends_by_its_timeout(
         assert harness.elapsed == 60
 
 
+@pytest.mark.thorough
 def test_handlers_that_publish_to_each_other_for_ever_are_told() -> None:
     """At one moment of virtual time, so that no timeout ends it."""
     harness = Harness()
@@ -2432,6 +2435,7 @@ def test_handlers_that_publish_to_each_other_for_ever_are_told() -> None:
     next_harness_works()
 
 
+@pytest.mark.thorough
 def test_a_long_test_is_not_taken_to_go_round_for_ever(harness: Harness) -> None:
     """What counts is one call, and whether time passes."""
     bus = Bus()

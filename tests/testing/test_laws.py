@@ -57,6 +57,7 @@ BUILT_IN: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("filter", "options"), BUILT_IN.values(), ids=BUILT_IN)
 @scaled(3, 16)
+@pytest.mark.few(5)
 def test_every_built_in_filter_keeps_every_law(filter: Any, options: dict[str, Any], count: int) -> None:
     """They have no privilege: what is asked of yours is asked of them."""
     assert check_filter(filter, **options, examples=count) == NAMES
@@ -99,6 +100,7 @@ def test_a_law_that_is_skipped_needs_a_known_name() -> None:
         check_filter(Log(), skip={"lets error through": "on purpose"})
 
 
+@pytest.mark.thorough
 def test_a_filter_that_lets_nothing_through_was_not_tried() -> None:
     """No law is kept by a filter that refuses every message it is tried on."""
     with pytest.raises(LawBroken, match="no message came through to the rest, so most laws were not tried"):
@@ -151,6 +153,7 @@ async def with_await(message: Message, call_next: Any) -> Any:
     [Serial, Bulkhead, lambda: with_structlog, lambda: with_decimal, lambda: with_await],
     ids=["lock", "memory", "structlog", "decimal", "await"],
 )
+@pytest.mark.few(2)
 def test_no_law_complains_of_a_filter_that_is_right(make: Any) -> None:
     """Locks, memories, context variables that are put back, waits: what filters are made of."""
     assert check_filter(make, examples=4) == NAMES

@@ -134,6 +134,7 @@ def pytest_unconfigure(config):
     [[], ["--collect-only"], ["--fixtures"], ["--markers"], ["-x", "--lf"]],
     ids=lambda options: " ".join(options) or "run",
 )
+@pytest.mark.thorough
 def test_a_project_that_does_not_use_it_does_not_import_pipebus(project: Project, options: list[str]) -> None:
     """The plugin is there, as one small module, and pipebus is not; also if tests fail."""
     project.write("conftest.py", REPORT)
@@ -144,6 +145,7 @@ def test_a_project_that_does_not_use_it_does_not_import_pipebus(project: Project
     assert "LOADED []" in ran.text, ran.text
 
 
+@pytest.mark.thorough
 def test_it_adds_two_settings_and_no_options_and_no_markers(project: Project) -> None:
     """What it adds is its fixtures, which are documented, and two settings for the tests of config files."""
     project.tests("def test_well(): pass\n", head="")
@@ -170,6 +172,7 @@ def test_it_can_be_switched_off(project: Project) -> None:
     assert "fixture 'harness' not found" in ran.text
 
 
+@pytest.mark.thorough
 def test_it_needs_no_plugin_for_asyncio(project: Project) -> None:
     """Plain tests, also of what is async."""
     project.tests("""
@@ -222,6 +225,7 @@ def test_a_failing_test_shows_the_story_of_its_harness(project: Project) -> None
     assert "coffee" not in ran.text
 
 
+@pytest.mark.thorough
 def test_a_harness_in_a_with_block_shows_its_story_too(project: Project) -> None:
     """Not only the fixture."""
     project.tests("""
@@ -234,6 +238,7 @@ def test_a_harness_in_a_with_block_shows_its_story_too(project: Project) -> None
 
 
 @pytest.mark.parametrize("how", ["fixture", "import"])
+@pytest.mark.few(1)
 def test_a_failing_test_shows_the_story_of_run_filter(project: Project, how: str) -> None:
     """What the filter was given, and what it gave; also if the function was imported."""
     fixture = "run_filter" if how == "fixture" else ""
@@ -260,6 +265,7 @@ def test_a_failing_test_shows_the_story_of_run_filter(project: Project, how: str
     assert "another" not in ran.text.partition("short test summary")[0].partition("pipebus")[2]
 
 
+@pytest.mark.thorough
 def test_a_long_story_shows_its_end(project: Project) -> None:
     """And says how much there was before."""
     project.tests("""
@@ -490,6 +496,7 @@ def test_a_test_may_say_how_it_ends(said: dict[str, Said], name: str, outcome: s
 
 
 @pytest.mark.parametrize("drain", ["harness.drain()", "pass"])
+@pytest.mark.thorough
 def test_an_error_in_the_teardown_of_another_fixture_is_told(project: Project, drain: str) -> None:
     """As that: an ERROR, for the test has passed."""
     project.tests(f"""
@@ -508,6 +515,7 @@ def test_an_error_in_the_teardown_of_another_fixture_is_told(project: Project, d
     assert "the till is shut" in ran.text
 
 
+@pytest.mark.thorough
 def test_a_harness_for_several_tests_is_checked_after_each(project: Project) -> None:
     """A fixture of a module's scope: the test that brings the error is the one that fails."""
     project.tests("""
@@ -531,6 +539,7 @@ def test_a_harness_for_several_tests_is_checked_after_each(project: Project) -> 
     assert "test_second FAILED" in ran.text
 
 
+@pytest.mark.thorough
 def test_a_lost_thread_disturbs_no_other_test(project: Project) -> None:
     """A handler that stands at a real lock for ever: its test fails, the next one works, and pytest ends."""
     project.tests("""
@@ -556,6 +565,7 @@ def test_a_lost_thread_disturbs_no_other_test(project: Project) -> None:
 
 
 @pytest.mark.parametrize("run", ["pool", "thread", "loop"])
+@pytest.mark.thorough
 def test_ctrl_c_ends_pytest(project: Project, run: str) -> None:
     """While a handler has its turn: as an interrupt, not as a failure of the test."""
     project.tests(f"""
@@ -638,6 +648,7 @@ PLUGINS: dict[str, tuple[Callable[[], None], str, list[str]]] = {
 
 
 @pytest.mark.parametrize(("need", "mark", "options"), PLUGINS.values(), ids=PLUGINS)
+@pytest.mark.thorough
 def test_its_fixtures_work_in_async_tests_of_other_plugins(
     project: Project, need: Callable[[], None], mark: str, options: list[str]
 ) -> None:
@@ -650,6 +661,7 @@ def test_its_fixtures_work_in_async_tests_of_other_plugins(
     assert "FAILED test_shop.py::test_badly - ValueError: the till is shut" in ran.text
 
 
+@pytest.mark.thorough
 def test_async_fixtures_of_pytest_asyncio_may_use_it(project: Project) -> None:
     """A fixture that is async, around a harness that is not."""
     asyncio_plugin()
@@ -673,6 +685,7 @@ def test_async_fixtures_of_pytest_asyncio_may_use_it(project: Project) -> None:
     assert ran.summary.partition(", 1 warning")[0] == "1 passed", ran.text
 
 
+@pytest.mark.thorough
 def test_it_works_with_xdist(project: Project) -> None:
     """In two processes at once; stories come back with the reports."""
     needs("xdist", "pytest-xdist")
@@ -693,6 +706,7 @@ def test_it_works_with_xdist(project: Project) -> None:
     assert "   0.000  till  is given orders 'tea'" in section(ran, "pipebus: harness")
 
 
+@pytest.mark.thorough
 def test_a_project_that_does_not_use_it_is_not_disturbed_by_other_plugins(project: Project) -> None:
     """With xdist, its workers do not import pipebus either."""
     needs("xdist", "pytest-xdist")
@@ -753,6 +767,7 @@ CORES = ["ctrace"] + (["sysmon"] if sys.version_info >= (3, 12) else [])
 
 
 @pytest.mark.parametrize("core", CORES)
+@pytest.mark.thorough
 def test_coverage_sees_every_line_that_runs_in_a_harness(project: Project, core: str) -> None:
     """`coverage run -m pytest`: on worker threads, on loops, on threads of the harness; and in the test after it."""
     needs("coverage", "coverage")
@@ -801,6 +816,7 @@ def test_coverage_sees_every_line_that_runs_in_a_harness(project: Project, core:
     assert len(files["shop.py"]["executed_lines"]) > 20
 
 
+@pytest.mark.thorough
 def test_coverage_run_sees_the_lines_of_pipebus_itself(project: Project) -> None:
     """The plugin loads nothing before coverage has begun: definitions at the top of a module count as run."""
     needs("coverage", "coverage")

@@ -1927,6 +1927,7 @@ print(run_filter(lambda message, call_next: call_next(message), 1).outcome)
 
 
 @pytest.mark.parametrize("what", ["filter", "async filter", "actor", "handler", "async handler"])
+@pytest.mark.few(1)
 def test_ctrl_c_ends_the_run_at_once(what):
     """Whatever is running, and on whichever thread: the interrupt gets out, and nothing is left behind."""
     done = subprocess.run([sys.executable, "-c", CTRL_C, what], capture_output=True, text=True, timeout=300, check=False)

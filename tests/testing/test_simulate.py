@@ -41,6 +41,7 @@ def failure(build: Any, **options: Any) -> SimulationFailed:
     ],
     ids=["handler", "async-handler", "filter", "async-scenario"],
 )
+@pytest.mark.few(2)
 def test_a_race_in_the_users_code_is_found(build: Any, says: str) -> None:
     """Two threads, or two tasks, between one look and one step: within a hundred seeds."""
     found = failure(build, seeds=100)
@@ -59,6 +60,7 @@ def test_a_race_in_the_users_code_is_found(build: Any, says: str) -> None:
     ],
 )
 @scaled(25, 300)
+@pytest.mark.few(2)
 def test_code_without_a_race_passes(build: Any, count: int) -> None:
     """One at a time, by one worker or in a filter actor, is safe in every order."""
     simulate(build, seeds=count)
@@ -80,6 +82,7 @@ def test_whatever_goes_wrong_is_accounted_for(count: int) -> None:
     ],
     ids=["error", "slow", "overflow", "stop"],
 )
+@pytest.mark.few(1)
 def test_each_kind_of_fault_strikes_and_the_story_names_the_one_that_matters(build: Any, where: str) -> None:
     """Of all faults that a seed put in, those that make no difference are left out."""
     found = failure(build, seeds=60, faults=EVERY_FAULT)
@@ -94,6 +97,7 @@ def test_a_handler_that_is_not_safe_to_repeat_is_found() -> None:
     assert "of work fails after its work" in found.story.splitlines()[0]
 
 
+@pytest.mark.thorough
 def test_a_lock_from_before_the_run_is_named() -> None:
     """It is real, and a thread that waits for it cannot be reached: told once, with the line, and not run again."""
     found = failure(s.takes_a_lock_from_before, seeds=50)
@@ -102,6 +106,7 @@ def test_a_lock_from_before_the_run_is_named() -> None:
 
 
 @scaled(8, 60)
+@pytest.mark.thorough
 def test_the_story_is_of_the_failure_that_is_told(count: int) -> None:
     """A shorter run that fails in another way is no shorter story of this one."""
     told = []
@@ -120,6 +125,7 @@ def test_a_fault_of_what_is_not_there_is_told() -> None:
         simulate(s.sells_once, seeds=2, faults=faults.error("sel"))
 
 
+@pytest.mark.thorough
 def test_a_failing_seed_replays_word_for_word() -> None:
     """Here, and in another process with other hashes."""
     found = failure(s.sells_twice, seeds=100)
@@ -149,6 +155,7 @@ def test_the_story_is_short_and_ends_where_it_failed() -> None:
     assert "is stopped" not in found.story
 
 
+@pytest.mark.thorough
 def test_one_seed_of_the_environment_is_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a story says about seeing it again is so."""
     found = failure(s.sells_twice, seeds=100)
@@ -166,6 +173,7 @@ def test_one_seed_of_the_environment_is_that_one(monkeypatch: pytest.MonkeyPatch
     ],
     ids=["stuck", "endless", "handler-raises", "thread-raises"],
 )
+@pytest.mark.few(1)
 def test_what_no_assertion_asks_for_fails_too(build: Any, says: str) -> None:
     """A thread that nobody wakes, one that never ends, and errors that nobody put in."""
     assert failure(build, seeds=1).why.startswith(says)

@@ -10,6 +10,42 @@ import pytest
 from pipebus import Bus
 from pipebus.transports.opening import TRANSPORTS
 
+SMOKE = {
+    "test_p1_publish_then_subscribe_durable",
+    "test_p5_retry_same_id_is_one_message",
+    "test_d1_every_subscription_gets_a_copy",
+    "test_d2_group_gets_each_once",
+    "test_d4_subjects_isolated",
+    "test_a1_ack_removes",
+    "test_a3_settle_exactly_once",
+    "test_o3_order_held_during_retry",
+    "test_r3_failing_handler_is_dead_after_its_chain",
+    "test_r6_dlq_roundtrip",
+    "test_r9_undecodable_goes_dead_once",
+    "test_f1_bounded_memory",
+    "test_f2_every_drop_counted",
+    "test_l1_drain_finishes_in_flight",
+    "test_l4_drain_settles_before_transport_close",
+    "test_c2_cancel_publish_is_clean",
+    "test_m1_fidelity",
+    "test_t1_event_conservation",
+}
+"""Of the contract, what the default run has for each engine; all of it runs with `-m thorough`, and on memory each time."""
+
+LONG = {"test_c8_no_task_gc", "test_p11_publish_during_close"}
+"""Of the contract, what takes seconds on every transport."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave most of the contract to the thorough run."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.path.name.startswith("test_contract_"):
+            each_time = item.originalname in SMOKE or item.path.name == "test_contract_memory.py"
+            if not each_time or item.originalname in LONG:
+                item.add_marker(pytest.mark.thorough)
+
+
 EVERYWHERE = ["memory:", "memory:?wire=json", "bytes:", "bytes:?delay=yes"]
 
 

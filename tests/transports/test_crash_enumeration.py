@@ -25,6 +25,8 @@ from crash_helpers import calls, counted, need_strace, script, strace
 from pipebus import Bus
 from pipebus.testing.history import Accepted, Attempted, Delivered, History, Settled
 
+pytestmark = pytest.mark.thorough  # processes are killed
+
 S = SUBSCRIPTION
 
 

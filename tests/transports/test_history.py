@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipebus import Bus, Delivery, Dropped, Message, transform
 from pipebus.testing.history import History, HistoryBroken, Violation
+from scale_helpers import examples
 
 Forge = Callable[[History], None]
 
@@ -411,7 +412,7 @@ def correct(fates: list[list[str]]) -> History:
 
 
 @given(fates=st.lists(ENDINGS, min_size=1, max_size=8), data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(40, 400), deadline=None)
 def test_a_correct_history_passes_and_one_corruption_is_caught(fates: list[list[str]], data: st.DataObject) -> None:
     """Whatever became of the messages; and whichever record is lost, doubled, renamed or moved where that breaks something."""
     history = correct(fates)

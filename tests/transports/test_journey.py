@@ -29,6 +29,8 @@ from pipebus.demo.flights import Flight, to_departure
 from pipebus.demo.records import PACKAGED_DAY, Records
 from pipebus.filters import Reroute, Validate
 
+pytestmark = pytest.mark.thorough  # processes are killed
+
 WAIT = 60.0
 HALF = 420
 """Records that are published before anything happens."""

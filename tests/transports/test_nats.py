@@ -30,6 +30,8 @@ from pipebus.subscription import Delivery
 from pipebus.testing.contract.tools import Seen, figures, running, until
 from pipebus.transports.nats import publisher, wire
 
+pytestmark = pytest.mark.thorough  # on a real server
+
 
 def theirs(stage: NatsStage, work: Callable[[Any, str], Any]) -> Any:
     """Run a program that knows nats-py only: a function of a client and the prefix of subjects."""

@@ -17,6 +17,8 @@ from nats_server import NatsStage, with_client
 
 from pipebus.testing.contract.tools import Seen, running, until
 
+pytestmark = pytest.mark.thorough  # on a real server
+
 ROOT = Path(__file__).resolve().parents[2]
 SHOP = """
 from pipebus import Bus, Message

@@ -22,6 +22,8 @@ from pipebus.errors import PublishUnknown, TransportError, UnsupportedCapability
 from pipebus.testing.contract.tools import Seen
 from pipebus.testing.history import Delivered, History
 
+pytestmark = pytest.mark.thorough  # on three real servers
+
 PATIENCE = 90.0
 PUBLISHERS = 4
 STEP = 200

@@ -29,6 +29,8 @@ from nats_server import NatsServer
 from pipebus import Bus
 from pipebus.testing.history import Delivered, History, Settled
 
+pytestmark = pytest.mark.thorough  # processes are killed
+
 LEASE = 1.0
 PATIENCE = 60.0
 COUNT = 60

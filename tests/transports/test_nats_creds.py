@@ -21,6 +21,8 @@ from pipebus import Bus
 from pipebus.errors import TransportError
 from pipebus.testing.contract.tools import Seen, until
 
+pytestmark = pytest.mark.thorough  # on a real server
+
 AUTHORITY = Authority()
 
 

@@ -19,6 +19,8 @@ from pipebus.testing.contract.tools import Seen, running
 from pipebus.transports.base import Finding
 from pipebus.transports.nats import health
 
+pytestmark = pytest.mark.thorough  # on a real server
+
 
 def examined(url: str) -> list[Finding]:
     return list(Bus(url).transport.examine())

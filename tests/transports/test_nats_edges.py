@@ -29,6 +29,8 @@ from pipebus.transports.nats.letters import StoredLetters
 from pipebus.transports.nats.puller import Puller
 from pipebus.transports.nats.transport import NatsTransport
 
+pytestmark = pytest.mark.thorough  # on a real server
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

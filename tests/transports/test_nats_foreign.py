@@ -28,6 +28,8 @@ from pydantic import BaseModel
 from pipebus import Bus, Message
 from pipebus.testing.contract.tools import Seen, running, until
 
+pytestmark = pytest.mark.thorough  # on a real server, with other people's clients
+
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 

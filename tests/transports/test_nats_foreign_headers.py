@@ -26,6 +26,8 @@ from pipebus import Bus, Message
 from pipebus.errors import MessageTooLarge
 from pipebus.testing.contract.tools import Seen, running, until
 
+pytestmark = pytest.mark.thorough  # on a real server, with other people's clients
+
 SAFE = re.compile(r"[!-~]+( +[!-~]+)*")
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """What the server's own clients take for a header's name."""

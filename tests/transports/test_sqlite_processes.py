@@ -28,6 +28,8 @@ from pipebus.errors import TransportError
 from pipebus.testing.history import Delivered, History
 from pipebus.transports.sqlite import boot
 
+pytestmark = pytest.mark.thorough  # processes are killed
+
 S = SUBSCRIPTION
 
 
