@@ -57,9 +57,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """
-    Seventeen thousand tests are a million objects that stay: each collection of all garbage would look at them again.
+    Thousands of tests are a million objects that stay: each collection of all garbage would look at them again.
 
     (Each process that runs tests has collected them all.)
     """
+    forget_about_what_stays()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What pytest keeps of each test adds up, too."""
+    if nextitem is not None and nextitem.path != item.path:
+        forget_about_what_stays()
+
+
+def forget_about_what_stays() -> None:
     gc.collect()
     gc.freeze()

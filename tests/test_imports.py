@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -144,30 +145,41 @@ def test_imports_run_one_way(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(HOME)) for path in MODULES])
-def test_what_is_imported_is_imported_from_where_it_is_defined(path: Path) -> None:
+def test_what_is_imported_is_imported_from_where_it_is_defined() -> None:
     """Inside the package nothing comes by way of an `__init__` that has it from elsewhere: the real tie is visible."""
-    if path.name == "__init__.py":
-        return
     wrong = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            wrong += [alias.name for alias in node.names if alias.name == "pipebus"]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "pipebus":
-            source = HOME.joinpath(*(node.module or "").split("."), "__init__.py")
-            if source.is_file():
-                wrong += [f"{node.module}.{alias.name}" for alias in node.names if alias.name in passed_on(source)]
+    for path in MODULES:
+        if path.name == "__init__.py":
+            continue
+        for node in tree_of(path):
+            if isinstance(node, ast.Import):
+                wrong += [(path.name, alias.name) for alias in node.names if alias.name == "pipebus"]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "pipebus":
+                source = HOME.joinpath(*(node.module or "").split("."), "__init__.py")
+                if source.is_file():
+                    wrong += [(path.name, node.module, alias.name) for alias in node.names if alias.name in passed_on(source)]
     assert wrong == []
 
 
+@cache
+def tree_of(path: Path) -> tuple[ast.AST, ...]:
+    """Everything that is written in a module."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
 def passed_on(init: Path) -> set[str]:
     """The names that a package's `__init__` has from other modules."""
-    imports = [node for node in ast.walk(ast.parse(init.read_text())) if isinstance(node, ast.ImportFrom)]
+    imports = [node for node in tree_of(init) if isinstance(node, ast.ImportFrom)]
     return {alias.asname or alias.name for node in imports for alias in node.names}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(HOME)) for path in MODULES])
-def test_no_import_is_relative(path: Path) -> None:
+def test_no_import_is_relative() -> None:
     """A reader sees where each name comes from."""
-    tree = ast.parse(path.read_text())
-    assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level] == []
+    relative = [
+        (path.name, node.lineno)
+        for path in MODULES
+        for node in tree_of(path)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert relative == []

@@ -168,6 +168,7 @@ def test_wrong_settings_are_refused_where_they_are_written(settings: dict[str, A
 
 
 @pytest.mark.parametrize("side", ["publish", "delivery"])
+@pytest.mark.few(1)
 def test_it_keeps_every_law(side: Any) -> None:
     """What is asked of every filter; tried on messages of which it drops one."""
     messages = [Message("a", 9), Message("a", 10), Message("a", 11)]

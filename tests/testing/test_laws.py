@@ -57,7 +57,7 @@ BUILT_IN: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("filter", "options"), BUILT_IN.values(), ids=BUILT_IN)
 @scaled(3, 16)
-@pytest.mark.few(5)
+@pytest.mark.few(4)
 def test_every_built_in_filter_keeps_every_law(filter: Any, options: dict[str, Any], count: int) -> None:
     """They have no privilege: what is asked of yours is asked of them."""
     assert check_filter(filter, **options, examples=count) == NAMES

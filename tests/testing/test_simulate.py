@@ -166,14 +166,17 @@ def test_one_seed_of_the_environment_is_that_one(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (s.waits_for_itself, "DrainTimeout: not drained after 3600 s; still pending or in flight: ask#2: 1"),
-        (s.goes_round, "no end after"),
-        (s.raises_in_a_handler, "ValueError: nobody expected that"),
-        (s.raises_in_a_thread, "ValueError: nobody expected that"),
+        pytest.param(
+            s.waits_for_itself,
+            "DrainTimeout: not drained after 3600 s; still pending or in flight: ask#2: 1",
+            id="stuck",
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(s.goes_round, "no end after", id="endless", marks=pytest.mark.thorough),
+        pytest.param(s.raises_in_a_handler, "ValueError: nobody expected that", id="handler-raises"),
+        pytest.param(s.raises_in_a_thread, "ValueError: nobody expected that", id="thread-raises"),
     ],
-    ids=["stuck", "endless", "handler-raises", "thread-raises"],
 )
-@pytest.mark.few(1)
 def test_what_no_assertion_asks_for_fails_too(build: Any, says: str) -> None:
     """A thread that nobody wakes, one that never ends, and errors that nobody put in."""
     assert failure(build, seeds=1).why.startswith(says)
