@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from missing import refuse_to_leave_packages_out
 from sampling import mark_what_is_left_out
 from scale_helpers import THOROUGH, thorough
 
@@ -19,6 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before a module of tests is imported."""
     if "not thorough" not in config.getoption("markexpr"):
         os.environ[THOROUGH] = "yes"
+    refuse_to_leave_packages_out()
     hear_signals()
 
 

@@ -7,10 +7,15 @@ A test cites a promise by its name, `test_s12_…` for guarantee 12, or in its d
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from scale_helpers import THOROUGH
 
 TESTS = Path(__file__).resolve().parent
 PAGE = (TESTS.parent / "docs" / "guarantees.md").read_text(encoding="utf-8")
@@ -65,6 +70,25 @@ def test_each_number_that_a_test_cites_is_on_the_page(name: str) -> None:
 def test_each_promise_is_cited_by_a_test() -> None:
     """Nothing on the page is a promise only."""
     assert set(KEPT) - set.union(*CITED.values()) == set()
+
+
+@pytest.mark.thorough
+def test_each_promise_is_cited_by_a_test_of_the_default_run() -> None:
+    """What a contributor runs each time tries every promise."""
+    collected = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"],
+        cwd=TESTS.parent,
+        env={name: value for name, value in os.environ.items() if name != THOROUGH},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    ran = [line.partition("[")[0] for line in collected.stdout.splitlines() if "::" in line]
+    numbers = {number for name in ran for number in cited(f"def {name.rpartition('::')[2]}_")}
+
+    assert collected.returncode == 0, collected.stdout[-2000:]
+    assert set(KEPT) - numbers - IN_PROGRESS == set()
 
 
 def test_citations_are_read_in_every_form() -> None:

@@ -7,11 +7,9 @@ import json
 import subprocess
 import sys
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-
+from missing import needs
 from values_helpers import HOME, environment, run_python
 
 PACKAGE = HOME / "pipebus"
@@ -128,8 +126,7 @@ except SubjectError:
 
 def test_imports_run_one_way(tmp_path: Path) -> None:
     """import-linter, with the layers that `pyproject.toml` draws, finds nothing that imports upwards."""
-    if find_spec("importlinter") is None:
-        pytest.skip("import-linter is a development dependency")
+    needs("importlinter")
     done = subprocess.run(
         [
             *(sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"),

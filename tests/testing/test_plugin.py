@@ -13,12 +13,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 import pytest
+
+from missing import needs
 
 HEAD = """
 import asyncio, os, signal, sys, threading, unittest
@@ -86,21 +87,12 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-def needs(module: str, package: str) -> None:
-    """Skip what cannot be tried here; on CI nothing is skipped."""
-    if find_spec(module) is None:
-        text = f"{package} is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(text)
-        pytest.skip(text)
-
-
 def asyncio_plugin() -> None:
-    needs("pytest_asyncio", "pytest-asyncio")
+    needs("pytest_asyncio")
 
 
 def anyio_plugin() -> None:
-    needs("anyio", "anyio")
+    needs("anyio")
 
 
 def section(ran: Ran, title: str) -> list[str]:
@@ -688,7 +680,7 @@ def test_async_fixtures_of_pytest_asyncio_may_use_it(project: Project) -> None:
 @pytest.mark.thorough
 def test_it_works_with_xdist(project: Project) -> None:
     """In two processes at once; stories come back with the reports."""
-    needs("xdist", "pytest-xdist")
+    needs("xdist")
     project.tests("""
         @pytest.mark.parametrize("number", range(8))
         def test_well(harness, number):
@@ -709,7 +701,7 @@ def test_it_works_with_xdist(project: Project) -> None:
 @pytest.mark.thorough
 def test_a_project_that_does_not_use_it_is_not_disturbed_by_other_plugins(project: Project) -> None:
     """With xdist, its workers do not import pipebus either."""
-    needs("xdist", "pytest-xdist")
+    needs("xdist")
     project.tests(
         "import sys\n\ndef test_it():\n    assert 'pipebus' not in sys.modules\n    assert 'pipebus_pytest' in sys.modules\n",
         head="",
@@ -770,7 +762,7 @@ CORES = ["ctrace"] + (["sysmon"] if sys.version_info >= (3, 12) else [])
 @pytest.mark.thorough
 def test_coverage_sees_every_line_that_runs_in_a_harness(project: Project, core: str) -> None:
     """`coverage run -m pytest`: on worker threads, on loops, on threads of the harness; and in the test after it."""
-    needs("coverage", "coverage")
+    needs("coverage")
     project.write("shop.py", SHOP)
     project.tests(
         """
@@ -819,7 +811,7 @@ def test_coverage_sees_every_line_that_runs_in_a_harness(project: Project, core:
 @pytest.mark.thorough
 def test_coverage_run_sees_the_lines_of_pipebus_itself(project: Project) -> None:
     """The plugin loads nothing before coverage has begun: definitions at the top of a module count as run."""
-    needs("coverage", "coverage")
+    needs("coverage")
     project.tests("def test_it(harness):\n    harness.start().publish('a')\n")
     project.write(".coveragerc", "[run]\nsource_pkgs = pipebus.testing\n")
     assert "1 passed" in project.python("-m", "coverage", "run", "-m", "pytest", "-p", "no:cacheprovider", *ALONE).text

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-try:
-    from cloudevents.core.bindings import http, kafka
-    from cloudevents.core.formats.json import JSONFormat
-    from cloudevents.core.v1.event import CloudEvent
-    from faststream.nats import JStream, NatsBroker
-    from faststream.nats.annotations import NatsMessage
-    from nats_server import NatsServer, NatsStage, with_client, write_in
-except ImportError as missing:
-    if os.environ.get("CI"):
-        raise  # there nothing is skipped
-    pytest.skip(f"{missing}; pip install -e '.[dev]'", allow_module_level=True)
+pytest.importorskip("nats")
+pytest.importorskip("cloudevents", reason="pip install -e '.[ci]'")
+pytest.importorskip("faststream", reason="pip install -e '.[ci]'")
 
+from cloudevents.core.bindings import http, kafka
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
+from faststream.nats import JStream, NatsBroker
+from faststream.nats.annotations import NatsMessage
+from nats_server import NatsServer, NatsStage, with_client, write_in
 from pydantic import BaseModel
 
 from pipebus import Bus, Message

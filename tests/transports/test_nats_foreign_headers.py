@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import socket
 from collections.abc import Callable
@@ -13,20 +12,17 @@ from urllib.parse import unquote
 
 import pytest
 
-try:
-    from hypothesis import example, given, settings
-    from hypothesis import strategies as st
-    from nats_server import NatsServer, NatsStage, with_client, write_in
-except ImportError as missing:
-    if os.environ.get("CI"):
-        raise  # there nothing is skipped
-    pytest.skip(f"{missing}; pip install -e '.[dev]'", allow_module_level=True)
+pytest.importorskip("nats")
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from nats_server import NatsServer, NatsStage, with_client, write_in
 
 from pipebus import Bus, Message
 from pipebus.errors import MessageTooLarge
 from pipebus.testing.contract.tools import Seen, running, until
 
-pytestmark = pytest.mark.thorough  # on a real server, with other people's clients
+pytestmark = pytest.mark.thorough  # on a real server
 
 SAFE = re.compile(r"[!-~]+( +[!-~]+)*")
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")

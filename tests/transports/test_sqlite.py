@@ -303,6 +303,7 @@ def test_of_one_key_one_is_out_at_a_time_in_all_processes(place: Place) -> None:
 
 
 def test_the_next_of_a_key_waits_for_one_that_was_given_back(place: Place) -> None:
+    """Messages of one key keep their order, also when the first of them is retried after a delay."""
     seen: list[Any] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -320,7 +321,7 @@ def test_the_next_of_a_key_waits_for_one_that_was_given_back(place: Place) -> No
         bus.publish("a", 2, key="k")
         bus.publish("a", "other", key="o")
         assert done.wait(WAIT)
-    assert seen == ["other", 1, 2]
+    assert [body for body in seen if body != "other"] == [1, 2]
 
 
 def test_a_hot_key_holds_nobody_else_up(place: Place) -> None:

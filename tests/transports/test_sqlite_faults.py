@@ -21,6 +21,7 @@ import pytest
 from crash_child import PAID
 from crash_helpers import counted, need_strace, script, strace
 
+from missing import missing
 from pipebus import Bus
 from pipebus.errors import DrainTimeout, TransportError
 from pipebus.testing import captured_logs
@@ -410,7 +411,7 @@ def obeying() -> list[str]:
         return []
     command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]  # root may write everywhere
     if shutil.which("setpriv") is None or subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("root may write everywhere, and `setpriv` is not there to give that up")
+        missing("root may write everywhere, and `setpriv` is not there to give that up")
     return command
 
 

@@ -1,0 +1,45 @@
+"""What a test needs and may not find. It is skipped then, and says what to do; where CI=true it fails: nothing is left out."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Final, NoReturn
+
+import pytest
+
+from scale_helpers import thorough
+
+PACKAGES: Final = {
+    "dev": ("hypothesis", "importlinter", "jmespath", "jsonschema", "mypy", "nats", "nkeys", "rich", "tomlkit", "xdist"),
+    "ci": ("anyio", "cloudevents", "coverage", "faststream", "pytest_asyncio", "pytest_cov"),
+}
+"""What the extras hold: `dev` what the default run needs, and `ci` what the thorough run needs beyond that."""
+
+
+def missing(why: str) -> NoReturn:
+    """Skip a test that needs what is not there, or fail it where nothing may be left out."""
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+def needs(module: str) -> None:
+    """Skip or fail a test that needs a package that is not there."""
+    if find_spec(module) is None:
+        missing(remedy(module))
+
+
+def remedy(module: str) -> str:
+    [extra] = [extra for extra, modules in PACKAGES.items() if module in modules]
+    return f"{module} is not installed; pip install -e '.[{extra}]'"
+
+
+def refuse_to_leave_packages_out() -> None:
+    """Where CI=true, end a run at once that would leave out modules of tests. (Modules skip themselves: `importorskip`.)"""
+    if not os.environ.get("CI"):
+        return
+    wanted = [*PACKAGES["dev"], *(PACKAGES["ci"] if thorough() else ())]
+    absent = [remedy(module) for module in wanted if find_spec(module) is None]
+    if absent:
+        raise pytest.UsageError("\n".join(absent))
