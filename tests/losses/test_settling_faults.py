@@ -90,6 +90,7 @@ ENDS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "retries": (retry, {}),
     "rejects": (reject, {}),
 }
+LONG = {"returns a value"}
 PLACES = [
     pytest.param({}, Injected, False, id="pool"),
     pytest.param({}, OddInjected, True, id="pool, observed"),
@@ -167,7 +168,10 @@ def one_run(act: Callable[..., Any], options: dict[str, Any], fault: Fault, obse
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a fault before the `await` of a coroutine
 @pytest.mark.parametrize(("way", "error", "observed"), PLACES)
-@pytest.mark.parametrize(("act", "options"), ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize(
+    ("act", "options"),
+    [pytest.param(*end, id=name, marks=[pytest.mark.thorough] if name in LONG else []) for name, end in ENDS.items()],
+)
 def test_whatever_fails_while_a_delivery_is_settled_the_delivery_ends(
     act: Callable[..., Any], options: dict[str, Any], way: dict[str, Any], observed: bool, error: type[BaseException]
 ) -> None:

@@ -154,6 +154,7 @@ def doctor_visits(path: Path) -> None:
 
 @pytest.mark.parametrize("files", [("",), ("", "-wal", "-shm", "-lock")], ids=["the-file", "all-files"])
 @pytest.mark.parametrize("visit", [sqlite_visits, bus_visits, doctor_visits], ids=lambda visit: visit.__name__)
+@pytest.mark.few(1)
 def test_a_program_may_read_its_own_bus_file(path: Path, visit: Callable[[Path], None], files: tuple[str, ...]) -> None:
     """
     A program reads its bus file for a backup, and another program opens and closes the file. The first goes on publishing, and
@@ -213,6 +214,7 @@ def open_files(folder: Path) -> list[str]:
     [("-wal",), ("-shm",), ("-wal", "-shm"), ("-lock",), ("-wal", "-shm", "-lock")],
     ids=lambda ends: "+".join(ends),
 )
+@pytest.mark.few(1)
 def test_a_file_beside_the_database_is_removed_and_nothing_is_lost(path: Path, ends: tuple[str, ...]) -> None:
     """Somebody removes the log, the index or the lock while a program runs: it goes on, and after a kill all is there."""
     with program(path) as first:
@@ -228,6 +230,7 @@ def test_a_file_beside_the_database_is_removed_and_nothing_is_lost(path: Path, e
 
 
 @pytest.mark.parametrize("end", ["-wal", "-shm"])
+@pytest.mark.few(1)
 def test_two_programs_lose_a_file_beside_the_database(path: Path, end: str) -> None:
     """Both go on, neither overwrites what the other one has written, and both say what they have found."""
     with program(path) as first, program(path, "second") as second:
@@ -445,6 +448,7 @@ def somebody_writes(path: Path) -> bool:
     [remove, remove_all, rename, replace, replace_all, without_log, without_index, without_both],
     ids=lambda swap: swap.__name__,
 )
+@pytest.mark.few(2)
 def test_a_swap_between_the_look_and_the_commit_is_seen(path: Path, swap: Callable[[Path], None]) -> None:
     """
     A program has begun to write and waits for another one's transaction, when its file is swapped. It commits into the old
@@ -502,7 +506,7 @@ def test_a_swap_in_a_handlers_transaction_is_seen(path: Path, swap: Callable[[Pa
     assert (end == "kept") is (swap in (without_log, without_both))
 
 
-@pytest.mark.chaos
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(4))
 def test_a_file_that_is_renamed_again_and_again_loses_nothing(path: Path, seed: int) -> None:
     """Two programs publish while their file is renamed at any moment: each receipt's message is in one of the files, once."""
