@@ -155,6 +155,7 @@ FAILING = {"05_request_reply.py": "delivery.died", "07_testing_a_filter.py": "at
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.few(3)
 def test_an_example_says_what_it_promises(example: Path) -> None:
     """Whoever runs an example sees exactly this, no warning beside it, and gets the prompt back."""
     done = run(example)

@@ -343,7 +343,7 @@ def test_a_subscription_paused_and_resumed_all_the_time_loses_nothing(workers: i
 
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 @pytest.mark.parametrize("size", [5, 100_000], ids=["small", "large"])
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_every_kind_of_ending_at_once_keeps_the_law(size: int, workers: int) -> None:
     """Acknowledged, failed, returned, returned later, rejected, replayed, discarded and evicted, all under full traffic."""
     fates = ("fine", "raise", "retry", "retry-later", "reject", "ack-then-raise")
@@ -571,6 +571,7 @@ def test_line_by_line_one_patient_reader_misses_no_wake_up() -> None:
 
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 @pytest.mark.usefixtures("turns_at_every_line")
+@pytest.mark.few(1)
 def test_line_by_line_receipts_are_true_while_subscribers_leave(workers: int) -> None:
     """Who published while a subscriber left knows exactly whether it took the message."""
     with running() as bus:

@@ -570,6 +570,7 @@ class Graph:
 class TestGraph:
     """`pipebus graph`"""
 
+    @pytest.mark.thorough
     def test_the_webhooks_example_as_text(self) -> None:
         """A tree: what a message passes, down to its handlers."""
         done = run("graph", WEBHOOKS, *ALLOW_WEBHOOKS)
@@ -1027,6 +1028,7 @@ class TestPublish:
 class TestTail:
     """`pipebus tail`"""
 
+    @pytest.mark.thorough
     def test_count_ends_it(self, shop: Shop) -> None:
         """What the schedules publish, as JSON Lines."""
         shop.config(TICK)
@@ -1428,6 +1430,7 @@ class TestDead:
 class TestSchema:
     """`pipebus schema`"""
 
+    @pytest.mark.thorough
     def test_it_is_a_schema_that_takes_both_examples(self) -> None:
         """Draft-07, as editors want it; compact is the same in one line."""
         long, short = many(["schema"], ["schema", "--compact"])
@@ -1587,6 +1590,7 @@ class TestTables:
     """A person looks, at a narrow terminal, with rich and without."""
 
     @pytest.mark.parametrize("program", [PIPEBUS, WITHOUT_RICH], ids=["rich", "plain"])
+    @pytest.mark.thorough
     def test_all_filters_are_seen_at_40_columns(self, program: list[str]) -> None:
         """With rich no line is wider than the terminal; nothing is cut off."""
         done = on_terminal("filters", columns=40, program=program)

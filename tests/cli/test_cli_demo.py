@@ -98,6 +98,7 @@ class TestTable:
 
 class TestCarrier:
     @pytest.mark.parametrize("code", ["UA", "ua"])
+    @pytest.mark.thorough
     def test_one_carrier_is_one_line_of_the_table(self, code: str) -> None:
         """Whoever asks for one carrier sees the line that the whole table has for it, and no other."""
         whole = run("demo").stdout.splitlines()

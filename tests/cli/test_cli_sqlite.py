@@ -211,6 +211,7 @@ class TestHelp:
 class TestDoctor:
     """`pipebus doctor sqlite:///bus.db`"""
 
+    @pytest.mark.thorough
     def test_a_file_in_use(self, shop: Shop) -> None:
         """Where it lies, what is in it, who serves it; and nothing of it is changed."""
         with served(shop) as live:

@@ -644,6 +644,7 @@ def test_valid_files_with_other_bytes(name: str, changes: list[tuple[str, int, A
     event(judge(data, folder))
 
 
+@pytest.mark.thorough
 def test_every_line_left_out(folder: Path) -> None:
     """One line of one file after the other, and each line twice."""
     for name in OURS:

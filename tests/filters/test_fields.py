@@ -530,7 +530,7 @@ def test_wrong_settings_are_refused_where_they_are_written(settings: Any, says: 
     ids=["header", "body", "skip", "rename", "set", "delivery"],
 )
 @scaled(3, 16)
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_it_keeps_every_law(filter: Any, options: dict[str, Any], count: int) -> None:
     """What is asked of every filter."""
     assert check_filter(filter, **options, examples=count) == tuple(law.name for law in LAWS)

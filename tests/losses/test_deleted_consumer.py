@@ -110,6 +110,7 @@ def warned(caplog: pytest.LogCaptureFixture, event: str) -> bool:
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
 @pytest.mark.parametrize("at", [0, 1, 60, 139])
+@pytest.mark.few(2)
 def test_a_deleted_consumer_goes_on_behind_what_was_settled(stage: NatsStage, colour: str, at: int) -> None:
     """140 messages, and the consumer is deleted at one of them: each is handled once, in order, and the figures say so."""
     gated = Gated(at)
@@ -265,6 +266,7 @@ def test_a_stop_right_after_the_deletion_loses_nothing(stage: NatsStage) -> None
         wait_until(lambda: len(set(first.handled + second.handled)) == 20, "all are handled")
 
 
+@pytest.mark.thorough
 def test_two_programs_share_what_follows(stage: NatsStage) -> None:
     """Of several programs with one subscription name, one makes the consumer again and all go on: nothing is lost."""
     seen = [Gated(), Gated()]
@@ -362,6 +364,7 @@ def sql(path: Path, statement: str) -> list[Any]:
 
 @pytest.mark.parametrize("known", [False, True], ids=["behind-their-back", "known"])
 @pytest.mark.parametrize("at", [0, 60])
+@pytest.mark.few(1)
 def test_a_deleted_row_goes_on_behind_what_was_settled(tmp_path: Path, at: int, known: bool) -> None:
     """The row of a subscription is deleted while it is served: each message is handled once, and the figures add up."""
     path = tmp_path / "bus.db"
@@ -388,6 +391,7 @@ def test_a_deleted_row_goes_on_behind_what_was_settled(tmp_path: Path, at: int, 
     assert gated.begun == list(range(140))
 
 
+@pytest.mark.thorough
 def test_a_row_that_is_deleted_while_paused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """All that waits is there when the subscription goes on, and a warning tells of it."""
     path = tmp_path / "bus.db"

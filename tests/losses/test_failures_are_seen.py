@@ -112,6 +112,7 @@ def test_what_dies_in_a_publish_chain_is_printed_too(tmp_path: Path) -> None:
     ],
     ids=["an observer", "a handler with to="],
 )
+@pytest.mark.few(1)
 def test_whoever_else_fails_is_printed(tmp_path: Path, who: str) -> None:
     done = run(
         tmp_path,
@@ -143,6 +144,7 @@ def test_whoever_else_fails_is_printed(tmp_path: Path, who: str) -> None:
     ],
     ids=["a null handler", "a level", "disabled", "basicConfig", "structlog"],
 )
+@pytest.mark.few(2)
 def test_a_program_that_configures_logging_has_its_way(tmp_path: Path, silence: str, seen: bool) -> None:
     """Lines go where the program says, with the traceback, or nowhere."""
     program = FAILING.format(options='@bus.on("greetings")', times=1).replace("bus = Bus()", f"{silence}\n    bus = Bus()", 1)

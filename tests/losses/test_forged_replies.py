@@ -392,6 +392,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("kind", list(OBJECTS))
 @both_colours
 @every_chain
+@pytest.mark.few(8)
 def test_an_address_that_is_no_subject_harms_nobody(kind: str, colour: str, chain: str) -> None:
     """In memory a message may carry anything as its address: what cannot be published to is dropped, and is counted."""
     bus = Bus()
@@ -406,6 +407,7 @@ def test_an_address_that_is_no_subject_harms_nobody(kind: str, colour: str, chai
 
 @pytest.mark.parametrize("kind", list(OBJECTS))
 @both_colours
+@pytest.mark.few(4)
 def test_a_handler_that_fails_with_a_strange_address_is_a_dead_letter(kind: str, colour: str) -> None:
     """The failure of the handler is what the dead letter tells, and the next message is handled."""
 
@@ -426,6 +428,7 @@ def test_a_handler_that_fails_with_a_strange_address_is_a_dead_letter(kind: str,
 
 @pytest.mark.parametrize("kind", list(OBJECTS))
 @both_colours
+@pytest.mark.few(4)
 def test_a_message_with_a_strange_address_may_expire(kind: str, colour: str) -> None:
     """It is dropped as expired, and the mailbox goes on with the next one."""
     with running() as bus:
@@ -524,6 +527,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 @both_colours
 @every_chain
 @pytest.mark.parametrize("error", list(ERRORS))
+@pytest.mark.few(4)
 def test_a_handlers_error_is_told(place: Place, colour: str, chain: str, error: str) -> None:
     """A failure arrives as a failure on every transport, however long its text is."""
 

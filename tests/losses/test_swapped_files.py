@@ -230,7 +230,7 @@ def test_a_file_beside_the_database_is_removed_and_nothing_is_lost(path: Path, e
 
 
 @pytest.mark.parametrize("end", ["-wal", "-shm"])
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_two_programs_lose_a_file_beside_the_database(path: Path, end: str) -> None:
     """Both go on, neither overwrites what the other one has written, and both say what they have found."""
     with program(path) as first, program(path, "second") as second:
@@ -347,6 +347,7 @@ def test_a_folder_that_is_removed_refuses_until_it_is_there_again(path: Path) ->
     assert handled_later(path) == ["after"]
 
 
+@pytest.mark.thorough
 def test_a_folder_that_is_renamed_takes_its_messages_along(path: Path) -> None:
     """The folder gets another name and a new one takes its place: the old one has what was promised before."""
     with program(path) as first:
@@ -377,6 +378,7 @@ def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path, path: Path) -> 
     assert handled_later(other / "bus.db") == after["promised"]
 
 
+@pytest.mark.thorough
 def test_of_two_programs_one_replaces_the_file(path: Path) -> None:
     """Two programs use a file, and it is replaced: each is told once, and both go on in the new one."""
     with program(path) as first, program(path, "second") as second:

@@ -895,6 +895,7 @@ def test_s23_any_number_of_handlers_may_wait_for_one_filter_actor(pool: int | No
 
 @pytest.mark.parametrize("first", ["a-handler", "an-outsider", "mail"])
 @pytest.mark.parametrize("road", ["bare", "async"])
+@pytest.mark.few(2)
 def test_s23_handlers_that_wait_for_a_filter_actor_do_not_keep_it_from_its_worker(first: str, road: str) -> None:
     """Five hundred are ready before it is, and it is on the way already: for one of them, for an outsider, for its mail."""
     bus = bus_of(road, pool=1)

@@ -1295,6 +1295,7 @@ def test_a_file_that_can_be_loaded_no_more_fails_its_test(project: pytest.Pytest
     assert "ConfigError" not in result.stdout.str()
 
 
+@pytest.mark.thorough
 def test_a_file_outside_of_the_working_directory_has_its_whole_path(project: pytest.Pytester, tmp_path: Path) -> None:
     """So that it can be found."""
     folder = tmp_path / "elsewhere"

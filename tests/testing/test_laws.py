@@ -57,7 +57,7 @@ BUILT_IN: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("filter", "options"), BUILT_IN.values(), ids=BUILT_IN)
 @scaled(3, 16)
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_every_built_in_filter_keeps_every_law(filter: Any, options: dict[str, Any], count: int) -> None:
     """They have no privilege: what is asked of yours is asked of them."""
     assert check_filter(filter, **options, examples=count) == NAMES
@@ -153,12 +153,13 @@ async def with_await(message: Message, call_next: Any) -> Any:
     [Serial, Bulkhead, lambda: with_structlog, lambda: with_decimal, lambda: with_await],
     ids=["lock", "memory", "structlog", "decimal", "await"],
 )
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_no_law_complains_of_a_filter_that_is_right(make: Any) -> None:
     """Locks, memories, context variables that are put back, waits: what filters are made of."""
     assert check_filter(make, examples=4) == NAMES
 
 
+@pytest.mark.thorough
 def test_a_filter_inside_that_no_message_comes_to_was_not_tried() -> None:
     """A detour that is never taken is no proof of what stands in it."""
     with pytest.raises(LawBroken, match="no message came to Mutator, so it was not tried"):

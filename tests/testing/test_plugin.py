@@ -230,7 +230,7 @@ def test_a_harness_in_a_with_block_shows_its_story_too(project: Project) -> None
 
 
 @pytest.mark.parametrize("how", ["fixture", "import"])
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_a_failing_test_shows_the_story_of_run_filter(project: Project, how: str) -> None:
     """What the filter was given, and what it gave; also if the function was imported."""
     fixture = "run_filter" if how == "fixture" else ""
@@ -459,6 +459,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
 
 
 @pytest.mark.parametrize("name", FAILURES)
+@pytest.mark.few(3)
 def test_an_error_of_a_handler_is_the_failure_of_its_test(said: dict[str, Said], name: str) -> None:
     """One FAILED and no ERROR; the handler's line is the last of the traceback, and nothing of pipebus stands in it."""
     outcomes, text = said[name]

@@ -41,7 +41,7 @@ def failure(build: Any, **options: Any) -> SimulationFailed:
     ],
     ids=["handler", "async-handler", "filter", "async-scenario"],
 )
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_a_race_in_the_users_code_is_found(build: Any, says: str) -> None:
     """Two threads, or two tasks, between one look and one step: within a hundred seeds."""
     found = failure(build, seeds=100)
@@ -60,7 +60,7 @@ def test_a_race_in_the_users_code_is_found(build: Any, says: str) -> None:
     ],
 )
 @scaled(25, 300)
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_code_without_a_race_passes(build: Any, count: int) -> None:
     """One at a time, by one worker or in a filter actor, is safe in every order."""
     simulate(build, seeds=count)
