@@ -144,7 +144,7 @@ def rows() -> Iterator[Any]:
     for place, end, doing, found in TABLE:
         if place == "nats" and (end not in ON_NATS or doing in ("computes", "pauses", "finally")):
             continue
-        marks = [] if (place, end, doing) in SHORT else [pytest.mark.chaos]
+        marks = [] if (place, end, doing) in SHORT else [pytest.mark.thorough]
         yield pytest.param(place, end, doing, found, id=f"{place}, {end}, {doing}", marks=marks)
 
 
