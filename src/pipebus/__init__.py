@@ -56,7 +56,7 @@ def _files() -> ModuleType:
 
 Bus.files = _files
 
-__version__ = "0.6.0"
+__version__ = "0.6.1"
 
 __all__ = [
     "Actor",
