@@ -1,6 +1,6 @@
 """
 Errors and values whose own methods raise, refuse or lie are given to a bus, wherever it calls what is not its own. After each:
-the figures add up, nothing is in flight, the subscription and its neighbours go on, and `stop` ends in time.
+the figures add up, nothing is in flight, the subscription and its neighbours go on, and `stop` ends in time (guarantee 34).
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ from pipebus import (
     NoResponder,
     Pause,
     PipelineError,
-    Receipt,
     Ref,
     Rejected,
     SubjectError,
@@ -281,7 +280,7 @@ def test_the_handler_is_called_once():
         run = run_handler(lambda message, value=value: calls.append(message) or value, 1)
         assert len(calls) == 1
         assert run.value == value
-    for outcome in (Dropped("no"), Handled(1), Receipt(1)):
+    for outcome in (Dropped("no"), Handled(1)):
         calls.clear()
         run = run_handler(lambda message, value=outcome: calls.append(message) or value, 1)
         assert len(calls) == 1
