@@ -495,6 +495,8 @@ class Lifecycle:
         errors: list[str] = []
         self._stop_filters(self._take_started(), errors)
         bus.timers.stop()
+        asked = self._exit is not None or (survives and not drain)
+        unhandled = self._unhandled(subscriptions) if asked else 0  # before the store is closed: a look would open it again
         bus.transport.stop()
         blocked = bus.loop_thread.stop(max(1.0, self._left(deadline)))
         if blocked is not None:
@@ -508,12 +510,12 @@ class Lifecycle:
         if returned or stuck:
             drained = False
         elif survives and not drain:
-            drained = not self._unhandled(subscriptions)
+            drained = unhandled == 0
         report = StopReport(drained, left, tuple(stuck), tuple(errors))
         if left or stuck or errors:
             bus.ledger.warn("bus.stopped_early", left=left, returned=returned, abandoned=list(report.abandoned), errors=errors)
         bus.ledger.repeats()
-        self._judge_exit(report, subscriptions)
+        self._judge_exit(report, unhandled)
         return report
 
     def _survives(self) -> bool:
@@ -531,10 +533,14 @@ class Lifecycle:
         return any(s.handled and not s.paused and s.mailbox.waiting() > len(back.get(s.name, ())) for s in subscriptions)
 
     @staticmethod
-    def _unhandled(subscriptions: list[Subscription]) -> int:
-        """Messages that handlers have still to do, in memory or in the store."""
-        stats = [s.stats() for s in subscriptions if s.handled]
-        return sum(one["pending"] + one["in_flight"] for one in stats)
+    def _unhandled(subscriptions: list[Subscription]) -> int | None:
+        """Messages that handlers have still to do, in memory or in the store; None: the store cannot say."""
+        try:
+            stats = [s.stats() for s in subscriptions if s.handled]
+        except PipebusError:
+            return None
+        total: int = sum(one["pending"] + one["in_flight"] for one in stats)
+        return total
 
     # --- what stopping breaks off, and how the program ends --------------------------------------------------------------
 
@@ -564,17 +570,15 @@ class Lifecycle:
                 self._exit = error
         self.request_stop(f"{class_name(error)} in {where}")
 
-    def _judge_exit(self, report: StopReport, subscriptions: list[Subscription]) -> None:
+    def _judge_exit(self, report: StopReport, unhandled: int | None) -> None:
         """A program that has left work undone does not end as if all were well."""
         error = self._exit
         if error is None or not is_success(exit_code(error)):
             return
-        with suppress(PipebusError):  # a store that cannot say has been left in the lurch before
-            left = self._unhandled(subscriptions)
-            if not (left or self._lost or report.abandoned):
-                return
-            what = f"{left} message{'' if left == 1 else 's'} left to handle" if left else "a message that was not handled"
-            say(f"{told(error)} was called with {what}; the exit code is 1")
+        if unhandled == 0 and not self._lost and not report.abandoned:
+            return
+        left = f"{unhandled} message{'' if unhandled == 1 else 's'} left to handle" if unhandled else "not all handled"
+        say(f"{told(error)} was called with {left}; the exit code is 1")
         self._exit = SystemExit(1)
 
     @property
