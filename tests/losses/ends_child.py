@@ -119,7 +119,7 @@ async def ahandle(message: Message, delivery: Delivery) -> None:
 
 
 def exits(message: Message) -> NoReturn:
-    sys.exit(3 if message.body is None else message.body)
+    sys.exit(message.body)
 
 
 def exiting(message: Message) -> Message:
@@ -153,9 +153,11 @@ def publish() -> None:
         bus.publish("task", body)
 
 
-def wait() -> None:
-    """All is published; now the handler has to be at work."""
+def wait(code: int | None = None) -> None:
+    """All is published; now the handler has to be at work, and another one exits with this code."""
     assert begun.wait(60), "the handler has not begun"
+    if code is not None:
+        bus.publish("exits", code)
     ready.set()
 
 
@@ -225,7 +227,7 @@ def end() -> None:
                 bus.publish("forbidden")
         case "sys.exit in a handler" | "sys.exit(0) in a handler":
             threading.Thread(
-                target=lambda: (started.wait(60), publish(), wait(), bus.publish("exits", 0 if "(0)" in END else None)),
+                target=lambda: (started.wait(60), publish(), wait(0 if "(0)" in END else 3)),
                 daemon=True,
             ).start()
             bus.run(TIMEOUT)
