@@ -190,7 +190,7 @@ def broken_off(bus: Bus, **options: Any) -> StopReport:
 
 @pytest.mark.parametrize("run", ["pool", "thread", "loop"])
 @pytest.mark.parametrize("end", WRAPS, ids=lambda end: end.__name__)
-def test_a_request_that_a_stop_breaks_off_is_not_its_handlers_failure(
+def test_s35_a_request_that_a_stop_breaks_off_is_not_its_handlers_failure(
     place: Place, run: str, end: Callable[[Exception], None]
 ) -> None:
     """
@@ -524,7 +524,9 @@ ENDS: dict[str, Callable[[Bus], object]] = {
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_a_stop_on_a_store_finishes_what_is_in_flight_and_begins_nothing(store: Place, end: Callable[[Bus], object]) -> None:
+def test_s36_a_stop_on_a_store_finishes_what_is_in_flight_and_begins_nothing(
+    store: Place, end: Callable[[Bus], object]
+) -> None:
     """Whichever way it stops: the handler that runs ends, and may still publish; the rest stays in the store, untouched."""
     slowly, draining = Slowly(), threading.Event()
     bus = store.start(slowly.register)

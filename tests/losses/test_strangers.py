@@ -72,7 +72,7 @@ def handler(way: dict[str, Any], act: Callable[[Message], Any]) -> Callable[[Mes
 class TestHandlers:
     @pytest.mark.parametrize(("bus", "way"), PLACES.values(), ids=PLACES, indirect=["bus"])
     @errors
-    def test_an_error_of_any_kind_is_a_dead_letter_and_the_subscription_goes_on(
+    def test_s34_an_error_of_any_kind_is_a_dead_letter_and_the_subscription_goes_on(
         self, bus: Bus, error: Callable[[], BaseException], way: dict[str, Any]
     ) -> None:
         """A handler raises an error that cannot be printed or changed: that message is dead, the next ones are handled."""

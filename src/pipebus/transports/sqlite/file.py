@@ -20,7 +20,7 @@ from pipebus.locks import Locks, free
 from pipebus.transports.sqlite import boot, schema, transaction
 from pipebus.transports.sqlite.files import WriteLock
 from pipebus.transports.sqlite.options import Options
-from pipebus.transports.sqlite.place import Change, NotKept, Place, clear, identity, stat
+from pipebus.transports.sqlite.place import Change, Place, _NotKept, clear, identity, stat
 from pipebus.transports.sqlite.store import Directory, Store
 from pipebus.transports.sqlite.writer import Task, Writer
 
@@ -234,7 +234,7 @@ class OpenFile:
         With the lock held, after a commit: return only if it is in the file that the path means.
 
         Raises:
-            NotKept: it is not. TransportError: that cannot be told.
+            _NotKept: it is not. TransportError: that cannot be told.
         """
         place = self._place
         if place is None:
@@ -248,7 +248,7 @@ class OpenFile:
             if not self._same:
                 raise TransportError(self._why)
         else:
-            raise NotKept(self._why)
+            raise _NotKept(self._why)
 
     def refresh(self) -> bool:
         """

@@ -47,7 +47,7 @@ START: Final = 128 * 2**10
 table, with the number of the last message, is one page."""
 
 
-class NotKept(TransportError):
+class _NotKept(TransportError):
     """A commit went into a file that is not at the path any more."""
 
 

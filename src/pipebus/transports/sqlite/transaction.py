@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipebus.errors import LifecycleError, TransportError
 from pipebus.message import Receipt
-from pipebus.transports.sqlite.place import NotKept
+from pipebus.transports.sqlite.place import _NotKept
 from pipebus.transports.sqlite.schema import said
 from pipebus.transports.sqlite.store import Claim, Outgoing, Settlement, Store
 
@@ -102,7 +102,7 @@ def transaction(file: OpenFile, claim: Claim, wrote: Callable[[Store], None]) ->
             if connection.in_transaction:
                 with suppress(sqlite3.Error):  # whatever broke the transaction may break this; closing ends it too
                     store.execute("ROLLBACK")
-            if isinstance(error, NotKept):
+            if isinstance(error, _NotKept):
                 raise TransportError(str(error)) from None
             if isinstance(error, sqlite3.OperationalError) and ("disk" in str(error) or "readonly" in str(error)):
                 file.writer.doubt()

@@ -38,7 +38,7 @@ from pipebus.errors import BusClosed, PipebusError, PublishUnknown, TransportErr
 from pipebus.foreign import text_of
 from pipebus.locks import free, interrupted
 from pipebus.transports.sqlite.files import WriteLock
-from pipebus.transports.sqlite.place import NotKept
+from pipebus.transports.sqlite.place import _NotKept
 from pipebus.transports.sqlite.schema import said
 from pipebus.transports.sqlite.store import Outgoing, Settlement, Store
 
@@ -302,7 +302,7 @@ class Writer:
         except _CommitFailed as failure:
             self._owe(batch)
             return self._unknown(batch, failure.error)
-        except NotKept as error:
+        except _NotKept as error:
             self._owe(batch)
             return [job for one in batch for job in self._failed(one, TransportError(str(error)))]
         return []
@@ -360,7 +360,7 @@ class Writer:
             raise
         try:
             self.file.kept()
-        except NotKept:
+        except _NotKept:
             raise
         except TransportError as error:
             raise _CommitFailed(error) from error
