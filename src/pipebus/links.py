@@ -491,7 +491,7 @@ class _Passes:
 
 def _no_stop(error: BaseException, step: Mark) -> BaseException:
     """A coroutine cannot raise StopIteration (PEP 479): Python makes it a RuntimeError, and so do we, in time to sign it."""
-    if not isinstance(error, StopIteration):
+    if not is_a(error, StopIteration):
         return error
     stray = RuntimeError(f"{step.name} raised StopIteration")
     stray.__cause__ = error

@@ -341,7 +341,7 @@ class Replies:
 
     def arrive(self, reply: Message[Any]) -> Receipt:
         answer = self.open.get(reply.subject)
-        if answer is not None and answer.give(reply):
+        if answer is not None and (reply.body is not None or ERROR_HEADER in reply.headers) and answer.give(reply):
             return Receipt(1)
         self.bus.ledger.unrouted(reply)  # too late, or the second
         return Receipt(0)

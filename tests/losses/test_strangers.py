@@ -209,6 +209,22 @@ class TestFilters:
                     bus.publish("a")
 
     @errors
+    def test_on_error_rules_errors_of_any_kind_around_a_coroutine(self, bus: Bus, error: Callable[[], BaseException]) -> None:
+        """The same around a handler on a loop: what is an `Exception` is dropped, anything else is a dead letter."""
+        from pipebus import Pipeline
+
+        async def handle(message: Message) -> None:
+            pass
+
+        bus.subscribe("a", handle, name="one", filters=[Pipeline(self.filters(error)["transform"], on_error="drop")])
+        with bus:
+            bus.publish("a")
+            bus.drain(10.0)
+            add_up(bus)
+            dropped = issubclass(type(error()), Exception)
+            assert (sum(counts(bus, "one")["dropped"].values()), counts(bus, "one")["dead"]) == (int(dropped), int(not dropped))
+
+    @errors
     def test_a_filter_actor_that_raises_any_error_answers_the_next_question(
         self, bus: Bus, error: Callable[[], BaseException]
     ) -> None:
