@@ -396,7 +396,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
 @every_chain
 @pytest.mark.few(8)
 def test_an_address_that_is_no_subject_harms_nobody(kind: str, colour: str, chain: str) -> None:
-    """A copy that was made past the checks is refused when it is sent, or harmless; the next message is handled and answered."""
+    """A copy made past the checks is refused when it is sent, or harmless; the next message is handled and answered."""
     bus = Bus()
     FILTERS[chain](bus)
     bus.subscribe("ask", answering(colour, lambda message: "answer"), name="handler")
