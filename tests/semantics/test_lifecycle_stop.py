@@ -30,6 +30,7 @@ from flow_helpers import (
     fine,
     publish,
     running,
+    wait_until,
 )
 from pipebus import (
     AlreadySettled,
@@ -451,11 +452,12 @@ def test_s25_the_report_counts_what_is_left_by_subscription() -> None:
         paused = bus.subscribe("s", fine, name="paused")
         paused.pause()
         bus.subscribe("s", name="unread")
-        bus.subscribe("s", fine, name="done")
+        done = bus.subscribe("s", fine, name="done")
         bus.publish("s", 1)
         bus.publish("s", 2)
         bus.subscribe("later", fine, name="delayed")
         bus.publish("later", delay=LONG)
+        wait_until(lambda: done.stats()["acknowledged"] == 2, "both are handled")
 
         report = bus.stop(timeout=WAIT, drain=False)
 
