@@ -95,6 +95,7 @@ class Locks:
         for others in self._others:
             others.check()
         if self._lent:
-            for lock in list(self._lent.values()):
-                if lock._is_owned():
+            for reference in self._lent.valuerefs():  # a list: others lend and let go meanwhile
+                lock = reference()
+                if lock is not None and lock._is_owned():
                     raise interrupted()

@@ -125,7 +125,10 @@ class Starts:
         Before a wait: what is on a ready list is looked at. Whoever put it there does that too, but may be the code that we
         have interrupted.
         """
-        for runner in list(self._runners.values()):
+        for reference in self._runners.valuerefs():  # a list: others come and go meanwhile
+            runner = reference()
+            if runner is None:
+                continue
             runner.help()
 
     def retry(self) -> None:
