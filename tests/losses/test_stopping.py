@@ -190,6 +190,7 @@ def broken_off(bus: Bus, **options: Any) -> StopReport:
 
 @pytest.mark.parametrize("run", ["pool", "thread", "loop"])
 @pytest.mark.parametrize("end", WRAPS, ids=lambda end: end.__name__)
+@pytest.mark.few(6)
 def test_s35_a_request_that_a_stop_breaks_off_is_not_its_handlers_failure(
     place: Place, run: str, end: Callable[[Exception], None]
 ) -> None:
@@ -213,6 +214,7 @@ def test_s35_a_request_that_a_stop_breaks_off_is_not_its_handlers_failure(
 @pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
 @pytest.mark.parametrize("run", ["pool", "loop"])
 @pytest.mark.parametrize("drain", [None, False], ids=["stop", "without-draining"])
+@pytest.mark.few(6)
 def test_no_filter_takes_the_end_of_the_bus_for_a_failure(
     place: Place, filters: Callable[[], list[Any]], run: str, drain: bool | None
 ) -> None:
@@ -524,6 +526,7 @@ ENDS: dict[str, Callable[[Bus], object]] = {
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+@pytest.mark.few(4)
 def test_s36_a_stop_on_a_store_finishes_what_is_in_flight_and_begins_nothing(
     store: Place, end: Callable[[Bus], object]
 ) -> None:
