@@ -69,6 +69,11 @@ class WriteLock:
         if file is not None:
             os.close(file)
 
+    @property
+    def mine(self) -> bool:
+        """This thread holds it."""
+        return self._holder == threading.get_ident()
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """
@@ -76,7 +81,7 @@ class WriteLock:
             TransportError: others had it for all the time that may be waited. LifecycleError: this thread has it, and was
                 interrupted by the code that asks for it.
         """
-        if self._holder == threading.get_ident():
+        if self.mine:
             raise interrupted()
         if not self._turn.acquire(timeout=self.wait):
             raise self._late("this process: does a handler keep its transaction open?")
