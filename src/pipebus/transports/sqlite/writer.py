@@ -137,7 +137,7 @@ class Writer:
         ring = False
         with free(self._lock):
             self._check_open()
-            # Who leads, or looks whether the file is still the same, cannot go on before we have ended; and we would wait for it.
+            # Who leads, or looks whether the file is still the same, cannot go on before we have ended, and we would wait.
             if (self._leading and self._leader == job.thread) or self.files.mine:
                 raise interrupted()
             self._line.append(job)
