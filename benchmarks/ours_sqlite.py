@@ -43,7 +43,7 @@ def fill(bus: Any, size: int, most: int = 50_000) -> None:
     Args:
         most: In one transaction.
     """
-    from pipebus.message import Message
+    from pipebus.message.message import Message
     from pipebus.transports.sqlite.store import Outgoing
 
     encode = bus.codec.encode

@@ -41,7 +41,7 @@ def report(workload: str, size: int) -> str:
     from nats.protocol.parser import Parser
 
     from pipebus import Bus
-    from pipebus.codec import JsonCodec
+    from pipebus.message.codec import JsonCodec
     from pipebus.transports.nats import transport, wire
     from pipebus.transports.nats.link import Link
     from pipebus.transports.nats.publisher import Publisher

@@ -28,7 +28,7 @@ TRANSACTION: Final = "begin, commit, tell who has something to claim"
 
 def report(workload: str, size: int) -> str:
     """Microseconds of each step for one message, and how often it happens for one."""
-    from pipebus.codec import JsonCodec
+    from pipebus.message.codec import JsonCodec
     from pipebus.transports.sqlite import SqliteTransport
     from pipebus.transports.sqlite.keeper import Keeper
     from pipebus.transports.sqlite.store import Store

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
 from pipebus import Bus, CodecError, Message, PipebusError, Ref, Subject, UnsupportedCapability
-from pipebus.codec import JsonCodec
+from pipebus.message.codec import JsonCodec
 from scale_helpers import examples
 from values_helpers import CALM
 

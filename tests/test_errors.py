@@ -49,7 +49,7 @@ from pipebus import (
     UnsupportedCapability,
     errors,
 )
-from pipebus.codec import JsonCodec
+from pipebus.message.codec import JsonCodec
 from pipebus.transports.base import Capabilities, Transport
 
 # --- the tree ------------------------------------------------------------------------------------------------------------

@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from pipebus import Bus, Message, Pipeline, PipelineError, Receipt, Rejected, branch, when
-from pipebus.codec import JsonCodec
-from pipebus.expressions import DEEPEST, FIELDS, LONGEST, Condition, Expression, plain
 from pipebus.filters import Enrich, Log, SetHeaders
+from pipebus.message.codec import JsonCodec
 from pipebus.testing import run_filter
+from pipebus.values.expressions import DEEPEST, FIELDS, LONGEST, Condition, Expression, plain
 from values_helpers import CALM, environment
 
 
@@ -266,7 +266,7 @@ def test_a_literal_that_is_no_json_is_refused() -> None:
 def test_jmespath_is_an_extra() -> None:
     """Without it, what is said is what to install."""
     code = (
-        "import sys\nsys.modules['jmespath'] = None\nfrom pipebus.expressions import Expression\n"
+        "import sys\nsys.modules['jmespath'] = None\nfrom pipebus.values.expressions import Expression\n"
         "from pipebus import PipelineError\ntry:\n    Expression('body')\nexcept PipelineError as error:\n    print(error)"
     )
     done = subprocess.run(
@@ -619,7 +619,7 @@ def limited(code: str) -> str:
         resource.setrlimit(resource.RLIMIT_CPU, (6, 6))
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 
-    head = "from pipebus import Message, PipebusError\nfrom pipebus.expressions import Expression\n"
+    head = "from pipebus import Message, PipebusError\nfrom pipebus.values.expressions import Expression\n"
     done = subprocess.run(
         [sys.executable, "-c", head + code],
         capture_output=True,

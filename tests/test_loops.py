@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipebus.clock import SYSTEM
-from pipebus.loops import LoopRunner, LoopThread
+from pipebus.running.loops import LoopRunner, LoopThread
 
 
 class Resting:

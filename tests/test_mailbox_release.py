@@ -9,9 +9,9 @@ import pytest
 
 from pipebus import Message
 from pipebus.clock import SYSTEM
-from pipebus.mailbox import Mailbox, Parcel, Rules, Traffic
-from pipebus.mailbox_shared import SharedMailbox
-from pipebus.mailbox_solo import SoloMailbox
+from pipebus.mailbox.mailbox import Mailbox, Parcel, Rules, Traffic
+from pipebus.mailbox.shared import SharedMailbox
+from pipebus.mailbox.solo import SoloMailbox
 
 
 class Watched(Traffic):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pipebus.records import BadInput, BadRecord, CsvRecords, JsonRecords, open_records
+from pipebus.inputs.records import BadInput, BadRecord, CsvRecords, JsonRecords, open_records
 
 JSON_WANTED = "give a file of JSON Lines: one JSON value on each line"
 CSV_WANTED = "give a CSV file whose first line names the columns"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipebus.clock import SYSTEM
-from pipebus.runners import Pool, Worker
+from pipebus.running.runners import Pool, Worker
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipebus import PipelineError, settings
+from pipebus import PipelineError
 from pipebus.filters import Expire
+from pipebus.values import quantities
 from values_helpers import CALM
 
 # --- seconds -------------------------------------------------------------------------------------------------------------
@@ -39,7 +40,7 @@ from values_helpers import CALM
 )
 def test_durations(written: Any, seconds: float) -> None:
     """A number is seconds; text has a unit. The result is a float."""
-    found = settings.seconds(written, "Expire.ttl")
+    found = quantities.seconds(written, "Expire.ttl")
     assert found == pytest.approx(seconds)
     assert type(found) is float
 
@@ -86,11 +87,11 @@ UNITS = "there are us, ms, s, m, h, d"
 def test_bad_durations_are_refused_word_by_word(written: Any, says: str) -> None:
     """The error names the setting, what was written and what is wanted."""
     with pytest.raises(PipelineError) as refused:
-        settings.seconds(written, "Expire.ttl")
+        quantities.seconds(written, "Expire.ttl")
     assert str(refused.value) == f"Expire.ttl={written!r}: {says}"
 
 
-@pytest.mark.parametrize("read", [settings.seconds, settings.size])
+@pytest.mark.parametrize("read", [quantities.seconds, quantities.size])
 def test_a_number_beyond_all_bounds_is_refused(read: Any) -> None:
     """Not with an error of Python's own, and not with four hundred digits."""
     with pytest.raises(PipelineError, match=r"^Filter\.setting") as refused:
@@ -100,13 +101,13 @@ def test_a_number_beyond_all_bounds_is_refused(read: Any) -> None:
 
 def test_bounds_of_durations() -> None:
     """`least` is allowed itself, `above` is not; the error says which bound it was."""
-    assert settings.seconds(2, "X.y", least=2.0) == 2.0
-    assert settings.seconds("3s", "X.y", above=2.0) == 3.0
+    assert quantities.seconds(2, "X.y", least=2.0) == 2.0
+    assert quantities.seconds("3s", "X.y", above=2.0) == 3.0
     with pytest.raises(PipelineError) as low:
-        settings.seconds("1s", "X.y", least=2.0)
+        quantities.seconds("1s", "X.y", least=2.0)
     assert str(low.value) == "X.y='1s': it is at least 2 seconds, and finite"
     with pytest.raises(PipelineError) as equal:
-        settings.seconds(2, "X.y", above=2.0)
+        quantities.seconds(2, "X.y", above=2.0)
     assert str(equal.value) == "X.y=2: it is greater than 2 seconds, and finite"
 
 
@@ -135,7 +136,7 @@ def test_bounds_of_durations() -> None:
 )
 def test_sizes(written: Any, size: int) -> None:
     """A whole number is bytes; text has a unit, decimal or binary. The result is an exact int."""
-    found = settings.size(written, "Bus.max_message_bytes")
+    found = quantities.size(written, "Bus.max_message_bytes")
     assert found == size
     assert type(found) is int
 
@@ -169,15 +170,15 @@ SIZE_UNITS = "there are B, kB, MB, GB, KiB, MiB, GiB"
 def test_bad_sizes_are_refused_word_by_word(written: Any, says: str) -> None:
     """The error names the setting, what was written and what is wanted."""
     with pytest.raises(PipelineError) as refused:
-        settings.size(written, "Bus.max_message_bytes")
+        quantities.size(written, "Bus.max_message_bytes")
     assert str(refused.value) == f"Bus.max_message_bytes={written!r}: {says}"
 
 
 def test_least_size() -> None:
     """A bound of one's own."""
-    assert settings.size(10, "X.y", least=10) == 10
+    assert quantities.size(10, "X.y", least=10) == 10
     with pytest.raises(PipelineError) as small:
-        settings.size("9B", "X.y", least=10)
+        quantities.size("9B", "X.y", least=10)
     assert str(small.value) == "X.y='9B': it is a whole number of bytes, at least 10"
 
 
@@ -192,7 +193,7 @@ def test_least_size() -> None:
 )
 def test_whatever_is_written_is_read_or_refused(written: Any) -> None:
     """There is no third way out: no other exception, no negative and no endless value."""
-    for read in (settings.seconds, settings.size):
+    for read in (quantities.seconds, quantities.size):
         try:
             found = read(written, "X.y")
         except PipelineError:

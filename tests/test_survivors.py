@@ -29,8 +29,8 @@ from pipebus import (
 from pipebus.clock import SYSTEM
 from pipebus.events import Starved
 from pipebus.filters import Reroute, Timeout
-from pipebus.runners import Pool
-from pipebus.subject import Pattern, PatternTree
+from pipebus.message.subject import Pattern, PatternTree
+from pipebus.running.runners import Pool
 from pipebus.testing import FakeClock
 from pipebus.transports.opening import TRANSPORTS
 

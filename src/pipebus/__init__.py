@@ -4,8 +4,12 @@ pipebus: a message bus in which every message passes an ordered chain of filters
 
 from types import ModuleType
 
-from pipebus.actor import Actor
-from pipebus.bus import Bus
+from pipebus.bus.bus import Bus
+from pipebus.bus.handlers import Handlers
+from pipebus.bus.lifecycle import StopReport
+from pipebus.bus.typing import Publisher, Receiver
+from pipebus.delivery.actor import Actor
+from pipebus.delivery.subscription import Delivery, Subscription
 from pipebus.errors import (
     AlreadySettled,
     AttemptsExhausted,
@@ -37,15 +41,12 @@ from pipebus.errors import (
     TransportError,
     UnsupportedCapability,
 )
-from pipebus.handlers import Handlers
-from pipebus.lifecycle import StopReport
-from pipebus.links import Call, Pause
-from pipebus.message import Dropped, Handled, Message, Outcome, Receipt
-from pipebus.pipeline import Around, Filter, Pipeline, Transform, around, branch, transform, when
-from pipebus.schedule import Schedule
-from pipebus.signatures import Publisher, Receiver
-from pipebus.subject import Ref, Subject
-from pipebus.subscription import Delivery, Subscription
+from pipebus.message.message import Dropped, Handled, Message, Outcome, Receipt
+from pipebus.message.subject import Ref, Subject
+from pipebus.pipeline.forks import branch, when
+from pipebus.pipeline.pipeline import Pipeline
+from pipebus.pipeline.shapes import Around, Call, Filter, Pause, Transform, around, transform
+from pipebus.publishing.schedule import Schedule
 
 
 def _files() -> ModuleType:

@@ -36,7 +36,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pipebus.foreign import is_a, plain_text, said, shown, text_of
+from pipebus.foreign.objects import is_a, plain_text, said, shown, text_of
 
 
 class PipebusError(Exception):

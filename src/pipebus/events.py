@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from pipebus.message import Message, Receipt
+from pipebus.message.message import Message, Receipt
 
 
 class Event(msgspec.Struct, frozen=True):

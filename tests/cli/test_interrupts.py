@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from pipebus.cli.interrupts import Interrupted, Interrupts
-from pipebus.records import JsonRecords
+from pipebus.inputs.records import JsonRecords
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM]
 

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from flow_helpers import assert_conserved
-from pipebus import Bus, BusClosed, Delivery, Dropped, MailboxFull, Message, ReceiveTimeout, StopReport, Subscription, runners
-from pipebus.runners import Pool
+from pipebus import Bus, BusClosed, Delivery, Dropped, MailboxFull, Message, ReceiveTimeout, StopReport, Subscription
+from pipebus.running import runners
+from pipebus.running.runners import Pool
 from pipebus.testing.scheduler import Simulation
 
 

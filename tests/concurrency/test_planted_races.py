@@ -13,15 +13,15 @@ import pytest
 import scenarios as s
 from planting import plant
 
-from pipebus.inbox import Inbox
-from pipebus.loops import Crew, LoopRunner, LoopWorker
-from pipebus.mailbox import Mailbox
-from pipebus.mailbox_asked import AskedMailbox
-from pipebus.mailbox_shared import SharedMailbox
-from pipebus.mailbox_solo import SoloMailbox
-from pipebus.runners import Pool, Worker
+from pipebus.mailbox.asked import AskedMailbox
+from pipebus.mailbox.inbox import Inbox
+from pipebus.mailbox.mailbox import Mailbox
+from pipebus.mailbox.shared import SharedMailbox
+from pipebus.mailbox.solo import SoloMailbox
+from pipebus.running.loops import Crew, LoopRunner, LoopWorker
+from pipebus.running.runners import Pool, Worker
 from pipebus.testing.explore import Scenario, explore, find, race
-from pipebus.waiting import Gates, Loop, Once
+from pipebus.waiting.once import Gates, Loop, Once
 
 WITHIN = 1000
 """Seeds within which a planted race must be found; most are by the first hundred."""

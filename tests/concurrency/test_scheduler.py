@@ -13,7 +13,7 @@ import pytest
 import scenarios
 from planting import plant
 
-from pipebus.mailbox_solo import SoloMailbox
+from pipebus.mailbox.solo import SoloMailbox
 from pipebus.testing.explore import SimulationFailed, explore, find, run, tell
 from pipebus.testing.scheduler import Simulation
 from pipebus.testing.turns import Given

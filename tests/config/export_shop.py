@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from pipebus import Actor, Around, Dropped, Message, Rejected, Transform, around, settings, transform
+from pipebus import Actor, Around, Dropped, Message, Rejected, Transform, around, transform
 from pipebus.filters import Log
-from pipebus.settings import Bytes, Seconds, Type
+from pipebus.values import quantities
+from pipebus.values.quantities import Bytes, Seconds, Type
 
 
 @dataclass
@@ -147,8 +148,8 @@ class Paint(Transform):
     _secret: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.wait = settings.seconds(self.wait, "Paint.wait")
-        self.room = settings.size(self.room, "Paint.room")
+        self.wait = quantities.seconds(self.wait, "Paint.wait")
+        self.room = quantities.size(self.room, "Paint.room")
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         return message.with_headers(painted=f"{message.headers.get('painted', '')}{self.colour.value}")

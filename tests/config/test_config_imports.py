@@ -600,7 +600,7 @@ def test_the_home_of_things() -> None:
 
     assert home_of(shutil.rmtree) == "shutil"
     assert home_of(functools.partial(functools.partial(os.system), "x")) == "posix"
-    assert home_of(Message) == home_of(Message("a")) == "pipebus.message"
+    assert home_of(Message) == home_of(Message("a")) == "pipebus.message.message"
     assert home_of([].append) == "builtins"
     assert home_of(os) == "os"
 

@@ -37,11 +37,11 @@ from pipebus import (
     transform,
     when,
 )
-from pipebus.expressions import Condition, Expression
 from pipebus.filters import Dedupe, Drop, Enrich, Expire, Fields, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
-from pipebus.pipeline import steps
+from pipebus.pipeline.routes import steps
 from pipebus.testing import Harness
 from pipebus.transports.memory import MemoryTransport
+from pipebus.values.expressions import Condition, Expression
 from scale_helpers import examples
 from values_helpers import CALM
 

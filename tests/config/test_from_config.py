@@ -27,7 +27,7 @@ from pipebus import (
     when,
 )
 from pipebus.filters import Dedupe, Log, Retry
-from pipebus.pipeline import steps
+from pipebus.pipeline.routes import steps
 from pipebus.testing import Harness, InjectedError
 
 

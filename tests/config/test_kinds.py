@@ -27,7 +27,6 @@ from pipebus.config.annotations import kind_of
 from pipebus.config.imports import Imports
 from pipebus.config.kinds import Kind, Loading
 from pipebus.config.problems import Bad, Unexportable
-from pipebus.expressions import Condition, Expression
 from pipebus.filters import (
     Dedupe,
     Drop,
@@ -43,7 +42,8 @@ from pipebus.filters import (
     Timeout,
     Validate,
 )
-from pipebus.settings import Bytes, Seconds
+from pipebus.values.expressions import Condition, Expression
+from pipebus.values.quantities import Bytes, Seconds
 from values_helpers import CALM, named
 
 NAME = __name__

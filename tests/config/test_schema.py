@@ -531,7 +531,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from pydantic import BaseModel
 from pipebus import Transform
-from pipebus.settings import Seconds
+from pipebus.values.quantities import Seconds
 
 class Node(BaseModel):
     name: str

@@ -15,9 +15,9 @@ from pipebus.demo import RAW, Alerts, Demo
 from pipebus.demo.flights import Band, Departure, Flight, departure_of, to_departure
 from pipebus.demo.records import COLUMNS, PACKAGED_DAY, Records
 from pipebus.errors import RequestFailed
-from pipebus.message import Message
-from pipebus.pipeline import transform
-from pipebus.records import BadInput, Row
+from pipebus.inputs.records import BadInput, Row
+from pipebus.message.message import Message
+from pipebus.pipeline.shapes import transform
 
 
 def row(**changes: object) -> Row:

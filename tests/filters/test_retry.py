@@ -31,14 +31,14 @@ from pipebus import (
     SubjectError,
     UnsupportedCapability,
     around,
-    links,
     transform,
     when,
 )
 from pipebus.clock import SystemClock
 from pipebus.errors import CodecError, ContractError
 from pipebus.filters import Retry, Tap, Validate
-from pipebus.pipeline import Context
+from pipebus.pipeline import state as chain_state
+from pipebus.pipeline.shapes import Context
 from pipebus.testing import Harness, captured_logs, run_filter, run_handler
 
 
@@ -515,7 +515,7 @@ def test_notes_of_the_past_do_not_grow(harness: Harness, copies: tuple[Bus, list
     bus.publish("start")
     for _ in range(10):
         made[0].run(bus.publish, "other")
-    assert made[0][links.accepted] == [Receipt(0)]
+    assert made[0][chain_state.accepted] == [Receipt(0)]
 
 
 def test_what_is_accepted_during_the_wait_is_not_sent_again(harness: Harness) -> None:

@@ -361,7 +361,7 @@ def test_s07_patterns_are_decided_when_a_route_is_compiled():
     asked = []
 
     def profile(frame, event, argument):
-        if event == "call" and frame.f_globals.get("__name__") == "pipebus.subject":
+        if event == "call" and frame.f_globals.get("__name__") == "pipebus.message.subject":
             asked.append(frame.f_code.co_name)
 
     bus = Bus()

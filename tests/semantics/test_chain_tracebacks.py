@@ -298,7 +298,7 @@ def test_s16_at_most_two_frames_of_ours_stand_between_the_runner_and_a_handler(m
         bus.publish("x", {"a": 1})
         bus.drain(timeout=10)
 
-    assert len(between(seen[0], "pipebus.runners")) <= 2
+    assert len(between(seen[0], "pipebus.running.runners")) <= 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -309,7 +309,7 @@ def test_s16_at_most_two_frames_of_ours_stand_between_publish_and_the_mailbox(wo
 
     def profile(frame, event, argument):
         if event == "c_call" and argument.__name__ == "append" and isinstance(argument.__self__, deque):
-            stacks.append([module for module in stack(frame) if not module.startswith("pipebus.mailbox")])
+            stacks.append([module for module in stack(frame) if not module.startswith("pipebus.mailbox.")])
 
     bus = Bus()
     found = [bus.subscribe("x", lambda message: None, workers=workers) for _ in range(subscriptions)]
@@ -327,5 +327,5 @@ def test_s16_at_most_two_frames_of_ours_stand_between_publish_and_the_mailbox(wo
             subscription.resume()
 
     assert len(stacks) == subscriptions
-    assert all(modules[-1] == "pipebus.bus" for modules in stacks)
+    assert all(modules[-1] == "pipebus.bus.bus" for modules in stacks)
     assert all(len(modules[:-1]) <= 2 for modules in stacks)

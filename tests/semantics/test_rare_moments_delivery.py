@@ -40,7 +40,7 @@ from pipebus import (
     transform,
 )
 from pipebus.events import Acknowledged, Died, Discarded, Taken
-from pipebus.runners import Worker
+from pipebus.running.runners import Worker
 from pipebus.testing import Harness
 
 LOOP = Way("loop", colour="async")

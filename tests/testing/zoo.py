@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipebus import Around, Dropped, Message, Pause, Receipt, Transform, around, transform
-from pipebus.pipeline import Context, Steps
-from pipebus.settings import Seconds
+from pipebus.pipeline.shapes import Context, Steps
+from pipebus.values.quantities import Seconds
 
 
 class Animal(NamedTuple):

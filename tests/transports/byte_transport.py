@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from pipebus import BusClosed, Message, MessageTooLarge, Receipt
-from pipebus.codec import JsonCodec
+from pipebus.message.codec import JsonCodec
 from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport
 
 LATER = 0.01  # seconds until a message that found no room is offered again; sooner if its subscription settles one

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipebus import Bus, BusClosed, Message, MessageTooLarge, Receipt
-from pipebus.codec import JsonCodec
+from pipebus.message.codec import JsonCodec
 from pipebus.testing.contract import UrlStage
 from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport
 

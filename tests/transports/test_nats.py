@@ -18,6 +18,7 @@ pytest.importorskip("nats")
 from nats_server import NatsServer, NatsStage, with_client
 
 from pipebus import Bus, Message, Pipeline, transform
+from pipebus.delivery.subscription import Delivery
 from pipebus.errors import (
     DeadLetterError,
     LifecycleError,
@@ -26,7 +27,6 @@ from pipebus.errors import (
     TransportError,
     UnsupportedCapability,
 )
-from pipebus.subscription import Delivery
 from pipebus.testing.contract.tools import Seen, figures, running, until
 from pipebus.transports.nats import publisher, wire
 

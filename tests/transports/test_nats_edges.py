@@ -20,9 +20,9 @@ from nats_server import NatsServer, NatsStage, Proxy, _cut, with_client
 
 from pipebus import Bus, Message, events
 from pipebus.cli import main
+from pipebus.delivery.subscription import Delivery
 from pipebus.errors import DeadLetterError, MessageTooLarge, TransportError, UnsupportedCapability
 from pipebus.filters import Redeliver
-from pipebus.subscription import Delivery
 from pipebus.testing.contract.tools import Seen, figures, never, running, until
 from pipebus.transports.nats import health, link
 from pipebus.transports.nats.letters import StoredLetters

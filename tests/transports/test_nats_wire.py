@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipebus import Message
-from pipebus.codec import JsonCodec
 from pipebus.errors import CodecError
-from pipebus.message import check_headers
+from pipebus.message.codec import JsonCodec
+from pipebus.message.message import check_headers
 from pipebus.testing import strategies
 from pipebus.transports.nats import wire
 from scale_helpers import examples

@@ -29,7 +29,7 @@ from pipebus.cli.targets import (
 from pipebus.errors import DeadLetterError, reason_of
 
 if TYPE_CHECKING:
-    from pipebus.bus import Bus
+    from pipebus.bus.bus import Bus
 
 Delivery = tuple[str, str]
 """A message's id, and a subscription's name."""
@@ -238,7 +238,7 @@ class Replay:
         self.interrupts = Interrupts(self.bus.lifecycle.hurry)
 
     def run(self) -> int:
-        from pipebus.dead_letters import PUBLISH
+        from pipebus.outcomes.dead_letters import PUBLISH
 
         if self.bus.transport.dead_letters is not None:
             raise CommandError(
@@ -307,8 +307,8 @@ class Replay:
 
     def _give_back(self, one: Letter) -> None:
         """To the subscription that failed, and to no other; what died in a publish chain is published anew."""
-        from pipebus.codec import JsonCodec
-        from pipebus.dead_letters import PUBLISH
+        from pipebus.message.codec import JsonCodec
+        from pipebus.outcomes.dead_letters import PUBLISH
 
         if "error" in one["wire"]:
             raise DeadLetterError(f"its message could not be kept: {one['wire']['error']}")

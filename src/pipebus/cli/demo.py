@@ -16,7 +16,7 @@ from pipebus.cli.show import has_rich, progress
 if TYPE_CHECKING:
     from pipebus.demo import Carrier, Demo
     from pipebus.demo.records import Records
-    from pipebus.records import Row
+    from pipebus.inputs.records import Row
 
 SUMMARY = "run real departures through a chain of filters and show how late each carrier was"
 EXAMPLE = """\
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from pipebus.demo import Demo
     from pipebus.demo.records import PACKAGED_DAY, Records
     from pipebus.errors import RequestFailed
-    from pipebus.records import BadInput
+    from pipebus.inputs.records import BadInput
 
     # Log writes a line for each message, a warning for each that is refused. Who has not asked for them gets the sums.
     log_to_stderr(logging.INFO if args.log else logging.ERROR)

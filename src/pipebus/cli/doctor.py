@@ -84,7 +84,7 @@ def _installation() -> Iterator[Finding]:
 
 
 def _url(url: str) -> Iterator[Finding]:
-    from pipebus.bus import Bus
+    from pipebus.bus.bus import Bus
     from pipebus.errors import PipebusError
 
     try:

@@ -37,7 +37,7 @@ def json_value(text: str | None, what: str) -> Any:
     Raises:
         CommandError: it is no JSON.
     """
-    from pipebus.records import strict_json
+    from pipebus.inputs.records import strict_json
 
     if text is None:
         return None
@@ -56,7 +56,7 @@ def checked_subject(subject: str) -> None:
         CommandError: it is none.
     """
     from pipebus.errors import SubjectError
-    from pipebus.subject import check_subject
+    from pipebus.message.subject import check_subject
 
     try:
         check_subject(subject)
@@ -70,7 +70,7 @@ def checked_message(subject: str, body: Any, **options: Any) -> Any:
         CommandError: there can be no such message.
     """
     from pipebus.errors import PipebusError
-    from pipebus.message import Message
+    from pipebus.message.message import Message
 
     try:
         return Message(subject, body, **options)

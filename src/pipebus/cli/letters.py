@@ -12,15 +12,15 @@ from pipebus.cli.messages import body_told
 from pipebus.cli.show import as_json
 
 if TYPE_CHECKING:
-    from pipebus.dead_letters import DeadLetter
+    from pipebus.outcomes.dead_letters import DeadLetter
 
 Letter = dict[str, Any]
 
 
 def told(letter: "DeadLetter") -> Letter:
     """A letter, JSON-safe: what a person wants to see, and under "wire" the message as it would travel."""
-    from pipebus.codec import JsonCodec
     from pipebus.errors import PipebusError
+    from pipebus.message.codec import JsonCodec
 
     try:
         wire = json.loads(JsonCodec().encode(letter.message))

@@ -10,7 +10,7 @@ from pipebus.cli import CommandError
 from pipebus.cli.show import as_json
 
 if TYPE_CHECKING:
-    from pipebus.bus import Bus
+    from pipebus.bus.bus import Bus
     from pipebus.transports.sqlite.tail import Follower
     from pipebus.transports.sqlite.transport import SqliteTransport
 
@@ -51,7 +51,7 @@ class Lines:
 def tailing(bus: "Bus", pattern: str | None, lines: Lines, count: int | None = None) -> Iterator[None]:
     """Print what a pattern's subscribers get; after `count` of them, ask the bus to stop."""
     from pipebus.errors import SubjectError
-    from pipebus.message import Message
+    from pipebus.message.message import Message
 
     printed = 0
 
@@ -77,7 +77,7 @@ def kept_told(
 ) -> Iterator[dict[str, Any]]:
     """The messages of a file, as JSON Lines have them; the answers to requests only for a pattern that names them."""
     from pipebus.errors import CodecError
-    from pipebus.replies import PREFIX
+    from pipebus.publishing.replies import PREFIX
 
     for kept in follower.read(pattern, pause):
         if kept.subject.startswith(PREFIX) and not pattern.startswith(PREFIX):
@@ -124,7 +124,7 @@ def checked_pattern(pattern: str) -> None:
         CommandError: it is none.
     """
     from pipebus.errors import SubjectError
-    from pipebus.subject import Pattern
+    from pipebus.message.subject import Pattern
 
     try:
         Pattern(pattern)
@@ -149,7 +149,7 @@ def message_told(message: Any) -> dict[str, Any]:
 
 def body_told(message: Any) -> dict[str, Any]:
     """The body, or why there is none to be seen."""
-    from pipebus.expressions import plain
+    from pipebus.values.expressions import plain
 
     try:
         return {"body": plain(message.body)}

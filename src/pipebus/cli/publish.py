@@ -25,7 +25,7 @@ from pipebus.cli.targets import (
 )
 
 if TYPE_CHECKING:
-    from pipebus.bus import Bus
+    from pipebus.bus.bus import Bus
     from pipebus.transports.sqlite.transport import SqliteTransport
 
 SUMMARY = "publish one message, and say what became of it"
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _only_publish(bus: "Bus") -> None:
     """What the bus subscribes to is known to the transport, and left to whoever runs it; its schedules are, too."""
-    from pipebus.arrival import patterns_of
+    from pipebus.publishing.arrival import patterns_of
 
     found = [(one.name, patterns_of(one), one.plan.deliver) for one in bus.subscriptions if one.durable]
     leave_alone(bus)

@@ -29,9 +29,9 @@ from pipebus.cli.targets import (
 from pipebus.errors import HeaderError, MessageError, Rejected, SubjectError, reason_of
 
 if TYPE_CHECKING:
-    from pipebus.bus import Bus
-    from pipebus.lifecycle import StopReport
-    from pipebus.records import CsvRecords, JsonRecords
+    from pipebus.bus.bus import Bus
+    from pipebus.bus.lifecycle import StopReport
+    from pipebus.inputs.records import CsvRecords, JsonRecords
 
 SUMMARY = "run a bus: on the records of a file, or until it is stopped"
 EXAMPLE = """\
@@ -123,7 +123,7 @@ class Run:
 
     def run(self) -> int:
         from pipebus.cli.letters import Letters, told
-        from pipebus.records import BadInput
+        from pipebus.inputs.records import BadInput
 
         args = self.args
         if self.shared and args.dead is not None:
@@ -180,7 +180,7 @@ class Run:
             self.left = self.bus.lifecycle.run(self.args.timeout, lambda: print(told, file=sys.stderr))
 
     def _records(self) -> None:
-        from pipebus.records import CsvRecords, open_records
+        from pipebus.inputs.records import CsvRecords, open_records
 
         with self.interrupts, ExitStack() as stack:
             records = self.records = open_records(self.args.input, self.args.format, self.interrupts.wait)
@@ -221,7 +221,7 @@ class Run:
                 show(records.progress, f"{stats['accepted']:,} accepted, {refused:,} not")
 
     def _publish(self, record: Any) -> None:
-        from pipebus.records import BadRecord
+        from pipebus.inputs.records import BadRecord
 
         try:
             if isinstance(record, BadRecord):
@@ -251,7 +251,7 @@ class Run:
 
     def _message(self, record: Any) -> tuple[str, Any, dict[str, Any]]:
         """(subject, body, options)"""
-        from pipebus.records import BadRecord
+        from pipebus.inputs.records import BadRecord
 
         if self.args.subject is not None:
             return self.args.subject, record, {}

@@ -6,9 +6,9 @@ from pipebus.cli.messages import TAIL
 from pipebus.cli.show import printable, styled, table
 
 if TYPE_CHECKING:
-    from pipebus.bus import Bus
+    from pipebus.bus.bus import Bus
+    from pipebus.bus.lifecycle import StopReport
     from pipebus.cli.run import Run
-    from pipebus.lifecycle import StopReport
 
 SHOWN = 5
 """Most lines of a list; how many more there are is told."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipebus.cli import CommandError, CommandFailed
 
 if TYPE_CHECKING:
-    from pipebus.bus import Bus
+    from pipebus.bus.bus import Bus
     from pipebus.transports.sqlite.transport import SqliteTransport
 
 HELP = "a config file (TOML), or MODULE:BUS: a bus in a Python module, or a function that makes one"
@@ -46,7 +46,7 @@ def add_timeout(parser: argparse.ArgumentParser, default: float, what: str) -> N
 
 def _seconds(text: str) -> float:
     from pipebus.errors import PipebusError
-    from pipebus.settings import seconds
+    from pipebus.values.quantities import seconds
 
     try:
         found: float = seconds(float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", text) else text, "")
@@ -79,7 +79,7 @@ def open_bus(target: str, allow: list[str], *, url: bool = False) -> "Bus":
     Raises:
         ConfigError: the file cannot be loaded. CommandError: there is no such bus.
     """
-    from pipebus.bus import Bus
+    from pipebus.bus.bus import Bus
     from pipebus.config.beside import look_beside
 
     if is_url(target):
@@ -106,7 +106,7 @@ def shown(target: str) -> str:
 
 
 def _at_url(target: str, welcome: bool) -> "Bus":
-    from pipebus.bus import Bus
+    from pipebus.bus.bus import Bus
     from pipebus.errors import UnsupportedCapability
 
     if not welcome:
@@ -196,7 +196,7 @@ def _found(target: str) -> Any:
 
 
 def _meant(part: str, found: Any) -> str:
-    from pipebus.bus import Bus
+    from pipebus.bus.bus import Bus
     from pipebus.config.problems import guess
 
     buses = [name for name, value in getattr(found, "__dict__", {}).items() if isinstance(value, Bus)]

@@ -25,7 +25,7 @@ from pipebus.config.kinds import (
     Whole,
 )
 from pipebus.config.names import ExceptionName, Function, TypeName
-from pipebus.message import Message
+from pipebus.message.message import Message
 
 _MARKS: Final[dict[str, Kind]] = {"seconds": DURATION, "bytes": SIZE, "type": TypeName(), "condition": Function(condition=True)}
 _PLAIN: Final[dict[Any, Kind]] = {str: Text(), bool: Flag(), int: Whole(), float: Number(), Any: Anything(), object: Anything()}

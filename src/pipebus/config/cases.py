@@ -14,7 +14,7 @@ from pipebus.config.kinds import DURATION, INTERVAL, Anything, Choice, ListOf, L
 from pipebus.config.matchers import Expectation, Expected
 from pipebus.config.problems import BROKEN, Bad, choice, shown
 from pipebus.config.vocabulary import Headers, Key, Literal
-from pipebus.dead_letters import PUBLISH
+from pipebus.outcomes.dead_letters import PUBLISH
 
 
 class Reason(Expectation):

@@ -15,7 +15,7 @@ from pipebus import filters
 from pipebus.config.annotations import kind_of
 from pipebus.config.kinds import Anything, Kind
 from pipebus.config.problems import Bad
-from pipebus.foreign import text_of
+from pipebus.foreign.objects import text_of
 
 GROUP: Final = "pipebus.filters"
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from pipebus import pipeline
+from pipebus.bus.origins import set_origin
 from pipebus.config import catalogue
 from pipebus.config.document import Document, Table
 from pipebus.config.kinds import Loading, Text, as_rule
@@ -15,8 +15,13 @@ from pipebus.config.names import Named
 from pipebus.config.problems import BROKEN, Bad, Told, guess, shown
 from pipebus.config.vocabulary import ON_ERROR, TEST
 from pipebus.errors import PipebusError
-from pipebus.foreign import text_of
-from pipebus.pipeline import Branch, Node, Pipeline, Place, Step, Test, When
+from pipebus.foreign.objects import text_of
+from pipebus.pipeline import recognise
+from pipebus.pipeline.compose import Node
+from pipebus.pipeline.forks import Branch, Selector, When
+from pipebus.pipeline.pipeline import Pipeline
+from pipebus.pipeline.places import Place
+from pipebus.pipeline.step import Step
 
 
 class Made(NamedTuple):
@@ -182,10 +187,10 @@ class Chains:
         table.problem('it has none of "use", "when", "branch" and "filters"')
         return BROKEN
 
-    def test(self, test: Any, word: str, table: Table) -> Test:
-        made = Test(test, "match" if word == "match" else word, table.place)
+    def test(self, test: Any, word: str, table: Table) -> Selector:
+        made = Selector(test, "match" if word == "match" else word, table.place)
         if isinstance(table.data[word], Told):
-            made.told = table.data[word].source
+            set_origin(made, {"": table.data[word].source})
         return made
 
     def _chain(self, table: Table, side: str) -> Any:
@@ -244,18 +249,19 @@ class Chains:
 
     def _step(self, made: Made, table: Table, position: int, within: str, place: Place | None = None) -> Any:
         """The filter as a node of its own, or `BROKEN`."""
-        node = self.guarded(lambda: pipeline.node(made.filter, position, place or table.place, within), table)
+        node = self.guarded(lambda: recognise.node(made.filter, position, place or table.place, within), table)
         if isinstance(node, Step):
             if node is made.filter:  # somebody has made a node of it before
                 node = dataclasses.replace(node)
             node.name = made.name or node.name
-            node.told = made.told
+            set_origin(node, made.told)
             self.names[node.name] = None
         elif isinstance(node, Pipeline):
             node = node.of(node.nodes)
-            node.told = made.told
+            set_origin(node, made.told)
         elif isinstance(node, (When, Branch)):
-            node = dataclasses.replace(node, told=made.told)
+            node = dataclasses.replace(node)
+            set_origin(node, made.told)
         return node
 
     def guarded(self, make: Callable[[], Any], table: Table) -> Any:

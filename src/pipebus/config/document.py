@@ -15,7 +15,7 @@ from pipebus.config.positions import Path as KeyPath
 from pipebus.config.positions import positions
 from pipebus.config.problems import BROKEN, Bad, Problems, Told, choice, path_text, shown
 from pipebus.errors import ConfigError
-from pipebus.pipeline import Place
+from pipebus.pipeline.places import Place
 
 if TYPE_CHECKING:
     from pipebus.config.catalogue import Setting

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipebus.bus import Bus
+from pipebus.bus.bus import Bus
 from pipebus.config.cases import Case
 from pipebus.config.document import LARGEST, Document, read_text
 from pipebus.config.imports import Imports

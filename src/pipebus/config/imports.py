@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pipebus.config.problems import Bad, Unexportable, guess, shown
 from pipebus.errors import PipelineError
-from pipebus.foreign import text_of
+from pipebus.foreign.objects import text_of
 
 FORM: Final = 'it has to be "module:name", as in "shop.billing:bill"'
 PATTERN: Final = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"

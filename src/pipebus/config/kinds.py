@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol
 
-from pipebus import settings
 from pipebus.config.imports import Imports
 from pipebus.config.problems import BROKEN, LONGEST, Bad, Told, Unexportable, guess
 from pipebus.errors import PipebusError
-from pipebus.foreign import text_of
+from pipebus.foreign.objects import text_of
+from pipebus.values import quantities
 
 Schema = dict[str, Any]
 
@@ -198,9 +198,9 @@ class Quantity:
         return {"anyOf": [{"type": self.number, "minimum": 0}, {"type": "string", "pattern": pattern}]}
 
 
-DURATION: Final = Quantity(settings.seconds, settings.SECONDS, "duration", "number")
-INTERVAL: Final = Quantity(functools.partial(settings.seconds, above=0.0), settings.SECONDS, "duration above 0", "number")
-SIZE: Final = Quantity(settings.size, settings.BYTES, "size", "integer")
+DURATION: Final = Quantity(quantities.seconds, quantities.SECONDS, "duration", "number")
+INTERVAL: Final = Quantity(functools.partial(quantities.seconds, above=0.0), quantities.SECONDS, "duration above 0", "number")
+SIZE: Final = Quantity(quantities.size, quantities.BYTES, "size", "integer")
 
 
 @dataclass(frozen=True)

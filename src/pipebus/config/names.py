@@ -10,7 +10,7 @@ from pipebus.config.imports import DATA, FORM, PATTERN, PLAIN, exception_type, n
 from pipebus.config.kinds import Loading, Schema, brief, is_function, one_key
 from pipebus.config.problems import BROKEN, Bad, Told, Unexportable, guess, shown
 from pipebus.errors import PipebusError
-from pipebus.expressions import Condition, Expression
+from pipebus.values.expressions import Condition, Expression
 
 
 class Named:

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipebus.bus import Bus
+from pipebus.bus.bus import Bus
+from pipebus.bus.origins import set_origin
 from pipebus.config import cases
 from pipebus.config.chains import Chains, pipeline_of, sentences, told_of
 from pipebus.config.document import Document, Table
@@ -19,9 +20,10 @@ from pipebus.config.kinds import Choice, Loading, Whole
 from pipebus.config.problems import BROKEN, Told, guess, shown
 from pipebus.config.vocabulary import BUS, EVERY, MAILBOX, ON_ERROR, SUBSCRIPTION, TEST, VERSION, HandlerName
 from pipebus.errors import PipebusError, SubjectError
-from pipebus.foreign import text_of
-from pipebus.message import Message
-from pipebus.pipeline import Node, Side, When
+from pipebus.foreign.objects import text_of
+from pipebus.message.message import Message
+from pipebus.pipeline.compose import Node, Side
+from pipebus.pipeline.forks import When
 from pipebus.transports.opening import open_transport
 
 
@@ -231,7 +233,8 @@ class Reader:
         interval, subject, body = found.pop("interval"), found.pop("subject"), found.pop("body")
         envelope = {key: value for key, value in found.items() if value is not None and value != EVERY[key].default}
         try:
-            bus.every_at(table.place, interval, subject, body, **envelope).told = told_of(table.data)
+            schedule = bus.every_at(table.place, interval, subject, body, **envelope)
+            set_origin(schedule, told_of(table.data))
         except PipebusError as error:
             key = "subject" if isinstance(error, SubjectError) else None
             text = str(error)

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from pipebus.bus import Bus
+from pipebus.bus.bus import Bus
+from pipebus.bus.origins import origin_of
 from pipebus.config import catalogue
 from pipebus.config.document import DEEPEST
 from pipebus.config.imports import name_of
@@ -14,9 +15,13 @@ from pipebus.config.kinds import Kind
 from pipebus.config.problems import Problems, Unexportable
 from pipebus.config.vocabulary import BUS, EVERY, MAILBOX, SUBSCRIPTION, TEST, VERSION
 from pipebus.errors import PipebusError
-from pipebus.pipeline import Branch, Node, Pipeline, Step, When, walk
-from pipebus.pipeline import name_of as name_of_filter
-from pipebus.subject import Address
+from pipebus.message.subject import Address
+from pipebus.pipeline.callables import name_of as name_of_filter
+from pipebus.pipeline.compose import Node
+from pipebus.pipeline.forks import Fork, When
+from pipebus.pipeline.pipeline import Pipeline
+from pipebus.pipeline.routes import walk
+from pipebus.pipeline.step import Step
 
 Table = dict[str, Any]
 
@@ -90,7 +95,7 @@ class Writer:
         seen: dict[int, Step] = {}  # where each stands first
         named: dict[int, Step] = {}
         for step in (one for chain in chains for one in self._walk(chain)):
-            if isinstance(step.told.get(""), str) or step.shape == "actor" or not _is_made(step.filter):
+            if isinstance(origin_of(step).get(""), str) or step.shape == "actor" or not _is_made(step.filter):
                 continue
             if id(step.filter) in seen or step.name != _own_name(step):
                 named[id(step.filter)] = step
@@ -113,12 +118,12 @@ class Writer:
         for node in chain:
             if isinstance(node, Step):
                 yield node
-            elif "" not in node.told:
+            elif "" not in origin_of(node):
                 yield from self._walk(node.nodes)
 
     @staticmethod
     def _handed_in(chains: Iterable[tuple[Node, ...]]) -> list[str]:
-        return [one.told[""] for chain in chains for one in walk(chain) if isinstance(one.told.get(""), str)]
+        return [origin_of(one)[""] for chain in chains for one in walk(chain) if isinstance(origin_of(one).get(""), str)]
 
     def _made(self, step: Step, key: str | None = None) -> Table:
         """
@@ -128,8 +133,8 @@ class Writer:
             key: Of the table, if it has one; the filter is called by it, if nothing else is said.
         """
         filter = step.filter
-        if isinstance(step.told.get(""), dict):
-            return self._called(dict(step.told[""]), step, key)
+        if isinstance(origin_of(step).get(""), dict):
+            return self._called(dict(origin_of(step)[""]), step, key)
         cls: Any = type(filter)
         use = catalogue.use_of(cls)
         table: Table = {"use": use} if use is not None else {"use": "python", "target": name_of(cls)}
@@ -143,8 +148,8 @@ class Writer:
                 raise Unexportable(f'its setting "{word}" cannot be told from the "{word}" of the file; give it another name')
         for name, one in settings.items():
             value = getattr(filter, name)
-            if name in step.told:
-                table[name] = step.told[name]
+            if name in origin_of(step):
+                table[name] = origin_of(step)[name]
             elif one.required or not _same(value, one.default):
                 if value is None:
                     raise Unexportable(f"{name} is None, which a file can only say by leaving it out")
@@ -154,8 +159,8 @@ class Writer:
     @staticmethod
     def _called(table: Table, step: Step, key: str | None, has_name: bool = False) -> Table:
         """With the name that it goes by, if a file has to say it."""
-        said = step.told.get("name") or (table["name"].replace("$${", "${") if "name" in table else "")
-        if "name" in step.told or step.name == (said or key or _own_name(step)):
+        said = origin_of(step).get("name") or (table["name"].replace("$${", "${") if "name" in table else "")
+        if "name" in origin_of(step) or step.name == (said or key or _own_name(step)):
             return table
         if has_name:
             raise Unexportable(f"it is called {step.name}, and its setting `name` says otherwise")
@@ -165,17 +170,17 @@ class Writer:
     def _entry(self, node: Node) -> Any:
         if isinstance(node, Step):
             return self._trying(f"filter {node.name} ({node.where})", lambda: self._step(node))
-        if "" in node.told:
-            return node.told[""]
+        if "" in origin_of(node):
+            return origin_of(node)[""]
         inner = [self._entry(one) for one in node.nodes]
-        if isinstance(node, Pipeline):
-            return {"filters": inner} | ({} if node.on_error is None else {"on_error": node.on_error})
-        kind = "when" if isinstance(node, When) else "branch"
-        return {kind: self._test(node), "filters": inner}
+        if isinstance(node, Fork):
+            return {"when" if isinstance(node, When) else "branch": self._test(node), "filters": inner}
+        on_error = getattr(node, "on_error", None)
+        return {"filters": inner} | ({} if on_error is None else {"on_error": on_error})
 
     def _step(self, step: Step) -> Any:
-        if isinstance(step.told.get(""), str):
-            return step.told[""]
+        if isinstance(origin_of(step).get(""), str):
+            return origin_of(step)[""]
         if step.shape == "actor":
             raise Unexportable("it is an actor, an object with a state of its own; hand it in: from_config(filters={…})")
         if not _is_made(step.filter):
@@ -185,10 +190,10 @@ class Writer:
         table = self._made(step)
         return table["use"] if table.keys() == {"use"} and table["use"] != "python" else table
 
-    def _test(self, node: When | Branch) -> Any:
+    def _test(self, node: Fork) -> Any:
         test = node.test
-        if test.told is not None:
-            return test.told
+        if "" in origin_of(test):
+            return origin_of(test)[""]
         if test.pattern is not None:
             return _escaped(test.pattern.text)
         return self._trying(f"{node.name} (at {node.place})", lambda: _escaped(TEST.write(test.predicate)))
@@ -196,11 +201,11 @@ class Writer:
     def _pipeline(self, node: Node, at: str) -> Table:
         """One top-level node as `[[pipelines]]`."""
         table: Table = {} if at == "publish" else {"at": at}
-        if isinstance(node.told.get(""), str):
-            return table | {"filters": [node.told[""]]}
+        if isinstance(origin_of(node).get(""), str):
+            return table | {"filters": [origin_of(node)[""]]}
         if isinstance(node, Pipeline) and node.on_error is not None:
             table["on_error"] = node.on_error
-            if len(node.nodes) != 1 or not isinstance(node.nodes[0], When) or "" in node.nodes[0].told:
+            if len(node.nodes) != 1 or not isinstance(node.nodes[0], When) or "" in origin_of(node.nodes[0]):
                 return table | {"filters": [self._entry(one) for one in node.nodes]}
             node = node.nodes[0]
         if isinstance(node, When):
@@ -261,12 +266,12 @@ class Writer:
 
     def _every(self, schedule: Any) -> Table:
         values = {"interval": schedule.interval, "subject": schedule.subject, "body": schedule.body}
-        values |= schedule.envelope | schedule.told
+        values |= {**schedule.envelope, **origin_of(schedule)}
         where = f"{schedule.name} (at {schedule.place})"
         table: Table = {}
         for key, value in ((key, values[key]) for key in EVERY if key in values):
-            if key in schedule.told:
-                table[key] = schedule.told[key]
+            if key in origin_of(schedule):
+                table[key] = origin_of(schedule)[key]
             elif value is not None and (EVERY[key].required or value != EVERY[key].default):
                 kind: Kind = EVERY[key].kind
                 table[key] = self._trying(where, lambda: _escaped(kind.write(value)))  # noqa: B023

@@ -20,16 +20,17 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from pipebus.actor import Actor
-from pipebus.bus import Bus
+from pipebus.bus.bus import Bus
+from pipebus.delivery.actor import Actor
 from pipebus.demo.flights import Band, Departure, Flight, to_departure
 from pipebus.errors import Rejected
 from pipebus.filters.log import Log
 from pipebus.filters.reroute import Reroute
 from pipebus.filters.validate import Validate
-from pipebus.message import Dropped, Message
-from pipebus.pipeline import transform, when
-from pipebus.records import Row
+from pipebus.inputs.records import Row
+from pipebus.message.message import Dropped, Message
+from pipebus.pipeline.forks import when
+from pipebus.pipeline.shapes import transform
 
 USES_THE_BUS: Final = True  # its lines are places of registration, as a program's are
 

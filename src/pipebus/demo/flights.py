@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipebus.message import Message
-from pipebus.pipeline import transform
+from pipebus.message.message import Message
+from pipebus.pipeline.shapes import transform
 
 USES_THE_BUS: Final = True  # its lines are places of registration, as a program's are
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from pipebus.demo.flights import Flight
-from pipebus.records import CsvRecords
+from pipebus.inputs.records import CsvRecords
 
 PACKAGED_DAY = Path(__file__).with_name("flights-2013-01-01.csv")
 COLUMNS = tuple(Flight.model_fields)

@@ -10,13 +10,15 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from pipebus import links, settings
 from pipebus.clock import SYSTEM, Clock
 from pipebus.errors import ContractError, PipelineError, Rejected, UnsupportedCapability
-from pipebus.foreign import plain_text, shown, text_of
-from pipebus.message import Dropped, Message, plain_number
-from pipebus.pipeline import Around, Context, Steps, is_plain
-from pipebus.settings import Seconds
+from pipebus.foreign.objects import plain_text, shown, text_of
+from pipebus.message.message import Dropped, Message, plain_number
+from pipebus.pipeline import blame, state
+from pipebus.pipeline.callables import is_plain
+from pipebus.pipeline.shapes import Around, Context, Steps
+from pipebus.values import quantities
+from pipebus.values.quantities import Seconds
 
 
 @dataclass(eq=False)
@@ -74,7 +76,7 @@ class Dedupe(Around):
                 f"Dedupe.key={shown(self.key)}: it is a plain function of the message that returns something hashable; "
                 "leave it out to go by the message's id"
             )
-        self.window = settings.seconds(self.window, "Dedupe.window", above=0.0)
+        self.window = quantities.seconds(self.window, "Dedupe.window", above=0.0)
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
             raise PipelineError(f"Dedupe.size={shown(self.size)}: it is a whole number of messages, at least 1")
         self._clock: Clock = SYSTEM
@@ -102,10 +104,10 @@ class Dedupe(Around):
         return functools.partial(self.around, memory=self._handled.setdefault(place, _Memory()), place=place)
 
     def around(self, message: Message[Any], /, *, memory: _Memory | None = None, place: str = "publish") -> Steps:
-        delivery = links.delivery.get() if memory is not None else None
+        delivery = state.delivery.get() if memory is not None else None
         memory = memory if memory is not None else self._published
         key = self._key_of(message)
-        if key is None or links.replayed.get():
+        if key is None or state.replayed.get():
             return (yield message)
         stored = "" if self._transport is None else _as_text(key)
         if not memory.enter(key, delivery, self._clock, self.window):
@@ -131,7 +133,7 @@ class Dedupe(Around):
         if self.key is None:
             return message.id
         try:
-            key: Hashable = plain_text(links.given(self.key(message)))
+            key: Hashable = plain_text(blame.given(self.key(message)))
             hash(key)
         except (Rejected, ContractError):
             raise

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipebus import links
 from pipebus.errors import PipelineError
-from pipebus.foreign import plain_text, shown
-from pipebus.message import Dropped, Message
-from pipebus.pipeline import Transform, is_plain
-from pipebus.settings import Condition
+from pipebus.foreign.objects import plain_text, shown
+from pipebus.message.message import Dropped, Message
+from pipebus.pipeline import blame
+from pipebus.pipeline.callables import is_plain
+from pipebus.pipeline.shapes import Transform
+from pipebus.values.quantities import Condition
 
 
 @dataclass(eq=False)
@@ -43,4 +44,4 @@ class Drop(Transform):
             raise PipelineError(f"Drop.reason={shown(self.reason)}: it is a text that is not empty")
 
     def transform(self, message: Message[Any], /) -> Message[Any] | Dropped:
-        return Dropped(self.reason) if self.when is None or links.given(self.when(message)) else message
+        return Dropped(self.reason) if self.when is None or blame.given(self.when(message)) else message

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipebus import links
 from pipebus.errors import PipelineError, Rejected
-from pipebus.foreign import plain_text, shown
-from pipebus.message import Message
-from pipebus.pipeline import Transform, is_plain
+from pipebus.foreign.objects import plain_text, shown
+from pipebus.message.message import Message
+from pipebus.pipeline import blame
+from pipebus.pipeline.callables import is_plain
+from pipebus.pipeline.shapes import Transform
 
 
 @dataclass(eq=False)
@@ -50,8 +51,8 @@ class Enrich(Transform):
         found: Mapping[str, Any]
         if isinstance(self.add, Mapping):
             # A copy: what is added belongs to this message alone.
-            made = {name: links.given(function(message)) for name, function in self._functions.items()}
+            made = {name: blame.given(function(message)) for name, function in self._functions.items()}
             found = {**copy.deepcopy(self._fixed), **made}
         else:
-            found = links.given(self.add(message))
+            found = blame.given(self.add(message))
         return message.with_body({**message.body, **found} if self.overwrite else {**found, **message.body})

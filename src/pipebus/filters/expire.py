@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipebus import settings
 from pipebus.clock import SYSTEM, Clock
-from pipebus.message import Dropped, Message
-from pipebus.pipeline import Context, Transform
-from pipebus.settings import Seconds
+from pipebus.message.message import Dropped, Message
+from pipebus.pipeline.shapes import Context, Transform
+from pipebus.values import quantities
+from pipebus.values.quantities import Seconds
 
 
 @dataclass(eq=False)
@@ -31,7 +31,7 @@ class Expire(Transform):
     may_drop = True
 
     def __post_init__(self) -> None:
-        self.ttl = settings.seconds(self.ttl, "Expire.ttl", above=0.0)
+        self.ttl = quantities.seconds(self.ttl, "Expire.ttl", above=0.0)
         self._clock: Clock = SYSTEM
 
     def start(self, context: Context) -> None:

@@ -13,12 +13,13 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from pipebus import links
 from pipebus.errors import HeaderError, PipelineError, Rejected
-from pipebus.expressions import Expression
-from pipebus.foreign import plain_text
-from pipebus.message import Message, check_headers, frozen_headers, plain_number
-from pipebus.pipeline import Transform, is_plain
+from pipebus.foreign.objects import plain_text
+from pipebus.message.message import Message, check_headers, frozen_headers, plain_number
+from pipebus.pipeline import blame
+from pipebus.pipeline.callables import is_plain
+from pipebus.pipeline.shapes import Transform
+from pipebus.values.expressions import Expression
 
 Path = tuple[str, ...]
 Types = Literal["text", "int", "float", "bool", "decimal", "datetime", "date"]
@@ -128,7 +129,7 @@ class Fields(Transform):
             if callable(value) and not (calling or isinstance(value, Expression)):
                 continue  # a function may count on what could not be renamed or cast
             try:
-                found = links.given(value(_changed(message, work))) if callable(value) else copy.deepcopy(value)
+                found = blame.given(value(_changed(message, work))) if callable(value) else copy.deepcopy(value)
             except Rejected as refused:  # an expression that cannot be asked of it
                 yield from refused.errors
                 continue

@@ -8,10 +8,10 @@ from typing import Any
 
 from pipebus.clock import SYSTEM, Clock
 from pipebus.errors import PipelineError
-from pipebus.foreign import class_name, plain_text, said, shown, spared, text_of
-from pipebus.message import Dropped, Message
-from pipebus.pipeline import Around, Context, Steps
-from pipebus.services import get_logger
+from pipebus.foreign.logging import get_logger
+from pipebus.foreign.objects import class_name, plain_text, said, shown, spared, text_of
+from pipebus.message.message import Dropped, Message
+from pipebus.pipeline.shapes import Around, Context, Steps
 
 HIDDEN = "[redacted]"
 

@@ -6,13 +6,13 @@ import random
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pipebus import links
 from pipebus.errors import AlreadySettled, PipelineError
 from pipebus.filters.retry import NEVER, classes, ended_by_stop, waits
-from pipebus.foreign import is_a, text_of
-from pipebus.message import Dropped, Message
-from pipebus.pipeline import Around, Context, Steps
-from pipebus.settings import Seconds
+from pipebus.foreign.objects import is_a, text_of
+from pipebus.message.message import Dropped, Message
+from pipebus.pipeline import state
+from pipebus.pipeline.shapes import Around, Context, Steps
+from pipebus.values.quantities import Seconds
 
 
 @dataclass(eq=False)
@@ -70,7 +70,7 @@ class Redeliver(Around):
         self._context = context
 
     def around(self, message: Message, /) -> Steps:
-        delivery = links.delivery.get()  # in the context of this message: a generator may be closed in any other
+        delivery = state.delivery.get()  # in the context of this message: a generator may be closed in any other
         try:
             return (yield message)
         except self._on as error:

@@ -9,12 +9,13 @@ from typing import Any
 
 import msgspec
 
-from pipebus import links
 from pipebus.errors import PipelineError, Rejected, SubjectError
-from pipebus.foreign import plain_text, shown
-from pipebus.message import Message, plain_number
-from pipebus.pipeline import Transform, is_plain
-from pipebus.subject import Address, check_subject
+from pipebus.foreign.objects import plain_text, shown
+from pipebus.message.message import Message, plain_number
+from pipebus.message.subject import Address, check_subject
+from pipebus.pipeline import blame
+from pipebus.pipeline.callables import is_plain
+from pipebus.pipeline.shapes import Transform
 
 _NONE = object()
 
@@ -71,7 +72,7 @@ class Reroute(Transform):
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         if callable(self.to):
-            subject = plain_text(links.given(self.to(message)))
+            subject = plain_text(blame.given(self.to(message)))
             if not isinstance(subject, (str, Address)):
                 raise Rejected(None, f"cannot reroute: the function returned {shown(subject)}, which is no subject")
         else:

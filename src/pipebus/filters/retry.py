@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipebus import links, settings
 from pipebus.errors import (
     CodecError,
     HeaderError,
@@ -22,11 +21,12 @@ from pipebus.errors import (
     SubjectError,
     UnsupportedCapability,
 )
-from pipebus.foreign import is_a, text_of
-from pipebus.links import Pause
-from pipebus.message import Message
-from pipebus.pipeline import Around, Context, Steps
-from pipebus.settings import Seconds
+from pipebus.foreign.objects import is_a, text_of
+from pipebus.message.message import Message
+from pipebus.pipeline import blame, state
+from pipebus.pipeline.shapes import Around, Context, Pause, Steps
+from pipebus.values import quantities
+from pipebus.values.quantities import Seconds
 
 NEVER: Final = (
     Rejected,
@@ -102,12 +102,12 @@ class Retry(Around):
 
     def around(self, message: Message[Any], /, *, published: bool = True) -> Steps:
         # The variables are read here, in the context of this message: a generator may be closed in any other.
-        delivery = None if published else links.delivery.get()
-        notes = links.accepted.get() if published else None
+        delivery = None if published else state.delivery.get()
+        notes = state.accepted.get() if published else None
         token = None
         if published and (notes is None or getattr(notes, "over", False)):
             notes = _Notes()
-            token = links.accepted.set(notes)
+            token = state.accepted.set(notes)
         before = len(notes) if notes is not None else 0
 
         def done() -> bool:
@@ -127,17 +127,17 @@ class Retry(Around):
                     wait = min(wait * 2, self.max_wait)
                     self._tell(message, attempt, seconds, error)
                     if self.waits:
-                        step = links.signed(error)
+                        step = blame.signed(error)
                         yield Pause(seconds)
                         if done():  # meanwhile, on another thread
                             if step is not None:
-                                links.blame(error, step, message)  # the wait has taken its signature off
+                                blame.blame(error, step, message)  # the wait has taken its signature off
                             raise
         finally:
             if token is not None:
                 notes.over = True  # type: ignore[union-attr]
                 with suppress(ValueError):  # closed from elsewhere: its own context is gone
-                    links.accepted.reset(token)
+                    state.accepted.reset(token)
 
     def _tell(self, message: Message[Any], attempt: int, wait: float, error: Exception) -> None:
         context = self._context
@@ -178,7 +178,7 @@ def waits(wait: Any, max_wait: Any, jitter: Any, name: str) -> tuple[float, floa
     Raises:
         PipelineError
     """
-    shortest, longest = settings.seconds(wait, f"{name}.wait"), settings.seconds(max_wait, f"{name}.max_wait")
+    shortest, longest = quantities.seconds(wait, f"{name}.wait"), quantities.seconds(max_wait, f"{name}.max_wait")
     if longest < shortest:
         raise PipelineError(f"{name}.max_wait={longest:g} is shorter than {name}.wait={shortest:g}; raise it, or wait less")
     if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter <= 1:

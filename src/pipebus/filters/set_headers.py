@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipebus import links
 from pipebus.errors import PipelineError, Rejected
-from pipebus.foreign import plain_text, shown
-from pipebus.message import Message, check_headers, plain_number
-from pipebus.pipeline import Transform, is_plain
+from pipebus.foreign.objects import plain_text, shown
+from pipebus.message.message import Message, check_headers, plain_number
+from pipebus.pipeline import blame
+from pipebus.pipeline.callables import is_plain
+from pipebus.pipeline.shapes import Transform
 
 
 @dataclass(eq=False)
@@ -47,7 +48,7 @@ class SetHeaders(Transform):
         if self._functions:
             added = {
                 **added,
-                **{name: _text(name, links.given(function(message))) for name, function in self._functions.items()},
+                **{name: _text(name, blame.given(function(message))) for name, function in self._functions.items()},
             }
         if not self.overwrite and message.headers:
             added = {name: value for name, value in added.items() if name not in message.headers}

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipebus import links
 from pipebus.errors import PipelineError
-from pipebus.message import Message
-from pipebus.pipeline import Transform, is_plain
+from pipebus.message.message import Message
+from pipebus.pipeline import blame
+from pipebus.pipeline.callables import is_plain
+from pipebus.pipeline.shapes import Transform
 
 
 @dataclass(eq=False)
@@ -31,5 +32,5 @@ class Tap(Transform):
             raise PipelineError(f"Tap.target={self.target!r}: it is a plain function of the message")
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
-        links.given(self.target(message))
+        blame.given(self.target(message))
         return message

@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from pipebus import links, settings
 from pipebus.errors import PipelineError
-from pipebus.links import Call
-from pipebus.message import Message
-from pipebus.pipeline import Around, Context, Steps
-from pipebus.settings import Seconds
+from pipebus.message.message import Message
+from pipebus.pipeline import blame, state
+from pipebus.pipeline.shapes import Around, Call, Context, Steps
+from pipebus.values import quantities
+from pipebus.values.quantities import Seconds
 
 
 @dataclass(eq=False)
@@ -42,7 +42,7 @@ class Timeout(Around):
     bounds = True
 
     def __post_init__(self) -> None:
-        self.seconds = settings.seconds(self.seconds, "Timeout.seconds", above=0.0)
+        self.seconds = quantities.seconds(self.seconds, "Timeout.seconds", above=0.0)
         if not isinstance(self.abandon, bool):
             raise PipelineError(f"Timeout.abandon={self.abandon!r}: it is True or False")
         self._name = "Timeout"
@@ -60,7 +60,7 @@ class Timeout(Around):
             if _cancelled(error):
                 raise TimeoutError(f"{text} and was cancelled") from None
             late = TimeoutError(f"{text}; it was left behind and goes on, unheard")
-            notes = links.accepted.get()
+            notes = state.accepted.get()
             if notes is not None:
                 notes.append(late)  # a mailbox may still take it: no Retry may send it a second time
             raise late from None
@@ -72,7 +72,7 @@ def _ours(error: TimeoutError) -> bool:
     the one that `Call` ends with is new. (Errors that asyncio carries over from another thread are copied, and lose their
     signature. But in an async chain our own has been made of a cancellation.)
     """
-    return links.signed(error) is None and (_cancelled(error) or asyncio._get_running_loop() is None)
+    return blame.signed(error) is None and (_cancelled(error) or asyncio._get_running_loop() is None)
 
 
 def _cancelled(error: TimeoutError) -> bool:

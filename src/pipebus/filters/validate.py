@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipebus import validation
 from pipebus.errors import PipelineError
-from pipebus.foreign import plain_text
-from pipebus.message import Message
-from pipebus.pipeline import Transform
-from pipebus.settings import Type
-from pipebus.subject import Pattern
+from pipebus.foreign.objects import plain_text
+from pipebus.message.message import Message
+from pipebus.message.subject import Pattern
+from pipebus.pipeline.shapes import Transform
+from pipebus.values import validation
+from pipebus.values.quantities import Type
 
 Check = Callable[[Any], Any]
 CACHE = 4096

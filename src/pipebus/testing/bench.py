@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Literal
 
-from pipebus import checks, links, pipeline
-from pipebus.actor import Actor
-from pipebus.bus import Bus
+from pipebus.bus.bus import Bus
+from pipebus.delivery.actor import Actor
 from pipebus.errors import LifecycleError, PipelineError, SubjectError
-from pipebus.foreign import text_of
-from pipebus.message import Handled, Message, Receipt
-from pipebus.pipeline import Build, Rest, Side
-from pipebus.subject import Address, Pattern, check_subject
+from pipebus.foreign.objects import text_of
+from pipebus.message.message import Handled, Message, Receipt
+from pipebus.message.subject import Address, Pattern, check_subject
+from pipebus.pipeline import blame, compose, places, recognise, routes, rules
+from pipebus.pipeline.compose import Build, Rest, Side
 from pipebus.testing import shown
 from pipebus.testing.harness import Harness
 from pipebus.testing.logs import captured_logs
@@ -33,7 +33,7 @@ from pipebus.testing.script import Script, came_for
 from pipebus.testing.tape import Moment, cut, gives, raises, short
 from pipebus.testing.virtual_loop import run_loop
 
-PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
+PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 ANY: Final = Pattern(">")
 AS_BEFORE: Final = object()
@@ -120,26 +120,26 @@ class FilterBench:
         if at not in ("publish", "delivery"):
             raise PipelineError(f'run_filter: at={at!r}; it is "publish" or "delivery"')
         self.at = at
-        self.nodes = pipeline.nodes((filter,), pipeline.caller(), "run_filter")
+        self.nodes = recognise.nodes((filter,), places.caller(), "run_filter")
         self.title = f"run_filter({', '.join(node.name for node in self.nodes)})"
         self.harness = Harness(fail_fast=False, told=False)
         self.script = Script(next, Receipt if at == "publish" else Handled, self.harness.tape, self.harness.clock)
         self.colour = self._colour(colour)
         self._told = told
         self._stack = ExitStack()
-        self._entries: dict[Any, links.Next] = {}
+        self._entries: dict[Any, compose.Next] = {}
         self._actors: list[Actor] = []
         self._lines: list[Any] = []
         self._told_so_far = (0, 0)
         self._stopped = False
-        checks.check(self.nodes, at)
+        rules.check(self.nodes, at)
         why = "`next` is async" if colour is None and self.script.is_async else f"it is run as {self.colour}"
-        checks.check_colour(self.nodes, self.colour, why)
+        rules.check_colour(self.nodes, self.colour, why)
 
     def _colour(self, wanted: Any) -> Literal["sync", "async"]:
         if wanted not in (None, "sync", "async"):
             raise PipelineError(f'run_filter: colour={wanted!r}; it is "sync", "async" or None')
-        needs = any(step.colour == "async" for step in pipeline.steps(self.nodes)) or self.script.is_async
+        needs = any(step.colour == "async" for step in routes.steps(self.nodes)) or self.script.is_async
         if wanted == "sync" and needs:
             raise PipelineError(f'{self.title}: colour="sync", but a filter or `next` is async; leave `colour` out')
         return "async" if needs or wanted == "async" else "sync"
@@ -214,8 +214,8 @@ class FilterBench:
         try:
             run._outcome = self._call(self._entry(message.subject), message, run)
         except BaseException as error:
-            links.unsign(error)
-            run._error = run.unseen = links.trim(error)
+            blame.unsign(error)
+            run._error = run.unseen = blame.trim(error)
             run._traceback = error.__traceback__
         run.elapsed = round(harness.elapsed - began, 9)
         if harness.alone and harness.usable:
@@ -284,13 +284,13 @@ class FilterBench:
 
     def _spawn(self) -> None:
         """Actors that stand in the chain live on the harness's bus meanwhile, if they have no home."""
-        for step in pipeline.steps(self.nodes):
+        for step in routes.steps(self.nodes):
             if isinstance(step.filter, Actor) and _homeless(step.filter):
                 step.filter.move(None)
                 self._actors.append(self.bus.spawn(step.filter))
 
     def _check_homes(self) -> None:
-        for step in pipeline.steps(self.nodes):
+        for step in routes.steps(self.nodes):
             home = step.filter._home if isinstance(step.filter, Actor) and not _homeless(step.filter) else None
             if home is not None and home.plan.hub.clock is not self.harness.clock:
                 raise PipelineError(
@@ -320,12 +320,12 @@ class FilterBench:
 
     # --- running -------------------------------------------------------------------------------------------------------
 
-    def _entry(self, subject: Any) -> links.Next:
+    def _entry(self, subject: Any) -> compose.Next:
         """The chain. Around a handler it is one for all subjects, as a subscription's."""
         key = subject if self.at == "publish" else ANY
         return self._entries.get(key) or self._compile(key, None, self._entries)
 
-    def _compile(self, subject: Any, rest: Rest | None, known: dict[Any, links.Next]) -> links.Next:
+    def _compile(self, subject: Any, rest: Rest | None, known: dict[Any, compose.Next]) -> compose.Next:
         """The chain; or, behind a filter that has changed the subject, what follows it."""
         if isinstance(subject, str):
             check_subject(subject)
@@ -342,11 +342,11 @@ class FilterBench:
             rule=self.bus.rule,
             place="publish" if self.at == "publish" else "test",
         )
-        link = pipeline.compile(self.nodes, build) if rest is None else pipeline.resume(rest, build)
+        link = compose.compile(self.nodes, build) if rest is None else compose.resume(rest, build)
         known[subject] = link
         return link
 
-    def _call(self, entry: links.Next, message: Message[Any], run: FilterRun) -> Any:
+    def _call(self, entry: compose.Next, message: Message[Any], run: FilterRun) -> Any:
         """In a context of its own, as a publisher or a worker would."""
 
         def main_sync() -> Any:

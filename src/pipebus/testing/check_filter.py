@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
-from pipebus import pipeline
 from pipebus.errors import PipelineError
-from pipebus.message import Message, frozen_headers
-from pipebus.pipeline import Side
+from pipebus.message.message import Message, frozen_headers
+from pipebus.pipeline import places, recognise, routes, shapes
+from pipebus.pipeline.compose import Side
 from pipebus.testing.laws import CORRELATION, LAWS, RESERVED, Case, Law, Seen, title_of
 from pipebus.testing.run_filter import run_once
 
@@ -107,7 +107,7 @@ def _check_tried(make: Callable[[], Any], title: str, seen: Seen) -> None:
     if not seen.came_through:
         problem = "no message came through to the rest, so most laws were not tried"
     else:
-        steps = pipeline.steps(pipeline.nodes((make(),), pipeline.caller(), "check_filter"))
+        steps = routes.steps(recognise.nodes((make(),), places.caller(), "check_filter"))
         missed = next((step.name for step in steps if step.name not in seen.reached), None)
         if missed is None:
             return
@@ -129,7 +129,7 @@ def maker(filter: Any) -> Callable[[], Any]:
     """
     if isinstance(filter, type):
         return filter
-    if callable(filter) and not isinstance(filter, (pipeline.Transform, pipeline.Around)) and _takes_nothing(filter):
+    if callable(filter) and not isinstance(filter, (shapes.Transform, shapes.Around)) and _takes_nothing(filter):
         return filter  # type: ignore[no-any-return]
     if dataclasses.is_dataclass(filter):
         fields = {field.name: getattr(filter, field.name) for field in dataclasses.fields(filter) if field.init}

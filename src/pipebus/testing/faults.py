@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pipebus.clock import Clock
 from pipebus.errors import PipelineError
-from pipebus.message import Message
-from pipebus.settings import is_duration
+from pipebus.message.message import Message
+from pipebus.values.quantities import is_duration
 
 if TYPE_CHECKING:
     from pipebus.testing.harness import Harness

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from pipebus.bus import Bus
+from pipebus.bus.bus import Bus
 from pipebus.config.beside import beside
 from pipebus.config.cases import Case, StandIn
 from pipebus.config.catalogue import word
@@ -24,16 +24,16 @@ from pipebus.config.files import read
 from pipebus.config.matchers import NOTHING, told
 from pipebus.config.problems import one_line, shown
 from pipebus.config.reader import Replace
-from pipebus.dead_letters import PUBLISH
+from pipebus.delivery.subscription import Subscription
 from pipebus.errors import ConfigError, DrainTimeout, ReceiveTimeout, Rejected
 from pipebus.events import Acknowledged, Taken
-from pipebus.expressions import plain
-from pipebus.foreign import text_of
-from pipebus.message import Dropped, Message
-from pipebus.pipeline import transform
-from pipebus.subscription import Subscription
+from pipebus.foreign.objects import text_of
+from pipebus.message.message import Dropped, Message
+from pipebus.outcomes.dead_letters import PUBLISH
+from pipebus.pipeline.shapes import transform
 from pipebus.testing.faults import InjectedError
 from pipebus.testing.harness import Harness
+from pipebus.values.expressions import plain
 
 PATIENCE: Final = 86_400.0
 """Seconds of virtual time in which all has to come to an end."""

@@ -26,13 +26,12 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Final, Literal, TypeVar
 
-from pipebus.bus import Bus
-from pipebus.dead_letters import PUBLISH
+from pipebus.bus.bus import Bus
 from pipebus.errors import AttemptsExhausted, LifecycleError, PipelineError, Rejected
 from pipebus.events import Acknowledged, Died, Discarded, Event, Published, Refused, Returned, StateChanged
-from pipebus.message import Message
-from pipebus.pipeline import is_async
-from pipebus.settings import is_duration
+from pipebus.message.message import Message
+from pipebus.outcomes.dead_letters import PUBLISH
+from pipebus.pipeline.callables import is_async
 from pipebus.testing import shown, virtual
 from pipebus.testing.faults import Fault, Faults, InjectedError
 from pipebus.testing.rehearsal import Thrown
@@ -40,6 +39,7 @@ from pipebus.testing.scheduler import PATIENCE, Over, Simulation, Stuck
 from pipebus.testing.tape import Tape, raises
 from pipebus.testing.virtual import VirtualClock
 from pipebus.testing.virtual_loop import run_loop
+from pipebus.values.quantities import is_duration
 
 T = TypeVar("T")
 

@@ -20,8 +20,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from pipebus import events
-from pipebus.bus import Bus
-from pipebus.subject import Pattern
+from pipebus.bus.bus import Bus
+from pipebus.message.subject import Pattern
 
 Kind = Literal[
     "lost", "unexpected", "duplicate", "over_budget", "mislabelled", "double_settlement", "order", "conservation"

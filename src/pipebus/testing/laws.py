@@ -18,11 +18,13 @@ from typing import Any, Final, NamedTuple, get_type_hints
 
 import msgspec
 
-from pipebus import explain, pipeline
+from pipebus.bus import explain
 from pipebus.errors import ContractError
-from pipebus.foreign import text_of
-from pipebus.message import Dropped, Handled, Message, Receipt, frozen_headers
-from pipebus.pipeline import Side, Step
+from pipebus.foreign.objects import text_of
+from pipebus.message.message import Dropped, Handled, Message, Receipt, frozen_headers
+from pipebus.pipeline import places, recognise, routes
+from pipebus.pipeline.compose import Side
+from pipebus.pipeline.step import Step
 from pipebus.testing import virtual
 from pipebus.testing.bench import FilterBench, FilterRun
 from pipebus.testing.harness import Harness
@@ -97,7 +99,7 @@ class Case:
         return run
 
     def steps(self) -> list[Step]:
-        return list(pipeline.steps(pipeline.nodes((self.make(),), pipeline.caller(), "check_filter")))
+        return list(routes.steps(recognise.nodes((self.make(),), places.caller(), "check_filter")))
 
     def outcome(self) -> Any:
         """That of a rest which accepts."""
@@ -315,7 +317,7 @@ def starts_again(case: Case) -> Problems:
 
 def describes_itself(case: Case) -> Problems:
     """`bus.describe()` can show it, as JSON."""
-    for node in pipeline.nodes((case.make(),), pipeline.caller(), "check_filter"):
+    for node in recognise.nodes((case.make(),), places.caller(), "check_filter"):
         try:
             json.dumps(explain.describe_node(node), allow_nan=False)
         except Exception as error:
@@ -358,7 +360,7 @@ LAWS: Final = (
 
 
 def title_of(filter: Any) -> str:
-    return ", ".join(node.name for node in pipeline.nodes((filter,), pipeline.caller(), "check_filter"))
+    return ", ".join(node.name for node in recognise.nodes((filter,), places.caller(), "check_filter"))
 
 
 def _raising(error: BaseException, calls: list[Message[Any]]) -> Callable[[Message[Any]], Any]:

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from pipebus.codec import JsonCodec
 from pipebus.errors import UnsupportedCapability
+from pipebus.message.codec import JsonCodec
 from pipebus.transports.base import Surroundings, Transport
 from pipebus.transports.memory import MemoryTransport
 

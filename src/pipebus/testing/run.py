@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from pipebus.message import Message
+from pipebus.message.message import Message
 from pipebus.testing.tape import Moment, tell
 
 

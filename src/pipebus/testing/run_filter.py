@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pipebus.pipeline import Side
+from pipebus.pipeline.compose import Side
 from pipebus.testing.bench import FilterBench, FilterRun
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipebus import events
-from pipebus.actor import Actor
-from pipebus.binding import handler_name
-from pipebus.bus import Bus
+from pipebus.bus.bus import Bus
+from pipebus.delivery.actor import Actor
+from pipebus.delivery.binding import handler_name
 from pipebus.errors import SubscriptionError
-from pipebus.foreign import text_of
-from pipebus.message import Message
+from pipebus.foreign.objects import text_of
+from pipebus.message.message import Message
 from pipebus.testing import shown
 from pipebus.testing.harness import Harness, HarnessError
 from pipebus.testing.logs import captured_logs

@@ -9,15 +9,15 @@ import contextvars
 import inspect
 from typing import Any, Final
 
-from pipebus import links
 from pipebus.errors import PipelineError, SubjectChanged
-from pipebus.message import HANDLED, Dropped, Handled, Message, Receipt
-from pipebus.pipeline import is_async
-from pipebus.router import note
-from pipebus.settings import is_duration
+from pipebus.message.message import HANDLED, Dropped, Handled, Message, Receipt
+from pipebus.pipeline import blame, compose
+from pipebus.pipeline.callables import is_async
+from pipebus.publishing.router import note
 from pipebus.testing.tape import Tape, gives, raises, short
+from pipebus.values.quantities import is_duration
 
-PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
+PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 came_for: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.testing.came_for")
 """The subject of the message that is passing a chain which serves several: a filter may not change it."""
@@ -82,7 +82,7 @@ class Script:
         """It can stand in an async chain only."""
         return _is_async(self.given) or (isinstance(self.given, list) and any(_is_async(one) for one in self.given))
 
-    def sync(self, subject: Any) -> links.Next:
+    def sync(self, subject: Any) -> compose.Next:
         def terminal(message: Message[Any]) -> Any:
             who, step = self._called(message, subject)
             try:
@@ -99,7 +99,7 @@ class Script:
 
         return terminal
 
-    def asynchronous(self, subject: Any) -> links.Next:
+    def asynchronous(self, subject: Any) -> compose.Next:
         async def terminal(message: Message[Any]) -> Any:
             who, step = self._called(message, subject)
             try:
@@ -123,7 +123,7 @@ class Script:
 
     def _called(self, message: Message[Any], subject: Any) -> tuple[str, Any]:
         if message.__class__ is not Message:
-            raise links.handed_on(message)
+            raise blame.handed_on(message)
         due = subject if subject is not None else came_for.get()
         if message.subject != due:
             raise SubjectChanged(due, message.subject)
@@ -155,7 +155,7 @@ class Script:
     def _raises(self, who: str, error: BaseException, message: Message[Any]) -> None:
         self.raised.append(error)
         self.tape.say(who, raises(error))
-        links.blame(error, links.Mark(who), message)
+        blame.blame(error, blame.StepId(who), message)
 
     def _check(self, step: Any) -> None:
         """

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from pipebus.errors import DrainTimeout, LifecycleError, PipelineError
-from pipebus.foreign import text_of
+from pipebus.foreign.objects import text_of
 from pipebus.testing import explore, virtual, watch
 from pipebus.testing.explore import SimulationFailed
 from pipebus.testing.faults import Danger, Plan

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
 from pipebus.errors import PipelineError
-from pipebus.message import Message
-from pipebus.subject import Subject
+from pipebus.message.message import Message
+from pipebus.message.subject import Subject
 
 SUBJECT = "test"
 

@@ -10,19 +10,20 @@ from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from pipebus import events, links
-from pipebus.actor import Actor
-from pipebus.dead_letters import PUBLISH
+from pipebus import events
+from pipebus.delivery.actor import Actor
 from pipebus.errors import Rejected
-from pipebus.foreign import text_of
-from pipebus.message import Dropped, Message, Receipt
+from pipebus.foreign.objects import text_of
+from pipebus.message.message import Dropped, Message, Receipt
+from pipebus.outcomes.dead_letters import PUBLISH
+from pipebus.pipeline import blame, compose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipebus.bus import Bus
+    from pipebus.bus.bus import Bus
 
-PLUMBING: Final = True  # tracebacks leave its frames out: `links.trim`
+PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 WIDTH: Final = 100
 """Characters of one thing in a story."""
@@ -119,7 +120,7 @@ class Tape:
 
     # --- filters and handlers ------------------------------------------------------------------------------------------
 
-    def _watch(self, mark: links.Mark, colour: str, link: links.Next, names: tuple[str, ...]) -> links.Next:
+    def _watch(self, mark: blame.StepId, colour: str, link: compose.Next, names: tuple[str, ...]) -> compose.Next:
         handler = len(names) > 1
         name = names[0]
         self.names.update(dict.fromkeys(names))
@@ -159,7 +160,7 @@ class Tape:
         try:
             yield
         except BaseException as error:
-            mark = links.signed(error)
+            mark = blame.signed(error)
             own = handler or mark is None or mark.name == name
             if handler and isinstance(error, Rejected) and error.by is None:
                 error.by = name  # as its subscription says of a body that does not fit
@@ -173,12 +174,12 @@ class Tape:
     def _strikes(self, names: tuple[str, ...], message: Message[Any]) -> list[Any]:
         return self.strikes.of(names, message) if self.strikes is not None else []
 
-    def _struck(self, name: str, mark: links.Mark, message: Message[Any], strikes: list[Any], late: bool) -> Iterable[Any]:
+    def _struck(self, name: str, mark: blame.StepId, message: Message[Any], strikes: list[Any], late: bool) -> Iterable[Any]:
         for strike in strikes:
             if strike.late == late:
                 self.say(name, cut(strike.told))
                 if strike.error is not None:
-                    links.blame(strike.error, mark, message)
+                    blame.blame(strike.error, mark, message)
                 yield strike
 
     # --- reading it ----------------------------------------------------------------------------------------------------

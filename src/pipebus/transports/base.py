@@ -20,13 +20,13 @@ import msgspec
 
 from pipebus.clock import Clock
 from pipebus.errors import UnsupportedCapability
-from pipebus.locks import Locks
-from pipebus.message import Message, Receipt
-from pipebus.subject import Pattern
-from pipebus.waiting import on_executor
+from pipebus.message.message import Message, Receipt
+from pipebus.message.subject import Pattern
+from pipebus.waiting.locks import Locks
+from pipebus.waiting.once import on_executor
 
 if TYPE_CHECKING:
-    from pipebus.dead_letters import DeadLetter, DeadLetters
+    from pipebus.outcomes.dead_letters import DeadLetter, DeadLetters
 
 Verdict = Literal["acknowledge", "return", "release", "drop", "dead"]
 """What became of a delivery. "return": to be brought again, this taking counts; "release": the same, it does not."""

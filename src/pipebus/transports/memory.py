@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from pipebus.codec import Codec, JsonCodec
 from pipebus.errors import UnsupportedCapability
-from pipebus.foreign import shown
-from pipebus.message import Message, Receipt
+from pipebus.foreign.objects import shown
+from pipebus.message.codec import Codec, JsonCodec
+from pipebus.message.message import Message, Receipt
 from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport, Verdict
 
 

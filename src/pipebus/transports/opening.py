@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pipebus.errors import PipebusError, UnsupportedCapability
-from pipebus.foreign import plain_text, text_of
+from pipebus.foreign.objects import plain_text, text_of
 
 TRANSPORTS: Final[dict[str, str]] = {
     "memory": "pipebus.transports.memory:MemoryTransport.from_url",

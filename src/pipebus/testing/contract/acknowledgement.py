@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipebus.bus import Bus
+from pipebus.bus.bus import Bus
+from pipebus.delivery.subscription import Delivery
 from pipebus.errors import AlreadySettled, BusClosed, PipebusError, ReceiveTimeout
-from pipebus.message import Message
-from pipebus.subscription import Delivery
+from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Crashes, LosesLeases, OpensWithLease, Stage
 from pipebus.testing.contract.tools import (
     QUIET,

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from pipebus.delivery.subscription import Delivery
 from pipebus.filters.timeout import Timeout
-from pipebus.message import Message
-from pipebus.subscription import Delivery
+from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Stage
 from pipebus.testing.contract.tools import Seen, figures, next_life, running, together, until
 from pipebus.testing.history import History

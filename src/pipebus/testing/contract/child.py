@@ -13,8 +13,8 @@ import sys
 from typing import NoReturn
 
 from pipebus import events
-from pipebus.bus import Bus
-from pipebus.message import Message
+from pipebus.bus.bus import Bus
+from pipebus.message.message import Message
 from pipebus.testing.history import History
 
 ATTEMPTS = 3

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipebus.codec import JsonCodec
+from pipebus.delivery.subscription import Delivery
 from pipebus.errors import CodecError, HeaderError, MessageError, SubjectError
 from pipebus.filters.retry import Retry
-from pipebus.message import Message, check_headers
-from pipebus.subscription import Delivery
+from pipebus.message.codec import JsonCodec
+from pipebus.message.message import Message, check_headers
 from pipebus.testing.contract.stage import Injects, Stage
 from pipebus.testing.contract.tools import Seen, figures, running
 

@@ -9,8 +9,8 @@ import pytest
 
 from pipebus import events
 from pipebus.errors import MailboxFull, UnsupportedCapability
-from pipebus.message import Dropped, Message
-from pipebus.pipeline import transform
+from pipebus.message.message import Dropped, Message
+from pipebus.pipeline.shapes import transform
 from pipebus.testing.contract.stage import Stage
 from pipebus.testing.contract.tools import Seen, assert_refused, figures, never, running, until
 

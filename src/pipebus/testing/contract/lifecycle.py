@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from pipebus import events
-from pipebus.bus import Bus
+from pipebus.bus.bus import Bus
+from pipebus.delivery.subscription import Delivery
 from pipebus.errors import BusClosed, MailboxFull
-from pipebus.message import Message
-from pipebus.subscription import Delivery
+from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Crashes, Stage
 from pipebus.testing.contract.tools import (
     Seen,

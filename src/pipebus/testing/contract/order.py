@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 
-from pipebus.bus import Bus
+from pipebus.bus.bus import Bus
+from pipebus.delivery.subscription import Delivery
 from pipebus.filters.retry import Retry
-from pipebus.message import Message
-from pipebus.subscription import Delivery
+from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Crashes, Stage
 from pipebus.testing.contract.tools import Seen, assert_refused, figures, next_life, running, survives, until
 from pipebus.testing.history import History

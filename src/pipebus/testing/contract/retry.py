@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 
+from pipebus.delivery.subscription import Delivery
 from pipebus.filters.redeliver import Redeliver
 from pipebus.filters.retry import Retry
-from pipebus.message import Message
-from pipebus.subscription import Delivery
+from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Injects, Stage
 from pipebus.testing.contract.tools import Seen, assert_refused, figures, never, running, survives, until
 

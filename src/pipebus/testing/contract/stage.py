@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from pipebus.bus import Bus
+from pipebus.bus.bus import Bus
 from pipebus.transports.base import Capabilities
 
 

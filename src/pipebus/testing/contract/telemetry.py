@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from pipebus import events
+from pipebus.delivery.subscription import Delivery
 from pipebus.errors import BusClosed, BusNotStarted, LifecycleError
-from pipebus.message import Dropped, Message
-from pipebus.pipeline import transform
-from pipebus.subscription import Delivery
+from pipebus.message.message import Dropped, Message
+from pipebus.pipeline.shapes import transform
 from pipebus.testing.contract.stage import Stage
 from pipebus.testing.contract.tools import Seen, figures, running, until
 from pipebus.testing.history import History

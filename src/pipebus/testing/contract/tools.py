@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import pytest
 
-from pipebus.bus import Bus
+from pipebus.bus.bus import Bus
+from pipebus.delivery.subscription import Delivery
 from pipebus.errors import UnsupportedCapability
-from pipebus.message import Message
-from pipebus.subscription import Delivery
+from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Stage
 
 QUIET: Final = 0.1

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from nats.aio.msg import Msg
 
-from pipebus.codec import Codec
 from pipebus.errors import CodecError
-from pipebus.message import Message
+from pipebus.message.codec import Codec
+from pipebus.message.message import Message
 from pipebus.transports.nats import wire
 from pipebus.transports.nats.streams import NANO
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from pipebus.codec import Codec
-from pipebus.dead_letters import PUBLISH, DeadLetter, DeadLetters, Source
 from pipebus.errors import CodecError, DeadLetterError, PipebusError
-from pipebus.message import Message
+from pipebus.message.codec import Codec
+from pipebus.message.message import Message
+from pipebus.outcomes.dead_letters import PUBLISH, DeadLetter, DeadLetters, Source
 from pipebus.transports.nats import wire
 from pipebus.transports.nats.claim import Claim
 from pipebus.transports.nats.link import Link, _Refused

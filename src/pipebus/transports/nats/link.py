@@ -24,7 +24,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from pipebus.errors import PipebusError, TransportError
-from pipebus.foreign import text_of
+from pipebus.foreign.objects import text_of
 from pipebus.transports.nats import creds
 from pipebus.transports.nats.client import SturdyClient
 from pipebus.transports.nats.options import Options

@@ -11,12 +11,12 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from pipebus.errors import CodecError
-from pipebus.message import Message
+from pipebus.message.message import Message
 from pipebus.transports.base import Binding
 from pipebus.transports.nats import wire
 from pipebus.transports.nats.publisher import random_id
 from pipebus.transports.nats.subjects import consumer_name, disjoint
-from pipebus.waiting import on_executor
+from pipebus.waiting.once import on_executor
 
 if TYPE_CHECKING:
     from pipebus.transports.nats.transport import NatsTransport

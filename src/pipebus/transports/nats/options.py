@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pipebus import settings
 from pipebus.errors import PipelineError, SubjectError, UnsupportedCapability
-from pipebus.settings import Bytes, Seconds
-from pipebus.subject import check_pattern
+from pipebus.message.subject import check_pattern
+from pipebus.values import quantities
+from pipebus.values.quantities import Bytes, Seconds
 
 FORM: Final = '"nats://localhost:4222", with user and options as in "nats://user:password@host:4222?stream=ORDERS&prefix=shop"'
 PORT: Final = 4222
@@ -195,7 +195,7 @@ def _check(options: Options, bad: Any) -> None:
 
 def _seconds(least: float) -> Any:
     def read(text: str, name: str) -> float:
-        return settings.seconds(_number(text), name, least=least)
+        return quantities.seconds(_number(text), name, least=least)
 
     return read
 
@@ -209,7 +209,7 @@ def _number(text: str) -> object:
 
 
 def _size(text: str, name: str) -> int:
-    return settings.size(_number(text), name, least=2**16)
+    return quantities.size(_number(text), name, least=2**16)
 
 
 def _yes(text: str, name: str) -> bool:

@@ -27,14 +27,14 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from pipebus.errors import PipebusError, TransportError
-from pipebus.foreign import text_of
+from pipebus.foreign.objects import text_of
 from pipebus.transports.base import Binding, Verdict
 from pipebus.transports.nats.claim import Claim, place_of
 from pipebus.transports.nats.company import Company
 from pipebus.transports.nats.link import Frame, Link, _Refused
 from pipebus.transports.nats.streams import NANO, NO_CONSUMER, NO_STREAM, RESUMED
 from pipebus.transports.nats.subjects import consumer_name, disjoint
-from pipebus.waiting import on_executor
+from pipebus.waiting.once import on_executor
 
 if TYPE_CHECKING:
     from pipebus.transports.nats.transport import NatsTransport

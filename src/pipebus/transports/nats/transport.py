@@ -27,7 +27,6 @@ from typing import Any, Final, TypeVar
 
 from nats.aio.client import Client
 
-from pipebus.codec import JsonCodec
 from pipebus.errors import (
     BusClosed,
     LifecycleError,
@@ -36,10 +35,10 @@ from pipebus.errors import (
     TransportError,
     UnsupportedCapability,
 )
-from pipebus.foreign import text_of
-from pipebus.locks import Locks, free
-from pipebus.message import Message, Receipt
-from pipebus.subject import Pattern
+from pipebus.foreign.objects import text_of
+from pipebus.message.codec import JsonCodec
+from pipebus.message.message import Message, Receipt
+from pipebus.message.subject import Pattern
 from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict
 from pipebus.transports.nats import health, wire
 from pipebus.transports.nats.claim import Claim
@@ -53,6 +52,7 @@ from pipebus.transports.nats.publisher import Outgoing, Publisher, unknown
 from pipebus.transports.nats.puller import MOMENT, Progress, Puller
 from pipebus.transports.nats.streams import Streams
 from pipebus.transports.nats.subjects import LONGEST, REPLY, Subjects, consumer_name
+from pipebus.waiting.locks import Locks, free
 
 T = TypeVar("T")
 PAYLOAD: Final = 2**20

@@ -16,13 +16,13 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 
 from pipebus.errors import LifecycleError, PipebusError, TransportError
-from pipebus.locks import Locks, free
 from pipebus.transports.sqlite import boot, schema, transaction
 from pipebus.transports.sqlite.files import WriteLock
 from pipebus.transports.sqlite.options import Options
 from pipebus.transports.sqlite.place import Change, Place, _NotKept, clear, identity, stat
 from pipebus.transports.sqlite.store import Directory, Store
 from pipebus.transports.sqlite.writer import Task, Writer
+from pipebus.waiting.locks import Locks, free
 
 T = TypeVar("T")
 

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pipebus.errors import TransportError
-from pipebus.locks import interrupted
 from pipebus.transports.sqlite.place import Identity, identity, stat
+from pipebus.waiting.locks import interrupted
 
 _open: weakref.WeakSet[WriteLock] = weakref.WeakSet()
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from pipebus.codec import Codec
-from pipebus.dead_letters import PUBLISH, DeadLetter, DeadLetters, Source
 from pipebus.errors import CodecError, DeadLetterError
-from pipebus.message import Message
+from pipebus.message.codec import Codec
+from pipebus.message.message import Message
+from pipebus.outcomes.dead_letters import PUBLISH, DeadLetter, DeadLetters, Source
 from pipebus.transports.sqlite.file import OpenFile
 from pipebus.transports.sqlite.store import Store
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pipebus import settings
 from pipebus.errors import PipelineError, UnsupportedCapability
-from pipebus.settings import Bytes, Seconds
+from pipebus.values import quantities
+from pipebus.values.quantities import Bytes, Seconds
 
 FORM = '"sqlite:///bus.db" (relative), "sqlite:////var/lib/bus.db" (absolute), with options as in "sqlite:///bus.db?lease=10s"'
 
@@ -70,9 +70,9 @@ class Options:
         try:
             for name, least in (("lease", 0.1), ("window", 0.0), ("retention", 0.0), ("wait", 0.001)):
                 if name in found:
-                    values[name] = settings.seconds(_number(found.pop(name)), name, least=least)
+                    values[name] = quantities.seconds(_number(found.pop(name)), name, least=least)
             if "max_bytes" in found:
-                values["max_bytes"] = settings.size(_number(found.pop("max_bytes")), "max_bytes", least=2**20)
+                values["max_bytes"] = quantities.size(_number(found.pop("max_bytes")), "max_bytes", least=2**20)
         except PipelineError as error:
             raise bad(str(error)) from None
         durability = found.pop("durability", "power")

@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 
-from pipebus.codec import JsonCodec
-from pipebus.dead_letters import DeadLetter
 from pipebus.errors import BusClosed, LifecycleError, MessageTooLarge, PipebusError, TransportError, UnsupportedCapability
-from pipebus.message import Message, Receipt
-from pipebus.subject import Pattern
+from pipebus.message.codec import JsonCodec
+from pipebus.message.message import Message, Receipt
+from pipebus.message.subject import Pattern
+from pipebus.outcomes.dead_letters import DeadLetter
 from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict
 from pipebus.transports.sqlite import health, transaction
 from pipebus.transports.sqlite.claims import Bound

@@ -35,12 +35,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.errors import BusClosed, PipebusError, PublishUnknown, TransportError
-from pipebus.foreign import text_of
-from pipebus.locks import free, interrupted
+from pipebus.foreign.objects import text_of
 from pipebus.transports.sqlite.files import WriteLock
 from pipebus.transports.sqlite.place import _NotKept
 from pipebus.transports.sqlite.schema import said
 from pipebus.transports.sqlite.store import Outgoing, Settlement, Store
+from pipebus.waiting.locks import free, interrupted
 
 if TYPE_CHECKING:
     from pipebus.transports.sqlite.file import OpenFile

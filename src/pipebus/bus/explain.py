@@ -1,0 +1,313 @@
+"""
+What runs, told from the nodes that the chains were compiled from: as data (`describe_bus`) and as text (`explain`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from pipebus.bus.origins import origin_of
+from pipebus.delivery.subscription import Subscription, transforms_only
+from pipebus.foreign.objects import plain_text, said, shown, spared
+from pipebus.message.message import Message
+from pipebus.message.subject import Pattern, check_subject
+from pipebus.pipeline.compose import Node
+from pipebus.pipeline.forks import Branch, Fork, When
+from pipebus.pipeline.places import Place
+from pipebus.pipeline.routes import filters_for
+from pipebus.pipeline.step import Step
+from pipebus.values.expressions import Expression
+
+
+class Described(Protocol):
+    """What is asked of a bus."""
+
+    url: str
+    schedules: dict[Any, None]
+    told: Any
+
+    def options(self) -> dict[str, Any]: ...
+    @property
+    def publish_nodes(self) -> tuple[Node, ...]: ...
+    @property
+    def delivery_nodes(self) -> tuple[Node, ...]: ...
+    @property
+    def subscriptions(self) -> list[Subscription]: ...
+    def listeners(self, subject: Any) -> list[Subscription]: ...
+
+
+# --- data --------------------------------------------------------------------------------------------------------------
+
+
+def describe_bus(bus: Described) -> dict[str, Any]:
+    return {
+        "transport": bus.url,
+        "bus": bus.options() | bus.told.bus,
+        "publish": [describe_node(node) for node in bus.publish_nodes],
+        "delivery": [describe_node(node) for node in bus.delivery_nodes],
+        "subscriptions": [describe_subscription(s) for s in sorted(bus.subscriptions, key=lambda s: s.name)],
+        "schedules": [
+            {
+                "every": schedule.interval,
+                "subject": said(schedule.subject),
+                "body": value_text(schedule.body),
+                **{key: value_text(value) for key, value in sorted(schedule.envelope.items()) if value not in (None, 0.0)},
+                **{key: value for key, value in origin_of(schedule).items() if key not in ("interval", "subject")},
+                "place": place_text(schedule.place),
+            }
+            for schedule in list(bus.schedules)
+        ],
+    }
+
+
+def _told_settings(filter: Any, told: Mapping[str, Any]) -> str:
+    """The settings that somebody chose: those that differ from their defaults."""
+    if not dataclasses.is_dataclass(filter) or isinstance(filter, type):
+        return ", ".join(f"{name}={_short(value)}" for name, value in _written(told).items())
+    defaults = {field.name: field.default for field in dataclasses.fields(filter)}
+    chosen = {name: value for name, value in settings(filter).items() if value != value_text(defaults[name])}
+    chosen.update(told)
+    return ", ".join(f"{name}={_short(value)}" for name, value in chosen.items() if name in defaults)
+
+
+def describe_node(node: Node) -> dict[str, Any]:
+    if isinstance(node, Step):
+        return {
+            "filter": node.name,
+            "is": value_text(what_it_is(node.filter)),
+            "shape": node.shape,
+            "colour": node.colour,
+            "settings": {**settings(node.filter), **_written(origin_of(node))},
+            "place": place_text(node.place),
+        }
+    inside = {"filters": [describe_node(inner) for inner in node.nodes], "place": place_text(node.place)}
+    if not isinstance(node, Fork):
+        return {"pipeline": getattr(node, "on_error", None) or "default", **inside}
+    kind = "when" if isinstance(node, When) else "branch"
+    test = node.test.pattern.text if node.test.pattern is not None else _predicate(node.test.predicate)
+    return {kind: test, **inside}
+
+
+def _written(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file has them: those that were interpolated, and all of a filter that is no dataclass."""
+    table = told.get("")
+    found = dict(table) if isinstance(table, dict) else {}
+    for key in ("use", "target", "name"):
+        found.pop(key, None)
+    return found | {key: value for key, value in told.items() if key}
+
+
+def what_it_is(filter: Any) -> Any:
+    """The function of a filter that is one, else its class."""
+    return filter if getattr(filter, "__qualname__", None) is not None else type(filter)
+
+
+def _predicate(predicate: Any) -> dict[str, Any]:
+    told = value_text(predicate)
+    return told if isinstance(told, dict) else {"predicate": told}
+
+
+def describe_subscription(subscription: Subscription) -> dict[str, Any]:
+    plan = subscription.plan
+    return {
+        "name": subscription.name,
+        "subjects": [said(pattern) for pattern in subscription.patterns],
+        "handler": value_text(plan.bound.handler) if plan.bound is not None else None,
+        "run": plan.run_on,
+        "workers": plan.rules.workers,
+        "mailbox": {"size": plan.rules.size, "overflow": plan.rules.overflow, "timeout": plan.rules.timeout},
+        "attempts": plan.attempts,
+        "deliver": plan.deliver,
+        "to": None if plan.to is None else said(plan.to),
+        "filters": [describe_node(node) for node in plan.nodes],
+        "place": place_text(subscription.place),
+    }
+
+
+def settings(filter: Any) -> dict[str, Any]:
+    """A dataclass filter's fields as JSON-safe values; nothing for other filters."""
+    if not dataclasses.is_dataclass(filter) or isinstance(filter, type):
+        return {}
+    return {
+        field.name: value_text(getattr(filter, field.name))
+        for field in dataclasses.fields(filter)
+        if field.init and not field.name.startswith("_")
+    }
+
+
+def value_text(value: Any) -> Any:
+    """A value of JSON's as it is; a function or class as `module:name`; anything else as its text."""
+    try:
+        return _value_text(value)
+    except BaseException as error:
+        spared(error)
+        return shown(value)
+
+
+def _value_text(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return plain_text(value)
+    if isinstance(value, Expression):
+        return {"expr": value.text}
+    if isinstance(value, Mapping):
+        return {said(key): value_text(inner) for key, inner in list(value.items())}
+    if isinstance(value, (list, tuple)):
+        return [value_text(inner) for inner in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(said, list(value)))
+    name = getattr(value, "__qualname__", None)
+    if name is not None:
+        return f"{value.__module__}:{name}"
+    return f"<{type(value).__module__}:{type(value).__qualname__}>" if callable(value) else said(value)
+
+
+def place_text(place: Place) -> str:
+    """Relative to the working directory where that is shorter."""
+    try:
+        relative = os.path.relpath(place.file)
+    except ValueError:
+        relative = place.file
+    return f"{relative if len(relative) < len(place.file) else place.file}:{place.line}"
+
+
+# --- text --------------------------------------------------------------------------------------------------------------
+
+
+def explain(bus: Described, about: Any) -> str:
+    message = about if isinstance(about, Message) else None
+    subject = message.subject if message is not None else about
+    subject = plain_text(subject)
+    if isinstance(subject, str):
+        check_subject(subject)
+    lines: list[tuple[int, str, str, str]] = []
+    _explain_chain(bus.publish_nodes, subject, message, 1, lines)
+    stays = ", if the subject stays" if any(step.traits.reroutes for step in filters_for(bus.publish_nodes, subject)) else ""
+    parts = [said(subject), "", "publish chain" if lines else "publish chain: no filter", *_table(lines), ""]
+    listeners = sorted(bus.listeners(subject), key=lambda s: s.name)
+    if not listeners:
+        parts.append(f"mailboxes{stays}: nobody listens (a Receipt with 0 mailboxes, and an Unrouted event)")
+    else:
+        parts.append(f"mailboxes{stays}")
+    for subscription in listeners:
+        parts += _explain_subscription(subscription, bus, subject, message)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _explain_subscription(subscription: Subscription, bus: Described, subject: Any, message: Any) -> list[str]:
+    plan, publish_nodes, bus_nodes = subscription.plan, bus.publish_nodes, bus.delivery_nodes
+    rules = plan.rules
+    policy = f"{rules.overflow} at {rules.size:,}" + (f", {rules.timeout:g} s" if rules.overflow == "block" else "")
+    if plan.bound is None:
+        runs = "pull: read by its owner"
+    else:
+        runs = f"{plan.run_on}, {rules.workers} worker{'s' if rules.workers > 1 else ''}"
+    lines = [f"  {subscription.name} on {', '.join(map(str, subscription.patterns))}  [{runs}; {policy}]"
+             f"  {place_text(subscription.place)}"]  # fmt: skip
+    steps: list[tuple[int, str, str, str]] = []
+    for_all = bus_nodes if plan.bound is not None else transforms_only(bus_nodes)
+    before = bool(publish_nodes)
+    _explain_chain(for_all, subject, message, 2, steps, before)
+    if plan.bound is None and for_all != bus_nodes:
+        steps.append((2, "(bus-wide filters other than Transforms)", "not for readers: they wrap handlers", ""))
+    _explain_chain(plan.nodes, subject, message, 2, steps, before or bool(for_all))
+    if plan.bound is not None:
+        goes = f"what it returns goes to {plan.to}" if plan.to is not None else ""
+        steps.append((2, f"-> {plan.bound.name}", goes, ""))
+    return lines + _table(steps)
+
+
+def _explain_chain(
+    chain: tuple[Node, ...],
+    subject: Any,
+    message: Message[Any] | None,
+    depth: int,
+    lines: list[tuple[int, str, str, str]],
+    before: bool = False,
+) -> None:
+    """
+    Append a line for each node.
+
+    Args:
+        before: Filters of other chains come before: they may change what a predicate sees.
+    """
+    certain = True  # until a filter may have changed the subject
+    alone = not before  # until a filter may have changed the message
+
+    def go(chain: tuple[Node, ...], depth: int) -> bool:
+        """True if a branch was certainly taken: what follows, here and around, is skipped."""
+        nonlocal certain, alone
+        for index, node in enumerate(chain):
+            where = place_text(node.place)
+            left = False
+            if isinstance(node, Step):
+                given = _told_settings(node.filter, origin_of(node))
+                note = "may change the subject: what follows depends on it" if node.traits.reroutes else ""
+                note = "an actor: asked in its own mailbox" if node.shape == "actor" else note
+                lines.append((depth, f"{node.name}({given})" if given else node.name, note, where))
+                certain = certain and not node.traits.reroutes
+                alone = False
+            elif not isinstance(node, Fork):
+                lines.append((depth, "Pipeline", _on_error(node), where))
+                left = go(node.nodes, depth + 1)
+            else:
+                decided, why = _decide(node, subject, message if alone else None, certain)
+                if message is not None and not alone and node.test.pattern is None:
+                    why += "; filters before it may change what it sees"
+                lines.append((depth, node.name, why, where))
+                if decided is False:
+                    continue
+                left = go(node.nodes, depth + 1) and decided is True
+                left = left or (decided is True and isinstance(node, Branch))
+            if left:
+                later = [other.name for other in chain[index + 1 :]]
+                if later:
+                    lines.append((depth, f"({', '.join(later)})", "skipped: a branch was taken", ""))
+                return True
+        return False
+
+    go(chain, depth)
+
+
+def _decide(node: Fork, subject: Any, message: Message[Any] | None, certain: bool) -> tuple[bool | None, str]:
+    pattern: Pattern | None = node.test.pattern
+    if pattern is not None:
+        if not certain:
+            return None, "asked of the new subject"
+        if pattern.matches(subject):
+            return True, f"taken: {subject} matches"
+        return False, f"not taken: {subject} does not match"
+    if message is None:
+        return None, "asked for each message"
+    predicate: Callable[[Message[Any]], object] = node.test.predicate  # type: ignore[assignment]
+    try:
+        answer = bool(predicate(message))
+    except Exception as error:
+        return None, f"asked of the message as it came: raises {type(error).__name__}: {error}"
+    return answer, f"{'taken' if answer else 'not taken'}: {node.test.name} says {answer} of the message as it came"
+
+
+def _short(value: Any) -> str:
+    text = shown(value)
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _table(lines: list[tuple[int, str, str, str]]) -> list[str]:
+    if not lines:
+        return []
+    whats = ["  " * depth + what for depth, what, _, _ in lines]
+    width = max(map(len, whats))
+    middle = max(len(why) for _, _, why, _ in lines)
+    return list(_rows(lines, whats, width, middle))
+
+
+def _rows(lines: list[tuple[int, str, str, str]], whats: list[str], width: int, middle: int) -> Iterator[str]:
+    for what, (_, _, why, place) in zip(whats, lines, strict=True):
+        yield f"{what:<{width}}  {why:<{middle}}  {place}".rstrip()
+
+
+def _on_error(node: Node) -> str:
+    on_error = getattr(node, "on_error", None)
+    return f"on_error={on_error}" if on_error else ""

@@ -1,0 +1,283 @@
+"""
+Planning a subscription: its options checked, its handler bound, its rules made; shared by subscriptions of equal settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pipebus.clock import Clock
+from pipebus.delivery import binding
+from pipebus.delivery.subscription import Hub, Plan, Subscription
+from pipebus.errors import PipelineError, SubscriptionError, UnsupportedCapability
+from pipebus.foreign.objects import plain_text, shown
+from pipebus.mailbox.mailbox import Mailbox, Rules, Traffic
+from pipebus.message.message import Message
+from pipebus.message.subject import Address, Pattern, no_address
+from pipebus.pipeline import callables, pipeline, recognise, routes
+from pipebus.pipeline import rules as chain_rules
+from pipebus.pipeline.compose import Node
+from pipebus.pipeline.places import Place
+from pipebus.running.loops import LoopRunner
+from pipebus.running.runners import Pool, Starts, Timers, current_mailbox
+
+PLANS = 64
+"""Plans kept for further subscriptions of the same handler and options."""
+
+
+class Machinery(Protocol):
+    """What plans are made from; a bus's."""
+
+    clock: Clock
+    transport: Any
+    traffic: Traffic
+    pool: Pool
+    loops: LoopRunner
+    timers: Timers
+    starts: Starts
+    pool_is_given: bool
+    name: str
+
+
+class Planner:
+    """
+    Makes plans for one bus.
+
+    Args:
+        known: Parameter types of handlers with a getter of their own.
+    """
+
+    def __init__(self, bus: Machinery, hub: Hub, known: dict[Any, Callable[[Message[Any]], Any]]) -> None:
+        self.bus = bus
+        self.hub = hub
+        self.known = known
+        self._plans: dict[Any, Plan] = {}
+
+    def subjects(self, subject: Any, word: str = "subscribe") -> Any:
+        """Literal strings as they are, wildcard patterns parsed, objects as they are; a tuple of several."""
+        if isinstance(subject, (list, tuple, set)):
+            found = tuple(self.subjects(one, word) for one in dict.fromkeys(map(plain_text, subject)))
+            if not found:
+                raise SubscriptionError("a subscription needs a subject; the list is empty")
+            return found[0] if len(found) == 1 else found
+        subject = plain_text(subject)
+        if isinstance(subject, str):
+            pattern = Pattern(subject)
+            return pattern.text if pattern.literal else pattern
+        if isinstance(subject, Address):
+            if not self.bus.transport.capabilities.objects:
+                raise UnsupportedCapability(f"this transport carries only mail for named subjects, not for {shown(subject)}")
+            return subject
+        raise no_address(subject, word)
+
+    def plan(self, handler: Any, place: Place, name: str | None, filters: Any, **options: Any) -> Plan:
+        """
+        The plan for these settings; the same one for the same settings.
+
+        Raises:
+            SubscriptionError, SubjectError, PipelineError, UnsupportedCapability.
+        """
+        given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
+        options = _plain(options)
+        key: Any
+        try:
+            key = (handler, given, tuple(options.values())) if options["run"] != "thread" else None  # each has its own
+            plan = self._plans.get(key) if key is not None else None
+        except TypeError:
+            key = plan = None
+        if plan is None:
+            plan = self._make(handler, place, name, given, **options)
+            self._keep(key, plan)
+        return plan
+
+    def actor_plan(self, actor: Any, place: Place, filters: Any, **options: Any) -> Plan:
+        """The plan for an actor; the same one for all of its class and settings."""
+        given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
+        options = _plain(options)
+        cls = type(actor)
+        if options["run"] is None and callables.is_async(getattr(actor, "filter", None)):
+            options["run"] = "loop"
+        key: Any
+        try:
+            own = options["run"] == "thread" or "on_message" in getattr(actor, "__dict__", ())
+            key = None if own else (cls, given, tuple(options.values()))
+            plan = self._plans.get(key) if key is not None else None
+        except TypeError:
+            key = plan = None
+        if plan is None:
+            first = callable(getattr(actor, "filter", None))
+            plan = self._make(actor.on_message, place, plain_text(actor.name) or cls.__name__, given, first, **options)
+            if plan.run_on != "loop" and callables.is_async(getattr(actor, "filter", None)):
+                raise SubscriptionError(
+                    f"{cls.__name__} (at {place}): run={shown(plan.run_on)}, but its filter is async; "
+                    'leave `run` out, or say "loop"'
+                )
+            bound = plan.bound
+            if bound is not None:  # it serves all of the class, and keeps none of them alive
+                bound.name, bound.handler, bound.call = cls.__name__, cls.on_message, _nobody
+            self._keep(key, plan)
+        return plan
+
+    def forget(self, filters: list[Any]) -> None:
+        """Plans with one of these filters are kept no longer."""
+        for key, plan in list(self._plans.items()):
+            if any(step.filter is one for step in routes.steps(plan.nodes) for one in filters):
+                self._plans.pop(key, None)
+
+    def _keep(self, key: Any, plan: Plan) -> None:
+        if key is None:
+            return
+        if len(self._plans) >= PLANS:
+            self._plans.clear()
+        self._plans[key] = plan
+
+    def _make(
+        self,
+        handler: Any,
+        place: Place,
+        name: str | None,
+        filters: tuple[Any, ...],
+        first: bool = False,
+        *,
+        to: Any,
+        workers: int,
+        run: Any,
+        mailbox: int,
+        overflow: Any,
+        overflow_timeout: float,
+        attempts: int,
+        deliver: str,
+    ) -> Plan:
+        title = name or (binding.handler_name(handler) if handler is not None else "pull")
+
+        def bad(text: str) -> SubscriptionError:
+            return SubscriptionError(f"subscription {title} (at {place}): {text}")
+
+        for option, value in (("workers", workers), ("mailbox", mailbox), ("attempts", attempts)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise bad(f"{option}={shown(value)}; it is a whole number of at least 1")
+        if overflow not in ("block", "reject", "drop_newest", "drop_oldest"):
+            raise bad(f'overflow={shown(overflow)}; it is "block", "reject", "drop_newest" or "drop_oldest"')
+        if not isinstance(overflow_timeout, (int, float)) or isinstance(overflow_timeout, bool) or not overflow_timeout >= 0:
+            raise bad(f"overflow_timeout={shown(overflow_timeout)}; it is a number of seconds, 0 or more")
+        if deliver not in ("new", "all", "last"):
+            raise bad(f'deliver={shown(deliver)}; it is "new", "all" or "last"')
+        if deliver != "new" and not self.bus.transport.capabilities.replay:
+            raise UnsupportedCapability(f'subscription {title}: this transport keeps no messages, so deliver is "new"')
+        if run not in (None, "pool", "thread", "loop"):
+            raise bad(f'run={shown(run)}; it is "pool", "thread" or "loop"')
+        self._check_to(to, bad)
+        bound = binding.bind(handler, self.known, place, name) if handler is not None else None
+        if bound is None and workers > 1:
+            raise bad("workers are for handlers; a subscription without one is read by whoever calls receive")
+        if bound is None and to is not None:
+            raise bad("`to` is for what a handler returns; this subscription has none")
+        if bound is None and run is not None:
+            raise bad(f"run={shown(run)} is for handlers; a subscription without one is read by whoever calls receive")
+        run_on = "pull" if bound is None else run or ("loop" if bound.is_async else "pool")
+        if bound is not None and bound.is_async and run_on != "loop":
+            raise bad(f'its handler is async, so run="{run_on}" cannot await it; leave `run` out, or make it a plain `def`')
+        pool = None
+        if run_on == "thread":
+            pool = Pool(
+                workers, self.bus.clock, f"{self.bus.name}-{title}", lambda ready, workers: None, alone=True,
+                starts=self.bus.starts, locks=self.bus.traffic.locks,
+            )  # fmt: skip
+        elif run_on == "pool" and workers > 1:
+            self._grow_pool(workers, bad)
+        enlist, schedule = {
+            "pool": (self.bus.pool.enlist_first if first else self.bus.pool.ready.append, self.bus.pool.call),
+            "thread": (pool.ready.append, pool.call) if pool is not None else (_nothing, _wake_reader),
+            "loop": (self.bus.loops.enlist, self.bus.loops.call),
+            "pull": (_nothing, _wake_reader),
+        }[run_on]
+        rules = self.rules(
+            size=mailbox,
+            overflow=overflow,
+            timeout=float(overflow_timeout),
+            workers=workers,
+            pull=bound is None,
+            enlist=enlist,
+            schedule=schedule,
+            hurry=self.bus.pool.hurry if first and run_on == "pool" else None,
+        )
+        own = recognise.nodes(filters, place, f"filters of {title}")
+        plan = Plan(self.hub, bound, own, rules, to=to, run_on=run_on, attempts=attempts, deliver=deliver)
+        plan.pool = pool
+        return plan
+
+    def rules(self, **options: Any) -> Rules:
+        """Rules for mailboxes of this bus."""
+        bus = self.bus
+        return Rules(bus.traffic, bus.clock, later=bus.timers.after, blocking=bus.pool.lent, mine=_mine, **options)
+
+    @staticmethod
+    def _check_to(to: Any, bad: Callable[[str], SubscriptionError]) -> None:
+        if to is None or isinstance(to, Address):
+            return
+        if not isinstance(to, str):
+            raise bad(f"to={shown(to)}; it is a subject, an actor or Ref(obj)")
+        if not Pattern(to).literal:
+            raise bad(f"to={shown(to)} has a wildcard; it is published to, so it is a literal subject")
+
+    def _grow_pool(self, workers: int, bad: Callable[[str], SubscriptionError]) -> None:
+        """One subscription never holds the last worker."""
+        pool = self.bus.pool
+        if pool.size > workers:
+            return
+        if self.bus.pool_is_given:
+            raise bad(f"workers={workers} would take every worker of Bus(pool={pool.size}); make the pool larger")
+        pool.size = workers + 1
+
+
+def check_delivery(subscription: Subscription, bus_nodes: tuple[Node, ...]) -> None:
+    """
+    Whether a subscription's whole delivery chain can be right.
+
+    Raises:
+        PipelineError
+    """
+    plan, title, subjects = subscription.plan, subscription.name, subscription.subjects
+    chain = (*bus_nodes, *plan.nodes)
+    if not chain:
+        return
+    chain_rules.check(bus_nodes, "delivery", own=plan.nodes)
+    chain_rules.check_applicable(plan.nodes, subjects, title)
+    if plan.bound is None:
+        for step in routes.steps(plan.nodes):
+            if step.shape != "transform":
+                raise PipelineError(
+                    f"filter {step.name} ({step.where}) stands around a handler, and {title} has none: it is read; "
+                    "make it a Transform"
+                )
+        return
+    colour = "async" if plan.bound.is_async else "sync"
+    chain_rules.check_colour(chain, colour, f"handler {plan.bound.name} is {colour}")
+    me = getattr(subscription, "actor", None)  # is not asked about its own mail
+    waiting = next((step for step in routes.steps(chain) if step.traits.waits and step.filter is not me), None)
+    if plan.run_on == "loop" and colour == "sync" and waiting is not None:
+        raise PipelineError(
+            f"filter {waiting.name} ({waiting.where}) may wait, and would stop the event loop that the plain handler "
+            f'{plan.bound.name} runs on; make the handler `async def`, or leave run="loop" out'
+        )
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value if type(value) is int else plain_text(value) for name, value in options.items()}
+
+
+def _nobody(message: Message[Any]) -> Any:
+    raise NotImplementedError("an actor's subscription calls the actor")
+
+
+def _nothing(mailbox: Any) -> None:
+    """A reader looks at the mailbox itself."""
+
+
+def _wake_reader(mailbox: Any) -> None:
+    mailbox.owner.inbox.wake()
+
+
+def _mine(mailbox: Mailbox) -> bool:
+    return current_mailbox() is mailbox

@@ -1,0 +1,1 @@
+"""What travels: messages, headers, ids, outcomes, subjects, and their form as bytes."""

@@ -1,0 +1,192 @@
+"""
+Message <-> bytes: JSON in the structured form of CloudEvents 1.0, whose attribute names are used where one fits.
+
+    envelope          on the wire            envelope          on the wire
+    id                id                     body              data, or data_base64 for bytes
+    subject           type                   headers           pipebusheaders (JSON, as a string)
+    time              time (RFC 3339)        key               partitionkey
+    (the bus)         source                 ttl               pipebusttl (seconds, as a string)
+    (version 1)       pipebusversion         reply_to          pipebusreplyto
+    (always "1.0")    specversion            correlation_id    correlationid
+    (bytes)           datacontenttype
+
+CloudEvents has strings and whole numbers for attributes, and no objects; and who passes an event on may write all as strings.
+
+Bodies are JSON: pydantic models, dataclasses, datetimes, decimals, UUIDs and enums are written as pydantic writes them, and
+come back as what JSON has; a handler's or `Validate`'s type makes them what they were. Bytes come back as bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from pipebus.errors import CodecError, PipebusError, UnsupportedCapability
+from pipebus.foreign.objects import plain_text, shown
+from pipebus.message.message import ERROR_HEADER, NO_HEADERS, Headers, Message, check_headers, frozen_headers
+from pipebus.message.subject import check_subject
+
+VERSION: Final = 1
+_quickly: Final = msgspec.json.Decoder().decode
+
+
+class Codec(Protocol):
+    """How a transport writes messages."""
+
+    def encode(self, message: Message[Any]) -> bytes: ...
+    def decode(self, data: bytes) -> Message[Any]: ...
+
+
+class JsonCodec:
+    """
+    The default codec.
+
+    Args:
+        source: The CloudEvents `source`: a URI reference that names the program.
+    """
+
+    def __init__(self, source: str = "pipebus") -> None:
+        self.source = source
+
+    def encode(self, message: Message[Any]) -> bytes:
+        """
+        Raises:
+            UnsupportedCapability: the message is addressed to an object, which has no name outside this process.
+            CodecError: the body cannot be written as JSON.
+        """
+        for field in ("subject", "reply_to"):
+            value = getattr(message, field)
+            if value is not None and not isinstance(value, str):
+                raise UnsupportedCapability(
+                    f"{field} {shown(value)} is an object; a transport that encodes carries only mail for named subjects"
+                )
+        check_subject(message.subject)
+        wire: dict[str, Any] = {
+            "specversion": "1.0",
+            "id": message.id,
+            "source": self.source,
+            "type": plain_text(message.subject),
+            "time": _moment(message.time),
+            "pipebusversion": VERSION,
+        }
+        for name, value in (
+            ("partitionkey", message.key),
+            ("pipebusttl", None if message.ttl is None else repr(message.ttl)),
+            ("pipebusreplyto", message.reply_to),
+            ("correlationid", message.correlation_id),
+            ("pipebusheaders", _as_text(message.headers) if message.headers else None),
+        ):
+            if value is not None:
+                wire[name] = value
+        if isinstance(message.body, (bytes, bytearray, memoryview)):
+            wire["datacontenttype"] = "application/octet-stream"
+            wire["data_base64"] = base64.b64encode(message.body).decode()
+        elif message.body is not None:
+            wire["data"] = message.body
+        try:
+            return _to_json(wire)
+        except Exception as error:  # also whatever the body's own methods raise
+            text = str(error).encode("utf-8", "backslashreplace").decode()
+            what = f"message {shown(message.id)} (body: {type(message.body).__name__})"
+            raise CodecError(f"{what} cannot be written as JSON: {text}") from error
+
+    def decode(self, data: bytes) -> Message[Any]:
+        """
+        Raises:
+            CodecError: saying what is missing or wrong; the bytes are the caller's to keep.
+        """
+        try:
+            wire = _quickly(data)
+        except Exception:  # it is stricter (NaN, halves of characters), and says less
+            try:
+                wire = json.loads(data.decode())
+            except (ValueError, RecursionError) as error:
+                raise CodecError(f"{len(data)} bytes are no JSON: {error}") from error
+        if not isinstance(wire, dict):
+            raise CodecError(f"a message is a JSON object, found {type(wire).__name__}")
+        if wire.get("specversion") != "1.0":
+            raise CodecError(f'"specversion" is "1.0", found {wire.get("specversion")!r}')
+        if wire.get("pipebusversion", VERSION) not in (VERSION, str(VERSION)):
+            raise CodecError(f'"pipebusversion" {shown(wire["pipebusversion"])} is not {VERSION}: written by another pipebus')
+        for name in ("type", "id", "time"):
+            if not isinstance(wire.get(name), str):
+                raise CodecError(f'"{name}" is a string, found {wire.get(name)!r}' if name in wire else f'"{name}" is missing')
+        try:
+            return _message(wire, data)
+        except (PipebusError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise CodecError(f"not a message: {error}") from error
+
+
+def _as_text(headers: Headers) -> str:
+    return json.dumps(headers, ensure_ascii=False, separators=(",", ":"))
+
+
+_last: tuple[int, str] = (0, "1970-01-01T00:00:00")
+"""A second, and its text: most messages are of the same one as the message before."""
+
+
+def _moment(time: float) -> str:
+    """RFC 3339, with microseconds, as `datetime.isoformat` writes them."""
+    global _last  # noqa: PLW0603 (replaced whole: other threads see this second's text or another's, each with its number)
+    micros = round(time * 1e6)
+    second, micro = divmod(micros, 1_000_000)
+    known, text = _last
+    if known != second:
+        text = datetime.fromtimestamp(second, UTC).isoformat()[:-6]
+        _last = (second, text)
+    return f"{text}.{micro:06d}+00:00" if micro else f"{text}+00:00"
+
+
+def _to_json(value: Any) -> bytes:
+    """Bytes inside a body are text if they are UTF-8 and else an error: base64 would come back as other bytes."""
+    return _writer()(value, bytes_mode="utf8", inf_nan_mode="constants")  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _writer() -> Any:
+    """Imported when it is first needed."""
+    from pydantic_core import to_json
+
+    return to_json
+
+
+def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
+    check_subject(wire["type"])
+    body = wire.get("data")
+    if "data_base64" in wire:
+        body = base64.b64decode(wire["data_base64"], validate=True)
+    elif b"\\u" in data:
+        _to_json(body)  # a lone surrogate, written as an escape, has no UTF-8 form: refuse it here, not where it is used
+    headers: Any = wire.get("pipebusheaders", NO_HEADERS)
+    ttl: Any = wire.get("pipebusttl")
+    if isinstance(headers, str):
+        headers = json.loads(headers)
+    if isinstance(ttl, str):
+        with suppress(ValueError):  # then it is told below what it should be
+            ttl = json.loads(ttl)
+    if not isinstance(headers, dict):
+        raise CodecError(f'"pipebusheaders" is an object, found {shown(headers)}')
+    own = headers.get(ERROR_HEADER)
+    if own is not None:
+        others = check_headers({name: text for name, text in headers.items() if name != ERROR_HEADER})
+        headers = frozen_headers({**others, ERROR_HEADER: str(own)})
+    moment = datetime.fromisoformat(wire["time"])
+    if moment.tzinfo is None:
+        raise CodecError(f'"time" {shown(wire["time"])} has no offset; RFC 3339 wants one')
+    return Message(
+        wire["type"],
+        body,
+        headers=headers,
+        key=wire.get("partitionkey"),
+        ttl=ttl,
+        reply_to=wire.get("pipebusreplyto"),
+        correlation_id=wire.get("correlationid"),
+        id=wire["id"],
+        time=moment.timestamp(),
+    )

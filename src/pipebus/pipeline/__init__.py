@@ -1,0 +1,1 @@
+"""The chain: what a filter is, and how filters become one call. Read `compose` first."""

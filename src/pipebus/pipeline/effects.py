@@ -1,0 +1,69 @@
+"""What an `Around` may yield besides its message, carried out in a sync chain."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from typing import Any, Final
+
+from pipebus.errors import ContractError
+from pipebus.foreign.objects import shown
+from pipebus.message.message import Outcome
+from pipebus.pipeline.blame import StepId, conclude
+from pipebus.pipeline.compose import Next
+from pipebus.pipeline.services import Services
+from pipebus.pipeline.shapes import Call
+from pipebus.values.quantities import is_duration
+
+PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
+
+
+def ended(step: StepId, returned: object, outcome: Outcome | None, due: type[Outcome]) -> Outcome:
+    """What an Around's return means: an outcome of its own, or the last one that its passes gave."""
+    if returned is not None:
+        return conclude(step, returned, due)
+    if outcome is None:
+        raise ContractError("returned before any pass gave an outcome; yield the message, or `return Dropped(reason)`")
+    return outcome
+
+
+def check_seconds(effect: str, seconds: Any) -> None:
+    """A time that can be waited for."""
+    if not is_duration(seconds):
+        raise ContractError(f"yielded {effect} with {shown(seconds)}; it takes a number of seconds, 0 or more")
+
+
+def no_effect(effect: object) -> ContractError:
+    return ContractError(f"yielded {shown(effect)}; an Around yields a Message, Pause(seconds) or Call(message, timeout=…)")
+
+
+def abandonable(step: StepId, next_: Next, effect: Call, services: Services) -> Any:
+    """A sync rest on a thread of its own, so that its caller can stop waiting for it."""
+    if not step.abandon:
+        raise ContractError("yielded Call in a sync chain; a sync rest cannot be cancelled, only left behind: abandon=True")
+    gate = threading.Lock()
+    gate.acquire()
+    result: list[tuple[bool, Any]] = []
+    context = contextvars.copy_context()
+    here = services.carry(context)
+
+    def run() -> None:
+        try:
+            result.append((True, context.run(next_, effect.message)))
+        except BaseException as error:
+            result.append((False, error))
+        finally:
+            here.mailbox = None
+            gate.release()
+
+    try:
+        threading.Thread(target=run, name=f"pipebus-abandonable-{step.name}", daemon=True).start()
+    except BaseException:
+        here.mailbox = None
+        raise
+    if not services.wait(gate, effect.timeout):
+        raise TimeoutError(f"the rest of the chain took longer than {effect.timeout} s; it goes on, unheard")
+    fine, value = result[0]
+    if not fine:
+        raise value
+    return value

@@ -1,0 +1,48 @@
+"""The one walker over chains: every node, every filter, and the filters that a subject's messages may meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipebus.pipeline.compose import Node
+from pipebus.pipeline.forks import Branch, Fork
+from pipebus.pipeline.step import Step
+
+
+def walk(chain: tuple[Node, ...]) -> Iterator[Node]:
+    """Every node, depth first, containers before what they hold."""
+    for node in chain:
+        yield node
+        yield from walk(node.nodes)
+
+
+def steps(chain: tuple[Node, ...]) -> Iterator[Step]:
+    """The filters among `walk`."""
+    return (node for node in walk(chain) if isinstance(node, Step))
+
+
+def filters_for(chain: tuple[Node, ...], subject: object) -> list[Step]:
+    """The filters that a message published on `subject` may pass; after a rerouter, those of any subject."""
+    found: list[Step] = []
+
+    def go(chain: tuple[Node, ...], certain: bool) -> tuple[bool, bool]:
+        """(the subject is still certain, the chain was certainly left by a branch)"""
+        for node in chain:
+            if isinstance(node, Step):
+                found.append(node)
+                certain = certain and not node.traits.reroutes
+                continue
+            decided = None
+            if not isinstance(node, Fork):
+                decided = True
+            elif certain:
+                decided = node.test.decide(subject)
+            if decided is False:
+                continue
+            certain, left = go(node.nodes, certain)
+            if decided and (left or isinstance(node, Branch)):
+                return certain, True
+        return certain, False
+
+    go(chain, True)
+    return found

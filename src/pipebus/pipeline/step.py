@@ -1,0 +1,85 @@
+"""A step: one filter at one place of one chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from pipebus.message.message import Message
+from pipebus.pipeline import links_async, links_sync
+from pipebus.pipeline.blame import StepId, checked
+from pipebus.pipeline.compose import Build, Next, Node
+from pipebus.pipeline.places import Place
+from pipebus.pipeline.shapes import Around, Traits
+
+PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
+
+Shape = Literal["plain", "transform", "around", "actor"]
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Step(Node):
+    """
+    One filter, and where it was put.
+
+    Args:
+        filter: The user's function or object.
+        shape, colour, call, traits: What `recognise` found out about it.
+        name: What it is called in errors, figures and `explain`.
+        place, position, within: Where it was registered, for errors.
+    """
+
+    filter: Any
+    shape: Shape
+    colour: Literal["sync", "async", "both"]
+    name: str
+    call: Any
+    place: Place
+    position: int
+    within: str
+    traits: Traits
+    nodes = ()
+
+    @property
+    def where(self) -> str:
+        return f"position {self.position} of {self.within} at {self.place}"
+
+    def link(self, next_: Next, build: Build) -> Next:
+        if self.traits.reroutes and build.side == "publish":
+            next_ = _rerouted(next_, build)
+        if self.shape == "actor":  # it makes its own link; a test watches it where it answers
+            return self.filter.link_into(StepId(self.name, scope=build.scope), next_, build)  # type: ignore[no-any-return]
+        call = self.filter.at(build.place) if isinstance(self.filter, Around) and callable(self.filter.at) else self.call
+        step = StepId(self.name, call, self.traits.abandon, build.scope)
+        link = _LINKS[self.shape, build.colour](step, next_, build.due, build.services)
+        if build.services.watch is None:
+            return link
+        return build.services.watch(StepId(self.name, scope=build.scope), build.colour, link, (self.name,))
+
+
+_LINKS: Final[dict[tuple[str, str], Callable[..., Next]]] = {
+    ("plain", "sync"): links_sync.plain,
+    ("plain", "async"): links_async.aplain,
+    ("transform", "sync"): links_sync.transform,
+    ("transform", "async"): links_async.atransform,
+    ("around", "sync"): links_sync.around,
+    ("around", "async"): links_async.aaround,
+}
+
+
+def _rerouted(next_: Next, build: Build) -> Next:
+    """After a rerouter: an unchanged subject goes on here, a new one on what follows, compiled for it."""
+    subject, rest, resume = build.subject, build.rest, build.resume
+    known: dict[object, Next] = {}
+
+    def choose(message: Message[Any]) -> Any:
+        if message.__class__ is not Message or message.subject is subject or resume is None:
+            return next_(message)
+        message = checked(message)
+        if message.subject == subject:
+            return next_(message)
+        onward = known.get(message.subject) or resume(message.subject, rest, known)
+        return onward(message)
+
+    return choose

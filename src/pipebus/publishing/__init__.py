@@ -1,0 +1,1 @@
+"""From `publish` to the mailbox."""

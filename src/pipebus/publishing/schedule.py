@@ -1,0 +1,164 @@
+"""
+Schedules: messages published again and again, by a producer that need not run all the time.
+
+    bus.every(60.0, "headlines.fetch")
+
+A schedule is a mailbox with room for one tick, whose handler publishes: so a tick runs on the worker pool like any handler,
+a filter or a full mailbox that makes it wait stops no other schedule, and a tick that comes while the one before is still
+being published is skipped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pipebus.clock import Clock
+from pipebus.errors import LifecycleError, PipelineError
+from pipebus.foreign.objects import is_a, said
+from pipebus.mailbox.mailbox import Item, Mailbox, Rules
+from pipebus.message.message import Message
+from pipebus.outcomes.ledger import Ledger
+from pipebus.pipeline.places import Place
+from pipebus.running.runners import Timer, Timers
+
+
+class Ticking(Protocol):
+    """What a schedule asks of the bus; handed down."""
+
+    clock: Clock
+    timers: Timers
+    ledger: Ledger
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def publish(self) -> Callable[..., object]: ...
+    def forget_schedule(self, schedule: Schedule) -> None: ...
+    def interrupted(self, error: BaseException, where: str) -> None: ...
+
+
+class Schedule:
+    """
+    Made by `bus.every`.
+
+    The first message comes after one interval, the others at whole intervals from there. What is missed is not caught up.
+    """
+
+    quick = is_async = False
+
+    def __init__(
+        self, bus: Ticking, interval: float, subject: Any, body: Any, envelope: dict[str, Any], rules: Rules, place: Place,
+        kind: type[Mailbox],
+    ) -> None:  # fmt: skip
+        self.bus = bus
+        self.interval = interval
+        self.subject = subject
+        self.body = body
+        self.envelope = envelope
+        self.place = place
+        self.published = 0  # handed in, as in `bus.stats()`: what a filter dropped is one of them
+        self.skipped = 0
+        self.failed_ticks = 0
+        self.stopped = False
+        self._due = math.inf
+        self._timer: Timer | None = None
+        self._era = 0  # counts starts, so that a timer from before a stop is not taken for one after it
+        self._mailbox = kind(rules, self)
+
+    @property
+    def name(self) -> str:
+        return f"every {self.interval:g} s: {said(self.subject)}"
+
+    def stop(self) -> None:
+        """Publish no further message."""
+        self.stopped = True
+        self.bus.forget_schedule(self)
+
+    def stats(self) -> dict[str, Any]:
+        """JSON-safe: what it has done, and in how many seconds (None: not running) it is due."""
+        running = not self.stopped and self.bus.state == "started" and self._due < math.inf
+        return {
+            "every": self.interval,
+            "subject": said(self.subject),
+            "published": self.published,
+            "skipped": self.skipped,
+            "failed": self.failed_ticks,
+            "due_in": round(max(0.0, self._due - self.bus.clock.monotonic()), 3) if running else None,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Schedule {self.name}>"
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """A decorator it is not: that is said here, and nothing is published."""
+        self.stop()
+        raise PipelineError(
+            f'every publishes on "{self.subject}", and cannot stand above a function; subscribe the function: '
+            f'@bus.on("{self.subject}")'
+        )
+
+    # --- told by the bus -----------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The bus has started."""
+        self._era += 1
+        self._mailbox.reopen()
+        self._due = self.bus.clock.monotonic() + self.interval
+        self._arm(self._era)
+
+    def end(self) -> None:
+        """The bus stops."""
+        self._era += 1
+        self._due = math.inf
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        self._mailbox.close("stopped", keep=False)
+
+    def _arm(self, era: int) -> None:
+        due = max(0.0, self._due - self.bus.clock.monotonic())
+        self._timer = timer = self.bus.timers.after(due, lambda: self._tick(era))
+        if era != self._era:  # it has ended meanwhile
+            timer.cancel()
+
+    def _tick(self, era: int) -> None:
+        """On the timer's thread: hand the tick to a worker, unless the last one is still at it."""
+        if era != self._era or self.stopped:
+            return
+        due = self._due
+        if due == math.inf:
+            return  # it has just ended
+        missed = max(0, math.floor((self.bus.clock.monotonic() - due) / self.interval))
+        self.skipped += missed
+        self._due = due + (missed + 1) * self.interval
+        self._arm(era)
+        self._mailbox.offer(Message("pipebus.tick"))
+
+    # --- asked by the mailbox and its worker ------------------------------------------------------------------------------
+
+    def chain(self) -> Callable[[Message[Any]], Any]:
+        return self.deliver
+
+    def deliver(self, item: Item) -> None:
+        """On a worker's thread."""
+        try:
+            if self.bus.state == "started" and not self.stopped:
+                self.bus.publish(self.subject, self.body, **self.envelope)
+                self.published += 1
+        except BaseException as error:
+            if is_a(error, LifecycleError) and self.bus.state != "started":
+                return  # it has begun to stop meanwhile, and refuses schedules like other publishers
+            self.failed_ticks += 1
+            self.bus.ledger.failed("schedule.failed", error, schedule=self.name)
+            if is_a(error, (KeyboardInterrupt, SystemExit)):
+                self.bus.interrupted(error, self.name)
+        finally:
+            self._mailbox.acknowledge(item)
+
+    def overflowed(self, item: Item, policy: str) -> None:
+        self.skipped += 1
+
+    def discarded(self, item: Item, reason: str, by: str | None) -> None:
+        return None

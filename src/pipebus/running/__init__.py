@@ -1,0 +1,1 @@
+"""Who runs handlers: threads, event loops, timers."""

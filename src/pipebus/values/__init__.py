@@ -1,0 +1,1 @@
+"""What settings may be: quantities with units, models, expressions."""

@@ -1,0 +1,1 @@
+"""Waiting for one thing that somebody else gives, once."""

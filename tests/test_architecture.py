@@ -1,0 +1,53 @@
+"""The page on the architecture is true to the tree: a folder, a file or an order that changes has to change there too."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "pipebus"
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_the_page_has_each_folder_once_and_no_other() -> None:
+    """Whoever looks for a folder finds a sentence on it."""
+    named = re.findall(r"^\| `(\w+)/` \|", PAGE, re.MULTILINE)
+    there = [path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert sorted(named) == sorted(there)
+
+
+def test_only_promised_modules_are_at_the_root() -> None:
+    """What has no folder is public: its path is promised."""
+    there = {path.stem for path in PACKAGE.glob("*.py")}
+    assert there == {"__init__", "__main__", "errors", "clock", "events"}
+
+
+def test_each_file_on_the_page_exists() -> None:
+    for name in re.findall(r"`((?:\w+/)+\w+\.py)`", PAGE):
+        assert (PACKAGE / name).exists(), name
+
+
+def test_the_order_of_imports_is_the_one_that_is_checked() -> None:
+    """The page and the linter say the same."""
+    [order] = re.findall(r"^```text\n(.+?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    [layers] = [contract["layers"] for contract in contracts if contract["containers"] == ["pipebus"]]
+    assert order.split("\n")[:-1] == layers
+
+
+def test_each_folder_with_several_modules_has_a_contract_of_its_own() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    covered = {container for contract in contracts for container in contract["containers"]}
+    several = {
+        f"pipebus.{path.name}"
+        for path in PACKAGE.iterdir()
+        if path.is_dir() and len([one for one in path.iterdir() if one.suffix == ".py" or (one / "__init__.py").exists()]) > 2
+    }
+    assert several <= covered
+
+
+def test_the_file_to_read_first_is_short() -> None:
+    """`compose.py` is read in ten minutes."""
+    assert len((PACKAGE / "pipeline" / "compose.py").read_text(encoding="utf-8").splitlines()) <= 150
