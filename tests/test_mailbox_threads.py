@@ -144,6 +144,7 @@ def test_a_mailbox_that_falls_asleep_after_every_message_loses_none() -> None:
 
 @pytest.mark.parametrize("workers", [2, 4])
 @pytest.mark.parametrize(("size", "messages"), [(5, 60), (100_000, 200)], ids=["small", "large"])
+@pytest.mark.few(2)
 def test_several_workers_get_every_message_once_and_each_key_in_order(workers: int, size: int, messages: int) -> None:
     """Keys keep each publisher's order, one message of a key at a time, whoever handles it."""
     record = Record()
@@ -171,6 +172,7 @@ def test_several_workers_get_every_message_once_and_each_key_in_order(workers: i
 
 
 @pytest.mark.parametrize(("size", "messages"), [(3, 70), (100_000, 300)], ids=["small", "large"])
+@pytest.mark.few(1)
 def test_four_readers_share_every_message_once(size: int, messages: int) -> None:
     """Nothing is read twice, nothing stays; and each reader sees each publisher's messages in their order."""
     with running() as bus:
@@ -283,6 +285,7 @@ def test_many_loops_and_threads_wait_for_room_side_by_side() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
+@pytest.mark.few(1)
 def test_subscribers_that_come_and_go_take_what_receipts_counted(workers: int) -> None:
     """A steady subscriber misses nothing; of those that come and go, each message ended in one place, and receipts are true."""
     record = Record()
@@ -316,6 +319,7 @@ def test_subscribers_that_come_and_go_take_what_receipts_counted(workers: int) -
 
 
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
+@pytest.mark.few(1)
 def test_a_subscription_paused_and_resumed_all_the_time_loses_nothing(workers: int) -> None:
     """Three threads pause and resume it as fast as they can, while fifty publish."""
     record = Record()
@@ -498,7 +502,7 @@ def few(call: Callable[[int], Any]) -> list[InThread]:
 @pytest.mark.parametrize("size", [1, 3, 1_000])
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 @pytest.mark.usefixtures("turns_at_every_line")
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_line_by_line_handlers_get_every_message_once(workers: int, size: int) -> None:
     """Publishers that pause now and then, so that the mailbox falls asleep and is woken in every possible way."""
     record = Record()
@@ -604,6 +608,7 @@ def test_line_by_line_receipts_are_true_while_subscribers_leave(workers: int) ->
 
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 @pytest.mark.usefixtures("turns_at_every_line")
+@pytest.mark.few(1)
 def test_line_by_line_a_stop_loses_nothing(workers: int) -> None:
     """Stopped and started again while four publish: what was accepted is handled once, before the stop or after it."""
     record = Record()

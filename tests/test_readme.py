@@ -148,6 +148,7 @@ def test_the_session_on_a_file_is_the_real_one(tmp_path: Path) -> None:
     assert sum(name.startswith("pipebus ") for name, _ in steps) == 5
 
 
+@pytest.mark.thorough
 def test_the_tests_of_a_file_run_as_it_is_shown(tmp_path: Path) -> None:
     """A program's own test of its file."""
     for block in BLOCKS:
@@ -199,6 +200,7 @@ def test_the_pages_have_programs() -> None:
     assert len(PROGRAMS) > 20
 
 
+@pytest.mark.thorough
 def test_the_story_of_the_race_is_the_real_one(tmp_path: Path) -> None:
     """Each line that is shown stands in what a reader gets to see, in this order."""
     [shown] = [block.text for block in BLOCKS if block.info == "text story"]

@@ -15,6 +15,8 @@ import pipebus
 
 pytest.importorskip("mypy", reason="mypy is a development dependency")
 
+pytestmark = pytest.mark.thorough  # each process that runs some of them runs mypy
+
 USERS = Path(__file__).parent / "typing" / "users.py"
 HOME = Path(pipebus.__file__).parents[1]
 FOUND = re.compile(r"^(?P<file>.*?):(?P<line>\d+): error: (?P<text>.*)$")

@@ -78,6 +78,7 @@ def test_a_wrong_subject_is_told_once_and_before_the_first_record(shop: Shop) ->
     assert_said_well(done, 2, '"a..b" has an empty token')
 
 
+@pytest.mark.thorough
 def test_hints_are_no_mistakes(shop: Shop) -> None:
     """`check` says them and is content, `doctor` too."""
     shop.config('[filters.unused]\nuse = "log"\n[filters.used]\nuse = "log"\n[[pipelines]]\nfilters = ["used"]\n',

@@ -50,6 +50,7 @@ def test_a_coroutines_error_reaches_standard_error(tmp_path: Path) -> None:
     assert "in greet" in done.stderr
 
 
+@pytest.mark.thorough
 def test_one_kind_of_failure_is_printed_once_and_counted_after_that(tmp_path: Path) -> None:
     """A thousand failures of one kind are one traceback and a few lines with their number, not a thousand tracebacks."""
     done = run(tmp_path, FAILING.format(options='@bus.on("greetings")', times=250))
@@ -59,6 +60,7 @@ def test_one_kind_of_failure_is_printed_once_and_counted_after_that(tmp_path: Pa
     assert len(done.stderr.splitlines()) < 20
 
 
+@pytest.mark.thorough
 def test_failures_of_two_kinds_are_both_printed(tmp_path: Path) -> None:
     done = run(
         tmp_path,
@@ -84,6 +86,7 @@ def test_failures_of_two_kinds_are_both_printed(tmp_path: Path) -> None:
     assert "ValueError: 1" in done.stderr
 
 
+@pytest.mark.thorough
 def test_what_dies_in_a_publish_chain_is_printed_too(tmp_path: Path) -> None:
     done = run(
         tmp_path,

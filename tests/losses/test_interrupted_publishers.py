@@ -288,6 +288,7 @@ OUTER = (
 
 
 @pytest.mark.parametrize("outer", OUTER)
+@pytest.mark.few(3)
 def test_no_call_from_a_handler_hangs_wherever_it_interrupts_the_bus(outer: str) -> None:
     """Each public call, from a handler that interrupts another at any of its lines, works or names request_stop."""
     calls = Calls()
@@ -312,6 +313,7 @@ def test_no_call_from_a_handler_hangs_wherever_it_interrupts_the_bus(outer: str)
 
 
 @pytest.mark.parametrize("outer", ["publish", "publish to two", "subscribe and unsubscribe", "stats"])
+@pytest.mark.few(1)
 def test_a_stop_from_a_handler_works_or_is_refused(outer: str) -> None:
     """It stops the bus, or it names request_stop; the interrupted call ends, too."""
     refusals = stops = 0
@@ -425,6 +427,7 @@ print("fine", report.drained)
     [("memory", "{}"), ("memory", "{'workers': 2}"), ("memory", "{'run': 'loop'}"), ("sqlite", "{}")],
     ids=["one worker", "two workers", "a loop", "sqlite"],
 )
+@pytest.mark.few(1)
 def test_signals_interrupt_a_publisher_and_nothing_hangs_or_is_lost(store: str, options: str, tmp_path: Path) -> None:
     """A program whose signal handler publishes and asks for figures, while its main thread does the same."""
     done = subprocess.run(

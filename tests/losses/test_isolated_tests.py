@@ -188,6 +188,7 @@ def test_a_transaction_in_memory_says_what_to_do() -> None:
 # --- a store that is thrown away -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_temporary_store_has_transactions(untouched: Path) -> None:
     """A harness may have a SQLite file of its own, in virtual time, for what only a store can do."""
     with Harness(store="temporary") as harness:

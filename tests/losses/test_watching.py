@@ -74,6 +74,7 @@ def letters(bus: Bus) -> None:
 @pytest.mark.parametrize(
     "come_and_go", [schedules, subscriptions, wildcards, actors, drops, letters], ids=lambda one: one.__name__
 )
+@pytest.mark.few(2)
 def test_figures_and_descriptions_can_be_had_while_others_come_and_go(come_and_go: Callable[[Bus], None]) -> None:
     """No call of these raises, whatever is registered, stopped, dropped or buried meanwhile."""
     bus = Bus()

@@ -922,6 +922,7 @@ def test_s23_handlers_that_wait_for_a_filter_actor_do_not_keep_it_from_its_worke
         assert waits is None or waits.result() == Receipt(0)
 
 
+@pytest.mark.thorough
 def test_s23_a_long_line_of_questions_is_not_left_half_answered() -> None:
     """More than one turn's worth of handlers wait for it, and hundreds are ready to: it goes on with them before those."""
     clock = FakeClock()

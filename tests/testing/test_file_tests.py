@@ -120,6 +120,7 @@ OUTCOMES = {
 
 @pytest.mark.parametrize("expected", OUTCOMES)
 @pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.few(8)
 def test_an_outcome_is_what_became_of_the_publish(run: Run, outcome: str, expected: str) -> None:
     """Each is told from each other."""
     result = run(f'{OUTCOMES[outcome]}\nexpect = {{ outcome = "{expected}" }}')
@@ -341,6 +342,7 @@ lines = [{ sku = "tea", n = 1 }, { sku = "milk", n = 1.5 }]
         ),
     ],
 )
+@pytest.mark.few(8)
 def test_what_was_received_is_as_expected(run: Run, expected: str) -> None:
     """By plain data, which equals, and by matchers."""
     assert told(run(f"{BODY}received.till = {{ {expected} }}")) == []
@@ -399,6 +401,7 @@ def test_what_was_received_is_as_expected(run: Run, expected: str) -> None:
         ('key = "bob", subject = "x"', ['subject: expected "x", found', 'key: expected "bob", found "ada"']),
     ],
 )
+@pytest.mark.few(8)
 def test_each_difference_names_what_was_expected_and_what_was_found(run: Run, expected: str, differences: list[str]) -> None:
     """At its place in the message, and nothing else."""
     found = told(run(f"{BODY}received.till = {{ {expected} }}"))
