@@ -29,15 +29,6 @@ WITHIN = 1000
 HASTY = {"hasty": 0.2}
 TICKING = {"tick": 0.003}
 
-LOOK = """\
-    ready, sleepers = self.ready, self.sleepers
-    while True:
-        try:
-            mailbox = ready.popleft()
-        except IndexError:
-            """
-"""The beginning of `Crew.spread`."""
-
 Break = tuple[Callable[..., Any], str, str]
 
 
@@ -134,14 +125,6 @@ every_break = pytest.mark.parametrize(
             "schedule = self._admit(item)\n        self._tell(held=-1)  #",
             "self._tell(held=-1)\n        schedule = self._admit(item)  #",
             s.delayed_with_workers,
-            thorough=True,
-        ),
-        planted(
-            "lost wake-up: a spread says that another is needed after its last look, and not before",
-            Crew.spread,
-            f"self.called = False\n{LOOK}return\n",
-            f"pass\n{LOOK}return setattr(self, 'called', False)\n",
-            l.together_on_loop,
             thorough=True,
         ),
         planted(

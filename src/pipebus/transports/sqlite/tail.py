@@ -51,10 +51,9 @@ class Follower:
             self._connection = sqlite3.connect(
                 f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
             )
-            self._seq = 0
-            if not all:
-                [(last,)] = self._connection.execute("SELECT value FROM meta WHERE name = 'seq'")
-                self._seq = int(last)
+            # Asked in any case: where nobody else has the file open, the first query makes the log that is looked at below.
+            [(last,)] = self._connection.execute("SELECT value FROM meta WHERE name = 'seq'")
+            self._seq = 0 if all else int(last)
             self._file = self._identity()
         except sqlite3.Error as error:
             raise self._failed(error) from error
