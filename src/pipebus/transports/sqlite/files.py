@@ -38,8 +38,7 @@ class WriteLock:
     def __init__(self, path: str, wait: float) -> None:
         self.path = path
         self.wait = wait
-        self._turn = threading.Lock()
-        self._holder = 0  # the thread whose turn it is
+        self._turn = threading.RLock()  # which knows its owner, in one step: a signal may come right after it was taken
         self._file: int | None = None
         self._id: Identity | None = None
         self._former: list[int] = []  # locked as well, until the end of this turn
@@ -56,7 +55,7 @@ class WriteLock:
 
     def close(self) -> None:
         """Close it; if somebody holds it still, a handler that was abandoned, when that one ends."""
-        if not self._turn.acquire(blocking=False):
+        if self.mine or not self._turn.acquire(blocking=False):
             self._left = True
             return
         try:
@@ -72,7 +71,7 @@ class WriteLock:
     @property
     def mine(self) -> bool:
         """This thread holds it."""
-        return self._holder == threading.get_ident()
+        return self._turn._is_owned()  # type: ignore[attr-defined, no-any-return]
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -85,7 +84,6 @@ class WriteLock:
             raise interrupted()
         if not self._turn.acquire(timeout=self.wait):
             raise self._late("this process: does a handler keep its transaction open?")
-        self._holder = threading.get_ident()
         try:
             if self._file is None:
                 raise TransportError(f"{self.path} is closed")
@@ -100,7 +98,6 @@ class WriteLock:
                 if self._left:
                     self._close()
         finally:
-            self._holder = 0
             self._turn.release()
 
     def follow(self, path: str) -> None:
