@@ -218,6 +218,11 @@ REMEDIES: Final = {
     "not a database": "it is damaged or no SQLite file; restore it from a backup, or choose another file",
     "malformed": "it is damaged: run `sqlite3 FILE .recover` on a copy, or restore it from a backup",
     "no such table": "it was changed by another program; restore it from a backup",
+    # And what the system says, where a file beside the database cannot be removed or made.
+    "No space left": "make room on the disk; it goes on by itself",
+    "Input/output error": "look at the disk and the system's log; it goes on by itself if that passes",
+    "Permission denied": "give this user the right to write the file, its -wal, its -shm and its folder",
+    "Read-only file system": "give this user the right to write the file, its -wal, its -shm and its folder",
 }
 
 
