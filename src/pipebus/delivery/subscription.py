@@ -482,9 +482,7 @@ class Subscription:
                 if value is not None and (wrong := misreturned(bound.name, value, self._has_taker(message))) is not None:
                     raise wrong
             except BaseException as error:
-                if is_a(error, Rejected):
-                    attributes(error).setdefault("by", None)
-                    attributes(error)["by"] = attributes(error)["by"] or self.name
+                _say_who_refused(error, self.name)
                 blame.blame(error, step, message)
                 raise
             return HANDLED if value is None else Handled(value)
@@ -496,9 +494,7 @@ class Subscription:
                 if value is not None:
                     value = await awaited(bound.name, value, self._has_taker(message))
             except BaseException as error:
-                if is_a(error, Rejected):
-                    attributes(error).setdefault("by", None)
-                    attributes(error)["by"] = attributes(error)["by"] or self.name
+                _say_who_refused(error, self.name)
                 blame.blame(error, step, message)
                 raise
             return HANDLED if value is None else Handled(value)
@@ -803,8 +799,7 @@ class Subscription:
         try:
             step = blame.unsign(error)
             by = step.name if step is not None else self.plan.bound.name if self.plan.bound is not None else None
-            if is_a(error, Rejected):
-                attributes(error)["by"] = attributes(error).get("by") or (step.name if step is not None else self.name)
+            _say_who_refused(error, step.name if step is not None else self.name)
             blame.trim(error)
             letter = self._letter(item, error, by)
             kept = True
@@ -910,6 +905,13 @@ def _late(worker: LoopWorker | None) -> bool:
 
 def _message(item: Item) -> Message[Any]:
     return item if isinstance(item, Message) else item.message
+
+
+def _say_who_refused(error: BaseException, name: str) -> None:
+    """Fill in `Rejected.by`, where whoever raised it has not."""
+    if is_a(error, Rejected):
+        facts = attributes(error)
+        facts["by"] = facts.get("by") or name
 
 
 def _attempt(item: Item) -> int:

@@ -72,16 +72,16 @@ class Ledger:
         where logging is configured each has a line without the traceback, else every tenth power has one, and `repeats` tells
         the rest. Never raises.
         """
-        kind = (event, facts.get("subscription", ""), digest_of(error))
+        kind, text = (event, facts.get("subscription", ""), digest_of(error)), text_of(error)  # the error's own code: no lock
         with self._lock:
             if kind not in self._kinds and len(self._kinds) >= REASONS:
                 kind = (event, "", "(other)")
             times = self._kinds[kind][0] + 1 if kind in self._kinds else 1
-            self._kinds[kind] = (times, text_of(error))
+            self._kinds[kind] = (times, text)
         if times == 1:
-            self.warn(event, **facts, error=text_of(error), exc_info=error)
+            self.warn(event, **facts, error=text, exc_info=error)
         elif logging_configured() or _is_told(times):
-            self.warn(event, **facts, error=text_of(error), times=times)
+            self.warn(event, **facts, error=text, times=times)
 
     def repeats(self) -> None:
         """At a stop: how often each kind of failure came, where the lines so far do not say it."""
