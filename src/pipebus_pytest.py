@@ -58,7 +58,7 @@ def harness() -> Iterator[Harness]:
 
 
 def _loaded(module: str) -> Any:
-    return sys.modules.get(f"pipebus.testing.{module}")
+    return sys.modules.get(f"pipebus.testing.harness.{module}")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -108,7 +108,7 @@ def _harnesses() -> list[Any]:
 def _problem(harness: Any) -> str | None:
     """Raises the error of a handler; what is wrong with no line of the test's is returned as text."""
     __tracebackhide__ = True
-    from pipebus.testing.harness import HarnessError
+    from pipebus.testing.harness.harness import HarnessError
 
     try:
         harness.check()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipebus import Around, Bus, Message, around, transform, when
-from pipebus.testing import watch
+from pipebus.testing.simulation import watch
 
 
 def plain(message, call_next):  # type: ignore[no-untyped-def]

@@ -55,7 +55,7 @@ def run(*args: object, program: list[str] = PIPEBUS, **options: Any) -> subproce
 MANY = """
 import json, os, sys, tempfile, traceback
 import jmespath, structlog
-import pipebus.config.catalogue, pipebus.config.files, pipebus.filters, pipebus.inputs.records, pipebus.testing.file_tests
+import pipebus.config.catalogue, pipebus.config.files, pipebus.filters, pipebus.inputs.records, pipebus.testing.files.file_tests
 import pipebus.transports.memory
 from pipebus.cli import build_parser, main
 

@@ -24,8 +24,8 @@ from scenarios import (
 from flow_helpers import assert_conserved
 from pipebus import Actor, Bus, BusClosed, Message, RequestTimeout, Subscription
 from pipebus.running import loops
-from pipebus.testing.scheduler import Simulation, Task
-from pipebus.testing.virtual_loop import run_loop
+from pipebus.testing.simulation.scheduler import Simulation, Task
+from pipebus.testing.simulation.virtual_loop import run_loop
 
 
 class LoopRecord(Record):

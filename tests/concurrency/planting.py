@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
-from pipebus.testing.watch import PLANTED
+from pipebus.testing.simulation.watch import PLANTED
 
 
 @contextmanager

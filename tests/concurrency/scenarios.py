@@ -15,7 +15,7 @@ from flow_helpers import assert_conserved
 from pipebus import Bus, BusClosed, Delivery, Dropped, MailboxFull, Message, ReceiveTimeout, StopReport, Subscription
 from pipebus.running import runners
 from pipebus.running.runners import Pool
-from pipebus.testing.scheduler import Simulation
+from pipebus.testing.simulation.scheduler import Simulation
 
 
 class Record:

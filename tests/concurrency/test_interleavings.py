@@ -12,7 +12,7 @@ import loop_scenarios as l
 import pytest
 import scenarios as s
 
-from pipebus.testing.explore import Scenario, explore, seeds
+from pipebus.testing.simulation.explore import Scenario, explore, seeds
 from scale_helpers import scaled
 
 some_seeds = scaled(5, 160)

@@ -20,7 +20,7 @@ from pipebus.mailbox.shared import SharedMailbox
 from pipebus.mailbox.solo import SoloMailbox
 from pipebus.running.loops import Crew, LoopRunner, LoopWorker
 from pipebus.running.runners import Pool, Worker
-from pipebus.testing.explore import Scenario, explore, find, race
+from pipebus.testing.simulation.explore import Scenario, explore, find, race
 from pipebus.waiting.once import Gates, Loop, Once
 
 WITHIN = 1000

@@ -14,10 +14,10 @@ import scenarios
 from planting import plant
 
 from pipebus.mailbox.solo import SoloMailbox
-from pipebus.testing.explore import SimulationFailed, explore, find, run, tell
-from pipebus.testing.scheduler import Simulation
-from pipebus.testing.turns import Given
-from pipebus.testing.virtual import SimLock
+from pipebus.testing.simulation.explore import SimulationFailed, explore, find, run, tell
+from pipebus.testing.simulation.scheduler import Simulation
+from pipebus.testing.simulation.turns import Given
+from pipebus.testing.simulation.virtual import SimLock
 
 
 def digest() -> str:

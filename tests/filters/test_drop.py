@@ -12,7 +12,7 @@ import pytest
 from pipebus import Bus, ConfigError, Dropped, Message, NoResponder, PipelineError, Receipt, Rejected
 from pipebus.filters import Drop
 from pipebus.testing import Harness, check_filter, run_filter
-from pipebus.testing.laws import LAWS
+from pipebus.testing.laws.laws import LAWS
 
 
 def small(message: Message) -> bool:

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pipebus import HeaderError, Message, PipebusError, Pipeline, PipelineError, Receipt, Rejected
 from pipebus.filters import Fields, Validate
 from pipebus.testing import Harness, check_filter, run_filter
-from pipebus.testing.laws import LAWS
+from pipebus.testing.laws.laws import LAWS
 from pipebus.values.expressions import Expression
 from scale_helpers import scaled
 from values_helpers import CALM, named

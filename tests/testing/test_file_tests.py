@@ -13,7 +13,7 @@ import pytest
 from pipebus import ConfigError, Dropped, Message, Rejected, transform
 from pipebus.filters import Dedupe
 from pipebus.testing import FileTest, file_tests
-from pipebus.testing.file_tests import Result
+from pipebus.testing.files.file_tests import Result
 
 pytest_plugins = ["pytester"]
 

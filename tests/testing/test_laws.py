@@ -15,7 +15,7 @@ from zoo import ZOO, Animal
 from pipebus import Dropped, Message, Pipeline, PipelineError, Subject, Transform, branch, when
 from pipebus.filters import Dedupe, Enrich, Expire, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
 from pipebus.testing import LawBroken, check_filter
-from pipebus.testing.laws import LAWS
+from pipebus.testing.laws.laws import LAWS
 from scale_helpers import scaled
 
 

@@ -17,7 +17,7 @@ from pipebus import Message
 from pipebus.errors import CodecError
 from pipebus.message.codec import JsonCodec
 from pipebus.message.message import check_headers
-from pipebus.testing import strategies
+from pipebus.testing.laws import strategies
 from pipebus.transports.nats import wire
 from scale_helpers import examples
 

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from pipebus.config.beside import look_beside
-    from pipebus.testing.file_tests import file_tests
+    from pipebus.testing.files.file_tests import file_tests
 
     logging.getLogger("pipebus").addHandler(logging.NullHandler())  # what fails in a test is in its differences and story
     look_beside(".")

@@ -25,13 +25,13 @@ from pipebus.message.message import Handled, Message, Receipt
 from pipebus.message.subject import Address, Pattern, check_subject
 from pipebus.pipeline import blame, compose, places, recognise, routes, rules
 from pipebus.pipeline.compose import Build, Rest, Side
-from pipebus.testing import shown
-from pipebus.testing.harness import Harness
+from pipebus.testing.alone.run import Run
+from pipebus.testing.alone.script import Script, came_for
+from pipebus.testing.harness import shown
+from pipebus.testing.harness.harness import Harness
+from pipebus.testing.harness.tape import Moment, cut, gives, raises, short
 from pipebus.testing.logs import captured_logs
-from pipebus.testing.run import Run
-from pipebus.testing.script import Script, came_for
-from pipebus.testing.tape import Moment, cut, gives, raises, short
-from pipebus.testing.virtual_loop import run_loop
+from pipebus.testing.simulation.virtual_loop import run_loop
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 

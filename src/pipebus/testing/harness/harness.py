@@ -32,13 +32,14 @@ from pipebus.events import Acknowledged, Died, Discarded, Event, Published, Refu
 from pipebus.message.message import Message
 from pipebus.outcomes.dead_letters import PUBLISH
 from pipebus.pipeline.callables import is_async
-from pipebus.testing import shown, virtual
-from pipebus.testing.faults import Fault, Faults, InjectedError
-from pipebus.testing.rehearsal import Thrown
-from pipebus.testing.scheduler import PATIENCE, Over, Simulation, Stuck
-from pipebus.testing.tape import Tape, raises
-from pipebus.testing.virtual import VirtualClock
-from pipebus.testing.virtual_loop import run_loop
+from pipebus.testing.harness import shown
+from pipebus.testing.harness.faults import Fault, Faults, InjectedError
+from pipebus.testing.harness.tape import Tape, raises
+from pipebus.testing.simulation import virtual
+from pipebus.testing.simulation.rehearsal import Thrown
+from pipebus.testing.simulation.scheduler import PATIENCE, Over, Simulation, Stuck
+from pipebus.testing.simulation.virtual import VirtualClock
+from pipebus.testing.simulation.virtual_loop import run_loop
 from pipebus.values.quantities import is_duration
 
 T = TypeVar("T")

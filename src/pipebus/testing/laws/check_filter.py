@@ -16,8 +16,8 @@ from pipebus.errors import PipelineError
 from pipebus.message.message import Message, frozen_headers
 from pipebus.pipeline import places, recognise, routes, shapes
 from pipebus.pipeline.compose import Side
-from pipebus.testing.laws import CORRELATION, LAWS, RESERVED, Case, Law, Seen, title_of
-from pipebus.testing.run_filter import run_once
+from pipebus.testing.alone.run_filter import run_once
+from pipebus.testing.laws.laws import CORRELATION, LAWS, RESERVED, Case, Law, Seen, title_of
 
 TRIED: Final = "is tried"
 """Not a law, but skipped like one: that at least one message came through to the rest."""
@@ -169,7 +169,7 @@ def _try_all(
 
 def _strategy(messages: Any) -> Any:
     try:
-        from pipebus.testing import strategies
+        from pipebus.testing.laws import strategies
     except ImportError as error:
         raise PipelineError(
             "check_filter makes its messages with hypothesis, which is not installed; install pipebus[testing], "

@@ -24,13 +24,14 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
+import pipebus
 from pipebus.errors import DrainTimeout, LifecycleError, PipelineError
 from pipebus.foreign.objects import text_of
-from pipebus.testing import explore, virtual, watch
-from pipebus.testing.explore import SimulationFailed
-from pipebus.testing.faults import Danger, Plan
-from pipebus.testing.harness import Harness
-from pipebus.testing.scheduler import Simulation
+from pipebus.testing.harness.faults import Danger, Plan
+from pipebus.testing.harness.harness import Harness
+from pipebus.testing.simulation import explore, virtual, watch
+from pipebus.testing.simulation.explore import SimulationFailed
+from pipebus.testing.simulation.scheduler import Simulation
 
 PATIENCE = 5.0
 """Real seconds for one run, which takes some milliseconds, unless a thread waits for what is not the scheduler's."""
@@ -108,7 +109,7 @@ def _own_files() -> dict[str, bool]:
     """Of the modules that are neither the standard library's, nor installed, nor this package's."""
     paths = sysconfig.get_paths()
     others = tuple({os.path.realpath(paths[name]) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    package = os.path.dirname(os.path.abspath(pipebus.__file__))
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     own = (file for file in files if isinstance(file, str) and file.endswith(".py"))
     return {

@@ -17,7 +17,7 @@ LAST: Final = 80
 HEAD, TAIL = 3, 4
 """Lines shown of a long stretch of one thread, at its beginning and at its end."""
 
-HERE: Final = os.path.dirname(os.path.abspath(__file__))
+KIT: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 LIBRARY: Final = os.path.dirname(os.path.abspath(os.__file__))
 
 
@@ -161,5 +161,6 @@ def _nearest(frame: Any) -> Any:
 
 def _interesting(frame: Any) -> bool:
     """A frame of the bus or of its user: not the scheduler's own, and not the interpreter's library."""
-    folder = os.path.dirname(os.path.abspath(frame.f_code.co_filename))
-    return folder not in (HERE, LIBRARY, os.path.join(LIBRARY, "asyncio")) and "_pytest" not in folder
+    file = os.path.abspath(frame.f_code.co_filename)
+    folder = os.path.dirname(file)
+    return not file.startswith(KIT) and folder not in (LIBRARY, os.path.join(LIBRARY, "asyncio")) and "_pytest" not in folder

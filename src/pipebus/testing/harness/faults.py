@@ -18,7 +18,7 @@ from pipebus.message.message import Message
 from pipebus.values.quantities import is_duration
 
 if TYPE_CHECKING:
-    from pipebus.testing.harness import Harness
+    from pipebus.testing.harness.harness import Harness
 
 OFTEN: Final = (0, 1, 1, 2, 3)
 """How often a fault strikes in one run: one of these."""

@@ -43,11 +43,11 @@ from typing import Any, Final
 
 from pipebus.clock import SYSTEM
 from pipebus.errors import LifecycleError
-from pipebus.testing import stories, virtual, watch
-from pipebus.testing.rehearsal import Rehearsal
-from pipebus.testing.turns import Few, Given, Often, Turns, strategy
-from pipebus.testing.virtual import RandomShim, Shim, SimLock, SocketShim, TimeShim, VirtualClock
-from pipebus.testing.virtual_loop import AsyncioShim, SimLoop
+from pipebus.testing.simulation import stories, virtual, watch
+from pipebus.testing.simulation.rehearsal import Rehearsal
+from pipebus.testing.simulation.turns import Few, Given, Often, Turns, strategy
+from pipebus.testing.simulation.virtual import RandomShim, Shim, SimLock, SocketShim, TimeShim, VirtualClock
+from pipebus.testing.simulation.virtual_loop import AsyncioShim, SimLoop
 from pipebus.transports.opening import open_transport
 
 MOST_STEPS: Final = 300_000

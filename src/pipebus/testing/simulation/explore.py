@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from pipebus.errors import PipelineError
-from pipebus.testing import watch
-from pipebus.testing.scheduler import Simulation
-from pipebus.testing.turns import Turn, Turns
+from pipebus.testing.simulation import watch
+from pipebus.testing.simulation.scheduler import Simulation
+from pipebus.testing.simulation.turns import Turn, Turns
 
 ADDRESS: Final = re.compile(r"0x[0-9a-f]{6,}")
 

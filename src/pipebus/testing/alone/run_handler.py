@@ -17,11 +17,11 @@ from pipebus.delivery.binding import handler_name
 from pipebus.errors import SubscriptionError
 from pipebus.foreign.objects import text_of
 from pipebus.message.message import Message
-from pipebus.testing import shown
-from pipebus.testing.harness import Harness, HarnessError
+from pipebus.testing.alone.run import Run
+from pipebus.testing.harness import shown
+from pipebus.testing.harness.harness import Harness, HarnessError
+from pipebus.testing.harness.tape import cut, short, value_text
 from pipebus.testing.logs import captured_logs
-from pipebus.testing.run import Run
-from pipebus.testing.tape import cut, short, value_text
 
 Settlement = Literal["acknowledged", "returned", "dropped", "dead"]
 

@@ -20,7 +20,7 @@ from pipebus.errors import LifecycleError
 from pipebus.testing.clock import FakeClock
 
 if TYPE_CHECKING:
-    from pipebus.testing.scheduler import Simulation, Task
+    from pipebus.testing.simulation.scheduler import Simulation, Task
 
 
 class SimLock:

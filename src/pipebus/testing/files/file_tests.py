@@ -31,8 +31,8 @@ from pipebus.foreign.objects import text_of
 from pipebus.message.message import Dropped, Message
 from pipebus.outcomes.dead_letters import PUBLISH
 from pipebus.pipeline.shapes import transform
-from pipebus.testing.faults import InjectedError
-from pipebus.testing.harness import Harness
+from pipebus.testing.harness.faults import InjectedError
+from pipebus.testing.harness.harness import Harness
 from pipebus.values.expressions import plain
 
 PATIENCE: Final = 86_400.0

@@ -25,12 +25,12 @@ from pipebus.message.message import Dropped, Handled, Message, Receipt, frozen_h
 from pipebus.pipeline import places, recognise, routes
 from pipebus.pipeline.compose import Side
 from pipebus.pipeline.step import Step
-from pipebus.testing import virtual
-from pipebus.testing.bench import FilterBench, FilterRun
-from pipebus.testing.harness import Harness
-from pipebus.testing.scheduler import Stuck
-from pipebus.testing.script import after
-from pipebus.testing.tape import short
+from pipebus.testing.alone.bench import FilterBench, FilterRun
+from pipebus.testing.alone.script import after
+from pipebus.testing.harness.harness import Harness
+from pipebus.testing.harness.tape import short
+from pipebus.testing.simulation import virtual
+from pipebus.testing.simulation.scheduler import Stuck
 
 RESERVED: Final = {"pipebus-test": "kept"}
 """A reserved header that every message of the laws has, as one that came from a transport may."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipebus.testing.scheduler import Simulation
+    from pipebus.testing.simulation.scheduler import Simulation
 
 
 class SimLoop(asyncio.BaseEventLoop):

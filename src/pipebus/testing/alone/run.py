@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from pipebus.message.message import Message
-from pipebus.testing.tape import Moment, tell
+from pipebus.testing.harness.tape import Moment, tell
 
 
 @dataclass(eq=False)

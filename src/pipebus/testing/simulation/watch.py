@@ -16,7 +16,7 @@ from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from pipebus.testing.scheduler import Simulation
+    from pipebus.testing.simulation.scheduler import Simulation
 
 PLANTED: Final[set[str]] = set()
 """Files that `plant` has made; watched by bytecode."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pipebus.pipeline.compose import Side
-from pipebus.testing.bench import FilterBench, FilterRun
+from pipebus.testing.alone.bench import FilterBench, FilterRun
 
 
 def run_filter(

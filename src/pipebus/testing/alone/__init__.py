@@ -1,0 +1,1 @@
+"""One filter or one handler alone."""
