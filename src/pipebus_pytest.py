@@ -108,7 +108,7 @@ def _harnesses() -> list[Any]:
 def _problem(harness: Any) -> str | None:
     """Raises the error of a handler; what is wrong with no line of the test's is returned as text."""
     __tracebackhide__ = True
-    from pipebus.testing.harness.harness import HarnessError
+    from pipebus.testing.harness.unexpected import HarnessError
 
     try:
         harness.check()

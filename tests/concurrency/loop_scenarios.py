@@ -24,7 +24,8 @@ from scenarios import (
 from flow_helpers import assert_conserved
 from pipebus import Actor, Bus, BusClosed, Message, RequestTimeout, Subscription
 from pipebus.running import loops
-from pipebus.testing.simulation.scheduler import Simulation, Task
+from pipebus.testing.simulation.scheduler import Simulation
+from pipebus.testing.simulation.task import Task
 from pipebus.testing.simulation.virtual_loop import run_loop
 
 

@@ -15,9 +15,9 @@ from planting import plant
 
 from pipebus.mailbox.solo import SoloMailbox
 from pipebus.testing.simulation.explore import SimulationFailed, explore, find, run, tell
+from pipebus.testing.simulation.locks import SimLock
 from pipebus.testing.simulation.scheduler import Simulation
 from pipebus.testing.simulation.turns import Given
-from pipebus.testing.simulation.virtual import SimLock
 
 
 def digest() -> str:

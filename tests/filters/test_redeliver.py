@@ -140,7 +140,7 @@ def test_what_the_handler_has_settled_stays_settled(harness: Harness, how: str) 
     bus = started(harness, handle, Redeliver(wait=60.0))
     bus.publish("a")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipebus.testing.harness.harness.LOUD", ())
+        patch.setattr("pipebus.testing.harness.unexpected.LOUD", ())
         harness.drain()
     assert (len(runs), figures(bus)["dead"]) == ({"ack": (1, 0), "reject": (1, 1), "retry": (2, 0)}[how])
     assert harness.elapsed == 0.0

@@ -13,82 +13,31 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Literal
 
 from pipebus.bus.bus import Bus
 from pipebus.delivery.actor import Actor
 from pipebus.errors import LifecycleError, PipelineError, SubjectError
-from pipebus.foreign.objects import text_of
 from pipebus.message.message import Handled, Message, Receipt
 from pipebus.message.subject import Address, Pattern, check_subject
 from pipebus.pipeline import blame, compose, places, recognise, routes, rules
 from pipebus.pipeline.compose import Build, Rest, Side
-from pipebus.testing.alone.run import Run
+from pipebus.testing.alone.filter_run import FilterRun
+from pipebus.testing.alone.leaks import changed
 from pipebus.testing.alone.script import Script, came_for
 from pipebus.testing.harness import shown
 from pipebus.testing.harness.harness import Harness
-from pipebus.testing.harness.tape import Moment, cut, gives, raises, short
+from pipebus.testing.harness.tape import Moment
+from pipebus.testing.harness.words import gives, raises, short
 from pipebus.testing.logs import captured_logs
 from pipebus.testing.simulation.virtual_loop import run_loop
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 ANY: Final = Pattern(">")
+
 AS_BEFORE: Final = object()
-
-
-@dataclass(eq=False)
-class FilterRun(Run):
-    """
-    What a filter did with one message: a `Run`, and
-
-    Args:
-        forwards: The messages that it handed to the rest, one for each call of `call_next`, each as the rest got it.
-        pauses: The `Pause`s that it asked for, in seconds.
-        leaks: Names of context variables that it has left changed.
-
-    `published` is what it published on the bus of its context; an actor, that was not spawned elsewhere, on `self.bus`.
-    """
-
-    forwards: list[Message[Any]] = field(default_factory=list)
-    pauses: list[float] = field(default_factory=list)
-    leaks: tuple[str, ...] = ()
-    _outcome: Any = None
-
-    @property
-    def outcome(self) -> Any:
-        """
-        The outcome that the publisher (or the worker) would have got: `Receipt`, `Handled` or `Dropped`.
-
-        Raises:
-            What the filter raised, if it did: there is no outcome then. (`error` looks at it without raising.)
-        """
-        __tracebackhide__ = True
-        error = self.error
-        if error is not None:
-            raise error.with_traceback(self._traceback)
-        return self._outcome
-
-    @property
-    def forwarded(self) -> Message[Any] | None:
-        """The last message that it handed on; None: it handed on none."""
-        return self.forwards[-1] if self.forwards else None
-
-    @property
-    def next_calls(self) -> int:
-        """How often it ran the rest."""
-        return len(self.forwards)
-
-    @property
-    def dropped(self) -> str | None:
-        """The reason, if its outcome is `Dropped`."""
-        return getattr(self._outcome, "reason", None)
-
-    def __repr__(self) -> str:
-        end = f"raised {cut(text_of(self._error))}" if self._error is not None else gives(self._outcome)
-        return f"<{self.title}: {end}; next_calls={self.next_calls}, {self.elapsed:g} s>"
 
 
 class FilterBench:
@@ -382,25 +331,3 @@ class FilterBench:
 
 def _homeless(actor: Actor) -> bool:
     return actor._home is None or actor._home.mailbox.closed_for_good()
-
-
-QUIET: Final = frozenset({"decimal_context"})
-"""Context variables of the standard library that reading alone may set."""
-
-
-def changed(before: contextvars.Context) -> tuple[str, ...]:
-    """Names of the context variables that have another value here than in `before`."""
-    now = contextvars.copy_context()
-
-    def value(context: contextvars.Context, variable: contextvars.ContextVar[Any]) -> Any:
-        found = context.get(variable, ...)
-        return None if found is ... else found  # unset, or unbound as structlog has it, or reset to nothing
-
-    return tuple(sorted(v.name for v in {*before, *now} if v.name not in QUIET and not _equal(value(before, v), value(now, v))))
-
-
-def _equal(one: Any, other: Any) -> bool:
-    try:
-        return one is other or bool(one == other)
-    except Exception:
-        return False

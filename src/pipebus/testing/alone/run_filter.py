@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pipebus.pipeline.compose import Side
-from pipebus.testing.alone.bench import FilterBench, FilterRun
+from pipebus.testing.alone.bench import FilterBench
+from pipebus.testing.alone.filter_run import FilterRun
 
 
 def run_filter(

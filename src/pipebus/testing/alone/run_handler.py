@@ -19,8 +19,9 @@ from pipebus.foreign.objects import text_of
 from pipebus.message.message import Message
 from pipebus.testing.alone.run import Run
 from pipebus.testing.harness import shown
-from pipebus.testing.harness.harness import Harness, HarnessError
-from pipebus.testing.harness.tape import cut, short, value_text
+from pipebus.testing.harness.harness import Harness
+from pipebus.testing.harness.unexpected import HarnessError
+from pipebus.testing.harness.words import cut, short, value_text
 from pipebus.testing.logs import captured_logs
 
 Settlement = Literal["acknowledged", "returned", "dropped", "dead"]

@@ -14,7 +14,8 @@ from pipebus.message.message import HANDLED, Dropped, Handled, Message, Receipt
 from pipebus.pipeline import blame, compose
 from pipebus.pipeline.callables import is_async
 from pipebus.publishing.router import note
-from pipebus.testing.harness.tape import Tape, gives, raises, short
+from pipebus.testing.harness.tape import Tape
+from pipebus.testing.harness.words import gives, raises, short
 from pipebus.values.quantities import is_duration
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`

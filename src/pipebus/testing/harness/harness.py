@@ -1,17 +1,19 @@
 """
-Harness: the real bus, on time that moves by itself and threads that take turns.
+Harness: the real bus, with time that moves by itself and threads that take turns.
 
     def test_a_depot_that_is_down_is_tried_again(harness):
         bus = harness.start(shop.make_bus())
         harness.fail("ship", times=2)
         bus.publish("orders.placed", {"sku": "tea"})
-        harness.drain()                                 # waits for quiescence, never for time
+        harness.drain()                                 # waits until the bus is quiet, not for a number of seconds
         assert harness.delivered_to("ship")[0].body == {"sku": "tea"}
         assert harness.elapsed == 0.3                   # what Retry waited; nobody slept
 
-The bus, its mailboxes, workers and loops are the ones that run in production. Only the clock is another, and the scheduler:
-one thread runs at a time, the test's own until it asks for something that it must wait for. So nothing happens behind a test's
-back, and the same test is the same run each time.
+The bus, its mailboxes, workers and loops are the ones that run in production. Only the clock and the scheduler are different:
+one thread runs at a time, and the test's own thread runs until it asks for something that it must wait for. So nothing happens
+without the test's knowledge, and the same test is the same run each time.
+
+The class is long because it is the one object that a test holds: most of its methods are a few lines and a docstring.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import tempfile
-import threading
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from importlib import import_module
@@ -27,89 +28,48 @@ from types import TracebackType
 from typing import Any, Final, Literal, TypeVar
 
 from pipebus.bus.bus import Bus
-from pipebus.errors import AttemptsExhausted, LifecycleError, PipelineError, Rejected
-from pipebus.events import Acknowledged, Died, Discarded, Event, Published, Refused, Returned, StateChanged
+from pipebus.errors import LifecycleError, PipelineError
+from pipebus.events import Acknowledged, Died, Discarded, Event, Published, Refused, Returned
 from pipebus.message.message import Message
 from pipebus.outcomes.dead_letters import PUBLISH
 from pipebus.pipeline.callables import is_async
 from pipebus.testing.harness import shown
-from pipebus.testing.harness.faults import Fault, Faults, InjectedError
-from pipebus.testing.harness.tape import Tape, raises
-from pipebus.testing.simulation import virtual
+from pipebus.testing.harness.running import Running
+from pipebus.testing.harness.strikes import Fault, Faults, InjectedError
+from pipebus.testing.harness.tape import Tape
+from pipebus.testing.harness.unexpected import HarnessError, Unexpected
+from pipebus.testing.simulation import threads
 from pipebus.testing.simulation.rehearsal import Thrown
-from pipebus.testing.simulation.scheduler import PATIENCE, Over, Simulation, Stuck
-from pipebus.testing.simulation.virtual import VirtualClock
+from pipebus.testing.simulation.scheduler import PATIENCE, Simulation
+from pipebus.testing.simulation.virtual_clock import VirtualClock
 from pipebus.testing.simulation.virtual_loop import run_loop
 from pipebus.values.quantities import is_duration
 
 T = TypeVar("T")
 
-INTENDED: Final = (Rejected, AttemptsExhausted)
-"""What a handler or a filter says on purpose: a dead letter of one of these fails no test."""
-
-LOUD: Final = ("observer.failed", "timer.failed", "filter.stop_failed", "schedule.failed", "delivery.failed_after_settlement")
-"""Warnings of the bus that are somebody's error, and would only be logged."""
-
 SETTLED: Final = (Acknowledged, Discarded, Returned, Died)
-
-
-class HarnessError(AssertionError):
-    """What is wrong with a test, and with no line of it: a fault that never struck, figures that do not add up."""
-
-
-class Running:
-    """A call on a thread of the harness's own; see `Harness.thread`."""
-
-    def __init__(self, simulation: Simulation, call: Callable[[], Any], name: str) -> None:
-        self.name = name
-        self.error: BaseException | None = None
-        self.asked = False  # somebody has been given the error
-        self._simulation = simulation
-        self._value: Any = None
-        self._call = call
-        self.task = simulation.adopt(threading.Thread(target=self._run, name=name, daemon=True))
-
-    def _run(self) -> None:
-        try:
-            self._value = self._call()
-        except Over:
-            raise
-        except BaseException as error:
-            self.error = error
-
-    @property
-    def ended(self) -> bool:
-        return self.task.ended
-
-    def result(self) -> Any:
-        """Let it, and whatever else can, run to its end: what it returned; or raises what it raised."""
-        self._simulation.join(self.task)
-        if self.error is not None:
-            self.asked = True
-            raise self.error
-        return self._value
 
 
 class Harness:
     """
-    A place for tests in which the buses that are made run deterministically, in virtual time.
+    A block of a test in which buses run deterministically, in virtual time.
 
-    Use it as a context manager, or as the pytest fixture `harness`. Each `Bus` that is made inside goes by its clock and is
-    heard; `harness.bus` is the first, and a new one if there is none.
+    Use it as a context manager, or as the pytest fixture `harness`. Every `Bus` that is made inside uses its clock, and the
+    harness observes it. `harness.bus` is the first of them, or a new one if there is none.
 
     Args:
-        fail_fast: The first unexpected error of a handler, filter, observer, schedule or task is raised, as the same object
-            with its own traceback, by the next call of the harness, at the latest at the end. (Dead letters because a body
-            was `Rejected` or attempts were used up are what handlers say on purpose, and errors of `fail` are expected.)
-        patience: Real seconds that one wait may take before a thread is taken to be lost, > 0.
+        fail_fast: Raise the first unexpected error of a handler, filter, observer, schedule or task from the next call of the
+            harness, at the latest at the end of the block: the same object, with its own traceback. (A dead letter because a
+            body was `Rejected` or attempts were exhausted is not unexpected, and neither is an error of `fail`.)
+        patience: Real seconds that one wait may take before its thread is considered lost, > 0.
         start: The time of day at the beginning, in seconds since 1970-01-01 UTC; None: the computer's.
         store: What keeps messages in place of the file or server that a bus's URL names, which a test never touches. "memory":
             nothing does; messages go through the codec, each bus is alone, and starts empty. "temporary": a SQLite file in a
             folder that is deleted at the end; buses with the same URL share it, in virtual time like the rest.
 
-    It cannot control what is not the bus's: `time.sleep`, locks and events of your own, sockets, threads that you start. A
-    handler may use them as long as what it waits for comes without another handler's help. Start threads that use the bus by
-    `thread`, and coroutines by `run`.
+    It cannot control what does not belong to the bus: `time.sleep`, your own locks and events, sockets, threads that you start.
+    A handler may use them as long as what it waits for does not depend on another handler. Start threads that use the bus with
+    `thread`, and coroutines with `run`.
     """
 
     title = "harness"
@@ -131,27 +91,22 @@ class Harness:
         self.fail_fast = fail_fast
         self._store = store
         self._told = told and simulation is None
-        self._outer = simulation or virtual.here()
+        self._outer = simulation or threads.here()
         self._simulation = self._outer or Simulation(turns={}, files={}, patience=patience, epoch=start)
         self._began = self._simulation.time
         self.faults = Faults(self._simulation.clock)
         self.tape = Tape(lambda: self.elapsed, self.faults)
+        self.unexpected = Unexpected(self.faults, self.tape)
         self.tape.listeners.append(self._hear)
         self.tape.also = self._simulation.say
-        self.tape.handled = self._handled
+        self.tape.handled = self.unexpected.handled
         self.buses: list[Bus] = []
-        self.errors: list[BaseException] = []
-        self._untold: list[tuple[BaseException, str]] = []
-        self._allowed: tuple[type[BaseException], ...] = ()
         self._threads: list[Running] = []
         self._numbers = itertools.count(1)
         self._settled: Event | None = None
-        self._warned = 0
         self._inside: bool | None = None  # None: not yet
-        self._idle_told: set[int] = set()
-        self.narrow: dict[str, int] = {}  # mailboxes that are to have little room, by the subscription's name
+        self._idle_reported: set[int] = set()  # ids of faults
         self.stopped_on_purpose = False
-        self._stop_in: tuple[int, bool] | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Harness:
@@ -160,8 +115,8 @@ class Harness:
         if self._store == "temporary":
             import_module("pipebus.transports.sqlite")  # before time and locks are replaced in it
         if self._outer is None:
-            self._simulation.thread_failed = lambda name, error: self._unexpected(error, f"on thread {name}")
-            self._simulation.loop_failed = self._loop_failed
+            self._simulation.thread_failed = lambda name, error: self.unexpected.add(error, f"on thread {name}")
+            self._simulation.loop_failed = self.unexpected.loop_failed
             self._stack.enter_context(self._simulation.inside())
         if self._store == "temporary":
             self._stack.callback(setattr, self._simulation, "place", self._simulation.place)
@@ -191,10 +146,10 @@ class Harness:
                     shown.end(self)
 
     def _stop(self) -> None:
-        """Without a word about what else may be wrong: the test has failed already, or has been checked."""
-        if self._simulation.over or not self._simulation.here():  # stuck, or interrupted while another thread had its turn
+        """Stop the buses without raising anything: the test has failed already, or was checked."""
+        if self._simulation.over or not self._simulation.here():  # stuck, or interrupted while another thread was running
             return
-        self.tape.loud = False  # what breaks off now is no news
+        self.tape.loud = False  # what a stop without a drain cuts short is not worth a warning
         for bus in self.buses:
             if bus.state in ("started", "draining"):
                 bus.lifecycle.stop(1.0, False)
@@ -210,17 +165,17 @@ class Harness:
 
     @property
     def usable(self) -> bool:
-        """Its block has begun and not ended, and it is not stuck."""
+        """Whether its block has begun and not ended, and it is not stuck."""
         return bool(self._inside) and not self._simulation.over and self._simulation.here()
 
     @property
     def alone(self) -> bool:
-        """It has a scheduler of its own, and does not stand in another harness."""
+        """Whether it has a scheduler of its own: it is not inside another harness."""
         return self._outer is None
 
     @property
     def clock(self) -> VirtualClock:
-        """For what is not the bus's and wants to know the time: `now`, `monotonic`, `sleep`, `asleep`."""
+        """The virtual clock, for your own code that needs the time: `now`, `monotonic`, `sleep`, `asleep`."""
         return self._simulation.clock
 
     @property
@@ -228,12 +183,17 @@ class Harness:
         """Virtual seconds since the beginning."""
         return round(self._simulation.time - self._began, 9)
 
+    @property
+    def errors(self) -> list[BaseException]:
+        """The unexpected errors so far."""
+        return self.unexpected.all
+
     def attach(self, bus: Bus) -> Bus:
         """
-        Hear what happens on a bus, if that is not done yet: each one that is made inside is heard from the beginning.
+        Observe a bus. Buses that are made inside the block are attached when they are made; a second call does nothing.
 
         Raises:
-            LifecycleError: it was made before the harness, and so has another clock and real locks.
+            LifecycleError: It was made before the harness, so it has another clock and real locks.
         """
         self._check_inside()
         if not isinstance(bus, Bus):
@@ -266,17 +226,18 @@ class Harness:
             if bus.state == "new":
                 self.start(bus)
 
-    # --- going on ------------------------------------------------------------------------------------------------------
+    # --- running -------------------------------------------------------------------------------------------------------
 
     def step(self, *, wait: bool = False) -> Event | None:
         """
-        Go on until one delivery is settled.
+        Run until one delivery is settled.
 
         Args:
-            wait: Also let time pass for it, as far as it takes.
+            wait: Also let time pass, as much as that takes.
 
         Returns:
-            How: `Acknowledged`, `Discarded`, `Returned` or `Died`. None: nothing can be done at this time (with `wait`: ever).
+            How it was settled: `Acknowledged`, `Discarded`, `Returned` or `Died`. None: nothing can be done at this time (with
+            `wait`: ever).
         """
         __tracebackhide__ = True
         self._ready()
@@ -284,40 +245,40 @@ class Harness:
         self._simulation.until_settled()
         while wait and self._settled is None and self.pass_time():
             self._simulation.until_settled()
-        self._tell()
+        self._raise_unexpected()
         return self._settled
 
     def interrupt(self) -> None:
-        """Called where a `step` is to end, though nothing is settled."""
+        """End the `step` that is going on, although nothing is settled."""
         self._simulation.settled()
 
     def pass_time(self) -> bool:
         """
-        If nobody can do anything at this time, move to the next at which somebody can.
+        If no thread can go on at this time, move to the next time at which one can.
 
         Returns:
-            False: nobody waits for time.
+            False if nothing waits for time.
         """
         return self._simulation.next_time()
 
     def drain(self, timeout: float = 3600.0) -> None:
         """
-        Go on until everything accepted is settled, as `bus.drain` does, and no publish stands in its chain; time moves as far
-        as delays, retries and time-outs ask for, and schedules that come due meanwhile are heard. (For `thread`s that publish
-        one message after the other, `join` them first.)
+        Run until everything accepted is settled, as `bus.drain` does, and no publish is still in its chain. Time moves as far
+        as delays, retries and timeouts require; schedules that come due meanwhile run too. (If a `thread` publishes several
+        messages, `join` it first.)
 
         Args:
-            timeout: In virtual seconds, >= 0.
+            timeout: Virtual seconds, >= 0.
 
         Raises:
-            DrainTimeout: with what is still pending.
+            DrainTimeout: Names what is still pending.
         """
         __tracebackhide__ = True
         if not is_duration(timeout):
             raise PipelineError(f"drain(timeout={timeout!r}): it is a number of seconds, 0 or more")
         self._ready()
         self._simulation.rest()
-        self._tell()
+        self._raise_unexpected()
         deadline = self._simulation.time + timeout
         while True:
             running = [bus for bus in self.buses if bus.state in ("started", "draining")]
@@ -328,12 +289,12 @@ class Harness:
                 continue  # one has published to another meanwhile
             if not self.tape.inside or self._simulation.time >= deadline or not self.pass_time():
                 break
-            self._simulation.rest()  # a publish stands in its chain, and waits for time
-        self._tell()
+            self._simulation.rest()  # a publish is still in its chain, and waits for time
+        self._raise_unexpected()
 
     def advance(self, seconds: float) -> None:
         """
-        Let time pass: all that is due by then happens, in its order. `advance(0)` does what can be done now.
+        Let time pass: everything that is due by then happens, in order. `advance(0)` does what can be done now.
 
         Args:
             seconds: >= 0.
@@ -345,11 +306,11 @@ class Harness:
         self._simulation.rest()
         if seconds:
             self._simulation.advance(float(seconds))
-        self._tell()
+        self._raise_unexpected()
 
     def jump(self, seconds: float) -> None:
         """
-        Have the clock go forward at once, as when a computer has slept: what was due meanwhile is late, and finds that.
+        Move the clock forward at once, as when a computer wakes from sleep: what was due meanwhile runs late.
 
         Args:
             seconds: >= 0.
@@ -360,12 +321,12 @@ class Harness:
         self._ready()
         self._simulation.rest()
         self._simulation.jump(float(seconds))
-        self._tell()
+        self._raise_unexpected()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """
-        Run a coroutine to its end, on an event loop in virtual time: `asyncio.sleep` takes no time, `await bus.arequest(…)`
-        has its reply at once.
+        Run a coroutine to its end, on an event loop in virtual time: `asyncio.sleep` takes no real time, and `await
+        bus.arequest(…)` gets its reply at once.
         """
         __tracebackhide__ = True
         if not self._inside:
@@ -375,15 +336,15 @@ class Harness:
             coroutine.close()
             raise LifecycleError("harness.run was called on a running event loop; write a plain `def` test, and run all of it")
         value: T = run_loop(self._simulation, lambda: coroutine)
-        self._tell()
+        self._raise_unexpected()
         return value
 
     def thread(self, call: Callable[..., Any], *arguments: Any, name: str | None = None, **options: Any) -> Running:
         """
-        Run a call on a thread of its own, which has its turn when the test waits for something.
+        Run a call on a thread of its own. The thread runs when the test waits for something.
 
         Returns:
-            Its `result()` waits for its end. An error that nobody asks for fails the test.
+            Its `result()` waits for the end of the call. An error that no `result()` raises fails the test.
         """
         self._check_inside()
         if not callable(call):
@@ -397,124 +358,69 @@ class Harness:
         self._threads.append(running)
         return running
 
-    # --- what goes wrong -----------------------------------------------------------------------------------------------
+    def join(self, quietly: bool = False) -> None:
+        """
+        Wait for the end of all `thread`s.
+
+        Args:
+            quietly: Ignore what they raised.
+        """
+        for thread in list(self._threads):
+            try:
+                thread.result()
+            except Exception as error:
+                if not quietly and not isinstance(error, self.unexpected.allowed):
+                    raise
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Died):
+            self.unexpected.died(event)
+        if isinstance(event, SETTLED) and getattr(event, "place", None) != PUBLISH:
+            self._settled = event
+            self._simulation.settled()
+
+    # --- faults and errors ---------------------------------------------------------------------------------------------
 
     def fail(self, name: str, times: int | None = 1, *, error: Any = InjectedError, after: int = 0, late: bool = False) -> None:
         """
-        Have a filter or handler fail, in its place in the chain.
+        Make a filter or handler fail, in its place in the chain.
 
         Args:
             name: Of a filter, a subscription, an actor or a handler.
             times: How often; None: always.
             error: An exception, or a class of exceptions.
-            after: How many calls go well before that.
-            late: It does its work first, and fails then; else it does none.
+            after: How many calls succeed before that.
+            late: It fails after its work; otherwise instead of it.
         """
         if error is None:
             raise PipelineError(f"fault of {name}: error=None; it is an exception, or a class of exceptions")
         self.faults.add(Fault(name, times, after, 0.0, error, late=late))
 
     def slow(self, name: str, seconds: float, times: int | None = 1, *, after: int = 0) -> None:
-        """Have a filter or handler take so many virtual seconds before it begins."""
+        """Make a filter or handler wait this many virtual seconds before it begins."""
         self.faults.add(Fault(name, times, after, seconds, None))
 
     def allow(self, *errors: type[BaseException]) -> None:
-        """Errors of these classes are expected from now on: they fail no test."""
-        for one in errors:
-            if not isinstance(one, type) or not issubclass(one, BaseException):
-                raise PipelineError(f"allow({one!r}): it takes classes of exceptions")
-        self._allowed += errors
+        """Errors of these classes are expected from now on: they do not fail the test."""
+        self.unexpected.allow(errors)
 
-    def _unexpected(self, error: BaseException, where: str) -> None:
-        if isinstance(error, (*self._allowed, Over, Stuck)) or self.faults.meant(error):
-            return
-        if any(known is error for known in self.errors):
-            return
-        self.errors.append(error)
-        self._untold.append((error, where))
-
-    def _loop_failed(self, text: str, error: BaseException | None) -> None:
-        found = error or HarnessError(text)
-        self.tape.say("event loop", f"{text}: {raises(found)}")
-        self._unexpected(found, f"on an event loop: {text}")
-
-    def _handled(self, value: Any, error: BaseException | None) -> None:
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            self._unexpected(error, "in a handler: its subscription stands still")
-
-    def _hear(self, event: Event) -> None:
-        if isinstance(event, StateChanged) and event.new == "started" and self.narrow:
-            for subscription in (one for bus in self.buses for one in bus.subscriptions):
-                if subscription.name in self.narrow:
-                    subscription.mailbox.narrow(self.narrow[subscription.name])
-        if isinstance(event, Died) and not isinstance(event.exception, INTENDED):
-            place = "in a publish chain" if event.place == PUBLISH else f"in {event.place}"
-            self._unexpected(event.exception, f"{place}, with {event.message!r}")
-        if self._stop_in is not None and isinstance(event, (Published, *SETTLED)):
-            self._come_closer_to_the_stop()
-        if isinstance(event, SETTLED) and getattr(event, "place", None) != PUBLISH:
-            self._settled = event
-            self._simulation.settled()
-
-    def stop_after(self, moments: int, drain: bool) -> None:
-        """Have another thread stop the buses when so many messages more were accepted or settled."""
-        self._stop_in = (moments, drain)
-
-    def _come_closer_to_the_stop(self) -> None:
-        moments, drain = self._stop_in or (0, False)
-        self._stop_in = (moments - 1, drain)
-        if moments <= 0:
-            self._stop_in = None
-            self.stopped_on_purpose = True
-            self.allow(LifecycleError)
-            self.tape.say("bus", "(on purpose) is stopped")
-            for bus in self.buses:
-                self.thread(bus.stop, 5.0, drain=drain, name="stopper")
-
-    def join(self, quietly: bool = False) -> None:
-        """
-        Wait for the end of all `thread`s.
-
-        Args:
-            quietly: What they have raised is known, or does not matter.
-        """
-        for thread in list(self._threads):
-            try:
-                thread.result()
-            except Exception as error:
-                if not quietly and not isinstance(error, self._allowed):
-                    raise
-
-    def _tell(self) -> None:
-        """Raise the first error that nobody has been told of."""
+    def _raise_unexpected(self) -> None:
         __tracebackhide__ = True
-        for name, facts, cause in self.tape.warnings[self._warned :]:
-            if name in LOUD:
-                text = ", ".join(f"{key}={value}" for key, value in facts.items())
-                self._unexpected(cause or HarnessError(f"{name}: {text}"), f"{name}, {text}")
-        self._warned = len(self.tape.warnings)
-        for thread in self._threads:
-            if thread.ended and thread.error is not None and not thread.asked:
-                thread.asked = True
-                self._unexpected(thread.error, f"on thread {thread.name}")
+        self.unexpected.collect(self._threads)
         self._threads = [thread for thread in self._threads if not thread.ended]
-        if self.fail_fast and self._untold:
-            error, where = self._untold.pop(0)
-            error.add_note(f"(pipebus: {where})")
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise HarnessError(f"{type(error).__name__} {where}") from error
-            raise error
+        if self.fail_fast:
+            self.unexpected.raise_first()
 
     def check(self) -> None:
         """
-        What is asked at the end of a test: what can be done now is done, no unexpected error, each fault has struck, and the
-        law `accepted = acknowledged + dropped + dead + pending + in_flight` holds for each subscription.
+        Check a test at its end: do what can be done now; then raise if there was an unexpected error, if the law `accepted =
+        acknowledged + dropped + dead + pending + in_flight` does not hold for a subscription, or if a fault never struck.
         """
         __tracebackhide__ = True
         if self._simulation.over or not self._simulation.here():
             return
         self._simulation.rest()
-        self._tell()
+        self._raise_unexpected()
         for bus in self.buses:
             for subscription in bus.subscriptions:
                 stats = subscription.stats()
@@ -523,20 +429,19 @@ class Harness:
                 if stats["accepted"] != sum(figures) or min(figures) < 0:
                     raise HarnessError(f"{subscription.name} has lost count: {stats}")
         for fault in self.faults.idle():
-            if id(fault) not in self._idle_told:
-                self._idle_told.add(id(fault))
+            if id(fault) not in self._idle_reported:
+                self._idle_reported.add(id(fault))
                 raise HarnessError(self._never_struck(fault))
 
     def forget(self) -> None:
-        """The test has failed by itself: what is wrong besides, so far, is told in its story alone."""
+        """The test has failed by itself: show what else went wrong only in the story."""
         if self.usable:
             self.tape.say("test", "has failed; what follows was still to be done")
             self._simulation.rest()
-        self._untold.clear()
-        self._warned = len(self.tape.warnings)
-        self._idle_told.update(map(id, self.faults.idle()))
+        self.unexpected.forget()
+        self._idle_reported.update(map(id, self.faults.idle()))
         for thread in self._threads:
-            thread.asked = thread.asked or thread.ended
+            thread.error_seen = thread.error_seen or thread.ended
 
     def _never_struck(self, fault: Fault) -> str:
         if fault.calls:
@@ -554,12 +459,12 @@ class Harness:
 
     @property
     def events(self) -> list[Event]:
-        """All of `pipebus.events`, as observers hear them."""
+        """All events of `pipebus.events`, as observers get them."""
         return list(self.tape.heard)
 
     @property
     def published(self) -> list[Message[Any]]:
-        """Messages that were accepted, as they were handed in; replies and what handlers publish too."""
+        """Accepted messages, as they were passed to `publish`; replies and what handlers publish too."""
         return [event.message for event in self.tape.heard if isinstance(event, Published)]
 
     @property
@@ -572,7 +477,7 @@ class Harness:
         The messages that a subscription has handled, in order.
 
         Raises:
-            PipelineError: there is no such subscription.
+            PipelineError: There is no such subscription.
         """
         names = [one.name for bus in self.buses for one in bus.subscriptions]
         found = [event.message for event in self.delivered if event.subscription == subscription]
@@ -582,12 +487,12 @@ class Harness:
 
     @property
     def dropped(self) -> list[Discarded]:
-        """Messages that were ended on purpose or by a rule: `message`, `place`, `reason`, `by`."""
+        """Messages that were dropped, by a filter or by a rule: `message`, `place`, `reason`, `by`."""
         return [event for event in self.tape.heard if isinstance(event, Discarded)]
 
     @property
     def refused(self) -> list[Refused]:
-        """Publishes that ended in an error: `message`, `error`, `by`."""
+        """Publishes that raised: `message`, `error`, `by`."""
         return [event for event in self.tape.heard if isinstance(event, Refused)]
 
     @property
@@ -597,7 +502,7 @@ class Harness:
 
     @property
     def story(self) -> str:
-        """All of it, a line a moment: when, who, what."""
+        """Everything that happened, one line each: when, who, what."""
         return self.tape.text()
 
     def __repr__(self) -> str:

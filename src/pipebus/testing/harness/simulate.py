@@ -29,7 +29,7 @@ from pipebus.errors import DrainTimeout, LifecycleError, PipelineError
 from pipebus.foreign.objects import text_of
 from pipebus.testing.harness.faults import Danger, Plan
 from pipebus.testing.harness.harness import Harness
-from pipebus.testing.simulation import explore, virtual, watch
+from pipebus.testing.simulation import explore, locks, watch
 from pipebus.testing.simulation.explore import SimulationFailed
 from pipebus.testing.simulation.scheduler import Simulation
 
@@ -172,7 +172,7 @@ def _scenario(build: Callable[[Harness], object], seed: int, plans: list[Plan], 
 
 def _play(build: Callable[[Harness], object], sim: Simulation, plans: list[Plan], seen: set[str]) -> None:
     sim.thread_failed = lambda name, error: sim.fail(text_of(error), error)
-    with virtual.locks(sim, sim.files), Harness(simulation=sim) as harness:
+    with locks.locks(sim, sim.files), Harness(simulation=sim) as harness:
         for plan in plans:
             plan.put_into(harness)
         try:

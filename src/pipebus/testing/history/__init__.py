@@ -1,20 +1,8 @@
 """What was published, delivered and settled, recorded while it happens and judged afterwards."""
 
-from pipebus.testing.history.history import (
-    Accepted,
-    Attempted,
-    Delivered,
-    Ended,
-    Figures,
-    History,
-    HistoryBroken,
-    Judgement,
-    Kept,
-    Replayed,
-    Settled,
-    Subscribed,
-    Violation,
-)
+from pipebus.testing.history.history import History
+from pipebus.testing.history.judgement import HistoryBroken, Judgement, Violation
+from pipebus.testing.history.records import Accepted, Attempted, Delivered, Ended, Figures, Kept, Replayed, Settled, Subscribed
 
 __all__ = [
     "Accepted",

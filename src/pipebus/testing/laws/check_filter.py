@@ -7,35 +7,19 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, Final
 
-import msgspec
-
 from pipebus.errors import PipelineError
-from pipebus.message.message import Message, frozen_headers
+from pipebus.message.message import Message
 from pipebus.pipeline import places, recognise, routes, shapes
 from pipebus.pipeline.compose import Side
 from pipebus.testing.alone.run_filter import run_once
-from pipebus.testing.laws.laws import CORRELATION, LAWS, RESERVED, Case, Law, Seen, title_of
+from pipebus.testing.laws.case import Case, Seen, title_of
+from pipebus.testing.laws.laws import LAWS
+from pipebus.testing.laws.search import LawBroken, prepared, try_all, try_one
 
 TRIED: Final = "is tried"
 """Not a law, but skipped like one: that at least one message came through to the rest."""
-
-
-class LawBroken(AssertionError):
-    """
-    A filter does not keep a law.
-
-    Args:
-        law: Its name, as in `skip`.
-        message: The smallest one found that shows it.
-    """
-
-    def __init__(self, law: str, text: str, message: Message[Any] | None) -> None:
-        super().__init__(text)
-        self.law = law
-        self.message = message
 
 
 def check_filter(
@@ -77,9 +61,9 @@ def check_filter(
         if law.name in skip:
             continue
         if law.once:
-            _try(law, Case(make, _prepared(Message("test")), at, colours), title)
+            try_one(law, Case(make, prepared(Message("test")), at, colours), title)
         else:
-            _try_all(law, make, messages, at, colours, title, examples, seen)
+            try_all(law, make, messages, at, colours, title, examples, seen)
         held.append(law.name)
     if TRIED not in skip:
         _check_tried(make, title, seen)
@@ -144,98 +128,6 @@ def _takes_nothing(call: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-# --- trying ------------------------------------------------------------------------------------------------------------
-
-
-def _try_all(
-    law: Law, make: Callable[[], Any], messages: Any, at: Side, colours: tuple[str, ...], title: str, examples: int, seen: Seen
-) -> None:
-    """Raises LawBroken with the smallest message."""
-    __tracebackhide__ = True
-
-    def one(message: Message[Any]) -> None:
-        __tracebackhide__ = True
-        _try(law, Case(make, _prepared(message), at, colours, seen), title)
-
-    given = messages if isinstance(messages, (list, tuple)) else _strategy(messages)
-    if isinstance(given, (list, tuple)):
-        for message in given:
-            one(message if isinstance(message, Message) else Message("test", message))
-    else:
-        _search(one, given, examples)
-
-
-def _strategy(messages: Any) -> Any:
-    try:
-        from pipebus.testing.laws import strategies
-    except ImportError as error:
-        raise PipelineError(
-            "check_filter makes its messages with hypothesis, which is not installed; install pipebus[testing], "
-            "or give messages=[Message(…), …]"
-        ) from error
-    return strategies.chosen(messages)
-
-
-def _search(one: Callable[[Message[Any]], None], strategy: Any, examples: int) -> None:
-    """Raises LawBroken with the smallest message that breaks the law."""
-    __tracebackhide__ = True
-    import hypothesis
-
-    broken: list[LawBroken] = []
-    phases = set(hypothesis.Phase) - {hypothesis.Phase.explain}  # its findings are not shown, and take longer than all the rest
-
-    @hypothesis.settings(
-        max_examples=examples, phases=phases, database=None, deadline=None, derandomize=True, report_multiple_bugs=False,
-        suppress_health_check=list(hypothesis.HealthCheck), verbosity=hypothesis.Verbosity.quiet,
-    )  # fmt: skip
-    @hypothesis.given(strategy)
-    def search(message: Message[Any]) -> None:
-        try:
-            one(message)
-        except LawBroken as error:
-            broken.append(error)
-            raise
-
-    with suppress(LawBroken):
-        search()
-    if broken:
-        raise broken[-1].with_traceback(None)  # hypothesis runs the smallest one last
-
-
-def _try(law: Law, case: Case, title: str) -> None:
-    __tracebackhide__ = True
-    problem = next(law.holds(case), None)
-    if problem is None:
-        return
-    lines = [f'check_filter({title}): law "{law.name}" is broken', f"  {problem}"]
-    if not law.once:
-        lines.append(f"  smallest message: {_shown(case.given)}")
-        if case.shown is not None:
-            lines += ["", *(f"  {line}" for line in case.shown.story.splitlines())]
-    raise LawBroken(law.name, "\n".join(lines), None if law.once else case.given)
-
-
-def _prepared(message: Message[Any]) -> Message[Any]:
-    """With all that a filter has to keep."""
-    headers = frozen_headers({**message.headers, **RESERVED})
-    return msgspec.structs.replace(
-        message, id=message.id, headers=headers, correlation_id=message.correlation_id or CORRELATION
-    )
-
-
-def _shown(message: Message[Any]) -> str:
-    """Without what the laws have put in."""
-    headers = {name: value for name, value in message.headers.items() if name not in RESERVED}
-    text = f"Message({str(message.subject)!r}, {message.body!r}"
-    if headers:
-        text += f", headers={headers!r}"
-    for name in ("key", "ttl", "correlation_id"):
-        value = getattr(message, name)
-        if value is not None and value != CORRELATION:
-            text += f", {name}={value!r}"
-    return f"{text})"
 
 
 def _colours(make: Callable[[], Any], at: Side) -> tuple[str, ...]:

@@ -25,30 +25,25 @@ any two bytecodes. So what passes here is safe in coarser grain too; what fails 
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import itertools
-import logging
 import random
-import socket
 import sys
 import threading
-import time
 from _thread import allocate_lock
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from threading import get_ident
 from typing import Any, Final
 
-from pipebus.clock import SYSTEM
-from pipebus.errors import LifecycleError
-from pipebus.testing.simulation import stories, virtual, watch
+from pipebus.testing.simulation import stories, threads, watch
+from pipebus.testing.simulation.in_place import in_place
+from pipebus.testing.simulation.locks import SimLock
+from pipebus.testing.simulation.outside import LONGEST_WAIT, Outside
 from pipebus.testing.simulation.rehearsal import Rehearsal
+from pipebus.testing.simulation.task import Over, Stuck, Task
 from pipebus.testing.simulation.turns import Few, Given, Often, Turns, strategy
-from pipebus.testing.simulation.virtual import RandomShim, Shim, SimLock, SocketShim, TimeShim, VirtualClock
-from pipebus.testing.simulation.virtual_loop import AsyncioShim, SimLoop
-from pipebus.transports.opening import open_transport
+from pipebus.testing.simulation.virtual_clock import VirtualClock
+from pipebus.testing.simulation.virtual_loop import SimLoop
 
 MOST_STEPS: Final = 300_000
 """A run that takes more is taken to go round for ever; scenarios here take some thousands."""
@@ -65,39 +60,10 @@ TOLERANCE: Final = 1e-9
 EPOCH: Final = 1_000_000_000.0
 """And the time of day, where a seed has to say all: the 9th of September 2001, 01:46:40 UTC."""
 
-
-OUTSIDE: Final = 1.0
-"""Real seconds that a loop may wait for a thread that is not the scheduler's, when nobody else can go on."""
-
 AT_REST: Final = "all others to rest"
+
 NEXT: Final = "a delivery to be settled"
 """Or, if there is none, for all others to rest."""
-
-
-class Over(BaseException):
-    """The run has ended: raised in threads that are still somewhere, so that they leave."""
-
-
-class Stuck(AssertionError):
-    """The same, raised in a block that runs `inside`: nobody can go on, or a thread was lost."""
-
-
-class Task:
-    """A controlled thread."""
-
-    def __init__(self, thread: threading.Thread, number: int) -> None:
-        self.thread = thread
-        self.name = thread.name
-        self.number = number
-        self.baton = allocate_lock()
-        self.baton.acquire()
-        self.ended = False
-        self.missed: SimLock | None = None  # the lock that it did not get, and did not wait for
-        self.waits_for: Any = None  # a lock, a task, or a time; None: it can run
-        self.deadline: float | None = None
-        self.steps = 0  # its own, up to its last turn
-        self.priority = 0.0  # for `Few`
-        self.guest = False  # a thread that was there before
 
 
 class Simulation:
@@ -140,8 +106,8 @@ class Simulation:
         self.turns: Turns = {}  # what was decided, to be given to another run
         self.running: Task | None = None
         self.over = False
-        self._tasks: list[Task] = []
-        self._live: list[Task] = []  # those that have not ended
+        self.all_tasks: list[Task] = []
+        self.live: list[Task] = []  # those that have not ended
         self._numbers = itertools.count()
         self._counted_from = 0  # the step at which the caller of a block that runs `inside` had its turn last
         self._by_thread: dict[threading.Thread, Task] = {}
@@ -156,8 +122,7 @@ class Simulation:
         self.loop_failed: Callable[[str, BaseException | None], None] = self._loop_failed
         self.looking = False
         self.loops: list[SimLoop] = []
-        self._outside: deque[SimLock] = deque()
-        self._knock = virtual.real_event()
+        self.outside = Outside(self)
         self.place: Callable[[Any, str], Any] = Rehearsal  # what carries messages in place of what a URL names
         self.bus_made: list[Callable[[Any], object]] = []  # told of each bus that is made here: the last of them
         self.lost = False
@@ -201,7 +166,7 @@ class Simulation:
     def settled(self) -> None:
         """Whoever waits for a delivery has his turn at once."""
         me = self.running
-        waiting = next((task for task in self._live if task.waits_for is NEXT), None)
+        waiting = next((task for task in self.live if task.waits_for is NEXT), None)
         if me is not None and waiting is not None and not self.over:
             self.wake(NEXT)
             self._hand_over(me, waiting)
@@ -240,7 +205,7 @@ class Simulation:
     def jump(self, seconds: float) -> None:
         """The clock goes forward at once; all that is due by then wakes up late, at the same time."""
         self.time += seconds
-        for task in self._live:
+        for task in self.live:
             if task.deadline is not None and task.deadline <= self.time:
                 task.waits_for = task.deadline = None
                 self._woken(task)
@@ -276,7 +241,7 @@ class Simulation:
     def left_behind(self) -> list[str]:
         """Names of the threads that run still, apart from the scenario's own."""
         own = {task.number for task in self._spawned} | {0}
-        return [task.name for task in self._tasks if not task.ended and task.number not in own]
+        return [task.name for task in self.all_tasks if not task.ended and task.number not in own]
 
     # --- running -------------------------------------------------------------------------------------------------------
 
@@ -287,7 +252,7 @@ class Simulation:
             scenario(self)
             self.join()
 
-        with watch.all_code(self.files), self._in_place():
+        with watch.all_code(self.files), in_place(self):
             first = self.adopt(threading.Thread(target=main, name="main", daemon=True))
             self._give(first)
             try:
@@ -303,13 +268,13 @@ class Simulation:
                     f"{who} waits for something that is not the scheduler's (a lock that was made before the run, a socket), "
                     f"or takes longer than {self.patience:g} s"
                 )
-                self.ending = self.ending or self._positions(always=True)
+                self.ending = self.ending or stories.positions(self, None)
                 self.over = self.lost = self._lost = True
                 self.running = None
                 return  # its threads cannot be ended: they stay
             self.running = None
-            for task in self._tasks:
-                virtual.real_join(task.thread, PATIENCE)
+            for task in self.all_tasks:
+                threads.real_join(task.thread, PATIENCE)
             for loop in self.loops:
                 loop.sweep()
 
@@ -319,9 +284,9 @@ class Simulation:
         __tracebackhide__ = True
         me = Task(threading.current_thread(), next(self._numbers))
         me.guest = True
-        with self._in_place(collecting=True):
-            self._tasks.append(me)
-            self._live.append(me)
+        with in_place(self, collecting=True):
+            self.all_tasks.append(me)
+            self.live.append(me)
             self._by_thread[me.thread] = me
             self.strategy.joins(me, 0)
             self.running = me
@@ -333,8 +298,8 @@ class Simulation:
 
     def _leave(self, me: Task) -> None:
         self.over = me.ended = True
-        self._live.remove(me)
-        others = [task for task in self._tasks if not task.ended]
+        self.live.remove(me)
+        others = [task for task in self.all_tasks if not task.ended]
         if self.running is not me or self._lost:  # interrupted while another had the baton: each leaves by itself
             for task in others:
                 with suppress(RuntimeError):
@@ -344,77 +309,17 @@ class Simulation:
             self._done.acquire(timeout=self.patience)
         self.running = None
         for task in others:
-            virtual.real_join(task.thread, 0.0 if self._lost else self.patience)
+            threads.real_join(task.thread, 0.0 if self._lost else self.patience)
         for loop in self.loops:
             loop.sweep()
-
-    @contextmanager
-    def _in_place(self, collecting: bool = False) -> Iterator[None]:
-        """Virtual threads and locks instead of the real ones, for what the package makes meanwhile."""
-        __tracebackhide__ = True
-        with virtual.taking:
-            if virtual.current is not None:
-                raise LifecycleError(
-                    "a Harness or a simulation runs in this process already; there can be one at a time, and each on one thread"
-                )
-            virtual.current = self
-        with ExitStack() as stack:  # undone in reverse: nobody else is let in before all is as it was
-            stack.callback(virtual.leave)
-            self._replace(stack)
-            if not collecting:
-                self._keep_still(stack)
-            yield
-
-    def _replace(self, stack: ExitStack) -> None:
-        """What the package's modules know of locks, time, chance and the outside."""
-        ours = [
-            module for name, module in sorted(sys.modules.items())
-            if f"{name}.".startswith("pipebus.") and not f"{name}.".startswith("pipebus.testing.")
-        ]  # fmt: skip
-        for name, real, shim in (
-            ("threading", threading, Shim(self)),
-            ("time", time, TimeShim(self)),
-            ("asyncio", asyncio, AsyncioShim(self)),
-            ("_time", time, TimeShim(self)),
-            ("socket", socket, SocketShim(self)),
-            ("random", random, RandomShim(self)),
-            ("SYSTEM", SYSTEM, self.clock),
-            ("open_transport", open_transport, self._open_transport),
-        ):
-            for module in ours:
-                if getattr(module, name, None) is real:
-                    stack.callback(setattr, module, name, real)
-                    setattr(module, name, shim)
-        stack.callback(virtual.restore_threads)
-        virtual.replace_threads()
-
-    def _open_transport(self, url: str) -> Any:
-        """What a `Bus` that is made here runs on: no file and no server of the URL is touched."""
-        declared = open_transport(url)
-        if declared.local or not self.here():
-            return declared
-        return self.place(declared, url)
-
-    def _keep_still(self, stack: ExitStack) -> None:
-        """What would have one run take other steps than the next."""
-        log = logging.getLogger("pipebus")
-        stack.callback(setattr, log, "disabled", log.disabled)
-        log.disabled = True  # a thousand warnings of buses that were meant to stop early
-        for name, module in list(sys.modules.items()):
-            if name.startswith("pipebus."):
-                # Kept from one bus to the next: a run that finds it takes other steps than the one that made it.
-                getattr(module, "REMEMBERED", {}).clear()
-        if gc.isenabled():
-            stack.callback(gc.enable)
-            gc.disable()  # a finalizer of an earlier run would take steps in this one
 
     def adopt(self, thread: threading.Thread) -> Task:
         """Start a thread under control. It waits for the baton."""
         if self.over:
             raise self.end()
         task = Task(thread, next(self._numbers))
-        self._tasks.append(task)
-        self._live.append(task)
+        self.all_tasks.append(task)
+        self.live.append(task)
         self._by_thread[thread] = task
         self.strategy.joins(task, self.steps)
         run = thread.run
@@ -434,7 +339,7 @@ class Simulation:
                 self._end(task)
 
         thread.run = controlled  # type: ignore[method-assign]
-        virtual.real_start(thread)
+        threads.real_start(thread)
         if self.running is not None:
             self.say(f"starts {task.name}")
             self._woken(task)
@@ -446,7 +351,7 @@ class Simulation:
     def _end(self, task: Task) -> None:
         """A thread has ended: who goes on?"""
         task.ended = True
-        self._live.remove(task)
+        self.live.remove(task)
         if self.story is not None and not self.over:
             self.story.note(task.name, "ends")
         self.wake(task)
@@ -458,7 +363,7 @@ class Simulation:
         if self._lost:
             return  # each leaves by itself
         # The rest is told that it is over, one after the other.
-        remaining = self._live[0] if self._live else None
+        remaining = self.live[0] if self.live else None
         if remaining is None:
             self._done.release()
         else:
@@ -470,54 +375,31 @@ class Simulation:
             runnable = self._runnable()
             if runnable:
                 return self._choose(runnable, may_stay=False)
-            if self._tasks[0].ended:
+            if self.all_tasks[0].ended:
                 self.over = True
                 return None
-            if any(task.waits_for in (AT_REST, NEXT) for task in self._live):
+            if any(task.waits_for in (AT_REST, NEXT) for task in self.live):
                 self.wake(AT_REST)
                 self.wake(NEXT)
                 continue
-            if self._let_in():
+            if self.outside.let_in():
                 continue
-            if not self._pass_time() and not self._let_in(OUTSIDE):
+            if not self._pass_time() and not self.outside.let_in(LONGEST_WAIT):
                 self.fail("nobody can go on: each thread waits for another, or was not woken")
                 return None
 
-    def called_from_outside(self, gate: SimLock) -> None:
-        """On a thread that is not the scheduler's: a loop has something to do. Whoever looks for who can go on lets it in."""
-        self._outside.append(gate)
-        self._knock.set()
-
-    def _let_in(self, wait: float = 0.0) -> bool:
-        """
-        What threads of others have called into loops; so a coroutine may wait for what a real thread does.
-
-        Args:
-            wait: Real seconds to wait for such a call, if a loop waits for anything.
-        """
-        if wait and any(task.waits_for is loop.something_to_do for task in self._live for loop in self.loops):
-            self._knock.wait(wait)
-        self._knock.clear()
-        came = False
-        while self._outside:
-            gate = self._outside.popleft()
-            if gate.held:
-                gate.release()
-            came = True
-        return came
-
     def _runnable(self) -> list[Task]:
-        return [task for task in self._live if task.waits_for is None]
+        return [task for task in self.live if task.waits_for is None]
 
     def _pass_time(self) -> bool:
         """To the nearest time-out; False if there is none."""
-        deadlines = [task.deadline for task in self._live if task.deadline is not None]
+        deadlines = [task.deadline for task in self.live if task.deadline is not None]
         if not deadlines:
             return False
         self.time = max(self.time, min(deadlines))
         if self.story is not None:
             self.story.note("", f"time passes: {self.elapsed:g} s since the beginning")
-        for task in self._live:
+        for task in self.live:
             if task.deadline is not None and task.deadline <= self.time:
                 task.waits_for = task.deadline = None
                 self._woken(task)
@@ -577,20 +459,15 @@ class Simulation:
 
     def end(self) -> BaseException:
         """What is raised in the thread that runs, when the run is over."""
-        if not self._tasks[0].guest or self._tasks[0].thread.ident != get_ident():
+        if not self.all_tasks[0].guest or self.all_tasks[0].thread.ident != get_ident():
             return Over()
         lines = "".join(f"\n    {line}" for line in self.ending)
         return Stuck(f"{self.failure or 'it is over'}{lines}")
 
-    def _positions(self, error: BaseException | None = None, always: bool = False) -> list[str]:
-        if self.story is None and not self._tasks[0].guest and not always:
+    def _positions(self, error: BaseException | None = None) -> list[str]:
+        if self.story is None and not self.all_tasks[0].guest:
             return []
-        frames = sys._current_frames()
-        lines = []
-        for task in self._tasks:
-            traceback = error.__traceback__ if error is not None and task is self.running else None
-            lines.append(stories.position(task, self.running is task, frames.get(task.thread.ident or 0), traceback))
-        return lines
+        return stories.positions(self, error)
 
     def _await_turn(self, me: Task) -> bool:
         """False if it does not come. Interrupted, the thread goes on without it: from then on nobody may take steps."""
@@ -621,7 +498,7 @@ class Simulation:
 
     def wake(self, on: Any) -> None:
         """Everyone who waits for this may look again."""
-        for task in self._live:
+        for task in self.live:
             if task.waits_for is on:
                 task.waits_for = task.deadline = None
                 self._woken(task)

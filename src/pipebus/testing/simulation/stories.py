@@ -7,6 +7,7 @@ from __future__ import annotations
 import dis
 import linecache
 import os
+import sys
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, Final
@@ -135,6 +136,21 @@ def position(task: Any, running: bool, frame: Any, traceback: Any) -> str:
     if task.waits_for is None:
         return f"{task.name} could go on{where}"
     return f"{task.name} waits for {what(task.waits_for)}{until}{where}"
+
+
+def positions(sim: Any, error: BaseException | None) -> list[str]:
+    """
+    Where each thread of a run stands.
+
+    Args:
+        error: What the running thread has raised, if it has: its position is where that was raised.
+    """
+    frames = sys._current_frames()
+    lines = []
+    for task in sim.all_tasks:
+        traceback = error.__traceback__ if error is not None and task is sim.running else None
+        lines.append(position(task, sim.running is task, frames.get(task.thread.ident or 0), traceback))
+    return lines
 
 
 def _raised_at(traceback: Any) -> tuple[Any, int]:

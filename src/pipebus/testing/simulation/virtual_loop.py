@@ -83,7 +83,7 @@ class SimLoop(asyncio.BaseEventLoop):
         if self.sim.here():
             self.sim.step()
         elif self.sim.running is not None and not self.sim.over:
-            self.sim.called_from_outside(self.something_to_do)
+            self.sim.outside.calls(self.something_to_do)
             return
         if self.something_to_do.held:
             self.something_to_do.release()

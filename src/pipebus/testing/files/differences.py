@@ -1,0 +1,104 @@
+"""The differences between what a test of a config file expects and what happened, as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from pipebus.config.cases import Case
+from pipebus.config.catalogue import word
+from pipebus.config.matchers import NOTHING, told
+from pipebus.config.problems import shown
+from pipebus.foreign.objects import text_of
+from pipebus.message.message import Message
+from pipebus.testing.files.found import Found
+from pipebus.values.expressions import plain
+
+SHOWN: Final = 5
+"""Most messages that a difference shows."""
+
+
+def differences_of(case: Case, found: Found) -> Iterator[str]:
+    """Everything that is not as expected, as a sentence."""
+
+    def at(key: str) -> str:
+        return f"{case.file}:{case.lines.get(key, case.line)}: "
+
+    for index, (wanted, outcome) in enumerate(zip(case.outcomes or (), found.outcomes, strict=False)):
+        if wanted != outcome.word:
+            which = "outcome" if len(found.outcomes) == 1 else f"outcome[{index}]"
+            why = f" (by {outcome.by}: {outcome.reason})" if outcome.by else f" ({outcome.reason})" if outcome.reason else ""
+            yield at("outcome") + f"{which}: expected {shown(wanted)}, found {shown(outcome.word)}{why}"
+    ends = found.ends
+    if case.by is not None and not any(by is not None and word(by) == word(case.by) for by, _ in ends):
+        others = ", ".join(dict.fromkeys(shown(by) for by, _ in ends if by is not None)) or "nobody"
+        yield at("by") + f"by: expected {shown(case.by)}, found {others}"
+    if case.reason is not None:
+        reasons = [reason for by, reason in ends if case.by is None or (by is not None and word(by) == word(case.by))]
+        yield from _best(at("reason"), "reason", case.reason, reasons or [reason for _, reason in ends])
+    counts = {name: len(messages) for name, messages in found.messages.items()}
+    yield from _counted(at("deliveries"), "deliveries", case.deliveries, counts)
+    dead: dict[str, int] = {}
+    for place, _, _ in found.dead:
+        dead[place] = dead.get(place, 0) + 1
+    yield from _counted(at("dead"), "dead", case.dead, dead, {place: error for place, error, _ in reversed(found.dead)})
+    if case.error is not None:
+        yield from _best(at("error"), "error", case.error, [error for _, error, _ in found.dead])
+    if case.dead is None and case.error is None:
+        for place, error, _ in found.dead:
+            yield f"{case.file}:{case.line}: a message died in {place}: {error} (if it should: dead = {len(found.dead)})"
+    for failed in found.errors:
+        yield f"{case.file}:{case.line}: {text_of(failed)} (no message died of it)"
+    for name, wanted_messages in case.received.items():
+        yield from _received(at("received"), name, wanted_messages, found.messages.get(name, []))
+
+
+def _best(at: str, what: str, wanted: Any, texts: list[str]) -> Iterator[str]:
+    """The differences of the text that comes nearest."""
+    tries = [list(wanted.differences(text, what)) for text in texts] or [list(wanted.differences(NOTHING, what))]
+    for difference in min(tries, key=len):
+        yield f"{at}{difference}"
+
+
+def _counted(
+    at: str, what: str, wanted: int | dict[str, int] | None, counts: dict[str, int], errors: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    errors = errors or {}
+    if isinstance(wanted, int):
+        total = sum(counts.values())
+        if total != wanted:
+            each = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+            why = next((f"; {place}: {error}" for place, error in errors.items()), "")
+            yield f"{at}{what}: expected {wanted}, found {total}{f' ({each})' if each else ''}{why}"
+    for name, count in (wanted if isinstance(wanted, dict) else {}).items():
+        if counts.get(name, 0) != count:
+            why = f"; {errors[name]}" if name in errors else ""
+            yield f"{at}{what}.{name}: expected {count}, found {counts.get(name, 0)}{why}"
+
+
+def _received(at: str, name: str, wanted: list[dict[str, Any]], messages: list[Message[Any]]) -> Iterator[str]:
+    if len(wanted) != len(messages):
+        count = f"{len(wanted)} message{'' if len(wanted) == 1 else 's'}"
+        yield f"{at}received.{name}: expected {count}, found {len(messages)}{_bodies(messages)}"
+        return
+    for index, (expected, message) in enumerate(zip(wanted, messages, strict=True)):
+        path = f"received.{name}" if len(wanted) == 1 else f"received.{name}[{index}]"
+        for key, one in expected.items():
+            for difference in one.differences(_field(message, key), f"{path}.{key}"):
+                yield f"{at}{difference}"
+
+
+def _bodies(messages: list[Message[Any]]) -> str:
+    shown = [f"{message.subject} {told(_field(message, 'body'))}" for message in messages[:SHOWN]]
+    return (": " if shown else "") + "; ".join(shown) + ("; …" if len(messages) > SHOWN else "")
+
+
+def _field(message: Message[Any], key: str) -> Any:
+    if key == "body":
+        try:
+            return plain(message.body)
+        except ValueError:  # it is no data, and equal to none
+            return message.body
+    if key == "headers":
+        return dict(message.headers)
+    return str(message.subject) if key == "subject" else getattr(message, key)

@@ -1,0 +1,89 @@
+"""What happened in a test of a config file."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pipebus.bus.bus import Bus
+from pipebus.delivery.subscription import Subscription
+from pipebus.errors import ReceiveTimeout, Rejected
+from pipebus.events import Acknowledged, Taken
+from pipebus.foreign.objects import text_of
+from pipebus.message.message import Dropped, Message
+from pipebus.outcomes.dead_letters import PUBLISH
+from pipebus.testing.harness.harness import Harness
+
+
+@dataclass
+class Outcome:
+    """What became of one publish."""
+
+    word: str
+    by: str | None = None
+    reason: str | None = None
+
+
+def published(harness: Harness, bus: Bus, subject: str, body: Any, options: dict[str, Any]) -> Outcome:
+    try:
+        outcome = bus.publish(subject, body, **{key: value for key, value in options.items() if value is not None})
+    except Rejected as error:
+        return Outcome("rejected", error.by, "; ".join(error.errors))
+    except Exception as error:
+        by = next((event.by for event in reversed(harness.refused) if event.error is error), None)
+        return Outcome("failed", by, text_of(error))
+    if isinstance(outcome, Dropped):
+        return Outcome("dropped", outcome.by, outcome.reason)
+    return Outcome("accepted" if outcome.mailboxes else "unrouted")
+
+
+class Given:
+    """Bodies as they were when a delivery began; a handler may change what it is given."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[tuple[str, int], tuple[Any, Any]] = {}  # subscription, id -> the body (kept, for its id), a copy
+
+    def see(self, event: Any) -> None:
+        if isinstance(event, Taken) and isinstance(event.message.body, (dict, list)):
+            with suppress(Exception):  # something in it cannot be copied
+                body = event.message.body
+                self._bodies.setdefault((event.subscription, id(body)), (body, copy.deepcopy(body)))
+
+    def as_it_was(self, event: Acknowledged) -> Message[Any]:
+        _, body = self._bodies.get((event.subscription, id(event.message.body)), (None, event.message.body))
+        return event.message.with_body(body)
+
+
+class Found:
+    """What a test is held against."""
+
+    def __init__(self, outcomes: list[Outcome], harness: Harness, bus: Bus, given: Given) -> None:
+        self.outcomes = outcomes
+        self.messages: dict[str, list[Message[Any]]] = {one.name: [] for one in bus.subscriptions}
+        for event in harness.delivered:
+            self.messages.setdefault(event.subscription, []).append(given.as_it_was(event))
+        for one in bus.subscriptions:
+            if one.inbox is not None:  # read by the program, which is not here
+                self.messages[one.name] = list(_waiting(one))
+        self.dead = [(event.place, event.error, event.exception) for event in harness.dead]
+        self.letters = bus.dead_letters.list()
+        self.discarded = [event for event in harness.dropped if event.place != PUBLISH]
+        told = [event.exception for event in harness.dead] + [event.error for event in harness.refused]
+        self.errors = [error for error in harness.errors if not any(error is other for other in told)]
+
+    @property
+    def ends(self) -> list[tuple[str | None, str]]:
+        """Who has ended a message, and why: where it was published, else where it was handled."""
+        ends = [(one.by, one.reason or "") for one in self.outcomes if one.by is not None or one.reason is not None]
+        ends += [(event.by, event.reason) for event in self.discarded]
+        return ends + [(letter.by, letter.error) for letter in self.letters]
+
+
+def _waiting(subscription: Subscription) -> Iterator[Message[Any]]:
+    """What a reader would get; not what its filters drop."""
+    for _ in range(subscription.stats()["pending"]):
+        with suppress(ReceiveTimeout):
+            yield subscription.receive(timeout=0.0)

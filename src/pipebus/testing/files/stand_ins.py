@@ -1,0 +1,65 @@
+"""Handlers and filters that a test of a config file puts in place of the real ones."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from pipebus.config.cases import StandIn
+from pipebus.errors import Rejected
+from pipebus.message.message import Dropped, Message
+from pipebus.pipeline.shapes import transform
+from pipebus.testing.harness.strikes import InjectedError
+
+
+def handler(name: str, stand_in: StandIn) -> Any:
+    raises = _raising(name, stand_in)
+
+    def handle(message: Message[Any]) -> Any:
+        raises()
+        return copy.deepcopy(stand_in.returns)
+
+    handle.__name__ = name
+    return handle
+
+
+def filter_of(name: str, stand_in: StandIn) -> Any:
+    raises = _raising(name, stand_in)
+    times = [0]
+
+    def stand(message: Message[Any]) -> Message[Any] | Dropped:
+        raises()
+        times[0] += 1
+        if stand_in.times is not None and times[0] > stand_in.times:
+            return message
+        if stand_in.rejects is not None:
+            raise Rejected(None, stand_in.rejects)
+        return message if stand_in.drops is None else Dropped(stand_in.drops)
+
+    stand.__name__ = name
+    return transform(stand)
+
+
+def _raising(name: str, stand_in: StandIn) -> Callable[[], None]:
+    """Raises as often as it is to."""
+    times = [0]
+
+    def raises() -> None:
+        times[0] += 1
+        if stand_in.raises is not None and (stand_in.times is None or times[0] <= stand_in.times):
+            raise _error(stand_in.raises)
+
+    return raises
+
+
+def _error(text: str) -> Exception:
+    """As in "ConnectionError: down", or any text."""
+    name, _, rest = text.partition(":")
+    found = getattr(builtins, name.strip(), None)
+    if isinstance(found, type) and issubclass(found, Exception):
+        with suppress(TypeError):  # one that is not made of a text
+            return found(rest.strip())
+    return InjectedError(text)

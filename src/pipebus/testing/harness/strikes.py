@@ -1,0 +1,155 @@
+"""Faults that are injected at known calls of a filter or handler."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+from pipebus.clock import Clock
+from pipebus.errors import PipelineError
+from pipebus.message.message import Message
+from pipebus.values.quantities import is_duration
+
+
+class InjectedError(Exception):
+    """What `Harness.fail` raises where no error is given."""
+
+
+class Strike:
+    """One fault at one moment."""
+
+    def __init__(self, clock: Clock, seconds: float, error: BaseException | None, late: bool = False) -> None:
+        self.clock = clock
+        self.late = late  # it comes when the filter or handler has done its work
+        self.seconds = seconds
+        self.error = error
+
+    @property
+    def told(self) -> str:
+        if self.error is not None:
+            when = " after its work" if self.late else ""
+            return f"(on purpose) fails{when}: {type(self.error).__name__}: {self.error}"
+        return f"(on purpose) takes {self.seconds:g} s"
+
+    def sync(self) -> None:
+        if self.seconds:
+            self.clock.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+
+    async def asynchronous(self) -> None:
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+
+
+class Fault:
+    """
+    A fault that waits for its moments.
+
+    Args:
+        name: Of a filter, a subscription, an actor or a handler.
+        times: How often it strikes. None: always.
+        after: How many calls go well before the first.
+        planned: A seed has put it in; it need not strike.
+        late: It fails when it has done its work, and not before.
+    """
+
+    def __init__(
+        self, name: str, times: int | None, after: int, seconds: float, error: Any, *, planned: bool = False, late: bool = False
+    ) -> None:
+        for option, value, least in (("times", times, 1), ("after", after, 0)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise PipelineError(f"fault of {name}: {option}={value!r}; it is a whole number of at least {least}")
+        if not is_duration(seconds):
+            raise PipelineError(f"fault of {name}: seconds={seconds!r}; it is a number of seconds, 0 or more")
+        _check_error(name, error)
+        self.name = name
+        self.times = times
+        self.after = after
+        self.seconds = seconds
+        self.error = error
+        self.planned = planned
+        self.late = late
+        self.calls = 0
+        self.struck = 0
+
+    @property
+    def due(self) -> bool:
+        """It strikes the call that was counted last, unless another does."""
+        return self.calls > self.after and (self.times is None or self.struck < self.times)
+
+    def strike(self, clock: Clock) -> Strike:
+        self.struck += 1
+        error = self.error(f"failure {self.struck} of {self.name}, on purpose") if isinstance(self.error, type) else self.error
+        return Strike(clock, self.seconds, error, self.late)
+
+    def __str__(self) -> str:
+        if self.error is None:
+            return f"{self.name} takes {self.seconds:g} s"
+        return f"{self.name} fails ({self.error.__name__ if isinstance(self.error, type) else repr(self.error)})"
+
+
+def _check_error(name: str, error: Any) -> None:
+    """
+    Raises:
+        PipelineError: no exception, and nothing that makes one of a text.
+    """
+    if error is None or isinstance(error, BaseException):
+        return
+    if not isinstance(error, type) or not issubclass(error, BaseException):
+        raise PipelineError(f"fault of {name}: error={error!r}; it is an exception, or a class of exceptions")
+    try:
+        error("on purpose")
+    except Exception as failure:
+        raise PipelineError(
+            f"fault of {name}: {error.__name__} cannot be made of a text ({failure}); give an exception that is made already"
+        ) from None
+
+
+class Faults:
+    """All that were put in."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.all: list[Fault] = []
+        self.errors: set[int] = set()  # ids of what was raised on purpose
+        self._kept: list[BaseException] = []  # so that no other error gets the same id
+        self._lock = threading.Lock()
+
+    def add(self, fault: Fault) -> None:
+        self.all.append(fault)
+
+    def of(self, names: tuple[str, ...], message: Message[Any]) -> list[Strike]:
+        """What happens now to the filter or handler of these names."""
+        with self._lock:
+            meant = [fault for fault in self.all if fault.name in names]
+            for fault in meant:
+                fault.calls += 1
+            strikes = []
+            for fault in meant:
+                if fault.due:
+                    strike = fault.strike(self.clock)
+                    strikes.append(strike)
+                    if strike.error is not None:
+                        self.errors.add(id(strike.error))
+                        self._kept.append(strike.error)
+                        break  # the others have their turn with the next call
+            return strikes
+
+    def meant(self, error: BaseException) -> bool:
+        """Whether an error was raised on purpose, or was made of one that was (`raise … from`)."""
+        seen: set[int] = set()
+        one: BaseException | None = error
+        while one is not None and id(one) not in seen:
+            if id(one) in self.errors:
+                return True
+            seen.add(id(one))
+            one = one.__cause__
+        return False
+
+    def idle(self) -> list[Fault]:
+        """Those that were to strike, and never have."""
+        return [fault for fault in self.all if not fault.struck and not fault.planned]

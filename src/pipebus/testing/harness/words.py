@@ -1,0 +1,88 @@
+"""Messages, outcomes, errors and events in a few words, for stories."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from pipebus import events
+from pipebus.delivery.actor import Actor
+from pipebus.foreign.objects import text_of
+from pipebus.message.message import Dropped, Message, Receipt
+from pipebus.outcomes.dead_letters import PUBLISH
+
+WIDTH: Final = 100
+"""Characters of one thing in a story."""
+
+
+def cut(text: str) -> str:
+    """On one line, and not too long."""
+    line = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
+
+
+def value_text(value: object) -> str:
+    """Its repr, if it has one: a story is no reason to fail."""
+    try:
+        return repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
+
+
+def short(message: object) -> str:
+    """A message in a few words."""
+    if not isinstance(message, Message):
+        return f"{cut(value_text(message))}, which is no Message"
+    headers = f" headers {dict(message.headers)}" if message.headers else ""
+    subject = message.subject
+    if isinstance(subject, Actor):
+        subject = subject.name or type(subject).__name__
+    elif not isinstance(subject, str):
+        subject = value_text(subject)
+    return cut(f"{subject} {value_text(message.body)}{headers}")
+
+
+def gives(outcome: object) -> str:
+    if isinstance(outcome, Dropped):
+        return cut(f"drops it: {outcome.reason}")
+    if isinstance(outcome, Receipt):
+        return f"gives Receipt({outcome.mailboxes}{', duplicate=True' if outcome.duplicate else ''})"
+    if isinstance(outcome, Message):
+        return f"hands on {short(outcome)}"
+    return f"gives {cut(value_text(outcome))}"
+
+
+def returns(value: object) -> str:
+    return f"returns {cut(value_text(value))}" if value is not None else "returns"
+
+
+def raises(error: BaseException) -> str:
+    return "is cancelled" if isinstance(error, asyncio.CancelledError) else f"raises {cut(text_of(error))}"
+
+
+def event_words(event: events.Event, who: str) -> tuple[str, str] | None:
+    """Who, and what, for the events that the filters and handlers do not show themselves."""
+    match event:
+        case events.Published():
+            return who, f"accepts {short(event.message)} for {_mailboxes(event.receipt.mailboxes)}"
+        case events.Refused():
+            return who, cut(f"refuses {short(event.message)}: {text_of(event.error)}")
+        case events.Discarded():
+            place = who if event.place == PUBLISH else event.place
+            return place, cut(f"drops {short(event.message)}: {event.reason}")
+        case events.Taken() if event.attempt > 1:
+            return event.subscription, f"takes it again (attempt {event.attempt})"
+        case events.Returned():
+            return event.subscription, f"gives it back, for {event.delay:g} s"
+        case events.Died():
+            place = who if event.place == PUBLISH else event.place
+            return place, cut(f"buries it as dead letter {event.letter}: {event.error}")
+        case events.Overflowed():
+            return event.subscription, f"has no room for {short(event.message)}: {event.policy}"
+        case events.StateChanged():
+            return who, f"is {event.new}"
+    return None
+
+
+def _mailboxes(count: int) -> str:
+    return "nobody" if not count else "1 mailbox" if count == 1 else f"{count} mailboxes"

@@ -1,0 +1,65 @@
+"""The laws on what a filter says about itself; no message is needed to try them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, get_type_hints
+
+from pipebus.bus import explain
+from pipebus.foreign.objects import text_of
+from pipebus.pipeline import places, recognise
+from pipebus.testing.laws.case import Case, Problems
+
+
+def describes_itself(case: Case) -> Problems:
+    """`bus.describe()` can show it, as JSON."""
+    for node in recognise.nodes((case.make(),), places.caller(), "check_filter"):
+        try:
+            json.dumps(explain.describe_node(node), allow_nan=False)
+        except Exception as error:
+            yield f"its description is no JSON: {text_of(error)}"
+
+
+def settings_round_trip(case: Case) -> Problems:
+    """A dataclass's fields are of the types that they declare, and a filter made from them has the same."""
+    for step in case.steps():
+        if dataclasses.is_dataclass(step.filter) and not isinstance(step.filter, type):
+            yield from _round_trip(step.filter)
+
+
+def _round_trip(filter: Any) -> Problems:
+    from pydantic import ConfigDict, TypeAdapter, create_model
+
+    name = type(filter).__name__
+    given = {field.name: getattr(filter, field.name, None) for field in dataclasses.fields(filter) if field.init}
+    try:
+        again = type(filter)(**given)
+    except Exception as error:
+        yield f"{name} cannot be made from its own settings {given!r}: {text_of(error)}"
+        return
+    if explain.settings(again) != explain.settings(filter):
+        yield f"{name} made from its own settings has others: {explain.settings(filter)} became {explain.settings(again)}"
+        return
+    hints = _hints(type(filter))
+    try:
+        fields: dict[str, Any] = {key: (hints.get(key, Any), ...) for key in given}
+        model = create_model(f"{name}Settings", __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
+        found = model.model_validate(given)
+    except Exception as error:
+        yield f"its settings are not what its fields declare: {text_of(error)}"
+        return
+    try:
+        read = model.model_validate_json(TypeAdapter(model).dump_json(found))
+    except Exception:
+        return  # a function or a class: its name stands in a file, and not the thing
+    kept = type(filter)(**{key: getattr(read, key) for key in given})
+    if explain.settings(kept) != explain.settings(filter):
+        yield f"its settings came back from JSON as {explain.settings(kept)}, and were {explain.settings(filter)}"
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except Exception:
+        return {}

@@ -1,0 +1,100 @@
+"""Threads that the bus starts during a simulation, and which simulation runs."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from pipebus.errors import LifecycleError
+
+if TYPE_CHECKING:
+    from pipebus.testing.simulation.scheduler import Simulation
+
+
+real_lock, real_rlock, real_event = threading.Lock, threading.RLock, threading.Event
+
+
+real_start, real_join, real_is_alive = threading.Thread.start, threading.Thread.join, threading.Thread.is_alive
+
+
+_entering = threading.Lock()
+
+_current: Simulation | None = None
+"""The simulation that runs in this process, if one does."""
+
+
+def enter(sim: Simulation) -> None:
+    """
+    Make this the simulation that runs in this process.
+
+    Raises:
+        LifecycleError: There is one already.
+    """
+    global _current  # noqa: PLW0603
+    with _entering:
+        if _current is not None:
+            raise LifecycleError(
+                "a Harness or a simulation runs in this process already; there can be one at a time, and each on one thread"
+            )
+        _current = sim
+
+
+def leave() -> None:
+    """Let the next simulation enter."""
+    global _current  # noqa: PLW0603
+    _current = None
+
+
+def replace_threads() -> None:
+    threading.Thread.start, threading.Thread.join = start, join  # type: ignore[method-assign,assignment]
+    threading.Thread.is_alive = is_alive  # type: ignore[method-assign,assignment]
+
+
+def restore_threads() -> None:
+    threading.Thread.start, threading.Thread.join = real_start, real_join  # type: ignore[method-assign]
+    threading.Thread.is_alive = real_is_alive  # type: ignore[method-assign]
+
+
+def here() -> Simulation | None:
+    """The one whose thread this is."""
+    return _current if _current is not None and _current.here() else None
+
+
+def start(thread: threading.Thread) -> None:
+    """Threads that the bus starts are the simulation's. (Those of others would wait for things that it knows nothing of.)"""
+    sim = here()
+    if sim is None or not sys._getframe(1).f_globals.get("__name__", "").startswith("pipebus."):
+        real_start(thread)
+    else:
+        owner = getattr(thread, "pool", None) or getattr(getattr(thread, "_target", None), "__self__", None)
+        if getattr(owner, "clock", sim.clock) is not sim.clock:
+            raise LifecycleError(
+                "a bus that was made outside the harness, or with a clock of its own, is used inside; make it inside "
+                "(in a function that the test calls), and leave `clock` out"
+            )
+        sim.adopt(thread)
+
+
+def join(thread: threading.Thread, timeout: float | None = None) -> None:
+    sim = here()
+    task = sim.task_of(thread) if sim is not None else None
+    if sim is None or task is None:
+        real_join(thread, timeout)
+        return
+    sim.step()
+    if not task.ended and (timeout is None or timeout > 0):
+        sim.block(task, None if timeout is None else sim.time + timeout)
+
+
+def is_alive(thread: threading.Thread) -> bool:
+    sim = here()
+    task = sim.task_of(thread) if sim is not None else None
+    return not task.ended if task is not None else real_is_alive(thread)
+
+
+def foreign(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"thread {name} uses a bus (or a call_next) of pipebus.testing, which knows nothing of that thread; start it with "
+        "harness.thread(call, …), so that it has its turn like the others, or test this on a bus of its own, without a harness"
+    )
