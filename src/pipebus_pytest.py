@@ -1,11 +1,11 @@
 """
 The pytest plugin of pipebus: the fixtures `run_filter`, `run_handler`, `check_filter` and `harness`, and one test for each of
-the `[[tests]]` in files called `pipebus.toml` or `NAME.pipebus.toml`. What such files may import stands in the setting
-`pipebus_allow`, as in `pipebus_allow = shop`.
+the `[[tests]]` in files called `pipebus.toml` or `NAME.pipebus.toml`. The setting `pipebus_allow` lists the packages that such
+files may import, as in `pipebus_allow = shop`.
 
-A module beside the package, so that pytest can load it without importing the package: a project that has pipebus installed and
-does not test with it pays nothing, and `coverage run -m pytest` sees every line of those that do. It needs no plugin for
-asyncio and brings none: the fixtures are plain, and so are the tests (`harness.run(coroutine)` runs what is async).
+This module is outside the package so that pytest can load it without importing the package: a project that has pipebus
+installed and does not test with it pays nothing, and `coverage run -m pytest` sees every line in a project that does. It needs
+no plugin for asyncio: fixtures and tests are plain functions (`harness.run(coroutine)` runs async code).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipebus.testing import Harness
 
 SHOWN = 60
-"""Lines of a story that a failed test shows."""
+"""How many lines of a story a failed test shows."""
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def run_handler() -> Callable[..., Any]:
 
 @pytest.fixture
 def check_filter() -> Callable[..., Any]:
-    """`pipebus.testing.check_filter`: the laws that any filter is held to."""
+    """`pipebus.testing.check_filter`: check a filter against the laws that every filter must keep."""
     from pipebus.testing import check_filter
 
     return check_filter
@@ -63,7 +63,7 @@ def _loaded(module: str) -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Another test begins."""
+    """Forget the stories of the test before."""
     shown = _loaded("shown")
     if shown is not None:
         shown.clear()
@@ -71,23 +71,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """A harness is checked where its test ends, so that what it finds is the test's failure."""
+    """Check each harness where its test ends, so that a problem is a failure of the test and not of its teardown."""
     try:
         result = yield
     except BaseException:
         for harness in _harnesses():
-            harness.forget()  # the test has said itself how it ends
+            harness.forget()  # the test has failed already
         raise
     _raise_unseen()
     for harness in _harnesses():
         problem = _problem(harness)
         if problem is not None:
-            pytest.fail(problem, pytrace=False)  # it is about no line of the test's
+            pytest.fail(problem, pytrace=False)  # it belongs to no line of the test
     return result
 
 
 def _raise_unseen() -> None:
-    """An error in a run that nobody has looked at is the test's."""
+    """Fail the test with the error of a run that the test has not read."""
     __tracebackhide__ = True
     shown = _loaded("shown")
     for run in shown.unseen() if shown is not None else ():
@@ -100,13 +100,13 @@ def _raise_unseen() -> None:
 
 
 def _harnesses() -> list[Any]:
-    """Those whose blocks have not ended."""
+    """The harnesses whose blocks have not ended."""
     shown = _loaded("shown")
     return shown.harnesses() if shown is not None else []
 
 
 def _problem(harness: Any) -> str | None:
-    """Raises the error of a handler; what is wrong with no line of the test's is returned as text."""
+    """Raise the error of a handler; return as text what belongs to no line of code."""
     __tracebackhide__ = True
     from pipebus.testing.harness.unexpected import HarnessError
 
@@ -121,7 +121,7 @@ def _problem(harness: Any) -> str | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """A failed test shows what happened, step by step."""
+    """Show what happened in a failed test, step by step."""
     report = yield
     shown = _loaded("shown")
     if report.failed and shown is not None:
@@ -148,11 +148,11 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 class FileFailed(Exception):
-    """A test of a file has failed, or the file cannot be loaded; its text is all that is told."""
+    """A test of a file has failed, or the file cannot be loaded; the report shows only the text."""
 
 
 class ConfigFile(pytest.File):
-    """A config file: an item for each of its tests."""
+    """A config file, with one item for each of its tests."""
 
     def collect(self) -> Iterator[pytest.Item]:
         from pipebus.errors import ConfigError
@@ -172,7 +172,7 @@ class ConfigFile(pytest.File):
 
     @property
     def shown(self) -> Path:
-        """Its path as a person would write it."""
+        """Its path, relative to the current directory if possible."""
         try:
             return self.path.relative_to(Path.cwd())
         except ValueError:

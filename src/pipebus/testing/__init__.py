@@ -1,6 +1,6 @@
 """
-Testing: one filter alone, one handler alone, a whole bus in virtual time, laws that any filter is held to, and many orders of
-what happens at once. With pytest or without.
+Testing: one filter alone, one handler alone, a whole bus in virtual time, laws that every filter must keep, and many orders of
+what happens at once. With pytest or without it.
 """
 
 from pipebus.testing.alone.bench import FilterBench

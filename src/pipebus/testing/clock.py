@@ -1,5 +1,5 @@
 """
-Time that a test owns.
+A clock that a test moves.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Final
 from pipebus.clock import Gate
 
 PATIENCE: Final = 30.0
-"""Real seconds after which a thread that waits for a FakeClock gives up: its test has failed, or has forgotten to move it."""
+"""Real seconds after which a thread stops waiting: its test has failed, or has not moved the clock."""
 
 DIGITS: Final = 9
-"""Of a second: nanoseconds."""
+"""Times are rounded to nanoseconds."""
 
 GLANCE: Final = 0.001
-"""Real seconds between two looks of a waiting thread: its gate is opened by its owner, its time comes from the test."""
+"""Real seconds between two looks of a waiting thread at the clock."""
 
 
 class FakeClock:
     """
     A clock that stands still until a test moves it, for a bus that runs on real threads: `Bus(clock=FakeClock())`.
 
-    What sleeps or waits with a time-out goes on when `advance` has come to its time. A `Harness` has one of its own, which
-    moves by itself when nobody can go on otherwise.
+    What sleeps, or waits with a timeout, goes on when `advance` has reached its time. A `Harness` has a clock of its own, which
+    moves by itself when no thread can go on.
 
     Args:
-        start: What `now` shows at first, in seconds since 1970-01-01 UTC; None: the computer's time, so that messages which a
-            test makes by hand are new. `monotonic` begins at 0.
+        start: What `now` shows at first, in seconds since 1970-01-01 UTC; None: the computer's time, so that the messages that
+            a test makes by hand are not expired. `monotonic` begins at 0.
     """
 
     def __init__(self, start: float | None = None) -> None:
@@ -45,20 +45,20 @@ class FakeClock:
         return self.start + self.monotonic()
 
     def monotonic(self) -> float:
-        """Seconds that it was moved by."""
+        """The seconds by which it was moved."""
         with self._changed:
             self._read.last = self._elapsed
             return self._elapsed
 
     def advance(self, seconds: float) -> None:
-        """Move it, >= 0 seconds."""
+        """Move the clock by this many seconds, >= 0."""
         if not seconds >= 0:
             raise ValueError(f"advance({seconds!r}): time goes forward only, by 0 seconds or more")
         with self._changed:
             self._elapsed = round(self._elapsed + seconds, DIGITS)  # 0.1 and 0.2 are 0.3
 
     def sleep(self, seconds: float) -> None:
-        """Wait until the clock was moved so far."""
+        """Wait until the clock has been moved by this many seconds."""
         nobody = threading.Lock()
         nobody.acquire()
         self.monotonic()
@@ -67,12 +67,12 @@ class FakeClock:
     async def asleep(self, seconds: float) -> None:
         """`sleep` for coroutines."""
         due = round(self.monotonic() + seconds, DIGITS)
-        while self.monotonic() < due:  # noqa: ASYNC110  (no event tells: the clock is moved on another thread)
+        while self.monotonic() < due:  # noqa: ASYNC110  (the clock moves on another thread, which sets no event)
             await asyncio.sleep(GLANCE)
 
     def wait(self, gate: Gate, timeout: float | None) -> bool:
-        """What the bus's threads wait with: until the gate opens, or the clock was moved by `timeout` seconds."""
-        # A timeout is what its thread made of the time that it last read: the clock may have been moved since.
+        """Wait until the gate opens, or until the clock has been moved by `timeout` seconds; the bus's threads call this."""
+        # The thread has computed the timeout from the time that it read last: the clock may have moved since then.
         due = None if timeout is None else round(getattr(self._read, "last", self._elapsed) + timeout, DIGITS)
         give_up = time.monotonic() + PATIENCE
         with self._changed:
@@ -89,13 +89,13 @@ class FakeClock:
 
     def wait_until_waited_for(self, threads: int = 1, timeout: float = 10.0) -> None:
         """
-        Until so many threads stand in front of this clock: now moving it makes a difference to them.
+        Wait until this many threads wait for the clock, so that moving it wakes them.
 
         Args:
             timeout: In real seconds.
 
         Raises:
-            TimeoutError: fewer have come.
+            TimeoutError: Fewer threads wait for it.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._waiting >= threads, timeout):

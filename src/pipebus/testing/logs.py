@@ -13,7 +13,7 @@ import structlog
 
 @contextmanager
 def captured_logs() -> Iterator[list[Any]]:
-    """`structlog.testing.capture_logs`, which leaves structlog configured; here it is as before."""
+    """`structlog.testing.capture_logs`, but structlog is as it was before afterwards; that function leaves it configured."""
     configured = structlog.is_configured()
     try:
         with structlog.testing.capture_logs() as entries:

@@ -1,5 +1,5 @@
 """
-FilterBench: one filter in virtual time, and as many messages through it as a test likes.
+FilterBench: one filter in virtual time, and any number of messages through it.
 
     with FilterBench(Dedupe(window=60.0)) as bench:
         assert bench.send(Message("orders.placed", id="1")).outcome
@@ -18,11 +18,11 @@ from typing import Any, Final, Literal
 
 from pipebus.bus.bus import Bus
 from pipebus.delivery.actor import Actor
-from pipebus.errors import LifecycleError, PipelineError, SubjectError
+from pipebus.errors import LifecycleError, PipelineError
 from pipebus.message.message import Handled, Message, Receipt
-from pipebus.message.subject import Address, Pattern, check_subject
 from pipebus.pipeline import blame, compose, places, recognise, routes, rules
-from pipebus.pipeline.compose import Build, Rest, Side
+from pipebus.pipeline.compose import Side
+from pipebus.testing.alone.chain import Chain
 from pipebus.testing.alone.filter_run import FilterRun
 from pipebus.testing.alone.leaks import changed
 from pipebus.testing.alone.script import Script, came_for
@@ -35,21 +35,20 @@ from pipebus.testing.simulation.virtual_loop import run_loop
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
-ANY: Final = Pattern(">")
 
 AS_BEFORE: Final = object()
 
 
 class FilterBench:
     """
-    A filter, or a chain of them, set up once; `send` runs it. For filters with a memory: what came before, and when.
+    A filter, or a chain of filters, that is set up once; `send` runs it. For filters that remember earlier messages.
 
     Args:
         filter, next, at, colour: As for `run_filter`.
-        told: What is sent is shown if the test fails.
+        told: Show the story of each message if the test fails.
 
     Raises:
-        PipelineError: what `bus.use` would say about it.
+        PipelineError: The error that `bus.use` would raise.
     """
 
     def __init__(
@@ -76,10 +75,9 @@ class FilterBench:
         self.colour = self._colour(colour)
         self._told = told
         self._stack = ExitStack()
-        self._entries: dict[Any, compose.Next] = {}
         self._actors: list[Actor] = []
         self._lines: list[Any] = []
-        self._told_so_far = (0, 0)
+        self._news_so_far = (0, 0)
         self._stopped = False
         rules.check(self.nodes, at)
         why = "`next` is async" if colour is None and self.script.is_async else f"it is run as {self.colour}"
@@ -103,6 +101,7 @@ class FilterBench:
             self._lines = stack.enter_context(captured_logs())
             self.bus = self.harness.attach(Bus(name=self.title, debug=True))
             self.harness.tape.quiet(self.bus)
+            self.chain = Chain(self.nodes, self.at, self.colour, self.script, self.bus)
             self._check_homes()
             self._spawn()
             self.harness.start(self.bus)
@@ -121,7 +120,7 @@ class FilterBench:
 
     def restart(self) -> None:
         """
-        Stop the filters and start them again, as a bus that is stopped and started does.
+        Stop the filters and start them again, as a bus does.
 
         Raises:
             What their `stop` or `start` raises.
@@ -131,14 +130,14 @@ class FilterBench:
 
     def send(self, message: Any, next: Any = AS_BEFORE) -> FilterRun:
         """
-        One message through the filter.
+        Send one message through the filter.
 
         Args:
             message: As for `run_filter`.
-            next: What the rest does from now on; as it was told before, if not given.
+            next: What the rest does from now on; the same as before if not given.
 
         Raises:
-            ScriptEnded: the filter ran the rest more often than the list says.
+            ScriptEnded: The filter ran the rest more often than the list has steps.
         """
         __tracebackhide__ = True
         if not self.harness.usable:
@@ -148,7 +147,7 @@ class FilterBench:
     def send_and(self, message: Any, next: Any, *, stop: bool) -> FilterRun:
         """
         Args:
-            stop: It is the only message: what the filter says and publishes as it ends is part of its run.
+            stop: Stop the filter after the message. What it publishes and logs as it stops belongs to the run.
         """
         if not isinstance(message, Message):
             message = Message("test", message)
@@ -161,7 +160,7 @@ class FilterBench:
             raise PipelineError(f"{self.title} is run as sync, but `next` is async; give an async `next` to FilterBench itself")
         began, moments, pauses = harness.elapsed, len(tape.moments), len(tape.pauses)
         try:
-            run._outcome = self._call(self._entry(message.subject), message, run)
+            run._outcome = self._call(self.chain.entry(message.subject), message, run)
         except BaseException as error:
             blame.unsign(error)
             run._error = run.unseen = blame.trim(error)
@@ -175,7 +174,7 @@ class FilterBench:
         run.pauses = tape.pauses[pauses:]
         run.published, run.logs = self._news()
         run.moments = tape.since(moments, began)
-        self._tell_the_end(run)
+        self._add_the_end(run)
         ended = run._error
         if isinstance(ended, (KeyboardInterrupt, SystemExit)) and not any(ended is one for one in script.raised):
             run.unseen = None
@@ -186,22 +185,31 @@ class FilterBench:
         return run
 
     def _news(self) -> tuple[list[Message[Any]], list[Any]]:
-        """What was published and logged since the last message; before the first one, by the filter's `start`."""
-        published, lines = self._told_so_far
-        self._told_so_far = len(self.harness.published), len(self._lines)
+        """What was published and logged since the last message; for the first message, since the filter's `start`."""
+        published, lines = self._news_so_far
+        self._news_so_far = len(self.harness.published), len(self._lines)
         own = [line for line in self._lines[lines:] if line.get("bus") != self.bus.name]
         return self.harness.published[published:], own
 
-    def _tell_the_end(self, run: FilterRun) -> None:
-        """What came out at last, where the filters' own lines do not say so: `when` asks, and a Pipeline rules errors."""
+    def _add_the_end(self, run: FilterRun) -> None:
+        """Add the outcome to the story if no filter's line shows it: a predicate or a Pipeline's `on_error` decided it."""
         end = raises(run._error) if run._error is not None else gives(run._outcome)
         said = run.moments[-1].what if run.moments else ""
         if said != end and not (run._error is not None and said.startswith("lets ")):
             run.moments.append(Moment(run.elapsed, ", ".join(node.name for node in self.nodes), end))
 
     def together(self, given: list[Message[Any]], whose: contextvars.ContextVar[int]) -> list[Any]:
-        """Several messages at the same time: the outcome, or the error, of each. `whose` is the number of each in its pass."""
-        entry = self._entry(given[0].subject)
+        """
+        Send several messages at the same time.
+
+        Args:
+            given: The messages, all of one subject.
+            whose: Set to the number of the message, for as long as it passes.
+
+        Returns:
+            The outcome, or the error, of each.
+        """
+        entry = self.chain.entry(given[0].subject)
 
         def sync(number: int) -> Any:
             whose.set(number)
@@ -232,7 +240,7 @@ class FilterBench:
     # --- setting up and taking down ------------------------------------------------------------------------------------
 
     def _spawn(self) -> None:
-        """Actors that stand in the chain live on the harness's bus meanwhile, if they have no home."""
+        """Spawn the actors of the chain on the harness's bus, if they are not spawned elsewhere."""
         for step in routes.steps(self.nodes):
             if isinstance(step.filter, Actor) and _homeless(step.filter):
                 step.filter.move(None)
@@ -256,7 +264,7 @@ class FilterBench:
         finally:
             for actor in self._actors:
                 actor.stop()
-                actor.move(None)  # it may be run again
+                actor.move(None)  # so that it can be run again
 
     def _stop_filters(self, quietly: bool = False) -> None:
         """Raises what a filter's `stop` raises."""
@@ -269,34 +277,8 @@ class FilterBench:
 
     # --- running -------------------------------------------------------------------------------------------------------
 
-    def _entry(self, subject: Any) -> compose.Next:
-        """The chain. Around a handler it is one for all subjects, as a subscription's."""
-        key = subject if self.at == "publish" else ANY
-        return self._entries.get(key) or self._compile(key, None, self._entries)
-
-    def _compile(self, subject: Any, rest: Rest | None, known: dict[Any, compose.Next]) -> compose.Next:
-        """The chain; or, behind a filter that has changed the subject, what follows it."""
-        if isinstance(subject, str):
-            check_subject(subject)
-        elif not isinstance(subject, (Address, Pattern)):
-            raise SubjectError(f"{subject!r} is no subject; use a string, an actor or Ref(obj)")
-        terminal = self.script.sync if self.colour == "sync" else self.script.asynchronous
-        build = Build(
-            side=self.at,
-            colour=self.colour,
-            subject=subject,
-            terminal=terminal(subject if self.at == "publish" else None),
-            services=self.bus.services,
-            resume=self._compile,
-            rule=self.bus.rule,
-            place="publish" if self.at == "publish" else "test",
-        )
-        link = compose.compile(self.nodes, build) if rest is None else compose.resume(rest, build)
-        known[subject] = link
-        return link
-
     def _call(self, entry: compose.Next, message: Message[Any], run: FilterRun) -> Any:
-        """In a context of its own, as a publisher or a worker would."""
+        """Run the chain in a context of its own, as a publisher or a worker would."""
 
         def main_sync() -> Any:
             came_for.set(message.subject)
@@ -315,7 +297,7 @@ class FilterBench:
             before = contextvars.copy_context()
             try:
                 return await entry(message)
-            except BaseException as error:  # a task would make another object of a CancelledError
+            except BaseException as error:  # a task would replace a CancelledError by another one
                 if isinstance(error, asyncio.CancelledError) and not any(error is one for one in self.script.raised):
                     raise  # Ctrl-C
                 raised.append(error)

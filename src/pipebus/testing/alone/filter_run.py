@@ -17,11 +17,12 @@ class FilterRun(Run):
     What a filter did with one message: a `Run`, and
 
     Args:
-        forwards: The messages that it handed to the rest, one for each call of `call_next`, each as the rest got it.
+        forwards: The messages that it passed to the rest, one for each call of `call_next`.
         pauses: The `Pause`s that it asked for, in seconds.
-        leaks: Names of context variables that it has left changed.
+        leaks: Names of context variables that it left changed.
 
-    `published` is what it published on the bus of its context; an actor, that was not spawned elsewhere, on `self.bus`.
+    `published` is what it published on the bus of its context. For an actor that was not spawned elsewhere, it is what it
+    published on `self.bus`.
     """
 
     forwards: list[Message[Any]] = field(default_factory=list)
@@ -32,10 +33,10 @@ class FilterRun(Run):
     @property
     def outcome(self) -> Any:
         """
-        The outcome that the publisher (or the worker) would have got: `Receipt`, `Handled` or `Dropped`.
+        The outcome that the publisher (or the worker) would get: `Receipt`, `Handled` or `Dropped`.
 
         Raises:
-            What the filter raised, if it did: there is no outcome then. (`error` looks at it without raising.)
+            What the filter raised, if it did. (`error` returns it instead.)
         """
         __tracebackhide__ = True
         error = self.error
@@ -45,7 +46,7 @@ class FilterRun(Run):
 
     @property
     def forwarded(self) -> Message[Any] | None:
-        """The last message that it handed on; None: it handed on none."""
+        """The last message that it passed on; None: it passed on none."""
         return self.forwards[-1] if self.forwards else None
 
     @property

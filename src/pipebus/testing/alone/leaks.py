@@ -6,11 +6,11 @@ import contextvars
 from typing import Any, Final
 
 QUIET: Final = frozenset({"decimal_context"})
-"""Context variables of the standard library that reading alone may set."""
+"""Context variables of the standard library that are set when they are read."""
 
 
 def changed(before: contextvars.Context) -> tuple[str, ...]:
-    """Names of the context variables that have another value here than in `before`."""
+    """Names of the context variables whose value now is not the same as in `before`."""
     now = contextvars.copy_context()
 
     def value(context: contextvars.Context, variable: contextvars.ContextVar[Any]) -> Any:

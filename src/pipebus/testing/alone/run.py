@@ -15,17 +15,17 @@ from pipebus.testing.harness.tape import Moment, tell
 @dataclass(eq=False)
 class Run:
     """
-    What became of one message.
+    What happened to one message.
 
     Args:
         title: What was run.
-        message: What it was given.
+        message: The message that it got.
         elapsed: Virtual seconds from beginning to end.
-        published: Messages that were published by the way.
-        logs: What was written through structlog: one dictionary a line, as `structlog.testing.capture_logs` has them.
-        moments: All of it in order: time, who, what.
-        given: The message in a few words, as it came.
-        unseen: The error, until the test has looked at it: with the pytest plugin it fails the test that never does.
+        published: Messages that were published meanwhile.
+        logs: What was logged through structlog: a dictionary for each line, as from `structlog.testing.capture_logs`.
+        moments: Everything that happened, in order: time, who, what.
+        given: The message in a few words, as it was at the beginning.
+        unseen: The error, until the test has read it. The pytest plugin fails a test that never does.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Run:
 
     @property
     def error(self) -> BaseException | None:
-        """What was raised, or None. (A body that a handler's type refuses is `Rejected`.)"""
+        """What was raised, or None. (If a body does not validate as the handler's type, this is `Rejected`.)"""
         self.unseen = None
         return self._error
 

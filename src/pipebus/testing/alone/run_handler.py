@@ -27,10 +27,10 @@ from pipebus.testing.logs import captured_logs
 Settlement = Literal["acknowledged", "returned", "dropped", "dead"]
 
 ATTEMPTS = 1_000_000
-"""Allowed, so that a handler that gives its delivery back has done that, and has not used anything up."""
+"""So many that a handler which returns its delivery never exhausts them."""
 
 LONGEST = 1e6
-"""Virtual seconds, more than eleven days, after which a handler is taken to go on for ever."""
+"""Virtual seconds, more than eleven days, after which a handler is considered endless."""
 
 SETTLEMENTS: dict[type[events.Event], Settlement] = {
     events.Acknowledged: "acknowledged", events.Returned: "returned", events.Discarded: "dropped", events.Died: "dead",
@@ -43,12 +43,12 @@ class HandlerRun(Run):
     What a handler did with one message: a `Run`, and
 
     Args:
-        calls: How often it was called; more than once if a filter around it tries again.
+        calls: How often it was called; more than once if a filter around it retries.
         dropped: The reason, if its delivery was dropped: by a filter around it, or because it had expired.
-        delay: Seconds for which it gave the delivery back.
+        delay: The delay in seconds with which it returned the delivery.
 
-    `published` is what it published on the `Bus` it was given; an actor, on `self.bus`. Who looks at `settlement` has seen the
-    error too.
+    `published` is what it published on the `Bus` that it got as a parameter; for an actor, on `self.bus`. Reading `settlement`
+    counts as reading the error.
     """
 
     calls: int = 0
@@ -60,8 +60,8 @@ class HandlerRun(Run):
     @property
     def settlement(self) -> Settlement | None:
         """
-        What became of the delivery: "acknowledged", "returned" (`delivery.retry`), "dropped" (it had expired) or "dead" (it
-        raised, or rejected). None: it was not settled.
+        How the delivery ended: "acknowledged", "returned" (`delivery.retry`), "dropped" (it had expired) or "dead" (it raised,
+        or rejected). None: it was not settled.
         """
         self.unseen = None
         return self._settlement
@@ -72,7 +72,7 @@ class HandlerRun(Run):
         What it returned.
 
         Raises:
-            What it raised, if it did. (`error` looks at it without raising.) HarnessError: it was not called at all.
+            What it raised, if it did. (`error` returns it instead.) HarnessError: It was not called at all.
         """
         __tracebackhide__ = True
         error = self.error
@@ -95,15 +95,15 @@ def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> Hand
     Call one handler with one message: validation, injection and settlement as on a bus, in virtual time.
 
     Args:
-        handler: Whatever `bus.on` takes, of either colour; or an `Actor`, whose `on_message` is called.
-        message: A `Message`; or a body, which comes on the subject "test" (an actor's: addressed to it).
-        filters: Around it, as `bus.on` takes them.
+        handler: Anything that `bus.on` takes, sync or async; or an `Actor`, whose `on_message` is called.
+        message: A `Message`; or a body, which is sent to the subject "test", or to the actor.
+        filters: Filters around it, as for `bus.on`.
 
     Returns:
-        A `HandlerRun`. What the handler raises is in its `error`, and is raised by its `value`.
+        A `HandlerRun`. If the handler raises, its `error` is the exception, and its `value` raises it.
 
     Raises:
-        SubscriptionError: what `bus.on` would say about the handler.
+        SubscriptionError: The error that `bus.on` would raise.
     """
     __tracebackhide__ = True
     actor = handler if isinstance(handler, Actor) else None
@@ -132,13 +132,13 @@ def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> Hand
         finally:
             if actor is not None:
                 actor.stop()
-                actor.move(None)  # it may be run again
+                actor.move(None)  # so that it can be run again
         run.logs = [line for line in lines if line.get("bus") != bus.name]
     return run
 
 
 def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
-    ends: list[tuple[Any, BaseException | None]] = []  # of the handler's calls: a Retry around it makes several
+    ends: list[tuple[Any, BaseException | None]] = []  # of each call: a Retry around the handler makes several
 
     def handled(value: Any, error: BaseException | None) -> None:
         ends.append((value, error))
@@ -147,16 +147,16 @@ def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
     harness.tape.handled = handled
     harness.start(bus)
     bus.send(run.message)
-    began, handed_in, first = harness.elapsed, len(harness.published), len(harness.tape.moments)
+    began, before, first = harness.elapsed, len(harness.published), len(harness.tape.moments)
     settled: Any = None
-    while settled is None or not ends:  # it may be settled before the handler has returned, and after
+    while settled is None or not ends:  # the delivery may be settled before the handler returns, or after
         settled = harness.step() or settled
         if (settled is None or not ends) and (not harness.pass_time() or harness.elapsed - began > LONGEST):
             break
     for subscription in bus.subscriptions:
-        subscription.pause()  # one message, and not what it has given back or published to itself
+        subscription.pause()  # handle this message only, not what it has returned or published to itself
     if harness.alone:
-        harness.advance(0)  # what stands around the handler has its say
+        harness.advance(0)  # let the filters around the handler finish
     run.elapsed = round(harness.elapsed - began, 9)
     run._value, run._error = ends[-1] if ends else (None, None)
     run.calls = len(ends)
@@ -167,7 +167,7 @@ def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
         run.dropped = getattr(settled, "reason", None)
     run.unseen = run._error
     run._traceback = run._error.__traceback__ if run._error is not None else None
-    run.published = harness.published[handed_in:]
+    run.published = harness.published[before:]
     run.moments = harness.tape.since(first, began)
     if settled is None and not ends and any(moment.what.startswith("is given") for moment in run.moments):
         late = f"has not ended after {LONGEST:g} virtual seconds" if run.elapsed > LONGEST else "waits for what never comes"

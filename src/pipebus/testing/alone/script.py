@@ -1,5 +1,5 @@
 """
-What stands behind a filter in a test: the rest of its chain, as a script.
+A script in place of the rest of a filter's chain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipebus.values.quantities import is_duration
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 came_for: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.testing.came_for")
-"""The subject of the message that is passing a chain which serves several: a filter may not change it."""
+"""The subject of the current message, in a chain that serves several subjects: a filter may not change it."""
 
 
 class After:
@@ -34,11 +34,11 @@ class After:
 
 def after(seconds: float, then: Any = None) -> After:
     """
-    For `next=`: an outcome that comes after so many virtual seconds.
+    For `next=`: an outcome that takes this many virtual seconds.
 
     Args:
         seconds: >= 0.
-        then: What `next=` takes: a value, an exception, a callable.
+        then: Anything that `next=` takes: a value, an exception, a function.
     """
     if not is_duration(seconds):
         raise PipelineError(f"after({seconds!r}): it is a number of seconds, 0 or more")
@@ -46,16 +46,16 @@ def after(seconds: float, then: Any = None) -> After:
 
 
 class ScriptEnded(AssertionError):
-    """The filter has run the rest more often than `next=` says."""
+    """The filter has run the rest more often than `next=` has steps."""
 
 
 class Script:
     """
-    The terminal of a chain under test.
+    The end of a chain under test.
 
     Args:
-        given: What `next=` was.
-        due: The outcome of this side: `Receipt` or `Handled`.
+        given: The argument `next=`.
+        due: The type of an outcome on this side: `Receipt` or `Handled`.
     """
 
     def __init__(self, given: Any, due: type[Any], tape: Tape, clock: Any) -> None:
@@ -66,21 +66,21 @@ class Script:
 
     def begin(self, given: Any) -> None:
         """
-        The next message comes.
+        Start again, for another message.
 
         Raises:
-            PipelineError: what no script can do.
+            PipelineError: `given` is not a script.
         """
         self.given = given
         self.forwards: list[Message[Any]] = []
         self.raised: list[BaseException] = []
-        self.wrong: BaseException | None = None  # the script is, not the filter: raised at the end, whoever has caught it
+        self.wrong: BaseException | None = None  # an error of the script, raised even if the filter catches it
         for step in given if isinstance(given, list) else [given]:
             self._check(step)
 
     @property
     def is_async(self) -> bool:
-        """It can stand in an async chain only."""
+        """Whether it works in an async chain only."""
         return _is_async(self.given) or (isinstance(self.given, list) and any(_is_async(one) for one in self.given))
 
     def sync(self, subject: Any) -> compose.Next:
@@ -112,7 +112,7 @@ class Script:
                         step = step(message)
                         step = await step if inspect.isawaitable(step) else step
                 return self._gives(who, step)
-            except StopIteration as stop:  # which no coroutine can raise (PEP 479)
+            except StopIteration as stop:  # a coroutine cannot raise it (PEP 479)
                 error = RuntimeError(f"{who} raised StopIteration")
                 self._raises(who, error, message)
                 raise error from stop
@@ -161,7 +161,7 @@ class Script:
     def _check(self, step: Any) -> None:
         """
         Raises:
-            PipelineError: what no script can do.
+            PipelineError: A script cannot do this.
         """
         while isinstance(step, After):
             step = step.then
@@ -171,7 +171,7 @@ class Script:
             except TypeError:
                 raise PipelineError(f"next={step!r} takes {inspect.signature(step)}; its form is next(message)") from None
             except ValueError:
-                pass  # a builtin without a signature: its first call will tell
+                pass  # a builtin without a signature: its first call will show
         if not (_is_call(step) or isinstance(step, BaseException) or _is_error(step)):
             self._outcome(step)
 

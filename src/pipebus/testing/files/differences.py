@@ -15,11 +15,11 @@ from pipebus.testing.files.found import Found
 from pipebus.values.expressions import plain
 
 SHOWN: Final = 5
-"""Most messages that a difference shows."""
+"""How many messages a difference shows at most."""
 
 
 def differences_of(case: Case, found: Found) -> Iterator[str]:
-    """Everything that is not as expected, as a sentence."""
+    """A sentence for each thing that is not as expected."""
 
     def at(key: str) -> str:
         return f"{case.file}:{case.lines.get(key, case.line)}: "
@@ -54,7 +54,7 @@ def differences_of(case: Case, found: Found) -> Iterator[str]:
 
 
 def _best(at: str, what: str, wanted: Any, texts: list[str]) -> Iterator[str]:
-    """The differences of the text that comes nearest."""
+    """The differences from the text that has the fewest."""
     tries = [list(wanted.differences(text, what)) for text in texts] or [list(wanted.differences(NOTHING, what))]
     for difference in min(tries, key=len):
         yield f"{at}{difference}"
@@ -97,7 +97,7 @@ def _field(message: Message[Any], key: str) -> Any:
     if key == "body":
         try:
             return plain(message.body)
-        except ValueError:  # it is no data, and equal to none
+        except ValueError:  # it is not data, so it equals no expected value
             return message.body
     if key == "headers":
         return dict(message.headers)

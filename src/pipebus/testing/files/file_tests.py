@@ -1,5 +1,5 @@
 """
-`[[tests]]` of a config file, run on the real bus in virtual time: by `pipebus test`, by pytest (one item each), by programs.
+The `[[tests]]` of a config file, run on the real bus in virtual time: by `pipebus test`, by pytest (one item each), or by you.
 
     for test in file_tests("pipebus.toml", allow_imports=["shop"]):
         assert not (result := test.run()).differences, result
@@ -28,17 +28,18 @@ from pipebus.testing.files.stand_ins import filter_of, handler
 from pipebus.testing.harness.harness import Harness
 
 PATIENCE: Final = 86_400.0
-"""Seconds of virtual time in which all has to come to an end."""
+"""Virtual seconds within which everything must be settled."""
 
 
 @dataclass
 class Result:
     """
-    What came of a test.
+    The result of a test.
 
     Args:
-        differences: Between what was expected and what was found, each with the line of the expectation; none: it has passed.
-        story: All that happened, a line a moment.
+        differences: Each difference between what was expected and what happened, with the line of the expectation. If there is
+            none, the test has passed.
+        story: Everything that happened, one line for each moment.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Result:
 
 
 class FileTest:
-    """One test of a file; made by `file_tests`."""
+    """One test of a file, made by `file_tests`."""
 
     def __init__(self, case: Case, load: Callable[..., tuple[Bus, list[Case]]], store: Literal["memory", "temporary"]) -> None:
         self.case = case
@@ -70,10 +71,10 @@ class FileTest:
 
     def run(self) -> Result:
         """
-        Load the file anew, with what the test replaces, and see.
+        Load the file again, with the test's replacements, and run the test.
 
         Raises:
-            ConfigError: the file cannot be loaded, or not with what the test puts in place of others.
+            ConfigError: The file cannot be loaded, or cannot be loaded with the replacements.
         """
         case = self.case
         try:
@@ -106,22 +107,22 @@ class FileTest:
                 if case.advance:
                     harness.advance(case.advance)
                     harness.drain(PATIENCE)
-                undone = []
+                unsettled = []
             except DrainTimeout as error:
-                undone = [f"{case.file}:{case.line}: {error}"]
-            differences = [*differences_of(case, Found(outcomes, harness, bus, given)), *undone]
+                unsettled = [f"{case.file}:{case.line}: {error}"]
+            differences = [*differences_of(case, Found(outcomes, harness, bus, given)), *unsettled]
             redacted = cases[0].redacted
-            told = [one_line(redacted(one)) for one in differences]
-            result = Result(case.name, case.file, case.line, told, redacted(harness.story))
+            lines = [one_line(redacted(one)) for one in differences]
+            result = Result(case.name, case.file, case.line, lines, redacted(harness.story))
             harness.forget()
         return result
 
     def check(self) -> None:
         """
-        Run it.
+        Run the test.
 
         Raises:
-            AssertionError: with every difference.
+            AssertionError: With every difference.
         """
         result = self.run()
         if not result.passed:
@@ -147,7 +148,7 @@ def file_tests(
         store: What keeps messages in place of the file's own transport, which its tests never touch; as for `Harness`.
 
     Raises:
-        ConfigError: all that is wrong with the file.
+        ConfigError: Everything that is wrong with the file.
     """
 
     def load(replace: Replace | None = None) -> tuple[Bus, list[Case]]:

@@ -20,7 +20,7 @@ from pipebus.testing.harness.harness import Harness
 
 @dataclass
 class Outcome:
-    """What became of one publish."""
+    """The outcome of one publish."""
 
     word: str
     by: str | None = None
@@ -41,14 +41,16 @@ def published(harness: Harness, bus: Bus, subject: str, body: Any, options: dict
 
 
 class Given:
-    """Bodies as they were when a delivery began; a handler may change what it is given."""
+    """Bodies as they were when their delivery began, because a handler may change its body."""
 
     def __init__(self) -> None:
-        self._bodies: dict[tuple[str, int], tuple[Any, Any]] = {}  # subscription, id -> the body (kept, for its id), a copy
+        self._bodies: dict[
+            tuple[str, int], tuple[Any, Any]
+        ] = {}  # (subscription, id) -> the body (kept alive, for its id) and a copy
 
     def see(self, event: Any) -> None:
         if isinstance(event, Taken) and isinstance(event.message.body, (dict, list)):
-            with suppress(Exception):  # something in it cannot be copied
+            with suppress(Exception):  # it cannot be copied
                 body = event.message.body
                 self._bodies.setdefault((event.subscription, id(body)), (body, copy.deepcopy(body)))
 
@@ -58,7 +60,7 @@ class Given:
 
 
 class Found:
-    """What a test is held against."""
+    """What happened, for comparison with what a test expects."""
 
     def __init__(self, outcomes: list[Outcome], harness: Harness, bus: Bus, given: Given) -> None:
         self.outcomes = outcomes
@@ -66,24 +68,24 @@ class Found:
         for event in harness.delivered:
             self.messages.setdefault(event.subscription, []).append(given.as_it_was(event))
         for one in bus.subscriptions:
-            if one.inbox is not None:  # read by the program, which is not here
+            if one.inbox is not None:  # the program would read it, and it is not running
                 self.messages[one.name] = list(_waiting(one))
         self.dead = [(event.place, event.error, event.exception) for event in harness.dead]
         self.letters = bus.dead_letters.list()
         self.discarded = [event for event in harness.dropped if event.place != PUBLISH]
-        told = [event.exception for event in harness.dead] + [event.error for event in harness.refused]
-        self.errors = [error for error in harness.errors if not any(error is other for other in told)]
+        known = [event.exception for event in harness.dead] + [event.error for event in harness.refused]
+        self.errors = [error for error in harness.errors if not any(error is other for other in known)]
 
     @property
     def ends(self) -> list[tuple[str | None, str]]:
-        """Who has ended a message, and why: where it was published, else where it was handled."""
+        """What ended messages, and why: in the publish chains first, then in delivery."""
         ends = [(one.by, one.reason or "") for one in self.outcomes if one.by is not None or one.reason is not None]
         ends += [(event.by, event.reason) for event in self.discarded]
         return ends + [(letter.by, letter.error) for letter in self.letters]
 
 
 def _waiting(subscription: Subscription) -> Iterator[Message[Any]]:
-    """What a reader would get; not what its filters drop."""
+    """The messages that a reader would get, without those that its filters drop."""
     for _ in range(subscription.stats()["pending"]):
         with suppress(ReceiveTimeout):
             yield subscription.receive(timeout=0.0)

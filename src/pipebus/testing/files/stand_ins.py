@@ -44,7 +44,7 @@ def filter_of(name: str, stand_in: StandIn) -> Any:
 
 
 def _raising(name: str, stand_in: StandIn) -> Callable[[], None]:
-    """Raises as often as it is to."""
+    """A function that raises the stand-in's error, as often as it says."""
     times = [0]
 
     def raises() -> None:
@@ -56,10 +56,10 @@ def _raising(name: str, stand_in: StandIn) -> Callable[[], None]:
 
 
 def _error(text: str) -> Exception:
-    """As in "ConnectionError: down", or any text."""
+    """The error for a text such as "ConnectionError: down"; for other texts, an InjectedError."""
     name, _, rest = text.partition(":")
     found = getattr(builtins, name.strip(), None)
     if isinstance(found, type) and issubclass(found, Exception):
-        with suppress(TypeError):  # one that is not made of a text
+        with suppress(TypeError):  # it cannot be made from a text
             return found(rest.strip())
     return InjectedError(text)

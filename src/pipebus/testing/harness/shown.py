@@ -1,5 +1,5 @@
 """
-Stories of this test, for whoever shows them when it fails: the pytest plugin.
+The stories of the current test, which the pytest plugin shows if it fails.
 """
 
 from __future__ import annotations
@@ -7,11 +7,11 @@ from __future__ import annotations
 from typing import Any, Final, Protocol
 
 KEPT: Final = 5
-"""Runs of one test whose stories are shown: the last are what the failed assertion is about."""
+"""How many runs of one test are shown: a failed assertion is about the last ones."""
 
 
 class Told(Protocol):
-    """Something that has a story."""
+    """A run or a harness."""
 
     title: str
 
@@ -31,12 +31,12 @@ def add(run: Told) -> None:
 
 
 def unseen() -> list[Any]:
-    """Runs that ended in an error which the test has not looked at."""
+    """Runs that ended in an error that the test has not read."""
     return [run for run in (*_unheard, *_runs) if getattr(run, "unseen", None) is not None]
 
 
 def begin(harness: Any) -> None:
-    """A harness's block begins; its story is of interest until the next test."""
+    """A harness's block begins; its story is kept until the next test."""
     _open.append(harness)
     add(harness)
 
@@ -47,16 +47,16 @@ def end(harness: Any) -> None:
 
 
 def harnesses() -> list[Any]:
-    """Those whose blocks have not ended."""
+    """The harnesses whose blocks have not ended."""
     return list(_open)
 
 
 def clear() -> None:
-    """Another test begins; harnesses that are open may be its fixtures."""
+    """Another test begins. Keep the harnesses that are open: they may be its fixtures."""
     _runs[:] = _open
     _unheard.clear()
 
 
 def stories() -> list[tuple[str, str]]:
-    """Title and text of each that has something to tell."""
+    """Title and text of each story that is not empty."""
     return [(run.title, run.story) for run in _runs if run.story]

@@ -1,5 +1,5 @@
 """
-simulate: a bus of yours, its filters and handlers included, in many orders of what happens at once.
+simulate: run your bus, with its filters and handlers, in many orders of what happens at once.
 
     def shop_sells_what_it_has(harness):
         shop = Shop(stock=1)
@@ -34,10 +34,10 @@ from pipebus.testing.simulation.explore import SimulationFailed
 from pipebus.testing.simulation.scheduler import Simulation
 
 PATIENCE = 5.0
-"""Real seconds for one run, which takes some milliseconds, unless a thread waits for what is not the scheduler's."""
+"""Real seconds for one run. It takes milliseconds, unless a thread waits for something outside the scheduler's control."""
 
 STOPPED = (LifecycleError, DrainTimeout)
-"""What is raised to whoever goes on with a bus that a fault has stopped."""
+"""What a bus raises that is used after a fault has stopped it."""
 
 
 def simulate(
@@ -48,30 +48,30 @@ def simulate(
     watching: Sequence[ModuleType | Callable[..., Any]] | None = None,
 ) -> None:
     """
-    Run a scenario once for each seed, with threads that change places where the seed says, and with faults where it says.
+    Run a scenario once for each seed. The seed decides where threads change places and which faults strike.
 
     Args:
-        build: The scenario, `def` or `async def`. It is given a `Harness`: it starts a bus, publishes, from `harness.thread`s
-            too, goes on (`drain`, `advance`, `step`), and asserts what must hold however it went. It must do the same each time
-            but for what the seed decides (`random` is seeded).
-        seeds: How many, >= 1, or which. `PIPEBUS_SEEDS=5000` in the environment makes more of them, `PIPEBUS_SEED=17` is that
-            one.
+        build: The scenario, `def` or `async def`. It gets a `Harness`, starts a bus, publishes (also from `harness.thread`s),
+            calls `drain`, `advance` or `step`, and asserts what must hold in every order. Apart from what the seed decides, it
+            must do the same each time (`random` is seeded).
+        seeds: How many, >= 1, or which. `PIPEBUS_SEEDS=5000` in the environment replaces the number, `PIPEBUS_SEED=17` selects
+            one seed.
         faults: From `pipebus.testing.faults`: `slow`, `error`, `overflow`, `stop`. A seed decides whether and when they strike.
-        watching: Modules, or functions of modules, in whose code threads may change places, before each line. None: all that
-            are loaded and are your own: neither the standard library's, nor installed, nor pipebus. (In the bus itself they
-            change places where it takes a lock or waits.)
+        watching: Modules, or functions of modules, in whose code threads may change places, before each line. None: all loaded
+            modules of your own, which are neither in the standard library, nor installed, nor in pipebus. (In the bus itself
+            threads change places where it takes a lock or waits.)
 
     Raises:
-        SimulationFailed: the story of the first seed that fails, with as few faults and changes of threads as it takes. It
-            fails if `build` raises, a handler, filter or thread raises what was not put in, nobody can go on, it does not
-            end, or a subscription's figures do not add up.
-        PipelineError: wrong arguments, and a fault of something that was never there.
+        SimulationFailed: The story of the first seed that fails, with as few faults and changes of threads as possible. A seed
+            fails if `build` raises, if a handler, filter or thread raises an error that was not injected, if no thread can go
+            on, if the run does not end, or if a subscription's figures do not add up.
+        PipelineError: An argument is wrong, or a fault names something that never ran.
 
-    Locks that the watched modules make in the run (and events, conditions, semaphores and queues) are virtual like the bus's.
-    What it cannot control: those that others make, or that were made before (a `default_factory=threading.Lock` too); real
-    time, threads, sockets, random numbers that are not `random`'s; the order of sets of strings (`PYTHONHASHSEED`). A run that
-    waits for one of these fails, and says so. And two lines of one thread are never run half: what happens between two
-    bytecodes of a line is not explored.
+    Locks that the watched modules make during the run (and events, conditions, semaphores and queues) are virtual, like the
+    bus's. It cannot control locks that other modules make or that were made before (also by `default_factory=threading.Lock`),
+    real time, threads, sockets, random numbers that do not come from `random`, and the order of sets of strings
+    (`PYTHONHASHSEED`). A run that waits for one of these fails and says so. A line is never divided: what happens between two
+    bytecodes of one line is not explored.
     """
     __tracebackhide__ = True
     if not callable(build):
@@ -106,7 +106,7 @@ def _seeds(seeds: Any) -> list[int]:
 
 
 def _own_files() -> dict[str, bool]:
-    """Of the modules that are neither the standard library's, nor installed, nor this package's."""
+    """The files of modules that are not in the standard library, not installed, and not in this package."""
     paths = sysconfig.get_paths()
     others = tuple({os.path.realpath(paths[name]) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
     package = os.path.dirname(os.path.abspath(pipebus.__file__))
@@ -120,7 +120,7 @@ def _own_files() -> dict[str, bool]:
 
 
 def _files(*watched: Any) -> dict[str, bool]:
-    """Whose lines are watched."""
+    """The files of these modules, or of the modules of these functions."""
     files: dict[str, bool] = {}
     for one in watched:
         target = one if isinstance(one, ModuleType) else sys.modules.get(getattr(inspect.unwrap(one), "__module__", ""))
@@ -134,7 +134,7 @@ def _files(*watched: Any) -> dict[str, bool]:
 def _look(
     build: Callable[[Harness], object], seed: int, faults: Sequence[Danger], files: dict[str, bool], seen: set[str]
 ) -> SimulationFailed | None:
-    """What one seed finds, as a story with no fault and no change of threads that makes no difference."""
+    """The failure of one seed, if it fails, with only the faults and changes of threads that matter."""
     __tracebackhide__ = True
     plans = [plan for number, fault in enumerate(faults) for plan in fault.plans(random.Random(f"{seed} fault {number}"))]
 

@@ -13,15 +13,15 @@ from pipebus.values.quantities import is_duration
 
 
 class InjectedError(Exception):
-    """What `Harness.fail` raises where no error is given."""
+    """What `Harness.fail` raises if no error is given."""
 
 
 class Strike:
-    """One fault at one moment."""
+    """A fault that strikes one call."""
 
     def __init__(self, clock: Clock, seconds: float, error: BaseException | None, late: bool = False) -> None:
         self.clock = clock
-        self.late = late  # it comes when the filter or handler has done its work
+        self.late = late  # after the work of the filter or handler, not before it
         self.seconds = seconds
         self.error = error
 
@@ -47,14 +47,16 @@ class Strike:
 
 class Fault:
     """
-    A fault that waits for its moments.
+    A fault to inject.
 
     Args:
         name: Of a filter, a subscription, an actor or a handler.
         times: How often it strikes. None: always.
-        after: How many calls go well before the first.
-        planned: A seed has put it in; it need not strike.
-        late: It fails when it has done its work, and not before.
+        after: How many calls succeed before the first strike.
+        seconds: How long the call is delayed.
+        error: An exception or a class of exceptions; None: it only delays.
+        planned: A seed chose it; it need not strike.
+        late: The call fails after its work, not instead of it.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Fault:
 
     @property
     def due(self) -> bool:
-        """It strikes the call that was counted last, unless another does."""
+        """Whether it strikes the call that was counted last, unless another fault does."""
         return self.calls > self.after and (self.times is None or self.struck < self.times)
 
     def strike(self, clock: Clock) -> Strike:
@@ -95,7 +97,7 @@ class Fault:
 def _check_error(name: str, error: Any) -> None:
     """
     Raises:
-        PipelineError: no exception, and nothing that makes one of a text.
+        PipelineError: It is neither an exception nor a class that makes one from a text.
     """
     if error is None or isinstance(error, BaseException):
         return
@@ -110,20 +112,20 @@ def _check_error(name: str, error: Any) -> None:
 
 
 class Faults:
-    """All that were put in."""
+    """All faults of one harness."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.all: list[Fault] = []
-        self.errors: set[int] = set()  # ids of what was raised on purpose
-        self._kept: list[BaseException] = []  # so that no other error gets the same id
+        self.errors: set[int] = set()  # ids of the injected errors
+        self._kept: list[BaseException] = []  # alive, so that no other error gets the same id
         self._lock = threading.Lock()
 
     def add(self, fault: Fault) -> None:
         self.all.append(fault)
 
     def of(self, names: tuple[str, ...], message: Message[Any]) -> list[Strike]:
-        """What happens now to the filter or handler of these names."""
+        """Count a call of the filter or handler with these names, and return the strikes on it."""
         with self._lock:
             meant = [fault for fault in self.all if fault.name in names]
             for fault in meant:
@@ -136,11 +138,11 @@ class Faults:
                     if strike.error is not None:
                         self.errors.add(id(strike.error))
                         self._kept.append(strike.error)
-                        break  # the others have their turn with the next call
+                        break  # the other faults may strike the next call
             return strikes
 
     def meant(self, error: BaseException) -> bool:
-        """Whether an error was raised on purpose, or was made of one that was (`raise … from`)."""
+        """Whether an error was injected, or was raised from an injected one (`raise … from`)."""
         seen: set[int] = set()
         one: BaseException | None = error
         while one is not None and id(one) not in seen:
@@ -151,5 +153,5 @@ class Faults:
         return False
 
     def idle(self) -> list[Fault]:
-        """Those that were to strike, and never have."""
+        """The faults that should have struck and never have."""
         return [fault for fault in self.all if not fault.struck and not fault.planned]

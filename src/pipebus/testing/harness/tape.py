@@ -1,5 +1,5 @@
 """
-What happened, in order: kept while filters and handlers run in a test, and told when somebody wants to read it.
+What happens in a test, in order: recorded while filters and handlers run, and written as a story when it is read.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class Moment(NamedTuple):
 
 
 class Strikes(Protocol):
-    """Faults that were put in on purpose."""
+    """Faults to inject."""
 
     def of(self, names: tuple[str, ...], message: Message[Any]) -> list[Any]: ...
 
 
 class Tape:
     """
-    Hears what a bus, its filters and its handlers do.
+    Records what a bus, its filters and its handlers do.
 
     Args:
-        elapsed: Seconds since the beginning.
-        strikes: What is to happen in place of a filter or handler, or before it.
+        elapsed: Returns the seconds since the beginning.
+        strikes: The faults to inject before, after or instead of filters and handlers.
     """
 
     def __init__(self, elapsed: Callable[[], float], strikes: Strikes | None = None) -> None:
@@ -54,16 +54,16 @@ class Tape:
         self.pauses: list[float] = []
         self.heard: list[events.Event] = []
         self.warnings: list[tuple[str, dict[str, Any], BaseException | None]] = []
-        self.names: dict[str, None] = {}  # of the filters and handlers that were seen so far
-        self.handled: Callable[[Any, BaseException | None], object] = lambda value, error: None  # told when a handler ends
-        self.also: Callable[[str], object] = lambda text: None  # told of each line
+        self.names: dict[str, None] = {}  # of the filters and handlers so far
+        self.handled: Callable[[Any, BaseException | None], object] = lambda value, error: None  # called when a handler ends
+        self.also: Callable[[str], object] = lambda text: None  # called with each line
         self._attached = 0
-        self.loud = True  # what the bus logs is logged
-        self.inside = 0  # filters that a message is in
+        self.loud = True  # pass the bus's warnings on to the log
+        self.inside = 0  # how many filters are running
         self.listeners: list[Callable[[events.Event], object]] = []
 
     def attach(self, bus: Bus) -> None:
-        """Hear this bus from now on; chains that are built already are built again when it starts."""
+        """Record this bus from now on. Chains that are built already are built again when it starts."""
         services, ledger = bus.services, bus.ledger
         services.watch = self._watch
         pause, apause, warn = services.pause, services.apause, ledger.warn
@@ -77,7 +77,7 @@ class Tape:
             await apause(seconds, name)
 
         def hear_warning(event: str, **facts: Any) -> None:
-            self.warnings.append((event, facts, sys.exc_info()[1]))  # it is told where the error is caught
+            self.warnings.append((event, facts, sys.exc_info()[1]))  # called where the error was caught
             if self.loud:
                 warn(event, **facts)
 
@@ -89,7 +89,7 @@ class Tape:
         bus.observe(lambda event: self.hear(event, who))
 
     def quiet(self, bus: Bus) -> None:
-        """This bus's own log lines are nobody's."""
+        """Keep this bus's own lines out of the log."""
         self.loud = False
         bus.ledger.debug = _nothing  # type: ignore[method-assign]
 
@@ -104,12 +104,12 @@ class Tape:
     def hear(self, event: events.Event, who: str) -> None:
         """
         Args:
-            who: Whose event it is, where that is no subscription.
+            who: The name of the bus, for events that have no subscription.
         """
         self.heard.append(event)
-        told = event_words(event, who)
-        if told is not None:
-            self.say(*told)
+        line = event_words(event, who)
+        if line is not None:
+            self.say(*line)
         for listener in self.listeners:
             listener(event)
 
@@ -128,9 +128,7 @@ class Tape:
                 outcome = link(message)
                 for strike in self._struck(name, mark, message, strikes, late=True):
                     strike.sync()
-            self.say(name, returns(outcome) if handler else gives(outcome))
-            if handler:
-                self.handled(outcome, None)
+            self._ended(name, outcome, handler)
             return outcome
 
         async def asynchronous(message: Message[Any]) -> Any:
@@ -141,9 +139,7 @@ class Tape:
                 outcome = await link(message)
                 for strike in self._struck(name, mark, message, strikes, late=True):
                     await strike.asynchronous()
-            self.say(name, returns(outcome) if handler else gives(outcome))
-            if handler:
-                self.handled(outcome, None)
+            self._ended(name, outcome, handler)
             return outcome
 
         return sync if colour == "sync" else asynchronous
@@ -158,13 +154,18 @@ class Tape:
             mark = blame.signed(error)
             own = handler or mark is None or mark.name == name
             if handler and isinstance(error, Rejected) and error.by is None:
-                error.by = name  # as its subscription says of a body that does not fit
+                error.by = name  # as the subscription does when a body does not validate
             self.say(name, raises(error) if own else f"lets {type(error).__name__} pass")
             if handler:
                 self.handled(None, error)
             raise
         finally:
             self.inside -= not handler
+
+    def _ended(self, name: str, outcome: Any, handler: bool) -> None:
+        self.say(name, returns(outcome) if handler else gives(outcome))
+        if handler:
+            self.handled(outcome, None)
 
     def _strikes(self, names: tuple[str, ...], message: Message[Any]) -> list[Any]:
         return self.strikes.of(names, message) if self.strikes is not None else []
@@ -180,16 +181,16 @@ class Tape:
     # --- reading it ----------------------------------------------------------------------------------------------------
 
     def since(self, first: int, began: float) -> list[Moment]:
-        """The moments from a number on, timed from `began`, which is in seconds as `elapsed` is."""
+        """The moments from this number on, with times counted from `began` (of `elapsed`)."""
         return [moment._replace(time=round(moment.time - began, 9)) for moment in self.moments[first:]]
 
     def text(self) -> str:
-        """The story, one line a moment."""
+        """The story, one line for each moment."""
         return tell(self.moments)
 
 
 def _nothing(event: str, **facts: Any) -> None:
-    """Logs nothing."""
+    """Log nothing."""
 
 
 def tell(moments: list[Moment]) -> str:

@@ -12,17 +12,17 @@ from pipebus.message.message import Dropped, Message, Receipt
 from pipebus.outcomes.dead_letters import PUBLISH
 
 WIDTH: Final = 100
-"""Characters of one thing in a story."""
+"""Most characters of one message, value or error in a story."""
 
 
 def cut(text: str) -> str:
-    """On one line, and not too long."""
+    """The text on one line, at most WIDTH characters long."""
     line = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
 
 
 def value_text(value: object) -> str:
-    """Its repr, if it has one: a story is no reason to fail."""
+    """The repr of a value; a repr that raises must not fail the test."""
     try:
         return repr(value)
     except Exception as error:
@@ -61,7 +61,7 @@ def raises(error: BaseException) -> str:
 
 
 def event_words(event: events.Event, who: str) -> tuple[str, str] | None:
-    """Who, and what, for the events that the filters and handlers do not show themselves."""
+    """Who and what, for events that the lines of filters and handlers do not show already."""
     match event:
         case events.Published():
             return who, f"accepts {short(event.message)} for {_mailboxes(event.receipt.mailboxes)}"

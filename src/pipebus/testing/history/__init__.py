@@ -1,4 +1,4 @@
-"""What was published, delivered and settled, recorded while it happens and judged afterwards."""
+"""What was published, delivered and settled: recorded while it happens, and judged afterwards."""
 
 from pipebus.testing.history.history import History
 from pipebus.testing.history.judgement import HistoryBroken, Judgement, Violation

@@ -1,8 +1,8 @@
 """
-The history checker: what was published, delivered and settled, written down while it happens and judged afterwards.
+The history: what was published, delivered and settled, recorded while it happens and judged afterwards.
 
-One judge for every run, in one process or in many: each process writes a JSON line for each event, and the lines are merged.
-Nothing is de-duplicated before it is judged.
+A run may have one process or many: each process writes a JSON line for each event, and the lines are merged. The judge sees
+every event, duplicates included.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class History:
     What happened, in order. The methods may be called from any thread.
 
     Args:
-        path: Also write each record to this file, as a line of its own that survives the process; for `from_jsonl`.
+        path: Also write each record to this file, as a line that survives the process; for `from_jsonl`.
 
     Example:
         >>> history = History()
@@ -58,7 +58,7 @@ class History:
         self._lock = threading.Lock()
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666) if path is not None else None
 
-    # --- writing down ----------------------------------------------------------------------------------------------------
+    # --- recording -------------------------------------------------------------------------------------------------------
 
     def record(self, record: AnyRecord) -> None:
         """Add one record; its `at` is filled in if it is 0."""
@@ -83,17 +83,17 @@ class History:
         self.record(Subscribed(subscription=subscription, patterns=found, attempts=attempts, order=order))
 
     def record_attempt(self, id: str, subject: str, *, publisher: str = "", key: str | None = None, late: bool = False) -> None:
-        """Before `publish` is called."""
+        """To be called before `publish`."""
         self.record(Attempted(id=id, subject=subject, publisher=publisher, key=key, late=late))
 
     def record_accepted(self, id: str, *, duplicate: bool = False) -> None:
-        """After it has returned a receipt."""
+        """To be called when `publish` has returned a receipt."""
         self.record(Accepted(id=id, duplicate=duplicate))
 
     def record_delivery(
         self, subscription: str, id: str, *, attempt: int = 1, redelivered: bool | None = None, worker: str = ""
     ) -> None:
-        """When a handler begins. `redelivered`: what the delivery says; None: what `attempt` means."""
+        """To be called when a handler begins. `redelivered`: as the delivery says; None: `attempt` > 1."""
         again = attempt > 1 if redelivered is None else redelivered
         self.record(Delivered(subscription=subscription, id=id, attempt=attempt, redelivered=again, worker=worker))
 
@@ -103,7 +103,7 @@ class History:
         self.record(Settled(subscription=subscription, id=id, attempt=attempt, how=how, worker=worker))
 
     def record_replayed(self, subscription: str, id: str) -> None:
-        """Before `dead_letters.replay`; `id` is the message's."""
+        """To be called before `dead_letters.replay`; `id` is the message's."""
         self.record(Replayed(subscription=subscription, id=id))
 
     def record_end(self, worker: str) -> None:
@@ -113,22 +113,22 @@ class History:
         self.record(Kept(subscription=subscription, id=id, state=state))
 
     def record_figures(self, subscription: str, stats: dict[str, Any], *, worker: str = "") -> None:
-        """At the end: what `stats()` says of a subscription."""
+        """To be called at the end, with the `stats()` of a subscription."""
         names = ("accepted", "acknowledged", "dropped", "dead", "pending", "in_flight")
         found: dict[str, Any] = {name: stats[name] for name in names}
         self.record(Figures(subscription=subscription, worker=worker, **found))
 
     def watch(self, bus: Bus, worker: str = "") -> None:
         """
-        Write down what becomes of deliveries to the recorded subscriptions in this bus; to be called before it is started.
+        Record how deliveries to the recorded subscriptions of this bus end; to be called before the bus is started.
 
-        Publishes are the caller's to record: only he knows of those that never came back.
+        The caller records its own publishes: only it knows of those that never returned.
         """
 
         def hear(event: Any) -> None:
             name = getattr(event, "subscription", getattr(event, "place", None))
             if name is not None and name not in self._subscriptions:
-                return  # the bus has some of its own: for replies
+                return  # the bus has subscriptions of its own, for replies
             match event:
                 case events.Taken(message, subscription, attempt):
                     self.record_delivery(subscription, message.id, attempt=attempt, worker=worker)
@@ -148,7 +148,7 @@ class History:
     # --- as text -----------------------------------------------------------------------------------------------------------
 
     def to_jsonl(self) -> str:
-        """One JSON object a line, in the order of recording."""
+        """One JSON object on each line, in the order of recording."""
         with self._lock:
             return b"".join(map(_line, self.records)).decode()
 
@@ -158,10 +158,10 @@ class History:
         One history of several processes' lines, merged by time.
 
         Args:
-            texts: The lines themselves, or files with them. A last line that a killed process has left unfinished is no record.
+            texts: The lines, or files with lines. An unfinished last line, as a killed process may leave, is ignored.
 
         Raises:
-            ValueError: a line that is no record, with its number.
+            ValueError: A line is not a record; names its number.
         """
         found: list[AnyRecord] = []
         for text in texts:
@@ -178,7 +178,7 @@ class History:
     # --- judging -------------------------------------------------------------------------------------------------------------
 
     def judge(self) -> Judgement:
-        """What the history is worth; everything that was published must have come to its end, or be told as kept."""
+        """Judge the history. Everything that was accepted must have been settled, or be recorded as kept."""
         with self._lock:
             records = list(self.records)
         judge = Judge(records)

@@ -34,12 +34,12 @@ COUNTED: Final = (
 
 @dataclass(slots=True)
 class Mail:
-    """One message, as one subscription met it."""
+    """One message in one subscription."""
 
-    taken: Counter[int] = field(default_factory=Counter)  # deliveries by attempt; what was released is taken out
+    taken: Counter[int] = field(default_factory=Counter)  # deliveries by attempt, without those that were released
     settled: Counter[int] = field(default_factory=Counter)  # settlements by attempt
     open: dict[tuple[int, str], int] = field(default_factory=dict)  # (attempt, worker) -> deliveries not settled
-    ended: int = 0  # settlements that end it, those that came too late left out
+    ended: int = 0  # settlements that end it, without those that came too late
     ever: Counter[str] = field(default_factory=Counter)  # how it was settled
 
 
@@ -52,16 +52,16 @@ class Judge:
         self.subscribed = {r.subscription: r for r in records if isinstance(r, Subscribed)}
         self.patterns = {name: [Pattern(p) for p in r.patterns] for name, r in self.subscribed.items()}
         self.attempts: dict[str, Attempted] = {}  # the first of each id
-        self.places: dict[str, int] = {}  # of each id in the order of publishing
+        self.places: dict[str, int] = {}  # id -> its place in the order of publishing
         self.tries: Counter[str] = Counter()
         self.receipts: Counter[str] = Counter()
         self.duplicates: Counter[str] = Counter()
         self.mail: dict[tuple[str, str], Mail] = defaultdict(Mail)
-        self.last: dict[tuple[str, ...], str] = {}  # by group: the message that was furthest in order
+        self.last: dict[tuple[str, ...], str] = {}  # by group: the latest message in order
         self.kept: dict[tuple[str, str], str] = {}
         self.figures: list[Figures] = []
         self._numbers = itertools.count()
-        for record in records:  # a delivery may be written down before its publisher gets to it, and merged clocks may tie
+        for record in records:  # first, because a delivery may be recorded before its publish, and merged times may be equal
             if isinstance(record, Attempted):
                 self.tries[record.id] += 1
                 if record.id not in self.attempts:
@@ -75,7 +75,7 @@ class Judge:
         self.violations.append(Violation(kind, text, ids))
 
     def copies(self, id: str) -> int:
-        """How often it may come in all: once, unless it was published more often and nobody recognised it."""
+        """How many copies there may be: one, unless it was published several times and the duplicates were not recognised."""
         return max(1, self.tries[id] - self.duplicates[id])
 
     def see(self, record: AnyRecord) -> None:
@@ -137,7 +137,7 @@ class Judge:
             self.in_order(name, published)
 
     def in_order(self, name: str, published: Attempted) -> None:
-        """First deliveries only."""
+        """Check the order of a first delivery."""
         order = self.subscribed[name].order if name in self.subscribed else "none"
         if order == "none" or published.late or (order == "key" and published.key is None):
             return
@@ -154,10 +154,10 @@ class Judge:
         name, id, attempt = one.subscription, one.id, one.attempt
         self.counts[one.how] += 1
         mail = self.mail[name, id]
-        if not attempt and mail.open:  # whoever tells it does not know which: the newest that this worker has
+        if not attempt and mail.open:  # the attempt is not known: take the newest that this worker has
             attempt = max((key[0] for key in mail.open if key[1] == one.worker), default=0)
         if not attempt and one.how == "dropped" and mail.ever["dead"] > mail.ever["discarded"]:
-            mail.ever["discarded"] += 1  # a dead letter that was thrown away, or evicted
+            mail.ever["discarded"] += 1  # a dead letter that was discarded or evicted
             return
         key = (attempt, one.worker)
         if mail.open.get(key, 0) > 1:
@@ -210,7 +210,7 @@ class Judge:
                 named["pending"] += state == "pending"
             elif self.receipts[id] and any(pattern.matches(published.subject) for pattern in self.patterns[name]):
                 missing.append(id)
-        counted: Counter[str] = Counter()  # what figures tell of messages whose ids nobody has told
+        counted: Counter[str] = Counter()  # what the figures say about messages that are not recorded by id
         for figures in self.figures:
             if figures.subscription == name:
                 counted["dropped"] += sum(figures.dropped.values())

@@ -12,7 +12,7 @@ Kind = Literal[
 
 
 SHOWN: Final = 20
-"""Violations that an error's text shows, and ids that one violation names."""
+"""How many violations an error shows, and how many ids a violation names."""
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -27,17 +27,17 @@ class Violation(msgspec.Struct, frozen=True):
 
 
 class HistoryBroken(AssertionError):
-    """A history breaks a promise; the text tells all violations."""
+    """A history breaks a promise; the text lists the violations."""
 
 
 class Judgement(msgspec.Struct, frozen=True):
     """
-    What a history is worth.
+    The result of judging a history.
 
     Args:
         violations: In the order in which they were found; empty: every promise was kept.
-        counts: How many there were: attempted, accepted, duplicates (receipts), delivered, redelivered, recovered (messages
-            without a receipt that came all the same), stale (settlements after a later taking), acknowledged, dropped, dead,
+        counts: How many of each: attempted, accepted, duplicates (receipts), delivered, redelivered, recovered (messages that
+            were delivered without a receipt), stale (settlements after a later delivery), acknowledged, dropped, dead,
             returned, released.
     """
 
@@ -51,7 +51,7 @@ class Judgement(msgspec.Struct, frozen=True):
     def raise_if_broken(self) -> None:
         """
         Raises:
-            HistoryBroken: with a line for each violation.
+            HistoryBroken: With a line for each violation.
         """
         if self.violations:
             raise HistoryBroken(str(self))

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 How = Literal["acknowledged", "dropped", "dead", "returned", "released"]
-"""How a delivery was settled. "returned": to come again, this taking counts; "released": the same, it does not."""
+"""How a delivery was settled. After "returned" and "released" it comes again; only "returned" counts as an attempt."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="what", omit_defaults=True):
@@ -18,12 +18,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="what", omit_d
 
 class Subscribed(Record, frozen=True, kw_only=True, tag="subscribed"):
     """
-    A subscription, and what it was promised.
+    A subscription, and what it is promised.
 
     Args:
-        patterns: Any of them matches.
-        attempts: Most takings of one message; None: no bound.
-        order: Within what first deliveries keep the order of publishing: none, subject (each publisher's), key.
+        patterns: A message is for the subscription if it matches any of them.
+        attempts: The most deliveries of one message; None: no bound.
+        order: First deliveries keep the order of publishing: not at all, for each publisher ("subject"), or for each key.
     """
 
     subscription: str
@@ -33,7 +33,7 @@ class Subscribed(Record, frozen=True, kw_only=True, tag="subscribed"):
 
 
 class Attempted(Record, frozen=True, kw_only=True, tag="attempted"):
-    """A publish is about to be tried. One that is delayed (`late`) has no place in the order."""
+    """A publish is about to be tried. A delayed publish (`late`) has no place in the order."""
 
     id: str
     subject: str
@@ -43,14 +43,14 @@ class Attempted(Record, frozen=True, kw_only=True, tag="attempted"):
 
 
 class Accepted(Record, frozen=True, kw_only=True, tag="accepted"):
-    """A publish came back with a receipt."""
+    """A publish returned a receipt."""
 
     id: str
     duplicate: bool = False
 
 
 class Delivered(Record, frozen=True, kw_only=True, tag="delivered"):
-    """A message was taken; `worker` says by whom: a process, a bus, a thread."""
+    """A delivery began; `worker` names the process, bus or thread that has it."""
 
     subscription: str
     id: str
@@ -60,7 +60,7 @@ class Delivered(Record, frozen=True, kw_only=True, tag="delivered"):
 
 
 class Settled(Record, frozen=True, kw_only=True, tag="settled"):
-    """A delivery was settled. `attempt` is 0 if it was dropped before it was taken."""
+    """A delivery was settled. `attempt` is 0 if it is not known."""
 
     subscription: str
     id: str
@@ -70,20 +70,20 @@ class Settled(Record, frozen=True, kw_only=True, tag="settled"):
 
 
 class Replayed(Record, frozen=True, kw_only=True, tag="replayed"):
-    """A dead letter was given back to its subscription: attempts are counted anew."""
+    """A dead letter was replayed: its attempts are counted anew."""
 
     subscription: str
     id: str
 
 
 class Ended(Record, frozen=True, kw_only=True, tag="ended"):
-    """A worker has stopped or was killed: what it had taken and not settled may come again, as the same attempt or the next."""
+    """A worker stopped or was killed: its unsettled deliveries may come again, as the same attempt or the next."""
 
     worker: str
 
 
 class Kept(Record, frozen=True, kw_only=True, tag="kept"):
-    """Found at the end: a message that is still there."""
+    """A message that was still there at the end."""
 
     subscription: str
     id: str
@@ -91,7 +91,7 @@ class Kept(Record, frozen=True, kw_only=True, tag="kept"):
 
 
 class Figures(Record, frozen=True, kw_only=True, tag="figures"):
-    """What a subscription's `stats()` said at the end; those of several workers are added up."""
+    """A subscription's `stats()` at the end; the figures of several workers are added up."""
 
     subscription: str
     accepted: int

@@ -16,24 +16,24 @@ from pipebus.testing.alone.bench import FilterBench
 from pipebus.testing.alone.filter_run import FilterRun
 
 RESERVED: Final = {"pipebus-test": "kept"}
-"""A reserved header that every message of the laws has, as one that came from a transport may."""
+"""A reserved header, as a message from a transport may have, which every message of the laws gets."""
 
 CORRELATION: Final = "test-correlation"
 
 
 class ForeignError(Exception):
-    """Raised by the rest of the chain, where a law asks what a filter makes of that. No filter knows it."""
+    """An error that no filter knows, raised by the rest of the chain to see what the filter does with it."""
 
 
 class Seen:
-    """What one example of a law tells the next."""
+    """What the examples of one check have in common."""
 
     def __init__(self) -> None:
-        self.stuck = False  # a filter of this kind waits for something that the scheduler does not know of
-        self.pool: list[Message[Any]] = []  # messages that were tried
-        self.numbers = itertools.count()  # for ids that nobody has seen before
-        self.reached: set[str] = set()  # names of the filters that a message came to
-        self.came_through = False  # the rest was run at least once
+        self.stuck = False  # the filter waits for something outside the scheduler's control
+        self.pool: list[Message[Any]] = []  # some messages that were tried
+        self.numbers = itertools.count()  # for new ids
+        self.reached: set[str] = set()  # names of the filters that a message has reached
+        self.came_through = False  # the rest has run at least once
         self.last: FilterRun | None = None
 
 
@@ -42,8 +42,8 @@ class Case:
     A filter and one message.
 
     Args:
-        make: A new filter each time.
-        colours: Those that it can be run in.
+        make: Makes a new filter each time.
+        colours: The colours in which it can run.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Case:
     ) -> None:
         self.make = make
         self.given = message
-        self.message = message.with_body(copied(message.body))  # one that changes it does so to nobody else
+        self.message = message.with_body(copied(message.body))  # a copy: the filter may change it
         self.at = at
         self.colours = colours
         self.seen = seen or Seen()
         self.shown: FilterRun | None = None  # the run that broke a law
 
     def run(self, next: Any = None, *, colour: str | None = None) -> FilterRun:
-        """One message through a new filter."""
+        """Send the message through a new filter."""
         with self.bench(colour, next) as bench:
             return self.sent(bench, self.message)
 
@@ -67,7 +67,7 @@ class Case:
         return FilterBench(self.make(), next, at=self.at, colour=chosen, told=False)
 
     def sent(self, bench: FilterBench, message: Message[Any]) -> FilterRun:
-        """One message more through a filter."""
+        """Send one more message through a filter."""
         run = self.shown = self.seen.last = bench.send(message)
         self.seen.came_through = self.seen.came_through or bool(run.forwards)
         self.seen.reached.update(moment.who for moment in run.moments if moment.what.startswith("is given"))
@@ -77,11 +77,11 @@ class Case:
         return list(routes.steps(recognise.nodes((self.make(),), places.caller(), "check_filter")))
 
     def outcome(self) -> Any:
-        """That of a rest which accepts."""
+        """The outcome of a rest that accepts."""
         return Receipt(1) if self.at == "publish" else Handled("value")
 
     def most_passes(self) -> int | None:
-        """How often the rest may be run, by what the filters declare."""
+        """How often the filters declare to run the rest; None: without a bound."""
         most = 1
         for step in self.steps():
             passes = getattr(step.filter, "passes", 1)
@@ -99,7 +99,7 @@ def title_of(filter: Any) -> str:
 
 
 def made(run: FilterRun) -> str:
-    """What it did, as the end of a sentence."""
+    """What the filter did, as the end of a sentence."""
     if run._error is not None:
         return f"raised {text_of(run._error)}"
     return f"returned {run._outcome!r}"
@@ -113,7 +113,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def digest(run: FilterRun) -> dict[str, Any]:
-    """What can be compared of two runs."""
+    """What to compare of two runs."""
     return {
         "the outcome": run._outcome if run._error is None else text_of(run._error),
         "what it handed on": [(m.subject, m.body, dict(m.headers), m.key, m.ttl, m.reply_to) for m in run.forwards],
@@ -123,7 +123,7 @@ def digest(run: FilterRun) -> dict[str, Any]:
 
 
 def copied(value: Any) -> Any:
-    """A copy that nobody else has, where one can be made."""
+    """A deep copy if it can be made, else the value."""
     try:
         return copy.deepcopy(value)
     except Exception:

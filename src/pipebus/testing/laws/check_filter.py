@@ -1,5 +1,5 @@
 """
-check_filter: a filter is held to the laws (laws.py), each tried on many messages; the smallest that breaks one is shown.
+check_filter: try each law (laws.py) on a filter and many messages, and show the smallest message that breaks one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipebus.testing.laws.laws import LAWS
 from pipebus.testing.laws.search import LawBroken, prepared, try_all, try_one
 
 TRIED: Final = "is tried"
-"""Not a law, but skipped like one: that at least one message came through to the rest."""
+"""Not a law, but skipped like one: at least one message must reach the rest of the chain."""
 
 
 def check_filter(
@@ -31,22 +31,22 @@ def check_filter(
     examples: int = 20,
 ) -> tuple[str, ...]:
     """
-    Hold a filter to the laws.
+    Check that a filter keeps the laws.
 
     Args:
         filter: A filter of any shape; or, where each run needs a new one, a class or a function without parameters that makes
             one. A dataclass is made anew from its fields.
-        messages: What it is tried on: a `Subject[T]` or a type that pydantic knows (bodies are made of its fields), a
-            hypothesis strategy of messages or bodies, or a list of these. None: messages of any kind.
+        messages: What to try it on: a `Subject[T]` or a type that pydantic knows (bodies are made of its fields), a hypothesis
+            strategy of messages or bodies, or a list of messages or bodies. None: messages of any kind.
         at: "publish", or "delivery" for a filter around a handler.
         skip: Laws that it need not keep, by name, each with the reason.
-        examples: Messages that each law is tried on, >= 1; a list is tried whole.
+        examples: How many messages to try each law on, >= 1; of a list, all are tried.
 
     Returns:
-        The names of the laws that it was held to.
+        The names of the laws that were tried.
 
     Raises:
-        LawBroken: naming the law, what was found, and the smallest message that shows it. PipelineError: bad arguments.
+        LawBroken: Names the law, what is wrong, and the smallest message that breaks it. PipelineError: An argument is wrong.
     """
     __tracebackhide__ = True
     skip = _skipped(skip)
@@ -73,7 +73,7 @@ def check_filter(
 def _skipped(skip: Any) -> dict[str, str]:
     """
     Raises:
-        PipelineError: no mapping of laws to reasons.
+        PipelineError: It is not a mapping of laws to reasons.
     """
     if skip is not None and not isinstance(skip, Mapping):
         raise PipelineError(f"check_filter(skip={skip!r}): it is a mapping, of laws to reasons")
@@ -87,7 +87,7 @@ def _skipped(skip: Any) -> dict[str, str]:
 
 
 def _check_tried(make: Callable[[], Any], title: str, seen: Seen) -> None:
-    """Raises LawBroken: what was not reached was not tried."""
+    """Raise LawBroken if no message reached the rest, or one of the filters: then they were not tried."""
     if not seen.came_through:
         problem = "no message came through to the rest, so most laws were not tried"
     else:
@@ -107,9 +107,7 @@ def _check_tried(make: Callable[[], Any], title: str, seen: Seen) -> None:
 
 def maker(filter: Any) -> Callable[[], Any]:
     """
-    A function that makes a new filter of the kind each time.
-
-    A function or an object that cannot be made anew is used again and again.
+    A function that makes a new filter each time; an object that cannot be made anew is used each time.
     """
     if isinstance(filter, type):
         return filter
@@ -133,7 +131,7 @@ def _takes_nothing(call: Any) -> bool:
 def _colours(make: Callable[[], Any], at: Side) -> tuple[str, ...]:
     """
     Raises:
-        PipelineError: neither will do, and why.
+        PipelineError: It runs in neither colour; says why.
     """
     colours = []
     problem: PipelineError | None = None

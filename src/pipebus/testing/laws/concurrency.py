@@ -19,14 +19,14 @@ from pipebus.testing.simulation import locks
 from pipebus.testing.simulation.task import Stuck
 
 PATIENCE: Final = 2.0
-"""Real seconds for a filter that stands at a lock of its own."""
+"""Real seconds to wait for a filter that waits for a lock of its own."""
 
 TOGETHER: Final = 4
-"""Messages that pass at the same time."""
+"""How many messages pass at the same time."""
 
 
 def is_safe_under_concurrency(case: Case) -> Problems:
-    """Messages that pass at the same time are not mistaken for each other."""
+    """It does not mix up messages that pass at the same time."""
     for colour in case.colours:
         problem = _together(case, colour)
         if problem is not None:
@@ -41,9 +41,9 @@ NUMBER: Final = "pipebus-number"
 
 def _together(case: Case, colour: Any) -> str | None:
     """
-    Some messages through one filter at once, the first the slowest; and for comparison one after the other through another.
+    Send some messages through one filter at once, the first the slowest; to compare, send them through another in turn.
 
-    Threads (or tasks) change places where the rest waits, and nowhere else: a step between two lines is for `simulate`.
+    Threads (or tasks) change places only where the rest waits: `simulate` explores what happens between two lines.
     """
     if case.seen.stuck:
         return None
@@ -73,7 +73,7 @@ def _one_by_one(case: Case, colour: Any, given: list[Message[Any]], due: list[An
 
 
 def _numbered(case: Case) -> list[Message[Any]]:
-    """As many messages, of bodies as different as have been seen, each with marks of its own."""
+    """TOGETHER messages, each with its own id, correlation and header, and with different bodies if there are some."""
     seen = [message for message in case.seen.pool if message.subject == case.message.subject]
     bodies = [case.message.body, *(message.body for message in seen)][:TOGETHER]
     if not any(same(case.message.body, message.body) for message in seen):
@@ -94,7 +94,7 @@ def _numbered(case: Case) -> list[Message[Any]]:
 def _all_at_once(
     case: Case, colour: Any, given: list[Message[Any]], due: list[Any], fails: bool
 ) -> tuple[list[Any], list[tuple[int, Message[Any]]]] | None:
-    """Outcome or error of each, and what was handed on in whose pass."""
+    """The outcome or error of each; and the messages that were passed on, each with the number of its original."""
     forwards: list[tuple[int, Message[Any]]] = []
 
     def rest(message: Message[Any]) -> Any:
@@ -107,12 +107,12 @@ def _all_at_once(
     try:
         with harness:
             with locks.locks(harness._simulation, None):
-                filter = case.make()  # a lock that it makes is one that the scheduler knows
+                filter = case.make()  # a lock that it makes now is virtual
             run = FilterRun(f"{TOGETHER} messages at once through {title_of(filter)}", case.message, given=short(case.message))
             with FilterBench(filter, rest, at=case.at, colour=colour, told=False) as bench:
                 outcomes = bench.together(given, _whose)
                 run.moments = list(bench.harness.tape.moments)
-    except Stuck:  # one that it makes later: nothing can be said
+    except Stuck:  # at a lock that it made later: this law cannot be tried
         case.seen.stuck = True
         return None
     case.shown = run
@@ -120,7 +120,7 @@ def _all_at_once(
 
 
 def _mixed(given: list[Message[Any]], forwards: list[tuple[int, Message[Any]]], alone: list[FilterRun]) -> str | None:
-    """What was handed on in one message's pass, and is another's."""
+    """A part of one message that was passed on in place of another's."""
     for number, forward in forwards:
         for other, message in enumerate(given):
             if other == number:
@@ -140,7 +140,7 @@ def _mixed(given: list[Message[Any]], forwards: list[tuple[int, Message[Any]]], 
 
 
 def _swapped(given: list[Message[Any]], outcomes: list[Any], due: list[Any]) -> str | None:
-    """Who was given what the rest had said of another."""
+    """An outcome or error that was returned for the wrong message."""
     for number, outcome in enumerate(outcomes):
         for other, message in enumerate(given):
             if other == number:
@@ -153,7 +153,7 @@ def _swapped(given: list[Message[Any]], outcomes: list[Any], due: list[Any]) -> 
 
 
 def _worse(case: Case, outcomes: list[Any], alone: list[FilterRun], fails: bool) -> str | None:
-    """What none of them met that passed one after the other: an error; or a drop, if it does not declare `may_drop`."""
+    """An error, or a drop without `may_drop`, that does not occur if the messages pass one after the other."""
     known = {type(run._error) for run in alone}
     new = next((one for one in outcomes if isinstance(one, BaseException) and type(one) not in {*known, ForeignError}), None)
     if new is not None:

@@ -1,8 +1,8 @@
 """
-Laws that every filter is held to, the built-in ones and yours.
+The laws that every filter must keep, built in or your own.
 
-A law is a function of a `Case` (a filter, made anew as often as wanted, and one message) that says what is wrong, or nothing.
-`check_filter` tries each on many messages, and shows the smallest for which one is broken.
+A law is a function of a `Case` (a way to make new filters, and one message) that yields what is wrong, if anything.
+`check_filter` tries each law on many messages, and shows the smallest message that breaks one.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from pipebus.testing.laws.concurrency import is_safe_under_concurrency
 from pipebus.testing.laws.settings import describes_itself, settings_round_trip
 
 BOUNDLESS: Final = 50
-"""Runs of the rest that a filter without a bound is allowed here."""
+"""How often a filter that declares no bound may run the rest here."""
 
 
 def mutates_nothing(case: Case) -> Problems:
-    """It does not change what it got: others read the same message, and the same body."""
+    """It does not change the body that it got, because others read the same body."""
     try:
         before, body = copy.deepcopy(case.given.body), copy.deepcopy(case.given.body)
     except Exception:
         return
     if not same(body, before):
-        return  # a body that is not equal to its own copy: nothing can be said
+        return  # the body is not equal to its own copy, so a change cannot be seen
     case.message = case.given.with_body(body)
 
     def seen(then: Any) -> Callable[[Message[Any]], Any]:
         def rest(message: Message[Any]) -> Any:
-            changed.append(not same(body, before))  # here too: it may be put back on the way out
+            changed.append(not same(body, before))  # look here too: the filter may undo the change on the way out
             if isinstance(then, BaseException):
                 raise then
             return then
@@ -55,12 +55,12 @@ def mutates_nothing(case: Case) -> Problems:
 
 
 def runs_the_rest_as_declared(case: Case) -> Problems:
-    """It runs the rest at most as often as it declares (`passes`, 1 if it says nothing)."""
+    """It runs the rest at most as often as it declares (`passes`, 1 by default)."""
     most = case.most_passes()
 
     def fails(message: Message[Any]) -> Any:
         if len(calls) >= (most or BOUNDLESS):
-            raise KeyboardInterrupt  # nothing repeats that
+            raise KeyboardInterrupt  # ends a filter that retries for ever
         calls.append(message)
         raise ForeignError("the rest fails")
 
@@ -74,7 +74,7 @@ def runs_the_rest_as_declared(case: Case) -> Problems:
 
 
 def lets_cancellation_through(case: Case) -> Problems:
-    """What cancels the rest comes out of the filter as it is: else nothing could be stopped."""
+    """An exception that cancels the rest comes out of the filter as the same object; otherwise nothing could be stopped."""
     for colour in case.colours:
         for cause in (asyncio.CancelledError(), KeyboardInterrupt(), SystemExit(3)):
             calls: list[Message[Any]] = []
@@ -91,7 +91,7 @@ def lets_cancellation_through(case: Case) -> Problems:
 
 
 def lets_errors_through(case: Case) -> Problems:
-    """An error of the rest that the filter knows nothing of comes out as the same object."""
+    """An error of the rest that the filter does not know comes out as the same object."""
     for colour in case.colours:
         raised: list[ForeignError] = []
 
@@ -106,7 +106,7 @@ def lets_errors_through(case: Case) -> Problems:
 
 
 def is_the_same_in_both_colours(case: Case) -> Problems:
-    """In a sync chain and in an async one it does the same."""
+    """It does the same in a sync chain and in an async one."""
     if len(case.colours) < 2:
         return
     scripts: tuple[Any, ...] = (case.outcome(), Dropped("by the rest"), ForeignError("the rest fails"))
@@ -119,7 +119,7 @@ def is_the_same_in_both_colours(case: Case) -> Problems:
 
 
 def keeps_the_envelope(case: Case) -> Problems:
-    """What it hands on is the same message still: id, correlation, where a reply goes and reserved headers are kept."""
+    """What it passes on is still the same message: it keeps the id, correlation, reply address and reserved headers."""
     message = case.message
 
     def fails_first(_: Message[Any]) -> Any:
@@ -142,7 +142,7 @@ def keeps_the_envelope(case: Case) -> Problems:
 
 
 def returns_an_outcome(case: Case) -> Problems:
-    """It keeps the contract of its shape: hands on messages, returns outcomes."""
+    """It keeps the contract of its shape: it passes on messages and returns outcomes."""
     for colour in case.colours:
         for next in (case.outcome(), Dropped("by the rest")):
             run = case.run(next, colour=colour)
@@ -152,7 +152,7 @@ def returns_an_outcome(case: Case) -> Problems:
 
 
 def restores_the_context(case: Case) -> Problems:
-    """Context variables that it sets are reset: they would leak to whoever publishes."""
+    """It resets the context variables that it sets; otherwise they would leak to the publisher."""
     for colour in case.colours:
         for next in (case.outcome(), ForeignError("the rest fails")):
             run = case.run(next, colour=colour)
@@ -163,8 +163,8 @@ def restores_the_context(case: Case) -> Problems:
 
 def keeps_its_word(case: Case) -> Problems:
     """
-    If it says `deterministic = True`, the same message has the same fate twice; if `idempotent = True`, a second pass of what
-    it handed on changes nothing. Both through one filter.
+    With `deterministic = True`, the same message has the same result twice. With `idempotent = True`, it does not change a
+    message that it has passed on before. Both are tried with one filter object.
     """
     steps = case.steps()
     if steps and all(getattr(step.filter, "deterministic", False) for step in steps):
@@ -183,11 +183,11 @@ def keeps_its_word(case: Case) -> Problems:
 
 
 def starts_again(case: Case) -> Problems:
-    """Started, stopped in the middle of its work and started again, it works as if it had gone on."""
+    """After a stop and another start it works, either as if it had gone on or as if it were new."""
     other = msgspec.structs.replace(case.message, id=f"{case.message.id}-again")
 
     def lives() -> tuple[FilterRun, FilterRun]:
-        """The second message of a life, and as the first of another."""
+        """The runs of the same message as the second one through a filter, and as the first one through another."""
         with case.bench() as bench:
             case.sent(bench, case.message)
             second = case.sent(bench, other)
@@ -207,18 +207,18 @@ def starts_again(case: Case) -> Problems:
     if found[2] not in found[:2]:
         yield f"it {made(went_on)}; after it was stopped and started again it {made(again)}"
         return
-    for name, one in digest(began).items():  # it may go on, or begin anew: what is neither is wrong
+    for name, one in digest(began).items():  # it may go on or begin anew, nothing else
         now = digest(again)[name]
         if same(one, digest(once_more)[name]) and not same(one, now) and not same(digest(went_on)[name], now):
             yield f"{name} was {one!r}; after it was stopped and started again {now!r}"
 
 
 class Law(NamedTuple):
-    """A law, by its name."""
+    """A law and its name."""
 
     name: str
     holds: Callable[[Case], Problems]
-    once: bool = False  # the message makes no difference
+    once: bool = False  # the law is about the filter, not about a message
 
 
 LAWS: Final = (

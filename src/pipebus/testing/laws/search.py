@@ -17,11 +17,11 @@ from pipebus.testing.laws.laws import Law
 
 class LawBroken(AssertionError):
     """
-    A filter does not keep a law.
+    A filter breaks a law.
 
     Args:
-        law: Its name, as in `skip`.
-        message: The smallest one found that shows it.
+        law: The name of the law, as in `skip`.
+        message: The smallest message found that breaks it.
     """
 
     def __init__(self, law: str, text: str, message: Message[Any] | None) -> None:
@@ -33,7 +33,7 @@ class LawBroken(AssertionError):
 def try_all(
     law: Law, make: Callable[[], Any], messages: Any, at: Side, colours: tuple[str, ...], title: str, examples: int, seen: Seen
 ) -> None:
-    """Raises LawBroken with the smallest message."""
+    """Try a law on all messages. Raise LawBroken with the smallest message that breaks it."""
     __tracebackhide__ = True
 
     def one(message: Message[Any]) -> None:
@@ -60,12 +60,14 @@ def _strategy(messages: Any) -> Any:
 
 
 def _search(one: Callable[[Message[Any]], None], strategy: Any, examples: int) -> None:
-    """Raises LawBroken with the smallest message that breaks the law."""
+    """Raise LawBroken with the smallest message that breaks the law."""
     __tracebackhide__ = True
     import hypothesis
 
     broken: list[LawBroken] = []
-    phases = set(hypothesis.Phase) - {hypothesis.Phase.explain}  # its findings are not shown, and take longer than all the rest
+    phases = set(hypothesis.Phase) - {
+        hypothesis.Phase.explain
+    }  # it takes longer than everything else, and its result is not shown
 
     @hypothesis.settings(
         max_examples=examples, phases=phases, database=None, deadline=None, derandomize=True, report_multiple_bugs=False,
@@ -99,7 +101,7 @@ def try_one(law: Law, case: Case, title: str) -> None:
 
 
 def prepared(message: Message[Any]) -> Message[Any]:
-    """With all that a filter has to keep."""
+    """The message, with the id, correlation and header that a filter must keep."""
     headers = frozen_headers({**message.headers, **RESERVED})
     return msgspec.structs.replace(
         message, id=message.id, headers=headers, correlation_id=message.correlation_id or CORRELATION
@@ -107,7 +109,7 @@ def prepared(message: Message[Any]) -> Message[Any]:
 
 
 def _shown(message: Message[Any]) -> str:
-    """Without what the laws have put in."""
+    """The message as text, without what `prepared` has added."""
     headers = {name: value for name, value in message.headers.items() if name not in RESERVED}
     text = f"Message({str(message.subject)!r}, {message.body!r}"
     if headers:

@@ -22,7 +22,7 @@ def describes_itself(case: Case) -> Problems:
 
 
 def settings_round_trip(case: Case) -> Problems:
-    """A dataclass's fields are of the types that they declare, and a filter made from them has the same."""
+    """The fields of a dataclass have the types that they declare, and a filter made from them has the same settings."""
     for step in case.steps():
         if dataclasses.is_dataclass(step.filter) and not isinstance(step.filter, type):
             yield from _round_trip(step.filter)
@@ -52,7 +52,7 @@ def _round_trip(filter: Any) -> Problems:
     try:
         read = model.model_validate_json(TypeAdapter(model).dump_json(found))
     except Exception:
-        return  # a function or a class: its name stands in a file, and not the thing
+        return  # a setting has no JSON form, such as a function: a config file names it instead
     kept = type(filter)(**{key: getattr(read, key) for key in given})
     if explain.settings(kept) != explain.settings(filter):
         yield f"its settings came back from JSON as {explain.settings(kept)}, and were {explain.settings(filter)}"

@@ -1,5 +1,5 @@
 """
-Messages for tests, made by hypothesis: of any kind, or with bodies of a type.
+Messages for tests, made by hypothesis: of any kind, or with bodies of one type.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ any_body = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
     max_leaves=6,
 )
-"""What JSON has."""
+"""Any JSON value."""
 
 
 def messages(subject: Any = SUBJECT, bodies: Any = None) -> st.SearchStrategy[Message[Any]]:
@@ -32,8 +32,8 @@ def messages(subject: Any = SUBJECT, bodies: Any = None) -> st.SearchStrategy[Me
     Messages of one subject.
 
     Args:
-        subject: A literal subject, or a `Subject[T]`, whose T the bodies are then of.
-        bodies: A strategy, or a type that pydantic knows; None: what JSON has.
+        subject: A literal subject, or a `Subject[T]`; then the bodies are of type T.
+        bodies: A strategy, or a type that pydantic knows; None: any JSON value.
     """
     if bodies is None and isinstance(subject, Subject) and subject.type is not None:
         bodies = subject.type
@@ -55,11 +55,11 @@ def messages(subject: Any = SUBJECT, bodies: Any = None) -> st.SearchStrategy[Me
 
 def bodies_of(type_: Any) -> st.SearchStrategy[Any]:
     """
-    JSON-safe data that pydantic accepts as a `type_`: a model's fields within their bounds, with and without those that have
-    defaults.
+    JSON-safe data that pydantic validates as a `type_`: a model's fields within their bounds, with and without the fields that
+    have defaults.
 
     Raises:
-        PipelineError: no data of this type can be made; give a strategy.
+        PipelineError: Data of this type cannot be made; give a strategy.
     """
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(type_)
@@ -69,7 +69,7 @@ def bodies_of(type_: Any) -> st.SearchStrategy[Any]:
     def dump(value: Any) -> Any:
         try:
             return adapter.dump_python(adapter.validate_python(value), mode="json")
-        except Exception:  # refused, or not for JSON
+        except Exception:  # it does not validate, or has no JSON form
             return _REFUSED
 
     return _of(type_).map(dump).filter(lambda body: body is not _REFUSED)
@@ -117,10 +117,10 @@ def _fields(model: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
 
 def chosen(given: Any) -> Any:
     """
-    What `check_filter(messages=…)` means: a strategy, or a list of messages.
+    The strategy, or the list of messages, that `check_filter(messages=…)` stands for.
 
     Raises:
-        PipelineError
+        PipelineError: It stands for neither.
     """
     if given is None:
         return messages()

@@ -1,5 +1,5 @@
 """
-Many seeds, one after the other; and the story of the first that fails, with no change of threads that makes no difference.
+Run a scenario with many seeds, and tell the story of the first that fails, with only the changes of threads that matter.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class SimulationFailed(AssertionError):
     A run failed; the text is its story.
 
     Args:
-        seed: The one that shows it.
+        seed: The seed of the run.
         why: What was wrong.
-        story: What happened, to the end.
+        story: What happened.
     """
 
     def __init__(self, seed: int, why: str, story: str) -> None:
@@ -45,15 +45,15 @@ def run(scenario: Scenario, seed: int, *, record: bool = False, **options: Any) 
 
 
 def tell(scenario: Scenario, seed: int, **options: Any) -> str:
-    """The whole story of one run, whether it fails or not."""
+    """The whole story of one run, also of one that does not fail."""
     sim = run(scenario, seed, record=True, **options)
     assert sim.story is not None
     return sim.story.text(sim, scenario.__name__, last=None)
 
 
 def race(scenario: Scenario, seed: int, **options: Any) -> SimulationFailed | None:
-    """What one seed finds; its story is of a run without the changes of threads that make no difference."""
-    sim = run(scenario, seed, **options)  # without a story first, for that is faster
+    """The failure of one seed, if it fails, with the story of a run that has only the changes of threads that matter."""
+    sim = run(scenario, seed, **options)  # without a story, which is faster
     if sim.failure is None:
         return None
     again = run(scenario, seed, record=True, **options)
@@ -73,12 +73,12 @@ def race(scenario: Scenario, seed: int, **options: Any) -> SimulationFailed | No
 
 
 def bare(failure: str | None) -> str:
-    """Its first line, without addresses of objects, which differ from run to run."""
+    """The first line of a failure, without addresses of objects, which differ from run to run."""
     return ADDRESS.sub("0x…", (failure or "").partition("\n")[0])
 
 
 def fewest(scenario: Scenario, seed: int, turns: Turns, failure: str, most: int = 300, **options: Any) -> Turns:
-    """Leave out changes of threads, as long as the run fails without them (half of them, a quarter, …, one by one)."""
+    """Leave out changes of threads without which the run still fails: half of them, a quarter, …, one by one."""
 
     def fails(some: dict[Turn, int]) -> bool:
         nonlocal most
@@ -103,7 +103,7 @@ def fewest(scenario: Scenario, seed: int, turns: Turns, failure: str, most: int 
 
 
 def find(scenario: Scenario, seeds: Iterable[int], **options: Any) -> SimulationFailed | None:
-    """The first race."""
+    """The failure of the first seed that fails."""
     with watch.all_code(options.get("files") or watch.by_line()):
         for seed in seeds:
             found = race(scenario, seed, **options)
@@ -122,8 +122,7 @@ def explore(scenario: Scenario, seeds: Iterable[int], **options: Any) -> None:
 
 def seeds(count: int) -> range | list[int]:
     """
-    So many seeds. `PIPEBUS_SEEDS=5000` in the environment makes more of them (for each scenario), `PIPEBUS_SEED=17` is that
-    seed alone.
+    This many seeds. `PIPEBUS_SEEDS=5000` in the environment replaces the number, `PIPEBUS_SEED=17` selects one seed.
     """
     one, many = _number("PIPEBUS_SEED"), _number("PIPEBUS_SEEDS")
     if one is not None:
@@ -134,7 +133,7 @@ def seeds(count: int) -> range | list[int]:
 def _number(variable: str) -> int | None:
     """
     Raises:
-        PipelineError: the environment has something else there.
+        PipelineError: The variable is not a whole number.
     """
     text = os.environ.get(variable)
     if not text:
@@ -146,7 +145,7 @@ def _number(variable: str) -> int | None:
 
 
 def rate(scenario: Scenario, count: int = 100, **options: Any) -> float:
-    """Seeds per second."""
+    """How many seeds run per second."""
     with watch.all_code(watch.by_line()):
         began = time.perf_counter()
         for seed in range(count):

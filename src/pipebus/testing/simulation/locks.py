@@ -30,7 +30,7 @@ class SimLock:
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         __tracebackhide__ = True
         sim = self.sim
-        if sim.running is None:  # before the run or after it
+        if sim.running is None:  # before the run, or after it
             if self.held and blocking:
                 raise RuntimeError("a lock is held although nobody runs")
             taken, self.held = not self.held, True
@@ -64,7 +64,7 @@ class SimLock:
 
     def __enter__(self) -> bool:
         self.acquire()
-        self.holder = self.sim.running  # known only here: a gate is acquired by one thread and released by another
+        self.holder = self.sim.running  # not in `acquire`: a gate is acquired by one thread and released by another
         return True
 
     def __exit__(self, *_: object) -> None:
@@ -90,7 +90,7 @@ class SimRLock(SimLock):
         if self.times == 0:
             super().release()
 
-    # What a `threading.Condition` asks of its lock.
+    # What a `threading.Condition` calls on its lock.
 
     def _is_owned(self) -> bool:
         return self.held and self.holder is self.sim.running
@@ -106,7 +106,7 @@ class SimRLock(SimLock):
 
 
 class SimEvent:
-    """`threading.Event`: each who waits has a closed gate, which is opened when it is set."""
+    """`threading.Event`: each waiting thread has a closed gate, which `set` opens."""
 
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
@@ -135,22 +135,22 @@ class SimEvent:
 
 
 BETWEEN: Final = frozenset((threading.__file__, queue.__file__, "<string>"))
-"""Between whoever makes a lock and the lock: the standard library's own, and what dataclasses write."""
+"""Files whose frames may be between the code that makes a lock and the lock: the library's, and what dataclasses generate."""
 
 
 @contextmanager
 def locks(sim: Simulation, files: dict[str, bool] | None) -> Iterator[None]:
     """
-    Locks that are made meanwhile on the simulation's threads are virtual, and so are the conditions, semaphores, events and
-    queues that the standard library makes of them.
+    Make every lock virtual that the simulation's threads create in the block, and so the conditions, semaphores, events and
+    queues that the standard library builds on them.
 
     Args:
-        files: Only those that code of these files makes; None: anybody's.
+        files: Only locks that code in these files makes; None: all.
     """
     real = threading.Lock, threading.RLock, threading._allocate_lock  # type: ignore[attr-defined]
 
     def theirs() -> bool:
-        """Made by the user's own code, and not for a thread (which is a real one) or a module that is being imported."""
+        """Whether the user's code makes the lock: not a `Thread` (which is real) and not an import."""
         frame = sys._getframe(2)
         while frame is not None and frame.f_code.co_filename in BETWEEN:
             if frame.f_code.co_name == "__init__" and isinstance(frame.f_locals.get("self"), threading.Thread):
@@ -165,7 +165,7 @@ def locks(sim: Simulation, files: dict[str, bool] | None) -> Iterator[None]:
         return SimRLock(sim) if theirs() else real[1]()
 
     def allocate() -> Any:
-        """What a condition's waiter stands at: of the kind of its lock."""
+        """The lock that a waiter of a condition acquires; it must be of the same kind as the condition's own."""
         owner = sys._getframe(1).f_locals.get("self")
         return SimLock(sim) if isinstance(getattr(owner, "_lock", None), SimLock) else real[2]()
 

@@ -1,8 +1,8 @@
 """
-What carries messages in a test, whatever URL the bus has: memory, with each message through the codec.
+The transport of a bus in a test, whatever its URL: memory, with each message through the codec.
 
-A test must not touch what the program's URL names: it would read and write the messages of production, wait for real time, and
-need a server. So a `Harness` opens no URL. Its buses promise what their URLs promise, and keep it as far as one process can.
+A test must not touch what the program's URL names: it would read and write the messages of production, wait in real time, and
+need a server. So a `Harness` opens no URL. Its buses have the capabilities of their URLs, as far as one process can keep them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class Rehearsal(MemoryTransport):
     "memory:?wire=json" in place of another transport.
 
     Args:
-        declared: The other one, which is not started.
-        url: Its URL, as it may be shown.
+        declared: The other transport, which is not started.
+        url: Its URL, without secrets.
     """
 
     def __init__(self, declared: Transport, url: str) -> None:
         super().__init__(JsonCodec())
         self.url = url
         self.capabilities = msgspec.structs.replace(declared.capabilities, objects=False)
-        self._known: dict[tuple[str, str], float] = {}  # what filters remember, and when it ends
+        self._known: dict[tuple[str, str], float] = {}  # what filters remember, and until when
 
     def start(self, surroundings: Surroundings) -> None:
         self._clock = surroundings.clock
@@ -53,10 +53,10 @@ class Rehearsal(MemoryTransport):
 
 class Thrown:
     """
-    Stores that are thrown away: for each SQLite file that a URL names, a new one in a temporary folder.
+    For each SQLite file that a URL names, a new file in a temporary folder.
 
     Args:
-        folder: Where they are.
+        folder: The temporary folder.
     """
 
     def __init__(self, folder: str) -> None:
@@ -66,7 +66,7 @@ class Thrown:
     def __call__(self, declared: Transport, url: str) -> Transport:
         """
         Raises:
-            UnsupportedCapability: its store is not a file.
+            UnsupportedCapability: The URL does not name a SQLite file.
         """
         from pipebus.transports.sqlite.transport import SqliteTransport
 

@@ -1,10 +1,10 @@
 """
-A scheduler for the real code: threads that run one at a time, and change places where a seed says.
+A scheduler for the real code: threads run one at a time, and change places where a seed says.
 
-The mailboxes' and runners' own code runs, on real threads. But only the thread that has the baton goes on, and it may have to
-hand it over before any bytecode of the modules that are watched (watch.py). Locks, time and event loops are virtual
-(virtual.py, virtual_loop.py): a thread that cannot go on lets another, and time passes only when nobody can go on. So a seed
-says all there is to say: the same seed is the same run, step by step, and a run that fails can be seen again, as a story
+The code of the mailboxes and runners runs unchanged, on real threads. But only the thread that has the baton runs, and it may
+have to pass the baton on before any bytecode of the modules that are watched (watch.py). Locks, time and event loops are
+virtual (in_place.py): a thread that has to wait passes the baton on, and time passes only when no thread can go on. So the seed
+decides everything: the same seed gives the same run, step by step, and a failed run can be repeated and told as a story
 (stories.py).
 
     def scenario(sim):
@@ -14,13 +14,14 @@ says all there is to say: the same seed is the same run, step by step, and a run
 
     explore(scenario, range(300))
 
-A scenario runs on a thread of its own, `main`; or a block of code takes that part where it stands (`inside`), and is the only
-thread that runs until it waits for something: a `Harness` is no more than that. Beyond what it checks itself, a run fails if
-nobody can go on (somebody was not woken), if an error ends one of the threads, if an `always` stops being true, or if the run
-does not end.
+A scenario runs on a thread of its own, `main`. Or a block of code is the scenario (`inside`), on the thread that it is on: a
+`Harness` does this. Apart from its own assertions, a run fails if no thread can go on (one was not woken), if an error ends a
+thread, if a check of `always` fails, or if the run does not end.
 
-Interleavings here are finer than the interpreter's own: it lets threads change at calls and backward jumps, this one between
-any two bytecodes. So what passes here is safe in coarser grain too; what fails has to be judged.
+The interleavings are finer than the interpreter's: CPython switches threads at calls and backward jumps, this scheduler between
+any two bytecodes. So code that passes here is safe in CPython; a failure here has to be judged.
+
+`Simulation` is long because all of its methods work on the same state: who has the baton, and what the others wait for.
 """
 
 from __future__ import annotations
@@ -46,28 +47,28 @@ from pipebus.testing.simulation.virtual_clock import VirtualClock
 from pipebus.testing.simulation.virtual_loop import SimLoop
 
 MOST_STEPS: Final = 300_000
-"""A run that takes more is taken to go round for ever; scenarios here take some thousands."""
+"""A run with more steps is considered endless; a typical scenario takes some thousands."""
 
 PATIENCE: Final = 30.0
-"""Real seconds for one run (`inside`: for one wait); for a thread that waits for something that is not the scheduler's."""
+"""Real seconds for one run (`inside`: for one wait), in case a thread waits for something outside the scheduler's control."""
 
 START: Final = 0.0
-"""The virtual monotonic clock at the beginning."""
+"""What the virtual monotonic clock shows at the beginning."""
 
 TOLERANCE: Final = 1e-9
-"""Seconds: what is due at a sum of fractions is due when that time has come, whichever way it was added up."""
+"""Seconds: the same fractions added up in another order may differ by this much."""
 
 EPOCH: Final = 1_000_000_000.0
-"""And the time of day, where a seed has to say all: the 9th of September 2001, 01:46:40 UTC."""
+"""The time of day at the beginning, where runs must be repeatable: 9 September 2001, 01:46:40 UTC."""
 
 AT_REST: Final = "all others to rest"
 
 NEXT: Final = "a delivery to be settled"
-"""Or, if there is none, for all others to rest."""
+"""What a thread waits for. With NEXT it goes on when a delivery is settled, or when all others rest."""
 
 
 class Simulation:
-    """One run of one scenario with one seed; what a scenario is given."""
+    """One run of one scenario with one seed; a scenario gets it as its argument."""
 
     def __init__(
         self,
@@ -84,32 +85,33 @@ class Simulation:
     ) -> None:
         """
         Args:
-            files: In whose code threads may change places, besides where they wait: before each line (True) or bytecode
-                (False). None: in the package's own.
-            epoch: The time of day at the beginning, in seconds since 1970; None: the computer's.
-            within: How many steps matter, after the first thread was spawned; for short scenarios and deep races.
+            record: Keep the story. It costs time and changes nothing.
+            hasty: The probability, at each change of threads, that the nearest timeout expires although a thread could go on.
+            tick: Seconds that pass each time the clock is read.
+            within: How many steps matter, after the first thread was spawned; for short scenarios with deep races.
             turns: When threads change places, instead of what the seed says.
-            record: Keep the story; costs time, changes nothing.
-            hasty: How likely, at each change of threads, the nearest time-out runs out although somebody could go on.
-            tick: Seconds that pass whenever somebody looks at the clock.
+            files: The files in whose code threads may change places, apart from where they wait: before each line (True) or
+                each bytecode (False). None: the package's own.
+            patience: As PATIENCE.
+            epoch: The time of day at the beginning, in seconds since 1970; None: the computer's.
         """
         self.seed = seed
         self.hasty = hasty
-        self.random = random.Random(f"{seed} scenario")  # for scenarios that vary
+        self.random = random.Random(f"{seed} scenario")  # for scenarios that make choices of their own
         self.time = START
         self.clock = VirtualClock(self, tick, epoch)
         self.failure: str | None = None
-        self.ending: list[str] = []  # where the threads stood when it failed
+        self.ending: list[str] = []  # where each thread was when it failed
         self.steps = 0
         self.story = stories.Recorder() if record else None
         self.strategy: Often | Few | Given = strategy(random.Random(seed), within) if turns is None else Given(turns)
-        self.turns: Turns = {}  # what was decided, to be given to another run
+        self.turns: Turns = {}  # the changes of threads so far: another run can repeat them
         self.running: Task | None = None
         self.over = False
         self.all_tasks: list[Task] = []
         self.live: list[Task] = []  # those that have not ended
         self._numbers = itertools.count()
-        self._counted_from = 0  # the step at which the caller of a block that runs `inside` had its turn last
+        self._counted_from = 0  # the last step at which a thread that is `inside` had the baton
         self._by_thread: dict[threading.Thread, Task] = {}
         self._checks: list[Callable[[], str | None]] = []
         self._spawned: list[Task] = []
@@ -117,23 +119,23 @@ class Simulation:
         self._turn_began = 0
         self.files = watch.by_line() if files is None else files
         self.patience = patience
-        self.brief = files is not None  # its stories are for users, and not about the bus's own locks
+        self.brief = files is not None  # its stories are for users, who do not know the bus's locks
         self.thread_failed: Callable[[str, BaseException], None] = self._thread_failed
         self.loop_failed: Callable[[str, BaseException | None], None] = self._loop_failed
         self.looking = False
         self.loops: list[SimLoop] = []
         self.outside = Outside(self)
-        self.place: Callable[[Any, str], Any] = Rehearsal  # what carries messages in place of what a URL names
-        self.bus_made: list[Callable[[Any], object]] = []  # told of each bus that is made here: the last of them
+        self.place: Callable[[Any, str], Any] = Rehearsal  # makes the transport in place of what a URL names
+        self.bus_made: list[Callable[[Any], object]] = []  # the last of them is called with each bus that is made
         self.lost = False
-        self._lost = False  # a thread stands where the scheduler cannot reach it
+        self._lost = False  # a thread waits where the scheduler cannot end it
         self._done = allocate_lock()
         self._done.acquire()
 
     # --- for scenarios -------------------------------------------------------------------------------------------------
 
     def spawn(self, call: Callable[..., Any], *arguments: Any, name: str | None = None) -> Task:
-        """Run a call on a thread of its own; the run ends when all of these have, and an error in one of them fails it."""
+        """Run a call on a thread of its own. The run ends when all of them have ended, and an error in one of them fails it."""
         thread = threading.Thread(
             target=call, args=arguments, name=name or f"{call.__name__}-{len(self._spawned) + 1}", daemon=True
         )
@@ -142,29 +144,29 @@ class Simulation:
         return task
 
     def join(self, *tasks: Task) -> None:
-        """Wait for these, or for all that were spawned."""
+        """Wait for the end of these threads, or of all that were spawned."""
         for task in tasks or self._spawned:
             if not task.ended:
                 self.block(task)
 
     def step(self) -> None:
-        """A point in a scenario's own code where threads may change places."""
+        """Let threads change places here, in code that is not watched."""
         if self.running is not None:
             self.steps += 1
             if self.steps >= self._next_change:
                 self._change()
 
     def rest(self) -> None:
-        """Wait until nobody else can go on, without time passing."""
+        """Wait until no other thread can go on, without letting time pass."""
         __tracebackhide__ = True
         self.block(AT_REST)
 
     def until_settled(self) -> None:
-        """The same, but no further than to the next `settled`."""
+        """Wait until `settled` is called, or until no other thread can go on."""
         self.block(NEXT)
 
     def settled(self) -> None:
-        """Whoever waits for a delivery has his turn at once."""
+        """Give the baton to the thread that waits in `until_settled`."""
         me = self.running
         waiting = next((task for task in self.live if task.waits_for is NEXT), None)
         if me is not None and waiting is not None and not self.over:
@@ -172,7 +174,7 @@ class Simulation:
             self._hand_over(me, waiting)
 
     def give_way(self) -> None:
-        """Somebody goes round until it gets a lock: it may as well wait until that is released."""
+        """For a thread that polls a lock: wait until the lock is released."""
         me = self.running
         if me is not None and me.missed is not None and me.missed.held:
             self.block(me.missed)
@@ -180,30 +182,30 @@ class Simulation:
             self.step()
 
     def say(self, text: str) -> None:
-        """A line for the story."""
+        """Add a line to the story."""
         if self.story is not None and self.running is not None:
             self.story.note(self.running.name, text)
 
     def end_story(self) -> None:
-        """What happens from now on is of no interest."""
+        """Leave out of the story what happens from now on."""
         if self.story is not None:
             self.story.closed = True
 
     def check(self, holds: object, text: str) -> None:
-        """An assertion that is seen wherever it stands: a handler's own would become a dead letter."""
+        """An assertion that fails the run wherever it is made; in a handler, a plain `assert` would make a dead letter."""
         if not holds:
             self.fail(text)
             raise self.end()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, for everybody: all that is due by then is done when it returns."""
+        """Let time pass for all threads. Everything that is due by then is done when it returns."""
         until = self.time + seconds
         self.block(seconds, until + TOLERANCE)
         self.rest()
         self.time = until
 
     def jump(self, seconds: float) -> None:
-        """The clock goes forward at once; all that is due by then wakes up late, at the same time."""
+        """Move the clock forward at once: every thread whose timeout ends by then wakes late, at the new time."""
         self.time += seconds
         for task in self.live:
             if task.deadline is not None and task.deadline <= self.time:
@@ -212,34 +214,34 @@ class Simulation:
         self.rest()
 
     def next_time(self) -> bool:
-        """If no other thread can go on now, move to the nearest time at which one can; False if there is none."""
+        """If no other thread can go on now, move to the nearest time at which one can. Return False if there is none."""
         return len(self._runnable()) > 1 or self._pass_time()
 
     def here(self) -> bool:
-        """Whether the calling thread is the one that runs."""
+        """Whether the calling thread has the baton."""
         return self.running is not None and self.running.thread.ident == get_ident() and not self._lost
 
     def always(self, check: Callable[[], str | None]) -> None:
-        """Looked at whenever threads change places: what is wrong, or None. It must take no lock."""
+        """Call this whenever threads change places. It returns what is wrong, or None, and must take no lock."""
         self._checks.append(check)
 
     def closed_gate(self) -> SimLock:
-        """To wait for: `acquire` returns when somebody calls `release`."""
+        """A lock that is held: `acquire` returns when another thread calls `release`."""
         gate = SimLock(self, sys._getframe(1))
         gate.held = True
         return gate
 
     @property
     def elapsed(self) -> float:
-        """Seconds that have passed. If nothing in a scenario takes time and some did pass, somebody was woken by it alone."""
+        """Virtual seconds so far. Where nothing takes time, any number above 0 means that only a timeout woke a thread."""
         return round(self.time - START, 9)
 
     def tasks(self, beginning: str) -> list[Task]:
-        """Those that were spawned, by how their names begin."""
+        """The spawned threads whose names begin like this."""
         return [task for task in self._spawned if task.name.startswith(beginning)]
 
     def left_behind(self) -> list[str]:
-        """Names of the threads that run still, apart from the scenario's own."""
+        """Names of the threads that have not ended, apart from the scenario's own."""
         own = {task.number for task in self._spawned} | {0}
         return [task.name for task in self.all_tasks if not task.ended and task.number not in own]
 
@@ -258,7 +260,7 @@ class Simulation:
             try:
                 done = self._done.acquire(timeout=self.patience)
             except BaseException:  # Ctrl-C
-                self.over = True  # who runs ends at his next step, and the others after him
+                self.over = True  # the thread that has the baton ends at its next step, and then the others
                 self._done.acquire(timeout=1.0)
                 self.running = None
                 raise
@@ -271,7 +273,7 @@ class Simulation:
                 self.ending = self.ending or stories.positions(self, None)
                 self.over = self.lost = self._lost = True
                 self.running = None
-                return  # its threads cannot be ended: they stay
+                return  # its threads cannot be ended
             self.running = None
             for task in self.all_tasks:
                 threads.real_join(task.thread, PATIENCE)
@@ -280,7 +282,7 @@ class Simulation:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """The calling thread is `main` as long as the block lasts; then all others are told that it is over."""
+        """Make the calling thread `main` until the block ends; then end all other threads."""
         __tracebackhide__ = True
         me = Task(threading.current_thread(), next(self._numbers))
         me.guest = True
@@ -300,7 +302,7 @@ class Simulation:
         self.over = me.ended = True
         self.live.remove(me)
         others = [task for task in self.all_tasks if not task.ended]
-        if self.running is not me or self._lost:  # interrupted while another had the baton: each leaves by itself
+        if self.running is not me or self._lost:  # interrupted while another had the baton: let all of them leave
             for task in others:
                 with suppress(RuntimeError):
                     task.baton.release()
@@ -314,7 +316,7 @@ class Simulation:
             loop.sweep()
 
     def adopt(self, thread: threading.Thread) -> Task:
-        """Start a thread under control. It waits for the baton."""
+        """Start a thread under the scheduler's control; it waits for the baton."""
         if self.over:
             raise self.end()
         task = Task(thread, next(self._numbers))
@@ -349,7 +351,7 @@ class Simulation:
         return self._by_thread.get(thread)
 
     def _end(self, task: Task) -> None:
-        """A thread has ended: who goes on?"""
+        """A thread has ended: give the baton to another."""
         task.ended = True
         self.live.remove(task)
         if self.story is not None and not self.over:
@@ -361,8 +363,8 @@ class Simulation:
                 self._give(following)
                 return
         if self._lost:
-            return  # each leaves by itself
-        # The rest is told that it is over, one after the other.
+            return  # the others leave by themselves
+        # End the others, one after the other.
         remaining = self.live[0] if self.live else None
         if remaining is None:
             self._done.release()
@@ -370,7 +372,7 @@ class Simulation:
             self._give(remaining)
 
     def _who_can_go_on(self) -> Task | None:
-        """The next thread; if there is none now, then after some time; None if the run is over."""
+        """The next thread to run; time passes if there is none now. None if the run is over."""
         while True:
             runnable = self._runnable()
             if runnable:
@@ -392,7 +394,7 @@ class Simulation:
         return [task for task in self.live if task.waits_for is None]
 
     def _pass_time(self) -> bool:
-        """To the nearest time-out; False if there is none."""
+        """Move to the nearest timeout. Return False if there is none."""
         deadlines = [task.deadline for task in self.live if task.deadline is not None]
         if not deadlines:
             return False
@@ -415,11 +417,11 @@ class Simulation:
         return chosen
 
     def _plan(self, task: Task) -> None:
-        """When the thread that has the turn is to be asked next."""
+        """Decide at which step the thread that has the baton may next have to pass it on."""
         own = task.steps + self.steps - self._turn_began
         self._next_change = min(self.strategy.next_change(self.steps, task, own), self._counted_from + MOST_STEPS)
         if self._checks and isinstance(self.strategy, Given):
-            self._next_change = self.steps + 1  # what a check has found is to be found here too, wherever threads change
+            self._next_change = self.steps + 1  # a repeated run must look as often as the one in which a check failed
 
     def _give(self, task: Task) -> None:
         if self.running is not None:
@@ -445,7 +447,7 @@ class Simulation:
             raise self.end()
 
     def fail(self, text: str, error: BaseException | None = None) -> None:
-        """The run has failed, and is over."""
+        """End the run, because of this."""
         if self.failure is None:
             self.failure = text
             self.ending = self._positions(error)
@@ -458,7 +460,7 @@ class Simulation:
         self.fail(f"on a loop: {text}: {type(error).__name__}: {error}", error)
 
     def end(self) -> BaseException:
-        """What is raised in the thread that runs, when the run is over."""
+        """What to raise in the running thread when the run is over."""
         if not self.all_tasks[0].guest or self.all_tasks[0].thread.ident != get_ident():
             return Over()
         lines = "".join(f"\n    {line}" for line in self.ending)
@@ -470,7 +472,14 @@ class Simulation:
         return stories.positions(self, error)
 
     def _await_turn(self, me: Task) -> bool:
-        """False if it does not come. Interrupted, the thread goes on without it: from then on nobody may take steps."""
+        """
+        Wait for the baton.
+
+        If the wait times out or is interrupted, the thread goes on without it, and from then on no thread may take a step.
+
+        Returns:
+            False if the wait timed out.
+        """
         came = False
         try:
             came = me.baton.acquire(timeout=self.patience)
@@ -481,7 +490,7 @@ class Simulation:
     # --- blocking, and going on ------------------------------------------------------------------------------------------
 
     def block(self, on: Any, deadline: float | None = None) -> None:
-        """The running thread waits for a lock, a task or a time, until `wake` or the deadline."""
+        """Make the running thread wait for a lock, a task or a time, until `wake` or the deadline."""
         __tracebackhide__ = True
         me = self.running
         if self.over or me is None:
@@ -497,7 +506,7 @@ class Simulation:
         self._hand_over(me, following)
 
     def wake(self, on: Any) -> None:
-        """Everyone who waits for this may look again."""
+        """Let every thread that waits for this go on."""
         for task in self.live:
             if task.waits_for is on:
                 task.waits_for = task.deadline = None
@@ -508,13 +517,13 @@ class Simulation:
             self._next_change = self.steps
 
     def _change(self, code: Any = None, offset: int = 0) -> None:
-        """The moment that the seed has chosen: another thread, perhaps, goes on."""
+        """At the step that the seed has chosen: pass the baton on, perhaps."""
         me = self.running
         if self.over or me is None:
             return
         self._look()
         if me.guest:
-            self._counted_from = self.steps  # how long a test goes on is its own affair
+            self._counted_from = self.steps  # a test may take as many steps as it likes
         if self.steps - self._counted_from >= MOST_STEPS:
             self.fail(f"no end after {MOST_STEPS:,} steps")
             raise self.end()
@@ -530,22 +539,22 @@ class Simulation:
 
     def _look(self) -> None:
         for check in self._checks:
-            self.looking = True  # what it calls is no part of the run
+            self.looking = True  # what the check calls is not a part of the run
             wrong = check()
             self.looking = False
             if wrong is not None:
                 self.fail(wrong)
                 raise self.end()
 
-    # --- what the watch tells --------------------------------------------------------------------------------------------
+    # --- called by watch.py ----------------------------------------------------------------------------------------------
 
     def bytecode(self, code: Any, offset: int) -> None:
-        """The running thread is about to take a step."""
+        """The running thread is about to run this bytecode."""
         self.steps += 1
         if self.steps >= self._next_change and (code is None or not watch.boring(code, offset)):
             self._change(code, offset)
 
     def line(self, code: Any, line: int) -> None:
-        """It comes to another line."""
+        """The running thread is about to run this line."""
         if self.story is not None and self.running is not None:
             self.story.line(self.running.name, code, line)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Shim:
-    """Stands for the module `threading` in the package's modules. Threads of others are given the real things."""
+    """The module `threading`. Threads that the scheduler does not control get the real objects."""
 
     def __init__(self, sim: Simulation) -> None:
         self.sim = sim
@@ -37,7 +37,7 @@ class Shim:
 
 
 class TimeShim:
-    """Stands for the module `time`."""
+    """The module `time`."""
 
     def __init__(self, sim: Simulation) -> None:
         self.sim = sim
@@ -64,7 +64,7 @@ class TimeShim:
 
 
 class SimSocket:
-    """One end of a pair: what `bus.run` listens to."""
+    """One end of a pair of sockets: `bus.run` reads from one to learn of signals."""
 
     def __init__(self, sim: Simulation, real: socket.socket) -> None:
         self.gate = SimLock(sim)
@@ -86,7 +86,7 @@ class SimSocket:
 
 
 class SocketShim:
-    """Stands for the module `socket`."""
+    """The module `socket`."""
 
     def __init__(self, sim: Simulation) -> None:
         self.sim = sim
@@ -103,7 +103,7 @@ class SocketShim:
 
 
 class RandomShim:
-    """Stands for the module `random`: what a filter decides by chance, a seed decides."""
+    """The module `random`: the seed decides what filters decide by chance."""
 
     def __init__(self, sim: Simulation) -> None:
         self.sim = sim

@@ -1,5 +1,5 @@
 """
-A run as a story: which thread did what, in the order in which it happened, and where each stood at the end.
+A run as a story: which thread did what, in the order in which it happened, and where each thread was at the end.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from itertools import groupby
 from typing import Any, Final
 
 LAST: Final = 80
-"""Lines of a story that are shown: a race is near its end."""
+"""How many lines of a story are shown, from its end, where the race is."""
 
 HEAD, TAIL = 3, 4
-"""Lines shown of a long stretch of one thread, at its beginning and at its end."""
+"""How many lines are shown of a long stretch of one thread, at its beginning and at its end."""
 
 KIT: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 LIBRARY: Final = os.path.dirname(os.path.abspath(os.__file__))
 
 
 class Recorder:
-    """What happened, as it happens: kept bare, and written when somebody wants to read it."""
+    """What happens, kept as tuples; written as text only when a story is read."""
 
     def __init__(self) -> None:
         self._said: list[tuple[str, Any, int, Any]] = []  # thread, code or None, line, text or bytecode offset
@@ -99,7 +99,7 @@ def what(on: Any, brief: bool = False) -> str:
     What a thread waits for, in words.
 
     Args:
-        brief: For who uses the bus, and need not know its locks.
+        brief: For users of the bus, who do not know its locks.
     """
     if hasattr(on, "made"):
         if os.path.basename(on.made[0]) == "runners.py" and "self.gate" in source(*on.made):
@@ -114,7 +114,7 @@ def what(on: Any, brief: bool = False) -> str:
 
 
 def position(task: Any, running: bool, frame: Any, traceback: Any) -> str:
-    """Where a thread stands when a run has failed."""
+    """Where a thread was when a run failed."""
     if task.ended:
         return f"{task.name} has ended"
     where = ""
@@ -154,7 +154,7 @@ def positions(sim: Any, error: BaseException | None) -> list[str]:
 
 
 def _raised_at(traceback: Any) -> tuple[Any, int]:
-    """The last line of the user's own on an error's way, or the last of all."""
+    """The last line of the user's own code in a traceback, or the last line of all."""
     found = traceback
     while traceback is not None:
         if _interesting(traceback.tb_frame) and not traceback.tb_frame.f_globals.get("__name__", "").startswith("pipebus."):
@@ -164,7 +164,7 @@ def _raised_at(traceback: Any) -> tuple[Any, int]:
 
 
 def _nearest(frame: Any) -> Any:
-    """Where a thread stands in its user's code; if it is in none, in the bus's."""
+    """The innermost frame of the user's code; if there is none, of the bus's."""
     ours = None
     while frame is not None:
         if _interesting(frame):
@@ -176,7 +176,7 @@ def _nearest(frame: Any) -> Any:
 
 
 def _interesting(frame: Any) -> bool:
-    """A frame of the bus or of its user: not the scheduler's own, and not the interpreter's library."""
+    """Whether a frame belongs to the bus or its user, and not to the testing kit or the standard library."""
     file = os.path.abspath(frame.f_code.co_filename)
     folder = os.path.dirname(file)
     return not file.startswith(KIT) and folder not in (LIBRARY, os.path.join(LIBRARY, "asyncio")) and "_pytest" not in folder

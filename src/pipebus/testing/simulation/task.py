@@ -8,15 +8,15 @@ from typing import Any
 
 
 class Over(BaseException):
-    """The run has ended: raised in threads that are still somewhere, so that they leave."""
+    """Raised in a thread when the run is over, so that the thread ends."""
 
 
 class Stuck(AssertionError):
-    """The same, raised in a block that runs `inside`: nobody can go on, or a thread was lost."""
+    """Raised in a block that runs `inside` when no thread can go on, or when a thread was lost."""
 
 
 class Task:
-    """A controlled thread."""
+    """A thread under the scheduler's control."""
 
     def __init__(self, thread: threading.Thread, number: int) -> None:
         self.thread = thread
@@ -26,8 +26,8 @@ class Task:
         self.baton.acquire()
         self.ended = False
         self.missed: Any = None  # the lock that it asked for without waiting, and did not get
-        self.waits_for: Any = None  # a lock, a task, or a time; None: it can run
+        self.waits_for: Any = None  # a lock, a task, a time; None: it can go on
         self.deadline: float | None = None
-        self.steps = 0  # its own, up to its last turn
+        self.steps = 0  # of its own, before it got the baton last
         self.priority = 0.0  # for `Few`
-        self.guest = False  # a thread that was there before
+        self.guest = False  # it was running before the simulation

@@ -57,12 +57,12 @@ def restore_threads() -> None:
 
 
 def here() -> Simulation | None:
-    """The one whose thread this is."""
+    """The simulation that controls the calling thread."""
     return _current if _current is not None and _current.here() else None
 
 
 def start(thread: threading.Thread) -> None:
-    """Threads that the bus starts are the simulation's. (Those of others would wait for things that it knows nothing of.)"""
+    """Put threads that the bus starts under control. (Threads of others may wait for what the scheduler cannot know.)"""
     sim = here()
     if sim is None or not sys._getframe(1).f_globals.get("__name__", "").startswith("pipebus."):
         real_start(thread)

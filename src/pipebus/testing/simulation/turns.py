@@ -1,5 +1,5 @@
 """
-When threads change places: by a seed, or as it was decided in another run.
+When threads change places: where a seed says, or where they did in another run.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from pipebus.testing.simulation.task import Task
 
 Turn = tuple[int, int, bool]
-"""A thread's number, how many steps it had taken, and whether it could have gone on."""
+"""A moment: a thread's number, how many steps it had taken, and whether it could have gone on."""
 
 Turns = dict[Turn, int]
-"""Who went on, where it was another than the one that would have by itself."""
+"""The number of the thread that got the baton, at each moment at which it was not the obvious one."""
 
 
 class Often:
-    """At any step, with an even chance; whoever can."""
+    """At any step, with the same probability, to any thread that can go on."""
 
     eager = False
 
@@ -43,8 +43,8 @@ class Often:
 
 class Few:
     """
-    The thread of the highest rank runs, whenever it can. At a few steps, chosen beforehand, the one that runs falls to the
-    lowest rank: it is put to sleep just there, until all others have come to rest.
+    The thread with the highest priority runs whenever it can. At a few steps, chosen beforehand, the running thread gets the
+    lowest priority: it sleeps there until all others rest.
 
     Source:
         Burckhardt et al., "A randomized scheduler with probabilistic guarantees of finding bugs", ASPLOS 2010: a race that
@@ -62,7 +62,7 @@ class Few:
 
     def joins(self, task: Task, steps: int) -> None:
         task.priority = self.random.random()
-        if task.number == 1:  # from now on there is somebody to change places with
+        if task.number == 1:  # from now on there are two threads
             self._changes = sorted(steps + self.random.randrange(1, self.within) for _ in range(self.moments))
 
     def next_change(self, steps: int, task: Task, own: int) -> int:
@@ -81,7 +81,7 @@ class Few:
 
 
 class Given:
-    """At given steps; else a thread goes on until it must wait, and then the oldest that can."""
+    """At given steps. Otherwise a thread runs until it has to wait, and then the oldest that can go on."""
 
     eager = False
 
@@ -109,7 +109,7 @@ class Given:
 
 
 def strategy(random: random.Random, within: int | None) -> Often | Few:
-    """Some seeds change often, some rarely: races differ in what they need."""
+    """Some seeds change threads often, some rarely: races differ in what they need."""
     if within is not None:
         return Few(random, random.choice((2, 3, 4, 5)), within)
     if random.random() < 0.4:

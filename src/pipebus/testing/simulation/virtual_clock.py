@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 class VirtualClock(FakeClock):
     """
-    A `FakeClock` that stands still while anybody can go on.
+    A `FakeClock` that moves only when no thread can go on.
 
     Args:
-        tick: Seconds that pass whenever somebody looks at it.
+        tick: Seconds that pass each time it is read.
         start: As for `FakeClock`.
     """
 
     def __init__(self, sim: Simulation, tick: float = 0.0, start: float | None = None) -> None:
         super().__init__(start)
-        self.start -= sim.time  # which does not begin at 0
+        self.start -= sim.time  # the simulation's time does not begin at 0
         self.sim = sim
         self.tick = tick
 
@@ -34,12 +34,12 @@ class VirtualClock(FakeClock):
         return self.sim.time
 
     def made(self, bus: Any) -> None:
-        """Told by each bus that goes by this clock."""
+        """Called by each bus that is made with this clock."""
         if self.sim.bus_made:
             self.sim.bus_made[-1](bus)
 
     def advance(self, seconds: float) -> None:
-        """Let so much time pass for everybody; see `Harness.advance`."""
+        """Let time pass for all threads; see `Harness.advance`."""
         self.sim.advance(seconds)
 
     def sleep(self, seconds: float) -> None:
@@ -47,7 +47,7 @@ class VirtualClock(FakeClock):
             self.sim.block(seconds, self.sim.time + seconds)
 
     async def asleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)  # by the time of its loop, which is this one
+        await asyncio.sleep(seconds)  # its event loop is virtual too
 
     def wait(self, gate: Any, timeout: float | None) -> bool:
         __tracebackhide__ = True
@@ -56,5 +56,5 @@ class VirtualClock(FakeClock):
         return bool(gate.acquire(timeout=max(timeout, 0.0)))
 
     def wait_until_waited_for(self, threads: int = 1, timeout: float = 10.0) -> None:
-        """All others come to rest, where they wait for time or for each other."""
+        """Let all other threads run until they wait for time or for each other."""
         self.sim.rest()

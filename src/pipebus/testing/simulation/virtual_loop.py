@@ -1,5 +1,5 @@
 """
-Event loops in the scheduler's time: asyncio's own code runs, but a loop that has nothing to do waits as a controlled thread.
+Event loops in virtual time: asyncio's own code runs, but a loop that has nothing to do waits under the scheduler's control.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class SimLoop(asyncio.BaseEventLoop):
-    """An event loop without sockets: it is woken by other threads' calls and by the virtual clock, and by nothing else."""
+    """An event loop without sockets: only calls from other threads and the virtual clock wake it."""
 
     def __init__(self, sim: Simulation) -> None:
         super().__init__()
         self.sim = sim
-        self.set_debug(False)  # whatever the environment says: it would take other steps
+        self.set_debug(False)  # also if the environment asks for it: a debugging loop takes other steps
         self.something_to_do = sim.closed_gate()
-        self._selector = self  # asked for what has come from outside
+        self._selector = self  # `select` below takes the selector's place
         self._clock_resolution = 1e-6  # a nanosecond is lost in a time of some months
         sim.loops.append(self)
 
@@ -32,7 +32,7 @@ class SimLoop(asyncio.BaseEventLoop):
         return self.sim.clock.monotonic()
 
     def select(self, timeout: float | None) -> list[Any]:
-        """Wait until another thread has called something, or for so many seconds."""
+        """Wait until another thread has given the loop something to do, or for this many seconds."""
         gate = self.something_to_do
         if timeout is None:
             gate.acquire()
@@ -41,7 +41,7 @@ class SimLoop(asyncio.BaseEventLoop):
         return []
 
     def run_in_executor(self, executor: Any, call: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:  # type: ignore[override]
-        """Each call on a thread of its own: the threads of a real executor wait for what the scheduler does not know of."""
+        """Run each call on a thread of its own: a real executor's threads wait where the scheduler does not know of it."""
         future: asyncio.Future[Any] = self.create_future()
 
         def give(error: BaseException | None, value: Any) -> None:
@@ -79,7 +79,7 @@ class SimLoop(asyncio.BaseEventLoop):
         """There are none."""
 
     def _write_to_self(self) -> None:
-        """Another thread has put a call on the loop's list: one of the scheduler's, or one that it knows nothing of."""
+        """Wake the loop: another thread, under the scheduler's control or not, has put a call on its list."""
         if self.sim.here():
             self.sim.step()
         elif self.sim.running is not None and not self.sim.over:
@@ -89,7 +89,7 @@ class SimLoop(asyncio.BaseEventLoop):
             self.something_to_do.release()
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """An error that nobody has caught, in a callback or a task, is the run's failure instead of a line in a log."""
+        """An uncaught error in a callback or a task fails the run; asyncio would log it."""
         if not self.sim.over:
             self.sim.loop_failed(str(context.get("message")), context.get("exception"))
 
@@ -99,25 +99,25 @@ class SimLoop(asyncio.BaseEventLoop):
         super().close()
 
     def sweep(self) -> None:
-        """A run that has failed leaves tasks that have not ended, or have not even begun."""
+        """Close the coroutines of tasks that a failed run leaves behind, so that Python does not warn of them."""
         for task in asyncio.all_tasks(self):
             coroutine = task.get_coro()
             if coroutine is not None:
-                with suppress(RuntimeError, ValueError):  # it is being run, by a thread that the scheduler has lost
+                with suppress(RuntimeError, ValueError):  # a thread that the scheduler has lost is running it
                     coroutine.close()
 
     def run_until_complete(self, future: Any) -> Any:
         if self.sim.over and inspect.iscoroutine(future):
-            future.close()  # its first step would be the end
+            future.close()  # the run is over: its first step would raise
             raise self.sim.end()
         return super().run_until_complete(future)
 
     def __del__(self) -> None:
-        """A run that has failed does not close its loops; that is no news."""
+        """Do not warn that the loop was not closed: a failed run does not close its loops."""
 
 
 class SimFuture:
-    """What `asyncio.run_coroutine_threadsafe` gives: a thread waits for its result as the scheduler sees it."""
+    """What `asyncio.run_coroutine_threadsafe` returns; a thread waits for its result under the scheduler's control."""
 
     def __init__(self, sim: Simulation, coroutine: Coroutine[Any, Any, Any], loop: SimLoop) -> None:
         self._gate = sim.closed_gate()
@@ -152,7 +152,7 @@ class SimFuture:
 
 
 class AsyncioShim:
-    """Stands for the module `asyncio` in the package's modules."""
+    """The module `asyncio`, as the package's modules see it."""
 
     def __init__(self, sim: Simulation) -> None:
         self.sim = sim
@@ -161,7 +161,10 @@ class AsyncioShim:
         return SimLoop(self.sim) if self.sim.here() else asyncio.new_event_loop()
 
     def _get_running_loop(self) -> asyncio.AbstractEventLoop | None:
-        """What the package asks for before it waits on a thread. A real loop is not held up: the wait takes no time."""
+        """
+        None also on a real loop: the package asks this before it blocks a thread, and here blocking takes no time, so it cannot
+        hold up that loop.
+        """
         loop = asyncio._get_running_loop()
         return None if self.sim.here() and not isinstance(loop, SimLoop) else loop
 
@@ -171,7 +174,7 @@ class AsyncioShim:
         return asyncio.run_coroutine_threadsafe(coroutine, loop)
 
     def get_running_loop(self) -> asyncio.AbstractEventLoop:
-        """What the package asks for before it waits on a loop."""
+        """The package asks this before it waits in a coroutine, which works only on a virtual loop."""
         loop = asyncio.get_running_loop()
         if self.sim.here() and not isinstance(loop, SimLoop):
             raise RuntimeError(
@@ -185,6 +188,6 @@ class AsyncioShim:
 
 
 def run_loop(sim: Simulation, main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """`asyncio.run(main())`, in the scheduler's time."""
+    """`asyncio.run(main())`, in virtual time."""
     with asyncio.Runner(loop_factory=lambda: SimLoop(sim)) as runner:
         return runner.run(main())

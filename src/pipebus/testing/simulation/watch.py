@@ -1,7 +1,7 @@
 """
-Being told before each bytecode: by `sys.settrace` on CPython 3.11, by `sys.monitoring` from 3.12 on.
+Call the scheduler before each bytecode of the watched modules, with `sys.settrace` on CPython 3.11 and `sys.monitoring` later.
 
-(There a trace function is not told of bytecodes of code that runs for the first time: a seed would not mean the same twice.)
+(From 3.12, a trace function misses the bytecodes of code that runs for the first time, so a seed would not repeat its run.)
 """
 
 from __future__ import annotations
@@ -19,26 +19,29 @@ if TYPE_CHECKING:
     from pipebus.testing.simulation.scheduler import Simulation
 
 PLANTED: Final[set[str]] = set()
-"""Files that `plant` has made; watched by bytecode."""
+"""More files to watch by bytecode: copies of modules in which a test has planted a race."""
 
 BORING: Final = (
     "BINARY_OP", "BUILD_", "CACHE", "COMPARE_OP", "COPY", "END_", "EXTENDED_ARG", "IS_OP", "JUMP", "KW_NAMES", "LOAD_CONST",
     "LOAD_DEREF", "LOAD_FAST", "LOAD_GLOBAL", "MAKE_", "NOP", "POP_EXCEPT", "POP_TOP", "PRECALL", "PUSH_", "RERAISE", "RESUME",
     "RETURN", "STORE_FAST", "SWAP",
 )  # fmt: skip
-"""Bytecodes (by how they begin) that see nothing of what threads share: a change before one is a change before the next."""
+"""
+Beginnings of the names of bytecodes that do not touch what threads share: a change of threads before one is the same as a
+change before the next.
+"""
 
 _sim: Simulation | None = None
 _known: dict[int, tuple[CodeType, frozenset[int]]] = {}
 
 
 def boring(code: CodeType, offset: int) -> bool:
-    """A place where a change of threads shows no more than one a little later."""
+    """Whether a change of threads here is the same as one a little later."""
     return offset in _boring_in(code)
 
 
 def _boring_in(code: CodeType) -> frozenset[int]:
-    known = _known.get(id(code))  # by identity: a code object's own hash takes its time
+    known = _known.get(id(code))  # by identity: hashing a code object is slow
     if known is None:
         offsets = frozenset(one.offset for one in dis.get_instructions(code) if one.opname.startswith(BORING))
         known = _known[id(code)] = (code, offsets)
@@ -46,7 +49,7 @@ def _boring_in(code: CodeType) -> frozenset[int]:
 
 
 def by_line() -> dict[str, bool]:
-    """Each watched file of the package: by line, or by bytecode? A module says so itself, by `EXPLORED`."""
+    """The package's watched files, each by line (True) or by bytecode. A module declares it in `EXPLORED`."""
     files = dict.fromkeys(PLANTED, False)
     for name, module in list(sys.modules.items()):
         explored = getattr(module, "EXPLORED", None) if name.startswith("pipebus.") else None
@@ -55,8 +58,8 @@ def by_line() -> dict[str, bool]:
     return files
 
 
-def _told() -> Simulation | None:
-    """The run whose thread this is, if it is to be told."""
+def _watched_run() -> Simulation | None:
+    """The run to which the calling thread belongs, if it is watched now."""
     sim = _sim
     if sim is None or sim.over or sim.looking or sim.running is None or sim.running.thread.ident != get_ident():
         return None
@@ -69,16 +72,16 @@ if sys.version_info >= (3, 12):
     _depth = 0
 
     def begin(sim: Simulation) -> None:
-        """The calling thread is to be told of."""
+        """Watch the calling thread."""
         global _sim  # noqa: PLW0603
         _sim = sim
 
     def end() -> None:
-        """It is not, any more: each event asks whether its run is over."""
+        """Nothing to do: each event asks whether its run is over."""
 
     @contextmanager
     def all_code(files: dict[str, bool]) -> Iterator[None]:
-        """Around runs: telling interpreters to watch takes longer than a run."""
+        """Watch these files in the block; around many runs, because to set this up takes longer than one run."""
         global _depth  # noqa: PLW0603
         if _depth or not files:
             yield
@@ -89,7 +92,7 @@ if sys.version_info >= (3, 12):
         _depth = 1
         try:
             monitoring.register_callback(TOOL, instruction, _bytecode)
-            monitoring.register_callback(TOOL, line, _teller_of_lines(files))
+            monitoring.register_callback(TOOL, line, _on_line_in(files))
             for code, lines in codes:
                 monitoring.set_local_events(TOOL, code, line if lines else line | instruction)
             yield
@@ -102,14 +105,14 @@ if sys.version_info >= (3, 12):
     def _bytecode(code: CodeType, offset: int) -> Any:
         if boring(code, offset):
             return monitoring.DISABLE
-        sim = _told()
+        sim = _watched_run()
         if sim is not None:
             sim.bytecode(code, offset)
         return None
 
-    def _teller_of_lines(files: dict[str, bool]) -> Callable[[CodeType, int], None]:
+    def _on_line_in(files: dict[str, bool]) -> Callable[[CodeType, int], None]:
         def line(code: CodeType, number: int) -> None:
-            sim = _told()
+            sim = _watched_run()
             if sim is not None:
                 sim.line(code, number)
                 if files[code.co_filename]:
@@ -118,7 +121,7 @@ if sys.version_info >= (3, 12):
         return line
 
     def _code_of(files: dict[str, bool]) -> list[CodeType]:
-        """All code of these files, nested functions too."""
+        """All code objects of these files, also of nested functions."""
         found: dict[int, CodeType] = {}
 
         def add(code: CodeType) -> None:
@@ -134,7 +137,7 @@ if sys.version_info >= (3, 12):
         return list(found.values())
 
     def _objects() -> list[object]:
-        """All that the collector knows; also what a program has frozen (`gc.freeze`), which it leaves out."""
+        """All objects that the garbage collector knows, also the frozen ones (`gc.freeze`), which `get_objects` leaves out."""
         frozen = gc.get_freeze_count()
         if not frozen:
             return gc.get_objects()
