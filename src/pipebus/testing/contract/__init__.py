@@ -1,7 +1,7 @@
 """
-The contract of transports: a test for each promise, written once, for transports made by anyone.
+The contract of transports: a test for each promise, written once, for every transport, built in or your own.
 
-A test module runs all of it by naming its transport:
+A test module runs all of it on a transport by defining the fixture `stage`:
 
     import pytest
     from pipebus.testing.contract import *       # TestPublish, TestDelivery, …; UrlStage
@@ -12,16 +12,15 @@ A test module runs all of it by naming its transport:
         yield stage
         stage.wipe()
 
-A stage may be able to do more than open buses: end leases, kill, let other processes in, put bytes on the wire. It says so by
-having the methods of `LosesLeases`, `OpensWithLease`, `Crashes`, `HasChildren` or `Injects` (stage.py); tests use what there
-is.
+A stage may be able to do more than open buses: end leases, kill, let other processes in, put bytes on the wire. It has the
+methods of `LosesLeases`, `OpensWithLease`, `Crashes`, `HasChildren` or `Injects` (stage.py) then, and the tests use them.
 
 **A missing capability is not skipped.** Where a transport does not promise what a test is about, the same test asserts that
-asking for it raises `UnsupportedCapability`, and what stands instead.
+requiring it raises `UnsupportedCapability`, and checks what the transport does instead.
 
-To say that one promise is not kept yet, mark it in the fixture:
+If a transport does not keep one of the promises yet, mark its test in the fixture:
 
-    KNOWN = {"test_p5_retry_same_id_is_one_message": "its server forgets ids"}
+    KNOWN = {"test_same_id_is_one_message": "its server forgets ids"}
 
     @pytest.fixture
     def stage(request):
@@ -29,8 +28,8 @@ To say that one promise is not kept yet, mark it in the fixture:
             request.applymarker(pytest.mark.xfail(strict=True, reason=KNOWN[request.node.originalname]))
         …
 
-Each class is a group, each test's name begins with its number in the contract. No test measures time: a bound in seconds
-(`stage.patience`) is a deadline for what must come, and only a broken transport lets it run out.
+Each class is a group of promises, and each test's docstring is one promise. No test measures speed: a bound in seconds
+(`stage.patience`) is a deadline that only a broken transport misses.
 """
 
 import pytest
@@ -43,7 +42,7 @@ GROUPS = (
 
 pytest.register_assert_rewrite("pipebus.testing.contract.tools", *(f"pipebus.testing.contract.{name}" for name in GROUPS))
 
-from pipebus.testing.contract.acknowledgement import TestAcknowledgement  # noqa: E402  (after the rewriting was asked for)
+from pipebus.testing.contract.acknowledgement import TestAcknowledgement  # noqa: E402  (after pytest knows which asserts to rewrite)
 from pipebus.testing.contract.cancellation import TestCancellation  # noqa: E402
 from pipebus.testing.contract.delivery import TestDelivery  # noqa: E402
 from pipebus.testing.contract.fidelity import TestFidelity  # noqa: E402

@@ -1,4 +1,4 @@
-"""The contract's group A: how a delivery ends, once."""
+"""Acknowledgement: how a delivery is settled, exactly once."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def handled_by(bus: Bus, seen: Seen) -> None:
 
 
 class TestAcknowledgement:
-    """A: acknowledgement."""
+    """How a delivery is settled, exactly once."""
 
-    def test_a1_ack_removes(self, stage: Stage) -> None:
-        """What was acknowledged does not come in the next run."""
+    def test_acknowledged_does_not_come_again(self, stage: Stage) -> None:
+        """A message that was acknowledged does not come again in the program's next run."""
         bus = stage.open()
         subscription = bus.subscribe("a", name="s")
         with running(stage, bus):
@@ -57,8 +57,8 @@ class TestAcknowledgement:
             assert subscription.receive(timeout=stage.patience).body == 2
         assert_nothing_comes_again(stage, bus, handled_by, "a")
 
-    def test_a2_no_ack_no_next(self, stage: Stage) -> None:
-        """One worker: the second message is not handled before the first is settled, and then it is."""
+    def test_one_worker_takes_no_second_before_the_first_is_settled(self, stage: Stage) -> None:
+        """With one worker, the second message is handled only after the first is settled."""
         seen = Seen(held=True)
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
@@ -71,8 +71,8 @@ class TestAcknowledgement:
             until(stage, lambda: seen.bodies == [1, 2], "the second has begun")
 
     @pytest.mark.parametrize(("first", "second"), list(itertools.product(SETTLEMENTS, SETTLEMENTS)), ids="-".join)
-    def test_a3_settle_exactly_once(self, stage: Stage, first: str, second: str) -> None:
-        """The first settlement wins; a second one raises and changes nothing."""
+    def test_a_delivery_is_settled_exactly_once(self, stage: Stage, first: str, second: str) -> None:
+        """The first settlement of a delivery counts. A second one raises and changes nothing."""
         raised: list[BaseException] = []
 
         def handle(message: Message, delivery: Delivery) -> None:
@@ -94,8 +94,8 @@ class TestAcknowledgement:
         assert len(raised) == 1
         assert (stats["acknowledged"], stats["dead"]) == ((0, 1) if first == "reject" else (1, 0))
 
-    def test_a4_ack_confirmed_mode(self, stage: Stage) -> None:
-        """An acknowledgement that was confirmed outlives a crash that comes at once."""
+    def test_confirmed_acknowledgement_outlives_a_crash(self, stage: Stage) -> None:
+        """A confirmed acknowledgement outlives a crash that follows at once."""
         bus = stage.open()
         subscription = bus.subscribe("a", name="s")
         if not survives(stage):
@@ -110,8 +110,8 @@ class TestAcknowledgement:
             bus.stop(timeout=stage.patience, drain=False)
         assert_nothing_comes_again(stage, bus, handled_by, "a")
 
-    def test_a5_stale_ack_fenced(self, stage: Stage) -> None:
-        """Who has lost the lease acknowledges too late: the message belongs to whoever has it now, and comes no third time."""
+    def test_late_acknowledgement_changes_nothing(self, stage: Stage) -> None:
+        """An acknowledgement after the lease has ended is too late: the second delivery decides, and there is no third."""
         bus = stage.open()
         subscription = bus.subscribe("a", name="s")
         with running(stage, bus):
@@ -125,7 +125,7 @@ class TestAcknowledgement:
                         with suppress(PipebusError):  # rejected by its token, or accepted and counted
                             first.ack()
                         second.ack()
-                else:  # there is no lease: nobody else gets it
+                else:  # there is no lease: nobody else gets the message
                     with pytest.raises(ReceiveTimeout), subscription.delivery(timeout=QUIET):
                         pass
                     first.ack()
@@ -133,8 +133,8 @@ class TestAcknowledgement:
                 subscription.receive(timeout=QUIET)
         assert_nothing_comes_again(stage, bus, handled_by, "a")
 
-    def test_a6_lease_expiry_redelivers(self, stage: Stage) -> None:
-        """What was not settled comes again as its second attempt."""
+    def test_ended_lease_redelivers(self, stage: Stage) -> None:
+        """A delivery that is not settled comes again, as the second attempt."""
         bus = stage.open()
         subscription = bus.subscribe("a", name="s")
         with running(stage, bus):
@@ -151,8 +151,8 @@ class TestAcknowledgement:
                     found = (again.message.id, again.attempt, again.redelivered)
         assert found == ("m", 2, True)
 
-    def test_a7_lease_renewed_while_working(self, stage: Stage) -> None:
-        """A handler that takes five times as long as the lease is given its message once."""
+    def test_lease_is_renewed_while_the_handler_works(self, stage: Stage) -> None:
+        """A handler that takes five times as long as the lease gets its message once."""
         lease = 0.5
         seen = Seen()
 
@@ -169,8 +169,8 @@ class TestAcknowledgement:
             assert figures(bus, "s")["acknowledged"] == 1
         assert (seen.bodies, seen.attempts) == ([1], [1])
 
-    def test_a8_lease_renewed_while_buffered(self, stage: Stage) -> None:
-        """What waits behind a slow handler is not lost either."""
+    def test_lease_is_renewed_while_a_message_waits(self, stage: Stage) -> None:
+        """A message that waits behind a slow handler for longer than the lease is not lost, and not delivered twice."""
         lease = 0.5 if isinstance(stage, OpensWithLease) else 0.01
         seen = Seen()
 
@@ -186,8 +186,8 @@ class TestAcknowledgement:
             bus.drain(timeout=stage.patience)
         assert (sorted(seen.bodies), seen.attempts) == ([0, 1, 2], [1, 1, 1])
 
-    def test_a9_early_release_on_disconnect(self, stage: Stage) -> None:
-        """What a killed process had taken comes to another one, as the next attempt."""
+    def test_deliveries_of_a_killed_process_come_again(self, stage: Stage) -> None:
+        """An unsettled delivery of a killed process comes to another process, as the next attempt."""
         bus = stage.open()
         if not (survives(stage) and isinstance(stage, Crashes)):
             if not survives(stage):
@@ -208,8 +208,8 @@ class TestAcknowledgement:
             until(stage, lambda: seen.messages, "what the killed process had comes")
         assert (seen.bodies, seen.attempts) == ([1], [2])
 
-    def test_a10_settle_after_close(self, stage: Stage) -> None:
-        """A delivery that outlives its bus cannot be settled; its message comes again, once and as if it had not been taken."""
+    def test_a_stopped_bus_settles_nothing(self, stage: Stage) -> None:
+        """A delivery cannot be settled after its bus has stopped. Its message comes again, once, as the first attempt."""
         bus = stage.open()
         subscription = bus.subscribe("a", name="s")
         bus.start()
@@ -233,8 +233,8 @@ class TestAcknowledgement:
                 again[0].receive(timeout=QUIET)
         assert seen == [(1, 1)]
 
-    def test_a3_settlements_race(self, stage: Stage) -> None:
-        """A3 with threads: of ten that settle one delivery at once, one succeeds."""
+    def test_one_of_racing_settlements_wins(self, stage: Stage) -> None:
+        """If ten threads settle one delivery at the same time, exactly one succeeds."""
         bus = stage.open()
         subscription = bus.subscribe("a", name="s")
         with running(stage, bus):

@@ -1,4 +1,4 @@
-"""The contract's group C: cancelled tasks, stuck handlers, and several buses at once."""
+"""Cancellation and concurrency: cancelled tasks, stuck handlers, and several buses at once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pipebus.testing.history import History
 
 
 class TestCancellation:
-    """C: cancellation and concurrency."""
+    """Cancelled tasks, stuck handlers, and several buses at once."""
 
-    def test_c1_cancel_receive_loses_nothing(self, stage: Stage) -> None:
-        """A read that is cancelled at any of its steps has the message, or the next reader gets it: once."""
+    def test_cancelled_receive_loses_nothing(self, stage: Stage) -> None:
+        """A `receive` that is cancelled at any of its steps returns the message, or the next reader gets it; never both."""
         bus = stage.open()
         subscription = bus.subscribe("a", name="s")
 
@@ -49,8 +49,8 @@ class TestCancellation:
         assert asyncio.run(main()) == [*range(32), "last"]
         assert figures(bus, "s")["acknowledged"] == 33
 
-    def test_c2_cancel_publish_is_clean(self, stage: Stage) -> None:
-        """A publish that is cancelled is kept or not; whatever is asked next gets its own answer."""
+    def test_cancelled_publish_is_clean(self, stage: Stage) -> None:
+        """A cancelled publish has kept its message or has not. The next request gets its own reply, not another's."""
         history, seen = History(), Seen()
         history.record_subscription("s", "a", attempts=1)
         bus = stage.open()
@@ -83,8 +83,8 @@ class TestCancellation:
         judgement.raise_if_broken()
         assert len(seen.messages) >= judgement.counts["accepted"]
 
-    def test_c3_handler_timeout(self, stage: Stage) -> None:
-        """A handler that takes too long is a TimeoutError in its chain, and its place is free for the next message."""
+    def test_handler_timeout_frees_its_worker(self, stage: Stage) -> None:
+        """A handler that takes too long causes a TimeoutError in its chain, and its worker handles the next message."""
         seen, leave = Seen(), threading.Event()
 
         async def slow(message: Message) -> None:
@@ -95,7 +95,7 @@ class TestCancellation:
         def deaf(message: Message) -> None:
             seen.note(message)
             if message.body == "slow":
-                leave.wait(60.0)  # ignores that it was given up
+                leave.wait(60.0)  # does not notice the timeout
 
         bus = stage.open()
         bus.subscribe("a", slow, name="slow", filters=[Timeout(0.5)])
@@ -111,8 +111,8 @@ class TestCancellation:
         assert Counter(seen.bodies) == {"slow": 2, "next": 2}
         assert [letter.error.split(":")[0] for letter in letters] == ["TimeoutError"] * 2
 
-    def test_c6_two_loops_two_buses(self, stage: Stage) -> None:
-        """Two buses on event loops of two threads share nothing but the store."""
+    def test_two_buses_on_two_loops(self, stage: Stage) -> None:
+        """Two buses on the event loops of two threads share only the store."""
         seen: dict[str, list[Any]] = {"one": [], "two": []}
         first_has_ended = threading.Event()
 
@@ -147,10 +147,10 @@ class TestCancellation:
         ids=lambda kind: kind.__name__,
     )
     @pytest.mark.parametrize("on_loop", [False, True], ids=["pool", "loop"])
-    def test_c7_handler_exception_kinds(self, stage: Stage, kind: type[BaseException], on_loop: bool) -> None:
+    def test_what_each_kind_of_exception_does(self, stage: Stage, kind: type[BaseException], on_loop: bool) -> None:
         """
-        Whatever a handler raises is a dead letter; only what means "stop" gives its message back and stops the bus. For an
-        exit that is an attempt, and the program ends with it.
+        Any exception of a handler makes a dead letter, except for those that mean "stop": they return the message and stop the
+        bus. `SystemExit` also counts as an attempt, and ends the program.
         """
         seen = Seen()
 
@@ -190,8 +190,8 @@ class TestCancellation:
         assert letter.error.startswith(kind.__name__)
         assert seen.bodies == [1, 2]
 
-    def test_c8_no_task_gc(self, stage: Stage) -> None:
-        """Deliveries that nobody holds a reference to are not collected as garbage."""
+    def test_running_tasks_are_not_collected(self, stage: Stage) -> None:
+        """The garbage collector does not collect a delivery that is going on."""
         many = min(stage.many, 2000)
         seen: Counter[int] = Counter()
 
@@ -213,6 +213,6 @@ class TestCancellation:
 
 
 async def steps(count: int) -> None:
-    """Let the loop go round."""
+    """Let the event loop run this many rounds."""
     for _ in range(count):
         await asyncio.sleep(0)

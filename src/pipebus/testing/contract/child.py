@@ -18,14 +18,14 @@ from pipebus.message.message import Message
 from pipebus.testing.history import History
 
 ATTEMPTS = 3
-"""Of the subscriptions here."""
+"""The attempts of each subscription here."""
 
 SENT = 20
-"""Messages that `publish_and_leave` publishes."""
+"""How many messages `publish_and_leave` publishes."""
 
 
 def publish_and_leave(bus: Bus, history: History, name: str) -> None:
-    """Publishes, and ends without stopping its bus."""
+    """Publish, and end without stopping the bus."""
     bus.subscribe("a", name="s", attempts=ATTEMPTS)
     bus.start()
     for number in range(SENT):
@@ -35,7 +35,7 @@ def publish_and_leave(bus: Bus, history: History, name: str) -> None:
 
 
 def kill_itself(bus: Bus, history: History, name: str) -> None:
-    """Its handler ends the process, as a fault in a library would."""
+    """Handle messages with a handler that kills the process, as a crash in a C library would."""
 
     def handle(message: Message) -> NoReturn:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -47,7 +47,7 @@ def kill_itself(bus: Bus, history: History, name: str) -> None:
 
 
 def work(bus: Bus, history: History, name: str) -> None:
-    """A member of a group, until SIGTERM."""
+    """Handle messages as a member of a group, until SIGTERM."""
 
     def handle(message: Message) -> None:
         return None

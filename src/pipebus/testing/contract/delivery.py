@@ -1,4 +1,4 @@
-"""The contract's group D: who gets which message, and when."""
+"""Delivery: which subscription gets which message, and when."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pipebus.testing.history import History
 
 
 class TestDelivery:
-    """D: delivery."""
+    """Which subscription gets which message, and when."""
 
-    def test_d1_every_subscription_gets_a_copy(self, stage: Stage) -> None:
-        """Five subscriptions to a subject settle all messages each."""
+    def test_every_subscription_gets_a_copy(self, stage: Stage) -> None:
+        """Each of five subscriptions to a subject gets every message, once."""
         history = History()
         bus = stage.open()
         history.watch(bus)
@@ -37,8 +37,8 @@ class TestDelivery:
             assert [figures(bus, f"s{number}")["acknowledged"] for number in range(5)] == [200] * 5
         history.judge().raise_if_broken()
 
-    def test_d2_group_gets_each_once(self, stage: Stage) -> None:
-        """The workers of a group share the work: together they get all, and no two of them the same."""
+    def test_group_gets_each_message_once(self, stage: Stage) -> None:
+        """The workers of a group share the messages: together they get all of them, and each message goes to one worker."""
         seen: Counter[int] = Counter()
         lock = threading.Lock()
 
@@ -57,29 +57,29 @@ class TestDelivery:
             bus.start()
         for number in range(500):
             buses[number % len(buses)].publish("a", number)
-        until(stage, lambda: sum(seen.values()) >= 500, "the group has had all 500")
+        until(stage, lambda: sum(seen.values()) >= 500, "the group has all 500")
         for bus in buses:
             bus.stop(timeout=stage.patience)
         assert seen == Counter(range(500))
 
-    def test_d3_two_groups_independent(self, stage: Stage) -> None:
-        """Both get everything, and one that stands still does not hold up the other."""
+    def test_two_groups_are_independent(self, stage: Stage) -> None:
+        """Two groups both get every message, and a paused one does not delay the other."""
         first, second = Seen(), Seen()
         bus = stage.open()
-        standing = bus.subscribe("a", first, name="standing")
-        bus.subscribe("a", second, name="going")
+        paused = bus.subscribe("a", first, name="paused")
+        bus.subscribe("a", second, name="running")
         with running(stage, bus):
-            standing.pause()
+            paused.pause()
             for number in range(100):
                 bus.publish("a", number)
-            until(stage, lambda: len(second.messages) == 100, "the group that goes has all")
+            until(stage, lambda: len(second.messages) == 100, "the running group has all")
             assert first.messages == []
-            standing.resume()
+            paused.resume()
             bus.drain(timeout=stage.patience)
         assert sorted(first.bodies) == sorted(second.bodies) == list(range(100))
 
-    def test_d4_subjects_isolated(self, stage: Stage) -> None:
-        """Load on twenty subjects at once: each subscriber gets its own, and all of it."""
+    def test_subjects_are_isolated(self, stage: Stage) -> None:
+        """With messages on twenty subjects at the same time, each subscriber gets all messages of its subject and no others."""
         seen = [Seen() for _ in range(20)]
         bus = stage.open()
         for number, handler in enumerate(seen):
@@ -94,8 +94,8 @@ class TestDelivery:
         for number, handler in enumerate(seen):
             assert sorted(map(tuple, handler.bodies)) == [(number, n) for n in range(25)]
 
-    def test_d5_wildcard_matrix(self, stage: Stage) -> None:
-        """Patterns mean the same on every transport; what is no subject or pattern is refused."""
+    def test_wildcard_matrix(self, stage: Stage) -> None:
+        """Patterns match the same subjects on every transport; invalid subjects and patterns raise."""
         patterns = list(dict.fromkeys(pattern for pattern, _, _ in ROWS))
         subjects = list(dict.fromkeys(subject for _, subject, _ in ROWS))
         seen: dict[str, set[str]] = defaultdict(set)
@@ -122,8 +122,8 @@ class TestDelivery:
         wrong = [(pattern, subject) for pattern, subject, matches in ROWS if (subject in seen[pattern]) is not matches]
         assert wrong == []
 
-    def test_d6_overlapping_subscriptions(self, stage: Stage) -> None:
-        """Two patterns of one subscription give one copy, two subscriptions two."""
+    def test_overlapping_subscriptions(self, stage: Stage) -> None:
+        """A subscription gets a message once even if two of its patterns match; two subscriptions get one copy each."""
         both, other = Seen(), Seen()
         bus = stage.open()
         bus.subscribe(["orders.>", "*.created"], both, name="both")
@@ -133,8 +133,8 @@ class TestDelivery:
             bus.drain(timeout=stage.patience)
         assert (len(both.messages), len(other.messages)) == (1, 1)
 
-    def test_d7_subscribe_is_effective_on_return(self, stage: Stage) -> None:
-        """The very next message reaches a new subscription."""
+    def test_subscribe_is_effective_on_return(self, stage: Stage) -> None:
+        """A message that is published right after `subscribe` returns reaches the new subscription."""
         bus = stage.open()
         with running(stage, bus):
             for number in range(200):
@@ -143,8 +143,11 @@ class TestDelivery:
                 assert subscription.receive(timeout=stage.patience).body == number
                 subscription.unsubscribe()
 
-    def test_d8_unsubscribe_is_final(self, stage: Stage) -> None:
-        """When it returns no handler runs and none will start; what was queued goes back to the store, or is counted."""
+    def test_unsubscribe_is_final(self, stage: Stage) -> None:
+        """
+        When `unsubscribe` returns, no handler is running and none will start. Queued messages go back to the store, or are
+        counted as dropped.
+        """
         seen, other = Seen(held=True), Seen()
         bus = stage.open()
         subscription = bus.subscribe("a", seen, name="s")
@@ -177,8 +180,8 @@ class TestDelivery:
                 bus.drain(timeout=stage.patience)
                 assert [body for body in again.bodies if body < 3] == [1, 2]
 
-    def test_d9_late_subscriber_policy(self, stage: Stage) -> None:
-        """A new subscription gets what comes from now on; earlier messages only where they are kept, and on demand."""
+    def test_late_subscriber_gets_new_messages(self, stage: Stage) -> None:
+        """A new subscription gets new messages; earlier ones only if the transport keeps them and the subscription asks."""
         new, all_, last = Seen(), Seen(), Seen()
         bus = stage.open()
         with running(stage, bus):
@@ -198,20 +201,20 @@ class TestDelivery:
         if stage.capabilities.replay:
             assert (all_.bodies, last.bodies) == ([0, 1, 2, 3], [2, 3])
 
-    def test_d11_idle_then_deliver(self, stage: Stage) -> None:
-        """After a time without messages the next one arrives: nobody has missed the wake-up."""
+    def test_idle_subscription_wakes_up(self, stage: Stage) -> None:
+        """After some time without messages, the next message still arrives."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
         with running(stage, bus):
             for number, idle in enumerate((0.0, 0.001, 0.01, 0.05, 0.3)):
-                time.sleep(idle)  # this is the idleness, not a wait for anything
+                time.sleep(idle)  # the idle time itself, not a wait for something
                 bus.publish("a", number)
                 until(stage, lambda number=number: len(seen.messages) > number, f"message {number} after {idle} s")  # type: ignore[misc]
         assert seen.bodies == list(range(5))
 
-    def test_d12_delayed_message(self, stage: Stage) -> None:
-        """It comes, and not before its time; also in the next run, where messages outlive the program."""
+    def test_delayed_message_comes_in_time(self, stage: Stage) -> None:
+        """A delayed message arrives, not before its time; also in the next run, if messages outlive the program."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
@@ -227,7 +230,7 @@ class TestDelivery:
                 begun = time.monotonic()
                 bus.publish("a", "late", delay=0.3)
                 bus.publish("a", "now")
-                until(stage, lambda: "now" in seen.bodies, "what is not delayed has come")
+                until(stage, lambda: "now" in seen.bodies, "the message without a delay has come")
                 if not restart:
                     until(stage, lambda: len(seen.messages) == 2, "the delayed message has come")
             if restart:
@@ -240,8 +243,8 @@ class TestDelivery:
             seen.messages.clear()
             seen.times.clear()
 
-    def test_d13_expired_message(self, stage: Stage) -> None:
-        """A message whose time to live has passed is never handled, and counted."""
+    def test_expired_message_is_dropped(self, stage: Stage) -> None:
+        """A message whose time to live has passed is not handled, and is counted as expired."""
         seen = Seen()
         bus = stage.open()
         subscription = bus.subscribe("a", seen, name="s")

@@ -1,4 +1,4 @@
-"""The contract's group M: what was sent is what arrives, and nothing else gets in."""
+"""Fidelity and security: messages arrive as they were sent, and nothing else gets in."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ HEADERS = check_headers({f"name-{number}": f"value {number}" for number in range
 
 
 def wire(**changes: Any) -> bytes:
-    """A message on `a`, as it is on the wire, with some attributes changed; None: left out."""
+    """A message on `a` in its form on the wire, with some attributes changed; None: left out."""
     found = json.loads(JsonCodec("elsewhere").encode(Message("a", "body", id="wired")))
     found |= changes
     return json.dumps({name: value for name, value in found.items() if value is not None}).encode()
 
 
 class TestFidelity:
-    """M: fidelity and security."""
+    """Messages arrive as they were sent, and nothing else gets in."""
 
-    def test_m1_fidelity(self, stage: Stage) -> None:
-        """Bodies of any JSON and any bytes, headers of any text, and the whole envelope come back equal."""
+    def test_messages_arrive_unchanged(self, stage: Stage) -> None:
+        """Bodies of any JSON value or any bytes, headers of any text, and the whole envelope arrive unchanged."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
@@ -58,8 +58,8 @@ class TestFidelity:
                 assert getattr(got, name) == getattr(message, name)
             assert abs(got.time - message.time) < 0.001
 
-    def test_m2_injection_rejected(self, stage: Stage) -> None:
-        """Line ends and NUL get into no subject, header, key or id; spaces into no subject or header's name."""
+    def test_control_characters_are_refused(self, stage: Stage) -> None:
+        """A subject, header, key or id with a line end or NUL raises, and so does a space in a subject or a header's name."""
         bus = stage.open()
         bus.subscribe(">", Seen(), name="s")
         with running(stage, bus):
@@ -80,8 +80,8 @@ class TestFidelity:
             bus.drain(timeout=stage.patience)
             assert figures(bus, "s")["accepted"] == 0
 
-    def test_m3_reserved_headers_protected(self, stage: Stage) -> None:
-        """Nobody sets the bus's own headers, and what comes from outside with such does not reach a handler with them."""
+    def test_reserved_headers_are_protected(self, stage: Stage) -> None:
+        """A publisher cannot set the bus's own headers, and those that come from outside do not reach a handler."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
@@ -96,8 +96,8 @@ class TestFidelity:
         assert "good" in seen.bodies
         assert not any("forged" in message.headers.values() for message in seen.messages)
 
-    def test_m4_no_pickle(self, stage: Stage) -> None:
-        """Pickled bytes are bytes to a publisher and no message on the wire; an object has no bytes."""
+    def test_nothing_is_unpickled(self, stage: Stage) -> None:
+        """A pickle is never loaded: as a body it stays bytes, on the wire it is not a message. An object raises CodecError."""
         pickled = pickle.dumps(Payload())
         Payload.loaded = 0
         seen = Seen()
@@ -116,8 +116,11 @@ class TestFidelity:
         assert seen.bodies == [pickled]
         assert Payload.loaded == 0
 
-    def test_m5_mutation_isolated(self, stage: Stage) -> None:
-        """Envelope and headers cannot be changed; a changed body reaches neither siblings nor retries where it is encoded."""
+    def test_mutations_are_isolated(self, stage: Stage) -> None:
+        """
+        Envelope and headers cannot be changed. Where bodies are encoded, a body that one handler changes reaches neither other
+        subscriptions nor the next attempt.
+        """
         bodies: dict[str, list[Any]] = {"one": [], "two": []}
 
         def handler(name: str) -> Any:
@@ -148,8 +151,8 @@ class TestFidelity:
         if not bus.transport.local:  # memory keeps the message itself for its retries: a documented limit
             assert bodies == {"one": [{"n": 1}] * 2, "two": [{"n": 1}] * 2}
 
-    def test_m6_context_propagates(self, stage: Stage) -> None:
-        """Trace and correlation ids are there at each attempt, in the dead letter, and when that is replayed."""
+    def test_trace_and_correlation_are_kept(self, stage: Stage) -> None:
+        """Trace and correlation ids are the same in each attempt, in the dead letter, and after its replay."""
         trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
         seen = Seen()
 
@@ -171,8 +174,8 @@ class TestFidelity:
         assert seen.attempts == [1, 2, 2, 1, 2]
         assert {(m.headers.get("traceparent"), m.correlation_id) for m in [*seen.messages, letter.message]} == {(trace, "c-1")}
 
-    def test_m7_schema_version_skew(self, stage: Stage) -> None:
-        """Envelopes of other versions are read or dead, never taken for something else; fields that are new are no harm."""
+    def test_other_envelope_versions_are_read_or_dead(self, stage: Stage) -> None:
+        """An envelope of an unknown version becomes a dead letter and is never misread; unknown fields are ignored."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
@@ -191,7 +194,7 @@ class TestFidelity:
 
 
 class Payload:
-    """What tells when somebody unpickles it."""
+    """An object that counts how often it is unpickled."""
 
     loaded = 0
 

@@ -1,4 +1,4 @@
-"""The contract's group F: bounds are kept, drops are counted, and nobody waits for a slow neighbour."""
+"""Flow: bounds are kept, drops are counted, and a slow subscriber does not delay the others."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ SENT = 100
 
 
 class TestFlow:
-    """F: flow."""
+    """Bounds are kept, drops are counted, and a slow subscriber does not delay the others."""
 
     @pytest.mark.parametrize("overflow", ["block", "reject", "drop_newest", "drop_oldest"])
-    def test_f1_bounded_memory(self, stage: Stage, overflow: Literal["block", "reject", "drop_newest", "drop_oldest"]) -> None:
-        """A mailbox never holds more than its bound, and its rule does exactly what it says when it is full."""
+    def test_mailbox_keeps_its_bound(
+        self, stage: Stage, overflow: Literal["block", "reject", "drop_newest", "drop_oldest"]
+    ) -> None:
+        """A mailbox never holds more messages than its bound. When it is full, its overflow rule does what it says."""
         seen = Seen(held=True)
         refused: list[int] = []
         bus = stage.open()
@@ -31,7 +33,7 @@ class TestFlow:
             bus.subscribe("a", seen, name="s", mailbox=ROOM, overflow=overflow, overflow_timeout=0.0)
             bus.start()
         except UnsupportedCapability:
-            assert overflow != "block", "whoever can do nothing else can wait"
+            assert overflow != "block", "a transport without other rules can block"
             return
 
         def waiting() -> int:
@@ -58,7 +60,7 @@ class TestFlow:
             "drop_newest": list(range(ROOM)),
             "drop_oldest": [0, *range(SENT - ROOM + 1, SENT)],
         }[overflow]
-        if overflow in ("block", "reject") and bus.transport.local:  # else the store holds what has no room
+        if overflow in ("block", "reject") and bus.transport.local:  # otherwise the store keeps the messages that do not fit
             kept = list(range(ROOM))
             assert refused == list(range(ROOM, SENT))
         else:
@@ -66,8 +68,8 @@ class TestFlow:
         assert sorted(seen.bodies) == kept
         assert dropped == ({"overflow": SENT - ROOM} if overflow.startswith("drop") else {})
 
-    def test_f2_every_drop_counted(self, stage: Stage) -> None:
-        """What was published and neither handled nor is pending was dropped, counted with its reason, and told."""
+    def test_every_drop_is_counted(self, stage: Stage) -> None:
+        """Each message that is neither handled nor pending was dropped: counted under its reason, and reported by an event."""
         seen, heard = Seen(held=True), list[Any]()
 
         def spam(message: Message) -> Message | Dropped:
@@ -78,7 +80,7 @@ class TestFlow:
         try:
             subscription = bus.subscribe("a", seen, name="s", mailbox=5, overflow="drop_newest")
             bus.start()
-        except UnsupportedCapability:  # then what a filter drops
+        except UnsupportedCapability:  # let a filter drop messages instead
             bus.stop(timeout=1.0, drain=False)
             bus = stage.open()
             bus.observe(heard.append)
@@ -86,20 +88,20 @@ class TestFlow:
         with running(stage, bus, seen):
             for number in range(50):
                 bus.publish("a", number)
-            until(stage, lambda: sum(figures(bus, "s")["dropped"].values()) >= 45, "what is to be dropped is dropped")
+            until(stage, lambda: sum(figures(bus, "s")["dropped"].values()) >= 45, "the rest is dropped")
             seen.go.set()
             bus.drain(timeout=stage.patience)
             subscription.pause()
             bus.publish("a", "pending")
             until(stage, lambda: figures(bus, "s")["pending"] == 1, "it is pending")
             stats = figures(bus, "s")
-            told = [event for event in heard if isinstance(event, events.Discarded)]
+            drops = [event for event in heard if isinstance(event, events.Discarded)]
             assert stats["dropped"] == {"overflow": 51 - len(seen.messages) - stats["pending"]}
-            assert [(event.place, event.reason) for event in told] == [("s", "overflow")] * 45
+            assert [(event.place, event.reason) for event in drops] == [("s", "overflow")] * 45
             subscription.resume()
 
-    def test_f3_slow_subscriber_isolated(self, stage: Stage) -> None:
-        """While one subscription stands still all others settle everything."""
+    def test_slow_subscriber_holds_up_no_other(self, stage: Stage) -> None:
+        """While one subscription's handler is stuck, all other subscriptions settle every message."""
         slow, quick = Seen(held=True), [Seen() for _ in range(4)]
         bus = stage.open()
         bus.subscribe("a", slow, name="slow")
@@ -112,8 +114,8 @@ class TestFlow:
                 until(stage, lambda n=number: figures(bus, f"quick{n}")["acknowledged"] == 200, "the others settle all")  # type: ignore[misc]
             assert len(slow.messages) <= 1
 
-    def test_f5_in_flight_cap(self, stage: Stage) -> None:
-        """Never more handlers at once than `workers`; and as many, if there is work."""
+    def test_workers_bound_what_is_in_flight(self, stage: Stage) -> None:
+        """At most `workers` handlers run at the same time, and that many do if there is work."""
         now, most, lock = [0], [0], threading.Lock()
         all_three = threading.Barrier(3)
 
@@ -135,8 +137,8 @@ class TestFlow:
             assert figures(bus, "s")["dead"] == 0
         assert most == [3]
 
-    def test_f6_busy_worker_does_not_hoard(self, stage: Stage) -> None:
-        """Of two workers the busy one keeps nothing back that the other could do."""
+    def test_busy_worker_does_not_hoard(self, stage: Stage) -> None:
+        """A busy worker does not hold messages that an idle worker of its group could handle."""
         if not stage.capabilities.groups:
             assert_refused(stage, groups=True)
         first, release = threading.Event(), threading.Event()
@@ -161,7 +163,7 @@ class TestFlow:
         try:
             for number in range(6):
                 buses[0].publish("a", number)
-            until(stage, lambda: len(seen) == 6, "whoever is free has done the rest")
+            until(stage, lambda: len(seen) == 6, "the idle worker has handled the rest")
         finally:
             release.set()
             for bus in buses:
@@ -170,8 +172,8 @@ class TestFlow:
         if shared:
             assert sorted([who for who, _ in seen].count(bus.name) for bus in buses) == [1, 5]
 
-    def test_f7_pause_resume(self, stage: Stage) -> None:
-        """A paused subscription starts no handler; when it is resumed none is missing."""
+    def test_pause_and_resume_lose_nothing(self, stage: Stage) -> None:
+        """A paused subscription starts no handler; after `resume` it handles everything that came meanwhile."""
         seen = Seen()
         bus = stage.open()
         subscription = bus.subscribe("a", seen, name="s")

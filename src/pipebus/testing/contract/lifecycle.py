@@ -1,4 +1,4 @@
-"""The contract's group L: stopping, and what is there afterwards."""
+"""Lifecycle: stopping, crashing, and what is there afterwards."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from pipebus.testing.history import History
 
 
 def rest_of(stage: Stage, bus: Bus, handler: Seen) -> None:
-    """The next run handles what there is."""
+    """Handle the remaining messages in the program's next run."""
     again = next_life(stage, bus, lambda bus: bus.subscribe("a", handler, name="s"))
     with running(stage, again):
         again.drain(timeout=stage.patience)
 
 
 class TestLifecycle:
-    """L: lifecycle."""
+    """Stopping, crashing, and what is there afterwards."""
 
-    def test_l1_drain_finishes_in_flight(self, stage: Stage) -> None:
-        """A stop waits for the handler that runs, starts no other, and settles what it did."""
+    def test_drain_finishes_in_flight(self, stage: Stage) -> None:
+        """`stop` waits for the running handler, starts no other, and settles its delivery. The rest comes in the next run."""
         seen, stopped = Seen(held=True), threading.Event()
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
@@ -68,8 +68,8 @@ class TestLifecycle:
         assert sorted(seen.bodies) == [0, 1, 2]
         assert seen.attempts == [1, 1, 1]
 
-    def test_l2_drain_timeout_returns_rest(self, stage: Stage) -> None:
-        """When time runs out the rest goes back unharmed: no attempt is counted, and nothing is dead."""
+    def test_drain_timeout_returns_rest(self, stage: Stage) -> None:
+        """When a drain times out, the rest is returned: no attempt is counted, and there is no dead letter."""
         seen, draining = Seen(), threading.Event()
 
         async def handle(message: Message, delivery: Delivery) -> None:
@@ -96,8 +96,11 @@ class TestLifecycle:
         assert sorted(seen.bodies) == [0, 0, 1, 2]
         assert seen.attempts == [1, 1, 1, 1]
 
-    def test_l2_abandoned_handler_has_no_say(self, stage: Stage) -> None:
-        """A handler that outlives the stop is reported; what it publishes and settles later is refused, and it comes again."""
+    def test_abandoned_handler_is_refused(self, stage: Stage) -> None:
+        """
+        A handler that is still running after the stop is reported. What it publishes and settles later raises, and its message
+        comes again.
+        """
         seen, go = Seen(), threading.Event()
         refused: list[str] = []
 
@@ -132,8 +135,8 @@ class TestLifecycle:
             until(stage, lambda: len(seen.messages) == 2, "it comes again")
         assert seen.bodies == [1, 1]
 
-    def test_l3_cancellation_is_not_failure(self, stage: Stage) -> None:
-        """A handler that the stop cancels has not failed: no attempt is counted, and nothing is dead."""
+    def test_cancellation_is_not_failure(self, stage: Stage) -> None:
+        """A handler that the stop cancels has not failed: no attempt is counted, and there is no dead letter."""
         seen, stopping = Seen(), threading.Event()
 
         async def handle(message: Message, delivery: Delivery) -> None:
@@ -165,8 +168,8 @@ class TestLifecycle:
         assert sorted(seen.bodies) == ["ends", "ends", "tidies up", "tidies up"]
         assert seen.attempts == [1] * 4
 
-    def test_l4_drain_settles_before_transport_close(self, stage: Stage) -> None:
-        """What handlers acknowledge while the bus stops reaches the store."""
+    def test_drain_settles_before_the_transport_closes(self, stage: Stage) -> None:
+        """An acknowledgement that a handler makes while the bus drains reaches the store."""
         draining = threading.Event()
         acknowledged: list[Any] = []
 
@@ -190,8 +193,8 @@ class TestLifecycle:
         assert_conserved(bus)
         assert_nothing_comes_again(stage, bus, lambda bus, seen: bus.subscribe("a", seen, name="s"), "a")
 
-    def test_l5_close_idempotent_and_concurrent(self, stage: Stage) -> None:
-        """Ten stop at once: all return, nothing is raised, and no thread or file stays open."""
+    def test_stop_may_be_called_twice_and_at_once(self, stage: Stage) -> None:
+        """Ten threads may call `stop` at the same time: all return, none raises, and all threads and files are closed."""
         before, files = set(threading.enumerate()), open_files()
 
         def one_life() -> None:
@@ -208,8 +211,8 @@ class TestLifecycle:
         until(stage, lambda: set(threading.enumerate()) <= before, "its threads have ended")
         until(stage, lambda: open_files() <= files + 2, "its files are closed")  # 2: what a platform may open once
 
-    def test_l6_close_while_blocked(self, stage: Stage) -> None:
-        """Publishers who wait for room and readers who wait for a message do not hold up a stop."""
+    def test_stop_wakes_waiting_publishers_and_readers(self, stage: Stage) -> None:
+        """Publishers that wait for room and readers that wait for a message do not delay a stop."""
         ended: list[str] = []
         bus = stage.open()
         full = bus.subscribe("full", Seen(), name="full", mailbox=1, overflow_timeout=3600.0)
@@ -228,19 +231,19 @@ class TestLifecycle:
         def read() -> None:
             with pytest.raises(BusClosed):
                 reader.receive(timeout=3600.0)
-            ended.append("told")
+            ended.append("closed")
 
         threads = [threading.Thread(target=act, daemon=True) for act in (publish, read)]
         for thread in threads:
             thread.start()
-        never(lambda: "told" in ended or "refused" in ended, "nobody was waiting")
+        never(lambda: "closed" in ended or "refused" in ended, "nobody was waiting")
         assert together(stage, lambda: bus.stop(timeout=0.5)) == []
         for thread in threads:
             thread.join(stage.patience)
-        assert sorted(ended) == (["refused", "told"] if bus.transport.local else ["kept", "told"])
+        assert sorted(ended) == (["closed", "refused"] if bus.transport.local else ["closed", "kept"])
 
-    def test_l7_reopen_after_crash(self, stage: Stage) -> None:
-        """Killed again and again at any moment: what was accepted is handled, and nobody gets what was never published."""
+    def test_crashes_lose_nothing(self, stage: Stage) -> None:
+        """After any number of crashes, every accepted message is handled, and nothing is delivered that was not published."""
         if not survives(stage):
             assert_refused(stage, survives="process")
             return
@@ -249,7 +252,7 @@ class TestLifecycle:
         running_on, at_work = threading.Event(), threading.Semaphore(0)
 
         def handle(message: Message) -> None:
-            if message.body == life:  # of those that are at work when the kill comes
+            if message.body == life:  # the message whose handler runs when the crash comes
                 at_work.release()
                 running_on.wait(60.0)
 
@@ -276,16 +279,16 @@ class TestLifecycle:
             life = 0.5
             bus = one_life()
             with running(stage, bus):
-                until(stage, lambda: not history.judge().of("lost"), "what killed processes had comes")
+                until(stage, lambda: not history.judge().of("lost"), "everything that crashed buses had is handled")
             judgement = history.judge()
         finally:
             running_on.set()
-        # A crash may come between a handler and its acknowledgement being kept: such a message comes again.
+        # A crash may come after a handler and before its acknowledgement is kept: then the message comes again.
         broken = [one for one in judgement.violations if one.kind in ("lost", "unexpected")]
         assert broken == []
 
-    def test_l4_leaving_by_an_exception_loses_nothing(self, stage: Stage) -> None:
-        """Leaving the `with` block by an exception stops without draining; what was left is there in the next run."""
+    def test_leaving_by_an_exception_loses_nothing(self, stage: Stage) -> None:
+        """An exception that leaves the `with` block stops the bus without a drain; the next run handles the rest."""
         seen = Seen()
         bus = stage.open()
         subscription = bus.subscribe("a", seen, name="s")
@@ -296,7 +299,7 @@ class TestLifecycle:
                 for number in range(10):
                     bus.publish("a", number)
                 until(stage, lambda: figures(bus, "s")["pending"] == 10, "all wait")
-                raise KeyError("a mistake of the program's")
+                raise KeyError("an error of the program")
 
         with pytest.raises(KeyError):
             program()
@@ -307,5 +310,5 @@ class TestLifecycle:
 
 
 def open_files() -> int:
-    """How many file descriptors this process has; 0 where nobody can tell."""
+    """How many file descriptors this process has open; 0 on systems that do not say."""
     return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0

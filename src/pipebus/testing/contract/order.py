@@ -1,4 +1,4 @@
-"""The contract's group O: what keeps its order, and who says that it does not."""
+"""Order: which messages keep their order, and how a transport declares that."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pipebus.testing.history import History
 
 
 class TestOrder:
-    """O: order."""
+    """Which messages keep their order, and how a transport declares that."""
 
-    def test_o1_order_per_subject_single_worker(self, stage: Stage) -> None:
-        """One publisher, one worker: first deliveries come in the order of publishing."""
+    def test_one_worker_keeps_the_order(self, stage: Stage) -> None:
+        """With one publisher and one worker, messages are first delivered in the order in which they were published."""
         if stage.capabilities.order != "subject":
             assert_refused(stage, order="subject")
             return
@@ -35,8 +35,8 @@ class TestOrder:
             bus.drain(timeout=6 * stage.patience)
         assert seen == list(range(stage.many))
 
-    def test_o2_order_per_key_many_workers(self, stage: Stage) -> None:
-        """Messages of equal key keep their order among four workers, while those of other keys are handled beside them."""
+    def test_workers_keep_the_order_of_each_key(self, stage: Stage) -> None:
+        """With four workers, messages of the same key keep their order, and other keys are handled at the same time."""
         if stage.capabilities.order == "none":
             assert_refused(stage, order="key")
             return
@@ -50,7 +50,7 @@ class TestOrder:
             key, number = str(message.key), message.body
             history.record_delivery("s", message.id, attempt=delivery.attempt)
             seen[key].append(number)
-            if number == 0 and key in begun:  # the first of two keys meet
+            if number == 0 and key in begun:  # the first messages of both keys are handled at the same time
                 begun[key].set()
                 overlapped.append(begun["b" if key == "a" else "a"].wait(stage.patience))
             history.record_settled("s", message.id, attempt=delivery.attempt)
@@ -68,8 +68,8 @@ class TestOrder:
         assert seen == {key: list(range(100)) for key in "abcde"}
         history.judge().raise_if_broken()
 
-    def test_o3_order_held_during_retry(self, stage: Stage) -> None:
-        """While a message is tried again the next of its key waits, and other keys go on."""
+    def test_order_is_kept_during_a_retry(self, stage: Stage) -> None:
+        """While a message is retried, the next one of its key waits, and other keys go on."""
         if stage.capabilities.order == "none":
             assert_refused(stage, order="key")
             return
@@ -84,7 +84,7 @@ class TestOrder:
                 other.set()
             elif message.body == 0 and runs < 3:
                 if runs == 2:
-                    assert other.wait(stage.patience), "another key waits for one that is tried again"
+                    assert other.wait(stage.patience), "another key waits for one that is retried"
                 raise ConnectionError("not yet")
 
         bus = stage.open()
@@ -96,8 +96,8 @@ class TestOrder:
             bus.drain(timeout=stage.patience)
         assert [one for one in seen if one[0] == "a"] == [("a", 0), ("a", 0), ("a", 0), ("a", 1)]
 
-    def test_o4_order_across_restart(self, stage: Stage) -> None:
-        """A restart, or a crash, moves nothing: first deliveries keep their order."""
+    def test_order_is_kept_across_a_restart(self, stage: Stage) -> None:
+        """First deliveries keep their order across a restart and a crash."""
         if stage.capabilities.order != "subject":
             assert_refused(stage, order="subject")
             return
@@ -118,7 +118,7 @@ class TestOrder:
                 bus.subscriptions[0].pause()
             for number in range(50 * life, 50 * life + 50):
                 bus.publish("a", number)
-            if life == 0:  # all are there, and none is begun
+            if life == 0:  # all are pending, and no handler has begun
                 until(stage, lambda bus=bus: figures(bus, "s")["pending"] == 50, "all wait")  # type: ignore[misc]
                 bus.stop(timeout=stage.patience, drain=False)
                 bus.subscriptions[0].resume()
@@ -132,8 +132,8 @@ class TestOrder:
             bus.drain(timeout=stage.patience)
         assert first == list(range(150))
 
-    def test_o5_order_not_promised_is_declared(self, stage: Stage) -> None:
-        """What order there is can be asked for; more than that is refused."""
+    def test_order_is_declared(self, stage: Stage) -> None:
+        """A bus can require the order that its transport keeps; requiring more raises."""
         has = stage.capabilities.order
         for wanted in ("key", "subject"):
             if has == "none" or (has, wanted) == ("key", "subject"):

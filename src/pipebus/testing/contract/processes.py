@@ -1,4 +1,4 @@
-"""The contract's promises that several processes are needed for: R4, L8 and S1."""
+"""Processes: the promises that take several processes to test."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from pipebus.testing.contract.stage import HasChildren, Stage
 from pipebus.testing.contract.tools import Seen, assert_refused, running, survives, until
 from pipebus.testing.history import History
 
-ALONE = "the stage says of no URL that other processes can open its store with it: see HasChildren"
+ALONE = "the stage has no URL with which other processes can open its store: see HasChildren"
 
 MEMBERS = 4
-"""Processes that share a subscription."""
+"""How many processes share a subscription."""
 
 
 @contextmanager
 def child(stage: HasChildren, what: str, file: Path, name: str = "child") -> Iterator[subprocess.Popen[bytes]]:
-    """One of the programs of child.py, until the block ends."""
+    """Run one of the programs of child.py until the block ends."""
     command = [sys.executable, "-m", "pipebus.testing.contract.child", stage.child_url(), what, str(file), name]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             begun = process.stdout.readline() == b"ready\n"
-            assert begun or what == "kill_itself", f"child {what} did not begin"  # that one may be dead before it says so
+            assert begun or what == "kill_itself", f"child {what} did not begin"  # that one may die before it prints "ready"
             yield process
         finally:
             process.kill()
 
 
 class TestProcesses:
-    """R4, L8, S1: processes that are killed, that leave, and that share the work."""
+    """Processes that are killed, that end without a stop, and that share a subscription."""
 
-    def test_r4_crash_counts_as_attempt(self, stage: Stage, tmp_path: Path) -> None:
-        """A message whose handler kills its process is a dead letter after so many attempts, and kills no further one."""
+    def test_a_crash_counts_as_an_attempt(self, stage: Stage, tmp_path: Path) -> None:
+        """A message that kills each process that handles it becomes a dead letter after its attempts, and kills no more."""
         if not survives(stage):
             assert_refused(stage, survives="process")
             return
@@ -67,8 +67,8 @@ class TestProcesses:
         taken = [record for record in History.from_jsonl(file).records if type(record).__name__ == "Delivered"]
         assert [getattr(record, "attempt", None) for record in taken] == list(range(1, ATTEMPTS + 1))
 
-    def test_l8_exit_without_close(self, stage: Stage, tmp_path: Path) -> None:
-        """A program that ends without stopping its bus does end, and what it published is there."""
+    def test_exit_without_stop_loses_nothing(self, stage: Stage, tmp_path: Path) -> None:
+        """A program that does not stop its bus can end, and what it has published is kept."""
         if not survives(stage):
             assert_refused(stage, survives="process")
             return
@@ -83,8 +83,8 @@ class TestProcesses:
             until(stage, lambda: len(seen.messages) >= SENT, "all of them")
         assert sorted(seen.bodies) == list(range(SENT))
 
-    def test_s1_multi_process_exclusive(self, stage: Stage, tmp_path: Path) -> None:
-        """Processes of one group take and acknowledge side by side: each message is settled once, by one of them."""
+    def test_processes_share_without_duplicates(self, stage: Stage, tmp_path: Path) -> None:
+        """Several processes of one group work at the same time, and each message is delivered and settled once."""
         if not (stage.capabilities.multi_process and stage.capabilities.groups):
             assert_refused(stage, multi_process=True, groups=True)
             return

@@ -1,4 +1,4 @@
-"""The contract's group P: a publish that returns has kept its promise, one that cannot says so."""
+"""Publishing: a publish that returns has kept its promise, and one that cannot raises."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pipebus.testing.history import History
 
 
 class TestPublish:
-    """P: publishing."""
+    """A publish that returns has kept its promise, and one that cannot raises."""
 
-    def test_p1_publish_then_subscribe_durable(self, stage: Stage) -> None:
-        """What is published while a durable subscription's worker is away arrives when it is back: once, and as it was."""
+    def test_absent_subscriber_gets_everything_later(self, stage: Stage) -> None:
+        """Messages published while a durable subscription's program is away arrive when it is back, once and unchanged."""
         seen = Seen()
         bus = stage.open()
         subscription = bus.subscribe("orders.>", seen, name="worker")
         if survives(stage):
             with running(stage, bus):
-                pass  # from here on the store knows the subscription
+                pass  # now the store knows the subscription
             publisher = stage.open("publisher")
             with running(stage, publisher):
                 for number in range(100):
@@ -53,8 +53,8 @@ class TestPublish:
             (f"orders.{number}", {"number": number}, {"n": str(number)}) for number in range(100)
         ]
 
-    def test_p2_publish_returns_only_after_promise(self, stage: Stage) -> None:
-        """What `publish` has returned a receipt for is there after a crash."""
+    def test_publish_returns_when_the_message_is_kept(self, stage: Stage) -> None:
+        """A message for which `publish` has returned a receipt outlives a crash."""
         seen = Seen()
         bus = stage.open()
         subscription = bus.subscribe("a", seen, name="s")
@@ -77,8 +77,8 @@ class TestPublish:
             bus.drain(timeout=stage.patience)
         assert sorted(seen.bodies) == list(range(20))
 
-    def test_p3_publish_failure_is_loud(self, stage: Stage) -> None:
-        """A bus that is not started, or closed, refuses with a typed error."""
+    def test_publish_without_a_running_bus_raises(self, stage: Stage) -> None:
+        """`publish` on a bus that is not started, or is stopped, raises."""
         bus = stage.open()
         bus.subscribe("a", Seen(), name="s")
         with pytest.raises(BusNotStarted):
@@ -88,8 +88,8 @@ class TestPublish:
         with pytest.raises(BusClosed):
             bus.publish("a")
 
-    def test_p5_retry_same_id_is_one_message(self, stage: Stage) -> None:
-        """An id that is published again within the window is one message, and its receipt says so."""
+    def test_same_id_is_one_message(self, stage: Stage) -> None:
+        """Two publishes with the same id within the window are one message, and the second receipt says `duplicate`."""
         promised = stage.capabilities.dedup_window > 0
         seen = Seen()
         bus = stage.open()
@@ -104,8 +104,8 @@ class TestPublish:
         if not promised:
             assert_refused(stage, dedup_window=1.0)
 
-    def test_p6_dedup_after_restart(self, stage: Stage) -> None:
-        """The window does not end with the process."""
+    def test_same_id_is_one_message_after_a_restart(self, stage: Stage) -> None:
+        """The window for duplicates outlives the program."""
         if not (stage.capabilities.dedup_window > 0 and survives(stage)):
             assert_refused(stage, dedup_window=1.0, survives="process")
             return
@@ -117,8 +117,8 @@ class TestPublish:
                 assert getattr(bus.publish("a", id="m"), "duplicate", None) is duplicate
         assert [message.id for message in seen.messages] == ["m"]
 
-    def test_p7_dedup_failed_attempt_not_poisoned(self, stage: Stage) -> None:
-        """An id whose first publish failed before it was kept is free."""
+    def test_id_of_a_failed_publish_is_free(self, stage: Stage) -> None:
+        """An id is still free if its first publish failed before the message was kept."""
         seen, failures = Seen(), [ConnectionError("not yet")]
 
         def unsteady(message: Message, call_next: Callable[[Message], Any]) -> Any:
@@ -140,8 +140,8 @@ class TestPublish:
         assert getattr(outcome, "duplicate", None) is False
         assert [(message.id, message.body) for message in seen.messages] == [("m", 2)]
 
-    def test_p9_publish_no_subscribers(self, stage: Stage) -> None:
-        """Nobody listens: no error, and no silence either."""
+    def test_publish_without_subscribers_is_unrouted(self, stage: Stage) -> None:
+        """A publish that reaches no subscription returns a receipt for 0 mailboxes, is counted, and is reported by an event."""
         heard: list[Any] = []
         bus = stage.open()
         bus.observe(heard.append)
@@ -150,8 +150,8 @@ class TestPublish:
             assert bus.stats()["unrouted"] == 1
         assert [event.message.subject for event in heard if isinstance(event, events.Unrouted)] == ["nowhere"]
 
-    def test_p10_publish_from_foreign_thread(self, stage: Stage) -> None:
-        """Threads publish through filters to handlers on an event loop, and none is lost."""
+    def test_publish_from_many_threads(self, stage: Stage) -> None:
+        """Many threads publish through a filter to handlers on an event loop, and no message is lost or doubled."""
         seen: Counter[Any] = Counter()
 
         async def handle(message: Message) -> None:
@@ -187,8 +187,8 @@ class TestPublish:
         assert failures == []
         assert seen == Counter({(number, "stamp"): 1 for number in range(threads * each)})
 
-    def test_p11_publish_during_close(self, stage: Stage) -> None:
-        """Twenty publishers race the stop: each publish is kept, or raises."""
+    def test_publish_during_stop_is_kept_or_raises(self, stage: Stage) -> None:
+        """While a bus stops, each publish of twenty threads is kept or raises."""
         history, seen = History(), Seen()
         history.record_subscription("s", "a", attempts=3)
         bus = stage.open()
@@ -226,15 +226,15 @@ class TestPublish:
             again.drain(timeout=stage.patience)
         history.judge().raise_if_broken()
 
-    def test_p12_oversize_rejected_before_io(self, stage: Stage) -> None:
-        """A message over the limit is refused to its publisher, and nothing of it is written."""
+    def test_too_large_message_is_refused(self, stage: Stage) -> None:
+        """A message that is larger than the limit raises in `publish`, and nothing of it is kept."""
         most = stage.capabilities.max_size
-        limit = 1000 if most is None or most > 2**24 else most  # where it is hundreds of megabytes, a program's own limit
+        limit = 1000 if most is None or most > 2**24 else most  # a limit of hundreds of megabytes would be slow to test
         seen = Seen()
         bus = stage.open(max_message_bytes=limit)
         bus.subscribe("a", seen, name="s")
         with running(stage, bus):
-            if stage.capabilities.objects:  # nothing is encoded, so nothing has a size
+            if stage.capabilities.objects:  # messages are not encoded, so they have no size
                 assert bus.publish("a", "x" * limit)
             else:
                 with pytest.raises(MessageTooLarge):

@@ -1,4 +1,4 @@
-"""The contract's group R: what comes again, how often, and what is dead."""
+"""Retries and dead letters: what comes again, how often, and what is dead."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pipebus.testing.contract.tools import Seen, assert_refused, figures, never,
 
 
 class TestRetry:
-    """R: retry and dead letters."""
+    """What comes again, how often, and what is dead."""
 
-    def test_r1_nack_redelivers_with_backoff(self, stage: Stage) -> None:
-        """A delivery that is given back comes again after its delay, and as often as allowed: never a hot loop."""
+    def test_returned_delivery_comes_again_after_its_delay(self, stage: Stage) -> None:
+        """A delivery that is returned comes again after its delay, not earlier, as often as its attempts allow."""
         seen, delays = Seen(), [0.05, 0.1, 0.2]
 
         def handle(message: Message, delivery: Delivery) -> None:
@@ -35,8 +35,8 @@ class TestRetry:
         waits = [later - earlier for earlier, later in zip(seen.times, seen.times[1:], strict=False)]
         assert all(wait >= delay * 0.9 for wait, delay in zip(waits, delays, strict=True)), waits
 
-    def test_r1_redeliver_gives_back(self, stage: Stage) -> None:
-        """A handler that fails is given its message again later by the store, and the others meanwhile."""
+    def test_redeliver_returns_failed_messages(self, stage: Stage) -> None:
+        """With `Redeliver`, a failed message goes back to the store and comes again later; others are handled meanwhile."""
         seen = Seen()
 
         def handle(message: Message, delivery: Delivery) -> None:
@@ -56,8 +56,8 @@ class TestRetry:
         assert times[1] - times[0] >= 0.09
         assert times[2] - times[1] >= 0.18
 
-    def test_r2_nack_delay_survives_restart(self, stage: Stage) -> None:
-        """A delivery that was given back with a delay comes after the restart too, and not before its time."""
+    def test_delay_of_a_returned_delivery_outlives_a_restart(self, stage: Stage) -> None:
+        """A delivery that was returned with a delay also comes after a restart, and not before its time."""
         if not survives(stage):
             assert_refused(stage, survives="process")
             return
@@ -81,8 +81,8 @@ class TestRetry:
         assert seen.attempts == [1, 2]
         assert seen.times[1] - seen.times[0] >= delay * 0.9
 
-    def test_r3_max_attempts_then_dead(self, stage: Stage) -> None:
-        """Given back each time: exactly so many attempts, then one dead letter that says why."""
+    def test_dead_after_all_attempts(self, stage: Stage) -> None:
+        """A message that is returned each time has exactly `attempts` attempts, and then is one dead letter that says why."""
         seen = Seen()
 
         def handle(message: Message, delivery: Delivery) -> None:
@@ -103,8 +103,8 @@ class TestRetry:
         assert len(letter.digest) == 12
         assert begun - 1 <= letter.first_time <= letter.time <= time.time() + 1
 
-    def test_r3_failing_handler_is_dead_after_its_chain(self, stage: Stage) -> None:
-        """A handler that raises is tried as often as its chain says, then dead with the error and where it came from."""
+    def test_failing_handler_makes_a_dead_letter_after_its_retries(self, stage: Stage) -> None:
+        """If a handler raises in each of its chain's retries, the dead letter has the error, the traceback and the digest."""
         seen = Seen()
 
         def handle(message: Message, delivery: Delivery) -> None:
@@ -123,8 +123,8 @@ class TestRetry:
         assert all("handle" in letter.traceback for letter in letters)
         assert letters[0].digest == letters[1].digest
 
-    def test_r5_dead_letters_are_kept_where_promised(self, stage: Stage) -> None:
-        """A dead letter outlives the program where the transport keeps them, and is counted for as long as it is there."""
+    def test_dead_letters_are_kept_where_promised(self, stage: Stage) -> None:
+        """A dead letter outlives the program if the transport promises to keep dead letters."""
         kept = bool(getattr(stage.capabilities, "dead_letters", False))
 
         def handle(message: Message) -> None:
@@ -144,8 +144,8 @@ class TestRetry:
         with running(stage, bus):
             assert [(letter.message.id, letter.error) for letter in bus.dead_letters.list()] == [("m", "ValueError: no")]
 
-    def test_r6_dlq_roundtrip(self, stage: Stage) -> None:
-        """A replayed dead letter is the message that died: subject, id, headers and body; its attempts are counted anew."""
+    def test_replayed_dead_letter_is_unchanged(self, stage: Stage) -> None:
+        """A replayed dead letter has the same subject, id, headers and body, and its attempts are counted from 1."""
         seen, broken = Seen(), threading.Event()
         broken.set()
 
@@ -172,8 +172,8 @@ class TestRetry:
         assert (after.id, after.subject, after.key, after.correlation_id) == ("m", "orders.eu", "k", "c")
         assert (after.headers["h"], after.body) == ("v", {"n": [1, "zwei"]})
 
-    def test_r7_dlq_no_loop(self, stage: Stage) -> None:
-        """A replayed letter that fails again is one letter again: it does not come back by itself."""
+    def test_dead_letters_do_not_loop(self, stage: Stage) -> None:
+        """A replayed letter that fails again is one dead letter again, and does not come back by itself."""
         seen = Seen()
 
         def handle(message: Message, delivery: Delivery) -> None:
@@ -182,7 +182,7 @@ class TestRetry:
 
         bus = stage.open()
         bus.subscribe("a", handle, name="s")
-        bus.subscribe(">", Seen(), name="all")  # nor does a dead letter reach anybody else
+        bus.subscribe(">", Seen(), name="all")  # a replay must not reach other subscriptions either
         with running(stage, bus):
             bus.publish("a", id="m")
             bus.drain(timeout=stage.patience)
@@ -196,8 +196,8 @@ class TestRetry:
             assert figures(bus, "all")["accepted"] == 1
         assert len(seen.messages) == 3
 
-    def test_r8_term_is_immediate(self, stage: Stage) -> None:
-        """What is rejected is dead at once, whatever retries are left."""
+    def test_rejected_is_dead_at_once(self, stage: Stage) -> None:
+        """A message that its handler rejects is dead at once, even if there are retries left."""
         seen = Seen()
 
         def handle(message: Message, delivery: Delivery) -> None:
@@ -214,8 +214,8 @@ class TestRetry:
         assert letter.attempts == 1
         assert "not ours" in letter.error
 
-    def test_r9_undecodable_goes_dead_once(self, stage: Stage) -> None:
-        """Bytes that are no message, or a body that the handler's type refuses, are dead at once; later messages flow."""
+    def test_undecodable_is_dead_at_once(self, stage: Stage) -> None:
+        """Bytes that are not a message, and a body that does not validate, are dead at once; later messages are handled."""
         seen: list[int] = []
 
         def handle(number: int) -> None:
@@ -236,8 +236,8 @@ class TestRetry:
         assert all(letter.attempts == 1 for letter in letters.values())
         assert (seen, stats["dead"], stats["acknowledged"]) == ([1], len(dead), 1)
 
-    def test_r10_poison_does_not_starve(self, stage: Stage) -> None:
-        """One message that fails and fails, and many good ones: all good ones are settled while it is tried again."""
+    def test_poison_does_not_starve_others(self, stage: Stage) -> None:
+        """While one message fails again and again, all other messages are handled."""
         good, poison = Seen(), Seen()
         many, enough = min(stage.many, 1000), threading.Event()
 
@@ -262,8 +262,8 @@ class TestRetry:
         assert sorted(good.bodies) == list(range(many))
         assert poison.attempts == list(range(1, len(poison.attempts) + 1))
 
-    def test_r12_retry_with_dlq_still_retries(self, stage: Stage) -> None:
-        """That dead letters are kept does not make one of a message that succeeds at last."""
+    def test_success_after_retries_is_not_dead(self, stage: Stage) -> None:
+        """A message that succeeds after a retry in the chain and another in the store is not a dead letter."""
         seen = Seen()
 
         def handle(message: Message, delivery: Delivery) -> None:

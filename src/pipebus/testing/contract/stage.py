@@ -1,5 +1,5 @@
 """
-The stage: what the contract asks of whoever wants a transport tested.
+The stage: what the contract needs in order to test a transport.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class Stage(Protocol):
 
     Args:
         capabilities: What the transport promises.
-        patience: Seconds to wait for what must come, before a promise counts as broken.
-        many: Messages in the tests that want many (10 000 where each is cheap).
+        patience: Seconds to wait for what must happen, before a promise counts as broken.
+        many: How many messages a test sends that needs many (10 000 if each is cheap).
     """
 
     @property
@@ -29,16 +29,16 @@ class Stage(Protocol):
 
     def open(self, name: str = "contract", **options: Any) -> Bus:
         """
-        A bus, not started. All buses of a stage share its store if the transport has one that they can share.
+        Make a bus and do not start it. All buses of a stage share its store, if the transport has one that can be shared.
 
         Args:
-            name: The bus's.
-            options: For `Bus`.
+            name: The name of the bus.
+            options: Arguments of `Bus`.
         """
         ...
 
     def wipe(self) -> None:
-        """Stop what still runs, and forget the store."""
+        """Stop the buses that are still running, and delete the store."""
         ...
 
 
@@ -47,27 +47,27 @@ class LosesLeases(Protocol):
     """A stage that can end leases."""
 
     def lose_leases(self) -> None:
-        """End the lease of whatever has been delivered and not settled: it is delivered again."""
+        """End the lease of every delivery that is not settled, so that it is delivered again."""
         ...
 
 
 @runtime_checkable
 class OpensWithLease(Protocol):
-    """A stage whose transport lets a delivery be lost when nobody has settled or renewed it for a time."""
+    """A stage whose transport ends the lease of a delivery that is neither settled nor renewed for some time."""
 
     def open_with_lease(self, seconds: float) -> Bus:
-        """`open` with a lease of so many seconds."""
+        """`open` with a lease of this many seconds."""
         ...
 
 
 @runtime_checkable
 class Crashes(Protocol):
-    """A stage that can kill."""
+    """A stage that can crash its buses."""
 
     def crash(self) -> None:
         """
-        What SIGKILL does to a process that holds the open buses: nothing of them reaches the store from now on. What was
-        opened before is not used again; the next `open` finds what a crash leaves.
+        Do what SIGKILL does to a process with the open buses: from now on nothing of them reaches the store. The tests do not
+        use them again; the next `open` finds what a crash leaves.
         """
         ...
 
@@ -77,26 +77,26 @@ class HasChildren(Protocol):
     """A stage whose store other processes can open."""
 
     def child_url(self) -> str:
-        """The URL that opens it in another process."""
+        """The URL with which another process opens the store."""
         ...
 
 
 @runtime_checkable
 class Injects(Protocol):
-    """A stage that can put on the wire what no bus would."""
+    """A stage that can put any bytes on the wire."""
 
     def inject(self, raw: bytes, subject: str) -> None:
-        """Bytes, as if another program had published them to `subject`; a bus of the stage is started."""
+        """Publish bytes to `subject`, as another program would; a bus of the stage is running."""
         ...
 
 
 class UrlStage:
     """
-    A stage for a transport that a URL names; to be derived from where a stage can do more.
+    A stage for a transport that a URL names. Derive from it for a stage that can do more.
 
     Args:
-        url: All its buses are opened with it, so they share what it names.
-        many: See `Stage`.
+        url: The URL of all its buses, so they share a store.
+        patience, many: As for `Stage`.
     """
 
     def __init__(self, url: Any, *, patience: float = 10.0, many: int = 10_000) -> None:
@@ -118,7 +118,7 @@ class UrlStage:
         return bus
 
     def wipe(self) -> None:
-        """Stops its buses; the store's place (a temporary directory) is the fixture's."""
+        """Stop the buses; the fixture deletes the store (in a temporary directory)."""
         for bus in self.buses:
             bus.stop(timeout=1.0, drain=False)
         self.buses.clear()

@@ -1,4 +1,4 @@
-"""Which pattern matches which subject, as the NATS server has it: the short table that every transport must agree with."""
+"""Which pattern matches which subject, as in the NATS server: a table that every transport must agree with."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ NO_SUBJECT: Final = (
     "", ".", "orders..created", ".orders", "orders.", "orders created", "orders\tx", "orders\r\nx", "orders\0", "a\ud800",
     "orders.*", "orders.>", "*", ">", "x" * 1025,
 )  # fmt: skip
-"""Texts that nobody can publish to."""
+"""Texts that are not subjects."""
 
 NO_PATTERN: Final = ("", ".", "orders..created", "a.>.b", ">.>", "orders created", "orders\n")
-"""Texts that nobody can subscribe to."""
+"""Texts that are not patterns."""

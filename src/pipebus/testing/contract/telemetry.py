@@ -1,4 +1,4 @@
-"""The contract's group T: what is told is true."""
+"""Telemetry: events, figures and states are true."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ FATES = ("fine", "raise", "reject", "again", "always again", "spam", "expired")
 
 
 class TestTelemetry:
-    """T: telemetry."""
+    """Events, figures and states are true."""
 
-    def test_t1_event_conservation(self, stage: Stage) -> None:
-        """Each taking that is told ends in exactly one way that is told, whatever goes wrong; and the figures say the same."""
+    def test_every_delivery_has_one_event_at_its_end(self, stage: Stage) -> None:
+        """Each `Taken` event is followed by exactly one event for its end, whatever goes wrong, and the figures agree."""
         heard: Counter[str] = Counter()
         history, lock = History(), threading.Lock()
         history.record_subscription("s", "a", attempts=2)
@@ -62,17 +62,17 @@ class TestTelemetry:
                 history.record_accepted(id)
             bus.drain(timeout=stage.patience)
             history.record_figures("s", figures(bus, "s"))
-        told = {name: heard[name] for name in ("Taken", "Acknowledged", "Discarded", "Died", "Returned", "Published")}
-        late = told["Discarded"] - 20  # on a slow machine some more have expired
-        assert told["Taken"] == told["Acknowledged"] + told["Discarded"] + told["Died"] + told["Returned"]
-        assert told["Published"] == 70
-        assert late > 0 or told == {
+        counts = {name: heard[name] for name in ("Taken", "Acknowledged", "Discarded", "Died", "Returned", "Published")}
+        late = counts["Discarded"] - 20  # on a slow machine more messages expire
+        assert counts["Taken"] == counts["Acknowledged"] + counts["Discarded"] + counts["Died"] + counts["Returned"]
+        assert counts["Published"] == 70
+        assert late > 0 or counts == {
             "Taken": 90, "Acknowledged": 20, "Discarded": 20, "Died": 30, "Returned": 20, "Published": 70,
         }  # fmt: skip
         history.judge().raise_if_broken()
 
-    def test_t2_lag_is_true(self, stage: Stage) -> None:
-        """Pending, in flight, dead and acknowledged are reported as they are, at each quiet moment."""
+    def test_figures_are_true(self, stage: Stage) -> None:
+        """Whenever the bus is quiet, its figures for accepted, acknowledged, dead, pending and in flight are true."""
         seen = Seen(held=True)
 
         def handle(message: Message, delivery: Delivery) -> None:
@@ -106,15 +106,18 @@ class TestTelemetry:
             comes(6, 5, 0, 0, 0)
             assert figures(bus, "s")["dropped"] == {"discarded": 1}
 
-    def test_t3_health_states(self, stage: Stage) -> None:
-        """new, started, draining, stopped, and round again; each step is told, and what a state forbids is refused."""
-        told: list[tuple[str, str]] = []
+    def test_states_and_their_events(self, stage: Stage) -> None:
+        """
+        A bus goes from new to started, draining, stopped, and may start again. Each change has an event, and calls that a
+        state does not allow raise.
+        """
+        changes: list[tuple[str, str]] = []
         refused: list[BaseException] = []
         bus = stage.open()
 
         def hear(event: Any) -> None:
             if isinstance(event, events.StateChanged):
-                told.append((event.old, event.new))
+                changes.append((event.old, event.new))
 
         def during(message: Message) -> None:
             until(stage, lambda: bus.state == "draining", "the bus is draining")
@@ -136,5 +139,5 @@ class TestTelemetry:
             with pytest.raises(BusClosed):
                 bus.publish("a")
         round_again = [("started", "draining"), ("draining", "stopped")]
-        assert told == [("new", "started"), *round_again, ("stopped", "started"), *round_again]
+        assert changes == [("new", "started"), *round_again, ("stopped", "started"), *round_again]
         assert len(refused) == 2

@@ -1,5 +1,5 @@
 """
-What the tests of the contract share: handlers under control, waiting on conditions, and the law of conservation.
+What the tests of the contract share: handlers under control, waiting for conditions, and the law of conservation.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Stage
 
 QUIET: Final = 0.1
-"""Seconds in which nothing may happen, where a test looks for what must not."""
+"""How many seconds a test watches that something does not happen."""
 
 POLL: Final = 0.001
 
 
 class Seen:
     """
-    A handler that keeps what it is given.
+    A handler that keeps the messages that it gets.
 
     Args:
-        held: It stands still with each message until `go` is set; `running` opens it when the test ends.
+        held: It waits with each message until `go` is set; `running` sets `go` at the end of its block.
     """
 
     def __init__(self, held: bool = False) -> None:
-        self.messages: list[Message[Any]] = []  # begun, in order
+        self.messages: list[Message[Any]] = []  # in the order in which their handlers began
         self.attempts: list[int] = []
-        self.times: list[float] = []  # of beginning, monotonic
+        self.times: list[float] = []  # when each handler began, monotonic
         self.done: list[Message[Any]] = []
         self.go = threading.Event()
         if not held:
@@ -48,7 +48,7 @@ class Seen:
         self.done.append(message)
 
     def note(self, message: Message[Any], attempt: int = 1) -> None:
-        """For handlers of the test's own."""
+        """Keep a message; for a test's own handlers."""
         with self._lock:
             self.times.append(time.monotonic())
             self.attempts.append(attempt)
@@ -60,7 +60,7 @@ class Seen:
 
 
 def until(stage: Stage, condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition; an AssertionError that names it if it does not come."""
+    """Wait for a condition; if it does not become true, the AssertionError says `what`."""
     deadline = time.monotonic() + stage.patience
     while not condition():
         assert time.monotonic() < deadline, f"not within {stage.patience:g} s: {what}"
@@ -68,7 +68,7 @@ def until(stage: Stage, condition: Callable[[], object], what: str) -> None:
 
 
 def never(condition: Callable[[], object], what: str) -> None:
-    """Watch for a moment that something does not happen."""
+    """Watch for QUIET seconds that something does not happen."""
     deadline = time.monotonic() + QUIET
     while time.monotonic() < deadline:
         assert not condition(), what
@@ -89,7 +89,7 @@ def assert_conserved(bus: Bus) -> None:
 
 @contextmanager
 def running(stage: Stage, bus: Bus, *held: Seen, drain: bool = True) -> Iterator[Bus]:
-    """A started bus. At the end held handlers are let go, it is stopped, and its figures must add up."""
+    """Start a bus. At the end, release the held handlers, stop the bus, and check that its figures add up."""
     bus.start()
     try:
         yield bus
@@ -107,16 +107,16 @@ def running(stage: Stage, bus: Bus, *held: Seen, drain: bool = True) -> Iterator
 
 
 def survives(stage: Stage) -> bool:
-    """Whether messages outlive the bus."""
+    """Whether messages outlive the program."""
     return stage.capabilities.survives != "nothing"
 
 
 def next_life(stage: Stage, bus: Bus, subscribe: Callable[[Bus], object]) -> Bus:
     """
-    The program's next run, not started: a new bus where messages outlive the old one, else the old one once more.
+    The bus of the program's next run, not started: a new one if messages outlive the program, otherwise the old one again.
 
     Args:
-        subscribe: What the program does before it starts its bus; called for a new one.
+        subscribe: Called with a new bus to make its subscriptions.
     """
     if not survives(stage):
         return bus
@@ -126,7 +126,7 @@ def next_life(stage: Stage, bus: Bus, subscribe: Callable[[Bus], object]) -> Bus
 
 
 def assert_nothing_comes_again(stage: Stage, bus: Bus, subscribe: Callable[[Bus, Seen], object], subject: str) -> None:
-    """In the program's next run nothing but a new message arrives."""
+    """Check that only a new message arrives in the program's next run."""
     seen = Seen()
     bus = stage.open()
     subscribe(bus, seen)
@@ -137,13 +137,13 @@ def assert_nothing_comes_again(stage: Stage, bus: Bus, subscribe: Callable[[Bus,
 
 
 def assert_refused(stage: Stage, **wanted: Any) -> None:
-    """Who asks for what is not promised is told when the bus is made."""
+    """Check that a bus that requires this cannot be made."""
     with pytest.raises(UnsupportedCapability):
         stage.open(require=wanted)
 
 
 def together(stage: Stage, *calls: Callable[[], object]) -> list[BaseException]:
-    """Call all at once, each on a thread of its own; what they raised."""
+    """Call all at the same time, each on a thread of its own, and return what they raised."""
     barrier, raised = threading.Barrier(len(calls)), list[BaseException]()
 
     def run(call: Callable[[], object]) -> None:
