@@ -92,7 +92,7 @@ def _raise_unseen() -> None:
     shown = _loaded("shown")
     for run in shown.unseen() if shown is not None else ():
         error, run.unseen = run.unseen, None
-        where = f"raised in {run.title}; the test has looked neither at its `error` nor at what came of it"
+        where = f"raised in {run.title}; the test has read neither its `error` nor its result"
         if not isinstance(error, Exception):  # a KeyboardInterrupt would end pytest
             raise AssertionError(f"{type(error).__name__} {where}") from error
         error.add_note(f"(pipebus: {where})")

@@ -344,7 +344,7 @@ class TestFileTests:
             "        pipebus.toml:29: received.ok.body.total: expected 6, found 5\n"
             "        pipebus.toml:29: received.ok.body.items[1]: expected 3, found 2\n"
             "FAILED  dies unexpectedly  (pipebus.toml:31)\n"
-            "        pipebus.toml:31: a message died in dies: ValueError: no use for 1 (if it should: dead = 1)\n"
+            "        pipebus.toml:31: a message died in dies: ValueError: no use for 1 (if that is expected: dead = 1)\n"
             "1 passed, 3 failed in T s\n"
         )
 

@@ -80,7 +80,7 @@ def test_threads_that_wait_for_each_other_are_a_failure() -> None:
     found = find(crosswise, range(100))
 
     assert found is not None
-    assert "nobody can go on" in found.why
+    assert "no thread can go on" in found.why
     assert "left waits for" in found.story
     assert "held by right" in found.story
 

@@ -284,7 +284,7 @@ def test_a_message_that_dies_unexpectedly_fails_the_test(run: Run) -> None:
         raise ValueError("the till\nis shut")
 
     result = run(f'{PLACED}\nexpect = {{ outcome = "accepted" }}', handlers={"till": breaks})
-    assert told(result) == ["a message died in till: ValueError: the till is shut (if it should: dead = 1)"]
+    assert told(result) == ["a message died in till: ValueError: the till is shut (if that is expected: dead = 1)"]
     assert run(f"{PLACED}\nexpect = {{ dead = 1 }}", handlers={"till": breaks}).passed
 
 
@@ -711,7 +711,7 @@ def test_an_async_handler_may_be_replaced(run: Run, world: Path) -> None:
     test = 'publish = { subject = "a" }\nreplace.handlers.s = { raises = "OSError: x" }\nexpect = { error = "OSError: x" }'
     assert told(run(test, shop, **options)) == []
     result = run('publish = { subject = "a" }\nexpect = { outcome = "accepted" }', shop, **options)
-    assert told(result) == ["a message died in s: AssertionError: it is replaced (if it should: dead = 1)"]
+    assert told(result) == ["a message died in s: AssertionError: it is replaced (if that is expected: dead = 1)"]
 
 
 # --- stand-ins for filters -------------------------------------------------------------------------------------------------

@@ -1789,7 +1789,7 @@ def test_a_fault_of_an_unknown_name_is_told_at_the_end(call: str) -> None:
     assert text.startswith("tilll ")
     assert "nothing has that name" in text
     for name in ("look", "till", "handle"):
-        assert name in text.partition("built in: ")[2]
+        assert name in text.partition("so far: ")[2]
     assert "<class" not in text
 
 
@@ -2352,7 +2352,7 @@ def test_a_handler_that_blocks_on_a_lock_of_its_own_is_named(run: str) -> None:
             threads = [thread for thread in threading.enumerate() if thread.name.startswith("pipebus")]
             lock.release()
     text = str(caught.value)
-    assert "waits for something that is not the harness's, or takes longer than 0.5 s" in text
+    assert "waits for something outside the harness's control, or takes longer than 0.5 s" in text
     assert "in blocked: " in text
     assert f"{Path(__file__).name}:" in text
     for thread in threads:
@@ -2385,7 +2385,7 @@ def test_a_test_that_waits_for_nobody_is_told() -> None:
         inbox = harness.start().subscribe("a")
         inbox.receive()
     text = str(caught.value)
-    assert "nobody can go on" in text
+    assert "no thread can go on" in text
     assert Path(__file__).name in text, text
     assert "inbox.receive()" in text
 

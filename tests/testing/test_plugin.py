@@ -380,7 +380,7 @@ TWICE = {
         def test_it(harness):
             harness.start().subscribe("a").receive()
         """,
-        "nobody can go on",
+        "no thread can go on",
     ),
     "exit-in-a-handler": (
         """
@@ -554,7 +554,7 @@ def test_a_lost_thread_disturbs_no_other_test(project: Project) -> None:
     """)
     ran = project.pytest()
     assert ran.summary == "1 failed, 1 passed", ran.text
-    assert "waits for something that is not the harness's" in ran.text
+    assert "waits for something outside the harness's control" in ran.text
 
 
 @pytest.mark.parametrize("run", ["pool", "thread", "loop"])

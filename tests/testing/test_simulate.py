@@ -101,7 +101,7 @@ def test_a_handler_that_is_not_safe_to_repeat_is_found() -> None:
 def test_a_lock_from_before_the_run_is_named() -> None:
     """It is real, and a thread that waits for it cannot be reached: told once, with the line, and not run again."""
     found = failure(s.takes_a_lock_from_before, seeds=50)
-    assert "waits for something that is not the scheduler's" in found.why
+    assert "waits for something outside the scheduler's control" in found.why
     assert "in handle: with EARLY:" in found.story
 
 
@@ -121,7 +121,7 @@ def test_the_story_is_of_the_failure_that_is_told(count: int) -> None:
 
 def test_a_fault_of_what_is_not_there_is_told() -> None:
     """A typing mistake must not make a simulation of nothing."""
-    with pytest.raises(PipelineError, match=r"there was no 'sel' to go wrong; there was .*sell"):
+    with pytest.raises(PipelineError, match=r"nothing is called 'sel'; there is .*sell"):
         simulate(s.sells_once, seeds=2, faults=faults.error("sel"))
 
 
@@ -198,7 +198,7 @@ def test_chance_is_the_seeds_and_is_given_back() -> None:
     ("arguments", "says"),
     [
         ({"build": None}, "simulate takes a function of a Harness, found None"),
-        ({"build": s.sells_once, "faults": ["slow"]}, "'slow' is none; write faults.slow"),
+        ({"build": s.sells_once, "faults": ["slow"]}, "'slow' is not a fault; write faults.slow"),
         ({"build": s.sells_once, "watching": [len]}, "has no source file"),
         ({"build": s.sells_once, "seeds": 0}, "seeds=0"),
         ({"build": s.sells_once, "seeds": "50"}, "seeds='50'"),

@@ -374,7 +374,7 @@ ZOO = {
     "growing": Animal("keeps its word", Growing, "it says that it is idempotent"),
     "mayfly": Animal("starts again", Mayfly, "after it was stopped and started again"),
     "borrower": Animal("starts again", Borrower, "after it was stopped and started again"),
-    "shy": Animal("describes itself", Shy, "its description is no JSON"),
+    "shy": Animal("describes itself", Shy, "its description is not JSON"),
     "inflating": Animal("settings round-trip", Inflating, "made from its own settings has others"),
     "untyped": Animal("settings round-trip", Untyped, "its settings are not what its fields declare"),
 }

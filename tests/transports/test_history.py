@@ -338,7 +338,7 @@ def test_lines_of_several_processes_are_merged_by_time(tmp_path: Path) -> None:
 
 def test_a_line_that_is_no_record_is_told_with_its_number() -> None:
     """A file that was damaged is not judged."""
-    with pytest.raises(ValueError, match="line 2 is no record"):
+    with pytest.raises(ValueError, match="line 2 is not a record"):
         History.from_jsonl('{"what":"ended","worker":"w"}\n{"what":"nonsense"}\n')
 
 

@@ -141,7 +141,7 @@ class FilterBench:
         """
         __tracebackhide__ = True
         if not self.harness.usable:
-            raise LifecycleError(f"{self.title} is not set up, or taken down; use `with FilterBench(…) as bench:`")
+            raise LifecycleError(f"{self.title} is not set up, or was closed; use `with FilterBench(…) as bench:`")
         return self.send_and(message, next, stop=False)
 
     def send_and(self, message: Any, next: Any, *, stop: bool) -> FilterRun:

@@ -46,16 +46,5 @@ def run_filter(
     `advance` it between two runs. To send several messages through a filter that remembers, use `FilterBench`.
     """
     __tracebackhide__ = True
-    return run_once(filter, message, next, at, colour, told=True)
-
-
-def run_once(filter: Any, message: Any, next: Any, at: Side, colour: Any, *, told: bool = False) -> FilterRun:
-    """
-    `run_filter`.
-
-    Args:
-        told: Show the story if the test fails.
-    """
-    __tracebackhide__ = True
-    with FilterBench(filter, next, at=at, colour=colour, told=told) as bench:
+    with FilterBench(filter, next, at=at, colour=colour) as bench:
         return bench.send_and(message, next, stop=True)

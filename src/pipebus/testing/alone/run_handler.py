@@ -79,7 +79,7 @@ class HandlerRun(Run):
         if error is not None:
             raise error.with_traceback(self._traceback)
         if not self.calls:
-            raise HarnessError(f"{self.title} was not called: {self.dropped or 'nothing came to it'}")
+            raise HarnessError(f"{self.title} was not called: {self.dropped or 'no delivery reached it'}")
         return self._value
 
     def __repr__(self) -> str:
@@ -115,7 +115,7 @@ def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> Hand
     if not isinstance(message, Message):
         message = Message(actor if actor is not None else "test", message)
     elif actor is not None and message.subject not in (actor, actor.name):
-        raise SubscriptionError(f"{actor!r} is given what is addressed to it, and this message is for {message.subject}")
+        raise SubscriptionError(f"{actor!r} takes what is addressed to it, but this message is for {message.subject}")
     run = HandlerRun(f"run_handler({name})", message, given=short(message))
     shown.add(run)
     with Harness(fail_fast=False, told=False) as harness, captured_logs() as lines:
@@ -170,5 +170,9 @@ def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
     run.published = harness.published[before:]
     run.moments = harness.tape.since(first, began)
     if settled is None and not ends and any(moment.what.startswith("is given") for moment in run.moments):
-        late = f"has not ended after {LONGEST:g} virtual seconds" if run.elapsed > LONGEST else "waits for what never comes"
+        late = (
+            f"has not ended after {LONGEST:g} virtual seconds"
+            if run.elapsed > LONGEST
+            else "waits for something that never comes"
+        )
         raise HarnessError(f"{run.title} {late}\n{run.story}")

@@ -183,15 +183,13 @@ class Script:
         if inspect.isawaitable(value):
             if inspect.iscoroutine(value):
                 value.close()
-            raise self._no(
-                "a coroutine", 'a callable that gives one is `async def`, or says so by an attribute colour = "async"'
-            )
+            raise self._no("a coroutine", 'write the function as `async def`, or set its attribute colour = "async"')
         if self.due is Handled:
             return HANDLED if value is None else Handled(value)
         if value is None:
             return Receipt(1)
         if isinstance(value, (list, tuple)):
-            raise self._no(repr(value), "several outcomes are one list, next=[…, …]")
+            raise self._no(repr(value), "give several outcomes as a list, next=[…, …]")
         raise self._no(
             repr(value),
             'in a publish chain the rest gives a Receipt or Dropped, or raises; for a handler\'s value write at="delivery"',

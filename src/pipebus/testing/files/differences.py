@@ -46,9 +46,9 @@ def differences_of(case: Case, found: Found) -> Iterator[str]:
         yield from _best(at("error"), "error", case.error, [error for _, error, _ in found.dead])
     if case.dead is None and case.error is None:
         for place, error, _ in found.dead:
-            yield f"{case.file}:{case.line}: a message died in {place}: {error} (if it should: dead = {len(found.dead)})"
+            yield f"{case.file}:{case.line}: a message died in {place}: {error} (if that is expected: dead = {len(found.dead)})"
     for failed in found.errors:
-        yield f"{case.file}:{case.line}: {text_of(failed)} (no message died of it)"
+        yield f"{case.file}:{case.line}: {text_of(failed)} (it caused no dead letter)"
     for name, wanted_messages in case.received.items():
         yield from _received(at("received"), name, wanted_messages, found.messages.get(name, []))
 

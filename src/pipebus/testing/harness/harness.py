@@ -111,7 +111,7 @@ class Harness:
 
     def __enter__(self) -> Harness:
         if self._inside is not None:
-            raise LifecycleError("this Harness has had its block; make another one")
+            raise LifecycleError("this Harness was used already; make another one")
         if self._store == "temporary":
             import_module("pipebus.transports.sqlite")  # before time and locks are replaced in it
         if self._outer is None:
@@ -449,11 +449,11 @@ class Harness:
             return f"{fault}, at call {fault.after + 1}; but it was called {times}"
         pulls = [one.name for bus in self.buses for one in bus.subscriptions if one.inbox is not None]
         if fault.name in pulls:
-            return f"{fault}, but {fault.name} is read by the test, and has no handler that could"
+            return f"{fault}, but {fault.name} is read by the test, so it has no handler to fail"
         if fault.name in self.tape.names:
             return f"{fault}, but it was never called"
         known = ", ".join(self.tape.names) or "none"
-        return f"{fault}, but nothing has that name (filters and handlers that have been built in: {known})"
+        return f"{fault}, but nothing has that name (filters and handlers so far: {known})"
 
     # --- what has happened ---------------------------------------------------------------------------------------------
 

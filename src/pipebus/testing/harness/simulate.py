@@ -79,7 +79,9 @@ def simulate(
     faults = [faults] if isinstance(faults, Danger) else list(faults)
     wrong = next((one for one in faults if not isinstance(one, Danger)), None)
     if wrong is not None:
-        raise PipelineError(f"simulate(faults=…): {wrong!r} is none; write faults.slow(…), error(…), overflow(…) or stop()")
+        raise PipelineError(
+            f"simulate(faults=…): {wrong!r} is not a fault; write faults.slow(…), error(…), overflow(…) or stop()"
+        )
     files = _own_files() if watching is None else {}
     files |= _files(build, *(watching or ()))
     chosen = _seeds(seeds)
@@ -92,7 +94,7 @@ def simulate(
     unknown = next((one.name for one in faults if one.name is not None and one.name not in seen), None)
     if unknown is not None:
         known = ", ".join(sorted(seen)) or "nothing"
-        raise PipelineError(f"simulate(faults=…): there was no {unknown!r} to go wrong; there was {known}")
+        raise PipelineError(f"simulate(faults=…): nothing is called {unknown!r}; there is {known}")
 
 
 def _seeds(seeds: Any) -> list[int]:
@@ -153,7 +155,7 @@ def _look(
             plans = rest
     found = explore.race(_scenario(build, seed, plans, seen), seed, files=files, patience=PATIENCE)
     if found is None:
-        return SimulationFailed(seed, "it failed, and then not again: it depends on more than the seed", f"seed {seed}")
+        return SimulationFailed(seed, "it failed once and then not again: it depends on more than the seed", f"seed {seed}")
     return found
 
 

@@ -107,7 +107,7 @@ def _check_error(name: str, error: Any) -> None:
         error("on purpose")
     except Exception as failure:
         raise PipelineError(
-            f"fault of {name}: {error.__name__} cannot be made of a text ({failure}); give an exception that is made already"
+            f"fault of {name}: {error.__name__} cannot be made from a text ({failure}); give an instance"
         ) from None
 
 

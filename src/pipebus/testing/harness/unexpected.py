@@ -61,7 +61,7 @@ class Unexpected:
 
     def handled(self, value: object, error: BaseException | None) -> None:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            self.add(error, "in a handler: its subscription stands still")
+            self.add(error, "in a handler: its subscription has stopped")
 
     def collect(self, threads: Iterable[Running]) -> None:
         """Add what the bus has only logged, and what threads have raised."""

@@ -170,7 +170,7 @@ class History:
                 try:
                     found.append(_decoder.decode(line))
                 except msgspec.DecodeError as error:
-                    raise ValueError(f"line {number} is no record: {error}") from error
+                    raise ValueError(f"line {number} is not a record: {error}") from error
         history = cls()
         history.records = sorted(found, key=lambda record: record.at)
         return history

@@ -7,13 +7,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pipebus.errors import PipelineError
 from pipebus.message.message import Message
 from pipebus.pipeline import places, recognise, routes, shapes
 from pipebus.pipeline.compose import Side
-from pipebus.testing.alone.run_filter import run_once
+from pipebus.testing.alone.bench import FilterBench
 from pipebus.testing.laws.case import Case, Seen, title_of
 from pipebus.testing.laws.laws import LAWS
 from pipebus.testing.laws.search import LawBroken, prepared, try_all, try_one
@@ -135,9 +135,11 @@ def _colours(make: Callable[[], Any], at: Side) -> tuple[str, ...]:
     """
     colours = []
     problem: PipelineError | None = None
-    for colour in ("sync", "async"):
+    both: tuple[Literal["sync", "async"], ...] = ("sync", "async")
+    for colour in both:
         try:
-            run_once(make(), Message("test"), None, at, colour)
+            with FilterBench(make(), at=at, colour=colour, told=False) as bench:
+                bench.send_and(Message("test"), None, stop=True)
             colours.append(colour)
         except PipelineError as error:
             problem = problem or error

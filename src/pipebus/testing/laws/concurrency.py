@@ -157,12 +157,12 @@ def _worse(case: Case, outcomes: list[Any], alone: list[FilterRun], fails: bool)
     known = {type(run._error) for run in alone}
     new = next((one for one in outcomes if isinstance(one, BaseException) and type(one) not in {*known, ForeignError}), None)
     if new is not None:
-        return f"one met {text_of(new)}, which none does that pass one after the other"
+        return f"one raised {text_of(new)}, which does not happen if they pass one after the other"
     drops = any(isinstance(run._outcome, Dropped) for run in alone)
     dropped = next((one for one in outcomes if isinstance(one, Dropped)), None)
     if dropped is not None and not drops and not fails and not any(getattr(s.filter, "may_drop", False) for s in case.steps()):
         return (
-            f"one was dropped ({dropped.reason}), as none is that pass one after the other; "
-            "if that is meant, say may_drop = True"
+            f"one was dropped ({dropped.reason}), which does not happen if they pass one after the other; "
+            "if that is intended, declare may_drop = True"
         )
     return None

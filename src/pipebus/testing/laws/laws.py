@@ -96,7 +96,7 @@ def lets_errors_through(case: Case) -> Problems:
         raised: list[ForeignError] = []
 
         def fails(message: Message[Any], raised: list[ForeignError] = raised) -> Any:
-            raised.append(ForeignError(f"the rest fails, the {len(raised) + 1}. time"))
+            raised.append(ForeignError(f"failure {len(raised) + 1} of the rest"))
             raise raised[-1]
 
         run = case.run(fails, colour=colour)
@@ -172,14 +172,14 @@ def keeps_its_word(case: Case) -> Problems:
             first, second = (case.sent(bench, case.message) for _ in range(2))
         for name, one in digest(first).items():
             if not same(one, digest(second)[name]):
-                yield f"it says that it is deterministic, and {name} was {one!r}, then {digest(second)[name]!r}"
+                yield f"it declares deterministic = True, but {name} was {one!r}, then {digest(second)[name]!r}"
                 return
     if steps and all(getattr(step.filter, "idempotent", False) for step in steps):
         with case.bench() as bench:
             once = case.sent(bench, case.message)
             twice = case.sent(bench, once.forwarded) if once.forwarded is not None else once
         if twice.forwarded != once.forwarded:
-            yield f"it says that it is idempotent, and made {once.forwarded!r} of the message, and of that {twice.forwarded!r}"
+            yield f"it declares idempotent = True, but made {once.forwarded!r} of the message, and of that {twice.forwarded!r}"
 
 
 def starts_again(case: Case) -> Problems:

@@ -18,7 +18,7 @@ def describes_itself(case: Case) -> Problems:
         try:
             json.dumps(explain.describe_node(node), allow_nan=False)
         except Exception as error:
-            yield f"its description is no JSON: {text_of(error)}"
+            yield f"its description is not JSON: {text_of(error)}"
 
 
 def settings_round_trip(case: Case) -> Problems:

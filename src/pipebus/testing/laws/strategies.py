@@ -64,7 +64,7 @@ def bodies_of(type_: Any) -> st.SearchStrategy[Any]:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(type_)
     except Exception as error:
-        raise PipelineError(f"messages=: pydantic knows no type {type_!r}: {error}") from error
+        raise PipelineError(f"messages=: pydantic does not know the type {type_!r}: {error}") from error
 
     def dump(value: Any) -> Any:
         try:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -60,7 +59,7 @@ def race(scenario: Scenario, seed: int, **options: Any) -> SimulationFailed | No
     assert again.story is not None
     if (bare(again.failure), again.steps) != (bare(sim.failure), sim.steps):
         why = (
-            f"seed {seed} failed after {sim.steps} steps and then, run once more, not in the same way: "
+            f"seed {seed} failed after {sim.steps} steps, but not in the same way when it ran again: "
             f"something depends on more than the seed ({bare(sim.failure)})"
         )
         return SimulationFailed(seed, why, f"{why}\n\n{again.story.text(again, scenario.__name__)}")
@@ -142,12 +141,3 @@ def _number(variable: str) -> int | None:
         return int(text)
     except ValueError:
         raise PipelineError(f"{variable}={text!r} in the environment: it is a whole number") from None
-
-
-def rate(scenario: Scenario, count: int = 100, **options: Any) -> float:
-    """How many seeds run per second."""
-    with watch.all_code(watch.by_line()):
-        began = time.perf_counter()
-        for seed in range(count):
-            run(scenario, seed, **options)
-    return count / (time.perf_counter() - began)

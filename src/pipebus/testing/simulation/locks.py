@@ -32,7 +32,7 @@ class SimLock:
         sim = self.sim
         if sim.running is None:  # before the run, or after it
             if self.held and blocking:
-                raise RuntimeError("a lock is held although nobody runs")
+                raise RuntimeError("a lock is held although no thread is running")
             taken, self.held = not self.held, True
             return taken
         if sim.over:

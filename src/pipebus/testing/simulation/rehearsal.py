@@ -46,8 +46,8 @@ class Rehearsal(MemoryTransport):
 
     def transaction(self, token: Any) -> AbstractContextManager[Any]:
         raise UnsupportedCapability(
-            f"delivery.transaction() needs the store of {self.url}, and a test runs in memory; give the test a store that is "
-            'thrown away: Harness(store="temporary")'
+            f"delivery.transaction() needs the store of {self.url}, and a test runs in memory; give the test a store of its "
+            'own: Harness(store="temporary")'
         )
 
 

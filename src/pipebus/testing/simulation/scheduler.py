@@ -267,7 +267,7 @@ class Simulation:
             if not done:
                 who = self.running.name if self.running is not None else "a thread"
                 self.failure = self.failure or (
-                    f"{who} waits for something that is not the scheduler's (a lock that was made before the run, a socket), "
+                    f"{who} waits for something outside the scheduler's control (a lock made before the run, a socket), "
                     f"or takes longer than {self.patience:g} s"
                 )
                 self.ending = self.ending or stories.positions(self, None)
@@ -387,7 +387,7 @@ class Simulation:
             if self.outside.let_in():
                 continue
             if not self._pass_time() and not self.outside.let_in(LONGEST_WAIT):
-                self.fail("nobody can go on: each thread waits for another, or was not woken")
+                self.fail("no thread can go on: each waits for another, or was not woken")
                 return None
 
     def _runnable(self) -> list[Task]:
@@ -440,7 +440,9 @@ class Simulation:
             if not me.guest:
                 me.baton.acquire()
             elif not self._await_turn(me):
-                self.fail(f"{to.name} waits for something that is not the harness's, or takes longer than {self.patience:g} s")
+                self.fail(
+                    f"{to.name} waits for something outside the harness's control, or takes longer than {self.patience:g} s"
+                )
         if self.over:
             if not me.guest:
                 watch.end()

@@ -32,7 +32,7 @@ class Shim:
 
     def __getattr__(self, name: str) -> Any:
         if name in {"Condition", "Semaphore", "BoundedSemaphore", "Barrier", "Timer"}:
-            raise NotImplementedError(f"the scheduler has no {name} yet")
+            raise NotImplementedError(f"the scheduler does not support {name} yet")
         return getattr(threading, name)
 
 

@@ -105,7 +105,7 @@ def what(on: Any, brief: bool = False) -> str:
         if os.path.basename(on.made[0]) == "runners.py" and "self.gate" in source(*on.made):
             return "something to do"
         if brief:
-            return "another that is in the bus" if on.holder is not None else "the bus"
+            return "another thread in the bus" if on.holder is not None else "the bus"
         holder = f", held by {on.holder.name}" if on.holder is not None else ""
         return f"`{source(*on.made)}` of {place(*on.made)}{holder}"
     if hasattr(on, "thread"):

@@ -95,6 +95,6 @@ def is_alive(thread: threading.Thread) -> bool:
 
 def foreign(name: str) -> RuntimeError:
     return RuntimeError(
-        f"thread {name} uses a bus (or a call_next) of pipebus.testing, which knows nothing of that thread; start it with "
-        "harness.thread(call, …), so that it has its turn like the others, or test this on a bus of its own, without a harness"
+        f"thread {name} uses a bus (or a call_next) of pipebus.testing, which does not control that thread; start it with "
+        "harness.thread(call, …), or test this on a bus of its own, without a harness"
     )

@@ -67,8 +67,8 @@ class SimLoop(asyncio.BaseEventLoop):
 
     async def _nothing_outside(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError(
-            "an event loop of a Harness has no sockets and no subprocesses, for they keep no virtual time; "
-            "put something in their place, or test this on a bus of its own"
+            "an event loop of a Harness has no sockets and no subprocesses, because they do not run in virtual time; "
+            "replace what uses them, or test this on a bus of its own"
         )
 
     create_connection = create_server = create_datagram_endpoint = getaddrinfo = getnameinfo = _nothing_outside
@@ -178,7 +178,7 @@ class AsyncioShim:
         loop = asyncio.get_running_loop()
         if self.sim.here() and not isinstance(loop, SimLoop):
             raise RuntimeError(
-                "a bus of a Harness cannot be waited for on a real event loop: nobody would have his turn; write "
+                "a bus of a Harness cannot be waited for on a real event loop: no other thread could run; write "
                 "harness.run(coroutine) in a plain test"
             )
         return loop
