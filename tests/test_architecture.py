@@ -41,8 +41,8 @@ def test_each_folder_with_several_modules_has_a_contract_of_its_own() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
     covered = {container for contract in contracts for container in contract["containers"]}
     several = {
-        f"pipebus.{path.name}"
-        for path in PACKAGE.iterdir()
+        ".".join(path.relative_to(PACKAGE.parent).parts)
+        for path in [*PACKAGE.iterdir(), *(PACKAGE / "testing").iterdir()]
         if path.is_dir() and len([one for one in path.iterdir() if one.suffix == ".py" or (one / "__init__.py").exists()]) > 2
     }
     assert several <= covered

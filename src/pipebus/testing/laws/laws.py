@@ -1,8 +1,8 @@
 """
 The laws that every filter must keep, built in or your own.
 
-A law is a function of a `Case` (a way to make new filters, and one message) that yields what is wrong, if anything.
-`check_filter` tries each law on many messages, and shows the smallest message that breaks one.
+A law is a function of a `Case` (a way to make new filters, and one message) that yields what is wrong, if anything; only the
+first thing is read. `check_filter` tries each law on many messages, and shows the smallest message that breaks one.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ def mutates_nothing(case: Case) -> Problems:
             case.run(seen(then), colour=colour)
             if any(changed) or not same(body, before):
                 yield f"the body that it was given has changed: it was {before!r}, and is {body!r}; change a copy"
-                return
 
 
 def runs_the_rest_as_declared(case: Case) -> Problems:
@@ -70,7 +69,6 @@ def runs_the_rest_as_declared(case: Case) -> Problems:
             times = case.run(next, colour=colour).next_calls
             if most is not None and times > most:
                 yield f"it ran the rest {times} times, and declares passes={most}; say how often it may, or run it once"
-                return
 
 
 def lets_cancellation_through(case: Case) -> Problems:
@@ -84,10 +82,8 @@ def lets_cancellation_through(case: Case) -> Problems:
                     f"the rest was ended by {type(cause).__name__}, and the filter {made(run)}; "
                     "catch Exception, or raise it again"
                 )
-                return
             if len(calls) > 1:
                 yield f"the rest was ended by {type(cause).__name__}, and the filter ran it again; catch Exception instead"
-                return
 
 
 def lets_errors_through(case: Case) -> Problems:
@@ -102,7 +98,6 @@ def lets_errors_through(case: Case) -> Problems:
         run = case.run(fails, colour=colour)
         if raised and not any(run._error is one for one in raised):
             yield f"the rest raised {type(raised[-1]).__name__}, and the filter {made(run)}; let it pass, or raise it again"
-            return
 
 
 def is_the_same_in_both_colours(case: Case) -> Problems:
@@ -115,7 +110,6 @@ def is_the_same_in_both_colours(case: Case) -> Problems:
         for name, one in sync.items():
             if same(one, once_more[name]) and not same(one, asynchronous[name]):
                 yield f"{name} differs: {one!r} in a sync chain, {asynchronous[name]!r} in an async one"
-                return
 
 
 def keeps_the_envelope(case: Case) -> Problems:
@@ -134,11 +128,9 @@ def keeps_the_envelope(case: Case) -> Problems:
             for name in ("id", "correlation_id", "reply_to", "time"):
                 if getattr(forward, name) != getattr(message, name):
                     yield f"it handed on {name}={getattr(forward, name)!r} where it was given {getattr(message, name)!r}"
-                    return
             lost = {name: value for name, value in RESERVED.items() if forward.headers.get(name) != value}
             if lost:
                 yield f"it lost the reserved header {lost}; message.with_headers(…) and with_body(…) keep what is there"
-                return
 
 
 def returns_an_outcome(case: Case) -> Problems:
@@ -148,7 +140,6 @@ def returns_an_outcome(case: Case) -> Problems:
             run = case.run(next, colour=colour)
             if isinstance(run._error, ContractError):
                 yield text_of(run._error)
-                return
 
 
 def restores_the_context(case: Case) -> Problems:
@@ -158,7 +149,6 @@ def restores_the_context(case: Case) -> Problems:
             run = case.run(next, colour=colour)
             if run.leaks:
                 yield f"it left context variable {run.leaks[0]} changed; reset it in a `finally`, with the token of `set`"
-                return
 
 
 def keeps_its_word(case: Case) -> Problems:
@@ -173,7 +163,6 @@ def keeps_its_word(case: Case) -> Problems:
         for name, one in digest(first).items():
             if not same(one, digest(second)[name]):
                 yield f"it declares deterministic = True, but {name} was {one!r}, then {digest(second)[name]!r}"
-                return
     if steps and all(getattr(step.filter, "idempotent", False) for step in steps):
         with case.bench() as bench:
             once = case.sent(bench, case.message)
@@ -206,7 +195,6 @@ def starts_again(case: Case) -> Problems:
     found = [(type(run._error), type(run._outcome), run.next_calls) for run in (went_on, began, again)]
     if found[2] not in found[:2]:
         yield f"it {made(went_on)}; after it was stopped and started again it {made(again)}"
-        return
     for name, one in digest(began).items():  # it may go on or begin anew, nothing else
         now = digest(again)[name]
         if same(one, digest(once_more)[name]) and not same(one, now) and not same(digest(went_on)[name], now):

@@ -127,8 +127,7 @@ class Simulation:
         self.outside = Outside(self)
         self.place: Callable[[Any, str], Any] = Rehearsal  # makes the transport in place of what a URL names
         self.bus_made: list[Callable[[Any], object]] = []  # the last of them is called with each bus that is made
-        self.lost = False
-        self._lost = False  # a thread waits where the scheduler cannot end it
+        self.lost = False  # a thread waits where the scheduler cannot end it
         self._done = allocate_lock()
         self._done.acquire()
 
@@ -219,7 +218,7 @@ class Simulation:
 
     def here(self) -> bool:
         """Whether the calling thread has the baton."""
-        return self.running is not None and self.running.thread.ident == get_ident() and not self._lost
+        return self.running is not None and self.running.thread.ident == get_ident() and not self.lost
 
     def always(self, check: Callable[[], str | None]) -> None:
         """Call this whenever threads change places. It returns what is wrong, or None, and must take no lock."""
@@ -271,7 +270,7 @@ class Simulation:
                     f"or takes longer than {self.patience:g} s"
                 )
                 self.ending = self.ending or stories.positions(self, None)
-                self.over = self.lost = self._lost = True
+                self.over = self.lost = True
                 self.running = None
                 return  # its threads cannot be ended
             self.running = None
@@ -302,7 +301,7 @@ class Simulation:
         self.over = me.ended = True
         self.live.remove(me)
         others = [task for task in self.all_tasks if not task.ended]
-        if self.running is not me or self._lost:  # interrupted while another had the baton: let all of them leave
+        if self.running is not me or self.lost:  # interrupted while another had the baton: let all of them leave
             for task in others:
                 with suppress(RuntimeError):
                     task.baton.release()
@@ -311,7 +310,7 @@ class Simulation:
             self._done.acquire(timeout=self.patience)
         self.running = None
         for task in others:
-            threads.real_join(task.thread, 0.0 if self._lost else self.patience)
+            threads.real_join(task.thread, 0.0 if self.lost else self.patience)
         for loop in self.loops:
             loop.sweep()
 
@@ -362,7 +361,7 @@ class Simulation:
             if following is not None:
                 self._give(following)
                 return
-        if self._lost:
+        if self.lost:
             return  # the others leave by themselves
         # End the others, one after the other.
         remaining = self.live[0] if self.live else None
@@ -486,7 +485,7 @@ class Simulation:
         try:
             came = me.baton.acquire(timeout=self.patience)
         finally:
-            self._lost = not came
+            self.lost = not came
         return came
 
     # --- blocking, and going on ------------------------------------------------------------------------------------------
