@@ -25,7 +25,7 @@ from pipebus.pipeline.compose import Side
 from pipebus.testing.alone.chain import Chain
 from pipebus.testing.alone.filter_run import FilterRun
 from pipebus.testing.alone.leaks import changed
-from pipebus.testing.alone.script import Script, came_for
+from pipebus.testing.alone.script import Script, expected_subject
 from pipebus.testing.harness import shown
 from pipebus.testing.harness.harness import Harness
 from pipebus.testing.harness.tape import Moment
@@ -213,7 +213,7 @@ class FilterBench:
 
         def sync(number: int) -> Any:
             whose.set(number)
-            came_for.set(given[number].subject)
+            expected_subject.set(given[number].subject)
             try:
                 return entry(given[number])
             except BaseException as error:
@@ -221,7 +221,7 @@ class FilterBench:
 
         async def asynchronous(number: int) -> Any:
             whose.set(number)
-            came_for.set(given[number].subject)
+            expected_subject.set(given[number].subject)
             try:
                 return await entry(given[number])
             except BaseException as error:
@@ -281,7 +281,7 @@ class FilterBench:
         """Run the chain in a context of its own, as a publisher or a worker would."""
 
         def main_sync() -> Any:
-            came_for.set(message.subject)
+            expected_subject.set(message.subject)
             before = contextvars.copy_context()
             try:
                 return entry(message)
@@ -293,7 +293,7 @@ class FilterBench:
         raised: list[BaseException] = []
 
         async def main() -> Any:
-            came_for.set(message.subject)
+            expected_subject.set(message.subject)
             before = contextvars.copy_context()
             try:
                 return await entry(message)

@@ -20,7 +20,7 @@ from pipebus.values.quantities import is_duration
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
-came_for: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.testing.came_for")
+expected_subject: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.testing.expected_subject")
 """The subject of the current message, in a chain that serves several subjects: a filter may not change it."""
 
 
@@ -125,7 +125,7 @@ class Script:
     def _called(self, message: Message[Any], subject: Any) -> tuple[str, Any]:
         if message.__class__ is not Message:
             raise blame.handed_on(message)
-        due = subject if subject is not None else came_for.get()
+        due = subject if subject is not None else expected_subject.get()
         if message.subject != due:
             raise SubjectChanged(due, message.subject)
         self.forwards.append(message)

@@ -26,7 +26,7 @@ class Strike:
         self.error = error
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         if self.error is not None:
             when = " after its work" if self.late else ""
             return f"(on purpose) fails{when}: {type(self.error).__name__}: {self.error}"

@@ -173,7 +173,7 @@ class Tape:
     def _struck(self, name: str, mark: blame.StepId, message: Message[Any], strikes: list[Any], late: bool) -> Iterable[Any]:
         for strike in strikes:
             if strike.late == late:
-                self.say(name, cut(strike.told))
+                self.say(name, cut(strike.text))
                 if strike.error is not None:
                     blame.blame(strike.error, mark, message)
                 yield strike

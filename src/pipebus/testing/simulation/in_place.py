@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipebus.clock import SYSTEM
 from pipebus.testing.simulation import threads
-from pipebus.testing.simulation.shims import RandomShim, Shim, SocketShim, TimeShim
+from pipebus.testing.simulation.shims import RandomShim, SocketShim, ThreadingShim, TimeShim
 from pipebus.testing.simulation.virtual_loop import AsyncioShim
 from pipebus.transports.opening import open_transport
 
@@ -57,7 +57,7 @@ def _replace(sim: Simulation, stack: ExitStack) -> None:
         return declared if declared.local or not sim.here() else sim.place(declared, url)
 
     for name, real, shim in (
-        ("threading", threading, Shim(sim)),
+        ("threading", threading, ThreadingShim(sim)),
         ("time", time, TimeShim(sim)),
         ("asyncio", asyncio, AsyncioShim(sim)),
         ("_time", time, TimeShim(sim)),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipebus.testing.simulation.scheduler import Simulation
 
 
-class Shim:
+class ThreadingShim:
     """The module `threading`. Threads that the scheduler does not control get the real objects."""
 
     def __init__(self, sim: Simulation) -> None:
