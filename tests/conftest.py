@@ -24,6 +24,18 @@ def pytest_configure(config: pytest.Config) -> None:
     hear_signals()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """
+    With `-n auto`, half as many workers again as there are cores (3 for 2): while one waits for a program, a server or a
+    timeout, another one works.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + (cores + 1) // 2
+
+
 def hear_signals() -> None:
     """
     Undo what `nohup`, cron, and a shell that starts a job in the background do: they start programs with signals ignored.

@@ -648,6 +648,7 @@ def test_a_body_that_holds_one_thing_many_times_is_refused(leaf: str, wrap: str)
     assert limited(code).strip() == "Rejected"
 
 
+@pytest.mark.thorough
 def test_one_expression_may_be_asked_by_many_threads() -> None:
     """What they are told does not mix; compiling at the same time is fine, too."""
     shared = Condition("length(body.items[?qty > `1`]) > `0` && headers.n == to_string(body.n)")

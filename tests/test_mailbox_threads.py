@@ -144,7 +144,7 @@ def test_a_mailbox_that_falls_asleep_after_every_message_loses_none() -> None:
 
 @pytest.mark.parametrize("workers", [2, 4])
 @pytest.mark.parametrize(("size", "messages"), [(5, 60), (100_000, 200)], ids=["small", "large"])
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_several_workers_get_every_message_once_and_each_key_in_order(workers: int, size: int, messages: int) -> None:
     """Keys keep each publisher's order, one message of a key at a time, whoever handles it."""
     record = Record()
@@ -204,7 +204,7 @@ def test_four_readers_share_every_message_once(size: int, messages: int) -> None
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 @pytest.mark.parametrize("size", [1, 3, 1_000])
 @pytest.mark.parametrize("overflow", ["block", "reject", "drop_newest", "drop_oldest"])
-@pytest.mark.few(6)
+@pytest.mark.few(3)
 def test_a_full_mailbox_follows_its_rule_exactly_and_never_exceeds_its_bound(overflow: Any, size: int, workers: int) -> None:
     """What publishers were told is what happened: accepted messages are handled once, or counted as dropped by the rule."""
     record = Record()
@@ -236,6 +236,7 @@ def test_a_full_mailbox_follows_its_rule_exactly_and_never_exceeds_its_bound(ove
 
 
 @pytest.mark.parametrize("reader", ["handler", "reader"])
+@pytest.mark.few(1)
 def test_a_mailbox_of_one_hands_over_message_after_message(reader: str) -> None:
     """The smallest mailbox, fifty publishers that wait for room: all get through, each in order."""
     record = Record()
@@ -502,7 +503,7 @@ def few(call: Callable[[int], Any]) -> list[InThread]:
 @pytest.mark.parametrize("size", [1, 3, 1_000])
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 @pytest.mark.usefixtures("turns_at_every_line")
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_line_by_line_handlers_get_every_message_once(workers: int, size: int) -> None:
     """Publishers that pause now and then, so that the mailbox falls asleep and is woken in every possible way."""
     record = Record()
@@ -524,6 +525,7 @@ def test_line_by_line_handlers_get_every_message_once(workers: int, size: int) -
 
 @pytest.mark.parametrize("size", [1, 1_000])
 @pytest.mark.usefixtures("turns_at_every_line")
+@pytest.mark.few(1)
 def test_line_by_line_readers_get_every_message_once(size: int) -> None:
     """Readers with and without patience beside each other: no message is lost, and no wake-up."""
     with running() as bus:
@@ -551,6 +553,7 @@ def test_line_by_line_readers_get_every_message_once(size: int) -> None:
 
 
 @pytest.mark.usefixtures("turns_at_every_line")
+@pytest.mark.thorough
 def test_line_by_line_one_patient_reader_misses_no_wake_up() -> None:
     """A reader that waits for ever and a publisher that waits for it, message by message."""
     with running() as bus:
@@ -575,7 +578,7 @@ def test_line_by_line_one_patient_reader_misses_no_wake_up() -> None:
 
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 @pytest.mark.usefixtures("turns_at_every_line")
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_line_by_line_receipts_are_true_while_subscribers_leave(workers: int) -> None:
     """Who published while a subscriber left knows exactly whether it took the message."""
     with running() as bus:
@@ -608,7 +611,7 @@ def test_line_by_line_receipts_are_true_while_subscribers_leave(workers: int) ->
 
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 @pytest.mark.usefixtures("turns_at_every_line")
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_line_by_line_a_stop_loses_nothing(workers: int) -> None:
     """Stopped and started again while four publish: what was accepted is handled once, before the stop or after it."""
     record = Record()

@@ -903,6 +903,7 @@ class TestTerminal:
 
     @pytest.mark.parametrize("program", [PIPEBUS, WITHOUT_RICH], ids=["with rich", "without rich"])
     @pytest.mark.parametrize("columns", [40, 100])
+    @pytest.mark.thorough
     def test_the_summary_is_whole_at_any_width(self, program: list[str], columns: int) -> None:
         """Nothing is cut off, and the figures are the same."""
         done = on_terminal("run", WEBHOOKS, "--allow", "webhooks", "--input", EVENTS, columns=columns, program=program)
@@ -1005,6 +1006,7 @@ class TestTerminal:
 class TestLog:
     """--log"""
 
+    @pytest.mark.thorough
     def test_shows_what_is_logged_on_stderr(self, shop: Shop) -> None:
         """And leaves stdout alone."""
         shop.config(OK, '[[pipelines]]\nfilters = ["log"]\n')

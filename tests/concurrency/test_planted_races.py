@@ -187,7 +187,7 @@ every_break = pytest.mark.parametrize(
 
 
 @every_break
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 def test_a_planted_race_is_found_and_its_seed_repeats_it(broken: Break, scenario: Scenario, options: dict[str, Any]) -> None:
     """Some seed fails, again and in the same way, word for word; without the break it passes, as all seeds before it do."""
     with plant(*broken):

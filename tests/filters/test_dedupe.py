@@ -289,6 +289,7 @@ class Slow(Key):
 
 
 @every_way
+@pytest.mark.few(1)
 def test_of_many_threads_that_publish_the_same_ids_each_id_passes_once(way: Way) -> None:
     """Twenty publishers, the same forty ids, each at its own pace: forty receipts in all, forty messages."""
     bus = Bus()

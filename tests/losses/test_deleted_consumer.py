@@ -110,7 +110,7 @@ def warned(caplog: pytest.LogCaptureFixture, event: str) -> bool:
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
 @pytest.mark.parametrize("at", [0, 1, 60, 139])
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_a_deleted_consumer_goes_on_behind_what_was_settled(stage: NatsStage, colour: str, at: int) -> None:
     """140 messages, and the consumer is deleted at one of them: each is handled once, in order, and the figures say so."""
     gated = Gated(at)
@@ -147,6 +147,7 @@ def test_a_consumer_may_be_deleted_again_and_again(stage: NatsStage) -> None:
     assert gated.handled == [[turn, number] for turn in range(4) for number in range(20)]
 
 
+@pytest.mark.thorough
 def test_what_waits_while_paused_is_not_lost(stage: NatsStage, caplog: pytest.LogCaptureFixture) -> None:
     """A consumer that is deleted with all of its messages waiting has them all again, and a warning says that it was lost."""
     gated = Gated()
@@ -245,6 +246,7 @@ def test_a_consumer_that_is_deleted_while_its_bus_is_stopped(stage: NatsStage) -
     assert gated.begun == list(range(10))
 
 
+@pytest.mark.thorough
 def test_a_stop_right_after_the_deletion_loses_nothing(stage: NatsStage) -> None:
     """Whoever is started next finds the consumer, behind what was settled."""
     first = Gated()
@@ -292,6 +294,7 @@ def test_two_programs_share_what_follows(stage: NatsStage) -> None:
     ],
     ids=["new", "last", "all", "by-sequence"],
 )
+@pytest.mark.few(1)
 def test_a_consumer_of_other_settings_in_its_place(stage: NatsStage, settings: dict[str, Any]) -> None:
     """Somebody deletes it and makes one of the same name that would skip what waits: nothing is skipped."""
     gated = Gated(10)
@@ -310,6 +313,7 @@ def test_a_consumer_of_other_settings_in_its_place(stage: NatsStage, settings: d
     assert gated.begun == list(range(60))
 
 
+@pytest.mark.thorough
 def test_another_programs_consumer_in_its_place_is_told(stage: NatsStage, caplog: pytest.LogCaptureFixture) -> None:
     """One that cannot be used says so in a warning; when it is gone, the bus goes on, and nothing is lost."""
     gated = Gated()

@@ -193,7 +193,7 @@ def next_program(url: str) -> dict[int, int]:
 
 
 @pytest.mark.parametrize(("place", "end", "doing", "expected"), list(rows()))
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_what_becomes_of_messages_when_the_program_ends(place: str, end: str, doing: str, expected: Row, url: str) -> None:
     """Each end, whatever the handler does: what is handled, given back, counted and reported, and the exit code."""
     timeout = WAIT if ENDS[end].hurries or doing in BY_ITSELF else TIMEOUT

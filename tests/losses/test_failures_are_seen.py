@@ -34,6 +34,7 @@ FAILING = """
 
 
 @pytest.mark.parametrize("options", ['@bus.on("greetings")', '@bus.on("greetings", run="thread")'], ids=["pool", "thread"])
+@pytest.mark.few(1)
 def test_a_handlers_error_reaches_standard_error_with_its_line(tmp_path: Path, options: str) -> None:
     """A `NameError` in a first program is printed with file, line and function, and with none of the library's frames."""
     done = run(tmp_path, FAILING.format(options=options, times=1))
@@ -44,6 +45,7 @@ def test_a_handlers_error_reaches_standard_error_with_its_line(tmp_path: Path, o
     assert not done.stdout
 
 
+@pytest.mark.thorough
 def test_a_coroutines_error_reaches_standard_error(tmp_path: Path) -> None:
     done = run(tmp_path, FAILING.format(options='@bus.on("greetings")', times=1).replace("def greet", "async def greet"))
     assert "NameError: name 'nobody' is not defined" in done.stderr
@@ -115,7 +117,7 @@ def test_what_dies_in_a_publish_chain_is_printed_too(tmp_path: Path) -> None:
     ],
     ids=["an observer", "a handler with to="],
 )
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_whoever_else_fails_is_printed(tmp_path: Path, who: str) -> None:
     done = run(
         tmp_path,
@@ -147,7 +149,7 @@ def test_whoever_else_fails_is_printed(tmp_path: Path, who: str) -> None:
     ],
     ids=["a null handler", "a level", "disabled", "basicConfig", "structlog"],
 )
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_a_program_that_configures_logging_has_its_way(tmp_path: Path, silence: str, seen: bool) -> None:
     """Lines go where the program says, with the traceback, or nowhere."""
     program = FAILING.format(options='@bus.on("greetings")', times=1).replace("bus = Bus()", f"{silence}\n    bus = Bus()", 1)
@@ -157,6 +159,7 @@ def test_a_program_that_configures_logging_has_its_way(tmp_path: Path, silence: 
     assert not done.stdout
 
 
+@pytest.mark.thorough
 def test_a_log_filter_is_visible_and_the_library_itself_is_quiet(tmp_path: Path) -> None:
     """`Log()` was asked for, so each message has its line; nothing else is printed."""
     done = run(

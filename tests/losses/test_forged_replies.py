@@ -272,6 +272,7 @@ def test_in_memory_a_reserved_looking_subject_is_a_subject(place: Place, colour:
 @everywhere
 @both_colours
 @every_chain
+@pytest.mark.few(4)
 def test_an_answer_that_comes_too_late_is_counted(place: Place, colour: str, chain: str) -> None:
     """The one who asked has given up: the handler's delivery ends well, and the late answer is unrouted."""
     hold = Hold()

@@ -121,6 +121,7 @@ def urls(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("store", ["memory", "wire"])
+@pytest.mark.few(4)
 def test_a_publish_from_a_handler_that_interrupts_a_publish_works_or_is_refused(store: str, way: str, tmp_path: Path) -> None:
     """Each Receipt, the handler's and the interrupted publisher's, stands for one message that is handled once."""
     handled: list[Any] = []
@@ -313,7 +314,7 @@ def test_no_call_from_a_handler_hangs_wherever_it_interrupts_the_bus(outer: str)
 
 
 @pytest.mark.parametrize("outer", ["publish", "publish to two", "subscribe and unsubscribe", "stats"])
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_a_stop_from_a_handler_works_or_is_refused(outer: str) -> None:
     """It stops the bus, or it names request_stop; the interrupted call ends, too."""
     refusals = stops = 0

@@ -336,7 +336,7 @@ def test_tests_of_a_file_leave_the_store_alone(untouched: Path) -> None:
 
 @pytest.mark.parametrize("command", [("pipebus", "test", "--allow", "shop"), ("pytest", "-q", "-o", "pipebus_allow=shop")])
 @pytest.mark.parametrize("url", ["sqlite:///bus.db", "nats://127.0.0.1:1"])
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_the_commands_run_tests_in_memory(command: tuple[str, ...], url: str, untouched: Path) -> None:
     """`pipebus test` and pytest's collection of a config file open nothing."""
     write(untouched, url)

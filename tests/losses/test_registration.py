@@ -247,6 +247,7 @@ KINDS = ["lambda", "object", "partial", "partial of an object", "typed"]
 @pytest.mark.parametrize("carrier", ["memory:", "memory:?wire=json", "sqlite"])
 @pytest.mark.parametrize("kind", [*KINDS, "task"])
 @pytest.mark.parametrize("filters", [(), (Log(),)], ids=["bare", "filtered"])
+@pytest.mark.few(9)
 def test_what_a_handler_on_a_loop_returns_is_awaited(carrier: str, kind: str, filters: Any, tmp_path: Path) -> None:
     """With run="loop", a returned awaitable is run to its end before the message is acknowledged; its result is the value."""
     service, results = Service(), []
@@ -298,6 +299,7 @@ def plain(message: Message, call_next: Any) -> Any:
 )
 @pytest.mark.parametrize("to", [None, "done"])
 @pytest.mark.filterwarnings("error")
+@pytest.mark.few(12)
 def test_a_returned_awaitable_that_nobody_can_await_is_an_error(
     carrier: str, kind: str, run: Any, filters: Any, to: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -377,6 +379,7 @@ MISTAKES: dict[str, tuple[Callable[[Message], Any], str]] = {
 @pytest.mark.parametrize("run", ["pool", "thread", "loop", "async"])
 @pytest.mark.parametrize("filters", [(), (Log(),)], ids=["bare", "filtered"])
 @pytest.mark.parametrize("to", [None, "done"])
+@pytest.mark.few(26)
 def test_what_is_no_value_is_an_error_with_its_remedy(function: Any, remedy: str, run: Any, filters: Any, to: Any) -> None:
     """A Message, an outcome, an error or a generator that a handler returns is never a body: the delivery fails."""
 

@@ -172,6 +172,7 @@ def one_run(act: Callable[..., Any], options: dict[str, Any], fault: Fault, obse
     ("act", "options"),
     [pytest.param(*end, id=name, marks=[pytest.mark.thorough] if name in LONG else []) for name, end in ENDS.items()],
 )
+@pytest.mark.few(3)
 def test_whatever_fails_while_a_delivery_is_settled_the_delivery_ends(
     act: Callable[..., Any], options: dict[str, Any], way: dict[str, Any], observed: bool, error: type[BaseException]
 ) -> None:

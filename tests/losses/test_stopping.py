@@ -23,7 +23,7 @@ from pipebus.filters import Redeliver, Retry, Timeout
 
 sys.path.append(str(Path(__file__).parents[1] / "transports"))
 
-SHORT = 0.2
+SHORT = 0.05
 """Seconds that a stop waits here for handlers which cannot end."""
 
 
@@ -190,7 +190,7 @@ def broken_off(bus: Bus, **options: Any) -> StopReport:
 
 @pytest.mark.parametrize("run", ["pool", "thread", "loop"])
 @pytest.mark.parametrize("end", WRAPS, ids=lambda end: end.__name__)
-@pytest.mark.few(6)
+@pytest.mark.few(4)
 def test_s35_a_request_that_a_stop_breaks_off_is_not_its_handlers_failure(
     place: Place, run: str, end: Callable[[Exception], None]
 ) -> None:
@@ -214,7 +214,7 @@ def test_s35_a_request_that_a_stop_breaks_off_is_not_its_handlers_failure(
 @pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
 @pytest.mark.parametrize("run", ["pool", "loop"])
 @pytest.mark.parametrize("drain", [None, False], ids=["stop", "without-draining"])
-@pytest.mark.few(6)
+@pytest.mark.few(4)
 def test_no_filter_takes_the_end_of_the_bus_for_a_failure(
     place: Place, filters: Callable[[], list[Any]], run: str, drain: bool | None
 ) -> None:
@@ -231,6 +231,7 @@ def test_no_filter_takes_the_end_of_the_bus_for_a_failure(
     assert (agent.attempts, agent.runs) == ([1, 1], 2)
 
 
+@pytest.mark.few(2)
 def test_a_time_limit_around_a_handler_changes_nothing(place: Place) -> None:
     """`Timeout` bounds the handler, whether it is cancelled or left behind; the stop comes first."""
     agent = Agent(as_its_cause)
@@ -255,6 +256,7 @@ class Waits(Around):
         yield message
 
 
+@pytest.mark.few(2)
 def test_a_handler_that_pauses_is_broken_off_too(place: Place) -> None:
     """A filter around it waits when the bus stops: it is woken, and the message goes back."""
     Waits.pausing = threading.Event()
@@ -348,6 +350,7 @@ def test_a_handler_in_front_of_a_full_mailbox_is_broken_off_too() -> None:
     assert attempts == [1, 1]
 
 
+@pytest.mark.few(2)
 def test_what_a_cancelled_handler_cannot_publish_any_more_is_not_its_failure(place: Place) -> None:
     """Cancelled by the stop, it publishes in `finally`: refused, and no failure."""
     attempts: list[int] = []
@@ -526,7 +529,7 @@ ENDS: dict[str, Callable[[Bus], object]] = {
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_s36_a_stop_on_a_store_finishes_what_is_in_flight_and_begins_nothing(
     store: Place, end: Callable[[Bus], object]
 ) -> None:
@@ -635,6 +638,7 @@ def test_in_memory_the_block_drains_as_before_and_need_not() -> None:
 
 
 @pytest.mark.parametrize("run", ["pool", "thread", "loop"])
+@pytest.mark.few(4)
 def test_an_exit_in_a_handler_is_a_counted_attempt(place: Place, run: str, capfd: pytest.CaptureFixture[str]) -> None:
     """
     `sys.exit(3)` ends the program with 3, and a line says why. The message is tried again at the next start, and after the
@@ -669,6 +673,7 @@ def test_an_exit_in_a_handler_is_a_counted_attempt(place: Place, run: str, capfd
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 @pytest.mark.parametrize("ignored", [False, True], ids=["heard", "ignored"])
+@pytest.mark.few(1)
 def test_run_hears_each_signal_that_was_not_ignored(number: signal.Signals, ignored: bool) -> None:
     """SIGHUP ends `run` like the others. What was ignored when the program started, as under nohup, stays ignored."""
     text = """

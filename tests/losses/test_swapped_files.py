@@ -155,7 +155,7 @@ def doctor_visits(path: Path) -> None:
 
 @pytest.mark.parametrize("files", [("",), ("", "-wal", "-shm", "-lock")], ids=["the-file", "all-files"])
 @pytest.mark.parametrize("visit", [sqlite_visits, bus_visits, doctor_visits], ids=lambda visit: visit.__name__)
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_a_program_may_read_its_own_bus_file(path: Path, visit: Callable[[Path], None], files: tuple[str, ...]) -> None:
     """
     A program reads its bus file for a backup, and another program opens and closes the file. The first goes on publishing, and
@@ -172,6 +172,7 @@ def test_a_program_may_read_its_own_bus_file(path: Path, visit: Callable[[Path],
     assert len(handled_later(path, first.log)) == 60
 
 
+@pytest.mark.thorough
 def test_two_buses_of_one_program_do_not_harm_each_other(path: Path) -> None:
     """One of two buses on a file stops; what the other one publishes after another program's visit is kept."""
     stays, goes = waiting_bus(path), Bus(f"sqlite:///{path}")
@@ -293,6 +294,7 @@ SWAPS = {
 
 
 @pytest.mark.parametrize("swap", SWAPS, ids=lambda swap: swap.__name__)
+@pytest.mark.few(3)
 def test_after_a_swap_one_publish_fails_and_the_next_one_is_kept(path: Path, swap: Callable[[Path], None]) -> None:
     """The next publish names the file and what has happened, the log says it once, and receipts are true again."""
     with captured_logs() as logs:
@@ -323,6 +325,7 @@ def messages_in(path: Path) -> list[str]:
         return [id for (id,) in file.execute("SELECT id FROM message ORDER BY seq")]
 
 
+@pytest.mark.thorough
 def test_a_renamed_file_has_all_that_was_promised_before(path: Path) -> None:
     """Somebody renames the file and leaves its log behind: under the new name it is whole."""
     with program(path) as first:
@@ -361,6 +364,7 @@ def test_a_folder_that_is_renamed_takes_its_messages_along(path: Path) -> None:
     assert handled_later(moved / "bus.db") == before
 
 
+@pytest.mark.thorough
 def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path, path: Path) -> None:
     """The URL names a link, and somebody lets it lead to another file: messages go there, and the first file keeps its own."""
     other = tmp_path / "other"
@@ -397,6 +401,7 @@ def test_of_two_programs_one_replaces_the_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("swap", [remove, remove_all, rename, replace], ids=lambda swap: swap.__name__)
+@pytest.mark.few(2)
 def test_coroutines_hear_of_a_swap_too(path: Path, swap: Callable[[Path], None]) -> None:
     """`apublish` fails with the same error, and goes on with the same file."""
 
@@ -451,7 +456,7 @@ def somebody_writes(path: Path) -> bool:
     [remove, remove_all, rename, replace, replace_all, without_log, without_index, without_both],
     ids=lambda swap: swap.__name__,
 )
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_a_swap_between_the_look_and_the_commit_is_seen(path: Path, swap: Callable[[Path], None]) -> None:
     """
     A program has begun to write and waits for another one's transaction, when its file is swapped. It commits into the old
@@ -477,6 +482,7 @@ def test_a_swap_between_the_look_and_the_commit_is_seen(path: Path, swap: Callab
 
 
 @pytest.mark.parametrize("swap", [remove, rename, replace, without_log, without_both], ids=lambda swap: swap.__name__)
+@pytest.mark.few(2)
 def test_a_swap_in_a_handlers_transaction_is_seen(path: Path, swap: Callable[[Path], None]) -> None:
     """A handler's transaction ends without an error if, and only if, what it has written is where the path leads."""
     ends: list[str] = []
@@ -581,6 +587,7 @@ def in_a_transaction(delivery: Delivery) -> None:
 
 @pytest.mark.parametrize("end", [confirmed, in_a_transaction], ids=lambda end: end.__name__)
 @pytest.mark.parametrize("swap", [remove, rename, replace], ids=lambda swap: swap.__name__)
+@pytest.mark.few(3)
 def test_an_acknowledgement_that_goes_nowhere_is_an_error(
     path: Path, swap: Callable[[Path], None], end: Callable[[Delivery], None]
 ) -> None:
@@ -672,6 +679,7 @@ def log_emptied(path: Path) -> None:
 @pytest.mark.parametrize(
     "spoil", [emptied, halved, overwritten, overwritten_by_a_bus, log_emptied], ids=lambda spoil: spoil.__name__
 )
+@pytest.mark.few(2)
 def test_a_file_whose_contents_were_spoiled_takes_nothing_more(path: Path, spoil: Callable[[Path], None]) -> None:
     """Every publish names the file and `pipebus doctor`, until a good file is put in its place."""
     made(path, "early")
@@ -690,6 +698,7 @@ def test_a_file_whose_contents_were_spoiled_takes_nothing_more(path: Path, spoil
 
 
 @pytest.mark.parametrize(("contents", "why"), [(b"a letter\n" * 800, "not a database"), (None, "another program's database")])
+@pytest.mark.few(1)
 def test_a_file_that_is_no_bus_is_refused_and_not_changed(path: Path, contents: bytes | None, why: str) -> None:
     """What has replaced the file is not a bus: publishing fails and says so, and goes on when the file is gone."""
     foreign = path.with_name("foreign.db")
@@ -748,6 +757,7 @@ def vacuumed(path: Path) -> None:
 @pytest.mark.parametrize(
     "harmless", [touched, made_readable, copied, linked, written_by_others, vacuumed], ids=lambda harmless: harmless.__name__
 )
+@pytest.mark.few(3)
 def test_what_harms_nothing_is_not_told(path: Path, harmless: Callable[[Path], None]) -> None:
     """A file that is touched, copied, linked, or written by an application's own connection stays the same file."""
     with captured_logs() as logs, waiting_bus(path) as bus:

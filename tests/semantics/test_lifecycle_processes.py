@@ -120,6 +120,7 @@ def program(text: str) -> Iterator[Program]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.few(1)
 def test_s25_a_signal_drains_and_ends_run(number: signal.Signals) -> None:
     """Ctrl-C or a supervisor's TERM: outsiders are refused, handlers finish all that was accepted, the exit is clean."""
     with program(PROGRAM) as job:
@@ -137,6 +138,7 @@ def test_s25_a_signal_drains_and_ends_run(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.few(1)
 def test_s25_a_second_signal_hurries(second: signal.Signals) -> None:
     """Who signals twice does not want to wait: the bus stops with what it has, and says what is left."""
     with program(PROGRAM) as job:
@@ -159,6 +161,7 @@ print(bus.run())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.few(1)
 def test_s25_a_signal_ends_an_idle_run(number: signal.Signals) -> None:
     """A bus without traffic waits for nothing but the signal, and ends without a traceback."""
     with program(IDLE) as job:
@@ -243,6 +246,7 @@ print("parent", seen)
 
 
 @pytest.mark.parametrize("start", [True, False], ids=["started", "not-yet-started"])
+@pytest.mark.few(1)
 def test_s27_a_bus_cannot_be_used_in_a_forked_child(start: bool) -> None:
     """Its threads stayed in the parent: each use in the child says so. A new bus works there, and the parent's goes on."""
     with program(f"START = {start}\n{FORK}") as job:

@@ -186,6 +186,7 @@ def test_s22_drop_oldest_never_takes_a_message_from_its_reader() -> None:
 @sizes
 @every_mailbox
 @every_way
+@pytest.mark.few(8)
 def test_s22_block_waits_at_most_its_timeout(mailbox_kind: str, size: int, way: Any) -> None:
     """If no room comes in time, the publisher is told, and nothing was taken."""
     with running() as bus:

@@ -137,6 +137,7 @@ def test_s25_the_buss_own_loop_starts_when_it_is_first_needed() -> None:
 
 @pytest.mark.parametrize("ends", ["well", "with-an-error", "cancelling-itself"])
 @every_loop
+@pytest.mark.few(2)
 def test_s14_one_task_handles_message_after_message(callers: bool, ends: str) -> None:
     """A task per message would cost more than the message: a thousand messages of one subscriber share one."""
     tasks: set[asyncio.Task[Any]] = set()
@@ -742,6 +743,7 @@ ENDS_WELL = (
 @one_or_three
 @every_loop
 @pytest.mark.parametrize("stray", ENDS_WELL, ids=[stray.__name__.strip("_").replace("_", "-") for stray in ENDS_WELL])
+@pytest.mark.few(5)
 def test_s13_a_cancellation_that_a_handler_leaves_behind_does_not_touch_the_next_message(
     stray: Callable[[Message], Any], callers: bool, workers: int
 ) -> None:
@@ -795,6 +797,7 @@ def test_s13_a_handler_whose_helper_cancels_it_is_not_run_for_ever(callers: bool
     "moment", ["asleep", "ended-asleep", "before-its-first-step", "just-woken", "in-a-handler", "in-a-burst"]
 )
 @one_or_three
+@pytest.mark.few(6)
 def test_s13_whoever_cancels_all_tasks_of_his_loop_does_not_stop_the_bus(moment: str, workers: int) -> None:
     """A common way to tidy up, `for task in asyncio.all_tasks()`: the bus's workers are among them, and others take over."""
     handled: list[Any] = []
@@ -1152,7 +1155,7 @@ def test_s25_a_handler_that_swallows_its_cancellation_is_abandoned_and_reported(
 @one_or_three
 @every_loop
 @pytest.mark.parametrize("first_on", ["own-loop-first", "callers-loop-first"])
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_s25_an_abandoned_handler_does_not_disturb_the_bus_that_is_started_again(
     first_on: str, callers: bool, workers: int
 ) -> None:
@@ -1205,7 +1208,7 @@ def test_s25_an_abandoned_handler_does_not_disturb_the_bus_that_is_started_again
 
 
 @every_loop
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_s25_a_handler_that_blocks_its_loop_is_abandoned_and_the_bus_can_be_started_again(callers: bool) -> None:
     """Nothing can cancel it. What its loop does when it goes on at last does not reach the workers of the next start."""
     blocked, free = threading.Event(), threading.Event()
@@ -1278,6 +1281,7 @@ def test_s25_a_worker_that_is_cancelled_before_it_began_leaves_its_mailbox_to_th
         assert_conserved(*subscriptions, accepted=3)
 
 
+@pytest.mark.thorough
 def test_s25_a_thread_that_a_handler_has_left_behind_is_waited_for_and_reported() -> None:
     """What a cancelled handler has begun with `asyncio.to_thread` cannot be ended: the bus's loop ends after it."""
     before = set(threading.enumerate())
@@ -1299,6 +1303,7 @@ def test_s25_a_thread_that_a_handler_has_left_behind_is_waited_for_and_reported(
     wait_until(lambda: set(threading.enumerate()) <= before, "the threads have ended")
 
 
+@pytest.mark.thorough
 def test_s25_a_worker_that_begins_after_the_stop_leaves_the_message_to_the_new_loop() -> None:
     """Its loop was blocked between its making and its first step, and goes on when the bus runs on another loop already."""
     handled: list[tuple[Any, asyncio.AbstractEventLoop]] = []
@@ -1992,6 +1997,7 @@ def test_s03_an_error_of_a_chain_that_runs_on_a_thread_reaches_the_coroutine_as_
 
 @pytest.mark.parametrize("size", [1, 2, 100])
 @every_road
+@pytest.mark.few(4)
 def test_s22_coroutines_on_the_handlers_own_loop_wait_for_room(road: str, size: int) -> None:
     """Publishers and the handler share one loop, the mailbox is small: nobody blocks it, each one's order is kept."""
     handled: dict[int, list[int]] = {me: [] for me in range(4)}

@@ -73,6 +73,7 @@ def test_s24_one_publishers_messages_keep_their_order(way: Way, road: str) -> No
 
 @every_way_to_run
 @pytest.mark.parametrize("size", [2, 10_000])
+@pytest.mark.few(4)
 def test_s24_each_publishers_order_is_kept_among_many(way: Way, size: int) -> None:
     """Four threads publish at once, into a mailbox of any size: the handler sees each one's messages in order."""
     handled: dict[int, list[int]] = defaultdict(list)
@@ -93,6 +94,7 @@ def test_s24_each_publishers_order_is_kept_among_many(way: Way, size: int) -> No
 
 
 @every_way_to_run
+@pytest.mark.few(4)
 def test_s24_with_several_workers_equal_keys_keep_their_order(way: Way) -> None:
     """Four workers, ten keys: each key's messages are handled in order, never two of them at once; others as they come."""
     handled: dict[str | None, list[int]] = defaultdict(list)
@@ -326,6 +328,7 @@ def _drops(message: Message) -> Message | Dropped:
 @one_or_three
 @every_road
 @every_way_to_run
+@pytest.mark.few(8)
 def test_s18_each_fate_is_counted_exactly_once(way: Way, road: str, workers: int) -> None:
     """Acknowledged, dropped, dead or expired: every message is counted once, and heard of once."""
     fates = (
@@ -424,6 +427,7 @@ class Other(BaseException):
 @one_or_three
 @every_way_to_run
 @pytest.mark.parametrize("error", [Other, GeneratorExit, StopIteration, StopAsyncIteration, TimeoutError, EOFError])
+@pytest.mark.few(12)
 def test_s19_whatever_a_handler_raises_is_its_own_failure(way: Way, workers: int, error: type[BaseException]) -> None:
     """Also what Python itself uses for its own ends: a dead letter, and the next message is handled."""
     handled: list[int] = []
@@ -500,6 +504,7 @@ def test_s20_the_first_settlement_wins_over_an_error_raised_later(way: Way) -> N
 @one_or_three
 @every_road
 @every_way_to_run
+@pytest.mark.few(8)
 def test_s20_what_a_handler_returns_is_published_to_its_to(way: Way, road: str, workers: int) -> None:
     """A value goes through the publish chain to the subscribers of `to`; None goes nowhere."""
     results: list[tuple[Any, str | None]] = []
@@ -557,6 +562,7 @@ def test_s19_a_value_that_cannot_be_published_fails_the_delivery(way: Way, road:
 @one_or_three
 @every_road
 @every_way_to_run
+@pytest.mark.few(8)
 def test_s22_a_handler_that_fills_its_own_mailbox_is_told_at_once(way: Way, road: str, workers: int) -> None:
     """It would wait for itself: MailboxFull comes at once, whichever way it publishes, and the text says why."""
     told: list[Exception] = []
@@ -848,6 +854,7 @@ def test_s26_a_coroutine_may_end_another_subscription(way: Way) -> None:
 @one_or_three
 @every_road
 @every_way_to_run
+@pytest.mark.few(8)
 def test_s25_a_stop_drains_and_then_nothing_runs(way: Way, road: str, workers: int) -> None:
     """Everything accepted has been handled when the stop returns, what handlers publish meanwhile too."""
     handled: list[int] = []
@@ -948,6 +955,7 @@ def test_s25_what_a_stop_leaves_over_is_handled_after_the_next_start(way: Way, w
 
 
 @every_way_to_run
+@pytest.mark.few(4)
 def test_s25_ten_rounds_of_traffic_and_restarts_lose_nothing(way: Way) -> None:
     """Stopped without draining in the middle of traffic and started again: every message is handled exactly once."""
     handled: list[int] = []
@@ -966,6 +974,7 @@ def test_s25_ten_rounds_of_traffic_and_restarts_lose_nothing(way: Way) -> None:
 
 
 @every_way_to_run
+@pytest.mark.few(4)
 def test_s25_every_mailbox_is_open_before_the_first_handler_of_a_new_start_runs(way: Way) -> None:
     """Left over in the first of two hundred subscriptions: its handler publishes to all others, and none is closed still."""
     bus = Bus()

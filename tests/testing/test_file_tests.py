@@ -541,6 +541,7 @@ def test_a_retry_is_waited_for_without_being_asked(run: Run) -> None:
 
 
 @pytest.mark.parametrize("advance", ["", 'advance = "5h"\n'], ids=["drain", "advance"])
+@pytest.mark.few(1)
 def test_a_wait_of_hours_is_no_time(run: Run, advance: str) -> None:
     """Time is virtual: no patience runs out."""
     shop = SHOP.replace(
@@ -1319,6 +1320,7 @@ def test_two_folders_have_modules_of_their_own_in_one_run(project: pytest.Pytest
     pytest_of(project).assert_outcomes(passed=2)
 
 
+@pytest.mark.thorough
 def test_the_plugin_can_be_switched_off(project: pytest.Pytester) -> None:
     """`-p no:pipebus`: no file of this kind is a test any more."""
     project.makeini("[pytest]\n")

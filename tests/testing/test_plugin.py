@@ -149,6 +149,7 @@ def test_it_adds_two_settings_and_no_options_and_no_markers(project: Project) ->
         assert f"\n{name} -- " in fixtures
 
 
+@pytest.mark.thorough
 def test_a_fixture_of_the_same_name_in_a_project_is_the_projects(project: Project) -> None:
     """A project that has had a `harness` of its own keeps it."""
     project.write("conftest.py", "import pytest\n\n@pytest.fixture\ndef harness(): return 'mine'\n")
@@ -156,6 +157,7 @@ def test_a_fixture_of_the_same_name_in_a_project_is_the_projects(project: Projec
     assert project.pytest("-W", "error").summary == "1 passed"
 
 
+@pytest.mark.thorough
 def test_it_can_be_switched_off(project: Project) -> None:
     """`-p no:pipebus`: its fixtures are gone, all else works."""
     project.tests("def test_with(harness): pass\n\ndef test_without(): pass\n")
@@ -459,7 +461,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
 
 
 @pytest.mark.parametrize("name", FAILURES)
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 def test_an_error_of_a_handler_is_the_failure_of_its_test(said: dict[str, Said], name: str) -> None:
     """One FAILED and no ERROR; the handler's line is the last of the traceback, and nothing of pipebus stands in it."""
     outcomes, text = said[name]

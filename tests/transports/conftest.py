@@ -30,7 +30,10 @@ SMOKE = {
     "test_messages_arrive_unchanged",
     "test_every_delivery_has_one_event_at_its_end",
 }
-"""Of the contract, what the default run has for each engine; all of it runs with `-m thorough`, and on memory each time."""
+"""
+Of the contract, what the default run has for each engine, and for memory behind the codec. It runs all of the contract on plain
+memory, and `-m thorough` runs all of it on everything.
+"""
 
 LONG = {"test_running_tasks_are_not_collected", "test_publish_during_stop_is_kept_or_raises"}
 """Of the contract, what takes seconds on every transport."""
@@ -41,9 +44,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave most of the contract to the thorough run."""
     for item in items:
         if isinstance(item, pytest.Function) and item.path.name.startswith("test_contract_"):
-            each_time = item.originalname in SMOKE or item.path.name == "test_contract_memory.py"
+            plain = item.path.name == "test_contract_memory.py" and stage_of(item) in (None, "memory:")
+            each_time = item.originalname in SMOKE or plain
             if not each_time or item.originalname in LONG:
                 item.add_marker(pytest.mark.thorough)
+
+
+def stage_of(item: pytest.Function) -> object:
+    """The stage that a test of the contract is on; None for a test that needs no stage."""
+    return item.callspec.params.get("stage") if hasattr(item, "callspec") else None
 
 
 EVERYWHERE = ["memory:", "memory:?wire=json", "bytes:", "bytes:?delay=yes"]

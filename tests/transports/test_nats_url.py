@@ -128,6 +128,7 @@ class TestSecrets:
         assert redacted("nats://one:1,two:2?stream=S") == "nats://one:1,two:2?stream=S"
 
     @pytest.mark.parametrize("place", ["ann:hunter2", "s3cret"])
+    @pytest.mark.few(1)
     def test_errors_and_reprs_have_no_secret(self, place: str) -> None:
         """Neither what is wrong with a URL, nor that nobody is there."""
         transport = NatsTransport.from_url(f"nats://{place}@127.0.0.1:9?connect_timeout=300ms")
