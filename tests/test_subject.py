@@ -237,14 +237,14 @@ def every_small_pattern(longest: int) -> Iterator[str]:
 
 
 @given(small_patterns(), small_patterns())
-@settings(CALM, max_examples=examples(50, 500))
+@settings(CALM, max_examples=examples(40, 250))
 def test_covers_is_containment_of_what_is_matched(one: str, other: str) -> None:
     """`covers` is true exactly when no subject is matched by the other pattern alone."""
     assert Pattern(one).covers(Pattern(other)) == (members(other) <= members(one))
 
 
 @given(small_patterns(), small_patterns())
-@settings(CALM, max_examples=examples(50, 500))
+@settings(CALM, max_examples=examples(40, 250))
 def test_overlaps_is_a_subject_in_common(one: str, other: str) -> None:
     """`overlaps` is true exactly when some subject is matched by both."""
     assert Pattern(one).overlaps(Pattern(other)) == (not members(one).isdisjoint(members(other)))
@@ -260,7 +260,7 @@ def test_every_pair_of_small_patterns() -> None:
 
 
 @given(small_patterns(), st.sampled_from(WORLD))
-@settings(CALM, max_examples=examples(50, 500))
+@settings(CALM, max_examples=examples(40, 250))
 def test_matches_agrees_with_a_regular_expression(pattern: str, subject: str) -> None:
     """`matches` gives what an independent reading of the rules gives."""
     assert Pattern(pattern).matches(subject) == bool(as_regex(pattern).fullmatch(subject))

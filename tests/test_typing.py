@@ -15,7 +15,7 @@ import pipebus
 
 pytest.importorskip("mypy", reason="mypy is a development dependency")
 
-pytestmark = pytest.mark.thorough  # each process that runs some of them runs mypy
+pytestmark = pytest.mark.thorough  # mypy takes long
 
 USERS = Path(__file__).parent / "typing" / "users.py"
 HOME = Path(pipebus.__file__).parents[1]
@@ -29,14 +29,13 @@ def promises() -> list[tuple[str, range]]:
     return [(node.name, range(node.lineno, (node.end_lineno or node.lineno) + 1)) for node in functions]
 
 
-@pytest.fixture(scope="module")
-def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[str]]:
+def complaints(cache: Path) -> dict[int, list[str]]:
     """What mypy says of the file, by line."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent", "--no-pretty"),
             *("--hide-error-context", "--no-error-summary", "--no-color-output"),
-            *("--cache-dir", str(tmp_path_factory.mktemp("mypy"))),
+            *("--cache-dir", str(cache)),
             str(USERS),
         ],
         capture_output=True,
@@ -53,16 +52,13 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[str]]
     return found
 
 
-@pytest.mark.parametrize(("name", "lines"), [pytest.param(name, lines, id=name) for name, lines in promises()])
-def test_users_see(name: str, lines: range, complaints: dict[int, list[str]]) -> None:
-    """What is right passes without a word, what is wrong is flagged: see the function of that name."""
-    assert {line: complaints[line] for line in lines if line in complaints} == {}
-
-
-def test_nothing_else_is_flagged(complaints: dict[int, list[str]]) -> None:
-    """The imports, classes and names that the promises use are clean."""
-    spoken_for = {line for _, lines in promises() for line in lines}
-    assert {line: texts for line, texts in complaints.items() if line not in spoken_for} == {}
+def test_users_see(tmp_path: Path) -> None:
+    """
+    What is right passes without a word, what is wrong is flagged: see the functions of the file. The imports, classes and names
+    that they use are clean, too. (One test, for mypy takes long and reads the file once.)
+    """
+    functions = {line: name for name, lines in promises() for line in lines}
+    assert {(line, functions.get(line)): texts for line, texts in complaints(tmp_path).items()} == {}
 
 
 def test_every_promise_is_written_down() -> None:

@@ -380,7 +380,7 @@ recipes = st.builds(
 )
 
 
-@settings(CALM, max_examples=examples(15, 300))
+@settings(CALM, max_examples=examples(15, 120))
 @given(recipe=recipes)
 def test_a_random_bus(recipe: Recipe, file: Path) -> None:
     """Exported and loaded, it is described alike, each object is as often there as before, and it is exported alike."""
@@ -449,7 +449,7 @@ def story(make: Callable[[], Bus], post: list[dict[str, Any]]) -> dict[str, Any]
     return told
 
 
-@settings(CALM, max_examples=examples(10, 150))
+@settings(CALM, max_examples=examples(10, 60))
 @given(recipe=lively, post=st.lists(letters, min_size=1, max_size=6))
 def test_a_random_bus_does_the_same(recipe: Recipe, post: list[dict[str, Any]], file: Path) -> None:
     """The same outcomes, deliveries, drops and dead letters, in the same order."""

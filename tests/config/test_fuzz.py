@@ -29,7 +29,7 @@ from pipebus.config import catalogue
 from scale_helpers import examples
 from values_helpers import CALM
 
-EXAMPLES: Final = int(os.environ.get("PIPEBUS_FUZZ", examples(80, 1_500)))
+EXAMPLES: Final = int(os.environ.get("PIPEBUS_FUZZ", examples(50, 400)))
 PATIENCE: Final = 300.0
 """Seconds after which a test that hangs is ended, with the place where it does; none is measured."""
 
@@ -681,7 +681,7 @@ DEEP: Final[dict[str, Callable[[int], str]]] = {
 
 
 @pytest.mark.parametrize("make", DEEP.values(), ids=DEEP)
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_deep(make: Callable[[int], str], folder: Path) -> None:
     """At every depth: what tomllib can still parse, the rest can still read, or says that it is too deep."""
     for depth in (1, 2, 50, 90, 100, 110, *range(150, 520, 11), 1000, 5000):
@@ -708,7 +708,7 @@ LARGE: Final[dict[str, Callable[[int], str]]] = {
 
 
 @pytest.mark.parametrize("make", LARGE.values(), ids=LARGE)
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_large(make: Callable[[int], str], folder: Path) -> None:
     """Hundreds of everything are no reason to stop."""
     for many in (10, 1000):

@@ -395,7 +395,7 @@ class Writer:
         return self.luck.choice([*ways, f"\\U{ord(char):08X}"])
 
 
-@settings(CALM, max_examples=examples(25, 800))
+@settings(CALM, max_examples=examples(15, 250))
 @given(TREES, st.randoms(use_true_random=False))
 def test_every_path_of_a_written_document_stands_where_it_was_written(data: dict[str, Any], luck: random.Random) -> None:
     """Whatever the style, the paths are those of tomllib, and the lines those that the writer was on."""
@@ -441,7 +441,7 @@ def changed(text: str, luck: random.Random) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of escapes that neither TOML nor Python has
-@settings(CALM, max_examples=examples(15, 300))
+@settings(CALM, max_examples=examples(15, 150))
 @given(TREES, st.randoms(use_true_random=False), st.integers(0, 2**32))
 def test_a_document_that_was_changed_at_random_keeps_its_paths(data: dict[str, Any], luck: random.Random, seed: int) -> None:
     """tomllib says whether a change leaves a document; if so, the paths are its own; if not, the scanner ends."""
@@ -456,7 +456,7 @@ def test_a_document_that_was_changed_at_random_keeps_its_paths(data: dict[str, A
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@settings(CALM, max_examples=examples(25, 800))
+@settings(CALM, max_examples=examples(15, 250))
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
 def test_every_text_comes_to_an_end(text: str) -> None:
     """Document or not: the scanner always goes on, and raises nothing."""

@@ -529,7 +529,7 @@ def test_wrong_settings_are_refused_where_they_are_written(settings: Any, says: 
     ],
     ids=["header", "body", "skip", "rename", "set", "delivery"],
 )
-@scaled(3, 16)
+@scaled(2, 5)
 @pytest.mark.few(1)
 def test_it_keeps_every_law(filter: Any, options: dict[str, Any], count: int) -> None:
     """What is asked of every filter."""

@@ -254,12 +254,13 @@ def churning(bus: Bus, stay: list[Subscription], seed: int) -> Iterator[threadin
 # --- the journey -------------------------------------------------------------------------------------------------------
 
 
-@scaled(10, 100)
+@scaled(6, 40)
 @pytest.mark.parametrize(
     ("hasty", "callers", "url"),
     [(False, False, "memory:"), (True, True, "memory:"), (False, True, "memory:?wire=json")],
     ids=["own-loop", "callers-loop-hasty-threads", "callers-loop-wire"],
 )
+@pytest.mark.few(1)
 def test_s18_everything_at_once_loses_nothing_and_keeps_its_order(hasty: bool, callers: bool, url: str, count: int) -> None:
     """
     59 publishers, subscribers of every kind and an actor that stay, others that come and go, a filter actor that all pass: each
@@ -314,7 +315,7 @@ def test_s18_everything_at_once_loses_nothing_and_keeps_its_order(hasty: bool, c
             assert gate.passed == published
 
 
-@scaled(15, 100)
+@scaled(8, 40)
 def test_s18_a_reader_among_many_gets_each_message_once(count: int) -> None:
     """Twelve readers of both colours share one mailbox, and give some deliveries back: together they have each message once."""
     read_by_all: Counter[tuple[int, int]] = Counter()

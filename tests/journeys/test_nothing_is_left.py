@@ -103,8 +103,9 @@ ROUNDS: tuple[tuple[Setting, bool, int], ...] = (
 rounds = pytest.mark.parametrize(("setting", "busy", "count"), ROUNDS, ids=[setting.__name__ for setting, *_ in ROUNDS])
 
 
-@scaled(1, 10, "times")
+@scaled(1, 4, "times")
 @rounds
+@pytest.mark.few(2)
 def test_s25_a_bus_that_starts_and_stops_again_and_again_leaves_nothing(
     setting: Setting, busy: bool, count: int, times: int
 ) -> None:
@@ -122,8 +123,9 @@ def test_s25_a_bus_that_starts_and_stops_again_and_again_leaves_nothing(
         assert bus.stop().drained
 
 
-@scaled(1, 10, "times")
+@scaled(1, 4, "times")
 @rounds
+@pytest.mark.few(2)
 def test_s25_buses_that_come_and_go_leave_nothing(setting: Setting, busy: bool, count: int, times: int) -> None:
     """A fresh bus each time."""
     with nothing_left():
@@ -151,7 +153,7 @@ def test_s25_a_bus_that_nobody_holds_is_forgotten(setting: Setting, busy: bool, 
     assert [bus() for bus in buses] == [None] * 10
 
 
-@scaled(50, 500)
+@scaled(30, 200)
 def test_s25_buses_on_a_callers_loop_leave_nothing(count: int) -> None:
     """`async with`, again and again, one bus and fresh ones: the loop has the caller's task and no other."""
     with nothing_left():
@@ -177,7 +179,7 @@ def test_s25_buses_on_a_callers_loop_leave_nothing(count: int) -> None:
         asyncio.run(main())
 
 
-@scaled(40, 200)
+@scaled(30, 120)
 def test_s25_one_bus_on_many_loops_leaves_nothing(count: int) -> None:
     """A loop of its own for each of many starts, every other one ended without `astop`."""
     with nothing_left():
@@ -241,12 +243,13 @@ def test_s29_requests_leave_nothing(count: int) -> None:
         assert len(bus.router.routes) <= 1
 
 
-@scaled(60_000, 1_000_000)
+@scaled(30_000, 500_000)
 @pytest.mark.parametrize(
     ("handler", "options"),
     [(fine, {}), (fine, {"run": "thread"}), (afine, {}), (fine, {"workers": 2})],
     ids=["pool", "thread", "loop", "two-workers"],
 )
+@pytest.mark.few(1)
 def test_s18_a_million_messages_leave_memory_flat(handler: Any, options: dict[str, Any], count: int) -> None:
     """Half of them, then the other half: the process needs no more memory after the second than after the first."""
     with Bus() as bus:

@@ -122,7 +122,7 @@ def test_s25_what_an_actor_returns_to_its_mailbox_after_its_stop_is_dropped(sort
 
 
 @every_sort
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_s25_twenty_threads_and_the_actor_itself_may_stop_it_at_once(sort: Sort) -> None:
     """Idempotent: each message that waited is counted once."""
     with running() as bus, hasty_threads():
@@ -391,7 +391,7 @@ def test_s24_a_pause_holds_for_an_actor_that_was_spawned_again_while_it_was_busy
 
 @every_sort
 @pytest.mark.parametrize("meanwhile", ["stopped", "started-again"])
-@pytest.mark.few(4)
+@pytest.mark.few(1)
 def test_s25_an_actor_spawned_again_while_it_was_busy_outlives_a_restart(sort: Sort, meanwhile: str) -> None:
     """Its last message outlives even the bus: what came for it since is handled after it, once the bus runs."""
     hold, free = Hold(), Hold(open=True)
@@ -665,7 +665,8 @@ def test_s25_an_actor_that_failed_to_spawn_is_collected_too() -> None:
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
-@scaled(5_000, 100_000)
+@scaled(2_000, 50_000)
+@pytest.mark.few(1)
 def test_s25_thousands_of_actors_live_in_one_process(named: bool, count: int) -> None:
     """Spawned, mailed and stopped: each got its mail, none is left, and there are no more threads than the pool has."""
     handled: list[int] = []

@@ -41,7 +41,7 @@ from scale_helpers import examples
 from semantics import interpreter as told
 
 PROFILE = settings(
-    max_examples=examples(60, 1_000), derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck),
+    max_examples=examples(40, 400), derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
 )  # fmt: skip
 

@@ -2316,7 +2316,7 @@ print(threading.active_count() - threads, objects() - before)
 """For an interpreter of its own: what measures coverage keeps something of each thread."""
 
 
-@scaled(30, 1_000)
+@scaled(20, 300)
 def test_many_harnesses_leave_nothing(count: int) -> None:
     """No thread, no list that grows."""
     done = subprocess.run([sys.executable, "-c", MANY, str(count)], capture_output=True, text=True, check=False)

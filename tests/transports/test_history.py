@@ -412,7 +412,7 @@ def correct(fates: list[list[str]]) -> History:
 
 
 @given(fates=st.lists(ENDINGS, min_size=1, max_size=8), data=st.data())
-@settings(max_examples=examples(40, 400), deadline=None)
+@settings(max_examples=examples(30, 200), deadline=None)
 def test_a_correct_history_passes_and_one_corruption_is_caught(fates: list[list[str]], data: st.DataObject) -> None:
     """Whatever became of the messages; and whichever record is lost, doubled, renamed or moved where that breaks something."""
     history = correct(fates)

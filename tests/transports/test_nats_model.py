@@ -516,7 +516,7 @@ class Group(RuleBasedStateMachine):
 
 
 Group.TestCase.settings = settings(
-    max_examples=examples(12, 110),
+    max_examples=examples(8, 50),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -72,7 +72,7 @@ def judge(subject: str, data: bytes, found_headers: dict[str, str]) -> None:
 
 
 @given(subjects, bodies, headers)
-@settings(max_examples=examples(150, 1_500), deadline=None)
+@settings(max_examples=examples(100, 500), deadline=None)
 def test_any_frame_is_a_message_or_bytes(subject: str, data: bytes, found: dict[str, str]) -> None:
     """Random subjects, bodies and headers, and ours with faults in them."""
     judge(subject, data, found)
@@ -110,7 +110,7 @@ def test_a_hundred_thousand_frames() -> None:
 
 
 @given(strategies.messages(), st.booleans())
-@settings(max_examples=examples(50, 500), deadline=None)
+@settings(max_examples=examples(50, 250), deadline=None)
 def test_what_we_write_is_read_as_it_was(message: Message, binary: bool) -> None:
     """In either mode; the headers beside the bytes are plain."""
     encoded = JsonCodec().encode(message)
