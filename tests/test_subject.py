@@ -537,3 +537,27 @@ def test_the_subject_of_mail_to_a_ref_is_the_ref() -> None:
         message = sub.receive(timeout=10)
     assert message.subject == Ref(thing)
     assert message.subject.object is thing
+
+
+def test_a_pattern_that_is_taken_out_leaves_no_empty_branch() -> None:
+    """Subjects that come and go for ever leave nothing behind in the index, and a neighbour keeps what it needs."""
+
+    def branches() -> int:
+        """How many trees the index is made of."""
+        count, met = 0, [index]
+        while met:
+            found: Any = met.pop()
+            count += isinstance(found, PatternTree)
+            met += [held for held in gc.get_referents(found) if isinstance(held, (dict, PatternTree))]
+        return count
+
+    index: PatternTree[Any] = PatternTree()
+    index.add(Pattern("a.kept.*"), "kept")
+    kept = branches()
+    for number in range(10):
+        index.add(Pattern(f"a.{number}.*"), "gone")
+    for number in range(10):
+        assert index.remove(Pattern(f"a.{number}.*"), "gone")
+
+    assert branches() == kept == 4
+    assert list(index.match("a.kept.b")) == ["kept"]

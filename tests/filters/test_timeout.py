@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flow_helpers import LONG, WAIT, InThread, Way, assert_conserved, every_way
+from flow_helpers import LONG, WAIT, InThread, Way, assert_conserved, every_way, fine, running
 from pipebus import Bus, Delivery, Dropped, Handled, Message, Pipeline, PipelineError, Receipt, ReceiveTimeout, transform
 from pipebus.filters import Retry, Tap, Timeout
 from pipebus.testing import FakeClock, Harness, after, run_filter, run_handler
@@ -500,3 +500,24 @@ def test_abandon_is_yes_or_no(abandon: Any) -> None:
     """Leaving work behind is nothing to slip into."""
     with pytest.raises(PipelineError, match=r"Timeout\.abandon=.*True or False"):
         Timeout(LIMIT, abandon=abandon)
+
+
+def test_a_publish_through_a_timeout_is_refused_on_a_running_loop() -> None:
+    """A sync chain that bounds its rest's time waits for it, and would stop the loop for as long."""
+    bus = Bus()
+    bus.use(Timeout(LONG, abandon=True))
+    reader = bus.subscribe("s")
+
+    async def main() -> Any:
+        return bus.publish("s")
+
+    with running(bus):
+        with pytest.raises(PipelineError, match=r"filter Timeout may wait.*apublish"):
+            asyncio.run(main())
+        assert reader.stats()["accepted"] == 0
+
+
+def test_a_timeout_around_a_plain_handler_on_a_loop_is_refused() -> None:
+    """It would wait on the loop's thread for the handler, and nothing else could run there."""
+    with pytest.raises(PipelineError, match=r"filter Timeout .* may wait, and would stop the event loop"):
+        Bus().subscribe("s", fine, run="loop", filters=[Timeout(LONG, abandon=True)])

@@ -14,9 +14,20 @@ from typing import Any
 
 import pytest
 
-from flow_helpers import WAIT, Hold, InThread, assert_all_published_accounted_for, assert_conserved, wait_until
+from flow_helpers import (
+    WAIT,
+    Hold,
+    InThread,
+    assert_all_published_accounted_for,
+    assert_conserved,
+    publish,
+    running,
+    wait_until,
+)
+from loop_helpers import POOL, THREAD, Way, ways
 from pipebus import Actor, Bus, Message, Receipt, StopReport
 from pipebus.filters import Retry, Timeout
+from pipebus.running.runners import Worker
 
 start = threading.Thread.start
 
@@ -319,3 +330,92 @@ def test_a_block_on_an_event_loop_ends_though_a_thread_cannot_be_had(first: int,
 
     assert set(scene.handled) >= set(scene.receipts)
     assert scene.bus.state == "stopped"
+
+
+def refuse_one(monkeypatch: pytest.MonkeyPatch, which: Callable[[threading.Thread], bool]) -> list[str]:
+    """The operating system has no thread to give: the first start of such a one fails. The names of those refused."""
+    refused: list[str] = []
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if not refused and which(thread):
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return refused
+
+
+def test_s23_a_worker_that_cannot_be_started_does_not_end_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who publishes is told; with the next message a worker comes, and takes the first one too."""
+    refused = refuse_one(monkeypatch, lambda thread: isinstance(thread, Worker))
+    handled = Hold(open=True)
+    with running() as bus:
+        bus.subscribe("s", handled)
+        bus.subscribe("t", handled)
+        with pytest.raises(RuntimeError, match="thread"):
+            bus.publish("s", "first")
+        bus.publish("t", "second")
+        bus.drain(WAIT)
+
+        assert sorted(handled.given) == ["first", "second"]
+        assert refused == ["pipebus-1"]
+
+
+def test_s33_a_timer_that_cannot_be_started_is_started_with_the_next_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who publishes is told; the next delayed message brings a timer, and both come in their time."""
+    refused = refuse_one(monkeypatch, lambda thread: thread.name.endswith("-timer"))
+    handled = Hold(open=True)
+    with running() as bus:
+        bus.subscribe("s", handled)
+        with pytest.raises(RuntimeError, match="thread"):
+            bus.publish("s", "first", delay=0.001)
+        bus.publish("s", "second", delay=0.001)
+        bus.drain(WAIT)
+
+        assert handled.given == ["first", "second"]
+        assert refused == ["pipebus-timer"]
+
+
+def test_s25_a_loop_that_cannot_be_started_is_started_with_the_next_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An async publish chain needs the bus's loop: who publishes is told that there is none; the next one gets one."""
+
+    async def pass_on(message: Message, call_next: Any) -> Any:
+        return await call_next(message)
+
+    refused = refuse_one(monkeypatch, lambda thread: thread.name.endswith("-loop"))
+    handled = Hold(open=True)
+    bus = Bus()
+    bus.use(pass_on)
+    bus.subscribe("s", handled)
+    bus.start()
+    with pytest.raises(RuntimeError, match="thread"):
+        bus.publish("s", "first")
+
+    assert InThread(publish, bus, "s", "second").result() == Receipt(1)
+    assert InThread(bus.stop, WAIT).result() == StopReport(drained=True)
+    assert handled.given == ["second"]
+    assert refused == ["pipebus-loop"]
+
+
+LOOP = Way("loop", colour="async")
+
+
+@ways(POOL, THREAD, LOOP)
+def test_s25_after_a_restart_nothing_is_left_of_a_thread_that_could_not_be_started(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message that nobody could handle is handled then, and a drain ends."""
+    handled = Hold(open=True)
+    bus = Bus()
+    way.subscribe(bus, "s", lambda message: handled(message))
+    bus.start()
+    refuse_one(monkeypatch, lambda thread: thread.name.startswith("pipebus"))
+    with pytest.raises(RuntimeError, match="thread"):
+        bus.publish("s", "first")
+    bus.stop(timeout=0.0)
+    with running(bus):
+        bus.drain(WAIT)
+
+        assert handled.given == ["first"]

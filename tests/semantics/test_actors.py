@@ -891,6 +891,16 @@ def test_s28_explain_shows_who_an_actor_is_reached_by() -> None:
     assert "nobody listens" in bus.explain(Notes())
 
 
+@pytest.mark.parametrize("name", ["publish", "zero\u200bwidth"], ids=["reserved", "unprintable"])
+def test_s28_an_actors_name_has_to_be_one_that_a_subscription_may_have(name: str) -> None:
+    """As "publish" its messages would be taken for those that pass the publish chain, and dropped as seen before."""
+    bus = Bus()
+    with pytest.raises(SubscriptionError, match="name"):
+        bus.spawn(Notes(name))
+
+    assert not bus.subscriptions
+
+
 # --- errors ------------------------------------------------------------------------------------------------------------
 
 

@@ -14,10 +14,12 @@ from pipebus import (
     Dropped,
     Handled,
     LifecycleError,
+    Message,
     Pipeline,
     PipelineError,
     Receipt,
     Transform,
+    around,
     branch,
     transform,
     when,
@@ -647,3 +649,23 @@ def test_s11_a_filter_of_the_delivery_chain_returns_handled():
         bus.drain(timeout=10)
 
     assert values == [Handled(42)]
+
+
+@around
+def of_two(message: Message, call_next: Any) -> Any:
+    yield message
+
+
+class OfNothing(Around):
+    def around(self) -> Any:  # type: ignore[override]
+        yield
+
+
+@pytest.mark.parametrize(
+    ("filter", "takes"),
+    [(of_two, r"of_two .* takes \(message: .*, call_next: .*\)"), (OfNothing(), r"OfNothing .* takes \(\)")],
+)
+def test_s11_an_around_of_another_form_is_refused_where_it_is_registered(filter: Around, takes: str) -> None:
+    """A generator of more than the message, or of nothing, could only fail with each message: told at `use`."""
+    with pytest.raises(PipelineError, match=f"filter {takes}.*; its form is around\\(message\\)"):
+        Bus().use(filter)

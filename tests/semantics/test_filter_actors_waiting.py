@@ -57,7 +57,7 @@ from pipebus import (
     Receipt,
     when,
 )
-from pipebus.clock import SystemClock
+from pipebus.clock import Gate, SystemClock
 from pipebus.events import Discarded, StateChanged, Taken
 from pipebus.testing import FakeClock, Harness
 from pipebus.transports.memory import MemoryTransport
@@ -812,6 +812,37 @@ def test_s13_an_answer_that_comes_when_its_loop_is_gone_harms_nobody() -> None:
 
         assert bus.publish("s", "next") == Receipt(0)
         assert actor.questions == ["lost", "next"]
+
+
+def test_s13_an_interrupted_publish_asks_its_filter_actor_nothing_any_more() -> None:
+    """Ctrl-C while it waits for the answer: the question is taken back, and the actor (a quota, say) never sees it."""
+
+    class Interrupting(SystemClock):
+        """A clock with which one wait is interrupted, once."""
+
+        armed: threading.Thread | None = None
+
+        def wait(self, gate: Gate, timeout: float | None) -> bool:  # type: ignore[override]
+            if self.armed is threading.current_thread():
+                self.armed = None
+                raise KeyboardInterrupt
+            return SystemClock.wait(gate, timeout)
+
+    clock, answer = Interrupting(), Answers()
+    bus = Bus(clock=clock)
+    actor = bus.use(Asked(answer=answer))
+    actor.filter_timeout = LONG  # type: ignore[misc]
+    with running(bus):
+        first = InThread(bus.publish, "s", "first")
+        answer.wait_started()
+        clock.armed = threading.current_thread()
+        with pytest.raises(KeyboardInterrupt):
+            bus.publish("s", "interrupted")
+        answer.open()
+        assert first.result() == Receipt(0)
+        assert bus.publish("s", "last") == Receipt(0)
+
+        assert actor.questions == ["first", "last"]
 
 
 def test_s25_a_filter_whose_loop_was_closed_under_it_is_not_busy_for_ever() -> None:

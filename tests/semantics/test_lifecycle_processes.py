@@ -9,15 +9,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pipebus
 from flow_helpers import WAIT, Hold, InThread, boom, fine, running
-from pipebus import Receipt, StopReport
+from pipebus import Bus, Message, Receipt, StopReport, Transform
 
 # --- signals -----------------------------------------------------------------------------------------------------------
 
@@ -320,6 +322,49 @@ def test_s27_a_handler_of_one_bus_is_an_outsider_to_another() -> None:
         assert inbox.stats()["pending"] == 1
 
 
+FORK_WITH_SCHEDULES = """
+import os, signal, sys, warnings
+from pipebus import Actor, Bus, LifecycleError
+
+class Greeter(Actor):
+    def on_message(self, message): ...
+
+warnings.simplefilter("ignore")
+bus = Bus()
+greeter = bus.spawn(Greeter("greeter"))
+bus.start()
+calls = {
+    "every": lambda: bus.every(3600.0, "s"),
+    "spawn": lambda: bus.spawn(Greeter()),
+    "actor.stop": greeter.stop,
+}
+if os.fork() == 0:
+    signal.alarm(20)
+    for name, call in calls.items():
+        try:
+            outcome = repr(call())
+        except LifecycleError as error:
+            outcome = "refused" if "fork" in str(error) else repr(error)
+        print(name, outcome, flush=True)
+    os._exit(0)
+os.wait()
+print("parent", bus.stop(timeout=10).drained)
+"""
+
+
+def test_s27_a_forked_child_is_told_that_its_schedules_and_actors_are_not_its_own() -> None:
+    """A schedule would never tick there, and an actor's lock may have been held: each call says what is wrong."""
+    path = os.pathsep.join([str(Path(pipebus.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", FORK_WITH_SCHEDULES], env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, timeout=3 * WAIT,
+        check=True,
+    )  # fmt: skip
+
+    assert done.stdout.splitlines() == ["every refused", "spawn refused", "actor.stop refused", "parent True"]
+    assert done.stderr == ""
+
+
 def test_s25_run_in_another_thread_leaves_signals_alone() -> None:
     """Only the main thread can handle signals; elsewhere `run` waits for `request_stop` and touches none."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -330,3 +375,56 @@ def test_s25_run_in_another_thread_leaves_signals_alone() -> None:
         bus.request_stop()
 
         assert run.result() == StopReport(drained=True)
+
+
+class Passing(Transform):
+    """A filter that lets all pass; `life` is what became of it."""
+
+    def __init__(self) -> None:
+        self.life: list[str] = []
+
+    def start(self, context: Any) -> Any:
+        self.life.append("start")
+
+    def stop(self) -> Any:
+        self.life.append("stop")
+
+    def transform(self, message: Message) -> Message:
+        return message
+
+
+def test_s25_a_signal_that_comes_while_run_starts_is_heard() -> None:
+    """A supervisor is quick: the bus that it ends before it is up starts, and stops at once."""
+
+    class Signalled(Passing):
+        """A filter that is looked at while the bus starts; the signal comes then."""
+
+        armed = False
+
+        @property
+        def requires(self) -> tuple[str, ...]:
+            if self.armed:
+                self.armed = False
+                signal.raise_signal(signal.SIGTERM)
+            return ()
+
+    signalled, rescued = Signalled(), threading.Event()
+    bus = Bus()
+    bus.use(signalled)
+
+    def rescue() -> None:
+        rescued.set()
+        bus.request_stop()
+
+    guard = threading.Timer(WAIT, rescue)
+    guard.daemon = True
+    guard.start()
+    signalled.armed = True
+    try:
+        report = bus.run(timeout=WAIT)
+    finally:
+        guard.cancel()
+
+    assert not rescued.is_set(), "the signal was lost"
+    assert report == StopReport(drained=True)
+    assert signalled.life == ["start", "stop"]

@@ -32,6 +32,7 @@ from flow_helpers import (
     running,
     wait_until,
 )
+from loop_helpers import POOL, THREAD, Way, ways
 from pipebus import (
     AlreadySettled,
     Bus,
@@ -49,7 +50,9 @@ from pipebus import (
     when,
 )
 from pipebus.events import Event, Published, StateChanged, Taken
+from pipebus.filters import Reroute
 from pipebus.testing import FakeClock, Harness
+from pipebus.transports.opening import TRANSPORTS
 
 workers = pytest.mark.parametrize("workers", [1, 2], ids=["one-worker", "two-workers"])
 
@@ -926,3 +929,165 @@ def test_s25_an_idle_bus_has_no_threads() -> None:
         assert threading.active_count() == before + 1
 
     assert threading.active_count() == before
+
+
+def test_s25_a_publish_that_a_stop_overtakes_is_refused_also_after_earlier_stops() -> None:
+    """Mailboxes that were at rest when the bus stopped share what they know of that; opening one again changes no other."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold_up(message: Message, call_next: Any) -> Any:
+        reached.set()
+        assert go_on.wait(WAIT)
+        return call_next(message)
+
+    bus = Bus()
+    bus.use(hold_up)
+    before = bus.subscribe("before", fine)
+    with running(bus):
+        pass
+    with running(bus):
+        before.unsubscribe()
+        late = bus.subscribe("s", fine)
+        publish = InThread(bus.publish, "s")
+        assert reached.wait(WAIT)
+        bus.stop(timeout=WAIT)
+        go_on.set()
+
+        with pytest.raises(BusClosed):
+            publish.result()
+        assert late.stats()["accepted"] == 0
+
+
+@pytest.mark.parametrize("run", ["pool", "thread", "loop"])
+def test_s25_a_publish_that_is_sent_on_to_who_subscribed_after_the_stop_is_refused(run: Any) -> None:
+    """It stands in a filter while the bus stops, and is then rerouted: refused, and the subscription works after a start."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold_up(message: Message, call_next: Any) -> Any:
+        reached.set()
+        assert go_on.wait(WAIT)
+        return call_next(message)
+
+    bus = Bus()
+    bus.use(hold_up, Reroute(lambda message: "t"))
+    with running(bus):
+        publish = InThread(bus.publish, "s", "late")
+        assert reached.wait(WAIT)
+    handled = Hold(open=True)
+    subscription = bus.subscribe("t", handled, run=run)
+    go_on.set()
+
+    with pytest.raises(BusClosed):
+        publish.result()
+    assert subscription.stats()["accepted"] == 0
+    with running(bus):
+        bus.publish("s", "next")
+        bus.drain(WAIT)
+        assert handled.given == ["next"]
+
+
+def test_s25_a_drain_on_a_loop_gives_up_at_the_very_moment_that_its_time_is_over() -> None:
+    """A clock that stands still, and no time: told at once, not at the next tick."""
+    with running(Bus(clock=FakeClock())) as bus:
+        hold = Hold()
+        bus.subscribe("s", hold)
+        bus.publish("s")
+        hold.wait_started()
+
+        async def drain() -> None:
+            async with asyncio.timeout(WAIT):
+                with pytest.raises(DrainTimeout):
+                    await bus.adrain(0.0)
+
+        asyncio.run(drain())
+
+
+def test_s25_a_drain_on_a_loop_waits_for_what_the_transport_still_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message is on its way, and nothing of it has come to a mailbox: not drained, on a loop as on a thread."""
+    monkeypatch.setitem(TRANSPORTS, "bytes", "byte_transport:ByteTransport.from_url")
+    bus = Bus("bytes:?delay=yes")
+    bus.subscribe("s", fine, name="s")
+    bus.start()
+    try:
+        bus.publish("s", delay=LONG)
+        with pytest.raises(DrainTimeout):
+            bus.drain(0.0)
+        with pytest.raises(DrainTimeout):
+            asyncio.run(bus.adrain(0.0))
+    finally:
+        bus.stop(timeout=WAIT, drain=False)
+
+
+def test_s25_a_stop_that_comes_late_does_not_end_the_next_start() -> None:
+    """Two threads stop the bus, which is then started again: the slower gets the first one's report, that is all."""
+    delayed, go_on = threading.Event(), threading.Event()
+    handled = Hold(open=True)
+
+    def hold_up(event: Any) -> None:
+        if isinstance(event, StateChanged) and event.new == "draining" and not delayed.is_set():
+            delayed.set()
+            go_on.wait(2 * WAIT)
+
+    bus = Bus()
+    bus.subscribe("s", handled)
+    bus.observe(hold_up)
+    bus.start()
+    late = InThread(bus.stop, WAIT)
+    assert delayed.wait(WAIT)
+    report = bus.stop(timeout=WAIT)
+    with running(bus):
+        go_on.set()
+
+        assert late.result() == report == StopReport(drained=True)
+        assert bus.state == "started"
+        bus.publish("s", "after the restart")
+        bus.drain(WAIT)
+        assert handled.given == ["after the restart"]
+
+
+def threads() -> set[str]:
+    """The names of the threads that a bus has made."""
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("pipebus")}
+
+
+def test_s25_a_publish_that_the_stop_overtakes_starts_no_loop_again() -> None:
+    """It has found its way through an async chain when the bus stops: it is refused, and leaves no thread behind."""
+
+    class Slow(dict[str, str]):
+        """Headers that take their time: the bus is stopped meanwhile."""
+
+        def items(self) -> Any:
+            bus.stop(timeout=WAIT)
+            return super().items()
+
+    async def pass_on(message: Message, call_next: Any) -> Any:
+        return await call_next(message)
+
+    bus = Bus()
+    bus.use(pass_on)
+    bus.subscribe("s", fine, overflow="reject")
+    before = threads()
+    bus.start()
+    bus.publish("s")
+    with pytest.raises(BusClosed):
+        bus.publish("s", headers=Slow(a="b"))
+
+    assert bus.state == "stopped"
+    assert threads() == before
+
+
+@pytest.mark.parametrize("sleeps", [True, False], ids=["sleeping", "just-done"])
+@ways(POOL, THREAD)
+def test_s25_a_worker_that_has_nothing_to_do_is_no_abandoned_handler(way: Way, sleeps: bool) -> None:
+    """A stop that gives nobody any time: whose handlers have ended has none, so the report names none."""
+    for _ in range(50):
+        bus = Bus()
+        subscription = way.subscribe(bus, "s", fine)
+        bus.start()
+        bus.publish("s")
+        bus.drain(WAIT)
+        pool = subscription.plan.pool or bus.pool
+        if sleeps:
+            wait_until(lambda pool=pool: len(pool.sleepers) == 1, "its worker sleeps")
+
+        assert bus.stop(timeout=0.0) == StopReport(drained=True)

@@ -33,14 +33,16 @@ from pipebus import (
     Bus,
     BusClosed,
     Delivery,
+    Dropped,
     MailboxFull,
     Message,
     Receipt,
     Subscription,
     SubscriptionError,
+    when,
 )
 from pipebus.events import Acknowledged, Overflowed, Returned, Taken
-from pipebus.testing import Harness
+from pipebus.testing import FakeClock, Harness
 
 by_coroutine = pytest.mark.parametrize("way", [apublish, asend], ids=lambda way: way.__name__)
 
@@ -736,3 +738,29 @@ def test_s22_a_settled_delivery_makes_room(overflow: Any, settle: Callable[[Deli
                 publish(bus, "s", 2)
             settle(delivery)
             assert publish(bus, "s", 3) == Receipt(1)
+
+
+def test_s22_a_place_that_was_promised_and_not_taken_goes_to_who_stands_behind() -> None:
+    """A publish on the bus's loop was promised room, and its filter drops it: the next in line is admitted, and handled."""
+
+    async def drop(message: Message, call_next: Any) -> Dropped:
+        return Dropped("unwanted")
+
+    clock = FakeClock()
+    bus = Bus(clock=clock)
+    bus.use(when("dropped", drop))
+    with running(bus):
+        hold = Hold()
+        bus.subscribe(["dropped", "kept"], hold, workers=2, mailbox=1, overflow_timeout=LONG)
+        bus.publish("kept", "first")
+        hold.wait_started()
+        before = InThread(bus.publish, "dropped")
+        clock.wait_until_waited_for()
+        behind = InThread(bus.publish, "kept", "second")
+        clock.wait_until_waited_for(2)
+        hold.open()
+
+        assert before.result() == Dropped("unwanted", by="drop")
+        assert behind.result() == Receipt(1)
+        hold.wait_started()
+        assert hold.given == ["first", "second"]

@@ -5,6 +5,7 @@ Guarantees 26, 28 and 29: who listens, from when to when; mail for objects; and 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,7 @@ from pipebus import (
     UnsupportedCapability,
     when,
 )
-from pipebus.events import Unrouted
+from pipebus.events import Discarded, Unrouted
 from pipebus.filters import Validate
 from pipebus.testing import FakeClock
 
@@ -342,6 +343,59 @@ def test_s26_publishers_at_full_speed_notice_only_the_receipt(workers: int) -> N
         assert len(handled) == at_the_end == stats["acknowledged"]
         assert stats["accepted"] == taken
         assert_conserved(subscription)
+
+
+def test_s26_a_pause_while_the_bus_is_stopped_pauses_no_other() -> None:
+    """Mailboxes that were at rest share what they know of the stop; a change to one makes it a state of its own."""
+    bus = Bus()
+    paused, other = bus.subscribe("s", fine), bus.subscribe("s", fine)
+    with running(bus):
+        pass
+    paused.pause()
+    with running(bus, drain=False):
+        bus.publish("s")
+        bus.drain(WAIT)
+
+        assert (paused.paused, other.paused) == (True, False)
+        assert [subscription.stats()["acknowledged"] for subscription in (paused, other)] == [0, 1]
+
+
+def test_s26_unsubscribe_is_final_also_if_the_worker_takes_the_last_message_at_that_moment() -> None:
+    """What it finds is dropped, counted and told; the message that the worker was faster with is not."""
+
+    class Contested(deque[Any]):
+        """A queue whose worker takes the last message just after somebody has looked whether there is one."""
+
+        def __len__(self) -> int:
+            length = super().__len__()
+            if length == 1:
+                self.popleft()
+                mailbox.taken += 1
+                mailbox.acknowledged += 1
+            return length
+
+        def __bool__(self) -> bool:
+            return len(self) > 0
+
+    hold = Hold()
+    bus = Bus()
+    ear = Ear(bus)
+    with running(bus):
+        subscription = bus.subscribe("s", hold)
+        bus.publish("s", "in the handler")
+        hold.wait_started()
+        for number in range(3):
+            bus.publish("s", number)
+        mailbox: Any = subscription.mailbox
+        mailbox.items = Contested(mailbox.items)
+        ending = InThread(subscription.unsubscribe, WAIT)
+        ear.wait_for(Discarded, count=2)
+        hold.open()
+        ending.result()
+
+        assert [event.message.body for event in ear.of(Discarded)] == [0, 1]
+        assert subscription.stats()["dropped"] == {"unsubscribed": 2}
+        assert_conserved(subscription, accepted=4)
 
 
 # --- 28: mail for objects ----------------------------------------------------------------------------------------------

@@ -5,10 +5,12 @@ Guarantees 23 and 24: a slow subscriber delays nobody else; and which messages k
 from __future__ import annotations
 
 import asyncio
+import importlib
 import random
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +31,7 @@ from flow_helpers import (
     hasty_threads,
     publish,
     running,
+    wait_until,
 )
 from pipebus import (
     Bus,
@@ -486,3 +489,98 @@ def test_s24_every_subscriber_sees_the_same_order(way: Any) -> None:
         bus.drain(WAIT)
 
         assert [hold.given for hold in holds] == [list(range(50))] * 10
+
+
+class Line:
+    """A handler that notes what it is given; "first" and "other" stand still until they are opened."""
+
+    def __init__(self) -> None:
+        self.first, self.other = Hold(), Hold()
+        self.given: list[Any] = []
+
+    def __call__(self, message: Message) -> None:
+        self.given.append(message.body)
+        hold = {"first": self.first, "other": self.other}.get(message.body)
+        if hold is not None:
+            hold(message)
+
+    def of(self, *bodies: str) -> list[str]:
+        return [body for body in self.given if body in bodies]
+
+
+def test_s24_a_message_that_is_dropped_holds_up_nobody_of_its_key() -> None:
+    """It was next of its key when drop_oldest took it: those that come after it are handled, in order."""
+    line = Line()
+    with running() as bus:
+        subscription = bus.subscribe("s", line, workers=2, mailbox=4, overflow="drop_oldest")
+        bus.publish("s", "first", key="k")
+        line.first.wait_started()
+        bus.publish("s", "second", key="k")
+        bus.publish("s", "other")
+        line.other.wait_started()  # so "second" has been taken out of the line, to wait for its key
+        subscription.pause()
+        line.first.open()
+        line.other.open()
+        wait_until(lambda: subscription.stats()["in_flight"] == 0, "both have ended")
+        for number in range(4):
+            bus.publish("s", f"filling {number}")
+        subscription.resume()
+        bus.drain(WAIT)
+        for body in ("third", "fourth"):
+            bus.publish("s", body, key="k")
+        bus.drain(WAIT)
+
+        assert line.of("first", "second", "third", "fourth") == ["first", "third", "fourth"]
+        assert subscription.stats()["dropped"] == {"overflow": 1}
+        assert subscription.stats()["pending"] == 0
+
+
+def test_s24_a_message_that_was_interrupted_and_then_dropped_holds_up_nobody_of_its_key() -> None:
+    """Ctrl-C in its handler has put it back, and drop_oldest took it: those that come after it are handled."""
+    given: list[Any] = []
+
+    def handle(message: Message) -> None:
+        if message.body == "first":
+            raise KeyboardInterrupt
+        given.append(message.body)
+
+    bus = Bus()
+    subscription = bus.subscribe("s", handle, workers=2, mailbox=2, overflow="drop_oldest")
+    bus.start()
+    bus.publish("s", "first", key="k")
+    wait_until(lambda: subscription.paused and subscription.stats()["in_flight"] == 0, "it has gone back")
+    for number in range(2):
+        bus.publish("s", number)
+    bus.stop(timeout=WAIT)
+    with running(bus):
+        bus.drain(WAIT)
+        bus.publish("s", "second", key="k")
+        bus.drain(WAIT)
+
+        assert sorted(map(str, given)) == ["0", "1", "second"]
+        assert subscription.stats()["dropped"] == {"overflow": 1}
+        assert subscription.stats()["pending"] == 0
+
+
+def test_s24_messages_that_go_back_to_a_store_come_again_in_the_order_of_their_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop gives back what waits for its key; after the next start all of it is handled, in order."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "transports")
+    transport = importlib.import_module("byte_transport").ByteTransport()
+    line = Line()
+    bus = Bus(transport)
+    subscription = bus.subscribe("s", line, name="s", workers=2)
+    bus.start()
+    for body in ("first", "second", "third"):
+        bus.publish("s", body, key="k")
+    mailbox: Any = subscription.mailbox
+    wait_until(lambda: len(mailbox.aside) == 2, "two wait for their key")
+    subscription.pause()
+    line.first.open()
+    wait_until(lambda: subscription.stats()["in_flight"] == 0, "the first has ended")
+    bus.stop(timeout=WAIT)
+    subscription.resume()
+    with running(bus):
+        bus.publish("s", "fourth", key="k")
+        bus.drain(WAIT)
+
+        assert line.given == ["first", "second", "third", "fourth"]

@@ -25,6 +25,7 @@ from flow_helpers import (
     running,
 )
 from pipebus import (
+    Actor,
     Bus,
     Delivery,
     Dropped,
@@ -369,3 +370,25 @@ def test_s19_a_handlers_result_that_cannot_be_published_fails_the_delivery(worke
 
         assert subscription.stats()["dead"] == 1
         assert bus.dead_letters.list("maker")[0].error.startswith("MailboxFull")
+
+
+def test_s19_a_body_that_does_not_fit_is_refused_by_the_subscription_that_it_came_to() -> None:
+    """Two subscriptions share one handler, and two actors one class: the dead letter names the right one."""
+
+    def bill(amount: int) -> None: ...
+
+    class Branch(Actor):
+        def on_message(self, amount: int) -> None: ...  # type: ignore[override]
+
+    names = ("one", "two", "eu", "us")
+    with running() as bus:
+        for name in names[:2]:
+            bus.subscribe(name, bill, name=name)
+        for name in names[2:]:
+            bus.spawn(Branch(name))
+        for name in names:
+            bus.publish(name, "no number")
+        bus.drain(WAIT)
+
+        refused_by = {letter.subscription: letter.error.split(":")[1].strip() for letter in bus.dead_letters}
+        assert refused_by == {name: f"rejected by {name}" for name in names}

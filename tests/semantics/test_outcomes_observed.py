@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import structlog
 
 from flow_helpers import (
     WAIT,
@@ -30,6 +31,7 @@ from flow_helpers import (
     returning,
     running,
 )
+from loop_helpers import POOL, THREAD, Way, ways
 from pipebus import (
     Bus,
     Delivery,
@@ -39,6 +41,7 @@ from pipebus import (
     PipelineError,
     Receipt,
     Rejected,
+    StopReport,
     Subscription,
     Transform,
 )
@@ -554,3 +557,60 @@ def test_s21_an_observer_that_cannot_be_called_is_refused(observer: Any) -> None
     """A mistake is told where it is made, not at the first event."""
     with pytest.raises(PipelineError, match="observe"):
         Bus().observe(observer)
+
+
+LOOP = Way("loop", colour="async")
+
+
+@ways(POOL, THREAD, LOOP)
+@pytest.mark.parametrize("event", [Taken, Acknowledged, Died], ids=lambda event: event.__name__)
+def test_s13_an_observer_that_exits_requests_a_stop_and_ends_no_worker(event: type[Any], way: Way) -> None:
+    """`sys.exit()` in an observer: what it was told of and what comes after it is handled, and the stop ends."""
+
+    def leave(heard: Any) -> None:
+        if isinstance(heard, event) and heard.message.body == 0:
+            raise SystemExit(3)
+
+    bus = Bus(pool=1)
+    bus.observe(leave)
+    subscription = way.subscribe(bus, "s", boom if event is Died else fine)
+    bus.start()
+    for body in range(3):
+        bus.publish("s", body)
+    InThread(bus.drain, WAIT).result()
+
+    assert bus.stopping
+    assert bus.stats()["observer_errors"] == 1
+    assert InThread(bus.stop, WAIT).result() == StopReport(drained=True)
+    assert subscription.stats()["dead" if event is Died else "acknowledged"] == 3
+
+
+@pytest.fixture
+def exiting_logger() -> Iterator[None]:
+    """A log that ends whoever tells it of a dead letter."""
+
+    def leave(_: Any, __: str, line: Any) -> Any:
+        if line["event"] == "delivery.died":
+            raise SystemExit(3)
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[leave], cache_logger_on_first_use=False)
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("exiting_logger")
+@ways(POOL, THREAD, LOOP)
+def test_s13_a_logger_that_exits_ends_no_worker(way: Way) -> None:
+    """It is counted, a stop is requested, and the next message is handled like any other."""
+    bus = Bus(pool=1)
+    subscription = way.subscribe(bus, "s", boom)
+    bus.start()
+    for body in range(2):
+        bus.publish("s", body)
+    InThread(bus.drain, WAIT).result()
+
+    assert bus.stopping
+    assert bus.stats()["log_errors"] == 2
+    assert subscription.stats()["dead"] == 2
+    assert InThread(bus.stop, WAIT).result() == StopReport(drained=True)

@@ -49,6 +49,7 @@ from pipebus import (
     SubscriptionError,
     Transform,
     around,
+    transform,
 )
 from pipebus.events import Overflowed
 from pipebus.testing import FakeClock
@@ -399,6 +400,33 @@ def test_s32_a_loop_whose_tasks_start_eagerly_is_as_good_as_any(workers: int) ->
     amain(main)
     assert sorted(handled) == list(range(20))
     assert not any(inside)
+
+
+def test_s32_a_coroutine_that_waits_is_woken_though_its_loop_runs_in_another_thread_by_now() -> None:
+    """It asks while one thread runs its loop, and is answered by that thread when another one does."""
+    questions: list[Message] = []
+    asked, answered = threading.Event(), threading.Event()
+
+    def take(message: Message) -> None:
+        questions.append(message)
+        asked.set()
+
+    asking: list[asyncio.Task[Message]] = []
+
+    async def ask() -> None:
+        asking.append(asyncio.create_task(bus.arequest("question", timeout=LONG)))
+        asking[0].add_done_callback(lambda _: answered.set())
+        await until(asked)
+
+    with running() as bus:
+        bus.subscribe("question", take)
+        with LoopInThread(set_up=ask) as loop:
+            loop.loop.set_debug(True)  # so that a call from the wrong thread is an error, each time
+            loop.call(lambda: None)
+            bus.publish(questions[0].reply_to, "answer")
+
+            assert answered.wait(WAIT)
+            assert asking[0].result().body == "answer"
 
 
 # --- what belongs to asyncio works in a handler ------------------------------------------------------------------------
@@ -1603,6 +1631,67 @@ def test_s13_an_interrupt_in_a_task_of_a_handlers_ends_nobody_elses_work(interru
     assert report.left == {subscription.name: 1}
     assert report.abandoned == ()
     assert_conserved(subscription, accepted=1)
+
+
+def passes(message: Message) -> Message:
+    """What a filter does that has nothing to do."""
+    return message
+
+
+@pytest.mark.parametrize(
+    ("observed", "options"),
+    [
+        pytest.param(False, {}, id="plain"),
+        pytest.param(True, {}, id="observed"),
+        pytest.param(False, {"workers": 2}, id="several-workers"),
+        pytest.param(False, {"filters": [transform(passes)]}, id="filtered"),
+    ],
+)
+@pytest.mark.parametrize("end", ["waits", "fails"])
+def test_s13_a_handler_whose_loop_is_closed_under_it_gives_its_message_back_however_it_ends(
+    end: str, observed: bool, options: dict[str, Any]
+) -> None:
+    """It waits or fails in its `finally`: that is no failure of the message, which is handled after the next start."""
+    handled: list[Any] = []
+    started = threading.Event()
+
+    async def handle(message: Message) -> None:
+        if started.is_set():
+            handled.append(message.body)
+            return
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if end == "fails":
+                raise ValueError("in a finally")
+            await asyncio.sleep(0)
+
+    bus = Bus()
+    if observed:
+        Ear(bus)
+    subscription = bus.subscribe("s", handle, **options)
+
+    async def main() -> None:
+        await bus.astart()
+        bus.publish("s", "once")
+        await until(started)
+
+    def whole_life_of_a_loop() -> None:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.set_exception_handler(lambda *_: None)  # asyncio says that a task was destroyed: that is what this is about
+        loop.close()
+
+    InThread(whole_life_of_a_loop).result()
+    assert bus.stop(timeout=0.0).left == {subscription.name: 1}
+    assert not bus.dead_letters
+    with running(bus):
+        bus.drain(WAIT)
+
+        assert handled == ["once"]
+        assert_conserved(subscription, accepted=1)
 
 
 def test_s25_a_start_that_fails_leaves_no_loop_behind() -> None:

@@ -302,6 +302,28 @@ def test_s26_a_subscription_may_come_while_the_bus_runs_and_its_name_be_used_aga
     assert sorted(handled) == sorted([me for me in range(4) for _ in range(25)])
 
 
+def test_s26_unsubscribe_in_its_own_handler_ends_the_other_threads_and_waits_for_none() -> None:
+    """Of two threads one unsubscribes: it does not wait for itself, and its message is acknowledged."""
+    hold = Hold()
+
+    def handle(message: Message) -> None:
+        hold(message)
+        if message.body == "end":
+            subscription.unsubscribe()
+
+    with running() as bus:
+        subscription = bus.subscribe("s", handle, run="thread", workers=2)
+        bus.publish("s")
+        bus.publish("s")
+        hold.wait_started(2)
+        hold.open()
+        bus.drain(WAIT)
+        bus.publish("s", "end")
+        bus.drain(WAIT)
+
+        assert (subscription.stats()["acknowledged"], subscription.stats()["dead"]) == (3, 0)
+
+
 def test_s25_a_bus_with_threads_that_never_started_stops_at_once() -> None:
     """Nothing was published: nothing is reported."""
     bus = Bus()

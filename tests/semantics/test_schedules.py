@@ -35,6 +35,7 @@ from flow_helpers import (
 from pipebus import (
     Bus,
     BusClosed,
+    Dropped,
     HeaderError,
     LifecycleError,
     Message,
@@ -588,6 +589,21 @@ def test_s21_a_publish_that_fails_is_counted_and_told_and_the_next_tick_comes(
         assert text in lines[0]
         assert len(harness.refused) == 3
         assert sum(bus.stats()["errors"].values()) == 3
+
+
+def test_s21_a_tick_that_a_filter_drops_is_published_and_dropped(harness: Harness) -> None:
+    """A schedule counts what it has handed in, as the bus does; the drop stands in the bus's figures, under the filter."""
+
+    def refuse(message: Message, call_next: Any) -> Any:
+        return Dropped("unwanted")
+
+    harness.bus.use(refuse)
+    schedule = harness.bus.every(60.0, "tick")
+    with running(harness.bus) as bus:
+        harness.advance(60.0)
+
+        assert schedule.stats()["published"] == bus.stats()["published"] == 1
+        assert bus.stats()["dropped"] == {"refuse": {"unwanted": 1}}
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])

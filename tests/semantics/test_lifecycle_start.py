@@ -1,83 +1,25 @@
 """
-Starts and stops that meet at a bad moment: a stop that comes late, a filter that stops the bus in its own start, a signal
-before the bus is up, a thread that cannot be had, a process that was forked. Guarantees 10, 13, 23, 25, 26 and 27.
+Guarantees 10, 25 and 26: a start opens the bus once, is undone if it is not completed, and starts and stops each filter once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import pipebus
 from actor_helpers import Notes
-from flow_helpers import WAIT, Hold, InThread, fine, running, wait_until
+from flow_helpers import WAIT, Hold, InThread, fine, wait_until
 from loop_helpers import POOL, THREAD, Way, amain, until, ways
-from pipebus import Bus, BusClosed, Handlers, Message, Receipt, StopReport, Transform
+from pipebus import Bus, Handlers, Message, Receipt, StopReport, Transform
 from pipebus.clock import SystemClock
-from pipebus.events import StateChanged
 from pipebus.transports.memory import MemoryTransport
 
 LOOP = Way("loop", colour="async")
-
-
-class Passing(Transform):
-    """A filter that lets all pass; `life` is what became of it."""
-
-    def __init__(self) -> None:
-        self.life: list[str] = []
-
-    def start(self, context: Any) -> Any:
-        self.life.append("start")
-
-    def stop(self) -> Any:
-        self.life.append("stop")
-
-    def transform(self, message: Message) -> Message:
-        return message
-
-
-def threads() -> set[str]:
-    """The names of the threads that a bus has made."""
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("pipebus")}
-
-
-# --- stops that come late ----------------------------------------------------------------------------------------------
-
-
-def test_s25_a_stop_that_comes_late_does_not_end_the_next_start() -> None:
-    """Two threads stop the bus, which is then started again: the slower gets the first one's report, that is all."""
-    delayed, go_on = threading.Event(), threading.Event()
-    handled = Hold(open=True)
-
-    def hold_up(event: Any) -> None:
-        if isinstance(event, StateChanged) and event.new == "draining" and not delayed.is_set():
-            delayed.set()
-            go_on.wait(2 * WAIT)
-
-    bus = Bus()
-    bus.subscribe("s", handled)
-    bus.observe(hold_up)
-    bus.start()
-    late = InThread(bus.stop, WAIT)
-    assert delayed.wait(WAIT)
-    report = bus.stop(timeout=WAIT)
-    with running(bus):
-        go_on.set()
-
-        assert late.result() == report == StopReport(drained=True)
-        assert bus.state == "started"
-        bus.publish("s", "after the restart")
-        bus.drain(WAIT)
-        assert handled.given == ["after the restart"]
 
 
 class Late(MemoryTransport):
@@ -153,50 +95,20 @@ def test_s25_a_subscriber_that_was_at_work_while_the_bus_opened_once_more_goes_o
         assert (x.stats()["acknowledged"], y.stats()["acknowledged"]) == (2, 2)
 
 
-def test_s25_a_publish_that_the_stop_overtakes_starts_no_loop_again() -> None:
-    """It has found its way through an async chain when the bus stops: it is refused, and leaves no thread behind."""
+class Passing(Transform):
+    """A filter that lets all pass; `life` is what became of it."""
 
-    class Slow(dict[str, str]):
-        """Headers that take their time: the bus is stopped meanwhile."""
+    def __init__(self) -> None:
+        self.life: list[str] = []
 
-        def items(self) -> Any:
-            bus.stop(timeout=WAIT)
-            return super().items()
+    def start(self, context: Any) -> Any:
+        self.life.append("start")
 
-    async def pass_on(message: Message, call_next: Any) -> Any:
-        return await call_next(message)
+    def stop(self) -> Any:
+        self.life.append("stop")
 
-    bus = Bus()
-    bus.use(pass_on)
-    bus.subscribe("s", fine, overflow="reject")
-    before = threads()
-    bus.start()
-    bus.publish("s")
-    with pytest.raises(BusClosed):
-        bus.publish("s", headers=Slow(a="b"))
-
-    assert bus.state == "stopped"
-    assert threads() == before
-
-
-@pytest.mark.parametrize("sleeps", [True, False], ids=["sleeping", "just-done"])
-@ways(POOL, THREAD)
-def test_s25_a_worker_that_has_nothing_to_do_is_no_abandoned_handler(way: Way, sleeps: bool) -> None:
-    """A stop that gives nobody any time: whose handlers have ended has none, so the report names none."""
-    for _ in range(50):
-        bus = Bus()
-        subscription = way.subscribe(bus, "s", fine)
-        bus.start()
-        bus.publish("s")
-        bus.drain(WAIT)
-        pool = subscription.plan.pool or bus.pool
-        if sleeps:
-            wait_until(lambda pool=pool: len(pool.sleepers) == 1, "its worker sleeps")
-
-        assert bus.stop(timeout=0.0) == StopReport(drained=True)
-
-
-# --- filters that stop the bus, or subscribe, in their own start ---------------------------------------------------------
+    def transform(self, message: Message) -> Message:
+        return message
 
 
 class Stopping(Passing):
@@ -259,41 +171,9 @@ def test_s25_a_filter_that_stops_the_bus_in_its_own_start_or_stop_only_requests(
     assert handled.given == [0, 1, 2]
 
 
-class Subscribing(Passing):
-    """Subscribes somebody in its own start, which runs on the bus's loop."""
-
-    async def start(self, context: Any) -> None:
-        Passing.start(self, context)
-        context.bus.subscribe("other", fine, name="brought")
-
-
-def _include(bus: Bus, guard: Transform) -> None:
-    handlers = Handlers()
-    handlers.on("s", filters=[guard])(fine)
-    bus.include(handlers)
-
-
-@pytest.mark.parametrize(
-    "register",
-    [
-        pytest.param(lambda bus, guard: bus.subscribe("s", fine, filters=[guard]), id="subscribe"),
-        pytest.param(lambda bus, guard: bus.spawn(Notes("s"), filters=[guard]), id="spawn"),
-        pytest.param(_include, id="include"),
-    ],
-)
-def test_s26_a_filter_may_subscribe_while_it_starts_on_a_running_bus(register: Callable[[Bus, Transform], Any]) -> None:
-    """Also from the bus's loop: whoever brings such a filter waits for its start, and nobody waits for ever."""
-    subscribing = Subscribing()
-    bus = Bus()
-    bus.start()
-    InThread(register, bus, subscribing).result()
-
-    assert bus.publish("s") == bus.publish("other") == Receipt(1)
-    assert InThread(bus.stop, WAIT).result() == StopReport(drained=True)
-    assert subscribing.life == ["start", "stop"]
-
-
-# --- starts that are not completed -------------------------------------------------------------------------------------
+def threads() -> set[str]:
+    """The names of the threads that a bus has made."""
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("pipebus")}
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
@@ -333,6 +213,40 @@ def test_s25_a_start_that_is_cancelled_is_undone(times: int) -> None:
         amain(main)
     finally:
         go_on.set()
+
+
+class Subscribing(Passing):
+    """Subscribes somebody in its own start, which runs on the bus's loop."""
+
+    async def start(self, context: Any) -> None:
+        Passing.start(self, context)
+        context.bus.subscribe("other", fine, name="brought")
+
+
+def _include(bus: Bus, guard: Transform) -> None:
+    handlers = Handlers()
+    handlers.on("s", filters=[guard])(fine)
+    bus.include(handlers)
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        pytest.param(lambda bus, guard: bus.subscribe("s", fine, filters=[guard]), id="subscribe"),
+        pytest.param(lambda bus, guard: bus.spawn(Notes("s"), filters=[guard]), id="spawn"),
+        pytest.param(_include, id="include"),
+    ],
+)
+def test_s26_a_filter_may_subscribe_while_it_starts_on_a_running_bus(register: Callable[[Bus, Transform], Any]) -> None:
+    """Also from the bus's loop: whoever brings such a filter waits for its start, and nobody waits for ever."""
+    subscribing = Subscribing()
+    bus = Bus()
+    bus.start()
+    InThread(register, bus, subscribing).result()
+
+    assert bus.publish("s") == bus.publish("other") == Receipt(1)
+    assert InThread(bus.stop, WAIT).result() == StopReport(drained=True)
+    assert subscribing.life == ["start", "stop"]
 
 
 class Flaky(MemoryTransport):
@@ -387,84 +301,3 @@ def test_s10_a_start_that_fails_stops_each_filter_once(first: bool, fail: Callab
 
     bus.stop(timeout=WAIT)
     assert passing.life == ["start", "stop"]
-
-
-def test_s25_a_signal_that_comes_while_run_starts_is_heard() -> None:
-    """A supervisor is quick: the bus that it ends before it is up starts, and stops at once."""
-
-    class Signalled(Passing):
-        """A filter that is looked at while the bus starts; the signal comes then."""
-
-        armed = False
-
-        @property
-        def requires(self) -> tuple[str, ...]:
-            if self.armed:
-                self.armed = False
-                signal.raise_signal(signal.SIGTERM)
-            return ()
-
-    signalled, rescued = Signalled(), threading.Event()
-    bus = Bus()
-    bus.use(signalled)
-
-    def rescue() -> None:
-        rescued.set()
-        bus.request_stop()
-
-    guard = threading.Timer(WAIT, rescue)
-    guard.daemon = True
-    guard.start()
-    signalled.armed = True
-    try:
-        report = bus.run(timeout=WAIT)
-    finally:
-        guard.cancel()
-
-    assert not rescued.is_set(), "the signal was lost"
-    assert report == StopReport(drained=True)
-    assert signalled.life == ["start", "stop"]
-
-
-# --- a process that was forked -------------------------------------------------------------------------------------------
-
-FORK = """
-import os, signal, sys, warnings
-from pipebus import Actor, Bus, LifecycleError
-
-class Greeter(Actor):
-    def on_message(self, message): ...
-
-warnings.simplefilter("ignore")
-bus = Bus()
-greeter = bus.spawn(Greeter("greeter"))
-bus.start()
-calls = {
-    "every": lambda: bus.every(3600.0, "s"),
-    "spawn": lambda: bus.spawn(Greeter()),
-    "actor.stop": greeter.stop,
-}
-if os.fork() == 0:
-    signal.alarm(20)
-    for name, call in calls.items():
-        try:
-            outcome = repr(call())
-        except LifecycleError as error:
-            outcome = "refused" if "fork" in str(error) else repr(error)
-        print(name, outcome, flush=True)
-    os._exit(0)
-os.wait()
-print("parent", bus.stop(timeout=10).drained)
-"""
-
-
-def test_s27_a_forked_child_is_told_that_its_schedules_and_actors_are_not_its_own() -> None:
-    """A schedule would never tick there, and an actor's lock may have been held: each call says what is wrong."""
-    path = os.pathsep.join([str(Path(pipebus.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", FORK], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=3 * WAIT,
-        check=True,
-    )  # fmt: skip
-
-    assert done.stdout.splitlines() == ["every refused", "spawn refused", "actor.stop refused", "parent True"]
-    assert done.stderr == ""
