@@ -1,6 +1,6 @@
 """
-Would a race be found? One line of the real code is broken on purpose, and some seed must miss it; the sound code passes the
-same seeds.
+Would a race be found? One line of the real code is broken on purpose, and some seed must miss it; the sound code passes with
+that seed.
 """
 
 from __future__ import annotations
@@ -189,11 +189,11 @@ every_break = pytest.mark.parametrize(
 @every_break
 @pytest.mark.few(1)
 def test_a_planted_race_is_found_and_its_seed_repeats_it(broken: Break, scenario: Scenario, options: dict[str, Any]) -> None:
-    """Some seed fails, again and in the same way, word for word; without the break it passes, as all seeds before it do."""
+    """Some seed fails, again and in the same way, word for word; without the break it passes."""
     with plant(*broken):
         found = find(scenario, range(WITHIN), **options)
         assert found is not None, f"not found within {WITHIN} seeds"
         again = race(scenario, found.seed, **options)
     assert again is not None
     assert again.story == found.story
-    explore(scenario, range(found.seed + 1), **options)
+    explore(scenario, [found.seed], **options)

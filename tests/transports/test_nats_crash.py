@@ -116,9 +116,15 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
         yield server
 
 
-@pytest.mark.parametrize("keys", [0, pytest.param(5, marks=pytest.mark.thorough)], ids=["no_keys", "five_keys"])
-@pytest.mark.parametrize("alone", [True, False], ids=["alone", "beside_another"])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stands_still"])
+@pytest.mark.parametrize(
+    ("how", "alone", "keys"),
+    [
+        pytest.param(signal.SIGKILL, True, 0, id="killed-alone"),
+        pytest.param(signal.SIGKILL, False, 5, id="killed-beside_another-five_keys"),
+        pytest.param(signal.SIGSTOP, True, 5, id="stands_still-alone-five_keys"),
+        pytest.param(signal.SIGSTOP, False, 0, id="stands_still-beside_another"),
+    ],
+)
 def test_what_a_process_held_comes_again_in_order(
     server: NatsServer, tmp_path: Path, how: signal.Signals, alone: bool, keys: int
 ) -> None:
@@ -160,7 +166,7 @@ def test_what_a_process_held_comes_again_in_order(
         assert [int(record.id) for record in others] == again + fresh
 
 
-@pytest.mark.parametrize("attempts", [1, 2, pytest.param(3, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("attempts", [1, 3])
 def test_a_poison_message_dies_alone(server: NatsServer, tmp_path: Path, attempts: int) -> None:
     """
     It kills each process that takes it, and is a dead letter after so many; the good ones behind it, which those processes held

@@ -73,8 +73,8 @@ class TestOutages:
 
     @pytest.mark.thorough
     def test_many_restarts_lose_nothing(self, server: NatsServer, stage: NatsStage) -> None:
-        """A hundred publishers, ten thousand messages, five restarts."""
-        self._restarts(server, stage, signal.SIGKILL, publishers=100, each=100, restarts=5)
+        """Forty publishers, two thousand messages, four restarts."""
+        self._restarts(server, stage, signal.SIGKILL, publishers=40, each=50, restarts=4)
 
     def _restarts(
         self, server: NatsServer, stage: NatsStage, how: signal.Signals, publishers: int, each: int, restarts: int
@@ -162,8 +162,9 @@ class TestOutages:
         assert seen.bodies == [1, 2]
 
     @pytest.mark.thorough
-    def test_a_server_that_says_nothing_any_more_is_noticed(self, server: NatsServer) -> None:
-        """No byte and no end of the connection: within 40 seconds it counts as lost, and another one is made."""
+    def test_a_server_that_says_nothing_any_more_is_noticed(self, server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No byte and no end of the connection: after two pings it counts as lost, and another one is made."""
+        monkeypatch.setattr(link, "PING", 1)
         bus = Bus(server.url)
         patient: Any = NatsStage.__new__(NatsStage)
         patient.patience = 40.0
@@ -267,15 +268,11 @@ class TestNetwork:
                 until(stage, lambda: len({*seen}) == count, "all have come")
         assert list(dict.fromkeys(seen)) == list(range(count))
 
-    @pytest.mark.thorough
-    @pytest.mark.parametrize("seed", range(3))
-    def test_many_faults_lose_nothing(
-        self, server: NatsServer, stage: NatsStage, monkeypatch: pytest.MonkeyPatch, seed: int
-    ) -> None:
-        """Ten thousand messages, a dozen faults of all kinds."""
+    def test_many_faults_lose_nothing(self, server: NatsServer, stage: NatsStage, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Three thousand messages, each kind of fault twice, in an order of no meaning."""
         stage.patience = 90.0
-        faults = random.Random(seed).choices(["reset", "cut", "silence", "latency"], k=12)
-        self._faults(server, stage, monkeypatch, faults, publishers=20, each=500)
+        faults = random.Random(0).sample(["reset", "cut", "silence", "latency"] * 2, k=8)
+        self._faults(server, stage, monkeypatch, faults, publishers=20, each=150)
 
     def _faults(
         self,
