@@ -637,7 +637,7 @@ def limited(code: str) -> str:
     ("leaf", "wrap"),
     [("[1]", "[body, body]"), ("[datetime.date(2026, 1, 2)]", "{'a': body, 'b': body}"), ("(1,)", "(body, body)")],
 )
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_a_body_that_holds_one_thing_many_times_is_refused(leaf: str, wrap: str) -> None:
     """Sixty lists of two, each of them twice in the next, are more values than can be counted."""
     code = (
@@ -707,6 +707,7 @@ COMPILED = [kind(text) for text in LIST for kind in (Expression, Condition)]
 
 @CALM
 @given(JSON | ANY)
+@pytest.mark.thorough
 def test_nothing_but_a_refusal_comes_of_any_body(body: Any) -> None:
     """Fifty expressions about whatever was published: an answer, or `Rejected` with a reason of one line."""
     message = Message("a.b", body, headers={"a": "x"})

@@ -27,7 +27,7 @@ RUN = ("run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a.b")
 
 
 @pytest.mark.parametrize("option", [["--json"], ["--tail", ">"], ["--outcomes"]], ids=lambda option: option[0])
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_where_answers_are_data_handlers_print_to_stderr(shop: Shop, option: list[str]) -> None:
     """`… | jq` gets no line that is not JSON."""
     loud(shop)

@@ -49,12 +49,13 @@ def load(case: Broken, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigE
     return caught.value
 
 
-each = pytest.mark.parametrize("case", TABLE, ids=lambda case: case.mistake)
-
-
-@each
-def test_says(case: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every word of the error; its problems hold the same; no secret is told."""
+@pytest.mark.parametrize("case", TABLE, ids=lambda case: case.mistake)
+def test_a_broken_file_is_told_and_leaves_nothing(case: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Every word of the error; its problems hold the same; no secret is told. There is no thread more than before, nothing is
+    imported that no sound part of the file asks for, and the file is as it was.
+    """
+    threads, directory = threading.enumerate(), set(sys.path)
     error = load(case, tmp_path, monkeypatch)
     assert str(error) == case.says.replace("{here}", str(tmp_path))
     assert isinstance(error, PipebusError)
@@ -65,12 +66,6 @@ def test_says(case: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert str(error).splitlines()[0 if len(lines) == 1 else 1 :] == lines
     assert case.secret is None or case.secret not in repr(error) + str(error.__cause__) + str(error.__context__)
 
-
-@each
-def test_leaves_nothing(case: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No thread more than before; nothing imported that no sound part of the file asks for; the file is as it was."""
-    threads, directory = threading.enumerate(), set(sys.path)
-    load(case, tmp_path, monkeypatch)
     assert [thread for thread in threading.enumerate() if thread not in threads] == []
     assert set(sys.path) - directory == {str(tmp_path)}
     assert [name for name in case.idle if name in sys.modules] == []

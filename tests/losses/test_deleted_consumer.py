@@ -368,7 +368,7 @@ def sql(path: Path, statement: str) -> list[Any]:
 
 @pytest.mark.parametrize("known", [False, True], ids=["behind-their-back", "known"])
 @pytest.mark.parametrize("at", [0, 60])
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_a_deleted_row_goes_on_behind_what_was_settled(tmp_path: Path, at: int, known: bool) -> None:
     """The row of a subscription is deleted while it is served: each message is handled once, and the figures add up."""
     path = tmp_path / "bus.db"

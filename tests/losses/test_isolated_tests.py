@@ -351,7 +351,7 @@ def test_the_commands_run_tests_in_memory(command: tuple[str, ...], url: str, un
         (("pytest", "-q", "-o", "pipebus_allow=shop"), ("-o", "pipebus_store=temporary")),
     ],
 )
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_the_commands_run_tests_on_a_temporary_store_on_request(
     command: tuple[str, ...], temporary: tuple[str, ...], untouched: Path
 ) -> None:

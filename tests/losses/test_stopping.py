@@ -231,7 +231,7 @@ def test_no_filter_takes_the_end_of_the_bus_for_a_failure(
     assert (agent.attempts, agent.runs) == ([1, 1], 2)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_a_time_limit_around_a_handler_changes_nothing(place: Place) -> None:
     """`Timeout` bounds the handler, whether it is cancelled or left behind; the stop comes first."""
     agent = Agent(as_its_cause)

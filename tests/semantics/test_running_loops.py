@@ -1183,7 +1183,7 @@ def test_s25_a_handler_that_swallows_its_cancellation_is_abandoned_and_reported(
 @one_or_three
 @every_loop
 @pytest.mark.parametrize("first_on", ["own-loop-first", "callers-loop-first"])
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_s25_an_abandoned_handler_does_not_disturb_the_bus_that_is_started_again(
     first_on: str, callers: bool, workers: int
 ) -> None:

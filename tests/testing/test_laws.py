@@ -188,6 +188,7 @@ def test_wrong_arguments_are_told(options: dict[str, Any], says: str) -> None:
         check_filter(Log(), **options)
 
 
+@pytest.mark.thorough
 def test_messages_may_be_given() -> None:
     """A list is tried whole, without hypothesis."""
     assert check_filter(Validate({">": Order}), [Message("test", {"id": 1, "sku": "tea"}), {"id": 2, "sku": "x"}]) == NAMES

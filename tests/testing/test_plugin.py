@@ -461,7 +461,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
 
 
 @pytest.mark.parametrize("name", FAILURES)
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_an_error_of_a_handler_is_the_failure_of_its_test(said: dict[str, Said], name: str) -> None:
     """One FAILED and no ERROR; the handler's line is the last of the traceback, and nothing of pipebus stands in it."""
     outcomes, text = said[name]

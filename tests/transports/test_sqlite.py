@@ -561,6 +561,7 @@ def test_what_is_held_while_the_lease_is_lost_is_still_ours_if_nobody_took_it(pl
     assert runs == [1]
 
 
+@pytest.mark.thorough
 def test_a_subscription_that_somebody_removed_is_made_again(place: Place) -> None:
     """No silent idleness: it is told in the log, and what is published from then on arrives."""
     bus = place.bus()
