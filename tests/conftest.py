@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -67,6 +69,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
                 item.add_marker(pytest.mark.thorough)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A nats-server for all tests of one process; each of them has a stream of its own on it (`NatsStage`)."""
+    from nats_server import NatsServer  # here, for it needs a package that others can do without
+
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
 
 
 def pytest_collection_finish() -> None:

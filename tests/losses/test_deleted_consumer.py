@@ -23,12 +23,6 @@ from flow_helpers import WAIT, wait_until
 from pipebus import Bus, Delivery, Message
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
 @pytest.fixture
 def stage(server: NatsServer) -> Iterator[NatsStage]:
     stage = NatsStage(server)

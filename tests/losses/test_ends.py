@@ -162,15 +162,6 @@ def rows() -> Iterator[Any]:
         yield pytest.param(place, end, doing, found, id=f"{place}, {end}, {doing}", marks=marks)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A nats-server for the tests of this file."""
-    from nats_server import NatsServer
-
-    with NatsServer(tmp_path_factory.mktemp("nats")) as found:
-        yield found
-
-
 @pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     place = request.node.callspec.params["place"]

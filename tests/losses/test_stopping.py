@@ -54,15 +54,6 @@ class Place:
         return bus.start()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A nats-server for the tests of this file."""
-    from nats_server import NatsServer
-
-    with NatsServer(tmp_path_factory.mktemp("nats")) as found:
-        yield found
-
-
 def _place(request: pytest.FixtureRequest, kind: str) -> Iterator[Place]:
     if kind == "nats":
         from nats_server import NatsStage

@@ -94,15 +94,6 @@ def bus(url: str, make_bus: MakeBus) -> Bus:
     return make_bus(url)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A nats-server for the tests of one file."""
-    from nats_server import NatsServer  # here, for it needs a package that others can do without
-
-    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
 @pytest.fixture
 def stage(server: Any) -> Iterator[Any]:
     """A stream of its own on it."""

@@ -17,12 +17,6 @@ SHORT_LEASES = ("test_a_crash_counts_as_an_attempt", "test_exit_without_stop_los
 """Tests in which a process ends with messages in hand, and nobody tells the server before their leases end."""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
 @pytest.fixture
 def stage(request: pytest.FixtureRequest, server: NatsServer) -> Iterator[Any]:
     lease = 2.0 if request.node.originalname in SHORT_LEASES else 30.0
