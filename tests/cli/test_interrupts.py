@@ -116,13 +116,31 @@ def test_a_second_one_hurries_and_a_third_breaks_off(interrupts: Interrupts, hur
 
 
 def test_opening_is_broken_off(interrupts: Interrupts, tmp_path: object) -> None:
-    """A named pipe that nobody writes into."""
+    """
+    A named pipe that nobody writes into.
+
+    A signal that comes just before the system call does not break it off. So another one, which nobody listens to, follows
+    again and again.
+    """
     path = f"{tmp_path}/fifo"
     os.mkfifo(path)
-    thread = later(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(Interrupted):
-        interrupts.opening(lambda: os.open(path, os.O_RDONLY))
-    thread.join()
+    over, main = threading.Event(), threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not over.wait(0.05):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    thread = later(interrupt)
+    try:
+        with pytest.raises(Interrupted):
+            interrupts.opening(lambda: os.open(path, os.O_RDONLY))
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
     with pytest.raises(Interrupted):
         interrupts.opening(lambda: pytest.fail("it was opened after a signal"))
 
