@@ -1,7 +1,7 @@
 """
-A program is killed at each call with which it writes or syncs, in turn; then another one goes on with its file.
+A program is killed at every third call with which it writes or syncs, in turn; then another one goes on with its file.
 
-`crash_child.py` is the program. Killed is it before the call, so the states between all calls are seen.
+`crash_child.py` is the program. Killed is it before the call, so the states between calls are seen.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.thorough  # processes are killed
 S = SUBSCRIPTION
 
 STEP = int(os.environ.get("PIPEBUS_CRASH_STEP", "3"))
-"""The program is killed at each third call (and at the first of each name); with 1 in the environment at every one."""
+"""The program is killed at every third call, and at the first of each name. `PIPEBUS_CRASH_STEP=1` kills it at every call."""
 
 
 def paid_together(path: Path) -> None:
