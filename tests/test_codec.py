@@ -414,13 +414,13 @@ def test_a_publish_that_cannot_be_written_is_refused() -> None:
 # --- what is no message ------------------------------------------------------------------------------------------------------
 
 NO_MESSAGE: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", r"^0 bytes are no JSON: "),
-    "text": (b"hello", r"^5 bytes are no JSON: "),
-    "half a message": (wire()[:40], r"^40 bytes are no JSON: "),
-    "no utf-8": (b'"\xff"', r"^3 bytes are no JSON: "),
-    "a pickle": (pickle.dumps({"id": 1}), r" bytes are no JSON: "),
-    "brackets without end": (b"[" * 100_000, r"^100000 bytes are no JSON: "),
-    "a number without end": (b"9" * 100_000, r"^100000 bytes are no JSON: "),
+    "nothing": (b"", r"^0 bytes are not JSON: "),
+    "text": (b"hello", r"^5 bytes are not JSON: "),
+    "half a message": (wire()[:40], r"^40 bytes are not JSON: "),
+    "no utf-8": (b'"\xff"', r"^3 bytes are not JSON: "),
+    "a pickle": (pickle.dumps({"id": 1}), r" bytes are not JSON: "),
+    "brackets without end": (b"[" * 100_000, r"^100000 bytes are not JSON: "),
+    "a number without end": (b"9" * 100_000, r"^100000 bytes are not JSON: "),
     "null": (b"null", r"^a message is a JSON object, found NoneType$"),
     "a list": (b"[1]", r"^a message is a JSON object, found list$"),
     "a string": (b'"x"', r"^a message is a JSON object, found str$"),

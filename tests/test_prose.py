@@ -20,7 +20,7 @@ STILL_TO_REWRITE = [
     *(f"src/pipebus/{folder}" for folder in ("cli", "config", "demo", "inputs", "testing", "transports", "values")),
     *(
         f"src/pipebus/{folder}"
-        for folder in ("errors.py", "events.py", "clock.py", "message", "pipeline", "filters", "outcomes", "waiting")
+        for folder in ("errors.py", "events.py", "clock.py", "pipeline", "filters", "outcomes", "waiting")
     ),
     *("src/pipebus_pytest.py", "tests", "benchmarks", "examples", "docs", "README.md"),
 ]

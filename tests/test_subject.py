@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipebus import Bus, Message, PipebusError, Ref, Subject, SubjectError
-from pipebus.message.subject import Pattern, PatternTree
+from pipebus.message.patterns import Pattern, PatternTree
 from scale_helpers import examples
 from truth_table import DEEP, LONGEST, NO_PATTERN, NO_SUBJECT, ROWS, Refused, Row
 from values_helpers import CALM

@@ -41,7 +41,8 @@ from pipebus.errors import (
     TransportError,
     UnsupportedCapability,
 )
-from pipebus.message.message import Dropped, Handled, Message, Outcome, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped, Handled, Outcome, Receipt
 from pipebus.message.subject import Ref, Subject
 from pipebus.pipeline.forks import branch, when
 from pipebus.pipeline.pipeline import Pipeline

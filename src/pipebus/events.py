@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from pipebus.message.message import Message, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Receipt
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -18,7 +18,8 @@ import pytest
 from kept_transport import Copy, KeptStage, KeptTransport, Queue
 
 from pipebus import Message, PipebusError, PublishUnknown, Receipt
-from pipebus.message.message import Headers, make_message
+from pipebus.message.headers import Headers
+from pipebus.message.message import make_message
 from pipebus.testing import contract
 from pipebus.transports.base import Binding, Capabilities, Surroundings
 

@@ -8,7 +8,7 @@ pytest.importorskip("nats")
 
 from pipebus import Bus
 from pipebus.errors import TransportError, UnsupportedCapability
-from pipebus.message.subject import Pattern
+from pipebus.message.patterns import Pattern
 from pipebus.testing.contract.table import ROWS
 from pipebus.transports.nats import NatsTransport
 from pipebus.transports.nats.options import Options, redacted

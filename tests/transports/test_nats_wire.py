@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipebus import Message
 from pipebus.errors import CodecError
 from pipebus.message.codec import JsonCodec
-from pipebus.message.message import check_headers
+from pipebus.message.headers import check_headers
 from pipebus.testing.laws import strategies
 from pipebus.transports.nats import wire
 from scale_helpers import examples

@@ -42,18 +42,11 @@ from pipebus.mailbox.mailbox import ONE, LoopGate, Mailbox, Overflow, Traffic
 from pipebus.mailbox.shared import SharedMailbox
 from pipebus.mailbox.solo import one_worker_kind
 from pipebus.message.codec import Codec, JsonCodec
-from pipebus.message.message import (
-    NO_HEADERS,
-    Dropped,
-    IdRange,
-    Message,
-    Receipt,
-    check_fields,
-    check_headers,
-    check_message,
-    make_message,
-    plain_number,
-)
+from pipebus.message.fields import check_fields, plain_number
+from pipebus.message.headers import NO_HEADERS, check_headers
+from pipebus.message.ids import IdRange
+from pipebus.message.message import Message, check_message, make_message
+from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.message.subject import Address, Subject, check_subject
 from pipebus.outcomes.dead_letters import PUBLISH, DeadLetters, Source
 from pipebus.outcomes.ledger import Ledger

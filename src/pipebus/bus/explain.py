@@ -13,7 +13,8 @@ from pipebus.bus.origins import origin_of
 from pipebus.delivery.subscription import Subscription, transforms_only
 from pipebus.foreign.objects import plain_text, said, shown, spared
 from pipebus.message.message import Message
-from pipebus.message.subject import Pattern, check_subject
+from pipebus.message.patterns import Pattern
+from pipebus.message.subject import check_subject
 from pipebus.pipeline.compose import Node
 from pipebus.pipeline.forks import Branch, Fork, When
 from pipebus.pipeline.places import Place

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol
 
 from pipebus.delivery.subscription import Delivery
 from pipebus.mailbox.mailbox import Overflow
-from pipebus.message.message import Dropped, Message, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.message.subject import Address, Name, Subject
 from pipebus.pipeline.pipeline import Pipeline
 

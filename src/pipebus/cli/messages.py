@@ -124,7 +124,7 @@ def checked_pattern(pattern: str) -> None:
         CommandError: it is none.
     """
     from pipebus.errors import SubjectError
-    from pipebus.message.subject import Pattern
+    from pipebus.message.patterns import Pattern
 
     try:
         Pattern(pattern)

@@ -23,7 +23,8 @@ from pipebus.config.kinds import (
 from pipebus.config.names import Function, Imported
 from pipebus.config.problems import Bad, Told, Unexportable, shown
 from pipebus.errors import HeaderError, MessageError, SubjectError
-from pipebus.message.message import check_fields, check_headers
+from pipebus.message.fields import check_fields
+from pipebus.message.headers import check_headers
 from pipebus.message.subject import check_pattern, check_subject
 
 _LIKE_AN_EXPRESSION: Final = re.compile(r"[=!<>]=|[<>]\s*[0-9`'-]|&&|\|\||[`'()\[\]]")

@@ -17,7 +17,8 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from pipebus.errors import PipebusError, SubscriptionError
 from pipebus.foreign.objects import plain_text, shown
-from pipebus.message.message import Dropped, Handled, Message, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped, Handled, Receipt
 from pipebus.pipeline import blame, shapes
 from pipebus.pipeline.callables import is_async, yields
 from pipebus.pipeline.places import Place

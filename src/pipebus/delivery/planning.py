@@ -14,7 +14,8 @@ from pipebus.errors import PipelineError, SubscriptionError, UnsupportedCapabili
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.mailbox.mailbox import Mailbox, Rules, Traffic
 from pipebus.message.message import Message
-from pipebus.message.subject import Address, Pattern, no_address
+from pipebus.message.patterns import Pattern
+from pipebus.message.subject import Address, no_address
 from pipebus.pipeline import callables, pipeline, recognise, routes
 from pipebus.pipeline import rules as chain_rules
 from pipebus.pipeline.compose import Node

@@ -28,7 +28,8 @@ from pipebus.errors import (
 from pipebus.foreign.objects import attributes, comes_from, is_a, said, shown, spared, text_of
 from pipebus.mailbox.inbox import Inbox
 from pipebus.mailbox.mailbox import Item, Mailbox, Parcel, Rules
-from pipebus.message.message import HANDLED, Dropped, Handled, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import HANDLED, Dropped, Handled
 from pipebus.outcomes.dead_letters import DeadLetter, DeadLetters, Source
 from pipebus.outcomes.ledger import Ledger
 from pipebus.pipeline import blame, compose, pipeline, routes, state

@@ -28,7 +28,8 @@ from pipebus.filters.log import Log
 from pipebus.filters.reroute import Reroute
 from pipebus.filters.validate import Validate
 from pipebus.inputs.records import Row
-from pipebus.message.message import Dropped, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.forks import when
 from pipebus.pipeline.shapes import transform
 

@@ -13,7 +13,9 @@ from typing import Any
 from pipebus.clock import SYSTEM, Clock
 from pipebus.errors import ContractError, PipelineError, Rejected, UnsupportedCapability
 from pipebus.foreign.objects import plain_text, shown, text_of
-from pipebus.message.message import Dropped, Message, plain_number
+from pipebus.message.fields import plain_number
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import blame, state
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.shapes import Around, Context, Steps

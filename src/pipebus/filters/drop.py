@@ -7,7 +7,8 @@ from typing import Any
 
 from pipebus.errors import PipelineError
 from pipebus.foreign.objects import plain_text, shown
-from pipebus.message.message import Dropped, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import blame
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.shapes import Transform

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipebus.clock import SYSTEM, Clock
-from pipebus.message.message import Dropped, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.shapes import Context, Transform
 from pipebus.values import quantities
 from pipebus.values.quantities import Seconds

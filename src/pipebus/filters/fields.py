@@ -15,7 +15,9 @@ import msgspec
 
 from pipebus.errors import HeaderError, PipelineError, Rejected
 from pipebus.foreign.objects import plain_text
-from pipebus.message.message import Message, check_headers, frozen_headers, plain_number
+from pipebus.message.fields import plain_number
+from pipebus.message.headers import check_headers, frozen_headers
+from pipebus.message.message import Message
 from pipebus.pipeline import blame
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.shapes import Transform

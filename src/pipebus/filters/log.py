@@ -10,7 +10,8 @@ from pipebus.clock import SYSTEM, Clock
 from pipebus.errors import PipelineError
 from pipebus.foreign.logging import get_logger
 from pipebus.foreign.objects import class_name, plain_text, said, shown, spared, text_of
-from pipebus.message.message import Dropped, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.shapes import Around, Context, Steps
 
 HIDDEN = "[redacted]"

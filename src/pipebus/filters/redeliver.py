@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pipebus.errors import AlreadySettled, PipelineError
 from pipebus.filters.retry import NEVER, classes, ended_by_stop, waits
 from pipebus.foreign.objects import is_a, text_of
-from pipebus.message.message import Dropped, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import state
 from pipebus.pipeline.shapes import Around, Context, Steps
 from pipebus.values.quantities import Seconds

@@ -11,7 +11,8 @@ import msgspec
 
 from pipebus.errors import PipelineError, Rejected, SubjectError
 from pipebus.foreign.objects import plain_text, shown
-from pipebus.message.message import Message, plain_number
+from pipebus.message.fields import plain_number
+from pipebus.message.message import Message
 from pipebus.message.subject import Address, check_subject
 from pipebus.pipeline import blame
 from pipebus.pipeline.callables import is_plain

@@ -8,7 +8,9 @@ from typing import Any
 
 from pipebus.errors import PipelineError, Rejected
 from pipebus.foreign.objects import plain_text, shown
-from pipebus.message.message import Message, check_headers, plain_number
+from pipebus.message.fields import plain_number
+from pipebus.message.headers import check_headers
+from pipebus.message.message import Message
 from pipebus.pipeline import blame
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.shapes import Transform

@@ -9,7 +9,7 @@ from typing import Any
 from pipebus.errors import PipelineError
 from pipebus.foreign.objects import plain_text
 from pipebus.message.message import Message
-from pipebus.message.subject import Pattern
+from pipebus.message.patterns import Pattern
 from pipebus.pipeline.shapes import Transform
 from pipebus.values import validation
 from pipebus.values.quantities import Type

@@ -19,7 +19,8 @@ from typing import Any, Final, Literal, Protocol
 
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed, MailboxFull
-from pipebus.message.message import Message, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Receipt
 from pipebus.waiting.locks import Locks, free, interrupted
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`

@@ -36,7 +36,8 @@ from typing import Any, Final
 
 from pipebus.mailbox.mailbox import NOBODY, ONE, Item, Mailbox, Owner, Parcel, Rare, Rules, take_turn
 from pipebus.mailbox.shared import SharedMailbox
-from pipebus.message.message import Message, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Receipt
 from pipebus.waiting.locks import free, interrupted
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`

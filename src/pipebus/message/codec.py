@@ -1,5 +1,5 @@
 """
-Message <-> bytes: JSON in the structured form of CloudEvents 1.0, whose attribute names are used where one fits.
+Message <-> bytes: JSON in the structured form of CloudEvents 1.0, with its attribute names where one fits.
 
     envelope          on the wire            envelope          on the wire
     id                id                     body              data, or data_base64 for bytes
@@ -10,10 +10,10 @@ Message <-> bytes: JSON in the structured form of CloudEvents 1.0, whose attribu
     (always "1.0")    specversion            correlation_id    correlationid
     (bytes)           datacontenttype
 
-CloudEvents has strings and whole numbers for attributes, and no objects; and who passes an event on may write all as strings.
+Attributes of CloudEvents are strings and whole numbers, never objects; an intermediary may rewrite all of them as strings.
 
-Bodies are JSON: pydantic models, dataclasses, datetimes, decimals, UUIDs and enums are written as pydantic writes them, and
-come back as what JSON has; a handler's or `Validate`'s type makes them what they were. Bytes come back as bytes.
+Bodies are JSON: pydantic models, dataclasses, datetimes, decimals, UUIDs and enums are written as pydantic writes them and read
+as plain JSON values; the type of a handler's parameter or of `Validate` restores them. Bytes are read as bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ import msgspec
 
 from pipebus.errors import CodecError, PipebusError, UnsupportedCapability
 from pipebus.foreign.objects import plain_text, shown
-from pipebus.message.message import ERROR_HEADER, NO_HEADERS, Headers, Message, check_headers, frozen_headers
+from pipebus.message.headers import ERROR_HEADER, NO_HEADERS, Headers, check_headers, frozen_headers
+from pipebus.message.message import Message
 from pipebus.message.subject import check_subject
 
 VERSION: Final = 1
@@ -37,7 +38,7 @@ _quickly: Final = msgspec.json.Decoder().decode
 
 
 class Codec(Protocol):
-    """How a transport writes messages."""
+    """How a transport writes and reads messages."""
 
     def encode(self, message: Message[Any]) -> bytes: ...
     def decode(self, data: bytes) -> Message[Any]: ...
@@ -57,7 +58,7 @@ class JsonCodec:
     def encode(self, message: Message[Any]) -> bytes:
         """
         Raises:
-            UnsupportedCapability: the message is addressed to an object, which has no name outside this process.
+            UnsupportedCapability: the message is addressed to an object, which has no name outside of this process.
             CodecError: the body cannot be written as JSON.
         """
         for field in ("subject", "reply_to"):
@@ -91,7 +92,7 @@ class JsonCodec:
             wire["data"] = message.body
         try:
             return _to_json(wire)
-        except Exception as error:  # also whatever the body's own methods raise
+        except Exception as error:  # anything that the body's own methods raise
             text = str(error).encode("utf-8", "backslashreplace").decode()
             what = f"message {shown(message.id)} (body: {type(message.body).__name__})"
             raise CodecError(f"{what} cannot be written as JSON: {text}") from error
@@ -99,15 +100,15 @@ class JsonCodec:
     def decode(self, data: bytes) -> Message[Any]:
         """
         Raises:
-            CodecError: saying what is missing or wrong; the bytes are the caller's to keep.
+            CodecError: saying what is missing or wrong; the caller keeps the bytes.
         """
         try:
             wire = _quickly(data)
-        except Exception:  # it is stricter (NaN, halves of characters), and says less
+        except Exception:  # msgspec is stricter (NaN, lone surrogates) and its errors say less
             try:
                 wire = json.loads(data.decode())
             except (ValueError, RecursionError) as error:
-                raise CodecError(f"{len(data)} bytes are no JSON: {error}") from error
+                raise CodecError(f"{len(data)} bytes are not JSON: {error}") from error
         if not isinstance(wire, dict):
             raise CodecError(f"a message is a JSON object, found {type(wire).__name__}")
         if wire.get("specversion") != "1.0":
@@ -128,12 +129,12 @@ def _as_text(headers: Headers) -> str:
 
 
 _last: tuple[int, str] = (0, "1970-01-01T00:00:00")
-"""A second, and its text: most messages are of the same one as the message before."""
+"""The last second written, with its text: most messages fall into the same second as the message before."""
 
 
 def _moment(time: float) -> str:
     """RFC 3339, with microseconds, as `datetime.isoformat` writes them."""
-    global _last  # noqa: PLW0603 (replaced whole: other threads see this second's text or another's, each with its number)
+    global _last  # noqa: PLW0603 (replaced as a whole: other threads see a matching pair, this one or another)
     micros = round(time * 1e6)
     second, micro = divmod(micros, 1_000_000)
     known, text = _last
@@ -144,13 +145,13 @@ def _moment(time: float) -> str:
 
 
 def _to_json(value: Any) -> bytes:
-    """Bytes inside a body are text if they are UTF-8 and else an error: base64 would come back as other bytes."""
+    """Bytes inside a body are written as text, or raise if they are not UTF-8: base64 would be read back as different bytes."""
     return _writer()(value, bytes_mode="utf8", inf_nan_mode="constants")  # type: ignore[no-any-return]
 
 
 @functools.cache
 def _writer() -> Any:
-    """Imported when it is first needed."""
+    """pydantic's writer, imported when it is first needed."""
     from pydantic_core import to_json
 
     return to_json
@@ -168,7 +169,7 @@ def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
     if isinstance(headers, str):
         headers = json.loads(headers)
     if isinstance(ttl, str):
-        with suppress(ValueError):  # then it is told below what it should be
+        with suppress(ValueError):  # `Message` raises the better error below
             ttl = json.loads(ttl)
     if not isinstance(headers, dict):
         raise CodecError(f'"pipebusheaders" is an object, found {shown(headers)}')
@@ -178,7 +179,7 @@ def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
         headers = frozen_headers({**others, ERROR_HEADER: str(own)})
     moment = datetime.fromisoformat(wire["time"])
     if moment.tzinfo is None:
-        raise CodecError(f'"time" {shown(wire["time"])} has no offset; RFC 3339 wants one')
+        raise CodecError(f'"time" {shown(wire["time"])} has no offset; RFC 3339 requires one')
     return Message(
         wire["type"],
         body,

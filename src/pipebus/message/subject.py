@@ -1,26 +1,25 @@
 """
-Subjects: dotted names, the patterns that match them, and an index of patterns.
+Subjects: dotted names, and objects that serve as subjects themselves.
 
-The rules are NATS's: a subject is tokens joined by dots; in a pattern the token `*` stands for exactly one token and `>`,
-as the last token, for one or more. Both are wildcards only when they are the whole token. Matching is by code point:
-case matters, nothing is folded or normalised.
+The rules are those of NATS: a subject is tokens joined by dots. In a pattern the token `*` matches exactly one token and `>`,
+as the last token, one or more. Both are wildcards only when they are the whole token. Subjects are compared by code point:
+case matters, and nothing is normalised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, get_args
 
 from pipebus.errors import SubjectError
 from pipebus.foreign.objects import plain_text, shown
 
 T = TypeVar("T")
-V = TypeVar("V")
 
-KNOWN = 16_384  # subjects that were checked and are not checked again
-_known: set[str] = set()
-literals: set[str] = set()
-MAX_LENGTH = 1024  # characters; far above any sane subject, far below NATS's control line
+KNOWN = 16_384  # how many checked texts are remembered, so that they are not checked again
+_known: set[str] = set()  # patterns, which include all subjects
+literals: set[str] = set()  # subjects without wildcards
+MAX_LENGTH = 1024  # characters; far above any sane subject, far below the limit of a NATS control line
 
 
 def check_pattern(text: str) -> tuple[str, ...]:
@@ -28,7 +27,7 @@ def check_pattern(text: str) -> tuple[str, ...]:
     The tokens of a pattern.
 
     Raises:
-        SubjectError: saying which token is wrong, and why.
+        SubjectError: naming the token that is wrong, and why.
     """
     if type(text) is str and text in _known:
         return tuple(text.split("."))
@@ -61,10 +60,10 @@ def check_pattern(text: str) -> tuple[str, ...]:
 
 def check_subject(text: str) -> tuple[str, ...]:
     """
-    The tokens of a literal subject, one that can be published to.
+    The tokens of a literal subject, one without wildcards, to which messages can be published.
 
     Raises:
-        SubjectError: as for a pattern, and when a token is a wildcard.
+        SubjectError: as for a pattern, or if a token is a wildcard.
     """
     if type(text) is str and text in literals:
         return tuple(text.split("."))
@@ -81,7 +80,7 @@ def check_subject(text: str) -> tuple[str, ...]:
 
 
 def no_address(found: Any, word: str) -> SubjectError:
-    """The error of `word` ("on", "subscribe") that was given something else than what can be subscribed to."""
+    """The error of a call named `word` ("on", "subscribe") whose argument cannot be subscribed to."""
     if callable(found) and not isinstance(found, type):
         name = plain_text(getattr(found, "__name__", None)) or type(found).__name__
         given = f'@bus.on("orders.created") above {name}' if word == "on" else f'bus.subscribe("orders.created", {name})'
@@ -89,142 +88,15 @@ def no_address(found: Any, word: str) -> SubjectError:
     return SubjectError(f'{found!r} cannot be subscribed to; use a pattern such as "orders.>", or Ref(obj)')
 
 
-class Pattern:
-    """A subject or a wildcard pattern, split once."""
-
-    __slots__ = ("literal", "text", "tokens")
-
-    def __init__(self, text: str) -> None:
-        self.text: str = plain_text(text)
-        self.tokens = check_pattern(self.text)
-        self.literal = not any(token in ("*", ">") for token in self.tokens)
-
-    def matches(self, subject: object) -> bool:
-        """True if `subject` is a string that this pattern names. Actors and `Ref`s are matched by no pattern."""
-        subject = plain_text(subject)
-        if type(subject) is not str:
-            return False
-        if self.literal:
-            return subject == self.text
-        tokens = subject.split(".")
-        if self.tokens[-1] == ">":
-            if len(tokens) < len(self.tokens):
-                return False
-            return all(mine in ("*", theirs) for mine, theirs in zip(self.tokens[:-1], tokens, strict=False))
-        return len(tokens) == len(self.tokens) and all(
-            mine in ("*", theirs) for mine, theirs in zip(self.tokens, tokens, strict=True)
-        )
-
-    def covers(self, other: Pattern) -> bool:
-        """True if this pattern matches every subject that `other` matches."""
-        mine, theirs = self.tokens, other.tokens
-        for position, token in enumerate(mine):
-            if token == ">":
-                return len(theirs) > position
-            if position >= len(theirs) or theirs[position] == ">":
-                return False
-            if token != "*" and token != theirs[position]:
-                return False
-        return len(mine) == len(theirs)
-
-    def overlaps(self, other: Pattern) -> bool:
-        """True if some subject is matched by both."""
-        mine, theirs = self.tokens, other.tokens
-        for position in range(max(len(mine), len(theirs))):
-            if position >= len(mine) or position >= len(theirs):
-                return False
-            a, b = mine[position], theirs[position]
-            if a == ">" or b == ">":
-                return True
-            if a != b and "*" not in (a, b):
-                return False
-        return True
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Pattern) and self.text == other.text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __repr__(self) -> str:
-        return f"Pattern({shown(self.text)})"
-
-    def __str__(self) -> str:
-        return self.text
-
-
-class PatternTree(Generic[V]):
-    """Values filed under patterns; `match` finds those of a subject in one walk over its tokens."""
-
-    __slots__ = ("_branches", "_here", "size")
-
-    def __init__(self) -> None:
-        self._branches: dict[str, PatternTree[V]] = {}
-        self._here: list[V] = []
-        self.size = 0
-
-    def add(self, pattern: Pattern, value: V) -> None:
-        node = self
-        node.size += 1
-        for token in pattern.tokens:
-            node = node._branches.setdefault(token, PatternTree())
-            node.size += 1
-        node._here.append(value)
-
-    def remove(self, pattern: Pattern, value: V) -> bool:
-        """Take `value` out again (by identity); False if it was not there. Empty branches go with it."""
-        path: list[PatternTree[V]] = [self]
-        for token in pattern.tokens:
-            child = path[-1]._branches.get(token)
-            if child is None:
-                return False
-            path.append(child)
-        here = path[-1]._here
-        for index, filed in enumerate(here):
-            if filed is value:
-                del here[index]
-                break
-        else:
-            return False
-        for node in path:
-            node.size -= 1
-        for parent, token in zip(path, pattern.tokens, strict=False):
-            if parent._branches[token].size == 0:
-                del parent._branches[token]
-                break
-        return True
-
-    def match(self, subject: str) -> Iterator[V]:
-        return self._match(subject.split("."), 0)
-
-    def _match(self, tokens: list[str], depth: int) -> Iterator[V]:
-        if depth == len(tokens):
-            yield from self._here
-            return
-        rest = self._branches.get(">")
-        if rest is not None:
-            yield from rest._here
-        # A literal subject holds no token "*" or ">", so these look-ups never meet.
-        for token in (tokens[depth], "*"):
-            child = self._branches.get(token)
-            if child is not None:
-                yield from child._match(tokens, depth + 1)
-
-    def __iter__(self) -> Iterator[V]:
-        yield from self._here
-        for child in self._branches.values():
-            yield from child
-
-
 class Subject(str, Generic[T]):
     """
-    A subject's name together with its body's type; usable wherever a string is.
+    A subject's name together with the type of its body; it can be used wherever a string can.
 
         created = Subject[Order]("orders.created")
-        bus.publish(created, order)       # a type checker knows what `order` must be
+        bus.publish(created, order)       # a type checker knows the type of `order`
 
     Raises:
-        SubjectError: if the name breaks the grammar.
+        SubjectError: the name breaks the grammar.
     """
 
     def __new__(cls, name: str) -> Subject[T]:
@@ -232,39 +104,39 @@ class Subject(str, Generic[T]):
         return super().__new__(cls, plain_text(name))
 
     if TYPE_CHECKING:
-        # What tells a typed subject from a plain string, so that an overload for `Name` does not take the `Subject[Order]`
-        # that the overload before it has refused. See `Name`.
+        # Distinguishes a typed subject from a plain string, so that an overload for `Name` does not accept a `Subject[Order]`
+        # that the overload before it has rejected. See `Name`.
         def __mod__(self, body: T, /) -> str: ...
 
     @property
     def type(self) -> Any:
-        """The body's type as it was written between the brackets, or None."""
+        """The type between the brackets, or None."""
         origin = getattr(self, "__orig_class__", None)
         return get_args(origin)[0] if origin is not None else None
 
 
 class Name(Protocol):
     """
-    For type checkers: a string that is no `Subject[T]` (or is a `Subject[Any]`).
+    For type checkers: a string that is not a `Subject[T]`, except a `Subject[Any]`.
 
-    A `Subject` is a `str`, so an overload for `str` would take what the one for `Subject[T]` refuses. Every `str` has a `%`
-    that takes anything; a `Subject[Order]` is declared to have one that takes an `Order`.
+    A `Subject` is a `str`, so an overload for `str` would accept what the overload for `Subject[T]` rejects. Every `str` has a
+    `%` that takes any operand; a `Subject[Order]` declares one that takes an `Order` only.
     """
 
     def __mod__(self, value: object, /) -> str: ...
 
 
 class Address:
-    """What an object that is a subject itself derives from: actors and `Ref`."""
+    """Base class of objects that can be used as a subject: actors and `Ref`."""
 
     __slots__ = ()
 
 
 class Ref(Address):
     """
-    A subject that is an object: mail addressed to the thing itself, matched by no pattern.
+    An object as a subject. No pattern matches it.
 
-    Two `Ref`s are equal when they hold the very same object.
+    Two `Ref`s are equal if they hold the same object.
     """
 
     __slots__ = ("object",)

@@ -14,7 +14,8 @@ from pipebus import events
 from pipebus.errors import Rejected
 from pipebus.foreign.logging import get_logger, logging_configured
 from pipebus.foreign.objects import class_name, is_a, printable, spared, text_of
-from pipebus.message.message import Dropped, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
 from pipebus.outcomes.dead_letters import PUBLISH, digest_of
 from pipebus.pipeline import blame
 from pipebus.pipeline.callables import name_of

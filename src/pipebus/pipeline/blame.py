@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from pipebus.errors import ContractError, PipebusError, SubjectChanged
 from pipebus.foreign.objects import attributes, causes_of, class_name, is_a, set_traceback, shown, traceback_of
-from pipebus.message.message import Dropped, Message, Outcome, check_message
+from pipebus.message.message import Message, check_message
+from pipebus.message.outcomes import Dropped, Outcome
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 

@@ -30,7 +30,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple
 
-from pipebus.message.message import Dropped, Handled, Message, Outcome, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped, Handled, Outcome, Receipt
 from pipebus.pipeline.places import Place
 from pipebus.pipeline.services import Services
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pipebus.errors import ContractError
 from pipebus.foreign.objects import shown
-from pipebus.message.message import Outcome
+from pipebus.message.outcomes import Outcome
 from pipebus.pipeline.blame import StepId, conclude
 from pipebus.pipeline.compose import Next
 from pipebus.pipeline.services import Services

@@ -9,7 +9,7 @@ from typing import Any, Final
 from pipebus.errors import PipelineError, SubjectError
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.message import Message
-from pipebus.message.subject import Pattern
+from pipebus.message.patterns import Pattern
 from pipebus.pipeline import links_async, links_sync
 from pipebus.pipeline.blame import StepId
 from pipebus.pipeline.callables import check_parameters, is_async, is_plain, name_of

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pipebus.errors import ContractError
-from pipebus.message.message import Message, Outcome
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Outcome
 from pipebus.pipeline.blame import StepId, blame, conclude, dropped, handed_on, signed, trim, undecided, unfinished, unsign
 from pipebus.pipeline.compose import Next, Ruling
 from pipebus.pipeline.effects import abandonable, check_seconds, ended, no_effect

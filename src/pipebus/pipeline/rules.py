@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipebus.errors import PipelineError
-from pipebus.message.subject import Pattern
+from pipebus.message.patterns import Pattern
 from pipebus.pipeline.compose import Node, Side
 from pipebus.pipeline.forks import Branch, Fork, When
 from pipebus.pipeline.pipeline import Pipeline

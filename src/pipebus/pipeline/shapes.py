@@ -16,7 +16,8 @@ import msgspec
 from pipebus.clock import Clock
 from pipebus.errors import PipelineError
 from pipebus.foreign.objects import shown
-from pipebus.message.message import Dropped, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.blame import StepId
 from pipebus.pipeline.callables import name_of
 from pipebus.pipeline.compose import Build, Next

@@ -11,7 +11,7 @@ from pipebus.errors import AttemptsExhausted, BusClosed, CodecError, MailboxFull
 from pipebus.mailbox.mailbox import ONE, Parcel
 from pipebus.message.codec import Codec
 from pipebus.message.message import Message
-from pipebus.message.subject import Pattern
+from pipebus.message.patterns import Pattern
 from pipebus.transports.base import Binding
 
 

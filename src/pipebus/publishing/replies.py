@@ -21,7 +21,9 @@ from pipebus.errors import BusClosed, MessageTooLarge, NoResponder, RequestFaile
 from pipebus.foreign.objects import class_name, shown, spared, text_of
 from pipebus.mailbox.asked import Waiting
 from pipebus.mailbox.mailbox import Mailbox
-from pipebus.message.message import ERROR_HEADER, NO_HEADERS, Dropped, Headers, Message, Receipt, frozen_headers, make_message
+from pipebus.message.headers import ERROR_HEADER, NO_HEADERS, Headers, frozen_headers
+from pipebus.message.message import Message, make_message
+from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.message.subject import Address
 from pipebus.outcomes.ledger import Ledger
 from pipebus.pipeline import routes, rules

@@ -18,7 +18,7 @@ from typing import Any, Final
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed
 from pipebus.mailbox.mailbox import OWN, Mailbox, Waiter
-from pipebus.message.message import Receipt
+from pipebus.message.outcomes import Receipt
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 

@@ -16,8 +16,10 @@ from pipebus.delivery.subscription import Subscription
 from pipebus.errors import BusClosed, LifecycleError, MailboxFull, SubjectChanged, SubjectError
 from pipebus.foreign.objects import shown
 from pipebus.mailbox.mailbox import NOBODY, ONE, Mailbox, Parcel
-from pipebus.message.message import Message, Receipt
-from pipebus.message.subject import Address, Pattern, PatternTree, check_subject
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Receipt
+from pipebus.message.patterns import Pattern, PatternTree
+from pipebus.message.subject import Address, check_subject
 from pipebus.outcomes.ledger import Ledger
 from pipebus.pipeline import blame, compose, routes, rules, state
 from pipebus.pipeline.compose import Build, Node, Rest

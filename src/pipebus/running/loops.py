@@ -35,7 +35,8 @@ from pipebus.foreign.objects import is_a
 from pipebus.mailbox.asked import is_question
 from pipebus.mailbox.mailbox import open_gate
 from pipebus.mailbox.shared import SharedMailbox
-from pipebus.message.message import HANDLED, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import HANDLED
 from pipebus.running.runners import CHUNK, GRACE, Here, Starts, carried, carry, rescued, sweep
 from pipebus.waiting.locks import Locks, free
 

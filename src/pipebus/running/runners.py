@@ -33,7 +33,8 @@ from pipebus.mailbox.asked import AskedMailbox
 from pipebus.mailbox.mailbox import Mailbox, open_gate
 from pipebus.mailbox.shared import SharedMailbox
 from pipebus.mailbox.solo import SoloMailbox
-from pipebus.message.message import HANDLED, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import HANDLED
 from pipebus.waiting.locks import Locks
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`

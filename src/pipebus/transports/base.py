@@ -20,8 +20,9 @@ import msgspec
 
 from pipebus.clock import Clock
 from pipebus.errors import UnsupportedCapability
-from pipebus.message.message import Message, Receipt
-from pipebus.message.subject import Pattern
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Receipt
+from pipebus.message.patterns import Pattern
 from pipebus.waiting.locks import Locks
 from pipebus.waiting.once import on_executor
 

@@ -13,7 +13,8 @@ from urllib.parse import parse_qsl, urlsplit
 from pipebus.errors import UnsupportedCapability
 from pipebus.foreign.objects import shown
 from pipebus.message.codec import Codec, JsonCodec
-from pipebus.message.message import Message, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Receipt
 from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport, Verdict
 
 

@@ -19,7 +19,8 @@ from typing import Any, Final, Literal
 from pipebus.bus.bus import Bus
 from pipebus.delivery.actor import Actor
 from pipebus.errors import LifecycleError, PipelineError
-from pipebus.message.message import Handled, Message, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Handled, Receipt
 from pipebus.pipeline import blame, compose, places, recognise, routes, rules
 from pipebus.pipeline.compose import Side
 from pipebus.testing.alone.chain import Chain

@@ -6,7 +6,8 @@ from typing import Any, Final, Literal
 
 from pipebus.bus.bus import Bus
 from pipebus.errors import SubjectError
-from pipebus.message.subject import Address, Pattern, check_subject
+from pipebus.message.patterns import Pattern
+from pipebus.message.subject import Address, check_subject
 from pipebus.pipeline import compose
 from pipebus.pipeline.compose import Build, Rest, Side
 from pipebus.testing.alone.script import Script

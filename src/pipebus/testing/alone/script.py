@@ -10,7 +10,8 @@ import inspect
 from typing import Any, Final
 
 from pipebus.errors import PipelineError, SubjectChanged
-from pipebus.message.message import HANDLED, Dropped, Handled, Message, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import HANDLED, Dropped, Handled, Receipt
 from pipebus.pipeline import blame, compose
 from pipebus.pipeline.callables import is_async
 from pipebus.publishing.router import note

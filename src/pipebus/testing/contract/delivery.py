@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from pipebus.errors import SubjectError, UnsupportedCapability
-from pipebus.message.message import Message, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Receipt
 from pipebus.testing.contract.stage import Stage
 from pipebus.testing.contract.table import NO_PATTERN, NO_SUBJECT, ROWS
 from pipebus.testing.contract.tools import Seen, assert_refused, figures, never, running, survives, together, until

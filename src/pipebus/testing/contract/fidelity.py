@@ -12,7 +12,8 @@ from pipebus.delivery.subscription import Delivery
 from pipebus.errors import CodecError, HeaderError, MessageError, SubjectError
 from pipebus.filters.retry import Retry
 from pipebus.message.codec import JsonCodec
-from pipebus.message.message import Message, check_headers
+from pipebus.message.headers import check_headers
+from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Injects, Stage
 from pipebus.testing.contract.tools import Seen, figures, running
 

@@ -9,7 +9,8 @@ import pytest
 
 from pipebus import events
 from pipebus.errors import MailboxFull, UnsupportedCapability
-from pipebus.message.message import Dropped, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.shapes import transform
 from pipebus.testing.contract.stage import Stage
 from pipebus.testing.contract.tools import Seen, assert_refused, figures, never, running, until

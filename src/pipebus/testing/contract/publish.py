@@ -13,7 +13,8 @@ import pytest
 from pipebus import events
 from pipebus.bus.bus import Bus
 from pipebus.errors import BusClosed, BusNotStarted, CodecError, MessageTooLarge
-from pipebus.message.message import Message, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Receipt
 from pipebus.testing.contract.stage import Crashes, Stage
 from pipebus.testing.contract.tools import Seen, assert_refused, figures, next_life, running, survives
 from pipebus.testing.history import History

@@ -12,7 +12,8 @@ import pytest
 from pipebus import events
 from pipebus.delivery.subscription import Delivery
 from pipebus.errors import BusClosed, BusNotStarted, LifecycleError
-from pipebus.message.message import Dropped, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.shapes import transform
 from pipebus.testing.contract.stage import Stage
 from pipebus.testing.contract.tools import Seen, figures, running, until

@@ -13,7 +13,8 @@ from pipebus.delivery.subscription import Subscription
 from pipebus.errors import ReceiveTimeout, Rejected
 from pipebus.events import Acknowledged, Taken
 from pipebus.foreign.objects import text_of
-from pipebus.message.message import Dropped, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
 from pipebus.outcomes.dead_letters import PUBLISH
 from pipebus.testing.harness.harness import Harness
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from pipebus.config.cases import StandIn
 from pipebus.errors import Rejected
-from pipebus.message.message import Dropped, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.shapes import transform
 from pipebus.testing.harness.strikes import InjectedError
 

@@ -8,7 +8,8 @@ from typing import Final
 from pipebus import events
 from pipebus.delivery.actor import Actor
 from pipebus.foreign.objects import text_of
-from pipebus.message.message import Dropped, Message, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.outcomes.dead_letters import PUBLISH
 
 WIDTH: Final = 100

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipebus.message.subject import Pattern
+from pipebus.message.patterns import Pattern
 from pipebus.testing.history.judgement import SHOWN, Kind, Violation
 from pipebus.testing.history.records import (
     Accepted,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from pipebus.foreign.objects import text_of
-from pipebus.message.message import Handled, Message, Receipt
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Handled, Receipt
 from pipebus.pipeline import places, recognise, routes
 from pipebus.pipeline.compose import Side
 from pipebus.pipeline.step import Step

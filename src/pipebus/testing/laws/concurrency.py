@@ -8,7 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from pipebus.foreign.objects import text_of
-from pipebus.message.message import Dropped, Handled, Message, Receipt, frozen_headers
+from pipebus.message.headers import frozen_headers
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped, Handled, Receipt
 from pipebus.testing.alone.bench import FilterBench
 from pipebus.testing.alone.filter_run import FilterRun
 from pipebus.testing.alone.script import after

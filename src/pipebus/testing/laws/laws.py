@@ -16,7 +16,8 @@ import msgspec
 
 from pipebus.errors import ContractError
 from pipebus.foreign.objects import text_of
-from pipebus.message.message import Dropped, Message
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
 from pipebus.testing.alone.filter_run import FilterRun
 from pipebus.testing.laws.case import RESERVED, Case, ForeignError, Problems, digest, made, same
 from pipebus.testing.laws.concurrency import is_safe_under_concurrency

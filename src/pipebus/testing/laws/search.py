@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from pipebus.errors import PipelineError
-from pipebus.message.message import Message, frozen_headers
+from pipebus.message.headers import frozen_headers
+from pipebus.message.message import Message
 from pipebus.pipeline.compose import Side
 from pipebus.testing.laws.case import CORRELATION, RESERVED, Case, Seen
 from pipebus.testing.laws.laws import Law

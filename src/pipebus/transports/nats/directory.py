@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from pipebus.errors import PipebusError, SubjectError
-from pipebus.message.subject import Pattern
+from pipebus.message.patterns import Pattern
 from pipebus.transports.nats.link import Link
 
 KNOWN: Final = 10_000

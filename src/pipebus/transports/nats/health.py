@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nats.aio.client import Client
 
 from pipebus.errors import PipebusError, SubjectError, TransportError
-from pipebus.message.subject import Pattern
+from pipebus.message.patterns import Pattern
 from pipebus.transports.base import Finding
 from pipebus.transports.nats.link import Link, _Refused
 from pipebus.transports.nats.streams import NANO, NO_STREAM

@@ -18,7 +18,7 @@ import hashlib
 import re
 from typing import Final
 
-from pipebus.message.subject import Pattern
+from pipebus.message.patterns import Pattern
 from pipebus.transports.nats.options import Options
 
 REPLY: Final = "_reply."

@@ -37,8 +37,9 @@ from pipebus.errors import (
 )
 from pipebus.foreign.objects import text_of
 from pipebus.message.codec import JsonCodec
-from pipebus.message.message import Message, Receipt
-from pipebus.message.subject import Pattern
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Receipt
+from pipebus.message.patterns import Pattern
 from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict
 from pipebus.transports.nats import health, wire
 from pipebus.transports.nats.claim import Claim

@@ -24,7 +24,8 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from pipebus.errors import PipebusError, SubjectError
-from pipebus.message.message import RESERVED_PREFIXES, Headers, Message, check_headers, frozen_headers
+from pipebus.message.headers import RESERVED_PREFIXES, Headers, check_headers, frozen_headers
+from pipebus.message.message import Message
 from pipebus.message.subject import check_subject
 from pipebus.transports.nats.subjects import INBOX, REPLY
 

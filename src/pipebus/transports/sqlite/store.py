@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
-from pipebus.message.message import Receipt
-from pipebus.message.subject import Pattern, PatternTree
+from pipebus.message.outcomes import Receipt
+from pipebus.message.patterns import Pattern, PatternTree
 from pipebus.outcomes.dead_letters import DeadLetter
 from pipebus.transports.base import Verdict
 from pipebus.transports.sqlite.boot import Life

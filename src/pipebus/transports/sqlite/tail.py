@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from pipebus.errors import TransportError
-from pipebus.message.subject import Pattern
+from pipebus.message.patterns import Pattern
 from pipebus.transports.sqlite import health, schema
 from pipebus.transports.sqlite.place import identity, stat
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from pipebus.errors import LifecycleError, TransportError
-from pipebus.message.message import Receipt
+from pipebus.message.outcomes import Receipt
 from pipebus.transports.sqlite.place import _NotKept
 from pipebus.transports.sqlite.schema import said
 from pipebus.transports.sqlite.store import Claim, Outgoing, Settlement, Store

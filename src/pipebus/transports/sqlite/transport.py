@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from pipebus.errors import BusClosed, LifecycleError, MessageTooLarge, PipebusError, TransportError, UnsupportedCapability
 from pipebus.message.codec import JsonCodec
-from pipebus.message.message import Message, Receipt
-from pipebus.message.subject import Pattern
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Receipt
+from pipebus.message.patterns import Pattern
 from pipebus.outcomes.dead_letters import DeadLetter
 from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict
 from pipebus.transports.sqlite import health, transaction
