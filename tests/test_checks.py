@@ -146,7 +146,7 @@ def test_a_fork_behind_a_branch_that_takes_all_its_messages_is_refused(register,
     problem = text.splitlines()[0]
 
     assert problem.startswith(f"{dead} (")
-    assert f"stands behind {taker} (" in problem
+    assert f"comes after {taker} (" in problem
     assert problem.count(f"{__file__}:{line}") == 2
     assert "takes all of its messages, so it can never run" in problem
     assert f"move it in front of {taker}" in problem
@@ -166,7 +166,7 @@ def test_a_filter_behind_a_branch_that_takes_all_its_messages_is_refused(registe
     """The error names the filter, the branch, and what to do."""
     text, line = refusal(register)
 
-    assert re.match(rf"filter sync \(position \d of \w+ at {re.escape(__file__)}:{line}\) stands behind branch\(", text)
+    assert re.match(rf"filter sync \(position \d of \w+ at {re.escape(__file__)}:{line}\) comes after branch\(", text)
     assert "can never run" in text
     assert "move it in front of branch(" in text
 
@@ -484,7 +484,7 @@ def test_a_filter_that_changes_subjects_is_refused_around_a_handler(register):
 
     assert text.startswith("filter Reroute (position 1 of ")
     assert f"at {__file__}:{line}) changes subjects, which only a publish filter may" in text
-    assert "publish the message anew" in text
+    assert "publish the message again" in text
 
 
 @pytest.mark.parametrize(

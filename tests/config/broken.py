@@ -1732,7 +1732,7 @@ broken(
     [[pipelines]]
     filters = [{ use = "reroute", to = "flights.{body}" }]
     """,
-    'bus.toml:3: pipelines[0].filters[0] "reroute": to = "flights.{body}": {body} is no field; '
+    'bus.toml:3: pipelines[0].filters[0] "reroute": to = "flights.{body}": {body} is not a field; '
     "there are subject, key, id, headers.NAME and body.FIELD",
 )
 
@@ -2147,7 +2147,7 @@ broken(
       { use = "retry" },
     ]
     """,
-    'bus.toml:5: pipelines[0]: filter Retry (position 2 of pipelines[0] at bus.toml:5) stands behind branch(">") '
+    'bus.toml:5: pipelines[0]: filter Retry (position 2 of pipelines[0] at bus.toml:5) comes after branch(">") '
     '(at bus.toml:4), which takes all of its messages, so it can never run; move it in front of branch(">")',
 )
 
@@ -2163,7 +2163,7 @@ broken(
     match = "orders.eu.>"
     filters = ["log"]
     """,
-    'bus.toml:6: pipelines[1]: when("orders.eu.>") (at bus.toml:6) stands behind '
+    'bus.toml:6: pipelines[1]: when("orders.eu.>") (at bus.toml:6) comes after '
     'branch("orders.>") (at bus.toml:4), which takes all of its messages, so it can never run; '
     'move it in front of branch("orders.>")',
 )
@@ -2179,7 +2179,7 @@ broken(
       { when = "flights.>", filters = ["log"] },
     ]
     """,
-    'bus.toml:6: pipelines[0]: when("flights.>") (at bus.toml:6) stands inside "orders.>", which no subject of '
+    'bus.toml:6: pipelines[0]: when("flights.>") (at bus.toml:6) is inside "orders.>", which no subject of '
     '"flights.>" matches, so its filters can never run; move it out, or change its pattern',
 )
 
@@ -3472,7 +3472,7 @@ broken(
     on = ["ConnectionError", "KeyboardInterrupt"]
     """,
     'bus.toml:4: filters.again: on = ["ConnectionError", "KeyboardInterrupt"]: '
-    "KeyboardInterrupt ends what runs and is never tried again; write on=Exception",
+    "KeyboardInterrupt ends the program or task and is never tried again; write on=Exception",
 )
 
 broken(

@@ -867,7 +867,7 @@ def test_errors_of_the_file_name_its_lines(load: Load) -> None:
         )
     problems = {problem.line: problem for problem in caught.value.problems}
     assert set(problems) == {line_of('when = "a.b"'), line_of("reroute"), line_of('when = "b"')}
-    assert "stands behind branch" in problems[line_of('when = "a.b"')].text
+    assert "comes after branch" in problems[line_of('when = "a.b"')].text
     assert "changes subjects" in problems[line_of("reroute")].text
     assert "can never run" in problems[line_of('when = "b"')].text
     assert all(problem.file == "bus.toml" for problem in caught.value.problems)

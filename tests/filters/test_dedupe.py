@@ -643,8 +643,8 @@ def test_a_key_that_cannot_be_told_is_the_filter_s_error(colour: Any, at: Any, k
     run = run_filter(chain, Message("a", id="1"), colour=colour, at=at)
     assert isinstance(run.error, ContractError)
     assert str(run.error) == (
-        f"filter Dedupe cannot tell duplicates: Dedupe.key failed with {cause}; make it return something hashable for each "
-        "message, or None for one that has no duplicates"
+        f"filter Dedupe cannot recognise duplicates: Dedupe.key failed with {cause}; make it return something hashable for "
+        "each message, or None for one that has no duplicates"
     )
     assert isinstance(run.error.__cause__, TypeError)
     assert run.next_calls == 0
@@ -696,7 +696,7 @@ class Asynchronous:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"key": "id"}, r"Dedupe\.key='id': .*plain function.*leave it out to go by the message's id"),
+        ({"key": "id"}, r"Dedupe\.key='id': .*plain function.*leave it out to use the message's id"),
         ({"key": 5}, r"Dedupe\.key=5"),
         ({"key": asynchronous}, r"Dedupe\.key=.*asynchronous.*plain function"),
         ({"key": Asynchronous()}, r"Dedupe\.key=.*Asynchronous.*plain function"),

@@ -67,7 +67,7 @@ def test_fields_are_renamed(colour: Any, rename: dict[str, str], body: Any, foun
 
 
 def test_two_fields_change_places() -> None:
-    """All names are meant at once: both values are there afterwards, and a new name is no old one."""
+    """All names are meant at once: both values are there afterwards, and a new name does not become an old one."""
     assert refusals(Fields(rename={"body.a": "body.b", "body.b": "body.c"}), {"a": 1}) == ("there is no body.b to rename",)
     assert shaped(Fields(rename={"body.a": "body.b", "body.b": "body.a"}), {"a": 1, "b": 2}).body == {"a": 2, "b": 1}
 
@@ -152,7 +152,7 @@ def test_a_cast_of_what_is_cast_already_changes_nothing(to: Any, value: Any, fou
 )  # fmt: skip
 def test_what_cannot_be_cast_is_refused(to: Any, value: Any) -> None:
     """The field and what it should be, and never what it is: it may be a secret."""
-    assert refusals(Fields(cast={"body.v": to}), {"v": value}) == (f"body.v is no {to}",)
+    assert refusals(Fields(cast={"body.v": to}), {"v": value}) == (f"body.v is not of type {to}",)
 
 
 @pytest.mark.parametrize(
@@ -165,12 +165,12 @@ def test_what_cannot_be_cast_is_refused(to: Any, value: Any) -> None:
 )  # fmt: skip
 def test_only_numbers_of_json_are_numbers(to: Any, value: str) -> None:
     """What Python writes as a number and nobody else does is none: it could not be written as JSON."""
-    assert refusals(Fields(cast={"body.v": to}), {"v": value}) == (f"body.v is no {to}",)
+    assert refusals(Fields(cast={"body.v": to}), {"v": value}) == (f"body.v is not of type {to}",)
 
 
 def test_nothing_is_rounded() -> None:
     """A whole number that a float cannot hold is refused instead of changed."""
-    assert refusals(Fields(cast={"body.v": "float"}), {"v": 2**53 + 1}) == ("body.v is no float",)
+    assert refusals(Fields(cast={"body.v": "float"}), {"v": 2**53 + 1}) == ("body.v is not of type float",)
     assert shaped(Fields(cast={"body.v": "float"}), {"v": 2**53}).body == {"v": float(2**53)}
 
 
@@ -242,9 +242,9 @@ def test_a_missing_field_refuses_or_is_skipped() -> None:
 
 
 def test_a_field_that_is_none_is_there() -> None:
-    """It can be renamed; it is no number."""
+    """It can be renamed; it is not a number."""
     assert shaped(Fields(rename={"body.a": "body.b"}), {"a": None}).body == {"b": None}
-    assert refusals(Fields(cast={"body.a": "int"}, missing="skip"), {"a": None}) == ("body.a is no int",)
+    assert refusals(Fields(cast={"body.a": "int"}, missing="skip"), {"a": None}) == ("body.a is not of type int",)
 
 
 def test_all_that_is_wrong_is_told_at_once_without_values(colour: Any, at: Any) -> None:
@@ -261,14 +261,14 @@ def test_all_that_is_wrong_is_told_at_once_without_values(colour: Any, at: Any) 
     assert run.error.by == "Fields"
     assert run.error.errors == (
         "there is no body.q to rename",
-        "body.y.z cannot be set: body.y is str, no table",
-        "headers.n: list is no text, and headers are texts",
-        "body.c is no int",
+        "body.y.z cannot be set: body.y is str, not a table",
+        "headers.n: list is not a text, and headers are texts",
+        "body.c is not of type int",
         "there is no body.d to cast",
-        "body.e is no bool",
-        "body.s.t cannot be set: body.s is str, no table",
-        "headers.l: list is no text, and headers are texts",
-        "body.s.u cannot be removed: body.s is str, no table",
+        "body.e is not of type bool",
+        "body.s.t cannot be set: body.s is str, not a table",
+        "headers.l: list is not a text, and headers are texts",
+        "body.s.u cannot be removed: body.s is str, not a table",
     )
     assert "hunter2" not in str(run.error)
     assert run.next_calls == 0
@@ -283,10 +283,10 @@ def test_what_an_expression_refuses_is_one_of_all(colour: Any) -> None:
     run = run_filter(filter, Message("a", {"c": "x", "y": "hunter2", "list": []}), colour=colour)
     assert isinstance(run.error, Rejected)
     first, second, third, fourth = run.error.errors
-    assert first == "body.c is no int"
+    assert first == "body.c is not of type int"
     assert "length(body.x)" in second
     assert "abs(body.y)" in third
-    assert fourth == "headers.h: list is no text, and headers are texts"
+    assert fourth == "headers.h: list is not a text, and headers are texts"
     assert "hunter2" not in str(run.error)
 
 
@@ -314,14 +314,14 @@ def test_a_header_that_cannot_be_carried_refuses_the_message(value: str) -> None
     ):
         errors = refusals(filter, {"a": value, "c": "x"})
         assert any('header "h" contains' in error for error in errors)
-        assert "body.c is no int" in errors
+        assert "body.c is not of type int" in errors
 
 
 def test_what_an_expression_does_not_find_is_no_header() -> None:
-    """null is no text."""
+    """null is not a text."""
     (error,) = refusals(Fields(set={"headers.h": Expression("body.nope")}), {})
     assert error.startswith("headers.h: ")
-    assert error.endswith(" is no text, and headers are texts")
+    assert error.endswith(" is not a text, and headers are texts")
 
 
 class Card(BaseModel):
@@ -343,7 +343,7 @@ def test_a_field_of_a_model_is_not_passed_over(body: Any) -> None:
         assert "4111" not in repr(run.forwarded.body)
     else:
         assert isinstance(run.error, Rejected)
-        assert "no table" in run.error.errors[0]
+        assert "not a table" in run.error.errors[0]
 
 
 def test_behind_validate_the_model_is_told_as_one(harness: Harness) -> None:
@@ -352,7 +352,7 @@ def test_behind_validate_the_model_is_told_as_one(harness: Harness) -> None:
     run = run_filter(chain, Message("a", {"number": "4111"}))
     assert isinstance(run.error, Rejected)
     assert "Card" in run.error.errors[0]
-    assert "no table" in run.error.errors[0]
+    assert "not a table" in run.error.errors[0]
 
 
 def test_refusals_are_counted_by_field(harness: Harness) -> None:
@@ -362,7 +362,7 @@ def test_refusals_are_counted_by_field(harness: Harness) -> None:
     for number in range(3):
         with pytest.raises(Rejected):
             bus.publish("a", {"n": f"x{number}"})
-    assert bus.stats()["rejected"] == {"Fields": {"body.n is no int": 3}}
+    assert bus.stats()["rejected"] == {"Fields": {"body.n is not of type int": 3}}
 
 
 # --- messages stay as they came ------------------------------------------------------------------------------------------

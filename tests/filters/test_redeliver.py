@@ -205,11 +205,11 @@ def test_it_stands_around_handlers_only() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"attempts": 0}, "Redeliver.attempts=0: it is a whole number of takings, at least 1"),
+        ({"attempts": 0}, "Redeliver.attempts=0: it is a whole number of attempts, at least 1"),
         ({"attempts": True}, "Redeliver.attempts=True"),
         ({"wait": -1}, "Redeliver.wait=-1"),
         ({"wait": 10, "max_wait": 5}, "Redeliver.max_wait=5 is shorter than Redeliver.wait=10"),
-        ({"jitter": 2}, "Redeliver.jitter=2: it is a share from 0 to 1"),
+        ({"jitter": 2}, "Redeliver.jitter=2: it is a fraction from 0 to 1"),
         ({"on": ()}, r"Redeliver.on=\(\)"),
         ({"on": KeyboardInterrupt}, "Redeliver.on="),
         ({"on": Rejected}, "Redeliver.on="),

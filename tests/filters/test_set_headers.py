@@ -52,8 +52,8 @@ def test_numbers_and_flags_are_written_as_texts(colour: Any, found: Any, text: s
 @pytest.mark.parametrize(
     ("found", "problem"),
     [
-        pytest.param([5], 'header "h": there is list, no text', id="no text"),
-        pytest.param(None, 'header "h": there is nothing to be found', id="nothing"),
+        pytest.param([5], 'header "h": list is not a text', id="no text"),
+        pytest.param(None, 'header "h": there is no value', id="nothing"),
         pytest.param("two\nlines", "CR, LF", id="a line break"),
         pytest.param("\0", "NUL", id="NUL"),
     ],

@@ -43,7 +43,9 @@ def dead(harness: Harness, handler: Callable[..., Any], *filters: Any) -> Any:
 
 
 CANCELLED = "Timeout: the rest of the chain took longer than 2 s and was cancelled"
-LEFT_BEHIND = "Timeout: the rest of the chain took longer than 2 s; it was left behind and goes on, unheard"
+LEFT_BEHIND = (
+    "Timeout: the rest of the chain took longer than 2 s; it was left behind and continues, but its result is discarded"
+)
 
 
 # --- in time ------------------------------------------------------------------------------------------------------------

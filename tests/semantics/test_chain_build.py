@@ -522,7 +522,7 @@ BAD = {
     "a callable's class": (Callable, "Callable", "is a class, not an instance", r"write Callable\(\)"),
     "an async transform": (AsyncTransform(), "AsyncTransform", "async transform", r"async def f\(message, call_next\)"),
     "a yielding transform": (YieldingTransform(), "YieldingTransform", "yields", "@around"),
-    "an around without yield": (NotYielding(), "NotYielding", "no generator", "yield message"),
+    "an around without yield": (NotYielding(), "NotYielding", "not a generator", "yield message"),
     "a generator": (generator, "generator", "generator", "@around"),
     "an async generator": (agenerator, "agenerator", "generator", "@around"),
 }

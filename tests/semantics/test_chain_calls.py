@@ -222,7 +222,7 @@ def test_s12_a_plain_filter_that_hands_on_no_message_is_named(chain, plain, behi
     result = chain.run(plain(odd), *behind)
 
     assert isinstance(result.error, PipelineError)
-    assert str(result.error).startswith(f"filter odd handed on {junk!r}, which is no Message")
+    assert str(result.error).startswith(f"filter odd handed on {junk!r}, not a Message")
     assert result.received == []
 
 
@@ -368,7 +368,7 @@ def test_s12_two_calls_of_call_next_at_the_same_time_are_named(chain, plain, fil
     result = chain.run(filter, pauses if rest == "suspends" else plain(passing))
 
     assert isinstance(result.error, PipelineError)
-    assert str(result.error).startswith(f"filter {filter.__name__} called call_next again before the pass before")
+    assert str(result.error).startswith(f"filter {filter.__name__} called call_next again before the previous pass")
     assert "await call_next(…)" in str(result.error)
 
 

@@ -797,11 +797,11 @@ WRONG_FILTERS: dict[str, tuple[Any, str, int]] = {
     "returns nothing": (returns_nothing, "filter returns_nothing returned None where an outcome is due", 1),
     "never calls": (never_calls, "filter never_calls returned None where an outcome is due", 0),
     "returns a text": (returns_a_text, "filter returns_a_text returned 'fine' where an outcome is due", 1),
-    "hands on a body": (hands_on_a_body, "filter hands_on_a_body handed on {'a': 1}, which is no Message", 0),
-    "async hands on a body": (ahands_on_a_body, "filter ahands_on_a_body handed on {'a': 1}, which is no Message", 0),
+    "hands on a body": (hands_on_a_body, "filter hands_on_a_body handed on {'a': 1}, not a Message", 0),
+    "async hands on a body": (ahands_on_a_body, "filter ahands_on_a_body handed on {'a': 1}, not a Message", 0),
     "forgets to wait": (forgets_to_wait, "write `await call_next(…)`", 0),
-    "forgets the pass": (forgets_the_pass, "returned before its call_next(…) was awaited to its end", 0),
-    "both at once": (both_at_once, "called call_next again before the pass before was awaited to its end", 0),
+    "forgets the pass": (forgets_the_pass, "returned before its call_next(…) had finished", 0),
+    "both at once": (both_at_once, "called call_next again before the previous pass had finished", 0),
     "twice the same": (twice_the_same, "awaited one call_next(…) twice", 1),
     "transforms to nothing": (transforms_to_nothing, "returned None where a Message or Dropped(reason) is due", 0),
     "ends early": (ends_early, "filter ends_early returned before any pass gave an outcome", 0),
@@ -984,7 +984,9 @@ def test_a_rest_that_is_late_in_a_sync_chain_is_left_behind():
     run = run_filter(Timeout(2, abandon=True), 1, next=after(5, Receipt(9)))
 
     assert isinstance(run.error, TimeoutError)
-    assert str(run.error) == "Timeout: the rest of the chain took longer than 2 s; it was left behind and goes on, unheard"
+    assert str(run.error) == (
+        "Timeout: the rest of the chain took longer than 2 s; it was left behind and continues, but its result is discarded"
+    )
     assert (run.elapsed, run.next_calls) == (2.0, 1)
     assert run_filter(passing, 1).elapsed == 0
 

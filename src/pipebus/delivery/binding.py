@@ -19,7 +19,7 @@ from pipebus.errors import PipebusError, SubscriptionError
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Handled, Receipt
-from pipebus.pipeline import blame, shapes
+from pipebus.pipeline import contract, shapes
 from pipebus.pipeline.callables import is_async, yields
 from pipebus.pipeline.places import Place
 from pipebus.values import validation
@@ -135,7 +135,7 @@ def misreturned(name: str, value: Any, taken: bool) -> SubscriptionError | None:
         return None
     if not taken and (kind is Receipt or (kind is Dropped and value.by is not None)):
         return None
-    what = blame.unfinished(value)
+    what = contract.unfinished(value)
     if what is not None:
         remedy = (
             'make it `async def`, or say run="loop" and let no plain sync filter stand around it'

@@ -32,7 +32,7 @@ from pipebus.message.message import Message
 from pipebus.message.outcomes import HANDLED, Dropped, Handled
 from pipebus.outcomes.dead_letters import DeadLetter, DeadLetters, Source
 from pipebus.outcomes.ledger import Ledger
-from pipebus.pipeline import blame, compose, pipeline, routes, state
+from pipebus.pipeline import blame, compose, contract, pipeline, routes, state
 from pipebus.pipeline.compose import Build, Node
 from pipebus.pipeline.forks import Fork
 from pipebus.pipeline.places import Place
@@ -459,8 +459,8 @@ class Subscription:
         def check(message: Message[Any]) -> Message[Any]:
             # What a delivery chain may not do: hand on what is no message, or one with another subject.
             if message.__class__ is not Message:
-                raise blame.handed_on(message)
-            message = blame.checked(message)
+                raise contract.handed_on(message)
+            message = contract.checked(message)
             subject = literal if literal is not None else _came_for.get(message.subject)
             if message.subject is not subject and message.subject != subject:
                 raise SubjectChanged(subject, message.subject)

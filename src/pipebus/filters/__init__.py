@@ -1,4 +1,4 @@
-"""The built-in filters: one file each. They have no privilege; yours are their equals."""
+"""The built-in filters, one file each. They have no privileges: your own filters can do everything that they can."""
 
 from pipebus.filters.dedupe import Dedupe
 from pipebus.filters.drop import Drop

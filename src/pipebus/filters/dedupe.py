@@ -1,4 +1,4 @@
-"""Dedupe: a message that comes twice has its effect once."""
+"""Dedupe: handle a message once, even if it comes twice."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from pipebus.foreign.objects import plain_text, shown, text_of
 from pipebus.message.fields import plain_number
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
-from pipebus.pipeline import blame, state
+from pipebus.pipeline import state
 from pipebus.pipeline.callables import is_plain
+from pipebus.pipeline.contract import finished
 from pipebus.pipeline.shapes import Around, Context, Steps
 from pipebus.values import quantities
 from pipebus.values.quantities import Seconds
@@ -28,37 +29,37 @@ class Dedupe(Around):
     """
     Drop a message that has been seen before.
 
-    A message counts as seen while it is under way, and for `window` after its run has ended well. A run that ends in an
-    error, a drop or a cancellation is forgotten, so that the message can come again; so is a delivery that its handler has
-    given back or rejected. A duplicate that is dropped does not prolong the window. A dead letter that is replayed passes.
+    A message counts as seen while it runs, and for `window` after its run ended well. A run that ends in an error, a drop or a
+    cancellation is forgotten, so that the message can come again; so is a delivery that its handler gives back or rejects. A
+    dropped duplicate does not extend the window. A replayed dead letter passes.
 
     Args:
-        key: A plain function of the message that says what makes two of them the same: anything hashable, or None for a
-            message that has no duplicates. Left out, it is the id; whoever publishes again must then use the same `id`.
-        window: Seconds for which it is remembered, > 0.
-        size: Most messages remembered, >= 1; the oldest are forgotten first. Those under way come on top.
-        durable: Remember in the transport's store too: for all processes that use it, and across restarts. Keys are then text,
+        key: A plain function of the message. Messages with equal keys are duplicates; a key is anything hashable, or None for a
+            message without duplicates. By default it is the id, so a publisher that tries again must use the same `id`.
+        window: Seconds for which a message is remembered, > 0.
+        size: Most messages remembered, >= 1; the oldest are forgotten first. Messages that are running are not counted.
+        durable: Also remember in the transport's store: for all processes that use it, and across restarts. Keys are then text,
             bytes, numbers, or tuples of these.
 
     Drops:
         `Dropped("duplicate")`.
 
     Raises:
-        ContractError: the key function failed, or returned what cannot be hashed. A `Rejected` of its own passes.
-        UnsupportedCapability: at start, `durable` where the transport keeps no memory for filters.
+        ContractError: the key function failed, or its result is not hashable. A `Rejected` that it raises passes.
+        UnsupportedCapability: at start, if `durable` is set and the transport has no memory for filters.
 
-    The memory is this process's (unless `durable`), and each chain has its own: one for publishing, and one around each
-    subscription's handler, so that of two subscribers each gets its copy. A copy that comes while the first is under way is
-    dropped even if the first fails later. A publish that some mailboxes accepted and others refused has failed: when it is
-    published again, it comes twice to the first ones, unless they have a Dedupe of their own. What is under way in one
-    process is not known to others: of two copies that run in two processes at the same moment, both run.
+    The memory belongs to this process (unless `durable`) and to one chain: one for publishing, and one around the handler of
+    each subscription, so that each of two subscribers gets a copy. A duplicate that comes while the first message is running is
+    dropped, even if the first fails later. A publish that some mailboxes accepted and others refused has failed: if it is
+    published again, the first ones get it twice, unless they have a Dedupe themselves. A process does not know what is running
+    in others: of two copies that run in two processes at the same moment, both run.
 
-    With `Retry`: `Dedupe(…), Retry(…)`. The message is then under way until the last run. The other way round it is forgotten
-    between two runs, a copy may slip in meanwhile, and the next run is dropped as its duplicate.
+    With `Retry`: `Dedupe(…), Retry(…)`. The message then counts as running until the last run. In the opposite order it is
+    forgotten between two runs; a copy may run meanwhile, and the next run is dropped as its duplicate.
 
     Source:
-        The duplicate window of NATS JetStream (2 minutes there) and the deduplication interval of Amazon SQS (5 minutes); same
-        idea, but counted from the end of the run.
+        The duplicate window of NATS JetStream (2 minutes) and the deduplication interval of Amazon SQS (5 minutes): the same
+        idea, but here it begins at the end of the run.
 
     Example:
         >>> by_order = Dedupe(key=lambda message: message.body["order"], window="1h")
@@ -76,16 +77,16 @@ class Dedupe(Around):
         if self.key is not None and (not callable(self.key) or not is_plain(self.key)):
             raise PipelineError(
                 f"Dedupe.key={shown(self.key)}: it is a plain function of the message that returns something hashable; "
-                "leave it out to go by the message's id"
+                "leave it out to use the message's id"
             )
         self.window = quantities.seconds(self.window, "Dedupe.window", above=0.0)
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
             raise PipelineError(f"Dedupe.size={shown(self.size)}: it is a whole number of messages, at least 1")
         self._clock: Clock = SYSTEM
-        self._transport: Any = None  # where it remembers, if it is durable
+        self._transport: Any = None  # remembers the keys, if `durable`
         self._if_undone: Callable[[Callable[[], object]], object] = lambda call: None
         self._published = _Memory()
-        # Subscriptions come and go: their chains hold these.
+        # Weak, because subscriptions come and go. The chain of a subscription holds its memory.
         self._handled: weakref.WeakValueDictionary[str, _Memory] = weakref.WeakValueDictionary()
 
     def start(self, context: Context) -> None:
@@ -135,20 +136,20 @@ class Dedupe(Around):
         if self.key is None:
             return message.id
         try:
-            key: Hashable = plain_text(blame.given(self.key(message)))
+            key: Hashable = plain_text(finished(self.key(message)))
             hash(key)
         except (Rejected, ContractError):
             raise
         except Exception as error:
             raise ContractError(
-                f"cannot tell duplicates: Dedupe.key failed with {text_of(error)}; make it return something hashable for "
+                f"cannot recognise duplicates: Dedupe.key failed with {text_of(error)}; make it return something hashable for "
                 "each message, or None for one that has no duplicates"
             ) from error
         return key
 
 
 def _as_text(key: Hashable) -> str:
-    """A key as a store keeps it: equal for equal keys, in every process."""
+    """A key as the store keeps it: equal texts for equal keys, in every process."""
     key = plain_number(plain_text(key))
     if isinstance(key, (str, bytes)):
         return f"{type(key).__name__}:{shown(key)}"
@@ -163,33 +164,33 @@ def _as_text(key: Hashable) -> str:
 
 
 def _went_well(delivery: Any, fine: bool) -> bool:
-    """What a handler itself has said of its delivery counts more than how its run ended."""
+    """Whether a run ended well; the verdict of a handler that has settled its delivery counts more than how the run ended."""
     return delivery.verdict == "acknowledged" if delivery is not None and delivery.settled else fine
 
 
 class _Memory:
-    """What one chain has seen."""
+    """The messages that one chain has seen."""
 
-    __slots__ = ("__weakref__", "_known", "_lock", "_under_way")
+    __slots__ = ("__weakref__", "_known", "_lock", "_running")
 
     def __init__(self) -> None:
-        self._under_way: dict[Hashable, Any] = {}  # key -> the delivery that its handler may settle, or None
-        self._known: OrderedDict[Hashable, float] = OrderedDict()  # key -> when its run ended well; the oldest first
-        self._lock = threading.RLock()  # a signal handler, or a key's own __eq__, may publish while it is held
+        self._running: dict[Hashable, Any] = {}  # key -> its delivery, which the handler may settle, or None
+        self._known: OrderedDict[Hashable, float] = OrderedDict()  # key -> when its run ended well; oldest first
+        self._lock = threading.RLock()  # reentrant: a signal handler or a key's own __eq__ may publish while it is held
 
     def enter(self, key: Hashable, delivery: Any, clock: Clock, window: float) -> bool:
-        """False: a duplicate."""
+        """Note that a message runs; False if it is a duplicate."""
         with self._lock:
             oldest = clock.monotonic() - window
-            for _ in range(2):  # one more than a message adds; all at once would take long after a quiet hour
+            for _ in range(2):  # one more than a message adds, so the memory shrinks; forgetting all at once could take long
                 if self._known and next(iter(self._known.values())) <= oldest:
                     self._known.popitem(last=False)
-            if key in self._under_way and _went_well(self._under_way[key], True):
+            if key in self._running and _went_well(self._running[key], True):
                 return False
             if self._known.get(key, oldest) > oldest:
                 return False
             self._known.pop(key, None)
-            self._under_way[key] = delivery  # in place of one that its handler has given back, and that still runs
+            self._running[key] = delivery  # may replace one that its handler has given back but that still runs
             return True
 
     def forget(self, key: Hashable) -> None:
@@ -198,8 +199,8 @@ class _Memory:
 
     def leave(self, key: Hashable, delivery: Any, well: bool, clock: Clock, size: int) -> None:
         with self._lock:
-            if self._under_way.get(key) is delivery:
-                self._under_way.pop(key, None)
+            if self._running.get(key) is delivery:
+                self._running.pop(key, None)
             if well:
                 self._known[key] = clock.monotonic()
                 if len(self._known) > size:

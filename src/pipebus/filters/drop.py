@@ -1,4 +1,4 @@
-"""Drop: what nobody wants ends here, counted, with a reason."""
+"""Drop: end unwanted messages here, and count them by reason."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pipebus.errors import PipelineError
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
-from pipebus.pipeline import blame
 from pipebus.pipeline.callables import is_plain
+from pipebus.pipeline.contract import finished
 from pipebus.pipeline.shapes import Transform
 from pipebus.values.quantities import Condition
 
@@ -18,11 +18,11 @@ from pipebus.values.quantities import Condition
 @dataclass(eq=False)
 class Drop(Transform):
     """
-    Drop the messages for which a condition holds.
+    Drop the messages for which a condition is true.
 
     Args:
-        when: A plain function of the message; in a config file an expression. Left out: every message.
-        reason: What the drop is counted under.
+        when: A plain function of the message; in a config file an expression. Without it, every message is dropped.
+        reason: The reason under which drops are counted.
 
     Drops:
         `Dropped(reason)`.
@@ -45,4 +45,4 @@ class Drop(Transform):
             raise PipelineError(f"Drop.reason={shown(self.reason)}: it is a text that is not empty")
 
     def transform(self, message: Message[Any], /) -> Message[Any] | Dropped:
-        return Dropped(self.reason) if self.when is None or blame.given(self.when(message)) else message
+        return Dropped(self.reason) if self.when is None or finished(self.when(message)) else message

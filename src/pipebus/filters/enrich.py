@@ -1,4 +1,4 @@
-"""Enrich: add what the publisher did not know."""
+"""Enrich: add fields that the publisher does not know."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from pipebus.errors import PipelineError, Rejected
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.message import Message
-from pipebus.pipeline import blame
 from pipebus.pipeline.callables import is_plain
+from pipebus.pipeline.contract import finished
 from pipebus.pipeline.shapes import Transform
 
 
 @dataclass(eq=False)
 class Enrich(Transform):
     """
-    Merge fields into the body: fixed ones, or what functions of the message return.
+    Merge fields into the body: fixed values, or the results of functions of the message.
 
     Args:
-        add: Name -> value, or name -> plain function of the message that returns it; or one that returns all of them.
-        overwrite: True: added fields win over the body's own. False: they fill gaps only.
+        add: Name -> value, or name -> plain function of the message that returns it; or one function that returns all fields.
+        overwrite: True: added fields replace the body's own. False: they fill gaps only.
 
     Raises:
-        Rejected: the body is no mapping, so nothing can be added to it.
+        Rejected: the body is not a mapping, so nothing can be added to it.
     """
 
     add: Mapping[str, Any | Callable[[Message[Any]], Any]] | Callable[[Message[Any]], Mapping[str, Any]]
@@ -50,9 +50,9 @@ class Enrich(Transform):
             raise Rejected(None, f"the body is {type(message.body).__name__}; only a mapping can be enriched")
         found: Mapping[str, Any]
         if isinstance(self.add, Mapping):
-            # A copy: what is added belongs to this message alone.
-            made = {name: blame.given(function(message)) for name, function in self._functions.items()}
+            # A copy, so that messages do not share the values.
+            made = {name: finished(function(message)) for name, function in self._functions.items()}
             found = {**copy.deepcopy(self._fixed), **made}
         else:
-            found = blame.given(self.add(message))
+            found = finished(self.add(message))
         return message.with_body({**message.body, **found} if self.overwrite else {**found, **message.body})

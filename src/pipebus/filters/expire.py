@@ -1,4 +1,4 @@
-"""Expire: a message that waited too long is worse than no message."""
+"""Expire: an outdated message is worse than no message."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Expire(Transform):
     Drop a message older than its time to live.
 
     Args:
-        ttl: Greatest age in seconds, > 0. A message's own `ttl` wins.
+        ttl: Greatest age in seconds, > 0. The `ttl` of a message takes precedence.
 
     Drops:
-        `Dropped("expired")`: one reason, so that all of them are counted together.
+        `Dropped("expired")`: always the same reason, so that all of them are counted together.
 
     Source:
-        RabbitMQ's per-message TTL; same meaning, in seconds.
+        RabbitMQ's per-message TTL, with the same meaning, in seconds.
     """
 
     ttl: Seconds

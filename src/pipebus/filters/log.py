@@ -1,4 +1,4 @@
-"""Log: one line for each message that passes, with what became of it."""
+"""Log: one line for each message, with its outcome."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ HIDDEN = "[redacted]"
 @dataclass(eq=False)
 class Log(Around):
     """
-    Log each message through structlog, once, on its way back: `message.passed`, `message.dropped` or `message.failed`.
+    Log each message once, when the rest of the chain is done: `message.passed`, `message.dropped` or `message.failed`.
 
     Args:
-        level: Level of passed and dropped messages: "debug", "info" or "warning"; failed ones are warnings.
-        body: Also log the body. Bodies can hold secrets, so not by default.
+        level: Level for passed and dropped messages: "debug", "info" or "warning". Failed messages are warnings.
+        body: Also log the body. Off by default, because bodies can hold secrets.
         headers: Also log the headers.
-        redact: Names (of body fields at any depth, and of headers; case does not matter) whose values are not shown.
+        redact: Names of headers, and of body fields at any depth, whose values are hidden; case does not matter.
 
     Keys:
-        subject, id, and `ms` (milliseconds in the rest of the chain); `by` and `reason` of a drop, `error` of a failure.
-        On the publish side `mailboxes`.
+        subject, id, and `ms` (milliseconds in the rest of the chain); `by` and `reason` of a drop, `error` of a failure;
+        `mailboxes` on the publish side.
     """
 
     level: str = "info"
@@ -75,7 +75,7 @@ class Log(Around):
             write("message.passed", **facts)
 
     def _readable(self, body: Any) -> Any:
-        """What is shown of a body; the name of its class where its own methods fail: a log line refuses no message."""
+        """The body as it is logged; the name of its class if its methods fail, because logging must not refuse a message."""
         try:
             return self._shown(body)
         except BaseException as error:
@@ -83,7 +83,7 @@ class Log(Around):
             return f"<{class_name(body)}: cannot be shown: {class_name(error)}>"
 
     def _shown(self, value: Any) -> Any:
-        """A copy of JSON-like data with the named values hidden; a model or dataclass by its fields."""
+        """A copy of JSON-like data with the named values hidden. A model or dataclass becomes a table of its fields."""
         if isinstance(value, Mapping):
             return {k: HIDDEN if str(plain_text(k)).lower() in self._hidden else self._shown(v) for k, v in value.items()}
         if isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -107,5 +107,5 @@ def _ms(seconds: float) -> float:
 
 
 def _one_line(text: str) -> str:
-    """Nobody writes a log line of their own, or on a terminal, by what they send: what is not printable is escaped."""
+    """Escape characters that are not printable, so that no sender can forge a log line or control a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,4 +1,4 @@
-"""Redeliver: what failed goes back, and is taken again later."""
+"""Redeliver: give a failed delivery back to the mailbox, and try it again later."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ from pipebus.values.quantities import Seconds
 @dataclass(eq=False)
 class Redeliver(Around):
     """
-    Give a delivery that failed back, to be taken again after a wait that doubles each time. Around handlers only.
+    Give a failed delivery back to its mailbox, for another attempt after a wait that doubles each time. Around handlers only.
 
-    The worker is free meanwhile, and so is the mailbox's place where a store holds what waits; there the wait, and the number
-    of takings, outlive the program. `delivery.attempt` and `delivery.redelivered` tell the handler how often it was taken.
+    Meanwhile the worker is free, and so is the place in the mailbox if a store keeps waiting messages; there, the wait and the
+    number of attempts survive a restart. `delivery.attempt` and `delivery.redelivered` show the handler which attempt it is.
 
     Args:
-        attempts: Takings in all, >= 1, and not more than the subscription's own `attempts`; None: as many as that. The last
-            one's error is the reason of the dead letter.
-        wait: Seconds before the second taking, >= 0; doubled for each further one.
+        attempts: Attempts in total, >= 1, at most the subscription's own `attempts`; None: as many as those. The error of the
+            last attempt becomes the reason of the dead letter.
+        wait: Seconds before the second attempt, >= 0; doubled for each further one.
         max_wait: Longest wait in seconds, >= `wait`.
-        jitter: Share, 0 to 1, by which a wait may be shorter, at random, so that what failed together comes back apart.
-        on: What is taken again: an exception class, or a tuple of them.
+        jitter: Fraction, 0 to 1, by which a wait may be shortened at random, to spread out deliveries that failed together.
+        on: Which errors lead to another attempt: an exception class, or a tuple of them.
 
     Raises:
-        The handler's error, where it is not taken again: it was the last attempt, the delivery is settled already, or another
-        taking would meet the same (`Rejected`, `CodecError`, …: as for `Retry`), or the stop of the bus has caused it: then
-        the message goes back, and no attempt is counted.
+        The handler's error, if there is no other attempt: this was the last one, the delivery is already settled, another
+        attempt would fail in the same way (`Rejected`, `CodecError`, …: as for `Retry`), or the stop of the bus caused the
+        error. In that last case the message goes back to the mailbox, and the attempt is not counted.
 
-    Returns to the filters around it `Dropped("returned")`: this taking is over, and nothing was handled. It counts as no drop.
+    Returns `Dropped("returned")` to the filters around it: this attempt is over, and nothing was handled. It does not count as
+    a drop.
 
-    With `Retry`: `Redeliver(…), Retry(…)`: first some quick runs in place, then back. Messages of one `key` wait for the one
-    that was given back, on transports that keep their order; others pass it.
+    With `Retry`: `Redeliver(…), Retry(…)` makes some quick runs in place, then gives the delivery back. On transports that keep
+    the order, messages with the same `key` wait for the one that was given back; other messages overtake it.
 
     Logs:
         `delivery.returned`: filter, subject, id, attempt, wait (seconds), error.
@@ -61,7 +62,7 @@ class Redeliver(Around):
         if self.attempts is not None and (
             isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1
         ):
-            raise PipelineError(f"Redeliver.attempts={self.attempts!r}: it is a whole number of takings, at least 1")
+            raise PipelineError(f"Redeliver.attempts={self.attempts!r}: it is a whole number of attempts, at least 1")
         self.wait, self.max_wait = waits(self.wait, self.max_wait, self.jitter, "Redeliver")
         self._on = classes(self.on, "Redeliver.on")
         self._random = random.Random()
@@ -71,7 +72,7 @@ class Redeliver(Around):
         self._context = context
 
     def around(self, message: Message, /) -> Steps:
-        delivery = state.delivery.get()  # in the context of this message: a generator may be closed in any other
+        delivery = state.delivery.get()  # read it now: a generator may be closed in another context
         try:
             return (yield message)
         except self._on as error:
@@ -85,19 +86,19 @@ class Redeliver(Around):
                 delivery.retry(delay=seconds)
             except AlreadySettled:
                 raise error from None
-            self._tell(message, delivery.attempt, seconds, error)
+            self._log(message, delivery.attempt, seconds, error)
             return Dropped("returned")
 
     def _wait(self, attempt: int) -> float:
-        """After so many takings."""
+        """Seconds to wait after this attempt."""
         wait = min(self.wait * 2.0 ** min(attempt - 1, 1000), self.max_wait)
         return wait * (1 - self.jitter * self._random.random())
 
-    def _tell(self, message: Message, attempt: int, wait: float, error: Exception) -> None:
+    def _log(self, message: Message, attempt: int, wait: float, error: Exception) -> None:
         context = self._context
         if context is None:
             return
-        with suppress(Exception):  # nothing depends on this line
+        with suppress(Exception):  # a logger that fails must not affect the delivery
             context.log.warning(
                 "delivery.returned", filter=context.name, subject=str(message.subject), id=message.id, attempt=attempt,
                 wait=round(wait, 6), error=text_of(error),

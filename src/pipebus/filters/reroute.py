@@ -1,4 +1,4 @@
-"""Reroute: the subject follows from what the message holds."""
+"""Reroute: compute the subject from the message."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.fields import plain_number
 from pipebus.message.message import Message
 from pipebus.message.subject import Address, check_subject
-from pipebus.pipeline import blame
 from pipebus.pipeline.callables import is_plain
+from pipebus.pipeline.contract import finished
 from pipebus.pipeline.shapes import Transform
 
 _NONE = object()
@@ -24,12 +24,12 @@ _NONE = object()
 @dataclass(eq=False)
 class Reroute(Transform):
     """
-    Give a message another subject; what follows in the chain is what is registered for that subject.
+    Give a message another subject. It continues in the rest of the chain as compiled for that subject.
 
     Args:
         to: A template such as "flights.{body.origin}.{body.carrier}", or a function of the message that returns a subject.
             Fields: `subject`, `key`, `id`, `headers.NAME`, and `body.FIELD` (deeper with more dots; fields of mappings,
-            models and dataclasses; never private ones). Each value must be one token: text or a whole number.
+            models and dataclasses, except private ones). Each value must be one token: text or a whole number.
 
     Raises:
         Rejected: a field is missing, or its value cannot be a token.
@@ -57,7 +57,7 @@ class Reroute(Transform):
         try:
             check_subject("".join(text + ("x" if field is not None else "") for text, field in self._parts))
         except SubjectError as error:
-            raise PipelineError(f"Reroute.to={shown(self.to)} makes no subject: {error}") from None
+            raise PipelineError(f"Reroute.to={shown(self.to)} does not make a subject: {error}") from None
 
     def _check_field(self, field: str) -> None:
         root, *path = field.split(".")
@@ -68,14 +68,15 @@ class Reroute(Transform):
         )
         if not fine or any(not part or part.startswith("_") for part in path):
             raise PipelineError(
-                f"Reroute.to={shown(self.to)}: {{{field}}} is no field; there are subject, key, id, headers.NAME and body.FIELD"
+                f"Reroute.to={shown(self.to)}: {{{field}}} is not a field; "
+                "there are subject, key, id, headers.NAME and body.FIELD"
             )
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         if callable(self.to):
-            subject = plain_text(blame.given(self.to(message)))
+            subject = plain_text(finished(self.to(message)))
             if not isinstance(subject, (str, Address)):
-                raise Rejected(None, f"cannot reroute: the function returned {shown(subject)}, which is no subject")
+                raise Rejected(None, f"cannot reroute: the function returned {shown(subject)}, which is not a subject")
         else:
             subject = "".join(text + (self._token(message, field) if field else "") for text, field in self._parts)
         return msgspec.structs.replace(message, subject=subject)

@@ -1,4 +1,4 @@
-"""SetHeaders: headers that every message of a chain carries."""
+"""SetHeaders: give every message of a chain the same headers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.fields import plain_number
 from pipebus.message.headers import check_headers
 from pipebus.message.message import Message
-from pipebus.pipeline import blame
 from pipebus.pipeline.callables import is_plain
+from pipebus.pipeline.contract import finished
 from pipebus.pipeline.shapes import Transform
 
 
@@ -22,12 +22,12 @@ class SetHeaders(Transform):
     Set headers: fixed texts, or functions of the message.
 
     Args:
-        headers: Name -> text, or name -> function of the message that returns a text (or a number, which is written as one).
-        overwrite: True: these win over headers that are there. False: they fill gaps only.
+        headers: Name -> text, or name -> function of the message that returns a text, or a number, which becomes a text.
+        overwrite: True: they replace existing headers. False: they fill gaps only.
 
     Raises:
-        HeaderError: a name or text breaks the grammar (of fixed ones: here; of functions: when the message passes).
-        Rejected: a function has found nothing, or what is no text.
+        HeaderError: a name or text breaks the grammar. Fixed texts are checked at once, results of functions for each message.
+        Rejected: a function returned None, or a value that is not a text or number.
     """
 
     headers: Mapping[str, str | Callable[[Message[Any]], str | float]]
@@ -50,7 +50,7 @@ class SetHeaders(Transform):
         if self._functions:
             added = {
                 **added,
-                **{name: _text(name, blame.given(function(message))) for name, function in self._functions.items()},
+                **{name: _text(name, finished(function(message))) for name, function in self._functions.items()},
             }
         if not self.overwrite and message.headers:
             added = {name: value for name, value in added.items() if name not in message.headers}
@@ -62,5 +62,5 @@ def _text(name: str, value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, (str, int, float)):
         return str(plain_number(plain_text(value)))
-    what = "nothing to be found" if value is None else f"{type(value).__name__}, no text"
-    raise Rejected(None, f'header "{name}": there is {what}')
+    problem = "there is no value" if value is None else f"{type(value).__name__} is not a text"
+    raise Rejected(None, f'header "{name}": {problem}')

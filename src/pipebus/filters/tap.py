@@ -1,4 +1,4 @@
-"""Tap: let somebody look, and change nothing."""
+"""Tap: look at messages without changing them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 from pipebus.errors import PipelineError
 from pipebus.message.message import Message
-from pipebus.pipeline import blame
 from pipebus.pipeline.callables import is_plain
+from pipebus.pipeline.contract import finished
 from pipebus.pipeline.shapes import Transform
 
 
 @dataclass(eq=False)
 class Tap(Transform):
     """
-    Call a function with each message, then hand the same message on.
+    Call a function with each message, then pass the same message on.
 
-    What the function returns is ignored. What it raises is the filter's error, as with every filter: a tap whose failure
-    must not matter catches its own errors, or is an observer (`bus.observe`).
+    The result of the function is ignored. What it raises is an error of the filter, as with every filter. If its failure must
+    not affect the message, catch the errors in the function, or use an observer instead (`bus.observe`).
 
     Args:
-        target: A plain function of the message; on the publish side it is called by all publishers' threads at once.
+        target: A plain function of the message. On the publish side, all publishing threads call it concurrently.
     """
 
     target: Callable[[Message[Any]], object]
@@ -32,5 +32,5 @@ class Tap(Transform):
             raise PipelineError(f"Tap.target={self.target!r}: it is a plain function of the message")
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
-        blame.given(self.target(message))
+        finished(self.target(message))
         return message

@@ -1,4 +1,4 @@
-"""Timeout: an answer that comes too late is a failure, and should be one in time."""
+"""Timeout: an answer that comes too late is a failure, so fail in time."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from pipebus.values.quantities import Seconds
 @dataclass(eq=False)
 class Timeout(Around):
     """
-    Bound the time that the rest of the chain may take: what stands behind this filter, and the handler.
+    Limit the time of the rest of the chain: the filters after this one, and the handler.
 
-    In an async chain the rest is cancelled. A sync rest cannot be: a sync chain refuses this filter when it is built, unless
-    `abandon` says to leave a late rest behind.
+    In an async chain the rest is cancelled. A sync rest cannot be cancelled, so a sync chain refuses this filter when it is
+    compiled, unless `abandon` allows it to leave a late rest running.
 
     Args:
-        seconds: Longest time of one run of the rest, in seconds, > 0.
-        abandon: For sync chains: run the rest on a thread of its own, and wait for it no longer than that. What is given up:
-            a rest that is late goes on to its end, unheard, holds its thread until then, and the bus does not wait for it
-            when it stops; the handler may meanwhile get its next message, or with `Retry` the same one. In async chains it
-            makes no difference.
+        seconds: Limit for one run of the rest, in seconds, > 0.
+        abandon: For sync chains: run the rest on a thread of its own, and stop waiting for it after `seconds`. The price: a
+            late rest continues until it finishes, holds its thread until then, and its result is discarded. The bus does not
+            wait for it at a stop. Meanwhile the handler may get its next message, or with `Retry` the same message again. In
+            async chains it makes no difference.
 
     Raises:
-        TimeoutError: its text names the filter and the limit, and says whether the rest was cancelled or goes on. A
-        TimeoutError that the rest itself raises passes as it is.
+        TimeoutError: its text names the filter and the limit, and says whether the rest was cancelled or continues. A
+        TimeoutError that the rest itself raises passes unchanged.
 
-    With `Retry`: `Retry(…), Timeout(…)` bounds each run; `Timeout(…), Retry(…)` bounds all runs and the waits between them. In
-    a publish chain a run that was left behind is not repeated: it may still be accepted.
+    With `Retry`: `Retry(…), Timeout(…)` limits each run; `Timeout(…), Retry(…)` limits all runs and the waits between them. In
+    a publish chain, a run that was left behind is not repeated, because it may still be accepted.
     """
 
     seconds: Seconds
@@ -59,18 +59,19 @@ class Timeout(Around):
             text = f"{self._name}: the rest of the chain took longer than {self.seconds:g} s"
             if _cancelled(error):
                 raise TimeoutError(f"{text} and was cancelled") from None
-            late = TimeoutError(f"{text}; it was left behind and goes on, unheard")
+            late = TimeoutError(f"{text}; it was left behind and continues, but its result is discarded")
             notes = state.accepted.get()
             if notes is not None:
-                notes.append(late)  # a mailbox may still take it: no Retry may send it a second time
+                notes.append(late)  # a mailbox may still accept it, so no Retry may send it again
             raise late from None
 
 
 def _ours(error: TimeoutError) -> bool:
     """
-    Whether our own time ran out. Each error that comes from further in has been signed there, by the link that it passed;
-    the one that `Call` ends with is new. (Errors that asyncio carries over from another thread are copied, and lose their
-    signature. But in an async chain our own has been made of a cancellation.)
+    True if the error means that this filter's own time ran out.
+
+    An error from further in was signed there, by the link that it passed; the error that ends `Call` is new. asyncio copies
+    errors from other threads, and the copies have no signature. But in an async chain, our own error comes from a cancellation.
     """
     return blame.signed(error) is None and (_cancelled(error) or asyncio._get_running_loop() is None)
 

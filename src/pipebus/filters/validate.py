@@ -1,4 +1,4 @@
-"""Validate: a body that is not what its subject promises never reaches a mailbox."""
+"""Validate: a body that does not fit its subject never reaches a mailbox."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Validate(Transform):
     Check bodies against pydantic models (or any type that pydantic understands), by subject pattern.
 
     Args:
-        models: Pattern -> type; the first pattern that matches counts. A subject that none matches passes unchecked.
-        replace: True: the validated value becomes the body. False: the body stays as it came.
-        name: What it is called; left out: as its class.
+        models: Pattern -> type; the first pattern that matches applies. Messages on other subjects pass unchecked.
+        replace: True: the validated value replaces the body. False: the body stays unchanged.
+        name: The name of the filter; by default that of the class.
 
     Raises:
-        Rejected: with every error of the body as a sentence, without its values.
+        Rejected: with one sentence for each error in the body, without its values.
 
     Example:
         >>> from pipebus import Message, Rejected
@@ -58,7 +58,9 @@ class Validate(Transform):
             try:
                 check = validation.validator(model)
             except Exception as error:
-                raise PipelineError(f'Validate.models["{pattern}"]: {model!r} is no type to validate with: {error}') from error
+                raise PipelineError(
+                    f'Validate.models["{pattern}"]: {model!r} is not a type to validate with: {error}'
+                ) from error
             self._checks.append((Pattern(pattern), check))
 
     def transform(self, message: Message[Any], /) -> Message[Any]:

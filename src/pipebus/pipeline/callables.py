@@ -1,4 +1,4 @@
-"""What a callable is, decided without calling it: async, a generator function, how many parameters, its name."""
+"""What can be found out about a callable without calling it: whether it is async or a generator, its parameters, its name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 
 def check_parameters(call: Any, count: int, bad: Callable[[str, str], PipelineError], form: str) -> None:
+    """Raise what `bad(problem, remedy)` makes if `call` does not take `count` arguments."""
     try:
         signature = inspect.signature(call)
     except (TypeError, ValueError):
-        return  # a builtin without a signature: its first call will tell
+        return  # a builtin without a signature: its first call will show
     try:
         signature.bind(*range(count))
     except TypeError:
@@ -33,14 +34,14 @@ def check_parameters(call: Any, count: int, bad: Callable[[str, str], PipelineEr
 
 def is_async(call: Any) -> bool:
     """
-    True if calling `call` gives an awaitable, as far as can be known without calling it.
+    True if `call` returns an awaitable, as far as this can be known without calling it.
 
-    Looks through `functools.partial`, bound methods and objects with an async `__call__`. What cannot be seen (a lambda that
-    returns a coroutine) says so itself: an attribute `colour = "async"` (or "sync") wins.
+    Looks through `functools.partial`, bound methods and objects with an async `__call__`. A callable that hides what it is (a
+    lambda that returns a coroutine) can declare it: an attribute `colour = "async"` (or "sync") wins.
     """
-    said = getattr(call, "colour", None)
-    if said in ("sync", "async"):
-        return bool(said == "async")
+    declared = getattr(call, "colour", None)
+    if declared in ("sync", "async"):
+        return bool(declared == "async")
     while isinstance(call, functools.partial):
         call = call.func
     if inspect.iscoroutinefunction(call):
@@ -50,9 +51,9 @@ def is_async(call: Any) -> bool:
 
 def yields(call: Any) -> bool:
     """
-    True if `call` is a generator function (`def` or `async def` with `yield`): calling it runs nothing of it.
+    True if `call` is a generator function (`def` or `async def` with `yield`), so that calling it runs none of its code.
 
-    Looks through what `is_async` looks through, and through `functools.wraps`; an attribute `colour` says that it is none.
+    Looks through the same as `is_async`, and through `functools.wraps`; an attribute `colour` declares that it is not one.
     """
     if getattr(call, "colour", None) in ("sync", "async"):
         return False
@@ -67,12 +68,12 @@ def yields(call: Any) -> bool:
 
 
 def is_plain(call: Any) -> bool:
-    """True if calling `call` gives its value: it is neither async nor a generator function, as far as can be known."""
+    """True if `call` returns its value directly: it is neither async nor a generator function, as far as can be known."""
     return not is_async(call) and not yields(call)
 
 
 def name_of(filter: Any) -> str:
-    """What a filter is called, if nobody gives it another name."""
+    """The name of a filter: its attribute `name`, or its function's or class's name."""
     while isinstance(filter, functools.partial):
         filter = filter.func
     for name in (getattr(filter, "name", None), getattr(filter, "__name__", None)):

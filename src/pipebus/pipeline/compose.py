@@ -1,27 +1,27 @@
 """
-How a chain of filters becomes one call. Read this first.
+How a chain of filters becomes one call. Read this file first.
 
-A chain is a tuple of nodes: a step (one filter), `when`, `branch`, or a pipeline of further nodes. Each node can *link*
-itself: given a function that runs whatever follows it, it returns a function that runs the node and then that. `fold` links
-a chain from its last node to its first, so that each node meets its rest already compiled:
+A chain is a tuple of nodes. A node is a step (one filter), a `when`, a `branch`, or a pipeline of further nodes. Each node can
+*link* itself: it takes the function that runs everything after it, and returns a function that runs the node and then calls
+that one. `fold` links the nodes from last to first, so that each node receives the rest of its chain already compiled:
 
     chain = A, when("x.>", B), C
 
-    for subject x.1     A.link( when.link( C.link( terminal )))      when links B in front of what it was given
-    for subject y.1     A.link( when.link( C.link( terminal )))      when returns what it was given: it costs nothing
+    for subject x.1     A.link( when.link( C.link( terminal )))      the when puts B in front of its rest
+    for subject y.1     A.link( when.link( C.link( terminal )))      the when returns its rest unchanged: no cost at all
 
-    calling it          A in -> B in -> C in -> terminal -> C out -> B out -> A out
+    running it          A in -> B in -> C in -> terminal -> C out -> B out -> A out
 
-The terminal is what the last `call_next` reaches: the mailboxes for a publish chain, the handler for a delivery chain. A
-`branch` links what is inside it to the terminal directly, so it leaves the whole chain; a `when` links it to its own rest,
-so it comes back. A pipeline with an `on_error` puts a guard in front of its nodes; an error is blamed on the step in which
-it arose (`blame`), and that step's `scope` tells the guard whether the error is its own.
+The terminal is what the last `call_next` reaches: the mailboxes in a publish chain, the handler in a delivery chain. A `when`
+links its filters to its rest, so messages come back into the chain. A `branch` links its filters to the terminal, so messages
+skip the rest. A pipeline with an `on_error` puts a guard around its nodes. Each error is signed with the step in which it arose
+(see `blame`), and the `scope` of that step shows the guard whether the error is one of its own.
 
-Nodes are values. They never change, one node may be part of many chains, and each chain is compiled once for each subject
-and colour, never per message.
+Nodes never change, and one node may be part of many chains. Each chain is compiled once for each subject and colour (sync or
+async), never for each message.
 
-Where to go from here: `shapes` (what a filter is), `recognise` (how a filter becomes a step), `step` and `forks` (the
-nodes), `links_sync` and `links_async` (what runs for every message), `rules` (what a bad chain looks like).
+Read on in `shapes` (what a filter is), `recognise` (how a filter becomes a step), `step`, `forks` and `pipeline` (the nodes),
+`links_sync` and `links_async` (the code that runs for every message), and `rules` (which chains are refused).
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ from pipebus.pipeline.services import Services
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 Next = Callable[[Message[Any]], Any]
-"""A compiled rest: message -> outcome, or in an async chain message -> awaitable of an outcome."""
+"""A compiled rest of a chain: takes a message, returns an outcome (in an async chain: an awaitable of one)."""
 
 Side = Literal["publish", "delivery"]
 Colour = Literal["sync", "async"]
 OnError = Literal["reject", "dead_letter", "drop"]
 Ruling = Callable[[Message[Any], BaseException, Any], Dropped]
-"""What a guard makes of an error: (message, error, the step to blame) -> outcome."""
+"""What a guard does with an error: (message, error, step in which it arose) -> outcome."""
 
 
 class Node:
-    """One part of a chain: `Step`, `When`, `Branch` or `Pipeline`."""
+    """One part of a chain: a `Step`, `When`, `Branch` or `Pipeline`."""
 
     __slots__ = ()
     name: str
     place: Place
     nodes: tuple[Node, ...]
-    """What is inside it; a step has nothing inside."""
+    """The nodes inside; empty for a step."""
 
     def link(self, next_: Next, build: Build) -> Next:
         """
-        This node in front of `next_`.
+        Put this node in front of `next_`.
 
         Args:
             next_: The compiled rest of the chain.
@@ -68,7 +68,7 @@ class Node:
 
 
 class Rest(NamedTuple):
-    """What follows some point of a chain: these nodes, then whatever follows the chain that they are part of."""
+    """What follows a point of a chain: first `nodes`, then `after`, which follows the chain that contains these nodes."""
 
     nodes: tuple[Node, ...]
     after: Rest | None
@@ -78,16 +78,16 @@ class Rest(NamedTuple):
 @dataclass(eq=False, slots=True, frozen=True)
 class Build:
     """
-    One compilation: what it is for, and where in the chain it is.
+    One compilation, and the point of the chain that it has reached.
 
     Args:
         side: Publish or delivery.
         colour: Whether the result is called or awaited.
-        subject: What it is for: a literal subject or an object; for a subscription also a `Pattern`, or a tuple of these.
+        subject: A literal subject or an object that is one; for a subscription also a `Pattern`, or a tuple of these.
         terminal: What the last `call_next` reaches.
-        services: What running links need of the bus: its clock, waiting without holding a worker.
-        resume: (new subject, rest, cache) -> the rest compiled for a message whose subject a filter has changed.
-        rule: (on_error) -> what an error becomes.
+        services: What the compiled links need from the bus: its clock, and waiting without holding a worker.
+        resume: (new subject, rest, cache) -> the rest, compiled for a message whose subject a filter has changed.
+        rule: (on_error) -> what a guard does with an error.
         place: "publish", or the name of the subscription.
         rest: What follows the node that is being linked; None at the end.
         scope: The innermost pipeline whose `on_error` applies here; None outside of any.
@@ -106,7 +106,7 @@ class Build:
 
     @property
     def due(self) -> type[Outcome]:
-        """The outcome that the terminal gives."""
+        """The type of outcome that the terminal returns."""
         return Receipt if self.side == "publish" else Handled
 
     def at(self, rest: Rest | None, scope: object) -> Build:
@@ -120,7 +120,7 @@ def compile(chain: tuple[Node, ...], build: Build) -> Next:
 
 
 def fold(chain: tuple[Node, ...], next_: Next, build: Build) -> Next:
-    """The chain in front of `next_`, which `build.rest` says as nodes."""
+    """Put a chain in front of `next_`; `build.rest` is what `next_` was compiled from."""
     for index in range(len(chain) - 1, -1, -1):
         rest = Rest(chain[index + 1 :], build.rest, build.scope)
         next_ = chain[index].link(next_, build.at(rest, build.scope))
@@ -128,7 +128,7 @@ def fold(chain: tuple[Node, ...], next_: Next, build: Build) -> Next:
 
 
 def resume(rest: Rest | None, build: Build) -> Next:
-    """Compile what follows some point: the rest of its chain, then of the chains around that, then the terminal."""
+    """Compile what follows a point: the rest of its chain, then the rests of the chains around it, then the terminal."""
     if rest is None:
         return build.terminal
     return fold(rest.nodes, resume(rest.after, build), build.at(rest.after, rest.scope))

@@ -1,4 +1,4 @@
-"""What an `Around` may yield besides its message, carried out in a sync chain."""
+"""The effects that an `Around` yields: checking them, and running a `Call` in a sync chain."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, Final
 from pipebus.errors import ContractError
 from pipebus.foreign.objects import shown
 from pipebus.message.outcomes import Outcome
-from pipebus.pipeline.blame import StepId, conclude
+from pipebus.pipeline.blame import StepId
 from pipebus.pipeline.compose import Next
+from pipebus.pipeline.contract import conclude
 from pipebus.pipeline.services import Services
 from pipebus.pipeline.shapes import Call
 from pipebus.values.quantities import is_duration
@@ -19,7 +20,7 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 
 def ended(step: StepId, returned: object, outcome: Outcome | None, due: type[Outcome]) -> Outcome:
-    """What an Around's return means: an outcome of its own, or the last one that its passes gave."""
+    """The outcome of an Around that has returned: its own, or else that of its last pass."""
     if returned is not None:
         return conclude(step, returned, due)
     if outcome is None:
@@ -28,7 +29,7 @@ def ended(step: StepId, returned: object, outcome: Outcome | None, due: type[Out
 
 
 def check_seconds(effect: str, seconds: Any) -> None:
-    """A time that can be waited for."""
+    """Check the seconds of an effect."""
     if not is_duration(seconds):
         raise ContractError(f"yielded {effect} with {shown(seconds)}; it takes a number of seconds, 0 or more")
 
@@ -38,14 +39,14 @@ def no_effect(effect: object) -> ContractError:
 
 
 def abandonable(step: StepId, next_: Next, effect: Call, services: Services) -> Any:
-    """A sync rest on a thread of its own, so that its caller can stop waiting for it."""
+    """Run a sync rest on a thread of its own, so that the caller can stop waiting for it."""
     if not step.abandon:
         raise ContractError("yielded Call in a sync chain; a sync rest cannot be cancelled, only left behind: abandon=True")
     gate = threading.Lock()
     gate.acquire()
     result: list[tuple[bool, Any]] = []
     context = contextvars.copy_context()
-    here = services.carry(context)
+    handler = services.carry(context)
 
     def run() -> None:
         try:
@@ -53,17 +54,19 @@ def abandonable(step: StepId, next_: Next, effect: Call, services: Services) -> 
         except BaseException as error:
             result.append((False, error))
         finally:
-            here.mailbox = None
+            handler.mailbox = None
             gate.release()
 
     try:
         threading.Thread(target=run, name=f"pipebus-abandonable-{step.name}", daemon=True).start()
     except BaseException:
-        here.mailbox = None
+        handler.mailbox = None
         raise
     if not services.wait(gate, effect.timeout):
-        raise TimeoutError(f"the rest of the chain took longer than {effect.timeout} s; it goes on, unheard")
-    fine, value = result[0]
-    if not fine:
+        raise TimeoutError(
+            f"the rest of the chain took longer than {effect.timeout} s; it continues, but its result is discarded"
+        )
+    succeeded, value = result[0]
+    if not succeeded:
         raise value
     return value

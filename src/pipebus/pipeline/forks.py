@@ -1,4 +1,4 @@
-"""`when` and `branch`: parts of a chain that only some messages go through."""
+"""`when` and `branch`: parts of a chain that only some messages pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 
 class Selector:
-    """What `when` and `branch` ask: a pattern, decided once for each subject, or a predicate, asked once for each pass."""
+    """The condition of a `when` or `branch`: a pattern, decided once for each subject, or a predicate, called for each pass."""
 
     __slots__ = ("__weakref__", "name", "pattern", "predicate")
 
@@ -53,7 +53,7 @@ class Selector:
             )
 
     def decide(self, subject: object) -> bool | None:
-        """True or False where the subject alone decides, None where each message has to be asked."""
+        """True or False if the subject alone decides; None if each message must be checked."""
         if self.pattern is None:
             return None
         if isinstance(subject, tuple):
@@ -64,7 +64,7 @@ class Selector:
         return self.pattern.matches(subject)
 
     def ask(self) -> Callable[[Message[Any]], object]:
-        """The question for one message."""
+        """The function that decides for one message."""
         if self.predicate is not None:
             return self.predicate
         matches = self.pattern.matches  # type: ignore[union-attr]
@@ -73,14 +73,14 @@ class Selector:
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Fork(Node):
-    """What `when` and `branch` share: a selector, and the nodes inside."""
+    """The common part of `when` and `branch`: a selector, and the nodes inside."""
 
     test: Selector
     nodes: tuple[Node, ...]
     place: Place
 
     def inside(self, next_: Next, build: Build) -> Next:
-        """What a message that is selected goes through."""
+        """Link what a selected message passes."""
         raise NotImplementedError
 
     @property
@@ -98,7 +98,7 @@ class Fork(Node):
 
 
 class When(Fork):
-    """A detour that rejoins: inside, then the rest (ASP.NET's `UseWhen`)."""
+    """A detour: the nodes inside, then the rest of the chain (`UseWhen` in ASP.NET)."""
 
     __slots__ = ()
 
@@ -107,7 +107,7 @@ class When(Fork):
 
 
 class Branch(Fork):
-    """A chain of its own to the same terminal: what follows is skipped (ASP.NET's `Map`)."""
+    """A separate way to the same terminal: the rest of the chain is skipped (`Map` in ASP.NET)."""
 
     __slots__ = ()
 
@@ -123,7 +123,7 @@ def when(test: str | Callable[[Message[Any]], object], *filters: Any) -> When:
     A detour for some messages: the filters, then the rest of the chain.
 
     Args:
-        test: A pattern, decided when a subject's route is compiled, or a predicate of the message, asked once a pass.
+        test: A pattern, decided when a subject's route is compiled; or a predicate of the message, called once for each pass.
     """
     place = caller()
     return When(Selector(test, "when", place), nodes(filters, place, "when"), place)
@@ -131,7 +131,7 @@ def when(test: str | Callable[[Message[Any]], object], *filters: Any) -> When:
 
 def branch(test: str | Callable[[Message[Any]], object], *filters: Any) -> Branch:
     """
-    A chain of its own for some messages: the filters, then the same mailboxes (or handler); later filters are skipped.
+    A separate chain for some messages: the filters, then the same mailboxes (or handler). Later filters are skipped.
 
     Args:
         test: As for `when`.

@@ -1,69 +1,28 @@
-"""The links of `links_sync`, awaited."""
+"""The links of `links_sync`, for async chains."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from typing import Any, Final
 
 from pipebus.errors import ContractError
 from pipebus.foreign.objects import is_a
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Outcome
-from pipebus.pipeline.blame import StepId, blame, conclude, dropped, handed_on, signed, trim, undecided, unfinished, unsign
+from pipebus.pipeline.blame import StepId, blame, signed, trim, unsign
 from pipebus.pipeline.compose import Next, Ruling
+from pipebus.pipeline.contract import conclude, dropped, handed_on, undecided, unfinished
 from pipebus.pipeline.effects import check_seconds, ended, no_effect
+from pipebus.pipeline.passes import AsyncPasses
 from pipebus.pipeline.services import Services
 from pipebus.pipeline.shapes import Call, Pause
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 
-class _Pass:
-    """What `call_next(message)` gives in an async chain: to be awaited, once, now."""
-
-    __slots__ = ("_begun", "_message", "_passes")
-
-    def __init__(self, passes: _Passes, message: Message[Any]) -> None:
-        self._passes = passes
-        self._message = message
-        self._begun = False
-
-    def __await__(self) -> Generator[Any, Any, Outcome]:
-        passes = self._passes
-        if self._begun:
-            raise ContractError("awaited one call_next(…) twice; call it again for another pass")
-        self._begun = True
-        if passes.over:
-            raise asyncio.CancelledError("its filter has returned, and was told that it left this pass behind")
-        try:
-            outcome: Outcome = yield from passes.next(self._message).__await__()
-            return outcome
-        finally:
-            passes.open -= 1
-
-
-class _Passes:
-    """One filter's `call_next` for one message: sees a call that is not awaited, and two at the same time."""
-
-    __slots__ = ("next", "open", "over")
-
-    def __init__(self, next_: Next) -> None:
-        self.next = next_
-        self.open = 0
-        self.over = False
-
-    def __call__(self, message: Message[Any]) -> Awaitable[Outcome]:
-        if self.open:
-            raise ContractError(
-                "called call_next again before the pass before was awaited to its end; write `await call_next(…)`, one by one"
-            )
-        self.open += 1
-        return _Pass(self, message)
-
-
-def _no_stop(error: BaseException, step: StepId) -> BaseException:
-    """A coroutine cannot raise StopIteration (PEP 479): Python makes it a RuntimeError, and so do we, in time to sign it."""
+def _without_stop(error: BaseException, step: StepId) -> BaseException:
+    """Python turns a StopIteration that leaves a coroutine into a RuntimeError (PEP 479). Do so earlier, to sign the error."""
     if not is_a(error, StopIteration):
         return error
     stray = RuntimeError(f"{step.name} raised StopIteration")
@@ -77,11 +36,11 @@ def aplain(step: StepId, next_: Next, due: type[Outcome], services: Services) ->
     async def link(message: Message[Any]) -> Outcome:
         if type(message) is not Message:
             raise handed_on(message)
-        passes = _Passes(next_)
+        passes = AsyncPasses(next_)
         try:
             outcome = await call(message, passes)
             if passes.open:
-                raise ContractError("returned before its call_next(…) was awaited to its end; write `await call_next(…)`")
+                raise ContractError("returned before its call_next(…) had finished; write `await call_next(…)`")
         except BaseException as error:
             blame(error, step, message)
             raise
@@ -103,7 +62,7 @@ def atransform(step: StepId, next_: Next, due: type[Outcome], services: Services
         try:
             result = call(message)
         except BaseException as error:
-            error = _no_stop(error, step)
+            error = _without_stop(error, step)
             blame(error, step, message)
             raise error
         if type(result) is not Message:
@@ -118,7 +77,7 @@ def atransform(step: StepId, next_: Next, due: type[Outcome], services: Services
 
 
 def awaited_transform(step: StepId, next_: Next, due: type[Outcome], services: Services) -> Next:
-    """`atransform` whose call is awaited: a filter actor is asked."""
+    """`atransform` with an awaited call: the answer of a filter actor."""
     call = step.call
 
     async def link(message: Message[Any]) -> Outcome:
@@ -157,14 +116,14 @@ def aaround(step: StepId, next_: Next, due: type[Outcome], services: Services) -
                     effect = resume(value)
                 except StopIteration as stop:
                     if thrown is not None:
-                        unsign(thrown)  # swallowed
+                        unsign(thrown)  # the generator has handled it
                     return ended(step, stop.value, outcome, due)
                 except RuntimeError as error:
                     if isinstance(thrown, StopIteration) and error.__cause__ is thrown:
                         raise thrown from None
                     raise
                 if thrown is not None:
-                    unsign(thrown)  # the generator has dealt with it
+                    unsign(thrown)  # likewise, and continues
                 resume, thrown = run.send, None
                 try:
                     if type(effect) is Message:
@@ -200,7 +159,7 @@ def afork(step: StepId, test: Callable[[Message[Any]], object], inside: Next, ou
             if type(chosen) is not bool and (what := unfinished(chosen)) is not None:
                 raise undecided(what)
         except BaseException as error:
-            error = _no_stop(error, step)
+            error = _without_stop(error, step)
             blame(error, step, message)
             raise error
         outcome: Outcome = await (inside if chosen else outside)(message)

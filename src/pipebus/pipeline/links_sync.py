@@ -1,30 +1,30 @@
 """
-Links: how one filter of each shape is joined to what follows it, in each colour.
+Links: the code that runs for every message, one for each shape of filter.
 
-`compose` decides what follows what; here is the code that runs for every message. A link is a function of a message
-that returns an outcome (or, in an async chain, an awaitable of one). Each of them
+A link is a function of a message that runs one filter, and the rest of the chain within it, and returns an outcome (in
+`links_async`: an awaitable of one). Each link
 
-- refuses what is no `Message`: the error passes through the filter that handed it on, whose link signs it;
-- refuses what is no outcome;
-- signs every error with the step in which it arose (`blame`), at no cost while there is none. The signature names the
-  filter in errors and tells a `Pipeline`'s `on_error` its own filters' errors from those that only pass through.
+- refuses an argument that is not a `Message`. The error then passes through the filter that handed it on, whose link signs it;
+- refuses a result that is not an outcome;
+- signs each error with the step in which it arose (`blame`), which costs nothing without errors. The signature names the filter
+  in the error, and shows the `on_error` of a `Pipeline` which errors arose in its own filters.
 
-Frames of this module are cut out of tracebacks where an error leaves the bus (`trim`), so that a person sees their own
-functions in a row.
+Where an error leaves the bus, `blame.trim` removes the frames of this module, so that users see their own functions in a row.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 from pipebus.errors import ContractError
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Outcome
-from pipebus.pipeline.blame import StepId, blame, conclude, dropped, handed_on, signed, trim, undecided, unfinished, unsign
+from pipebus.pipeline.blame import StepId, blame, signed, trim, unsign
 from pipebus.pipeline.compose import Next, Ruling
+from pipebus.pipeline.contract import conclude, dropped, handed_on, undecided, unfinished
 from pipebus.pipeline.effects import abandonable, check_seconds, ended, no_effect
+from pipebus.pipeline.passes import exclusive
 from pipebus.pipeline.services import Services
 from pipebus.pipeline.shapes import Call, Pause
 
@@ -34,7 +34,7 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 def plain(step: StepId, next_: Next, due: type[Outcome], services: Services) -> Next:
     call = step.call
     if services.debug:
-        call = _watched(step)
+        call = exclusive(step)
 
     def link(message: Message[Any]) -> Outcome:
         if type(message) is not Message:
@@ -49,25 +49,6 @@ def plain(step: StepId, next_: Next, due: type[Outcome], services: Services) -> 
         return outcome
 
     return link
-
-
-def _watched(step: StepId) -> Callable[[Message[Any], Next], Any]:
-    """With `debug`: a filter whose call_next is entered by two threads at once is told so."""
-
-    def call(message: Message[Any], next_: Next) -> Any:
-        lock = threading.Lock()
-
-        def call_next(message: Message[Any]) -> Any:
-            if not lock.acquire(blocking=False):
-                raise ContractError("called call_next twice at the same time; wait for one pass before the next")
-            try:
-                return next_(message)
-            finally:
-                lock.release()
-
-        return step.call(message, call_next)
-
-    return call
 
 
 def transform(step: StepId, next_: Next, due: type[Outcome], services: Services) -> Next:
@@ -85,7 +66,7 @@ def transform(step: StepId, next_: Next, due: type[Outcome], services: Services)
             return dropped(step, result)
         try:
             return next_(result)  # type: ignore[no-any-return]
-        except ContractError as error:
+        except ContractError as error:  # the rest refused what this filter passed on; other errors are signed further in
             blame(error, step, message)
             raise
 
@@ -108,15 +89,15 @@ def around(step: StepId, next_: Next, due: type[Outcome], services: Services) ->
                     effect = resume(value)
                 except StopIteration as stop:
                     if thrown is not None:
-                        unsign(thrown)  # swallowed
+                        unsign(thrown)  # the generator has handled it
                     return ended(step, stop.value, outcome, due)
                 except RuntimeError as error:
-                    # PEP 479: a StopIteration that passes through a generator comes out wrapped; give back the original.
+                    # PEP 479: a StopIteration that leaves a generator is wrapped in a RuntimeError; raise the original.
                     if isinstance(thrown, StopIteration) and error.__cause__ is thrown:
                         raise thrown from None
                     raise
                 if thrown is not None:
-                    unsign(thrown)  # the generator has dealt with it
+                    unsign(thrown)  # likewise, and continues
                 resume, thrown = run.send, None
                 try:
                     if type(effect) is Message:
@@ -137,13 +118,13 @@ def around(step: StepId, next_: Next, due: type[Outcome], services: Services) ->
             run.close()
             raise
         finally:
-            del thrown, value  # an error that is kept in its own frame is a cycle
+            del thrown, value  # an error that its own frame refers to is a reference cycle
 
     return link
 
 
 def fork(step: StepId, test: Callable[[Message[Any]], object], inside: Next, outside: Next) -> Next:
-    """`when` and `branch` by predicate: asked once a pass, here."""
+    """A `when` or `branch` that decides for each message: by predicate, or by a subject that a rerouter may have changed."""
 
     def link(message: Message[Any]) -> Outcome:
         if type(message) is not Message:
@@ -161,7 +142,7 @@ def fork(step: StepId, test: Callable[[Message[Any]], object], inside: Next, out
 
 
 def guard(entry: Next, scope: object, rule: Ruling) -> Next:
-    """A `Pipeline`'s `on_error`: what arose in its own filters becomes what `rule` says."""
+    """The `on_error` of a `Pipeline`: `rule` decides about errors that arose in its own filters; others pass."""
 
     def link(message: Message[Any]) -> Outcome:
         try:

@@ -14,11 +14,11 @@ from pipebus.pipeline.recognise import nodes
 
 class Pipeline(Node):
     """
-    A chain as a value: filters in order, first = outermost.
+    A chain as a value: filters in order, the first outermost.
 
     Args:
         filters: Filters of any shape, `when`, `branch`, other pipelines.
-        on_error: What becomes of an error that arises in one of its own filters. Publish side: "reject" (raise, the
+        on_error: What happens to an error that arises in one of its own filters. Publish side: "reject" (raise it, the
             default), "dead_letter" or "drop". Delivery side: "dead_letter" (the default) or "drop".
 
     Raises:

@@ -9,7 +9,7 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 
 class Place(NamedTuple):
-    """Where something was registered."""
+    """A file and a line."""
 
     file: str
     line: int
@@ -22,7 +22,7 @@ _places: dict[tuple[str, int], Place] = {}
 
 
 def caller() -> Place:
-    """The nearest line outside this package, or in a module of it that uses the bus as a program does."""
+    """The nearest line outside of pipebus, or in a module of it that is marked `USES_THE_BUS`."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
         module = frame.f_globals.get("__name__", "")

@@ -1,4 +1,4 @@
-"""The one walker over chains: every node, every filter, and the filters that a subject's messages may meet."""
+"""Walk over chains: all nodes, all filters, or the filters for one subject."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipebus.pipeline.step import Step
 
 
 def walk(chain: tuple[Node, ...]) -> Iterator[Node]:
-    """Every node, depth first, containers before what they hold."""
+    """Every node, depth first; a container comes before its contents."""
     for node in chain:
         yield node
         yield from walk(node.nodes)
@@ -22,11 +22,11 @@ def steps(chain: tuple[Node, ...]) -> Iterator[Step]:
 
 
 def filters_for(chain: tuple[Node, ...], subject: object) -> list[Step]:
-    """The filters that a message published on `subject` may pass; after a rerouter, those of any subject."""
+    """The filters that a message published on `subject` may pass; after a rerouter, the filters for any subject."""
     found: list[Step] = []
 
     def go(chain: tuple[Node, ...], certain: bool) -> tuple[bool, bool]:
-        """(the subject is still certain, the chain was certainly left by a branch)"""
+        """Returns (no rerouter so far, a branch skips the rest for certain)."""
         for node in chain:
             if isinstance(node, Step):
                 found.append(node)

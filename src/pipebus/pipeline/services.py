@@ -1,4 +1,4 @@
-"""What running links need of their bus: time, and waiting without holding a worker's slot."""
+"""What running links need from their bus: time, and waiting without holding a worker's slot."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 Watch = Callable[[Any, str, Callable[[Any], Any], tuple[str, ...]], Callable[[Any], Any]]
 """
-A test's: given the mark of a filter or handler, the colour of its chain ("sync", "async"), its link and the names that it goes
-by, what stands there instead. Asked when a chain is built, so that without one a message pays nothing.
+A test's hook: (step, colour, link, names) -> the link to use instead. Called when a chain is compiled, once for each filter or
+handler, which goes by any of the names; so without a hook it costs nothing for each message.
 """
 
 
 class Services:
-    """Handed to every chain at build."""
+    """Passed to every chain that is compiled."""
 
     def __init__(
         self, clock: Clock, debug: bool, blocking: Callable[[], AbstractContextManager[Any]], carry: Callable[[Any], Any]
@@ -30,12 +30,19 @@ class Services:
         self.clock = clock
         self.debug = debug
         self.blocking = blocking
-        self.carry = carry  # what runs in that context counts as part of the handler that is running here
+        self.carry = carry  # makes code that runs in another context count as part of the current handler
         self.watch: Watch | None = None
-        self._pauses: dict[threading.Lock, None] = {}  # gates of the threads that pause
-        self._over = False  # the bus has stopped, and nobody pauses any more
+        self._pauses: dict[threading.Lock, None] = {}  # the gates of paused threads
+        self._over = False  # the bus has stopped, so no thread may pause
 
     def pause(self, seconds: float, filter_name: str) -> None:
+        """
+        Block this thread for `seconds`, for a filter.
+
+        Raises:
+            PipelineError: on a running event loop.
+            BusClosed: the bus stopped meanwhile.
+        """
         if asyncio._get_running_loop() is not None:
             raise PipelineError(
                 f"filter {filter_name} wants to wait {seconds:g} s, so publish() cannot run inside an event loop; "
@@ -45,7 +52,7 @@ class Services:
         gate.acquire()
         self._pauses[gate] = None
         try:
-            # `end_pauses` sets `_over` before it looks at `_pauses`: so it opens this gate, or is seen here.
+            # `end_pauses` sets `_over` before it reads `_pauses`: either it opens this gate, or `_over` is True here.
             due = self.clock.monotonic() + seconds
             cut_short = self._over or self.wait(gate, due - self.clock.monotonic())
         finally:
@@ -58,10 +65,10 @@ class Services:
         self._over = False
 
     def end_pauses(self) -> None:
-        """The bus has stopped: each thread that pauses goes on with BusClosed."""
+        """The bus has stopped: every pause ends with BusClosed."""
         self._over = True
         for gate in list(self._pauses):
-            with suppress(RuntimeError):  # a stop that was broken off has opened it before
+            with suppress(RuntimeError):  # an interrupted stop has already opened it
                 gate.release()
 
     async def apause(self, seconds: float, filter_name: str) -> None:

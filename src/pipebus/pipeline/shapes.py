@@ -1,7 +1,7 @@
 """
-What a filter is: three shapes, and what a filter may say about itself.
+What a filter is: one of three shapes, with traits that it may declare.
 
-Built-in filters have no privileges: they use what is here and in `state`, and so can anybody's.
+Built-in filters have no privileges: they use only what is defined here and in `state`, and any filter can do the same.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from pipebus.pipeline.compose import Build, Next
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """Yielded by an `Around`: wait `seconds` (>= 0), without holding a worker's slot."""
+    """Yielded by an `Around`: wait `seconds` (>= 0) without holding a worker's slot."""
 
     seconds: float
 
 
 class Call(msgspec.Struct, frozen=True):
     """
-    Yielded by an `Around` that declares `bounds = True`: run the rest, at most `timeout` seconds, else `TimeoutError`.
+    Yielded by an `Around` that declares `bounds = True`: run the rest, and raise `TimeoutError` after `timeout` seconds.
 
-    In an async chain the rest is cancelled. A sync chain cannot be cancelled: there the filter must have `abandon = True`,
-    the rest runs on a thread of its own, and a rest that outlives its time goes on, with nobody listening.
+    In an async chain the rest is then cancelled. A sync chain cannot be cancelled: there the filter must declare
+    `abandon = True`, the rest runs on a thread of its own, and one that takes too long continues, but its result is discarded.
     """
 
     message: Message[Any]
@@ -43,12 +43,12 @@ class Call(msgspec.Struct, frozen=True):
 
 Effect = Message[Any] | Pause | Call
 Steps = Generator[Effect, Any, Any]
-"""What an `Around` is: it yields effects, is sent outcomes, and returns an outcome or None (the last one)."""
+"""The generator of an `Around`: yields effects, receives outcomes, and returns an outcome, or None for the last one."""
 
 
 class Filter(Protocol):
     """
-    Shape 1, plain: ASP.NET's. `def` or `async def`, a function or an object.
+    Shape 1, plain, as in ASP.NET: a function or an object, with `def` or `async def`.
 
         def stamp(message: Message, call_next: Callable[[Message], Outcome]) -> Outcome: ...
     """
@@ -58,27 +58,27 @@ class Filter(Protocol):
 
 class Transform:
     """
-    Shape 2: looks once, on the way in; the cheapest, and at home in sync and async chains.
+    Shape 2: sees each message once, on the way in. It is the cheapest shape, and runs in sync and async chains.
 
-    Subclasses are dataclasses (`eq=False`: a filter's identity is the object) and define `transform`.
+    Subclasses are dataclasses that define `transform`. They set `eq=False`, because each filter object is a filter of its own.
     """
 
     def transform(self, message: Message[Any], /) -> Message[Any] | Dropped:
-        """The message to hand on, or `Dropped(reason)`; raising refuses."""
+        """Return the message to pass on, or `Dropped(reason)`; raise to refuse it."""
         raise NotImplementedError(f"{type(self).__name__} has no `transform(self, message)`")
 
 
 class Around:
     """
-    Shape 3: a generator around the rest, in sync and async chains from one source.
+    Shape 3: a generator around the rest of the chain; the same source runs in sync and async chains.
 
         def around(self, message):
-            outcome = yield message          # runs the rest; again: runs it again
+            outcome = yield message          # runs the rest; another `yield message` runs it again
             yield Pause(0.5)                 # waits without holding a worker's slot
-            return outcome                   # or nothing: the last outcome
+            return outcome                   # `return` alone returns the last outcome
 
-    What it may do besides is declared by class attributes; see `Traits`. One that keeps what it knows for each chain apart
-    defines `at(place)`.
+    Class attributes declare what else it may do; see `Traits`. A filter that keeps separate state for each chain defines
+    `at(place)`.
     """
 
     waits: bool = False
@@ -92,12 +92,12 @@ class Around:
         raise NotImplementedError(f"{type(self).__name__} has no `around(self, message)`")
 
     def at(self, place: str) -> Callable[[Message[Any]], Steps]:
-        """The generator function for the chain at "publish", or around a subscription's handler, by its name."""
+        """The generator function for one chain: `place` is "publish" or the name of a subscription."""
         return self.around
 
 
 class SelfLinking:
-    """A filter that makes its own link: an actor."""
+    """A filter that makes its own link, as an actor does."""
 
     __slots__ = ()
 
@@ -108,21 +108,21 @@ class SelfLinking:
 @dataclass(frozen=True, slots=True)
 class Traits:
     """
-    What a filter says about itself, by attributes of these names on its class or object. Read once, when it is put in a chain.
+    What a filter declares about itself, by attributes with these names. Read once, when the filter is put in a chain.
 
     Args:
-        waits: It may yield `Pause`, or wait otherwise: `publish` on a running event loop refuses it.
+        waits: It may yield `Pause` or wait in another way, so `publish` on a running event loop refuses it.
         bounds: It may yield `Call`.
-        abandon: Its `Call` may leave a sync rest behind on a thread of its own.
-        repeats: It may run the rest again after an error, and asks `pipebus.pipeline.state.accepted` first.
-        passes: How often it runs the rest at most; None: no bound.
+        abandon: Its `Call` may leave a sync rest running on a thread of its own.
+        repeats: It may run the rest again after an error, and checks `pipebus.pipeline.state.accepted` first.
+        passes: The most times that it runs the rest; None: no limit.
         wants_delivery: It reads `pipebus.pipeline.state.delivery`, so it can only be put around handlers.
-        terminal: Nothing that follows it runs.
+        terminal: No filter after it ever runs.
         reroutes: It may change the subject (publish side only).
         may_drop: It may return `Dropped`.
         requires, provides: Words such as "validated"; a filter that requires one must follow a filter that provides it.
         deterministic: Equal messages have equal outcomes.
-        idempotent: What it does once it may do twice.
+        idempotent: Running it twice has the same effect as running it once.
     """
 
     waits: bool = False
@@ -168,7 +168,7 @@ class Traits:
 
 
 class FunctionTransform(Transform):
-    """What `@transform` makes; calling it calls the function."""
+    """Made by `@transform`; calling it calls the function."""
 
     def __init__(self, function: Callable[[Message[Any]], Message[Any] | Dropped]) -> None:
         functools.update_wrapper(self, function)
@@ -180,7 +180,7 @@ class FunctionTransform(Transform):
 
 
 class FunctionAround(Around):
-    """What `@around` makes; calling it calls the function."""
+    """Made by `@around`; calling it calls the function."""
 
     def __init__(self, function: Callable[[Message[Any]], Steps]) -> None:
         functools.update_wrapper(self, function)
@@ -191,17 +191,17 @@ class FunctionAround(Around):
         return self.function(message)
 
 
-_NOTHING: Any = None  # what `@transform()` is given
+_NOTHING: Any = None  # the argument of `@transform()`, which `_check_decorated` refuses
 
 
 def transform(function: Callable[[Message[Any]], Message[Any] | Dropped] = _NOTHING) -> FunctionTransform:
-    """Make a function of a message a filter of shape 2."""
+    """Turn a function of a message into a filter of shape 2."""
     _check_decorated(function, "transform")
     return FunctionTransform(function)
 
 
 def around(function: Callable[[Message[Any]], Steps] = _NOTHING) -> FunctionAround:
-    """Make a generator function of a message a filter of shape 3."""
+    """Turn a generator function of a message into a filter of shape 3."""
     _check_decorated(function, "around")
     return FunctionAround(function)
 
@@ -213,7 +213,7 @@ def _check_decorated(function: Any, word: str) -> None:
 
 @dataclass(eq=False, slots=True)
 class Context:
-    """What a filter's `start(context)` is given."""
+    """The argument of a filter's `start(context)`."""
 
     bus: Any
     clock: Clock

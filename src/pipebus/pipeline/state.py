@@ -1,4 +1,4 @@
-"""What a filter may read of the publish or the delivery that it is part of."""
+"""What a filter may read about the publish or the delivery in which it runs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 accepted: Final[contextvars.ContextVar[list[Any] | None]] = contextvars.ContextVar("pipebus.accepted", default=None)
 """
-A list of what a mailbox or the store has accepted in this publish so far. A filter that `repeats` passes sets one: what was
-accepted must not be sent again. (On the delivery side the same is told by `delivery`, which may be settled.)
+A list of what mailboxes or the store have accepted in this publish so far. A filter that `repeats` sets it, because a message
+that was accepted must not be sent again. (On the delivery side such a filter checks whether `delivery` is settled.)
 """
 
 
 replayed: Final[contextvars.ContextVar[bool]] = contextvars.ContextVar("pipebus.replayed", default=False)
-"""True around a dead letter that has come back: whoever knows it already has to let it pass."""
+"""True while a replayed dead letter is delivered; a deduplicating filter must let it through."""
 
 
 delivery: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.delivery", default=None)
-"""The `Delivery` that a handler with a parameter for it is being given."""
+"""The current `Delivery`; None on the publish side."""

@@ -1,4 +1,4 @@
-"""A step: one filter at one place of one chain."""
+"""A step: one filter at one place in a chain."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, Final, Literal
 
 from pipebus.message.message import Message
 from pipebus.pipeline import links_async, links_sync
-from pipebus.pipeline.blame import StepId, checked
+from pipebus.pipeline.blame import StepId
 from pipebus.pipeline.compose import Build, Next, Node
+from pipebus.pipeline.contract import checked
 from pipebus.pipeline.places import Place
 from pipebus.pipeline.shapes import Around, Traits
 
@@ -21,12 +22,12 @@ Shape = Literal["plain", "transform", "around", "actor"]
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Step(Node):
     """
-    One filter, and where it was put.
+    One filter, and where it was registered.
 
     Args:
         filter: The user's function or object.
         shape, colour, call, traits: What `recognise` found out about it.
-        name: What it is called in errors, figures and `explain`.
+        name: Its name in errors, figures and `explain`.
         place, position, within: Where it was registered, for errors.
     """
 
@@ -48,7 +49,7 @@ class Step(Node):
     def link(self, next_: Next, build: Build) -> Next:
         if self.traits.reroutes and build.side == "publish":
             next_ = _rerouted(next_, build)
-        if self.shape == "actor":  # it makes its own link; a test watches it where it answers
+        if self.shape == "actor":  # an actor makes its own link; a test watches it where it answers
             return self.filter.link_into(StepId(self.name, scope=build.scope), next_, build)  # type: ignore[no-any-return]
         call = self.filter.at(build.place) if isinstance(self.filter, Around) and callable(self.filter.at) else self.call
         step = StepId(self.name, call, self.traits.abandon, build.scope)
@@ -69,7 +70,7 @@ _LINKS: Final[dict[tuple[str, str], Callable[..., Next]]] = {
 
 
 def _rerouted(next_: Next, build: Build) -> Next:
-    """After a rerouter: an unchanged subject goes on here, a new one on what follows, compiled for it."""
+    """After a rerouter: a message with a new subject continues in the rest of the chain as compiled for that subject."""
     subject, rest, resume = build.subject, build.rest, build.resume
     known: dict[object, Next] = {}
 
@@ -79,7 +80,7 @@ def _rerouted(next_: Next, build: Build) -> Next:
         message = checked(message)
         if message.subject == subject:
             return next_(message)
-        onward = known.get(message.subject) or resume(message.subject, rest, known)
-        return onward(message)
+        compiled = known.get(message.subject) or resume(message.subject, rest, known)
+        return compiled(message)
 
     return choose

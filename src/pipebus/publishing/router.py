@@ -21,7 +21,7 @@ from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern, PatternTree
 from pipebus.message.subject import Address, check_subject
 from pipebus.outcomes.ledger import Ledger
-from pipebus.pipeline import blame, compose, routes, rules, state
+from pipebus.pipeline import blame, compose, contract, routes, rules, state
 from pipebus.pipeline.compose import Build, Node, Rest
 from pipebus.pipeline.services import Services
 from pipebus.publishing.room import forced
@@ -315,8 +315,8 @@ class Router:
 
         def check(message: Message[Any]) -> Message[Any]:
             if message.__class__ is not Message:
-                raise blame.handed_on(message)
-            message = blame.checked(message)
+                raise contract.handed_on(message)
+            message = contract.checked(message)
             if fixed and message.subject is not subject and message.subject != subject:
                 raise SubjectChanged(subject, message.subject)
             return message

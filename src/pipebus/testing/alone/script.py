@@ -12,7 +12,7 @@ from typing import Any, Final
 from pipebus.errors import PipelineError, SubjectChanged
 from pipebus.message.message import Message
 from pipebus.message.outcomes import HANDLED, Dropped, Handled, Receipt
-from pipebus.pipeline import blame, compose
+from pipebus.pipeline import blame, compose, contract
 from pipebus.pipeline.callables import is_async
 from pipebus.publishing.router import note
 from pipebus.testing.harness.tape import Tape
@@ -125,7 +125,7 @@ class Script:
 
     def _called(self, message: Message[Any], subject: Any) -> tuple[str, Any]:
         if message.__class__ is not Message:
-            raise blame.handed_on(message)
+            raise contract.handed_on(message)
         due = subject if subject is not None else expected_subject.get()
         if message.subject != due:
             raise SubjectChanged(due, message.subject)
