@@ -1,7 +1,7 @@
 """
-Time, behind one small seam, so that a test can own it.
+Time, behind a small interface, so that a test can control it.
 
-Two clocks because two questions: `now` is for people and envelopes (it may jump), `monotonic` is for waiting.
+There are two clocks: `now` for people and envelopes, which may jump, and `monotonic` for waiting.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Protocol
 
 
 class Gate(Protocol):
-    """What a waiting thread stands in front of: a `threading.Lock` that somebody else will release."""
+    """A held `threading.Lock`: one thread waits for it, and another thread releases it."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
 
 
 class Clock(Protocol):
-    """What the bus asks of time. All values are seconds."""
+    """What the bus needs from a clock. All values are seconds."""
 
     def now(self) -> float:
         """Seconds since 1970-01-01 UTC, for envelopes."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds from an arbitrary start, never going back, for waiting."""
+        """Seconds from an arbitrary start, for waiting; never goes back."""
         ...
 
     def sleep(self, seconds: float) -> None:
@@ -37,7 +37,7 @@ class Clock(Protocol):
         ...
 
     def wait(self, gate: Gate, timeout: float | None) -> bool:
-        """Block until `gate` can be acquired, at most `timeout` seconds (None: for ever); False when time ran out."""
+        """Block until `gate` can be acquired, at most `timeout` seconds (None: forever); False if the time ran out."""
         ...
 
 
@@ -51,7 +51,7 @@ class SystemClock:
 
     @staticmethod
     def wait(gate: Gate, timeout: float | None) -> bool:
-        # threading.TIMEOUT_MAX is some 292 years; anything longer is for ever.
+        # threading.TIMEOUT_MAX is about 292 years; anything longer means forever.
         if timeout is None or timeout > 9e9:
             return gate.acquire()
         return gate.acquire(timeout=max(timeout, 0.0))

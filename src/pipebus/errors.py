@@ -4,13 +4,13 @@ Everything pipebus raises, as one small tree.
     PipebusError
     ├── SubjectError (ValueError)           a subject or pattern breaks the grammar
     ├── HeaderError (ValueError)            a header's name or value breaks the grammar
-    ├── MessageError (TypeError)            an envelope field has an impossible value
+    ├── MessageError (TypeError)            a field of a message has an impossible value
     ├── PipelineError                       a chain that cannot be built, or cannot run where it was called
     │   └── ContractError                   a filter broke its contract while it ran
-    │       └── SubjectChanged              one that is no rerouter changed the subject
+    │       └── SubjectChanged              a filter that is not a rerouter changed the subject
     ├── SubscriptionError                   a handler, name or option that cannot be subscribed
-    ├── ConfigError                         a config file that cannot be loaded, or a bus that no file can hold
-    ├── Rejected                            a filter or a handler's type refused a message, for good
+    ├── ConfigError                         a config file that cannot be loaded, or a bus that cannot be written as one
+    ├── Rejected                            a filter or a handler's type refused a message permanently
     ├── MailboxFull                         one or more mailboxes had no room
     ├── LifecycleError
     │   ├── BusNotStarted                   used before start
@@ -25,10 +25,10 @@ Everything pipebus raises, as one small tree.
     ├── AttemptsExhausted                   a delivery was returned as often as its subscription allows
     ├── DeadLetterError                     no such dead letter, or it cannot be replayed now
     ├── UnsupportedCapability               the transport cannot do what was asked
-    ├── MessageTooLarge                     over the bus's limit, before a byte was written
-    ├── TransportError                      the store or server failed, or refused; what was asked for was not done
-    ├── PublishUnknown                      sent, but whether it was stored is not known
-    └── CodecError (ValueError)             bytes that are no message, or a message that has no bytes
+    ├── MessageTooLarge                     above the bus's limit; nothing was written
+    ├── TransportError                      the store or server failed or refused, so the operation did not happen
+    ├── PublishUnknown                      sent, but it is not known whether it was stored
+    └── CodecError (ValueError)             bytes that are not a message, or a message that cannot be encoded
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pipebus.foreign.objects import is_a, plain_text, said, shown, text_of
 
 
 class PipebusError(Exception):
-    """The root: `except PipebusError` catches whatever pipebus itself raises."""
+    """The root: `except PipebusError` catches every error that pipebus itself raises."""
 
 
 class SubjectError(PipebusError, ValueError):
@@ -52,7 +52,7 @@ class HeaderError(PipebusError, ValueError):
 
 
 class MessageError(PipebusError, TypeError):
-    """An envelope field has an impossible value."""
+    """A field of a message has an impossible value."""
 
 
 class PipelineError(PipebusError):
@@ -64,7 +64,7 @@ class ContractError(PipelineError):
     A filter broke its contract while it ran.
 
     Args:
-        text: What it did, and what to do instead; `by`, its name, is filled in on the way out.
+        text: What it did, and what to do instead. The chain fills in `by`, the name of the filter.
     """
 
     def __init__(self, text: str) -> None:
@@ -76,7 +76,7 @@ class ContractError(PipelineError):
 
 
 class SubjectChanged(ContractError):
-    """A filter that is no rerouter changed the subject. The one to blame saw the old one come in."""
+    """A filter that is not a rerouter changed the subject. The filter that received the old subject is to blame."""
 
     def __init__(self, was: object, found: object) -> None:
         self.was, self.found = was, found
@@ -98,10 +98,10 @@ class ConfigProblem(NamedTuple):
     One thing wrong with a config file.
 
     Args:
-        file: As it was given.
-        line: Counted from 1; None: of the file as a whole.
-        where: The table, as in `pipelines[0].filters[2] "retry"`; "" at the top.
-        text: What was found, and the next move.
+        file: The path as the caller wrote it.
+        line: Counted from 1; None: the problem concerns the file as a whole.
+        where: The table, as in `pipelines[0].filters[2] "retry"`; "" at the top level.
+        text: What was found, and what to do.
     """
 
     file: str
@@ -116,7 +116,7 @@ class ConfigProblem(NamedTuple):
 
 class ConfigError(PipebusError):
     """
-    A config file that cannot be loaded: all that is wrong with it. Or a bus that no file can hold.
+    A config file that cannot be loaded, with everything that is wrong with it; or a bus that cannot be written as a file.
 
     Args:
         problems: In the order of their lines.
@@ -136,11 +136,11 @@ class ConfigError(PipebusError):
 
 class Rejected(PipebusError):
     """
-    A message was refused, for good: a retry would be refused again.
+    A message was refused permanently: a retry would be refused too.
 
     Args:
-        by: Name of the filter or handler that refused; the chain fills it in when it is None.
-        errors: Every reason, each a sentence for a person.
+        by: Name of the filter or handler that refused; the chain fills it in if it is None.
+        errors: All reasons, each a sentence for a person.
     """
 
     def __init__(self, by: str | None = None, errors: Sequence[str] | str = ()) -> None:
@@ -157,7 +157,7 @@ class MailboxFull(PipebusError):
     One or more mailboxes had no room in time.
 
     Args:
-        accepted: Names of the subscriptions that took the message.
+        accepted: Names of the subscriptions that accepted the message.
         refused: Names of those that did not.
         hint: What to do about it.
     """
@@ -176,7 +176,7 @@ class MailboxFull(PipebusError):
 
 
 class LifecycleError(PipebusError):
-    """The bus is not in a state that allows the call."""
+    """The state of the bus does not allow the call."""
 
 
 class BusNotStarted(LifecycleError):
@@ -192,7 +192,7 @@ class DrainTimeout(PipebusError, TimeoutError):
     `drain` ran out of time.
 
     Args:
-        pending: Messages that still wait, by subscription name.
+        pending: How many messages still wait, by subscription name.
     """
 
     def __init__(self, text: str, pending: dict[str, int] | None = None) -> None:
@@ -213,7 +213,7 @@ class RequestError(PipebusError):
 
 class RequestFailed(RequestError):
     """
-    The handler that a request was for has failed.
+    The handler of a request failed.
 
     Args:
         type: Name of its exception's class.
@@ -229,7 +229,7 @@ class RequestFailed(RequestError):
 
 
 class NoResponder(RequestError):
-    """Nobody can answer a request: nobody listens, it was dropped, or its handler would wait for itself."""
+    """No handler can answer a request: nobody listens, it was dropped, or its handler would wait for itself."""
 
 
 class RequestTimeout(RequestError, TimeoutError):
@@ -237,32 +237,32 @@ class RequestTimeout(RequestError, TimeoutError):
 
 
 class AlreadySettled(PipebusError):
-    """A delivery was acknowledged, retried or rejected before: the first settlement stands."""
+    """A delivery was already acknowledged, retried or rejected; the first settlement counts."""
 
 
 class AttemptsExhausted(PipebusError):
-    """A delivery was returned as often as its subscription allows; the reason of its dead letter."""
+    """A delivery was returned as often as its subscription allows; this is the reason of its dead letter."""
 
 
 class DeadLetterError(PipebusError):
-    """No such dead letter, or it cannot be replayed now (it stays dead)."""
+    """There is no such dead letter, or it cannot be replayed now, in which case it stays."""
 
 
 class UnsupportedCapability(PipebusError):
-    """The transport cannot do what was asked of it."""
+    """The transport cannot do what the call needs."""
 
 
 class MessageTooLarge(PipebusError):
-    """The encoded message is over the limit; nothing was written."""
+    """The encoded message exceeds the limit; nothing was written."""
 
 
 class TransportError(PipebusError):
-    """The store or server behind a transport failed, or refused: what was asked for was not done. The text says what helps."""
+    """The store or server behind a transport failed or refused, so the operation did not happen. The text says what helps."""
 
 
 class PublishUnknown(PipebusError):
     """
-    Sent, but no answer came in time: the message may or may not be stored. Publish it again with the same id.
+    The message was sent, but no answer came in time, so it may or may not be stored. Publish it again with the same id.
 
     Args:
         id: The message's id.
@@ -277,9 +277,9 @@ class PublishUnknown(PipebusError):
 
 
 class CodecError(PipebusError, ValueError):
-    """Bytes that are no message, or a message that cannot be written as bytes."""
+    """Bytes that are not a message, or a message that cannot be written as bytes."""
 
 
 def reason_of(error: BaseException) -> str:
-    """The text of an error of ours, which is written for people; of any other its type too."""
+    """The text of an error. An error of pipebus is written for people; any other gets its type in front."""
     return said(error) if is_a(error, PipebusError) else text_of(error)

@@ -1,8 +1,8 @@
 """
-What observers hear.
+Events, for observers.
 
-An event is a fact about something that has happened; nobody can change it. `bus.observe(callable)` hears all of them. An
-observer's own error is caught, counted and logged: it never reaches a publisher or a handler.
+An event is an immutable fact about something that has happened. `bus.observe(callable)` passes every event to the callable. An
+error that an observer raises is caught, counted and logged; it never reaches a publisher or a handler.
 
 For one delivery: `Taken`, then exactly one of `Acknowledged`, `Discarded`, `Died` or `Returned` (to be taken again).
 """
@@ -29,14 +29,14 @@ class StateChanged(Event, frozen=True):
 
 
 class Published(Event, frozen=True):
-    """A message passed the publish chain and was accepted; `message` is what `publish` or `send` was given."""
+    """A message passed the publish chain and was accepted; `message` is the argument of `publish` or `send`."""
 
     message: Message[Any]
     receipt: Receipt
 
 
 class Unrouted(Event, frozen=True):
-    """A message passed the publish chain and nobody listens to its subject."""
+    """A message passed the publish chain, but nobody listens to its subject."""
 
     message: Message[Any]
 
@@ -59,7 +59,7 @@ class Discarded(Event, frozen=True):
 
 
 class Taken(Event, frozen=True):
-    """A delivery was taken from its mailbox; `attempt` counts takings and starts at 1."""
+    """A delivery was taken from its mailbox for its n-th attempt; `attempt` starts at 1."""
 
     message: Message[Any]
     subscription: str
@@ -94,7 +94,7 @@ class Died(Event, frozen=True):
 
 
 class Overflowed(Event, frozen=True):
-    """A mailbox had no room; `policy` says what followed."""
+    """A mailbox had no room; `policy` names what happened then."""
 
     message: Message[Any]
     subscription: str
@@ -102,7 +102,7 @@ class Overflowed(Event, frozen=True):
 
 
 class Starved(Event, frozen=True):
-    """Mailboxes are ready and every worker is busy; the pool may not grow further."""
+    """Mailboxes have work, every worker is busy, and the pool cannot grow further."""
 
     ready: int
     workers: int

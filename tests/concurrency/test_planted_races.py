@@ -21,7 +21,7 @@ from pipebus.mailbox.solo import SoloMailbox
 from pipebus.running.loops import Crew, LoopRunner, LoopWorker
 from pipebus.running.runners import Pool, Worker
 from pipebus.testing.simulation.explore import Scenario, explore, find, race
-from pipebus.waiting.once import Gates, Loop, Once
+from pipebus.waiting.latch import Latch, LoopWaiter, ThreadWaiter
 
 WITHIN = 1000
 """Seeds within which a planted race must be found; most are by the first hundred."""
@@ -133,15 +133,15 @@ every_break = pytest.mark.parametrize(
         ),
         planted(
             "lost wake-up: an answer comes from another thread, and the loop of who asks is not told",
-            Loop.wake, "call_soon_threadsafe(self._set)", "call_soon(self._set)", l.asking,
+            LoopWaiter.wake, "call_soon_threadsafe(self._set)", "call_soon(self._set)", l.asking,
         ),
         planted(
             "woken too early: an answer is not there when its asker is woken",
-            Once.give, "self.found = found\n    self.wake()", "self.wake()\n    self.found = found", l.asking, thorough=True,
+            Latch.give, "self.found = found\n    self.wake()", "self.wake()\n    self.found = found", l.asking, thorough=True,
         ),
         planted(
             "answer and time-out at once: who asks does not wait for the one that was faster",
-            Gates.wait, "self.gate.acquire()  #", "pass  #", l.asking_impatiently, thorough=True, **HASTY,
+            ThreadWaiter.wait, "self.gate.acquire()  #", "pass  #", l.asking_impatiently, thorough=True, **HASTY,
         ),
         planted(
             "never ended: a worker that sleeps is not found",

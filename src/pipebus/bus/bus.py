@@ -65,8 +65,9 @@ from pipebus.running.runners import Here, Pool, Starts, Timers, carried, carry, 
 from pipebus.transports.opening import open_transport
 from pipebus.values import quantities
 from pipebus.values.quantities import is_duration
+from pipebus.waiting.elsewhere import in_thread, on_executor
+from pipebus.waiting.latch import LoopWaiter, ThreadWaiter
 from pipebus.waiting.locks import Locks, free
-from pipebus.waiting.once import Gates, Loop, in_thread, on_executor
 
 if TYPE_CHECKING:
     from pipebus.bus.typing import Handler
@@ -356,7 +357,7 @@ class Bus:
         timeout = _seconds(timeout, "timeout")
         subject = plain_text(subject)
         run = self._find(subject)
-        with self.replies.asking(subject, Gates) as asking:
+        with self.replies.asking(subject, ThreadWaiter) as asking:
             message = self._question(subject, body, asking.address, **options)
             self.replies.published(message, asking.answer, self._pass(run, message))
             return self.replies.result(asking.waiter.wait(self.services, timeout, lambda: self.replies.late(message, timeout)))
@@ -370,7 +371,7 @@ class Bus:
         timeout = _seconds(timeout, "timeout")
         subject = plain_text(subject)
         route = self.route(subject)
-        with self.replies.asking(subject, Loop) as asking:
+        with self.replies.asking(subject, LoopWaiter) as asking:
             message = self._question(subject, body, asking.address, **options)
             self.replies.published(message, asking.answer, await self._apublish(route, message, 0.0))
             return self.replies.result(await asking.waiter.wait(timeout, lambda: self.replies.late(message, timeout)))

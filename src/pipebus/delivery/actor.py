@@ -32,7 +32,7 @@ from pipebus.pipeline.places import Place
 from pipebus.pipeline.shapes import SelfLinking
 from pipebus.running.loops import LoopWorker, in_context
 from pipebus.running.runners import Here, carried, current_mailbox
-from pipebus.waiting.once import Gates, Loop
+from pipebus.waiting.latch import LoopWaiter, ThreadWaiter
 
 if TYPE_CHECKING:
     from pipebus.bus.bus import Bus
@@ -118,7 +118,7 @@ class Actor(Address, SelfLinking):
             question = self._question(message, arriving)
             if question is None:
                 return message
-            waiter = Gates(question)
+            waiter = ThreadWaiter(question)
             with self._asking() as circle:
                 _refuse(circle)
                 self._mailbox().ask(question)
@@ -131,7 +131,7 @@ class Actor(Address, SelfLinking):
             question = self._question(message, arriving)
             if question is None:
                 return message
-            waiter = Loop(question)
+            waiter = LoopWaiter(question)
             with self._asking() as circle:
                 _refuse(circle)
                 self._mailbox().ask(question)

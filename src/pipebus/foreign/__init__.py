@@ -1,1 +1,1 @@
-"""What is not ours: objects of the user's whose own methods may raise, lie or be slow."""
+"""Objects of the user, whose own methods may raise, lie or be slow; and where log lines go."""

@@ -1,4 +1,4 @@
-"""Where log lines go: to structlog or the standard library's logging where these are configured, else to standard error."""
+"""Where log lines go: to structlog or the standard library's logging if one is configured, otherwise to standard error."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _stdlib = logging.getLogger("pipebus")
 
 def get_logger(**facts: Any) -> Any:
     """
-    A structlog logger, fetched when it is used. The library configures nothing.
+    A structlog logger. Callers fetch it for each use: the program may configure logging at any time, and pipebus never does.
 
-    Where the program has configured structlog, lines go there; else, where it has configured the standard library's logging,
-    to the logger `pipebus`. Where it has configured neither, lines of level info and above go to standard error, so that
-    lost work is seen: structlog's own default would print everything, on standard output.
+    If the program has configured structlog, lines go there; otherwise, if it has configured the standard library's logging, to
+    the logger `pipebus`. If it has configured neither, lines of level info and above go to standard error, so that lost work
+    gets noticed. (structlog's own default would print everything, to standard output.)
     """
     import structlog
 
@@ -32,14 +32,14 @@ def get_logger(**facts: Any) -> Any:
 
 
 def logging_configured() -> bool:
-    """The program has decided where log lines go."""
+    """True if the program has decided where log lines go."""
     import structlog
 
     return structlog.is_configured() or stdlib_configured()
 
 
 def stdlib_configured() -> bool:
-    """The logger `pipebus` has a handler, its own or an ancestor's; or a level, or has been switched off."""
+    """True if the logger `pipebus` has a handler (its own or an ancestor's) or a level, or is switched off."""
     switched = _stdlib.level or _stdlib.disabled or not _stdlib.propagate or logging.root.manager.disable
     return bool(switched) or _stdlib.hasHandlers()
 
@@ -83,12 +83,14 @@ def _exception_as_text(_: Any, __: str, facts: Any) -> Any:
 
 
 class _Stderr:
-    """Standard error as it is at this moment; one write for each line, so that threads do not mix theirs."""
+    """The current standard error, with one write for each line, so that the lines of two threads do not mix."""
 
     def write(self, line: str) -> None:
         stream = sys.stderr
         if stream is not None:
-            with suppress(OSError, ValueError):  # a pipe that nobody reads, or a closed file: there is nowhere to say so
+            with suppress(
+                OSError, ValueError
+            ):  # a pipe that nobody reads, or a closed file: there is no place left to report it
                 stream.write(line + "\n")
 
     debug = info = warning = error = critical = write

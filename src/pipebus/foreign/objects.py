@@ -1,10 +1,10 @@
 """
-Foreign objects: errors, bodies, subjects and observers of the user's, whose own methods may raise, lie or be slow.
+Foreign objects: the user's errors, bodies, subjects and observers, whose own methods may raise, lie or be slow.
 
-The bus signs, trims, counts and prints what it did not make. An error may be a frozen dataclass, refuse attributes or have a
-`__str__` that raises; so each function here goes past the object's own methods where it can, and falls back to the name of
-the class where it cannot. None of them raises, except that a KeyboardInterrupt on the main thread passes through: there it
-is a person's.
+The bus signs, trims, counts and prints objects that it did not make. An error may be a frozen dataclass, refuse attributes or
+have a `__str__` that raises. So each function here bypasses the object's own methods where it can, and falls back to the name
+of the class where it cannot. None of them raises, except that a KeyboardInterrupt on the main thread passes through, because
+there it comes from a person.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final
 
 attributes: Final[Callable[[BaseException], dict[str, Any]]] = BaseException.__dict__["__dict__"].__get__
-"""An error's attributes, past its own `__getattribute__` and `__setattr__`."""
+"""An error's attributes, bypassing its own `__getattribute__` and `__setattr__`."""
 
 _class_name: Final[Callable[[type], str]] = type.__dict__["__name__"].__get__
 _traceback: Final[Any] = BaseException.__dict__["__traceback__"]
@@ -27,39 +27,39 @@ _context: Final[Any] = BaseException.__dict__["__context__"]
 
 
 def is_a(thing: object, kind: type | tuple[type, ...]) -> bool:
-    """`isinstance`, by the object's real class: its `__class__` may lie or raise."""
+    """`isinstance` by the object's real class, because its `__class__` may lie or raise."""
     return issubclass(type(thing), kind)
 
 
 def class_name(thing: object) -> str:
-    """Name of the object's class, as it was defined."""
+    """The name of the object's class, as it was defined."""
     return printable(_class_name(type(thing)))
 
 
 def printable(text: str) -> str:
-    """`text` as a plain `str` that UTF-8 can hold: lone surrogates are escaped."""
+    """`text` as a plain `str` that UTF-8 can encode: lone surrogates are escaped."""
     plain = str.__str__(text)
     return plain if plain.isascii() else plain.encode("utf-8", "backslashreplace").decode()
 
 
 def plain_text(value: Any) -> Any:
     """
-    A string of a subclass (a member of an Enum, a `Subject`) as the plain text that it holds; anything else as it is.
+    A string of a subclass (a member of an Enum, a `Subject`) as the plain text that it holds; anything else unchanged.
 
-    Not `str(value)`, which asks the subclass: a member of `class Topic(str, Enum)` answers with its name. And all that is
-    made plain where it comes in can be compared, hashed, split and written without a thought of what a subclass makes of it.
+    `str(value)` would call the subclass: a member of `class Topic(str, Enum)` returns its name. Strings are made plain where
+    they come in, so that later code can compare, hash, split and write them without running methods of a subclass.
     """
     return str.__str__(value) if type(value) is not str and issubclass(type(value), str) else value
 
 
 def spared(error: BaseException) -> None:
-    """In an `except BaseException`: let a person's Ctrl-C through, swallow what a foreign method raised."""
+    """In an `except BaseException`: raise a person's Ctrl-C again, swallow what a foreign method raised."""
     if is_a(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
         raise error
 
 
 def shown(thing: object) -> str:
-    """`repr`, or the name of the class where that fails."""
+    """`repr`, or the name of the class if that fails."""
     try:
         return printable(repr(thing))
     except BaseException as error:
@@ -68,7 +68,7 @@ def shown(thing: object) -> str:
 
 
 def said(thing: object) -> str:
-    """`str`, or what `shown` makes of it where that fails."""
+    """`str`, or `shown` if that fails."""
     try:
         return printable(thing if isinstance(thing, str) else str(thing))
     except BaseException as error:
@@ -77,7 +77,7 @@ def said(thing: object) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Class and text of an error, as in "KeyError: 'x'"; the name of the class alone where it has no readable text."""
+    """Class and text of an error, as in "KeyError: 'x'"; only the name of the class if the text cannot be read or is empty."""
     try:
         text = printable(str(error))
     except BaseException as failure:
@@ -87,7 +87,7 @@ def text_of(error: BaseException) -> str:
 
 
 def note(error: BaseException, text: str) -> None:
-    """`add_note`, also on an error that refuses attributes."""
+    """`add_note`, even on an error that refuses attributes."""
     notes = attributes(error).setdefault("__notes__", [])
     if type(notes) is list:
         notes.append(text)
@@ -99,19 +99,19 @@ def traceback_of(error: BaseException) -> TracebackType | None:
 
 
 def set_traceback(error: BaseException, trace: TracebackType | None) -> None:
-    """`with_traceback`, also on an error that refuses attributes."""
+    """`with_traceback`, even on an error that refuses attributes."""
     _traceback.__set__(error, trace)
 
 
 def causes_of(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """The error's cause and its context."""
+    """The error's `__cause__` and `__context__`."""
     return _cause.__get__(error), _context.__get__(error)
 
 
 def comes_from(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
     """
-    Whether an error of these kinds has led to `error`: it is one, or there is one in its group, among its causes, or among
-    those that it was raised on top of.
+    True if an error of these kinds has led to `error`: it is one, or one is in its group, among its causes, or among the errors
+    during whose handling it was raised.
     """
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
@@ -129,12 +129,12 @@ def comes_from(error: BaseException, kinds: type[BaseException] | tuple[type[Bas
 
 
 def exit_code(error: BaseException) -> object:
-    """What a SystemExit was raised with."""
+    """The argument of a SystemExit."""
     return _code.__get__(error)
 
 
 def formatted(error: BaseException) -> str:
-    """The error with the last 20 frames of its traceback, as Python prints it; with less where it cannot be printed whole."""
+    """The error as Python prints it, with the last 20 frames of its traceback; with fewer details if it cannot be printed."""
     try:
         return printable("".join(traceback.format_exception(error, limit=-20)))
     except BaseException as failure:
@@ -146,7 +146,7 @@ def formatted(error: BaseException) -> str:
 
 
 def places_of(error: BaseException) -> str:
-    """File, function and line of each frame of the traceback: equal for errors that arise in the same place."""
+    """File, function and line of each frame of the traceback; equal for errors from the same place."""
     return "".join(
         f"{frame.f_code.co_filename}:{frame.f_code.co_name}:{line};" for frame, line in traceback.walk_tb(traceback_of(error))
     )

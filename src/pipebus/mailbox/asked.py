@@ -17,13 +17,13 @@ from pipebus.errors import BusClosed
 from pipebus.mailbox.mailbox import Item, Mailbox, Owner, Parcel, Rules
 from pipebus.mailbox.shared import SharedMailbox
 from pipebus.message.message import Message
+from pipebus.waiting.latch import Latch
 from pipebus.waiting.locks import free
-from pipebus.waiting.once import Once
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
 
-class Question(Once):
+class Question(Latch):
     """One message that a chain asks a filter actor about; given an `Answer`."""
 
     __slots__ = ("context", "inside", "message")

@@ -1,1 +1,1 @@
-"""What became of messages: counts, observers, dead letters."""
+"""What happened to messages: counts, observers, dead letters."""

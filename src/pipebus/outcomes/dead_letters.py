@@ -1,7 +1,7 @@
 """
-Dead letters: what could not be handled, kept with the reason, to be looked at, replayed or discarded.
+Dead letters: messages that could not be handled, kept with the reason, to be inspected, replayed or discarded.
 
-Bounded: over the cap the oldest is evicted, and counted as dropped (`evicted`) by the subscription that it came from.
+The store is bounded. Above its cap the oldest letter is evicted, and counted as dropped (`evicted`) by its subscription.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class DeadLetter(msgspec.Struct, frozen=True):
     One message that could not be handled.
 
     Args:
-        id: The letter's own id; what `show`, `replay` and `discard` take.
-        message: As it was published (on the publish side: as it came to the pipeline that rules the error).
+        id: The letter's own id, for `show`, `replay` and `discard`.
+        message: As it was published; on the publish side, as it reached the pipeline whose `on_error` applied.
         subscription: Name of the subscription that failed, or "publish".
         by: Name of the filter or handler in which the error arose.
         error: Type and text of the error.
-        digest: 12 hex digits over the error's type and the places in its traceback; equal for equal failures.
+        digest: 12 hex digits of a hash over the error's type and the places in its traceback; equal for equal failures.
         traceback: The last frames, as text.
-        attempts: Takings from the mailbox.
-        first_time, time: First taking and death, seconds since 1970-01-01 UTC.
+        attempts: How often it was taken from the mailbox.
+        first_time, time: When it was first taken and when it died, in seconds since 1970-01-01 UTC.
     """
 
     id: str
@@ -66,16 +66,16 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 def digest_of(error: BaseException) -> str:
-    """Equal for errors of one type from one place, whatever their text says."""
+    """Equal for errors of the same type from the same place, whatever their text."""
     kind = f"{class_name(error)}|{places_of(error)}"
     return hashlib.sha256(kind.encode("utf-8", "backslashreplace")).hexdigest()[:12]
 
 
 class Source(msgspec.Struct):
-    """What a store has to do for a letter's origin, handed down by whoever buried it."""
+    """What a store must do for the origin of a letter: the subscription or route that made it provides these functions."""
 
     revive: Callable[[Message[Any]], None]  # raises if there is no room
-    bury: Callable[[Message[Any], str], None]  # the letter is gone: count it, under this reason
+    letter_gone: Callable[[Message[Any], str], None]  # called when the letter is gone, to count it under this reason
 
 
 class DeadLetters:
@@ -83,12 +83,12 @@ class DeadLetters:
     The store in memory.
 
     Args:
-        cap: Most letters kept, >= 1.
-        locks: Of its bus.
+        cap: The most letters kept, >= 1.
+        locks: Those of its bus.
     """
 
     settles = False
-    """Keeping a letter settles the delivery too."""
+    """True in stores where keeping a letter also settles its delivery."""
 
     def __init__(self, cap: int = 10_000, locks: Locks | None = None) -> None:
         self.cap = cap
@@ -104,7 +104,7 @@ class DeadLetters:
         self, message: Message[Any], error: BaseException, source: Source, *, subscription: str, by: str | None,
         attempts: int, first_time: float, time: float, token: Any = None,
     ) -> DeadLetter:  # fmt: skip
-        """Make a letter and keep it; `token` is what a transport knows the delivery by."""
+        """Make a letter and keep it; `token` identifies the delivery to the transport."""
         letter = DeadLetter(
             id=self.next_id(),
             message=message,
@@ -124,7 +124,7 @@ class DeadLetters:
         return f"d{next(self._numbers)}"
 
     def keep(self, letter: DeadLetter, source: Source, token: Any) -> None:
-        """Keep a letter; over the cap the oldest goes."""
+        """Keep a letter; above the cap, evict the oldest."""
         evicted: list[tuple[DeadLetter, Source]] = []
         with free(self._lock):
             self._letters[letter.id] = (letter, source)
@@ -136,26 +136,26 @@ class DeadLetters:
                     self.evicted += 1
                     excess -= 1
         for old, origin in evicted:
-            origin.bury(old.message, "evicted")
+            origin.letter_gone(old.message, "evicted")
 
     def list(self, subscription: str | None = None) -> list[DeadLetter]:
-        """All letters, oldest first; those of one subscription if it is named."""
+        """All letters, or those of one subscription, oldest first."""
         with free(self._lock):
             letters = [letter for letter, _ in self._letters.values()]
         return [letter for letter in letters if subscription in (None, letter.subscription)]
 
     def show(self, id: str) -> DeadLetter:
-        """One letter, whole."""
+        """One letter, complete."""
         with free(self._lock):
             return self._get(id)[0]
 
     def replay(self, id: str) -> None:
         """
-        Give the message back to the subscription that failed, attempts counted anew; one that died in a publish chain is
-        published anew.
+        Give the message back to the subscription that failed, with attempts counted from zero. A message that died in a publish
+        chain is published again.
 
         Raises:
-            DeadLetterError: no such letter, or its subscription is full or gone (the letter stays).
+            DeadLetterError: there is no such letter, or its subscription is full or gone (the letter stays).
         """
         self.locks.check()
         with free(self._lock):
@@ -171,16 +171,16 @@ class DeadLetters:
 
     def discard(self, id: str) -> None:
         """
-        Throw a letter away; counted as dropped (`discarded`).
+        Delete a letter; it counts as dropped (`discarded`).
 
         Raises:
-            DeadLetterError: no such letter.
+            DeadLetterError: there is no such letter.
         """
         self.locks.check()
         with free(self._lock):
             letter, source = self._get(id)
             del self._letters[id]
-        source.bury(letter.message, "discarded")
+        source.letter_gone(letter.message, "discarded")
 
     def _get(self, id: str) -> tuple[DeadLetter, Source]:
         if id in self._replaying:

@@ -1,5 +1,5 @@
 """
-The ledger: what became of messages on the publish side, counted by place and reason, and told to the observers.
+The ledger: counts what happens to messages on the publish side, and notifies the observers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipebus.pipeline.callables import name_of
 from pipebus.waiting.locks import Locks, free
 
 REASONS: Final = 1000
-"""Most different reasons counted by name; further ones are counted as "(other)"."""
+"""The most reasons that are counted by name; further ones are counted as "(other)"."""
 
 
 class Ledger:
@@ -30,9 +30,9 @@ class Ledger:
     One for each bus.
 
     Args:
-        name: The bus's, for its log lines.
-        interrupted: Told of a SystemExit or KeyboardInterrupt in an observer.
-        locks: Of its bus.
+        name: The name of the bus, for log lines.
+        interrupted: Called with a SystemExit or KeyboardInterrupt that an observer raised.
+        locks: Those of its bus.
     """
 
     def __init__(self, name: str, interrupted: Callable[[BaseException], None], locks: Locks | None = None) -> None:
@@ -40,22 +40,24 @@ class Ledger:
         self.interrupted = interrupted
         self.observed = False
         self._observers: list[Callable[[Any], object]] = []
-        self._kinds: dict[tuple[str, str, str], tuple[int, str]] = {}  # failures so far: how often, and the last one's text
+        self._kinds: dict[
+            tuple[str, str, str], tuple[int, str]
+        ] = {}  # each kind of failure: how often it happened, and its last text
         self._lock = (locks or Locks()).new()
-        self._notes: deque[tuple[str, str, str]] = deque()  # what is not counted yet: figure, by whom, reason
+        self._notes: deque[tuple[str, str, str]] = deque()  # events that are not counted yet: (figure, filter, reason)
         self._totals: Counter[str] = Counter()  # figures without a reason
         self._dropped: dict[str, Counter[str]] = {}
         self._rejected: dict[str, Counter[str]] = {}
         self._errors: Counter[str] = Counter()
 
-    # --- telling -------------------------------------------------------------------------------------------------------
+    # --- notifying -----------------------------------------------------------------------------------------------------
 
     def observe(self, observer: Callable[[Any], object]) -> None:
         self._observers.append(observer)
         self.observed = True
 
     def emit(self, event: events.Event | None) -> None:
-        """Tell the observers; what one of them raises is counted and logged, and goes no further."""
+        """Notify the observers; an error of an observer is counted and logged, but not raised."""
         if event is None:
             return
         for observer in self._observers:
@@ -69,11 +71,14 @@ class Ledger:
 
     def failed(self, event: str, error: BaseException, **facts: Any) -> None:
         """
-        Log an error with its traceback, once for each kind: one event, one place, one class of error. Further ones are counted:
-        where logging is configured each has a line without the traceback, else every tenth power has one, and `repeats` tells
-        the rest. Never raises.
+        Log an error with its traceback, once for each kind (event, place and class of error). If logging is configured, further
+        errors of a kind get a line without traceback; otherwise only the tenth, hundredth, … do, and `repeats` logs the total.
+        Never raises.
         """
-        kind, text = (event, facts.get("subscription", ""), digest_of(error)), text_of(error)  # the error's own code: no lock
+        kind, text = (
+            (event, facts.get("subscription", ""), digest_of(error)),
+            text_of(error),
+        )  # runs code of the error, so not under the lock
         with self._lock:
             if kind not in self._kinds and len(self._kinds) >= REASONS:
                 kind = (event, "", "(other)")
@@ -81,19 +86,19 @@ class Ledger:
             self._kinds[kind] = (times, text)
         if times == 1:
             self.warn(event, **facts, error=text, exc_info=error)
-        elif logging_configured() or _is_told(times):
+        elif logging_configured() or _has_line(times):
             self.warn(event, **facts, error=text, times=times)
 
     def repeats(self) -> None:
-        """At a stop: how often each kind of failure came, where the lines so far do not say it."""
+        """At a stop: log how often each kind of failure happened, unless its last line already says so."""
         with self._lock:
             kinds, self._kinds = self._kinds, {}
         for (event, subscription, _), (times, text) in kinds.items():
-            if not _is_told(times) and not logging_configured():
+            if not _has_line(times) and not logging_configured():
                 self.warn(event, subscription=subscription, error=text, times=times)
 
     def warn(self, event: str, **facts: Any) -> None:
-        """A warning from where nothing may be raised: a logger that fails is counted, not let through."""
+        """Log a warning where nothing may be raised: an error of the logger is only counted."""
         try:
             get_logger(bus=self.name).warning(event, **facts)
         except BaseException as error:
@@ -102,26 +107,26 @@ class Ledger:
                 self._live_on(error)
 
     def _live_on(self, error: BaseException) -> None:
-        """A worker, or the timer, is not ended by somebody who only listens. The main thread may be interrupted anywhere."""
+        """An observer must not end a worker or the timer. On the main thread the interruption is raised, as usual in Python."""
         if threading.current_thread() is threading.main_thread():
             raise error
         self.interrupted(error)
 
     def debug(self, event: str, **facts: Any) -> None:
-        with suppress(Exception):  # nothing depends on this line
+        with suppress(Exception):  # a logger that fails must not affect the caller
             get_logger(bus=self.name).debug(event, **facts)
 
     # --- counting ------------------------------------------------------------------------------------------------------
 
     def _count(self, figure: str, by: str = "", reason: str = "") -> None:
-        """Code that has interrupted this thread while it counts leaves a note for it, or for whoever counts next."""
+        """Count an event. A signal handler that interrupts this only adds a note, which this call or the next one counts."""
         self._notes.append((figure, by, reason))
         if not self._lock._is_owned():
             with self._lock:
                 self._add_up()
 
     def _add_up(self) -> None:
-        """Called with the lock held."""
+        """Count all notes; the caller holds the lock."""
         while self._notes:
             figure, by, reason = self._notes.popleft()
             if figure == "dropped":
@@ -144,18 +149,18 @@ class Ledger:
             self.emit(events.Discarded(message, PUBLISH, outcome.reason, outcome.by))
 
     def refused(self, message: Message[Any], error: BaseException) -> None:
-        """An error leaves the bus: our frames and our signature are taken off."""
-        mark = blame.unsign(error)
+        """An error leaves the bus: remove the bus's frames and signature, and count it."""
+        step = blame.unsign(error)
         blame.trim(error)
         if is_a(error, Rejected):
             self._count("rejected", *_refusal(error))
         else:
             self._count("errors", class_name(error))
         if self.observed:
-            self.emit(events.Refused(message, error, mark.name if mark is not None else None))
+            self.emit(events.Refused(message, error, step.name if step is not None else None))
 
     def figures(self, published: int) -> dict[str, Any]:
-        """JSON-safe; `accepted` is what is left of `published`."""
+        """The counts, JSON-safe; `accepted` is `published` less everything that was rejected, dropped or failed."""
         with free(self._lock):
             self._add_up()
             rejected = {by: dict(reasons) for by, reasons in sorted(self._rejected.items())}
@@ -174,13 +179,13 @@ class Ledger:
             }
 
 
-def _is_told(times: int) -> bool:
-    """A failure that has a line of its own where logging is not configured: the first, the tenth, the hundredth, …"""
+def _has_line(times: int) -> bool:
+    """True for a failure that is logged even if logging is not configured: the first, the tenth, the hundredth, …"""
     return str(times).strip("0") == "1"
 
 
 def _refusal(error: Any) -> tuple[str, str]:
-    """By whom a message was refused, and why; the error's class may be a stranger's."""
+    """Who refused a message, and why. A user may have subclassed the error, so reading it may fail."""
     try:
         return printable(error.by or "unknown"), printable("; ".join(error.errors))
     except BaseException as failure:

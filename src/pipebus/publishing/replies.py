@@ -30,8 +30,8 @@ from pipebus.pipeline import routes, rules
 from pipebus.pipeline.services import Services
 from pipebus.publishing.router import Route, Router
 from pipebus.running.runners import current_mailbox
+from pipebus.waiting.latch import Latch
 from pipebus.waiting.locks import free
-from pipebus.waiting.once import Once
 
 PREFIX: Final = "_reply."
 SHORT: Final = 200
@@ -41,7 +41,7 @@ Outcome = Receipt | Dropped
 W = TypeVar("W")
 
 
-class Answer(Address, Once):
+class Answer(Address, Latch):
     """Where one request's answer is waited for: a reply, or the error to raise."""
 
     __slots__ = ("_drops", "_expected", "asker")
@@ -152,7 +152,7 @@ class Replies:
 
     # --- asking --------------------------------------------------------------------------------------------------------
 
-    def asking(self, subject: Any, kind: Callable[[Once], W]) -> Asking[W]:
+    def asking(self, subject: Any, kind: Callable[[Latch], W]) -> Asking[W]:
         """
         An address for the answer to a request on `subject`, and (of this kind) who waits for it: for a `with` block.
 

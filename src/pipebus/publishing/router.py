@@ -25,8 +25,8 @@ from pipebus.pipeline import blame, compose, contract, routes, rules, state
 from pipebus.pipeline.compose import Build, Node, Rest
 from pipebus.pipeline.services import Services
 from pipebus.publishing.room import forced
+from pipebus.waiting.elsewhere import on_executor
 from pipebus.waiting.locks import Locks
-from pipebus.waiting.once import on_executor
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 

@@ -23,8 +23,8 @@ from pipebus.errors import UnsupportedCapability
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern
+from pipebus.waiting.elsewhere import on_executor
 from pipebus.waiting.locks import Locks
-from pipebus.waiting.once import on_executor
 
 if TYPE_CHECKING:
     from pipebus.outcomes.dead_letters import DeadLetter, DeadLetters

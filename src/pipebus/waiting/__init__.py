@@ -1,1 +1,1 @@
-"""Waiting for one thing that somebody else gives, once."""
+"""Wait for another thread: locks, a value that is given once, a call that runs elsewhere."""

@@ -1,16 +1,16 @@
 """
 Locks that know their owner, for code that may interrupt itself.
 
-A signal handler and a finaliser (`__del__`) run between any two steps of a thread, also while that thread holds one of the
-bus's locks. If such code calls the bus, an ordinary lock would let the thread wait for itself forever. A reentrant lock would
-let it in, to a state that is half changed. So every lock of the bus is a reentrant one, and whoever takes it asks first:
+A signal handler or a finaliser (`__del__`) runs between any two steps of a thread, even while that thread holds a lock of the
+bus. If such code calls the bus, an ordinary lock would make the thread wait for itself forever, and a reentrant lock would let
+it see a half-changed state. So every lock of the bus is a reentrant one, and code that takes it checks first:
 
     with free(lock):
 
-The question and the `with` need not be one step: what runs in between, on this thread, has given the lock back when it ends.
+The check and the `with` need not be one step: anything that runs on this thread in between releases the lock before it ends.
 
-A call that waits for other threads asks about all locks of its bus (`Locks.check`). Those threads may need a lock that the
-interrupted code holds, and it cannot give that lock back before the wait is over.
+A call that waits for other threads checks all locks of its bus (`Locks.check`). Those threads may need a lock that the
+interrupted code holds, and which it cannot release before the wait is over.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Final
 from pipebus.errors import LifecycleError
 
 SHARED: Final = 16
-"""Locks that all mailboxes with several workers or readers share."""
+"""How many locks all mailboxes with several workers or readers share."""
 
 
 def interrupted() -> LifecycleError:
@@ -35,10 +35,10 @@ def interrupted() -> LifecycleError:
 
 def free(lock: Any) -> Any:
     """
-    The lock, to be taken by `with`.
+    The lock, for a `with`.
 
     Raises:
-        LifecycleError: this thread holds it already.
+        LifecycleError: this thread already holds it.
     """
     if lock._is_owned():
         raise interrupted()
@@ -55,22 +55,22 @@ class Locks:
         self._shared: list[Any] = []
         self._turn = itertools.count()
         self._others: list[Locks] = []
-        self.starting: set[int] = set()  # threads that are about to start one that all may wait for
+        self.starting: set[int] = set()  # threads that are about to start a thread for which all may wait
 
     def new(self) -> Any:
-        """One that lives as long as the bus."""
+        """A lock that lives as long as the bus."""
         lock = threading.RLock()
         self._all.append(lock)
         return lock
 
     def lend(self) -> Any:
-        """One that goes with its user."""
+        """A lock that lives as long as its user."""
         lock = threading.RLock()
         self._lent[next(self._numbers)] = lock
         return lock
 
     def share(self) -> Any:
-        """One of a few, for objects that may be many, so that `check` need not ask about each of them."""
+        """One of a few locks that many objects share, so that `check` has few to look at."""
         number = next(self._turn)
         if number < SHARED:
             lock = self.new()
@@ -79,13 +79,13 @@ class Locks:
         return self._shared[number % len(self._shared)]
 
     def add(self, others: Locks) -> None:
-        """Ask about a transport's too."""
+        """Check the locks of a transport too."""
         self._others.append(others)
 
     def check(self) -> None:
         """
         Raises:
-            LifecycleError: this thread holds one of them, or is about to start another thread that all may wait for.
+            LifecycleError: this thread holds one of the locks, or is about to start a thread for which all may wait.
         """
         if self.starting and threading.get_ident() in self.starting:
             raise interrupted()
@@ -95,7 +95,7 @@ class Locks:
         for others in self._others:
             others.check()
         if self._lent:
-            for reference in self._lent.valuerefs():  # a list: others lend and let go meanwhile
+            for reference in self._lent.valuerefs():  # a list, because other threads add and remove locks meanwhile
                 lock = reference()
                 if lock is not None and lock._is_owned():
                     raise interrupted()

@@ -16,7 +16,7 @@ from pipebus.transports.base import Binding
 from pipebus.transports.nats import wire
 from pipebus.transports.nats.publisher import random_id
 from pipebus.transports.nats.subjects import consumer_name, disjoint
-from pipebus.waiting.once import on_executor
+from pipebus.waiting.elsewhere import on_executor
 
 if TYPE_CHECKING:
     from pipebus.transports.nats.transport import NatsTransport

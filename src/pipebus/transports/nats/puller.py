@@ -34,7 +34,7 @@ from pipebus.transports.nats.company import Company
 from pipebus.transports.nats.link import Frame, Link, _Refused
 from pipebus.transports.nats.streams import NANO, NO_CONSUMER, NO_STREAM, RESUMED
 from pipebus.transports.nats.subjects import consumer_name, disjoint
-from pipebus.waiting.once import on_executor
+from pipebus.waiting.elsewhere import on_executor
 
 if TYPE_CHECKING:
     from pipebus.transports.nats.transport import NatsTransport

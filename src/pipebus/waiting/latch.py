@@ -1,0 +1,100 @@
+"""
+Wait for one value that another thread gives once: a reply, or the answer of a filter actor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from pipebus.clock import Gate
+
+EXPLORED: Final = "bytecode"  # simulations switch threads here: `testing.watch`
+
+
+PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
+
+
+class Services(Protocol):
+    """What waiting needs from the bus: a worker that waits gives up its slot."""
+
+    def wait(self, gate: Gate, timeout: float) -> bool: ...
+
+
+class Latch:
+    """Accepts the first value that is given, and refuses later ones."""
+
+    __slots__ = ("_open", "found", "wake")
+
+    def __init__(self) -> None:
+        self.wake: Callable[[], object]
+        self.found: Any = None
+        self._open = [True]  # the first giver pops it: list.pop is atomic
+
+    def give(self, found: Any) -> bool:
+        """False if another value was given before."""
+        try:
+            self._open.pop()
+        except IndexError:
+            return False
+        self.found = found
+        self.wake()
+        return True
+
+    @property
+    def over(self) -> bool:
+        return not self._open
+
+
+class ThreadWaiter:
+    """How a thread waits. Create it before the request is sent, since the answer may come at once."""
+
+    def __init__(self, latch: Latch) -> None:
+        self.latch = latch
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        latch.wake = self.gate.release
+
+    def wait(self, services: Services, timeout: float, late: Callable[[], Any]) -> Any:
+        """The value that was given, or after `timeout` seconds the result of `late`."""
+        if not services.wait(self.gate, timeout) and not self.latch.give(late()):
+            self.gate.acquire()  # a giver was faster, and is about to open the gate
+        return self.latch.found
+
+
+class LoopWaiter:
+    """How a coroutine waits; any thread can wake it."""
+
+    def __init__(self, latch: Latch) -> None:
+        self.latch = latch
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+        self.future: asyncio.Future[None] = self.loop.create_future()
+        latch.wake = self.wake
+
+    def wake(self) -> None:
+        try:
+            if threading.get_ident() == self.thread and asyncio._get_running_loop() is self.loop:
+                self._set()
+            else:
+                self.loop.call_soon_threadsafe(self._set)
+        except RuntimeError:
+            return  # the loop is closed, so nobody waits
+
+    def _set(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+    async def wait(self, timeout: float | None, late: Callable[[], Any]) -> Any:
+        """The value that was given, or after `timeout` seconds the result of `late`."""
+        if timeout is None:
+            await self.future
+        elif not self.future.done():
+            timer = self.loop.call_later(timeout, lambda: self.latch.give(late()))
+            try:
+                await self.future
+            finally:
+                timer.cancel()
+        return self.latch.found
