@@ -51,3 +51,15 @@ def test_each_folder_with_several_modules_has_a_contract_of_its_own() -> None:
 def test_the_file_to_read_first_is_short() -> None:
     """`compose.py` is read in ten minutes."""
     assert len((PACKAGE / "pipeline" / "compose.py").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_glossary_is_short_and_has_the_names_of_the_code() -> None:
+    """At most thirty words, in order; each name in code style exists."""
+    page = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    words = re.findall(r"^\| ([a-z ]+) \|", page, re.MULTILINE)[1:]
+    assert words == sorted(words)
+    assert len(words) <= 30
+    source = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    names = set(re.findall(r"`([A-Za-z_]+)`", page))
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", source)] == []
+    assert "(glossary.md)" in PAGE
