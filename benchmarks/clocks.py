@@ -1,4 +1,4 @@
-"""The clocks of the workloads that are no stream from one publisher to one handler: crowds of handlers, and round trips."""
+"""The clocks of the workloads that are not a stream from one publisher to one handler: crowds of handlers, and round trips."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def time_crowd(open_crowd: Callable[[Crowd], Flow], subjects: Sequence[str], siz
     Time from the first publish until each of many handlers has seen the last message of its own.
 
     Args:
-        open_crowd: Makes the road to all handlers.
+        open_crowd: Makes the route to all handlers.
         subjects: One for each handler; several may share one.
         size: Messages that handlers see, altogether, after a warm-up that is not counted. Subjects are published to
             in a shuffled order, each equally often.
@@ -82,7 +82,7 @@ def time_crowd(open_crowd: Callable[[Crowd], Flow], subjects: Sequence[str], siz
 
 def time_publishers(open_flow: Callable[[Handler], Flow], publishers: int, size: int) -> dict[str, float]:
     """
-    Time from the moment when all publishing threads stand at the start until the handler has seen the last message.
+    Time from the moment when all publishing threads are ready to start until the handler has seen the last message.
 
     Args:
         publishers: Threads that share `size` messages.

@@ -19,7 +19,7 @@ Expectation = Callable[[Any], bool]
 
 
 class Flow(NamedTuple):
-    """An open road from `publish(subject, body)` to a handler on another thread, and how to end it."""
+    """An open route from `publish(subject, body)` to a handler on another thread, and how to end it."""
 
     publish: Callable[[str, Any], Any]
     close: Callable[[], Any]
@@ -97,7 +97,7 @@ def time_flow(open_flow: Callable[[Handler], Flow], size: int, expect: Expectati
     Time from the first publish until the handler, on another thread, has seen the last message.
 
     Args:
-        open_flow: Makes the road to a handler.
+        open_flow: Makes the route to a handler.
         size: Messages, after a warm-up that is not counted.
         expect: Looks at the last message that arrived, after the clock stopped: contenders that are compared
             must have done the same work.

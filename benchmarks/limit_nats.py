@@ -168,7 +168,7 @@ class Publisher:
 
 
 async def consume_fetched(client: Any, handle: Handle) -> None:
-    """As nats-py offers it: fetch, handle, acknowledge, for ever."""
+    """As nats-py offers it: fetch, handle, acknowledge, forever."""
     import nats.errors
 
     subscription = await client.jetstream().pull_subscribe_bind(NAME, STREAM)

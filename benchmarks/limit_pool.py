@@ -3,7 +3,7 @@ The hand-written limit where there are many subscribers: mailboxes, a ready list
 
 A mailbox that gets its first message is put on the ready list; the thread that takes it from there works through it until
 it is empty. So each subscriber sees its messages in order and one at a time, and a slow one keeps one thread, not all.
-The orders that could lose a message or run a mailbox twice are closed (beside the code); nothing else is promised.
+The orders that could lose a message or run a mailbox twice are closed (next to the code); nothing else is promised.
 
 There are two, because one cannot be best at both: `Pool` keeps a deque for each mailbox and is the fastest; `SparePool`
 makes one on demand and lets it go, and is the smallest while nothing happens.
@@ -144,7 +144,7 @@ class SparePool(Pool):
     """Mailboxes that have a deque while there is mail. Anything with `handle` and `items` is one."""
 
     # `items` changes under the lock only. A put reads it, appends, and reads it again: a deque that was let go in between
-    # is nobody's any more, so the put takes its message back out and begins anew. If the thread that emptied the mailbox
+    # is nobody's any more, so the put takes its message back out and begins again. If the thread that emptied the mailbox
     # has seen the message, or has put the deque back, there is nothing left to do.
     #
     # Nobody waits for the lock: who finds it taken lets the other thread run and tries again. A thread that waited would be

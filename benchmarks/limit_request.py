@@ -1,8 +1,8 @@
 """
 The hand-written limit where an answer comes back: one caller's question to one thread, or to one task of an event loop.
 
-No time-out, no error that travels back, no subject looked up, and whoever waits for an answer that does not come waits
-for ever.
+No time-out, no error that travels back, no subject looked up, and a wait for an answer that does not come lasts
+forever.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Question(Message):
 
 
 class Requests(NamedTuple):
-    """An open road there and back, and how to end it."""
+    """An open route there and back, and how to end it."""
 
     request: Callable[[str, Any], Message]
     close: Callable[[], Any]

@@ -2,7 +2,7 @@
 The hand-written limit of the durable workloads: loops over Python's sqlite3, one table, an index on the id.
 
 All use WAL. Where a program of a few lines would do without a thing, they do: there is one queue, and nobody whose claims
-have to be taken back when he dies, so what was claimed by a process that was killed stays claimed for ever.
+have to be taken back when he dies, so what was claimed by a process that was killed stays claimed forever.
 """
 
 from __future__ import annotations

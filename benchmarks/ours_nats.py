@@ -34,7 +34,7 @@ async def from_coroutines(publish: Callable[[], Any], publishers: int, size: int
 
 
 class Counter:
-    """Handlers that count; the loop is told when all have been seen."""
+    """Handlers that count; the loop is notified when all have been seen."""
 
     def __init__(self) -> None:
         self.seen = self.size = 0

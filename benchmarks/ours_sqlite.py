@@ -73,7 +73,7 @@ async def from_coroutines(bus: Any, publishers: int, size: int) -> None:
 
 
 def from_threads(bus: Any, publishers: int, size: int) -> float:
-    """The same from threads; seconds from the moment when all of them stand at the start."""
+    """The same from threads; seconds from the moment when all of them are ready to start."""
     start = Barrier(publishers + 1)
     failed: list[BaseException] = []
 

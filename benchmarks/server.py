@@ -62,7 +62,7 @@ class Server:
 
 def program() -> str:
     """
-    Where nats-server is: beside this Python, or on the path.
+    Where nats-server is: next to this Python, or on the path.
 
     Raises:
         SystemExit: Nowhere.

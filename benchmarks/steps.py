@@ -2,7 +2,7 @@
 Where the time goes: `python benchmarks/run.py --profile W1`.
 
 Two views from outside. *Steps*: timings of the same work with one step more each time; a step is the
-difference. While publishing is timed, the interpreter is told not to switch threads, so that the two sides
+difference. While publishing is timed, the interpreter does not switch threads, so that the two sides
 do not mix. *Calls*: how often each function runs for one message. They are counted by a profile hook and
 exact, where the times such a hook gives for functions this small would be mostly its own.
 """

@@ -1,5 +1,5 @@
 """
-Filters: the three shapes, a detour, a road of its own, around publishing and around a handler.
+Filters: the three shapes, a detour, a branch, around publishing and around a handler.
 
     python examples/02_filters.py
 
@@ -79,7 +79,7 @@ def expensive(message: Message) -> bool:
     return bool(message.body.price >= 100)
 
 
-bus.use(branch("refunds.*", stamped))  # a road of its own to the mailboxes: the filters below are skipped
+bus.use(branch("refunds.*", stamped))  # a separate way to the mailboxes: the filters below are skipped
 bus.use(Validate({"sales.*": Sale}))  # a dict that came from outside becomes a Sale, or is rejected
 bus.use(when(expensive, Discount(percent=10)))  # a detour, for some messages; then on with what follows
 bus.use(not_for_free)

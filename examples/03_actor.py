@@ -34,7 +34,7 @@ scribe = bus.spawn(Scribe("scribe"), run="thread")
 @bus.use
 @transform
 def tidy(message: Message[str]) -> Message[str] | Dropped:
-    """A filter, and as every publish filter run by whoever publishes. What is blank goes no further."""
+    """A filter. Like every publish filter it runs in the publisher's thread. Blank text goes no further."""
     text = message.body.strip()
     return message.with_body(text) if text else Dropped("nothing in it")
 

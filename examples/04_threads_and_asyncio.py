@@ -57,7 +57,7 @@ async def barista(order: Order) -> Order:
     return order.passed("barista")
 
 
-counter = bus.subscribe("orders.ready")  # no handler: whoever wants a message asks for it
+counter = bus.subscribe("orders.ready")  # no handler: the program reads its messages
 
 
 def waiter() -> None:

@@ -1,5 +1,5 @@
 """
-Request and reply: what a handler returns is the answer, and what it raises is told to whoever asked.
+Request and reply: what a handler returns is the answer, and what it raises reaches the requester.
 
     python examples/05_request_reply.py
 """

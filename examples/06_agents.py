@@ -4,7 +4,7 @@ Three agents at work on one text, and a budget that all their words are paid fro
     python examples/06_agents.py
 
 Planner, researcher and writer are actors that write to each other. Whatever is written to one of them passes the budget, an
-actor too: it lets a message through or drops it, and is told by mail when there is more to spend. What the agents think is
+actor too: it lets a message through or drops it, and learns by mail when there is more to spend. What the agents think is
 scripted, so the example needs no network and always says the same.
 """
 

@@ -149,7 +149,7 @@ def test_two_workers_would_sell_it_twice():
         found = error
     assert found is not None
     assert "one ticket was sold to" in found.why
-    assert "left = self.tickets" in found.story  # who stood where, line by line
+    assert "left = self.tickets" in found.story  # where each thread was, line by line
 
 
 # --- without pytest ----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ Orders that survive whatever happens to the program.
     python examples/08_durable.py
 
 Kill it whenever you like (Ctrl-C, or `kill -9` from another terminal) and start it again: it goes on where it was, each order
-is billed once, and it ends when all are. What it knows is in shop.db, beside where you stand; delete that to begin anew.
+is billed once, and it ends when all are. Its data is in shop.db in the current folder; delete that to start again.
 Give it the name of another file if you want one: python examples/08_durable.py /tmp/shop.db
 """
 

@@ -18,7 +18,7 @@ MOST = 1.18  # of the time of one: eight reach at least 0.85 of its throughput
 
 
 def pair(name: str, guarantees: str, open_flow: Callable[[Handler], Flow], most: float | None = None) -> dict[str, Contender]:
-    """The same road with one publisher and with many."""
+    """The same route with one publisher and with many."""
 
     def run(publishers: int, size: int) -> Mapping[str, float]:
         return time_publishers(open_flow, publishers, size)

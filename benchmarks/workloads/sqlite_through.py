@@ -119,7 +119,7 @@ THROUGH = Workload(
 
 # --- several processes -----------------------------------------------------------------------------------------------------
 
-# They start anew instead of being forked: pipebus refuses a file that was opened before a fork, and so does SQLite.
+# They are started instead of forked: pipebus refuses a file that was opened before a fork, and so does SQLite.
 fresh = multiprocessing.get_context("spawn")
 
 

@@ -20,7 +20,7 @@ WIDE = "the same with mailboxes that never fill, so that the coroutine need not 
 
 
 def open_limit(handle: Handler) -> Flow:
-    """The limit's road; the result is published by whoever handles."""
+    """The limit's route; the thread that handles a message publishes the result."""
 
     async def price(message: Any, publish: Callable[[str, Any], Any]) -> None:
         publish(RESULT, message.body)

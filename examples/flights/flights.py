@@ -1,4 +1,4 @@
-"""The handlers of `pipebus.toml` beside this file: plain functions, and what they keep."""
+"""The handlers of `pipebus.toml` next to this file: plain functions, and what they keep."""
 
 from collections import Counter
 

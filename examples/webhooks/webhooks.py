@@ -1,4 +1,4 @@
-"""What `pipebus.toml` beside this file cannot say by itself: a signature, three shapes, and what is done with them."""
+"""What `pipebus.toml` next to this file cannot say by itself: a signature, three shapes, and what is done with them."""
 
 import hashlib
 import hmac
