@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from contextlib import suppress
 from dataclasses import dataclass
 
 from pipebus.errors import AlreadySettled, PipelineError
-from pipebus.filters.retry import NEVER, classes, ended_by_stop, waits
-from pipebus.foreign.objects import is_a, text_of
+from pipebus.filters.backoff import NEVER, checked_classes, checked_waits, ended_by_stop, log_failure
+from pipebus.foreign.objects import is_a
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import state
@@ -63,8 +62,8 @@ class Redeliver(Around):
             isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1
         ):
             raise PipelineError(f"Redeliver.attempts={self.attempts!r}: it is a whole number of attempts, at least 1")
-        self.wait, self.max_wait = waits(self.wait, self.max_wait, self.jitter, "Redeliver")
-        self._on = classes(self.on, "Redeliver.on")
+        self.wait, self.max_wait = checked_waits(self.wait, self.max_wait, self.jitter, "Redeliver")
+        self._on = checked_classes(self.on, "Redeliver.on")
         self._random = random.Random()
         self._context: Context | None = None
 
@@ -86,20 +85,10 @@ class Redeliver(Around):
                 delivery.retry(delay=seconds)
             except AlreadySettled:
                 raise error from None
-            self._log(message, delivery.attempt, seconds, error)
+            log_failure(self._context, "delivery.returned", message, delivery.attempt, seconds, error)
             return Dropped("returned")
 
     def _wait(self, attempt: int) -> float:
         """Seconds to wait after this attempt."""
         wait = min(self.wait * 2.0 ** min(attempt - 1, 1000), self.max_wait)
         return wait * (1 - self.jitter * self._random.random())
-
-    def _log(self, message: Message, attempt: int, wait: float, error: Exception) -> None:
-        context = self._context
-        if context is None:
-            return
-        with suppress(Exception):  # a logger that fails must not affect the delivery
-            context.log.warning(
-                "delivery.returned", filter=context.name, subject=str(message.subject), id=message.id, attempt=attempt,
-                wait=round(wait, 6), error=text_of(error),
-            )  # fmt: skip

@@ -8,38 +8,15 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from pipebus.errors import (
-    CodecError,
-    HeaderError,
-    LifecycleError,
-    MessageError,
-    MessageTooLarge,
-    PipelineError,
-    Rejected,
-    SubjectError,
-    UnsupportedCapability,
-)
-from pipebus.foreign.objects import is_a, text_of
+from pipebus.errors import PipelineError
+from pipebus.filters.backoff import NEVER, checked_classes, checked_waits, ended_by_stop, log_failure
+from pipebus.foreign.objects import is_a
 from pipebus.message.message import Message
 from pipebus.pipeline import blame, state
 from pipebus.pipeline.shapes import Around, Context, Pause, Steps
-from pipebus.values import quantities
 from pipebus.values.quantities import Seconds
-
-NEVER: Final = (
-    Rejected,
-    PipelineError,
-    LifecycleError,
-    SubjectError,
-    HeaderError,
-    MessageError,
-    MessageTooLarge,
-    UnsupportedCapability,
-    CodecError,
-)
-"""Errors that another run would raise again."""
 
 
 @dataclass(eq=False)
@@ -87,8 +64,8 @@ class Retry(Around):
     def __post_init__(self) -> None:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
             raise PipelineError(f"Retry.attempts={self.attempts!r}: it is a whole number of runs, at least 1")
-        self.wait, self.max_wait = waits(self.wait, self.max_wait, self.jitter, "Retry")
-        self._on = classes(self.on)
+        self.wait, self.max_wait = checked_waits(self.wait, self.max_wait, self.jitter, "Retry")
+        self._on = checked_classes(self.on, "Retry.on")
         self.waits = self.wait > 0
         self.passes = self.attempts
         self._random = random.Random()
@@ -125,7 +102,7 @@ class Retry(Around):
                         raise
                     seconds = wait * (1 - self.jitter * self._random.random())
                     wait = min(wait * 2, self.max_wait)
-                    self._log(message, attempt, seconds, error)
+                    log_failure(self._context, "attempt.failed", message, attempt, seconds, error)
                     if self.waits:
                         step = blame.signed(error)
                         yield Pause(seconds)
@@ -138,22 +115,6 @@ class Retry(Around):
                 notes.over = True  # type: ignore[union-attr]
                 with suppress(ValueError):  # the generator was closed in another context
                     state.accepted.reset(token)
-
-    def _log(self, message: Message[Any], attempt: int, wait: float, error: Exception) -> None:
-        context = self._context
-        if context is None:
-            return
-        with suppress(Exception):  # a logger that fails must not affect the message
-            context.log.warning(
-                "attempt.failed", filter=context.name, subject=str(message.subject), id=message.id, attempt=attempt,
-                wait=round(wait, 6), error=text_of(error),
-            )  # fmt: skip
-
-
-def ended_by_stop(context: Context | None, error: BaseException) -> bool:
-    """True if the stop of the bus caused this error, so that another run would fail too."""
-    ask = getattr(context.bus, "ended_by_stop", None) if context is not None else None
-    return ask is not None and bool(ask(error))
 
 
 class _Notes(list[Any]):
@@ -169,44 +130,3 @@ class _Notes(list[Any]):
     def append(self, accepted: Any, /) -> None:
         if not self.over:
             super().append(accepted)
-
-
-def waits(wait: Any, max_wait: Any, jitter: Any, name: str) -> tuple[float, float]:
-    """
-    Check the settings of waits that double, for the filter called `name`; returns the shortest and longest in seconds.
-
-    Raises:
-        PipelineError: a setting has an impossible value.
-    """
-    shortest, longest = quantities.seconds(wait, f"{name}.wait"), quantities.seconds(max_wait, f"{name}.max_wait")
-    if longest < shortest:
-        raise PipelineError(f"{name}.max_wait={longest:g} is shorter than {name}.wait={shortest:g}; raise it, or wait less")
-    if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter <= 1:
-        raise PipelineError(f"{name}.jitter={jitter!r}: it is a fraction from 0 to 1")
-    return shortest, longest
-
-
-def classes(on: Any, what: str = "Retry.on") -> tuple[type[Exception], ...]:
-    """
-    The setting `on` as a tuple.
-
-    Raises:
-        PipelineError: it is not a class that can be tried again.
-    """
-    classes = tuple(on) if isinstance(on, (tuple, list)) else (on,)
-    if not classes:
-        raise PipelineError(f"{what}={on!r}: nothing would be tried again; name an exception class, or take the filter out")
-    for one in classes:
-        if not isinstance(one, type) or not issubclass(one, BaseException):
-            raise PipelineError(
-                f"{what}={on!r}: {one!r} is not an exception class; write on=ConnectionError, or a tuple of them"
-            )
-        if not issubclass(one, Exception):
-            raise PipelineError(
-                f"{what}={on!r}: {one.__name__} ends the program or task and is never tried again; write on=Exception"
-            )
-        if issubclass(one, NEVER):
-            raise PipelineError(
-                f"{what}={on!r}: {one.__name__} is never tried again, because it would only be raised again; take it out"
-            )
-    return classes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import msgspec
@@ -81,13 +81,6 @@ class Around:
     `at(place)`.
     """
 
-    waits: bool = False
-    bounds: bool = False
-    abandon: bool = False
-    repeats: bool = False
-    passes: int | None = 1
-    wants_delivery: bool = False
-
     def around(self, message: Message[Any], /) -> Steps:
         raise NotImplementedError(f"{type(self).__name__} has no `around(self, message)`")
 
@@ -143,28 +136,14 @@ class Traits:
     def of(cls, filter: object) -> Traits:
         """The traits of a filter."""
 
-        def flag(name: str) -> bool:
-            return bool(getattr(filter, name, False))
-
-        def words(name: str) -> tuple[str, ...]:
-            found = getattr(filter, name, ())
-            return (found,) if isinstance(found, str) else tuple(found)
-
-        return cls(
-            waits=flag("waits") or flag("bounds") or isinstance(filter, SelfLinking),
-            bounds=flag("bounds"),
-            abandon=flag("abandon"),
-            repeats=flag("repeats"),
-            passes=getattr(filter, "passes", 1),
-            wants_delivery=flag("wants_delivery"),
-            terminal=flag("terminal"),
-            reroutes=flag("reroutes"),
-            may_drop=flag("may_drop"),
-            requires=words("requires"),
-            provides=words("provides"),
-            deterministic=flag("deterministic"),
-            idempotent=flag("idempotent"),
-        )
+        found: dict[str, Any] = {}
+        for trait in fields(cls):
+            value: Any = getattr(filter, trait.name, trait.default)
+            if isinstance(trait.default, tuple):
+                value = (value,) if isinstance(value, str) else tuple(value)
+            found[trait.name] = bool(value) if isinstance(trait.default, bool) else value
+        found["waits"] = found["waits"] or found["bounds"] or isinstance(filter, SelfLinking)
+        return cls(**found)
 
 
 class FunctionTransform(Transform):
