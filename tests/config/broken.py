@@ -1699,7 +1699,7 @@ broken(
     attempts = 2
     jitter = 2
     """,
-    "bus.toml:5: filters.again: jitter = 2: it has to be a share from 0 to 1",
+    "bus.toml:5: filters.again: jitter = 2: it has to be a fraction from 0 to 1",
 )
 
 broken(
@@ -2212,7 +2212,7 @@ broken(
     ]
     """,
     'bus.toml:8: subscriptions[0] "billing": filter Reroute (position 2 of subscriptions[0] "billing" at '
-    "bus.toml:8) changes subjects, which only a publish filter may; publish the message anew from the handler, "
+    "bus.toml:8) changes subjects, which only a publish filter may; publish the message again from the handler, "
     "or use(…) it on the publish side",
     handlers=BILL,
 )
@@ -2230,7 +2230,7 @@ broken(
     filters = ["by-country"]
     """,
     "bus.toml:8: pipelines[0]: filter by-country (position 1 of pipelines[0] at bus.toml:8) changes subjects, "
-    "which only a publish filter may; publish the message anew from the handler, or use(…) it on the publish side",
+    "which only a publish filter may; publish the message again from the handler, or use(…) it on the publish side",
 )
 
 broken(
@@ -2362,7 +2362,7 @@ broken(
     "bus.toml: 2 problems; nothing was loaded",
     'bus.toml:4: pipelines[0]: filter priced (position 1 of pipelines[0] at bus.toml:4) requires "validated", '
     "which no filter before it provides; add one in front of it",
-    "bus.toml:6: pipelines[0]: filter Expire (position 3 of pipelines[0] at bus.toml:6) stands behind "
+    "bus.toml:6: pipelines[0]: filter Expire (position 3 of pipelines[0] at bus.toml:6) comes after "
     'branch(">") (at bus.toml:5), which takes all of its messages, so it can never run; move it in front of '
     'branch(">")',
     allow=("shop27",),
@@ -3002,8 +3002,8 @@ broken(
     [[pipelines]]
     filters = [{ use = "reroute", to = "orders.{${env:PIPEBUS_S8}}" }]
     """,
-    'bus.toml:3: pipelines[0].filters[0] "reroute": to = "orders.{${env:PIPEBUS_S8}}": {${env:PIPEBUS_S8}} is no '
-    "field; there are subject, key, id, headers.NAME and body.FIELD",
+    'bus.toml:3: pipelines[0].filters[0] "reroute": to = "orders.{${env:PIPEBUS_S8}}": {${env:PIPEBUS_S8}} is not '
+    "a field; there are subject, key, id, headers.NAME and body.FIELD",
     env={"PIPEBUS_S8": "hunter2"},
     secret="hunter2",
 )

@@ -1,4 +1,4 @@
-"""Drop: what nobody wants ends here, counted, with a reason."""
+"""Drop: end unwanted messages here, and count them by reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Enrich: add what the publisher did not know."""
+"""Enrich: add fields that the publisher does not know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Expire: a message that waited too long is worse than no message."""
+"""Expire: an outdated message is worse than no message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields: bodies and headers put into shape, without code."""
+"""Fields: change the fields of bodies and headers without code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reroute: the subject follows from what the message holds."""
+"""Reroute: compute the subject from the message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SetHeaders: headers that every message of a chain carries."""
+"""SetHeaders: give every message of a chain the same headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tap: let somebody look, and change nothing."""
+"""Tap: look at messages without changing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Validate: a body that is not what its subject promises never reaches a mailbox."""
+"""Validate: a body that does not fit its subject never reaches a mailbox."""
 
 from __future__ import annotations
 
