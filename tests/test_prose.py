@@ -18,7 +18,8 @@ REWRITTEN_SOON = [f"src/pipebus/{folder}" for folder in ("bus", "delivery", "mai
 
 STILL_TO_REWRITE = [
     *(f"src/pipebus/{folder}" for folder in ("cli", "config", "demo", "inputs", "testing", "transports", "values")),
-    *("src/pipebus_pytest.py", "tests", "README.md"),
+    "tests",
+    "README.md",
 ]
 """Exempt because somebody is rewriting their prose; an entry goes as soon as its folder is clean."""
 

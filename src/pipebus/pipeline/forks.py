@@ -63,7 +63,7 @@ class Selector:
             return True if self.pattern.covers(subject) else None if self.pattern.overlaps(subject) else False
         return self.pattern.matches(subject)
 
-    def ask(self) -> Callable[[Message[Any]], object]:
+    def decider(self) -> Callable[[Message[Any]], object]:
         """The function that decides for one message."""
         if self.predicate is not None:
             return self.predicate
@@ -94,7 +94,7 @@ class Fork(Node):
         inside = self.inside(next_, build)
         if decided:
             return inside
-        return _LINKS[build.colour](StepId(self.name, scope=build.scope), self.test.ask(), inside, next_)
+        return _LINKS[build.colour](StepId(self.name, scope=build.scope), self.test.decider(), inside, next_)
 
 
 class When(Fork):
