@@ -17,7 +17,7 @@ from pipebus.filters.timeout import Timeout
 from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Stage
 from pipebus.testing.contract.tools import Seen, figures, next_life, running, together, until
-from pipebus.testing.history import History
+from pipebus.testing.history.history import History
 
 
 class TestCancellation:

@@ -15,7 +15,7 @@ from typing import NoReturn
 from pipebus import events
 from pipebus.bus.bus import Bus
 from pipebus.message.message import Message
-from pipebus.testing.history import History
+from pipebus.testing.history.history import History
 
 ATTEMPTS = 3
 """The attempts of each subscription here."""

@@ -15,7 +15,7 @@ from pipebus.message.outcomes import Receipt
 from pipebus.testing.contract.stage import Stage
 from pipebus.testing.contract.table import NO_PATTERN, NO_SUBJECT, ROWS
 from pipebus.testing.contract.tools import Seen, assert_refused, figures, never, running, survives, together, until
-from pipebus.testing.history import History
+from pipebus.testing.history.history import History
 
 
 class TestDelivery:

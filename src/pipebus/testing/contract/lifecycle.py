@@ -30,7 +30,7 @@ from pipebus.testing.contract.tools import (
     together,
     until,
 )
-from pipebus.testing.history import History
+from pipebus.testing.history.history import History
 
 
 def rest_of(stage: Stage, bus: Bus, handler: Seen) -> None:

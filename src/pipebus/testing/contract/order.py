@@ -11,7 +11,7 @@ from pipebus.filters.retry import Retry
 from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Crashes, Stage
 from pipebus.testing.contract.tools import Seen, assert_refused, figures, next_life, running, survives, until
-from pipebus.testing.history import History
+from pipebus.testing.history.history import History
 
 
 class TestOrder:

@@ -15,7 +15,7 @@ import pytest
 from pipebus.testing.contract.child import ATTEMPTS, SENT
 from pipebus.testing.contract.stage import HasChildren, Stage
 from pipebus.testing.contract.tools import Seen, assert_refused, running, survives, until
-from pipebus.testing.history import History
+from pipebus.testing.history.history import History
 
 ALONE = "the stage has no URL with which other processes can open its store: see HasChildren"
 

@@ -17,7 +17,7 @@ from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.testing.contract.stage import Crashes, Stage
 from pipebus.testing.contract.tools import Seen, assert_refused, figures, next_life, running, survives
-from pipebus.testing.history import History
+from pipebus.testing.history.history import History
 
 
 class TestPublish:

@@ -17,7 +17,7 @@ from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.shapes import transform
 from pipebus.testing.contract.stage import Stage
 from pipebus.testing.contract.tools import Seen, figures, running, until
-from pipebus.testing.history import History
+from pipebus.testing.history.history import History
 
 FATES = ("fine", "raise", "reject", "again", "always again", "spam", "expired")
 
