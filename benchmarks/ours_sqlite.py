@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from harness import BODY, SUBJECT, Handler
 
+from pipebus.bus.bus import engine_of
+
 POWER = "synced before publish returns; in order, by subscription, once for each id within 2 minutes, leases"
 PROCESS = "no sync: a power cut loses the last commits; else as above"
 NAME = "work"
@@ -46,18 +48,18 @@ def fill(bus: Any, size: int, most: int = 50_000) -> None:
     from pipebus.message.message import Message
     from pipebus.transports.sqlite.store import Outgoing
 
-    encode = bus.codec.encode
+    encode = engine_of(bus).codec.encode
     run = f"{int(time() * 1000):012x}-{os.urandom(8).hex()}"  # ids as a bus makes them
     for done in range(0, size, most):
         ids = [f"{run}-{number:010x}" for number in range(done, min(size, done + most))]
         outgoing = [Outgoing(id, SUBJECT, None, encode(Message(SUBJECT, BODY, id=id)), 0.0) for id in ids]
-        bus.transport.file.write(lambda store, outgoing=outgoing: store.publish(outgoing))
+        engine_of(bus).transport.file.write(lambda store, outgoing=outgoing: store.publish(outgoing))
 
 
 def waiting(path: str) -> int:
     """How many messages are not acknowledged, now that nobody works."""
     bus = open_bus(path)
-    found = bus.transport.figures(NAME)
+    found = engine_of(bus).transport.figures(NAME)
     bus.stop()
     return int(found["pending"] + found["in_flight"] + found["dead"])
 

@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from pipebus import Bus
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "pipebus"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -63,3 +65,22 @@ def test_the_glossary_is_short_and_has_the_names_of_the_code() -> None:
     names = set(re.findall(r"`([A-Za-z_]+)`", page))
     assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", source)] == []
     assert "(glossary.md)" in PAGE
+
+
+def test_the_bus_shows_what_is_documented_and_nothing_else() -> None:
+    """Completion in an editor offers at most 40 names, and the pages explain each of them."""
+    names = {name for name in dir(Bus()) if not name.startswith("_")}
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    assert len(names) <= 40
+    assert {name for name in names if not re.search(rf"\b[Bb]us\.{name}\b", text)} == set()
+
+
+def test_there_is_one_door_to_the_parts_behind_a_bus() -> None:
+    """Only the bus itself reads its private attributes; all others call `engine_of`."""
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if re.search(r"\w\._(engine|sender|lifecycle|ledger)\b", path.read_text(encoding="utf-8"))
+    }
+    assert found == {"bus/bus.py"}

@@ -195,7 +195,7 @@ mailboxes
 
 
 def test_explain_a_message() -> None:
-    """The first predicate is asked of the message itself."""
+    """The first predicate is evaluated for the message itself."""
     bus = Bus()
     bus.use(when(is_debug, Tap(look)), when(has_total, Tap(look)))
     bus.subscribe("orders.*", name="reader")
@@ -203,7 +203,7 @@ def test_explain_a_message() -> None:
 orders.created
 
 publish chain
-  when(is_debug)                     taken: is_debug says True of the message as it came                HERE
+  when(is_debug)                     taken: is_debug is True for this message                           HERE
     Tap(target='test_explain:look')                                                                     HERE
   when(has_total)                    asked for each message; filters before it may change what it sees  HERE
     Tap(target='test_explain:look')                                                                     HERE
@@ -215,11 +215,11 @@ mailboxes
 
 
 def test_explain_a_message_that_a_predicate_cannot_read() -> None:
-    """What the predicate raises is told; explaining does not fail, and its detour is listed."""
+    """The text says what the predicate raises; `explain` does not fail, and it lists the filters of the branch."""
     bus = Bus()
     bus.use(branch(has_total, Tap(look)), stamp)
     text = bus.explain(Message("orders.created", {}))
-    assert "raises KeyError: 'total'" in text
+    assert "unknown: has_total raises KeyError for this message: 'total'" in text
     assert re.search(r"^ +Tap\b", text, re.MULTILINE)
     assert "skipped" not in text
 
@@ -233,7 +233,7 @@ raw
 
 publish chain
   Reroute(to='flights.{body.origin}')  may change the subject: what follows depends on it  HERE
-  branch("flights.>")                  asked of the new subject                            HERE
+  branch("flights.>")                  depends on the new subject                          HERE
     Tap(target='test_explain:look')                                                        HERE
   Enrich(add={'late': 1})                                                                  HERE
 

@@ -9,6 +9,7 @@ import pytest
 
 from flow_helpers import LONG, WAIT, Ear, Hold, running, wait_until
 from pipebus import Bus, Message
+from pipebus.bus.bus import engine_of
 from pipebus.clock import SYSTEM
 from pipebus.events import Starved
 from pipebus.running.runners import Pool, Worker
@@ -162,7 +163,7 @@ def test_a_pool_says_once_that_it_starves_until_it_has_had_nothing_to_do() -> No
         assert [(event.ready, event.workers) for event in ear.of(Starved)] == [(1, 1)]
         hold.open()
         bus.drain(WAIT)
-        wait_until(lambda: bool(bus.pool.sleepers), "its worker has nothing to do")
+        wait_until(lambda: bool(engine_of(bus).pool.sleepers), "its worker has nothing to do")
         again = Hold()
         bus.subscribe("again", again)
         bus.subscribe("again", again)

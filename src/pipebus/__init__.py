@@ -56,9 +56,9 @@ def _files() -> ModuleType:
     return files
 
 
-Bus.files = _files
+Bus._files = _files
 
-__version__ = "0.6.1"
+__version__ = "0.7.0"
 
 __all__ = [
     "Actor",

@@ -480,14 +480,14 @@ class TestExplain:
             ["explain", "bus.toml", "a.b", "--header", "tenant=acme=x"], cwd=shop.folder,
         )  # fmt: skip
 
-        total, tenant = "body.total > `100` says", "headers.tenant == 'acme=x' says"
-        assert f" taken: {total} True of the message as it came" in one.stdout
+        total, tenant = "body.total > `100` is", "headers.tenant == 'acme=x' is"
+        assert f" taken: {total} True for this message" in one.stdout
         assert "Log" in one.stdout
-        assert f" not taken: {total} False of the message as it came" in two.stdout
+        assert f" not taken: {total} False for this message" in two.stdout
         assert "Log" not in two.stdout
-        assert f" taken: {tenant} True of the message as it came" in two.stdout
+        assert f" taken: {tenant} True for this message" in two.stdout
         assert "Dedupe" in two.stdout
-        assert " asked of the message as it came: raises " in three.stdout  # there is no body
+        assert " unknown: body.total > `100` raises " in three.stdout  # there is no body
         assert (three.returncode, three.stderr) == (0, "")
 
     def test_a_bus_of_a_program_is_explained(self, shop: Shop) -> None:

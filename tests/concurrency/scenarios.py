@@ -13,6 +13,7 @@ from typing import Any
 
 from flow_helpers import assert_conserved
 from pipebus import Bus, BusClosed, Delivery, Dropped, MailboxFull, Message, ReceiveTimeout, StopReport, Subscription
+from pipebus.bus.bus import engine_of
 from pipebus.running import runners
 from pipebus.running.runners import Pool
 from pipebus.testing.simulation.scheduler import Simulation
@@ -84,8 +85,8 @@ def ready_once(sim: Simulation, bus: Bus) -> None:
     """No mailbox is on the ready list more often than it has workers. (Pause and resume may put it there again.)"""
 
     def check() -> str | None:
-        crew = bus.loops._crew
-        ready = [*bus.pool.ready, *(crew.ready if crew is not None else ())]
+        crew = engine_of(bus).loops._crew
+        ready = [*engine_of(bus).pool.ready, *(crew.ready if crew is not None else ())]
         twice = [mailbox.owner.name for mailbox, times in Counter(ready).items() if times > mailbox.rules.workers]
         return f"{', '.join(twice)}: more entries on the ready list than workers" if twice else None
 
@@ -112,10 +113,10 @@ def bus_of(sim: Simulation, *filters: Any, once: bool = True, **options: Any) ->
 def at_rest(sim: Simulation, bus: Bus, subscriptions: Iterable[Subscription] = ()) -> None:
     """After a stop."""
     assert sim.left_behind() == []
-    assert bus.traffic.busy == 0, f"{bus.traffic.busy} mailboxes count as busy, and nobody works"
-    assert not bus.pool.ready
-    assert not bus.pool.workers
-    assert bus.loops._crew is None
+    assert engine_of(bus).traffic.busy == 0, f"{engine_of(bus).traffic.busy} mailboxes count as busy, and nobody works"
+    assert not engine_of(bus).pool.ready
+    assert not engine_of(bus).pool.workers
+    assert engine_of(bus).loops._crew is None
     assert all(loop.is_closed() for loop in sim.loops), "a loop was not ended"
     for subscription in subscriptions:
         assert subscription.stats()["in_flight"] == 0

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipebus import Bus, ConfigError, Message, PipelineError, Rejected
+from pipebus.bus.bus import engine_of
 from pipebus.config.imports import Imports, home_of, name_of
 from pipebus.config.kinds import Loading
 from pipebus.config.names import Imported
@@ -350,7 +351,7 @@ def test_an_object_is_found_once_and_is_the_same(world: World) -> None:
     """A filter object that two entries name is one object, with one state."""
     world.module("tsame", "from pipebus.filters import Dedupe\nonce = Dedupe()")
     bus = world.load(f"{filter('tsame:once')}\n{filter('tsame:once')}", "tsame")
-    first, second = (node.filter for node in bus.publish_nodes)  # type: ignore[union-attr]
+    first, second = (node.filter for node in engine_of(bus).router.nodes)  # type: ignore[union-attr]
     assert first is second is sys.modules["tsame"].once
 
 

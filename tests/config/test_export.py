@@ -37,6 +37,7 @@ from pipebus import (
     transform,
     when,
 )
+from pipebus.bus.bus import engine_of
 from pipebus.filters import Dedupe, Drop, Enrich, Expire, Fields, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
 from pipebus.pipeline.routes import steps
 from pipebus.testing import Harness
@@ -76,8 +77,8 @@ def flags(value: Any) -> Any:
 
 
 def chains(bus: Bus) -> Iterator[Any]:
-    yield bus.publish_nodes
-    yield bus.delivery_nodes
+    yield engine_of(bus).router.nodes
+    yield engine_of(bus).delivery_nodes
     for one in sorted(bus.subscriptions, key=lambda one: one.name):
         yield one.plan.nodes
 
@@ -593,8 +594,8 @@ def test_options_of_a_bus(file: Path) -> None:
     )  # fmt: skip
     bus.subscribe("a", shop.bill, name="a", workers=2)
     other = same(bus, file)
-    assert other.options() == bus.options()
-    assert other.options() == {
+    assert engine_of(other).options() == engine_of(bus).options()
+    assert engine_of(other).options() == {
         "name": "shop ${x} \"'", "pool": 3, "dead_letters": 5, "max_message_bytes": 2**20,
         "require": {"survives": "nothing", "delay": True}, "drain": False, "debug": True,
     }  # fmt: skip
@@ -678,7 +679,7 @@ def test_a_default_that_changes_its_values_does_not_leak(file: Path) -> None:
     bus = Bus()
     bus.use(shop.Paint("x", table={}), shop.Paint("y", table={"a": 1}))
     other = same(bus, file)
-    first, second = (step.filter for step in steps(other.publish_nodes))
+    first, second = (step.filter for step in steps(engine_of(other).router.nodes))
     first.table["b"] = 2
     assert second.table == {"a": 1}
     assert shop.Paint("z").table == {}
@@ -957,7 +958,7 @@ UNWRITABLE: Final[dict[str, Callable[[Bus], Any]]] = {
     "a table that looks like a function": using(Enrich({"python": "os:getcwd"})),
     "a setting called target": using(shop.Aimed("x")),
     "an expression that is no condition": using(when(Expression("body.a"), Log())),
-    "a transport that is an object": lambda bus: setattr(bus, "url", MemoryTransport()),
+    "a transport that is an object": lambda bus: setattr(engine_of(bus), "url", MemoryTransport()),
     "keys of a setting that are no texts": using(Needy(table={1: 2})),
 }  # fmt: skip
 
@@ -1060,7 +1061,7 @@ def test_what_a_file_takes_from_outside_is_kept(file: Path, monkeypatch: pytest.
     monkeypatch.setenv("POOL", "5")
     elsewhere = loaded(text, file, handlers={"bill": shop.bill})
     assert sorted(one.name for one in elsewhere.subscriptions) == ["audit", "billing-bob"]
-    assert elsewhere.pool.size == 5
+    assert engine_of(elsewhere).pool.size == 5
 
 
 @pytest.mark.parametrize("key", ["match", "when", "branch"])
@@ -1136,7 +1137,7 @@ def test_names_that_a_file_gave(file: Path) -> None:
     )
     assert [one["filter"] for one in described(bus)["publish"]] == ["mark", "loud", "log", "mark", "state", "Count"]
     other = same(bus, file)
-    assert [step.filter for step in steps(other.publish_nodes)][4:] == [shop.STATEFUL, shop.SHARED_COUNT]
+    assert [step.filter for step in steps(engine_of(other).router.nodes)][4:] == [shop.STATEFUL, shop.SHARED_COUNT]
 
 
 def test_a_subscription_in_the_place_of_one_of_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

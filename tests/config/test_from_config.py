@@ -26,6 +26,7 @@ from pipebus import (
     UnsupportedCapability,
     when,
 )
+from pipebus.bus.bus import engine_of
 from pipebus.filters import Dedupe, Log, Retry
 from pipebus.pipeline.routes import steps
 from pipebus.testing import Harness, InjectedError
@@ -269,9 +270,9 @@ def test_a_named_filter_is_one_object(load: Load, harness: Harness) -> None:
     bus.publish("x")
     harness.drain()
     assert harness.delivered_to("one")[1].headers["counted"] == ",15,16,2"  # two more around the handler
-    first, second = (step.filter for step in steps(bus.delivery_nodes) if isinstance(step.filter, Dedupe))
+    first, second = (step.filter for step in steps(engine_of(bus).delivery_nodes) if isinstance(step.filter, Dedupe))
     assert first is not second
-    assert [step.name for step in steps(bus.publish_nodes)] == ["count", "count", "Count"]
+    assert [step.name for step in steps(engine_of(bus).router.nodes)] == ["count", "count", "Count"]
 
 
 def test_what_the_program_hands_in(load: Load, harness: Harness, desk: Desk) -> None:
@@ -303,7 +304,7 @@ def test_what_the_program_hands_in(load: Load, harness: Harness, desk: Desk) -> 
     assert desk.given == [("desk", "eu.1", 1)]
     assert gate.asked == 1
     assert marks(harness.delivered_to("all")[0]) == "eav"  # what is handed in comes before a kind of its name
-    assert [step.filter for step in steps(bus.publish_nodes)][1] is log
+    assert [step.filter for step in steps(engine_of(bus).router.nodes)][1] is log
 
 
 def test_python_targets(load: Load, harness: Harness) -> None:
@@ -349,7 +350,7 @@ def test_python_targets(load: Load, harness: Harness) -> None:
     assert {key: headers[key] for key in ("passed", "stamped", "measured", "painted")} == {
         "passed": "1", "stamped": "s", "measured": "1", "painted": "blue",
     }  # fmt: skip
-    filters = [step.filter for step in steps(bus.publish_nodes)]
+    filters = [step.filter for step in steps(engine_of(bus).router.nodes)]
     assert filters[1] is shop.stamp
     assert filters[4].rate == 2.5
     assert filters[5:7] == [shop.STATEFUL, shop.SHARED_COUNT]
@@ -558,7 +559,7 @@ def test_workers(workers: int, at_once: int, run: str, load: Load, harness: Harn
     harness.drain()
     assert most == [at_once]
     assert harness.elapsed == 6 / at_once
-    assert bus.options()["pool"] == 8
+    assert engine_of(bus).options()["pool"] == 8
 
 
 def test_attempts(load: Load, harness: Harness) -> None:
@@ -610,9 +611,9 @@ def test_every(load: Load, harness: Harness) -> None:
     assert first.body["$${x}"] == "${x}"
     assert first.body["when"].isoformat() == "2026-11-25T04:00:00+00:00"
     assert len({one.id for one in messages}) == 3
-    assert [one["published"] for one in (schedule.stats() for schedule in bus.schedules)] == [3, 0]
+    assert [one["published"] for one in (schedule.stats() for schedule in engine_of(bus).schedules)] == [3, 0]
     harness.advance(60.0)
-    assert [schedule.stats()["published"] for schedule in bus.schedules][1] == 1
+    assert [schedule.stats()["published"] for schedule in engine_of(bus).schedules][1] == 1
 
 
 def test_expressions(load: Load, harness: Harness) -> None:
@@ -678,11 +679,11 @@ def test_options_of_the_bus(load: Load, harness: Harness, monkeypatch: pytest.Mo
         """,
         handlers={"fussy": shop.fussy},
     )
-    assert bus.options() == {
+    assert engine_of(bus).options() == {
         "name": "shop", "pool": 3, "dead_letters": 2, "max_message_bytes": 400, "require": {"delay": True}, "drain": True,
         "debug": True,
     }  # fmt: skip
-    assert bus.transport.codec is not None
+    assert engine_of(bus).transport.codec is not None
     harness.start(bus)
     for _ in range(3):
         bus.publish("x", True)
@@ -718,7 +719,7 @@ def test_loading_twice_makes_two(load: Load, harness: Harness) -> None:
         filters = ["a", { use = "python", target = "export_shop:SHARED_COUNT" }]
         """
     one, other = load(text), load(text)
-    first, second = ([step.filter for step in steps(bus.publish_nodes)] for bus in (one, other))
+    first, second = ([step.filter for step in steps(engine_of(bus).router.nodes)] for bus in (one, other))
     assert first[0] is not second[0]
     assert first[1] is second[1] is shop.SHARED_COUNT
 
@@ -811,7 +812,7 @@ def test_explain_shows_lines_of_the_file(load: Load) -> None:
     assert shown("billing on orders.>") == line_of("[[subscriptions]]")
     places = re.findall(r"place': '([^']*)'", str(bus.describe()))
     assert {one.rpartition(":")[0] for one in places} == {"bus.toml"}
-    [schedule] = bus.schedules
+    [schedule] = engine_of(bus).schedules
     assert str(schedule.place) == f"bus.toml:{line_of('[[every]]')}"
 
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipebus import Bus, ConfigError, Message
+from pipebus.bus.bus import engine_of
 from pipebus.config.interpolation import LARGEST
 from values_helpers import CALM
 
@@ -49,7 +50,8 @@ def quoted(text: str) -> str:
 
 def replaced(text: str, folder: Path) -> Any:
     """What a body that is this text becomes."""
-    (schedule,) = load(folder, f'[[every]]\ninterval = "1s"\nsubject = "a"\nbody = {quoted(text)}').schedules
+    bus = load(folder, f'[[every]]\ninterval = "1s"\nsubject = "a"\nbody = {quoted(text)}')
+    (schedule,) = engine_of(bus).schedules
     return schedule.body
 
 
@@ -246,7 +248,12 @@ def test_a_text_that_was_interpolated_is_read_as_what_is_due(tmp_path: Path) -> 
         handlers={"h": lambda message: None},
     )
     described = bus.describe()
-    assert (bus.pool.size, bus.services.debug, bus.max_message_bytes, bus.dead_letters.cap) == (4, True, 65536, 12)
+    assert (
+        engine_of(bus).pool.size,
+        engine_of(bus).services.debug,
+        engine_of(bus).max_message_bytes,
+        bus.dead_letters.cap,
+    ) == (4, True, 65536, 12)
     (retry,) = described["delivery"][0]["filters"]
     assert described["delivery"][0]["pipeline"] == "drop"
     assert retry["settings"]["attempts"] == "${env:N}"
@@ -280,7 +287,7 @@ def test_all_else_is_typed_strictly(tmp_path: Path, toml: str, says: str) -> Non
 def test_keys_are_not_replaced(tmp_path: Path) -> None:
     """Only values: what comes from outside never becomes structure."""
     bus = load(tmp_path, '[[every]]\ninterval = "1s"\nsubject = "a"\nbody = { "${env:X}" = 1, "$${" = 2 }')
-    (schedule,) = bus.schedules
+    (schedule,) = engine_of(bus).schedules
     assert schedule.body == {"${env:X}": 1, "$${": 2}
     with pytest.raises(ConfigError, match="unknown key"):
         load(tmp_path, '[bus]\n"${env:K:-pool}" = 4')
@@ -298,7 +305,7 @@ def test_only_texts_of_all_kinds_hold_them(tmp_path: Path) -> None:
         ${env:N}""", d = [["${env:N}", { e = '${env:N}' }]], f = 4, g = "\\u0024{env:N}" }
         ''',
     )
-    (schedule,) = bus.schedules
+    (schedule,) = engine_of(bus).schedules
     assert schedule.body == {"a": "4", "b": "4", "c": "4", "d": [["4", {"e": "4"}]], "f": 4, "g": "4"}
 
 
@@ -306,14 +313,14 @@ def test_what_is_put_in_becomes_no_structure(tmp_path: Path, monkeypatch: pytest
     """Quotes, line breaks and brackets in a variable stay in the text."""
     monkeypatch.setenv("X", 'x"\n[bus]\npool = 4 #')
     bus = load(tmp_path, '[[every]]\ninterval = "1s"\nsubject = "a"\nbody = "${env:X}"')
-    assert [one.body for one in bus.schedules] == ['x"\n[bus]\npool = 4 #']
-    assert not bus.pool_is_given
+    assert [one.body for one in engine_of(bus).schedules] == ['x"\n[bus]\npool = 4 #']
+    assert not engine_of(bus).pool_is_given
 
 
 def test_bodies_hold_plain_texts(tmp_path: Path) -> None:
     """What is published is a `str` and nothing else, so that no reader depends on where it came from."""
     bus = load(tmp_path, '[[every]]\ninterval = "1s"\nsubject = "a"\nbody = { a = ["${env:X}"] }\nkey = "${env:X}"')
-    (schedule,) = bus.schedules
+    (schedule,) = engine_of(bus).schedules
     assert type(schedule.body["a"][0]) is str
     assert type(schedule.envelope["key"]) is str
 
@@ -328,7 +335,7 @@ def test_expressions_are_not_put_together(tmp_path: Path) -> None:
 def test_an_escaped_one_in_an_expression_is_text(tmp_path: Path) -> None:
     """`$${` was not replaced by anything from outside."""
     bus = load(tmp_path, '[[pipelines]]\nmatch = { expr = "body.kind == \'$${x}\'" }\nfilters = ["log"]')
-    assert bus.publish_nodes[0].test.predicate(Message("a", {"kind": "${x}"})) is True  # type: ignore[union-attr]
+    assert engine_of(bus).router.nodes[0].test.predicate(Message("a", {"kind": "${x}"})) is True  # type: ignore[union-attr]
 
 
 def test_all_that_is_not_set_is_told_at_once(tmp_path: Path) -> None:

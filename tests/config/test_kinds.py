@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field, ImportString, field_validator
 from typing_extensions import TypeAliasType, TypedDict
 
 from pipebus import Bus, ConfigError, Message, Transform
+from pipebus.bus.bus import engine_of
 from pipebus.config.annotations import kind_of
 from pipebus.config.imports import Imports
 from pipebus.config.kinds import Kind, Loading
@@ -275,7 +276,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str]
             f'version = 1\n[[pipelines]]\nfilters = [{{ use = "python", target = "{NAME}:Setting", value = "${{env:VALUE}}" }}]'
         )
         bus = Bus.from_config(tmp_path / "bus.toml", allow_imports=[NAME])
-        (node,) = bus.publish_nodes
+        (node,) = engine_of(bus).router.nodes
         return node.filter.value  # type: ignore[union-attr]
 
     return value_of
@@ -474,7 +475,7 @@ def test_every_setting_of_a_built_in_filter_can_be_written(tmp_path: Path, use: 
     toml = f'version = 1\n[[pipelines]]\nat = "{side}"\nfilters = [{{ use = "{use}", {written} }}]'
     (tmp_path / "bus.toml").write_text(toml)
     bus = Bus.from_config(tmp_path / "bus.toml", allow_imports=[NAME])
-    (node,) = bus.publish_nodes or bus.delivery_nodes
+    (node,) = engine_of(bus).router.nodes or engine_of(bus).delivery_nodes
     made = node.filter  # type: ignore[union-attr]
     assert type(made) is cls
     settings = {key: getattr(made, key) for key in found}
@@ -494,7 +495,7 @@ def test_every_setting_of_a_built_in_filter_can_be_written(tmp_path: Path, use: 
 def test_functions_of_built_in_filters_may_be_expressions(tmp_path: Path, written: str, attribute: str) -> None:
     """What is to be true or false is a `Condition`."""
     bus = load(tmp_path, f"{{ {written} }}")
-    found = getattr(bus.delivery_nodes[0].filter, attribute)  # type: ignore[union-attr]
+    found = getattr(engine_of(bus).delivery_nodes[0].filter, attribute)  # type: ignore[union-attr]
     assert isinstance(found, Condition if attribute == "when" else Expression)
 
 
@@ -566,7 +567,7 @@ QUOTA = f"""{{ use = "python", target = "{NAME}:Quota", limits = {{ default = {{
 
 def test_a_dataclass_of_others_is_made_of_its_settings(tmp_path: Path) -> None:
     """As the built-in ones; fields that are no parameters are none."""
-    made = load(tmp_path, QUOTA).delivery_nodes[0].filter  # type: ignore[union-attr]
+    made = engine_of(load(tmp_path, QUOTA)).delivery_nodes[0].filter  # type: ignore[union-attr]
     assert made.limits == Limits(default=Limit(count=1))
     assert (made.mode, made.colours, made.window, made.pause) == ("hard", {Colour.RED}, 300.0, None)
     assert made.weights == {"a": 1, "b": 2.5}
@@ -582,7 +583,7 @@ def test_a_dataclass_of_others_is_made_of_its_settings(tmp_path: Path) -> None:
 def test_a_class_without_fields_is_made_of_its_parameters(tmp_path: Path) -> None:
     """By name, each read as it is annotated."""
     bus = load(tmp_path, f'{{ use = "python", target = "{NAME}:Counter", start = 5, names = ["a"] }}')
-    made = bus.delivery_nodes[0].filter  # type: ignore[union-attr]
+    made = engine_of(bus).delivery_nodes[0].filter  # type: ignore[union-attr]
     assert (made.start, made.names) == (5, ["a"])
     with pytest.raises(ConfigError, match='start = "5": it has to be a whole number'):
         load(tmp_path, f'{{ use = "python", target = "{NAME}:Counter", start = "5" }}')
@@ -594,7 +595,7 @@ def test_a_filter_of_others_is_exported_and_loads_again(tmp_path: Path) -> None:
     text = bus.export_config()
     (tmp_path / "again.toml").write_text(text)
     again = Bus.from_config(tmp_path / "again.toml", allow_imports=[NAME])
-    first, second = (one.delivery_nodes[0].filter for one in (bus, again))  # type: ignore[union-attr]
+    first, second = (engine_of(one).delivery_nodes[0].filter for one in (bus, again))  # type: ignore[union-attr]
     for field in dataclasses.fields(first):
         if field.name != "on_full":
             assert getattr(first, field.name) == getattr(second, field.name)

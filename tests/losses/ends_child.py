@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, NoReturn
 
 from pipebus import Actor, Around, Bus, Delivery, Message, Pause, StopReport, when
+from pipebus.bus.bus import engine_of
 
 URL, END, DOING, TIMEOUT = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
 LONG = 600.0
@@ -141,7 +142,7 @@ filters = [Pauses()] if DOING == "pauses" else []
 bus.subscribe("task", ahandle if asynchronous else handle, name="agent", filters=filters)
 bus.subscribe("exits", exits, name="exits")
 for name in ("person", "narrow", "filtered"):
-    kind = {"mailbox": 1, "overflow_timeout": LONG} if name == "narrow" and bus.transport.local else {}
+    kind = {"mailbox": 1, "overflow_timeout": LONG} if name == "narrow" and engine_of(bus).transport.local else {}
     bus.subscribe(name, name=name, **kind)
 
 
@@ -287,7 +288,7 @@ finally:
                 "left": report.left.get("agent", 0),
                 "abandoned": len(report.abandoned),
                 "handled": sorted(handled),
-                "dead": len(bus.dead_letters.list()) if bus.transport.local else 0,
+                "dead": len(bus.dead_letters.list()) if engine_of(bus).transport.local else 0,
             }
             sys.stdout.write(f"{json.dumps(told)}\n")
             sys.stdout.flush()

@@ -19,6 +19,7 @@ from nats_server import NatsServer, with_client
 
 from flow_helpers import WAIT, Ear, Hold, running, wait_until
 from pipebus import Actor, Bus, Message, Receipt, Ref, RequestFailed, RequestTimeout, Transform, transform
+from pipebus.bus.bus import engine_of
 from pipebus.errors import ContractError, PipebusError
 from pipebus.events import Unrouted
 
@@ -133,7 +134,7 @@ def test_who_has_handled_one_request_cannot_answer_the_next(place: Place, colour
             if colour == "sync":
                 bus.publish(guess, "forged")
             else:
-                asyncio.run_coroutine_threadsafe(bus.apublish(guess, "forged"), bus.loop_thread.loop()).result(WAIT)
+                asyncio.run_coroutine_threadsafe(bus.apublish(guess, "forged"), engine_of(bus).loop_thread.loop()).result(WAIT)
         wait_until(lambda: bus.stats()["unrouted"] >= counted, "the guesses are counted")
         hold.open()
         asker.join(WAIT)

@@ -24,6 +24,7 @@ from pipebus import (
     transform,
     when,
 )
+from pipebus.bus.bus import engine_of
 
 
 def passing(message, call_next):
@@ -400,7 +401,7 @@ def test_s10_the_context_tells_a_filter_where_it_lives(living):
         (context,) = filter.contexts
 
     assert context.bus is bus
-    assert context.clock is bus.clock
+    assert context.clock is engine_of(bus).clock
     assert context.name == "quota"
     assert callable(context.log.info)
 

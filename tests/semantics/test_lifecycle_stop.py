@@ -49,6 +49,7 @@ from pipebus import (
     transform,
     when,
 )
+from pipebus.bus.bus import engine_of
 from pipebus.events import Event, Published, StateChanged, Taken
 from pipebus.filters import Reroute
 from pipebus.testing import FakeClock, Harness
@@ -1086,7 +1087,7 @@ def test_s25_a_worker_that_has_nothing_to_do_is_no_abandoned_handler(way: Way, s
         bus.start()
         bus.publish("s")
         bus.drain(WAIT)
-        pool = subscription.plan.pool or bus.pool
+        pool = subscription.plan.pool or engine_of(bus).pool
         if sleeps:
             wait_until(lambda pool=pool: len(pool.sleepers) == 1, "its worker sleeps")
 

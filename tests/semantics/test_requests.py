@@ -60,6 +60,7 @@ from pipebus import (
     transform,
     when,
 )
+from pipebus.bus.bus import engine_of
 from pipebus.events import Unrouted
 from pipebus.testing import FakeClock, Harness
 
@@ -84,7 +85,7 @@ def arequest_on_the_buss_loop(bus: Bus, subject: Any, body: Any = None, **option
     async def ask() -> Message:
         return await bus.arequest(subject, body, **options)
 
-    return asyncio.run_coroutine_threadsafe(ask(), bus.loop_thread.loop()).result(WAIT)
+    return asyncio.run_coroutine_threadsafe(ask(), engine_of(bus).loop_thread.loop()).result(WAIT)
 
 
 both = pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_s29_what_a_handler_returns_is_the_reply(way: Way, road: str, ask: Ask) 
         assert len({reply.id for reply in replies}) == 5
         bus.drain(WAIT)
         assert subscription.stats()["acknowledged"] == 5
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 @both
@@ -179,7 +180,7 @@ def test_s29_replies_of_many_askers_find_their_askers(url: str) -> None:
         answers = [thread.result() for thread in threads] + on_loop.result()
 
         assert answers == [[2 * (me * 1000 + number) for number in range(30)] for me in range(30)]
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 @both
@@ -294,7 +295,7 @@ def test_s29_nobody_listens_is_said_at_once(road: str, ask: Ask) -> None:
         with pytest.raises(NoResponder, match=r"orders\.get"):
             ask(bus, "orders.get", timeout=LONG)
 
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
         assert bus.stats()["unrouted"] == 1
 
 
@@ -309,7 +310,7 @@ def test_s29_a_request_that_a_publish_filter_drops_raises_at_once(road: str, ask
 
         with pytest.raises(NoResponder, match=r"DropAll.*not today"):
             ask(bus, "s", timeout=LONG)
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 @both
@@ -332,7 +333,7 @@ def test_s29_what_a_publish_filter_raises_reaches_the_asker_as_it_is(road: str, 
         with pytest.raises(Rejected) as raised:
             ask(bus, "s", timeout=LONG)
         assert raised.value is error
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 def _dropped_by_its_filter(bus: Bus) -> Callable[[], object]:
@@ -391,7 +392,7 @@ def test_s29_a_request_that_is_dropped_on_its_way_to_the_handler_raises_at_once(
 
         with pytest.raises(NoResponder, match=why):
             asker.result()
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 @both
@@ -407,7 +408,7 @@ def test_s29_a_request_that_finds_no_room_raises_at_once(overflow: Any, ask: Ask
 
         with pytest.raises(NoResponder if overflow == "drop_newest" else MailboxFull, match=r"overflow|no room"):
             ask(bus, "s", timeout=LONG)
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 @both
@@ -442,7 +443,7 @@ def test_s29_a_handlers_error_arrives_by_type_and_text(way: Way, road: str, ask:
         assert raised.value.type == "Boom"
         assert raised.value.text == "cannot handle 'this'"
         assert len(bus.dead_letters) == 1
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 @both
@@ -525,7 +526,7 @@ def test_s29_a_question_that_cannot_be_encoded_is_the_askers_error(ask: Ask) -> 
 
         with pytest.raises(ValueError, match="object"):
             ask(bus, "s", object(), timeout=LONG)
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 def test_s29_a_handler_that_fails_the_first_time_and_is_repeated_by_a_filter_answers() -> None:
@@ -619,7 +620,7 @@ def test_s29_a_time_out_is_the_buss_clocks(harness: Harness, url: str, asked: As
         with pytest.raises(RequestTimeout, match=r"\bs\b.*5 s"):
             asked(bus, "s", timeout=5.0)
         assert harness.elapsed == 5.0
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 @every_wire
@@ -632,7 +633,7 @@ def test_s29_none_is_no_reply(harness: Harness, url: str, asked: Ask) -> None:
             asked(bus, "s", timeout=5.0)
         assert harness.elapsed == 5.0
         assert subscription.stats()["acknowledged"] == 1
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 @every_wire
@@ -648,7 +649,7 @@ def test_s29_what_comes_too_late_is_counted_and_touches_nobody(harness: Harness,
         subscription = bus.subscribe("s", handle, workers=2)
         with pytest.raises(RequestTimeout):
             asked(bus, "s", "slow", timeout=5.0)
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
         assert asked(bus, "s", "quick").body == "reply to quick"
         assert subscription.stats()["in_flight"] == 1
         harness.drain()
@@ -675,7 +676,7 @@ def test_s29_an_error_that_comes_too_late_touches_nobody(harness: Harness, url: 
 
         assert harness.elapsed == 60.0
         assert len(bus.dead_letters) == 1
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 def test_s29_time_outs_leak_nothing() -> None:
@@ -698,9 +699,9 @@ def test_s29_time_outs_leak_nothing() -> None:
         asyncio.run(ask_many())
         bus.drain(WAIT)
 
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
         assert bus.subscriptions == [subscription]
-        assert len(bus.router.routes) <= 1
+        assert len(engine_of(bus).router.routes) <= 1
         assert set(threading.enumerate()) <= threads
 
 
@@ -749,12 +750,12 @@ def test_s29_a_cancelled_arequest_leaves_nothing(url: str) -> None:
             subscription = bus.subscribe("s", handle)
             asker = asyncio.create_task(bus.arequest("s", timeout=LONG))
             await asyncio.to_thread(hold.wait_started)
-            assert len(bus.replies.open) == 1
+            assert len(engine_of(bus).replies.open) == 1
             asker.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asker
 
-            assert bus.replies.open == {}
+            assert engine_of(bus).replies.open == {}
             hold.open()
             await bus.adrain(WAIT)
             assert subscription.stats()["acknowledged"] == 1
@@ -813,7 +814,7 @@ def test_s29_a_reply_and_a_cancellation_at_once_are_no_error() -> None:
         loop.call(lambda: None)
 
     assert complaints == []
-    assert bus.replies.open == {}
+    assert engine_of(bus).replies.open == {}
 
 
 def test_s29_an_arequest_whose_loop_was_closed_under_it_touches_nobody() -> None:
@@ -869,7 +870,7 @@ def test_s29_an_arequest_whose_loop_is_gone_touches_nobody() -> None:
         assert bus.request("s").body == "a reply"
         bus.drain(WAIT)
         assert subscription.stats()["acknowledged"] == 2
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 # --- asked in handlers -------------------------------------------------------------------------------------------------
@@ -953,7 +954,7 @@ def test_s29_a_request_to_oneself_raises_at_once(asks: str, url: str) -> None:
 
         assert len(errors) == 1
         assert "publish instead" in errors[0]
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
         assert_conserved(subscription, accepted=1)
 
 
@@ -1195,7 +1196,7 @@ def test_s27_a_request_before_the_start_or_after_the_stop_raises(url: str, ask: 
     with pytest.raises(BusClosed):
         ask(bus, "s", 1)
 
-    assert bus.replies.open == {}
+    assert engine_of(bus).replies.open == {}
 
 
 @pytest.mark.parametrize("ask", [request, arequest])
@@ -1216,7 +1217,7 @@ def test_s25_whoever_waits_for_a_reply_when_the_bus_stops_is_let_go(url: str, as
             asker.result()
     hold.open()
     stop.result()
-    assert bus.replies.open == {}
+    assert engine_of(bus).replies.open == {}
 
 
 @pytest.mark.parametrize("ask", [request, arequest])
@@ -1317,7 +1318,7 @@ def test_s29_bad_input_is_told_like_publishs(
             ask()
 
         assert [type(found) for found in errors] == [error]
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 @both
@@ -1326,7 +1327,7 @@ def test_s29_mail_for_objects_cannot_be_asked_where_messages_are_encoded(ask: As
     with running(Bus("memory:?wire=json")) as bus:
         with pytest.raises((UnsupportedCapability, PipelineError, SubjectError)):
             ask(bus, Ref(object()), timeout=LONG)
-        assert bus.replies.open == {}
+        assert engine_of(bus).replies.open == {}
 
 
 def test_s29_two_buses_do_not_mix_their_replies_up() -> None:

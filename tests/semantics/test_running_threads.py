@@ -334,6 +334,6 @@ def test_s25_a_bus_with_threads_that_never_started_stops_at_once() -> None:
 
 
 def test_s11_only_handlers_run_on_threads() -> None:
-    """A subscription without a handler is read by whoever calls receive."""
+    """A subscription without a handler is read with receive(), so it takes no `run`."""
     with pytest.raises(SubscriptionError, match="run='thread'"):
         Bus().subscribe("s", run="thread")

@@ -11,6 +11,7 @@ import pytest
 
 from flow_helpers import WAIT, Ear, InThread, fine, running
 from pipebus import Bus, Delivery, DrainTimeout, MailboxFull, Message, ReceiveTimeout, RequestTimeout
+from pipebus.bus.bus import engine_of
 from pipebus.clock import Clock
 from pipebus.events import Acknowledged, Discarded, Returned
 from pipebus.filters import Expire, Retry
@@ -71,7 +72,7 @@ def test_it_is_exact() -> None:
 def test_it_is_a_clock() -> None:
     """A bus takes it, and a filter's `start` is given it."""
     clock: Clock = FakeClock()
-    assert Bus(clock=clock).clock is clock
+    assert engine_of(Bus(clock=clock)).clock is clock
 
 
 # --- waiting -----------------------------------------------------------------------------------------------------------

@@ -1019,8 +1019,8 @@ def two_bodies(a: int, b: str):
 
 
 WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
-    "none": (None, 1, SubscriptionError, "handler None is no function"),
-    "number": (5, 1, SubscriptionError, "handler 5 .* is no function; give a function or a callable object"),
+    "none": (None, 1, SubscriptionError, "handler None is not a function"),
+    "number": (5, 1, SubscriptionError, "handler 5 .* is not a function; give a function or a callable object"),
     "class": (Order, 1, SubscriptionError, r"handler Order is a class, not an instance; write Order\(…\)"),
     "actor class": (Counter, 1, SubscriptionError, "handler Counter is a class, not an instance"),
     "takes nothing": (lambda: 1, 1, SubscriptionError, "takes no message; give it a parameter"),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipebus import Bus, BusClosed, Message, MessageTooLarge, Receipt
+from pipebus.bus.bus import engine_of
 from pipebus.message.codec import JsonCodec
 from pipebus.testing.contract import UrlStage
 from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport
@@ -272,7 +273,7 @@ class KeptStage(UrlStage):
     def crash(self) -> None:
         killed, self.buses = self.buses, []
         for bus in killed:
-            bus.transport.end(taken=True)
+            engine_of(bus).transport.end(taken=True)
         for bus in killed:  # in a killed process nothing runs on
             with suppress(Exception):
                 bus.stop(timeout=0.0, drain=False)

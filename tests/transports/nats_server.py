@@ -25,6 +25,7 @@ import nats.js.errors
 
 from missing import missing
 from pipebus import Bus
+from pipebus.bus.bus import engine_of
 from pipebus.testing.contract import UrlStage
 from pipebus.transports.nats.wire import CLOUDEVENT
 
@@ -164,7 +165,7 @@ class NatsStage(UrlStage):
 
     def crash(self) -> None:
         """The connections are cut, nothing is sent any more, and the leases end."""
-        killed = [bus.transport for bus in self.buses if bus.state == "started"]
+        killed = [engine_of(bus).transport for bus in self.buses if bus.state == "started"]
         for transport in killed:
             link = transport.link
             if link.thread.is_alive():

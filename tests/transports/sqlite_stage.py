@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipebus import Bus
+from pipebus.bus.bus import engine_of
 from pipebus.errors import TransportError
 from pipebus.testing.contract import UrlStage
 from pipebus.transports.sqlite.files import WriteLock
@@ -70,7 +71,7 @@ class SqliteStage(UrlStage):
     def crash(self) -> None:
         for bus in self.buses:
             if bus.state == "started":
-                transport: Any = bus.transport
+                transport: Any = engine_of(bus).transport
                 transport._keeper.patience = 0.0
                 lock = transport.file.writer.files
                 if isinstance(lock, Killed):
@@ -84,7 +85,7 @@ class SqliteStage(UrlStage):
     def inject(self, raw: bytes, subject: str) -> None:
         bus = next(bus for bus in self.buses if bus.state == "started")
         number = len(self.sql("SELECT seq FROM message"))
-        bus.transport.file.writer.call(Outgoing(f"raw-{number}", subject, None, raw, 0.0))
+        engine_of(bus).transport.file.writer.call(Outgoing(f"raw-{number}", subject, None, raw, 0.0))
 
     def wipe(self) -> None:
         super().wipe()

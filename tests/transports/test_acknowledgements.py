@@ -11,6 +11,7 @@ import pytest
 from byte_transport import ByteTransport
 
 from pipebus import Bus, Delivery, Dropped, Message, MessageTooLarge, Pipeline, Receipt, events, transform, when
+from pipebus.bus.bus import engine_of
 
 MakeBus = Callable[..., Bus]
 BYTES = "bytes:"
@@ -23,7 +24,7 @@ def bus(make_bus: MakeBus) -> Bus:
 
 
 def wire(bus: Bus) -> ByteTransport:
-    found = bus.transport
+    found = engine_of(bus).transport
     assert isinstance(found, ByteTransport)
     return found
 

@@ -12,6 +12,7 @@ from byte_transport import ByteTransport
 from kept_transport import KeptStage
 
 from pipebus import Bus
+from pipebus.bus.bus import engine_of
 from pipebus.testing.contract import *  # noqa: F403
 from pipebus.testing.contract import Stage, UrlStage
 from pipebus.transports.base import Capabilities
@@ -34,20 +35,24 @@ class BytesStage(UrlStage):
         return ByteTransport(self.delay).capabilities
 
     def open(self, name: str = "contract", **options: Any) -> Bus:
-        free = [bus.transport for bus in self.buses if all(b.state == "stopped" for b in self.users(bus.transport))]
+        free = [
+            engine_of(bus).transport
+            for bus in self.buses
+            if all(b.state == "stopped" for b in self.users(engine_of(bus).transport))
+        ]
         bus = Bus(free[0] if free else ByteTransport(self.delay), name=name, **options)
         self.buses.append(bus)
         return bus
 
     def users(self, transport: ByteTransport) -> list[Bus]:
-        return [bus for bus in self.buses if bus.transport is transport]
+        return [bus for bus in self.buses if engine_of(bus).transport is transport]
 
     def lose_leases(self) -> None:
-        for transport in {bus.transport for bus in self.buses}:
+        for transport in {engine_of(bus).transport for bus in self.buses}:
             transport.lose()
 
     def inject(self, raw: bytes, subject: str) -> None:
-        for transport in {bus.transport for bus in self.buses if bus.state == "started"}:
+        for transport in {engine_of(bus).transport for bus in self.buses if bus.state == "started"}:
             transport.inject(subject, raw)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from pipebus.bus.bus import engine_of
+
 pytest.importorskip("nats")
 
 from nats_server import NatsServer, NatsStage, with_client
@@ -269,7 +271,7 @@ class TestPublishing:
             async with bus:
                 asking = [asyncio.ensure_future(bus.apublish("a", number)) for number in range(500)]
                 while not all(one.done() for one in asking):
-                    most.append(len(bus.transport.publisher._flying))
+                    most.append(len(engine_of(bus).transport.publisher._flying))
                     await asyncio.sleep(0)
                 await bus.adrain(timeout=30)
 
@@ -308,10 +310,10 @@ class TestPublishing:
         """The server's limit is asked for at the start; a letter about a message has room beside it."""
         with NatsServer(tmp_path, "max_payload: 65536") as server:
             bus = Bus(server.url)
-            assert bus.transport.capabilities.max_size > 65536
+            assert engine_of(bus).transport.capabilities.max_size > 65536
             bus.subscribe("a", Seen(), name="s")
             with bus:
-                assert bus.transport.capabilities.max_size < 65536
+                assert engine_of(bus).transport.capabilities.max_size < 65536
                 with pytest.raises(MessageTooLarge):
                     bus.publish("a", "x" * 65000)
                 assert bus.publish("a", "x" * 30_000)
@@ -427,7 +429,7 @@ class TestSubscriptions:
             await client.jetstream().delete_consumer(stage.stream, "s")
 
         with running(stage, bus):
-            bus.transport.warn = lambda event, **facts: warned.append(event)
+            engine_of(bus).transport.warn = lambda event, **facts: warned.append(event)
             theirs(stage, delete)
             until(stage, lambda: "consumer.lost" in warned, "it is told")
             until(stage, lambda: theirs(stage, consumers) == ["s"], "it is there again")
@@ -439,11 +441,11 @@ class TestSubscriptions:
         bus = stage.open()
         bus.subscribe("a", Seen(), name="s")
         with running(stage, bus), pytest.raises(TransportError, match="in use"):
-            bus.transport.remove("s")
-        bus.transport.remove("s")
+            engine_of(bus).transport.remove("s")
+        engine_of(bus).transport.remove("s")
         assert theirs(stage, consumers) == []
         with pytest.raises(TransportError, match="no subscription s"):
-            bus.transport.remove("s")
+            engine_of(bus).transport.remove("s")
 
     def test_a_stream_that_promises_less_is_refused_at_start(self, stage: NatsStage) -> None:
         """One in memory under a URL that says nothing of it; the text says what to do."""
@@ -501,7 +503,7 @@ class TestSubscriptions:
                 bus.publish(subject, subject)
             bus.drain(timeout=10)
             until(stage, lambda: len(seen.messages) == 3, "they have come")
-            assert bus.transport.pending("s") == 0
+            assert engine_of(bus).transport.pending("s") == 0
         assert seen.bodies == ["a.b", "a.x", "y.b"]
 
     def test_an_unnamed_subscription_that_is_full_waits(self, stage: NatsStage) -> None:
@@ -524,7 +526,7 @@ class TestSubscriptions:
             pass
         bus = Bus(f"{stage.url}&window=5s")
         with bus:
-            assert bus.transport.capabilities.dedup_window == 5.0
+            assert engine_of(bus).transport.capabilities.dedup_window == 5.0
 
         async def window(client: Any, prefix: str) -> Any:
             return (await client.jetstream().stream_info(stage.stream)).config.duplicate_window
@@ -596,7 +598,7 @@ class TestLetters:
 
         with running(stage, bus):
             theirs(stage, delete)
-            bus.transport.warn = lambda event, **facts: warned.append(event)
+            engine_of(bus).transport.warn = lambda event, **facts: warned.append(event)
             bus.publish("a", 1)
             until(stage, lambda: len(seen.messages) == 2, "it has come again")
             until(stage, lambda: figures(bus, "s")["acknowledged"] == 1, "and is handled")
@@ -659,7 +661,7 @@ class TestLetters:
         with running(stage, bus):
             bus.publish("a", 1)
             bus.drain(timeout=10)
-        bus.transport.remove("s")
+        engine_of(bus).transport.remove("s")
         letters = Bus(stage.url).dead_letters
         (letter,) = letters.list()
         with pytest.raises(DeadLetterError, match="stays a dead letter"):

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from pipebus.bus.bus import engine_of
+
 pytest.importorskip("nats")
 
 from nats_cluster import NatsCluster
@@ -97,7 +99,7 @@ class Traffic:
     @property
     def server(self) -> str:
         """The one that the bus is connected to."""
-        name: str = self.bus.transport.link.client._server_info["server_name"]
+        name: str = engine_of(self.bus).transport.link.client._server_info["server_name"]
         return name
 
     def goes_on(self) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pipebus.bus.bus import engine_of
+
 pytest.importorskip("nats")
 pytest.importorskip("nkeys")
 
@@ -61,7 +63,7 @@ def test_who_has_the_file_comes_in(server: NatsServer, tmp_path: Path) -> None:
         bus.drain(timeout=10)
         server.stop()
         server.start()
-        until(stage, lambda: bus.transport.link.client is not None, "it is connected again")
+        until(stage, lambda: engine_of(bus).transport.link.client is not None, "it is connected again")
         bus.publish("a", 2)
         bus.drain(timeout=10)
     assert seen.bodies == [1, 2]
@@ -151,7 +153,7 @@ def test_a_file_that_is_broken_for_a_while_does_no_harm(server: NatsServer, tmp_
         with pytest.raises(TransportError, match=r"ann\.creds"):
             bus.publish("a", 2)
         write_creds(file, *AUTHORITY.user("ann, again"))
-        until(stage, lambda: bus.transport.link.client is not None, "it is connected again")
+        until(stage, lambda: engine_of(bus).transport.link.client is not None, "it is connected again")
         assert bus.publish("a", 3) is not None
 
 

@@ -15,6 +15,7 @@ pytest.importorskip("nats")
 from nats_server import NatsServer, NatsStage, with_client
 
 from pipebus import Bus
+from pipebus.bus.bus import engine_of
 from pipebus.testing.contract.tools import Seen, running
 from pipebus.transports.base import Finding
 from pipebus.transports.nats import health
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.thorough  # on a real server
 
 
 def examined(url: str) -> list[Finding]:
-    return list(Bus(url).transport.examine())
+    return list(engine_of(Bus(url)).transport.examine())
 
 
 def of(found: list[Finding], about: str, level: str = "") -> str:

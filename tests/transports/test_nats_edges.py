@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from pipebus.bus.bus import engine_of
+
 pytest.importorskip("nats")
 
 from nats_server import NatsServer, NatsStage, Proxy, _cut, with_client
@@ -76,7 +78,7 @@ def through(stage: NatsStage, proxy: Proxy) -> Bus:
 
 
 def puller(bus: Bus, name: str = "s") -> Puller:
-    found: Puller = bus.transport._bound[name]
+    found: Puller = engine_of(bus).transport._bound[name]
     return found
 
 
@@ -108,7 +110,7 @@ def fail(message: Message) -> None:
 
 
 def connected_anew(stage: NatsStage, bus: Bus, before: Any) -> None:
-    until(stage, lambda: bus.transport.link.client not in (None, before), "it is connected again")
+    until(stage, lambda: engine_of(bus).transport.link.client not in (None, before), "it is connected again")
 
 
 class TestSizes:
@@ -127,12 +129,12 @@ class TestSizes:
                 await client.jetstream().publish(f"{prefix}.big", b"x", headers={"x-long": "a" * (65536 - 60)})
 
         with running(stage, bus):
-            bus.transport.warn = lambda event, **facts: warned.append(event)
-            client = bus.transport.link.client
+            engine_of(bus).transport.warn = lambda event, **facts: warned.append(event)
+            client = engine_of(bus).transport.link.client
             theirs(stage, publish)
             until(stage, bus.dead_letters.list, "it is dead")
             assert bus.publish("other", 1) is not None
-            assert bus.transport.link.client is client
+            assert engine_of(bus).transport.link.client is client
             (letter,) = bus.dead_letters.list()
             assert letter.error == "ValueError: no"
             assert {*letter.message.body} == {ord("x")}
@@ -154,7 +156,7 @@ class TestSizes:
         bus = stage.open()
         bus.subscribe("a", handle, name="s", attempts=1)
         with running(stage, bus):
-            body = "y" * (bus.transport.capabilities.max_size - 1500)
+            body = "y" * (engine_of(bus).transport.capabilities.max_size - 1500)
             bus.publish("a", body)
             until(stage, bus.dead_letters.list, "it is dead")
             (letter,) = bus.dead_letters.list()
@@ -169,7 +171,7 @@ class TestServersAndUsers:
 
     def test_who_may_do_what_the_doctor_asks_for_can_do_everything(self, tmp_path: Path) -> None:
         """Requests, dead letters, deliver="last", and removing a subscription; and nothing is refused."""
-        needed = health.needed(Bus("nats://ann:p@localhost").transport)
+        needed = health.needed(engine_of(Bus("nats://ann:p@localhost")).transport)
         rules = ", ".join(f"{verb}: {{ allow: {json.dumps(subjects)} }}" for verb, subjects in needed.items())
         config = f"authorization {{ users: [{{ user: ann, password: p, permissions: {{ {rules} }} }}] }}"
         warned, seen, broken = list[Any](), Seen(), [True]
@@ -182,7 +184,7 @@ class TestServersAndUsers:
         with NatsServer(tmp_path, config) as server:
             stage = NatsStage(server)
             bus = Bus(f"nats://ann:p@{server.place}")
-            bus.transport.warn = lambda event, **facts: warned.append((event, facts))
+            engine_of(bus).transport.warn = lambda event, **facts: warned.append((event, facts))
             bus.subscribe("double", lambda message: 2 * message.body, name="double")
             bus.subscribe("bad", handle, name="bad", attempts=1)
             with bus:
@@ -198,8 +200,8 @@ class TestServersAndUsers:
                 last = bus.subscribe("bad", name="last", deliver="last")
                 assert last.receive(timeout=5).body == 2
                 last.unsubscribe()
-                until(stage, lambda: "last" not in bus.transport._bound, "it has ended")
-                bus.transport.remove("last")
+                until(stage, lambda: "last" not in engine_of(bus).transport._bound, "it has ended")
+                engine_of(bus).transport.remove("last")
                 assert bus.dead_letters.list() == []
                 assert warned == []
 
@@ -210,7 +212,7 @@ class TestServersAndUsers:
             bus = Bus(f"nats://{without.place},{server.place}")
             with bus:
                 assert bus.publish("a", 1) is not None
-                assert bus.transport.link.client.connected_url.port == server.port
+                assert engine_of(bus).transport.link.client.connected_url.port == server.port
 
     @pytest.mark.parametrize(
         ("config", "text"),
@@ -237,7 +239,7 @@ class TestServersAndUsers:
         theirs(stage, make)
         bus = stage.open()
         with running(stage, bus):
-            assert bus.transport.capabilities.max_size < 50_000
+            assert engine_of(bus).transport.capabilities.max_size < 50_000
             with pytest.raises(MessageTooLarge):
                 bus.publish("a", "x" * 50_000)
             assert bus.publish("a", "x" * 20_000) is not None
@@ -348,8 +350,8 @@ class TestReconnects:
             until(alone, lambda: seen.bodies == [0], "what was lost has come")
             publish_many(publisher, "a", range(1, 60))
             until(alone, lambda: all(puller(bus).out and not puller(bus)._credit for bus in buses), "both are full")
-            before = [bus.transport.link.client for bus in buses]
-            slow, found = buses[0].transport.link, buses[0].transport.link._found
+            before = [engine_of(bus).transport.link.client for bus in buses]
+            slow, found = engine_of(buses[0]).transport.link, engine_of(buses[0]).transport.link._found
 
             async def later(client: Any) -> None:
                 await asyncio.sleep(0.5)
@@ -389,12 +391,14 @@ class TestReconnects:
         publish_many(bus, "a", range(40))
         until(alone, lambda: len(puller(bus).out) >= 32, "they are there")
         alone.server.stop()
-        until(alone, lambda: bus.transport.link.client is None, "it is noticed")
-        before = len(bus.transport.link._line)
+        until(alone, lambda: engine_of(bus).transport.link.client is None, "it is noticed")
+        before = len(engine_of(bus).transport.link._line)
         ended = threading.Event()
-        bus.transport.link.post(lambda: bus.transport.link.loop.call_later(1.0, ended.set))  # six times a third of a lease
+        engine_of(bus).transport.link.post(
+            lambda: engine_of(bus).transport.link.loop.call_later(1.0, ended.set)
+        )  # six times a third of a lease
         assert ended.wait(10.0)
-        assert len(bus.transport.link._line) <= before + 10
+        assert len(engine_of(bus).transport.link._line) <= before + 10
         alone.server.start()
         assert subscription.receive(timeout=20) is not None
 
@@ -466,7 +470,7 @@ class TestReconnects:
         with running(alone, bus, seen):
             publish_many(bus, "a", range(12))
             until(alone, lambda: seen.messages and not puller(bus)._credit, "it is full")
-            connection, before = bus.transport.link, bus.transport.link.client
+            connection, before = engine_of(bus).transport.link, engine_of(bus).transport.link.client
             real = connection._connect
 
             async def connect(*arguments: Any) -> None:
@@ -492,7 +496,7 @@ class TestReconnects:
 def lost_on_the_way(stage: NatsStage, proxy: Proxy, bus: Bus, publisher: Bus, bodies: range, given_back: list[str]) -> None:
     """Publish; what the server has then handed out is lost with the connection. Counts what is said to be given back."""
     until(stage, lambda: consumer(stage).num_waiting, "it has asked")
-    connection = bus.transport.link
+    connection = engine_of(bus).transport.link
     before, count, say = connection.client, consumer(stage).delivered.consumer_seq, connection.say
 
     def counted(frame: Any) -> None:
@@ -524,8 +528,8 @@ class TestWhatIsLeft:
                 until(stage, lambda number=number: number in seen.bodies, "it is handled")  # type: ignore[misc]
                 unnamed.unsubscribe()
                 named.unsubscribe()
-            until(stage, lambda: not bus.transport._bound, "nothing is left")
-            assert (bus.transport.figures("s0") or {}).get("acknowledged") == 10  # but their figures
+            until(stage, lambda: not engine_of(bus).transport._bound, "nothing is left")
+            assert (engine_of(bus).transport.figures("s0") or {}).get("acknowledged") == 10  # but their figures
 
     def test_what_is_removed_counts_for_no_receipt(self, stage: NatsStage) -> None:
         """At once."""
@@ -535,7 +539,7 @@ class TestWhatIsLeft:
             assert bus.publish("a", 1).mailboxes == 1
             bus.drain(timeout=10)
             subscription.unsubscribe()
-            bus.transport.remove("s")
+            engine_of(bus).transport.remove("s")
             assert bus.publish("a", 2).mailboxes == 0
 
     def test_a_removed_subscription_does_not_spoil_a_stop(self, stage: NatsStage) -> None:
@@ -543,13 +547,13 @@ class TestWhatIsLeft:
         bus, warned = stage.open(), list[str]()
         bus.subscribe("b", Seen(), name="other")
         with running(stage, bus):
-            bus.transport.warn = lambda event, **facts: warned.append(str(facts.get("error")))
+            engine_of(bus).transport.warn = lambda event, **facts: warned.append(str(facts.get("error")))
             subscription = bus.subscribe("a", name="s")
             for subject in ("a", "b"):
                 bus.publish(subject, 1)
             assert subscription.receive(timeout=10).body == 1
             subscription.unsubscribe()
-            bus.transport.remove("s")
+            engine_of(bus).transport.remove("s")
         assert not [text for text in warned if "nobody answers" in text]
 
     def test_a_stop_is_told_of_no_trouble_where_there_is_none(self, stage: NatsStage) -> None:
@@ -558,7 +562,7 @@ class TestWhatIsLeft:
         for name in names:
             bus.subscribe(name, Seen(), name=name)
         with running(stage, bus):
-            bus.transport.warn = lambda event, **facts: warned.append(event)
+            engine_of(bus).transport.warn = lambda event, **facts: warned.append(event)
             for name in names:
                 bus.publish(name, 1)
             bus.drain(timeout=10)
@@ -575,7 +579,7 @@ class TestWhatIsLeft:
         bus, gate, asked = stage.open(), asyncio.Event(), list[str]()
         bus.subscribe("a", Seen(), name="s")
         with running(stage, bus):
-            connection, one = bus.transport.link, puller(bus)
+            connection, one = engine_of(bus).transport.link, puller(bus)
             real = connection.ask
 
             async def ask(subject: str, data: bytes = b"", *more: Any) -> Any:
@@ -680,8 +684,8 @@ class TestWhatIsLeft:
         bus.subscribe("a", fail, name="s", attempts=1)
         with running(stage, bus):
             publish_many(bus, "a", range(600))
-            until(stage, lambda: not bus.transport.pending("s"), "all are dead")
-            until(stage, lambda: not bus.transport.letters._bounding, "they are counted")
+            until(stage, lambda: not engine_of(bus).transport.pending("s"), "all are dead")
+            until(stage, lambda: not engine_of(bus).transport.letters._bounding, "they are counted")
             assert len(counted) < 250
             (found,) = {len(bus.dead_letters), len(bus.dead_letters.list())}
             assert 290 <= found <= 305

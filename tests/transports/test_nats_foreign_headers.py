@@ -12,6 +12,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from pipebus.bus.bus import engine_of
+
 pytest.importorskip("nats")
 
 from hypothesis import example, given, settings
@@ -353,7 +355,7 @@ class TestRequests:
         bus.subscribe("a", seen)
         with bus:
             warned: list[str] = []
-            bus.transport.warn = lambda event, **facts: warned.append(event)  # type: ignore[method-assign]
+            engine_of(bus).transport.warn = lambda event, **facts: warned.append(event)  # type: ignore[method-assign]
             with pytest.raises(MessageTooLarge, match="longer"):
                 bus.publish("\U0001f600" * 500, reply_to="\U0001f600" * 700)
             bus.publish("a", "next")

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from pipebus.bus.bus import engine_of
+
 pytest.importorskip("nats")
 
 from hypothesis import HealthCheck, Phase, settings
@@ -96,7 +98,7 @@ class Stage(NatsStage):
 
     def pullers(self) -> list[Any]:
         """Of the living: what their subscription has here."""
-        return [bus.transport._bound[NAME] for bus in self.living]
+        return [engine_of(bus).transport._bound[NAME] for bus in self.living]
 
     def settle_down(self) -> None:
         """What the server can deliver to the living is with them, and what they have settled is with the server."""

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from missing import missing
+from pipebus.bus.bus import engine_of
 
 pytest.importorskip("nats")
 
@@ -132,14 +133,14 @@ class TestOutages:
         bus = Bus(f"{server.url}?publish_timeout=1s")
         with bus:
             server.stop()
-            until(_patient, lambda: bus.transport.link.client is None, "it is noticed")
+            until(_patient, lambda: engine_of(bus).transport.link.client is None, "it is noticed")
             begun = time.monotonic()
             with pytest.raises(TransportError, match=r"was not sent"):
                 bus.publish("a", 1)
             assert time.monotonic() - begun < 5
             assert bus.stats()["state"] == "started"  # who looks is not told of it by an error
             server.start()
-            until(_patient, lambda: bus.transport.link.client is not None, "it is back")
+            until(_patient, lambda: engine_of(bus).transport.link.client is not None, "it is back")
             assert bus.publish("a", 2) is not None
 
     def test_a_server_that_stands_still_is_unknown(self, server: NatsServer) -> None:
@@ -169,13 +170,13 @@ class TestOutages:
         patient: Any = NatsStage.__new__(NatsStage)
         patient.patience = 40.0
         with bus:
-            client = bus.transport.link.client
+            client = engine_of(bus).transport.link.client
             server.send(signal.SIGSTOP)
             try:
-                until(patient, lambda: bus.transport.link.client is not client, "it is noticed")
+                until(patient, lambda: engine_of(bus).transport.link.client is not client, "it is noticed")
             finally:
                 server.send(signal.SIGCONT)
-            until(patient, lambda: bus.transport.link.client is not None, "there is another one")
+            until(patient, lambda: engine_of(bus).transport.link.client is not None, "there is another one")
             assert bus.publish("a", 1) is not None
 
     def test_a_stop_without_a_server_ends(self, server: NatsServer, stage: NatsStage) -> None:
@@ -216,7 +217,7 @@ class TestOutages:
             assert bus.request("double", 1, timeout=5).body == 2
             server.stop()
             server.start()
-            until(stage, lambda: bus.transport.link.client is not None, "it is connected")
+            until(stage, lambda: engine_of(bus).transport.link.client is not None, "it is connected")
             assert bus.request("double", 2, timeout=5).body == 4
             bus.publish("ticks", 1)
             until(stage, lambda: seen.bodies == [1], "it has come")
@@ -231,7 +232,7 @@ class TestOutages:
             unnamed.unsubscribe()
             server.stop()
             server.start()
-            until(stage, lambda: bus.transport.link.client is not None, "it is connected")
+            until(stage, lambda: engine_of(bus).transport.link.client is not None, "it is connected")
             bus.publish("a", 1)
             again = bus.subscribe("a", name="s")
             assert again.receive(timeout=stage.patience).body == 1
@@ -313,9 +314,13 @@ class TestNetwork:
                 elif fault == "cut":
                     proxy.cut_after = 777  # in the middle of a frame, most likely
                 elif fault == "silence":
-                    client = bus.transport.link.client
+                    client = engine_of(bus).transport.link.client
                     proxy.silent = True
-                    until(stage, lambda client=client: bus.transport.link.client is not client, "the silence is noticed")  # type: ignore[misc]
+                    until(
+                        stage,
+                        lambda client=client: engine_of(bus).transport.link.client is not client,
+                        "the silence is noticed",
+                    )  # type: ignore[misc]
                     proxy.silent = False
                 else:
                     proxy.latency = 0.02

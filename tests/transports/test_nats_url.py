@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("nats")
 
 from pipebus import Bus
+from pipebus.bus.bus import engine_of
 from pipebus.errors import TransportError, UnsupportedCapability
 from pipebus.message.patterns import Pattern
 from pipebus.testing.contract.table import ROWS
@@ -97,7 +98,7 @@ class TestOptions:
     def test_promises_follow_the_url(self) -> None:
         """What is kept in memory does not outlive the server, and plain NATS keeps nothing."""
         kept, light, core = (
-            Bus(f"nats://localhost{rest}").transport.capabilities for rest in ("", "?storage=memory", "?core=yes")
+            engine_of(Bus(f"nats://localhost{rest}")).transport.capabilities for rest in ("", "?storage=memory", "?core=yes")
         )
         assert (kept.survives, light.survives, core.survives) == ("server_restart", "process", "nothing")
         assert (kept.dedup_window, core.dedup_window) == (120.0, 0.0)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipebus import Bus, Delivery, Dropped, Message, UnsupportedCapability, transform
+from pipebus.bus.bus import engine_of
 from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, ReceiveTimeout, TransportError
 from pipebus.filters import Dedupe, Redeliver
 from pipebus.transports.sqlite import schema, writer
@@ -396,7 +397,7 @@ def test_a_settlement_that_cannot_be_written_harms_no_other(place: Place) -> Non
 
 
 def sweep(bus: Bus) -> None:
-    bus.transport.file.write(lambda store: store.sweep())
+    engine_of(bus).transport.file.write(lambda store: store.sweep())
 
 
 def test_what_nobody_waits_for_goes_when_its_time_is_over(place: Place) -> None:
@@ -411,7 +412,7 @@ def test_what_nobody_waits_for_goes_when_its_time_is_over(place: Place) -> None:
         sweep(bus)
         assert place.rows("SELECT subject FROM message") == [("b",)]
         assert waiting.receive(timeout=WAIT).body == "x"
-        bus.transport.flush()
+        engine_of(bus).transport.flush()
         sweep(bus)
         assert place.rows("SELECT subject FROM message") == []
 
@@ -446,7 +447,7 @@ def test_a_full_file_takes_no_more_and_loses_nothing(place: Place) -> None:
         assert 10 < sent < 25
         for _ in range(sent):
             assert len(reader.receive(timeout=WAIT).body) == 50_000
-        bus.transport.flush()
+        engine_of(bus).transport.flush()
         assert bus.publish("a", "x" * 50_000)
 
 
@@ -455,14 +456,14 @@ def test_a_subscription_is_forgotten_only_when_asked(place: Place) -> None:
     bus = place.bus()
     bus.subscribe("a", lambda message: None, name="s")
     with bus, pytest.raises(TransportError, match="subscription s is in use"):
-        bus.transport.remove("s")
+        engine_of(bus).transport.remove("s")
     bus = place.bus()
     with bus:
         assert bus.publish("a", 1).mailboxes == 1
-        bus.transport.remove("s")
+        engine_of(bus).transport.remove("s")
         assert bus.publish("a", 1).mailboxes == 0
         with pytest.raises(TransportError, match="no subscription s"):
-            bus.transport.remove("s")
+            engine_of(bus).transport.remove("s")
 
 
 def test_replies_leave_nothing_behind(place: Place) -> None:
@@ -529,9 +530,9 @@ def test_requests_work_after_a_lease_was_lost(place: Place) -> None:
     bus.subscribe("echo", lambda message: message.body, name="echo")
     with bus:
         assert bus.request("echo", 1, timeout=WAIT).body == 1
-        owner = bus.transport._keeper.owner
-        bus.transport.file.write(lambda store: store.leave(owner, counts=True))
-        while bus.transport._keeper.owner == owner:
+        owner = engine_of(bus).transport._keeper.owner
+        engine_of(bus).transport.file.write(lambda store: store.leave(owner, counts=True))
+        while engine_of(bus).transport._keeper.owner == owner:
             threading.Event().wait(0.01)
         assert bus.request("echo", 2, timeout=WAIT).body == 2
 
@@ -551,9 +552,9 @@ def test_what_is_held_while_the_lease_is_lost_is_still_ours_if_nobody_took_it(pl
     with bus:
         bus.publish("a")
         assert begun.wait(WAIT)
-        owner = bus.transport._keeper.owner
-        bus.transport.file.write(lambda store: store.leave(owner, counts=True))
-        while bus.transport._keeper.owner == owner:
+        owner = engine_of(bus).transport._keeper.owner
+        engine_of(bus).transport.file.write(lambda store: store.leave(owner, counts=True))
+        while engine_of(bus).transport._keeper.owner == owner:
             threading.Event().wait(0.01)
         go.set()
         bus.drain(timeout=WAIT)
@@ -567,7 +568,7 @@ def test_a_subscription_that_somebody_removed_is_made_again(place: Place) -> Non
     bus = place.bus()
     reader = bus.subscribe("a", name="s")
     with bus:
-        place.bus().transport.remove("s")
+        engine_of(place.bus()).transport.remove("s")
         while not bus.publish("a", "x").mailboxes:
             threading.Event().wait(0.01)
         assert reader.receive(timeout=WAIT).body == "x"
@@ -608,7 +609,7 @@ def test_a_durable_dedupe_forgets_when_its_time_is_over(place: Place) -> None:
         with bus:
             bus.publish("a", "x", id="same")
             bus.drain(timeout=WAIT)
-        while bus.transport.seen("s", "str:'same'"):
+        while engine_of(bus).transport.seen("s", "str:'same'"):
             pass
     assert seen == ["x", "x"]
 

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlite_stage import SqliteStage
 
 from pipebus import Bus, PipebusError, Receipt, Subscription
+from pipebus.bus.bus import engine_of
 from pipebus.errors import ReceiveTimeout
 from scale_helpers import examples
 
@@ -102,7 +103,7 @@ class Life(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 1_000))
     def replay(self, pick: int) -> None:
         """A dead letter's message waits again, as if new."""
-        self.bus.transport.flush()
+        engine_of(self.bus).transport.flush()
         letters = self.bus.dead_letters.list()
         letter = letters[pick % len(letters)]
         self.bus.dead_letters.replay(letter.id)
@@ -126,7 +127,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         """What was acknowledged a moment ago may not be in the file yet; so the model flushes, as a wait would."""
-        self.bus.transport.flush()
+        engine_of(self.bus).transport.flush()
         self.stage.crash()
         self.claimed(counts=True)
         self.bus.stop(timeout=1.0, drain=False)

@@ -24,6 +24,7 @@ from crash_helpers import script
 from worker_child import LATER, SUBSCRIPTION
 
 from pipebus import Bus, Delivery, Message
+from pipebus.bus.bus import engine_of
 from pipebus.errors import TransportError
 from pipebus.testing.history import Delivered, History
 from pipebus.transports.sqlite import boot
@@ -124,7 +125,7 @@ class Place:
             self.history.record_accepted(id)
 
     def figures(self) -> dict[str, Any]:
-        found = self.bus.transport.figures(S)
+        found = engine_of(self.bus).transport.figures(S)
         assert found is not None
         return found  # type: ignore[no-any-return]
 

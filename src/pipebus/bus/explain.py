@@ -1,5 +1,5 @@
 """
-What runs, told from the nodes that the chains were compiled from: as data (`describe_bus`) and as text (`explain`).
+What a bus runs, as data (`describe_bus`) and as text (`explain`). Both read the nodes that the chains were compiled from.
 """
 
 from __future__ import annotations
@@ -7,8 +7,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
+from pipebus.bus.engine import Engine
 from pipebus.bus.origins import origin_of
 from pipebus.delivery.subscription import Subscription, transforms_only
 from pipebus.foreign.objects import plain_text, said, shown, spared
@@ -22,34 +23,17 @@ from pipebus.pipeline.routes import filters_for
 from pipebus.pipeline.step import Step
 from pipebus.values.expressions import Expression
 
-
-class Described(Protocol):
-    """What is asked of a bus."""
-
-    url: str
-    schedules: dict[Any, None]
-    told: Any
-
-    def options(self) -> dict[str, Any]: ...
-    @property
-    def publish_nodes(self) -> tuple[Node, ...]: ...
-    @property
-    def delivery_nodes(self) -> tuple[Node, ...]: ...
-    @property
-    def subscriptions(self) -> list[Subscription]: ...
-    def listeners(self, subject: Any) -> list[Subscription]: ...
-
-
 # --- data --------------------------------------------------------------------------------------------------------------
 
 
-def describe_bus(bus: Described) -> dict[str, Any]:
+def describe_bus(engine: Engine) -> dict[str, Any]:
+    """`Bus.describe`."""
     return {
-        "transport": bus.url,
-        "bus": bus.options() | bus.told.bus,
-        "publish": [describe_node(node) for node in bus.publish_nodes],
-        "delivery": [describe_node(node) for node in bus.delivery_nodes],
-        "subscriptions": [describe_subscription(s) for s in sorted(bus.subscriptions, key=lambda s: s.name)],
+        "transport": engine.url,
+        "bus": engine.options() | engine.from_file.bus,
+        "publish": [describe_node(node) for node in engine.router.nodes],
+        "delivery": [describe_node(node) for node in engine.delivery_nodes],
+        "subscriptions": [describe_subscription(s) for s in sorted(engine.router.subscriptions(), key=lambda s: s.name)],
         "schedules": [
             {
                 "every": schedule.interval,
@@ -59,18 +43,21 @@ def describe_bus(bus: Described) -> dict[str, Any]:
                 **{key: value for key, value in origin_of(schedule).items() if key not in ("interval", "subject")},
                 "place": place_text(schedule.place),
             }
-            for schedule in list(bus.schedules)
+            for schedule in engine.schedules
         ],
     }
 
 
-def _told_settings(filter: Any, told: Mapping[str, Any]) -> str:
-    """The settings that somebody chose: those that differ from their defaults."""
+def _chosen_settings(filter: Any, origin: Mapping[str, Any]) -> str:
+    """
+    The settings of a dataclass filter that differ from their defaults, written as in the config file if it has one. For other
+    filters, those in the file.
+    """
     if not dataclasses.is_dataclass(filter) or isinstance(filter, type):
-        return ", ".join(f"{name}={_short(value)}" for name, value in _written(told).items())
+        return ", ".join(f"{name}={_short(value)}" for name, value in _written(origin).items())
     defaults = {field.name: field.default for field in dataclasses.fields(filter)}
     chosen = {name: value for name, value in settings(filter).items() if value != value_text(defaults[name])}
-    chosen.update(told)
+    chosen.update(origin)
     return ", ".join(f"{name}={_short(value)}" for name, value in chosen.items() if name in defaults)
 
 
@@ -92,23 +79,23 @@ def describe_node(node: Node) -> dict[str, Any]:
     return {kind: test, **inside}
 
 
-def _written(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as a file has them: those that were interpolated, and all of a filter that is no dataclass."""
-    table = told.get("")
+def _written(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as the config file writes them: those with an interpolation and, if the filter is not a dataclass, all."""
+    table = origin.get("")
     found = dict(table) if isinstance(table, dict) else {}
     for key in ("use", "target", "name"):
         found.pop(key, None)
-    return found | {key: value for key, value in told.items() if key}
+    return found | {key: value for key, value in origin.items() if key}
 
 
 def what_it_is(filter: Any) -> Any:
-    """The function of a filter that is one, else its class."""
+    """The filter itself if it has a name of its own, as a function has; otherwise its class."""
     return filter if getattr(filter, "__qualname__", None) is not None else type(filter)
 
 
 def _predicate(predicate: Any) -> dict[str, Any]:
-    told = value_text(predicate)
-    return told if isinstance(told, dict) else {"predicate": told}
+    text = value_text(predicate)
+    return text if isinstance(text, dict) else {"predicate": text}
 
 
 def describe_subscription(subscription: Subscription) -> dict[str, Any]:
@@ -129,7 +116,7 @@ def describe_subscription(subscription: Subscription) -> dict[str, Any]:
 
 
 def settings(filter: Any) -> dict[str, Any]:
-    """A dataclass filter's fields as JSON-safe values; nothing for other filters."""
+    """The public fields of a dataclass filter that `__init__` takes, as JSON-safe values; empty for other filters."""
     if not dataclasses.is_dataclass(filter) or isinstance(filter, type):
         return {}
     return {
@@ -140,7 +127,7 @@ def settings(filter: Any) -> dict[str, Any]:
 
 
 def value_text(value: Any) -> Any:
-    """A value of JSON's as it is; a function or class as `module:name`; anything else as its text."""
+    """`value` in a JSON-safe form: JSON's own types unchanged, a function or class as `module:name`, others as text."""
     try:
         return _value_text(value)
     except BaseException as error:
@@ -166,7 +153,7 @@ def _value_text(value: Any) -> Any:
 
 
 def place_text(place: Place) -> str:
-    """Relative to the working directory where that is shorter."""
+    """`file:line`; the file is relative to the working directory if that is shorter."""
     try:
         relative = os.path.relpath(place.file)
     except ValueError:
@@ -177,28 +164,29 @@ def place_text(place: Place) -> str:
 # --- text --------------------------------------------------------------------------------------------------------------
 
 
-def explain(bus: Described, about: Any) -> str:
+def explain(engine: Engine, about: Any) -> str:
+    """`Bus.explain`."""
     message = about if isinstance(about, Message) else None
     subject = message.subject if message is not None else about
     subject = plain_text(subject)
     if isinstance(subject, str):
         check_subject(subject)
     lines: list[tuple[int, str, str, str]] = []
-    _explain_chain(bus.publish_nodes, subject, message, 1, lines)
-    stays = ", if the subject stays" if any(step.traits.reroutes for step in filters_for(bus.publish_nodes, subject)) else ""
+    _explain_chain(engine.router.nodes, subject, message, 1, lines)
+    stays = ", if the subject stays" if any(step.traits.reroutes for step in filters_for(engine.router.nodes, subject)) else ""
     parts = [said(subject), "", "publish chain" if lines else "publish chain: no filter", *_table(lines), ""]
-    listeners = sorted(bus.listeners(subject), key=lambda s: s.name)
+    listeners = sorted(engine.listeners(subject), key=lambda s: s.name)
     if not listeners:
         parts.append(f"mailboxes{stays}: nobody listens (a Receipt with 0 mailboxes, and an Unrouted event)")
     else:
         parts.append(f"mailboxes{stays}")
     for subscription in listeners:
-        parts += _explain_subscription(subscription, bus, subject, message)
+        parts += _explain_subscription(subscription, engine, subject, message)
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _explain_subscription(subscription: Subscription, bus: Described, subject: Any, message: Any) -> list[str]:
-    plan, publish_nodes, bus_nodes = subscription.plan, bus.publish_nodes, bus.delivery_nodes
+def _explain_subscription(subscription: Subscription, engine: Engine, subject: Any, message: Any) -> list[str]:
+    plan, publish_nodes, bus_nodes = subscription.plan, engine.router.nodes, engine.delivery_nodes
     rules = plan.rules
     policy = f"{rules.overflow} at {rules.size:,}" + (f", {rules.timeout:g} s" if rules.overflow == "block" else "")
     if plan.bound is None:
@@ -232,51 +220,61 @@ def _explain_chain(
     Append a line for each node.
 
     Args:
-        before: Filters of other chains come before: they may change what a predicate sees.
+        before: Whether filters of other chains run earlier. They may change what a predicate sees.
     """
     certain = True  # until a filter may have changed the subject
-    alone = not before  # until a filter may have changed the message
+    unchanged = not before  # until a filter may have changed the message
 
-    def go(chain: tuple[Node, ...], depth: int) -> bool:
-        """True if a branch was certainly taken: what follows, here and around, is skipped."""
-        nonlocal certain, alone
+    def walk(chain: tuple[Node, ...], depth: int) -> bool:
+        """Whether a branch is certainly taken, so that the nodes after it are skipped, also those of enclosing chains."""
+        nonlocal certain, unchanged
         for index, node in enumerate(chain):
             where = place_text(node.place)
-            left = False
+            branched = False
             if isinstance(node, Step):
-                given = _told_settings(node.filter, origin_of(node))
+                chosen = _chosen_settings(node.filter, origin_of(node))
                 note = "may change the subject: what follows depends on it" if node.traits.reroutes else ""
                 note = "an actor: asked in its own mailbox" if node.shape == "actor" else note
-                lines.append((depth, f"{node.name}({given})" if given else node.name, note, where))
+                lines.append((depth, f"{node.name}({chosen})" if chosen else node.name, note, where))
                 certain = certain and not node.traits.reroutes
-                alone = False
+                unchanged = False
             elif not isinstance(node, Fork):
                 lines.append((depth, "Pipeline", _on_error(node), where))
-                left = go(node.nodes, depth + 1)
+                branched = walk(node.nodes, depth + 1)
             else:
-                decided, why = _decide(node, subject, message if alone else None, certain)
-                if message is not None and not alone and node.test.pattern is None:
+                decided, why = _decide(node, subject, message if unchanged else None, certain)
+                if message is not None and not unchanged and node.test.pattern is None:
                     why += "; filters before it may change what it sees"
                 lines.append((depth, node.name, why, where))
                 if decided is False:
                     continue
-                left = go(node.nodes, depth + 1) and decided is True
-                left = left or (decided is True and isinstance(node, Branch))
-            if left:
+                branched = walk(node.nodes, depth + 1) and decided is True
+                branched = branched or (decided is True and isinstance(node, Branch))
+            if branched:
                 later = [other.name for other in chain[index + 1 :]]
                 if later:
                     lines.append((depth, f"({', '.join(later)})", "skipped: a branch was taken", ""))
                 return True
         return False
 
-    go(chain, depth)
+    walk(chain, depth)
 
 
 def _decide(node: Fork, subject: Any, message: Message[Any] | None, certain: bool) -> tuple[bool | None, str]:
+    """
+    Whether a message goes into `node`, and why.
+
+    Args:
+        message: None: unknown, or filters before `node` may have changed it.
+        certain: Whether the message still has this subject.
+
+    Returns:
+        True, False or None (it depends on the message), and the reason as text.
+    """
     pattern: Pattern | None = node.test.pattern
     if pattern is not None:
         if not certain:
-            return None, "asked of the new subject"
+            return None, "depends on the new subject"
         if pattern.matches(subject):
             return True, f"taken: {subject} matches"
         return False, f"not taken: {subject} does not match"
@@ -286,8 +284,8 @@ def _decide(node: Fork, subject: Any, message: Message[Any] | None, certain: boo
     try:
         answer = bool(predicate(message))
     except Exception as error:
-        return None, f"asked of the message as it came: raises {type(error).__name__}: {error}"
-    return answer, f"{'taken' if answer else 'not taken'}: {node.test.name} says {answer} of the message as it came"
+        return None, f"unknown: {node.test.name} raises {type(error).__name__} for this message: {error}"
+    return answer, f"{'taken' if answer else 'not taken'}: {node.test.name} is {answer} for this message"
 
 
 def _short(value: Any) -> str:

@@ -1,5 +1,5 @@
 """
-Handlers: subscriptions written down where no bus exists yet, in modules that are imported before one is made.
+Handlers: subscriptions for modules that are imported before a bus exists.
 
     handlers = Handlers()
 
@@ -31,7 +31,11 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 
 class Handlers:
-    """A list of subscriptions for `bus.include`; it may be included in several buses."""
+    """
+    Collects handlers for `bus.include`.
+
+    Several buses may include the same `Handlers`, each of them once. While such a bus exists, no handler can be added.
+    """
 
     def __init__(self) -> None:
         self._found: list[tuple[Any, Callable[..., Any], dict[str, Any], Place]] = []
@@ -43,10 +47,12 @@ class Handlers:
     def on(self, subject: Addresses, **options: Unpack[Options]) -> Callable[[H], H]: ...
     def on(self, subject: Any, **options: Any) -> Any:
         """
-        `bus.on`, for later; the function stays what it is.
+        Remember a handler until a bus includes it. The options are those of `bus.on`; the function is returned unchanged.
 
         Raises:
-            SubjectError: a bad pattern. SubscriptionError: too late, a bus has included these already.
+            SubjectError: a bad pattern, or no subject at all.
+            SubscriptionError: a generator function, or a bus has included these handlers already.
+            TypeError: an unknown option.
         """
         place = places.caller()
         unknown = options.keys() - Options.__optional_keys__
@@ -63,8 +69,8 @@ class Handlers:
             check_runs(handler, handler_name(handler), place)
             if self._included:
                 raise SubscriptionError(
-                    f"{getattr(handler, '__name__', handler)} (at {place}) comes too late: a bus has included these handlers, "
-                    "and would not hear of it; register it before, or on the bus itself"
+                    f"{getattr(handler, '__name__', handler)} (at {place}) comes too late: a bus has already included these "
+                    "handlers and would not learn of this one; register it earlier, or on the bus itself"
                 )
             self._found.append((subject, handler, options, place))
             return handler
@@ -72,15 +78,20 @@ class Handlers:
         return register
 
     def hand_over(self, bus: Bus) -> list[tuple[Any, Callable[..., Any], dict[str, Any], Place]]:
-        """What `bus.include` subscribes."""
+        """
+        The handlers for `bus.include` to subscribe: subject, function, options and place of each.
+
+        Raises:
+            SubscriptionError: this bus has included them before.
+        """
         if bus in self._included:
             place = self._found[0][3] if self._found else "nowhere"
             raise SubscriptionError(
-                f"the handlers of {place} and below are included already; a second time each message would be handled twice"
+                f"the handlers of {place} and below are included already; including them again would handle each message twice"
             )
         self._included.add(bus)
         return list(self._found)
 
     def take_back(self, bus: Bus) -> None:
-        """It could not be done: the bus may try again."""
+        """Undo `hand_over` after an include that failed, so that the bus may try again."""
         self._included.discard(bus)

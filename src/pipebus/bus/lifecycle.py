@@ -82,6 +82,7 @@ class StopReport(msgspec.Struct, frozen=True):
 class Parts(Protocol):
     """What a lifecycle starts and stops; a bus's."""
 
+    bus: Any
     clock: Clock
     locks: Locks
     transport: Any
@@ -96,7 +97,7 @@ class Parts(Protocol):
     router: Router
     ledger: Ledger
     replies: Replies
-    schedules: dict[Schedule, None]
+    schedules: Iterable[Schedule]
     services: Services
     drains: bool | None
 
@@ -297,7 +298,7 @@ class Lifecycle:
                     begin = getattr(step.filter, "start", None)
                     if begin is not None:
                         log = get_logger(filter=step.name)
-                        self._call(begin, shapes.Context(self.bus, self.bus.clock, log, step.name))
+                        self._call(begin, self._context(step.name, log))
                 except BaseException as error:
                     note(error, f"in the start of filter {step.name}")
                     self._running.discard(id(step.filter))
@@ -306,6 +307,13 @@ class Lifecycle:
                 begun.append(step)
         with self._claiming:
             self._started += begun
+
+    def _context(self, name: str, log: Any) -> shapes.Context:
+        transport = self.bus.transport
+        return shapes.Context(
+            self.bus.bus, self.bus.clock, log, name, self.ended_by_stop,
+            transport if transport.capabilities.memory else None, getattr(transport, "if_undone", lambda call: None),
+        )  # fmt: skip
 
     def _claim(self, step: Step) -> bool:
         """The right to start a filter object, once."""

@@ -1,5 +1,5 @@
 """
-What type checkers see of the bus's larger signatures: keyword options, and handlers whose body's type follows the subject's.
+Types for the bus's larger signatures: keyword options, and handlers whose body has the type of the subject.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Where = Name | Address
-"""What is published to, when it is no `Subject[T]`."""
+"""What a message can be published to, other than a `Subject[T]`."""
 
 Addresses = Name | Address | list[Any] | tuple[Any, ...] | set[Any]
-"""What is subscribed to, when it is no `Subject[T]`."""
+"""What can be subscribed to, other than a `Subject[T]`: a subject, a pattern, an object, or a collection of them."""
 
 if TYPE_CHECKING:
     Handler = (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Publisher(Protocol):
-    """For those who only send: a `Bus` is one, and so is a test's stand-in."""
+    """The type of a parameter through which code only publishes: a `Bus`, or a fake in a test."""
 
     @overload
     def publish(self, subject: Subject[T], body: T, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
@@ -48,7 +48,7 @@ class Publisher(Protocol):
 
 
 class Receiver(Protocol):
-    """For those who only read: a `Subscription` without a handler is one."""
+    """The type of a parameter from which code only reads messages: a `Subscription` without a handler, or a fake in a test."""
 
     def receive(self, timeout: float | None = None) -> Message[Any]: ...
     async def areceive(self, timeout: float | None = None) -> Message[Any]: ...
@@ -96,9 +96,9 @@ class Options(TypedDict, total=False):
 
 class Register(Protocol[T]):
     """
-    What `on(Subject[T])` gives: a decorator for handlers of a T, or of whatever else a handler may take.
+    What `on(Subject[T])` returns: a decorator for handlers that take a `T`, a `Message[T]`, a `Delivery` or the `Bus` first.
 
-    The name of the first parameter is lost to type checkers here; `on("a.string")` keeps the function's type whole.
+    With it, type checkers lose the name of the first parameter; `on("a.string")` keeps the function's whole type.
     """
 
     @overload

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections import Counter
 
+from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError
 from pipebus.cli.show import as_json, printable, styled
 from pipebus.cli.targets import add_allow, is_module
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
                 print(styled(f"{file}: {count} {noun}; nothing would be loaded", "red", sys.stderr), file=sys.stderr)
             continue
         if not args.json:
-            for hint in bus.told.hints:
+            for hint in engine_of(bus).from_file.hints:
                 print(printable(hint))
             print(f"{file}: {styled('fine', 'green')}: {_contents(bus.describe(), len(tests))}")
     return 1 if wrong else 0

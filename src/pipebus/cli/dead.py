@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.letters import Letter, Letters, renumbered, told
@@ -124,7 +125,7 @@ def _bus(args: argparse.Namespace) -> "Bus | None":
     if not args.letters.endswith(".toml"):
         return None
     bus = None if _in_memory(args.letters) else open_bus(args.letters, args.allow)
-    if bus is None or bus.transport.dead_letters is None:
+    if bus is None or engine_of(bus).transport.dead_letters is None:
         raise CommandError(
             f"{args.letters}: a bus in memory keeps dead letters only while it runs; keep them in a file, with "
             f"`pipebus run {args.letters} --dead letters.jsonl`, and name that file here"
@@ -235,12 +236,12 @@ class Replay:
         self.ended: defaultdict[Delivery, list[str]] = defaultdict(list)  # how they ended, in order
         self.dead: defaultdict[Delivery, list[str]] = defaultdict(list)  # ids of letters that died again
         self.stays: dict[str, str] = {}  # a letter's id: why
-        self.interrupts = Interrupts(self.bus.lifecycle.hurry)
+        self.interrupts = Interrupts(engine_of(self.bus).lifecycle.hurry)
 
     def run(self) -> int:
         from pipebus.outcomes.dead_letters import PUBLISH
 
-        if self.bus.transport.dead_letters is not None:
+        if engine_of(self.bus).transport.dead_letters is not None:
             raise CommandError(
                 f"{self.args.on} keeps its dead letters itself, and these are another bus's: replay them on that one, or "
                 f"publish their messages with `pipebus publish {self.args.on}`"
@@ -251,7 +252,7 @@ class Replay:
             self.bus.start()
         with self.interrupts:
             given = list(self._given())
-            report = self.bus.lifecycle.stop(self.args.timeout, drain=self.interrupts.count < 2)
+            report = engine_of(self.bus).lifecycle.stop(self.args.timeout, drain=self.interrupts.count < 2)
         counts = Counter({"handled": 0, "dead": 0, "dropped": 0})
         for one in given:
             ends = self.ended[_delivery(one)] or (["handled"] if one["subscription"] == PUBLISH else [])
@@ -276,7 +277,7 @@ class Replay:
             + f"{counts['dead']} dead again, {len(self.stays)} not given back, {self.others} left alone"
             + (f"; {new} new dead" if new else "")
         )
-        self.bus.lifecycle.leave()
+        engine_of(self.bus).lifecycle.leave()
         if self.interrupts.number is not None:
             return 128 + self.interrupts.number
         return 1 if again or self.stays or left_over(report) else 0

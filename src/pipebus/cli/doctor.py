@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError
 from pipebus.cli.show import as_json, printable, styled
 from pipebus.cli.targets import add_allow, is_url, open_bus
@@ -96,7 +97,7 @@ def _url(url: str) -> Iterator[Finding]:
 
 
 def _transport(bus: Any) -> Iterator[Finding]:
-    url, promises = bus.url, bus.transport.capabilities
+    url, promises = bus.url, engine_of(bus).transport.capabilities
     each = ", ".join(f"{name}={getattr(promises, name)}" for name in promises.__struct_fields__)
     about = f"transport {url}"
     yield Finding("ok", about, each)
@@ -104,7 +105,7 @@ def _transport(bus: Any) -> Iterator[Finding]:
         yield Finding("hint", about, "keeps messages in this process: what waits when it ends unexpectedly is lost")
     if not promises.multi_process:
         yield Finding("hint", about, "one process: other programs neither see its messages nor share its work")
-    yield from bus.transport.examine()
+    yield from engine_of(bus).transport.examine()
 
 
 # --- a bus -----------------------------------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ def _bus(args: argparse.Namespace) -> Iterator[Finding]:
     described = bus.describe()
     count = len(described["subscriptions"])
     yield Finding("ok", args.target, f"loads: {count} subscription{'' if count == 1 else 's'}")
-    for hint in bus.told.hints:
+    for hint in engine_of(bus).from_file.hints:
         yield Finding("hint", "config", hint.replace(": hint: ", ": ", 1))
     yield from _transport(bus)
     for one in described["subscriptions"]:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+from pipebus.bus.bus import engine_of
 from pipebus.cli.show import printable
 from pipebus.cli.targets import add_allow, add_target, open_bus
 
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     bus = open_bus(args.target, args.allow)
     described = bus.describe()
-    described["readers"] = [describe_node(node) for node in transforms_only(bus.delivery_nodes)]
+    described["readers"] = [describe_node(node) for node in transforms_only(engine_of(bus).delivery_nodes)]
     print(*(text(described) if args.format == "text" else Mermaid(described).lines()), sep="\n")
     return 0
 

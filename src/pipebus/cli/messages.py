@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError
 from pipebus.cli.show import as_json
 
@@ -48,8 +49,8 @@ class Lines:
 
 
 @contextmanager
-def tailing(bus: "Bus", pattern: str | None, lines: Lines, count: int | None = None) -> Iterator[None]:
-    """Print what a pattern's subscribers get; after `count` of them, ask the bus to stop."""
+def tailing(bus: "Bus", pattern: str | None, lines: Lines, count: int | None = None) -> Iterator[str]:
+    """Print what a pattern's subscribers get; after `count` of them, request the stop. Gives the subscription's name, or ""."""
     from pipebus.errors import SubjectError
     from pipebus.message.message import Message
 
@@ -63,13 +64,14 @@ def tailing(bus: "Bus", pattern: str | None, lines: Lines, count: int | None = N
         if printed == count:
             bus.request_stop(f"{count} printed")
 
+    name = ""
     if pattern is not None:
         try:
             # One with a name would stay where others use the transport.
-            bus.subscribe(pattern, show, name=TAIL if bus.transport.local else None)
+            name = bus.subscribe(pattern, show, name=TAIL if engine_of(bus).transport.local else None).name
         except SubjectError as error:
             raise CommandError(str(error)) from None
-    yield
+    yield name
 
 
 def kept_told(

@@ -6,6 +6,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.explain import checked_message, checked_subject, headers_of, json_value
 from pipebus.cli.interrupts import Interrupts
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     told: dict[str, Any]
     with starting():
         bus.start()
-    with Interrupts(bus.lifecycle.hurry) as interrupts, redirect_stdout(sys.stderr):
+    with Interrupts(engine_of(bus).lifecycle.hurry) as interrupts, redirect_stdout(sys.stderr):
         try:
             if args.request:
                 reply = bus.request(args.subject, body, timeout=args.timeout, **options)
@@ -89,18 +90,18 @@ def run(args: argparse.Namespace) -> int:
         except Rejected as error:
             told = {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.errors)}
         except SystemExit as error:
-            bus.interrupted(error, "a publish filter", f"a message on {args.subject}", lost=True)
+            engine_of(bus).interrupted(error, "a publish filter", f"a message on {args.subject}", lost=True)
             told = {"outcome": "failed", "reason": reason_of(error)}
         except Exception as error:
             told = {"outcome": "failed", "reason": reason_of(error)}
-        left = left_over(bus.lifecycle.stop(args.timeout, None), bus.lifecycle.drains(None))
+        left = left_over(engine_of(bus).lifecycle.stop(args.timeout, None), engine_of(bus).lifecycle.drains(None))
     letters = [] if keeps_letters(bus) else bus.dead_letters.list()  # there are others' letters, too
     if letters:
         told["dead"] = [{"subscription": letter.subscription, "by": letter.by, "error": letter.error} for letter in letters]
     if left:
         told["left"] = left
     print(as_json(told))
-    bus.lifecycle.leave()
+    engine_of(bus).lifecycle.leave()
     if interrupts.number is not None:
         return 128 + interrupts.number
     return 1 if told["outcome"] in ("rejected", "failed") or letters or left else 0
@@ -112,7 +113,7 @@ def _only_publish(bus: "Bus") -> None:
 
     found = [(one.name, patterns_of(one), one.plan.deliver) for one in bus.subscriptions if one.durable]
     leave_alone(bus)
-    bus.transport.announce(found)
+    engine_of(bus).transport.announce(found)
 
 
 def _kept(store: "SqliteTransport", receipt: Any) -> dict[str, Any]:

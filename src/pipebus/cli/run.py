@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError, log_to_stderr, summary
 from pipebus.cli.explain import checked_subject
 from pipebus.cli.interrupts import Interrupted, Interrupts
@@ -110,10 +111,10 @@ class Run:
         self.published = 0
         self.unreadable: list[str] = []
         self.unpublished: list[str] = []
-        self.interrupts = Interrupts(bus.lifecycle.hurry, bus.lifecycle.enough)
+        self.interrupts = Interrupts(engine_of(bus).lifecycle.hurry, engine_of(bus).lifecycle.enough)
         self.lines = Lines(self.interrupts.wake if args.input is not None else lambda: bus.request_stop("nobody reads"))
         self.left: StopReport | None = None
-        self.drains = bus.lifecycle.drains(None)
+        self.drains = engine_of(bus).lifecycle.drains(None)
         self.records: CsvRecords | JsonRecords
         self.elapsed = 0.0
         self.shared = keeps_letters(bus)
@@ -167,7 +168,7 @@ class Run:
         if isinstance(event, events.Died):
             self.died.append(f"dead: {event.message.subject} in {event.place}: {event.error}")
 
-    def _tailing(self) -> AbstractContextManager[None]:
+    def _tailing(self) -> AbstractContextManager[object]:
         pattern = self.args.tail
         if self.store is not None and pattern is not None:  # without a subscription: it would stay in the file
             return following(self.store, pattern, self.lines)
@@ -177,7 +178,7 @@ class Run:
         count = len(self.bus.subscriptions) - (self.args.tail is not None and self.store is None)
         told = f"running: {count} subscription{'' if count == 1 else 's'}; Ctrl-C drains and stops"
         with starting():
-            self.left = self.bus.lifecycle.run(self.args.timeout, lambda: print(told, file=sys.stderr))
+            self.left = engine_of(self.bus).lifecycle.run(self.args.timeout, lambda: print(told, file=sys.stderr))
 
     def _records(self) -> None:
         from pipebus.inputs.records import CsvRecords, open_records
@@ -190,7 +191,7 @@ class Run:
                 return
             if self.args.subject is None and isinstance(records, CsvRecords):
                 raise CommandError(NO_SUBJECT)
-            self.bus.lifecycle.bell = self.interrupts  # a handler that calls sys.exit(), say, ends the reading
+            engine_of(self.bus).lifecycle.bell = self.interrupts  # a handler that calls sys.exit(), say, ends the reading
             with starting():
                 self.bus.start()
             with progress(self.args.quiet) as show:
@@ -201,9 +202,9 @@ class Run:
                     if self.args.input == "-":
                         _leave_stdin()
                     drain = False if self.interrupts.count > 1 else None if self.interrupts.asked else True
-                    self.drains = self.bus.lifecycle.drains(drain)
-                    self.left = self.bus.lifecycle.stop(self.args.timeout, drain)
-                    self.bus.lifecycle.bell = None
+                    self.drains = engine_of(self.bus).lifecycle.drains(drain)
+                    self.left = engine_of(self.bus).lifecycle.stop(self.args.timeout, drain)
+                    engine_of(self.bus).lifecycle.bell = None
 
     def _watched(self, records: "CsvRecords | JsonRecords", show: Callable[[float | None, str], None] | None) -> Iterator[Any]:
         """The records, until the end, a signal, or nobody reads what is printed."""
@@ -238,7 +239,7 @@ class Run:
             self._outcome({"outcome": "rejected", "by": error.by, "reason": "; ".join(error.errors)})
         except SystemExit as error:
             self.published += 1
-            self.bus.interrupted(error, "a publish filter", f"record {self.where}", lost=True)
+            engine_of(self.bus).interrupted(error, "a publish filter", f"record {self.where}", lost=True)
             self._outcome({"outcome": "failed", "reason": reason_of(error)})
         except Exception as error:  # a filter's own, or wrong options: told, and the others are published
             text = reason_of(error)
@@ -277,7 +278,7 @@ class Run:
             self.lines.print({"record": self.read} | told)
 
     def _code(self, found: dict[str, Any]) -> int:
-        self.bus.lifecycle.leave()
+        engine_of(self.bus).lifecycle.leave()
         if self.interrupts.number is not None:
             return 128 + self.interrupts.number
         dead = found["dead_letters"] and not self.args.dead_ok

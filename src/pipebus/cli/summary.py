@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from pipebus.bus.bus import engine_of
 from pipebus.cli.messages import TAIL
 from pipebus.cli.show import printable, styled, table
 
@@ -93,7 +94,7 @@ def _first_line(run: "Run", found: dict[str, Any]) -> str:
 
 def _publishers(bus: "Bus") -> str:
     """Who publishes besides the records."""
-    return "handlers and schedules" if bus.schedules else "handlers"
+    return "handlers and schedules" if engine_of(bus).schedules else "handlers"
 
 
 def _list(lines: list[str], file: TextIO, style: str | None = None) -> None:
@@ -103,17 +104,19 @@ def _list(lines: list[str], file: TextIO, style: str | None = None) -> None:
         print(f"  … and {len(lines) - SHOWN:,} more", file=file)
 
 
-def left_over(report: "StopReport | None", drains: bool = True) -> list[str]:
+def left_over(report: "StopReport | None", drains: bool = True, but: str = "") -> list[str]:
     """
     What a stop could not bring to an end, as sentences.
 
     Args:
         drains: It was to handle all that waited; else what waits in a store is not its business.
+        but: A subscription that only prints: what is left in its mailbox does not count.
     """
     if report is None:
         return []
-    left = ", ".join(f"{name} {count:,}" for name, count in report.left.items())
-    late = not report.drained and (drains or report.left)
+    counts = {name: count for name, count in report.left.items() if name != but}
+    left = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    late = not report.drained and (counts or (drains and not report.left))
     found = ["not all was handled in time" + (f"; still waiting: {left}" if left else "")] if late else []
     found += [f"{name} was still at work and was left behind" for name in report.abandoned]
     return [*found, *report.errors]

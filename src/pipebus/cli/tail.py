@@ -6,6 +6,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
+from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.messages import Lines, checked_pattern, kept_told, tailing
@@ -60,16 +61,16 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(
             f"--all is for a SQLite file, as in sqlite:///bus.db; of {shown(args.target)} it shows what comes from now on"
         )
-    if not bus.transport.local:
+    if not engine_of(bus).transport.local:
         leave_alone(bus)
     lines = Lines(lambda: bus.request_stop("nobody reads"))
-    with tailing(bus, args.pattern, lines, args.count), starting(), redirect_stdout(sys.stderr):
-        report = bus.lifecycle.run(5.0, lambda: _ready(args.pattern))
+    with tailing(bus, args.pattern, lines, args.count) as own, starting(), redirect_stdout(sys.stderr):
+        report = engine_of(bus).lifecycle.run(5.0, lambda: _ready(args.pattern))
     if lines.error is not None:
         raise lines.error
-    for text in left_over(report, bus.lifecycle.drains(None)):
+    for text in left_over(report, engine_of(bus).lifecycle.drains(None), but=own):
         print(printable(text), file=sys.stderr)
-    bus.lifecycle.leave()
+    engine_of(bus).lifecycle.leave()
     return 0
 
 

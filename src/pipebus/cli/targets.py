@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError, CommandFailed
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _at_url(target: str, welcome: bool) -> "Bus":
         bus = Bus(target)
     except UnsupportedCapability as error:
         raise CommandError(str(error)) from None
-    if not bus.transport.capabilities.multi_process:
+    if not engine_of(bus).transport.capabilities.multi_process:
         raise CommandError(
             f"{shown(target)} lives in one process, and nothing of it is seen here: name a config file or MODULE:BUS"
         )
@@ -126,24 +127,24 @@ def _at_url(target: str, welcome: bool) -> "Bus":
 
 def file_of(bus: "Bus") -> "SqliteTransport | None":
     """The transport, if it keeps messages in a file."""
-    if bus.transport.local:
+    if engine_of(bus).transport.local:
         return None  # without an import of what is not needed
     from pipebus.transports.sqlite.transport import SqliteTransport
 
-    return bus.transport if isinstance(bus.transport, SqliteTransport) else None
+    return engine_of(bus).transport if isinstance(engine_of(bus).transport, SqliteTransport) else None
 
 
 def keeps_letters(bus: "Bus") -> bool:
     """Its transport keeps dead letters, of this program and of others."""
-    return bus.transport.dead_letters is not None
+    return engine_of(bus).transport.dead_letters is not None
 
 
 def leave_alone(bus: "Bus") -> None:
     """Its subscriptions and schedules are left to whoever runs it."""
-    for schedule in list(bus.schedules):
+    for schedule in list(engine_of(bus).schedules):
         schedule.stop()
     for one in bus.subscriptions:
-        bus.end(one, "unsubscribed")
+        engine_of(bus).end(one, "unsubscribed")
 
 
 def check_file(store: "SqliteTransport", *, new: bool = False) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipebus.bus.bus import Bus
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.origins import set_origin
 from pipebus.config import cases
 from pipebus.config.chains import Chains, pipeline_of, sentences, told_of
@@ -67,11 +67,11 @@ class Reader:
         top.end()
         if not self.document.problems:
             try:
-                bus.lifecycle.check_chains()
+                engine_of(bus).lifecycle.check_chains()
             except PipebusError as error:
                 self.chains.note(top, error)
         self.document.problems.check()
-        bus.told.hints = self._hints(bus)
+        engine_of(bus).from_file.hints = self._hints(bus)
         return bus
 
     def _hints(self, bus: Bus) -> list[str]:
@@ -113,8 +113,8 @@ class Reader:
             key = "require" if about_require and "require" in table else "transport"
             table.problem(f"{key} = {shown(table.data.get(key, url))}: {text.removeprefix('require: ')}", key)
             return self.kind()
-        bus.told.bus = told
-        bus.url = told.get("transport", bus.url)
+        engine_of(bus).from_file.bus = told
+        engine_of(bus).url = told.get("transport", bus.url)
         return bus
 
     def _pipeline(self, table: Table, bus: Bus) -> None:
@@ -165,7 +165,7 @@ class Reader:
             stand_in = self.replace.handler(name) if handler is not None else None
             chosen = handler if stand_in is None else _coroutine(stand_in) if try_async else stand_in
             try:
-                bus.subscribe_at(table.place, found["subject"], chosen, name=name, filters=inner, **options)
+                engine_of(bus).registry.subscribe(table.place, found["subject"], chosen, name=name, filters=inner, **options)
             except PipebusError as error:
                 if stand_in is not None and not try_async:
                     continue  # the filters around it may be async
@@ -177,7 +177,7 @@ class Reader:
         if found["handler"] is not None and ":" not in found["handler"]:
             told.setdefault("handler", found["handler"])
         if told:
-            bus.told.subscriptions[name] = told
+            engine_of(bus).from_file.subscriptions[name] = told
 
     def _mailbox(self, table: Table) -> dict[str, Any]:
         found = {key: one.default for key, one in MAILBOX.items()}
@@ -233,7 +233,7 @@ class Reader:
         interval, subject, body = found.pop("interval"), found.pop("subject"), found.pop("body")
         envelope = {key: value for key, value in found.items() if value is not None and value != EVERY[key].default}
         try:
-            schedule = bus.every_at(table.place, interval, subject, body, **envelope)
+            schedule = engine_of(bus).schedules.every(table.place, interval, subject, body, **envelope)
             set_origin(schedule, told_of(table.data))
         except PipebusError as error:
             key = "subject" if isinstance(error, SubjectError) else None

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from pipebus.bus.bus import Bus
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.origins import origin_of
 from pipebus.config import catalogue
 from pipebus.config.document import DEEPEST
@@ -52,10 +52,10 @@ class Writer:
         bus = self.bus
         self._name_instances()
         found: Table = {"version": VERSION, "bus": self._bus()}
-        pipelines = [self._pipeline(node, "publish") for node in bus.publish_nodes]
-        pipelines += [self._pipeline(node, "delivery") for node in bus.delivery_nodes]
+        pipelines = [self._pipeline(node, "publish") for node in engine_of(bus).router.nodes]
+        pipelines += [self._pipeline(node, "delivery") for node in engine_of(bus).delivery_nodes]
         subscriptions = [self._subscription(one) for one in self.subscriptions if self._has_name(one)]
-        every = [self._every(one) for one in list(bus.schedules)]
+        every = [self._every(one) for one in list(engine_of(bus).schedules)]
         self.problems.check()
         found["filters"] = self.filters
         found["pipelines"] = _merged(pipelines)
@@ -78,10 +78,10 @@ class Writer:
     def _bus(self) -> Table:
         bus = self.bus
         found: Table = {}
-        for key, value in {"transport": bus.url, **bus.options()}.items():
+        for key, value in {"transport": bus.url, **engine_of(bus).options()}.items():
             one = BUS[key]
-            if key in bus.told.bus:
-                found[key] = bus.told.bus[key]
+            if key in engine_of(bus).from_file.bus:
+                found[key] = engine_of(bus).from_file.bus[key]
             elif value is not None and value not in (one.default, {}):
                 found[key] = self._trying("bus", lambda: _escaped(one.kind.write(value)))  # noqa: B023 (called at once)
         return found
@@ -90,7 +90,7 @@ class Writer:
 
     def _name_instances(self) -> None:
         """Filters with a name of their own, and those that stand in several places."""
-        chains: list[tuple[Node, ...]] = [self.bus.publish_nodes, self.bus.delivery_nodes]
+        chains: list[tuple[Node, ...]] = [engine_of(self.bus).router.nodes, engine_of(self.bus).delivery_nodes]
         chains += [one.plan.nodes for one in self.subscriptions]
         seen: dict[int, Step] = {}  # where each stands first
         named: dict[int, Step] = {}
@@ -229,7 +229,7 @@ class Writer:
 
     def _subscription(self, one: Any) -> Table:
         plan, rules = one.plan, one.plan.rules
-        told = self.bus.told.subscriptions.get(one.name, {})
+        told = engine_of(self.bus).from_file.subscriptions.get(one.name, {})
         where = f"subscription {one.name} (at {one.place})"
         subjects = [str(pattern) for pattern in one.patterns]
         values = {

@@ -1,5 +1,5 @@
 """
-Actors: objects with a mailbox of their own. And filter actors, which messages pass through.
+Actors: objects with a mailbox of their own; and filter actors, which messages pass through.
 
     class Greeter(Actor):
         def on_message(self, message):
@@ -8,8 +8,8 @@ Actors: objects with a mailbox of their own. And filter actors, which messages p
     greeter = bus.spawn(Greeter("greeter"))
     bus.publish(greeter, "Ada")             # mail addressed to the object; "greeter" reaches it too
 
-An actor is a subscription whose handler is its method and whose subject is the object itself. It is given one message at a
-time, so that its state needs no lock. A million of them fit into memory: an idle one is three small objects.
+An actor is a subscription whose handler is its method and whose subject is the object itself. It handles one message at a
+time, so its state needs no lock. An idle actor takes three small objects, so a million of them fit into memory.
 """
 
 from __future__ import annotations
@@ -42,30 +42,39 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 class Actor(Address, SelfLinking):
     """
-    An object with a mailbox; made one by `bus.spawn`.
+    An object with a mailbox of its own, which `bus.spawn` gives it. It handles one message at a time.
 
-    Define `on_message(self, message)`, sync or async; its parameters are filled by annotation like a handler's. Define
-    `filter(self, message)`, sync or async, and it is a filter actor: `bus.use(actor)` has every message pass through it, one
-    at a time; it returns the message (or a changed copy), `Dropped(reason)`, or raises. Publishers wait for its answer.
+        class Greeter(Actor):
+            def on_message(self, message):
+                self.bus.publish("greetings", f"hello {message.body}")
+
+    Define `on_message(self, message)`, sync or async, for messages that are addressed to the actor. Its parameters are filled
+    by annotation, like those of any handler.
+
+    Define `filter(self, message)`, sync or async, for a filter actor: after `bus.use(actor)`, every message passes through it,
+    one at a time, and its publisher waits for the answer. `filter` returns the message or a changed copy, returns
+    `Dropped(reason)`, or raises. After `filter_timeout` seconds (5, unless the class sets it) without an answer, it has failed
+    with a `TimeoutError`.
 
     Args:
-        name: A subject's name under which it is reachable as well; unique in its bus. None: by reference only.
+        name: A subject that reaches the actor as well, unique in its bus. None: it is reached through the object only.
     """
 
     __slots__ = ("__weakref__", "_home", "name")
 
     filter_timeout: ClassVar[float] = 5.0
-    """Seconds that a chain waits for an answer of `filter`; then that is the filter's error."""
+    """Seconds that a chain waits for an answer from `filter`."""
 
     name: str | None
-    """Of the subject that reaches it as well; a class may also say `name = "greeter"`."""
+    """The subject that reaches it as well. A class may set it too: `name = "greeter"`."""
     _home: ActorSubscription | None
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
-        # Here and not in __init__, which a subclass may replace without a thought of ours (a dataclass does, a frozen one too).
+        # Not in __init__, because a subclass may define its own and not call this one, as a dataclass does. A frozen dataclass
+        # also refuses ordinary assignments.
         actor = super().__new__(cls)
         object.__setattr__(actor, "_home", None)
-        if getattr(cls, "name", None) is vars(Actor)["name"]:  # no class of its own says what its name is
+        if getattr(cls, "name", None) is vars(Actor)["name"]:  # no subclass sets a name for all its objects
             object.__setattr__(actor, "name", None)
         return actor
 
@@ -74,30 +83,47 @@ class Actor(Address, SelfLinking):
             self.name = name
 
     def move(self, home: ActorSubscription | None) -> None:
-        """Told by the bus: this is its mailbox's subscription now."""
+        """Called by the bus: `home` is the actor's subscription from now on; None: it has none."""
         object.__setattr__(self, "_home", home)
 
     def on_message(self, *message: Any, **_: Any) -> Any:
-        """A message addressed to this actor. (Of this form, so that type checkers let yours take what it likes.)"""
+        """
+        Handle a message that is addressed to this actor.
+
+        Override it with the parameters that you need; this signature lets type checkers accept any.
+
+        Raises:
+            PipelineError: it is not overridden.
+        """
         raise PipelineError(f"{shown(self)} has no on_message, so mail addressed to it cannot be handled; define one")
 
     @property
     def subscription(self) -> Subscription:
-        """Its mailbox's: `stats`, `pause`, `resume`."""
+        """
+        The actor's subscription, with `stats`, `pause` and `resume`.
+
+        Raises:
+            LifecycleError: the actor is not spawned.
+        """
         if self._home is None:
             raise LifecycleError(f"{shown(self)} is not spawned; bus.spawn(actor) gives it a mailbox")
         return self._home
 
     @property
     def bus(self) -> Bus:
-        """The bus that it was spawned on."""
-        return self.subscription.plan.hub  # type: ignore[return-value]
+        """
+        The bus on which the actor was spawned.
+
+        Raises:
+            LifecycleError: the actor is not spawned.
+        """
+        return self.subscription.plan.hub.bus  # type: ignore[no-any-return]
 
     def stop(self) -> None:
         """
-        End this actor after its current message; what waits in its mailbox is dropped, and counted as `stopped`.
+        End this actor after its current message. Messages waiting in its mailbox are dropped, and counted as `stopped`.
 
-        Callable from anywhere, its own `on_message` included; does not wait. It may be spawned again.
+        It can be called from anywhere, even from `on_message`, and does not wait. The actor may be spawned again.
         """
         if self._home is not None:
             self._home.plan.hub.end(self._home, "stopped")
@@ -110,8 +136,7 @@ class Actor(Address, SelfLinking):
     # --- as a filter ---------------------------------------------------------------------------------------------------
 
     def link_into(self, step: blame.StepId, next_: compose.Next, build: Build) -> compose.Next:
-        """This actor as a link of a chain."""
-
+        """The link of a chain that asks this actor about each message."""
         arriving = build.side == "delivery"
 
         def ask(message: Message[Any]) -> Any:
@@ -125,7 +150,7 @@ class Actor(Address, SelfLinking):
                 try:
                     return _value(waiter.wait(build.services, self.filter_timeout, lambda: self._late(message)))
                 finally:
-                    question.give(None)  # interrupted: nobody waits for it any more
+                    question.give(None)  # after an interrupt: nobody waits for the answer
 
         async def aask(message: Message[Any]) -> Any:
             question = self._question(message, arriving)
@@ -138,20 +163,22 @@ class Actor(Address, SelfLinking):
                 try:
                     return _value(await waiter.wait(self.filter_timeout, lambda: self._late(message)))
                 finally:
-                    question.give(None)  # cancelled: nobody waits for it any more
+                    question.give(None)  # after a cancellation: nobody waits for the answer
 
         if build.colour == "sync":
             return links_sync.transform(blame.StepId(step.name, ask, scope=step.scope), next_, build.due, build.services)
         return links_async.awaited_transform(blame.StepId(step.name, aask, scope=step.scope), next_, build.due, build.services)
 
     def _mailbox(self) -> AskedMailbox:
-        self.subscription  # noqa: B018  (says so, if it is not spawned)
+        self.subscription  # noqa: B018  (raises if the actor is not spawned)
         return self._home.line  # type: ignore[union-attr]
 
     def _question(self, message: Message[Any], arriving: bool) -> Question | None:
         """
-        None: it is never asked about mail addressed to it, nor about what it publishes itself. It could not answer: the
-        reply to its own request is what it is waiting for, and so is the handler that its request arrives at.
+        The question about a message, or None if the message passes without one.
+
+        An actor is not asked about messages that are addressed to it or that its own handler publishes. Nor is it asked about
+        the arrival of its own request or about the reply: while it waits for the reply, it could not answer.
         """
         home: Any = self.subscription
         subject, mailbox, replies = message.subject, home.mailbox, home.plan.hub.replies
@@ -162,10 +189,11 @@ class Actor(Address, SelfLinking):
         return Question(message, contextvars.copy_context(), current_mailbox() is not None)
 
     def _asking(self) -> Waiting:
-        """Entered while it is asked: nobody may wait for it whom it is waiting for."""
+        """The context in which a handler waits for this actor. On entry, it returns the circle of handlers, if there is one."""
         return Waiting(current_mailbox(), (self._mailbox(),))
 
     def _late(self, message: Message[Any]) -> Answer:
+        """The answer for a chain that has waited for `filter_timeout` in vain."""
         text = f"filter actor {self.subscription.name} gave no answer about {message.subject} in {self.filter_timeout:g} s"
         return Answer(error=TimeoutError(f"{text}; the message is refused"))
 
@@ -173,8 +201,8 @@ class Actor(Address, SelfLinking):
 def _refuse(circle: list[str] | None) -> None:
     if circle is not None:
         raise PipelineError(
-            f"filter actors and handlers would wait for each other ({' -> '.join(circle)}); publish after the answer, or take "
-            "one of them out"
+            f"filter actors and handlers would wait for each other ({' -> '.join(circle)}); publish after the answer, or "
+            "remove one of them"
         )
 
 
@@ -185,7 +213,7 @@ def _value(answer: Answer) -> Any:
 
 
 def vars_of(actor: Actor) -> dict[str, Any]:
-    """What is set on the object itself."""
+    """The attributes of the object itself, without those of its class."""
     return getattr(actor, "__dict__", {})
 
 
@@ -194,7 +222,7 @@ def is_filter(actor: Actor) -> bool:
 
 
 class ActorSubscription(Subscription):
-    """An actor's subscription."""
+    """An actor's subscription: it delivers messages to `on_message` and questions to `filter`."""
 
     __slots__ = ("actor", "after")
 
@@ -203,10 +231,11 @@ class ActorSubscription(Subscription):
     ) -> None:
         super().__init__(plan, subjects, name, place, mailbox)
         self.actor = actor
-        self.after: ActorSubscription | None = None  # the one before, while its handler still runs
+        self.after: ActorSubscription | None = None  # the actor's previous one, while its handler still runs
 
     @property
     def ask(self) -> Any:
+        """The actor's `filter`, as the test kit wraps it if it watches."""
         ask, watch = self.actor.filter, self.plan.hub.services.watch  # type: ignore[attr-defined]
         if watch is None:
             return ask
@@ -238,8 +267,8 @@ class ActorSubscription(Subscription):
         if not is_question(item):
             await super().adeliver(item, worker)
         elif self._wanted(item):
-            ask, here = self.ask, Here(self.mailbox)
-            item.context.run(carried.set, here)
+            ask, current = self.ask, Here(self.mailbox)
+            item.context.run(carried.set, current)
             try:
                 if is_async(ask):
                     answer = Answer(await in_context(item.context, ask, item.message, worker))
@@ -254,11 +283,11 @@ class ActorSubscription(Subscription):
                     error = BusClosed(f"filter actor {self.name} was cancelled while it was asked")
                 answer = Answer(error=error)
             finally:
-                here.mailbox = None
+                current.mailbox = None
             self._answer(item, answer)
 
     def _wanted(self, question: Any) -> bool:
-        """False if who asked has given up."""
+        """Whether the chain still waits for the answer."""
         if question.over:
             self.line.answered()
             return False

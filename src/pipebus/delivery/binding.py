@@ -1,8 +1,9 @@
 """
-Binding a handler: its parameters are filled by their annotations, decided once.
+Binding a handler: deciding once, from its annotations, what each of its parameters receives.
 
-`Message` or no annotation: the message. `Message[T]`: the message with its body as a T. `Delivery`, `Bus`: those. One other
-annotated parameter: the body, validated into its type. A body that the type refuses is `Rejected`: permanent.
+A parameter that is annotated as `Message`, or not at all, receives the message; `Message[T]`, the message with its body
+validated as a `T`; `Delivery` or `Bus`, that object. A parameter with any other annotation receives the body, validated as
+that type. A body that does not validate raises `Rejected`, which is not retried.
 """
 
 from __future__ import annotations
@@ -29,27 +30,28 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 Getter = Callable[[Message[Any]], Any]
 
 VALUES: Final = frozenset({type(None), bool, int, float, str, bytes, dict, list, tuple})
-"""What most handlers return: nothing is to be looked for in it."""
+"""Types that most handlers return; a value of one of them is never a mistake, so `misreturned` looks no further."""
 
 _MISTAKEN: Final[tuple[tuple[tuple[type, ...], str], ...]] = (
     ((Message,), "return its body, or publish the message: bus.send(message)"),
-    ((Receipt,), "end with a statement of its own, such as `bus.publish(…)`, and return nothing"),
+    ((Receipt,), "make `bus.publish(…)` a statement of its own, and return nothing"),
     ((Dropped,), "drop it in a filter, or refuse it: delivery.reject(reason), or raise Rejected"),
     ((Handled,), "return the value itself"),
     ((shapes.Pause, shapes.Call), "yield it in an Around"),
     ((PipebusError,), "raise it"),
 )
-"""What is meant to be done with something instead of returning it."""
+"""What a handler should not return, and what it should do with it instead."""
 
 
 @dataclass(eq=False, slots=True)
 class Bound:
     """
-    A handler, ready to be given messages.
+    A handler that can be called with a message.
 
     Args:
-        call: message -> what the handler returns (an awaitable if it is async).
-        wants_delivery: It has a `Delivery` parameter.
+        call: Takes a message and returns what the handler returns: an awaitable if the handler is async.
+        wants_delivery: Whether the handler has a `Delivery` parameter.
+        getters: For each parameter that is filled, how to make its value from the message, and its name ("": positional).
     """
 
     handler: Callable[..., Any]
@@ -61,20 +63,20 @@ class Bound:
 
     @property
     def plain(self) -> bool:
-        """The handler is called with the message as it is."""
+        """Whether the handler is called with the message itself and nothing else."""
         return len(self.getters) == 1 and self.getters[0] == (_identity, "")
 
     def calling(self, handler: Callable[..., Any]) -> Callable[[Message[Any]], Any]:
-        """`call` for another object's method of the same form."""
+        """`call` for another handler with the same parameters: the same method of another actor."""
         return _caller(handler, self.getters)
 
 
 @dataclass(eq=False, slots=True)
 class _Form:
-    """What inspection found; the same for all closures of one function."""
+    """What the inspection of a handler found; all closures of one function share it."""
 
     kinds: tuple[tuple[str, Any, str], ...]  # (kind, type, parameter name or "" if positional)
-    keep: Any  # the function inspected: keeps the ids in the cache's key alive
+    keep: Any  # the inspected function: while it lives, the ids in the cache's key are not reused
 
 
 _forms: dict[Any, _Form] = {}
@@ -85,15 +87,17 @@ def bind(handler: Callable[..., Any], known: dict[Any, Getter], place: Place, na
     Decide how `handler` is called.
 
     Args:
-        known: Types with a getter of their own: `Delivery` and `Bus`.
-        name: For errors; the handler's own if None.
+        known: Types of parameters that the bus fills in (`Delivery` and `Bus`), and how.
+        name: What errors call the handler. None: its own name.
 
     Raises:
-        SubscriptionError: naming the handler, the parameter and the remedy.
+        SubscriptionError: the text names the handler, the mistake and the remedy.
     """
     title = name or handler_name(handler)
     if isinstance(handler, type) or not callable(handler):
-        raise SubscriptionError(f"handler {shown(handler)} (at {place}) is no function; give a function or a callable object")
+        raise SubscriptionError(
+            f"handler {shown(handler)} (at {place}) is not a function; give a function or a callable object"
+        )
     check_runs(handler, title, place)
     form = _form(handler, title, known, place)
     asynchronous = is_async(handler)
@@ -113,22 +117,23 @@ def bind(handler: Callable[..., Any], known: dict[Any, Getter], place: Place, na
 def check_runs(handler: Any, title: str, place: Place) -> None:
     """
     Raises:
-        SubscriptionError: calling it runs nothing of it.
+        SubscriptionError: the handler is a generator function, so a call would not run its body.
     """
     if yields(handler):
         raise SubscriptionError(
-            f"handler {title} (at {place}) is a generator function, of which nothing would run; take `yield` out: return one "
-            "value, and publish what there is besides"
+            f"handler {title} (at {place}) is a generator function, so a call would not run it; remove `yield`: return one "
+            "value, and publish the others"
         )
 
 
 def misreturned(name: str, value: Any, taken: bool) -> SubscriptionError | None:
     """
-    The error of a handler of that name, if what it has returned is nothing to publish or to reply with.
+    The error of a handler that returned something that can be neither published nor a reply; None if the value is fine.
 
     Args:
-        taken: The value would be published, or be a reply. If not, the outcome of a publish may be returned, as by
-            `lambda message: bus.publish("next", message.body)`.
+        name: The handler's name.
+        taken: Whether the value would be published or be a reply. If not, a handler may return the outcome of a publish, as
+            `lambda message: bus.publish("next", message.body)` does.
     """
     kind: type = type(value)
     if kind in VALUES:
@@ -138,15 +143,15 @@ def misreturned(name: str, value: Any, taken: bool) -> SubscriptionError | None:
     what = contract.unfinished(value)
     if what is not None:
         remedy = (
-            'make it `async def`, or say run="loop" and let no plain sync filter stand around it'
+            'make it `async def`, or use run="loop" without a plain sync filter around it'
             if "awaitable" in what
-            else "take `yield` out: return one value, and publish what there is besides"
+            else "remove `yield`: return one value, and publish the others"
         )
-        return SubscriptionError(f"handler {name} returned {what}, which nobody runs; {remedy}")
+        return SubscriptionError(f"handler {name} returned {what}, which the bus does not run; {remedy}")
     if issubclass(kind, type):
-        kind = value
+        kind = value  # a class was returned instead of an instance
     if issubclass(kind, concurrent.futures.Future):
-        return SubscriptionError(f"handler {name} returned a Future, for which nobody waits; return its result()")
+        return SubscriptionError(f"handler {name} returned a Future, for which the bus does not wait; return its result()")
     for kinds, remedy in _MISTAKEN:
         if issubclass(kind, kinds):
             return SubscriptionError(f"handler {name} returned {kind.__name__}, which is not a value to publish; {remedy}")
@@ -177,14 +182,14 @@ def _body(type_: Any, title: str, whole: bool, place: Place) -> Getter:
         try:
             value = validate(message.body)
         except refusal as error:
-            raise validation.rejected(None, error) from None  # the subscription says who refused it
+            raise validation.rejected(None, error) from None  # the subscription fills in `by`
         return message.with_body(value) if whole else value
 
     return body
 
 
 def _caller(handler: Callable[..., Any], getters: list[tuple[Getter, str]]) -> Callable[[Message[Any]], Any]:
-    """The few common forms written out, the rest in general. An async handler's awaitable is passed through."""
+    """Calls the handler with its parameters filled in. A single positional parameter, the usual case, takes a shorter path."""
     if len(getters) == 1 and not getters[0][1]:
         get = getters[0][0]
         if get is _identity:
@@ -204,6 +209,7 @@ def _caller(handler: Callable[..., Any], getters: list[tuple[Getter, str]]) -> C
 
 
 def _form(handler: Callable[..., Any], title: str, known: dict[Any, Getter], place: Place) -> _Form:
+    """`_inspect`, cached for plain functions and methods."""
     function = handler
     while isinstance(function, functools.partial):
         function = function.func
@@ -230,7 +236,7 @@ def _inspect(handler: Any, function: Any, title: str, known: dict[Any, Getter], 
         return _Form((("message", None, ""),), function)  # a builtin, such as list.append
     hints = _hints(handler, function, title, place)
     kinds: list[tuple[str, Any, str]] = []
-    takes_any = False  # `*args`: a print, a decorated function
+    takes_any = False  # it has `*args`, like `print` or a decorated function
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             takes_any = takes_any or parameter.kind is parameter.VAR_POSITIONAL
@@ -268,7 +274,12 @@ def _has(kinds: list[tuple[str, Any, str]], kind: str) -> bool:
 
 
 def _hints(handler: Any, function: Any, title: str, place: Place) -> dict[str, Any]:
-    """Annotations as types; names that are local to where the handler is registered are found there."""
+    """
+    Annotations as types.
+
+    A name that the handler's module does not define is looked up where the handler is registered: in the local variables of
+    the functions that are running, up to the first module.
+    """
     target = inspect.unwrap(function)
     try:
         hints = get_type_hints(target)

@@ -1,13 +1,14 @@
 """
-Planning a subscription: its options checked, its handler bound, its rules made; shared by subscriptions of equal settings.
+Planning a subscription: checking its options, binding its handler and making the rules of its mailbox.
+
+Subscriptions with equal settings share one plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from pipebus.clock import Clock
 from pipebus.delivery import binding
 from pipebus.delivery.subscription import Hub, Plan, Subscription
 from pipebus.errors import PipelineError, SubscriptionError, UnsupportedCapability
@@ -23,14 +24,19 @@ from pipebus.pipeline.places import Place
 from pipebus.running.loops import LoopRunner
 from pipebus.running.runners import Pool, Starts, Timers, current_mailbox
 
+DEFAULTS: Final[dict[str, Any]] = {
+    "name": None, "filters": (), "to": None, "workers": 1, "run": None, "mailbox": 10_000, "overflow": "block",
+    "overflow_timeout": 5.0, "attempts": 3, "deliver": "new",
+}  # fmt: skip
+"""The options of `subscribe` and their defaults."""
+
 PLANS = 64
-"""Plans kept for further subscriptions of the same handler and options."""
+"""How many plans are kept for further subscriptions with the same handler and options."""
 
 
-class Machinery(Protocol):
-    """What plans are made from; a bus's."""
+class Machinery(Hub, Protocol):
+    """The parts of a bus that plans and mailboxes are made from."""
 
-    clock: Clock
     transport: Any
     traffic: Traffic
     pool: Pool
@@ -39,6 +45,7 @@ class Machinery(Protocol):
     starts: Starts
     pool_is_given: bool
     name: str
+    url: str
 
 
 class Planner:
@@ -46,17 +53,26 @@ class Planner:
     Makes plans for one bus.
 
     Args:
-        known: Parameter types of handlers with a getter of their own.
+        known: Types of handlers' parameters that the bus itself fills in, and how.
     """
 
-    def __init__(self, bus: Machinery, hub: Hub, known: dict[Any, Callable[[Message[Any]], Any]]) -> None:
+    def __init__(self, bus: Machinery, known: dict[Any, Callable[[Message[Any]], Any]]) -> None:
         self.bus = bus
-        self.hub = hub
         self.known = known
         self._plans: dict[Any, Plan] = {}
 
     def subjects(self, subject: Any, word: str = "subscribe") -> Any:
-        """Literal strings as they are, wildcard patterns parsed, objects as they are; a tuple of several."""
+        """
+        What a subscription listens to: a literal subject as text, a wildcard as a `Pattern`, an object as it is; if there are
+        several, a tuple of these.
+
+        Args:
+            word: The method that errors name.
+
+        Raises:
+            SubscriptionError: an empty list. SubjectError: a bad pattern, or no subject at all.
+            UnsupportedCapability: an object, on a transport that carries none.
+        """
         if isinstance(subject, (list, tuple, set)):
             found = tuple(self.subjects(one, word) for one in dict.fromkeys(map(plain_text, subject)))
             if not found:
@@ -74,16 +90,16 @@ class Planner:
 
     def plan(self, handler: Any, place: Place, name: str | None, filters: Any, **options: Any) -> Plan:
         """
-        The plan for these settings; the same one for the same settings.
+        The plan for these settings; equal settings share one, except with `run="thread"`.
 
         Raises:
-            SubscriptionError, SubjectError, PipelineError, UnsupportedCapability.
+            SubscriptionError, SubjectError, PipelineError, UnsupportedCapability: the text names the mistake.
         """
         given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
         options = _plain(options)
         key: Any
         try:
-            key = (handler, given, tuple(options.values())) if options["run"] != "thread" else None  # each has its own
+            key = (handler, given, tuple(options.values())) if options["run"] != "thread" else None  # has its own threads
             plan = self._plans.get(key) if key is not None else None
         except TypeError:
             key = plan = None
@@ -93,7 +109,7 @@ class Planner:
         return plan
 
     def actor_plan(self, actor: Any, place: Place, filters: Any, **options: Any) -> Plan:
-        """The plan for an actor; the same one for all of its class and settings."""
+        """The plan for an actor; actors with the same class and settings share one."""
         given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
         options = _plain(options)
         cls = type(actor)
@@ -107,21 +123,21 @@ class Planner:
         except TypeError:
             key = plan = None
         if plan is None:
-            first = callable(getattr(actor, "filter", None))
-            plan = self._make(actor.on_message, place, plain_text(actor.name) or cls.__name__, given, first, **options)
+            asked = callable(getattr(actor, "filter", None))
+            plan = self._make(actor.on_message, place, plain_text(actor.name) or cls.__name__, given, asked, **options)
             if plan.run_on != "loop" and callables.is_async(getattr(actor, "filter", None)):
                 raise SubscriptionError(
                     f"{cls.__name__} (at {place}): run={shown(plan.run_on)}, but its filter is async; "
-                    'leave `run` out, or say "loop"'
+                    'leave `run` out, or use "loop"'
                 )
             bound = plan.bound
-            if bound is not None:  # it serves all of the class, and keeps none of them alive
+            if bound is not None:  # shared by the class, so it must not keep this actor alive
                 bound.name, bound.handler, bound.call = cls.__name__, cls.on_message, _nobody
             self._keep(key, plan)
         return plan
 
     def forget(self, filters: list[Any]) -> None:
-        """Plans with one of these filters are kept no longer."""
+        """Keep no plan that contains one of these filters."""
         for key, plan in list(self._plans.items()):
             if any(step.filter is one for step in routes.steps(plan.nodes) for one in filters):
                 self._plans.pop(key, None)
@@ -139,7 +155,7 @@ class Planner:
         place: Place,
         name: str | None,
         filters: tuple[Any, ...],
-        first: bool = False,
+        asked: bool = False,
         *,
         to: Any,
         workers: int,
@@ -150,6 +166,12 @@ class Planner:
         attempts: int,
         deliver: str,
     ) -> Plan:
+        """
+        A new plan.
+
+        Args:
+            asked: Whether it is for filter actors. Handlers wait for their answers, so the pool may run them first.
+        """
         title = name or (binding.handler_name(handler) if handler is not None else "pull")
 
         def bad(text: str) -> SubscriptionError:
@@ -165,17 +187,17 @@ class Planner:
         if deliver not in ("new", "all", "last"):
             raise bad(f'deliver={shown(deliver)}; it is "new", "all" or "last"')
         if deliver != "new" and not self.bus.transport.capabilities.replay:
-            raise UnsupportedCapability(f'subscription {title}: this transport keeps no messages, so deliver is "new"')
+            raise UnsupportedCapability(f'subscription {title}: this transport keeps no messages, so deliver must be "new"')
         if run not in (None, "pool", "thread", "loop"):
             raise bad(f'run={shown(run)}; it is "pool", "thread" or "loop"')
         self._check_to(to, bad)
         bound = binding.bind(handler, self.known, place, name) if handler is not None else None
         if bound is None and workers > 1:
-            raise bad("workers are for handlers; a subscription without one is read by whoever calls receive")
+            raise bad("workers are for handlers; a subscription without a handler is read with receive()")
         if bound is None and to is not None:
-            raise bad("`to` is for what a handler returns; this subscription has none")
+            raise bad("`to` is for what a handler returns; this subscription has no handler")
         if bound is None and run is not None:
-            raise bad(f"run={shown(run)} is for handlers; a subscription without one is read by whoever calls receive")
+            raise bad(f"run={shown(run)} is for handlers; a subscription without a handler is read with receive()")
         run_on = "pull" if bound is None else run or ("loop" if bound.is_async else "pool")
         if bound is not None and bound.is_async and run_on != "loop":
             raise bad(f'its handler is async, so run="{run_on}" cannot await it; leave `run` out, or make it a plain `def`')
@@ -188,7 +210,7 @@ class Planner:
         elif run_on == "pool" and workers > 1:
             self._grow_pool(workers, bad)
         enlist, schedule = {
-            "pool": (self.bus.pool.enlist_first if first else self.bus.pool.ready.append, self.bus.pool.call),
+            "pool": (self.bus.pool.enlist_first if asked else self.bus.pool.ready.append, self.bus.pool.call),
             "thread": (pool.ready.append, pool.call) if pool is not None else (_nothing, _wake_reader),
             "loop": (self.bus.loops.enlist, self.bus.loops.call),
             "pull": (_nothing, _wake_reader),
@@ -201,15 +223,15 @@ class Planner:
             pull=bound is None,
             enlist=enlist,
             schedule=schedule,
-            hurry=self.bus.pool.hurry if first and run_on == "pool" else None,
+            hurry=self.bus.pool.hurry if asked and run_on == "pool" else None,
         )
         own = recognise.nodes(filters, place, f"filters of {title}")
-        plan = Plan(self.hub, bound, own, rules, to=to, run_on=run_on, attempts=attempts, deliver=deliver)
+        plan = Plan(self.bus, bound, own, rules, to=to, run_on=run_on, attempts=attempts, deliver=deliver)
         plan.pool = pool
         return plan
 
     def rules(self, **options: Any) -> Rules:
-        """Rules for mailboxes of this bus."""
+        """Rules for a mailbox of this bus."""
         bus = self.bus
         return Rules(bus.traffic, bus.clock, later=bus.timers.after, blocking=bus.pool.lent, mine=_mine, **options)
 
@@ -220,10 +242,10 @@ class Planner:
         if not isinstance(to, str):
             raise bad(f"to={shown(to)}; it is a subject, an actor or Ref(obj)")
         if not Pattern(to).literal:
-            raise bad(f"to={shown(to)} has a wildcard; it is published to, so it is a literal subject")
+            raise bad(f"to={shown(to)} has a wildcard, but messages are published to it; give a literal subject")
 
     def _grow_pool(self, workers: int, bad: Callable[[str], SubscriptionError]) -> None:
-        """One subscription never holds the last worker."""
+        """Make the pool so large that this subscription alone cannot occupy all of its workers."""
         pool = self.bus.pool
         if pool.size > workers:
             return
@@ -234,10 +256,10 @@ class Planner:
 
 def check_delivery(subscription: Subscription, bus_nodes: tuple[Node, ...]) -> None:
     """
-    Whether a subscription's whole delivery chain can be right.
+    Check the whole delivery chain of a subscription: the bus's filters and its own.
 
     Raises:
-        PipelineError
+        PipelineError: a filter cannot be where it is; the text names it and the remedy.
     """
     plan, title, subjects = subscription.plan, subscription.name, subscription.subjects
     chain = (*bus_nodes, *plan.nodes)
@@ -249,14 +271,13 @@ def check_delivery(subscription: Subscription, bus_nodes: tuple[Node, ...]) -> N
         for step in routes.steps(plan.nodes):
             if step.shape != "transform":
                 raise PipelineError(
-                    f"filter {step.name} ({step.where}) stands around a handler, and {title} has none: it is read; "
-                    "make it a Transform"
+                    f"filter {step.name} ({step.where}) wraps a handler, but {title} has none; make it a Transform"
                 )
         return
     colour = "async" if plan.bound.is_async else "sync"
     chain_rules.check_colour(chain, colour, f"handler {plan.bound.name} is {colour}")
-    me = getattr(subscription, "actor", None)  # is not asked about its own mail
-    waiting = next((step for step in routes.steps(chain) if step.traits.waits and step.filter is not me), None)
+    actor = getattr(subscription, "actor", None)  # not asked about messages to itself, so it does not wait here
+    waiting = next((step for step in routes.steps(chain) if step.traits.waits and step.filter is not actor), None)
     if plan.run_on == "loop" and colour == "sync" and waiting is not None:
         raise PipelineError(
             f"filter {waiting.name} ({waiting.where}) may wait, and would stop the event loop that the plain handler "
@@ -273,7 +294,7 @@ def _nobody(message: Message[Any]) -> Any:
 
 
 def _nothing(mailbox: Any) -> None:
-    """A reader looks at the mailbox itself."""
+    """For readers, who look into the mailbox themselves."""
 
 
 def _wake_reader(mailbox: Any) -> None:

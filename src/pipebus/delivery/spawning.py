@@ -1,53 +1,63 @@
-"""
-Spawning: what gives an actor its mailbox, or several of a chain theirs, or nobody.
-"""
+"""Spawning: giving an actor its mailbox, or giving all filter actors of a chain theirs, all or none."""
 
 from __future__ import annotations
 
 import itertools
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pipebus.delivery.actor import Actor, ActorSubscription, is_filter, vars_of
-from pipebus.delivery.planning import Planner
+from pipebus.delivery.planning import DEFAULTS, Machinery, Planner
 from pipebus.delivery.subscription import Plan, Subscription
 from pipebus.errors import SubscriptionError, UnsupportedCapability
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.mailbox.asked import AskedMailbox
-from pipebus.mailbox.mailbox import TAKEOVER, Traffic
+from pipebus.mailbox.mailbox import TAKEOVER
 from pipebus.mailbox.solo import one_worker_kind
 from pipebus.message.subject import check_subject
 from pipebus.pipeline import compose, places, routes
-from pipebus.running.runners import Timers
 from pipebus.waiting.locks import free
 
+OWN: Final = {name: value for name, value in DEFAULTS.items() if name not in ("name", "filters")}
+"""Options for actors that are spawned because a chain uses them as filters."""
 
-class Spawning(Protocol):
-    """What spawning asks of the bus; handed down."""
 
-    name: str
-    url: str
-    transport: Any
-    traffic: Traffic
-    timers: Timers
-    numbers: itertools.count[int]
+class Enrol(Protocol):
+    """`Registry.enrol`, for the subscriptions of actors."""
 
-    def enrol(
-        self, plan: Plan, name: str | None, place: places.Place, make: Callable[[], ActorSubscription]
+    def __call__(
+        self, plan: Plan, name: str | None, place: places.Place, make: Callable[[], ActorSubscription], /
     ) -> ActorSubscription: ...
-    def strike(self, subscription: Subscription, reason: str) -> None: ...
 
 
 class Spawner:
-    """For one bus."""
+    """
+    Spawns the actors of one bus.
 
-    def __init__(self, bus: Spawning, planner: Planner) -> None:
+    Args:
+        enrol: Registers a subscription.
+        strike: Removes a subscription, for a reason.
+        numbers: Number the subscriptions that have no name.
+    """
+
+    def __init__(
+        self, bus: Machinery, planner: Planner, enrol: Enrol, strike: Callable[[Subscription, str], None],
+        numbers: itertools.count[int],
+    ) -> None:  # fmt: skip
         self.bus = bus
         self.planner = planner
+        self.enrol = enrol
+        self.strike = strike
+        self.numbers = numbers
 
     def spawn(self, actor: Actor, place: places.Place, *, filters: Any = (), **options: Any) -> None:
-        """What `bus.spawn` calls."""
+        """
+        `Bus.spawn`.
+
+        Args:
+            place: What errors and `explain` name as the place of registration.
+        """
         self._check(actor, place)
         bus, name = self.bus, plain_text(actor.name)
         subjects: Any = actor
@@ -61,17 +71,17 @@ class Spawner:
         before: list[ActorSubscription | None] = []
 
         def make() -> ActorSubscription:
-            self._check(actor, place)  # again, under the lock: of two threads that spawn it one comes first
+            self._check(actor, place)  # again, under the lock: two threads may spawn the same actor at once
             before.append(actor._home)
-            number = next(bus.numbers) if name is None else name
+            number = next(self.numbers) if name is None else name
             home = ActorSubscription(plan, subjects, number, place, kind, actor=actor)
             actor.move(home)
             if before[0] is not None:
-                home.mailbox.pause(TAKEOVER)  # before anybody can reach it; see `_take_over`
+                home.mailbox.pause(TAKEOVER)  # before any message can reach it; see `_take_over`
             return home
 
         try:
-            home = bus.enrol(plan, name, place, make)
+            home = self.enrol(plan, name, place, make)
         except BaseException:
             if before:
                 actor.move(before[0])
@@ -80,14 +90,17 @@ class Spawner:
             self._take_over(before[0], home)
 
     def _take_over(self, before: ActorSubscription, home: ActorSubscription) -> None:
-        """An actor that was stopped is spawned again: it may still be at its last message, and has one at a time."""
+        """
+        Hold the mailbox of an actor that is spawned again until the handler of its previous subscription has ended: an actor
+        handles one message at a time.
+        """
         traffic = self.bus.traffic
-        while before.after is not None:  # it has not even begun
+        while before.after is not None:  # it never began: it was itself waiting for an earlier one
             before = before.after
         home.after = before
         home.mailbox.pause(TAKEOVER)
         with free(traffic.lock):
-            traffic.change(busy=1)  # a drain waits for what is to come after it
+            traffic.change(busy=1)  # a drain waits until this mailbox has begun
 
         def begin() -> None:
             home.after = None
@@ -95,17 +108,17 @@ class Spawner:
             with free(traffic.lock):
                 traffic.change(busy=-1)
 
-        def soon() -> None:  # called under a lock, so on a thread of its own: this is rare
+        def soon() -> None:  # called under a lock, so on another thread; a new one will do, as this is rare
             try:
                 threading.Thread(target=begin, name=f"{self.bus.name}-spawn", daemon=True).start()
-            except RuntimeError:  # none can be had
+            except RuntimeError:  # the system has no thread left
                 self.bus.timers.after(0.0, begin)
 
         if before.mailbox.when_idle(soon):
             begin()
 
     def filters(self, chain: tuple[compose.Node, ...]) -> list[Actor]:
-        """Spawn the filter actors of a chain that are not spawned yet; those that are now."""
+        """Spawn the filter actors of a chain that are not spawned yet, and return them."""
         spawned: list[Actor] = []
         try:
             for step in routes.steps(chain):
@@ -113,9 +126,9 @@ class Spawner:
                     home = step.filter._home
                     if home is None or home.mailbox.closed_for_good() or home.plan.hub is not self.bus:
                         try:
-                            self.spawn(step.filter, step.place, **DEFAULTS)
+                            self.spawn(step.filter, step.place, **OWN)
                         except SubscriptionError:
-                            if not self._at_home(step.filter):
+                            if not self._is_spawned_here(step.filter):
                                 raise
                             continue  # another thread was faster
                         spawned.append(step.filter)
@@ -124,14 +137,14 @@ class Spawner:
             raise
         return spawned
 
-    def _at_home(self, actor: Actor) -> bool:
+    def _is_spawned_here(self, actor: Actor) -> bool:
         hub: Any = actor._home.plan.hub if actor._home is not None else None
         return hub is self.bus and not actor.subscription.mailbox.closed_for_good()
 
     def undo(self, actors: list[Actor]) -> None:
-        """What they were spawned for could not be registered."""
+        """Undo `filters`: what the actors were spawned for could not be registered."""
         for actor in actors:
-            self.bus.strike(actor.subscription, "unsubscribed")
+            self.strike(actor.subscription, "unsubscribed")
             actor.move(None)
 
     def _check(self, actor: Any, place: places.Place) -> None:
@@ -140,8 +153,8 @@ class Spawner:
             raise SubscriptionError(f"spawn (at {place}) takes an actor, found {shown(actor)}; {given}")
         if type(actor).__eq__ is not object.__eq__ or type(actor).__hash__ is not object.__hash__:
             raise SubscriptionError(
-                f"{type(actor).__name__} (spawned at {place}) is compared by value, but an actor is itself and nobody else: "
-                "take __eq__ and __hash__ out, or write @dataclass(eq=False)"
+                f"{type(actor).__name__} (spawned at {place}) is compared by value, but actors are told apart by identity: "
+                "remove __eq__ and __hash__, or write @dataclass(eq=False)"
             )
         name = plain_text(actor.name)
         if name is not None and (not isinstance(name, str) or not name):
@@ -156,10 +169,3 @@ class Spawner:
             hub: Any = home.plan.hub
             where = "on this bus" if hub is self.bus else "on another bus"
             raise SubscriptionError(f"{shown(actor)} (at {place}) is spawned already, {where} (at {home.place}); stop it first")
-
-
-DEFAULTS: dict[str, Any] = {
-    "run": None, "to": None, "mailbox": 10_000, "overflow": "block", "overflow_timeout": 5.0, "attempts": 3, "workers": 1,
-    "deliver": "new",
-}  # fmt: skip
-"""For actors that a chain brings."""

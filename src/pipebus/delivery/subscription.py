@@ -85,6 +85,7 @@ class Answers(Protocol):
 class Hub(Protocol):
     """What a subscription asks of its bus; handed down."""
 
+    bus: Any  # what handlers and actors know it by
     clock: Clock
     dead_letters: DeadLetters
     ledger: Ledger

@@ -37,8 +37,7 @@ NEVER: Final = (
 
 def ended_by_stop(context: Context | None, error: BaseException) -> bool:
     """True if the stop of the bus caused this error, so that another run would fail too."""
-    ask = getattr(context.bus, "ended_by_stop", None) if context is not None else None
-    return ask is not None and bool(ask(error))
+    return context is not None and context.ended_by_stop(error)
 
 
 def checked_waits(wait: Any, max_wait: Any, jitter: Any, name: str) -> tuple[float, float]:

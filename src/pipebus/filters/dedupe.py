@@ -19,7 +19,7 @@ from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import state
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
-from pipebus.pipeline.shapes import Around, Context, Steps
+from pipebus.pipeline.shapes import Around, Context, Memory, Steps
 from pipebus.values import quantities
 from pipebus.values.quantities import Seconds
 
@@ -83,7 +83,7 @@ class Dedupe(Around):
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
             raise PipelineError(f"Dedupe.size={shown(self.size)}: it is a whole number of messages, at least 1")
         self._clock: Clock = SYSTEM
-        self._transport: Any = None  # remembers the keys, if `durable`
+        self._store: Memory | None = None  # remembers the keys, if `durable`
         self._if_undone: Callable[[Callable[[], object]], object] = lambda call: None
         self._published = _Memory()
         # Weak, because subscriptions come and go. The chain of a subscription holds its memory.
@@ -91,15 +91,14 @@ class Dedupe(Around):
 
     def start(self, context: Context) -> None:
         self._clock = context.clock
-        self._if_undone = getattr(getattr(context.bus, "transport", None), "if_undone", self._if_undone)
+        self._if_undone = context.if_undone
         if self.durable:
-            transport = context.bus.transport
-            if not transport.capabilities.memory:
+            self._store = context.memory
+            if self._store is None:
                 raise UnsupportedCapability(
                     f"Dedupe(durable=True): {context.bus.url} keeps no memory for filters; use a store that does, such as "
                     "sqlite:///bus.db, or leave `durable` out"
                 )
-            self._transport = transport
 
     def at(self, place: str) -> Callable[[Message[Any]], Steps]:
         if place == "publish":
@@ -112,13 +111,13 @@ class Dedupe(Around):
         key = self._key_of(message)
         if key is None or state.replayed.get():
             return (yield message)
-        stored = "" if self._transport is None else _as_text(key)
+        stored = "" if self._store is None else _as_text(key)
         if not memory.enter(key, delivery, self._clock, self.window):
             return Dropped("duplicate")
         fine = False
         known = False
         try:
-            known = bool(stored) and self._transport.seen(place, stored)
+            known = self._store is not None and self._store.seen(place, stored)
             if known:
                 return Dropped("duplicate")
             outcome = yield message
@@ -128,8 +127,8 @@ class Dedupe(Around):
             memory.leave(key, delivery, well, self._clock, self.size)
             if well:
                 self._if_undone(functools.partial(memory.forget, key))
-            if well and stored and not known:
-                self._transport.learn(place, stored, self.window)
+            if well and self._store is not None and not known:
+                self._store.learn(place, stored, self.window)
         return outcome
 
     def _key_of(self, message: Message[Any]) -> Hashable:

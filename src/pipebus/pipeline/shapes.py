@@ -190,11 +190,37 @@ def _check_decorated(function: Any, word: str) -> None:
         raise PipelineError(f"@{word} is given {shown(function)}; write @{word} above a function, without parentheses")
 
 
+class Memory(Protocol):
+    """Where a transport remembers keys for filters, for all processes and across restarts."""
+
+    def seen(self, scope: str, key: str) -> bool:
+        """Whether this key was learned, and its time is not over."""
+        ...
+
+    def learn(self, scope: str, key: str, seconds: float) -> None:
+        """Remember a key; kept no later than what is settled after this call."""
+        ...
+
+
 @dataclass(eq=False, slots=True)
 class Context:
-    """The argument of a filter's `start(context)`."""
+    """
+    What a filter's `start(context)` receives.
+
+    Args:
+        bus: The bus that starts the filter.
+        clock: Time, in seconds.
+        log: A structlog logger bound to the filter's name.
+        name: The filter's name in errors, logs and figures.
+        ended_by_stop: Whether the stop of the bus has caused an error. A filter that repeats must let such an error pass.
+        memory: The transport's memory for filters; None if it keeps none.
+        if_undone: Registers a function that is called if the handler's open transaction is rolled back.
+    """
 
     bus: Any
     clock: Clock
     log: Any
     name: str
+    ended_by_stop: Callable[[BaseException], bool] = lambda error: False
+    memory: Memory | None = None
+    if_undone: Callable[[Callable[[], object]], None] = lambda call: None

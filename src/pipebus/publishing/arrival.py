@@ -1,5 +1,5 @@
 """
-Arrival: what a transport brings, on its way into a mailbox.
+Arrival: how a message that a transport brings gets into a mailbox.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from pipebus.transports.base import Binding
 
 
 class Carried(Protocol):
-    """A bus, as far as arrivals go."""
+    """What arrivals need of the bus."""
 
     transport: Any
     codec: Codec
 
 
 def patterns_of(subscription: Subscription) -> tuple[Pattern, ...]:
+    """What the subscription listens to, as patterns only."""
     return tuple(p if isinstance(p, Pattern) else Pattern(p) for p in subscription.patterns)
 
 
 def bind(bus: Carried, subscription: Subscription) -> None:
-    """Tell the transport of a subscription; effective on return."""
+    """Make the transport deliver to a subscription. It takes effect before it returns."""
     attempts = subscription.plan.attempts
 
     def deliver(found: Message[Any] | bytes, token: Any, taken: int) -> bool:
@@ -35,7 +36,7 @@ def bind(bus: Carried, subscription: Subscription) -> None:
             try:
                 message = bus.codec.decode(found)
             except CodecError as error:
-                # A dead letter that keeps the bytes, so that later messages flow.
+                # The dead letter keeps the bytes, and later messages are not held up.
                 subscription.bury_untaken(Parcel(Message("pipebus.undecodable", found), 1, token), error)
                 return True
         else:
@@ -50,7 +51,7 @@ def bind(bus: Carried, subscription: Subscription) -> None:
             return subscription.mailbox.offer(parcel) is ONE
         except (MailboxFull, BusClosed):
             return False
-        except RuntimeError:  # no thread could be started for it yet; it is in
+        except RuntimeError:  # it is in the mailbox; only the thread that will handle it could not be started yet
             return True
 
     bus.transport.bind(

@@ -1,7 +1,9 @@
 """
-Room, for publishes whose chain runs on an event loop: its terminal cannot wait there, so room is waited for before the chain
-runs, for all full mailboxes at once. Those that had none in time are remembered in `timed_out` for the terminal, which gives
-the message to the others first.
+Room: waiting for space in full mailboxes, for publishes whose chain runs on an event loop.
+
+The end of such a chain cannot wait, because that would block the loop. So the publish waits before the chain runs, for all
+full mailboxes at once. Mailboxes that had no room in time are noted in `timed_out`; the end of the chain gives the message to
+all the others before it raises `MailboxFull` for these.
 """
 
 from __future__ import annotations
@@ -23,14 +25,22 @@ from pipebus.message.outcomes import Receipt
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 
 Vain = Mapping[Mailbox, str]
-"""Mailboxes that were waited for in vain, and why, as `MailboxFull` will say it."""
+"""Mailboxes that had no room in time, and the reason that `MailboxFull` gives for each."""
 
 timed_out: Final[contextvars.ContextVar[Vain]] = contextvars.ContextVar("pipebus.timed_out", default=MappingProxyType({}))
-"""Those of the publish at hand."""
+"""Those of the current publish."""
 
 
 async def room(mailboxes: Iterable[Mailbox]) -> Vain:
-    """Wait, on the caller's loop, until every mailbox that blocks has room; those that had none in time."""
+    """
+    Wait on the running loop until every mailbox with overflow "block" has room.
+
+    Returns:
+        The mailboxes that had no room in time.
+
+    Raises:
+        BusClosed: the bus stopped meanwhile.
+    """
     loop = asyncio.get_running_loop()
     lines: list[tuple[Mailbox, Waiter, asyncio.Event]] = []
     started = loop.time()
@@ -42,7 +52,7 @@ async def room(mailboxes: Iterable[Mailbox]) -> Vain:
                 if isinstance(waiter, Waiter):
                     lines.append((mailbox, waiter, arrived))
         for mailbox, _, arrived in lines:
-            if mailbox.rules.mine(mailbox):  # a handler would wait for itself
+            if mailbox.rules.mine(mailbox):  # its own handler publishes, and would wait for itself
                 continue
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(started + mailbox.rules.timeout):
@@ -54,7 +64,7 @@ async def room(mailboxes: Iterable[Mailbox]) -> Vain:
 
 
 def room_for_thread(mailboxes: Iterable[Mailbox], clock: Clock, blocking: Callable[[], AbstractContextManager[Any]]) -> Vain:
-    """The same for a thread that waits for a chain on the bus's loop."""
+    """`room` for a thread whose chain runs on the bus's loop. `blocking` is entered while it waits."""
     lines: list[tuple[Mailbox, Waiter, threading.Lock]] = []
     started = clock.monotonic()
     try:
@@ -67,7 +77,7 @@ def room_for_thread(mailboxes: Iterable[Mailbox], clock: Clock, blocking: Callab
                     lines.append((mailbox, waiter, gate))
         with blocking():
             for mailbox, _, gate in lines:
-                if not mailbox.rules.mine(mailbox):  # a handler would wait for itself
+                if not mailbox.rules.mine(mailbox):  # its own handler publishes, and would wait for itself
                     clock.wait(gate, started + mailbox.rules.timeout - clock.monotonic())
     finally:
         for mailbox, waiter, _ in lines:
@@ -86,7 +96,14 @@ def _in_vain(lines: Iterable[tuple[Mailbox, Waiter]]) -> Vain:
 
 
 def forced(mailbox: Mailbox, item: Any) -> Receipt:
-    """Into a mailbox whose room was waited for: over the bound if others were faster, but not if the wait was in vain."""
+    """
+    Put an item into a mailbox after waiting for room.
+
+    It may exceed the bound if another publisher took the place meanwhile.
+
+    Raises:
+        MailboxFull: the wait timed out and the mailbox is still full, or it is full and its overflow is "reject".
+    """
     why = timed_out.get().get(mailbox)
     receipt = mailbox.offer(item, force=why is None)
     if receipt is None:

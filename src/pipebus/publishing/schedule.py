@@ -1,11 +1,10 @@
 """
-Schedules: messages published again and again, by a producer that need not run all the time.
+Schedules: messages that the bus publishes at fixed intervals.
 
     bus.every(60.0, "headlines.fetch")
 
-A schedule is a mailbox with room for one tick, whose handler publishes: so a tick runs on the worker pool like any handler,
-a filter or a full mailbox that makes it wait stops no other schedule, and a tick that comes while the one before is still
-being published is skipped.
+A schedule is a mailbox with room for one tick, and a handler that publishes. So each tick runs on the worker pool like any
+handler: if a filter or a full mailbox makes it wait, no other schedule waits, and ticks that become due meanwhile are skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from pipebus.running.runners import Timer, Timers
 
 
 class Ticking(Protocol):
-    """What a schedule asks of the bus; handed down."""
+    """What a schedule needs of the bus."""
 
     clock: Clock
     timers: Timers
@@ -41,9 +40,10 @@ class Ticking(Protocol):
 
 class Schedule:
     """
-    Made by `bus.every`.
+    A message that is published every `interval` seconds while the bus is started; made by `bus.every`.
 
-    The first message comes after one interval, the others at whole intervals from there. What is missed is not caught up.
+    The first message comes one interval after the bus starts, or after `every` if it is started already; the others follow at
+    whole intervals from there. Missed ticks are skipped.
     """
 
     quick = is_async = False
@@ -58,13 +58,13 @@ class Schedule:
         self.body = body
         self.envelope = envelope
         self.place = place
-        self.published = 0  # handed in, as in `bus.stats()`: what a filter dropped is one of them
+        self.published = 0  # publishes that did not raise; a message that a filter dropped counts, as in `bus.stats()`
         self.skipped = 0
         self.failed_ticks = 0
         self.stopped = False
         self._due = math.inf
         self._timer: Timer | None = None
-        self._era = 0  # counts starts, so that a timer from before a stop is not taken for one after it
+        self._era = 0  # counts starts and stops, so that a timer of an earlier start has no effect
         self._mailbox = kind(rules, self)
 
     @property
@@ -72,12 +72,18 @@ class Schedule:
         return f"every {self.interval:g} s: {said(self.subject)}"
 
     def stop(self) -> None:
-        """Publish no further message."""
+        """Publish no more messages, not even after the next start of the bus."""
         self.stopped = True
         self.bus.forget_schedule(self)
 
     def stats(self) -> dict[str, Any]:
-        """JSON-safe: what it has done, and in how many seconds (None: not running) it is due."""
+        """
+        JSON-safe figures.
+
+        Returns:
+            `every`: the interval in seconds. `subject`. `published`, `skipped` and `failed`: ticks that ended so. `due_in`:
+            seconds to the next tick; None: it is not running.
+        """
         running = not self.stopped and self.bus.state == "started" and self._due < math.inf
         return {
             "every": self.interval,
@@ -92,24 +98,23 @@ class Schedule:
         return f"<Schedule {self.name}>"
 
     def __call__(self, *_: Any, **__: Any) -> Any:
-        """A decorator it is not: that is said here, and nothing is published."""
+        """For `@bus.every(…)` above a function, which is a mistake: raise an error, and publish nothing."""
         self.stop()
         raise PipelineError(
-            f'every publishes on "{self.subject}", and cannot stand above a function; subscribe the function: '
-            f'@bus.on("{self.subject}")'
+            f'every publishes on "{self.subject}" and is not a decorator; subscribe the function: @bus.on("{self.subject}")'
         )
 
-    # --- told by the bus -----------------------------------------------------------------------------------------------
+    # --- called by the bus ---------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """The bus has started."""
+        """Start the ticks, the first one after an interval."""
         self._era += 1
         self._mailbox.reopen()
         self._due = self.bus.clock.monotonic() + self.interval
         self._arm(self._era)
 
     def end(self) -> None:
-        """The bus stops."""
+        """Stop the ticks, until the next `begin`."""
         self._era += 1
         self._due = math.inf
         timer, self._timer = self._timer, None
@@ -120,36 +125,36 @@ class Schedule:
     def _arm(self, era: int) -> None:
         due = max(0.0, self._due - self.bus.clock.monotonic())
         self._timer = timer = self.bus.timers.after(due, lambda: self._tick(era))
-        if era != self._era:  # it has ended meanwhile
+        if era != self._era:  # it was ended meanwhile
             timer.cancel()
 
     def _tick(self, era: int) -> None:
-        """On the timer's thread: hand the tick to a worker, unless the last one is still at it."""
+        """On the timer's thread: queue the tick for a worker. The mailbox drops it if the previous one still runs."""
         if era != self._era or self.stopped:
             return
         due = self._due
         if due == math.inf:
-            return  # it has just ended
+            return  # it was ended just now
         missed = max(0, math.floor((self.bus.clock.monotonic() - due) / self.interval))
         self.skipped += missed
         self._due = due + (missed + 1) * self.interval
         self._arm(era)
         self._mailbox.offer(Message("pipebus.tick"))
 
-    # --- asked by the mailbox and its worker ------------------------------------------------------------------------------
+    # --- called by the mailbox and its worker ----------------------------------------------------------------------------
 
     def chain(self) -> Callable[[Message[Any]], Any]:
         return self.deliver
 
     def deliver(self, item: Item) -> None:
-        """On a worker's thread."""
+        """Publish, on a worker's thread."""
         try:
             if self.bus.state == "started" and not self.stopped:
                 self.bus.publish(self.subject, self.body, **self.envelope)
                 self.published += 1
         except BaseException as error:
             if is_a(error, LifecycleError) and self.bus.state != "started":
-                return  # it has begun to stop meanwhile, and refuses schedules like other publishers
+                return  # not a failure: the bus began to stop meanwhile, and now refuses new messages
             self.failed_ticks += 1
             self.bus.ledger.failed("schedule.failed", error, schedule=self.name)
             if is_a(error, (KeyboardInterrupt, SystemExit)):

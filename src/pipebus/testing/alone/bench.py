@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Final, Literal
 
-from pipebus.bus.bus import Bus
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.delivery.actor import Actor
 from pipebus.errors import LifecycleError, PipelineError
 from pipebus.message.message import Message
@@ -106,7 +106,7 @@ class FilterBench:
             self._check_homes()
             self._spawn()
             self.harness.start(self.bus)
-            self.bus.lifecycle.start_filters([self.nodes])
+            engine_of(self.bus).lifecycle.start_filters([self.nodes])
             self._stack = stack.pop_all()
         return self
 
@@ -127,7 +127,7 @@ class FilterBench:
             What their `stop` or `start` raises.
         """
         self._stop_filters()
-        self.bus.lifecycle.start_filters([self.nodes])
+        engine_of(self.bus).lifecycle.start_filters([self.nodes])
 
     def send(self, message: Any, next: Any = AS_BEFORE) -> FilterRun:
         """
@@ -252,7 +252,7 @@ class FilterBench:
             home = step.filter._home if isinstance(step.filter, Actor) and not _homeless(step.filter) else None
             if home is not None and home.plan.hub.clock is not self.harness.clock:
                 raise PipelineError(
-                    f"filter actor {step.name} lives on {home.plan.hub!r}, which is not in virtual time; "
+                    f"filter actor {step.name} lives on {home.plan.hub.bus!r}, which is not in virtual time; "
                     "give run_filter one that is not spawned"
                 )
 
@@ -271,7 +271,7 @@ class FilterBench:
         """Raises what a filter's `stop` raises."""
         warnings = self.harness.tape.warnings
         before = len(warnings)
-        self.bus.lifecycle.stop_filters()
+        engine_of(self.bus).lifecycle.stop_filters()
         for name, _, cause in warnings[before:]:
             if name == "filter.stop_failed" and cause is not None and not quietly:
                 raise cause

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pipebus.bus.bus import Bus
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.errors import SubjectError
 from pipebus.message.patterns import Pattern
 from pipebus.message.subject import Address, check_subject
@@ -50,9 +50,9 @@ class Chain:
             colour=self._colour,
             subject=subject,
             terminal=terminal(subject if self._at == "publish" else None),
-            services=self._bus.services,
+            services=engine_of(self._bus).services,
             resume=self._compile,
-            rule=self._bus.rule,
+            rule=engine_of(self._bus).rule,
             place="publish" if self._at == "publish" else "test",
         )
         link = compose.compile(self._nodes, build) if rest is None else compose.resume(rest, build)

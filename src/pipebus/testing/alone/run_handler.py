@@ -110,7 +110,7 @@ def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> Hand
     if isinstance(handler, type):
         raise SubscriptionError(f"handler {handler.__name__} is a class, not an instance; write {handler.__name__}(…)")
     if handler is None:
-        raise SubscriptionError("handler None is no function; give a function, a callable object or an Actor")
+        raise SubscriptionError("handler None is not a function; give a function, a callable object or an Actor")
     name = (actor.name or type(actor).__name__) if actor is not None else handler_name(handler)
     if not isinstance(message, Message):
         message = Message(actor if actor is not None else "test", message)

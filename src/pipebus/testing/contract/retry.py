@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+from pipebus.bus.bus import engine_of
 from pipebus.delivery.subscription import Delivery
 from pipebus.filters.redeliver import Redeliver
 from pipebus.filters.retry import Retry
@@ -77,7 +78,7 @@ class TestRetry:
         bus.subscribe("a", handle, name="s")
         with running(stage, bus, drain=False):
             until(stage, lambda: len(seen.messages) == 2, "the second attempt")
-            until(stage, lambda: bus.transport.pending("s") == 0, "it is settled")
+            until(stage, lambda: engine_of(bus).transport.pending("s") == 0, "it is settled")
         assert seen.attempts == [1, 2]
         assert seen.times[1] - seen.times[0] >= delay * 0.9
 

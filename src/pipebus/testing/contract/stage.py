@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from pipebus.bus.bus import Bus
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.transports.base import Capabilities
 
 
@@ -109,7 +109,7 @@ class UrlStage:
     @property
     def capabilities(self) -> Capabilities:
         if self._capabilities is None:
-            self._capabilities = Bus(self.url).transport.capabilities
+            self._capabilities = engine_of(Bus(self.url)).transport.capabilities
         return self._capabilities
 
     def open(self, name: str = "contract", **options: Any) -> Bus:

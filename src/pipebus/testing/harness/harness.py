@@ -27,7 +27,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Final, Literal, TypeVar
 
-from pipebus.bus.bus import Bus
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.errors import LifecycleError, PipelineError
 from pipebus.events import Acknowledged, Died, Discarded, Event, Published, Refused, Returned
 from pipebus.message.message import Message
@@ -152,7 +152,7 @@ class Harness:
         self.tape.loud = False  # what a stop without a drain cuts short is not worth a warning
         for bus in self.buses:
             if bus.state in ("started", "draining"):
-                bus.lifecycle.stop(1.0, False)
+                engine_of(bus).lifecycle.stop(1.0, False)
 
     # --- the bus -------------------------------------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class Harness:
             raise PipelineError(f"a harness is given a Bus, found {bus!r}")
         if bus in self.buses:
             return bus
-        if bus.clock is not self._simulation.clock:
+        if engine_of(bus).clock is not self._simulation.clock:
             raise LifecycleError(
                 f"{bus!r} was made outside the harness, or with a clock of its own; make it inside, and leave `clock` out"
             )
@@ -212,7 +212,7 @@ class Harness:
         """Start a bus that was made inside this harness; `harness.bus` if none is given."""
         self._check_inside()
         found = self.bus if bus is None else self.attach(bus)
-        found.lifecycle.start()
+        engine_of(found).lifecycle.start()
         return found
 
     def _check_inside(self) -> None:
@@ -283,9 +283,9 @@ class Harness:
         while True:
             running = [bus for bus in self.buses if bus.state in ("started", "draining")]
             for bus in running:
-                bus.lifecycle.drain(max(0.0, deadline - self._simulation.time))
+                engine_of(bus).lifecycle.drain(max(0.0, deadline - self._simulation.time))
             self._simulation.rest()
-            if not all(bus.traffic.quiet(bus.clock, 0.0) for bus in running):
+            if not all(engine_of(bus).traffic.quiet(engine_of(bus).clock, 0.0) for bus in running):
                 continue  # one has published to another meanwhile
             if not self.tape.inside or self._simulation.time >= deadline or not self.pass_time():
                 break

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from pipebus import events
+from pipebus.bus.bus import engine_of
 from pipebus.errors import Rejected
 from pipebus.message.message import Message
 from pipebus.pipeline import blame, compose
@@ -64,7 +65,7 @@ class Tape:
 
     def attach(self, bus: Bus) -> None:
         """Record this bus from now on. Chains that are built already are built again when it starts."""
-        services, ledger = bus.services, bus.ledger
+        services, ledger = engine_of(bus).services, engine_of(bus).ledger
         services.watch = self._watch
         pause, apause, warn = services.pause, services.apause, ledger.warn
 
@@ -91,7 +92,7 @@ class Tape:
     def quiet(self, bus: Bus) -> None:
         """Keep this bus's own lines out of the log."""
         self.loud = False
-        bus.ledger.debug = _nothing  # type: ignore[method-assign]
+        engine_of(bus).ledger.debug = _nothing  # type: ignore[method-assign]
 
     def say(self, who: str, what: str) -> None:
         self.moments.append(Moment(self.elapsed(), who, what))

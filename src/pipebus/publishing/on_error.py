@@ -1,0 +1,64 @@
+"""What an error in the publish chain becomes under a pipeline's `on_error`: a drop, or a dead letter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pipebus import events
+from pipebus.clock import Clock
+from pipebus.foreign.objects import class_name, said
+from pipebus.message.message import Message
+from pipebus.message.outcomes import Dropped
+from pipebus.outcomes.dead_letters import PUBLISH, DeadLetters, Source
+from pipebus.outcomes.ledger import Ledger
+from pipebus.pipeline import blame, compose
+from pipebus.waiting.locks import Locks
+
+
+class PublishRulings:
+    """
+    Args:
+        send: Publishes a dead letter again.
+        ended_by_stop: Whether the stop of this bus has caused an error; such an error is raised.
+    """
+
+    def __init__(
+        self, *, clock: Clock, locks: Locks, ledger: Ledger, dead_letters: DeadLetters, send: Callable[[Message[Any]], object],
+        ended_by_stop: Callable[[BaseException], bool],
+    ) -> None:  # fmt: skip
+        self.clock = clock
+        self.locks = locks
+        self.ledger = ledger
+        self.dead_letters = dead_letters
+        self.send = send
+        self.ended_by_stop = ended_by_stop
+
+    def rule(self, on_error: compose.OnError) -> compose.Ruling:
+        """The ruling for one pipeline. ("dead_letter" exists on the publish side only.)"""
+
+        def rule(message: Message[Any], error: BaseException, step: blame.StepId) -> Dropped:
+            if self.ended_by_stop(error):
+                raise error
+            if on_error == "dead_letter":
+                self._add_letter(message, error, step.name)
+            return Dropped(f"{on_error}: {class_name(error)}", step.name)
+
+        return rule
+
+    def _add_letter(self, message: Message[Any], error: BaseException, by: str) -> None:
+        self.locks.check()
+        now = self.clock.now()
+        letter = self.dead_letters.add(
+            message, error, Source(self._publish_again, self._forget), subscription=PUBLISH, by=by, attempts=1,
+            first_time=now, time=now,
+        )  # fmt: skip
+        self.ledger.failed("message.died", error, by=by, subject=said(message.subject), message=message.id, letter=letter.id)
+        if self.ledger.observed:
+            self.ledger.emit(events.Died(message, PUBLISH, letter.id, letter.error, error))
+
+    def _publish_again(self, message: Message[Any]) -> None:
+        self.send(message)
+
+    def _forget(self, message: Message[Any], reason: str) -> None:
+        self.ledger.dropped(message, Dropped(reason, PUBLISH))

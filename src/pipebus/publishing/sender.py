@@ -1,0 +1,377 @@
+"""
+Sending: everything between a call of `publish` and the first filter that is not on the shortest path.
+
+`Bus.publish` looks its subject up in `runs` and calls what it finds. What is not there comes to `find`: a subject's first
+message, and every message while the bus is not started, is stopping, or belongs to a forked child. `runs` is empty then, so
+that an ordinary publish checks none of this itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from pipebus import events
+from pipebus.clock import Clock, SystemClock
+from pipebus.errors import MessageError, PipelineError, SubjectError, UnsupportedCapability
+from pipebus.foreign.objects import class_name, plain_text, shown
+from pipebus.mailbox.mailbox import Mailbox
+from pipebus.message.fields import check_fields, plain_number
+from pipebus.message.headers import NO_HEADERS, check_headers
+from pipebus.message.ids import IdRange
+from pipebus.message.message import Message, check_message, make_message
+from pipebus.message.outcomes import Dropped, Receipt
+from pipebus.message.subject import Address, check_subject
+from pipebus.outcomes.ledger import Ledger
+from pipebus.pipeline import routes
+from pipebus.pipeline.compose import Next
+from pipebus.pipeline.services import Services
+from pipebus.publishing.replies import Replies
+from pipebus.publishing.room import room, room_for_thread, timed_out
+from pipebus.publishing.router import AWAITED, BARE, CACHE, Road, Route, Router
+from pipebus.running.loops import LoopThread
+from pipebus.running.runners import Here, Pool, Timers, carried, current_mailbox
+from pipebus.transports.base import Transport
+from pipebus.values.quantities import is_duration
+from pipebus.waiting.elsewhere import on_executor
+from pipebus.waiting.latch import LoopWaiter, ThreadWaiter
+from pipebus.waiting.locks import Locks, free
+
+EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
+
+PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
+
+OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id")
+"""The keyword arguments of `publish`."""
+
+AWAITED_LATE: Final = AWAITED._replace(late=True)
+
+_delay: Final[contextvars.ContextVar[float]] = contextvars.ContextVar("pipebus.delay", default=0.0)
+
+
+class Sender:
+    """
+    Makes messages and sends them through their route.
+
+    Args:
+        check_publish: Raises where the bus takes no messages now.
+        started: Whether the bus is started; routes are kept only then.
+    """
+
+    def __init__(
+        self, *, clock: Clock, services: Services, transport: Transport, url: str, router: Router, replies: Replies,
+        ledger: Ledger, pool: Pool, loop_thread: LoopThread, timers: Timers, locks: Locks,
+        check_publish: Callable[[], None], started: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self.clock = clock
+        self.services = services
+        self.transport = transport
+        self.url = url
+        self.router = router
+        self.replies = replies
+        self.ledger = ledger
+        self.pool = pool
+        self.loop_thread = loop_thread
+        self.timers = timers
+        self.locks = locks
+        self.check_publish = check_publish
+        self.started = started
+        self.runs = router.runs
+        self._ids = IdRange()
+        self.next_id: Callable[[], Any] = self._ids.next
+        # None: the struct itself asks the system's clock.
+        self.now = None if type(clock) is SystemClock else clock.now
+        self._others = itertools.count()  # messages whose ids are not from `_ids`
+
+    def sent(self) -> int:
+        """How many messages have been handed in so far."""
+        return self._ids.count() + _value(self._others)
+
+    # --- messages ------------------------------------------------------------------------------------------------------
+
+    def compose(
+        self, subject: Any, body: Any, headers: Mapping[str, str] | None = None, key: str | None = None,
+        id: str | None = None, ttl: float | None = None, reply_to: Any = None, correlation_id: str | None = None,
+    ) -> Message[Any]:  # fmt: skip
+        """A message of checked parts; it counts as published once they are."""
+        checked = NO_HEADERS if headers is None else check_headers(headers)
+        key, reply_to, correlation_id, id = plain_text(key), plain_text(reply_to), plain_text(correlation_id), plain_text(id)
+        ttl = plain_number(ttl)
+        check_fields(key, ttl, reply_to, correlation_id, id)
+        if id is None:
+            number: Any = self.next_id()
+        else:
+            number = id
+            next(self._others)
+        return make_message(subject, body, checked, number, self.clock.now(), key, ttl, reply_to, correlation_id)
+
+    def question(
+        self, subject: Any, body: Any, reply_to: Any, *, headers: Mapping[str, str] | None = None, key: str | None = None,
+        id: str | None = None, ttl: float | None = None, correlation_id: str | None = None,
+    ) -> Message[Any]:  # fmt: skip
+        """The message of a request."""
+        if headers is None and key is None and id is None and ttl is None and correlation_id is None:
+            return make_message(subject, body, NO_HEADERS, self.next_id(), self.clock.now(), None, None, reply_to)
+        return self.compose(subject, body, headers, key, id, ttl, reply_to, correlation_id)
+
+    def check_delay(self, delay: float) -> None:
+        if delay and not self.transport.capabilities.delay:
+            raise UnsupportedCapability(f"{self.url} cannot delay messages; publish it when its time has come")
+
+    def check_address(self, subject: Any) -> None:
+        """Raises unless `subject` can be published to here."""
+        if isinstance(subject, str):
+            check_subject(subject)
+        elif not isinstance(subject, Address):
+            raise SubjectError(f"{shown(subject)} cannot be published to; use a string, an actor or Ref(obj)")
+        elif not self.transport.capabilities.objects:
+            raise UnsupportedCapability(f"{self.url} carries only mail for named subjects, not for {shown(subject)}")
+
+    # --- from threads --------------------------------------------------------------------------------------------------
+
+    def publish(self, subject: Any, body: Any, *, delay: float = 0.0, **options: Any) -> Receipt | Dropped:
+        """`Bus.publish` with options."""
+        if not delay:
+            run = self.find(subject)
+            return self.hand_in(run, self.compose(subject, body, **options))
+        late = seconds(delay, "delay")
+        route = self.route(subject)
+        return self._hand_in_late(route, self.compose(subject, body, **options), late)
+
+    def send(self, message: Message[Any]) -> Receipt | Dropped:
+        """`Bus.send`."""
+        message = _checked(message)
+        run = self.find(message.subject)
+        next(self._others)
+        return self.hand_in(run, message)
+
+    def request(self, subject: Any, body: Any, timeout: float, options: dict[str, Any]) -> Message[Any]:
+        """`Bus.request`, off any event loop."""
+        self.locks.check()
+        timeout = seconds(timeout, "timeout")
+        run, replies = self.find(subject), self.replies
+        with replies.asking(subject, ThreadWaiter) as asking:
+            message = self.question(subject, body, asking.address, **options)
+            replies.published(message, asking.answer, self.hand_in(run, message))
+            return replies.result(asking.waiter.wait(self.services, timeout, lambda: replies.late(message, timeout)))
+
+    def hand_in(self, run: Next, message: Message[Any]) -> Receipt | Dropped:
+        try:
+            outcome = run(message)
+        except BaseException as error:
+            self.ledger.refused(message, error)
+            raise
+        if outcome.__class__ is not Receipt:
+            self.ledger.dropped(message, outcome)
+        return outcome  # type: ignore[no-any-return]
+
+    def _hand_in_late(self, route: Route, message: Message[Any], delay: float) -> Receipt | Dropped:
+        late = _delay.set(delay)
+        try:
+            self.check_delay(delay)
+            outcome = self._callable(route, late=True)(message)
+            self.timers.tell()
+        except BaseException as error:
+            self.ledger.refused(message, error)
+            raise
+        finally:
+            _delay.reset(late)
+        return self._passed(message, outcome)
+
+    def find(self, subject: Any) -> Next:
+        """What a sync publish calls for a subject: from `runs`, or compiled now."""
+        try:
+            return self.runs[subject]
+        except (KeyError, TypeError):
+            return self.missed(subject)
+
+    def missed(self, subject: Any) -> Next:
+        """`find` for a subject that is not in `runs`."""
+        if len(self.runs) >= CACHE:
+            # So many subjects that a route for each would be thrown away before its next message.
+            put = self.router.shortest(subject)
+            if put is not None:
+                return put
+        self.check_publish()
+        with free(self.router.lock):
+            route = self.route(subject)
+            run = self._callable(route, late=False)
+            if self.ledger.observed:
+                run = self._watched(run)
+            if self.started() and not self.replies.owns(subject) and (route.mailboxes or isinstance(subject, str)):
+                self.runs[subject] = run
+            return run
+
+    def route(self, subject: Any) -> Route:
+        """The compiled route of a subject, ready to be published to."""
+        try:
+            known = self.router.routes.get(subject)
+            if known is not None and self.started():
+                return known
+        except TypeError:
+            pass  # not hashable; the second attempt below raises a SubjectError that says so
+        self.check_publish()
+        try:
+            return self.replies.route() if self.replies.owns(subject) else self.router.route(subject)
+        except TypeError:
+            raise SubjectError(
+                f"{shown(subject)} cannot be a subject: {class_name(subject)} objects are not hashable; "
+                "use a string or Ref(obj)"
+            ) from None
+
+    def _callable(self, route: Route, late: bool) -> Next:
+        """What a sync publish calls for a route."""
+        if route.colour == "async":
+            arun, subject = route.run(Road("async", force=True, late=late)), route.subject
+            name = next(step.name for step in routes.filters_for(route.nodes, subject) if step.colour == "async")
+
+            def on_loop_thread(message: Message[Any]) -> Any:
+                self.locks.check()
+                if asyncio._get_running_loop() is not None:
+                    raise PipelineError(
+                        f'filter {name} is async, so publish() on "{subject}" cannot run inside an event loop; '
+                        "use `await bus.apublish(…)`"
+                    )
+                refused = room_for_thread(route.mailboxes, self.clock, self.pool.lent)
+                token = timed_out.set(refused) if refused else None
+                try:
+                    with self.pool.lent():
+                        return self.loop_thread.call(arun, message)
+                finally:
+                    if token is not None:
+                        timed_out.reset(token)
+                    for mailbox in route.mailboxes:
+                        mailbox.look_again()
+
+            return on_loop_thread
+        run = route.run(Road("sync", late=late))
+        if route.waits is None:
+            return run
+        name = route.waits
+
+        def may_wait(message: Message[Any]) -> Any:
+            if asyncio._get_running_loop() is not None:
+                raise PipelineError(
+                    f'filter {name} may wait, so publish() on "{route.subject}" cannot run inside an event loop; '
+                    "use `await bus.apublish(…)`"
+                )
+            return run(message)
+
+        return may_wait
+
+    def _watched(self, run: Next) -> Next:
+        def call(message: Message[Any]) -> Any:
+            outcome = run(message)
+            if outcome.__class__ is Receipt:
+                self.ledger.emit(events.Published(message, outcome))
+            return outcome
+
+        return call
+
+    # --- from coroutines -----------------------------------------------------------------------------------------------
+
+    async def apublish(self, subject: Any, body: Any, delay: float, **options: Any) -> Receipt | Dropped:
+        """`Bus.apublish`."""
+        late = seconds(delay, "delay") if delay else 0.0
+        route = self.route(subject)
+        message = self.compose(subject, body, **options)
+        return await self.ahand_in(route, message, late)
+
+    async def asend(self, message: Message[Any]) -> Receipt | Dropped:
+        """`Bus.asend`."""
+        message = _checked(message)
+        route = self.route(message.subject)
+        next(self._others)
+        return await self.ahand_in(route, message)
+
+    async def arequest(self, subject: Any, body: Any, timeout: float, options: dict[str, Any]) -> Message[Any]:
+        """`Bus.arequest`."""
+        timeout = seconds(timeout, "timeout")
+        route, replies = self.route(subject), self.replies
+        with replies.asking(subject, LoopWaiter) as asking:
+            message = self.question(subject, body, asking.address, **options)
+            replies.published(message, asking.answer, await self.ahand_in(route, message))
+            return replies.result(await asking.waiter.wait(timeout, lambda: replies.late(message, timeout)))
+
+    async def ahand_in(self, route: Route, message: Message[Any], delay: float = 0.0) -> Receipt | Dropped:
+        late = _delay.set(delay) if delay else None
+        full = None
+        waited: tuple[Mailbox, ...] = ()
+        try:
+            self.check_delay(delay)
+            for mailbox in route.mailboxes:
+                if mailbox.lacks_room():
+                    waited = route.mailboxes
+                    refused = await room(waited)
+                    full = timed_out.set(refused) if refused else None
+                    break
+            if not route.nodes and self.transport.local and not delay:
+                outcome = route.run(BARE)(message)
+            elif route.colour == "async" or route.plain_sync is None:
+                outcome = await route.run(AWAITED_LATE if delay else AWAITED)(message)
+            else:
+                run = route.run(Road("sync", force=True, late=bool(delay)))
+                inline = route.waits is None and self.transport.local
+                outcome = run(message) if inline else await _elsewhere(run, message)
+            if delay:
+                self.timers.tell()
+        except BaseException as error:
+            self.ledger.refused(message, error)
+            raise
+        finally:
+            if full is not None:
+                timed_out.reset(full)
+            if late is not None:
+                _delay.reset(late)
+            for mailbox in waited:
+                mailbox.look_again()
+        return self._passed(message, outcome)
+
+    def _passed(self, message: Message[Any], outcome: Any) -> Receipt | Dropped:
+        if outcome.__class__ is not Receipt:
+            self.ledger.dropped(message, outcome)
+        elif self.ledger.observed:
+            self.ledger.emit(events.Published(message, outcome))
+        return outcome  # type: ignore[no-any-return]
+
+
+async def _elsewhere(run: Next, message: Message[Any]) -> Any:
+    """Run a chain that cannot be awaited on a worker thread, where it still counts as part of the handler that publishes."""
+    here = Here(current_mailbox())
+    token = carried.set(here)
+    try:
+        return await on_executor(run, message)
+    finally:
+        here.mailbox = None
+        carried.reset(token)
+
+
+def check_options(options: Mapping[str, Any], call: str) -> None:
+    unknown = options.keys() - set(OPTIONS)
+    if unknown:
+        raise TypeError(f"{call}() got an unexpected keyword argument {shown(min(unknown))}; there are {', '.join(OPTIONS)}")
+
+
+def delay() -> float:
+    """The delay of the publish that is passing the chain, in seconds."""
+    return _delay.get()
+
+
+def seconds(value: Any, name: str) -> float:
+    if not is_duration(value):
+        raise MessageError(f"{name} is a number of seconds, 0 or more, found {shown(value)}")
+    return float(value)
+
+
+def _checked(message: Message[Any]) -> Message[Any]:
+    if message.__class__ is not Message:
+        raise MessageError(f"send takes a Message, found {type(message).__name__}; publish(subject, body) makes one")
+    return check_message(message)
+
+
+def _value(counter: itertools.count[int]) -> int:
+    """What the counter would give next, without taking it: only its text shows it."""
+    return int(repr(counter)[6:-1])
