@@ -1526,7 +1526,7 @@ broken(
     subject = "orders.created"
     deliver = "all"
     """,
-    'bus.toml:5: subscriptions[0] "billing": this transport keeps no messages, so deliver is "new"',
+    'bus.toml:5: subscriptions[0] "billing": this transport keeps no messages, so deliver must be "new"',
 )
 
 broken(
@@ -1767,8 +1767,7 @@ broken(
     subject = "orders.created"
     workers = 4
     """,
-    'bus.toml:5: subscriptions[0] "billing": workers are for handlers; '
-    "a subscription without one is read by whoever calls receive",
+    'bus.toml:5: subscriptions[0] "billing": workers are for handlers; a subscription without a handler is read with receive()',
 )
 
 broken(
@@ -1780,7 +1779,7 @@ broken(
     subject = "orders.created"
     to = "orders.billed"
     """,
-    'bus.toml:5: subscriptions[0] "billing": `to` is for what a handler returns; this subscription has none',
+    'bus.toml:5: subscriptions[0] "billing": `to` is for what a handler returns; this subscription has no handler',
 )
 
 broken(
@@ -1793,7 +1792,7 @@ broken(
     run = "thread"
     """,
     "bus.toml:5: subscriptions[0] \"billing\": run='thread' is for handlers; "
-    "a subscription without one is read by whoever calls receive",
+    "a subscription without a handler is read with receive()",
 )
 
 broken(
@@ -2311,7 +2310,7 @@ broken(
     filters = ["retry"]
     """,
     'bus.toml:5: subscriptions[0] "inbox": filter Retry (position 1 of subscriptions[0] "inbox" at bus.toml:5) '
-    "stands around a handler, and inbox has none: it is read; make it a Transform",
+    "wraps a handler, but inbox has none; make it a Transform",
 )
 
 broken(
@@ -3722,7 +3721,7 @@ broken(
     filters = ["retry"]
     """,
     'bus.toml:5: subscriptions[0] "${env:PIPEBUS_S14}": filter Retry (position 1 of subscriptions[0] "${env:PIPEBUS_S14}" '
-    "at bus.toml:5) stands around a handler, and ${env:PIPEBUS_S14} has none: it is read; make it a Transform",
+    "at bus.toml:5) wraps a handler, but ${env:PIPEBUS_S14} has none; make it a Transform",
     env={"PIPEBUS_S14": "hunter2"},
     secret="hunter2",
 )

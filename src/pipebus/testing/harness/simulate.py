@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
-import pipebus
 from pipebus.errors import DrainTimeout, LifecycleError, PipelineError
 from pipebus.foreign.objects import text_of
 from pipebus.testing.harness.faults import Danger, Plan
@@ -111,7 +110,7 @@ def _own_files() -> dict[str, bool]:
     """The files of modules that are not in the standard library, not installed, and not in this package."""
     paths = sysconfig.get_paths()
     others = tuple({os.path.realpath(paths[name]) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-    package = os.path.dirname(os.path.abspath(pipebus.__file__))
+    package = os.path.dirname(os.path.abspath(sys.modules["pipebus"].__file__ or ""))
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     own = (file for file in files if isinstance(file, str) and file.endswith(".py"))
     return {
