@@ -29,7 +29,9 @@ from pipebus import Bus, Message, Pipeline, PipelineError, Receipt, Rejected, br
 from pipebus.filters import Enrich, Log, SetHeaders
 from pipebus.message.codec import JsonCodec
 from pipebus.testing import run_filter
-from pipebus.values.expressions import DEEPEST, FIELDS, LONGEST, Condition, Expression, plain
+from pipebus.values.compiling import DEEPEST, FIELDS, LONGEST
+from pipebus.values.expressions import Condition, Expression
+from pipebus.values.json_data import plain
 from values_helpers import CALM, environment
 
 
@@ -154,7 +156,7 @@ def test_conditions_are_true_or_false(text: str, body: Any, found: bool | None) 
         ("bdy.total", 'no message has "bdy"; did you mean "body"?'),
         ("header.tenant", 'no message has "header"; did you mean "headers"?'),
         ("payload.total",
-        "no message has \"payload\"; a field of the body is body.payload, a text stands in single quotes: 'payload'"),
+        "no message has \"payload\"; a field of the body is body.payload; write a text in single quotes: 'payload'"),
         ("length(bdy.items)", 'no message has "bdy"; did you mean "body"?'),
         ("[subject, bdy]", 'no message has "bdy"; did you mean "body"?'),
         ("{a: bdy.x}", 'no message has "bdy"; did you mean "body"?'),
@@ -170,14 +172,14 @@ def test_conditions_are_true_or_false(text: str, body: Any, found: bool | None) 
         ("sort_by(bdy, &x)", 'no message has "bdy"; did you mean "body"?'),
         (
             'body.kind == "order"',
-            "\"order\" in double quotes is a field, and no message has it; a text stands in single quotes: 'order'",
+            "\"order\" in double quotes is a field, and no message has it; write a text in single quotes: 'order'",
         ),
         (
             'contains(body.a, "x")',
-            "\"x\" in double quotes is a field, and no message has it; a text stands in single quotes: 'x'",
+            "\"x\" in double quotes is a field, and no message has it; write a text in single quotes: 'x'",
         ),
-        ("body.ok == true", "true is taken for a field; it stands in backticks: `true`"),
-        ("body.ok != null", "null is taken for a field; it stands in backticks: `null`"),
+        ("body.ok == true", "true is read as a field; write it in backticks: `true`"),
+        ("body.ok != null", "null is read as a field; write it in backticks: `null`"),
         ("lenght(body)", 'JMESPath has no function "lenght"; did you mean "length"?'),
         ("body.items[?lenght(x) > `1`]", 'JMESPath has no function "lenght"; did you mean "length"?'),
         ("sort_by(body, &lenght(x))", 'JMESPath has no function "lenght"; did you mean "length"?'),
@@ -194,7 +196,7 @@ def test_a_bare_number_is_told_with_the_backticks(text: str) -> None:
     """The first mistake of everybody."""
     said = refused(text)
     assert said.startswith("not an expression: ")
-    assert said.endswith("; numbers, true, false and null stand in backticks, as in `100`")
+    assert said.endswith("; write numbers, true, false and null in backticks, as in `100`")
 
 
 @pytest.mark.parametrize(
@@ -302,7 +304,7 @@ def test_a_condition_that_is_neither_refuses_the_message(text: str, body: Any, s
 )
 def test_a_condition_that_is_a_value_is_told_in_the_files_words(found: Any, word: str) -> None:
     """There is no truth of a text, a number or a list; what it is is told in words that a file's author knows."""
-    assert rejected("body.x", {"x": found}, Condition) == f"body.x is a {word}, no condition"
+    assert rejected("body.x", {"x": found}, Condition) == f"body.x is a {word}, not true or false"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from pipebus.inputs.records import BadInput, BadRecord, CsvRecords, JsonRecords, open_records
+from pipebus.inputs.lines import BadInput
+from pipebus.inputs.records import BadRecord, CsvRecords, JsonRecords, open_records
 
 JSON_WANTED = "give a file of JSON Lines: one JSON value on each line"
 CSV_WANTED = "give a CSV file whose first line names the columns"
@@ -103,9 +104,9 @@ def test_json_lines_are_values(write: Write, data: bytes, expected: list[Any]) -
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        pytest.param(b"NaN", "NaN is no JSON", id="NaN"),
-        pytest.param(b"[1, -Infinity]", "-Infinity is no JSON", id="-Infinity"),
-        pytest.param(b'{"a": Infinity}', "Infinity is no JSON", id="Infinity"),
+        pytest.param(b"NaN", "NaN is not JSON", id="NaN"),
+        pytest.param(b"[1, -Infinity]", "-Infinity is not JSON", id="-Infinity"),
+        pytest.param(b'{"a": Infinity}', "Infinity is not JSON", id="Infinity"),
         pytest.param(b"[1e999]", "1e999", id="a number that is infinite"),
         pytest.param(b"hello", "Expecting value", id="a word"),
         pytest.param(b"1 2", "Extra data", id="two values"),
@@ -122,14 +123,14 @@ def test_one_that_is_no_json_stands_in_its_place(write: Write, line: bytes, says
     """With its line, and in one line; those before and behind it are read."""
     (first, bad, last), error = values(write(b"\n1\n" + line + b"\n2\n"))
     assert (first, last, error) == (1, 2, "")
-    assert bad.startswith("bad: file:3: no JSON: ")
+    assert bad.startswith("bad: file:3: not JSON: ")
     assert says in bad
     assert "\n" not in bad
 
 
 def test_a_bad_record_says_nothing_of_a_line_of_its_own(write: Write) -> None:
     """The json module counts lines within the record: its "line 1 column 2" would contradict the file's."""
-    assert values(write(b"1\n2\n{a}\n"))[0][2] == "bad: file:3: no JSON: Expecting property name enclosed in double quotes"
+    assert values(write(b"1\n2\n{a}\n"))[0][2] == "bad: file:3: not JSON: Expecting property name enclosed in double quotes"
 
 
 def test_what_is_not_utf_8_ends_the_file_after_the_good_lines(write: Write) -> None:
@@ -188,8 +189,8 @@ def test_a_blank_line_of_one_column_is_no_record(write: Write) -> None:
         pytest.param(b'a,b\n"x\ny",2\n\n3\n', 1, "file:5: 1 fields where the header has 2", id="quoted line breaks count"),
         pytest.param(b"", 0, f"file is empty; {CSV_WANTED}", id="empty"),
         pytest.param(gzip.compress(b""), 0, f"file is empty; {CSV_WANTED}", id="gzip of nothing"),
-        pytest.param(b"a,b\n", 0, f"file has a header and no record; {CSV_WANTED}", id="only a header"),
-        pytest.param(b"a,b\n\n\n", 0, f"file has a header and no record; {CSV_WANTED}", id="a header and blank lines"),
+        pytest.param(b"a,b\n", 0, f"file has a header but no records; {CSV_WANTED}", id="only a header"),
+        pytest.param(b"a,b\n\n\n", 0, f"file has a header but no records; {CSV_WANTED}", id="a header and blank lines"),
         pytest.param(b'a,b\n1,2\n"3,4\n', 1, "unexpected end of data", id="a quote that does not end"),
         pytest.param(b'a,b\n1,2\n"3"x,4\n', 1, "not a CSV file", id="text behind a quote"),
     ],
@@ -515,7 +516,7 @@ def test_standard_input_is_read_and_left_open(write: Write) -> None:
     try:
         os.dup2(given, 0)
         found, error = taken(open_records("-", None))
-        assert (found, error) == ([1, "bad: standard input:2: no JSON: Expecting value"], "")
+        assert (found, error) == ([1, "bad: standard input:2: not JSON: Expecting value"], "")
         assert os.path.samestat(os.fstat(0), os.stat(path))
     finally:
         os.dup2(kept, 0)

@@ -143,7 +143,7 @@ class TestEveryCommand:
             "bus": "bus: no such file; a bus in a module is MODULE:BUS, as in bus:bus",
             "nowhere:bus": "nowhere cannot be imported: ModuleNotFoundError",
             "app:bsu": 'app has no "bsu"; did you mean "bus"?',
-            "app:number": "app:number is int, no Bus",
+            "app:number": "app:number is int, not a Bus",
             "app:fails": "app:fails fails: RuntimeError: no luck",
             "app:later": "app:later is async",
             "broken:bus": "broken cannot be imported: SystemExit: 7",
@@ -269,7 +269,7 @@ class TestCheck:
         """Whatever is named."""
         (shop.folder / "a.toml").mkdir()
         table = {
-            "a.toml": (b"", "a.toml: it is no file"),
+            "a.toml": (b"", "a.toml: it is not a file"),
             "b.toml": (b"[bad", "b.toml:1: not TOML: "),
             "c.toml": (b'version = 1\nx = "\xff"\n', "c.toml:2: not UTF-8: byte 0xff"),
             "d.toml": (b"version = 2\n", "d.toml:1: version = 2: this pipebus reads version 1"),
@@ -533,7 +533,7 @@ class TestExplain:
     def test_wrong_arguments_are_one_line_and_exit_code_2(self, shop: Shop, command: str) -> None:
         """The thing, what was found, and how it is written; for both commands that take a message."""
         shop.config(OK)
-        bodies = [("{", "found '{'"), ("tea", "found 'tea'"), ("NaN", "NaN is no JSON"), ("[-Infinity]", "-Infinity"),
+        bodies = [("{", "found '{'"), ("tea", "found 'tea'"), ("NaN", "NaN is not JSON"), ("[-Infinity]", "-Infinity"),
                   ("1e999", "1e999"), ("", "found ''"), ("[" * 10_000, " is JSON, as in ")]  # fmt: skip
         table = [(["a.b", *(["--body"] if command == "explain" else []), body], text) for body, text in bodies] + [
             (["a.b", "--header", "tenant"], "--header is NAME=TEXT, as in tenant=acme; found 'tenant'"),
@@ -996,7 +996,7 @@ class TestPublish:
         assert (done.returncode, done.stderr) == (1, "")
         [told] = lines_of(done.stdout)
         assert told["outcome"] == ("failed" if request_ else "accepted")
-        assert "not all was handled in time" in told["left"][0]
+        assert "not all messages were handled in time" in told["left"][0]
         assert ("no reply on d.1 in 0.2 s" in told.get("reason", "")) == bool(request_)
 
     def test_a_handler_that_ends_in_time_is_waited_for(self, shop: Shop) -> None:
@@ -1159,7 +1159,7 @@ class TestDead:
         assert (one["id"], one["subject"], one["subscription"], one["body"], one["by"]) == ("d1", "d.1", "dies", "tea", "die")
         assert not {"traceback", "wire"} & {*one, *two}
         assert lines_of(other.stdout) == [two]
-        assert_said_well(nobody, 2, 'no letter is of subscription "nobody"; there are dies, other')
+        assert_said_well(nobody, 2, 'no letter is from subscription "nobody"; there are dies, other')
 
     def test_list_of_named_ones_lists_these(self, shop: Shop, letters: Path) -> None:
         """An id that is given is not passed over."""
@@ -1196,19 +1196,19 @@ class TestDead:
         (shop.folder / "folder").mkdir()
         before = letters.read_bytes()
         table = {
-            "show letters.jsonl": "show which? Name their ids, or say --all",
-            "discard letters.jsonl": "discard which? Name their ids, or say --all",
-            "replay letters.jsonl --on bus.toml": "replay which? Name their ids, or say --all",
+            "show letters.jsonl": "show which letters? Give their ids, or --all",
+            "discard letters.jsonl": "discard which letters? Give their ids, or --all",
+            "replay letters.jsonl --on bus.toml": "replay which letters? Give their ids, or --all",
             "show letters.jsonl d1 d9": 'letters.jsonl has no dead letter "d9"; there are d1, d2',
             "discard letters.jsonl d9": 'letters.jsonl has no dead letter "d9"; there are d1, d2',
             "replay letters.jsonl d9 --on bus.toml": 'has no dead letter "d9"',
-            "replay letters.jsonl --all": "replay on which bus? Add --on pipebus.toml",
+            "replay letters.jsonl --all": "replay on which bus? Add --on, as in --on pipebus.toml",
             "replay letters.jsonl --all --on no.toml": "no.toml: no such file",
             "list no.jsonl": "no.jsonl: cannot be read: No such file or directory",
-            "list folder": "folder: no file",
+            "list folder": "folder: not a file",
             "list bus.toml": "bus.toml: a bus in memory keeps dead letters only while it runs",
-            "list shop.py": "shop.py:2: no dead letter; give a file that `pipebus run --dead` has written",
-            "discard app:bus --all": "discard takes a file of letters",
+            "list shop.py": "shop.py:2: not a dead letter; give a file that `pipebus run --dead` wrote",
+            "discard app:bus --all": "discard needs a file of letters",
             "show app:bus d1": 'app:bus has no dead letter "d1"; there is none',
         }
         found = many(*(["dead", *args.split(), *ALLOW] for args in table), cwd=shop.folder)
@@ -1232,7 +1232,7 @@ class TestDead:
         commands += [["replay", f"{n}.jsonl", "--all", "--on", "bus.toml", *ALLOW] for n in range(len(damaged))]
         found = many(*(["dead", *command] for command in commands), cwd=shop.folder, env=ENV | {"NOTES": "notes"})
         for done, command in zip(found, commands, strict=True):
-            assert_said_well(done, 2, f"pipebus dead: {command[1]}:4: no dead letter")
+            assert_said_well(done, 2, f"pipebus dead: {command[1]}:4: not a dead letter")
         assert not (shop.folder / "notes").exists()
         assert (shop.folder / "0.jsonl").read_text() == f"{one}\n\n  \n{damaged[0]}\n"
 
@@ -1307,7 +1307,7 @@ class TestDead:
         done = self.replay(shop, "--all", "--timeout", "200ms", env=ENV | {"GATE": "gate"})
 
         assert done.returncode == 1
-        assert "d1 stays: not handled in time; give it more with --timeout\n" in done.stderr
+        assert "d1 stays: not handled in time; allow more with --timeout\n" in done.stderr
         assert "d2 stays: " in done.stderr
         assert "Traceback" not in done.stderr
         assert done.stdout == "0 handled, 0 dead again, 2 not given back, 0 left alone\n"
@@ -1545,7 +1545,10 @@ class TestDoctor:
         assert len(re.findall(r"^hint   transport memory: ", transport.stdout, re.MULTILINE)) == 2
         assert "ok     bus.toml: loads: 3 subscriptions\n" in bus.stdout
         assert "hint   subscription pull: has no handler: " in bus.stdout
-        assert "hint   subscription lossy: drops messages when 5 wait (drop_oldest), and counts them\n" in bus.stdout
+        assert (
+            "hint   subscription lossy: drops messages while 5 are waiting (drop_oldest), and counts the dropped ones\n"
+            in bus.stdout
+        )
         assert "subscription ok" not in bus.stdout
         assert "publish chain" not in bus.stdout
         assert "ok     empty.toml: loads: 0 subscriptions\n" in empty.stdout

@@ -67,7 +67,7 @@ def test_a_file_of_csv_that_is_taken_for_json_lines(shop: Shop) -> None:
 
     assert done.returncode == 1
     assert "3 could not be read:\n" in done.stdout
-    assert "  (is it CSV? say --format csv)\n" in done.stdout
+    assert "  (is it CSV? add --format csv)\n" in done.stdout
 
 
 def test_a_wrong_subject_is_told_once_and_before_the_first_record(shop: Shop) -> None:
@@ -87,13 +87,13 @@ def test_hints_are_no_mistakes(shop: Shop) -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
-        "bus.toml:2: hint: filters.unused stands in no chain\n"
-        'bus.toml:9: hint: "a.b*" of stars: * and > stand for tokens only alone; "b*" is itself\n'
+        "bus.toml:2: hint: filters.unused is not used in any chain\n"
+        'bus.toml:9: hint: "a.b*" of stars: * and > are wildcards only as whole tokens; "b*" is not\n'
         "bus.toml: fine: 1 filter, 2 subscriptions, 0 schedules, 0 tests\n"
     )
     told = shop.run("doctor", "bus.toml", *ALLOW)
     assert told.returncode == 0
-    assert "hint   config: bus.toml:2: filters.unused stands in no chain\n" in told.stdout
+    assert "hint   config: bus.toml:2: filters.unused is not used in any chain\n" in told.stdout
 
 
 @pytest.mark.thorough
@@ -112,7 +112,7 @@ def test_a_chain_that_cannot_run_does_not_check(shop: Shop) -> None:
 @pytest.mark.thorough
 def test_words_of_chains_are_told_apart_from_filters(name: str, form: str) -> None:
     """Who looks for one is told how it is written."""
-    assert_said_well(run("filters", name), 2, f'"{name}" is no filter of its own: write {{ {form}')
+    assert_said_well(run("filters", name), 2, f'"{name}" is not a filter but a form of entry: write {{ {form}')
 
 
 @pytest.mark.parametrize("command", ["check", "test"])

@@ -285,7 +285,7 @@ class TestOutcomes:
         assert found[0] == {"record": 1, "outcome": "accepted", "mailboxes": 1}
         assert found[2] == {"record": 3, "outcome": "rejected", "by": "small", "reason": "it is bad"}
         assert found[3] == {"record": 4, "outcome": "dropped", "by": "small", "reason": "it is dull"}
-        assert found[4]["reason"].startswith("standard input:5: no JSON: ")
+        assert found[4]["reason"].startswith("standard input:5: not JSON: ")
         assert '"subject"' in found[5]["reason"]
         assert found[6]["reason"] == "KeyError: 'boom'"
         assert '"a..b"' in found[7]["reason"]
@@ -333,10 +333,11 @@ class TestTrouble:
         assert done.returncode == 1
         assert done.stderr == ""
         assert done.stdout.startswith("6 read, 2 published: 2 accepted\n\n4 could not be read:\n")
-        assert f"  {path.name}:2: no JSON: Expecting value\n" in done.stdout
-        assert f"  {path.name}:4: no JSON: NaN is no JSON\n" in done.stdout
+        assert f"  {path.name}:2: not JSON: Expecting value\n" in done.stdout
+        assert f"  {path.name}:4: not JSON: NaN is not JSON\n" in done.stdout
         assert (
-            f'  {path.name}:5: no message: {{"subject": …, "body": …}} is due, or --subject for bodies alone\n' in done.stdout
+            f'  {path.name}:5: not a message: write {{"subject": …, "body": …}}, or add --subject for records that are bodies\n'
+            in done.stdout
         )
         assert f"  {path.name}:6: subject = 5: it has to be text\n" in done.stdout
 
@@ -480,7 +481,7 @@ class TestTrouble:
         )  # fmt: skip
 
         assert done.returncode == 1
-        assert "not all was handled in time; still waiting: held 1\n" in done.stdout
+        assert "not all messages were handled in time; still waiting: held 1\n" in done.stdout
         assert "was still at work and was left behind" in done.stdout
 
 

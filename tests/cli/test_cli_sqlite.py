@@ -569,7 +569,7 @@ class TestDead:
         replayed = shop.run("dead", "replay", "bus.toml", letter["id"], *ALLOW)
 
         assert (replayed.returncode, replayed.stdout) == (0, "1 given back, 0 not given back, 0 left alone\n")
-        assert replayed.stderr == "no living process serves the file; start one, and it takes them\n"
+        assert replayed.stderr == "no running process serves the file; start one to handle them\n"
         assert letters(shop) == []
         assert findings(shop.run("doctor", URL, "--json"))["subscription orders"][1].startswith("1 pending, ")
 
@@ -583,7 +583,7 @@ class TestDead:
 
         assert [one["subscription"] for one in letters(shop, "--subscription", "mails")] == ["mails"]
         assert_said_well(
-            shop.run("dead", "list", URL, "--subscription", "x"), 2, 'no letter is of subscription "x"; there are ', "publish"
+            shop.run("dead", "list", URL, "--subscription", "x"), 2, 'no letter is from subscription "x"; there are ', "publish"
         )
         replayed = shop.run("dead", "replay", URL, "--all")
         assert (replayed.returncode, replayed.stdout) == (1, "2 given back, 1 not given back, 0 left alone\n")
@@ -598,7 +598,7 @@ class TestDead:
         shop.write("l.jsonl", "")
         table = {
             f"show {URL} d1": 'has no dead letter "d1"; there is none',
-            f"replay {URL}": "replay which? Name their ids, or say --all",
+            f"replay {URL}": "replay which letters? Give their ids, or --all",
             f"replay {URL} --all --on bus.toml": "leave out --on",
             "replay l.jsonl --all --on bus.toml": "bus.toml keeps its dead letters itself",
             f"replay l.jsonl --all --on {URL}": "is a transport's URL",
@@ -624,7 +624,8 @@ class TestPublish:
 
         assert json.loads(kept) == {"outcome": "accepted", "mailboxes": 1, "kept": "for 1 subscription"}
         assert json.loads(again) == {
-            "outcome": "accepted", "mailboxes": 1, "duplicate": True, "kept": "under this id before, and not again",
+            "outcome": "accepted", "mailboxes": 1, "duplicate": True,
+            "kept": "under this id already, so it was not stored again",
         }  # fmt: skip
         assert json.loads(nobody) == {"outcome": "unrouted", "mailboxes": 0, "kept": "for 3600 s: nobody subscribes to it"}
 
@@ -741,7 +742,7 @@ class TestRun:
         """Before anything is published."""
         shop.config(TRANSPORT)
         done = shop.run("run", "bus.toml", "--input", "-", "--dead", "l.jsonl", input="")
-        assert_said_well(done, 2, "keeps dead letters itself: leave out --dead, and see `pipebus dead list bus.toml`")
+        assert_said_well(done, 2, "keeps dead letters itself; leave out --dead, and use `pipebus dead list bus.toml`")
         assert not (shop.folder / "bus.db").exists()
         foreign(shop.folder / "bus.db")
         before = state(shop.folder)

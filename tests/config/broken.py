@@ -244,7 +244,7 @@ broken(
     handler = "shopify01.billing:bill"
     """,
     'bus.toml:5: subscriptions[0] "billing": handler = "shopify01.billing:bill": package "shopify01" is n'
-    'ot allowed; did you mean "shop"? Else pass allow_imports=["shopify01"], or --allow shopify01',
+    'ot allowed; did you mean "shop"? Otherwise pass allow_imports=["shopify01"], or --allow shopify01',
     allow=("shop",),
     modules={"shopify01.billing": "def bill(message): ..."},
     idle=("shopify01", "shopify01.billing"),
@@ -260,7 +260,7 @@ broken(
     handler = "shop02.billing:bill"
     """,
     'bus.toml:5: subscriptions[0] "billing": handler = "shop02.billing:bill": cannot import shop02.billin'
-    "g: ModuleNotFoundError: No module named 'shop02'; the folder that it lies in has to be in sys.path",
+    "g: ModuleNotFoundError: No module named 'shop02'; add the folder that contains it to sys.path",
     allow=("shop02",),
 )
 
@@ -391,7 +391,7 @@ broken(
     [bus]
     pool = 4
     """,
-    "bus.toml:5: not TOML: Cannot declare ('bus',) twice (column 5); it is there twice: of several, each begins with [[…]]",
+    "bus.toml:5: not TOML: Cannot declare ('bus',) twice (column 5); it is there twice; write [[…]] before each of several",
 )
 
 broken(
@@ -454,7 +454,7 @@ broken(
     [bus]
     debug = yes
     """,
-    "bus.toml:3: not TOML: Invalid value (column 9); texts stand in quotes, and true and false are all that there is of words",
+    "bus.toml:3: not TOML: Invalid value (column 9); texts must be in quotes, and the only words are true and false",
 )
 
 broken(
@@ -467,7 +467,7 @@ broken(
         attempts = 5 },
     ]
     """,
-    "bus.toml:4: not TOML: Invalid initial character for a key part (column 19); a table in braces stands on one line",
+    "bus.toml:4: not TOML: Invalid initial character for a key part (column 19); a table in braces must be on one line",
 )
 
 broken(
@@ -2513,7 +2513,7 @@ broken(
     subject = "orders.created"
     handler = "shop37:LIMIT"
     """,
-    'bus.toml:5: subscriptions[0] "billing": handler = "shop37:LIMIT": it is no function',
+    'bus.toml:5: subscriptions[0] "billing": handler = "shop37:LIMIT": it is not a function',
     allow=("shop37",),
     modules={"shop37": "LIMIT = 3"},
 )
@@ -2618,7 +2618,7 @@ broken(
     "orders.>" = "shop44.models:Order"
     """,
     'bus.toml:6: filters.check-order.models: "flights.>" = "shopify44.models:Flight": package "shopify44"'
-    ' is not allowed; did you mean "shop44"? Else pass allow_imports=["shopify44"], or --allow shopify44',
+    ' is not allowed; did you mean "shop44"? Otherwise pass allow_imports=["shopify44"], or --allow shopify44',
     allow=("shop44",),
     modules={"shop44.models": ORDER, "shopify44.models": "raise RuntimeError"},
     idle=("shopify44", "shopify44.models"),
@@ -2658,7 +2658,7 @@ broken(
     filters = [{ use = "dedupe", key = "shop47:by_order" }]
     """,
     'bus.toml:3: pipelines[0].filters[0] "dedupe": key = "shop47:by_order": package "shop47" is not allow'
-    'ed; did you mean "shop"? Else pass allow_imports=["shop47"], or --allow shop47',
+    'ed; did you mean "shop"? Otherwise pass allow_imports=["shop47"], or --allow shop47',
     allow=("shop",),
     modules={"shop47": "def by_order(message): return 1"},
     idle=("shop47",),
@@ -2706,7 +2706,7 @@ broken(
     handler = "shop50:bill"
     workers = four
     """,
-    "bus.toml:6: not TOML: Invalid value (column 11); texts stand in quotes, and true and false are all that there is of words",
+    "bus.toml:6: not TOML: Invalid value (column 11); texts must be in quotes, and the only words are true and false",
     allow=("shop50",),
     modules={"shop50": "def bill(message): ..."},
     idle=("shop50",),
@@ -3194,8 +3194,8 @@ orders(
 orders(
     "a regular expression that is none",
     'expect = { outcome = "rejected", reason = { matches = "[a-" } }',
-    'bus.toml:13: tests[0] "a bad order".expect: reason = { matches = "[a-" }: matches = "[a-" is no regular '
-    "expression: unterminated character set at position 0",
+    'bus.toml:13: tests[0] "a bad order".expect: reason = { matches = "[a-" }: matches = "[a-" is not a regular expression: '
+    "unterminated character set at position 0",
 )
 
 orders(
@@ -3278,7 +3278,7 @@ broken(
     'bus.toml:7: tests[0] "a bad order".expect: unknown key "outcomes"; did you mean "outcome"?',
     'bus.toml:9: every[0]: "interval" is missing',
     'bus.toml:15: subscriptions[0] "billing": handler = "shop60:bill": package "shop60" is not allowed; d'
-    'id you mean "shop"? Else pass allow_imports=["shop60"], or --allow shop60',
+    'id you mean "shop"? Otherwise pass allow_imports=["shop60"], or --allow shop60',
     'bus.toml:16: subscriptions[0] "billing": workers = 0: it has to be at least 1',
     'bus.toml:19: pipelines[0]: at = "both": it has to be publish or delivery',
     'bus.toml:21: pipelines[0].filters[0]: no filter "lgo"; did you mean "log"?',
@@ -3513,7 +3513,7 @@ broken(
     handler = "shop73.admin:drop"
     """,
     'bus.toml:5: subscriptions[0] "billing": handler = "shop73.admin:drop": package "shop73" is not allow'
-    'ed; did you mean "shop73.api"? Else pass allow_imports=["shop73"], or --allow shop73',
+    'ed; did you mean "shop73.api"? Otherwise pass allow_imports=["shop73"], or --allow shop73',
     allow=("shop73.api",),
     modules={"shop73.api": "def bill(message): ...", "shop73.admin": "def drop(message): ..."},
     idle=("shop73", "shop73.admin", "shop73.api"),
@@ -3543,7 +3543,7 @@ broken(
     use = "validate"
     models = { "orders.>" = "shop75:check" }
     """,
-    'bus.toml:4: filters.check-order.models: "orders.>" = "shop75:check": it is no type',
+    'bus.toml:4: filters.check-order.models: "orders.>" = "shop75:check": it is not a type',
     allow=("shop75",),
     modules={"shop75": "def check(body): ..."},
 )
@@ -3566,8 +3566,8 @@ broken(
     'bus.toml:5: pipelines[0].filters[0]: when = { expr = "subjekt == \'a\'" }: no message has "subjekt"; did you '
     'mean "subject"?',
     'bus.toml:6: pipelines[0].filters[1]: when = { expr = "body.total > 100" }: not an expression: invalid '
-    'token: Parse error at column 13, token "100" (NUMBER); numbers, true, false and null stand '
-    "in backticks, as in `100`",
+    'token: Parse error at column 13, token "100" (NUMBER); write numbers, true, false and null in backticks, as in'
+    " `100`",
     'bus.toml:7: pipelines[0].filters[2] "dedupe": key = { expr = "len(body)" }: JMESPath has no function "len"; '
     'did you mean "length"?',
     "bus.toml:8: pipelines[0].filters[3]: branch = { expr = 5 }: expr is text",
@@ -3582,7 +3582,7 @@ broken(
     filters = ["log"]
     """,
     'bus.toml:3: pipelines[0]: match = { expr = "body.total > ${env:PIPEBUS_N26}" }: '
-    "an expression is not put together from ${…}: what comes from outside would become code",
+    "an expression cannot contain ${…}: text from outside would become code",
     env={"PIPEBUS_N26": "`1` || `true`"},
     secret="|| `true`",
 )
@@ -3601,7 +3601,7 @@ broken(
     ]
     """,
     "bus.toml: 3 problems; nothing was loaded",
-    'bus.toml:6: every[0]: body[0] = "${file:.}": ${file:.}: {here} is no file',
+    'bus.toml:6: every[0]: body[0] = "${file:.}": ${file:.}: {here} is not a file',
     'bus.toml:7: every[0]: body[1] = "${file:picture.png}": ${file:picture.png}: {here}/picture.png is not UTF-8 text',
     'bus.toml:8: every[0]: body[2] = "${file:}": ${file:}: no such file (looked for it at {here})',
     files={"picture.png": b"\x89PNG\xff"},
@@ -3617,8 +3617,8 @@ broken(
     require = { survives = "${env:X:=power}" }
     """,
     "bus.toml: 3 problems; nothing was loaded",
-    "bus.toml:3: bus: name = \"${env:}\": ${env:}: '' is no name of a variable",
-    "bus.toml:4: bus: transport = \"${env:MY VARIABLE}\": ${env:MY VARIABLE}: 'MY VARIABLE' is no name of a variable",
+    "bus.toml:3: bus: name = \"${env:}\": ${env:}: '' is not the name of a variable",
+    "bus.toml:4: bus: transport = \"${env:MY VARIABLE}\": ${env:MY VARIABLE}: 'MY VARIABLE' is not the name of a variable",
     'bus.toml:5: bus.require: survives = "${env:X:=power}": ${env:X:=power}: after the name comes :-default or :?message',
 )
 
@@ -3651,10 +3651,10 @@ broken(
     handler = "${env:PIPEBUS_S11}"
     """,
     "bus.toml: 2 problems; nothing was loaded",
-    'bus.toml:4: filters.check-order.models: "orders.>" = "${env:PIPEBUS_S11}": what is imported is not put '
-    "together from ${…}: what comes from outside would become code",
-    'bus.toml:8: subscriptions[0] "billing": handler = "${env:PIPEBUS_S11}": what is imported is not put '
-    "together from ${…}: what comes from outside would become code",
+    'bus.toml:4: filters.check-order.models: "orders.>" = "${env:PIPEBUS_S11}": a name to import cannot contain ${…}: text '
+    "from outside would become code",
+    'bus.toml:8: subscriptions[0] "billing": handler = "${env:PIPEBUS_S11}": a name to import cannot contain ${…}: text '
+    "from outside would become code",
     env={"PIPEBUS_S11": "hunter2:pw"},
     secret="hunter2",
 )
@@ -3673,10 +3673,10 @@ broken(
     handler = "shop76:${env:PIPEBUS_S12}"
     """,
     "bus.toml: 2 problems; nothing was loaded",
-    'bus.toml:5: subscriptions[0] "billing": handler = "shop76.${env:PIPEBUS_S12}:bill": what is imported is not '
-    "put together from ${…}: what comes from outside would become code",
-    'bus.toml:9: subscriptions[1] "audit": handler = "shop76:${env:PIPEBUS_S12}": what is imported is not put '
-    "together from ${…}: what comes from outside would become code",
+    'bus.toml:5: subscriptions[0] "billing": handler = "shop76.${env:PIPEBUS_S12}:bill": a name to import cannot contain '
+    "${…}: text from outside would become code",
+    'bus.toml:9: subscriptions[1] "audit": handler = "shop76:${env:PIPEBUS_S12}": a name to import cannot contain ${…}: text '
+    "from outside would become code",
     env={"PIPEBUS_S12": "hunter2"},
     secret="hunter2",
     allow=("shop76",),
@@ -3734,8 +3734,8 @@ broken(
     use = "retry"
     on = "${env:PIPEBUS_S15}"
     """,
-    'bus.toml:4: filters.again: on = "${env:PIPEBUS_S15}": what is imported is not put together from ${…}: what '
-    "comes from outside would become code",
+    'bus.toml:4: filters.again: on = "${env:PIPEBUS_S15}": a name to import cannot contain ${…}: text '
+    "from outside would become code",
     env={"PIPEBUS_S15": "hunter2"},
     secret="hunter2",
 )
@@ -3976,13 +3976,13 @@ broken(
     ]
     """,
     "bus.toml: 4 problems; nothing was loaded",
-    "bus.toml:3: pipelines[0]: match = \"headers.level != 'hot'\": it is no pattern of subjects; "
+    "bus.toml:3: pipelines[0]: match = \"headers.level != 'hot'\": it is not a pattern of subjects; "
     "an expression is written { expr = \"headers.level != 'hot'\" }",
     'bus.toml:5: pipelines[0].filters[0] "drop": when = "body.t > `80`": it has to be "module:name", as in '
     '"shop.billing:bill"; an expression is written { expr = "body.t > `80`" }',
     'bus.toml:6: pipelines[0].filters[1] "dedupe": key = "body.id": it has to be "module:name", as in '
     '"shop.billing:bill"; an expression is written { expr = "body.id" }',
-    'bus.toml:7: pipelines[0].filters[2]: when = "body.t>80": it is no pattern of subjects; '
+    'bus.toml:7: pipelines[0].filters[2]: when = "body.t>80": it is not a pattern of subjects; '
     'an expression is written { expr = "body.t>80" }',
 )
 
@@ -4042,7 +4042,7 @@ orders(
     "a matcher deep in plain data",
     'expect = { received.billing = { headers = { token = { matches = ".+" } } } }',
     'bus.toml:13: tests[0] "a bad order".expect.received.billing: headers = { token = { matches = ".+" } }: '
-    'token = { matches = ".+" } is compared as it stands; to match it write { contains = { token = { matches = … } } }, '
+    'token = { matches = ".+" } is compared as plain data; to match, write { contains = { token = { matches = … } } }, '
     "else { equals = … }",
 )
 
@@ -4050,7 +4050,7 @@ orders(
     "a regular expression of too many",
     'expect = { reason = { matches = "a{99999999999999999999}" } }',
     'bus.toml:13: tests[0] "a bad order".expect: reason = { matches = "a{99999999999999999999}" }: '
-    'matches = "a{99999999999999999999}" is no regular expression: the repetition number is too large',
+    'matches = "a{99999999999999999999}" is not a regular expression: the repetition number is too large',
 )
 
 orders(

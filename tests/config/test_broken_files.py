@@ -77,7 +77,7 @@ def test_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is not there, and a directory: named as they were given, without a line."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config").mkdir()
-    for name, says in (("nope.toml", "nope.toml: no such file"), ("config", "config: it is no file; give a TOML file")):
+    for name, says in (("nope.toml", "nope.toml: no such file"), ("config", "config: it is not a file; give a TOML file")):
         with pytest.raises(ConfigError) as caught:
             Bus.from_config(name)
         assert str(caught.value) == says

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from pipebus import Bus, ConfigError, Message, PipelineError, Rejected
 from pipebus.bus.bus import engine_of
-from pipebus.config.imports import Imports, home_of, name_of
-from pipebus.config.kinds import Loading
-from pipebus.config.names import Imported
+from pipebus.config.kinds.base import Loading
+from pipebus.config.kinds.imports import Imports
+from pipebus.config.kinds.names import Imported
+from pipebus.config.kinds.objects import home_of, name_of
 from pipebus.config.problems import Bad, Unexportable
 from scale_helpers import examples
 
@@ -136,7 +137,7 @@ def test_what_is_imported_already_is_no_more_allowed_for_it(world: World, place:
     """That this program uses `os` gives the file no right to."""
     assert 'package "os" is not allowed' in world.refused(place("os:system"))
     assert world.refused(place("builtins:eval")).endswith(
-        ('pass allow_imports=["builtins"], or --allow builtins', "it is no type")
+        ('pass allow_imports=["builtins"], or --allow builtins', "it is not a type")
     )
 
 
@@ -283,7 +284,8 @@ FOREIGN = {
     "a mock": ("import unittest.mock\nrun = unittest.mock.Mock()", "run.anything.at_all", "unittest.mock"),
     "the compile function of re": ("import re", "re.compile", "re"),
     "a method of the bus's own machinery": (
-        "from pipebus.config.imports import Imports\nimports = Imports(['os'])", "imports.find", "pipebus.config.imports",
+        "from pipebus.config.kinds.imports import Imports\nimports = Imports(['os'])", "imports.find",
+        "pipebus.config.kinds.imports",
     ),
 }  # fmt: skip
 
@@ -306,7 +308,7 @@ def test_a_module_is_nothing_that_can_be_used(world: World, place: Callable[[str
     for path in ("os", "me"):
         said = world.refused(place(f"tmodule:{path}"), "tmodule")
         assert said.endswith(
-            ("it is no function", "it is no type", "it is no class of exceptions", "define it in tmodule")
+            ("it is not a function", "it is not a type", "it is not a class of exceptions", "define it in tmodule")
         ) or ("is not callable (module)" in said)
 
 
@@ -517,7 +519,7 @@ def test_a_model_is_a_type_and_nothing_that_is_called(world: World, source: str,
     """`models` checks bodies; it is no way to run a function on them."""
     world.module("tcalls", source)
     said = world.refused(model(f"tcalls:{path}"), "tcalls")
-    assert said.endswith(("it is no type", "which is not in an allowed package; define it in tcalls"))
+    assert said.endswith(("it is not a type", "which is not in an allowed package; define it in tcalls"))
     assert not (world.folder / "tcalls.py.called").exists()
 
 
@@ -560,8 +562,8 @@ def test_exceptions_of_an_allowed_module(world: World) -> None:
     )
     world.load(exception("texc:Busy"), "texc")
     assert "which is not in an allowed package" in world.refused(exception("texc:gaierror"), "texc")
-    assert world.refused(exception("texc:Order"), "texc").endswith("it is no class of exceptions")
-    assert world.refused(exception("texc:f"), "texc").endswith("it is no class of exceptions")
+    assert world.refused(exception("texc:Order"), "texc").endswith("it is not a class of exceptions")
+    assert world.refused(exception("texc:f"), "texc").endswith("it is not a class of exceptions")
     assert 'package "socket" is not allowed' in world.refused(exception("socket:gaierror"), "texc")
 
 

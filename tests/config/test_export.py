@@ -825,7 +825,7 @@ IMPOSSIBLE: Final[dict[str, tuple[Callable[[Bus], Any], list[str]]]] = {
     "an object of a class without fields": (
         using(shop.Stateful(2.0)),
         [
-            "filter Stateful (position 1 of use at HERE): Stateful is no dataclass, so nobody can tell its settings; "
+            "filter Stateful (position 1 of use at HERE): Stateful is not a dataclass, so its settings are unknown; "
             "make it one"
         ],
     ),
@@ -847,18 +847,18 @@ IMPOSSIBLE: Final[dict[str, tuple[Callable[[Bus], Any], list[str]]]] = {
     ),
     "None in a body": (
         lambda bus: bus.every(5, "a", {"b": [1, None]}),
-        ["every 5 s: a (at HERE): None (NoneType) is no data that a file can hold"],
+        ["every 5 s: a (at HERE): None (NoneType) is not data that a file can hold"],
     ),
     "an object in a body": (
         lambda bus: bus.every(5, "a", [Handler()]),
-        ["every 5 s: a (at HERE): <a Handler> (Handler) is no data that a file can hold"],
+        ["every 5 s: a (at HERE): <a Handler> (Handler) is not data that a file can hold"],
     ),
     "bytes, a set, and keys that are no texts, in bodies": (
         lambda bus: (bus.every(5, "a", b"x"), bus.every(5, "b", {1}), bus.every(5, "c", {1: 2})),
         [
-            "every 5 s: a (at HERE): b'x' (bytes) is no data that a file can hold",
-            "every 5 s: b (at HERE): {1} (set) is no data that a file can hold",
-            "every 5 s: c (at HERE): {1: 2} (dict) is no data that a file can hold",
+            "every 5 s: a (at HERE): b'x' (bytes) is not data that a file can hold",
+            "every 5 s: b (at HERE): {1} (set) is not data that a file can hold",
+            "every 5 s: c (at HERE): {1: 2} (dict) is not data that a file can hold",
         ],
     ),
     "an integer that is too large, in a body": (
@@ -874,11 +874,11 @@ IMPOSSIBLE: Final[dict[str, tuple[Callable[[Bus], Any], list[str]]]] = {
     ),
     "a setting that is None": (
         using(Needy(size=None)),
-        ["filter Needy (position 1 of use at HERE): size is None, which a file can only say by leaving it out"],
+        ["filter Needy (position 1 of use at HERE): size is None, which a file can only express by leaving it out"],
     ),
     "None in a setting": (
         using(Enrich({"a": None})),
-        ["filter Enrich (position 1 of use at HERE): None (NoneType) is no data that a file can hold"],
+        ["filter Enrich (position 1 of use at HERE): None (NoneType) is not data that a file can hold"],
     ),
     "a type without a name": (
         using(Validate({"a": list[int]})),

@@ -24,9 +24,9 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from pipebus import Bus, ConfigError, Message, Transform
 from pipebus.bus.bus import engine_of
-from pipebus.config.annotations import kind_of
-from pipebus.config.imports import Imports
-from pipebus.config.kinds import Kind, Loading
+from pipebus.config.kinds.annotations import kind_of
+from pipebus.config.kinds.base import Kind, Loading
+from pipebus.config.kinds.imports import Imports
 from pipebus.config.problems import Bad, Unexportable
 from pipebus.filters import (
     Dedupe,
@@ -390,7 +390,7 @@ def test_what_imports_by_itself_does_not_wherever_it_stands(
     (tmp_path / "evilimport.py").write_text("run = 1")
     with pytest.raises(Bad) as caught:
         read(hint, value)
-    assert "imports by itself" in caught.value.text + str(caught.value.details)
+    assert "imports what it names" in caught.value.text + str(caught.value.details)
     assert sys.modules.pop("evilimport", None) is None
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipebus.config.positions import DEEPEST, Path, positions
+from pipebus.config.reading.positions import DEEPEST, Path, positions
 from scale_helpers import examples
 from values_helpers import CALM
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipebus import Bus, ConfigError
-from pipebus.config.problems import Problems, shown
+from pipebus.config.problems import Problems
+from pipebus.config.wording import shown
 from pipebus.testing import file_tests
 
 SECRET = "eyJhbGciOiJIUzI1NiJ9." + "".join(f"{n:02}kQ" for n in range(40))

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 import pipebus
 from pipebus import Bus, ConfigError, Message
 from pipebus.config import catalogue
-from pipebus.config.schema import schema
+from pipebus.config.settings import settings_of
+from pipebus.config.writing.schema import schema
 from pipebus.filters import Log
 from values_helpers import CALM
 
@@ -500,7 +501,7 @@ def test_every_setting_of_every_built_in_filter_is_explained(name: str) -> None:
     """With a sentence or two, without markup, and with its default."""
     one = schema()["definitions"][f"filter-{name}"]
     assert len(one["description"]) > 10
-    settings = catalogue.settings_of(catalogue.BUILT_IN[name])
+    settings = settings_of(catalogue.BUILT_IN[name])
     assert set(one["properties"]) == {"use", "name", *settings}
     for setting, described in settings.items():
         found = one["properties"][setting]

@@ -15,7 +15,8 @@ from pipebus.demo import RAW, Alerts, Demo
 from pipebus.demo.flights import Band, Departure, Flight, departure_of, to_departure
 from pipebus.demo.records import COLUMNS, PACKAGED_DAY, Records
 from pipebus.errors import RequestFailed
-from pipebus.inputs.records import BadInput, Row
+from pipebus.inputs.lines import BadInput
+from pipebus.inputs.records import Row
 from pipebus.message.message import Message
 from pipebus.pipeline.shapes import transform
 
@@ -190,7 +191,7 @@ class TestRecords:
         [
             pytest.param(b"", "is empty", id="empty"),
             pytest.param(b"a,b\n1,2\n", "no column dep_time, arr_delay", id="another table"),
-            pytest.param(",".join(COLUMNS).encode(), "has a header and no record", id="header only"),
+            pytest.param(",".join(COLUMNS).encode(), "has a header but no records", id="header only"),
             pytest.param(
                 ",".join(COLUMNS).encode() + b"\n\n1,2\n",
                 ":3: 2 fields where the header has 12",

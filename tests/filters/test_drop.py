@@ -217,7 +217,7 @@ def test_a_file_needs_to_say_nothing(harness: Harness, load: Callable[[str], Bus
 @pytest.mark.parametrize(
     ("expression", "says"),
     [
-        pytest.param("body.grams", "body.grams is a number, no condition", id="a number"),
+        pytest.param("body.grams", "body.grams is a number, not true or false", id="a number"),
         pytest.param("body.tons", "body.tons is null", id="a field that is missing"),
     ],
 )

@@ -3,11 +3,10 @@ The command line: one file per command.
 
 To add a command, write `cli/<name>.py` with `SUMMARY` (its line in `pipebus --help`), `EXAMPLE` (the end of its own
 `--help`), `add_arguments(parser)` and `run(args) -> int`, and add its name to `COMMANDS`. Every command file is
-imported to build the help, so what is heavy is imported inside `run`.
+imported to build the help, so `run` itself imports what is slow to import.
 
-Answers go to stdout, everything said on the way to stderr. Exit codes: 0 done, 1 the work failed, 2 the input or the
-arguments are wrong, 130 interrupted, 141 nobody
-reads our output any more, 143 terminated.
+Results go to stdout; progress and errors go to stderr. Exit codes: 0 done, 1 the work failed, 2 the input or the arguments
+are wrong, 130 interrupted, 141 the reader of our output is gone, 143 terminated.
 """
 
 import argparse
@@ -37,7 +36,7 @@ COMMANDS = (
 
 
 class Command(Protocol):
-    """What a command's file offers."""
+    """The module of a command."""
 
     SUMMARY: str
     EXAMPLE: str
@@ -47,11 +46,11 @@ class Command(Protocol):
 
 
 class CommandError(Exception):
-    """The command cannot be done as asked. Its text is all that the user sees: thing, finding, next move."""
+    """The command cannot be run as asked: exit code 2. The user sees only the text: the thing, what was found, what to do."""
 
 
 class CommandFailed(Exception):
-    """It was done as asked, and went wrong: exit code 1. Its text is all that the user sees."""
+    """The command was run as asked, and failed: exit code 1. The user sees only the text."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,20 +59,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:  # started with it closed (`2>&-`)
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open until the end)
         if hasattr(getattr(sys, name), "reconfigure"):
-            getattr(sys, name).reconfigure(errors="backslashreplace")  # a terminal that has not all characters is no failure
+            getattr(sys, name).reconfigure(errors="backslashreplace")  # print what the terminal cannot show as an escape
     if sys.stdin is None:
-        os.open(os.devnull, os.O_RDONLY)  # takes its number, so that no other file gets it
+        os.open(os.devnull, os.O_RDONLY)  # takes descriptor 0, so that no other file gets it
     try:
         try:
             return _run(argv)
         finally:
-            # Here, not at the interpreter's exit: there a closed pipe could not be caught any more.
+            # Here, because a closed pipe cannot be caught when the interpreter exits.
             sys.stdout.flush()
     except OSError as error:
-        # What is still buffered has to go somewhere at exit.
+        # At exit, Python writes what is still buffered; let it write to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
-            return 141  # `pipebus demo | head -1` is a way to use us
+            return 141  # as in `pipebus demo | head -1`
         print(f"pipebus: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -89,7 +88,7 @@ def _run(argv: Sequence[str] | None) -> int:
         print(f"pipebus {args.command}: {error}", file=sys.stderr)
         return 2
     except ConfigError as error:
-        print(error, file=sys.stderr)  # file and line stand first, where editors and terminals look for them
+        print(error, file=sys.stderr)  # file and line come first, where editors and terminals look for them
         return 2
     except (PipebusError, CommandFailed) as error:  # their texts are written for people
         print(f"pipebus {args.command}: {error}", file=sys.stderr)
@@ -97,7 +96,10 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pipebus", description="A message bus in which every message passes filters.")
+    parser = argparse.ArgumentParser(
+        prog="pipebus",
+        description="Run, check and examine buses: every message passes filters before it reaches its subscribers.",
+    )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
@@ -115,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def log_to_stderr(level: int) -> None:
-    """Configure structlog for this program (the library never does): lines of `level` and above, on stderr."""
+    """Configure structlog for this program, which the library never does: lines of `level` and above, on stderr."""
     import structlog
 
     structlog.configure(
@@ -132,7 +134,7 @@ def log_to_stderr(level: int) -> None:
 
 
 class _Version(argparse.Action):
-    """`--version`, looked up only when asked for: reading the package's metadata takes longer than all else here."""
+    """`--version`, which reads the package's metadata only when used, because that is slow."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print the version and exit")

@@ -1,21 +1,22 @@
-"""`pipebus check`: everything that is wrong with config files, at once."""
+"""`pipebus check`: print everything that is wrong with config files."""
 
 import argparse
 import sys
-from collections import Counter
 
 from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError
+from pipebus.cli.arguments import add_allow
+from pipebus.cli.described import filters_in
 from pipebus.cli.show import as_json, printable, styled
-from pipebus.cli.targets import add_allow, is_module
+from pipebus.cli.targets import is_module
 
-SUMMARY = "say everything that is wrong with a config file"
+SUMMARY = "print everything that is wrong with config files"
 EXAMPLE = """\
 examples:
   pipebus check pipebus.toml --allow shop
   pipebus check *.toml --json | jq .text       each problem as one JSON object
 
-Exit code: 0 all are fine, 1 something is wrong.
+Exit code: 0 all files are fine, 1 something is wrong.
 """
 
 
@@ -55,14 +56,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _contents(described: dict, tests: int) -> str:  # type: ignore[type-arg]
-    """How much of everything there is."""
-    counts = Counter({"filter": 0, "subscription": len(described["subscriptions"])})
+    """Return how many filters, subscriptions and so on there are."""
     chains = [described["publish"], described["delivery"], *(one["filters"] for one in described["subscriptions"])]
-    while chains:
-        for node in chains.pop():
-            if "filter" in node:
-                counts["filter"] += 1
-            else:
-                chains.append(node["filters"])
-    counts["schedule"], counts["test"] = len(described["schedules"]), tests
+    counts = {
+        "filter": sum(1 for chain in chains for _ in filters_in(chain)),
+        "subscription": len(described["subscriptions"]),
+        "schedule": len(described["schedules"]),
+        "test": tests,
+    }
     return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items())

@@ -1,20 +1,22 @@
-"""`pipebus diff`: what differs between two buses, part by part."""
+"""`pipebus diff`: print the differences between two buses."""
 
 import argparse
 import json
 from collections.abc import Iterator
 from typing import Any
 
+from pipebus.cli.arguments import add_allow, add_target
 from pipebus.cli.show import styled
-from pipebus.cli.targets import add_allow, add_target, open_bus
+from pipebus.cli.targets import open_bus
 
-SUMMARY = "say what differs between two buses: two files, or a file and a program"
+SUMMARY = "print the differences between two buses, of files or programs"
 EXAMPLE = """\
 examples:
   pipebus diff old.toml new.toml --allow shop
   pipebus diff pipebus.toml shop.app:bus        are the file and the program the same bus?
 
-Of filters that are no dataclasses only a file knows the settings.
+The settings of a filter that is not a dataclass are known only if a file gives them.
+
 Exit code: 0 they are the same, 1 they differ.
 """
 
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def without_places(described: dict[str, Any]) -> dict[str, Any]:
-    """A description without where things were written."""
+    """Return a description without the places in code and files."""
     chains = {side: _without(described[side]) for side in ("publish", "delivery")}
     return described | chains | {part: _without(described[part]) for part in ("subscriptions", "schedules")}
 
@@ -50,7 +52,7 @@ def _without(things: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """(part, its lines): "-" is only in the first, "+" only in the second."""
+    """Yield each part that differs, with its lines: "-" is only in the first bus, "+" only in the second."""
     bus = [
         line
         for key in dict.fromkeys(("transport", *a["bus"]))
@@ -88,7 +90,7 @@ def _changed(key: str, old: Any, new: Any) -> list[str]:
 
 
 def _chain(nodes: list[dict[str, Any]], depth: int = 0) -> Iterator[str]:
-    """A line for each node, its settings behind it, what is inside indented."""
+    """Yield a line for each node, with its settings; the nodes inside it are indented."""
     for node in nodes:
         indent = "  " * depth
         if "filter" in node:
@@ -105,23 +107,23 @@ def _chain(nodes: list[dict[str, Any]], depth: int = 0) -> Iterator[str]:
 
 
 def _tells(key: str, value: Any, node: dict[str, Any]) -> bool:
-    """A setting that is more than what the line says already."""
+    """True if a setting adds something to the line."""
     return value is not None and not (key == "name" and value in ("", node["filter"]))
 
 
 def _one(value: Any) -> Any:
-    """X for [X]: the same, in settings that take both."""
+    """Return X for [X], which mean the same in settings that accept both."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _lists(old: list[str], new: list[str]) -> Iterator[str]:
-    """What was taken out and put in, with one line of what stands around it."""
+    """Yield the lines that were removed and added, with one line of context."""
     import difflib
 
     for number, line in enumerate(list(difflib.unified_diff(old, new, lineterm="", n=1))[2:]):
         if not line.startswith("@@"):
             yield f"{line[0]} {line[1:]}"
-        elif number:  # between two places
+        elif number:  # a gap between two changes
             yield "..."
 
 

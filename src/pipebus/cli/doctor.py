@@ -1,25 +1,27 @@
-"""`pipebus doctor`: what is here, what is missing, and what endangers a bus."""
+"""`pipebus doctor`: check the installation, a transport, or a bus."""
 
 import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from pipebus.bus.bus import engine_of
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli import CommandError
+from pipebus.cli.arguments import add_allow
+from pipebus.cli.described import filters_in
 from pipebus.cli.show import as_json, printable, styled
-from pipebus.cli.targets import add_allow, is_url, open_bus
+from pipebus.cli.targets import is_url, open_bus
 from pipebus.transports.base import Finding
 
-SUMMARY = "say what is installed, what a transport promises, and what endangers a bus"
+SUMMARY = "check the installation, a transport, or a bus, and print the findings"
 EXAMPLE = """\
 examples:
   pipebus doctor                                this installation
   pipebus doctor memory:                        what a transport promises
-  pipebus doctor sqlite:///bus.db               and how its file is: also while it is in use, and nothing is changed
+  pipebus doctor sqlite:///bus.db               and the state of its file, even in use; nothing is changed
   pipebus doctor nats://localhost               and its server, stream and consumers
   pipebus doctor pipebus.toml --allow shop      a whole bus
 
-Exit code: 0 nothing is wrong (there may be hints), 1 something is.
+Exit code: 0 nothing is wrong (there may be hints), 1 something is wrong.
 """
 
 
@@ -45,11 +47,11 @@ def run(args: argparse.Namespace) -> int:
 # --- this installation -----------------------------------------------------------------------------------------------------
 
 PACKAGES = {
-    "rich": ("cli", "tables and progress are plain text"),
+    "rich": ("cli", "tables and progress are plain text without it"),
     "jmespath": ("config", "config files cannot use { expr = … }"),
     "tomlkit": ("config", "export_config cannot write files"),
     "nats-py": ("nats", "nats:// cannot be used"),
-    "pytest": ("testing", "the fixtures and [[tests]] in pytest need it"),
+    "pytest": ("testing", "the fixtures need it, and so do [[tests]] in pytest"),
     "hypothesis": ("testing", "check_filter needs it"),
 }
 
@@ -96,15 +98,15 @@ def _url(url: str) -> Iterator[Finding]:
     yield from _transport(bus)
 
 
-def _transport(bus: Any) -> Iterator[Finding]:
+def _transport(bus: Bus) -> Iterator[Finding]:
     url, promises = bus.url, engine_of(bus).transport.capabilities
     each = ", ".join(f"{name}={getattr(promises, name)}" for name in promises.__struct_fields__)
     about = f"transport {url}"
     yield Finding("ok", about, each)
     if promises.survives == "nothing":
-        yield Finding("hint", about, "keeps messages in this process: what waits when it ends unexpectedly is lost")
+        yield Finding("hint", about, "keeps messages in this process: if it crashes, waiting messages are lost")
     if not promises.multi_process:
-        yield Finding("hint", about, "one process: other programs neither see its messages nor share its work")
+        yield Finding("hint", about, "serves one process: other processes neither see its messages nor share its work")
     yield from engine_of(bus).transport.examine()
 
 
@@ -128,26 +130,22 @@ def _bus(args: argparse.Namespace) -> Iterator[Finding]:
     yield from _transport(bus)
     for one in described["subscriptions"]:
         yield from _subscription(one)
-    if not any(_names(described["publish"])):
-        yield Finding("hint", "publish chain", "is empty: nothing is validated or logged before it is accepted")
+    if not any(filters_in(described["publish"])):
+        yield Finding("hint", "publish chain", "is empty: messages are accepted without validation or logging")
 
 
 def _subscription(one: dict[str, Any]) -> Iterator[Finding]:
     box = one["mailbox"]
     about = f"subscription {one['name']}"
     if box["overflow"] in ("drop_newest", "drop_oldest"):
-        yield Finding("hint", about, f"drops messages when {box['size']:,} wait ({box['overflow']}), and counts them")
+        yield Finding(
+            "hint", about, f"drops messages while {box['size']:,} are waiting ({box['overflow']}), and counts the dropped ones"
+        )
     if box["overflow"] == "block" and box["timeout"] > 60:
         yield Finding("hint", about, f"a full mailbox makes publishers wait up to {box['timeout']:g} s")
     if box["size"] > 1_000_000:
         yield Finding("hint", about, f"may keep {box['size']:,} messages in memory")
     if one["handler"] is None:
-        yield Finding("hint", about, f"has no handler: somebody has to read it, or it is full after {box['size']:,} messages")
-
-
-def _names(nodes: list[dict[str, Any]]) -> Iterator[str]:
-    for node in nodes:
-        if "filter" in node:
-            yield node["filter"]
-        else:
-            yield from _names(node["filters"])
+        yield Finding(
+            "hint", about, f"has no handler: the program must read it, otherwise it is full after {box['size']:,} messages"
+        )

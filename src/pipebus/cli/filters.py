@@ -1,4 +1,4 @@
-"""`pipebus filters`: which filters a file may use, and what they take."""
+"""`pipebus filters`: list the filters that a file may use, and their settings."""
 
 import argparse
 from typing import Any
@@ -6,14 +6,13 @@ from typing import Any
 from pipebus.cli import CommandError
 from pipebus.cli.show import as_json, styled, table
 
-SUMMARY = "list the filters that a file may use, or tell of one"
+SUMMARY = "list the filters that a config file may use, or describe one"
 EXAMPLE = """\
 examples:
   pipebus filters
-  pipebus filters retry         its settings, and their defaults
+  pipebus filters retry         the settings of this filter, and their defaults
   pipebus filters --json | jq -r .name
 """
-
 
 WORDS = {
     "python": 'write { use = "python", target = "module:name" }, with the settings of a class as other keys',
@@ -24,16 +23,18 @@ WORDS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="a filter, as a file writes it")
-    parser.add_argument("--json", action="store_true", help="print one JSON object for each")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each filter")
 
 
 def run(args: argparse.Namespace) -> int:
     from pipebus.config import catalogue
-    from pipebus.config.problems import Bad, guess
+    from pipebus.config.problems import Bad
+    from pipebus.config.settings import settings_of
+    from pipebus.config.wording import guess
 
     names = catalogue.names()
     if args.name in WORDS:
-        raise CommandError(f'"{args.name}" is no filter of its own: {WORDS[args.name]}')
+        raise CommandError(f'"{args.name}" is not a filter but a form of entry: {WORDS[args.name]}')
     if args.name is not None and args.name not in names:
         there = f"; there are {', '.join(names)}"
         raise CommandError(f'no filter "{args.name}"{guess(args.name, names) or there}')
@@ -44,11 +45,13 @@ def run(args: argparse.Namespace) -> int:
         except Bad as bad:
             rows.append((name, bad.text, {}, None))
             continue
-        settings = catalogue.settings_of(found) if isinstance(found, type) else {}
+        settings = settings_of(found) if isinstance(found, type) else {}
         rows.append((name, catalogue.summary(found), settings, found))
     if args.json:
         for name, summary, settings, _ in rows:
-            print(as_json({"name": name, "summary": summary, "settings": {key: _told(one) for key, one in settings.items()}}))
+            print(
+                as_json({"name": name, "summary": summary, "settings": {key: _as_json(one) for key, one in settings.items()}})
+            )
     elif args.name is None:
         table(("filter", "does", "settings"), [(name, text, ", ".join(settings)) for name, text, settings, _ in rows])
     else:
@@ -81,12 +84,12 @@ def _wrapped(text: str, indent: int) -> list[str]:
 
 
 def _default(value: Any) -> str:
-    from pipebus.config.problems import shown
+    from pipebus.config.wording import shown
 
     return "left out" if value is None else getattr(value, "__name__", None) or shown(value)
 
 
-def _told(one: Any) -> dict[str, Any]:
+def _as_json(one: Any) -> dict[str, Any]:
     return {
         "needed": one.required,
         "default": None if one.required or one.default is None else _plain(one),
@@ -95,7 +98,7 @@ def _told(one: Any) -> dict[str, Any]:
 
 
 def _plain(one: Any) -> Any:
-    """A default as a file would write it."""
+    """Return a default as a file would write it."""
     from pipebus.config.problems import Unexportable
 
     try:

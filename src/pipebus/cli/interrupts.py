@@ -1,4 +1,4 @@
-"""Signals while a program reads its input, or waits for news."""
+"""Signals while a command reads its input, or waits for messages."""
 
 import select
 import signal
@@ -10,21 +10,23 @@ from pipebus.bus.lifecycle import ending_signals
 
 
 class Interrupted(Exception):
-    """The reading ends here."""
+    """The reading of the input must end."""
 
 
 class Interrupts:
     """
-    SIGINT, SIGTERM and SIGHUP while records are published: the reading ends, no publish is broken off, and what was accepted
-    is handled or stays in its store. A second one does not wait for that. One that is ignored stays ignored.
+    Handles SIGINT, SIGTERM and SIGHUP while records are published.
 
-    Their handler only leaves a note. What waits for input waits in `wait`, for a bell too, which the interpreter rings in the
-    signal's own handler (`set_wakeup_fd`): so a signal that comes just before the wait is not missed, and no exception comes
-    between two steps of anything.
+    The first signal ends the reading. It interrupts no publish, and accepted messages are handled or stay in their store. A
+    second signal does not wait for that. An ignored signal stays ignored.
+
+    The signal handler only sets flags. `wait` waits for input and also for a socket to which the interpreter itself writes
+    on a signal (`set_wakeup_fd`). So it does not miss a signal that comes just before it waits, and no signal raises an
+    exception at an arbitrary point.
 
     Args:
-        hurry: What a second signal calls, between two steps of the main thread: so it takes no lock.
-        first: What the first one calls, likewise.
+        hurry: Called by the second signal, between any two steps of the main thread, so it must not take a lock.
+        first: Called by the first signal, in the same way.
     """
 
     def __init__(self, hurry: Callable[[], object], first: Callable[[], object] = lambda: None) -> None:
@@ -42,7 +44,7 @@ class Interrupts:
 
     @property
     def asked(self) -> bool:
-        """Somebody wants the reading to end."""
+        """True if the reading must end."""
         return self._woken or self.count > 0
 
     def __enter__(self) -> "Interrupts":
@@ -62,15 +64,15 @@ class Interrupts:
         self._hand.close()
 
     def ring(self) -> None:
-        """Somebody asks the bus to stop."""
+        """Called when the bus is asked to stop."""
         self.wake()
 
     def wake(self) -> None:
-        """End the reading, from any thread, as a signal would; but it is none."""
+        """End the reading, from any thread, as a signal would."""
         self._woken = True
         try:
             self._hand.send(b"!")
-        except OSError:  # it has rung already, or there is nobody to hear it any more
+        except OSError:  # the socket is full of earlier wake-ups, or closed
             return
 
     def _on_signal(self, number: int, _: object) -> None:
@@ -83,14 +85,14 @@ class Interrupts:
         if self._opening:
             raise Interrupted
         if self.count > 2:
-            raise KeyboardInterrupt  # it hangs, and somebody wants out
+            raise KeyboardInterrupt  # the stop hangs, and the user insists
 
     def wait(self, descriptor: int) -> None:
         """
         Wait until something can be read.
 
         Raises:
-            Interrupted: a signal came, now or before, or somebody has called `wake`.
+            Interrupted: a signal came, now or before, or `wake` was called.
         """
         while not self.asked:
             ready, _, _ = select.select([descriptor, self._ear.fileno()], [], [])
@@ -100,17 +102,17 @@ class Interrupts:
         raise Interrupted
 
     def pause(self, seconds: float) -> bool:
-        """Wait so long; False, at once, if a signal comes or has come."""
+        """Wait so many seconds; return False at once if a signal comes or has come."""
         if not self.asked and select.select([self._ear.fileno()], [], [], seconds)[0]:
             self._ear.recv(1024)
         return not self.asked
 
     def opening(self, call: Callable[[], Any]) -> Any:
         """
-        What it returns. Opening a named pipe waits for a writer, and can only be broken off.
+        Return what a call returns. A signal interrupts it with an exception, because opening a named pipe waits for a writer.
 
         Raises:
-            Interrupted: as by `wait`.
+            Interrupted: as in `wait`.
         """
         self._opening = True
         try:

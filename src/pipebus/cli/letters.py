@@ -1,4 +1,4 @@
-"""Dead letters in a file, as JSON Lines: what `pipebus run --dead` keeps and `pipebus dead` works on."""
+"""Dead letters in a file, as JSON Lines: `pipebus run --dead` writes it, and `pipebus dead` works on it."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipebus.cli import CommandError
-from pipebus.cli.messages import body_told
+from pipebus.cli.messages import body_json
 from pipebus.cli.show import as_json
 
 if TYPE_CHECKING:
@@ -17,32 +17,32 @@ if TYPE_CHECKING:
 Letter = dict[str, Any]
 
 
-def told(letter: "DeadLetter") -> Letter:
-    """A letter, JSON-safe: what a person wants to see, and under "wire" the message as it would travel."""
+def letter_json(letter: "DeadLetter") -> Letter:
+    """Return a letter as JSON: what people want to see, and the encoded message under "wire"."""
     from pipebus.errors import PipebusError
     from pipebus.message.codec import JsonCodec
 
     try:
         wire = json.loads(JsonCodec().encode(letter.message))
     except (PipebusError, ValueError) as error:
-        wire = {"error": str(error)}  # such as mail for an object: it can be shown, and not be given back
-    return letter.summary() | {"traceback": letter.traceback, **body_told(letter.message), "wire": wire}
+        wire = {"error": str(error)}  # such as a message for an object: it can be shown, but not replayed
+    return letter.summary() | {"traceback": letter.traceback, **body_json(letter.message), "wire": wire}
 
 
 class Letters:
     """
-    The letters of one file. A change is all or nothing, and two programs that change it at the same time lose nothing.
+    The letters of one file. A change is atomic, and no change is lost if two processes change the file at the same time.
 
     Raises:
-        CommandError: it holds something else, or cannot be written.
+        CommandError: the file contains something else, or cannot be written.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._real = os.path.realpath(path)  # a link stays one
+        self._real = os.path.realpath(path)  # so that a symbolic link is kept
 
     def check(self) -> None:
-        """Say now, not at the end of a long run, that it will not do."""
+        """Raise now, and not at the end of a long run, if the file cannot be used."""
         if os.path.exists(self._real):
             self.read()
         with self._alone(), self._written([]):
@@ -50,7 +50,7 @@ class Letters:
 
     def read(self) -> list[Letter]:
         if os.path.exists(self._real) and not os.path.isfile(self._real):
-            raise CommandError(f"{self.path}: no file; letters are kept in a file of their own")
+            raise CommandError(f"{self.path}: not a file; letters need a file of their own")
         try:
             with open(self._real, encoding="utf-8") as file:
                 return [self._letter(number, line) for number, line in enumerate(file, 1) if not line.isspace()]
@@ -65,12 +65,12 @@ class Letters:
         except (ValueError, TypeError, KeyError, RecursionError):
             fine = False
         if not fine:
-            raise CommandError(f"{self.path}:{number}: no dead letter; give a file that `pipebus run --dead` has written")
+            raise CommandError(f"{self.path}:{number}: not a dead letter; give a file that `pipebus run --dead` wrote")
         found: Letter = one
         return found
 
     def add(self, letters: Iterable[Letter]) -> None:
-        """Behind those that are there, each with an id of its own."""
+        """Append letters, each with an id of its own."""
         self.change(lambda old: [*old, *renumbered(letters, old)])
 
     def change(self, new: Callable[[list[Letter]], list[Letter]]) -> None:
@@ -84,7 +84,7 @@ class Letters:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other program changes a file of this folder (where the system knows locks)."""
+        """Lock the folder, on systems with flock, so that no other process changes letters in it."""
         try:
             import fcntl
         except ImportError:
@@ -103,7 +103,7 @@ class Letters:
 
     @contextmanager
     def _written(self, letters: list[Letter]) -> Iterator[str]:
-        """A file beside it that holds these, and that nobody else may read; what is there afterwards is removed."""
+        """Write letters to a temporary file in the same folder, and remove it afterwards if it is still there."""
         folder, name = os.path.split(self._real)
         try:
             handle, there = tempfile.mkstemp(".new", f"{name}.", folder)
@@ -128,7 +128,7 @@ class Letters:
 
 
 def renumbered(letters: Iterable[Letter], old: Iterable[Letter]) -> list[Letter]:
-    """With free ids: d1, or d1-2 where d1 is taken."""
+    """Give letters free ids: d1, or d1-2 if d1 is taken."""
     taken = {one["id"] for one in old}
     found = []
     for one in letters:

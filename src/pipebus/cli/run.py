@@ -1,7 +1,6 @@
-"""`pipebus run`: a bus at work, on records of a file or on whatever its program and its schedules publish."""
+"""`pipebus run`: run a bus, on the records of a file or until it is stopped."""
 
 import argparse
-import difflib
 import logging
 import os
 import sys
@@ -12,21 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError, log_to_stderr, summary
-from pipebus.cli.explain import checked_subject
+from pipebus.cli.arguments import add_allow, add_target, add_timeout, checked_subject
 from pipebus.cli.interrupts import Interrupted, Interrupts
-from pipebus.cli.messages import Lines, following, outcome_told, tailing
-from pipebus.cli.show import as_json, progress
-from pipebus.cli.targets import (
-    add_allow,
-    add_target,
-    add_timeout,
-    check_file,
-    file_of,
-    keeps_letters,
-    open_bus,
-    shown,
-    starting,
-)
+from pipebus.cli.lines import Lines, following, tailing
+from pipebus.cli.messages import arguments_of, outcome_json
+from pipebus.cli.progress import progress
+from pipebus.cli.show import as_json
+from pipebus.cli.stores import check_file, file_of, keeps_letters
+from pipebus.cli.targets import open_bus, shown, starting
 from pipebus.errors import HeaderError, MessageError, Rejected, SubjectError, reason_of
 
 if TYPE_CHECKING:
@@ -38,42 +30,44 @@ SUMMARY = "run a bus: on the records of a file, or until it is stopped"
 EXAMPLE = """\
 examples:
   pipebus run pipebus.toml --allow shop                                  until Ctrl-C, SIGTERM or SIGHUP
-  pipebus run pipebus.toml --input day.csv.gz --subject flights.raw      publish each row, drain, sum up
+  pipebus run pipebus.toml --input day.csv.gz --subject flights.raw      publish each row, drain, print a summary
   cat x.jsonl | pipebus run bus.toml --input - --subject events --json | jq .rejected
   pipebus run bus.toml --input x.jsonl --subject events --tail 'alerts.>' | jq .body
-  pipebus run bus.toml --input x.jsonl --dead letters.jsonl              keep what died, for `pipebus dead`
+  pipebus run bus.toml --input x.jsonl --dead letters.jsonl              keep dead letters, for `pipebus dead`
 
-A bus whose file says transport = "sqlite:///bus.db" shares the work with other processes that use that file, and keeps what
-died there: `pipebus dead list sqlite:///bus.db`. Its summary counts what was done here, and what is left in the file. Stopped
-by a signal it finishes what it has begun, and the rest stays in the file; at the end of --input it works off all that waits.
+A bus with transport = "sqlite:///bus.db" shares its work with the other processes that use that file, and keeps its dead
+letters there: see `pipebus dead list sqlite:///bus.db`. Its summary counts what this process did, and what is left in the
+file. When a signal stops it, it finishes the messages that it has begun to handle; the others stay in the file. At the end of
+--input, it handles all waiting messages.
 
-Without --subject each line of JSON is a message: {"subject": …, "body": …, "headers": …, "key": …}, as --tail and
-`pipebus tail` write them.
+Without --subject, each line of JSON is a message, in the form that --tail and `pipebus tail` print:
+{"subject": …, "body": …, "headers": …, "key": …}
 
-Exit code: 0 done, 1 something died or could not be read or published (a rejected record is no failure), 129, 130 and 143
-stopped by SIGHUP, SIGINT and SIGTERM before the end of the input; all that was accepted is handled even then, or stays in its
-store. A handler or filter that calls sys.exit() ends the run with its code, but never with 0 while something is left to do.
+Exit code: 0 done; 1 there are dead letters or errors, messages that were not handled in time, or records that could not be
+read or published (a rejected record is not a failure); 129, 130 or 143 stopped by SIGHUP, SIGINT or SIGTERM before the end of
+the input. Even then, accepted messages are handled, or stay in their store. If a handler or filter calls sys.exit(), the run
+ends with that code, but with 1 instead of 0 if messages are left.
 """
 
-EVERY = 200  # records between two looks
-OPTIONS = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id")  # of a publish; "time" is the bus's own
-WHOLE = ("subject", "body", *OPTIONS, "time")
+EVERY = 200  # records between two updates of the progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target(parser)
     add_allow(parser)
     parser.add_argument("--input", metavar="FILE", help="records to publish, gzip or not; - is standard input")
-    parser.add_argument("--format", choices=("jsonl", "csv"), help="of the records; left out: by the file's name, else jsonl")
-    parser.add_argument("--subject", metavar="S", help="where each record is published, as the body of a message")
-    parser.add_argument("--outcomes", action="store_true", help="print one JSON object for each record: what became of it")
-    parser.add_argument("--tail", metavar="PATTERN", help="print messages of these subjects, as JSON Lines")
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object, the last line")
-    parser.add_argument("--dead", metavar="FILE", help="keep dead letters in this file, as JSON Lines")
-    parser.add_argument("--dead-ok", action="store_true", help="dead letters are no failure")
-    add_timeout(parser, 30.0, "for draining at the end")
     parser.add_argument(
-        "--log", action="store_true", help="show what is logged, on stderr; else errors are (without --input, warnings too)"
+        "--format", choices=("jsonl", "csv"), help="format of the records (default: by the file's name, otherwise jsonl)"
+    )
+    parser.add_argument("--subject", metavar="S", help="publish each record on this subject, as the body of a message")
+    parser.add_argument("--outcomes", action="store_true", help="print what became of each record, as one JSON object")
+    parser.add_argument("--tail", metavar="PATTERN", help="print the messages on these subjects, as JSON Lines")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object, on the last line")
+    parser.add_argument("--dead", metavar="FILE", help="keep dead letters in this file, as JSON Lines")
+    parser.add_argument("--dead-ok", action="store_true", help="exit with 0 even if there are dead letters")
+    add_timeout(parser, 30.0, "how long to wait at the end for messages to be handled")
+    parser.add_argument(
+        "--log", action="store_true", help="show all log lines on stderr (default: errors; without --input, warnings too)"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
@@ -82,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     log_to_stderr(logging.INFO if args.log else logging.WARNING if args.input is None else logging.ERROR)
     for option, given in (("--subject", args.subject), ("--format", args.format), ("--outcomes", args.outcomes)):
         if given and args.input is None:
-            raise CommandError(f"{option} is about records; add --input FILE (- is standard input)")
+            raise CommandError(f"{option} needs records; add --input FILE (- is standard input)")
     if args.format == "csv" and args.subject is None:
         raise CommandError(NO_SUBJECT)
     if args.subject is not None:
@@ -90,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     return Run(open_bus(args.target, args.allow), args).run()
 
 
-NO_SUBJECT = "rows of a CSV file are bodies; add --subject, as in --subject flights.raw"
+NO_SUBJECT = "rows of a CSV file have no subject; add --subject, as in --subject flights.raw"
 
 
 class Run:
@@ -98,9 +92,12 @@ class Run:
     One run of `pipebus run`.
 
     Attributes:
-        read, published: Records.
-        unreadable, unpublished: Why, a sentence for each record.
-        left: What the stop found.
+        read, published: Numbers of records.
+        unreadable, unpublished: A reason for each record that could not be read or published.
+        left: The report of the stop.
+        drains: Whether the stop was to handle all waiting messages.
+        shared: The transport keeps dead letters, also of other processes.
+        died: If it does: a sentence for each dead letter of this run.
     """
 
     def __init__(self, bus: "Bus", args: argparse.Namespace) -> None:
@@ -112,24 +109,26 @@ class Run:
         self.unreadable: list[str] = []
         self.unpublished: list[str] = []
         self.interrupts = Interrupts(engine_of(bus).lifecycle.hurry, engine_of(bus).lifecycle.enough)
-        self.lines = Lines(self.interrupts.wake if args.input is not None else lambda: bus.request_stop("nobody reads"))
+        self.lines = Lines(
+            self.interrupts.wake if args.input is not None else lambda: bus.request_stop("the reader of the output is gone")
+        )
         self.left: StopReport | None = None
         self.drains = engine_of(bus).lifecycle.drains(None)
         self.records: CsvRecords | JsonRecords
         self.elapsed = 0.0
         self.shared = keeps_letters(bus)
-        self.died: list[str] = []  # where letters of others are kept, too
+        self.died: list[str] = []
         if self.shared:
             bus.observe(self._see)
 
     def run(self) -> int:
-        from pipebus.cli.letters import Letters, told
-        from pipebus.inputs.records import BadInput
+        from pipebus.cli.letters import Letters, letter_json
+        from pipebus.inputs.lines import BadInput
 
         args = self.args
         if self.shared and args.dead is not None:
             raise CommandError(
-                f"the transport of {shown(args.target)} keeps dead letters itself: leave out --dead, and see "
+                f"the transport of {shown(args.target)} keeps dead letters itself; leave out --dead, and use "
                 f"`pipebus dead list {shown(args.target)}`"
             )
         if self.store is not None:
@@ -139,16 +138,16 @@ class Run:
             letters.check()
         broken: BadInput | None = None
         begin = time.perf_counter()
-        # Where answers are data, what handlers print is not among them.
+        # If stdout is for data, what handlers print goes to stderr.
         data = args.tail is not None or args.outcomes or args.json
         with self._tailing(), redirect_stdout(sys.stderr) if data else nullcontext():
             try:
                 self._until_stopped() if args.input is None else self._records()
             except BadInput as error:
-                broken = error  # what was published before is handled, told and kept
+                broken = error  # raised again below, after the records before it are handled and reported
         self.elapsed = time.perf_counter() - begin
         if letters is not None:
-            letters.add(map(told, self.bus.dead_letters.list()))
+            letters.add(map(letter_json, self.bus.dead_letters.list()))
         if self.lines.error is not None:
             raise self.lines.error
         found = summary.figures(self)
@@ -176,9 +175,9 @@ class Run:
 
     def _until_stopped(self) -> None:
         count = len(self.bus.subscriptions) - (self.args.tail is not None and self.store is None)
-        told = f"running: {count} subscription{'' if count == 1 else 's'}; Ctrl-C drains and stops"
+        text = f"running: {count} subscription{'' if count == 1 else 's'}; Ctrl-C drains and stops"
         with starting():
-            self.left = engine_of(self.bus).lifecycle.run(self.args.timeout, lambda: print(told, file=sys.stderr))
+            self.left = engine_of(self.bus).lifecycle.run(self.args.timeout, lambda: print(text, file=sys.stderr))
 
     def _records(self) -> None:
         from pipebus.inputs.records import CsvRecords, open_records
@@ -191,7 +190,9 @@ class Run:
                 return
             if self.args.subject is None and isinstance(records, CsvRecords):
                 raise CommandError(NO_SUBJECT)
-            engine_of(self.bus).lifecycle.bell = self.interrupts  # a handler that calls sys.exit(), say, ends the reading
+            engine_of(
+                self.bus
+            ).lifecycle.bell = self.interrupts  # so that a stop, as by sys.exit() in a handler, ends the reading
             with starting():
                 self.bus.start()
             with progress(self.args.quiet) as show:
@@ -207,7 +208,7 @@ class Run:
                     engine_of(self.bus).lifecycle.bell = None
 
     def _watched(self, records: "CsvRecords | JsonRecords", show: Callable[[float | None, str], None] | None) -> Iterator[Any]:
-        """The records, until the end, a signal, or nobody reads what is printed."""
+        """Yield the records until the end, a signal, or the reader of the output is gone."""
         rows = iter(records)
         while not self.interrupts.asked:
             try:
@@ -219,7 +220,7 @@ class Run:
             if show is not None and self.read % EVERY == 0:
                 stats = self.bus.stats()
                 refused = stats["published"] - stats["accepted"]
-                show(records.progress, f"{stats['accepted']:,} accepted, {refused:,} not")
+                show(records.progress, f"{stats['accepted']:,} accepted, {refused:,} not accepted")
 
     def _publish(self, record: Any) -> None:
         from pipebus.inputs.records import BadRecord
@@ -227,7 +228,9 @@ class Run:
         try:
             if isinstance(record, BadRecord):
                 raise record
-            subject, body, options = self._message(record)
+            subject, body, options = (
+                (self.args.subject, record, {}) if self.args.subject is not None else arguments_of(record, self.where)
+            )
         except BadRecord as bad:
             self.unreadable.append(str(bad))
             self._outcome({"outcome": "unreadable", "reason": str(bad)})
@@ -241,41 +244,24 @@ class Run:
             self.published += 1
             engine_of(self.bus).interrupted(error, "a publish filter", f"record {self.where}", lost=True)
             self._outcome({"outcome": "failed", "reason": reason_of(error)})
-        except Exception as error:  # a filter's own, or wrong options: told, and the others are published
+        except Exception as error:  # of a filter, or of wrong options; go on with the next record
             text = reason_of(error)
-            self.published += not isinstance(error, (SubjectError, HeaderError, MessageError))  # no message was made
+            # These errors mean that there was no message.
+            self.published += not isinstance(error, (SubjectError, HeaderError, MessageError))
             self.unpublished.append(f"{self.where}: {text}")
             self._outcome({"outcome": "failed", "reason": text})
         else:
             self.published += 1
-            self._outcome(outcome_told(outcome))
-
-    def _message(self, record: Any) -> tuple[str, Any, dict[str, Any]]:
-        """(subject, body, options)"""
-        from pipebus.inputs.records import BadRecord
-
-        if self.args.subject is not None:
-            return self.args.subject, record, {}
-        if not isinstance(record, dict) or "subject" not in record:
-            raise BadRecord(f'{self.where}: no message: {{"subject": …, "body": …}} is due, or --subject for bodies alone')
-        if not isinstance(record["subject"], str):
-            raise BadRecord(f"{self.where}: subject = {as_json(record['subject'])[:60]}: it has to be text")
-        for key in record:
-            if key not in WHOLE:
-                near = difflib.get_close_matches(key, WHOLE, 1)
-                meant = f'did you mean "{near[0]}"?' if near else f"a message has {', '.join(WHOLE)}"
-                raise BadRecord(f'{self.where}: no message has "{key}"; {meant}')
-        options = {key: record[key] for key in OPTIONS if record.get(key) is not None}
-        return record["subject"], record.get("body"), options
+            self._outcome(outcome_json(outcome))
 
     @property
     def where(self) -> str:
-        """Of the record that was read last."""
+        """File and line of the record that was read last."""
         return f"{self.records.name}:{self.records.line}"
 
-    def _outcome(self, told: dict[str, Any]) -> None:
+    def _outcome(self, outcome: dict[str, Any]) -> None:
         if self.args.outcomes:
-            self.lines.print({"record": self.read} | told)
+            self.lines.print({"record": self.read} | outcome)
 
     def _code(self, found: dict[str, Any]) -> int:
         engine_of(self.bus).lifecycle.leave()
@@ -287,7 +273,7 @@ class Run:
 
 
 def _leave_stdin() -> None:
-    """Who writes into our pipe learns now that it is read no more."""
+    """Close standard input, so that the writer of the pipe learns that nobody reads it any more."""
     try:
         null = os.open(os.devnull, os.O_RDONLY)
     except OSError:

@@ -1,15 +1,13 @@
-"""What commands print: tables and progress, with rich where it is installed and a person looks, as plain text elsewhere."""
+"""What commands print: tables and colours for a terminal, plain text and JSON for programs."""
+
+from __future__ import annotations
 
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, TextIO
-
-Show = Callable[[float | None, str], None]
-"""Takes how much is done (0 to 1, None: unknown) and a few words."""
 
 
 def has_rich() -> bool:
@@ -23,8 +21,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence
     Print a table.
 
     Args:
-        numbers: Heads of columns that stand on the right.
-        file: stdout if not given.
+        numbers: Heads of the columns to align on the right.
+        file: Where to print; stdout by default.
     """
     file = file or sys.stdout
     cells = [[_cell(value) for value in row] for row in rows]
@@ -71,7 +69,7 @@ def printable(text: str) -> str:
 
 
 def styled(text: str, style: str, file: TextIO | None = None) -> str:
-    """The text in a colour ("red", "green", "yellow", "bold"), where a person looks and has not said NO_COLOR."""
+    """Return a text in a style ("red", "green", "yellow", "bold") if the file is a terminal and NO_COLOR is not set."""
     file = file or sys.stdout
     codes = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
     if not file.isatty() or os.environ.get("NO_COLOR"):
@@ -81,24 +79,25 @@ def styled(text: str, style: str, file: TextIO | None = None) -> str:
 
 def as_json(value: Any, encoding: str | None = None) -> str:
     """
-    One line of JSON, whatever a reader takes for the end of a line; what JSON cannot hold as its text.
+    Return one line of JSON. Characters that some readers take for the end of a line are escaped; values that JSON cannot hold
+    become text.
 
     Args:
-        encoding: Characters that it has not are escaped; stdout's if not given.
+        encoding: Characters outside this encoding are escaped; stdout's by default.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
-    except ValueError:  # NaN, which is no JSON
+    except ValueError:  # NaN, which JSON does not have
         return as_json(_finite(value), encoding)
     try:
         text.encode(encoding or sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # also half a character, which UTF-8 has not
+    except UnicodeEncodeError:  # also for half a character, which UTF-8 does not have
         return json.dumps(value, default=str)
     return text.translate(_LINE_ENDS)
 
 
 def _finite(value: Any) -> Any:
-    """What is no number for JSON as its text."""
+    """Replace NaN and infinities by their text."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -107,40 +106,3 @@ def _finite(value: Any) -> Any:
 
 
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
-
-
-@contextmanager
-def progress(quiet: bool = False) -> Iterator[Show | None]:
-    """What shows progress on stderr; None where nobody looks."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    with (_rich_progress if has_rich() else _plain_progress)() as show:
-        yield show
-
-
-@contextmanager
-def _rich_progress() -> Iterator[Show]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def show(done: float | None, words: str) -> None:
-            bar.update(task, description=words, total=None if done is None else 1.0, completed=done or 0.0)
-
-        yield show
-
-
-@contextmanager
-def _plain_progress() -> Iterator[Show]:
-    def show(done: float | None, words: str) -> None:
-        percent = "" if done is None else f"{done:4.0%}  "
-        print(f"\r{percent}{words}\x1b[K", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield show
-    finally:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,9 +1,9 @@
-"""What a run came to: figures for scripts, a few tables for people."""
+"""The summary of a run: figures for scripts, tables for people."""
 
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from pipebus.bus.bus import engine_of
-from pipebus.cli.messages import TAIL
+from pipebus.cli.lines import TAIL
 from pipebus.cli.show import printable, styled, table
 
 if TYPE_CHECKING:
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from pipebus.cli.run import Run
 
 SHOWN = 5
-"""Most lines of a list; how many more there are is told."""
+"""Most lines of a list. A last line says how many more there are."""
 
 
 def figures(run: "Run") -> dict[str, Any]:
-    """JSON-safe."""
+    """Return the figures, as JSON can hold them."""
     stats = run.bus.stats()
     return {
         "read": run.read,
@@ -31,7 +31,7 @@ def figures(run: "Run") -> dict[str, Any]:
 
 
 def _subscriptions(run: "Run", stats: dict[str, Any]) -> dict[str, Any]:
-    """Their figures; where other programs share the work, what was done here, and what is left there."""
+    """Return figures by subscription. If processes share the work: what this one did, and what is left in the store."""
     if not run.shared:
         return cast(dict[str, Any], stats["subscriptions"])
     left = {name: {key: one[key] for key in ("pending", "in_flight")} for name, one in stats["subscriptions"].items()}
@@ -60,7 +60,7 @@ def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:
             say(f"\n{len(texts):,} {title}:")
             _list([f"  {printable(text)}" for text in texts], file)
     if run.unreadable and len(run.unreadable) == run.read and run.args.format is None:
-        say("  (is it CSV? say --format csv)")
+        say("  (is it CSV? add --format csv)")
     if found["subscriptions"]:
         say()
         rows = [
@@ -75,7 +75,7 @@ def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:
         say()
         _list([printable(text) for text in texts], file, "red")
     if evicted := run.bus.dead_letters.evicted:
-        say(styled(f"  and {evicted:,} before these were not kept; raise dead_letters of the bus", "red", file))
+        say(styled(f"  and {evicted:,} earlier ones were not kept; increase dead_letters of the bus", "red", file))
     for text in left_over(run.left, run.drains):
         say(styled(f"\n{printable(text)}", "red", file))
     rate = f", {found['read'] / run.elapsed:,.0f} records a second" if run.read else ""
@@ -87,13 +87,13 @@ def _first_line(run: "Run", found: dict[str, Any]) -> str:
     refused["failed"] = sum(found["errors"].values())
     others = found["published"] - run.published
     by = f" ({others:,} by {_publishers(run.bus)})" if run.args.input is not None and others else ""
-    told = f"{found['published']:,} published{by}: {found['accepted']:,} accepted"
-    told += "".join(f", {count:,} {word}" for word, count in refused.items() if count)
-    return f"{found['read']:,} read, {told}" if run.args.input is not None else told
+    text = f"{found['published']:,} published{by}: {found['accepted']:,} accepted"
+    text += "".join(f", {count:,} {word}" for word, count in refused.items() if count)
+    return f"{found['read']:,} read, {text}" if run.args.input is not None else text
 
 
 def _publishers(bus: "Bus") -> str:
-    """Who publishes besides the records."""
+    """Return who else publishes, besides the command itself."""
     return "handlers and schedules" if engine_of(bus).schedules else "handlers"
 
 
@@ -106,17 +106,17 @@ def _list(lines: list[str], file: TextIO, style: str | None = None) -> None:
 
 def left_over(report: "StopReport | None", drains: bool = True, but: str = "") -> list[str]:
     """
-    What a stop could not bring to an end, as sentences.
+    Return sentences about what a stop left undone.
 
     Args:
-        drains: It was to handle all that waited; else what waits in a store is not its business.
-        but: A subscription that only prints: what is left in its mailbox does not count.
+        drains: The stop was to handle all waiting messages. Otherwise, messages may stay in a store.
+        but: A subscription that only prints; what is left in its mailbox does not count.
     """
     if report is None:
         return []
     counts = {name: count for name, count in report.left.items() if name != but}
     left = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     late = not report.drained and (counts or (drains and not report.left))
-    found = ["not all was handled in time" + (f"; still waiting: {left}" if left else "")] if late else []
+    found = ["not all messages were handled in time" + (f"; still waiting: {left}" if left else "")] if late else []
     found += [f"{name} was still at work and was left behind" for name in report.abandoned]
     return [*found, *report.errors]

@@ -1,4 +1,4 @@
-"""`pipebus tail`: messages as they come, as JSON Lines."""
+"""`pipebus tail`: print messages as they come, as JSON Lines."""
 
 import argparse
 import logging
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError, log_to_stderr
+from pipebus.cli.arguments import add_allow, add_target, checked_pattern, whole
 from pipebus.cli.interrupts import Interrupts
-from pipebus.cli.messages import Lines, checked_pattern, kept_told, tailing
+from pipebus.cli.lines import Lines, stored_json, tailing
 from pipebus.cli.show import printable
+from pipebus.cli.stores import check_file, file_of, leave_alone
 from pipebus.cli.summary import left_over
-from pipebus.cli.targets import add_allow, add_target, check_file, file_of, leave_alone, open_bus, shown, starting
+from pipebus.cli.targets import open_bus, shown, starting
 
 if TYPE_CHECKING:
     from pipebus.transports.sqlite.transport import SqliteTransport
@@ -21,34 +23,30 @@ SUMMARY = "print messages as they come, as JSON Lines"
 EXAMPLE = """\
 examples:
   pipebus tail pipebus.toml 'orders.>' --allow shop | jq .body
-  pipebus tail pipebus.toml --count 1          the next one, whatever it is
+  pipebus tail pipebus.toml --count 1          the next message on any subject
   pipebus tail sqlite:///bus.db 'orders.>'     what any process publishes there, from now on
-  pipebus tail sqlite:///bus.db --all          and before it what is still kept
+  pipebus tail sqlite:///bus.db --all          the same, after what the file still keeps
   pipebus tail nats://localhost 'orders.>'     what any program publishes there
 
-What is printed is what a subscriber would get, behind the publish chain. A bus in memory lives in one process: the bus is
-run here, as `pipebus run` does, and what is seen is what its schedules and handlers publish. For the records of a file:
-pipebus run … --input FILE --tail PATTERN.
+It prints what a subscriber would receive, after the publish chain.
 
-On a NATS server it listens beside everybody, from now on.
+A bus in memory lives in one process. The command runs it, as `pipebus run` does, and prints what its schedules and handlers
+publish. To see the records of a file, use `pipebus run … --input FILE --tail PATTERN`.
 
-Of a SQLite file (a URL, or a bus whose transport it is) the messages are read as they are stored, in their order; nothing is
-run, and nothing is taken from a subscription. The answers to requests are seen by `_reply.>` only.
+From a SQLite file (given as a URL, or as the transport of a bus) it reads the messages in the order in which they were
+stored. It runs nothing, and takes nothing from any subscription. It shows answers to requests only for a pattern such as
+'_reply.>'.
+
+On a NATS server, it listens from now on, and takes nothing from any subscription.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target(parser, url=True)
-    parser.add_argument("pattern", metavar="PATTERN", nargs="?", default=">", help='subjects, as in "orders.>"; left out: all')
-    parser.add_argument("--all", action="store_true", help="of a SQLite file: begin with what is still kept")
-    parser.add_argument("--count", metavar="N", type=_whole, help="end after so many")
+    parser.add_argument("pattern", metavar="PATTERN", nargs="?", default=">", help='subjects, as in "orders.>" (default: all)')
+    parser.add_argument("--all", action="store_true", help="SQLite file: begin with what it still keeps")
+    parser.add_argument("--count", metavar="N", type=whole, help="end after N messages")
     add_allow(parser)
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"it is a whole number of at least 1; found {text!r}")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
         return _follow(store, args)
     if args.all:
         raise CommandError(
-            f"--all is for a SQLite file, as in sqlite:///bus.db; of {shown(args.target)} it shows what comes from now on"
+            f"--all is for a SQLite file, as in sqlite:///bus.db; from {shown(args.target)}, tail shows only new messages"
         )
     if not engine_of(bus).transport.local:
         leave_alone(bus)
-    lines = Lines(lambda: bus.request_stop("nobody reads"))
+    lines = Lines(lambda: bus.request_stop("the reader of the output is gone"))
     with tailing(bus, args.pattern, lines, args.count) as own, starting(), redirect_stdout(sys.stderr):
         report = engine_of(bus).lifecycle.run(5.0, lambda: _ready(args.pattern))
     if lines.error is not None:
@@ -84,8 +82,8 @@ def _follow(store: "SqliteTransport", args: argparse.Namespace) -> int:
         lines = Lines(interrupts.wake)
         follower = Follower(store.options.path, all=args.all)
         _ready(args.pattern)
-        for told in kept_told(store, follower, args.pattern, interrupts.pause):
-            printed += lines.print(told)
+        for message in stored_json(store, follower, args.pattern, interrupts.pause):
+            printed += lines.print(message)
             if printed == args.count or lines.error is not None:
                 break
     if lines.error is not None:

@@ -1,4 +1,4 @@
-"""`pipebus test`: the [[tests]] of config files, in virtual time."""
+"""`pipebus test`: run the [[tests]] of config files, in virtual time."""
 
 import argparse
 import logging
@@ -8,28 +8,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipebus.cli import CommandError
+from pipebus.cli.arguments import add_allow
 from pipebus.cli.show import as_json, printable, styled
-from pipebus.cli.targets import add_allow, is_module
+from pipebus.cli.targets import is_module
 
 SUMMARY = "run the [[tests]] of config files, in virtual time"
 EXAMPLE = """\
 examples:
-  pipebus test                                 every pipebus.toml and NAME.pipebus.toml below this folder
+  pipebus test                                 all pipebus.toml and NAME.pipebus.toml files below this folder
   pipebus test pipebus.toml --allow shop -k billing
-  pipebus test -v                              also the story of what failed, step by step
+  pipebus test -v                              also show each failed test step by step
 
-Exit code: 0 all passed, 1 some failed, 2 a file cannot be loaded or has no test.
+Exit code: 0 all tests passed, 1 some failed, 2 a file cannot be loaded, or there are no tests.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", metavar="PATH", nargs="*", default=["."], help="config files, or folders to look through")
-    parser.add_argument("-k", metavar="NAME", default="", dest="name", help="only tests with this in their name")
-    parser.add_argument("-v", "--verbose", action="store_true", help="also show the story of what failed, step by step")
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="*", default=["."], help="config files, or folders to search (default: .)"
+    )
+    parser.add_argument("-k", metavar="NAME", default="", dest="name", help="run only tests whose name contains this")
+    parser.add_argument("-v", "--verbose", action="store_true", help="also show each failed test step by step")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each test")
     parser.add_argument(
         "--store", choices=("memory", "temporary"), default="memory",
-        help="what keeps messages: memory, or a SQLite file that is deleted afterwards; never the transport of the config file",
+        help="what keeps messages: memory (the default), or a temporary SQLite file; never the transport of the config file",
     )  # fmt: skip
     add_allow(parser)
 
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from pipebus.config.beside import look_beside
     from pipebus.testing.files.file_tests import file_tests
 
-    logging.getLogger("pipebus").addHandler(logging.NullHandler())  # what fails in a test is in its differences and story
+    logging.getLogger("pipebus").addHandler(logging.NullHandler())  # a test's differences and story show what failed
     look_beside(".")
     started = time.perf_counter()
     files = list(_files(args.paths))
@@ -65,19 +68,19 @@ def run(args: argparse.Namespace) -> int:
             print(f"        {printable(difference)}")
         if args.verbose and not result.passed:
             print(*(f"        | {line}" for line in result.story.splitlines()), sep="\n")
-    told = f"{len(chosen) - failed} passed" + (f", {failed} failed" if failed else "")
+    text = f"{len(chosen) - failed} passed" + (f", {failed} failed" if failed else "")
     if len(chosen) < len(found):
-        told += f", {len(found) - len(chosen)} not chosen"
-    print(f"{told} in {time.perf_counter() - started:.2f} s", file=sys.stderr if args.json else sys.stdout)
+        text += f", {len(found) - len(chosen)} not chosen"
+    print(f"{text} in {time.perf_counter() - started:.2f} s", file=sys.stderr if args.json else sys.stdout)
     return 1 if failed else 0
 
 
 def _files(paths: list[str]) -> Iterator[Path]:
-    """Files as they are; in folders, those that are called like configs."""
+    """Yield files, and the config files in folders."""
     for name in paths:
         path = Path(name)
         if is_module(name):
-            raise CommandError(f"{name} is a program's bus; [[tests]] stand in config files")
+            raise CommandError(f"{name} is a program's bus; [[tests]] are in config files")
         if not path.is_dir():
             yield path
             continue

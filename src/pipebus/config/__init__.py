@@ -1,12 +1,12 @@
 """
-Buses declared in TOML files: loaded, checked, exported. `Bus.from_config` and `bus.export_config` are the ways in.
+Buses declared in TOML files: read, checked and written. `Bus.from_config` and `bus.export_config` use it.
 
-    files.py          the ways in
-    document.py       a file: its data, and the line of each key
-    kinds.py          how a file writes what a setting takes; names.py: and what is named "module:name"
-    vocabulary.py     what each table may hold
-    reader.py         a document becomes a bus, or all that is wrong with it; chains.py: its filters and chains
-    writer.py         a bus becomes a document, and its text
-    schema.py         what editors are told
-    cases.py          [[tests]]; pipebus.testing runs them
+    files.py       from a file to a bus, and from a bus to the text of a file
+    beside.py      imports of modules in the folder of a config file
+    reading/       a file becomes a bus, or the list of everything that is wrong with it
+    writing/       a bus becomes a file; the schema for editors
+    vocabulary.py  what each table may hold
+    catalogue.py   the filters that a file may use, and (settings.py) what they take
+    kinds/         how a file writes the value of a setting
+    problems.py    what is wrong with a file, and (wording.py) how errors say it
 """

@@ -1,4 +1,4 @@
-"""Modules that lie beside a config file."""
+"""Imports of modules in the folder of a config file."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 _looked: Final[list[str]] = []
-"""Folders that stand in `sys.path` for the sake of a file, now."""
+"""Folders that are in `sys.path` because of a file, at present."""
 
 _known: Final[set[str]] = set()
-"""And those that ever did."""
+"""All folders that ever were in `sys.path` because of a file."""
 
 
 def look_beside(*folders: str) -> None:
     """
-    Have modules be looked for in these folders, in this order, and no longer in those of the file before.
+    Make imports search these folders, in this order, instead of those of the previous file.
 
-    They come last: nothing there takes the place of a package that is installed. A module of another file's folder whose name
-    is also one of these is imported anew, so that each file gets the one beside it.
+    They are searched last, so they cannot replace an installed package. If a module was imported from the folder of another
+    file, and one of these folders has a module of that name, the next import loads that one.
     """
     wanted = list(dict.fromkeys(map(os.path.abspath, folders)))
-    # Before the path changes: a package without `__init__.py` looks for itself anew when it does.
+    # Before the path changes, because a package without `__init__.py` searches for itself again afterwards.
     homes = {name: _home(module) for name, module in list(sys.modules.items()) if "." not in name}
     for folder in _looked:
         if folder in sys.path:
-            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]  # ours: the last
+            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]  # the last one is ours
     _looked[:] = [folder for folder in wanted if folder not in sys.path]
     sys.path += _looked
     _known.update(_looked)
@@ -40,7 +40,7 @@ def look_beside(*folders: str) -> None:
 
 @contextmanager
 def beside(path: str | os.PathLike[str]) -> Iterator[None]:
-    """In its block, modules are looked for beside this file first."""
+    """In this block, search the folder of this file first."""
     before = list(_looked)
     look_beside(os.path.dirname(os.path.abspath(path)), *before)
     try:
@@ -50,7 +50,7 @@ def beside(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _home(module: Any) -> str | None:
-    """The folder that a module, or a package, lies in; without waking a module that is loaded when it is used."""
+    """Return the folder that contains a module or package, without loading a lazy module."""
     try:
         names = object.__getattribute__(module, "__dict__")
         path = next(iter(names["__path__"]), None) if "__path__" in names else names["__file__"]

@@ -1,4 +1,4 @@
-"""The ways in: a file becomes a bus, a bus becomes the text of a file."""
+"""From a file to a bus, and from a bus to the text of a file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipebus.bus.bus import Bus
-from pipebus.config.cases import Case
-from pipebus.config.document import LARGEST, Document, read_text
-from pipebus.config.imports import Imports
-from pipebus.config.kinds import Loading
+from pipebus.config.kinds.base import Loading
+from pipebus.config.kinds.imports import Imports
 from pipebus.config.problems import Problems
-from pipebus.config.reader import Reader, Replace
+from pipebus.config.reading.cases import Case, Replace
+from pipebus.config.reading.document import LARGEST, Document, read_text
+from pipebus.config.reading.reader import Reader
 
 
 def load(
@@ -23,7 +23,7 @@ def load(
     filters: Mapping[str, Any] | None = None,
     kind: type[Bus] = Bus,
 ) -> Bus:
-    """What `Bus.from_config` calls."""
+    """Read a file for `Bus.from_config`."""
     return read(path, allow_imports=allow_imports, handlers=handlers, filters=filters, kind=kind)[0]
 
 
@@ -38,16 +38,16 @@ def read(
     kind: type[Bus] = Bus,
 ) -> tuple[Bus, list[Case]]:
     """
-    The bus that a file declares, and its tests.
+    Return the bus that a file declares, and its tests.
 
     Args:
         path, allow_imports, handlers, filters: As for `Bus.from_config`.
-        replace: Stand-ins for a test.
-        tests: It is read for its tests: what the transport's URL lacks (a variable, a file) is no mistake.
+        replace: What replaces handlers and filters in a test.
+        tests: The file is read for its tests, so a variable or file that the transport's URL names may be missing.
         kind: The class of the bus.
 
     Raises:
-        ConfigError: all that is wrong.
+        ConfigError: with everything that is wrong.
     """
     loading = Loading(Imports(allow_imports), dict(handlers or {}), dict(filters or {}))
     reader = Reader(Document(read_text(path), os.fspath(path), tests=tests), loading, replace, kind)
@@ -56,8 +56,9 @@ def read(
 
 
 def export(bus: Bus) -> str:
-    """What `bus.export_config` calls."""
-    from pipebus.config.writer import document, written
+    """Return the text of a file, for `bus.export_config`."""
+    from pipebus.config.writing.toml import written
+    from pipebus.config.writing.writer import document
 
     text = written(document(bus))
     if len(text.encode()) > LARGEST:

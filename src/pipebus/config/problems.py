@@ -1,38 +1,21 @@
-"""What is wrong with a file: where, what was found, and the next move. All of it at once."""
+"""What is wrong with a file: where, what was found, and what to do. All problems are reported together."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
+from pipebus.config.wording import one_line
 from pipebus.errors import ConfigError, ConfigProblem
 
-LONGEST: Final = 60
-"""Characters of a value that are shown."""
-
 SHORT: Final = 4
-"""Characters of the shortest secret."""
-
-LONG: Final = 500
-"""Characters of the longest sentence."""
-
-
-class Told(str):
-    """A text that was put together from `${…}`: what it says may be a secret, so its source is shown in its place."""
-
-    source: str
-
-    def __new__(cls, value: str, source: str) -> Told:
-        told = super().__new__(cls, value)
-        told.source = source
-        return told
+"""Fewest characters of a secret. Removing a shorter one would spoil every sentence."""
 
 
 class Broken:
-    """In the place of a value that has been found wrong before."""
+    """Takes the place of a value about which a problem has been reported."""
 
     def __repr__(self) -> str:
         return "(broken)"
@@ -42,7 +25,7 @@ BROKEN: Final = Broken()
 
 
 class Detail(NamedTuple):
-    """One thing wrong inside a value: below which keys, what was found there, what it should be."""
+    """One problem inside a value: the keys that lead to it, what was found there, and what is wrong."""
 
     path: tuple[str | int, ...]
     found: Any
@@ -50,7 +33,7 @@ class Detail(NamedTuple):
 
 
 class Bad(Exception):
-    """A value that cannot be read; `details` are below it."""
+    """A value that cannot be read. `details` are problems of the values inside it."""
 
     def __init__(self, text: str = "", details: Iterable[Detail] = ()) -> None:
         self.text = text
@@ -59,7 +42,7 @@ class Bad(Exception):
 
     @classmethod
     def inside(cls, problems: Iterable[tuple[str | int, Any, Bad]]) -> Bad:
-        """Of (key, value, what is wrong with it)."""
+        """Combine problems of the items of a value, given as (key, value, its problem)."""
         found: list[Detail] = []
         for key, value, bad in problems:
             if bad.text:
@@ -69,75 +52,18 @@ class Bad(Exception):
 
 
 class Unexportable(Exception):
-    """A part of a bus that no file can hold."""
-
-
-def shown(value: Any) -> str:
-    """A value as a file would write it, cut where it is long. Never what `${…}` stands for."""
-    if isinstance(value, Told):
-        text = json.dumps(value.source, ensure_ascii=False)
-    elif isinstance(value, str):
-        text = json.dumps(value.replace("${", "$${"), ensure_ascii=False)
-    elif isinstance(value, bool):
-        text = "true" if value else "false"
-    elif isinstance(value, dict):
-        text = "{ " + ", ".join(f"{key_text(str(key))} = {shown(inner)}" for key, inner in value.items()) + " }"
-        text = text if value else "{}"
-    elif isinstance(value, (list, tuple)):
-        text = "[" + ", ".join(shown(inner) for inner in value) + "]"
-    elif isinstance(value, int):
-        text = hex(value) if abs(value) >= 10**30 else str(value)  # str refuses thousands of digits
-    else:
-        text = str(value)
-    end = text[-1:] if text[:1] in ('"', "[", "{") else ""
-    return text if len(text) <= LONGEST else text[: LONGEST - 1 - len(end)] + "…" + end
-
-
-def key_text(key: str) -> str:
-    """A key as a file would write it."""
-    bare = key != "" and all(c.isascii() and (c.isalnum() or c in "-_") for c in key)
-    return key if bare else json.dumps(key, ensure_ascii=False)
-
-
-def path_text(path: tuple[str | int, ...]) -> str:
-    """As in `pipelines[0].filters[2]`, counted from 0."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{key_text(part)}" if text else key_text(part)
-    return text
-
-
-def guess(word: object, known: Iterable[str]) -> str:
-    """The known word that was perhaps meant, as the end of a sentence; "" if none is near."""
-    names = list(known)
-    near = difflib.get_close_matches(str(word)[:LONGEST], names, 1) or [n for n in names if n.lower() == str(word).lower()]
-    return f'; did you mean "{near[0]}"?' if near else ""
-
-
-def choice(word: object, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word: what was perhaps meant, or what there is."""
-    names = list(known)
-    if not names:
-        return "; there is none"
-    return guess(word, names) or (f"; there are {', '.join(names)}" if len(names) > 1 else f"; there is {', '.join(names)}")
-
-
-def one_line(text: str) -> str:
-    """Nothing of a file or module moves a cursor, or makes lines of its own."""
-    text = " ".join(text.split())
-    text = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return text if len(text) <= LONG else f"{text[:LONG]}…"
+    """A part of a bus that a file cannot hold."""
 
 
 def _without_pieces(text: str, secret: str, source: str) -> str:
-    """Where a text was cut, a piece of the secret may be left."""
+    """Remove the pieces of a secret that are left where a text was shortened."""
     parts = re.split('("?…"?)', text)
     for index in range(0, len(parts), 2):
         part = parts[index]
-        if index + 1 < len(parts):  # it ends at a cut
+        if index + 1 < len(parts):  # the text was cut after this part
             length = next((n for n in range(min(len(part), len(secret)), SHORT - 1, -1) if part[-n:] in secret), 0)
             part = part[: len(part) - length] + (source if length else "")
-        if index > 0:  # it begins at one
+        if index > 0:  # the text was cut before this part
             length = next((n for n in range(min(len(part), len(secret)), SHORT - 1, -1) if part[:n] in secret), 0)
             part = (source if length else "") + part[length:]
         parts[index] = part
@@ -146,23 +72,23 @@ def _without_pieces(text: str, secret: str, source: str) -> str:
 
 class Problems:
     """
-    Collects what is wrong with one file.
+    Collects the problems of one file.
 
     Args:
-        file: Its name, as it was given.
+        file: Its name, as the caller gave it.
     """
 
     def __init__(self, file: str) -> None:
         self.file = " ".join(file.split("\n"))
         self.found: dict[ConfigProblem, None] = {}
-        self.secrets: dict[str, str] = {}  # what was put in for `${…}` -> that
+        self.secrets: dict[str, str] = {}  # what replaced a `${…}` -> that `${…}`
 
     def add(self, line: int | None, where: str, text: str) -> None:
         text, where = (one_line(self.redacted(one)) for one in (text, where))
         self.found[ConfigProblem(self.file, line, where, text)] = None
 
     def redacted(self, text: str) -> str:
-        """The text without what `${…}` stands for. (What is short is no secret, and would spoil every sentence.)"""
+        """Return a text in which each secret is replaced by the `${…}` that it came from."""
         for secret, source in sorted(self.secrets.items(), key=lambda pair: -len(pair[0])):
             if len(secret) < SHORT:
                 continue
@@ -182,7 +108,7 @@ class Problems:
     def check(self) -> None:
         """
         Raises:
-            ConfigError: if anything was found.
+            ConfigError: there are problems.
         """
         if self.found:
             raise self.error()

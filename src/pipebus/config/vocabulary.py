@@ -1,132 +1,26 @@
-"""What the tables of a file may hold: the words, and the kinds of their values."""
+"""What the tables of a file may hold: their keys, the kinds of the values, the defaults, and a sentence about each."""
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
-from pipebus.config.catalogue import Setting
-from pipebus.config.kinds import (
-    DURATION,
-    INTERVAL,
-    SIZE,
-    Anything,
-    Choice,
-    Flag,
-    ListOf,
-    Loading,
-    OneOf,
-    TableOf,
-    Text,
-    Whole,
-)
-from pipebus.config.names import Function, Imported
-from pipebus.config.problems import Bad, Told, Unexportable, shown
-from pipebus.errors import HeaderError, MessageError, SubjectError
-from pipebus.message.fields import check_fields
-from pipebus.message.headers import check_headers
-from pipebus.message.subject import check_pattern, check_subject
-
-_LIKE_AN_EXPRESSION: Final = re.compile(r"[=!<>]=|[<>]\s*[0-9`'-]|&&|\|\||[`'()\[\]]")
+from pipebus.config.kinds.base import Kind
+from pipebus.config.kinds.containers import Anything, ListOf, OneOf, TableOf
+from pipebus.config.kinds.matchers import TextExpectation
+from pipebus.config.kinds.messages import Headers, Key, Literal, Match, Patterns
+from pipebus.config.kinds.plain import DURATION, INTERVAL, SIZE, Choice, Flag, Text, Whole
+from pipebus.config.settings import Setting
 
 VERSION: Final = 1
 HANDLER: Final = 'a name that the program hands in, or "module:function"'
 
 
-class Patterns(Text):
-    """A pattern of subjects."""
-
-    def read(self, value: Any, loading: Loading) -> str:
-        text = super().read(value, loading)
-        try:
-            check_pattern(text)
-        except SubjectError as error:
-            raise Bad(str(error)) from None
-        return text
+def _required(kind: Kind, doc: str) -> Setting:
+    return Setting(kind, True, None, doc)
 
 
-class Literal(Text):
-    """A subject that can be published to."""
-
-    def read(self, value: Any, loading: Loading) -> str:
-        text = super().read(value, loading)
-        try:
-            check_subject(text)
-        except SubjectError as error:
-            raise Bad(str(error)) from None
-        return text
-
-
-class Key(Text):
-    """A message's key."""
-
-    def read(self, value: Any, loading: Loading) -> str:
-        text = super().read(value, loading)
-        try:
-            check_fields(text, None, None, None)
-        except MessageError as error:
-            raise Bad(str(error)) from None
-        return text
-
-
-class Headers(TableOf):
-    """Texts by name."""
-
-    def __init__(self) -> None:
-        super().__init__(Text())
-
-    def read(self, value: Any, loading: Loading) -> Any:
-        found = super().read(value, loading)
-        problems: list[tuple[str | int, Any, Bad]] = []
-        for name, text in found.items():
-            try:
-                check_headers({name: text})
-            except HeaderError as error:
-                problems.append((name, value[name], Bad(str(error))))
-        if problems:
-            raise Bad.inside(problems)
-        return found
-
-
-class HandlerName(Imported):
-    """A function that handles messages."""
-
-    def problem(self, found: Any) -> str | None:
-        return (
-            "it is a class; give a function, or an object that can be called"
-            if isinstance(found, type)
-            else (super().problem(found))
-        )
-
-
-class Match:
-    """What `match`, `when` and `branch` take: a pattern, or a function of the message."""
-
-    takes = (str, dict, Told)
-
-    def read(self, value: Any, loading: Loading) -> Any:
-        if isinstance(value, str):
-            if _LIKE_AN_EXPRESSION.search(value):
-                raise Bad(f"it is no pattern of subjects; an expression is written {{ expr = {shown(value)} }}")
-            try:
-                return Patterns().read(value, loading)
-            except Bad as bad:
-                raise Bad(f"{bad.text}; an expression is written {{ expr = … }}" if " " in value else bad.text) from None
-        try:
-            return Function(text=False, condition=True).read(value, loading)
-        except Bad as bad:
-            form = Function(text=False, condition=True).form
-            raise Bad(
-                f'it has to be a pattern, as in "orders.>", {form}' if bad.text == f"it has to be {form}" else bad.text
-            ) from None
-
-    def write(self, value: Any) -> Any:
-        if isinstance(value, str) and _LIKE_AN_EXPRESSION.search(value):
-            raise Unexportable(f"{shown(value)} would be taken for an expression")
-        return value if isinstance(value, str) else Function(text=False, condition=True).write(value)
-
-    def schema(self) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string"}, *Function(text=False, condition=True).schema()["anyOf"]]}
+def _optional(kind: Kind, doc: str, default: Any = None) -> Setting:
+    return Setting(kind, False, default, doc)
 
 
 TEST: Final = Match()
@@ -134,41 +28,78 @@ ON_ERROR: Final = {
     "publish": Choice(("reject", "dead_letter", "drop")),
     "delivery": Choice(("dead_letter", "drop"), where=' at "delivery"'),
 }
-BUS: Final[dict[str, Setting]] = {
-    "transport": Setting(Text(), False, "memory:", 'What carries messages: a URL, as in "memory:".'),
-    "name": Setting(Text(), False, "pipebus", "For thread names and logs."),
-    "pool": Setting(Whole(1), False, None, "Worker threads for handlers."),
-    "dead_letters": Setting(Whole(1), False, 10_000, "Most dead letters kept in memory."),
-    "max_message_bytes": Setting(SIZE, False, None, "Largest encoded message."),
-    "require": Setting(TableOf(Anything()), False, None, "Capabilities that the transport must promise."),
-    "drain": Setting(Flag(), False, None, "Whether a stop works off what waits; left out: in memory only."),
-    "debug": Setting(Flag(), False, False, "Also see mistakes that are too costly to look for always."),
+BUS: Final = {
+    "transport": _optional(Text(), 'What carries messages: a URL, as in "memory:".', "memory:"),
+    "name": _optional(Text(), "For thread names and logs.", "pipebus"),
+    "pool": _optional(Whole(1), "Worker threads for handlers."),
+    "dead_letters": _optional(Whole(1), "Most dead letters kept in memory.", 10_000),
+    "max_message_bytes": _optional(SIZE, "Largest encoded message."),
+    "require": _optional(TableOf(Anything()), "Capabilities that the transport must promise."),
+    "drain": _optional(Flag(), "Whether a stop handles all waiting messages first. Left out: in memory only."),
+    "debug": _optional(Flag(), "Also look for mistakes that are too costly to look for always.", False),
 }
-SUBSCRIPTION: Final[dict[str, Setting]] = {
-    "name": Setting(Text(), True, None, "Its stable name: of figures, dead letters and tests."),
-    "subject": Setting(OneOf((Patterns(), ListOf(Patterns(), least=1))), True, None, 'A pattern, as in "orders.>", or a list.'),
-    "handler": Setting(Text(), False, None, f"What handles messages: {HANDLER}. Left out: a program reads them itself."),
-    "workers": Setting(Whole(1), False, 1, "How many messages may be handled at once."),
-    "run": Setting(Choice(("pool", "thread", "loop")), False, None, "Where the handler runs."),
-    "attempts": Setting(Whole(1), False, 3, "How often a returned delivery is taken before it is dead."),
-    "deliver": Setting(Choice(("new", "all", "last")), False, "new", "Where to begin, on transports that replay."),
-    "to": Setting(Literal(), False, None, "Subject under which a handler's value is published."),
-}  # fmt: skip
-MAILBOX: Final[dict[str, Setting]] = {
-    "size": Setting(Whole(1), False, 10_000, "Most messages queued and in flight."),
-    "overflow": Setting(
-        Choice(("block", "reject", "drop_newest", "drop_oldest")), False, "block", "What a full mailbox does."
+SUBSCRIPTION: Final = {
+    "name": _required(Text(), "Its stable name, used in figures, dead letters and tests."),
+    "subject": _required(OneOf((Patterns(), ListOf(Patterns(), least=1))), 'A pattern, as in "orders.>", or a list.'),
+    "handler": _optional(Text(), f"What handles messages: {HANDLER}. Left out: the program reads the messages itself."),
+    "workers": _optional(Whole(1), "How many messages may be handled at once.", 1),
+    "run": _optional(Choice(("pool", "thread", "loop")), "Where the handler runs."),
+    "attempts": _optional(Whole(1), "How often a message is delivered before it becomes a dead letter.", 3),
+    "deliver": _optional(Choice(("new", "all", "last")), "Where to begin, on transports that replay.", "new"),
+    "to": _optional(Literal(), "Subject on which the value that the handler returns is published."),
+}
+MAILBOX: Final = {
+    "size": _optional(Whole(1), "Most messages queued and in flight.", 10_000),
+    "overflow": _optional(
+        Choice(("block", "reject", "drop_newest", "drop_oldest")), "What happens when the mailbox is full.", "block"
     ),
-    "timeout": Setting(DURATION, False, 5.0, "How long \"block\" waits."),
-}  # fmt: skip
-EVERY: Final[dict[str, Setting]] = {
-    "interval": Setting(INTERVAL, True, None, 'Time between two messages, as in "60s".'),
-    "subject": Setting(Literal(), True, None, "Where they are published."),
-    "body": Setting(Anything(), False, None, "Their body: any data."),
-    "headers": Setting(Headers(), False, None, "Their headers."),
-    "key": Setting(Key(), False, None, "Keeps the order among messages of equal key."),
-    "ttl": Setting(INTERVAL, False, None, "Age after which a message is dropped."),
-    "delay": Setting(DURATION, False, 0.0, "Time before it may be taken."),
-    "reply_to": Setting(Literal(), False, None, "Subject for an answer."),
-    "correlation_id": Setting(Text(), False, None, "Joins messages that belong together."),
+    "timeout": _optional(DURATION, 'How long "block" waits.', 5.0),
 }
+EVERY: Final = {
+    "interval": _required(INTERVAL, 'Time between two messages, as in "60s".'),
+    "subject": _required(Literal(), "The subject of the messages."),
+    "body": _optional(Anything(), "Their body: any data."),
+    "headers": _optional(Headers(), "Their headers."),
+    "key": _optional(Key(), "Keeps the order among messages of equal key."),
+    "ttl": _optional(INTERVAL, "Age after which a message is dropped."),
+    "delay": _optional(DURATION, "Time before a message may be handled.", 0.0),
+    "reply_to": _optional(Literal(), "Subject for an answer."),
+    "correlation_id": _optional(Text(), "Marks messages that belong together."),
+}
+
+# --- [[tests]] -----------------------------------------------------------------------------------------------------------
+
+_OUTCOME: Final = Choice(("accepted", "dropped", "rejected", "unrouted", "failed"))
+_RAISES: Final = _optional(Text(), 'An error that it raises: its text, or with a class, as in "ConnectionError: down".')
+_COUNTS: Final = OneOf((Whole(0), TableOf(Whole(0))))
+
+PUBLISHING: Final = {
+    "subject": _required(Literal(), "The subject of the message."),
+    "json": _optional(Anything(), "The body: any data."),
+    "headers": _optional(Headers(), "Texts by name."),
+    "key": _optional(Key(), "Keeps the order among messages of equal key."),
+    "id": _optional(Text(), "An id of your own."),
+    "ttl": _optional(INTERVAL, "Age after which it is dropped."),
+    "after": _optional(DURATION, "Time that passes between the message before and this one.", 0.0),
+}
+HANDLING: Final = {
+    "returns": _optional(Anything(), "What it returns."),
+    "raises": _RAISES,
+    "times": _optional(Whole(1), "How often it raises before it succeeds. Left out: always."),
+}
+FILTERING: Final = {
+    "drops": _optional(Text(), "It drops each message, with this reason."),
+    "rejects": _optional(Text(), "It rejects each message, with this reason."),
+    "raises": _RAISES,
+    "times": _optional(Whole(1), "How often it does so before it lets messages pass. Left out: always."),
+}
+EXPECTING: Final = {
+    "outcome": _optional(OneOf((_OUTCOME, ListOf(_OUTCOME))), "What becomes of each published message."),
+    "by": _optional(Text(), "Name of the filter that drops or rejects it."),
+    "reason": _optional(TextExpectation(), "Why it is dropped or rejected, or fails."),
+    "deliveries": _optional(_COUNTS, "Number of handled messages, in all or by subscription."),
+    "dead": _optional(_COUNTS, "Number of dead letters, in all or by subscription."),
+    "error": _optional(TextExpectation(), "The error of a dead letter."),
+}
+RECEIVED: Final = ("subject", "body", "headers", "key", "id")
+"""The fields of a handled message about which a test may expect something."""

@@ -1,11 +1,11 @@
 """
-The demo: a day of real departures through a real chain, read it from top to bottom.
+The demo: a day of real departures through a real chain of filters. Read it from top to bottom.
 
     flights.raw ─ Log ─ Validate ─ to_departure ─ Reroute ─► flights.EWR.UA ─┬─► delays   (every departure)
                            │                                 flights.JFK.B6  └─► alerts   (an hour late or more)
                            └─► Rejected, with its reason
 
-    a request, "UA" ─ Log ─► carriers ─► its reply, what `delays` has found on that carrier
+    a request, "UA" ─ Log ─► carriers ─► its reply: the figures of `delays` for that carrier
 
 The reader (`records.py`) publishes raw rows and counts nothing. Every figure comes from a subscriber or from
 `bus.stats()`.
@@ -33,7 +33,7 @@ from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.forks import when
 from pipebus.pipeline.shapes import transform
 
-USES_THE_BUS: Final = True  # its lines are places of registration, as a program's are
+USES_THE_BUS: Final = True  # errors name its lines as places of registration, like those of any program
 
 RAW = "flights.raw"
 DEPARTURES = "flights.*.*"
@@ -46,7 +46,7 @@ class Demo:
 
     Args:
         url: The transport.
-        gate: The filters that judge raw records, if not `Validate`; without any one sees what it is good for.
+        gate: The filters that check raw records, instead of `Validate`. An empty list shows what `Validate` is for.
     """
 
     def __init__(self, url: str = "memory:", *, gate: Sequence[Any] | None = None) -> None:
@@ -56,16 +56,16 @@ class Demo:
 
         bus.use(Log())
         bus.use(*([Validate({RAW: Flight})] if gate is None else gate))
-        # Only raw records: requests and their replies pass untouched.
+        # Only for raw records; requests and replies pass unchanged.
         bus.use(when(RAW, to_departure, Reroute("flights.{body.origin}.{body.carrier}")))
         bus.subscribe(DEPARTURES, self.delays.add, name="delays")
-        # A filter of a subscription sees bodies as the transport brings them, and some bring plain JSON.
+        # Filters of a subscription see bodies as the transport delivers them, which may be plain JSON.
         typed = Validate({DEPARTURES: Departure})
         bus.subscribe(DEPARTURES, self.alerts.add, name="alerts", filters=[typed, only_alerts])
         bus.spawn(Carriers(self.delays))
 
     def publish(self, records: Iterable[Row]) -> None:
-        """Publish each record and wait until all that was accepted has been handled. A refused record is no error."""
+        """Publish each record, and wait until all accepted ones have been handled. A rejected record is not an error."""
         for record in records:
             try:
                 self.bus.publish(RAW, record)
@@ -74,7 +74,7 @@ class Demo:
         self.bus.drain()
 
     def counts(self) -> dict[str, Any]:
-        """What became of the messages so far; may be asked at any time."""
+        """Return what became of the messages so far. Callable at any time."""
         stats = self.bus.stats()
         reasons: Counter[str] = Counter()
         for counted in stats["rejected"].values():
@@ -87,7 +87,7 @@ class Demo:
         }
 
     def figures(self) -> dict[str, Any]:
-        """What the run found, JSON-able. To be asked when `publish` has returned: before, the subscribers are at work."""
+        """Return the results of the run, as data of JSON. Call it only after `publish` has returned."""
         carriers = sorted(self.delays.carriers.items())
         return self.counts() | {
             "alerts": self.alerts.count,
@@ -97,10 +97,10 @@ class Demo:
 
     def carrier(self, code: str) -> "Carrier":
         """
-        One carrier's figures, by a request: while the bus is started, and (as `figures`) when `publish` has returned.
+        Request the figures of one carrier. Call it while the bus is started, and after `publish` has returned.
 
         Raises:
-            RequestFailed: there is no such carrier. Its text says which there are.
+            RequestFailed: there is no such carrier. The text names the carriers.
         """
         reply = self.bus.request(CARRIERS, code)
         carrier: Carrier = TypeAdapter(Carrier).validate_python(reply.body)
@@ -109,13 +109,13 @@ class Demo:
 
 @transform
 def only_alerts(message: Message[Departure]) -> Message[Departure] | Dropped:
-    """A filter of one subscription alone: it sees every departure, its handler those that are an hour late."""
+    """A filter of one subscription: it sees every departure, but passes only those that are an hour late to the handler."""
     return message if message.body.band is Band.ALERT else Dropped("not late enough")
 
 
 @dataclass
 class Carrier:
-    """What is kept of one carrier: sums, so that a year takes no more room than a day."""
+    """The figures of one carrier: sums, so that a year needs no more memory than a day."""
 
     flights: int = 0
     delay: int = 0
@@ -128,17 +128,17 @@ class Carrier:
 
     @property
     def alerts(self) -> int:
-        """How many of its flights were an hour late or more."""
+        """Number of flights that were an hour late or more."""
         return self.bands[Band.ALERT]
 
     @property
     def late(self) -> int:
-        """How many of its flights were late in the Bureau's sense: by fifteen minutes or more."""
+        """Number of flights that were late in the Bureau's sense: by fifteen minutes or more."""
         return self.bands[Band.LATE] + self.bands[Band.ALERT]
 
 
 class Delays:
-    """Subscriber, run on a worker thread: the mean arrival delay by carrier."""
+    """Subscriber on a worker thread: sums up arrival delays by carrier."""
 
     def __init__(self) -> None:
         self.carriers: defaultdict[str, Carrier] = defaultdict(Carrier)
@@ -154,7 +154,7 @@ class Delays:
 
 
 class Carriers(Actor):
-    """Actor: answers a request for a carrier's figures, whose body is the carrier's code."""
+    """Actor: answers requests for the figures of a carrier. The body of a request is the carrier's code."""
 
     def __init__(self, delays: Delays) -> None:
         super().__init__(CARRIERS)
@@ -164,11 +164,11 @@ class Carriers(Actor):
         known = self.delays.carriers
         if code not in known:
             raise LookupError(f"no flight of {code!r} was accepted; there are {', '.join(sorted(known)) or 'none'}")
-        return deepcopy(known[code])  # in memory, whoever asks gets the very object that we return
+        return deepcopy(known[code])  # in memory, the requester receives the very object that we return
 
 
 class Alerts:
-    """Subscriber, run on an event loop: counts what it gets and keeps the worst few."""
+    """Subscriber on an event loop: counts alerts, and keeps the worst few."""
 
     KEPT = 3
 
@@ -184,5 +184,5 @@ class Alerts:
 
     @property
     def worst(self) -> list[Departure]:
-        """The most delayed, worst first; of equals the one that came first."""
+        """The most delayed flights, worst first; among equals, the one that came first."""
         return [departure for _, _, departure in sorted(self._worst, reverse=True)]

@@ -1,4 +1,4 @@
-"""The demo's two shapes of a flight: `Flight`, a record that can be used, and `Departure`, what subscribers read."""
+"""The two forms of a flight in the demo: `Flight`, a valid record, and `Departure`, which subscribers receive."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from pipebus.message.message import Message
 from pipebus.pipeline.shapes import transform
 
-USES_THE_BUS: Final = True  # its lines are places of registration, as a program's are
+USES_THE_BUS: Final = True  # errors name its lines as places of registration, like those of any program
 
 ONE_DAY = timedelta(days=1)
 
@@ -24,16 +24,16 @@ def _on_the_clock(time: int) -> int:
 
 
 ClockTime = Annotated[int, AfterValidator(_on_the_clock)]
-"""A time as a clock shows it, 0 to 2400: 517 is 05:17, and 2400 is midnight at the day's end."""
+"""A time as HHMM, 0 to 2400: 517 is 05:17, and 2400 is midnight at the end of the day."""
 
 
 class Flight(BaseModel):
     """
-    A record that can be used: the model that the demo's `Validate` holds against raw CSV rows, whose values are text.
+    A valid record: the model with which `Validate` checks raw CSV rows, whose values are text.
 
-    `NA` is a missing value. A record that lacks something is refused with one reason, the first in the order of the
-    fields: a cancelled flight lacks both times, and "no departure time" says it best; a diverted one may have landed
-    somewhere at some time, and "no arrival delay" says that best. So no field here is ever None.
+    `NA` is a missing value. A record with missing values is rejected with one reason, for the first of them in the order of
+    the fields. So a cancelled flight, which has neither time, gives "no departure time"; a diverted one, which may have an
+    arrival time, gives "no arrival delay". No field here is ever None.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -70,7 +70,7 @@ class Flight(BaseModel):
 
 
 class Band(StrEnum):
-    """How late a flight arrived, in four words. Fifteen minutes is the Bureau's own limit of "on time"."""
+    """How late a flight arrived. Fifteen minutes is the limit of "on time" of the Bureau of Transportation Statistics."""
 
     EARLY = "early"  # before its time
     ON_TIME = "on_time"  # 0 to 14 minutes late
@@ -91,8 +91,8 @@ class Departure:
     """
     One flight that left and arrived.
 
-    `departed` is local time at the origin and `arrived` local time at the destination, both without a zone, because
-    the records have none; so their difference is not the time in the air. `arr_delay` is minutes, negative if early.
+    `departed` is local time at the origin and `arrived` local time at the destination. Both have no zone, because the records
+    have none, so their difference is not the time in the air. `arr_delay` is in minutes, negative if early.
     """
 
     carrier: str
@@ -107,10 +107,10 @@ class Departure:
 
 def departure_of(flight: Flight) -> Departure:
     """
-    The flight with real times: a record has one date, that of the *scheduled* departure, and clock times.
+    Return the flight with dates and times. A record has only the date of the *scheduled* departure, and clock times.
 
-    A departure that is late, but earlier on the clock than planned, left after midnight. An arrival earlier on the
-    clock than the departure was on the next day.
+    A late departure whose clock time is before the scheduled one was after midnight. An arrival whose clock time is before
+    that of the departure was on the next day.
     """
     day = datetime(flight.year, flight.month, flight.day)
     departed = _at(day, flight.dep_time)
@@ -137,5 +137,5 @@ def _at(midnight: datetime, time: int) -> datetime:
 
 @transform
 def to_departure(message: Message[Flight]) -> Message[Departure]:
-    """The filter: the body becomes a `Departure`."""
+    """A filter: turn the body into a `Departure`."""
     return message.with_body(departure_of(message.body))

@@ -1,4 +1,4 @@
-"""Records: the rows of a CSV file of flights."""
+"""The rows of a CSV file of flights."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ COLUMNS = tuple(Flight.model_fields)
 
 
 class Records(CsvRecords):
-    """The rows of a file that has the columns of `Flight`."""
+    """The rows of a file with the columns of `Flight`."""
 
     def __init__(self, source: str | os.PathLike[str] = PACKAGED_DAY) -> None:
         super().__init__(

@@ -80,7 +80,7 @@ class Dedupe(Around):
                 "leave it out to use the message's id"
             )
         self.window = quantities.seconds(self.window, "Dedupe.window", above=0.0)
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+        if not quantities.is_whole(self.size, 1):
             raise PipelineError(f"Dedupe.size={shown(self.size)}: it is a whole number of messages, at least 1")
         self._clock: Clock = SYSTEM
         self._store: Memory | None = None  # remembers the keys, if `durable`

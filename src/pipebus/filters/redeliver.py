@@ -12,7 +12,7 @@ from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import state
 from pipebus.pipeline.shapes import Around, Context, Steps
-from pipebus.values.quantities import Seconds
+from pipebus.values.quantities import Seconds, is_whole
 
 
 @dataclass(eq=False)
@@ -58,9 +58,7 @@ class Redeliver(Around):
     may_drop = True
 
     def __post_init__(self) -> None:
-        if self.attempts is not None and (
-            isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1
-        ):
+        if self.attempts is not None and not is_whole(self.attempts, 1):
             raise PipelineError(f"Redeliver.attempts={self.attempts!r}: it is a whole number of attempts, at least 1")
         self.wait, self.max_wait = checked_waits(self.wait, self.max_wait, self.jitter, "Redeliver")
         self._on = checked_classes(self.on, "Redeliver.on")

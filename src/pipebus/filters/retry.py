@@ -16,7 +16,7 @@ from pipebus.foreign.objects import is_a
 from pipebus.message.message import Message
 from pipebus.pipeline import blame, state
 from pipebus.pipeline.shapes import Around, Context, Pause, Steps
-from pipebus.values.quantities import Seconds
+from pipebus.values.quantities import Seconds, is_whole
 
 
 @dataclass(eq=False)
@@ -62,7 +62,7 @@ class Retry(Around):
     repeats = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
+        if not is_whole(self.attempts, 1):
             raise PipelineError(f"Retry.attempts={self.attempts!r}: it is a whole number of runs, at least 1")
         self.wait, self.max_wait = checked_waits(self.wait, self.max_wait, self.jitter, "Retry")
         self._on = checked_classes(self.on, "Retry.on")

@@ -1,1 +1,1 @@
-"""Reading records: JSON Lines and CSV."""
+"""Reading the records of a file: JSON Lines or CSV."""

@@ -1,1 +1,1 @@
-"""What settings may be: quantities with units, models, expressions."""
+"""What settings may be: quantities with units, types that pydantic checks, expressions."""

@@ -1,5 +1,5 @@
 """
-Types of filter settings: what a config file may write as text, and what code may get wrong.
+Durations, sizes and whole numbers: one check each, for code and for config files.
 
 `Seconds` accepts a number, or text with a unit ("200ms", "1.5s", "10m", "2h", "1d"); `Bytes` a whole number, or text
 ("64KiB", "1MiB", "500kB"). A filter converts its own fields in `__post_init__` with `seconds()` and `size()`, so code and
@@ -11,37 +11,46 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeGuard
 
 from pipebus.errors import PipelineError
 
 Seconds = Annotated[float, "seconds"]
 Bytes = Annotated[int, "bytes"]
 Condition = Annotated[Callable[[Any], object], "condition"]
-"""A function of the message that says yes or no; in a config file also an expression, which is true or false."""
+"""A function of the message that returns true or false; in a config file, also an expression."""
 Type = Annotated[Any, "type"]
 """A type to validate with; a config file names it, as in "shop.models:Order"."""
 
 SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 BYTES: Final = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_DIGITS: Final = 4000
+"""Most digits of a number with a unit. Python refuses to convert more than 4,300."""
+
 _QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
 
 
+def is_whole(value: Any, least: float = 0) -> TypeGuard[int]:
+    """True for a whole number of at least `least`. True and False are not numbers here."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def is_duration(value: Any) -> bool:
-    """A number of seconds that can be waited for: finite, 0 or more."""
+    """True for a finite number of seconds, 0 or more. True and False are not numbers here."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def seconds(value: Any, what: str, least: float = 0.0, above: float | None = None) -> float:
     """
-    A duration in seconds.
+    Return a duration in seconds.
 
     Args:
-        what: The setting, for the error, as in `Expire.ttl`.
-        least: Smallest allowed value. above: It must be greater than this.
+        what: The name of the setting, for the error, as in `Expire.ttl`.
+        least: Smallest allowed value.
+        above: The value must be greater than this, if given.
 
     Raises:
-        PipelineError
+        PipelineError: the value is not such a duration.
     """
     try:
         found = float(_quantity(value, what, SECONDS, 'a number of seconds, or text such as "200ms", "5s", "10m"'))
@@ -55,10 +64,10 @@ def seconds(value: Any, what: str, least: float = 0.0, above: float | None = Non
 
 def size(value: Any, what: str, least: int = 0) -> int:
     """
-    A size in bytes, below 2**63.
+    Return a size in bytes, below 2**63.
 
     Raises:
-        PipelineError
+        PipelineError: the value is not such a size.
     """
     found = _quantity(value, what, BYTES, 'a whole number of bytes, or text such as "64KiB", "1MiB"')
     if not least <= found < 2**63 or found != int(found):
@@ -67,22 +76,18 @@ def size(value: Any, what: str, least: int = 0) -> int:
 
 
 def _quantity(value: Any, what: str, units: dict[str, Any], form: str) -> Any:
-    """The number of seconds or bytes; exact where it was written as a whole number."""
+    """Return a number of seconds or bytes. It is an exact whole number if the text has one."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise PipelineError(f"{what}={value!r}: it is {form}")
     number, unit = match.groups()
-    if len(number) > DIGITS:
+    if len(number) > _DIGITS:
         raise PipelineError(f"{what}={value!r}: it is {form}; {len(number):,} digits are too many")
     if unit not in units:
         raise PipelineError(f'{what}={value!r}: unknown unit "{unit}"; there are {", ".join(units)}')
     return (int(number) if number.isdigit() else float(number)) * units[unit]
-
-
-DIGITS = 4000
-"""Most of a number that is written with a unit."""
 
 
 def _shown(value: Any) -> str:

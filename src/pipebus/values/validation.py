@@ -1,6 +1,4 @@
-"""
-Types that pydantic checks, and its errors in a person's words. pydantic is imported when the first type is asked for.
-"""
+"""Validation by pydantic, and its errors as reasons for people. pydantic is imported when it is first needed."""
 
 from __future__ import annotations
 
@@ -12,32 +10,38 @@ from pipebus.errors import Rejected
 
 def validator(type_: Any) -> Callable[[Any], Any]:
     """
-    A function that returns a value as `type_`, or raises `pydantic.ValidationError`.
+    Return a function that converts a value to `type_`, or raises `pydantic.ValidationError`.
 
-    Classes that pydantic knows nothing of are checked with isinstance.
+    A class that pydantic does not know is checked with isinstance.
 
     Raises:
-        pydantic.PydanticUserError, NameError: the type cannot be understood.
+        pydantic.PydanticUserError, NameError: pydantic cannot use the type.
     """
+    adapter = adapter_of(type_)
+    adapter.rebuild(raise_errors=True)  # an unknown name in the type is an error now, not with the first message
+    validate: Callable[[Any], Any] = adapter.validate_python
+    return validate
+
+
+def adapter_of(type_: Any) -> Any:
+    """Return a `pydantic.TypeAdapter` that checks unknown classes with isinstance."""
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter
 
     try:
-        adapter = TypeAdapter(type_, config=ConfigDict(arbitrary_types_allowed=True))
+        return TypeAdapter(type_, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError:  # a model or dataclass, which has a configuration of its own
-        adapter = TypeAdapter(type_)
-    adapter.rebuild(raise_errors=True)  # a name that leads nowhere is told now, not with the first message
-    return adapter.validate_python
+        return TypeAdapter(type_)
 
 
 def refusal() -> type[Exception]:
-    """The exception class to catch around a validator."""
+    """Return the exception class to catch around a validator."""
     from pydantic import ValidationError
 
     return ValidationError
 
 
 def rejected(by: str | None, error: Any) -> Rejected:
-    """A `pydantic.ValidationError` as `Rejected`: one reason for each of its errors, without the values."""
+    """Return a `pydantic.ValidationError` as `Rejected`, with one reason for each of its errors, without the values."""
     return Rejected(by, [_reason(detail) for detail in error.errors(include_url=False, include_input=False)])
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from pipebus.config.cases import Case
 from pipebus.config.catalogue import word
-from pipebus.config.matchers import NOTHING, told
-from pipebus.config.problems import shown
+from pipebus.config.kinds.expected import NOTHING
+from pipebus.config.kinds.expected import in_words as told
+from pipebus.config.reading.cases import Case
+from pipebus.config.wording import shown
 from pipebus.foreign.objects import text_of
 from pipebus.message.message import Message
 from pipebus.testing.files.found import Found
-from pipebus.values.expressions import plain
+from pipebus.values.json_data import plain
 
 SHOWN: Final = 5
 """How many messages a difference shows at most."""

@@ -16,10 +16,9 @@ from typing import Any, Final, Literal
 
 from pipebus.bus.bus import Bus
 from pipebus.config.beside import beside
-from pipebus.config.cases import Case
 from pipebus.config.files import read
-from pipebus.config.problems import one_line
-from pipebus.config.reader import Replace
+from pipebus.config.reading.cases import Case, Replace
+from pipebus.config.wording import one_line
 from pipebus.errors import ConfigError, DrainTimeout
 from pipebus.foreign.objects import text_of
 from pipebus.testing.files.differences import differences_of

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from pipebus.config.cases import StandIn
+from pipebus.config.reading.cases import StandIn
 from pipebus.errors import Rejected
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped

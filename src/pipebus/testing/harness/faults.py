@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pipebus.errors import LifecycleError, PipelineError
 from pipebus.events import Acknowledged, Died, Discarded, Event, Published, Returned, StateChanged
 from pipebus.testing.harness.strikes import Fault, InjectedError
+from pipebus.values.quantities import is_whole
 
 if TYPE_CHECKING:
     from pipebus.testing.harness.harness import Harness
@@ -66,7 +67,7 @@ def error(name: str, error: Any = InjectedError) -> Danger:
 
 def overflow(name: str, size: int = 1) -> Danger:
     """In some runs a subscription's mailbox has room for only this many messages, so its overflow rule applies."""
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if not is_whole(size, 1):
         raise PipelineError(f"overflow of {name}: size={size!r}; it is a whole number of messages, at least 1")
 
     def put_into(harness: Harness) -> None:

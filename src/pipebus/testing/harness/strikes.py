@@ -9,7 +9,7 @@ from typing import Any
 from pipebus.clock import Clock
 from pipebus.errors import PipelineError
 from pipebus.message.message import Message
-from pipebus.values.quantities import is_duration
+from pipebus.values.quantities import is_duration, is_whole
 
 
 class InjectedError(Exception):
@@ -63,7 +63,7 @@ class Fault:
         self, name: str, times: int | None, after: int, seconds: float, error: Any, *, planned: bool = False, late: bool = False
     ) -> None:
         for option, value, least in (("times", times, 1), ("after", after, 0)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            if value is not None and not is_whole(value, least):
                 raise PipelineError(f"fault of {name}: {option}={value!r}; it is a whole number of at least {least}")
         if not is_duration(seconds):
             raise PipelineError(f"fault of {name}: seconds={seconds!r}; it is a number of seconds, 0 or more")

@@ -17,6 +17,7 @@ from pipebus.testing.alone.bench import FilterBench
 from pipebus.testing.laws.case import Case, Seen, title_of
 from pipebus.testing.laws.laws import LAWS
 from pipebus.testing.laws.search import LawBroken, prepared, try_all, try_one
+from pipebus.values.quantities import is_whole
 
 TRIED: Final = "is tried"
 """Not a law, but skipped like one: at least one message must reach the rest of the chain."""
@@ -50,7 +51,7 @@ def check_filter(
     """
     __tracebackhide__ = True
     skip = _skipped(skip)
-    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
+    if not is_whole(examples, 1):
         raise PipelineError(f"check_filter(examples={examples!r}): it is a whole number of at least 1")
     make = maker(filter)
     title = title_of(make())

@@ -1,7 +1,7 @@
 """
-JSON Schema (draft-07, which editors for TOML understand) of config files, made of the settings' own annotations.
+JSON Schema of config files (draft-07, which editors for TOML understand), made from the annotations of the settings.
 
-A text that is interpolated may stand for a number: so wherever a number, a duration or a flag is due, a text with `${` will do.
+An interpolated text may become a number, so wherever a number, a duration or a flag is allowed, a text with `${` is too.
 """
 
 from __future__ import annotations
@@ -10,34 +10,32 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pipebus.config import catalogue
-from pipebus.config.cases import EXPECTING, FILTERING, HANDLING, PUBLISHING, RECEIVED
-from pipebus.config.catalogue import Setting
-from pipebus.config.imports import PATTERN
+from pipebus.config import catalogue, vocabulary
+from pipebus.config.kinds.objects import PATTERN
 from pipebus.config.problems import Bad
-from pipebus.config.vocabulary import BUS, EVERY, MAILBOX, ON_ERROR, SUBSCRIPTION, TEST, VERSION
+from pipebus.config.settings import Setting, settings_of
 
 Schema = dict[str, Any]
 
 INTERPOLATED: Final[Schema] = {"type": "string", "pattern": r"\$\{"}
-NAME: Final[Schema] = {"type": "string", "description": "What it is called in figures, logs and tests."}
-ON_ERROR_OF: Final = {"anyOf": [ON_ERROR["publish"].schema(), INTERPOLATED]}
+NAME: Final[Schema] = {"type": "string", "description": "Its name in figures, logs and tests."}
+ON_ERROR_OF: Final = {"anyOf": [vocabulary.ON_ERROR["publish"].schema(), INTERPOLATED]}
 INF: Final = float("inf")
 
 
 def schema() -> Schema:
-    """Of the whole file, with the filters of all packages that are installed."""
+    """Return the schema of a file, with the filters of all installed packages."""
     filters = {name: _filter(name) for name in catalogue.names()}
     definitions = {
         "chain": {"type": "array", "items": {"$ref": "#/definitions/entry"}},
-        "test": TEST.schema(),
+        "test": vocabulary.TEST.schema(),
         "entry": {
             "anyOf": [
-                {"type": "string", "description": "A name: of [filters], of a filter that needs no settings."},
+                {"type": "string", "description": "A name: of a table in [filters], or of a filter that needs no settings."},
                 {"$ref": "#/definitions/filter"},
-                _fork("when", "A detour: these filters, then the rest."),
-                _fork("branch", "A road of its own: these filters, and later ones are skipped."),
-                _object({"filters": _ref("chain"), "on_error": ON_ERROR_OF}, ["filters"], "A pipeline in this one."),
+                _fork("when", "A detour: these filters, then the rest of the chain."),
+                _fork("branch", "A separate route: these filters; the rest of the chain is skipped."),
+                _object({"filters": _ref("chain"), "on_error": ON_ERROR_OF}, ["filters"], "A pipeline inside this one."),
             ]
         },
         "filter": _by_use(filters),
@@ -49,13 +47,16 @@ def schema() -> Schema:
         "description": "A message bus: its filter chains, subscriptions, schedules and tests.",
         **_object(
             {
-                "version": _interpolable({"const": VERSION, "description": "Of this format."}),
-                "bus": _object(_settings(BUS), description="The bus as a whole."),
+                "version": _interpolable({"const": vocabulary.VERSION, "description": "Version of this format."}),
+                "bus": _object(_settings(vocabulary.BUS), description="The bus as a whole."),
                 "filters": {"type": "object", "additionalProperties": _ref("filter"), "description": "Named filters."},
                 "pipelines": _tables(_pipeline(), "Chains of filters for all subscriptions, in their order."),
-                "subscriptions": _tables(_subscription(), "Who gets which messages, each in a mailbox of its own."),
-                "every": _tables(_object(_settings(EVERY), _required(EVERY)), "What is published again and again."),
-                "tests": _tables(_test(), "What `pipebus test` proves, in virtual time."),
+                "subscriptions": _tables(_subscription(), "Who receives which messages, each in a mailbox of its own."),
+                "every": _tables(
+                    _object(_settings(vocabulary.EVERY), _required(vocabulary.EVERY)),
+                    "Messages that are published at regular intervals.",
+                ),
+                "tests": _tables(_test(), "What `pipebus test` checks, in virtual time."),
             },
             ["version"],
         ),
@@ -64,12 +65,11 @@ def schema() -> Schema:
 
 
 def _filter(name: str) -> Schema:
-    """One filter's table."""
     try:
         cls = catalogue.find(name)
     except Bad:
         return {"type": "object"}
-    settings = catalogue.settings_of(cls) if isinstance(cls, type) else {}
+    settings = settings_of(cls) if isinstance(cls, type) else {}
     called = {} if "name" in settings else {"name": dict(NAME)}
     properties = {"use": {"const": name}, **_settings(settings), **called}
     return _object(properties, ["use", *_required(settings)], catalogue.summary(cls))
@@ -77,13 +77,15 @@ def _filter(name: str) -> Schema:
 
 def _by_use(filters: Mapping[str, Schema]) -> Schema:
     """
-    The table of any filter. One `if` for each, so that an editor tells what is wrong with the one that is meant; and what is
-    neither of these is a name that only the program knows, or the file itself.
+    Return the schema of the table of any filter.
+
+    It has one `if` for each filter, so that an editor reports what is wrong for the one in `use`. Any other name may be one
+    that the program or the file defines.
     """
     python = _object(
         {"use": {"const": "python"}, "target": {"type": "string", "pattern": PATTERN}},
         ["use", "target"],
-        "A filter in Python. Of a class, the other keys are its settings.",
+        "A filter in Python. For a class, the other keys are its settings.",
     )
     python["additionalProperties"] = True
     known = {**filters, "python": python}
@@ -107,51 +109,55 @@ def _pipeline() -> Schema:
             "at": _interpolable(
                 {"enum": ["publish", "delivery"], "default": "publish", "description": "Where the chain runs."}
             ),
-            "match": _told(_ref("test"), "Only for these messages."),
-            "on_error": _told(ON_ERROR_OF, "What becomes of an error in one of its filters."),
-            "filters": _told(_ref("chain"), "They run in this order."),
+            "match": _described(_ref("test"), "Only for these messages."),
+            "on_error": _described(ON_ERROR_OF, "What happens when one of its filters fails."),
+            "filters": _described(_ref("chain"), "The filters, in the order in which they run."),
         },
         ["filters"],
     )
 
 
 def _subscription() -> Schema:
-    size = _settings(MAILBOX)["size"]
+    size = _settings(vocabulary.MAILBOX)["size"]
     return _object(
         {
-            **_settings(SUBSCRIPTION),
-            "mailbox": _told({"anyOf": [size, _object(_settings(MAILBOX))]}, "Room for waiting messages."),
-            "filters": _told(_ref("chain"), "The delivery chain of this subscription alone, in this order."),
+            **_settings(vocabulary.SUBSCRIPTION),
+            "mailbox": _described({"anyOf": [size, _object(_settings(vocabulary.MAILBOX))]}, "Room for waiting messages."),
+            "filters": _described(
+                _ref("chain"), "The delivery chain of this subscription alone, in the order in which it runs."
+            ),
         },
-        _required(SUBSCRIPTION),
+        _required(vocabulary.SUBSCRIPTION),
     )
 
 
 def _test() -> Schema:
-    publish = _object(_settings(PUBLISHING), _required(PUBLISHING))
-    received = _object({name: {} for name in RECEIVED})
-    handlers = _object(_settings(HANDLING))
-    stand_in = {"anyOf": [{"const": "pass"}, _object(_settings(FILTERING))]}
+    publish = _object(_settings(vocabulary.PUBLISHING), _required(vocabulary.PUBLISHING))
+    received = _object({name: {} for name in vocabulary.RECEIVED})
+    handlers = _object(_settings(vocabulary.HANDLING))
+    stand_in = {"anyOf": [{"const": "pass"}, _object(_settings(vocabulary.FILTERING))]}
     return _object(
         {
-            "name": {"type": "string", "description": "What it is called where results are told."},
-            "publish": _told(_one_or_many(publish), "What is published, in this order."),
-            "advance": _told(_settings(PUBLISHING)["after"], "Time that passes after the last of them."),
+            "name": {"type": "string", "description": "Its name in the results."},
+            "publish": _described(_one_or_many(publish), "What is published, in this order."),
+            "advance": _described(
+                _settings(vocabulary.PUBLISHING)["after"], "Time that passes after the last of these messages."
+            ),
             "replace": _object(
                 {
-                    "handlers": _told(_by_name(handlers), "By the subscription's name; * for all others."),
-                    "filters": _told(_by_name(stand_in), "By the filter's name."),
+                    "handlers": _described(_by_name(handlers), "By the subscription's name; * for all others."),
+                    "filters": _described(_by_name(stand_in), "By the filter's name."),
                 },
-                description="What stands in for handlers and filters.",
+                description="What replaces handlers and filters.",
             ),
             "expect": _object(
                 {
-                    **_settings(EXPECTING),
-                    "received": _told(
-                        _by_name(_one_or_many(received)), "What each subscription handled, as far as it matters."
+                    **_settings(vocabulary.EXPECTING),
+                    "received": _described(
+                        _by_name(_one_or_many(received)), "What each subscription handled: the fields that matter."
                     ),
                 },
-                description="What has to come of it.",
+                description="The expected result.",
             ),
         },
         ["name", "publish", "expect"],
@@ -174,7 +180,7 @@ def _settings(settings: Mapping[str, Setting]) -> dict[str, Schema]:
 
 
 def _interpolable(schema: Schema) -> Schema:
-    """A text with `${…}` may stand for each value of it that is more than any text."""
+    """Return a schema that also accepts a text with `${…}` for each value that is not just any text."""
     found = dict(schema)
     for key in ("items", "additionalProperties"):
         if isinstance(found.get(key), dict):
@@ -187,11 +193,11 @@ def _interpolable(schema: Schema) -> Schema:
         if key in found:
             found[key] = [_interpolable(one) for one in found[key]]
     strict = found.get("type") == "string" and found.keys() & {"pattern", "format", "minLength", "maxLength"}
-    if found.get("pattern") == PATTERN:  # names of Python objects may not be put together
+    if found.get("pattern") == PATTERN:  # names of Python objects cannot be interpolated
         return found
     if found.get("type") in ("number", "integer", "boolean") or "enum" in found or "const" in found or strict:
-        told: Schema = {key: found.pop(key) for key in ("description", "default") if key in found}
-        return {"anyOf": [found, dict(INTERPOLATED)], **told}
+        texts: Schema = {key: found.pop(key) for key in ("description", "default") if key in found}
+        return {"anyOf": [found, dict(INTERPOLATED)], **texts}
     return found
 
 
@@ -220,8 +226,8 @@ def _by_name(schema: Schema) -> Schema:
     return {"type": "object", "additionalProperties": schema}
 
 
-def _told(schema: Schema, description: str) -> Schema:
-    """With a description, which draft-07 does not read beside `$ref`."""
+def _described(schema: Schema, description: str) -> Schema:
+    """Add a description, which draft-07 ignores next to `$ref`."""
     return {**({"allOf": [schema]} if "$ref" in schema else schema), "description": description}
 
 
@@ -230,7 +236,7 @@ def _fork(word: str, description: str) -> Schema:
 
 
 def _key(name: str) -> str:
-    """Of a filter's definition. Entry points may be called by any text, references to them may not."""
+    """Return the key of a filter's definition. Names of entry points may have characters that a reference cannot."""
     return f"filter-{name}" if re.fullmatch(r"[\w.-]+", name, re.ASCII) else f"filter-{name.encode().hex()}"
 
 

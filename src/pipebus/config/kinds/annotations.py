@@ -1,4 +1,4 @@
-"""The kind of a setting, read from its own annotation."""
+"""The kind of a setting, from its annotation."""
 
 from __future__ import annotations
 
@@ -9,22 +9,12 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pipebus.config.kinds import (
-    DURATION,
-    SIZE,
-    Anything,
-    Choice,
-    Flag,
-    Kind,
-    ListOf,
-    Number,
-    OneOf,
-    Other,
-    TableOf,
-    Text,
-    Whole,
-)
-from pipebus.config.names import ExceptionName, Function, TypeName
+from pipebus.config.kinds.base import Kind
+from pipebus.config.kinds.containers import Anything, ListOf, OneOf, TableOf
+from pipebus.config.kinds.functions import Function
+from pipebus.config.kinds.names import ExceptionName, TypeName
+from pipebus.config.kinds.other import Other
+from pipebus.config.kinds.plain import DURATION, SIZE, Choice, Flag, Number, Text, Whole
 from pipebus.message.message import Message
 
 _MARKS: Final[dict[str, Kind]] = {"seconds": DURATION, "bytes": SIZE, "type": TypeName(), "condition": Function(condition=True)}
@@ -32,7 +22,6 @@ _PLAIN: Final[dict[Any, Kind]] = {str: Text(), bool: Flag(), int: Whole(), float
 
 
 def kind_of(hint: Any) -> Kind:
-    """The kind of a setting, from its annotation."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         marks = [one for one in args[1:] if isinstance(one, str) and one in _MARKS]
@@ -71,5 +60,5 @@ def _union(hints: list[Any]) -> Kind:
     kinds = [kind_of(hint) for hint in hints]
     if any(isinstance(kind, (Text, Anything)) for kind in kinds):
         kinds = [Function(text=False, expr=kind.expr) if isinstance(kind, Function) else kind for kind in kinds]
-    kinds.sort(key=lambda kind: isinstance(kind, (Anything, Other)))  # they take almost everything
+    kinds.sort(key=lambda kind: isinstance(kind, (Anything, Other)))  # last, because they accept almost everything
     return kinds[0] if len(kinds) == 1 else OneOf(tuple(kinds))

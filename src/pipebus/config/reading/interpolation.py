@@ -1,10 +1,10 @@
 """
-`${env:X}` and `${file:p}` in texts: replaced inside parsed texts only, so that nothing that is put in can become structure.
+`${env:X}` and `${file:p}` in texts. They are replaced after the file is parsed, so no replacement can change its structure.
 
-    ${env:X}            what the environment says; an error if it says nothing
-    ${env:X:-default}   the default if X is unset or empty
-    ${env:X:?message}   an error with this message if X is unset or empty
-    ${file:path}        what the file holds, without the newline at its end; relative to the config file
+    ${env:X}            the environment variable X; an error if it is not set
+    ${env:X:-default}   the default if X is not set or empty
+    ${env:X:?message}   an error with this message if X is not set or empty
+    ${file:path}        the content of a file, without a newline at its end; the path is relative to the config file
     $${                 the text ${
 """
 
@@ -15,17 +15,18 @@ from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Final
 
-from pipebus.config.problems import Bad, Told, guess
+from pipebus.config.problems import Bad
+from pipebus.config.wording import Interpolated, guess
 
 LARGEST: Final = 1 << 20
-"""Bytes of a file that `${file:…}` may name."""
+"""Most bytes of a file that `${file:…}` names."""
 
 _MARK: Final = re.compile(r"\$\$\{|\$\{")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Lacking(Bad):
-    """A variable that is not set, or a file that is not there."""
+    """A variable that is not set, or a file that does not exist."""
 
 
 def interpolate(
@@ -36,19 +37,19 @@ def interpolate(
     lacking: Callable[[], str] | None = None,
 ) -> str:
     """
-    The text with each `${…}` replaced; a `Told` if there was one.
+    Return a text with each `${…}` replaced; an `Interpolated` if it had any.
 
     Args:
-        secrets: Takes what was put in: what it says -> its `${…}`.
-        lacking: Gives what is put in for a variable that is not set and a file that is not there, which are errors otherwise.
+        secrets: Receives each replacement, as replacement -> its `${…}`.
+        lacking: Returns the replacement for a missing variable or file. Without it, these are errors.
 
     Raises:
-        Bad: naming the variable or file; never with what it holds.
+        Bad: with the name of the variable or file, never with its content.
     """
     if "${" not in text:
         return text
     parts: list[str] = []
-    at, told = 0, False
+    at, replaced = 0, False
     while (mark := _MARK.search(text, at)) is not None:
         parts.append(text[at : mark.start()])
         if mark.group() == "$${":
@@ -60,7 +61,7 @@ def interpolate(
             raise Bad('"${" is not closed; write "$${" for the text itself')
         inside = text[mark.end() : end]
         if "${" in inside:
-            raise Bad(f"a ${{…}} cannot stand in another one, as in {text[mark.start() : end + 1]}")
+            raise Bad(f"a ${{…}} cannot be inside another one, as in {text[mark.start() : end + 1]}")
         try:
             value = _replaced(inside, environment, folder)
         except Lacking:
@@ -68,13 +69,13 @@ def interpolate(
                 raise
             value = lacking()
         else:
-            if not inside.endswith(f":-{value}"):  # a default can be read in the file
+            if not inside.endswith(f":-{value}"):  # a default is in the file itself, so it is not secret
                 secrets[value] = f"${{{inside}}}"
         parts.append(value)
-        at, told = end + 1, True
+        at, replaced = end + 1, True
     parts.append(text[at:])
     joined = "".join(parts)
-    return Told(joined, text) if told else joined
+    return Interpolated(joined, text) if replaced else joined
 
 
 def _replaced(inside: str, environment: Mapping[str, str], folder: Path) -> str:
@@ -88,7 +89,7 @@ def _replaced(inside: str, environment: Mapping[str, str], folder: Path) -> str:
 def _environment(rest: str, environment: Mapping[str, str]) -> str:
     name, colon, more = rest.partition(":")
     if not _NAME.fullmatch(name):
-        raise Bad(f"${{env:{rest}}}: {name!r} is no name of a variable")
+        raise Bad(f"${{env:{rest}}}: {name!r} is not the name of a variable")
     if colon and more[:1] not in ("-", "?"):
         raise Bad(f"${{env:{rest}}}: after the name comes :-default or :?message")
     value = environment.get(name)
@@ -97,7 +98,7 @@ def _environment(rest: str, environment: Mapping[str, str]) -> str:
     if not colon:
         raise Lacking(f"{name} is not set; set it, or write ${{env:{name}:-default}}")
     if more[0] == "?":
-        raise Lacking(f"{name} is not set: {more[1:]}" if len(more) > 1 else f"{name} is not set, and has to be")
+        raise Lacking(f"{name} is not set: {more[1:]}" if len(more) > 1 else f"{name} is not set, and must be")
     return more[1:]
 
 
@@ -106,8 +107,8 @@ def _file(name: str, folder: Path) -> str:
     try:
         if not name or not path.exists():
             raise Lacking(f"${{file:{name}}}: no such file (looked for it at {path})")
-        if not path.is_file():  # a pipe would make us wait for whoever writes into it
-            raise Bad(f"${{file:{name}}}: {path} is no file")
+        if not path.is_file():  # reading a pipe would wait for its writer
+            raise Bad(f"${{file:{name}}}: {path} is not a file")
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:

@@ -1,8 +1,8 @@
 """
-Where the keys of a TOML document stand, so that an error can name a line.
+The line of each key of a TOML document, so that an error can name it.
 
-`tomllib` keeps no positions. This is a second pass over a text that it has accepted, so nothing is checked here, and what
-only separates ("," and "=") is passed like a blank. Nothing recurses: open arrays and tables stand on a list.
+`tomllib` keeps no positions. This is a second pass over a text that it has accepted, so it checks nothing, and skips the
+separators "," and "=" like blanks. It does not recurse, and keeps open arrays and tables in a list instead.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 Path = tuple[str | int, ...]
 """Keys and, for elements of arrays, indexes from 0: `("filter", 1, "ttl")`."""
 
-DEEPEST: Final = 64  # with all paths of any length, the result would grow with the square of the text
-_TOO_DEEP: Final[Path] = (0,) * DEEPEST  # stands for every longer path; no path of a document begins with an index
+DEEPEST: Final = 64  # without a limit, the result could grow with the square of the text
+_TOO_DEEP: Final[Path] = (0,) * DEEPEST  # replaces every longer path; no path of a document begins with an index
 
 _THING: Final = re.compile(r"[^ \t\r\n,=]")
 _NEWLINE: Final = re.compile(r"\n")
@@ -26,29 +26,29 @@ _STOPS: Final = {
     "'": re.compile("'"),
     "'''": re.compile("'''"),
 }
-"""For each kind of string, what ends it or only seems to."""
+"""For each kind of string: what ends it, and escapes, which can look like the end."""
 
 
 def positions(text: str) -> dict[Path, int]:
     """
-    Line (counted from 1) of each key, array element and table of a document that `tomllib` accepts.
+    Return the line, counted from 1, of each key, array element and table of a document that `tomllib` accepts.
 
-    It is the first line that names them; for a table with a header of its own, that header's line. `()` is on line 1.
-    Paths of more than `DEEPEST` keys are left out. What is found in a text that `tomllib` refuses means nothing.
+    It is the first line that names them; for a table with its own header, the line of the header. `()` is on line 1.
+    Paths of more than `DEEPEST` keys are left out. The result for a text that `tomllib` refuses has no meaning.
     """
     return _Scanner(text).scan()
 
 
 class _Scanner:
-    """A cursor that goes through a document once, and never back."""
+    """A cursor that moves through a document once, never backwards."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
         self.lines: dict[Path, int] = {(): 1}
-        self.line, self.counted = 1, 0  # the line on which the character at `counted` stands
+        self.line, self.counted = 1, 0  # the line of the character at `counted`
         self.last: dict[Path, int] = {}  # for each array with elements, the index of the newest
-        self.open: list[tuple[Path, bool]] = [((), False)]  # the header's table and what is open in it; True is an array
+        self.open: list[tuple[Path, bool]] = [((), False)]  # the header's table, and what is open in it; True for an array
 
     def scan(self) -> dict[Path, int]:
         while self.open and (char := self.next()):
@@ -73,12 +73,12 @@ class _Scanner:
         path = self.key(())
         if brackets == 2:
             path = self.element(path)
-        self.lines[path] = self.line  # a deeper header may have named it before
+        self.lines[path] = self.line  # not setdefault: a deeper header may have named it before
         self.at += brackets
         self.open = [(path, False)]
 
     def key(self, path: Path) -> Path:
-        """A key, dotted or not, below a table; the cursor then stands at the value, or at the end of the header."""
+        """Read a key, dotted or not, below a table. The cursor is then at the value, or at the end of the header."""
         while True:
             path = self.named(path, self.part())
             if self.next() != ".":
@@ -89,18 +89,18 @@ class _Scanner:
                 path = self.named(path, self.last[path])
 
     def part(self) -> str:
-        """What is between the dots of a key."""
+        """Read one part of a dotted key."""
         if not self.text.startswith(('"', "'"), self.at):
             return self.until(_NO_BARE_KEY)
         has_escapes = self.text[self.at] == '"'
         text = self.string()
         if has_escapes and "\\" in text:
-            # Python has all of TOML's escapes, with the same meaning; its codec wants bytes.
+            # Python knows all escapes of TOML, with the same meaning; its codec needs bytes.
             return text.encode("latin-1", "backslashreplace").decode("unicode_escape", "replace")
         return text
 
     def value(self, path: Path) -> None:
-        """A string or a scalar as a whole; an array or an inline table is opened."""
+        """Skip a string or a scalar; open an array or an inline table."""
         match self.text[self.at : self.at + 1]:
             case "[" | "{" as bracket:
                 self.open.append((path, bracket == "["))
@@ -111,7 +111,7 @@ class _Scanner:
                 self.until(_AFTER_SCALAR)
 
     def string(self) -> str:
-        """What is between the quotes, as it was written."""
+        """Return what is between the quotes, escapes included."""
         quote = self.text[self.at]
         quotes = quote * 3 if self.text.startswith(quote * 3, self.at) else quote
         start = self.at + len(quotes)
@@ -123,12 +123,12 @@ class _Scanner:
         return self.text[start:end]
 
     def element(self, path: Path) -> Path:
-        """One more element of an array."""
+        """Return the path of the next element of an array."""
         self.last[path] = self.last.get(path, -1) + 1
         return self.named(path, self.last[path])
 
     def named(self, path: Path, key: str | int) -> Path:
-        """The path of a key or an index below another; what is new stands on the cursor's line."""
+        """Return the path of a key or an index below another. A new path gets the line of the cursor."""
         path = (*path, key) if len(path) < DEEPEST else _TOO_DEEP
         self.line += self.text.count("\n", self.counted, self.at)
         self.counted = self.at
@@ -136,7 +136,7 @@ class _Scanner:
         return path
 
     def next(self) -> str:
-        """The character at which the next thing starts; empty at the end of the document."""
+        """Move to the next token and return its first character; "" at the end of the document."""
         self.until(_THING)
         while self.text.startswith("#", self.at):
             self.until(_NEWLINE)
@@ -144,7 +144,7 @@ class _Scanner:
         return self.text[self.at : self.at + 1]
 
     def until(self, stop: re.Pattern[str]) -> str:
-        """What stands before the next match; without one, all the rest."""
+        """Move to the next match, or to the end, and return the text before it."""
         start, found = self.at, stop.search(self.text, self.at)
         self.at = found.start() if found else len(self.text)
         return self.text[start : self.at]

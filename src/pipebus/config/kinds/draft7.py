@@ -1,4 +1,4 @@
-"""pydantic speaks JSON Schema of 2020-12; editors for TOML understand draft-07."""
+"""JSON Schema as editors for TOML understand it: draft-07. pydantic writes the one of 2020-12."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 def from_pydantic(adapter: Any) -> dict[str, Any]:
     """
-    The schema of a `pydantic.TypeAdapter`, as draft-07 has it and with its definitions written in place; `{}` (anything) for
-    what has none, and inside a definition that refers to itself.
+    Return the schema of a `pydantic.TypeAdapter` in draft-07, with its definitions written in place.
+
+    A type without a schema, and the inside of a definition that refers to itself, become `{}`, which accepts anything.
     """
     try:
         schema = adapter.json_schema(mode="validation")

@@ -1,0 +1,124 @@
+"""Arguments that several commands share, and their checks."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pipebus.cli import CommandError
+from pipebus.errors import PipebusError
+
+HELP = "a config file (TOML), or MODULE:BUS: a bus in a Python module, or a function that makes one"
+URL_HELP = "; or a transport's URL, as in sqlite:///bus.db"
+
+
+def add_target(parser: argparse.ArgumentParser, name: str = "target", *, url: bool = False) -> None:
+    parser.add_argument(name, metavar=name.upper(), help=HELP + (URL_HELP if url else ""))
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow", metavar="PACKAGE[,…]", type=_packages, action="extend", default=[],
+        help="packages whose functions and classes the file may name",
+    )  # fmt: skip
+
+
+def _packages(text: str) -> list[str]:
+    names = [one.strip() for one in text.split(",")]
+    for one in names:
+        if not all(part.isidentifier() for part in one.split(".")):
+            raise argparse.ArgumentTypeError(f"it names packages, as in shop or shop,acme.filters; found {text!r}")
+    return names
+
+
+def add_timeout(parser: argparse.ArgumentParser, default: float, help: str) -> None:
+    parser.add_argument(
+        "--timeout", metavar="TIME", type=_seconds, default=default,
+        help=f"{help}: seconds, or a time as in 500ms (default: {default:g})",
+    )  # fmt: skip
+
+
+def _seconds(text: str) -> float:
+    from pipebus.values.quantities import seconds
+
+    try:
+        return seconds(float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", text) else text, "")
+    except PipebusError:
+        raise argparse.ArgumentTypeError(f"it is seconds, or a time as in 500ms or 2m; found {text!r}") from None
+
+
+def whole(text: str) -> int:
+    """The type of an argument that is a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is a whole number of at least 1; found {text!r}")
+    return int(text)
+
+
+def json_value(text: str | None, what: str) -> Any:
+    """
+    Raises:
+        CommandError: the text is not JSON.
+    """
+    from pipebus.inputs.records import strict_json
+
+    if text is None:
+        return None
+    try:
+        return strict_json(text)
+    except (ValueError, RecursionError) as error:
+        hint = "; for plain text use --text" if what == "the body" else ""
+        raise CommandError(
+            f"{what} is JSON, as in '{{\"total\": 120}}' or '\"text\"'; found {text[:60]!r}: {error}{hint}"
+        ) from None
+
+
+def headers_of(given: list[str]) -> dict[str, str]:
+    """
+    Raises:
+        CommandError: one is not NAME=TEXT.
+    """
+    for one in given:
+        if "=" not in one:
+            raise CommandError(f"--header is NAME=TEXT, as in tenant=acme; found {one!r}")
+    return dict(one.split("=", 1) for one in given)
+
+
+def checked_subject(subject: str) -> None:
+    """
+    Raises:
+        CommandError: it is not a valid subject.
+    """
+    from pipebus.message.subject import check_subject
+
+    _checked(check_subject, subject)
+
+
+def checked_pattern(pattern: str) -> None:
+    """
+    Raises:
+        CommandError: it is not a valid pattern.
+    """
+    from pipebus.message.patterns import Pattern
+
+    _checked(Pattern, pattern)
+
+
+def checked_message(subject: str, body: Any, **options: Any) -> Any:
+    """
+    Return a message.
+
+    Raises:
+        CommandError: the arguments are not those of a message.
+    """
+    from pipebus.message.message import Message
+
+    return _checked(Message, subject, body, **options)
+
+
+def _checked(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    try:
+        return make(*args, **options)
+    except PipebusError as error:
+        raise CommandError(str(error)) from None

@@ -1,0 +1,34 @@
+"""Parts of the description that `bus.describe` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipebus.cli.show import printable
+
+
+def filters_around(described: dict[str, Any], subscription: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the bus's delivery filters that apply: without a handler, those that wrap a handler do not."""
+    found: list[dict[str, Any]] = described["delivery" if subscription["handler"] else "readers"]
+    return found
+
+
+def title_of(node: dict[str, Any]) -> tuple[str, str]:
+    """Return the kind of a node and its text."""
+    if "filter" in node:
+        return "filter", printable(node["filter"])
+    if "pipeline" in node:
+        return "pipeline", "" if node["pipeline"] == "default" else f"on_error={node['pipeline']}"
+    kind = "when" if "when" in node else "branch"
+    test = node[kind]
+    return kind, printable(next(iter(test.values())) if isinstance(test, dict) else test)
+
+
+def filters_in(nodes: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the names of the filters of a chain, at all depths."""
+    for node in nodes:
+        if "filter" in node:
+            yield node["filter"]
+        else:
+            yield from filters_in(node["filters"])

@@ -1,0 +1,127 @@
+"""Messages as they come, printed as JSON Lines."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pipebus.bus.bus import engine_of
+from pipebus.cli import CommandError
+from pipebus.cli.arguments import checked_pattern
+from pipebus.cli.messages import message_json
+from pipebus.cli.show import as_json
+
+if TYPE_CHECKING:
+    from pipebus.bus.bus import Bus
+    from pipebus.transports.sqlite.tail import Follower
+    from pipebus.transports.sqlite.transport import SqliteTransport
+
+TAIL = "(tail)"
+"""The name of the subscription that prints."""
+
+
+class Lines:
+    """
+    Prints JSON Lines on stdout, from several threads.
+
+    Args:
+        lost: Called once, when a write fails because the reader is gone or the disk is full. `error` is that failure.
+    """
+
+    def __init__(self, lost: Callable[[], object]) -> None:
+        self.error: OSError | None = None
+        self._lost = lost
+        self._stream = sys.stdout  # kept, because what handlers print may be redirected later
+        self._lock = threading.Lock()
+
+    def print(self, value: Any) -> bool:
+        """Return False if it could not be printed."""
+        with self._lock:
+            if self.error is not None:
+                return False
+            try:
+                self._stream.write(as_json(value, self._stream.encoding) + "\n")
+                self._stream.flush()
+            except OSError as error:
+                self.error = error
+        if self.error is not None:
+            self._lost()
+        return self.error is None
+
+
+@contextmanager
+def tailing(bus: "Bus", pattern: str | None, lines: Lines, count: int | None = None) -> Iterator[str]:
+    """
+    Print the messages that subscribers of a pattern receive; after `count` messages, request the stop.
+
+    Yields:
+        The name of the subscription that prints; "" without a pattern.
+    """
+    from pipebus.errors import SubjectError
+    from pipebus.message.message import Message
+
+    printed = 0
+
+    def show(message: Message[Any]) -> None:
+        nonlocal printed
+        if count is not None and printed >= count:
+            return
+        printed += lines.print(message_json(message))
+        if printed == count:
+            bus.request_stop(f"{count} printed")
+
+    name = ""
+    if pattern is not None:
+        try:
+            # A named subscription would remain in a transport that other processes use.
+            name = bus.subscribe(pattern, show, name=TAIL if engine_of(bus).transport.local else None).name
+        except SubjectError as error:
+            raise CommandError(str(error)) from None
+    yield name
+
+
+def stored_json(
+    store: "SqliteTransport", follower: "Follower", pattern: str, pause: Callable[[float], bool]
+) -> Iterator[dict[str, Any]]:
+    """Yield the messages of a file as JSON. Answers to requests are left out unless the pattern names them."""
+    from pipebus.errors import CodecError
+    from pipebus.publishing.replies import PREFIX
+
+    for kept in follower.read(pattern, pause):
+        if kept.subject.startswith(PREFIX) and not pattern.startswith(PREFIX):
+            continue
+        try:
+            yield message_json(store.codec.decode(kept.data))
+        except CodecError as error:
+            yield {"subject": kept.subject, "id": kept.id, "body": None, "body_error": str(error)}
+
+
+@contextmanager
+def following(store: "SqliteTransport", pattern: str, lines: Lines) -> Iterator[None]:
+    """Print the messages that any process stores in a file meanwhile, including those stored last."""
+    from pipebus.transports.sqlite.tail import Follower
+
+    checked_pattern(pattern)
+    store.file.write(lambda store: None)  # make the file, if it is not there yet
+    follower = Follower(store.options.path)
+    ended = threading.Event()
+    failed: list[Exception] = []
+
+    def show() -> None:
+        try:
+            for message in stored_json(store, follower, pattern, lambda seconds: not ended.wait(seconds)):
+                if not lines.print(message):
+                    break
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=show, name="pipebus-tail", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if failed:
+        raise failed[0]

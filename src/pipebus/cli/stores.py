@@ -1,0 +1,59 @@
+"""What commands do with a transport that keeps messages or dead letters outside this process."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pipebus.bus.bus import engine_of
+from pipebus.cli import CommandError
+
+if TYPE_CHECKING:
+    from pipebus.bus.bus import Bus
+    from pipebus.transports.sqlite.transport import SqliteTransport
+
+
+def file_of(bus: Bus) -> SqliteTransport | None:
+    """Return the transport of a bus if it keeps messages in a SQLite file."""
+    if engine_of(bus).transport.local:
+        return None  # without importing the SQLite transport
+    from pipebus.transports.sqlite.transport import SqliteTransport
+
+    return engine_of(bus).transport if isinstance(engine_of(bus).transport, SqliteTransport) else None
+
+
+def keeps_letters(bus: Bus) -> bool:
+    """True if the transport keeps dead letters, those of other programs included."""
+    return engine_of(bus).transport.dead_letters is not None
+
+
+def leave_alone(bus: Bus) -> None:
+    """Remove the subscriptions and schedules of a bus, which another process runs."""
+    for schedule in list(engine_of(bus).schedules):
+        schedule.stop()
+    for one in bus.subscriptions:
+        engine_of(bus).end(one, "unsubscribed")
+
+
+def check_file(store: SqliteTransport, *, new: bool = False) -> None:
+    """
+    Check the file before the transport opens it, which could create files.
+
+    Args:
+        new: The file may be missing or empty.
+
+    Raises:
+        CommandError: it is not a file of this version of pipebus.
+    """
+    from pipebus.errors import TransportError
+    from pipebus.transports.sqlite.health import look_into
+
+    path = store.options.path
+    if new and not os.path.isdir(os.path.dirname(path)):
+        raise CommandError(f"{path}: there is no folder {os.path.dirname(path)}; make it, or correct the path")
+    if new and (not os.path.exists(path) or (os.path.isfile(path) and os.path.getsize(path) == 0)):
+        return
+    try:
+        look_into(path).close()
+    except TransportError as error:
+        raise CommandError(str(error)) from None

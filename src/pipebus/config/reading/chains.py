@@ -1,0 +1,197 @@
+"""The chains of a file become the nodes that a program would write."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pipebus.bus.origins import set_origin
+from pipebus.config import catalogue
+from pipebus.config.kinds.base import Loading
+from pipebus.config.problems import BROKEN, Bad
+from pipebus.config.reading.document import Document
+from pipebus.config.reading.filters import Made, make, meant
+from pipebus.config.reading.table import Table
+from pipebus.config.settings import settings_of
+from pipebus.config.vocabulary import ON_ERROR, TEST
+from pipebus.config.wording import Interpolated, as_written, shown
+from pipebus.pipeline import recognise
+from pipebus.pipeline.compose import Node
+from pipebus.pipeline.forks import Branch, Selector, When
+from pipebus.pipeline.pipeline import Pipeline
+from pipebus.pipeline.places import Place
+from pipebus.pipeline.step import Step
+
+
+class Chains:
+    """
+    Reads chains and the named filters in them.
+
+    Args:
+        stand_ins: For tests: what replaces filters, by name.
+
+    Attributes:
+        instances: The named filters of `[filters]`; `BROKEN` for a wrong one.
+        names: The names of all filters of the file.
+        used: Names of the instances that are in a chain.
+    """
+
+    def __init__(self, document: Document, loading: Loading, stand_ins: Mapping[str, Any]) -> None:
+        self.document = document
+        self.loading = loading
+        self.stand_ins = stand_ins
+        self.instances: dict[str, Made | Any] = {}
+        self.names: dict[str, None] = {}
+        self.used: set[str] = set()
+
+    def read_instances(self, tables: Table | None) -> None:
+        """Read `[filters]`."""
+        for name in tables.data if tables is not None else ():
+            table = tables.inner(name, 'a table, as in { use = "log" }')  # type: ignore[union-attr]
+            self.instances[name] = BROKEN
+            self.names[name] = None
+            if table is None:
+                continue
+            if name in self.loading.filters:
+                table.problem(f"the program hands in a filter {shown(name)} too; give one of them another name")
+            if name in self.stand_ins:
+                self.instances[name] = Made(self.stand_ins[name], {}, name)
+                continue
+            made = make(table, self.loading)
+            if made is not BROKEN:
+                made = made._replace(name=made.name or name)
+                self.instances[name] = made if self._step(made, table, 1, f"filters.{name}") is not BROKEN else BROKEN
+
+    def nodes(self, table: Table, side: str, key: str = "filters") -> tuple[Node, ...] | None:
+        """Return the nodes for a list of entries; None if one of the entries is wrong."""
+        table.asked.append(key)
+        entries = table.data.get(key, [])
+        if entries is BROKEN:
+            return None
+        if not isinstance(entries, list):
+            table.problem(f'{key} = {shown(entries)}: it has to be a list, as in ["log"]', key)
+            return None
+        found: list[Any] = []
+        for index, entry in enumerate(entries):
+            path = (*table.path, key, index)
+            within = self.document.where(table.path)
+            if isinstance(entry, dict):
+                found.append(self._entry(Table(self.document, path, entry), side, index + 1, within))
+            elif isinstance(entry, str):
+                found.append(self._named(entry, table, index, self.document.place(path), within))
+            else:
+                if entry is not BROKEN:
+                    table.problem(
+                        f'{key}[{index}] = {shown(entry)}: it has to be a name, as in "log", or a table with "use", "when", '
+                        '"branch" or "filters"', key, index,
+                    )  # fmt: skip
+                found.append(BROKEN)
+        return None if BROKEN in found else tuple(found)
+
+    def selector(self, test: Any, word: str, table: Table) -> Selector:
+        """Return the test of a fork, which the table has under this word."""
+        made = Selector(test, word, table.place)
+        if isinstance(table.data[word], Interpolated):
+            set_origin(made, {"": table.data[word].source})
+        return made
+
+    def _entry(self, table: Table, side: str, position: int, within: str) -> Any:
+        """Return the node for a table in a chain, or `BROKEN`."""
+        if "use" in table:
+            return self._used(table, position, within)
+        for word, kind in (("when", When), ("branch", Branch)):
+            if word in table:
+                return self._fork(word, kind, table, side)
+        if "filters" in table:
+            return self._pipeline(table, side)
+        table.problem('it has none of "use", "when", "branch" and "filters"')
+        return BROKEN
+
+    def _fork(self, word: str, kind: type[When | Branch], table: Table, side: str) -> Any:
+        test = table.take(word, TEST, self.loading)
+        inner = self.nodes(table, side)
+        if "filters" not in table:
+            table.problem('"filters" is missing')
+        table.end()
+        if test is BROKEN or inner is None:
+            return BROKEN
+        return table.guarded(lambda: kind(self.selector(test, word, table), inner, table.place))
+
+    def _pipeline(self, table: Table, side: str) -> Any:
+        on_error = table.take("on_error", ON_ERROR[side], self.loading, None)
+        inner = self.nodes(table, side)
+        table.end()
+        if on_error is BROKEN or inner is None:
+            return BROKEN
+        return pipeline_of(inner, on_error, table.place)
+
+    def _used(self, table: Table, position: int, within: str) -> Any:
+        use = table.data["use"]
+        if isinstance(use, str):
+            self.names[str.__str__(use)] = None
+        known = use in self.instances or use in self.loading.filters if isinstance(use, str) else False
+        if known and (table.data.keys() == {"use"} or use not in (*catalogue.names(), "python")):
+            table.asked.append("use")
+            table.end()
+            return self._named(use, table, None, table.place, within)
+        name = catalogue.word(use) if isinstance(use, str) else ""
+        if name in self.stand_ins:
+            return self._step(Made(self.stand_ins[name], {}, name), table, position, within)
+        made = make(table, self.loading)
+        return BROKEN if made is BROKEN else self._step(made, table, position, within)
+
+    def _named(self, name: str, table: Table, index: int | None, place: Place, within: str) -> Any:
+        """Return the node for a name: of an instance, of a filter of the program, or of a kind without required settings."""
+
+        def problem(text: str) -> Any:
+            where = self.document.where(table.path) + ("" if index is None else f".filters[{index}]")
+            self.document.problems.add(place.line, where, text)
+            return BROKEN
+
+        position = 1 if index is None else index + 1
+        made: Any
+        if name in self.stand_ins and name not in self.instances:
+            made = Made(self.stand_ins[name], {}, name)
+        elif name in self.instances:
+            self.used.add(name)
+            made = self.instances[name]
+        elif name in self.loading.filters:
+            made = Made(self.loading.filters[name], {"": as_written(name)}, None)
+        else:
+            try:
+                cls = catalogue.find(name)
+            except Bad as bad:
+                return problem(bad.text)
+            if cls is None:
+                known = [*self.instances, *self.loading.filters, *catalogue.names()]
+                return problem(f"no filter {shown(name)}{meant(name, known)}")
+            missing = [key for key, one in settings_of(cls).items() if one.required] if isinstance(cls, type) else []
+            if missing:
+                return problem(f'"{name}" needs {" and ".join(missing)}; write {{ use = "{name}", {missing[0]} = … }}')
+            filter = table.guarded(cls) if isinstance(cls, type) else cls
+            made = BROKEN if filter is BROKEN else Made(filter, {}, None)
+        return BROKEN if made is BROKEN else self._step(made, table, position, within, place)
+
+    def _step(self, made: Made, table: Table, position: int, within: str, place: Place | None = None) -> Any:
+        """Return a new node for a filter, or `BROKEN`."""
+        node = table.guarded(lambda: recognise.node(made.filter, position, place or table.place, within))
+        if isinstance(node, Step):
+            if node is made.filter:  # the program handed in a node, which may be in other chains too
+                node = dataclasses.replace(node)
+            node.name = made.name or node.name
+            self.names[node.name] = None
+        elif isinstance(node, Pipeline):
+            node = node.of(node.nodes)
+        elif isinstance(node, (When, Branch)):
+            node = dataclasses.replace(node)
+        else:
+            return node
+        set_origin(node, made.origin)
+        return node
+
+
+def pipeline_of(nodes: tuple[Node, ...], on_error: Any, place: Place) -> Pipeline:
+    made = Pipeline(on_error=on_error)
+    made.nodes, made.place = nodes, place
+    return made
