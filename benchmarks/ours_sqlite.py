@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from itertools import repeat
 from threading import Barrier, Event, Thread
 from time import perf_counter, time
@@ -46,14 +47,15 @@ def fill(bus: Any, size: int, most: int = 50_000) -> None:
         most: In one transaction.
     """
     from pipebus.message.message import Message
-    from pipebus.transports.sqlite.store import Outgoing
+    from pipebus.transports.sqlite.publishing import publish
+    from pipebus.transports.sqlite.records import Outgoing
 
     encode = engine_of(bus).codec.encode
     run = f"{int(time() * 1000):012x}-{os.urandom(8).hex()}"  # ids as a bus makes them
     for done in range(0, size, most):
         ids = [f"{run}-{number:010x}" for number in range(done, min(size, done + most))]
         outgoing = [Outgoing(id, SUBJECT, None, encode(Message(SUBJECT, BODY, id=id)), 0.0) for id in ids]
-        engine_of(bus).transport.file.write(lambda store, outgoing=outgoing: store.publish(outgoing))
+        engine_of(bus).transport.file.write(partial(publish, outgoing=outgoing))
 
 
 def waiting(path: str) -> int:

@@ -43,9 +43,13 @@ def report(workload: str, size: int) -> str:
     from pipebus import Bus
     from pipebus.message.codec import JsonCodec
     from pipebus.transports.nats import transport, wire
+    from pipebus.transports.nats.claim import Claim
+    from pipebus.transports.nats.feed import Feed
     from pipebus.transports.nats.link import Link
     from pipebus.transports.nats.publisher import Publisher
-    from pipebus.transports.nats.puller import Claim, Puller
+    from pipebus.transports.nats.puller import Puller
+    from pipebus.transports.nats.sender import Results
+    from pipebus.transports.nats.verdicts import Verdicts
 
     clocks = Clocks()
     for where, name, label in (
@@ -63,15 +67,15 @@ def report(workload: str, size: int) -> str:
         (Client, "_process_msg", "nats-py: make a message, read its headers"),
         (Subscription, "_wait_for_msgs", "nats-py: hand messages to callbacks, and what the limit does in them"),
         (Publisher, "_answered", "publish: read the server's word"),
-        (transport.Results, "give", "publish: to the loop that waits"),
-        (transport.Results, "_told", "publish: set the futures"),
+        (Results, "give", "publish: to the loop that waits"),
+        (Results, "_set", "publish: set the futures"),
         (Puller, "_arrived", "deliver: the subscription"),
         (Claim, "__init__", "deliver: a claim"),
         (wire, "decode", "deliver: whose message it is"),
         (JsonCodec, "decode", "deliver: decode"),
-        (Puller, "_hand_in", "deliver: into the mailbox"),
+        (Feed, "_hand_in", "deliver: into the mailbox"),
         (transport.NatsTransport, "settle", "settle: note it"),
-        (Puller, "settle", "settle: tell the server"),
+        (Verdicts, "settle", "settle: tell the server"),
         (Puller, "pull", "ask for more"),
     ):
         clocks.watch(where, name, label)  # type: ignore[arg-type]

@@ -29,28 +29,28 @@ TRANSACTION: Final = "begin, commit, tell who has something to claim"
 def report(workload: str, size: int) -> str:
     """Microseconds of each step for one message, and how often it happens for one."""
     from pipebus.message.codec import JsonCodec
-    from pipebus.transports.sqlite import SqliteTransport
+    from pipebus.transports.sqlite import SqliteTransport, deliveries, publishing, retention
+    from pipebus.transports.sqlite.commits import Commits
     from pipebus.transports.sqlite.keeper import Keeper
-    from pipebus.transports.sqlite.store import Store
     from pipebus.transports.sqlite.writer import Writer
 
     clocks = Clocks()
     for where, name, label in (
         (JsonCodec, "encode", "encode"),
         (Writer, "leave", "put into the writer's line, ring the keeper"),
-        (Writer, "_transact", TRANSACTION),
-        (Store, "publish", "insert messages and deliveries"),
+        (Commits, "_transact", TRANSACTION),
+        (publishing, "publish", "insert messages and deliveries"),
         (Writer, "_tell", "tell those who wait, over their loop"),
         (Keeper, "_round", "the keeper's round, but for what stands here"),
-        (Store, "claim", "claim"),
-        (Store, "sweep", "look for what may be deleted"),
+        (deliveries, "claim", "claim"),
+        (retention, "sweep", "look for what may be deleted"),
         (JsonCodec, "decode", "decode"),
         (Keeper, "_hand_in", "deliver: into the mailbox"),
         (SqliteTransport, "settle", "settle: note it, ring the keeper"),
-        (Store, "settle", "settle: delete deliveries"),
-        (Writer, "checkpoint", "move the log into the database"),
+        (deliveries, "settle", "settle: delete deliveries"),
+        (Commits, "checkpoint", "move the log into the database"),
     ):
-        clocks.watch(where, name, label)
+        clocks.watch(where, name, label)  # type: ignore[arg-type]
     whole = RUNS[workload](size)
     messages = len(clocks.times["encode"])
     lines = [f"{workload}, {disk.told()}", "CPU µs a message, times a message"]

@@ -144,7 +144,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "empty": (lambda path: path.write_bytes(b""), "bus.db is empty: no bus has used it yet"),
     "text": (lambda path: path.write_text("hello, world\n" * 100), "bus.db cannot be read: file is not a database"),
-    "folder": (lambda path: path.mkdir(), "bus.db is no file"),
+    "folder": (lambda path: path.mkdir(), "bus.db is not a file"),
 }
 
 
@@ -185,7 +185,7 @@ class TestRefusals:
         table = {
             "memory:": "memory: lives in one process",
             "sqlite:///bus.db?lease=fast": "lease",
-            "sqlite://bus.db": '"bus.db" stands where no host belongs',
+            "sqlite://bus.db": '"bus.db" is where a host would be, and a file has none',
             "sqlite:": "names no file",
         }
         found = many(*([*command.split(), url, *more] for url in table), cwd=shop.folder)
@@ -269,7 +269,7 @@ class TestDoctor:
         about = f"process {live.process.pid}"
         assert at_work[about][0] == "ok"
         assert killed[about][0] == "hint"
-        assert killed[about][1].startswith("has ended without a word, ")
+        assert killed[about][1].startswith("has died, ")
         level, text = killed["subscription orders"]
         assert level == "hint"
         assert text.endswith("; no living process serves the file: start one")

@@ -2948,7 +2948,7 @@ broken(
     transport = "carrier-pigeon://ada:${env:PIPEBUS_S4}@roof"
     """,
     'bus.toml:3: bus: transport = "carrier-pigeon://ada:${env:PIPEBUS_S4}@roof": no transport for '
-    "\"carrier-pigeon\" (in 'carrier-pigeon://…@roof'); there are: memory, nats, sqlite, tls",
+    "\"carrier-pigeon\" (in 'carrier-pigeon://***@roof'); there are: memory, nats, sqlite, tls",
     env={"PIPEBUS_S4": "hunter2"},
     secret="hunter2",
 )
@@ -4023,7 +4023,7 @@ broken(
     [bus]
     transport = "http://[::"
     """,
-    "bus.toml:3: bus: transport = \"http://[::\": 'http://[::' is no URL: Invalid IPv6 URL",
+    "bus.toml:3: bus: transport = \"http://[::\": 'http://[::' is not a URL: Invalid IPv6 URL",
 )
 
 broken(

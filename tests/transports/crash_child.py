@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from pipebus import Bus, Delivery, Message
 from pipebus.testing.history import History
-from pipebus.transports.sqlite import schema
+from pipebus.transports.sqlite import connections
 
 SUBSCRIPTION: Final = "s"
 ATTEMPTS: Final = 3
@@ -41,7 +41,7 @@ DEAD: Final = {"poison", "refused"}
 """What becomes a dead letter: one whose handler raises, one that it rejects."""
 PAID: Final = "paid"
 
-_connect = schema.connect
+_connect = connections.connect
 
 
 class Rows:
@@ -129,7 +129,7 @@ def publish(bus: Bus, history: History, publisher: str) -> dict[str, bool]:
 
 def main(path: str, log: str, durability: str) -> None:
     with ThreadPoolExecutor(1) as disk:
-        schema.connect = lambda *args, **options: OnOneThread(disk, *args, **options)  # type: ignore[assignment,return-value]
+        connections.connect = lambda *args, **options: OnOneThread(disk, *args, **options)  # type: ignore[assignment,return-value]
         history = History(log)
         bus = Bus(f"sqlite:///{path}?lease=1s&durability={durability}")
         file = os.open(f"{log}.begun", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

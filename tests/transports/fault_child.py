@@ -22,7 +22,7 @@ from crash_child import PAID, OnOneThread
 from pipebus import Bus, Delivery, Message
 from pipebus.errors import PublishUnknown, TransportError
 from pipebus.testing.history import History
-from pipebus.transports.sqlite import schema
+from pipebus.transports.sqlite import connections
 
 SUBSCRIPTION = "s"
 IDS = ("m1", "m2", "transfer", "m3", "m4")
@@ -43,7 +43,7 @@ def main(path: str, log: str, errors: str) -> None:
         raise SystemExit(f"{doing} has failed 50 times")
 
     with ThreadPoolExecutor(1) as disk:
-        schema.connect = lambda *args, **options: OnOneThread(disk, *args, **options)  # type: ignore[assignment,return-value]
+        connections.connect = lambda *args, **options: OnOneThread(disk, *args, **options)  # type: ignore[assignment,return-value]
         history = History(log)
         bus = Bus(f"sqlite:///{path}?lease=30s")
 

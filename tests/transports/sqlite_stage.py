@@ -13,8 +13,8 @@ from pipebus import Bus
 from pipebus.bus.bus import engine_of
 from pipebus.errors import TransportError
 from pipebus.testing.contract import UrlStage
-from pipebus.transports.sqlite.files import WriteLock
-from pipebus.transports.sqlite.store import Outgoing
+from pipebus.transports.sqlite.lock import WriteLock
+from pipebus.transports.sqlite.records import Outgoing
 
 
 class Killed(WriteLock):
@@ -73,12 +73,12 @@ class SqliteStage(UrlStage):
             if bus.state == "started":
                 transport: Any = engine_of(bus).transport
                 transport._keeper.patience = 0.0
-                lock = transport.file.writer.files
+                lock = transport.file.commits.lock
                 if isinstance(lock, Killed):
                     continue
                 with lock.held():  # nobody is in the middle of a transaction, and whoever waits for one gets none
                     file, lock._file = lock._file, None
-                    transport.file.writer.files = Killed(str(self.path), 1.0)
+                    transport.file.commits.lock = Killed(str(self.path), 1.0)
                 os.close(file)
                 self.sql(f"UPDATE owner SET born = 'another' WHERE owner = {transport._keeper.owner}")
 

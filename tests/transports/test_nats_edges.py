@@ -26,10 +26,10 @@ from pipebus.delivery.subscription import Delivery
 from pipebus.errors import DeadLetterError, MessageTooLarge, TransportError, UnsupportedCapability
 from pipebus.filters import Redeliver
 from pipebus.testing.contract.tools import Seen, figures, never, running, until
-from pipebus.transports.nats import health, link
+from pipebus.transports.nats import asking, health, link
 from pipebus.transports.nats.letters import StoredLetters
 from pipebus.transports.nats.puller import Puller
-from pipebus.transports.nats.transport import NatsTransport
+from pipebus.transports.nats.served import Served
 
 pytestmark = pytest.mark.thorough  # on a real server
 
@@ -78,7 +78,7 @@ def through(stage: NatsStage, proxy: Proxy) -> Bus:
 
 
 def puller(bus: Bus, name: str = "s") -> Puller:
-    found: Puller = engine_of(bus).transport._bound[name]
+    found: Puller = engine_of(bus).transport.served.bound[name]
     return found
 
 
@@ -200,7 +200,7 @@ class TestServersAndUsers:
                 last = bus.subscribe("bad", name="last", deliver="last")
                 assert last.receive(timeout=5).body == 2
                 last.unsubscribe()
-                until(stage, lambda: "last" not in engine_of(bus).transport._bound, "it has ended")
+                until(stage, lambda: "last" not in engine_of(bus).transport.served.bound, "it has ended")
                 engine_of(bus).transport.remove("last")
                 assert bus.dead_letters.list() == []
                 assert warned == []
@@ -340,8 +340,8 @@ class TestReconnects:
         with Bus(alone.url) as publisher:
             publisher.publish("a", 0)
             until(alone, lambda: puller(killed).out, "it is there")
-            killed.transport.link.loop.call_soon_threadsafe(_cut, killed.transport.link)
-            killed.transport.link.thread.join(10.0)
+            engine_of(killed).transport.link.loop.call_soon_threadsafe(_cut, engine_of(killed).transport.link)
+            engine_of(killed).transport.link.thread.join(10.0)
             buses = [alone.open(name) for name in ("one", "two")]
             for bus in buses:
                 bus.subscribe("a", handle, name="s", mailbox=4)
@@ -349,7 +349,7 @@ class TestReconnects:
             alone.lose_leases()
             until(alone, lambda: seen.bodies == [0], "what was lost has come")
             publish_many(publisher, "a", range(1, 60))
-            until(alone, lambda: all(puller(bus).out and not puller(bus)._credit for bus in buses), "both are full")
+            until(alone, lambda: all(puller(bus).out and not puller(bus).requests.credit for bus in buses), "both are full")
             before = [engine_of(bus).transport.link.client for bus in buses]
             slow, found = engine_of(buses[0]).transport.link, engine_of(buses[0]).transport.link._found
 
@@ -450,7 +450,7 @@ class TestReconnects:
         async def ask(self: Any, subject: str, *more: Any, **options: Any) -> Any:
             if "DIRECT.GET" in subject and "-note." in subject and len(refused) < 2:
                 refused.append(subject)
-                raise link._Refused("nobody leads the stream")
+                raise asking._Refused("nobody leads the stream")
             return await real(self, subject, *more, **options)
 
         monkeypatch.setattr(link.Link, "ask", ask)
@@ -469,7 +469,7 @@ class TestReconnects:
         bus.subscribe("a", seen, name="s")
         with running(alone, bus, seen):
             publish_many(bus, "a", range(12))
-            until(alone, lambda: seen.messages and not puller(bus)._credit, "it is full")
+            until(alone, lambda: seen.messages and not puller(bus).requests.credit, "it is full")
             connection, before = engine_of(bus).transport.link, engine_of(bus).transport.link.client
             real = connection._connect
 
@@ -483,10 +483,10 @@ class TestReconnects:
             until(alone, lambda: connection.client is None, "it is noticed")
             seen.go.set()  # so that it would ask for more
             until(alone, lambda: not puller(bus).out, "what is here is handled")
-            inbox = puller(bus)._inbox
+            inbox = puller(bus).requests.inbox
             connection.post(back.set)
             connected_anew(alone, bus, before)
-            assert inbox != puller(bus)._inbox
+            assert inbox != puller(bus).requests.inbox
             frames = [one() if callable(one) else one for one in [*connection._line]]
             assert not [one for one in frames if one is not None and one[2].startswith(inbox)]
             until(alone, lambda: len(seen.messages) == 12, "all are handled")
@@ -528,7 +528,7 @@ class TestWhatIsLeft:
                 until(stage, lambda number=number: number in seen.bodies, "it is handled")  # type: ignore[misc]
                 unnamed.unsubscribe()
                 named.unsubscribe()
-            until(stage, lambda: not engine_of(bus).transport._bound, "nothing is left")
+            until(stage, lambda: not engine_of(bus).transport.served.bound, "nothing is left")
             assert (engine_of(bus).transport.figures("s0") or {}).get("acknowledged") == 10  # but their figures
 
     def test_what_is_removed_counts_for_no_receipt(self, stage: NatsStage) -> None:
@@ -575,7 +575,7 @@ class TestWhatIsLeft:
         async def nothing(self: Any) -> None:
             return None
 
-        monkeypatch.setattr(NatsTransport, "_confirm", nothing)
+        monkeypatch.setattr(Served, "_confirm", nothing)
         bus, gate, asked = stage.open(), asyncio.Event(), list[str]()
         bus.subscribe("a", Seen(), name="s")
         with running(stage, bus):
@@ -590,15 +590,15 @@ class TestWhatIsLeft:
 
             monkeypatch.setattr(connection, "ask", ask)
             publish_many(bus, "a", range(10))
-            until(stage, lambda: len(one.unconfirmed) == 10, "ten are told")
+            until(stage, lambda: len(one.verdicts.unconfirmed) == 10, "ten are told")
             for number in range(2):
-                connection.post(lambda: connection.start(one.confirm()))
+                connection.post(lambda: connection.start(one.verdicts.confirm()))
                 until(stage, lambda number=number: len(asked) == number + 1, "it asks")  # type: ignore[misc]
             publish_many(bus, "a", range(10, 15))
-            until(stage, lambda: len(one.unconfirmed) == 15, "five more are told")
+            until(stage, lambda: len(one.verdicts.unconfirmed) == 15, "five more are told")
             connection.post(gate.set)
-            until(stage, lambda: len(one.unconfirmed) < 15, "ten are confirmed")
-            never(lambda: len(one.unconfirmed) != 5, "what nobody has asked about is forgotten")
+            until(stage, lambda: len(one.verdicts.unconfirmed) < 15, "ten are confirmed")
+            never(lambda: len(one.verdicts.unconfirmed) != 5, "what nobody has asked about is forgotten")
 
     def test_what_waits_in_a_paused_subscription_is_not_begun(self, stage: NatsStage) -> None:
         """However often it is killed meanwhile."""

@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-from pipebus.bus.bus import engine_of
-
 pytest.importorskip("nats")
 
 from hypothesis import HealthCheck, Phase, settings
@@ -24,9 +22,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from nats_server import NatsServer, NatsStage, with_client
 
 from pipebus import Bus, Delivery, PipebusError, Receipt
+from pipebus.bus.bus import engine_of
 from pipebus.errors import ReceiveTimeout
 from pipebus.testing.contract.tools import until
-from pipebus.transports.nats.puller import READERS
+from pipebus.transports.window import READERS
 from scale_helpers import examples
 
 pytestmark = pytest.mark.thorough  # a long model, on a real server
@@ -98,7 +97,7 @@ class Stage(NatsStage):
 
     def pullers(self) -> list[Any]:
         """Of the living: what their subscription has here."""
-        return [engine_of(bus).transport._bound[NAME] for bus in self.living]
+        return [engine_of(bus).transport.served.bound[NAME] for bus in self.living]
 
     def settle_down(self) -> None:
         """What the server can deliver to the living is with them, and what they have settled is with the server."""
@@ -108,7 +107,7 @@ class Stage(NatsStage):
             for one in pullers:
                 one._transport.flush()
                 one._link.run(one._link.client.flush())
-            return (self.held_by_server(), *(one._moves for one in pullers))
+            return (self.held_by_server(), *(one.moves for one in pullers))
 
         before = None
         while before != (before := moved()):
@@ -407,7 +406,7 @@ class Group(RuleBasedStateMachine):
         self.outages += 1
         self.stage.settle_down()
         self.stage.server.stop(how)
-        clients = [program.bus.transport.link for program in self.programs]
+        clients = [engine_of(program.bus).transport.link for program in self.programs]
         until(self.stage, lambda: all(one.client is None for one in clients), "it is noticed")
         self.stage.server.start()
         until(self.stage, lambda: all(one.client is not None for one in clients), "they are connected")

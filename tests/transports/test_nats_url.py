@@ -12,8 +12,9 @@ from pipebus.errors import TransportError, UnsupportedCapability
 from pipebus.message.patterns import Pattern
 from pipebus.testing.contract.table import ROWS
 from pipebus.transports.nats import NatsTransport
-from pipebus.transports.nats.options import Options, redacted
+from pipebus.transports.nats.options import Options
 from pipebus.transports.nats.subjects import Subjects, consumer_name, disjoint
+from pipebus.transports.urls import redacted
 
 SECRETS = ("hunter2", "s3cret")
 
@@ -62,7 +63,7 @@ class TestOptions:
         ("url", "text"),
         [
             ("nats://", "no host"),
-            ("nats://localhost:port", "no host and port"),
+            ("nats://localhost:port", "not a host and port"),
             ("nats://localhost/path", '"/path" has no meaning'),
             ("nats://localhost#x", "what follows #"),
             ("nats://localhost?lease=soon", "lease="),

@@ -16,7 +16,7 @@ from pipebus import Bus, Delivery, Dropped, Message, UnsupportedCapability, tran
 from pipebus.bus.bus import engine_of
 from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, ReceiveTimeout, TransportError
 from pipebus.filters import Dedupe, Redeliver
-from pipebus.transports.sqlite import schema, writer
+from pipebus.transports.sqlite import owners, retention, schema, writer
 from pipebus.transports.sqlite.options import Options
 
 WAIT = 10.0
@@ -397,7 +397,7 @@ def test_a_settlement_that_cannot_be_written_harms_no_other(place: Place) -> Non
 
 
 def sweep(bus: Bus) -> None:
-    engine_of(bus).transport.file.write(lambda store: store.sweep())
+    engine_of(bus).transport.file.write(retention.sweep)
 
 
 def test_what_nobody_waits_for_goes_when_its_time_is_over(place: Place) -> None:
@@ -531,7 +531,7 @@ def test_requests_work_after_a_lease_was_lost(place: Place) -> None:
     with bus:
         assert bus.request("echo", 1, timeout=WAIT).body == 1
         owner = engine_of(bus).transport._keeper.owner
-        engine_of(bus).transport.file.write(lambda store: store.leave(owner, counts=True))
+        engine_of(bus).transport.file.write(lambda store: owners.leave(store, owner, counts=True))
         while engine_of(bus).transport._keeper.owner == owner:
             threading.Event().wait(0.01)
         assert bus.request("echo", 2, timeout=WAIT).body == 2
@@ -553,7 +553,7 @@ def test_what_is_held_while_the_lease_is_lost_is_still_ours_if_nobody_took_it(pl
         bus.publish("a")
         assert begun.wait(WAIT)
         owner = engine_of(bus).transport._keeper.owner
-        engine_of(bus).transport.file.write(lambda store: store.leave(owner, counts=True))
+        engine_of(bus).transport.file.write(lambda store: owners.leave(store, owner, counts=True))
         while engine_of(bus).transport._keeper.owner == owner:
             threading.Event().wait(0.01)
         go.set()
@@ -686,7 +686,7 @@ def test_publish_on_a_running_loop_names_its_twin(place: Place) -> None:
         ("sqlite:///", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("sqlite:///folder/", "names no file"),
-        ("sqlite://host/bus.db", '"host" stands where no host belongs'),
+        ("sqlite://host/bus.db", '"host" is where a host would be, and a file has none'),
         ("sqlite:///bus.db?leese=1s", 'option "leese" is unknown; there are durability, lease'),
         ("sqlite:///bus.db?lease=1s&lease=2s", 'option "lease" is given twice'),
         ("sqlite:///bus.db?lease=0", "lease=0: it is at least 0.1 seconds"),

@@ -171,7 +171,7 @@ def test_a_full_disk_is_told_and_goes_on_when_there_is_room(path: Path) -> None:
     got: list[Any] = []
     bus = bus_on(path, got)
     with bus:
-        execute = engine_of(bus).transport.file.writer.store.execute
+        execute = engine_of(bus).transport.file.commits.store.execute
         execute(f"PRAGMA max_page_count = {execute('PRAGMA page_count').fetchone()[0] + 40}")
         for number in range(10):
             bus.publish("a", number)

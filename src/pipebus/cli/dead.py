@@ -169,7 +169,7 @@ class Stored:
         store = file_of(self.bus)
         if store is None:
             return True
-        from pipebus.transports.sqlite.health import owners
+        from pipebus.transports.sqlite.glance import owners
 
         return any(one.lives for one in store.file.read(owners))
 

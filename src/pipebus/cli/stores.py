@@ -46,7 +46,7 @@ def check_file(store: SqliteTransport, *, new: bool = False) -> None:
         CommandError: it is not a file of this version of pipebus.
     """
     from pipebus.errors import TransportError
-    from pipebus.transports.sqlite.health import look_into
+    from pipebus.transports.sqlite.glance import look_into
 
     path = store.options.path
     if new and not os.path.isdir(os.path.dirname(path)):

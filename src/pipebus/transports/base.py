@@ -1,12 +1,12 @@
 """
-The seam between the bus and what carries its messages.
+The interface between the bus and what carries its messages.
 
-Memory carries nothing: the publish chain's terminal puts the message into the mailboxes. Every other transport encodes a
-message (`send`), keeps it by whatever it promises, and hands it back (`Binding.deliver`) to each subscription whose pattern
-matches; the subscription says what became of it (`settle`).
+Memory carries nothing: the end of the publish chain puts the message into the mailboxes. Every other transport encodes a
+message (`send`), keeps it as it promises, and hands it (`Binding.deliver`) to each subscription whose pattern matches; the
+subscription reports what became of it (`settle`).
 
 A transport is one module with a class derived from `Transport`, and one line in `opening.py` or an entry point. Seven methods
-have to be written; the others have a default. What it does not promise is a capability that it lacks.
+must be written; the others have a default. `Capabilities` says what it promises; the bus refuses what it does not promise.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
     from pipebus.outcomes.dead_letters import DeadLetter, DeadLetters
 
 Verdict = Literal["acknowledge", "return", "release", "drop", "dead"]
-"""What became of a delivery. "return": to be brought again, this taking counts; "release": the same, it does not."""
+"""What became of a delivery. "return": deliver it again, and count this attempt; "release": deliver it again, without that."""
 SURVIVES: Final = ("nothing", "process", "server_restart", "power")
 
 
 class Capabilities(msgspec.Struct, frozen=True):
     """
-    What a transport promises. What is not promised is refused when it is asked for.
+    What a transport promises. The bus refuses requests for anything else.
 
     Args:
-        survives: What an acknowledged publish outlives: nothing, process, server_restart, power.
-        order: Within what first deliveries keep their order: none, subject, key.
+        survives: What an acknowledged publish survives: nothing, process, server_restart, power.
+        order: First deliveries keep their order among the messages of a subject, or of a key; or not at all ("none").
         groups: Several processes may share the work of one subscription name.
         delay: Messages may be published with a delay.
-        dedup_window: Seconds for which a second publish of an id is recognised; 0: not at all.
+        dedup_window: Seconds for which a second publish of an id is recognised; 0: never.
         replay: Older messages may be read again (`deliver="all"`).
         objects: Actors and `Ref`s may be subjects: nothing is encoded.
         multi_process: Several processes may use it at once.
-        dead_letters: It keeps dead letters, where they outlive the program.
-        memory: Filters may keep what they remember in it, for all processes and across restarts.
-        transactions: A handler's own writes, its publishes and its acknowledgement may be one transaction.
+        dead_letters: It stores dead letters, so that they outlive the program.
+        memory: Filters can store what they remember in it, for all processes and across restarts.
+        transactions: A handler's own writes, its publishes and its acknowledgement can be one transaction.
         max_size: Largest encoded message in bytes; None: no limit.
     """
 
@@ -69,7 +69,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     def require(self, wanted: dict[str, Any], name: str) -> None:
         """
         Raises:
-            UnsupportedCapability: naming every capability that is less than what is wanted.
+            UnsupportedCapability: the text names every capability that is less than what is wanted.
         """
         problems = []
         for key, value in wanted.items():
@@ -102,18 +102,18 @@ class Binding:
 
     Args:
         name: Stable across restarts if `durable`.
-        durable: What it has coming stays when nobody is bound to it.
-        patterns: Any of them matches; a message that several match comes once.
-        deliver: Hand one message in: (message or its bytes, token, takings so far). False: no room now, offer it again
-            later; nobody says when, so after each settlement of this binding, and now and then besides. Callable from any
-            thread. The token comes back in `settle`.
-        attempts: Takings before a message is dead.
-        start: "new", "all" or "last".
-        limit: Most deliveries that it takes in before it has settled some; more are refused.
+        durable: Its messages are kept while no program serves it.
+        patterns: It gets a message that any of them matches, once.
+        deliver: Puts one message into the mailbox, from any thread: (message or its bytes, token, earlier attempts). The token
+            comes back in `settle`. False: there is no room now. Nothing tells when there is, so offer the message again after
+            each settlement of this binding, and from time to time.
+        attempts: Attempts before a message is dead.
+        start: Which older messages a new subscription gets: "new" (none), "all" or "last".
+        limit: Most deliveries that its mailbox holds; more are refused until some are settled.
         workers: How many of them it handles at once.
-        overflow: What the subscription asked for where its mailbox is full.
-        handled: It has a handler; else somebody reads it.
-        ready: Whether it would begin with what it is handed: not while it is paused.
+        overflow: What the subscription wants to happen when its mailbox is full.
+        handled: It has a handler; otherwise a reader takes its messages.
+        ready: Returns whether it would begin to handle a message now; not while it is paused.
     """
 
     name: str
@@ -132,12 +132,12 @@ class Binding:
 @dataclass(eq=False, slots=True)
 class Surroundings:
     """
-    What a transport is given at start.
+    What a transport gets at its start.
 
     Args:
         max_message_bytes: Refuse larger messages with `MessageTooLarge` before anything is written; None: no limit.
-        changed: To be called when something has been settled or brought that a drain may wait for.
-        warn: Takes a warning: a name such as "store.failed" and facts by keyword. Never raises.
+        changed: Call this when something was settled or delivered that a drain may wait for.
+        warn: Logs a warning: a name such as "store.failed", and facts by keyword. Never raises.
     """
 
     clock: Clock
@@ -153,7 +153,7 @@ class Finding(NamedTuple):
     Args:
         level: "ok", "hint" (it works; know this) or "wrong".
         about: What it is about, in a word or two.
-        text: What was found; and the next move, if it is not ok.
+        text: What was found; and what to do, if it is not ok.
     """
 
     level: Literal["ok", "hint", "wrong"]
@@ -162,68 +162,69 @@ class Finding(NamedTuple):
 
 
 class Transport(Protocol):
-    """What a transport does. All methods are callable from any thread, and on an event loop `asend` and `settle` only."""
+    """All methods may be called from any thread; on an event loop only `asend` and `settle`."""
 
     capabilities: Capabilities
     local: bool = False
     """True: messages never leave the process, and the bus fans out itself; only `capabilities` and `codec` are used."""
     dead_letters: DeadLetters | None = None
-    """Where it keeps dead letters, if its capabilities say so: the bus's `dead_letters`, from before the start."""
+    """The bus's `dead_letters`, if the capabilities include them; they can be read before the start."""
 
     locks: Locks | None = None
-    """Those that a call and the threads which bring messages share, so that a signal handler can be refused; see `Locks`."""
+    """Locks that a call shares with the threads that deliver messages, so that a signal handler can be refused; see `Locks`."""
 
-    # --- what has to be written ----------------------------------------------------------------------------------------
+    # --- what must be written ------------------------------------------------------------------------------------------
 
     def start(self, surroundings: Surroundings) -> None: ...
 
     def stop(self) -> None:
-        """Deliver nothing more. Everything that was settled has been carried out when this returns."""
+        """Deliver nothing more, and return when everything that was settled has been carried out."""
         ...
 
     def send(self, message: Message[Any], delay: float) -> Receipt:
         """
-        Keep the message as promised; when this returns it is kept. Callable from any thread; after `stop` it raises BusClosed.
+        Store the message, and return when it is stored as promised.
 
         Raises:
-            MessageTooLarge, UnsupportedCapability, CodecError, TransportError: it is not kept. PublishUnknown: it may be.
+            MessageTooLarge, UnsupportedCapability, CodecError, TransportError: it is not stored. PublishUnknown: it may be
+            stored. BusClosed: `stop` was called.
         """
         ...
 
     def bind(self, binding: Binding) -> None:
         """
-        Deliver what matches from now on; effective on return.
+        Deliver matching messages from now on. A message that is published after this returns is delivered.
 
         Raises:
-            UnsupportedCapability: it asks for what this transport cannot do.
+            UnsupportedCapability: the binding asks for something that this transport cannot do.
         """
         ...
 
     def unbind(self, name: str) -> None:
-        """Deliver nothing more to it: it is unsubscribed, or the bus stops. What it has may still be settled after this."""
+        """Deliver nothing more to a binding, since it is unsubscribed or the bus stops. Its deliveries may still be settled."""
         ...
 
     def settle(self, token: Any, verdict: Verdict, delay: float = 0.0, why: str | DeadLetter = "") -> None:
         """
-        What became of a delivery. It may be carried out later, in this order; `flush` and `stop` wait for it.
+        Report what became of a delivery. It may be carried out later, in the order of calls; `flush` and `stop` wait for it.
 
         Args:
             delay: Seconds, for "return".
-            why: The reason of a "drop"; the dead letter of a "dead", for a transport that keeps them.
+            why: The reason of a "drop"; the dead letter of a "dead", for a transport that stores dead letters.
         """
         ...
 
     def pending(self, name: str) -> int:
         """
-        Messages that a bound subscription has yet to settle, as far as the transport can tell: what a drain waits for. What
-        has to wait for its time is not among them.
+        How many messages a bound subscription has yet to settle, as far as the transport knows: a drain waits for them.
+        Delayed messages do not count.
         """
         ...
 
-    # --- what may be ---------------------------------------------------------------------------------------------------
+    # --- what has a default ---------------------------------------------------------------------------------------------------
 
     def asend(self, message: Message[Any], delay: float) -> Awaitable[Receipt]:
-        """`send` for coroutines. A cancelled one may still be kept."""
+        """`send` for coroutines. If it is cancelled, the message may still be stored."""
 
         def send(message: Message[Any]) -> Receipt:
             return self.send(message, delay)
@@ -231,17 +232,17 @@ class Transport(Protocol):
         return on_executor(send, message)
 
     def flush(self) -> None:
-        """Return when everything that was settled before has been carried out, as durably as a message is kept."""
+        """Return when everything that was settled before has been carried out, as durably as messages are stored."""
         return
 
     def figures(self, name: str) -> dict[str, Any] | None:
-        """What `stats` of a durable subscription says, where the transport counts for all processes; None: it does not."""
+        """Figures of a durable subscription for `stats`, counted for all processes; None: this transport does not count."""
         return None
 
     def announce(self, subscriptions: list[tuple[str, tuple[Pattern, ...], str]]) -> None:
         """
-        Durable subscriptions that others will serve: their messages are kept. Those that are there stay as they are. The
-        transport is not started.
+        Make durable subscriptions that other programs will serve, so that their messages are kept. Existing ones are not
+        changed. The transport is not started.
 
         Args:
             subscriptions: Name, patterns and `start` of each.
@@ -249,26 +250,26 @@ class Transport(Protocol):
         return
 
     def examine(self) -> Iterator[Finding]:
-        """What `pipebus doctor` says of the place where messages are kept. Nothing is made or changed; it is not started."""
+        """What `pipebus doctor` reports about the store. Nothing is made or changed, and the transport is not started."""
         yield from ()
 
-    # --- what is promised by few, and refused by the others ------------------------------------------------------------
+    # --- for some capabilities only ------------------------------------------------------------------------------------
 
     def seen(self, scope: str, key: str) -> bool:
-        """Whether `learn` was told this key and its time is not over."""
+        """Whether this key was given to `learn`, and its time is not over."""
         raise UnsupportedCapability(f"{type(self).__name__} keeps no memory for filters")
 
     def learn(self, scope: str, key: str, seconds: float) -> None:
-        """Remember a key; kept not later than what is settled after this call."""
+        """Remember a key. It is stored before, or together with, anything that is settled after this call."""
         raise UnsupportedCapability(f"{type(self).__name__} keeps no memory for filters")
 
     def transaction(self, token: Any) -> AbstractContextManager[Any]:
         """
-        A connection to the store; at the end of the block what was written on it, what was sent meanwhile on this thread
-        and the acknowledgement of the delivery are kept together, or (if it raises) none of it.
+        A connection to the store. At the end of the block, everything that was written on it, everything that this thread has
+        sent meanwhile, and the acknowledgement of the delivery are stored together; or nothing, if the block raises.
         """
         raise UnsupportedCapability(f"{type(self).__name__} has no transactions")
 
     def if_undone(self, call: Callable[[], object]) -> None:
-        """Call this if the transaction that a handler has open here comes to nothing; without one, never."""
+        """Call this if the transaction that this handler has open is rolled back; without a transaction, never."""
         return

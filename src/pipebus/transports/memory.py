@@ -1,8 +1,8 @@
 """
-Memory: the message stays where it is, and the publish chain ends in the mailboxes.
+Memory: messages stay in the process, and the publish chain ends in the mailboxes.
 
-`memory:?wire=json` sends every message through the codec, once for each mailbox: what works there works on transports that
-leave the process, and no reader can see what another one did to a body.
+`memory:?wire=json` sends every message through the codec, once for each mailbox. Whatever works that way works on transports
+that leave the process, and no reader can see what another one has done to a body.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class MemoryTransport(Transport):
     The default transport.
 
     Args:
-        codec: With one, every message goes through it.
+        codec: Every message goes through it; None: messages are handed over as they are.
     """
 
     local = True

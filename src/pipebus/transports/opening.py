@@ -1,17 +1,17 @@
 """
-Which transport a URL names: one of ours, or one that another package brings, by an entry point in the group
-`pipebus.transports` (name = URL scheme, value = a callable of the URL).
+Opening the transport that a URL names: one of ours, or one of another package, which registers it by an entry point in the
+group `pipebus.transports` (name = URL scheme, value = a callable that takes the URL).
 """
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pipebus.errors import PipebusError, UnsupportedCapability
 from pipebus.foreign.objects import plain_text, text_of
+from pipebus.transports.urls import redacted
 
 TRANSPORTS: Final[dict[str, str]] = {
     "memory": "pipebus.transports.memory:MemoryTransport.from_url",
@@ -19,26 +19,21 @@ TRANSPORTS: Final[dict[str, str]] = {
     "nats": "pipebus.transports.nats:NatsTransport.from_url",
     "tls": "pipebus.transports.nats:NatsTransport.from_url",
 }
-"""URL scheme -> module:callable, imported when first used."""
-
-
-def _shown(url: str) -> str:
-    """Without what stands before the host: a user and a password, as a rule."""
-    return re.sub(r"//.*@", "//…@", url, flags=re.DOTALL)
+"""URL scheme -> module:callable, imported at its first use."""
 
 
 def open_transport(url: str) -> Any:
     """
-    The transport that a URL names.
+    Open the transport that a URL names.
 
     Raises:
-        UnsupportedCapability: unknown scheme, naming the known ones.
+        UnsupportedCapability: the URL cannot be used; for an unknown scheme the text lists the known ones.
     """
     url = plain_text(url)
     try:
         scheme = urlsplit(url).scheme or url
     except ValueError as error:
-        raise UnsupportedCapability(f"{_shown(url)!r} is no URL: {error}") from None
+        raise UnsupportedCapability(f"{redacted(url)!r} is not a URL: {error}") from None
     target = TRANSPORTS.get(scheme)
     if target is not None:
         module, _, path = target.partition(":")
@@ -58,4 +53,4 @@ def open_transport(url: str) -> Any:
                 f'transport "{scheme}" (of {point.value}) cannot be opened: {text_of(error)}'
             ) from error
     known = sorted({*TRANSPORTS, *(point.name for point in entry_points(group="pipebus.transports"))})
-    raise UnsupportedCapability(f'no transport for "{_shown(scheme)}" (in {_shown(url)!r}); there are: {", ".join(known)}')
+    raise UnsupportedCapability(f'no transport for "{redacted(scheme)}" (in {redacted(url)!r}); there are: {", ".join(known)}')

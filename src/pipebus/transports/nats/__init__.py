@@ -1,16 +1,15 @@
 """
-NATS: messages on a server, for programs on several machines; with JetStream, which keeps them, or without.
-`transport.py` is where to start.
+NATS: messages on a server, for programs on several machines; with JetStream, which keeps them, or without. Begin with
+`transport.py`.
 
-    options.py     what its URL says                  link.py        the connection, on a loop thread of its own
-    subjects.py    our subjects as the server's       publisher.py   many publishes on their way at once
-    wire.py        messages as bytes and headers      streams.py     what has to exist on the server
-    puller.py      a durable subscription             listener.py    one that keeps nothing
-    letters.py     dead letters                       directory.py   which subscriptions a message reaches
-    transport.py   the seam to the bus                health.py      what `pipebus doctor` looks at
-    creds.py       a file of credentials              company.py     who else serves a subscription
-    claim.py       one delivery                       client.py      nats-py's client, made sturdy
-    notes.py       how often a message was taken
+    what the bus calls       transport.py, options.py (the URL), letters.py (dead letters)
+    the connection           link.py (on a loop of its own), client.py (nats-py's, made robust), asking.py
+    publishing               sender.py (for the user's threads and loops), publisher.py (on the link's loop), wire.py (the form
+                             of messages), subjects.py, directory.py (which subscriptions a message reaches)
+    subscriptions            served.py (all that are served here), listener.py (one that keeps nothing)
+    durable subscriptions    puller.py and its parts consumer.py, requests.py, orphans.py, feed.py, verdicts.py; claim.py (one
+                             delivery), notes.py (attempts)
+    on the server            streams.py (what must exist), health.py (`pipebus doctor`)
 """
 
 from pipebus.errors import UnsupportedCapability

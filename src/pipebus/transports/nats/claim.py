@@ -1,4 +1,4 @@
-"""One delivery of a durable subscription, as the server has brought it."""
+"""One delivery of a durable subscription."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Claim:
     One delivery, until it is settled.
 
     Args:
-        reply: The subject on which the server hears what became of it.
+        reply: The subject on which the server is told what became of it; "": its stream is gone.
         number: Of the message in its stream.
-        count: Deliveries of the consumer, with this one.
-        era: How often the consumer had been lost when this was brought.
-        broken: It is no message.
-        again: It has been delivered before; then there may be a note of it.
-        takings: Before this one.
-        suspect: The delivery before this one was lost.
-        begun: It is noted that it is taken.
-        since: When it came here.
+        count: Deliveries of the consumer so far, including this one.
+        era: How often the consumer had been lost when this came.
+        broken: Its bytes are not a message.
+        again: The message was delivered before, so there may be a note of it.
+        takings: Earlier attempts.
+        suspect: The previous delivery was lost.
+        begun: A note says that it was begun.
+        since: When it came here, or was handed in.
     """
 
     __slots__ = (
@@ -44,7 +44,7 @@ class Claim:
         self.puller = puller
         self.reply = message.reply
         delivered, self.number, self.count, self.time = place_of(message.reply)
-        self.era = puller.era
+        self.era = puller.consumer.era
         self.again = delivered > 1
         self.takings = 0
         self.suspect = self.begun = self.done = False
@@ -63,14 +63,17 @@ class Claim:
         if isinstance(self.found, bytes):
             try:
                 self.found = codec.decode(self.found)
-            except CodecError:  # whoever it is handed in to makes a dead letter of the bytes
+            except CodecError:  # the subscription makes a dead letter of the bytes
                 self.broken = True
 
 
 def place_of(reply: str) -> tuple[int, int, int, float]:
     """
-    From a delivery's reply subject: deliveries of the message so far, its number in the stream, deliveries of the consumer so
-    far, and the time of storing.
+    What a delivery's reply subject says: deliveries of the message so far, its number in the stream, deliveries of the
+    consumer so far, and when the message was stored.
+
+    Raises:
+        IndexError, ValueError: it is not the reply subject of a delivery.
     """
     parts = reply.split(".")
     first = 4 if len(parts) == 9 else 6  # after $JS.ACK, with or without domain and account

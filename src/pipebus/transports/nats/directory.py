@@ -1,8 +1,8 @@
 """
-Which subscriptions a message reaches: the stream's consumers, of all programs, as the server tells of them.
+Which subscriptions a message reaches: the stream's consumers, of all programs, as the server reports them.
 
-It is right for what this bus has bound, and a moment behind what others do. Who listens elsewhere without a name, plain NATS
-does not tell.
+This is exact for what this bus has bound, and a moment late for what other programs do. Plain NATS does not tell who listens
+elsewhere without a name.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ KNOWN: Final = 10_000
 class Directory:
     """
     Args:
-        stream: Whose consumers.
-        replays: How the subject begins that each has for itself.
+        stream: The stream whose consumers these are.
+        replays: How the subject begins that each consumer has for itself.
     """
 
     def __init__(self, link: Link, stream: str, replays: str) -> None:
         self._link, self._stream, self._replays = link, stream, replays
         self._there: dict[str, tuple[Pattern, ...]] = {}  # consumers, by name
-        self._mine: dict[str, tuple[Pattern, ...]] = {}  # of them, what this bus has bound
+        self._mine: dict[str, tuple[Pattern, ...]] = {}  # those of them that this bus has bound
         self._here: dict[str, tuple[Pattern, ...]] = {}  # listeners of this bus
         self._counts: dict[str, int] = {}
         self._reading = self._again = False
@@ -65,10 +65,10 @@ class Directory:
                         break
                 if not self._again:
                     break
-            self._there = {**there, **self._mine}  # one that was made during the reading is missing in it
+            self._there = {**there, **self._mine}  # one that was made meanwhile may be missing
             self._counts = {}
         except PipebusError:
-            pass  # the connection is lost; the next one reads again
+            pass  # the connection is lost; on the next one it is read again
         finally:
             self._reading = False
 
@@ -93,18 +93,18 @@ class Directory:
         self._counts = {}
 
     def removed(self, name: str) -> None:
-        """Of a consumer."""
+        """A consumer was removed."""
         self._mine.pop(name, None)
         self._there = {one: patterns for one, patterns in self._there.items() if one != name}
         self._counts = {}
 
     def unbound(self, name: str) -> None:
-        """Of a listener; a consumer stays."""
+        """A listener has ended."""
         self._here = {one: patterns for one, patterns in self._here.items() if one != name}
         self._counts = {}
 
     def count(self, subject: str) -> int:
-        """How many subscriptions a message on a subject of the server's reaches. From any thread."""
+        """How many subscriptions a message on one of the server's subjects reaches. From any thread."""
         counts = self._counts
         found = counts.get(subject)
         if found is None:

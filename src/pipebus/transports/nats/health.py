@@ -1,7 +1,7 @@
 """
 What `pipebus doctor` says of a server: its version, what this user may do there, the streams and the consumers.
 
-Questions are asked, and nothing is made, changed or published.
+Nothing is made, changed or published.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from nats.aio.client import Client
 from pipebus.errors import PipebusError, SubjectError, TransportError
 from pipebus.message.patterns import Pattern
 from pipebus.transports.base import Finding
-from pipebus.transports.nats.link import Link, _Refused
+from pipebus.transports.nats.asking import _Refused
+from pipebus.transports.nats.link import Link
 from pipebus.transports.nats.streams import NANO, NO_STREAM
 
 if TYPE_CHECKING:
     from pipebus.transports.nats.transport import NatsTransport
 
 OLDEST: Final = (2, 10, 0)
-"""Before it a consumer has one filter only."""
+"""Consumers of older servers have one filter only."""
 SPOOFED: Final = (((2, 11, 15), (2, 12, 0)), ((2, 12, 6), (2, 13, 0)))
-"""What is not in one of these, or later: `Nats-Request-Info` can be forged (CVE-2026-33223)."""
+"""In versions outside of these ranges, and before the last, `Nats-Request-Info` can be forged (CVE-2026-33223)."""
 LOSING: Final = ((2, 12, 3), (2, 12, 4))
-"""With three replicas and work-queue retention they lost messages of consumers that have a `max_deliver`."""
+"""Versions that lost messages of consumers with a `max_deliver`, in work-queue streams with three replicas."""
 SLOW: Final = 0.05
-"""Seconds there and back: an awaited publish takes at least as long."""
+"""Seconds of a round trip, which an awaited publish takes at least."""
 SKEW: Final = 1.0
-"""Seconds between two clocks, from which on a message's `ttl` is wrong by that."""
+"""Seconds between two clocks that matter for a message's `ttl`."""
 NEARLY: Final = 0.8
-"""Of a limit."""
+"""Share of a limit."""
 
 
 async def examine(transport: NatsTransport, link: Link) -> list[Finding]:
-    """All of it. On the loop."""
+    """All findings. On the loop."""
     client = link.client
     if client is None:
         raise TransportError("the connection is lost")
@@ -52,7 +53,7 @@ async def examine(transport: NatsTransport, link: Link) -> list[Finding]:
 
 
 def version_of(text: str) -> tuple[int, int, int]:
-    """(0, 0, 0) where it has none."""
+    """(0, 0, 0) if the text is no version."""
     found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", text)
     return (int(found[1]), int(found[2]), int(found[3])) if found else (0, 0, 0)
 
@@ -73,7 +74,9 @@ def _server(transport: NatsTransport, client: Client) -> Iterator[Finding]:
     else:
         yield Finding("ok", "encryption", "none; the server is on this machine")
     if not (info.get("auth_required") or options.encrypted):
-        yield Finding("hint", "login", "none: whoever reaches this server reads and writes everything; give it users or tokens")
+        yield Finding(
+            "hint", "login", "none: anyone who reaches this server can read and write everything; give it users or tokens"
+        )
     others = [one for one in info.get("connect_urls") or [] if one not in options.hosts]
     if info.get("cluster") and len(options.hosts) == 1 and others:
         yield Finding(
@@ -84,7 +87,7 @@ def _server(transport: NatsTransport, client: Client) -> Iterator[Finding]:
 
 
 def judge_version(text: str) -> Finding:
-    """What is known of a version of the server."""
+    """Judge a version of the server."""
     version = version_of(text)
     least = ".".join(map(str, OLDEST))
     if version < OLDEST:
@@ -112,7 +115,7 @@ def judge_version(text: str) -> Finding:
 async def _user(transport: NatsTransport, link: Link, client: Client) -> list[Finding]:
     began = time.perf_counter()
     await client.flush()
-    trip = (time.perf_counter() - began) / 2  # it asks twice
+    trip = (time.perf_counter() - began) / 2  # `flush` asks twice
     about = f"{trip * 1000:.1f} ms there and back"
     slow = Finding("hint", "distance", f"{about}: publish many at once, each awaited publish takes that long")
     found = [slow if trip > SLOW else Finding("ok", "distance", about)]
@@ -141,7 +144,7 @@ async def _user(transport: NatsTransport, link: Link, client: Client) -> list[Fi
 
 
 def _clock(there: str) -> Iterator[Finding]:
-    """The server's clock beside ours; to the millisecond, for it has more digits than Python reads."""
+    """Compare the server's clock with ours. Its text has more digits than Python reads."""
     found = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?)\d*Z$", there)
     if found is None:
         return
@@ -152,7 +155,7 @@ def _clock(there: str) -> Iterator[Finding]:
 
 
 def needed(transport: NatsTransport) -> dict[str, list[str]]:
-    """Subjects of the server's, by what has to be allowed on them."""
+    """The server's subjects on which this user must be allowed to publish and to subscribe."""
     subjects, streams = transport.subjects, (transport.options.stream, f"{transport.options.stream}-DEAD")
     both = [*subjects.kept, f"{subjects.replies}>", f"{subjects.here}*"]
     publish, subscribe = [*both, "_INBOX.>"], [*both, "_INBOX.>"]
@@ -175,7 +178,7 @@ def needed(transport: NatsTransport) -> dict[str, list[str]]:
 
 
 def _rules(texts: list[str]) -> list[Pattern]:
-    """Without the queue that one may be for, and what no subject of ours can be."""
+    """Rules as patterns; without their queue groups, and without those that none of our subjects can match."""
     found = []
     for text in texts:
         with suppress(SubjectError):
@@ -184,7 +187,7 @@ def _rules(texts: list[str]) -> list[Pattern]:
 
 
 def refused(wanted: dict[str, list[str]], permissions: dict[str, Any]) -> Iterator[str]:
-    """What is wanted and not allowed: "publish on orders.>, …"."""
+    """What is needed and not allowed, as in "publish on orders.>"."""
     for verb, subjects in wanted.items():
         rules = permissions.get(verb) or {}
         allow, deny = _rules(rules.get("allow") or [">"]), _rules(rules.get("deny") or [])
@@ -260,7 +263,7 @@ def _stream(about: str, there: dict[str, Any]) -> Iterator[Finding]:
         f"{config.get('storage')}, {copies} replica{'' if copies == 1 else 's'}",
     )  # fmt: skip
     if config.get("storage") == "memory":
-        yield Finding("hint", about, "is in memory: when the server ends, its messages do")
+        yield Finding("hint", about, "is in memory: its messages are lost when the server ends")
     elif copies == 1:
         yield Finding(
             "hint", about,
@@ -270,7 +273,9 @@ def _stream(about: str, there: dict[str, Any]) -> Iterator[Finding]:
     cluster = there.get("cluster") or {}
     late = [one["name"] for one in cluster.get("replicas") or [] if not one.get("current") or one.get("offline")]
     if late:
-        yield Finding("wrong", about, f"replicas on {', '.join(late)} are away or behind: the loss of another server stops it")
+        yield Finding(
+            "wrong", about, f"replicas on {', '.join(late)} are away or behind: if another server is lost, the stream stops"
+        )
     if cluster and not cluster.get("leader"):
         yield Finding("wrong", about, "has no leader: too many of its servers are away; nothing can be published")
     for limit, used in (("max_bytes", "bytes"), ("max_msgs", "messages")):
@@ -300,12 +305,10 @@ def _consumer(there: dict[str, Any], lease: float) -> Iterator[Finding]:
     pending, out, asked = there["num_pending"], there["num_ack_pending"], there.get("num_waiting", 0)
     text = f"{pending:,} pending, {out:,} in flight"
     if config.get("ack_policy") != "explicit" or config.get("deliver_subject"):
-        yield Finding(
-            "hint", about, f"{text}; another program's: no pull consumer with explicit acknowledgements, so no subscription"
-        )
+        yield Finding("hint", about, f"{text}; another program's: it is not a pull consumer with explicit acknowledgements")
         return
     if there.get("paused"):
-        yield Finding("wrong", about, f"{text}; paused until {config.get('pause_until')}: nothing comes before that")
+        yield Finding("wrong", about, f"{text}; paused until {config.get('pause_until')}: nothing is delivered before that")
     elif pending and not asked and not out:
         yield Finding("hint", about, f"{text}; nobody asks for them: start a program that serves it")
     else:
@@ -313,14 +316,16 @@ def _consumer(there: dict[str, Any], lease: float) -> Iterator[Finding]:
     if config.get("max_deliver", -1) > 0:
         yield Finding(
             "wrong", about,
-            f"max_deliver={config['max_deliver']}: after so many deliveries a message stays in the stream and is never brought "
-            "again, nor a dead letter; a bus that serves it takes that back",
+            f"max_deliver={config['max_deliver']}: after so many deliveries a message is neither delivered again nor a dead "
+            "letter; a bus that serves the consumer removes that limit",
         )  # fmt: skip
     if config.get("max_ack_pending", -1) > 0:
         yield Finding(
             "hint", about,
-            f"max_ack_pending={config['max_ack_pending']:,} for all workers together: when so many are out, nobody gets more",
+            f"max_ack_pending={config['max_ack_pending']:,} for all workers together: with so many in flight, nobody gets more",
         )  # fmt: skip
     wait = config.get("ack_wait", 0) / NANO
     if wait != lease:
-        yield Finding("hint", about, f"its lease is {wait:g} s; a bus with this URL makes it {lease:g} s for all who serve it")
+        yield Finding(
+            "hint", about, f"its lease is {wait:g} s; a bus with this URL sets it to {lease:g} s for all programs that serve it"
+        )

@@ -1,18 +1,16 @@
 """
 The connection: one client of nats-py at a time, on an event loop in a thread of its own.
 
-A client that has lost its server is thrown away and another one made, for as long as it takes: so there is one way to begin,
-and nothing waits in the buffers of one that is gone. What has to be said to the server waits in one line here, in order;
-threads and other loops append to it and wake this loop once for many.
+A client that has lost its server is thrown away, and new ones are made until one connects. So there is one way to begin, and
+nothing waits in the buffers of a client that is gone. What must be said to the server waits in one line here, in order. Threads
+and other loops append to it, and wake this loop once for many frames.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import random
-import ssl
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -25,53 +23,37 @@ from nats.aio.msg import Msg
 
 from pipebus.errors import PipebusError, TransportError
 from pipebus.foreign.objects import text_of
-from pipebus.transports.nats import creds
-from pipebus.transports.nats.client import SturdyClient
+from pipebus.transports.nats.asking import ANSWER, api, ask, final, why
+from pipebus.transports.nats.client import SturdyClient, read_credentials, tls_context
 from pipebus.transports.nats.options import Options
 
 T = TypeVar("T")
 PING: Final = 10
-"""Seconds between two pings; after two without an answer the connection counts as lost."""
+"""Seconds between two pings; after two of them without an answer the connection counts as lost."""
 PENDING: Final = 16 * 2**20
 """Bytes that may wait for the socket."""
 WAITS: Final = (0.02, 2.0)
-"""Least and greatest pause between two attempts to connect, in seconds; doubled each time, and of random length below that."""
-ANSWER: Final = 5.0
-"""Seconds to wait for the server's answer to a question."""
+"""Least and greatest pause between two attempts to connect, in seconds. It doubles each time, and is shortened at random."""
 LOOK: Final = 0.2
-"""Seconds between two looks whether the client is still connected."""
-LEADERLESS: Final = (10008, 10009)
-"""JetStream's error codes where a cluster elects a leader just now."""
+"""Seconds between two checks whether the client is still connected."""
 FRAME: Final = 64
-"""Frames that are written before others on this loop have their turn."""
+"""Frames that are written before other tasks on this loop have their turn."""
 
 Frame = tuple[str, bytes, str, dict[str, str] | None]
 """Subject, data, reply subject, headers: what `Client.publish` takes."""
 
 _random: Final = random.Random()
-"""Our own: a program may have seeded the common one, and count on what it gives."""
-
-
-class _Refused(TransportError):
-    """
-    The server says no.
-
-    Args:
-        code: Its error code, as in the list of JetStream's errors; 0: it gave none.
-    """
-
-    def __init__(self, text: str, code: int = 0) -> None:
-        super().__init__(text)
-        self.code = code
+"""A generator of our own: a program may have seeded the common one, and rely on its numbers."""
 
 
 class Link:
     """
+    It has many methods, since the thread, its loop and the client end together.
+
     Args:
-        options: Where to connect, and as whom.
+        options: Where to connect, and with which login.
         warn: See `Surroundings`.
         found: Awaited with each new client before it is used.
-        lost: Called when a client is gone.
     """
 
     def __init__(
@@ -79,12 +61,11 @@ class Link:
         options: Options,
         warn: Callable[..., None],
         found: Callable[[Client], Awaitable[None]],
-        lost: Callable[[], None],
     ) -> None:
         self.options = options
         self.client: Client | None = None
         self.error: BaseException | None = None  # why there is no connection
-        self._warn, self._found, self._lost = warn, found, lost
+        self._warn, self._found = warn, found
         self._line: deque[Frame | Callable[[], Frame | None]] = deque()
         self._calls: deque[Callable[[], object]] = deque()
         self._rung = False
@@ -100,9 +81,9 @@ class Link:
     def open(self) -> None:
         """
         Raises:
-            TransportError: no server could be reached in time, or it let nobody in.
+            TransportError: no server could be reached in time, or it refused the login.
         """
-        self.context = self._tls()
+        self.context = tls_context(self.options)
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(self._unexpected)
         self._bell = asyncio.Event()
@@ -113,7 +94,7 @@ class Link:
         except BaseException:
             self.loop.close()
             raise
-        # A server that is there may take its time with questions about streams; each of them has an end.
+        # A server that was reached may take its time with questions about streams; each of them has a timeout.
         if not self._first.wait(self.options.connect_timeout) and self._preparing:
             self._first.wait(2 * ANSWER)
         if self.client is not None:
@@ -129,7 +110,7 @@ class Link:
         ) from None
 
     def close(self) -> None:
-        """End; the thread is gone when this returns."""
+        """Return when the thread has ended."""
         with suppress(RuntimeError):  # it has ended by itself
             self.loop.call_soon_threadsafe(self._end)
         self.thread.join()
@@ -165,15 +146,15 @@ class Link:
         await asyncio.get_running_loop().shutdown_default_executor()
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What tasks of the client let through."""
+        """Errors that tasks of the client do not catch."""
         error = context.get("exception")
         if not self._closing and not isinstance(error, (nats.errors.Error, OSError)):
             self._warn("transport.failed", server=str(self.options), error=str(error or context.get("message")))
 
     async def _supervise(self) -> None:
-        """A client, and when it is gone the next."""
+        """Make a client; and when it is gone, the next one."""
         pause, tried = WAITS[0], 0
-        # One that takes connections and is silent leaves time for the others.
+        # A server that accepts connections and stays silent must leave time for the others.
         share = self.options.connect_timeout / len(self._hosts)
         while not self._closing:
             gone = asyncio.Event()
@@ -183,7 +164,7 @@ class Link:
                 await asyncio.wait_for(self._connect(client, host, gone), share)
                 self._preparing = True
                 await self._found(client)
-            except Exception as error:  # of any kind: the client has many, and giving up would be for ever
+            except Exception as error:  # of any kind: the client raises many, and after giving up nobody would try again
                 if not isinstance(error, (nats.errors.NoServersError, TimeoutError)) or self.error is None:
                     self.error = self._named(error)
                 await client.leave()
@@ -191,7 +172,7 @@ class Link:
                 tried += 1
                 if tried % len(self._hosts):
                     continue
-                if not self._first.is_set() and _final(self.error):
+                if not self._first.is_set() and final(self.error):
                     self._first.set()
                     return
                 await asyncio.sleep(_random.uniform(pause / 2, pause))
@@ -207,7 +188,7 @@ class Link:
             self._connected.set()
             self._bell.set()
             try:
-                # A client that fails while it closes, or whose reading has failed, does not say that it has.
+                # A client whose closing or reading has failed does not report that.
                 while client.is_connected and not gone.is_set() and not client.deaf:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(gone.wait(), LOOK)
@@ -217,7 +198,6 @@ class Link:
                 last = client.last_error
                 await client.leave()
             self.error = last or TransportError("the connection was lost")
-            self._lost()
             self._warn("transport.disconnected", server=str(self.options), error=why(self.error))
 
     def _named(self, error: Exception) -> Exception:
@@ -243,7 +223,7 @@ class Link:
         scheme = "tls" if options.tls else "nats"
         more: dict[str, Any] = {"tls": self.context} if self.context is not None else {}
         if options.creds is not None:
-            more["user_credentials"] = creds.read(options.creds)  # anew for each connection: it may have been replaced
+            more["user_credentials"] = read_credentials(options.creds)  # for each connection: the file may have been replaced
         await client.connect(
             servers=[f"{scheme}://{host}"],
             name="pipebus",
@@ -253,38 +233,26 @@ class Link:
             allow_reconnect=False,
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
-            connect_timeout=max(1, math.ceil(options.connect_timeout)),  # it takes whole seconds; who waits for this ends it
+            connect_timeout=max(1, math.ceil(options.connect_timeout)),  # it takes whole seconds; our own timeout comes first
             ping_interval=PING,
             max_outstanding_pings=2,
             pending_size=PENDING,
             closed_cb=closed,
             error_cb=failed,
-            # The bus has checked them; and the client's check takes `foo>` for a wildcard, which it is not.
+            # The bus has checked them, and the client takes `foo>` for a wildcard, which it is not.
             skip_subject_validation=True,
             **more,
         )
-
-    def _tls(self) -> ssl.SSLContext | None:
-        options = self.options
-        if not options.encrypted:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=options.cafile)
-            if options.cert is not None:
-                context.load_cert_chain(options.cert, options.key)
-        except (OSError, ssl.SSLError) as error:
-            raise TransportError(f"the files of cafile, cert and key cannot be used: {error}") from None
-        return context
 
     # --- saying something --------------------------------------------------------------------------------------------
 
     @property
     def here(self) -> bool:
-        """Whether this is the link's own thread, which must not wait for itself."""
+        """This is the link's own thread, which must not wait for itself."""
         return threading.current_thread() is self.thread
 
     def post(self, call: Callable[[], object]) -> None:
-        """Have something called on the loop, after what was posted before."""
+        """Call something on the loop, after what was posted before."""
         self._calls.append(call)
         if not self._rung:
             self._rung = True
@@ -292,7 +260,7 @@ class Link:
                 self.loop.call_soon_threadsafe(self._called)
 
     def _called(self) -> None:
-        self._rung = False  # before the line is read: who appends later rings again
+        self._rung = False  # before the calls are read: a later `post` rings again
         while self._calls:
             try:
                 self._calls.popleft()()
@@ -301,22 +269,22 @@ class Link:
 
     def say(self, frame: Frame | Callable[[], Frame | None]) -> None:
         """
-        Have something written to the server, when there is one, after what was said before. On the loop.
+        Write something to the server as soon as there is one, after what was said before. On the loop.
 
         Args:
-            frame: Or a function that makes it when its turn has come; None: not any more.
+            frame: A frame; or a function that makes it when its turn comes, or returns None if it is no longer needed.
         """
         self._line.append(frame)
         self._bell.set()
 
     def say_first(self, frames: list[Callable[[], Frame | None]]) -> None:
-        """Before everything else that waits. On the loop."""
+        """Write frames before everything else that waits. On the loop."""
         self._line.extendleft(reversed(frames))
         self._bell.set()
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """
-        Do something on the loop, and wait for it. From other threads.
+        Run a coroutine on the loop, and wait for it. From other threads.
 
         Raises:
             TransportError: it took too long.
@@ -342,7 +310,7 @@ class Link:
             raise TransportError("the connection is closed") from None
 
     def start(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do something on the loop, beside everything else. On the loop."""
+        """Run a coroutine on the loop as a task. On the loop."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -383,70 +351,18 @@ class Link:
     # --- asking ------------------------------------------------------------------------------------------------------
 
     async def ask(self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None, timeout: float = ANSWER) -> Msg:
-        """
-        One question, one answer. On the loop.
-
-        Raises:
-            TransportError: no connection, no answer, or nobody there to answer.
-        """
-        client = self.client
-        if client is None:
-            raise TransportError(f"not connected to {self.options}: {why(self.error)}")
-        return await ask(client, subject, data, headers, timeout)
+        """`asking.ask`. On the loop."""
+        return await ask(self._there(), subject, data, headers, timeout)
 
     async def api(self, subject: str, body: Any = None, client: Client | None = None) -> dict[str, Any]:
-        """
-        A question to JetStream. On the loop.
+        """`asking.api`; with a client that is not in use yet, if there is one. On the loop."""
+        return await api(client or self._there(), subject, body)
 
-        Raises:
-            _Refused: with its error code. TransportError.
-        """
-        data = b"" if body is None else json.dumps(body).encode()
-        client = client or self.client
-        if client is None:
+    def _there(self) -> Client:
+        if self.client is None:
             raise TransportError(f"not connected to {self.options}: {why(self.error)}")
-        answer = await ask(client, f"$JS.API.{subject}", data, None, ANSWER)
-        found: dict[str, Any] = json.loads(answer.data)
-        if "error" in found:
-            error = found["error"]
-            text = error.get("description", "?")
-            raise _Refused(f"JetStream refused {subject}: {text}", int(error.get("err_code", 0)))
-        return found
-
-
-async def ask(client: Client, subject: str, data: bytes, headers: dict[str, str] | None, timeout: float) -> Msg:
-    """`Link.ask` with a client that is not in use yet."""
-    try:
-        return await client.request(subject, data, timeout=timeout, headers=headers)
-    except nats.errors.NoRespondersError:
-        raise _Refused(f"nobody answers on {subject}: JetStream is not enabled, or this user may not use it") from None
-    except (TimeoutError, nats.errors.TimeoutError):
-        raise TransportError(f"no answer on {subject} within {timeout:g} s: not allowed, or no connection") from None
-    except (nats.errors.Error, OSError) as error:
-        raise TransportError(f"{subject}: {why(error)}") from None
+        return self.client
 
 
 async def _limited(work: Coroutine[Any, Any, T], timeout: float | None) -> T:
     return await asyncio.wait_for(work, timeout)
-
-
-def _final(error: BaseException | None) -> bool:
-    """Whether it would not go better a second time."""
-    if isinstance(error, _Refused) and error.code in LEADERLESS:
-        return False
-    return isinstance(error, (PipebusError, ssl.SSLCertVerificationError)) or "authorization violation" in str(error).lower()
-
-
-def why(error: BaseException | None) -> str:
-    """An error of a connection, and the next move."""
-    if error is None:
-        return "no server has answered; is it running, and is the port right?"
-    text = str(error) or type(error).__name__
-    low = text.lower()
-    if isinstance(error, ConnectionRefusedError) or "connect call failed" in low:
-        return f"{text}; start nats-server there, or correct host and port"
-    if "authorization" in low or "authentication" in low:
-        return f"{text}; give user and password as in nats://user:password@host, a token as in nats://token@host, or creds="
-    if isinstance(error, ssl.SSLError) or "certificate" in low:
-        return f"{text}; say cafile= where the server's certificate is signed by an authority of your own"
-    return text

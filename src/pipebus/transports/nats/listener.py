@@ -1,4 +1,4 @@
-"""A subscription without durability: plain NATS. What comes while nobody listens, or finds no room, is gone."""
+"""A subscription that is not durable, over plain NATS. Messages are lost if nobody listens, or if there is no room for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipebus.message.message import Message
 from pipebus.transports.base import Binding
 from pipebus.transports.nats import wire
 from pipebus.transports.nats.publisher import random_id
-from pipebus.transports.nats.subjects import consumer_name, disjoint
+from pipebus.transports.nats.subjects import consumer_name, wider
 from pipebus.waiting.elsewhere import on_executor
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ WAITING: Final = 10_000
 class Listener:
     """
     Args:
-        binding: What it serves; if it is durable, those of its name share the messages.
+        binding: The subscription that it serves; if it is durable, all listeners of its name share the messages.
     """
 
     def __init__(self, transport: NatsTransport, binding: Binding) -> None:
         self.binding = binding
         self.filters = transport.subjects.filters(binding.patterns)
-        self._wider = {one.text for one in disjoint(binding.patterns)} != {one.text for one in binding.patterns}
+        self._wider = wider(binding.patterns)
         self._group = consumer_name(binding.name) if binding.durable else ""
         self._transport = transport
         self._subscriptions: list[Subscription] = []
@@ -45,7 +45,7 @@ class Listener:
         self._subscriptions = [
             await client.subscribe(one, queue=self._group, cb=self._arrived, pending_bytes_limit=0) for one in self.filters
         ]
-        await client.flush()  # the server listens for us from here on
+        await client.flush()  # the server knows the subscriptions from here on
         self._transport.directory.bound(self.binding.name, self.filters, durable=False)
 
     async def end(self) -> None:
@@ -55,7 +55,7 @@ class Listener:
         for subscription in self._subscriptions:
             try:
                 await subscription.unsubscribe()
-            except Exception:  # the connection is gone, and the subscription with it
+            except Exception:  # the connection is lost, and the subscription with it
                 return
 
     async def _arrived(self, message: Msg) -> None:
@@ -70,10 +70,10 @@ class Listener:
             try:
                 found = self._transport.codec.decode(found)
             except CodecError:
-                # It becomes a dead letter, and whoever is told of that may publish, and wait for it.
+                # It becomes a dead letter. On another thread, since observers of that may publish, and wait for it.
                 try:
                     await on_executor(lambda found: self.binding.deliver(found, None, 0), found)
-                except RuntimeError:  # no thread can be had: the next look tries again
+                except RuntimeError:  # no thread can be started: the next `offer` tries again
                     self._full.append(found)
                 return
         if self._full or not self.binding.deliver(found, None, 0):
@@ -84,12 +84,12 @@ class Listener:
                 self._transport.warn("subscription.overflowed", subscription=self.binding.name)
 
     def offer(self) -> None:
-        """Once more what found no room."""
+        """Offer again what found no room."""
         while self._full and self.binding.deliver(self._full[0], None, 0):
             self._full.popleft()
 
     async def pending(self) -> int:
-        """What waits here, or has been sent by this bus and is on its way."""
+        """How many messages wait here, or were sent by this bus and are on their way."""
         client = self._transport.link.client
         if client is not None:
             await client.flush()

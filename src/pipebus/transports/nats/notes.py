@@ -1,6 +1,6 @@
 """
-Notes of how often a message has been taken, beside the dead letters: one for a message and a consumer, and the last one
-replaces those before it. A "?" behind the number: it was begun, and nobody has said yet what became of it.
+Notes of how often a message was taken, in the stream of dead letters: one for each message and consumer; a new one replaces
+the old. A "?" after the number means that the last attempt was begun, and nobody has reported yet what became of it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Any, Final
 from nats.aio.client import Client
 
 from pipebus.errors import PipebusError
-from pipebus.transports.nats.link import ANSWER, ask
+from pipebus.transports.nats.asking import ask
 from pipebus.transports.nats.publisher import Outgoing
 
 if TYPE_CHECKING:
     from pipebus.transports.nats.transport import NatsTransport
 
 AGAIN: Final = 0.2
-"""Seconds until a note is asked for again that could not be read."""
+"""Seconds between two attempts to read a note."""
 SOON: Final = 2.0
 """Seconds that a start spends on reading notes."""
 AT_ONCE: Final = 100
-"""Notes that are asked for at once."""
+"""Notes that are read at once."""
 
 
 class Notes:
-    """On a server."""
+    """The notes of all consumers."""
 
     def __init__(self, transport: NatsTransport) -> None:
         self._transport = transport
@@ -40,18 +40,18 @@ class Notes:
 
     async def read(self, consumer: str, number: int, without: tuple[int, bool] = (1, True)) -> tuple[int, bool] | None:
         """
-        Takings of a message that was delivered before, and whether the last one was lost. None: the connection is lost, and
-        nobody knows.
+        How often a message was taken that was delivered before, and whether the last attempt was lost. None: the connection is
+        lost, so this is not known.
 
         Args:
-            without: What it is without a note.
+            without: What to return if there is no note.
         """
         place = f"$JS.API.DIRECT.GET.{self._transport.streams.dead}.{self._place(consumer, number)}"
         until = time.monotonic() + self._transport.options.publish_timeout
         while True:
             try:
                 answer = await self._transport.link.ask(place)
-            except PipebusError:  # nobody leads the stream just now, or there is none
+            except PipebusError:  # nobody leads the stream now, or there is none
                 if self._transport.link.client is None:
                     return None
                 if time.monotonic() > until:
@@ -64,16 +64,16 @@ class Notes:
             return without
 
     async def given_back(self, client: Client, consumer: str, first: int, last: int, most: int) -> int:
-        """How many of these messages, by their numbers, were given back by who had them: noted, and not as begun."""
+        """How many of these messages were given back by the process that had them: their notes do not say "begun"."""
         start = self._place(consumer, 0)[:-1]
         found = 0
 
         async def look(place: str) -> None:
             nonlocal found
-            answer = await ask(client, f"$JS.API.DIRECT.GET.{self._transport.streams.dead}.{place}", b"", None, ANSWER)
+            answer = await ask(client, f"$JS.API.DIRECT.GET.{self._transport.streams.dead}.{place}")
             found += "Nats-Sequence" in (answer.headers or {}) and not answer.data.endswith(b"?")
 
-        with suppress(PipebusError, TimeoutError):  # then what was seen so far
+        with suppress(PipebusError, TimeoutError):  # then return what was found so far
             async with asyncio.timeout(SOON):
                 body = {"subjects_filter": f"{start}*"}
                 info = await self._transport.link.api(f"STREAM.INFO.{self._transport.streams.dead}", body, client)
@@ -86,10 +86,10 @@ class Notes:
 
     def send(self, consumer: str, number: int, takings: int, done: Callable[[Any], object], begun: bool = False) -> None:
         """
-        Write it. On the loop.
+        Write a note. On the loop.
 
         Args:
-            done: Called when the server has it, or with the error.
+            done: Called when the server has confirmed it, or with the error.
         """
         place, data = self._place(consumer, number), f"{takings}{'?' if begun else ''}".encode()
         until = time.monotonic() + self._transport.options.publish_timeout
@@ -97,7 +97,7 @@ class Notes:
 
     async def write(self, consumer: str, number: int, takings: int, begun: bool) -> None:
         """
-        `send`, and the server has it when this returns.
+        `send`, and return when the server has confirmed it.
 
         Raises:
             TransportError, PublishUnknown.
@@ -114,11 +114,11 @@ class Notes:
             raise result
 
     def say(self, consumer: str, number: int, takings: int) -> None:
-        """`send`, without asking whether it has come: then the one before it is right as to the number. On the loop."""
+        """`send`, without a confirmation: if it is lost, the previous note still has the right number. On the loop."""
         self._transport.link.say((self._place(consumer, number), str(takings).encode(), "", None))
 
     def forget(self, consumer: str, number: int) -> None:
-        """On the loop."""
+        """Delete a note. On the loop."""
         body = json.dumps({"filter": self._place(consumer, number)}).encode()
         self._transport.link.say((f"$JS.API.STREAM.PURGE.{self._transport.streams.dead}", body, "", None))
 

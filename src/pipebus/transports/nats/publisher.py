@@ -1,8 +1,8 @@
 """
-Publishing: each message goes out at once, and the server's word for it comes when it comes; many are on their way together.
+Publishing on the link's loop: each message goes out at once, and many are on their way while the server confirms them.
 
-A message carries its id, by which the server recognises it a second time. So what was on its way when the connection was lost
-is sent again on the next one; whoever waits is told when the server has it, or after `publish_timeout` that nobody knows.
+A message carries its id, by which the server recognises a second copy. So what was on its way when the connection was lost is
+sent again on the next one. Its caller learns that the server has it; or, after `publish_timeout`, that this is unknown.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from nats.aio.msg import Msg
 
 from pipebus.errors import MessageTooLarge, PublishUnknown, TransportError
 from pipebus.transports.nats import wire
-from pipebus.transports.nats.link import LEADERLESS, Frame, Link, why
+from pipebus.transports.nats.asking import LEADERLESS, why
+from pipebus.transports.nats.link import Frame, Link
 
 WINDOW: Final = 2000
 """
-Most messages that may be on their way. A server refuses more than 10,000 that it has not stored yet, from all who publish; then
-there may be half as many, and one more for each that it takes.
+Most messages that may be on their way. A server refuses more than 10,000 that it has not stored yet, from all publishers. Then
+only half as many may be on their way, and one more for each that it takes.
 """
 BUSY: Final = 429
 """The code of such a refusal."""
 UNAVAILABLE: Final = 503
 """The code where no server leads the stream now."""
 LEADING_TEXTS: Final = ("not leader", "store is closed")
-"""What errors say, whatever their code, where the leader changes while the publish is under way."""
+"""What errors say, whatever their code, if the leader changes while a publish is under way."""
 STAGED: Final = 10158
-"""JetStream's error code for an id that is being stored: whether it will be, is not known yet."""
+"""JetStream's error code for an id that is being stored, and may fail to be."""
 AGAIN: Final = 0.01
-"""Seconds until what it refused so is sent again, at the latest."""
+"""Seconds until what the server was too busy for is sent again, at the latest."""
 ELECTION: Final = 0.1
-"""The same where no server of a cluster leads the stream; that takes some seconds after the one that did was lost."""
+"""The same while no server of a cluster leads the stream, which lasts some seconds after the leader was lost."""
 
 
 class Outgoing:
@@ -46,6 +47,7 @@ class Outgoing:
 
     Args:
         subject: The server's.
+        until: When to give up, on the monotonic clock.
         done: Called on the loop with (number in the stream, known before), or the error.
     """
 
@@ -53,36 +55,35 @@ class Outgoing:
 
     def __init__(
         self, id: str, subject: str, data: bytes, headers: dict[str, str], until: float,
-        done: Callable[[tuple[int, bool] | BaseException], object],
+        done: Callable[[tuple[int, bool] | BaseException], object] = lambda result: None,
     ) -> None:  # fmt: skip
         self.id, self.subject, self.data, self.headers, self.until, self.done = id, subject, data, headers, until, done
         self.sent = False
-        self.refusal = "too much waits to be stored; publish fewer at once"  # if it is refused until it is too late
-        self.again = False  # sent a second time: that the server has it already says nothing
+        self.refusal = "too much waits to be stored; publish fewer at once"  # the reason, if it is refused until it is too late
+        self.again = False  # sent a second time, so it proves nothing that the server has it already
         self.doubtful = False  # it may be kept
 
 
 class Publisher:
     """
     Args:
-        link: What carries it.
-        keeps: Whether there is a stream for a subject of the server's, or should be.
+        keeps: Whether there is, or should be, a stream for one of the server's subjects.
     """
 
     def __init__(self, link: Link, keeps: Callable[[str], bool]) -> None:
         self.link, self.keeps = link, keeps
         self._numbers = 0
-        self._waiting: dict[str, Outgoing] = {}  # by the last token of the inbox, oldest first
-        self._flying: set[str] = set()  # of them, those that the link has
-        self._held: list[int] = []  # and, as a heap, those that wait until fewer are on their way
+        self._waiting: dict[str, Outgoing] = {}  # by the last token of their inbox, oldest first
+        self._flying: set[str] = set()  # those of them that the link has
+        self._held: list[int] = []  # the others, as a heap: they wait until fewer are on their way
         self._window = WINDOW
-        self._waits = False  # until what was refused is sent again
+        self._waits = False  # a timer runs until what was refused is sent again
         self._inbox = ""
         self._cut = 0
         self.most = 2**20  # bytes of a message that the server takes, with its headers
 
     async def connected(self, client: Client) -> None:
-        """A new client: an inbox there, and what was on its way once more."""
+        """There is a new client: listen on a new inbox, and send again what was on its way."""
         self.most = client.max_payload
         self._inbox = f"{client.new_inbox()}."
         self._cut = len(self._inbox)
@@ -95,7 +96,7 @@ class Publisher:
     def send(self, one: Outgoing) -> None:
         """On the loop."""
         size = wire.size_of(one.data, one.headers)
-        if size > self.most:  # the server would close the connection, and each that it is sent on again
+        if size > self.most:  # the server would close this connection, and each one on which it is sent again
             one.done(MessageTooLarge(f"message {one.id} on {one.subject} has {size:,} bytes; the server takes {self.most:,}"))
             return
         self._numbers += 1
@@ -105,7 +106,7 @@ class Publisher:
         self._go()
 
     def _go(self) -> None:
-        """As many as may be are on their way; the oldest first."""
+        """Send as many as may be on their way, the oldest first."""
         while self._held and len(self._flying) < self._window:
             token = str(heappop(self._held))
             one = self._waiting.get(token)
@@ -114,7 +115,7 @@ class Publisher:
                 self.link.say(self._frame(token, one))
 
     def _landed(self, token: str) -> Outgoing | None:
-        """It is on its way no more: the next one may go."""
+        """It is no longer on its way, so the next one may go."""
         one = self._waiting.pop(token, None)
         self._flying.discard(token)
         self._window = min(WINDOW, self._window + 1)
@@ -122,7 +123,7 @@ class Publisher:
         return one
 
     def _refused(self, token: str, pause: float) -> None:
-        """The server cannot take it now: later, and fewer at once."""
+        """The server cannot take it now: send it later, and fewer at once."""
         self._flying.discard(token)
         self._window = max(1, self._window // 2)
         heappush(self._held, int(token))
@@ -159,7 +160,7 @@ class Publisher:
         one.done(result)
 
     def _judged(self, one: Outgoing, message: Msg) -> tuple[int, bool] | BaseException | float:
-        """A number: to be sent again, in so many seconds."""
+        """What to tell the caller. A float: send it again in so many seconds."""
         if (message.headers or {}).get("Status") == str(UNAVAILABLE):
             one.refusal = "no stream keeps it, or no server leads that stream now"
             if self.keeps(one.subject):
@@ -186,7 +187,7 @@ class Publisher:
         return number, bool(found.get("duplicate")) and not one.again
 
     def look(self) -> None:
-        """Tell those who have waited for too long. On the loop, now and then."""
+        """Give up on messages that have waited for too long. On the loop, from time to time."""
         now = time.monotonic()
         late = []
         for token, one in self._waiting.items():
@@ -211,10 +212,6 @@ class Publisher:
         if self.link.client is not None:
             return TransportError(f"message {one.id} on {one.subject} was not taken in time: {one.refusal}")
         return TransportError(f"not connected to {self.link.options}: {why(self.link.error)}; message {one.id} was not sent")
-
-    @property
-    def idle(self) -> bool:
-        return not self._waiting
 
 
 def unknown(id: str, subject: str) -> PublishUnknown:

@@ -1,4 +1,4 @@
-"""What has to exist on the server: the stream, the one of dead letters, and a consumer for each durable subscription."""
+"""What must exist on the server: the stream, the one of dead letters, and a consumer for each durable subscription."""
 
 from __future__ import annotations
 
@@ -7,29 +7,24 @@ from typing import Any, Final
 from nats.aio.client import Client
 
 from pipebus.errors import TransportError
-from pipebus.transports.nats.link import Link, _Refused
+from pipebus.transports.nats.asking import _Refused
+from pipebus.transports.nats.link import Link
 from pipebus.transports.nats.options import Options
 from pipebus.transports.nats.subjects import Subjects
 
 NO_STREAM: Final = 10059
 NO_CONSUMER: Final = 10014
 EXISTS: Final = (10058, 10148, 10105)
-"""JetStream's error codes: a stream or consumer of that name is there, and it is another one."""
+"""JetStream's error codes: there is a stream or consumer of that name already, with another configuration."""
 RESUMED: Final = "pipebus: goes on behind what was settled"
 """The description of a consumer that was lost and made again."""
 NANO: Final = 1_000_000_000
 
 
 class Streams:
-    """
-    Args:
-        link: What asks.
-        options: What the URL says of the stream.
-    """
-
     def __init__(self, link: Link, options: Options, subjects: Subjects) -> None:
         self.link, self.options = link, options
-        self.born: Any = None  # when the stream was made, and the last number in it, as of the last `ensure`
+        self.born: Any = None  # when the stream was made, and the last message number in it, as of the last `ensure`
         self.last = 0
         self.largest = 0  # bytes of a message that the stream takes; 0: as many as the server
         self.name = options.stream
@@ -38,10 +33,10 @@ class Streams:
 
     async def ensure(self, client: Client) -> None:
         """
-        Create what is missing, and look whether what is there keeps what the URL promises.
+        Create what is missing, and check that what is there keeps what the URL promises.
 
         Raises:
-            TransportError: it does not; what to change.
+            TransportError: it does not; the text says what to change.
         """
         wanted = self.wanted()
         found = await self._stream(client, wanted)
@@ -65,14 +60,14 @@ class Streams:
         changed = {}
         if there.get("num_replicas", 1) < wanted["num_replicas"]:
             changed["num_replicas"] = wanted["num_replicas"]
-        missing = [one for one in wanted["subjects"] if one not in there["subjects"]]  # of another prefix
+        missing = [one for one in wanted["subjects"] if one not in there["subjects"]]  # this URL has another prefix
         if missing:
             changed["subjects"] = [*there["subjects"], *missing]
         if changed:
             await self.link.api(f"STREAM.UPDATE.{self.dead}", {**there, **changed}, client)
 
     def wanted(self) -> dict[str, Any]:
-        """The stream's configuration, if it is made now."""
+        """The configuration of a new stream."""
         options = self.options
         return {
             "name": self.name,
@@ -83,13 +78,13 @@ class Streams:
             "duplicate_window": int(options.window * NANO),
             "max_age": int((options.retention or 0) * NANO),
             "max_bytes": options.max_bytes or -1,
-            # What is full refuses: nothing is thrown away that somebody has not read yet.
+            # A full stream refuses messages: what somebody has not read yet is never deleted.
             "discard": "new" if options.max_bytes else "old",
             "allow_direct": True,
         }
 
     async def _stream(self, client: Client, config: dict[str, Any]) -> dict[str, Any]:
-        """The stream of that name; made if there is none."""
+        """Find the stream of that name, or make it."""
         name = config["name"]
         try:
             return await self.link.api(f"STREAM.INFO.{name}", None, client)
@@ -99,14 +94,14 @@ class Streams:
         try:
             return await self.link.api(f"STREAM.CREATE.{name}", config, client)
         except _Refused as error:
-            if error.code not in EXISTS:  # else another program was quicker
+            if error.code not in EXISTS:  # otherwise another program was quicker
                 raise TransportError(f"stream {name} cannot be made: {error}") from None
         return await self.link.api(f"STREAM.INFO.{name}", None, client)
 
     def judge(self, there: dict[str, Any], wanted: dict[str, Any]) -> None:
         """
         Raises:
-            TransportError: what is there promises less than the URL, which does not ask to change that, or cannot.
+            TransportError: the stream promises less than the URL, and the URL does not ask to change that, or cannot.
         """
         name, stated = self.name, self.options.stated
 
@@ -140,7 +135,7 @@ class Streams:
         return TransportError(f"stream {name} on {self.options} {what}, so it cannot promise what this URL does; {remedy}")
 
     def changed(self, there: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-        """What the URL states and the stream has otherwise; but more replicas than stated stay."""
+        """Settings that the URL states and the stream has not; but more replicas than stated are kept."""
         names = {
             "window": "duplicate_window", "retention": "max_age", "max_bytes": "max_bytes", "replicas": "num_replicas",
         }  # fmt: skip
@@ -160,10 +155,10 @@ class Streams:
 
     async def consumer(self, name: str, filters: list[str], start: str | int, client: Client | None = None) -> dict[str, Any]:
         """
-        A durable consumer of that name with these filters, which need not be there before. What the server tells of it.
+        Find or make the durable consumer of that name, with these filters. Returns what the server reports of it.
 
         Args:
-            start: "new", "all" or "last", if it is made; a number: of the first message, for one that was lost.
+            start: Where a new one begins: "new", "all" or "last"; or the number of its first message, for one that was lost.
         """
         there, made = await self._there(name, filters, start, client)
         if made:
@@ -174,7 +169,7 @@ class Streams:
         config = there["config"]
         if config.get("ack_policy") != "explicit" or config.get("deliver_subject"):
             raise TransportError(
-                f"consumer {name} of stream {self.name} is another program's (it is no pull consumer with explicit "
+                f"consumer {name} of stream {self.name} is another program's (it is not a pull consumer with explicit "
                 "acknowledgements); give the subscription another name"
             )
         if any(one.endswith(f"-replay.{name}") and one != replays for one in config.get("filter_subjects") or []):
@@ -190,11 +185,11 @@ class Streams:
         return there
 
     async def announce(self, name: str, filters: list[str], start: str) -> None:
-        """Make it, if it is not there."""
+        """Make a consumer, unless it is there."""
         await self._there(name, filters, start, None)
 
     async def remove(self, name: str, client: Client) -> None:
-        """One that somebody has put in the place of ours."""
+        """Delete a consumer that another program has put in the place of ours."""
         try:
             await self.link.api(f"CONSUMER.DELETE.{self.name}.{name}", None, client)
         except _Refused as error:
@@ -204,7 +199,7 @@ class Streams:
     async def _there(
         self, name: str, filters: list[str], start: str | int, client: Client | None
     ) -> tuple[dict[str, Any], bool]:
-        """What the server tells of it, and whether it was made for that."""
+        """What the server reports of a consumer, and whether it was made just now."""
         place = f"CONSUMER.INFO.{self.name}.{name}"
         try:
             return await self.link.api(place, None, client), False
@@ -230,10 +225,10 @@ class Streams:
         try:
             made = await self._create(name, config, "create", client)
         except _Refused as error:
-            if error.code not in EXISTS:  # else another program was quicker
+            if error.code not in EXISTS:  # otherwise another program was quicker
                 raise
             return await self.link.api(place, None, client), False
-        if not isinstance(start, int):  # notes of an older one of this name are of other messages
+        if not isinstance(start, int):  # notes of an older consumer of this name are about other messages
             await self.link.api(f"STREAM.PURGE.{self.dead}", {"filter": f"{self._subjects.notes}{name}.*"}, client)
         return made, True
 
@@ -242,7 +237,7 @@ class Streams:
         return await self.link.api(f"CONSUMER.CREATE.{self.name}.{name}", body, client)
 
     async def _from_last(self, filters: list[str]) -> dict[str, Any]:
-        """Where the last message is that any of the filters matches: the server would take the last of each."""
+        """Begin with the last message that any filter matches; the server by itself would take the last one of each filter."""
         last = 0
         for one in filters:
             try:
@@ -253,5 +248,5 @@ class Streams:
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": last} if last else {"deliver_policy": "all"}
 
     async def info(self, name: str, client: Client | None = None) -> dict[str, Any]:
-        """Of a consumer."""
+        """What the server reports of a consumer."""
         return await self.link.api(f"CONSUMER.INFO.{self.name}.{name}", None, client)

@@ -1,5 +1,5 @@
 """
-Our subjects as the server's, and back.
+The names of our subjects on the server.
 
     orders.created             <prefix>.orders.created          kept in the stream
     _reply.7f.Zq3              <prefix>-reply.7f.Zq3            plain NATS: kept nowhere
@@ -7,9 +7,9 @@ Our subjects as the server's, and back.
     replayed to one consumer   <prefix>-replay.<consumer>       kept in the stream
     a dead letter              <prefix>-dead.<consumer>.<id>    kept in the stream of dead letters
     who serves a consumer?     <prefix>-here.<consumer>         plain NATS: kept nowhere
-    takings of a message       <prefix>-note.<consumer>.<seq>   kept there too
+    attempts at a message      <prefix>-note.<consumer>.<seq>   kept there too
 
-With an empty prefix the first is the same on both sides, and the others begin with the stream's name.
+With an empty prefix the first is the same on both sides, and the others begin with the name of the stream.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pipebus.transports.nats.options import Options
 
 REPLY: Final = "_reply."
 INBOX: Final = "_INBOX."
-"""How a subject begins where a program of any kind waits for an answer."""
+"""How the subjects begin on which programs of any kind wait for answers."""
 LONGEST: Final = 3000
-"""Bytes of a subject on the server. It closes the connection of whoever sends it a longer line (4096 bytes)."""
+"""Bytes of a subject on the server, which closes the connection of a client that sends a longer line (4096 bytes)."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HASHED: Final = re.compile(r".*-[0-9a-f]{12}")
 
@@ -47,31 +47,31 @@ class Subjects:
         self.here = f"{root}-here."
 
     def keeps(self, subject: str) -> bool:
-        """Whether the streams of this URL keep a subject of the server's."""
+        """Whether the streams of this URL keep one of the server's subjects."""
         return subject.startswith((self.dead, self.notes, self.replays)) or any(
             Pattern(one).matches(subject) for one in self.kept
         )
 
     def theirs(self, subject: str) -> str:
-        """The server's name of a subject or pattern of ours."""
+        """The server's name of one of our subjects or patterns."""
         if subject.startswith(REPLY):
             rest = subject[len(REPLY) :]
             return rest if rest.startswith(INBOX) else self.replies + rest
         return self._before + subject
 
     def ours(self, subject: str) -> str:
-        """Our name of a subject of the server's."""
+        """Our name of one of the server's subjects."""
         if subject.startswith(self.replies):
             return REPLY + subject[len(self.replies) :]
         return subject.removeprefix(self._before)
 
     def filters(self, patterns: tuple[Pattern, ...]) -> list[str]:
-        """What a consumer or listener asks the server for: the least that covers the patterns and does not overlap."""
+        """What a consumer or listener asks the server for: the narrowest patterns that cover these and do not overlap."""
         return sorted(self.theirs(pattern.text) for pattern in disjoint(patterns))
 
 
 def consumer_name(name: str) -> str:
-    """A name that the server takes; different for different names, the same in all programs."""
+    """A name that the server accepts: a different one for each name, and the same in all programs."""
     if _PLAIN.fullmatch(name) and not _HASHED.fullmatch(name):
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
@@ -80,8 +80,8 @@ def consumer_name(name: str) -> str:
 
 def disjoint(patterns: tuple[Pattern, ...]) -> list[Pattern]:
     """
-    Patterns that match all that these match, and no subject twice: two that overlap become one that covers both. The server
-    refuses overlapping filters; what the wider one brings too much is sorted out here.
+    Patterns that together match everything that these match, and no subject twice. Two that overlap become one that covers
+    both, since the server refuses overlapping filters; what the wider one brings in excess is dropped here (`wider`).
     """
     found: list[Pattern] = []
     for pattern in sorted(patterns, key=lambda one: one.text):
@@ -91,6 +91,11 @@ def disjoint(patterns: tuple[Pattern, ...]) -> list[Pattern]:
             wider = common(wider, other)
         found.append(wider)
     return found
+
+
+def wider(patterns: tuple[Pattern, ...]) -> bool:
+    """Whether `disjoint` matches more than these patterns."""
+    return {one.text for one in disjoint(patterns)} != {one.text for one in patterns}
 
 
 def common(one: Pattern, other: Pattern) -> Pattern:

@@ -2,11 +2,11 @@
 Messages as the server has them: headers and bytes, ours and those of other programs.
 
 What we publish is a CloudEvent in structured mode: the codec's JSON, with the header `content-type:
-application/cloudevents+json`. Our headers are in it, exactly; those with plain names and values are headers of NATS too, for
-programs that know nothing of us. In binary mode (`events=binary`) the data are the body alone, and every other member of that
-JSON is a header: `ce-id`, `ce-type`, …, escaped with % as in the HTTP binding of CloudEvents.
+application/cloudevents+json`. The JSON contains the message's headers exactly. Those with plain names and values are headers of
+NATS, too, for programs that do not know pipebus. In binary mode (`events=binary`) the data are the body alone, and every other
+member of that JSON is a header: `ce-id`, `ce-type`, …, escaped with % as in the HTTP binding of CloudEvents.
 
-What others publish is taken as it comes: CloudEvents in either mode, or anything else, whose subject is the server's.
+What other programs publish is accepted in any form: CloudEvents in either mode, or anything else. Its subject is the server's.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from pipebus.transports.nats.subjects import INBOX, REPLY
 
 CLOUDEVENT: Final = "application/cloudevents+json"
 VERSION: Final = "Pipebus-Version"
-"""Of the envelope; who has it has our JSON."""
+"""The version of the envelope. A message with this header is one of ours."""
 ID: Final = "Nats-Msg-Id"
 STREAM: Final = "Nats-Expected-Stream"
 ORIGIN: Final = "Pipebus-Origin"
-"""Of a copy: JSON of the subject, id and time that the message had on the server."""
+"""In a copy: JSON of the subject, id and time that the message had on the server."""
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
 CORRELATION: Final = "correlation_id"
 REPLY_TO: Final = "reply_to"
-"""As FastStream has them. The second names where an answer is awaited: in a stream the reply subject is the server's own."""
+"""As in FastStream. The second one says where an answer is awaited, since a stream uses the reply subject for itself."""
 _OWN: Final = ("content-type", "status", "description", CORRELATION, "correlation-id", REPLY_TO, "reply-to")
-"""Names of headers that mean something else than what a user says by them."""
+"""Names of headers that have a meaning of their own, and so cannot be a user's."""
 _EVENT: Final = ("ce-", "ce_")
 _SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 """What the HTTP binding of CloudEvents does not escape in a header."""
@@ -50,20 +50,21 @@ _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def message_id(id: str) -> str:
-    """An id as the server may have it, in a header: the same for the same id, another for another."""
+    """An id that can be a header: the same for equal ids, and different for different ones."""
     return id if _VALUE.fullmatch(id) and not id.startswith("sha256:") else f"sha256:{hashlib.sha256(id.encode()).hexdigest()}"
 
 
 def written(message: Message[Any], data: bytes, binary: bool = False, reply: str = "") -> tuple[bytes, dict[str, str]]:
     """
-    What goes to the server of a message and the codec's bytes of it.
+    Data and headers for the server.
 
     Args:
+        data: The codec's encoding of the message.
         reply: The server's subject on which an answer is awaited.
     """
     own = {VERSION: "1", "content-type": CLOUDEVENT}
     if binary:
-        with suppress(msgspec.DecodeError):  # NaN, say: others could not read that as JSON
+        with suppress(msgspec.DecodeError):  # such as for NaN, which other programs could not read as JSON
             data, own = _unfolded(data)
     if reply:
         own[REPLY_TO] = reply
@@ -73,7 +74,7 @@ def written(message: Message[Any], data: bytes, binary: bool = False, reply: str
 
 
 def _plain(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those that may be headers of NATS."""
+    """Headers that can be headers of NATS."""
     found = {}
     for name, value in headers.items():
         if _NAME.fullmatch(name) and _VALUE.fullmatch(value):
@@ -84,7 +85,7 @@ def _plain(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _unfolded(data: bytes) -> tuple[bytes, dict[str, str]]:
-    """The codec's JSON in binary mode: the body, and headers with everything else."""
+    """The codec's JSON in binary mode: the body, and everything else as headers."""
     members = _members(data)
     body, encoded = members.pop("data", None), members.pop("data_base64", None)
     members.pop("datacontenttype", None)
@@ -103,7 +104,7 @@ def _text(raw: msgspec.Raw) -> str:
 
 
 def _folded(data: bytes, names: Mapping[str, str]) -> bytes:
-    """The codec's JSON of what `_unfolded` made. The data come first: whatever they are, they replace no other member."""
+    """The reverse of `_unfolded`. The data come first, so that they cannot replace another member, whatever they are."""
     members = {name[3:]: unquote(value, errors="strict") for name, value in names.items() if name.startswith("ce-")}
     kind = names.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/octet-stream":
@@ -115,7 +116,7 @@ def _folded(data: bytes, names: Mapping[str, str]) -> bytes:
 
 
 def size_of(data: bytes, headers: Mapping[str, str]) -> int:
-    """Bytes that the server counts: the data, and the headers with their frame."""
+    """The size that the server counts, in bytes: the data, and the headers with their framing."""
     return len(data) + 14 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
 
 
@@ -123,12 +124,12 @@ def decode(
     subject: str, data: bytes, headers: Mapping[str, str], id: str, time: float, reply: str = ""
 ) -> Message[Any] | bytes:
     """
-    A message of whatever program; or bytes for the codec, which knows better: of what is ours, or only says so.
+    A message of another program; or bytes for the codec, if the message is one of ours or claims to be.
 
     Args:
-        subject: Ours.
-        id, time: For a message that says neither.
-        reply: The server's subject on which somebody waits for an answer; "": nobody does.
+        subject: Our name of it.
+        id, time: For a message that has none.
+        reply: The server's subject on which an answer is awaited; "": none is.
     """
     names = {name.lower(): value for name, value in headers.items()}
     id = names.get(ID.lower(), id)
@@ -143,12 +144,12 @@ def decode(
         if any(f"{before}specversion" in names for before in _EVENT):
             return _binary(subject, data, names, id, time)
         return _foreign(subject, data, headers, names, kind, id, time, reply)
-    except Exception:  # whatever the bytes of strangers cause: the codec says what is wrong with them
+    except Exception:  # other programs may send any bytes; the codec says what is wrong with them
         return data
 
 
 def _echoes(subject: str, data: bytes, names: Mapping[str, str]) -> bool:
-    """An answer whose headers are those of the question: `respond` of nats-py sends them back."""
+    """It is an answer that repeats the headers of the request, as `respond` of nats-py does."""
     if "ce-specversion" in names:
         return unquote(names.get("ce-type", "")) != subject
     return b'"pipebusversion"' not in data
@@ -157,12 +158,12 @@ def _echoes(subject: str, data: bytes, names: Mapping[str, str]) -> bool:
 def decode_copy(
     subject: str, data: bytes, headers: Mapping[str, str], id: str, time: float
 ) -> tuple[str, Message[Any] | bytes]:
-    """`decode` of a letter, or of what was replayed: the copy says what the message was. And its subject."""
+    """`decode` a dead letter or a replayed message, which says where it came from. Returns its subject, too."""
     try:
         found = json.loads(headers[ORIGIN])
         subject, id, time = str(found["subject"]), str(found["id"]), float(found["time"])
     except (ValueError, KeyError, TypeError):
-        pass  # not written by us; so be it
+        pass  # another program has written it
     return subject, decode(subject, data, {name: value for name, value in headers.items() if name != ID}, id, time)
 
 
@@ -174,9 +175,9 @@ def _structured(subject: str, data: bytes, names: dict[str, str], id: str, time:
 
 
 def _binary(subject: str, data: bytes, names: dict[str, str], id: str, time: float) -> Message[Any] | bytes:
-    if "ce-pipebusversion" in names:  # one of ours, passed on by others
+    if "ce-pipebusversion" in names:  # one of ours that another program has passed on
         return _folded(data, names)
-    # Of the two ways to write such headers, that of HTTP escapes with %, that of Kafka does not.
+    # There are two ways to write such headers: that of HTTP escapes with %, that of Kafka does not.
     event: dict[str, Any] = {
         name[3:]: unquote(value, errors="strict") if name.startswith("ce-") else value
         for name, value in names.items()
@@ -191,8 +192,8 @@ def _binary(subject: str, data: bytes, names: dict[str, str], id: str, time: flo
 
 def _event(subject: str, event: dict[str, Any], id: str, time: float, body: Any = None) -> Message[Any]:
     """
-    A CloudEvent of another program. Its subject here is the server's, by which subscriptions choose; its own attributes are
-    headers, as in "ce-type".
+    A CloudEvent of another program. Its subject is the server's, which subscriptions match; its attributes become headers, as
+    in "ce-type".
     """
     if event.get("specversion") != "1.0":
         raise ValueError("not CloudEvents 1.0")
@@ -237,7 +238,7 @@ def _foreign(
 
 
 def _address(reply: str) -> str | None:
-    """Where the program waits for an answer; one that is no subject is nowhere, and the message is handled all the same."""
+    """Where the program waits for an answer. An invalid subject is ignored, and the message is handled all the same."""
     if not reply.startswith(INBOX):
         return None
     with suppress(SubjectError):
@@ -247,7 +248,7 @@ def _address(reply: str) -> str | None:
 
 
 def _body(data: bytes, kind: str) -> Any:
-    """JSON if it says so, or if it is an object or array; text if it says so; else bytes."""
+    """JSON, if the content type says so or the data look like an object or array; text, if it says so; otherwise bytes."""
     if kind == "application/json" or kind.endswith("+json"):
         return json.loads(data) if data else None
     if kind.startswith("text/"):
@@ -261,7 +262,7 @@ def _body(data: bytes, kind: str) -> Any:
 
 
 def _fitting(headers: Mapping[str, str]) -> Headers:
-    """Headers without those that no message of ours may have."""
+    """Those headers that our messages may have."""
     found: dict[str, str] = {}
     for name, value in headers.items():
         if not name.lower().startswith(RESERVED_PREFIXES):

@@ -1,14 +1,13 @@
 """
-SQLite: the messages of one machine in one file, for one process or several. `transport.py` is where to start.
+SQLite: the messages of one machine in one file, for one process or several. Begin with `transport.py`.
 
-    transport.py    the seam to the bus                 store.py    every statement
-    keeper.py       who brings messages in              schema.py   the tables, opening, migration
-    claims.py       how many deliveries to have out     options.py  what the URL says
-    writer.py       many small jobs in one transaction  boot.py     a clock that no clock change moves, and who is alive
-    transaction.py  a handler's own transaction         files.py    one writer at a time, in all processes
-    letters.py      dead letters                        health.py   what `pipebus doctor` looks at
-    file.py         one file, open                      tail.py     following its messages
-    place.py        what its path means by now
+    what the bus calls      transport.py, options.py (the URL), transaction.py (a handler's own), letters.py (dead letters)
+    who works               keeper.py (brings messages in), round.py (what it writes), bound.py (a subscription served here),
+                            writer.py (many small jobs in one transaction), commits.py (that transaction)
+    what is stored          schema.py (the tables), store.py (begin here for the statements), records.py
+    the file                file.py (open), connections.py (opening, migration), place.py (what its path means by now),
+                            descriptors.py, salvage.py, lock.py (one writer at a time), boot.py (the clock, and who is alive)
+    looking from outside    glance.py, tail.py (following messages), health.py (`pipebus doctor`), remedies.py
 """
 
 from pipebus.transports.sqlite.transport import SqliteTransport

@@ -1,8 +1,8 @@
 """
-Time and life on this machine.
+The clock, and which processes are alive, on this machine.
 
-Leases and delays are counted on the clock since boot, which goes on while the machine sleeps and which nobody can set. It
-starts anew with each boot; so a file keeps the boot's id and what has to be added to make its time go on.
+Leases and delays are measured by the clock since boot, which goes on while the machine sleeps and which nobody can set. It
+starts from zero with each boot. So a file stores the id of the boot and what to add to that clock to make its time go on.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pipebus.errors import UnsupportedCapability
 
 
 class Life(NamedTuple):
-    """By what another process can tell whether this one lives."""
+    """What another process needs to determine whether this one is alive."""
 
     boot: str
-    space: str  # of process ids: in another one a pid means somebody else
+    space: str  # the namespace of process ids: in another one the same pid is another process
     pid: int
-    born: str  # a pid is given to another process after its end
+    born: str  # a pid is reused after its process has ended
 
 
 def since_boot() -> float:
@@ -31,8 +31,10 @@ def since_boot() -> float:
 
 def boot_id() -> str:
     """
+    An id that is different after each boot.
+
     Raises:
-        UnsupportedCapability: not on Linux.
+        UnsupportedCapability: this system is not Linux.
     """
     if not hasattr(time, "CLOCK_BOOTTIME") or not os.path.exists("/proc/sys/kernel/random/boot_id"):
         raise UnsupportedCapability(
@@ -48,7 +50,7 @@ def me() -> Life:
 
 
 def ended(other: Life, mine: Life) -> bool:
-    """True if that process has ended for certain; False also if it cannot be told from here."""
+    """True: that process has certainly ended. False: it is alive, or that cannot be determined from here."""
     if other.boot != mine.boot:
         return True
     if other.space != mine.space:
@@ -56,7 +58,7 @@ def ended(other: Life, mine: Life) -> bool:
     try:
         return _born(str(other.pid)) != other.born
     except OSError:
-        pass  # there is none of this number, or it is hidden from us
+        pass  # there is no such process, or it is hidden from this one
     try:
         os.kill(other.pid, 0)
     except ProcessLookupError:
@@ -67,7 +69,7 @@ def ended(other: Life, mine: Life) -> bool:
 
 
 def _born(pid: str) -> str:
-    """When a process was started, in ticks since boot; "" if it has ended, and its parent has not taken notice."""
+    """When a process was started, in ticks since boot; "" if it is a zombie."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         rest = file.read().rpartition(b")")[2].split()
     if rest[0] in (b"Z", b"X"):

@@ -1,8 +1,7 @@
 """
-What can be seen of a file from outside: `pipebus doctor`, and whether a file is one of pipebus at all.
+What `pipebus doctor` says of a file: where it is, what is in it, who serves it, and what endangers it.
 
-Nothing is made and nothing is changed here. Where there is no `-wal` beside the file, nobody uses it: then it is read as it
-lies there ("immutable"), since even a connection that only reads would leave an empty `-wal` behind.
+Nothing is made and nothing is changed.
 """
 
 from __future__ import annotations
@@ -10,124 +9,37 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, Final, NamedTuple
-from urllib.parse import quote
+from typing import Any, Final
 
-from pipebus.errors import PipebusError, TransportError
+from pipebus.errors import PipebusError
 from pipebus.transports.base import Finding
-from pipebus.transports.sqlite import boot, schema
+from pipebus.transports.sqlite import connections, glance, schema
 from pipebus.transports.sqlite.options import Options
+from pipebus.transports.sqlite.remedies import said
 
+LONG_LOG: Final = 64 * 2**20
+"""Bytes of a long log."""
+LARGE: Final = 100 * 2**20
+"""Bytes of a file whose check takes long."""
+SHORT_LEASE: Final = 5.0
+"""Seconds."""
 LOCAL: Final = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs", "nilfs2"))
 """File systems of disks, with shared memory and locks that all processes see."""
 REMOTE: Final = re.compile(
     r"nfs\d*|cifs|smb\w*|ncpfs|afs|9p|virtiofs|ceph|glusterfs|lustre|gpfs|beegfs|orangefs|gfs2?|ocfs2|davfs\d*|vboxsf|vmhgfs|"
     r"fuse\.(sshfs|ceph\w*|glusterfs|s3fs|gcsfuse|rclone|davfs\d*|mfs\w*|vmhgfs-fuse|juicefs|grpcfuse)"
 )
-"""File systems that several machines may share, or whose locks and syncs are somebody else's."""
+"""File systems that several machines may share, or whose locks and syncs another system provides."""
 
 ROOM: Final = 2**30
 LEAST_ROOM: Final = 100 * 2**20
-LONG_LOG: Final = 64 * 2**20
-LARGE: Final = 100 * 2**20
-"""Bytes: free ones that are few, and too few; of a log that is long; of a file whose check takes long."""
-SHORT_LEASE: Final = 5.0
-
-
-class Served(NamedTuple):
-    """One start of a transport, as the file has it. `left`: seconds of its lease."""
-
-    pid: int
-    ended: bool
-    left: float
-    out: int
-
-    @property
-    def lives(self) -> bool:
-        return not self.ended and self.left > 0
-
-
-# --- a connection that only reads ------------------------------------------------------------------------------------------
-
-
-def look_into(path: str) -> sqlite3.Connection:
-    """
-    A connection that only reads, to a file that this pipebus can use.
-
-    Raises:
-        TransportError: it is not there, holds no bus, or is another program's or a newer pipebus's. Nothing was made.
-    """
-    if not os.path.exists(path):
-        raise TransportError(f"{path}: no such file; look at the path: sqlite:///bus.db is relative, sqlite:////bus.db is not")
-    if not os.path.isfile(path):
-        raise TransportError(f"{path} is no file; name the file that the bus uses")
-    connection: sqlite3.Connection | None = None
-    try:
-        connection = _connect(path)
-        problem = _refusal(connection, path)
-    except sqlite3.Error as error:
-        problem = f"{path} cannot be read: {schema.said(error)}"
-    if problem is not None:
-        if connection is not None:
-            connection.close()
-        raise TransportError(problem)
-    assert connection is not None
-    return connection
-
-
-def in_use(path: str) -> bool:
-    """Somebody has it open; or had, and was killed."""
-    return os.path.exists(f"{path}-wal")
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    how = "mode=ro" if in_use(path) else "mode=ro&immutable=1"
-    return sqlite3.connect(f"file:{quote(path)}?{how}", uri=True, isolation_level=None, timeout=5.0)
-
-
-def _refusal(connection: sqlite3.Connection, path: str) -> str | None:
-    application, version, tables = _kind(connection)
-    if application == schema.APPLICATION:
-        if version > len(schema.STEPS):
-            return f"{path} is of version {version}, this pipebus reads up to {len(schema.STEPS)}: update pipebus"
-        return None
-    if tables or application:
-        return f"{path} is another program's database (application id {application:#x}); name the file that the bus uses"
-    return f"{path} is empty: no bus has used it yet; look at the path, or start the bus first"
-
-
-def _kind(connection: sqlite3.Connection) -> tuple[int, int, int]:
-    """Application id, version, number of tables."""
-    queries = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_schema")
-    application, version, tables = (int(connection.execute(query).fetchone()[0]) for query in queries)
-    return application, version, tables
-
-
-def owners(connection: sqlite3.Connection) -> list[Served]:
-    """Who has the file open as a bus."""
-    now, mine = moment(connection), boot.me()
-    rows = connection.execute(
-        "SELECT boot, space, pid, born, until, (SELECT count(*) FROM claimed c WHERE c.owner = o.owner) FROM owner o"
-    ).fetchall()
-    return [Served(row[2], boot.ended(boot.Life(*row[:4]), mine), row[4] - now, row[5]) for row in rows]
-
-
-def moment(connection: sqlite3.Connection) -> float:
-    """Now, in the file's time."""
-    found = dict(connection.execute("SELECT name, value FROM meta WHERE name IN ('boot', 'base')").fetchall())
-    if found.get("boot") == boot.boot_id():
-        return boot.since_boot() + float(found["base"])
-    return time.time()
-
-
-# --- the examination -------------------------------------------------------------------------------------------------------
+"""Free bytes that are few, and too few."""
 
 
 def examine(options: Options) -> Iterator[Finding]:
-    """Of the file that a URL names: where it lies, what is in it, who serves it, and what endangers it."""
+    """Examine the file that a URL names."""
     yield _version()
     yield from _settings(options)
     path, folder = options.path, os.path.dirname(options.path)
@@ -136,21 +48,21 @@ def examine(options: Options) -> Iterator[Finding]:
         return
     yield _file_system(folder)
     yield _room(folder)
-    yield _writable("folder", folder, os.W_OK | os.X_OK)
+    yield _rights("folder", folder, os.W_OK | os.X_OK)
     if not os.path.exists(path):
         yield Finding("hint", "file", f"{path} is not there yet; the first bus that uses it makes it")
         return
     if not os.path.isfile(path):
-        yield Finding("wrong", "file", f"{path} is no file; choose another path")
+        yield Finding("wrong", "file", f"{path} is not a file; choose another path")
         return
     for one in (path, f"{path}-wal", f"{path}-shm", f"{path}-lock"):
         if one == path or (os.path.exists(one) and not os.access(one, os.W_OK)):
-            yield _writable("file", one, os.W_OK)
+            yield _rights("file", one, os.W_OK)
     yield from _sizes(path)
     try:
         yield from _contents(path)
     except (sqlite3.Error, PipebusError) as error:
-        yield Finding("wrong", "file", f"{path} cannot be read: {schema.said(error)}")
+        yield Finding("wrong", "file", f"{path} cannot be read: {said(error)}")
 
 
 def _version() -> Finding:
@@ -164,7 +76,7 @@ def _version() -> Finding:
         return Finding(
             "hint", "SQLite",
             f"{sqlite3.sqlite_version}: before {fixed} a checkpoint that races with a commit of another connection can lose "
-            "pages (the WAL-reset bug). pipebus keeps its own processes from that with a lock file; do not write or "
+            "pages (the WAL-reset bug). pipebus prevents that among its own processes with a lock file; do not write or "
             "checkpoint the file with other programs while it is in use",
         )  # fmt: skip
     return Finding("ok", "SQLite", f"{sqlite3.sqlite_version} has no WAL-reset bug")
@@ -187,74 +99,6 @@ def _settings(options: Options) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _file_system(folder: str) -> Finding:
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            kind, point = file_system(folder, file.read())
-    except OSError as error:
-        return Finding("hint", "file system", f"unknown ({error.strerror}); it has to be a local disk")
-    return place(kind, point)
-
-
-def place(kind: str, point: str) -> Finding:
-    """What a type of file system means for a file in it."""
-    text = f"{kind} (at {point})"
-    if kind in LOCAL:
-        return Finding("ok", "file system", text)
-    if REMOTE.fullmatch(kind):
-        return Finding(
-            "wrong", "file system",
-            f"{text} is shared over a network, or with another machine: SQLite's locks and shared memory do not work there, "
-            "and the file can be damaged; use a local disk",
-        )  # fmt: skip
-    if kind in ("tmpfs", "ramfs"):
-        return Finding(
-            "hint", "file system", f"{text} is memory: nothing in it survives a power cut or a restart of the machine"
-        )
-    if kind == "overlay":
-        return Finding(
-            "hint", "file system", f"{text} is a container's own layer, and gone with it; use a volume of a local disk"
-        )
-    return Finding("hint", "file system", f"{text} is not one that pipebus knows; it has to be local, with locks and mmap")
-
-
-def file_system(path: str, mounts: str) -> tuple[str, str]:
-    """
-    Type and mount point of what a path lies on.
-
-    Args:
-        mounts: The text of /proc/self/mountinfo.
-    """
-    best = ("unknown", "")
-    for line in mounts.splitlines():
-        front, dash, back = line.partition(" - ")
-        fields = front.split(" ")
-        if not dash or len(fields) < 5:
-            continue
-        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[4])
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best[1]):  # of two at one point the later one hides the other
-            best = (back.split(" ")[0], point)
-    return best
-
-
-def _room(folder: str) -> Finding:
-    found = os.statvfs(folder)
-    free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-    text = f"{_bytes(free)} of {_bytes(total)} are free"
-    if free < LEAST_ROOM:
-        return Finding("wrong", "disk", f"{text}: too little to go on; make room")
-    if free < ROOM or free < total / 20:
-        return Finding("hint", "disk", f"{text}: when it is full nothing can be published; make room, or set max_bytes")
-    return Finding("ok", "disk", text)
-
-
-def _writable(what: str, path: str, how: int) -> Finding:
-    if os.access(path, how):
-        return Finding("ok", what, f"{path} is writable")
-    return Finding("wrong", what, f"{path} is not writable; give this user the right to write the file and its folder")
-
-
 def _sizes(path: str) -> Iterator[Finding]:
     yield Finding("ok", "size", _bytes(os.stat(path).st_size))
     try:
@@ -264,27 +108,29 @@ def _sizes(path: str) -> Iterator[Finding]:
     if log > LONG_LOG:
         yield Finding(
             "hint", "log",
-            f"{path}-wal has {_bytes(log)}: somebody reads an old state of the file for long (a transaction left open in "
-            "another program?), or no bus runs that would move the log into the file",
+            f"{path}-wal has {_bytes(log)}: another program reads an old state of the file (did it leave a "
+            "transaction open?), or no bus runs that would move the log into the file",
         )  # fmt: skip
     else:
         yield Finding("ok", "log", f"{path}-wal has {_bytes(log)}")
 
 
 def _contents(path: str) -> Iterator[Finding]:
-    with closing(_connect(path)) as connection:
-        application, version, tables = _kind(connection)
-        if application != schema.APPLICATION and not tables and not application:
+    with closing(connections.connect_to_look(path, glance.WAIT)) as connection:
+        found = connections.kind(connection)
+        if not found.tables and not found.application:
             yield Finding("hint", "file", f"{path} is empty; the first bus that uses it makes its tables")
             return
-        refused = _refusal(connection, path)
+        refused = glance.refusal(found, path)
         if refused is not None:
             yield Finding("wrong", "file", refused)
             return
-        newest = len(schema.STEPS)
+        version, newest = found.version, len(schema.STEPS)
         if version < newest:
             yield Finding(
-                "hint", "version", f"{version}; the next bus that opens it makes it {newest}, an older one refuses it then"
+                "hint",
+                "version",
+                f"{version}; the next bus that opens it updates it to {newest}, and older ones refuse it then",
             )
         else:
             yield Finding("ok", "version", str(version))
@@ -295,7 +141,7 @@ def _contents(path: str) -> Iterator[Finding]:
 
 
 def _journal(connection: sqlite3.Connection, path: str) -> Finding:
-    if in_use(path):
+    if connections.in_use(path):
         mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
     else:
         with open(path, "rb") as file:  # nobody has it open, so closing it drops no locks
@@ -324,8 +170,8 @@ def _integrity(connection: sqlite3.Connection, path: str) -> Finding:
 
 
 def _users(connection: sqlite3.Connection) -> Iterator[Finding]:
-    connection.execute("BEGIN")  # all from one moment
-    served = owners(connection)
+    connection.execute("BEGIN")  # all of it is of one moment
+    served = glance.owners(connection)
     anybody = any(one.lives for one in served)
     subscriptions = connection.execute("SELECT sub, name FROM subscription WHERE owner IS NULL ORDER BY name").fetchall()
     for sub, name in subscriptions:
@@ -334,7 +180,9 @@ def _users(connection: sqlite3.Connection) -> Iterator[Finding]:
     if letters:
         yield Finding("ok", "publish", f"{letters:,} dead")
     if not subscriptions:
-        yield Finding("hint", "subscriptions", "none: a message that nobody subscribes to is kept for the retention only")
+        yield Finding(
+            "hint", "subscriptions", "none: messages without a subscription are kept only for as long as retention says"
+        )
     for one in served:
         yield _owner(one)
     if not served:
@@ -350,7 +198,7 @@ def _subscription(connection: sqlite3.Connection, sub: int, name: str, served: b
     text = f"{pending:,} pending, {out:,} in flight, {count('dead'):,} dead"
     oldest = _oldest(connection, sub)
     if oldest is not None:
-        text += f"; the oldest pending one is {_age(moment(connection) - oldest)} old"
+        text += f"; the oldest pending one is {_age(glance.moment(connection) - oldest)} old"
     if pending + out and not served:
         return Finding("hint", f"subscription {name}", f"{text}; no living process serves the file: start one")
     return Finding("ok", f"subscription {name}", text)
@@ -368,22 +216,15 @@ def _oldest(connection: sqlite3.Connection, sub: int) -> float | None:
     return None if row is None else float(row[0])
 
 
-def _owner(one: Served) -> Finding:
+def _owner(one: glance.Served) -> Finding:
     about, out = f"process {one.pid}", f"{one.out:,} in flight"
     if one.ended:
-        return Finding("hint", about, f"has ended without a word, {out}; the next process that serves the file takes that over")
+        return Finding("hint", about, f"has died, {out}; the next process that serves the file takes these over")
     if one.left <= 0:
         return Finding(
-            "hint", about, f"has given no sign of life for longer than its lease, {out}: is it stopped? Others take that over"
+            "hint", about, f"has given no sign of life for longer than its lease, {out}: is it stopped? Others take these over"
         )
     return Finding("ok", about, f"lives, {out}; its lease has {one.left:.0f} s left")
-
-
-def _bytes(count: float) -> str:
-    for size, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count:,.0f} bytes"
 
 
 def _age(seconds: float) -> str:
@@ -392,3 +233,79 @@ def _age(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"
     return f"{seconds:,.0f} s"
+
+
+def _file_system(folder: str) -> Finding:
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            kind, point = file_system(folder, file.read())
+    except OSError as error:
+        return Finding("hint", "file system", f"unknown ({error.strerror}); it must be a local disk")
+    return place(kind, point)
+
+
+def place(kind: str, point: str) -> Finding:
+    """Judge a type of file system."""
+    text = f"{kind} (at {point})"
+    if kind in LOCAL:
+        return Finding("ok", "file system", text)
+    if REMOTE.fullmatch(kind):
+        return Finding(
+            "wrong", "file system",
+            f"{text} is shared over a network, or with another machine: SQLite's locks and shared memory do not work there, "
+            "and the file can be damaged; use a local disk",
+        )  # fmt: skip
+    if kind in ("tmpfs", "ramfs"):
+        return Finding(
+            "hint", "file system", f"{text} is memory: nothing in it survives a power cut or a restart of the machine"
+        )
+    if kind == "overlay":
+        return Finding(
+            "hint", "file system", f"{text} is a container's own layer, and gone with it; use a volume of a local disk"
+        )
+    return Finding("hint", "file system", f"{text} is not one that pipebus knows; it must be local, with locks and mmap")
+
+
+def file_system(path: str, mounts: str) -> tuple[str, str]:
+    """
+    Type and mount point of the file system that contains a path.
+
+    Args:
+        mounts: The text of /proc/self/mountinfo.
+    """
+    best = ("unknown", "")
+    for line in mounts.splitlines():
+        front, dash, back = line.partition(" - ")
+        fields = front.split(" ")
+        if not dash or len(fields) < 5:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[4])
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best[1]):  # of two file systems at one point, the later one hides the other
+            best = (back.split(" ")[0], point)
+    return best
+
+
+def _room(folder: str) -> Finding:
+    found = os.statvfs(folder)
+    free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+    text = f"{_bytes(free)} of {_bytes(total)} are free"
+    if free < LEAST_ROOM:
+        return Finding("wrong", "disk", f"{text}: too little to go on; make room")
+    if free < ROOM or free < total / 20:
+        return Finding("hint", "disk", f"{text}: when it is full nothing can be published; make room, or set max_bytes")
+    return Finding("ok", "disk", text)
+
+
+def _rights(what: str, path: str, how: int) -> Finding:
+    if os.access(path, how):
+        return Finding("ok", what, f"{path} is writable")
+    return Finding("wrong", what, f"{path} is not writable; give this user the right to write the file and its folder")
+
+
+def _bytes(count: float) -> str:
+    """A number of bytes, for people."""
+    for size, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:,.0f} bytes"

@@ -1,88 +1,61 @@
-"""Dead letters in the file: the same for all its processes, and there after all of them have ended."""
+"""Dead letters in the file: all its processes share them, and they outlive these processes."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, TypeVar
 
 from pipebus.errors import CodecError, DeadLetterError
 from pipebus.message.codec import Codec
 from pipebus.message.message import Message
-from pipebus.outcomes.dead_letters import PUBLISH, DeadLetter, DeadLetters, Source
+from pipebus.outcomes.dead_letters import DeadLetter
+from pipebus.transports.letters import SharedLetters
+from pipebus.transports.sqlite import dead, subscriptions
 from pipebus.transports.sqlite.file import OpenFile
-from pipebus.transports.sqlite.store import Store
 
-COLUMNS: Final = (
-    "id, subscription, data, author, error, digest, traceback, attempts, first_time, time, "
-    "(SELECT name FROM subscription s WHERE s.sub = dead.sub)"
-)
+T = TypeVar("T")
 
 
-class StoredLetters(DeadLetters):
+class StoredLetters(SharedLetters):
     """`DeadLetters`, in a file."""
-
-    settles = True
 
     def __init__(self, file: OpenFile, codec: Codec, settle: Callable[[Any, DeadLetter], None]) -> None:
         super().__init__()
         self._file = file
-        self._settle = settle
         self._codec = codec
-        self._again: Source | None = None  # what publishes a letter of the publish side anew
+        self._settles = settle
 
-    def keep(self, letter: DeadLetter, source: Source, token: Any) -> None:
-        """
-        One that died around a handler is kept in the transaction that settles its delivery; one of the publish side at once.
-        """
-        if token is not None:
-            self._settle(token, letter)
-            return
-        if letter.subscription == PUBLISH:
-            self._again = source
-        data = self._codec.encode(letter.message)
-        self._file.write(lambda store: store.bury(letter, data, store.number(letter.subscription), letter.subscription))
+    def _settle(self, token: Any, letter: DeadLetter) -> None:
+        self._settles(token, letter)
 
-    def next_id(self) -> str:
-        """Unique among all processes, and known before the letter is kept."""
-        return f"d{os.urandom(5).hex()}"
+    def _store(self, letter: DeadLetter) -> None:
+        data, name = self._codec.encode(letter.message), letter.subscription
+        self._file.write(lambda store: dead.add(store, letter, data, subscriptions.number(store, name), name))
 
     def show(self, id: str) -> DeadLetter:
         return self._stored(id)
 
     def replay(self, id: str) -> None:
         self.locks.check()
-        letter = self._stored(id)
-        if letter.subscription == PUBLISH:
-            if self._again is None:
-                raise DeadLetterError(
-                    f'dead letter "{id}" died in a publish chain of a program that has ended; publish it again from one that '
-                    "has this chain, then discard it"
-                )
-            self._again.revive(letter.message)
-            self._file.write(lambda store: store.execute("DELETE FROM dead WHERE id = ?", (id,)))
+        if self._republished(self._stored(id)):
+            self._file.write(lambda store: dead.delete(store, id))
             return
-        why = self._file.write(lambda store: store.revive(id))
+        why = self._file.write(lambda store: dead.revive(store, id))
         if why is not None:
             raise DeadLetterError(f'dead letter "{id}" cannot be replayed: {why}; it stays a dead letter')
 
     def discard(self, id: str) -> None:
         self.locks.check()
-
-        def discard(store: Store) -> bool:
-            row = store.execute("DELETE FROM dead WHERE id = ? RETURNING sub", (id,)).fetchone()
-            if row is not None and row[0] is not None:
-                store.drop(row[0], "discarded")
-            return row is not None
-
-        if not self._file.write(discard):
+        if not self._file.write(lambda store: dead.discard(store, id)):
             raise self._unknown(id)
 
     def __len__(self) -> int:
-        return sum(count for (count,) in self._rows("SELECT count(*) FROM dead", ()))
+        return self._read(dead.count, 0)
 
     def _stored(self, id: str) -> DeadLetter:
-        rows = self._rows(f"SELECT {COLUMNS} FROM dead WHERE id = ?", (id,))
+        rows = self._rows("WHERE id = ?", id)
         if not rows:
             raise self._unknown(id)
         return self._letter(rows[0])
@@ -90,12 +63,13 @@ class StoredLetters(DeadLetters):
     def _unknown(self, id: str) -> DeadLetterError:
         return DeadLetterError(f'no dead letter "{id}" (there are {len(self)}); see dead_letters.list()')
 
-    def _rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
+    def _rows(self, where: str = "", *values: str) -> list[Any]:
+        return self._read(lambda connection: dead.listed(connection, where, *values), [])
+
+    def _read(self, query: Callable[[sqlite3.Connection], T], without: T) -> T:
+        """What a query says, or without a file this: reading makes none."""
         self.locks.check()
-        if not os.path.exists(self._file.path):
-            return []  # looking makes no file
-        found: list[Any] = self._file.read(lambda connection: connection.execute(query, values).fetchall())
-        return found
+        return self._file.read(query) if os.path.exists(self._file.path) else without
 
     def _letter(self, row: Any) -> DeadLetter:
         id, name, data, author, error, digest, traceback, attempts, first, time, now_called = row
@@ -106,8 +80,8 @@ class StoredLetters(DeadLetters):
         return DeadLetter(id, message, now_called or name, author, error, digest, traceback, attempts, first, time)
 
     def list(self, subscription: str | None = None) -> list[DeadLetter]:
-        where, values = ("WHERE subscription = ?", (subscription,)) if subscription is not None else ("", ())
-        return [self._letter(row) for row in self._rows(f"SELECT {COLUMNS} FROM dead {where} ORDER BY letter", values)]
+        rows = self._rows() if subscription is None else self._rows("WHERE subscription = ?", subscription)
+        return [self._letter(row) for row in rows]
 
     def __repr__(self) -> str:
         return f"<StoredLetters: {len(self)} of at most {self.cap}>"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, fields
 from typing import Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pipebus.errors import PipelineError, UnsupportedCapability
+from pipebus.transports.urls import number, read_options
 from pipebus.values import quantities
 from pipebus.values.quantities import Bytes, Seconds
 
@@ -18,16 +19,17 @@ FORM = '"sqlite:///bus.db" (relative), "sqlite:////var/lib/bus.db" (absolute), w
 class Options:
     """
     Args:
-        path: The file; its folder has to exist. Links are resolved.
+        path: The file, with links resolved; its folder must exist.
         durability: "power": an acknowledged publish survives a power cut (each commit of publishes is synced to the disk).
             "process": it survives the death of processes only.
-        lease: Seconds for which a process that gives no sign of life keeps its deliveries, >= 0.1. A process that has ended is
-            seen within a second.
+        lease: Seconds for which a process that gives no sign of life keeps its deliveries, >= 0.1. The death of a process is
+            noticed within a second.
         window: Seconds for which a second publish of an id is recognised, >= 0.
-        retention: Seconds for which messages that nobody waits for are kept, for `deliver="all"` and `tail`; at least `window`.
-        max_bytes: Most bytes the file may use. Beyond it what nobody waits for goes first, then publishing fails.
+        retention: Seconds for which messages are kept that nobody waits for, for `deliver="all"` and `tail`; at least `window`.
+        max_bytes: Most bytes that the file may use. Beyond that, messages that nobody waits for are deleted; if that is not
+            enough, publishing fails.
         wait: Seconds to wait for others who write, > 0.
-        named: The file as the URL names it, links and all; it may come to mean another one.
+        named: The file as the URL names it, with links, which may lead to another file later.
     """
 
     path: str
@@ -43,7 +45,7 @@ class Options:
     def from_url(cls, url: str) -> Options:
         """
         Raises:
-            UnsupportedCapability: naming what in the URL is wrong.
+            UnsupportedCapability: the text says what is wrong in the URL.
         """
 
         def bad(text: str) -> UnsupportedCapability:
@@ -52,27 +54,19 @@ class Options:
         parts = urlsplit(url)
         path = unquote(parts.path).removeprefix("/")
         if parts.netloc:
-            raise bad(f'"{parts.netloc}" stands where no host belongs')
+            raise bad(f'"{parts.netloc}" is where a host would be, and a file has none')
         if not path or path.endswith("/") or ":memory:" in path:
             raise bad("it names no file")
         if parts.fragment:
             raise bad(f'"#{parts.fragment}" has no meaning (a # in a file\'s name is %23)')
-        given = parse_qsl(parts.query, keep_blank_values=True)
-        known = [one.name for one in fields(cls) if one.name not in ("path", "named")]
-        found: dict[str, str] = {}
-        for name, value in given:
-            if name not in known:
-                raise bad(f'option "{name}" is unknown; there are {", ".join(known)}')
-            if name in found:
-                raise bad(f'option "{name}" is given twice')
-            found[name] = value
+        found = read_options(parts.query, [one.name for one in fields(cls) if one.name not in ("path", "named")], bad)
         values: dict[str, object] = {}
         try:
             for name, least in (("lease", 0.1), ("window", 0.0), ("retention", 0.0), ("wait", 0.001)):
                 if name in found:
-                    values[name] = quantities.seconds(_number(found.pop(name)), name, least=least)
+                    values[name] = quantities.seconds(number(found.pop(name)), name, least=least)
             if "max_bytes" in found:
-                values["max_bytes"] = quantities.size(_number(found.pop("max_bytes")), "max_bytes", least=2**20)
+                values["max_bytes"] = quantities.size(number(found.pop("max_bytes")), "max_bytes", least=2**20)
         except PipelineError as error:
             raise bad(str(error)) from None
         durability = found.pop("durability", "power")
@@ -80,14 +74,3 @@ class Options:
             raise bad(f'durability={durability!r} is unknown; it is "power" or "process"')
         named = os.path.abspath(path)
         return cls(path=os.path.realpath(named), named=named, durability=durability, **values)  # type: ignore[arg-type]
-
-
-def _number(text: str) -> object:
-    """A plain number counts seconds or bytes."""
-    try:
-        return int(text)
-    except ValueError:
-        try:
-            return float(text)
-        except ValueError:
-            return text

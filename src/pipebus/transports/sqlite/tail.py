@@ -1,4 +1,4 @@
-"""Reading a file's messages as they are stored, by whatever process, without a part in them."""
+"""Following the messages of a file as any process stores them, without being one of its subscriptions."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
 from pipebus.errors import TransportError
 from pipebus.message.patterns import Pattern
-from pipebus.transports.sqlite import health, schema
-from pipebus.transports.sqlite.place import identity, stat
+from pipebus.transports.sqlite import connections, glance
+from pipebus.transports.sqlite.descriptors import Identity, identity, stat
+from pipebus.transports.sqlite.remedies import said
 
 EVERY: Final = 0.05
-"""Seconds between two looks whether somebody has written (`PRAGMA data_version`, some microseconds)."""
+"""Seconds between two checks whether somebody has written (`PRAGMA data_version`, which takes some microseconds)."""
 MANY: Final = 500
-"""Most messages that one look reads, so that no old state of the file is held for long."""
+"""Most messages that one query reads, so that no old state of the file is held for long."""
 
 
 class Kept(NamedTuple):
-    """One message of the file; `data` is what the codec has made of it."""
+    """One message of the file; `data` is the codec's encoding of it."""
 
     seq: int
     id: str
@@ -31,27 +31,22 @@ class Kept(NamedTuple):
 
 class Follower:
     """
-    The messages of a file, from a place on.
-
-    What has been deleted before it was read is not seen. A dead letter that was given back to its subscription is no new one.
+    Messages that are deleted before they are read are not seen. A replayed dead letter is not a new message.
 
     Args:
         path: Of the file.
-        all: Begin with what is still kept, not with what comes.
+        all: Begin with the oldest message that is still kept, not with the next one.
 
     Raises:
-        TransportError: it is no file of this pipebus; nothing was made.
+        TransportError: it is not a file of this pipebus.
     """
 
     def __init__(self, path: str, *, all: bool = False) -> None:
         self.path = path
-        health.look_into(path).close()
+        glance.look_into(path).close()
         try:
-            # Not "immutable", as for a glance: it will change.
-            self._connection = sqlite3.connect(
-                f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
-            )
-            # Asked in any case: where nobody else has the file open, the first query makes the log that is looked at below.
+            self._connection = connections.connect(path, glance.WAIT, "ro")
+            # If nobody else has the file open, the first query makes the log, whose identity is needed below.
             [(last,)] = self._connection.execute("SELECT value FROM meta WHERE name = 'seq'")
             self._seq = 0 if all else int(last)
             self._file = self._identity()
@@ -60,13 +55,14 @@ class Follower:
 
     def read(self, pattern: str, pause: Callable[[float], bool]) -> Iterator[Kept]:
         """
-        Messages on subjects of this pattern, in the order of the file, until `pause` says so; what is there then still comes.
+        Messages whose subjects match, in the order of the file, until `pause` returns False; those that are stored by then
+        are still read.
 
         Args:
-            pause: Waits so many seconds; False: it is time to end.
+            pause: Waits for a number of seconds. False: it is time to end.
 
         Raises:
-            TransportError: the file failed, or is another one than before.
+            TransportError: the file failed, or was replaced by another one.
         """
         wanted = Pattern(pattern)
         seen: int | None = None
@@ -98,10 +94,10 @@ class Follower:
         )
         return [Kept(*row) for row in rows.fetchall()]
 
-    def _identity(self) -> list[tuple[int, int] | None]:
-        """Of the file and its log: what is written into another log is not seen here."""
+    def _identity(self) -> list[Identity | None]:
+        """Of the file and its log: this connection does not see what is written into another log."""
         found = [stat(path) for path in (self.path, f"{os.path.realpath(self.path)}-wal")]
         return [None if one is None else identity(one) for one in found]
 
     def _failed(self, error: sqlite3.Error) -> TransportError:
-        return TransportError(f"{self.path} cannot be read: {schema.said(error)}")
+        return TransportError(f"{self.path} cannot be read: {said(error)}")

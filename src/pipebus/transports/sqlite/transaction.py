@@ -1,8 +1,8 @@
 """
 A handler's own transaction: its writes, its publishes and its acknowledgement, together or not at all.
 
-It holds the file's one lock for writers from its first moment to its last: meanwhile nobody else publishes, claims or
-acknowledges, in any process. So it should be short, and wait for nothing.
+It holds the file's one lock for writers from beginning to end. Meanwhile nobody else publishes, claims or acknowledges, in any
+process. So it should be short and wait for nothing.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import asyncio
 import contextvars
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from pipebus.errors import LifecycleError, TransportError
 from pipebus.message.outcomes import Receipt
+from pipebus.transports.sqlite import deliveries, publishing
 from pipebus.transports.sqlite.place import _NotKept
-from pipebus.transports.sqlite.schema import said
-from pipebus.transports.sqlite.store import Claim, Outgoing, Settlement, Store
+from pipebus.transports.sqlite.records import Claim, Outgoing, Settlement
+from pipebus.transports.sqlite.remedies import said
+from pipebus.transports.sqlite.store import Store
 
 if TYPE_CHECKING:
     from pipebus.transports.sqlite.file import OpenFile
 
 
 class Open:
-    """A transaction that a handler has open; emptied at its end, for what the handler has left running in its context."""
+    """A transaction that a handler has open. It is emptied at its end: code in the handler's context may still run then."""
 
     def __init__(self, file: OpenFile, store: Store) -> None:
         self.file = file
@@ -35,15 +37,17 @@ class Open:
 
 _current: Final[contextvars.ContextVar[Open | None]] = contextvars.ContextVar("pipebus.sqlite", default=None)
 OURS: Final = {"COMMIT", "ROLLBACK", "BEGIN"}
+"""What only this module may execute."""
 
 
 def current(file: OpenFile) -> Store | None:
-    """Where this thread's publishes go: the transaction that it has open, if it is one of this file's."""
+    """The store of the transaction that this thread has open on this file."""
     found = _current.get()
     return found.store if found is not None and found.file is file else None
 
 
 def if_undone(file: OpenFile, call: Callable[[], object]) -> None:
+    """`Transport.if_undone`."""
     found = _current.get()
     if found is not None and found.file is file and found.store is not None:
         found.undo.append(call)
@@ -52,7 +56,7 @@ def if_undone(file: OpenFile, call: Callable[[], object]) -> None:
 def publish(store: Store, outgoing: Outgoing) -> Receipt:
     """A publish inside a transaction."""
     _check(store)
-    [receipt] = store.publish([outgoing])
+    [receipt] = publishing.publish(store, [outgoing])
     return receipt
 
 
@@ -60,8 +64,8 @@ def publish(store: Store, outgoing: Outgoing) -> Receipt:
 def transaction(file: OpenFile, claim: Claim, wrote: Callable[[Store], None]) -> Iterator[sqlite3.Connection]:
     """
     Raises:
-        LifecycleError: on an event loop, which it would stop, or inside another one. TransportError: the file failed, or the
-            delivery has been lost to somebody else; nothing was kept.
+        LifecycleError: on an event loop, which it would stop, or inside another transaction. TransportError: the file failed,
+            or another process has the delivery now; nothing was kept.
     """
     path = file.path
     if asyncio._get_running_loop() is not None:
@@ -70,42 +74,39 @@ def transaction(file: OpenFile, claim: Claim, wrote: Callable[[Store], None]) ->
         raise LifecycleError("this handler has a transaction open already; use that one")
     with file.lock.held():
         file.ensure()
-        if claim.generation != file.generation:
-            raise TransportError(f"{path} was swapped while this message was handled; in the file of now it is not known")
+        if (why := file.disowns(claim)) is not None:
+            raise TransportError(why)
         try:
             store = file.another()
             store.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             raise TransportError(f"{path}: {said(error)}") from error
         connection = store.connection
-        here = Open(file, store)
+        opened = Open(file, store)
         try:
-            token = _current.set(here)
-            connection.set_authorizer(_no_end)
+            token = _current.set(opened)
+            connection.set_authorizer(_authorize)
             try:
                 yield connection
             finally:
-                here.store = None
+                opened.store = None
                 connection.set_authorizer(None)
                 _current.reset(token)
             _check(store)
-            if store.settle([Settlement(claim, "acknowledge", 0.0, "")]):
+            if deliveries.settle(store, [Settlement(claim, "acknowledge", 0.0, "")]):
                 raise TransportError(
                     f"{path}: this delivery's lease had ended and others have it now; nothing of the transaction was kept"
                 )
             store.execute("COMMIT")
             file.kept()
         except BaseException as error:
-            for call in here.undo:
+            for call in opened.undo:
                 call()
-            store.directory.version = None
-            if connection.in_transaction:
-                with suppress(sqlite3.Error):  # whatever broke the transaction may break this; closing ends it too
-                    store.execute("ROLLBACK")
+            store.roll_back()
             if isinstance(error, _NotKept):
                 raise TransportError(str(error)) from None
             if isinstance(error, sqlite3.OperationalError) and ("disk" in str(error) or "readonly" in str(error)):
-                file.writer.doubt()
+                file.commits.doubt()
                 raise TransportError(f"{path}: {said(error)}") from error
             raise
         finally:
@@ -116,7 +117,7 @@ def transaction(file: OpenFile, claim: Claim, wrote: Callable[[Store], None]) ->
 def _check(store: Store) -> None:
     """
     Raises:
-        TransportError: SQLite has rolled it back; what came after that would be kept by itself.
+        TransportError: SQLite has rolled it back; what follows would be kept without the rest.
     """
     if not store.connection.in_transaction:
         raise TransportError(
@@ -124,6 +125,6 @@ def _check(store: Store) -> None:
         )
 
 
-def _no_end(action: int, what: str | None, *_: object) -> int:
-    """The transaction ends with its block: a commit inside it is refused ("not authorized")."""
+def _authorize(action: int, what: str | None, *_: object) -> int:
+    """Refuse to end the transaction inside its block ("not authorized")."""
     return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION and what in OURS else sqlite3.SQLITE_OK

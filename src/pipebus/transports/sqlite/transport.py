@@ -1,6 +1,6 @@
 """
-The transport: what the bus calls. What it keeps is in `store.py`, how that is written in `writer.py`, and who brings messages
-in is the keeper, `keeper.py`.
+The transport: what the bus calls. Statements are functions of a store (`store.py`), `writer.py` says who carries them out, and
+the keeper (`keeper.py`) brings messages in.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import asyncio
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any, Final
 
 from pipebus.errors import BusClosed, LifecycleError, MessageTooLarge, PipebusError, TransportError, UnsupportedCapability
@@ -19,30 +19,28 @@ from pipebus.message.codec import JsonCodec
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern
-from pipebus.outcomes.dead_letters import DeadLetter
 from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict
-from pipebus.transports.sqlite import health, transaction
-from pipebus.transports.sqlite.claims import Bound
+from pipebus.transports.sqlite import health, retention, subscriptions, transaction
+from pipebus.transports.sqlite.bound import Bound
+from pipebus.transports.sqlite.commits import Job
 from pipebus.transports.sqlite.file import OpenFile
 from pipebus.transports.sqlite.keeper import Keeper
 from pipebus.transports.sqlite.letters import StoredLetters
 from pipebus.transports.sqlite.options import Options
-from pipebus.transports.sqlite.store import Outgoing, Settlement, Store
-from pipebus.transports.sqlite.writer import Job
+from pipebus.transports.sqlite.records import Outgoing, Settlement
+from pipebus.transports.sqlite.store import Store
 
 LARGEST: Final = 64 * 2**20
-"""Bytes of one message. SQLite would take more; what is larger belongs in a file of its own, and its name in the message."""
+"""Bytes of one message. SQLite would take more, but larger data belong in a file of their own, with its name in the message."""
 
 
 class SqliteTransport(Transport):
     """
-    Messages in one SQLite file.
+    Messages in one SQLite file. It has many methods, since it is the interface to the bus.
 
     Args:
         options: What the URL says.
     """
-
-    local = False
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -65,10 +63,10 @@ class SqliteTransport(Transport):
         self.letters = self.dead_letters = StoredLetters(
             self.file, self.codec, lambda token, letter: self.settle(token, "dead", 0.0, letter)
         )
-        self.patience = 5.0  # a stop waits so long, in seconds, for a file that fails, or that others hold
+        self.patience = 5.0  # seconds that a stop waits for a file that fails or that others hold
         self._settled = threading.local()  # what each thread has settled last
         self._keeper: Keeper | None = None
-        self._last: Keeper | None = None  # what it has delivered may still be settled while it stops
+        self._last: Keeper | None = None  # while it stops, what it has delivered may still be settled
 
     @classmethod
     def from_url(cls, url: str) -> SqliteTransport:
@@ -108,9 +106,9 @@ class SqliteTransport(Transport):
             self._keeper.ring()
 
     def _wrote(self) -> None:
-        """After each commit of the writer, in the thread that led."""
+        """After each commit of the writer, in the leading thread."""
         if self._keeper is not None:
-            self._keeper.touched(self.file.writer.store.touched)
+            self._keeper.touched(self.file.commits.store.touched)
 
     def _rested(self) -> None:
         if self._keeper is not None:
@@ -123,7 +121,7 @@ class SqliteTransport(Transport):
         store = transaction.current(self.file)
         if store is not None:
             most = self.options.max_bytes
-            if most is not None and store.size() > most:
+            if most is not None and retention.size(store) > most:
                 raise TransportError(f"{self.options.path} is full: more than max_bytes={most:,} are in use")
             return transaction.publish(store, outgoing)
         if asyncio._get_running_loop() is not None:
@@ -138,7 +136,7 @@ class SqliteTransport(Transport):
         store = transaction.current(self.file)
         if store is None:
             return self.file.writer.acall(outgoing)
-        # An async chain, run on the bus's loop for a handler that waits for it inside its transaction.
+        # An async chain that runs on the bus's loop, while a handler waits for it inside its transaction.
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         done.set_result(transaction.publish(store, outgoing))
         return done
@@ -171,45 +169,50 @@ class SqliteTransport(Transport):
         keeper = self._keeper
         if keeper is None:
             raise BusClosed("the bus is stopped: it takes no more subscriptions")
-        bound = Bound(binding, time.monotonic())
+        bound = Bound(binding)
 
         def subscribe(store: Store) -> int:
             bound.seen = int(store.meta("seq"))
-            return store.subscribe(bound.name, bound.patterns, binding.start, bound.owner(keeper.owner))
+            return subscriptions.subscribe(store, bound.name, bound.patterns, binding.start, bound.owner(keeper.owner))
 
         bound.sub = self.file.call(subscribe)
         keeper.add(bound)
 
-    def announce(self, subscriptions: list[tuple[str, tuple[Pattern, ...], str]]) -> None:
+    def announce(self, named: list[tuple[str, tuple[Pattern, ...], str]]) -> None:
         def make(store: Store) -> None:
-            for name, patterns, start in subscriptions:
-                if store.number(name) is None:
-                    store.subscribe(name, [pattern.text for pattern in patterns], start, None)
+            for name, patterns, start in named:
+                if subscriptions.number(store, name) is None:
+                    subscriptions.subscribe(store, name, [pattern.text for pattern in patterns], start, None)
 
-        if subscriptions:
+        if named:
             self.file.write(make)
 
     def unbind(self, name: str) -> None:
-        bound = self._keeper.remove(name) if self._keeper is not None else None
+        bound = self._keeper.bindings.remove(name) if self._keeper is not None else None
         if bound is not None and not bound.binding.durable:
             generation = self.file.generation
-            with suppress(PipebusError):  # it goes with its owner
-                self.file.call(lambda store: store.remove(bound.sub) if store.generation == generation else None, sync=False)
+
+            def remove(store: Store) -> None:
+                if store.generation == generation:
+                    subscriptions.remove(store, bound.sub)
+
+            with suppress(PipebusError):  # it is removed with its owner
+                self.file.call(remove, sync=False)
 
     def remove(self, name: str) -> None:
         """
-        Forget a durable subscription with all that it has coming; its dead letters stay.
+        Remove a durable subscription and its deliveries; its dead letters stay.
 
         Raises:
-            TransportError: there is none of that name, or it is in use here.
+            TransportError: there is no such subscription, or it is in use here.
         """
-        if self._keeper is not None and self._keeper.get(name) is not None:
+        if self._keeper is not None and self._keeper.bindings.get(name) is not None:
             raise TransportError(f"subscription {name} is in use; stop what serves it first")
 
         def remove(store: Store) -> bool:
-            sub = store.number(name)
+            sub = subscriptions.number(store, name)
             if sub is not None:
-                store.remove(sub)
+                subscriptions.remove(store, sub)
             return sub is not None
 
         if not self.file.write(remove):
@@ -223,13 +226,10 @@ class SqliteTransport(Transport):
         if self._last is not None:
             self._last.settled(token)
 
-    def _bury(self, token: Any, letter: DeadLetter) -> None:
-        self.settle(token, "dead", 0.0, letter)
-
     def flush(self) -> None:
         """
         Raises:
-            TransportError: what this thread settled last is not kept, since the file was swapped.
+            TransportError: what this thread settled last was not kept, because the file was swapped.
         """
         self.file.call(None)
         claim, self._settled.claim = getattr(self._settled, "claim", None), None
@@ -245,7 +245,7 @@ class SqliteTransport(Transport):
             raise BusClosed("the bus has never been started")
 
         def wrote(store: Store) -> None:
-            self.file.writer.pages += max(6, (self.file.log - before) // 4096)
+            self.file.commits.pages += max(6, (self.file.log - before) // 4096)
             keeper.settled(token)
             keeper.touched(store.touched)
             self._around.changed()
@@ -255,19 +255,17 @@ class SqliteTransport(Transport):
     # --- what filters remember -----------------------------------------------------------------------------------------
 
     def seen(self, scope: str, key: str) -> bool:
-        query, values = "SELECT 1 FROM seen WHERE scope = ? AND key = ? AND until > ?", (scope, key, self.file.now())
-        store = transaction.current(self.file)
-        return bool(self.file.rows(query, *values) if store is None else store.execute(query, values).fetchall())
+        store, now = transaction.current(self.file), self.file.now()
+        if store is not None:
+            return retention.knows(store.connection, scope, key, now)
+        return self.file.query(lambda connection: retention.knows(connection, scope, key, now))
 
     def learn(self, scope: str, key: str, seconds: float) -> None:
-        def learn(store: Store) -> None:
-            store.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (scope, key, store.now() + seconds))
-
-        open_store = transaction.current(self.file)
-        if open_store is not None:
-            learn(open_store)
+        store = transaction.current(self.file)
+        if store is not None:
+            retention.learn(store, scope, key, seconds)
         else:
-            self.file.writer.leave([Job(learn, False)], ring=False)
+            self.file.writer.leave([Job(partial(retention.learn, scope=scope, key=key, seconds=seconds), False)], ring=False)
 
     def if_undone(self, call: Callable[[], object]) -> None:
         transaction.if_undone(self.file, call)
@@ -275,51 +273,25 @@ class SqliteTransport(Transport):
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def pending(self, name: str) -> int:
-        """What is out here; and 1 if there is anything to claim."""
-        bound = self._keeper.get(name) if self._keeper is not None else None
+        """How many deliveries this process holds; if none, 1 if there may be something to claim."""
+        bound = self._keeper.bindings.get(name) if self._keeper is not None else None
         if bound is None:
             return 0
         writer = self.file.writer
         while True:
             before = writer.rounds
             found = len(bound.out) or int(not writer.idle) or self.file.peek(bound.sub)
-            # A delivery that moved between these looks was seen in neither place; but then something was written, or is being.
+            # A delivery that moved between these checks was seen in neither place; but then something was written, or is being.
             if found or (writer.rounds == before and writer.idle):
                 return found
 
     def figures(self, name: str) -> dict[str, Any] | None:
         if self._keeper is not None:
-            if not self.file.refresh():  # it was removed: nothing of what was counted is there
+            if not self.file.refresh():  # the file was removed, and all counts with it
                 return {"accepted": 0, "acknowledged": 0, "dropped": {}, "dead": 0, "pending": 0, "in_flight": 0}
         elif not os.path.exists(self.options.path):
             return None
         if self._keeper is not None and not self.file.writer.idle:
-            with suppress(PipebusError):  # what cannot be settled now is in flight
+            with suppress(PipebusError):  # what cannot be settled now counts as in flight
                 self.file.call(None, sync=False)
-
-        def count(connection: sqlite3.Connection) -> dict[str, Any] | None:
-            connection.execute("BEGIN")  # all from one moment
-            try:
-                row = connection.execute(
-                    "SELECT sub, accepted, acknowledged FROM subscription WHERE name = ?", (name,)
-                ).fetchone()
-                if row is None:
-                    return None
-                sub = row[0]
-                one = {
-                    table: connection.execute(f"SELECT count(*) FROM {table} WHERE sub = ?", (sub,)).fetchone()[0]
-                    for table in ("ready", "later", "claimed", "dead")
-                }
-                dropped = dict(connection.execute("SELECT reason, count FROM dropped WHERE sub = ? ORDER BY reason", (sub,)))
-            finally:
-                connection.execute("COMMIT")
-            return {
-                "accepted": row[1],
-                "acknowledged": row[2],
-                "dropped": dropped,
-                "dead": one["dead"],
-                "pending": one["ready"] + one["later"],
-                "in_flight": one["claimed"],
-            }
-
-        return self.file.read(count)
+        return self.file.read(lambda connection: subscriptions.figures(connection, name))

@@ -1,12 +1,12 @@
 """
 One writer at a time, in all processes: a lock on a file of its own beside the database.
 
-SQLite has a lock for writers too; this one stands before it for three reasons. Whoever waits for it is served within a
-millisecond instead of SQLite's growing sleeps. A handler's long transaction and the group commit wait for each other in
-turn. And a checkpoint, which SQLite lets run beside a writer, is made under it as well: before SQLite 3.51.3 a checkpoint that
-begins while another connection commits can lose pages ("WAL-reset bug", sqlite.org/wal.html).
+SQLite has a lock for writers too. This one comes before it, for three reasons. A process that waits for it gets it within a
+millisecond, instead of after SQLite's growing sleeps. A handler's long transaction and the group commit wait for each other in
+turn. And checkpoints, which SQLite lets run at the same time as a writer, are made under it as well: before SQLite 3.51.3 a
+checkpoint that begins while another connection commits can lose pages ("WAL-reset bug", sqlite.org/wal.html).
 
-The file has to be another one than the database: closing the database's file drops all locks that SQLite has on it.
+It must be another file than the database: closing the database's file would drop all locks that SQLite has on it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pipebus.errors import TransportError
-from pipebus.transports.sqlite.place import Identity, identity, stat
+from pipebus.transports.sqlite.descriptors import Identity, identity, stat
 from pipebus.waiting.locks import interrupted
 
 _open: weakref.WeakSet[WriteLock] = weakref.WeakSet()
@@ -32,29 +32,29 @@ class WriteLock:
 
     Args:
         path: Of the database.
-        wait: Seconds to wait for it.
+        wait: Seconds to wait for the lock.
     """
 
     def __init__(self, path: str, wait: float) -> None:
         self.path = path
         self.wait = wait
-        self._turn = threading.RLock()  # which knows its owner, in one step: a signal may come right after it was taken
+        self._turn = threading.RLock()  # it knows its owner at once: a signal may come right after it was taken
         self._file: int | None = None
         self._id: Identity | None = None
-        self._former: list[int] = []  # locked as well, until the end of this turn
-        self._left = False
+        self._former: list[int] = []  # files that stay locked as well until the end of this turn
+        self._left = False  # close it at the end of this turn
 
     def open(self) -> None:
         """
         Raises:
-            OSError: it cannot be opened.
+            OSError: the lock's file cannot be opened.
         """
         file = os.open(f"{self.path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._file, self._id = file, identity(os.fstat(file))
         _open.add(self)
 
     def close(self) -> None:
-        """Close it; if somebody holds it still, a handler that was abandoned, when that one ends."""
+        """Close it now; or, if an abandoned handler still holds it, when that handler ends."""
         if self.mine or not self._turn.acquire(blocking=False):
             self._left = True
             return
@@ -77,8 +77,8 @@ class WriteLock:
     def held(self) -> Iterator[None]:
         """
         Raises:
-            TransportError: others had it for all the time that may be waited. LifecycleError: this thread has it, and was
-                interrupted by the code that asks for it.
+            TransportError: others held it for as long as this may wait. LifecycleError: this thread holds it, and the calling
+                code has interrupted that.
         """
         if self.mine:
             raise interrupted()
@@ -91,7 +91,7 @@ class WriteLock:
                 self._lock()
                 yield
             finally:
-                if self._file is not None:  # else this is a forked child
+                if self._file is not None:  # otherwise this is a forked child
                     fcntl.flock(self._file, fcntl.LOCK_UN)
                 while self._former:
                     os.close(self._former.pop())
@@ -102,8 +102,8 @@ class WriteLock:
 
     def follow(self, path: str) -> None:
         """
-        While it is held: look whether it is still the one that others would lock. If it is not, hold that one too, and no other
-        from the next turn on. Nobody does this the other way round, so they cannot wait for each other.
+        While it is held: check that it is still the file that others would lock. If it is not, hold that file too, and only
+        that one from the next turn on. Nobody locks them in the other order, so no two processes wait for each other.
 
         Raises:
             TransportError: as `held`, or its file cannot be made again.
@@ -145,7 +145,7 @@ class WriteLock:
 
 
 def _forget() -> None:
-    """In a forked child: what is open here belongs to the parent; the copy would keep its lock when the parent has died."""
+    """In a forked child: what is open here belongs to the parent; the copy would keep its lock after the parent has died."""
     for lock in list(_open):
         files = [file for file in (lock._file, *lock._former) if file is not None]
         lock._file, lock._former = None, []

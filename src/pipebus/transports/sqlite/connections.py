@@ -1,0 +1,178 @@
+"""Opening a file: connections, the check whether it is ours, and bringing an older one up to date."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import suppress
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from pipebus.errors import TransportError
+from pipebus.transports.sqlite import schema
+from pipebus.transports.sqlite.descriptors import Identity, identity
+from pipebus.transports.sqlite.remedies import REMEDIES, said
+
+LOG: Final = 64 * 2**20
+"""Bytes that the log keeps after a checkpoint."""
+
+
+def connect(path: str, wait: float, mode: str = "rw") -> sqlite3.Connection:
+    """
+    A connection without settings.
+
+    Args:
+        wait: Seconds to wait for other programs that write.
+        mode: "rw": the file must exist; "ro": it is not changed.
+    """
+    return sqlite3.connect(
+        f"file:{quote(path)}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=wait,
+        cached_statements=256,
+    )  # fmt: skip
+
+
+def connect_to_look(path: str, wait: float) -> sqlite3.Connection:
+    """
+    A connection that only reads and leaves no trace.
+
+    The last connection that closes a file moves its log into it, unless it is read-only. And where there is no log, nobody
+    uses the file: then it is read as it is ("immutable"), since even a connection that only reads would make an empty log.
+    """
+    return connect(path, wait, "ro" if in_use(path) else "ro&immutable=1")
+
+
+def in_use(path: str) -> bool:
+    """A process has the file open, or had it open and was killed."""
+    return os.path.exists(f"{path}-wal")
+
+
+def prepare(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Apply the settings of each connection that writes."""
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # see lock.py
+    connection.execute(f"PRAGMA journal_size_limit = {LOG}")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = OFF")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
+
+
+class Kind(NamedTuple):
+    """What identifies a SQLite file: application id, version, number of tables."""
+
+    application: int
+    version: int
+    tables: int
+
+
+def kind(connection: sqlite3.Connection) -> Kind:
+    connection.execute("BEGIN")  # all of it as of one moment
+    try:
+        [tables] = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        [application] = connection.execute("PRAGMA application_id").fetchone()
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+    finally:
+        connection.execute("ROLLBACK")
+    return Kind(application, version, tables)
+
+
+def look_at(path: str, wait: float) -> None:
+    """
+    Check that this is a file of pipebus or can become one. Changes nothing. Called while nobody else writes.
+
+    Raises:
+        TransportError: it cannot.
+    """
+    if sqlite3.sqlite_version_info < schema.OLDEST:
+        least = ".".join(map(str, schema.OLDEST))
+        raise TransportError(f"SQLite {sqlite3.sqlite_version} is too old; at least {least} is needed: use a newer Python")
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise TransportError(f"{path}: there is no folder {folder}; make it first")
+    if os.path.isdir(path):
+        raise TransportError(f"{path} is a folder; name a file in it")
+    if not os.path.exists(path) or not os.path.getsize(path):
+        return
+    if not (os.access(path, os.W_OK) and os.access(folder, os.W_OK)):
+        raise TransportError(f"{path} cannot be written; {REMEDIES['readonly database']}")
+    try:
+        connection = connect_to_look(path, wait)
+        try:
+            _check(connection, path)
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        raise TransportError(f"{path} cannot be opened: {said(error)}") from error
+
+
+def make(path: str) -> Identity:
+    """
+    Make the file if it is not there, and return its identity. SQLite must not make it: it would also do that for a file that
+    was there a moment ago, and use the log and the index that are still beside it.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    return identity(os.stat(path))
+
+
+def open_file(path: str, wait: float) -> sqlite3.Connection:
+    """
+    Open an existing file, and make its tables or bring them up to date. Called while nobody else writes.
+
+    Raises:
+        TransportError: it belongs to another program or a newer pipebus, or cannot be used.
+    """
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = connect(path, wait)
+        _check(connection, path)
+        if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise TransportError(
+                f"{path}: its file system cannot share memory between processes (WAL); use a local disk, not a network drive"
+            )
+        prepare(connection)
+        _migrate(connection)
+    except BaseException as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, sqlite3.DatabaseError):
+            raise TransportError(f"{path} cannot be opened: {said(error)}") from error
+        raise
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: str) -> None:
+    """
+    Raises:
+        TransportError: the file belongs to another program or a newer pipebus.
+    """
+    found, newest = kind(connection), len(schema.STEPS)
+    if found.application == schema.APPLICATION:
+        if found.version > newest:
+            raise TransportError(
+                f"{path} is of version {found.version}, this pipebus reads up to {newest}: update pipebus; nothing was changed"
+            )
+    elif found.tables or found.application:
+        raise TransportError(
+            f"{path} is another program's database (application id {found.application:#x}); choose another file"
+        )
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring the tables up to date, step by step. Each step is done completely or not at all."""
+    while (version := connection.execute("PRAGMA user_version").fetchone()[0]) < len(schema.STEPS):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in _statements(schema.STEPS[version]):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {schema.APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _statements(script: str) -> list[str]:
+    lines = [line for line in script.splitlines() if not line.lstrip().startswith("--")]
+    return [statement for statement in "\n".join(lines).split(";") if statement.strip()]
