@@ -1,11 +1,13 @@
 """The chain, lines 1 to 4: order, short-circuit, errors, and that the end is always an outcome."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pipebus import (
+    Around,
     Bus,
     Dropped,
     Handled,
@@ -359,6 +361,38 @@ def test_s03_a_plain_filter_and_its_reader_agree(side):
 
     assert seen == ["except", "finally"]
     assert len(bus.dead_letters) == (side == "delivery")
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_s03_an_error_in_a_wrapper_of_a_generator_function_is_blamed_on_its_filter(colour):
+    """A decorator may fail before the generator exists; the filter around it is not to blame."""
+    blamed = []
+
+    def checked(function):
+        @functools.wraps(function)
+        def check(self, message):
+            raise Boom("before there is a generator")
+
+        return check
+
+    class Inner(Around):
+        @checked
+        def around(self, message):
+            return (yield message)
+
+    def outer(message, call_next):
+        return call_next(message)
+
+    async def aouter(message, call_next):
+        return await call_next(message)
+
+    bus = Bus()
+    bus.use(outer if colour == "sync" else aouter, Inner())
+    bus.observe(lambda event: blamed.append(event.by) if isinstance(event, Refused) else None)
+    with bus, pytest.raises(Boom):
+        bus.publish("a")
+
+    assert blamed == ["Inner"]
 
 
 @pytest.mark.parametrize("swallower", ["around", "retrying around"])

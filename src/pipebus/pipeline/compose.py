@@ -1,27 +1,30 @@
 """
 How a chain of filters becomes one call. Read this file first.
 
-A chain is a tuple of nodes. A node is a step (one filter), a `when`, a `branch`, or a pipeline of further nodes. Each node can
-*link* itself: it takes the function that runs everything after it, and returns a function that runs the node and then calls
-that one. `fold` links the nodes from last to first, so that each node receives the rest of its chain already compiled:
+A chain is a tuple of nodes. A node is a step (one filter), a `when`, a `branch`, or a pipeline of further nodes. Its method
+`link` takes the function that runs everything after it, and returns a function, also called a link, that runs the node and
+then calls that one. `fold` links the nodes from last to first, so that each receives the rest of its chain already compiled:
 
     chain = A, when("x.>", B), C
 
     for subject x.1     A.link( when.link( C.link( terminal )))      the when puts B in front of its rest
-    for subject y.1     A.link( when.link( C.link( terminal )))      the when returns its rest unchanged: no cost at all
+    for subject y.1     A.link( when.link( C.link( terminal )))      the when returns its rest unchanged: no cost per message
 
     running it          A in -> B in -> C in -> terminal -> C out -> B out -> A out
 
-The terminal is what the last `call_next` reaches: the mailboxes in a publish chain, the handler in a delivery chain. A `when`
-links its filters to its rest, so messages come back into the chain. A `branch` links its filters to the terminal, so messages
-skip the rest. A pipeline with an `on_error` puts a guard around its nodes. Each error is signed with the step in which it arose
-(see `blame`), and the `scope` of that step shows the guard whether the error is one of its own.
+(If a `when` has a predicate instead of a pattern, the subject cannot decide. A link then calls the predicate for each message.)
 
-Nodes never change, and one node may be part of many chains. Each chain is compiled once for each subject and colour (sync or
-async), never for each message.
+The terminal is what the last `call_next` reaches: the mailboxes, for a publish chain; for the bus's delivery chain, the chain of
+the subscription, whose own terminal is the handler. A `when` links its filters to its rest, so messages come back into the
+chain. A `branch` links its filters to the terminal, so messages skip the rest at every level. A pipeline whose `on_error` is not
+the default puts a guard around its nodes. Each error is signed with the id of the node in which it arose (see `blame`); the
+`scope` in that id tells a guard whether the error arose in one of its own nodes.
+
+Nodes do not change once they are built, and one node may be part of many chains. A chain is compiled once for each subject and
+colour (sync: links are called; async: they are awaited), when a subject is first used, and not for each message.
 
 Read on in `shapes` (what a filter is), `recognise` (how a filter becomes a step), `step`, `forks` and `pipeline` (the nodes),
-`links_sync` and `links_async` (the code that runs for every message), and `rules` (which chains are refused).
+`links_sync` and `links_async` (the code that runs for every message), `blame`, and `rules` (which chains are refused).
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ Side = Literal["publish", "delivery"]
 Colour = Literal["sync", "async"]
 OnError = Literal["reject", "dead_letter", "drop"]
 Ruling = Callable[[Message[Any], BaseException, Any], Dropped]
-"""What a guard does with an error: (message, error, step in which it arose) -> outcome."""
+"""What a guard does with an error: (message, error, `blame.StepId` of the node in which it arose) -> outcome."""
 
 
 class Node:
@@ -83,14 +86,15 @@ class Build:
     Args:
         side: Publish or delivery.
         colour: Whether the result is called or awaited.
-        subject: A literal subject or an object that is one; for a subscription also a `Pattern`, or a tuple of these.
+        subject: A literal subject, or an actor or `Ref` that serves as one; on the delivery side also a `Pattern`, or a tuple.
         terminal: What the last `call_next` reaches.
         services: What the compiled links need from the bus: its clock, and waiting without holding a worker.
-        resume: (new subject, rest, cache) -> the rest, compiled for a message whose subject a filter has changed.
+        recompile: (new subject, rest, cache) -> the rest, compiled for a message whose subject a filter has changed, and
+            stored in the cache of the filter's link.
         rule: (on_error) -> what a guard does with an error.
         place: "publish", or the name of the subscription.
         rest: What follows the node that is being linked; None at the end.
-        scope: The innermost pipeline whose `on_error` applies here; None outside of any.
+        scope: Identifies the innermost pipeline with an `on_error` around this point; None outside of any.
     """
 
     side: Side
@@ -98,7 +102,7 @@ class Build:
     subject: object
     terminal: Next
     services: Services
-    resume: Callable[[object, Rest | None, dict[object, Next]], Next] | None = None
+    recompile: Callable[[object, Rest | None, dict[object, Next]], Next] | None = None
     rule: Callable[[OnError], Ruling] | None = None
     place: str = "publish"
     rest: Rest | None = None

@@ -21,7 +21,7 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 
 class Selector:
-    """The condition of a `when` or `branch`: a pattern, decided once for each subject, or a predicate, called for each pass."""
+    """The condition of a `when` or `branch`: a pattern, decided once for each subject, or a predicate, called for each message."""
 
     __slots__ = ("__weakref__", "name", "pattern", "predicate")
 
@@ -107,7 +107,7 @@ class When(Fork):
 
 
 class Branch(Fork):
-    """A separate way to the same terminal: the rest of the chain is skipped (`Map` in ASP.NET)."""
+    """A separate way to the same terminal: the rest of the chain is skipped. (ASP.NET's `Map` has a terminal of its own.)"""
 
     __slots__ = ()
 
@@ -123,7 +123,8 @@ def when(test: str | Callable[[Message[Any]], object], *filters: Any) -> When:
     A detour for some messages: the filters, then the rest of the chain.
 
     Args:
-        test: A pattern, decided when a subject's route is compiled; or a predicate of the message, called once for each pass.
+        test: A pattern, decided when a subject's route is compiled; or a predicate of the message. A predicate is called
+            whenever a message reaches this point: again if a filter around it calls the rest again.
     """
     place = caller()
     return When(Selector(test, "when", place), nodes(filters, place, "when"), place)

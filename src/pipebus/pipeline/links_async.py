@@ -107,9 +107,13 @@ def aaround(step: StepId, next_: Next, due: type[Outcome], services: Services) -
             raise handed_on(message)
         outcome: Outcome | None = None
         thrown: BaseException | None = None
-        run: Generator[Any, Any, Any] = call(message)
         resume: Any
-        resume, value = run.send, None
+        try:
+            run: Generator[Any, Any, Any] = call(message)
+            resume, value = run.send, None
+        except BaseException as error:  # a wrapper around the generator function has failed
+            blame(error, step, message)
+            raise
         try:
             while True:
                 try:

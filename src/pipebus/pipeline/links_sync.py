@@ -81,8 +81,12 @@ def around(step: StepId, next_: Next, due: type[Outcome], services: Services) ->
             raise handed_on(message)
         outcome: Outcome | None = None
         thrown: BaseException | None = None
-        run = call(message)
-        resume, value = run.send, None
+        try:
+            run = call(message)
+            resume, value = run.send, None
+        except BaseException as error:  # a wrapper around the generator function has failed
+            blame(error, step, message)
+            raise
         try:
             while True:
                 try:

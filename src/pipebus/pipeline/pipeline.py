@@ -18,8 +18,9 @@ class Pipeline(Node):
 
     Args:
         filters: Filters of any shape, `when`, `branch`, other pipelines.
-        on_error: What happens to an error that arises in one of its own filters. Publish side: "reject" (raise it, the
-            default), "dead_letter" or "drop". Delivery side: "dead_letter" (the default) or "drop".
+        on_error: What happens to an error that arises in one of its own filters. Publish side: "reject" (raise it),
+            "dead_letter" or "drop". Delivery side: "dead_letter" or "drop". None: as the pipeline around this one says;
+            outside of any, "reject" on the publish side and "dead_letter" on the delivery side.
 
     Raises:
         PipelineError: naming the filter, its position, the place and the remedy.
@@ -41,7 +42,7 @@ class Pipeline(Node):
     def link(self, next_: Next, build: Build) -> Next:
         if self.on_error is None:
             return fold(self.nodes, next_, build)
-        scope = object()
+        scope = object()  # also without a guard of its own: a guard around this pipeline then leaves its errors alone
         entry = fold(self.nodes, next_, build.at(build.rest, scope))
         default = "reject" if build.side == "publish" else "dead_letter"
         if self.on_error == default or build.rule is None:

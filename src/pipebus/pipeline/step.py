@@ -49,10 +49,10 @@ class Step(Node):
     def link(self, next_: Next, build: Build) -> Next:
         if self.traits.reroutes and build.side == "publish":
             next_ = _rerouted(next_, build)
-        if self.shape == "actor":  # an actor makes its own link; a test watches it where it answers
+        if self.shape == "actor":  # an actor makes its own link, and the testing kit records its answers there
             return self.filter.link_into(StepId(self.name, scope=build.scope), next_, build)  # type: ignore[no-any-return]
         call = self.filter.at(build.place) if isinstance(self.filter, Around) and callable(self.filter.at) else self.call
-        step = StepId(self.name, call, self.traits.abandon, build.scope)
+        step = StepId(self.name, call, self.traits.abandon, build.scope)  # what the link signs errors with
         link = _LINKS[self.shape, build.colour](step, next_, build.due, build.services)
         if build.services.watch is None:
             return link
@@ -71,16 +71,16 @@ _LINKS: Final[dict[tuple[str, str], Callable[..., Next]]] = {
 
 def _rerouted(next_: Next, build: Build) -> Next:
     """After a rerouter: a message with a new subject continues in the rest of the chain as compiled for that subject."""
-    subject, rest, resume = build.subject, build.rest, build.resume
+    subject, rest, recompile = build.subject, build.rest, build.recompile
     known: dict[object, Next] = {}
 
     def choose(message: Message[Any]) -> Any:
-        if message.__class__ is not Message or message.subject is subject or resume is None:
+        if message.__class__ is not Message or message.subject is subject or recompile is None:
             return next_(message)
         message = checked(message)
         if message.subject == subject:
             return next_(message)
-        compiled = known.get(message.subject) or resume(message.subject, rest, known)
+        compiled = known.get(message.subject) or recompile(message.subject, rest, known)
         return compiled(message)
 
     return choose

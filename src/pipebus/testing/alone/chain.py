@@ -51,7 +51,7 @@ class Chain:
             subject=subject,
             terminal=terminal(subject if self._at == "publish" else None),
             services=engine_of(self._bus).services,
-            resume=self._compile,
+            recompile=self._compile,
             rule=engine_of(self._bus).rule,
             place="publish" if self._at == "publish" else "test",
         )
