@@ -14,10 +14,10 @@ then calls that one. `fold` links the nodes from last to first, so that each rec
 
 (If a `when` has a predicate instead of a pattern, the subject cannot decide. A link then calls the predicate for each message.)
 
-The terminal is what the last `call_next` reaches: the mailboxes, for a publish chain; for the bus's delivery chain, the chain of
-the subscription, whose own terminal is the handler. A `when` links its filters to its rest, so messages come back into the
-chain. A `branch` links its filters to the terminal, so messages skip the rest at every level. A pipeline whose `on_error` is not
-the default puts a guard around its nodes. Each error is signed with the id of the node in which it arose (see `blame`); the
+The terminal is what the last `call_next` reaches. For a publish chain it is the mailboxes. For the bus's delivery chain it is
+the subscription's own chain, whose terminal is the handler. A `when` links its filters to its rest, so messages come back into
+the chain. A `branch` links its filters to the terminal, so messages skip the rest at every level. A pipeline whose `on_error` is
+not the default puts a guard around its nodes. Each error is signed with the id of the node in which it arose (see `blame`); the
 `scope` in that id tells a guard whether the error arose in one of its own nodes.
 
 Nodes do not change once they are built, and one node may be part of many chains. A chain is compiled once for each subject and

@@ -21,7 +21,7 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 
 class Selector:
-    """The condition of a `when` or `branch`: a pattern, decided once for each subject, or a predicate, called for each message."""
+    """The condition of a `when` or `branch`: a pattern, decided once per subject, or a predicate, called for each message."""
 
     __slots__ = ("__weakref__", "name", "pattern", "predicate")
 

@@ -254,7 +254,7 @@ class Router:
             terminal=self.terminal(route, road),
             services=self.hub.services,
             # What comes back to a reply's road keeps its address: see `Replies.route`.
-            recompile=None if route.reach is not None else lambda subject, rest, known: self._resume(subject, rest, known, road),
+            recompile=None if route.reach else lambda subject, rest, known: self._resume(subject, rest, known, road),
             rule=self.hub.rule,
         )
         if rest is not None:
