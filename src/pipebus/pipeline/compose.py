@@ -16,8 +16,8 @@ then calls that one. `fold` links the nodes from last to first, so that each rec
 
 The terminal is what the last `call_next` reaches. For a publish chain it is the mailboxes. For the bus's delivery chain it is
 the subscription's own chain, whose terminal is the handler. A `when` links its filters to its rest, so messages come back into
-the chain. A `branch` links its filters to the terminal, so messages skip the rest at every level. A pipeline whose `on_error` is
-not the default puts a guard around its nodes. Each error is signed with the id of the node in which it arose (see `blame`); the
+the chain. A `branch` links its filters to the terminal, so messages skip the rest at every level. A pipeline with an `on_error`
+other than the default puts a guard around its nodes. Each error is signed with the id of the node in which it arose (see `blame`); the
 `scope` in that id tells a guard whether the error arose in one of its own nodes.
 
 Nodes do not change once they are built, and one node may be part of many chains. A chain is compiled once for each subject and
