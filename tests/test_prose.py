@@ -13,14 +13,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-REWRITTEN_SOON = [f"src/pipebus/{folder}" for folder in ("bus", "delivery", "mailbox", "publishing", "running")]
+REWRITTEN_SOON = [
+    *(f"src/pipebus/{folder}" for folder in ("mailbox", "running")),
+    *(
+        f"src/pipebus/{file}.py"
+        for file in ("bus/lifecycle", "delivery/subscription", "publishing/replies", "publishing/router")
+    ),
+]
 """Exempt because this code is about to be replaced, and its comments with it."""
 
-STILL_TO_REWRITE = [
-    *(f"src/pipebus/{folder}" for folder in ("cli", "config", "demo", "inputs", "testing", "transports", "values")),
-    "tests",
-    "README.md",
-]
+STILL_TO_REWRITE = ["tests"]
 """Exempt because somebody is rewriting their prose; an entry goes as soon as its folder is clean."""
 
 EXEMPT = [*REWRITTEN_SOON, *STILL_TO_REWRITE, "tests/test_prose.py"]
@@ -57,9 +59,13 @@ SAY_INSTEAD = {
 PHRASES = {re.compile(rf"\b{phrase}\b".replace(" ", r"\s+"), re.IGNORECASE): say for phrase, say in SAY_INSTEAD.items()}
 
 
+NAMES = re.compile(r"`[^`\n]+`|^ *\w+(, \w+)*:|\w+\.py\b", re.MULTILINE)
+"""Names in a docstring: in backticks, of arguments, of files. They are code."""
+
+
 def found(text: str) -> list[tuple[int, str, str]]:
     """The phrases in a text: (line counted from 0, the phrase, what to say instead)."""
-    text = text.replace("#", " ")
+    text = NAMES.sub(" ", text).replace("#", " ")
     matches = [(match, say) for phrase, say in PHRASES.items() for match in phrase.finditer(text)]
     return sorted((text.count("\n", 0, match.start()), " ".join(match[0].split()), say) for match, say in matches)
 

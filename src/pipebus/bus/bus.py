@@ -427,7 +427,7 @@ class Bus:
 
         In memory, draining means to handle all waiting messages, because they would be lost. On a transport that keeps them,
         the messages in flight are finished, no other begins, and the rest stays in the store. A handler that still runs when
-        the time is over is interrupted: its waits raise BusClosed, and a coroutine is cancelled. Its message goes back, the
+        the time is up is interrupted: its waits raise BusClosed, and a coroutine is cancelled. Its message goes back, the
         attempt does not count, and the report names the subscription.
 
         It is idempotent, and many threads may call it at once. Called from a handler, filter or observer, it only requests

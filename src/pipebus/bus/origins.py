@@ -1,5 +1,5 @@
 """
-What a config file says of a bus and its parts, where that differs from the part itself: `${env:X}`, or the name of a handler
+What a config file says about a bus and its parts, where that differs from the part itself: `${env:X}`, or the name of a handler
 that the program handed in.
 
 The chain knows nothing about files: its parts are looked up here, by identity.
@@ -16,18 +16,18 @@ _written: Final[WeakKeyDictionary[Any, Mapping[str, Any]]] = WeakKeyDictionary()
 
 
 def origin_of(part: object) -> Mapping[str, Any]:
-    """What a file says of a node, a selector or a schedule, by setting (the whole entry under ""); empty if code made it."""
+    """What a file says about a node, a selector or a schedule, by setting (the whole entry under ""); empty if code made it."""
     return _written.get(part, {})
 
 
 def set_origin(part: object, said: Mapping[str, Any]) -> None:
-    """Remember what a file says of a part."""
+    """Remember what a file says about a part."""
     _written[part] = said
 
 
 @dataclass(slots=True)
 class FromFile:
-    """What a file says of a bus itself and of its subscriptions, by name."""
+    """What a file says about a bus itself and its subscriptions, by name."""
 
     bus: dict[str, Any] = field(default_factory=dict)
     subscriptions: dict[str, dict[str, Any]] = field(default_factory=dict)

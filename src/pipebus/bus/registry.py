@@ -81,7 +81,7 @@ class Registry:
     def use(self, *filters: Any, at: Side = "publish") -> Any:
         """`Bus.use`."""
         if at not in ("publish", "delivery"):
-            raise PipelineError(f'use(at={shown(at)}): a filter stands at "publish" or at "delivery"')
+            raise PipelineError(f'use(at={shown(at)}): it is "publish" or "delivery"')
         self.locks.check()
         with self.lifecycle.lock:
             if self.lifecycle.state not in ("new", "stopped"):

@@ -108,7 +108,7 @@ def _only_publish(bus: "Bus") -> None:
 
 
 def _kept(store: "SqliteTransport", receipt: Any) -> dict[str, Any]:
-    """Return for whom, or for how long, a SQLite file keeps a message."""
+    """Return the subscriptions, or the time, that a SQLite file keeps a message for."""
     if receipt.duplicate:
         return {"duplicate": True, "kept": "under this id already, so it was not stored again"}
     if receipt.mailboxes:

@@ -27,7 +27,7 @@ class Replay:
     Gives letters back to a bus, and observes what becomes of them.
 
     A letter leaves the file once its message is handled, or dropped by a filter. If it dies again, the new letter replaces the
-    old one under its id. If it is still being handled when the time is over, the letter stays, and may be handled twice.
+    old one under its id. If it is still being handled when the time is up, the letter stays, and may be handled twice.
 
     Attributes:
         ended: How each delivery ended, in order.

@@ -193,7 +193,7 @@ class Actor(Address, SelfLinking):
         return Waiting(current_mailbox(), (self._mailbox(),))
 
     def _late(self, message: Message[Any]) -> Answer:
-        """The answer for a chain that has waited for `filter_timeout` in vain."""
+        """The answer for a chain that has waited for `filter_timeout` without getting one."""
         text = f"filter actor {self.subscription.name} gave no answer about {message.subject} in {self.filter_timeout:g} s"
         return Answer(error=TimeoutError(f"{text}; the message is refused"))
 

@@ -2,26 +2,29 @@
 How a chain of filters becomes one call. Read this file first.
 
 A chain is a tuple of nodes. A node is a step (one filter), a `when`, a `branch`, or a pipeline of further nodes. Its method
-`link` takes the function that runs everything after it, and returns a function, also called a link, that runs the node and
-then calls that one. `fold` links the nodes from last to first, so that each receives the rest of its chain already compiled:
+`link` takes the function that runs everything after it, and returns a function that also runs the node. `fold` links the nodes
+from last to first, so that each receives the rest of its chain already compiled:
 
     chain = A, when("x.>", B), C
 
-    for subject x.1     A.link( when.link( C.link( terminal )))      the when puts B in front of its rest
-    for subject y.1     A.link( when.link( C.link( terminal )))      the when returns its rest unchanged: no cost per message
+    compiled for subject x.1    A( B( C( terminal )))      the `when` has put B in front of its rest
+    compiled for subject y.1    A( C( terminal ))          the `when` has returned its rest: no cost per message
 
-    running it          A in -> B in -> C in -> terminal -> C out -> B out -> A out
+    a message on x.1            A in -> B in -> C in -> terminal -> C out -> B out -> A out
 
-(If a `when` has a predicate instead of a pattern, the subject cannot decide. A link then calls the predicate for each message.)
+(If the subject does not decide, because a `when` has a predicate, a link calls the predicate for each message.)
 
-The terminal is what the last `call_next` reaches. For a publish chain it is the mailboxes. For the bus's delivery chain it is
-the subscription's own chain, whose terminal is the handler. A `when` links its filters to its rest, so messages come back into
-the chain. A `branch` links its filters to the terminal, so messages skip the rest at every level. A pipeline with an `on_error`
-other than the default puts a guard around its nodes. Each error is signed with the id of the node in which it arose (see `blame`); the
-`scope` in that id tells a guard whether the error arose in one of its own nodes.
+The terminal is what the last `call_next` reaches. There are two chains, and so two terminals: the publish chain ends at the
+mailboxes; the delivery chain of the bus ends at the subscription's own chain, and that one at the handler. A `when` links its
+filters to its rest, so messages come back into the chain. A `branch` links its filters to the terminal, so messages skip the
+rest of the chain, also of the pipelines around it.
+
+Each error is signed with the id of the node in which it arose (see `blame`). A pipeline with an `on_error` puts a guard around
+its nodes; the `scope` in the id tells the guard whether the error arose in one of them.
 
 Nodes do not change once they are built, and one node may be part of many chains. A chain is compiled once for each subject and
-colour (sync: links are called; async: they are awaited), when a subject is first used, and not for each message.
+colour (sync: links are called; async: they are awaited), when a subject is first used, and not for each message. A filter may
+change a message's subject; `Rest` keeps, as nodes, what follows a point, so that `resume` can compile it for the new subject.
 
 Read on in `shapes` (what a filter is), `recognise` (how a filter becomes a step), `step`, `forks` and `pipeline` (the nodes),
 `links_sync` and `links_async` (the code that runs for every message), `blame`, and `rules` (which chains are refused).
@@ -71,7 +74,14 @@ class Node:
 
 
 class Rest(NamedTuple):
-    """What follows a point of a chain: first `nodes`, then `after`, which follows the chain that contains these nodes."""
+    """
+    What follows a point of a chain.
+
+    Args:
+        nodes: The rest of the same chain.
+        after: What follows that chain, if it is inside a `when` or a pipeline.
+        scope: The scope around these nodes; see `Build`.
+    """
 
     nodes: tuple[Node, ...]
     after: Rest | None
@@ -93,7 +103,7 @@ class Build:
             stored in the cache of the filter's link.
         rule: (on_error) -> what a guard does with an error.
         place: "publish", or the name of the subscription.
-        rest: What follows the node that is being linked; None at the end.
+        rest: What follows the node that is being linked, or (for `fold`) the chain; None: only the terminal.
         scope: Identifies the innermost pipeline with an `on_error` around this point; None outside of any.
     """
 
@@ -124,7 +134,7 @@ def compile(chain: tuple[Node, ...], build: Build) -> Next:
 
 
 def fold(chain: tuple[Node, ...], next_: Next, build: Build) -> Next:
-    """Put a chain in front of `next_`; `build.rest` is what `next_` was compiled from."""
+    """Put a chain in front of `next_`, which was compiled from `build.rest`."""
     for index in range(len(chain) - 1, -1, -1):
         rest = Rest(chain[index + 1 :], build.rest, build.scope)
         next_ = chain[index].link(next_, build.at(rest, build.scope))

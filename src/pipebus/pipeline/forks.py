@@ -132,7 +132,7 @@ def when(test: str | Callable[[Message[Any]], object], *filters: Any) -> When:
 
 def branch(test: str | Callable[[Message[Any]], object], *filters: Any) -> Branch:
     """
-    A separate chain for some messages: the filters, then the same mailboxes (or handler). Later filters are skipped.
+    A separate chain for some messages: the filters, then the terminal of the chain. Later filters are skipped.
 
     Args:
         test: As for `when`.

@@ -43,7 +43,7 @@ class Chain:
         if isinstance(subject, str):
             check_subject(subject)
         elif not isinstance(subject, (Address, Pattern)):
-            raise SubjectError(f"{subject!r} is no subject; use a string, an actor or Ref(obj)")
+            raise SubjectError(f"{subject!r} is not a subject; use a string, an actor or Ref(obj)")
         terminal = self._script.sync if self._colour == "sync" else self._script.asynchronous
         build = Build(
             side=self._at,

@@ -228,7 +228,7 @@ class TestPublish:
         history.judge().raise_if_broken()
 
     def test_too_large_message_is_refused(self, stage: Stage) -> None:
-        """A message that is larger than the limit raises in `publish`, and nothing of it is kept."""
+        """A message that is larger than the limit raises in `publish`, and no part of it is kept."""
         most = stage.capabilities.max_size
         limit = 1000 if most is None or most > 2**24 else most  # a limit of hundreds of megabytes would be slow to test
         seen = Seen()

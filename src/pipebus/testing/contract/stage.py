@@ -66,7 +66,7 @@ class Crashes(Protocol):
 
     def crash(self) -> None:
         """
-        Do what SIGKILL does to a process with the open buses: from now on nothing of them reaches the store. The tests do not
+        Do what SIGKILL does to a process with the open buses: from now on they change nothing in the store. The tests do not
         use them again; the next `open` finds what a crash leaves.
         """
         ...

@@ -325,7 +325,7 @@ class Harness:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """
-        Run a coroutine to its end, on an event loop in virtual time: `asyncio.sleep` takes no real time, and `await
+        Run a coroutine until it finishes, on an event loop in virtual time: `asyncio.sleep` takes no real time, and `await
         bus.arequest(…)` gets its reply at once.
         """
         __tracebackhide__ = True

@@ -70,7 +70,7 @@ class Settled(Record, frozen=True, kw_only=True, tag="settled"):
 
 
 class Replayed(Record, frozen=True, kw_only=True, tag="replayed"):
-    """A dead letter was replayed: its attempts are counted anew."""
+    """A dead letter was replayed: its attempts are counted from one again."""
 
     subscription: str
     id: str

@@ -36,7 +36,7 @@ def check_filter(
 
     Args:
         filter: A filter of any shape; or, where each run needs a new one, a class or a function without parameters that makes
-            one. A dataclass is made anew from its fields.
+            one. A dataclass is made again from its fields.
         messages: What to try it on: a `Subject[T]` or a type that pydantic knows (bodies are made of its fields), a hypothesis
             strategy of messages or bodies, or a list of messages or bodies. None: messages of any kind.
         at: "publish", or "delivery" for a filter around a handler.
@@ -108,7 +108,7 @@ def _check_tried(make: Callable[[], Any], title: str, seen: Seen) -> None:
 
 def maker(filter: Any) -> Callable[[], Any]:
     """
-    A function that makes a new filter each time; an object that cannot be made anew is used each time.
+    A function that makes a new filter each time; an object that cannot be made again is used each time.
     """
     if isinstance(filter, type):
         return filter

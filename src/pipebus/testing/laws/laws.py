@@ -60,7 +60,7 @@ def runs_the_rest_as_declared(case: Case) -> Problems:
 
     def fails(message: Message[Any]) -> Any:
         if len(calls) >= (most or BOUNDLESS):
-            raise KeyboardInterrupt  # ends a filter that retries for ever
+            raise KeyboardInterrupt  # ends a filter that never stops retrying
         calls.append(message)
         raise ForeignError("the rest fails")
 
@@ -196,7 +196,7 @@ def starts_again(case: Case) -> Problems:
     found = [(type(run._error), type(run._outcome), run.next_calls) for run in (went_on, began, again)]
     if found[2] not in found[:2]:
         yield f"it {made(went_on)}; after it was stopped and started again it {made(again)}"
-    for name, one in digest(began).items():  # it may go on or begin anew, nothing else
+    for name, one in digest(began).items():  # it may continue or start over, nothing else
         now = digest(again)[name]
         if same(one, digest(once_more)[name]) and not same(one, now) and not same(digest(went_on)[name], now):
             yield f"{name} was {one!r}; after it was stopped and started again {now!r}"

@@ -4,7 +4,7 @@ A scheduler for the real code: threads run one at a time, and change places wher
 The code of the mailboxes and runners runs unchanged, on real threads. But only the thread that has the baton runs, and it may
 have to pass the baton on before any bytecode of the modules that are watched (watch.py). Locks, time and event loops are
 virtual (in_place.py): a thread that has to wait passes the baton on, and time passes only when no thread can go on. So the seed
-decides everything: the same seed gives the same run, step by step, and a failed run can be repeated and told as a story
+decides everything: the same seed gives the same run, step by step, and a failed run can be repeated and written down as a story
 (stories.py).
 
     def scenario(sim):

@@ -23,7 +23,7 @@ class Claim:
     One delivery, until it is settled.
 
     Args:
-        reply: The subject on which the server is told what became of it; "": its stream is gone.
+        reply: The subject to which the verdict is sent; "": its stream is gone.
         number: Of the message in its stream.
         count: Deliveries of the consumer so far, including this one.
         era: How often the consumer had been lost when this came.

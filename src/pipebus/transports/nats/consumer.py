@@ -37,7 +37,7 @@ class Progress:
         deleted at        floor = 60, settled = {61, 63}; 62 is being handled, 64 and 65 wait here or at the server
         made again at     61
         61, 63 come       they are acknowledged at once
-        62 comes          its handler goes on; the verdict is told to the new consumer
+        62 comes          its handler goes on; the verdict goes to the new consumer
         64, 65 come       the same, or they are new here
 
     What another program has settled within the last second, or handles now, may come again: nobody knows of it here.

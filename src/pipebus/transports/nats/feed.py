@@ -2,9 +2,9 @@
 Handing what the server has brought to the mailbox, in order.
 
 A message that is delivered for the first time goes in as soon as there is room. One that was delivered before waits until it
-will be begun at once, for a note must be written first that it was begun: nothing dies for having waited beside a message that
-kills its handlers. And a suspect, whose last delivery was lost, is handed in alone, so that nothing dies for having been
-handled beside it.
+will be begun at once, for a note must be written first that it was begun: no message dies because it waited next to one that
+kills its handlers. And a suspect, whose last delivery was lost, is handed in alone, so that no other message dies
+because it was handled at the same time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Feed:
         self._binding = puller.binding
         self.line: deque[Claim] = deque()  # not handed in yet, in order
         self._handed: set[Claim] = set()  # handed in and not settled yet
-        self._alone: Claim | None = None  # one of these, beside which nothing else is handed in
+        self._alone: Claim | None = None  # one of these, handed in alone
         self._beginning = False  # a note is being written, and nothing else is handed in
 
     @property
@@ -119,7 +119,7 @@ class Feed:
         try:
             if self._binding.deliver(claim.found, claim, claim.takings):
                 return True
-        except Exception as error:  # try it again, but neither at once nor for ever
+        except Exception as error:  # try it again, but neither at once nor forever
             self._transport.warn("delivery.failed", subscription=self._binding.name, error=text_of(error))
             self._transport.link.post(partial(self._puller.verdicts.settle, claim, "return", 1.0))
             return True

@@ -1,5 +1,5 @@
 """
-What `pipebus doctor` says of a server: its version, what this user may do there, the streams and the consumers.
+What `pipebus doctor` says about a server: its version, what this user may do there, the streams and the consumers.
 
 Nothing is made, changed or published.
 """
@@ -53,7 +53,7 @@ async def examine(transport: NatsTransport, link: Link) -> list[Finding]:
 
 
 def version_of(text: str) -> tuple[int, int, int]:
-    """(0, 0, 0) if the text is no version."""
+    """(0, 0, 0) if the text is not a version."""
     found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", text)
     return (int(found[1]), int(found[2]), int(found[3])) if found else (0, 0, 0)
 

@@ -104,7 +104,7 @@ class Link:
         if isinstance(error, PipebusError):
             raise error
         if self._preparing:
-            raise TransportError(f"{self.options} did not answer in {2 * ANSWER:g} s what was asked about its streams")
+            raise TransportError(f"{self.options} did not answer questions about its streams in {2 * ANSWER:g} s")
         raise TransportError(
             f"no connection to {', '.join(self.options.hosts)} within {self.options.connect_timeout:g} s: {why(error)}"
         ) from None

@@ -34,7 +34,7 @@ class Options:
         lease: Seconds for which a process keeps a delivery without renewing it, >= 0.5. Programs that share a subscription
             should state the same value; otherwise the last one to bind sets it for all of them.
         window: Seconds for which a second publish of an id is recognised, >= 0.1.
-        retention: Seconds for which a message is kept, read or not; None: for ever.
+        retention: Seconds for which a message is kept, read or not; None: forever.
         max_bytes: Most bytes of the stream; beyond that, publishing fails. None: no limit.
         core: Without JetStream: nothing is kept, and a program that does not listen misses messages.
         events: How messages are written: "structured", one JSON with all of a message, or "binary", the body alone as JSON (or

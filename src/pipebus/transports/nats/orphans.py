@@ -6,7 +6,7 @@ other one serves the consumer, and while something is out, hands in nothing befo
 come back before what is new, so one message is requested from time to time, to see.
 
 What was on its way when a connection was lost is out, too. A process that has been alone all the time knows that this was its
-own, and gives it back. Where other processes are at work no order is promised, and nothing is done.
+own, and gives it back. Where other processes share the work no order is promised, and nothing is done.
 
 The server does not tell which processes serve a consumer. So they tell each other, over plain NATS (`Company`).
 """

@@ -33,7 +33,7 @@ class Requests:
         self._made = 0
         self.inbox = ""  # how the inboxes of all present requests begin; "": none may be made
         self.credit = 0  # messages that may still come
-        self.closed = False  # whoever listened has ended: make none of those that are not written yet
+        self.closed = False  # the listener has ended: send no request that is not written yet
 
     async def listen(self, client: Client, arrived: Callable[[str, Msg], Awaitable[None]]) -> Subscription:
         """Use a new inbox from now on: answers to older requests may come from another consumer."""

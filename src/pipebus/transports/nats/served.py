@@ -136,7 +136,7 @@ class Served:
                 await puller.consumer.look()
 
     async def told(self) -> None:
-        """Return when the server was told all that was settled."""
+        """Return when all verdicts have been sent to the server."""
         transport = self._transport
         while not transport.link.idle or transport.open:  # noqa: ASYNC110 (it changes in hot paths, where an Event would cost)
             await asyncio.sleep(0.001)

@@ -95,7 +95,7 @@ class Verdicts:
 
     async def confirm(self) -> None:
         """
-        Return when the server has carried out all that it was told before.
+        Return when the server has carried out all verdicts that were sent before.
 
         Raises:
             TransportError: it does not confirm that.

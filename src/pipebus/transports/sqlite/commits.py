@@ -263,7 +263,7 @@ class Commits:
     def _heal(self, promised: bool) -> None:
         """
         A sync that failed may have lost what earlier, unsynced commits had written: after a power cut the log might end there.
-        So before anything is promised again, the whole log is moved into the database, and begins anew.
+        So before anything is promised again, the whole log is moved into the database, and starts over.
 
         Raises:
             TransportError: that is impossible now, and something is to be promised.
@@ -278,7 +278,7 @@ class Commits:
         self._ill = bool(busy)
         if busy and promised:
             raise TransportError(
-                f"{self.file.path}: a sync has failed, and the log cannot begin anew while another program reads the file; end "
+                f"{self.file.path}: a sync has failed, and the log cannot start over while another program reads the file; end "
                 "its reading transaction"
             )
 

@@ -107,7 +107,7 @@ def look_at(path: str, wait: float) -> None:
 def make(path: str) -> Identity:
     """
     Make the file if it is not there, and return its identity. SQLite must not make it: it would also do that for a file that
-    was there a moment ago, and use the log and the index that are still beside it.
+    was there a moment ago, and use the log and the index that are still next to it.
     """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))

@@ -96,7 +96,7 @@ def _storable(text: str) -> str:
 
 
 def _attributes(data: bytes) -> dict[str, Any]:
-    """The members of a message's envelope that are text; none if the bytes are no envelope."""
+    """The members of a message's envelope that are text; none if the bytes are not an envelope."""
     try:
         wire = json.loads(data)
     except (ValueError, RecursionError):

@@ -21,7 +21,7 @@ def claim(store: Store, sub: int, owner: int, limit: int, careful: bool | None) 
     Take deliveries, the oldest first.
 
     Of messages with equal keys one at a time is out, in all processes. A message that was out when its process ended is a
-    suspect: it may have killed that process. A suspect is taken alone, so messages that only wait beside a deadly one do not
+    suspect: it may have killed that process. A suspect is taken alone, so messages that only wait with a deadly one do not
     share its fate again and again.
 
     Args:

@@ -148,7 +148,7 @@ class OpenFile:
             raise LifecycleError("this file was opened before a fork, in the parent; make a bus in the child")
 
     def _look(self) -> None:
-        """Refuse another program's file before anything is made beside it. Where there is a lock file, `_connect` looks."""
+        """Refuse another program's file before anything is created next to it. Where there is a lock file, `_connect` looks."""
         if not os.path.exists(f"{self.path}-lock"):
             connections.look_at(self.path, self.options.wait)
 

@@ -1,5 +1,5 @@
 """
-What `pipebus doctor` says of a file: where it is, what is in it, who serves it, and what endangers it.
+What `pipebus doctor` says about a file: where it is, what is in it, who serves it, and what endangers it.
 
 Nothing is made and nothing is changed.
 """
@@ -144,7 +144,7 @@ def _journal(connection: sqlite3.Connection, path: str) -> Finding:
     if connections.in_use(path):
         mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
     else:
-        with open(path, "rb") as file:  # nobody has it open, so closing it drops no locks
+        with open(path, "rb") as file:  # no connection is open here, so closing it drops no locks
             mode = "wal" if file.read(20)[19:] == b"\2" else "a rollback journal"
     if mode == "wal":
         return Finding("ok", "journal_mode", "wal")

@@ -1,5 +1,5 @@
 """
-One writer at a time, in all processes: a lock on a file of its own beside the database.
+One writer at a time, in all processes: a lock on a file of its own next to the database.
 
 SQLite has a lock for writers too. This one comes before it, for three reasons. A process that waits for it gets it within a
 millisecond, instead of after SQLite's growing sleeps. A handler's long transaction and the group commit wait for each other in

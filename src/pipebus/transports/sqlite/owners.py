@@ -60,7 +60,7 @@ def leave(store: Store, owner: int, counts: bool) -> None:
 
 
 def adopt(store: Store, claims: Iterable[Claim], owner: int) -> list[tuple[Claim, int]]:
-    """Claim again, for a new owner, what nobody else has claimed meanwhile. Returns these claims with their new `takings`."""
+    """Claim again, for a new owner, what nobody else has claimed meanwhile. Returns them with their new `takings`."""
     adopted: list[tuple[Claim, int]] = []
     for claim in claims:
         row: Any = store.execute(

@@ -31,7 +31,7 @@ from pipebus.transports.sqlite.descriptors import Held, Identity, identity, lock
 SHARED: Final = (0x40000002, 510)
 """Bytes of the database that SQLite locks while it is open; a process locks all of them exclusively to remove the log."""
 ALIVE: Final = (128, 1)
-"""The byte of the index that is locked while a process uses it; if it is free, the next process begins the index anew."""
+"""The byte of the index that is locked while a process uses it; if it is free, the next process starts a new index."""
 HEADER: Final = struct.Struct("=14xHI76xI")
 """Of the index: page size, frames in the log, frames that are also in the database."""
 MARK: Final = struct.Struct("=II56xI28xI")
@@ -48,7 +48,7 @@ class _NotKept(TransportError):
 class Change(NamedTuple):
     """
     Args:
-        what: "file": the path means no file, or another one. "log", "index": the file beside it is missing, or another one.
+        what: "file": the path means no file, or another one. "log", "index": the file next to it is missing, or another one.
             "content": the file was overwritten or cut short.
         text: What happened, to follow the file's name.
     """
@@ -173,7 +173,7 @@ class Place:
         return "was overwritten while it was in use"
 
     def _too_short(self, size: int) -> bool:
-        """The log is shorter than the index says, not just begun anew."""
+        """The log is shorter than the index says, not just started over."""
         index = self._look()
         page = 65536 if index.page == 1 else index.page
         return index.frames > index.backfilled and size < 32 + index.frames * (page + 24)
@@ -241,7 +241,7 @@ def _active(mark: tuple[int, ...]) -> bool:
 
 def clear(path: str) -> None:
     """
-    Before a database is opened, with the write lock held: remove a log and an index beside it that belong to another one.
+    Before a database is opened, with the write lock held: remove a log and an index next to it that belong to another one.
 
     The program that uses them holds the index, but has no lock on this database. So its own database was renamed, removed or
     replaced a moment ago. SQLite would take that log and index for those of this database, and damage both. That program needs

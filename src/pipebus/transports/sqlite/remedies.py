@@ -17,7 +17,7 @@ REMEDIES: Final = {
     "not a database": "it is damaged or no SQLite file; restore it from a backup, or choose another file",
     "malformed": "it is damaged: run `sqlite3 FILE .recover` on a copy, or restore it from a backup",
     "no such table": "it was changed by another program; restore it from a backup",
-    # What the operating system says when a file beside the database cannot be made or removed.
+    # What the operating system says when a file next to the database cannot be made or removed.
     "No space left": _ROOM,
     "Input/output error": _DISK,
     "Permission denied": _RIGHTS,

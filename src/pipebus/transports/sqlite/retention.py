@@ -20,7 +20,7 @@ def learn(store: Store, scope: str, key: str, seconds: float) -> None:
 
 def sweep(store: Store, keep: float | None = None, most: int = 2000, anew: bool = False) -> int:
     """
-    Delete messages whose time is over and that nobody waits for. Each call looks at the next `most` of them.
+    Delete messages whose time is up and that no subscription waits for. Each call looks at the next `most` of them.
 
     Args:
         keep: Seconds to keep messages; None: as the URL says.

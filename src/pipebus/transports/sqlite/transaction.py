@@ -121,7 +121,7 @@ def _check(store: Store) -> None:
     """
     if not store.connection.in_transaction:
         raise TransportError(
-            "SQLite has rolled this transaction back (OR ROLLBACK, RAISE(ROLLBACK), or a failing disk); nothing of it was kept"
+            "SQLite has rolled this transaction back (OR ROLLBACK, RAISE(ROLLBACK), or a failing disk); no part of it was kept"
         )
 
 
