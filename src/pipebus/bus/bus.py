@@ -26,7 +26,7 @@ from pipebus.errors import (
     PipelineError,
 )
 from pipebus.foreign.objects import plain_text, spared
-from pipebus.mailbox.mailbox import ONE, Overflow
+from pipebus.mailbox.mailbox import ONE
 from pipebus.message.headers import NO_HEADERS
 from pipebus.message.message import Message, make_message
 from pipebus.message.outcomes import Dropped, Receipt
@@ -36,6 +36,8 @@ from pipebus.pipeline import callables, pipeline, places, state
 from pipebus.pipeline.compose import Side
 from pipebus.publishing.schedule import Schedule
 from pipebus.publishing.sender import check_options
+from pipebus.values import defaults
+from pipebus.values.defaults import Overflow
 from pipebus.waiting.elsewhere import in_thread
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ class Bus:
         *,
         require: Mapping[str, Any] | None = None,
         pool: int | None = None,
-        dead_letters: int = 10_000,
+        dead_letters: int = defaults.DEAD_LETTERS,
         max_message_bytes: int | None = None,
         drain: bool | None = None,
         debug: bool = False,
@@ -260,13 +262,13 @@ class Bus:
         name: str | None = None,
         filters: Sequence[Any] | pipeline.Pipeline = (),
         to: Any = None,
-        workers: int = 1,
+        workers: int = defaults.WORKERS,
         run: Literal["pool", "thread", "loop"] | None = None,
-        mailbox: int = 10_000,
-        overflow: Overflow = "block",
-        overflow_timeout: float = 5.0,
-        attempts: int = 3,
-        deliver: str = "new",
+        mailbox: int = defaults.MAILBOX_SIZE,
+        overflow: Overflow = defaults.OVERFLOW,
+        overflow_timeout: float = defaults.OVERFLOW_TIMEOUT,
+        attempts: int = defaults.ATTEMPTS,
+        deliver: str = defaults.DELIVER,
     ) -> Subscription:
         """
         Subscribe a handler, or, without one, get a mailbox that you read yourself. It takes effect before it returns.
@@ -361,10 +363,10 @@ class Bus:
         run: Literal["pool", "thread", "loop"] | None = None,
         filters: Sequence[Any] | pipeline.Pipeline = (),
         to: Any = None,
-        mailbox: int = 10_000,
-        overflow: Overflow = "block",
-        overflow_timeout: float = 5.0,
-        attempts: int = 3,
+        mailbox: int = defaults.MAILBOX_SIZE,
+        overflow: Overflow = defaults.OVERFLOW,
+        overflow_timeout: float = defaults.OVERFLOW_TIMEOUT,
+        attempts: int = defaults.ATTEMPTS,
     ) -> A:
         """
         Give an actor its mailbox, before or after start. It takes effect before it returns.

@@ -37,6 +37,7 @@ from pipebus.publishing.sender import Sender
 from pipebus.running.loops import LoopRunner, LoopThread
 from pipebus.running.runners import Pool, Starts, Timers, carry
 from pipebus.transports.opening import open_transport
+from pipebus.values.quantities import is_whole
 from pipebus.waiting.locks import Locks, free
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
@@ -218,6 +219,6 @@ class Engine:
 
 
 def _whole(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value, 1):
         raise PipelineError(f"Bus({name}={shown(value)}): it is a whole number of at least 1")
-    return value
+    return int(value)

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from pipebus.delivery.subscription import Delivery
-from pipebus.mailbox.mailbox import Overflow
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.message.subject import Address, Name, Subject
 from pipebus.pipeline.pipeline import Pipeline
+from pipebus.values.defaults import Overflow
 
 if TYPE_CHECKING:
     from pipebus.bus.bus import Bus

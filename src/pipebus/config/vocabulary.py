@@ -10,6 +10,7 @@ from pipebus.config.kinds.matchers import TextExpectation
 from pipebus.config.kinds.messages import Headers, Key, Literal, Match, Patterns
 from pipebus.config.kinds.plain import DURATION, INTERVAL, SIZE, Choice, Flag, Text, Whole
 from pipebus.config.settings import Setting
+from pipebus.values import defaults
 
 VERSION: Final = 1
 HANDLER: Final = 'a name that the program hands in, or "module:function"'
@@ -32,7 +33,7 @@ BUS: Final = {
     "transport": _optional(Text(), 'What carries messages: a URL, as in "memory:".', "memory:"),
     "name": _optional(Text(), "For thread names and logs.", "pipebus"),
     "pool": _optional(Whole(1), "Worker threads for handlers."),
-    "dead_letters": _optional(Whole(1), "Most dead letters kept in memory.", 10_000),
+    "dead_letters": _optional(Whole(1), "Most dead letters kept in memory.", defaults.DEAD_LETTERS),
     "max_message_bytes": _optional(SIZE, "Largest encoded message."),
     "require": _optional(TableOf(Anything()), "Capabilities that the transport must promise."),
     "drain": _optional(Flag(), "Whether a stop handles all waiting messages first. Left out: in memory only."),
@@ -42,18 +43,16 @@ SUBSCRIPTION: Final = {
     "name": _required(Text(), "Its stable name, used in figures, dead letters and tests."),
     "subject": _required(OneOf((Patterns(), ListOf(Patterns(), least=1))), 'A pattern, as in "orders.>", or a list.'),
     "handler": _optional(Text(), f"What handles messages: {HANDLER}. Left out: the program reads the messages itself."),
-    "workers": _optional(Whole(1), "How many messages may be handled at once.", 1),
+    "workers": _optional(Whole(1), "How many messages may be handled at once.", defaults.WORKERS),
     "run": _optional(Choice(("pool", "thread", "loop")), "Where the handler runs."),
-    "attempts": _optional(Whole(1), "How often a message is delivered before it becomes a dead letter.", 3),
-    "deliver": _optional(Choice(("new", "all", "last")), "Where to begin, on transports that replay.", "new"),
+    "attempts": _optional(Whole(1), "How often a message is delivered before it becomes a dead letter.", defaults.ATTEMPTS),
+    "deliver": _optional(Choice(("new", "all", "last")), "Where to begin, on transports that replay.", defaults.DELIVER),
     "to": _optional(Literal(), "Subject on which the value that the handler returns is published."),
 }
 MAILBOX: Final = {
-    "size": _optional(Whole(1), "Most messages queued and in flight.", 10_000),
-    "overflow": _optional(
-        Choice(("block", "reject", "drop_newest", "drop_oldest")), "What happens when the mailbox is full.", "block"
-    ),
-    "timeout": _optional(DURATION, 'How long "block" waits.', 5.0),
+    "size": _optional(Whole(1), "Most messages queued and in flight.", defaults.MAILBOX_SIZE),
+    "overflow": _optional(Choice(defaults.OVERFLOWS), "What happens when the mailbox is full.", defaults.OVERFLOW),
+    "timeout": _optional(DURATION, 'How long "block" waits.', defaults.OVERFLOW_TIMEOUT),
 }
 EVERY: Final = {
     "interval": _required(INTERVAL, 'Time between two messages, as in "60s".'),

@@ -23,10 +23,13 @@ from pipebus.pipeline.compose import Node
 from pipebus.pipeline.places import Place
 from pipebus.running.loops import LoopRunner
 from pipebus.running.runners import Pool, Starts, Timers, current_mailbox
+from pipebus.values import defaults
+from pipebus.values.quantities import is_whole
 
 DEFAULTS: Final[dict[str, Any]] = {
-    "name": None, "filters": (), "to": None, "workers": 1, "run": None, "mailbox": 10_000, "overflow": "block",
-    "overflow_timeout": 5.0, "attempts": 3, "deliver": "new",
+    "name": None, "filters": (), "to": None, "workers": defaults.WORKERS, "run": None, "mailbox": defaults.MAILBOX_SIZE,
+    "overflow": defaults.OVERFLOW, "overflow_timeout": defaults.OVERFLOW_TIMEOUT, "attempts": defaults.ATTEMPTS,
+    "deliver": defaults.DELIVER,
 }  # fmt: skip
 """The options of `subscribe` and their defaults."""
 
@@ -178,9 +181,9 @@ class Planner:
             return SubscriptionError(f"subscription {title} (at {place}): {text}")
 
         for option, value in (("workers", workers), ("mailbox", mailbox), ("attempts", attempts)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not is_whole(value, 1):
                 raise bad(f"{option}={shown(value)}; it is a whole number of at least 1")
-        if overflow not in ("block", "reject", "drop_newest", "drop_oldest"):
+        if overflow not in defaults.OVERFLOWS:
             raise bad(f'overflow={shown(overflow)}; it is "block", "reject", "drop_newest" or "drop_oldest"')
         if not isinstance(overflow_timeout, (int, float)) or isinstance(overflow_timeout, bool) or not overflow_timeout >= 0:
             raise bad(f"overflow_timeout={shown(overflow_timeout)}; it is a number of seconds, 0 or more")

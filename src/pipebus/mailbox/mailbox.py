@@ -15,17 +15,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed, MailboxFull
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
+from pipebus.values import defaults
+from pipebus.values.defaults import Overflow
 from pipebus.waiting.locks import Locks, free, interrupted
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
-Overflow = Literal["block", "reject", "drop_newest", "drop_oldest"]
 NOBODY: Final = Receipt(0)
 ONE: Final = Receipt(1)
 SLICE: Final = 0.5
@@ -212,10 +213,10 @@ class Rules:
         traffic: Traffic,
         clock: Clock,
         *,
-        size: int = 10_000,
-        overflow: Overflow = "block",
-        timeout: float = 5.0,
-        workers: int = 1,
+        size: int = defaults.MAILBOX_SIZE,
+        overflow: Overflow = defaults.OVERFLOW,
+        timeout: float = defaults.OVERFLOW_TIMEOUT,
+        workers: int = defaults.WORKERS,
         pull: bool = False,
         schedule: Callable[[Any], BaseException | None],
         enlist: Callable[[Any], object] = lambda mailbox: None,

@@ -16,6 +16,7 @@ import msgspec
 from pipebus.errors import DeadLetterError
 from pipebus.foreign.objects import class_name, formatted, places_of, said, text_of
 from pipebus.message.message import Message
+from pipebus.values import defaults
 from pipebus.waiting.locks import Locks, free
 
 PUBLISH: Final = "publish"
@@ -90,7 +91,7 @@ class DeadLetters:
     settles = False
     """True in stores where keeping a letter also settles its delivery."""
 
-    def __init__(self, cap: int = 10_000, locks: Locks | None = None) -> None:
+    def __init__(self, cap: int = defaults.DEAD_LETTERS, locks: Locks | None = None) -> None:
         self.cap = cap
         self.total = 0
         self.evicted = 0

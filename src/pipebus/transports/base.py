@@ -23,6 +23,7 @@ from pipebus.errors import UnsupportedCapability
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern
+from pipebus.values import defaults
 from pipebus.waiting.elsewhere import on_executor
 from pipebus.waiting.locks import Locks
 
@@ -122,9 +123,9 @@ class Binding:
     deliver: Callable[[Message[Any] | bytes, Any, int], bool]
     attempts: int
     start: str
-    limit: int = 10_000
-    workers: int = 1
-    overflow: str = "block"
+    limit: int = defaults.MAILBOX_SIZE
+    workers: int = defaults.WORKERS
+    overflow: str = defaults.OVERFLOW
     handled: bool = True
     ready: Callable[[], bool] = lambda: True
 
