@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import statistics
 import tomllib
 from pathlib import Path
 
@@ -84,3 +86,32 @@ def test_there_is_one_door_to_the_parts_behind_a_bus() -> None:
         if re.search(r"\w\._(engine|sender|lifecycle|ledger)\b", path.read_text(encoding="utf-8"))
     }
     assert found == {"bus/bus.py"}
+
+
+CORE = {"mailbox", "running", "delivery/subscription.py", "publishing/replies.py", "publishing/router.py", "bus/lifecycle.py"}
+"""The path of a message inside the process, whose sizes are a matter of their own."""
+
+
+def outside_the_core() -> list[Path]:
+    names = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")]
+    return [PACKAGE / name for name in names if name not in CORE and name.split("/")[0] not in CORE]
+
+
+def test_files_are_short_or_say_why_they_are_not() -> None:
+    """Half of them have at most 120 lines; one of more than 400 gives a reason at its top."""
+    lines = {path: path.read_text(encoding="utf-8").count("\n") for path in outside_the_core()}
+    assert statistics.median(lines.values()) <= 120
+    reasons = {path.name: ast.get_docstring(ast.parse(path.read_text("utf-8"))) for path, count in lines.items() if count > 400}
+    assert [name for name, reason in reasons.items() if "is long because" not in " ".join(str(reason).split())] == []
+
+
+def test_classes_have_few_methods_or_say_why_they_have_many() -> None:
+    """One of more than 20 methods gives a reason in its docstring."""
+    unexplained = []
+    for path in outside_the_core():
+        for found in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(found, ast.ClassDef):
+                methods = {one.name for one in found.body if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef))}
+                if len(methods) > 20 and "many methods, since" not in " ".join(str(ast.get_docstring(found)).split()):
+                    unexplained.append(f"{path.name}: {found.name} has {len(methods)}")
+    assert unexplained == []

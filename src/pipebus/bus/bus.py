@@ -1,6 +1,7 @@
 """
 The bus: the methods that a program calls. `publish` takes the first step of a message itself; everything else is passed on to
-the parts that `engine.py` builds. The file is long because every method has its overloads and its documentation here.
+the parts that `engine.py` builds. The file is long because every
+method has its overloads and its documentation here.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _buses: Final[weakref.WeakSet[Bus]] = weakref.WeakSet()
 
 class Bus:
     """
-    A message bus.
+    A message bus. It has many methods, since it is everything that a program calls.
 
     Args:
         url: What carries messages: "memory:" (the default), "memory:?wire=json", or another transport's URL.

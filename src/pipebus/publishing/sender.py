@@ -200,7 +200,7 @@ class Sender:
             route = self.route(subject)
             run = self._callable(route, late=False)
             if self.ledger.observed:
-                run = self._watched(run)
+                run = _observed(run, self.ledger)
             if self.started() and not self.replies.owns(subject) and (route.mailboxes or isinstance(subject, str)):
                 self.runs[subject] = run
             return run
@@ -261,15 +261,6 @@ class Sender:
             return run(message)
 
         return may_wait
-
-    def _watched(self, run: Next) -> Next:
-        def call(message: Message[Any]) -> Any:
-            outcome = run(message)
-            if outcome.__class__ is Receipt:
-                self.ledger.emit(events.Published(message, outcome))
-            return outcome
-
-        return call
 
     # --- from coroutines -----------------------------------------------------------------------------------------------
 
@@ -336,6 +327,16 @@ class Sender:
         elif self.ledger.observed:
             self.ledger.emit(events.Published(message, outcome))
         return outcome  # type: ignore[no-any-return]
+
+
+def _observed(run: Next, ledger: Ledger) -> Next:
+    def call(message: Message[Any]) -> Any:
+        outcome = run(message)
+        if outcome.__class__ is Receipt:
+            ledger.emit(events.Published(message, outcome))
+        return outcome
+
+    return call
 
 
 async def _elsewhere(run: Next, message: Message[Any]) -> Any:

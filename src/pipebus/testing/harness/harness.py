@@ -13,7 +13,7 @@ The bus, its mailboxes, workers and loops are the ones that run in production. O
 one thread runs at a time, and the test's own thread runs until it asks for something that it must wait for. So nothing happens
 without the test's knowledge, and the same test is the same run each time.
 
-The class is long because it is the one object that a test holds: most of its methods are a few lines and a docstring.
+The file is long because the harness is the one object that a test holds: most of its methods are a few lines and a docstring.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SETTLED: Final = (Acknowledged, Discarded, Returned, Died)
 
 class Harness:
     """
-    A block of a test in which buses run deterministically, in virtual time.
+    A block of a test in which buses run deterministically, in virtual time. It has many methods, since a test holds nothing else.
 
     Use it as a context manager, or as the pytest fixture `harness`. Every `Bus` that is made inside uses its clock, and the
     harness observes it. `harness.bus` is the first of them, or a new one if there is none.

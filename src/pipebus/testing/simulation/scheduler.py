@@ -21,7 +21,7 @@ thread, if a check of `always` fails, or if the run does not end.
 The interleavings are finer than the interpreter's: CPython switches threads at calls and backward jumps, this scheduler between
 any two bytecodes. So code that passes here is safe in CPython; a failure here has to be judged.
 
-`Simulation` is long because all of its methods work on the same state: who has the baton, and what the others wait for.
+The file is long because all methods of `Simulation` work on the same state: who has the baton, and what the others wait for.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ NEXT: Final = "a delivery to be settled"
 
 
 class Simulation:
-    """One run of one scenario with one seed; a scenario gets it as its argument."""
+    """One run of one scenario with one seed, passed to the scenario. It has many methods, since all work on one state."""
 
     def __init__(
         self,

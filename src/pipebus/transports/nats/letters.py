@@ -106,7 +106,7 @@ def read(data: bytes, headers: dict[str, str], codec: Codec) -> DeadLetter:
 
 
 class StoredLetters(SharedLetters):
-    """`DeadLetters`, on a server."""
+    """`DeadLetters`, on a server. It has many methods, since the interface is large and each call has an async part."""
 
     def __init__(self, transport: NatsTransport, codec: Codec) -> None:
         super().__init__()

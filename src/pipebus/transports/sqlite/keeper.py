@@ -40,7 +40,7 @@ TICK: Final = 1.0
 
 class Keeper:
     """
-    One start of a transport: an owner of deliveries in the file.
+    One start of a transport: an owner of deliveries in the file. It has many methods, since one thread does many jobs in turn.
 
     Args:
         file: An open file.
