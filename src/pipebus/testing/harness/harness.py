@@ -52,7 +52,9 @@ SETTLED: Final = (Acknowledged, Discarded, Returned, Died)
 
 class Harness:
     """
-    A block of a test in which buses run deterministically, in virtual time. It has many methods, since a test holds nothing else.
+    A block of a test in which buses run deterministically, in virtual time.
+
+    It has many methods, since a test holds nothing else.
 
     Use it as a context manager, or as the pytest fixture `harness`. Every `Bus` that is made inside uses its clock, and the
     harness observes it. `harness.bus` is the first of them, or a new one if there is none.
