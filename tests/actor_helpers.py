@@ -16,12 +16,15 @@ from pipebus import Actor, Bus, Message
 
 
 def at_rest(bus: Bus) -> None:
-    """Wait until everything is handled. (On a thread: where a clock stands still, a drain that fails would wait for ever.)"""
+    """
+    Wait until everything is handled. The drain runs on a thread, because it would wait forever if it failed while a clock does
+    not move.
+    """
     InThread(bus.drain, WAIT).result()
 
 
 class Notes(Actor):
-    """Notes the messages that it is given; `act`, if there is one, is called with each."""
+    """An actor that records its messages and calls `act`, if there is one, with each."""
 
     def __init__(self, name: str | None = None, act: Callable[[Message], Any] | None = None) -> None:
         super().__init__(name)
@@ -38,7 +41,7 @@ class Notes(Actor):
 
 
 class AsyncNotes(Notes):
-    """The same on an event loop; a `Hold` is waited for on another thread."""
+    """The same on an event loop; it waits for a `Hold` on another thread."""
 
     async def on_message(self, message: Message) -> Any:
         self.mail.append(message)
@@ -49,14 +52,14 @@ class AsyncNotes(Notes):
 
 
 class PassingNotes(Notes):
-    """A filter actor too."""
+    """The same notes, taken by a filter actor."""
 
     def filter(self, message: Message) -> Message:
         return message
 
 
 class AsyncPassingNotes(AsyncNotes):
-    """An async filter actor too."""
+    """The same notes, taken by an async filter actor."""
 
     async def filter(self, message: Message) -> Message:
         return message
@@ -96,7 +99,7 @@ def as_it_is(message: Message) -> Any:
 
 
 class Asked(Actor):
-    """A filter actor that gives the answer it is told to, and notes what it was asked about and what mail it got."""
+    """A filter actor that gives the answer a test chose, and records the questions and the mail it gets."""
 
     def __init__(
         self,
@@ -119,13 +122,13 @@ class Asked(Actor):
         return self.control(message)
 
     def wait_for_line(self, questions: int) -> None:
-        """Until so many questions stand in line."""
+        """Wait until this many questions are in the queue."""
         mailbox: Any = self.subscription.mailbox
         wait_until(lambda: mailbox.questions == questions, f"{questions} questions stand in line")
 
 
 async def _awaited(call: Callable[[Message], Any], message: Message) -> Any:
-    """A `Hold` on another thread, an async answer awaited, any other as it is."""
+    """Run a `Hold` on another thread, await an async answer, and return any other as it is."""
     if isinstance(call, Answers):
         return await asyncio.to_thread(call, message)
     found = call(message)
@@ -161,7 +164,7 @@ class AsyncMail(Asked):
 
 
 class Answers(Hold):
-    """An answer that is given once it is let out: as it is, or what `then` makes of the message."""
+    """An answer that waits until it is let out: the message as it is, or what `then` makes of it."""
 
     def __init__(self, then: Callable[[Message], Any] = as_it_is, *, open: bool = False) -> None:
         super().__init__(open=open)
@@ -172,12 +175,12 @@ class Answers(Hold):
         return self.then(message)
 
     def close(self) -> None:
-        """Let no further answer out."""
+        """Hold every further answer back."""
         self._gate.clear()
 
 
 def patient(actor: Asked, timeout: float = LONG) -> Asked:
-    """Its chains wait longer than any test."""
+    """Make an actor whose chains wait longer than any test."""
     actor.filter_timeout = timeout
     return actor
 
@@ -190,11 +193,11 @@ class AskedSort(NamedTuple):
     run: Any
 
     def make(self, bus: Bus, *given: Any, **named: Any) -> Asked:
-        """Spawned, and in no chain yet."""
+        """Spawn the actor and leave it out of every chain."""
         return bus.spawn(self.cls(*given, **named), run=self.run)
 
     def use(self, bus: Bus, *given: Any, at: Any = "publish", **named: Any) -> Asked:
-        """Spawned, and in the bus's chain."""
+        """Spawn the actor and add it to the bus's chain."""
         return bus.use(self.make(bus, *given, **named), at=at)
 
 
@@ -216,4 +219,6 @@ every_free_sort = pytest.mark.parametrize("sort", _FREE, ids=[sort.name for sort
 
 _AROUND = [sort for sort in ASKED_SORTS if sort.name in ("pool", "thread", "async", "async-mail")]
 every_sort_around_handlers = pytest.mark.parametrize("sort", _AROUND, ids=[sort.name for sort in _AROUND])
-"""Those whose own mail another filter actor may stand around: nothing waits before a plain `on_message` on a loop."""
+"""
+The sorts whose own mail may pass through another filter actor: nothing can wait in front of a plain `on_message` on a loop.
+"""

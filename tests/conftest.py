@@ -1,4 +1,4 @@
-"""What holds for the whole suite."""
+"""Hooks and fixtures for the whole suite."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROGRAMS = {"test_cli_commands.py", "test_cli_run.py", "test_cli_sqlite.py", "te
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before a module of tests is imported."""
+    """Prepare a run before any module of tests is imported."""
     if "not thorough" not in config.getoption("markexpr"):
         os.environ[THOROUGH] = "yes"
     refuse_to_leave_packages_out()
@@ -91,7 +91,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """What pytest keeps of each test adds up, too."""
+    """Forget what pytest keeps of each test, because it adds up."""
     if nextitem is not None and nextitem.path != item.path:
         forget_about_what_stays()
 

@@ -22,17 +22,17 @@ from pipebus.events import Event
 E = TypeVar("E", bound=Event)
 
 WAIT = 10.0
-"""Seconds that a test waits for what must come; long, because only a broken bus lets it run out."""
+"""Seconds that a test waits for what must happen; it is long, because only a broken bus lets it run out."""
 
 LONG = 60.0
-"""A time that no test waits for: what would wait so long must be woken, or must not wait at all."""
+"""A time that no test waits for: a wait this long must be ended early, or must not happen at all."""
 
 
 # --- the conservation law ----------------------------------------------------------------------------------------------
 
 
 def ended(stats: dict[str, Any]) -> int:
-    """What has come to an end, by a subscription's figures."""
+    """The messages that are finished, by a subscription's figures."""
     return int(stats["acknowledged"] + sum(stats["dropped"].values()) + stats["dead"])
 
 
@@ -76,7 +76,7 @@ def assert_all_published_accounted_for(bus: Bus) -> None:
 
 
 class Hold:
-    """A handler that stands still with each message until it is opened; `given` is what it has been given, in order."""
+    """A handler that stops at each message until it is opened; `given` holds its messages in order."""
 
     _all: ClassVar[weakref.WeakSet[Hold]] = weakref.WeakSet()
 
@@ -108,7 +108,7 @@ class Hold:
 
 
 class Ear:
-    """An observer that remembers all it hears."""
+    """An observer that remembers every event."""
 
     def __init__(self, bus: Bus) -> None:
         self.heard: list[Event] = []
@@ -157,7 +157,7 @@ def fine(message: Message) -> None:
 
 
 def returning(times: int, then: Callable[[Delivery], object] = Delivery.ack) -> Callable[[Message, Delivery], None]:
-    """A handler that gives its delivery back so many times, then settles it."""
+    """A handler that gives its delivery back this many times, then settles it."""
 
     def give_back(message: Message, delivery: Delivery) -> None:
         if delivery.attempt <= times:
@@ -218,7 +218,7 @@ def bus_of(road: str, **options: Any) -> Bus:
 
 
 every_road = pytest.mark.parametrize("road", ["bare", "sync", "async", "encoded"])
-"""Run a test once for each road through the bus; `bus_of(road)` makes the bus."""
+"""Run a test once for each way through the bus; `bus_of` makes the bus."""
 
 
 # --- threads -----------------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ class InThread:
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
-    """For a figure that no event announces: look again until it holds, giving way to the threads that make it so."""
+    """Wait for a figure that no event announces: look again until it holds, and let the threads run that make it so."""
     never = threading.Event()
     deadline = time.monotonic() + WAIT
     while not holds():
@@ -263,7 +263,7 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
 
 @contextmanager
 def hasty_threads() -> Iterator[None]:
-    """Let threads take turns as often as the interpreter can, so that what could go wrong does."""
+    """Let threads take turns as often as the interpreter can, so that races show."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

@@ -100,7 +100,7 @@ async def arunning(bus: Bus | None = None) -> AsyncIterator[Bus]:
 
 
 def amain(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """`asyncio.run` on a thread of its own, so that one that never ends is a failure and not a standstill."""
+    """Call `asyncio.run` on its own thread, so that a run that never ends is a failure and not a hang."""
     return InThread(lambda: asyncio.run(main())).result()
 
 
@@ -167,7 +167,7 @@ class Way:
 
     @property
     def blocks_loop(self) -> bool:
-        """Whoever waits in such a handler stops the loop."""
+        """Waiting in such a handler stops the loop."""
         return self.on_loop and self.colour == "sync"
 
     def handler(self, function: Callable[..., Any]) -> Any:
@@ -206,7 +206,7 @@ class Way:
 
     @contextmanager
     def started(self, bus: Bus) -> Iterator[None]:
-        """The same without a look at the end: for tests that stop the bus themselves, and look at what is left."""
+        """The same without the check at the end, for tests that stop the bus themselves and look at what remains."""
         if not self.callers:
             bus.start()
             yield
@@ -249,6 +249,6 @@ def on_loop(bus: Bus, callers: bool, *, drain: bool = True) -> Iterator[Bus]:
 
 @contextmanager
 def started_on_loop(bus: Bus, callers: bool) -> Iterator[None]:
-    """The same for tests that stop the bus themselves, and look at what is left."""
+    """The same for tests that stop the bus themselves, and look at what remains."""
     with Way("", colour="async", callers=callers).started(bus):
         yield

@@ -36,7 +36,7 @@ def remedy(module: str) -> str:
 
 
 def refuse_to_leave_packages_out() -> None:
-    """Where CI=true, end a run at once that would leave out modules of tests. (Modules skip themselves: `importorskip`.)"""
+    """End a run at once if CI=true and it would leave out modules of tests. (Modules skip themselves: `importorskip`.)"""
     if not os.environ.get("CI"):
         return
     wanted = [*PACKAGES["dev"], *(PACKAGES["ci"] if thorough() else ())]

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 SMALL: Final = 12
-"""A cross product of so many cases runs whole."""
+"""A cross product of this many cases runs completely."""
 
 
 def mark_what_is_left_out(items: Iterable[pytest.Item]) -> None:
@@ -44,7 +44,7 @@ def chosen(cases: Sequence[Any]) -> Iterable[int]:
 
 
 def spread(count: int, among: int) -> list[int]:
-    """So many indices, evenly spaced; the first is one of them."""
+    """Return `count` evenly spaced indices; the first index is one of them."""
     return sorted({index * among // count for index in range(count)})
 
 

@@ -1,8 +1,8 @@
 """
 How much a test does: little in each run of the suite, much in those that `-m thorough` asks for.
 
-`scaled` makes two tests of one, of which the second is thorough. What hypothesis tries cannot be told by a parameter:
-`examples` is asked when a module is imported, and with `-m thorough` all tests of hypothesis run (conftest.py).
+`scaled` makes two tests of one, of which the second is thorough. A parameter cannot set how many examples hypothesis tries:
+`examples` decides it when a module is imported, and with `-m thorough` all tests of hypothesis run (conftest.py).
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Final
 import pytest
 
 THOROUGH: Final = "PIPEBUS_THOROUGH"
-"""In the environment, of other processes too, where `-m thorough` was asked for."""
+"""The environment variable that tells other processes that `-m thorough` was asked for."""
 
 
 def scaled(few: int, many: int, name: str = "count") -> pytest.MarkDecorator:
-    """A parameter of that name: `few` in each run, and `many` with `-m thorough`."""
+    """A parameter of this name with the value `few` in each run, and `many` with `-m thorough`."""
     return pytest.mark.parametrize(
         name, [pytest.param(few, id="few"), pytest.param(many, id="many", marks=pytest.mark.thorough)]
     )
 
 
 def thorough() -> bool:
-    """Whether `-m thorough` was asked for."""
+    """Return whether `-m thorough` was asked for."""
     return bool(os.environ.get(THOROUGH))
 
 
 def examples(few: int, many: int) -> int:
-    """How many examples hypothesis tries."""
+    """Return how many examples hypothesis tries."""
     return many if thorough() else few

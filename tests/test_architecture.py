@@ -1,4 +1,4 @@
-"""The page on the architecture is true to the tree: a folder, a file or an order that changes has to change there too."""
+"""The page on the architecture agrees with the tree: a change to a folder, a file or an order must change the page too."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def test_the_page_has_each_folder_once_and_no_other() -> None:
-    """Whoever looks for a folder finds a sentence on it."""
+    """The page has one sentence for each folder, so a reader who looks for a folder finds it."""
     named = re.findall(r"^\| `(\w+)/` \|", PAGE, re.MULTILINE)
     there = [path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"]
     assert sorted(named) == sorted(there)
 
 
 def test_only_promised_modules_are_at_the_root() -> None:
-    """What has no folder is public: its path is promised."""
+    """A module without a folder is public, and its path is promised."""
     there = {path.stem for path in PACKAGE.glob("*.py")}
     assert there == {"__init__", "__main__", "errors", "clock", "events"}
 
@@ -58,7 +58,7 @@ def test_the_file_to_read_first_is_short() -> None:
 
 
 def test_the_glossary_is_short_and_has_the_names_of_the_code() -> None:
-    """At most thirty words, in order; each name in code style exists."""
+    """The glossary has at most thirty words, in order, and each name in code style exists in the code."""
     page = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     words = re.findall(r"^\| ([a-z ]+) \|", page, re.MULTILINE)[1:]
     assert words == sorted(words)

@@ -1,4 +1,4 @@
-"""What is refused when a chain is built, and in which words: who, where, and what to do about it."""
+"""Which chains are refused when they are built, and that the errors say who, where, and what to do about it."""
 
 import functools
 import re
@@ -45,7 +45,7 @@ def wrap(message):
 
 
 def handler(message):
-    """Does nothing."""
+    """A handler that does nothing."""
 
 
 def some(message):
@@ -53,7 +53,7 @@ def some(message):
 
 
 class Archive:
-    """Never calls on."""
+    """A filter that never calls the rest of the chain."""
 
     terminal = True
 
@@ -62,7 +62,7 @@ class Archive:
 
 
 class Pay(Transform):
-    """Needs what a Validate in front of it gives."""
+    """A filter that requires what a Validate in front of it provides."""
 
     requires = ("validated",)
 
@@ -71,7 +71,7 @@ class Pay(Transform):
 
 
 class Ship(Transform):
-    """Needs two things, one of them written as a plain string elsewhere."""
+    """A filter that requires two things, one of them written as a plain string elsewhere."""
 
     requires = ("validated", "paid")
 
@@ -80,7 +80,7 @@ class Ship(Transform):
 
 
 class Charge(Transform):
-    """Gives what Ship needs."""
+    """A filter that provides what Ship requires."""
 
     requires = "validated"
     provides = "paid"
@@ -90,7 +90,7 @@ class Charge(Transform):
 
 
 class Limit(Around):
-    """Bounds the time of the rest."""
+    """A filter that bounds the time of the rest."""
 
     bounds = True
 
@@ -99,7 +99,7 @@ class Limit(Around):
 
 
 def refusal(register, error=PipelineError):
-    """The text with which a registration is refused, and the line it stands on."""
+    """Return the text of the refusal, and the line of the registration that causes it."""
     bus = Bus()
     with pytest.raises(error) as caught:
         register(bus)
@@ -141,7 +141,7 @@ def at(position: int, line: int, within: str = "use") -> str:
     ],
 )
 def test_a_fork_behind_a_branch_that_takes_all_its_messages_is_refused(register, dead, taker):
-    """The error names both, where they stand, and what to do."""
+    """The error names both, says where each of them is written, and says what to do."""
     text, line = refusal(register)
     problem = text.splitlines()[0]
 
@@ -192,7 +192,7 @@ def test_a_fork_that_no_subject_can_take_is_refused(register):
 
 
 def test_a_subscription_s_own_fork_for_other_subjects_is_refused():
-    """A filter that would be ignored without a word: the subscription never gets such a message."""
+    """Such a filter would be ignored silently, because the subscription never gets such a message."""
     text, line = refusal(lambda bus: bus.subscribe("orders.*", handler, filters=[when("bills.>", look)]))
 
     assert 'when("bills.>")' in text
@@ -227,18 +227,18 @@ def test_only_what_certainly_cannot_run_is_refused(register):
         assert bus.describe()["publish"] or bus.describe()["subscriptions"]
 
 
-# --- behind a terminal -------------------------------------------------------------------------------------------------
+# --- after a terminal filter -------------------------------------------------------------------------------------------
 
 
 def test_a_filter_behind_a_terminal_one_is_refused():
-    """The error names both, where they stand, and what to move."""
+    """The error names both filters, says where each of them is written, and says which one to move."""
     text, line = refusal(lambda bus: bus.use(look, Archive(), sync))
 
     assert text == (f"filter sync {at(3, line)} can never run: Archive {at(2, line)} is terminal; move sync in front of it")
 
 
 def test_everything_behind_a_terminal_is_told_at_once():
-    """All that is wrong with a chain, a line each: one round is enough to put it right."""
+    """The error has a line for each problem of the chain, so that one round is enough to put it right."""
     text, _ = refusal(lambda bus: bus.use(Archive(), sync, when("a", other_sync)))
 
     assert [line.split(" (")[0] for line in text.splitlines()] == ["filter sync", "filter other_sync"]
@@ -248,7 +248,7 @@ def test_everything_behind_a_terminal_is_told_at_once():
 
 
 def test_two_filters_in_the_wrong_order_are_told_to_swap():
-    """It says which two."""
+    """The error names the two filters and says to swap them."""
     text, line = refusal(lambda bus: bus.use(look, Pay(), wrap, Validate({"orders.>": dict})))
 
     assert text == (
@@ -257,7 +257,7 @@ def test_two_filters_in_the_wrong_order_are_told_to_swap():
 
 
 def test_what_nobody_provides_is_told_to_be_added():
-    """The need is named, and where to put what meets it."""
+    """The error names what is needed, and says where to put a filter that provides it."""
     text, line = refusal(lambda bus: bus.use(look, Pay()))
 
     assert text == f'filter Pay {at(2, line)} requires "validated", which no filter before it provides; add one in front of it'
@@ -277,7 +277,7 @@ def test_what_nobody_provides_is_told_to_be_added():
     ids=["one of two", "two of two", "a plain string", "left by a branch", "other subjects", "delivery", "own"],
 )
 def test_a_need_that_cannot_be_met_is_refused(register, missing):
-    """Whatever the way: each missing thing is named once."""
+    """The error names each missing thing once, whatever the way to register it."""
     text, line = refusal(register)
 
     assert [re.search('requires "(.*?)"', problem)[1] for problem in text.splitlines()] == missing
@@ -319,7 +319,7 @@ def one_then_other(bus):
 
 
 class Method:
-    """Callables of every form, of both colours."""
+    """A class with callables of every form, in both colours."""
 
     async def acall(self, message, call_next):
         return await call_next(message)
@@ -355,7 +355,7 @@ class Method:
     ],
 )  # fmt: skip
 def test_a_plain_sync_filter_that_can_meet_an_async_one_is_refused(register):
-    """By `use`, naming both, where they stand, and the two ways out."""
+    """`use` refuses them; the error names both filters, where they are written, and the two ways out."""
     text, line = refusal(register)
 
     assert re.match(rf"filter sync \(position \d of \w+ at {re.escape(__file__)}:{line}\) is a plain sync filter", text)
@@ -386,7 +386,7 @@ def test_colours_are_compared_across_calls_of_use():
          "a branch in a when", "other side"],
 )  # fmt: skip
 def test_filters_that_never_meet_may_have_both_colours(register):
-    """Each road has one colour; two roads may have two."""
+    """Each path through the bus has one colour; two paths may have different ones."""
     bus = Bus()
     register(bus)
 
@@ -428,7 +428,9 @@ def test_an_async_filter_around_a_sync_handler_is_refused(register, within, offs
     ids=["publish", "delivery"],
 )
 def test_a_time_limit_in_a_sync_chain_is_refused_unless_it_may_abandon(register):
-    """A sync rest cannot be cancelled: the filter has to say that it may leave it behind. Refused by start at the latest."""
+    """
+    The rest of a sync chain cannot be cancelled, so the filter must say that it may abandon it; `start` checks at the latest.
+    """
     text, _ = refusal(lambda bus: (register(bus), bus.start()))
 
     assert text.startswith("filter Limit (position ")
@@ -441,7 +443,7 @@ def test_a_time_limit_in_a_sync_chain_is_refused_unless_it_may_abandon(register)
 
 @pytest.mark.parametrize("filter", [Log, Validate, Pay, Limit, Archive], ids=lambda f: f.__name__)
 def test_a_class_instead_of_an_instance_is_refused(filter):
-    """The commonest slip of all; the remedy is two characters."""
+    """This is the commonest slip of all, and the remedy is two characters."""
     text, line = refusal(lambda bus: bus.use(sync, filter))
 
     assert text == f"filter {filter.__name__} {at(2, line)} is a class, not an instance; write {filter.__name__}()"
@@ -453,7 +455,7 @@ def two_of_one_name(bus):
 
 
 def test_two_subscriptions_of_one_name_are_refused():
-    """A name is the durable identity: the error says where the first one stands."""
+    """A name is the durable identity, so the error says where the first subscription is."""
     text, line = refusal(two_of_one_name, SubscriptionError)
 
     assert text == (
@@ -462,7 +464,7 @@ def test_two_subscriptions_of_one_name_are_refused():
 
 
 def test_a_name_is_free_again_after_its_subscription_has_ended():
-    """Unsubscribing gives the name back."""
+    """Unsubscribing makes the name available again."""
     with Bus() as bus:
         bus.subscribe("orders.*", handler, name="billing").unsubscribe()
         bus.subscribe("bills.*", handler, name="billing")
@@ -479,7 +481,7 @@ def test_a_name_is_free_again_after_its_subscription_has_ended():
     ids=["bus-wide", "own"],
 )
 def test_a_filter_that_changes_subjects_is_refused_around_a_handler(register):
-    """A delivery has arrived; the remedy is to publish anew."""
+    """A delivery has already arrived, so the remedy is to publish the message again."""
     text, line = refusal(register)
 
     assert text.startswith("filter Reroute (position 1 of ")
@@ -496,7 +498,7 @@ def test_a_filter_that_changes_subjects_is_refused_around_a_handler(register):
     ids=["bus-wide", "own"],
 )
 def test_rejecting_is_refused_around_a_handler(register):
-    """Nobody waits for a delivery: there is no one to raise to."""
+    """Nobody waits for a delivery, so nobody could receive the error."""
     text, line = refusal(register)
 
     assert text == (
@@ -506,7 +508,7 @@ def test_rejecting_is_refused_around_a_handler(register):
 
 
 def test_an_unknown_on_error_is_refused():
-    """There is no "continue"."""
+    """A rule called "continue" does not exist, and the error lists those that do."""
     with pytest.raises(PipelineError, match='on_error=\'continue\'; it is "reject", "dead_letter" or "drop"'):
         Pipeline(look, on_error="continue")
 
@@ -523,7 +525,7 @@ def test_an_unknown_on_error_is_refused():
     ids=["bad pattern", "bad wildcard", "a number", "a class", "an async predicate"],
 )
 def test_a_fork_without_a_usable_question_is_refused(make, text):
-    """It says what it found and the two forms that work."""
+    """The error says what was found, and shows the two forms that work."""
     with pytest.raises(PipelineError, match=text) as caught:
         make()
 
@@ -532,13 +534,13 @@ def test_a_fork_without_a_usable_question_is_refused(make, text):
 
 @pytest.mark.parametrize("fork", [when, branch], ids=lambda f: f.__name__)
 def test_a_predicate_with_the_wrong_parameters_is_refused(fork):
-    """It is asked with the message alone; finding that out at the first message would be too late."""
+    """A predicate is called with only the message, and the first message would be too late to find out that it cannot be."""
     with pytest.raises(PipelineError, match="predicate sync"):
         fork(sync, look)
 
 
 def test_start_looks_at_the_chains_once_more():
-    """Registrations in any order: what is wrong together is refused by start at the latest."""
+    """Registrations may come in any order; `start` refuses what is wrong together."""
     bus = Bus()
     bus.subscribe("orders.*", handler, filters=[look])
     bus.use(wrap, at="delivery")

@@ -1,4 +1,4 @@
-"""Time, and that a test can own it."""
+"""Clocks, and that a test can control the time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipebus.clock import Clock, Gate, SystemClock
 
 
 class OwnClock(SystemClock):
-    """A clock whose time of day stands still until it is set, and whose sleeps take no time."""
+    """A clock whose time of day does not move until it is set, and whose sleeps take no time."""
 
     def __init__(self, now: float) -> None:
         self.time = now
@@ -34,7 +34,7 @@ class OwnClock(SystemClock):
     def wait(self, gate: Gate, timeout: float | None) -> bool:  # type: ignore[override]
         if timeout is None or timeout < 100.0:
             return SystemClock.wait(gate, timeout)
-        self.slept.append(round(timeout, 3))  # a pause: a stop may end it, so it is no sleep
+        self.slept.append(round(timeout, 3))  # a pause, which a stop may end, and therefore not a sleep
         return False
 
 
@@ -67,7 +67,7 @@ def held() -> Iterator[threading.Lock]:
 
 
 def test_now_is_the_time_of_day() -> None:
-    """Seconds since 1970, UTC: what `time.time` says."""
+    """The time is in seconds since 1970, UTC, as `time.time` gives it."""
     before = time.time()
     found = SystemClock().now()
     assert before <= found <= time.time()
@@ -83,7 +83,7 @@ def test_monotonic_never_goes_back() -> None:
 
 
 def test_sleep_lets_time_pass() -> None:
-    """At least as much as was asked for, on the monotonic clock."""
+    """A sleep takes at least the time that was asked for, on the monotonic clock."""
     clock = SystemClock()
     before = clock.monotonic()
     clock.sleep(0.01)
@@ -92,14 +92,14 @@ def test_sleep_lets_time_pass() -> None:
 
 @pytest.mark.parametrize("timeout", [None, 0.0, -1.0, 5.0, 1e12, math.inf], ids=str)
 def test_an_open_gate_is_passed_at_once(timeout: float | None) -> None:
-    """However long one would have waited; and then it is shut behind."""
+    """The length of the timeout does not matter, and the gate is shut again afterwards."""
     gate = threading.Lock()
     assert SystemClock().wait(gate, timeout) is True
     assert gate.locked()
 
 
 def waited(gate: threading.Lock, timeout: float | None, meanwhile: Callable[[], object] = lambda: None) -> list[bool]:
-    """What `wait` answers, asked in a thread of its own so that an endless wait is a failure and not a halt."""
+    """What `wait` returns, on its own thread, so that an endless wait is a failure and not a hang."""
     answers: list[bool] = []
     waiting = threading.Thread(target=lambda: answers.append(SystemClock().wait(gate, timeout)), daemon=True)
     waiting.start()
@@ -110,13 +110,16 @@ def waited(gate: threading.Lock, timeout: float | None, meanwhile: Callable[[], 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0, -math.inf, 0.001], ids=str)
 def test_a_shut_gate_is_not_waited_for_longer_than_asked(timeout: float, held: threading.Lock) -> None:
-    """False says that time ran out; a time in the past is no error, and no endless wait."""
+    """False means that time ran out; a timeout in the past is neither an error nor an endless wait."""
     assert waited(held, timeout) == [False]
 
 
 @pytest.mark.parametrize("timeout", [None, 10.0, 1e12, math.inf], ids=str)
 def test_a_gate_that_opens_is_passed(timeout: float | None, held: threading.Lock) -> None:
-    """Whoever waits goes on when another thread opens, also if the wait has no end, or one beyond what threads can count."""
+    """
+    A waiting thread continues when another thread opens the gate, even without a timeout or with one beyond what threads can
+    count.
+    """
     assert waited(held, timeout, meanwhile=held.release) == [True]
 
 
@@ -131,7 +134,7 @@ def test_the_systems_clock_is_a_clock() -> None:
 
 
 def test_messages_are_stamped_by_the_buss_clock(bus: Bus, clock: OwnClock) -> None:
-    """`message.time` is what the clock says at the publish, so that a test can tell it beforehand."""
+    """`message.time` is the clock's time at the publish, so a test can know it in advance."""
     with bus.subscribe("a") as sub:
         bus.publish("a")
         clock.time += 3600
@@ -141,7 +144,7 @@ def test_messages_are_stamped_by_the_buss_clock(bus: Bus, clock: OwnClock) -> No
 
 @pytest.mark.parametrize(("age", "lives"), [(0.0, True), (59.9, True), (60.0, True), (60.1, False), (1e9, False)], ids=str)
 def test_a_message_expires_by_the_buss_clock(bus: Bus, clock: OwnClock, age: float, lives: bool) -> None:
-    """A ttl is reached when the clock says so, without waiting; what is too old is counted as dropped."""
+    """A message expires when the clock says so, without a real wait, and counts as dropped."""
     with bus.subscribe("a") as sub:
         bus.publish("a", "fresh", ttl=60.0)
         clock.time += age
@@ -155,7 +158,7 @@ def test_a_message_expires_by_the_buss_clock(bus: Bus, clock: OwnClock, age: flo
 
 
 def test_a_clock_that_goes_back_expires_nothing(bus: Bus, clock: OwnClock) -> None:
-    """The time of day may jump; a message from the future is no old one."""
+    """The time of day may jump; a message from the future has not expired."""
     with bus.subscribe("a") as sub:
         bus.publish("a", "fresh", ttl=60.0)
         clock.time -= 86_400
@@ -183,7 +186,7 @@ def test_a_pause_is_slept_on_the_buss_clock(clock: OwnClock) -> None:
 
 
 def test_a_pause_in_a_coroutine_is_slept_on_the_buss_clock(clock: OwnClock) -> None:
-    """Nor does it when the chain is awaited."""
+    """A pause does not take real time when the chain is awaited."""
 
     async def publish_and_read() -> Any:
         async with bus, bus.subscribe("a") as sub:
@@ -197,7 +200,7 @@ def test_a_pause_in_a_coroutine_is_slept_on_the_buss_clock(clock: OwnClock) -> N
 
 
 def test_dead_letters_are_dated_by_the_buss_clock(bus: Bus, clock: OwnClock) -> None:
-    """When it was first taken and when it died."""
+    """The bus's clock gives both the time of the first attempt and the time of the death."""
     bus.subscribe("a", lambda message: 1 / 0)
     bus.publish("a")
     bus.drain(timeout=10)

@@ -1,4 +1,4 @@
-"""Message and bytes: what is written comes back, and what is no message is said to be none."""
+"""Message and bytes: what is written can be read back, and an error reports bytes that are not a message."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ WIRE: dict[str, Any] = {
     "pipebusheaders": '{"trace":"7"}',
     "data": {"id": 1},
 }
-"""`full()` as it travels."""
+"""The JSON of `full()`."""
 
 
 def wire(*without: str, **changes: Any) -> bytes:
@@ -74,18 +74,18 @@ def wire(*without: str, **changes: Any) -> bytes:
 
 
 def test_the_form_on_the_wire_is_this() -> None:
-    """CloudEvents' structured JSON, with its names where one fits: other programs read it, so it does not change by chance."""
+    """The form is CloudEvents' structured JSON. Other programs read it, so it does not change by chance."""
     assert json.loads(CODEC.encode(full())) == WIRE
 
 
 def test_it_is_read_with_other_types_too() -> None:
-    """Who passes an event on may have written strings for all, and it was written with objects and numbers once."""
+    """A program that passes an event on may turn all values into strings, and older versions wrote objects and numbers."""
     for changes in ({"pipebusttl": 60.0, "pipebusheaders": {"trace": "7"}}, {"pipebusversion": "1", "pipebusttl": "60"}):
         assert CODEC.decode(wire(**changes)) == CODEC.decode(wire())
 
 
 def test_what_is_not_set_is_not_written() -> None:
-    """A small message is few bytes."""
+    """A small message takes few bytes."""
     assert set(json.loads(CODEC.encode(Message("tick")))) == {"specversion", "id", "source", "type", "time", "pipebusversion"}
 
 
@@ -95,7 +95,7 @@ def test_the_source_is_the_programs_own() -> None:
 
 
 def test_bytes_travel_as_base64() -> None:
-    """Under CloudEvents' name for it, in the standard alphabet."""
+    """Bytes go under CloudEvents' name for them, in the standard alphabet."""
     sent = json.loads(CODEC.encode(full(body=b"\xfb\xff\xfe")))
     assert sent["data_base64"] == "+//+"
     assert "data" not in sent
@@ -151,7 +151,7 @@ def test_every_message_comes_back(message: Message[Any]) -> None:
 @given(messages)
 @settings(CALM, max_examples=40)
 def test_a_second_trip_changes_nothing(message: Message[Any]) -> None:
-    """What came back is written as the same bytes: forwarding and replaying alter nothing, the time neither."""
+    """A message that came back is written as the same bytes: forwarding and replaying alter nothing, not even the time."""
     once = there_and_back(message)
     assert CODEC.encode(once) == CODEC.encode(there_and_back(once))
     assert there_and_back(once) == once
@@ -160,7 +160,7 @@ def test_a_second_trip_changes_nothing(message: Message[Any]) -> None:
 @given(st.binary(max_size=300))
 @settings(CALM)
 def test_any_bytes_come_back(body: bytes) -> None:
-    """As bytes, whatever buffer they were."""
+    """Any bytes-like body comes back as bytes."""
     for given_body in (body, bytearray(body), memoryview(body)):
         again = there_and_back(Message("a", given_body)).body
         assert type(again) is bytes
@@ -178,7 +178,7 @@ def test_any_headers_come_back(headers: dict[str, str]) -> None:
 
 
 def test_a_hundred_headers_come_back() -> None:
-    """Empty ones among them."""
+    """All headers come back, even empty ones."""
     headers = {f"größe-{number}": "😀" * (number % 3) for number in range(100)}
     assert there_and_back(Message("a", headers=headers)).headers == headers
 
@@ -218,7 +218,7 @@ def test_what_is_no_number_comes_back_as_such() -> None:
 
 
 def test_a_typed_subject_comes_back_as_its_name() -> None:
-    """The type stays at home."""
+    """The receiver gets a plain text, and the type stays with the sender."""
     again = there_and_back(Message(Subject[int]("a.b"), 1))
     assert again.subject == "a.b"
     assert type(again.subject) is str
@@ -345,7 +345,7 @@ def test_bytes_inside_a_body_are_never_changed_in_silence() -> None:
 
 
 class Hostile:
-    """An object whose every attribute fails, as a proxy's does that is bound to nothing."""
+    """An object whose every attribute raises an error, like an unbound proxy."""
 
     def __getattribute__(self, name: str) -> Any:
         if name == "__class__":
@@ -399,7 +399,7 @@ def test_mail_to_an_object_has_no_bytes(field: str) -> None:
 
 
 def test_a_publish_that_cannot_be_written_is_refused() -> None:
-    """The publisher hears of it, at once, also where nobody listens; nobody is given anything."""
+    """The publisher gets the error at once, even if nobody listens, and no subscriber gets the message."""
     found: list[Any] = []
     with Bus("memory:?wire=json") as bus:
         with pytest.raises(CodecError):
@@ -411,7 +411,7 @@ def test_a_publish_that_cannot_be_written_is_refused() -> None:
     assert found == []
 
 
-# --- what is no message ------------------------------------------------------------------------------------------------------
+# --- bytes that are not a message --------------------------------------------------------------------------------------------
 
 NO_MESSAGE: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", r"^0 bytes are not JSON: "),
@@ -486,7 +486,7 @@ def test_what_is_no_message_is_refused(data: bytes, says: str) -> None:
 
 @pytest.mark.parametrize("name", ["id", "specversion", "pipebusversion", "pipebusheaders", "time"])
 def test_no_depth_of_nesting_is_too_much_for_an_error(name: str) -> None:
-    """However deep a hostile attribute is nested, the answer is `CodecError`, also while its error is being written."""
+    """However deep a hostile attribute is nested, the answer is `CodecError`, even while its text is being written."""
     for depth in (*range(1, 900, 100), *range(900, 1010), 5000, 20_000, 100_000):
         data = wire(name)[:-1] + f', "{name}": {"[" * depth}{"]" * depth}}}'.encode()
         with pytest.raises(CodecError):
@@ -497,7 +497,7 @@ def test_no_depth_of_nesting_is_too_much_for_an_error(name: str) -> None:
 
 
 def test_a_foreign_event_is_a_message() -> None:
-    """A CloudEvent of another program, with attributes that are none of ours, can be read."""
+    """A CloudEvent of another program can be read, even with attributes that pipebus does not define."""
     event = {
         "specversion": "1.0",
         "id": "A234-1234-1234",
@@ -515,13 +515,13 @@ def test_a_foreign_event_is_a_message() -> None:
 
 
 def test_a_later_minor_version_may_add_attributes() -> None:
-    """What we do not know we leave alone."""
+    """Unknown attributes are left alone."""
     assert CODEC.decode(wire(pipebusnovelty={"deep": [1]})) == full()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_other_encodings_of_json_are_read_or_refused(encoding: str) -> None:
-    """Never misread."""
+    """JSON in another encoding is read correctly or refused, and never misread."""
     try:
         message = CODEC.decode(wire().decode().encode(encoding))
     except CodecError:
@@ -593,7 +593,9 @@ def oddity(source: random.Random) -> bytes:
 
 @pytest.mark.parametrize("make", [noise, damage, oddity])
 def test_garbage_is_a_message_or_a_codec_error(make: Callable[[random.Random], bytes]) -> None:
-    """Whatever comes over a wire: an error of ours that can be printed, or a message that can be written and read again."""
+    """
+    Anything that comes over a wire is an error of ours that can be printed, or a message that can be written and read again.
+    """
     source = random.Random(20130101)
     refused = accepted = 0
     escaped: list[tuple[str, bytes]] = []
@@ -622,7 +624,7 @@ def test_garbage_is_a_message_or_a_codec_error(make: Callable[[random.Random], b
 @given(st.binary(max_size=200))
 @settings(CALM)
 def test_any_base64_is_read_or_refused(data: bytes) -> None:
-    """What is encoded properly comes back; the same with a letter lost is refused or other bytes, never an accident."""
+    """Proper base64 is decoded; with a letter lost it is refused or gives other bytes, but never another error."""
     text = base64.b64encode(data).decode()
     assert CODEC.decode(wire("data", data_base64=text)).body == data
     if text:

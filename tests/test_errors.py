@@ -1,4 +1,4 @@
-"""The errors: the tree that is drawn, and what each of them says when it happens. And the names that the package promises."""
+"""The errors: the tree in the drawing, what each of them says, and the names that the package promises."""
 
 from __future__ import annotations
 
@@ -355,7 +355,7 @@ each_error = pytest.mark.parametrize("cls", HAPPENINGS, ids=lambda cls: cls.__na
 
 
 def test_every_error_has_its_happening() -> None:
-    """None is drawn that does not happen."""
+    """Every error in the drawing can happen."""
     assert {cls.__name__ for cls in HAPPENINGS} | NOT_RAISED == set(drawn())
 
 
@@ -384,7 +384,7 @@ def facts(error: PipebusError) -> dict[str, object]:
 
 
 def test_a_delivery_that_was_returned_too_often_says_how_often() -> None:
-    """`AttemptsExhausted` is the reason of its dead letter."""
+    """`AttemptsExhausted` is the reason in its dead letter, and says how often."""
 
     def give_back(message: Message[Any], delivery: Delivery) -> None:
         delivery.retry()
@@ -417,12 +417,12 @@ def test_mailbox_full_carries_who_took_it_and_who_did_not() -> None:
 
 
 def test_drain_timeout_carries_the_numbers() -> None:
-    """How many are still waited for, by subscription."""
+    """The error says how many messages are still waited for, by subscription."""
     assert facts(caught(DrainTimeout)) == {"pending": {"slow": 1}}
 
 
 def test_publish_unknown_carries_the_id() -> None:
-    """For publishing it again."""
+    """The id lets the caller publish the same message again."""
     assert facts(caught(PublishUnknown)) == {"id": "m-1"}
 
 
@@ -496,11 +496,11 @@ PROMISED = [
     "transform",
     "when",
 ]
-"""Whoever changes this list changes what users may import: say so in the CHANGELOG."""
+"""A change to this list changes what users may import, so it belongs in the CHANGELOG."""
 
 
 def test_the_promised_names_are_these() -> None:
-    """`pipebus.__all__`, word by word: a name neither comes nor goes unnoticed."""
+    """`pipebus.__all__` is compared word by word, so a name cannot appear or disappear unnoticed."""
     assert sorted(pipebus.__all__) == sorted(PROMISED)
 
 
@@ -513,5 +513,5 @@ def test_the_promised_names_exist() -> None:
 
 
 def test_the_version_is_a_version() -> None:
-    """For bug reports."""
+    """A user can quote the version in a bug report."""
     assert re.fullmatch(r"\d+\.\d+\.\d+", pipebus.__version__)

@@ -1,4 +1,4 @@
-"""Every example runs as its first lines say, says what it should, and ends by itself or when its input does."""
+"""Every example runs as its first lines say, prints what it should, and ends by itself or when its input does."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DURABLE = ROOT / "examples" / "08_durable.py"
-"""It leaves a file, and is to be killed: it has a test of its own."""
+"""This example leaves a file and gets killed, so it has its own test."""
 PROCESSES = ROOT / "examples" / "09_two_processes.py"
-"""It needs a server: tests/transports/test_nats_processes.py runs it."""
+"""This example needs a server, so tests/transports/test_nats_processes.py runs it."""
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path not in (DURABLE, PROCESSES))
 FILES = sorted((ROOT / "examples").glob("*/pipebus.toml"))
 ENV = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"}
@@ -131,7 +131,7 @@ TYPED = {"03_actor.py": "hello\n\n  two  words \nno end of line"}
 
 
 def run(example: Path) -> subprocess.CompletedProcess[str]:
-    """The example in a process of its own, from the project's folder, with this tree's package."""
+    """Run an example in its own process, from the project's folder, with this tree's package."""
     return subprocess.run(
         [sys.executable, "-W", "error", example.relative_to(ROOT)],
         cwd=ROOT,
@@ -151,13 +151,13 @@ def said(output: str) -> list[str]:
 
 
 FAILING = {"05_request_reply.py": "delivery.died", "07_testing_a_filter.py": "attempt.failed"}
-"""Examples that show a failure, and what they say of it on standard error."""
+"""Examples that show a failure, and the event that each of them logs on standard error."""
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 @pytest.mark.few(3)
 def test_an_example_says_what_it_promises(example: Path) -> None:
-    """Whoever runs an example sees exactly this, no warning beside it, and gets the prompt back."""
+    """A user who runs an example sees exactly this output and no warning, and gets the prompt back."""
     done = run(example)
 
     if example.name in FAILING:
@@ -170,7 +170,7 @@ def test_an_example_says_what_it_promises(example: Path) -> None:
 
 @pytest.mark.thorough
 def test_the_tests_of_an_example_pass_under_pytest() -> None:
-    """The fixtures come with the package: nothing has to be set up."""
+    """The fixtures come with the package, so nothing has to be set up."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/07_testing_a_filter.py"],
         cwd=ROOT,
@@ -188,7 +188,7 @@ def test_the_tests_of_an_example_pass_under_pytest() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.parent.name)
 @pytest.mark.few(1)
 def test_the_tests_of_a_file_pass(file: Path) -> None:
-    """And it is fine; its first lines say how it is run."""
+    """The file passes `check` and its own tests, and its first lines say how to run it."""
     allow = ["--allow", f"{file.parent.name},pipebus.demo"]
     for command in ("check", "test"):
         done = subprocess.run(
@@ -201,7 +201,7 @@ def test_the_tests_of_a_file_pass(file: Path) -> None:
 
 
 def test_ctrl_c_ends_the_prompt_as_the_end_of_input_does() -> None:
-    """Whoever has seen enough presses Ctrl-C, and gets the last line instead of a traceback."""
+    """A user who has seen enough presses Ctrl-C, and gets the last line instead of a traceback."""
     with subprocess.Popen(
         [sys.executable, "-W", "error", "examples/03_actor.py"],
         cwd=ROOT,
@@ -231,7 +231,10 @@ def test_ctrl_c_ends_the_prompt_as_the_end_of_input_does() -> None:
 
 @pytest.mark.thorough
 def test_the_durable_example_is_killed_and_loses_nothing(tmp_path: Path) -> None:
-    """Killed twice in the middle of its work: the third run ends it, each order has one bill, and none is shipped twice."""
+    """
+    The example is killed twice in the middle of its work; its third run ends it, with one bill for each order and no double
+    shipment.
+    """
     command = [sys.executable, "-W", "error", str(DURABLE), str(tmp_path / "shop.db")]
     env = ENV | {"PACE": "0.02"}
     placed = "[0-9]+ billed before, [0-9]+ waiting in the file, [0-9]+ new"
@@ -251,5 +254,5 @@ def test_the_durable_example_is_killed_and_loses_nothing(tmp_path: Path) -> None
 
 
 def test_no_example_is_forgotten() -> None:
-    """What is looked at here is what lies in the folder."""
+    """The tests look at every example in the folder."""
     assert [path.name for path in EXAMPLES] == sorted(SAYS)

@@ -1,4 +1,4 @@
-"""`describe()` and `explain()`: what runs, told as data and as text, must be true."""
+"""`describe()` and `explain()`: what they report about the bus, as data and as text, must be true."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def has_total(message: Message) -> bool:
 
 
 def look(message: Message) -> None:
-    """What `Tap` calls."""
+    """The function that `Tap` calls."""
 
 
 def bill(order: Order) -> None:
@@ -42,11 +42,11 @@ def bill(order: Order) -> None:
 
 
 def archive(message: Message) -> None:
-    """Another one."""
+    """Another handler."""
 
 
 def rich_bus() -> Bus:
-    """One of everything that a chain can hold."""
+    """A bus with one of everything that a chain can hold."""
     bus = Bus()
     bus.use(when(is_debug, Tap(look)), Log(redact=["password"]), Validate({"orders.>": Order}))
     bus.use(Pipeline(SetHeaders({"tenant": "acme"}), stamp, on_error="dead_letter"))
@@ -69,7 +69,7 @@ def rich_bus() -> Bus:
 
 
 def approved(text: str) -> str:
-    """The text with places that do not depend on where this file lies and what stands above."""
+    """Return the text with each place in this file replaced by HERE, so that neither the folder nor a line number matters."""
     return re.sub(r"\S*test_explain\.py:\d+", "HERE", text)
 
 
@@ -77,7 +77,9 @@ def approved(text: str) -> str:
 
 
 def test_explain_a_subject() -> None:
-    """Each filter, its settings and place, what is taken and what is not, each mailbox and its policy."""
+    """
+    The text shows each filter with its settings and place, what is taken and what is not, and each mailbox with its policy.
+    """
     expected = """\
 orders.created
 
@@ -142,7 +144,7 @@ mailboxes
 
 
 def test_explain_a_branch_inside_a_detour() -> None:
-    """It leaves the whole chain: what follows the detour is skipped, too."""
+    """A branch leaves the whole chain, so what follows the detour is skipped too."""
     expected = """\
 reports.daily
 
@@ -225,7 +227,7 @@ def test_explain_a_message_that_a_predicate_cannot_read() -> None:
 
 
 def test_explain_what_stands_behind_a_reroute() -> None:
-    """Behind a filter that may change the subject nothing is certain, and nothing is called skipped."""
+    """After a filter that may change the subject, nothing is certain, and nothing is called skipped."""
     bus = Bus()
     bus.use(Reroute("flights.{body.origin}"), branch("flights.>", Tap(look)), Enrich({"late": 1}))
     expected = """\
@@ -243,7 +245,7 @@ mailboxes, if the subject stays: nobody listens (a Receipt with 0 mailboxes, and
 
 
 def test_explain_an_empty_bus() -> None:
-    """No filter and no subscriber are said in words."""
+    """The text says in words that there is no filter and no subscriber."""
     assert Bus().explain("a") == (
         "a\n\npublish chain: no filter\n\nmailboxes: nobody listens (a Receipt with 0 mailboxes, and an Unrouted event)\n"
     )
@@ -264,7 +266,7 @@ def test_a_predicate_behind_a_filter_is_not_decided_by_the_message_as_it_came() 
 
 
 def test_the_old_subject_s_mailboxes_are_not_told_as_the_end_of_a_rerouted_road() -> None:
-    """Who reads that nobody listens to the old subject is told that the message may go elsewhere."""
+    """The message may go to another subject, so the text does not say that nobody listens to the old one."""
     bus = Bus()
     bus.use(Reroute("flights.{body.origin}"))
     bus.subscribe("flights.>", archive, name="archive")
@@ -272,13 +274,13 @@ def test_the_old_subject_s_mailboxes_are_not_told_as_the_end_of_a_rerouted_road(
 
 
 def test_explain_refuses_what_cannot_be_published_to() -> None:
-    """A wildcard has no one road."""
+    """A wildcard matches many subjects, so it has more than one path to explain."""
     with pytest.raises(SubjectError, match="wildcard"):
         rich_bus().explain("orders.*")
 
 
 def test_places_are_where_the_registration_stands() -> None:
-    """File and line of `use`, of `when` and `Pipeline`, and of `subscribe`, for a person to go to."""
+    """The text shows the file and line of `use`, `when`, `Pipeline` and `subscribe`, so that a person can go there."""
     bus = Bus()
     here = inspect.currentframe()
     assert here is not None
@@ -302,7 +304,7 @@ def test_places_are_where_the_registration_stands() -> None:
 
 
 def test_explain_tells_the_same_before_and_after_start() -> None:
-    """What is explained is what was registered, whether it runs already or not."""
+    """The explanation shows what was registered, whether the bus runs already or not."""
     bus = rich_bus()
     before = bus.explain("orders.created")
     with bus:
@@ -357,7 +359,7 @@ def test_describe_does_not_depend_on_the_order_of_subscribing() -> None:
 
 
 def test_describe_tells_each_node() -> None:
-    """Kind, shape, colour and settings of a filter; the test of a detour; the ruling of a pipeline."""
+    """Each node has the kind, shape, colour and settings of a filter, the test of a detour, or the rule of a pipeline."""
     described = rich_bus().describe()
     debug, log, validate, pipeline, reports, audit, enrich = (without_places(node) for node in described["publish"])
     assert debug["when"] == {"predicate": f"{__name__}:is_debug"}
@@ -379,7 +381,7 @@ def test_describe_tells_each_node() -> None:
 
 
 def test_describe_tells_each_subscription() -> None:
-    """Who listens to what, how it runs, and the mailbox's policy."""
+    """Each subscription shows its subjects, how it runs, and the policy of its mailbox."""
     archive_, billing, reader = (without_places(found) for found in rich_bus().describe()["subscriptions"])
     assert {key: value for key, value in billing.items() if key != "filters"} == {
         "name": "billing", "subjects": ["orders.created"], "handler": f"{__name__}:bill", "run": "pool", "workers": 4,
@@ -392,7 +394,7 @@ def test_describe_tells_each_subscription() -> None:
 
 
 def test_describe_makes_json_of_whatever_settings_hold() -> None:
-    """Functions, types, sets, objects: each has a readable, JSON-safe form."""
+    """Functions, types, sets and objects all have a readable, JSON-safe form."""
 
     @dataclass(eq=False)
     class Odd(Transform):

@@ -1,4 +1,6 @@
-"""Expressions: what is refused when they are written, what they say of messages, and that they end with that or `Rejected`."""
+"""
+Expressions: which ones are refused when they are written, what they return for a message, and that they raise only `Rejected`.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,7 @@ def rejected(text: str, body: Any = None, kind: type[Expression] = Expression) -
     ],
 )  # fmt: skip
 def test_they_say_what_jmespath_says_of_the_message(text: str, found: Any) -> None:
-    """Over subject, body, headers and all that a message has besides."""
+    """An expression can use the subject, the body, the headers and every other field of a message."""
     body = {"total": 120, "items": [{"sku": "tea", "qty": 1}, {"sku": "honey", "qty": 3}]}
     message = Message(
         "orders.created", body, headers={"tenant": "acme", "x-tenant": "dash"}, key="k", id="m", time=5.0, ttl=60.0,
@@ -187,13 +189,13 @@ def test_conditions_are_true_or_false(text: str, body: Any, found: bool | None) 
     ],
 )  # fmt: skip
 def test_what_no_message_has_is_told_when_it_is_written(text: str, says: str) -> None:
-    """JMESPath itself would say null of it, message after message."""
+    """JMESPath itself would return null for it, message after message."""
     assert refused(text) == says
 
 
 @pytest.mark.parametrize("text", ["body.total > 100", "body.a == -5", "body.a >= 1.5", "length(body) > 5", "body.a<1"])
 def test_a_bare_number_is_told_with_the_backticks(text: str) -> None:
-    """The first mistake of everybody."""
+    """A number without backticks is everybody's first mistake, so the error shows how to write it."""
     said = refused(text)
     assert said.startswith("not an expression: ")
     assert said.endswith("; write numbers, true, false and null in backticks, as in `100`")
@@ -215,7 +217,7 @@ def test_a_bare_number_is_told_with_the_backticks(text: str) -> None:
     ],
 )
 def test_habits_from_other_languages_are_met_with_a_hint(text: str, hint: str) -> None:
-    """The next move, not a word of the grammar's."""
+    """The error suggests the next step, and avoids terms of the grammar."""
     assert hint in refused(text)
 
 
@@ -227,7 +229,7 @@ def test_habits_from_other_languages_are_met_with_a_hint(text: str, hint: str) -
      "body[1:2:0:3]", "=", "!"],
 )  # fmt: skip
 def test_what_is_no_expression_is_told_so(text: str) -> None:
-    """In one line of a few words."""
+    """The error is one line of a few words."""
     said = refused(text)
     assert said.startswith("not an expression: ")
     assert "\n" not in said
@@ -237,36 +239,36 @@ def test_what_is_no_expression_is_told_so(text: str) -> None:
 
 @pytest.mark.parametrize("text", [None, 5, b"body", ["body"], Expression])
 def test_what_is_no_text_is_refused(text: Any) -> None:
-    """With a word, where it is written."""
+    """The error says where the expression is written that it must be a text."""
     assert "text" in refused(text)
 
 
 @pytest.mark.parametrize("text", ["length()", "length(body, body)", "join(body)", "not_null()", "abs(body.a, body.b)"])
 def test_a_function_of_other_arguments_is_refused_when_it_is_written(text: str) -> None:
-    """No message could ever pass."""
+    """Such an expression could never let a message pass."""
     assert re.search(r"argument", refused(text))
 
 
 @pytest.mark.parametrize("text", ["!body.ok", "!body.ok && body.a", "body.a && !headers.b", "body.items[?!a.b]", "!body.a.b"])
 def test_a_negation_of_less_than_it_seems_is_refused_when_it_is_written(text: str) -> None:
-    """JMESPath reads `!body.ok` as `(!body).ok`, which is null whatever the message is: the parentheses are told."""
+    """JMESPath reads `!body.ok` as `(!body).ok`, which is null for every message, so the error suggests the parentheses."""
     assert "!(" in refused(text)
 
 
 def test_a_negation_of_the_whole_may_be_handed_on() -> None:
-    """What stands before a pipe is a whole."""
+    """The part in front of a pipe counts as a whole."""
     assert ask("!(body.nope) | to_string(@)", {}) == "true"
     assert ask("(!(body.ok) || body.a) | @", {"ok": True, "a": "x"}) == "x"
 
 
 def test_a_literal_that_is_no_json_is_refused() -> None:
-    """JMESPath takes it for a text: a slip of the finger would never be equal to anything."""
+    """JMESPath takes it for a text, so a typing mistake would never be equal to anything."""
     for text in ("body.total > `1O0`", "body.ok == `True`", "body.a == `[1,`"):
         assert "`" in refused(text)
 
 
 def test_jmespath_is_an_extra() -> None:
-    """Without it, what is said is what to install."""
+    """Without it, the error says which package to install."""
     code = (
         "import sys\nsys.modules['jmespath'] = None\nfrom pipebus.values.expressions import Expression\n"
         "from pipebus import PipelineError\ntry:\n    Expression('body')\nexcept PipelineError as error:\n    print(error)"
@@ -277,7 +279,7 @@ def test_jmespath_is_an_extra() -> None:
     assert done.stdout == "expressions need the package jmespath: pip install 'pipebus[config]'\n"
 
 
-# --- what is told when a message passes ----------------------------------------------------------------------------------
+# --- errors when a message passes ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -294,7 +296,7 @@ def test_jmespath_is_an_extra() -> None:
     ],
 )  # fmt: skip
 def test_a_condition_that_is_neither_refuses_the_message(text: str, body: Any, says: str) -> None:
-    """Not silently false: a message whose field is misspelled would pass every filter that guards it."""
+    """A condition that is neither true nor false refuses the message: false would let misspelled fields pass every filter."""
     assert rejected(text, body, Condition) == says
 
 
@@ -303,7 +305,9 @@ def test_a_condition_that_is_neither_refuses_the_message(text: str, body: Any, s
     [("x", "text"), (0, "number"), (1, "number"), ([], "list"), ([1], "list"), ({}, "table"), (1.5, "number")],
 )
 def test_a_condition_that_is_a_value_is_told_in_the_files_words(found: Any, word: str) -> None:
-    """There is no truth of a text, a number or a list; what it is is told in words that a file's author knows."""
+    """
+    A text, a number or a list is neither true nor false; the error names its type in words that the author of a file knows.
+    """
     assert rejected("body.x", {"x": found}, Condition) == f"body.x is a {word}, not true or false"
 
 
@@ -318,7 +322,7 @@ def test_a_condition_that_is_a_value_is_told_in_the_files_words(found: Any, word
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_of_a_body_refuses_it(text: str, body: Any) -> None:
-    """With the expression in front of the reason."""
+    """The reason begins with the expression."""
     assert rejected(text, body).startswith(f"{text}: ")
 
 
@@ -326,7 +330,7 @@ def test_what_cannot_be_asked_of_a_body_refuses_it(text: str, body: Any) -> None
     "text", ["abs(body.card)", "sum(body.cards)", "body.cards > `1` || abs(body.card) > `1`", "ceil(body.card)"]
 )
 def test_a_refusal_does_not_show_the_body(text: str) -> None:
-    """A refusal is told to the publisher, logged, and counted by its reason: neither a secret nor a megabyte belongs there."""
+    """A refusal reaches the publisher, the log and the counters, so it holds neither a secret nor a megabyte."""
     reasons = {rejected(text, {"card": card * 1000, "cards": [card]}) for card in ("hunter2", "4111")}
     assert len(reasons) == 1
     (reason,) = reasons
@@ -432,7 +436,7 @@ ORDER = Order(7, [Item(sku="tea", price=decimal.Decimal("4.50")), Item(sku="hone
     ],
 )
 def test_bodies_are_seen_as_the_tables_that_they_would_be_in_json(text: str, body: Any, found: Any) -> None:
-    """Models, dataclasses, enums, dates: no expression has to know of Python."""
+    """Models, dataclasses, enums and dates look as they do in JSON, so an expression need not know Python."""
     assert ask(text, body) == found
 
 
@@ -449,7 +453,9 @@ def test_bodies_are_seen_as_the_tables_that_they_would_be_in_json(text: str, bod
     ids=repr,
 )  # fmt: skip
 def test_an_expression_says_the_same_before_and_after_a_wire(value: Any) -> None:
-    """In this process a filter sees what was published, and JSON on a transport that encodes: a rule means one thing."""
+    """
+    A rule means the same in this process, where a filter sees what was published, and on a transport that encodes it as JSON.
+    """
     codec = JsonCodec()
     sent = Message("a", {"value": value})
     arrived = codec.decode(codec.encode(sent))
@@ -466,7 +472,9 @@ def test_what_is_plain_is_not_copied() -> None:
 
 
 def test_what_an_expression_returns_belongs_to_nobody_else() -> None:
-    """A handler that changes what was set from an expression changes neither the next message's nor the expression."""
+    """
+    A handler may change a value that was set from an expression without changing the next message's value or the expression.
+    """
     for text in ("`[]`", '`{"a": []}`', "[`{}`]"):
         expression = Expression(text)
         found = expression(Message("a"))
@@ -481,7 +489,7 @@ def test_what_an_expression_returns_belongs_to_nobody_else() -> None:
 
 
 def test_asking_changes_no_body() -> None:
-    """Sorting, reversing and merging are on copies."""
+    """Sorting, reversing and merging work on copies."""
     body = {"a": [3, 1, 2], "b": {"x": [1]}, "c": {"x": [2]}}
     before = json.dumps(body)
     for text in (
@@ -497,7 +505,7 @@ def test_asking_changes_no_body() -> None:
 
 
 class Hostile:
-    """Whatever is asked of it fails."""
+    """Every access to it fails."""
 
     def __getattribute__(self, name: str) -> Any:
         raise RuntimeError("hostile")
@@ -531,7 +539,7 @@ HOSTILE: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
 def test_a_body_that_misbehaves_is_refused(make: Callable[[], Any]) -> None:
-    """With a reason, as any other that cannot be asked."""
+    """The error has a reason, as for any other body that an expression cannot use."""
     assert rejected("body.a", make()).startswith("body.a: ")
 
 
@@ -557,7 +565,10 @@ WRAPS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
 @pytest.mark.parametrize("text", ["body", "to_string(body)", "body == body", "[body, body][]", "body.a.a"])
 def test_a_body_that_is_nested_too_deeply_is_refused(text: str, wrap: Callable[[Any], Any]) -> None:
-    """At a depth that is told, whatever Python's own limit is just then; what is less deep is asked as always."""
+    """
+    The error names the greatest depth, which does not depend on Python's own limit; a body that is less deep is evaluated as
+    usual.
+    """
     ask(text, nested(DEEPEST - 2, wrap))
     for levels in (DEEPEST + 1, 2_000, 20_000):
         body = nested(levels, wrap)
@@ -569,7 +580,7 @@ def test_a_body_that_is_nested_too_deeply_is_refused(text: str, wrap: Callable[[
 
 
 def test_a_body_that_holds_itself_is_refused() -> None:
-    """It has no end."""
+    """A body that holds itself has no end, so an expression rejects it."""
     body: list[Any] = []
     body.append(body)
     table: dict[str, Any] = {"x": 1}
@@ -592,7 +603,7 @@ def test_a_body_that_holds_itself_is_refused() -> None:
     ids=lambda text: text[:12],
 )  # fmt: skip
 def test_an_expression_of_any_depth_is_asked_or_refused(text: str) -> None:
-    """There is no third way: no error of Python's own, on a deep stack, too."""
+    """No error of Python's own can occur, even on a deep stack."""
 
     def deeper(levels: int) -> None:
         if levels:
@@ -615,7 +626,7 @@ def test_an_expression_of_any_depth_is_asked_or_refused(text: str) -> None:
 
 
 def limited(code: str) -> str:
-    """What a program prints that may use some seconds and half a gigabyte."""
+    """Return what a program prints, with limits of some seconds and half a gigabyte."""
 
     def limits() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (6, 6))
@@ -641,7 +652,7 @@ def limited(code: str) -> str:
 )
 @pytest.mark.thorough
 def test_a_body_that_holds_one_thing_many_times_is_refused(leaf: str, wrap: str) -> None:
-    """Sixty lists of two, each of them twice in the next, are more values than can be counted."""
+    """Sixty lists of two, each of them twice in the next, hold more values than can be counted."""
     code = (
         f"import datetime\nbody = {leaf}\nfor _ in range(60): body = {wrap}\n"
         "try:\n    Expression('length(body)')(Message('a', body))\n"
@@ -652,7 +663,7 @@ def test_a_body_that_holds_one_thing_many_times_is_refused(leaf: str, wrap: str)
 
 @pytest.mark.thorough
 def test_one_expression_may_be_asked_by_many_threads() -> None:
-    """What they are told does not mix; compiling at the same time is fine, too."""
+    """Their answers do not mix, and compiling at the same time works too."""
     shared = Condition("length(body.items[?qty > `1`]) > `0` && headers.n == to_string(body.n)")
     problems: list[object] = []
     start = threading.Barrier(8)
@@ -711,7 +722,7 @@ COMPILED = [kind(text) for text in LIST for kind in (Expression, Condition)]
 @given(JSON | ANY)
 @pytest.mark.thorough
 def test_nothing_but_a_refusal_comes_of_any_body(body: Any) -> None:
-    """Fifty expressions about whatever was published: an answer, or `Rejected` with a reason of one line."""
+    """Each of fifty expressions gives an answer about any body, or `Rejected` with a reason of one line."""
     message = Message("a.b", body, headers={"a": "x"})
     for expression in COMPILED:
         try:
@@ -728,7 +739,7 @@ def test_nothing_but_a_refusal_comes_of_any_body(body: Any) -> None:
 @CALM
 @given(st.text("body.a[]*?&|!<>=`'\"(){}@,:-0123456789 \\xlengthsum", max_size=24) | st.text(max_size=12))
 def test_whatever_is_written_is_an_expression_or_refused(text: str) -> None:
-    """No other error, in one line; and what is accepted can be asked."""
+    """The only error is a refusal of one line, and an accepted expression can be evaluated."""
     try:
         expression = Expression(text)
     except PipelineError as error:
@@ -745,7 +756,7 @@ def test_whatever_is_written_is_an_expression_or_refused(text: str) -> None:
 
 
 def test_conditions_decide_detours_and_branches() -> None:
-    """In code as in a file."""
+    """Conditions work in code as they do in a file."""
     chain = Pipeline(
         when(Condition("body.total > `100`"), SetHeaders({"size": "large"})),
         branch(Condition("body.kind == 'audit'"), SetHeaders({"road": "own"})),
@@ -758,7 +769,7 @@ def test_conditions_decide_detours_and_branches() -> None:
 
 
 def test_a_condition_that_cannot_be_answered_rejects_the_message() -> None:
-    """The publisher is told, and which expression it was."""
+    """The publisher gets `Rejected`, which names the expression that failed."""
     run = run_filter(Pipeline(when(Condition("body.total > `100`"), Log())), Message("a", {}))
     assert isinstance(run.error, Rejected)
     assert run.error.errors == ("body.total > `100` is null: a field is missing, or cannot be compared",)
@@ -766,13 +777,13 @@ def test_a_condition_that_cannot_be_answered_rejects_the_message() -> None:
 
 
 def test_expressions_add_fields() -> None:
-    """`Enrich` takes one for the whole table, `SetHeaders` one for each text."""
+    """`Enrich` takes one expression for the whole table, and `SetHeaders` one for each text."""
     run = run_filter(Enrich(Expression("{twice: sum([body.n, body.n])}")), Message("a", {"n": 2}))
     assert run.forwarded.body == {"n": 2, "twice": 4}
 
 
 def test_an_expression_is_shown_as_it_was_written() -> None:
-    """In `repr`, in `describe()` and in `explain()`."""
+    """The text appears in `repr`, in `describe()` and in `explain()`."""
     expression = Condition("body.total > `100`")
     assert repr(expression) == "Expression('body.total > `100`')" or repr(expression) == "Condition('body.total > `100`')"
     assert expression.name == "body.total > `100`"
@@ -785,7 +796,7 @@ def test_an_expression_is_shown_as_it_was_written() -> None:
 
 
 def test_a_bus_with_expressions_passes_messages() -> None:
-    """From publish to mailbox."""
+    """A message passes from the publisher to the mailbox through an expression."""
     bus = Bus()
     bus.use(when(Condition("headers.tenant == 'acme'"), SetHeaders({"mine": "yes"})))
     inbox = bus.subscribe("a")

@@ -63,18 +63,18 @@ def test_each_promise_begins_with_a_sentence_of_its_own() -> None:
 
 @pytest.mark.parametrize("name", sorted(name for name in CITED if CITED[name]))
 def test_each_number_that_a_test_cites_is_on_the_page(name: str) -> None:
-    """Nobody who follows a citation is led astray."""
+    """A reader who follows a citation finds the promise."""
     assert CITED[name] - set(KEPT) == set()
 
 
 def test_each_promise_is_cited_by_a_test() -> None:
-    """Nothing on the page is a promise only."""
+    """No promise on the page is without a test."""
     assert set(KEPT) - set.union(*CITED.values()) == set()
 
 
 @pytest.mark.thorough
 def test_each_promise_is_cited_by_a_test_of_the_default_run() -> None:
-    """What a contributor runs each time tries every promise."""
+    """The tests that a contributor always runs try every promise."""
     collected = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"],
         cwd=TESTS.parent,
@@ -92,7 +92,7 @@ def test_each_promise_is_cited_by_a_test_of_the_default_run() -> None:
 
 
 def test_citations_are_read_in_every_form() -> None:
-    """The tests above miss none."""
+    """The tests above miss no form of citation."""
     source = 'def test_s07_it(): "Guarantee 3: words (guarantees 11, 13,\n14 to 16 and 20). Guarantees 1 and 2."'
 
     assert cited(source) == {1, 2, 3, 7, 11, 13, 14, 15, 16, 20}

@@ -25,7 +25,7 @@ print(json.dumps(sorted(names - sys.stdlib_module_names - {"__main__"})))
 
 
 def loaded_by(program: str) -> set[str]:
-    """What a program imports, the standard library and whatever the interpreter's own start brings apart."""
+    """What a program imports, without the standard library and without the interpreter's own start."""
     return set(json.loads(run_python(program + LOADED))) - set(json.loads(run_python(LOADED)))
 
 
@@ -33,7 +33,7 @@ def loaded_by(program: str) -> set[str]:
 
 
 def test_importing_pipebus_imports_nothing_heavy() -> None:
-    """pydantic, structlog (which takes rich along) and all extras wait until they are needed."""
+    """pydantic, structlog (which imports rich) and all extras are imported only when they are needed."""
     light = {"pipebus", "msgspec", "typing_extensions"}  # msgspec looks whether the last one is there
     assert loaded_by("import pipebus") | light == light
 
@@ -56,7 +56,7 @@ assert [message.body for message in found] == [2]
 
 
 def test_a_typed_handler_brings_pydantic() -> None:
-    """That is when it is needed; so this file would see it."""
+    """pydantic is imported when it is needed, so the other tests of this file would notice it."""
     program = """
 from pipebus import Bus
 def bill(order: int) -> None: ...
@@ -66,7 +66,7 @@ Bus().subscribe("a", bill)
 
 
 def test_slow_standard_modules_are_not_imported() -> None:
-    """Nor are those parts of the standard library that only some transport, test or command may need."""
+    """The import leaves out those parts of the standard library that only some transport, test or command needs."""
     program = "import json, sys{}; print(json.dumps(sorted(sys.modules)))"
     loaded = set(json.loads(run_python(program.format(", pipebus")))) - set(json.loads(run_python(program.format(""))))
     slow = {"multiprocessing", "sqlite3", "unittest", "http.server", "xml.etree", "importlib.metadata", "tkinter", "pdb"}
@@ -77,7 +77,7 @@ def test_slow_standard_modules_are_not_imported() -> None:
 
 
 def test_importing_pipebus_does_nothing_else() -> None:
-    """No output, no thread, no signal handler, no logging handler but a null one, no event loop, no warning."""
+    """The import causes no output, thread, signal handler, event loop or warning, and only a null logging handler."""
     program = """
 import logging, signal, sys, threading
 before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -91,7 +91,7 @@ assert all(isinstance(handler, logging.NullHandler) for handler in logging.getLo
 
 
 def test_pipebus_works_without_its_extras() -> None:
-    """Whoever has not installed `pipebus[cli]` misses the command line only."""
+    """Without `pipebus[cli]`, only the command line is missing."""
     program = """
 import logging, sys
 sys.modules["rich"] = None
@@ -121,7 +121,7 @@ except SubjectError:
     assert run_python(program, "-O") == "1\n"
 
 
-# --- who may know whom -----------------------------------------------------------------------------------------------------
+# --- which module may know which -------------------------------------------------------------------------------------------
 
 
 def test_imports_run_one_way(tmp_path: Path) -> None:
@@ -143,7 +143,10 @@ def test_imports_run_one_way(tmp_path: Path) -> None:
 
 
 def test_what_is_imported_is_imported_from_where_it_is_defined() -> None:
-    """Inside the package nothing comes by way of an `__init__` that has it from elsewhere: the real tie is visible."""
+    """
+    Inside the package, no name is imported from an `__init__` that got it from elsewhere, so that the real dependency is
+    visible.
+    """
     wrong = []
     for path in MODULES:
         if path.name == "__init__.py":

@@ -1,4 +1,4 @@
-"""The runner of handlers on event loops, by itself: mailboxes that are handed to it when no loop is there any more."""
+"""The runner of handlers on event loops alone: it gets mailboxes when its loop has ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipebus.running.loops import LoopRunner, LoopThread
 
 
 class Resting:
-    """A mailbox that has been closed, and only wants to come to rest."""
+    """A mailbox that is closed and only has to come to rest."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -24,7 +24,7 @@ def runner() -> LoopRunner:
 
 
 def test_a_mailbox_that_comes_after_the_stop_is_let_come_to_rest() -> None:
-    """A publisher was held up on its way while the bus stopped: nobody would come to its mailbox, so it is done at once."""
+    """A publisher may be held up while the bus stops: no worker would serve its mailbox later, so the stop does it at once."""
     loops = runner()
     for _ in range(2):
         loops.start(None)
@@ -37,7 +37,7 @@ def test_a_mailbox_that_comes_after_the_stop_is_let_come_to_rest() -> None:
 
 
 def test_a_runner_that_was_never_started_makes_no_loop() -> None:
-    """Before the first start a mailbox comes to rest, too, and no thread begins."""
+    """A mailbox comes to rest even before the first start, and no thread begins."""
     loops = runner()
     mailbox = Resting()
     loops.submit(mailbox)

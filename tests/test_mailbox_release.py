@@ -1,4 +1,4 @@
-"""A delayed message whose time has come: at no moment does the bus look quiet while it is neither held nor being worked on."""
+"""A delayed message that becomes due: the bus never looks quiet while the message is neither held nor being handled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipebus.mailbox.solo import SoloMailbox
 
 
 class Watched(Traffic):
-    """Keeps what a drain would have seen after each change."""
+    """Records what a drain would have seen after each change."""
 
     __slots__ = ("seen",)
 
@@ -32,15 +32,15 @@ class Owner:
     name = "owner"
 
     def overflowed(self, item: Any, policy: str) -> None:
-        """Nobody listens."""
+        """Ignore it: nobody listens."""
 
     def discarded(self, item: Any, reason: str, by: str | None) -> None:
-        """Nobody listens."""
+        """Ignore it: nobody listens."""
 
 
 @pytest.mark.parametrize(("kind", "workers"), [(SoloMailbox, 1), (SharedMailbox, 2)], ids=["one-worker", "two-workers"])
 def test_a_message_that_becomes_due_is_held_until_its_worker_is_counted(kind: type[Mailbox], workers: int) -> None:
-    """Else a drain that looks in between returns before it was handled."""
+    """Otherwise a drain that looks in between would return before the message is handled."""
     traffic = Watched()
     rules = Rules(
         traffic,

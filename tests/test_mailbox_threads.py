@@ -89,7 +89,7 @@ class Record:
 
 
 class Depth:
-    """Looks at a mailbox again and again, from a thread of its own, for more than it may hold."""
+    """A thread that checks again and again that a mailbox does not hold more than it may."""
 
     def __init__(self, subscription: Subscription, size: int) -> None:
         self.subscription = subscription
@@ -113,7 +113,7 @@ class Depth:
 
 
 def test_one_worker_gets_every_message_once_in_each_publishers_order() -> None:
-    """A large mailbox with one worker: its quick road loses nothing, doubles nothing, and swaps nothing."""
+    """A large mailbox with one worker takes a quick path, which loses nothing, doubles nothing and swaps nothing."""
     record = Record()
     with running() as bus:
         subscription = bus.subscribe("s", record, mailbox=PUBLISHERS * 1_000)
@@ -126,7 +126,7 @@ def test_one_worker_gets_every_message_once_in_each_publishers_order() -> None:
 
 
 def test_a_mailbox_that_falls_asleep_after_every_message_loses_none() -> None:
-    """Publishers that wait for each of their messages to be handled: the mailbox wakes and rests all the time."""
+    """Publishers wait for each of their messages to be handled, so the mailbox wakes and rests all the time."""
     handled = [threading.Semaphore(0) for _ in range(8)]
     with running() as bus:
         subscription = bus.subscribe("s", lambda message: handled[message.body].release())
@@ -146,7 +146,7 @@ def test_a_mailbox_that_falls_asleep_after_every_message_loses_none() -> None:
 @pytest.mark.parametrize(("size", "messages"), [(5, 60), (100_000, 200)], ids=["small", "large"])
 @pytest.mark.few(1)
 def test_several_workers_get_every_message_once_and_each_key_in_order(workers: int, size: int, messages: int) -> None:
-    """Keys keep each publisher's order, one message of a key at a time, whoever handles it."""
+    """The messages of a key keep each publisher's order, and only one of them is handled at a time, by whichever worker."""
     record = Record()
     inside: Counter[str | None] = Counter()
     met: list[str | None] = []
@@ -206,7 +206,7 @@ def test_four_readers_share_every_message_once(size: int, messages: int) -> None
 @pytest.mark.parametrize("overflow", ["block", "reject", "drop_newest", "drop_oldest"])
 @pytest.mark.few(3)
 def test_a_full_mailbox_follows_its_rule_exactly_and_never_exceeds_its_bound(overflow: Any, size: int, workers: int) -> None:
-    """What publishers were told is what happened: accepted messages are handled once, or counted as dropped by the rule."""
+    """Publishers get the truth: each accepted message is handled once, or counted as dropped by the rule."""
     record = Record()
     with running() as bus:
         subscription = bus.subscribe("s", record, workers=workers, mailbox=size, overflow=overflow, overflow_timeout=LONG)
@@ -238,7 +238,7 @@ def test_a_full_mailbox_follows_its_rule_exactly_and_never_exceeds_its_bound(ove
 @pytest.mark.parametrize("reader", ["handler", "reader"])
 @pytest.mark.few(1)
 def test_a_mailbox_of_one_hands_over_message_after_message(reader: str) -> None:
-    """The smallest mailbox, fifty publishers that wait for room: all get through, each in order."""
+    """Fifty publishers wait for room in the smallest mailbox, and all of their messages get through in order."""
     record = Record()
     with running() as bus:
         subscription = bus.subscribe(
@@ -258,7 +258,7 @@ def test_a_mailbox_of_one_hands_over_message_after_message(reader: str) -> None:
 
 
 def test_many_loops_and_threads_wait_for_room_side_by_side() -> None:
-    """Three event loops with a hundred coroutines each, and twenty threads, in front of three places: all get in, once."""
+    """Three event loops with a hundred coroutines each, and twenty threads, wait for three places: all get in, exactly once."""
     record = Record()
     with running() as bus:
         subscription = bus.subscribe("s", record, mailbox=3, overflow="block", overflow_timeout=LONG)
@@ -322,7 +322,7 @@ def test_subscribers_that_come_and_go_take_what_receipts_counted(workers: int) -
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 @pytest.mark.few(1)
 def test_a_subscription_paused_and_resumed_all_the_time_loses_nothing(workers: int) -> None:
-    """Three threads pause and resume it as fast as they can, while fifty publish."""
+    """No message is lost while three threads pause and resume the subscription as fast as they can and fifty publish."""
     record = Record()
     with running() as bus:
         subscription = bus.subscribe("s", record, workers=workers, mailbox=10, overflow_timeout=LONG)
@@ -350,7 +350,10 @@ def test_a_subscription_paused_and_resumed_all_the_time_loses_nothing(workers: i
 @pytest.mark.parametrize("size", [5, 100_000], ids=["small", "large"])
 @pytest.mark.few(1)
 def test_every_kind_of_ending_at_once_keeps_the_law(size: int, workers: int) -> None:
-    """Acknowledged, failed, returned, returned later, rejected, replayed, discarded and evicted, all under full traffic."""
+    """
+    Messages are acknowledged, failed, returned, rejected, replayed, discarded and evicted under full traffic, and the figures
+    add up.
+    """
     fates = ("fine", "raise", "retry", "retry-later", "reject", "ack-then-raise")
     chance = random.Random(7)
     plans = [[chance.choice(fates) for _ in range(20)] for _ in range(PUBLISHERS)]
@@ -398,7 +401,7 @@ def test_every_kind_of_ending_at_once_keeps_the_law(size: int, workers: int) -> 
 
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 def test_a_bus_stopped_in_full_traffic_accounts_for_every_accepted_message(workers: int) -> None:
-    """Fifty publishers run into the stop: what they were told is accepted was handled, or is left over and handled later."""
+    """Fifty publishers run into the stop: each message they saw accepted is handled, or is left over and handled later."""
     record = Record()
     bus = Bus()
     subscription = bus.subscribe("s", record, workers=workers, mailbox=50, overflow_timeout=LONG)
@@ -434,7 +437,7 @@ def test_a_bus_stopped_in_full_traffic_accounts_for_every_accepted_message(worke
 
 
 def test_one_message_to_every_kind_of_subscriber_is_counted_in_each() -> None:
-    """Fan-out under threads: one worker, several workers, readers and a dropping mailbox each keep their own promise."""
+    """One worker, several workers, readers and a dropping mailbox each keep their own promise while many threads publish."""
     solo, shared, read, dropping = Record(), Record(), Record(), Record()
     with running() as bus:
         subscriptions = [
@@ -505,7 +508,7 @@ def few(call: Callable[[int], Any]) -> list[InThread]:
 @pytest.mark.usefixtures("turns_at_every_line")
 @pytest.mark.thorough
 def test_line_by_line_handlers_get_every_message_once(workers: int, size: int) -> None:
-    """Publishers that pause now and then, so that the mailbox falls asleep and is woken in every possible way."""
+    """Publishers pause now and then, so the mailbox falls asleep and wakes in every possible way."""
     record = Record()
     with running() as bus:
         subscription = bus.subscribe("s", record, workers=workers, mailbox=size, overflow_timeout=LONG)
@@ -527,7 +530,7 @@ def test_line_by_line_handlers_get_every_message_once(workers: int, size: int) -
 @pytest.mark.usefixtures("turns_at_every_line")
 @pytest.mark.few(1)
 def test_line_by_line_readers_get_every_message_once(size: int) -> None:
-    """Readers with and without patience beside each other: no message is lost, and no wake-up."""
+    """Readers with and without a timeout share a mailbox, and neither a message nor a wake-up is lost."""
     with running() as bus:
         subscription = bus.subscribe("s", mailbox=size, overflow_timeout=LONG)
 
@@ -555,7 +558,7 @@ def test_line_by_line_readers_get_every_message_once(size: int) -> None:
 @pytest.mark.usefixtures("turns_at_every_line")
 @pytest.mark.thorough
 def test_line_by_line_one_patient_reader_misses_no_wake_up() -> None:
-    """A reader that waits for ever and a publisher that waits for it, message by message."""
+    """A reader that waits forever and a publisher that waits for it take turns, message by message."""
     with running() as bus:
         subscription = bus.subscribe("s")
         read = threading.Semaphore(0)
@@ -580,7 +583,7 @@ def test_line_by_line_one_patient_reader_misses_no_wake_up() -> None:
 @pytest.mark.usefixtures("turns_at_every_line")
 @pytest.mark.thorough
 def test_line_by_line_receipts_are_true_while_subscribers_leave(workers: int) -> None:
-    """Who published while a subscriber left knows exactly whether it took the message."""
+    """A publisher whose subscriber leaves knows exactly whether the subscriber took the message."""
     with running() as bus:
         guests: list[Subscription] = []
         over = threading.Event()
@@ -613,7 +616,10 @@ def test_line_by_line_receipts_are_true_while_subscribers_leave(workers: int) ->
 @pytest.mark.usefixtures("turns_at_every_line")
 @pytest.mark.thorough
 def test_line_by_line_a_stop_loses_nothing(workers: int) -> None:
-    """Stopped and started again while four publish: what was accepted is handled once, before the stop or after it."""
+    """
+    The bus stops and starts again while four threads publish: each accepted message is handled once, before the stop or after
+    it.
+    """
     record = Record()
     bus = Bus()
     subscription = bus.subscribe("s", record, workers=workers)

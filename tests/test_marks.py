@@ -45,7 +45,7 @@ async def aboom(message: Message) -> None:
 )
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_frame_of_ours_is_in_a_dead_letter(handler: object, run: str, workers: int) -> None:
-    """Whatever runs a handler, and whatever stands around it, the traceback shows the user's functions alone."""
+    """Whatever runs a handler and whatever filters surround it, the traceback shows only the user's functions."""
     bus = Bus(pool=4)
     filters = [wrapped, transformed, when(lambda message: True, wrapped)]
     filters.append(aplain if run == "loop" else plain)

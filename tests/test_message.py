@@ -1,4 +1,4 @@
-"""The envelope: what it is made of, what it refuses, that it cannot change, and its id."""
+"""The envelope: its fields, what it refuses, that it cannot change, and its id."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_every_field_can_be_given_and_read() -> None:
 
 
 def test_only_the_subject_is_needed() -> None:
-    """Everything else has a default: no body, no headers, no limits, an id and the present time."""
+    """Every other field has a default: no body, no headers, no limits, an id and the present time."""
     message = Message("orders.created")
     assert (message.body, dict(message.headers), message.key, message.ttl) == (None, {}, None, None)
     assert (message.reply_to, message.correlation_id) == (None, None)
@@ -59,13 +59,13 @@ def test_only_the_subject_is_needed() -> None:
 
 
 def test_a_message_needs_a_subject() -> None:
-    """The one thing that cannot be left out is named."""
+    """The error names the one field that cannot be left out."""
     with pytest.raises(TypeError, match="subject"):
         Message()
 
 
 def test_an_object_wrapped_as_a_ref_may_be_the_subject() -> None:
-    """Mail to the thing itself, and answers to it."""
+    """A message can be sent to the object itself, and so can answers."""
     thing = object()
     message = Message(Ref(thing), reply_to=Ref(thing))
     assert message.subject == message.reply_to == Ref(thing)
@@ -77,7 +77,7 @@ def test_type_arguments_change_nothing_at_run_time() -> None:
 
 
 def test_a_body_is_handed_on_as_it_is() -> None:
-    """In memory the very same object comes back."""
+    """The body that comes back in memory is the very same object."""
     body = object()
     assert Message("a", body).body is body
     assert full(body=body).with_headers(a="b").body is body
@@ -88,7 +88,7 @@ def test_a_body_is_handed_on_as_it_is() -> None:
 
 @pytest.mark.parametrize("field", FULL)
 def test_no_field_can_be_assigned(field: str) -> None:
-    """Whoever holds a message can rely on it staying as it is."""
+    """Code that holds a message can rely on it staying as it is."""
     message = full()
     with pytest.raises(AttributeError):
         setattr(message, field, FULL[field])
@@ -97,7 +97,7 @@ def test_no_field_can_be_assigned(field: str) -> None:
 
 @pytest.mark.parametrize("field", FULL)
 def test_no_field_can_be_deleted(field: str) -> None:
-    """Nor can anything be taken out of it."""
+    """Nobody can take a field out of a message."""
     message = full()
     with pytest.raises(AttributeError):
         delattr(message, field)
@@ -105,7 +105,7 @@ def test_no_field_can_be_deleted(field: str) -> None:
 
 
 def test_no_field_can_be_added() -> None:
-    """A message is no place to hang things on; headers are."""
+    """A message takes no new attributes; headers are the place for notes."""
     with pytest.raises(AttributeError):
         full().note = "x"
 
@@ -133,14 +133,14 @@ def test_headers_cannot_be_changed(change: Callable[[Any], object]) -> None:
 
 
 def test_headers_of_messages_without_headers_cannot_be_changed() -> None:
-    """The empty headers, which many messages share, least of all."""
+    """The empty headers least of all may change, because many messages share them."""
     with pytest.raises(TypeError):
         Message("a").headers["x"] = "1"
     assert Message("b").headers == {}
 
 
 def test_a_mapping_given_as_headers_is_copied() -> None:
-    """Changing the dictionary that headers were made of changes no message."""
+    """A change to the dictionary that headers were made of changes no message."""
     given_headers = {"trace": "7"}
     message = Message("a", headers=given_headers)
     given_headers["trace"] = "8"
@@ -148,7 +148,7 @@ def test_a_mapping_given_as_headers_is_copied() -> None:
 
 
 def test_any_mapping_will_do_for_headers() -> None:
-    """Not only dictionaries."""
+    """Headers may be any mapping, not only a dictionary."""
     assert Message("a", headers=MappingProxyType({"trace": "7"})).headers == {"trace": "7"}
 
 
@@ -156,7 +156,7 @@ def test_any_mapping_will_do_for_headers() -> None:
 
 
 def test_with_body_changes_the_body_only() -> None:
-    """A copy that differs in its body; id and time stay, so it is still the same message to all who count."""
+    """A copy differs only in its body; its id and time stay, so it counts as the same message."""
     original = full()
     changed = original.with_body("other")
     assert changed == full(body="other")
@@ -194,7 +194,7 @@ def test_changed_copies_keep_an_id_that_nobody_has_read_yet() -> None:
 
 
 def test_a_header_can_be_overwritten_in_a_chain_of_copies() -> None:
-    """Each copy stands for itself."""
+    """A copy never changes the message that it was made from."""
     first = Message("a").with_headers(step="1")
     second = first.with_headers(step="2")
     third = second.with_body("x").with_headers(other="3")
@@ -218,7 +218,7 @@ OTHERS = {
 
 
 def test_messages_are_equal_when_every_field_is() -> None:
-    """A message is a value."""
+    """A message is a value: equal fields make equal messages."""
     one, other = full(), full()
     assert one == other
     assert (one != other) is False
@@ -231,19 +231,19 @@ def test_messages_differ_when_one_field_does(field: str) -> None:
 
 
 def test_a_message_equals_nothing_else() -> None:
-    """Not its dictionary, not its tuple, not its id."""
+    """A message is not equal to its dictionary, its tuple or its id."""
     for other in (FULL, tuple(FULL.values()), "m-1", None):
         assert full() != other
 
 
 def test_two_messages_of_the_same_content_differ_by_id() -> None:
-    """Publishing the same thing twice is two messages."""
+    """Publishing the same content twice makes two messages."""
     assert Message("a", 1) != Message("a", 1)
 
 
 @pytest.mark.parametrize("first_read", ["original", "copy", "neither", "both"])
 def test_reading_an_id_changes_nothing(first_read: str) -> None:
-    """A copy equals its original and hashes alike, whichever of them has been asked for its id."""
+    """A copy is equal to its original and has the same hash, whichever of the two ids has been read."""
     original = Message("a", 1)
     twin = copy.copy(original)
     read = {"original": [original], "copy": [twin], "neither": [], "both": [original, twin]}[first_read]
@@ -253,7 +253,7 @@ def test_reading_an_id_changes_nothing(first_read: str) -> None:
 
 
 def test_a_message_can_be_in_a_set() -> None:
-    """Whatever its body, and still after its id was read."""
+    """Any message can be in a set, whatever its body, and stays there when its id is read."""
     message = Message("a", {"un": "hashable"}, {"trace": "7"})
     seen = {message}
     assert message.id
@@ -263,7 +263,7 @@ def test_a_message_can_be_in_a_set() -> None:
 
 
 def test_repr_shows_what_is_set() -> None:
-    """What a person wants to know first: subject, body, and whatever is not a default."""
+    """The repr shows what a person looks for first: subject, body, and every field that is not a default."""
     assert repr(full()) == (
         "Message('orders.created', {'id': 1}, headers={'trace': '7'}, key='customer-1', ttl=60.0, "
         "reply_to='orders.replies', correlation_id='c-1', id='m-1')"
@@ -353,7 +353,7 @@ VALUE_FAULTS = {
     "a lone surrogate": (f"a{SURROGATE}b", "lone surrogate"),
     "LF at the end": ("a\n", "contains '\\n'"),
 }
-"""What no text of an envelope may hold, and what the error says of it."""
+"""What a text of an envelope must not contain, and what the error says about it."""
 
 
 WAYS: dict[str, Callable[[Any], object]] = {
@@ -409,7 +409,7 @@ def test_a_reserved_name_stays_refused_however_often_it_is_tried() -> None:
 @given(st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=3))
 @settings(CALM, max_examples=60)
 def test_headers_are_taken_whole_or_refused(headers: dict[str, str]) -> None:
-    """Whatever the text: the headers are exactly those that were given, or a `HeaderError`."""
+    """A message has exactly the headers that were given, whatever their text, or raises a `HeaderError`."""
     try:
         found = Message("a", headers=headers).headers
     except HeaderError:
@@ -457,7 +457,7 @@ def test_an_impossible_field_is_refused(fields: dict[str, Any], says: str) -> No
 
 @pytest.mark.parametrize(("fields", "says"), FIELD_ERRORS.values(), ids=FIELD_ERRORS)
 def test_publish_refuses_an_impossible_field_in_the_same_words(fields: dict[str, Any], says: str) -> None:
-    """A bad field is the publisher's error, at once, and never a handler's later."""
+    """The publisher gets the error about a bad field at once, and a handler never gets it later."""
     with pytest.raises(MessageError) as refused:
         _publish(**fields)
     assert str(refused.value) == says
@@ -478,14 +478,14 @@ def test_a_text_that_cannot_be_carried_is_refused(make: Callable[..., Any], bad:
 @pytest.mark.parametrize("make", [full, _publish], ids=["Message", "publish"])
 @pytest.mark.parametrize("wrong", [5, 0, b"m-1", "", True, object()], ids=["int", "zero", "bytes", "empty", "true", "object"])
 def test_an_id_is_a_text(make: Callable[..., Any], wrong: Any) -> None:
-    """A number is no id: it could be taken for another message's."""
+    """An id must be a text, because a number could be mistaken for the id of another message."""
     with pytest.raises(MessageError, match=r"^id is a "):
         make(id=wrong)
 
 
 @pytest.mark.parametrize("field", ["id", "time"])
 def test_none_stands_for_a_made_value(field: str) -> None:
-    """`id=None` and `time=None` mean what leaving them out means, or are refused; a message never lacks them."""
+    """`id=None` and `time=None` mean the same as leaving them out, or are refused; a message always has both."""
     with contextlib.suppress(MessageError):
         assert getattr(Message("a", **{field: None}), field) is not None
 
@@ -505,7 +505,7 @@ BAD_SUBJECTS = {
 @pytest.mark.parametrize(("subject", "fault"), BAD_SUBJECTS.values(), ids=BAD_SUBJECTS)
 @pytest.mark.parametrize("field", ["subject", "reply_to"])
 def test_a_bad_subject_is_refused_where_it_is_written(field: str, subject: str, fault: str) -> None:
-    """A message cannot be addressed, nor answered, to what is no subject."""
+    """A message needs valid subjects, both to be addressed and to be answered."""
     with pytest.raises(SubjectError) as refused:
         full(**{field: subject})
     assert fault in str(refused.value)
@@ -536,7 +536,7 @@ def test_send_takes_messages_only(wrong: Any) -> None:
 
 
 def test_errors_of_a_message_are_caught_as_usual() -> None:
-    """By pipebus's root, and by the built-in class that a Python programmer expects."""
+    """They are subclasses of pipebus's root, and of the built-in class that a Python programmer expects."""
     assert issubclass(MessageError, PipebusError)
     assert issubclass(MessageError, TypeError)
     assert issubclass(HeaderError, PipebusError)
@@ -568,7 +568,7 @@ def test_send_keeps_the_message() -> None:
 
 
 def test_an_id_never_changes() -> None:
-    """However often it is read."""
+    """The id stays the same, however often it is read."""
     message = Message("a")
     assert message.id == message.id
     assert isinstance(message.id, str)
@@ -576,7 +576,7 @@ def test_an_id_never_changes() -> None:
 
 
 def test_an_id_that_is_given_is_kept() -> None:
-    """For a publish that may be repeated."""
+    """A publisher that may repeat a publish can give the id itself."""
     assert Message("a", id="order-7").id == "order-7"
     assert Message("a", id="größe 7").id == "größe 7"
 
@@ -647,7 +647,7 @@ def test_ids_of_one_bus_sort_by_age() -> None:
 
 
 def test_ids_made_by_hand_sort_by_age() -> None:
-    """So do those of messages that one program makes itself."""
+    """The ids of messages that one program makes itself sort by age too."""
     ids = [Message("a").id for _ in range(3000)]
     assert ids == sorted(ids)
 

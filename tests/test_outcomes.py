@@ -1,4 +1,4 @@
-"""What became of a message, always a value: `Receipt`, `Handled`, `Dropped`."""
+"""The outcome of a message is always a value: `Receipt`, `Handled` or `Dropped`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bus() -> Iterator[Bus]:
 
 @pytest.mark.parametrize("receipt", [Receipt(), Receipt(0), Receipt(3), Receipt(0, duplicate=True)], ids=repr)
 def test_a_receipt_is_true(receipt: Receipt) -> None:
-    """Accepted is accepted, also where nobody listens and where it was known already."""
+    """A receipt is true, even if nobody listens or the message was known already."""
     assert receipt
     assert bool(receipt) is True
 
@@ -53,7 +53,7 @@ def test_dropped_is_false(dropped: Dropped) -> None:
 
 
 def test_defaults() -> None:
-    """Nobody listens, nothing returned, the chain fills in who."""
+    """The defaults are: nobody listens, nothing is returned, and the chain fills in who dropped a message."""
     assert (Receipt().mailboxes, Receipt().duplicate) == (0, False)
     assert Handled().value is None
     assert Dropped("x").by is None
@@ -67,14 +67,14 @@ def test_dropped_needs_a_reason() -> None:
 
 @pytest.mark.parametrize("wrong", [["too", "late"], {"age": 12}, None, 5, b"old"], ids=lambda wrong: type(wrong).__name__)
 def test_a_reason_is_a_text(wrong: Any) -> None:
-    """Drops are counted under their reason, so what is no text is refused where it is written."""
+    """Drops are counted under their reason, so a reason that is not a text is refused where it is written."""
     with pytest.raises((PipebusError, TypeError), match="reason"):
         Dropped(wrong)
 
 
 @each_outcome
 def test_an_outcome_cannot_be_changed(outcome: Any) -> None:
-    """One receipt may be shared by all publishes of a route: nobody may write on it."""
+    """All publishes of a route may share one receipt, so nobody may change it."""
     for field in type(outcome).__match_args__:
         with pytest.raises(AttributeError):
             setattr(outcome, field, None)
@@ -99,7 +99,7 @@ def test_a_copied_outcome_is_equal(outcome: Any, twin: Callable[[Any], Any]) -> 
 
 
 def test_outcomes_are_equal_by_what_they_say() -> None:
-    """Kind and fields count."""
+    """Two outcomes are equal if they have the same kind and the same fields."""
     assert Receipt(2) == Receipt(2)
     assert Receipt(2) != Receipt(3)
     assert Receipt(2) != Receipt(2, duplicate=True)
@@ -113,7 +113,7 @@ def test_outcomes_are_equal_by_what_they_say() -> None:
 
 
 def test_receipts_and_drops_can_be_counted() -> None:
-    """They are hashable."""
+    """Outcomes are hashable, so a set or a Counter can hold them."""
     assert len({Receipt(1), Receipt(1), Receipt(2), Dropped("x"), Dropped("x")}) == 3
 
 
@@ -127,7 +127,7 @@ def test_receipts_and_drops_can_be_counted() -> None:
     ids=["Receipt", "Handled", "Dropped"],
 )
 def test_repr_shows_every_field(outcome: Any, shown: str) -> None:
-    """A failing test of a user's own says what came instead."""
+    """A user's failing test shows what came instead."""
     assert repr(outcome) == shown
 
 
@@ -150,7 +150,7 @@ def told(outcome: object) -> str:
     ids=["unrouted", "accepted", "handled", "dropped"],
 )
 def test_outcomes_can_be_matched(outcome: object, text: str) -> None:
-    """By keyword and by position."""
+    """A `match` statement can name an outcome's fields or give them by position."""
     assert told(outcome) == text
 
 
@@ -158,7 +158,7 @@ def test_outcomes_can_be_matched(outcome: object, text: str) -> None:
 
 
 def test_a_publish_that_nobody_hears_is_a_receipt(bus: Bus) -> None:
-    """True, with no mailboxes, and counted as unrouted."""
+    """The receipt is true, has no mailboxes, and counts as unrouted."""
     bus.start()
     outcome = bus.publish("nobody.listens", 1)
     assert outcome
@@ -168,7 +168,7 @@ def test_a_publish_that_nobody_hears_is_a_receipt(bus: Bus) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_receipt_counts_the_mailboxes(bus: Bus, count: int) -> None:
-    """One for each subscription whose pattern matches."""
+    """The receipt counts one mailbox for each subscription whose pattern matches."""
     for _ in range(count):
         bus.subscribe("orders.*")
     bus.subscribe("invoices.*")
@@ -177,7 +177,7 @@ def test_a_receipt_counts_the_mailboxes(bus: Bus, count: int) -> None:
 
 
 def test_a_drop_is_signed_with_the_filters_name(bus: Bus) -> None:
-    """Who reads the outcome sees who ended the message, and why."""
+    """A reader of the outcome sees who ended the message, and why."""
 
     @bus.use
     @transform
@@ -202,7 +202,7 @@ def test_a_drop_that_names_its_author_keeps_the_name(bus: Bus) -> None:
 
 
 def test_a_delivery_filter_is_given_what_the_handler_returned(bus: Bus) -> None:
-    """Around a handler the outcome is `Handled(value)`, true also when the value is None."""
+    """The outcome around a handler is `Handled(value)`, which is true even if the value is None."""
     outcomes: list[Any] = []
 
     def watch(message: Message[Any], call_next: Any) -> Any:

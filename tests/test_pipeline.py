@@ -1,4 +1,4 @@
-"""The heart: how filters are told apart, how chains nest, and what Transforms and Arounds can do in both colours."""
+"""The heart: how filters are distinguished, how chains nest, and what Transforms and Arounds can do in both colours."""
 
 import asyncio
 import functools
@@ -35,7 +35,7 @@ class Boom(Exception):
 
 
 class Abort(BaseException):
-    """An error that is no Exception."""
+    """An error that is not an Exception."""
 
 
 def passing(message, call_next):
@@ -91,7 +91,7 @@ def deliver(*filters, handler=lambda message: None, subject="x", **options):
 
 
 class Callables:
-    """Callables of every form."""
+    """A class with callables of every form."""
 
     def method(self, message, call_next):
         return call_next(message)
@@ -203,7 +203,7 @@ SHAPES = {
 
 @pytest.mark.parametrize(("filter", "shape", "colour", "name"), SHAPES.values(), ids=SHAPES.keys())
 def test_every_form_of_filter_is_told_apart_once_and_works(filter, shape, colour, name):
-    """What it is shows in `describe()`, and a message passes it, from a thread and from a coroutine."""
+    """`describe()` shows the form, and a message passes the filter from a thread and from a coroutine."""
     bus = Bus()
     bus.use(filter)
     (described,) = bus.describe()["publish"]
@@ -218,12 +218,12 @@ def test_every_form_of_filter_is_told_apart_once_and_works(filter, shape, colour
     "filter", [passing, apassing, looking, wrapping, Looking(), CallableObject()], ids=lambda f: type(f).__name__
 )
 def test_use_gives_a_single_filter_back_unchanged(filter):
-    """So that it is a decorator, for every shape."""
+    """`use` can therefore be a decorator, for every shape of filter."""
     assert Bus().use(filter) is filter
 
 
 def test_use_gives_nothing_back_for_several_filters():
-    """There is no single thing that it could decorate."""
+    """There is no single filter that `use` could decorate."""
     assert Bus().use(passing, looking) is None
 
 
@@ -237,7 +237,7 @@ def test_a_decorated_function_can_still_be_called():
 
 
 def test_a_transform_may_be_a_method(send):
-    """State of your own object, without a class of ours."""
+    """A transform may use the state of a user's own object, without a class of pipebus."""
 
     class Counter:
         seen = 0
@@ -254,7 +254,7 @@ def test_a_transform_may_be_a_method(send):
 
 @pytest.mark.parametrize("shape", [Transform, Around], ids=lambda c: c.__name__)
 def test_a_subclass_without_its_method_is_refused_where_it_is_registered(shape):
-    """It could not do anything: found at `use`, in the filter's name."""
+    """Such a filter could not do anything, so `use` refuses it by name."""
 
     class Empty(shape):
         pass
@@ -322,7 +322,7 @@ def test_an_empty_pipeline_is_no_filter_at_all(send):
 
 @pytest.mark.parametrize("form", [list, tuple, lambda filters: Pipeline(*filters)], ids=["list", "tuple", "Pipeline"])
 def test_a_subscription_takes_its_filters_in_any_form(form):
-    """A list, a tuple, or a chain that is a value."""
+    """The filters may be a list, a tuple, or a chain that is a value."""
     seen = []
 
     @transform
@@ -345,7 +345,7 @@ def test_a_subscription_takes_its_filters_in_any_form(form):
 
 
 def test_forks_are_values_too(send):
-    """One `when` and one `branch`, each used in two places."""
+    """One `when` and one `branch` can each be used in two places."""
     seen = []
 
     @transform
@@ -378,7 +378,7 @@ def test_a_chain_is_described_as_it_was_written():
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_stop_iteration_passes_an_around_as_the_same_object(depth):
-    """A generator would turn it into a RuntimeError (PEP 479): here the very error comes out, where the chain is sync."""
+    """A generator would turn it into a RuntimeError (PEP 479), but in a sync chain the very same error comes out."""
     error = StopIteration("the handler's")
     seen = []
 
@@ -399,7 +399,7 @@ def test_stop_iteration_passes_an_around_as_the_same_object(depth):
 
 
 def test_stop_iteration_can_be_caught_by_an_around():
-    """It arrives at the `yield` like any error."""
+    """The error arrives at the `yield` like any other."""
 
     @around
     def catching(message):
@@ -417,7 +417,7 @@ def test_stop_iteration_can_be_caught_by_an_around():
 
 
 def test_a_stop_iteration_of_a_filter_s_own_is_its_own_error(send):
-    """In either colour the filter is to blame, so its Pipeline's rule applies."""
+    """The filter is to blame in both colours, so its Pipeline's rule applies."""
 
     @transform
     def exhausted(message):
@@ -430,7 +430,7 @@ def test_a_stop_iteration_of_a_filter_s_own_is_its_own_error(send):
 
 
 def test_an_around_that_runs_out_of_its_own_iterator_fails_as_python_says():
-    """`next()` of an empty iterator inside a generator is a RuntimeError, as everywhere in Python."""
+    """`next()` of an empty iterator inside a generator raises RuntimeError, as everywhere in Python."""
 
     @around
     def exhausted(message):
@@ -445,7 +445,7 @@ def test_an_around_that_runs_out_of_its_own_iterator_fails_as_python_says():
 
 @pytest.mark.parametrize("error", [Boom, Abort, asyncio.CancelledError, KeyboardInterrupt], ids=lambda e: e.__name__)
 def test_finally_of_an_around_runs_at_once(send, error):
-    """Every error is thrown into the generator, so clean-up is done before the next filter out hears of it."""
+    """Every error is thrown into the generator, so its clean-up is done before the next outer filter sees the error."""
     order = []
     raised = error("now")
 
@@ -476,7 +476,7 @@ def test_finally_of_an_around_runs_at_once(send, error):
 
 
 def test_finally_of_an_around_runs_when_it_broke_its_contract(send):
-    """Also where the error is ours: the generator is told of it at its `yield`."""
+    """The generator receives the PipelineError at its `yield`, so its `except` and `finally` run."""
     order = []
 
     @around
@@ -496,7 +496,7 @@ def test_finally_of_an_around_runs_when_it_broke_its_contract(send):
 
 
 def test_an_around_may_go_on_after_an_error(send):
-    """Caught at the `yield`, a second `yield` runs the rest again: that is a retry."""
+    """An Around that catches an error at its `yield` may `yield` again to run the rest again, which is a retry."""
     attempts = []
 
     @around
@@ -519,7 +519,7 @@ def test_an_around_may_go_on_after_an_error(send):
 
 @pytest.mark.parametrize("yields", [1, 2])
 def test_a_bare_return_hands_the_last_outcome_on(send, yields):
-    """The commonest end of an Around needs no words."""
+    """The commonest end of an Around needs no value."""
 
     @around
     def quiet(message):
@@ -531,7 +531,7 @@ def test_a_bare_return_hands_the_last_outcome_on(send, yields):
 
 
 def test_an_around_sees_the_outcome_of_each_pass(send):
-    """What `yield` gives is what became of the message this time."""
+    """`yield` gives the outcome of this pass."""
     outcomes = []
 
     @around
@@ -584,7 +584,7 @@ def test_each_message_has_a_generator_of_its_own(send):
 
 
 class OwnClock(SystemClock):
-    """A clock that sleeps no time, and remembers."""
+    """A clock whose sleeps take no time and are recorded."""
 
     def __init__(self):
         self.slept = []
@@ -598,7 +598,7 @@ class OwnClock(SystemClock):
     def wait(self, gate, timeout):
         if timeout != pytest.approx(30.0):
             return SystemClock.wait(gate, timeout)
-        self.slept.append(round(timeout, 3))  # a pause: a stop may end it, so it is no sleep
+        self.slept.append(round(timeout, 3))  # a pause, which a stop may end, and therefore not a sleep
         return False
 
 
@@ -619,7 +619,7 @@ class Pausing(Around):
 
 
 def test_a_pause_sleeps_by_the_bus_s_clock(send):
-    """A test with a clock of its own waits for nothing, in either colour."""
+    """A test with its own clock does not wait in real time, in either colour."""
     clock, pausing = OwnClock(), Pausing(30.0)
 
     assert send(pausing, clock=clock) == Receipt(1)
@@ -628,7 +628,7 @@ def test_a_pause_sleeps_by_the_bus_s_clock(send):
 
 
 def test_a_pause_around_a_handler_sleeps_by_the_bus_s_clock():
-    """The same on the delivery side."""
+    """This holds on the delivery side too."""
     clock = OwnClock()
     bus = deliver(Pausing(30.0), clock=clock)
 
@@ -637,7 +637,7 @@ def test_a_pause_around_a_handler_sleeps_by_the_bus_s_clock():
 
 
 def test_a_pause_in_an_async_chain_lets_others_pass():
-    """Nothing waits but this one message: the one behind it overtakes."""
+    """Only this message waits, and the one behind it overtakes."""
     order = []
 
     @around
@@ -658,7 +658,7 @@ def test_a_pause_in_an_async_chain_lets_others_pass():
 
 
 def test_a_pause_around_a_handler_gives_up_its_worker():
-    """On a pool of one, another subscription is served meanwhile: else the two would wait for each other."""
+    """A pool of one can serve another subscription during the pause; otherwise the two would wait for each other."""
     served = threading.Event()
 
     class MeetingClock(SystemClock):
@@ -697,7 +697,7 @@ def test_a_sync_publish_that_wants_to_wait_is_refused_on_an_event_loop(declared)
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), "1"], ids=repr)
 def test_an_impossible_pause_is_the_filter_s_error(send, seconds):
-    """The same in both colours: it passes through the filter, and its Pipeline's rule applies."""
+    """In both colours, the error passes through the filter, and its Pipeline's rule applies."""
     outcome = send(Pipeline(Pausing(seconds), on_error="drop"))
 
     assert isinstance(outcome, Dropped)
@@ -768,7 +768,7 @@ def test_an_error_within_a_call_comes_out_as_the_same_object(limit, error):
 
 
 def test_a_call_that_takes_too_long_is_cancelled_in_an_async_chain():
-    """The rest is told by CancelledError, the filter by TimeoutError, and the message goes nowhere."""
+    """The rest of the chain gets CancelledError, the filter gets TimeoutError, and the message goes nowhere."""
     seen = []
 
     async def waits(message, call_next):
@@ -790,7 +790,7 @@ def test_a_call_that_takes_too_long_is_cancelled_in_an_async_chain():
 
 
 def test_a_call_that_takes_too_long_is_left_behind_in_a_sync_chain():
-    """With `abandon` the publisher goes on; the rest does too, unheard, and its message is accepted later."""
+    """With `abandon`, the publisher continues; the rest of the chain continues too, but its message is accepted only later."""
     go_on = threading.Event()
     threads = []
 
@@ -815,7 +815,7 @@ def test_a_call_that_takes_too_long_is_left_behind_in_a_sync_chain():
 
 
 def test_a_time_out_that_nobody_catches_is_the_filter_s_error(limit):
-    """A TimeoutError in the limiting filter's name: its Pipeline's rule applies."""
+    """The TimeoutError carries the limiting filter's name, and its Pipeline's rule applies."""
     go_on = threading.Event()
 
     def waits(message, call_next):
@@ -860,7 +860,7 @@ def test_a_handler_that_takes_too_long_is_left_behind(subject):
 
 
 def test_a_call_that_was_not_declared_is_refused_in_a_sync_chain():
-    """A filter that yields Call without saying so is told what to say."""
+    """A filter that yields Call without declaring it gets an error that says what to declare."""
     bus = Bus()
     limit = Limit(1.0)
     limit.bounds = False
@@ -879,7 +879,7 @@ def failing(message):
 
 @pytest.mark.parametrize("rule", [None, "reject"])
 def test_on_error_reject_raises_to_the_publisher(send, rule):
-    """The default is to fail closed: nothing was accepted, and whoever published knows."""
+    """The default is to fail closed: nothing is accepted, and the publisher gets the error."""
     with pytest.raises(Boom):
         send(Pipeline(failing, on_error=rule))
 
@@ -889,7 +889,7 @@ def test_on_error_reject_raises_to_the_publisher(send, rule):
 
 
 def test_on_error_drop_counts_the_message_as_dropped(send):
-    """By the filter that failed, with the error's type as the reason."""
+    """The drop names the filter that failed, and its reason is the error's type."""
     outcome = send(Pipeline(failing, on_error="drop"))
 
     assert outcome == Dropped("drop: Boom", by="failing")
@@ -910,7 +910,7 @@ def test_on_error_dead_letter_keeps_the_message(send):
 
 
 def test_a_letter_of_the_publish_side_is_replayed_by_publishing_anew():
-    """Through the whole chain, when what was wrong has been put right."""
+    """The message passes the whole chain again, once the fault is repaired."""
     wrong = [True]
 
     @transform
@@ -935,7 +935,7 @@ def test_a_letter_of_the_publish_side_is_replayed_by_publishing_anew():
 
 @pytest.mark.parametrize("rule", ["drop", "dead_letter"])
 def test_on_error_rules_no_error_that_passes_through(send, rule):
-    """What arises further in is not its filters' fault, and is raised past it."""
+    """An error from further in is not the fault of the pipeline's filters, and passes the rule."""
     with pytest.raises(Boom):
         send(Pipeline(wrapping, looking, on_error=rule), failing)
 
@@ -945,7 +945,7 @@ def test_on_error_rules_no_error_that_passes_through(send, rule):
 
 @pytest.mark.parametrize("rule", ["drop", "dead_letter"])
 def test_on_error_rules_no_full_mailbox(rule):
-    """The end of the chain is no filter of its."""
+    """The end of the chain is not one of the pipeline's filters, so its error reaches the publisher."""
     bus = Bus()
     bus.use(Pipeline(passing, on_error=rule))
     bus.subscribe("x", mailbox=1, overflow="reject")
@@ -956,13 +956,13 @@ def test_on_error_rules_no_full_mailbox(rule):
 
 
 def test_on_error_rules_what_stands_in_its_forks_and_inner_pipelines(send):
-    """All that was written inside it is its own, as long as that says nothing else."""
+    """The rule applies to everything written inside the pipeline, unless an inner part has its own rule."""
     assert send(Pipeline(when("x", Pipeline(failing)), on_error="drop")) == Dropped("drop: Boom", by="failing")
     assert send(Pipeline(branch("x", failing), looking, on_error="drop")) == Dropped("drop: Boom", by="failing")
 
 
 def test_on_error_rules_the_questions_of_its_forks(send):
-    """A predicate that fails is an error of the chain it stands in."""
+    """A predicate that fails counts as an error of the chain that contains it."""
 
     def asks(message):
         raise Boom("now")
@@ -971,7 +971,7 @@ def test_on_error_rules_the_questions_of_its_forks(send):
 
 
 def test_the_innermost_rule_counts(send):
-    """Who wrote a rule nearer to the filter knew better."""
+    """The rule nearest to the filter wins, because its author knew the filter best."""
     assert send(Pipeline(Pipeline(failing, on_error="dead_letter"), on_error="drop")).reason == "dead_letter: Boom"
     assert send(Pipeline(Pipeline(failing, on_error="drop"), on_error="dead_letter")).reason == "drop: Boom"
     with pytest.raises(Boom):
@@ -983,14 +983,14 @@ def test_on_error_rules_a_broken_contract_too(send):
 
     @transform
     def forgetful(message):
-        """Returns nothing."""
+        """A filter that returns nothing."""
 
     assert send(Pipeline(forgetful, on_error="drop")).by == "forgetful"
 
 
 @pytest.mark.parametrize("error", [Abort, KeyboardInterrupt, asyncio.CancelledError], ids=lambda e: e.__name__)
 def test_on_error_rules_errors_not_interrupts(send, error):
-    """What is no Exception goes to the publisher, whatever the rule."""
+    """An error that is not an Exception reaches the publisher, whatever the rule."""
     raised = error("now")
 
     @transform
@@ -1017,7 +1017,7 @@ def test_a_filter_outside_sees_what_the_rule_made_of_the_error(send):
 
 
 def test_an_error_that_a_rule_has_dealt_with_carries_no_old_blame():
-    """One error object for all: the second filter that raises it is the one that observers hear of."""
+    """One error object may be raised twice: observers hear of the second filter that raises it."""
     error = Boom("one object")
     blamed = []
 
@@ -1042,7 +1042,7 @@ def test_an_error_that_a_rule_has_dealt_with_carries_no_old_blame():
 
 @pytest.mark.parametrize("rule", [None, "dead_letter"])
 def test_on_error_dead_letter_is_what_a_delivery_does_anyway(rule):
-    """The default around a handler: a dead letter of the subscription that failed."""
+    """The default around a handler is a dead letter of the subscription that failed."""
     bus = deliver(Pipeline(failing, on_error=rule))
     (letter,) = bus.dead_letters.list()
     stats = bus.stats()["subscriptions"]["worker"]
@@ -1052,7 +1052,7 @@ def test_on_error_dead_letter_is_what_a_delivery_does_anyway(rule):
 
 
 def test_on_error_drop_around_a_handler_counts_the_delivery_as_dropped():
-    """No dead letter: it was said that this may be lost."""
+    """The rule says that the delivery may be lost, so there is no dead letter."""
     bus = deliver(Pipeline(failing, on_error="drop"))
     stats = bus.stats()["subscriptions"]["worker"]
 
@@ -1062,7 +1062,7 @@ def test_on_error_drop_around_a_handler_counts_the_delivery_as_dropped():
 
 @pytest.mark.parametrize("own", [False, True], ids=["bus-wide", "own"])
 def test_on_error_drop_counts_the_message_of_a_reader_as_dropped_too(own):
-    """A reader's Transforms stand under the same rule as a handler's."""
+    """A reader's transforms follow the same rule as a handler's filters."""
     chain = Pipeline(failing, on_error="drop")
     bus = Bus()
     if not own:
@@ -1078,7 +1078,7 @@ def test_on_error_drop_counts_the_message_of_a_reader_as_dropped_too(own):
 
 
 def test_on_error_drop_rules_no_error_of_the_handler():
-    """The handler is not one of the Pipeline's filters: its failure is a dead letter."""
+    """The handler is not one of the Pipeline's filters, so its failure becomes a dead letter."""
 
     def handler(message):
         raise Boom("now")
@@ -1089,7 +1089,7 @@ def test_on_error_drop_rules_no_error_of_the_handler():
 
 
 def test_an_explicit_dead_letter_inside_a_drop_is_a_dead_letter():
-    """The innermost rule counts around a handler too, also where it says what is the default."""
+    """The innermost rule counts around a handler too, even if it states the default."""
     bus = deliver(Pipeline(Pipeline(failing, on_error="dead_letter"), on_error="drop"))
 
     assert [letter.by for letter in bus.dead_letters.list()] == ["failing"]

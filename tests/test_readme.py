@@ -35,7 +35,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 @dataclass
 class Block:
-    """One fenced block: what stands behind the fence's opening, and the lines between the fences."""
+    """One fenced block: the text after the opening fence, and the lines between the fences."""
 
     page: str
     line: int
@@ -94,7 +94,7 @@ COMMANDS = [line for text in SHOWN for line in text.splitlines() if "-m venv" in
 def test_a_program_of_a_page_runs_and_prints_what_it_says(
     program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A newcomer who types it in, as `shop.py`, sees the same."""
+    """A newcomer who types it in as `shop.py` sees the same output."""
     module = types.ModuleType("shop")
     monkeypatch.setitem(sys.modules, "shop", module)  # handlers' annotations and dataclasses are looked up there
     monkeypatch.chdir(tmp_path)
@@ -123,12 +123,12 @@ def console(text: str) -> Iterator[tuple[str, str]]:
 
 
 def masked(text: str) -> str:
-    """Without what differs from run to run."""
+    """Return the text without what differs from run to run."""
     return re.sub(r"\d+\.\d\d s(, [\d,]+ records a second)?$", "N s", text, flags=re.MULTILINE)
 
 
 def test_the_session_on_a_file_is_the_real_one(tmp_path: Path) -> None:
-    """With the files that stand above it, each command prints what is shown; its letters come from a file of its own."""
+    """With the files that the page shows above the session, each command prints what the page shows."""
     for block in BLOCKS:
         if (match := re.fullmatch(r"(toml|python) ([\w.]+)", block.info)) and match[2] != "continues":
             (tmp_path / match[2]).write_text(block.text, encoding="utf-8")
@@ -150,7 +150,7 @@ def test_the_session_on_a_file_is_the_real_one(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_the_tests_of_a_file_run_as_it_is_shown(tmp_path: Path) -> None:
-    """A program's own test of its file."""
+    """A program can test its own config file as the page shows."""
     for block in BLOCKS:
         for info, name in (
             ("toml pipebus.toml", "pipebus.toml"),
@@ -172,7 +172,7 @@ def test_the_tests_of_a_file_run_as_it_is_shown(tmp_path: Path) -> None:
     "block", [block for block in BLOCKS if block.info.startswith("toml")], ids=lambda block: f"{block.page}:{block.line}"
 )
 def test_a_file_of_a_page_loads(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a newcomer copies is right; a piece of a chain stands in one."""
+    """A newcomer can copy each file and load it; a fragment loads as part of a pipeline."""
     [shop] = [block.text for block in BLOCKS if block.info == "python shop.py"]
     (tmp_path / "shop.py").write_text(shop, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -187,14 +187,14 @@ def test_a_file_of_a_page_loads(block: Block, tmp_path: Path, monkeypatch: pytes
 
 
 def call_test(test: Any) -> None:
-    """As pytest would: with the fixtures that its parameters name."""
+    """Call a test as pytest would, with the fixtures that its parameters name."""
     fixtures: dict[str, Any] = {"run_filter": lambda: nullcontext(testing.run_filter), "harness": testing.Harness}
     with ExitStack() as stack:
         test(*(stack.enter_context(fixtures[name]()) for name in inspect.signature(test).parameters))
 
 
 def test_the_pages_have_programs() -> None:
-    """The first bus is there, and its blocks were found; so were those of other pages."""
+    """The test finds the blocks of the first bus, and those of the other pages."""
     assert len([program for program in PROGRAMS if program.page == "README.md"]) >= 3
     assert len({program.page for program in PROGRAMS}) > 10
     assert len(PROGRAMS) > 20
@@ -202,7 +202,7 @@ def test_the_pages_have_programs() -> None:
 
 @pytest.mark.thorough
 def test_the_story_of_the_race_is_the_real_one(tmp_path: Path) -> None:
-    """Each line that is shown stands in what a reader gets to see, in this order."""
+    """Each line that the page shows appears in the real story, in the same order."""
     [shown] = [block.text for block in BLOCKS if block.info == "text story"]
     [program] = [program for program in PROGRAMS if "SimulationFailed" in program.parts[0][0].text]
     file = tmp_path / "shop.py"
@@ -297,7 +297,7 @@ def test_every_command_is_named() -> None:
 
 
 def test_the_changelog_begins_with_this_version() -> None:
-    """What is installed is what the newest entry tells of."""
+    """The newest entry describes the installed version."""
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     versions = re.findall(r"^## \[?(\d+\.\d+\.\d+)", changelog, re.MULTILINE)
 

@@ -38,7 +38,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def taken(records: CsvRecords | JsonRecords) -> tuple[list[Any], str]:
-    """What could be read (of bad records, what is wrong), and why it could not be read on."""
+    """What could be read, with the error texts of bad records, and why the reading stopped."""
     found: list[Any] = []
     try:
         with records:
@@ -49,13 +49,13 @@ def taken(records: CsvRecords | JsonRecords) -> tuple[list[Any], str]:
 
 
 def rows(path: Path, *columns: str) -> tuple[list[Any], str]:
-    """Of a CSV file; the path is cut to its name."""
+    """Read a CSV file; in errors, the path is cut to its name."""
     found, error = taken(CsvRecords(path, columns))
     return found, error.replace(str(path), path.name)
 
 
 def values(path: Path) -> tuple[list[Any], str]:
-    """Of a file of JSON Lines; the path is cut to its name."""
+    """Read a file of JSON Lines; in errors, the path is cut to its name."""
     found, error = taken(JsonRecords(path))
     return (
         [one.replace(str(path), path.name) if isinstance(one, str) else one for one in found],
@@ -64,7 +64,7 @@ def values(path: Path) -> tuple[list[Any], str]:
 
 
 def zipped() -> bytes:
-    """An archive with one file."""
+    """Return a zip archive with one file."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         archive.writestr("records.jsonl", "1\n")
@@ -97,7 +97,7 @@ def zipped() -> bytes:
     ],
 )
 def test_json_lines_are_values(write: Write, data: bytes, expected: list[Any]) -> None:
-    """One for each line that is not blank."""
+    """Each line that is not blank is one value."""
     assert values(write(data)) == (expected, "")
 
 
@@ -120,7 +120,7 @@ def test_json_lines_are_values(write: Write, data: bytes, expected: list[Any]) -
     ],
 )
 def test_one_that_is_no_json_stands_in_its_place(write: Write, line: bytes, says: str) -> None:
-    """With its line, and in one line; those before and behind it are read."""
+    """The error has the line's number and is one line; the lines before and after it are read."""
     (first, bad, last), error = values(write(b"\n1\n" + line + b"\n2\n"))
     assert (first, last, error) == (1, 2, "")
     assert bad.startswith("bad: file:3: not JSON: ")
@@ -129,12 +129,12 @@ def test_one_that_is_no_json_stands_in_its_place(write: Write, line: bytes, says
 
 
 def test_a_bad_record_says_nothing_of_a_line_of_its_own(write: Write) -> None:
-    """The json module counts lines within the record: its "line 1 column 2" would contradict the file's."""
+    """The json module counts lines within the record, so its "line 1 column 2" would contradict the line of the file."""
     assert values(write(b"1\n2\n{a}\n"))[0][2] == "bad: file:3: not JSON: Expecting property name enclosed in double quotes"
 
 
 def test_what_is_not_utf_8_ends_the_file_after_the_good_lines(write: Write) -> None:
-    """They come first, though all of them fit in one block; the error says which line is none."""
+    """The good lines come first, even if all of them fit in one block; the error names the line that is not UTF-8."""
     found, error = values(write(b'1\n2\n"\xff"\n4\n'))
     assert found == [1, 2]
     assert "not JSON Lines in UTF-8 ('utf-8' codec can't decode byte 0xff" in error
@@ -143,7 +143,7 @@ def test_what_is_not_utf_8_ends_the_file_after_the_good_lines(write: Write) -> N
 
 
 def test_lone_surrogates_as_bytes_are_not_utf_8(write: Write) -> None:
-    """As an encoder writes them that should not."""
+    """Bytes that a careless encoder writes for lone surrogates are not UTF-8."""
     found, error = values(write(b'1\n"\xed\xa0\x80"\n'))
     assert found == [1]
     assert "not JSON Lines in UTF-8" in error
@@ -170,14 +170,14 @@ def test_lone_surrogates_as_bytes_are_not_utf_8(write: Write) -> None:
     ],
 )
 def test_csv_rows_are_mappings_of_texts(write: Write, data: bytes, expected: list[tuple[str, str]]) -> None:
-    """By the names of the header."""
+    """Each row is a mapping whose keys are the names in the header."""
     found, error = rows(write(data), "a", "b")
     assert error == ""
     assert found == [{"a": a, "b": b} for a, b in expected]
 
 
 def test_a_blank_line_of_one_column_is_no_record(write: Write) -> None:
-    """An empty text in quotes is one."""
+    """A blank line is not a record, but an empty text in quotes is one."""
     assert rows(write('a\n1\n\n""\n')) == ([{"a": "1"}, {"a": ""}], "")
 
 
@@ -196,7 +196,7 @@ def test_a_blank_line_of_one_column_is_no_record(write: Write) -> None:
     ],
 )
 def test_a_csv_file_of_a_wrong_shape_is_an_error(write: Write, data: bytes, read: int, says: str) -> None:
-    """Loudly, at the first line that is wrong; the rows before it have been read."""
+    """The error comes at the first line that is wrong, after the rows before it have been read."""
     found, error = rows(write(data))
     assert len(found) == read
     assert says in error
@@ -212,32 +212,32 @@ def test_a_csv_file_of_a_wrong_shape_is_an_error(write: Write, data: bytes, read
     ],
 )
 def test_missing_columns_are_named_before_the_first_row(write: Write, header: str, says: str) -> None:
-    """With the beginning of what stands there instead."""
+    """The error also quotes the beginning of the line that is there instead."""
     found, error = rows(write(f"{header}\n1,2\n"), "a", "c", "d")
     assert (found, error) == ([], f"{says}; {CSV_WANTED}")
 
 
 def test_columns_may_stand_in_any_order_beside_others(write: Write) -> None:
-    """Only what is asked for has to be there."""
+    """Only the requested columns must be present."""
     assert rows(write("z,b,a\n1,2,3\n"), "a", "b") == ([{"z": "1", "b": "2", "a": "3"}], "")
 
 
 def test_a_column_that_is_named_twice_is_an_error(write: Write) -> None:
-    """One of the two would be lost."""
+    """One of the two columns would be lost."""
     found, error = rows(write("a,b,a\n1,2,3\n"))
     assert found == []
     assert "a" in error
 
 
 def test_a_blank_first_line_is_not_an_empty_file(write: Write) -> None:
-    """It is skipped, or it is named; that the file is empty would not be true."""
+    """A blank first line is skipped or named, but the error does not claim that the file is empty."""
     found, error = rows(write("\na,b\n1,2\n"))
     assert found == [{"a": "1", "b": "2"}] or "blank" in error
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
 def test_csv_that_is_not_utf_8_ends_after_the_good_rows(write: Write, pack: Callable[[bytes], bytes]) -> None:
-    """They come first, though all of them fit in one block; the error says which line is none."""
+    """The good rows come first, even if all of them fit in one block; the error names the line that is not UTF-8."""
     found, error = rows(write(pack(b"a,b\n1,2\n3,4\n5,\xff\n7,8\n")))
     assert "not a CSV file in UTF-8 ('utf-8' codec can't decode byte 0xff" in error
     assert error.endswith(CSV_WANTED)
@@ -245,30 +245,30 @@ def test_csv_that_is_not_utf_8_ends_after_the_good_rows(write: Write, pack: Call
     assert error.startswith("file:4: ")
 
 
-# --- files that are none ------------------------------------------------------------------------------------------------
+# --- files that cannot be read ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("kind", "wanted"), [(JsonRecords, JSON_WANTED), (CsvRecords, CSV_WANTED)], ids=["jsonl", "csv"])
 class TestNoFile:
-    """The text names the file, and says what to do."""
+    """The error names the file, and says what to do."""
 
     def test_missing(self, tmp_path: Path, kind: Any, wanted: str) -> None:
-        """And what to give instead."""
+        """The error names the file and says what to give instead."""
         path = tmp_path / "none"
         assert taken(kind(path)) == ([], f"{path}: no such file; {wanted}")
 
     def test_a_folder(self, tmp_path: Path, kind: Any, wanted: str) -> None:
-        """As the system calls it."""
+        """The error quotes the system's own words."""
         assert taken(kind(tmp_path)) == ([], f"{tmp_path}: cannot be read (Is a directory); {wanted}")
 
     def test_a_zip_archive(self, write: Write, kind: Any, wanted: str) -> None:
-        """By its content: it is called as what it should be."""
+        """The content shows that it is an archive, although the name says otherwise."""
         path = write(zipped(), "records.jsonl")
         text = f"{path} is a zip archive; unpack it first: unzip -p FILE | pipebus … --input -"
         assert taken(kind(path)) == ([], text)
 
     def test_what_only_begins_like_gzip(self, write: Write, kind: Any, wanted: str) -> None:
-        """No traceback of the gzip module's."""
+        """The error is a sentence and not a traceback of the gzip module."""
         path = write(b"\x1f\x8b\x08garbage, and no more than that")
         found, error = taken(kind(path))
         assert found == []
@@ -276,7 +276,7 @@ class TestNoFile:
         assert error.endswith("; fetch or compress it again")
 
     def test_a_path_that_cannot_be(self, kind: Any, wanted: str) -> None:
-        """A name that is longer than any."""
+        """The file name is longer than the system allows."""
         found, error = taken(kind("x" * 5000))
         assert found == []
         assert f": cannot be read (File name too long); {wanted}" in error
@@ -291,7 +291,7 @@ class TestNoFile:
     ],
 )
 def test_broken_gzip_is_told_after_the_good_lines(write: Write, cut: Callable[[bytes], bytes]) -> None:
-    """What could be unpacked is read before."""
+    """What can be unpacked is read before the error."""
     found, error = values(write(cut(gzip.compress(b"1\n2\n3\n"))))
     assert found == [1, 2, 3]
     assert error.startswith("file: broken gzip data (")
@@ -299,20 +299,20 @@ def test_broken_gzip_is_told_after_the_good_lines(write: Write, cut: Callable[[b
 
 
 def test_a_cut_gzip_file_of_csv_is_told_after_the_good_rows(write: Write) -> None:
-    """As of JSON Lines."""
+    """A cut CSV file gives its good rows before the error, as a file of JSON Lines does."""
     found, error = rows(write(gzip.compress(b"a,b\n1,2\n3,4\n")[:-6]))
     assert error.startswith("file: broken gzip data (")
     assert found == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
 
 
 def test_gzip_is_told_by_its_content(write: Write) -> None:
-    """Not by the name: neither what has it not, nor what is called so and is none."""
+    """The content decides and not the name: a gzip file may have any name, and a file named .gz may be plain."""
     assert values(write(gzip.compress(b"1\n"), "plain.jsonl")) == ([1], "")
     assert values(write(b"1\n", "packed.jsonl.gz")) == ([1], "")
 
 
 def test_the_original_error_is_kept(write: Write) -> None:
-    """For who debugs."""
+    """The original error is the cause, for a user who debugs."""
     with pytest.raises(BadInput) as caught, JsonRecords("/nowhere/at/all"):
         pass
     assert isinstance(caught.value.__cause__, FileNotFoundError)
@@ -333,7 +333,7 @@ def test_the_original_error_is_kept(write: Write) -> None:
     ],
 )
 def test_the_file_is_closed_whatever_happens(write: Write, kind: Any, data: bytes) -> None:
-    """No descriptor stays open, also where it could not be opened as records."""
+    """No file stays open, even one that could not be read as records."""
     path = write(data)
     taken(kind(path))
     open_ones = [os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd") if _is_link(number)]
@@ -341,7 +341,7 @@ def test_the_file_is_closed_whatever_happens(write: Write, kind: Any, data: byte
 
 
 def _is_link(number: str) -> bool:
-    """The descriptor that has listed the folder is gone by now."""
+    """Return False for a descriptor that is already closed, such as the one that listed the folder."""
     return os.path.lexists(f"/proc/self/fd/{number}")
 
 
@@ -366,12 +366,12 @@ def _is_link(number: str) -> bool:
     ],
 )
 def test_a_format_that_is_not_given_is_told_by_the_name(name: str, format: Any, kind: type) -> None:
-    """A name that says nothing is JSON Lines; a format that is given wins."""
+    """The name decides, and a name without a known ending means JSON Lines; a given format wins."""
     assert type(open_records(name, format)) is kind
 
 
 def test_nothing_is_opened_before_the_block(tmp_path: Path) -> None:
-    """A file that is missing is told where it is read."""
+    """A missing file raises its error when the block is entered, not before."""
     records = open_records(str(tmp_path / "none.csv"), None)
     with pytest.raises(BadInput, match="no such file"):
         records.__enter__()
@@ -380,7 +380,7 @@ def test_nothing_is_opened_before_the_block(tmp_path: Path) -> None:
 # --- one at a time, and how far ---------------------------------------------------------------------------------------------
 
 MANY = 20_000
-GZIP = functools.partial(gzip.compress, compresslevel=0)  # as large as what is in it, so that it is no single block
+GZIP = functools.partial(gzip.compress, compresslevel=0)  # as large as its contents, so that it takes more than one block
 LINES = b"".join(b'{"number": %d}\n' % number for number in range(MANY))
 ROWS = b"number,half\n" + b"".join(b"%d,%d\n" % (number, number // 2) for number in range(MANY))
 
@@ -395,7 +395,7 @@ ROWS = b"number,half\n" + b"".join(b"%d,%d\n" % (number, number // 2) for number
     ],
 )
 def test_progress_goes_from_0_to_1_as_the_file_is_read(write: Write, kind: Any, data: bytes) -> None:
-    """It never goes back; and after the first record most of the file has not been read: no more than a block."""
+    """Progress never goes back, and the first record comes after reading at most a block of the file."""
     with kind(write(data)) as records:
         assert 0.0 <= records.progress < 0.7
         seen = [records.progress for _ in records]
@@ -407,14 +407,14 @@ def test_progress_goes_from_0_to_1_as_the_file_is_read(write: Write, kind: Any, 
 
 
 def test_progress_of_an_empty_file_is_not_known(write: Write) -> None:
-    """There is no part of nothing."""
+    """An empty file has no progress to show."""
     with JsonRecords(write(b"")) as records:
         assert records.progress is None
         assert list(records) == []
 
 
 class Pipe:
-    """A pipe: a thread writes lines, and counts the bytes that there was room for."""
+    """A pipe: a thread writes lines, and counts the bytes that fit."""
 
     def __init__(self) -> None:
         self.read_end, self._write_end = os.pipe()
@@ -447,7 +447,7 @@ def pipe() -> Iterator[Pipe]:
 
 @pytest.mark.parametrize("kind", [JsonRecords, CsvRecords], ids=["jsonl", "csv"])
 def test_records_come_from_a_pipe_as_soon_as_a_line_is_written(pipe: Pipe, kind: Any) -> None:
-    """The writer waits for each record to be taken before it writes the next one: who reads ahead waits until it gives up."""
+    """The writer waits until each record is taken, so a reader that reads ahead would wait until it gives up."""
     asked = threading.Semaphore(0)
     given_up: list[int] = []
 
@@ -479,14 +479,14 @@ def test_records_come_from_a_pipe_as_soon_as_a_line_is_written(pipe: Pipe, kind:
 @pytest.mark.parametrize("kind", [JsonRecords, CsvRecords], ids=["jsonl", "csv"])
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 def test_a_long_source_is_read_as_far_as_it_is_asked(pipe: Pipe, kind: Any, packed: bool) -> None:
-    """One record at a time: of a million the first three come, and not much more of the source is taken."""
+    """The first three records of a million come one at a time, and little more of the source is read."""
 
     def writer() -> None:
         data = io.BytesIO()
         out: Any = gzip.GzipFile(fileobj=data, mode="wb") if packed else data
         out.write(b"number\n" if kind is CsvRecords else b"")
         try:
-            for number in range(1_000_000):  # who reads all of it fails, and does not hang
+            for number in range(1_000_000):  # a source that reads all of it fails, and does not hang
                 out.write(b"%d\n" % number)
                 if number % 1000 == 0 or not packed:
                     out.flush()
@@ -494,7 +494,7 @@ def test_a_long_source_is_read_as_far_as_it_is_asked(pipe: Pipe, kind: Any, pack
                     data.seek(0)
                     data.truncate()
         except BrokenPipeError:
-            return  # nobody reads any more
+            return  # nobody reads any longer
         pipe.end()
 
     thread = threading.Thread(target=writer, daemon=True)
@@ -509,7 +509,7 @@ def test_a_long_source_is_read_as_far_as_it_is_asked(pipe: Pipe, kind: Any, pack
 
 
 def test_standard_input_is_read_and_left_open(write: Write) -> None:
-    """It is called what it is; and it is not the reader's to close."""
+    """Standard input has its own name, and the reader does not close it."""
     path = write("1\nx\n")
     kept = os.dup(0)
     given = os.open(path, os.O_RDONLY)
@@ -525,7 +525,7 @@ def test_standard_input_is_read_and_left_open(write: Write) -> None:
 
 
 def test_what_is_wrong_with_standard_input_names_it(write: Write) -> None:
-    """There is no file that could be named."""
+    """The error names standard input, because there is no file to name."""
     kept = os.dup(0)
     given = os.open(write(""), os.O_RDONLY)
     try:
@@ -538,6 +538,6 @@ def test_what_is_wrong_with_standard_input_names_it(write: Write) -> None:
 
 
 def test_somebody_else_s_wish_is_told_in_its_place(tmp_path: Path) -> None:
-    """`wanted`: what the program would have the user give."""
+    """`wanted` says what the user should give instead."""
     path = tmp_path / "none"
     assert taken(CsvRecords(path, wanted="leave --input out"))[1] == f"{path}: no such file; leave --input out"

@@ -32,7 +32,7 @@ def on_its_way(pool: Pool) -> Worker:
 
 
 def test_a_woken_worker_whose_mailbox_another_took_wakes_the_next_all_the_same(pool: Pool) -> None:
-    """Two submits relied on it meanwhile: it takes the one mailbox, and the other must not wait for it to end."""
+    """Two submits relied on the worker, so it takes one mailbox and wakes another worker for the other."""
     worker = on_its_way(pool)
     later: list[Any] = ["second", "third"]
     pool.ready.extend(later)  # its own was taken by a worker that was awake; these came while it was on its way
@@ -42,7 +42,7 @@ def test_a_woken_worker_whose_mailbox_another_took_wakes_the_next_all_the_same(p
 
 
 def test_a_worker_that_turns_back_before_it_sleeps_wakes_the_next(pool: Pool) -> None:
-    """The second look, after it stood among the sleepers, finds mailboxes that came meanwhile."""
+    """A worker looks again after it has joined the sleepers, and finds the mailboxes that came in between."""
 
     class Late(list[Any]):
         """Mailboxes that come between the first look and the second."""
@@ -63,7 +63,7 @@ def test_a_worker_that_turns_back_before_it_sleeps_wakes_the_next(pool: Pool) ->
 
 
 def test_a_worker_that_finds_nothing_is_on_its_way_no_longer(pool: Pool) -> None:
-    """So that the next submit wakes somebody. (A pool that stops lets it end instead of sleep.)"""
+    """The next submit therefore wakes a worker. (A worker of a pool that stops ends instead of going to sleep.)"""
     worker = on_its_way(pool)
     pool.stopping = True
 
@@ -176,7 +176,7 @@ def test_an_entry_that_comes_after_the_stop_is_taken_out_again_on_no_new_thread(
     """A publisher that was put to sleep just before it called a worker: when the pool has stopped, none is made for it."""
 
     class Entry:
-        """A mailbox that has closed: it has nothing to begin with."""
+        """A mailbox that has closed and has nothing to begin with."""
 
         begun_by: list[threading.Thread]
 

@@ -1,4 +1,4 @@
-"""What the default run leaves out of cross products, and what it keeps."""
+"""Which cases of a cross product the default run leaves out, and which it keeps."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ANSWERS = ("none", "a text", "a number")
 
 
 def crossed(**values: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Every combination."""
+    """Return every combination of the values."""
     return [dict(zip(values, row, strict=True)) for row in product(*values.values())]
 
 
 def test_of_two_parameters_each_value_occurs() -> None:
-    """A test on every kind of chain is run on every kind."""
+    """A test on every kind of chain still runs on every kind."""
     cases = crossed(kind=KINDS, shape=SHAPES)
 
     kept = [cases[index] for index in covering(cases)]
@@ -29,7 +29,7 @@ def test_of_two_parameters_each_value_occurs() -> None:
 
 
 def test_of_more_parameters_each_pair_of_values_meets() -> None:
-    """No two values are tried only apart."""
+    """No two values are tried only apart from each other."""
     cases = crossed(kind=KINDS, shape=SHAPES, answer=ANSWERS)
 
     kept = [cases[index] for index in covering(cases)]
@@ -40,7 +40,7 @@ def test_of_more_parameters_each_pair_of_values_meets() -> None:
 
 
 def test_a_table_is_run_whole() -> None:
-    """Each row has a reason of its own, though values come again."""
+    """Each row is there for its own reason, even if values repeat."""
     rows = [{"text": f"row {number}", "error": ANSWERS[number % 3]} for number in range(20)]
 
     assert list(covering(rows)) == list(range(20))
@@ -60,7 +60,7 @@ def test_a_table_that_is_crossed_with_kinds_has_each_row_and_each_kind() -> None
 
 
 def test_few_cases_are_spread_over_all() -> None:
-    """Not only the first of a table."""
+    """The cases come from all parts of a table, not only from its start."""
     assert spread(3, 12) == [0, 4, 8]
     assert spread(5, 3) == [0, 1, 2]
     assert spread(1, 9) == [0]

@@ -1,4 +1,4 @@
-"""What a filter's setting may be written as: durations and sizes."""
+"""The forms in which a filter's settings can be written: durations and sizes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from values_helpers import CALM
     ids=repr,
 )
 def test_durations(written: Any, seconds: float) -> None:
-    """A number is seconds; text has a unit. The result is a float."""
+    """A number is in seconds, a text has a unit, and the result is a float."""
     found = quantities.seconds(written, "Expire.ttl")
     assert found == pytest.approx(seconds)
     assert type(found) is float
@@ -93,7 +93,7 @@ def test_bad_durations_are_refused_word_by_word(written: Any, says: str) -> None
 
 @pytest.mark.parametrize("read", [quantities.seconds, quantities.size])
 def test_a_number_beyond_all_bounds_is_refused(read: Any) -> None:
-    """Not with an error of Python's own, and not with four hundred digits."""
+    """The error is not one of Python's own and does not print four hundred digits."""
     with pytest.raises(PipelineError, match=r"^Filter\.setting") as refused:
         read(10**400, "Filter.setting")
     assert len(str(refused.value)) < 200
@@ -135,7 +135,7 @@ def test_bounds_of_durations() -> None:
     ids=repr,
 )
 def test_sizes(written: Any, size: int) -> None:
-    """A whole number is bytes; text has a unit, decimal or binary. The result is an exact int."""
+    """A whole number is in bytes, a text has a decimal or binary unit, and the result is an exact int."""
     found = quantities.size(written, "Bus.max_message_bytes")
     assert found == size
     assert type(found) is int
@@ -175,7 +175,7 @@ def test_bad_sizes_are_refused_word_by_word(written: Any, says: str) -> None:
 
 
 def test_least_size() -> None:
-    """A bound of one's own."""
+    """A setting may have a lower bound of its own."""
     assert quantities.size(10, "X.y", least=10) == 10
     with pytest.raises(PipelineError) as small:
         quantities.size("9B", "X.y", least=10)
@@ -192,7 +192,7 @@ def test_least_size() -> None:
     )
 )
 def test_whatever_is_written_is_read_or_refused(written: Any) -> None:
-    """There is no third way out: no other exception, no negative and no endless value."""
+    """The only error is a refusal, and no value is negative or endless."""
     for read in (quantities.seconds, quantities.size):
         try:
             found = read(written, "X.y")

@@ -37,7 +37,7 @@ def by_why(rows: tuple[Any, ...]) -> Any:
 
 @pytest.fixture(scope="module")
 def heard() -> dict[str, set[str]]:
-    """For each pattern of the table, the subjects that a real subscription to it received."""
+    """Return, for each pattern of the table, the subjects that a real subscription to it received."""
     found: dict[str, list[str]] = {pattern: [] for pattern in PATTERNS}
     with Bus() as bus:
         for pattern in PATTERNS:
@@ -60,7 +60,7 @@ def tree() -> PatternTree[str]:
 
 
 def test_the_table_asks_each_question_once() -> None:
-    """The table is worth its name: many rows, none twice, each with a rule of its own."""
+    """The table has many rows, none of them twice, and each has a rule of its own."""
     assert len(ROWS) >= 70
     assert len({(row.pattern, row.subject) for row in ROWS}) == len(ROWS)
     assert len({row.why for row in ROWS}) == len(ROWS)
@@ -99,7 +99,7 @@ def test_table_agrees_with_a_regular_expression() -> None:
 
 
 def as_regex(pattern: str) -> re.Pattern[str]:
-    """NATS's rules, written another way."""
+    """Return NATS's matching rules, written as a regular expression."""
     parts = {"*": r"[^.]+", ">": r".+"}
     return re.compile(r"\.".join(parts.get(token) or re.escape(token) for token in pattern.split(".")), re.DOTALL)
 
@@ -109,7 +109,7 @@ def as_regex(pattern: str) -> re.Pattern[str]:
 
 @by_why(NO_PATTERN)
 def test_what_is_no_pattern_is_refused_word_by_word(row: Refused) -> None:
-    """The error names the text, the place, what is wrong and how it is done right."""
+    """The error names the text, the place and the mistake, and says how to write it."""
     with pytest.raises(SubjectError) as refused:
         Pattern(row.text)
     assert str(refused.value) == row.says
@@ -117,7 +117,7 @@ def test_what_is_no_pattern_is_refused_word_by_word(row: Refused) -> None:
 
 @by_why((*NO_PATTERN, *NO_SUBJECT))
 def test_bus_refuses_to_publish_to_what_is_no_subject(row: Refused) -> None:
-    """Whatever cannot be a subject is refused by `publish`, in the same words, and counted as no message."""
+    """`publish` refuses any text that cannot be a subject, in the same words, and counts no message."""
     with Bus() as bus:
         with pytest.raises(SubjectError) as refused:
             bus.publish(row.text, 1)
@@ -127,7 +127,7 @@ def test_bus_refuses_to_publish_to_what_is_no_subject(row: Refused) -> None:
 
 @by_why(NO_PATTERN)
 def test_bus_refuses_to_subscribe_to_what_is_no_pattern(row: Refused) -> None:
-    """Whatever cannot be a pattern is refused by `subscribe`, in the same words, and nothing is left behind."""
+    """`subscribe` refuses any text that cannot be a pattern, in the same words, and leaves nothing behind."""
     bus = Bus()
     with pytest.raises(SubjectError) as refused:
         bus.subscribe(row.text, print)
@@ -137,7 +137,7 @@ def test_bus_refuses_to_subscribe_to_what_is_no_pattern(row: Refused) -> None:
 
 @by_why(NO_PATTERN)
 def test_subject_refuses_what_is_no_pattern(row: Refused) -> None:
-    """A typed name is checked where it is written down."""
+    """A typed name is checked where it is written."""
     with pytest.raises(SubjectError) as refused:
         Subject[int](row.text)
     assert str(refused.value) == row.says
@@ -145,7 +145,7 @@ def test_subject_refuses_what_is_no_pattern(row: Refused) -> None:
 
 @by_why(NO_SUBJECT)
 def test_a_wildcard_can_be_subscribed_to(row: Refused) -> None:
-    """What cannot be published to may still be a pattern."""
+    """A wildcard cannot be published to, but it may be a pattern."""
     assert Pattern(row.text).literal is False
 
 
@@ -169,7 +169,7 @@ def test_mail_to_an_object_that_is_not_wrapped_is_refused(wrong: Any) -> None:
 
 
 def test_a_subject_error_is_also_a_value_error() -> None:
-    """Who catches `ValueError`, or everything of pipebus, catches it."""
+    """Code that catches `ValueError`, or every error of pipebus, catches it."""
     assert issubclass(SubjectError, ValueError)
     assert issubclass(SubjectError, PipebusError)
 
@@ -269,7 +269,10 @@ def test_matches_agrees_with_a_regular_expression(pattern: str, subject: str) ->
 @given(small_patterns(), small_patterns())
 @settings(CALM)
 def test_covers_and_overlaps_keep_their_laws(one: str, other: str) -> None:
-    """Each covers itself; who covers overlaps; overlap is mutual; a literal is covered by what matches it."""
+    """
+    The laws are: each covers itself; covering implies overlapping; overlapping is mutual; a pattern covers a literal it
+    matches.
+    """
     a, b = Pattern(one), Pattern(other)
     assert a.covers(a)
     assert a.overlaps(a)
@@ -319,7 +322,7 @@ STEPS = st.lists(st.tuples(st.booleans(), small_patterns(), st.integers(0, len(V
 @given(STEPS, st.lists(st.sampled_from(WORLD), min_size=1, max_size=8))
 @settings(CALM, max_examples=100)
 def test_tree_does_what_a_list_does(steps: list[tuple[bool, str, int]], subjects: list[str]) -> None:
-    """After any adds and removes the index finds what a search through a list finds, by identity, and counts as many."""
+    """The index finds what a search through a list finds after any adds and removes, by identity, and counts as many."""
     tree: PatternTree[Filed] = PatternTree()
     naive = NaiveIndex()
     for adds, pattern, number in steps:
@@ -336,7 +339,7 @@ def test_tree_does_what_a_list_does(steps: list[tuple[bool, str, int]], subjects
 
 
 def test_values_under_one_pattern_keep_their_order() -> None:
-    """Who was filed first is found first."""
+    """The value that was filed first is found first."""
     tree: PatternTree[int] = PatternTree()
     for number in range(5):
         tree.add(Pattern("a.*"), number)
@@ -354,7 +357,7 @@ def test_removing_what_was_never_filed_changes_nothing() -> None:
 
 
 def test_removing_a_deep_pattern_keeps_the_shorter_one() -> None:
-    """Empty branches go; what others still use stays."""
+    """Empty branches are removed, and what others still use stays."""
     tree: PatternTree[str] = PatternTree()
     tree.add(Pattern("a.b"), "short")
     tree.add(Pattern("a.b.c.d"), "long")
@@ -369,7 +372,7 @@ class Held:
 
 
 def test_an_emptied_tree_holds_nothing() -> None:
-    """Subscribing and unsubscribing for ever leaves no memory behind."""
+    """A program that subscribes and unsubscribes forever does not leak memory."""
     tree: PatternTree[Held] = PatternTree()
     value = Held()
     gone = weakref.ref(value)
@@ -383,7 +386,7 @@ def test_an_emptied_tree_holds_nothing() -> None:
 
 
 def test_the_deepest_subject_is_matched() -> None:
-    """The most tokens that a subject can have, under patterns as deep."""
+    """A subject with the largest number of tokens is matched by patterns as deep."""
     subject = ".".join("d" * 512)
     tree: PatternTree[str] = PatternTree()
     for pattern in (subject, ".".join("*" * 512), "d.>", ">"):
@@ -434,7 +437,7 @@ def test_a_typed_wildcard_can_be_subscribed_to_but_not_published_to() -> None:
 
 @pytest.mark.parametrize("subject", [LONGEST, DEEP], ids=["longest", "deep"])
 def test_extreme_subjects_arrive_whole(subject: str) -> None:
-    """What the grammar allows the bus carries."""
+    """The bus carries every subject that the grammar allows."""
     with Bus("memory:?wire=json") as bus, bus.subscribe(">") as sub:
         bus.publish(subject, 1)
         assert sub.receive(timeout=10).subject == subject
@@ -500,7 +503,7 @@ def test_refs_are_equal_when_they_hold_the_same_object() -> None:
 
 
 def test_a_ref_keeps_its_object() -> None:
-    """The object can be had back; while the `Ref` lives it lives, so its identity cannot be another's."""
+    """A `Ref` returns its object and keeps it alive, so no other object can get the same identity."""
     thing = Alike()
     assert Ref(thing).object is thing
     assert repr(Ref(5)) == "Ref(5)"
@@ -517,7 +520,7 @@ def test_a_ref_to_what_cannot_be_hashed_is_refused(wrong: Any) -> None:
 
 
 def test_mail_to_a_ref_reaches_that_object_only() -> None:
-    """Equal objects, `>` and the object's text do not hear it."""
+    """Neither an equal object, nor `>`, nor the object's text receives it."""
     mine, yours = Alike(), Alike()
     found: list[str] = []
     with Bus() as bus:
@@ -540,7 +543,7 @@ def test_the_subject_of_mail_to_a_ref_is_the_ref() -> None:
 
 
 def test_a_pattern_that_is_taken_out_leaves_no_empty_branch() -> None:
-    """Subjects that come and go for ever leave nothing behind in the index, and a neighbour keeps what it needs."""
+    """Subjects that come and go leave nothing behind in the index, and a neighbour keeps what it needs."""
 
     def branches() -> int:
         """How many trees the index is made of."""

@@ -1,4 +1,4 @@
-"""What a type checker tells users: `tests/typing/users.py`, read by mypy in strict mode."""
+"""What users learn from a type checker: mypy reads `tests/typing/users.py` in strict mode."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FOUND = re.compile(r"^(?P<file>.*?):(?P<line>\d+): error: (?P<text>.*)$")
 
 
 def promises() -> list[tuple[str, range]]:
-    """Each function of the file and the lines that it stands on; what stands outside of them is one more."""
+    """Each function of the file, with the range of its lines."""
     tree = ast.parse(USERS.read_text())
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     return [(node.name, range(node.lineno, (node.end_lineno or node.lineno) + 1)) for node in functions]
 
 
 def complaints(cache: Path) -> dict[int, list[str]]:
-    """What mypy says of the file, by line."""
+    """What mypy says about the file, by line."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent", "--no-pretty"),
@@ -69,5 +69,5 @@ def test_every_promise_is_written_down() -> None:
 
 
 def test_the_package_says_that_it_is_typed() -> None:
-    """Without `py.typed` no checker would look."""
+    """Type checkers would ignore the package without `py.typed`."""
     assert (Path(pipebus.__file__).parent / "py.typed").is_file()

@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 class Refused(NamedTuple):
     """
-    A text that is no pattern, or no subject.
+    A text that is not a valid pattern or subject.
 
     Args:
         text: The text.
@@ -242,7 +242,7 @@ NO_PATTERN: Final = (
         "one character too long",
     ),
 )
-"""No pattern, and so no subject either."""
+"""Texts that are neither a pattern nor a subject."""
 
 NO_SUBJECT: Final = tuple(
     Refused(text, f'"{text}" has the wildcard "{sign}"; wildcards are for subscriptions, publish to a literal subject', why)

@@ -20,7 +20,7 @@ CALM: Final = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-"""A busy machine is no failure of a property. The same examples in each run, and others each time with `-m thorough`."""
+"""A busy machine must not fail a property. Examples are the same in each run, and differ each time with `-m thorough`."""
 
 HOME: Final = Path(pipebus.__file__).resolve().parents[1]
 """The directory that pipebus is imported from."""

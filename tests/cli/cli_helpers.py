@@ -1,4 +1,4 @@
-"""The real program for the tests of the command line: run to its end, on a terminal, or live with its pipes in hand."""
+"""The real program for the tests of the command line: run until it ends, on a terminal, or live with its pipes in hand."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PATIENCE = 60.0
 
 
 def run(*args: object, program: list[str] = PIPEBUS, **options: Any) -> subprocess.CompletedProcess[str]:
-    """To its end, with stdin closed if there is no `input`."""
+    """Run the program until it ends, with stdin closed if there is no `input`."""
     options = {"env": ENV, "stdin": subprocess.DEVNULL, "encoding": "utf-8"} | options
     if "input" in options:
         del options["stdin"]
@@ -87,11 +87,11 @@ for argv in json.load(sys.stdin):
     said.append([code, *texts])
 json.dump(said, sys.stdout)
 """
-"""For tables of many commands: each in a process of its own, forked from one that has imported the program."""
+"""Run tables of many commands, each in its own process, forked from one that has imported the program."""
 
 
 def many(*argvs: list[Any], **options: Any) -> list[subprocess.CompletedProcess[str]]:
-    """What `run` says of each."""
+    """Return what `run` would for each of these command lines."""
     asked = [[str(arg) for arg in argv] for argv in argvs]
     done = run(program=[sys.executable, "-c", MANY], input=json.dumps(asked), **options)
     assert done.returncode == 0, done.stderr
@@ -105,12 +105,12 @@ def figures(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def masked(text: str) -> str:
-    """Without what differs from run to run: how long it took."""
+    """Return the text without the elapsed time, which differs from run to run."""
     return re.sub(r"\d+\.\d\d s(, [\d,]+ records a second)?", "T s", text)
 
 
 def plain(text: str) -> str:
-    """Without colours and moves of the cursor."""
+    """Return the text without colours and cursor moves."""
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
 
 
@@ -128,7 +128,7 @@ class OnTerminal(NamedTuple):
 
 
 def on_terminal(*args: object, columns: int = 100, program: list[str] = PIPEBUS, **options: Any) -> OnTerminal:
-    """All that a terminal of so many columns was sent."""
+    """Return everything that a terminal with this many columns received."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     options = {"env": ENV | {"TERM": "xterm-256color"}, "stdin": theirs, "stdout": theirs, "stderr": theirs} | options
@@ -208,7 +208,7 @@ class Live:
         self.process.stdin.flush()
 
     def write_behind(self, texts: Iterable[str]) -> threading.Thread:
-        """On a thread, as fast as they are taken; who reads no more ends it."""
+        """Write on a thread as fast as the program reads; a program that stops reading ends the thread."""
 
         def write() -> None:
             try:
@@ -228,7 +228,7 @@ class Live:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """Its exit code, and all that it has printed is collected."""
+        """Return its exit code, once all that it printed is collected."""
         code = self.process.wait(PATIENCE)
         for thread in self._threads:
             thread.join(PATIENCE)
@@ -259,7 +259,7 @@ class Collected:
         return "".join(self.lines)
 
     def wait_for(self, count: int) -> list[str]:
-        """The first so many lines."""
+        """Wait for this many lines, and return them."""
         with self._news:
             assert self._news.wait_for(lambda: len(self.lines) >= count or self._ended, PATIENCE), self.lines[-5:]
             assert len(self.lines) >= count, f"it ended after {len(self.lines)} lines"

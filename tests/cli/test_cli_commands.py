@@ -68,25 +68,25 @@ def shop(tmp_path: Path) -> Shop:
 
 
 def case(name: str, subject: str, body: object, expect: str) -> str:
-    """A table of [[tests]]."""
+    """Return a table of [[tests]] as text."""
     return f'[[tests]]\nname = "{name}"\npublish = {{ subject = "{subject}", json = {json.dumps(body)} }}\nexpect = {expect}\n'
 
 
 def lines_of(text: str) -> list[dict[str, Any]]:
-    """JSON Lines."""
+    """Read text as JSON Lines."""
     return [json.loads(line) for line in text.splitlines()]
 
 
 def tidy(text: str) -> str:
-    """How long it took is not told."""
+    """Return the text without the time that the command took."""
     return re.sub(r"\d+\.\d\d s\n$", "T s\n", text)
 
 
 class TestEveryCommand:
-    """What all have in common."""
+    """Every command has these properties."""
 
     def test_help_of_each_command_has_examples(self) -> None:
-        """Who types `pipebus COMMAND --help` can copy a line."""
+        """A user who types `pipebus COMMAND --help` can copy an example."""
         for command, done in zip(COMMANDS, many(*([command, "--help"] for command in COMMANDS)), strict=True):
             assert (done.returncode, done.stderr) == (0, ""), command
             assert done.stdout.startswith(f"usage: pipebus {command} [-h]")
@@ -94,14 +94,14 @@ class TestEveryCommand:
             assert f"\n  pipebus {command}" in done.stdout, command
 
     def test_help_lists_every_command_with_its_line(self) -> None:
-        """`pipebus --help` is where one begins."""
+        """A new user begins with `pipebus --help`."""
         done = run("--help")
 
         assert done.returncode == 0
         assert re.findall(r"^    (\w+) +\S", done.stdout, re.MULTILINE) == list(COMMANDS)
 
     def test_an_unknown_option_is_exit_code_2(self) -> None:
-        """Named, with how the command is used."""
+        """The error names the option and shows how the command is used."""
         needed = {"check": ["x"], "explain": ["x", "a"], "graph": ["x"], "diff": ["x", "y"], "publish": ["x", "a"],
                   "tail": ["x"], "dead": ["list", "x"], "run": ["x"]}  # fmt: skip
         for done in many(*([command, *needed.get(command, []), "--frmat"] for command in COMMANDS)):
@@ -109,7 +109,7 @@ class TestEveryCommand:
             assert done.stdout == ""
 
     def test_what_is_missing_or_unknown_is_exit_code_2(self) -> None:
-        """Before anything is done."""
+        """A wrong command line is refused before anything is done."""
         wrong = ["", "nothing", "check", "explain", "explain x", "graph", "diff x", "publish x", "tail", "dead", "dead list",
                  "dead lsit x", "graph x --format svg", "tail x --count 0", "tail x --count -1", "tail x --count 1.5",
                  "tail x --count many", "publish x a --timeout -1", "publish x a --timeout nan", "check x --allow shop/x",
@@ -119,7 +119,7 @@ class TestEveryCommand:
             assert done.stdout == ""
 
     def test_a_target_that_is_none_is_one_line_and_exit_code_2(self, shop: Shop) -> None:
-        """With the thing, and the next move where there is one; `graph` stands for all."""
+        """The line names the target and suggests the next step if there is one; `graph` is tested for all commands."""
         shop.write(
             "app.py",
             """
@@ -152,7 +152,7 @@ class TestEveryCommand:
             assert_said_well(done, 2, text)
 
     def test_a_config_with_problems_is_all_told(self, shop: Shop) -> None:
-        """File and line first; exit code 2, and nothing is done."""
+        """Each problem begins with file and line; the exit code is 2, and nothing is done."""
         shop.config(subscription("one", "a..b", "nothing"))
         commands = ("explain bus.toml a.b", "graph bus.toml", "diff bus.toml bus.toml", "publish bus.toml a.b",
                     "tail bus.toml", "test bus.toml", "dead replay l.jsonl --all --on bus.toml")  # fmt: skip
@@ -162,7 +162,7 @@ class TestEveryCommand:
             assert done.stdout == ""
 
     def test_a_name_that_cannot_be_printed_is_a_problem_as_others(self, shop: Shop) -> None:
-        """What a file says is never a traceback."""
+        """A text from a file never causes a traceback."""
         shop.config(subscription("a\\u001bb", "a.>", "ok"))
         done = shop.run("check", "bus.toml", *ALLOW)
 
@@ -172,7 +172,7 @@ class TestEveryCommand:
 
     @pytest.mark.parametrize("args", [["filters"], ["graph", WEBHOOKS, *ALLOW_WEBHOOKS]], ids=lambda args: args[0])
     def test_a_reader_who_went_away_is_no_trouble(self, shop: Shop, args: list[Any]) -> None:
-        """`pipebus filters | head -0`: as other programs end."""
+        """`pipebus filters | head -0` ends as other programs do."""
         theirs, ours = os.pipe()
         os.close(theirs)
         done = subprocess.run(
@@ -184,7 +184,7 @@ class TestEveryCommand:
         assert (done.returncode, done.stderr) == (141, "")
 
     def test_no_room_for_the_answer_is_one_line(self) -> None:
-        """A full disk."""
+        """A full disk is reported in one line."""
         with open("/dev/full", "w") as full:
             done = subprocess.run(
                 [*PIPEBUS, "schema"], env=ENV, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
@@ -196,7 +196,7 @@ class TestCheck:
     """`pipebus check`"""
 
     def test_the_examples_are_fine_and_counted(self) -> None:
-        """Several files at once, each with the modules beside it."""
+        """`check` takes several files at once, each with the modules next to it."""
         done = run("check", WEBHOOKS, FLIGHTS, *ALLOW_WEBHOOKS, *ALLOW_FLIGHTS)
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -206,7 +206,7 @@ class TestCheck:
         )
 
     def test_filters_are_counted_wherever_they_stand(self, shop: Shop) -> None:
-        """In conditions, pipelines inside, delivery chains and subscriptions; one of a thing is no plural."""
+        """It counts those in conditions, nested pipelines, delivery chains and subscriptions; a count of one has no plural."""
         shop.config(
             '[[pipelines]]\nfilters = ["log", { when = "a.>", filters = ["log", { filters = ["log"] }] }]\n',
             '[[pipelines]]\nat = "delivery"\nfilters = [{ branch = "b", filters = ["log"] }]\n',
@@ -233,7 +233,7 @@ class TestCheck:
     """
 
     def test_many_problems_are_told_at_once_and_the_other_files_are_read(self, shop: Shop) -> None:
-        """One line each, in the order of the file; what is fine is said, too."""
+        """Each problem is one line in the order of the file, and files without problems are listed too."""
         shop.config(self.BAD, name="bad.toml")
         shop.config(OK)
         done = shop.run("check", "bad.toml", "bus.toml", "no.toml", *ALLOW)
@@ -250,7 +250,7 @@ class TestCheck:
         )  # fmt: skip
 
     def test_json_is_a_line_for_each_problem_and_nothing_else(self, shop: Shop) -> None:
-        """For scripts; a file that is fine has none."""
+        """Scripts read these lines; a file without problems has none."""
         shop.config(self.BAD, name="bad.toml")
         shop.config(OK)
         done = shop.run("check", "bus.toml", "bad.toml", "no.toml", "--json", *ALLOW)
@@ -266,7 +266,7 @@ class TestCheck:
         assert (fine.returncode, fine.stdout, fine.stderr) == (0, "", "")
 
     def test_what_is_no_config_is_one_problem(self, shop: Shop) -> None:
-        """Whatever is named."""
+        """A path that is not a config file is one problem, whatever it is."""
         (shop.folder / "a.toml").mkdir()
         table = {
             "a.toml": (b"", "a.toml: it is not a file"),
@@ -285,7 +285,7 @@ class TestCheck:
             assert text in line
 
     def test_a_package_that_is_not_allowed_says_how_to_allow_it(self, shop: Shop) -> None:
-        """The next move, as it is typed here."""
+        """The error shows the option to add."""
         shop.config(OK)
         done = shop.run("check", "bus.toml")
 
@@ -294,7 +294,7 @@ class TestCheck:
         assert "--allow shop" in done.stdout
 
     def test_each_file_finds_the_module_beside_it(self, shop: Shop) -> None:
-        """Two folders, each with a module of the same name."""
+        """Two folders may each have a module of the same name."""
         for name in ("one", "two"):
             shop.write(f"{name}/mod.py", f"def {name}(message):\n    pass\n")
             shop.config(f'[[subscriptions]]\nname = "a"\nsubject = "b"\nhandler = "mod:{name}"\n', name=f"{name}/pipebus.toml")
@@ -321,7 +321,7 @@ class TestFileTests:
         return shop.config(SMALL, OK, DIES, self.GOOD, self.WRONG, self.BODY, self.DEATH, name=name)
 
     def test_the_examples_pass(self) -> None:
-        """Two folders, a line for each test, in the order of the files."""
+        """Each test has a line, in the order of the files in two folders."""
         done = run("test", WEBHOOKS.parent, FLIGHTS.parent, *ALLOW_WEBHOOKS, *ALLOW_FLIGHTS)
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -331,7 +331,7 @@ class TestFileTests:
         assert re.fullmatch(r"12 passed in \d+\.\d\d s", last)
 
     def test_what_differs_is_told_with_file_and_line(self, shop: Shop) -> None:
-        """All tests are run; each difference names what was expected and what was found."""
+        """All tests run, and each difference names what was expected and what was found."""
         self.file(shop)
         done = shop.run("test", "pipebus.toml", *ALLOW)
 
@@ -349,7 +349,7 @@ class TestFileTests:
         )
 
     def test_messages_that_nobody_expected_are_shown(self, shop: Shop) -> None:
-        """More came than was said: a person sees which, in a line that can be read."""
+        """The difference shows unexpected messages in a readable line."""
         publishes = ", ".join(f'{{ subject = "a.{n}", json = "tea" }}' for n in (1, 2))
         shop.config(OK, f'[[tests]]\nname = "more"\npublish = [{publishes}]\nexpect.received.ok = {{ body = "tea" }}\n')
         done = shop.run("test", "bus.toml", *ALLOW)
@@ -359,7 +359,7 @@ class TestFileTests:
         assert '        bus.toml:10: received.ok: expected 1 message, found 2: a.1 "tea"; a.2 "tea"\n' in done.stdout
 
     def test_k_chooses_by_name_in_any_case(self, shop: Shop) -> None:
-        """And says how many were left out."""
+        """The last line says how many tests were not chosen."""
         self.file(shop)
         fine, differs = many(*(["test", "pipebus.toml", *ALLOW, "-k", name] for name in ("fine", "DIFFERS")), cwd=shop.folder)
 
@@ -369,7 +369,7 @@ class TestFileTests:
         assert len(re.findall("^(passed|FAILED)", differs.stdout, re.MULTILINE)) == 1
 
     def test_v_shows_the_story_of_what_failed(self, shop: Shop) -> None:
-        """Step by step, in virtual time; nothing is told of what passed."""
+        """The story shows each step in virtual time; tests that passed have no story."""
         self.file(shop)
         done = shop.run("test", "pipebus.toml", *ALLOW, "-v", "-k", "i")
 
@@ -401,7 +401,7 @@ class TestFileTests:
         ]
 
     def test_a_folder_is_looked_through(self, shop: Shop) -> None:
-        """This one if none is named: configs by their names, at any depth, but not what is hidden."""
+        """Without a folder it is the current one; configs are found by name at any depth, except hidden ones."""
         for name in ("pipebus.toml", "deep/er/x.pipebus.toml"):
             shop.config(OK, self.GOOD.replace("Fine", name), name=name)
         for name in (".venv/pipebus.toml", "deep/.x/y.pipebus.toml", "other.toml", "mypipebus.toml", "deep/.pipebus.toml"):
@@ -413,7 +413,7 @@ class TestFileTests:
         assert sorted(named) == ["deep/er/x.pipebus.toml", "pipebus.toml"]
 
     def test_a_hidden_folder_that_is_named_is_looked_through(self, shop: Shop) -> None:
-        """Who names it means it."""
+        """A hidden folder that the user names is searched."""
         shop.config(OK, self.GOOD, name=".hidden/pipebus.toml")
         done = shop.run("test", ".hidden", *ALLOW)
 
@@ -421,7 +421,7 @@ class TestFileTests:
         assert done.stdout.startswith("passed  Fine  (.hidden/pipebus.toml:7)\n")
 
     def test_where_nothing_can_be_tested_it_is_said_with_exit_code_2(self, shop: Shop) -> None:
-        """No success by accident."""
+        """A test command without tests cannot succeed by accident."""
         self.file(shop)
         shop.config(OK, name="untested.toml")
         shop.write("bad.toml", "[bad")
@@ -452,7 +452,7 @@ class TestExplain:
     )
 
     def test_the_road_of_a_subject(self, shop: Shop) -> None:
-        """Each filter with its place, why it is there, and each mailbox."""
+        """The text shows each filter with its place and its reason, and each mailbox."""
         shop.config(*self.ROAD)
         done = shop.run("explain", "bus.toml", "a.b", *ALLOW)
 
@@ -469,7 +469,7 @@ class TestExplain:
         )
 
     def test_a_body_and_headers_are_asked(self, shop: Shop) -> None:
-        """The road of this message. Headers are given one by one; a value may have equals signs."""
+        """`explain` shows the path of this message. Headers are given one by one; a value may contain equals signs."""
         shop.config(
             '[[pipelines]]\nfilters = [{ when = { expr = "body.total > `100`" }, filters = ["log"] }, '
             '{ when = { expr = "headers.tenant == \'acme=x\'" }, filters = ["dedupe"] }]\n'
@@ -491,7 +491,7 @@ class TestExplain:
         assert (three.returncode, three.stderr) == (0, "")
 
     def test_a_bus_of_a_program_is_explained(self, shop: Shop) -> None:
-        """MODULE:BUS, and a function that makes one; the place is the program's."""
+        """MODULE:BUS may name a bus or a function that makes one, and places are those of the program."""
         shop.write(
             "app.py",
             """
@@ -514,14 +514,14 @@ class TestExplain:
             assert "  ok on a.>  [pool, 1 worker; block at 10,000, 5 s]  app.py:8\n    -> ok\n" in done.stdout
 
     def test_where_nobody_listens_it_is_said(self, shop: Shop) -> None:
-        """With what a publish would bring."""
+        """The text says what a publish would do."""
         shop.config(OK)
         done = shop.run("explain", "bus.toml", "z", *ALLOW)
 
         assert done.stdout.startswith("z\n\npublish chain: no filter\n\nmailboxes: nobody listens (")
 
     def test_the_webhooks_example_is_explained(self) -> None:
-        """A secret of the environment is not shown."""
+        """The text does not show a secret from the environment."""
         done = run("explain", WEBHOOKS, "webhooks.raw", *ALLOW_WEBHOOKS, env=ENV | {"WEBHOOK_SECRET": "hush-hush"})
 
         assert done.returncode == 0
@@ -531,7 +531,7 @@ class TestExplain:
 
     @pytest.mark.parametrize("command", ["explain", "publish"])
     def test_wrong_arguments_are_one_line_and_exit_code_2(self, shop: Shop, command: str) -> None:
-        """The thing, what was found, and how it is written; for both commands that take a message."""
+        """Both commands that take a message name the argument, what was found, and how to write it."""
         shop.config(OK)
         bodies = [("{", "found '{'"), ("tea", "found 'tea'"), ("NaN", "NaN is not JSON"), ("[-Infinity]", "-Infinity"),
                   ("1e999", "1e999"), ("", "found ''"), ("[" * 10_000, " is JSON, as in ")]  # fmt: skip
@@ -572,7 +572,7 @@ class TestGraph:
 
     @pytest.mark.thorough
     def test_the_webhooks_example_as_text(self) -> None:
-        """A tree: what a message passes, down to its handlers."""
+        """The tree shows what a message passes, down to its handlers."""
         done = run("graph", WEBHOOKS, *ALLOW_WEBHOOKS)
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -600,7 +600,7 @@ class TestGraph:
         )
 
     def test_the_webhooks_example_as_mermaid(self) -> None:
-        """Every way that a message may take is an arrow."""
+        """Each way that a message may take is an arrow."""
         done = run("graph", WEBHOOKS, *ALLOW_WEBHOOKS, "--format", "mermaid")
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -643,7 +643,7 @@ class TestGraph:
     )
 
     def test_forks_and_pipelines_as_text(self, shop: Shop) -> None:
-        """What stands inside is indented; schedules come first."""
+        """What is inside a fork or a pipeline is indented; schedules come first."""
         shop.config(*self.FORKS)
         done = shop.run("graph", "bus.toml", *ALLOW)
 
@@ -665,7 +665,7 @@ class TestGraph:
         )
 
     def test_forks_and_pipelines_as_mermaid(self, shop: Shop) -> None:
-        """A detour comes back; a branch goes to the mailboxes."""
+        """An arrow of a detour comes back, and that of a branch goes to the mailboxes."""
         shop.config(*self.FORKS)
         arrows = Graph(shop.run("graph", "bus.toml", *ALLOW, "--format", "mermaid").stdout).arrows
 
@@ -686,7 +686,7 @@ class TestGraph:
         ]
 
     def test_a_branch_of_all_deliveries_comes_to_the_filters_of_the_subscription(self, shop: Shop) -> None:
-        """It skips what follows it in its own chain, as `explain` says."""
+        """The branch skips what follows it in its own chain, as `explain` says."""
         shop.config(
             '[[pipelines]]\nat = "delivery"\nfilters = [{ branch = "a.b", filters = ["retry"] }, "log"]\n',
             subscription("ok", "a.>", "ok", filters=["dedupe"]),
@@ -701,7 +701,7 @@ class TestGraph:
         assert ("Retry", "", "shop:ok") not in arrows
 
     def test_filters_that_are_not_for_readers_are_not_drawn_there(self, shop: Shop) -> None:
-        """A subscription without a handler is passed by what wraps handlers, as `explain` says."""
+        """Filters that wrap handlers do not apply to a subscription without one, as `explain` says."""
         shop.config('[[pipelines]]\nat = "delivery"\nfilters = ["retry"]\n', subscription("pull", "a.>", None))
         for done in many(["graph", "bus.toml"], ["graph", "bus.toml", "--format", "mermaid"], cwd=shop.folder):
             assert done.returncode == 0
@@ -709,14 +709,14 @@ class TestGraph:
             assert "Retry" not in done.stdout
 
     def test_without_subscriptions_it_is_said(self, shop: Shop) -> None:
-        """An empty bus is a picture, too."""
+        """An empty bus has a picture too."""
         shop.config()
         text, mermaid = many(["graph", "bus.toml"], ["graph", "bus.toml", "--format", "mermaid"], cwd=shop.folder)
         assert text.stdout == "publish\n  |\n  '- nobody subscribes\n"
         assert Graph(mermaid.stdout).arrows == [("publish", "", "mailboxes")]
 
     def test_odd_texts_are_quoted_in_mermaid(self, shop: Shop) -> None:
-        """Nothing of them is read as Mermaid, and nothing is lost."""
+        """Mermaid reads none of their characters as its own, and nothing is lost."""
         table = {
             "body == 'a<b>&'": "body == 'a&lt;b&gt;&amp;'",
             'body."odd name"': "body.&quot;odd name&quot;",
@@ -765,7 +765,9 @@ class TestDiff:
         assert (done.returncode, done.stdout, done.stderr) == (0, "a.toml and b.toml are the same bus\n", "")
 
     def test_what_differs_is_told_part_by_part(self, shop: Shop) -> None:
-        """A minus for the first, a plus for the second, what stands around it as it is; exit code 1."""
+        """
+        A minus marks the first target, a plus the second, and unchanged lines around them stay as they are; the exit code is 1.
+        """
         drop = 'Drop(when={"expr": "body == \'x\'"}, reason="no x")'
         log = 'Log(level="info", body=false, headers=false, redact=[])'
         retry = 'Retry(attempts=3, wait=0.1, max_wait=10.0, jitter=0.2, on="builtins:Exception")'
@@ -796,7 +798,7 @@ class TestDiff:
             assert (done.returncode, done.stderr) == (1, "")
 
     def test_a_subscription_that_is_new_or_gone_is_told_with_its_filters(self, shop: Shop) -> None:
-        """What was added is all of it."""
+        """Every line of an added subscription is marked."""
         shop.config(OK, name="a.toml")
         shop.config(
             OK, subscription("more", "b", "ok", workers=2)
@@ -815,7 +817,7 @@ class TestDiff:
         assert back.stdout == there.stdout.replace("  + ", "  - ")
 
     def test_everything_counts(self, shop: Shop) -> None:
-        """What makes two buses differ is never passed over, however it is shown."""
+        """Every difference between two buses is shown, in whatever form."""
         long = f'"{"no " * 40}x"'
         table = {
             "a long setting": ('{ use = "drop", when = { expr = "body" }, reason = LONG }', "LONG", long, long[:-2] + 'y"'),
@@ -866,7 +868,7 @@ class TestDiff:
         assert [name for name, done in found.items() if "the same bus" in done.stdout or done.returncode != 1] == []
 
     def test_a_difference_is_told_once(self, shop: Shop) -> None:
-        """A transport that is named by the environment is an option as others."""
+        """A transport that comes from the environment is an ordinary option."""
         shop.config('[bus]\ntransport = "${env:NO_SUCH:-memory:?wire=json}"\n', name="a.toml")
         shop.config('[bus]\ntransport = "memory:"\n', name="b.toml")
         done = shop.run("diff", "a.toml", "b.toml")
@@ -875,7 +877,7 @@ class TestDiff:
         assert len(done.stdout.splitlines()) == len(set(done.stdout.splitlines())) == 3
 
     def test_a_file_and_a_program(self, shop: Shop) -> None:
-        """Are they the same bus?"""
+        """`diff` compares a config file with a program's bus."""
         shop.config(OK, "[[pipelines]]\nfilters = [\"log\"]\n")  # fmt: skip
         shop.write(
             "app.py",
@@ -902,7 +904,7 @@ class TestDiff:
         assert (other.returncode, other.stdout) == (1, "subscription ok\n  - workers = 2\n  + workers = 1\n")
 
     def test_the_second_target_may_be_missing(self, shop: Shop) -> None:
-        """It is told as the first would be."""
+        """The error is the one that a missing first target gives."""
         shop.config(OK)
         assert_said_well(shop.run("diff", "bus.toml", "no.toml", *ALLOW), 2, "no.toml: no such file")
 
@@ -911,7 +913,7 @@ class TestPublish:
     """`pipebus publish`"""
 
     def test_what_became_of_it_is_told_and_the_exit_code_says_it(self, shop: Shop) -> None:
-        """One JSON object; 1 for what is refused, fails or dies."""
+        """The result is one JSON object, and the exit code is 1 for a message that is refused, fails or dies."""
         small = SMALL.replace("filters", 'match = "a.>"\nfilters')
         shop.config(small, BOOM, KEPT, OK, DIES, ECHO)
         died = {"subscription": "dies", "by": "die", "error": "ValueError: no use for tea"}
@@ -939,7 +941,7 @@ class TestPublish:
             assert (done.returncode, done.stderr) == (code, ""), args
 
     def test_its_envelope_comes_to_the_handler(self, shop: Shop) -> None:
-        """Headers, key and id."""
+        """Headers, key and id reach the handler."""
         shop.write(
             "tell.py",
             "def all(message):\n"
@@ -961,7 +963,7 @@ class TestPublish:
 
     @pytest.mark.parametrize("data", [b"", b"{", b'"\xff"'], ids=["nothing", "no JSON", "no UTF-8"])
     def test_standard_input_that_is_no_json_is_exit_code_2(self, shop: Shop, data: bytes) -> None:
-        """As an argument that is none."""
+        """It is refused just as an argument that is not JSON."""
         shop.config(OK)
         (shop.folder / "body").write_bytes(data)
         with (shop.folder / "body").open("rb") as file:
@@ -971,7 +973,7 @@ class TestPublish:
         assert done.stdout == ""
 
     def test_closed_standard_input_is_exit_code_2(self, shop: Shop) -> None:
-        """`publish … - <&-`"""
+        """A closed standard input (`<&-`) is an error in one line."""
         shop.config(OK)
         script = '"$0" -m pipebus publish bus.toml a.b - --allow shop <&-'
         done = run(program=["sh", "-c", script, sys.executable], cwd=shop.folder)
@@ -979,7 +981,7 @@ class TestPublish:
         assert_said_well(done, 2, "pipebus publish: standard input")
 
     def test_two_bodies_are_one_too_many(self, shop: Shop) -> None:
-        """JSON or text."""
+        """A body is either JSON or text."""
         shop.config(OK)
         done = shop.run("publish", "bus.toml", "a.b", "1", "--text", "1", *ALLOW)
 
@@ -987,7 +989,7 @@ class TestPublish:
 
     @pytest.mark.parametrize("request_", [[], ["--request"]], ids=["publish", "request"])
     def test_a_handler_still_at_work_at_the_timeout_is_told(self, shop: Shop, request_: list[str]) -> None:
-        """What is left behind is no success."""
+        """A command that leaves a handler behind does not succeed."""
         shop.config(HELD)
         os.mkfifo(shop.folder / "gate")
         args = ("publish", "bus.toml", "d.1", "1", *ALLOW, "--timeout", "200ms", *request_)
@@ -1000,7 +1002,7 @@ class TestPublish:
         assert ("no reply on d.1 in 0.2 s" in told.get("reason", "")) == bool(request_)
 
     def test_a_handler_that_ends_in_time_is_waited_for(self, shop: Shop) -> None:
-        """The command ends when what it has published is handled, not before."""
+        """The command ends when everything it published is handled, and not before."""
         shop.config(HELD)
         gate = shop.folder / "gate"
         os.mkfifo(gate)
@@ -1015,7 +1017,7 @@ class TestPublish:
         assert lines_of(out.text) == [{"outcome": "accepted", "mailboxes": 1}]
 
     def test_a_filter_that_cannot_start_is_told_in_one_line(self, shop: Shop) -> None:
-        """By every command that starts a bus."""
+        """Every command that starts a bus reports it in this way."""
         shop.write("starts.py", STARTS)
         shop.write("l.jsonl", "")
         shop.config(CANNOT_START)
@@ -1030,7 +1032,7 @@ class TestTail:
 
     @pytest.mark.thorough
     def test_count_ends_it(self, shop: Shop) -> None:
-        """What the schedules publish, as JSON Lines."""
+        """Messages of the schedules come as JSON Lines, and the command ends after so many."""
         shop.config(TICK)
         done = shop.run("tail", "bus.toml", "--count", "3")
 
@@ -1041,7 +1043,7 @@ class TestTail:
         assert found == [{"subject": "a.tick", "headers": {"from": "clock"}, "body": {"n": 1}}] * 3
 
     def test_a_pattern_chooses_and_what_handlers_publish_is_seen(self, shop: Shop) -> None:
-        """Behind the publish chain."""
+        """Messages are shown as they are after the publish chain."""
         shop.config(
             TICK, subscription("echo", "a.>", "echo", to="b.out"),
             '[[pipelines]]\nmatch = "b.>"\nfilters = [{ use = "set_headers", headers = { seen = "yes" } }]\n',
@@ -1052,7 +1054,7 @@ class TestTail:
         assert [(one["subject"], one["headers"]["seen"]) for one in lines_of(done.stdout)] == [("b.out", "yes")] * 2
 
     def test_lines_can_be_put_into_a_run(self, shop: Shop) -> None:
-        """What comes out can be published again."""
+        """The output can be published again."""
         shop.config(TICK)
         shop.config(OK, name="other.toml")
         seen = shop.run("tail", "bus.toml", "--count", "2").stdout
@@ -1064,7 +1066,7 @@ class TestTail:
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
     def test_a_signal_is_how_it_ends(self, shop: Shop, number: signal.Signals) -> None:
-        """Ctrl-C: no traceback, whole lines."""
+        """Ctrl-C ends the command without a traceback, and every line is whole."""
         shop.config(TICK)
         with shop.live("tail", "bus.toml") as live:
             out = live.collect_out()
@@ -1084,7 +1086,7 @@ class TestTail:
         assert done.stderr == "141\n"
 
     def test_no_room_for_lines_ends_it(self, shop: Shop) -> None:
-        """A full disk: one line, exit code 1."""
+        """A full disk is an error in one line with exit code 1."""
         shop.config(TICK)
         with open("/dev/full", "w") as full:
             done = subprocess.run(
@@ -1095,7 +1097,7 @@ class TestTail:
         assert (done.returncode, done.stderr) == (1, "pipebus: [Errno 28] No space left on device\n")
 
     def test_a_person_is_told_how_to_end_it(self, shop: Shop) -> None:
-        """At a terminal only."""
+        """The hint appears only on a terminal."""
         shop.config(TICK)
         done = on_terminal("tail", "bus.toml", "a.>", "--count", "1", cwd=shop.folder)
 
@@ -1103,7 +1105,7 @@ class TestTail:
         assert done.text.startswith("waiting for messages on a.>; Ctrl-C ends\n{")
 
     def test_a_pattern_that_is_none_is_exit_code_2(self, shop: Shop) -> None:
-        """Before anything is waited for."""
+        """A wrong pattern is refused before the command waits."""
         shop.config(TICK)
         for done in many(*(["tail", "bus.toml", pattern] for pattern in ("a..b", "", "a.>.b")), cwd=shop.folder):
             assert_said_well(done, 2, "pipebus tail: ")
@@ -1136,7 +1138,7 @@ class TestDead:
         return shop.run("dead", "replay", "letters.jsonl", *which, "--on", on, *allow, **options)
 
     def test_list_is_a_table(self, shop: Shop, letters: Path) -> None:
-        """Times are in UTC."""
+        """The times in the table are in UTC."""
         done = shop.run("dead", "list", "letters.jsonl")
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -1147,7 +1149,7 @@ class TestDead:
         )
 
     def test_list_as_json_and_of_one_subscription(self, shop: Shop, letters: Path) -> None:
-        """A line each, without traceback and envelope."""
+        """Each letter is a line, without traceback and envelope."""
         lines = letters.read_text().splitlines()
         letters.write_text("".join(f"{line}\n" for line in [lines[0], lines[1].replace('"dies"', '"other"')]))
         whole, other, nobody = many(
@@ -1162,14 +1164,14 @@ class TestDead:
         assert_said_well(nobody, 2, 'no letter is from subscription "nobody"; there are dies, other')
 
     def test_list_of_named_ones_lists_these(self, shop: Shop, letters: Path) -> None:
-        """An id that is given is not passed over."""
+        """An id that is given is never ignored."""
         done = shop.run("dead", "list", "letters.jsonl", "d2")
 
         assert done.returncode == 0
         assert [line.split()[0] for line in done.stdout.splitlines()] == ["id", "d2"]
 
     def test_show_tells_all(self, shop: Shop, letters: Path) -> None:
-        """With the headers, the body and the traceback; several are parted by a blank line."""
+        """The headers, the body and the traceback are shown; a blank line comes between two letters."""
         one, both = many(["dead", "show", "letters.jsonl", "d1"], ["dead", "show", "letters.jsonl", "--all"], cwd=shop.folder)
 
         assert (one.returncode, one.stderr) == (0, "")
@@ -1182,7 +1184,7 @@ class TestDead:
         assert both.stdout.startswith(one.stdout + "\nid            d2\n")
 
     def test_discard_takes_them_out(self, shop: Shop, letters: Path) -> None:
-        """One, then all; the file stays, empty."""
+        """One letter goes, and then all; the empty file stays."""
         one = shop.run("dead", "discard", "letters.jsonl", "d1")
         assert (one.returncode, one.stdout, self.ids(letters)) == (0, "1 discarded, 1 left\n", ["d2"])
         rest, listed = many(["dead", "discard", "letters.jsonl", "--all"], ["dead", "list", "letters.jsonl"], cwd=shop.folder)
@@ -1190,7 +1192,7 @@ class TestDead:
         assert listed.stdout == "no dead letters\n"
 
     def test_what_cannot_be_done_with_letters_is_one_line_and_exit_code_2(self, shop: Shop, letters: Path) -> None:
-        """And the letters stay."""
+        """A refused command leaves the letters unchanged."""
         shop.config(DIES)
         shop.write("app.py", "from pipebus import Bus\n\nbus = Bus()\n")
         (shop.folder / "folder").mkdir()
@@ -1218,7 +1220,7 @@ class TestDead:
         assert letters.read_bytes() == before
 
     def test_a_damaged_line_is_named_with_its_number(self, shop: Shop, letters: Path) -> None:
-        """Blank lines count; nothing is given back, and the file stays as it is."""
+        """Blank lines count for the number; no letter is given back, and the file does not change."""
         shop.config(subscription("dies", "d.>", "ok"))
         one, two = letters.read_text().splitlines()
         whole = json.loads(two)
@@ -1237,7 +1239,7 @@ class TestDead:
         assert (shop.folder / "0.jsonl").read_text() == f"{one}\n\n  \n{damaged[0]}\n"
 
     def test_letters_of_a_program_are_listed(self, shop: Shop) -> None:
-        """MODULE:BUS, of what died in it."""
+        """MODULE:BUS lists the letters of that program's bus."""
         shop.write(
             "app.py",
             """
@@ -1257,7 +1259,7 @@ class TestDead:
         assert [(one["id"], one["error"]) for one in lines_of(done.stdout)] == [("d1", "ValueError: no use for tea")]
 
     def test_a_replay_that_goes_well_empties_the_file(self, shop: Shop, letters: Path) -> None:
-        """The handler gets each message as it was; others in its subject are not asked."""
+        """The handler gets each message as it was, and other handlers of its subject do not."""
         shop.config(subscription("dies", "d.>", "ok"), subscription("other", "d.>", "die"))
         done = self.replay(shop, "--all", env=ENV | {"NOTES": "notes"})
 
@@ -1267,7 +1269,7 @@ class TestDead:
         assert letters.read_text() == ""
 
     def test_a_replay_of_one_leaves_the_others(self, shop: Shop, letters: Path) -> None:
-        """As they were."""
+        """The other letters stay as they were."""
         shop.config(subscription("dies", "d.>", "ok"))
         other = letters.read_text().splitlines()[1]
         done = self.replay(shop, "d1")
@@ -1276,7 +1278,7 @@ class TestDead:
         assert letters.read_text() == f"{other}\n"
 
     def test_who_dies_again_keeps_the_id(self, shop: Shop, letters: Path) -> None:
-        """The letter is told anew; in its place."""
+        """The new letter replaces the old one in its place."""
         shop.write("cure.py", "def better(message):\n    1 / (message.body == 'tea')\n")
         shop.config(subscription("dies", "d.>", None) + 'handler = "cure:better"\n')
         done = shop.run("dead", "replay", "letters.jsonl", "d2", "--on", "bus.toml", "--allow", "cure")
@@ -1291,7 +1293,7 @@ class TestDead:
         assert self.ids(letters) == ["d2"]
 
     def test_what_a_filter_drops_is_done(self, shop: Shop, letters: Path) -> None:
-        """It has come to an end."""
+        """A message that a filter drops is finished."""
         shop.config(subscription("dies", "d.>", "ok") + 'filters = [{ use = "drop", when = { expr = "body == \'tea\'" } }]\n')
         done = self.replay(shop, "--all")
 
@@ -1300,7 +1302,7 @@ class TestDead:
         assert letters.read_text() == ""
 
     def test_a_handler_that_is_still_at_work_leaves_the_letter(self, shop: Shop, letters: Path) -> None:
-        """It may be handled twice, but it is not lost."""
+        """The message may be handled twice, but it is not lost."""
         shop.config(HELD)
         os.mkfifo(shop.folder / "gate")
         before = letters.read_text()
@@ -1314,7 +1316,7 @@ class TestDead:
         assert letters.read_text() == before
 
     def test_a_subscription_that_is_gone_leaves_the_letter(self, shop: Shop, letters: Path) -> None:
-        """It says which."""
+        """The error says which subscription is missing."""
         shop.config(subscription("other", "d.>", "ok"))
         before = letters.read_text()
         done = self.replay(shop, "--all", env=ENV | {"NOTES": "notes"})
@@ -1325,7 +1327,7 @@ class TestDead:
         assert not (shop.folder / "notes").exists()
 
     def test_what_died_in_the_publish_chain_is_published_anew(self, shop: Shop) -> None:
-        """Died again, refused, dropped, or handled by who listens now."""
+        """The message may die again, be refused or dropped, or be handled by a current subscription."""
         shop.config(KEPT)
         records = jsonl(*({"subject": "p.q", "body": body} for body in ("tea", "bad", "dull")))
         made = shop.run("run", "bus.toml", "--input", "-", "--dead", "letters.jsonl", *ALLOW, input=records)
@@ -1356,7 +1358,7 @@ class TestDead:
     """
 
     def test_what_dies_elsewhere_is_a_new_letter_with_a_free_id(self, shop: Shop, letters: Path) -> None:
-        """The one that was given back is gone, the other one stays, and exit code 1."""
+        """The replayed letter is gone, the other one stays, and the exit code is 1."""
         shop.write("app.py", self.RESENDS)
         done = self.replay(shop, "d2", on="app:bus")
 
@@ -1368,7 +1370,7 @@ class TestDead:
         assert new["id"] not in ("d1", "")
 
     def test_the_mode_and_a_link_are_kept_and_nothing_is_left_beside_it(self, shop: Shop, letters: Path) -> None:
-        """It is the user's file."""
+        """The file belongs to the user, so its mode and its link stay."""
         letters.rename(shop.folder / "real.jsonl")
         letters.symlink_to("real.jsonl")
         letters.chmod(0o600)
@@ -1382,7 +1384,7 @@ class TestDead:
         assert (shop.folder / "real.jsonl").read_text() == ""
 
     def test_runs_at_once_lose_no_letter(self, shop: Shop) -> None:
-        """Eight programs, one file: all letters, each with an id of its own."""
+        """Eight programs write to one file, and each letter gets its own id."""
         shop.config(DIES)
         args = [*PIPEBUS, "run", "bus.toml", *ALLOW, "--input", "-", "--subject", "d.1", "--dead", "letters.jsonl"]
         programs = [
@@ -1408,7 +1410,7 @@ class TestDead:
         assert sorted(os.listdir(shop.folder)) == ["bus.toml", "letters.jsonl", "shop.py"]
 
     def test_a_run_during_a_replay_loses_no_letter(self, shop: Shop, letters: Path) -> None:
-        """What was added while a handler was at work is there afterwards."""
+        """A letter that was added while a handler was running is there afterwards."""
         shop.config(HELD)
         shop.config(DIES, name="other.toml")
         gate = shop.folder / "gate"
@@ -1432,7 +1434,7 @@ class TestSchema:
 
     @pytest.mark.thorough
     def test_it_is_a_schema_that_takes_both_examples(self) -> None:
-        """Draft-07, as editors want it; compact is the same in one line."""
+        """The schema is Draft-07, which editors need; the compact form is the same on one line."""
         long, short = many(["schema"], ["schema", "--compact"])
 
         assert (long.returncode, long.stderr, short.returncode) == (0, "", 0)
@@ -1453,7 +1455,7 @@ class TestFilters:
     """`pipebus filters`"""
 
     def test_the_list_is_a_table(self) -> None:
-        """Name, what it does, its settings."""
+        """The table shows each filter's name, purpose and settings."""
         done = run("filters")
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -1463,7 +1465,7 @@ class TestFilters:
         assert rows[1].split("  ")[-1].strip() == "when, reason"
 
     def test_one_is_told_with_its_settings(self) -> None:
-        """Their defaults, what is needed, and how a file says it."""
+        """The text shows each setting's default, whether it is required, and how a file writes it."""
         expire, retry = many(["filters", "expire"], ["filters", "retry"])
 
         assert (expire.returncode, expire.stderr) == (0, "")
@@ -1480,7 +1482,7 @@ class TestFilters:
         assert retry.stdout.endswith('\nin a file: { use = "retry" }\n')
 
     def test_json_is_a_line_for_each_filter(self) -> None:
-        """With what a program wants to know of each setting."""
+        """Each line has everything that a program needs to know about a filter's settings."""
         whole, one = many(["filters", "--json"], ["filters", "expire", "--json"])
 
         found = {line["name"]: line for line in lines_of(whole.stdout)}
@@ -1492,14 +1494,14 @@ class TestFilters:
         assert lines_of(one.stdout) == [found["expire"]]
 
     def test_an_unknown_filter_is_exit_code_2(self) -> None:
-        """With the one that was meant, or those that there are."""
+        """The error suggests the filter that was meant, or lists all filters."""
         near, far = many(["filters", "rety"], ["filters", "zzz"])
 
         assert_said_well(near, 2, 'pipebus filters: no filter "rety"; did you mean "retry"?')
         assert_said_well(far, 2, f'pipebus filters: no filter "zzz"; there are {", ".join(FILTERS)}')
 
     def test_every_filter_of_the_list_can_be_told(self) -> None:
-        """None of them is a traceback."""
+        """No filter causes a traceback."""
         for name, done in zip(FILTERS, many(*(["filters", name] for name in FILTERS)), strict=True):
             assert (done.returncode, done.stderr) == (0, ""), name
             assert done.stdout.startswith(f"{name}: ")
@@ -1509,7 +1511,7 @@ class TestDoctor:
     """`pipebus doctor`"""
 
     def test_this_installation(self) -> None:
-        """Versions of what it stands on; nothing is wrong."""
+        """`doctor` shows the versions of the packages that pipebus depends on, and finds nothing wrong."""
         done = run("doctor")
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -1530,7 +1532,7 @@ class TestDoctor:
             assert sum(re.match(rf"(ok|hint) +{name}: ", line) is not None for line in lines) == 1, name
 
     def test_targets_that_are_fine_have_hints(self, shop: Shop) -> None:
-        """What a transport promises, and what endangers a bus; exit code 0."""
+        """Hints say what a transport promises and what endangers a bus, and the exit code is 0."""
         shop.config(
             "[[pipelines]]\nfilters = [\"log\"]\n", OK, subscription("pull", "b", None),
             subscription("lossy", "c", "ok") + 'mailbox = { size = 5, overflow = "drop_oldest" }\n',
@@ -1555,7 +1557,7 @@ class TestDoctor:
         assert "hint   publish chain: is empty: " in empty.stdout
 
     def test_what_is_wrong_is_a_finding_and_exit_code_1(self, shop: Shop) -> None:
-        """With what is right, and nothing on stderr."""
+        """The findings also show what is right, and stderr is empty."""
         shop.config(subscription("one", "a..b", "nothing"))
         table = {
             "bus.toml --allow shop": ["bus.toml:4: ", "bus.toml:5: ", "2 problems"],
@@ -1575,7 +1577,7 @@ class TestDoctor:
                 assert any(text in line for line in wrong), (text, wrong)
 
     def test_json_is_a_line_for_each_finding(self, shop: Shop) -> None:
-        """The same findings; the exit code, too."""
+        """The findings and the exit code are the same as in the text."""
         shop.config(subscription("one", "a..b", "nothing"))
         fine, wrong, plain = many(
             ["doctor", "memory:", "--json"], ["doctor", "bus.toml", "--json", *ALLOW], ["doctor", "memory:"], cwd=shop.folder
@@ -1590,12 +1592,12 @@ class TestDoctor:
 
 
 class TestTables:
-    """A person looks, at a narrow terminal, with rich and without."""
+    """The tables are readable on a narrow terminal, with rich and without."""
 
     @pytest.mark.parametrize("program", [PIPEBUS, WITHOUT_RICH], ids=["rich", "plain"])
     @pytest.mark.thorough
     def test_all_filters_are_seen_at_40_columns(self, program: list[str]) -> None:
-        """With rich no line is wider than the terminal; nothing is cut off."""
+        """No line of rich is wider than the terminal, and nothing is cut off."""
         done = on_terminal("filters", columns=40, program=program)
 
         assert done.code == 0
@@ -1609,7 +1611,7 @@ class TestTables:
 
     @pytest.mark.parametrize("program", [PIPEBUS, WITHOUT_RICH], ids=["rich", "plain"])
     def test_all_letters_are_seen_at_40_columns(self, shop: Shop, two_letters: str, program: list[str]) -> None:
-        """Their ids, first of all, and their errors to the end."""
+        """The table shows all ids and the end of each error."""
         shop.write("letters.jsonl", two_letters)
         done = on_terminal("dead", "list", "letters.jsonl", columns=40, program=program, cwd=shop.folder)
 
@@ -1625,14 +1627,14 @@ class TestTables:
             assert "ValueError: no use for ale" in done.text
 
     def test_one_filter_is_told_at_40_columns(self) -> None:
-        """The texts of its settings are folded."""
+        """The texts of the settings are folded."""
         done = on_terminal("filters", "retry", columns=40)
 
         assert done.code == 0
         assert max(map(len, done.text.splitlines()[2:])) <= 40
 
     def test_what_a_letter_says_moves_no_cursor(self, shop: Shop, two_letters: str) -> None:
-        """A subject, an error or a body of somebody else is shown, not obeyed."""
+        """Control characters in a foreign subject, error or body are shown and not obeyed."""
         shop.write("letters.jsonl", two_letters.replace("no use for tea", "\\u001b[2Jtea\\nd9  a line of its own"))
         listed, shown = many(["dead", "list", "letters.jsonl"], ["dead", "show", "letters.jsonl", "d1"], cwd=shop.folder)
 

@@ -19,7 +19,7 @@ DAY = PACKAGED_DAY.read_bytes()
 
 
 def run_on_terminal(*args: str, program: list[str] = PIPEBUS) -> str:
-    """All that a terminal of 100 columns was sent."""
+    """Return everything that a terminal with 100 columns received."""
     done = on_terminal(*args, program=program)
     assert done.code == 0
     return plain(done.raw)
@@ -33,7 +33,7 @@ def figures(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
 
 class TestFigures:
     def test_the_last_line_is_the_figures_of_the_packaged_day(self) -> None:
-        """`pipebus demo --json` tells a script what the day was like, and nothing else is said."""
+        """`pipebus demo --json` gives a script the figures of the day and nothing else."""
         done = run("demo", "--json")
 
         found = figures(done)
@@ -46,7 +46,7 @@ class TestFigures:
         assert done.stderr == ""
 
     def test_a_file_of_ones_own_is_read_compressed(self, tmp_path: Path) -> None:
-        """A month comes as gzip; here it is the day twice."""
+        """A file with the day twice is read from gzip."""
         path = tmp_path / "days.csv.gz"
         path.write_bytes(gzip.compress(DAY + DAY.partition(b"\n")[2]))
 
@@ -56,13 +56,13 @@ class TestFigures:
         assert found["carriers"]["EV"] == {"flights": 224, "mean_arrival_delay": 41.366}
 
     def test_a_dash_is_standard_input(self) -> None:
-        """The command stands at the end of a pipe."""
+        """The command can be at the end of a pipe."""
         found = figures(run("demo", "--json", "--input", "-", input=DAY.decode()))
 
         assert found["accepted"] == 831
 
     def test_log_shows_each_message_on_stderr_and_leaves_stdout_alone(self) -> None:
-        """The lines of the Log filter are there for who asks."""
+        """A user who passes `--log` sees the lines of the Log filter."""
         done = run("demo", "--json", "--log")
 
         assert figures(done)["accepted"] == 831
@@ -72,7 +72,7 @@ class TestFigures:
 class TestTable:
     @pytest.mark.parametrize("program", [PIPEBUS, WITHOUT_RICH], ids=["with rich", "without rich"])
     def test_a_terminal_shows_progress_and_ends_with_a_table(self, program: list[str]) -> None:
-        """The extra makes it prettier; the facts are the same without it."""
+        """The extra makes the output prettier, but the facts are the same without it."""
         text = run_on_terminal("demo", program=program)
 
         assert re.search(r"100% +831 accepted, 11 rejected *\S*\r", text)  # the progress, at its end
@@ -81,7 +81,7 @@ class TestTable:
         assert text.index("ExpressJet") < text.index("Delta")  # the latest first
 
     def test_a_pipe_gets_the_table_without_colours(self) -> None:
-        """What is kept in a file or searched with grep has no control characters."""
+        """Output for a file or grep has no control characters."""
         done = run("demo")
 
         assert "\x1b" not in done.stdout
@@ -89,7 +89,7 @@ class TestTable:
         assert done.stderr == ""
 
     def test_a_terminal_that_knows_only_ascii_gets_ascii(self) -> None:
-        """An old locale is no reason for a traceback."""
+        """An old locale does not cause a traceback."""
         done = run("demo", env=ENV | {"PYTHONIOENCODING": "ascii"})
 
         assert done.returncode == 0
@@ -100,7 +100,7 @@ class TestCarrier:
     @pytest.mark.parametrize("code", ["UA", "ua"])
     @pytest.mark.thorough
     def test_one_carrier_is_one_line_of_the_table(self, code: str) -> None:
-        """Whoever asks for one carrier sees the line that the whole table has for it, and no other."""
+        """The line for one carrier is the line that the whole table has for it, and no other is shown."""
         whole = run("demo").stdout.splitlines()
         done = run("demo", "--carrier", code)
 
@@ -112,13 +112,13 @@ class TestCarrier:
         assert {head, line, legend} <= set(whole)
 
     def test_one_carrier_as_json(self) -> None:
-        """For a script, one object."""
+        """A script gets one object."""
         found = figures(run("demo", "--carrier", "UA", "--json"))
 
         assert found == {"carrier": "UA", "flights": 164, "mean_arrival_delay": 6.268, "late": 46, "alerts": 4}
 
     def test_a_carrier_that_is_not_there_is_one_line_that_names_those_that_are(self) -> None:
-        """The next move stands in the error."""
+        """The error lists the carriers that can be asked for instead."""
         done = run("demo", "--carrier", "XX")
 
         assert done.returncode == 2
@@ -128,7 +128,7 @@ class TestCarrier:
         )
 
     def test_on_a_terminal_too(self) -> None:
-        """With colours and progress."""
+        """A terminal shows the same line."""
         text = run_on_terminal("demo", "--carrier", "UA")
 
         assert re.search(r"UA United +164 +\+6\.3 min", text)
@@ -148,7 +148,9 @@ class TestTrouble:
         ],
     )
     def test_bad_input_is_one_line_that_names_it(self, tmp_path: Path, content: bytes | None, text: str) -> None:
-        """The thing, what was found, the next move; exit code 2, no traceback, no half figures."""
+        """
+        The line names the input, what was found and what to do; the exit code is 2, without a traceback or partial figures.
+        """
         path = tmp_path / "input.csv"
         if content is not None:
             path.write_bytes(content)
@@ -162,7 +164,7 @@ class TestTrouble:
         assert text in line
 
     def test_a_folder_is_no_file(self, tmp_path: Path) -> None:
-        """The system's own words are passed on."""
+        """The error repeats the system's own words."""
         done = run("demo", "--input", str(tmp_path))
 
         assert done.returncode == 2
@@ -203,7 +205,7 @@ class TestTrouble:
 
     @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
     def test_a_stream_that_is_closed_from_the_start_is_no_traceback(self, closed: str) -> None:
-        """Some services start their programs like that."""
+        """Some services start their programs with closed streams."""
         shell = ["sh", "-c", f'"$0" -m pipebus demo --json {closed}', sys.executable]
         done = run(program=shell)
 
@@ -211,7 +213,7 @@ class TestTrouble:
         assert done.stderr == ""
 
     def test_a_full_disk_is_no_traceback(self) -> None:
-        """What cannot be written is said in one line."""
+        """A failed write is reported in one line."""
         with open("/dev/full", "w") as full:
             done = subprocess.run(
                 [*PIPEBUS, "demo"], check=False, env=ENV, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
@@ -221,7 +223,7 @@ class TestTrouble:
         assert done.stderr == "pipebus: [Errno 28] No space left on device\n"
 
     def test_ctrl_c_ends_it(self) -> None:
-        """While it waits for more input, too; what has been read so far has been published by then."""
+        """Ctrl-C also works while the demo waits for more input, and every record read so far has been published by then."""
         header, first, _ = DAY.split(b"\n", 2)
         with subprocess.Popen(
             [*PIPEBUS, "demo", "--log", "--input", "-"],
@@ -249,21 +251,21 @@ class TestTrouble:
 
 class TestCommandLine:
     def test_help_of_the_command_has_an_example(self) -> None:
-        """The first thing a newcomer asks is answered by something to copy."""
+        """A newcomer finds an example to copy."""
         done = run("demo", "--help")
 
         assert done.returncode == 0
         assert "pipebus demo --json | jq" in done.stdout
 
     def test_help_lists_the_commands(self) -> None:
-        """What there is, with a line each."""
+        """Each command has a line."""
         done = run("--help")
 
         assert done.returncode == 0
         assert "demo" in done.stdout
 
     def test_version(self) -> None:
-        """What a bug report starts with."""
+        """A bug report begins with the version."""
         done = run("--version")
 
         assert done.returncode == 0
@@ -271,14 +273,14 @@ class TestCommandLine:
 
     @pytest.mark.parametrize("args", [[], ["dmo"], ["demo", "--jsn"]], ids=["nothing", "no command", "no option"])
     def test_wrong_arguments_are_exit_code_2(self, args: list[str]) -> None:
-        """With the usage, on stderr."""
+        """The usage is printed on stderr."""
         done = run(*args)
 
         assert done.returncode == 2
         assert done.stderr.startswith("usage: pipebus")
 
     def test_help_imports_nothing_heavy(self) -> None:
-        """`pipebus --help` is quick because a command's own imports wait for its run."""
+        """`pipebus --help` is fast because a command's own imports wait until it runs."""
         code = "import sys; from pipebus.cli import build_parser; build_parser().format_help(); print(*sys.modules)"
         loaded = run(program=[sys.executable, "-c", code]).stdout.split()
 

@@ -1,4 +1,4 @@
-"""What the command line says besides: hints, next moves, and where handlers' own prints go."""
+"""More output of the command line: hints, next steps, and where the prints of handlers go."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RUN = ("run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a.b")
 @pytest.mark.parametrize("option", [["--json"], ["--tail", ">"], ["--outcomes"]], ids=lambda option: option[0])
 @pytest.mark.thorough
 def test_where_answers_are_data_handlers_print_to_stderr(shop: Shop, option: list[str]) -> None:
-    """`… | jq` gets no line that is not JSON."""
+    """`… | jq` gets only lines of JSON."""
     loud(shop)
     done = shop.run(*RUN, *option, input=jsonl(1, 2))
 
@@ -41,7 +41,7 @@ def test_where_answers_are_data_handlers_print_to_stderr(shop: Shop, option: lis
 
 @pytest.mark.thorough
 def test_where_a_person_reads_handlers_print_as_they_do(shop: Shop) -> None:
-    """To stdout, before the summary."""
+    """They print to stdout, before the summary."""
     loud(shop)
     done = shop.run(*RUN, input=jsonl(1, 2))
 
@@ -51,7 +51,7 @@ def test_where_a_person_reads_handlers_print_as_they_do(shop: Shop) -> None:
 
 @pytest.mark.thorough
 def test_what_is_no_number_for_json_is_a_text(shop: Shop) -> None:
-    """A reply of NaN; and the handler's print is not in front of it."""
+    """A reply of NaN becomes a text, and a handler's print does not appear in front of it."""
     loud(shop)
     done = shop.run("publish", "bus.toml", "a.b", "1", "--request", *ALLOW)
 
@@ -61,7 +61,7 @@ def test_what_is_no_number_for_json_is_a_text(shop: Shop) -> None:
 
 @pytest.mark.thorough
 def test_a_file_of_csv_that_is_taken_for_json_lines(shop: Shop) -> None:
-    """Nothing of it can be read, and the reason may be the format."""
+    """Nothing in the file can be read, and the hint says that its format may be the reason."""
     shop.config(subscription("ok", "a.>", "ok"))
     done = shop.run(*RUN, input="a,b\n1,2\n3,4\n")
 
@@ -71,7 +71,7 @@ def test_a_file_of_csv_that_is_taken_for_json_lines(shop: Shop) -> None:
 
 
 def test_a_wrong_subject_is_told_once_and_before_the_first_record(shop: Shop) -> None:
-    """It is an argument, not a fault of each record."""
+    """The subject is an argument, so its error is not repeated for each record."""
     shop.config(subscription("ok", "a.>", "ok"))
     done = shop.run("run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a..b", input=jsonl(*range(100)))
 
@@ -80,7 +80,7 @@ def test_a_wrong_subject_is_told_once_and_before_the_first_record(shop: Shop) ->
 
 @pytest.mark.thorough
 def test_hints_are_no_mistakes(shop: Shop) -> None:
-    """`check` says them and is content, `doctor` too."""
+    """`check` and `doctor` show hints and still succeed."""
     shop.config('[filters.unused]\nuse = "log"\n[filters.used]\nuse = "log"\n[[pipelines]]\nfilters = ["used"]\n',
                 subscription("stars", "a.b*", "ok"), subscription("fine", "a.*", "ok"))  # fmt: skip
     done = shop.run("check", "bus.toml", *ALLOW)
@@ -98,7 +98,7 @@ def test_hints_are_no_mistakes(shop: Shop) -> None:
 
 @pytest.mark.thorough
 def test_a_chain_that_cannot_run_does_not_check(shop: Shop) -> None:
-    """With a remedy that a file has."""
+    """The error suggests a remedy that fits a file."""
     shop.config('[[pipelines]]\nfilters = [{ use = "timeout", seconds = "1s" }]\n')
     done = shop.run("check", "bus.toml")
 
@@ -111,20 +111,20 @@ def test_a_chain_that_cannot_run_does_not_check(shop: Shop) -> None:
 @pytest.mark.parametrize(("name", "form"), [("when", "when = "), ("branch", "branch = "), ("python", 'use = "python"')])
 @pytest.mark.thorough
 def test_words_of_chains_are_told_apart_from_filters(name: str, form: str) -> None:
-    """Who looks for one is told how it is written."""
+    """A user who looks for one of these words learns how to write it."""
     assert_said_well(run("filters", name), 2, f'"{name}" is not a filter but a form of entry: write {{ {form}')
 
 
 @pytest.mark.parametrize("command", ["check", "test"])
 @pytest.mark.thorough
 def test_commands_for_files_say_so(shop: Shop, command: str) -> None:
-    """A program's bus is nothing that they could read."""
+    """These commands cannot read a program's bus, and the error says so."""
     assert_said_well(shop.run(command, "app:bus"), 2, "app:bus is a program's bus")
 
 
 @pytest.mark.thorough
 def test_settings_of_a_class_of_ones_own_are_told(shop: Shop) -> None:
-    """As the file has them: its class says nothing of them."""
+    """They appear as the file has them, because the class does not describe its settings."""
     shop.write(
         "mine.py",
         """
@@ -144,7 +144,7 @@ def test_settings_of_a_class_of_ones_own_are_told(shop: Shop) -> None:
 
 
 def test_figures_are_the_last_line_whatever_handlers_print(shop: Shop) -> None:
-    """And nothing else is there."""
+    """Stdout holds only the figures."""
     loud(shop)
     done = shop.run(*RUN, "--json", input=jsonl(*range(50)))
 

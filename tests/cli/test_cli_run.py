@@ -52,12 +52,12 @@ def shop(tmp_path: Path) -> Shop:
 
 
 def handled(path: Path) -> list[str]:
-    """What the handlers noted."""
+    """Return what the handlers noted."""
     return path.read_text().splitlines() if path.exists() else []
 
 
 class TestRecords:
-    """Where they come from, and what becomes of them."""
+    """Records come from many kinds of input, and each has a known result."""
 
     def test_lines_are_bodies_where_a_subject_is_given(self, shop: Shop) -> None:
         """Each JSON value is published under --subject, and handled before the end."""
@@ -90,7 +90,7 @@ class TestRecords:
         assert handled(shop.folder / "notes") == ["tea", "5", "{'subject': 'b.c', 'body': 1}", "None"]
 
     def test_lines_are_messages_where_none_is_given(self, shop: Shop) -> None:
-        """With their headers, keys and ids, as --tail writes them: what comes out can be put in again."""
+        """The output of --tail can be read again as input, with headers, keys and ids."""
         shop.config(OK)
         message = {
             "subject": "a.b", "id": "m1", "key": "k", "headers": {"tenant": "acme"}, "ttl": 60.0, "reply_to": "a.answers",
@@ -109,7 +109,7 @@ class TestRecords:
 
     @pytest.mark.parametrize("name", ["x.csv", "x.csv.gz", "-", "x"])
     def test_rows_of_a_csv_file_are_bodies(self, shop: Shop, name: str) -> None:
-        """By its name, gzip or not, or as --format says."""
+        """A name that contains .csv selects CSV, with gzip or without, and so does --format."""
         shop.config(OK)
         text = "n,s\n1,é\n2,\n"
         (shop.folder / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
@@ -124,7 +124,7 @@ class TestRecords:
         assert [json.loads(line)["body"] for line in done.stdout.splitlines()] == [{"n": "1", "s": "é"}, {"n": "2", "s": ""}]
 
     def test_gzip_is_told_by_its_first_bytes(self, shop: Shop) -> None:
-        """Whatever the file is called, and through a pipe."""
+        """The first bytes decide whatever the file's name is, and also through a pipe."""
         shop.config(OK)
         data = gzip.compress(jsonl(1, 2, 3).encode())
         (shop.folder / "x").write_bytes(data)
@@ -137,7 +137,7 @@ class TestRecords:
         assert json.loads(piped.stdout.splitlines()[-1])["accepted"] == 3
 
     def test_blank_lines_are_no_records_and_a_last_newline_is_not_needed(self, shop: Shop) -> None:
-        """As other tools for JSON Lines have it."""
+        """Other tools for JSON Lines do the same."""
         shop.config(OK)
         done = shop.run(
             "run", "bus.toml", *ALLOW, "--subject", "a.b", "--input", "-", "--json", input='\ufeff1\n\n  \n2\r\n"three"'
@@ -146,7 +146,7 @@ class TestRecords:
         assert figures(done)["read"] == figures(done)["accepted"] == 3
 
     def test_nothing_is_no_failure(self, shop: Shop) -> None:
-        """An empty input is an input."""
+        """An empty input is a valid input."""
         shop.config(OK)
         done = shop.run("run", "bus.toml", *ALLOW, "--input", "/dev/null")
 
@@ -157,7 +157,7 @@ class TestRecords:
         )
 
     def test_a_bus_of_a_program_is_run_too(self, shop: Shop) -> None:
-        """MODULE:BUS, or a function that makes one."""
+        """MODULE:BUS may name a bus or a function that makes one."""
         shop.write(
             "app.py",
             """
@@ -180,10 +180,10 @@ class TestRecords:
 
 
 class TestSummary:
-    """What a person reads at the end."""
+    """The summary is for a person and comes at the end."""
 
     def test_of_the_webhooks_example(self) -> None:
-        """Every figure, each reason, and the one letter that died."""
+        """The summary shows every figure, each reason, and the one letter that died."""
         done = run("run", WEBHOOKS, "--allow", "webhooks", "--input", EVENTS)
 
         assert done.returncode == 1
@@ -207,7 +207,7 @@ class TestSummary:
         )  # fmt: skip
 
     def test_its_first_line_tells_records_from_what_handlers_publish(self) -> None:
-        """12 records went in; the 13th message is the mail that a handler returned."""
+        """12 records went in, and the 13th message is the mail that a handler returned."""
         done = run("run", WEBHOOKS, "--allow", "webhooks", "--input", EVENTS)
 
         first = done.stdout.splitlines()[0]
@@ -224,7 +224,7 @@ class TestSummary:
             assert "1 read, 1 published: 1 accepted" in done.stderr
 
     def test_as_json_it_is_one_object_on_the_last_line(self, shop: Shop) -> None:
-        """Also behind outcomes and tails; and that is where a script finds it."""
+        """The object follows all outcomes and tails, so a script finds it on the last line."""
         shop.config(OK)
         done = shop.run(
             "run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a.b", "--tail", ">", "--outcomes", "--json",
@@ -252,7 +252,7 @@ class TestSummary:
         assert (done.stdout, done.stderr) == ("3\n", "")
 
     def test_what_a_message_says_moves_no_cursor(self, shop: Shop) -> None:
-        """The errors of handlers and the names of subjects come from outside: one line each, no control characters."""
+        """Handlers' errors and subjects come from outside, so each takes one line, without control characters."""
         shop.config(DIE, '[[pipelines]]\nmatch = "b"\nfilters = [{ use = "validate", models = { b = "int" } }]\n')
         evil = "\x1b[2J\nsecond"
         done = shop.run(
@@ -265,10 +265,10 @@ class TestSummary:
 
 
 class TestOutcomes:
-    """--outcomes: one object for each record."""
+    """`--outcomes` prints one object for each record."""
 
     def test_there_is_one_for_each_record_in_order(self, shop: Shop) -> None:
-        """Whatever became of it, in the words of `pipebus publish`."""
+        """Each record has one, whatever happened to it, in the words of `pipebus publish`."""
         shop.config(OK, SMALL, '[[pipelines]]\nmatch = "boom"\nfilters = [{ use = "python", target = "shop:boom" }]\n')
         text = jsonl(
             {"subject": "a.b"}, {"subject": "b"}, {"subject": "a.b", "body": "bad"}, {"subject": "a.b", "body": "dull"}
@@ -293,7 +293,7 @@ class TestOutcomes:
         assert done.returncode == 1
 
     def test_they_come_as_they_happen(self, shop: Shop) -> None:
-        """Who writes records into one end of a pipe can read at the other what became of each."""
+        """A program that writes records into one end of a pipe can read their outcomes at the other end."""
         shop.config(OK)
         args = ("run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a.b", "--outcomes")
         with shop.live(*args) as live:
@@ -305,7 +305,7 @@ class TestOutcomes:
             assert live.wait() == 0
 
     def test_lines_of_outcomes_and_of_the_tail_do_not_mix(self, shop: Shop) -> None:
-        """They are printed by two threads; each line is whole."""
+        """Two threads print them, and each line is whole."""
         shop.config(OK)
         program = [
             sys.executable, "-c",
@@ -321,10 +321,10 @@ class TestOutcomes:
 
 
 class TestTrouble:
-    """Exit code 1: something did not go well; 2: it could not be done as asked."""
+    """Exit code 1 means that something did not go well, and 2 that it could not be done as asked."""
 
     def test_what_is_no_json_is_told_with_its_line_and_the_others_are_published(self, shop: Shop) -> None:
-        """The file is not given up for one line; the exit code says that there was one."""
+        """One bad line does not end the run, and the exit code shows that there was one."""
         shop.config(OK)
         path = shop.write("x.jsonl", '{"subject": "a.b"}\n{"subject": \n\nNaN\n[1]\n{"subject": 5}\n{"subject": "a.c"}\n')
 
@@ -342,7 +342,7 @@ class TestTrouble:
         assert f"  {path.name}:6: subject = 5: it has to be text\n" in done.stdout
 
     def test_of_many_that_cannot_be_read_a_few_are_shown_and_the_rest_is_counted(self, shop: Shop) -> None:
-        """A reader sees that the list goes on."""
+        """A reader sees that there are more."""
         shop.config(OK)
         done = shop.run("run", "bus.toml", *ALLOW, "--input", "-", input="{\n" * 42)
 
@@ -362,7 +362,7 @@ class TestTrouble:
         ids=str,
     )
     def test_what_cannot_be_published_is_told_counted_and_exit_code_1(self, shop: Shop, record: Any, text: str) -> None:
-        """As --help says; for a script there is a figure."""
+        """The exit code is what --help says, and a script gets a figure."""
         shop.config(OK)
         done = shop.run("run", "bus.toml", *ALLOW, "--input", "-", input=jsonl({"subject": "a.b"}, record))
         script = shop.run("run", "bus.toml", *ALLOW, "--input", "-", "--json", input=jsonl({"subject": "a.b"}, record))
@@ -376,7 +376,7 @@ class TestTrouble:
         assert [key for key, value in plain_figures.items() if value == 1 and key not in ("accepted", "published")]
 
     def test_an_error_of_a_filter_is_a_failure_and_the_others_are_published(self, shop: Shop) -> None:
-        """Its type and text stand in the summary."""
+        """The summary shows the error's type and text."""
         shop.config(OK, '[[pipelines]]\nmatch = "boom"\nfilters = [{ use = "python", target = "shop:boom" }]\n')
         done = shop.run(
             "run", "bus.toml", *ALLOW, "--input", "-", input=jsonl({"subject": "boom"}, {"subject": "a.b"}, {"subject": "boom"})
@@ -387,7 +387,7 @@ class TestTrouble:
         assert "standard input:1: KeyError: 'boom'" in done.stdout
 
     def test_a_rejected_record_is_no_failure(self, shop: Shop) -> None:
-        """To refuse is what filters are for."""
+        """Filters are there to refuse records."""
         shop.config(OK, SMALL)
         done = shop.run("run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a.b", input=jsonl("bad", "dull"))
 
@@ -395,7 +395,7 @@ class TestTrouble:
         assert done.stdout.startswith("2 read, 2 published: 0 accepted, 1 rejected, 1 dropped\n")
 
     def test_a_dead_letter_is_a_failure_if_not_said_otherwise(self, shop: Shop) -> None:
-        """--dead-ok is for who looks at them later."""
+        """The option --dead-ok is for users who look at letters later."""
         shop.config(DIE)
         args = ("run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a.b")
         done = shop.run(*args, input=jsonl(1))
@@ -422,7 +422,7 @@ class TestTrouble:
         ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
     )
     def test_what_cannot_be_done_is_one_line_and_exit_code_2(self, shop: Shop, args: list[str], parts: list[str]) -> None:
-        """It names the thing and the next move."""
+        """The error names the argument and suggests the next step."""
         shop.config(OK)
         shop.write("x.csv", "a,b\n1,2\n")
         shop.write("short.csv", "a,b\n1,2\n1\n")
@@ -438,7 +438,7 @@ class TestTrouble:
         ids=" ".join,
     )
     def test_wrong_arguments_are_exit_code_2(self, shop: Shop, args: list[str]) -> None:
-        """Before anything is run."""
+        """A wrong argument is refused before anything runs."""
         shop.config(OK)
         done = shop.run("run", "bus.toml", *ALLOW, "--input", "/dev/null", *args)
 
@@ -446,14 +446,14 @@ class TestTrouble:
         assert done.stdout == ""
 
     def test_a_config_that_cannot_be_loaded_is_all_told(self, shop: Shop) -> None:
-        """File and line first; nothing runs."""
+        """Each problem begins with file and line, and nothing runs."""
         shop.config(subscription("one", "a..b", "nothing"))
         done = shop.run("run", "bus.toml", *ALLOW, "--input", "/dev/null")
 
         assert_said_well(done, 2, "bus.toml: 2 problems; nothing was loaded\n", "bus.toml:4: ", "bus.toml:5: ", lines=3)
 
     def test_a_filter_that_cannot_start_is_one_line(self, shop: Shop) -> None:
-        """Its own error is passed on, whatever it is."""
+        """The line shows the filter's own error, whatever it is."""
         shop.write(
             "starts.py",
             """
@@ -472,7 +472,7 @@ class TestTrouble:
         assert_said_well(done, 1, "pipebus run: ", "Starts", "no disk")
 
     def test_a_handler_that_outlives_the_timeout_is_told(self, shop: Shop) -> None:
-        """What is left behind is no success."""
+        """A run that leaves a handler behind does not succeed."""
         shop.config(HELD)
         os.mkfifo(shop.folder / "gate")
         done = shop.run(
@@ -486,13 +486,13 @@ class TestTrouble:
 
 
 class TestFlights:
-    """The example is the demo."""
+    """The example in the repository does the same as the demo."""
 
     DAY = str(PACKAGED_DAY)
 
     @pytest.mark.thorough
     def test_the_figures_are_those_of_the_demo(self) -> None:
-        """842 records, 831 accepted, 11 rejected for the same reasons, 62 alerts."""
+        """There are 842 records: 831 are accepted and 11 rejected for the same reasons, with 62 alerts."""
         done = run("run", FLIGHTS, *ALLOW_FLIGHTS, "--input", self.DAY, "--subject", "flights.raw", "--json")
         demo = figures(run("demo", "--json"))
 
@@ -509,7 +509,7 @@ class TestFlights:
         assert found["subscriptions"]["alerts"]["dropped"] == {"not late enough": 769}
 
     def test_the_means_are_those_of_the_demo(self) -> None:
-        """Each carrier's flights and mean delay, as the example's handler has summed them."""
+        """The example's handler sums each carrier's flights and mean delay to the same values."""
         code = (
             "import json, sys; from pipebus.cli import main; code = main(sys.argv[1:]); import flights as f; "
             "print(json.dumps({c: {'flights': n, 'mean_arrival_delay': round(f.minutes[c] / n, 3)} "
@@ -522,7 +522,7 @@ class TestFlights:
         assert figures(done) == demo["carriers"]
 
     def test_a_request_of_the_same_input_is_answered(self) -> None:
-        """A carrier that was not seen is a dead letter that says so; the figures are told beside it."""
+        """A carrier that was not seen leads to a dead letter that says so."""
         done = run("run", FLIGHTS, *ALLOW_FLIGHTS, "--input", "-", input=jsonl({"subject": "carriers", "body": "ZZ"}))
 
         assert done.returncode == 1
@@ -530,7 +530,7 @@ class TestFlights:
 
 
 class TestDeadLetters:
-    """--dead FILE"""
+    """`--dead FILE` keeps dead letters."""
 
     def args(self, path: object = "letters.jsonl") -> tuple[object, ...]:
         return ("run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a.b", "--dead", path)
@@ -539,7 +539,7 @@ class TestDeadLetters:
         return [json.loads(line) for line in (shop.folder / "letters.jsonl").read_text().splitlines()]
 
     def test_keeps_what_died(self, shop: Shop) -> None:
-        """Each with its message as it would travel, its error and its traceback."""
+        """Each letter has its message as it would travel, its error and its traceback."""
         shop.config(DIE)
         done = shop.run(*self.args(), input=jsonl("tea"))
 
@@ -551,7 +551,7 @@ class TestDeadLetters:
         assert "shop.py" in letter["traceback"]
 
     def test_two_runs_with_the_same_file_append(self, shop: Shop) -> None:
-        """And each letter has an id of its own."""
+        """Each letter has its own id."""
         shop.config(DIE)
         for body in ("one", "two", "three"):
             shop.run(*self.args(), input=jsonl(body, body))
@@ -563,7 +563,7 @@ class TestDeadLetters:
         assert [line.split()[0] for line in listed.splitlines()[1:]] == [letter["id"] for letter in letters]
 
     def test_a_run_without_a_dead_letter_leaves_the_file_as_it_is(self, shop: Shop) -> None:
-        """An older letter is not lost."""
+        """An older letter in the file is not lost."""
         shop.config(DIE)
         shop.run(*self.args(), input=jsonl("one"))
         before = (shop.folder / "letters.jsonl").read_bytes()
@@ -573,7 +573,7 @@ class TestDeadLetters:
 
     @pytest.mark.parametrize("path", ["nowhere/letters.jsonl", "damaged.jsonl", "bus.toml", "."])
     def test_a_file_that_cannot_hold_them_is_told_before_the_first_record(self, shop: Shop, path: str) -> None:
-        """Not at the end, when they would be lost."""
+        """The error does not come at the end, when the letters would be lost."""
         shop.config(DIE, OK)
         shop.write("damaged.jsonl", "this is no letter\n")
         done = shop.run(*self.args(path), input=jsonl("one"), env=ENV | {"NOTES": "notes"})
@@ -592,7 +592,7 @@ class TestDeadLetters:
         ids=["a row too short", "not UTF-8", "cut gzip"],
     )
     def test_they_are_kept_when_the_input_breaks_in_the_middle(self, shop: Shop, name: str, data: bytes) -> None:
-        """What had been published until then is told, what died is kept, and the error comes last."""
+        """The summary shows what was published until then, what died is kept, and the error comes last."""
         shop.config(DIE)
         (shop.folder / name).write_bytes(data)
         done = shop.run("run", "bus.toml", *ALLOW, "--input", name, "--subject", "a.b", "--dead", "letters.jsonl")
@@ -620,7 +620,7 @@ class TestDeadLetters:
 
     @pytest.mark.parametrize("body", ["\ud800", "a\u2028b", "\x00"], ids=ascii)
     def test_whatever_a_body_says_can_be_kept_and_given_back(self, shop: Shop, body: str) -> None:
-        """Any text that JSON has."""
+        """Any text that JSON allows can be kept."""
         shop.config(DIE)
         done = shop.run(*self.args(), input=jsonl(body))
 
@@ -633,7 +633,7 @@ class TestDeadLetters:
         assert (listed.returncode, len(listed.stdout.splitlines())) == (0, 2)
 
     def test_what_cannot_travel_is_kept_to_be_looked_at(self, shop: Shop) -> None:
-        """Mail for an object, or a body that is no data: shown, and not given back."""
+        """Mail for an object, or a body that is not data, can be shown but not given back."""
         shop.write(
             "odd.py",
             """
@@ -659,12 +659,12 @@ class TestDeadLetters:
 
 
 class TestSignals:
-    """SIGINT and SIGTERM: the reading ends, and what was accepted is handled."""
+    """SIGINT and SIGTERM end the reading, and what was accepted is handled."""
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
     @pytest.mark.parametrize("as_json", [True, False], ids=["json", "text"])
     def test_in_the_middle_of_many_records(self, shop: Shop, number: signal.Signals, code: int, as_json: bool) -> None:
-        """None is broken off, all that was accepted is handled, the summary says what happened."""
+        """No record is broken off, every accepted one is handled, and the summary says what happened."""
         shop.config(OK)
         args = (
             "run",
@@ -712,7 +712,7 @@ class TestSignals:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
     def test_while_it_waits_for_input(self, shop: Shop, number: signal.Signals) -> None:
-        """A pipe whose writer is silent is left at once."""
+        """The command leaves a pipe with a silent writer at once."""
         shop.config(OK)
         with shop.live("run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a.b", "--tail", ">", "--json") as live:
             out = live.collect_out()
@@ -724,7 +724,7 @@ class TestSignals:
         assert (summary["read"], summary["accepted"], summary["interrupted"]) == (1, 1, number.name)
 
     def test_a_handler_at_work_is_waited_for(self, shop: Shop) -> None:
-        """Not broken off, and what waits behind it is handled."""
+        """The handler is not broken off, and the messages that wait behind it are handled."""
         shop.config(HELD)
         gate = shop.folder / "gate"
         os.mkfifo(gate)
@@ -746,7 +746,7 @@ class TestSignals:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
     def test_a_second_one_hurries(self, shop: Shop, number: signal.Signals) -> None:
-        """Who cannot wait for a slow handler says so again; what is left behind is told."""
+        """A user who cannot wait for a slow handler sends the signal again; the summary says that something was left behind."""
         shop.config(HELD)
         gate = shop.folder / "gate"
         os.mkfifo(gate)
@@ -756,7 +756,7 @@ class TestSignals:
             live.write(jsonl(1, 2))
             assert live.notes.readline() == "begun 1\n"
             live.signal(number)
-            # It is reading no more when the pipe has no reader.
+            # The program has stopped reading when the pipe has no reader.
             with pytest.raises(BrokenPipeError):  # noqa: PT012 (which of them it is, nobody knows)
                 for n in count(3):
                     live.write(jsonl(n) * 1000)
@@ -767,7 +767,7 @@ class TestSignals:
         assert "left behind" in out.text
 
     def test_without_input_it_runs_until_sigterm_and_drains(self, shop: Shop) -> None:
-        """With a schedule: what it has published is handled, and that is a success."""
+        """What the schedule has published is handled, and the run is a success."""
         shop.config(OK, '[[every]]\ninterval = "10ms"\nsubject = "a.tick"\nbody = "tick"\n')
         with shop.live("run", "bus.toml", *ALLOW, "--json", notes=True) as live:
             out = live.collect_out()
@@ -780,7 +780,7 @@ class TestSignals:
         assert summary["accepted"] == summary["subscriptions"]["ok"]["acknowledged"] == 3 + len(rest)
 
     def test_without_input_ctrl_c_is_how_it_ends(self, shop: Shop) -> None:
-        """As its first line says; the summary has no records in it."""
+        """The first line says that Ctrl-C ends it, and the summary counts no records."""
         shop.config(OK, DIE.replace('"a.>"', '"b"'))
         with shop.live("run", "bus.toml", *ALLOW) as live:
             out = live.collect_out()
@@ -792,11 +792,11 @@ class TestSignals:
 
 
 class TestPipes:
-    """A reader that goes away, streams that are closed."""
+    """A reader may go away, and streams may be closed."""
 
     @pytest.mark.parametrize("option", [["--tail", ">"], ["--outcomes"], ["--json"], []], ids=lambda option: " ".join(option))
     def test_a_reader_that_went_away_is_no_traceback(self, shop: Shop, option: list[str]) -> None:
-        """It ends as every other program would, after it has handled what it accepted."""
+        """The command ends as other programs do, after it has handled what it accepted."""
         shop.config(OK)
         theirs, ours = os.pipe()
         os.close(theirs)
@@ -841,7 +841,7 @@ class TestPipes:
         assert live.err.text == ""
 
     def test_a_reader_that_goes_away_while_the_input_is_silent(self, shop: Shop) -> None:
-        """The next record that is printed tells, and that ends it; the writer keeps its end open."""
+        """The command ends at the next record that it prints, although the writer keeps its end open."""
         shop.config(OK)
         with shop.live("run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a.b", "--tail", ">") as live:
             live.write(jsonl(1))
@@ -854,7 +854,7 @@ class TestPipes:
 
     @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
     def test_a_stream_that_is_closed_from_the_start(self, shop: Shop, closed: str) -> None:
-        """Some services start their programs like that."""
+        """Some services start their programs with closed streams."""
         shop.config(OK)
         shop.write("x.jsonl", jsonl(1))
         script = f'"$0" -m pipebus run bus.toml --allow shop --input x.jsonl --subject a.b --tail ">" --dead l.jsonl {closed}'
@@ -864,7 +864,7 @@ class TestPipes:
 
     @pytest.mark.parametrize("option", [["--tail", ">"], ["--outcomes"], ["--json"]], ids=lambda option: option[0])
     def test_a_full_disk_is_one_line(self, shop: Shop, option: list[str]) -> None:
-        """And makes no dead letter of what was handled."""
+        """A full disk makes no dead letter of a message that was handled."""
         shop.config(OK)
         with open("/dev/full", "w") as full:
             done = subprocess.run(
@@ -879,7 +879,7 @@ class TestPipes:
 
     @pytest.mark.parametrize("body", ["é…", "\ud800"], ids=ascii)
     def test_an_encoding_that_has_not_all_characters_is_no_failure(self, shop: Shop, body: str) -> None:
-        """JSON can say everything in ASCII."""
+        """JSON can write everything in ASCII."""
         shop.config(OK)
         done = shop.run(
             "run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a.b", "--tail", ">", "--json", input=jsonl(body),
@@ -891,7 +891,7 @@ class TestPipes:
         assert (first["body"], last["dead_letters"]) == (body, 0)
 
     def test_standard_input_that_is_closed_is_told(self, shop: Shop) -> None:
-        """`--input - <&-`"""
+        """A closed standard input (`<&-`) is an error in one line."""
         shop.config(OK)
         script = '"$0" -m pipebus run bus.toml --allow shop --input - --subject a.b <&-'
         done = run(program=["sh", "-c", script, sys.executable], cwd=shop.folder)
@@ -900,7 +900,7 @@ class TestPipes:
 
 
 class TestTerminal:
-    """A person looks."""
+    """The output suits a person at a terminal."""
 
     @pytest.mark.parametrize("program", [PIPEBUS, WITHOUT_RICH], ids=["with rich", "without rich"])
     @pytest.mark.parametrize("columns", [40, 100])
@@ -920,7 +920,7 @@ class TestTerminal:
 
     @pytest.mark.parametrize("columns", [40, 100])
     def test_a_table_of_rich_is_no_wider_than_the_terminal(self, columns: int) -> None:
-        """It folds its cells instead."""
+        """The table folds its cells instead of growing."""
         done = on_terminal("run", WEBHOOKS, "--allow", "webhooks", "--input", EVENTS, columns=columns)
 
         tables = done.text.partition("12 read")[2].partition("\n")[2].partition("dead:")[0]
@@ -929,7 +929,7 @@ class TestTerminal:
     @pytest.mark.parametrize("program", [PIPEBUS, WITHOUT_RICH], ids=["with rich", "without rich"])
     @pytest.mark.parametrize("columns", [40, 100])
     def test_progress_is_shown_and_gone_at_the_end(self, program: list[str], columns: int) -> None:
-        """Of a file with an end, in percent; what stays is the summary."""
+        """The progress of a file is a percentage, and only the summary stays."""
         args = ("run", FLIGHTS, *ALLOW_FLIGHTS, "--input", str(PACKAGED_DAY), "--subject", "flights.raw")
         done = on_terminal(*args, columns=columns, program=program)
         quiet = on_terminal(*args, "--quiet", columns=columns, program=program)
@@ -943,7 +943,7 @@ class TestTerminal:
         assert "%" not in quiet.raw
 
     def test_a_pipe_of_unknown_length_has_progress_without_percent(self, shop: Shop) -> None:
-        """Nobody knows how much is left."""
+        """A pipe has no known length, so there is no percentage."""
         shop.config(OK)
         read_end, write_end = os.pipe()
         os.write(write_end, jsonl(*range(1000)).encode())
@@ -957,7 +957,7 @@ class TestTerminal:
         assert "%" not in done.raw
 
     def test_no_color_is_respected(self, shop: Shop) -> None:
-        """https://no-color.org"""
+        """The variable NO_COLOR turns colours off; see https://no-color.org."""
         shop.config(DIE)
         shop.write("x.jsonl", jsonl(1))
         args = ("run", "bus.toml", *ALLOW, "--input", "x.jsonl", "--subject", "a.b", "--quiet")
@@ -969,7 +969,7 @@ class TestTerminal:
         assert not re.search(r"\x1b\[3\d", plainly.raw)
 
     def test_without_a_terminal_nothing_is_coloured(self, shop: Shop) -> None:
-        """Files and pipes get the facts, whatever TERM says."""
+        """Files and pipes get no colours, whatever TERM says."""
         shop.config(DIE)
         done = shop.run(
             "run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a.b", input=jsonl(*range(300)),
@@ -980,7 +980,7 @@ class TestTerminal:
         assert "\r" not in done.stdout + done.stderr
 
     def test_ctrl_c_at_the_keyboard(self, shop: Shop) -> None:
-        """The terminal sends SIGINT to all: 130, a summary, no traceback."""
+        """The terminal sends SIGINT to all processes: the exit code is 130, with a summary and without a traceback."""
         shop.config(OK)
         with Live(
             "run",
@@ -1005,11 +1005,11 @@ class TestTerminal:
 
 
 class TestLog:
-    """--log"""
+    """`--log` shows what is logged."""
 
     @pytest.mark.thorough
     def test_shows_what_is_logged_on_stderr(self, shop: Shop) -> None:
-        """And leaves stdout alone."""
+        """Log lines go to stderr and leave stdout alone."""
         shop.config(OK, '[[pipelines]]\nfilters = ["log"]\n')
         args = ("run", "bus.toml", *ALLOW, "--input", "-", "--subject", "a.b", "--json")
         quiet = shop.run(*args, input=jsonl(1, 2))

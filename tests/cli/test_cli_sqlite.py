@@ -91,7 +91,7 @@ def done_well(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def until(look: Callable[[], Any]) -> Any:
-    """What it returns, as soon as that is something."""
+    """Call it until it returns something, and return that."""
     deadline = time.monotonic() + PATIENCE
     while not (found := look()):
         assert time.monotonic() < deadline
@@ -149,11 +149,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 class TestRefusals:
-    """A path that is mistyped, or another program's file."""
+    """A command refuses a mistyped path, and another program's file."""
 
     @pytest.mark.parametrize("kind", REFUSED)
     def test_no_command_makes_or_changes_anything(self, shop: Shop, kind: str) -> None:
-        """Exit code 2, one line; doctor tells it as a finding, and a file that is not there yet is a hint."""
+        """The error is one line with exit code 2; `doctor` reports it as a finding, and a missing file is a hint."""
         make, text = REFUSED[kind]
         make(shop.folder / "bus.db")
         before = state(shop.folder)
@@ -170,7 +170,7 @@ class TestRefusals:
         assert state(shop.folder) == before
 
     def test_a_folder_that_is_not_there(self, shop: Shop) -> None:
-        """Nobody makes it."""
+        """No command creates a missing folder."""
         url = "sqlite:///no/bus.db"
         *refused, examined = many(["publish", url, "a.b"], ["tail", url], ["doctor", url, "--json"], cwd=shop.folder)
         for done in refused:
@@ -180,7 +180,9 @@ class TestRefusals:
 
     @pytest.mark.parametrize("command", ["tail", "dead list", "publish"])
     def test_other_urls(self, shop: Shop, command: str) -> None:
-        """What lives in one process is not seen from another; options and schemes that are unknown are told."""
+        """
+        A bus in memory cannot be seen from another process, and the error says so; unknown options and schemes have errors too.
+        """
         more = ["a.b"] if command == "publish" else []
         table = {
             "memory:": "memory: lives in one process",
@@ -193,7 +195,7 @@ class TestRefusals:
             assert_said_well(done, 2, f"pipebus {done.args[0]}: ", text)
 
     def test_what_is_about_a_whole_bus_takes_no_url(self, shop: Shop) -> None:
-        """And says what it takes."""
+        """The error says that a config file or a bus is needed."""
         shop.config(name="x")
         for done in many(["run", URL], ["explain", URL, "a"], ["graph", URL], ["diff", "x", URL], cwd=shop.folder):
             assert_said_well(done, 2, "is a transport's URL", "name a config file or MODULE:BUS")
@@ -203,7 +205,7 @@ class TestHelp:
     """`--help`"""
 
     def test_an_example_has_such_a_url(self) -> None:
-        """In the examples, not only in the text."""
+        """The URL is in the examples of the help, not only in its text."""
         for done in many(*([command, "--help"] for command in ("doctor", "dead", "tail", "publish", "run"))):
             assert "sqlite:///bus.db" in done_well(done).partition("examples:")[2]
 
@@ -213,7 +215,7 @@ class TestDoctor:
 
     @pytest.mark.thorough
     def test_a_file_in_use(self, shop: Shop) -> None:
-        """Where it lies, what is in it, who serves it; and nothing of it is changed."""
+        """`doctor` shows what is in the file and who serves it, and changes nothing in it."""
         with served(shop) as live:
             assert shop.run("publish", URL, "orders.new", '"bad"', "--request").returncode == 1
             until(lambda: letters(shop))
@@ -237,7 +239,7 @@ class TestDoctor:
 
     @pytest.mark.thorough
     def test_a_file_that_nobody_uses_is_read_as_it_lies(self, shop: Shop) -> None:
-        """No file is left beside it."""
+        """`doctor` leaves no other file next to it."""
         with served(shop) as live:
             ended(live)
         before = state(shop.folder)
@@ -250,7 +252,7 @@ class TestDoctor:
 
     @pytest.mark.thorough
     def test_what_waits_for_nobody_and_who_was_killed(self, shop: Shop) -> None:
-        """Hints: messages wait and nobody serves them; what a killed process had in hand."""
+        """Hints show messages that wait while nobody serves them, and what a killed process had in hand."""
         gate = shop.folder / "gate"
         os.mkfifo(gate)
         shop.config(TRANSPORT, subscription("orders", "orders.>", "held"))
@@ -275,7 +277,7 @@ class TestDoctor:
         assert text.endswith("; no living process serves the file: start one")
 
     def test_settings_that_endanger_what_is_promised(self, shop: Shop) -> None:
-        """A hint for each; none by default."""
+        """Each such setting gives a hint, and the defaults give none."""
         used(shop.folder / "bus.db")
         urls = (f"{URL}?durability=process&window=0&lease=2s", URL)
         risky, plain = map(findings, many(*(["doctor", url, "--json"] for url in urls), cwd=shop.folder))
@@ -287,7 +289,7 @@ class TestDoctor:
 
     @pytest.mark.thorough
     def test_a_config_file_with_this_transport(self, shop: Shop) -> None:
-        """What is said of the URL is said of it too, wherever the URL comes from."""
+        """`doctor` checks the URL in the same way, wherever it comes from."""
         used(shop.folder / "bus.db")
         shop.config('[bus]\ntransport = "${env:WHERE}"\n', subscription("orders", "orders.>", "ok"))
         done = shop.run("doctor", "bus.toml", *ALLOW, env=ENV | {"WHERE": URL})
@@ -297,7 +299,7 @@ class TestDoctor:
         assert "ok     integrity: quick_check: ok\n" in done.stdout
 
     def test_a_damaged_file(self, shop: Shop) -> None:
-        """Exit code 1, and what to do."""
+        """The exit code is 1, and the finding says what to do."""
         path = shop.folder / "bus.db"
         with Bus(f"sqlite:///{path}") as bus:
             for number in range(200):
@@ -315,7 +317,7 @@ class TestDoctor:
 
 
 class TestExamine:
-    """What cannot be made here, such as a network drive or a full disk."""
+    """The doctor's checks see what a test cannot make, such as a network drive or a full disk."""
 
     @pytest.fixture
     def options(self, tmp_path: Path) -> Options:
@@ -327,7 +329,7 @@ class TestExamine:
         return {one.about: one for one in health.examine(options)}
 
     def test_the_mount_point_is_the_longest_that_fits(self) -> None:
-        """Whole folders are compared; of two at one point the later one counts; what is escaped is read."""
+        """Whole folder names are compared, the later of two mounts at one point counts, and escapes are read."""
         mounts = (
             "1 0 8:1 / / rw - ext4 /dev/sda rw\n"
             "2 1 0:2 / /srv rw shared:1 - nfs4 server:/ rw\n"
@@ -353,11 +355,11 @@ class TestExamine:
         ],
     )
     def test_file_systems(self, level: str, kinds: str) -> None:
-        """Local disks, those that pipebus knows nothing of or that do not last, and those of a network."""
+        """The doctor distinguishes local disks, unknown or temporary ones, and those of a network."""
         assert {kind: health.place(kind, "/x").level for kind in kinds.split()} == dict.fromkeys(kinds.split(), level)
 
     def test_a_disk_that_fills(self, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Below 1 GiB, below 5 %, below 100 MiB."""
+        """The doctor warns below 1 GiB, below 5 % and below 100 MiB."""
 
         def disk(free: int, total: int) -> str:
             vfs = os.statvfs_result((4096, 4096, total // 4096, 0, free // 4096, 0, 0, 0, 0, 255))
@@ -370,7 +372,7 @@ class TestExamine:
         assert disk(100 * 2**20 - 4096, 10 * 2**30) == "wrong"
 
     def test_a_long_log_and_a_large_file(self, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The first is a hint, the second is not looked through."""
+        """A long log is a hint, and a large file is not searched."""
         monkeypatch.setattr(health, "LONG_LOG", 1)
         monkeypatch.setattr(health, "LARGE", 1)
         with Bus(f"sqlite:///{options.path}"):
@@ -380,13 +382,13 @@ class TestExamine:
         assert "not looked at" in found["integrity"].text
 
     def test_versions_of_sqlite(self, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Too old; with the bug; without."""
+        """The doctor distinguishes versions that are too old, that have the bug, and that do not."""
         for version, level in ((3, 36, 0), "wrong"), ((3, 51, 2), "hint"), ((3, 51, 3), "ok"):
             monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
             assert self.about(options)["SQLite"].level == level
 
     def test_an_older_file_and_another_journal(self, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Hints: the next bus puts it right."""
+        """The next bus repairs both, so they are hints."""
         with closing(sqlite3.connect(options.path)) as connection:
             connection.execute("PRAGMA journal_mode = DELETE")
         monkeypatch.setattr(schema, "STEPS", (*schema.STEPS, "-- nothing"))
@@ -397,14 +399,14 @@ class TestExamine:
         assert "subscriptions" not in found  # its tables may be others
 
     def test_what_may_not_be_written(self, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The file, or its folder."""
+        """The doctor reports a file or a folder that may not be written."""
         access = os.access
         for path, about in ((options.path, "file"), (os.path.dirname(options.path), "folder")):
             monkeypatch.setattr(os, "access", lambda one, how, path=path: one != path and access(one, how))
             assert self.about(options)[about].level == "wrong"
 
     def test_a_process_that_gives_no_sign_of_life(self, options: Options) -> None:
-        """It is there, and its lease is over."""
+        """The process exists, and its lease has ended."""
         with closing(sqlite3.connect(options.path)) as connection:
             connection.execute("INSERT INTO owner (boot, space, pid, born, until) VALUES (?, ?, ?, ?, 1)", boot.me())
             connection.commit()
@@ -419,7 +421,7 @@ class TestTail:
 
     @pytest.mark.thorough
     def test_what_several_processes_publish_in_the_order_of_the_file(self, shop: Shop) -> None:
-        """Each message once, also what was there before; and no subscription is made."""
+        """Each message is shown once, even an older one, and no subscription is made."""
         with served(shop) as live:
             done_well(shop.run("publish", URL, "other.thing", "0"))
             done_well(shop.run("publish", URL, "orders.first", "0"))
@@ -446,7 +448,7 @@ class TestTail:
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
     def test_from_now_on_until_a_signal(self, shop: Shop, number: signal.Signals) -> None:
-        """What was there before is not told; Ctrl-C ends it, without a traceback."""
+        """`tail` does not show what was there before; Ctrl-C ends it, without a traceback."""
         with served(shop) as live:
             done_well(shop.run("publish", URL, "orders.new", '"old"'))
             with shop.live("tail", URL) as tail:
@@ -478,7 +480,7 @@ class TestTail:
         assert done.stderr == "141\n"
 
     def test_a_config_file_with_this_transport(self, shop: Shop) -> None:
-        """Its file is read, and nothing is run."""
+        """The command reads the file of the transport, and runs nothing."""
         shop.config(TRANSPORT, subscription("orders", "orders.>", "die"))
         with served(shop) as live:
             done_well(shop.run("publish", URL, "orders.new", "1"))
@@ -490,7 +492,7 @@ class TestTail:
 
     @pytest.mark.thorough
     def test_answers_and_what_cannot_be_read(self, shop: Shop) -> None:
-        """Answers only if they are asked for; of bytes that are no message it is told what is known."""
+        """`tail` shows answers only on request; for bytes that are not a message, it shows what is known."""
         with served(shop) as live:
             done_well(shop.run("publish", URL, "orders.new", "1", "--request"))
             with closing(sqlite3.connect(shop.folder / "bus.db")) as connection:
@@ -509,7 +511,7 @@ class TestTail:
 
     @pytest.mark.thorough
     def test_a_file_that_goes_away(self, shop: Shop) -> None:
-        """It does not wait for ever for a file that nobody can reach any more."""
+        """`tail` does not wait forever for a file that nobody can reach any more."""
         used(shop.folder / "bus.db")
         done_well(shop.run("publish", URL, "orders.new", "1"))
         with shop.live("tail", URL, "--all") as tail:
@@ -520,7 +522,7 @@ class TestTail:
         assert "bus.db was removed or replaced by another file; start again" in tail.err.text
 
     def test_wrong_arguments(self, shop: Shop) -> None:
-        """One line, exit code 2."""
+        """A wrong argument is refused in one line with exit code 2."""
         used(shop.folder / "bus.db")
         shop.config()
         pattern, everything = many(["tail", URL, "a..b"], ["tail", "bus.toml", "--all"], cwd=shop.folder)
@@ -533,7 +535,7 @@ class TestDead:
 
     @pytest.mark.thorough
     def test_letters_of_a_file_in_use(self, shop: Shop) -> None:
-        """Listed, shown, given back to the process that serves them, and thrown away."""
+        """Letters can be listed, shown, replayed to the process that serves them, and discarded."""
         shop.config(TRANSPORT)
         records = jsonl(*({"subject": f"orders.n{number}", "body": "bad"} for number in range(3)))
         with served(shop) as live:
@@ -558,7 +560,7 @@ class TestDead:
 
     @pytest.mark.thorough
     def test_a_config_file_or_a_module_with_this_transport(self, shop: Shop) -> None:
-        """The letters of its file; nothing is handled here."""
+        """The command reads the letters of its file, and handles nothing here."""
         shop.config(TRANSPORT, subscription("orders", "orders.>", "die"))
         shop.write("program.py", f'from pipebus import Bus\nbus = Bus("{URL}")\n')
         done = shop.run("run", "bus.toml", "--input", "-", *ALLOW, input=jsonl({"subject": "orders.new", "body": 1}))
@@ -575,7 +577,7 @@ class TestDead:
 
     @pytest.mark.thorough
     def test_letters_of_one_subscription(self, shop: Shop) -> None:
-        """As those of a file of letters; what died in the publish chain of a program that has ended stays."""
+        """Options work as for a file of letters; a letter from the publish chain of a program that has ended stays."""
         kept = '[[pipelines]]\nmatch = "p.>"\non_error = "dead_letter"\nfilters = [{ use = "python", target = "shop:boom" }]\n'
         shop.config(TRANSPORT, kept, subscription("orders", "orders.>", "die"), subscription("mails", "mails.>", "die"))
         records = jsonl(*({"subject": subject, "body": 1} for subject in ("orders.new", "mails.new", "p.new")))
@@ -592,7 +594,7 @@ class TestDead:
         assert done_well(shop.run("dead", "discard", URL, "--all")) == "1 discarded, 0 left\n"
 
     def test_wrong_arguments(self, shop: Shop) -> None:
-        """One line, exit code 2."""
+        """A wrong argument is refused in one line with exit code 2."""
         used(shop.folder / "bus.db")
         shop.config(TRANSPORT)
         shop.write("l.jsonl", "")
@@ -613,7 +615,7 @@ class TestPublish:
 
     @pytest.mark.thorough
     def test_into_a_file_in_use(self, shop: Shop) -> None:
-        """It is said for whom it is kept; whoever serves the file handles it."""
+        """`publish` says for how many subscriptions it keeps the message; the program that serves the file handles it."""
         with served(shop) as live:
             kept = done_well(shop.run("publish", URL, "orders.new", '{"id": 1}', "--header", "tenant=acme", "--id", "x1"))
             again = done_well(shop.run("publish", URL, "orders.new", '{"id": 1}', "--id", "x1"))
@@ -630,7 +632,7 @@ class TestPublish:
         assert json.loads(nobody) == {"outcome": "unrouted", "mailboxes": 0, "kept": "for 3600 s: nobody subscribes to it"}
 
     def test_requests_are_answered_by_who_serves_the_file(self, shop: Shop) -> None:
-        """A reply, a failure, nobody."""
+        """The caller gets a reply, a failure, or an error when nobody answers."""
         with served(shop) as live:
             asked = shop.run("publish", URL, "orders.new", "7", "--request", "--timeout", "60")
             failed = shop.run("publish", URL, "orders.new", '"bad"', "--request", "--timeout", "60")
@@ -651,7 +653,7 @@ class TestPublish:
 
     @pytest.mark.thorough
     def test_neither_handlers_nor_a_backlog_are_waited_for(self, shop: Shop) -> None:
-        """Of the bus's own subscriptions either: they are left to whoever runs it. Its publish chain is passed."""
+        """`publish` runs the bus's publish chain, and leaves its subscriptions to the program that runs the bus."""
         gate = shop.folder / "gate"
         os.mkfifo(gate)
         small = '[[pipelines]]\nfilters = [{ use = "python", target = "shop:small" }]\n'
@@ -676,7 +678,7 @@ class TestPublish:
         assert json.loads(dull)["outcome"] == "dropped"
 
     def test_the_first_publish_makes_the_file(self, shop: Shop) -> None:
-        """As a bus does; what it says shows a mistyped path."""
+        """The first publish creates the file as a bus does, and its output reveals a mistyped path."""
         told = done_well(shop.run("publish", URL, "orders.new", "1"))
 
         assert json.loads(told) == {"outcome": "unrouted", "mailboxes": 0, "kept": "for 120 s: nobody subscribes to it"}
@@ -687,7 +689,7 @@ class TestRun:
     """`pipebus run` on a config file with `transport = "sqlite:///bus.db"`."""
 
     def test_records_of_a_file(self, shop: Shop) -> None:
-        """The summary is about this run; what others have left dead is not its failure."""
+        """The summary is about this run, and dead letters of others do not make it fail."""
         shop.config(TRANSPORT, subscription("orders", "orders.>", "die"), subscription("all", ">", "ok"), name="dies.toml")
         shop.config(TRANSPORT, subscription("orders", "orders.>", "ok"), subscription("all", ">", "ok"))
         records = jsonl(*({"subject": "orders.new", "body": number} for number in range(20)))
@@ -712,7 +714,7 @@ class TestRun:
 
     @pytest.mark.thorough
     def test_until_a_signal_with_a_tail(self, shop: Shop) -> None:
-        """What others publish is handled and printed; the tail leaves no subscription behind."""
+        """Messages of other processes are handled and printed, and the tail leaves no subscription behind."""
         shop.config(TRANSPORT, subscription("orders", "orders.>", "ok"))
         with shop.live("run", "bus.toml", "--tail", "orders.>", *ALLOW, notes=True) as live:
             out = live.collect_out()
@@ -730,7 +732,7 @@ class TestRun:
         ]
 
     def test_a_tail_of_records_tells_all_of_them(self, shop: Shop) -> None:
-        """Also the last one before the end, and on a file that is not there yet."""
+        """The tail shows the last record before the end too, and works on a file that does not exist yet."""
         shop.config(TRANSPORT, subscription("orders", "orders.>", "ok"))
         records = jsonl(*({"subject": "orders.new", "body": number} for number in range(50)))
         done = shop.run("run", "bus.toml", "--input", "-", "--tail", ">", "--quiet", *ALLOW, input=records)
@@ -739,7 +741,7 @@ class TestRun:
         assert [one["body"] for one in lines_of(done.stdout)] == list(range(50))
 
     def test_what_makes_no_sense_here(self, shop: Shop) -> None:
-        """Before anything is published."""
+        """A run that makes no sense is refused before anything is published."""
         shop.config(TRANSPORT)
         done = shop.run("run", "bus.toml", "--input", "-", "--dead", "l.jsonl", input="")
         assert_said_well(done, 2, "keeps dead letters itself; leave out --dead, and use `pipebus dead list bus.toml`")

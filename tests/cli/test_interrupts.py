@@ -1,4 +1,6 @@
-"""Signals while input is waited for: heard at once, also those that come a moment before the wait; nothing is broken off."""
+"""
+Signals that come while a program waits for input, or a moment before: the program sees each at once, and nothing breaks off.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ NUMBERS = [signal.SIGINT, signal.SIGTERM]
 
 @contextmanager
 def pipe() -> Iterator[tuple[int, int]]:
-    """Its two ends."""
+    """The two ends of a pipe."""
     ends = os.pipe()
     try:
         yield ends
@@ -39,7 +41,7 @@ def interrupts(hurried: list[int]) -> Iterator[Interrupts]:
 
 
 def later(call: object) -> threading.Thread:
-    """From another thread, once this one has been given the time to wait."""
+    """Call it on another thread, after this thread has had time to wait."""
     thread = threading.Timer(0.05, call)  # type: ignore[arg-type]
     thread.start()
     return thread
@@ -47,7 +49,7 @@ def later(call: object) -> threading.Thread:
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_ends_a_wait(interrupts: Interrupts, number: signal.Signals) -> None:
-    """Of a pipe whose writer is silent."""
+    """The wait is for a pipe whose writer is silent."""
     with pipe() as (ear, _):
         thread = later(lambda: os.kill(os.getpid(), number))
         with pytest.raises(Interrupted):
@@ -58,7 +60,7 @@ def test_a_signal_ends_a_wait(interrupts: Interrupts, number: signal.Signals) ->
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_before_a_wait_is_not_missed(interrupts: Interrupts, number: signal.Signals) -> None:
-    """It only leaves a note where it comes, and the next wait finds it, although there is something to read."""
+    """The signal only sets a note, and the next wait finds it even if there is something to read."""
     signal.raise_signal(number)
     with pipe() as (ear, hand):
         os.write(hand, b"x")
@@ -67,7 +69,7 @@ def test_a_signal_before_a_wait_is_not_missed(interrupts: Interrupts, number: si
 
 
 def test_what_the_interpreter_has_not_told_us_yet_is_heard() -> None:
-    """The bell rings before the handler runs: that is what wakes a wait which a signal came just in front of."""
+    """The wake-up byte comes before the handler runs, so a wait wakes even if the signal came just before it."""
     with Interrupts(lambda: None) as interrupts, pipe() as (ear, hand):
         interrupts._hand.send(b"!")  # as set_wakeup_fd does
         os.write(hand, b"x")
@@ -76,7 +78,7 @@ def test_what_the_interpreter_has_not_told_us_yet_is_heard() -> None:
 
 
 def test_what_can_be_read_is_read(interrupts: Interrupts) -> None:
-    """Data, and the end."""
+    """Data wakes the wait, and so does the end of the data."""
     ear, hand = os.pipe()
     os.write(hand, b"x")
     interrupts.wait(ear)
@@ -87,7 +89,7 @@ def test_what_can_be_read_is_read(interrupts: Interrupts) -> None:
 
 
 def test_wake_ends_a_wait_and_is_no_signal(interrupts: Interrupts) -> None:
-    """From any thread; again and again; also when nobody waits any more."""
+    """Any thread may wake it, any number of times, even when nothing waits any more."""
     with pipe() as (ear, _):
         thread = later(interrupts.wake)
         with pytest.raises(Interrupted):
@@ -99,14 +101,14 @@ def test_wake_ends_a_wait_and_is_no_signal(interrupts: Interrupts) -> None:
 
 
 def test_wake_after_the_end_does_nothing() -> None:
-    """A handler that was left behind may still find that nobody reads what it prints."""
+    """A handler that was left behind may still find that nobody reads its output."""
     with Interrupts(lambda: None) as interrupts:
         pass
     interrupts.wake()
 
 
 def test_a_second_one_hurries_and_a_third_breaks_off(interrupts: Interrupts, hurried: list[int]) -> None:
-    """The third is for what hangs."""
+    """A third signal is for a program that hangs."""
     signal.raise_signal(signal.SIGTERM)
     assert hurried == []
     signal.raise_signal(signal.SIGINT)
@@ -146,7 +148,7 @@ def test_opening_is_broken_off(interrupts: Interrupts, tmp_path: object) -> None
 
 
 def test_afterwards_signals_are_as_they_were() -> None:
-    """Handlers, and who is woken."""
+    """The signal handlers and the wake-up descriptor are restored."""
     before = [signal.getsignal(number) for number in NUMBERS]
     former = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(former)
@@ -157,7 +159,7 @@ def test_afterwards_signals_are_as_they_were() -> None:
 
 
 def test_records_of_a_pipe_are_waited_for(interrupts: Interrupts, tmp_path: object) -> None:
-    """Each read of it, and none of a file; a record that came whole is handed out, whatever follows."""
+    """Every read of a pipe waits and none of a file does; a whole record is delivered, whatever follows."""
     path = f"{tmp_path}/fifo"
     os.mkfifo(path)
     waits: list[int] = []

@@ -1,5 +1,5 @@
 """
-The table of broken files: each mistake in words, the file, and every word that `ConfigError` says of it.
+The table of broken files: each mistake in words, the file, and the whole text of its `ConfigError`.
 
 Line 1 of a file is the line behind the opening quotes. In what is expected, {here} is the directory that holds bus.toml.
 """
@@ -22,10 +22,10 @@ class Broken(NamedTuple):
         toml: The text of bus.toml.
         says: The text of the error.
         handlers, filters, allow: What the program hands in, and the packages that it allows.
-        modules: Modules by name, written beside bus.toml, where imports find them.
+        modules: Modules by name, written next to bus.toml, where imports find them.
         idle: Those among them that must not have been imported afterwards.
         env: Environment variables; None: not set.
-        files: Other files beside bus.toml.
+        files: Other files next to bus.toml.
         secret: What the error must not hold.
     """
 
@@ -55,7 +55,7 @@ def bill(message: Message[Any]) -> None:
 
 
 async def abill(message: Message[Any]) -> None:
-    """An async one."""
+    """An async handler."""
 
 
 def audit(message: Message[Any], call_next: Callable[[Message[Any]], Any]) -> Any:
@@ -64,7 +64,7 @@ def audit(message: Message[Any], call_next: Callable[[Message[Any]], Any]) -> An
 
 
 async def aaudit(message: Message[Any], call_next: Callable[[Message[Any]], Any]) -> Any:
-    """A plain async one."""
+    """A plain async filter."""
     return await call_next(message)
 
 

@@ -21,7 +21,7 @@ from pipebus.values.quantities import Bytes, Seconds, Type
 
 @dataclass
 class Order:
-    """A body."""
+    """The body of a message."""
 
     id: int
     total: float = 0.0
@@ -157,7 +157,7 @@ class Paint(Transform):
 
 @dataclass(eq=False)
 class Count(Transform):
-    """What it has counted is told in a header: so one object in two places counts both."""
+    """A header shows what it has counted, so one object in two places counts both."""
 
     start_at: int = 0
     name: str = ""
@@ -189,7 +189,7 @@ class Bare:
 
 
 class Loud(Log):
-    """A built-in filter, derived from."""
+    """A filter derived from a built-in one."""
 
 
 class Stateful(Transform):

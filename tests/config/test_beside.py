@@ -1,4 +1,4 @@
-"""Modules beside config files: each file gets its own, and what is installed comes first."""
+"""Modules next to config files: each file gets its own, and what is installed comes first."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def folders(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("name", ["tb_module", "tb_package", "tb_package.inner", "tb_spread.inner"])
 def test_each_file_gets_the_module_beside_it(folders: Path, name: str) -> None:
-    """In turns, too; packages without `__init__.py` as well."""
+    """The files may take turns, and packages may lack `__init__.py`."""
     for folder in ("one", "two", "one"):
         with beside(folders / folder / "pipebus.toml"):
             assert importlib.import_module(name).which == folder
@@ -48,7 +48,7 @@ def test_each_file_gets_the_module_beside_it(folders: Path, name: str) -> None:
 
 
 def test_in_one_folder_a_module_stays_the_same_object(folders: Path) -> None:
-    """What a bus of one file has imported is what the next look finds."""
+    """A module that a bus of one file has imported is the one that the next look finds."""
     with beside(folders / "one" / "a.toml"):
         first = importlib.import_module("tb_module")
     with beside(folders / "one" / "b.toml"):
@@ -56,7 +56,7 @@ def test_in_one_folder_a_module_stays_the_same_object(folders: Path) -> None:
 
 
 def test_what_is_installed_comes_first(folders: Path) -> None:
-    """A file called json.py takes nobody's place."""
+    """A file called json.py replaces no other module."""
     import json
 
     with beside(folders / "one" / "pipebus.toml"):
@@ -65,7 +65,7 @@ def test_what_is_installed_comes_first(folders: Path) -> None:
 
 
 def test_the_path_is_as_it_was(folders: Path) -> None:
-    """Also after an error, and where somebody has added the same folder himself."""
+    """The path is restored after an error too, and where the user has added the same folder."""
     before = list(sys.path)
     with suppress(KeyError), beside(folders / "one" / "pipebus.toml"):
         assert sys.path == [*before, str(folders / "one")]
@@ -79,7 +79,7 @@ def test_the_path_is_as_it_was(folders: Path) -> None:
 
 
 def test_modules_that_are_not_there_yet_are_left_alone(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking for a module's home neither loads a lazy one nor asks one that fails when it is asked."""
+    """The search for a module's home does not load a lazy module, and does not touch one that fails when it is touched."""
 
     class Failing(types.ModuleType):
         def __getattr__(self, name: str) -> object:

@@ -1,4 +1,4 @@
-"""What is said of a broken file: every word of it; and that nothing is left of it."""
+"""Errors about a broken file, word for word, and that a failed load leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipebus import Bus, ConfigError, PipebusError
 
 @pytest.fixture(autouse=True)
 def _imports_as_before() -> Iterator[None]:
-    """What a case has put beside its file is forgotten again."""
+    """Modules that a case has put next to its file are forgotten again."""
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
@@ -52,7 +52,7 @@ def load(case: Broken, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigE
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.mistake)
 def test_a_broken_file_is_told_and_leaves_nothing(case: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Every word of the error; its problems hold the same; no secret is told. There is no thread more than before, nothing is
+    The error matches word for word, its problems hold the same texts, and it shows no secret. No thread is left, nothing is
     imported that no sound part of the file asks for, and the file is as it was.
     """
     threads, directory = threading.enumerate(), set(sys.path)
@@ -74,7 +74,7 @@ def test_a_broken_file_is_told_and_leaves_nothing(case: Broken, tmp_path: Path, 
 
 
 def test_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is not there, and a directory: named as they were given, without a line."""
+    """A missing file and a directory are named as the caller gave them, without a line."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config").mkdir()
     for name, says in (("nope.toml", "nope.toml: no such file"), ("config", "config: it is not a file; give a TOML file")):
@@ -85,6 +85,6 @@ def test_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_mistake_is_told_once() -> None:
-    """The ids tell cases apart, and so do the files."""
+    """The ids of the cases differ, and so do their files."""
     assert len({case.mistake for case in TABLE}) == len(TABLE)
     assert len({(case.toml, case.allow, tuple(case.handlers.values()), tuple(case.env)) for case in TABLE}) == len(TABLE)

@@ -1,4 +1,4 @@
-"""What a file may name: objects that allowed packages define, and nothing else is imported, whatever the file says."""
+"""A file may name only objects that allowed packages define, and nothing else is imported, whatever the file contains."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class World:
     own: list[str] = field(default_factory=list)
 
     def module(self, name: str, source: str = "") -> None:
-        """Each writes down that it has run, in a file beside it."""
+        """Write a module that records in a file next to it that it has run."""
         path = self.folder.joinpath(*name.split(".")).with_suffix(".py")
         for parent in reversed(path.relative_to(self.folder).parents[:-1]):
             (self.folder / parent).mkdir(exist_ok=True)
@@ -51,7 +51,7 @@ class World:
         return Bus.from_config(self.folder / "bus.toml", allow_imports=list(allow), **handed)
 
     def refused(self, toml: str, *allow: str) -> str:
-        """What it says of the one thing that is wrong."""
+        """Return the text of the one problem that the file has."""
         with pytest.raises(ConfigError) as caught:
             self.load(toml, *allow)
         (problem,) = caught.value.problems
@@ -122,7 +122,7 @@ everywhere = pytest.mark.parametrize("place", EVERYWHERE)
 
 @everywhere
 def test_what_is_not_allowed_is_not_imported(world: World, place: Callable[[str], str]) -> None:
-    """Wherever a file may name something: a package that the program has not allowed is not even looked for."""
+    """A package that the program has not allowed is not even looked for, wherever a file names something."""
     world.module("eviltwin", "def run(message): ...")
     before = set(sys.modules)
     says = world.refused(place("eviltwin:run"))
@@ -134,7 +134,7 @@ def test_what_is_not_allowed_is_not_imported(world: World, place: Callable[[str]
 
 @everywhere
 def test_what_is_imported_already_is_no_more_allowed_for_it(world: World, place: Callable[[str], str]) -> None:
-    """That this program uses `os` gives the file no right to."""
+    """A file may not use `os` only because this program uses it."""
     assert 'package "os" is not allowed' in world.refused(place("os:system"))
     assert world.refused(place("builtins:eval")).endswith(
         ('pass allow_imports=["builtins"], or --allow builtins', "it is not a type")
@@ -142,7 +142,7 @@ def test_what_is_imported_already_is_no_more_allowed_for_it(world: World, place:
 
 
 def test_a_package_allows_its_submodules_and_no_neighbour(world: World) -> None:
-    """`shop` is `shop` and `shop.billing`, and not `shopify`, `shop_admin` or `workshop`."""
+    """`shop` allows `shop` and `shop.billing`, but not `shopify`, `shop_admin` or `workshop`."""
     for name in ("tshop.billing.eu", "tshopify", "tshop_admin", "worktshop"):
         world.module(name, "def run(message): ...")
     world.load(handler("tshop.billing.eu:run"), "tshop")
@@ -152,7 +152,7 @@ def test_a_package_allows_its_submodules_and_no_neighbour(world: World) -> None:
 
 
 def test_a_submodule_allows_what_is_below_it_only(world: World) -> None:
-    """`allow_imports=["shop.billing"]` opens neither `shop.admin` nor `shop` itself."""
+    """`allow_imports=["shop.billing"]` allows neither `shop.admin` nor `shop` itself."""
     for name in ("ushop.billing", "ushop.admin", "ushop.billings"):
         world.module(name, "def run(message): ...")
     (world.folder / "ushop" / "__init__.py").write_text("def run(message): ...")
@@ -164,21 +164,21 @@ def test_a_submodule_allows_what_is_below_it_only(world: World) -> None:
 
 @pytest.mark.parametrize("name", ["Tcase:run", "TCASE.x:run", "tcas:run", "tcase2:run"])
 def test_names_of_packages_are_compared_letter_by_letter(world: World, name: str) -> None:
-    """No case is folded, no prefix completed."""
+    """Case matters, and a prefix is not completed."""
     world.module("tcase", "def run(message): ...")
     assert "is not allowed" in world.refused(handler(name), "tcase")
     assert world.ran() == set()
 
 
 def test_nothing_is_allowed_when_nothing_is_said(world: World) -> None:
-    """A file without imports needs no permission, and one with any needs it."""
+    """A file without imports needs no permission, and a file with any import needs one."""
     world.module("tnone", "def run(message): ...")
     world.load('[[pipelines]]\nfilters = ["log"]')
     assert "is not allowed" in world.refused(handler("tnone:run"))
 
 
 def test_modules_beside_the_file_are_no_special_case(world: World) -> None:
-    """What lies beside the file is imported only if it is allowed, as everything else."""
+    """A module next to the file is imported only if it is allowed, like every other module."""
     world.module("bus", "def run(message): ...")
     assert "is not allowed" in world.refused(handler("bus:run"), "shop")
     assert world.ran() == set()
@@ -188,14 +188,16 @@ def test_modules_beside_the_file_are_no_special_case(world: World) -> None:
     "allowed", ["shop", [""], ["shop."], [".shop"], ["shop..x"], ["shop/x"], [5], ["*"], ["shop:run"]], ids=repr
 )
 def test_what_is_no_package_cannot_be_allowed(world: World, allowed: Any) -> None:
-    """A text in the place of the list would allow packages of one letter; "*" would allow nothing, and look like everything."""
+    """
+    A text instead of a list would allow packages of one letter, and "*" would allow nothing while it looks like everything.
+    """
     (world.folder / "bus.toml").write_text("version = 1")
     with pytest.raises(PipelineError, match="allow_imports"):
         Bus.from_config(world.folder / "bus.toml", allow_imports=allowed)
 
 
 def test_allowing_nothing_may_be_said_with_none(world: World) -> None:
-    """As `handlers=None` and `filters=None` may be."""
+    """None is allowed here, as it is for `handlers` and `filters`."""
     (world.folder / "bus.toml").write_text("version = 1")
     Bus.from_config(world.folder / "bus.toml", allow_imports=None, handlers=None, filters=None)  # type: ignore[arg-type]
 
@@ -215,7 +217,7 @@ FORM = 'it has to be "module:name", as in "shop.billing:bill"'
     ],
 )  # fmt: skip
 def test_what_has_not_the_form_of_a_name_is_told_so(world: World, name: str) -> None:
-    """Only letters, digits, underscores and dots on each side of one colon: no code, no path, no relative import."""
+    """A name has only letters, digits, underscores and dots on each side of one colon: no code, no path, no relative import."""
     world.module("tform", "def run(message): ...")
     assert world.refused(filter(name), "tform").endswith(FORM)
     assert world.ran() == set()
@@ -230,7 +232,7 @@ def test_what_has_not_the_form_of_a_name_is_told_so(world: World, name: str) -> 
 )  # fmt: skip
 @pytest.mark.parametrize("place", [handler, filter, model])
 def test_pythons_own_names_lead_nowhere(world: World, place: Callable[[str], str], path: str) -> None:
-    """From any function, `__globals__` or `__class__` would lead to everything."""
+    """`__globals__` or `__class__` of any function would lead to everything."""
     world.module("tdunder", "class Order: ...\ndef run(message): ...")
     part = path.rpartition(".")[2]
     assert world.refused(place(f"tdunder:{path}"), "tdunder").endswith(
@@ -239,7 +241,7 @@ def test_pythons_own_names_lead_nowhere(world: World, place: Callable[[str], str
 
 
 def test_what_a_module_has_not_is_told_with_what_is_near(world: World) -> None:
-    """At each step of the path."""
+    """The error suggests the nearest name at each step of the path."""
     world.module("tnear", "class Billing:\n    @staticmethod\n    def bill(message): ...\n_hidden = 1")
     assert world.refused(filter("tnear:Biling.bill"), "tnear").endswith('tnear has no "Biling"; did you mean "Billing"?')
     assert world.refused(filter("tnear:Billing.bil"), "tnear").endswith('tnear.Billing has no "bil"; did you mean "bill"?')
@@ -295,7 +297,7 @@ FOREIGN = {
 def test_what_an_allowed_module_only_imports_is_not_allowed(
     world: World, place: Callable[[str], str], source: str, path: str, home: str
 ) -> None:
-    """An object counts as its own module's; else each `import os` in an allowed package would give the file a shell."""
+    """An object belongs to its own module; otherwise each `import os` in an allowed package would give the file a shell."""
     world.module("tforeign", source)
     said = world.refused(place(f"tforeign:{path}"), "tforeign")
     assert said.endswith(f"it is defined in {home}, which is not in an allowed package; define it in tforeign")
@@ -303,7 +305,7 @@ def test_what_an_allowed_module_only_imports_is_not_allowed(
 
 @pytest.mark.parametrize("place", [handler, filter, model, exception, tap])
 def test_a_module_is_nothing_that_can_be_used(world: World, place: Callable[[str], str]) -> None:
-    """Neither an allowed one nor one that it imports."""
+    """Neither an allowed module nor one that it imports can be used as an object."""
     world.module("tmodule", "import os, sys\nme = sys.modules[__name__]")
     for path in ("os", "me"):
         said = world.refused(place(f"tmodule:{path}"), "tmodule")
@@ -336,13 +338,13 @@ OWN = {
 
 @pytest.mark.parametrize(("source", "path"), OWN.values(), ids=OWN)
 def test_what_an_allowed_module_defines_can_be_named(world: World, source: str, path: str) -> None:
-    """In each of the ways that Python has."""
+    """Every way that Python has to define it works."""
     world.module("towns", source)
     world.load(filter(f"towns:{path}"), "towns")
 
 
 def test_a_neighbour_that_is_allowed_too_may_be_named_through_it(world: World) -> None:
-    """Packages that gather names from elsewhere work if both are allowed."""
+    """Packages that collect names from other packages work if both are allowed."""
     world.module("tinner", "def run(message): ...")
     world.module("touter", "from tinner import run")
     assert "it is defined in tinner" in world.refused(handler("touter:run"), "touter")
@@ -350,7 +352,7 @@ def test_a_neighbour_that_is_allowed_too_may_be_named_through_it(world: World) -
 
 
 def test_an_object_is_found_once_and_is_the_same(world: World) -> None:
-    """A filter object that two entries name is one object, with one state."""
+    """A filter object that two entries name is one object with one state."""
     world.module("tsame", "from pipebus.filters import Dedupe\nonce = Dedupe()")
     bus = world.load(f"{filter('tsame:once')}\n{filter('tsame:once')}", "tsame")
     first, second = (node.filter for node in engine_of(bus).router.nodes)  # type: ignore[union-attr]
@@ -377,7 +379,7 @@ def test_an_object_is_found_once_and_is_the_same(world: World) -> None:
     ids=lambda value: value[:24],
 )
 def test_a_module_that_fails_is_a_problem_of_the_file(world: World, source: str, says: str) -> None:
-    """Whatever it raises: the file is told as broken, the program goes on."""
+    """Whatever it raises, the error says that the file is broken, and the program continues."""
     world.module("tfails", source)
     said = world.refused(handler("tfails:run"), "tfails")
     assert f'handler = "tfails:run": cannot import tfails: {says}' in said
@@ -385,7 +387,7 @@ def test_a_module_that_fails_is_a_problem_of_the_file(world: World, source: str,
 
 
 def test_ctrl_c_during_an_import_is_none_of_its_problems(world: World) -> None:
-    """Who interrupts the program interrupts it."""
+    """A user who interrupts the program interrupts it."""
     world.module("tctrlc", "raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         world.load(handler("tctrlc:run"), "tctrlc")
@@ -414,7 +416,7 @@ ODD = {
 def test_an_object_that_misbehaves_is_a_problem_of_the_file(
     world: World, place: Callable[[str], str], source: str, path: str
 ) -> None:
-    """An allowed module may hold whatever it likes; loading ends with an error that names the line, not with Python's."""
+    """An allowed module may hold any object; loading ends with an error that names the line, and not with one of Python's."""
     world.module("todd", source)
     with pytest.raises(ConfigError) as caught:
         world.load(place(f"todd:{path}"), "todd")
@@ -422,14 +424,14 @@ def test_an_object_that_misbehaves_is_a_problem_of_the_file(
 
 
 def test_a_module_is_not_run_for_a_name_that_has_not_the_form(world: World) -> None:
-    """Import comes last."""
+    """A name of the wrong form is refused before its module is imported."""
     world.module("tlast", "def run(message): ...")
     world.refused(handler("tlast:__globals__"), "tother")
     assert world.ran() == set()
 
 
 def test_what_is_interpolated_never_says_what_is_imported(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who sets an environment variable could choose what runs, within an allowed package, too. The error tells no secret."""
+    """A variable could otherwise choose which code runs, even in an allowed package. The error shows no secret."""
     world.module("tvar", "def run(message): ...")
     monkeypatch.setenv("TARGET", "tvar:run")
     for place in EVERYWHERE:
@@ -443,7 +445,7 @@ def test_what_is_interpolated_never_says_what_is_imported(world: World, monkeypa
 
 
 def test_types_without_a_module(world: World) -> None:
-    """Those of JSON, and bytes."""
+    """Types of JSON and bytes need no module."""
     for name in ("bool", "bytes", "dict", "float", "int", "list", "str"):
         world.load(model(name))
 
@@ -453,7 +455,7 @@ def test_types_without_a_module(world: World) -> None:
     ["eval", "exec", "__import__", "open", "object", "type", "Exception", "complex", "int | None", "list[int]", "None", ""],
 )
 def test_no_other_builtin_is_a_type_to_validate_with(world: World, name: str) -> None:
-    """There is a short list, not "whatever Python calls so"."""
+    """Only a short list of Python's names is accepted as types."""
     assert f'"{name}": it has to be' in world.refused(model(name))
 
 
@@ -480,7 +482,7 @@ MODELS = {
 
 @pytest.mark.parametrize(("source", "body"), MODELS.values(), ids=MODELS)
 def test_types_of_an_allowed_module(world: World, source: str, body: Any) -> None:
-    """All that `Validate` takes in code; also the standard library's types of data under the module's own name for them."""
+    """Every type that `Validate` takes in code works, and so do the standard library's types of data under their own names."""
     world.module("tmodels", source)
     bus = world.load(model("tmodels:X"), "tmodels")
     if body is not None:
@@ -516,7 +518,7 @@ CALLS = {
 
 @pytest.mark.parametrize(("source", "path"), CALLS.values(), ids=CALLS)
 def test_a_model_is_a_type_and_nothing_that_is_called(world: World, source: str, path: str) -> None:
-    """`models` checks bodies; it is no way to run a function on them."""
+    """`models` checks bodies; it cannot be used to run a function on them."""
     world.module("tcalls", source)
     said = world.refused(model(f"tcalls:{path}"), "tcalls")
     assert said.endswith(("it is not a type", "which is not in an allowed package; define it in tcalls"))
@@ -525,7 +527,7 @@ def test_a_model_is_a_type_and_nothing_that_is_called(world: World, source: str,
 
 @pytest.mark.parametrize("source", ["X = type", "X = map", "from types import FunctionType as X", "X = super", "X = property"])
 def test_a_class_of_pythons_own_is_only_asked_whether_a_body_is_one(world: World, source: str) -> None:
-    """Nothing is made of it, whatever the body is."""
+    """A body is checked against the class, and no object of the class is made."""
     world.module("tisinstance", source)
     try:
         bus = world.load(model("tisinstance:X"), "tisinstance")
@@ -542,7 +544,7 @@ def test_a_class_of_pythons_own_is_only_asked_whether_a_body_is_one(world: World
 
 
 def test_pythons_own_exceptions_go_by_their_names(world: World) -> None:
-    """In a list, too."""
+    """A list of them works too."""
     world.load(exception("ConnectionError"))
     world.load('[[pipelines]]\nfilters = [{ use = "retry", on = ["TimeoutError", "OSError"] }]')
 
@@ -551,12 +553,12 @@ def test_pythons_own_exceptions_go_by_their_names(world: World) -> None:
     "name", ["eval", "int", "__import__", "print", "os", "NotImplemented", "ConnectionErrror", "valueerror", ""]
 )
 def test_what_is_no_exception_is_told_so(world: World, name: str) -> None:
-    """Other names of Python's are not looked at."""
+    """Other names of Python's are not looked up."""
     assert f'Python has no exception "{name}"' in world.refused(exception(name))
 
 
 def test_exceptions_of_an_allowed_module(world: World) -> None:
-    """Their class must be defined in an allowed package, and be one."""
+    """The class must be defined in an allowed package, and must be an exception."""
     world.module(
         "texc", "import socket\nfrom socket import gaierror\nclass Busy(Exception): ...\nclass Order: ...\ndef f(): ..."
     )
@@ -571,7 +573,7 @@ def test_exceptions_of_an_allowed_module(world: World) -> None:
 
 
 def test_what_an_export_names_leads_back_to_the_same_object(world: World) -> None:
-    """`name_of` is `find`, backwards."""
+    """`name_of` is the inverse of `find`."""
     world.module("tback", "class C:\n    class D:\n        @staticmethod\n        def run(m): ...\ndef f(m): ...")
     for path in ("f", "C.D.run"):
         assert name_of(Imported().read(f"tback:{path}", loading("tback"))) == f"tback:{path}"
@@ -588,7 +590,7 @@ def test_what_an_export_names_leads_back_to_the_same_object(world: World) -> Non
     ],
 )
 def test_what_no_name_leads_to_is_told(world: World, source: str, path: str, says: str) -> None:
-    """Rather than written into a file that could not be loaded."""
+    """The export raises an error instead of writing a file that could not be loaded."""
     world.module("tlost", source)
     found = Imported().read(f"tlost:{path}", loading("tlost"))
     with pytest.raises(Unexportable, match=says):
@@ -596,7 +598,7 @@ def test_what_no_name_leads_to_is_told(world: World, source: str, path: str, say
 
 
 def test_the_home_of_things() -> None:
-    """The module that wrote the code that would run."""
+    """The home of an object is the module that wrote the code that would run."""
     import functools
     import os
     import shutil
@@ -619,7 +621,7 @@ def test_the_home_of_things() -> None:
     )
 )
 def test_whatever_a_file_names_is_refused_where_nothing_is_allowed(name: str) -> None:
-    """There is one answer, and no module more than before."""
+    """Every name is refused in the same way, and no module is imported."""
     before = set(sys.modules)
     for allowed in ((), ("pipebus_is_no_such_package",)):
         with pytest.raises(Bad):

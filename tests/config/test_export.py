@@ -59,7 +59,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def described(bus: Bus) -> Any:
-    """`describe()` without places."""
+    """Return `describe()` without places."""
 
     def without(value: Any) -> Any:
         if isinstance(value, dict):
@@ -70,7 +70,7 @@ def described(bus: Bus) -> Any:
 
 
 def flags(value: Any) -> Any:
-    """Where True and False stand: 1 is not True."""
+    """Return where True and False are, because 1 equals True."""
     if isinstance(value, dict):
         return {key: flags(inner) for key, inner in value.items()}
     return [flags(inner) for inner in value] if isinstance(value, list) else isinstance(value, bool)
@@ -84,7 +84,7 @@ def chains(bus: Bus) -> Iterator[Any]:
 
 
 def identities(bus: Bus) -> list[int]:
-    """For each place of a filter, the first place where the same object stands."""
+    """Return, for each place of a filter, the first place that holds the same object."""
     filters = [step.filter for chain in chains(bus) for step in steps(chain)]
     first: dict[int, int] = {}
     return [first.setdefault(id(one), place) for place, one in enumerate(filters)]
@@ -96,7 +96,7 @@ def loaded(text: str, file: Path, **options: Any) -> Bus:
 
 
 def same(bus: Bus, file: Path, **options: Any) -> Bus:
-    """The bus that is loaded from what is exported, after all that it has to be equal in."""
+    """Return the bus that is loaded from the export, after all checks that it is equal."""
     before = described(bus)
     text = bus.export_config()
     assert text == bus.export_config()
@@ -115,7 +115,7 @@ def same(bus: Bus, file: Path, **options: Any) -> Bus:
 
 @dataclass
 class Kitchen:
-    """What is made once for each bus: filters and pipelines that stand in several places."""
+    """What is made once for each bus: filters and pipelines that appear in several places."""
 
     filters: list[Any] = field(default_factory=list)
     pipelines: list[Any] = field(default_factory=list)
@@ -153,7 +153,7 @@ def piped(on_error: Any, inner: list[Part], kitchen: Kitchen) -> Any:
 
 @dataclass
 class Recipe:
-    """A bus as data."""
+    """A bus, described as data."""
 
     options: dict[str, Any]
     filters: list[Part]
@@ -164,7 +164,7 @@ class Recipe:
     every: list[tuple[Any, str, Any, dict[str, Any]]]
 
     def bus(self) -> Bus:
-        """What the bus refuses (colours, order, roads that nobody takes) is left out, each time the same."""
+        """Make the bus. Whatever it refuses (colours, order, paths that no message takes) is left out, each time the same."""
         kitchen = Kitchen([part(Kitchen()) for part in self.filters])
         for part in self.pipelines:
             kitchen.pipelines.append(part(kitchen))
@@ -235,7 +235,7 @@ def options_of(**optional: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str
 
 
 def retry(options: dict[str, Any]) -> dict[str, Any]:
-    """With waits that the filter accepts."""
+    """Return options whose waits the filter accepts."""
     return options | {"max_wait": max(options.get("wait", 0.1), options.get("max_wait", 10.0))}
 
 
@@ -384,7 +384,7 @@ recipes = st.builds(
 @settings(CALM, max_examples=examples(15, 120))
 @given(recipe=recipes)
 def test_a_random_bus(recipe: Recipe, file: Path) -> None:
-    """Exported and loaded, it is described alike, each object is as often there as before, and it is exported alike."""
+    """The loaded bus has the same description, shares objects as before, and is exported as the same text."""
     same(recipe.bus(), file)
 
 
@@ -415,7 +415,9 @@ letters = st.fixed_dictionaries(
 
 
 def without_ids(value: Any) -> Any:
-    """Without what the bus has made: each run has ids of its own, which an expression may put into a header or a body."""
+    """
+    Return the value without ids of the bus, which differ in each run and which an expression may put into a header or a body.
+    """
     match value:
         case str():
             return re.sub(r"[0-9a-f]{12}-[0-9a-f]{16}-\d{10}", "ID", value)
@@ -453,7 +455,7 @@ def story(make: Callable[[], Bus], post: list[dict[str, Any]]) -> dict[str, Any]
 @settings(CALM, max_examples=examples(10, 60))
 @given(recipe=lively, post=st.lists(letters, min_size=1, max_size=6))
 def test_a_random_bus_does_the_same(recipe: Recipe, post: list[dict[str, Any]], file: Path) -> None:
-    """The same outcomes, deliveries, drops and dead letters, in the same order."""
+    """Outcomes, deliveries, drops and dead letters are the same, in the same order."""
     text = recipe.bus().export_config()
     expected = story(recipe.bus, post)
     event(f"delivered: {min(3, len(expected.get('0', ())))}")
@@ -580,14 +582,14 @@ WHOLE: Final[dict[str, Callable[[Bus], Any]]] = {
 
 @pytest.mark.parametrize("make", WHOLE.values(), ids=WHOLE)
 def test_survives(make: Callable[[Bus], Any], file: Path) -> None:
-    """One thing at a time: exported and loaded it is the same bus."""
+    """A bus with one special part is the same after export and loading."""
     bus = Bus()
     make(bus)
     same(bus, file)
 
 
 def test_options_of_a_bus(file: Path) -> None:
-    """All of them, and none."""
+    """An export keeps every option of a bus."""
     bus = Bus(
         "memory:?wire=json", require={"survives": "nothing", "delay": True}, pool=3, dead_letters=5, max_message_bytes=2**20,
         drain=False, debug=True, name="shop ${x} \"'",
@@ -603,7 +605,7 @@ def test_options_of_a_bus(file: Path) -> None:
 
 
 def test_the_text(file: Path) -> None:
-    """What somebody would have written: tables with headers, short lists in a line, long ones over several."""
+    """The text looks as if a person had written it: tables with headers, short lists on one line, long ones on several."""
     bus = Bus(pool=4)
     check = Validate({"orders.>": shop.Order}, name="check")
     bus.use(Log(), check, Retry(attempts=5))
@@ -661,7 +663,10 @@ def test_subscriptions_are_written_in_the_order_of_the_program() -> None:
 
 
 def test_identity_is_what_a_filter_does(file: Path) -> None:
-    """A filter that counts, in two places and in another's pipeline, counts on; another one of the same settings does not."""
+    """
+    A filter that counts in two places and in another's pipeline continues its count; another filter with the same settings does
+    not.
+    """
     bus = Bus()
     count, other = shop.Count(), shop.Count()
     bus.use(count, other, when("a", count), Pipeline(count))
@@ -675,7 +680,7 @@ def test_identity_is_what_a_filter_does(file: Path) -> None:
 
 
 def test_a_default_that_changes_its_values_does_not_leak(file: Path) -> None:
-    """A value equal to a mutable default is left out; the loaded filter has a default of its own."""
+    """A value equal to a mutable default is left out, and the loaded filter has its own default."""
     bus = Bus()
     bus.use(shop.Paint("x", table={}), shop.Paint("y", table={"a": 1}))
     other = same(bus, file)
@@ -690,18 +695,18 @@ def test_a_default_that_changes_its_values_does_not_leak(file: Path) -> None:
 
 
 def local(message: Message[Any]) -> None:
-    """Its name leads to another function."""
+    """A function whose name leads to another function."""
 
 
 GLOBAL = local
 
 
 def local(message: Message[Any]) -> None:  # type: ignore[no-redef]
-    """The one that the name leads to."""
+    """The function that the name leads to."""
 
 
 class Handler:
-    """Its objects and methods have no name."""
+    """A class whose objects and methods have no name."""
 
     def __call__(self, message: Message[Any]) -> None: ...
 
@@ -712,7 +717,7 @@ class Handler:
 
 
 class Clerk(Actor):
-    """Not a filter: mail is sent to it."""
+    """An actor that is not a filter and gets mail."""
 
     def on_message(self, message: Message[Any]) -> None: ...
 
@@ -725,7 +730,7 @@ of_main.__module__ = "__main__"
 
 @dataclass(eq=False)
 class Needy(Transform):
-    """Its setting takes what a file cannot say."""
+    """A filter whose setting takes what a file cannot express."""
 
     size: int | None = 5
     table: dict[Any, int] = field(default_factory=dict)
@@ -891,14 +896,14 @@ IMPOSSIBLE: Final[dict[str, tuple[Callable[[Bus], Any], list[str]]]] = {
 
 
 def told(error: ConfigError, bus: Bus) -> list[str]:
-    """What is said, without the name of this file."""
+    """Return the error's text without the name of this file."""
     assert all(one.file == repr(bus) and one.line is None for one in error.problems)
     return [re.sub(re.escape(__file__) + r":\d+", "HERE", f"{one.where}: {one.text}") for one in error.problems]
 
 
 @pytest.mark.parametrize(("make", "says"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
 def test_cannot_be_written(make: Callable[[Bus], Any], says: list[str]) -> None:
-    """Each part is named, with what to do."""
+    """The error names each part, and says what to do."""
     bus = Bus()
     make(bus)
     with pytest.raises(ConfigError) as caught:
@@ -907,7 +912,7 @@ def test_cannot_be_written(make: Callable[[Bus], Any], says: list[str]) -> None:
 
 
 def test_all_that_cannot_be_written_is_told_at_once() -> None:
-    """All parts of all kinds, in one error, whose text has a line for each; and the bus is as it was."""
+    """One error has a line for each such part, and the bus does not change."""
     bus = Bus(name="shop")
     for make, _ in IMPOSSIBLE.values():
         try:
@@ -965,7 +970,7 @@ UNWRITABLE: Final[dict[str, Callable[[Bus], Any]]] = {
 
 @pytest.mark.parametrize("make", UNWRITABLE.values(), ids=UNWRITABLE)
 def test_nothing_is_written_that_cannot_be_read(make: Callable[[Bus], Any]) -> None:
-    """What TOML, or a file's own words, cannot say: one problem, of one line."""
+    """A text that TOML or the file's own words cannot express is one problem of one line."""
     bus = Bus()
     make(bus)
     with pytest.raises(ConfigError) as caught:
@@ -1045,7 +1050,7 @@ ttl = "${env:TTL:-1h}"
 
 
 def test_what_a_file_takes_from_outside_is_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`${env:X}` is exported as it was written, and not what it stands for: the export loads elsewhere, with other values."""
+    """`${env:X}` is exported as it was written and not as its value, so the export loads elsewhere with other values."""
     for name, value in {"NAME": "ada", "POOL": "3", "WINDOW": "10m"}.items():
         monkeypatch.setenv(name, value)
     (file.parent / "secret.txt").write_text("hunter2\n")
@@ -1076,7 +1081,7 @@ def test_a_pattern_from_outside_is_kept(key: str, file: Path, monkeypatch: pytes
 
 
 def test_what_the_program_handed_in_is_named_again(file: Path) -> None:
-    """Handlers and filters of any shape, also those that no file could hold by themselves."""
+    """Handlers and filters of any shape are named, even those that no file could hold."""
     handed: dict[str, Any] = {
         "lambda": lambda message, call_next: call_next(message), "object": shop.Stateful(2.0),
         "chain": Pipeline(Log(), Tap(lambda message: None)), "a b": shop.stamp, "fork": when("a", Tap(lambda message: None)),
@@ -1105,7 +1110,7 @@ def test_what_the_program_handed_in_is_named_again(file: Path) -> None:
 
 
 def test_an_actor_that_was_handed_in(file: Path) -> None:
-    """Its mailbox is no subscription of the file."""
+    """The actor's mailbox is not exported as a subscription."""
     bus = loaded('version = 1\n[[pipelines]]\nfilters = ["gate"]\n', file, filters={"gate": shop.Gate()})
     text = bus.export_config()
     assert tomllib.loads(text) == {"version": 1, "pipelines": [{"filters": ["gate"]}]}
@@ -1114,7 +1119,7 @@ def test_an_actor_that_was_handed_in(file: Path) -> None:
 
 
 def test_names_that_a_file_gave(file: Path) -> None:
-    """Of functions and of objects, whether used once or often; and the name of a function's or object's module."""
+    """The names of functions and objects are kept, whether used once or often, and so are the names of their modules."""
     bus = loaded(
         """
         version = 1
@@ -1141,7 +1146,7 @@ def test_names_that_a_file_gave(file: Path) -> None:
 
 
 def test_a_subscription_in_the_place_of_one_of_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the file said of one that is gone says nothing of another of its name."""
+    """Settings of a file's subscription that is gone do not apply to another one with its name."""
     monkeypatch.setenv("N", "4")
     bus = loaded(
         'version = 1\n[[subscriptions]]\nname = "b"\nsubject = "a.>"\nhandler = "bill"\nworkers = "${env:N}"\n',
@@ -1156,7 +1161,7 @@ def test_a_subscription_in_the_place_of_one_of_the_file(file: Path, monkeypatch:
 
 
 def test_a_bus_that_has_run(file: Path) -> None:
-    """It may be exported at any time of its life; what is loaded is new."""
+    """A bus may be exported at any time of its life, and the loaded bus is new."""
     bus = Bus()
     bus.use(Log(), Dedupe())
     bus.subscribe("a", shop.bill, name="a")
@@ -1169,7 +1174,7 @@ def test_a_bus_that_has_run(file: Path) -> None:
 
 
 def test_the_class_that_loads(file: Path) -> None:
-    """Many exports in one process; also of a bus of a derived class."""
+    """Many exports work in one process, even for a bus of a derived class."""
 
     class Mine(Bus):
         pass

@@ -1,4 +1,4 @@
-"""Small files, each loaded and run: a bus that was declared does what one that was composed in code does."""
+"""Small files, each loaded and run: a declared bus does the same as one that was composed in code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from pipebus.testing import Harness, InjectedError
 
 
 class Desk:
-    """Handlers that are handed in: they remember what they are given, as (handler, subject, body)."""
+    """Handlers for a program to hand in, which record what they get as (handler, subject, body)."""
 
     def __init__(self) -> None:
         self.given: list[Any] = []
@@ -86,7 +86,7 @@ def marks(message: Message[Any]) -> str:
 
 
 def line_of(text: str) -> int:
-    """Of the only line of bus.toml that holds the text."""
+    """Return the number of the only line of bus.toml that holds the text."""
     [found] = [number for number, line in enumerate(Path("bus.toml").read_text().splitlines(), 1) if text in line]
     return found
 
@@ -95,7 +95,7 @@ def line_of(text: str) -> int:
 
 
 def test_chains_in_the_order_of_the_file(load: Load, harness: Harness) -> None:
-    """Pipelines one after the other, `filters` from the outside in, and delivery chains inside of publish chains."""
+    """Pipelines run one after the other, `filters` run from the outside in, and delivery chains run inside publish chains."""
     seen: list[str] = []
     bus = load(
         """
@@ -126,7 +126,9 @@ def test_chains_in_the_order_of_the_file(load: Load, harness: Harness) -> None:
 
 
 def test_detours_and_branches(load: Load, harness: Harness) -> None:
-    """`match` and `when` rejoin, `branch` does not; the first branch that matches wins; a branch in a detour leaves it too."""
+    """
+    `match` and `when` rejoin and `branch` does not; the first branch that matches wins, and one in a detour leaves it too.
+    """
     bus = load(
         """
         [[pipelines]]
@@ -163,7 +165,7 @@ def test_detours_and_branches(load: Load, harness: Harness) -> None:
 
 
 def test_match_is_around_the_whole_pipeline(load: Load, harness: Harness) -> None:
-    """`match` by function: asked once for each message, and not for each filter."""
+    """A `match` function runs once for each message, and not for each filter."""
     bus = load(
         """
         [[pipelines]]
@@ -191,7 +193,7 @@ def test_match_is_around_the_whole_pipeline(load: Load, harness: Harness) -> Non
 def test_on_error_of_a_publish_chain(
     on_error: str, outcome: Any, dead: int, inside: bool, load: Load, harness: Harness
 ) -> None:
-    """Of a pipeline of the file, and of one in it."""
+    """The rule may belong to a pipeline of the file or to a pipeline inside it."""
     inner = f'{{ filters = ["boom"]{on_error and ", "}{on_error} }}' if inside else '"boom"'
     outer = "" if inside else on_error
 
@@ -212,7 +214,7 @@ def test_on_error_of_a_publish_chain(
 
 
 def test_on_error_of_a_delivery_chain(load: Load, harness: Harness) -> None:
-    """A drop makes no dead letter; only errors of the pipeline's own filters are its own, not the handler's."""
+    """A drop makes no dead letter, and the rule covers errors of the pipeline's own filters, not of the handler."""
     bus = load(
         """
         [[pipelines]]
@@ -242,7 +244,9 @@ def test_on_error_of_a_delivery_chain(load: Load, harness: Harness) -> None:
 
 
 def test_a_named_filter_is_one_object(load: Load, harness: Harness) -> None:
-    """In several places, on both sides and in subscriptions; one that is written in place is another each time."""
+    """
+    It is one object in several places, on both sides and in subscriptions; a filter written in place is a new one each time.
+    """
     bus = load(
         """
         [filters.count]
@@ -276,7 +280,7 @@ def test_a_named_filter_is_one_object(load: Load, harness: Harness) -> None:
 
 
 def test_what_the_program_hands_in(load: Load, harness: Harness, desk: Desk) -> None:
-    """Filters of every shape by name, also a whole chain; the objects themselves, and not copies."""
+    """Filters of every shape and whole chains can be handed in by name, and the file uses the objects themselves."""
 
     class Gate(shop.Gate):
         asked = 0
@@ -308,7 +312,7 @@ def test_what_the_program_hands_in(load: Load, harness: Harness, desk: Desk) -> 
 
 
 def test_python_targets(load: Load, harness: Harness) -> None:
-    """A function, a decorated one, a class with its options, one without, an object of the module, one in a class."""
+    """A target may be a function, decorated or not, a class with or without options, or an object of a module or a class."""
     bus = load(
         """
         [[pipelines]]
@@ -368,7 +372,7 @@ def test_python_targets(load: Load, harness: Harness) -> None:
 
 
 def test_built_in_filters_by_name(load: Load, harness: Harness) -> None:
-    """All of them, with their settings, in one chain: what comes out is what each of them says."""
+    """All of them work in one chain with their settings, and each has its effect on the result."""
     bus = load(
         """
         [[pipelines]]
@@ -421,7 +425,7 @@ def test_built_in_filters_by_name(load: Load, harness: Harness) -> None:
 
 
 def test_retry_with_units(load: Load, harness: Harness) -> None:
-    """Waits in milliseconds, that double; only of the errors that are named."""
+    """Waits are given in milliseconds and double, and only the named errors are retried."""
     bus = load(
         """
         [[subscriptions]]
@@ -458,7 +462,7 @@ def test_retry_with_units(load: Load, harness: Harness) -> None:
 
 
 def test_subscriptions(load: Load, harness: Harness, desk: Desk) -> None:
-    """A name handed in, a name in a module, an async one, a list of patterns, `to`, and a pull one."""
+    """A subscription may have a handed-in, imported or async handler, a list of patterns, `to`, or no handler at all."""
     bus = load(
         """
         [[subscriptions]]
@@ -507,7 +511,7 @@ def test_subscriptions(load: Load, harness: Harness, desk: Desk) -> None:
     ],
 )
 def test_mailboxes(rules: str, kept: list[int], outcome: type, load: Load, harness: Harness) -> None:
-    """Size and overflow, as a number or a table; and how long "block" waits."""
+    """The size may be a number or a table with a rule for overflow, and with the time that "block" waits."""
     bus = load(f'[[subscriptions]]\nname = "all"\nsubject = ">"\n{rules}\n')
     harness.start(bus)
     [inbox] = bus.subscriptions
@@ -525,7 +529,7 @@ def test_mailboxes(rules: str, kept: list[int], outcome: type, load: Load, harne
 @pytest.mark.parametrize(("workers", "at_once"), [(1, 1), (3, 3)])
 @pytest.mark.parametrize("run", ["pool", "thread", "loop"])
 def test_workers(workers: int, at_once: int, run: str, load: Load, harness: Harness) -> None:
-    """So many messages at once, wherever the handler runs."""
+    """This many messages are handled at once, wherever the handler runs."""
     now, most = [0], [0]
 
     async def slow(message: Message[Any]) -> None:
@@ -563,7 +567,7 @@ def test_workers(workers: int, at_once: int, run: str, load: Load, harness: Harn
 
 
 def test_attempts(load: Load, harness: Harness) -> None:
-    """What is returned so often is dead."""
+    """A message that is returned this often is dead."""
     taken: list[int] = []
 
     def back(message: Message[Any], delivery: Delivery) -> None:
@@ -579,7 +583,7 @@ def test_attempts(load: Load, harness: Harness) -> None:
 
 
 def test_every(load: Load, harness: Harness) -> None:
-    """In virtual time: the first after one interval, with all of their envelope."""
+    """The first message comes after one interval of virtual time, and each has its whole envelope."""
     bus = load(
         """
         [[every]]
@@ -617,7 +621,7 @@ def test_every(load: Load, harness: Harness) -> None:
 
 
 def test_expressions(load: Load, harness: Harness) -> None:
-    """Over bodies and headers, also of models."""
+    """Expressions can use bodies and headers, even bodies that are models."""
     bus = load(
         """
         [[pipelines]]
@@ -645,7 +649,7 @@ def test_expressions(load: Load, harness: Harness) -> None:
 
 
 def test_a_condition_that_is_neither(load: Load, harness: Harness) -> None:
-    """A condition of a message that lacks what it compares refuses it, and names itself."""
+    """A condition refuses a message that lacks what it compares, and names itself."""
     bus = load('[[pipelines]]\nfilters = [{ when = { expr = "body.total > `100`" }, filters = ["log"] }]\n')
     harness.start(bus)
     assert bus.publish("x", {"total": 101})
@@ -659,7 +663,7 @@ def test_a_condition_that_is_neither(load: Load, harness: Harness) -> None:
 
 
 def test_options_of_the_bus(load: Load, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of [bus]; texts from outside are read as numbers and flags."""
+    """Every option of [bus] works, and texts from outside are read as numbers and flags."""
     monkeypatch.setenv("POOL", "3")
     bus = load(
         """
@@ -697,7 +701,7 @@ def test_options_of_the_bus(load: Load, harness: Harness, monkeypatch: pytest.Mo
 
 
 def test_a_loaded_bus_can_be_added_to(load: Load, harness: Harness, desk: Desk) -> None:
-    """Filters behind those of the file, subscriptions beside them; a name that the file has is taken."""
+    """A program adds filters behind those of the file, and more subscriptions; a name that the file uses is taken."""
     bus = load('[[pipelines]]\nfilters = ["mark-a"]\n[[subscriptions]]\nname = "one"\nsubject = "x"\n', filters=MARKS)
     bus.use(mark("z"))
     bus.subscribe("x", desk.named("two"), name="two")
@@ -711,7 +715,7 @@ def test_a_loaded_bus_can_be_added_to(load: Load, harness: Harness, desk: Desk) 
 
 
 def test_loading_twice_makes_two(load: Load, harness: Harness) -> None:
-    """Two buses of one file share no filter, unless the program hands it in or its module holds it."""
+    """Two buses of one file share only the filters that the program hands in or that a module holds."""
     text = """
         [filters.a]
         use = "dedupe"
@@ -725,7 +729,7 @@ def test_loading_twice_makes_two(load: Load, harness: Harness) -> None:
 
 
 def test_a_derived_bus(tmp_path: Path) -> None:
-    """`from_config` of a class that is derived from Bus makes one of that class."""
+    """`from_config` makes a bus of the class that it is called on."""
 
     class Mine(Bus):
         pass
@@ -736,7 +740,7 @@ def test_a_derived_bus(tmp_path: Path) -> None:
 
 
 def test_a_file_in_real_threads(load: Load, desk: Desk) -> None:
-    """Without a harness, as a program does it."""
+    """A program can use the file without a harness."""
     bus = load(
         '[[subscriptions]]\nname = "one"\nsubject = "x"\nhandler = "desk"\nworkers = 2\n', handlers={"desk": desk.named("desk")}
     )
@@ -792,7 +796,7 @@ subject = "tick"
 
 
 def test_explain_shows_lines_of_the_file(load: Load) -> None:
-    """Each filter, fork and subscription where the file has it: the entry, and not the table of the named one."""
+    """Each filter, fork and subscription has the line of its entry, and not that of the table with its name."""
     bus = load(PLACES)
     told = bus.explain("orders.eu.1")
 
@@ -817,7 +821,9 @@ def test_explain_shows_lines_of_the_file(load: Load) -> None:
 
 
 def test_errors_of_the_program_name_lines_of_the_file(load: Load) -> None:
-    """A filter that is added behind a branch that takes all; a handler around which a filter of the file cannot stand."""
+    """
+    A filter behind a branch that takes everything, or a handler that a filter of the file cannot wrap, names lines of the file.
+    """
     bus = load(
         """
         [[pipelines]]
@@ -842,7 +848,7 @@ def test_errors_of_the_program_name_lines_of_the_file(load: Load) -> None:
 
 
 def test_errors_of_the_file_name_its_lines(load: Load) -> None:
-    """What the checks of chains say is at the line of the entry, in the words of a program's errors."""
+    """The checks of chains report the line of the entry, in the words that they use for programs."""
     with pytest.raises(ConfigError) as caught:
         load(
             """
@@ -875,7 +881,7 @@ def test_errors_of_the_file_name_its_lines(load: Load) -> None:
 
 
 def test_errors_while_it_runs_name_the_filter(load: Load, harness: Harness) -> None:
-    """By the name that the file gives it."""
+    """The error uses the filter's name in the file."""
     bus = load(
         """
         [filters.strict]
@@ -899,7 +905,7 @@ def test_errors_while_it_runs_name_the_filter(load: Load, harness: Harness) -> N
 
 
 def test_nothing_runs_before_it_is_started(load: Load) -> None:
-    """A loaded bus is new: nobody has been called, no filter started."""
+    """A loaded bus is new: no handler was called, and no filter was started."""
     started: list[str] = []
 
     class Filter(Transform):
@@ -917,7 +923,7 @@ def test_nothing_runs_before_it_is_started(load: Load) -> None:
 
 
 def test_a_transport_that_cannot(load: Load) -> None:
-    """What the transport lacks is told when the file is loaded."""
+    """Loading the file raises an error if the transport lacks what the file requires."""
     with pytest.raises(ConfigError, match=r'bus\.toml:3: bus: require = \{ survives = "power" \}: .*cannot promise'):
         load('[bus]\nrequire = { survives = "power" }\n')
     with pytest.raises(UnsupportedCapability):

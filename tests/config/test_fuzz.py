@@ -240,7 +240,7 @@ OURS: Final = ["chains", "subscriptions", "tests", "strings"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where files are written, with what they refer to; all that a file may import lazily has been imported."""
+    """The folder for files and for what they refer to; everything that a file may import lazily has been imported."""
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "secret.txt").write_text("hunter2\n")
     for name in OURS:
@@ -251,7 +251,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def watchdog() -> Iterator[None]:
-    """Never a hang."""
+    """A test that hangs ends the process with a traceback."""
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
@@ -302,7 +302,7 @@ def _judge_error(error: ConfigError, file: Path, data: bytes) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_files_are_well(name: str, folder: Path) -> None:
-    """What is broken below was whole before."""
+    """The files that the tests break are valid before."""
     if name in OURS:
         assert judge(FILES[name].encode(), folder) == "a bus"
     else:
@@ -313,7 +313,7 @@ def test_the_files_are_well(name: str, folder: Path) -> None:
 
 
 def toml(value: Any) -> str:
-    """A value in one line."""
+    """Write a value as TOML on one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and not math.isfinite(value):
@@ -398,7 +398,7 @@ values = st.recursive(
 
 
 def walk(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Every place of a document, with what stands there."""
+    """Every place of a document, with the value that is there."""
     yield path, value
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
@@ -435,7 +435,7 @@ def beside(holder: Any, key: Any, value: Any) -> None:
 
 
 def again(holder: Any, key: Any, value: Any) -> None:
-    """The same once more."""
+    """Repeat an entry next to the original."""
     if isinstance(holder, list):
         holder.insert(key, copy.deepcopy(holder[key]))
     else:
@@ -458,7 +458,7 @@ edits = st.lists(st.tuples(st.sampled_from(EDITS), st.integers(0, 10**6), values
 @settings(CALM, max_examples=EXAMPLES * 2 // 5)
 @given(name=st.sampled_from(list(PARSED)), changes=edits)
 def test_valid_files_with_wrong_values(name: str, changes: list[tuple[Edit, int, Any]], folder: Path) -> None:
-    """Anything at every key: other values, no value, too many, of other types, from outside."""
+    """Every key gets other values, no value, too many values, values of other types and values from outside."""
     data = copy.deepcopy(PARSED[name])
     for edit, number, value in changes:
         places = [path for path, _ in walk(data) if path]
@@ -480,7 +480,7 @@ named_values = st.integers(0, 7).flatmap(lambda number: nothing if number else s
 
 
 def mostly(usual: Any) -> Any:
-    """Else anything."""
+    """A value that is usually valid and sometimes anything."""
     return st.integers(0, 5).flatmap(lambda number: usual if number else values)
 
 
@@ -637,7 +637,7 @@ def edited(data: bytes, how: str, number: int, what: Any) -> bytes:
 @example(name="chains", changes=[("truncate", 0, 0)])
 @example(name="strings", changes=[("insert", 0, b"\xef\xbb\xbf")])
 def test_valid_files_with_other_bytes(name: str, changes: list[tuple[str, int, Any]], folder: Path) -> None:
-    """Bytes inserted, deleted, flipped and replaced, lines doubled, swapped and left out, files that end too early."""
+    """Bytes are inserted, deleted, flipped and replaced, lines are doubled, swapped and left out, and files end too early."""
     data = FILES[name].encode()
     for how, number, what in changes:
         data = edited(data, how, number, what)
@@ -646,7 +646,7 @@ def test_valid_files_with_other_bytes(name: str, changes: list[tuple[str, int, A
 
 @pytest.mark.thorough
 def test_every_line_left_out(folder: Path) -> None:
-    """One line of one file after the other, and each line twice."""
+    """Each line of each file is left out once, and doubled once."""
     for name in OURS:
         lines = FILES[name].encode().splitlines(keepends=True)
         for number in range(len(lines)):
@@ -683,7 +683,7 @@ DEEP: Final[dict[str, Callable[[int], str]]] = {
 @pytest.mark.parametrize("make", DEEP.values(), ids=DEEP)
 @pytest.mark.few(2)
 def test_deep(make: Callable[[int], str], folder: Path) -> None:
-    """At every depth: what tomllib can still parse, the rest can still read, or says that it is too deep."""
+    """A file of any depth that tomllib can parse is read, or refused because it is too deep."""
     for depth in (1, 2, 50, 90, 100, 110, *range(150, 520, 11), 1000, 5000):
         judge(f"version = 1\n{make(depth)}\n".encode(), folder)
 
@@ -710,6 +710,6 @@ LARGE: Final[dict[str, Callable[[int], str]]] = {
 @pytest.mark.parametrize("make", LARGE.values(), ids=LARGE)
 @pytest.mark.few(2)
 def test_large(make: Callable[[int], str], folder: Path) -> None:
-    """Hundreds of everything are no reason to stop."""
+    """Hundreds of entries of any kind do not break the loader."""
     for many in (10, 1000):
         judge(f"version = 1\n{make(many)}\n".encode(), folder)

@@ -1,4 +1,4 @@
-"""`${env:X}` and `${file:p}`: what they are replaced by, where they may stand, and that nobody is told what they stand for."""
+"""`${env:X}` and `${file:p}`: what replaces them, where they may appear, and that nobody is shown the value behind them."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quoted(text: str) -> str:
-    """As a text of TOML."""
+    """Write a text as TOML."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def replaced(text: str, folder: Path) -> Any:
-    """What a body that is this text becomes."""
+    """Return the value of a body that is this text."""
     bus = load(folder, f'[[every]]\ninterval = "1s"\nsubject = "a"\nbody = {quoted(text)}')
     (schedule,) = engine_of(bus).schedules
     return schedule.body
 
 
 def refused(text: str, folder: Path) -> str:
-    """What is said of it."""
+    """Return what the error says about the text."""
     with pytest.raises(ConfigError) as caught:
         replaced(text, folder)
     (problem,) = caught.value.problems
@@ -98,7 +98,7 @@ def load(folder: Path, toml: str, **handed: Any) -> Bus:
     ],
 )
 def test_each_form_is_replaced(text: str, found: str, tmp_path: Path) -> None:
-    """A variable, one with a default, one that has to be there; any number in one text; and what only looks like one stays."""
+    """A variable may have a default or be required, a text may hold several, and similar-looking text stays."""
     assert replaced(text, tmp_path) == found
 
 
@@ -111,7 +111,7 @@ def test_each_form_is_replaced(text: str, found: str, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_default_may_hold_odd_characters(default: str, tmp_path: Path) -> None:
-    """All but the `}` that ends it; nothing in it is read again."""
+    """A default may hold every character but the `}` that ends it, and nothing in it is replaced."""
     assert replaced(f"<${{env:NOPE:-{default}}}>", tmp_path) == f"<{default}>"
     assert replaced(f"<${{env:EMPTY:-{default}}}>", tmp_path) == f"<{default}>"
     assert replaced(f"<${{env:N:-{default}}}>", tmp_path) == "<4>"
@@ -130,12 +130,12 @@ def test_a_default_may_hold_odd_characters(default: str, tmp_path: Path) -> None
     ],
 )
 def test_two_dollars_and_a_brace_are_the_text_itself(text: str, found: str, tmp_path: Path) -> None:
-    """`$${` says `${`, where it is followed by something that could be replaced, too."""
+    """`$${` means `${`, even in front of something that could be replaced."""
     assert replaced(text, tmp_path) == found
 
 
 def test_what_is_put_in_is_not_read_again(tmp_path: Path) -> None:
-    """A variable that holds `${env:X}` or `}` gives just that: nobody reaches another variable through one."""
+    """A variable that holds `${env:X}` or `}` gives exactly that, so it cannot reveal another variable."""
     assert replaced("${env:OPEN}", tmp_path) == "${env:X}"
     assert replaced("$${env:${env:OPEN}", tmp_path) == "${env:${env:X}"
     assert replaced("${env:CLOSE}${env:N}", tmp_path) == "}4"
@@ -145,7 +145,7 @@ def test_what_is_put_in_is_not_read_again(tmp_path: Path) -> None:
     "text", ["${env:NOPE:-${env:X}}", "${env:N:-${env:X}}", "${env:NOPE:-a${env:NOPE_2:-b}c}", "${env:N:?${env:X}}"]
 )
 def test_one_inside_another_works_or_is_refused(text: str, tmp_path: Path) -> None:
-    """As a shell would read it, or with a word that it cannot be read: never half of it."""
+    """The text is read as a shell would read it, or refused with a reason, but never read in part."""
     expected = {"NOPE:-${env:X}": SECRET, "NOPE:-a": "abc"}
     try:
         found = replaced(text, tmp_path)
@@ -182,12 +182,12 @@ def test_one_inside_another_works_or_is_refused(text: str, tmp_path: Path) -> No
     ],
 )
 def test_what_cannot_be_replaced_is_told(text: str, says: str, tmp_path: Path) -> None:
-    """By the name of the variable and with what to write; a mistake in the form is told even where the variable is set."""
+    """The error names the variable and says what to write; a mistake in the form is an error even where the variable is set."""
     assert refused(text, tmp_path) == says
 
 
 def test_the_rest_of_the_text_is_never_lost(tmp_path: Path) -> None:
-    """Around and between."""
+    """Text around and between the replacements stays."""
     assert replaced(" é ${env:N} 😀 ${env:N}\n", tmp_path) == " é 4 😀 4\n"
 
 
@@ -199,7 +199,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @CALM
 @given(st.text("ab${}:-?envfile\n", max_size=30))
 def test_whatever_is_written_is_replaced_or_refused(folder: Path, text: str) -> None:
-    """No other exception; and a text without `${` is itself."""
+    """No other exception occurs, and a text without `${` does not change."""
     if "${" not in text:
         assert replaced(text, folder) == text
         return
@@ -210,18 +210,18 @@ def test_whatever_is_written_is_replaced_or_refused(folder: Path, text: str) -> 
 @CALM
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30))
 def test_whatever_a_variable_holds_is_put_in_as_it_is(folder: Path, value: str) -> None:
-    """Letter by letter, whatever it looks like; and what is escaped comes back."""
+    """The value is taken letter by letter, whatever it looks like, and an escaped text comes back."""
     os.environ["X"] = value
     assert replaced("<${env:X}>", folder) == f"<{value}>"
     if "$$" not in value:
         assert replaced(value.replace("${", "$${"), folder) == value
 
 
-# --- where they may stand ------------------------------------------------------------------------------------------------
+# --- where they may appear -----------------------------------------------------------------------------------------------
 
 
 def test_a_text_that_was_interpolated_is_read_as_what_is_due(tmp_path: Path) -> None:
-    """A number, a duration, a size, a flag, a choice: an environment knows only texts."""
+    """It may be read as a number, duration, size, flag or choice, because an environment holds only texts."""
     bus = load(
         tmp_path,
         """
@@ -277,7 +277,9 @@ def test_a_text_that_was_interpolated_is_read_as_what_is_due(tmp_path: Path) -> 
     ],
 )  # fmt: skip
 def test_all_else_is_typed_strictly(tmp_path: Path, toml: str, says: str) -> None:
-    """`workers = "4"` is a mistake; and what a variable says that is no number is one, told without saying it."""
+    """
+    `workers = "4"` is a mistake; so is a variable that should be a number and is not, and the error does not show its value.
+    """
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, toml)
     assert says in str(caught.value)
@@ -285,7 +287,7 @@ def test_all_else_is_typed_strictly(tmp_path: Path, toml: str, says: str) -> Non
 
 
 def test_keys_are_not_replaced(tmp_path: Path) -> None:
-    """Only values: what comes from outside never becomes structure."""
+    """Only values are replaced, because text from outside must never become structure."""
     bus = load(tmp_path, '[[every]]\ninterval = "1s"\nsubject = "a"\nbody = { "${env:X}" = 1, "$${" = 2 }')
     (schedule,) = engine_of(bus).schedules
     assert schedule.body == {"${env:X}": 1, "$${": 2}
@@ -294,7 +296,7 @@ def test_keys_are_not_replaced(tmp_path: Path) -> None:
 
 
 def test_only_texts_of_all_kinds_hold_them(tmp_path: Path) -> None:
-    """In TOML's four kinds of text, as deep as data goes; comments are none."""
+    """All four kinds of text in TOML can hold them, as deep as data goes, but comments cannot."""
     bus = load(
         tmp_path,
         '''
@@ -318,7 +320,7 @@ def test_what_is_put_in_becomes_no_structure(tmp_path: Path, monkeypatch: pytest
 
 
 def test_bodies_hold_plain_texts(tmp_path: Path) -> None:
-    """What is published is a `str` and nothing else, so that no reader depends on where it came from."""
+    """A published text is a plain `str`, so no reader depends on where it came from."""
     bus = load(tmp_path, '[[every]]\ninterval = "1s"\nsubject = "a"\nbody = { a = ["${env:X}"] }\nkey = "${env:X}"')
     (schedule,) = engine_of(bus).schedules
     assert type(schedule.body["a"][0]) is str
@@ -326,20 +328,20 @@ def test_bodies_hold_plain_texts(tmp_path: Path) -> None:
 
 
 def test_expressions_are_not_put_together(tmp_path: Path) -> None:
-    """What comes from outside would become code."""
+    """Text from outside would otherwise become code."""
     with pytest.raises(ConfigError, match="an expression cannot contain") as caught:
         load(tmp_path, '[[pipelines]]\nmatch = { expr = "body.kind == \'${env:X}\'" }\nfilters = ["log"]')
     assert SECRET not in str(caught.value)
 
 
 def test_an_escaped_one_in_an_expression_is_text(tmp_path: Path) -> None:
-    """`$${` was not replaced by anything from outside."""
+    """`$${` was not replaced by text from outside, so it is allowed."""
     bus = load(tmp_path, '[[pipelines]]\nmatch = { expr = "body.kind == \'$${x}\'" }\nfilters = ["log"]')
     assert engine_of(bus).router.nodes[0].test.predicate(Message("a", {"kind": "${x}"})) is True  # type: ignore[union-attr]
 
 
 def test_all_that_is_not_set_is_told_at_once(tmp_path: Path) -> None:
-    """Each with its line."""
+    """The error lists each missing value with its line."""
     with pytest.raises(ConfigError) as caught:
         load(
             tmp_path,
@@ -372,7 +374,7 @@ def test_all_that_is_not_set_is_told_at_once(tmp_path: Path) -> None:
     ids=lambda value: repr(value)[:20],
 )
 def test_a_file_is_put_in_as_it_is(tmp_path: Path, content: bytes, found: str) -> None:
-    """One newline at its end is cut, as editors write one; nothing else is changed, and nothing in it is replaced."""
+    """One newline at the end of the file is cut, because editors write one; nothing else is changed or replaced."""
     (tmp_path / "secret").write_bytes(content)
     assert replaced("${file:secret}", tmp_path) == found
     assert replaced("<${file:secret}>", tmp_path) == f"<{found}>"
@@ -380,14 +382,14 @@ def test_a_file_is_put_in_as_it_is(tmp_path: Path, content: bytes, found: str) -
 
 @pytest.mark.parametrize("name", ["s", "a b", "a:b", "é", "a-b.txt", "$", "{", "a:-b", "sub/s", "./s", "sub/../s", "'q'"])
 def test_names_of_files_may_be_odd(tmp_path: Path, name: str) -> None:
-    """All but `}` is part of the name; there is no default."""
+    """Every character but `}` belongs to the name, and a default is not possible."""
     (tmp_path / "sub").mkdir()
     (tmp_path / name).write_text(SECRET)
     assert replaced(f"${{file:{name}}}", tmp_path) == SECRET
 
 
 def test_paths_begin_at_the_files_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not where the program was started; a whole path is taken as it is."""
+    """A relative path does not depend on where the program was started; a whole path is used as it is."""
     for folder, text in (("etc", "right"), ("elsewhere", "wrong")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "name").write_text(text)
@@ -401,7 +403,7 @@ def test_paths_begin_at_the_files_own_folder(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_file_that_is_not_there_is_told_with_the_place(tmp_path: Path) -> None:
-    """Where it was looked for."""
+    """The error says where the file was looked for."""
     assert refused("${file:nope}", tmp_path) == f"${{file:nope}}: no such file (looked for it at {tmp_path}/nope)"
     os.symlink("loop", tmp_path / "loop")
     os.symlink("nowhere", tmp_path / "dangling")
@@ -410,7 +412,7 @@ def test_a_file_that_is_not_there_is_told_with_the_place(tmp_path: Path) -> None
 
 
 def in_time(call: Callable[[], str]) -> str:
-    """What it says, or a failure instead of a test that hangs."""
+    """Return the result of a call, and fail instead of hanging."""
     found: list[str] = []
     thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
     thread.start()
@@ -421,7 +423,7 @@ def in_time(call: Callable[[], str]) -> str:
 
 @pytest.mark.parametrize("name", ["folder", "pipe", "to-pipe", "/dev/zero", "/dev/null", ".", "/"])
 def test_what_is_no_file_is_not_read(tmp_path: Path, name: str) -> None:
-    """A folder; a pipe that nobody writes to, which would hang; a device that never ends."""
+    """A folder, a pipe without a writer and an endless device are refused, because reading them would fail or hang."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     os.symlink("pipe", tmp_path / "to-pipe")
@@ -429,7 +431,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, name: str) -> None:
 
 
 def test_a_config_file_that_is_a_pipe_is_not_read(tmp_path: Path) -> None:
-    """Nor does loading hang on it."""
+    """Loading does not hang on the pipe."""
     os.mkfifo(tmp_path / "bus.toml")
 
     def error() -> str:
@@ -441,7 +443,7 @@ def test_a_config_file_that_is_a_pipe_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_or_no_text_is_refused(tmp_path: Path) -> None:
-    """A secret is not a megabyte; and what is in it is not told."""
+    """A secret is a short text; the error does not show what is in the file."""
     (tmp_path / "large").write_bytes(b"a" * (LARGEST + 1))
     (tmp_path / "bytes").write_bytes(b"hunter2\xff")
     (tmp_path / "sparse").touch()
@@ -453,7 +455,7 @@ def test_a_file_that_is_too_large_or_no_text_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
-    """By the system's own word."""
+    """The error quotes the system's own words."""
     (tmp_path / "locked").touch(mode=0)
     assert refused("${file:locked}", tmp_path) == "${file:locked}: cannot be read: Permission denied"
 
@@ -462,7 +464,7 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
 
 
 def handle(message: Message) -> None:
-    """Handed in."""
+    """A handler that the program hands in."""
 
 
 HEADERS = 'use = "set_headers", headers = { auth = "Bearer ${env:X}", other = "$${env:X}" }'
@@ -524,14 +526,14 @@ PUBLIC = {
     "a name", "a match", "a detour", "a branch", "a schedule's subjects", "a subscription's name", "a subscription's subject",
     "a subscription's subjects", "where a subscription's values go",
 }  # fmt: skip
-"""Names, subjects and patterns are shown wherever messages are: no place for a secret, as the documentation says."""
+"""Names, subjects and patterns are shown wherever messages are, so a secret must not be in them, as the documentation says."""
 
 each = pytest.mark.parametrize("toml", KEPT.values(), ids=KEPT)
 
 
 @pytest.mark.parametrize("name", sorted(KEPT.keys() - PUBLIC))
 def test_no_picture_of_the_bus_shows_what_was_put_in(tmp_path: Path, name: str) -> None:
-    """Neither `repr(bus)`, `bus.describe()` nor `bus.explain()`: they go into logs and tickets."""
+    """`repr(bus)`, `bus.describe()` and `bus.explain()` go into logs and tickets, so none of them may show it."""
     bus = load(tmp_path, KEPT[name], **handed())
     assert SECRET not in repr(bus)
     assert SECRET not in json.dumps(bus.describe(), default=repr)
@@ -540,7 +542,7 @@ def test_no_picture_of_the_bus_shows_what_was_put_in(tmp_path: Path, name: str) 
 
 @each
 def test_an_export_holds_what_was_written(tmp_path: Path, toml: str) -> None:
-    """`${env:X}` goes out as `${env:X}`, and `$${` as `$${`: the file works, and tells nothing, where the variable differs."""
+    """`${env:X}` and `$${` are exported as they were written, so the file works with another value and reveals none."""
     bus = load(tmp_path, toml, **handed())
     text = bus.export_config()
     assert SECRET not in text
@@ -550,7 +552,7 @@ def test_an_export_holds_what_was_written(tmp_path: Path, toml: str) -> None:
 
 @each
 def test_an_export_loads_as_the_same(tmp_path: Path, toml: str) -> None:
-    """Once more, and with another value of the variable."""
+    """The export loads as the same bus, and also with another value of the variable."""
     bus = load(tmp_path, toml, **handed())
     (tmp_path / "again.toml").write_text(bus.export_config())
     again = Bus.from_config(tmp_path / "again.toml", **handed())
@@ -611,7 +613,7 @@ REFUSED: dict[str, str] = {
 
 @pytest.mark.parametrize("toml", REFUSED.values(), ids=REFUSED)
 def test_no_error_shows_what_was_put_in(tmp_path: Path, toml: str) -> None:
-    """It shows what stands in the file; its causes and `repr` tell no more. Errors are printed, logged and sent around."""
+    """The error shows what the file says; its causes and `repr` show no more. Errors are printed, logged and sent around."""
     (tmp_path / "secret").write_text(SECRET)
     head = "" if toml.startswith("version") else "version = 1\n"
     (tmp_path / "bus.toml").write_text(head + toml)

@@ -1,4 +1,4 @@
-"""Settings: how a file writes what annotations say, how strictly that is read, and that what is written is read again."""
+"""Settings: how a file writes values for annotations, how strictly they are read, and that a written value is read again."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def other(value: int, more: str) -> int:
 
 
 class Busy(Exception):
-    """An exception of one's own."""
+    """A user's own exception."""
 
 
 def read(hint: Any, value: Any) -> Any:
@@ -199,7 +199,7 @@ READ: list[tuple[Any, Any, Any]] = [
 
 @pytest.mark.parametrize(("hint", "value", "found"), READ, ids=lambda value: named(value)[:50])
 def test_each_annotation_is_read_from_what_a_file_can_say(hint: Any, value: Any, found: Any) -> None:
-    """As a value of just that type."""
+    """The value has exactly the annotated type."""
     made = read(hint, value)
     assert made == found
     assert type(made) is type(found)
@@ -209,7 +209,7 @@ def test_each_annotation_is_read_from_what_a_file_can_say(hint: Any, value: Any,
     "hint", [Callable[[Message[Any]], Any], Callable[[Message], Any], Callable[[Any], Any], Callable[..., Any], Callable]
 )
 def test_a_function_of_a_message_may_be_an_expression(hint: Any) -> None:
-    """Also where the annotation does not say of what."""
+    """This also holds if the annotation does not say what the function takes."""
     found = read(hint, {"expr": "body.total"})
     assert isinstance(found, Expression)
     assert found(Message("a", {"total": 5})) == 5
@@ -219,7 +219,7 @@ def test_a_function_of_a_message_may_be_an_expression(hint: Any) -> None:
     "hint", [Callable[[int, str], int], Callable[[], int], Callable[[str], str], Callable[[bytes], Message]]
 )
 def test_a_function_of_something_else_is_no_expression(hint: Any) -> None:
-    """Expressions are about messages."""
+    """An expression can only be about a message."""
     assert "an expression is about a message, and this is not" in refused(hint, {"expr": "body.total"})
 
 
@@ -248,7 +248,10 @@ def test_a_function_of_something_else_is_no_expression(hint: Any) -> None:
     ids=str,
 )  # fmt: skip
 def test_all_else_is_refused(hint: Any, value: Any) -> None:
-    """A text is no number, however it looks, at any depth; a number is no text; a text is no list of its letters."""
+    """
+    A text is not a number, whatever it looks like and however deep it is; a number is not a text; a text is not a list of
+    letters.
+    """
     said = refused(hint, value)
     assert said
     assert "\n" not in said
@@ -301,7 +304,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str]
 def test_a_text_that_was_interpolated_is_read_as_what_is_due(
     told: Callable[[Any, str], Any], hint: Any, text: str, found: Any
 ) -> None:
-    """An environment has only texts: "4" is 4 where a number is due, whatever annotation says so."""
+    """An environment has only texts, so "4" is 4 where a number is expected, whatever annotation asks for it."""
     made = told(hint, text)
     assert made == found
     assert type(made) is type(found)
@@ -319,7 +322,7 @@ def test_a_text_that_was_interpolated_is_read_as_what_is_due(
     ids=str,
 )  # fmt: skip
 def test_what_it_says_wrongly_is_refused_without_telling_it(told: Callable[[Any, str], Any], hint: Any, text: str) -> None:
-    """By its source."""
+    """The error shows the source, but not the value."""
     with pytest.raises(ConfigError) as caught:
         told(hint, text)
     assert 'value = "${env:VALUE}": ' in str(caught.value)
@@ -327,7 +330,7 @@ def test_what_it_says_wrongly_is_refused_without_telling_it(told: Callable[[Any,
 
 
 def test_problems_below_a_setting_are_told_each_by_its_path() -> None:
-    """All at once."""
+    """One error lists them all."""
     assert (
         refused(dict[str, list[int]], {"a": [1, "x"], "b": [True]})
         == "a.1: it has to be a whole number; b.0: it has to be a whole number"
@@ -339,7 +342,7 @@ def test_problems_below_a_setting_are_told_each_by_its_path() -> None:
 
 
 def test_choices_are_told_and_the_near_one_is_guessed() -> None:
-    """In the words that a file writes."""
+    """The error uses the words that a file uses."""
     assert refused(Literal["block", "reject"], "blok") == 'it has to be block or reject; did you mean "block"?'
     assert refused(Colour, "gren") == "it has to be red or blue"
     assert refused(Literal["a", "b", "c"], 5) == "it has to be a, b or c"
@@ -347,7 +350,7 @@ def test_choices_are_told_and_the_near_one_is_guessed() -> None:
 
 @pytest.mark.parametrize("hint", [ImportString, list[ImportString], ImportString | None, ImportString[Any]], ids=str)
 def test_what_imports_by_itself_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hint: Any) -> None:
-    """pydantic has a type that imports what a text names; a file can name only what the program allows."""
+    """pydantic has a type that imports what a text names, but a file can name only what the program allows."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "evilimport.py").write_text("run = 1")
     with pytest.raises(Bad):
@@ -385,7 +388,7 @@ Alias = NewType("Alias", ImportString)
 def test_what_imports_by_itself_does_not_wherever_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hint: Any, value: Any
 ) -> None:
-    """Told by what pydantic has made of the annotation, not by how it is written."""
+    """The check goes by what pydantic has made of the annotation, not by how it is written."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "evilimport.py").write_text("run = 1")
     with pytest.raises(Bad) as caught:
@@ -395,14 +398,14 @@ def test_what_imports_by_itself_does_not_wherever_it_stands(
 
 
 class Box(Generic[T]):
-    """Nothing that pydantic knows."""
+    """A class that pydantic does not know."""
 
 
 @pytest.mark.parametrize(
     "hint", [Box, Box[int], T, "Nowhere", Callable[[T], T], type[Box], Iterator[int], list, dict, tuple, set, list[Any]]
 )
 def test_an_annotation_that_says_little_takes_something(hint: Any) -> None:
-    """There is a kind for each, or an error of the sort that the catalogue counts on."""
+    """Each such annotation has a kind, or an error of the type that the catalogue expects."""
     try:
         kind = kind_of(hint)
     except Exception as error:
@@ -460,7 +463,7 @@ def load(folder: Path, filters: str) -> Bus:
 
 
 def test_this_table_has_each_of_them() -> None:
-    """A new filter of ours has to be told how its settings are written."""
+    """A new filter of ours needs a row that shows how its settings are written."""
     from pipebus import filters
     from pipebus.config.catalogue import word
 
@@ -469,7 +472,7 @@ def test_this_table_has_each_of_them() -> None:
 
 @pytest.mark.parametrize("use", BUILT_IN)
 def test_every_setting_of_a_built_in_filter_can_be_written(tmp_path: Path, use: str) -> None:
-    """And comes out as code would have set it."""
+    """The setting has the value that code would have given it."""
     written, cls, found = BUILT_IN[use]
     side = "publish" if use == "reroute" else "delivery"
     toml = f'version = 1\n[[pipelines]]\nat = "{side}"\nfilters = [{{ use = "{use}", {written} }}]'
@@ -493,7 +496,7 @@ def test_every_setting_of_a_built_in_filter_can_be_written(tmp_path: Path, use: 
     ],
 )
 def test_functions_of_built_in_filters_may_be_expressions(tmp_path: Path, written: str, attribute: str) -> None:
-    """What is to be true or false is a `Condition`."""
+    """A setting that must be true or false becomes a `Condition`."""
     bus = load(tmp_path, f"{{ {written} }}")
     found = getattr(engine_of(bus).delivery_nodes[0].filter, attribute)  # type: ignore[union-attr]
     assert isinstance(found, Condition if attribute == "when" else Expression)
@@ -511,7 +514,7 @@ def test_functions_of_built_in_filters_may_be_expressions(tmp_path: Path, writte
     ],
 )  # fmt: skip
 def test_wrong_types_for_built_in_filters_are_refused(tmp_path: Path, written: str) -> None:
-    """At the key."""
+    """The error points at the key."""
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, f"{{ {written} }}")
     (problem,) = caught.value.problems
@@ -566,7 +569,7 @@ QUOTA = f"""{{ use = "python", target = "{NAME}:Quota", limits = {{ default = {{
 
 
 def test_a_dataclass_of_others_is_made_of_its_settings(tmp_path: Path) -> None:
-    """As the built-in ones; fields that are no parameters are none."""
+    """It is made like a built-in filter; fields that are not parameters are not settings."""
     made = engine_of(load(tmp_path, QUOTA)).delivery_nodes[0].filter  # type: ignore[union-attr]
     assert made.limits == Limits(default=Limit(count=1))
     assert (made.mode, made.colours, made.window, made.pause) == ("hard", {Colour.RED}, 300.0, None)
@@ -581,7 +584,7 @@ def test_a_dataclass_of_others_is_made_of_its_settings(tmp_path: Path) -> None:
 
 
 def test_a_class_without_fields_is_made_of_its_parameters(tmp_path: Path) -> None:
-    """By name, each read as it is annotated."""
+    """The parameters are matched by name, and each is read as its annotation says."""
     bus = load(tmp_path, f'{{ use = "python", target = "{NAME}:Counter", start = 5, names = ["a"] }}')
     made = engine_of(bus).delivery_nodes[0].filter  # type: ignore[union-attr]
     assert (made.start, made.names) == (5, ["a"])
@@ -590,7 +593,7 @@ def test_a_class_without_fields_is_made_of_its_parameters(tmp_path: Path) -> Non
 
 
 def test_a_filter_of_others_is_exported_and_loads_again(tmp_path: Path) -> None:
-    """With models, enums, dates and expressions."""
+    """Models, enums, dates and expressions survive."""
     bus = load(tmp_path, QUOTA)
     text = bus.export_config()
     (tmp_path / "again.toml").write_text(text)
@@ -679,7 +682,7 @@ def through_a_file(value: Any) -> Any:
 @pytest.mark.parametrize("hint", VALUES, ids=str)
 @pytest.mark.few(10)
 def test_what_is_written_is_read_again(hint: Any) -> None:
-    """Whatever a setting holds comes out of a file as it went in: the same value, of the same type."""
+    """Any value of a setting comes out of a file as it went in, with the same type."""
     kind: Kind = kind_of(hint)
 
     @CALM
@@ -711,7 +714,7 @@ def test_what_is_written_is_read_again(hint: Any) -> None:
     ids=named,
 )  # fmt: skip
 def test_what_no_file_can_hold_is_told(hint: Any, value: Any) -> None:
-    """Rather than written as something else."""
+    """The export raises an error instead of writing something else."""
     kind = kind_of(hint)
     try:
         written = kind.write(value)
@@ -724,7 +727,7 @@ def test_what_no_file_can_hold_is_told(hint: Any, value: Any) -> None:
 @CALM
 @given(st.sampled_from(list(VALUES)), DATA)
 def test_whatever_a_file_says_is_read_or_refused(hint: Any, value: Any) -> None:
-    """There is no other error for any annotation and any value; and what is read can be written."""
+    """No annotation and no value causes another error, and a value that was read can be written."""
     kind = kind_of(hint)
     try:
         found = kind.read(value, LOADING)

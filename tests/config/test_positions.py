@@ -1,4 +1,4 @@
-"""Where the keys of a TOML document stand: the same paths that tomllib finds, each on its line."""
+"""The lines of the keys in a TOML document: the scanner finds the same paths as tomllib, each on its line."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def is_accepted(text: str) -> bool:
 
 
 def check(text: str) -> None:
-    """What holds for every document, whoever wrote it."""
+    """Check what holds for every document, whether generated or written by hand."""
     found = scan(text)
     assert set(found) == paths(text)
     written = text.split("\n")
@@ -182,7 +182,7 @@ ROWS: dict[str, tuple[str, dict[str | Path, int]]] = {
 
 @pytest.mark.parametrize(("text", "lines"), ROWS.values(), ids=[sentence.replace(" ", "-") for sentence in ROWS])
 def test_lines(text: str, lines: dict[str | Path, int]) -> None:
-    """Every path of the document, each with its line."""
+    """Every path of the document has its line."""
     expected: dict[Path, int] = {(): 1}
     for path, line in lines.items():
         keys = [int(key) if key.isdigit() else key for key in path.split(".")] if isinstance(path, str) else path
@@ -251,7 +251,7 @@ class Writer:
         return self.luck.choice(["", "", " ", "\t", "  "])
 
     def gap(self) -> str:
-        """What may stand between the elements of an array."""
+        """Return something that may come between the elements of an array."""
         return self.luck.choice(["", " ", "\n", f" {self.luck.choice(COMMENTS)}\n", f"\n\n  {self.luck.choice(COMMENTS)}\n\t"])
 
     def end(self) -> None:
@@ -287,7 +287,7 @@ class Writer:
         bodies: dict[Path, list[tuple[Path, Any]]],
         arrays: dict[Path, list[dict[str, Any]]],
     ) -> None:
-        """Which parts of a table get headers."""
+        """Decide which parts of a table get headers."""
         body: dict[str, Any] = {}
         for key, value in table.items():
             if isinstance(value, dict) and self.coin():
@@ -387,7 +387,7 @@ class Writer:
         return found
 
     def char(self, char: str, must: bool) -> str:
-        """As it is, if it may; or escaped in one of three ways."""
+        """Return the character as it is, if that is allowed, or escaped in one of three ways."""
         if not must and self.luck.random() < 0.9:
             return char
         ways = [SHORT[char]] if char in SHORT else []
@@ -398,7 +398,7 @@ class Writer:
 @settings(CALM, max_examples=examples(15, 250))
 @given(TREES, st.randoms(use_true_random=False))
 def test_every_path_of_a_written_document_stands_where_it_was_written(data: dict[str, Any], luck: random.Random) -> None:
-    """Whatever the style, the paths are those of tomllib, and the lines those that the writer was on."""
+    """The paths are those of tomllib and the lines are those of the writer, whatever the style."""
     writer = Writer(luck, data)
     assert tomllib.loads(writer.text) == data
     assert scan(writer.text) == writer.lines
@@ -444,7 +444,7 @@ def changed(text: str, luck: random.Random) -> str:
 @settings(CALM, max_examples=examples(15, 150))
 @given(TREES, st.randoms(use_true_random=False), st.integers(0, 2**32))
 def test_a_document_that_was_changed_at_random_keeps_its_paths(data: dict[str, Any], luck: random.Random, seed: int) -> None:
-    """tomllib says whether a change leaves a document; if so, the paths are its own; if not, the scanner ends."""
+    """tomllib decides whether the changed text is a document; if so, the paths are the same, and if not, the scanner ends."""
     text, luck = Writer(luck, data).text, random.Random(seed)
     for _ in range(40):
         candidate = changed(text, luck)
@@ -459,7 +459,7 @@ def test_a_document_that_was_changed_at_random_keeps_its_paths(data: dict[str, A
 @settings(CALM, max_examples=examples(15, 250))
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
 def test_every_text_comes_to_an_end(text: str) -> None:
-    """Document or not: the scanner always goes on, and raises nothing."""
+    """The scanner always ends and raises nothing, whether the text is a document or not."""
     scan(text)
     if is_accepted(text):
         check(text)
@@ -474,7 +474,7 @@ def test_every_text_comes_to_an_end(text: str) -> None:
     ids=["open-arrays", "open-tables", "arrays"],
 )
 def test_nesting_that_tomllib_refuses_is_no_recursion_here(text: str) -> None:
-    """Nothing recurses, so nothing depends on how deep the caller is."""
+    """The scanner does not recurse, so it does not depend on how deep its caller is."""
     assert not is_accepted(text)
     assert max(map(len, scan(text))) == DEEPEST
 
@@ -491,7 +491,7 @@ def test_nesting_that_tomllib_refuses_is_no_recursion_here(text: str) -> None:
     ids=["arrays", "inline-tables", "headers", "arrays-of-tables", "deep-before-shallow"],
 )
 def test_what_is_too_deep_is_left_out(text: str, last: int) -> None:
-    """Up to `DEEPEST` keys all is there, beyond it nothing, and what comes after is not confused."""
+    """All paths of up to `DEEPEST` keys are found and no longer ones, and what follows is not confused."""
     check(text)
     assert scan(text)[("last",)] == last
     assert max(map(len, scan(text))) == DEEPEST
@@ -542,7 +542,7 @@ SHAPES = {
 @pytest.mark.parametrize(("before", "piece", "after"), SHAPES.values(), ids=[shape.replace(" ", "-") for shape in SHAPES])
 @pytest.mark.few(6)
 def test_twice_the_text_is_twice_the_work(before: str, piece: str, after: str) -> None:
-    """Each character is looked at a few times, whether it is a document or not."""
+    """The scanner looks at each character only a few times, whether the text is a document or not."""
     text, twice = (before + piece * (size // len(piece)) + after for size in (10_000, 20_000))
     assert calls(twice) <= 2.1 * calls(text) + 50
     scan(twice)
@@ -550,7 +550,7 @@ def test_twice_the_text_is_twice_the_work(before: str, piece: str, after: str) -
 
 @pytest.mark.thorough
 def test_a_large_document() -> None:
-    """A megabyte: every path is found, the last one on the last line."""
+    """Every path in a megabyte is found, and the last one is on the last line."""
     block = "[[block]]\nname = 'block %d'\n[block.more]\nlist = [\n  1, # one\n  {a.b = 2},\n]\n"
     blocks = 10_000
     text = "".join(block % number for number in range(blocks)) + "# no more\n" * 30_000 + "[last]"

@@ -1,4 +1,4 @@
-"""What `${…}` stands for is not told, in pieces either."""
+"""The value behind `${…}` is never shown, not even in pieces."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pieces(text: str, secret: str = SECRET) -> list[str]:
     ],
 )
 def test_of_a_long_secret_no_piece_is_told_by_an_error(toml: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts are cut where they are long; what is left of a secret there is one."""
+    """Long texts are cut in errors, and the rest of a secret in such a text is still secret."""
     monkeypatch.setenv("TOKEN", SECRET)
     (tmp_path / "bus.toml").write_text(f"version = 1\n{toml}\n")
     with pytest.raises(ConfigError) as caught:
@@ -62,7 +62,7 @@ expect = { received.s = { body = "${env:TOKEN}" } }
 
 @pytest.mark.parametrize("secret", [SECRET, "pa${ss}word-long", "four", 'quo"ted\\one'])
 def test_no_piece_is_told_by_a_test_that_fails(secret: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither in its differences nor in its story."""
+    """Neither the differences nor the story of a failed test contains a piece."""
     monkeypatch.setenv("TOKEN", secret)
     (tmp_path / "pipebus.toml").write_text(TESTS)
     for test in file_tests(tmp_path / "pipebus.toml"):
@@ -75,7 +75,7 @@ def test_no_piece_is_told_by_a_test_that_fails(secret: str, tmp_path: Path, monk
 
 
 def test_what_is_left_of_a_secret_around_a_cut_is_taken_out() -> None:
-    """In front of it, behind it, in quotes; and other words around a cut stay."""
+    """Rests in front of the cut, behind it and in quotes are removed; other words around a cut stay."""
     problems = Problems("bus.toml")
     problems.secrets[SECRET] = "${env:TOKEN}"
     assert problems.redacted(f"found {shown(SECRET)}") == 'found "${env:TOKEN}…"'

@@ -1,4 +1,4 @@
-"""The schema for editors: it is one, it takes every file that loads, refuses what is wrong, and explains each setting."""
+"""The schema for editors: it is valid, accepts every file that loads, refuses mistakes, and explains each setting."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def whole(toml: str) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """As an editor sees it."""
+    """Convert TOML values to those that an editor sees."""
     if isinstance(value, dict):
         return {key: as_json(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -310,7 +310,7 @@ def as_json(value: Any) -> Any:
 
 
 def problems(text: str) -> list[str]:
-    """What an editor would underline."""
+    """Return what an editor would underline."""
     found = jsonschema.Draft7Validator(schema()).iter_errors(as_json(tomllib.loads(text)))
     return [f"{'.'.join(map(str, one.absolute_path))}: {one.message}" for one in found]
 
@@ -331,7 +331,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_a_schema_of_draft_7() -> None:
-    """The newest that editors for TOML understand; as JSON has it, and with nothing that points nowhere."""
+    """Draft 7 is the newest that editors for TOML understand; the schema is valid JSON, and all its references resolve."""
     made = schema()
     jsonschema.Draft7Validator.check_schema(made)
     assert made["$schema"] == "http://json-schema.org/draft-07/schema#"
@@ -354,20 +354,20 @@ def references(value: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("toml", GOOD.values(), ids=GOOD)
 def test_a_file_that_loads_is_not_underlined(tmp_path: Path, toml: str) -> None:
-    """An editor that marks what is right teaches to look away."""
+    """An editor that underlines correct text teaches users to ignore it."""
     load(tmp_path, whole(toml))
     assert problems(whole(toml)) == []
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/pipebus.toml")), ids=lambda path: path.parent.name)
 def test_the_examples_are_not_underlined(path: Path) -> None:
-    """They are the first that people copy."""
+    """The examples are the first files that people copy."""
     assert problems(path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("toml", GOOD.values(), ids=GOOD)
 def test_what_a_bus_exports_is_not_underlined(tmp_path: Path, toml: str) -> None:
-    """It is a file as any other."""
+    """An exported file is like any other."""
     bus = load(tmp_path, whole(toml))
     try:
         text = bus.export_config()
@@ -390,7 +390,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @CALM
 @given(st.sampled_from(list(GOOD)), st.data())
 def test_a_changed_file_that_loads_is_not_underlined(folder: Path, name: str, data: st.DataObject) -> None:
-    """Whatever is put in, taken out or written as `${env:N}`: if `from_config` takes it, so does the schema."""
+    """The schema accepts every file that `from_config` accepts, whatever is put in, taken out or written as `${env:N}`."""
     found = tomllib.loads(whole(GOOD[name]))
     path = data.draw(st.sampled_from([place for place in places(found) if place]))
     at: Any = found
@@ -487,7 +487,7 @@ WRONG: dict[str, str] = {
 
 @pytest.mark.parametrize("toml", WRONG.values(), ids=WRONG)
 def test_a_wrong_file_is_underlined(tmp_path: Path, toml: str) -> None:
-    """By the editor as by `from_config`."""
+    """The editor refuses what `from_config` refuses."""
     with pytest.raises(ConfigError):
         load(tmp_path, whole(toml))
     assert problems(whole(toml)) != []
@@ -498,7 +498,7 @@ def test_a_wrong_file_is_underlined(tmp_path: Path, toml: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(catalogue.BUILT_IN))
 def test_every_setting_of_every_built_in_filter_is_explained(name: str) -> None:
-    """With a sentence or two, without markup, and with its default."""
+    """The explanation is a sentence or two without markup, and gives the default."""
     one = schema()["definitions"][f"filter-{name}"]
     assert len(one["description"]) > 10
     settings = settings_of(catalogue.BUILT_IN[name])
@@ -512,7 +512,7 @@ def test_every_setting_of_every_built_in_filter_is_explained(name: str) -> None:
 
 
 def test_every_key_of_the_other_tables_is_explained() -> None:
-    """What an editor shows under the mouse."""
+    """An editor shows the explanation under the mouse."""
     made = schema()["properties"]
     tables = {
         "bus": made["bus"], "pipelines": made["pipelines"]["items"], "subscriptions": made["subscriptions"]["items"],
@@ -593,7 +593,7 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_filters_of_other_packages_are_in_it(acme: Path) -> None:
-    """As ours are: their settings, kinds and words; one of theirs that is called like one of ours is not."""
+    """Their settings, kinds and words are included; a filter that is named like a built-in one is not."""
     made = schema()
     jsonschema.Draft7Validator.check_schema(made)
     quota = made["definitions"]["filter-quota"]
@@ -626,7 +626,7 @@ ACME_WRONG = [
 
 @pytest.mark.parametrize("entry", ACME_GOOD)
 def test_good_settings_of_other_packages_are_not_underlined(acme: Path, entry: str) -> None:
-    """Nested models, trees, pairs; and what is interpolated."""
+    """Nested models, trees, pairs and interpolated values are accepted."""
     text = whole(f"[[pipelines]]\nfilters = [{entry}]")
     load(acme, text)
     assert problems(text) == []
@@ -634,7 +634,7 @@ def test_good_settings_of_other_packages_are_not_underlined(acme: Path, entry: s
 
 @pytest.mark.parametrize("entry", ACME_WRONG)
 def test_wrong_settings_of_other_packages_are_underlined(acme: Path, entry: str) -> None:
-    """As those of ours are."""
+    """An editor underlines them like those of built-in filters."""
     text = whole(f"[[pipelines]]\nfilters = [{entry}]")
     with pytest.raises(ConfigError):
         load(acme, text)
@@ -642,7 +642,7 @@ def test_wrong_settings_of_other_packages_are_underlined(acme: Path, entry: str)
 
 
 def test_the_whole_is_json_with_filters_of_others(acme: Path) -> None:
-    """A default that JSON has no word for is left out."""
+    """The schema leaves out a default that JSON cannot express."""
     text = json.dumps(schema(), allow_nan=False)
     assert math.isfinite(len(text))
 
@@ -657,7 +657,7 @@ def test_the_whole_is_json_with_filters_of_others(acme: Path) -> None:
 def test_a_filter_of_others_that_cannot_be_loaded_is_a_problem_of_the_file_that_uses_it(
     acme: Path, name: str, says: str
 ) -> None:
-    """Not of those that do not, and not of the schema."""
+    """Files that do not use the filter still load, and the schema is still made."""
     load(acme, whole('[[pipelines]]\nfilters = ["log", { use = "quota", limit = 1 }]'))
     for entry in (f'"{name}"', f'{{ use = "{name}" }}'):
         with pytest.raises(ConfigError) as caught:
@@ -667,7 +667,7 @@ def test_a_filter_of_others_that_cannot_be_loaded_is_a_problem_of_the_file_that_
 
 
 def test_a_filter_of_others_whose_module_exits_is_a_problem_of_the_file_that_uses_it(acme: Path) -> None:
-    """Neither the program ends with it, nor `pipebus schema`."""
+    """The exit ends neither the program nor `pipebus schema`."""
     (acme / "acme_exits.py").write_text("raise SystemExit(3)")
     with (acme / "acme_filters-1.0.dist-info" / "entry_points.txt").open("a") as file:
         file.write("exits = acme_exits:Filter\n")
@@ -679,7 +679,7 @@ def test_a_filter_of_others_whose_module_exits_is_a_problem_of_the_file_that_use
 
 
 def test_a_filter_of_others_that_nobody_uses_is_not_imported(acme: Path) -> None:
-    """Loading a file imports what it names, and no more."""
+    """Loading a file imports only what the file names."""
     load(acme, whole('[[pipelines]]\nfilters = ["log"]'))
     assert "acme_filters" not in sys.modules
     load(acme, whole('[[pipelines]]\nfilters = [{ use = "quota", limit = 1 }]'))

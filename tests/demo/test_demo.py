@@ -73,18 +73,18 @@ class TestFlight:
         ],
     )
     def test_a_record_that_cannot_be_used_says_why(self, changes: dict[str, object], reason: str) -> None:
-        """Whoever reads the rejection knows what was wrong without opening the file."""
+        """A user who reads the rejection knows what was wrong without opening the file."""
         assert reasons(**changes) == [reason]
 
     def test_a_cancelled_flight_is_refused_for_one_reason(self) -> None:
-        """It lacks everything; the reason given is the one that describes it, so that reasons can be counted."""
+        """A cancelled flight lacks everything; the one reason is the one that describes it, so that reasons can be counted."""
         found = reasons(dep_time="NA", dep_delay="NA", arr_time="NA", arr_delay="NA")
 
         assert found == ["no departure time"]
 
     @pytest.mark.parametrize("origin", ["", "E.R", "*", "EWRX", "ewr"])
     def test_an_origin_that_is_no_airport_code_is_refused(self, origin: str) -> None:
-        """Origin and carrier become tokens of a subject, so nothing else may pass."""
+        """The origin and the carrier become tokens of a subject, so no other text may pass."""
         assert len(reasons(origin=origin)) == 1
 
 
@@ -139,7 +139,7 @@ class TestDeparture:
         ],
     )
     def test_clock_times_become_real_times(self, changes: dict[str, object], departed: str, arrived: str) -> None:
-        """2400 is midnight at the day's end, and what the clock shows earlier was a day later."""
+        """2400 is midnight at the end of the day, and an arrival time before the departure is on the next day."""
         found = departure(**changes)
 
         assert found.departed == datetime.fromisoformat(departed)
@@ -159,11 +159,11 @@ class TestDeparture:
         ],
     )
     def test_each_delay_has_its_band(self, minutes: int, band: Band) -> None:
-        """The limits belong to the later band."""
+        """A delay at a limit belongs to the later band."""
         assert departure(arr_delay=minutes).band is band
 
     def test_the_filter_changes_the_body_and_nothing_else(self) -> None:
-        """Whoever follows a message through the chain finds the same id before and after."""
+        """A user who follows a message through the chain finds the same id before and after."""
         message = Message(RAW, Flight.model_validate(row()))
 
         forwarded = to_departure(message)
@@ -173,7 +173,7 @@ class TestDeparture:
 
 class TestRecords:
     def test_the_packaged_day_has_842_records(self, day: Records) -> None:
-        """What SOURCE.md says is what is in the package."""
+        """The package contains what SOURCE.md says."""
         assert sum(1 for _ in day) == 842
         assert day.progress == 1.0
 
@@ -205,7 +205,7 @@ class TestRecords:
         ],
     )
     def test_a_file_that_is_not_what_it_should_be_is_named(self, tmp_path: Path, content: bytes, text: str) -> None:
-        """The error says which file, what was found, and what to give instead."""
+        """The error says which file it is, what was found, and what to give instead."""
         path = tmp_path / "input"
         path.write_bytes(content)
 
@@ -227,7 +227,7 @@ class TestRecords:
 class TestDemo:
     @pytest.mark.parametrize("url", ["memory:", "memory:?wire=json"])
     def test_the_figures_of_the_packaged_day_are_true(self, day: Records, url: str) -> None:
-        """The figures that were worked out from the file by other means, also when every message is encoded."""
+        """The figures equal those that were worked out from the file by other means, even when every message is encoded."""
         demo = Demo(url)
         with demo.bus:
             demo.publish(day)
@@ -245,7 +245,7 @@ class TestDemo:
         assert carriers == by_hand()
 
     def test_every_delivery_is_accounted_for(self, day: Records) -> None:
-        """The alerts are those that its subscription's own filter let through; the rest was dropped by name."""
+        """The subscription's own filter lets the alerts through, and the rest is dropped under its name."""
         demo = Demo()
         with demo.bus:
             demo.publish(day)
@@ -257,7 +257,7 @@ class TestDemo:
         assert all(s["dead"] == s["pending"] == s["in_flight"] == 0 for s in subscriptions.values())
 
     def test_without_the_gate_nothing_comes_through(self, day: Records) -> None:
-        """The chain, and not the reader, makes records usable: raw rows stop at the next filter."""
+        """The chain makes records usable and not the reader, so raw rows stop at the next filter."""
         demo = Demo(gate=[])
         with demo.bus, pytest.raises(AttributeError):
             demo.publish(day)
@@ -265,7 +265,7 @@ class TestDemo:
         assert demo.figures()["accepted"] == 0
 
     def test_with_a_gate_that_trusts_everybody_the_figures_are_wrong(self, day: Records) -> None:
-        """The figures come from what the chain let through: take NA for zero and they change."""
+        """The figures come from what the chain lets through, so they change if NA counts as zero."""
 
         @transform
         def trust(message: Message[Any]) -> Message[Any]:
@@ -281,7 +281,7 @@ class TestDemo:
         assert figures["carriers"]["EV"] != {"flights": 112, "mean_arrival_delay": 41.366}
 
     def test_the_worst_alerts_are_kept_and_all_are_counted(self) -> None:
-        """A year of alerts takes no more room than a day of them."""
+        """A year of alerts takes as much room as a day of them."""
         alerts = Alerts()
 
         async def add_all() -> None:
@@ -294,14 +294,14 @@ class TestDemo:
         assert [d.arr_delay for d in alerts.worst] == [300, 200, 100]
 
     def test_a_plain_and_an_async_subscriber_share_the_bus(self) -> None:
-        """The demo shows both: delays on the worker threads, alerts on an event loop, behind filters that serve both."""
+        """The demo shows both: worker threads for delays, an event loop for alerts, and filters that serve both."""
         runs = {s["name"]: s["run"] for s in Demo().bus.describe()["subscriptions"]}
 
         assert runs == {"delays": "pool", "alerts": "loop", "carriers": "pool"}
 
     @pytest.mark.parametrize("url", ["memory:", "memory:?wire=json"])
     def test_a_carriers_figures_are_told_on_request(self, day: Records, url: str) -> None:
-        """Whoever asks the actor hears what the subscriber has found, also when the answer is encoded."""
+        """The actor answers with what the subscriber has found, also when the answer is encoded."""
         demo = Demo(url)
         with demo.bus:
             demo.publish(day)
@@ -311,7 +311,7 @@ class TestDemo:
         assert {c: {"flights": f.flights, "mean_arrival_delay": f.mean} for c, f in found.items()} == by_hand()
 
     def test_what_was_told_is_the_askers_own(self, day: Records) -> None:
-        """An answer stays what it was when more flights come, or when the asker does something to it."""
+        """An answer does not change when more flights come, or when the caller changes it."""
         demo = Demo()
         with demo.bus:
             demo.publish(day)
@@ -322,7 +322,7 @@ class TestDemo:
             assert demo.carrier("UA").flights == demo.carrier("UA").bands.total() == 164
 
     def test_a_carrier_that_is_not_there_is_told_which_are(self) -> None:
-        """The answer to a wrong question helps to ask the right one, and asking adds no carrier."""
+        """The answer to a wrong question helps the user ask the right one, and no carrier is added."""
         demo = Demo()
         with demo.bus:
             with pytest.raises(RequestFailed, match=r"no flight of 'UA' was accepted; there are none"):
@@ -335,7 +335,7 @@ class TestDemo:
 
 
 def by_hand() -> dict[str, dict[str, float]]:
-    """The figures by carrier, straight from the file: no bus, no model."""
+    """The figures by carrier, computed from the file without a bus or a model."""
     delays: dict[str, list[int]] = {}
     with PACKAGED_DAY.open(newline="") as file:
         for record in csv.DictReader(file):

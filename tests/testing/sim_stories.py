@@ -14,7 +14,7 @@ from pipebus.testing import Harness
 
 
 class Shop:
-    """Sells what it has; with two workers it looks and takes in two steps."""
+    """A shop that sells what it has; with two workers it looks and takes in two steps."""
 
     def __init__(self, stock: int) -> None:
         self.stock = stock
@@ -105,7 +105,7 @@ def passes_a_quota_once(harness: Harness) -> None:
 
 
 def waits_for_itself(harness: Harness) -> None:
-    """One handler reads a mailbox that only it would fill."""
+    """One handler reads a mailbox that only it could fill."""
     bus = Bus()
     inbox = bus.subscribe("answers")
 
@@ -152,7 +152,7 @@ def counts_everything(harness: Harness) -> None:
 
 
 def loses_what_fails(harness: Harness) -> None:
-    """Says that every message is handled, which is not so if the handler fails."""
+    """Asserts that every message is handled, which is false if the handler fails."""
     bus = Bus()
     handled: list[Any] = []
     bus.subscribe("work", lambda message: handled.append(message.body), name="work")
@@ -164,7 +164,7 @@ def loses_what_fails(harness: Harness) -> None:
 
 
 def is_never_slow(harness: Harness) -> None:
-    """Says that it takes no time."""
+    """Asserts that it takes no time."""
     bus = Bus()
     bus.subscribe("work", lambda message: None, name="work")
     harness.start(bus)
@@ -175,7 +175,7 @@ def is_never_slow(harness: Harness) -> None:
 
 
 def always_has_room(harness: Harness) -> None:
-    """Says that nothing is dropped for want of room."""
+    """Asserts that nothing is dropped when there is no room."""
     bus = Bus()
     bus.subscribe("work", lambda message: None, name="work", overflow="drop_newest")
     harness.start(bus)
@@ -187,7 +187,7 @@ def always_has_room(harness: Harness) -> None:
 
 
 def is_never_stopped(harness: Harness) -> None:
-    """Says that all is handled, which is not so if somebody stops the bus."""
+    """Asserts that all is handled, which is false if the bus is stopped."""
     bus = Bus()
     bus.subscribe("work", lambda message: None, name="work")
     harness.start(bus)
@@ -229,7 +229,7 @@ def settles_everything(harness: Harness) -> None:
 
 
 def charges_once(harness: Harness) -> None:
-    """Says that an order is charged once, which is not so if it is tried again after it was."""
+    """Asserts that an order is charged once, which is false if it is tried again after the charge."""
     bus = Bus()
     charged: list[Any] = []
     bus.subscribe("work", lambda message: charged.append(message.body), name="work", filters=[Retry(attempts=3, wait=0.1)])
@@ -239,7 +239,7 @@ def charges_once(harness: Harness) -> None:
 
 
 class Till:
-    """Sells what it has, under a lock."""
+    """A shop that sells what it has under a lock."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -262,7 +262,7 @@ def sells_once_under_a_lock(harness: Harness) -> None:
 
 
 def waits_for_a_queue_and_an_event(harness: Harness) -> None:
-    """What the standard library makes of locks is the simulation's too."""
+    """Queues and events of the standard library use the simulation's locks too."""
     parcels: queue.Queue[int] = queue.Queue()
     sent, bus = threading.Event(), Bus()
     got: list[int] = []

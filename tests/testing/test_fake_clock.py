@@ -1,4 +1,4 @@
-"""FakeClock: time that stands still until a test moves it, for a bus that runs on real threads."""
+"""FakeClock: a test moves the time of a bus that runs on real threads."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LONG_AGO = 1_000_000_000.0
 
 
 def test_it_stands_still() -> None:
-    """Whatever real time does."""
+    """The clock does not move, whatever real time does."""
     clock = FakeClock(LONG_AGO)
     assert [clock.now(), clock.now(), clock.monotonic(), clock.monotonic()] == [LONG_AGO, LONG_AGO, 0, 0]
 
 
 def test_it_moves_by_what_a_test_says() -> None:
-    """The time of day and the monotonic time by the same."""
+    """The time of day and the monotonic time move by the same amount."""
     clock = FakeClock(LONG_AGO)
     clock.advance(2.5)
     clock.advance(0)
@@ -38,7 +38,7 @@ def test_it_moves_by_what_a_test_says() -> None:
 
 
 def test_it_begins_at_the_time_of_the_computer() -> None:
-    """So that messages which a test makes by hand are new."""
+    """Messages that a test makes by hand are therefore new."""
     before = time.time()
     start = FakeClock().now()
     assert before <= start <= time.time()
@@ -51,7 +51,7 @@ def test_a_start_of_zero_is_a_start() -> None:
 
 @pytest.mark.parametrize("seconds", [-0.001, -1, float("nan")], ids=str)
 def test_it_does_not_go_back(seconds: float) -> None:
-    """Time goes forward only; and what was refused has moved nothing."""
+    """Time only goes forward, and a refused move has moved nothing."""
     clock = FakeClock(LONG_AGO)
     with pytest.raises(ValueError, match=r"advance.*time goes forward only"):
         clock.advance(seconds)
@@ -59,7 +59,7 @@ def test_it_does_not_go_back(seconds: float) -> None:
 
 
 def test_it_is_exact() -> None:
-    """After 0.1 and 0.2 it is 0.3; after eight times 0.1 it is 0.8."""
+    """The time is 0.3 after 0.1 and 0.2, and 0.8 after eight times 0.1."""
     clock = FakeClock(LONG_AGO)
     clock.advance(0.1)
     clock.advance(0.2)
@@ -70,7 +70,7 @@ def test_it_is_exact() -> None:
 
 
 def test_it_is_a_clock() -> None:
-    """A bus takes it, and a filter's `start` is given it."""
+    """A bus accepts it, and a filter's `start` receives it."""
     clock: Clock = FakeClock()
     assert engine_of(Bus(clock=clock)).clock is clock
 
@@ -79,7 +79,7 @@ def test_it_is_a_clock() -> None:
 
 
 def test_a_sleeper_wakes_when_its_time_has_come() -> None:
-    """Not before, and by several steps as by one."""
+    """A sleeper does not wake early, and several steps count as much as one."""
     clock = FakeClock()
     sleeper = InThread(clock.sleep, 10.0)
     for seconds in (4.0, 5.999):
@@ -91,7 +91,7 @@ def test_a_sleeper_wakes_when_its_time_has_come() -> None:
 
 
 def test_many_sleepers_wake_each_at_its_time() -> None:
-    """One move may wake several."""
+    """One move of the clock may wake several sleepers."""
     clock = FakeClock()
     sleepers = {seconds: InThread(clock.sleep, seconds) for seconds in (1.0, 2.0, 3.0)}
     clock.wait_until_waited_for(3)
@@ -106,12 +106,12 @@ def test_many_sleepers_wake_each_at_its_time() -> None:
 
 @pytest.mark.parametrize("seconds", [0, -1.0])
 def test_no_time_is_no_wait(seconds: float) -> None:
-    """Nobody has to move it for that."""
+    """Nobody has to move the clock for such a wait."""
     InThread(FakeClock().sleep, seconds).result()
 
 
 def test_small_steps_add_up_for_a_sleeper() -> None:
-    """Eight times 0.1 are the 0.8 that it waits for."""
+    """Eight steps of 0.1 are the 0.8 that the sleeper waits for."""
     clock = FakeClock()
     sleeper = InThread(clock.sleep, 0.8)
     clock.wait_until_waited_for()
@@ -121,7 +121,7 @@ def test_small_steps_add_up_for_a_sleeper() -> None:
 
 
 def test_a_coroutine_sleeps_by_it_too() -> None:
-    """`asleep`, on an event loop; the clock may be moved from a thread."""
+    """`asleep` works on an event loop, and a thread may move the clock."""
     clock = FakeClock()
 
     async def main() -> float:
@@ -137,7 +137,7 @@ def test_a_coroutine_sleeps_by_it_too() -> None:
 
 
 def test_a_gate_that_opens_ends_a_wait() -> None:
-    """True: the gate; time did not move."""
+    """The wait returns True for the gate, and time did not move."""
     clock = FakeClock()
     gate = threading.Lock()
     gate.acquire()
@@ -150,7 +150,7 @@ def test_a_gate_that_opens_ends_a_wait() -> None:
 
 
 def test_a_gate_that_stays_shut_ends_a_wait_with_its_time() -> None:
-    """False: the time."""
+    """A wait returns False when its time is up."""
     clock = FakeClock()
     gate = threading.Lock()
     gate.acquire()
@@ -161,13 +161,13 @@ def test_a_gate_that_stays_shut_ends_a_wait_with_its_time() -> None:
 
 
 def test_an_open_gate_needs_no_time() -> None:
-    """Also without a timeout."""
+    """An open gate lets a thread pass at once, even without a timeout."""
     for timeout in (None, 0.0, 10.0):
         assert InThread(FakeClock().wait, threading.Lock(), timeout).result() is True
 
 
 def test_a_timeout_counts_from_the_time_that_its_thread_last_read() -> None:
-    """Who computed "10 s from now" and was overtaken by a move waits for the rest alone."""
+    """A thread that computed "10 s from now" before a move waits only for the rest."""
     clock = FakeClock()
     gate = threading.Lock()
     gate.acquire()
@@ -187,7 +187,7 @@ def test_a_timeout_counts_from_the_time_that_its_thread_last_read() -> None:
 
 
 def test_a_test_may_wait_until_somebody_waits() -> None:
-    """Else moving the clock might come too early."""
+    """Otherwise a test might move the clock too early."""
     clock = FakeClock()
     sleepers = [InThread(clock.sleep, 1.0) for _ in range(3)]
     clock.wait_until_waited_for(3)
@@ -198,13 +198,13 @@ def test_a_test_may_wait_until_somebody_waits() -> None:
 
 
 def test_a_test_that_waits_for_too_many_is_told() -> None:
-    """How many there were."""
+    """The error says how many threads wait."""
     with pytest.raises(TimeoutError, match="0 of 2 threads wait for this clock"):
         FakeClock().wait_until_waited_for(2, timeout=0.0)
 
 
 def test_nobody_is_counted_twice_or_for_ever() -> None:
-    """Who has gone on does not wait any more."""
+    """A thread that has continued does not count as waiting any more."""
     clock = FakeClock()
     for _ in range(5):
         sleeper = InThread(clock.sleep, 1.0)
@@ -219,7 +219,7 @@ def test_nobody_is_counted_twice_or_for_ever() -> None:
 
 
 def test_receive_times_out_when_the_clock_is_moved() -> None:
-    """On real threads."""
+    """A reader on a real thread times out by the fake clock."""
     clock = FakeClock()
     with running(Bus(clock=clock)) as bus:
         inbox = bus.subscribe("a", name="inbox")
@@ -231,7 +231,7 @@ def test_receive_times_out_when_the_clock_is_moved() -> None:
 
 
 def test_a_delayed_message_is_handled_when_the_clock_is_moved() -> None:
-    """And not before."""
+    """A delayed message is not handled before its time."""
     clock = FakeClock()
     bus = Bus(clock=clock)
     ear = Ear(bus)
@@ -246,7 +246,7 @@ def test_a_delayed_message_is_handled_when_the_clock_is_moved() -> None:
 
 
 def test_retries_of_a_filter_wait_for_the_clock() -> None:
-    """Each wait of its own length."""
+    """Each wait of a retry has its own length."""
     clock = FakeClock()
     bus = Bus(clock=clock)
     ear = Ear(bus)
@@ -272,7 +272,7 @@ def test_retries_of_a_filter_wait_for_the_clock() -> None:
 
 
 def test_returned_deliveries_wait_for_the_clock() -> None:
-    """`delivery.retry(delay)`."""
+    """`delivery.retry(delay)` waits for the fake clock."""
     clock = FakeClock()
     bus = Bus(clock=clock)
     ear = Ear(bus)
@@ -294,7 +294,7 @@ def test_returned_deliveries_wait_for_the_clock() -> None:
 
 
 def test_a_message_is_too_old_by_the_clock() -> None:
-    """Ages are counted by it: by `Expire`, and by a message's own ttl."""
+    """`Expire` and a message's own ttl count ages by the clock."""
     clock = FakeClock()
     bus = Bus(clock=clock)
     ear = Ear(bus)
@@ -313,7 +313,7 @@ def test_a_message_is_too_old_by_the_clock() -> None:
 
 @pytest.mark.parametrize("call", ["request", "drain", "block"])
 def test_other_waits_of_a_bus_end_with_the_clock(call: str) -> None:
-    """Requests, drains, and publishers that wait for room."""
+    """Requests, drains, and publishers that wait for room end with the clock."""
     clock = FakeClock()
     with running(Bus(clock=clock), drain=False) as bus:
         bus.subscribe("silent", fine)
@@ -338,7 +338,7 @@ def test_other_waits_of_a_bus_end_with_the_clock(call: str) -> None:
 
 
 def test_schedules_tick_when_the_clock_is_moved() -> None:
-    """At whole intervals."""
+    """A schedule ticks once in each interval of the fake clock."""
     clock = FakeClock()
     with running(Bus(clock=clock)) as bus:
         inbox = bus.subscribe("tick")
@@ -351,7 +351,7 @@ def test_schedules_tick_when_the_clock_is_moved() -> None:
 
 
 def test_two_buses_may_go_by_one_clock() -> None:
-    """Moving it moves both."""
+    """One move of the clock moves both buses."""
     clock = FakeClock()
     with running(Bus(clock=clock)) as first, running(Bus(clock=clock)) as second:
         readers = [InThread(bus.subscribe("a").receive, 5.0) for bus in (first, second)]
@@ -363,7 +363,7 @@ def test_two_buses_may_go_by_one_clock() -> None:
 
 
 def test_the_clock_of_a_harness_is_one_too() -> None:
-    """It moves by itself when nobody can go on, and `advance` moves it like the harness's own."""
+    """The clock moves by itself when no thread can continue, and `advance` moves it like the harness's own."""
     with Harness() as harness:
         clock = harness.clock
         assert isinstance(clock, FakeClock)
@@ -382,6 +382,6 @@ def test_the_clock_of_a_harness_is_one_too() -> None:
 
 
 def test_the_clock_of_a_harness_begins_with_the_computers() -> None:
-    """So that messages which were made by hand before it are not old."""
+    """Messages that were made by hand before it are therefore not old."""
     with Harness() as harness:
         assert abs(harness.clock.now() - time.time()) < 3600

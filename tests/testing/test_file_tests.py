@@ -99,7 +99,7 @@ def world(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize(("folder", "allow"), [("webhooks", ["webhooks"]), ("flights", ["flights", "pipebus.demo"])])
 def test_the_examples_pass(folder: str, allow: list[str], world: Path) -> None:
-    """All of their tests, and each can be run again."""
+    """All tests of the examples pass, and each can run again."""
     found = file_tests(EXAMPLES / folder / "pipebus.toml", allow_imports=allow)
     assert len(found) >= 4
     for test in (*found, *found):
@@ -122,7 +122,7 @@ OUTCOMES = {
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.few(8)
 def test_an_outcome_is_what_became_of_the_publish(run: Run, outcome: str, expected: str) -> None:
-    """Each is told from each other."""
+    """The result distinguishes each outcome from every other."""
     result = run(f'{OUTCOMES[outcome]}\nexpect = {{ outcome = "{expected}" }}')
     assert result.passed == (outcome == expected)
     if outcome != expected:
@@ -131,7 +131,7 @@ def test_an_outcome_is_what_became_of_the_publish(run: Run, outcome: str, expect
 
 
 def test_a_list_of_outcomes_is_one_for_each_publish(run: Run) -> None:
-    """In their order; a difference says which."""
+    """The outcomes are in the order of the publishes, and a difference says which one it is."""
     publishes = """
     publish = [
         { subject = "orders.placed", id = "1" },
@@ -150,7 +150,7 @@ def test_a_list_of_outcomes_is_one_for_each_publish(run: Run) -> None:
 
 
 def test_a_full_mailbox_fails_a_publish(run: Run) -> None:
-    """As its rule says; the reason tells it."""
+    """The publish fails as the mailbox's rule says, and the reason names the mailbox."""
     shop = SHOP.replace('handler = "till"', 'handler = "till"\nmailbox = { size = 1, overflow = "reject" }')
     publishes = 'publish = [{ subject = "orders.late" }, { subject = "orders.late" }]'
     assert run(
@@ -159,7 +159,7 @@ def test_a_full_mailbox_fails_a_publish(run: Run) -> None:
 
 
 def test_who_waits_for_room_has_it_as_messages_are_handled(run: Run) -> None:
-    """A publish that blocks lets the handlers have their turn."""
+    """A publish that blocks lets the handlers run."""
     shop = SHOP.replace('handler = "till"', 'handler = "till"\nmailbox = 1')
     publishes = "publish = [" + '{ subject = "orders.late" },' * 5 + "]"
     assert run(f'{publishes}\nexpect = {{ outcome = "accepted", deliveries = 5 }}', shop).passed
@@ -180,7 +180,7 @@ def test_who_waits_for_room_has_it_as_messages_are_handled(run: Run) -> None:
     ],
 )
 def test_by_and_reason_tell_who_ended_a_message_and_why(run: Run, test: str, by: str, reason: str) -> None:
-    """Where it was published, or at a subscription."""
+    """The message may end where it was published, or at a subscription."""
     assert run(f'{test}\nexpect = {{ by = "{by}", reason = "{reason}" }}').passed
     other = "once" if by != "once" else "scales"
     assert told(run(f'{test}\nexpect = {{ by = "{other}" }}')) == [f'by: expected "{other}", found "{_name(by)}"']
@@ -195,13 +195,13 @@ def _name(by: str) -> str:
 
 
 def test_if_nobody_has_ended_anything_it_says_so(run: Run) -> None:
-    """Nobody, and nothing."""
+    """The difference says "nobody" and "nothing"."""
     result = run(f'{PLACED}\nexpect = {{ by = "once", reason = "duplicate" }}')
     assert told(result) == ['by: expected "once", found nobody', 'reason: expected "duplicate", found nothing']
 
 
 def test_a_reason_goes_with_its_filter(run: Run) -> None:
-    """With `by`, the reasons of others do not count."""
+    """The reasons of other filters do not count when the test gives `by`."""
     test = """
     publish = [
         { subject = "orders.placed", headers = { weight = "0" } },
@@ -217,7 +217,7 @@ def test_a_reason_goes_with_its_filter(run: Run) -> None:
 
 
 def test_deliveries_are_counted_in_all_or_by_subscription(run: Run) -> None:
-    """What was handled."""
+    """A delivery is a message that a handler was given."""
     publishes = 'publish = [{ subject = "orders.placed" }, { subject = "orders.late" }]\n'
     assert run(f"{publishes}expect = {{ deliveries = 3 }}").passed
     assert run(f"{publishes}expect = {{ deliveries = {{ till = 2 }} }}").passed
@@ -229,14 +229,14 @@ def test_deliveries_are_counted_in_all_or_by_subscription(run: Run) -> None:
 
 
 def test_none_is_a_number_of_deliveries(run: Run) -> None:
-    """Nothing is named where there was nothing."""
+    """An expectation of none passes, and a difference names no subscription where there was no delivery."""
     test = 'publish = { subject = "orders.placed", headers = { weight = "0" } }\n'
     assert run(f"{test}expect = {{ deliveries = 0 }}").passed
     assert told(run(f"{test}expect = {{ deliveries = 1 }}")) == ["deliveries: expected 1, found 0"]
 
 
 def test_dead_letters_are_counted_in_all_or_by_subscription(run: Run) -> None:
-    """They are no deliveries."""
+    """A dead letter does not count as a delivery."""
     test = f'{PLACED}\nreplace.handlers.till = {{ raises = "KeyError: tea" }}\n'
     assert run(f"{test}expect = {{ dead = 1, deliveries = 1 }}").passed
     assert run(f"{test}expect = {{ dead = {{ till = 1, depot = 0 }}, deliveries = {{ till = 0, depot = 1 }} }}").passed
@@ -245,7 +245,7 @@ def test_dead_letters_are_counted_in_all_or_by_subscription(run: Run) -> None:
 
 
 def test_a_letter_of_a_publish_chain_is_told_by_that_name(run: Run) -> None:
-    """`publish`, as in the letters themselves; the outcome is a drop."""
+    """The name is `publish`, as in the letters themselves, and the outcome is a drop."""
     shop = SHOP.replace('match = "orders.>"', 'match = "orders.>"\non_error = "dead_letter"')
     test = f'{PLACED}\nreplace.filters.scales = {{ raises = "ValueError: x" }}\n'
     expected = 'outcome = "dropped", by = "scales", dead = { publish = 1, till = 0 }, error = "ValueError: x"'
@@ -267,18 +267,18 @@ def test_a_letter_of_a_publish_chain_is_told_by_that_name(run: Run) -> None:
     ],
 )
 def test_error_is_the_text_of_a_dead_letter(run: Run, expected: str, differs: str | None) -> None:
-    """Type and text."""
+    """The text is the error's type and message."""
     result = run(f'{PLACED}\nreplace.handlers.till = {{ raises = "KeyError: tea" }}\nexpect = {{ error = {expected} }}')
     assert told(result) == ([differs] if differs else [])
 
 
 def test_without_a_dead_letter_there_is_no_error(run: Run) -> None:
-    """Which is a difference."""
+    """An expected error that does not come is a difference."""
     assert told(run(f'{PLACED}\nexpect = {{ error = "x" }}')) == ['error: expected "x", found nothing']
 
 
 def test_a_message_that_dies_unexpectedly_fails_the_test(run: Run) -> None:
-    """Whatever else is expected; it says what to write if that is right, and stays one line."""
+    """The test fails whatever else it expects, and the line says what to write if the death is right."""
 
     def breaks(message: Message) -> None:
         raise ValueError("the till\nis shut")
@@ -289,7 +289,7 @@ def test_a_message_that_dies_unexpectedly_fails_the_test(run: Run) -> None:
 
 
 def test_what_kills_no_message_fails_the_test_too(run: Run) -> None:
-    """A handler that would end the program."""
+    """A handler that would end the program fails the test."""
 
     def leaves(message: Message) -> None:
         sys.exit(3)
@@ -344,7 +344,7 @@ lines = [{ sku = "tea", n = 1 }, { sku = "milk", n = 1.5 }]
 )
 @pytest.mark.few(8)
 def test_what_was_received_is_as_expected(run: Run, expected: str) -> None:
-    """By plain data, which equals, and by matchers."""
+    """An expectation may be plain data, which must be equal, or a matcher."""
     assert told(run(f"{BODY}received.till = {{ {expected} }}")) == []
     assert told(run(f"{BODY}received.till = [{{ {expected} }}]")) == []
 
@@ -403,7 +403,7 @@ def test_what_was_received_is_as_expected(run: Run, expected: str) -> None:
 )
 @pytest.mark.few(8)
 def test_each_difference_names_what_was_expected_and_what_was_found(run: Run, expected: str, differences: list[str]) -> None:
-    """At its place in the message, and nothing else."""
+    """Each difference stands alone and gives its place in the message."""
     found = told(run(f"{BODY}received.till = {{ {expected} }}"))
     assert len(found) == len(differences)
     for one, start in zip(found, differences, strict=True):
@@ -411,7 +411,7 @@ def test_each_difference_names_what_was_expected_and_what_was_found(run: Run, ex
 
 
 def test_of_many_messages_it_says_which(run: Run) -> None:
-    """In the order in which they were handled; each is held against its own."""
+    """The messages are compared in the order in which they were handled, each with its own expectation."""
     publishes = 'publish = [{ subject = "orders.a", json = 1 }, { subject = "orders.b", json = 2 }]\n'
     assert run(f"{publishes}expect = {{ received.till = [{{ body = 1 }}, {{ body = 2 }}] }}").passed
     result = run(f"{publishes}expect = {{ received.till = [{{ body = 2 }}, {{ body = 2 }}] }}")
@@ -419,7 +419,7 @@ def test_of_many_messages_it_says_which(run: Run) -> None:
 
 
 def test_another_number_of_messages_shows_those_that_came(run: Run) -> None:
-    """The first five, in one line."""
+    """The difference shows the first five in one line."""
     publishes = ", ".join(f'{{ subject = "orders.{n}", json = {n} }}' for n in range(7))
     result = run(f"publish = [{publishes}]\nexpect = {{ received.till = {{ body = 1 }} }}")
     (difference,) = told(result)
@@ -434,7 +434,7 @@ def test_another_number_of_messages_shows_those_that_came(run: Run) -> None:
 
 
 def test_long_texts_that_begin_alike_show_where_they_differ(run: Run) -> None:
-    """Both cut at the same place would be the same text twice."""
+    """The texts would look the same if both were cut at the same place."""
     start = "a very long beginning that is the same, " * 3
     result = run(
         f'publish = {{ subject = "orders.a", json = "{start}tea" }}\nexpect = {{ received.till = {{ body = "{start}milk" }} }}'
@@ -446,7 +446,7 @@ def test_long_texts_that_begin_alike_show_where_they_differ(run: Run) -> None:
 
 
 def test_a_body_that_is_no_data_equals_none(run: Run) -> None:
-    """A filter that makes objects: what was found is told, and nothing breaks."""
+    """A filter may make objects: the difference shows what was found, and nothing breaks."""
 
     class Parcel:
         def __repr__(self) -> str:
@@ -462,7 +462,7 @@ def test_a_body_that_is_no_data_equals_none(run: Run) -> None:
 
 
 def test_received_is_what_the_handler_was_given(run: Run) -> None:
-    """Whatever it does to the body afterwards."""
+    """A handler that changes the body afterwards does not change what was received."""
 
     def spoils(message: Message) -> None:
         message.body["n"] += 1
@@ -475,7 +475,7 @@ def test_received_is_what_the_handler_was_given(run: Run) -> None:
 
 
 def test_a_publish_is_made_as_it_is_written(run: Run) -> None:
-    """The envelope reaches the handler; without `json` there is no body."""
+    """The envelope reaches the handler, and there is no body without `json`."""
     given: list[Message] = []
     test = """
     publish = [
@@ -491,7 +491,7 @@ def test_a_publish_is_made_as_it_is_written(run: Run) -> None:
 
 
 def test_after_is_virtual_time_since_the_one_before(run: Run) -> None:
-    """And costs none."""
+    """Virtual time passes between the messages, and the test does not wait for it."""
     given: list[Message] = []
     test = """
     publish = [
@@ -507,7 +507,7 @@ def test_after_is_virtual_time_since_the_one_before(run: Run) -> None:
 
 
 def test_a_window_of_time_ends_in_virtual_time(run: Run) -> None:
-    """A duplicate is none any more when the filter has forgotten it."""
+    """A duplicate is accepted once the filter has forgotten the first message."""
     one = '{ subject = "orders.a", id = "1" }'
     late = '{ subject = "orders.a", id = "1", after = "%s" }'
     assert run(
@@ -516,7 +516,7 @@ def test_a_window_of_time_ends_in_virtual_time(run: Run) -> None:
 
 
 def test_a_message_that_gets_too_old_is_dropped(run: Run) -> None:
-    """`ttl` ends while it waits for a handler that is tried again."""
+    """The message's `ttl` ends while it waits for a handler that is tried again."""
     retry, expire = '{ use = "retry", wait = "10s", jitter = 0 }', '{ use = "expire", ttl = "1h" }'
     shop = SHOP.replace('handler = "till"', f'handler = "till"\nfilters = [{retry}, {expire}]')
     test = 'replace.handlers.till = { raises = "OSError: x", times = 1 }\n'
@@ -530,7 +530,7 @@ def test_a_message_that_gets_too_old_is_dropped(run: Run) -> None:
 
 
 def test_a_retry_is_waited_for_without_being_asked(run: Run) -> None:
-    """A test ends when nothing is under way, however long that takes; `advance` is for what comes by itself."""
+    """A test ends when nothing is pending, however long that takes; `advance` is for schedules."""
     shop = SHOP.replace(
         'handler = "till"', 'handler = "till"\nfilters = [{ use = "retry", attempts = 3, wait = "5m", max_wait = "1h" }]'
     )
@@ -543,7 +543,7 @@ def test_a_retry_is_waited_for_without_being_asked(run: Run) -> None:
 @pytest.mark.parametrize("advance", ["", 'advance = "5h"\n'], ids=["drain", "advance"])
 @pytest.mark.few(1)
 def test_a_wait_of_hours_is_no_time(run: Run, advance: str) -> None:
-    """Time is virtual: no patience runs out."""
+    """Time is virtual, so no patience runs out."""
     shop = SHOP.replace(
         'handler = "till"',
         'handler = "till"\nfilters = [{ use = "retry", attempts = 3, wait = "2h", max_wait = "3h", jitter = 0 }]',
@@ -563,13 +563,13 @@ headers = { by = "clock" }
 
 @pytest.mark.parametrize(("seconds", "ticks"), [(0, 0), (59, 0), (61, 1), (3601, 60)])
 def test_advance_lets_schedules_come_due(run: Run, seconds: int, ticks: int) -> None:
-    """As often as in that time."""
+    """A schedule ticks as often as its interval fits into the time."""
     test = f'publish = {{ subject = "nothing" }}\nadvance = "{seconds}s"\nexpect = {{ deliveries = {{ till = {ticks} }} }}'
     assert told(run(test, SHOP + EVERY)) == []
 
 
 def test_a_schedule_s_message_is_received_like_any_other(run: Run) -> None:
-    """With its body and headers, after what was published."""
+    """The message has its body and headers, and comes after what was published."""
     test = f"""
     {PLACED}
     advance = "61s"
@@ -588,7 +588,7 @@ def test_what_is_delayed_happens_after_its_delay(run: Run) -> None:
 
 @pytest.mark.thorough
 def test_what_never_ends_is_a_difference(run: Run) -> None:
-    """No test runs for ever: what still waits is named."""
+    """No test runs forever: the result names what still waits."""
     shop = SHOP.replace(
         'handler = "till"',
         'handler = "till"\nfilters = [{ use = "retry", attempts = 9, wait = "20h", max_wait = "20h", jitter = 0 }]',
@@ -610,7 +610,7 @@ to = "orders.answer"
 
 
 def test_a_handler_is_replaced_and_not_called(run: Run) -> None:
-    """`{}` does nothing."""
+    """The stand-in `{}` does nothing instead of the handler."""
 
     def never(message: Message) -> None:
         raise AssertionError("it is replaced")
@@ -620,7 +620,7 @@ def test_a_handler_is_replaced_and_not_called(run: Run) -> None:
 
 
 def test_a_handler_has_to_be_handed_in_though_it_is_replaced(run: Run) -> None:
-    """The file is loaded as it is first, to tell all that is wrong with it."""
+    """The file is first loaded as it is, to report everything that is wrong with it."""
     shop = SHOP.replace('handler = "depot"', 'handler = "robot"')
     test = f"{PLACED}\nreplace.handlers.depot = {{}}\nexpect = {{ deliveries = 2 }}"
     with pytest.raises(ConfigError, match='no handler "robot"'):
@@ -632,7 +632,7 @@ def test_a_handler_has_to_be_handed_in_though_it_is_replaced(run: Run) -> None:
     ("value", "expected"), [('"yes"', '"yes"'), ("5", "5"), ("{ a = [1] }", "{ a = [1] }")], ids=["text", "number", "table"]
 )
 def test_what_a_stand_in_returns_is_published(run: Run, value: str, expected: str) -> None:
-    """Where the subscription says so."""
+    """A stand-in's value goes to the subject that the subscription names."""
     test = f"""
     publish = {{ subject = "questions" }}
     replace.handlers.asks = {{ returns = {value} }}
@@ -656,13 +656,13 @@ def test_what_a_stand_in_returns_is_published(run: Run, value: str, expected: st
     ],
 )
 def test_a_stand_in_raises_what_it_is_told(run: Run, raises: str, error: str) -> None:
-    """An exception of Python's by its name, or an error with this text."""
+    """The stand-in raises an exception of Python's by its name, or an error with this text."""
     test = f'{PLACED}\nreplace.handlers.till = {{ raises = "{raises}" }}\nexpect = {{ dead = 1, error = "{error}" }}'
     assert told(run(test)) == []
 
 
 def test_it_raises_as_often_as_it_is_told_then_returns(run: Run) -> None:
-    """Once; the second message is handled, and answered."""
+    """The stand-in raises once; then the second message is handled and answered."""
     test = """
     publish = [{ subject = "questions" }, { subject = "questions" }]
     replace.handlers.asks = { raises = "ValueError: x", times = 1, returns = "yes" }
@@ -672,7 +672,7 @@ def test_it_raises_as_often_as_it_is_told_then_returns(run: Run) -> None:
 
 
 def test_a_star_replaces_all_others(run: Run) -> None:
-    """What is named wins; each of the others counts for itself."""
+    """A named stand-in wins over the star, and each other part counts for itself."""
     test = """
     publish = [{ subject = "orders.placed" }, { subject = "orders.placed" }, { subject = "questions" }]
     replace.handlers."*" = { raises = "ValueError: x", times = 1 }
@@ -683,7 +683,7 @@ def test_a_star_replaces_all_others(run: Run) -> None:
 
 
 def test_an_async_handler_may_be_replaced(run: Run, world: Path) -> None:
-    """Also one that is on a loop, within an async filter."""
+    """The handler may also be on a loop, inside an async filter."""
     module(
         world,
         "ft_async",
@@ -734,12 +734,12 @@ TWICE = 'publish = [{ subject = "orders.a", id = "1", headers = { weight = "0" }
     ],
 )
 def test_a_named_filter_is_replaced(run: Run, stand_in: str, expected: str) -> None:
-    """Under its own name, for as long as it is told."""
+    """The stand-in acts under the filter's own name, for as many messages as `times` says."""
     assert told(run(f"{TWICE}replace.filters.scales = {stand_in}\nexpect = {{ {expected} }}")) == []
 
 
 def test_a_filter_that_is_replaced_is_not_made_for_the_run(cases: Cases, world: Path) -> None:
-    """Only where the file is read, to see that it is right; nor started."""
+    """The filter is made only when the file is read, as a check, and it is never started."""
     module(
         world,
         "ft_costly",
@@ -774,7 +774,7 @@ def test_a_filter_that_is_replaced_is_not_made_for_the_run(cases: Cases, world: 
 
 
 def test_a_kind_is_replaced_wherever_it_stands(run: Run) -> None:
-    """In chains of publishers and of handlers, with settings or without; instances have names of their own."""
+    """A kind is replaced in publish and delivery chains, with or without settings; named instances keep their own names."""
     shop = SHOP + '[[pipelines]]\nfilters = [{ use = "drop", when = { expr = "headers.weight == \'0\'" } }]\n'
     test = """
     publish = [
@@ -792,7 +792,7 @@ def test_a_kind_is_replaced_wherever_it_stands(run: Run) -> None:
 
 
 def test_a_filter_that_the_program_hands_in_is_replaced(run: Run) -> None:
-    """By the name that it is handed in under."""
+    """The test uses the name under which the program hands the filter in."""
     shop = SHOP.replace('"scales"]', '"scales", "guard"]')
     calls: list[Message] = []
 
@@ -813,13 +813,13 @@ def test_a_filter_that_the_program_hands_in_is_replaced(run: Run) -> None:
 
 
 def test_an_async_filter_runs_and_may_be_replaced(run: Run) -> None:
-    """The publish of a test waits for it; in its place a stand-in does as well in an async chain."""
+    """The publish of a test waits for the async filter, and a stand-in can replace it in an async chain."""
 
     async def slow(message: Message, call_next: Any) -> Any:
         return await call_next(message.with_headers(seen="yes"))
 
     async def handle(message: Message) -> None:
-        """On a loop."""
+        """A handler that runs on a loop."""
 
     shop = SHOP.replace('"scales"]', '"scales", "slow"]')
     options: dict[str, Any] = {"filters": {"slow": slow}, "handlers": {"till": handle, "depot": handle}}
@@ -831,7 +831,7 @@ def test_an_async_filter_runs_and_may_be_replaced(run: Run) -> None:
 
 
 def test_a_filter_around_a_handler_is_replaced(run: Run) -> None:
-    """What it refuses dies there."""
+    """A message that the stand-in refuses becomes a dead letter."""
     shop = SHOP.replace('handler = "till"', 'handler = "till"\nfilters = ["gate"]') + '[filters.gate]\nuse = "log"\n'
     late = 'publish = { subject = "orders.late" }\n'
     expected = 'outcome = "accepted", by = "gate", reason = { contains = "closed" }, dead = 1'
@@ -852,7 +852,7 @@ filters = [{ use = "drop", when = { expr = "body == 'spam'" }, reason = "spam" }
 
 
 def test_what_waits_for_the_program_is_delivered(run: Run) -> None:
-    """A program that is not here would read it, as its filters let it."""
+    """A mailbox that the program would read counts as delivered to, as far as its filters let messages through."""
     bodies = ("1", '"spam"', "2")
     publishes = "publish = [" + ", ".join(f'{{ subject = "mail.a", json = {body} }}' for body in bodies) + "]\n"
     expected = "deliveries = { inbox = 2 }, received.inbox = [{ body = 1 }, { body = 2 }]"
@@ -861,19 +861,19 @@ def test_what_waits_for_the_program_is_delivered(run: Run) -> None:
 
 
 def test_if_its_filters_drop_all_nothing_is_delivered(run: Run) -> None:
-    """Nothing waits for what does not come."""
+    """The test does not wait for messages that never come."""
     test = 'publish = { subject = "mail.a", json = "spam" }\nexpect = { deliveries = 0, received.inbox = [], reason = "spam" }'
     assert told(run(test, PULL)) == []
 
 
 def test_what_is_too_old_for_a_reader_is_not_delivered(run: Run) -> None:
-    """Time has passed."""
+    """A message that expires before it is read is not delivered."""
     test = 'publish = { subject = "mail.a", ttl = "1s" }\nadvance = "2s"\nexpect = { deliveries = 0 }'
     assert told(run(test, PULL)) == []
 
 
 def test_a_filter_that_fails_a_reader_is_a_dead_letter(run: Run) -> None:
-    """And no error of the test's own."""
+    """The failure does not count as an error of the test."""
     test = 'publish = { subject = "mail.a", json = 1 }\nreplace.filters.drop = { raises = "OSError: x" }\n'
     assert told(run(f'{test}expect = {{ dead = {{ inbox = 1 }}, error = "OSError: x", deliveries = 0 }}', PULL)) == []
 
@@ -882,7 +882,7 @@ def test_a_filter_that_fails_a_reader_is_a_dead_letter(run: Run) -> None:
 
 
 def test_a_filter_s_state_is_fresh_in_each_test(cases: Cases) -> None:
-    """What one test has published is no duplicate in the next, or when it is run again."""
+    """A message that one test has published is not a duplicate in the next test, or when the test runs again."""
     text = SHOP + "".join(
         f'[[tests]]\nname = "{name}"\npublish = {{ subject = "orders.a", id = "1" }}\nexpect = {{ outcome = "accepted" }}\n'
         for name in ("one", "two")
@@ -893,7 +893,7 @@ def test_a_filter_s_state_is_fresh_in_each_test(cases: Cases) -> None:
 
 
 def test_tests_may_be_run_in_any_order(cases: Cases) -> None:
-    """A stand-in of one is gone in the next."""
+    """The stand-in of one test is gone in the next."""
     text = (
         SHOP
         + """
@@ -916,7 +916,7 @@ def test_tests_may_be_run_in_any_order(cases: Cases) -> None:
 
 
 def test_data_of_a_test_is_its_run_s_own(cases: Cases) -> None:
-    """A handler that changes a body, of a publish or of a stand-in's answer, changes it for nobody else."""
+    """A handler that changes a body, of a publish or of a stand-in's answer, changes it only for itself."""
 
     def counts(message: Message) -> None:
         seen.append(message.body["n"])
@@ -940,7 +940,7 @@ def test_data_of_a_test_is_its_run_s_own(cases: Cases) -> None:
 
 
 def test_what_the_program_hands_in_is_the_program_s(cases: Cases) -> None:
-    """A filter object is one object, with its state, for all tests."""
+    """A filter object from the program is one object with one state for all tests."""
     shop = SHOP.replace('"scales"]', '"scales", "own"]')
     text = '[[tests]]\nname = "it"\npublish = { subject = "orders.a", key = "k" }\nexpect = { outcome = "accepted" }\n'
     (test,) = cases(shop + text, filters={"own": transform(_second_is_dropped())})
@@ -959,7 +959,7 @@ def _second_is_dropped() -> Callable[[Message], Message | Dropped]:
 
 
 def test_in_one_test_a_filter_keeps_its_state(run: Run) -> None:
-    """Dedupe of the program's own, between two publishes."""
+    """A Dedupe of the program keeps its state between two publishes."""
     shop = SHOP.replace('"scales"]', '"scales", "own"]')
     test = 'publish = [{ subject = "orders.a", key = "k" }, { subject = "orders.b", key = "k" }]\n'
     own = Dedupe(key=lambda message: message.key)
@@ -971,7 +971,7 @@ def test_in_one_test_a_filter_keeps_its_state(run: Run) -> None:
 
 
 def test_a_result_names_the_file_and_the_lines(cases: Cases) -> None:
-    """Of the test, and of each expectation."""
+    """The result gives the line of the test and of each expectation."""
     lines = SHOP.splitlines()
     first = 1 + len(lines) + 1
     (test,) = cases(
@@ -998,14 +998,14 @@ def test_a_result_names_the_file_and_the_lines(cases: Cases) -> None:
 
 
 def test_a_result_that_passed_says_so(run: Run) -> None:
-    """In one line."""
+    """The result is one line."""
     result = run(f'{PLACED}\nexpect = {{ outcome = "accepted" }}')
     assert (result.passed, result.differences) == (True, [])
     assert str(result) == f"pipebus.toml:{result.line}: it: passed"
 
 
 def test_the_story_tells_what_happened(run: Run) -> None:
-    """Step by step, in virtual time, from the start to the end of the test; also of one that passed."""
+    """The story shows each step in virtual time from the start to the end, even for a test that passed."""
     test = """
     publish = [{ subject = "orders.placed", json = "gift card" }, { subject = "nobody", after = "90s" }]
     replace.handlers.till = { raises = "ValueError: x" }
@@ -1025,7 +1025,7 @@ def test_the_story_tells_what_happened(run: Run) -> None:
     "expected", ['received.till = { body = "x" }', 'received.till = { headers = { t = "x" } }', "dead = 0"]
 )
 def test_secrets_are_told_by_their_source(run: Run, monkeypatch: pytest.MonkeyPatch, expected: str) -> None:
-    """A result is printed in logs."""
+    """Results are printed in logs, so they show a secret's source instead of its value."""
     monkeypatch.setenv("FT_TOKEN", "s3cret-value")
     test = f"""
     publish = {{ subject = "orders.placed", json = "${{env:FT_TOKEN}}", headers = {{ t = "${{env:FT_TOKEN}}" }} }}
@@ -1046,7 +1046,7 @@ def module(folder: Path, name: str, source: str) -> None:
 
 
 def test_a_file_that_cannot_be_loaded_has_no_tests(cases: Cases) -> None:
-    """All that is wrong is told, of the bus and of the tests."""
+    """The error lists every problem, both of the bus and of the tests."""
     with pytest.raises(ConfigError) as error:
         cases(
             SHOP
@@ -1058,18 +1058,18 @@ def test_a_file_that_cannot_be_loaded_has_no_tests(cases: Cases) -> None:
 
 
 def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
-    """By its name."""
+    """The error names the missing file."""
     with pytest.raises(ConfigError, match=r"none\.toml"):
         file_tests(tmp_path / "none.toml")
 
 
 def test_a_file_without_tests_has_none(cases: Cases) -> None:
-    """Which is nothing wrong."""
+    """A file without tests is not a mistake."""
     assert cases(SHOP) == []
 
 
 def test_a_file_that_was_changed_meanwhile_is_told_when_it_is_run(cases: Cases) -> None:
-    """Each run loads it anew."""
+    """Each run loads the file again."""
     (test,) = cases(f'{SHOP}\n[[tests]]\nname = "it"\n{PLACED}\nexpect = {{ outcome = "accepted" }}\n')
     Path("pipebus.toml").write_text("version = 2\n")
     with pytest.raises(ConfigError, match="version = 2"):
@@ -1095,7 +1095,7 @@ expect = { received.t = { body = "FOLDER" } }
 
 
 def beside(folder: Path, lazily: bool = False) -> Path:
-    """A file whose handlers are in a module beside it; what they return is in another one."""
+    """Write a file whose handlers are in a module next to it; the value they return is in another module."""
     folder.mkdir(exist_ok=True)
     path = folder / "pipebus.toml"
     path.write_text(BESIDE.replace("FOLDER", folder.name))
@@ -1108,7 +1108,7 @@ def beside(folder: Path, lazily: bool = False) -> Path:
 
 @pytest.mark.parametrize("lazily", [False, True], ids=["at the top", "in the handler"])
 def test_modules_are_found_beside_the_file(world: Path, lazily: bool) -> None:
-    """Those of the file, and those that they import, also later; afterwards `sys.path` is as it was."""
+    """The file's modules and those that they import are found, even later; afterwards `sys.path` is as it was."""
     path = list(sys.path)
     (test,) = file_tests(beside(world / "one", lazily), allow_imports=["ft_shop"])
     assert sys.path == path
@@ -1121,14 +1121,14 @@ def told_of(result: Result) -> list[str]:
 
 
 def test_two_files_have_modules_of_their_own(world: Path) -> None:
-    """Though these have the same name: whichever is run, it is the one beside the file."""
+    """Two files may have modules of the same name: each test runs with the module next to its own file."""
     found = [test for name in ("one", "two") for test in file_tests(beside(world / name), allow_imports=["ft_shop"])]
     for test in (*found, *reversed(found)):
         assert told_of(test.run()) == []
 
 
 def test_what_is_not_allowed_is_not_imported(world: Path) -> None:
-    """Though it lies beside."""
+    """A module must be allowed even if it is next to the file."""
     with pytest.raises(ConfigError, match='package "ft_shop" is not allowed'):
         file_tests(beside(world / "one"))
     assert "ft_shop" not in sys.modules
@@ -1176,7 +1176,7 @@ def pytest_of(project: pytest.Pytester, *options: str) -> Any:
 
 
 def test_each_test_of_a_file_is_an_item(project: pytest.Pytester) -> None:
-    """With its name; beside those of Python files."""
+    """Each item has its test's name, and runs together with those of Python files."""
     project.makepyfile(test_other="def test_it(): pass")
     result = pytest_of(project, "-v")
     result.assert_outcomes(passed=2, failed=1)
@@ -1191,7 +1191,7 @@ def test_each_test_of_a_file_is_an_item(project: pytest.Pytester) -> None:
 
 
 def test_a_failure_shows_the_differences_and_the_story_once(project: pytest.Pytester) -> None:
-    """File and line as they can be clicked on; nothing of how pipebus runs it."""
+    """The failure shows a file and line to click on, and no frame of pipebus."""
     text = pytest_of(project).stdout.str()
     shown = text.partition(" what is broken [or not] is told _")[2].partition("short test summary")[0]
     assert [line for line in shown.splitlines() if line.strip("_ ")][:3] == [
@@ -1208,7 +1208,7 @@ def test_a_failure_shows_the_differences_and_the_story_once(project: pytest.Pyte
 
 
 def test_k_chooses_by_name(project: pytest.Pytester) -> None:
-    """As of any test."""
+    """The option -k works as for any test."""
     result = pytest_of(project, "-k", "booked")
     result.assert_outcomes(passed=1, deselected=1)
 
@@ -1219,19 +1219,19 @@ def test_k_chooses_by_name(project: pytest.Pytester) -> None:
     ids=["words", "brackets"],
 )
 def test_one_is_chosen_by_its_node(project: pytest.Pytester, name: str, outcomes: dict[str, int]) -> None:
-    """`pytest path/to/pipebus.toml::name`."""
+    """A test runs alone when it is named as `path/to/pipebus.toml::name`."""
     pytest_of(project, f"shop/pipebus.toml::{name}").assert_outcomes(**outcomes)
 
 
 def test_a_name_that_no_test_has_is_an_error(project: pytest.Pytester) -> None:
-    """Of pytest's own."""
+    """The error is pytest's own."""
     result = pytest_of(project, "shop/pipebus.toml::no such")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*not found: *pipebus.toml::no such*"])
 
 
 def test_only_files_of_these_names_are_collected(project: pytest.Pytester) -> None:
-    """`pipebus.toml` and `NAME.pipebus.toml`."""
+    """Only `pipebus.toml` and `NAME.pipebus.toml` are collected."""
     text = TILL[: TILL.index("[[tests]]", TILL.index("[[tests]]") + 1)]
     for name in ("billing.pipebus.toml", "other.toml", "xpipebus.toml", "pipebus.toml.txt", "pipebus.json"):
         (project.path / "shop" / name).write_text(text)
@@ -1245,7 +1245,7 @@ def test_only_files_of_these_names_are_collected(project: pytest.Pytester) -> No
 
 
 def test_what_may_be_imported_stands_in_a_setting(project: pytest.Pytester) -> None:
-    """Without it the file cannot be loaded, and the error says where to allow it."""
+    """Without the setting the file cannot be loaded, and the error says where to allow the import."""
     project.makeini("[pytest]\n")
     result = pytest_of(project)
     result.assert_outcomes(errors=1)
@@ -1257,13 +1257,13 @@ def test_what_may_be_imported_stands_in_a_setting(project: pytest.Pytester) -> N
 
 
 def test_the_setting_takes_several(project: pytest.Pytester) -> None:
-    """As pytest's others do, on one line or more."""
+    """The setting takes one line or several, as pytest's own settings do."""
     project.makeini("[pytest]\npipebus_allow = somewhere.else\n    ft_till\n")
     pytest_of(project, "-k", "booked").assert_outcomes(passed=1, deselected=1)
 
 
 def test_a_broken_file_is_an_error_with_its_text(project: pytest.Pytester) -> None:
-    """All that is wrong, at their lines; the others are still told."""
+    """The error lists every problem with its line, and the other tests still run."""
     (project.path / "shop" / "pipebus.toml").write_text("version = 1\nnonsense = 1\n[[subscriptions]]\nname = 5\n")
     project.makepyfile(test_other="def test_it(): pass")
     result = pytest_of(project, "--continue-on-collection-errors")
@@ -1277,7 +1277,7 @@ def test_a_broken_file_is_an_error_with_its_text(project: pytest.Pytester) -> No
 
 
 def test_a_file_that_can_be_loaded_no_more_fails_its_test(project: pytest.Pytester) -> None:
-    """It was changed since it was collected: the failure is the file's error, with no traceback."""
+    """The file changed after it was collected: the failure is the file's error, without a traceback."""
     path = project.path / "shop" / "pipebus.toml"
     path.write_text(
         TILL.partition("[[tests]]")[0]
@@ -1301,7 +1301,7 @@ def test_a_file_that_can_be_loaded_no_more_fails_its_test(project: pytest.Pytest
 
 @pytest.mark.thorough
 def test_a_file_outside_of_the_working_directory_has_its_whole_path(project: pytest.Pytester, tmp_path: Path) -> None:
-    """So that it can be found."""
+    """A user can find the file by the path that the result shows."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     file = folder / "pipebus.toml"
@@ -1312,7 +1312,7 @@ def test_a_file_outside_of_the_working_directory_has_its_whole_path(project: pyt
 
 
 def test_two_folders_have_modules_of_their_own_in_one_run(project: pytest.Pytester) -> None:
-    """Of the same name."""
+    """Modules of the same name do not get mixed up in one run."""
     project.makeini("[pytest]\npipebus_allow = ft_shop\n")
     (project.path / "shop" / "pipebus.toml").unlink()
     for name in ("one", "two"):
@@ -1322,7 +1322,7 @@ def test_two_folders_have_modules_of_their_own_in_one_run(project: pytest.Pytest
 
 @pytest.mark.thorough
 def test_the_plugin_can_be_switched_off(project: pytest.Pytester) -> None:
-    """`-p no:pipebus`: no file of this kind is a test any more."""
+    """With `-p no:pipebus`, no file of this kind is collected."""
     project.makeini("[pytest]\n")
     project.makepyfile(test_other="def test_it(): pass")
     result = project.runpytest_subprocess(*ALONE, "-p", "no:pipebus")
@@ -1331,13 +1331,13 @@ def test_the_plugin_can_be_switched_off(project: pytest.Pytester) -> None:
 
 
 def test_it_runs_in_a_process_of_its_own(project: pytest.Pytester) -> None:
-    """As people run it: with all plugins, and warnings as errors."""
+    """The test runs as users run it: with all plugins, and with warnings as errors."""
     result = project.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:asyncio", "-W", "error", "-k", "booked")
     result.assert_outcomes(passed=1, deselected=1)
 
 
 def test_a_passing_one_shows_nothing(project: pytest.Pytester) -> None:
-    """No story, and no line of the bus's log, though a handler failed as expected."""
+    """Neither a story nor a log line of the bus appears, even if a handler failed as expected."""
     (project.path / "shop" / "ft_till.py").write_text("def book(message):\n    raise ValueError('shut')\n")
     path = project.path / "shop" / "pipebus.toml"
     path.write_text(

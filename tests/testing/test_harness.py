@@ -1,4 +1,6 @@
-"""Harness: the real bus in virtual time, one thread at a time; what a test sees of it, and what it is told at a dead end."""
+"""
+Harness: the real bus in virtual time, one thread at a time; what a test sees of it, and what its errors say at a dead end.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,7 @@ ways = pytest.mark.parametrize("run", ["pool", "thread", "loop", "async"])
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
-    """Whatever a test does: no thread stays, and what the harness put in the place of threads is taken out again."""
+    """Every test leaves no thread behind, and the harness removes what it put in the place of threads."""
     before = set(threading.enumerate())
     yield
     assert (threading.Thread.start, threading.Thread.join, threading.Thread.is_alive) == REAL
@@ -67,7 +69,7 @@ def _nothing_is_left() -> Iterator[None]:
 
 
 def subscribe(bus: Bus, subject: str, handler: Callable[[Message], Any], run: str = "pool", **options: Any) -> Subscription:
-    """A handler in one of the `ways`."""
+    """Subscribe a handler in one of the `ways`."""
     if run != "async":
         return bus.subscribe(subject, handler, run=run, **options)  # type: ignore[arg-type]
 
@@ -92,7 +94,7 @@ def last_line(error: BaseException) -> tuple[str, str]:
 
 @ways
 def test_nothing_happens_behind_the_back_of_a_test(harness: Harness, run: str) -> None:
-    """A handler has its turn when the test asks for something that it must wait for, and not before."""
+    """A handler runs only when the test asks for something that it must wait for."""
     bus = Bus()
     given: list[Any] = []
     subscribe(bus, "a", lambda message: given.append(message.body), run)
@@ -107,7 +109,7 @@ def test_nothing_happens_behind_the_back_of_a_test(harness: Harness, run: str) -
 
 @ways
 def test_step_goes_on_until_one_delivery_is_settled(harness: Harness, run: str) -> None:
-    """One step, one delivery; it says how that ended."""
+    """One step is one delivery, and its result says how that ended."""
     bus = Bus()
 
     def handler(message: Message) -> None:
@@ -130,7 +132,7 @@ def test_step_goes_on_until_one_delivery_is_settled(harness: Harness, run: str) 
 
 
 def test_step_tells_returns_and_drops(harness: Harness) -> None:
-    """A message that its handler gives back, and one that its chain drops, are steps too."""
+    """A message that is given back or dropped is a step too."""
     bus = Bus()
 
     @bus.on("back", name="back")
@@ -149,7 +151,7 @@ def test_step_tells_returns_and_drops(harness: Harness) -> None:
 
 
 def test_step_does_not_move_time(harness: Harness) -> None:
-    """What is due later is nothing to be done now."""
+    """A delivery that is due later is not done now."""
     bus = Bus()
     bus.subscribe("a", fine)
     harness.start(bus)
@@ -161,7 +163,7 @@ def test_step_does_not_move_time(harness: Harness) -> None:
 
 
 def test_step_stops_at_the_first_of_many_workers(harness: Harness) -> None:
-    """However many could go on, one step is one delivery."""
+    """One step is one delivery, however many workers could continue."""
     bus = Bus()
     for number in range(4):
         bus.subscribe("a", fine, name=f"s{number}", run=("pool", "thread", "loop", "pool")[number])  # type: ignore[arg-type]
@@ -174,7 +176,7 @@ def test_step_stops_at_the_first_of_many_workers(harness: Harness) -> None:
 
 
 def test_drain_moves_time_as_far_as_is_asked_for(harness: Harness) -> None:
-    """Delayed messages, and handlers that wait, come to their end; and no more time passes."""
+    """Delayed messages and waiting handlers finish, and no more time passes."""
     bus = Bus()
     bus.subscribe("a", lambda message: harness.clock.sleep(message.body), name="s")
     harness.start(bus)
@@ -185,7 +187,7 @@ def test_drain_moves_time_as_far_as_is_asked_for(harness: Harness) -> None:
 
 
 def test_drain_follows_chains_of_messages(harness: Harness) -> None:
-    """Handlers that publish to handlers that publish."""
+    """A drain follows handlers that publish to handlers that publish."""
     bus = Bus()
 
     @bus.on("count", name="count")
@@ -201,7 +203,7 @@ def test_drain_follows_chains_of_messages(harness: Harness) -> None:
 
 
 def test_drain_that_does_not_end_says_what_is_left(harness: Harness) -> None:
-    """Its timeout is in virtual time too."""
+    """The timeout of a drain is in virtual time too."""
     bus = Bus()
     bus.subscribe("a", fine, name="late")
     harness.start(bus)
@@ -214,7 +216,7 @@ def test_drain_that_does_not_end_says_what_is_left(harness: Harness) -> None:
 
 
 def test_drain_waits_until_all_buses_are_quiet_at_once(harness: Harness) -> None:
-    """A message that goes from bus to bus is followed, in whatever order they were started."""
+    """A drain follows a message from bus to bus, whatever the order in which they were started."""
     buses = {name: Bus(name=name) for name in "ab"}
 
     def forward(message: Message) -> None:
@@ -235,7 +237,7 @@ def test_drain_waits_until_all_buses_are_quiet_at_once(harness: Harness) -> None
 
 
 def test_advance_does_all_that_is_due_by_then(harness: Harness) -> None:
-    """In the order of its time; what is due later is not touched."""
+    """Everything happens in the order of its time, and what is due later is not touched."""
     bus = Bus()
     when: list[tuple[Any, float]] = []
     bus.subscribe("a", lambda message: when.append((message.body, harness.elapsed)))
@@ -251,7 +253,7 @@ def test_advance_does_all_that_is_due_by_then(harness: Harness) -> None:
 
 
 def test_advance_by_nothing_does_what_can_be_done_now(harness: Harness) -> None:
-    """No time passes."""
+    """Messages that are due are handled, and no time passes."""
     bus = Bus()
     bus.subscribe("a", fine)
     harness.start(bus)
@@ -262,7 +264,7 @@ def test_advance_by_nothing_does_what_can_be_done_now(harness: Harness) -> None:
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "1", None, True], ids=str)
 def test_advance_takes_a_number_of_seconds(harness: Harness, seconds: Any) -> None:
-    """Anything else is told at once, and time stays what it is."""
+    """Anything else raises an error at once, and time stays as it is."""
     with pytest.raises(PipelineError, match="advance"):
         harness.advance(seconds)
     assert harness.elapsed == 0
@@ -270,7 +272,7 @@ def test_advance_takes_a_number_of_seconds(harness: Harness, seconds: Any) -> No
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "1", None], ids=str)
 def test_drain_takes_a_number_of_seconds(harness: Harness, timeout: Any) -> None:
-    """Anything else is told by a pipebus error that names it."""
+    """Anything else raises a pipebus error that names it."""
     bus = harness.start()
     bus.subscribe("a", fine)
     bus.publish("a", delay=1.0)
@@ -280,7 +282,7 @@ def test_drain_takes_a_number_of_seconds(harness: Harness, timeout: Any) -> None
 
 
 def test_virtual_time_is_exact(harness: Harness) -> None:
-    """After waits of 0.1 and 0.2 it is 0.3, not 0.30000000000000004."""
+    """The time is 0.3 after waits of 0.1 and 0.2, and not 0.30000000000000004."""
     harness.clock.sleep(0.1)
     harness.clock.sleep(0.2)
     assert harness.elapsed == 0.3
@@ -291,7 +293,7 @@ def test_virtual_time_is_exact(harness: Harness) -> None:
 
 @pytest.mark.parametrize("interval", [0.1, 0.2, 0.25, 0.3, 0.7, 1.1, 60.0])
 def test_what_is_due_at_the_very_end_of_an_advance_has_happened(interval: float) -> None:
-    """In one go or in a hundred: the same ticks of a schedule, and the next one is a whole interval away."""
+    """One advance and a hundred give the same ticks of a schedule, and the next tick is a whole interval away."""
     for advances in ([100 * interval], [interval] * 100):
         with Harness() as harness:
             bus = Bus()
@@ -305,7 +307,7 @@ def test_what_is_due_at_the_very_end_of_an_advance_has_happened(interval: float)
 
 
 def test_a_year_passes_at_once() -> None:
-    """A daily schedule, with a handler that takes an hour: nothing is left out."""
+    """A daily schedule with a handler that takes an hour runs for a year, and nothing is left out."""
     with Harness() as harness:
         bus = Bus()
         bus.subscribe("daily", lambda message: harness.clock.sleep(3600.0), name="s")
@@ -316,7 +318,7 @@ def test_a_year_passes_at_once() -> None:
 
 
 def test_a_bus_is_started_by_the_first_call_that_needs_it() -> None:
-    """`harness.bus`, and what is attached: `step`, `drain`, `advance` and `run` start it."""
+    """`step`, `drain`, `advance` and `run` start `harness.bus` and every attached bus."""
     with Harness() as harness:
         bus = Bus()
         bus.subscribe("a", fine)
@@ -331,7 +333,7 @@ def test_a_bus_is_started_by_the_first_call_that_needs_it() -> None:
 
 
 def test_a_harness_without_a_bus_has_a_new_one(harness: Harness) -> None:
-    """It is made when it is asked for, and it is the same from then on."""
+    """The bus is made when a test asks for it, and stays the same from then on."""
     bus = harness.start()
     assert (bus, harness.bus, harness.buses) == (harness.bus, bus, [bus])
     harness.start(bus)
@@ -340,7 +342,7 @@ def test_a_harness_without_a_bus_has_a_new_one(harness: Harness) -> None:
 
 
 def test_an_unhandled_message_is_no_error(harness: Harness) -> None:
-    """Nobody listens: it is published, for nobody."""
+    """A message without a subscriber is published for nobody."""
     bus = harness.start()
     bus.publish("a", 1)
     harness.drain()
@@ -353,7 +355,7 @@ def test_an_unhandled_message_is_no_error(harness: Harness) -> None:
 
 @ways
 def test_a_handler_runs_where_it_runs_in_production(harness: Harness, run: str) -> None:
-    """On a worker thread of the pool, on its own, on a loop: not in the test's thread."""
+    """A handler runs on a worker thread of the pool, on its own thread or on a loop, and not in the test's thread."""
     bus = Bus()
     seen: list[tuple[str, bool]] = []
 
@@ -370,7 +372,7 @@ def test_a_handler_runs_where_it_runs_in_production(harness: Harness, run: str) 
 
 
 def test_asyncio_sleep_in_a_handler_takes_virtual_time(harness: Harness) -> None:
-    """Async handlers wait without waiting, and overlap."""
+    """Async handlers wait without real time, and overlap."""
     bus = Bus()
     log: list[tuple[str, float]] = []
 
@@ -388,7 +390,7 @@ def test_asyncio_sleep_in_a_handler_takes_virtual_time(harness: Harness) -> None
 
 
 def test_asyncio_timeouts_and_threads_work_in_handlers(harness: Harness) -> None:
-    """`asyncio.timeout`, `wait_for`, `gather` and `to_thread`, in virtual time."""
+    """`asyncio.timeout`, `wait_for`, `gather` and `to_thread` use virtual time."""
     bus = Bus()
     found: list[Any] = []
 
@@ -413,7 +415,7 @@ def test_asyncio_timeouts_and_threads_work_in_handlers(harness: Harness) -> None
 
 @pytest.mark.parametrize("run", ["pool", "thread"])
 def test_workers_handle_at_once_and_keep_the_order_of_keys(harness: Harness, run: Any) -> None:
-    """Two keys and three workers: two run at once, each key in its order."""
+    """Three workers run two keys at the same time, each key in its order."""
     bus = Bus()
     log: list[tuple[str, int, float]] = []
 
@@ -435,7 +437,7 @@ def test_workers_handle_at_once_and_keep_the_order_of_keys(harness: Harness, run
 
 
 def test_a_pool_that_is_too_small_makes_messages_wait(harness: Harness) -> None:
-    """The real pool, with its real size."""
+    """The pool is real, and has its real size."""
     bus = Bus(pool=2)
     for number in range(6):
         bus.subscribe("a", lambda message: harness.clock.sleep(1.0), name=f"s{number}")
@@ -446,7 +448,7 @@ def test_a_pool_that_is_too_small_makes_messages_wait(harness: Harness) -> None:
 
 
 def test_actors_are_spawned_run_and_stopped(harness: Harness) -> None:
-    """By reference and by name; one message at a time; what waits when it stops is dropped."""
+    """Actors work by reference and by name and take one message at a time; what waits when one stops is dropped."""
 
     class Counter(Actor):
         count = 0
@@ -489,7 +491,7 @@ class Quota(Actor):
 
 
 def test_filter_actors_are_asked_in_turn(harness: Harness) -> None:
-    """Publishing waits for their answer; control mail stands in line with the questions."""
+    """Publishing waits for the actor's answer; control mail waits in line with the questions."""
     bus = Bus()
     quota = Quota("quota")
     bus.use(quota)
@@ -502,7 +504,7 @@ def test_filter_actors_are_asked_in_turn(harness: Harness) -> None:
 
 
 def test_a_filter_actor_that_does_not_answer_is_told_in_virtual_time(harness: Harness) -> None:
-    """Its `filter_timeout` of 5 s takes no time."""
+    """A `filter_timeout` of 5 s takes no real time."""
 
     class Silent(Actor):
         async def filter(self, message: Message) -> Any:
@@ -521,7 +523,7 @@ def test_a_filter_actor_that_does_not_answer_is_told_in_virtual_time(harness: Ha
 
 
 def test_receive_waits_in_virtual_time(harness: Harness) -> None:
-    """With a timeout, without one, and for what somebody publishes later."""
+    """A reader may have a timeout or none, and may wait for a message that is published later."""
     bus = harness.start()
     inbox = bus.subscribe("a", name="inbox")
     bus.publish("a", "there")
@@ -539,7 +541,7 @@ def test_receive_waits_in_virtual_time(harness: Harness) -> None:
 
 
 def test_areceive_waits_in_virtual_time(harness: Harness) -> None:
-    """In `harness.run`."""
+    """A coroutine in `harness.run` waits in virtual time."""
     bus = harness.start()
     inbox = bus.subscribe("a", name="inbox")
 
@@ -559,7 +561,7 @@ def test_areceive_waits_in_virtual_time(harness: Harness) -> None:
 
 
 def test_a_delivery_that_a_reader_gives_back_is_taken_again(harness: Harness) -> None:
-    """`with sub.delivery()`: acknowledged if the block ends well, returned if not."""
+    """`with sub.delivery()` acknowledges if the block ends well, and returns the message if not."""
     bus = harness.start()
     inbox = bus.subscribe("a", name="inbox")
     bus.publish("a", 1)
@@ -574,7 +576,7 @@ def test_a_delivery_that_a_reader_gives_back_is_taken_again(harness: Harness) ->
 
 
 def test_readers_on_several_threads_share_a_mailbox(harness: Harness) -> None:
-    """Each message is read once."""
+    """Each message is read exactly once."""
     bus = harness.start()
     inbox = bus.subscribe("a")
     readers = [harness.thread(lambda: [inbox.receive(timeout=60.0).body for _ in range(4)]) for _ in range(3)]
@@ -589,7 +591,7 @@ def test_readers_on_several_threads_share_a_mailbox(harness: Harness) -> None:
 
 @ways
 def test_a_request_has_its_reply_at_once(harness: Harness, run: str) -> None:
-    """From the test, whichever way the handler runs."""
+    """The test gets its reply however the handler runs."""
     bus = Bus()
     subscribe(bus, "double", lambda message: message.body * 2, run)
     harness.start(bus)
@@ -598,7 +600,7 @@ def test_a_request_has_its_reply_at_once(harness: Harness, run: str) -> None:
 
 
 def test_arequest_has_its_reply_at_once(harness: Harness) -> None:
-    """In `harness.run`, many at once."""
+    """In `harness.run`, many requests may wait for their replies at the same time."""
     bus = Bus()
 
     @bus.on("double", workers=8)
@@ -618,7 +620,7 @@ def test_arequest_has_its_reply_at_once(harness: Harness) -> None:
 
 @pytest.mark.parametrize("caller", ["request", "arequest"])
 def test_a_request_without_a_reply_times_out_in_virtual_time(harness: Harness, caller: str) -> None:
-    """And one that nobody listens to is told at once."""
+    """A request without a reply takes its whole timeout, and one that nobody listens to fails at once."""
     bus = Bus()
     bus.subscribe("silent", fine)
     harness.start(bus)
@@ -637,7 +639,7 @@ def test_a_request_without_a_reply_times_out_in_virtual_time(harness: Harness, c
 @pytest.mark.parametrize("inner", ["pool", "loop"])
 @pytest.mark.parametrize("outer", ["pool", "thread", "async"])
 def test_handlers_may_ask_each_other(harness: Harness, outer: str, inner: str) -> None:
-    """A question within a question, across threads and loops."""
+    """A handler may request an answer inside a request, across threads and loops."""
     bus = Bus(pool=1)
     bus.subscribe("inner", lambda message: message.body + 1, run=inner)  # type: ignore[arg-type]
     if outer == "async":
@@ -653,7 +655,7 @@ def test_handlers_may_ask_each_other(harness: Harness, outer: str, inner: str) -
 
 
 def test_handlers_that_wait_for_each_other_are_refused(harness: Harness) -> None:
-    """A circle of requests ends at once, and who asked learns why."""
+    """A circle of requests ends at once, and each caller learns why."""
     bus = Bus()
     bus.subscribe("a", lambda message: bus.request("b", timeout=2.0).body, name="a")
     bus.subscribe("b", lambda message: bus.request("a", timeout=3.0).body, name="b")
@@ -665,7 +667,7 @@ def test_handlers_that_wait_for_each_other_are_refused(harness: Harness) -> None
 
 
 def test_a_failed_request_is_told_to_who_asks_and_to_the_test() -> None:
-    """The caller has `RequestFailed`; the handler's own error is unexpected, unless it is allowed."""
+    """The caller gets `RequestFailed`, and the handler's own error is unexpected unless the test allows it."""
     with Harness() as harness:
         bus = Bus()
         bus.subscribe("a", boom)
@@ -680,7 +682,7 @@ def test_a_failed_request_is_told_to_who_asks_and_to_the_test() -> None:
 
 
 def test_a_schedule_ticks_with_the_time_of_the_test(harness: Harness) -> None:
-    """The first after one interval; none after it was stopped; and a drain does not wait for it."""
+    """The first tick comes after one interval and none comes after a stop; a drain does not wait for ticks."""
     bus = Bus()
     ticks: list[float] = []
     bus.subscribe("tick", lambda message: ticks.append(harness.elapsed))
@@ -698,7 +700,7 @@ def test_a_schedule_ticks_with_the_time_of_the_test(harness: Harness) -> None:
 
 
 def test_delay_and_ttl_in_virtual_time(harness: Harness) -> None:
-    """Delayed messages come in time; what is too old then is dropped as expired."""
+    """Delayed messages come in time, and those that are too old by then are dropped as expired."""
     bus = Bus()
     bus.subscribe("a", fine, name="s")
     harness.start(bus)
@@ -712,7 +714,7 @@ def test_delay_and_ttl_in_virtual_time(harness: Harness) -> None:
 
 
 def test_a_message_made_by_hand_is_new_also_after_time_was_moved(harness: Harness) -> None:
-    """`Message(…)` in a test is made now, by the clock of the harness."""
+    """`Message(…)` in a test gets its time from the harness's clock."""
     bus = harness.start()
     inbox = bus.subscribe("a")
     harness.advance(3600.0)
@@ -721,7 +723,7 @@ def test_a_message_made_by_hand_is_new_also_after_time_was_moved(harness: Harnes
 
 
 def test_expire_drops_what_waited_too_long(harness: Harness) -> None:
-    """By the age that the harness's clock tells."""
+    """The age of a message is measured by the harness's clock."""
     bus = Bus()
     bus.use(Expire("10s"), at="delivery")
     bus.subscribe("a", lambda message: harness.clock.sleep(6.0), name="s")
@@ -738,7 +740,7 @@ def test_expire_drops_what_waited_too_long(harness: Harness) -> None:
 
 @pytest.mark.parametrize("run", ["pool", "thread", "async"])
 def test_retry_waits_in_virtual_time(harness: Harness, run: str) -> None:
-    """The docstring's own example: two failures, waits of 0.1 and 0.2, and it is 0.3."""
+    """The example of the docstring works: after two failures and waits of 0.1 and 0.2, the time is 0.3."""
     bus = Bus()
     bus.use(Retry(attempts=3, wait=0.1, jitter=0), at="delivery")
     subscribe(bus, "orders.placed", fine, run, name="ship")
@@ -751,7 +753,7 @@ def test_retry_waits_in_virtual_time(harness: Harness, run: str) -> None:
 
 
 def test_retry_that_gives_up_ends_in_a_dead_letter(harness: Harness) -> None:
-    """An injected error is expected: the test goes on, and finds it."""
+    """An injected error is expected, so the test continues and finds the dead letter."""
     bus = Bus()
     bus.use(Retry(attempts=3, wait=1.0, jitter=0), at="delivery")
     bus.subscribe("a", fine, name="ship")
@@ -764,7 +766,7 @@ def test_retry_that_gives_up_ends_in_a_dead_letter(harness: Harness) -> None:
 
 
 def test_timeout_cancels_an_async_rest(harness: Harness) -> None:
-    """After its seconds, in virtual time."""
+    """The cancellation comes after the filter's timeout, in virtual time."""
     bus = Bus()
     bus.use(Timeout("2s"), at="delivery")
     cancelled: list[float] = []
@@ -786,7 +788,7 @@ def test_timeout_cancels_an_async_rest(harness: Harness) -> None:
 
 
 def test_timeout_leaves_a_sync_rest_behind(harness: Harness) -> None:
-    """It goes on, unheard, in virtual time too."""
+    """The rest of the chain continues in virtual time too, and its result is discarded."""
     bus = Bus()
     bus.use(Timeout(2.0, abandon=True), at="delivery")
     ended: list[float] = []
@@ -807,7 +809,7 @@ def test_timeout_leaves_a_sync_rest_behind(harness: Harness) -> None:
 
 
 def test_dedupe_forgets_in_virtual_time(harness: Harness) -> None:
-    """A duplicate within the window is dropped; after it, it is new."""
+    """A duplicate within the window is dropped; after the window it is new."""
     bus = Bus()
     bus.use(Dedupe(window="5s"))
     harness.start(bus)
@@ -820,7 +822,7 @@ def test_dedupe_forgets_in_virtual_time(harness: Harness) -> None:
 
 @ways
 def test_a_returned_delivery_comes_again_after_its_delay(harness: Harness, run: str) -> None:
-    """`delivery.retry(delay)` in virtual time; attempts that are used up are what a handler says on purpose."""
+    """`delivery.retry(delay)` waits in virtual time, and used up attempts are not an unexpected error."""
     bus = Bus()
     taken: list[tuple[int, float]] = []
 
@@ -856,7 +858,7 @@ def slow_one(harness: Harness, seconds: float = 10.0) -> Bus:
 
 @pytest.mark.parametrize("where", ["test", "thread", "run"])
 def test_a_publisher_waits_for_room_in_virtual_time(harness: Harness, where: str) -> None:
-    """In the test's own thread, in a thread of the harness, in a coroutine."""
+    """The publisher may be the test's own thread, a thread of the harness, or a coroutine."""
     bus = slow_one(harness)
     harness.start(bus)
     bus.publish("a", 1)
@@ -881,7 +883,7 @@ def test_a_publisher_waits_for_room_in_virtual_time(harness: Harness, where: str
 
 @pytest.mark.parametrize("colour", ["def", "async def"])
 def test_a_handler_waits_for_room_in_virtual_time(harness: Harness, colour: str) -> None:
-    """And its error is told like any other."""
+    """The error of a handler that gets no room is raised like any other."""
     bus = slow_one(harness)
     if colour == "def":
 
@@ -908,7 +910,7 @@ def test_a_handler_waits_for_room_in_virtual_time(harness: Harness, colour: str)
 
 @pytest.mark.parametrize(("overflow", "kept", "lost"), [("drop_newest", [1], [2, 3]), ("drop_oldest", [3], [1, 2])])
 def test_drops_of_a_full_mailbox_are_recorded(harness: Harness, overflow: Any, kept: list[int], lost: list[int]) -> None:
-    """With their reason."""
+    """Each drop is recorded with its reason."""
     bus = Bus()
     subscription = bus.subscribe("a", fine, name="s", mailbox=1, overflow=overflow)
     harness.start(bus)
@@ -925,7 +927,7 @@ def test_drops_of_a_full_mailbox_are_recorded(harness: Harness, overflow: Any, k
 
 
 def test_a_paused_subscription_waits_until_it_is_resumed(harness: Harness) -> None:
-    """And a drain does not wait for it."""
+    """A drain does not wait for a paused subscription."""
     bus = Bus()
     subscription = bus.subscribe("a", fine, name="s")
     harness.start(bus)
@@ -940,7 +942,7 @@ def test_a_paused_subscription_waits_until_it_is_resumed(harness: Harness) -> No
 
 
 def test_unsubscribe_waits_for_the_handler_in_virtual_time(harness: Harness) -> None:
-    """What waits is dropped; the handler that runs comes to its end."""
+    """Messages that wait are dropped, and the handler that runs can finish."""
     bus = Bus()
     subscription = bus.subscribe("a", lambda message: harness.clock.sleep(5.0), name="s")
     harness.start(bus)
@@ -957,7 +959,7 @@ def test_unsubscribe_waits_for_the_handler_in_virtual_time(harness: Harness) -> 
 
 
 def test_a_bus_may_be_stopped_and_started_again(harness: Harness) -> None:
-    """What was left over is handled then."""
+    """Messages that were left over are handled after the next start."""
     bus = Bus()
     bus.subscribe("a", fine, name="s")
     harness.start(bus)
@@ -975,7 +977,7 @@ def test_a_bus_may_be_stopped_and_started_again(harness: Harness) -> None:
 
 
 def test_a_stopped_bus_stays_stopped(harness: Harness) -> None:
-    """Drain, step and advance do not start it again."""
+    """`drain`, `step` and `advance` do not start it again."""
     bus = Bus()
     harness.start(bus)
     bus.stop()
@@ -1009,7 +1011,7 @@ def test_bus_run_waits_in_a_thread_for_request_stop(name: str) -> None:
 
 
 def test_async_with_bus_in_a_coroutine(harness: Harness) -> None:
-    """Handlers then run on the coroutine's own loop, as they do in production."""
+    """Handlers run on the coroutine's own loop, as they do in production."""
     bus = Bus()
     loops: list[Any] = []
 
@@ -1030,7 +1032,7 @@ def test_async_with_bus_in_a_coroutine(harness: Harness) -> None:
 
 
 def test_several_buses_stand_in_one_story(harness: Harness) -> None:
-    """One clock for all of them, and one list of what happened."""
+    """All buses share one clock and one story."""
     first, second = Bus(name="first"), Bus("memory:?wire=json", name="second")
 
     @first.on("x", name="left")
@@ -1056,7 +1058,7 @@ def test_several_buses_stand_in_one_story(harness: Harness) -> None:
 
 
 def test_handlers_that_were_written_down_are_included(harness: Harness) -> None:
-    """As in a program's modules."""
+    """Handlers can be included as from a program's modules."""
     handlers = Handlers()
 
     @handlers.on("a", name="till", to="b")
@@ -1075,7 +1077,7 @@ def test_handlers_that_were_written_down_are_included(harness: Harness) -> None:
 
 
 def test_a_dead_letter_is_replayed(harness: Harness) -> None:
-    """Its name is in the record; the replay goes to the subscription that failed."""
+    """The record shows its name, and the replay goes to the subscription that failed."""
     bus = Bus()
     bus.subscribe("a", fine, name="s")
     bus.subscribe("a", fine, name="other")
@@ -1094,7 +1096,7 @@ def test_a_dead_letter_is_replayed(harness: Harness) -> None:
 
 
 def test_run_returns_what_the_coroutine_returns(harness: Harness) -> None:
-    """And raises what it raises, as the same object; `asyncio.sleep` takes no time."""
+    """It also raises what the coroutine raises, as the same object, and `asyncio.sleep` takes no time."""
 
     async def well() -> str:
         await asyncio.sleep(100)
@@ -1115,7 +1117,7 @@ def test_run_returns_what_the_coroutine_returns(harness: Harness) -> None:
 
 
 def test_a_task_that_a_coroutine_leaves_behind_and_that_fails_is_told(harness: Harness) -> None:
-    """As soon as nobody holds it any more."""
+    """The error comes as soon as no code holds the task any more."""
 
     async def fails() -> None:
         raise Boom
@@ -1132,7 +1134,7 @@ def test_a_task_that_a_coroutine_leaves_behind_and_that_fails_is_told(harness: H
 
 
 def test_a_task_that_a_handler_leaves_behind_and_that_fails_is_told(harness: Harness) -> None:
-    """It is the test's error, not a line in a log."""
+    """The error fails the test, and is not only a line in a log."""
     bus = Bus()
 
     async def fails() -> None:
@@ -1152,7 +1154,7 @@ def test_a_task_that_a_handler_leaves_behind_and_that_fails_is_told(harness: Har
 
 
 def test_a_thread_has_its_turn_when_the_test_waits(harness: Harness) -> None:
-    """`result` is what the call returned; arguments and a name are passed on."""
+    """`result` returns what the call returned, and arguments and a name are passed on."""
     ran: list[str] = []
 
     def call(first: int, *, second: int) -> int:
@@ -1168,7 +1170,7 @@ def test_a_thread_has_its_turn_when_the_test_waits(harness: Harness) -> None:
 
 
 def test_an_error_of_a_thread_is_raised_by_its_result(harness: Harness) -> None:
-    """As the same object, each time; and then it is told."""
+    """`result` raises the same object each time, and then the error counts as seen."""
     error = Boom("in a thread")
 
     def fails() -> None:
@@ -1184,7 +1186,7 @@ def test_an_error_of_a_thread_is_raised_by_its_result(harness: Harness) -> None:
 
 @pytest.mark.parametrize("call", ["drain", "advance", "check"])
 def test_an_error_of_a_thread_that_nobody_asks_for_fails_the_test(harness: Harness, call: str) -> None:
-    """By the next call of the harness, with its own traceback."""
+    """The next call of the harness raises the error with its own traceback."""
 
     def fails() -> None:
         raise Boom
@@ -1197,14 +1199,14 @@ def test_an_error_of_a_thread_that_nobody_asks_for_fails_the_test(harness: Harne
 
 
 def test_a_coroutine_function_is_nothing_for_a_thread(harness: Harness) -> None:
-    """It would not run at all: `harness.run` is for that."""
+    """It would not run at all, so the error suggests `harness.run`."""
     with pytest.raises((LifecycleError, PipelineError), match=r"harness\.run"):
         harness.thread(ahandle, Message("a"))
 
 
 @pytest.mark.parametrize("where", ["thread", "coroutine", "handler"])
 def test_a_harness_may_be_asked_to_go_on_from_other_places(harness: Harness, where: str) -> None:
-    """A part of a test that runs on a thread, in a coroutine, or in a handler."""
+    """A part of a test may run on a thread, in a coroutine, or in a handler."""
     bus = Bus()
     bus.subscribe("a", lambda message: harness.clock.sleep(3.0), name="s")
     found: list[Any] = []
@@ -1237,7 +1239,7 @@ def test_a_harness_may_be_asked_to_go_on_from_other_places(harness: Harness, whe
 
 
 def test_a_thread_that_is_still_running_at_the_end_leaves() -> None:
-    """Nobody waits for it, and it is no error."""
+    """The harness does not wait for it, and it is not an error."""
     with Harness() as harness:
         inbox = harness.start().subscribe("a")
         waiting = harness.thread(inbox.receive)
@@ -1274,7 +1276,7 @@ def test_fifty_threads_publish_at_once(harness: Harness) -> None:
 @ways
 @pytest.mark.parametrize("call", ["step", "drain", "advance", "run", "check"])
 def test_the_first_unexpected_error_is_raised_by_the_next_call(run: str, call: str) -> None:
-    """The same object, with the handler's line as its last, and a note that says where."""
+    """The test gets the same object, with the handler's line as its last and a note that says where."""
     error = Boom("unexpected")
 
     def handler(message: Message) -> None:
@@ -1301,7 +1303,7 @@ def test_the_first_unexpected_error_is_raised_by_the_next_call(run: str, call: s
 
 
 def test_an_error_is_raised_at_the_end_at_the_latest() -> None:
-    """Also if the test never waits."""
+    """The error is raised even if the test never waits."""
     harness = Harness()
     bus: Bus | None = None
     with pytest.raises(Boom) as caught, harness:  # noqa: PT012
@@ -1315,7 +1317,7 @@ def test_an_error_is_raised_at_the_end_at_the_latest() -> None:
 
 
 def test_each_unexpected_error_is_told() -> None:
-    """A test that expects the first has not expected the second."""
+    """A test that expects the first error has not expected the second."""
 
     def handler(message: Message) -> None:
         raise message.body
@@ -1334,7 +1336,7 @@ def test_each_unexpected_error_is_told() -> None:
 
 
 def test_without_fail_fast_errors_are_only_recorded() -> None:
-    """For tests that are about errors."""
+    """Tests that are about errors need this."""
     with Harness(fail_fast=False) as harness:
         bus = Bus()
         bus.subscribe("a", boom)
@@ -1347,7 +1349,7 @@ def test_without_fail_fast_errors_are_only_recorded() -> None:
 
 
 def test_allowed_errors_fail_no_test(harness: Harness) -> None:
-    """Of these classes and of theirs; others do."""
+    """Errors of the allowed classes and their subclasses pass; others fail the test."""
     bus = Bus()
 
     def handler(message: Message) -> None:
@@ -1366,7 +1368,7 @@ def test_allowed_errors_fail_no_test(harness: Harness) -> None:
 
 @pytest.mark.parametrize("what", ["rejects", "retries too often", "has another type"])
 def test_what_a_handler_says_on_purpose_fails_no_test(harness: Harness, what: str) -> None:
-    """Rejected bodies and used up attempts are dead letters, and no errors."""
+    """Rejected bodies and used up attempts are dead letters, not errors."""
     bus = Bus()
     if what == "has another type":
 
@@ -1391,7 +1393,7 @@ def test_what_a_handler_says_on_purpose_fails_no_test(harness: Harness, what: st
 
 @pytest.mark.parametrize("at", ["publish", "delivery"])
 def test_errors_of_filters_are_told_once(at: Any) -> None:
-    """To the publisher, if he is the test; else by the harness."""
+    """The publisher gets the error if it is the test; otherwise the harness raises it."""
     with Harness() as harness:
         bus = Bus()
 
@@ -1414,7 +1416,7 @@ def test_errors_of_filters_are_told_once(at: Any) -> None:
 
 
 def test_a_dead_letter_of_a_publish_chain_is_unexpected() -> None:
-    """Where the publisher is not told, the test is."""
+    """The publisher gets no error here, so the test does."""
     with Harness() as harness:
         bus = Bus()
 
@@ -1432,7 +1434,7 @@ def test_a_dead_letter_of_a_publish_chain_is_unexpected() -> None:
 
 
 def test_an_observer_that_raises_fails_the_test() -> None:
-    """With its own error: in production it is only counted."""
+    """The test gets the observer's own error, which production only counts."""
     error = Boom("observer")
     with Harness() as harness:
         bus = Bus()
@@ -1452,7 +1454,7 @@ def test_an_observer_that_raises_fails_the_test() -> None:
 
 
 def test_a_schedule_that_fails_fails_the_test() -> None:
-    """With the filter's own error and line."""
+    """The test gets the filter's own error, with its line."""
     error = Boom("schedule")
     with Harness() as harness:
         bus = Bus()
@@ -1470,7 +1472,7 @@ def test_a_schedule_that_fails_fails_the_test() -> None:
 
 
 def test_an_injected_failure_of_a_schedule_is_expected(harness: Harness) -> None:
-    """And the next tick comes in its time."""
+    """The next tick comes at its time."""
     bus = Bus()
 
     @bus.use
@@ -1486,7 +1488,7 @@ def test_an_injected_failure_of_a_schedule_is_expected(harness: Harness) -> None
 
 
 def test_an_error_after_a_delivery_was_settled_fails_the_test() -> None:
-    """Nobody else hears of it."""
+    """The delivery is settled already, so nobody else would see the error."""
     with Harness() as harness:
         bus = Bus()
 
@@ -1503,7 +1505,10 @@ def test_an_error_after_a_delivery_was_settled_fails_the_test() -> None:
 
 @pytest.mark.parametrize("who", ["test", "harness"])
 def test_a_filter_that_fails_when_it_is_stopped_fails_the_test(who: str) -> None:
-    """Whoever stops the bus: in production it is a line in a log and in the report."""
+    """
+    The test fails whether it stops the bus itself or the harness does; in production the error is a line in a log and in the
+    report.
+    """
 
     class Stubborn(Transform):
         def transform(self, message: Message) -> Message:
@@ -1521,7 +1526,7 @@ def test_a_filter_that_fails_when_it_is_stopped_fails_the_test(who: str) -> None
 
 
 def test_a_filter_that_cannot_start_is_told_to_who_starts_the_bus(harness: Harness) -> None:
-    """As the same error; the bus is not started."""
+    """The caller gets the same error, and the bus is not started."""
 
     class Unready(Transform):
         def transform(self, message: Message) -> Message:
@@ -1542,7 +1547,7 @@ def test_a_filter_that_cannot_start_is_told_to_who_starts_the_bus(harness: Harne
 
 @pytest.mark.parametrize("error", ["ValueError", ValueError(), int, None], ids=repr)
 def test_only_classes_of_errors_can_be_allowed(harness: Harness, error: Any) -> None:
-    """Anything else is told at once, not when an error comes."""
+    """Anything else raises an error at once, not when a handler fails."""
     with pytest.raises(PipelineError, match="allow"):
         harness.allow(error)
     bus = Bus()
@@ -1556,7 +1561,7 @@ def test_only_classes_of_errors_can_be_allowed(harness: Harness, error: Any) -> 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 @ways
 def test_a_handler_that_asks_the_interpreter_to_end_fails_the_test(run: str, kind: type[BaseException]) -> None:
-    """The bus takes it for a wish to stop; a test that did not expect it is told."""
+    """The bus takes it for a wish to stop; a test that did not expect it fails."""
     raised: BaseException | None = None
     try:
         with Harness() as harness:
@@ -1613,7 +1618,7 @@ async def ahandle(message: Message) -> None: ...
 @pytest.mark.parametrize("handler", [handle, ahandle], ids=["sync", "async"])
 @pytest.mark.parametrize("name", ["till", "handle", "look", "Retry"])
 def test_a_delivery_fails_by_the_name_of_its_handler_subscription_or_filter(harness: Harness, name: str, handler: Any) -> None:
-    """So many times, after so many calls; the error is the one that was asked for."""
+    """The fault strikes the given number of times, after the given number of calls, with the given error."""
     bus = Bus()
     bus.use(look, Retry(attempts=1), at="delivery")
     bus.subscribe("a", handler, name="till")
@@ -1631,7 +1636,7 @@ def test_a_delivery_fails_by_the_name_of_its_handler_subscription_or_filter(harn
 
 @pytest.mark.parametrize("name", ["gate", "look", "Dedupe"])
 def test_a_publish_fails_by_the_name_of_a_filter(harness: Harness, name: str) -> None:
-    """The publisher is told; the mailboxes have nothing."""
+    """The publisher gets the error, and the mailboxes get nothing."""
     bus = Bus()
     bus.use(gate, look, Dedupe())
     inbox = bus.subscribe("a")
@@ -1648,7 +1653,7 @@ def test_a_publish_fails_by_the_name_of_a_filter(harness: Harness, name: str) ->
 
 @pytest.mark.parametrize("name", ["greeter", "Greeter"])
 def test_an_actor_fails_by_its_name_or_its_class(harness: Harness, name: str) -> None:
-    """Its mail is dead, like a handler's."""
+    """Its mail becomes a dead letter, like a handler's."""
     bus = Bus()
     greeter = bus.spawn(Greeter("greeter"))
     harness.start(bus)
@@ -1661,7 +1666,7 @@ def test_an_actor_fails_by_its_name_or_its_class(harness: Harness, name: str) ->
 
 
 def test_a_filter_actor_fails_where_it_is_asked(harness: Harness) -> None:
-    """The publisher is told; it has not been asked."""
+    """The publisher gets the error, and the actor does not get the question."""
     bus = Bus()
     quota = Quota("quota")
     bus.use(quota)
@@ -1674,7 +1679,7 @@ def test_a_filter_actor_fails_where_it_is_asked(harness: Harness) -> None:
 
 
 def test_a_fault_of_a_filter_actor_leaves_the_publishing_of_its_own_mail_alone(harness: Harness) -> None:
-    """It is never asked about it: the fault strikes its `on_message`, and the story says nothing else."""
+    """An actor is never asked about its own mail, so the fault strikes its `on_message`, as the story says."""
     bus = Bus()
     bus.use(Quota("quota"))
     harness.start(bus)
@@ -1686,7 +1691,7 @@ def test_a_fault_of_a_filter_actor_leaves_the_publishing_of_its_own_mail_alone(h
 
 
 def test_always_means_always(harness: Harness) -> None:
-    """`times=None`."""
+    """`times=None` makes every delivery fail."""
     bus = Bus()
     bus.subscribe("a", fine, name="s")
     harness.start(bus)
@@ -1698,7 +1703,7 @@ def test_always_means_always(harness: Harness) -> None:
 
 
 def test_faults_of_one_name_strike_one_after_the_other(harness: Harness) -> None:
-    """First it is refused, then it is late, then all is well: none of them is lost."""
+    """The first call is refused, the next is late, and then all is well: no fault is lost."""
     bus = Bus()
     bus.subscribe("a", fine, name="s")
     harness.start(bus)
@@ -1713,7 +1718,7 @@ def test_faults_of_one_name_strike_one_after_the_other(harness: Harness) -> None
 
 @pytest.mark.parametrize("handler", [handle, ahandle], ids=["sync", "async"])
 def test_a_slow_handler_takes_virtual_time(harness: Harness, handler: Any) -> None:
-    """So many times, after so many calls."""
+    """The delay strikes the given number of times, after the given number of calls."""
     bus = Bus()
     bus.subscribe("a", handler, name="s")
     harness.start(bus)
@@ -1728,7 +1733,7 @@ def test_a_slow_handler_takes_virtual_time(harness: Harness, handler: Any) -> No
 
 
 def test_a_slow_filter_is_seen_by_a_timeout_around_it(harness: Harness) -> None:
-    """In its place in the chain."""
+    """The slowness is at the filter's place in the chain."""
     bus = Bus()
     bus.use(Timeout(2.0), look, at="delivery")
     bus.subscribe("a", ahandle, name="s")
@@ -1743,7 +1748,7 @@ def test_a_slow_filter_is_seen_by_a_timeout_around_it(harness: Harness) -> None:
 
 
 def test_a_slow_filter_actor_is_late_with_its_answer(harness: Harness) -> None:
-    """Its `filter_timeout` is for that."""
+    """An actor that is slower than its `filter_timeout` fails the publish."""
     bus = Bus()
     bus.use(Quota("quota"))
     harness.start(bus)
@@ -1754,7 +1759,7 @@ def test_a_slow_filter_actor_is_late_with_its_answer(harness: Harness) -> None:
 
 
 def test_a_handler_that_is_slow_and_fails_does_both(harness: Harness) -> None:
-    """On one call, if it is slow first; what comes after a failure has its turn with the next call."""
+    """One call can be slow and then fail; a fault that comes after a failure waits for the next call."""
     bus = Bus()
     bus.subscribe("a", fine, name="s")
     harness.start(bus)
@@ -1773,7 +1778,7 @@ def test_a_handler_that_is_slow_and_fails_does_both(harness: Harness) -> None:
 
 @pytest.mark.parametrize("call", ["fail", "slow"])
 def test_a_fault_of_an_unknown_name_is_told_at_the_end(call: str) -> None:
-    """With the names that were called: a typing mistake must not make a test of nothing."""
+    """The error lists the names that were called, because a typing mistake must not make a test worthless."""
     with pytest.raises(AssertionError) as caught, Harness() as harness:  # noqa: PT012
         bus = Bus()
         bus.use(look, at="delivery")
@@ -1794,7 +1799,7 @@ def test_a_fault_of_an_unknown_name_is_told_at_the_end(call: str) -> None:
 
 
 def test_a_fault_that_was_never_reached_says_how_often_it_was_called() -> None:
-    """`after` more calls than there were: its name was right, its count was not."""
+    """The name was right but `after` was more than the number of calls, and the error says so."""
     with pytest.raises(AssertionError) as caught, Harness() as harness:  # noqa: PT012
         bus = Bus()
         bus.subscribe("a", fine, name="till")
@@ -1808,7 +1813,7 @@ def test_a_fault_that_was_never_reached_says_how_often_it_was_called() -> None:
 
 
 def test_a_fault_of_a_mailbox_that_the_test_reads_says_that_it_has_no_handler() -> None:
-    """It cannot fail; a filter around it can."""
+    """A mailbox that the test reads cannot fail; a filter around it can."""
     with pytest.raises((PipelineError, AssertionError), match=r"inbox.*no handler"), Harness() as harness:  # noqa: PT012
         bus = harness.start()
         inbox = bus.subscribe("a", name="inbox")
@@ -1845,14 +1850,14 @@ def test_a_filter_around_a_mailbox_that_the_test_reads_can_fail(harness: Harness
     ids=str,
 )
 def test_a_fault_that_cannot_be_is_refused(harness: Harness, options: dict[str, Any]) -> None:
-    """Told where it is written, not when it strikes."""
+    """The error comes where the fault is written, not when it strikes."""
     with pytest.raises(PipelineError, match="fault of s: "):
         harness.fail("s", **options)
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), "1s", None], ids=str)
 def test_a_slowness_that_cannot_be_is_refused(harness: Harness, seconds: Any) -> None:
-    """The same for `slow`."""
+    """`slow` refuses a wrong number of seconds, just as `fail` refuses a wrong fault."""
     with pytest.raises(PipelineError, match="fault of s: seconds="):
         harness.slow("s", seconds)
 
@@ -1863,7 +1868,7 @@ class Particular(Exception):
 
 
 def test_an_error_class_that_cannot_be_made_of_a_text_is_told_at_once(harness: Harness) -> None:
-    """Give an exception then; the test does not find out in the middle of a delivery."""
+    """The error says to give an exception instead, so the test does not fail in the middle of a delivery."""
     with pytest.raises(PipelineError, match="Particular"):
         harness.fail("s", error=Particular)
     bus = Bus()
@@ -1876,7 +1881,7 @@ def test_an_error_class_that_cannot_be_made_of_a_text_is_told_at_once(harness: H
 
 
 def test_what_is_raised_from_an_injected_error_is_expected(harness: Harness) -> None:
-    """A handler that gives it another name: `raise … from error`."""
+    """A handler may raise another error from it: `raise … from error`."""
     bus = Bus()
     bus.use(gate)
 
@@ -1896,7 +1901,7 @@ def test_what_is_raised_from_an_injected_error_is_expected(harness: Harness) -> 
 
 
 def test_a_mistake_in_the_code_that_meets_an_injected_error_fails_the_test() -> None:
-    """That code is what the test is for: its own error is unexpected, though it comes while the other is handled."""
+    """The test is there to check that code, so its own error is unexpected, even while another is handled."""
     with Harness() as harness:
         bus = Bus()
 
@@ -1919,7 +1924,7 @@ def test_a_mistake_in_the_code_that_meets_an_injected_error_fails_the_test() -> 
 
 
 def test_the_records_say_what_was_published_delivered_dropped_refused_and_dead(harness: Harness) -> None:
-    """Replies, and what handlers publish, too."""
+    """The records include replies and what handlers publish."""
     bus = Bus()
 
     @bus.use
@@ -1950,7 +1955,7 @@ def test_the_records_say_what_was_published_delivered_dropped_refused_and_dead(h
 
 
 def test_records_are_copies(harness: Harness) -> None:
-    """A test that changes its list changes nothing else."""
+    """A test may change its list, and no other record changes."""
     bus = harness.start()
     bus.publish("a")
     for records in (harness.events, harness.published, harness.delivered, harness.dead):
@@ -1959,7 +1964,7 @@ def test_records_are_copies(harness: Harness) -> None:
 
 
 def test_the_story_says_when_who_and_what(harness: Harness) -> None:
-    """A line a moment."""
+    """Each line of the story is one moment."""
     bus = Bus()
     bus.use(Retry(attempts=2, wait=0.25, jitter=0), at="delivery")
     bus.subscribe("orders", lambda message: "done", name="ship")
@@ -1982,7 +1987,7 @@ def test_the_story_says_when_who_and_what(harness: Harness) -> None:
 
 
 def test_the_story_of_a_retry_is_plain_english(harness: Harness) -> None:
-    """No ordinals of another language."""
+    """The story has no numbers such as "2. time", which are not English."""
     bus = Bus()
 
     @bus.on("a", name="s")
@@ -2000,7 +2005,7 @@ def test_the_story_of_a_retry_is_plain_english(harness: Harness) -> None:
 
 
 def test_long_bodies_are_cut_in_the_story(harness: Harness) -> None:
-    """A line stays a line."""
+    """A long body does not make a line long."""
     bus = harness.start()
     bus.publish("a", "x" * 10_000)
     assert all(len(line) < 200 for line in harness.story.splitlines())
@@ -2008,7 +2013,7 @@ def test_long_bodies_are_cut_in_the_story(harness: Harness) -> None:
 
 
 def test_a_story_has_a_line_for_each_moment(harness: Harness) -> None:
-    """Whatever bodies, values and errors look like."""
+    """A line of the story is one moment, whatever bodies, values and errors look like."""
     bus = Bus()
     bus.subscribe("a", lambda message: "x\ny", name="s")
     harness.start(bus)
@@ -2087,7 +2092,7 @@ def scenario(**retry: Any) -> str:
 
 
 def test_the_same_test_is_the_same_run_each_time() -> None:
-    """Threads, loops, actors, faults and schedules: the story is the same, line by line."""
+    """Threads, loops, actors, faults and schedules give the same story, line by line."""
     first = scenario(jitter=0)
     assert len(first.splitlines()) > 200
     random.random()
@@ -2096,7 +2101,7 @@ def test_the_same_test_is_the_same_run_each_time() -> None:
 
 @pytest.mark.thorough
 def test_the_same_test_is_the_same_run_in_another_process(tmp_path: Path) -> None:
-    """Whatever the hashes of strings are there, and whatever other threads do."""
+    """Other hashes of strings and other threads do not change the run."""
     script = tmp_path / "scenario.py"
     script.write_text(SCENARIO + "\nprint(scenario(jitter=0))\n")
     stories = [run_python(script, PYTHONHASHSEED=seed).stdout for seed in ("1", "2")]
@@ -2105,7 +2110,7 @@ def test_the_same_test_is_the_same_run_in_another_process(tmp_path: Path) -> Non
 
 
 def test_the_waits_of_a_retry_with_jitter_are_the_same_each_time() -> None:
-    """The default `Retry` has a jitter: it is the same in each run, or a test could not rely on anything after it."""
+    """The default `Retry` has a jitter, which is the same in each run, so that tests are repeatable."""
     assert scenario() == scenario()
 
 
@@ -2119,7 +2124,7 @@ def run_python(*arguments: Any, **environment: str) -> subprocess.CompletedProce
 
 
 def test_it_works_without_pytest(tmp_path: Path) -> None:
-    """A plain script; pytest is not even imported."""
+    """A plain script can use a harness, and pytest is not even imported."""
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(
@@ -2154,7 +2159,7 @@ def test_it_works_without_pytest(tmp_path: Path) -> None:
 
 
 def test_check_holds_each_subscription_to_the_law_of_figures(harness: Harness) -> None:
-    """Whatever a test does: what was accepted is accounted for."""
+    """The figures must account for every accepted message, whatever a test does."""
     bus = Bus()
     bus.subscribe("a", fine, name="s")
     harness.start(bus)
@@ -2179,7 +2184,7 @@ def test_what_is_still_delayed_at_the_end_is_no_error() -> None:
 
 
 def test_the_bus_is_stopped_at_the_end() -> None:
-    """And the records can still be read."""
+    """A test can still read the records afterwards."""
     with Harness() as harness:
         bus = harness.start()
         bus.publish("a", 1)
@@ -2203,7 +2208,7 @@ def calls_of(harness: Harness) -> dict[str, Callable[[], object]]:
 
 @pytest.mark.parametrize("call", ["step", "drain", "advance", "start", "thread"])
 def test_a_harness_whose_block_has_ended_says_so(call: str) -> None:
-    """In words that say what to do."""
+    """The error says what to do."""
     with Harness() as harness:
         harness.start()
     with pytest.raises((LifecycleError, Stuck), match="block"):
@@ -2212,14 +2217,14 @@ def test_a_harness_whose_block_has_ended_says_so(call: str) -> None:
 
 @pytest.mark.parametrize("call", ["step", "drain", "advance", "start", "thread"])
 def test_a_harness_that_was_not_entered_says_so(call: str) -> None:
-    """It is a context manager."""
+    """The error says to use the harness in a `with` block."""
     harness = Harness()
     with pytest.raises((LifecycleError, Stuck), match=r"with Harness\(\)"):
         calls_of(harness)[call]()
 
 
 def test_run_after_the_end_says_so() -> None:
-    """And the coroutine is closed: no warning that it was never awaited."""
+    """The coroutine is closed, so Python does not warn that it was never awaited."""
     with Harness() as harness:
         harness.start()
     with pytest.raises((LifecycleError, Stuck), match="block"):
@@ -2228,7 +2233,7 @@ def test_run_after_the_end_says_so() -> None:
 
 
 def test_a_harness_is_entered_once() -> None:
-    """A second time it would be dead."""
+    """A harness cannot be used again after its block."""
     with Harness() as harness:
         harness.start()
     with pytest.raises(LifecycleError), harness:
@@ -2238,7 +2243,7 @@ def test_a_harness_is_entered_once() -> None:
 
 @pytest.mark.parametrize("handler", ["sleeps", "asleep", "asks", "blocked", "thread", "run"])
 def test_a_test_that_fails_in_the_middle_leaves_nothing(handler: str) -> None:
-    """Its own error leaves the block; handlers that wait are sent home; the next harness works."""
+    """The test's own error leaves the block, waiting handlers end, and the next harness works."""
     harness = Harness()
     with pytest.raises(ZeroDivisionError), harness:  # noqa: PT012
         bus = slow_one(harness, 1000.0)
@@ -2273,7 +2278,7 @@ def test_a_test_that_fails_in_the_middle_leaves_nothing(handler: str) -> None:
 
 
 def test_an_error_of_the_test_is_not_replaced_by_one_of_a_handler() -> None:
-    """The test's own is the first to look at; the handler's is in the records."""
+    """The test's own error comes first; the handler's is in the records."""
     harness = Harness()
     with pytest.raises(ZeroDivisionError), harness:  # noqa: PT012
         bus = Bus()
@@ -2318,7 +2323,7 @@ print(threading.active_count() - threads, objects() - before)
 
 @scaled(20, 300)
 def test_many_harnesses_leave_nothing(count: int) -> None:
-    """No thread, no list that grows."""
+    """No thread stays, and no list grows."""
     done = subprocess.run([sys.executable, "-c", MANY, str(count)], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     threads, objects = map(int, done.stdout.split())
@@ -2332,7 +2337,7 @@ def test_many_harnesses_leave_nothing(count: int) -> None:
 @ways
 @pytest.mark.few(1)
 def test_a_handler_that_blocks_on_a_lock_of_its_own_is_named(run: str) -> None:
-    """After `patience` real seconds: which thread, and at which line of whose code."""
+    """The error names the thread and its line of code, after `patience` real seconds."""
     lock = threading.Lock()
     lock.acquire()
 
@@ -2361,7 +2366,7 @@ def test_a_handler_that_blocks_on_a_lock_of_its_own_is_named(run: str) -> None:
 
 
 def test_a_computation_that_takes_longer_than_patience_is_named() -> None:
-    """It is not lost for ever: it ends by itself, and finds that the harness is gone."""
+    """Its thread is not lost: the computation ends by itself, and finds that the harness is gone."""
     go = threading.Event()
 
     def long(message: Message) -> None:
@@ -2379,7 +2384,7 @@ def test_a_computation_that_takes_longer_than_patience_is_named() -> None:
 
 
 def test_a_test_that_waits_for_nobody_is_told() -> None:
-    """Not after a time: at once, with the line at which it stands."""
+    """The error comes at once, and names the line where the test waits."""
     harness = Harness()
     with pytest.raises(Stuck) as caught, harness:  # noqa: PT012
         inbox = harness.start().subscribe("a")
@@ -2391,7 +2396,7 @@ def test_a_test_that_waits_for_nobody_is_told() -> None:
 
 
 def test_threads_that_wait_for_each_other_are_named_with_their_lines() -> None:
-    """The user's code is what he can change."""
+    """The error shows lines of the user's code, because that is what the user can change."""
 
     def wait_for_mail(inbox: Subscription) -> Any:
         return inbox.receive()
@@ -2407,7 +2412,7 @@ def test_threads_that_wait_for_each_other_are_named_with_their_lines() -> None:
 
 
 def test_a_drain_that_waits_for_a_handler_that_nobody_wakes_ends_by_its_timeout() -> None:
-    """With the subscription's name."""
+    """The timeout names the subscription that still waits."""
     with Harness() as harness:
         bus = Bus()
         inbox = bus.subscribe("nothing")
@@ -2421,7 +2426,7 @@ def test_a_drain_that_waits_for_a_handler_that_nobody_wakes_ends_by_its_timeout(
 
 @pytest.mark.thorough
 def test_handlers_that_publish_to_each_other_for_ever_are_told() -> None:
-    """At one moment of virtual time, so that no timeout ends it."""
+    """They do it at one moment of virtual time, so a timeout cannot end it."""
     harness = Harness()
     with pytest.raises(Stuck, match="no end after"), harness:  # noqa: PT012
         bus = Bus()
@@ -2435,7 +2440,7 @@ def test_handlers_that_publish_to_each_other_for_ever_are_told() -> None:
 
 @pytest.mark.thorough
 def test_a_long_test_is_not_taken_to_go_round_for_ever(harness: Harness) -> None:
-    """What counts is one call, and whether time passes."""
+    """Only one call counts, and whether time passes in it."""
     bus = Bus()
     bus.subscribe("a", fine, name="s")
     harness.start(bus)
@@ -2449,7 +2454,7 @@ def test_a_long_test_is_not_taken_to_go_round_for_ever(harness: Harness) -> None
 
 @pytest.mark.parametrize("what", ["socket", "process"])
 def test_a_loop_of_a_harness_says_that_it_has_no_sockets(harness: Harness, what: str) -> None:
-    """Where a handler would talk to the world, and not by an error without a word."""
+    """The error explains itself when a handler tries to talk to the outside world."""
 
     async def main() -> None:
         if what == "socket":
@@ -2479,7 +2484,7 @@ def in_real_thread(call: Callable[[], Any]) -> Any:
 
 
 def test_a_foreign_thread_that_uses_its_bus_is_told_what_to_do() -> None:
-    """By an error there; the test goes on."""
+    """The thread gets an error, and the test continues."""
     with Harness() as harness:
         bus = Bus()
         bus.subscribe("a", fine, name="s")
@@ -2494,7 +2499,7 @@ def test_a_foreign_thread_that_uses_its_bus_is_told_what_to_do() -> None:
 
 
 def test_a_foreign_thread_may_have_a_bus_of_its_own() -> None:
-    """With real time and real threads: it is not the harness's."""
+    """Such a bus has real time and real threads, and does not belong to the harness."""
 
     def use_one() -> Any:
         with Bus(clock=FakeClock()) as bus:
@@ -2507,7 +2512,7 @@ def test_a_foreign_thread_may_have_a_bus_of_its_own() -> None:
 
 
 def test_a_bus_made_outside_is_refused() -> None:
-    """It has another clock and real locks."""
+    """Such a bus has another clock and real locks."""
     outside = Bus()
     with Harness() as harness:
         with pytest.raises(LifecycleError, match="was made outside the harness"):
@@ -2518,7 +2523,7 @@ def test_a_bus_made_outside_is_refused() -> None:
 
 
 def test_a_bus_that_the_tested_code_starts_is_heard_too() -> None:
-    """`with bus:`, or a function that makes a bus of its own: a handler's error does not pass unheard."""
+    """The code may use `with bus:`, or make a bus of its own: a handler's error still fails the test."""
 
     def main() -> None:
         bus = Bus()
@@ -2533,7 +2538,7 @@ def test_a_bus_that_the_tested_code_starts_is_heard_too() -> None:
 
 
 def test_a_bus_of_an_earlier_harness_is_refused() -> None:
-    """Each harness has its own."""
+    """A harness accepts only a bus that was made inside it."""
     with Harness() as harness:
         bus = harness.start()
     with Harness() as another, pytest.raises(LifecycleError, match="was made outside the harness"):
@@ -2541,7 +2546,7 @@ def test_a_bus_of_an_earlier_harness_is_refused() -> None:
 
 
 def test_two_harnesses_at_once_are_refused() -> None:
-    """In threads of one process there can be one; the one that is there is not disturbed."""
+    """One process can have only one harness at a time, and the first is not disturbed by the second."""
 
     def second() -> None:
         with Harness():
@@ -2558,7 +2563,7 @@ def test_two_harnesses_at_once_are_refused() -> None:
 
 
 def test_a_harness_inside_a_harness_shares_its_time() -> None:
-    """With buses and records of its own; the outer one goes on afterwards."""
+    """The inner harness has its own buses and records, and the outer one continues afterwards."""
     with Harness() as outer:
         bus = outer.start()
         outer.advance(5.0)
@@ -2574,7 +2579,7 @@ def test_a_harness_inside_a_harness_shares_its_time() -> None:
 
 
 def test_run_filter_inside_a_harness_is_its_own_affair() -> None:
-    """A test may use both."""
+    """A test may use both, and they do not affect each other."""
     with Harness() as harness:
         harness.start()
         assert run_filter(look, Message("a")).outcome
@@ -2582,7 +2587,7 @@ def test_run_filter_inside_a_harness_is_its_own_affair() -> None:
 
 
 def test_run_on_a_running_loop_is_refused() -> None:
-    """And leaves no coroutine that was never awaited."""
+    """The refusal leaves no coroutine that was never awaited."""
 
     async def main() -> None:
         with Harness() as harness:
@@ -2597,7 +2602,7 @@ def test_run_on_a_running_loop_is_refused() -> None:
 
 
 def test_a_harness_may_be_used_inside_a_running_loop() -> None:
-    """Without waiting on that loop: an async test of another plugin has it as a fixture."""
+    """A harness does not wait on that loop, so an async test of another plugin can have it as a fixture."""
 
     async def main() -> list[Any]:
         with Harness() as harness:
@@ -2615,7 +2620,7 @@ def test_a_harness_may_be_used_inside_a_running_loop() -> None:
 
 @pytest.mark.parametrize("call", ["areceive", "arequest", "adrain"])
 def test_waiting_for_its_bus_on_a_real_loop_is_refused(call: str) -> None:
-    """It would never come back: nobody would have his turn."""
+    """Such a wait would never return, because nothing else could run."""
 
     async def main() -> None:
         with Harness() as harness:
@@ -2631,7 +2636,7 @@ def test_waiting_for_its_bus_on_a_real_loop_is_refused(call: str) -> None:
 
 
 def test_run_filter_works_inside_a_running_loop() -> None:
-    """An async test of another plugin may look at one filter."""
+    """An async test of another plugin may run one filter."""
 
     async def main() -> bool:
         return bool(run_filter(look, Message("a")).outcome)
@@ -2641,13 +2646,13 @@ def test_run_filter_works_inside_a_running_loop() -> None:
 
 def interrupt(message: Message) -> None:
     os.kill(os.getpid(), signal.SIGINT)
-    for _ in range(100_000):  # the main thread is told between two of its steps
+    for _ in range(100_000):  # the main thread gets the signal between two of its steps
         pass
 
 
 @ways
 def test_ctrl_c_leaves_the_block_as_what_it_is(run: str) -> None:
-    """While another thread has its turn: everything is restored, and nothing hides it."""
+    """An interrupt may come while another thread runs: everything is restored, and nothing hides it."""
     raised: BaseException | None = None
     try:
         with Harness() as harness:
@@ -2663,7 +2668,7 @@ def test_ctrl_c_leaves_the_block_as_what_it_is(run: str) -> None:
 
 
 def test_an_alarm_of_the_test_leaves_the_block_as_what_it_is() -> None:
-    """What time-outs of test runners raise in the main thread, while a handler stands at a lock of its own."""
+    """A test runner's timeout raises in the main thread, and comes through while a handler waits for a lock of its own."""
 
     class TooLong(Exception):
         pass
@@ -2693,7 +2698,7 @@ def test_an_alarm_of_the_test_leaves_the_block_as_what_it_is() -> None:
 
 
 def test_time_threads_and_locks_of_the_test_stay_real() -> None:
-    """Only the bus's own code is given virtual ones."""
+    """Only the bus's own code gets virtual ones."""
     lock, sleep = type(threading.Lock()), time.sleep
     with Harness() as harness:
         before = time.monotonic()
@@ -2705,7 +2710,7 @@ def test_time_threads_and_locks_of_the_test_stay_real() -> None:
 
 
 def test_a_coroutine_may_wait_for_a_thread_of_its_own(harness: Harness) -> None:
-    """What libraries do that hand their work to threads: the loop waits for the call that comes back."""
+    """Libraries hand work to threads in this way: the loop waits for the call that comes back."""
     bus, got = Bus(), []
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
 
@@ -2719,7 +2724,7 @@ def test_a_coroutine_may_wait_for_a_thread_of_its_own(harness: Harness) -> None:
 
 
 def test_a_fault_may_come_after_the_work(harness: Harness) -> None:
-    """Who tries again does the work twice, and a test can see to it that this is borne."""
+    """A caller that tries again does the work twice, and a test can check that the program survives this."""
     bus, done = Bus(), []
     bus.subscribe("a", lambda message: done.append(message.body), name="s", filters=[Retry(attempts=2, wait=0)])
     harness.start(bus)

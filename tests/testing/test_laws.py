@@ -29,7 +29,7 @@ NAMES = tuple(law.name for law in LAWS)
 
 
 def ignore(message: Message) -> None:
-    """A tap's target."""
+    """A function for a tap."""
 
 
 BUILT_IN: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -57,7 +57,7 @@ BUILT_IN: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize(("filter", "options"), BUILT_IN.values(), ids=BUILT_IN)
 @pytest.mark.few(1)
 def test_every_built_in_filter_keeps_every_law(filter: Any, options: dict[str, Any]) -> None:
-    """They have no privilege: what is asked of yours is asked of them."""
+    """Built-in filters have no privilege: they must keep every law that yours must keep."""
     assert check_filter(filter, **options, examples=4) == NAMES
 
 
@@ -75,13 +75,13 @@ def test_each_wrong_filter_is_caught_by_the_law_meant_for_it(animal: Animal) -> 
 @pytest.mark.parametrize("animal", ZOO.values(), ids=ZOO)
 @pytest.mark.thorough
 def test_each_wrong_filter_breaks_that_law_alone(animal: Animal) -> None:
-    """It is broken in one way: with that law left out, it keeps the others."""
+    """A filter is broken in one way only: without that law it keeps the others."""
     held = check_filter(animal.make, at=animal.at, skip={animal.law: "the zoo's"}, examples=1)  # type: ignore[arg-type]
     assert held == tuple(name for name in NAMES if name != animal.law)
 
 
 def test_the_smallest_message_is_shown() -> None:
-    """Hypothesis has made it as small as it goes, and the filter's story follows."""
+    """Hypothesis shrinks the message as far as possible, and the filter's story follows."""
     with pytest.raises(LawBroken) as caught:
         check_filter(ZOO["mutator"].make)
     assert caught.value.message is not None
@@ -93,14 +93,14 @@ def test_the_smallest_message_is_shown() -> None:
 
 
 def test_a_law_that_is_skipped_needs_a_known_name() -> None:
-    """A misspelt name would leave out nothing, and say nothing."""
+    """A misspelt name would leave out nothing, and nobody would notice."""
     with pytest.raises(PipelineError, match="there is no law 'lets error through'; there are mutates nothing"):
         check_filter(Log(), skip={"lets error through": "on purpose"})
 
 
 @pytest.mark.thorough
 def test_a_filter_that_lets_nothing_through_was_not_tried() -> None:
-    """No law is kept by a filter that refuses every message it is tried on."""
+    """A filter that refuses every message keeps no law."""
     with pytest.raises(LawBroken, match="no message came through to the rest, so most laws were not tried"):
         check_filter(Validate({">": Order}), examples=5)
     assert check_filter(Validate({">": Order}), examples=5, skip={"is tried": "everything is refused here"}) == NAMES
@@ -153,19 +153,19 @@ async def with_await(message: Message, call_next: Any) -> Any:
 )
 @pytest.mark.thorough
 def test_no_law_complains_of_a_filter_that_is_right(make: Any) -> None:
-    """Locks, memories, context variables that are put back, waits: what filters are made of."""
+    """Locks, memories, restored context variables and waits break no law."""
     assert check_filter(make, examples=4) == NAMES
 
 
 @pytest.mark.thorough
 def test_a_filter_inside_that_no_message_comes_to_was_not_tried() -> None:
-    """A detour that is never taken is no proof of what stands in it."""
+    """A detour that is never taken proves nothing about the filters in it."""
     with pytest.raises(LawBroken, match="no message came to Mutator, so it was not tried"):
         check_filter(when("orders.>", ZOO["mutator"].make()), examples=3)
 
 
 def test_messages_of_a_list_are_left_as_they_are() -> None:
-    """Also by a filter that writes into them."""
+    """A filter that writes into messages changes only copies of them."""
     message = Message("test", {"id": 1})
     with pytest.raises(LawBroken, match="mutates nothing"):
         check_filter(ZOO["mutator"].make, [message])
@@ -183,12 +183,12 @@ def test_messages_of_a_list_are_left_as_they_are() -> None:
     ids=["examples", "skip", "reason", "messages"],
 )
 def test_wrong_arguments_are_told(options: dict[str, Any], says: str) -> None:
-    """By name, with what was found and what it takes."""
+    """The error names the argument, what was found and what it takes."""
     with pytest.raises(PipelineError, match=says):
         check_filter(Log(), **options)
 
 
 @pytest.mark.thorough
 def test_messages_may_be_given() -> None:
-    """A list is tried whole, without hypothesis."""
+    """A given list is tried completely, without hypothesis."""
     assert check_filter(Validate({">": Order}), [Message("test", {"id": 1, "sku": "tea"}), {"id": 2, "sku": "x"}]) == NAMES

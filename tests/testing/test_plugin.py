@@ -44,7 +44,7 @@ ALONE = [part for plugin in ("hypothesispytest", "xdist", "asyncio", "anyio") fo
 
 
 class Ran(NamedTuple):
-    """A run of pytest."""
+    """The result of one run of pytest."""
 
     code: int
     text: str
@@ -78,7 +78,7 @@ class Project:
         return Ran(done.returncode, done.stdout + done.stderr)
 
     def pytest(self, *options: str, others: bool = False) -> Ran:
-        """With the plugin that is installed, and (`others`) with those of others; without them it is quicker."""
+        """Run pytest with the installed plugin and (`others`) with other plugins; without them it is quicker."""
         return self.python("-m", "pytest", "-p", "no:cacheprovider", *([] if others else ALONE), *options)
 
 
@@ -108,7 +108,7 @@ def section(ran: Ran, title: str) -> list[str]:
     return found
 
 
-# --- who does not use it -------------------------------------------------------------------------------------------------
+# --- projects that do not use it -----------------------------------------------------------------------------------------
 
 REPORT = """
 import sys
@@ -128,7 +128,7 @@ def pytest_unconfigure(config):
 )
 @pytest.mark.thorough
 def test_a_project_that_does_not_use_it_does_not_import_pipebus(project: Project, options: list[str]) -> None:
-    """The plugin is there, as one small module, and pipebus is not; also if tests fail."""
+    """The plugin is one small module, and does not import pipebus, even if tests fail."""
     project.write("conftest.py", REPORT)
     project.tests("def test_well(): pass\n\ndef test_badly(): assert 0\n", head="")
     plugins = [] if "--lf" not in options else ["-p", "cacheprovider"]
@@ -139,7 +139,7 @@ def test_a_project_that_does_not_use_it_does_not_import_pipebus(project: Project
 
 @pytest.mark.thorough
 def test_it_adds_two_settings_and_no_options_and_no_markers(project: Project) -> None:
-    """What it adds is its fixtures, which are documented, and two settings for the tests of config files."""
+    """It adds its documented fixtures, and two settings for the tests of config files."""
     project.tests("def test_well(): pass\n", head="")
     assert "pipebus" not in project.pytest("--markers").text
     words = re.findall(r"\S*pipebus\S*", project.pytest("--help").text)
@@ -151,7 +151,7 @@ def test_it_adds_two_settings_and_no_options_and_no_markers(project: Project) ->
 
 @pytest.mark.thorough
 def test_a_fixture_of_the_same_name_in_a_project_is_the_projects(project: Project) -> None:
-    """A project that has had a `harness` of its own keeps it."""
+    """A project keeps its own `harness` fixture."""
     project.write("conftest.py", "import pytest\n\n@pytest.fixture\ndef harness(): return 'mine'\n")
     project.tests("def test_it(harness): assert harness == 'mine'\n", head="")
     assert project.pytest("-W", "error").summary == "1 passed"
@@ -159,7 +159,7 @@ def test_a_fixture_of_the_same_name_in_a_project_is_the_projects(project: Projec
 
 @pytest.mark.thorough
 def test_it_can_be_switched_off(project: Project) -> None:
-    """`-p no:pipebus`: its fixtures are gone, all else works."""
+    """With `-p no:pipebus`, its fixtures are gone and everything else works."""
     project.tests("def test_with(harness): pass\n\ndef test_without(): pass\n")
     ran = project.pytest("-p", "no:pipebus")
     assert ran.summary == "1 passed, 1 error"
@@ -168,7 +168,7 @@ def test_it_can_be_switched_off(project: Project) -> None:
 
 @pytest.mark.thorough
 def test_it_needs_no_plugin_for_asyncio(project: Project) -> None:
-    """Plain tests, also of what is async."""
+    """Plain tests work, even for async code."""
     project.tests("""
         def test_it(harness, run_filter, run_handler, check_filter):
             bus = Bus()
@@ -199,7 +199,7 @@ def test_it_needs_no_plugin_for_asyncio(project: Project) -> None:
 
 
 def test_a_failing_test_shows_the_story_of_its_harness(project: Project) -> None:
-    """In a section of the report; a passing one shows nothing."""
+    """The story is a section of the report; a passing test shows nothing."""
     project.tests("""
         def test_badly(harness):
             bus = harness.start()
@@ -221,7 +221,7 @@ def test_a_failing_test_shows_the_story_of_its_harness(project: Project) -> None
 
 @pytest.mark.thorough
 def test_a_harness_in_a_with_block_shows_its_story_too(project: Project) -> None:
-    """Not only the fixture."""
+    """The story is shown for a `with` block, not only for the fixture."""
     project.tests("""
         def test_badly():
             with Harness() as harness:
@@ -234,7 +234,7 @@ def test_a_harness_in_a_with_block_shows_its_story_too(project: Project) -> None
 @pytest.mark.parametrize("how", ["fixture", "import"])
 @pytest.mark.thorough
 def test_a_failing_test_shows_the_story_of_run_filter(project: Project, how: str) -> None:
-    """What the filter was given, and what it gave; also if the function was imported."""
+    """The story shows what the filter was given and gave, even if the function was imported."""
     fixture = "run_filter" if how == "fixture" else ""
     imported = "from pipebus.testing import run_filter" if how == "import" else "pass"
     project.tests(f"""
@@ -261,7 +261,7 @@ def test_a_failing_test_shows_the_story_of_run_filter(project: Project, how: str
 
 @pytest.mark.thorough
 def test_a_long_story_shows_its_end(project: Project) -> None:
-    """And says how much there was before."""
+    """The report says how many lines came before."""
     project.tests("""
         def test_badly(harness):
             bus = harness.start()
@@ -425,7 +425,7 @@ def test_next(harness):
 
 
 class Said(NamedTuple):
-    """What a report says of one test: passed, failed, error, skipped or xfailed; an error in its teardown comes second."""
+    """What a report says about one test: passed, failed, error, skipped or xfailed; an error in its teardown comes second."""
 
     outcomes: list[str]
     text: str
@@ -463,7 +463,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
 @pytest.mark.parametrize("name", FAILURES)
 @pytest.mark.thorough
 def test_an_error_of_a_handler_is_the_failure_of_its_test(said: dict[str, Said], name: str) -> None:
-    """One FAILED and no ERROR; the handler's line is the last of the traceback, and nothing of pipebus stands in it."""
+    """There is one FAILED and no ERROR; the traceback ends in the handler's line, and no line of pipebus is in it."""
     outcomes, text = said[name]
     assert outcomes == ["failed"], text
     assert '>   raise ValueError("the till is shut")' in text.replace(">       raise", ">   raise")
@@ -475,7 +475,7 @@ def test_an_error_of_a_handler_is_the_failure_of_its_test(said: dict[str, Said],
 
 @pytest.mark.parametrize(("name", "part"), [(name, part) for name, (_, part) in TWICE.items()], ids=TWICE)
 def test_what_is_wrong_is_told_once(said: dict[str, Said], name: str, part: str) -> None:
-    """One FAILED, no ERROR at teardown; and the next test in that process is not disturbed."""
+    """There is one FAILED and no ERROR at teardown, and the next test in that process is not disturbed."""
     outcomes, text = said[name]
     assert outcomes == ["failed"], text
     assert part in text
@@ -485,7 +485,7 @@ def test_what_is_wrong_is_told_once(said: dict[str, Said], name: str, part: str)
 
 @pytest.mark.parametrize(("name", "outcome"), [(name, outcome) for name, (_, outcome) in OUTCOMES.items()], ids=OUTCOMES)
 def test_a_test_may_say_how_it_ends(said: dict[str, Said], name: str, outcome: str) -> None:
-    """Skipped and expected failures stay that; allowed errors are none."""
+    """Skipped tests and expected failures stay as they are, and allowed errors do not count."""
     assert said[name].outcomes == [outcome]
     assert said[f"{name}/next"].outcomes == ["passed"]
 
@@ -493,7 +493,7 @@ def test_a_test_may_say_how_it_ends(said: dict[str, Said], name: str, outcome: s
 @pytest.mark.parametrize("drain", ["harness.drain()", "pass"])
 @pytest.mark.thorough
 def test_an_error_in_the_teardown_of_another_fixture_is_told(project: Project, drain: str) -> None:
-    """As that: an ERROR, for the test has passed."""
+    """The report shows an ERROR, because the test itself has passed."""
     project.tests(f"""
         @pytest.fixture
         def bus(harness):
@@ -512,7 +512,7 @@ def test_an_error_in_the_teardown_of_another_fixture_is_told(project: Project, d
 
 @pytest.mark.thorough
 def test_a_harness_for_several_tests_is_checked_after_each(project: Project) -> None:
-    """A fixture of a module's scope: the test that brings the error is the one that fails."""
+    """The fixture has a module's scope, and the test that causes the error is the one that fails."""
     project.tests("""
         @pytest.fixture(scope="module")
         def shared():
@@ -536,7 +536,7 @@ def test_a_harness_for_several_tests_is_checked_after_each(project: Project) -> 
 
 @pytest.mark.thorough
 def test_a_lost_thread_disturbs_no_other_test(project: Project) -> None:
-    """A handler that stands at a real lock for ever: its test fails, the next one works, and pytest ends."""
+    """A handler waits forever at a real lock: its test fails, the next one works, and pytest ends."""
     project.tests("""
         def test_lost():
             lock = threading.Lock()
@@ -562,7 +562,7 @@ def test_a_lost_thread_disturbs_no_other_test(project: Project) -> None:
 @pytest.mark.parametrize("run", ["pool", "thread", "loop"])
 @pytest.mark.thorough
 def test_ctrl_c_ends_pytest(project: Project, run: str) -> None:
-    """While a handler has its turn: as an interrupt, not as a failure of the test."""
+    """Ctrl-C may come while a handler runs, and ends pytest as an interrupt, not as a failure of the test."""
     project.tests(f"""
         def test_it(harness):
             bus = Bus()
@@ -586,7 +586,7 @@ def test_ctrl_c_ends_pytest(project: Project, run: str) -> None:
     assert "RuntimeError" not in ran.text
 
 
-# --- beside other plugins --------------------------------------------------------------------------------------------------
+# --- together with other plugins -------------------------------------------------------------------------------------------
 
 ASYNC = """
         MARK
@@ -647,7 +647,9 @@ PLUGINS: dict[str, tuple[Callable[[], None], str, list[str]]] = {
 def test_its_fixtures_work_in_async_tests_of_other_plugins(
     project: Project, need: Callable[[], None], mark: str, options: list[str]
 ) -> None:
-    """As far as nobody waits on that plugin's loop, which is told; and errors fail the test as anywhere."""
+    """
+    They work unless a test waits on that plugin's loop, which raises an error that says so; errors fail the test as anywhere.
+    """
     need()
     project.write("conftest.py", "import pytest\n\n@pytest.fixture\ndef anyio_backend(): return 'asyncio'\n")
     project.tests(ASYNC.replace("MARK", mark))
@@ -658,7 +660,7 @@ def test_its_fixtures_work_in_async_tests_of_other_plugins(
 
 @pytest.mark.thorough
 def test_async_fixtures_of_pytest_asyncio_may_use_it(project: Project) -> None:
-    """A fixture that is async, around a harness that is not."""
+    """An async fixture may use a harness that is not async."""
     asyncio_plugin()
     project.tests("""
         import pytest_asyncio
@@ -682,7 +684,7 @@ def test_async_fixtures_of_pytest_asyncio_may_use_it(project: Project) -> None:
 
 @pytest.mark.thorough
 def test_it_works_with_xdist(project: Project) -> None:
-    """In two processes at once; stories come back with the reports."""
+    """Two processes can run at once, and the stories come back with the reports."""
     needs("xdist")
     project.tests("""
         @pytest.mark.parametrize("number", range(8))
@@ -703,7 +705,7 @@ def test_it_works_with_xdist(project: Project) -> None:
 
 @pytest.mark.thorough
 def test_a_project_that_does_not_use_it_is_not_disturbed_by_other_plugins(project: Project) -> None:
-    """With xdist, its workers do not import pipebus either."""
+    """The workers of xdist do not import pipebus either."""
     needs("xdist")
     project.tests(
         "import sys\n\ndef test_it():\n    assert 'pipebus' not in sys.modules\n    assert 'pipebus_pytest' in sys.modules\n",
@@ -764,7 +766,9 @@ CORES = ["ctrace"] + (["sysmon"] if sys.version_info >= (3, 12) else [])
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.thorough
 def test_coverage_sees_every_line_that_runs_in_a_harness(project: Project, core: str) -> None:
-    """`coverage run -m pytest`: on worker threads, on loops, on threads of the harness; and in the test after it."""
+    """
+    `coverage run -m pytest` counts lines on worker threads, on loops, on threads of the harness, and in the test after it.
+    """
     needs("coverage")
     project.write("shop.py", SHOP)
     project.tests(
@@ -813,7 +817,7 @@ def test_coverage_sees_every_line_that_runs_in_a_harness(project: Project, core:
 
 @pytest.mark.thorough
 def test_coverage_run_sees_the_lines_of_pipebus_itself(project: Project) -> None:
-    """The plugin loads nothing before coverage has begun: definitions at the top of a module count as run."""
+    """The plugin loads nothing before coverage begins, so definitions at the top of a module count as run."""
     needs("coverage")
     project.tests("def test_it(harness):\n    harness.start().publish('a')\n")
     project.write(".coveragerc", "[run]\nsource_pkgs = pipebus.testing\n")

@@ -138,7 +138,7 @@ def made_around(act: Act) -> Any:
 
 
 class Asked(Actor):
-    """A filter actor."""
+    """An actor that is asked as a filter."""
 
     def __init__(self, act: Act) -> None:
         super().__init__("filter")
@@ -228,7 +228,7 @@ def passing_in(colour: str) -> Any:
 
 
 def steps(run: FilterRun) -> list[tuple[str, str]]:
-    """Who did what, without the times."""
+    """Return who did what, without the times."""
     return [(moment.who, moment.what) for moment in run.moments]
 
 
@@ -240,7 +240,7 @@ def names(error: BaseException | None) -> list[str]:
 
 @every_shape
 def test_a_filter_hands_on_what_it_has_made_of_the_message(shape):
-    """Whatever shape it has: the run shows what it was given, what it handed on, and what came back."""
+    """The run shows what the filter was given, what it handed on and what came back, whatever its shape."""
     given = Message("orders.placed", {"sku": "tea"})
     run = run_filter(shape.make(stamp), given, next=Receipt(3), colour=shape.colour)
 
@@ -256,7 +256,7 @@ def test_a_filter_hands_on_what_it_has_made_of_the_message(shape):
 
 @every_shape
 def test_a_drop_is_the_filters_by_name(shape):
-    """The rest is not run; the outcome says why, and by whom."""
+    """The rest is not run; the outcome says why, and which filter dropped it."""
     run = run_filter(shape.make(lambda message: Dropped("late")), 1, colour=shape.colour)
 
     assert run.outcome == Dropped("late", by=shape.name)
@@ -266,7 +266,7 @@ def test_a_drop_is_the_filters_by_name(shape):
 
 @every_shape
 def test_a_refusal_is_the_filters_by_name(shape):
-    """What it raises is in `error`, and `outcome` raises the same object."""
+    """The refusal is in `error`, and `outcome` raises the same object."""
     run = run_filter(shape.make(refuse), 1, colour=shape.colour)
 
     assert isinstance(run.error, Rejected)
@@ -279,7 +279,7 @@ def test_a_refusal_is_the_filters_by_name(shape):
 
 @every_shape
 def test_the_order_of_events_is_the_order_of_the_story(shape):
-    """In, the rest, out: the same for each shape."""
+    """The order is in, the rest, out, for each shape."""
     run = run_filter(shape.make(stamp), 1, colour=shape.colour)
     who = [moment.who for moment in run.moments]
 
@@ -292,7 +292,7 @@ def test_the_order_of_events_is_the_order_of_the_story(shape):
 
 @every_shape
 def test_a_body_is_sent_to_the_subject_test(shape):
-    """For a filter that looks at the body alone, a body is all that a test has to write."""
+    """A test for a filter that looks only at the body needs to write only a body."""
     run = run_filter(shape.make(stamp), {"sku": "tea"}, colour=shape.colour)
 
     assert run.message.subject == "test"
@@ -302,7 +302,7 @@ def test_a_body_is_sent_to_the_subject_test(shape):
 @every_shape
 @both_sides
 def test_by_default_the_rest_accepts(shape, at):
-    """A receipt for one mailbox where a message is published, a handler's None where it is delivered."""
+    """The rest returns a receipt for one mailbox on the publish side, and a handler's None on the delivery side."""
     run = run_filter(shape.make(stamp), 1, at=at, colour=shape.colour)
 
     assert run.outcome == (Receipt(1) if at == "publish" else Handled(None))
@@ -310,7 +310,7 @@ def test_by_default_the_rest_accepts(shape, at):
 
 @every_shape
 def test_the_same_filter_may_be_run_again(shape):
-    """A run leaves nothing behind in the filter that it did not put there itself."""
+    """A run leaves nothing in the filter that the filter did not put there."""
     filter = shape.make(stamp)
     first, second = (run_filter(filter, number, colour=shape.colour) for number in (1, 2))
 
@@ -326,7 +326,7 @@ def test_the_same_filter_may_be_run_again(shape):
     ids=["plain", "async", "transform", "around"],
 )
 def test_the_colour_is_found_out(filter, next, colour):
-    """A filter that can be both is run as sync, one that is async as async; nobody has to say so."""
+    """A filter that can be both runs as sync, and an async one as async, without a setting."""
     on_a_loop = []
 
     def look(message):
@@ -338,7 +338,7 @@ def test_the_colour_is_found_out(filter, next, colour):
 
 
 def test_one_async_filter_makes_the_whole_chain_async():
-    """As on a bus."""
+    """The whole chain runs as async, as it would on a bus."""
     run = run_filter(Pipeline(same, once, apassing, SetHeaders({"a": "b"})), 1)
 
     assert run.outcome == Receipt(1)
@@ -346,7 +346,7 @@ def test_one_async_filter_makes_the_whole_chain_async():
 
 
 def test_an_async_rest_makes_a_filter_of_both_colours_async():
-    """`next=` may be an `async def`, and what it waits for takes no time."""
+    """`next=` may be an `async def`, and its waits take no time."""
 
     async def slow(message):
         await asyncio.sleep(3600)
@@ -379,7 +379,7 @@ CHAINS: dict[str, tuple[Any, Message, dict[str, str], list[str]]] = {
 @pytest.mark.parametrize(("chain", "message", "headers", "met"), CHAINS.values(), ids=CHAINS)
 @both_colours
 def test_a_chain_is_run_as_one_filter(chain, message, headers, met, colour):
-    """Pipelines, detours and branches are filters too; the story has each filter that the message met, in order."""
+    """Pipelines, detours and branches are filters too, and the story lists each filter that the message met, in order."""
     run = run_filter(chain, message, colour=colour)
 
     assert run.outcome == Receipt(1)
@@ -389,7 +389,7 @@ def test_a_chain_is_run_as_one_filter(chain, message, headers, met, colour):
 
 @both_colours
 def test_a_reroute_goes_on_with_what_is_registered_for_the_new_subject(colour):
-    """Detours behind it are decided for the subject that it has made."""
+    """Detours behind a reroute are decided for the new subject."""
     chain = Pipeline(
         Reroute("orders.{body.region}"), when("orders.eu", SetHeaders({"vat": "yes"})), when("raw", SetHeaders({"vat": "no"}))
     )
@@ -401,7 +401,7 @@ def test_a_reroute_goes_on_with_what_is_registered_for_the_new_subject(colour):
 
 @both_colours
 def test_a_reroute_that_cannot_be_is_refused(colour):
-    """What it raises is the run's error."""
+    """The run's error is the one that the reroute raises."""
     run = run_filter(Reroute("orders.{body.region}"), Message("raw", {}), colour=colour)
 
     assert isinstance(run.error, Rejected)
@@ -410,7 +410,7 @@ def test_a_reroute_that_cannot_be_is_refused(colour):
 
 
 def test_a_filter_may_not_reroute_without_saying_so():
-    """As on a bus: the one that changed the subject is named."""
+    """The error names the filter that changed the subject, as on a bus."""
 
     def sly(message, call_next):
         return call_next(msgspec.structs.replace(message, subject="other"))
@@ -458,7 +458,7 @@ SCRIPTS: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize(("next", "outcome"), SCRIPTS.values(), ids=SCRIPTS)
 @both_colours
 def test_next_says_what_the_rest_does(next, outcome, colour):
-    """A value, a list of them, a function of the message, any of these after some time."""
+    """`next` may be a value, a list of values, a function of the message, or any of these after some time."""
     run = run_filter(passing_in(colour), 9, next=next)
 
     assert run.error is None
@@ -476,14 +476,14 @@ ASYNC_SCRIPTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("next", ASYNC_SCRIPTS.values(), ids=ASYNC_SCRIPTS)
 def test_next_may_be_async(next):
-    """Then the filter is run in an async chain, if it can be."""
+    """The filter then runs in an async chain, if it can."""
     assert run_filter(apassing, 1, next=next).outcome == Receipt(5)
     assert run_filter(once, 1, next=next).outcome == Receipt(5)
 
 
 @every_shape
 def test_a_drop_of_the_rest_is_not_the_filters(shape):
-    """Also if the script does not say by whom."""
+    """This also holds if the script does not name who dropped it."""
     run = run_filter(shape.make(stamp), 1, next=Dropped("full"), colour=shape.colour)
 
     assert run.dropped == "full"
@@ -508,7 +508,7 @@ DELIVERED: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize(("next", "outcome"), DELIVERED.values(), ids=DELIVERED)
 @both_colours
 def test_next_may_be_any_value_around_a_handler(next, outcome, colour):
-    """With at="delivery" the rest is the handler, and the outcome is `Handled`."""
+    """With at="delivery", the rest is the handler and the outcome is `Handled`."""
     assert run_filter(passing_in(colour), 9, next=next, at="delivery").outcome == outcome
 
 
@@ -532,7 +532,7 @@ ERRORS: dict[str, tuple[Any, type[BaseException]]] = {
 @pytest.mark.parametrize(("next", "kind"), ERRORS.values(), ids=ERRORS)
 @pytest.mark.parametrize("filter", [passing, apassing, same, once], ids=["plain", "async", "transform", "around"])
 def test_an_error_of_the_rest_passes_as_the_same_object(filter, next, kind):
-    """Also one that is no `Exception`: the test wants to see it, so it ends no test."""
+    """An error that is not an `Exception` is returned too, so that the test sees it and is not ended by it."""
     run = run_filter(filter, 1, next=next)
 
     assert type(run.error) is kind
@@ -545,7 +545,7 @@ def test_an_error_of_the_rest_passes_as_the_same_object(filter, next, kind):
 
 @both_colours
 def test_a_stop_iteration_of_the_rest_is_no_secret_end(colour):
-    """A coroutine cannot raise one: there it is a RuntimeError, as everywhere in Python, and comes from the rest."""
+    """A coroutine cannot raise it, so it becomes a RuntimeError from the rest, as everywhere in Python."""
     run = run_filter(passing_in(colour), 1, next=StopIteration("over"))
 
     assert isinstance(run.error, StopIteration if colour == "sync" else RuntimeError)
@@ -556,7 +556,7 @@ def test_a_stop_iteration_of_the_rest_is_no_secret_end(colour):
 
 @both_colours
 def test_each_run_of_the_rest_takes_the_next_of_the_list(colour):
-    """In order; what is left over is nobody's business: `next_calls` says how often it was run."""
+    """The outcomes are used in order, and unused ones are allowed: `next_calls` says how often the rest ran."""
     run = run_filter(
         Retry(attempts=3, wait=0.5, jitter=0),
         1,
@@ -569,7 +569,7 @@ def test_each_run_of_the_rest_takes_the_next_of_the_list(colour):
 
 
 def test_a_list_is_not_used_up():
-    """The same list says the same to the next run."""
+    """The next run gets the same results from the same list."""
     script = [ConnectionError("down"), Receipt(2)]
     outcomes = [run_filter(Retry(jitter=0), 1, next=script).outcome for _ in range(2)]
 
@@ -582,7 +582,7 @@ def test_a_list_is_not_used_up():
 )
 @both_colours
 def test_a_list_that_is_too_short_is_told(given, made, told, colour):
-    """It is the test's mistake, or the filter's surplus: in both cases the test fails, with the two numbers."""
+    """The test fails with both numbers, whether the test is wrong or the filter runs the rest too often."""
 
     def often(message):
         for _ in range(made):
@@ -599,7 +599,7 @@ def test_a_list_that_is_too_short_is_told(given, made, told, colour):
 
 @both_colours
 def test_a_filter_cannot_swallow_the_end_of_the_list(colour):
-    """One that catches every error still fails the test."""
+    """A filter that catches every error still fails the test."""
 
     @around
     def swallows(message):
@@ -638,7 +638,7 @@ WRONG_NEXT: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("next", "at"), WRONG_NEXT.values(), ids=WRONG_NEXT)
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_a_next_that_is_no_outcome_is_the_tests_mistake(next, at):
-    """It is raised at once, and is no error of the rest that the filter could catch."""
+    """The error is raised at once, and the filter cannot catch it as an error of the rest."""
 
     @around
     def swallows(message):
@@ -655,7 +655,7 @@ def test_a_next_that_is_no_outcome_is_the_tests_mistake(next, at):
 
 
 def test_a_coroutine_that_next_hides_is_asked_to_show_itself():
-    """A lambda that calls an `async def` looks sync: the message says how to write it."""
+    """A lambda that calls an `async def` looks sync, so the error says how to write it."""
     with pytest.raises(PipelineError, match="async"):
         run_filter(once, 1, next=WRONG_NEXT["hidden coroutine"][0])
 
@@ -692,7 +692,7 @@ def test_a_coroutine_that_next_hides_is_asked_to_show_itself():
     ],
 )  # fmt: skip
 def test_what_cannot_be_run_is_refused_in_the_words_of_use(filter, options, told):
-    """The same message as `bus.use` would have, naming the filter and this line of the test."""
+    """The message is that of `bus.use`, and names the filter and this line of the test."""
     with pytest.raises(PipelineError, match=told) as caught:
         run_filter(filter, 1, **options)
     if "position" in str(caught.value):
@@ -700,14 +700,14 @@ def test_what_cannot_be_run_is_refused_in_the_words_of_use(filter, options, told
 
 
 def test_a_time_that_cannot_be_is_refused():
-    """`after` takes seconds, as everything else does."""
+    """`after` takes seconds, as every other time does."""
     for seconds in (-1, "1", None, float("nan"), True):
         with pytest.raises(PipelineError, match="it is a number of seconds, 0 or more"):
             after(seconds)  # type: ignore[arg-type]
 
 
 def test_nothing_is_left_behind_by_a_refusal():
-    """After a mistake the next run is as good as the first."""
+    """The next run after a mistake is as good as the first."""
     with pytest.raises(PipelineError):
         run_filter(5, 1)
     with pytest.raises(PipelineError):
@@ -814,7 +814,7 @@ WRONG_FILTERS: dict[str, tuple[Any, str, int]] = {
 
 @pytest.mark.parametrize(("filter", "told", "calls"), WRONG_FILTERS.values(), ids=WRONG_FILTERS)
 def test_a_filter_that_breaks_its_contract_is_told_as_on_a_bus(filter, told, calls):
-    """By name, with what it did and what to write instead."""
+    """The error names the filter, says what it did and what to write instead."""
     run = run_filter(filter, {"a": 1})
 
     assert isinstance(run.error, PipelineError)
@@ -823,7 +823,7 @@ def test_a_filter_that_breaks_its_contract_is_told_as_on_a_bus(filter, told, cal
 
 
 def test_a_filter_may_answer_without_the_rest():
-    """A cache does: an outcome of its own is an outcome."""
+    """A filter such as a cache may return its own outcome."""
     run = run_filter(makes_up_an_outcome, 1)
 
     assert (run.outcome, run.next_calls, run.forwarded) == (Receipt(5), 0, None)
@@ -831,7 +831,7 @@ def test_a_filter_may_answer_without_the_rest():
 
 @both_colours
 def test_a_filter_may_run_the_rest_as_often_as_it_likes(colour):
-    """Each message that it hands on is kept, in order."""
+    """The run keeps each message that the filter hands on, in order."""
 
     @around
     def often(message):
@@ -852,7 +852,7 @@ RAISED = [asyncio.CancelledError("x"), GeneratorExit("x"), BaseException("x"), S
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 @every_shape_but_actors
 def test_what_a_filter_raises_is_its_error_whatever_it_is(shape, error):
-    """Cancellation is no special case: the very object is in `error`, and the rest was not run."""
+    """Cancellation is not a special case: the very object is in `error`, and the rest is not run."""
 
     def raises(message):
         raise error
@@ -879,7 +879,7 @@ def test_an_interrupt_of_the_filter_gets_out(shape, kind):
 
 @every_shape
 def test_a_stop_iteration_of_the_filter_is_an_error(shape):
-    """It ends no generator of ours by accident; where Python makes a RuntimeError of it, that is the error."""
+    """It does not end a generator of ours by accident; where Python turns it into a RuntimeError, that is the error."""
 
     def stops(message):
         raise StopIteration("over")
@@ -891,7 +891,7 @@ def test_a_stop_iteration_of_the_filter_is_an_error(shape):
 
 
 def test_a_filter_that_runs_the_rest_on_threads_of_its_own_is_heard_or_told():
-    """A thread that the filter starts for the rest is legal on a bus: here it works, or an error says why it cannot."""
+    """A filter may start a thread for the rest on a bus: here it works too, or an error says why it cannot."""
 
     def elsewhere(message, call_next):
         thread = InThread(call_next, message)
@@ -920,7 +920,7 @@ def waits_around(message):
 
 @both_colours
 def test_pauses_are_noted_and_take_virtual_time(colour):
-    """In order, zero too; the rest is run in between."""
+    """The pauses come in order, even those of zero, and the rest runs in between."""
     run = run_filter(waits_around, 1, next=after(4), colour=colour)
 
     assert run.pauses == [1, 0, 2.5]
@@ -929,7 +929,7 @@ def test_pauses_are_noted_and_take_virtual_time(colour):
 
 
 def test_what_a_filter_awaits_takes_virtual_time():
-    """asyncio's own sleeping and time-outs, task groups and threads work inside."""
+    """asyncio's sleeps, timeouts, task groups and threads work inside a filter."""
 
     async def busy(message, call_next):
         await asyncio.sleep(10)
@@ -950,7 +950,7 @@ def test_what_a_filter_awaits_takes_virtual_time():
 
 @both_colours
 def test_the_clock_of_a_filter_is_virtual(colour):
-    """What it sleeps by `context.clock` takes no time, and is seen by the same clock."""
+    """A sleep by `context.clock` takes no time, and the same clock shows it."""
     seen = []
 
     class Clocked(Transform):
@@ -970,7 +970,7 @@ def test_the_clock_of_a_filter_is_virtual(colour):
 
 
 def test_a_rest_that_is_late_in_an_async_chain_is_cancelled():
-    """Timeout: at its second, to the second."""
+    """Timeout cancels it exactly on time."""
     run = run_filter(Timeout(2), 1, next=after(5, Receipt(9)), colour="async")
 
     assert isinstance(run.error, TimeoutError)
@@ -980,7 +980,7 @@ def test_a_rest_that_is_late_in_an_async_chain_is_cancelled():
 
 
 def test_a_rest_that_is_late_in_a_sync_chain_is_left_behind():
-    """Timeout(abandon=True): at its second; what was left behind is no part of the run any more."""
+    """Timeout(abandon=True) ends exactly on time, and what it leaves behind no longer belongs to the run."""
     run = run_filter(Timeout(2, abandon=True), 1, next=after(5, Receipt(9)))
 
     assert isinstance(run.error, TimeoutError)
@@ -993,7 +993,7 @@ def test_a_rest_that_is_late_in_a_sync_chain_is_left_behind():
 
 @pytest.mark.parametrize(("abandon", "colour"), [(True, "sync"), (True, "async"), (False, "async")])
 def test_a_rest_in_time_is_its_outcome(abandon, colour):
-    """With half of a second to spare, and with none at all of it used."""
+    """The rest may finish half a second early, or take no time at all."""
     run = run_filter(Timeout(2, abandon=abandon), 1, next=after(1.5, Receipt(9)), colour=colour)
     assert (run.outcome, run.elapsed) == (Receipt(9), 1.5)
 
@@ -1003,7 +1003,7 @@ def test_a_rest_in_time_is_its_outcome(abandon, colour):
 
 @both_colours
 def test_each_run_of_a_retry_has_its_own_time(colour):
-    """Retry(…), Timeout(…) around a handler: late, then failed, then well."""
+    """A Timeout inside a Retry gives each run of the handler its own time: late, then failed, then well."""
     chain = Pipeline(Retry(wait=1, jitter=0), Timeout(2, abandon=True))
     run = run_filter(chain, 1, next=[after(5), ConnectionError("down"), "done"], at="delivery", colour=colour)
 
@@ -1012,7 +1012,7 @@ def test_each_run_of_a_retry_has_its_own_time(colour):
 
 
 def test_a_sleep_of_years_takes_no_time():
-    """Nobody waits in a test."""
+    """A test does not wait in real time."""
     year = 365 * 24 * 3600.0
     assert run_filter(once, 1, next=after(year)).elapsed == year
     assert run_filter(apassing, 1, next=after(year)).elapsed == year
@@ -1023,7 +1023,7 @@ def test_a_sleep_of_years_takes_no_time():
 
 @both_colours
 def test_a_retry_gives_up_with_the_last_error(colour):
-    """The same object that the rest raised last."""
+    """The error is the same object that the rest raised last."""
     errors = [ConnectionError(text) for text in "abc"]
     run = run_filter(Retry(attempts=3, wait=0.25, jitter=0), 1, next=errors, colour=colour)
 
@@ -1033,7 +1033,7 @@ def test_a_retry_gives_up_with_the_last_error(colour):
 
 
 def test_a_dedupe_remembers_from_one_run_to_the_next():
-    """A filter's state is its own: of two runs with one message the second is a duplicate."""
+    """A filter keeps its state, so the second run with one message is a duplicate."""
     dedupe, message = Dedupe(), Message("orders.placed", 1)
 
     assert run_filter(dedupe, message).outcome == Receipt(1)
@@ -1042,7 +1042,7 @@ def test_a_dedupe_remembers_from_one_run_to_the_next():
 
 
 def test_a_dedupe_forgets_as_the_time_of_the_harness_passes(harness):
-    """Within a harness all runs have one clock."""
+    """All runs within a harness share one clock."""
     dedupe, message = Dedupe(window=60), Message("orders.placed", 1)
     run_filter(dedupe, message)
 
@@ -1053,13 +1053,13 @@ def test_a_dedupe_forgets_as_the_time_of_the_harness_passes(harness):
 
 
 def test_an_old_message_expires():
-    """`now` of the virtual clock begins at the computer's time, so that messages made by hand are new."""
+    """The virtual clock begins at the computer's time, so that messages made by hand are new."""
     assert run_filter(Expire(5), 1).outcome == Receipt(1)
     assert run_filter(Expire(5), Message("x", time=1)).dropped == "expired"
 
 
 def test_a_body_that_is_not_valid_is_refused():
-    """Validate, by name and reason."""
+    """Validate refuses the body, and the error names Validate."""
     run = run_filter(Validate({">": int}), "many")
 
     assert isinstance(run.error, Rejected)
@@ -1083,7 +1083,7 @@ RULES = {
 @pytest.mark.parametrize(("on_error", "at", "dropped"), RULES.values(), ids=RULES)
 @every_shape
 def test_a_pipeline_rules_the_errors_of_its_own_filters(shape, on_error, at, dropped):
-    """As on a bus: raised to the publisher (or the worker), or a drop that is named after the error."""
+    """The error is raised to the publisher (or the worker), or becomes a drop that is named after it, as on a bus."""
     run = run_filter(Pipeline(shape.make(boom), on_error=on_error), 1, at=at, colour=shape.colour)
 
     if dropped is None:
@@ -1097,7 +1097,7 @@ def test_a_pipeline_rules_the_errors_of_its_own_filters(shape, on_error, at, dro
 @both_colours
 @pytest.mark.parametrize("on_error", ["drop", "dead_letter"])
 def test_an_error_of_the_rest_is_not_the_pipelines(on_error, colour):
-    """`on_error` is for its own filters; what stands behind it is not of it."""
+    """`on_error` applies to the pipeline's own filters, not to what comes behind it."""
     run = run_filter(Pipeline(same, on_error=on_error), 1, next=ValueError("theirs"), colour=colour)
 
     assert str(run.error) == "theirs"
@@ -1106,14 +1106,14 @@ def test_an_error_of_the_rest_is_not_the_pipelines(on_error, colour):
 @both_colours
 @pytest.mark.parametrize("on_error", ["drop", "dead_letter"])
 def test_the_story_of_an_error_that_became_a_drop_says_so(on_error, colour):
-    """Else the last line would be an error, and the outcome something else."""
+    """Otherwise the last line would be an error, and the outcome something else."""
     run = run_filter(Pipeline(made_transform(boom), on_error=on_error), 1, colour=colour)
 
     assert f"{on_error}: ValueError" in run.story
 
 
 def test_a_predicate_that_fails_is_in_the_story():
-    """It is code of the user's, and has raised what the run ends with."""
+    """A predicate is the user's code, and its error ended the run."""
 
     def unlucky(message):
         raise KeyError("sku")
@@ -1129,7 +1129,7 @@ def test_a_predicate_that_fails_is_in_the_story():
 
 
 class Quota(Actor):
-    """Lets two through, and tells how many are left."""
+    """An actor that lets two through, and publishes how many are left."""
 
     def __init__(self, name: str | None = None, left: int = 2) -> None:
         super().__init__(name)
@@ -1153,7 +1153,7 @@ class AsyncQuota(Quota):
 @pytest.mark.parametrize("name", ["quota", None])
 @both_colours
 def test_an_actor_keeps_its_state_from_run_to_run(kind, name, colour):
-    """And is at home nowhere afterwards, so that a bus may spawn it."""
+    """The actor belongs to no bus afterwards, so a bus may spawn it."""
     quota = kind(name)
     runs = [run_filter(quota, number, colour=colour) for number in range(3)]
 
@@ -1169,7 +1169,7 @@ def test_an_actor_keeps_its_state_from_run_to_run(kind, name, colour):
 @pytest.mark.parametrize("kind", [Quota, AsyncQuota])
 @both_colours
 def test_what_an_actor_publishes_by_the_way_is_shown(kind, colour):
-    """Not what it hands on: that is in `forwards`."""
+    """`published` does not contain what the actor hands on, which is in `forwards`."""
     run = run_filter(kind("quota"), "a ticket", colour=colour)
 
     assert [(message.subject, message.body) for message in run.published] == [("quota.left", 1)]
@@ -1179,7 +1179,7 @@ def test_what_an_actor_publishes_by_the_way_is_shown(kind, colour):
 
 @both_colours
 def test_an_actor_that_does_not_answer_in_time_is_the_error(colour):
-    """After `filter_timeout`, in virtual time."""
+    """The error comes after `filter_timeout`, in virtual time."""
 
     class Slow(Actor):
         filter_timeout = 60.0
@@ -1196,7 +1196,7 @@ def test_an_actor_that_does_not_answer_in_time_is_the_error(colour):
 
 
 def test_an_actor_among_other_filters_is_asked_each_time():
-    """A filter in front of it that runs the rest twice asks it twice."""
+    """A filter in front of the actor that runs the rest twice asks the actor twice."""
 
     def twice(message, call_next):
         call_next(message)
@@ -1210,7 +1210,7 @@ def test_an_actor_among_other_filters_is_asked_each_time():
 
 
 def test_an_actor_is_not_asked_about_its_own_mail():
-    """As on a bus: control mail passes."""
+    """Control mail passes, as on a bus."""
     quota = Quota("quota", left=0)
 
     assert run_filter(quota, Message(quota, "more")).outcome == Receipt(1)
@@ -1219,7 +1219,7 @@ def test_an_actor_is_not_asked_about_its_own_mail():
 
 
 def test_an_actor_that_lives_on_a_harness_is_asked_there(harness):
-    """It stays where it is, and what it publishes on its bus is seen there."""
+    """The actor stays on the harness, and what it publishes on its bus is seen there."""
     quota = harness.bus.spawn(Quota("quota"))
     harness.start()
     run = run_filter(quota, 1)
@@ -1232,7 +1232,7 @@ def test_an_actor_that_lives_on_a_harness_is_asked_there(harness):
 
 
 def test_an_actor_that_was_stopped_is_run_like_a_new_one():
-    """`bus.use` would spawn it again; so does a run."""
+    """`bus.use` would spawn it again, and so does a run."""
     quota = Quota("quota")
     with Harness() as harness:
         harness.bus.spawn(quota)
@@ -1245,7 +1245,7 @@ def test_an_actor_that_was_stopped_is_run_like_a_new_one():
 
 @pytest.mark.parametrize("started", [False, True])
 def test_an_actor_that_lives_on_a_bus_of_its_own_cannot_be_run(started):
-    """It would have to answer from another time: the error says where it is, and what to give instead."""
+    """It would have to answer in another time, so the error says where it is and what to give instead."""
     bus = Bus()
     quota = bus.spawn(Quota("quota"))
     if started:
@@ -1262,7 +1262,7 @@ def test_an_actor_that_lives_on_a_bus_of_its_own_cannot_be_run(started):
 
 
 def test_an_actor_of_a_harness_that_is_over_cannot_be_run():
-    """It was not stopped, but its bus was."""
+    """The actor was not stopped, but its bus was."""
     with Harness() as harness:
         quota = harness.bus.spawn(Quota("quota"))
         harness.start()
@@ -1275,7 +1275,7 @@ def test_an_actor_of_a_harness_that_is_over_cannot_be_run():
 
 
 class Lively(Transform):
-    """Has a life cycle, and tells of each step in every way there is."""
+    """A filter with a life cycle that reports each step in every way there is."""
 
     def __init__(self) -> None:
         self.life: list[str] = []
@@ -1313,7 +1313,7 @@ class AsyncLively(Lively):
 
 @pytest.fixture
 def structlog_untouched() -> Iterator[None]:
-    """Whatever a test configures, or a bug leaves configured, is gone afterwards."""
+    """Reset what a test or a bug has configured in structlog."""
     yield
     structlog.reset_defaults()
 
@@ -1321,7 +1321,7 @@ def structlog_untouched() -> Iterator[None]:
 @pytest.mark.parametrize("kind", [Lively, AsyncLively])
 @both_colours
 def test_a_filter_is_started_and_stopped_around_the_run(kind, colour):
-    """Each time anew, and once only, however often it stands in the chain."""
+    """Each run starts and stops the filter once, however often it is in the chain."""
     filter = kind()
     for _ in range(2):
         assert run_filter(Pipeline(filter, when("nowhere", filter), filter), 1, colour=colour).outcome == Receipt(1)
@@ -1331,13 +1331,13 @@ def test_a_filter_is_started_and_stopped_around_the_run(kind, colour):
 
 @pytest.mark.parametrize("kind", [Lively, AsyncLively])
 def test_starting_is_no_part_of_the_elapsed_time(kind):
-    """`elapsed` is what the message took."""
+    """`elapsed` is the time that the message took."""
     assert run_filter(kind(), 1, next=after(2)).elapsed == 2
 
 
 @pytest.mark.parametrize("kind", [Lively, AsyncLively])
 def test_the_context_has_a_bus_a_clock_a_log_and_the_name(kind):
-    """What a filter is given at the start works."""
+    """A filter can use the context that it gets at the start."""
     filter = kind()
     run = run_filter(filter, 1)
 
@@ -1349,7 +1349,7 @@ def test_the_context_has_a_bus_a_clock_a_log_and_the_name(kind):
 
 @pytest.mark.parametrize("kind", [Lively, AsyncLively])
 def test_what_it_does_while_it_stops_is_shown_too(kind, capsys):
-    """Its `stop` is called around the run as its `start` is: its line is in `logs`, and not on the terminal."""
+    """`stop` is called around the run as `start` is, so its line is in `logs` and not on the terminal."""
     run = run_filter(kind(), 1)
 
     assert [entry["event"] for entry in run.logs] == ["begun", "seen", "ended"]
@@ -1358,7 +1358,7 @@ def test_what_it_does_while_it_stops_is_shown_too(kind, capsys):
 
 
 def test_a_filter_that_cannot_start_ends_the_run():
-    """Its error is raised at once, and those that had started are stopped."""
+    """The filter's error is raised at once, and filters that had started are stopped."""
 
     class Unlucky(Lively):
         def start(self, context):
@@ -1371,7 +1371,7 @@ def test_a_filter_that_cannot_start_ends_the_run():
 
 
 def test_a_filter_that_cannot_stop_is_told_of():
-    """A file that cannot be closed is a bug of the filter's: the test hears of it."""
+    """A file that cannot be closed is a bug of the filter, so the test gets the error."""
 
     class Unlucky(Lively):
         def stop(self):
@@ -1387,14 +1387,14 @@ def test_a_filter_that_cannot_stop_is_told_of():
 
 
 def test_a_filter_is_stopped_though_the_run_ends_in_an_error():
-    """Whatever happens to the message."""
+    """The filter is stopped, whatever happens to the message."""
     lively = Lively()
     assert run_filter(Pipeline(lively, made_transform(boom)), 1).error is not None
     assert lively.life == ["start", "transform", "stop"]
 
 
 def test_a_request_has_nobody_to_answer_it():
-    """The bus of a run is empty, and says so."""
+    """The bus of a run is empty, and the error says so."""
 
     class Asks(Lively):
         def transform(self, message):
@@ -1407,7 +1407,7 @@ def test_a_request_has_nobody_to_answer_it():
 
 
 def test_a_filter_may_bring_subscriptions_of_its_own():
-    """What it publishes to them is handled before the run is over."""
+    """A message for such a subscription is handled before the run ends."""
 
     class Counts(Transform):
         def __init__(self) -> None:
@@ -1427,7 +1427,7 @@ def test_a_filter_may_bring_subscriptions_of_its_own():
 
 
 def test_an_error_of_a_task_that_nobody_waits_for_is_told(caplog):
-    """asyncio would log it: the test hears of it in the run, or by an error."""
+    """asyncio would only log it: the test gets it in the run, or as an error."""
 
     async def careless(message, call_next):
         async def fails():
@@ -1459,13 +1459,13 @@ def talks(message):
 
 @every_shape
 def test_a_filter_that_says_nothing_has_no_lines(shape):
-    """Those of the bus that its context has are not its."""
+    """Log lines of the bus in its context do not count as the filter's."""
     assert run_filter(shape.make(stamp), 5, colour=shape.colour).logs == []
 
 
 @both_colours
 def test_lines_through_structlog_are_caught(colour, capsys):
-    """As data, in order; nothing is printed."""
+    """The lines are data, in order, and nothing is printed."""
     run = run_filter(Pipeline(Log(), talks), 5, colour=colour)
 
     assert [entry["event"] for entry in run.logs] == ["said", "message.passed"]
@@ -1475,7 +1475,7 @@ def test_lines_through_structlog_are_caught(colour, capsys):
 
 
 def test_lines_of_the_next_run_are_its_own():
-    """A run's lines do not run into the one before."""
+    """Lines of one run do not appear in the next."""
     first, second = run_filter(talks, 1), run_filter(talks, 2)
 
     assert [entry["body"] for entry in first.logs] == [1]
@@ -1483,7 +1483,7 @@ def test_lines_of_the_next_run_are_its_own():
 
 
 def test_structlog_is_not_configured_afterwards_if_it_was_not_before():
-    """A library configures nothing, and neither does its test kit."""
+    """A library does not configure structlog, and neither does its test kit."""
     assert not structlog.is_configured()
     run_filter(talks, 1)
     assert not structlog.is_configured()
@@ -1492,7 +1492,7 @@ def test_structlog_is_not_configured_afterwards_if_it_was_not_before():
 @pytest.mark.usefixtures("structlog_untouched")
 @pytest.mark.parametrize("cached", [False, True])
 def test_the_users_configuration_of_structlog_is_the_same_afterwards(cached):
-    """Their processors are left out during the run, and are back after it; nothing of the run goes there."""
+    """The user's processors are not used during the run and are back afterwards, so they see no line of it."""
     lines = io.StringIO()
     structlog.configure(
         processors=[structlog.processors.JSONRenderer()],
@@ -1520,7 +1520,7 @@ def test_the_users_configuration_of_structlog_is_the_same_afterwards(cached):
 
 @pytest.mark.usefixtures("structlog_untouched")
 def test_the_configuration_is_the_same_after_an_error():
-    """Also if the run could not be."""
+    """This also holds if the run could not start."""
     structlog.configure(processors=[structlog.processors.JSONRenderer()])
     before = list(structlog.get_config()["processors"])
     for wrong in (lambda: run_filter(5, 1), lambda: run_filter(passing, 1, next=[]), lambda: run_filter(Timeout(1), 1)):
@@ -1530,7 +1530,7 @@ def test_the_configuration_is_the_same_after_an_error():
 
 
 def test_the_standard_librarys_lines_go_where_they_always_go(caplog):
-    """A run takes nothing away from `logging`."""
+    """A run takes nothing from `logging`."""
 
     def talks_plainly(message, call_next):
         logging.getLogger("shop").warning("careful")
@@ -1557,7 +1557,7 @@ def leak(message):
 
 @every_shape_but_actors
 def test_variables_that_a_filter_leaves_changed_are_named(shape):
-    """Sorted, also those that had no value before; the test's own are as they were."""
+    """The names are sorted and include variables that had no value before; the test's own variables do not change."""
     run = run_filter(shape.make(leak), 1, colour=shape.colour)
 
     assert run.leaks == ("tenant", "unset")
@@ -1567,7 +1567,7 @@ def test_variables_that_a_filter_leaves_changed_are_named(shape):
 
 @every_shape_but_actors
 def test_variables_are_named_though_the_filter_fails(shape):
-    """An error is no excuse."""
+    """A filter that fails is still checked for leaks."""
 
     def leak_and_fail(message):
         leak(message)
@@ -1580,7 +1580,7 @@ def test_variables_are_named_though_the_filter_fails(shape):
 
 
 def test_an_actor_leaks_nothing_into_who_asks_it():
-    """It answers in a copy of the publisher's context."""
+    """An actor answers in a copy of the publisher's context."""
     run = run_filter(Asked(leak), 1)
 
     assert (run.error, run.leaks) == (None, ())
@@ -1589,7 +1589,7 @@ def test_an_actor_leaks_nothing_into_who_asks_it():
 
 @every_shape
 def test_a_filter_sees_the_tests_variables(shape):
-    """As it would see its publisher's."""
+    """The filter sees them as it would see its publisher's."""
     token = tenant.set("of the test")
     try:
         run = run_filter(shape.make(lambda message: message.with_headers(tenant=tenant.get())), 1, colour=shape.colour)
@@ -1602,7 +1602,7 @@ def test_a_filter_sees_the_tests_variables(shape):
 
 @both_colours
 def test_a_variable_that_is_put_back_is_no_leak(colour):
-    """Also one that is set to the value that it had."""
+    """A variable that is set to the value it had is not a leak either."""
 
     @around
     def careful(message):
@@ -1626,7 +1626,7 @@ def test_a_variable_that_is_put_back_is_no_leak(colour):
 )
 @both_colours
 def test_the_filters_of_the_package_leak_nothing(filter, colour):
-    """Neither when all is well nor when the rest fails."""
+    """No filter leaks when all is well, or when the rest fails."""
     assert run_filter(filter, 1, colour=colour).leaks == ()
     run = run_filter(filter, 1, next=ValueError("down"), colour=colour)
     assert (type(run.error), run.leaks) == (ValueError, ())
@@ -1641,7 +1641,7 @@ def innermost(message):
 
 @every_shape
 def test_a_traceback_ends_in_the_users_own_line(shape):
-    """No frame of the bus, and none of the test kit, stands in it."""
+    """The traceback contains no frame of the bus and none of the test kit."""
     error = run_filter(shape.make(innermost), 1, colour=shape.colour).error
     frames = traceback.extract_tb(error.__traceback__)  # type: ignore[union-attr]
 
@@ -1657,13 +1657,13 @@ CHAIN = {
 
 @pytest.mark.parametrize(("chain", "functions"), CHAIN.values(), ids=CHAIN)
 def test_a_traceback_shows_the_filters_in_a_row(chain, functions):
-    """The one that failed, and those around it, nothing in between."""
+    """The traceback shows the filter that failed and those around it, with nothing in between."""
     assert names(run_filter(chain, 1).error) == functions
 
 
 @both_colours
 def test_a_traceback_shows_what_next_did(colour):
-    """A function given as `next` is the user's, and its line is the last."""
+    """A function given as `next` is the user's, so its line is the last one."""
     run = run_filter(Pipeline(passing_in(colour), once), 1, next=innermost)
 
     assert names(run.error) == [passing_in(colour).__name__, "once", "innermost"]
@@ -1671,7 +1671,7 @@ def test_a_traceback_shows_what_next_did(colour):
 
 @both_colours
 def test_reading_the_outcome_twice_shows_the_same_error_twice(colour):
-    """An error that is looked at does not grow."""
+    """An error does not grow when it is looked at."""
     run = run_filter(Pipeline(passing_in(colour), made_transform(innermost)), 1)
     seen = []
     for _ in range(3):
@@ -1685,7 +1685,7 @@ def test_reading_the_outcome_twice_shows_the_same_error_twice(colour):
 
 @both_colours
 def test_causes_are_kept_and_trimmed(colour):
-    """`raise … from …` in a filter is shown as it would be on a bus."""
+    """`raise … from …` in a filter looks as it would on a bus."""
 
     @around
     def wraps(message):
@@ -1705,7 +1705,7 @@ def test_causes_are_kept_and_trimmed(colour):
 
 @both_colours
 def test_an_error_carries_no_mark_of_the_run(colour):
-    """The same object may be raised by the next run, and is blamed on who raises it there."""
+    """The next run may raise the same object, which is then blamed on the part that raises it there."""
     error = ConnectionError("shared")
 
     def raises(message):
@@ -1721,7 +1721,7 @@ def test_an_error_carries_no_mark_of_the_run(colour):
 
 
 def test_within_a_harness_the_time_is_the_harnesss(harness):
-    """Its clock goes on by what the run took; its bus has heard nothing of it."""
+    """The harness's clock advances by the time that the run took; its bus sees none of the run's messages."""
     inbox = harness.bus.subscribe(">")
     harness.advance(10)
     run = run_filter(Retry(jitter=0), 1, next=[ConnectionError("down"), Receipt(1)])
@@ -1734,7 +1734,7 @@ def test_within_a_harness_the_time_is_the_harnesss(harness):
 
 
 def test_within_a_harness_nothing_is_disturbed(harness):
-    """What waits on the harness's bus waits still, and comes when it is due."""
+    """Messages that wait on the harness's bus still wait, and come when they are due."""
     seen = []
     harness.bus.subscribe("later", lambda message: seen.append(message.body))
     harness.start()
@@ -1746,7 +1746,7 @@ def test_within_a_harness_nothing_is_disturbed(harness):
 
 
 def test_a_filter_may_be_run_in_a_handler_of_a_harness(harness):
-    """On a thread of the harness's own."""
+    """The filter runs on a thread of the harness."""
     seen = []
     harness.bus.subscribe("x", lambda message: seen.append(run_filter(passing, message.body).outcome))
     harness.start()
@@ -1757,7 +1757,7 @@ def test_a_filter_may_be_run_in_a_handler_of_a_harness(harness):
 
 
 def test_runs_may_be_nested():
-    """A filter that tries another one, say."""
+    """A filter may run another filter."""
 
     @transform
     def tries(message):
@@ -1781,7 +1781,7 @@ SYNC = {
 
 @pytest.mark.parametrize(("filter", "outcome", "elapsed"), SYNC.values(), ids=SYNC)
 def test_a_sync_filter_may_be_run_on_a_running_loop(filter, outcome, elapsed):
-    """In an `async def` test of some plugin: it waits for no event of that loop."""
+    """A filter can run in an `async def` test of a plugin, because it waits for no event of that loop."""
 
     async def main():
         run = run_filter(filter, 1, next=Receipt(2))
@@ -1795,7 +1795,7 @@ ASYNC = {"async": (apassing, {}), "as async": (once, {"colour": "async"}), "next
 
 @pytest.mark.parametrize(("filter", "options"), ASYNC.values(), ids=ASYNC)
 def test_an_async_filter_on_a_running_loop_is_told_what_to_write(filter, options):
-    """No hang, and no riddle: it needs a loop of its own, whose time is virtual."""
+    """It needs its own loop with virtual time, so the error says what to write, and nothing hangs."""
     told = []
 
     async def main():
@@ -1816,14 +1816,14 @@ def test_an_async_filter_on_a_running_loop_is_told_what_to_write(filter, options
 
 
 def test_a_run_works_on_any_thread():
-    """One at a time."""
+    """Runs work on other threads, one at a time."""
     runs = [InThread(run_filter, waits_around, 1).result() for _ in range(2)]
 
     assert [run.elapsed for run in runs] == [3.5, 3.5]
 
 
 def test_a_second_thread_is_told_that_there_is_one_at_a_time():
-    """The package's clock and locks are replaced meanwhile: two runs on two threads would get into each other's way."""
+    """The package's clock and locks are replaced during a run, so two runs on two threads would disturb each other."""
     inside, leave = threading.Event(), threading.Event()
 
     def wait(message):
@@ -1875,7 +1875,7 @@ assert not structlog.is_configured()
 
 
 def test_threads_that_come_at_once_are_run_or_told():
-    """Whatever the moment: a run that is right, or the error that says why; and nothing is left behind."""
+    """Each thread gets a correct run or an error that says why, at any moment, and nothing is left behind."""
     done = subprocess.run([sys.executable, "-c", AT_ONCE], capture_output=True, text=True, timeout=300, check=False)
 
     assert done.stderr == ""
@@ -1931,7 +1931,7 @@ print(run_filter(lambda message, call_next: call_next(message), 1).outcome)
 @pytest.mark.parametrize("what", ["filter", "async filter", "actor", "handler", "async handler"])
 @pytest.mark.few(1)
 def test_ctrl_c_ends_the_run_at_once(what):
-    """Whatever is running, and on whichever thread: the interrupt gets out, and nothing is left behind."""
+    """The interrupt gets out whatever is running and on any thread, and nothing is left behind."""
     done = subprocess.run([sys.executable, "-c", CTRL_C, what], capture_output=True, text=True, timeout=300, check=False)
 
     assert done.stdout.splitlines() == ["interrupted", "Receipt(mailboxes=1, duplicate=False)"]
@@ -1948,7 +1948,7 @@ def told(run: FilterRun) -> str:
 
 @both_colours
 def test_the_story_of_a_retry(colour):
-    """Word for word: when, who, what."""
+    """The story says word for word when, who and what."""
     run = run_filter(
         Retry(attempts=3, wait=0.1, jitter=0),
         Message("orders.placed", {"sku": "tea"}),
@@ -1970,7 +1970,7 @@ def test_the_story_of_a_retry(colour):
 
 
 def test_the_story_of_a_chain_that_drops():
-    """Each filter on its way in and on its way out, with the headers that it has set."""
+    """The story shows each filter on its way in and out, with the headers that it has set."""
     chain = Pipeline(SetHeaders({"shop": "corner"}), Validate({">": int}), made_transform(lambda message: Dropped("too many")))
     run = run_filter(chain, "12")
 
@@ -1987,7 +1987,7 @@ def test_the_story_of_a_chain_that_drops():
 
 
 def test_the_story_of_a_rest_that_is_late():
-    """The moment at which it was cancelled, and what came of it."""
+    """The story shows when the rest was cancelled and what followed."""
     run = run_filter(Pipeline(apassing, Timeout(2)), 1, next=after(5))
 
     assert isinstance(run.error, TimeoutError)
@@ -2003,7 +2003,7 @@ def test_the_story_of_a_rest_that_is_late():
 
 
 def test_the_story_of_a_filter_that_forgets_to_return():
-    """What is long is cut: one line a moment."""
+    """A long text is cut, because each moment is one line."""
 
     def forgetful(message, call_next):
         call_next(message)
@@ -2022,26 +2022,26 @@ def test_the_story_of_a_filter_that_forgets_to_return():
 
 
 def test_the_story_of_a_message_that_nobody_is_given():
-    """A drop tells nothing of a rest that was not run."""
+    """The story of a drop does not mention a rest that was not run."""
     assert "next #1" not in run_filter(made_transform(lambda message: Dropped("no")), 1).story
 
 
 class Rude:
-    """Cannot be shown."""
+    """An object that cannot be shown."""
 
     def __repr__(self) -> str:
         raise ValueError("no repr")
 
 
 class Tall:
-    """Is shown on two lines."""
+    """An object that is shown on two lines."""
 
     def __repr__(self) -> str:
         return "first\nsecond"
 
 
 def test_a_body_that_cannot_be_shown_is_no_reason_to_fail():
-    """Nobody asks for its repr on a bus; here the story says so, and the run is as it would be there."""
+    """A bus would not need its repr: the story says that it cannot be shown, and the run is the same as there."""
     run = run_filter(passing, Rude(), next=Receipt(2))
 
     assert run.outcome == Receipt(2)
@@ -2059,7 +2059,7 @@ ONE_LINE = {
 
 @pytest.mark.parametrize("make", ONE_LINE.values(), ids=ONE_LINE)
 def test_a_moment_is_one_line(make):
-    """Whatever is in it."""
+    """A moment takes one line, whatever is in it."""
     run = make()
 
     assert run.error is None or isinstance(run.error, ValueError)
@@ -2072,14 +2072,14 @@ def test_a_moment_is_one_line(make):
     ids=["reason", "error"],
 )  # fmt: skip
 def test_no_line_of_a_story_is_endless(filter):
-    """A screen is 130 characters, or so."""
+    """A line is at most about 130 characters long, as wide as a screen."""
     run = run_filter(filter, "x" * 500)
     assert run.error is None or isinstance(run.error, ZeroDivisionError)
     assert max(len(line) for line in run.story.splitlines()) < 130
 
 
 def test_a_story_shows_the_message_as_it_came():
-    """Also of a filter that has changed the body since."""
+    """A filter that changes the body later does not change the story."""
 
     @transform
     def mutates(message):
@@ -2157,7 +2157,7 @@ def failed(pytester: pytest.Pytester) -> Callable[[str], str]:
 
 
 def test_a_failed_assertion_shows_the_story(failed):
-    """With the fixture: below the assertion, step by step."""
+    """The fixture adds the story below the assertion, step by step."""
     text = failed("test_wrong")
 
     assert "assert 2 == 1" in text
@@ -2166,7 +2166,7 @@ def test_a_failed_assertion_shows_the_story(failed):
 
 
 def test_a_failed_assertion_shows_the_story_of_a_run_without_the_fixture(failed):
-    """Imported or as a fixture, it is the same function."""
+    """The imported function and the fixture are the same."""
     text = failed("test_imported")
 
     assert "run_filter(price), given test {'price': 7}" in text
@@ -2174,7 +2174,7 @@ def test_a_failed_assertion_shows_the_story_of_a_run_without_the_fixture(failed)
 
 
 def test_an_error_of_the_filter_is_shown_with_its_story_and_the_users_line(failed):
-    """The last line of the traceback is the filter's own; frames of the kit are hidden."""
+    """The last line of the traceback is the filter's own, and frames of the kit are hidden."""
     text = failed("test_raised")
 
     assert 'return message.with_body(message.body["price"])' in text
@@ -2184,7 +2184,7 @@ def test_an_error_of_the_filter_is_shown_with_its_story_and_the_users_line(faile
 
 
 def test_a_list_that_was_too_short_shows_the_story(failed):
-    """Here more than anywhere one wants to see who ran the rest so often."""
+    """The story shows who ran the rest so often."""
     text = failed("test_too_short")
 
     assert "ScriptEnded" in text
@@ -2193,7 +2193,7 @@ def test_a_list_that_was_too_short_shows_the_story(failed):
 
 
 def test_of_many_runs_the_last_few_are_shown(failed):
-    """The last is what the assertion is about; a hundred stories would hide it."""
+    """The assertion is about the last run, and a hundred stories would hide it."""
     text = failed("test_many")
 
     assert "given test {'price': 7}" in text
@@ -2201,7 +2201,7 @@ def test_of_many_runs_the_last_few_are_shown(failed):
 
 
 def test_a_story_is_shown_with_its_own_test_only(failed):
-    """A test without a run shows none, though runs of other tests came before it."""
+    """A test without a run shows no story, even if runs of other tests came before it."""
     text = failed("test_other")
 
     assert "assert False" in text
@@ -2212,7 +2212,7 @@ def test_a_story_is_shown_with_its_own_test_only(failed):
 
 
 def test_a_filter_is_free_when_its_run_is():
-    """The kit keeps the last few runs to show them, and no filter."""
+    """The kit keeps the last few runs to show them, but keeps no filter alive."""
 
     class Heavy(Transform):
         def transform(self, message):

@@ -84,7 +84,7 @@ def simple(colour: str, act: Callable[[Message], Any]) -> Any:
 
 
 def name_of(colour: str) -> str:
-    """The name of what the two above make."""
+    """The name of a handler that the two functions above make."""
     return "handler" if colour == "sync" else "ahandler"
 
 
@@ -97,7 +97,7 @@ async def abody_of(message):
 
 
 def steps(run: HandlerRun) -> list[tuple[str, str]]:
-    """Who did what, without the times."""
+    """Return who did what, without the times."""
     return [(moment.who, moment.what) for moment in run.moments]
 
 
@@ -219,7 +219,7 @@ GIVEN: dict[str, tuple[Any, Any, Any]] = {
 
 @pytest.mark.parametrize(("handler", "given", "value"), GIVEN.values(), ids=GIVEN)
 def test_parameters_are_filled_as_on_a_bus(handler, given, value):
-    """By their annotations: the message, its body as a type, the delivery, the bus."""
+    """The annotations decide: a parameter gets the message, its body as a type, the delivery, or the bus."""
     run = run_handler(handler, given)
 
     assert run.value == value
@@ -229,7 +229,7 @@ def test_parameters_are_filled_as_on_a_bus(handler, given, value):
 
 
 def test_a_body_may_be_left_out():
-    """For a handler that looks at none."""
+    """A handler that does not look at the body needs none."""
     run = run_handler(body_of)
 
     assert run.value is None
@@ -237,7 +237,7 @@ def test_a_body_may_be_left_out():
 
 
 def test_a_builtin_is_a_handler():
-    """`list.append`, the shortest one there is."""
+    """`list.append` is the shortest handler there is."""
     found: list[Any] = []
     message = Message("x", 1)
 
@@ -247,7 +247,10 @@ def test_a_builtin_is_a_handler():
 
 @both_colours
 def test_a_message_comes_as_it_was_made(colour):
-    """Subject, headers, key and all the rest: the same object, where nothing is asked for."""
+    """
+    The handler gets the same object with its subject, headers, key and all the rest, unless its annotation asks for another
+    type.
+    """
     message = Message("orders.eu", 1, headers={"shop": "corner"}, key="k", ttl=60, reply_to="back", correlation_id="c")
     seen: list[Any] = []
     run = run_handler(simple(colour, seen.append), message)
@@ -257,13 +260,13 @@ def test_a_message_comes_as_it_was_made(colour):
 
 
 def test_a_subject_may_be_an_object():
-    """`Ref`, as on a bus."""
+    """A message to a `Ref` can be given to a handler, as on a bus."""
     assert run_handler(lambda message: message.subject, Message(Ref((1, 2)))).value == Ref((1, 2))
 
 
 @both_colours
 def test_the_delivery_is_the_first_taking(colour):
-    """Attempt 1, not settled yet, of this message."""
+    """The delivery is attempt 1 of this message, and not settled yet."""
     message = Message("x", 1)
     run = run_handler(
         coloured(colour, lambda delivery: (delivery.attempt, delivery.redelivered, delivery.settled, delivery.message)), message
@@ -273,7 +276,7 @@ def test_the_delivery_is_the_first_taking(colour):
 
 
 def test_the_handler_is_called_once():
-    """Whatever it returns, be it a value or what is refused as one."""
+    """The handler runs once, whatever it returns, even if the value is refused."""
     calls: list[Any] = []
     for value in (None, 0, False, ""):
         calls.clear()
@@ -303,7 +306,7 @@ BAD: dict[str, tuple[Any, Any, str]] = {
 
 @pytest.mark.parametrize(("handler", "given", "told"), BAD.values(), ids=BAD)
 def test_a_body_that_does_not_fit_is_refused_in_the_handlers_name(handler, given, told):
-    """As on a bus: `Rejected`, with every reason, and dead at once; the handler is not called."""
+    """The handler is not called: the message is dead at once, and `Rejected` has every reason, as on a bus."""
     run = run_handler(handler, given)
     name = getattr(handler, "__name__", type(handler).__name__)
 
@@ -317,7 +320,7 @@ def test_a_body_that_does_not_fit_is_refused_in_the_handlers_name(handler, given
 
 @pytest.mark.parametrize(("handler", "given", "told"), BAD.values(), ids=BAD)
 def test_a_refusal_has_the_same_name_in_the_story(handler, given, told):
-    """It was no filter that refused it."""
+    """The story blames the same part as the error, and not a filter."""
     run = run_handler(handler, given)
 
     assert "rejected by a filter" not in run.story
@@ -325,7 +328,7 @@ def test_a_refusal_has_the_same_name_in_the_story(handler, given, told):
 
 
 def test_a_handler_may_refuse_by_itself():
-    """A `Rejected` that says nobody is the handler's."""
+    """A `Rejected` without a name gets the handler's name."""
 
     def picky(message):
         raise Rejected(None, "not today")
@@ -352,7 +355,7 @@ RAISED = [
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 @both_colours
 def test_an_error_is_kept_as_the_same_object(error, colour):
-    """Whatever it is: dead, and raised by `value`."""
+    """Any error makes the message dead, and `value` raises it."""
 
     def fails(message):
         raise error
@@ -369,7 +372,7 @@ def test_an_error_is_kept_as_the_same_object(error, colour):
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 @both_colours
 def test_an_interrupt_is_kept_or_gets_out(kind, colour):
-    """It is seen, it is not dead (a bus would stop, and give it back), and the next run is as good as the first."""
+    """An interrupt is seen, and does not make the message dead; the next run is as good as the first."""
 
     def interrupted(message):
         raise kind("now")
@@ -389,7 +392,7 @@ def test_an_interrupt_is_kept_or_gets_out(kind, colour):
 
 @both_colours
 def test_a_stop_iteration_is_an_error(colour):
-    """In a coroutine Python makes a RuntimeError of it."""
+    """Python turns it into a RuntimeError in a coroutine."""
 
     def stops(message):
         raise StopIteration("over")
@@ -402,7 +405,7 @@ def test_a_stop_iteration_is_an_error(colour):
 
 @both_colours
 def test_a_traceback_ends_in_the_users_own_line(colour):
-    """No frame of the bus, and none of the test kit, stands in it."""
+    """The traceback contains no frame of the bus and none of the test kit."""
 
     def innermost(message):
         raise ValueError("here")
@@ -414,7 +417,7 @@ def test_a_traceback_ends_in_the_users_own_line(colour):
 
 
 def test_a_traceback_shows_the_filters_around():
-    """In a row."""
+    """The traceback lists the filters around a handler in their order."""
 
     def watching(message, call_next):
         return call_next(message)
@@ -427,7 +430,7 @@ def test_a_traceback_shows_the_filters_around():
 
 @both_colours
 def test_reading_the_value_twice_shows_the_same_error_twice(colour):
-    """An error that is looked at does not grow."""
+    """An error does not grow when it is looked at."""
 
     def innermost(message):
         raise ValueError("here")
@@ -475,7 +478,7 @@ SETTLED: dict[str, tuple[Callable[[Any], Any], str, float]] = {
 @pytest.mark.parametrize(("act", "settlement", "delay"), SETTLED.values(), ids=SETTLED)
 @both_colours
 def test_a_handler_may_settle_its_delivery(act, settlement, delay, colour):
-    """What it said counts, and what it returns is its value all the same."""
+    """The handler's settlement counts, and its return value is still the value."""
     run = run_handler(coloured(colour, act), 1)
 
     assert (run.settlement, run.delay, run.value) == (settlement, delay, "value")
@@ -484,7 +487,7 @@ def test_a_handler_may_settle_its_delivery(act, settlement, delay, colour):
 
 @both_colours
 def test_a_rejected_delivery_is_dead(colour):
-    """With the reason, in the handler's name."""
+    """The error has the reason and the handler's name."""
     run = run_handler(coloured(colour, reject), 1)
 
     assert run.settlement == "dead"
@@ -496,12 +499,12 @@ def test_a_rejected_delivery_is_dead(colour):
 
 @both_colours
 def test_a_delivery_that_is_given_back_at_once_does_not_come_again(colour):
-    """One message, one call: what a bus would do next is not this test's."""
+    """One message makes one call; what a bus would do next is outside this test."""
     calls: list[int] = []
 
     def give_back(delivery):
         calls.append(delivery.attempt)
-        if len(calls) < 50:  # else nobody would see the end of it
+        if len(calls) < 50:  # otherwise nobody would see the end of it
             delivery.retry()
         return "value"
 
@@ -520,7 +523,7 @@ SETTLED_AND_FAILED: dict[str, tuple[Callable[[Any], Any], str]] = {
 @pytest.mark.parametrize(("act", "settlement"), SETTLED_AND_FAILED.values(), ids=SETTLED_AND_FAILED)
 @both_colours
 def test_the_first_settlement_wins_over_an_error(act, settlement, colour):
-    """As on a bus; what it raised is seen nevertheless."""
+    """The settlement counts as on a bus, and the error is still visible."""
 
     def settle_and_fail(delivery):
         act(delivery)
@@ -534,7 +537,7 @@ def test_the_first_settlement_wins_over_an_error(act, settlement, colour):
 
 @both_colours
 def test_a_delivery_that_is_given_back_at_once_by_one_that_fails_does_not_come_again(colour):
-    """Not even then."""
+    """The handler is called once, even if it gives the delivery back and then fails."""
     calls: list[int] = []
 
     def give_back_and_fail(delivery):
@@ -551,7 +554,7 @@ def test_a_delivery_that_is_given_back_at_once_by_one_that_fails_does_not_come_a
 
 @both_colours
 def test_a_delivery_that_was_rejected_is_dead_for_that_reason(colour):
-    """An error that follows is not why."""
+    """A later error is not the reason."""
 
     def reject_and_fail(delivery):
         delivery.reject("damaged")
@@ -565,7 +568,7 @@ def test_a_delivery_that_was_rejected_is_dead_for_that_reason(colour):
 
 @both_colours
 def test_settling_twice_is_an_error_of_the_handlers(colour):
-    """It is told, and the first settlement stands."""
+    """The second settlement raises an error, and the first one counts."""
 
     def twice(delivery):
         delivery.ack()
@@ -578,7 +581,7 @@ def test_settling_twice_is_an_error_of_the_handlers(colour):
 
 
 def test_settling_after_the_run_is_too_late():
-    """A delivery that was kept is over."""
+    """A delivery that was kept after the run cannot be settled."""
     kept: list[Any] = []
     assert run_handler(coloured("sync", kept.append), 1).settlement == "acknowledged"
 
@@ -612,7 +615,7 @@ def test_a_handler_that_goes_on_after_it_has_settled_is_waited_for():
 
 @both_colours
 def test_an_expired_message_is_not_handled(colour):
-    """Dropped, as on a bus; the handler is not called, and there is no error."""
+    """The message is dropped as on a bus: the handler is not called, and there is no error."""
     calls: list[Any] = []
     run = run_handler(simple(colour, calls.append), Message("x", 1, ttl=5, time=1))
 
@@ -624,7 +627,7 @@ def test_an_expired_message_is_not_handled(colour):
 
 
 def test_a_message_with_time_to_live_is_handled():
-    """`now` of the virtual clock begins at the computer's time."""
+    """The virtual clock begins at the computer's time, so a time to live does not run out."""
     assert run_handler(body_of, Message("x", 1, ttl=5)).value == 1
 
 
@@ -645,7 +648,7 @@ async def apublishes(message, bus: Bus):
 
 @pytest.mark.parametrize("handler", [publishes, apublishes])
 def test_what_a_handler_publishes_is_shown_in_order(handler):
-    """Nobody listens, and nobody has to; the message itself is not among it."""
+    """Nobody needs to listen, and the message itself is not in the list."""
     run = run_handler(handler, 1)
 
     assert [(message.subject, message.body) for message in run.published] == [("side.one", 1), ("side.two", 2)]
@@ -654,7 +657,7 @@ def test_what_a_handler_publishes_is_shown_in_order(handler):
 
 @pytest.mark.parametrize("handler", [body_of, abody_of])
 def test_an_answer_goes_where_the_message_wants_it(handler):
-    """To `reply_to`, with its correlation id."""
+    """The answer goes to `reply_to` with the message's correlation id."""
     message = Message("x", 5, reply_to="back", correlation_id="c")
     run = run_handler(handler, message)
 
@@ -663,12 +666,12 @@ def test_an_answer_goes_where_the_message_wants_it(handler):
 
 
 def test_an_answer_of_none_is_no_answer():
-    """As on a bus."""
+    """A handler that returns None publishes no answer, as on a bus."""
     assert run_handler(body_of, Message("x", None, reply_to="back")).published == []
 
 
 def test_what_was_published_before_an_error_is_shown():
-    """A test may want to see that it was too early."""
+    """A test may need to see that the publish came too early."""
 
     def hasty(message, bus: Bus):
         bus.publish("bill.sent")
@@ -682,7 +685,7 @@ def test_what_was_published_before_an_error_is_shown():
 
 @both_colours
 def test_what_a_handler_publishes_to_its_own_subject_does_not_come_to_it(colour):
-    """One message, one call."""
+    """One message makes one call, even if the handler publishes to its own subject."""
     calls: list[Any] = []
 
     def handler(message, bus: Bus):
@@ -703,7 +706,7 @@ def test_what_a_handler_publishes_to_its_own_subject_does_not_come_to_it(colour)
 
 @both_colours
 def test_a_request_has_nobody_to_answer_it(colour):
-    """The bus is the handler's alone, and says so; give what it asks for to the handler instead."""
+    """The bus belongs to the handler alone, and the error says to give the needed part to the handler instead."""
 
     def asks(message, bus: Bus):
         return bus.request("prices.tea", timeout=2)
@@ -722,7 +725,7 @@ def test_a_request_has_nobody_to_answer_it(colour):
 
 
 def test_what_a_handler_awaits_takes_virtual_time():
-    """asyncio's sleeping, time-outs, task groups and threads."""
+    """asyncio's sleeps, timeouts, task groups and threads work inside a handler."""
 
     async def busy(message):
         await asyncio.sleep(10)
@@ -741,7 +744,7 @@ def test_what_a_handler_awaits_takes_virtual_time():
 
 @pytest.mark.parametrize("seconds", [0.25, 3600, 86_400 * 10], ids=["moment", "hour", "ten days"])
 def test_a_long_sleep_takes_no_time(seconds):
-    """And is told to the second."""
+    """The run reports the exact time that the handler slept."""
 
     async def patient(message):
         await asyncio.sleep(seconds)
@@ -753,7 +756,7 @@ def test_a_long_sleep_takes_no_time(seconds):
 
 
 def test_a_handler_that_sleeps_for_ever_is_told():
-    """No test hangs."""
+    """A handler that never ends raises an error, so no test hangs."""
 
     async def rounds(message):
         for _ in itertools.count():
@@ -765,7 +768,7 @@ def test_a_handler_that_sleeps_for_ever_is_told():
 
 
 def test_a_handler_that_waits_for_nobody_is_told():
-    """It has returned nothing: that it has not returned is the news."""
+    """The error says that the handler did not return."""
 
     async def stuck(message):
         await asyncio.Event().wait()
@@ -776,7 +779,7 @@ def test_a_handler_that_waits_for_nobody_is_told():
 
 
 def test_a_background_task_is_not_waited_for():
-    """What a handler starts and leaves behind is no part of it."""
+    """A task that a handler starts and leaves behind does not belong to the run."""
     seen: list[str] = []
     tasks: list[Any] = []
 
@@ -798,7 +801,7 @@ def test_a_background_task_is_not_waited_for():
 
 @both_colours
 def test_filters_stand_around_the_handler(colour):
-    """As with `bus.on(filters=…)`: the first is the outermost."""
+    """The first filter is the outermost, as with `bus.on(filters=…)`."""
     run = run_handler(
         simple(colour, lambda message: dict(message.headers)), 1, filters=[SetHeaders({"a": "1"}), SetHeaders({"a": "2"})]
     )
@@ -811,7 +814,7 @@ def test_filters_stand_around_the_handler(colour):
 
 @both_colours
 def test_a_retry_around_it_calls_it_again(colour):
-    """With its waits, in virtual time; the value is that of the last call."""
+    """The waits take virtual time, and the value is that of the last call."""
     errors: list[Exception] = [ConnectionError("a"), ConnectionError("b")]
 
     def flaky(message):
@@ -827,7 +830,7 @@ def test_a_retry_around_it_calls_it_again(colour):
 
 @both_colours
 def test_a_retry_that_gives_up_leaves_the_last_error(colour):
-    """Dead, with the same object."""
+    """The message is dead, and the error is the very object that was raised last."""
     errors = [ConnectionError("a"), ConnectionError("b")]
     left = list(errors)
 
@@ -842,7 +845,7 @@ def test_a_retry_that_gives_up_leaves_the_last_error(colour):
 
 @both_colours
 def test_a_filter_may_drop_the_message(colour):
-    """The handler is not called."""
+    """The handler is not called when a filter drops the message."""
     calls: list[Any] = []
     run = run_handler(simple(colour, calls.append), 1, filters=[transform(lambda message: Dropped("not today"))])
 
@@ -854,7 +857,7 @@ def test_a_filter_may_drop_the_message(colour):
 
 @both_colours
 def test_a_filter_may_refuse_the_message(colour):
-    """Dead, in the filter's name."""
+    """The message is dead, and the error names the filter."""
     calls: list[Any] = []
     run = run_handler(simple(colour, calls.append), "many", filters=[Validate({">": int})])
 
@@ -865,7 +868,7 @@ def test_a_filter_may_refuse_the_message(colour):
 
 @both_colours
 def test_a_filter_may_change_the_message(colour):
-    """Before the handler's own type is asked."""
+    """The message changes before it is checked against the handler's own type."""
 
     @transform
     def parse(message):
@@ -882,7 +885,7 @@ def test_a_filter_may_change_the_message(colour):
 
 @pytest.mark.parametrize("settles", [False, True], ids=["not settled", "settled early"])
 def test_a_time_out_around_an_async_handler_cancels_it(settles):
-    """At its second; the story goes on to what the filter made of it."""
+    """The handler is cancelled at its second, and the story continues with what the filter made of it."""
 
     async def slow(message, delivery: Delivery):
         if settles:
@@ -899,7 +902,7 @@ def test_a_time_out_around_an_async_handler_cancels_it(settles):
 
 
 def test_filters_that_do_not_fit_are_refused_in_the_words_of_on():
-    """A plain sync filter around an async handler, say."""
+    """A plain sync filter around an async handler is one that does not fit."""
     with pytest.raises(PipelineError, match="is a plain sync filter, but handler abody_of is async"):
         run_handler(abody_of, 1, filters=[lambda message, call_next: call_next(message)])
     with pytest.raises(PipelineError, match="set abandon=True"):
@@ -912,7 +915,7 @@ def test_filters_that_do_not_fit_are_refused_in_the_words_of_on():
 
 
 class Counter(Actor):
-    """Counts what it is sent, and tells everybody."""
+    """An actor that counts what it gets, and publishes the count."""
 
     def __init__(self, name: str | None = None) -> None:
         super().__init__(name)
@@ -935,7 +938,7 @@ class AsyncCounter(Counter):
 @pytest.mark.parametrize("kind", [Counter, AsyncCounter])
 @pytest.mark.parametrize("name", ["counter", None])
 def test_an_actor_keeps_its_state_from_run_to_run(kind, name):
-    """Its mail is addressed to it; afterwards it is at home nowhere, so that a bus may spawn it."""
+    """Mail is addressed to the actor, which belongs to no bus afterwards, so that a bus may spawn it."""
     counter = kind(name)
     runs = [run_handler(counter, given) for given in ("2", 3)]
 
@@ -949,18 +952,18 @@ def test_an_actor_keeps_its_state_from_run_to_run(kind, name):
 
 
 def test_an_actors_name_is_a_subject_too():
-    """A message may be addressed to it by name."""
+    """A message may be addressed to the actor by name."""
     assert run_handler(Counter("counter"), Message("counter", 4)).value == 4
 
 
 def test_a_message_for_somebody_else_is_no_mail_of_an_actors():
-    """It would never come to it on a bus: the mistake is told."""
+    """On a bus, the message would never reach the actor, so the run raises an error."""
     with pytest.raises(Exception, match="counter"):
         run_handler(Counter("counter"), Message("elsewhere", 4)).value
 
 
 def test_an_actor_refuses_in_its_name():
-    """As a handler does."""
+    """An actor refuses a body in its own name, as a handler does."""
     run = run_handler(Counter("counter"), "many")
 
     assert isinstance(run.error, Rejected)
@@ -969,7 +972,7 @@ def test_an_actor_refuses_in_its_name():
 
 
 def test_an_actor_may_stop_itself():
-    """After this message."""
+    """The actor finishes its message and then stops."""
 
     class Leaves(Actor):
         async def on_message(self, message):
@@ -983,7 +986,7 @@ def test_an_actor_may_stop_itself():
 
 
 def test_an_actor_may_spawn_others():
-    """What it sends them is shown; they are not this run's."""
+    """Messages to other actors are shown, but the actors do not belong to the run."""
 
     class Parent(Actor):
         def on_message(self, message):
@@ -998,24 +1001,24 @@ def test_an_actor_may_spawn_others():
 
 
 def test_filters_stand_around_an_actor():
-    """As with `bus.spawn(filters=…)`."""
+    """Filters surround an actor, as with `bus.spawn(filters=…)`."""
     counter = Counter("counter")
     assert run_handler(counter, 1, filters=[transform(lambda message: message.with_body(message.body * 10))]).value == 10
 
 
 def test_an_actor_that_lives_elsewhere_is_refused():
-    """It has one home; the error says where."""
+    """An actor belongs to one bus, and the error says where it is."""
     counter = Bus().spawn(Counter("counter"))
     with pytest.raises(SubscriptionError, match="is spawned already, on another bus"):
         run_handler(counter, 1)
     assert counter.bus is not None  # and it lives there still
 
 
-# --- what is no handler ------------------------------------------------------------------------------------------------
+# --- objects that are not handlers -------------------------------------------------------------------------------------
 
 
 def two_bodies(a: int, b: str):
-    """May take one."""
+    """A function with two parameters for the body, of which a handler may have only one."""
 
 
 WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
@@ -1031,14 +1034,14 @@ WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
 
 @pytest.mark.parametrize(("handler", "given", "kind", "told"), WRONG.values(), ids=WRONG)
 def test_what_is_no_handler_is_refused_in_the_words_of_on(handler, given, kind, told):
-    """The same message as `bus.on` would have; nothing is left behind."""
+    """The message is that of `bus.on`, and nothing is left behind."""
     with pytest.raises(kind, match=told):
         run_handler(handler, Message("orders.>") if given is Message else given)
     assert run_handler(body_of, 1).value == 1
 
 
 def test_a_refusal_names_the_tests_own_line():
-    """Not one of the kit's."""
+    """The error points at the line of the test and not at the test kit."""
     with pytest.raises(SubscriptionError, match=r"test_run_handler\.py"):
         run_handler(two_bodies, 1)
 
@@ -1048,13 +1051,13 @@ def test_a_refusal_names_the_tests_own_line():
 
 @both_colours
 def test_a_handler_that_says_nothing_has_no_lines(colour):
-    """Those of the bus around it are not its."""
+    """Log lines of the bus around it do not count as the handler's."""
     assert run_handler(simple(colour, body_of), 5).logs == []
 
 
 @both_colours
 def test_lines_through_structlog_are_caught(colour, capsys):
-    """As data; nothing is printed, and structlog is as it was."""
+    """The lines are data, nothing is printed, and structlog stays as it was."""
 
     def talks(message):
         structlog.get_logger().info("said", body=message.body)
@@ -1069,7 +1072,7 @@ def test_lines_through_structlog_are_caught(colour, capsys):
 @pytest.mark.parametrize("settle", [False, True], ids=["fails", "settles and fails"])
 @both_colours
 def test_the_buss_own_lines_are_not_the_handlers(settle, colour):
-    """`logs` is what the handler wrote: that it has died is `settlement`."""
+    """`logs` is what the handler wrote, and `settlement` says that the message died."""
 
     def fails(delivery):
         structlog.get_logger().warning("mine")
@@ -1083,7 +1086,7 @@ def test_the_buss_own_lines_are_not_the_handlers(settle, colour):
 
 
 def test_the_users_configuration_of_structlog_is_the_same_afterwards():
-    """And nothing of the run goes there."""
+    """No line of the run goes through the user's configuration."""
     lines: list[Any] = []
 
     def keep(logger, method, event):
@@ -1108,7 +1111,7 @@ tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="
 
 @both_colours
 def test_context_variables_do_not_leak_into_the_test(colour):
-    """Each delivery has a context of its own, and so has each run."""
+    """Each delivery has its own context, and so has each run."""
     seen: list[str] = []
 
     def sets(message):
@@ -1127,7 +1130,7 @@ def test_context_variables_do_not_leak_into_the_test(colour):
 
 @pytest.mark.parametrize("handler", [body_of, abody_of])
 def test_it_may_be_called_on_a_running_loop(handler):
-    """In an `async def` test of some plugin: the handler has a worker, and a loop, of its own."""
+    """An `async def` test of a plugin may call it: the handler has its own worker and its own loop."""
 
     async def main():
         return run_handler(handler, 5).value
@@ -1137,7 +1140,7 @@ def test_it_may_be_called_on_a_running_loop(handler):
 
 
 def test_within_a_harness_the_time_is_the_harnesss(harness):
-    """Its clock goes on by what the run took; its bus has heard nothing of it."""
+    """The harness's clock advances by the time that the run took; its bus sees none of the run's messages."""
 
     async def slow(message):
         await asyncio.sleep(3)
@@ -1155,7 +1158,7 @@ def test_within_a_harness_the_time_is_the_harnesss(harness):
 
 
 def test_a_handler_may_be_run_in_another():
-    """And in a filter."""
+    """A handler or a filter may run another handler."""
     assert run_handler(lambda message: run_handler(body_of, message.body).value, 3).value == 3
 
     @transform
@@ -1166,12 +1169,12 @@ def test_a_handler_may_be_run_in_another():
 
 
 def test_a_run_works_on_any_thread():
-    """One at a time."""
+    """Runs work on other threads, one at a time."""
     assert [InThread(run_handler, handler, 1).result().value for handler in (body_of, abody_of)] == [1, 1]
 
 
 def test_a_second_thread_is_told_that_there_is_one_at_a_time():
-    """As with run_filter."""
+    """A second thread gets an error, as with run_filter."""
     inside, leave = threading.Event(), threading.Event()
 
     def wait(message):
@@ -1191,7 +1194,7 @@ def test_a_second_thread_is_told_that_there_is_one_at_a_time():
 
 
 def test_a_handler_is_not_called_after_the_run():
-    """A delivery that was given back for later does not come, also if time passes in the harness around."""
+    """A delivery that was given back for later does not come, even if time passes in the harness."""
     calls: list[int] = []
 
     def give_back(delivery):
@@ -1215,7 +1218,7 @@ def told(run: HandlerRun) -> str:
 
 
 def test_the_story_of_a_handler_that_publishes_and_answers():
-    """Word for word: when, who, what."""
+    """The story says word for word when, who and what."""
 
     async def bill(order: Order, bus: Bus):
         await asyncio.sleep(0.5)
@@ -1235,7 +1238,7 @@ def test_the_story_of_a_handler_that_publishes_and_answers():
 
 
 def test_the_story_of_a_body_that_does_not_fit():
-    """Who refused it, why, and what became of it."""
+    """The story says who refused it, why, and what happened to it."""
     run = run_handler(number, "many")
 
     assert isinstance(run.error, Rejected)
@@ -1249,7 +1252,7 @@ def test_the_story_of_a_body_that_does_not_fit():
 
 
 def test_the_story_of_a_retry_around_a_handler():
-    """The handler's calls, and the filter's waits in between."""
+    """The story shows the handler's calls, and the filter's waits between them."""
     errors: list[Exception] = [ConnectionError("down")]
 
     def ship(message):
@@ -1270,7 +1273,7 @@ def test_the_story_of_a_retry_around_a_handler():
 
 
 def test_the_story_of_a_delivery_that_is_given_back():
-    """What the handler said, and what it returned after that."""
+    """The story shows how the handler settled it, and what it returned after that."""
 
     def later(message, delivery: Delivery):
         delivery.retry(5)
@@ -1299,7 +1302,7 @@ NAMED: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize(("handler", "name"), NAMED.values(), ids=NAMED)
 def test_a_handler_has_one_name_in_its_story(handler, name):
-    """In the title and in each line: the name that its subscription would have."""
+    """The title and each line show the name that its subscription would have."""
     run = run_handler(handler, 1)
     who = {moment.who for moment in run.moments} - {"bus"}
 
@@ -1309,14 +1312,14 @@ def test_a_handler_has_one_name_in_its_story(handler, name):
 
 
 class Rude:
-    """Cannot be shown."""
+    """An object that cannot be shown."""
 
     def __repr__(self) -> str:
         raise ValueError("no repr")
 
 
 def test_a_value_that_cannot_be_shown_is_no_reason_to_fail():
-    """Neither a body nor what is returned."""
+    """Neither a body nor a value that cannot be shown makes a run fail."""
     value = Rude()
     run = run_handler(lambda message: value, Rude())
 
@@ -1332,14 +1335,14 @@ def test_a_value_that_cannot_be_shown_is_no_reason_to_fail():
     ids=["value", "error", "refusal"],
 )
 def test_no_line_of_a_story_is_endless(handler):
-    """A screen is 130 characters, or so."""
+    """A line is at most about 130 characters long, as wide as a screen."""
     run = run_handler(handler, "x" * 500)
     assert run.error is None or isinstance(run.error, ValueError | Rejected)
     assert max(len(line) for line in run.story.splitlines()) < 130
 
 
 def test_a_moment_is_one_line():
-    """Whatever an error says."""
+    """A moment takes one line, whatever an error says."""
 
     def fails(message):
         raise ValueError("first\nsecond")
@@ -1369,7 +1372,7 @@ def test_raised():
 
 
 def test_a_failed_test_shows_the_story(pytester):
-    """With the fixture or without it; an error is shown with the handler's own line, and no frame of the kit."""
+    """The story appears with or without the fixture; an error shows the handler's own line, and no frame of the kit."""
     pytester.makepyfile(FAILING)
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:asyncio")
     result.assert_outcomes(failed=2)
@@ -1389,7 +1392,7 @@ def waits_first(message):
 
 
 def test_pauses_of_a_filter_around_it_take_virtual_time():
-    """Like everything else."""
+    """A pause of a filter takes virtual time, like everything else."""
     run = run_handler(body_of, 4, filters=[waits_first])
 
     assert (run.value, run.elapsed) == (4, 1.0)

@@ -25,7 +25,7 @@ EVERY_FAULT = (
 
 
 def failure(build: Any, **options: Any) -> SimulationFailed:
-    """What a simulation finds."""
+    """Return the failure that a simulation finds."""
     with pytest.raises(SimulationFailed) as caught:
         simulate(build, **options)
     return caught.value
@@ -43,7 +43,7 @@ def failure(build: Any, **options: Any) -> SimulationFailed:
 )
 @pytest.mark.few(1)
 def test_a_race_in_the_users_code_is_found(build: Any, says: str) -> None:
-    """Two threads, or two tasks, between one look and one step: within a hundred seeds."""
+    """A race of two threads or two tasks, between a look and a step, is found within a hundred seeds."""
     found = failure(build, seeds=100)
     assert found.why.startswith(says)
     assert f"PIPEBUS_SEED={found.seed}" in found.story
@@ -62,13 +62,13 @@ def test_a_race_in_the_users_code_is_found(build: Any, says: str) -> None:
 @scaled(20, 100)
 @pytest.mark.few(1)
 def test_code_without_a_race_passes(build: Any, count: int) -> None:
-    """One at a time, by one worker or in a filter actor, is safe in every order."""
+    """Code that runs one message at a time, by one worker or in a filter actor, is safe in every order."""
     simulate(build, seeds=count)
 
 
 @scaled(20, 100)
 def test_whatever_goes_wrong_is_accounted_for(count: int) -> None:
-    """Slow and failing handlers, full mailboxes and a stop in the middle: nothing is lost, and nothing counted twice."""
+    """Nothing is lost or counted twice with slow and failing handlers, full mailboxes and a stop in the middle."""
     simulate(s.counts_everything, seeds=count, faults=EVERY_FAULT)
 
 
@@ -84,7 +84,7 @@ def test_whatever_goes_wrong_is_accounted_for(count: int) -> None:
 )
 @pytest.mark.few(1)
 def test_each_kind_of_fault_strikes_and_the_story_names_the_one_that_matters(build: Any, where: str) -> None:
-    """Of all faults that a seed put in, those that make no difference are left out."""
+    """Faults that a seed put in and that make no difference are left out of the story."""
     found = failure(build, seeds=60, faults=EVERY_FAULT)
     headline = found.story.splitlines()[0]
     assert headline.count("where ") == 1, headline
@@ -92,14 +92,16 @@ def test_each_kind_of_fault_strikes_and_the_story_names_the_one_that_matters(bui
 
 
 def test_a_handler_that_is_not_safe_to_repeat_is_found() -> None:
-    """A fault may come when the work is done: who tries again does it twice."""
+    """A fault may come after the work is done, so a second attempt does the work twice."""
     found = failure(s.charges_once, seeds=100, faults=faults.error("work"))
     assert "of work fails after its work" in found.story.splitlines()[0]
 
 
 @pytest.mark.thorough
 def test_a_lock_from_before_the_run_is_named() -> None:
-    """It is real, and a thread that waits for it cannot be reached: told once, with the line, and not run again."""
+    """
+    The lock is real, and a thread that waits for it cannot be reached: one failure names the line, and the run is not repeated.
+    """
     found = failure(s.takes_a_lock_from_before, seeds=50)
     assert "waits for something outside the scheduler's control" in found.why
     assert "in handle: with EARLY:" in found.story
@@ -107,7 +109,7 @@ def test_a_lock_from_before_the_run_is_named() -> None:
 
 @pytest.mark.thorough
 def test_the_story_is_of_the_failure_that_is_told() -> None:
-    """A shorter run that fails in another way is no shorter story of this one."""
+    """A shorter run that fails in another way is not a shorter story of this one."""
     told = []
     for seed in range(20):
         try:
@@ -119,14 +121,14 @@ def test_the_story_is_of_the_failure_that_is_told() -> None:
 
 
 def test_a_fault_of_what_is_not_there_is_told() -> None:
-    """A typing mistake must not make a simulation of nothing."""
+    """A typing mistake must not make a simulation worthless."""
     with pytest.raises(PipelineError, match=r"nothing is called 'sel'; there is .*sell"):
         simulate(s.sells_once, seeds=2, faults=faults.error("sel"))
 
 
 @pytest.mark.thorough
 def test_a_failing_seed_replays_word_for_word() -> None:
-    """Here, and in another process with other hashes."""
+    """The replay is the same here and in another process with other hashes."""
     found = failure(s.sells_twice, seeds=100)
     assert failure(s.sells_twice, seeds=[found.seed]).story == found.story
 
@@ -144,7 +146,7 @@ def test_a_failing_seed_replays_word_for_word() -> None:
 
 
 def test_the_story_is_short_and_ends_where_it_failed() -> None:
-    """It shows the lines of the user's own code, who ran them, and the assertion."""
+    """The story shows lines of the user's own code, who ran them, and the assertion."""
     found = failure(s.sells_twice, seeds=100)
     lines = found.story.splitlines()
     assert len(lines) < 70
@@ -156,7 +158,7 @@ def test_the_story_is_short_and_ends_where_it_failed() -> None:
 
 @pytest.mark.thorough
 def test_one_seed_of_the_environment_is_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a story says about seeing it again is so."""
+    """The story's advice on how to see the failure again is right."""
     found = failure(s.sells_twice, seeds=100)
     monkeypatch.setenv("PIPEBUS_SEED", str(found.seed))
     assert failure(s.sells_twice, seeds=3).story == found.story
@@ -177,12 +179,12 @@ def test_one_seed_of_the_environment_is_that_one(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_what_no_assertion_asks_for_fails_too(build: Any, says: str) -> None:
-    """A thread that nobody wakes, one that never ends, and errors that nobody put in."""
+    """A thread that nobody wakes, one that never ends, and an unexpected error each fail a simulation."""
     assert failure(build, seeds=1).why.startswith(says)
 
 
 def test_chance_is_the_seeds_and_is_given_back() -> None:
-    """`random` is seeded for each run, and afterwards as it was before."""
+    """`random` is seeded for each run, and restored afterwards."""
     random.seed(42)
     expected = random.random()
     random.seed(42)
@@ -205,7 +207,7 @@ def test_chance_is_the_seeds_and_is_given_back() -> None:
     ids=["build", "faults", "watching", "no-seeds", "text"],
 )
 def test_wrong_arguments_are_told(arguments: dict[str, Any], says: str) -> None:
-    """By name, with what was found and what to write."""
+    """The error names the argument, what was found and what to write."""
     with pytest.raises(PipelineError, match=says):
         simulate(**arguments)
 
@@ -220,6 +222,6 @@ def test_wrong_arguments_are_told(arguments: dict[str, Any], says: str) -> None:
     ids=["slow", "error", "overflow"],
 )
 def test_wrong_faults_are_told_where_they_are_made(make: Any, says: str) -> None:
-    """Not only with the seed that would put them in."""
+    """The error comes when the fault is made, not only with a seed that would use it."""
     with pytest.raises(PipelineError, match=says):
         make()

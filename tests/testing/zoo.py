@@ -18,7 +18,7 @@ from pipebus.values.quantities import Seconds
 
 
 class Animal(NamedTuple):
-    """A wrong filter."""
+    """A filter that breaks a law."""
 
     law: str
     make: Callable[[], Any]
@@ -27,7 +27,7 @@ class Animal(NamedTuple):
 
 
 class Mutator(Transform):
-    """Writes into the body that others read."""
+    """Writes into a body that others read."""
 
     def transform(self, message: Message) -> Message:
         if isinstance(message.body, dict):
@@ -36,7 +36,7 @@ class Mutator(Transform):
 
 
 class Eager(Around):
-    """Runs the rest again when it was dropped, and has not said so."""
+    """Runs the rest again after a drop without declaring that it does."""
 
     def around(self, message: Message) -> Steps:
         outcome = yield message
@@ -46,7 +46,7 @@ class Eager(Around):
 
 
 class Stubborn(Around):
-    """Says that it runs the rest twice at most, and does so thrice."""
+    """Claims to run the rest at most twice, and runs it three times."""
 
     repeats = True
     passes = 2
@@ -59,7 +59,7 @@ class Stubborn(Around):
 
 
 def deaf(message: Message, call_next: Any) -> Any:
-    """Makes a drop of whatever ends the rest, a cancellation too."""
+    """Makes a drop of anything that ends the rest, even of a cancellation."""
     try:
         return call_next(message)
     except Exception:
@@ -78,7 +78,7 @@ async def deaf_async(message: Message, call_next: Any) -> Any:
 
 @around
 def wrapper(message: Message) -> Steps:
-    """Makes another error of every error."""
+    """Turns every error into another error."""
     try:
         return (yield message)
     except Exception as error:
@@ -87,7 +87,7 @@ def wrapper(message: Message) -> Steps:
 
 @around
 def swallower(message: Message) -> Steps:
-    """Every error is fine."""
+    """Treats every error as a drop."""
     try:
         return (yield message)
     except Exception:
@@ -96,7 +96,7 @@ def swallower(message: Message) -> Steps:
 
 @transform
 def two_faced(message: Message) -> Message:
-    """Looks whether it stands on a loop."""
+    """Looks whether it runs on a loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -105,7 +105,7 @@ def two_faced(message: Message) -> Message:
 
 
 class Forgetful(Around):
-    """Keeps the message of its pass where the next pass finds it."""
+    """Keeps its message where the next pass finds it."""
 
     waits = True
     message: Message
@@ -129,7 +129,7 @@ class Confused(Around):
 
 @transform
 def forger(message: Message) -> Message:
-    """Makes a new message, with an id of its own."""
+    """Makes a new message with a new id."""
     return Message(
         message.subject, message.body, headers=dict(_free(message)), time=message.time, correlation_id=message.correlation_id
     )
@@ -137,7 +137,7 @@ def forger(message: Message) -> Message:
 
 @transform
 def stripper(message: Message) -> Message:
-    """Makes a new message of the old one's id, without the headers that the bus needs."""
+    """Makes a new message with the old id, but without the headers that the bus needs."""
     return Message(
         message.subject,
         message.body,
@@ -150,7 +150,7 @@ def stripper(message: Message) -> Message:
 
 @transform
 def breaker(message: Message) -> Message:
-    """Forgets what the message belongs to."""
+    """Forgets the message's key, reply address and correlation id."""
     copy = Message(message.subject, message.body, id=message.id, time=message.time)
     import msgspec
 
@@ -162,13 +162,13 @@ def _free(message: Message) -> list[tuple[str, str]]:
 
 
 def silent(message: Message, call_next: Any) -> None:
-    """Forgets to return."""
+    """Forgets to return the outcome."""
     call_next(message)
 
 
 @around
 def chatterbox(message: Message) -> Steps:
-    """Returns what is no outcome."""
+    """Returns something that is not an outcome."""
     yield message
     return "all is well"
 
@@ -177,13 +177,13 @@ tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="
 
 
 def leaky(message: Message, call_next: Any) -> Any:
-    """Sets who the tenant is, for good."""
+    """Sets the tenant and never restores it."""
     tenant.set("acme")
     return call_next(message)
 
 
 class Moody(Transform):
-    """Says that it is deterministic, and counts."""
+    """Claims to be deterministic, and counts."""
 
     deterministic = True
     numbers = itertools.count()
@@ -193,7 +193,7 @@ class Moody(Transform):
 
 
 class Growing(Transform):
-    """Says that it is idempotent, and adds something each time."""
+    """Claims to be idempotent, and adds something each time."""
 
     idempotent = True
 
@@ -221,7 +221,7 @@ class Mayfly(Transform):
 
 @dataclass(eq=False)
 class Shy(Transform):
-    """Has a setting that no JSON can hold."""
+    """Has a setting that JSON cannot hold."""
 
     limit: float = float("inf")
 
@@ -231,7 +231,7 @@ class Shy(Transform):
 
 @dataclass(eq=False)
 class Inflating(Transform):
-    """Keeps its setting in other units than it takes it."""
+    """Keeps its setting in units other than those it takes."""
 
     wait: Seconds = 1.0
 
@@ -256,7 +256,7 @@ class Untyped(Transform):
 
 
 class Bouncer(Around):
-    """Tells its message from another by what it keeps on itself, and drops what it does not know again."""
+    """Recognises its message by what it keeps on itself, and drops one that it does not recognise."""
 
     message: Message
 
@@ -267,7 +267,7 @@ class Bouncer(Around):
 
 
 class Mixer(Around):
-    """Keeps the header of its pass where the next pass finds it."""
+    """Keeps its header where the next pass finds it."""
 
     waits = True
     correlation: str | None
@@ -281,7 +281,7 @@ class Mixer(Around):
 
 
 class Persistent(Around):
-    """Tries again whatever happens, a cancellation too."""
+    """Tries again after any error, even after a cancellation."""
 
     repeats = True
     passes = 3
@@ -318,7 +318,7 @@ class Borrower(Transform):
 
 
 class Counting(Transform):
-    """Says that it is deterministic, and counts on itself."""
+    """Claims to be deterministic, and counts on itself."""
 
     deterministic = True
 

@@ -1,7 +1,7 @@
 """
 A transport as unlike memory as can be: everything is bytes, arrives later on a thread of its own, and has to be acknowledged.
 
-What is returned, or lost with its lease, is delivered again with the number of its takings. Queues of named subscriptions
+What is returned, or lost with its lease, is delivered again with the number of the attempt. Queues of named subscriptions
 stay when nobody is bound to them, as a store's would.
 """
 
@@ -33,7 +33,7 @@ class Copy:
 
 
 class Queue:
-    """What one subscription has coming."""
+    """The messages of one subscription."""
 
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
@@ -94,7 +94,7 @@ class ByteTransport(Transport):
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
-        for queue in self._queues.values():  # whoever has these can settle them no more
+        for queue in self._queues.values():  # their holders can no longer settle them
             for copy in queue.out.values():
                 insort(queue.waiting, copy)
             queue.out.clear()
@@ -146,7 +146,7 @@ class ByteTransport(Transport):
     # --- for tests -------------------------------------------------------------------------------------------------------
 
     def inject(self, subject: str, data: bytes, delay: float = 0.0) -> int:
-        """Put bytes on the wire; to how many subscriptions they go."""
+        """Put bytes on the wire, and return how many subscriptions get them."""
         with self._changed:
             due = self._around.clock.monotonic() + delay
             reached = [q for q in self._queues.values() if any(p.matches(subject) for p in q.binding.patterns)]
@@ -156,7 +156,7 @@ class ByteTransport(Transport):
             return len(reached)
 
     def wait_for(self, arrivals: int) -> None:
-        """Block until so many messages have been taken in by their subscriptions."""
+        """Block until subscriptions have accepted this many messages."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.arrivals >= arrivals, timeout=10)
 

@@ -1,4 +1,4 @@
-"""Buses on every transport there is, and on one of the tests' own."""
+"""Buses on every transport, including one that exists only for the tests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ memory, and `-m thorough` runs all of it on everything.
 """
 
 LONG = {"test_running_tasks_are_not_collected", "test_publish_during_stop_is_kept_or_raises"}
-"""Of the contract, what takes seconds on every transport."""
+"""Tests of the contract that take seconds on every transport."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -66,7 +66,7 @@ def _byte_transport(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=EVERYWHERE)
 def url(request: pytest.FixtureRequest) -> str:
-    """Where the bus of this test runs."""
+    """The URL of the transport that this test runs on."""
     found: str = request.param
     return found
 
@@ -76,7 +76,7 @@ MakeBus = Callable[..., Bus]
 
 @pytest.fixture
 def make_bus() -> Iterator[MakeBus]:
-    """Makes buses, not yet started, that are stopped when the test ends."""
+    """Return a function that makes buses, not yet started, and stop them when the test ends."""
     made: list[Bus] = []
 
     def make(url: str, **options: Any) -> Bus:
@@ -96,7 +96,7 @@ def bus(url: str, make_bus: MakeBus) -> Bus:
 
 @pytest.fixture
 def stage(server: Any) -> Iterator[Any]:
-    """A stream of its own on it."""
+    """A stage with its own stream on the server."""
     from nats_server import NatsStage
 
     stage = NatsStage(server)

@@ -4,7 +4,7 @@ A program to be killed: it publishes, handles, acknowledges and stops, and write
     python crash_child.py FILE HISTORY power|process
 
 What is in the history was promised: a publish that has returned, an acknowledgement that was confirmed. HISTORY.begun has the
-ids of acknowledgements that were begun: these may have been kept without anybody being told. All statements run on
+ids of acknowledgements that were begun: these may have been kept although no confirmation came. All statements run on
 one thread, because strace counts the calls of each thread apart: so the N-th call is the N-th of the program.
 """
 
@@ -38,14 +38,14 @@ SENT: Final[dict[str, dict[str, Any]]] = {
 }
 """What is published, in this order; and in the transaction of `transfer` the message `paid`."""
 DEAD: Final = {"poison", "refused"}
-"""What becomes a dead letter: one whose handler raises, one that it rejects."""
+"""Messages that become dead letters: the handler of one raises, and that of the other rejects it."""
 PAID: Final = "paid"
 
 _connect = connections.connect
 
 
 class Rows:
-    """What a statement gave, fetched to its end: in the last step SQLite may write."""
+    """The rows of a statement, all fetched at once, because SQLite may write in the last step."""
 
     def __init__(self, cursor: sqlite3.Cursor) -> None:
         self._rows = iter(cursor.fetchall())
@@ -83,7 +83,7 @@ class OnOneThread:
 
 
 def serve(bus: Bus, history: History, worker: str, begin: Callable[[str], object] = str) -> None:
-    """The subscription of this program and of the one after it; `begin` hears of each acknowledgement before it is made."""
+    """Subscribe for this program and the one after it; `begin` is called before each acknowledgement."""
 
     def handle(message: Message[Any], delivery: Delivery) -> None:
         id, attempt = message.id, delivery.attempt
@@ -116,7 +116,7 @@ def serve(bus: Bus, history: History, worker: str, begin: Callable[[str], object
 
 
 def publish(bus: Bus, history: History, publisher: str) -> dict[str, bool]:
-    """All that is sent; for each id whether it was there already."""
+    """Publish everything, and return for each id whether it was there already."""
     known = {}
     for id, options in SENT.items():
         history.record_attempt(id, f"a.{id}", publisher=publisher, key=options.get("key"), late="delay" in options)

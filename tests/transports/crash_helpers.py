@@ -15,7 +15,7 @@ from typing import Final
 from missing import missing
 
 CALLS: Final = "?pwrite64,?pwritev,?write,?fsync,?fdatasync,?ftruncate,?unlink,?unlinkat,?rename,?renameat,?renameat2"
-"""What changes a file, or brings it to the disk; "?": not every machine has it."""
+"""System calls that change a file or bring it to the disk; "?" marks those that not every machine has."""
 HERE: Final = Path(__file__).parent
 
 
@@ -60,7 +60,7 @@ def script(name: str, *arguments: object) -> list[str]:
 
 
 def calls(log: Path) -> list[tuple[str, str]]:
-    """Of a log, each call that ended well: (its name, the file's name)."""
+    """Return each call in a log that ended well: (its name, the file's name)."""
     found = []
     open_calls: dict[str, tuple[str, str]] = {}  # of each thread, what another one's line has cut
     for line in log.read_text(errors="replace").splitlines():

@@ -31,11 +31,13 @@ from pipebus.filters import Dedupe, Redeliver, Validate
 BRIDGE: Final = "bridge"
 TOTALS: Final = "totals"
 PATIENT: Final = 1_000
-"""Takings of a message whose way on is closed for a time."""
+"""Attempts for a message that cannot go on for a time."""
 
 
 def until_told(bus: Bus, name: str) -> None:
-    """Until the input has ended and nothing is left: not what waits for its time either, for which a drain would not wait."""
+    """
+    Wait until the input has ended and nothing is left, not even what waits for its time, which a drain would not wait for.
+    """
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.read()

@@ -41,7 +41,7 @@ class Copy:
 
 @dataclass
 class Queue:
-    """What one subscription has coming, whoever serves it."""
+    """The messages of one subscription, whichever program serves it."""
 
     patterns: Any
     durable: bool
@@ -60,7 +60,7 @@ class Queue:
 
 
 class Store:
-    """What outlives the buses."""
+    """The state that outlives the buses."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -70,7 +70,7 @@ class Store:
         self.numbers = itertools.count(1)
 
     def put(self, subject: str, data: bytes, delay: float = 0.0) -> int:
-        """Into every queue that wants it; called under the lock."""
+        """Put it into every queue that matches; called under the lock."""
         self.log.append((subject, data))
         reached = [queue for queue in self.queues.values() if queue.wants(subject)]
         for queue in reached:
@@ -113,7 +113,9 @@ class KeptTransport(Transport):
             self.thread.join()
 
     def end(self, taken: bool) -> None:
-        """Deliver nothing more; what is out goes back. `taken`: it counts, for nobody knows what became of it."""
+        """
+        Deliver nothing more, and give back what is out. With `taken`, it counts as an attempt, because its result is unknown.
+        """
         with self.store.changed:
             self.closed = True
             for name, queue in list(self.store.queues.items()):
@@ -200,7 +202,7 @@ class KeptTransport(Transport):
             self.hand_in(binding, name, queue, copy)
 
     def hand_in(self, binding: Binding, name: str, queue: Queue, copy: Copy) -> None:
-        """Not under the lock: it may be settled at once."""
+        """Deliver outside the lock, because the message may be settled at once."""
         takings = copy.takings
         if not binding.deliver(copy.data, (name, copy.number, takings), takings):
             with self.store.changed:
@@ -209,7 +211,7 @@ class KeptTransport(Transport):
                 self.full[name] = time.monotonic() + LATER
 
     def look_at_leases(self, now: float) -> None:
-        """Renew what is this bus's, and take back what nobody has renewed."""
+        """Renew this bus's leases, and take back what nobody has renewed."""
         for queue in self.store.queues.values():
             for number, copy in list(queue.out.items()):
                 if copy.holder is self:

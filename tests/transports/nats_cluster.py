@@ -15,7 +15,7 @@ import nats.errors
 from nats_server import NatsServer, free_port
 
 PATIENCE = 60.0
-"""Seconds to wait for what servers settle among themselves."""
+"""Seconds to wait until the servers agree."""
 
 
 class NatsCluster:
@@ -36,7 +36,7 @@ class NatsCluster:
 
     @property
     def url(self) -> str:
-        """It names all of them."""
+        """A URL that names every server of the cluster."""
         return f"nats://{','.join(one.place for one in self.servers.values())}"
 
     def start(self, name: str) -> None:
@@ -48,7 +48,7 @@ class NatsCluster:
         self.servers[name].stop(signal.SIGKILL)
 
     def ask(self, place: str, of: str | None = None, body: Any = None) -> dict[str, Any] | None:
-        """A question to JetStream, to one server or any; None: it does not answer, or says no."""
+        """Send a request to JetStream, to one server or any; None means that it does not answer, or refuses."""
 
         async def work() -> dict[str, Any] | None:
             names = self._alive if of is None else {of}
@@ -96,7 +96,7 @@ class NatsCluster:
         try:
             for name in self.servers:
                 self.start(name)
-            for name in self.servers:  # they know each other, and who leads them
+            for name in self.servers:  # they know each other, and have a leader
                 self._until(lambda name=name: self.ask("INFO", of=name), f"{name} has JetStream")  # type: ignore[misc]
         except BaseException:
             self.__exit__()

@@ -16,7 +16,7 @@ UNLIMITED: Final = {
     "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": True, "conn": -1, "leaf": -1,
     "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1,
 }  # fmt: skip
-"""Of an account that may use JetStream."""
+"""The limits of an account that may use JetStream."""
 
 
 class Key:
@@ -31,7 +31,7 @@ class Key:
         self.public = self._pair.public_key.decode()
 
     def signs(self, subject: Key, name: str, said: dict[str, Any], **more: Any) -> str:
-        """A JWT that says something of the subject."""
+        """Return a JWT about the subject."""
         claims = {"iat": int(time.time()), "iss": self.public, "sub": subject.public, "name": name, **more}
         claims["nats"] = {"version": 2, **said}
         claims["jti"] = base64.b32encode(hashlib.sha256(json.dumps(claims).encode()).digest()).decode().rstrip("=")
@@ -57,7 +57,7 @@ class Authority:
 
     @property
     def config(self) -> str:
-        """For the server."""
+        """The lines for the server's configuration."""
         operator, account = self.operator, {"type": "account", "limits": UNLIMITED}
         known = {self.account.public: operator.signs(self.account, "programs", account)}
         none = {"type": "account", "limits": UNLIMITED | {"mem_storage": 0, "disk_storage": 0}}
@@ -74,7 +74,7 @@ class Authority:
 
 
 def write_creds(file: Path, jwt: str, seed: str) -> Path:
-    """As the tools of NATS write them."""
+    """Write the file as the tools of NATS do."""
     file.write_text(
         f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"

@@ -34,7 +34,7 @@ PATIENCE = 10.0
 
 
 def server_program() -> str:
-    """Where nats-server is; without it the test is skipped, and fails in CI."""
+    """Return the path of nats-server; without it the test is skipped, and fails in CI."""
     beside = Path(sys.executable).with_name("nats-server")
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
@@ -55,7 +55,7 @@ class NatsServer:
         folder: For its files; it finds them again when it is started again.
         config: More of its configuration, as text.
         jetstream: It keeps messages.
-        limits: More of what stands in the block of JetStream, as text.
+        limits: More lines for JetStream's block, as text.
     """
 
     def __init__(self, folder: Path, config: str = "", jetstream: bool = True, limits: str = "") -> None:
@@ -101,7 +101,7 @@ class NatsServer:
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(how)
-            process.send_signal(signal.SIGCONT)  # one that was made to stand still hears nothing else
+            process.send_signal(signal.SIGCONT)  # a process that was stopped sees other signals only after this one
             process.wait(PATIENCE)
 
     def __enter__(self) -> NatsServer:
@@ -151,7 +151,7 @@ class NatsStage(UrlStage):
         return bus
 
     def lose_leases(self) -> None:
-        """What the server does when leases end, at once: it is told that whatever is out comes again."""
+        """Do at once what the server does when leases end: have everything that is out delivered again."""
 
         async def work(client: Any) -> None:
             jetstream = client.jetstream()
@@ -164,7 +164,7 @@ class NatsStage(UrlStage):
         with_client(self.server, work)
 
     def crash(self) -> None:
-        """The connections are cut, nothing is sent any more, and the leases end."""
+        """Cut the connections, send nothing more, and let the leases end."""
         killed = [engine_of(bus).transport for bus in self.buses if bus.state == "started"]
         for transport in killed:
             link = transport.link
@@ -174,7 +174,7 @@ class NatsStage(UrlStage):
         self.lose_leases()
 
     def inject(self, raw: bytes, subject: str) -> None:
-        """Bytes that say that they are an envelope."""
+        """Publish bytes that claim to be an envelope."""
 
         async def work(client: Any) -> None:
             headers = {"content-type": CLOUDEVENT}
@@ -196,7 +196,7 @@ class NatsStage(UrlStage):
 
 
 def write_in(stage: NatsStage, mode: str) -> NatsStage:
-    """A stage whose buses write their events so."""
+    """Return a stage whose buses write events in this mode."""
     stage.url = f"{stage.url}&events={mode}"
     return stage
 
@@ -222,7 +222,7 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self._target = port
         self.latency = 0.0  # seconds for each piece, each way
-        self.silent = False  # nothing is passed on, and nobody is told
+        self.silent = False  # nothing is passed on, and neither side learns of it
         self.cut_after: int | None = None  # bytes to the server until the connection is cut
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
@@ -248,7 +248,7 @@ class Proxy:
             threading.Thread(target=self._carry, args=(server, client, False), daemon=True).start()
 
     def _carry(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
-        deaf = False  # a silence lasts for as long as its connection: what was lost in it is never made up for
+        deaf = False  # a silence lasts as long as its connection: what was lost in it does not come later
         try:
             while piece := source.recv(4096):
                 if self.latency:

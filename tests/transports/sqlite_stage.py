@@ -18,7 +18,7 @@ from pipebus.transports.sqlite.records import Outgoing
 
 
 class Killed(WriteLock):
-    """The lock of a process that writes no more."""
+    """The lock of a process that no longer writes."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -42,7 +42,7 @@ class SqliteStage(UrlStage):
         return str(self.url)
 
     def sql(self, *statements: str) -> list[Any]:
-        """As another process would: the rows of the last statement."""
+        """Run statements as another process would, and return the rows of the last one."""
         lock = WriteLock(str(self.path), 10.0)
         lock.open()
         rows: list[Any] = []
@@ -76,7 +76,7 @@ class SqliteStage(UrlStage):
                 lock = transport.file.commits.lock
                 if isinstance(lock, Killed):
                     continue
-                with lock.held():  # nobody is in the middle of a transaction, and whoever waits for one gets none
+                with lock.held():  # nobody is in the middle of a transaction, and threads that wait for one get none
                     file, lock._file = lock._file, None
                     transport.file.commits.lock = Killed(str(self.path), 1.0)
                 os.close(file)

@@ -38,7 +38,7 @@ def figures(bus: Bus, name: str = "s") -> dict[str, Any]:
 
 
 def test_each_ending_of_a_delivery_is_told_to_the_transport_once(bus: Bus) -> None:
-    """Handled, returned, dropped, expired or dead: the transport may forget the message, or has it again."""
+    """The transport learns once whether it may forget the message, or gets it back."""
 
     @transform
     def no_spam(message: Message) -> Message | Dropped:
@@ -78,7 +78,7 @@ def test_each_ending_of_a_delivery_is_told_to_the_transport_once(bus: Bus) -> No
 
 
 def test_what_handlers_settle_while_the_bus_stops_reaches_the_transport(bus: Bus) -> None:
-    """A handler that is still at work when the stop begins is waited for, and its settlement is carried out."""
+    """A stop waits for a handler that is still running, and its settlement is carried out."""
     begun, closed = threading.Event(), threading.Event()
     bus.observe(lambda e: closed.set() if isinstance(e, events.StateChanged) and e.new == "stopped" else None)
 
@@ -116,7 +116,7 @@ def test_messages_for_a_named_subscription_wait_for_the_next_start(bus: Bus) -> 
 
 
 def test_a_lost_delivery_is_brought_again_as_its_second_attempt(bus: Bus) -> None:
-    """A reader holds it too long; somebody else gets it, and the late acknowledgement changes nothing."""
+    """A reader holds it too long, so another one gets it, and the late acknowledgement changes nothing."""
     subscription = bus.subscribe("a", name="s")
     with bus:
         bus.publish("a", id="m")
@@ -130,7 +130,7 @@ def test_a_lost_delivery_is_brought_again_as_its_second_attempt(bus: Bus) -> Non
 
 
 def test_a_delivery_that_is_lost_again_and_again_is_dead_in_the_end(bus: Bus) -> None:
-    """A message that ends its reader each time it is read is not brought for ever: `attempts` bounds it."""
+    """A message that ends its reader on every read is not delivered forever: `attempts` bounds it."""
     subscription = bus.subscribe("a", name="s", attempts=2)
     died = threading.Event()
     bus.observe(lambda e: died.set() if isinstance(e, events.Died) else None)
@@ -150,7 +150,7 @@ def test_a_delivery_that_is_lost_again_and_again_is_dead_in_the_end(bus: Bus) ->
 
 
 def test_a_transport_that_cannot_settle_does_not_stop_the_bus(bus: Bus) -> None:
-    """A settlement that fails is the lease's business; handlers go on."""
+    """A failed settlement is left to the lease, and handlers continue."""
     seen: list[Any] = []
     settle, failures = wire(bus).settle, [ConnectionError("gone")]
 
@@ -177,7 +177,7 @@ def test_a_transport_that_cannot_settle_does_not_stop_the_bus(bus: Bus) -> None:
     assert (sorted(set(seen)), failures) == ([1, 2], [])
 
 
-# --- bytes that are no message -----------------------------------------------------------------------------------------
+# --- bytes that are not a message --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_bytes_that_are_no_message_are_a_dead_letter_and_later_messages_flow(bus
 
 
 def test_undecodable_bytes_can_be_discarded(bus: Bus) -> None:
-    """A person who has looked at them throws them away; the law holds."""
+    """A person who has looked at them can discard them, and the figures add up."""
     bus.subscribe("a", lambda message: None, name="s")
     with bus:
         wire(bus).inject("a", b"junk")
@@ -241,7 +241,7 @@ def test_a_message_from_another_program_meets_the_delivery_chain_only(bus: Bus) 
 
 
 def test_a_full_mailbox_makes_the_transport_hold_and_offer_again(bus: Bus) -> None:
-    """Room for one: the publisher is not kept waiting, and all arrive in order."""
+    """A mailbox with room for one does not keep the publisher waiting, and all messages arrive in order."""
     seen: list[int] = []
     go = threading.Event()
 
@@ -260,7 +260,7 @@ def test_a_full_mailbox_makes_the_transport_hold_and_offer_again(bus: Bus) -> No
 
 
 def test_a_full_mailbox_holds_up_nobody_else(bus: Bus) -> None:
-    """The transport goes on with the other subscriptions."""
+    """The transport continues with the other subscriptions."""
     seen: list[int] = []
     all_seen, go = threading.Event(), threading.Event()
 
@@ -285,7 +285,7 @@ def test_a_full_mailbox_holds_up_nobody_else(bus: Bus) -> None:
     [pytest.param("drop_newest", [1, 2], id="drop_newest"), pytest.param("drop_oldest", [1, 4], id="drop_oldest")],
 )
 def test_what_an_overflow_rule_drops_is_settled(bus: Bus, overflow: Any, kept: list[int]) -> None:
-    """The transport hears of each dropped message, and keeps none of them."""
+    """The transport learns about each dropped message, and keeps none of them."""
     seen: list[int] = []
     begun, go, two = threading.Event(), threading.Event(), threading.Semaphore(0)
     bus.observe(lambda e: two.release() if isinstance(e, events.Discarded) else None)
@@ -312,7 +312,7 @@ def test_what_an_overflow_rule_drops_is_settled(bus: Bus, overflow: Any, kept: l
 
 
 def test_a_rejecting_mailbox_cannot_refuse_a_publisher_who_has_gone(bus: Bus) -> None:
-    """`overflow="reject"` has nobody to raise to here: the transport holds the message, as under "block"."""
+    """The publisher of an `overflow="reject"` mailbox is gone, so the transport holds the message, as under "block"."""
     seen: list[int] = []
     go = threading.Event()
 
@@ -330,7 +330,7 @@ def test_a_rejecting_mailbox_cannot_refuse_a_publisher_who_has_gone(bus: Bus) ->
 
 
 def test_what_an_ended_subscription_had_waiting_stays_in_the_store(bus: Bus) -> None:
-    """Unsubscribing drops it here, counted; under the same name it is there again."""
+    """Unsubscribing drops waiting messages here and counts them; a subscription with the same name gets them again."""
     seen: list[Any] = []
     subscription = bus.subscribe("a", lambda message: seen.append("first"), name="s")
     with bus:
@@ -348,7 +348,7 @@ def test_what_an_ended_subscription_had_waiting_stays_in_the_store(bus: Bus) -> 
 
 
 def test_a_message_over_the_limit_is_refused_before_it_is_sent(make_bus: MakeBus) -> None:
-    """`Bus(max_message_bytes=…)` is the transport's limit; the publisher hears of it."""
+    """`Bus(max_message_bytes=…)` is the transport's limit, and the publisher gets the error."""
     bus = make_bus(BYTES, max_message_bytes=1000)
     seen: list[Any] = []
     bus.subscribe("a", lambda message: seen.append(message.body), name="s")
@@ -362,7 +362,7 @@ def test_a_message_over_the_limit_is_refused_before_it_is_sent(make_bus: MakeBus
 
 
 def test_what_the_transport_raises_reaches_the_publisher_and_no_filter_is_blamed(bus: Bus) -> None:
-    """An error of the engine is the same object for the publisher, and no pipeline's `on_error` rules it."""
+    """The publisher gets an error of the engine as the same object, and no pipeline's `on_error` applies to it."""
     gone = ConnectionError("gone")
 
     def send(message: Message, delay: float) -> Receipt:

@@ -26,11 +26,11 @@ from pipebus.transports.base import Binding, Capabilities, Surroundings
 pytestmark = pytest.mark.thorough  # what it proves changes with the contract alone
 
 BROKEN = (AssertionError, PipebusError, pytest.fail.Exception)
-"""What a test of the contract ends with where a promise is not kept."""
+"""The errors with which a test of the contract reports a broken promise."""
 
 
 class Rewriting(KeptTransport):
-    """Hands in something else than the bytes that it has."""
+    """It hands in other bytes than it has."""
 
     def hand_in(self, binding: Binding, name: str, queue: Queue, copy: Copy) -> None:
         deliver, found = binding.deliver, self.rewritten(copy.data)
@@ -50,7 +50,7 @@ class Rewriting(KeptTransport):
 
 
 class LosesEveryTenth(KeptTransport):
-    """Every tenth publish gets its receipt and is forgotten."""
+    """It gives a receipt for every tenth publish and forgets the message."""
 
     count = itertools.count(1)
 
@@ -59,7 +59,7 @@ class LosesEveryTenth(KeptTransport):
 
 
 class KeepsNothing(KeptTransport):
-    """What nobody has taken yet is gone with the bus."""
+    """It loses messages that nobody has received when the bus ends."""
 
     def end(self, taken: bool) -> None:
         super().end(taken)
@@ -68,7 +68,7 @@ class KeepsNothing(KeptTransport):
 
 
 class ForgetsIds(KeptTransport):
-    """Promises to recognise ids, and does not."""
+    """It promises to recognise ids, and does not."""
 
     def send(self, message: Message[Any], delay: float) -> Receipt:
         self.store.ids.clear()
@@ -76,7 +76,7 @@ class ForgetsIds(KeptTransport):
 
 
 class ForgetsIdsAtRestart(KeptTransport):
-    """Recognises them until it is started again."""
+    """It recognises ids only until it is started again."""
 
     def start(self, surroundings: Surroundings) -> None:
         self.store.ids.clear()
@@ -84,7 +84,7 @@ class ForgetsIdsAtRestart(KeptTransport):
 
 
 class RemembersFailures(KeptTransport):
-    """An id whose message could not be encoded counts as sent."""
+    """It counts an id as sent although its message could not be encoded."""
 
     def encode(self, message: Message[Any]) -> bytes:
         try:
@@ -95,7 +95,7 @@ class RemembersFailures(KeptTransport):
 
 
 class CountsNobody(KeptTransport):
-    """Says that somebody listens where nobody does."""
+    """It reports listeners where there are none."""
 
     def send(self, message: Message[Any], delay: float) -> Receipt:
         receipt = super().send(message, delay)
@@ -103,7 +103,7 @@ class CountsNobody(KeptTransport):
 
 
 class AcceptsWhenClosed(KeptTransport):
-    """A publish that meets the stop gets a receipt for nothing."""
+    """It gives a receipt, and keeps nothing, for a publish that meets the stop."""
 
     def send(self, message: Message[Any], delay: float) -> Receipt:
         self.stood = getattr(self, "stood", 0) + 1
@@ -113,7 +113,7 @@ class AcceptsWhenClosed(KeptTransport):
 
 
 class TakesAnySize(KeptTransport):
-    """Has a limit that it does not look at."""
+    """It has a size limit that it ignores."""
 
     def encode(self, message: Message[Any]) -> bytes:
         return self.codec.encode(message)
@@ -123,7 +123,7 @@ class TakesAnySize(KeptTransport):
 
 
 class ReachesOne(KeptTransport):
-    """Of several subscriptions only the first gets the message."""
+    """It delivers a message only to the first of several subscriptions."""
 
     def send(self, message: Message[Any], delay: float) -> Receipt:
         receipt = super().send(message, delay)
@@ -134,7 +134,7 @@ class ReachesOne(KeptTransport):
 
 
 class DeliversTwice(KeptTransport):
-    """A message stays in its queue while it is out."""
+    """It keeps a message in its queue while it is out."""
 
     def hand_in(self, binding: Binding, name: str, queue: Queue, copy: Copy) -> None:
         super().hand_in(binding, name, queue, copy)
@@ -144,14 +144,14 @@ class DeliversTwice(KeptTransport):
 
 
 class OneAfterTheOther(KeptTransport):
-    """Delivers nothing to anybody while somebody has a message."""
+    """It delivers nothing to anybody while one message is out."""
 
     def next(self, now: float) -> Any:
         return None if any(queue.out for queue in self.store.queues.values()) else super().next(now)
 
 
 class FoldsCase(KeptTransport):
-    """Its engine does not know upper from lower case."""
+    """It does not distinguish upper from lower case."""
 
     def bind(self, binding: Binding) -> None:
         binding.patterns = tuple(_Folding(pattern) for pattern in binding.patterns)  # type: ignore[assignment]
@@ -167,7 +167,7 @@ class _Folding:
 
 
 class CopyForEachPattern(KeptTransport):
-    """Two patterns of one subscription that match give two copies."""
+    """It makes two copies when two patterns of one subscription match."""
 
     def send(self, message: Message[Any], delay: float) -> Receipt:
         receipt = super().send(message, delay)
@@ -179,7 +179,7 @@ class CopyForEachPattern(KeptTransport):
 
 
 class BindsLater(KeptTransport):
-    """Tells the server of a subscription when it gets round to it."""
+    """It informs the server about a subscription too late."""
 
     def bind(self, binding: Binding) -> None:
         timer = threading.Timer(0.05, lambda: super(BindsLater, self).bind(binding))
@@ -188,14 +188,14 @@ class BindsLater(KeptTransport):
 
 
 class ForgetsWhatIsReleased(KeptTransport):
-    """What comes back unharmed is taken for settled."""
+    """It treats a released message as settled."""
 
     def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
         super().settle(token, "acknowledge" if verdict == "release" else verdict, delay, why)
 
 
 class ReplaysNothing(KeptTransport):
-    """Promises older messages, and has none."""
+    """It promises older messages, and has none."""
 
     def bind(self, binding: Binding) -> None:
         binding.start = "new"
@@ -203,7 +203,7 @@ class ReplaysNothing(KeptTransport):
 
 
 class FallsAsleep(KeptTransport):
-    """After a quarter of a second without a message it hears of none."""
+    """It delivers nothing more after a quarter of a second without a message."""
 
     last = float("inf")
 
@@ -215,14 +215,14 @@ class FallsAsleep(KeptTransport):
 
 
 class NeverLate(KeptTransport):
-    """Promises to delay, and does not."""
+    """It promises to delay, and does not."""
 
     def send(self, message: Message[Any], delay: float) -> Receipt:
         return super().send(message, 0.0)
 
 
 class ForgetsTimeToLive(Rewriting):
-    """Its wire has no place for a time to live."""
+    """It loses the time to live on the wire."""
 
     def rewritten(self, data: bytes) -> Any:
         return msgspec.structs.replace(self.codec.decode(data), ttl=None)
@@ -232,7 +232,7 @@ class ForgetsTimeToLive(Rewriting):
 
 
 class LastInFirstOut(KeptTransport):
-    """Takes the newest first."""
+    """It delivers the newest message first."""
 
     def next(self, now: float) -> Any:
         for name, queue in self.store.queues.items():
@@ -242,7 +242,7 @@ class LastInFirstOut(KeptTransport):
 
 
 class ToTheBack(KeptTransport):
-    """What a stop hands back goes behind what came after it."""
+    """It puts what a stop hands back behind newer messages."""
 
     def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
         queue = self.store.queues[token[0]]
@@ -260,7 +260,7 @@ class _Yes(Capabilities, frozen=True):
 
 
 class RefusesNothing(KeptTransport):
-    """Has no order at all, and says so to nobody who asks."""
+    """It keeps no order at all, and yet accepts every bus that requires one."""
 
     capabilities = _Yes(**{**msgspec.structs.asdict(KeptTransport.capabilities), "order": "none"})
 
@@ -269,7 +269,7 @@ class RefusesNothing(KeptTransport):
 
 
 class AcknowledgesNothing(KeptTransport):
-    """An acknowledgement changes nothing: it comes again after the next stop."""
+    """It ignores acknowledgements, so messages come again after the next stop."""
 
     def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
         if verdict != "acknowledge":
@@ -280,7 +280,7 @@ class AcknowledgesNothing(KeptTransport):
 
 
 class AcknowledgesAtTheEnd(KeptTransport):
-    """Carries acknowledgements out when it stops, also those that it has confirmed."""
+    """It acknowledges only when it stops, even what it has confirmed."""
 
     def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
         if verdict == "acknowledge":
@@ -295,7 +295,7 @@ class AcknowledgesAtTheEnd(KeptTransport):
 
 
 class ForgetsTakings(KeptTransport):
-    """After the first taking it forgets that there was one."""
+    """It forgets after the first attempt that there was one."""
 
     def hand_in(self, binding: Binding, name: str, queue: Queue, copy: Copy) -> None:
         copy.takings = 0
@@ -303,7 +303,7 @@ class ForgetsTakings(KeptTransport):
 
 
 class NeverAgain(KeptTransport):
-    """What was taken once is never delivered again."""
+    """It never delivers a message twice."""
 
     def next(self, now: float) -> Any:
         found = super().next(now)
@@ -311,28 +311,28 @@ class NeverAgain(KeptTransport):
 
 
 class RenewsNothing(KeptTransport):
-    """A lease ends while its handler is at work."""
+    """It renews no lease, so a lease ends while its handler is running."""
 
     def renew(self, copy: Copy, now: float) -> None:
         return None
 
 
 class CountsAStop(KeptTransport):
-    """What a stop hands back counts as an attempt."""
+    """It counts what a stop hands back as an attempt."""
 
     def end(self, taken: bool) -> None:
         super().end(True)
 
 
 class CountsReleases(KeptTransport):
-    """What comes back unharmed counts as an attempt."""
+    """It counts a released message as an attempt."""
 
     def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
         super().settle(token, "return" if verdict == "release" else verdict, delay, why)
 
 
 class CrashesForGood(KeptTransport):
-    """What a killed process had is gone."""
+    """It loses what a killed process had."""
 
     def end(self, taken: bool) -> None:
         with self.store.changed:
@@ -342,7 +342,7 @@ class CrashesForGood(KeptTransport):
 
 
 class ComesAThirdTime(KeptTransport):
-    """A second taking is given back to everybody as well."""
+    """It gives the second attempt back, whatever the verdict."""
 
     def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
         super().settle(token, "return" if token[2] == 1 else verdict, delay, why)
@@ -352,14 +352,14 @@ class ComesAThirdTime(KeptTransport):
 
 
 class HotLoop(KeptTransport):
-    """Brings what was given back at once, whatever the delay."""
+    """It redelivers at once, whatever the delay."""
 
     def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
         super().settle(token, verdict, 0.0, why)
 
 
 class ForgetsWhatWaits(KeptTransport):
-    """Keeps delays in memory: a stop loses them."""
+    """It keeps delays in memory, so a stop loses them."""
 
     def end(self, taken: bool) -> None:
         with self.store.changed:
@@ -369,14 +369,14 @@ class ForgetsWhatWaits(KeptTransport):
 
 
 class BringsTheDead(KeptTransport):
-    """What is dead comes again, as anything that failed."""
+    """It redelivers dead messages like failed ones."""
 
     def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
         super().settle(token, "return" if verdict == "dead" else verdict, delay, why)
 
 
 class DropsGarbage(KeptTransport):
-    """Throws away what it cannot read."""
+    """It discards what it cannot read."""
 
     def hand_in(self, binding: Binding, name: str, queue: Queue, copy: Copy) -> None:
         try:
@@ -389,7 +389,7 @@ class DropsGarbage(KeptTransport):
 
 
 class PoisonFirst(KeptTransport):
-    """While something is to be tried again nothing else is delivered."""
+    """It delivers nothing else while a message waits to be tried again."""
 
     def next(self, now: float) -> Any:
         found = super().next(now)
@@ -399,20 +399,20 @@ class PoisonFirst(KeptTransport):
 
 
 class ReturnsAreDropped(KeptTransport):
-    """What is given back is gone."""
+    """It drops what is given back."""
 
     def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
         super().settle(token, "drop" if verdict == "return" else verdict, delay, why)
 
 
 class PromisesToKeepTheDead(KeptTransport):
-    """Says that it keeps dead letters, and leaves them to the bus."""
+    """It claims to keep dead letters, and leaves them to the bus."""
 
     capabilities = msgspec.structs.replace(KeptTransport.capabilities, dead_letters=True)
 
 
 class LosesHeaders(Rewriting):
-    """Carries bodies, and forgets headers and whatever joins messages."""
+    """It carries bodies, and forgets headers and correlation."""
 
     def rewritten(self, data: bytes) -> Any:
         return msgspec.structs.replace(self.codec.decode(data), headers=Headers(), correlation_id=None)
@@ -422,7 +422,7 @@ class LosesHeaders(Rewriting):
 
 
 class TakesNoForAYes(KeptTransport):
-    """What a subscription has no room for counts as delivered."""
+    """It counts a message as delivered when the subscription has no room."""
 
     def hand_in(self, binding: Binding, name: str, queue: Queue, copy: Copy) -> None:
         if not binding.deliver(copy.data, (name, copy.number, copy.takings), copy.takings):
@@ -431,7 +431,7 @@ class TakesNoForAYes(KeptTransport):
 
 
 class SharesOutBeforehand(KeptTransport):
-    """Each member of a group has its share, whether it is busy or not."""
+    """It gives each member of a group a fixed share, whether the member is busy or not."""
 
     def next(self, now: float) -> Any:
         found = super().next(now)
@@ -446,7 +446,7 @@ class SharesOutBeforehand(KeptTransport):
 
 
 class LosesAcknowledgementsOfTheEnd(KeptTransport):
-    """Acknowledgements wait for the next round of its thread, and after the last there is none."""
+    """It sends acknowledgements in the next round of its thread, and after the last round there is none."""
 
     def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
         queue = self.store.queues[token[0]]
@@ -458,7 +458,7 @@ class LosesAcknowledgementsOfTheEnd(KeptTransport):
 
 
 class UnbindsBeforeItIsSettled(KeptTransport):
-    """Forgets at unbind what is out, and what comes of it."""
+    """It forgets at unbind what is out, and loses its settlements."""
 
     def unbind(self, name: str) -> None:
         super().unbind(name)
@@ -469,7 +469,7 @@ class UnbindsBeforeItIsSettled(KeptTransport):
 
 
 class LeaksAThread(KeptTransport):
-    """One of its threads does not end."""
+    """It leaves one of its threads running."""
 
     def start(self, surroundings: Surroundings) -> None:
         super().start(surroundings)
@@ -477,7 +477,7 @@ class LeaksAThread(KeptTransport):
 
 
 class StopsSlowly(KeptTransport):
-    """Waits for an answer that does not come."""
+    """It waits at a stop for an answer that does not come."""
 
     def stop(self) -> None:
         LEAK.wait(20.0)
@@ -491,7 +491,7 @@ LEAK = threading.Event()
 
 
 class BreaksWhenCancelled(KeptTransport):
-    """A cancelled publish leaves its connection in the middle of a message."""
+    """It leaves its connection in the middle of a message when a publish is cancelled."""
 
     def send(self, message: Message[Any], delay: float) -> Receipt:
         if message.subject == "echo" and getattr(self, "broken", False):
@@ -501,7 +501,7 @@ class BreaksWhenCancelled(KeptTransport):
 
 
 class OneForAll(KeptTransport):
-    """What one bus's transport closes is closed for all."""
+    """It closes something that all buses share."""
 
     def end(self, taken: bool) -> None:
         OneForAll.closed = True
@@ -520,7 +520,7 @@ OneForAll.closed = False  # type: ignore[assignment]
 
 
 class LowersHeaders(Rewriting):
-    """Headers go through HTTP."""
+    """It writes header names in lower case, as HTTP may."""
 
     def rewritten(self, data: bytes) -> Any:
         message = self.codec.decode(data)
@@ -528,7 +528,7 @@ class LowersHeaders(Rewriting):
 
 
 class TrustsTheWire(Rewriting):
-    """Reads messages itself, and checks nothing."""
+    """It reads messages itself, and checks nothing."""
 
     def rewritten(self, data: bytes) -> Any:
         wire = msgspec.json.decode(data)
@@ -536,7 +536,7 @@ class TrustsTheWire(Rewriting):
 
 
 class Unpickles(Rewriting):
-    """Reads whatever Python can read."""
+    """It reads anything that Python can unpickle."""
 
     def rewritten(self, data: bytes) -> Any:
         with suppress(pickle.UnpicklingError):
@@ -545,7 +545,7 @@ class Unpickles(Rewriting):
 
 
 class SharesBodies(Rewriting):
-    """Reads each message once, and hands the same object to everybody."""
+    """It reads each message once, and hands the same object to everybody."""
 
     def rewritten(self, data: bytes) -> Any:
         known = vars(self.store).setdefault("read", {})
@@ -553,7 +553,7 @@ class SharesBodies(Rewriting):
 
 
 class ReadsAnyVersion(Rewriting):
-    """Takes every version for its own."""
+    """It accepts every version as its own."""
 
     def rewritten(self, data: bytes) -> Any:
         with suppress(msgspec.DecodeError):
@@ -648,7 +648,7 @@ CASES: list[tuple[type[KeptTransport], Callable[..., None], tuple[Any, ...]]] = 
     ("kind", "test", "arguments"), CASES, ids=lambda value: getattr(value, "__name__", None) and value.__name__
 )
 def test_a_broken_transport_fails(kind: type[KeptTransport], test: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """One defect, and the test of the contract that is about it ends with an error, in time."""
+    """A transport with one defect makes the contract's test for it fail, and in time."""
     stage = KeptStage(kind, patience=1.0, many=400)
     LEAK.clear()
     try:

@@ -14,7 +14,7 @@ from nats_server import NatsServer, NatsStage
 from pipebus.testing.contract import *  # noqa: F403
 
 SHORT_LEASES = ("test_a_crash_counts_as_an_attempt", "test_exit_without_stop_loses_nothing")
-"""Tests in which a process ends with messages in hand, and nobody tells the server before their leases end."""
+"""Tests in which a process ends with messages in hand, so the server learns of it only when their leases end."""
 
 
 @pytest.fixture

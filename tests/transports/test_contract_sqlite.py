@@ -14,7 +14,7 @@ from pipebus.testing.contract import *  # noqa: F403
 
 @pytest.fixture(params=["process", pytest.param("power", marks=pytest.mark.thorough)])
 def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    """Both durabilities. Each publish of "power" waits for the disk, so that one runs with what takes long."""
+    """The contract runs with both durabilities. Each publish of "power" waits for the disk, so that one has fewer messages."""
     durability = request.param
     stage = SqliteStage(tmp_path / "bus.db", f"?durability={durability}", many=1_000 if durability == "power" else 3_000)
     yield stage

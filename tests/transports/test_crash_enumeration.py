@@ -53,7 +53,7 @@ def paid_together(path: Path) -> None:
 
 
 def wait_until_settled(bus: Bus) -> None:
-    """Delayed messages too."""
+    """Wait for every message, even for delayed ones."""
     deadline = time.monotonic() + 60
     while True:
         stats = bus.stats()["subscriptions"][S]
@@ -129,7 +129,7 @@ class Enumeration:
         self._lock = threading.Lock()
 
     def count(self) -> Counter[str]:
-        """The calls of a whole run."""
+        """Return the calls of a whole run."""
         place = self.folder / "whole"
         place.mkdir()
         log = place / "calls"
@@ -142,12 +142,12 @@ class Enumeration:
         return script("crash_child.py", place / "bus.db", place / "history", self.durability)
 
     def points(self, calls: Counter[str]) -> list[tuple[str, int]]:
-        """Those to be tried: each `step`-th, and the first of each name."""
+        """Return the calls to try: each `step`-th, and the first of each name."""
         every = [(name, number) for name, most in sorted(calls.items()) for number in range(1, most + 1)]
         return [point for place, point in enumerate(every) if place % self.step == 0 or point[1] == 1]
 
     def one(self, name: str, number: int) -> bool:
-        """False: the program made fewer calls this time."""
+        """Try one call; return False if the program made fewer calls this time."""
         place = self.folder / f"{name}-{number}"
         place.mkdir()
         done = strace(self.program(place), place / "bus.db", inject=f"{name}:signal=KILL:when={number}")
@@ -195,7 +195,9 @@ def enumerate_crashes(folder: Path, durability: str, step: int, request: pytest.
 def test_a_program_killed_at_any_call_has_lost_nothing_promised(
     tmp_path: Path, request: pytest.FixtureRequest, capsys: Any
 ) -> None:
-    """Wherever it is killed: the file is whole, what was acknowledged is there, and nothing comes outside the rules."""
+    """
+    Wherever the program is killed, the file is whole, what was acknowledged is there, and every redelivery follows the rules.
+    """
     enumerate_crashes(tmp_path, "power", STEP, request, capsys)
 
 
@@ -203,7 +205,7 @@ def test_a_program_killed_at_any_call_has_lost_nothing_promised(
 def test_without_syncs_a_killed_program_has_lost_nothing_either(
     tmp_path: Path, request: pytest.FixtureRequest, capsys: Any
 ) -> None:
-    """durability=process gives up what a power cut takes, not what a kill would; at a few calls."""
+    """durability=process gives up what a power cut takes, but not what a kill takes; this is tried at a few calls."""
     enumerate_crashes(tmp_path, "process", 20, request, capsys)
 
 

@@ -65,7 +65,7 @@ class ShiftedClock(SystemClock):
 
 
 def law(bus: Bus) -> dict[str, bool]:
-    """For each subscription: is every delivery accounted for?"""
+    """Return, for each subscription, whether every delivery is accounted for."""
     return {
         name: s["accepted"] == s["acknowledged"] + sum(s["dropped"].values()) + s["dead"] + s["pending"] + s["in_flight"]
         for name, s in bus.stats()["subscriptions"].items()
@@ -174,7 +174,7 @@ def test_messages_of_equal_key_keep_their_order_with_several_workers(bus: Bus) -
 
 
 def test_nobody_listening_is_a_receipt_and_an_event(bus: Bus) -> None:
-    """A message without a subscriber is no error, and not silent either."""
+    """A message without a subscriber is not an error, but a receipt and an event report it."""
     heard: list[Any] = []
     bus.observe(heard.append)
     with bus:
@@ -243,7 +243,7 @@ def test_a_rerouted_message_arrives_at_its_new_subject(bus: Bus) -> None:
 
 
 def test_a_delivery_filter_that_drops_settles_the_delivery(bus: Bus) -> None:
-    """Dropped on the way to the handler: counted with its reason, and not brought again."""
+    """A message that is dropped on the way to its handler counts with its reason, and does not come again."""
     handler = Collector()
 
     @transform
@@ -264,7 +264,7 @@ def test_a_delivery_filter_that_drops_settles_the_delivery(bus: Bus) -> None:
 
 
 def test_a_delivery_that_is_retried_comes_again_with_its_number(bus: Bus) -> None:
-    """`retry` brings the message again: attempt counts the takings, `redelivered` is true from the second."""
+    """`retry` brings the message back: `attempt` counts its deliveries, and `redelivered` is true from the second one on."""
     seen: list[tuple[str, int, bool]] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -283,7 +283,7 @@ def test_a_delivery_that_is_retried_comes_again_with_its_number(bus: Bus) -> Non
 
 
 def test_a_delivery_is_dead_when_its_attempts_are_used_up(bus: Bus) -> None:
-    """`attempts=2`: taken twice, then a dead letter that says so."""
+    """With `attempts=2`, the message is delivered twice, and then becomes a dead letter that says so."""
     taken: list[int] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -321,7 +321,7 @@ def test_one_subscription_s_failure_is_its_own(bus: Bus) -> None:
 
 
 def test_a_rejected_delivery_is_dead_at_once(bus: Bus) -> None:
-    """`reject` is for good: one taking, one dead letter, with the handler's reason."""
+    """`reject` is final: it takes one attempt, and leaves one dead letter with the handler's reason."""
     taken: list[int] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -338,7 +338,7 @@ def test_a_rejected_delivery_is_dead_at_once(bus: Bus) -> None:
 
 
 def test_a_body_that_the_handler_s_type_refuses_is_dead_at_once(bus: Bus) -> None:
-    """What can never be handled is not tried again."""
+    """A message that can never be handled is not tried again."""
 
     def handle(order: Order) -> None:
         raise AssertionError("it must not be called")
@@ -379,7 +379,7 @@ def test_a_dead_letter_can_be_replayed(bus: Bus) -> None:
 
 
 def test_a_message_that_waited_too_long_is_not_handled(url: str, make_bus: MakeBus) -> None:
-    """Its time to live runs out while the subscription is paused: dropped as expired."""
+    """Its time to live runs out while the subscription is paused, and it is dropped as expired."""
     clock = ShiftedClock()
     bus = make_bus(url, clock=clock)
     handler = Collector()
@@ -400,7 +400,7 @@ def test_a_message_that_waited_too_long_is_not_handled(url: str, make_bus: MakeB
 
 
 def test_drain_waits_for_what_handlers_publish(bus: Bus) -> None:
-    """A chain of handlers, each publishing to the next, is settled to its end."""
+    """`drain` waits until a chain of handlers, each of which publishes to the next, has finished."""
     last = Collector()
 
     def onward(message: Message, bus: Bus) -> None:
@@ -416,7 +416,7 @@ def test_drain_waits_for_what_handlers_publish(bus: Bus) -> None:
 
 
 def test_what_a_handler_returns_goes_to_its_addresses(bus: Bus) -> None:
-    """To the subscription's `to` and to the message's `reply_to`, joined to the question by the correlation id."""
+    """It goes to the subscription's `to` and to the message's `reply_to`, with the question's id as its correlation id."""
     answers = Collector()
     bus.subscribe("question", lambda message: {"answer": message.body * 2}, to="log.answers")
     bus.subscribe(["log.answers", "asker"], answers)
@@ -451,7 +451,7 @@ def test_apublish_travels_as_publish_does(bus: Bus) -> None:
 
 
 def test_a_reader_gets_messages_and_what_it_returns_comes_again(bus: Bus) -> None:
-    """`receive` acknowledges at hand-over, `delivery` when its block ends well."""
+    """`receive` acknowledges when it returns the message, `delivery` when its block ends well."""
     subscription = bus.subscribe("a", name="s")
     with bus:
         for number in range(3):
@@ -489,7 +489,7 @@ def test_a_waiting_reader_is_woken(bus: Bus) -> None:
 
 
 def test_drain_does_not_wait_for_unread_or_paused_mailboxes(bus: Bus) -> None:
-    """What nobody is going to handle keeps no drain from ending, and stays where it is."""
+    """A drain does not wait for messages that nobody will handle, and they stay where they are."""
     handler = Collector()
     unread = bus.subscribe("a", name="unread", mailbox=1)
     paused = bus.subscribe("a", handler, name="paused")
@@ -508,7 +508,7 @@ def test_drain_does_not_wait_for_unread_or_paused_mailboxes(bus: Bus) -> None:
 
 
 def test_leaving_the_block_handles_what_was_accepted(bus: Bus) -> None:
-    """Nothing accepted is lost, nothing runs afterwards."""
+    """No accepted message is lost, and no handler runs afterwards."""
     handler = Collector()
     bus.subscribe("a", handler, name="s")
     with bus:
@@ -521,7 +521,7 @@ def test_leaving_the_block_handles_what_was_accepted(bus: Bus) -> None:
 
 
 def test_a_publish_that_meets_the_stop_is_handled_or_refused(url: str, make_bus: MakeBus) -> None:
-    """Publishers are in the middle of the chain when the stop begins: each has a receipt and is handled, or is refused."""
+    """The stop begins while publishers are inside the chain: each gets a receipt and is handled, or is refused."""
     for _ in range(5):
         bus = make_bus(url)
         handler, receipts = Collector(), []
@@ -552,14 +552,14 @@ def test_a_publish_that_meets_the_stop_is_handled_or_refused(url: str, make_bus:
         for thread in publishers:
             thread.join(10)
         assert (law(bus), bus.stats()["accepted"]) == ({"s": True}, len(receipts))
-        if not engine_of(bus).transport.local:  # a store keeps what came too late for this run
+        if not engine_of(bus).transport.local:  # a store keeps messages that came too late for this run
             with bus:
                 bus.drain(timeout=10)
         assert sorted(handler.bodies) == sorted(receipts)
 
 
 def test_handlers_may_publish_while_the_bus_drains(bus: Bus) -> None:
-    """A stop lets handlers finish what they do, publishing included."""
+    """A stop lets handlers finish their work, including what they publish."""
     last = Collector()
     draining = threading.Event()
     bus.observe(lambda e: draining.set() if isinstance(e, events.StateChanged) and e.new == "draining" else None)
@@ -576,7 +576,7 @@ def test_handlers_may_publish_while_the_bus_drains(bus: Bus) -> None:
 
 
 def test_a_stop_without_draining_loses_and_repeats_nothing(bus: Bus) -> None:
-    """What was not begun when the bus stopped is handled once after the next start, its attempts not counted."""
+    """A message that was not begun when the bus stopped is handled once after the next start, and no attempt was counted."""
     seen: list[tuple[int, int]] = []
     begun, closed = threading.Event(), threading.Event()
     bus.observe(lambda e: closed.set() if isinstance(e, events.StateChanged) and e.new == "stopped" else None)
@@ -624,7 +624,7 @@ def test_a_subscription_made_on_a_started_bus_is_effective_when_it_returns(bus: 
 
 
 def test_unsubscribe_is_final_when_it_returns(bus: Bus) -> None:
-    """No handler starts afterwards; the others go on."""
+    """No handler starts afterwards, and the other subscriptions continue."""
     gone, stays = Collector(), Collector()
     subscription = bus.subscribe("a", gone)
     bus.subscribe("a", stays)
@@ -638,7 +638,7 @@ def test_unsubscribe_is_final_when_it_returns(bus: Bus) -> None:
 
 
 def test_a_handler_may_end_its_own_subscription(bus: Bus) -> None:
-    """Unsubscribing from inside is effective when that handler ends."""
+    """Unsubscribing from inside a handler takes effect when the handler ends."""
     seen: list[int] = []
 
     def handle(message: Message) -> None:
@@ -688,7 +688,7 @@ def test_a_delayed_message_arrives_or_is_refused(bus: Bus) -> None:
 
 
 def test_mail_for_objects_arrives_or_is_refused(bus: Bus) -> None:
-    """Where messages are encoded an object has no address: subscribing, publishing and answering to it are refused."""
+    """An object has no address where messages are encoded: subscribing, publishing and answering to it are refused."""
     target = Ref(object())
     if engine_of(bus).transport.capabilities.objects:
         handler = Collector()
@@ -710,7 +710,7 @@ def test_mail_for_objects_arrives_or_is_refused(bus: Bus) -> None:
 
 
 def test_a_body_without_a_wire_form_is_refused_to_the_publisher(bus: Bus) -> None:
-    """Memory carries anything; where it is encoded the publisher hears of it, and no mailbox gets half of it."""
+    """Memory carries anything; a transport that encodes refuses it to the publisher, and no mailbox gets part of it."""
     handler = Collector()
     bus.subscribe("a", handler)
     body = object()
@@ -725,7 +725,7 @@ def test_a_body_without_a_wire_form_is_refused_to_the_publisher(bus: Bus) -> Non
 
 
 def test_no_reader_sees_what_another_one_did_to_a_body(bus: Bus) -> None:
-    """Where messages are encoded each subscription has a body of its own, and the publisher keeps his."""
+    """Each subscription has its own body where messages are encoded, and the publisher's body does not change."""
     bodies: list[dict[str, Any]] = []
 
     def mutate(message: Message) -> None:
@@ -775,7 +775,7 @@ def test_deliver_all_is_refused_where_nothing_is_kept(bus: Bus) -> None:
 
 
 def test_describe_and_explain_name_the_transport_and_its_mailboxes(bus: Bus, url: str) -> None:
-    """What runs can be told on every transport."""
+    """`describe` and `explain` work on every transport."""
     bus.subscribe("a", lambda message: None, name="billing")
     assert bus.describe()["transport"] == url
     assert "billing on a" in bus.explain("a")

@@ -18,14 +18,14 @@ Forge = Callable[[History], None]
 
 
 def published(history: History, *ids: str, subject: str = "a", publisher: str = "p", key: str | None = None) -> None:
-    """Tried and accepted."""
+    """Record that these messages were tried and accepted."""
     for id in ids:
         history.record_attempt(id, subject, publisher=publisher, key=key)
         history.record_accepted(id)
 
 
 def handled(history: History, *ids: str, to: str = "s", attempt: int = 1, worker: str = "") -> None:
-    """Delivered and acknowledged."""
+    """Record that these messages were delivered and acknowledged."""
     for id in ids:
         history.record_delivery(to, id, attempt=attempt, worker=worker)
         history.record_settled(to, id, attempt=attempt, worker=worker)
@@ -150,7 +150,7 @@ def test_what_is_allowed_passes(forge: Forge) -> None:
 
 
 def test_a_message_without_a_receipt_that_came_is_counted_as_recovered() -> None:
-    """Its publisher never learnt that it was kept: that is allowed, and told."""
+    """Its publisher never learnt that it was kept: that is allowed, and the judge counts it."""
     history = fresh()
     recovered(history)
     published(history, "n")
@@ -159,7 +159,7 @@ def test_a_message_without_a_receipt_that_came_is_counted_as_recovered() -> None
 
 
 def test_an_acknowledgement_after_a_later_taking_is_counted_as_stale() -> None:
-    """The lease had ended; the store decides whose counts."""
+    """The lease had ended, and the store decides which acknowledgement counts."""
     history = fresh()
     lease_lost(history)
     assert history.judge().counts["stale"] == 1
@@ -281,7 +281,9 @@ BROKEN = [
 
 @pytest.mark.parametrize(("forge", "kind"), BROKEN, ids=lambda value: getattr(value, "__name__", value))
 def test_a_broken_promise_is_found_once_and_named(forge: Forge, kind: Any) -> None:
-    """One violation, of the right kind, with the message's id; and the same from JSON lines."""
+    """
+    The judge finds one violation of the right kind, with the message's id, and also when the history comes from JSON lines.
+    """
     history = fresh()
     forge(history)
     judgement = history.judge()
@@ -309,7 +311,7 @@ def test_order_within_a_key_is_judged_by_key() -> None:
 
 
 def test_a_long_list_of_violations_is_cut() -> None:
-    """A broken transport breaks the same promise a thousand times; twenty lines show it."""
+    """A broken transport breaks the same promise a thousand times, and twenty lines are enough to show it."""
     history = fresh()
     handled(history, *(f"m{number}" for number in range(100)))
     text = str(history.judge())
@@ -321,7 +323,7 @@ def test_a_long_list_of_violations_is_cut() -> None:
 
 
 def test_lines_of_several_processes_are_merged_by_time(tmp_path: Path) -> None:
-    """The publisher's file, a worker's and another's: one history. A line that a kill has cut off is left out."""
+    """The files of a publisher and of workers make one history. A line that a kill has cut off is left out."""
     parts = [History(tmp_path / f"{name}.jsonl") for name in ("publisher", "one", "two")]
     parts[0].record_subscription("s", "a", attempts=3, order="subject")
     published(parts[0], "m", "n")
@@ -346,7 +348,7 @@ def test_a_line_that_is_no_record_is_told_with_its_number() -> None:
 
 
 def test_a_bus_is_watched_by_its_events() -> None:
-    """Handled, dropped, dead and returned deliveries of a real bus make a history that is correct, and counted."""
+    """The deliveries of a real bus make a correct history, with handled, dropped, dead and returned ones counted."""
     history, bus = History(), Bus()
     history.record_subscription("s", "a", attempts=2, order="subject")
     history.watch(bus)
@@ -414,7 +416,7 @@ def correct(fates: list[list[str]]) -> History:
 @given(fates=st.lists(ENDINGS, min_size=1, max_size=8), data=st.data())
 @settings(max_examples=examples(30, 200), deadline=None)
 def test_a_correct_history_passes_and_one_corruption_is_caught(fates: list[list[str]], data: st.DataObject) -> None:
-    """Whatever became of the messages; and whichever record is lost, doubled, renamed or moved where that breaks something."""
+    """A history passes whatever happened to the messages, and any record that is lost, doubled, renamed or moved is caught."""
     history = correct(fates)
     history.judge().raise_if_broken()
     lines = history.to_jsonl().splitlines()

@@ -35,12 +35,12 @@ WAIT = 60.0
 HALF = 420
 """Records that are published before anything happens."""
 DIES = 150
-"""Messages after which a bridge kills itself."""
+"""The number of messages after which a bridge kills itself."""
 
 
 @contextmanager
 def program(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """One of the programs, ready, until the block ends."""
+    """Start one of the programs, and keep it running until the block ends."""
     command = [sys.executable, journey_child.__file__, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -52,7 +52,7 @@ def program(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def told(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """End a program, and hear what it has to say."""
+    """End a program, and return what it reports."""
     text, _ = process.communicate(timeout=WAIT)
     assert process.returncode == 0
     found: dict[str, Any] = json.loads(text)
@@ -60,7 +60,7 @@ def told(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def by_hand() -> dict[str, Any]:
-    """The totals, straight from the file: no bus, no model."""
+    """The totals, computed from the file without a bus or a model."""
     delays: dict[str, list[int]] = {}
     subjects, rejected = set(), 0
     with PACKAGED_DAY.open(newline="") as file:
@@ -83,7 +83,7 @@ def by_hand() -> dict[str, Any]:
 
 class Journey:
     """
-    The road from the file to the totals.
+    The way from the file to the totals.
 
     Args:
         folder: For the file of the first bus, and the server's.
@@ -102,7 +102,7 @@ class Journey:
         return program("bridge", self.here, self.there, *more)
 
     def publish(self, count: int | None = None) -> None:
-        """So many more of the records; None: all that are left."""
+        """Publish this many more of the records; None: all that are left."""
         for number, record in islice(self.records, count):
             try:
                 receipt = self.bus.publish(RAW, record, id=f"2013-01-01.{number}")
@@ -114,7 +114,7 @@ class Journey:
 
 @contextmanager
 def journey(folder: Path) -> Iterator[Journey]:
-    """Ready to go; at its end the totals are true."""
+    """A journey that is ready to start; at its end the totals must be right."""
     road = Journey(folder)
     with road.server, Records() as records, program("totals", road.there) as totals:
         with road.bus:
@@ -125,14 +125,14 @@ def journey(folder: Path) -> Iterator[Journey]:
 
 
 def test_all_arrive(tmp_path: Path) -> None:
-    """Nothing is killed, and nothing is handed on twice."""
+    """Without a kill, every record arrives, and the bridge passes none on twice."""
     with journey(tmp_path) as road, road.bridge() as bridge:
         road.publish()
         assert told(bridge) == {"duplicates": 0}
 
 
 def test_a_bridge_that_dies_between_its_two_buses(tmp_path: Path) -> None:
-    """What it had handed on and not acknowledged comes again, and is known by its id on the other side."""
+    """A message that it passed on but did not acknowledge comes again, and the other side recognises its id."""
     with journey(tmp_path) as road:
         with road.bridge(str(DIES)) as bridge:
             road.publish(HALF)
@@ -143,7 +143,7 @@ def test_a_bridge_that_dies_between_its_two_buses(tmp_path: Path) -> None:
 
 
 def test_a_bridge_that_is_killed_at_any_moment(tmp_path: Path) -> None:
-    """Another one goes on where it was."""
+    """Another bridge continues where the killed one was."""
     with journey(tmp_path) as road:
         with road.bridge() as bridge:
             road.publish(HALF)
@@ -157,7 +157,7 @@ def test_a_bridge_that_is_killed_at_any_moment(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
 def test_a_server_that_is_started_again(tmp_path: Path, how: signal.Signals) -> None:
-    """The bridge tries again for as long as there is no server, and the totals go on by themselves."""
+    """The bridge retries while there is no server, and the totals continue without help."""
     with journey(tmp_path) as road, road.bridge() as bridge:
         road.publish(HALF // 2)
         road.server.stop(how)

@@ -1,4 +1,4 @@
-"""The NATS transport beside programs that know nothing of it, and what the contract does not ask."""
+"""The NATS transport together with programs that do not know it, and behaviour that the contract does not cover."""
 
 from __future__ import annotations
 
@@ -41,10 +41,12 @@ def theirs(stage: NatsStage, work: Callable[[Any, str], Any]) -> Any:
 
 
 class TestForeignPrograms:
-    """A program with nats-py, and nothing of ours, at the other end."""
+    """A program with nats-py, and without pipebus, is at the other end."""
 
     def test_what_we_publish_is_readable(self, stage: NatsStage) -> None:
-        """A CloudEvent in structured mode, under the prefix; plain headers are headers of NATS too, and all are in the JSON."""
+        """
+        The message is a CloudEvent in structured mode; its plain headers are headers of NATS too, and the JSON has all headers.
+        """
         bus = stage.open()
         with running(stage, bus):
             bus.publish(
@@ -85,7 +87,9 @@ class TestForeignPrograms:
         ids=repr,
     )
     def test_what_they_publish_is_handled(self, stage: NatsStage, data: bytes, headers: dict[str, str], body: Any) -> None:
-        """Whatever bytes: the subject is the server's, the body what it says or looks like, the rest is made up."""
+        """
+        Any bytes make a message: it has the server's subject, a body that fits the bytes, and made-up values for the rest.
+        """
         seen = Seen()
         bus = stage.open()
         bus.subscribe("orders.>", seen, name="s")
@@ -103,7 +107,7 @@ class TestForeignPrograms:
         assert abs(message.time - time.time()) < 60
 
     def test_ids_and_correlation_of_others_are_taken(self, stage: NatsStage) -> None:
-        """And no header that is ours by name."""
+        """Headers that are reserved for pipebus are not taken over."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
@@ -126,7 +130,7 @@ class TestForeignPrograms:
 
     @pytest.mark.parametrize("mode", ["structured", "binary", "binary_kafka_names", "structured_without_header"])
     def test_cloudevents_of_others_are_read(self, stage: NatsStage, mode: str) -> None:
-        """Both modes; subscriptions choose by the server's subject, and the event's attributes are headers."""
+        """Both modes work; subscriptions choose by the server's subject, and the event's attributes become headers."""
         moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
         attributes = {
             "specversion": "1.0", "id": "e 1", "source": "/shop", "type": "com.shop.order", "time": moment.isoformat(),
@@ -159,7 +163,7 @@ class TestForeignPrograms:
         assert message.headers["ce-tier"] == "gold"
 
     def test_bytes_of_a_cloudevent_come_as_bytes(self, stage: NatsStage) -> None:
-        """data_base64."""
+        """The attribute data_base64 becomes a body of bytes."""
         event = {"specversion": "1.0", "id": "e", "source": "s", "type": "t", "data_base64": base64.b64encode(b"\xff").decode()}
         found = wire.decode("a", json.dumps(event).encode(), {"content-type": wire.CLOUDEVENT}, "i", 1.0)
         assert isinstance(found, Message)
@@ -182,7 +186,7 @@ class TestForeignPrograms:
     def test_what_is_no_message_is_a_dead_letter_with_its_bytes(
         self, stage: NatsStage, data: bytes, headers: dict[str, str]
     ) -> None:
-        """What says that it is something and is not; the next message flows."""
+        """Data that claim a type and do not have it become a dead letter, and the next message is handled."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
@@ -199,7 +203,7 @@ class TestForeignPrograms:
             assert letter.error.startswith("CodecError")
 
     def test_a_raw_message_that_died_is_replayed_as_it_was(self, stage: NatsStage) -> None:
-        """Its subject, id and headers are kept with the letter."""
+        """The letter keeps the subject, the id and the headers of the message."""
         seen, broken = Seen(), threading.Event()
 
         def handle(message: Message) -> None:
@@ -223,7 +227,7 @@ class TestForeignPrograms:
         assert (second.id, second.subject, second.body, second.headers) == (first.id, first.subject, first.body, first.headers)
 
     def test_they_can_ask_and_are_answered(self, server: NatsServer) -> None:
-        """Plain NATS: a request of theirs, a handler of ours."""
+        """Our handler answers a foreign request over plain NATS."""
         bus = Bus(f"{server.url}?core=yes&prefix=ask")
         bus.subscribe("prices.get", answer, name="prices")
 
@@ -239,7 +243,7 @@ def answer(message: Message) -> dict[str, Any]:
 
 
 class TestPublishing:
-    """Many at once, each told what became of it."""
+    """Many publishes run at once, and each one gets its own outcome."""
 
     def test_many_publishes_are_on_their_way_together(self, stage: NatsStage) -> None:
         """Five thousand coroutines publish at once; each has a receipt, and all arrive in order."""
@@ -280,7 +284,7 @@ class TestPublishing:
         assert 0 < max(most) <= 10
 
     def test_a_server_that_has_too_much_to_store_is_asked_again(self, tmp_path: Any) -> None:
-        """It refuses what it cannot hold at that moment; the publisher notices nothing."""
+        """The server refuses what it cannot store at that moment; the bus retries, and the publisher notices nothing."""
         with NatsServer(tmp_path, limits="max_buffered_msgs: 2") as server:
             bus = Bus(server.url)
             seen = Seen()
@@ -296,7 +300,7 @@ class TestPublishing:
         assert sorted(seen.bodies) == list(range(1000))
 
     def test_a_publish_in_the_way_of_a_loop_is_refused(self, stage: NatsStage) -> None:
-        """It would stop the loop until the server answers."""
+        """Such a publish would stop the loop until the server answers."""
         bus = stage.open()
 
         async def main() -> None:
@@ -307,7 +311,7 @@ class TestPublishing:
         asyncio.run(main())
 
     def test_a_message_larger_than_the_server_takes_is_refused_here(self, tmp_path: Any) -> None:
-        """The server's limit is asked for at the start; a letter about a message has room beside it."""
+        """The bus asks for the server's limit at the start, and leaves room for a letter about a message."""
         with NatsServer(tmp_path, "max_payload: 65536") as server:
             bus = Bus(server.url)
             assert engine_of(bus).transport.capabilities.max_size > 65536
@@ -319,7 +323,7 @@ class TestPublishing:
                 assert bus.publish("a", "x" * 30_000)
 
     def test_a_subject_longer_than_a_line_is_refused_here(self, stage: NatsStage) -> None:
-        """The server would close the connection for it."""
+        """The server would close the connection because of it."""
         bus = stage.open()
         with running(stage, bus):
             with pytest.raises(MessageTooLarge, match="subject"):
@@ -327,13 +331,13 @@ class TestPublishing:
             assert bus.publish("ü" * 1000) is not None
 
     def test_a_delay_is_refused(self, stage: NatsStage) -> None:
-        """JetStream has none."""
+        """JetStream cannot delay a message, so publishing with a delay raises an error."""
         bus = stage.open()
         with running(stage, bus), pytest.raises(UnsupportedCapability, match="delay"):
             bus.publish("a", delay=1.0)
 
     def test_a_subject_that_no_stream_keeps_is_an_error(self, server: NatsServer) -> None:
-        """With an empty prefix the stream keeps what `subjects` says, and nothing else is lost silently."""
+        """The stream keeps what `subjects` says when the prefix is empty, and nothing else is lost silently."""
         bus = Bus(f"{server.url}?stream=EMPTY&prefix=&subjects=eorders.>,ebills.*")
         seen = Seen()
         bus.subscribe("eorders.*", seen, name="s")
@@ -345,7 +349,7 @@ class TestPublishing:
         assert seen.bodies == [1]
 
     def test_a_full_stream_refuses(self, server: NatsServer) -> None:
-        """What nobody has read yet is not thrown away for what is new."""
+        """A full stream does not discard unread messages for new ones."""
         bus = Bus(f"{server.url}?stream=FULL&prefix=full&max_bytes=128KiB")
         bus.subscribe("a", Seen(held=False), name="s")
 
@@ -358,10 +362,10 @@ class TestPublishing:
 
 
 class TestSubscriptions:
-    """Durable by name, plain NATS without one."""
+    """A subscription with a name is durable, and one without a name is plain NATS."""
 
     def test_without_a_name_it_is_plain_nats(self, stage: NatsStage) -> None:
-        """It hears what is published while it listens; the stream knows of no consumer."""
+        """The subscription gets what is published while it listens, and the stream has no consumer for it."""
         seen = Seen()
         bus = stage.open()
         with running(stage, bus):
@@ -391,7 +395,7 @@ class TestSubscriptions:
             assert bus.dead_letters.list()[0].message.body == "x"
 
     def test_a_consumer_is_made_once_and_changed_with_its_patterns(self, stage: NatsStage) -> None:
-        """What it has coming stays."""
+        """The messages that wait for the subscription stay when its patterns change."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
@@ -406,7 +410,7 @@ class TestSubscriptions:
         assert theirs(stage, consumers) == ["s"]
 
     def test_anothers_consumer_is_not_taken(self, stage: NatsStage) -> None:
-        """A consumer of that name that works otherwise is another program's."""
+        """A consumer of that name with other settings belongs to another program."""
         with running(stage, stage.open()):
             pass
 
@@ -420,7 +424,7 @@ class TestSubscriptions:
             bus.start()
 
     def test_a_consumer_that_is_deleted_is_made_again(self, stage: NatsStage) -> None:
-        """It is told, and new messages flow."""
+        """The bus warns about it and makes it again, and new messages arrive."""
         seen, warned = Seen(), list[str]()
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
@@ -437,7 +441,7 @@ class TestSubscriptions:
             until(stage, lambda: seen.bodies == [1], "messages flow")
 
     def test_a_subscription_can_be_removed(self, stage: NatsStage) -> None:
-        """With what it has coming; not while it is in use."""
+        """Its waiting messages go with it, and it cannot be removed while it is in use."""
         bus = stage.open()
         bus.subscribe("a", Seen(), name="s")
         with running(stage, bus), pytest.raises(TransportError, match="in use"):
@@ -448,7 +452,7 @@ class TestSubscriptions:
             engine_of(bus).transport.remove("s")
 
     def test_a_stream_that_promises_less_is_refused_at_start(self, stage: NatsStage) -> None:
-        """One in memory under a URL that says nothing of it; the text says what to do."""
+        """A stream in memory is refused under a URL that does not mention memory; the error says what to do."""
 
         async def make(client: Any, prefix: str) -> None:
             await client.jetstream().add_stream(name=stage.stream, subjects=[f"{prefix}.>"], storage="memory")
@@ -468,7 +472,7 @@ class TestSubscriptions:
         ids=str,
     )
     def test_each_way_to_promise_less_has_its_remedy(self, stage: NatsStage, config: dict[str, Any], text: str) -> None:
-        """A stream that another program made, and that throws away what nobody has read."""
+        """The error says what to do about a stream that another program made and that discards unread messages."""
 
         async def make(client: Any, prefix: str) -> None:
             await client.jetstream().add_stream(name=stage.stream, subjects=[f"{prefix}.>"], **config)
@@ -478,7 +482,7 @@ class TestSubscriptions:
             stage.open().start()
 
     def test_the_streams_subjects_are_widened_and_kept(self, stage: NatsStage) -> None:
-        """What another program had the stream keep, it keeps."""
+        """The stream keeps the subjects that another program gave it, in addition to ours."""
 
         async def make(client: Any, prefix: str) -> None:
             await client.jetstream().add_stream(name=stage.stream, subjects=[f"{prefix}-other.>"])
@@ -494,7 +498,7 @@ class TestSubscriptions:
 
     @pytest.mark.parametrize("name", ["s", None], ids=["durable", "plain"])
     def test_patterns_that_overlap_bring_nothing_else(self, stage: NatsStage, name: str | None) -> None:
-        """The server is asked for more than the patterns say; what is too much is not handled."""
+        """The server is asked for more than the patterns match, and anything beyond them is not handled."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe(["a.*", "*.b"], seen, name=name) if name else bus.subscribe(["a.*", "*.b"], seen)
@@ -507,7 +511,7 @@ class TestSubscriptions:
         assert seen.bodies == ["a.b", "a.x", "y.b"]
 
     def test_an_unnamed_subscription_that_is_full_waits(self, stage: NatsStage) -> None:
-        """Within bounds, in memory: plain NATS keeps nothing."""
+        """Messages wait within bounds, in memory, because plain NATS keeps nothing."""
         seen = Seen(held=True)
         bus = stage.open()
         bus.subscribe("ticks", seen, mailbox=2)
@@ -521,7 +525,7 @@ class TestSubscriptions:
         assert seen.bodies == list(range(20))
 
     def test_a_stated_window_is_written_to_the_stream(self, stage: NatsStage) -> None:
-        """What the URL says is so; what it does not say is looked at."""
+        """A window in the URL is written to the stream; without one, the stream's own window is used."""
         with running(stage, stage.open()):
             pass
         bus = Bus(f"{stage.url}&window=5s")
@@ -536,7 +540,7 @@ class TestSubscriptions:
             stage.open().start()
 
     def test_requests_are_answered_over_the_server(self, stage: NatsStage) -> None:
-        """A reply, and a failure that the one who asks is told of."""
+        """The requester gets a reply, or an error if the handler fails."""
         asking, serving = stage.open("asking"), stage.open("serving")
         serving.subscribe("prices.get", answer, name="prices")
         with running(stage, serving), running(stage, asking):
@@ -545,7 +549,7 @@ class TestSubscriptions:
                 asking.request("prices.get", 7, timeout=5)
 
     def test_core_is_plain_nats_for_all(self, server: NatsServer) -> None:
-        """No stream is made; those of one name share the messages."""
+        """Core NATS makes no stream; subscriptions of one name share the messages."""
         buses = [Bus(f"{server.url}?core=yes&prefix=core&stream=NEVER") for _ in range(2)]
         seen = Seen()
         for bus in buses:
@@ -568,7 +572,7 @@ class TestSubscriptions:
         assert "NEVER" not in with_client(server, streams)
 
     def test_core_refuses_what_it_cannot_keep(self, server: NatsServer) -> None:
-        """Older messages are not there."""
+        """Core NATS keeps no older messages, so a subscription that asks for them is refused."""
         bus = Bus(f"{server.url}?core=yes")
         with pytest.raises(UnsupportedCapability):
             bus.subscribe("a", Seen(), name="s", deliver="all")
@@ -579,10 +583,10 @@ async def consumers(client: Any, prefix: str) -> list[str]:
 
 
 class TestLetters:
-    """Dead letters, before the original is ended."""
+    """A dead letter is written before the original message is removed."""
 
     def test_the_original_stays_where_its_letter_cannot_be_written(self, stage: NatsStage) -> None:
-        """The stream of letters is gone: the message is not acknowledged, and comes again when its lease ends."""
+        """If the stream of letters is gone, the message is not acknowledged, and comes again when its lease ends."""
         seen, warned = Seen(), list[str]()
 
         def handle(message: Message, delivery: Delivery) -> None:
@@ -606,7 +610,7 @@ class TestLetters:
         assert "letter.not_kept" in warned
 
     def test_letters_are_there_while_the_bus_is_stopped(self, stage: NatsStage) -> None:
-        """For whoever looks with another program."""
+        """Another program can list and discard them."""
 
         def handle(message: Message) -> None:
             raise ValueError("no")
@@ -623,7 +627,7 @@ class TestLetters:
         assert letters.list() == []
 
     def test_letters_of_the_publish_side_are_kept_and_published_anew(self, stage: NatsStage) -> None:
-        """By the program whose chain it is; another one is told that it cannot."""
+        """The program that owns the publish chain can replay them; another program gets an error."""
         broken, seen = [True], Seen()
 
         @transform
@@ -651,7 +655,7 @@ class TestLetters:
         assert [message.id for message in seen.messages] == ["m"]
 
     def test_a_letter_whose_subscription_is_gone_stays(self, stage: NatsStage) -> None:
-        """There is nobody to give it to."""
+        """The letter stays because there is no subscription to give it to."""
 
         def handle(message: Message) -> None:
             raise ValueError("no")
@@ -669,7 +673,7 @@ class TestLetters:
         assert letters.list() == [letter]
 
     def test_over_the_cap_the_oldest_goes(self, stage: NatsStage) -> None:
-        """And is counted."""
+        """The oldest letter goes, and is counted."""
 
         def handle(message: Message) -> None:
             raise ValueError("no")

@@ -40,7 +40,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def run(folder: Path, *arguments: str, code: int = 0) -> str:
-    """What it prints."""
+    """Run the command until it ends, and return what it prints."""
     with start(folder, *arguments) as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode == code, (out, err)
@@ -56,7 +56,7 @@ def consumers(stage: NatsStage) -> list[str]:
 
 
 def test_tail_shows_what_others_publish_and_leaves_nothing_behind(stage: NatsStage, tmp_path: Path) -> None:
-    """It is no subscription that the server keeps anything for."""
+    """`tail` leaves no subscription on the server."""
     with running(stage, stage.open()) as _, start(tmp_path, "tail", stage.url, "orders.>", "--count", "1") as tail:
         publisher = stage.buses[0]
         while tail.poll() is None:  # nobody can see from outside when a listener has begun
@@ -69,7 +69,10 @@ def test_tail_shows_what_others_publish_and_leaves_nothing_behind(stage: NatsSta
 
 
 def test_publish_handles_nothing_here(stage: NatsStage, tmp_path: Path) -> None:
-    """A bus of a module says what it subscribes to, and leaves the work to whoever runs it."""
+    """
+    `publish` tells the server about the subscriptions of a bus in a module, and leaves the handling to the program that runs
+    the bus.
+    """
     (tmp_path / "shop.py").write_text(SHOP.format(url=stage.url))
     told = json.loads(run(tmp_path, "publish", "shop:bus", "orders.new", '{"id": 1}'))
     assert told == {"outcome": "accepted", "mailboxes": 1}
@@ -82,7 +85,7 @@ def test_publish_handles_nothing_here(stage: NatsStage, tmp_path: Path) -> None:
 
 
 def test_run_works_for_all(stage: NatsStage, tmp_path: Path) -> None:
-    """Records go to the server, and what is handled here is told."""
+    """`run` publishes its records to the server, and reports what is handled here."""
     (tmp_path / "shop.py").write_text(SHOP.format(url=stage.url))
     (tmp_path / "orders.jsonl").write_text('{"id": 1}\n{"id": 2}\n')
     out = run(tmp_path, "run", "shop:bus", "--input", "orders.jsonl", "--subject", "orders.new", "--json")
@@ -92,7 +95,7 @@ def test_run_works_for_all(stage: NatsStage, tmp_path: Path) -> None:
 
 
 def test_dead_letters_of_the_server(stage: NatsStage, tmp_path: Path) -> None:
-    """Listed, given back and thrown away, while others are at work."""
+    """Dead letters can be listed, replayed and discarded while other programs run."""
     bus = stage.open()
 
     def fail(message: Any) -> None:

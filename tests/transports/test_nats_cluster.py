@@ -34,7 +34,7 @@ STEP = 200
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsCluster]:
-    """Whole at the beginning and end of each test; each has a stream of its own."""
+    """A cluster that is complete at the beginning and end of each test; each test has its own stream."""
     with NatsCluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 
@@ -103,7 +103,7 @@ class Traffic:
         return name
 
     def goes_on(self) -> None:
-        """So many more are published, and handled."""
+        """Wait until a number of further messages are published and handled."""
         accepted, handled = self._accepted + STEP, len(self._handled) + STEP
         until(lambda: self._accepted >= accepted, f"{STEP} more are published")
         until(lambda: len(self._handled) >= handled, f"{STEP} more are handled")
@@ -154,7 +154,7 @@ def test_a_server_is_killed_and_comes_back(cluster: NatsCluster, which: str) -> 
 
 @pytest.mark.thorough
 def test_one_publish_rides_out_an_election(cluster: NatsCluster) -> None:
-    """Who waits for long enough is not told that nobody leads the stream for a while."""
+    """A publisher with a long enough timeout does not notice that the stream has no leader for a while."""
     stream = "ELECTION"
     with Bus(url(cluster, stream, "&replicas=3&publish_timeout=40s&connect_timeout=10s")) as bus:
         bus.publish("a", 0)
@@ -173,7 +173,7 @@ def test_one_publish_rides_out_an_election(cluster: NatsCluster) -> None:
 
 
 def test_a_host_that_stands_still_does_not_keep_us_from_the_others(tmp_path: Path) -> None:
-    """It takes connections and says nothing; whichever is asked first, the other one is found in time."""
+    """Such a host accepts connections and answers nothing; whichever host comes first, the other one is found in time."""
     with socket.create_server(("127.0.0.1", 0)) as silent, NatsServer(tmp_path) as server:
         still = f"127.0.0.1:{silent.getsockname()[1]}"
         for hosts in (f"{still},{server.place}", f"{server.place},{still}") * 2:
@@ -183,7 +183,7 @@ def test_a_host_that_stands_still_does_not_keep_us_from_the_others(tmp_path: Pat
 
 @pytest.mark.thorough
 def test_without_a_majority_nothing_is_acknowledged(cluster: NatsCluster) -> None:
-    """Two of three are killed: a publish is an error with a name. When they are back each message is there once."""
+    """With two of three servers killed, a publish raises a typed error. When they are back, each message is there once."""
     stream, seen = "MINORITY", Seen()
     bus = Bus(url(cluster, stream, "&replicas=3&publish_timeout=1s&connect_timeout=10s"))
     bus.subscribe("a", seen, name="s")
@@ -211,7 +211,7 @@ def test_without_a_majority_nothing_is_acknowledged(cluster: NatsCluster) -> Non
 
 
 def published(bus: Bus, number: int) -> None:
-    """Under its id, until it is acknowledged."""
+    """Publish the number under its own id until the server acknowledges it."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -223,7 +223,7 @@ def published(bus: Bus, number: int) -> None:
 
 
 class TestReplicas:
-    """How many servers keep each message."""
+    """The URL says how many servers keep each message."""
 
     def test_each_message_is_on_as_many_servers_as_the_url_says(self, cluster: NatsCluster) -> None:
         """A stream that has fewer is changed when the URL says how many; its subscriptions go with it."""
@@ -244,7 +244,7 @@ class TestReplicas:
 
     @pytest.mark.parametrize("fewer", ["", "&replicas=1"])
     def test_more_than_the_url_says_stay(self, cluster: NatsCluster, fewer: str) -> None:
-        """Another program counts on them."""
+        """Replicas that a stream already has stay, because another program may count on them."""
         with Bus(url(cluster, "SAME", "&replicas=3")) as bus:
             published(bus, 1)
         with Bus(url(cluster, "SAME", fewer)) as bus:
@@ -252,7 +252,7 @@ class TestReplicas:
         assert (replicas(cluster, "SAME"), replicas(cluster, "SAME-DEAD")) == (3, 3)
 
     def test_more_than_there_are_is_refused(self, cluster: NatsCluster, tmp_path: Path) -> None:
-        """At start, by a server alone and by a cluster that is too small."""
+        """The start is refused by a single server and by a cluster that is too small."""
         with pytest.raises(TransportError, match="FIVE cannot be made"):
             Bus(url(cluster, "FIVE", "&replicas=5")).start()
         with NatsServer(tmp_path) as alone, pytest.raises(TransportError, match=r"PIPEBUS cannot be made.*replicas"):
@@ -260,7 +260,7 @@ class TestReplicas:
 
     @pytest.mark.parametrize("count", [1, 3])
     def test_no_number_of_servers_survives_the_power_cut_of_all(self, cluster: NatsCluster, count: int) -> None:
-        """A server says that it has a message before its disk has it, and so may all of them."""
+        """A server confirms a message before it is on disk, and so may all of them."""
         place = url(cluster, "POWER", f"&replicas={count}")
         assert Bus(place, require={"survives": "server_restart"}) is not None
         with pytest.raises(UnsupportedCapability, match="survives='power'"):

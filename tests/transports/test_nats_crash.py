@@ -1,9 +1,9 @@
 """
 Processes on NATS that are killed, or stand still for longer than their lease, while they hold messages not yet begun.
 
-Nothing is lost, and what the process held comes again when its lease ends, in order. Who begins after it, where nobody else is
-at work, waits for that: order is kept, as O4 has it. Another one that is at work already does not wait: then what was held
-comes late, of a key too.
+Nothing is lost, and what the process held comes again when its lease ends, in order. A process that begins after it, while
+no other one is running, waits for that, so the order is kept, as O4 says. A process that is already running does not wait:
+then the held messages come late, even those of a key.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LEASE = 1.0
 PATIENCE = 60.0
 COUNT = 60
 HELD = 10
-"""The message with which the first process stands still."""
+"""The message at which the first process stops."""
 
 
 class Workers:
@@ -48,7 +48,7 @@ class Workers:
         self._stack = ExitStack()
 
     def publish(self, bodies: list[Any], keys: int = 0) -> None:
-        """Under the ids "0", "1", …"""
+        """Publish the bodies under the ids "0", "1", …"""
         self.files.append(self.folder / "publisher.jsonl")
         history = History(self.files[0])
         with Bus(self.url) as bus:
@@ -67,7 +67,7 @@ class Workers:
         return self._stack.enter_context(running(command))
 
     def go(self, name: str) -> None:
-        """Whoever waits waits no longer."""
+        """Let the process that waits for this name continue."""
         (self.folder / f"{name}.go").touch()
 
     @property
@@ -78,12 +78,12 @@ class Workers:
         return [one for one in self.history.records if isinstance(one, Delivered) and by in (None, one.worker)]
 
     def ended(self, by: str | None = None) -> dict[str, str]:
-        """How each message came to its end."""
+        """How each message ended."""
         records = (one for one in self.history.records if isinstance(one, Settled) and by in (None, one.worker))
         return {one.id: one.how for one in records if one.how in ("acknowledged", "dead")}
 
     def broken(self) -> list[str]:
-        """All that is wrong whoever was killed."""
+        """Everything that is wrong, whichever process was killed."""
         kinds = ("lost", "unexpected", "over_budget", "mislabelled")
         return [str(one) for one in self.history.judge().violations if one.kind in kinds]
 
@@ -158,7 +158,7 @@ def test_what_a_process_held_comes_again_in_order(
     others = [record for record in before if record.worker == "two"]
     again = [int(record.id) for record in others if record.attempt == 2]
     fresh = [int(record.id) for record in others if record.attempt == 1]
-    assert len(again) + len(fresh) == len(others)  # it has been taken once by who held it, and not more
+    assert len(again) + len(fresh) == len(others)  # the process that held it counts as one attempt, and no other attempt counts
     begun = again.index(HELD)  # an acknowledgement before it may have been on its way
     assert again[begun:] == list(range(HELD, HELD + len(again) - begun))
     assert fresh == list(range(again[-1] + 1, COUNT))

@@ -35,7 +35,7 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
 
 
 def refusal(url: str) -> str:
-    """What a start says that fails, and it says it in time, whatever is in the file."""
+    """Return the error of a start that fails, and check that it comes in time."""
     found: list[BaseException] = []
 
     def start() -> None:
@@ -53,7 +53,7 @@ def refusal(url: str) -> str:
 
 
 def test_who_has_the_file_comes_in(server: NatsServer, tmp_path: Path) -> None:
-    """And again after the server was away."""
+    """A user with the file comes in, and again after the server was away."""
     file = write_creds(tmp_path / "ann.creds", *AUTHORITY.user())
     stage, seen = NatsStage(server, patience=20.0), Seen()
     bus = Bus(f"{server.url}?creds={file}")
@@ -71,7 +71,7 @@ def test_who_has_the_file_comes_in(server: NatsServer, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("who", ["of another account", "with another's key", "of yesterday", "nobody"])
 def test_only_who_is_known_comes_in(server: NatsServer, tmp_path: Path, who: str) -> None:
-    """And the refusal shows nothing of what is in the file."""
+    """The refusal shows nothing of what is in the file."""
     jwt, seed = AUTHORITY.user()
     if who == "of another account":
         jwt, seed = Authority().user()
@@ -90,7 +90,7 @@ def test_only_who_is_known_comes_in(server: NatsServer, tmp_path: Path, who: str
 
 
 def test_without_credentials_it_says_so(server: NatsServer) -> None:
-    """The ways to give some are named."""
+    """The error names the ways to give credentials."""
     text = refusal(server.url)
     assert "authorization violation" in text.lower()
     assert "creds=" in text
@@ -98,7 +98,7 @@ def test_without_credentials_it_says_so(server: NatsServer) -> None:
 
 @pytest.mark.parametrize(("name", "why"), [("nowhere.creds", "No such file"), ("", "Is a directory")])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, why: str) -> None:
-    """Before anybody is asked: there is no server here."""
+    """The error comes before any connection: there is no server here."""
     file = tmp_path / name
     text = refusal(f"nats://127.0.0.1:9?creds={file}")
     assert f"creds={file}" in text
@@ -125,7 +125,7 @@ SEED_HEAD, SEED_TAIL = "-----BEGIN USER NKEY SEED-----", "------END USER NKEY SE
     ids=["empty", "binary", "text", "no_seed", "no_jwt", "cut_off", "seed_cut_off", "seed_of_an_account"],
 )
 def test_a_broken_file_is_named(server: NatsServer, tmp_path: Path, text: str) -> None:
-    """In time, and nothing of what is in it is shown."""
+    """The error comes in time, and shows nothing of what is in the file."""
     file = tmp_path / "ann.creds"
     file.write_text(text)
     said = refusal(f"{server.url}?creds={file}&connect_timeout=1s")
@@ -134,7 +134,7 @@ def test_a_broken_file_is_named(server: NatsServer, tmp_path: Path, text: str) -
 
 
 def test_lines_may_end_as_on_windows(server: NatsServer, tmp_path: Path) -> None:
-    """The tools of NATS read such a file, too."""
+    """The tools of NATS read such a file too."""
     file = write_creds(tmp_path / "ann.creds", JWT, SEED)
     file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
     with Bus(f"{server.url}?creds={file}") as bus:
@@ -158,7 +158,7 @@ def test_a_file_that_is_broken_for_a_while_does_no_harm(server: NatsServer, tmp_
 
 
 def test_the_package_that_it_needs_is_named() -> None:
-    """Where nkeys is not installed."""
+    """Without nkeys, the error says which package to install."""
     program = (
         "import sys; sys.modules['nkeys'] = None\n"
         "from pipebus import Bus\n"

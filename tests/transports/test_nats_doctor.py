@@ -1,4 +1,4 @@
-"""What `pipebus doctor` says of a NATS server: its version, what a user may do, the streams and the consumers."""
+"""What `pipebus doctor` says about a NATS server: its version, what a user may do, the streams and the consumers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def examined(url: str) -> list[Finding]:
 
 
 def of(found: list[Finding], about: str, level: str = "") -> str:
-    """The texts about something, if any is as bad as that."""
+    """The texts about one part, of one level if it is given."""
     return "\n".join(one.text for one in found if one.about == about and level in ("", one.level))
 
 
@@ -37,7 +37,7 @@ def wrong(found: list[Finding]) -> list[str]:
 
 
 def change(stage: NatsStage, work: Any) -> None:
-    """By another program."""
+    """Change something on the server as another program would."""
 
     async def do(client: Any) -> None:
         await work(client.jetstream())
@@ -46,10 +46,10 @@ def change(stage: NatsStage, work: Any) -> None:
 
 
 class TestServer:
-    """Where it is, what it is, and who we are there."""
+    """The doctor shows where the server is, what it is, and which user the program is there."""
 
     def test_a_server_that_nobody_has_used_is_well_and_stays_as_it_was(self, stage: NatsStage) -> None:
-        """Nothing is made by looking."""
+        """The doctor only looks, and makes no stream."""
         found = examined(stage.url)
         assert wrong(found) == []
         assert of(found, "server") == "2.15.1"
@@ -63,19 +63,19 @@ class TestServer:
         with_client(stage.server, look)
 
     def test_nobody_there(self) -> None:
-        """The same text as at a start."""
+        """The text is the same as at a start."""
         (one,) = examined("nats://127.0.0.1:9?connect_timeout=300ms")
         assert (one.level, one.about) == ("wrong", "server")
         assert "start nats-server there" in one.text
 
     def test_without_jetstream(self, tmp_path: Path) -> None:
-        """What to do is said; plain NATS needs none."""
+        """The doctor says what to do; plain NATS needs no JetStream."""
         with NatsServer(tmp_path / "nats", jetstream=False) as server:
             assert "start the server with JetStream" in of(examined(server.url), "JetStream", "wrong")
             assert wrong(examined(f"{server.url}?core=yes")) == []
 
     def test_what_a_user_may_not_do_is_named(self, tmp_path: Path) -> None:
-        """Before a program fails for it; and no secret is shown."""
+        """The doctor names it before a program fails, and shows no secret."""
         rules = (
             'publish: {allow: ["pipebus.>", "_INBOX.>", "$JS.API.>", "$SYS.REQ.USER.INFO"], deny: ["$JS.API.STREAM.CREATE.*"]}'
         )
@@ -108,7 +108,7 @@ class TestServer:
         ],
     )
     def test_known_versions(self, version: str, level: str, text: str) -> None:
-        """Too old, or known for something."""
+        """The doctor knows versions that are too old, or have a known problem."""
         found = health.judge_version(version)
         assert found.level == level
         assert text in found.text
@@ -125,22 +125,24 @@ class TestServer:
         ],
     )
     def test_rules_against_needs(self, rules: dict[str, Any], lacking: list[str]) -> None:
-        """As the server applies them: what is denied is denied, and where something is allowed nothing else is."""
+        """
+        The rules count as the server applies them: a denied subject is denied, and if any are allowed, all others are not.
+        """
         assert list(health.refused({"publish": ["a.>"], "subscribe": ["b.*"]}, rules)) == lacking
 
     @pytest.mark.parametrize(("there", "hint"), [("2020-01-01T00:00:00.123456789Z", "ahead of"), ("soon", "")])
     def test_clocks(self, there: str, hint: str) -> None:
-        """A ttl is counted from the publisher's clock."""
+        """A ttl counts from the publisher's clock, so clocks must agree."""
         found = list(health._clock(there))
         assert bool(found) == bool(hint)
         assert all(hint in one.text and one.level == "hint" for one in found)
 
 
 class TestStream:
-    """What is kept, and whether the URL's promises hold."""
+    """The doctor shows what the stream keeps, and whether the URL's promises hold."""
 
     def test_a_stream_in_use(self, stage: NatsStage) -> None:
-        """Its size, its consumers, and what to know about it."""
+        """The doctor shows the stream's size, its consumers, and what to know about it."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
@@ -155,7 +157,7 @@ class TestStream:
             assert of(found, "dead letters") == "0"
 
     def test_a_subscription_that_nobody_serves(self, stage: NatsStage) -> None:
-        """Messages wait, and nobody asks for them."""
+        """The doctor reports messages that wait while nobody reads them."""
         bus = stage.open()
         bus.subscribe("a", Seen(), name="s")
         with running(stage, bus):
@@ -166,7 +168,7 @@ class TestStream:
         assert "1 pending, 0 in flight; nobody asks for them" in of(examined(stage.url), "consumer s", "hint")
 
     def test_what_the_url_would_change(self, stage: NatsStage) -> None:
-        """For all who use the stream."""
+        """The doctor warns about a change that would affect everybody who uses the stream."""
         bus = stage.open()
         bus.subscribe("a", Seen(), name="s")
         with running(stage, bus):
@@ -176,7 +178,7 @@ class TestStream:
         assert "its lease is 30 s" in of(found, "consumer s", "hint")
 
     def test_a_stream_that_promises_less(self, stage: NatsStage) -> None:
-        """As a start would refuse it."""
+        """The doctor finds what a start would refuse."""
 
         async def make(jetstream: Any) -> None:
             await jetstream.add_stream(name=stage.stream, subjects=[f"{stage.stream.lower()}.>"], storage="memory")
@@ -185,7 +187,7 @@ class TestStream:
         assert "keeps messages in memory" in of(examined(stage.url), f"stream {stage.stream}", "wrong")
 
     def test_consumers_of_others(self, stage: NatsStage) -> None:
-        """One that is no subscription, one that would lose messages, one that stands still."""
+        """The doctor reports consumers that other programs read, that lose messages, or that let few messages out at a time."""
         with running(stage, stage.open()):
             pass
 
@@ -203,7 +205,7 @@ class TestStream:
         assert "max_ack_pending=1" in of(found, "consumer few", "hint")
 
     def test_a_stream_that_is_nearly_full(self, stage: NatsStage) -> None:
-        """Before publishing fails."""
+        """The doctor warns before publishing fails."""
         url = f"{stage._base}&max_bytes=64KiB"
         with Bus(url) as bus:
             for number in range(54):
@@ -212,7 +214,7 @@ class TestStream:
 
 
 def test_the_command(stage: NatsStage) -> None:
-    """One line each, or one JSON object; 1 if something is wrong."""
+    """The command prints one line or one JSON object for each finding, and returns 1 if something is wrong."""
     command = [sys.executable, "-m", "pipebus", "doctor", stage.url, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     found = [json.loads(line) for line in done.stdout.splitlines()]

@@ -57,7 +57,7 @@ def proxy(shared: NatsServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[NatsStage]:
-    """On a server of its own, that can be stopped."""
+    """A stage on its own server, which a test can stop."""
     with NatsServer(tmp_path / "server") as server:
         stage = NatsStage(server, patience=20.0)
         yield stage
@@ -90,7 +90,7 @@ def consumer(stage: NatsStage, name: str = "s") -> Any:
 
 
 def notes(stage: NatsStage) -> list[str]:
-    """Subjects of the notes of takings that the server keeps."""
+    """Subjects of the notes about attempts that the server keeps."""
 
     async def look(client: Any, prefix: str) -> Any:
         return (await client.jetstream().stream_info(f"{stage.stream}-DEAD", subjects_filter=f"{prefix}-note.>")).state.subjects
@@ -114,11 +114,11 @@ def connected_anew(stage: NatsStage, bus: Bus, before: Any) -> None:
 
 
 class TestSizes:
-    """Letters about what is as large as the server takes."""
+    """A message may be as large as the server accepts, and still has a dead letter."""
 
     @pytest.mark.parametrize("kind", ["data", "headers"])
     def test_a_foreign_message_without_room_for_a_letter_is_kept_cut(self, stage: NatsStage, kind: str) -> None:
-        """The connection stays, other publishes work, and what is not whole is not replayed."""
+        """The connection stays, other publishes work, and a letter that was cut is not replayed."""
         bus, warned = stage.open(), list[str]()
         bus.subscribe("big", fail, name="big", attempts=1)
 
@@ -145,7 +145,7 @@ class TestSizes:
             assert warned == []
 
     def test_a_long_error_of_another_alphabet_leaves_the_message_whole(self, stage: NatsStage) -> None:
-        """As large as a message of ours may be; what is cut is the error, and it can be replayed."""
+        """A message may have the largest permitted size: the error in its letter is cut, and the letter can be replayed."""
         broken, seen = [True], Seen()
 
         def handle(message: Message) -> None:
@@ -167,10 +167,13 @@ class TestSizes:
 
 
 class TestServersAndUsers:
-    """Who may do what, on which server."""
+    """The server and its users decide what a bus may do."""
 
     def test_who_may_do_what_the_doctor_asks_for_can_do_everything(self, tmp_path: Path) -> None:
-        """Requests, dead letters, deliver="last", and removing a subscription; and nothing is refused."""
+        """
+        A user with the rights that the doctor checks can request, keep dead letters, use deliver="last" and remove a
+        subscription.
+        """
         needed = health.needed(engine_of(Bus("nats://ann:p@localhost")).transport)
         rules = ", ".join(f"{verb}: {{ allow: {json.dumps(subjects)} }}" for verb, subjects in needed.items())
         config = f"authorization {{ users: [{{ user: ann, password: p, permissions: {{ {rules} }} }}] }}"
@@ -206,7 +209,7 @@ class TestServersAndUsers:
                 assert warned == []
 
     def test_the_next_host_is_asked_where_one_has_no_jetstream(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A server that cannot do it is not the end."""
+        """The bus tries the next host when a server has no JetStream."""
         monkeypatch.setattr(link._random, "shuffle", lambda hosts: None)  # the one without comes first
         with NatsServer(tmp_path / "without", jetstream=False) as without, NatsServer(tmp_path / "with") as server:
             bus = Bus(f"nats://{without.place},{server.place}")
@@ -220,7 +223,7 @@ class TestServersAndUsers:
         ids=["interest", "no_ack"],
     )
     def test_a_stream_that_keeps_or_confirms_less_is_refused(self, stage: NatsStage, config: dict[str, Any], text: str) -> None:
-        """It is told why."""
+        """The bus does not start, and the error says why."""
 
         async def make(client: Any, prefix: str) -> None:
             await client.jetstream().add_stream(name=stage.stream, subjects=[f"{prefix}.>"], duplicate_window=120, **config)
@@ -230,7 +233,7 @@ class TestServersAndUsers:
             stage.open().start()
 
     def test_a_streams_own_limit_of_sizes_is_the_buss(self, stage: NatsStage) -> None:
-        """What it would refuse is refused here."""
+        """The bus refuses what the stream would refuse."""
 
         async def make(client: Any, prefix: str) -> None:
             config = {"subjects": [f"{prefix}.>"], "duplicate_window": 120, "max_msg_size": 50_000}
@@ -246,10 +249,10 @@ class TestServersAndUsers:
 
 
 class TestPrefixes:
-    """Two programs with two prefixes on one server."""
+    """Two programs can use one server with two prefixes."""
 
     def test_a_prefix_alone_has_a_stream_of_its_own(self, shared: NatsServer, stage: NatsStage) -> None:
-        """Subscriptions of the same name get what is theirs, and letters are kept for both."""
+        """Subscriptions of the same name get only their own messages, and letters are kept for both."""
         buses, seen = [], []
         for prefix in (f"{stage.stream.lower()}-shop", f"{stage.stream.lower()}-bank"):
             bus, one = Bus(f"{shared.url}?prefix={prefix}"), Seen()
@@ -268,7 +271,7 @@ class TestPrefixes:
         assert [one.bodies for one in seen] == [[[number, round] for round in range(3)] for number in range(2)]
 
     def test_two_prefixes_in_one_stream_keep_letters_and_consumers_apart(self, shared: NatsServer, stage: NatsStage) -> None:
-        """A name that the other one has is refused, and the other one's messages stay its own."""
+        """A name that the other program uses is refused, and the messages of the other program stay its own."""
         shop, bank = (Bus(f"{shared.url}?stream={stage.stream}&prefix={stage.stream.lower()}{n}") for n in ("shop", "bank"))
         seen = Seen()
         shop.subscribe("x", seen, name="work")
@@ -285,7 +288,7 @@ class TestPrefixes:
 
 
 class TestSecrets:
-    """Nobody reads a password in an error."""
+    """No error shows a password."""
 
     @pytest.mark.parametrize(
         "url",
@@ -296,7 +299,7 @@ class TestSecrets:
         ],
     )  # fmt: skip
     def test_what_is_wrong_with_a_url_has_no_secret(self, url: str) -> None:
-        """Also where a sign is not escaped, and in an option that there is not."""
+        """This also holds where a character is not escaped, and in an option that does not exist."""
         with pytest.raises(UnsupportedCapability) as told:
             Bus(url)
         assert not any(secret in str(told.value) for secret in ("s3cret", "w0rd"))
@@ -312,7 +315,7 @@ class TestSecrets:
         ids=lambda command: " ".join(command[:2]),
     )
     def test_commands_show_none(self, shared: NatsServer, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
-        """When they refuse something."""
+        """A command that refuses something shows the server's address, but not the password."""
         with Bus(shared.url):
             pass
         url = f"nats://ann:s3cret@{shared.place}"
@@ -323,7 +326,7 @@ class TestSecrets:
 
 
 class TestReconnects:
-    """What a lost connection takes along, and gives back."""
+    """A lost connection takes some messages along, and a new one gives them back."""
 
     def test_two_that_began_behind_a_crash_hand_in_nothing_twice(self, alone: NatsStage) -> None:
         """Each knows of the other; so after a restart of the server the first one back leaves alone what the other has."""
@@ -368,7 +371,7 @@ class TestReconnects:
         assert sorted(seen.bodies) == list(range(60))
 
     def test_a_start_is_not_held_up_by_what_waits_for_a_retry(self, stage: NatsStage, proxy: Proxy) -> None:
-        """Some hundred of them, over a slow network."""
+        """Some hundred such messages over a slow network do not delay a start."""
         retry = Redeliver(wait="5m", max_wait="5m")
         bus = stage.open()
         bus.subscribe("a", fail, name="s", attempts=10, workers=8, filters=[retry])
@@ -384,7 +387,7 @@ class TestReconnects:
             until(stage, lambda: seen.bodies == ["new"], "what is new is handled")
 
     def test_renewals_do_not_pile_up_without_a_server(self, alone: NatsStage) -> None:
-        """Whoever is back says them once."""
+        """A bus that has lost its server queues only a few renewals, and gets its messages when the server is back."""
         bus = alone.open_with_lease(0.5)
         subscription = bus.subscribe("a", name="s")
         bus.start()
@@ -403,7 +406,7 @@ class TestReconnects:
         assert subscription.receive(timeout=20) is not None
 
     def test_only_what_was_on_its_way_is_given_back(self, stage: NatsStage, proxy: Proxy) -> None:
-        """Not what has passed since the oldest that waits; and a retry of an earlier life keeps its delay."""
+        """Later messages are not given back, and a retry from before the restart keeps its delay."""
         retry = Redeliver(wait="2m", max_wait="2m", jitter=0.0)
         seen, later = Seen(), Seen()
 
@@ -429,7 +432,7 @@ class TestReconnects:
         assert len(asked) <= 10
 
     def test_what_was_on_its_way_has_not_been_taken(self, stage: NatsStage, proxy: Proxy) -> None:
-        """With one attempt it is handled all the same."""
+        """A message that was lost on its way is handled even when only one attempt is allowed."""
         seen, bus, publisher = Seen(), through(stage, proxy), Bus(stage.url)
         bus.subscribe("a", seen, name="s", attempts=1)
         with publisher, running(stage, bus):
@@ -439,7 +442,7 @@ class TestReconnects:
         assert sorted(seen.bodies) == [0, 1, 2]
 
     def test_a_note_that_cannot_be_read_is_read_again(self, stage: NatsStage, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It says that nobody has taken the message; without it that would be a second time."""
+        """The note says that nobody has begun the message; without it, the delivery would count as a second attempt."""
         bus, seen, refused = stage.open(), Seen(), list[str]()
         bus.subscribe("a", name="s", attempts=1)
         with running(stage, bus, drain=False):
@@ -464,7 +467,7 @@ class TestReconnects:
     def test_nothing_is_asked_for_an_inbox_of_a_lost_connection(
         self, alone: NatsStage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What the server has for it would go behind the others."""
+        """The server would send what it holds for it behind other messages."""
         seen, bus, back = Seen(held=True), alone.open(), asyncio.Event()
         bus.subscribe("a", seen, name="s")
         with running(alone, bus, seen):
@@ -515,10 +518,10 @@ def lost_on_the_way(stage: NatsStage, proxy: Proxy, bus: Bus, publisher: Bus, bo
 
 
 class TestWhatIsLeft:
-    """Neither memory nor notes outlive what they are about; nothing counts that nobody has begun."""
+    """Neither memory nor notes outlive what they are about, and nothing is counted that was never begun."""
 
     def test_subscriptions_that_come_and_go_leave_nothing(self, stage: NatsStage) -> None:
-        """Neither kind."""
+        """Neither a named nor an unnamed subscription leaves anything behind."""
         bus, seen = stage.open(), Seen()
         with running(stage, bus):
             for number in range(20):
@@ -532,7 +535,7 @@ class TestWhatIsLeft:
             assert (engine_of(bus).transport.figures("s0") or {}).get("acknowledged") == 10  # but their figures
 
     def test_what_is_removed_counts_for_no_receipt(self, stage: NatsStage) -> None:
-        """At once."""
+        """A removed subscription does not count from the next publish on."""
         bus = stage.open()
         with running(stage, bus):
             subscription = bus.subscribe("a", Seen(), name="s")
@@ -543,7 +546,7 @@ class TestWhatIsLeft:
             assert bus.publish("a", 2).mailboxes == 0
 
     def test_a_removed_subscription_does_not_spoil_a_stop(self, stage: NatsStage) -> None:
-        """Nobody confirms its acknowledgements any more, and the others are settled all the same."""
+        """Its acknowledgements are never confirmed, and the other subscriptions are settled all the same."""
         bus, warned = stage.open(), list[str]()
         bus.subscribe("b", Seen(), name="other")
         with running(stage, bus):
@@ -557,7 +560,7 @@ class TestWhatIsLeft:
         assert not [text for text in warned if "nobody answers" in text]
 
     def test_a_stop_is_told_of_no_trouble_where_there_is_none(self, stage: NatsStage) -> None:
-        """Subscriptions that have ended are put away beside it; the figures of all are there afterwards."""
+        """A stop with many subscriptions logs no warning, and the figures of all of them are available afterwards."""
         bus, warned, names = stage.open(), list[str](), [f"s{number}" for number in range(12)]
         for name in names:
             bus.subscribe(name, Seen(), name=name)
@@ -570,7 +573,7 @@ class TestWhatIsLeft:
         assert [figures(bus, name)["acknowledged"] for name in names] == [1] * 12
 
     def test_two_confirmations_at_once_forget_nothing(self, stage: NatsStage, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What neither has asked about is said again after a lost connection."""
+        """An acknowledgement that neither confirmation covers stays unconfirmed, so a lost connection cannot lose it."""
 
         async def nothing(self: Any) -> None:
             return None
@@ -601,7 +604,7 @@ class TestWhatIsLeft:
             never(lambda: len(one.verdicts.unconfirmed) != 5, "what nobody has asked about is forgotten")
 
     def test_what_waits_in_a_paused_subscription_is_not_begun(self, stage: NatsStage) -> None:
-        """However often it is killed meanwhile."""
+        """Such messages count as not begun, however often the program is killed."""
         seen = Seen()
         with Bus(stage.url) as publisher:
             for life in range(2):
@@ -620,7 +623,10 @@ class TestWhatIsLeft:
                 assert bus.dead_letters.list() == []
 
     def test_notes_go_with_their_consumer(self, stage: NatsStage) -> None:
-        """A stream that is made anew counts from 1 again; that one was taken twice says nothing of the new message 1."""
+        """
+        A stream that is made again counts from 1, so the old note that message 1 was delivered twice must not apply to the new
+        one.
+        """
 
         def again(message: Message, delivery: Delivery) -> None:
             delivery.retry(0.0 if delivery.attempt == 1 else 60.0)
@@ -654,7 +660,7 @@ class TestWhatIsLeft:
 
     @pytest.mark.parametrize("name", ["s", None], ids=["durable", "plain"])
     def test_who_hears_of_a_death_may_publish(self, stage: NatsStage, name: str | None) -> None:
-        """Also of what cannot be decoded, and waits for the server meanwhile."""
+        """A handler of `Died` may also publish when the bytes cannot be decoded, and wait for the server meanwhile."""
         bus, alerts = stage.open(), Seen()
         bus.subscribe("a", Seen(), name=name) if name else bus.subscribe("a", Seen())
         bus.subscribe("alerts", alerts, name="alerts")
@@ -672,7 +678,7 @@ class TestWhatIsLeft:
     def test_letters_over_the_cap_are_bounded_and_counted_seldom(
         self, stage: NatsStage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Each count reads all their subjects."""
+        """Each count reads all subjects of the letters, so it happens seldom."""
         counted, real = list[str](), StoredLetters._count
 
         async def count(self: Any, link: Any, which: str) -> int:
@@ -705,7 +711,7 @@ def bill(message: Message) -> None:
 
 
 def test_tail_of_a_bus_handles_nothing(stage: NatsStage, tmp_path: Path) -> None:
-    """It shows what comes by; the bus's subscriptions are left to whoever runs it."""
+    """`tail` shows messages as they pass, and leaves the bus's subscriptions to the program that runs it."""
     (tmp_path / "shop.py").write_text(SHOP.format(url=stage.url))
     command = [sys.executable, "-m", "pipebus", "tail", "shop:bus", "--count", "1"]
     bus, pipe = stage.open(), subprocess.PIPE

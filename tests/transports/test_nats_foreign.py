@@ -64,11 +64,11 @@ def sdk_reads(message: Any) -> Any:
 
 
 class TestCloudEvents:
-    """The SDK of the CloudEvents project."""
+    """The SDK of the CloudEvents project works with pipebus."""
 
     @pytest.mark.parametrize("mode", ["structured", "binary", "kafka"])
     def test_its_events_are_handled(self, stage: NatsStage, mode: str) -> None:
-        """Whichever way it writes them: each attribute is a field of the message, or a header."""
+        """Each attribute becomes a field of the message or a header, whichever way the SDK writes the event."""
         attributes = {
             "specversion": "1.0", "id": "e ü%", "source": "/shop", "type": "com.shop.order", "time": MOMENT,
             "datacontenttype": "application/json", "tier": "gold größe", "subject": "their own", "partitionkey": "k é",
@@ -109,7 +109,7 @@ class TestCloudEvents:
         ids=repr,
     )
     def test_their_data_are_the_body(self, stage: NatsStage, kind: str | None, body: Any, mode: str) -> None:
-        """Of the same type in both modes."""
+        """The body has the same type in both modes."""
         attributes = {"type": "t", "source": "/s"} | ({"datacontenttype": kind} if kind else {})
         data, headers = sdk_writes(CloudEvent(attributes, body), mode)
         seen = Seen()
@@ -123,7 +123,7 @@ class TestCloudEvents:
     @pytest.mark.parametrize("mode", ["structured", "binary"])
     @pytest.mark.parametrize("body", [{"order": "größe"}, [1, "ü", None], "grüße", 7, True, b"\x00\xff", {}, None], ids=repr)
     def test_it_reads_our_messages(self, stage: NatsStage, body: Any, mode: str) -> None:
-        """In either mode, with whatever body."""
+        """It reads any body in either mode."""
         bus = write_in(stage, mode).open()
         with running(stage, bus):
             bus.publish("orders.größe", body, id='m "ü"%', key="k é", correlation_id="c", headers={"größe": "XL", "ce-x": "y"})
@@ -134,7 +134,7 @@ class TestCloudEvents:
         assert abs(event.get_time().timestamp() - datetime.now(UTC).timestamp()) < 60
 
     def test_in_binary_mode_there_is_nothing_but_the_body(self, stage: NatsStage) -> None:
-        """It needs no SDK to be read."""
+        """A program needs no SDK to read it."""
         bus = write_in(stage, "binary").open()
         with running(stage, bus):
             bus.publish("a", {"order": "größe"}, headers={"tenant": "acme"})
@@ -152,7 +152,7 @@ class TestCloudEvents:
         ],
     )
     def test_what_it_passes_on_is_what_it_was(self, stage: NatsStage, ours: str, theirs: str) -> None:
-        """A program that reads our events and publishes them elsewhere; what it knows nothing of survives."""
+        """A program may read our events and publish them elsewhere, and what it does not know survives."""
         seen = Seen()
         bus = write_in(stage, ours).open()
         bus.subscribe("copies.>", seen, name="s")
@@ -213,7 +213,7 @@ def run(work: Callable[[], Awaitable[Any]]) -> Any:
 
 
 class TestFastStream:
-    """An application of FastStream's on the same stream."""
+    """An application written with FastStream uses the same stream."""
 
     @pytest.mark.parametrize(
         ("sent", "body"),
@@ -229,7 +229,7 @@ class TestFastStream:
         ids=repr,
     )
     def test_its_messages_are_handled(self, stage: NatsStage, sent: Any, body: Any) -> None:
-        """Whatever it publishes, with its headers."""
+        """Each kind of message it publishes arrives, with its headers."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe("theirs", seen, name="s")
@@ -248,7 +248,7 @@ class TestFastStream:
         assert (message.correlation_id, message.headers["h"], message.headers["empty"]) == ("c", "grüße", "")
 
     def test_its_models_are_models_of_our_handlers(self, stage: NatsStage) -> None:
-        """Both sides share a class, and nothing else."""
+        """The two sides share a class, and nothing else."""
         seen: list[Any] = []
 
         def handle(body: Order) -> None:
@@ -269,7 +269,7 @@ class TestFastStream:
         assert seen == [Order(sku="größe", count=3)]
 
     def test_it_has_our_events_whole(self, stage: NatsStage) -> None:
-        """In structured mode: it takes no content type but application/json for JSON, so its handler asks for bytes."""
+        """It takes only application/json for JSON, so in structured mode its handler asks for bytes."""
         bus = stage.open()
 
         async def program() -> tuple[Any, Any]:
@@ -302,7 +302,7 @@ class TestFastStream:
         ids=repr,
     )
     def test_in_binary_mode_it_has_the_body_as_it_is(self, stage: NatsStage, body: Any, kind: Any, found: Any) -> None:
-        """Its handlers are written as for messages of its own; plain headers are headers there."""
+        """Its handlers look as they do for its own messages, and plain headers are headers there."""
         bus = write_in(stage, "binary").open()
 
         async def program() -> tuple[Any, Any]:
@@ -320,7 +320,7 @@ class TestFastStream:
 
     @pytest.mark.parametrize("mode", ["structured", "binary"])
     def test_a_correlation_is_known_there(self, stage: NatsStage, mode: str) -> None:
-        """As one of theirs is known here."""
+        """Our correlation id is known there, just as theirs is known here."""
         bus = write_in(stage, mode).open()
 
         async def program() -> tuple[Any, Any]:
@@ -336,7 +336,7 @@ class TestFastStream:
         assert message.correlation_id == "c"
 
     def test_it_answers_what_it_was_sent_to_our_handler(self, stage: NatsStage) -> None:
-        """A handler of its own publishes what it returns, to a subject of ours."""
+        """Its handler returns a value, which is published to a subject of ours."""
         seen = Seen()
         bus = write_in(stage, "binary").open()
         bus.subscribe("done", seen, name="s")
@@ -365,7 +365,7 @@ class TestFastStream:
 
     @pytest.mark.parametrize("mode", ["structured", "binary"])
     def test_a_request_of_its_is_answered_here(self, server: NatsServer, mode: str) -> None:
-        """Over plain NATS; the answer is an event, or, in binary mode, what our handler returned."""
+        """The answer over plain NATS is an event or, in binary mode, what our handler returned."""
         bus = Bus(f"{server.url}?core=yes&prefix=ask&events={mode}")
         bus.subscribe("prices.get", price, name="prices")
 
@@ -385,7 +385,7 @@ class TestFastStream:
 
     @pytest.mark.parametrize("kind", [Order, dict], ids=["model", "mapping"])
     def test_a_request_of_ours_is_answered_there(self, server: NatsServer, kind: Any) -> None:
-        """Over plain NATS, in binary mode: its handler has the body, and we what it returns."""
+        """Over plain NATS in binary mode, its handler gets the body and we get its return value."""
         bus = Bus(f"{server.url}?core=yes&prefix=asking&events=binary")
 
         async def program() -> Message:
@@ -395,7 +395,7 @@ class TestFastStream:
                 client = await broker.connect()
                 await broker.start()
                 await client.flush()
-                await client.flush()  # it listens from here on: the first ping goes before what waits to be written
+                await client.flush()  # it listens from here on: the first ping goes before data that waits to be written
                 return await bus.arequest("prices.get", {"sku": "größe"}, timeout=5)
 
         with bus:
@@ -403,7 +403,7 @@ class TestFastStream:
 
     @pytest.mark.parametrize("mode", ["structured", "binary"])
     def test_a_request_of_its_through_the_stream_is_answered_here(self, stage: NatsStage, mode: str) -> None:
-        """There it names in a header where it waits for the answer."""
+        """A request through the stream names in a header where the answer must go."""
         bus = write_in(stage, mode).open()
         bus.subscribe("prices.get", price, name="prices")
 
@@ -419,7 +419,7 @@ class TestFastStream:
         assert (json.loads(answer)["data"] if mode == "structured" else answer) == {"price": 7, "sku": "x"}
 
     def test_a_request_of_ours_through_the_stream_is_answered_there(self, stage: NatsStage) -> None:
-        """The same the other way."""
+        """A request through the stream is answered by an application that does not use pipebus."""
         bus = write_in(stage, "binary").open()
 
         async def program() -> Message:

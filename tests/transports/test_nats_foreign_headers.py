@@ -28,9 +28,9 @@ pytestmark = pytest.mark.thorough  # on a real server
 
 SAFE = re.compile(r"[!-~]+( +[!-~]+)*")
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-"""What the server's own clients take for a header's name."""
+"""Header names that the server's own clients accept."""
 MEANT = ("content-type", "correlation_id", "correlation-id", "reply_to", "reply-to", "status", "description")
-"""Names by which others say something of the message itself."""
+"""Names that other programs use for facts about the message itself."""
 RESERVED = ("pipebus-", "nats-")
 
 NAMES = ("tenant", "Tenant", "größe", "ce-id", "CE-Type", "ce_id", "X-Nats-Y", "日本", "!#$%&'*+-.^_`|~", *MEANT)
@@ -51,7 +51,7 @@ headers_of_theirs = st.dictionaries(
 
 
 def heard(stage: NatsStage, publish: Callable[[], object]) -> Any:
-    """What another program hears when something is published."""
+    """Return what another program receives when a message is published."""
 
     async def work(client: Any) -> Any:
         subscription = await client.subscribe(f"{stage.stream.lower()}.>")
@@ -85,11 +85,11 @@ def send(server: NatsServer, *lines: bytes) -> None:
 
 
 class TestFidelity:
-    """Headers survive exactly; safe ones are plain headers of NATS too."""
+    """Headers survive exactly, and safe ones are plain headers of NATS too."""
 
     @pytest.mark.parametrize("mode", ["structured", "binary"])
     def test_ours_are_all_in_the_event_and_safe_ones_beside_it(self, stage: NatsStage, mode: str) -> None:
-        """Read by another program, and by a bus."""
+        """Both another program and a bus can read them."""
         seen = Seen()
         bus = write_in(stage, mode).open()
         bus.subscribe("a", seen, name="s")
@@ -125,7 +125,7 @@ class TestFidelity:
             check()
 
     def test_theirs_are_all_headers_of_the_message(self, stage: NatsStage) -> None:
-        """With any value that a header of NATS can have; empty ones too."""
+        """Every value that a header of NATS can have comes through, even an empty one."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
@@ -145,7 +145,7 @@ class TestFidelity:
     @pytest.mark.parametrize("writes", ["structured", "binary"])
     @pytest.mark.parametrize("reads", ["structured", "binary"])
     def test_a_message_is_the_same_whoever_reads_it(self, stage: NatsStage, writes: str, reads: str) -> None:
-        """All of it, between programs that write in different modes, and through its dead letter."""
+        """All of a message is the same between programs that write in different modes, and after its dead letter."""
         seen, healed = Seen(), list[bool]()
 
         def handle(message: Message) -> None:
@@ -195,7 +195,7 @@ class TestFidelity:
 
 
 class TestHostile:
-    """Names that are ours or the server's, and bytes that are nobody's."""
+    """Foreign messages may use names that belong to pipebus or the server, and bytes without meaning."""
 
     @pytest.mark.parametrize(
         "forged",
@@ -214,7 +214,7 @@ class TestHostile:
         ids=lambda forged: next(iter(forged)),
     )
     def test_reserved_names_are_not_taken_over(self, stage: NatsStage, forged: dict[str, str]) -> None:
-        """The message is handled, with what else it has."""
+        """The message is handled, with everything else it has."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe(">", seen, name="s")
@@ -236,7 +236,7 @@ class TestHostile:
         ids=str,
     )
     def test_an_event_of_others_sets_nothing_of_ours(self, stage: NatsStage, event: dict[str, Any]) -> None:
-        """What is not written by us is an attribute like any other."""
+        """An attribute that we did not write is an ordinary attribute."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe("a", seen, name="s")
@@ -293,7 +293,7 @@ class TestHostile:
         ids=repr,
     )
     def test_a_subject_that_is_no_text_stops_nothing(self, stage: NatsStage, token: bytes, name: str | None) -> None:
-        """Handled, or a dead letter; the next flows."""
+        """The message is handled or becomes a dead letter, and the next one is handled."""
         seen = Seen()
         bus = stage.open()
         bus.subscribe("a.>", seen, name=name) if name else bus.subscribe("a.>", seen)
@@ -307,11 +307,11 @@ class TestHostile:
 
 
 class TestRequests:
-    """Asking and answering with nats-py alone, over plain NATS."""
+    """A program with only nats-py can ask and answer over plain NATS."""
 
     @pytest.mark.parametrize("mode", ["structured", "binary"])
     def test_they_ask_and_are_answered(self, server: NatsServer, mode: str) -> None:
-        """In binary mode with the bare value; and a failure can be told from an answer."""
+        """The answer in binary mode is the bare value, and in both modes a failure differs from an answer."""
         bus = Bus(f"{server.url}?core=yes&prefix=ask&events={mode}")
         bus.subscribe("double", double, name="s")
 
@@ -332,7 +332,7 @@ class TestRequests:
 
     @pytest.mark.parametrize("mode", ["structured", "binary"])
     def test_we_ask_and_they_answer(self, server: NatsServer, mode: str) -> None:
-        """With `respond`, as to anybody."""
+        """A foreign program answers with the client's `respond`, as it would answer anybody."""
         bus = Bus(f"{server.url}?core=yes&prefix=asking&events={mode}")
 
         async def respond(message: Any) -> None:
@@ -349,7 +349,7 @@ class TestRequests:
             assert with_client(server, answer).body == {"doubled": 8}
 
     def test_an_address_that_is_too_long_is_refused_here(self, server: NatsServer) -> None:
-        """With the subject it is one line to the server, which would close the connection for it."""
+        """The address and the subject are one line to the server, which would close the connection if it were too long."""
         bus = Bus(f"{server.url}?core=yes&prefix=long")
         seen = Seen()
         bus.subscribe("a", seen)

@@ -1,6 +1,6 @@
 """
-A model of one subscription beside a real NATS server: whatever is done in whatever order, by one program or two of a group,
-both know the same.
+A model of one subscription next to a real NATS server: after any actions in any order, by one program or two of a group,
+both agree.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ATTEMPTS = 4
 DELAY = 0.3
 """Seconds after which what is given back comes again."""
 EARLY = 0.05
-"""Seconds by which it may be too early: the clocks are two."""
+"""Seconds by which a message may be too early, because two clocks are involved."""
 ROOM = 12
 """As many messages as a program with a large mailbox asks for at once, whatever it has."""
 NAME = "s"
@@ -54,7 +54,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 class Stage(NatsStage):
-    """Of several programs one may be killed, and the others keep what they have."""
+    """One of several programs may be killed, and the others keep what they have."""
 
     def __init__(self, server: NatsServer) -> None:
         super().__init__(server, patience=WAIT)
@@ -78,7 +78,7 @@ class Stage(NatsStage):
         with_client(self.server, work)
 
     def lose(self, number: int) -> None:
-        """End the lease of one message, whoever has it."""
+        """End the lease of one message, whichever program holds it."""
 
         async def work(client: Any) -> None:
             await self.give_back(client, await client.jetstream().consumer_info(self.stream, NAME), {number})
@@ -96,7 +96,7 @@ class Stage(NatsStage):
         await client.flush()
 
     def pullers(self) -> list[Any]:
-        """Of the living: what their subscription has here."""
+        """Return the pullers of the programs that live."""
         return [engine_of(bus).transport.served.bound[NAME] for bus in self.living]
 
     def settle_down(self) -> None:
@@ -142,22 +142,22 @@ class Program:
 
 
 class Held:
-    """A delivery that is open, and whose it is."""
+    """A delivery that is open, and the program that has it."""
 
     def __init__(self, program: Program, manager: Any, delivery: Delivery) -> None:
         self.program, self.manager, self.delivery = program, manager, delivery
         self.suspect = False  # its last delivery may have been lost
 
     def close(self) -> None:
-        """Whoever leaves its block acknowledges, if that can be done."""
+        """Leaving the block acknowledges the message, if that is possible."""
         with suppress(PipebusError):
             self.manager.__exit__(None, None, None)
 
 
 class Group(RuleBasedStateMachine):
     """
-    Which program a message comes to is chance. So what depends on that is no precondition: hypothesis wants those to be the
-    same when it does the same again.
+    Chance decides which program gets a message. So nothing that depends on it is a precondition: hypothesis needs those to be
+    the same when it repeats its steps.
 
     The model keeps, for each message, how often it may have been taken. That is exact but for what is declared: what waited in
     a program that is killed may have been taken once more. A server that ends forgets until leases end what was given back to
@@ -169,7 +169,7 @@ class Group(RuleBasedStateMachine):
         self.stage = Stage(Servers.one)
         self.mailbox = mailbox
         self.programs: list[Program] = []
-        self.waiting: dict[str, tuple[int, int]] = {}  # id: fewest and most takings so far
+        self.waiting: dict[str, tuple[int, int]] = {}  # id: fewest and most attempts so far
         self.due: dict[str, float] = {}  # of these, when those come that were given back for later
         self.lost: set[str] = set()  # of these, those whose last delivery was lost: each comes alone
         self.unsure: set[str] = set()  # of these, those that may be such
@@ -187,7 +187,7 @@ class Group(RuleBasedStateMachine):
     @precondition(lambda self: len(self.programs) < 2)
     @rule()
     def join(self) -> None:
-        """A program comes into the group."""
+        """Add a program to the group."""
         self.count += 1
         self.programs.append(Program(self.stage, f"p{self.count}", self.mailbox))
         if len(self.programs) > 1:
@@ -195,7 +195,7 @@ class Group(RuleBasedStateMachine):
 
     @rule(pick=st.integers(0, 1))
     def leave(self, pick: int) -> None:
-        """A clean end counts no taking of what was in hand."""
+        """Stop a program; a clean end counts no attempt for what was in hand."""
         program = self.programs.pop(pick % len(self.programs))
         program.bus.stop(timeout=WAIT, drain=False)
         self.stage.living.remove(program.bus)
@@ -241,7 +241,7 @@ class Group(RuleBasedStateMachine):
             self.waiting[id] = (attempt, attempt)
 
     def disturbed(self) -> None:
-        """For what is out now order is not promised, and pending and in flight are told apart by nobody here."""
+        """Give up the checks of order, and of the numbers pending and in flight, for what is out now."""
         self.plain = False
         self.first.clear()
 
@@ -374,7 +374,7 @@ class Group(RuleBasedStateMachine):
         until(self.stage, lambda: claim not in claim.puller.out, "it has come again")
         self.waiting[id] = (late.delivery.attempt, late.delivery.attempt)
         self.lost.add(id)
-        self.plain = False  # it waits for what is at work, and not in the mailbox
+        self.plain = False  # it waits behind running work, and not in the mailbox
         late.delivery.ack()
 
     @rule(pick=st.integers(0, 1_000), member=st.integers(0, 1), what=st.sampled_from(["replay", "replay", "discard"]))
@@ -459,7 +459,7 @@ class Group(RuleBasedStateMachine):
             time.sleep(0.001)
 
     def exact(self) -> bool:
-        """Whether it can be told what is pending and what in flight."""
+        """Whether the numbers of pending and in-flight messages are known exactly."""
         return self.plain and self.mailbox > ROOM > len(self.waiting) + len(self.held)
 
     def shown(self) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.thorough  # servers and connections are broken
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[NatsServer]:
-    """One for each test: it is stopped and started."""
+    """A server for each test, which the test stops and starts."""
     with NatsServer(tmp_path / "server") as server:
         yield server
 
@@ -65,16 +65,16 @@ def publish_all(bus: Bus, history: History, who: str, count: int, progress: thre
 
 
 class TestOutages:
-    """Servers end, and come back."""
+    """A bus survives servers that end and come back."""
 
     @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
     def test_a_restart_in_the_middle_loses_nothing(self, server: NatsServer, stage: NatsStage, how: signal.Signals) -> None:
-        """Ten publishers and a subscription of two workers go on by themselves, and each message is handled."""
+        """Ten publishers and a subscription with two workers continue without help, and each message is handled."""
         self._restarts(server, stage, how, publishers=10, each=60, restarts=1)
 
     @pytest.mark.thorough
     def test_many_restarts_lose_nothing(self, server: NatsServer, stage: NatsStage) -> None:
-        """Forty publishers, two thousand messages, four restarts."""
+        """Forty publishers send two thousand messages through four restarts."""
         self._restarts(server, stage, signal.SIGKILL, publishers=40, each=50, restarts=4)
 
     def _restarts(
@@ -114,7 +114,7 @@ class TestOutages:
         assert [one for one in judgement.violations if one.kind in ("lost", "unexpected")] == []
 
     def test_what_was_published_outlives_the_server(self, server: NatsServer, stage: NatsStage) -> None:
-        """A receipt means that it is there after a kill."""
+        """A receipt means that the message is there after a kill."""
         seen = Seen()
         with stage.open_with_lease(1.0) as bus:  # the server forgets what was given back, but not the lease
             bus.subscribe("a", name="s")
@@ -129,7 +129,9 @@ class TestOutages:
         assert sorted(seen.bodies) == list(range(50))
 
     def test_publishing_without_a_server_is_a_typed_error(self, server: NatsServer) -> None:
-        """Never sent: TransportError. It is told within the time the URL gives, and works again when the server is back."""
+        """
+        An unsent message raises TransportError within the URL's timeout, and publishing works again when the server is back.
+        """
         bus = Bus(f"{server.url}?publish_timeout=1s")
         with bus:
             server.stop()
@@ -138,13 +140,13 @@ class TestOutages:
             with pytest.raises(TransportError, match=r"was not sent"):
                 bus.publish("a", 1)
             assert time.monotonic() - begun < 5
-            assert bus.stats()["state"] == "started"  # who looks is not told of it by an error
+            assert bus.stats()["state"] == "started"  # reading the figures raises no error
             server.start()
             until(_patient, lambda: engine_of(bus).transport.link.client is not None, "it is back")
             assert bus.publish("a", 2) is not None
 
     def test_a_server_that_stands_still_is_unknown(self, server: NatsServer) -> None:
-        """Sent, and no answer: PublishUnknown with the id. Published again under it, it is one message."""
+        """A message that gets no answer raises PublishUnknown with its id. Published again under that id, it is one message."""
         bus = Bus(f"{server.url}?publish_timeout=2s")
         seen = Seen()
         bus.subscribe("a", seen, name="s")
@@ -164,7 +166,7 @@ class TestOutages:
 
     @pytest.mark.thorough
     def test_a_server_that_says_nothing_any_more_is_noticed(self, server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        """No byte and no end of the connection: after two pings it counts as lost, and another one is made."""
+        """A connection without bytes and without an end counts as lost after two unanswered pings, and another one is made."""
         monkeypatch.setattr(link, "PING", 1)
         bus = Bus(server.url)
         patient: Any = NatsStage.__new__(NatsStage)
@@ -180,7 +182,7 @@ class TestOutages:
             assert bus.publish("a", 1) is not None
 
     def test_a_stop_without_a_server_ends(self, server: NatsServer, stage: NatsStage) -> None:
-        """What was in hand comes again in the next run."""
+        """Messages in hand come again in the next run."""
         seen, go = Seen(), threading.Event()
 
         def handle(message: Message) -> None:
@@ -204,7 +206,7 @@ class TestOutages:
             until(stage, lambda: len(seen.messages) == 2, "it has come again")
 
     def test_unnamed_subscriptions_and_requests_go_on_after_a_restart(self, server: NatsServer, stage: NatsStage) -> None:
-        """They are made again with the connection."""
+        """The bus makes them again with the new connection."""
 
         def double(message: Message) -> int:
             return 2 * int(message.body)
@@ -223,7 +225,7 @@ class TestOutages:
             until(stage, lambda: seen.bodies == [1], "it has come")
 
     def test_what_was_unsubscribed_stays_so_after_a_restart(self, server: NatsServer, stage: NatsStage) -> None:
-        """Neither kind comes back with the connection."""
+        """Neither a named nor an unnamed subscription comes back with the connection."""
         seen = Seen()
         bus = stage.open()
         with bus:
@@ -240,17 +242,17 @@ class TestOutages:
 
 
 class TestNetwork:
-    """A network that delays, cuts, resets and falls silent."""
+    """A network may delay, cut, reset and fall silent."""
 
     @pytest.mark.parametrize("fault", ["reset", "cut", "silence", "latency"])
     def test_a_fault_of_the_network_loses_nothing(
         self, server: NatsServer, stage: NatsStage, monkeypatch: pytest.MonkeyPatch, fault: str
     ) -> None:
-        """Each kind once, in the middle."""
+        """Each kind of fault happens once, in the middle of the work."""
         self._faults(server, stage, monkeypatch, [fault], publishers=5, each=60)
 
     def test_a_connection_that_breaks_keeps_the_order(self, server: NatsServer, stage: NatsStage) -> None:
-        """What was on its way is given back at once by who was alone there, and comes before what is newer."""
+        """A lone reader gives back at once what was on its way, and it comes before newer messages."""
         count = 2000
         seen: list[int] = []
 
@@ -270,7 +272,7 @@ class TestNetwork:
         assert list(dict.fromkeys(seen)) == list(range(count))
 
     def test_many_faults_lose_nothing(self, server: NatsServer, stage: NatsStage, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Three thousand messages, each kind of fault twice, in an order of no meaning."""
+        """Three thousand messages survive each kind of fault twice, in random order."""
         stage.patience = 90.0
         faults = random.Random(0).sample(["reset", "cut", "silence", "latency"] * 2, k=8)
         self._faults(server, stage, monkeypatch, faults, publishers=20, each=150)
@@ -338,7 +340,7 @@ _patient.patience = 20.0
 
 
 class TestCredentials:
-    """Who may come in."""
+    """The server decides who may come in, and the errors say so."""
 
     @pytest.mark.parametrize(
         ("config", "right", "wrong"),
@@ -349,7 +351,7 @@ class TestCredentials:
         ids=["user", "token"],
     )
     def test_only_who_is_known_comes_in(self, tmp_path: Path, config: str, right: str, wrong: str) -> None:
-        """And the refusal shows no secret."""
+        """The refusal shows no secret."""
         with NatsServer(tmp_path, config) as server:
             seen = Seen()
             bus = Bus(f"nats://{right}@{server.place}")
@@ -364,7 +366,7 @@ class TestCredentials:
                 assert "s3cret" not in str(told.value)
 
     def test_without_jetstream_it_says_so(self, tmp_path: Path) -> None:
-        """And core=yes works there."""
+        """The error names JetStream, and core=yes works on the same server."""
         with NatsServer(tmp_path, jetstream=False) as server:
             with pytest.raises(TransportError, match="JetStream"):
                 Bus(server.url).start()
@@ -376,7 +378,7 @@ class TestCredentials:
                 until(_patient, lambda: seen.bodies == [1], "it has come")
 
     def test_what_is_forbidden_is_named(self, tmp_path: Path) -> None:
-        """A user who may not make streams is told which question was not answered."""
+        """The error for a user who may not make streams names the request that got no answer."""
         config = (
             'authorization { users: [{ user: ann, password: p, permissions: { publish: ["pipebus.>"], subscribe: [">"] } }] }'
         )
@@ -384,7 +386,7 @@ class TestCredentials:
             Bus(f"nats://ann:p@{server.place}?connect_timeout=1s").start()
 
     def test_tls_is_checked(self, tmp_path: Path) -> None:
-        """With the authority's certificate it works, without it is refused, and so is a client without its own."""
+        """TLS works with the authority's certificate; without it the server is refused, and so is a client without its own."""
         if shutil.which("openssl") is None:
             missing("there is no openssl to make certificates with")
         make_certificates(tmp_path)
@@ -428,7 +430,7 @@ def make_certificates(folder: Path) -> None:
 
 
 def test_nothing_is_left_of_a_bus_that_found_nobody() -> None:
-    """Neither thread nor file, however often it is tried."""
+    """No thread and no open file is left, however often a start is tried."""
     before, files = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         with pytest.raises(TransportError):
@@ -438,7 +440,7 @@ def test_nothing_is_left_of_a_bus_that_found_nobody() -> None:
 
 
 def test_two_loops_have_receipts_of_their_own(server: NatsServer) -> None:
-    """Coroutines of two threads publish through one bus."""
+    """Coroutines of two threads publish through one bus, and each gets its own receipt."""
     bus = Bus(server.url)
     bus.subscribe("a", Seen(), name="s")
     found: list[Any] = []

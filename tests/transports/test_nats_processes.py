@@ -37,7 +37,7 @@ def stage(tmp_path: Path) -> Iterator[NatsStage]:
 
 
 def settled(*files: Path) -> int:
-    """Messages that have been settled, by whomever."""
+    """How many messages have been settled, by any process."""
     ids = set()
     for file in files:
         for line in file.read_text().splitlines() if file.exists() else []:

@@ -24,10 +24,10 @@ def options(url: str) -> Options:
 
 
 class TestOptions:
-    """What is said is what is meant."""
+    """The URL's options mean what they say."""
 
     def test_a_url_says_where_and_how(self) -> None:
-        """Hosts of a cluster, who we are, and the stream."""
+        """The URL gives the hosts of a cluster, the user and the stream."""
         found = options(
             "tls://ann:p%40ss@one:4223,two?stream=ORDERS&prefix=shop.eu&lease=10s&window=1m&replicas=3&max_bytes=1GiB"
         )
@@ -37,11 +37,11 @@ class TestOptions:
         assert (found.replicas, found.max_bytes) == (3, 2**30)
 
     def test_what_stands_alone_before_the_at_is_a_token(self) -> None:
-        """As everywhere with NATS."""
+        """A single text before the @ is a token, as in every NATS URL."""
         assert (options("nats://s3cret@localhost").token, options("nats://s3cret@localhost").user) == ("s3cret", None)
 
     def test_tls_is_a_scheme_too(self) -> None:
-        """tls:// is nats:// with TLS."""
+        """The scheme tls:// means nats:// with TLS."""
         assert (options("tls://host").tls, options("nats://localhost").tls, options("nats://localhost?tls=yes").tls) == (
             True,
             False,
@@ -56,7 +56,7 @@ class TestOptions:
         ],
     )  # fmt: skip
     def test_plain_text_stays_on_this_machine_unless_it_is_said(self, url: str) -> None:
-        """By a word in the URL, or TLS."""
+        """A URL for another machine must choose TLS, or say that plain text is wanted."""
         assert options(url).encrypted == ("tls" in url or "cafile" in url)
 
     @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ class TestOptions:
         ],
     )
     def test_what_is_wrong_is_named_when_the_bus_is_made(self, url: str, text: str) -> None:
-        """No server is asked for that."""
+        """The bus finds the mistake without a server."""
         with pytest.raises(UnsupportedCapability, match=text):
             Bus(url)
 
@@ -111,7 +111,7 @@ class TestOptions:
 
 
 class TestSecrets:
-    """Nobody reads a password in a log."""
+    """No log shows a password."""
 
     @pytest.mark.parametrize(
         "url",
@@ -121,18 +121,18 @@ class TestSecrets:
         ],
     )  # fmt: skip
     def test_a_redacted_url_has_no_secret(self, url: str) -> None:
-        """Also where an @ or a / was not written %40 or %2F."""
+        """This also holds where an @ or a / was not written as %40 or %2F."""
         assert not any(secret in redacted(url) for secret in (*SECRETS, "hun@", "ter2"))
         assert "***@" in redacted(url)
 
     def test_a_url_without_secrets_is_shown_as_it_is(self) -> None:
-        """Nothing is hidden without a reason."""
+        """A URL without secrets hides nothing."""
         assert redacted("nats://one:1,two:2?stream=S") == "nats://one:1,two:2?stream=S"
 
     @pytest.mark.parametrize("place", ["ann:hunter2", "s3cret"])
     @pytest.mark.few(1)
     def test_errors_and_reprs_have_no_secret(self, place: str) -> None:
-        """Neither what is wrong with a URL, nor that nobody is there."""
+        """Neither an error about the URL nor one about an absent server shows a secret."""
         transport = NatsTransport.from_url(f"nats://{place}@127.0.0.1:9?connect_timeout=300ms")
         shown = [repr(transport), repr(transport.options), str(transport.options), transport.url, repr(transport.letters)]
         with pytest.raises(TransportError) as absent:
@@ -143,22 +143,22 @@ class TestSecrets:
             assert not any(secret in text for secret in SECRETS)
 
     def test_a_bus_shows_no_secret(self) -> None:
-        """Neither its repr nor what it says of itself."""
+        """Its repr, its description and its URL show no secret."""
         bus = Bus("nats://ann:hunter2@localhost")
         assert not any(secret in text for secret in SECRETS for text in (repr(bus), str(bus.describe()), bus.url))
 
     def test_nobody_there_says_what_was_tried_and_what_to_do(self) -> None:
-        """A start does not wait for ever."""
+        """A start does not wait forever for a server that is not there."""
         with pytest.raises(TransportError, match=r"127\.0\.0\.1:9 within 0\.3 s: .*start nats-server there"):
             Bus("nats://127.0.0.1:9?connect_timeout=300ms").start()
 
 
 class TestNames:
-    """Subjects and names, as the server takes them."""
+    """Subjects and names have a form that the server accepts."""
 
     @pytest.mark.parametrize("prefix", ["shop", "a.b", ""])
     def test_a_subject_comes_back(self, prefix: str) -> None:
-        """Under a prefix or without."""
+        """A subject stays the same on the way to the server and back, with a prefix or without one."""
         subjects = Subjects(options(f"nats://localhost?prefix={prefix}" + ("&subjects=x.>" if not prefix else "")))
         for _, subject, _ in ROWS:
             assert subjects.ours(subjects.theirs(subject)) == subject
@@ -166,14 +166,14 @@ class TestNames:
         assert subjects.theirs("_reply._INBOX.x.y") == "_INBOX.x.y"
 
     def test_replies_and_dead_letters_are_not_in_the_stream_of_messages(self) -> None:
-        """They begin otherwise."""
+        """Their subjects begin in another way, so the stream of messages does not keep them."""
         subjects = Subjects(options("nats://localhost"))
         kept = Pattern(subjects.kept[0])
         for other in (subjects.theirs("_reply.7f.1"), f"{subjects.dead}s.d1", f"{subjects.notes}s.1", f"{subjects.replays}s"):
             assert not kept.matches(other)
 
     def test_consumer_names_are_the_servers_and_different(self) -> None:
-        """Whatever a subscription is called."""
+        """The server accepts every consumer name, whatever the subscription's name is."""
         names = ["billing", "bill ing", "bill.ing", "bill*ing", "größe", "grösse", "", "x" * 300, "x" * 301, "bill_ing", "a/b"]
         names += [consumer_name(name) for name in names]  # a name that looks like one that was made is another's
         found = [consumer_name(name) for name in dict.fromkeys(names)]
@@ -197,7 +197,7 @@ class TestNames:
         ],
     )
     def test_filters_do_not_overlap(self, patterns: list[str], wanted: list[str]) -> None:
-        """The server refuses filters that do; one that covers both stands for them."""
+        """The server refuses overlapping filters, so one that covers both replaces them."""
         found = disjoint(tuple(Pattern(one) for one in patterns))
         assert sorted(one.text for one in found) == wanted
         assert not any(a.overlaps(b) for a in found for b in found if a is not b)

@@ -1,4 +1,4 @@
-"""Whatever stands on the wire: a message, or bytes for a dead letter, and never an error."""
+"""Any data on the wire becomes a message, or bytes for a dead letter, and never raises an error."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def judge(subject: str, data: bytes, found_headers: dict[str, str]) -> None:
 @given(subjects, bodies, headers)
 @settings(max_examples=examples(100, 500), deadline=None)
 def test_any_frame_is_a_message_or_bytes(subject: str, data: bytes, found: dict[str, str]) -> None:
-    """Random subjects, bodies and headers, and ours with faults in them."""
+    """Random frames, and our own frames with faults, are both read."""
     judge(subject, data, found)
 
 
@@ -103,7 +103,7 @@ def some_text(source: random.Random) -> str:
 
 @pytest.mark.thorough
 def test_a_hundred_thousand_frames() -> None:
-    """The same for long."""
+    """The same holds for many random frames."""
     source = random.Random(7)
     for _ in range(100_000):
         judge(*random_frame(source))
@@ -112,7 +112,7 @@ def test_a_hundred_thousand_frames() -> None:
 @given(strategies.messages(), st.booleans())
 @settings(max_examples=examples(50, 250), deadline=None)
 def test_what_we_write_is_read_as_it_was(message: Message, binary: bool) -> None:
-    """In either mode; the headers beside the bytes are plain."""
+    """The message comes back in either mode, and the headers next to the bytes are plain ASCII."""
     encoded = JsonCodec().encode(message)
     data, beside = wire.written(message, encoded, binary)
     assert all(name.isascii() and value.isascii() and value == value.strip() and value for name, value in beside.items())
@@ -141,7 +141,7 @@ def test_in_binary_mode_the_data_are_the_body(body: Any, kind: str | None, data:
 
 
 def test_a_body_that_says_more_than_a_body_changes_nothing_else() -> None:
-    """Whoever writes to the server may forge anything; but not by the body alone."""
+    """A program that writes to the server may forge anything, but not through the body alone."""
     message = Message("orders.new", 1, id="m")
     _, beside = wire.written(message, JsonCodec().encode(message), True)
     found = wire.decode("orders.new", b'1,"id":"forged","partitionkey":"x"', beside, "S:1", 1.0)
@@ -151,7 +151,7 @@ def test_a_body_that_says_more_than_a_body_changes_nothing_else() -> None:
 
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_ids_stay_different_on_the_server(one: str, other: str) -> None:
-    """As headers they may be trimmed; so what is not plain is hashed."""
+    """The server may trim ids because they are headers, so an id that is not plain is hashed."""
     try:
         found, second = wire.message_id(one), wire.message_id(other)
     except UnicodeEncodeError:

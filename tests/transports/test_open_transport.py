@@ -44,7 +44,7 @@ def pigeon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("url", ["memory:", "memory:?wire=json"])
 def test_memory_has_a_url(url: str) -> None:
-    """What is started with is memory, with or without a wire format."""
+    """A memory transport can be opened with or without a wire format."""
     with Bus(url) as bus:
         assert bus.publish("a") == Receipt(0)
 
@@ -64,7 +64,7 @@ def test_memory_has_a_url(url: str) -> None:
     ],
 )
 def test_a_url_that_names_nothing_is_refused_with_what_there_is(url: str, text: str) -> None:
-    """The error repeats the URL and says what would do."""
+    """The error repeats the URL and says what would work."""
     with pytest.raises(UnsupportedCapability, match=re.escape(text)) as error:
         Bus(url)
     assert repr(url) in str(error.value)
@@ -86,14 +86,14 @@ def test_another_package_cannot_take_a_built_in_scheme(pigeon: list[str]) -> Non
 
 @pytest.mark.usefixtures("pigeon")
 def test_the_error_for_an_unknown_scheme_names_installed_transports_too() -> None:
-    """Who misspells it finds the right name in the text."""
+    """A user who misspells the scheme finds the right name in the text."""
     with pytest.raises(UnsupportedCapability, match="memory, nats, pigeon, sqlite, tls"):
         open_transport("pidgeon:")
 
 
 @pytest.mark.parametrize("url", ["nats://ann:s3cret[1@host", "carrier-pigeon://ann:s3cret@roof", "nats//ann:s3cret@host"])
 def test_a_password_is_not_shown_by_an_error(url: str) -> None:
-    """Also where the URL is none, or nobody knows its scheme."""
+    """This also holds where the text is not a URL, or its scheme is unknown."""
     with pytest.raises(UnsupportedCapability) as caught:
         open_transport(url)
     assert "s3cret" not in str(caught.value)

@@ -69,7 +69,7 @@ def bills(place: Place, handle: Callable[..., Any], **options: Any) -> Bus:
 
 
 def test_writes_publishes_and_the_acknowledgement_commit_together(place: Place) -> None:
-    """Before the block ends nobody sees any of it; after it all is there."""
+    """Nobody sees any of it before the block ends; afterwards all of it is there."""
     before: list[Any] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -90,7 +90,7 @@ def test_writes_publishes_and_the_acknowledgement_commit_together(place: Place) 
 
 
 def test_an_error_undoes_all_of_it(place: Place) -> None:
-    """The row, the publish and the acknowledgement; the delivery is then settled by its error."""
+    """The row, the publish and the acknowledgement are undone; the delivery is then settled by its error."""
 
     def handle(message: Message, delivery: Delivery) -> None:
         with delivery.transaction() as connection:
@@ -107,7 +107,7 @@ def test_an_error_undoes_all_of_it(place: Place) -> None:
 
 
 def test_redelivered_it_is_done_once(place: Place) -> None:
-    """What fails after its writes is undone and done again: the effect is there once."""
+    """A handler that fails after its writes has them undone and does them again, so the effect is there once."""
 
     def handle(message: Message, delivery: Delivery) -> None:
         with delivery.transaction() as connection:
@@ -123,7 +123,7 @@ def test_redelivered_it_is_done_once(place: Place) -> None:
 
 
 def test_who_has_lost_the_delivery_commits_nothing(place: Place) -> None:
-    """Its lease ended in the middle, and another has it: the fence holds in the same transaction."""
+    """The lease ended and another process has the delivery: the fence in the same transaction refuses the commit."""
     errors: list[str] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -169,7 +169,7 @@ def test_it_ends_with_its_block_and_not_before(place: Place, end: str) -> None:
 
 
 def test_a_transaction_that_sqlite_has_rolled_back_keeps_nothing(place: Place) -> None:
-    """Whoever catches the error goes on in no transaction: what follows must not be kept by itself."""
+    """Code that catches the error is no longer in a transaction, so nothing that follows may be kept by itself."""
 
     def handle(message: Message, delivery: Delivery) -> None:
         with delivery.transaction() as connection:
@@ -304,7 +304,7 @@ def test_of_one_key_one_is_out_at_a_time_in_all_processes(place: Place) -> None:
 
 
 def test_the_next_of_a_key_waits_for_one_that_was_given_back(place: Place) -> None:
-    """Messages of one key keep their order, also when the first of them is retried after a delay."""
+    """Messages of one key keep their order, even when the first of them is retried after a delay."""
     seen: list[Any] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -326,7 +326,7 @@ def test_the_next_of_a_key_waits_for_one_that_was_given_back(place: Place) -> No
 
 
 def test_a_hot_key_holds_nobody_else_up(place: Place) -> None:
-    """However many wait behind one that was given back."""
+    """However many messages wait behind one that was given back, other keys continue."""
     seen: list[Any] = []
     both = threading.Event()
 
@@ -354,7 +354,7 @@ def test_a_hot_key_holds_nobody_else_up(place: Place) -> None:
 
 
 def test_a_line_that_is_longer_than_a_transaction_is_written_in_several(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever leads has its own job done when it returns, and nobody is told before it is so."""
+    """The leading thread's own job is done when it returns, and no caller gets a result before its job is done."""
     monkeypatch.setattr(writer, "BATCH", 2)
     seen: list[Any] = []
     bus = place.bus("?durability=process")
@@ -376,7 +376,7 @@ def test_a_line_that_is_longer_than_a_transaction_is_written_in_several(place: P
 
 
 def test_a_settlement_that_cannot_be_written_harms_no_other(place: Place) -> None:
-    """A reason with half of a character; and one that SQLite refuses altogether goes back instead."""
+    """A reason with half of a character is stored in escaped form, and all other settlements go through."""
     reasons = ["half \udcff", "fine"]
 
     @transform
@@ -401,7 +401,7 @@ def sweep(bus: Bus) -> None:
 
 
 def test_what_nobody_waits_for_goes_when_its_time_is_over(place: Place) -> None:
-    """What somebody waits for never does."""
+    """A message that somebody waits for never goes."""
     bus = place.bus("?window=0&retention=0")
     bus.subscribe("a", lambda message: None, name="s")
     waiting = bus.subscribe("b", name="reader")
@@ -430,7 +430,7 @@ def test_what_is_retained_can_be_read_from_the_beginning(place: Place) -> None:
 
 
 def test_a_full_file_takes_no_more_and_loses_nothing(place: Place) -> None:
-    """What waits is not deleted; when it has been handled there is room again."""
+    """Waiting messages are not deleted, and when they are handled there is room again."""
     bus = place.bus("?max_bytes=1MiB&window=0")
     reader = bus.subscribe("a", name="s", mailbox=10)
     with bus:
@@ -477,7 +477,7 @@ def test_replies_leave_nothing_behind(place: Place) -> None:
 
 
 def test_answers_reach_nobody_else(place: Place) -> None:
-    """As in memory: not even who listens to everything."""
+    """An answer does not even reach a subscription to everything, as in memory."""
     seen: list[str] = []
     bus = place.bus()
     bus.subscribe("echo", lambda message: message.body, name="echo")
@@ -525,7 +525,7 @@ def test_a_suspect_runs_alone_and_what_waited_beside_it_is_spared(place: Place) 
 
 
 def test_requests_work_after_a_lease_was_lost(place: Place) -> None:
-    """What was this process's own, the subscription for its replies, is made again."""
+    """The subscription for this process's replies is made again."""
     bus = place.bus("?lease=300ms")
     bus.subscribe("echo", lambda message: message.body, name="echo")
     with bus:
@@ -538,7 +538,7 @@ def test_requests_work_after_a_lease_was_lost(place: Place) -> None:
 
 
 def test_what_is_held_while_the_lease_is_lost_is_still_ours_if_nobody_took_it(place: Place) -> None:
-    """A laptop that slept: the handler goes on, and its acknowledgement counts."""
+    """After a laptop slept, the handler continues, and its acknowledgement counts."""
     go, begun = threading.Event(), threading.Event()
     runs: list[int] = []
 
@@ -564,7 +564,7 @@ def test_what_is_held_while_the_lease_is_lost_is_still_ours_if_nobody_took_it(pl
 
 @pytest.mark.thorough
 def test_a_subscription_that_somebody_removed_is_made_again(place: Place) -> None:
-    """No silent idleness: it is told in the log, and what is published from then on arrives."""
+    """The subscription does not stay idle in silence: messages that are published from then on arrive."""
     bus = place.bus()
     reader = bus.subscribe("a", name="s")
     with bus:
@@ -616,7 +616,7 @@ def test_a_durable_dedupe_forgets_when_its_time_is_over(place: Place) -> None:
 
 @pytest.mark.parametrize("durable", [True, False])
 def test_what_a_transaction_takes_back_was_not_published(place: Place, durable: bool) -> None:
-    """A Dedupe before the file forgets it too: published once more, it arrives."""
+    """A Dedupe in front of the file forgets it too, so a second publish arrives."""
     seen: list[Any] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -713,7 +713,7 @@ def test_a_url_has_units(tmp_path: Path) -> None:
 
 
 def test_an_older_file_is_brought_up_to_date(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each step once, and what was in it is still there."""
+    """Each step is done once, and the old contents are still there."""
     bus = place.bus()
     bus.subscribe("a", name="s")
     with bus:

@@ -1,4 +1,4 @@
-"""What goes wrong around a file: it is told in words that help, nothing is lost, and it goes on when the cause has passed."""
+"""Faults around a file: the error helps, nothing is lost, and work continues when the cause has passed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def made(path: Path, *bodies: Any) -> None:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What stands in a folder; the lock's file is empty and says nothing."""
+    """The contents of a folder's files, except for the lock's file, which is always empty."""
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and not file.name.endswith("-lock")}
 
 
@@ -78,7 +78,7 @@ class Faults:
         self._lock = threading.Lock()
 
     def whole(self) -> Counter[str]:
-        """The calls of a run in which none fails."""
+        """Return the calls of a run in which none fails."""
         place, done = self.run(None, "whole")
         assert done.returncode == 0, done.stderr
         return counted(place / "calls")
@@ -90,7 +90,7 @@ class Faults:
         return place, strace(program, place / "bus.db", inject=inject, log=place / "calls")
 
     def one(self, inject: str) -> None:
-        """Some calls fail, then none does: everything is told, and everything is done in the end."""
+        """Some calls fail, then none does: every failure is reported, and all the work gets done."""
         place, done = self.run(inject, inject)
         try:
             assert done.returncode == 0, done.stderr
@@ -125,7 +125,7 @@ class Faults:
 
 @pytest.mark.parametrize(("error", "step"), [("EIO", 6), ("ENOSPC", 25)])
 def test_any_one_call_may_fail(tmp_path: Path, error: str, step: int, request: pytest.FixtureRequest) -> None:
-    """A write or a sync fails once, each in turn: who asked for it is told, tries again, and everything is done once."""
+    """A write or a sync fails once, each in turn: the caller gets the error and tries again, and everything is done once."""
     need_strace()
     faults = Faults(tmp_path)
     calls = faults.whole()
@@ -141,7 +141,7 @@ def test_any_one_call_may_fail(tmp_path: Path, error: str, step: int, request: p
 
 @pytest.mark.parametrize("inject", ["pwrite64:error=ENOSPC:when=70..90", "fdatasync:error=EIO:when=9..20"])
 def test_calls_may_fail_for_a_while(tmp_path: Path, inject: str) -> None:
-    """A disk that was full, or failed, and is well again."""
+    """A disk may be full or fail for a time, and then work again."""
     need_strace()
     faults = Faults(tmp_path)
     faults.one(inject)
@@ -152,7 +152,7 @@ def test_calls_may_fail_for_a_while(tmp_path: Path, inject: str) -> None:
 @pytest.mark.parametrize("inject", ["pwrite64:error=EIO:when=75+", "fdatasync:error=EIO:when=9+"])
 @pytest.mark.thorough
 def test_a_disk_that_stays_broken_keeps_nobody_waiting(tmp_path: Path, inject: str) -> None:
-    """Each publish is told, and the program can end; what was acknowledged before is there when the disk is well."""
+    """Each publish gets an error, and the program can end; what was accepted before is there when the disk works again."""
     need_strace()
     faults = Faults(tmp_path)
     place, done = faults.run(inject, "broken")
@@ -167,7 +167,7 @@ def test_a_disk_that_stays_broken_keeps_nobody_waiting(tmp_path: Path, inject: s
 
 
 def test_a_full_disk_is_told_and_goes_on_when_there_is_room(path: Path) -> None:
-    """What does not fit is refused, what shared its transaction is not; then publishing goes on by itself."""
+    """The message that does not fit is refused, others of its transaction are not, and then publishing continues."""
     got: list[Any] = []
     bus = bus_on(path, got)
     with bus:
@@ -188,7 +188,9 @@ def test_a_full_disk_is_told_and_goes_on_when_there_is_room(path: Path) -> None:
 
 
 def test_a_reader_with_an_old_view_stops_nobody(path: Path) -> None:
-    """Another program reads for long: the log grows, publishing goes on; when it has ended the log is used anew."""
+    """
+    While another program reads for a long time, the log grows and publishing continues; when it has ended, the log is reused.
+    """
     log = Path(f"{path}-wal")
     body = "x" * 4_000_000
     with bus_on(path) as bus:
@@ -214,7 +216,7 @@ def test_a_reader_with_an_old_view_stops_nobody(path: Path) -> None:
 
 
 def test_a_program_that_holds_the_file_is_waited_for_and_told_of(path: Path) -> None:
-    """Longer than `wait`, and the publish says who is in the way; then it goes on, and nothing was lost."""
+    """After `wait`, the publish says which program is in the way; then it continues, and nothing is lost."""
     got: list[Any] = []
     with bus_on(path, got, "?wait=1s") as bus, closing(sqlite3.connect(path, isolation_level=None)) as other:
         bus.publish("a", 1)
@@ -229,7 +231,7 @@ def test_a_program_that_holds_the_file_is_waited_for_and_told_of(path: Path) -> 
 
 
 def test_a_program_that_holds_the_file_for_a_moment_is_waited_for(path: Path) -> None:
-    """Shorter than `wait`, and nobody notices."""
+    """A wait shorter than `wait` is not noticed."""
     got: list[Any] = []
     with bus_on(path, got) as bus, closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -256,13 +258,13 @@ def foreign(path: Path) -> None:
 
 
 def with_an_id(path: Path) -> None:
-    """Another program's, that has no tables yet."""
+    """Another program's file that has no tables yet."""
     with closing(sqlite3.connect(path)) as file:
         file.execute("PRAGMA application_id = 12")
 
 
 def with_a_log(make: Any) -> Any:
-    """The same, left by a program that was killed: its newest writes are in the log beside the file."""
+    """The same file as a killed program leaves it: its newest writes are in the log next to the file."""
 
     def make_with_a_log(path: Path) -> None:
         make(path)
@@ -306,7 +308,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
 def test_what_is_no_file_of_ours_is_refused_and_not_changed(path: Path, make: Any) -> None:
-    """Nothing is written into another program's data, nor into what a newer pipebus has made."""
+    """The bus writes nothing into another program's data, or into a file that a newer pipebus has made."""
     make(path)
     before = files(path.parent)
     for _ in range(2):
@@ -321,7 +323,7 @@ def test_what_is_no_file_of_ours_is_refused_and_not_changed(path: Path, make: An
 
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    """A mistyped path makes nothing."""
+    """A mistyped path creates no folder, and the error says to make it first."""
     path = tmp_path / "nowhere" / "bus.db"
     bus = bus_on(path)
     with pytest.raises(TransportError, match=f"{path}: there is no folder {path.parent}; make it first"):
@@ -333,14 +335,14 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_is_a_new_one(path: Path) -> None:
-    """As `touch` and a killed first start leave it."""
+    """The bus can use an empty file, which `touch` or a killed first start leaves."""
     path.touch()
     with bus_on(path) as bus:
         assert bus.publish("a", 1)
 
 
 def tell_or_work(bus: Bus, path: Path) -> str:
-    """Use a file that may be damaged; what it says."""
+    """Use a file that may be damaged, and return the error."""
     with captured_logs() as logs:
         try:
             with bus:
@@ -358,7 +360,7 @@ def tell_or_work(bus: Bus, path: Path) -> str:
 
 @pytest.mark.thorough
 def test_a_damaged_page_is_told(path: Path) -> None:
-    """Whatever page of the file is damaged: an error that names the file and says what to do, or it is a page not needed."""
+    """A damaged page is an error that names the file and says what to do, or a page that is not needed."""
     made(path, *range(40))
     whole = path.read_bytes()
     told = Counter[str]()
@@ -401,7 +403,7 @@ except TransportError as error:
 
 @pytest.fixture
 def obeying() -> list[str]:
-    """The command before a program that has no more rights than a file's mode gives."""
+    """The command that runs a program with only the rights that a file's mode gives."""
     if os.geteuid():
         return []
     command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]  # root may write everywhere
@@ -419,7 +421,7 @@ def tried(obeying: list[str], path: Path) -> tuple[int, str]:
 
 
 def test_a_folder_without_the_right_to_write_is_told(path: Path, obeying: list[str]) -> None:
-    """Nothing can be made there."""
+    """The bus cannot create its lock file there, and the error says so."""
     path.parent.chmod(0o555)
     try:
         code, said = tried(obeying, path)
@@ -432,7 +434,7 @@ def test_a_folder_without_the_right_to_write_is_told(path: Path, obeying: list[s
 
 @pytest.mark.parametrize("which", ["bus.db", "bus.db-lock"])
 def test_a_file_without_the_right_to_write_is_told(path: Path, obeying: list[str], which: str) -> None:
-    """It is not used for reading only without a word."""
+    """Such a file is not silently opened for reading only."""
     made(path, 1)
     before = path.read_bytes()
     file = path.parent / which

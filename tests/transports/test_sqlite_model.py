@@ -1,4 +1,4 @@
-"""A model of one subscription beside the real file: whatever is done in whatever order, both know the same."""
+"""A model of one subscription next to the real file: after any actions in any order, both agree."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Life(RuleBasedStateMachine):
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.stage = SqliteStage(self.folder / "bus.db", "?durability=process&window=1h")
-        self.waiting: dict[str, tuple[int, int]] = {}  # id: fewest and most takings so far
+        self.waiting: dict[str, tuple[int, int]] = {}  # id: fewest and most attempts so far
         self.held: dict[str, Any] = {}
         self.done: set[str] = set()
         self.dead: set[str] = set()
@@ -76,7 +76,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: not self.waiting)
     @rule()
     def receive_nothing(self) -> None:
-        """When nothing waits, nothing comes."""
+        """Nothing arrives when nothing waits."""
         with pytest.raises(ReceiveTimeout):
             self.reader.receive(timeout=0.01)
 

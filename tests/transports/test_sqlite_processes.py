@@ -1,4 +1,4 @@
-"""Several processes on one file, of which some are killed, stopped, forked, or have another idea of the time."""
+"""Several processes use one file, and some of them are killed, stopped, forked, or have another clock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ S = SUBSCRIPTION
 
 
 def until(true: Callable[[], Any], what: str, timeout: float = 60.0) -> None:
-    """Wait for something that is bound to come."""
+    """Wait for a condition that must come true."""
     deadline = time.monotonic() + timeout
     while not true():
         assert time.monotonic() < deadline, f"waited {timeout:g} s for {what}"
@@ -85,7 +85,7 @@ class Place:
         return (self.folder / f"{name}.out").read_text()
 
     def go_on(self, name: str) -> None:
-        """End what it waits for."""
+        """Let the process end its wait."""
         Path(f"{self.path}.{name}.go").touch()
 
     def kill(self, name: str) -> None:
@@ -96,7 +96,7 @@ class Place:
         process.stdin.close()
 
     def wait(self, name: str) -> int:
-        """Until it ends by itself; its exit code."""
+        """Wait until the process ends by itself, and return its exit code."""
         process = self.running.pop(name)
         code = process.wait(60)
         assert process.stdin is not None
@@ -135,7 +135,7 @@ class Place:
         return int(found["acknowledged"] + found["dead"])
 
     def deliveries(self) -> list[Delivered]:
-        """Of all workers, as far as they have come, in order."""
+        """Return the deliveries of all workers so far, in order."""
         records = History.from_jsonl(*self.folder.glob("*.jsonl")).records
         return [record for record in records if isinstance(record, Delivered)]
 
@@ -188,7 +188,7 @@ def at(folder: Path, options: str = "") -> Iterator[Place]:
 
 @contextmanager
 def nobody_writes(path: Path) -> Iterator[None]:
-    """Hold the lock for writers."""
+    """Hold the lock of the writers."""
     with open(f"{path}-lock", "rb+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -225,7 +225,7 @@ def test_processes_may_make_the_file_at_the_same_time(tmp_path: Path) -> None:
 def test_eight_processes_of_which_one_is_killed_every_half_second_share_the_work(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """6,000 messages: each settled once, none lost; handled again only what a killed worker had at hand."""
+    """Each of 6,000 messages is settled once; only what a killed worker had in hand is handled again."""
     count, chosen = 6_000, random.Random(6)
     with at(tmp_path) as place:
         for _ in range(8):
@@ -264,7 +264,7 @@ def test_eight_processes_of_which_one_is_killed_every_half_second_share_the_work
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_a_message_that_kills_its_process_ends_as_a_dead_letter(tmp_path: Path, threads: int) -> None:
-    """After as many takings as are allowed; what stands around it is handled, and nothing else dies."""
+    """It dies after as many attempts as are allowed; the messages before and after it are handled, and no other one dies."""
     with at(tmp_path) as place:
         ids = [f"m{number}" for number in range(10)]
         for id in ids[:5]:
@@ -291,7 +291,7 @@ def test_a_message_that_kills_its_process_ends_as_a_dead_letter(tmp_path: Path, 
 
 
 def test_a_delayed_return_survives_a_kill(tmp_path: Path) -> None:
-    """`delivery.retry(delay)` is in the file: another process takes it, as the next attempt, and not before its time."""
+    """`delivery.retry(delay)` is kept in the file: another process handles it as the next attempt, and not before its time."""
     with at(tmp_path) as place:
         name = place.start()
         place.publish("later", "m")
@@ -310,12 +310,12 @@ def test_a_delayed_return_survives_a_kill(tmp_path: Path) -> None:
 
 
 def test_who_sleeps_longer_than_its_lease_loses_its_deliveries(tmp_path: Path) -> None:
-    """Others take over; what it acknowledges when it wakes up is refused, and it goes on serving."""
+    """Others take over; its late acknowledgements are refused, and it continues to serve."""
     with at(tmp_path, "?lease=1s") as place:
         sleeper = place.start()
         place.publish("wait", "m")
         until(place.deliveries, "a delivery")
-        with nobody_writes(place.path):  # else it might be stopped while it does
+        with nobody_writes(place.path):  # otherwise it might be stopped while it does this
             place.running[sleeper].send_signal(signal.SIGSTOP)
         other = place.start()
         until(lambda: len(place.deliveries()) == 2, "another one to take over")
@@ -339,7 +339,7 @@ def test_who_sleeps_longer_than_its_lease_loses_its_deliveries(tmp_path: Path) -
 
 
 def test_who_sleeps_with_the_lock_is_told_of(tmp_path: Path) -> None:
-    """A process stopped inside a transaction holds up all others: they are told after `wait`, and go on when it does."""
+    """A process stopped inside a transaction holds up all others: they get an error after `wait`, and continue when it does."""
     with at(tmp_path, "?wait=1s") as place:
         sleeper = place.start()
         place.publish("hold", "m")
@@ -362,7 +362,7 @@ def test_who_sleeps_with_the_lock_is_told_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize("jump", [-1e8, 1e8], ids=["back", "on"])
 @pytest.mark.thorough
 def test_a_clock_that_is_set_disturbs_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
-    """The calendar jumps by years while a handler is at work: nobody takes its message away, and no delay changes."""
+    """The calendar jumps by years while a handler runs: nobody takes its message away, and no delay changes."""
     now = time.time
     took: list[tuple[str, int, float]] = []
     at_work, go = threading.Event(), threading.Event()
@@ -396,7 +396,7 @@ def test_a_clock_that_is_set_disturbs_no_lease(tmp_path: Path, monkeypatch: pyte
 
 
 def test_after_a_reboot_everybody_from_before_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock since boot begins anew: what was out comes again at once, and delays go on by the calendar."""
+    """The clock since boot starts again: what was out comes again at once, and delays continue by the calendar."""
     took: list[tuple[str, int]] = []
 
     def handle(message: Message[Any], delivery: Delivery) -> None:

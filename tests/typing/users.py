@@ -72,7 +72,7 @@ def a_message_knows_the_type_of_its_body() -> None:
 
 
 def a_message_without_a_body_needs_no_annotation() -> None:
-    """`Message("tick")` alone is enough, also where the name is kept for later."""
+    """`Message("tick")` alone is enough, even if it is assigned to a name for later."""
     message = Message("tick")
     assert_type(message.id, str)
     assert_type(message.time, float)
@@ -99,7 +99,7 @@ def a_message_is_read_only() -> None:
 
 
 def message_stands_without_brackets(message: Message) -> None:
-    """Where the body's type does not matter, plain `Message` is a complete annotation."""
+    """Plain `Message` is a complete annotation where the body's type does not matter."""
     assert_type(message.body, Any)
 
 
@@ -112,19 +112,19 @@ def header_values_are_strings() -> None:
 
 
 def an_outcome_is_a_receipt_or_dropped(bus: Bus) -> None:
-    """`publish` and `send` say what may come back."""
+    """`publish` and `send` return a `Receipt` or a `Dropped`."""
     assert_type(bus.publish("orders.created", 1), Receipt | Dropped)
     assert_type(bus.send(Message("orders.created", 1)), Receipt | Dropped)
 
 
 async def an_awaited_outcome_is_the_same(bus: Bus) -> None:
-    """`apublish` and `asend` give what their twins give."""
+    """`apublish` and `asend` return the same as their sync versions."""
     assert_type(await bus.apublish("orders.created", 1), Receipt | Dropped)
     assert_type(await bus.asend(Message("orders.created", 1)), Receipt | Dropped)
 
 
 def truth_tells_the_outcomes_apart(bus: Bus) -> None:
-    """After `if outcome`, it is a `Receipt`; after `else`, it is `Dropped`."""
+    """The outcome is a `Receipt` after `if outcome`, and `Dropped` after `else`."""
     outcome = bus.publish("orders.created", 1)
     if outcome:
         assert_type(outcome.mailboxes, int)
@@ -134,7 +134,7 @@ def truth_tells_the_outcomes_apart(bus: Bus) -> None:
 
 
 def a_class_tells_the_outcomes_apart(bus: Bus) -> None:
-    """`isinstance` and `match` narrow too."""
+    """Both `isinstance` and `match` narrow the type."""
     match bus.publish("orders.created", 1):
         case Receipt(mailboxes=count):
             assert_type(count, int)
@@ -146,38 +146,38 @@ def a_class_tells_the_outcomes_apart(bus: Bus) -> None:
 
 
 def a_subject_is_a_string() -> None:
-    """A `Subject` goes wherever a string goes."""
+    """A `Subject` can be used wherever a string can."""
     name: str = CREATED
     assert_type(name.split("."), list[str])
     assert_type(CREATED, Subject[Order])
 
 
 def the_right_body_is_accepted(bus: Bus) -> None:
-    """A `Subject[Order]` takes an `Order`, and whatever is one."""
+    """A `Subject[Order]` takes an `Order` and its subclasses."""
     bus.publish(CREATED, Order(1))
     bus.publish(CREATED, RushOrder(1, 5), key="7", headers={"a": "b"})
 
 
 def the_wrong_body_is_flagged(bus: Bus) -> None:
-    """A `Subject[Order]` takes nothing else."""
+    """A `Subject[Order]` takes only an `Order`."""
     bus.publish(CREATED, Invoice("7"))  # type: ignore[misc]
     bus.publish(CREATED, body={"id": 1})  # type: ignore[misc]
 
 
 def a_missing_body_is_flagged(bus: Bus) -> None:
-    """A `Subject[Order]` does not go without an `Order`; a `Subject[None]` goes without."""
+    """A `Subject[Order]` requires an `Order`; a `Subject[None]` needs no body."""
     bus.publish(TICK)
     bus.publish(CREATED)  # type: ignore[arg-type]
 
 
 async def apublish_follows_a_subject_too(bus: Bus) -> None:
-    """The twin for coroutines is as strict."""
+    """The version for coroutines is as strict."""
     await bus.apublish(CREATED, Order(1))
     await bus.apublish(CREATED, Invoice("7"))  # type: ignore[misc]
 
 
 def a_string_takes_any_body(bus: Bus, name: str) -> None:
-    """Who does not say a type is not asked for one."""
+    """A subject without a type takes any body."""
     bus.publish("orders.created", Invoice("7"))
     bus.publish("orders.created")
     bus.publish(name, Order(1))
@@ -196,7 +196,7 @@ def an_object_is_wrapped_as_a_ref(bus: Bus) -> None:
 
 
 def a_decorated_function_is_unchanged(bus: Bus) -> None:
-    """`on` returns the function as it was: name of its parameters, what it returns."""
+    """`on` returns the function with the same parameter names and the same result."""
 
     @bus.on("orders.created", name="billing", workers=4)
     def bill(order: Order) -> int:
@@ -207,7 +207,7 @@ def a_decorated_function_is_unchanged(bus: Bus) -> None:
 
 
 def a_decorated_coroutine_function_is_unchanged(bus: Bus) -> None:
-    """`async def` too."""
+    """This holds for `async def` too."""
 
     @bus.on(["orders.created", "orders.changed"])
     async def watch(message: Message[Order], delivery: Delivery) -> str:
@@ -218,7 +218,7 @@ def a_decorated_coroutine_function_is_unchanged(bus: Bus) -> None:
 
 
 def a_handler_of_the_subjects_body_is_accepted(bus: Bus) -> None:
-    """The body, the message, or nothing said: every form of a handler fits a typed subject."""
+    """Every form of handler fits a typed subject: one for the body, one for the message, or one without annotations."""
 
     @bus.on(CREATED, name="a")
     def takes_body(order: Order) -> int:
@@ -249,7 +249,7 @@ def a_handler_of_the_subjects_body_is_accepted(bus: Bus) -> None:
 
 
 def a_handler_of_another_body_is_flagged(bus: Bus) -> None:
-    """`Subject[Order]` is followed to the handler."""
+    """The type of `Subject[Order]` is checked against the handler."""
 
     @bus.on(CREATED)  # type: ignore[arg-type]
     def bill(invoice: Invoice) -> None: ...
@@ -275,7 +275,7 @@ def subscribe_follows_a_subject_too(bus: Bus) -> None:
 
 
 def subscribe_takes_any_handler_of_a_string(bus: Bus) -> None:
-    """Without a type, any function may handle."""
+    """Any function may handle the messages of a subject without a type."""
 
     def file(invoice: Invoice) -> None: ...
 
@@ -288,7 +288,7 @@ def subscribe_takes_any_handler_of_a_string(bus: Bus) -> None:
 
 
 def a_handler_is_callable(bus: Bus) -> None:
-    """What cannot be called is flagged."""
+    """An object that cannot be called is flagged."""
     bus.subscribe("orders.created", 5)  # type: ignore[call-overload]
     bus.on("orders.created")(5)  # type: ignore[type-var]
 
@@ -304,7 +304,7 @@ def options_are_checked(bus: Bus) -> None:
 
 
 def a_read_message_is_a_message(bus: Bus) -> None:
-    """Pull: in a `with` block, in a loop, by delivery."""
+    """A reader gets messages in a `with` block, in a loop, or by delivery."""
     with bus.subscribe("ticks") as sub:
         assert_type(sub, Subscription)
         assert_type(sub.receive(timeout=1.0), Message[Any])
@@ -316,7 +316,7 @@ def a_read_message_is_a_message(bus: Bus) -> None:
 
 
 async def an_awaited_message_is_a_message(bus: Bus) -> None:
-    """The same on an event loop."""
+    """This also holds on an event loop."""
     async with bus.subscribe("ticks") as sub:
         assert_type(await sub.areceive(timeout=1.0), Message[Any])
         async with sub.adelivery() as delivery:
@@ -395,7 +395,7 @@ def chains_are_values(bus: Bus) -> None:
 
 
 def a_misspelt_side_is_flagged(bus: Bus) -> None:
-    """There are two sides."""
+    """A filter has only two sides to be on."""
     bus.use(Stamp(), at="deliver")  # type: ignore[call-overload]
 
 
@@ -412,7 +412,7 @@ def a_decorated_transform_can_still_be_called() -> None:
 
 
 def a_transform_returns_messages() -> None:
-    """What returns something else is flagged where it is decorated."""
+    """A function that returns something else is flagged where it is decorated."""
 
     @transform  # type: ignore[arg-type]
     def wrong(message: Message[Any]) -> str:
@@ -459,7 +459,7 @@ class Gate(Actor):
 
 
 def an_actor_keeps_its_class(bus: Bus) -> None:
-    """`spawn` and `use` return what they were given; its constructor's parameters are its own."""
+    """`spawn` and `use` return the object that they were given, and its constructor keeps its own parameters."""
     assert_type(bus.spawn(Greeter("greeter")), Greeter)
     assert_type(bus.spawn(Greeter(), run="thread", mailbox=5), Greeter)
     assert_type(bus.use(Quota("quota", 100)), Quota)
@@ -470,7 +470,7 @@ def an_actor_keeps_its_class(bus: Bus) -> None:
 
 
 def what_is_no_actor_is_flagged(bus: Bus) -> None:
-    """A class, another object, an unknown way to run, an option that actors do not have."""
+    """A class, another object, an unknown way to run and an unknown option are flagged."""
     bus.spawn(Greeter)  # type: ignore[type-var]
     bus.spawn(5)  # type: ignore[type-var]
     bus.spawn(Greeter(), run="process")  # type: ignore[arg-type]
@@ -478,7 +478,7 @@ def what_is_no_actor_is_flagged(bus: Bus) -> None:
 
 
 def an_actor_is_a_subject(bus: Bus, greeter: Greeter) -> None:
-    """It is published to, asked, listened to, and answers may go to it."""
+    """An actor can be published to, requested and subscribed to, and may be the address of answers."""
     assert_type(bus.publish(greeter, "Ada", key="7"), Receipt | Dropped)
     assert_type(bus.request(greeter, "Ada", timeout=1.0), Message[Any])
     bus.subscribe(greeter, print, to=greeter)
@@ -487,7 +487,7 @@ def an_actor_is_a_subject(bus: Bus, greeter: Greeter) -> None:
 
 
 def an_actors_handler_may_take_what_any_handler_may() -> None:
-    """The message, the body, the delivery, the bus; sync and async."""
+    """It may take the message, the body, the delivery and the bus, sync or async."""
 
     class TakesBody(Actor):
         def on_message(self, order: Order) -> None: ...
@@ -507,7 +507,7 @@ def an_actors_handler_may_take_what_any_handler_may() -> None:
 
 
 def an_actor_knows_its_bus(greeter: Greeter) -> None:
-    """`self.bus` is a `Bus`, and as strict."""
+    """`self.bus` is a `Bus`, and is as strict as one."""
     assert_type(greeter.bus, Bus)
     assert_type(greeter.subscription, Subscription)
     greeter.bus.publish(CREATED, Invoice("7"))  # type: ignore[misc]
@@ -517,7 +517,7 @@ def an_actor_knows_its_bus(greeter: Greeter) -> None:
 
 
 def every_gives_a_schedule(bus: Bus) -> None:
-    """With seconds or a text, and the options of `publish`."""
+    """`every` takes seconds or a text, and the options of `publish`."""
     assert_type(bus.every(60.0, "headlines.fetch"), Schedule)
     assert_type(bus.every("5m", "headlines.fetch", 5, headers={"a": "b"}, ttl=60.0), Schedule)
     bus.every(None, "headlines.fetch")  # type: ignore[call-overload]
@@ -557,7 +557,7 @@ def handlers_are_as_strict_as_the_bus(bus: Bus) -> None:
 
 
 def a_bus_is_a_publisher(bus: Bus) -> None:
-    """Who only sends asks for a `Publisher`, which follows subjects as the bus does."""
+    """A function that only sends takes a `Publisher`, which follows subjects as the bus does."""
 
     def send(publisher: Publisher) -> None:
         assert_type(publisher.publish(CREATED, Order(1), key="7"), Receipt | Dropped)
@@ -571,7 +571,7 @@ def a_bus_is_a_publisher(bus: Bus) -> None:
 
 
 async def a_subscription_is_a_receiver(bus: Bus) -> None:
-    """Who only reads asks for a `Receiver`."""
+    """A function that only reads takes a `Receiver`."""
 
     async def read(receiver: Receiver) -> None:
         assert_type(receiver.receive(timeout=1.0), Message[Any])
@@ -589,21 +589,21 @@ async def a_subscription_is_a_receiver(bus: Bus) -> None:
 
 
 def a_bus_in_a_with_block_is_a_bus() -> None:
-    """`with Bus() as bus` keeps its type; `stop` reports."""
+    """`with Bus() as bus` keeps its type, and `stop` returns a report."""
     with Bus() as bus:
         assert_type(bus, Bus)
     assert_type(bus.stop(), StopReport)
 
 
 async def a_bus_in_an_async_with_block_is_a_bus() -> None:
-    """`async with` too."""
+    """This holds for `async with` too."""
     async with Bus() as bus:
         assert_type(bus, Bus)
         assert_type(await bus.astop(), StopReport)
 
 
 def an_observer_is_unchanged(bus: Bus) -> None:
-    """`observe` returns the function as it was."""
+    """`observe` returns the function unchanged."""
 
     @bus.observe
     def watch(event: object) -> int:
