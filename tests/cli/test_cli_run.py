@@ -347,7 +347,7 @@ class TestTrouble:
         done = shop.run("run", "bus.toml", *ALLOW, "--input", "-", input="{\n" * 42)
 
         assert "42 could not be read:" in done.stdout
-        assert done.stdout.count("no JSON") == 5
+        assert done.stdout.count("not JSON") == 5
         assert "37 more" in done.stdout
 
     @pytest.mark.parametrize(
