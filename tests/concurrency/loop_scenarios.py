@@ -1,5 +1,5 @@
 """
-What the scheduler runs, with event loops: handlers on the bus's own loop or on a caller's, requests, filter actors.
+Scenarios for the scheduler with event loops: handlers on the bus's loop or on a caller's, requests, filter actors.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from pipebus.testing.simulation.virtual_loop import run_loop
 
 class LoopRecord(Record):
     """
-    The same on an event loop.
+    A Record whose handler runs on an event loop.
 
     Args:
-        turns: How often each message waits for the loop to go round.
-        hangs: Messages with the number 0 wait for ever: until they are cancelled, and this is changed.
+        turns: How many turns of the loop each message waits.
+        hangs: Handlers of messages with the number 0 wait until they are cancelled; set it to False to let them finish.
     """
 
     def __init__(self, sim: Simulation, workers: int = 1, turns: int = 0, hangs: bool = False) -> None:
@@ -73,7 +73,7 @@ class LoopRecord(Record):
 
 
 async def ended(sim: Simulation, tasks: Iterable[Task]) -> None:
-    """`sim.join` for coroutines."""
+    """Like `sim.join`, but for coroutines."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
 
@@ -89,7 +89,7 @@ async def ended(sim: Simulation, tasks: Iterable[Task]) -> None:
 
 
 def on_loop(sim: Simulation, workers: int = 1, turns: int = 0) -> None:
-    """Two publishers, a handler on the bus's loop: each message is handled once, in its publisher's order."""
+    """Two publishers, and a handler on the bus's loop: each message is handled once, in its publisher's order."""
     record = LoopRecord(sim, workers, turns)
     with bus_of(sim) as bus:
         bus.subscribe("s", record.handle, workers=workers)
@@ -102,17 +102,17 @@ def on_loop(sim: Simulation, workers: int = 1, turns: int = 0) -> None:
 
 
 def on_loop_and_waiting(sim: Simulation) -> None:
-    """The same where the handler waits, and the loop has time for others."""
+    """The same, but the handler waits, so that the loop has time for others."""
     on_loop(sim, turns=1)
 
 
 def on_loop_with_workers(sim: Simulation) -> None:
-    """The same with three handlers at a time."""
+    """The same, but three handlers run at a time."""
     on_loop(sim, workers=3, turns=1)
 
 
 def loop_draining(sim: Simulation) -> None:
-    """After `drain` everything that was accepted before it has been handled; its worker sleeps and is woken in between."""
+    """When `drain` returns, everything that was accepted before it has been handled, although its worker sleeps in between."""
     record = LoopRecord(sim)
     with bus_of(sim) as bus:
         bus.subscribe("s", record.handle)
@@ -126,7 +126,7 @@ def loop_draining(sim: Simulation) -> None:
 
 
 def two_on_loop(sim: Simulation) -> None:
-    """Two mailboxes come at once, again and again: each is given to a worker, that sleeps or is new."""
+    """Two mailboxes get a message at once, again and again: each finds a worker, whether that one sleeps or is new."""
     records = {name: LoopRecord(sim) for name in "ab"}
     with bus_of(sim) as bus:
         for name, record in records.items():
@@ -140,7 +140,7 @@ def two_on_loop(sim: Simulation) -> None:
 
 
 def together_on_loop(sim: Simulation) -> None:
-    """Two mailboxes come at once, and the handler of the one waits for that of the other: both are begun."""
+    """Two mailboxes get a message at once, and one handler waits for the other: both begin."""
     opened = asyncio.Event()
 
     async def first(message: Message) -> None:
@@ -154,7 +154,7 @@ def together_on_loop(sim: Simulation) -> None:
     with bus_of(sim) as bus:
         for subject, handler in (("first", first), ("second", second)):
             bus.subscribe(subject, handler)
-            bus.publish(subject, False)  # so that the way is known, and few steps are left to change places at
+            bus.publish(subject, False)  # so that the route is known, and few steps can change places
         sim.rest()
         for subject in ("first", "second"):
             sim.spawn(bus.publish, subject, True, name=f"publisher {subject}")
@@ -164,7 +164,7 @@ def together_on_loop(sim: Simulation) -> None:
 
 
 def there_and_back(sim: Simulation) -> None:
-    """From a handler on the loop to one on the pool, and from there to one on the loop, by `to`: in order, nothing lost."""
+    """Messages go from a handler on the loop to one on the pool and back to the loop, by `to`: in order, nothing lost."""
     record = LoopRecord(sim)
 
     async def first(message: Message) -> Any:
@@ -193,7 +193,7 @@ def taking_turns_on_loop(sim: Simulation) -> None:
 
 
 def small_mailbox_on_loop(sim: Simulation) -> None:
-    """A thread and a coroutine in front of a full mailbox: each comes in when there is room."""
+    """A thread and a coroutine wait for room in a full mailbox: each gets in when there is room."""
     record = LoopRecord(sim, turns=1)
     with bus_of(sim) as bus:
         bus.subscribe("s", record.handle, mailbox=1)
@@ -212,7 +212,7 @@ def small_mailbox_on_loop(sim: Simulation) -> None:
 
 
 def readers_on_loop(sim: Simulation) -> None:
-    """Two coroutines and a thread read: each message is read once, and none of them sleeps while one waits."""
+    """Two coroutines and a thread read: each message is read once, and none of them sleeps while a message waits."""
     read: list[Any] = []
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s")
@@ -236,7 +236,7 @@ def readers_on_loop(sim: Simulation) -> None:
 
 
 def loop_pausing(sim: Simulation, workers: int = 1) -> None:
-    """A handler on the loop, paused and resumed while messages come: nothing is lost."""
+    """A handler on the loop is paused and resumed while messages come: nothing is lost."""
     record = LoopRecord(sim, workers, turns=1)
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s", record.handle, workers=workers)
@@ -256,12 +256,12 @@ def loop_pausing(sim: Simulation, workers: int = 1) -> None:
 
 
 def loop_pausing_workers(sim: Simulation) -> None:
-    """The same for several workers."""
+    """Pausing with several workers on a loop."""
     loop_pausing(sim, workers=2)
 
 
 def loop_unsubscribing(sim: Simulation) -> None:
-    """When `unsubscribe` returns no handler on the loop runs, and none will."""
+    """When `unsubscribe` returns, no handler on the loop runs, and none will run."""
     record = LoopRecord(sim, turns=1)
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s", record.handle)
@@ -278,7 +278,7 @@ def loop_unsubscribing(sim: Simulation) -> None:
 
 
 def loop_unsubscribing_on_a_loop(sim: Simulation) -> None:
-    """The same for `aunsubscribe`, on a loop that is not the bus's."""
+    """When `aunsubscribe` returns on a loop that is not the bus's, no handler runs, and none will run."""
     record = LoopRecord(sim, turns=1)
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s", record.handle)
@@ -318,7 +318,7 @@ def unsubscribed(
 
 
 def asking(sim: Simulation) -> None:
-    """Two threads ask a handler on the loop, a coroutine asks one on the pool: each has its own answer."""
+    """Two threads ask a handler on the loop, and a coroutine asks one on the pool: each gets its own answer."""
     answers: list[tuple[str, int, Any]] = []
 
     async def on_the_loop(message: Message) -> Any:
@@ -353,7 +353,7 @@ def asking(sim: Simulation) -> None:
 
 
 def asking_impatiently(sim: Simulation) -> None:
-    """Answer and time-out at the same moment: whoever asks has the one or is told the other, and never nothing."""
+    """If the answer and the time-out come at the same moment, the requester gets one of the two, and never neither."""
     told: list[str] = []
 
     def answer(message: Message) -> Any:
@@ -387,7 +387,7 @@ def asking_impatiently(sim: Simulation) -> None:
 
 
 def asking_when_it_stops(sim: Simulation) -> None:
-    """A stop while somebody waits for an answer: it comes, or who asked is told that the bus has stopped."""
+    """If the bus stops while callers wait for an answer, each gets the answer or the error that the bus has stopped."""
     told: list[str] = []
 
     async def answer(message: Message) -> Any:
@@ -421,7 +421,7 @@ def asking_when_it_stops(sim: Simulation) -> None:
 
 
 class Gatekeeper(Actor):
-    """A filter actor that is told by mail what comes next, and is asked about it then."""
+    """A filter actor that learns by mail which message comes next, and then filters that message."""
 
     def __init__(self, sim: Simulation) -> None:
         super().__init__("gatekeeper")
@@ -449,7 +449,7 @@ class Gatekeeper(Actor):
 
 
 class LoopGatekeeper(Gatekeeper):
-    """The same on the bus's loop."""
+    """A Gatekeeper on the bus's loop."""
 
     async def filter(self, message: Message) -> Message:  # type: ignore[override]
         await asyncio.sleep(0)
@@ -457,7 +457,7 @@ class LoopGatekeeper(Gatekeeper):
 
 
 def through_a_filter_actor(sim: Simulation, kind: type[Gatekeeper] = Gatekeeper) -> None:
-    """Two threads and a coroutine tell it something and publish: each is asked about with what it has told in place."""
+    """Two threads and a coroutine send it mail and then publish: it filters each message after it has handled that mail."""
     gatekeeper, record = kind(sim), Record(sim)
     accepted: list[Any] = []
     with bus_of(sim, gatekeeper) as bus:
@@ -485,19 +485,19 @@ def through_a_filter_actor(sim: Simulation, kind: type[Gatekeeper] = Gatekeeper)
 
 
 def through_an_async_filter_actor(sim: Simulation) -> None:
-    """The same for one that answers on the bus's loop."""
+    """Two threads and a coroutine publish through a filter actor that answers on the bus's loop."""
     through_a_filter_actor(sim, LoopGatekeeper)
 
 
 class Passing(Actor):
-    """A filter actor that lets everything pass."""
+    """A filter actor that lets every message pass."""
 
     def filter(self, message: Message) -> Message:
         return message
 
 
 def filter_actor_when_it_stops(sim: Simulation) -> None:
-    """Handlers with a filter actor around them, on the pool and on the loop, when the bus stops: it stops last, and answers."""
+    """The bus stops while handlers on the pool and on the loop use a filter actor: it stops last, and answers until then."""
     records = {"pool": Record(sim), "loop": LoopRecord(sim)}
     bus = Bus(clock=sim.clock, pool=3)
     bus.use(Passing("gatekeeper"), at="delivery")
@@ -523,17 +523,17 @@ def filter_actor_when_it_stops(sim: Simulation) -> None:
 
 
 def loop_stopping_at_once(sim: Simulation) -> None:
-    """A stop without draining: each accepted message is handled, or left over and handled after the next start."""
+    """After a stop without a drain, each accepted message is handled, or left over and handled after the next start."""
     stopping(sim, drain=False, record=LoopRecord(sim))
 
 
 def loop_stopping_and_draining(sim: Simulation) -> None:
-    """A stop that drains, while messages come: each one is handled or refused to its publisher."""
+    """A stop drains while messages come: each one is handled, or its publisher is refused."""
     stopping(sim, drain=True, record=LoopRecord(sim, turns=1))
 
 
 def loop_stopping_with_workers(sim: Simulation) -> None:
-    """Without draining, and with several workers."""
+    """A stop without a drain, with several workers."""
     stopping(sim, drain=False, workers=2, record=LoopRecord(sim, workers=2, turns=1))
 
 
@@ -562,22 +562,22 @@ def cancelling(sim: Simulation, drain: bool, workers: int = 1) -> None:
 
 
 def cancelling_at_once(sim: Simulation) -> None:
-    """Handlers that wait for ever when the bus stops: they are cancelled, and handle their messages after the next start."""
+    """Handlers that wait forever when the bus stops are cancelled, and handle their messages after the next start."""
     cancelling(sim, drain=False)
 
 
 def cancelling_after_draining(sim: Simulation) -> None:
-    """The same after a drain in vain."""
+    """The same after a drain that did not succeed."""
     cancelling(sim, drain=True)
 
 
 def cancelling_workers(sim: Simulation) -> None:
-    """The same for several at a time."""
+    """The same with several handlers at a time."""
     cancelling(sim, drain=False, workers=3)
 
 
 def cancelling_between_messages(sim: Simulation) -> None:
-    """A stop that waits for nobody, while workers give way to the loop: what they have not begun is left over."""
+    """A stop with no time, while workers give way to the loop: messages that they have not begun are left over."""
     record = LoopRecord(sim)
     bus = Bus(clock=sim.clock, pool=3)
     subscription = bus.subscribe("s", record.handle)
@@ -593,7 +593,7 @@ def cancelling_between_messages(sim: Simulation) -> None:
 
 
 def starting_loops_again(sim: Simulation) -> None:
-    """Stopped and started while messages come: each is refused to its publisher, or handled once."""
+    """The bus stops and starts while messages come: each one is refused to its publisher, or handled once."""
     record = LoopRecord(sim, turns=1)
     with bus_of(sim, once=False) as bus:
         bus.subscribe("s", record.handle)
@@ -611,7 +611,7 @@ def starting_loops_again(sim: Simulation) -> None:
 
 
 def callers_loop(sim: Simulation, workers: int = 1) -> None:
-    """`async with bus` in a coroutine, two threads publish: what they were told to be accepted is handled on that loop."""
+    """With `async with bus` in a coroutine, all messages that two threads publish are handled on the coroutine's loop."""
     record = LoopRecord(sim, workers, turns=1)
     bus = Bus(clock=sim.clock, pool=3)
     subscription = bus.subscribe("s", record.handle, workers=workers)
@@ -639,7 +639,7 @@ def callers_loop_with_workers(sim: Simulation) -> None:
 
 
 def stopping_on_callers_loop(sim: Simulation, drain: bool = False) -> None:
-    """`astop` while threads publish and handlers run: what is left over is handled after the next start."""
+    """`astop` while threads publish and handlers run: messages that are left over are handled after the next start."""
     record = LoopRecord(sim, turns=1)
     bus = Bus(clock=sim.clock, pool=3)
     subscription = bus.subscribe("s", record.handle)
@@ -664,7 +664,7 @@ def stopping_and_draining_on_callers_loop(sim: Simulation) -> None:
 
 
 def cancelling_on_callers_loop(sim: Simulation) -> None:
-    """`astop` with handlers that wait for ever: they are cancelled, nobody else is, and all is handled after the next start."""
+    """`astop` cancels handlers that wait forever, and nobody else; the next start handles all messages."""
     record = LoopRecord(sim, hangs=True)
     bus = Bus(clock=sim.clock, pool=3)
     subscription = bus.subscribe("s", record.handle)
@@ -692,7 +692,7 @@ def cancelling_on_callers_loop(sim: Simulation) -> None:
 
 
 def ending_callers_loop(sim: Simulation, sleeper: bool = False) -> None:
-    """The loop ends and nobody has stopped the bus: what was accepted, before or after, is handled after the next start."""
+    """The loop ends before anybody stops the bus: every accepted message is handled after the next start."""
     record = LoopRecord(sim, turns=1)
     bus = Bus(clock=sim.clock, pool=3)
     subscription = bus.subscribe("s", record.handle)
@@ -723,5 +723,5 @@ def ending_callers_loop(sim: Simulation, sleeper: bool = False) -> None:
 
 
 def ending_callers_loop_when_a_worker_sleeps(sim: Simulation) -> None:
-    """The same where a worker sleeps, and may be woken at the very end."""
+    """The same, but a worker sleeps, and may be woken at the very end."""
     ending_callers_loop(sim, sleeper=True)

@@ -1,4 +1,4 @@
-"""Breaking one line of the real code on purpose, to see that it is missed."""
+"""Break one line of the real code on purpose, to see that the tests notice it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipebus.testing.simulation.watch import PLANTED
 @contextmanager
 def plant(function: Callable[..., Any], old: str, new: str) -> Iterator[None]:
     """
-    Put another function in the place of a real one, for a while: the same but for one piece of text.
+    Replace a real function for a while by a copy that differs in one piece of text.
 
     Args:
         function: A function or method, as in `plant(SoloMailbox.put, …)`.
         old: Part of its source; it must be there exactly once.
-        new: What stands there instead. It has as many lines, so that the line numbers of a story stay true.
+        new: The text in its place. It has as many lines, so that the line numbers of a story stay true.
     """
     module = sys.modules[function.__module__]
     *path, name = function.__qualname__.split(".")

@@ -1,7 +1,7 @@
 """
-What the scheduler runs: small dramas on a real bus. Each ends with what its user was promised.
+Scenarios for the scheduler: small dramas on a real bus. Each ends with a check of what its user was promised.
 
-Where nothing takes time, time must not pass: if it does, somebody was not woken, and was saved by a time-out (`no_time`).
+If nothing takes time, no time may pass: if it does, somebody was not woken, and a time-out hid that (`no_time`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipebus.testing.simulation.scheduler import Simulation
 
 
 class Record:
-    """A handler that remembers what it was given, and looks that nobody else is in it where nobody may be."""
+    """A handler that records its messages, and checks that no two calls overlap where that is not allowed."""
 
     def __init__(self, sim: Simulation, workers: int = 1, then: Callable[[Message], object] | None = None) -> None:
         self.sim = sim
@@ -59,12 +59,12 @@ class Record:
 
 
 class Publisher:
-    """Publishes `(name, 0)`, `(name, 1)`, … and remembers what was accepted, and what was refused and why."""
+    """Publishes `(name, 0)`, `(name, 1)` and so on, and records what was accepted, and what was refused and why."""
 
     def __init__(self, sim: Simulation, bus: Bus, name: str, count: int, subject: str = "s", **options: Any) -> None:
         self.sim, self.bus, self.name, self.count, self.subject, self.options = sim, bus, name, count, subject, options
         self.accepted: list[int] = []
-        self.unheard: list[int] = []  # a receipt of no mailbox
+        self.unheard: list[int] = []  # numbers whose receipt has no mailbox
         self.refused: dict[int, str] = {}
         sim.spawn(self.run, name=f"publisher {name}")
 
@@ -82,7 +82,7 @@ class Publisher:
 
 
 def ready_once(sim: Simulation, bus: Bus) -> None:
-    """No mailbox is on the ready list more often than it has workers. (Pause and resume may put it there again.)"""
+    """Check that no mailbox is on the ready list more often than it has workers. (Pause and resume may put it there again.)"""
 
     def check() -> str | None:
         crew = engine_of(bus).loops._crew
@@ -95,7 +95,7 @@ def ready_once(sim: Simulation, bus: Bus) -> None:
 
 @contextmanager
 def bus_of(sim: Simulation, *filters: Any, once: bool = True, **options: Any) -> Iterator[Bus]:
-    """A started bus; at the end it is stopped, nobody is left behind, and the figures add up."""
+    """A started bus; at the end it is stopped, no thread is left behind, and the figures add up."""
     bus = Bus(clock=sim.clock, **{"pool": 3} | options)
     for filter in filters:
         bus.use(filter)
@@ -111,7 +111,7 @@ def bus_of(sim: Simulation, *filters: Any, once: bool = True, **options: Any) ->
 
 
 def at_rest(sim: Simulation, bus: Bus, subscriptions: Iterable[Subscription] = ()) -> None:
-    """After a stop."""
+    """Check that a stopped bus has left nothing behind."""
     assert sim.left_behind() == []
     assert engine_of(bus).traffic.busy == 0, f"{engine_of(bus).traffic.busy} mailboxes count as busy, and nobody works"
     assert not engine_of(bus).pool.ready
@@ -128,7 +128,7 @@ def no_time(sim: Simulation) -> None:
 
 
 def all_of(record: Record, *publishers: Publisher, in_order: bool = True) -> None:
-    """Everything that was accepted was handled, once, in each publisher's order."""
+    """Check that every accepted message was handled once, in its publisher's order."""
     for publisher in publishers:
         found = record.of(publisher.name)
         expected = publisher.accepted
@@ -137,7 +137,7 @@ def all_of(record: Record, *publishers: Publisher, in_order: bool = True) -> Non
 
 @contextmanager
 def set_to(owner: Any, **values: Any) -> Iterator[None]:
-    """Other constants, so that few messages reach what else takes many."""
+    """Set constants to small values, so that few messages reach a state that otherwise takes many."""
     before = {name: getattr(owner, name) for name in values}
     for name, value in values.items():
         setattr(owner, name, value)
@@ -152,7 +152,7 @@ def set_to(owner: Any, **values: Any) -> Iterator[None]:
 
 
 def two_publishers(sim: Simulation) -> None:
-    """Two publishers, one worker: each message is handled once, in its publisher's order."""
+    """Two publishers and one worker: each message is handled once, in its publisher's order."""
     record = Record(sim)
     with bus_of(sim) as bus:
         bus.subscribe("s", record)
@@ -162,7 +162,7 @@ def two_publishers(sim: Simulation) -> None:
 
 
 def draining(sim: Simulation) -> None:
-    """After `drain` everything that was accepted before it has been handled."""
+    """When `drain` returns, everything that was accepted before it has been handled."""
     record = Record(sim)
     with bus_of(sim) as bus:
         bus.subscribe("s", record)
@@ -177,7 +177,7 @@ def draining(sim: Simulation) -> None:
 
 
 def pausing(sim: Simulation) -> None:
-    """A subscription paused and resumed while messages come: nothing is lost."""
+    """A subscription is paused and resumed while messages come: nothing is lost."""
     record = Record(sim)
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s", record)
@@ -197,7 +197,7 @@ def pausing(sim: Simulation) -> None:
 
 
 def paused(sim: Simulation, workers: int = 1) -> None:
-    """Paused for good: one more handler per worker may just have been started, and then nothing starts."""
+    """After a pause, one more handler per worker may just have started, and then none starts."""
     record = Record(sim, workers)
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s", record, workers=workers)
@@ -215,12 +215,12 @@ def paused(sim: Simulation, workers: int = 1) -> None:
 
 
 def paused_workers(sim: Simulation) -> None:
-    """The same for several workers."""
+    """Pausing with several workers."""
     paused(sim, workers=2)
 
 
 def two_pausers(sim: Simulation) -> None:
-    """Two threads that pause and resume as they like: the last to resume leaves it running."""
+    """Two threads pause and resume at any time: after the last resume the subscription runs."""
     record = Record(sim)
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s", record)
@@ -240,7 +240,7 @@ def two_pausers(sim: Simulation) -> None:
 
 
 def unsubscribing(sim: Simulation) -> None:
-    """When `unsubscribe` returns no handler runs, none will, and all that was accepted is handled or counted as dropped."""
+    """When `unsubscribe` returns, no handler runs or will run, and all accepted messages are handled or counted as dropped."""
     record = Record(sim)
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s", record)
@@ -269,7 +269,7 @@ def unsubscribing(sim: Simulation) -> None:
 
 
 def small_mailbox(sim: Simulation) -> None:
-    """Publishers in front of a full mailbox: each comes in when there is room; the bound is kept."""
+    """Publishers wait for room in a full mailbox: each gets in when there is room, and the bound is kept."""
     record = Record(sim)
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s", record, mailbox=1)
@@ -284,7 +284,7 @@ def bounded(sim: Simulation, subscription: Subscription, size: int) -> None:
     def check() -> str | None:
         mailbox = subscription.mailbox
         if mailbox.rules.traffic.lock.locked():
-            return None  # between two states
+            return None  # it is between two states
         held = mailbox.waiting() + mailbox.in_flight
         return f"{held} messages in a mailbox of {size}" if held > size else None
 
@@ -292,7 +292,7 @@ def bounded(sim: Simulation, subscription: Subscription, size: int) -> None:
 
 
 def impatient_publishers(sim: Simulation) -> None:
-    """Room and time-out at the same moment: either the message is in, or its publisher is told; never both, never neither."""
+    """If room and time-out come at the same moment, the message is in or its publisher gets the error, never both."""
     record = Record(sim)
     with bus_of(sim) as bus:
         bus.subscribe("s", record, mailbox=1, overflow_timeout=0.5)
@@ -303,7 +303,7 @@ def impatient_publishers(sim: Simulation) -> None:
 
 
 def drop_oldest(sim: Simulation) -> None:
-    """A full mailbox that drops its oldest: what is not handled is counted, and the rest keeps its order."""
+    """A full mailbox drops its oldest message: each drop is counted, and the other messages keep their order."""
     record = Record(sim)
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s", record, mailbox=2, overflow="drop_oldest")
@@ -320,7 +320,7 @@ def drop_oldest(sim: Simulation) -> None:
 
 
 def returning(sim: Simulation) -> None:
-    """A message given back is taken again, until it is settled: each is acknowledged once."""
+    """A message that is given back comes again until it is settled, and each message is acknowledged once."""
     record = Record(sim)
 
     def handler(message: Message, delivery: Delivery) -> None:
@@ -339,7 +339,7 @@ def returning(sim: Simulation) -> None:
 
 
 def delayed(sim: Simulation, workers: int = 1) -> None:
-    """Messages whose time comes while others are handled: `drain` waits for them too."""
+    """Delayed messages become due while others are handled: `drain` waits for them too."""
     record = Record(sim, workers)
     with bus_of(sim) as bus:
         bus.subscribe("s", record, workers=workers)
@@ -355,12 +355,12 @@ def delayed(sim: Simulation, workers: int = 1) -> None:
 
 
 def delayed_with_workers(sim: Simulation) -> None:
-    """The same for several workers."""
+    """Delayed messages with several workers."""
     delayed(sim, workers=2)
 
 
 def taking_turns(sim: Simulation) -> None:
-    """A busy mailbox goes to the end of the ready list when its slice is over; it loses nothing and keeps its order."""
+    """A busy mailbox goes to the end of the ready list when its slice is over: nothing is lost, and the order is kept."""
     records = {name: Record(sim) for name in "ab"}
     with set_to(runners, CHUNK=1), bus_of(sim, pool=1) as bus:
         for name, record in records.items():
@@ -388,7 +388,7 @@ def workers_taking_turns(sim: Simulation) -> None:
 
 
 def keyed(sim: Simulation) -> None:
-    """Two workers, two keys: messages of one key keep their order, and no two of them are handled at once."""
+    """Two workers and two keys: messages of one key keep their order, and no two of them are handled at once."""
     record = Record(sim, workers=2)
     with bus_of(sim) as bus:
         bus.subscribe("s", record, workers=2)
@@ -404,7 +404,7 @@ def keyed(sim: Simulation) -> None:
 
 
 def keyed_and_paused(sim: Simulation) -> None:
-    """The same, paused and resumed meanwhile, and in a mailbox that is soon full."""
+    """The same in a mailbox that is soon full, and is paused and resumed meanwhile."""
     record = Record(sim, workers=2)
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s", record, workers=2, mailbox=2)
@@ -434,7 +434,7 @@ def together(sim: Simulation) -> None:
 
 
 def three_together(sim: Simulation) -> None:
-    """As many mailboxes as workers, again and again: each is seen by somebody, though the others stand still."""
+    """There are as many mailboxes as workers: each mailbox gets a worker, although the other handlers wait."""
     with bus_of(sim, pool=3) as bus:
         for _ in range(2):
             gates = [sim.closed_gate() for _ in range(2)]
@@ -449,14 +449,14 @@ def three_together(sim: Simulation) -> None:
 
 
 class Errand:
-    """In the place of a mailbox: a worker that comes does it and goes."""
+    """A stand-in for a mailbox: a worker that takes it does one thing and leaves."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self.begin = call  # it gives None: there is nothing more to do
 
 
 def errands(sim: Simulation) -> None:
-    """The pool alone: one errand makes another, which waits for what a third will do; there are two workers, so it is done."""
+    """The pool alone, with two workers: one errand makes another and waits for a third, and all of them are done."""
     gate = sim.closed_gate()
     pool = Pool(2, sim.clock, "pool", lambda ready, workers: None)
     pool.start()
@@ -500,7 +500,7 @@ def substitute(sim: Simulation) -> None:
 
 
 def readers(sim: Simulation) -> None:
-    """Three readers, two publishers: each message is read once, and no reader sleeps while one waits."""
+    """Three readers and two publishers: each message is read once, and no reader sleeps while a message waits."""
     read: list[Any] = []
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s")
@@ -517,11 +517,11 @@ def readers(sim: Simulation) -> None:
 
 
 def two_readers(sim: Simulation) -> None:
-    """Two readers, two messages: a reader whose message was there before it slept leaves its wake-up call to the other."""
+    """Two readers and two messages: a reader that finds a message before it sleeps leaves its wake-up call to the other."""
     read: list[Any] = []
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s")
-        bus.publish("s")  # so that the way is known, and few steps are left to change places at
+        bus.publish("s")  # so that the route is known, and few steps can change places
         subscription.receive()
         for number in range(2):
             sim.spawn(lambda: read.append(subscription.receive(timeout=10).body), name=f"reader {number}")
@@ -531,7 +531,7 @@ def two_readers(sim: Simulation) -> None:
 
 
 def impatient_readers(sim: Simulation) -> None:
-    """Arrival and time-out at the same moment: a reader that gives up passes its wake-up call on to one that waits."""
+    """If a message and a time-out come at the same moment, a reader that gives up passes its wake-up call on to another."""
     read: list[Any] = []
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s")
@@ -557,7 +557,7 @@ def impatient_readers(sim: Simulation) -> None:
 
 
 def reading_by_deliveries(sim: Simulation) -> None:
-    """A reader whose block fails gives its message back: somebody reads it again."""
+    """A reader whose block fails gives its message back, and somebody reads it again."""
     read: list[Any] = []
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s")
@@ -579,7 +579,7 @@ def reading_by_deliveries(sim: Simulation) -> None:
 
 
 def reading_when_it_stops(sim: Simulation) -> None:
-    """A stop ends every waiting reader; what nobody read is left over."""
+    """A stop ends the wait of every reader, and messages that nobody has read are left over."""
     read: list[Any] = []
     bus = Bus(clock=sim.clock, pool=3)
     subscription = bus.subscribe("s")
@@ -592,13 +592,13 @@ def reading_when_it_stops(sim: Simulation) -> None:
     sim.join()
     left = subscription.stats()["pending"]
     assert len(read) + left == len(publisher.accepted), (read, left, publisher.accepted)
-    assert report.left.get(subscription.name, 0) >= left  # what was in a reader's hands is told too
+    assert report.left.get(subscription.name, 0) >= left  # what was in a reader's hands is in the report too
     at_rest(sim, bus, [subscription])
     no_time(sim)
 
 
 def paused_readers(sim: Simulation) -> None:
-    """Two readers wait at a paused subscription; when it is resumed each gets its message."""
+    """Two readers wait at a paused subscription; when it is resumed, each gets its message."""
     read: list[Any] = []
     with bus_of(sim) as bus:
         subscription = bus.subscribe("s")
@@ -637,7 +637,7 @@ def settle_after_stop(
     sim: Simulation, bus: Bus, subscription: Subscription, record: Record, report: StopReport, publishers: list[Publisher],
     already: int = 0,
 ) -> None:  # fmt: skip
-    """What was accepted was handled, or is left over and comes when the bus starts again."""
+    """Check that accepted messages were handled, or are left over and come when the bus starts again."""
     accepted = sum(len(publisher.accepted) for publisher in publishers) + already
     left = report.left.get(subscription.name, 0)
     handled = len(record.given)
@@ -656,32 +656,32 @@ def settle_after_stop(
 
 
 def stopping_at_once(sim: Simulation) -> None:
-    """A stop without draining: each accepted message is handled, or left over and handled after the next start."""
+    """After a stop without a drain, each accepted message is handled, or left over and handled after the next start."""
     stopping(sim, drain=False)
 
 
 def stopping_when_nearly_idle(sim: Simulation) -> None:
-    """The same where the worker has time to rest between two messages."""
+    """The same, but the worker has time to rest between two messages."""
     stopping(sim, drain=False, names="a")
 
 
 def stopping_and_draining(sim: Simulation) -> None:
-    """A stop that drains, while messages come: each one is handled or refused to its publisher."""
+    """A stop drains while messages come: each one is handled, or its publisher is refused."""
     stopping(sim, drain=True)
 
 
 def stopping_with_workers(sim: Simulation) -> None:
-    """The same for several workers."""
+    """A stop without a drain, with several workers."""
     stopping(sim, drain=False, workers=2)
 
 
 def stopping_before_a_full_mailbox(sim: Simulation) -> None:
-    """A stop ends the wait of publishers in front of a full mailbox."""
+    """A stop ends the wait of publishers for room in a full mailbox."""
     stopping(sim, drain=False, mailbox=1)
 
 
 def stopping_twice(sim: Simulation) -> None:
-    """Two threads stop the bus: both return when it has stopped, with one report."""
+    """Two threads stop the bus: both return when it has stopped, with the same report."""
     record = Record(sim)
     bus = Bus(clock=sim.clock, pool=3)
     subscription = bus.subscribe("s", record)
@@ -698,7 +698,7 @@ def stopping_twice(sim: Simulation) -> None:
 
 
 def starting_again(sim: Simulation) -> None:
-    """Stopped and started while messages come: each is refused to its publisher, or handled once."""
+    """The bus stops and starts while messages come: each one is refused to its publisher, or handled once."""
     record = Record(sim)
     with bus_of(sim, once=False) as bus:
         bus.subscribe("s", record)
@@ -713,7 +713,7 @@ def starting_again(sim: Simulation) -> None:
 
 
 def pausing_when_it_stops(sim: Simulation) -> None:
-    """Paused and resumed while the bus stops: nothing is lost, whoever is first."""
+    """If pause, resume and stop happen at the same time, nothing is lost, whichever comes first."""
     record = Record(sim)
     bus = Bus(clock=sim.clock, pool=3)
     subscription = bus.subscribe("s", record)
@@ -733,7 +733,7 @@ def pausing_when_it_stops(sim: Simulation) -> None:
 
 
 def unsubscribing_when_it_stops(sim: Simulation) -> None:
-    """Unsubscribed while the bus stops: both return, and every message is handled or counted."""
+    """A subscription ends while the bus stops: both calls return, and every message is handled or counted."""
     record = Record(sim)
     bus = Bus(clock=sim.clock, pool=3)
     subscription = bus.subscribe("s", record)
@@ -750,7 +750,7 @@ def unsubscribing_when_it_stops(sim: Simulation) -> None:
 
 
 def delayed_when_it_stops(sim: Simulation) -> None:
-    """A stop while a message waits for its time: it is left over, and comes after the next start."""
+    """The bus stops while a delayed message waits: it is left over, and comes after the next start."""
     record = Record(sim)
     bus = Bus(clock=sim.clock, pool=3)
     subscription = bus.subscribe("s", record)

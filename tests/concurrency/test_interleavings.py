@@ -1,5 +1,5 @@
 """
-The mailboxes, the pool, the readers and the loops, in many orders of their steps: what was promised is kept in each.
+The mailboxes, the pool, the readers and the loops, in many orders of their steps: each order keeps the promises.
 
 `-m thorough` explores more orders, `PIPEBUS_SEEDS=5000` explores that many, and `PIPEBUS_SEED=17` repeats one.
 """
@@ -19,10 +19,10 @@ some_seeds = scaled(3, 60)
 some_seeds_of_loops = scaled(2, 40)
 
 HASTY = {"hasty": 0.2}
-"""For races against time-outs."""
+"""Options for races against time-outs."""
 
 TICKING = {"tick": 0.003}
-"""A clock that does not stand still, so that slices end."""
+"""Options for a clock that moves, so that slices end."""
 
 
 def case(scenario: Scenario, options: dict[str, Any] | None = None) -> Any:
@@ -45,14 +45,14 @@ def each(*cases: Any) -> Any:
     case(s.workers_taking_turns),
 )
 def test_every_accepted_message_is_handled_once(scenario: Scenario, options: dict[str, Any], count: int) -> None:
-    """Whoever publishes at the same time, and wherever the worker is: nothing lost, nothing twice, in its publisher's order."""
+    """With any number of publishers, no message is lost or handled twice, and the order of each publisher is kept."""
     explore(scenario, seeds(count), **options)
 
 
 @some_seeds
 @each(case(s.small_mailbox), case(s.impatient_publishers, HASTY))
 def test_who_waits_for_room_comes_in_or_is_told(scenario: Scenario, options: dict[str, Any], count: int) -> None:
-    """A publisher in front of a full mailbox is let in as soon as there is room; the bound holds."""
+    """A publisher that waits for room gets in as soon as there is room, and the bound holds."""
     explore(scenario, seeds(count), **options)
 
 
@@ -66,28 +66,28 @@ def test_who_waits_for_room_comes_in_or_is_told(scenario: Scenario, options: dic
     case(s.paused_readers),
 )
 def test_pause_and_resume_lose_nothing(scenario: Scenario, options: dict[str, Any], count: int) -> None:
-    """Nothing starts while a subscription is paused, and everything after it is resumed, whatever comes in between."""
+    """No handler starts while a subscription is paused, and all messages are handled after it is resumed."""
     explore(scenario, seeds(count), **options)
 
 
 @some_seeds
 @each(case(s.unsubscribing), case(s.unsubscribing_when_it_stops))
 def test_unsubscribe_leaves_nothing_uncounted(scenario: Scenario, options: dict[str, Any], count: int) -> None:
-    """When it returns no handler runs and none will; every message was handled, or is counted as dropped."""
+    """When `unsubscribe` returns, no handler runs or will run, and every message was handled or is counted as dropped."""
     explore(scenario, seeds(count), **options)
 
 
 @some_seeds
 @each(case(s.keyed))
 def test_equal_keys_keep_their_order(scenario: Scenario, options: dict[str, Any], count: int) -> None:
-    """Several workers never handle two messages of one key at once, nor out of order."""
+    """Several workers never handle two messages of one key at once, or out of order."""
     explore(scenario, seeds(count), **options)
 
 
 @some_seeds
 @each(case(s.together), case(s.three_together), case(s.errands), case(s.substitute))
 def test_whoever_is_ready_is_worked_on_while_a_worker_is_free(scenario: Scenario, options: dict[str, Any], count: int) -> None:
-    """A handler may wait for another one: no mailbox stays on the ready list while a worker sleeps."""
+    """A handler may wait for another one, because no mailbox stays on the ready list while a worker sleeps."""
     explore(scenario, seeds(count), **options)
 
 
@@ -100,7 +100,7 @@ def test_whoever_is_ready_is_worked_on_while_a_worker_is_free(scenario: Scenario
     case(s.reading_when_it_stops),
 )
 def test_no_reader_sleeps_while_a_message_waits(scenario: Scenario, options: dict[str, Any], count: int) -> None:
-    """Each message is read once, also where readers give up, fail, or are ended by a stop."""
+    """Each message is read once, also if readers give up or fail, or if a stop ends them."""
     explore(scenario, seeds(count), **options)
 
 
@@ -117,7 +117,7 @@ def test_no_reader_sleeps_while_a_message_waits(scenario: Scenario, options: dic
     case(s.delayed_when_it_stops),
 )
 def test_a_stop_loses_nothing(scenario: Scenario, options: dict[str, Any], count: int) -> None:
-    """What was accepted is handled, or left over and handled after the next start; what was not, its publisher knows."""
+    """Accepted messages are handled now or after the next start, and the publishers of all others get an error."""
     explore(scenario, seeds(count), **options)
 
 
@@ -137,7 +137,7 @@ def test_a_stop_loses_nothing(scenario: Scenario, options: dict[str, Any], count
     case(l.callers_loop_with_workers),
 )
 def test_what_threads_publish_is_handled_on_the_loop(scenario: Scenario, options: dict[str, Any], count: int) -> None:
-    """On the bus's own or on a caller's: nothing lost, nothing twice, in its publisher's order, and the loop is woken."""
+    """Nothing is lost or handled twice, each publisher keeps its order, and the loop wakes up, whether own or of a caller."""
     explore(scenario, seeds(count), **options)
 
 
@@ -151,21 +151,21 @@ def test_what_threads_publish_is_handled_on_the_loop(scenario: Scenario, options
 def test_a_subscription_on_the_loop_is_paused_and_ended_from_elsewhere(
     scenario: Scenario, options: dict[str, Any], count: int
 ) -> None:
-    """Nothing is lost by a pause, and nothing runs after an unsubscribe, by a thread or on another loop."""
+    """A thread or another loop may pause or unsubscribe: a pause loses nothing, and nothing runs after an unsubscribe."""
     explore(scenario, seeds(count), **options)
 
 
 @some_seeds_of_loops
 @each(case(l.asking), case(l.asking_impatiently, HASTY), case(l.asking_when_it_stops))
 def test_whoever_asks_has_an_answer_or_is_told(scenario: Scenario, options: dict[str, Any], count: int) -> None:
-    """Threads and coroutines: each has its own answer, or an error, and is woken when it is there."""
+    """Each thread and each coroutine gets its own answer or an error, and wakes up when it is there."""
     explore(scenario, seeds(count), **options)
 
 
 @some_seeds_of_loops
 @each(case(l.through_a_filter_actor), case(l.through_an_async_filter_actor), case(l.filter_actor_when_it_stops))
 def test_a_filter_actor_answers_everybody_in_line(scenario: Scenario, options: dict[str, Any], count: int) -> None:
-    """One at a time, mail and questions in the order in which they came; also while the bus stops."""
+    """It handles mail and questions one at a time, in the order in which they came, also while the bus stops."""
     explore(scenario, seeds(count), **options)
 
 
@@ -186,5 +186,5 @@ def test_a_filter_actor_answers_everybody_in_line(scenario: Scenario, options: d
     case(l.ending_callers_loop_when_a_worker_sleeps),
 )
 def test_a_stop_loses_nothing_on_loops(scenario: Scenario, options: dict[str, Any], count: int) -> None:
-    """What is in flight ends, or is cancelled and comes again after the next start, on whatever loop that is."""
+    """Running handlers end, or are cancelled and run again after the next start, on whatever loop that is."""
     explore(scenario, seeds(count), **options)

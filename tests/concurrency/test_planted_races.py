@@ -1,6 +1,6 @@
 """
-Would a race be found? One line of the real code is broken on purpose, and some seed must miss it; the sound code passes with
-that seed.
+The scheduler finds races: when one line of the real code is broken on purpose, some seed must fail, and the sound code passes
+with that seed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipebus.testing.simulation.explore import Scenario, explore, find, race
 from pipebus.waiting.latch import Latch, LoopWaiter, ThreadWaiter
 
 WITHIN = 1000
-"""Seeds within which a planted race must be found; most are by the first hundred."""
+"""A planted race must be found within this number of seeds; most need fewer than a hundred."""
 
 HASTY = {"hasty": 0.2}
 TICKING = {"tick": 0.003}
@@ -189,7 +189,7 @@ every_break = pytest.mark.parametrize(
 @every_break
 @pytest.mark.few(1)
 def test_a_planted_race_is_found_and_its_seed_repeats_it(broken: Break, scenario: Scenario, options: dict[str, Any]) -> None:
-    """Some seed fails, again and in the same way, word for word; without the break it passes."""
+    """Some seed fails, twice in the same way, word for word; without the break the same seed passes."""
     with plant(*broken):
         found = find(scenario, range(WITHIN), **options)
         assert found is not None, f"not found within {WITHIN} seeds"

@@ -1,4 +1,4 @@
-"""The scheduler itself: a seed is a run, a run that gets stuck is seen, and a story can be read."""
+"""The scheduler itself: a seed determines a run, a run that gets stuck is noticed, and a story is readable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipebus.testing.simulation.turns import Given
 
 
 def digest() -> str:
-    """Of some stories: a hash that all runs of this code agree on."""
+    """A hash of some stories, on which all runs of this code agree."""
     chosen = (scenarios.keyed, scenarios.readers, loop_scenarios.asking, loop_scenarios.cancelling_workers)
     told = [tell(scenario, seed) for scenario in chosen for seed in (1, 2, 5)]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
@@ -29,7 +29,7 @@ def digest() -> str:
 
 @pytest.mark.thorough
 def test_a_seed_tells_the_same_story_each_time() -> None:
-    """Word for word, also in another process with other addresses and other hashes."""
+    """The story is the same word for word, also in another process with other addresses and other hashes."""
     here = os.path.dirname(__file__)
     path = os.pathsep.join([here, os.path.dirname(here), *sys.path])
     command = [sys.executable, "-c", "import test_scheduler; print(test_scheduler.digest())"]
@@ -45,19 +45,19 @@ def test_a_seed_tells_the_same_story_each_time() -> None:
 
 
 def test_different_seeds_are_different_orders() -> None:
-    """Each seed explores something of its own."""
+    """Each seed explores an order of its own."""
     assert len({run(scenarios.keyed, seed).steps for seed in range(10)}) > 5
 
 
 def test_keeping_the_story_changes_nothing() -> None:
-    """A failing seed is run a second time to be told; that must be the same run."""
+    """A failing seed runs a second time to record its story; that must be the same run."""
     for seed in range(5):
         silent, told = run(scenarios.pausing, seed), run(scenarios.pausing, seed, record=True)
         assert (silent.steps, silent.turns) == (told.steps, told.turns)
 
 
 def test_a_run_can_be_repeated_from_its_turns_alone() -> None:
-    """What a seed has decided, given to another run, is the same run; so turns that do not matter can be left out."""
+    """The decisions of a seed, given to another run, repeat that run; so turns that do not matter can be left out."""
     by_seed = run(scenarios.two_publishers, 3, record=True)
     again = run(scenarios.two_publishers, 3, record=True, turns=by_seed.turns)
     assert isinstance(again.strategy, Given)
@@ -65,7 +65,7 @@ def test_a_run_can_be_repeated_from_its_turns_alone() -> None:
 
 
 def test_threads_that_wait_for_each_other_are_a_failure() -> None:
-    """Two locks, taken in two orders: some seed gets stuck, and the story says who waits for what."""
+    """If two threads take two locks in opposite orders, some seed gets stuck, and the story says who waits for what."""
 
     def crosswise(sim: Simulation) -> None:
         first, second = SimLock(sim, sys._getframe()), SimLock(sim, sys._getframe())
@@ -86,7 +86,7 @@ def test_threads_that_wait_for_each_other_are_a_failure() -> None:
 
 
 def test_an_error_in_a_thread_is_a_failure() -> None:
-    """It is not printed and forgotten."""
+    """An error in a thread fails the test, and is not only printed."""
 
     def wrong(sim: Simulation) -> None:
         def divide() -> None:
@@ -99,7 +99,7 @@ def test_an_error_in_a_thread_is_a_failure() -> None:
 
 
 def test_time_passes_only_when_nobody_can_go_on() -> None:
-    """An hour takes no time, and whoever is awake is not hurried by it."""
+    """An hour of virtual time takes no real time, and it passes only when every thread sleeps."""
 
     def sleepers(sim: Simulation) -> None:
         woke: list[int] = []
@@ -119,7 +119,7 @@ def test_time_passes_only_when_nobody_can_go_on() -> None:
 
 
 def test_a_story_shows_the_broken_line_and_how_to_see_it_again() -> None:
-    """The last lines before the failure, by thread, with what matters: who was put to sleep, and where."""
+    """The story has the last lines before the failure, by thread, with who was put to sleep and where."""
     with plant(SoloMailbox.put, "if self.items is not items:", "if False:"):
         found = find(scenarios.two_publishers, range(1000))
 
@@ -131,7 +131,7 @@ def test_a_story_shows_the_broken_line_and_how_to_see_it_again() -> None:
 
 
 def test_planting_is_undone() -> None:
-    """After it the real function is back, and one that does not have the text is not planted at all."""
+    """Afterwards the real function is back, and a function without the text is refused."""
     real = SoloMailbox.put
     with plant(SoloMailbox.put, "if self.items is not items:", "if False:"):
         assert SoloMailbox.put is not real

@@ -27,16 +27,16 @@ class Boom(Exception):
 
 
 def nothing(message: Message) -> None:
-    """The end of a chain that works."""
+    """A handler that works and returns nothing."""
 
 
 def good(at: str) -> Receipt | Handled:
-    """The outcome of a rest that works."""
+    """The outcome of a chain that works."""
     return Receipt(1) if at == "publish" else Handled()
 
 
 def send(bench: FilterBench, ids: Iterable[str | None], body: Any = None) -> list[Any]:
-    """One message after the other through the filter: their outcomes."""
+    """Send one message after the other through the filter, and return the outcomes."""
     return [bench.send(Message("a", body, id=id)).outcome for id in ids]
 
 
@@ -56,7 +56,7 @@ class Once:
 
 
 def test_a_message_that_comes_twice_passes_once(colour: Any, at: Any) -> None:
-    """By its id; the second one is dropped."""
+    """Of two messages with the same id, the second one is dropped."""
     with FilterBench(Dedupe(), at=at, colour=colour) as bench:
         runs = [bench.send(Message("a", id=id)) for id in "1211"]
     assert [run.outcome for run in runs] == [good(at), good(at), DUPLICATE, DUPLICATE]
@@ -64,7 +64,7 @@ def test_a_message_that_comes_twice_passes_once(colour: Any, at: Any) -> None:
 
 
 def test_a_duplicate_is_counted_as_one(harness: Harness, at: Any) -> None:
-    """By the bus for a publish, by its subscription for a delivery."""
+    """The bus counts a duplicate of a publish, and the subscription counts a duplicate of a delivery."""
     harness.bus.use(Dedupe(), at=at)
     subscription = harness.bus.subscribe("a", nothing)
     bus = harness.start()
@@ -77,13 +77,13 @@ def test_a_duplicate_is_counted_as_one(harness: Harness, at: Any) -> None:
 
 
 def test_messages_that_are_not_given_an_id_are_all_different(colour: Any, at: Any) -> None:
-    """Equal bodies are no duplicates."""
+    """Messages with equal bodies are different messages."""
     with FilterBench(Dedupe(), at=at, colour=colour) as bench:
         assert send(bench, [None, None], "same") == [good(at), good(at)]
 
 
 def test_a_key_says_what_makes_two_messages_the_same(colour: Any, at: Any) -> None:
-    """Whatever their ids are."""
+    """Two messages with the same key are duplicates, whatever their ids are."""
     first, other = {"order": 1, "step": "paid"}, {"order": 1, "step": "sent"}
     by_order = Dedupe(key=lambda message: (message.body["order"], message.body["step"]))
     with FilterBench(by_order, at=at, colour=colour) as bench:
@@ -91,7 +91,7 @@ def test_a_key_says_what_makes_two_messages_the_same(colour: Any, at: Any) -> No
 
 
 def test_a_message_without_a_key_has_no_duplicates(colour: Any, at: Any) -> None:
-    """None is "cannot tell", and nothing is lost by it."""
+    """If the key is None, the filter cannot tell, so every such message passes."""
     with FilterBench(Dedupe(key=lambda message: message.body), at=at, colour=colour) as bench:
         assert send(bench, "11", None) == [good(at), good(at)]
         assert send(bench, "11", 0) == [good(at), DUPLICATE]
@@ -101,7 +101,7 @@ def test_a_message_without_a_key_has_no_duplicates(colour: Any, at: Any) -> None
 
 
 def test_a_message_that_failed_may_come_again(colour: Any, at: Any) -> None:
-    """An error does not poison the id; what works then is known."""
+    """A message that failed may come again with the same id; once it works, a further copy is a duplicate."""
     with FilterBench(Dedupe(), at=at, colour=colour) as bench:
         assert isinstance(bench.send(Message("a", id="1"), next=Boom).error, Boom)
         assert bench.send(Message("a", id="1"), next=None).outcome == good(at)
@@ -109,7 +109,7 @@ def test_a_message_that_failed_may_come_again(colour: Any, at: Any) -> None:
 
 
 def test_a_message_that_was_dropped_further_in_may_come_again(colour: Any, at: Any) -> None:
-    """It has had no effect."""
+    """A message that a filter further in dropped had no effect, so it may come again."""
     not_yet = Dropped("not yet", "further in")
     with FilterBench(Dedupe(), at=at, colour=colour) as bench:
         assert bench.send(Message("a", id="1"), next=not_yet).outcome == not_yet
@@ -118,7 +118,7 @@ def test_a_message_that_was_dropped_further_in_may_come_again(colour: Any, at: A
 
 
 def test_a_message_is_known_for_its_window(colour: Any, at: Any) -> None:
-    """Counted from when it passed; a duplicate does not prolong it."""
+    """The window begins when the message passes, and a duplicate does not prolong it."""
     with FilterBench(Dedupe(window=10.0), at=at, colour=colour) as bench:
         assert send(bench, "1") == [good(at)]
         bench.advance(9.0)
@@ -129,7 +129,7 @@ def test_a_message_is_known_for_its_window(colour: Any, at: Any) -> None:
 
 @pytest.mark.parametrize("of", ["publish", "delivery"])
 def test_the_window_is_told_by_the_clock_of_the_bus(of: Any) -> None:
-    """Not by the computer's: a clock that a test moves moves it."""
+    """The bus's clock measures the window, so a test can move it with a fake clock."""
     clock = FakeClock()
     bus = Bus(clock=clock)
     handled: list[Any] = []
@@ -144,7 +144,7 @@ def test_the_window_is_told_by_the_clock_of_the_bus(of: Any) -> None:
 
 
 def test_the_window_begins_when_the_run_has_ended(colour: Any, at: Any) -> None:
-    """A run that takes longer than the window is not forgotten before it has ended."""
+    """A message whose run takes longer than the window is remembered until the run has ended."""
     with FilterBench(Dedupe(window=10.0), after(15.0), at=at, colour=colour) as bench:
         assert send(bench, "1") == [good(at)]
         bench.advance(9.0)
@@ -152,7 +152,7 @@ def test_the_window_begins_when_the_run_has_ended(colour: Any, at: Any) -> None:
 
 
 def test_of_too_many_the_oldest_are_forgotten_first(colour: Any, at: Any) -> None:
-    """`size` are known; the newest of them for sure."""
+    """Once the filter remembers `size` messages, each new one pushes out the oldest."""
     with FilterBench(Dedupe(size=3), at=at, colour=colour) as bench:
         assert send(bench, "12345") == [good(at)] * 5
         assert send(bench, "345") == [DUPLICATE] * 3
@@ -161,7 +161,7 @@ def test_of_too_many_the_oldest_are_forgotten_first(colour: Any, at: Any) -> Non
 
 
 def test_one_that_comes_again_after_its_window_is_the_newest() -> None:
-    """What counts is when a message passed last, not first."""
+    """The time that a message last passed decides how new it is, not the first time."""
     with FilterBench(Dedupe(window=10.0, size=4)) as bench:
         send(bench, "1234")
         bench.advance(11.0)
@@ -170,7 +170,7 @@ def test_one_that_comes_again_after_its_window_is_the_newest() -> None:
 
 
 class Key:
-    """A key whose life can be followed."""
+    """A key that the tests can watch until it is freed."""
 
     alive: ClassVar[weakref.WeakSet[Key]] = weakref.WeakSet()
 
@@ -186,7 +186,7 @@ class Key:
 
 
 def test_what_is_forgotten_takes_no_memory(colour: Any, at: Any) -> None:
-    """No more than `size` keys are held; those whose window is over go as others come, two for each."""
+    """The filter holds at most `size` keys; each new key pushes out two whose window is over."""
     Key.alive.clear()
     dedupe = Dedupe(key=lambda message: Key(message.body), window=10.0, size=20)
     with FilterBench(dedupe, at=at, colour=colour) as bench:
@@ -208,7 +208,7 @@ def _alive() -> int:
 
 @pytest.mark.parametrize("end", ["failed", "was dropped"])
 def test_what_had_no_effect_takes_no_memory(colour: str, at: Any, end: str) -> None:
-    """A message that failed, or was dropped further in. (Not in a harness, which keeps errors and what their frames hold.)"""
+    """A message that failed, or that a filter further in dropped, is freed. (A harness would keep errors and their frames.)"""
     Key.alive.clear()
 
     def rest(message: Message, call_next: Any) -> Dropped:
@@ -239,7 +239,7 @@ def test_what_had_no_effect_takes_no_memory(colour: str, at: Any, end: str) -> N
 
 
 def test_a_message_that_is_under_way_is_known_however_long_it_takes(harness: Harness) -> None:
-    """Publish: a copy that comes meanwhile is dropped, though the window is long over and the memory full."""
+    """In a publish chain, a copy that comes meanwhile is dropped, even after the window and with a full memory."""
     slow = when(lambda message: message.body == "slow", Tap(lambda message: harness.clock.sleep(90.0)))
     harness.bus.use(Dedupe(window=10.0, size=1), slow)
     mailbox = harness.bus.subscribe("a")
@@ -255,7 +255,7 @@ def test_a_message_that_is_under_way_is_known_however_long_it_takes(harness: Har
 
 
 def test_a_delivery_that_is_under_way_is_known(harness: Harness, colour: str) -> None:
-    """Two workers: the copy that the second one takes is dropped while the first is still at it."""
+    """With two workers, the copy that the second one takes is dropped while the first one still runs the handler."""
     bodies: list[Any] = []
 
     def handle(message: Message) -> None:
@@ -278,7 +278,7 @@ def test_a_delivery_that_is_under_way_is_known(harness: Harness, colour: str) ->
 
 
 class Slow(Key):
-    """A key that lets other threads in wherever it is looked for."""
+    """A key that gives other threads time to run whenever it is hashed."""
 
     __eq__ = Key.__eq__
 
@@ -291,7 +291,7 @@ class Slow(Key):
 @every_way
 @pytest.mark.few(1)
 def test_of_many_threads_that_publish_the_same_ids_each_id_passes_once(way: Way) -> None:
-    """Twenty publishers, the same forty ids, each at its own pace: forty receipts in all, forty messages."""
+    """Twenty publishers send the same forty ids, each at its own pace: exactly forty messages get a receipt."""
     bus = Bus()
     bus.use(Dedupe(key=lambda message: Slow(message.id)))
     mailbox = bus.subscribe("a")
@@ -312,7 +312,7 @@ def test_of_many_threads_that_publish_the_same_ids_each_id_passes_once(way: Way)
 
 
 def test_of_many_tasks_that_publish_the_same_id_one_passes(harness: Harness) -> None:
-    """On one loop, with a chain that lets the others in between."""
+    """Many tasks on one loop publish the same id, and only one of them passes."""
 
     async def slow(message: Message, call_next: Any) -> Any:
         await asyncio.sleep(0)
@@ -330,7 +330,7 @@ def test_of_many_tasks_that_publish_the_same_id_one_passes(harness: Harness) -> 
 
 
 def test_a_key_may_publish_while_it_is_compared() -> None:
-    """Nor does a signal handler that publishes on the main thread meet a closed door."""
+    """Comparing keys may run code that publishes, for instance in a signal handler, and that must not deadlock."""
     bus = Bus()
 
     class Loud(Key):
@@ -352,7 +352,7 @@ def test_a_key_may_publish_while_it_is_compared() -> None:
 
 @pytest.mark.parametrize("of", ["the bus", "the subscriptions"])
 def test_each_subscriber_gets_its_copy(harness: Harness, of: str) -> None:
-    """One filter object around two handlers: what one has handled is no duplicate for the other."""
+    """One filter object around two handlers keeps them apart: a message that one has handled is new for the other."""
     bus, dedupe = harness.bus, Dedupe()
     own = [dedupe] if of == "the subscriptions" else []
     if of == "the bus":
@@ -373,7 +373,7 @@ def test_each_subscriber_gets_its_copy(harness: Harness, of: str) -> None:
 
 
 def test_what_was_published_is_no_duplicate_for_its_handler(harness: Harness) -> None:
-    """One filter object in both chains has a memory for each."""
+    """One filter object in both chains keeps one memory for each chain."""
     bus, dedupe = harness.bus, Dedupe()
     bus.use(dedupe)
     bus.use(dedupe, at="delivery")
@@ -385,14 +385,14 @@ def test_what_was_published_is_no_duplicate_for_its_handler(harness: Harness) ->
 
 
 def test_in_a_publish_chain_there_is_one_memory_for_all_subjects(colour: Any) -> None:
-    """An id is one message's, wherever it is published."""
+    """In a publish chain the same id is a duplicate on every subject."""
     dedupe = Dedupe()
     runs = [run_filter(dedupe, Message(subject, id=id), colour=colour) for subject, id in (("a", "1"), ("b", "1"), ("b", "2"))]
     assert [run.dropped for run in runs] == [None, "duplicate", None]
 
 
 def test_a_memory_outlives_what_makes_its_chain_anew(harness: Harness, at: Any) -> None:
-    """Another subscription, and a stop and a start: what was known is known."""
+    """The filter remembers messages when somebody subscribes, and when the bus stops and starts."""
     bus = harness.bus
     bus.use(Dedupe(), at=at)
     bus.subscribe("a", nothing, name="a")
@@ -410,7 +410,7 @@ def test_a_memory_outlives_what_makes_its_chain_anew(harness: Harness, at: Any) 
 
 
 def test_the_memory_of_a_subscription_goes_with_it() -> None:
-    """Subscriptions that come and go leave nothing behind in a bus-wide filter."""
+    """A bus-wide filter frees the memory of a subscription when that subscription ends."""
     Key.alive.clear()
     bus = Bus(pool=1)  # a worker that sleeps keeps the mailbox that it came from
     bus.use(Dedupe(key=lambda message: Key(message.body)), at="delivery")
@@ -426,7 +426,7 @@ def test_the_memory_of_a_subscription_goes_with_it() -> None:
             assert last.stats()["acknowledged"] == 1
 
 
-# --- what a handler says of its delivery --------------------------------------------------------------------------------
+# --- what a handler does with its delivery ------------------------------------------------------------------------------
 
 
 def _coloured(colour: str, handle: Callable[[Message, Delivery], None]) -> Any:
@@ -441,7 +441,7 @@ def _coloured(colour: str, handle: Callable[[Message, Delivery], None]) -> Any:
 
 @pytest.mark.parametrize("raises", [False, True], ids=["returns", "raises"])
 def test_a_delivery_that_was_given_back_comes_again(harness: Harness, colour: str, raises: bool) -> None:
-    """`delivery.retry()` is no handling, however the run ends; when it is handled, it is known."""
+    """After `delivery.retry()` a message does not count as handled, however the run ends; it counts once it is handled."""
     attempts: list[int] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -463,7 +463,7 @@ def test_a_delivery_that_was_given_back_comes_again(harness: Harness, colour: st
 
 
 def test_a_delivery_that_was_given_back_may_come_before_its_run_has_ended(harness: Harness) -> None:
-    """Two workers: the second has it while the first is still in the handler; it is no duplicate of that."""
+    """A second worker may take it while the first one is still in the handler; it is not a duplicate of itself."""
     attempts: list[tuple[float, int]] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -491,7 +491,7 @@ def test_a_delivery_that_was_given_back_may_come_before_its_run_has_ended(harnes
 
 @pytest.mark.parametrize("rejects", [False, True], ids=["raises", "rejects"])
 def test_a_dead_letter_can_be_replayed(harness: Harness, colour: str, rejects: bool) -> None:
-    """What was refused or failed has had no effect, so its replay is no duplicate."""
+    """A message that was rejected or failed had no effect, so its replay is not a duplicate."""
     attempts: list[int] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -513,7 +513,7 @@ def test_a_dead_letter_can_be_replayed(harness: Harness, colour: str, rejects: b
 
 
 def test_a_delivery_that_was_acknowledged_is_known_also_if_its_handler_fails_later(harness: Harness, colour: str) -> None:
-    """The first settlement stands: it was handled."""
+    """An acknowledgement is final: the message counts as handled although its handler fails later."""
     runs: list[Message] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -532,7 +532,7 @@ def test_a_delivery_that_was_acknowledged_is_known_also_if_its_handler_fails_lat
 
 
 def test_what_a_handler_publishes_does_not_depend_on_its_delivery(harness: Harness) -> None:
-    """It has given its own message back: what it publishes has passed, and is known."""
+    """A handler returns its own message, but the message that it publishes has passed, so its second publish is a duplicate."""
     outcomes: list[Any] = []
     bus = harness.bus
     bus.use(Dedupe())
@@ -554,7 +554,7 @@ def test_what_a_handler_publishes_does_not_depend_on_its_delivery(harness: Harne
 
 
 def test_a_delivery_that_a_stop_cancelled_is_handled_by_the_next_start(harness: Harness) -> None:
-    """It went back to its mailbox, and is no duplicate of itself."""
+    """The message goes back to its mailbox, and is not a duplicate of itself."""
     runs: list[Message] = []
 
     async def handle(message: Message) -> None:
@@ -574,7 +574,7 @@ def test_a_delivery_that_a_stop_cancelled_is_handled_by_the_next_start(harness: 
 
 
 def test_a_publish_that_was_cancelled_may_be_repeated(harness: Harness) -> None:
-    """Nobody has it, so the same id passes."""
+    """No mailbox has the message, so the same id passes."""
 
     async def slow(message: Message, call_next: Any) -> Any:
         if message.body == "slow":
@@ -602,7 +602,7 @@ def test_a_publish_that_was_cancelled_may_be_repeated(harness: Harness) -> None:
 
 @pytest.mark.parametrize("first", ["Dedupe", "Retry"])
 def test_a_further_run_is_no_duplicate_of_the_one_before(colour: Any, at: Any, first: str) -> None:
-    """In either order: a failure is run again, and passes once."""
+    """Next to Retry, in either order, a failed message runs again and passes once."""
     filters = [Dedupe(), Retry(wait=0)] if first == "Dedupe" else [Retry(wait=0), Dedupe()]
     with FilterBench(Pipeline(*filters), [Boom(), None], at=at, colour=colour) as bench:
         run = bench.send(Message("a", id="1"))
@@ -611,7 +611,7 @@ def test_a_further_run_is_no_duplicate_of_the_one_before(colour: Any, at: Any, f
 
 
 def test_in_front_of_retry_a_message_is_known_between_two_runs(harness: Harness) -> None:
-    """The order to choose: a copy that comes during the wait is dropped, and the next run passes."""
+    """In front of Retry, which is the recommended order, a copy that comes during the wait is dropped."""
     end = Once()
     harness.bus.use(Dedupe(), Retry(wait=5.0), Tap(end))
     mailbox = harness.bus.subscribe("a")
@@ -624,7 +624,7 @@ def test_in_front_of_retry_a_message_is_known_between_two_runs(harness: Harness)
     assert mailbox.receive(timeout=0).body is None
 
 
-# --- keys that cannot be told -------------------------------------------------------------------------------------------
+# --- keys that cannot be computed ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -648,11 +648,11 @@ def test_a_key_that_cannot_be_told_is_the_filter_s_error(colour: Any, at: Any, k
     )
     assert isinstance(run.error.__cause__, TypeError)
     assert run.next_calls == 0
-    assert len(asked) == 1  # the next run would meet the same
+    assert len(asked) == 1  # a second run would fail in the same way
 
 
 def test_a_key_may_refuse_a_message(colour: Any, at: Any) -> None:
-    """By raising `Rejected`, as any filter may."""
+    """A key function may raise `Rejected`, like any filter."""
 
     def order(message: Message) -> str:
         raise Rejected(None, "there is no order in it")
@@ -666,7 +666,7 @@ def test_a_key_may_refuse_a_message(colour: Any, at: Any) -> None:
 
 
 def test_a_filter_alone_can_be_driven_by_hand() -> None:
-    """Without a bus it goes by the computer's clock."""
+    """Without a bus, the filter uses the computer's clock."""
     dedupe, message = Dedupe(), Message("a")
     steps = dedupe.around(message)
     assert next(steps) is message
@@ -679,7 +679,7 @@ def test_a_filter_alone_can_be_driven_by_hand() -> None:
 
 
 def test_durations_may_be_texts() -> None:
-    """Code and config may write the same; the defaults are ten minutes and a hundred thousand messages."""
+    """Durations may be texts in code too; the defaults are ten minutes and a hundred thousand messages."""
     assert Dedupe(window="10m").window == Dedupe().window == 600.0  # type: ignore[arg-type]
     assert (Dedupe().size, Dedupe().key) == (100_000, None)
 

@@ -27,7 +27,7 @@ def small(message: Message) -> bool:
     ],
 )
 def test_a_message_for_which_the_condition_holds_is_dropped(colour: Any, at: Any, body: int, dropped: bool) -> None:
-    """Under the reason that was given; any other message goes on, the very same."""
+    """A message that matches is dropped with the given reason; any other message passes unchanged."""
     sent = Message("a", body)
     run = run_filter(Drop(when=small, reason="too small"), sent, at=at, colour=colour)
     if dropped:
@@ -38,7 +38,7 @@ def test_a_message_for_which_the_condition_holds_is_dropped(colour: Any, at: Any
 
 
 def test_without_a_condition_every_message_is_dropped(colour: Any, at: Any) -> None:
-    """And without a reason it is one that was not wanted."""
+    """Without a condition every message is dropped, and without a reason the reason is "not wanted"."""
     run = run_filter(Drop(), Message("a", 1), at=at, colour=colour)
     assert run.outcome == Dropped("not wanted", "Drop")
     assert run.next_calls == 0
@@ -46,19 +46,19 @@ def test_without_a_condition_every_message_is_dropped(colour: Any, at: Any) -> N
 
 @pytest.mark.parametrize("found", [0, None, "", []], ids=repr)
 def test_what_is_as_good_as_no_is_no(found: Any, colour: Any) -> None:
-    """A function of the program's own answers as Python's `if` sees it."""
+    """A value that Python's `if` takes as false lets the message pass."""
     assert run_filter(Drop(when=lambda message: found), Message("a"), colour=colour).next_calls == 1
 
 
 @pytest.mark.parametrize("found", [1, "yes", [0]], ids=repr)
 def test_what_is_as_good_as_yes_is_yes(found: Any, colour: Any) -> None:
-    """The other way round."""
+    """A value that Python's `if` takes as true drops the message."""
     run = run_filter(Drop(when=lambda message: found), Message("a"), colour=colour)
     assert run.outcome == Dropped("not wanted", "Drop")
 
 
 def test_what_the_condition_raises_is_the_filter_s_error(colour: Any, at: Any) -> None:
-    """It fails closed: a message of which nobody knows whether it is wanted goes nowhere, and is not dropped in silence."""
+    """If the condition raises, the message does not pass, and the caller gets the error."""
 
     def broken(message: Message) -> bool:
         raise ValueError("no scales")
@@ -70,7 +70,7 @@ def test_what_the_condition_raises_is_the_filter_s_error(colour: Any, at: Any) -
 
 
 def test_the_condition_is_asked_once_about_each_message(colour: Any) -> None:
-    """With the message as it comes to the filter."""
+    """The condition runs once for each message, with the message as it arrives at the filter."""
     asked: list[Message] = []
     sent = Message("a", 1)
     assert run_filter(Drop(when=asked.append), sent, colour=colour).forwarded is sent
@@ -79,7 +79,7 @@ def test_the_condition_is_asked_once_about_each_message(colour: Any) -> None:
 
 
 def test_a_dropped_publish_reaches_nobody_and_is_counted(harness: Harness) -> None:
-    """The publisher is told, the bus counts it by filter and reason, and no mailbox has it."""
+    """The publisher gets `Dropped`, the bus counts it by filter and reason, and no mailbox gets the message."""
     bus = harness.bus
     bus.use(Drop(when=small, reason="too small"), Drop(when=lambda message: message.body == 13, reason="unlucky"))
     mailbox = bus.subscribe(">")
@@ -93,7 +93,7 @@ def test_a_dropped_publish_reaches_nobody_and_is_counted(harness: Harness) -> No
 
 
 def test_around_a_handler_a_dropped_message_is_counted_as_the_subscription_s(harness: Harness) -> None:
-    """The others have it; the publisher has its receipt."""
+    """The other subscriptions get the message, and the publisher gets its receipt."""
     handled: list[Any] = []
     every: list[Any] = []
     subscription = harness.bus.subscribe("a", lambda message: handled.append(message.body), filters=[Drop(small, "too small")])
@@ -109,7 +109,7 @@ def test_around_a_handler_a_dropped_message_is_counted_as_the_subscription_s(har
 
 
 def test_for_a_reader_a_dropped_message_is_passed_over(harness: Harness) -> None:
-    """`receive` goes on to one that is wanted."""
+    """`receive` skips a dropped message and returns the next one."""
     subscription = harness.bus.subscribe("a", filters=[Drop(small)])
     bus = harness.start()
     bus.publish("a", 9)
@@ -119,7 +119,7 @@ def test_for_a_reader_a_dropped_message_is_passed_over(harness: Harness) -> None
 
 
 def test_who_asks_with_a_dropped_message_is_told_at_once(harness: Harness) -> None:
-    """There will be no answer: no time passes."""
+    """A request that is dropped gets no answer, so it raises at once."""
     harness.bus.use(Drop(small))
     harness.bus.subscribe("a", lambda message: message.body)
     bus = harness.start()
@@ -130,7 +130,7 @@ def test_who_asks_with_a_dropped_message_is_told_at_once(harness: Harness) -> No
 
 
 def test_without_a_bus_it_can_be_called() -> None:
-    """One filter alone."""
+    """A test may call the filter without a bus."""
     kept = Message("a", 10)
     assert Drop(small).transform(kept) is kept
     assert Drop(small, "too small").transform(Message("a", 9)) == Dropped("too small")
@@ -161,7 +161,7 @@ class AsyncObject:
     ],
 )
 def test_wrong_settings_are_refused_where_they_are_written(settings: dict[str, Any], says: str) -> None:
-    """The error names the setting, and what it is to be."""
+    """The error names the setting and says what it must be."""
     with pytest.raises(PipelineError) as error:
         Drop(**settings)
     assert says in str(error.value)
@@ -170,14 +170,14 @@ def test_wrong_settings_are_refused_where_they_are_written(settings: dict[str, A
 @pytest.mark.parametrize("side", ["publish", "delivery"])
 @pytest.mark.few(1)
 def test_it_keeps_every_law(side: Any) -> None:
-    """What is asked of every filter; tried on messages of which it drops one."""
+    """Drop keeps the laws that every filter must keep, on messages of which it drops one."""
     messages = [Message("a", 9), Message("a", 10), Message("a", 11)]
     held = check_filter(Drop(small), messages, at=side)
     assert held == tuple(law.name for law in LAWS)
 
 
 def test_it_describes_itself(harness: Harness) -> None:
-    """With its settings."""
+    """`describe` lists the filter with its settings."""
     harness.bus.use(Drop(small, "too small"))
     (node,) = harness.bus.describe()["publish"]
     assert (node["filter"], node["shape"]) == ("Drop", "transform")
@@ -200,7 +200,7 @@ def load(tmp_path: Path, harness: Harness) -> Callable[[str], Bus]:
 
 
 def test_a_file_writes_the_condition_as_an_expression(harness: Harness, load: Callable[[str], Bus]) -> None:
-    """And it is counted under the reason and the name of the file's."""
+    """A message for which the expression holds is dropped under the file's reason and the filter's name in the file."""
     bus = harness.start(load(', name = "scales", when = { expr = "body.grams < `10`" }, reason = "too small"'))
     assert bus.publish("a", {"grams": 9}) == Dropped("too small", "scales")
     assert bus.publish("a", {"grams": 10}) == Receipt(0)
@@ -208,7 +208,7 @@ def test_a_file_writes_the_condition_as_an_expression(harness: Harness, load: Ca
 
 
 def test_a_file_needs_to_say_nothing(harness: Harness, load: Callable[[str], Bus]) -> None:
-    """Everything is dropped, as in code."""
+    """A drop without settings in a file drops everything, as in code."""
     bus = harness.start(load(""))
     assert bus.publish("a") == Dropped("not wanted", "Drop")
     assert bus.stats()["dropped"] == {"Drop": {"not wanted": 1}}
@@ -224,7 +224,7 @@ def test_a_file_needs_to_say_nothing(harness: Harness, load: Callable[[str], Bus
 def test_an_expression_that_is_neither_true_nor_false_refuses(
     harness: Harness, load: Callable[[str], Bus], expression: str, says: str
 ) -> None:
-    """Unlike a function of the program's: a typing mistake in a file neither drops everything nor lets everything pass."""
+    """An expression must be true or false, so that a typing mistake in a file neither drops everything nor lets all pass."""
     bus = harness.start(load(f', when = {{ expr = "{expression}" }}'))
     with pytest.raises(Rejected, match=says) as error:
         bus.publish("a", {"grams": 9})
@@ -243,7 +243,7 @@ def test_an_expression_that_is_neither_true_nor_false_refuses(
     ],
 )
 def test_wrong_settings_of_a_file_are_told_with_their_line(load: Callable[[str], Bus], settings: str, says: str) -> None:
-    """As of every filter."""
+    """An error about a setting in a file names its line, as for every filter."""
     with pytest.raises(ConfigError) as error:
         load(settings)
     (problem,) = error.value.problems

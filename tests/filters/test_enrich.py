@@ -14,7 +14,7 @@ from values_helpers import named
 
 
 def test_fields_are_merged_into_the_body(colour: Any) -> None:
-    """The publisher's own mapping stays as it is."""
+    """The fields are added to the body, and the publisher's own mapping does not change."""
     sent = {"id": 1, "region": "?"}
     enrich = Enrich({"region": "eu", "currency": "EUR"})
     run = run_filter(enrich, Message("orders", sent, headers={"h": "v"}, id="m"), colour=colour)
@@ -26,21 +26,21 @@ def test_fields_are_merged_into_the_body(colour: Any) -> None:
 
 
 def test_fields_that_are_there_win_when_told(colour: Any) -> None:
-    """`overwrite=False` fills gaps only, a value of None being a value."""
+    """`overwrite=False` adds only fields that are missing; a field whose value is None is there."""
     fill = Enrich({"region": "eu", "note": "-", "new": 1}, overwrite=False)
     run = run_filter(fill, {"region": "us", "note": None}, colour=colour)
     assert [message.body for message in run.forwards] == [{"region": "us", "note": None, "new": 1}]
 
 
 def test_a_function_of_the_message_says_what_to_add(colour: Any) -> None:
-    """It sees the whole message."""
+    """The function gets the whole message, and not only its body."""
     add = Enrich(lambda message: {"tenant": message.headers["tenant"], "double": message.body["n"] * 2})
     run = run_filter(add, Message("a", {"n": 2}, headers={"tenant": "acme"}), colour=colour)
     assert [message.body for message in run.forwards] == [{"n": 2, "tenant": "acme", "double": 4}]
 
 
 def test_functions_say_single_fields_beside_fixed_ones(colour: Any) -> None:
-    """Each of this message; what is fixed is a copy for each."""
+    """Some fields may come from functions of the message, and others may be fixed values, copied for each message."""
     fixed: list[int] = []
     enrich = Enrich({"total": lambda message: message.body["price"] * message.body["count"], "tags": fixed, "unit": "EUR"})
     (message,) = run_filter(enrich, {"price": 3, "count": 4}, colour=colour).forwards
@@ -53,14 +53,14 @@ def test_functions_say_single_fields_beside_fixed_ones(colour: Any) -> None:
 
 
 def test_any_mapping_is_a_body() -> None:
-    """Also one that cannot be changed."""
+    """Any mapping can be enriched, also one that cannot be changed in place."""
     (message,) = run_filter(Enrich(MappingProxyType({"b": 2})), MappingProxyType({"a": 1})).forwards
     assert message.body == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize("body", [None, "text", 5, [("a", 1)]], ids=repr)
 def test_a_body_that_is_no_mapping_is_rejected(colour: Any, body: Any) -> None:
-    """Nothing can be added to it; the reason says what it is."""
+    """A body that is not a mapping is rejected, and the reason names its type."""
     run = run_filter(Enrich({"a": 1}), Message("a", body), colour=colour)
     assert isinstance(run.error, Rejected)
     assert run.error.by == "Enrich"
@@ -69,7 +69,7 @@ def test_a_body_that_is_no_mapping_is_rejected(colour: Any, body: Any) -> None:
 
 
 def test_an_error_of_the_function_is_the_filter_s_error(colour: Any) -> None:
-    """It reaches the publisher as it is, and nothing arrives."""
+    """The publisher gets the function's own error, and no mailbox gets the message."""
     run = run_filter(Enrich(lambda message: {"tenant": message.headers["tenant"]}), {}, colour=colour)
     with pytest.raises(KeyError, match="tenant"):
         assert run.outcome
@@ -77,7 +77,7 @@ def test_an_error_of_the_function_is_the_filter_s_error(colour: Any) -> None:
 
 
 def test_around_a_handler_it_adds_for_that_handler_only(harness: Harness) -> None:
-    """A subscription's own enrichment is not seen by others."""
+    """Other subscriptions do not see the fields that one subscription's own Enrich adds."""
     seen: dict[str, Any] = {}
     harness.bus.subscribe("a", lambda message: seen.update(one=message.body), filters=[Enrich({"extra": 1})])
     harness.bus.subscribe("a", lambda message: seen.update(other=message.body))
@@ -92,6 +92,6 @@ async def asynchronous(message: Message) -> dict[str, Any]:
 
 @pytest.mark.parametrize("add", [None, 5, "text", ["a"], asynchronous], ids=named)
 def test_wrong_settings_are_refused_where_they_are_written(add: Any) -> None:
-    """The error says what it takes; an async function could not be awaited."""
+    """The error says what Enrich takes; it also refuses an async function, because nobody would await it."""
     with pytest.raises(PipelineError, match=r"Enrich\.add"):
         Enrich(add)

@@ -25,7 +25,7 @@ from pipebus.testing import FakeClock, Harness, run_filter
 def test_a_message_older_than_its_time_to_live_is_dropped(
     harness: Harness, colour: Any, at: Any, age: float, own: float | None, fresh: bool
 ) -> None:
-    """Age is counted from the message's time by the bus's clock; a message's own `ttl` wins."""
+    """The bus's clock measures the age from the message's time; a message's own `ttl` header wins."""
     sent = Message("a", ttl=own, time=harness.clock.now() - age)
     run = run_filter(Expire(10.0), sent, at=at, colour=colour)
     assert run.forwards == ([sent] if fresh else [])
@@ -36,7 +36,7 @@ def test_a_message_older_than_its_time_to_live_is_dropped(
 
 
 def test_age_is_told_by_the_clock_of_the_bus(colour: Any, at: Any) -> None:
-    """Not by the computer's: to a bus whose clock is years behind, a message of now is from the future, and fresh."""
+    """The computer's clock does not matter: for a bus whose clock is years behind, a message from now is fresh."""
     bus = Bus(clock=FakeClock(start=1_000_000_000.0))
     handled: list[Any] = []
 
@@ -57,7 +57,7 @@ def test_age_is_told_by_the_clock_of_the_bus(colour: Any, at: Any) -> None:
 
 
 def test_a_stale_publish_reaches_nobody_and_is_counted(harness: Harness) -> None:
-    """The publisher is told, the bus counts it by filter and reason, and no mailbox has it."""
+    """The publisher gets `Dropped`, the bus counts it by filter and reason, and no mailbox gets the message."""
     bus = harness.bus
     bus.use(Expire(10.0))
     mailbox = bus.subscribe(">")
@@ -68,7 +68,7 @@ def test_a_stale_publish_reaches_nobody_and_is_counted(harness: Harness) -> None
 
 
 def test_around_a_handler_a_stale_message_is_dropped_and_counted(harness: Harness) -> None:
-    """What waited in the mailbox for too long is not handled."""
+    """A message that waited too long in the mailbox is not handled."""
     handled: list[Any] = []
     subscription = harness.bus.subscribe("a", lambda message: handled.append(message.body), filters=[Expire("10s")])
     bus = harness.start()
@@ -84,7 +84,7 @@ def test_around_a_handler_a_stale_message_is_dropped_and_counted(harness: Harnes
 
 
 def test_for_a_reader_a_stale_message_is_dropped_and_the_next_one_read(harness: Harness) -> None:
-    """`receive` goes on to what is fresh."""
+    """`receive` skips a stale message and returns the next fresh one."""
     subscription = harness.bus.subscribe("a", filters=[Expire(10.0)])
     bus = harness.start()
     bus.publish("a", "old")
@@ -95,7 +95,7 @@ def test_for_a_reader_a_stale_message_is_dropped_and_the_next_one_read(harness: 
 
 
 def test_without_a_bus_it_goes_by_the_computer_s_clock() -> None:
-    """One filter alone can be tried by calling it."""
+    """A test may call the filter without a bus; it then uses the computer's clock."""
     expire, new, old = Expire(60.0), Message("a"), Message("a", time=1_000_000.0)
     assert expire.transform(new) is new
     assert expire.transform(old) == Dropped("expired")
@@ -114,7 +114,7 @@ def test_without_a_bus_it_goes_by_the_computer_s_clock() -> None:
     ],
 )
 def test_the_setting_is_a_number_or_a_text_with_a_unit(ttl: Any, seconds: float) -> None:
-    """Code and config may write the same."""
+    """The setting takes the same forms in code and in a config file."""
     assert Expire(ttl).ttl == seconds
 
 

@@ -57,7 +57,7 @@ def refusals(filter: Fields, body: Any, headers: Mapping[str, str] | None = None
     ],
 )
 def test_fields_are_renamed(colour: Any, rename: dict[str, str], body: Any, found: Any) -> None:
-    """Across tables; those that are not there are made; the others stay as they are."""
+    """Fields move between tables, missing tables are made, and all other fields stay as they are."""
     sent = Message("orders.created", body, headers={"h": "v"}, id="m")
     run = run_filter(Fields(rename=rename), sent, colour=colour)
     assert run.outcome == Receipt(1)
@@ -67,13 +67,13 @@ def test_fields_are_renamed(colour: Any, rename: dict[str, str], body: Any, foun
 
 
 def test_two_fields_change_places() -> None:
-    """All names are meant at once: both values are there afterwards, and a new name does not become an old one."""
+    """All renames happen at once, so two fields can swap their names without losing a value."""
     assert refusals(Fields(rename={"body.a": "body.b", "body.b": "body.c"}), {"a": 1}) == ("there is no body.b to rename",)
     assert shaped(Fields(rename={"body.a": "body.b", "body.b": "body.a"}), {"a": 1, "b": 2}).body == {"a": 2, "b": 1}
 
 
 def test_fields_move_between_body_and_headers() -> None:
-    """Numbers and truth values become texts in headers, as JSON writes them."""
+    """In headers, numbers and truth values become texts, as JSON writes them."""
     filter = Fields(
         rename={"headers.tenant": "body.tenant", "body.id": "headers.id", "body.ok": "headers.ok", "body.x": "headers.x"}
     )
@@ -120,7 +120,7 @@ CASTS: list[tuple[str, Any, Any]] = [
 
 @pytest.mark.parametrize(("to", "value", "found"), CASTS, ids=str)
 def test_fields_are_cast(to: Any, value: Any, found: Any) -> None:
-    """Texts and numbers are read as what is meant, and have just its type."""
+    """A text or a number is converted to exactly the type that the setting names."""
     message = shaped(Fields(cast={"body.a.v": to}), {"a": {"v": value, "w": 1}})
     assert message.body == {"a": {"v": found, "w": 1}}
     assert type(message.body["a"]["v"]) is type(found)
@@ -128,7 +128,7 @@ def test_fields_are_cast(to: Any, value: Any, found: Any) -> None:
 
 @pytest.mark.parametrize(("to", "value", "found"), CASTS, ids=str)
 def test_a_cast_of_what_is_cast_already_changes_nothing(to: Any, value: Any, found: Any) -> None:
-    """A message that passes twice is as one that passes once."""
+    """Passing the filter twice gives the same message as passing it once."""
     assert shaped(Fields(cast={"body.v": to}), {"v": found}).body == {"v": found}
 
 
@@ -151,7 +151,7 @@ def test_a_cast_of_what_is_cast_already_changes_nothing(to: Any, value: Any, fou
     ids=lambda value: str(value)[:20] if not isinstance(value, int) or value < 10**30 else "huge",
 )  # fmt: skip
 def test_what_cannot_be_cast_is_refused(to: Any, value: Any) -> None:
-    """The field and what it should be, and never what it is: it may be a secret."""
+    """The reason names the field and the expected type, and never the value, which may be a secret."""
     assert refusals(Fields(cast={"body.v": to}), {"v": value}) == (f"body.v is not of type {to}",)
 
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_cast_is_refused(to: Any, value: Any) -> None:
     ],
 )  # fmt: skip
 def test_only_numbers_of_json_are_numbers(to: Any, value: str) -> None:
-    """What Python writes as a number and nobody else does is none: it could not be written as JSON."""
+    """A number that only Python can write is refused, because JSON cannot contain it."""
     assert refusals(Fields(cast={"body.v": to}), {"v": value}) == (f"body.v is not of type {to}",)
 
 
@@ -175,7 +175,7 @@ def test_nothing_is_rounded() -> None:
 
 
 def test_fields_are_set() -> None:
-    """To values and to what functions say; tables that are not there are made; "body" is the whole of it."""
+    """A field may be set to a value or by a function; missing tables are made; "body" means the whole body."""
     filter = Fields(
         set={"body.a": 1, "body.b.c": [2], "headers.h": "x", "headers.n": 5, "body.who": lambda message: message.subject}
     )
@@ -187,7 +187,7 @@ def test_fields_are_set() -> None:
 
 
 def test_functions_see_what_has_been_done_so_far() -> None:
-    """Renamed, cast, and what was set before them; in the body and in the headers."""
+    """A function sees the renamed and cast fields, and the fields that were set before its own."""
     filter = Fields(
         rename={"body.t": "body.total"},
         cast={"body.total": "float"},
@@ -204,7 +204,7 @@ def test_functions_see_what_has_been_done_so_far() -> None:
 
 
 def test_fields_are_removed() -> None:
-    """What is not there is removed already; an empty table stays."""
+    """Removing a field that is missing does nothing, and a table that becomes empty stays."""
     filter = Fields(remove=["body.card.number", "body.nope.deeper", "headers.secret", "headers.nope", "body.x"])
     message = shaped(filter, {"card": {"number": "4111"}, "x": 1, "y": 2}, {"secret": "s", "h": "v"})
     assert message.body == {"card": {}, "y": 2}
@@ -212,7 +212,7 @@ def test_fields_are_removed() -> None:
 
 
 def test_the_order_is_rename_cast_set_remove(colour: Any) -> None:
-    """However the settings are ordered."""
+    """The steps run in this order, however the settings are ordered."""
     filter = Fields(
         remove=["body.b"],
         set={"body.b": 5, "body.c": Expression("body.b")},
@@ -224,7 +224,7 @@ def test_the_order_is_rename_cast_set_remove(colour: Any) -> None:
 
 
 def test_nothing_changed_is_the_same_message() -> None:
-    """No copy is made where nothing changes."""
+    """If nothing changes, the filter passes the same message on, and makes no copy."""
     sent = Message("a", {"x": 1}, headers={"h": "1"})
     assert Fields(remove=["body.nope", "headers.nope"]).transform(sent) is sent
     assert Fields(rename={"body.nope": "body.x"}, cast={"body.nope": "int"}, missing="skip").transform(sent) is sent
@@ -234,7 +234,7 @@ def test_nothing_changed_is_the_same_message() -> None:
 
 
 def test_a_missing_field_refuses_or_is_skipped() -> None:
-    """As `missing` says; skipping one does what remains to be done."""
+    """The setting `missing` decides; if it skips a field, the filter still makes the other changes."""
     wanted = {"rename": {"body.a": "body.b", "body.c": "body.d"}, "cast": {"body.e": "int", "body.f": "int"}}
     assert refusals(Fields(**wanted), {"c": 1, "f": "2"}) == ("there is no body.a to rename", "there is no body.e to cast")
     assert shaped(Fields(**wanted, missing="skip"), {"c": 1, "f": "2"}).body == {"d": 1, "f": 2}
@@ -242,13 +242,13 @@ def test_a_missing_field_refuses_or_is_skipped() -> None:
 
 
 def test_a_field_that_is_none_is_there() -> None:
-    """It can be renamed; it is not a number."""
+    """A field whose value is None can be renamed, but it cannot be cast to a number."""
     assert shaped(Fields(rename={"body.a": "body.b"}), {"a": None}).body == {"b": None}
     assert refusals(Fields(cast={"body.a": "int"}, missing="skip"), {"a": None}) == ("body.a is not of type int",)
 
 
 def test_all_that_is_wrong_is_told_at_once_without_values(colour: Any, at: Any) -> None:
-    """Each field and why; no value, which may be a secret; who refused; and nothing arrives."""
+    """The error lists each field with its reason, without values, which may be secrets, and no mailbox gets the message."""
     filter = Fields(
         rename={"body.x": "body.y.z", "body.q": "body.r", "body.n": "headers.n"},
         cast={"body.c": "int", "body.d": "date", "body.e": "bool"},
@@ -275,7 +275,7 @@ def test_all_that_is_wrong_is_told_at_once_without_values(colour: Any, at: Any) 
 
 
 def test_what_an_expression_refuses_is_one_of_all(colour: Any) -> None:
-    """The others are told with it."""
+    """The error lists the failure of an expression together with all other failures."""
     filter = Fields(
         cast={"body.c": "int"},
         set={"body.l": Expression("length(body.x)"), "body.a": Expression("abs(body.y)"), "headers.h": Expression("body.list")},
@@ -291,7 +291,7 @@ def test_what_an_expression_refuses_is_one_of_all(colour: Any) -> None:
 
 
 def test_functions_are_not_asked_about_what_is_half_done(colour: Any) -> None:
-    """A field that could not be renamed is a refusal; the function that counts on it does not make a failure of it."""
+    """If a field cannot be renamed, the message is rejected, and functions that need the field do not run."""
     filter = Fields(rename={"body.cust": "body.customer"}, set={"body.label": lambda message: message.body["customer"].upper()})
     run = run_filter(filter, Message("a", {}), colour=colour)
     assert isinstance(run.error, Rejected)
@@ -299,7 +299,7 @@ def test_functions_are_not_asked_about_what_is_half_done(colour: Any) -> None:
 
 
 def test_an_error_of_a_function_is_its_own(colour: Any) -> None:
-    """It is a failure, no refusal."""
+    """An exception of a function is a failure and not a rejection."""
     run = run_filter(Fields(set={"body.x": lambda message: message.body["nope"]}), Message("a", {}), colour=colour)
     assert isinstance(run.error, KeyError)
     assert run.next_calls == 0
@@ -307,7 +307,7 @@ def test_an_error_of_a_function_is_its_own(colour: Any) -> None:
 
 @pytest.mark.parametrize("value", ["two\nlines", "a\0b", "\ud800"])
 def test_a_header_that_cannot_be_carried_refuses_the_message(value: str) -> None:
-    """Whether it was renamed or set, and with what else is wrong."""
+    """A header that is not a text is refused, whether it was renamed or set, together with all other problems."""
     for filter in (
         Fields(rename={"body.a": "headers.h"}, cast={"body.c": "int"}),
         Fields(set={"headers.h": Expression("body.a")}, cast={"body.c": "int"}),
@@ -318,7 +318,7 @@ def test_a_header_that_cannot_be_carried_refuses_the_message(value: str) -> None
 
 
 def test_what_an_expression_does_not_find_is_no_header() -> None:
-    """null is not a text."""
+    """An expression that finds nothing gives null, which is not a text, so the message is refused."""
     (error,) = refusals(Fields(set={"headers.h": Expression("body.nope")}), {})
     assert error.startswith("headers.h: ")
     assert error.endswith(" is not a text, and headers are texts")
@@ -336,7 +336,7 @@ class Plain:
 
 @pytest.mark.parametrize("body", [Card(number="4111"), Plain(), {"card": Card(number="4111")}], ids=repr)
 def test_a_field_of_a_model_is_not_passed_over(body: Any) -> None:
-    """A card number that is to be removed never goes on: not because `Validate` made a model of the body before, either."""
+    """A field that is to be removed never passes on, also if `Validate` has made a model of the body."""
     path = "body.card.number" if isinstance(body, dict) else "body.number"
     run = run_filter(Fields(remove=[path]), Message("a", body))
     if run.error is None:
@@ -347,7 +347,7 @@ def test_a_field_of_a_model_is_not_passed_over(body: Any) -> None:
 
 
 def test_behind_validate_the_model_is_told_as_one(harness: Harness) -> None:
-    """What is said of a field of a model is not that it is not there."""
+    """After Validate the body is a model, and the error says so; it does not say that the field is missing."""
     chain = Pipeline(Validate({">": Card}), Fields(rename={"body.number": "body.n"}))
     run = run_filter(chain, Message("a", {"number": "4111"}))
     assert isinstance(run.error, Rejected)
@@ -356,7 +356,7 @@ def test_behind_validate_the_model_is_told_as_one(harness: Harness) -> None:
 
 
 def test_refusals_are_counted_by_field(harness: Harness) -> None:
-    """One reason for each field, however many values."""
+    """There is one reason for each field, however many values were refused."""
     harness.bus.use(Fields(cast={"body.n": "int"}))
     bus = harness.start()
     for number in range(3):
@@ -389,7 +389,7 @@ FILTERS = st.builds(
 
 
 def frozen(value: Any) -> Any:
-    """The same, where each change raises."""
+    """The same data in types that raise on every change."""
     if isinstance(value, dict):
         return MappingProxyType({key: frozen(inner) for key, inner in value.items()})
     return tuple(map(frozen, value)) if isinstance(value, list) else value
@@ -398,7 +398,7 @@ def frozen(value: Any) -> Any:
 @CALM
 @given(TABLES | BODIES, st.dictionaries(NAMES, st.sampled_from(["x", "7"]), max_size=3), FILTERS)
 def test_the_message_that_came_stays_as_it_was(body: Any, headers: dict[str, str], settings: Any) -> None:
-    """Whatever is renamed, cast, set and removed: another that holds it sees nothing of it."""
+    """Whatever the filter renames, casts, sets and removes, other holders of the message see no change."""
     try:
         filter = Fields(**settings)
     except PipelineError:
@@ -436,7 +436,7 @@ def plainly(value: Any) -> Any:
 @CALM
 @given(TABLES, st.permutations(["a", "b", "c", "d"]))
 def test_a_permutation_of_names_loses_nothing(body: dict[str, Any], names: list[str]) -> None:
-    """Renaming all to each other keeps each value."""
+    """If fields are renamed to each other's names, every value is kept."""
     body = {"a": 1, "b": 2, "c": 3, "d": 4} | body
     rename = {f"body.{old}": f"body.{new}" for old, new in zip("abcd", names, strict=True) if old != new}
     if rename:
@@ -444,7 +444,7 @@ def test_a_permutation_of_names_loses_nothing(body: dict[str, Any], names: list[
 
 
 def test_what_is_set_is_each_messages_own() -> None:
-    """A handler that adds to a list adds to its own message's; the settings stay as they were written."""
+    """A handler that adds to a list changes only its own message, and the settings stay as they were written."""
     filter = Fields(set={"body.tags": [], "body.t": {"a": []}})
     first = shaped(filter, {})
     first.body["tags"].append("mine")
@@ -453,7 +453,7 @@ def test_what_is_set_is_each_messages_own() -> None:
 
 
 def test_tables_that_are_not_touched_are_shared() -> None:
-    """A large body is not copied for one field."""
+    """The parts of a large body that do not change are shared, not copied."""
     body = {"a": {"x": 1}, "large": {"rows": [1, 2, 3]}}
     assert shaped(Fields(remove=["body.a.x"]), body).body["large"] is body["large"]
 
@@ -506,7 +506,7 @@ async def asynchronous(message: Message) -> str:
     ids=named,
 )
 def test_wrong_settings_are_refused_where_they_are_written(settings: Any, says: str) -> None:
-    """By the setting's name, and before the first message."""
+    """The error names the setting, and is raised before the first message."""
     with pytest.raises(PipebusError) as caught:
         Fields(**settings)
     assert says in str(caught.value)
@@ -530,12 +530,12 @@ def test_wrong_settings_are_refused_where_they_are_written(settings: Any, says: 
 )
 @pytest.mark.few(1)
 def test_it_keeps_every_law(filter: Any, options: dict[str, Any]) -> None:
-    """What is asked of every filter."""
+    """Fields keeps the laws that every filter must keep."""
     assert check_filter(filter, **options, examples=3) == tuple(law.name for law in LAWS)
 
 
 def test_it_describes_itself(harness: Harness) -> None:
-    """With its settings; expressions as they were written."""
+    """`describe` lists the settings, and expressions as they were written."""
     harness.bus.use(Fields(rename={"body.a": "body.b"}, set={"body.x": Expression("body.b"), "body.y": [1]}))
     (node,) = harness.bus.describe()["publish"]
     assert node["settings"]["rename"] == {"body.a": "body.b"}

@@ -42,7 +42,7 @@ LoginTuple = namedtuple("LoginTuple", "user password")
 
 
 def lines(run: FilterRun) -> list[Any]:
-    """What Log has written: the bus has lines of its own."""
+    """The log lines of Log, without those of the bus."""
     return [line for line in run.logs if line["event"].startswith("message.")]
 
 
@@ -50,7 +50,7 @@ def lines(run: FilterRun) -> list[Any]:
 
 
 def test_a_message_that_passed_is_one_line(colour: Any) -> None:
-    """Subject, id, how long the rest took, and how many mailboxes have it; not the body, not the headers."""
+    """The line has the subject, the id, the time and the number of mailboxes, but not the body and not the headers."""
     message = Message("orders.created", {"card": SECRET}, headers={"token": SECRET}, id="m-1")
     run = run_filter(Log(), message, next=after(1.5, Receipt(3)), colour=colour)
     assert run.outcome == Receipt(3)
@@ -64,7 +64,7 @@ def test_a_message_that_passed_is_one_line(colour: Any) -> None:
 
 
 def test_a_message_that_was_dropped_is_logged_with_who_and_why(colour: Any, at: Any) -> None:
-    """A short-circuit further in is told on the way back."""
+    """If a filter further in drops the message, the log line says so on the way back."""
     run = run_filter(Log(), Message("orders.created"), next=Dropped("not today", "drop"), colour=colour, at=at)
     assert run.outcome == Dropped("not today", "drop")
     (line,) = lines(run)
@@ -109,14 +109,14 @@ def test_around_a_handler_there_are_no_mailboxes_to_count(colour: Any) -> None:
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning"])
 def test_the_level_is_a_setting(colour: Any, level: str) -> None:
-    """For passed and dropped messages."""
+    """The level applies to passed and to dropped messages."""
     for rest in (None, Dropped("not today")):
         run = run_filter(Log(level=level), Message("a"), next=rest, colour=colour)
         assert [line["log_level"] for line in lines(run)] == [level]
 
 
 def test_mail_for_an_object_is_logged_by_its_text(colour: Any) -> None:
-    """A subject that is no string is written as one."""
+    """A subject that is not a string is logged as its text."""
     run = run_filter(Log(), Message(Ref("billing")), colour=colour)
     assert run.outcome
     assert [line["subject"] for line in lines(run)] == ["Ref('billing')"]
@@ -126,7 +126,7 @@ def test_mail_for_an_object_is_logged_by_its_text(colour: Any) -> None:
 
 
 def test_body_and_headers_are_logged_when_asked(colour: Any) -> None:
-    """Each by a setting of its own."""
+    """The body and the headers each have a setting of their own."""
     message = Message("a", {"id": 1}, headers={"tenant": "acme"})
     (body,) = lines(run_filter(Log(body=True), message, colour=colour))
     (headers,) = lines(run_filter(Log(headers=True), message, colour=colour))
@@ -150,7 +150,7 @@ def test_body_and_headers_are_logged_when_asked(colour: Any) -> None:
     ],
 )
 def test_redacted_fields_are_not_shown(colour: Any, body: Any) -> None:
-    """At any depth, in whatever has fields; the message itself goes on whole."""
+    """Redacted fields are hidden at any depth and in any kind of object, and the message itself stays whole."""
     run = run_filter(Log(body=True, redact=["password"]), Message("a", body), colour=colour)
     (line,) = lines(run)
     assert SECRET not in repr(line)
@@ -160,7 +160,7 @@ def test_redacted_fields_are_not_shown(colour: Any, body: Any) -> None:
 
 
 def test_redacted_headers_are_not_shown(colour: Any) -> None:
-    """Header names are redacted in any case, too."""
+    """Redacted header names match in any case."""
     message = Message("a", None, headers={"Authorization": SECRET, "tenant": "acme"})
     (line,) = lines(run_filter(Log(headers=True, redact=["authorization"]), message, colour=colour))
     assert line["headers"] == {"Authorization": "[redacted]", "tenant": "acme"}
@@ -182,7 +182,7 @@ def test_redacted_headers_are_not_shown(colour: Any) -> None:
     ],
 )
 def test_nobody_writes_a_log_line_of_their_own(colour: Any, sign: str) -> None:
-    """Line breaks and terminal escapes in what users send are escaped: in bodies, reasons and errors."""
+    """Line breaks and terminal escapes are escaped in bodies, reasons and errors, so that a sender cannot forge a log line."""
     forged = f"fine{sign}2024-01-01 [info] all is well"
 
     def line(log: Log, body: Any = None, rest: Any = None) -> Any:
@@ -213,7 +213,7 @@ def test_nobody_writes_a_log_line_of_their_own(colour: Any, sign: str) -> None:
     ],
 )
 def test_wrong_settings_are_refused_where_they_are_written(settings: dict[str, Any], text: str) -> None:
-    """The error says which setting, what was found and what would do."""
+    """The error names the setting, what was found, and what is allowed."""
     with pytest.raises(PipelineError, match=text):
         Log(**settings)
 
@@ -244,7 +244,7 @@ def program(setup: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_program_that_configures_no_logging_sees_lines_on_standard_error() -> None:
-    """Standard output belongs to the program; what its `Log` filter says, and what it has lost, is on standard error."""
+    """Standard output belongs to the program; the lines of its `Log` filter and of lost messages go to standard error."""
     done = program("")
     assert done.stdout == ""
     assert "message.passed" in done.stderr
@@ -270,7 +270,7 @@ def test_a_program_that_configures_structlog_gets_its_own_format() -> None:
 
 
 def test_the_standard_library_s_level_is_respected(caplog: pytest.LogCaptureFixture, harness: Harness) -> None:
-    """Who listens at WARNING does not see passing messages."""
+    """A program that listens at WARNING does not see messages that pass."""
     caplog.set_level(logging.WARNING, logger="pipebus")
     harness.bus.use(when("quiet", Log()), when("loud", Log(level="warning")))
     bus = harness.start()

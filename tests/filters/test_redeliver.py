@@ -1,4 +1,4 @@
-"""Redeliver: what failed goes back, waits by the clock, and is dead after the last attempt with its own error."""
+"""Redeliver: a failed message goes back, waits by the bus's clock, and is dead after the last attempt, with its own error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Boom(Exception):
 
 
 class Failing:
-    """A handler that fails so many times."""
+    """A handler that fails a given number of times."""
 
     def __init__(self, times: int) -> None:
         self.times = times
@@ -43,7 +43,7 @@ def figures(bus: Bus) -> dict[str, Any]:
 
 
 def test_what_failed_is_taken_again_after_a_wait_that_doubles(harness: Harness) -> None:
-    """The attempt is told to the handler, and the waits are the clock's."""
+    """The handler sees the number of the attempt, and the bus's clock measures the waits."""
     handler = Failing(3)
     bus = started(harness, handler, Redeliver(wait=2.0, jitter=0.0), attempts=5)
     bus.publish("a")
@@ -87,7 +87,7 @@ def test_after_the_last_attempt_it_is_dead_with_the_handlers_own_error(
 
 
 def test_other_messages_pass_while_one_waits(harness: Harness) -> None:
-    """The worker is free, and so is the line."""
+    """While one message waits, the worker handles the next ones."""
     seen: list[Any] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -103,7 +103,7 @@ def test_other_messages_pass_while_one_waits(harness: Harness) -> None:
 
 
 def test_a_refusal_is_not_taken_again(harness: Harness) -> None:
-    """Another taking would be refused again."""
+    """Another attempt would be refused again."""
     runs: list[int] = []
 
     def handle(message: Message) -> None:
@@ -127,7 +127,7 @@ def test_only_what_was_asked_for_is_taken_again(harness: Harness) -> None:
 
 @pytest.mark.parametrize("how", ["ack", "reject", "retry"])
 def test_what_the_handler_has_settled_stays_settled(harness: Harness, how: str) -> None:
-    """The first settlement wins, also over an error raised later."""
+    """The first settlement is final, also if the handler raises an error later."""
     runs: list[int] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -179,7 +179,7 @@ def test_dedupe_around_it_lets_the_next_taking_pass(harness: Harness) -> None:
 
 
 def test_bus_wide_it_stands_around_every_handler(harness: Harness) -> None:
-    """Also around one that does not ask for its delivery."""
+    """It also works around a handler that does not take its delivery."""
     runs: list[int] = []
 
     def handle(message: Message) -> None:
@@ -222,7 +222,7 @@ def test_a_bad_setting_is_told_at_once(options: dict[str, Any], text: str) -> No
 
 
 def test_alone_without_a_delivery_it_hands_the_error_on() -> None:
-    """In a test of one filter there is nothing to give back."""
+    """A test of the filter alone has no delivery to give back, so the error comes out."""
 
     @transform
     def fail(message: Message) -> Message:

@@ -56,7 +56,7 @@ class Airport(StrEnum):
     ],
 )
 def test_a_message_gets_its_new_subject(colour: Any, to: Any, message: Message, subject: str) -> None:
-    """From a template or a function; everything else stays."""
+    """The subject comes from a template or a function, and everything else stays as it is."""
     run = run_filter(Reroute(to), message, colour=colour)
     assert run.outcome == Receipt(1)
     (arrived,) = run.forwards
@@ -70,7 +70,7 @@ def test_a_message_gets_its_new_subject(colour: Any, to: Any, message: Message, 
 
 
 def test_what_follows_is_registered_for_the_new_subject(colour: Any) -> None:
-    """Filters behind it go by the new subject, filters in front of it by the old one."""
+    """Filters behind a Reroute match the new subject, and filters in front of it match the old one."""
     met: list[str] = []
 
     def note(name: str) -> Any:
@@ -86,21 +86,21 @@ def test_what_follows_is_registered_for_the_new_subject(colour: Any) -> None:
 
 
 def test_a_message_may_be_rerouted_twice_and_back(colour: Any) -> None:
-    """Each goes on with what is registered behind it, so there is no loop."""
+    """After each Reroute the message meets only the filters behind it, so there is no loop."""
     chain = Pipeline(Reroute("b"), when("b", Reroute("c")), when("c", Reroute("a")))
     run = run_filter(chain, Message("a"), colour=colour)
     assert [message.subject for message in run.forwards] == ["a"]
 
 
 def test_a_subject_that_stays_is_no_change(colour: Any) -> None:
-    """The chain goes on as if the filter were not there."""
+    """The message continues with the same subject, as if the filter were not there."""
     run = run_filter(Reroute("{subject}"), Message("a.b"), colour=colour)
     assert run.outcome == Receipt(1)
     assert [message.subject for message in run.forwards] == ["a.b"]
 
 
 def test_a_drop_behind_a_reroute_is_the_outcome(colour: Any) -> None:
-    """What follows the new subject may end the message like anything else."""
+    """A filter for the new subject may drop the message, and the publisher gets that outcome."""
 
     @transform
     def drop(message: Message) -> Dropped:
@@ -111,7 +111,7 @@ def test_a_drop_behind_a_reroute_is_the_outcome(colour: Any) -> None:
 
 
 def test_the_subscribers_of_the_new_subject_get_it(harness: Harness) -> None:
-    """And the receipt counts them."""
+    """The subscribers of the new subject get the message, and the receipt counts them."""
     harness.bus.use(Reroute("new.{body.to}"))
     old, new, exact = (harness.bus.subscribe(subject) for subject in ("old", "new.*", "new.x"))
     assert harness.start().publish("old", {"to": "x"}) == Receipt(2)
@@ -119,7 +119,7 @@ def test_the_subscribers_of_the_new_subject_get_it(harness: Harness) -> None:
 
 
 def test_a_subscription_made_later_is_found_behind_a_reroute(harness: Harness) -> None:
-    """What is compiled for the new subject is compiled anew when somebody subscribes or leaves."""
+    """The route of the new subject is compiled again when somebody subscribes to it or leaves."""
     harness.bus.use(Reroute("new"))
     bus = harness.start()
     assert bus.publish("old") == Receipt(0)
@@ -129,7 +129,7 @@ def test_a_subscription_made_later_is_found_behind_a_reroute(harness: Harness) -
 
 
 def test_the_new_subject_may_be_an_object(harness: Harness) -> None:
-    """In memory, where nothing is encoded."""
+    """In memory, where nothing is encoded, an object may be the new subject."""
     thing = Ref("thing")
     harness.bus.use(Reroute(lambda message: thing))
     owner = harness.bus.subscribe(thing)
@@ -163,7 +163,7 @@ def test_the_new_subject_may_be_an_object(harness: Harness) -> None:
     ],
 )
 def test_a_value_that_is_no_token_is_rejected(colour: Any, to: str, message: Message, reason: str) -> None:
-    """Nobody chooses a subject of his own by what he writes into a field; the reason says which field."""
+    """A value in a field cannot choose a subject of its own: it must be one token, and the reason names the field."""
     run = run_filter(Reroute(to), message, colour=colour)
     with pytest.raises(Rejected, match=reason or None) as error:
         assert run.outcome
@@ -173,7 +173,7 @@ def test_a_value_that_is_no_token_is_rejected(colour: Any, to: str, message: Mes
 
 @pytest.mark.parametrize("token", ["*", ">"])
 def test_a_wildcard_is_refused_also_as_part_of_what_becomes_a_token(colour: Any, token: str) -> None:
-    """A value next to fixed text makes one token together with it, and stays a value."""
+    """A value that forms a token together with fixed text must not contain a wildcard either."""
     run = run_filter(Reroute("{body.x}{body.y}"), Message("a", {"x": token, "y": "b"}), colour=colour)
     assert isinstance(run.error, Rejected)
     assert run.next_calls == 0
@@ -192,14 +192,14 @@ def test_a_wildcard_is_refused_also_as_part_of_what_becomes_a_token(colour: Any,
     ],
 )
 def test_what_a_function_returns_has_to_be_a_subject(colour: Any, found: Any) -> None:
-    """Else it is an error of ours that the publisher hears, not a message to nowhere."""
+    """If a function returns anything else, the publisher gets an error, and the message goes nowhere."""
     run = run_filter(Reroute(lambda message: found), Message("a"), colour=colour)
     assert isinstance(run.error, PipebusError)
     assert run.next_calls == 0
 
 
 def test_an_error_of_the_function_is_the_filter_s_error(colour: Any) -> None:
-    """It reaches the publisher as it is."""
+    """The publisher gets the function's own error."""
     run = run_filter(Reroute(lambda message: message.body["origin"]), {}, colour=colour)
     with pytest.raises(KeyError, match="origin"):
         assert run.outcome
@@ -244,13 +244,13 @@ async def asynchronous(message: Message) -> str:
     ],
 )
 def test_wrong_settings_are_refused_where_they_are_written(to: Any) -> None:
-    """The error repeats the template."""
+    """The error names `Reroute.to`."""
     with pytest.raises(PipelineError, match=r"Reroute\.to"):
         Reroute(to)
 
 
 def test_it_stands_on_the_publish_side_only() -> None:
-    """A delivery has its subject; the error says what to do instead."""
+    """A delivery already has its subject, so `at="delivery"` is refused, and the error says what to do instead."""
     with pytest.raises(PipelineError, match="publish"):
         Bus().use(Reroute("b"), at="delivery")
     with pytest.raises(PipelineError, match="publish"):

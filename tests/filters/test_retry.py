@@ -1,4 +1,4 @@
-"""Retry: what failed for a moment is tried again; what was refused, or has had its effect, is not."""
+"""Retry: a message that failed for a moment is tried again, and one that was refused or had its effect is not."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Boom(Exception):
 
 
 class Flaky:
-    """The end of a chain: fails with these errors, one after the other, and then works."""
+    """The end of a chain that fails with these errors, one after the other, and then works."""
 
     def __init__(self, *errors: BaseException) -> None:
         self.errors = errors
@@ -60,18 +60,18 @@ class Flaky:
 
 
 def good(at: str) -> Receipt | Handled:
-    """The outcome of a rest that works."""
+    """The outcome of a chain that works."""
     return Receipt(1) if at == "publish" else Handled()
 
 
 def lines(logs: list[Any]) -> list[Any]:
-    """What Retry has written: the bus has lines of its own."""
+    """The log lines of Retry, without those of the bus."""
     return [line for line in logs if line["event"].startswith("attempt.")]
 
 
 @pytest.fixture
 def logs() -> Iterator[list[Any]]:
-    """What is written while a test runs, where no `run_filter` collects it."""
+    """The log lines of a test that does not use `run_filter` to collect them."""
     with captured_logs() as entries:
         yield entries
 
@@ -80,7 +80,7 @@ def logs() -> Iterator[list[Any]]:
 
 
 def test_a_rest_that_fails_for_a_moment_is_run_again_until_it_works(colour: Any, at: Any) -> None:
-    """Two failures, then success: whoever stands outside sees the success alone."""
+    """After two failures and a success, code outside the filter sees only the success."""
     run = run_filter(Retry(attempts=3, wait=0), Message("a"), next=[Boom("1"), Boom("2"), None], colour=colour, at=at)
     assert (run.outcome, run.next_calls) == (good(at), 3)
     assert run.leaks == ()
@@ -88,7 +88,7 @@ def test_a_rest_that_fails_for_a_moment_is_run_again_until_it_works(colour: Any,
 
 @every_way
 def test_what_is_published_in_a_later_run_arrives_once(way: Way) -> None:
-    """Two failures, then success: one message lies in the mailbox."""
+    """After two failures and a success, there is one message in the mailbox."""
     bus, end = Bus(), Flaky(Boom("1"), Boom("2"))
     bus.use(Retry(attempts=3, wait=0), Tap(end))
     mailbox = bus.subscribe("a")
@@ -99,14 +99,14 @@ def test_what_is_published_in_a_later_run_arrives_once(way: Way) -> None:
 
 
 def test_what_works_at_once_is_run_once(colour: Any, at: Any) -> None:
-    """Nothing is repeated, and nothing waits."""
+    """A chain that works at once runs once, without a wait."""
     run = run_filter(Retry(), Message("a"), colour=colour, at=at)
     assert (run.outcome, run.next_calls, run.pauses, run.elapsed) == (good(at), 1, [], 0)
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 def test_the_last_error_comes_out_as_the_object_it_is(colour: Any, at: Any, attempts: int) -> None:
-    """After so many runs in all, no wrapper and no group: the error of the last run."""
+    """After the last attempt the caller gets the error of that attempt itself, not a wrapper or a group."""
     errors = [Boom(str(number)) for number in range(9)]
     run = run_filter(Retry(attempts=attempts, wait=0), Message("a"), next=errors, colour=colour, at=at)
     assert run.next_calls == attempts
@@ -115,7 +115,7 @@ def test_the_last_error_comes_out_as_the_object_it_is(colour: Any, at: Any, atte
 
 
 def test_each_run_gets_the_same_message(colour: Any, at: Any) -> None:
-    """What an earlier run made of it is gone."""
+    """Changes that an earlier run made to the message are gone in the next run."""
     seen: list[Message] = []
 
     @transform
@@ -131,14 +131,14 @@ def test_each_run_gets_the_same_message(colour: Any, at: Any) -> None:
 
 
 def test_a_drop_is_an_outcome_and_not_an_error(colour: Any, at: Any) -> None:
-    """It is handed on, not tried again."""
+    """Retry returns a drop, and does not try again."""
     run = run_filter(Retry(wait=0), Message("a"), next=Dropped("unwanted", "drop"), colour=colour, at=at)
     assert run.outcome == Dropped("unwanted", "drop")
     assert run.next_calls == 1
 
 
 def test_the_dead_letter_names_the_handler_and_not_the_filter(harness: Harness) -> None:
-    """Who failed is who is blamed, and the error is that of the last run."""
+    """The dead letter names the handler that failed, with the error of its last run."""
 
     def fails(message: Message) -> None:
         raise Boom("again")
@@ -153,7 +153,7 @@ def test_the_dead_letter_names_the_handler_and_not_the_filter(harness: Harness) 
 
 
 def test_a_filter_alone_can_be_driven_by_hand() -> None:
-    """It yields the message for each run, and a Pause between two."""
+    """The generator yields the message for each run, and a Pause between two runs."""
     message = Message("a")
     steps = Retry(wait=2.0, jitter=0.0).around(message)
     assert next(steps) is message
@@ -168,7 +168,7 @@ def test_a_filter_alone_can_be_driven_by_hand() -> None:
 
 
 def test_waits_double_up_to_a_bound(colour: Any, at: Any) -> None:
-    """1, 2, then 3 seconds for ever."""
+    """The waits are 1 second, 2 seconds, and from then on always 3 seconds."""
     retry = Retry(attempts=6, wait=1.0, max_wait=3.0, jitter=0.0)
     run = run_filter(retry, Message("a"), next=Boom, colour=colour, at=at)
     assert isinstance(run.error, Boom)
@@ -178,7 +178,7 @@ def test_waits_double_up_to_a_bound(colour: Any, at: Any) -> None:
 
 @pytest.mark.parametrize("jitter", [0.2, 1.0])
 def test_a_wait_is_shortened_at_random_by_up_to_its_jitter(colour: Any, at: Any, jitter: float) -> None:
-    """Those who failed together do not come back together; a seed makes it repeatable."""
+    """Jitter spreads out messages that failed together; a seed makes the waits repeatable."""
     retry, same = Retry(attempts=50, wait=8.0, max_wait=8.0, jitter=jitter), random.Random(7)
     retry._random.seed(7)
     run = run_filter(retry, Message("a"), next=Boom, colour=colour, at=at)
@@ -190,7 +190,7 @@ def test_a_wait_is_shortened_at_random_by_up_to_its_jitter(colour: Any, at: Any,
 
 
 def test_two_filters_wait_differently() -> None:
-    """Each has a random source of its own, and none of them is the program's."""
+    """Each filter has its own random source, and none of them uses the one of the program."""
     random.seed(7)
     state = random.getstate()
     one, other = (run_filter(Retry(attempts=9), Message("a"), next=Boom) for _ in range(2))
@@ -201,14 +201,14 @@ def test_two_filters_wait_differently() -> None:
 
 
 def test_endless_attempts_keep_to_the_longest_wait() -> None:
-    """Doubling two thousand times is no number that can be waited for."""
+    """Doubling a wait two thousand times gives a number that no clock can wait for, so the longest wait applies."""
     run = run_filter(Retry(attempts=2000, jitter=0), Message("a"), next=[*[Boom()] * 1999, None])
     assert run.outcome == Receipt(1)
     assert (len(run.pauses), run.pauses[-1]) == (1999, 10.0)
 
 
 def test_each_message_begins_with_the_first_wait(colour: Any, at: Any) -> None:
-    """What one message has met does not slow the next one."""
+    """The waits of one message do not slow the next message."""
     retry = Retry(attempts=3, wait=1.0, jitter=0.0)
     for _ in range(2):
         run = run_filter(retry, Message("a"), next=[Boom(), Boom(), None], colour=colour, at=at)
@@ -216,7 +216,7 @@ def test_each_message_begins_with_the_first_wait(colour: Any, at: Any) -> None:
 
 
 def test_a_wait_gives_up_its_worker_s_slot(harness: Harness) -> None:
-    """With a pool of one worker, another handler runs while this one waits for its second run."""
+    """While a handler waits for its second run, another handler runs, even with a pool of one worker."""
     end, handled = Flaky(Boom()), Flaky()
     bus = Bus(pool=1)
     waits = bus.subscribe("waits", lambda message: end(message), filters=[Retry(wait=LONG, max_wait=LONG)])
@@ -240,7 +240,7 @@ def test_a_wait_gives_up_its_worker_s_slot(harness: Harness) -> None:
     ],
 )
 def test_only_a_filter_that_waits_is_refused_on_a_running_loop(harness: Harness, retry: Retry, waits: bool) -> None:
-    """`publish` would stop the loop for the time of the wait; without a wait it may run there."""
+    """`publish` on a loop would block it during the wait, so it is refused; a Retry without a wait may run there."""
     end = Flaky(Boom())
     harness.bus.use(retry, Tap(end))
     bus = harness.start()
@@ -276,7 +276,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: type(error).__name__)
 def test_what_would_be_refused_again_is_not_tried_again(colour: Any, at: Any, error: Exception) -> None:
-    """Whatever `on` says: it comes out at once, and nobody has waited for it."""
+    """Such an error comes out at once, whatever `on` says, and nobody waits."""
     run = run_filter(Retry(on=(PipebusError, Exception)), Message("a"), next=error, colour=colour, at=at)
     assert run.error is error
     assert (run.next_calls, run.pauses) == (1, [])
@@ -286,7 +286,7 @@ def test_what_would_be_refused_again_is_not_tried_again(colour: Any, at: Any, er
     "error", [asyncio.CancelledError(), KeyboardInterrupt(), SystemExit(3)], ids=lambda error: type(error).__name__
 )
 def test_what_ends_a_program_or_a_task_passes_untouched(colour: Any, at: Any, error: BaseException) -> None:
-    """It is no failure of the rest: no second run, no wait."""
+    """Such an error is not a failure of the rest of the chain, so there is no second run and no wait."""
     run = run_filter(Retry(), Message("a"), next=error, colour=colour, at=at)
     assert run.error is error
     assert (run.next_calls, run.pauses) == (1, [])
@@ -294,7 +294,7 @@ def test_what_ends_a_program_or_a_task_passes_untouched(colour: Any, at: Any, er
 
 @pytest.mark.parametrize("on", [ConnectionError, (KeyError, ConnectionError), [ConnectionError]], ids=str)
 def test_only_what_is_named_is_tried_again(colour: Any, at: Any, on: Any) -> None:
-    """A class means its subclasses too; any other error comes out at once."""
+    """A class in `on` includes its subclasses; any other error comes out at once."""
     named = run_filter(Retry(on=on, wait=0), Message("a"), next=[ConnectionResetError(), None], colour=colour, at=at)
     assert (named.outcome, named.next_calls) == (good(at), 2)
     other = run_filter(Retry(on=on, wait=0), Message("a"), next=[ValueError(), None], colour=colour, at=at)
@@ -302,14 +302,14 @@ def test_only_what_is_named_is_tried_again(colour: Any, at: Any, on: Any) -> Non
 
 
 def test_an_error_that_is_not_named_ends_it_in_any_run(colour: Any, at: Any) -> None:
-    """First the one that may pass, then one that will not."""
+    """If a named error comes first and another one later, the other one ends the attempts."""
     rest = [ConnectionError(), Rejected("somebody", "no"), None]
     run = run_filter(Retry(attempts=9, wait=0, on=ConnectionError), Message("a"), next=rest, colour=colour, at=at)
     assert (run.error, run.next_calls) == (rest[1], 2)
 
 
 def test_a_body_that_the_handler_s_type_refuses_is_a_dead_letter_at_once(colour: str) -> None:
-    """It would be refused again: one run, no wait."""
+    """The handler would refuse the body again, so there is one run and no wait."""
     runs: list[Message] = []
 
     def takes_numbers(body: int) -> None:
@@ -325,7 +325,7 @@ def test_a_body_that_the_handler_s_type_refuses_is_a_dead_letter_at_once(colour:
 
 
 def test_a_refused_publish_reaches_its_publisher_at_once(colour: Any) -> None:
-    """`Validate` behind a Retry is asked once."""
+    """When `Validate` refuses a message, Retry does not ask it a second time."""
     runs: list[Message] = []
     chain = Pipeline(Retry(), Tap(runs.append), Validate({"a": int}))
     run = run_filter(chain, Message("a", "no number"), colour=colour)
@@ -343,7 +343,7 @@ def fails_on_the_way_back(message: Message) -> Any:
 
 
 def test_what_was_accepted_is_not_sent_again_when_a_filter_fails_on_the_way_back(colour: Any) -> None:
-    """The publisher gets the error, and at once; the mailbox has one message."""
+    """If a filter fails on the way back, the publisher gets the error at once, and the mailbox has one message."""
     run = run_filter(Pipeline(Retry(), fails_on_the_way_back), Message("a"), next=Receipt(1), colour=colour)
     assert isinstance(run.error, Boom)
     assert (run.next_calls, run.pauses) == (1, [])
@@ -351,7 +351,7 @@ def test_what_was_accepted_is_not_sent_again_when_a_filter_fails_on_the_way_back
 
 @every_way
 def test_a_message_that_some_mailboxes_accepted_and_others_refused_is_not_sent_again(way: Way) -> None:
-    """One of two is full: the other has it once, however many attempts are left."""
+    """If one of two mailboxes is full, the other one gets the message once, however many attempts are left."""
     bus, passes = Bus(), []
     roomy = bus.subscribe("a", name="roomy")
     full = bus.subscribe("a", name="full", mailbox=1, overflow="reject")
@@ -369,7 +369,7 @@ def test_a_message_that_some_mailboxes_accepted_and_others_refused_is_not_sent_a
 
 @every_way
 def test_a_message_that_every_mailbox_refused_is_sent_again(way: Way) -> None:
-    """By the third attempt there is room."""
+    """If a mailbox has room by the third attempt, the message arrives."""
     bus, passes = Bus(), []
 
     def make_room(message: Message) -> None:
@@ -387,7 +387,7 @@ def test_a_message_that_every_mailbox_refused_is_sent_again(way: Way) -> None:
 
 
 def test_what_nobody_listens_to_counts_as_accepted() -> None:
-    """A receipt is a receipt, also one of no mailbox: it is not sent into the void a second time."""
+    """A receipt counts as accepted although no mailbox took the message, so the message is not sent again."""
     bus, passes = Bus(), []
     bus.use(Retry(wait=0), Tap(passes.append), fails_on_the_way_back)
     with bus, pytest.raises(Boom):
@@ -396,7 +396,7 @@ def test_what_nobody_listens_to_counts_as_accepted() -> None:
 
 
 def test_an_outer_retry_sees_what_an_inner_one_got_accepted(colour: Any) -> None:
-    """Accepted in the inner one, failed between the two: the outer one does not begin again."""
+    """If the inner Retry's part accepted the message and a filter between the two fails, the outer one does not try again."""
     outside = Flaky()
     chain = Pipeline(Retry(), Tap(outside), fails_on_the_way_back, Retry(wait=0))
     run = run_filter(chain, Message("a"), next=[Boom("once"), Receipt(1)], colour=colour)
@@ -406,7 +406,7 @@ def test_an_outer_retry_sees_what_an_inner_one_got_accepted(colour: Any) -> None
 
 
 def test_an_outer_retry_runs_again_what_an_inner_one_gave_up(colour: Any, at: Any) -> None:
-    """Three outer runs of two inner ones each."""
+    """Three outer attempts with two inner attempts each make six runs."""
     chain = Pipeline(Retry(wait=0), Retry(attempts=2, wait=0))
     run = run_filter(chain, Message("a"), next=[*[Boom()] * 5, None], colour=colour, at=at)
     assert (run.outcome, run.next_calls) == (good(at), 6)
@@ -414,7 +414,7 @@ def test_an_outer_retry_runs_again_what_an_inner_one_gave_up(colour: Any, at: An
 
 @every_way
 def test_an_inner_retry_looks_at_its_own_passes_only(way: Way) -> None:
-    """A filter that sends a message twice: the first copy is accepted, which says nothing about the second."""
+    """When a filter sends a message twice, the accepted first copy does not keep Retry from trying the second one again."""
 
     @around
     def twice(message: Message) -> Any:
@@ -433,7 +433,7 @@ def test_an_inner_retry_looks_at_its_own_passes_only(way: Way) -> None:
 
 @pytest.mark.parametrize("fails", [False, True], ids=["accepted", "failed"])
 def test_one_publish_says_nothing_about_the_next(fails: bool) -> None:
-    """The same thread publishes again: what was noted for the first message is forgotten, also when that one failed."""
+    """When a thread publishes again, Retry forgets the notes for its first message, also if that message failed."""
     bus = Bus()
     first, second = [fails_on_the_way_back] if fails else [], Flaky(Boom())
     bus.use(Retry(wait=0), when("first", *first), when("second", Tap(second)))
@@ -450,7 +450,7 @@ def test_one_publish_says_nothing_about_the_next(fails: bool) -> None:
 
 
 def test_a_publish_leaves_nothing_in_its_publisher_s_context() -> None:
-    """Whether it went well or not."""
+    """A publish leaves nothing in its publisher's context, whether it succeeds or fails."""
     bus = Bus()
     bus.use(Retry(wait=0), when("fails", fails_on_the_way_back))
 
@@ -467,7 +467,7 @@ def test_a_publish_leaves_nothing_in_its_publisher_s_context() -> None:
 
 @pytest.fixture
 def copies(harness: Harness) -> tuple[Bus, list[contextvars.Context]]:
-    """A bus on which each message about "start" leaves a copy of its context: so would a task, or many a thread."""
+    """A bus that leaves a copy of the context of each message about "start", as a task or a thread would."""
     made: list[contextvars.Context] = []
     harness.bus.use(when("start", Retry(), Tap(lambda message: made.append(contextvars.copy_context()))))
     return harness.bus, made
@@ -476,7 +476,7 @@ def copies(harness: Harness) -> tuple[Bus, list[contextvars.Context]]:
 def test_what_a_filter_has_started_publishes_like_anybody(
     harness: Harness, copies: tuple[Bus, list[contextvars.Context]]
 ) -> None:
-    """What is accepted is not sent again."""
+    """Code that a filter has started may publish as usual: an accepted message is not sent again."""
     bus, made = copies
     passes = Flaky()
     bus.use(when("later", Retry(), Tap(passes), fails_on_the_way_back))
@@ -490,7 +490,7 @@ def test_what_a_filter_has_started_publishes_like_anybody(
 def test_what_a_filter_has_started_may_publish_twice_at_once(
     harness: Harness, copies: tuple[Bus, list[contextvars.Context]]
 ) -> None:
-    """What one of these gets accepted during the wait of the other says nothing about that one."""
+    """If one of two publishes is accepted while the other one waits, the other one is still tried again."""
     bus, made = copies
     end = Flaky(Boom())
     bus.use(Retry(), when("later", Tap(end)))
@@ -508,7 +508,7 @@ def test_what_a_filter_has_started_may_publish_twice_at_once(
 
 
 def test_notes_of_the_past_do_not_grow(harness: Harness, copies: tuple[Bus, list[contextvars.Context]]) -> None:
-    """A copy of the context may publish for ever: what the first message noted is not added to."""
+    """A copy of the context may publish again and again: the notes of the first message do not grow."""
     bus, made = copies
     bus.use(when(lambda message: message.body == "retried", Retry()))
     harness.start()
@@ -519,7 +519,7 @@ def test_notes_of_the_past_do_not_grow(harness: Harness, copies: tuple[Bus, list
 
 
 def test_what_is_accepted_during_the_wait_is_not_sent_again(harness: Harness) -> None:
-    """A filter left a pass behind on a thread and failed: by the end of the wait a mailbox has it. The filter is blamed."""
+    """A pass that a failed filter has left on a thread is accepted during the wait, so Retry does not try again."""
     runs: list[Message] = []
 
     def leaves_behind(message: Message, call_next: Any) -> Any:
@@ -545,7 +545,7 @@ def test_what_is_accepted_during_the_wait_is_not_sent_again(harness: Harness) ->
 
 
 def coloured(colour: str, handle: Callable[[Message, Delivery], object]) -> Any:
-    """The handler, sync or async."""
+    """The handler as a sync or an async function."""
 
     async def ahandle(message: Message, delivery: Delivery) -> None:
         handle(message, delivery)
@@ -563,7 +563,7 @@ def coloured(colour: str, handle: Callable[[Message, Delivery], object]) -> Any:
 def test_a_delivery_that_its_handler_has_settled_is_not_run_again(
     colour: str, settle: Callable[[Delivery], None], end: str
 ) -> None:
-    """The first settlement stands, also over an error raised later."""
+    """A settlement is final, also if the handler raises an error later."""
     runs: list[int] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -577,7 +577,7 @@ def test_a_delivery_that_its_handler_has_settled_is_not_run_again(
 
 
 def test_a_delivery_that_was_given_back_comes_again_by_itself_alone(harness: Harness, colour: str) -> None:
-    """`delivery.retry()` and an error: the next taking is the mailbox's, not the filter's."""
+    """After `delivery.retry()` and an error, the next attempt comes from the mailbox, not from the filter."""
     runs: list[int] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -594,7 +594,7 @@ def test_a_delivery_that_was_given_back_comes_again_by_itself_alone(harness: Har
 
 
 def test_a_delivery_that_is_settled_during_the_wait_is_not_run_again(harness: Harness, colour: str) -> None:
-    """A handler may have given its delivery to another thread."""
+    """A handler may give its delivery to another thread, which settles it during the wait."""
     given: list[Delivery] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -613,7 +613,7 @@ def test_a_delivery_that_is_settled_during_the_wait_is_not_run_again(harness: Ha
 
 
 def test_what_a_handler_has_published_does_not_keep_it_from_being_run_again(harness: Harness) -> None:
-    """It must bear being run twice; its own publishes are its own business, whatever chain they pass."""
+    """A handler may publish and then run again: its own publishes do not count as the outcome of its delivery."""
     end = Flaky(Boom())
     bus = harness.bus
     bus.use(Retry(wait=0))
@@ -630,7 +630,7 @@ def test_what_a_handler_has_published_does_not_keep_it_from_being_run_again(harn
 
 
 def test_a_publish_of_a_handler_that_has_settled_is_still_tried_again(harness: Harness, colour: str) -> None:
-    """Acknowledged first, then published: the publish chain's Retry looks at the publish."""
+    """A handler that has acknowledged may still publish, and the publish chain's Retry tries that publish again."""
     end = Flaky(Boom())
     bus = harness.bus
     bus.use(Retry(wait=0), when("b", Tap(end)))
@@ -652,7 +652,7 @@ def test_a_publish_of_a_handler_that_has_settled_is_still_tried_again(harness: H
 
 @pytest.mark.parametrize("works", [True, False], ids=["works", "fails"])
 def test_figures_count_takings_and_not_runs(harness: Harness, colour: str, works: bool) -> None:
-    """However often it is run: one taking, one delivery; `attempts` bounds takings too."""
+    """However often the filter runs the handler, it is one attempt of one delivery, and `attempts` bounds only those."""
     end, attempts = Flaky(Boom(), Boom(), *[] if works else [Boom()]), []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -671,7 +671,7 @@ def test_figures_count_takings_and_not_runs(harness: Harness, colour: str, works
 
 
 def test_around_every_handler_each_subscription_has_its_own_runs(harness: Harness) -> None:
-    """One subscription's failure is not another's."""
+    """The failure of one subscription does not count for another one."""
     flaky, fine = Flaky(Boom()), Flaky()
     harness.bus.use(Retry(wait=0), at="delivery")
     harness.bus.subscribe("a", lambda message: flaky(message))
@@ -686,7 +686,7 @@ def test_around_every_handler_each_subscription_has_its_own_runs(harness: Harnes
 
 @pytest.mark.parametrize("where", ["in the handler", "in the wait"])
 def test_a_stop_that_cancels_a_handler_is_no_failed_attempt(harness: Harness, where: str, logs: list[Any]) -> None:
-    """The message goes back as if it had not been taken: no further run, no dead letter, and the next start handles it."""
+    """The message goes back without a counted attempt: no further run, no dead letter, and the next start handles it."""
     attempts: list[int] = []
 
     async def handle(message: Message, delivery: Delivery) -> None:
@@ -714,7 +714,7 @@ def test_a_stop_that_cancels_a_handler_is_no_failed_attempt(harness: Harness, wh
 
 @pytest.mark.parametrize("where", ["in the rest", "in the wait"])
 def test_a_publisher_whose_task_is_cancelled_is_not_kept(harness: Harness, where: str) -> None:
-    """The cancellation comes out; nothing is tried again, nothing accepted."""
+    """The publisher's task is cancelled at once; Retry does not try again, and nothing is accepted."""
     runs: list[Message] = []
 
     async def rest(message: Message, call_next: Any) -> Any:
@@ -742,7 +742,7 @@ def test_a_publisher_whose_task_is_cancelled_is_not_kept(harness: Harness, where
 
 
 def test_a_stray_cancellation_of_a_handler_s_own_is_a_failure_that_is_not_tried_again() -> None:
-    """Nobody cancelled anything: it is a dead letter, after one run."""
+    """If nobody cancelled the handler, its own CancelledError makes a dead letter after one run."""
     end = Flaky(asyncio.CancelledError())
 
     async def handle(message: Message) -> None:
@@ -756,7 +756,7 @@ def test_a_stray_cancellation_of_a_handler_s_own_is_a_failure_that_is_not_tried_
 
 
 def test_each_further_run_is_one_line(colour: Any, at: Any) -> None:
-    """Who, which message, how often so far, how long it waits, and what went wrong; the last failure is others' to tell."""
+    """The line says who tries which message again, after how many runs, after which wait and after which error."""
     retry, errors = Retry(attempts=3, wait=1.0, jitter=0.0), [Boom("1"), Boom("2"), Boom("3")]
     run = run_filter(retry, Message("a", id="m-1"), next=errors, colour=colour, at=at)
     assert run.error is errors[2]
@@ -777,14 +777,14 @@ def test_each_further_run_is_one_line(colour: Any, at: Any) -> None:
     ],
 )
 def test_what_is_not_tried_again_is_not_logged(colour: Any, at: Any, retry: Retry, rest: Any) -> None:
-    """One line for each decision to run again, none for the others."""
+    """Retry logs one line for each decision to run again, and no other lines."""
     run = run_filter(retry, Message("a"), next=rest, colour=colour, at=at)
     assert (run.error, run.next_calls) == (rest, 1)
     assert lines(run.logs) == []
 
 
 def test_a_filter_that_was_never_started_logs_nothing(logs: list[Any]) -> None:
-    """Driven by hand in a test, it is silent."""
+    """A test may use the filter without a bus; it logs nothing then."""
     steps = Retry(wait=0).around(Message("a"))
     next(steps)
     steps.throw(Boom())
@@ -792,7 +792,7 @@ def test_a_filter_that_was_never_started_logs_nothing(logs: list[Any]) -> None:
 
 
 def test_a_logger_that_fails_changes_nothing() -> None:
-    """The message is what matters."""
+    """A logger that raises does not harm the message."""
 
     class Broken:
         def warning(self, event: str, **facts: Any) -> None:
@@ -810,19 +810,19 @@ def test_a_logger_that_fails_changes_nothing() -> None:
 
 
 def test_durations_may_be_texts() -> None:
-    """Code and config may write the same."""
+    """Durations take the same forms in code and in a config file."""
     retry = Retry(wait="200ms", max_wait="1.5m")  # type: ignore[arg-type]
     assert (retry.wait, retry.max_wait) == (0.2, 90.0)
 
 
 def test_the_defaults_are_three_runs_with_short_waits() -> None:
-    """As the reference says."""
+    """The defaults are the ones that the reference documents."""
     retry = Retry()
     assert (retry.attempts, retry.wait, retry.max_wait, retry.jitter, retry.on) == (3, 0.1, 10.0, 0.2, Exception)
 
 
 def test_a_bus_describes_it_by_its_settings() -> None:
-    """`describe()` is JSON-safe, exception classes too."""
+    """`describe()` is JSON-safe, also for exception classes."""
     bus = Bus()
     bus.use(Retry(attempts=5, on=(ConnectionError, TimeoutError)))
     (described,) = bus.describe()["publish"]

@@ -12,7 +12,7 @@ from pipebus.testing import run_filter
 
 
 def test_headers_are_added_and_put_in_place(colour: Any) -> None:
-    """What is there and not named stays; the message that was sent does not change."""
+    """Headers that the filter does not name stay, and the message that was sent does not change."""
     sent = Message("a", "body", headers={"tenant": "?", "other": "stays"}, id="m")
     run = run_filter(SetHeaders({"tenant": "acme", "stage": "test"}), sent, colour=colour)
     assert run.outcome == Receipt(1)
@@ -23,20 +23,20 @@ def test_headers_are_added_and_put_in_place(colour: Any) -> None:
 
 
 def test_headers_that_are_there_win_when_told(colour: Any) -> None:
-    """`overwrite=False` fills gaps only."""
+    """`overwrite=False` adds only headers that are missing."""
     fill = SetHeaders({"tenant": "acme", "stage": "test"}, overwrite=False)
     run = run_filter(fill, Message("a", None, headers={"tenant": "own"}), colour=colour)
     assert [message.headers for message in run.forwards] == [{"tenant": "own", "stage": "test"}]
 
 
 def test_nothing_to_add_is_the_same_message(colour: Any) -> None:
-    """No copy is made where nothing changes."""
+    """If nothing changes, the filter passes the same message on, and makes no copy."""
     sent = Message("a", None, headers={"tenant": "own"})
     assert run_filter(SetHeaders({"tenant": "acme"}, overwrite=False), sent, colour=colour).forwarded is sent
 
 
 def test_a_function_of_the_message_says_the_text(colour: Any) -> None:
-    """Beside fixed texts."""
+    """One filter may set some headers from functions and others from fixed texts."""
     stamp = SetHeaders({"origin": lambda message: message.body["origin"], "stage": "test"})
     run = run_filter(stamp, Message("a", {"origin": "JFK"}), colour=colour)
     assert [message.headers for message in run.forwards] == [{"origin": "JFK", "stage": "test"}]
@@ -44,7 +44,7 @@ def test_a_function_of_the_message_says_the_text(colour: Any) -> None:
 
 @pytest.mark.parametrize(("found", "text"), [(5, "5"), (1.5, "1.5"), (True, "true"), (False, "false"), (0, "0")])
 def test_numbers_and_flags_are_written_as_texts(colour: Any, found: Any, text: str) -> None:
-    """As JSON has them, and as Fields writes them."""
+    """Numbers and truth values become texts as JSON writes them, which is also what Fields does."""
     run = run_filter(SetHeaders({"h": lambda message: found}), Message("a"), colour=colour)
     assert [dict(message.headers) for message in run.forwards] == [{"h": text}]
 
@@ -82,7 +82,7 @@ def test_what_a_function_returns_is_checked(colour: Any, found: Any, problem: st
     ],
 )
 def test_wrong_settings_are_refused_where_they_are_written(headers: Any, text: str) -> None:
-    """Names always, and fixed texts, when the filter is made."""
+    """The filter checks the names of headers and fixed texts when it is made."""
     with pytest.raises(PipebusError, match=text):
         SetHeaders(headers)
 
@@ -92,6 +92,6 @@ async def asynchronous(message: Message) -> str:
 
 
 def test_an_async_function_is_refused() -> None:
-    """It could not be awaited; the error comes before the first message."""
+    """Nobody would await an async function, so it is refused before the first message."""
     with pytest.raises(PipelineError, match=r"SetHeaders\.headers"):
         SetHeaders({"h": asynchronous})

@@ -12,7 +12,7 @@ from pipebus.testing import Harness, run_filter
 
 
 def test_the_target_sees_the_message_and_the_message_goes_on(colour: Any) -> None:
-    """The very same message, whatever the target returns."""
+    """The target sees the very message that passes on, whatever the target returns."""
     seen: list[Message] = []
 
     def look(message: Message) -> str:
@@ -27,14 +27,14 @@ def test_the_target_sees_the_message_and_the_message_goes_on(colour: Any) -> Non
 
 
 def test_any_callable_of_one_message_will_do(colour: Any) -> None:
-    """A method of a list, for instance."""
+    """The target may be any callable that takes a message, such as a method of a list."""
     seen: list[Message] = []
     assert run_filter(Tap(seen.append), Message("a"), colour=colour).outcome
     assert len(seen) == 1
 
 
 def test_what_the_target_raises_is_the_filter_s_error(colour: Any) -> None:
-    """A tap fails closed, like every filter: nothing arrives."""
+    """If the target raises, the caller gets the error, and the message does not arrive."""
 
     def look(message: Message) -> None:
         raise ValueError("broken tap")
@@ -46,7 +46,7 @@ def test_what_the_target_raises_is_the_filter_s_error(colour: Any) -> None:
 
 
 def test_around_a_handler_it_looks_at_each_attempt(harness: Harness) -> None:
-    """Once for each taking of the message."""
+    """The Tap's function runs once for each attempt."""
     looks: list[str] = []
     handled: list[str] = []
 
@@ -64,12 +64,12 @@ def test_around_a_handler_it_looks_at_each_attempt(harness: Harness) -> None:
 
 
 async def asynchronous(message: Message) -> None:
-    """Could not be awaited."""
+    """An async function, which nobody would await."""
 
 
 class AsyncObject:
     async def __call__(self, message: Message) -> None:
-        """Neither could this."""
+        """Do nothing; nobody would await this either."""
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,6 @@ class AsyncObject:
     ],
 )
 def test_wrong_settings_are_refused_where_they_are_written(target: Any) -> None:
-    """A target is a plain function."""
+    """A target must be a plain function."""
     with pytest.raises(PipelineError, match=r"Tap\.target"):
         Tap(target)

@@ -1,4 +1,4 @@
-"""Timeout: a rest that takes too long is a failure in time; in async chains it is cancelled, in sync ones left behind."""
+"""Timeout: a rest that takes too long fails in time; in async chains it is cancelled, and in sync ones it is left behind."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Boom(Exception):
 
 
 async def passes(message: Message, call_next: Any) -> Any:
-    """What makes a publish chain async."""
+    """A filter that makes a publish chain async."""
     return await call_next(message)
 
 
 def publish(harness: Harness, how: str) -> Any:
-    """From a thread, or from a coroutine."""
+    """Publish from a thread or from a coroutine."""
     return harness.run(harness.bus.apublish("a")) if how == "apublish" else harness.bus.publish("a")
 
 
 def dead(harness: Harness, handler: Callable[..., Any], *filters: Any) -> Any:
-    """The dead letter of the one message that such a handler is given."""
+    """The dead letter of the message that such a handler gets."""
     harness.allow(Boom, TimeoutError)
     harness.bus.subscribe("a", handler, filters=filters)
     harness.start().publish("a")
@@ -61,7 +61,7 @@ LEFT_BEHIND = (
 )
 @pytest.mark.parametrize("takes", [0.0, 1.0, 1.9])
 def test_what_is_in_time_passes_as_if_nothing_stood_there(colour: Any, at: Any, abandon: bool, takes: float) -> None:
-    """The outcome is the rest's, and so is a drop."""
+    """A rest that is in time gives its own outcome, also if that is a drop."""
     outcome = Receipt(3) if at == "publish" else Handled("done")
     for rest in (outcome, Dropped("unwanted", "drop")):
         run = run_filter(Timeout(LIMIT, abandon=abandon), Message("a"), next=after(takes, rest), colour=colour, at=at)
@@ -69,7 +69,7 @@ def test_what_is_in_time_passes_as_if_nothing_stood_there(colour: Any, at: Any, 
 
 
 def test_a_handler_in_time_is_acknowledged(harness: Harness) -> None:
-    """Sync or async; what it returns goes where it should."""
+    """A sync or async handler that is in time is acknowledged, and its value goes to its target."""
 
     async def answer(message: Message) -> str:
         await asyncio.sleep(1.0)
@@ -92,14 +92,14 @@ def test_a_handler_in_time_is_acknowledged(harness: Harness) -> None:
     "error", [Boom("own"), TimeoutError("own"), TimeoutError(), ReceiveTimeout("own")], ids=lambda e: repr(e)
 )
 def test_an_error_of_the_rest_passes_as_the_object_it_is(colour: Any, at: Any, error: Exception) -> None:
-    """Also a TimeoutError: one that the rest raises of its own is not ours, and keeps its words."""
+    """A TimeoutError that the rest raises itself keeps its own text, like any other error."""
     run = run_filter(Timeout(LONG, abandon=True), Message("a"), next=error, colour=colour, at=at)
     assert run.error is error
 
 
 @pytest.mark.parametrize("error", [Boom("own"), TimeoutError("own"), TimeoutError()], ids=repr)
 def test_an_error_of_a_handler_is_the_handler_s(harness: Harness, colour: str, error: Exception) -> None:
-    """The dead letter names it, and not the filter around it."""
+    """The dead letter names the handler, and not the filter around it."""
 
     def fails(message: Message) -> None:
         raise error
@@ -114,7 +114,7 @@ def test_an_error_of_a_handler_is_the_handler_s(harness: Harness, colour: str, e
 @every_way
 @pytest.mark.parametrize("error", [TimeoutError("own"), TimeoutError()], ids=repr)
 def test_a_filter_s_time_out_further_in_passes_to_the_publisher(way: Way, colour: str, error: Exception) -> None:
-    """As the same object, also where it has come from a loop on another thread."""
+    """The publisher gets the same error object, also if it comes from a loop on another thread."""
 
     @transform
     def fails(message: Message) -> Message:
@@ -128,7 +128,7 @@ def test_a_filter_s_time_out_further_in_passes_to_the_publisher(way: Way, colour
 
 
 def test_a_time_out_that_a_handler_runs_into_itself_is_not_ours(harness: Harness) -> None:
-    """It has bounded something of its own, with asyncio's own means; ours had time left."""
+    """A handler that bounds something with asyncio's own time-out fails with that error, not with the filter's."""
 
     async def impatient(message: Message) -> None:
         async with asyncio.timeout(1.0):
@@ -140,7 +140,7 @@ def test_a_time_out_that_a_handler_runs_into_itself_is_not_ours(harness: Harness
 
 
 def test_a_time_out_of_the_transport_is_not_ours() -> None:
-    """Its store has not answered in time; it says so in its own words."""
+    """If the store does not answer in time, the error keeps the text of the transport."""
 
     class Silent(MemoryTransport):
         local = False
@@ -159,7 +159,7 @@ def test_a_time_out_of_the_transport_is_not_ours() -> None:
 
 @pytest.mark.parametrize("abandon", [False, True], ids=["cancels", "abandons"])
 def test_an_async_rest_that_is_late_is_cancelled(at: Any, abandon: bool) -> None:
-    """In time, with an error that says so; `abandon` makes no difference here."""
+    """The rest is cancelled and fails in time with an error that says so; `abandon` makes no difference here."""
     saw: list[type[BaseException]] = []
 
     async def slow(message: Message) -> None:
@@ -176,7 +176,7 @@ def test_an_async_rest_that_is_late_is_cancelled(at: Any, abandon: bool) -> None
 
 
 def test_the_dead_letter_of_a_handler_that_was_late_names_the_filter(harness: Harness) -> None:
-    """And the limit; nobody else is blamed."""
+    """The dead letter names the filter and its limit, and blames nobody else."""
 
     async def slow(message: Message) -> None:
         await asyncio.sleep(LIMIT + 1.0)
@@ -188,7 +188,7 @@ def test_the_dead_letter_of_a_handler_that_was_late_names_the_filter(harness: Ha
 
 @pytest.mark.parametrize("how", ["publish", "apublish"])
 def test_an_async_publish_chain_that_is_late_is_refused(harness: Harness, how: str) -> None:
-    """The publisher gets the error, no mailbox the message."""
+    """The publisher gets the error, and no mailbox gets the message."""
 
     async def slow(message: Message, call_next: Any) -> Any:
         await asyncio.sleep(LIMIT + 1.0)
@@ -206,7 +206,7 @@ def test_an_async_publish_chain_that_is_late_is_refused(harness: Harness, how: s
 
 
 def test_what_swallows_its_cancellation_has_ended_well() -> None:
-    """A handler that tidies up and returns has handled its message."""
+    """A handler that cleans up and returns has handled its message."""
 
     async def tidy(message: Message) -> None:
         try:
@@ -219,7 +219,7 @@ def test_what_swallows_its_cancellation_has_ended_well() -> None:
 
 
 def test_after_a_time_out_the_next_message_is_handled(harness: Harness) -> None:
-    """A cancellation is over with the message that it was for."""
+    """A time-out cancels only the message that was late."""
     handled: list[Any] = []
 
     async def slow(message: Message) -> None:
@@ -239,7 +239,7 @@ def test_after_a_time_out_the_next_message_is_handled(harness: Harness) -> None:
 
 
 def test_a_bus_that_stops_is_no_time_out(harness: Harness) -> None:
-    """The message goes back, and is no dead letter."""
+    """The message goes back, and there is no dead letter."""
     started: list[Message] = []
 
     async def slow(message: Message) -> None:
@@ -264,13 +264,13 @@ def test_a_bus_that_stops_is_no_time_out(harness: Harness) -> None:
     ],
 )
 def test_of_two_the_one_whose_time_ran_out_says_so(at: Any, chain: Callable[[], Pipeline]) -> None:
-    """An inner time-out passes an outer filter as it is, and an outer one is not taken for the inner's."""
+    """Each of two nested time-outs reports only its own limit: the outer passes the inner one's error on unchanged."""
     run = run_filter(chain(), Message("a"), next=after(LIMIT + 1.0), colour="async", at=at)
     assert (type(run.error), str(run.error), run.elapsed) == (TimeoutError, CANCELLED, LIMIT)
 
 
 def test_it_goes_by_the_name_it_was_given(harness: Harness) -> None:
-    """Where a chain has two, a name tells which."""
+    """The name of a subclass appears in the dead letter and in the error, so that two time-outs can be told apart."""
 
     class Patience(Timeout):
         name = "patience"
@@ -287,7 +287,7 @@ def test_it_goes_by_the_name_it_was_given(harness: Harness) -> None:
 
 
 def test_a_sync_chain_refuses_it_when_it_is_built() -> None:
-    """Nothing can stop a sync rest; the error says what to do."""
+    """A sync rest cannot be cancelled, so the filter is refused, and the error says what to do."""
     bus = Bus()
     with pytest.raises(PipelineError, match=r"filter Timeout .*leaving the rest behind.*abandon=True, or make the chain async"):
         bus.subscribe("a", lambda message: None, filters=[Timeout(LIMIT)])
@@ -297,13 +297,13 @@ def test_a_sync_chain_refuses_it_when_it_is_built() -> None:
 
 
 def test_a_sync_rest_that_is_late_is_left_behind(at: Any) -> None:
-    """The error comes in time, and says that the rest goes on."""
+    """The error comes in time, and says that the rest still runs."""
     run = run_filter(Timeout(LIMIT, abandon=True), Message("a"), next=after(LIMIT + 1.0), colour="sync", at=at)
     assert (type(run.error), str(run.error), run.elapsed) == (TimeoutError, LEFT_BEHIND, LIMIT)
 
 
 def test_a_sync_handler_that_is_late_is_left_behind(harness: Harness) -> None:
-    """The delivery has failed in time and says so; the handler goes on to its end, and nobody hears of it."""
+    """The delivery fails in time with an error that says so; the handler finishes later, and its result is discarded."""
     ended: list[float] = []
 
     def handler(message: Message) -> str:
@@ -327,7 +327,7 @@ def test_a_sync_handler_that_is_late_is_left_behind(harness: Harness) -> None:
 
 
 def test_the_time_of_a_sync_rest_is_told_by_the_clock_of_the_bus() -> None:
-    """On real threads: it is over when a clock says so that a test moves."""
+    """The bus's clock measures the time, even on real threads, so a test can move it with a fake clock."""
     clock, gate = FakeClock(), threading.Event()
     bus = Bus(clock=clock)
     bus.use(Timeout(LIMIT, abandon=True), Tap(lambda message: gate.wait(WAIT)))
@@ -341,7 +341,7 @@ def test_the_time_of_a_sync_rest_is_told_by_the_clock_of_the_bus() -> None:
 
 
 def test_a_sync_publish_that_is_late_is_left_behind(harness: Harness) -> None:
-    """The publisher gets its error in time; the message may still arrive, as the reference says."""
+    """The publisher gets the error in time, and the message may still arrive, as the reference says."""
     harness.bus.use(Timeout(LIMIT, abandon=True), Tap(lambda message: harness.clock.sleep(LIMIT + 1.0)))
     mailbox = harness.bus.subscribe("a")
     bus = harness.start()
@@ -353,7 +353,7 @@ def test_a_sync_publish_that_is_late_is_left_behind(harness: Harness) -> None:
 
 
 def test_waiting_for_a_rest_gives_up_its_worker_s_slot(harness: Harness) -> None:
-    """With a pool of one worker, another handler runs while a bounded one is under way."""
+    """With a pool of one worker, another handler runs while a handler with a time limit runs."""
     order: list[str] = []
 
     def slow(message: Message) -> None:
@@ -376,14 +376,14 @@ def test_waiting_for_a_rest_gives_up_its_worker_s_slot(harness: Harness) -> None
 
 
 def test_behind_a_retry_each_run_is_bounded(colour: Any) -> None:
-    """The first run of a handler is cancelled or left behind, the second one works."""
+    """The first run of the handler is cancelled or left behind, and the second one works."""
     chain = Pipeline(Retry(wait=0), Timeout(LIMIT, abandon=colour == "sync"))
     run = run_filter(chain, Message("a"), next=[after(LIMIT + 1.0), after(1.0)], colour=colour, at="delivery")
     assert (run.outcome, run.next_calls, run.elapsed) == (Handled(), 2, LIMIT + 1.0)
 
 
 def test_behind_a_retry_each_run_of_a_handler_is_of_the_same_taking(harness: Harness) -> None:
-    """The mailbox has given the message once, and it is acknowledged once."""
+    """Both runs belong to one attempt, and the message is acknowledged once."""
     runs: list[int] = []
 
     async def slow(message: Message, delivery: Delivery) -> None:
@@ -399,7 +399,7 @@ def test_behind_a_retry_each_run_of_a_handler_is_of_the_same_taking(harness: Har
 
 @pytest.mark.parametrize("how", ["publish", "apublish"])
 def test_behind_a_retry_each_run_of_an_async_publish_is_bounded(harness: Harness, how: str) -> None:
-    """What was cancelled has reached no mailbox, so it may be tried again."""
+    """A cancelled run has reached no mailbox, so Retry may try again."""
     runs: list[Message] = []
 
     async def slow(message: Message, call_next: Any) -> Any:
@@ -418,7 +418,7 @@ def test_behind_a_retry_each_run_of_an_async_publish_is_bounded(harness: Harness
 
 
 def test_a_handler_is_run_again_beside_the_run_that_was_left_behind(harness: Harness) -> None:
-    """Sync: the second run has worked while the first one still goes on."""
+    """In a sync chain, the second run of a handler may succeed while the first one still runs."""
     order: list[str] = []
 
     def handler(message: Message) -> None:
@@ -440,7 +440,7 @@ def test_a_handler_is_run_again_beside_the_run_that_was_left_behind(harness: Har
 
 
 def test_a_sync_publish_that_was_left_behind_is_not_sent_again(harness: Harness) -> None:
-    """A mailbox may still take it, so the Retry lets the error pass: in the end it has arrived once."""
+    """A mailbox may still accept the message, so Retry lets the error pass, and the message arrives once."""
     runs: list[Message] = []
 
     def slow(message: Message) -> None:
@@ -468,14 +468,14 @@ def test_a_sync_publish_that_was_left_behind_is_not_sent_again(harness: Harness)
 def test_around_a_retry_it_bounds_all_runs_and_waits_together(
     at: Any, retry: Callable[[], Retry], rest: list[Any], runs: int
 ) -> None:
-    """Time runs out in the second run, or in the wait before it: that is the end, however many attempts are left."""
+    """If the time is up in a run or in a wait, Timeout ends it all, however many attempts are left."""
     run = run_filter(Pipeline(Timeout(LIMIT), retry()), Message("a"), next=rest, colour="async", at=at)
     assert (type(run.error), str(run.error)) == (TimeoutError, CANCELLED)
     assert (run.next_calls, run.elapsed) == (runs, LIMIT)
 
 
 def test_around_a_retry_that_works_in_time_it_is_not_seen(at: Any) -> None:
-    """Sync: runs and waits on the thread that could be left behind."""
+    """In a sync chain, the runs and waits of Retry happen on the thread that could be left behind."""
     chain = Pipeline(Timeout(LIMIT, abandon=True), Retry(wait=0.5, jitter=0))
     run = run_filter(chain, Message("a"), next=[Boom(), Boom(), None], colour="sync", at=at)
     assert (bool(run.outcome), run.next_calls, run.elapsed) == (True, 3, 1.5)
@@ -485,7 +485,7 @@ def test_around_a_retry_that_works_in_time_it_is_not_seen(at: Any) -> None:
 
 
 def test_the_limit_may_be_a_text() -> None:
-    """Code and config may write the same."""
+    """The limit takes the same forms in code and in a config file."""
     assert (Timeout("200ms").seconds, Timeout("1m").abandon) == (0.2, False)  # type: ignore[arg-type]
 
 
@@ -499,13 +499,13 @@ def test_a_wrong_limit_is_refused_where_it_is_written(seconds: Any) -> None:
 
 @pytest.mark.parametrize("abandon", [None, 1, "yes"], ids=repr)
 def test_abandon_is_yes_or_no(abandon: Any) -> None:
-    """Leaving work behind is nothing to slip into."""
+    """`abandon` must be True or False, because leaving work behind has to be a clear decision."""
     with pytest.raises(PipelineError, match=r"Timeout\.abandon=.*True or False"):
         Timeout(LIMIT, abandon=abandon)
 
 
 def test_a_publish_through_a_timeout_is_refused_on_a_running_loop() -> None:
-    """A sync chain that bounds its rest's time waits for it, and would stop the loop for as long."""
+    """A sync chain with a Timeout waits for its rest, so `publish` on a loop would block the loop."""
     bus = Bus()
     bus.use(Timeout(LONG, abandon=True))
     reader = bus.subscribe("s")
@@ -520,6 +520,6 @@ def test_a_publish_through_a_timeout_is_refused_on_a_running_loop() -> None:
 
 
 def test_a_timeout_around_a_plain_handler_on_a_loop_is_refused() -> None:
-    """It would wait on the loop's thread for the handler, and nothing else could run there."""
+    """The filter would wait for the handler on the loop's thread, and block everything else there."""
     with pytest.raises(PipelineError, match=r"filter Timeout .* may wait, and would stop the event loop"):
         Bus().subscribe("s", fine, run="loop", filters=[Timeout(LONG, abandon=True)])

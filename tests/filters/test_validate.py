@@ -44,7 +44,7 @@ class Point:
 
 
 def test_the_validated_value_becomes_the_body(colour: Any) -> None:
-    """Who reads the message has a model, not a mapping."""
+    """The subscriber gets a model as the body, not a mapping."""
     sent = Message("orders.created", {"id": "7"}, headers={"h": "v"}, id="m")
     run = run_filter(Validate({"orders.>": Order}), sent, colour=colour)
     assert run.outcome == Receipt(1)
@@ -54,13 +54,13 @@ def test_the_validated_value_becomes_the_body(colour: Any) -> None:
 
 
 def test_the_raw_body_is_kept_when_told(colour: Any) -> None:
-    """`replace=False` only looks."""
+    """`replace=False` checks the body and passes the same message on."""
     message = Message("orders.created", {"id": "7", "more": True})
     assert run_filter(Validate({"orders.>": Order}, replace=False), message, colour=colour).forwarded is message
 
 
 def test_a_body_that_does_not_fit_is_rejected_with_all_its_errors(colour: Any, at: Any) -> None:
-    """Every error as a sentence that says where; nothing arrives, and it says who has refused it."""
+    """The error has a sentence for each problem that says where it is, and names the filter; no mailbox gets the message."""
     body = {"id": "x", "items": [{"sku": "a", "count": 1}, {"count": 0}]}
     run = run_filter(Validate({"orders.>": Order}), Message("orders.created", body), colour=colour, at=at)
     assert isinstance(run.error, Rejected)
@@ -74,7 +74,7 @@ def test_a_body_that_does_not_fit_is_rejected_with_all_its_errors(colour: Any, a
 
 
 def test_a_rejection_is_counted_by_filter_and_reason(harness: Harness) -> None:
-    """`stats()` shows who refused how often, and why."""
+    """`stats()` counts rejections by filter and reason."""
     harness.bus.use(Validate({"ages": int}))
     bus = harness.start()
     for _ in range(2):
@@ -87,7 +87,7 @@ def test_a_rejection_is_counted_by_filter_and_reason(harness: Harness) -> None:
 
 
 def test_a_name_says_who_refused(colour: Any) -> None:
-    """Two validators in one chain can be told apart."""
+    """If a chain has two validators, the name says which one refused."""
     chain = Pipeline(Validate({"a": str}, name="texts"), Validate({"a": int}, name="numbers"))
     run = run_filter(chain, Message("a", "x"), colour=colour)
     assert isinstance(run.error, Rejected)
@@ -104,14 +104,14 @@ def test_a_name_says_who_refused(colour: Any) -> None:
     ],
 )
 def test_an_error_is_a_sentence_without_pydantic_s_own_words(body: Any, sentence: str) -> None:
-    """What a model's author wrote is what the publisher reads."""
+    """The publisher reads the text that the author of the model wrote."""
     run = run_filter(Validate({"orders": Order}), Message("orders", body))
     assert isinstance(run.error, Rejected)
     assert run.error.errors == (sentence,)
 
 
 def test_a_rejection_does_not_repeat_the_values(colour: Any) -> None:
-    """Reasons are logged and counted; what was sent may be a secret."""
+    """Reasons are logged and counted, so they do not contain values, which may be secrets."""
     secrets = {"id": "hunter2", "items": "hunter2", "password": ["hunter2"]}
     run = run_filter(Validate({"orders": Order}), Message("orders", secrets), colour=colour)
     assert isinstance(run.error, Rejected)
@@ -129,9 +129,9 @@ def test_a_rejection_does_not_repeat_the_values(colour: Any) -> None:
     ],
 )
 def test_the_first_pattern_that_matches_counts(colour: Any, subject: str, type_: type) -> None:
-    """Patterns are looked through in their order; a subject that none matches is not checked."""
+    """The first pattern that matches decides, and a subject that no pattern matches is not checked."""
     validate = Validate({"orders.urgent": str, "orders.>": int, "bills": float})
-    for _ in range(2):  # the second time from what it remembers
+    for _ in range(2):  # the second time from its cache
         run = run_filter(validate, Message(subject, "1"), colour=colour)
         assert [type(message.body) for message in run.forwards] == [type_]
 
@@ -148,13 +148,13 @@ def test_the_first_pattern_that_matches_counts(colour: Any, subject: str, type_:
     ],
 )
 def test_any_type_that_pydantic_understands_will_do(type_: Any, sent: Any, found: Any) -> None:
-    """Not only models."""
+    """Any type that pydantic understands may be used, and not only models."""
     run = run_filter(Validate({"a": type_}), Message("a", sent))
     assert [message.body for message in run.forwards] == [found]
 
 
 def test_a_class_that_pydantic_does_not_know_is_checked_as_it_is() -> None:
-    """An object of one's own passes if it is one."""
+    """An object of a class that pydantic does not know passes if it is an instance of that class."""
 
     class Plain:
         pass
@@ -166,13 +166,13 @@ def test_a_class_that_pydantic_does_not_know_is_checked_as_it_is() -> None:
 
 
 def test_mail_for_an_object_is_not_checked(colour: Any) -> None:
-    """No pattern matches it, ">" included."""
+    """No pattern matches an object as a subject, not even ">"."""
     sent = Message(Ref("thing"), "text")
     assert run_filter(Validate({">": int}), sent, colour=colour).forwarded is sent
 
 
 def test_an_error_in_a_validator_s_code_is_no_rejection(colour: Any) -> None:
-    """A bug in a model is a bug: it reaches the publisher as what it is."""
+    """A bug in a validator is not a rejection: the publisher gets the validator's own error."""
 
     class Buggy(BaseModel):
         id: int
@@ -188,7 +188,7 @@ def test_an_error_in_a_validator_s_code_is_no_rejection(colour: Any) -> None:
 
 
 def test_around_a_handler_a_refused_body_is_a_dead_letter_at_once(harness: Harness) -> None:
-    """A rejection is for good: it is not tried again."""
+    """A rejection is final, so the handler's message is not tried again."""
     handled: list[Any] = []
     harness.bus.subscribe(
         "orders", lambda message: handled.append(message.body), name="s", filters=[Validate({">": Order})], attempts=5
@@ -215,13 +215,13 @@ def test_around_a_handler_a_refused_body_is_a_dead_letter_at_once(harness: Harne
     ],
 )
 def test_wrong_settings_are_refused_where_they_are_written(models: Any, text: str) -> None:
-    """The error names what was found."""
+    """The error names the value that was found."""
     with pytest.raises(PipebusError, match=text):
         Validate(models)
 
 
 def test_it_provides_what_other_filters_may_require() -> None:
-    """A filter that requires "validated" has to stand behind it."""
+    """A filter that requires "validated" must come after Validate."""
 
     class NeedsValid(Validate):
         requires = ("validated",)

@@ -24,13 +24,13 @@ from scale_helpers import scaled
 THREADS = 50
 LOOPS = 3
 COROUTINES = 3
-"""On each loop."""
+"""The number of coroutines on each loop."""
 
 PUBLISHERS = THREADS + LOOPS * COROUTINES
 
 
 class Handler:
-    """Notes what it is given: how often, and for each publisher in which order. Never two messages of one key at once."""
+    """Records its messages and their order for each publisher, and checks that no two messages of one key run at once."""
 
     def __init__(self) -> None:
         self.by_publisher: dict[int, list[int]] = defaultdict(list)
@@ -60,7 +60,7 @@ class Handler:
         self._inside.discard(publisher)
 
     def assert_in_order(self) -> None:
-        """Each publisher's messages as they were published, none twice. (All share the publisher's key.)"""
+        """Check that each publisher's messages are in order, and none came twice. (All of them have the publisher's key.)"""
         assert self.met == []
         for publisher, numbers in self.by_publisher.items():
             assert numbers == sorted(set(numbers)), f"publisher {publisher}: {numbers}"
@@ -83,7 +83,7 @@ KINDS: tuple[Kind, ...] = (
     ("coroutine", {"workers": 3, "mailbox": 64, "overflow_timeout": LONG}),
     ("plain", {"run": "loop", "mailbox": 1_000, "overflow_timeout": LONG}),
 )
-"""How the subscribers run: handlers of both colours on the pool, on threads and on a loop, some with little room."""
+"""The options of the subscribers: handlers of both colours on the pool, on threads and on a loop, some with little room."""
 
 
 def subscribe(bus: Bus, kind: Kind, **options: Any) -> tuple[Subscription, Handler]:
@@ -113,7 +113,7 @@ async def apublish_all(bus: Bus, publishers: range, count: int) -> None:
 
 
 def read(inbox: Subscription, handler: Handler) -> None:
-    """Until the subscription ends; every third message as a delivery."""
+    """Read until the subscription ends, every third message as a delivery."""
     try:
         for number in itertools.count():
             if number % 3:
@@ -137,7 +137,7 @@ Churn = Callable[[Bus, random.Random, list[Subscription], threading.Event], None
 
 
 def pause_and_resume(bus: Bus, dice: random.Random, stay: list[Subscription], over: threading.Event) -> None:
-    """Subscribers stand still for a moment."""
+    """Pause subscribers for a moment."""
     while not over.is_set():
         one = dice.choice(stay)
         one.pause()
@@ -148,7 +148,7 @@ def pause_and_resume(bus: Bus, dice: random.Random, stay: list[Subscription], ov
 
 
 def come_and_go(bus: Bus, dice: random.Random, stay: list[Subscription], over: threading.Event) -> None:
-    """Subscribers of every kind come, take what they get, and go: what they got is in order, and all of it is accounted for."""
+    """Subscribers of every kind come and go: their messages are in order, and all of them are accounted for."""
     while not over.is_set():
         subscription, handler = subscribe(bus, dice.choice(KINDS))
         over.wait(dice.random() / 1000)
@@ -162,7 +162,7 @@ def come_and_go(bus: Bus, dice: random.Random, stay: list[Subscription], over: t
 
 
 def come_and_read(bus: Bus, dice: random.Random, stay: list[Subscription], over: threading.Event) -> None:
-    """Readers come, read one message or none, and go."""
+    """Readers come, read one message or none, and leave."""
     while not over.is_set():
         with bus.subscribe("work.>", mailbox=8, overflow_timeout=LONG) as inbox:
             try:
@@ -173,7 +173,7 @@ def come_and_read(bus: Bus, dice: random.Random, stay: list[Subscription], over:
 
 
 class Pupil(Actor):
-    """Notes what it is mailed, in order."""
+    """An actor that records its mail, in order."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -190,11 +190,11 @@ class AsyncPupil(Pupil):
 
 
 mailed: Counter[Bus] = Counter()
-"""How many messages went to pupils."""
+"""The number of messages that went to pupils."""
 
 
 def spawn_and_stop(bus: Bus, dice: random.Random, stay: list[Subscription], over: threading.Event) -> None:
-    """Actors are spawned, mailed by name and by reference, and stopped: each has heard a beginning of it, in order."""
+    """Actors are spawned, get mail by name and by reference, and are stopped: each has handled a first part of it, in order."""
     for lesson in itertools.count():
         if over.is_set():
             return
@@ -215,7 +215,7 @@ def spawn_and_stop(bus: Bus, dice: random.Random, stay: list[Subscription], over
 
 
 class Clerk(Actor):
-    """Stays; hears of each message from a handler that passes it on."""
+    """An actor that stays, and gets each message from a handler that passes it on."""
 
     def __init__(self) -> None:
         super().__init__("clerk")
@@ -240,7 +240,7 @@ CHURN: tuple[Churn, ...] = (pause_and_resume, come_and_go, come_and_go, come_and
 
 @contextmanager
 def churning(bus: Bus, stay: list[Subscription], seed: int) -> Iterator[threading.Event]:
-    """All of CHURN, each on a thread of its own, as long as the block lasts."""
+    """Run everything in CHURN, each on a thread of its own, as long as the block lasts."""
     over = threading.Event()
     threads = [InThread(churn, bus, random.Random(f"{seed} {number}"), stay, over) for number, churn in enumerate(CHURN)]
     try:
@@ -263,8 +263,8 @@ def churning(bus: Bus, stay: list[Subscription], seed: int) -> Iterator[threadin
 @pytest.mark.few(1)
 def test_s18_everything_at_once_loses_nothing_and_keeps_its_order(hasty: bool, callers: bool, url: str, count: int) -> None:
     """
-    59 publishers, subscribers of every kind and an actor that stay, others that come and go, a filter actor that all pass: each
-    message is handled once by each.
+    There are 59 publishers, subscribers of every kind and an actor that stay, others that come and go, and a filter actor that
+    every message passes: each subscriber that stays handles each message once.
     """
     bus = Bus(url)
     gate = None if callers else Gate("gate")
@@ -317,7 +317,7 @@ def test_s18_everything_at_once_loses_nothing_and_keeps_its_order(hasty: bool, c
 
 @scaled(8, 40)
 def test_s18_a_reader_among_many_gets_each_message_once(count: int) -> None:
-    """Twelve readers of both colours share one mailbox, and give some deliveries back: together they have each message once."""
+    """Twelve readers of both colours share one mailbox, and return some deliveries: together they get each message once."""
     read_by_all: Counter[tuple[int, int]] = Counter()
     lock = threading.Lock()
     bus = Bus()

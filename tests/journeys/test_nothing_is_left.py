@@ -1,6 +1,6 @@
 """
 Nothing is left (guarantee 25): ten thousand starts and stops leave no thread, task or file descriptor behind, and a million
-messages no memory.
+messages leave no memory in use.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def descriptors() -> int:
 
 
 def resident() -> int:
-    """Bytes of memory that this process has."""
+    """The number of bytes of memory that this process uses."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
 def nothing_left() -> Iterator[None]:
-    """After the block there are the threads and file descriptors from before it."""
+    """Check that the block leaves no new thread and no new file descriptor."""
     gc.collect()
     threads, files = set(threading.enumerate()), descriptors()
     yield
@@ -48,7 +48,7 @@ def nothing_left() -> Iterator[None]:
 
 
 class Filter(Transform):
-    """Counts how often it was started and stopped."""
+    """A filter that counts how often it starts and stops."""
 
     started = stopped = 0
 
@@ -63,7 +63,7 @@ class Filter(Transform):
 
 
 def idle(bus: Bus) -> None:
-    """Subscribers of every kind, and nothing to do for them."""
+    """Subscribe in every way, with nothing to do."""
     bus.subscribe("s", fine)
     bus.subscribe("s", fine, run="thread")
     bus.subscribe("s", afine)
@@ -99,7 +99,7 @@ ROUNDS: tuple[tuple[Setting, bool, int], ...] = (
     (on_a_loop, True, 50),
     (everywhere, True, 25),
 )
-"""What is subscribed, whether messages are published, and how often the bus starts and stops (`-m thorough`: tenfold)."""
+"""The subscriptions, whether messages are published, and how often the bus starts and stops (`-m thorough`: ten times)."""
 
 rounds = pytest.mark.parametrize(("setting", "busy", "count"), ROUNDS, ids=[setting.__name__ for setting, *_ in ROUNDS])
 
@@ -110,7 +110,7 @@ rounds = pytest.mark.parametrize(("setting", "busy", "count"), ROUNDS, ids=[sett
 def test_s25_a_bus_that_starts_and_stops_again_and_again_leaves_nothing(
     setting: Setting, busy: bool, count: int, times: int
 ) -> None:
-    """One bus, hundreds of starts and stops, with messages in between: no thread and no file descriptor more than before."""
+    """After hundreds of starts and stops of one bus, with messages in between, there is no new thread or file descriptor."""
     count *= times
     with nothing_left():
         bus = Bus()
@@ -128,7 +128,7 @@ def test_s25_a_bus_that_starts_and_stops_again_and_again_leaves_nothing(
 @rounds
 @pytest.mark.few(2)
 def test_s25_buses_that_come_and_go_leave_nothing(setting: Setting, busy: bool, count: int, times: int) -> None:
-    """A fresh bus each time."""
+    """Many buses that start and stop, one after the other, leave nothing behind."""
     with nothing_left():
         for _ in range(count * times // 2):
             bus = Bus()
@@ -140,7 +140,7 @@ def test_s25_buses_that_come_and_go_leave_nothing(setting: Setting, busy: bool, 
 
 @rounds
 def test_s25_a_bus_that_nobody_holds_is_forgotten(setting: Setting, busy: bool, count: int) -> None:
-    """Stopped, it is garbage like any other object, with its subscriptions and its messages."""
+    """A stopped bus is garbage like any other object, with its subscriptions and its messages."""
     buses: list[weakref.ref[Bus]] = []
     for _ in range(10):
         bus = Bus()
@@ -156,7 +156,7 @@ def test_s25_a_bus_that_nobody_holds_is_forgotten(setting: Setting, busy: bool, 
 
 @scaled(30, 200)
 def test_s25_buses_on_a_callers_loop_leave_nothing(count: int) -> None:
-    """`async with`, again and again, one bus and fresh ones: the loop has the caller's task and no other."""
+    """After many `async with` blocks, of one bus and of fresh ones, the loop has no task but the caller's."""
     with nothing_left():
 
         async def main() -> None:
@@ -182,7 +182,7 @@ def test_s25_buses_on_a_callers_loop_leave_nothing(count: int) -> None:
 
 @scaled(30, 120)
 def test_s25_one_bus_on_many_loops_leaves_nothing(count: int) -> None:
-    """A loop of its own for each of many starts, every other one ended without `astop`."""
+    """One bus starts on many loops, one after the other, and every second loop ends without `astop`."""
     with nothing_left():
         bus = Bus()
         everywhere(bus)
@@ -203,7 +203,7 @@ def test_s25_one_bus_on_many_loops_leaves_nothing(count: int) -> None:
 
 @scaled(50, 300)
 def test_s10_filters_are_started_and_stopped_as_often_as_the_bus(count: int) -> None:
-    """An async `stop` needs the bus's loop: it is gone each time, too."""
+    """An async `stop` needs the bus's loop, and that loop is gone after each stop, too."""
     with nothing_left():
         bus, counts = Bus(), Filter()
         bus.use(counts)
@@ -217,7 +217,7 @@ def test_s10_filters_are_started_and_stopped_as_often_as_the_bus(count: int) -> 
 
 @scaled(50, 250)
 def test_s26_subscriptions_that_come_and_go_leave_nothing(count: int) -> None:
-    """So many of every kind on one running bus: what they needed goes with them."""
+    """Many subscriptions of every kind on one running bus leave nothing behind when they end."""
     with nothing_left(), Bus() as bus:
         for _ in range(count):
             for options in ({}, {"workers": 3}, {"run": "thread"}, {"run": "loop"}):
@@ -229,7 +229,7 @@ def test_s26_subscriptions_that_come_and_go_leave_nothing(count: int) -> None:
 
 @scaled(200, 1_000)
 def test_s29_requests_leave_nothing(count: int) -> None:
-    """So many questions and answers each, in threads and coroutines."""
+    """Many requests and answers, in threads and coroutines, leave nothing behind."""
     with nothing_left(), Bus() as bus:
         bus.subscribe("double", lambda message: message.body * 2)
 
@@ -252,7 +252,7 @@ def test_s29_requests_leave_nothing(count: int) -> None:
 )
 @pytest.mark.few(1)
 def test_s18_a_million_messages_leave_memory_flat(handler: Any, options: dict[str, Any], count: int) -> None:
-    """Half of them, then the other half: the process needs no more memory after the second than after the first."""
+    """The process needs no more memory after the second half of the messages than after the first half."""
     with Bus() as bus:
         subscription = bus.subscribe("s", handler, **options)
 

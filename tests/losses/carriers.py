@@ -14,9 +14,9 @@ CARRIERS = ["memory:", "memory:?wire=json", "sqlite", "nats"]
 
 @contextmanager
 def made(carrier: str, folder: Path, **options: Any) -> Iterator[Bus]:
-    """A bus, not yet started, on a carrier of its own; it is stopped at the end."""
+    """A bus on a carrier of its own, not started yet; it is stopped at the end."""
     if carrier == "nats":
-        from transports.nats_server import NatsServer  # here, for it needs a package that others can do without
+        from transports.nats_server import NatsServer  # needs a package that other carriers do not need
 
         with NatsServer(folder / "nats") as server, made(server.url, folder, **options) as bus:
             yield bus

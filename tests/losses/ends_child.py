@@ -1,7 +1,7 @@
 """
 A program that ends in one way while its handler does one thing: `ends_child.py URL END DOING TIMEOUT`.
 
-Its last line of output, where it still writes one, says what its stop found.
+If it still writes a last line of output, that line is the report of its stop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAIN = threading.get_ident()
 
 
 class Impatient(Bus):
-    """Leaving its block does not wait half a minute either."""
+    """A bus whose block does not wait half a minute when it is left."""
 
     def stop(self, timeout: float = TIMEOUT, *, drain: bool | None = None) -> StopReport:
         return super().stop(timeout, drain=drain)
@@ -36,12 +36,12 @@ class Impatient(Bus):
 
 bus = Impatient(URL)
 begun, draining = threading.Event(), threading.Event()
-ready = threading.Event()  # all is published, and the first message's handler is at work
+ready = threading.Event()  # all messages are published, and the first message's handler runs
 handled: list[int] = []
 
 
 class Ended(Exception):
-    """The program's own error."""
+    """An error of the application."""
 
 
 @bus.observe
@@ -155,7 +155,7 @@ def publish() -> None:
 
 
 def wait(code: int | None = None) -> None:
-    """All is published; now the handler has to be at work, and another one exits with this code."""
+    """Wait until the handler has begun; with a code, let another handler exit with that code."""
     assert begun.wait(60), "the handler has not begun"
     if code is not None:
         bus.publish("exits", code)
@@ -163,7 +163,7 @@ def wait(code: int | None = None) -> None:
 
 
 def signals(*numbers: int) -> None:
-    """To this process, from a thread of its own: the first when the handler is at work, a second when the first was heard."""
+    """Send signals to this process, from a thread: the first while the handler runs, each next one when the bus drains."""
 
     def send() -> None:
         assert ready.wait(60)
@@ -175,7 +175,7 @@ def signals(*numbers: int) -> None:
 
 
 def stay() -> None:
-    """In slices: a signal that comes just before a wait would else be seen only after it."""
+    """Wait in slices, because a signal that comes just before a long wait would be seen only after it."""
     for _ in range(1200):
         threading.Event().wait(0.05)
 

@@ -1,8 +1,8 @@
 """
 Strangers: objects that a program may hand to a bus and whose own methods raise, lie or refuse.
 
-`ERRORS` are makers of exceptions, `THINGS` makers of bodies, keys and the like. What the interpreter itself needs of an object
-(that an exception can be raised, that a callable can be called) works; all else does not.
+`ERRORS` are makers of exceptions, `THINGS` makers of bodies, keys and the like. Only the things that the interpreter itself
+needs work: an exception can be raised, and a callable can be called.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 
 class Touched(Exception):
-    """What a stranger's own method raises."""
+    """The error that a stranger's own method raises."""
 
 
 def refuse(*_: Any, **__: Any) -> NoReturn:
@@ -33,7 +33,7 @@ DUNDERS = (
 
 
 def touchy(base: type, **more: Any) -> Any:
-    """A class whose every dunder raises, and whose `__class__` does too."""
+    """A class whose every dunder method raises, and whose `__class__` raises too."""
     body = dict.fromkeys(DUNDERS, refuse) | {"__class__": property(refuse)} | more
     return type("Stranger", (base,), body)
 
@@ -58,13 +58,13 @@ class UnreadableError(Exception):
 
 
 class LeavingError(Exception):
-    """One whose text ends the program."""
+    """An error whose text ends the program when it is read."""
 
     __str__ = __repr__ = leave
 
 
 class LyingError(Exception):
-    """It says that it is a request to end the program."""
+    """An error that claims to be a request to end the program."""
 
     __class__ = property(lambda self: SystemExit)  # type: ignore[assignment]
 
@@ -83,11 +83,11 @@ class NamelessError(Exception, metaclass=Meta):
 
 
 class OddError(BaseException):
-    """No `Exception`, but no request to end the program either."""
+    """An error that is not an `Exception`, and not a request to end the program either."""
 
 
 class TextError(Exception):
-    """A text that no UTF-8 can hold."""
+    """An error with a text that UTF-8 cannot encode."""
 
     def __str__(self) -> str:
         return "\udce9"
@@ -149,7 +149,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 
 
 class LyingText(str):
-    """A str whose methods say something else, or raise."""
+    """A str whose methods return something else, or raise."""
 
     __str__ = __repr__ = __format__ = refuse
 

@@ -1,5 +1,5 @@
 """
-A program that does what it is asked, a line each, until it is killed; it answers each line with one of JSON.
+A program that reads commands, one a line, until it is killed; it answers each of them with a line of JSON.
 
     python swapped_child.py FILE HISTORY NAME
 
@@ -23,7 +23,7 @@ SUBSCRIPTION: Final = "kept"
 
 
 def publish(bus: Bus, history: History, ids: list[str], name: str) -> dict[str, Any]:
-    """Publish one message of each id; those that were promised, and what the others were refused with."""
+    """Publish one message for each id; return the ids with a receipt, and the errors of the others."""
     promised: list[str] = []
     errors: list[str] = []
     for id in ids:

@@ -1,8 +1,8 @@
 """
 Filter actors that ask: `request` and `arequest` inside `filter`, with the actor itself in the way of the answer.
 
-Each wait here is bounded by `LONG`. What would wait until then ends in a time-out, and so in another error than the expected
-one.
+Each wait here is bounded by `LONG`. A call that waits until then ends in a time-out, which is not the error that the test
+expects.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Asker(Actor):
 
 
 class AsyncAsker(Asker):
-    """The same on an event loop."""
+    """An Asker on an event loop."""
 
     async def filter(self, message: Message) -> Message:  # type: ignore[override]
         self.seen.append(message.subject)
@@ -100,7 +100,7 @@ def test_a_filter_actor_gets_the_answer_to_its_own_request(carrier: str, run: An
 
 @ways
 def test_control_mail_may_ask_too(run: Any) -> None:
-    """What the actor asks while it handles mail is answered as well."""
+    """A request that the actor makes while it handles mail is answered as well."""
     actor = asker(run, "asker", "answers", named())
     bus = Bus()
     bus.spawn(actor, run=run)
@@ -113,7 +113,7 @@ def test_control_mail_may_ask_too(run: Any) -> None:
 
 @ways
 def test_the_answers_to_others_still_pass_the_actor(run: Any) -> None:
-    """Only its own replies go round it: what somebody else has asked is still shown to it."""
+    """The actor skips only its own replies: it still filters the replies to other requesters."""
     actor = asker(run, "asker", "answers", named())
     bus = Bus()
     bus.spawn(actor, run=run)
@@ -145,7 +145,7 @@ def test_two_filter_actors_may_ask_one_after_the_other(carrier: str, run: Any, t
 
 @ways
 def test_two_filter_actors_that_ask_about_each_other_s_questions_raise_at_once(run: Any) -> None:
-    """Each asks about what the other asks: the second is refused, and nobody waits for a time-out."""
+    """If two filter actors ask about each other's requests, the second request is refused, and nobody waits for a time-out."""
     first = asker(run, "first", "first.answers", named("work", "second.answers"))
     second = asker(run, "second", "second.answers", named("work", "first.answers"))
     bus = Bus()
@@ -159,7 +159,7 @@ def test_two_filter_actors_that_ask_about_each_other_s_questions_raise_at_once(r
 
 @ways
 def test_two_filter_actors_that_ask_about_each_other_s_replies_raise_at_once(run: Any) -> None:
-    """The reply to one passes the other, which asks in turn: that is refused, and the request fails with that reason."""
+    """If the reply to one passes the other, which asks in turn, that is refused, and the request fails with that reason."""
 
     def a_reply(message: Message) -> bool:
         return not isinstance(message.subject, str)
@@ -178,7 +178,7 @@ def test_two_filter_actors_that_ask_about_each_other_s_replies_raise_at_once(run
 @ways
 @pytest.mark.parametrize("call", ["publish", "request"])
 def test_a_handler_that_publishes_through_the_actor_that_waits_for_it_raises_at_once(run: Any, call: str) -> None:
-    """The handler that answers publishes something of its own, which would have to pass the actor that waits for it."""
+    """If the answering handler publishes something that must pass the waiting actor, that publish is refused at once."""
     bus = Bus()
     actor = asker(run, "asker", "answers", named("work"))
     bus.spawn(actor, run=run)
@@ -198,7 +198,7 @@ def test_a_handler_that_publishes_through_the_actor_that_waits_for_it_raises_at_
 
 @ways
 def test_an_actor_that_asks_the_handler_that_waits_for_it_raises_at_once(run: Any) -> None:
-    """A handler publishes through an actor that asks that very handler: it cannot answer before its publish has ended."""
+    """A handler that publishes through an actor cannot answer a request of that actor, so that request is refused at once."""
     bus = Bus()
     actor = asker(run, "asker", "answers", named("work"))
     bus.spawn(actor, run=run)
@@ -246,7 +246,7 @@ def test_handlers_that_ask_each_other_in_a_circle_raise_at_once(run: Any) -> Non
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_where_somebody_else_can_answer_nobody_is_refused(workers: int) -> None:
-    """A second worker, or a second subscription, answers what the first cannot: such a request is not refused."""
+    """If a second worker or a second subscription can answer, the request is not refused."""
     bus = Bus()
 
     def one(message: Message) -> Any:
@@ -261,7 +261,7 @@ def test_where_somebody_else_can_answer_nobody_is_refused(workers: int) -> None:
 
 
 def test_a_request_that_is_rerouted_is_not_refused() -> None:
-    """Whom a rerouted request reaches is not known before: it is not refused for the sake of whom it does not reach."""
+    """Nobody knows beforehand which handler a rerouted request reaches, so it is not refused for one that it does not reach."""
     from pipebus.filters import Reroute
 
     bus = Bus()
@@ -275,7 +275,7 @@ def test_a_request_that_is_rerouted_is_not_refused() -> None:
 
 @carriers
 def test_many_who_publish_at_once_through_an_actor_that_asks_all_get_through(carrier: str, tmp_path: Path) -> None:
-    """Publishers on threads and loops share one filter actor that asks: each message passes, with its answer."""
+    """When publishers on threads and loops share a filter actor that asks, each message passes with its own answer."""
     seen: list[tuple[int, str]] = []
     with made(carrier, tmp_path) as bus:
         actor = Asker("asker", "answers", named("work"))

@@ -1,6 +1,6 @@
 """
-What serves a subscription on the server, or in the file, is deleted while the bus is at work: the bus goes on behind what was
-settled, and nothing is lost.
+Another program deletes what serves a subscription, on the server or in the file, while the bus runs. The bus continues behind
+the messages that were settled, and loses nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def stage(server: NatsServer) -> Iterator[NatsStage]:
 
 
 class Gated:
-    """A handler that stands still at some messages until it is let go; what it has handled, in order."""
+    """A handler that waits at some messages until it may continue, and records what it has handled, in order."""
 
     def __init__(self, *stops: Any, every: bool = False) -> None:
         self.begun: list[Any] = []
@@ -60,7 +60,7 @@ def as_coroutine(gated: Gated) -> Callable[[Message], Any]:
 
 
 def on_server(stage: NatsStage, work: Callable[[Any], Any]) -> Any:
-    """What another program does with JetStream."""
+    """Do what another program does with JetStream."""
 
     async def run(client: Any) -> Any:
         return await work(client.jetstream())
@@ -73,7 +73,7 @@ def delete_consumer(stage: NatsStage, name: str = "s") -> None:
 
 
 def replace_consumer(stage: NatsStage, **settings: Any) -> None:
-    """Delete it, and put another one in its place; again, if the bus was quicker."""
+    """Delete the consumer and put another one in its place; try again if the bus was quicker."""
 
     async def work(jetstream: Any) -> None:
         while True:
@@ -86,7 +86,7 @@ def replace_consumer(stage: NatsStage, **settings: Any) -> None:
 
 
 def left(stage: NatsStage, name: str = "s") -> tuple[int, int]:
-    """What the consumer has coming, and what is out."""
+    """The number of messages that the consumer has not delivered, and of those that are not acknowledged."""
     info = on_server(stage, lambda jetstream: jetstream.consumer_info(stage.stream, name))
     return info.num_pending, info.num_ack_pending
 
@@ -106,7 +106,7 @@ def warned(caplog: pytest.LogCaptureFixture, event: str) -> bool:
 @pytest.mark.parametrize("at", [0, 1, 60, 139])
 @pytest.mark.few(1)
 def test_a_deleted_consumer_goes_on_behind_what_was_settled(stage: NatsStage, colour: str, at: int) -> None:
-    """140 messages, and the consumer is deleted at one of them: each is handled once, in order, and the figures say so."""
+    """The consumer is deleted at one of 140 messages: each is handled once, in order, and the figures add up."""
     gated = Gated(at)
     bus = stage.open()
     bus.subscribe("a", gated if colour == "sync" else as_coroutine(gated), name="s")
@@ -127,7 +127,7 @@ def test_a_deleted_consumer_goes_on_behind_what_was_settled(stage: NatsStage, co
 
 
 def test_a_consumer_may_be_deleted_again_and_again(stage: NatsStage) -> None:
-    """Each time it goes on where it was."""
+    """After each deletion, the bus continues where it was."""
     gated = Gated()
     bus = stage.open()
     bus.subscribe("a", gated, name="s")
@@ -143,7 +143,7 @@ def test_a_consumer_may_be_deleted_again_and_again(stage: NatsStage) -> None:
 
 @pytest.mark.thorough
 def test_what_waits_while_paused_is_not_lost(stage: NatsStage, caplog: pytest.LogCaptureFixture) -> None:
-    """A consumer that is deleted with all of its messages waiting has them all again, and a warning says that it was lost."""
+    """If a consumer is deleted while all of its messages wait, none of them is lost, and a warning reports the deletion."""
     gated = Gated()
     bus = stage.open()
     sub = bus.subscribe("a", gated, name="s")
@@ -162,7 +162,7 @@ def test_what_waits_while_paused_is_not_lost(stage: NatsStage, caplog: pytest.Lo
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_what_is_at_work_is_not_run_twice(stage: NatsStage, workers: int) -> None:
-    """Handlers that run while their consumer is deleted end once, and what they say is said to the new one."""
+    """Handlers that run while their consumer is deleted run once, and their acknowledgements reach the new consumer."""
     gated = Gated(every=True)
     bus = stage.open()
     bus.subscribe("a", gated, name="s", workers=workers, run="thread")
@@ -178,7 +178,7 @@ def test_what_is_at_work_is_not_run_twice(stage: NatsStage, workers: int) -> Non
 
 
 def test_what_was_given_back_comes_again(stage: NatsStage) -> None:
-    """What its handler has returned before the consumer is deleted is not lost, and its attempts are not forgotten."""
+    """A message that its handler returned before the deletion is not lost, and its attempts still count."""
     attempts: list[int] = []
 
     def later(message: Message, delivery: Delivery) -> None:
@@ -198,7 +198,7 @@ def test_what_was_given_back_comes_again(stage: NatsStage) -> None:
 
 
 def test_dead_letters_stay_dead(stage: NatsStage) -> None:
-    """What has died before its consumer was deleted is not handled again."""
+    """A message that died before its consumer was deleted is not handled again."""
     seen: list[Any] = []
 
     def fail_at_one(message: Message) -> None:
@@ -223,7 +223,7 @@ def test_dead_letters_stay_dead(stage: NatsStage) -> None:
 
 
 def test_a_consumer_that_is_deleted_while_its_bus_is_stopped(stage: NatsStage) -> None:
-    """The same bus, started again, goes on where it was."""
+    """The same bus, started again, continues where it was."""
     gated = Gated()
     bus = stage.open()
     bus.subscribe("a", gated, name="s")
@@ -242,7 +242,7 @@ def test_a_consumer_that_is_deleted_while_its_bus_is_stopped(stage: NatsStage) -
 
 @pytest.mark.thorough
 def test_a_stop_right_after_the_deletion_loses_nothing(stage: NatsStage) -> None:
-    """Whoever is started next finds the consumer, behind what was settled."""
+    """The next start finds the consumer at the place behind the settled messages."""
     first = Gated()
     bus = stage.open()
     bus.subscribe("a", first, name="s")
@@ -264,7 +264,7 @@ def test_a_stop_right_after_the_deletion_loses_nothing(stage: NatsStage) -> None
 
 @pytest.mark.thorough
 def test_two_programs_share_what_follows(stage: NatsStage) -> None:
-    """Of several programs with one subscription name, one makes the consumer again and all go on: nothing is lost."""
+    """Of several programs with one subscription name, one makes the consumer again, all continue, and nothing is lost."""
     seen = [Gated(), Gated()]
     buses = [stage.open(), stage.open()]
     for bus, gated in zip(buses, seen, strict=True):
@@ -290,7 +290,7 @@ def test_two_programs_share_what_follows(stage: NatsStage) -> None:
 )
 @pytest.mark.few(1)
 def test_a_consumer_of_other_settings_in_its_place(stage: NatsStage, settings: dict[str, Any]) -> None:
-    """Somebody deletes it and makes one of the same name that would skip what waits: nothing is skipped."""
+    """If the consumer in its place would skip waiting messages, none of them is skipped."""
     gated = Gated(10)
     bus = stage.open()
     bus.subscribe("a", gated, name="s")
@@ -309,7 +309,7 @@ def test_a_consumer_of_other_settings_in_its_place(stage: NatsStage, settings: d
 
 @pytest.mark.thorough
 def test_another_programs_consumer_in_its_place_is_told(stage: NatsStage, caplog: pytest.LogCaptureFixture) -> None:
-    """One that cannot be used says so in a warning; when it is gone, the bus goes on, and nothing is lost."""
+    """A warning reports a consumer that cannot be used; once it is gone, the bus continues, and nothing is lost."""
     gated = Gated()
     bus = stage.open()
     bus.subscribe("a", gated, name="s")
@@ -330,7 +330,7 @@ def test_another_programs_consumer_in_its_place_is_told(stage: NatsStage, caplog
 
 
 def test_a_deleted_stream_is_made_again_and_told(stage: NatsStage, caplog: pytest.LogCaptureFixture) -> None:
-    """What was in it is gone, and a warning says so; what is published afterwards is handled, and settled once."""
+    """A warning says that the messages in the stream are gone; later messages are handled and settled once."""
     gated = Gated(2)
     bus = stage.open()
     sub = bus.subscribe("a", gated, name="s")
@@ -364,7 +364,7 @@ def sql(path: Path, statement: str) -> list[Any]:
 @pytest.mark.parametrize("at", [0, 60])
 @pytest.mark.thorough
 def test_a_deleted_row_goes_on_behind_what_was_settled(tmp_path: Path, at: int, known: bool) -> None:
-    """The row of a subscription is deleted while it is served: each message is handled once, and the figures add up."""
+    """The row of a subscription is deleted while it is in use: each message is handled once, and the figures add up."""
     path = tmp_path / "bus.db"
     gated = Gated(at)
     bus = Bus(f"sqlite:///{path}")
@@ -391,7 +391,7 @@ def test_a_deleted_row_goes_on_behind_what_was_settled(tmp_path: Path, at: int, 
 
 @pytest.mark.thorough
 def test_a_row_that_is_deleted_while_paused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """All that waits is there when the subscription goes on, and a warning tells of it."""
+    """All waiting messages are still there when the subscription is resumed, and a warning reports the deletion."""
     path = tmp_path / "bus.db"
     gated = Gated()
     bus = Bus(f"sqlite:///{path}")

@@ -1,9 +1,9 @@
 """
-How a program may end, and what becomes of its messages: the table.
+The table of the ways in which a program may end, and of what happens to its messages.
 
 Three messages are published, and the first one's handler does one thing when the program ends in one way. Where messages
-outlive the program, the next program shows what was kept, and how often it was taken. Whatever `kill -9` keeps, each gentler
-end keeps too.
+outlive the program, the next program shows which were kept, and how often each was taken. Every message that survives
+`kill -9` survives each gentler end too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipebus import Bus, Delivery, Message
 sys.path.append(str(Path(__file__).parents[1] / "transports"))
 
 TIMEOUT = 0.3
-"""Seconds that a stop has here; the handlers end as soon as it begins, or never by themselves."""
+"""Seconds for a stop in these tests; the handlers end as soon as it begins, or never end by themselves."""
 
 WAIT = 60.0
 
@@ -40,9 +40,9 @@ class End(NamedTuple):
     One way to end.
 
     Args:
-        code: What the program's caller sees; a negative number is the signal that has killed it.
-        drains: In memory, what waits is worked off.
-        hurries: Nothing is waited for.
+        code: The exit code of the program; a negative number is the signal that has killed it.
+        drains: In memory, waiting messages are handled first.
+        hurries: The stop waits for nothing.
     """
 
     code: int
@@ -70,19 +70,19 @@ ENDS = {
     "SIGKILL": End(-signal.SIGKILL),
 }
 UNASKED = ("no stop", "SIGKILL")
-"""Ends of which the bus hears nothing."""
+"""Ends that the bus does not notice."""
 
 
 class Row(NamedTuple):
     """
-    What becomes of the messages 0 (in hand), 1 and 2 (waiting).
+    What happens to the messages 0 (in the handler), 1 and 2 (waiting).
 
     Args:
         code: The exit code.
-        handled: By the program that ends.
-        left: What its report counts as left over; None: there is no report.
+        handled: The messages that the ending program has handled.
+        left: The messages that its report counts as left over; None: there is no report.
         abandoned: Threads that it leaves behind.
-        again: In the next program: each message with its attempt; None: nothing outlives the program.
+        again: The messages in the next program, each with its attempt; None: no message outlives the program.
     """
 
     code: int
@@ -93,18 +93,18 @@ class Row(NamedTuple):
 
 
 def row(place: str, end: str, doing: str) -> Row | None:
-    """The table; None: this does not go together."""
+    """A row of the table; None if this end and this handler do not go together."""
     how, memory = ENDS[end], place == "memory"
     if doing == "writes" and place != "sqlite":
         return None  # only SQLite has transactions
     if doing == "writes" and end.endswith("in a handler"):
         return None  # while it has the store to itself, nobody else may be handed a message, and so none can exit
     if doing == "full" and not memory:
-        return None  # a store takes what is published, and lets nobody wait
+        return None  # a store accepts every message, so nobody waits for room
     if (end == "the loop closed") is not (doing in ON_A_LOOP) and end == "the loop closed":
-        return None  # only what runs on that loop is touched
+        return None  # this end only affects handlers on that loop
     if how.hurries and doing in BY_ITSELF:
-        return None  # whether it ends before the second signal is not said
+        return None  # it may end before or after the second signal
     if end == "block: SIGINT twice" and doing in STUCK:
         return None  # the second one may come just before `stop` waits for a thread, and is seen only after that
     if end in UNASKED:
@@ -137,13 +137,13 @@ SHORT = {
     ("sqlite", "sys.exit in a handler", "finally"), ("sqlite", "asyncio.run cancelled", "awaits"),
     ("sqlite", "stop", "writes"), ("sqlite", "SIGKILL", "asks"), ("nats", "run: SIGTERM", "asks"),
 }  # fmt: skip
-"""Rows for every day; the others are for the long run."""
+"""Rows for the quick run; the other rows are for `-m thorough`."""
 
 
 def tried(place: str, end: str, doing: str) -> bool:
     """
-    Half of the table, like the black squares of a chessboard: each end meets each handler in memory or on SQLite, and every
-    place each of both.
+    Half of the table, like the black squares of a chessboard: each end meets each handler either in memory or on SQLite, and
+    each place meets every end and every handler.
     """
     places = ("memory", "sqlite", "nats")
     return (places.index(place) + list(ENDS).index(end) + DOINGS.index(doing)) % 2 == 0 or (place, end, doing) in SHORT
@@ -176,13 +176,13 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def as_started_by_a_person() -> None:
-    """A test may run where signals are ignored."""
+    """Reset the signals to their defaults, because the tests may run where some are ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
 def next_program(url: str) -> dict[int, int]:
-    """What comes to the agent of the next program, with its attempts."""
+    """The messages that the agent of the next program gets, with their attempts."""
     found: dict[int, int] = {}
     bus = Bus(url)
 
@@ -198,7 +198,7 @@ def next_program(url: str) -> dict[int, int]:
 @pytest.mark.parametrize(("place", "end", "doing", "expected"), list(rows()))
 @pytest.mark.few(2)
 def test_what_becomes_of_messages_when_the_program_ends(place: str, end: str, doing: str, expected: Row, url: str) -> None:
-    """Each end, whatever the handler does: what is handled, given back, counted and reported, and the exit code."""
+    """For each end and each handler, the table says what is handled, returned, counted and reported, and the exit code."""
     timeout = WAIT if ENDS[end].hurries or doing in BY_ITSELF else TIMEOUT
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("ends_child.py")), url, end, doing, str(timeout)],

@@ -57,13 +57,13 @@ broken = pytest.mark.parametrize(("changes", "text"), BROKEN.values(), ids=BROKE
     ids=str,
 )
 def test_headers_made_by_hand_are_checked(headers: dict[Any, Any]) -> None:
-    """No error of a handler can be forged: reserved names and bad values are refused where the headers are made."""
+    """Nobody can forge the error of a handler: headers with reserved names or bad values are refused where they are made."""
     with pytest.raises(HeaderError):
         Headers(headers)
 
 
 def test_headers_stay_what_they_are() -> None:
-    """They cannot be filled again, and are copied and pickled like any value."""
+    """Headers cannot be changed by a second `__init__`, and can be copied and pickled like any value."""
     headers = Headers({"a": "b"}, c="d")
     headers.__init__({"pipebus-error": "1"})
     assert dict(headers) == {"a": "b", "c": "d"}
@@ -75,7 +75,7 @@ def test_headers_stay_what_they_are() -> None:
 @broken
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="copy.replace is new in 3.13")
 def test_copy_replace_checks_like_a_new_message(changes: dict[str, Any], text: str) -> None:
-    """A copy that no message can be is refused where it is made. (None has an id and a time made.)"""
+    """`copy.replace` refuses a copy that is not a valid message; None stands for a new id and the current time."""
     if None in changes.values() and "time" in changes:
         pytest.skip("a time is made")
     with pytest.raises((SubjectError, HeaderError, MessageError), match=text):
@@ -85,7 +85,7 @@ def test_copy_replace_checks_like_a_new_message(changes: dict[str, Any], text: s
 @broken
 @pytest.mark.parametrize("way", ["send", "asend"])
 def test_send_checks_the_message_that_it_is_given(changes: dict[str, Any], text: str, way: str) -> None:
-    """A copy made by msgspec has passed no check: `send` looks at it, and nothing is accepted."""
+    """msgspec copies a message without a check, so `send` checks it, and refuses a bad one."""
     message = msgspec.structs.replace(Message("a"), **changes)
     with Bus() as bus:
         bus.subscribe(">", lambda m: None, name="all")
@@ -123,7 +123,7 @@ def transforming(change: Callable[[Message], Message]) -> Any:
 def test_what_a_filter_hands_on_is_checked(
     changes: dict[str, Any], text: str, shape: Any, at: Any, carrier: str, tmp_path: Path
 ) -> None:
-    """A filter that hands on a copy with a broken field is named in the error; the subscription goes on with the next one."""
+    """The error names a filter that hands on a copy with a broken field; the subscription handles the next message."""
     seen: list[Any] = []
 
     @transform
@@ -156,7 +156,7 @@ def test_what_a_filter_hands_on_is_checked(
 
 @pytest.mark.parametrize("carrier", ["memory:", "sqlite"])
 def test_names_of_the_bus_are_refused(carrier: str, tmp_path: Path) -> None:
-    """Under these names nothing would be kept, or it would be told as the publish chain's: they are refused by name."""
+    """The bus uses these names itself, so subscriptions and actors with such a name are refused, and the error names it."""
 
     class Named(Actor):
         def on_message(self, message: Message) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 
 def run(tmp_path: Path, program: str) -> subprocess.CompletedProcess[str]:
-    """A first program, as a newcomer writes it, in a process of its own."""
+    """Run a newcomer's first program in a process of its own."""
     file = tmp_path / "first.py"
     file.write_text(textwrap.dedent(program))
     return subprocess.run(
@@ -36,7 +36,7 @@ FAILING = """
 @pytest.mark.parametrize("options", ['@bus.on("greetings")', '@bus.on("greetings", run="thread")'], ids=["pool", "thread"])
 @pytest.mark.few(1)
 def test_a_handlers_error_reaches_standard_error_with_its_line(tmp_path: Path, options: str) -> None:
-    """A `NameError` in a first program is printed with file, line and function, and with none of the library's frames."""
+    """A `NameError` in a first program is printed with file, line and function, and without the frames of the library."""
     done = run(tmp_path, FAILING.format(options=options, times=1))
     assert "NameError: name 'nobody' is not defined" in done.stderr
     assert 'first.py", line 7, in greet' in done.stderr
@@ -151,7 +151,7 @@ def test_whoever_else_fails_is_printed(tmp_path: Path, who: str) -> None:
 )
 @pytest.mark.few(1)
 def test_a_program_that_configures_logging_has_its_way(tmp_path: Path, silence: str, seen: bool) -> None:
-    """Lines go where the program says, with the traceback, or nowhere."""
+    """The lines go where the program configures, with the traceback, or nowhere."""
     program = FAILING.format(options='@bus.on("greetings")', times=1).replace("bus = Bus()", f"{silence}\n    bus = Bus()", 1)
     done = run(tmp_path, "    import logging, structlog\n" + program)
     assert ("NameError: name 'nobody' is not defined" in done.stderr) is seen
@@ -161,7 +161,7 @@ def test_a_program_that_configures_logging_has_its_way(tmp_path: Path, silence: 
 
 @pytest.mark.thorough
 def test_a_log_filter_is_visible_and_the_library_itself_is_quiet(tmp_path: Path) -> None:
-    """`Log()` was asked for, so each message has its line; nothing else is printed."""
+    """The program uses `Log()`, so each message has its line; nothing else is printed."""
     done = run(
         tmp_path,
         """

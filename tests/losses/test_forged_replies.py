@@ -1,5 +1,5 @@
 """
-Nobody can answer a request but those who handle it, and no address for an answer harms the handler that answers.
+Only the handlers of a request can answer it, and no address for an answer harms the handler that answers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ENCODING = ["wire", "sqlite", "nats"]
 
 @dataclass
 class Place:
-    """Where the buses of one test run."""
+    """A place where the buses of one test run."""
 
     name: str
     url: str
@@ -40,7 +40,7 @@ class Place:
 
     @property
     def sees_nobody(self) -> bool:
-        """Whether it can tell that nobody listens to an answer: NATS itself cannot."""
+        """Whether the place reports an answer without a listener; NATS itself does not."""
         return self.name != "nats"
 
 
@@ -74,7 +74,7 @@ both_colours = pytest.mark.parametrize("colour", ["sync", "async"])
 
 
 class Note(Transform):
-    """A filter that has something to add to every message, and so to every answer."""
+    """A filter that adds something to every message, and so to every answer."""
 
     def transform(self, message: Message) -> Message:
         return message.with_headers(noted="yes")
@@ -92,7 +92,7 @@ every_chain = pytest.mark.parametrize("chain", list(FILTERS))
 
 
 def counted_on(address: str) -> list[str]:
-    """What somebody who has seen one address tries for the next ones: the numbers in it, and those that follow."""
+    """The next addresses that somebody would guess from one address: the same text with each of its numbers counted on."""
     found = []
     for run in re.finditer(r"\d+", address):
         for step in range(1, 6):
@@ -109,7 +109,7 @@ def of_the_same_shape(address: str) -> list[str]:
 @where_encoded
 @both_colours
 def test_who_has_handled_one_request_cannot_answer_the_next(place: Place, colour: str) -> None:
-    """A handler that has seen the address of one request guesses at those that follow: its guesses reach nobody."""
+    """A handler that has seen the address of one request guesses the next ones, and its guesses reach nobody."""
     seen: list[str] = []
     hold = Hold()
 
@@ -145,7 +145,7 @@ def test_who_has_handled_one_request_cannot_answer_the_next(place: Place, colour
 
 @pytest.mark.parametrize("place", ["sqlite", "nats"], indirect=True)
 def test_another_program_cannot_answer_what_it_has_not_handled(place: Place) -> None:
-    """A stranger's answer with the right shape and the wrong secret is ignored, and the one who asked counts it."""
+    """An answer with the right shape and the wrong secret is ignored, and the requester's bus counts it."""
     seen: list[str] = []
     with running(Bus(place.url)) as asking, running(Bus(place.url)) as stranger:
         heard = Ear(asking)
@@ -180,7 +180,7 @@ def test_no_two_addresses_have_a_secret_in_common(place: Place) -> None:
 
 
 def handled_well(bus: Bus, name: str, count: int) -> None:
-    """Each delivery has been acknowledged, and nothing has died."""
+    """Check that each delivery is acknowledged, and that there is no dead letter."""
     bus.drain(WAIT)
     (stats,) = [one.stats() for one in bus.subscriptions if one.name == name]
     assert (stats["acknowledged"], stats["dead"]) == (count, 0), bus.dead_letters.list()
@@ -206,7 +206,7 @@ STRANGE = [
 @both_colours
 @every_chain
 def test_an_answer_to_a_strangers_address_harms_nobody(place: Place, colour: str, chain: str) -> None:
-    """A handler that has succeeded has succeeded, whatever the message names for its answer; what finds nobody is counted."""
+    """A handler succeeds whatever address the message names for its answer; an answer that reaches nobody is counted."""
     bus = Bus(place.url)
     FILTERS[chain](bus)
     bus.subscribe("ask", answering(colour, lambda message: "answer"), name="handler")
@@ -221,7 +221,7 @@ def test_an_answer_to_a_strangers_address_harms_nobody(place: Place, colour: str
 @everywhere
 @pytest.mark.parametrize("address", ["_reply.x", "_reply.x.1", "_reply._INBOX.gone"])
 def test_a_publish_to_an_address_of_nobody_is_a_publish(place: Place, address: str) -> None:
-    """It returns a receipt and is counted as unrouted, like any message that nobody listens to."""
+    """The publish returns a receipt and is counted as unrouted, like any message without a subscriber."""
     bus = Bus(place.url)
     heard = Ear(bus)
     with running(bus):
@@ -240,7 +240,7 @@ def test_a_publish_to_an_address_of_nobody_is_a_publish(place: Place, address: s
 @everywhere
 @both_colours
 def test_an_answer_goes_to_a_subject_like_any_message(place: Place, colour: str) -> None:
-    """An address may be a plain subject: who listens there gets the answer."""
+    """An address may be a plain subject, and its subscribers get the answer."""
     got: list[Any] = []
     with running(Bus(place.url)) as bus:
         bus.subscribe("answers.here", lambda message: got.append(message.body), name="listener")
@@ -253,7 +253,7 @@ def test_an_answer_goes_to_a_subject_like_any_message(place: Place, colour: str)
 @in_memory
 @both_colours
 def test_in_memory_a_reserved_looking_subject_is_a_subject(place: Place, colour: str) -> None:
-    """Somebody who listens to "_reply.mine.1" in memory gets what is published there."""
+    """A subscriber of "_reply.mine.1" in memory gets what is published there."""
     got: list[Any] = []
     with running(Bus(place.url)) as bus:
         bus.subscribe("_reply.mine.*", lambda message: got.append(message.body))
@@ -269,7 +269,7 @@ def test_in_memory_a_reserved_looking_subject_is_a_subject(place: Place, colour:
 @every_chain
 @pytest.mark.few(4)
 def test_an_answer_that_comes_too_late_is_counted(place: Place, colour: str, chain: str) -> None:
-    """The one who asked has given up: the handler's delivery ends well, and the late answer is unrouted."""
+    """When the requester has given up, the handler's delivery still ends well, and the late answer is unrouted."""
     hold = Hold()
     bus = Bus(place.url)
     FILTERS[chain](bus)
@@ -285,7 +285,7 @@ def test_an_answer_that_comes_too_late_is_counted(place: Place, colour: str, cha
 @everywhere
 @both_colours
 def test_an_expired_address_harms_nobody_later(place: Place, colour: str) -> None:
-    """The address of an answered request may be used again by anybody: that finds nobody."""
+    """A publish to the address of an answered request reaches nobody, and harms nobody."""
     kept: list[Any] = []
     with running(Bus(place.url)) as bus:
         bus.subscribe("ask", lambda message: kept.append(message.reply_to) or "answer", name="first")
@@ -301,7 +301,7 @@ def test_an_expired_address_harms_nobody_later(place: Place, colour: str) -> Non
 @everywhere
 @both_colours
 def test_an_address_of_another_bus_that_has_gone_harms_nobody(place: Place, colour: str) -> None:
-    """Its bus has stopped, or runs elsewhere: the delivery ends well."""
+    """If the requester's bus has stopped or runs elsewhere, the handler's delivery still ends well."""
     kept: list[Any] = []
     with running(Bus(place.url)) as other:
         other.subscribe("theirs", lambda message: kept.append(message.reply_to) or "answer", name="theirs")
@@ -328,7 +328,7 @@ def test_the_second_of_two_answers_is_counted(place: Place) -> None:
 @pytest.mark.parametrize("place", ["nats"], indirect=True)
 @pytest.mark.parametrize("address", ["_INBOX..x", "_INBOX.>", "_INBOX.x."])
 def test_a_malformed_address_of_another_program_harms_nobody(place: Place, address: str, server: NatsServer) -> None:
-    """A message of another program whose reply subject is no subject is handled like one without."""
+    """A message of another program whose reply subject is not a valid subject is handled like one without a reply subject."""
     got: list[Any] = []
     with running(Bus(place.url)) as bus:
         sub = bus.subscribe("ask", lambda message: got.append(message.body) or "answer")
@@ -392,7 +392,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
 @every_chain
 @pytest.mark.few(8)
 def test_an_address_that_is_no_subject_harms_nobody(kind: str, colour: str, chain: str) -> None:
-    """A copy made past the checks is refused when it is sent, or harmless; the next message is handled and answered."""
+    """A copy made past the checks is either refused when it is sent or harmless; the next message is handled and answered."""
     bus = Bus()
     FILTERS[chain](bus)
     bus.subscribe("ask", answering(colour, lambda message: "answer"), name="handler")
@@ -404,7 +404,7 @@ def test_an_address_that_is_no_subject_harms_nobody(kind: str, colour: str, chai
 
 @both_colours
 def test_a_filter_that_puts_a_strange_address_in_is_named(colour: str) -> None:
-    """A publish filter that hands on such a copy is to blame, and the handler does not see it."""
+    """The error blames the publish filter that hands on such a copy, and the handler does not see it."""
 
     @transform
     def readdress(message: Message) -> Message:
@@ -422,7 +422,7 @@ def test_a_filter_that_puts_a_strange_address_in_is_named(colour: str) -> None:
 
 @both_colours
 def test_an_actor_that_listens_gets_the_answer(colour: str) -> None:
-    """An object may be an address: mail for the actor, as with any publish."""
+    """An actor may be an address: it gets the answer as mail, as with any publish."""
     got: list[Any] = []
 
     class Asker(Actor):
@@ -447,7 +447,7 @@ def endless() -> Any:
 
 
 class Spiteful:
-    """Nothing can be made of it."""
+    """An object that can be neither encoded nor printed."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no text")
@@ -467,7 +467,7 @@ BODIES: dict[str, Callable[[], Any]] = {
 @every_chain
 @pytest.mark.parametrize("body", list(BODIES))
 def test_an_answer_that_cannot_be_encoded_is_told(place: Place, colour: str, chain: str, body: str) -> None:
-    """The one who asked hears that the handler has failed; nobody waits for what cannot come."""
+    """The requester gets the error that the handler has failed, and does not wait for an answer that cannot come."""
     bus = Bus(place.url, max_message_bytes=100_000)
     FILTERS[chain](bus)
     subscription = bus.subscribe("ask", answering(colour, lambda message: BODIES[body]()), name="handler")
@@ -505,7 +505,7 @@ def test_a_handlers_error_is_told(place: Place, colour: str, chain: str, error: 
 
 
 def test_none_that_is_published_to_an_address_is_no_reply() -> None:
-    """As with a handler that returns None: the one who asks waits for a value (guarantee 29)."""
+    """As with a handler that returns None, the requester waits for a value (guarantee 29)."""
 
     def answer(message: Message, bus: Bus) -> None:
         bus.publish(message.reply_to, None)

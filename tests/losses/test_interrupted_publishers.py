@@ -42,7 +42,7 @@ class Interrupted:
         self.opcodes = opcodes
 
     def run(self, call: Callable[[], object]) -> bool:
-        """False: the call has fewer steps."""
+        """Run the call; False if it has fewer steps."""
         before = sys.gettrace()
         sys.settrace(self._enter)
         try:
@@ -66,7 +66,7 @@ class Interrupted:
 
 
 def at_each_step(call: Callable[[], object], handler: Callable[[], object], *, opcodes: bool = False) -> int:
-    """Run the call again and again, and interrupt it one step later each time; the number of its steps."""
+    """Run the call again and again, interrupt it one step later each time, and return the number of its steps."""
 
     def every_step() -> int:
         at = 1
@@ -79,14 +79,14 @@ def at_each_step(call: Callable[[], object], handler: Callable[[], object], *, o
 
 @dataclass
 class Calls:
-    """What was tried from a handler: receipts, and refusals that name the way out."""
+    """The calls that a handler tried: its receipts, and the refusals that name `request_stop`."""
 
     receipts: int = 0
     refusals: int = 0
     bodies: list[Any] = field(default_factory=list)
 
     def publish(self, bus: Bus, subject: str) -> None:
-        """A body of its own each time; kept if there was a Receipt."""
+        """Publish a new body, and keep it if there is a Receipt."""
         body = f"{subject} {len(self.bodies) + self.refusals}"
         if self.tried(lambda: bus.publish(subject, body)):
             self.bodies.append(body)
@@ -123,7 +123,7 @@ def urls(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("store", ["memory", "wire"])
 @pytest.mark.few(4)
 def test_a_publish_from_a_handler_that_interrupts_a_publish_works_or_is_refused(store: str, way: str, tmp_path: Path) -> None:
-    """Each Receipt, the handler's and the interrupted publisher's, stands for one message that is handled once."""
+    """Each Receipt, of the handler and of the interrupted publisher, is for one message that is handled once."""
     handled: list[Any] = []
     calls = Calls()
     with running(Bus(urls(tmp_path)[store])) as bus:
@@ -148,7 +148,7 @@ def test_a_publish_from_a_handler_that_interrupts_a_publish_works_or_is_refused(
 
 
 def test_a_publish_from_a_handler_that_interrupts_a_publish_to_a_store_works_or_is_refused(tmp_path: Path) -> None:
-    """On SQLite too: the thread that is interrupted may be the one that writes for all others."""
+    """This is true on SQLite too, where the interrupted thread may be the one that writes for all others."""
     handled: list[Any] = []
     calls = Calls()
     with running(Bus(urls(tmp_path)["sqlite"])) as bus:
@@ -169,7 +169,7 @@ def test_a_publish_from_a_handler_that_interrupts_a_publish_to_a_store_works_or_
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 def test_a_publish_from_a_handler_that_interrupts_a_reader_works_or_is_refused(store: str, tmp_path: Path) -> None:
-    """A mailbox that its owner reads: each Receipt stands for one message that can be read."""
+    """In a mailbox without a handler, each Receipt is for one message that can be read."""
     calls = Calls()
     with running(Bus(urls(tmp_path)[store])) as bus:
         inbox = bus.subscribe("s", name="inbox")
@@ -190,7 +190,7 @@ def test_a_publish_from_a_handler_that_interrupts_a_reader_works_or_is_refused(s
 
 
 def test_a_delayed_publish_can_interrupt_a_delayed_publish() -> None:
-    """Both come in their time, or the one that interrupts is refused."""
+    """Both messages come in time, or the publish that interrupts is refused."""
     handled: list[Any] = []
     calls = Calls()
     with running() as bus:
@@ -291,7 +291,7 @@ OUTER = (
 @pytest.mark.parametrize("outer", OUTER)
 @pytest.mark.few(3)
 def test_no_call_from_a_handler_hangs_wherever_it_interrupts_the_bus(outer: str) -> None:
-    """Each public call, from a handler that interrupts another at any of its lines, works or names request_stop."""
+    """A handler that interrupts any line of a public call can make any other one: it works, or the error names request_stop."""
     calls = Calls()
     bus = Bus()
     stage = Stage(bus)
@@ -316,7 +316,7 @@ def test_no_call_from_a_handler_hangs_wherever_it_interrupts_the_bus(outer: str)
 @pytest.mark.parametrize("outer", ["publish", "publish to two", "subscribe and unsubscribe", "stats"])
 @pytest.mark.thorough
 def test_a_stop_from_a_handler_works_or_is_refused(outer: str) -> None:
-    """It stops the bus, or it names request_stop; the interrupted call ends, too."""
+    """The call stops the bus, or its error names request_stop; the interrupted call ends, too."""
     refusals = stops = 0
 
     def once(at: int) -> bool:
@@ -353,7 +353,7 @@ def test_a_stop_from_a_handler_works_or_is_refused(outer: str) -> None:
 
 
 def test_a_finaliser_may_publish_wherever_it_runs() -> None:
-    """Bodies that publish when they are thrown away: by a full mailbox, by an unsubscribe, by a worker."""
+    """Bodies may publish when they are garbage, whether a full mailbox, an unsubscribe or a worker drops them."""
     handled = Hold(open=True)
     gate, begun = threading.Event(), threading.Semaphore(0)
     last_words: list[Any] = []
@@ -430,7 +430,7 @@ print("fine", report.drained)
 )
 @pytest.mark.few(1)
 def test_signals_interrupt_a_publisher_and_nothing_hangs_or_is_lost(store: str, options: str, tmp_path: Path) -> None:
-    """A program whose signal handler publishes and asks for figures, while its main thread does the same."""
+    """A signal handler publishes and reads the figures while the main thread does the same."""
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", PROGRAM, urls(tmp_path)[store], options],
         capture_output=True, text=True, timeout=6 * WAIT, check=False, env=os.environ,

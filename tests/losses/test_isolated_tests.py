@@ -51,7 +51,7 @@ every_url = pytest.mark.parametrize("url", URLS)
 @every_url
 @pytest.mark.parametrize("colour", ["sync", "async"])
 def test_a_harness_runs_a_bus_of_any_url(url: str, colour: str, untouched: Path) -> None:
-    """Its messages are handled and its failures die, in memory, and nothing is made."""
+    """Messages are handled and failures become dead letters in memory, and no file is made."""
     got: list[Any] = []
 
     def handle(message: Message) -> None:
@@ -103,7 +103,7 @@ def test_what_is_published_is_encoded(url: str) -> None:
 
 @every_url
 def test_what_the_declared_transport_promises_may_be_required(url: str) -> None:
-    """`require` is judged by the transport that runs in production."""
+    """`require` goes by the capabilities of the transport that runs in production."""
     with Harness():
         assert Bus(url, require={"groups": True, "multi_process": True})
         with pytest.raises(UnsupportedCapability, match="objects"):
@@ -111,7 +111,7 @@ def test_what_the_declared_transport_promises_may_be_required(url: str) -> None:
 
 
 def test_a_url_that_nobody_can_open_is_refused_in_a_test_too() -> None:
-    """A mistake in the URL shows."""
+    """A test finds a mistake in the URL."""
     with Harness():
         for url in ("sqlit:///bus.db", "sqlite:///bus.db?leas=3s", "sqlite:///"):
             with pytest.raises(UnsupportedCapability):
@@ -119,7 +119,7 @@ def test_a_url_that_nobody_can_open_is_refused_in_a_test_too() -> None:
 
 
 def test_an_object_is_refused_as_a_subject_where_production_refuses_it() -> None:
-    """An actor without a name cannot be addressed on a store, and so not in its test."""
+    """An actor without a name cannot be addressed on a store, and so it cannot be addressed in a test either."""
     from pipebus import Actor
 
     with Harness(), pytest.raises((UnsupportedCapability, SubscriptionError)):
@@ -127,7 +127,7 @@ def test_an_object_is_refused_as_a_subject_where_production_refuses_it() -> None
 
 
 def test_delays_are_virtual() -> None:
-    """A delayed message of a durable bus comes when its time has come, and nobody waits for it."""
+    """A delayed message of a durable bus comes in virtual time, so nobody waits for it."""
     with Harness() as harness:
         bus = Bus("sqlite:///bus.db")
         bus.subscribe("a", lambda message: None, name="a")
@@ -138,7 +138,7 @@ def test_delays_are_virtual() -> None:
 
 
 def test_an_id_is_recognised_as_in_production() -> None:
-    """A second publish of an id is a duplicate for as long as the URL says."""
+    """A second publish with the same id is a duplicate for as long as the URL says."""
     with Harness() as harness:
         bus = Bus("sqlite:///bus.db?window=60s")
         bus.subscribe("a", lambda message: None, name="a")
@@ -152,7 +152,7 @@ def test_an_id_is_recognised_as_in_production() -> None:
 
 
 def test_a_durable_dedupe_remembers_for_its_window() -> None:
-    """`Dedupe(durable=True)` works in a test, in virtual time, also after the bus was started again."""
+    """`Dedupe(durable=True)` works in a test, in virtual time, also after a restart of the bus."""
     with Harness() as harness:
         bus = Bus("sqlite:///bus.db")
         bus.use(Dedupe(key=lambda message: str(message.body), window=600.0, durable=True))
@@ -174,7 +174,7 @@ def with_transaction(message: Message, delivery: Delivery) -> None:
 
 
 def test_a_transaction_in_memory_says_what_to_do() -> None:
-    """There is no store to write to, and the error names the way to have one."""
+    """In memory there is no store to write to, and the error says how to get one."""
     with Harness(fail_fast=False) as harness:
         bus = Bus("sqlite:///bus.db")
         bus.subscribe("a", with_transaction, name="a")
@@ -190,7 +190,7 @@ def test_a_transaction_in_memory_says_what_to_do() -> None:
 
 @pytest.mark.thorough
 def test_a_temporary_store_has_transactions(untouched: Path) -> None:
-    """A harness may have a SQLite file of its own, in virtual time, for what only a store can do."""
+    """A harness may have its own SQLite file, in virtual time, for things that only a store can do."""
     with Harness(store="temporary") as harness:
         bus = Bus("sqlite:///bus.db")
         sub = bus.subscribe("a", with_transaction, name="a")
@@ -207,7 +207,7 @@ def test_a_temporary_store_has_transactions(untouched: Path) -> None:
 
 
 def test_a_temporary_store_outlives_a_bus_and_not_the_harness(untouched: Path) -> None:
-    """A second bus with the same URL finds what the first has kept; the next harness finds nothing."""
+    """A second bus with the same URL finds the messages of the first one; the next harness finds nothing."""
     for _ in range(2):
         with Harness(store="temporary") as harness:
             first = Bus("sqlite:///bus.db")
@@ -227,7 +227,7 @@ def test_a_temporary_store_outlives_a_bus_and_not_the_harness(untouched: Path) -
 
 @every_url
 def test_a_temporary_store_is_for_sqlite(url: str) -> None:
-    """For other transports the error says so."""
+    """Asking for a temporary store with another transport is an error that says so."""
     with Harness(store="temporary"):
         if url.startswith("sqlite"):
             assert Bus(url)
@@ -237,7 +237,7 @@ def test_a_temporary_store_is_for_sqlite(url: str) -> None:
 
 
 def test_an_unknown_kind_of_store_is_refused() -> None:
-    """The error names the kinds that there are."""
+    """The error lists the kinds of store."""
     with pytest.raises(Exception, match=r'"memory" or "temporary"'):
         Harness(store="disk")  # type: ignore[arg-type]
 
@@ -246,7 +246,7 @@ def test_an_unknown_kind_of_store_is_refused() -> None:
 
 
 def test_run_handler_says_what_a_transaction_needs() -> None:
-    """A handler that writes into the store has none when it runs alone."""
+    """A handler that writes into the store needs one, and `run_handler` alone has none."""
     run = run_handler(with_transaction)
     with pytest.raises(UnsupportedCapability):
         _ = run.value
@@ -254,7 +254,7 @@ def test_run_handler_says_what_a_transaction_needs() -> None:
 
 @every_url
 def test_a_handler_and_a_filter_that_know_a_durable_bus_are_run_without_it(url: str, untouched: Path) -> None:
-    """A program's module has made its bus; running one handler or filter of it opens nothing."""
+    """Running one handler or filter of a module does not open the durable bus that the module has made."""
     bus = Bus(url)
     bus.subscribe("a", lambda message: None, name="a")
 
@@ -312,14 +312,14 @@ def made(folder: Path) -> list[str]:
 
 @every_url
 def test_tests_of_a_file_run_in_memory(url: str, untouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They pass without the file or the server that the config file names."""
+    """The tests pass without the file or the server that the config file names."""
     (test,) = file_tests(write(untouched, url, "handle"), handlers={"handle": lambda message: None})
     test.check()
     assert made(untouched) == []
 
 
 def test_tests_of_a_file_leave_the_store_alone(untouched: Path) -> None:
-    """What waits in the program's own store waits there still, to the byte."""
+    """The program's own store stays the same, byte for byte."""
     store = untouched / "bus.db"
     bus = Bus(f"sqlite:///{store}")
     bus.subscribe("orders.>", lambda message: None, name="sink").pause()
@@ -355,7 +355,7 @@ def test_the_commands_run_tests_in_memory(command: tuple[str, ...], url: str, un
 def test_the_commands_run_tests_on_a_temporary_store_on_request(
     command: tuple[str, ...], temporary: tuple[str, ...], untouched: Path
 ) -> None:
-    """What needs a store fails in memory, says how to have one, and passes with it."""
+    """A test that needs a store fails in memory with an error that says how to get one, and passes with it."""
     write(untouched, "sqlite:///bus.db", "shop:bill")
     without = program(*command)
     assert without.returncode == 1
@@ -375,7 +375,7 @@ def test_the_commands_run_tests_on_a_temporary_store_on_request(
     ],
 )
 def test_what_the_url_lacks_keeps_no_test_from_running(url: str, untouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret that only production has is no reason to fail: the tests do not use the URL. To load the bus, it is one."""
+    """A secret that only production has fails no test, because tests do not use the URL; loading the bus does fail."""
     monkeypatch.delenv("NO_SUCH_VARIABLE", raising=False)
     path = write(untouched, url, "handle")
     (test,) = file_tests(path, handlers={"handle": lambda message: None})
@@ -386,13 +386,13 @@ def test_what_the_url_lacks_keeps_no_test_from_running(url: str, untouched: Path
 
 @pytest.mark.parametrize("url", ["sqlite:///${env:NOT CLOSED", "sqlite:///${enf:X}", "sqlit:///bus.db"])
 def test_a_mistake_in_the_url_is_a_mistake_in_tests_too(url: str, untouched: Path) -> None:
-    """What cannot be right in any environment is told."""
+    """A URL that is wrong in every environment is an error in tests too."""
     with pytest.raises(Exception, match="transport"):
         file_tests(write(untouched, url, "handle"), handlers={"handle": lambda message: None})
 
 
 def test_what_else_the_file_lacks_is_a_mistake(untouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the transport is not used: a variable that a filter needs has to be there."""
+    """Only the transport is not used, so a variable that a filter needs must be there."""
     monkeypatch.delenv("NO_SUCH_VARIABLE", raising=False)
     path = write(untouched, "sqlite:///bus.db", "handle")
     path.write_text(path.read_text().replace('subject = "orders.>"', 'subject = "${env:NO_SUCH_VARIABLE}"'))

@@ -1,6 +1,6 @@
 """
-Registration: what would never run is refused where it is registered, and what a handler returns by mistake is an error that
-says what to do, never an acknowledged message.
+Registration: a function that would never run is refused where it is registered. If a handler returns something by mistake, the
+error says what to do, and the message is not acknowledged.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def test_a_generator_function_is_refused_as_a_handler(function: Any, how: str) -
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
 def test_an_actor_whose_on_message_yields_is_refused(colour: str) -> None:
-    """`spawn` refuses it; `use` refuses a filter actor whose `filter` yields."""
+    """`spawn` refuses such an actor, and `use` refuses a filter actor whose `filter` yields."""
 
     class Sync(Actor):
         def on_message(self, message: Message) -> Iterator[int]:
@@ -180,7 +180,7 @@ def test_a_generator_function_is_refused_as_a_filter_of_every_other_shape(functi
 
 
 def test_a_decorated_generator_is_taken_if_its_colour_says_that_it_runs() -> None:
-    """A decorator that makes a handler of a generator says so by `colour`."""
+    """A decorator that turns a generator into a handler declares so with `colour`."""
     seen: list[int] = []
 
     @functools.wraps(gen)
@@ -200,7 +200,7 @@ def test_a_decorated_generator_is_taken_if_its_colour_says_that_it_runs() -> Non
 
 
 class Service:
-    """Somebody else's, with coroutines; its handlers are made in all the ways in which a function returns an awaitable."""
+    """A service with coroutines; `handler` wraps them in each way in which a function can return an awaitable."""
 
     def __init__(self) -> None:
         self.handled: list[Any] = []
@@ -249,7 +249,7 @@ KINDS = ["lambda", "object", "partial", "partial of an object", "typed"]
 @pytest.mark.parametrize("filters", [(), (Log(),)], ids=["bare", "filtered"])
 @pytest.mark.few(9)
 def test_what_a_handler_on_a_loop_returns_is_awaited(carrier: str, kind: str, filters: Any, tmp_path: Path) -> None:
-    """With run="loop", a returned awaitable is run to its end before the message is acknowledged; its result is the value."""
+    """With run="loop", the bus awaits a returned awaitable before it acknowledges the message; its result is the value."""
     service, results = Service(), []
     with made(carrier, tmp_path) as bus:
         bus.subscribe("work", service.handler(kind), run="loop", name="work", to="done", filters=filters)
@@ -265,7 +265,7 @@ def test_what_a_handler_on_a_loop_returns_is_awaited(carrier: str, kind: str, fi
 
 @pytest.mark.parametrize("filters", [(), (Log(),)], ids=["bare", "filtered"])
 def test_an_async_handler_that_forgot_to_await_is_awaited_too(filters: Any) -> None:
-    """`async def` that returns a coroutine instead of awaiting it: the coroutine runs."""
+    """If an `async def` returns a coroutine instead of awaiting it, the bus awaits it."""
     service, bus = Service(), Bus()
     bus.subscribe("work", service.handler("forgot await"), filters=filters)
     with bus:
@@ -276,7 +276,7 @@ def test_an_async_handler_that_forgot_to_await_is_awaited_too(filters: Any) -> N
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("filters", [(), (Log(),)], ids=["bare", "filtered"])
 def test_what_an_awaited_result_raises_is_the_handler_s_error(kind: str, filters: Any) -> None:
-    """A failure after the return is a dead letter like any other."""
+    """An error in the returned awaitable makes a dead letter like any other error."""
     bus = Bus()
     bus.subscribe("work", Service().handler(kind, "fail"), run="loop", filters=filters)
     with bus:
@@ -303,7 +303,7 @@ def plain(message: Message, call_next: Any) -> Any:
 def test_a_returned_awaitable_that_nobody_can_await_is_an_error(
     carrier: str, kind: str, run: Any, filters: Any, to: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    """On a thread, the delivery fails with what to do about it; the coroutine is closed, so that nothing warns of it."""
+    """On a thread the delivery fails with an error that says what to do, and the coroutine is closed without a warning."""
     service = Service()
     with made(carrier, tmp_path) as bus:
         bus.subscribe("work", service.handler(kind), run=run, name="work", filters=filters, to=to)
@@ -344,7 +344,7 @@ class Forwarder(Actor):
 
 @pytest.mark.parametrize("run", ["pool", "thread", "loop"])
 def test_an_actor_s_awaitable_is_awaited_on_a_loop_and_refused_elsewhere(run: Any) -> None:
-    """The same for `on_message`."""
+    """An actor's `on_message` may return an awaitable on a loop, and nowhere else."""
     service, bus = Service(), Bus()
     bus.spawn(Forwarder(service), run=run)
     with bus:
@@ -356,7 +356,7 @@ def test_an_actor_s_awaitable_is_awaited_on_a_loop_and_refused_elsewhere(run: An
     assert service.handled == ([1] if run == "loop" else [])
 
 
-# --- outcomes and other values that are none ---------------------------------------------------------------------------
+# --- outcomes, and other objects that a handler must not return ---------------------------------------------------------
 
 MISTAKES: dict[str, tuple[Callable[[Message], Any], str]] = {
     "Message": (lambda m: m, "send"),
@@ -407,7 +407,7 @@ def test_what_is_no_value_is_an_error_with_its_remedy(function: Any, remedy: str
 @pytest.mark.parametrize("run", ["pool", "thread", "loop"])
 @pytest.mark.parametrize("filters", [(), (Log(),)], ids=["bare", "filtered"])
 def test_a_handler_may_end_with_its_publish(run: Any, filters: Any) -> None:
-    """`lambda m: bus.publish(…)` is handled if nobody is given its value, whatever became of what it published."""
+    """A handler may end with `bus.publish(…)`: its outcome is discarded if the handler's value has no receiver."""
     bus, seen = Bus(), []
     bus.use(when("drop", Drop()))
     if run == "loop":
@@ -425,7 +425,7 @@ def test_a_handler_may_end_with_its_publish(run: Any, filters: Any) -> None:
 
 @pytest.mark.parametrize("carrier", ["sqlite", "nats"])
 def test_a_store_keeps_what_its_handler_returned_by_mistake(carrier: str, tmp_path: Path) -> None:
-    """Where messages are kept, the message becomes a dead letter as well, and can be replayed."""
+    """On a store too, the message becomes a dead letter, and its error says what to do."""
     with made(carrier, tmp_path) as bus:
         bus.subscribe("work", lambda m: m, name="work")
         with bus:
@@ -436,7 +436,7 @@ def test_a_store_keeps_what_its_handler_returned_by_mistake(carrier: str, tmp_pa
 
 
 def test_values_of_all_other_kinds_are_values() -> None:
-    """Objects of a program's own are values, whatever their class defines."""
+    """A handler may return any other object, whatever the class of that object defines."""
 
     class Own:
         def __iter__(self) -> Iterator[int]:
@@ -524,7 +524,7 @@ def test_on_without_parentheses_is_refused_with_the_remedy() -> None:
 
 @pytest.mark.parametrize("subject", [None, 5, b"work", "no good", "", [], object(), Object])
 def test_on_refuses_at_once_what_cannot_be_subscribed_to(subject: Any) -> None:
-    """A bad subject is told where it stands, and not when a function is decorated."""
+    """The error about a bad subject is raised where the subject is written, not when a function is decorated."""
     with pytest.raises((SubjectError, SubscriptionError)):
         Bus().on(subject)
 
@@ -539,7 +539,7 @@ def test_use_with_parentheses_and_nothing_in_them_is_refused(at: Any) -> None:
 
 @pytest.mark.parametrize("word", [transform, around])
 def test_transform_and_around_take_no_parentheses(word: Any) -> None:
-    """`@transform()` says what to write."""
+    """The error of `@transform()` says what to write instead."""
     with pytest.raises(PipelineError, match="without parentheses"):
         word()
     with pytest.raises(PipelineError, match="without parentheses"):
@@ -547,7 +547,7 @@ def test_transform_and_around_take_no_parentheses(word: Any) -> None:
 
 
 def test_every_is_no_decorator() -> None:
-    """`@bus.every`, `@bus.every(60.0)` and `@bus.every(60.0, "subject")` say so, and publish nothing."""
+    """`every` is not a decorator: used as one, it raises an error that says so, and publishes nothing."""
     bus = Bus()
     with pytest.raises(PipelineError, match=r"@bus\.on"):
         bus.every(handler)  # type: ignore[call-overload]
@@ -563,7 +563,7 @@ def test_every_is_no_decorator() -> None:
 
 
 def test_an_async_observer_is_refused() -> None:
-    """Nobody would run it."""
+    """An async observer is refused, because nobody would await it."""
 
     async def observer(event: events.Event) -> None:
         raise AssertionError

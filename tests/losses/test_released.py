@@ -1,6 +1,6 @@
 """
-What has ended is let go: the filters of a subscription that is gone, its delayed messages, schedules that were stopped. None of
-these waits for the bus to stop, or for a time that is a day away.
+The bus does not keep what has ended: the filters of a subscription that is gone, its delayed messages, and stopped schedules.
+None of these waits for the bus to stop, or for a time that is a day away.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class AsyncLiving(Living):
 
 
 class Body:
-    """Something whose end can be seen."""
+    """A body whose end the tests can see."""
 
 
 def assert_collected(*references: weakref.ref[Any]) -> None:
@@ -66,7 +66,7 @@ async def afine(message: Message) -> None:
 def test_a_filter_of_a_subscription_that_is_gone_is_stopped_and_collected(
     handler: Any, options: dict[str, Any], kind: type[Living]
 ) -> None:
-    """When unsubscribe returns the filter has stopped, once; and nothing of the bus keeps it."""
+    """When `unsubscribe` returns, the filter has stopped once, and the bus does not keep it alive."""
     with running() as bus:
         filter = kind()
         life = filter.life
@@ -83,7 +83,7 @@ def test_a_filter_of_a_subscription_that_is_gone_is_stopped_and_collected(
 
 
 def test_a_filter_is_stopped_when_the_last_subscription_that_has_it_is_gone() -> None:
-    """Two subscriptions have it, and it works for the second until that one ends too; a later one starts it again."""
+    """A filter of two subscriptions stops when the second one ends; a later subscription starts it again."""
     filter = Living()
     with running() as bus:
         first = bus.subscribe("a", fine, filters=[filter])
@@ -99,7 +99,7 @@ def test_a_filter_is_stopped_when_the_last_subscription_that_has_it_is_gone() ->
 
 
 def test_a_filter_that_the_bus_has_too_is_not_stopped_with_a_subscription() -> None:
-    """It is around the handlers of all others."""
+    """The bus still uses the filter, so it stops only when the bus stops."""
     filter = Living()
     bus = Bus()
     bus.use(filter)
@@ -110,7 +110,7 @@ def test_a_filter_that_the_bus_has_too_is_not_stopped_with_a_subscription() -> N
 
 
 def test_a_filter_is_stopped_after_the_handler_that_runs_inside_it() -> None:
-    """A handler ends its own subscription: the filter around it stops when that handler has ended."""
+    """When a handler ends its own subscription, the filter around it stops once that handler has ended."""
     filter = Living()
     at_end: list[list[str]] = []
 
@@ -129,7 +129,7 @@ def test_a_filter_is_stopped_after_the_handler_that_runs_inside_it() -> None:
 
 
 def test_a_filter_is_stopped_when_an_unsubscribe_did_not_wait_for_the_handler() -> None:
-    """The handler outlives the time-out of unsubscribe; its filter does not outlive the handler."""
+    """If a handler outlives the time-out of `unsubscribe`, its filter stops when the handler ends."""
     filter, hold = Living(), Hold()
     with running() as bus:
         subscription = bus.subscribe("s", hold, filters=[filter])
@@ -143,7 +143,7 @@ def test_a_filter_is_stopped_when_an_unsubscribe_did_not_wait_for_the_handler() 
 
 
 def test_a_coroutine_that_unsubscribes_stops_the_filter_too() -> None:
-    """When aunsubscribe returns the filter has stopped."""
+    """When `aunsubscribe` returns, the filter has stopped."""
     filter = AsyncLiving()
 
     async def main() -> None:
@@ -159,7 +159,7 @@ def test_a_coroutine_that_unsubscribes_stops_the_filter_too() -> None:
 
 
 def test_a_filter_of_an_actor_is_stopped_with_it() -> None:
-    """Actors come and go more often than anybody else."""
+    """Actors come and go more often than other subscriptions, so their filters must go with them."""
 
     class Quiet(Actor):
         def on_message(self, message: Message) -> None:
@@ -176,7 +176,7 @@ def test_a_filter_of_an_actor_is_stopped_with_it() -> None:
 
 
 def test_a_filter_of_a_subscription_that_could_not_be_made_is_let_go() -> None:
-    """A second filter cannot start: the first has stopped, and both are collected."""
+    """If a second filter cannot start, the first one stops, and both are collected."""
 
     class Broken(Living):
         def start(self, context: Any) -> None:
@@ -239,7 +239,7 @@ def end_a_retry(bus: Bus, body: Any) -> None:
     "end", [end_by_unsubscribe, end_two_workers, end_an_actor, end_a_schedule, end_a_retry], ids=lambda end: end.__name__
 )
 def test_what_is_due_in_a_day_is_let_go_with_what_it_was_for(end: Callable[[Bus, Any], None]) -> None:
-    """Its body is collected at once, and not when its time comes."""
+    """The body of a message is collected at once, and not when its time comes."""
     with running() as bus:
         body = Body()
         reference = weakref.ref(body)
@@ -249,7 +249,7 @@ def test_what_is_due_in_a_day_is_let_go_with_what_it_was_for(end: Callable[[Bus,
 
 
 def test_stopped_schedules_do_not_pile_up() -> None:
-    """Ten thousand schedules come and go; what is left of them does not grow with their number."""
+    """The bus keeps nothing of ten thousand schedules that come and go."""
     with running() as bus:
         kept = bus.every(DAY, "kept")
 
@@ -269,7 +269,7 @@ def test_stopped_schedules_do_not_pile_up() -> None:
 
 
 def test_what_was_not_stopped_still_comes_in_its_time() -> None:
-    """Between a thousand others that were."""
+    """A schedule between a thousand stopped ones still publishes in time."""
     hold = Hold(open=True)
     with running() as bus:
         bus.subscribe("due", hold)
@@ -283,7 +283,7 @@ def test_what_was_not_stopped_still_comes_in_its_time() -> None:
 
 
 def test_a_dead_letter_keeps_no_filter_from_being_stopped() -> None:
-    """The letter stays, and says where it came from."""
+    """The dead letter stays, and still names its subscription."""
     filter = Living()
     with running() as bus:
         subscription = bus.subscribe("s", boom, name="fails", filters=[filter])

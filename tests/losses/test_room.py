@@ -1,8 +1,7 @@
 """
-Waiting for room: what `MailboxFull.accepted` names has the message, whatever becomes of the mailboxes during the wait.
+Waiting for room: the mailboxes in `MailboxFull.accepted` have the message, whatever happens to others during the wait.
 
-"impatient" is a full mailbox that is waited for for a moment only, "patient" one that is waited for for long, and "roomy" has
-room.
+"impatient" is a full mailbox with a short timeout, "patient" is a full one with a long timeout, and "roomy" has room.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def publish_meanwhile(bus: Bus, acts: dict[tuple[str, int], Callable[[], object]
     Publish on a thread, and act here when that publish begins to wait.
 
     Args:
-        acts: (whose mailbox it waits for, for the how manieth time) -> what to do then.
+        acts: Maps (name of the mailbox that it waits for, number of the wait) to the function to call then.
     """
     began: dict[tuple[str, int], threading.Event] = {moment: threading.Event() for moment in acts}
     seen: Counter[str] = Counter()
@@ -69,7 +68,7 @@ def publish_meanwhile(bus: Bus, acts: dict[tuple[str, int], Callable[[], object]
 @carriers
 @pytest.mark.parametrize("delay", [0.0, 0.001])
 def test_a_mailbox_that_was_unsubscribed_during_the_wait_has_not_accepted(carrier: str, delay: float) -> None:
-    """One mailbox refuses, one is unsubscribed while it is waited for: only the third has the message."""
+    """If one mailbox refuses and another is unsubscribed during the wait, only the third has the message."""
     bus = Bus(carrier)
     _, patient, _ = subscribe(bus, "impatient", "patient", "roomy")
     with bus:
@@ -82,7 +81,7 @@ def test_a_mailbox_that_was_unsubscribed_during_the_wait_has_not_accepted(carrie
 
 @carriers
 def test_a_mailbox_that_took_the_message_late_has_accepted(carrier: str) -> None:
-    """One mailbox refuses, and one gets room while it is waited for: that one has the message."""
+    """If one mailbox refuses and another gets room during the wait, the latter has the message."""
     bus = Bus(carrier)
     _, patient = subscribe(bus, "impatient", "patient")
     with bus:
@@ -95,7 +94,7 @@ def test_a_mailbox_that_took_the_message_late_has_accepted(carrier: str) -> None
 
 @carriers
 def test_retry_publishes_again_what_no_mailbox_has(carrier: str) -> None:
-    """A publish-side Retry goes on while nobody has the message: it is not lost to a subscription that went away."""
+    """A Retry on the publish side tries again while no mailbox has the message, so it is not lost."""
     bus = Bus(carrier)
     bus.use(Retry(attempts=1000, wait=0))
     impatient, patient = subscribe(bus, "impatient", "patient")
@@ -122,7 +121,7 @@ def test_retry_does_not_repeat_what_a_mailbox_has(carrier: str) -> None:
 
 @carriers
 def test_a_stop_during_the_wait_says_how_many_had_taken_the_message(carrier: str) -> None:
-    """The bus stops while the last mailbox is waited for: those that took the message before are counted, the late one too."""
+    """If the bus stops during the wait for the last mailbox, the error counts all mailboxes that took the message."""
     bus = Bus(carrier)
     first, _, _ = subscribe(bus, "first", "second", "roomy")
     with bus:
@@ -135,7 +134,7 @@ def test_a_stop_during_the_wait_says_how_many_had_taken_the_message(carrier: str
 
 @carriers
 def test_a_stop_during_the_wait_is_not_hidden_by_a_mailbox_that_refused(carrier: str) -> None:
-    """One mailbox refuses, then the bus stops: the publisher hears of the stop."""
+    """If one mailbox refuses and then the bus stops, the publisher gets the error about the stop."""
     bus = Bus(carrier)
     subscribe(bus, "impatient", "patient")
     with bus:
@@ -150,7 +149,7 @@ def test_a_stop_during_the_wait_is_not_hidden_by_a_mailbox_that_refused(carrier:
 @carriers
 @pytest.mark.parametrize("action", ["unsubscribe", "receive", "stop"])
 def test_on_a_loop_too_only_who_has_the_message_has_accepted(carrier: str, action: str) -> None:
-    """The same for `apublish`, which waits for all full mailboxes before its chain runs."""
+    """`apublish`, which waits for all full mailboxes before its chain runs, reports the same."""
 
     async def run() -> Any:
         bus = Bus(carrier)
@@ -183,7 +182,7 @@ def test_on_a_loop_too_only_who_has_the_message_has_accepted(carrier: str, actio
 @pytest.mark.parametrize("call", ["publish", "apublish"])
 @pytest.mark.parametrize("retrying", [False, True])
 def test_a_mailbox_that_goes_while_the_chain_runs_has_not_accepted(carrier: str, call: str, retrying: bool) -> None:
-    """A subscription ends between the wait for room and the end of an async chain: it has not accepted the message."""
+    """A subscription that ends between the wait for room and the end of an async chain has not accepted the message."""
     bus = Bus(carrier)
     passes: list[Any] = []
     if retrying:

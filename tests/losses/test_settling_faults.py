@@ -3,7 +3,7 @@ Each call that is made while a delivery is settled fails in turn: the first, the
 
 Between the end of one message's handler and the beginning of the next one's, the n-th function of the package that is entered
 raises instead. Whatever that was (a count, a letter, a line in a log, an observer), the message ends as exactly one of
-acknowledged, dead, dropped or given back, the mailbox goes on, and no worker is lost.
+acknowledged, dead, dropped or given back, the mailbox continues, and no worker is lost.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class OddInjected(BaseException):
 
 
 class Fault:
-    """Armed by a handler as it ends, disarmed by the next one: in between, the n-th call raises."""
+    """A handler arms the fault as it ends, and the next one disarms it; in between, the n-th call raises."""
 
     def __init__(self, number: int, error: type[BaseException]) -> None:
         self.number = number
@@ -102,7 +102,7 @@ PLACES = [
 
 
 def subscribe(bus: Bus, act: Callable[..., Any], options: dict[str, Any], fault: Fault, seen: list[Any]) -> Subscription:
-    """`act` for the first message, whose end arms the fault; the others disarm it as they begin."""
+    """Do `act` for the first message, whose end arms the fault; the other messages disarm it as they begin."""
 
     def begin(message: Message) -> bool:
         fault.armed = 0
@@ -152,7 +152,7 @@ def one_run(act: Callable[..., Any], options: dict[str, Any], fault: Fault, obse
             for body in range(4):
                 bus.publish("a", body)
             one.resume()
-            with suppress(DrainTimeout):  # the figures say it better
+            with suppress(DrainTimeout):  # the figures below give a better error
                 bus.drain(3.0)
             fault.armed = 0
             counts = bus.stats()["subscriptions"]["one"]

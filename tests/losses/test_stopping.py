@@ -1,5 +1,5 @@
 """
-A stop loses nothing: what it breaks off is not the handler's failure, and on a transport that survives it begins nothing new.
+A stop loses nothing: a handler that it breaks off has not failed, and on a durable transport it begins no new message.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pipebus.filters import Redeliver, Retry, Timeout
 sys.path.append(str(Path(__file__).parents[1] / "transports"))
 
 SHORT = 0.05
-"""Seconds that a stop waits here for handlers which cannot end."""
+"""Seconds that a stop in these tests waits for handlers that cannot end."""
 
 
 class Place:
-    """Where the buses of a test keep their messages."""
+    """A place where the buses of a test keep their messages."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -44,7 +44,7 @@ class Place:
         return self._start(Bus(self.url, **options))
 
     def again(self, bus: Bus) -> Bus:
-        """The next life: in memory the same bus, else another program's on the same store."""
+        """A bus for the next run: the same one in memory, otherwise the bus of another program on the same store."""
         return self._start(Bus(self.url)) if self.keeps else bus.start()
 
     def _start(self, bus: Bus) -> Bus:
@@ -77,7 +77,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 @pytest.fixture(params=["sqlite", "nats"])
 def store(request: pytest.FixtureRequest) -> Iterator[Place]:
-    """Where messages outlive the bus."""
+    """A place where messages outlive the bus."""
     yield from _place(request, request.param)
 
 
@@ -127,7 +127,7 @@ FILTERS: dict[str, Callable[[], list[Any]]] = {
 
 
 class Agent:
-    """Asks somebody who does not answer, the first time; then it is content."""
+    """An agent that asks somebody who does not answer the first time."""
 
     def __init__(self, end: Callable[[Exception], None] = as_it_is) -> None:
         self.end = end
@@ -170,7 +170,7 @@ class Agent:
 
 
 def broken_off(bus: Bus, **options: Any) -> StopReport:
-    """Stop while an agent waits; it is the only thing that is left to be handled."""
+    """Stop while an agent waits, when nothing else is left to be handled."""
     report = bus.stop(**options)
     assert report.left.get("agent") == 1, report
     assert report.abandoned == ()
@@ -187,7 +187,7 @@ def test_s35_a_request_that_a_stop_breaks_off_is_not_its_handlers_failure(
 ) -> None:
     """
     A handler waits for an answer when the bus stops. Whatever it makes of the error, its message goes back, no attempt is
-    counted, the report names it, and the next run goes on with it.
+    counted, the report names it, and the next run handles it.
     """
     agent = Agent(end)
     bus = place.start(agent.register(run, attempts=1))
@@ -209,7 +209,7 @@ def test_s35_a_request_that_a_stop_breaks_off_is_not_its_handlers_failure(
 def test_no_filter_takes_the_end_of_the_bus_for_a_failure(
     place: Place, filters: Callable[[], list[Any]], run: str, drain: bool | None
 ) -> None:
-    """Filters that try again, give back or drop what failed leave a delivery alone that the stop has broken off."""
+    """Filters that retry, return or drop failed messages leave a delivery alone that the stop has broken off."""
     agent = Agent(as_its_cause)
     bus = place.start(agent.register(run, attempts=10, filters=filters()))
     bus.publish("task")
@@ -224,7 +224,7 @@ def test_no_filter_takes_the_end_of_the_bus_for_a_failure(
 
 @pytest.mark.few(1)
 def test_a_time_limit_around_a_handler_changes_nothing(place: Place) -> None:
-    """`Timeout` bounds the handler, whether it is cancelled or left behind; the stop comes first."""
+    """A `Timeout` around the handler changes nothing if the stop comes first, whether it cancels or leaves behind."""
     agent = Agent(as_its_cause)
     bus = place.start(agent.register("pool", filters=[Timeout(LONG, abandon=True)]))
     bus.publish("task")
@@ -237,7 +237,7 @@ def test_a_time_limit_around_a_handler_changes_nothing(place: Place) -> None:
 
 
 class Waits(Around):
-    """Pauses behind a failure for longer than anybody waits."""
+    """A filter that pauses after a failure for a very long time."""
 
     waits = True
     pausing = threading.Event()
@@ -249,7 +249,7 @@ class Waits(Around):
 
 @pytest.mark.few(2)
 def test_a_handler_that_pauses_is_broken_off_too(place: Place) -> None:
-    """A filter around it waits when the bus stops: it is woken, and the message goes back."""
+    """If a filter around the handler waits when the bus stops, the wait ends, and the message goes back."""
     Waits.pausing = threading.Event()
     seen: list[int] = []
 
@@ -267,7 +267,7 @@ def test_a_handler_that_pauses_is_broken_off_too(place: Place) -> None:
 
 
 class Slow(Actor):
-    """A filter actor that answers when it is let go."""
+    """A filter actor that answers when the test lets it."""
 
     filter_timeout = LONG
     asked = threading.Event()
@@ -280,7 +280,7 @@ class Slow(Actor):
 
 
 def test_a_handler_that_waits_for_a_filter_actor_is_broken_off_too() -> None:
-    """The filter actor is at another question when the time is over: who waits behind it is told that it has stopped."""
+    """When the time is up while the filter actor answers another question, the handler behind it in line is broken off."""
     Slow.asked, Slow.go = threading.Event(), threading.Event()
     attempts: list[int] = []
 
@@ -315,7 +315,7 @@ def test_a_handler_that_waits_for_a_filter_actor_is_broken_off_too() -> None:
 
 
 def test_a_handler_in_front_of_a_full_mailbox_is_broken_off_too() -> None:
-    """It waits for room that nobody makes any more."""
+    """A handler that waits for room during a stop is broken off, because nobody will make room."""
     attempts: list[int] = []
     full = threading.Event()
 
@@ -343,7 +343,7 @@ def test_a_handler_in_front_of_a_full_mailbox_is_broken_off_too() -> None:
 
 @pytest.mark.few(2)
 def test_what_a_cancelled_handler_cannot_publish_any_more_is_not_its_failure(place: Place) -> None:
-    """Cancelled by the stop, it publishes in `finally`: refused, and no failure."""
+    """A publish in the `finally` of a cancelled handler is refused, and that does not count as a failure."""
     attempts: list[int] = []
     working = threading.Event()
 
@@ -372,7 +372,7 @@ def test_what_a_cancelled_handler_cannot_publish_any_more_is_not_its_failure(pla
 
 
 def test_a_reader_whose_block_a_stop_breaks_has_not_failed(place: Place) -> None:
-    """What it publishes while the bus stops is refused: the message it has in hand goes back, and no attempt is counted."""
+    """A publish in a reader's block is refused during a stop: its message goes back, and no attempt is counted."""
     reading, stopping = threading.Event(), threading.Event()
     attempts: list[int] = []
     place_of: list[Any] = []
@@ -405,7 +405,7 @@ def test_a_reader_whose_block_a_stop_breaks_has_not_failed(place: Place) -> None
 
 @pytest.mark.parametrize("run", ["pool", "loop"])
 def test_a_helper_that_is_refused_while_the_bus_drains_is_not_its_handlers_failure(run: str) -> None:
-    """A thread of the handler's publishes during the drain, as an outsider, and is refused: the message goes back."""
+    """A thread of the handler's publishes during the drain, from outside, and is refused: the message goes back."""
     attempts: list[int] = []
     refused: list[str] = []
     working, draining = threading.Event(), threading.Event()
@@ -442,7 +442,7 @@ def test_a_helper_that_is_refused_while_the_bus_drains_is_not_its_handlers_failu
     report = bus.stop(WAIT)
 
     assert (report.left, report.drained, refused) == ({"agent": 1}, False, ["BusClosed"])
-    assert subscription.stats()["acknowledged"] == 1  # the other one, which it keeps from nothing
+    assert subscription.stats()["acknowledged"] == 1  # the other one is not affected
     bus.start()
     bus.drain(WAIT)
     assert attempts == [1, 1, 1]
@@ -451,7 +451,7 @@ def test_a_helper_that_is_refused_while_the_bus_drains_is_not_its_handlers_failu
 
 @pytest.mark.parametrize("run", ["pool", "loop"])
 def test_a_handlers_own_failure_counts_while_the_bus_drains(place: Place, run: str) -> None:
-    """A stop excuses nothing else: what fails by itself is a dead letter, as ever."""
+    """A stop excuses no other error: a handler that fails by itself makes a dead letter."""
     working, draining = threading.Event(), threading.Event()
 
     def work(message: Message) -> None:
@@ -480,7 +480,7 @@ def test_a_handlers_own_failure_counts_while_the_bus_drains(place: Place, run: s
 
 
 class Slowly:
-    """A handler that is held at its first message."""
+    """A handler that waits at its first message."""
 
     def __init__(self) -> None:
         self.begun: list[Any] = []
@@ -524,7 +524,7 @@ ENDS: dict[str, Callable[[Bus], object]] = {
 def test_s36_a_stop_on_a_store_finishes_what_is_in_flight_and_begins_nothing(
     store: Place, end: Callable[[Bus], object]
 ) -> None:
-    """Whichever way it stops: the handler that runs ends, and may still publish; the rest stays in the store, untouched."""
+    """However it stops, the running handler ends and may still publish; all other messages stay in the store untouched."""
     slowly, draining = Slowly(), threading.Event()
     bus = store.start(slowly.register)
     bus.observe(lambda event: draining.set() if getattr(event, "new", None) == "draining" else None)
@@ -548,7 +548,7 @@ def test_s36_a_stop_on_a_store_finishes_what_is_in_flight_and_begins_nothing(
 
 @pytest.mark.parametrize("asked", ["stop", "astop", "bus"])
 def test_a_stop_on_a_store_drains_when_it_is_asked_to(store: Place, asked: str) -> None:
-    """`stop(drain=True)`, `astop(drain=True)` and `Bus(…, drain=True)` work off all that waits."""
+    """`stop(drain=True)`, `astop(drain=True)` and `Bus(…, drain=True)` handle all waiting messages first."""
     slowly = Slowly()
     slowly.go.set()
     bus = store.start(slowly.register, **({"drain": True} if asked == "bus" else {}))
@@ -565,7 +565,7 @@ def test_a_stop_on_a_store_drains_when_it_is_asked_to(store: Place, asked: str) 
 
 
 def test_a_stop_on_a_store_has_drained_if_nothing_waits_there(store: Place) -> None:
-    """Nobody asked it to drain, and there was nothing to drain: the report says that all was settled."""
+    """Even without a request to drain, the report says that the bus has drained if nothing waits."""
     slowly = Slowly()
     slowly.go.set()
     bus = store.start(slowly.register)
@@ -576,7 +576,7 @@ def test_a_stop_on_a_store_has_drained_if_nothing_waits_there(store: Place) -> N
 
 
 def test_a_request_may_still_be_answered_by_what_is_in_flight(store: Place) -> None:
-    """A handler waits for another one that is at work when the bus stops: both end, and nothing goes back."""
+    """A handler waits for another one that runs when the bus stops: both finish, and no message goes back."""
     answering, go = threading.Event(), threading.Event()
     replies: list[Any] = []
 
@@ -606,7 +606,7 @@ def test_a_request_may_still_be_answered_by_what_is_in_flight(store: Place) -> N
 
 
 def test_in_memory_the_block_drains_as_before_and_need_not() -> None:
-    """What waits in memory would be lost, so leaving the block works it off; `Bus(drain=False)` says otherwise."""
+    """Messages in memory would be lost, so leaving the block handles them first; `Bus(drain=False)` turns that off."""
     for drain, handled in ((None, 20), (True, 20), (False, 1)):
         slowly, stopping = Slowly(), threading.Event()
         bus = Bus(drain=drain)

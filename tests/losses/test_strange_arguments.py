@@ -1,4 +1,4 @@
-"""Every public call is given objects whose own methods raise. It refuses them, or takes them; the bus goes on either way."""
+"""Every public call gets objects whose own methods raise. It refuses or accepts them, and the bus works either way."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ things = pytest.mark.parametrize("thing", THINGS.values(), ids=THINGS)
 
 
 def attempt(act: Callable[[], object]) -> None:
-    """It may work, or be refused with an error that has a text."""
+    """The call may work, or raise an error that has a text."""
     try:
         act()
     except Exception as error:
@@ -80,7 +80,7 @@ def attempt(act: Callable[[], object]) -> None:
 def test_a_call_with_a_strange_argument_leaves_the_bus_as_it_was(
     call: Callable[[Bus, Any], object], thing: Callable[[], Any]
 ) -> None:
-    """After it, messages are published, handled and answered, `describe` and `stats` work, and the bus stops."""
+    """After such a call, messages are published, handled and answered, `describe` and `stats` work, and the bus stops."""
     bus = Bus()
     bus.subscribe("a", lambda message: message.body, name="one")
     bus.start()
@@ -127,7 +127,7 @@ BUILDS: dict[str, Callable[[Any], object]] = {
 @pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
 @things
 def test_what_is_built_of_a_strange_object_is_refused_or_used(build: Callable[[Any], Any], thing: Callable[[], Any]) -> None:
-    """It is refused at once; or it stands in a chain, where it fails its own messages and nobody else's."""
+    """Either it is refused at once, or it fails only its own messages once it is in a chain."""
     try:
         made = build(thing())
     except Exception as error:
@@ -149,7 +149,7 @@ def test_what_is_built_of_a_strange_object_is_refused_or_used(build: Callable[[A
 
 @pytest.mark.parametrize("base", [Transform, Around, Actor], ids=["Transform", "Around", "Actor"])
 def test_a_filter_that_cannot_be_printed_works_like_any_other(base: type) -> None:
-    """What matters is what it does to messages; its name is that of its class."""
+    """A filter that cannot be printed does its work, and goes by the name of its class."""
     quiet = dict.fromkeys(("__repr__", "__str__", "__bool__", "__len__", "__iter__", "__format__"), refuse)
     methods: dict[str, Any] = {
         "transform": lambda self, message: message,
@@ -169,7 +169,7 @@ def test_a_filter_that_cannot_be_printed_works_like_any_other(base: type) -> Non
 
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
 def test_leaving_the_block_through_a_strange_error_stops_the_bus(error: Callable[[], BaseException]) -> None:
-    """The very error comes out, and the bus has stopped."""
+    """The caller gets the very error, and the bus has stopped."""
     bus = Bus()
     bus.subscribe("a", lambda message: None, name="one")
 

@@ -1,6 +1,6 @@
 """
-Errors and values whose own methods raise, refuse or lie are given to a bus, wherever it calls what is not its own. After each:
-the figures add up, nothing is in flight, the subscription and its neighbours go on, and `stop` ends in time (guarantee 34).
+A bus gets errors and values whose own methods raise, refuse or lie, wherever it calls code of the application. After each of
+them the figures add up, nothing is in flight, all subscriptions continue, and `stop` ends in time (guarantee 34).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def bus(request: pytest.FixtureRequest, tmp_path: Any) -> Bus:
 
 
 def add_up(bus: Bus) -> None:
-    """The law of conservation holds for each subscription, and nothing is on its way."""
+    """Check that the law of conservation holds for each subscription, and that no message is in flight."""
     for name, counts in bus.stats()["subscriptions"].items():
         ended = counts["acknowledged"] + sum(counts["dropped"].values()) + counts["dead"]
         assert counts["accepted"] == ended + counts["pending"] + counts["in_flight"], (name, counts)
@@ -45,7 +45,7 @@ def add_up(bus: Bus) -> None:
 
 
 def refusal(act: Callable[[], object]) -> Exception | None:
-    """What `act` raises, if it raises."""
+    """The error that `act` raises, or None."""
     try:
         act()
     except Exception as error:
@@ -59,7 +59,7 @@ def counts(bus: Bus, name: str) -> dict[str, Any]:
 
 
 def handler(way: dict[str, Any], act: Callable[[Message], Any]) -> Callable[[Message], Any]:
-    """`act` as a handler of the colour that the way asks for."""
+    """`act` as a handler of the colour that the way needs."""
     if way.get("run") != "loop":
         return act
 
@@ -75,7 +75,7 @@ class TestHandlers:
     def test_s34_an_error_of_any_kind_is_a_dead_letter_and_the_subscription_goes_on(
         self, bus: Bus, error: Callable[[], BaseException], way: dict[str, Any]
     ) -> None:
-        """A handler raises an error that cannot be printed or changed: that message is dead, the next ones are handled."""
+        """If a handler raises an error that cannot be printed or changed, its message dies, and the next ones are handled."""
 
         def act(message: Message) -> None:
             if message.body == "bad":
@@ -171,7 +171,7 @@ class TestFilters:
     def test_the_publisher_gets_the_very_error_of_a_filter(
         self, bus: Bus, error: Callable[[], BaseException], shape: str
     ) -> None:
-        """What a publish filter raises reaches the publisher as the same kind of object, and the bus goes on."""
+        """The publisher gets the same kind of error that a publish filter raised, and the bus continues."""
         bus.use(when("a", self.filters(error)[shape]))
         bus.subscribe(">", lambda _: None, name="one")
         with bus:
@@ -195,7 +195,7 @@ class TestFilters:
     @pytest.mark.parametrize("on_error", ["dead_letter", "drop"])
     @errors
     def test_on_error_rules_errors_of_any_kind(self, bus: Bus, error: Callable[[], BaseException], on_error: Any) -> None:
-        """`on_error` is asked about each `Exception`, also one that refuses attributes."""
+        """`on_error` decides about each `Exception`, also about one that refuses attributes."""
         from pipebus import Pipeline
 
         bus.use(Pipeline(self.filters(error)["transform"], on_error=on_error))
@@ -210,7 +210,7 @@ class TestFilters:
 
     @errors
     def test_on_error_rules_errors_of_any_kind_around_a_coroutine(self, bus: Bus, error: Callable[[], BaseException]) -> None:
-        """The same around a handler on a loop: what is an `Exception` is dropped, anything else is a dead letter."""
+        """Around a handler on a loop, an `Exception` is dropped, and anything else makes a dead letter."""
         from pipebus import Pipeline
 
         async def handle(message: Message) -> None:
@@ -302,7 +302,7 @@ class TestFilters:
 class TestObservers:
     @errors
     def test_an_observers_error_of_any_kind_goes_no_further(self, bus: Bus, error: Callable[[], BaseException]) -> None:
-        """Start, publish, deliveries and stop are as they would be without the observer."""
+        """The start, publishes, deliveries and the stop are the same as without the observer."""
 
         def observe(event: object) -> None:
             raise error()
@@ -326,7 +326,7 @@ class TestObservers:
 class TestValues:
     @pytest.mark.parametrize("thing", THINGS.values(), ids=THINGS)
     def test_a_body_is_nobodys_business_but_the_handlers(self, bus: Bus, thing: Callable[[], Any]) -> None:
-        """In memory a body that raises whenever it is touched passes the filters that need not read it, to its handler."""
+        """In memory, a body that raises on every access passes filters that need not read it, and reaches its handler."""
         got: list[Any] = []
         body = thing()
         bus.use(Log(body=True, headers=True), Tap(lambda message: None), Dedupe(), Expire(60.0))
@@ -346,7 +346,7 @@ class TestValues:
         bus.subscribe("a", handler(way, lambda message: value), name="one", **way)
         with bus:
             assert bus.request("a", timeout=10.0).body is value
-            bus.publish("a")  # nobody asked: the value is nobody's
+            bus.publish("a")  # a publish without `reply_to`, so the value has no receiver
             bus.drain(10.0)
             add_up(bus)
 
@@ -382,7 +382,7 @@ class TestValues:
 
     @pytest.mark.parametrize("thing", THINGS.values(), ids=THINGS)
     def test_an_expired_message_is_dropped_whatever_its_reply_address(self, bus: Bus, thing: Callable[[], Any]) -> None:
-        """A message expires, and whoever waits for its answer cannot even be looked up."""
+        """A message expires although its reply address cannot even be looked up."""
         one = bus.subscribe("a", lambda _: 1, name="one")
         with bus:
             one.pause()
@@ -415,7 +415,7 @@ class TestValues:
             assert bus.describe()
 
     def test_a_reason_of_any_kind_settles_the_delivery(self, bus: Bus) -> None:
-        """`delivery.reject` with a strange reason fails in the handler's hands, or rejects."""
+        """`delivery.reject` with a strange reason raises an error in the handler, or rejects the delivery."""
 
         def act(message: Message, delivery: Delivery) -> None:
             delivery.reject(THINGS["every dunder raises"]())
@@ -431,7 +431,7 @@ class TestValues:
     @pytest.mark.parametrize("thing", THINGS.values(), ids=THINGS)
     @pytest.mark.parametrize("side", ["publish", "delivery"])
     def test_a_filter_that_returns_anything_is_named(self, bus: Bus, thing: Callable[[], Any], side: Any) -> None:
-        """What is no outcome and no message is the filter's error, also where it cannot be printed."""
+        """A value that is neither an outcome nor a message is the filter's error, also if the value cannot be printed."""
 
         def odd(message: Message) -> Any:
             return thing()

@@ -1,7 +1,7 @@
 """
 The files of a SQLite bus are read, removed, renamed, replaced or cut while programs use them.
 
-Whatever happens to the files, a receipt means that the message is kept where the URL leads, and what is lost is told.
+Whatever happens to the files, a receipt means that the message is kept where the URL leads, and losses are reported.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Program:
-    """One running `swapped_child.py`."""
+    """A running `swapped_child.py`."""
 
     def __init__(self, path: Path, log: Path, name: str) -> None:
         self.log = log
@@ -58,7 +58,7 @@ class Program:
         return self.answer()
 
     def begin(self, *words: object) -> None:
-        """`ask`, and do not wait for the answer."""
+        """Send the words, and do not wait for the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(" ".join(map(str, words)) + "\n")
         self._process.stdin.flush()
@@ -96,7 +96,7 @@ def waiting_bus(path: Path) -> Bus:
 
 
 def handled_later(path: Path, *histories: Path) -> list[str]:
-    """The messages that a new program finds in the file; of what was promised in the histories, none is missing."""
+    """The messages that a new program finds in the file; no message with a receipt in the histories is missing."""
     got: list[str] = []
     history = History()
     history.record_subscription(SUBSCRIPTION, "a.>")
@@ -117,7 +117,7 @@ def integrity(path: Path) -> str:
 
 
 def made(path: Path, *ids: str) -> Path:
-    """Another valid bus, with these messages waiting in it."""
+    """Make another valid bus with these messages waiting in it."""
     with waiting_bus(path) as bus:
         for id in ids:
             bus.publish("a.b", {"id": id}, id=id)
@@ -126,7 +126,7 @@ def made(path: Path, *ids: str) -> Path:
 
 
 def told(logs: list[Any]) -> list[str]:
-    """What the log says of files that were swapped."""
+    """What the log says about files that were swapped."""
     return [entry["text"] for entry in logs if entry["event"] == "sqlite.file_replaced" and entry["log_level"] == "warning"]
 
 
@@ -134,7 +134,7 @@ def told(logs: list[Any]) -> list[str]:
 
 
 def sqlite_visits(path: Path) -> None:
-    """Another program with plain SQLite opens the file, looks, and closes it."""
+    """Let another program with plain SQLite open the file, look at it and close it."""
     code = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT count(*) FROM message').fetchall(); c.close()"
     )
@@ -142,7 +142,7 @@ def sqlite_visits(path: Path) -> None:
 
 
 def bus_visits(path: Path) -> None:
-    """Another bus starts and stops."""
+    """Start and stop a bus on the file in another process."""
     code = "import sys; from pipebus import Bus; b = Bus('sqlite:///' + sys.argv[1]); b.start(); b.publish('x'); b.stop()"
     subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=WAIT)
 
@@ -158,8 +158,8 @@ def doctor_visits(path: Path) -> None:
 @pytest.mark.thorough
 def test_a_program_may_read_its_own_bus_file(path: Path, visit: Callable[[Path], None], files: tuple[str, ...]) -> None:
     """
-    A program reads its bus file for a backup, and another program opens and closes the file. The first goes on publishing, and
-    is killed: every message with a receipt is there.
+    A program reads its bus file for a backup, and another program opens and closes the file. The first one publishes
+    again and is killed: every message with a receipt is there.
     """
     with program(path) as first:
         assert len(first.ask("publish", 20)["promised"]) == 20
@@ -174,7 +174,7 @@ def test_a_program_may_read_its_own_bus_file(path: Path, visit: Callable[[Path],
 
 @pytest.mark.thorough
 def test_two_buses_of_one_program_do_not_harm_each_other(path: Path) -> None:
-    """One of two buses on a file stops; what the other one publishes after another program's visit is kept."""
+    """One of two buses on a file stops; messages that the other one publishes after another program's visit are kept."""
     stays, goes = waiting_bus(path), Bus(f"sqlite:///{path}")
     stays.start()
     with goes:
@@ -189,7 +189,7 @@ def test_two_buses_of_one_program_do_not_harm_each_other(path: Path) -> None:
 
 
 def test_nothing_stays_open(path: Path) -> None:
-    """After the stop of a bus whose file was replaced, and read meanwhile, no file descriptor is left."""
+    """A bus whose file was replaced and read leaves no file descriptor open after its stop."""
     other = made(path.with_name("other.db"))
     with waiting_bus(path) as bus:
         bus.publish("a.b")
@@ -203,12 +203,12 @@ def test_nothing_stays_open(path: Path) -> None:
 
 
 def open_files(folder: Path) -> list[str]:
-    """What this process has open in a folder."""
+    """The files of a folder that this process has open."""
     links = [Path(f"/proc/self/fd/{one}") for one in os.listdir("/proc/self/fd")]
     return [found for found in (os.readlink(one) for one in links if one.is_symlink()) if found.startswith(str(folder))]
 
 
-# --- files beside the database ---------------------------------------------------------------------------------------------
+# --- files next to the database --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def open_files(folder: Path) -> list[str]:
 )
 @pytest.mark.few(1)
 def test_a_file_beside_the_database_is_removed_and_nothing_is_lost(path: Path, ends: tuple[str, ...]) -> None:
-    """Somebody removes the log, the index or the lock while a program runs: it goes on, and after a kill all is there."""
+    """If somebody removes the log, the index or the lock while a program runs, it continues, and a kill loses nothing."""
     with program(path) as first:
         assert len(first.ask("publish", 20)["promised"]) == 20
         for end in ends:
@@ -234,7 +234,7 @@ def test_a_file_beside_the_database_is_removed_and_nothing_is_lost(path: Path, e
 @pytest.mark.parametrize("end", ["-wal", "-shm"])
 @pytest.mark.thorough
 def test_two_programs_lose_a_file_beside_the_database(path: Path, end: str) -> None:
-    """Both go on, neither overwrites what the other one has written, and both say what they have found."""
+    """Both continue, neither overwrites what the other one has written, and both report what they have found."""
     with program(path) as first, program(path, "second") as second:
         first.ask("publish", 10)
         second.ask("publish", 10)
@@ -276,7 +276,7 @@ def replace_all(path: Path) -> None:
 
 
 def replace_with_a_copy(path: Path) -> None:
-    """As a tool does that rewrites a file, and lets another one take its name."""
+    """Replace the file by a copy, as a tool does that rewrites a file and renames it."""
     other = path.with_name("other.db")
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(other)) as target:
         source.backup(target)
@@ -296,7 +296,7 @@ SWAPS = {
 @pytest.mark.parametrize("swap", SWAPS, ids=lambda swap: swap.__name__)
 @pytest.mark.few(3)
 def test_after_a_swap_one_publish_fails_and_the_next_one_is_kept(path: Path, swap: Callable[[Path], None]) -> None:
-    """The next publish names the file and what has happened, the log says it once, and receipts are true again."""
+    """The next publish names the file and what has happened, the log says so once, and later receipts are true."""
     with captured_logs() as logs:
         bus = waiting_bus(path)
         with bus:
@@ -327,7 +327,7 @@ def messages_in(path: Path) -> list[str]:
 
 @pytest.mark.thorough
 def test_a_renamed_file_has_all_that_was_promised_before(path: Path) -> None:
-    """Somebody renames the file and leaves its log behind: under the new name it is whole."""
+    """If somebody renames the file and leaves its log behind, the file is complete under its new name."""
     with program(path) as first:
         before = first.ask("publish", 20)["promised"]
         path.rename(path.with_name("moved.db"))
@@ -338,7 +338,7 @@ def test_a_renamed_file_has_all_that_was_promised_before(path: Path) -> None:
 
 
 def test_a_folder_that_is_removed_refuses_until_it_is_there_again(path: Path) -> None:
-    """Each publish says which folder is missing; nothing else has to be done than to make it again."""
+    """Each publish says which folder is missing, and works as soon as the folder is there again."""
     with captured_logs() as logs, waiting_bus(path) as bus:
         bus.publish("a.b", id="before")
         shutil.rmtree(path.parent)
@@ -353,7 +353,7 @@ def test_a_folder_that_is_removed_refuses_until_it_is_there_again(path: Path) ->
 
 @pytest.mark.thorough
 def test_a_folder_that_is_renamed_takes_its_messages_along(path: Path) -> None:
-    """The folder gets another name and a new one takes its place: the old one has what was promised before."""
+    """If a folder is renamed and a new one takes its place, the old folder keeps its messages."""
     with program(path) as first:
         before = first.ask("publish", 10)["promised"]
         moved = path.parent.rename(path.parent.with_name("moved"))
@@ -366,7 +366,7 @@ def test_a_folder_that_is_renamed_takes_its_messages_along(path: Path) -> None:
 
 @pytest.mark.thorough
 def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path, path: Path) -> None:
-    """The URL names a link, and somebody lets it lead to another file: messages go there, and the first file keeps its own."""
+    """If the URL names a link and the link changes, new messages go to the new file, and the first file keeps its own."""
     other = tmp_path / "other"
     other.mkdir()
     link = tmp_path / "current"
@@ -385,7 +385,7 @@ def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path, path: Path) -> 
 
 @pytest.mark.thorough
 def test_of_two_programs_one_replaces_the_file(path: Path) -> None:
-    """Two programs use a file, and it is replaced: each is told once, and both go on in the new one."""
+    """When a file that two programs use is replaced, each gets one error, and both continue in the new file."""
     with program(path) as first, program(path, "second") as second:
         for one in (first, second):
             assert one.ask("publish", 10)["errors"] == []
@@ -403,7 +403,7 @@ def test_of_two_programs_one_replaces_the_file(path: Path) -> None:
 @pytest.mark.parametrize("swap", [remove, remove_all, rename, replace], ids=lambda swap: swap.__name__)
 @pytest.mark.few(2)
 def test_coroutines_hear_of_a_swap_too(path: Path, swap: Callable[[Path], None]) -> None:
-    """`apublish` fails with the same error, and goes on with the same file."""
+    """`apublish` fails with the same error, and then continues with the same file."""
 
     async def main() -> None:
         async with waiting_bus(path) as bus:
@@ -434,7 +434,7 @@ def without_both(path: Path) -> None:
 
 
 def until(true: Callable[[], Any]) -> None:
-    """Wait for something that is bound to come."""
+    """Wait for something that is certain to happen."""
     deadline = time.monotonic() + WAIT
     while not true():
         assert time.monotonic() < deadline
@@ -442,7 +442,7 @@ def until(true: Callable[[], Any]) -> None:
 
 
 def somebody_writes(path: Path) -> bool:
-    """A bus has the lock for writers."""
+    """Whether a bus has the lock for writers."""
     with open(f"{path}-lock", "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -460,7 +460,7 @@ def somebody_writes(path: Path) -> bool:
 def test_a_swap_between_the_look_and_the_commit_is_seen(path: Path, swap: Callable[[Path], None]) -> None:
     """
     A program has begun to write and waits for another one's transaction, when its file is swapped. It commits into the old
-    file; whatever it gives a receipt for is in the new one.
+    file, but every message with a receipt is in the new one.
     """
     with program(path) as first:
         assert first.ask("publish", 5)["errors"] == []
@@ -552,7 +552,7 @@ def test_a_file_that_is_renamed_again_and_again_loses_nothing(path: Path, seed: 
     assert len(kept) == len(set(kept))
 
 
-# --- handlers that are at work meanwhile -----------------------------------------------------------------------------------
+# --- handlers that run meanwhile -------------------------------------------------------------------------------------------
 
 
 class AtWork:
@@ -591,7 +591,7 @@ def in_a_transaction(delivery: Delivery) -> None:
 def test_an_acknowledgement_that_goes_nowhere_is_an_error(
     path: Path, swap: Callable[[Path], None], end: Callable[[Delivery], None]
 ) -> None:
-    """A handler is at work when its file is swapped: whoever asks for a confirmed acknowledgement gets an error."""
+    """When the file is swapped while a handler runs, a call that asks for a confirmed acknowledgement raises an error."""
     stage = AtWork(path, end)
     with stage.bus as bus:
         bus.publish("a.b", id="held")
@@ -700,7 +700,7 @@ def test_a_file_whose_contents_were_spoiled_takes_nothing_more(path: Path, spoil
 @pytest.mark.parametrize(("contents", "why"), [(b"a letter\n" * 800, "not a database"), (None, "another program's database")])
 @pytest.mark.few(1)
 def test_a_file_that_is_no_bus_is_refused_and_not_changed(path: Path, contents: bytes | None, why: str) -> None:
-    """What has replaced the file is not a bus: publishing fails and says so, and goes on when the file is gone."""
+    """If a file that is not a bus has replaced it, publishing raises an error that says so, until that file is gone."""
     foreign = path.with_name("foreign.db")
     if contents is not None:
         foreign.write_bytes(contents)
@@ -740,7 +740,7 @@ def linked(path: Path) -> None:
 
 
 def written_by_others(path: Path) -> None:
-    """An application has its own tables in the file, and its connection moves the log into the database."""
+    """Write like an application with its own tables in the file, whose connection moves the log into the database."""
     with closing(sqlite3.connect(path)) as file:
         file.execute("CREATE TABLE IF NOT EXISTS invoice (text)")
         file.execute("INSERT INTO invoice VALUES (?)", ("x" * 100_000,))

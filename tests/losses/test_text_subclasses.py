@@ -37,7 +37,7 @@ class Modern(StrEnum):
 
 
 class Liar(str):
-    """A string that says of itself that it is another one, to whoever asks in whatever way."""
+    """A string that claims to be another string, whatever method the code calls to read it."""
 
     def __str__(self) -> str:
         return "a.lie"
@@ -61,7 +61,7 @@ class Liar(str):
 
 
 class Mute(str):
-    """A string that raises whatever it is asked."""
+    """A string whose own methods raise."""
 
     def _raise(self, *_: Any) -> Any:
         raise RuntimeError("this string says nothing")
@@ -71,13 +71,13 @@ class Mute(str):
 
 
 class MuteKey(Mute):
-    """The same, as a dictionary's key."""
+    """A `Mute` that can be the key of a dictionary."""
 
     __hash__ = str.__hash__
 
 
 class Folded(str):
-    """A string that does not care for case: an honest one, that is equal to others."""
+    """An honest string that ignores case, so it equals other strings."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, str) and self.lower() == other.lower()
@@ -100,7 +100,7 @@ carriers = pytest.mark.parametrize("carrier", CARRIERS)
 
 
 def key(make: Make, text: str) -> Any:
-    """Such a string as a dictionary's key."""
+    """The text as such a string, in a form that can be the key of a dictionary."""
     return make(text) if make is not Mute else MuteKey(text)
 
 
@@ -114,7 +114,7 @@ def exact(*texts: Any) -> list[bool]:
 @carriers
 @makers
 def test_a_subclass_of_str_names_the_subject_that_it_holds(make: Make, carrier: str, tmp_path: Path) -> None:
-    """What is subscribed and published under `Topic.ORDERS` is subscribed and published under "orders.created"."""
+    """A subscription to `Topic.ORDERS`, or a publish on it, means "orders.created"."""
     seen: list[tuple[str, Message]] = []
     with made(carrier, tmp_path) as bus:
         bus.subscribe(make("orders.created"), lambda m: seen.append(("given", m)), name="given")
@@ -122,7 +122,7 @@ def test_a_subclass_of_str_names_the_subject_that_it_holds(make: Make, carrier: 
         bus.subscribe([make("orders.other"), make("orders.created")], lambda m: seen.append(("list", m)), name="list")
         bus.subscribe(make("orders.>"), lambda m: seen.append(("pattern", m)), name="pattern")
         with bus:
-            for _ in range(2):  # the second finds the way of the first
+            for _ in range(2):  # the second one finds the route of the first
                 assert bus.publish(make("orders.created"), 1)
                 assert bus.publish("orders.created", 1)
             bus.publish("a.lie", 1)
@@ -134,7 +134,7 @@ def test_a_subclass_of_str_names_the_subject_that_it_holds(make: Make, carrier: 
 
 @makers
 def test_a_known_way_is_never_mistaken_for_that_of_an_equal_string(make: Make) -> None:
-    """A subject whose class says that it equals another one reaches its own subscribers, and not the other one's."""
+    """A subject that claims to equal another one reaches its own subscribers, and not those of the other one."""
     seen: list[tuple[str, str]] = []
     with Bus() as bus:
         for subject in ("orders.created", "a.lie"):
@@ -146,7 +146,7 @@ def test_a_known_way_is_never_mistaken_for_that_of_an_equal_string(make: Make) -
 
 
 def test_a_string_that_ignores_case_is_published_as_it_is_written() -> None:
-    """Subjects are told apart by case, whatever the class of the string has to say."""
+    """Subjects differ by case, whatever the class of the string says."""
     seen: list[str] = []
     with Bus() as bus:
         bus.subscribe("orders.created", lambda m: seen.append("lower"))
@@ -201,7 +201,7 @@ def test_requests_by_a_subclass_of_str_are_answered(make: Make, carrier: str, tm
 @carriers
 @makers
 def test_what_a_handler_returns_goes_to_the_subject_that_its_target_holds(make: Make, carrier: str, tmp_path: Path) -> None:
-    """`to=Topic.OTHERS` publishes on "orders.other"."""
+    """With `to=Topic.OTHERS`, the value of the handler is published on "orders.other"."""
     seen: list[Message] = []
     with made(carrier, tmp_path) as bus:
         bus.subscribe("start", lambda m: m.body, to=make("orders.other"), name="first")
@@ -214,7 +214,7 @@ def test_what_a_handler_returns_goes_to_the_subject_that_its_target_holds(make: 
 
 @makers
 def test_schedules_handlers_and_actors_go_by_the_text(make: Make) -> None:
-    """`every`, `Handlers.on` and an actor's name take the text, too."""
+    """`every`, `Handlers.on` and the name of an actor take the text, too."""
     seen: list[tuple[str, Message]] = []
     handlers = Handlers()
 
@@ -251,7 +251,7 @@ def test_schedules_handlers_and_actors_go_by_the_text(make: Make) -> None:
 @makers
 @pytest.mark.parametrize("word", [when, branch])
 def test_a_detour_under_a_subclass_of_str_is_taken(make: Make, word: Any) -> None:
-    """`when(Topic.ORDERS, …)` and `branch(Topic.ALL, …)` run for what they name."""
+    """`when(Topic.ORDERS, …)` and `branch(Topic.ALL, …)` run for the subjects that they name."""
     seen: list[str] = []
 
     @transform
@@ -286,7 +286,7 @@ def test_validate_refuses_under_a_subclass_of_str(make: Make) -> None:
 
 @makers
 def test_reroute_goes_to_the_text_of_its_target(make: Make) -> None:
-    """A target, what a target's function returns and the fields of a template are taken as text."""
+    """A target, the value of a target's function and the fields of a template are taken as text."""
     seen: list[str] = []
     bus = Bus()
     bus.use(when("start.template", Reroute("orders.{body.part}")))
@@ -302,14 +302,14 @@ def test_reroute_goes_to_the_text_of_its_target(make: Make) -> None:
 
 @makers
 def test_reroute_takes_a_template_by_its_text(make: Make) -> None:
-    """A template in an Enum is what it holds."""
+    """A template in an Enum is the text that it holds."""
     run = run_filter(Reroute(make("orders.other")), Message("start"))
     assert [m.subject for m in run.forwards] == ["orders.other"]
 
 
 @makers
 def test_the_reasons_of_drops_and_rejections_are_counted_by_their_text(make: Make) -> None:
-    """Figures and texts of errors show what a reason holds."""
+    """Figures and errors show the text of a reason."""
     bus = Bus()
     bus.use(when("drop.filter", Drop(reason=make("word"))))
 
@@ -336,7 +336,7 @@ def test_the_reasons_of_drops_and_rejections_are_counted_by_their_text(make: Mak
 
 @makers
 def test_filters_set_headers_and_fields_by_their_text(make: Make) -> None:
-    """Names and values that filters are given, or that their functions return, are text."""
+    """Names and values that a filter gets, or that its functions return, are taken as text."""
 
     class Level(IntEnum):
         HIGH = 3
@@ -361,7 +361,7 @@ class Secret(str, Enum):  # noqa: UP042
 
 
 def test_log_hides_what_a_member_of_an_enum_names() -> None:
-    """A key or a name to be hidden in an Enum hides the value: it does not appear in the log."""
+    """A redacted key or name in an Enum hides the value: it does not appear in the log."""
     for keys, names in (({Secret.PASSWORD: "xyzzy"}, ["password"]), ({"password": "xyzzy"}, [Secret.PASSWORD])):
         bus = Bus()
         bus.use(Log(body=True, redact=names))
@@ -373,7 +373,7 @@ def test_log_hides_what_a_member_of_an_enum_names() -> None:
 
 @makers
 def test_dedupe_knows_a_key_by_its_text(make: Make, tmp_path: Path) -> None:
-    """A key in an Enum and the same key as plain text are one, in the store as well."""
+    """A key in an Enum equals the same key as plain text, in the store as well."""
     keys = [make("word"), "word"]
     with made("sqlite", tmp_path) as bus:
         bus.use(Dedupe(key=lambda message: keys[message.body], durable=True))
@@ -388,7 +388,7 @@ def test_dedupe_knows_a_key_by_its_text(make: Make, tmp_path: Path) -> None:
 @carriers
 @makers
 def test_every_field_of_an_envelope_arrives_as_the_text_that_was_given(make: Make, carrier: str, tmp_path: Path) -> None:
-    """Headers, key, id, reply_to and correlation_id are plain text for all who read them, on every carrier."""
+    """Headers, key, id, reply_to and correlation_id arrive as plain text, on every carrier."""
     seen: list[Message] = []
     with made(carrier, tmp_path) as bus:
         bus.subscribe("start", seen.append, name="reads")
@@ -411,7 +411,7 @@ def test_every_field_of_an_envelope_arrives_as_the_text_that_was_given(make: Mak
 
 @makers
 def test_a_message_holds_plain_text(make: Make) -> None:
-    """`Message`, `with_headers` and a name's repetition hold text that prints as what it is."""
+    """`Message` and `with_headers` hold plain text that prints as it is."""
     message = Message(make("orders.created"), headers={key(make, "word"): make("word")}, key=make("word")).with_headers(
         {key(make, "orders.other"): make("word")}
     )
@@ -421,7 +421,7 @@ def test_a_message_holds_plain_text(make: Make) -> None:
 
 
 def test_numbers_of_subclasses_arrive_as_numbers(tmp_path: Path) -> None:
-    """A time to live in an IntEnum is a number of seconds, on a wire too."""
+    """A time to live in an IntEnum is a number of seconds, also after encoding."""
 
     class Span(IntEnum):
         MINUTE = 60
@@ -438,12 +438,12 @@ def test_numbers_of_subclasses_arrive_as_numbers(tmp_path: Path) -> None:
 
 @makers
 def test_the_store_keeps_the_text(make: Make, tmp_path: Path) -> None:
-    """What a SQLite file holds under a subject in an Enum is found by a process that knows only the text."""
+    """A process that knows only the text finds messages that were stored under a subject in an Enum."""
     with made("sqlite", tmp_path) as bus:
         bus.subscribe(make("orders.created"), lambda m: None, name=make("word"))
         with bus:
             pass
-        with bus:  # what is published while nobody reads
+        with bus:  # publish while nobody reads
             bus.subscriptions[0].pause()
             bus.publish(make("orders.created"), 1, key=make("word"))
         assert [one.name for one in bus.subscriptions] == ["word"]
@@ -463,7 +463,7 @@ def test_the_store_keeps_the_text(make: Make, tmp_path: Path) -> None:
 
 @makers
 def test_names_are_taken_by_their_text(make: Make) -> None:
-    """A subscription's name in an Enum is the name that it holds: it is shown so, and cannot be used twice."""
+    """A subscription name in an Enum is shown as the text that it holds, and cannot be used twice."""
     bus = Bus(name=make("word"))
     bus.subscribe("start", lambda m: None, name=make("word"))
     with pytest.raises(Exception, match='"word"'):
@@ -479,7 +479,7 @@ class Option(str, Enum):  # noqa: UP042
 
 
 def test_options_in_an_enum_are_what_they_hold() -> None:
-    """A URL, a way to run and an overflow rule may stand in an Enum."""
+    """A URL, a way to run and an overflow rule may be members of an Enum."""
     seen: list[str] = []
     with Bus(Option.URL) as bus:
         bus.subscribe("start", lambda m: seen.append(m.subject), run=Option.LOOP, overflow=Option.REJECT)  # type: ignore[arg-type]
@@ -491,7 +491,7 @@ def test_options_in_an_enum_are_what_they_hold() -> None:
 
 @makers
 def test_a_typed_subject_holds_the_text(make: Make) -> None:
-    """`Subject[T](Topic.ORDERS)` is "orders.created"."""
+    """`Subject[T](Topic.ORDERS)` equals "orders.created"."""
     subject = Subject[int](make("orders.created"))
     assert f"{subject}" == "orders.created"
     assert subject == "orders.created"

@@ -1,6 +1,6 @@
 """
-Now and then the operating system has no thread to give: "can't start new thread". That may meet each thread that the bus needs.
-Whoever publishes has a Receipt, or is told; and what has a Receipt is handled as soon as a thread can be had.
+Now and then the operating system cannot start a thread: "can't start new thread". That can happen to each thread of the bus.
+A publisher gets a Receipt or an error, and a message with a Receipt is handled as soon as a thread can be started.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ start = threading.Thread.start
 
 class Starts:
     """
-    Of the threads that are started meanwhile, the n-th and those after it fail, so many of them.
+    Lets some of the thread starts fail: the n-th one, and a number of those after it.
 
     Args:
         first: Number of the first that fails, from 1.
@@ -48,7 +48,7 @@ class Starts:
         self.failed = 0
 
     def start(self, thread: threading.Thread) -> None:
-        if thread.name.startswith("Thread-"):  # the test's own
+        if thread.name.startswith("Thread-"):  # a thread of the test
             start(thread)
             return
         self.seen += 1
@@ -71,7 +71,7 @@ async def acall(message: Message, call_next: Any) -> Any:
 
 
 class Scene:
-    """A bus, what was published there with a Receipt, and what was handled."""
+    """A bus, the messages published there with a Receipt, and the messages that were handled."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
@@ -86,7 +86,7 @@ class Scene:
         self.handled.append(message.body)
 
     def ask(self, message: Message) -> None:
-        """A handler that waits for another one."""
+        """Handle a message by waiting for another handler."""
         self.bus.request("answers", message.body, timeout=WAIT)
         self.handled.append(message.body)
 
@@ -121,7 +121,7 @@ def on_loop(scene: Scene) -> None:
 
 
 def everywhere(scene: Scene) -> None:
-    """One message for each."""
+    """One subscription for each way to run, so that each gets a copy of a message."""
     scene.bus.subscribe("s", lambda message: None, name="pool")
     scene.bus.subscribe("s", lambda message: None, name="thread", run="thread")
     scene.bus.subscribe("s", scene.handle, name="s", run="loop")
@@ -138,13 +138,13 @@ def async_filter(scene: Scene) -> None:
 
 
 def abandoning_filter(scene: Scene) -> None:
-    """Each publish needs a thread for a moment."""
+    """A filter that needs a thread for a moment for each publish."""
     scene.bus.use(Timeout(WAIT, abandon=True))
     on_pool(scene)
 
 
 def retrying_filter(scene: Scene) -> None:
-    """A pass that fails is repeated, unless a mailbox has the message."""
+    """A filter that repeats a failed pass, unless a mailbox has the message."""
     scene.bus.use(Retry(attempts=3, wait=0.0))
     scene.bus.subscribe("s", scene.handle, name="s")
     scene.bus.subscribe("s", lambda message: None, name="thread", run="thread")
@@ -168,7 +168,7 @@ def run(scene: Scene, **options: Any) -> None:
     bus = scene.bus
     try:
         bus.start()
-    except RuntimeError:  # told; nothing is left of that start
+    except RuntimeError:  # the caller gets the error; nothing is left of that start
         bus.start()
     scene.publish(**options)
     bus.drain(WAIT)
@@ -181,7 +181,7 @@ def run(scene: Scene, **options: Any) -> None:
 
 
 def each_start(monkeypatch: pytest.MonkeyPatch, run_one: Callable[[int], object], many: int = 1) -> int:
-    """Run a scene again and again: the first start of a thread fails, the second, and so on, until it needs no more."""
+    """Run a scene again and again, with a failure of the first thread start, the second, and so on, until it needs no more."""
     first = 1
     while True:
         with failing(monkeypatch, first, many) as starts:
@@ -194,7 +194,7 @@ def each_start(monkeypatch: pytest.MonkeyPatch, run_one: Callable[[int], object]
 @pytest.mark.parametrize("many", [1, 3], ids=["one", "three-in-a-row"])
 @pytest.mark.parametrize("build", SCENES, ids=lambda build: build.__name__)
 def test_a_thread_that_cannot_be_started_loses_nothing(build: Build, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever it is: each Receipt is handled once, a drain ends, the figures add up, and a stop finds nothing left."""
+    """Whichever thread fails, each Receipt is handled once, a drain ends, the figures add up, and a stop finds nothing left."""
 
     def run_one(first: int) -> None:
         scene = Scene(Bus())
@@ -205,7 +205,7 @@ def test_a_thread_that_cannot_be_started_loses_nothing(build: Build, many: int, 
 
 
 def test_a_timer_that_cannot_be_started_loses_no_delayed_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Delayed messages come in their time when a timer can be had."""
+    """Delayed messages come in time as soon as a timer can be started."""
 
     def run_one(first: int) -> None:
         scene = Scene(Bus())
@@ -218,7 +218,7 @@ def test_a_timer_that_cannot_be_started_loses_no_delayed_message(monkeypatch: py
 def test_a_store_that_cannot_start_its_thread_says_so_and_can_be_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The SQLite transport's own thread too."""
+    """This includes the SQLite transport's own thread."""
 
     def run_one(first: int) -> None:
         scene = Scene(Bus(f"sqlite:///{tmp_path / f'{first}.db'}?durability=process"))
@@ -230,7 +230,7 @@ def test_a_store_that_cannot_start_its_thread_says_so_and_can_be_started_again(
 
 @pytest.mark.parametrize("way", [{}, {"workers": 2}, {"run": "thread"}, {"run": "loop"}], ids=str)
 def test_no_further_call_is_needed_once_a_thread_can_be_had(way: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody drains and nobody publishes: the messages are handled nevertheless."""
+    """The messages are handled although nobody drains and nobody publishes again."""
     scene = Scene(Bus())
     scene.bus.subscribe("s", scene.handle, **way)
     scene.bus.start()
@@ -243,7 +243,7 @@ def test_no_further_call_is_needed_once_a_thread_can_be_had(way: dict[str, Any],
 
 
 def test_a_drain_tries_again_while_no_thread_at_all_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even a timer: the publishers are told or have their Receipts, and the first drain that can starts a worker."""
+    """Without even a timer, each publisher gets an error or a Receipt, and the first drain that can start a worker does so."""
     scene = Scene(Bus())
     on_pool(scene)
     scene.bus.start()
@@ -258,7 +258,7 @@ def test_a_drain_tries_again_while_no_thread_at_all_can_be_had(monkeypatch: pyte
 
 @pytest.mark.parametrize("build", [on_pool, own_thread, on_loop], ids=lambda build: build.__name__)
 def test_a_stop_ends_while_no_thread_can_be_had(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says what is left over, and the next start handles it."""
+    """The report says what is left over, and the next start handles it."""
     scene = Scene(Bus())
     build(scene)
     scene.bus.start()
@@ -275,7 +275,7 @@ def test_a_stop_ends_while_no_thread_can_be_had(build: Build, monkeypatch: pytes
 
 
 def test_whoever_cannot_be_answered_for_want_of_a_thread_is_answered_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handler asks a second one, and the only other worker cannot be started at first."""
+    """A handler asks a second one and gets its answer, although the only other worker cannot be started at first."""
     answered: list[Any] = []
     with Bus(pool=2) as bus:
         bus.subscribe("asked", lambda message: message.body + 1)
@@ -288,7 +288,7 @@ def test_whoever_cannot_be_answered_for_want_of_a_thread_is_answered_later(monke
 
 
 def test_an_actor_that_is_spawned_again_goes_on_without_a_thread_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What follows on its last message from before must not depend on a thread that cannot be had."""
+    """The message after the last one from before the stop does not depend on a thread that cannot be started."""
     hold = Hold()
 
     class Slow(Actor):
@@ -311,7 +311,7 @@ def test_an_actor_that_is_spawned_again_goes_on_without_a_thread_of_its_own(monk
 
 @pytest.mark.parametrize("first", [1, 2, 3, 4])
 def test_a_block_on_an_event_loop_ends_though_a_thread_cannot_be_had(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Entering and leaving `async with` take threads for a moment, too."""
+    """Entering and leaving `async with` need threads for a moment, too, and both end."""
     scene = Scene(Bus())
     on_pool(scene)
 
@@ -333,7 +333,7 @@ def test_a_block_on_an_event_loop_ends_though_a_thread_cannot_be_had(first: int,
 
 
 def refuse_one(monkeypatch: pytest.MonkeyPatch, which: Callable[[threading.Thread], bool]) -> list[str]:
-    """The operating system has no thread to give: the first start of such a one fails. The names of those refused."""
+    """Let the first start of such a thread fail; return the names of the refused ones."""
     refused: list[str] = []
     start = threading.Thread.start
 
@@ -348,7 +348,7 @@ def refuse_one(monkeypatch: pytest.MonkeyPatch, which: Callable[[threading.Threa
 
 
 def test_s23_a_worker_that_cannot_be_started_does_not_end_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who publishes is told; with the next message a worker comes, and takes the first one too."""
+    """The publisher gets the error; the next message starts a worker, which takes the first message too."""
     refused = refuse_one(monkeypatch, lambda thread: isinstance(thread, Worker))
     handled = Hold(open=True)
     with running() as bus:
@@ -364,7 +364,7 @@ def test_s23_a_worker_that_cannot_be_started_does_not_end_the_pool(monkeypatch: 
 
 
 def test_s33_a_timer_that_cannot_be_started_is_started_with_the_next_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who publishes is told; the next delayed message brings a timer, and both come in their time."""
+    """The publisher gets the error; the next delayed message starts a timer, and both messages come in time."""
     refused = refuse_one(monkeypatch, lambda thread: thread.name.endswith("-timer"))
     handled = Hold(open=True)
     with running() as bus:
@@ -379,7 +379,7 @@ def test_s33_a_timer_that_cannot_be_started_is_started_with_the_next_delay(monke
 
 
 def test_s25_a_loop_that_cannot_be_started_is_started_with_the_next_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An async publish chain needs the bus's loop: who publishes is told that there is none; the next one gets one."""
+    """An async publish chain needs the bus's loop: the publisher gets an error without it, and the next message starts it."""
 
     async def pass_on(message: Message, call_next: Any) -> Any:
         return await call_next(message)
@@ -406,7 +406,7 @@ LOOP = Way("loop", colour="async")
 def test_s25_after_a_restart_nothing_is_left_of_a_thread_that_could_not_be_started(
     way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message that nobody could handle is handled then, and a drain ends."""
+    """The next start handles the message that was left over, and a drain ends."""
     handled = Hold(open=True)
     bus = Bus()
     way.subscribe(bus, "s", lambda message: handled(message))

@@ -1,6 +1,5 @@
 """
-Whoever watches a bus (`stats`, `describe`, `explain`, `export_config`) may do so while others register and stop on other
-threads.
+A thread may watch a bus (`stats`, `describe`, `explain`, `export_config`) while other threads register and stop.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def letters(bus: Bus) -> None:
 )
 @pytest.mark.few(2)
 def test_figures_and_descriptions_can_be_had_while_others_come_and_go(come_and_go: Callable[[Bus], None]) -> None:
-    """No call of these raises, whatever is registered, stopped, dropped or buried meanwhile."""
+    """None of these calls raises, whatever others register, stop, drop or discard meanwhile."""
     bus = Bus()
     bus.use(drop)
     bus.subscribe("fails", Quiet().on_message, name="fails")
@@ -106,7 +105,7 @@ def test_figures_and_descriptions_can_be_had_while_others_come_and_go(come_and_g
 
 
 def test_a_config_can_be_exported_while_schedules_come_and_go() -> None:
-    """The file has those schedules that there were at one moment."""
+    """The exported file has the schedules that existed at one moment."""
     bus = Bus()
     stop = threading.Event()
 

@@ -1,8 +1,8 @@
 """
-Builders for the promises of the pipeline: one chain, set up on every kind of road.
+Builders for the tests of the pipeline's promises: they set up one chain of every kind.
 
-A test writes its filters once, as generators (`outcome = yield message`), and is run for each kind of chain and for both
-shapes that see the way back: `step` makes of such a body a plain filter of the chain's colour, or an Around.
+A test writes its filters once, as generators (`outcome = yield message`), and runs for each kind of chain and for both
+shapes that see the way back: `step` turns such a generator into a plain filter of the chain's colour, or into an Around.
 
     def test_s02_…(chain, step, trail):
         def b(message):
@@ -37,9 +37,9 @@ class Kind:
     A kind of chain.
 
     Args:
-        caller: Publish side: who publishes, a thread or a coroutine.
+        caller: Publish side: whether a thread or a coroutine publishes.
         own: Delivery side: the filters are the subscription's own, not the bus's.
-        wild: Delivery side: the subscription has a wildcard, so patterns are asked for each message.
+        wild: Delivery side: the subscription has a wildcard, so patterns are matched for each message.
     """
 
     name: str
@@ -65,7 +65,7 @@ KINDS = (
 
 
 def plain_filter(body: Body, colour: str, name: str | None = None) -> Any:
-    """A plain filter `f(message, call_next)` that does what a generator around the rest would do."""
+    """A plain filter `f(message, call_next)` that does the same as a generator around the rest."""
 
     def filter(message: Message[Any], call_next: Any) -> Any:
         run = body(message)
@@ -129,7 +129,7 @@ class Trail(list[str]):
 
 @dataclass
 class Result:
-    """What one message came to: what its publisher got, or on the delivery side what the outermost filter saw."""
+    """What happened to one message: what its publisher got, or on the delivery side what the outermost filter saw."""
 
     outcome: Any = None
     error: BaseException | None = None
@@ -173,14 +173,14 @@ class Running:
 
 
 class Chain:
-    """Sets one chain up on one kind of road."""
+    """Sets one chain up as one kind of chain."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self.trail: Trail | None = None
 
     def run(self, *filters: Any, body: Any = None, handler: Any = None, fails: bool = False) -> Result:
-        """One message through a chain."""
+        """Send one message through a chain."""
         with self(*filters, handler=handler, fails=fails) as running:
             return running.send(body=body)
 
@@ -191,9 +191,9 @@ class Chain:
         """
         Args:
             filters: The chain, first = outermost.
-            handler: Delivery side: called with the message; what it returns is the handler's value.
+            handler: Delivery side: called with the message; it returns the value of the delivery.
             fails: The end of the chain raises: the handler, or on the publish side a codec that cannot encode the body.
-            subjects: Delivery side: what is subscribed to, one subscription each.
+            subjects: Delivery side: the subjects to subscribe to, with one subscription each.
             options: For the bus.
         """
         encodes = fails and self.kind.side == "publish"
@@ -268,7 +268,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(params=["plain", "around"])
 def step(request: pytest.FixtureRequest, kind: Kind) -> Callable[..., Any]:
-    """Makes a filter of a generator: a plain one of the chain's colour, or an Around."""
+    """Turns a generator into a filter: a plain one of the chain's colour, or an Around."""
 
     def make(body: Body, name: str | None = None) -> Any:
         if request.param == "plain":
@@ -282,7 +282,7 @@ def step(request: pytest.FixtureRequest, kind: Kind) -> Callable[..., Any]:
 
 @pytest.fixture
 def plain(kind: Kind) -> Callable[..., Any]:
-    """Makes a plain filter of the chain's colour, for what only plain filters can do."""
+    """Turns a generator into a plain filter of the chain's colour, for things that only plain filters can do."""
     return lambda body, name=None: plain_filter(body, kind.colour, name)
 
 
@@ -294,6 +294,6 @@ def chain(kind: Kind) -> Chain:
 
 @pytest.fixture
 def trail(chain: Chain, step: Callable[..., Any]) -> Trail:
-    """Filters that note when a message passes them, and the notes."""
+    """Filters that note when a message passes them, together with their notes."""
     chain.trail = Trail(step)
     return chain.trail

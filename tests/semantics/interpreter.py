@@ -1,8 +1,8 @@
 """
-What a chain means, as one recursive function over its description.
+The meaning of a chain, as one recursive function over its description.
 
 Nothing here is shared with the bus: no links, no compiled routes, no colours. A chain is a tuple of descriptions, `run` reads
-them one after the other, and what happens is written down: each filter that is entered, each predicate that is asked, each
+them one after the other, and records what happens: each filter that is entered, each predicate that is called, each
 outcome or error that comes back to a filter. The tests build real filters from the same descriptions and compare.
 """
 
@@ -26,9 +26,9 @@ class Filter:
     Args:
         name: Its name, and the identity of the object: two descriptions of one name are one object.
         shape: "sync" and "async" are plain filters.
-        failures: Its first so many calls raise at once.
+        failures: How many of its first calls raise at once.
         header, body, subject: What it changes in the message that it hands on.
-        junk: It hands on something that is no message.
+        junk: It hands on something that is not a message.
         passes: How often it calls on (a Transform: always once).
         on_error: What it does with an error of the rest: let it through, swallow it, or try again (its `passes` bound that).
         end: What it returns: the last outcome, `Dropped`, an outcome of its own, nothing, or it raises.
@@ -55,7 +55,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Predicate:
-    """Asks a header of the message; "boom" as the value: raises."""
+    """Reads a header of the message; raises if its value is "boom"."""
 
     name: str
     header: str
@@ -85,7 +85,7 @@ Chain = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Mail:
-    """A message, as far as chains look at it."""
+    """The parts of a message that chains look at."""
 
     subject: Any
     body: Any = None
@@ -108,7 +108,7 @@ class Failure(Exception):
     def __init__(self, label: tuple[Any, ...], origin: str | None) -> None:
         self.label = label
         self.origin = origin
-        self.settled = False  # a pipeline has said what becomes of it
+        self.settled = False  # whether a pipeline has decided about it
         super().__init__(label, origin)
 
 
@@ -124,7 +124,7 @@ Next = Callable[[Mail], Outcome]
 class Interpreter:
     """
     Args:
-        side: Whose outcomes and rulings hold.
+        side: The side whose outcomes and error rules apply.
         trace: What happened, in order.
         letters: (origin, label) of each error that a publish chain's pipeline made a dead letter.
     """
@@ -240,7 +240,7 @@ class Interpreter:
 
 @cache
 def matches(pattern: str, subject: object) -> bool:
-    """NATS's rules, token by token; objects are matched by no pattern."""
+    """The rules of NATS, token by token; no pattern matches an object."""
     if not isinstance(subject, str):
         return False
 
@@ -259,11 +259,11 @@ def matches(pattern: str, subject: object) -> bool:
 
 def flow(chain: Chain, subjects: frozenset[str], everything: frozenset[str], idle: list[Any]) -> frozenset[str]:
     """
-    Which of `subjects` may come to the end of a chain, whatever predicates say and filters do.
+    The ones of `subjects` that may reach the end of a chain, whatever predicates and filters do.
 
     Args:
-        everything: What a subject may become where it is changed.
-        idle: Collects the nodes that none of them can come to, or (for `when` and `branch`) enter.
+        everything: All subjects that a changed subject may become.
+        idle: Collects the nodes that none of them can reach, or (for `when` and `branch`) enter.
     """
     for node in chain:
         if not subjects:
@@ -286,7 +286,7 @@ def flow(chain: Chain, subjects: frozenset[str], everything: frozenset[str], idl
 
 
 def met(chain: Chain, subject: str, everything: frozenset[str]) -> set[str]:
-    """The filters that a message on `subject` may come to."""
+    """The filters that a message on `subject` may meet."""
     found: set[str] = set()
 
     def walk(chain: Chain, subjects: frozenset[str]) -> None:
@@ -306,7 +306,7 @@ def met(chain: Chain, subject: str, everything: frozenset[str]) -> set[str]:
 
 
 def without_others(chain: Chain, names: set[str]) -> Chain:
-    """The chain as far as it matters to the filters of these names: with what leads to them, and what changes subjects."""
+    """The part of the chain that matters to the named filters: what leads to them, and what changes subjects."""
     kept: list[Any] = []
     for node in chain:
         if isinstance(node, Filter):

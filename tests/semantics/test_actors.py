@@ -1,5 +1,5 @@
 """
-Guarantee 28: actors. Objects with mail of their own, given one message at a time, on every kind of worker.
+Guarantee 28: actors are objects with mail of their own; they get one message at a time, on every kind of worker.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from pipebus.testing import Harness
 @every_sort
 @every_way
 def test_s28_mail_addressed_to_an_actor_reaches_it_alone(sort: Sort, way: Any) -> None:
-    """Its subject is the object: no pattern matches it, no other actor of its class gets it."""
+    """The subject is the actor object: no pattern matches it, and no other actor of its class gets the mail."""
     with running() as bus:
         everything, tokens = bus.subscribe(">"), bus.subscribe("*")
         greeter, other = sort.spawn(bus), sort.spawn(bus)
@@ -78,7 +78,7 @@ def test_s28_mail_addressed_to_an_actor_reaches_it_alone(sort: Sort, way: Any) -
 @every_sort
 @every_way
 def test_s28_a_named_actor_is_reached_by_its_name_too(sort: Sort, way: Any) -> None:
-    """The name is a subject like any other: patterns match it, and others may listen to it."""
+    """The actor's name is a subject like any other: patterns match it, and others may subscribe to it."""
     with running() as bus:
         everything = bus.subscribe("greeters.>")
         greeter = sort.spawn(bus, "greeters.first")
@@ -95,7 +95,7 @@ def test_s28_a_named_actor_is_reached_by_its_name_too(sort: Sort, way: Any) -> N
 
 @every_way
 def test_s28_filters_under_a_pattern_do_not_see_mail_to_an_actor(way: Any) -> None:
-    """`>` included, at both ends; filters without a pattern see it, and so do predicates."""
+    """No pattern matches mail to an actor, not even `>`, at either end; filters without a pattern and predicates see it."""
     seen: list[tuple[str, Any]] = []
 
     class See(Transform):
@@ -145,7 +145,7 @@ def test_s28_a_model_under_a_pattern_does_not_judge_mail_to_an_actor() -> None:
 
 @pytest.mark.parametrize("first", ["actor", "filter-actor", "subscription"])
 def test_s28_two_of_one_name_are_an_error(first: str) -> None:
-    """The text says where the first one is; the second is not spawned; a name that was given up can be taken again."""
+    """The error says where the first actor is, and the second one is not spawned; a name is free again after a stop."""
     with running() as bus:
         if first == "subscription":
             taken = bus.subscribe("elsewhere", fine, name="greeter")
@@ -171,7 +171,7 @@ def test_s28_two_of_one_name_are_an_error(first: str) -> None:
 
 @every_sort
 def test_s28_where_messages_are_encoded_an_actor_needs_a_name(sort: Sort) -> None:
-    """Only its name can be written down: mail to the object, and an actor without a name, are refused with the remedy."""
+    """Only a name can be encoded, so mail to the object and actors without a name are refused, with a remedy."""
     with running(Bus("memory:?wire=json")) as bus:
         with pytest.raises(UnsupportedCapability, match=rf"give {sort.cls.__name__} a name"):
             sort.spawn(bus)
@@ -189,7 +189,7 @@ def test_s28_where_messages_are_encoded_an_actor_needs_a_name(sort: Sort) -> Non
 
 
 def test_s28_mail_to_an_actor_that_is_not_spawned_reaches_nobody() -> None:
-    """As with any subject that nobody listens to: a Receipt of 0 mailboxes, before it is spawned and after it stopped."""
+    """Before the spawn and after the stop, mail gets a Receipt of 0 mailboxes, as on any subject without subscribers."""
     with running() as bus:
         greeter = Notes("greeter")
         assert bus.publish(greeter) == Receipt(0)
@@ -203,7 +203,7 @@ def test_s28_mail_to_an_actor_that_is_not_spawned_reaches_nobody() -> None:
 
 
 def test_s28_what_is_no_subject_cannot_be_published_to() -> None:
-    """Not an actor's class, nor any other object that is not wrapped."""
+    """The class of an actor is not a subject, and neither is any other object without a `Ref`."""
     with running() as bus:
         bus.spawn(Notes())
         for subject in (Notes, 5, None, object()):
@@ -226,7 +226,7 @@ def test_s28_a_reference_to_an_actor_is_not_the_actor() -> None:
 
 
 def test_s28_others_may_listen_to_an_actors_mail() -> None:
-    """`subscribe(actor)` is a subscription to what is addressed to it."""
+    """`subscribe(actor)` subscribes to the messages that are addressed to the actor."""
     with running() as bus:
         greeter = bus.spawn(Notes())
         spy = bus.subscribe(greeter)
@@ -244,7 +244,7 @@ def test_s28_others_may_listen_to_an_actors_mail() -> None:
 @every_sort
 @pytest.mark.parametrize("when_spawned", ["before-start", "after-start", "stopped"])
 def test_s26_spawn_is_effective_when_it_returns(sort: Sort, when_spawned: str) -> None:
-    """Before start, after start and on a stopped bus: from then on its mail reaches it. The actor itself is returned."""
+    """`spawn` returns the actor, and from then on its mail reaches it, whether the bus is new, started or stopped."""
     bus = Bus()
     if when_spawned == "stopped":
         with bus:
@@ -263,7 +263,7 @@ def test_s26_spawn_is_effective_when_it_returns(sort: Sort, when_spawned: str) -
 
 
 def test_s26_a_route_that_is_in_use_learns_of_a_new_actor() -> None:
-    """Its name was published to before: the next message reaches it as well, and none after it stopped."""
+    """If a subject is already in use, the next message reaches the new actor of that name, and none does after its stop."""
     with running() as bus:
         log = bus.subscribe("greeter")
         assert bus.publish("greeter", 1) == Receipt(1)
@@ -290,7 +290,7 @@ def test_s26_a_route_that_is_in_use_learns_of_a_new_actor() -> None:
     ],
 )
 def test_s26_an_actor_runs_where_it_was_told_to(run: Any, cls: type[Notes], thread: str) -> None:
-    """On the pool (what a `def` gets), on a thread of its own, or on an event loop (what an `async def` gets)."""
+    """An actor runs on the pool (the default of a `def`), on its own thread, or on an event loop (that of an `async def`)."""
     threads: list[str] = []
     with running() as bus:
         bus.spawn(cls("greeter", lambda message: threads.append(threading.current_thread().name)), run=run)
@@ -302,7 +302,7 @@ def test_s26_an_actor_runs_where_it_was_told_to(run: Any, cls: type[Notes], thre
 
 
 def test_s26_inside_async_with_an_async_actor_runs_on_the_callers_loop() -> None:
-    """As an async handler does; `spawn`, `publish` of no chain, and `stop` do not stop that loop."""
+    """It runs there like an async handler; `spawn`, `publish` and `stop` do not block the loop."""
 
     async def main() -> None:
         here: list[bool] = []
@@ -322,7 +322,7 @@ def test_s26_inside_async_with_an_async_actor_runs_on_the_callers_loop() -> None
 
 
 def test_s26_an_actors_options_are_those_of_a_subscription() -> None:
-    """Its own filters, where its answers go, how large its mailbox is and what happens when that is full, how many attempts."""
+    """An actor has its own filters, reply target, mailbox size, overflow rule and number of attempts."""
 
     @transform
     def double(message: Message) -> Message:
@@ -352,7 +352,7 @@ def test_s26_an_actors_options_are_those_of_a_subscription() -> None:
 
 
 def test_s26_actors_of_one_class_may_have_different_options() -> None:
-    """Each has its own, and the next one its own again."""
+    """Each actor has its own options, and the next one of its class is not affected by them."""
 
     @transform
     def double(message: Message) -> Message:
@@ -379,7 +379,7 @@ def test_s26_actors_of_one_class_may_have_different_options() -> None:
 
 
 def test_s26_an_actor_returned_as_often_as_allowed_is_dead() -> None:
-    """`attempts` holds for an actor's mail."""
+    """`attempts` bounds how often an actor may return a message."""
 
     class Never(Actor):
         def on_message(self, message: Message, delivery: Delivery) -> None:
@@ -399,7 +399,7 @@ def test_s26_an_actor_returned_as_often_as_allowed_is_dead() -> None:
     [("drop_newest", [1, 2], {"overflow": 2}), ("drop_oldest", [1, 4], {"overflow": 2})],
 )
 def test_s22_an_actors_mailbox_is_bounded(cls: type[Notes], overflow: Any, given: list[int], dropped: dict[str, int]) -> None:
-    """Its overflow rule decides what goes when it is full."""
+    """When the mailbox is full, its overflow rule decides what is dropped."""
     with running() as bus:
         hold = Hold()
         greeter = bus.spawn(cls("greeter", hold), mailbox=2, overflow=overflow)
@@ -416,7 +416,7 @@ def test_s22_an_actors_mailbox_is_bounded(cls: type[Notes], overflow: Any, given
 
 @pytest.mark.parametrize("cls", [Notes, PassingNotes])
 def test_s22_block_waits_for_room_in_an_actors_mailbox(cls: type[Notes]) -> None:
-    """A publisher waits until the actor has taken its next message, and is let in."""
+    """The publisher waits until the actor takes its next message, and then gets in."""
     with running() as bus:
         hold = Hold()
         greeter = bus.spawn(cls("greeter", hold), mailbox=1, overflow_timeout=LONG)
@@ -433,7 +433,7 @@ def test_s22_block_waits_for_room_in_an_actors_mailbox(cls: type[Notes]) -> None
 
 
 def test_s22_an_actor_that_fills_its_own_mailbox_is_told_at_once() -> None:
-    """It would wait for itself."""
+    """Waiting for room would be waiting for itself, so its publish raises `MailboxFull` at once."""
     errors: list[str] = []
 
     def write_to_myself(message: Message) -> None:
@@ -453,7 +453,7 @@ def test_s22_an_actor_that_fills_its_own_mailbox_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("cls", [Notes, PassingNotes])
 def test_s33_mail_to_an_actor_may_be_delayed_and_may_expire(harness: Harness, cls: type[Notes]) -> None:
-    """`delay` holds it until its time has come, `ttl` drops what waited too long."""
+    """`delay` holds the mail until it is due, and `ttl` drops mail that has waited too long."""
     times: list[tuple[float, Any]] = []
 
     def act(message: Message) -> None:
@@ -527,7 +527,7 @@ class AsyncTakesBody(Notes):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_s28_parameters_of_on_message_are_filled_by_annotation(cls: Any, expected: Any, filters: list[Any]) -> None:
-    """The message, its body as the type says, the delivery, the bus: as for any handler. Each actor is given its own."""
+    """Each actor gets the message, its body as the type says, the delivery and the bus, like any handler."""
     with running() as bus:
         actors = [bus.spawn(cls(), filters=filters) for _ in range(3)]
         messages = [Message(actor, {"id": 1}) for actor in actors]
@@ -541,7 +541,7 @@ def test_s28_parameters_of_on_message_are_filled_by_annotation(cls: Any, expecte
 
 
 def test_s19_a_body_that_an_actors_type_refuses_is_a_dead_letter_at_once() -> None:
-    """Refused for good, with the actor's class in the text; the state is untouched and the next mail is handled."""
+    """The body is rejected, and the text names the actor's class; the state stays as it was, and the next mail is handled."""
     with running() as bus:
         picky = bus.spawn(TakesBody("picky"))
         bus.publish(picky, {"id": "no number"})
@@ -555,7 +555,7 @@ def test_s19_a_body_that_an_actors_type_refuses_is_a_dead_letter_at_once() -> No
 
 
 def test_s28_on_message_may_be_an_attribute_of_the_object() -> None:
-    """Set in `__init__` on each object: each of them is called, in its own form, and not that of another one of its class."""
+    """If `__init__` sets `on_message` on each object, the bus calls each one in its own form."""
 
     class Flexible(Actor):
         def __init__(self, handler: Any) -> None:
@@ -579,7 +579,7 @@ def test_s28_on_message_may_be_an_attribute_of_the_object() -> None:
 
 
 def test_s28_on_message_may_be_inherited() -> None:
-    """Classes that share it do not share each other's `__class__` or state."""
+    """Subclasses that inherit `on_message` do not share each other's `__class__` or state."""
 
     class Base(Actor):
         def on_message(self, message: Message) -> None:
@@ -602,7 +602,7 @@ def test_s28_on_message_may_be_inherited() -> None:
 
 
 def test_s20_what_an_actor_settles_itself_stands() -> None:
-    """A `Delivery` parameter acknowledges, retries and rejects, as in any handler."""
+    """An actor may acknowledge, retry or reject through a `Delivery` parameter, like any handler."""
 
     class Settles(Actor):
         def on_message(self, message: Message, delivery: Delivery) -> None:
@@ -627,7 +627,7 @@ def test_s20_what_an_actor_settles_itself_stands() -> None:
 
 @every_sort
 def test_s24_an_actor_is_given_one_message_at_a_time(sort: Sort) -> None:
-    """Fifty threads write to it: it counts without a lock and loses none, and each thread's messages keep their order."""
+    """Fifty threads publish to an actor: it counts without a lock and loses none, and the order of each thread is kept."""
 
     class Counts:
         inside = 0
@@ -659,7 +659,7 @@ def test_s24_an_actor_is_given_one_message_at_a_time(sort: Sort) -> None:
 
 
 def test_s24_an_async_actor_takes_its_next_message_when_the_last_one_has_ended() -> None:
-    """Though its coroutine waits in between."""
+    """While the actor's coroutine waits, the next message waits too."""
 
     class Waits(Actor):
         inside = most = 0
@@ -699,7 +699,7 @@ def test_s14_each_mail_has_a_context_of_its_own(sort: Sort) -> None:
 
 
 def test_s23_an_actor_that_stands_still_delays_nobody_else() -> None:
-    """A hundred others get their mail meanwhile."""
+    """While one actor does not return, a hundred others get their mail."""
     with running(Bus(pool=2)) as bus:
         hold, free = Hold(), Hold(open=True)
         stuck = bus.spawn(Notes("stuck", hold))
@@ -717,7 +717,7 @@ def test_s23_an_actor_that_stands_still_delays_nobody_else() -> None:
 
 @every_sort
 def test_s28_an_actor_knows_its_bus_once_it_is_spawned(sort: Sort) -> None:
-    """`bus` and `subscription` before that are an error that names the remedy."""
+    """Before the spawn, reading `bus` or `subscription` raises an error that says what to do."""
     actor = sort.cls()
     for look in (lambda: actor.bus, lambda: actor.subscription):
         with pytest.raises(LifecycleError, match=r"not spawned.*bus.spawn"):
@@ -731,7 +731,7 @@ def test_s28_an_actor_knows_its_bus_once_it_is_spawned(sort: Sort) -> None:
 
 
 def test_s28_actors_publish_to_each_other() -> None:
-    """Two of them pass a ball a thousand times; who drains waits until it rests."""
+    """Two actors pass a ball a thousand times, and `drain` waits until it rests."""
 
     class Player(Notes):
         other: Any = None
@@ -753,7 +753,7 @@ def test_s28_actors_publish_to_each_other() -> None:
 
 
 def test_s28_an_async_actor_publishes_with_apublish() -> None:
-    """And what it publishes reaches the others on its loop and elsewhere."""
+    """Messages that it publishes reach the other actors on its loop and elsewhere."""
 
     class Relay(Actor):
         async def on_message(self, message: Message) -> None:
@@ -772,7 +772,7 @@ def test_s28_an_async_actor_publishes_with_apublish() -> None:
 
 @pytest.mark.parametrize("run", ["pool", "thread", "loop"])
 def test_s25_actors_may_publish_while_the_bus_drains(run: Any) -> None:
-    """A chain of actors finishes what it began, while outsiders are refused."""
+    """A chain of actors finishes what it began, while publishers from outside are refused."""
     with running() as bus:
         hold = Hold()
         last = bus.spawn(Notes())
@@ -793,7 +793,7 @@ def test_s25_actors_may_publish_while_the_bus_drains(run: Any) -> None:
 
 
 def test_s28_an_actor_may_spawn_others() -> None:
-    """And mail them at once."""
+    """An actor may spawn actors in `on_message`, and publish to them at once."""
     children: list[Notes] = []
 
     def spawn_one(message: Message) -> None:
@@ -815,7 +815,7 @@ def test_s28_an_actor_may_spawn_others() -> None:
 
 @every_sort
 def test_s28_delivery_filters_stand_around_on_message(sort: Sort) -> None:
-    """The bus's first, then the actor's own; an outcome of theirs is the delivery's."""
+    """The bus's delivery filters come first, then the actor's own, and their outcome is the outcome of the delivery."""
     trail: list[str] = []
 
     def through(name: str) -> Any:
@@ -847,7 +847,7 @@ def test_s28_delivery_filters_stand_around_on_message(sort: Sort) -> None:
 
 @pytest.mark.parametrize("name", ["greeter", None], ids=["named", "unnamed"])
 def test_s28_a_delivery_filter_may_not_readdress_an_actors_mail(name: str | None) -> None:
-    """Neither to another subject nor from the object to its name."""
+    """A filter may change the subject neither to another one nor from the object to its name."""
 
     @transform
     def readdress(message: Message) -> Message:
@@ -865,7 +865,7 @@ def test_s28_a_delivery_filter_may_not_readdress_an_actors_mail(name: str | None
 
 
 def test_s18_observers_hear_an_actors_deliveries() -> None:
-    """Taken, then acknowledged, under the actor's name."""
+    """Observers see each mail taken and acknowledged, under the actor's name."""
     bus = Bus()
     ear = Ear(bus)
     with running(bus):
@@ -880,7 +880,7 @@ def test_s18_observers_hear_an_actors_deliveries() -> None:
 
 
 def test_s28_explain_shows_who_an_actor_is_reached_by() -> None:
-    """By its name and by the object."""
+    """`explain` shows the actor for its name and for the object."""
     bus = Bus()
     greeter = bus.spawn(Notes("greeter"))
 
@@ -893,7 +893,7 @@ def test_s28_explain_shows_who_an_actor_is_reached_by() -> None:
 
 @pytest.mark.parametrize("name", ["publish", "zero\u200bwidth"], ids=["reserved", "unprintable"])
 def test_s28_an_actors_name_has_to_be_one_that_a_subscription_may_have(name: str) -> None:
-    """As "publish" its messages would be taken for those that pass the publish chain, and dropped as seen before."""
+    """An actor cannot have the reserved name "publish" or an unprintable name, and neither can a subscription."""
     bus = Bus()
     with pytest.raises(SubscriptionError, match="name"):
         bus.spawn(Notes(name))
@@ -907,7 +907,7 @@ def test_s28_an_actors_name_has_to_be_one_that_a_subscription_may_have(name: str
 @every_sort
 @pytest.mark.parametrize("name", ["greeter", None], ids=["named", "unnamed"])
 def test_s19_an_actors_error_is_a_dead_letter_with_its_name(sort: Sort, name: str | None) -> None:
-    """Which can be replayed into its mailbox; the actor goes on with its next message."""
+    """The dead letter can be replayed into the actor's mailbox, and the actor handles its next message."""
     broken = True
 
     def fail(message: Message) -> None:
@@ -935,7 +935,7 @@ def test_s19_an_actors_error_is_a_dead_letter_with_its_name(sort: Sort, name: st
 
 
 def test_s19_mail_to_an_actor_without_on_message_is_a_dead_letter_with_the_remedy() -> None:
-    """A filter actor need not take mail; who writes to it is found in the dead letters."""
+    """A filter actor does not need `on_message`; mail to such an actor becomes a dead letter that says what to do."""
 
     class OnlyFilter(Actor):
         def filter(self, message: Message) -> Message:
@@ -952,7 +952,7 @@ def test_s19_mail_to_an_actor_without_on_message_is_a_dead_letter_with_the_remed
 
 
 def test_s35_sys_exit_in_an_actor_ends_the_program_and_returns_the_message(capfd: pytest.CaptureFixture[str]) -> None:
-    """As in any handler."""
+    """`sys.exit()` in `on_message` does the same as in any handler."""
 
     def leave(message: Message) -> None:
         raise SystemExit(3)
@@ -975,7 +975,7 @@ def test_s35_sys_exit_in_an_actor_ends_the_program_and_returns_the_message(capfd
 @every_sort
 @pytest.mark.parametrize("asked", ["by-reference", "by-name"])
 def test_s29_an_actor_may_be_asked(sort: Sort, asked: str) -> None:
-    """`request(actor, …)`: what `on_message` returns is the reply; its error is RequestFailed."""
+    """The reply of `request(actor, …)` is the value of `on_message`; its error raises RequestFailed."""
     with running() as bus:
         actor = sort.spawn(bus, "adder", lambda message: message.body + 1)
         where: Any = actor if asked == "by-reference" else "adder"
@@ -992,7 +992,7 @@ def test_s29_an_actor_may_be_asked(sort: Sort, asked: str) -> None:
 
 @every_sort
 def test_s29_an_actor_that_asks_itself_is_told_at_once(sort: Sort) -> None:
-    """It would wait for itself; by reference and by name."""
+    """Such a request would wait for itself, so it raises at once, by reference and by name."""
     errors: list[str] = []
 
     def ask_myself(message: Message) -> Any:
@@ -1019,7 +1019,7 @@ def test_s29_an_actor_that_asks_itself_is_told_at_once(sort: Sort) -> None:
 
 
 def test_s29_actors_that_ask_each_other_get_their_answers() -> None:
-    """Fifty actors each ask the one before them, on a pool of one."""
+    """Fifty actors each ask the one before them, and all get their answers on a pool of one."""
 
     class Link(Actor):
         def __init__(self, before: Any) -> None:
@@ -1037,7 +1037,7 @@ def test_s29_actors_that_ask_each_other_get_their_answers() -> None:
 
 
 def test_s29_answers_may_go_to_an_actor() -> None:
-    """`reply_to=actor` and `to=actor`: what a handler returns is mail for it, with the question's id."""
+    """With `reply_to=actor` or `to=actor`, the value of a handler is mail for that actor, with the question's id."""
     with running() as bus:
         sink = bus.spawn(Notes())
         bus.subscribe("doubled", lambda message: message.body * 2)

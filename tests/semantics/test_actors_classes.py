@@ -1,5 +1,5 @@
 """
-Guarantees 11 and 28: what cannot be spawned, and in how many ways an actor's class may be written.
+Guarantees 11 and 28: the objects that cannot be spawned, and the ways in which an actor's class may be written.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TakesNone(Actor):
 
 
 class Silent(Actor):
-    """An actor that can do nothing at all."""
+    """An actor that has neither `on_message` nor `filter`."""
 
 
 BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], str]] = {
@@ -100,7 +100,7 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], str]] =
 def test_s11_what_cannot_be_spawned_is_told_at_once(
     make: Callable[[], Any], options: dict[str, Any], error: type[Exception], text: str, started: bool
 ) -> None:
-    """The text names what is wrong; nothing is registered, and the actor is as it was."""
+    """The error names what is wrong; nothing is registered, and the actor stays as it was."""
     bus = Bus()
     if started:
         bus.start()
@@ -115,14 +115,14 @@ def test_s11_what_cannot_be_spawned_is_told_at_once(
 
 
 def test_s11_options_that_an_actor_does_not_have_are_refused() -> None:
-    """It has one worker and no name beside its own."""
+    """An actor has one worker, and its own name is its only name."""
     for option in ("workers", "name", "deliver", "wokers"):
         with pytest.raises(TypeError, match=option):
             Bus().spawn(Notes(), **{option: 2})
 
 
 def test_s11_an_actor_is_spawned_once() -> None:
-    """A second time, here or on another bus, is told with the place of the first; it stays where it is."""
+    """Spawning it again, here or on another bus, raises an error with the place of the first spawn; the actor stays there."""
     with running() as bus, running() as elsewhere:
         actor = bus.spawn(Notes("greeter"))
         with pytest.raises(
@@ -141,7 +141,7 @@ def test_s11_an_actor_is_spawned_once() -> None:
 
 @pytest.mark.parametrize("cls", [Notes, PassingNotes])
 def test_s11_of_threads_that_spawn_one_actor_at_once_one_succeeds(cls: type[Notes]) -> None:
-    """The others are told; it has one mailbox, and each mail is handled once."""
+    """The other threads get an error; the actor has one mailbox and handles each mail once."""
     with running() as bus, hasty_threads():
         for _ in range(100):
             actor = cls()
@@ -163,7 +163,7 @@ def test_s11_of_threads_that_spawn_one_actor_at_once_one_succeeds(cls: type[Note
 
 
 def test_s25_an_actor_that_is_stopped_while_it_is_being_spawned_is_not() -> None:
-    """A filter of its own stops it as it starts: `spawn` says so, and its name is free."""
+    """If one of its own filters stops the actor during its start, `spawn` raises, and the name is free."""
 
     class Stops(Transform):
         def start(self, context: Any) -> None:
@@ -188,7 +188,7 @@ def test_s25_an_actor_that_is_stopped_while_it_is_being_spawned_is_not() -> None
 
 
 def test_s11_a_spawn_that_failed_may_be_repeated() -> None:
-    """The reason is gone: the same actor is spawned, also if it was stopped before."""
+    """Once the reason is gone, the same actor can be spawned, also if it was stopped before."""
     with running() as bus:
         taken, actor = bus.spawn(Notes("greeter")), Notes("greeter")
         for _ in range(2):
@@ -204,7 +204,7 @@ def test_s11_a_spawn_that_failed_may_be_repeated() -> None:
 
 
 def test_s11_a_place_is_the_line_of_the_user() -> None:
-    """`describe` says where each actor was spawned."""
+    """`describe` gives the line where each actor was spawned."""
     bus = Bus()
     bus.spawn(Notes("greeter"))
     (described,) = bus.describe()["subscriptions"]
@@ -220,7 +220,7 @@ def test_s11_a_place_is_the_line_of_the_user() -> None:
 
 
 class WithoutSuper(Actor):
-    """Its `__init__` has never heard of ours."""
+    """An actor whose `__init__` does not call `super().__init__`."""
 
     def __init__(self, start: int) -> None:
         self.count = start
@@ -246,7 +246,7 @@ class AsDataclass(Actor):
 
 @dataclasses.dataclass(eq=False)
 class NamedDataclass(Actor):
-    """The name comes first, and has no default."""
+    """An actor whose name is the first field and has no default."""
 
     name: str
     count: int
@@ -257,7 +257,7 @@ class NamedDataclass(Actor):
 
 @dataclasses.dataclass(eq=False, frozen=True)
 class FrozenDataclass(Actor):
-    """What counts is not in its fields."""
+    """An actor with frozen fields, which keeps its count in a list."""
 
     counts: list[int]
     name: str | None = None
@@ -313,7 +313,7 @@ WRITTEN = (
     ids=WRITTEN,
 )
 def test_s28_an_actors_class_may_be_written_in_any_way(make: Callable[[], Any], name: str | None) -> None:
-    """Without super().__init__(), as a dataclass(eq=False), with slots: it is an actor, and keeps its state."""
+    """A class without super().__init__(), a dataclass(eq=False) or a class with slots is an actor, and keeps its state."""
     with running() as bus:
         actor, other = bus.spawn(make()), make()
         if name is None:
@@ -328,7 +328,7 @@ def test_s28_an_actors_class_may_be_written_in_any_way(make: Callable[[], Any], 
 
 
 class NamedInClass(Actor):
-    """Made without a thought of a name."""
+    """An actor with its name in the class."""
 
     name = "greeter"
 
@@ -337,7 +337,7 @@ class NamedInClass(Actor):
 
 
 class NamedInClassToo(NamedInClass):
-    """Its `__init__` has never heard of ours."""
+    """An actor with its name in the class, whose `__init__` does not call `super().__init__`."""
 
     def __init__(self) -> None:
         self.found = None
@@ -345,7 +345,7 @@ class NamedInClassToo(NamedInClass):
 
 @pytest.mark.parametrize("cls", [NamedInClass, NamedInClassToo])
 def test_s28_a_name_may_be_written_in_the_class(cls: Any) -> None:
-    """As a filter's may; one that is given wins."""
+    """The class may define the name, as for a filter; a name that is passed in wins."""
     with running() as bus:
         greeter = bus.spawn(cls())
         bus.publish("greeter", 1)
@@ -359,7 +359,7 @@ def test_s28_a_name_may_be_written_in_the_class(cls: Any) -> None:
 
 
 def test_s28_an_actor_says_who_it_is() -> None:
-    """Its text holds the class, the name or the number that it got, or that it is not spawned."""
+    """The text of an actor has its class, and its name or number, or that it is not spawned."""
     bus = Bus()
 
     assert repr(Notes()) == "<Notes not spawned>"

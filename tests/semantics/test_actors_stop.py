@@ -1,5 +1,5 @@
 """
-Guarantee 25, continued: the end of an actor, and the end of its bus; what is left in memory.
+Guarantee 25, continued: the end of an actor, the end of its bus, and what either leaves in memory.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from scale_helpers import scaled
 
 @every_sort
 def test_s25_stop_ends_an_actor_after_its_current_message(sort: Sort) -> None:
-    """It does not wait; what was queued is dropped, counted as `stopped` and heard; later mail reaches nobody."""
+    """`stop` does not wait; queued mail is dropped, counted as `stopped` and reported; later mail reaches nobody."""
     bus = Bus()
     ear = Ear(bus)
     with running(bus):
@@ -78,7 +78,7 @@ def test_s25_stop_ends_an_actor_after_its_current_message(sort: Sort) -> None:
 
 @every_sort
 def test_s25_an_actor_may_stop_itself(sort: Sort) -> None:
-    """From its own `on_message`: that message is handled to its end and acknowledged, the next is not begun."""
+    """An actor that stops itself in `on_message` finishes that message and acknowledges it, but does not begin the next one."""
     hold = Hold()
 
     def stop_at_two(message: Message) -> None:
@@ -102,7 +102,7 @@ def test_s25_an_actor_may_stop_itself(sort: Sort) -> None:
 
 @every_sort
 def test_s25_what_an_actor_returns_to_its_mailbox_after_its_stop_is_dropped(sort: Sort) -> None:
-    """It retries the message that it stopped itself with: nobody is there to take it again, and it is counted."""
+    """If an actor retries the message in which it stopped itself, that message is dropped and counted."""
 
     class Returns(sort.cls):
         def on_message(self, message: Message, delivery: Delivery) -> None:
@@ -127,7 +127,7 @@ def test_s25_what_an_actor_returns_to_its_mailbox_after_its_stop_is_dropped(sort
 @every_sort
 @pytest.mark.few(1)
 def test_s25_twenty_threads_and_the_actor_itself_may_stop_it_at_once(sort: Sort) -> None:
-    """Idempotent: each message that waited is counted once."""
+    """However often it is stopped, each waiting message is counted once."""
     with running() as bus, hasty_threads():
         for _ in range(20):
             hold = Hold()
@@ -145,7 +145,7 @@ def test_s25_twenty_threads_and_the_actor_itself_may_stop_it_at_once(sort: Sort)
 
 
 def test_s25_stop_on_a_running_loop_does_not_wait() -> None:
-    """A coroutine stops an actor that is busy on a thread, and one that is busy on this very loop."""
+    """A coroutine may stop an actor that is busy on a thread, or on this very loop."""
 
     async def main() -> None:
         async with Bus() as bus:
@@ -170,7 +170,7 @@ def test_s25_stop_on_a_running_loop_does_not_wait() -> None:
 
 
 def test_s25_an_actor_may_be_stopped_by_another_one() -> None:
-    """A supervisor ends a worker by mail."""
+    """A supervisor may end a worker when it gets mail to do so."""
     with running() as bus:
         worker = bus.spawn(Notes("worker"))
         boss = bus.spawn(Notes("boss", lambda message: worker.stop()))
@@ -185,7 +185,7 @@ def test_s25_an_actor_may_be_stopped_by_another_one() -> None:
 
 @pytest.mark.parametrize("state", ["not-spawned", "new", "stopped"])
 def test_s25_stop_is_callable_in_every_state(state: str) -> None:
-    """Before it is spawned it does nothing; on a bus that is not started it ends there; twice is as good as once."""
+    """Before the spawn, `stop` does nothing; on a bus that is not started it ends the actor; a second `stop` does nothing."""
     bus = Bus()
     actor = Notes("greeter")
     if state != "not-spawned":
@@ -203,7 +203,7 @@ def test_s25_stop_is_callable_in_every_state(state: str) -> None:
 
 @every_sort
 def test_s25_a_stopped_actor_may_be_spawned_again(sort: Sort) -> None:
-    """With its state, under its name, here or on another bus; its figures begin anew."""
+    """It keeps its state and its name, on the same bus or on another one, and its figures start from zero."""
     with running() as bus, running() as elsewhere:
         actor = sort.spawn(bus, "greeter")
         for home in (bus, bus, elsewhere, bus):
@@ -219,7 +219,7 @@ def test_s25_a_stopped_actor_may_be_spawned_again(sort: Sort) -> None:
 
 
 def watched(hold: Hold, free: Hold, again: Callable[[], None], sort: Sort) -> Any:
-    """An `on_message` that is never in two places; with "first" it calls `again` and stands still."""
+    """An `on_message` that checks that it never runs twice at once; for "first" it calls `again` and waits."""
     inside: list[Any] = []
 
     def begin(message: Message) -> None:
@@ -252,7 +252,7 @@ def watched(hold: Hold, free: Hold, again: Callable[[], None], sort: Sort) -> An
 @every_sort
 @pytest.mark.parametrize("spawned_by", ["outside", "itself"])
 def test_s24_an_actor_spawned_again_at_once_still_has_one_message_at_a_time(sort: Sort, spawned_by: str) -> None:
-    """It was stopped while it was busy: its new mail waits until it is not, and a drain waits for that."""
+    """If it was stopped while busy, its new mail waits for the old message to end, and a drain waits for that too."""
     hold, free = Hold(), Hold(open=True)
 
     def again() -> None:
@@ -278,7 +278,7 @@ def test_s24_an_actor_spawned_again_at_once_still_has_one_message_at_a_time(sort
 
 @every_sort
 def test_s24_an_actor_may_be_stopped_and_spawned_again_and_again_while_it_is_busy(sort: Sort) -> None:
-    """Its first message outlives three mailboxes: the mail of those that were stopped is dropped, that of the last handled."""
+    """Its first message outlives three mailboxes: only the mail of the last one is handled, and the rest is dropped."""
     hold, free = Hold(), Hold(open=True)
     with running() as bus:
         actor = sort.spawn(bus, act=watched(hold, free, lambda: None, sort))
@@ -300,7 +300,7 @@ def test_s24_an_actor_may_be_stopped_and_spawned_again_and_again_while_it_is_bus
 
 @every_sort
 def test_s24_an_actor_that_is_spawned_again_waits_for_the_message_it_is_at_now(sort: Sort) -> None:
-    """And not for one that it was at when it was spawned the last time."""
+    """It waits for the message that it handles now, and not for the one that it handled at its last spawn."""
     first, second = Hold(), Hold()
     inside: list[Any] = []
 
@@ -336,7 +336,7 @@ def test_s24_an_actor_that_is_spawned_again_waits_for_the_message_it_is_at_now(s
 
 @pytest.mark.parametrize("cls", [Notes, PassingNotes])
 def test_s24_mail_that_comes_while_a_busy_actor_is_spawned_again_waits_too(cls: type[Notes]) -> None:
-    """Another thread writes to it all the time."""
+    """It handles one message at a time, also while another thread publishes to it all the time."""
     for _ in range(20):
         hold, enough = Hold(), threading.Event()
         inside: list[Any] = []
@@ -371,7 +371,7 @@ def test_s24_mail_that_comes_while_a_busy_actor_is_spawned_again_waits_too(cls: 
 
 @every_sort
 def test_s24_a_pause_holds_for_an_actor_that_was_spawned_again_while_it_was_busy(sort: Sort) -> None:
-    """Its last message ends: it is still paused."""
+    """When its last message from before ends, the actor is still paused."""
     hold, free = Hold(), Hold(open=True)
     with running() as bus:
         actor = sort.spawn(bus, act=watched(hold, free, lambda: None, sort))
@@ -396,7 +396,7 @@ def test_s24_a_pause_holds_for_an_actor_that_was_spawned_again_while_it_was_busy
 @pytest.mark.parametrize("meanwhile", ["stopped", "started-again"])
 @pytest.mark.few(1)
 def test_s25_an_actor_spawned_again_while_it_was_busy_outlives_a_restart(sort: Sort, meanwhile: str) -> None:
-    """Its last message outlives even the bus: what came for it since is handled after it, once the bus runs."""
+    """Its last message outlives even the bus: newer mail is handled after it, once the bus runs."""
     hold, free = Hold(), Hold(open=True)
     with running(drain=False) as bus:
         actor = sort.spawn(bus, act=watched(hold, free, lambda: None, sort))
@@ -420,7 +420,7 @@ def test_s25_an_actor_spawned_again_while_it_was_busy_outlives_a_restart(sort: S
 
 
 def test_s25_a_request_that_waits_in_a_stopped_actors_mailbox_is_told_at_once() -> None:
-    """It will not be answered: NoResponder, and not a time-out."""
+    """The requester gets NoResponder at once, and not a time-out."""
     with running() as bus:
         hold = Hold()
         actor = bus.spawn(Notes("greeter", hold))
@@ -438,7 +438,7 @@ def test_s25_a_request_that_waits_in_a_stopped_actors_mailbox_is_told_at_once() 
 
 @every_sort
 def test_s25_publishers_in_front_of_a_stopping_actors_full_mailbox_are_let_go(sort: Sort) -> None:
-    """They waited for room: their message reaches nobody, at once."""
+    """Publishers that waited for room return at once, and their message reaches nobody."""
     with running() as bus:
         hold = Hold()
         actor = sort.spawn(bus, "greeter", hold, mailbox=1, overflow_timeout=LONG)
@@ -455,7 +455,7 @@ def test_s25_publishers_in_front_of_a_stopping_actors_full_mailbox_are_let_go(so
 
 
 def test_s25_the_thread_of_a_stopped_actor_ends() -> None:
-    """run="thread": no thread is left, whether it was busy, idle or stopped itself."""
+    """With run="thread", the thread ends, whether the actor was busy, idle or stopped itself."""
     with running() as bus:
         before = threading.active_count()
         hold = Hold()
@@ -524,7 +524,7 @@ def test_s25_an_actor_outlives_a_restart_of_its_bus(sort: Sort) -> None:
 
 @every_sort
 def test_s25_leaving_the_block_lets_actors_finish_their_mail(sort: Sort) -> None:
-    """Everything accepted has been handled when `with` is over."""
+    """When the `with` block is left, every accepted message has been handled."""
     with Bus() as bus:
         actor = sort.spawn(bus)
         for body in range(200):
@@ -536,7 +536,7 @@ def test_s25_leaving_the_block_lets_actors_finish_their_mail(sort: Sort) -> None
 
 @every_sort
 def test_s25_a_paused_actor_keeps_its_mail(sort: Sort) -> None:
-    """`actor.subscription.pause()`: nothing is handled until `resume`; a drain does not wait for it."""
+    """After `actor.subscription.pause()`, nothing is handled until `resume`, and a drain does not wait for it."""
     with running() as bus:
         actor = sort.spawn(bus, "greeter")
         actor.subscription.pause()
@@ -554,7 +554,7 @@ def test_s25_a_paused_actor_keeps_its_mail(sort: Sort) -> None:
 
 @every_sort
 def test_s25_an_actor_that_is_paused_while_it_is_busy_finishes_that_message_and_begins_no_other(sort: Sort) -> None:
-    """What waits behind it is kept."""
+    """The mail behind that message is kept."""
     with running() as bus:
         hold = Hold()
         actor = sort.spawn(bus, "greeter", hold)
@@ -574,7 +574,7 @@ def test_s25_an_actor_that_is_paused_while_it_is_busy_finishes_that_message_and_
 
 @pytest.mark.parametrize("what", ["actor", "subscription"])
 def test_s25_what_a_filters_start_spawns_on_a_thread_is_started_too(what: str) -> None:
-    """A filter brings a helper of its own along: its first mail is handled."""
+    """If a filter spawns a helper in its `start`, the helper's first mail is handled."""
     hold = Hold(open=True)
 
     class Brings(Transform):
@@ -597,7 +597,7 @@ def test_s25_what_a_filters_start_spawns_on_a_thread_is_started_too(what: str) -
 
 
 def test_s25_an_async_start_of_a_filter_may_spawn_and_subscribe() -> None:
-    """It runs on the bus's loop, and finds the bus as ready as a plain one does."""
+    """An async `start` runs on the bus's loop, and can use the bus like a plain one."""
     hold = Hold(open=True)
 
     class Brings(Transform):
@@ -618,7 +618,7 @@ def test_s25_an_async_start_of_a_filter_may_spawn_and_subscribe() -> None:
 
 
 def test_s27_two_buses_share_no_actor_and_no_name() -> None:
-    """The same name on two buses is two actors."""
+    """Two buses may each have an actor of the same name."""
     with running() as one, running() as two:
         here, there = one.spawn(Notes("greeter")), two.spawn(Notes("greeter"))
         one.publish("greeter", 1)
@@ -637,7 +637,7 @@ def test_s27_two_buses_share_no_actor_and_no_name() -> None:
 @pytest.mark.parametrize("name", ["greeter", None], ids=["named", "unnamed"])
 @pytest.mark.parametrize("mailed", [True, False], ids=["mailed", "silent"])
 def test_s25_a_stopped_actor_that_nobody_holds_is_collected(sort: Sort, name: str | None, mailed: bool) -> None:
-    """The bus, its workers and its routes forget it, though they run on."""
+    """The bus, its workers and its routes forget the actor, although they still run."""
     with running() as bus:
         bus.subscribe(">", fine)
         actor = sort.spawn(bus, name)
@@ -654,7 +654,7 @@ def test_s25_a_stopped_actor_that_nobody_holds_is_collected(sort: Sort, name: st
 
 
 def test_s25_an_actor_that_failed_to_spawn_is_collected_too() -> None:
-    """Nothing is left of the attempt."""
+    """A failed spawn leaves nothing behind."""
     with running() as bus:
         bus.spawn(Notes("greeter"))
         actor = Notes("greeter")
@@ -671,7 +671,7 @@ def test_s25_an_actor_that_failed_to_spawn_is_collected_too() -> None:
 @scaled(2_000, 50_000)
 @pytest.mark.few(1)
 def test_s25_thousands_of_actors_live_in_one_process(named: bool, count: int) -> None:
-    """Spawned, mailed and stopped: each got its mail, none is left, and there are no more threads than the pool has."""
+    """Thousands are spawned, get their mail and are stopped; none is left, and there are only the threads of the pool."""
     handled: list[int] = []
     append = handled.append
 
@@ -699,7 +699,7 @@ def test_s25_thousands_of_actors_live_in_one_process(named: bool, count: int) ->
 
 
 class Single(Actor):
-    """Notes how many of its messages it is at, at most; stands still with the one whose body is 1."""
+    """An actor that records how many messages it handles at once; it waits in the one whose body is 1."""
 
     def __init__(self) -> None:
         super().__init__("single")
@@ -720,7 +720,7 @@ class Single(Actor):
 
 
 class AsyncSingle(Single):
-    """The same on an event loop."""
+    """A Single on an event loop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -735,7 +735,7 @@ class AsyncSingle(Single):
 
 @pytest.mark.parametrize("single", [Single, AsyncSingle], ids=["pool", "loop"])
 def test_s25_an_actor_that_is_spawned_again_and_again_is_given_one_message_at_a_time(single: type[Single]) -> None:
-    """Its first life is still at its message: the third waits for it as the second would have."""
+    """While its first life still handles a message, the third life waits for it, as the second one would have."""
     actor, marker = single(), Hold(open=True)
 
     async def amark(message: Message) -> None:
@@ -751,7 +751,7 @@ def test_s25_an_actor_that_is_spawned_again_and_again_is_given_one_message_at_a_
             bus.spawn(actor)
         bus.publish(actor, 2)
         bus.publish("marker")
-        marker.wait_started()  # who is behind it in line has had its turn
+        marker.wait_started()  # the one behind it in line has had its turn
 
         assert (actor.given, actor.most) == ([1], 1)
         actor.hold.open()
@@ -761,7 +761,7 @@ def test_s25_an_actor_that_is_spawned_again_and_again_is_given_one_message_at_a_
 
 @every_loop
 def test_s25_an_actor_that_ends_itself_on_a_loop_and_that_nobody_holds_is_collected(callers: bool) -> None:
-    """The worker that has given it its last message sleeps, and does not keep it alive."""
+    """The worker that gave it its last message sleeps, but does not keep the actor alive."""
 
     def end(message: Message) -> None:
         ended.append(message.body)
@@ -781,7 +781,7 @@ def test_s25_an_actor_that_ends_itself_on_a_loop_and_that_nobody_holds_is_collec
 
 
 def test_s25_a_task_that_a_paused_actor_has_left_behind_is_an_outsider() -> None:
-    """Its handler has ended: the task may drain the bus, which a handler may not."""
+    """The handler has ended, so the task may drain the bus, which a handler may not."""
 
     async def main() -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -807,7 +807,7 @@ def test_s25_a_task_that_a_paused_actor_has_left_behind_is_an_outsider() -> None
 
 @every_way
 def test_s28_a_stopped_actor_that_is_mailed_once_more_is_collected(way: flow_helpers.Way) -> None:
-    """The mail reaches nobody, and the bus does not remember where it was to go."""
+    """Mail to a stopped actor reaches nobody, and the bus does not keep the actor alive as its address."""
     with running() as bus:
         actor = bus.spawn(Notes())
         actor.stop()

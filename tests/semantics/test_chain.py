@@ -1,4 +1,4 @@
-"""The chain, lines 1 to 4: order, short-circuit, errors, and that the end is always an outcome."""
+"""The chain, guarantees 1 to 4: order, short-circuit, errors, and that each message ends with an outcome."""
 
 import functools
 from collections.abc import Callable
@@ -25,15 +25,15 @@ from pipebus.events import Refused, Unrouted
 
 
 class Boom(Exception):
-    """A user's own error."""
+    """An error of the application."""
 
 
 class Abort(BaseException):
-    """An error that is no Exception, as KeyboardInterrupt is none."""
+    """An error that is not an Exception, like KeyboardInterrupt."""
 
 
 def ending(kind: Any, value: Any = None) -> Any:
-    """The outcome of a chain that ran to its end."""
+    """The outcome of a chain whose message reached the end."""
     return Receipt(1) if kind.side == "publish" else Handled(value)
 
 
@@ -56,7 +56,7 @@ def test_s01_nothing_sorts_filters_by_name_or_number(chain, trail):
 
 
 def test_s01_nothing_sorts_filters_by_shape(chain, trail):
-    """A Transform stands where it was registered, between filters of other shapes."""
+    """A Transform keeps the place where it was registered, between filters of other shapes."""
 
     @transform
     def look(message):
@@ -101,7 +101,7 @@ def _nested(bus: Bus, a: Any, b: Any, c: Any, at: Any) -> None:
 )
 @pytest.mark.parametrize("side", ["publish", "delivery"])
 def test_s01_every_way_to_register_gives_the_same_order(register, side):
-    """One call, three calls, a decorator, a Pipeline or nested ones: the order is the order in which you wrote them."""
+    """One call, three calls, a decorator, a Pipeline or nested ones: the order of the filters is the order of the code."""
     seen: list[str] = []
 
     def named(name: str) -> Callable[..., Any]:
@@ -122,7 +122,7 @@ def test_s01_every_way_to_register_gives_the_same_order(register, side):
 
 
 def test_s01_the_bus_s_delivery_filters_stand_outside_the_subscription_s_own():
-    """What the bus declares for all wraps what a subscription declares for itself, whichever was registered first."""
+    """The filters of the bus wrap the filters of a subscription, whichever were registered first."""
     seen: list[str] = []
 
     def named(name: str) -> Callable[..., Any]:
@@ -148,7 +148,7 @@ def test_s01_the_bus_s_delivery_filters_stand_outside_the_subscription_s_own():
 
 
 def test_s02_a_filter_that_does_not_call_on_ends_the_message(chain, step, trail):
-    """What is behind it never runs, what is in front of it sees the outcome, and nobody sees an error."""
+    """The filters behind it never run, the filters in front of it see its outcome, and no error is raised."""
 
     def b(message):
         trail.note("B in")
@@ -164,7 +164,7 @@ def test_s02_a_filter_that_does_not_call_on_ends_the_message(chain, step, trail)
 
 
 def test_s02_a_transform_ends_the_message_by_returning_dropped(chain, trail):
-    """The chain fills in who dropped it."""
+    """The chain fills in the name of the filter that dropped the message."""
 
     @transform
     def b(message):
@@ -177,7 +177,7 @@ def test_s02_a_transform_ends_the_message_by_returning_dropped(chain, trail):
 
 
 def test_s02_a_filter_that_names_somebody_else_is_left_alone(chain, step):
-    """`by` is filled in only where it is missing."""
+    """The chain fills in `by` only where it is missing."""
 
     def b(message):
         return Dropped("enough", by="the rule book")
@@ -187,7 +187,7 @@ def test_s02_a_filter_that_names_somebody_else_is_left_alone(chain, step):
 
 
 def test_s02_outer_filters_hand_a_drop_on_as_it_is(chain, step, trail):
-    """The name in a drop is that of the filter that dropped, not of one that passed it on."""
+    """A drop names the filter that dropped the message, not one that passed the drop on."""
 
     def inner(message):
         return Dropped("enough")
@@ -211,7 +211,7 @@ def test_s02_the_outcome_is_what_the_filter_returned(chain, step, kind):
 
 
 def test_s02_a_drop_after_call_next_replaces_the_outcome(chain, step, trail):
-    """What was accepted or handled stays so; the outer filters see the drop."""
+    """Mailboxes keep the message, and the handler has run, but the outer filters see the drop."""
 
     def b(message):
         yield message
@@ -240,7 +240,7 @@ def raiser(error: BaseException, moment: str) -> Callable[..., Any]:
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("error", [Boom("b"), Rejected(None, "no"), Abort("a")], ids=lambda e: type(e).__name__)
 def test_s03_an_error_skips_the_code_after_call_next_and_arrives_as_the_same_object(chain, step, trail, error, moment):
-    """Whoever published gets the very error that the filter raised, whether it was raised on the way in or out."""
+    """The publisher gets the very error that the filter raised, whether the filter raised it on the way in or out."""
     result = chain.run(trail("A"), trail("B"), step(raiser(error, moment), "C"))
 
     assert trail == ["A in", "B in"] if moment == "before" else ["A in", "B in", "T"]
@@ -249,7 +249,7 @@ def test_s03_an_error_skips_the_code_after_call_next_and_arrives_as_the_same_obj
 
 
 def test_s03_an_error_at_the_end_unwinds_like_any_other(chain, trail):
-    """A handler that raises, or mailboxes that cannot take the message, are seen by every filter around them."""
+    """Every filter around the end of the chain sees the error of a handler or of a full mailbox."""
     result = chain.run(trail("A"), trail("B"), fails=True)
 
     assert [entry for entry in trail if entry != "T"] == ["A in", "B in"]
@@ -283,7 +283,7 @@ def test_s03_an_error_is_visible_to_except_and_finally_of_the_filters_it_passes(
 
 
 def test_s03_a_filter_that_swallows_an_error_gives_the_outcome(chain, step, trail):
-    """Filters further out see that outcome, and know nothing of the error."""
+    """Filters further out see the outcome, and no error."""
 
     def b(message):
         try:
@@ -298,7 +298,7 @@ def test_s03_a_filter_that_swallows_an_error_gives_the_outcome(chain, step, trai
 
 
 def test_s03_a_filter_that_swallows_an_error_and_gives_no_outcome_is_named(chain, step, trail):
-    """Silence is no outcome: the error says which filter swallowed."""
+    """A filter must return an outcome: the error names the filter that swallowed an error and returned nothing."""
 
     def forgetful(message):
         try:
@@ -314,7 +314,7 @@ def test_s03_a_filter_that_swallows_an_error_and_gives_no_outcome_is_named(chain
 
 
 def test_s03_a_filter_may_raise_another_error_in_its_place(chain, step):
-    """The new error is what comes out; the old one is its cause."""
+    """The new error comes out, and the old one is its cause."""
     old, new = Boom("old"), Boom("new")
 
     def translate(message):
@@ -331,7 +331,7 @@ def test_s03_a_filter_may_raise_another_error_in_its_place(chain, step):
 
 @pytest.mark.parametrize("side", ["publish", "delivery"])
 def test_s03_a_plain_filter_and_its_reader_agree(side):
-    """The same in the words of the README: try, call_next, except, finally."""
+    """The filter of the README, with try, call_next, except and finally, behaves as it reads."""
     seen: list[str] = []
 
     def outer(message, call_next):
@@ -397,7 +397,7 @@ def test_s03_an_error_in_a_wrapper_of_a_generator_function_is_blamed_on_its_filt
 
 @pytest.mark.parametrize("swallower", ["around", "retrying around"])
 def test_s03_an_error_is_blamed_on_the_filter_that_raised_it_each_time(swallower):
-    """Observers hear where an error arose, each time; an error object that an Around swallowed carries no old blame."""
+    """Observers get the filter in which the error arose, each time; a swallowed error object carries no old blame."""
     error = Boom("one object for all")
     blamed = []
 
@@ -440,7 +440,7 @@ def test_s03_an_error_is_blamed_on_the_filter_that_raised_it_each_time(swallower
 
 @pytest.mark.only(side="publish")
 def test_s04_a_message_that_nobody_listens_to_is_a_receipt_and_an_event(chain):
-    """Never silence: the publisher can see it, and observers hear it."""
+    """The publisher sees it in the receipt, and observers get an event."""
     unrouted = []
     with chain() as running:
         for subscription in running.bus.subscriptions:
@@ -455,7 +455,7 @@ def test_s04_a_message_that_nobody_listens_to_is_a_receipt_and_an_event(chain):
 
 
 class Archive:
-    """A filter that never calls on, and says so."""
+    """A filter that never calls on, and declares so."""
 
     terminal = True
 
@@ -490,7 +490,7 @@ def passing(message, call_next):
     ],
 )
 def test_s04_what_stands_behind_a_terminal_filter_is_refused_at_build(chain_of, side):
-    """A filter that can never run is a mistake, found before the first message."""
+    """The bus finds a filter that can never run before the first message."""
     with pytest.raises(PipelineError, match=r"passing \(.*\) can never run: Archive .* is terminal"):
         Bus().use(*chain_of(), at=side)
 
@@ -507,7 +507,7 @@ def test_s04_what_stands_behind_a_terminal_filter_is_refused_at_build(chain_of, 
     ids=["last", "in a branch", "in a when", "behind a predicate", "other pattern"],
 )
 def test_s04_a_terminal_filter_that_some_messages_pass_by_is_no_mistake(chain_of, subject, outcome):
-    """Only what no message can reach is refused."""
+    """A filter behind a terminal one is refused only if no message can reach it."""
     bus = Bus()
     bus.use(*chain_of())
 
@@ -516,7 +516,7 @@ def test_s04_a_terminal_filter_that_some_messages_pass_by_is_no_mistake(chain_of
 
 
 def test_s04_a_subscription_s_own_filters_behind_a_terminal_of_the_bus_are_refused():
-    """The bus's delivery chain and the subscription's own are one road."""
+    """The bus's delivery chain and the subscription's own filters form one chain."""
     bus = Bus()
     bus.use(Archive(), at="delivery")
 

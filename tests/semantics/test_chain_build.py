@@ -1,4 +1,4 @@
-"""What is settled when a chain is built, lines 8 to 11: composition, isolation, the life of filters, bad filters."""
+"""What the bus decides when it builds a chain, guarantees 8 to 11: composition, isolation, the life of filters, bad filters."""
 
 import sys
 import threading
@@ -44,14 +44,14 @@ def named(name: str, seen: list[str]) -> Any:
 
 
 def handler(message):
-    """Does nothing."""
+    """A handler that does nothing."""
 
 
 # --- 8. built once, frozen ---------------------------------------------------------------------------------------------
 
 
 class Curious(Around):
-    """A filter that counts how often anybody asks what it is."""
+    """A filter that counts how often somebody reads its attributes."""
 
     def __init__(self):
         self.asked = 0
@@ -67,7 +67,7 @@ class Curious(Around):
 
 
 def test_s08_a_chain_is_composed_at_build_not_for_each_message(chain):
-    """After the first message nobody looks at the filters again, except to call them."""
+    """After the first message the bus only calls the filters, and does not inspect them again."""
     curious = Curious()
     with chain(curious, when("orders.>", curious), Pipeline(branch(lambda message: True, curious))) as running:
         running.send()
@@ -80,7 +80,7 @@ def test_s08_a_chain_is_composed_at_build_not_for_each_message(chain):
 
 
 def test_s08_one_pipeline_used_twice_is_two_compiled_chains():
-    """A chain is a value: what follows it in one place has nothing to do with what follows it in the other."""
+    """A chain is a value: its place in one chain does not affect its place in another."""
     seen: list[str] = []
     shared = Pipeline(named("shared", seen))
     bus = Bus()
@@ -93,7 +93,7 @@ def test_s08_one_pipeline_used_twice_is_two_compiled_chains():
 
 
 def test_s08_one_pipeline_may_serve_two_buses_and_both_sides():
-    """In a bus's publish chain, around a handler, and in another bus at once."""
+    """It may be in the publish chain of a bus, around a handler, and in another bus at once."""
     seen: list[str] = []
     shared = Pipeline(named("shared", seen))
     one, other = Bus(), Bus()
@@ -109,13 +109,13 @@ def test_s08_one_pipeline_may_serve_two_buses_and_both_sides():
 
 @pytest.mark.parametrize("side", ["publish", "delivery"])
 def test_s08_chains_are_frozen_after_start(side):
-    """A chain that changed under running messages could not be explained: the error says when to call `use`."""
+    """`use` on a started bus raises, and the error says when to call it."""
     with Bus() as bus, pytest.raises(LifecycleError, match=r"frozen.*before start"):
         bus.use(passing, at=side)
 
 
 def test_s08_messages_need_a_started_bus():
-    """Before start nothing is composed, and nothing can be published."""
+    """Before the start nothing is composed, and nothing can be published."""
     bus = Bus()
 
     with pytest.raises(BusNotStarted, match=r"with bus:"):
@@ -123,7 +123,7 @@ def test_s08_messages_need_a_started_bus():
 
 
 def test_s08_subscriptions_come_and_go_while_the_bus_runs():
-    """Effective when the call returns, for the next message of the same publisher."""
+    """A subscription or its end holds from the next message on, when the call returns."""
     seen = []
     with Bus() as bus:
         first = bus.publish("x")
@@ -139,7 +139,7 @@ def test_s08_subscriptions_come_and_go_while_the_bus_runs():
 
 @pytest.mark.only(side="publish")
 def test_s08_a_message_under_way_sees_the_routes_from_before_a_registration(chain, step):
-    """A subscription that is made while a message passes the chain gets the next one, by literal subject and by wildcard."""
+    """A subscription that is made while a message passes the chain gets the next message, by literal subject or wildcard."""
     late = []
 
     def meanwhile(message):
@@ -157,7 +157,7 @@ def test_s08_a_message_under_way_sees_the_routes_from_before_a_registration(chai
 
 @pytest.mark.parametrize("subjects", [["a", "b"], ["a", ">"], ["*", "b"]], ids=" ".join)
 def test_s08_a_message_never_sees_half_of_a_registration(subjects):
-    """One subscription to several subjects comes, and goes, on all of them at once, whoever publishes meanwhile."""
+    """A subscription to several subjects appears on all of them at once, and leaves them at once, while others publish."""
 
     def publish_while(change):
         counts, going, enough = [], threading.Event(), threading.Event()
@@ -193,7 +193,7 @@ def test_s08_a_message_never_sees_half_of_a_registration(subjects):
 @pytest.mark.parametrize("fork", [when, branch], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("side", ["publish", "delivery"])
 def test_s09_what_a_fork_holds_never_leaks_to_its_parent_or_siblings(side, fork):
-    """Each subject meets the filters of its own road, whatever was sent before."""
+    """A message passes only the filters of its own subject, whatever was sent before."""
     seen: list[str] = []
     bus = Bus()
     bus.use(fork("a", named("in a", seen)), fork("b", named("in b", seen)), named("last", seen), at=side)
@@ -212,7 +212,7 @@ def test_s09_what_a_fork_holds_never_leaks_to_its_parent_or_siblings(side, fork)
 
 
 def test_s09_what_a_branch_did_to_a_message_is_not_seen_beside_it(chain, step):
-    """The filter in front of a fork still holds the message that it passed on."""
+    """The filter in front of a fork still has the message that it passed on."""
     held = []
 
     def outer(message):
@@ -231,7 +231,7 @@ def test_s09_what_a_branch_did_to_a_message_is_not_seen_beside_it(chain, step):
 
 
 def test_s09_subscriptions_do_not_see_each_other_s_filters():
-    """What one subscription's chain does to a message, no other subscriber meets."""
+    """Other subscribers do not see what the filters of one subscription do to a message."""
     seen = {}
 
     @transform
@@ -253,7 +253,7 @@ def test_s09_subscriptions_do_not_see_each_other_s_filters():
 
 @dataclass(eq=False)
 class Count(Transform):
-    """Counts what passes."""
+    """A Transform that counts the messages that pass."""
 
     passed: int = 0
 
@@ -263,7 +263,7 @@ class Count(Transform):
 
 
 def test_s10_state_belongs_to_the_object(chain):
-    """One object in two places counts both, two objects count for themselves."""
+    """One object in two places counts the messages of both, and two objects count separately."""
     twice, once = Count(), Count()
 
     chain.run(twice, once, twice)
@@ -273,7 +273,7 @@ def test_s10_state_belongs_to_the_object(chain):
 
 @dataclass(eq=False)
 class Living(Transform):
-    """Tells when it starts and stops."""
+    """A filter that records when it starts and stops."""
 
     label: str
     life: list[str]
@@ -310,7 +310,7 @@ def living(request):
 
 
 def test_s10_filters_start_in_the_order_of_the_chain_and_stop_in_reverse(living):
-    """Wherever they stand: publish chain, delivery chain, in forks, in a subscription's own chain."""
+    """This holds in the publish chain, the delivery chain, forks, and the chain of a subscription."""
     life: list[str] = []
     bus = Bus()
     bus.use(living("A", life), when("x", living("B", life)), branch("y", Pipeline(living("C", life))))
@@ -324,7 +324,7 @@ def test_s10_filters_start_in_the_order_of_the_chain_and_stop_in_reverse(living)
 
 
 def test_s10_an_object_in_many_places_starts_and_stops_once(living):
-    """Once for each object, not for each place."""
+    """The bus starts each object once, and not once for each of its places."""
     life: list[str] = []
     shared = living("A", life)
     bus = Bus()
@@ -339,7 +339,7 @@ def test_s10_an_object_in_many_places_starts_and_stops_once(living):
 
 
 def test_s10_start_happens_before_the_first_message_and_stop_after_the_last():
-    """Nothing passes a filter that has not started, or that has stopped."""
+    """No message passes a filter that has not started, or that has stopped."""
     life: list[str] = []
 
     class Checked(Living):
@@ -358,7 +358,7 @@ def test_s10_start_happens_before_the_first_message_and_stop_after_the_last():
 
 
 def test_s10_a_filter_that_cannot_start_keeps_the_bus_from_starting(living):
-    """The error comes out of `start`; those that had started are stopped in reverse, the others are left alone."""
+    """`start` raises the error; filters that had started are stopped in reverse, and the others are left alone."""
     life: list[str] = []
     bus = Bus()
     broken = living("C", life, fails="start")
@@ -377,7 +377,7 @@ def test_s10_a_filter_that_cannot_start_keeps_the_bus_from_starting(living):
 
 
 def test_s10_a_filter_that_cannot_stop_keeps_no_other_from_stopping(living):
-    """The stop goes on, and what it returns says who failed."""
+    """The stop continues, and its report names the filter that failed."""
     life: list[str] = []
     bus = Bus()
     bus.use(living("A", life), living("B", life, fails="stop"), living("C", life))
@@ -391,7 +391,7 @@ def test_s10_a_filter_that_cannot_stop_keeps_no_other_from_stopping(living):
 
 
 def test_s10_the_context_tells_a_filter_where_it_lives(living):
-    """Its bus, the bus's clock, a logger and its own name."""
+    """The context has the bus, its clock, a logger and the name of the filter."""
     bus = Bus()
     filter = living("A", [])
     filter.name = "quota"
@@ -407,7 +407,7 @@ def test_s10_the_context_tells_a_filter_where_it_lives(living):
 
 
 def test_s10_filters_of_a_later_subscription_start_with_it(living):
-    """A subscription made on the running bus has its filters started before its first message, and stopped at the end."""
+    """If the bus runs, the filters of a new subscription start before its first message, and stop at the end."""
     life: list[str] = []
     with Bus() as bus:
         bus.subscribe("x", lambda message: life.append("handled"), filters=[living("A", life)])
@@ -417,7 +417,7 @@ def test_s10_filters_of_a_later_subscription_start_with_it(living):
 
 
 def test_s10_a_filter_that_cannot_start_refuses_a_later_subscription(living):
-    """The error comes out of `subscribe`, and nothing was subscribed."""
+    """`subscribe` raises the error, and nothing is subscribed."""
     with Bus() as bus:
         with pytest.raises(RuntimeError, match="A cannot start"):
             bus.subscribe("x", handler, name="late", filters=[living("A", [], fails="start")])
@@ -426,7 +426,7 @@ def test_s10_a_filter_that_cannot_start_refuses_a_later_subscription(living):
 
 
 def test_s10_a_bus_that_is_started_again_starts_its_filters_again(living):
-    """One start and one stop for each life of the bus."""
+    """Each life of the bus starts and stops its filters once."""
     life: list[str] = []
     bus = Bus()
     bus.use(living("A", life))
@@ -438,7 +438,7 @@ def test_s10_a_bus_that_is_started_again_starts_its_filters_again(living):
 
 
 def test_s10_publish_filters_are_called_by_all_publishers_at_once():
-    """No lock around a filter: two publishers meet inside one."""
+    """There is no lock around a filter: two publishers can be in one filter at the same time."""
     meeting = threading.Barrier(2, timeout=10)
 
     @transform
@@ -561,7 +561,7 @@ def _branch(filter):
     "register", [_use, _use_at_delivery, _subscribe, _pipeline, _when, _branch], ids=lambda f: f.__name__[1:]
 )
 def test_s11_a_bad_filter_fails_where_it_is_registered(register, filter, name, problem, remedy):
-    """At once, not at the first message: with its name, its position, the file and line of the call, and what to do."""
+    """`use` raises at once, with the filter's name, its position, the file and line of the call, and what to do."""
     call, within = register(filter)
     line = call.__code__.co_firstlineno
 
@@ -575,7 +575,7 @@ def test_s11_a_bad_filter_fails_where_it_is_registered(register, filter, name, p
 
 @pytest.mark.parametrize("first", [passing, apassing], ids=["sync first", "async first"])
 def test_s11_a_plain_sync_filter_in_an_async_chain_is_refused(first):
-    """It could neither be called nor awaited: the error names it, its position, the line, and both ways out."""
+    """Such a filter can be neither called nor awaited: the error names it, its position, the line, and both remedies."""
     second = apassing if first is passing else passing
     position = 1 if first is passing else 2
     line = sys._getframe().f_lineno + 2
@@ -592,7 +592,7 @@ def test_s11_a_plain_sync_filter_in_an_async_chain_is_refused(first):
 
 
 def test_s11_a_bad_filter_leaves_the_chain_as_it_was():
-    """A refused `use` has added nothing."""
+    """A refused `use` adds nothing."""
     bus = Bus()
     bus.use(passing)
     with pytest.raises(PipelineError):
@@ -604,7 +604,7 @@ def test_s11_a_bad_filter_leaves_the_chain_as_it_was():
 
 
 def test_s11_a_refused_subscription_leaves_no_trace():
-    """Neither its name nor its mailbox stays behind."""
+    """Neither the name nor the mailbox of a refused subscription stays behind."""
     bus = Bus()
     with pytest.raises(PipelineError):
         bus.subscribe("x", handler, name="billing", filters=[42])
@@ -624,7 +624,7 @@ def test_s11_a_refused_subscription_leaves_no_trace():
     ids=["lambda", "default", "varargs"],
 )
 def test_s11_whatever_can_be_called_with_two_arguments_is_a_filter(filter, side, outcome):
-    """The check refuses what cannot work, not what looks unusual."""
+    """The check refuses filters that cannot work, not filters that look unusual."""
     bus = Bus()
     bus.use(filter, at=side)
 
@@ -633,7 +633,7 @@ def test_s11_whatever_can_be_called_with_two_arguments_is_a_filter(filter, side,
 
 
 def test_s11_a_filter_of_the_delivery_chain_returns_handled():
-    """The delivery side's outcome is `Handled(value)`, and a filter may replace the value."""
+    """The outcome of a delivery is `Handled(value)`, and a filter may replace the value."""
     values = []
 
     def outer(message, call_next):
@@ -667,6 +667,6 @@ class OfNothing(Around):
     [(of_two, r"of_two .* takes \(message: .*, call_next: .*\)"), (OfNothing(), r"OfNothing .* takes \(\)")],
 )
 def test_s11_an_around_of_another_form_is_refused_where_it_is_registered(filter: Around, takes: str) -> None:
-    """A generator of more than the message, or of nothing, could only fail with each message: told at `use`."""
+    """`use` refuses a generator that takes no argument, or more than the message, because it would fail for each message."""
     with pytest.raises(PipelineError, match=f"filter {takes}.*; its form is around\\(message\\)"):
         Bus().use(filter)

@@ -1,4 +1,4 @@
-"""What passes between filters, lines 12 to 15: calling on, cancellation, context variables, immutable messages."""
+"""What passes between filters, guarantees 12 to 15: calling on, cancellation, context variables, immutable messages."""
 
 import asyncio
 import contextvars
@@ -27,7 +27,7 @@ from pipebus import (
 
 
 def ending(kind: Any) -> Any:
-    """The outcome of a chain that ran to its end."""
+    """The outcome of a chain whose message reached the end."""
     return Receipt(1) if kind.side == "publish" else Handled(None)
 
 
@@ -44,7 +44,7 @@ def passing(message):
 
 
 def test_s12_each_call_of_call_next_is_a_fresh_pass(chain, step, trail):
-    """Everything behind runs again, from its beginning, with what it is given this time."""
+    """The rest of the chain runs again from its beginning, with the message of this call."""
 
     def twice(message):
         yield message.with_body("first")
@@ -57,7 +57,7 @@ def test_s12_each_call_of_call_next_is_a_fresh_pass(chain, step, trail):
 
 
 def test_s12_a_pass_keeps_nothing_of_the_one_before(chain, step, kind):
-    """A filter behind starts anew: its local state is of this pass alone."""
+    """A filter further in starts from scratch in each pass: its local variables belong to that pass alone."""
     counts = []
 
     def three_times(message):
@@ -79,7 +79,7 @@ def test_s12_a_pass_keeps_nothing_of_the_one_before(chain, step, kind):
 
 
 def test_s12_call_next_may_be_called_after_an_error(chain, step, kind):
-    """The way a retry is written."""
+    """A filter may call on again after an error, which is how a retry is written."""
     attempts = []
 
     def again(message):
@@ -102,7 +102,7 @@ def test_s12_call_next_may_be_called_after_an_error(chain, step, kind):
 
 
 def test_s12_call_next_may_be_called_after_a_drop(chain, step, kind):
-    """A pass that ended in a drop is over; the next one decides for itself."""
+    """A drop ends its own pass only, and the next pass decides for itself."""
     refusals = [True, False]
 
     def again(message):
@@ -124,7 +124,7 @@ def test_s12_call_next_may_be_called_after_a_drop(chain, step, kind):
     ids=["True", "text", "a message", "a class", "the other side's outcome"],
 )
 def test_s12_a_filter_that_returns_no_outcome_is_named(chain, step, trail, kind, answer):
-    """It is an error at once, in the filter's name, though the message has already passed."""
+    """The error names the filter, although the message has already passed."""
 
     def odd(message):
         yield message
@@ -139,7 +139,7 @@ def test_s12_a_filter_that_returns_no_outcome_is_named(chain, step, trail, kind,
 
 @pytest.mark.parametrize("passes", [0, 1])
 def test_s12_a_plain_filter_that_returns_nothing_is_named(chain, plain, kind, passes):
-    """The commonest slip, forgetting the `return`: the error says how it is written."""
+    """The most common mistake is a forgotten `return`, and the error says how to write it."""
 
     def forgetful(message):
         for _ in range(passes):
@@ -154,7 +154,7 @@ def test_s12_a_plain_filter_that_returns_nothing_is_named(chain, plain, kind, pa
 
 
 def test_s12_an_around_that_ends_before_any_pass_is_named(chain):
-    """There is no last outcome to hand on yet."""
+    """An Around that ends before its first pass has no outcome to return."""
 
     @around
     def hasty(message):
@@ -169,7 +169,7 @@ def test_s12_an_around_that_ends_before_any_pass_is_named(chain):
 
 
 def test_s12_an_around_that_swallows_an_error_and_gives_nothing_is_named(chain, plain):
-    """The error of a pass is no outcome to hand on."""
+    """An Around that swallows the error of its only pass has no outcome to return, and the error names it."""
 
     @around
     def forgetful(message):
@@ -197,7 +197,7 @@ NO_MESSAGE = {
 
 @pytest.fixture(params=["nothing", "plain", "transform", "around", "when"])
 def behind(request, plain):
-    """What stands behind the filter that is tested."""
+    """The filters that come after the filter under test."""
 
     @transform
     def look(message):
@@ -214,7 +214,7 @@ def behind(request, plain):
 
 @pytest.mark.parametrize("junk", NO_MESSAGE.values(), ids=NO_MESSAGE.keys())
 def test_s12_a_plain_filter_that_hands_on_no_message_is_named(chain, plain, behind, junk):
-    """Whatever stands behind it: the one who handed it on is to blame, not the one who got it."""
+    """Whatever filter comes next, the error blames the one that handed the value on, not the one that received it."""
 
     def odd(message):
         return (yield junk)
@@ -228,7 +228,7 @@ def test_s12_a_plain_filter_that_hands_on_no_message_is_named(chain, plain, behi
 
 @pytest.mark.parametrize("junk", [*NO_MESSAGE.values(), 0.5], ids=[*NO_MESSAGE.keys(), "a number"])
 def test_s12_an_around_that_yields_no_message_is_named(chain, behind, junk):
-    """It may yield a Message, a Pause or a Call: the error says so."""
+    """An Around may yield a Message, a Pause or a Call, and the error says so."""
 
     @around
     def odd(message):
@@ -244,7 +244,7 @@ def test_s12_an_around_that_yields_no_message_is_named(chain, behind, junk):
 
 @pytest.mark.parametrize("junk", NO_MESSAGE.values(), ids=NO_MESSAGE.keys())
 def test_s12_a_transform_that_returns_no_message_is_named(chain, behind, junk):
-    """None above all, which is what a forgotten `return` gives."""
+    """If a Transform returns None, as with a forgotten `return`, or any other wrong value, the error names it."""
 
     @transform
     def odd(message):
@@ -258,7 +258,7 @@ def test_s12_a_transform_that_returns_no_message_is_named(chain, behind, junk):
 
 
 def test_s12_a_handler_behind_a_broken_filter_goes_on_with_the_next_message(chain, plain, kind):
-    """A filter that hands on junk once stops neither a worker nor the bus."""
+    """One bad value from a filter stops neither a worker nor the bus."""
     junk = [None]
 
     def odd(message):
@@ -300,7 +300,7 @@ async def leaves_a_task(message, call_next):
     "filter", [forgets_to_await, returns_unawaited, forgets_the_second, leaves_a_task], ids=lambda f: f.__name__
 )
 def test_s12_a_call_next_that_is_not_awaited_is_named(chain, filter):
-    """The slip that otherwise loses messages without a word."""
+    """A missing `await`, which would otherwise lose messages silently, is an error that names the filter."""
     result = chain.run(filter)
 
     assert isinstance(result.error, PipelineError)
@@ -322,7 +322,7 @@ async def fails_with_a_task_open(message, call_next):
 @pytest.mark.only(colour="async")
 @pytest.mark.parametrize("filter", [fails_with_a_call_open, fails_with_a_task_open], ids=lambda f: f.__name__)
 def test_s12_an_error_of_the_filter_wins_over_a_call_that_was_not_awaited(chain, filter):
-    """The first thing that went wrong is what comes out, nothing warns later, and no message slips through."""
+    """The filter's own error comes out, no warning follows, and no message slips through."""
     result = chain.run(filter)
 
     assert type(result.error) is LookupError
@@ -331,7 +331,7 @@ def test_s12_an_error_of_the_filter_wins_over_a_call_that_was_not_awaited(chain,
 
 @pytest.mark.only(colour="async")
 def test_s12_one_call_of_call_next_is_one_pass(chain):
-    """Awaiting what it gave a second time is no way to repeat: the error names the filter, and nothing passed twice."""
+    """Awaiting the same call a second time does not repeat it: the error names the filter, and the message passes once."""
 
     async def greedy(message, call_next):
         passing = call_next(message)
@@ -359,7 +359,7 @@ async def calls_twice_then_awaits(message, call_next):
 @pytest.mark.parametrize("filter", [gathers, calls_twice_then_awaits], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("rest", ["suspends", "goes through"])
 def test_s12_two_calls_of_call_next_at_the_same_time_are_named(chain, plain, filter, rest):
-    """Two passes at once are a mistake whether or not the rest happens to wait."""
+    """Two passes at once are a mistake, whether or not the rest of the chain waits."""
 
     async def pauses(message, call_next):
         await asyncio.sleep(0)
@@ -374,7 +374,7 @@ def test_s12_two_calls_of_call_next_at_the_same_time_are_named(chain, plain, fil
 
 @pytest.mark.only(colour="async")
 def test_s12_passes_one_after_the_other_are_no_mistake(chain):
-    """Three awaited calls in a row, one of them in a task that was awaited."""
+    """A filter may await three calls in a row, one of them in a task that it awaits."""
 
     async def patient(message, call_next):
         await call_next(message)
@@ -389,7 +389,7 @@ def test_s12_passes_one_after_the_other_are_no_mistake(chain):
 
 @pytest.mark.only(colour="sync")
 def test_s12_with_debug_threads_that_share_a_call_next_are_named(chain):
-    """In a sync chain this cannot be seen for free: `Bus(debug=True)` looks for it."""
+    """A sync chain cannot detect this without a cost, so only `Bus(debug=True)` checks for it."""
     inside, go_on = threading.Event(), threading.Event()
     other: list[threading.Thread] = []
 
@@ -417,7 +417,7 @@ def test_s12_with_debug_threads_that_share_a_call_next_are_named(chain):
 
 @pytest.mark.only(colour="sync")
 def test_s12_with_debug_passes_one_after_the_other_are_no_mistake(chain, kind):
-    """From another thread too, as long as one waits for the other."""
+    """A filter may also call on from another thread, if it waits for that thread."""
 
     def patient(message, call_next):
         other = threading.Thread(target=call_next, args=(message,))
@@ -437,7 +437,7 @@ def test_s12_with_debug_passes_one_after_the_other_are_no_mistake(chain, kind):
 
 @pytest.mark.parametrize("rule", [None, "reject", "dead_letter", "drop"])
 def test_s13_a_cancelled_publish_is_no_failure(rule):
-    """`except Exception` does not see it, `finally` does, no rule for errors applies, and nothing becomes a dead letter."""
+    """`finally` blocks run and `except Exception` does not, no rule for errors applies, and there is no dead letter."""
     seen = []
 
     @around
@@ -485,7 +485,7 @@ def test_s13_a_cancelled_publish_is_no_failure(rule):
 
 
 def test_s13_a_publish_that_waits_when_the_bus_stops_is_cancelled():
-    """Its filters' `finally` blocks run, its publisher gets an answer, and it is no dead letter."""
+    """The `finally` blocks of its filters run, its publisher gets an error, and the message does not become a dead letter."""
     inside, ended = threading.Event(), threading.Event()
     outcome: list[Any] = []
 
@@ -519,7 +519,7 @@ def test_s13_a_publish_that_waits_when_the_bus_stops_is_cancelled():
 
 @pytest.mark.only(side="delivery")
 def test_s13_a_handler_that_raises_a_stray_cancelled_error_has_failed(chain, trail):
-    """Nobody cancelled anything: it is an error like any other, and the next message is handled."""
+    """If nobody cancelled the handler, its CancelledError is an error like any other, and the next message is handled."""
     error = asyncio.CancelledError("mine")
     errors = [error]
 
@@ -539,7 +539,7 @@ def test_s13_a_handler_that_raises_a_stray_cancelled_error_has_failed(chain, tra
 
 @pytest.mark.only(side="publish")
 def test_s13_a_filter_that_raises_a_stray_cancelled_error_has_failed(chain, step, trail):
-    """The publisher gets that very error."""
+    """The publisher gets the very error that the filter raised."""
     error = asyncio.CancelledError("mine")
 
     def stray(message):
@@ -557,8 +557,8 @@ def test_s13_a_filter_that_raises_a_stray_cancelled_error_has_failed(chain, step
 @pytest.mark.parametrize("times", [1, 1_000_000], ids=["once", "always"])
 def test_s13_an_interrupt_in_a_handler_returns_the_message_and_requests_a_stop(error, place, times):
     """
-    The message goes back, and whoever waits for a stop is told. An interrupt leaves its attempts unchanged; an exit is one,
-    and ends the program.
+    The message goes back, and readers that wait get `BusClosed`. An interrupt leaves its attempts unchanged; an exit counts
+    as an attempt, and ends the program.
     """
     left, attempts = [times], []
 
@@ -605,7 +605,7 @@ def test_s13_an_interrupt_in_a_handler_returns_the_message_and_requests_a_stop(e
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.only(side="publish")
 def test_s13_an_interrupt_in_a_publish_filter_goes_to_the_publisher(chain, step, error):
-    """As from any function that it calls; the bus goes on."""
+    """The publisher gets the interrupt, as from any function that it calls, and the bus continues."""
     raised = [error("now")]
 
     def interrupted(message):
@@ -655,12 +655,12 @@ def setting_transform(seen):
 
 
 def in_context(call):
-    """Run a test's publisher in a context of its own."""
+    """Run the publisher of a test in a context of its own."""
     return contextvars.copy_context().run(call)
 
 
 def test_s14_a_publish_filter_runs_in_the_publisher_s_context():
-    """Like any function that the publisher calls: it sees what is set, and what it sets stays."""
+    """The filter sees the publisher's variables, and the publisher sees what the filter sets."""
     seen: list[str] = []
     bus = Bus()
     bus.use(plain_setter(seen))
@@ -678,7 +678,7 @@ def test_s14_a_publish_filter_runs_in_the_publisher_s_context():
 
 @pytest.mark.parametrize("make", [async_setter, plain_setter, setting_transform], ids=lambda f: f.__name__)
 def test_s14_apublish_runs_its_filters_in_the_coroutine_s_context(make):
-    """On the caller's loop, in the caller's task, whatever the filters' colour."""
+    """The filters run on the caller's loop and in the caller's task, whatever their colour."""
     seen: list[str] = []
     bus = Bus()
     bus.use(make(seen))
@@ -695,7 +695,7 @@ def test_s14_apublish_runs_its_filters_in_the_coroutine_s_context(make):
 
 
 def test_s14_a_sync_publish_over_an_async_chain_runs_in_a_copy():
-    """It runs on another thread: it sees the publisher's variables, and what it sets is gone."""
+    """The chain runs on another thread: it sees the publisher's variables, and what it sets is gone afterwards."""
     seen: list[str] = []
     bus = Bus()
     bus.use(async_setter(seen))
@@ -712,7 +712,7 @@ def test_s14_a_sync_publish_over_an_async_chain_runs_in_a_copy():
 
 
 class Wait(Around):
-    """May wait, so that an event loop must not run it inline with a sync chain."""
+    """A filter that may wait, so that an event loop must not run its sync chain inline."""
 
     waits = True
 
@@ -722,7 +722,7 @@ class Wait(Around):
 
 
 def test_s14_apublish_that_needs_a_worker_runs_in_a_copy():
-    """A plain sync filter beside one that may wait: it sees the variables, and what it sets is gone."""
+    """A plain sync filter next to an async one sees the publisher's variables, and what it sets is gone afterwards."""
     seen: list[str] = []
     bus = Bus()
     bus.use(plain_setter(seen), Wait())
@@ -739,7 +739,7 @@ def test_s14_apublish_that_needs_a_worker_runs_in_a_copy():
 
 
 def test_s14_a_token_set_on_the_way_in_can_be_reset_on_the_way_out(chain, step, kind):
-    """A filter's way in and way out are one context."""
+    """The way in and the way out of a filter have the same context."""
     inside = []
 
     def scoped(message):
@@ -761,7 +761,7 @@ def test_s14_a_token_set_on_the_way_in_can_be_reset_on_the_way_out(chain, step, 
 
 @pytest.mark.only(side="delivery")
 def test_s14_a_delivery_filter_s_variables_are_seen_by_the_handler(chain, step):
-    """One delivery, one context: from the outermost filter to the handler."""
+    """All filters and the handler of one delivery share one context."""
     seen = []
 
     def outer(message):
@@ -777,7 +777,7 @@ def test_s14_a_delivery_filter_s_variables_are_seen_by_the_handler(chain, step):
 @pytest.mark.parametrize("place", ["handler", "filter"])
 @pytest.mark.parametrize("ends", ["well", "in an error", "in a drop"])
 def test_s14_what_a_delivery_sets_is_gone_with_its_message(workers, place, ends):
-    """Each delivery has a context of its own, also in one batch on one worker, and however the one before ended."""
+    """Each delivery has its own context, also in one batch on one worker, and however the one before ended."""
     seen = []
 
     def deliver(where):
@@ -806,7 +806,7 @@ def test_s14_what_a_delivery_sets_is_gone_with_its_message(workers, place, ends)
 
 
 def test_s14_the_publisher_s_variables_do_not_reach_the_handler():
-    """A message carries what it says, not where it came from."""
+    """A handler does not see the variables of its publisher."""
     seen = []
     bus = Bus()
     bus.subscribe("x", lambda message: seen.append(who.get()))
@@ -823,7 +823,7 @@ def test_s14_the_publisher_s_variables_do_not_reach_the_handler():
 
 
 def test_s14_ids_that_join_messages_travel_in_the_envelope():
-    """Headers and the correlation id arrive with the message."""
+    """The headers and the correlation id arrive with the message."""
     seen = []
     bus = Bus()
     bus.subscribe("x", lambda message: seen.append((message.headers["trace"], message.correlation_id)))
@@ -835,7 +835,7 @@ def test_s14_ids_that_join_messages_travel_in_the_envelope():
 
 
 def test_s14_a_reader_s_filters_run_in_the_reader_s_context():
-    """Pull has no worker: whoever reads runs the Transforms."""
+    """A subscription without a handler has no worker, so its Transforms run in the context of the code that reads."""
 
     seen: list[str] = []
     bus = Bus()
@@ -857,7 +857,7 @@ def test_s14_a_reader_s_filters_run_in_the_reader_s_context():
 
 
 def test_s15_what_was_passed_on_is_seen_only_downstream(chain, step):
-    """Filters pass a changed copy: those in front, and the filter itself, still hold what they had."""
+    """A filter passes on a changed copy, and the filters in front of it keep the message that they had."""
     held = {}
 
     def note(name, change=None):
@@ -886,7 +886,7 @@ def test_s15_what_was_passed_on_is_seen_only_downstream(chain, step):
 
 
 def test_s15_the_publisher_s_message_stays_as_it_was():
-    """`send` hands over a message that the chain changes only in copies."""
+    """The chain changes only copies of the message that `send` gets."""
 
     @transform
     def change(message):
@@ -909,7 +909,7 @@ def test_s15_the_publisher_s_message_stays_as_it_was():
     "field", ["subject", "body", "headers", "key", "ttl", "reply_to", "correlation_id", "id", "time", "new_field"]
 )
 def test_s15_no_field_of_an_envelope_can_be_set_or_deleted(field):
-    """Not by a filter, not by a handler, not by whoever made it."""
+    """A filter cannot do it, nor can a handler or the code that made the message."""
     message = Message("x", {"a": 1})
 
     with pytest.raises((AttributeError, TypeError)):
@@ -934,7 +934,7 @@ def test_s15_no_field_of_an_envelope_can_be_set_or_deleted(field):
 )
 @pytest.mark.parametrize("headers", [{}, {"a": "1"}], ids=["none", "some"])
 def test_s15_headers_cannot_be_mutated(mutate, headers):
-    """The error says how a changed message is made."""
+    """The error says how to make a changed message."""
     message = Message("x", headers=headers)
 
     with pytest.raises(TypeError, match=r"message\.with_headers"):
@@ -943,7 +943,7 @@ def test_s15_headers_cannot_be_mutated(mutate, headers):
 
 
 def test_s15_the_headers_that_a_publisher_hands_in_are_copied():
-    """Changing the dictionary afterwards changes no message."""
+    """If the publisher changes its dictionary afterwards, no message changes."""
     mine = {"a": "1"}
     message = Message("x", headers=mine)
     mine["a"] = "2"
@@ -952,7 +952,7 @@ def test_s15_the_headers_that_a_publisher_hands_in_are_copied():
 
 
 def test_s15_on_a_wire_no_reader_sees_what_another_did_to_a_body():
-    """In memory a mutable body is shared, and mutating it is the reader's own problem; where it is encoded it is not shared."""
+    """In memory, readers share a mutable body, so they must not change it; an encoded body is not shared."""
     seen = {}
 
     def greedy(message):

@@ -1,4 +1,4 @@
-"""Colour, line 17: the same filter gives the same outcomes in a sync and in an async chain."""
+"""Colour, guarantee 17: the same filter gives the same outcomes in a sync and in an async chain."""
 
 from typing import Any
 
@@ -79,7 +79,7 @@ def test_s17_a_built_in_filter_passes_the_same_message_in_every_chain(chain, kin
 
 @pytest.mark.parametrize(("filter", "body", "error", "text"), REFUSING.values(), ids=REFUSING.keys())
 def test_s17_a_built_in_filter_refuses_the_same_message_in_every_chain(chain, filter, body, error, text):
-    """The same type, the same words, the same name."""
+    """The error has the same type, the same text and the same name in both colours."""
     result = chain.run(filter, body=body)
 
     assert type(result.error) is error
@@ -89,7 +89,7 @@ def test_s17_a_built_in_filter_refuses_the_same_message_in_every_chain(chain, fi
 
 @pytest.mark.parametrize(("ttl", "own"), [(0.5, None), (7200.0, 0.5)], ids=["the filter's", "the message's own"])
 def test_s17_expire_drops_the_same_message_in_every_chain(chain, ttl, own, late):
-    """Too old is too old, whichever bound says so."""
+    """A message that is too old is dropped, whether the filter or the message sets the bound."""
     with chain(late, Expire(ttl)) as running:
         result = running.send(headers={"own": str(own)})
 
@@ -114,7 +114,7 @@ def late():
     ("to", "arrives"), [("bills.paid", "bills.paid"), ("orders.{body.id}", "orders.1"), (lambda message: "x", "x")], ids=named
 )
 def test_s17_reroute_changes_the_subject_alike(chain, to, arrives):
-    """What follows is the new subject's road, in both colours."""
+    """After a Reroute the message follows the route of its new subject, in both colours."""
     result = chain.run(Reroute(to), SetHeaders({"after": "yes"}), body=ORDER)
 
     assert result.outcome == Receipt(1)
@@ -123,7 +123,7 @@ def test_s17_reroute_changes_the_subject_alike(chain, to, arrives):
 
 @pytest.mark.only(side="publish")
 def test_s17_reroute_refuses_alike(chain):
-    """A field that is not there is the message's fault, in both colours."""
+    """A missing field is the fault of the message, in both colours."""
     result = chain.run(Reroute("orders.{body.shop}"), body=ORDER)
 
     assert isinstance(result.error, Rejected)
@@ -131,7 +131,7 @@ def test_s17_reroute_refuses_alike(chain):
 
 
 class Switch(Around):
-    """An Around that does, and sees, all that one can."""
+    """An Around that does everything an Around can do."""
 
     def __init__(self, does: str) -> None:
         self.does = does
@@ -168,7 +168,7 @@ class Switch(Around):
     ids=["passes", "drops", "replaces", "repeats"],
 )
 def test_s17_an_around_of_the_user_s_own_ends_alike(chain, kind, does, ends, saw, arrived):
-    """The built-in filters have no privilege: every Around runs in both colours from one source."""
+    """The application's own Arounds run in both colours from one source, like the built-in ones."""
     switch = Switch(does)
     ending = Receipt(1) if kind.side == "publish" else Handled(None)
 
@@ -181,7 +181,7 @@ def test_s17_an_around_of_the_user_s_own_ends_alike(chain, kind, does, ends, saw
 
 @pytest.mark.parametrize("does", ["swallows", "passes", "refuses"])
 def test_s17_an_around_of_the_user_s_own_meets_errors_alike(chain, does):
-    """It sees the error of the rest at its `yield`, and may swallow it or let it pass."""
+    """An Around gets the error of the rest at its `yield`, and may swallow it or let it pass."""
     switch = Switch(does)
 
     result = chain.run(switch, fails=True)
@@ -199,7 +199,7 @@ def test_s17_an_around_of_the_user_s_own_meets_errors_alike(chain, does):
 @pytest.mark.only(side="publish")
 @pytest.mark.parametrize("rule", ["drop", "dead_letter"])
 def test_s17_on_error_rules_alike(chain, rule):
-    """A Pipeline's rule for its own errors is the same in both colours."""
+    """The rule of a Pipeline for its own errors is the same in both colours."""
     with chain(Pipeline(Tap(fails), on_error=rule)) as running:
         result = running.send()
         letters = [letter.error for letter in running.bus.dead_letters.list()]
@@ -211,14 +211,14 @@ def test_s17_on_error_rules_alike(chain, rule):
 
 
 class Mover(Transform):
-    """Changes the subject, and does not say that it may."""
+    """A Transform that changes the subject, and does not declare that it may."""
 
     def transform(self, message):
         return msgspec.structs.replace(message, subject="bills.paid")
 
 
 def test_s17_a_change_of_subject_is_refused_alike(chain):
-    """Only a rerouter may: the error names the filter that did it, not one that passed it on."""
+    """Only a rerouter may change a subject: the error names the filter that did, not one that passed it on."""
 
     result = chain.run(Tap(lambda message: None), Mover(), SetHeaders({"a": "1"}))
 
@@ -228,7 +228,7 @@ def test_s17_a_change_of_subject_is_refused_alike(chain):
 
 
 def test_s17_a_change_of_subject_is_refused_for_a_reader_too():
-    """A pull subscription's own Transforms may no more change a subject than those around a handler."""
+    """The Transforms of a reader may not change a subject either."""
     bus = Bus()
     subscription = bus.subscribe("orders.created", name="reader", filters=[Mover()])
     with bus:

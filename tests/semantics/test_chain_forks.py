@@ -1,4 +1,4 @@
-"""Forks in the chain, lines 5 to 7: branches, detours, and the questions that decide them."""
+"""Forks in the chain, guarantees 5 to 7: branches, detours, and the tests that decide them."""
 
 import sys
 from typing import Any
@@ -32,7 +32,7 @@ def passing(message, call_next):
 
 
 def test_s05_a_branch_skips_the_later_filters_and_reaches_the_same_end(chain, trail, about):
-    """A road of its own: in front of it everything as usual, behind it nothing but the mailboxes or the handler."""
+    """Filters before a branch run as usual; after it the message skips the rest and goes straight to the end of the chain."""
     result = chain.run(trail("A"), branch(about("orders."), trail("X"), trail("Y")), trail("B"))
 
     assert trail == ["A in", "X in", "Y in", "T", "Y out", "X out", "A out"]
@@ -40,7 +40,7 @@ def test_s05_a_branch_skips_the_later_filters_and_reaches_the_same_end(chain, tr
 
 
 def test_s05_a_branch_that_does_not_match_is_as_if_it_were_absent(chain, trail, about):
-    """Messages that it is not for go their usual way."""
+    """Messages that do not match pass as if the branch did not exist."""
     result = chain.run(trail("A"), branch(about("bills."), trail("X")), trail("B"))
 
     assert trail == ["A in", "B in", "T", "B out", "A out"]
@@ -48,14 +48,14 @@ def test_s05_a_branch_that_does_not_match_is_as_if_it_were_absent(chain, trail, 
 
 
 def test_s05_the_first_branch_that_matches_wins(chain, trail, about):
-    """Later branches are later filters: a message that has left does not meet them."""
+    """A message that has left through a branch does not meet later branches."""
     chain.run(branch(about("bills."), trail("X")), branch(about("orders."), trail("Y")), branch(about(".created"), trail("Z")))
 
     assert trail == ["Y in", "T", "Y out"]
 
 
 def test_s05_an_empty_branch_goes_straight_to_the_end(chain, trail, about):
-    """A way to let some messages off the rest of the chain."""
+    """A branch without filters lets some messages skip the rest of the chain."""
     result = chain.run(trail("A"), branch(about("orders.")), trail("B"))
 
     assert trail == ["A in", "T", "A out"]
@@ -68,28 +68,28 @@ def test_s05_an_empty_branch_goes_straight_to_the_end(chain, trail, about):
     ids=["when by pattern", "when by predicate", "pipeline"],
 )
 def test_s05_a_branch_leaves_the_whole_chain_from_wherever_it_stands(chain, trail, about, container):
-    """Inside a detour or a Pipeline too: what follows the container is skipped as well."""
+    """A branch inside a detour or a Pipeline also skips what follows the detour or the Pipeline."""
     chain.run(trail("A"), container(Pipeline(branch(about("orders."), trail("X")), trail("B"))), trail("C"))
 
     assert trail == ["A in", "X in", "T", "X out", "A out"]
 
 
 def test_s05_a_branch_inside_a_branch_leaves_that_one_too(chain, trail, about):
-    """Nested branches: the inner road skips what was left of the outer one."""
+    """With nested branches, the inner one also skips what is left of the outer one."""
     chain.run(branch(about("orders."), trail("X"), branch(about(".created"), trail("Y")), trail("Z")), trail("B"))
 
     assert trail == ["X in", "Y in", "T", "Y out", "X out"]
 
 
 def test_s05_an_inner_branch_that_does_not_match_goes_on_along_the_outer_one(chain, trail, about):
-    """Nested branches: absent where it does not match, and the outer branch is still a branch."""
+    """A message that does not match the inner branch continues along the outer one."""
     chain.run(branch(about("orders."), trail("X"), branch(about(".changed"), trail("Y")), trail("Z")), trail("B"))
 
     assert trail == ["X in", "Z in", "T", "Z out", "X out"]
 
 
 def test_s05_a_drop_inside_a_branch_ends_the_message(chain, step, trail, about):
-    """A branch is a chain like any other: its filters may drop, and the ones in front see it."""
+    """A filter in a branch may drop the message, and the filters in front of the branch see the drop."""
 
     def x(message):
         return Dropped("not here")
@@ -103,7 +103,7 @@ def test_s05_a_drop_inside_a_branch_ends_the_message(chain, step, trail, about):
 
 @pytest.mark.parametrize("wild", [False, True], ids=["literal", "wildcard"])
 def test_s05_a_branch_of_the_bus_ends_the_bus_s_part_only(about, wild):
-    """The subscription's own filters still run: what it asked for around its handler is not the bus's to skip."""
+    """The subscription's own filters still run, because a branch of the bus cannot skip them."""
     seen = []
 
     def named(name):
@@ -124,7 +124,7 @@ def test_s05_a_branch_of_the_bus_ends_the_bus_s_part_only(about, wild):
 
 
 def test_s05_a_branch_of_the_bus_is_one_for_readers_too(about):
-    """A reader gets only the Transforms of the bus's chain, but from the same road: what a branch skips, it skips."""
+    """A reader gets only the Transforms of the bus's delivery chain, and a branch skips the same ones for it."""
 
     @around
     def only_for_handlers(message):
@@ -149,21 +149,21 @@ def test_s05_a_branch_of_the_bus_is_one_for_readers_too(about):
 
 
 def test_s06_a_detour_wraps_the_rest_and_comes_back(chain, trail, about):
-    """Detour in, the rest, detour out, outer out."""
+    """The message passes the detour, the rest, and then the detour and the outer filter again on the way out."""
     chain.run(trail("A"), when(about("orders."), trail("X"), trail("Y")), trail("B"))
 
     assert trail == ["A in", "X in", "Y in", "B in", "T", "B out", "Y out", "X out", "A out"]
 
 
 def test_s06_a_detour_that_does_not_match_is_as_if_it_were_absent(chain, trail, about):
-    """Messages that it is not for go their usual way."""
+    """Messages that do not match pass as if the detour did not exist."""
     chain.run(trail("A"), when(about("bills."), trail("X")), trail("B"))
 
     assert trail == ["A in", "B in", "T", "B out", "A out"]
 
 
 def test_s06_a_detour_filter_that_ends_the_message_ends_the_rest_too(chain, step, trail, about):
-    """It rejoins by calling on; if it does not, there is nothing behind it."""
+    """If a filter in a detour does not call on, the filters behind the detour do not run."""
 
     def x(message):
         return Dropped("not here")
@@ -176,7 +176,7 @@ def test_s06_a_detour_filter_that_ends_the_message_ends_the_rest_too(chain, step
 
 
 def test_s06_an_error_in_a_detour_unwinds_through_the_outer_filters(chain, step, trail, about):
-    """The same object, whichever road it arose on."""
+    """An error in a detour reaches the caller as the same object."""
     error = ValueError("in the detour")
 
     def x(message):
@@ -190,7 +190,7 @@ def test_s06_an_error_in_a_detour_unwinds_through_the_outer_filters(chain, step,
 
 
 def test_s06_detours_nest(chain, trail, about):
-    """A detour inside a detour wraps the same rest, and each is taken or not for itself."""
+    """A detour inside a detour wraps the same rest, and each of the two decides for itself."""
     chain.run(
         when(
             about("orders."), trail("X"), when(about(".created"), trail("Y")), when(about(".changed"), trail("Q")), trail("Z")
@@ -202,7 +202,7 @@ def test_s06_detours_nest(chain, trail, about):
 
 
 def test_s06_several_detours_are_all_taken(chain, trail, about):
-    """Unlike branches, one detour does not end the search for others."""
+    """A message takes every detour that matches, unlike branches, of which it takes the first."""
     chain.run(
         when(about("orders."), trail("X")), when(about(".created"), trail("Y")), when(about("bills."), trail("Q")), trail("B")
     )
@@ -214,7 +214,7 @@ def test_s06_several_detours_are_all_taken(chain, trail, about):
 @pytest.mark.parametrize("own", [False, True], ids=["bus-wide", "own"])
 @pytest.mark.parametrize("fork", [when, branch], ids=lambda f: f.__name__)
 def test_s06_a_subscription_to_several_subjects_asks_for_each_message(subjects, own, fork):
-    """A filter for some subjects sees exactly the messages of those, also where one subscription gets others too."""
+    """A filter under a pattern sees exactly the messages that match, also if one subscription gets others too."""
     marked = []
 
     @transform
@@ -241,7 +241,7 @@ def test_s06_a_subscription_to_several_subjects_asks_for_each_message(subjects, 
 @pytest.mark.parametrize("fork", [when, branch], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("answer", [True, False])
 def test_s07_a_predicate_is_asked_once_for_a_pass_and_not_on_the_way_out(chain, trail, fork, answer):
-    """Asking costs, and an answer that changed half-way would be half a detour."""
+    """The predicate is called once, because a second answer could differ from the first."""
 
     def asked(message):
         trail.note("asked")
@@ -255,7 +255,7 @@ def test_s07_a_predicate_is_asked_once_for_a_pass_and_not_on_the_way_out(chain, 
 
 @pytest.mark.parametrize("fork", [when, branch], ids=lambda f: f.__name__)
 def test_s07_a_predicate_sees_what_earlier_filters_changed(chain, trail, fork):
-    """It stands at its own place in the chain: what was done in front of it counts, what comes behind does not."""
+    """A predicate sees the changes of the filters before it, and not those of the filters after it."""
 
     @transform
     def enrich(message):
@@ -278,7 +278,7 @@ def test_s07_a_predicate_sees_what_earlier_filters_changed(chain, trail, fork):
 
 
 def test_s07_a_predicate_is_asked_again_for_each_pass(chain, step):
-    """A filter that calls on twice makes two passes, and each decides for itself."""
+    """A filter that calls on twice makes two passes, and the predicate decides for each."""
     answers = [True, False]
     inside = []
 
@@ -299,7 +299,7 @@ def test_s07_a_predicate_is_asked_again_for_each_pass(chain, step):
 
 
 def test_s07_nested_predicates_are_asked_only_where_the_message_comes_by(chain, trail):
-    """The inner question is asked inside the outer detour, and only there."""
+    """The inner predicate is called only if the outer detour is taken."""
 
     def yes(message):
         trail.note("outer")
@@ -320,14 +320,14 @@ def test_s07_nested_predicates_are_asked_only_where_the_message_comes_by(chain, 
 
 @pytest.mark.parametrize(("answer", "taken"), [(1, True), ("yes", True), ([], False), (None, False), (0, False)], ids=repr)
 def test_s07_any_truth_value_is_an_answer(chain, trail, answer, taken):
-    """A predicate may return what `if` understands."""
+    """A predicate may return any value that `if` accepts."""
     chain.run(when(lambda message: answer, trail("X")))
 
     assert ("X in" in trail) == taken
 
 
 def test_s07_an_error_in_a_predicate_is_the_fork_s_error(chain, trail):
-    """It unwinds like a filter's: nothing behind it runs, and the same object comes out."""
+    """The filters behind it do not run, and the caller gets the same error object."""
     error = KeyError("no such field")
 
     def picky(message):
@@ -341,7 +341,7 @@ def test_s07_an_error_in_a_predicate_is_the_fork_s_error(chain, trail):
 
 
 def test_s07_an_error_in_a_predicate_is_blamed_on_its_fork():
-    """Observers hear which question failed."""
+    """The event for observers names the fork whose predicate failed."""
 
     def picky(message):
         raise KeyError("no such field")
@@ -357,7 +357,7 @@ def test_s07_an_error_in_a_predicate_is_blamed_on_its_fork():
 
 
 def test_s07_patterns_are_decided_when_a_route_is_compiled():
-    """A warm publish asks no pattern: a filter for other subjects costs nothing."""
+    """A publish on a known route matches no patterns, so a filter for other subjects costs nothing."""
     asked = []
 
     def profile(frame, event, argument):
@@ -380,7 +380,7 @@ def test_s07_patterns_are_decided_when_a_route_is_compiled():
 
 @pytest.mark.only(side="publish")
 def test_s07_behind_a_reroute_patterns_are_decided_for_the_new_subject(chain, trail):
-    """What follows a change of subject is what was registered for the new one; nothing runs twice."""
+    """After a change of subject, the message meets the filters for the new subject, and none of them twice."""
     result = chain.run(
         when("orders.>", trail("A")), Reroute("bills.paid"), when("orders.>", trail("X")), when("bills.>", trail("B")),
         branch("bills.>", trail("Y")), trail("Z"),

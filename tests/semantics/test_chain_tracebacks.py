@@ -1,4 +1,4 @@
-"""What a person sees, line 16: their own functions in a row; and how few frames of ours stand between."""
+"""A traceback shows users their own functions in a row, with few frames of pipebus between them (guarantee 16)."""
 
 import asyncio
 import sys
@@ -13,7 +13,7 @@ from pipebus.events import Refused
 
 
 class Boom(Exception):
-    """A user's own error."""
+    """An error of the application."""
 
 
 def a(message, call_next):
@@ -90,7 +90,7 @@ def died(*filters: Any, at: str, handler: Any = handler) -> str:
 
 
 def functions(text: str) -> list[str]:
-    """The functions of a traceback's text."""
+    """The functions in the text of a traceback."""
     return [line.rsplit(" in ", 1)[1] for line in text.splitlines() if line.startswith('  File "')]
 
 
@@ -111,7 +111,7 @@ def apublish(bus):
     ids=["publish", "apublish-sync", "publish-async", "apublish"],
 )
 def test_s16_a_publisher_sees_its_filters_in_a_row(filters, send):
-    """Five filters and the one that raised: six lines of your own, none of ours between them."""
+    """The traceback shows five filters and the one that raised, and no frame of pipebus between them."""
     bus = Bus()
     bus.use(*filters)
     with bus, pytest.raises(Boom) as caught:
@@ -123,7 +123,7 @@ def test_s16_a_publisher_sees_its_filters_in_a_row(filters, send):
 
 @pytest.mark.parametrize("send", [publish, apublish], ids=["publish", "apublish"])
 def test_s16_a_full_mailbox_is_told_behind_the_filters_in_a_row(send):
-    """The end of the publish chain is ours; the five filters in front of it still stand together."""
+    """The end of the publish chain is code of pipebus, and the five filters before it still follow each other directly."""
     bus = Bus()
     bus.use(*PLAIN)
     bus.subscribe("x", mailbox=1, overflow="reject")
@@ -139,7 +139,7 @@ def test_s16_a_full_mailbox_is_told_behind_the_filters_in_a_row(send):
 
 @pytest.mark.parametrize("at", ["bus", "own"])
 def test_s16_a_dead_letter_shows_filters_and_handler_in_a_row(at):
-    """The whole traceback, as an approval: six frames, and nothing else."""
+    """The whole traceback is approved: six frames, and nothing else."""
     text = died(*PLAIN, at=at)
 
     assert functions(text) == ["a", "b", "c", "d", "e", "handler"]
@@ -150,12 +150,12 @@ def test_s16_a_dead_letter_shows_filters_and_handler_in_a_row(at):
 
 
 def test_s16_a_handler_without_filters_stands_alone():
-    """One function failed: one frame."""
+    """If a handler without filters fails, the traceback shows one function of the application: the handler."""
     assert functions(died(at="bus")) == ["handler"]
 
 
 def test_s16_a_handler_with_a_typed_body_stands_alone_too():
-    """How its parameters were filled is none of the reader's business."""
+    """The traceback does not show how the bus filled in the handler's parameters."""
 
     def typed(body: dict, delivery: Delivery):
         raise Boom("now")
@@ -164,7 +164,7 @@ def test_s16_a_handler_with_a_typed_body_stands_alone_too():
 
 
 def test_s16_the_cause_of_an_error_is_shown_too():
-    """`raise … from …` in a filter keeps both stories, each in the user's own frames."""
+    """`raise … from …` in a filter shows both errors, each with frames of the application only."""
 
     def translate(message, call_next):
         try:
@@ -176,7 +176,7 @@ def test_s16_the_cause_of_an_error_is_shown_too():
 
 
 def test_s16_other_shapes_and_forks_show_at_most_one_frame_each():
-    """A Transform, an Around, a `when` by predicate and a Pipeline with a rule between plain filters."""
+    """A Transform, an Around, a `when` with a predicate and a Pipeline with a rule each show one frame of pipebus at most."""
 
     @transform
     def look(message):
@@ -199,7 +199,7 @@ def test_s16_other_shapes_and_forks_show_at_most_one_frame_each():
 
 
 def test_s16_an_error_of_a_transform_shows_the_transform():
-    """The function that raised is the last frame, also where no `call_next` led to it."""
+    """The last frame is the function that raised, also if it was not reached through a `call_next`."""
 
     @transform
     def look(message):
@@ -209,7 +209,7 @@ def test_s16_an_error_of_a_transform_shows_the_transform():
 
 
 def test_s16_observers_get_the_same_traceback():
-    """`Refused` carries the error as the publisher sees it, before it was raised further."""
+    """`Refused` has the error with the traceback that the publisher sees."""
     seen = []
     bus = Bus()
     bus.use(*PLAIN, boom)
@@ -221,7 +221,7 @@ def test_s16_observers_get_the_same_traceback():
 
 
 def test_s16_an_error_that_is_raised_twice_keeps_clean_frames():
-    """One error object, raised for each of two messages: the second traceback has no frames of ours either."""
+    """When one error object is raised for two messages, the second traceback has no frames of pipebus either."""
     error = Boom("one object")
 
     def raising(message, call_next):
@@ -244,7 +244,7 @@ def test_s16_an_error_that_is_raised_twice_keeps_clean_frames():
 
 
 def stack(frame: Any) -> list[str]:
-    """The modules of ours on a stack, innermost first."""
+    """The modules of pipebus on the stack, innermost first."""
     found = []
     while frame is not None:
         module = str(frame.f_globals.get("__name__"))
@@ -255,7 +255,7 @@ def stack(frame: Any) -> list[str]:
 
 
 def between(modules: list[str], runner: str) -> list[str]:
-    """What stands in front of the first frame of `runner`."""
+    """The modules before the first frame of `runner`."""
     return modules[: next(index for index, module in enumerate(modules) if module.startswith(runner))]
 
 
@@ -290,7 +290,7 @@ def on_everything(seen):
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("make", [on_message, on_body, on_message_of, on_everything], ids=lambda f: f.__name__)
 def test_s16_at_most_two_frames_of_ours_stand_between_the_runner_and_a_handler(make, workers):
-    """Without filters: a profile of a program shows the program."""
+    """Without filters, a profile shows the application and not pipebus."""
     seen: list[list[str]] = []
     bus = Bus()
     bus.subscribe("x", make(seen), workers=workers)
@@ -304,7 +304,7 @@ def test_s16_at_most_two_frames_of_ours_stand_between_the_runner_and_a_handler(m
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("subscriptions", [1, 3])
 def test_s16_at_most_two_frames_of_ours_stand_between_publish_and_the_mailbox(workers, subscriptions):
-    """Without filters, on a warm route: how a message finds its mailboxes was decided before."""
+    """Without filters, on a known route, the bus has decided before which mailboxes a message goes to."""
     stacks: list[list[str]] = []
 
     def profile(frame, event, argument):

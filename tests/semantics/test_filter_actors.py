@@ -1,6 +1,6 @@
 """
-Filter actors: actors that messages pass through. A chain asks one in its own mailbox, in line with the mail addressed to it,
-and waits for the answer; guarantees 2, 3, 10, 12, 14, 17 to 19, 23, 25 and 28 hold for it as for any filter and any actor.
+Filter actors: actors that messages pass through. A chain puts a question into the actor's mailbox, in line with its mail, and
+waits for the answer. Guarantees 2, 3, 10, 12, 14, 17 to 19, 23, 25 and 28 hold as for any filter and any actor.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def handler(colour: str, call: Callable[[Message], Any]) -> Any:
 @every_road
 @every_way
 def test_s02_a_message_that_a_filter_actor_returns_goes_on(sort: AskedSort, road: str, way: Any) -> None:
-    """It was asked before the message reached anybody, in chains of both colours, from threads and from loops."""
+    """The actor filters the message before anybody gets it, in chains of both colours, from threads and from loops."""
     bus = bus_of(road)
     before: list[int] = []
     reader = bus.subscribe("s")
@@ -111,7 +111,7 @@ def test_s02_a_message_that_a_filter_actor_returns_goes_on(sort: AskedSort, road
 @every_road
 @every_way
 def test_s15_a_changed_copy_goes_on_instead(sort: AskedSort, road: str, way: Any) -> None:
-    """What stands after the filter actor, and the mailboxes, see the copy; the publisher's message stays as it was."""
+    """Later filters and the mailboxes see the copy; the publisher's message stays as it was."""
     behind: list[Any] = []
 
     @transform
@@ -134,7 +134,7 @@ def test_s15_a_changed_copy_goes_on_instead(sort: AskedSort, road: str, way: Any
 @every_way
 @pytest.mark.parametrize("by", [None, "somebody"])
 def test_s02_dropped_ends_a_message(sort: AskedSort, road: str, way: Any, by: str | None) -> None:
-    """Nobody gets it, no error is raised, and the outcome says who: the actor, if it names nobody else."""
+    """Nobody gets the message, no error is raised, and the outcome names the actor unless the actor names somebody else."""
     bus = bus_of(road)
     sort.use(bus, answer=lambda message: Dropped("enough", by))
     with running(bus):
@@ -149,7 +149,7 @@ def test_s02_dropped_ends_a_message(sort: AskedSort, road: str, way: Any, by: st
 @every_road
 @every_way
 def test_s03_an_error_of_a_filter_actor_is_raised_to_the_publisher(sort: AskedSort, road: str, way: Any) -> None:
-    """The same object; nobody gets the message; the actor goes on with the next one."""
+    """The publisher gets the same error object, nobody gets the message, and the actor filters the next one."""
     error = Boom("no")
 
     def fail(message: Message) -> Message:
@@ -176,7 +176,7 @@ def test_s03_an_error_of_a_filter_actor_is_raised_to_the_publisher(sort: AskedSo
 @every_asked_sort
 @every_way
 def test_s03_what_a_filter_actor_rejects_carries_its_name(sort: AskedSort, way: Any) -> None:
-    """`Rejected` without a `by` gets it; the same object is raised."""
+    """The bus fills in the actor's name in a `Rejected` without a `by`, and raises the same object."""
     error = Rejected(errors=["no stamp"])
 
     def reject(message: Message) -> Message:
@@ -197,7 +197,7 @@ def test_s03_what_a_filter_actor_rejects_carries_its_name(sort: AskedSort, way: 
 @every_way
 @pytest.mark.parametrize("answer", [None, 5, Receipt(1), Handled(), "a text"], ids=repr)
 def test_s12_any_other_answer_is_an_error_that_names_the_actor(sort: AskedSort, road: str, way: Any, answer: Any) -> None:
-    """A forgotten `return` (None) too."""
+    """A filter actor must return a message or `Dropped`; a forgotten `return`, which gives None, is an error too."""
     bus = bus_of(road)
     sort.use(bus, answer=lambda message: answer)
     with running(bus):
@@ -211,7 +211,7 @@ def test_s12_any_other_answer_is_an_error_that_names_the_actor(sort: AskedSort, 
 @every_asked_sort
 @every_way
 def test_s12_a_filter_actor_that_changes_the_subject_is_named(sort: AskedSort, way: Any) -> None:
-    """Only a rerouter may do that."""
+    """Only a rerouter may change the subject."""
     bus = Bus()
     sort.use(bus, answer=lambda message: Message("elsewhere", message.body))
     with running(bus):
@@ -225,7 +225,7 @@ def test_s12_a_filter_actor_that_changes_the_subject_is_named(sort: AskedSort, w
 @every_asked_sort
 @pytest.mark.parametrize("error", [KeyboardInterrupt("stop"), SystemExit(3), asyncio.CancelledError("stray")], ids=repr)
 def test_s03_whatever_a_filter_raises_is_its_publishers_error(sort: AskedSort, error: BaseException) -> None:
-    """Also what is no Exception: it ends nobody's thread and no loop, and the actor answers the next question."""
+    """Errors that are not an Exception count too: they end no thread and no loop, and the actor answers the next question."""
 
     def fail(message: Message) -> Message:
         if message.body == "bad":
@@ -244,7 +244,7 @@ def test_s03_whatever_a_filter_raises_is_its_publishers_error(sort: AskedSort, e
 
 
 def test_s16_the_traceback_shows_the_users_functions() -> None:
-    """Who published and the line in the actor that failed; nothing of ours in between."""
+    """The traceback shows the publisher and the line in the actor that failed, and no frame of pipebus in between."""
 
     class Strict(Actor):
         def filter(self, message: Message) -> Message:
@@ -270,7 +270,7 @@ def test_s16_the_traceback_shows_the_users_functions() -> None:
 @every_free_sort
 @every_way
 def test_s20_a_publisher_waits_for_the_answer(sort: AskedSort, way: Any) -> None:
-    """Until then nobody has the message, and others may publish what is not asked about."""
+    """Nobody has the message until the answer comes, and messages that do not pass the actor are not held up."""
     bus = Bus()
     answer = Answers()
     bus.use(when("s", sort.make(bus, answer=answer)))
@@ -290,7 +290,7 @@ def test_s20_a_publisher_waits_for_the_answer(sort: AskedSort, way: Any) -> None
 @every_asked_sort
 @every_way
 def test_s10_a_filter_actor_is_asked_one_message_at_a_time(sort: AskedSort, way: Any) -> None:
-    """Thirty threads publish through it and write to it: it counts without a lock, and is never in two places."""
+    """Thirty threads publish through it and send it mail: it counts without a lock, and never runs twice at once."""
     inside = [0, 0, 0]  # now, most, in all
 
     def look(message: Message) -> Message:
@@ -323,7 +323,7 @@ def test_s10_a_filter_actor_is_asked_one_message_at_a_time(sort: AskedSort, way:
 
 @every_asked_sort
 def test_s24_mail_and_questions_stand_in_one_line(sort: AskedSort) -> None:
-    """What came first is dealt with first, whichever it is."""
+    """Mail and questions are handled in the order in which they came."""
     log: list[Any] = []
 
     def note(message: Message) -> Message:
@@ -351,7 +351,7 @@ def test_s24_mail_and_questions_stand_in_one_line(sort: AskedSort) -> None:
 @every_asked_sort
 @every_way
 def test_s24_who_changes_the_actor_and_then_publishes_is_asked_about_with_the_change(sort: AskedSort, way: Any) -> None:
-    """Control mail first, then the message: whoever sends both in this order sees it work."""
+    """A caller that sends control mail and then a message sees the mail take effect on that message."""
     left = [0]
 
     def allow(message: Message) -> Any:
@@ -370,13 +370,13 @@ def test_s24_who_changes_the_actor_and_then_publishes_is_asked_about_with_the_ch
             assert way(bus, "s", number) == Receipt(0)
 
 
-# --- where it stands ---------------------------------------------------------------------------------------------------
+# --- its place in a chain ----------------------------------------------------------------------------------------------
 
 
 @every_asked_sort
 @every_way
 def test_s06_a_filter_actor_may_stand_anywhere_in_a_chain(sort: AskedSort, way: Any) -> None:
-    """In a detour, a branch, a pipeline, twice: it is asked where it stands, about what passes there."""
+    """In a detour, a branch or a pipeline, or in two places, it sees exactly the messages that pass that place."""
     bus = Bus()
     actor = sort.make(bus, answer=lambda message: message.with_body([*message.body, "asked"]))
 
@@ -408,7 +408,7 @@ def test_s06_a_filter_actor_may_stand_anywhere_in_a_chain(sort: AskedSort, way: 
 @every_way
 @pytest.mark.parametrize("on_error", ["reject", "drop", "dead_letter"])
 def test_s19_on_error_rules_a_filter_actors_errors(sort: AskedSort, way: Any, on_error: Any) -> None:
-    """Its own pipeline's, and not those of one further in or out."""
+    """The rule of a filter actor's own pipeline applies, and not the rule of one further in or out."""
     bus = Bus()
 
     def fail(message: Message) -> Message:
@@ -434,7 +434,7 @@ def test_s19_on_error_rules_a_filter_actors_errors(sort: AskedSort, way: Any, on
 
 @transform
 def fine_transform(message: Message) -> Message:
-    """A filter that does nothing."""
+    """A filter that passes each message on unchanged."""
     return message
 
 
@@ -442,7 +442,7 @@ def fine_transform(message: Message) -> Message:
 @both_colours
 @pytest.mark.parametrize("whose", ["bus", "own"])
 def test_s20_a_filter_actor_may_stand_around_handlers(sort: AskedSort, colour: str, whose: str) -> None:
-    """What it lets pass is handled, changed if it says so; what it drops is dropped; its error is the delivery's."""
+    """The handler gets a message that passes, as the actor changed it; a drop or an error is the outcome of the delivery."""
     error = Boom("no")
 
     def judge(message: Message) -> Any:
@@ -473,7 +473,7 @@ def test_s20_a_filter_actor_may_stand_around_handlers(sort: AskedSort, colour: s
 
 @every_asked_sort
 def test_s20_one_filter_actor_may_serve_both_ends_and_many_handlers(sort: AskedSort) -> None:
-    """Asked once for the publish, and once for each delivery."""
+    """It filters the publish once, and each delivery once."""
     bus = Bus()
     actor = sort.use(bus)
     bus.use(actor, at="delivery")
@@ -490,7 +490,7 @@ def test_s20_one_filter_actor_may_serve_both_ends_and_many_handlers(sort: AskedS
 @every_asked_sort
 @every_way
 def test_s12_each_pass_asks_anew(sort: AskedSort, way: Any) -> None:
-    """A filter around it runs the rest twice: it is asked twice, and may answer otherwise."""
+    """A filter that runs the rest twice makes it filter twice, and its second answer may differ."""
 
     @around
     def twice(message: Message) -> Any:
@@ -510,7 +510,7 @@ def test_s12_each_pass_asks_anew(sort: AskedSort, way: Any) -> None:
 
 @every_asked_sort
 def test_s29_replies_pass_filter_actors_that_stand_under_no_pattern(sort: AskedSort) -> None:
-    """As they pass other filters; one under a pattern is not asked about them."""
+    """Replies pass a filter actor as they pass other filters; one that is under a pattern does not see them."""
     bus = Bus()
     scoped = sort.make(bus, "scoped")
     bus.use(when(">", scoped))
@@ -526,7 +526,7 @@ def test_s29_replies_pass_filter_actors_that_stand_under_no_pattern(sort: AskedS
 
 
 def test_s30_a_filter_actor_stands_around_no_reader() -> None:
-    """Bus-wide it is left out for who reads, like whatever is no Transform; as a reader's own filter it is refused."""
+    """Readers skip a bus-wide filter actor, like any filter that is not a Transform; as a reader's own filter it is refused."""
     bus = Bus()
     actor = bus.use(Asked(), at="delivery")
     with running(bus):
@@ -548,7 +548,7 @@ def test_s30_a_filter_actor_stands_around_no_reader() -> None:
 @every_way
 @pytest.mark.parametrize("at", ["publish", "delivery"])
 def test_s28_a_filter_actor_is_never_asked_about_mail_addressed_to_it(sort: AskedSort, road: str, way: Any, at: str) -> None:
-    """Neither by object nor by name; about mail to another actor it is."""
+    """It does not filter its own mail, by object or by name; it filters mail to other actors."""
     bus = bus_of(road)
     actor = sort.use(bus, at=at, answer=lambda message: Dropped("no"))
     with running(bus):
@@ -564,7 +564,7 @@ def test_s28_a_filter_actor_is_never_asked_about_mail_addressed_to_it(sort: Aske
 
 
 def test_s28_an_unnamed_filter_actor_is_asked_about_every_name() -> None:
-    """It has none that a subject could be equal to."""
+    """It has no name that a subject could be equal to."""
     bus = Bus()
     actor = bus.use(Asked(None))
     with running(bus):
@@ -582,7 +582,7 @@ PUBLISHES = ("publish", "publish-with-options", "send", "delayed", "asyncio-run"
 @pytest.mark.parametrize("means", PUBLISHES)
 @pytest.mark.parametrize("while_it", ["is asked", "handles mail"])
 def test_s28_a_filter_actor_is_never_asked_about_what_it_publishes(road: str, means: str, while_it: str) -> None:
-    """Whichever way it publishes, from its `filter` and from its `on_message`; another filter actor is asked about that."""
+    """However it publishes, from `filter` or from `on_message`, it does not see that message; another filter actor does."""
     bus = bus_of(road)
 
     def synchronous(message: Message) -> None:
@@ -639,7 +639,7 @@ async def _then(said: Any, message: Message) -> Message:
 
 
 def test_s28_what_an_actor_publishes_behind_a_time_limit_is_its_own_too() -> None:
-    """A filter that runs the rest on a thread of its own does not hide who publishes."""
+    """The bus knows who publishes, even if a filter runs the rest on a thread of its own."""
 
     @around
     def bounded(message: Message) -> Any:
@@ -664,7 +664,7 @@ def test_s28_what_an_actor_publishes_behind_a_time_limit_is_its_own_too() -> Non
 @pytest.mark.parametrize("second", [Asked, AsyncAsked])
 @every_way
 def test_s23_filter_actors_that_publish_while_they_are_asked_are_told_at_once(first: Any, second: Any, way: Any) -> None:
-    """Each would wait for the other's answer: the error names both, in order, and nobody waits for a time-out."""
+    """Each would wait for the other: the error names both, in order, and nobody waits for a time-out."""
     bus = Bus()
 
     def publishing(name: str, cls: Any) -> Any:
@@ -687,8 +687,8 @@ def test_s23_filter_actors_that_publish_while_they_are_asked_are_told_at_once(fi
 
 @every_way
 def test_s23_a_circle_of_filter_actors_is_told_by_its_whole_length(way: Any) -> None:
-    """Three of them, each of which publishes while it is asked: the last one would wait for the first."""
-    bus = Bus(clock=FakeClock())  # stands still: no time-out ever comes
+    """Of three actors that each publish while they filter, the last one would wait for the first."""
+    bus = Bus(clock=FakeClock())  # it does not move, so no time-out ever comes
     for name, to in (("a", "b"), ("b", "c"), ("c", "a")):
 
         def answer(message: Message, to: str = to) -> Message:
@@ -701,7 +701,7 @@ def test_s23_a_circle_of_filter_actors_is_told_by_its_whole_length(way: Any) -> 
 
 
 def test_s23_filter_actors_may_ask_each_other_by_turns() -> None:
-    """Who has had his answer waits for nobody any more."""
+    """An actor that has its answer no longer waits for anybody, so the other one may ask it."""
     bus = Bus()
     a = Asked("a", control=lambda message: bus.publish("about.b"))
     b = Asked("b", control=lambda message: bus.publish("about.a"))
@@ -717,7 +717,7 @@ def test_s23_filter_actors_may_ask_each_other_by_turns() -> None:
 
 
 def _control_mail_that_publishes(bus: Bus) -> list[Any]:
-    """`a` publishes while it handles mail, and `b` while it is asked about that."""
+    """`a` publishes while it handles mail, and `b` publishes while it filters that message."""
     a = Asked("a", control=lambda message: bus.publish("s"))
     b = Asked("b", lambda message: (bus.publish("audit"), message)[1])
     bus.use(when("s", b), when("audit", a))
@@ -725,7 +725,7 @@ def _control_mail_that_publishes(bus: Bus) -> list[Any]:
 
 
 def _two_that_publish_at_once(bus: Bus) -> list[Any]:
-    """Both publish while they handle mail, and each would be asked about what the other says."""
+    """Both publish while they handle mail, and each would filter the message of the other."""
     gate = threading.Barrier(2)
     actors = [Asked(name, control=lambda message: (gate.wait(WAIT), bus.publish("s"))[1]) for name in "ab"]
     bus.use(when("s", *actors))
@@ -733,7 +733,7 @@ def _two_that_publish_at_once(bus: Bus) -> list[Any]:
 
 
 def _mail_that_passes_the_other(bus: Bus) -> list[Any]:
-    """Both stand around every handler, also around each other's."""
+    """Both filter for every handler, also for each other's `on_message`."""
     actors = [Asked(name) for name in "ab"]
     bus.use(*actors, at="delivery")
     return actors
@@ -744,8 +744,8 @@ PLOTS = [_control_mail_that_publishes, _two_that_publish_at_once, _mail_that_pas
 
 @pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.__name__.strip("_"))
 def test_s23_filter_actors_that_would_wait_for_each_other_do_not_wait(plot: Any) -> None:
-    """Whatever brought them there: all comes to rest without a time-out; an error, if there is one, tells of the circle."""
-    bus = Bus(clock=FakeClock())  # stands still: no time-out ever comes
+    """However they meet, everything comes to rest without a time-out, and an error names the circle."""
+    bus = Bus(clock=FakeClock())  # it does not move, so no time-out ever comes
     actors = plot(bus)
     with running(bus):
         for actor in actors:
@@ -767,7 +767,7 @@ def test_s23_filter_actors_that_would_wait_for_each_other_do_not_wait(plot: Any)
 @pytest.mark.parametrize("cls", [Asked, AsyncAsked])
 @pytest.mark.parametrize("by", ["use", "use-nested", "use-delivery", "subscribe", "spawn"])
 def test_s10_registering_a_filter_actor_spawns_it(cls: type[Asked], by: str) -> None:
-    """`use`, and a subscription's own filters, give it the mailbox that it needs; where one has it, it is kept."""
+    """`use` and a subscription's own filters spawn it; if it already has a mailbox, it keeps that one."""
     bus = Bus()
     actor = cls()
     for _ in range(2):
@@ -793,7 +793,7 @@ def test_s10_registering_a_filter_actor_spawns_it(cls: type[Asked], by: str) -> 
 
 @pytest.mark.parametrize("by", ["use", "subscribe"])
 def test_s10_registering_a_stopped_filter_actor_spawns_it_again(by: str) -> None:
-    """It has no mailbox any more, and is asked again."""
+    """A stopped filter actor has no mailbox, so registering it spawns it, and it filters again."""
     bus = Bus()
     actor = bus.spawn(Asked())
     actor.stop()
@@ -810,7 +810,7 @@ def test_s10_registering_a_stopped_filter_actor_spawns_it_again(by: str) -> None
 
 
 def test_s08_a_subscription_that_comes_later_brings_its_filter_actor() -> None:
-    """On a started bus `subscribe` works, its filter actor included; `use` does not, and spawns nobody."""
+    """On a started bus, `subscribe` may bring a filter actor; `use` raises, and spawns nothing."""
     with running() as bus:
         actor, late = Asked(), Asked("late")
         bus.subscribe("s", fine, filters=[actor])
@@ -825,7 +825,7 @@ def test_s08_a_subscription_that_comes_later_brings_its_filter_actor() -> None:
 
 
 def test_s10_threads_that_bring_the_same_filter_actor_at_once_share_it() -> None:
-    """Whoever is first spawns it; all of their subscriptions pass it."""
+    """The first thread spawns it, and all of their subscriptions pass it."""
     with running() as bus, hasty_threads():
         for _ in range(50):
             actor = Asked()
@@ -881,7 +881,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
 def test_s11_a_filter_actor_that_cannot_be_registered_is_told_at_once(
     make: Callable[[], Any], error: type[Exception], text: str, by: str
 ) -> None:
-    """The text names it and the remedy; the chain, its neighbours and the bus are as they were."""
+    """The error names the actor and the remedy; the chain, the other filters and the bus stay as they were."""
     bus = Bus()
     bus.subscribe("elsewhere", fine, name="taken")
     before, neighbour = bus.describe(), Asked("neighbour")
@@ -904,7 +904,7 @@ def test_s11_a_filter_actor_that_cannot_be_registered_is_told_at_once(
 
 
 def test_s11_a_subscription_that_fails_leaves_no_filter_actor_behind() -> None:
-    """Its name is taken: the filter actor that came with it is not spawned."""
+    """If the name of the subscription is taken, its filter actor is not spawned."""
     with running() as bus:
         bus.subscribe("s", fine, name="taken")
         actor = Asked()
@@ -916,7 +916,7 @@ def test_s11_a_subscription_that_fails_leaves_no_filter_actor_behind() -> None:
 
 
 def test_s11_a_subscription_whose_filter_cannot_start_leaves_no_filter_actor_behind() -> None:
-    """On a started bus filters start at once: the filter actor before one that fails goes with it."""
+    """On a started bus, filters start at once: a filter actor before one that fails is stopped again."""
 
     class Fails(Transform):
         def start(self, context: Any) -> None:
@@ -939,13 +939,13 @@ def test_s11_a_subscription_whose_filter_cannot_start_leaves_no_filter_actor_beh
 @pytest.mark.parametrize("run", ["pool", "thread"])
 @pytest.mark.parametrize("cls", [AsyncFilter, AsyncMail, AsyncAsked])
 def test_s11_an_async_filter_actor_runs_on_a_loop_only(cls: Any, run: Any) -> None:
-    """A thread cannot await it: told when it is spawned."""
+    """A thread cannot await its filter, so spawning it with that way to run is refused."""
     with pytest.raises(SubscriptionError, match=f"run=\"{run}\"|run='{run}'"):
         Bus().spawn(cls(), run=run)
 
 
 def test_s28_where_messages_are_encoded_a_filter_actor_needs_a_name() -> None:
-    """As every actor does; `use` says so, and the chain is as it was."""
+    """`use` refuses an actor without a name, as `spawn` does, and the chain stays as it was."""
     bus = Bus("memory:?wire=json")
     with pytest.raises(UnsupportedCapability, match="give Asked a name"):
         bus.use(Asked(None))
@@ -954,7 +954,7 @@ def test_s28_where_messages_are_encoded_a_filter_actor_needs_a_name() -> None:
 
 
 def test_s11_use_of_an_actor_that_another_bus_has_is_told() -> None:
-    """It works for one bus; stopped there, it may come here."""
+    """An actor works for one bus at a time; once it is stopped there, another bus may use it."""
     with running() as elsewhere:
         actor = elsewhere.spawn(Asked())
         bus = Bus()
@@ -975,7 +975,7 @@ def test_s11_use_of_an_actor_that_another_bus_has_is_told() -> None:
 
 @every_asked_sort
 def test_s28_delivery_filters_stand_around_its_mail_and_never_around_its_answers(sort: AskedSort) -> None:
-    """The bus's and its own."""
+    """The bus's delivery filters and the actor's own see its mail, and not the messages that it filters."""
     trail: list[Any] = []
 
     def through(name: str) -> Any:
@@ -1003,7 +1003,7 @@ def test_s28_delivery_filters_stand_around_its_mail_and_never_around_its_answers
 
 
 def test_s10_explain_and_describe_name_it_as_an_actor() -> None:
-    """Wherever it stands."""
+    """`explain` and `describe` call it an actor at every place in a chain."""
     bus = Bus()
     actor = bus.use(Asked())
     bus.use(when("s", Asked("second")))
@@ -1026,7 +1026,7 @@ def test_s10_explain_and_describe_name_it_as_an_actor() -> None:
 
 
 def test_s10_a_dataclass_filter_actor_shows_its_settings() -> None:
-    """As other filters do."""
+    """`describe` lists the settings of a filter actor as it does for other filters."""
 
     @dataclasses.dataclass(eq=False)
     class Quota(Actor):

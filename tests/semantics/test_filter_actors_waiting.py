@@ -1,6 +1,6 @@
 """
-Filter actors, continued: who waits for one waits a bounded time, holds nobody else up, and gets an answer while the bus stops;
-what is counted. Guarantees 14, 18, 19, 23 and 25.
+Filter actors, continued: a publisher waits for one a bounded time, holds nobody else up, and gets an answer while the bus
+stops; and the figures of filter actors. Guarantees 14, 18, 19, 23 and 25.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def handler(colour: str, call: Callable[[Message], Any]) -> Any:
 
 
 def takes(harness: Harness, sort: AskedSort, seconds: float) -> Any:
-    """What an actor of that sort answers: the message as it is; if it is "slow", after so many seconds."""
+    """The answer of an actor of that sort: the message unchanged, after so many seconds if its body is "slow"."""
 
     def answer(message: Message) -> Message:
         if message.body == "slow":
@@ -99,7 +99,7 @@ def takes(harness: Harness, sort: AskedSort, seconds: float) -> Any:
 def test_s19_a_filter_actor_that_does_not_answer_in_time_refuses_the_message(
     harness: Harness, sort: AskedSort, timeout: float
 ) -> None:
-    """`filter_timeout` seconds, five by default: TimeoutError, naming the actor; nobody gets the message."""
+    """After `filter_timeout` seconds, five by default, the publisher gets a TimeoutError that names the actor."""
     actor = sort.use(harness.bus, answer=takes(harness, sort, timeout + 1.0))
     if timeout != 5.0:
         actor.filter_timeout = timeout
@@ -120,7 +120,7 @@ def test_s19_a_filter_actor_that_does_not_answer_in_time_refuses_the_message(
 @every_free_sort
 @pytest.mark.parametrize("road", ["bare", "async"])
 def test_s19_a_coroutine_waits_no_longer_either(harness: Harness, sort: AskedSort, road: str) -> None:
-    """`apublish`, and `publish` over an async chain: TimeoutError, while their loop goes on."""
+    """`apublish`, and `publish` over an async chain, raise TimeoutError, and their loop is free meanwhile."""
     bus = harness.attach(bus_of(road))
     sort.use(bus, answer=takes(harness, sort, 7.0))
     with running(bus):
@@ -164,7 +164,7 @@ def test_s19_a_class_may_set_the_time_and_a_subclass_may_set_another(harness: Ha
 
 @every_free_sort
 def test_s19_a_question_that_was_given_up_before_it_was_reached_is_not_asked(harness: Harness, sort: AskedSort) -> None:
-    """Its message was refused: the actor never hears of it."""
+    """The message was refused, so the actor never filters it."""
     actor = sort.use(harness.bus, answer=takes(harness, sort, 10.0))
     with running(harness.bus) as bus:
         first = harness.thread(bus.publish, "s", "slow")
@@ -180,13 +180,13 @@ def test_s19_a_question_that_was_given_up_before_it_was_reached_is_not_asked(har
         assert actor.questions == ["slow"]
         assert bus.publish("s", "third") == Receipt(0)
         harness.advance(0)
-        actor.subscription.unsubscribe(timeout=0.0)  # it is at rest
+        actor.subscription.unsubscribe(timeout=0.0)  # the actor is at rest
 
 
 @every_free_sort
 @both_colours
 def test_s19_a_delivery_that_gets_no_answer_is_a_dead_letter(sort: AskedSort, colour: str) -> None:
-    """It is the delivery's error, with the actor's name; the handler has not run."""
+    """The delivery fails with an error that names the actor, and the handler does not run."""
     answer = Answers()
     bus = Bus()
     actor = patient(sort.cls(answer=answer), 0.01)
@@ -206,7 +206,7 @@ def test_s19_a_delivery_that_gets_no_answer_is_a_dead_letter(sort: AskedSort, co
 
 @pytest.mark.parametrize("on_error", ["drop", "dead_letter"])
 def test_s19_on_error_rules_a_time_out_too(harness: Harness, on_error: Any) -> None:
-    """It is the filter's error like any other."""
+    """A time-out is an error of the filter like any other, so `on_error` applies."""
 
     def answer(message: Message) -> Message:
         harness.clock.sleep(6.0)
@@ -224,13 +224,13 @@ def test_s19_on_error_rules_a_time_out_too(harness: Harness, on_error: Any) -> N
 
 @every_asked_sort
 def test_s25_a_paused_filter_actor_answers_when_it_is_resumed(harness: Harness, sort: AskedSort) -> None:
-    """Who publishes waits for that, or for its time-out."""
+    """A publisher waits until the actor is resumed, or for its time-out."""
     actor = sort.use(harness.bus)
     with running(harness.bus) as bus:
         actor.subscription.pause()
         waits = harness.thread(bus.publish, "s", 1)
         harness.advance(4.0)
-        bus.drain(0.0)  # what is paused is not waited for
+        bus.drain(0.0)  # a drain does not wait for a paused subscription
         assert (actor.questions, waits.ended) == ([], False)
         actor.subscription.resume()
         assert waits.result() == Receipt(0)
@@ -247,7 +247,7 @@ def test_s25_a_paused_filter_actor_answers_when_it_is_resumed(harness: Harness, 
 
 @every_free_sort
 def test_s25_a_filter_actor_that_is_paused_while_it_is_asked_answers_that_and_no_more(sort: AskedSort) -> None:
-    """What stands in line behind it, mail and questions, waits until it is resumed."""
+    """Mail and questions that are in line behind it wait until it is resumed."""
     answer = Answers()
     bus = Bus()
     actor = patient(sort.make(bus, answer=answer))
@@ -274,7 +274,7 @@ def test_s25_a_filter_actor_that_is_paused_while_it_is_asked_answers_that_and_no
 @every_road
 @every_way
 def test_s19_a_stopped_filter_actor_refuses_every_message(sort: AskedSort, road: str, way: Any) -> None:
-    """At once: BusClosed, naming it; spawned again, it answers again, and has its state."""
+    """Publishers get BusClosed with its name at once; spawned again, it answers again, and has kept its state."""
     bus = bus_of(road)
     actor = sort.use(bus)
     with running(bus):
@@ -298,7 +298,7 @@ def test_s19_a_stopped_filter_actor_refuses_every_message(sort: AskedSort, road:
 def test_s25_a_stop_lets_the_question_in_hand_be_answered_and_refuses_those_in_line(
     sort: AskedSort, way: Any, end: str
 ) -> None:
-    """Nobody waits for a time-out: who stands in line is told at once, mail that waits is dropped."""
+    """Nobody waits for a time-out: callers in line get an error at once, and waiting mail is dropped."""
     answer = Answers()
     bus = Bus()
     actor = patient(sort.use(bus, answer=answer))
@@ -316,7 +316,7 @@ def test_s25_a_stop_lets_the_question_in_hand_be_answered_and_refuses_those_in_l
             with pytest.raises(BusClosed, match="filter actor asked has stopped"):
                 waits.result()
         assert first.running
-        assert end == "stop" or ending.running  # it is final when it returns
+        assert end == "stop" or ending.running  # an unsubscribe is final when it returns
         answer.open()
         assert first.result() == Receipt(0)
         ending.result()
@@ -329,7 +329,7 @@ def test_s25_a_stop_lets_the_question_in_hand_be_answered_and_refuses_those_in_l
 @every_asked_sort
 @every_way
 def test_s25_a_filter_actor_may_stop_itself_while_it_is_asked(sort: AskedSort, way: Any) -> None:
-    """That answer still counts; it gives no other."""
+    """The answer that it gives then still counts, and it gives no other."""
 
     def last(message: Message) -> Message:
         actor.stop()
@@ -350,7 +350,7 @@ def test_s25_a_filter_actor_may_stop_itself_while_it_is_asked(sort: AskedSort, w
 @every_asked_sort
 @every_way
 def test_s25_a_filter_actor_is_asked_again_after_a_restart(sort: AskedSort, way: Any) -> None:
-    """Also if it was asked or mailed when the bus stopped; it keeps its state."""
+    """It answers again, and keeps its state, also if it was busy when the bus stopped."""
     bus = Bus()
     actor = sort.use(bus)
     for turn in range(3):
@@ -367,7 +367,7 @@ def test_s25_a_filter_actor_is_asked_again_after_a_restart(sort: AskedSort, way:
 @every_way
 @pytest.mark.parametrize("drain", [True, False], ids=["drained", "at-once"])
 def test_s25_a_stop_of_the_bus_answers_or_refuses_who_waits(sort: AskedSort, way: Any, drain: bool) -> None:
-    """Drained, every question that was asked before is answered. At once, the one in hand is, and nobody else waits longer."""
+    """A stop that drains answers every earlier question; one that does not answers the one in hand and refuses the others."""
     answer = Answers()
     bus = Bus()
     ear = Ear(bus)
@@ -431,7 +431,7 @@ def test_s25_what_a_stop_leaves_over_keeps_its_place_behind_nobody(sort: AskedSo
 @both_colours
 @pytest.mark.parametrize("whose", ["bus", "own"])
 def test_s25_filter_actors_stop_last(sort: AskedSort, colour: str, whose: str) -> None:
-    """A delivery that has begun when the bus stops passes the filter actor that stands around it, and is handled."""
+    """A delivery that has begun when the bus stops still passes its filter actor, and is handled."""
     hold = Answers()
     bus = Bus()
     ear = Ear(bus)
@@ -458,7 +458,7 @@ def test_s25_filter_actors_stop_last(sort: AskedSort, colour: str, whose: str) -
 
 @every_free_sort
 def test_s10_a_filter_actor_is_asked_one_message_at_a_time_while_the_bus_stops(sort: AskedSort) -> None:
-    """Two deliveries that had begun come to it: the second stands in line, and both are handled."""
+    """Of two deliveries that have begun, the second waits in line for the filter actor, and both are handled."""
     turnstile, answer, handled = Answers(), Answers(), Hold(open=True)
     bus = Bus()
     ear = Ear(bus)
@@ -483,7 +483,7 @@ def test_s10_a_filter_actor_is_asked_one_message_at_a_time_while_the_bus_stops(s
 @every_asked_sort
 @pytest.mark.parametrize("who", ["thread", "coroutine"])
 def test_s25_who_comes_to_a_filter_actor_when_the_bus_has_stopped_is_refused_at_once(sort: AskedSort, who: str) -> None:
-    """He stood in an earlier filter while the bus stopped, which does not wait for outsiders."""
+    """The publisher is in an earlier filter while the bus stops, and the bus does not wait for publishers from outside."""
     turnstile = Answers()
     bus = Bus()
 
@@ -512,7 +512,7 @@ def test_s25_who_comes_to_a_filter_actor_when_the_bus_has_stopped_is_refused_at_
 @every_asked_sort
 @both_colours
 def test_s25_a_handler_may_publish_through_a_filter_actor_while_the_bus_drains(sort: AskedSort, colour: str) -> None:
-    """Outsiders are refused meanwhile; the handler's message is asked about and handled."""
+    """Publishers from outside are refused meanwhile; the handler's message passes the filter actor and is handled."""
     bus = Bus()
     sort.use(bus)
     with running(bus):
@@ -541,7 +541,7 @@ def test_s25_a_handler_may_publish_through_a_filter_actor_while_the_bus_drains(s
 
 
 def test_s25_a_stop_does_not_wait_for_a_filter_actor_longer_than_it_may() -> None:
-    """A filter that stands still is abandoned like a handler; who asked it is told when it is."""
+    """A filter actor that does not return is abandoned like a handler; its caller gets the answer once it returns."""
     answer = Answers()
     bus = Bus()
     patient(bus.use(Asked(answer=answer)))
@@ -556,7 +556,7 @@ def test_s25_a_stop_does_not_wait_for_a_filter_actor_longer_than_it_may() -> Non
 
 
 class ComesLate(MemoryTransport):
-    """A transport that calls something once: when a stop has found the bus quiet, asks it too, and has not closed it yet."""
+    """A transport that calls something once, when a stop has found the bus quiet and has not closed it yet."""
 
     def __init__(self, late: Callable[[], None]) -> None:
         super().__init__()
@@ -572,7 +572,7 @@ class ComesLate(MemoryTransport):
 
 
 class Listening(SystemClock):
-    """A clock that says when the stop begins to wait for quiet once more."""
+    """A clock that records when the stop begins to wait for quiet once more."""
 
     def __init__(self) -> None:
         self.transport: ComesLate | None = None
@@ -586,7 +586,7 @@ class Listening(SystemClock):
 
 @every_free_sort
 def test_s25_a_stop_that_has_to_open_again_for_a_late_message_keeps_the_questions(sort: AskedSort) -> None:
-    """Publishers that had begun before the stop come just after it found the bus quiet: who asks gets an answer."""
+    """When messages of earlier publishers arrive just after the bus looked quiet, those publishers still get their answers."""
     turnstile, answer, hold = Answers(), Answers(), Hold()
 
     def late() -> None:
@@ -619,7 +619,7 @@ def test_s25_a_stop_that_has_to_open_again_for_a_late_message_keeps_the_question
 
 
 def test_s25_a_paused_filter_actor_does_not_hold_a_stop_up() -> None:
-    """Whoever stands in its line is told that it has stopped."""
+    """A publisher that waits in its line gets the error that it has stopped."""
     bus = Bus()
     actor = patient(bus.use(Asked()))
     with running(bus, drain=False):
@@ -664,7 +664,7 @@ publishes = pytest.mark.parametrize("call", [_plainly, _with_options, _later, _a
 @publishes
 @pytest.mark.parametrize("where", ["coroutine", "handler", "actor"])
 def test_s22_publish_on_a_running_loop_names_apublish(sort: AskedSort, call: Any, where: str) -> None:
-    """It would stop the loop until the answer comes, which may have to come from that loop: the actor is not asked."""
+    """`publish` would block the loop until the answer comes, perhaps from that very loop, so it raises instead."""
     bus = Bus()
     actor = sort.use(bus)
     errors: list[str] = []
@@ -703,7 +703,7 @@ class _Relay(Actor):
 
 
 def test_s22_publish_on_a_running_loop_works_where_no_filter_actor_is_met() -> None:
-    """The pattern that it stands under does not match."""
+    """`publish` works when the filter actor's pattern does not match the subject."""
     bus = Bus()
     bus.use(when("orders.>", Asked()))
 
@@ -719,7 +719,7 @@ def test_s22_publish_on_a_running_loop_works_where_no_filter_actor_is_met() -> N
 @every_asked_sort
 @pytest.mark.parametrize("road", ["bare", "sync", "async", "encoded"])
 def test_s22_a_loop_goes_on_while_its_coroutines_wait_for_answers(sort: AskedSort, road: str) -> None:
-    """A hundred at once, on the caller's loop, where the actor may run too."""
+    """A hundred publishes wait at once on the caller's loop, where the actor may run too."""
     bus = bus_of(road)
     actor = sort.use(bus)
 
@@ -734,7 +734,7 @@ def test_s22_a_loop_goes_on_while_its_coroutines_wait_for_answers(sort: AskedSor
 @every_free_sort
 @pytest.mark.parametrize("line", ["in-hand", "in-line"])
 def test_s13_a_publish_that_is_cancelled_while_it_waits_leaves_nothing_behind(sort: AskedSort, line: str) -> None:
-    """Its question is not asked any more, its answer finds nobody; the actor goes on."""
+    """The actor does not filter the cancelled message, an answer that comes is discarded, and the actor continues."""
     answer = Answers()
     bus = Bus()
     actor = patient(sort.use(bus, answer=answer))
@@ -762,7 +762,7 @@ def test_s13_a_publish_that_is_cancelled_while_it_waits_leaves_nothing_behind(so
 
 @every_free_sort
 def test_s13_a_publish_that_is_interrupted_while_it_waits_leaves_nothing_behind(sort: AskedSort) -> None:
-    """A signal's handler raises in the thread that publishes: its question is not asked any more."""
+    """If a signal handler raises in the publishing thread, the actor does not filter its message."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise Boom("interrupted")
@@ -795,7 +795,7 @@ def test_s13_a_publish_that_is_interrupted_while_it_waits_leaves_nothing_behind(
 
 
 def test_s13_an_answer_that_comes_when_its_loop_is_gone_harms_nobody() -> None:
-    """The loop was closed under the publish: the actor answers the next one."""
+    """When the loop is closed under the publish, the actor still answers the next one."""
     answer = Answers()
     bus = Bus()
     actor = patient(bus.use(Asked(answer=answer)))
@@ -815,10 +815,10 @@ def test_s13_an_answer_that_comes_when_its_loop_is_gone_harms_nobody() -> None:
 
 
 def test_s13_an_interrupted_publish_asks_its_filter_actor_nothing_any_more() -> None:
-    """Ctrl-C while it waits for the answer: the question is taken back, and the actor (a quota, say) never sees it."""
+    """After Ctrl-C during the wait, the question is taken back, and the actor, for instance a quota, never sees it."""
 
     class Interrupting(SystemClock):
-        """A clock with which one wait is interrupted, once."""
+        """A clock that interrupts one wait, once."""
 
         armed: threading.Thread | None = None
 
@@ -846,7 +846,7 @@ def test_s13_an_interrupted_publish_asks_its_filter_actor_nothing_any_more() -> 
 
 
 def test_s25_a_filter_whose_loop_was_closed_under_it_is_not_busy_for_ever() -> None:
-    """Who asked is refused; after the next start the actor answers, and is at rest when it has."""
+    """The publisher is refused; after the next start the actor answers, and is at rest afterwards."""
     waits = threading.Event()
 
     async def answer(message: Message) -> Message:
@@ -888,7 +888,7 @@ def test_s25_a_filter_whose_loop_was_closed_under_it_is_not_busy_for_ever() -> N
 @every_asked_sort
 @pytest.mark.parametrize("subscriptions", [1, 50])
 def test_s23_handlers_on_a_pool_of_one_may_publish_through_a_filter_actor(sort: AskedSort, subscriptions: int) -> None:
-    """Each that waits gives its worker up, to the actor if need be."""
+    """A handler that waits gives up its worker, if need be to the actor."""
     bus = Bus(pool=1)
     actor = patient(sort.make(bus))
     bus.use(when("second", actor))
@@ -907,8 +907,8 @@ def test_s23_handlers_on_a_pool_of_one_may_publish_through_a_filter_actor(sort: 
 
 @pytest.mark.parametrize("pool", [1, None], ids=["one-worker", "default"])
 def test_s23_any_number_of_handlers_may_wait_for_one_filter_actor(pool: int | None) -> None:
-    """Five hundred are ready at once, more than may stand in for each other: it is reached, and all get their answers."""
-    clock = FakeClock()  # stands still: no time-out ever comes
+    """Five hundred handlers wait, more than there can be substitute workers, and all get their answers."""
+    clock = FakeClock()  # it does not move, so no time-out ever comes
     bus = Bus(pool=pool, clock=clock)
     bus.use(when("out", Asked()))
     with running(bus):
@@ -928,7 +928,7 @@ def test_s23_any_number_of_handlers_may_wait_for_one_filter_actor(pool: int | No
 @pytest.mark.parametrize("road", ["bare", "async"])
 @pytest.mark.few(2)
 def test_s23_handlers_that_wait_for_a_filter_actor_do_not_keep_it_from_its_worker(first: str, road: str) -> None:
-    """Five hundred are ready before it is, and it is on the way already: for one of them, for an outsider, for its mail."""
+    """Five hundred handlers are ready before it; it still runs if a handler, a publisher or its mail waits for it."""
     bus = bus_of(road, pool=1)
     actor = patient(bus.spawn(Asked()))
     bus.use(when("out", actor))
@@ -955,7 +955,7 @@ def test_s23_handlers_that_wait_for_a_filter_actor_do_not_keep_it_from_its_worke
 
 @pytest.mark.thorough
 def test_s23_a_long_line_of_questions_is_not_left_half_answered() -> None:
-    """More than one turn's worth of handlers wait for it, and hundreds are ready to: it goes on with them before those."""
+    """If more handlers wait for it than one turn can answer, it answers all of them before hundreds of others run."""
     clock = FakeClock()
     answer = Answers()
     bus = Bus(pool=6, clock=clock)
@@ -976,7 +976,7 @@ def test_s23_a_long_line_of_questions_is_not_left_half_answered() -> None:
 
 @pytest.mark.parametrize("mail", ["control-mail", "questions"])
 def test_s23_a_filter_actor_that_is_never_idle_leaves_room_for_others(mail: str) -> None:
-    """It feeds itself for ever, or its line of questions is never empty, on a pool of one: another message is handled."""
+    """With a pool of one, an actor that feeds itself forever, or always has questions in line, still lets other messages in."""
     stop = threading.Event()
     going = threading.Semaphore(0)
     bus = Bus(pool=1)
@@ -1016,7 +1016,7 @@ def test_s23_a_filter_actor_that_is_never_idle_leaves_room_for_others(mail: str)
 
 
 def test_s23_a_chain_of_filter_actors_works_on_a_pool_of_one() -> None:
-    """Each publishes while it is asked, and the next one is asked about that."""
+    """Each of them publishes a message while it filters one, and the next one filters that message."""
     bus = Bus(pool=1, clock=FakeClock())
     for number in range(20):
 
@@ -1037,7 +1037,7 @@ def test_s23_a_chain_of_filter_actors_works_on_a_pool_of_one() -> None:
 
 @every_asked_sort
 def test_s23_a_handler_whose_delivery_waits_for_a_filter_actor_gives_its_worker_up(sort: AskedSort) -> None:
-    """Another subscriber's message is handled meanwhile, on a pool of one."""
+    """Another subscriber's message is handled during the wait, with a pool of one."""
     answer = Answers()
     bus = Bus(pool=1)
     actor = patient(sort.cls(answer=answer))
@@ -1060,7 +1060,7 @@ def test_s23_a_handler_whose_delivery_waits_for_a_filter_actor_gives_its_worker_
 @every_asked_sort
 @every_way
 def test_s18_questions_are_counted_apart(sort: AskedSort, way: Any) -> None:
-    """`questions` in the actor's figures; the law holds for its mail alone, and nothing is heard of them as deliveries."""
+    """Questions are counted under `questions`; the law of conservation covers its mail alone, and events only report mail."""
     bus = Bus()
     ear = Ear(bus)
     actor = sort.use(bus, answer=lambda message: Dropped("no") if message.body % 2 else message)
@@ -1083,7 +1083,7 @@ def test_s18_questions_are_counted_apart(sort: AskedSort, way: Any) -> None:
 
 @every_free_sort
 def test_s18_the_law_holds_while_questions_wait(sort: AskedSort) -> None:
-    """They are neither pending nor in flight, nor do they fill the mailbox; mail is, at every step."""
+    """Questions are neither pending nor in flight, and do not fill the mailbox; mail does, at every step."""
     answer = Answers()
     bus = Bus()
     actor = sort.cls(answer=answer)
@@ -1116,7 +1116,7 @@ def test_s18_the_law_holds_while_questions_wait(sort: AskedSort) -> None:
 
 @every_free_sort
 def test_s22_drop_oldest_drops_mail_and_never_a_question(sort: AskedSort) -> None:
-    """Though it has waited longer."""
+    """`drop_oldest` drops mail, although a question in the same mailbox may have waited longer."""
     answer = Answers()
     bus = Bus()
     actor = sort.cls(answer=answer)
@@ -1142,7 +1142,7 @@ def test_s22_drop_oldest_drops_mail_and_never_a_question(sort: AskedSort) -> Non
 @every_free_sort
 @every_way
 def test_s25_a_drain_waits_for_questions(sort: AskedSort, way: Any) -> None:
-    """Whoever drains sees them answered; nobody is refused meanwhile."""
+    """`drain` returns when the questions are answered, and refuses none meanwhile."""
     answer = Answers()
     bus = Bus()
     actor = patient(sort.use(bus, answer=answer))
@@ -1161,7 +1161,7 @@ def test_s25_a_drain_waits_for_questions(sort: AskedSort, way: Any) -> None:
 
 
 def test_s25_a_drain_a_stop_and_a_request_in_a_filter_are_those_of_a_handler() -> None:
-    """A drain would wait for itself; a stop is only requested; a request to itself is told at once."""
+    """A drain raises, because it would wait for itself; a stop only requests; a request to itself raises at once."""
     found: list[Any] = []
 
     def answer(message: Message) -> Message:
@@ -1190,7 +1190,7 @@ user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobo
 @every_road
 @every_way
 def test_s14_a_filter_actor_sees_a_copy_of_its_publishers_context(sort: AskedSort, road: str, way: Any) -> None:
-    """It reads the publisher's variables; what it sets stays with that question."""
+    """The actor reads the publisher's variables, and what it sets is gone after that question."""
     seen: list[str] = []
 
     def look(message: Message) -> Message:
@@ -1217,7 +1217,7 @@ def test_s14_a_filter_actor_sees_a_copy_of_its_publishers_context(sort: AskedSor
 
 
 def test_s14_an_async_filter_keeps_the_context_while_it_waits() -> None:
-    """Before and after it has awaited, and in what it awaits."""
+    """The context stays the same before and after an `await`, and in what the filter awaits."""
     seen: list[str] = []
 
     async def look(message: Message) -> Message:

@@ -1,6 +1,6 @@
 """
-`Handlers`: subscriptions written down in modules that are imported before a bus exists, and `bus.include`, which makes them
-(guarantees 11 and 26). `Publisher` and `Receiver`: for those who only send or only read.
+`Handlers`: subscriptions that a module declares before a bus exists, and `bus.include`, which makes them (guarantees 11, 26).
+`Publisher` and `Receiver`: types for code that only sends or only reads.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Order:
 
 
 def line_of(function: Any) -> int:
-    """Where its decorator stands."""
+    """The line of the function's decorator."""
     return inspect.getsourcelines(function)[1]
 
 
@@ -54,7 +54,7 @@ def line_of(function: Any) -> int:
 
 @pytest.mark.parametrize("when_included", ["before-start", "after-start", "stopped"])
 def test_s26_included_handlers_handle(when_included: str) -> None:
-    """Of every form, before and after start; effective when `include` returns."""
+    """Handlers of every form work, before and after the start, from the moment when `include` returns."""
     handlers = Handlers()
     given: list[Any] = []
 
@@ -89,7 +89,7 @@ def test_s26_included_handlers_handle(when_included: str) -> None:
 
 
 def test_s26_options_are_those_of_on() -> None:
-    """Name, filters, workers, mailbox and the rest: each subscription is described as if `bus.on` had made it."""
+    """`describe` shows the name, filters, workers, mailbox and the rest as if `bus.on` had made the subscription."""
 
     @transform
     def double(message: Message) -> Message:
@@ -123,7 +123,7 @@ def test_s26_options_are_those_of_on() -> None:
 
 
 def test_s26_what_is_not_said_is_what_on_would_take() -> None:
-    """No option at all: the defaults of `subscribe`."""
+    """Without any option, the defaults are those of `subscribe`."""
     handlers, by_include, by_on = Handlers(), Bus(), Bus()
     handlers.on("s")(fine)
     by_include.include(handlers)
@@ -153,7 +153,7 @@ def test_s26_handlers_may_be_included_in_several_buses() -> None:
 
 
 def test_s26_several_handlers_may_be_included_at_once() -> None:
-    """In the order in which they are given; and none at all."""
+    """`include` takes several handlers, in the order in which they are given, or none."""
     one, two = Handlers(), Handlers()
     one.on("a")(fine)
     two.on("b")(fine)
@@ -166,7 +166,7 @@ def test_s26_several_handlers_may_be_included_at_once() -> None:
 
 
 def test_s26_one_function_may_be_registered_under_several_subjects() -> None:
-    """Decorators may be stacked; each is a subscription."""
+    """Decorators may be stacked, and each of them makes a subscription."""
     handlers = Handlers()
     hold = Hold(open=True)
 
@@ -187,7 +187,7 @@ def test_s26_one_function_may_be_registered_under_several_subjects() -> None:
 
 
 def test_s26_on_returns_the_function_unchanged() -> None:
-    """The very object; callable as before."""
+    """`on` returns the very function, which can be called as before."""
     handlers = Handlers()
 
     def handle(order: Order) -> int:
@@ -202,7 +202,7 @@ def test_s26_on_returns_the_function_unchanged() -> None:
 
 
 def test_s26_objects_may_be_subscribed_to() -> None:
-    """A `Ref`, where the transport carries it."""
+    """A handler may subscribe to a `Ref`, where the transport supports it."""
     target = object()
     handlers = Handlers()
     hold = Hold(open=True)
@@ -219,7 +219,7 @@ def test_s26_objects_may_be_subscribed_to() -> None:
 
 
 def test_s10_a_filter_actor_of_an_included_subscription_is_spawned() -> None:
-    """As by `subscribe`."""
+    """`include` spawns a filter actor of a subscription, as `subscribe` does."""
     actor = Asked()
     handlers = Handlers()
     handlers.on("s", filters=[actor])(fine)
@@ -237,7 +237,7 @@ def test_s10_a_filter_actor_of_an_included_subscription_is_spawned() -> None:
 
 
 def test_s11_describe_names_the_line_where_a_handler_was_written_down() -> None:
-    """And not that of `include`."""
+    """`describe` gives the line of the decorated handler, and not the line of `include`."""
     handlers = Handlers()
 
     @handlers.on("s")
@@ -312,8 +312,8 @@ MISTAKES = [_no_form, _two_bodies, _bad_option, _bad_name, _taken_name, _bad_run
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__.strip("_").replace("_", "-"))
 @pytest.mark.parametrize("started", [False, True], ids=["new", "started"])
 def test_s11_errors_name_the_line_where_a_handler_was_written_down(mistake: Callable[..., Any], started: bool) -> None:
-    """All or nothing: the handlers before it are not subscribed, their filter actors are not spawned, and once the reason
-    is gone the whole can be included."""
+    """`include` makes all subscriptions or none: the handlers before the bad one are not subscribed, and their filter actors
+    are not spawned. Once the reason is gone, all of them can be included."""
     handlers = Handlers()
     actor = Asked()
     handlers.on("before", name="before", filters=[actor])(fine)
@@ -339,7 +339,7 @@ def test_s11_errors_name_the_line_where_a_handler_was_written_down(mistake: Call
 
 
 def test_s11_an_include_that_fails_touches_nobody_elses_subscription() -> None:
-    """Another thread subscribes meanwhile: what it has stays."""
+    """A subscription that another thread makes meanwhile stays."""
     bus = Bus()
     bus.subscribe("elsewhere", fine, name="taken")
     going, enough = threading.Event(), threading.Event()
@@ -365,7 +365,7 @@ def test_s11_an_include_that_fails_touches_nobody_elses_subscription() -> None:
 
 
 def test_s11_of_several_handlers_those_that_cannot_be_included_leave_the_others_as_they_were() -> None:
-    """Each `Handlers` is a whole: what came before the bad one is included, and says so."""
+    """Each `Handlers` is included completely or not at all: those before the bad one are included, and the error says so."""
     good, bad, later = Handlers(), Handlers(), Handlers()
     good.on("good", name="good")(fine)
     bad.on("bad", name="bad")(fine)
@@ -393,7 +393,7 @@ BAD: dict[str, tuple[Callable[[Handlers], object], type[Exception], str]] = {
 
 @pytest.mark.parametrize(("call", "error", "text"), BAD.values(), ids=BAD)
 def test_s11_what_can_be_told_at_once_is(call: Callable[[Handlers], object], error: type[Exception], text: str) -> None:
-    """A bad pattern, a misspelt option: where it is written down, when its module is imported."""
+    """A bad pattern or a misspelt option raises where it is written, when its module is imported."""
     with pytest.raises(error, match=text):
         call(Handlers())
 
@@ -412,7 +412,7 @@ def test_s11_what_can_be_told_at_once_is(call: Callable[[Handlers], object], err
     ids=["number", "none", "no-subject", "number-in-list", "no-function", "class", "text"],
 )
 def test_s11_other_mistakes_are_told_by_include_at_the_latest(subject: Any, handler: Any, error: type[Exception]) -> None:
-    """And leave the bus as it was."""
+    """`include` raises, and leaves the bus as it was."""
     bus = Bus()
     handlers = Handlers()
 
@@ -429,7 +429,7 @@ def test_s11_other_mistakes_are_told_by_include_at_the_latest(subject: Any, hand
 
 
 def test_s11_including_the_same_handlers_twice_is_an_error() -> None:
-    """Each message would be handled twice."""
+    """A second `include` would handle each message twice, so it raises."""
     handlers = Handlers()
     handlers.on("s")(fine)
     bus = Bus()
@@ -442,7 +442,7 @@ def test_s11_including_the_same_handlers_twice_is_an_error() -> None:
 
 
 def test_s11_a_handler_that_comes_after_include_is_told() -> None:
-    """The bus would not hear of it; the text names the function and its line."""
+    """The bus would not notice such a handler, so `on` raises, with the function and its line."""
     handlers = Handlers()
     register = handlers.on("s")
     bus = Bus()
@@ -459,13 +459,13 @@ def test_s11_a_handler_that_comes_after_include_is_told() -> None:
 
 @pytest.mark.parametrize("found", [5, fine, Handlers, None, [Handlers()], Bus()], ids=named)
 def test_s11_include_takes_handlers(found: Any) -> None:
-    """A function is subscribed, a class is no instance."""
+    """`include` takes an instance: a function is for `subscribe`, and a class is not an instance."""
     with pytest.raises(SubscriptionError, match="include takes Handlers"):
         Bus().include(found)
 
 
 def test_s25_a_bus_that_drains_includes_nothing_and_may_later() -> None:
-    """It takes no more subscriptions; stopped, it does."""
+    """A bus that drains takes no more subscriptions, and a stopped one does."""
     handlers = Handlers()
     handlers.on("s", name="late")(fine)
     with running() as bus:
@@ -486,7 +486,7 @@ def test_s25_a_bus_that_drains_includes_nothing_and_may_later() -> None:
 
 
 def test_s19_an_included_handlers_error_is_a_dead_letter_with_its_name() -> None:
-    """As of any handler."""
+    """An error of an included handler makes a dead letter like an error of any other handler."""
     handlers = Handlers()
     handlers.on("s", name="fails")(boom)
     bus = Bus()
@@ -500,7 +500,7 @@ def test_s19_an_included_handlers_error_is_a_dead_letter_with_its_name() -> None
 
 
 def test_s25_handlers_do_not_keep_their_buses_alive() -> None:
-    """A module's handlers live as long as the program, its tests' buses do not."""
+    """The handlers of a module live as long as the program, but they do not keep a test's bus alive."""
     handlers = Handlers()
     handlers.on("s")(fine)
     bus = Bus()
@@ -518,17 +518,17 @@ def test_s25_handlers_do_not_keep_their_buses_alive() -> None:
 
 
 def greet(publisher: Publisher, name: str) -> bool:
-    """Someone who only sends."""
+    """A function that only sends."""
     return bool(publisher.publish("greetings", f"hello {name}", headers={"to": name}))
 
 
 def read(receiver: Receiver) -> list[Any]:
-    """Someone who only reads."""
+    """A function that only reads."""
     return [receiver.receive(timeout=WAIT).body]
 
 
 def test_s28_who_only_sends_needs_a_publisher_and_who_only_reads_a_receiver() -> None:
-    """A bus is one, a subscription without a handler the other; a test's stand-in is as good."""
+    """A bus is a Publisher, and a subscription without a handler is a Receiver; a test may pass a stand-in."""
 
     class Stub:
         sent: list[Any]
@@ -548,7 +548,7 @@ def test_s28_who_only_sends_needs_a_publisher_and_who_only_reads_a_receiver() ->
 
 @pytest.mark.parametrize(("protocol", "cls"), [(Publisher, Bus), (Receiver, type(Bus().subscribe("s")))])
 def test_s28_the_protocols_ask_for_nothing_that_is_not_there(protocol: Any, cls: type) -> None:
-    """Each method of a protocol is one of the class, with at least its parameters."""
+    """Each method of a protocol exists in the class, with at least the same parameters."""
     names = [name for name in vars(protocol) if not name.startswith("_") or name in ("__iter__", "__aiter__")]
     assert names
     for name in names:

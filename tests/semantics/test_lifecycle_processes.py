@@ -1,6 +1,6 @@
 """
-Guarantees 25 and 27 as an operating system sees them: signals end `bus.run()`, a fork leaves an inherited bus unusable; and two
-buses in one process share nothing.
+Guarantees 25 and 27 for processes: signals end `bus.run()`, a forked child cannot use the bus that it inherits, and two buses
+in one process share nothing.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ QUIET = """
 import logging
 logging.getLogger("pipebus").addHandler(logging.NullHandler())
 """
-"""What the bus logs is not the question in these tests; all else on standard error is a failure."""
+"""These tests ignore the log lines of the bus; any other line on standard error is a failure."""
 
 
 class Program:
@@ -91,7 +91,7 @@ class Program:
         self.lines: list[str] = []
 
     def wait_for(self, line: str) -> None:
-        """Read its output up to a line."""
+        """Read the program's output up to a line."""
         assert self.process.stdout is not None
         while not self.lines or self.lines[-1] != line:
             read = self.process.stdout.readline()
@@ -104,7 +104,7 @@ class Program:
         self.process.stdin.flush()
 
     def end(self) -> list[str]:
-        """All the lines it has written, when it has ended well and without a word on standard error."""
+        """All lines that the program has written, once it has ended well and written nothing to standard error."""
         out, errors = self.process.communicate(timeout=2 * WAIT)
         self.lines += out.splitlines()
         assert (self.process.returncode, errors) == (0, ""), f"{self.process.returncode}, {errors}"
@@ -124,7 +124,7 @@ def program(text: str) -> Iterator[Program]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.few(1)
 def test_s25_a_signal_drains_and_ends_run(number: signal.Signals) -> None:
-    """Ctrl-C or a supervisor's TERM: outsiders are refused, handlers finish all that was accepted, the exit is clean."""
+    """After Ctrl-C or SIGTERM, publishers from outside are refused, accepted messages are handled, and the exit is clean."""
     with program(PROGRAM) as job:
         job.wait_for("working")
         job.process.send_signal(number)
@@ -142,7 +142,7 @@ def test_s25_a_signal_drains_and_ends_run(number: signal.Signals) -> None:
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.few(1)
 def test_s25_a_second_signal_hurries(second: signal.Signals) -> None:
-    """Who signals twice does not want to wait: the bus stops with what it has, and says what is left."""
+    """After a second signal the bus does not wait any longer, and reports what is left."""
     with program(PROGRAM) as job:
         job.wait_for("working")
         job.process.send_signal(signal.SIGTERM)
@@ -191,7 +191,7 @@ print(bus.run().drained)
 
 
 def test_s25_a_signal_while_the_bus_starts_is_not_lost() -> None:
-    """A supervisor that changes its mind at once: the bus starts, and stops."""
+    """If a signal comes while the bus starts, the bus starts and then stops."""
     with program(EARLY) as job:
         assert job.end() == ["True"]
 
@@ -250,7 +250,7 @@ print("parent", seen)
 @pytest.mark.parametrize("start", [True, False], ids=["started", "not-yet-started"])
 @pytest.mark.few(1)
 def test_s27_a_bus_cannot_be_used_in_a_forked_child(start: bool) -> None:
-    """Its threads stayed in the parent: each use in the child says so. A new bus works there, and the parent's goes on."""
+    """Each use of the bus in a child raises, because its threads are in the parent; a new bus works in the child."""
     with program(f"START = {start}\n{FORK}") as job:
         lines = job.end()
 
@@ -275,7 +275,7 @@ def test_s27_a_bus_cannot_be_used_in_a_forked_child(start: bool) -> None:
 
 
 def test_s27_two_buses_share_nothing() -> None:
-    """The same names, subjects and filters' places on two buses: each has its own traffic, figures, letters and life."""
+    """Two buses with the same names, subjects and filters each have their own traffic, figures, letters and life."""
     with running() as one, running() as other:
         hold = Hold(open=True)
         one.subscribe("s", boom, name="billing")
@@ -303,7 +303,7 @@ def test_s27_two_buses_share_nothing() -> None:
 
 
 def test_s27_a_handler_of_one_bus_is_an_outsider_to_another() -> None:
-    """It may publish to the other bus, drain it, and stop it, as anybody else may."""
+    """It may publish to the other bus, drain it and stop it, like any code outside."""
     done: list[object] = []
     with running() as one, running() as other:
         inbox = other.subscribe("s")
@@ -353,7 +353,7 @@ print("parent", bus.stop(timeout=10).drained)
 
 
 def test_s27_a_forked_child_is_told_that_its_schedules_and_actors_are_not_its_own() -> None:
-    """A schedule would never tick there, and an actor's lock may have been held: each call says what is wrong."""
+    """In the child a schedule never ticks, and an actor's lock may be held, so each call raises and says why."""
     path = os.pathsep.join([str(Path(pipebus.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", FORK_WITH_SCHEDULES], env={**os.environ, "PYTHONPATH": path},
@@ -366,7 +366,7 @@ def test_s27_a_forked_child_is_told_that_its_schedules_and_actors_are_not_its_ow
 
 
 def test_s25_run_in_another_thread_leaves_signals_alone() -> None:
-    """Only the main thread can handle signals; elsewhere `run` waits for `request_stop` and touches none."""
+    """Only the main thread can handle signals, so elsewhere `run` waits for `request_stop` and leaves them alone."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with running() as bus:
         bus.subscribe("s", fine)
@@ -378,7 +378,7 @@ def test_s25_run_in_another_thread_leaves_signals_alone() -> None:
 
 
 class Passing(Transform):
-    """A filter that lets all pass; `life` is what became of it."""
+    """A filter that lets every message pass, and records its starts and stops in `life`."""
 
     def __init__(self) -> None:
         self.life: list[str] = []
@@ -394,7 +394,7 @@ class Passing(Transform):
 
 
 def test_s25_a_signal_that_comes_while_run_starts_is_heard() -> None:
-    """A supervisor may end a program before its bus is up: the bus then starts completely, and stops at once."""
+    """If a signal comes before the bus is up, the bus starts completely and stops at once."""
 
     class Signalled(Passing):
         def start(self, context: Any) -> None:

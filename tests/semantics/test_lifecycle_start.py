@@ -23,7 +23,7 @@ LOOP = Way("loop", colour="async")
 
 
 class Late(MemoryTransport):
-    """A transport that calls something once: when a stop has found the bus quiet, and has not closed it yet."""
+    """A transport that calls something once, when a stop has found the bus quiet and has not closed it yet."""
 
     def __init__(self, late: Callable[[], None]) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Late(MemoryTransport):
 
 
 class Listening(SystemClock):
-    """A clock that says when a stop waits for quiet once more."""
+    """A clock that records when a stop waits for quiet once more."""
 
     def __init__(self, transport: Late) -> None:
         self.transport = transport
@@ -53,7 +53,7 @@ class Listening(SystemClock):
 
 @ways(POOL, THREAD, LOOP)
 def test_s25_a_subscriber_that_was_at_work_while_the_bus_opened_once_more_goes_on(way: Way) -> None:
-    """A stop opens again for latecomers: who was in a handler all the while takes what comes then, and the stop is over."""
+    """If a stop has to open the bus again for late messages, a busy subscriber handles them, and then the stop ends."""
     gates = {body: Hold() for body in ("x1", "y1", "y2")}
     at_x, at_y = way.hold(), Hold()
 
@@ -96,7 +96,7 @@ def test_s25_a_subscriber_that_was_at_work_while_the_bus_opened_once_more_goes_o
 
 
 class Passing(Transform):
-    """A filter that lets all pass; `life` is what became of it."""
+    """A filter that lets every message pass, and records its starts and stops in `life`."""
 
     def __init__(self) -> None:
         self.life: list[str] = []
@@ -112,7 +112,7 @@ class Passing(Transform):
 
 
 class Stopping(Passing):
-    """Stops the bus in its own `start`, or in its own `stop`."""
+    """A filter that stops the bus in its own `start`, or in its own `stop`."""
 
     def __init__(self, moment: str) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class AsyncStopping(Stopping):
 @pytest.mark.parametrize("stops", [Stopping, AsyncStopping], ids=["sync", "async"])
 @pytest.mark.parametrize("moment", ["start", "stop"])
 def test_s25_a_filter_that_stops_the_bus_in_its_own_start_or_stop_only_requests(moment: str, stops: type[Stopping]) -> None:
-    """It would wait for itself. The bus starts, works and stops as often as one likes, and the filter with it."""
+    """Such a stop would wait for itself, so it only requests; the bus and the filter can start and stop any number of times."""
     stopping, handled = stops(moment), Hold(open=True)
     bus = Bus()
     bus.use(stopping)
@@ -172,13 +172,13 @@ def test_s25_a_filter_that_stops_the_bus_in_its_own_start_or_stop_only_requests(
 
 
 def threads() -> set[str]:
-    """The names of the threads that a bus has made."""
+    """The names of the threads that a bus has started."""
     return {thread.name for thread in threading.enumerate() if thread.name.startswith("pipebus")}
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
 def test_s25_a_start_that_is_cancelled_is_undone(times: int) -> None:
-    """`async with bus` in a task that is cancelled while a filter starts: the bus is stopped again, for nobody else will."""
+    """If `async with bus` is cancelled while a filter starts, the bus is stopped again, because nobody else would stop it."""
     entered, go_on = threading.Event(), threading.Event()
 
     class Slow(Passing):
@@ -216,7 +216,7 @@ def test_s25_a_start_that_is_cancelled_is_undone(times: int) -> None:
 
 
 class Subscribing(Passing):
-    """Subscribes somebody in its own start, which runs on the bus's loop."""
+    """A filter that subscribes a handler in its own `start`, which runs on the bus's loop."""
 
     async def start(self, context: Any) -> None:
         Passing.start(self, context)
@@ -238,7 +238,7 @@ def _include(bus: Bus, guard: Transform) -> None:
     ],
 )
 def test_s26_a_filter_may_subscribe_while_it_starts_on_a_running_bus(register: Callable[[Bus, Transform], Any]) -> None:
-    """Also from the bus's loop: whoever brings such a filter waits for its start, and nobody waits for ever."""
+    """The caller that brings such a filter waits for its start, also on the bus's loop, and nobody waits forever."""
     subscribing = Subscribing()
     bus = Bus()
     bus.start()
@@ -250,7 +250,7 @@ def test_s26_a_filter_may_subscribe_while_it_starts_on_a_running_bus(register: C
 
 
 class Flaky(MemoryTransport):
-    """A transport that cannot be started when it is told so."""
+    """A transport that cannot be started while `fails` is true."""
 
     fails = False
 
@@ -285,7 +285,7 @@ def _fails_at_a_late_filter(bus: Bus, transport: Flaky) -> None:
     ],
 )
 def test_s10_a_start_that_fails_stops_each_filter_once(first: bool, fail: Callable[[Bus, Flaky], None]) -> None:
-    """What had been started is stopped again, and not a second time when the bus is stopped for good."""
+    """Filters that had started are stopped, and they are not stopped again when the bus is stopped for good."""
     passing, transport = Passing(), Flaky()
     bus = Bus(transport)
     bus.use(passing)

@@ -1,6 +1,6 @@
 """
-Guarantees 25 and 27: starting, draining, stopping and starting again, from wherever it is asked for; nothing accepted is lost,
-and nothing runs afterwards.
+Guarantees 25 and 27: starting, draining, stopping and starting again, from any thread or task; no accepted message is lost, and
+nothing runs afterwards.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ workers = pytest.mark.parametrize("workers", [1, 2], ids=["one-worker", "two-wor
 @every_road
 @workers
 def test_s25_leaving_the_block_drains_and_then_nothing_runs(workers: int, road: str) -> None:
-    """Everything accepted has been handled when `with` is over; the bus is stopped and its handlers are silent."""
+    """When the `with` block is left, every accepted message has been handled, the bus has stopped, and no handler runs."""
     hold = Hold(open=True)
     with bus_of(road) as bus:
         subscription = bus.subscribe("s", hold, workers=workers)
@@ -78,7 +78,7 @@ def test_s25_leaving_the_block_drains_and_then_nothing_runs(workers: int, road: 
 
 
 def test_s25_async_with_drains_too() -> None:
-    """On an event loop the block is `async with`; the loop is not stopped by it."""
+    """`async with` does the same on an event loop, without blocking the loop."""
     hold = Hold(open=True)
 
     async def main() -> Bus:
@@ -95,7 +95,7 @@ def test_s25_async_with_drains_too() -> None:
 
 
 def test_s25_handlers_may_publish_while_the_bus_drains_and_outsiders_may_not() -> None:
-    """A chain of handlers finishes what it began; whoever comes from outside is refused."""
+    """A chain of handlers finishes what it began; a publisher from outside is refused."""
     bus = Bus()
     ear = Ear(bus)
     with running(bus):
@@ -130,7 +130,7 @@ def test_s25_handlers_may_publish_while_the_bus_drains_and_outsiders_may_not() -
 @every_way
 @every_road
 def test_s25_outsiders_are_refused_while_it_drains_and_after_it_stopped(road: str, way: Any) -> None:
-    """Whichever way the message comes: BusClosed, and nobody has it."""
+    """However the message is published, `BusClosed` is raised and no mailbox gets it."""
     bus = bus_of(road)
     ear = Ear(bus)
     with running(bus):
@@ -155,7 +155,7 @@ def test_s25_outsiders_are_refused_while_it_drains_and_after_it_stopped(road: st
 @every_way
 @every_road
 def test_s27_publish_before_start_raises(road: str, way: Any) -> None:
-    """A bus that was never started says so, and says what to do."""
+    """Publishing on a bus that was never started raises an error that says what to do."""
     bus = bus_of(road)
     subscription = bus.subscribe("s")
 
@@ -167,7 +167,7 @@ def test_s27_publish_before_start_raises(road: str, way: Any) -> None:
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
 def test_s25_a_publisher_whose_chain_is_cut_off_by_a_stop_is_told_so(colour: str) -> None:
-    """A filter that takes its time while the bus stops: the publisher gets BusClosed, and nobody has the message."""
+    """If the bus stops while a slow filter has the message, the publisher gets BusClosed, and no mailbox has the message."""
     passing, go_on = threading.Event(), threading.Event()
 
     def plain(message: Message, call_next: Any) -> Any:
@@ -195,7 +195,7 @@ def test_s25_a_publisher_whose_chain_is_cut_off_by_a_stop_is_told_so(colour: str
 
 
 def test_s25_draining_ends_when_handlers_stop_publishing_or_time_runs_out() -> None:
-    """A handler that feeds itself for ever does not keep the bus from stopping."""
+    """A handler that feeds itself forever does not keep the bus from stopping."""
     with running(drain=False) as bus:
 
         def for_ever(message: Message) -> None:
@@ -212,7 +212,7 @@ def test_s25_draining_ends_when_handlers_stop_publishing_or_time_runs_out() -> N
 
 
 def test_s25_a_long_handler_can_see_that_the_bus_is_stopping() -> None:
-    """`bus.stopping` lets a handler that takes its time end early."""
+    """A long handler may read `bus.stopping` and end early."""
     started = threading.Event()
 
     def long(message: Message) -> None:
@@ -236,7 +236,7 @@ def test_s25_a_long_handler_can_see_that_the_bus_is_stopping() -> None:
 
 
 def test_s25_ten_threads_may_stop_the_bus_at_once() -> None:
-    """All of them get the same report, when it has stopped; it stops once."""
+    """The bus stops once, and all threads get the same report when it has stopped."""
     bus = Bus()
     ear = Ear(bus)
     with running(bus):
@@ -263,7 +263,7 @@ def test_s25_ten_threads_may_stop_the_bus_at_once() -> None:
 
 
 def test_s25_stopping_what_never_started_is_fine() -> None:
-    """There is nothing to do, and it can be started afterwards."""
+    """The stop has nothing to do, and the bus can be started afterwards."""
     bus = Bus()
     assert bus.stop() == StopReport()
     assert bus.state == "new"
@@ -360,7 +360,7 @@ INSIDES: list[Inside] = [
 @every_way
 @pytest.mark.parametrize("inside", INSIDES, ids=[inside.__name__ for inside in INSIDES])
 def test_s25_stop_from_inside_only_requests(inside: Inside, way: Any) -> None:
-    """From a handler, filter or observer `stop` returns at once: it would wait for itself. The message still gets through."""
+    """In a handler, filter or observer, `stop` returns at once instead of waiting for itself, and the message gets through."""
     found: list[tuple[StopReport, str, bool]] = []
 
     def stop() -> None:
@@ -382,7 +382,7 @@ def test_s25_stop_from_inside_only_requests(inside: Inside, way: Any) -> None:
 
 
 def test_s25_an_observer_may_ask_for_a_stop_while_the_bus_stops() -> None:
-    """Heard "draining" or "stopped", and calls stop: nobody waits for ever."""
+    """An observer that calls `stop` when it hears "draining" or "stopped" makes nobody wait forever."""
     bus = Bus()
 
     @bus.observe
@@ -396,7 +396,7 @@ def test_s25_an_observer_may_ask_for_a_stop_while_the_bus_stops() -> None:
 
 
 def test_s25_no_lock_is_held_while_an_observer_hears_of_a_change() -> None:
-    """While an observer looks at a change of state, another thread can change the bus: say, end a subscription."""
+    """While an observer handles a change of state, another thread can change the bus, for instance end a subscription."""
     bus = Bus()
     subscriptions = [bus.subscribe("s", fine) for _ in range(3)]
     ended: list[str] = []
@@ -418,7 +418,7 @@ def test_s25_no_lock_is_held_while_an_observer_hears_of_a_change() -> None:
 
 @workers
 def test_s25_an_error_that_leaves_the_block_stops_without_draining(workers: int, caplog: pytest.LogCaptureFixture) -> None:
-    """The error goes on its way; handlers that run may finish; the rest is reported, in the log and by `stop`."""
+    """The error propagates, running handlers may finish, and the log and `stop` report what is left."""
     hold = Hold()
     error = Boom("the program has failed")
     bus = Bus()
@@ -442,7 +442,7 @@ def test_s25_an_error_that_leaves_the_block_stops_without_draining(workers: int,
 
 
 def test_s25_a_clean_stop_logs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing left over, nothing to report."""
+    """If nothing is left over, the bus logs no warning."""
     with caplog.at_level(logging.WARNING, logger="pipebus"), running() as bus:
         bus.subscribe("s", fine)
         bus.publish("s")
@@ -451,7 +451,7 @@ def test_s25_a_clean_stop_logs_no_warning(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_s25_the_report_counts_what_is_left_by_subscription() -> None:
-    """Queued behind a pause, unread, delayed, aside behind a key: all of it is there to be seen."""
+    """The report counts messages that are paused, unread, delayed or set aside behind a key."""
     with running(Bus(clock=FakeClock()), drain=False) as bus:
         paused = bus.subscribe("s", fine, name="paused")
         paused.pause()
@@ -470,7 +470,7 @@ def test_s25_the_report_counts_what_is_left_by_subscription() -> None:
 
 @pytest.mark.parametrize("reader", ["paused", "unread"])
 def test_s25_what_nobody_will_handle_does_not_keep_a_bus_from_having_drained(reader: str) -> None:
-    """Paused subscriptions and unread mailboxes are reported, not waited for."""
+    """A drain reports paused subscriptions and unread mailboxes, and does not wait for them."""
     with running() as bus:
         subscription = bus.subscribe("s", fine if reader == "paused" else None, name=reader)
         subscription.pause()
@@ -485,7 +485,7 @@ def test_s25_what_nobody_will_handle_does_not_keep_a_bus_from_having_drained(rea
 
 @workers
 def test_s25_a_stuck_handler_is_abandoned_and_reported(workers: int) -> None:
-    """After the timeout the bus stops without it, names its thread, and keeps what it could not start."""
+    """After the timeout the bus stops without the handler, names its thread, and keeps the messages that it could not start."""
     with running(drain=False) as bus:
         hold = Hold()
         subscription = bus.subscribe("s", hold, name="stuck", workers=workers)
@@ -507,7 +507,7 @@ def test_s25_a_stuck_handler_is_abandoned_and_reported(workers: int) -> None:
 @workers
 @pytest.mark.parametrize("verb", ["ack", "retry", "reject"])
 def test_s25_what_an_abandoned_handler_does_later_is_refused(verb: str, workers: int) -> None:
-    """Its publishes and settlements come too late: BusClosed."""
+    """Publishes and settlements of an abandoned handler raise BusClosed."""
     go_on, ended = threading.Event(), threading.Event()
     started = threading.Event()
     errors: list[str] = []
@@ -542,7 +542,7 @@ def test_s25_what_an_abandoned_handler_does_later_is_refused(verb: str, workers:
 
 @workers
 def test_s25_after_a_stuck_handler_the_bus_can_be_started_again(workers: int) -> None:
-    """What it could not start is handled after the next start, though the stuck handler still stands where it stood."""
+    """After the next start other messages are handled, even while the old handler is still stuck."""
     with running(drain=False) as bus:
         stuck, free = Hold(), Hold(open=True)
         used = iter([stuck])
@@ -573,7 +573,7 @@ def test_s25_after_a_stuck_handler_the_bus_can_be_started_again(workers: int) ->
 
 @pytest.mark.parametrize("reader", ["one-worker", "two-workers-one-key", "unread"])
 def test_s25_a_restart_delivers_what_was_left_over_in_order(reader: str) -> None:
-    """Stopped with a full queue, started again: every message is delivered, once, in its order, with its first attempt."""
+    """If the bus stops with a full queue, the next start delivers each message once, in order, as its first attempt."""
     attempts: set[int] = set()
     handled: list[int] = []
     hold = Hold()
@@ -610,7 +610,7 @@ def test_s25_a_restart_delivers_what_was_left_over_in_order(reader: str) -> None
 
 @pytest.mark.parametrize("ends", ["well", "by-an-error"])
 def test_s25_a_delivery_that_a_stop_took_from_its_reader_comes_again(ends: str) -> None:
-    """The bus stopped while somebody read: his settlement is refused, so the message is kept for the next start."""
+    """If the bus stops while somebody reads, the reader's settlement is refused, and the next start has the message."""
     with running(drain=False) as bus:
         subscription = bus.subscribe("s", name="reader")
         bus.publish("s", "x")
@@ -632,7 +632,7 @@ def test_s25_a_delivery_that_a_stop_took_from_its_reader_comes_again(ends: str) 
 
 
 def test_s25_delayed_messages_survive_a_stop_in_memory(harness: Harness) -> None:
-    """Their time goes on while the bus is stopped; after the next start each comes when it is due."""
+    """The delay continues while the bus is stopped, and after the next start each message comes when it is due."""
     with running(harness.bus) as bus:
         bus.subscribe("s", fine, name="s")
         bus.publish("s", "soon", delay=10.0)
@@ -649,7 +649,7 @@ def test_s25_delayed_messages_survive_a_stop_in_memory(harness: Harness) -> None
 
 
 def test_s25_a_pause_outlives_a_restart() -> None:
-    """Who paused a subscription resumes it."""
+    """A subscription stays paused until the code that paused it resumes it."""
     with running() as bus:
         hold = Hold(open=True)
         subscription = bus.subscribe("s", hold)
@@ -668,7 +668,7 @@ def test_s25_a_pause_outlives_a_restart() -> None:
 
 
 def test_s25_a_stopped_bus_may_be_changed_before_it_starts_again() -> None:
-    """Filters and subscriptions can be added while it is stopped, and hold from the next start."""
+    """Filters and subscriptions that are added to a stopped bus work from the next start on."""
     with running() as bus:
         hold = Hold(open=True)
         bus.subscribe("s", hold)
@@ -691,7 +691,7 @@ def test_s25_a_stopped_bus_may_be_changed_before_it_starts_again() -> None:
 
 @pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 def test_s25_ten_rounds_of_traffic_and_restarts_lose_nothing(workers: int) -> None:
-    """Stopped in full traffic, again and again: what publishers were told is accepted is handled in the end, once."""
+    """The bus stops in full traffic, again and again, and handles each accepted message once, in order for each key."""
     handled: list[int] = []
     accepted: list[int] = []
     numbers = itertools.count()
@@ -728,7 +728,7 @@ def test_s25_ten_rounds_of_traffic_and_restarts_lose_nothing(workers: int) -> No
 
 @workers
 def test_s25_drain_waits_for_all_handlers_and_refuses_nobody(workers: int) -> None:
-    """While one thread drains, others publish; it returns when all of that has been handled."""
+    """Other threads may publish during a drain, which returns when all of that has been handled."""
     with running() as bus:
         hold = Hold()
         subscription = bus.subscribe("s", hold, workers=workers)
@@ -744,7 +744,7 @@ def test_s25_drain_waits_for_all_handlers_and_refuses_nobody(workers: int) -> No
 
 
 def test_s25_adrain_waits_without_stopping_its_loop() -> None:
-    """A coroutine waits for the handlers, and the loop goes on meanwhile."""
+    """A coroutine waits for the handlers, and its loop runs meanwhile."""
     with running() as bus:
         hold = Hold()
         subscription = bus.subscribe("s", hold)
@@ -763,7 +763,7 @@ def test_s25_adrain_waits_without_stopping_its_loop() -> None:
 
 
 def test_s25_drain_that_runs_out_of_time_says_what_is_missing() -> None:
-    """DrainTimeout is a TimeoutError with the numbers by subscription: queued and in flight, handled subscriptions only."""
+    """DrainTimeout is a TimeoutError with the number of queued and running messages of each subscription with a handler."""
     with running() as bus:
         hold = Hold()
         bus.subscribe("s", hold, name="slow")
@@ -782,7 +782,7 @@ def test_s25_drain_that_runs_out_of_time_says_what_is_missing() -> None:
 
 @workers
 def test_s25_drain_inside_a_handler_raises_at_once(workers: int) -> None:
-    """It would wait for itself."""
+    """A drain in a handler would wait for that handler, so it raises `LifecycleError`."""
     errors: list[str] = []
 
     def handle(message: Message) -> None:
@@ -801,7 +801,7 @@ def test_s25_drain_inside_a_handler_raises_at_once(workers: int) -> None:
 
 
 def test_s25_drain_on_an_idle_bus_returns_at_once() -> None:
-    """There is nothing to wait for, not even with no time to wait."""
+    """An idle bus has nothing to wait for, so `drain` returns even with a timeout of zero."""
     with running() as bus:
         bus.subscribe("s", fine)
         bus.drain(timeout=0)
@@ -818,7 +818,7 @@ def test_s25_drain_on_an_idle_bus_returns_at_once() -> None:
 
 @pytest.mark.parametrize("asked_by", ["another-thread", "handler", "handler-calls-stop"])
 def test_s25_run_goes_on_until_somebody_asks_for_a_stop(asked_by: str) -> None:
-    """`bus.run()` starts, waits, drains and stops; `request_stop`, from anywhere, ends it."""
+    """`bus.run()` starts, waits, drains and stops; `request_stop` ends it, from anywhere."""
     bus = Bus()
     ear = Ear(bus)
     hold = Hold(open=True)
@@ -843,7 +843,7 @@ def test_s25_run_goes_on_until_somebody_asks_for_a_stop(asked_by: str) -> None:
 
 
 def test_s25_request_stop_stops_nothing_by_itself() -> None:
-    """It asks: the bus goes on working until somebody stops it, and tells whoever looks."""
+    """It only asks: `bus.stopping` becomes true, and the bus continues to work until somebody stops it."""
     with running() as bus:
         hold = Hold(open=True)
         bus.subscribe("s", hold)
@@ -861,7 +861,7 @@ def test_s25_request_stop_stops_nothing_by_itself() -> None:
 
 
 def test_s25_a_filter_that_cannot_stop_is_reported_and_keeps_no_other_from_stopping() -> None:
-    """Each filter's `stop` is called, and what it raises stands in the report."""
+    """The bus calls the `stop` of each filter, and the report contains what one of them raised."""
     stopped: list[str] = []
 
     class Resource(Transform):
@@ -888,7 +888,7 @@ def test_s25_a_filter_that_cannot_stop_is_reported_and_keeps_no_other_from_stopp
 
 
 def test_s25_no_thread_and_no_descriptor_outlives_a_stop() -> None:
-    """200 times started, used in every way, and stopped: as many threads and open files as before."""
+    """A bus that starts, works and stops 200 times leaves no new thread and no new open file."""
 
     async def asynchronous(message: Message, call_next: Any) -> Any:
         return await call_next(message)
@@ -918,7 +918,7 @@ def test_s25_no_thread_and_no_descriptor_outlives_a_stop() -> None:
 
 
 def test_s25_an_idle_bus_has_no_threads() -> None:
-    """Threads start when there is work: a thousand silent subscribers have none."""
+    """Threads start when there is work, so a thousand silent subscribers have none."""
     before = threading.active_count()
     with running() as bus:
         for number in range(1_000):
@@ -933,7 +933,7 @@ def test_s25_an_idle_bus_has_no_threads() -> None:
 
 
 def test_s25_a_publish_that_a_stop_overtakes_is_refused_also_after_earlier_stops() -> None:
-    """Mailboxes that were at rest when the bus stopped share what they know of that; opening one again changes no other."""
+    """Mailboxes that are at rest share their closed state; opening one of them again changes no other."""
     reached, go_on = threading.Event(), threading.Event()
 
     def hold_up(message: Message, call_next: Any) -> Any:
@@ -961,7 +961,7 @@ def test_s25_a_publish_that_a_stop_overtakes_is_refused_also_after_earlier_stops
 
 @pytest.mark.parametrize("run", ["pool", "thread", "loop"])
 def test_s25_a_publish_that_is_sent_on_to_who_subscribed_after_the_stop_is_refused(run: Any) -> None:
-    """It stands in a filter while the bus stops, and is then rerouted: refused, and the subscription works after a start."""
+    """A message that is in a filter during the stop and is then rerouted is refused; the subscription works after a start."""
     reached, go_on = threading.Event(), threading.Event()
 
     def hold_up(message: Message, call_next: Any) -> Any:
@@ -988,7 +988,7 @@ def test_s25_a_publish_that_is_sent_on_to_who_subscribed_after_the_stop_is_refus
 
 
 def test_s25_a_drain_on_a_loop_gives_up_at_the_very_moment_that_its_time_is_over() -> None:
-    """A clock that stands still, and no time: told at once, not at the next tick."""
+    """With a clock that does not move and a timeout of zero, it raises at once, not at the next tick."""
     with running(Bus(clock=FakeClock())) as bus:
         hold = Hold()
         bus.subscribe("s", hold)
@@ -1004,7 +1004,7 @@ def test_s25_a_drain_on_a_loop_gives_up_at_the_very_moment_that_its_time_is_over
 
 
 def test_s25_a_drain_on_a_loop_waits_for_what_the_transport_still_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A message is on its way, and nothing of it has come to a mailbox: not drained, on a loop as on a thread."""
+    """A message that is on its way and in no mailbox yet counts as not drained, on a loop as on a thread."""
     monkeypatch.setitem(TRANSPORTS, "bytes", "byte_transport:ByteTransport.from_url")
     bus = Bus("bytes:?delay=yes")
     bus.subscribe("s", fine, name="s")
@@ -1020,7 +1020,7 @@ def test_s25_a_drain_on_a_loop_waits_for_what_the_transport_still_has(monkeypatc
 
 
 def test_s25_a_stop_that_comes_late_does_not_end_the_next_start() -> None:
-    """Two threads stop the bus, which is then started again: the slower gets the first one's report, that is all."""
+    """If two threads stop the bus and it starts again, the slower one only gets the report of the first stop."""
     delayed, go_on = threading.Event(), threading.Event()
     handled = Hold(open=True)
 
@@ -1047,15 +1047,15 @@ def test_s25_a_stop_that_comes_late_does_not_end_the_next_start() -> None:
 
 
 def threads() -> set[str]:
-    """The names of the threads that a bus has made."""
+    """The names of the threads that a bus has started."""
     return {thread.name for thread in threading.enumerate() if thread.name.startswith("pipebus")}
 
 
 def test_s25_a_publish_that_the_stop_overtakes_starts_no_loop_again() -> None:
-    """It has found its way through an async chain when the bus stops: it is refused, and leaves no thread behind."""
+    """A publish that has passed an async chain when the bus stops is refused, and leaves no thread behind."""
 
     class Slow(dict[str, str]):
-        """Headers that take their time: the bus is stopped meanwhile."""
+        """Headers that take so long to read that the bus is stopped meanwhile."""
 
         def items(self) -> Any:
             bus.stop(timeout=WAIT)
@@ -1080,7 +1080,7 @@ def test_s25_a_publish_that_the_stop_overtakes_starts_no_loop_again() -> None:
 @pytest.mark.parametrize("sleeps", [True, False], ids=["sleeping", "just-done"])
 @ways(POOL, THREAD)
 def test_s25_a_worker_that_has_nothing_to_do_is_no_abandoned_handler(way: Way, sleeps: bool) -> None:
-    """A stop that gives nobody any time: whose handlers have ended has none, so the report names none."""
+    """A stop with a timeout of zero does not report a worker whose handler has ended."""
     for _ in range(50):
         bus = Bus()
         subscription = way.subscribe(bus, "s", fine)

@@ -68,7 +68,7 @@ class Full:
     bus: Bus
 
     def handle_all(self) -> list[int]:
-        """Let everything be handled (or read); the bodies in the order in which that happened."""
+        """Let every message be handled or read, and return the bodies in the order in which that happened."""
         if not self.read:
             self.subscription.resume()
             self.hold.open()
@@ -109,7 +109,7 @@ sizes = pytest.mark.parametrize("size", [3, 1_000], ids=["small", "large"])
 @every_mailbox
 @every_way
 def test_s22_reject_raises_at_once_and_takes_nothing(mailbox_kind: str, size: int, way: Any) -> None:
-    """The publisher is told which subscription refused, and what to do; the mailbox is as it was."""
+    """The error names the subscription that refused and says what to do; the mailbox stays as it was."""
     with running() as bus:
         full = fill(bus, mailbox_kind, size, overflow="reject")
         before = full.subscription.stats()
@@ -126,7 +126,7 @@ def test_s22_reject_raises_at_once_and_takes_nothing(mailbox_kind: str, size: in
 @every_mailbox
 @every_way
 def test_s22_drop_newest_drops_the_newcomer(mailbox_kind: str, size: int, way: Any) -> None:
-    """The publisher is not bothered; the newcomer is counted as dropped, what was there stays."""
+    """The publisher gets no error; the new message is counted as dropped, and the earlier ones stay."""
     with running() as bus:
         full = fill(bus, mailbox_kind, size, overflow="drop_newest")
 
@@ -141,7 +141,7 @@ def test_s22_drop_newest_drops_the_newcomer(mailbox_kind: str, size: int, way: A
 @every_mailbox
 @every_way
 def test_s22_drop_oldest_drops_the_oldest_that_has_not_started(mailbox_kind: str, size: int, way: Any) -> None:
-    """What a handler has is not touched; the message that waited longest makes room for the newcomer."""
+    """Messages in a handler stay; the message that has waited longest makes room for the new one."""
     with running() as bus:
         full = fill(bus, mailbox_kind, size + 1, overflow="drop_oldest")
 
@@ -155,7 +155,7 @@ def test_s22_drop_oldest_drops_the_oldest_that_has_not_started(mailbox_kind: str
 @every_way
 @pytest.mark.parametrize("mailbox_kind", ["one-worker", "three-workers"])
 def test_s22_drop_oldest_drops_the_newcomer_if_everything_has_started(mailbox_kind: str, way: Any) -> None:
-    """A handler's message is never taken from it: with nothing waiting, the newcomer goes."""
+    """A message in a handler is never dropped: if nothing else waits, the new message is."""
     with running() as bus:
         size = 3 if mailbox_kind == "three-workers" else 1
         full = fill(bus, mailbox_kind, size, overflow="drop_oldest")
@@ -167,7 +167,7 @@ def test_s22_drop_oldest_drops_the_newcomer_if_everything_has_started(mailbox_ki
 
 
 def test_s22_drop_oldest_never_takes_a_message_from_its_reader() -> None:
-    """What a reader has in its hands has started: with nothing else there, the newcomer goes."""
+    """A message in a reader's hands has started, so the new message is dropped if there is no other."""
     with running() as bus:
         subscription = bus.subscribe("s", mailbox=1, overflow="drop_oldest")
         bus.publish("s", "read")
@@ -190,7 +190,7 @@ def test_s22_drop_oldest_never_takes_a_message_from_its_reader() -> None:
 @every_way
 @pytest.mark.few(8)
 def test_s22_block_waits_at_most_its_timeout(mailbox_kind: str, size: int, way: Any) -> None:
-    """If no room comes in time, the publisher is told, and nothing was taken."""
+    """If there is no room in time, the publisher gets an error, and the mailbox does not take the message."""
     with running() as bus:
         full = fill(bus, mailbox_kind, size, overflow="block", overflow_timeout=0.01)
 
@@ -206,7 +206,7 @@ def test_s22_block_waits_at_most_its_timeout(mailbox_kind: str, size: int, way: 
 @every_mailbox
 @every_way
 def test_s22_block_waits_until_there_is_room(mailbox_kind: str, road: str, way: Any) -> None:
-    """The publisher stands still while the mailbox is full, and goes on when a message has left it."""
+    """The publisher waits while the mailbox is full, and gets in when a message has left it."""
     with running(bus_of(road)) as bus:
         full = fill(bus, mailbox_kind, 4, overflow="block", overflow_timeout=LONG)
 
@@ -224,7 +224,7 @@ def test_s22_block_waits_until_there_is_room(mailbox_kind: str, road: str, way: 
 
 @every_mailbox
 def test_s22_block_never_exceeds_the_bound_however_many_publishers_wait(mailbox_kind: str) -> None:
-    """Twenty publishers in front of four places: never more than four messages are in the mailbox, and all get in."""
+    """Twenty publishers wait for four places: the mailbox never has more than four messages, and all get in."""
     bus = Bus()
     ear = Ear(bus)
     depths: list[int] = []
@@ -270,7 +270,7 @@ def test_s22_who_came_first_gets_the_first_place(road: str) -> None:
 
 
 def test_s22_a_mailbox_is_bounded_by_default() -> None:
-    """Nobody has to ask for a bound: 10,000 messages fit, one more does not."""
+    """By default 10,000 messages fit, and one more does not."""
     with running() as bus:
         subscription = bus.subscribe("s", fine, overflow="reject")
         subscription.pause()
@@ -318,7 +318,7 @@ def test_s22_the_bound_counts_what_waits_behind_its_key() -> None:
 
 
 def test_s22_drop_oldest_also_looks_at_what_waits_behind_its_key() -> None:
-    """A message that is set aside behind its key has not started: if it is the oldest, it is the one to go."""
+    """A message that waits behind its key has not started, so it is dropped if it is the oldest."""
     with running() as bus:
         hold = Hold()
         bus.subscribe("s", hold, workers=2, mailbox=2, overflow="drop_oldest")
@@ -333,7 +333,7 @@ def test_s22_drop_oldest_also_looks_at_what_waits_behind_its_key() -> None:
 
 
 def test_s22_dropping_a_returned_message_frees_its_key() -> None:
-    """A message that came back and is then dropped takes nothing with it: those behind its key are handled."""
+    """When a returned message is dropped, the messages behind its key are handled."""
     may_return = threading.Event()
     handled: list[str] = []
 
@@ -369,7 +369,7 @@ def test_s22_dropping_a_returned_message_frees_its_key() -> None:
 
 
 def test_s22_drop_oldest_spares_what_has_started_and_come_back() -> None:
-    """A returned message has started: the oldest that has not is the one to go."""
+    """A returned message has started, so the oldest message that has not started is dropped."""
     may_return = threading.Event()
     handled: list[tuple[str, int]] = []
 
@@ -397,13 +397,13 @@ def test_s22_drop_oldest_spares_what_has_started_and_come_back() -> None:
         assert handled == [("returned", 1), ("returned", 2), ("second", 1), ("third", 1)]
 
 
-# --- where waiting would be for ever -----------------------------------------------------------------------------------
+# --- where waiting would last forever ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 2], ids=["one-worker", "two-workers"])
 @every_road
 def test_s22_a_handler_that_fills_its_own_mailbox_is_told_at_once(road: str, workers: int) -> None:
-    """Waiting for itself would be for ever, so it is not tried: MailboxFull, with the way out in its text."""
+    """It would wait for itself forever, so it does not wait: it gets `MailboxFull`, and the text says why."""
     errors: list[MailboxFull] = []
     all_there = threading.Barrier(workers)
 
@@ -428,7 +428,7 @@ def test_s22_a_handler_that_fills_its_own_mailbox_is_told_at_once(road: str, wor
 
 @every_road
 def test_s22_publish_on_a_running_loop_does_not_wait(road: str) -> None:
-    """A coroutine that calls `publish` would stop its loop: it gets MailboxFull, and the name of the call that can wait."""
+    """A coroutine that calls `publish` would block its loop: it gets MailboxFull, with the name of the call that can wait."""
     with running(bus_of(road) if road != "async" else Bus()) as bus:
         subscription = bus.subscribe("s", mailbox=1, overflow="block", overflow_timeout=LONG)
 
@@ -448,7 +448,7 @@ def test_s22_publish_on_a_running_loop_does_not_wait(road: str) -> None:
 @every_road
 @by_coroutine
 def test_s22_apublish_waits_for_room_while_its_loop_goes_on(road: str, way: Any) -> None:
-    """One loop, a publisher that waits and the reader that makes room: both get on."""
+    """On one loop, a publisher may wait while a reader makes room."""
     with running(bus_of(road)) as bus:
         subscription = bus.subscribe("s", mailbox=1, overflow="block", overflow_timeout=LONG)
 
@@ -471,7 +471,7 @@ def test_s22_apublish_waits_for_room_while_its_loop_goes_on(road: str, way: Any)
 
 @pytest.mark.parametrize("road", ["sync", "async"])
 def test_s22_apublish_waits_before_its_chain_runs(road: str) -> None:
-    """A message's filters run when there is room for it, not before: what they see is fresh."""
+    """The filters run when there is room for the message, not before, so they see it as it is then."""
     passed: list[int] = []
 
     def plain(message: Message, call_next: Any) -> Any:
@@ -502,7 +502,7 @@ def test_s22_apublish_waits_before_its_chain_runs(road: str) -> None:
 
 @every_mailbox
 def test_s22_an_apublish_that_is_cancelled_while_it_waits_leaves_nothing_behind(mailbox_kind: str) -> None:
-    """Its message is not in, its place in line is given up, and those behind it get theirs."""
+    """Its message does not get in, and the publishers behind it move up."""
     with running() as bus:
         full = fill(bus, mailbox_kind, 3, overflow="block", overflow_timeout=LONG)
 
@@ -526,7 +526,7 @@ def test_s22_an_apublish_that_is_cancelled_while_it_waits_leaves_nothing_behind(
 
 
 def _crowd(bus: Bus, timeout: float) -> dict[str, Subscription]:
-    """On "s": two full mailboxes, by both rules that refuse, around two with room; the full ones come first."""
+    """Two full mailboxes on "s", one for each rule that refuses, and two with room; the full ones come first."""
     crowd = {
         "blocks": bus.subscribe("s", name="blocks", mailbox=1, overflow="block", overflow_timeout=timeout),
         "rejects": bus.subscribe("s", name="rejects", mailbox=1, overflow="reject"),
@@ -544,7 +544,7 @@ def bodies(subscription: Subscription) -> list[Any]:
 @every_road
 @every_way
 def test_s22_one_error_says_who_took_a_message_and_who_refused_it(road: str, way: Any) -> None:
-    """With several mailboxes there is one MailboxFull, and the subscribers with room have the message."""
+    """With several full mailboxes there is one MailboxFull, and the subscribers with room have the message."""
     with running(bus_of(road)) as bus:
         crowd = _crowd(bus, timeout=0.01)
 
@@ -563,7 +563,7 @@ def test_s22_one_error_says_who_took_a_message_and_who_refused_it(road: str, way
 
 
 def test_s22_all_mailboxes_with_room_get_the_message_before_the_full_ones_are_waited_for() -> None:
-    """The publisher waits in front of one full mailbox: everybody else has the message already."""
+    """While the publisher waits for a full mailbox, all mailboxes with room already have the message."""
     bus = Bus()
     ear = Ear(bus)
     with running(bus):
@@ -584,7 +584,7 @@ def test_s22_all_mailboxes_with_room_get_the_message_before_the_full_ones_are_wa
 @pytest.mark.parametrize("by_coroutine", [False, True], ids=["publish", "apublish"])
 @pytest.mark.parametrize("names", ["a", "abc"], ids=["one", "three"])
 def test_s22_several_full_mailboxes_are_waited_for_together(harness: Harness, names: str, by_coroutine: bool) -> None:
-    """Three full mailboxes with 30 s each cost the publisher 30 s, like one of them, and not 90."""
+    """Three full mailboxes with 30 s each make the publisher wait for 30 s, and not for 90 s."""
     with running(harness.bus) as bus:
         for name in names:
             bus.subscribe("s", name=name, mailbox=1, overflow="block", overflow_timeout=30.0)
@@ -611,7 +611,7 @@ def test_s22_a_full_mailbox_of_another_subject_is_nobodys_concern(way: Any) -> N
 
 
 def test_s22_a_publisher_that_waits_for_a_subscriber_that_leaves_is_let_go() -> None:
-    """After unsubscribe there is nothing to wait for: the publish ends, and no mailbox has it."""
+    """After `unsubscribe` there is nothing to wait for: the publish ends, and no mailbox has the message."""
     bus = Bus()
     ear = Ear(bus)
     with running(bus):
@@ -627,7 +627,7 @@ def test_s22_a_publisher_that_waits_for_a_subscriber_that_leaves_is_let_go() -> 
 
 @pytest.mark.parametrize("road", ["bare", "async"])
 def test_s22_a_coroutine_that_waits_for_a_subscriber_that_leaves_is_let_go(road: str) -> None:
-    """The same for `apublish`: it returns, as if the subscriber had never been there."""
+    """`apublish` returns as if the subscriber had never been there."""
     with running(bus_of(road)) as bus:
         full = fill(bus, "read", 1, overflow="block", overflow_timeout=LONG)
 
@@ -660,7 +660,7 @@ def test_s22_a_subscriber_that_leaves_before_the_publisher_stands_in_line_is_not
 
 
 def test_s22_a_publisher_that_waits_when_the_bus_stops_is_let_go() -> None:
-    """A stop ends every wait for room: BusClosed, and the message is nowhere."""
+    """A stop ends every wait for room: the publisher gets BusClosed, and no mailbox has the message."""
     bus = Bus()
     ear = Ear(bus)
     with running(bus, drain=False):
@@ -680,7 +680,7 @@ def test_s22_a_publisher_that_waits_when_the_bus_stops_is_let_go() -> None:
 
 @pytest.mark.parametrize("road", ["bare", "async"])
 def test_s22_a_coroutine_that_waits_when_the_bus_stops_is_let_go(road: str) -> None:
-    """The same for `apublish`."""
+    """A coroutine that waits in `apublish` for room gets `BusClosed` when the bus stops."""
     with running(bus_of(road), drain=False) as bus:
         full = fill(bus, "one-worker", 1, overflow="block", overflow_timeout=LONG)
 
@@ -729,7 +729,7 @@ def test_s22_an_impossible_mailbox_is_refused_where_it_is_asked_for(settings: di
 @pytest.mark.parametrize("overflow", ["block", "reject"])
 @pytest.mark.parametrize("settle", [Delivery.ack, lambda delivery: delivery.reject("no")], ids=["ack", "reject"])
 def test_s22_a_settled_delivery_makes_room(overflow: Any, settle: Callable[[Delivery], None]) -> None:
-    """A reader that has settled its message has given its place back, before the block ends."""
+    """When a reader settles its message, the message's place is free, even before the block ends."""
     with running() as bus:
         subscription = bus.subscribe("s", mailbox=1, overflow=overflow, overflow_timeout=0)
         publish(bus, "s", 1)
@@ -741,7 +741,7 @@ def test_s22_a_settled_delivery_makes_room(overflow: Any, settle: Callable[[Deli
 
 
 def test_s22_a_place_that_was_promised_and_not_taken_goes_to_who_stands_behind() -> None:
-    """A publish on the bus's loop was promised room, and its filter drops it: the next in line is admitted, and handled."""
+    """If a publish on the loop gets a place and its filter drops the message, the next publisher in line gets the place."""
 
     async def drop(message: Message, call_next: Any) -> Dropped:
         return Dropped("unwanted")

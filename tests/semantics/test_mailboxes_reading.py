@@ -1,5 +1,5 @@
 """
-Guarantee 30: a subscription without a handler is read by its owner, from any thread or event loop.
+Guarantee 30: the owner of a subscription without a handler reads it, from any thread or event loop.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from pipebus import (
 @every_way
 @every_road
 def test_s30_receive_hands_a_message_over_and_acknowledges_it(road: str, way: Any) -> None:
-    """What `receive` returns is done with, as far as the bus is concerned."""
+    """A message that `receive` returns counts as acknowledged."""
     with running(bus_of(road)) as bus:
         subscription = bus.subscribe("s.>")
         way(bus, "s.a.b", {"id": 1}, headers={"x": "y"})
@@ -57,7 +57,7 @@ def test_s30_receive_hands_a_message_over_and_acknowledges_it(road: str, way: An
 
 
 def test_s30_every_reader_goes_on_when_a_paused_subscription_is_resumed() -> None:
-    """What came meanwhile is for all who wait, one message each; none of them sleeps on beside its mail."""
+    """Each waiting reader gets one of the messages that came meanwhile, and none of them sleeps while there is one for it."""
     with running() as bus:
         subscription = bus.subscribe("s")
         subscription.pause()
@@ -74,7 +74,7 @@ def test_s30_every_reader_goes_on_when_a_paused_subscription_is_resumed() -> Non
 
 
 def test_s30_for_reads_message_after_message() -> None:
-    """Each step of the loop acknowledges one message, no more than has been handed over."""
+    """Each step of the loop acknowledges one message, and never more than it has handed over."""
     with running() as bus:
         subscription = bus.subscribe("s")
         for body in range(5):
@@ -108,7 +108,7 @@ def test_s30_with_nothing_there_in_time_receive_raises_a_timeout(timeout: float)
 
 @every_way
 def test_s30_a_waiting_reader_is_woken_by_a_publish(way: Any) -> None:
-    """`receive` without a timeout waits for as long as it takes."""
+    """`receive` without a timeout waits until a message comes."""
     with running() as bus:
         subscription = bus.subscribe("s")
         reader = InThread(subscription.receive)
@@ -119,7 +119,7 @@ def test_s30_a_waiting_reader_is_woken_by_a_publish(way: Any) -> None:
 
 
 def test_s30_many_readers_share_the_messages() -> None:
-    """Ten threads read one subscription: each message goes to one of them, and none waits while there is one."""
+    """If ten threads read one subscription, each message goes to one of them, and none waits while there is a message."""
     with running() as bus:
         subscription = bus.subscribe("s")
         readers = [InThread(subscription.receive) for _ in range(10)]
@@ -131,7 +131,7 @@ def test_s30_many_readers_share_the_messages() -> None:
 
 
 def test_s30_a_reader_that_gives_up_takes_no_message_and_no_wake_up_with_it() -> None:
-    """Impatient readers come and go beside a patient one: every message reaches somebody, at once."""
+    """While impatient readers come and go next to a patient one, every message reaches one of them."""
     with running() as bus:
         subscription = bus.subscribe("s")
         read: list[int] = []
@@ -160,7 +160,7 @@ def test_s30_a_reader_that_gives_up_takes_no_message_and_no_wake_up_with_it() ->
 
 
 def test_s30_a_subscription_used_as_a_block_ends_with_it() -> None:
-    """After `with bus.subscribe(…) as sub:` nobody listens any more; what was unread is counted."""
+    """After `with bus.subscribe(…) as sub:` the subscription has ended, and unread messages are counted."""
     with running() as bus:
         with bus.subscribe("s") as subscription:
             bus.publish("s", "read")
@@ -176,7 +176,7 @@ def test_s30_a_subscription_used_as_a_block_ends_with_it() -> None:
 
 
 def test_s30_a_coroutine_reads_with_the_a_twins() -> None:
-    """`areceive`, `async for` and `adelivery` do on a loop what their twins do in a thread."""
+    """`areceive`, `async for` and `adelivery` do the same on a loop as their twins in a thread."""
     with running() as bus:
         subscription = bus.subscribe("s")
 
@@ -214,7 +214,7 @@ def test_s30_a_waiting_coroutine_is_woken_from_another_thread() -> None:
 
 
 def test_s30_areceive_raises_a_timeout_too() -> None:
-    """With nothing there in time, `areceive` and `adelivery` raise ReceiveTimeout."""
+    """If nothing comes in time, `areceive` and `adelivery` raise ReceiveTimeout."""
     with running() as bus:
         subscription = bus.subscribe("s")
 
@@ -229,7 +229,7 @@ def test_s30_areceive_raises_a_timeout_too() -> None:
 
 
 def test_s30_a_reader_that_is_cancelled_loses_no_message() -> None:
-    """A cancelled `areceive` has taken nothing; if it was being woken, somebody else is woken instead."""
+    """A cancelled `areceive` takes no message; if it had been woken, another reader is woken instead."""
     with running() as bus:
         subscription = bus.subscribe("s")
 
@@ -259,7 +259,7 @@ BLOCKING: dict[str, tuple[Callable[[Bus, Subscription], object], str]] = {
 
 @pytest.mark.parametrize("name", list(BLOCKING))
 def test_s30_a_blocking_call_on_a_running_loop_raises_and_names_its_twin(name: str) -> None:
-    """Each of them would stop the loop; the error names the call that does not, and that call exists."""
+    """Such a call would block the loop; the error names its twin that does not, and that twin exists."""
     call, twin = BLOCKING[name]
     with running() as bus:
         subscription = bus.subscribe("s")
@@ -284,7 +284,7 @@ def shout(message: Message) -> Message:
 
 
 def test_s30_bus_wide_delivery_transforms_apply_to_readers_too() -> None:
-    """What a Transform declares for every delivery holds for read ones as well: first the bus's, then its own."""
+    """Transforms also change the messages of readers: first those of the bus, then those of the subscription."""
 
     @transform
     def exclaim(message: Message) -> Message:
@@ -303,7 +303,7 @@ def test_s30_bus_wide_delivery_transforms_apply_to_readers_too() -> None:
 
 
 def test_s30_other_bus_wide_delivery_filters_wrap_handlers_only() -> None:
-    """A reader has no "around": plain filters and Arounds are not run for it, and `explain` says so."""
+    """Plain filters and Arounds do not run for a reader, which has nothing to wrap, and `explain` says so."""
     ran: list[str] = []
 
     def plain(message: Message, call_next: Any) -> Any:
@@ -328,7 +328,7 @@ def test_s30_other_bus_wide_delivery_filters_wrap_handlers_only() -> None:
 
 @pytest.mark.parametrize("shape", ["plain", "around"])
 def test_s30_a_readers_own_filters_must_be_transforms(shape: str) -> None:
-    """A filter that wants to see the way back is refused where the subscription is made, with the remedy."""
+    """A filter that wraps the rest is refused where the subscription is made, and the error says what to do."""
 
     def plain(message: Message, call_next: Any) -> Any:
         return call_next(message)
@@ -352,7 +352,7 @@ class _EndsSome(DropAll):
 
 @pytest.mark.parametrize("at", ["bus-wide", "own"])
 def test_s30_what_a_readers_filter_ends_is_settled_and_receive_goes_on(at: str) -> None:
-    """A dropped and a failed message are counted where they belong; the reader gets the next one."""
+    """A dropped and a failed message are counted as such, and the reader gets the next one."""
     bus = Bus()
     if at == "bus-wide":
         bus.use(_EndsSome(), at="delivery")
@@ -387,7 +387,7 @@ ENDS: dict[str, Callable[[Bus, Subscription], object]] = {
 
 @pytest.mark.parametrize("end", list(ENDS))
 def test_s30_a_stop_ends_every_wait_for_a_message(end: str) -> None:
-    """A blocked `receive` or `delivery` raises BusClosed, a `for` ends; so do their twins on a loop."""
+    """A blocked `receive` or `delivery` raises BusClosed, and a `for` loop ends; their twins on a loop do the same."""
     with running(drain=False) as bus:
         subscription = bus.subscribe("s")
         in_for = threading.Event()
@@ -419,7 +419,7 @@ def test_s30_a_stop_ends_every_wait_for_a_message(end: str) -> None:
 
 
 def test_s30_what_is_there_can_still_be_read_when_a_stop_was_requested() -> None:
-    """A request ends waiting, not reading: unread messages come first, then the end."""
+    """A request to stop ends the wait and not the reading: unread messages come first, and then the end."""
     with running() as bus:
         subscription = bus.subscribe("s")
         for body in range(3):
@@ -432,7 +432,7 @@ def test_s30_what_is_there_can_still_be_read_when_a_stop_was_requested() -> None
 
 
 def test_s30_reading_after_a_stop_raises() -> None:
-    """A stopped bus hands out nothing; the message waits for the next start."""
+    """A stopped bus hands out no message, and the message waits for the next start."""
     with running(drain=False) as bus:
         subscription = bus.subscribe("s")
         bus.publish("s", "kept")
@@ -453,7 +453,7 @@ def test_s30_reading_after_a_stop_raises() -> None:
 
 @pytest.mark.parametrize("read", ["receive", "delivery", "__iter__"])
 def test_s30_a_subscription_with_a_handler_cannot_be_read(read: str) -> None:
-    """The error says that it has a handler."""
+    """The error says that the subscription has a handler."""
     with running() as bus:
         subscription = bus.subscribe("s", fine, name="handled")
 

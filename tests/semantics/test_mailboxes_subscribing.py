@@ -1,5 +1,5 @@
 """
-Guarantees 26, 28 and 29: who listens, from when to when; mail for objects; and what becomes of a handler's result.
+Guarantees 26, 28 and 29: when a subscription begins and ends, mail for objects, and the result of a handler.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PATTERNS: list[Any] = ["s.a", "s.*", ">", ["other", "s.a"], ["s.*", "s.>"]]
 @every_way
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_s26_a_subscription_is_effective_when_subscribe_returns(pattern: Any, way: Any) -> None:
-    """The very next message reaches it, once, also on a subject that was in use before; the last one did not."""
+    """The next message reaches it once, also on a subject that is already in use; an earlier message does not."""
     with running() as bus:
         for number in range(3):
             before = way(bus, "s.a", "before")
@@ -65,7 +65,7 @@ def test_s26_a_subscription_is_effective_when_subscribe_returns(pattern: Any, wa
 
 
 def test_s26_a_handler_may_subscribe_and_what_it_publishes_then_arrives() -> None:
-    """Subscribing works from inside a handler, at once."""
+    """A handler may subscribe, and the subscription works at once."""
     hold = Hold(open=True)
 
     def handle(message: Message) -> None:
@@ -82,7 +82,7 @@ def test_s26_a_handler_may_subscribe_and_what_it_publishes_then_arrives() -> Non
 
 
 def test_s26_a_message_sees_the_subscribers_from_before_or_after_never_half() -> None:
-    """While somebody subscribes to two subjects and leaves again, over and over, no publish fails and none is lost."""
+    """While somebody subscribes to two subjects and leaves, over and over, no publish fails and no message is lost."""
     with running() as bus:
         steady = Hold(open=True)
         subscription = bus.subscribe(["a", "b"], steady)
@@ -110,7 +110,7 @@ def test_s26_a_message_sees_the_subscribers_from_before_or_after_never_half() ->
 
 
 def test_s26_a_name_can_be_used_again_after_unsubscribe() -> None:
-    """Two subscriptions of one name are an error; after the first has gone the name is free."""
+    """Two subscriptions cannot have the same name; when the first one has ended, the name is free."""
     with running() as bus:
         first = bus.subscribe("s", fine, name="billing")
         with pytest.raises(SubscriptionError, match="billing"):
@@ -143,7 +143,7 @@ def test_s26_after_unsubscribe_nothing_arrives(pattern: Any, road: str) -> None:
 @every_way
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_s26_after_the_last_one_has_left_a_message_is_unrouted(pattern: Any, way: Any) -> None:
-    """On a subject that was in use, too: nobody listens, and observers hear it."""
+    """When nobody listens on a subject any more, observers get an event, also if the subject was in use."""
     bus = Bus()
     ear = Ear(bus)
     with running(bus):
@@ -160,7 +160,7 @@ def test_s26_after_the_last_one_has_left_a_message_is_unrouted(pattern: Any, way
 
 @workers
 def test_s26_unsubscribe_waits_for_the_handlers_that_run(workers: int) -> None:
-    """When it returns no handler runs and none will: it waits for those that are at it, and drops what is queued."""
+    """When `unsubscribe` returns, no handler runs or will run: it waits for running ones, and drops queued messages."""
     with running() as bus:
         hold = Hold()
         subscription = bus.subscribe("s", hold, workers=workers)
@@ -181,7 +181,7 @@ def test_s26_unsubscribe_waits_for_the_handlers_that_run(workers: int) -> None:
 
 @workers
 def test_s26_unsubscribe_says_so_when_a_handler_does_not_end(workers: int) -> None:
-    """With a timeout it raises, and the subscription has ended all the same: no other handler starts."""
+    """After its timeout `unsubscribe` raises, and the subscription has ended anyway: no other handler starts."""
     with running() as bus:
         hold = Hold()
         subscription = bus.subscribe("s", hold, name="stuck", workers=workers)
@@ -200,7 +200,7 @@ def test_s26_unsubscribe_says_so_when_a_handler_does_not_end(workers: int) -> No
 
 @workers
 def test_s26_a_handler_may_end_its_own_subscription(workers: int) -> None:
-    """It does not wait for itself: its message counts as handled, the rest as dropped, and nothing more starts."""
+    """It does not wait for itself: its message counts as handled, the queued ones as dropped, and no other handler starts."""
     handled: list[int] = []
 
     def last(message: Message) -> None:
@@ -224,7 +224,7 @@ def test_s26_a_handler_may_end_its_own_subscription(workers: int) -> None:
 
 
 def test_s26_a_handler_may_end_another_subscription() -> None:
-    """It waits for the other's handler, and after that the other is silent."""
+    """It waits for the handler of the other subscription, which does not run again."""
     with running() as bus:
         hold = Hold()
         other = bus.subscribe("other", hold)
@@ -247,7 +247,7 @@ def test_s26_a_handler_may_end_another_subscription() -> None:
 
 
 def test_s26_everything_that_was_waiting_is_counted_as_dropped() -> None:
-    """Queued, set aside behind a key, delayed: whatever had not started is `unsubscribed`."""
+    """Queued messages, delayed ones and those behind a key are counted as `unsubscribed` if they have not started."""
     with running(Bus(clock=FakeClock())) as bus:
         hold = Hold()
         subscription = bus.subscribe("s", hold, workers=2)
@@ -267,7 +267,7 @@ def test_s26_everything_that_was_waiting_is_counted_as_dropped() -> None:
 
 
 def test_s26_a_delivery_that_comes_back_too_late_is_dropped() -> None:
-    """A handler that returns its message after the subscription has ended: counted, and not handled again."""
+    """If a handler returns its message after the subscription has ended, it is counted, and not handled again."""
     attempts: list[int] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -287,7 +287,7 @@ def test_s26_a_delivery_that_comes_back_too_late_is_dropped() -> None:
 
 
 def test_s26_unsubscribing_twice_and_from_many_threads_is_fine() -> None:
-    """The first one ends it; the others find that done, or wait for the same handler."""
+    """The first call ends the subscription, and the others return at once or wait for the same handler."""
     with running() as bus:
         hold = Hold()
         subscription = bus.subscribe("s", hold)
@@ -322,7 +322,7 @@ def test_s26_what_a_stop_left_over_can_still_be_unsubscribed() -> None:
 
 @workers
 def test_s26_publishers_at_full_speed_notice_only_the_receipt(workers: int) -> None:
-    """Four publishers hammer a subscription that ends: none fails, and what it took is what receipts counted."""
+    """While a subscription ends, four busy publishers get no error, and it has taken what the receipts count."""
     with running() as bus:
         handled: list[Any] = []
         subscription = bus.subscribe("s", lambda message: handled.append(message.body), workers=workers)
@@ -346,7 +346,7 @@ def test_s26_publishers_at_full_speed_notice_only_the_receipt(workers: int) -> N
 
 
 def test_s26_a_pause_while_the_bus_is_stopped_pauses_no_other() -> None:
-    """Mailboxes that were at rest share what they know of the stop; a change to one makes it a state of its own."""
+    """Mailboxes that are at rest share their stopped state; a pause of one gives it a state of its own."""
     bus = Bus()
     paused, other = bus.subscribe("s", fine), bus.subscribe("s", fine)
     with running(bus):
@@ -361,7 +361,7 @@ def test_s26_a_pause_while_the_bus_is_stopped_pauses_no_other() -> None:
 
 
 def test_s26_unsubscribe_is_final_also_if_the_worker_takes_the_last_message_at_that_moment() -> None:
-    """What it finds is dropped, counted and told; the message that the worker was faster with is not."""
+    """Messages that it finds are dropped, counted and reported; the message that the worker took first is not."""
 
     class Contested(deque[Any]):
         """A queue whose worker takes the last message just after somebody has looked whether there is one."""
@@ -404,7 +404,7 @@ def test_s26_unsubscribe_is_final_also_if_the_worker_takes_the_last_message_at_t
 @every_way
 @pytest.mark.parametrize("road", ["bare", "sync", "async"])
 def test_s28_mail_for_an_object_reaches_its_subscribers_only(road: str, way: Any) -> None:
-    """`Ref(thing)` is a subject of its own: no pattern matches it, `>` included."""
+    """`Ref(thing)` is a subject of its own, and no pattern matches it, not even `>`."""
     thing, other = object(), object()
     with running(bus_of(road)) as bus:
         mine = bus.subscribe(Ref(thing))
@@ -421,7 +421,7 @@ def test_s28_mail_for_an_object_reaches_its_subscribers_only(road: str, way: Any
 
 @every_way
 def test_s28_objects_are_told_apart_by_identity(way: Any) -> None:
-    """Two equal objects are two addresses; two `Ref`s of one object are one."""
+    """Two equal objects are two addresses, and two `Ref`s of one object are the same address."""
     one, equal = frozenset({1}), frozenset({1})
     assert one == equal
     assert Ref(one) != Ref(equal)
@@ -436,7 +436,7 @@ def test_s28_objects_are_told_apart_by_identity(way: Any) -> None:
 
 @every_way
 def test_s28_filters_under_a_pattern_do_not_see_mail_for_objects_and_unscoped_ones_do(way: Any) -> None:
-    """Scoped filters and models are for named subjects; what stands in the chain for all is for all."""
+    """Filters and models under a pattern are for named subjects; a filter without a pattern sees every message."""
     seen: list[str] = []
 
     def unscoped(message: Message, call_next: Any) -> Any:
@@ -461,7 +461,7 @@ def test_s28_filters_under_a_pattern_do_not_see_mail_for_objects_and_unscoped_on
 
 @every_way
 def test_s28_mail_for_objects_cannot_leave_the_process(way: Any) -> None:
-    """Where messages are encoded an object is no address: publish and subscribe say so."""
+    """Where messages are encoded, an object cannot be an address: publish and subscribe refuse it."""
     with running(Bus("memory:?wire=json")) as bus:
         with pytest.raises(UnsupportedCapability, match="Ref"):
             bus.subscribe(Ref(bus))
@@ -473,7 +473,7 @@ def test_s28_mail_for_objects_cannot_leave_the_process(way: Any) -> None:
 
 @pytest.mark.parametrize("thing", [[], {}, set()], ids=lambda thing: type(thing).__name__)
 def test_s28_an_object_that_cannot_be_hashed_is_no_address(thing: Any) -> None:
-    """The error names the object and says what an address must be; bare, the error names `Ref`."""
+    """The error names the object and says what an address must be; for a bare object the error names `Ref`."""
     with pytest.raises(SubjectError, match="hashable"):
         Ref(thing)
     with running() as bus, pytest.raises(SubjectError, match="Ref"):
@@ -481,7 +481,7 @@ def test_s28_an_object_that_cannot_be_hashed_is_no_address(thing: Any) -> None:
 
 
 def test_s28_a_handler_can_serve_objects_and_names_at_once() -> None:
-    """A list of subjects may mix both; each message comes once."""
+    """A list of subjects may have objects and names, and each message comes once."""
     thing = object()
     with running() as bus:
         hold = Hold(open=True)
@@ -499,7 +499,7 @@ def test_s28_a_handler_can_serve_objects_and_names_at_once() -> None:
 @workers
 @every_road
 def test_s29_a_handlers_result_goes_to_the_reply_address_with_the_questions_id(road: str, workers: int) -> None:
-    """Who publishes with `reply_to` gets the value there, joined to the question by its correlation id."""
+    """A publisher with `reply_to` gets the value at that address, with the correlation id of its message."""
     with running(bus_of(road)) as bus:
         bus.subscribe("prices.get", lambda message: {"price": message.body["sku"] * 2}, workers=workers)
         replies = bus.subscribe("replies")
@@ -514,7 +514,7 @@ def test_s29_a_handlers_result_goes_to_the_reply_address_with_the_questions_id(r
 @workers
 @every_road
 def test_s29_none_is_no_reply(road: str, workers: int) -> None:
-    """A handler that returns nothing answers nobody, neither at `reply_to` nor at `to`; a falsy value is a value."""
+    """A handler that returns None publishes nothing at `reply_to` or `to`; any other false value is a value."""
     with running(bus_of(road)) as bus:
         results = bus.subscribe(["replies", "results"])
         bus.subscribe("s", lambda message: message.body, to="results", workers=workers)
@@ -530,7 +530,7 @@ def test_s29_none_is_no_reply(road: str, workers: int) -> None:
 
 
 def test_s29_a_handler_that_fails_or_is_dropped_answers_nobody() -> None:
-    """There is no value, so there is no message."""
+    """A handler that fails, or a message that is dropped, gives no value, so there is no answer."""
 
     def drop_afterwards(message: Message, call_next: Callable[..., Any]) -> Any:
         call_next(message)

@@ -32,7 +32,7 @@ readers = pytest.mark.parametrize("reader", ["one-worker", "two-workers", "read"
 
 @pytest.fixture(params=["publish", "apublish"])
 def way(request: pytest.FixtureRequest, harness: Harness) -> Way:
-    """Publish in a thread, and in a coroutine."""
+    """Publish in a thread or in a coroutine."""
 
     def publish(bus: Bus, subject: str, body: Any = None, **options: Any) -> Any:
         return bus.publish(subject, body, **options)
@@ -44,7 +44,7 @@ def way(request: pytest.FixtureRequest, harness: Harness) -> Way:
 
 
 class Reader:
-    """A subscription on "s", of the kind asked for; `given` is what it has been given so far."""
+    """A subscription on "s" of the given kind; `given` is the list of its messages so far."""
 
     def __init__(self, harness: Harness, bus: Bus, kind: str, **options: Any) -> None:
         self.harness = harness
@@ -76,7 +76,7 @@ class Reader:
 def test_s33_a_delayed_message_passes_the_chain_at_once_and_is_delivered_when_due(
     harness: Harness, reader: str, road: str, way: Way
 ) -> None:
-    """Filters see it now, its receipt counts every mailbox now; no handler or reader gets it before its time."""
+    """Filters and the receipt see the message at once, and no handler or reader gets it before it is due."""
     passed: list[Any] = []
     bus = harness.attach(bus_of(road))
     if road != "bare":
@@ -101,7 +101,7 @@ def test_s33_a_delayed_message_passes_the_chain_at_once_and_is_delivered_when_du
 
 @readers
 def test_s33_delayed_messages_come_in_the_order_of_their_times(harness: Harness, reader: str) -> None:
-    """Not in the order in which they were published."""
+    """Delayed messages come when they are due, and not in the order in which they were published."""
     with running(harness.bus) as bus:
         it = Reader(harness, bus, reader)
         for delay in (30.0, 10.0, 20.0):
@@ -114,7 +114,7 @@ def test_s33_delayed_messages_come_in_the_order_of_their_times(harness: Harness,
 
 @readers
 def test_s33_a_delayed_message_holds_its_place_in_the_mailbox(harness: Harness, reader: str, way: Way) -> None:
-    """It is pending, and counted in the bound, from the moment it is accepted."""
+    """A delayed message is pending, and counts towards the bound, from the moment it is accepted."""
     with running(harness.bus, drain=False) as bus:
         subscription = Reader(harness, bus, reader, mailbox=2, overflow="reject").subscription
         for _ in range(2):
@@ -149,7 +149,7 @@ def test_s33_a_full_mailbox_is_waited_for_before_a_delay_begins(harness: Harness
 
 
 def test_s33_a_delayed_message_has_a_place_of_its_own_in_every_mailbox(harness: Harness) -> None:
-    """Each subscriber gets it once, when it is due, whatever becomes of the others' copies."""
+    """Each subscriber gets the message once, when it is due, whatever happens to the copies of the others."""
     harness.allow(Boom)
     with running(harness.bus) as bus:
         bus.subscribe("s", fine, name="fine")
@@ -168,7 +168,7 @@ def test_s33_a_delayed_message_has_a_place_of_its_own_in_every_mailbox(harness: 
 
 @pytest.mark.parametrize("reader", ["one-worker", "two-workers"])
 def test_s33_drain_waits_for_the_delayed_messages_of_handlers(harness: Harness, reader: str) -> None:
-    """`drain` returns when they have been handled too, and says how many are missing if time runs out."""
+    """`drain` waits for them, and says how many are missing when the time is up."""
     with running(harness.bus) as bus:
         it = Reader(harness, bus, reader, name="late-riser")
         bus.publish("s", "late", delay=60.0)
@@ -183,7 +183,7 @@ def test_s33_drain_waits_for_the_delayed_messages_of_handlers(harness: Harness, 
 
 
 def test_s33_drain_does_not_wait_for_the_delayed_messages_of_readers(harness: Harness) -> None:
-    """A pull mailbox is its owner's business, late messages included."""
+    """The owner of a subscription without a handler reads its delayed messages, so a drain does not wait for them."""
     with running(harness.bus) as bus:
         subscription = bus.subscribe("s")
         bus.publish("s", "late", delay=60.0)
@@ -195,7 +195,7 @@ def test_s33_drain_does_not_wait_for_the_delayed_messages_of_readers(harness: Ha
 
 @readers
 def test_s33_a_delayed_message_may_be_due_while_its_subscription_is_paused(harness: Harness, reader: str) -> None:
-    """Pause and delay are two reasons to wait; both must be over. (A reader pauses by not reading.)"""
+    """A message waits until its delay is over and the subscription is resumed. (A reader pauses by not reading.)"""
     with running(harness.bus) as bus:
         it = Reader(harness, bus, reader)
         bus.subscribe("other", fine, name="other")
@@ -230,7 +230,7 @@ def test_s33_an_impossible_delay_is_refused(delay: Any, way: Way) -> None:
 
 @readers
 def test_s33_a_message_past_its_time_to_live_is_dropped_when_it_is_taken(harness: Harness, reader: str, way: Way) -> None:
-    """It is not an error and no dead letter: nobody wants it any more, and it is counted as expired."""
+    """Such a drop is neither an error nor a dead letter, and is counted as expired."""
     with running(harness.bus) as bus:
         it = Reader(harness, bus, reader)
         it.subscription.pause()
@@ -247,7 +247,7 @@ def test_s33_a_message_past_its_time_to_live_is_dropped_when_it_is_taken(harness
 
 
 def test_s33_a_message_that_was_taken_in_time_is_handled_however_long_that_takes(harness: Harness) -> None:
-    """The time to live is looked at when a message is taken, once: a handler is not interrupted."""
+    """The bus checks the time to live once, when it takes the message, and does not interrupt a handler."""
     with running(harness.bus) as bus:
         subscription = bus.subscribe("s", lambda message: harness.clock.sleep(1_000.0))
         bus.publish("s", ttl=10.0)
@@ -258,7 +258,7 @@ def test_s33_a_message_that_was_taken_in_time_is_handled_however_long_that_takes
 
 @pytest.mark.parametrize("workers", [1, 2], ids=["one-worker", "two-workers"])
 def test_s33_a_message_that_came_back_is_looked_at_again(harness: Harness, workers: int) -> None:
-    """Each taking looks anew: a message returned by its handler may have grown too old meanwhile."""
+    """The bus checks the age at each attempt: a message that its handler returned may be too old by then."""
     attempts: list[int] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -288,7 +288,7 @@ def test_s33_a_message_whose_delay_outlasts_its_time_to_live_expires(harness: Ha
 
 
 def test_s33_the_time_of_a_ready_message_counts(harness: Harness) -> None:
-    """`send` keeps the envelope: an old message with a time to live is as old as it says."""
+    """`send` keeps the time in the envelope, so an old message with a time to live may be too old."""
     with running(harness.bus) as bus:
         subscription = bus.subscribe("s")
         bus.send(Message("s", "old", ttl=10.0, time=harness.clock.now() - 11.0))

@@ -1,5 +1,5 @@
 """
-Guarantees 23 and 24: a slow subscriber delays nobody else; and which messages keep their order.
+Guarantees 23 and 24: a slow subscriber delays nobody else, and messages keep their order.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from pipebus.testing import Harness
 
 @every_road
 def test_s23_a_subscriber_that_stands_still_delays_nobody_else(road: str) -> None:
-    """Two workers, one subscriber that does not end: the other one gets all its messages."""
+    """If one of two subscribers never ends its handler, the other one still gets all its messages."""
     with running(bus_of(road, pool=2)) as bus:
         stuck, free = Hold(), Hold(open=True)
         slow = bus.subscribe("s", stuck)
@@ -68,7 +68,7 @@ def test_s23_a_subscriber_that_stands_still_delays_nobody_else(road: str) -> Non
 
 @pytest.mark.parametrize("workers", [3, 40], ids=["few", "more-than-the-pool-had"])
 def test_s23_one_subscription_never_holds_the_last_worker(workers: int) -> None:
-    """However many workers a subscription asks for, the pool has one more, for somebody else."""
+    """However many workers a subscription asks for, the pool has one more for the others."""
     with running() as bus:
         stuck, free = Hold(), Hold(open=True)
         bus.subscribe("slow", stuck, workers=workers)
@@ -84,7 +84,7 @@ def test_s23_one_subscription_never_holds_the_last_worker(workers: int) -> None:
 
 
 def test_s23_a_pool_of_fixed_size_refuses_a_subscription_that_would_take_it_all() -> None:
-    """Who fixes the pool's size is told when a subscription would leave nobody for the others."""
+    """An application that fixes the pool's size gets an error for a subscription that would leave no worker for the others."""
     with running(Bus(pool=3)) as bus:
         bus.subscribe("s", fine, workers=2)
 
@@ -94,7 +94,7 @@ def test_s23_a_pool_of_fixed_size_refuses_a_subscription_that_would_take_it_all(
 
 @pytest.mark.parametrize(("workers", "pool"), [(1, 1), (2, 3)], ids=["one-worker", "two-workers"])
 def test_s23_a_subscriber_that_is_never_idle_leaves_room_for_others(workers: int, pool: int) -> None:
-    """Handlers that feed themselves for ever hold every worker, and share it: another subscriber's message is handled."""
+    """Handlers that feed themselves forever occupy every worker, but they share it: another subscriber's message is handled."""
     stop = threading.Event()
     going = threading.Semaphore(0)
 
@@ -117,7 +117,7 @@ def test_s23_a_subscriber_that_is_never_idle_leaves_room_for_others(workers: int
 
 
 def test_s23_a_pause_gives_the_worker_to_others(harness: Harness) -> None:
-    """A filter that waits between two tries holds no worker meanwhile: with one worker, others are handled."""
+    """A filter that pauses holds no worker meanwhile, so others are handled even with one worker."""
 
     @around
     def wait_a_minute(message: Message) -> Any:
@@ -196,7 +196,7 @@ WAITS: list[Wait] = [
 
 @pytest.mark.parametrize("wait", WAITS, ids=[wait.__name__.strip("_").replace("_", "-") for wait in WAITS])
 def test_s23_a_handler_that_waits_in_a_bus_call_gives_its_worker_to_others(wait: Wait) -> None:
-    """The pool has one worker, and it waits for the bus: a substitute handles the other subscriber's message."""
+    """If the only worker waits in a call of the bus, a substitute handles the other subscriber's message."""
     waiting = threading.Event()
     bus = Bus(pool=1)
     if wait is _publishes_through_a_slow_async_filter:
@@ -228,7 +228,7 @@ def test_s23_a_handler_that_waits_in_a_bus_call_gives_its_worker_to_others(wait:
 
 
 def test_s23_handlers_that_wait_for_handlers_do_not_starve_the_pool() -> None:
-    """Twenty handlers each ask another one and wait for its answer, on a pool of one: all get it."""
+    """Twenty handlers on a pool of one each ask another handler, and all get their answers."""
     answers: list[int] = []
 
     def ask(message: Message) -> None:
@@ -248,7 +248,7 @@ def test_s23_handlers_that_wait_for_handlers_do_not_starve_the_pool() -> None:
 
 
 def test_s23_no_worker_is_lost_when_two_messages_come_free_at_once() -> None:
-    """One message ends; the next of its key and a publisher that waited for room both go on: all three workers still work."""
+    """When a message ends, the next of its key and a publisher that waits for room both move on, with all three workers."""
     bus = Bus()
     ear = Ear(bus)
     with running(bus):
@@ -299,7 +299,7 @@ def test_s24_one_publishers_messages_keep_their_order(workers: str, road: str, w
 
 @pytest.mark.parametrize("size", [1, 3, 1_000, 10_000])
 def test_s24_with_one_worker_each_publishers_order_is_kept_among_many(size: int) -> None:
-    """Four publishers at once, into a mailbox of any size: the handler sees each one's messages in order."""
+    """If four publishers use a mailbox of any size, the handler gets the messages of each one in order."""
     handled: dict[int, list[int]] = defaultdict(list)
 
     def handle(message: Message) -> None:
@@ -321,7 +321,7 @@ def test_s24_with_one_worker_each_publishers_order_is_kept_among_many(size: int)
 
 
 class Lanes:
-    """A handler that remembers the order of each key, and whether two messages of one key were ever in it at once."""
+    """A handler that records the order of each key, and whether two messages of one key ever overlap."""
 
     def __init__(self) -> None:
         self.handled: dict[str | None, list[Any]] = defaultdict(list)
@@ -346,7 +346,7 @@ class Lanes:
 @pytest.mark.parametrize("workers", [2, 4])
 @pytest.mark.parametrize("size", [3, 10_000])
 def test_s24_with_several_workers_equal_keys_keep_their_order(workers: int, size: int) -> None:
-    """Five keys, four publishers, several workers: each publisher's messages of a key come in order, one at a time."""
+    """With five keys, four publishers and several workers, each publisher's messages of a key come in order, one at a time."""
     lanes = Lanes()
     with hasty_threads(), running() as bus:
         subscription = bus.subscribe("s", lanes, workers=workers, mailbox=size, overflow_timeout=LONG)
@@ -369,7 +369,7 @@ def test_s24_with_several_workers_equal_keys_keep_their_order(workers: int, size
 
 @pytest.mark.parametrize("keys", [(None, None), ("a", "b"), ("a", None)], ids=["no-keys", "two-keys", "one-key"])
 def test_s24_messages_that_need_no_order_are_handled_at_the_same_time(keys: tuple[str | None, str | None]) -> None:
-    """Two workers, two messages without a common key: both handlers run at once."""
+    """With two workers, the handlers of two messages without a common key run at the same time."""
     both = threading.Barrier(2)
     with running() as bus:
         subscription = bus.subscribe("s", lambda message: both.wait(WAIT), workers=2)
@@ -381,7 +381,7 @@ def test_s24_messages_that_need_no_order_are_handled_at_the_same_time(keys: tupl
 
 
 def test_s24_messages_of_one_key_wait_for_each_other_and_for_nobody_else() -> None:
-    """While the first of a key is handled the second waits, and a message behind it overtakes both."""
+    """While the first message of a key is handled, the second one waits, and a message of another key overtakes it."""
     with running() as bus:
         first = Hold()
         free = Hold(open=True)
@@ -402,7 +402,7 @@ def test_s24_messages_of_one_key_wait_for_each_other_and_for_nobody_else() -> No
 
 
 class _FailsFirst(Transform):
-    """Ends the message named "first", in one way or another."""
+    """A handler that ends the message named "first" in the given way."""
 
     def __init__(self, how: str) -> None:
         self.how = how
@@ -418,7 +418,7 @@ class _FailsFirst(Transform):
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("how", ["ack", "raise", "drop", "filter-fails", "retry", "retry-later"])
 def test_s24_however_the_first_of_a_key_ends_the_next_follows(how: str, workers: int) -> None:
-    """Acknowledged, dead, dropped or returned: those behind it come after it is done with, in their order."""
+    """Whether the first is acknowledged, dead, dropped or returned, the next ones of its key come after it, in order."""
     handled: list[str] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -457,7 +457,7 @@ def test_s24_an_expired_message_of_a_key_lets_the_next_follow(harness: Harness) 
 
 
 def test_s24_the_order_of_a_key_survives_a_pause_and_a_stop() -> None:
-    """Messages of one key, some set aside, some queued, when the bus stops: after a start they come in order."""
+    """Messages of one key that are queued or set aside when the bus stops come in order after the next start."""
     bus = Bus()
     ear = Ear(bus)
     with running(bus):
@@ -479,7 +479,7 @@ def test_s24_the_order_of_a_key_survives_a_pause_and_a_stop() -> None:
 
 @pytest.mark.parametrize("way", [publish, apublish], ids=lambda way: way.__name__)
 def test_s24_every_subscriber_sees_the_same_order(way: Any) -> None:
-    """One publisher, ten subscribers with a worker each: all see its messages in the order it published them."""
+    """Ten subscribers with one worker each all get the messages of one publisher in the order it published them."""
     with running() as bus:
         holds = [Hold(open=True) for _ in range(10)]
         for hold in holds:
@@ -492,7 +492,7 @@ def test_s24_every_subscriber_sees_the_same_order(way: Any) -> None:
 
 
 class Line:
-    """A handler that notes what it is given; "first" and "other" stand still until they are opened."""
+    """A handler that records its messages; "first" and "other" wait until the test opens them."""
 
     def __init__(self) -> None:
         self.first, self.other = Hold(), Hold()
@@ -509,7 +509,7 @@ class Line:
 
 
 def test_s24_a_message_that_is_dropped_holds_up_nobody_of_its_key() -> None:
-    """It was next of its key when drop_oldest took it: those that come after it are handled, in order."""
+    """If drop_oldest takes the next message of a key, the messages after it are handled, in order."""
     line = Line()
     with running() as bus:
         subscription = bus.subscribe("s", line, workers=2, mailbox=4, overflow="drop_oldest")
@@ -536,7 +536,7 @@ def test_s24_a_message_that_is_dropped_holds_up_nobody_of_its_key() -> None:
 
 
 def test_s24_a_message_that_was_interrupted_and_then_dropped_holds_up_nobody_of_its_key() -> None:
-    """Ctrl-C in its handler has put it back, and drop_oldest took it: those that come after it are handled."""
+    """If Ctrl-C returns a message and drop_oldest then takes it, the messages after it are handled."""
     given: list[Any] = []
 
     def handle(message: Message) -> None:
@@ -563,7 +563,7 @@ def test_s24_a_message_that_was_interrupted_and_then_dropped_holds_up_nobody_of_
 
 
 def test_s24_messages_that_go_back_to_a_store_come_again_in_the_order_of_their_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stop gives back what waits for its key; after the next start all of it is handled, in order."""
+    """A stop returns the messages that wait behind their key, and the next start handles all of them in order."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "transports")
     transport = importlib.import_module("byte_transport").ByteTransport()
     line = Line()

@@ -58,7 +58,7 @@ ZERO = {"accepted": 0, "acknowledged": 0, "dropped": {}, "dead": 0, "pending": 0
 
 
 def figures(**changed: Any) -> dict[str, Any]:
-    """A subscription's figures: nothing but what is named."""
+    """The figures of a subscription, which are zero unless they are given."""
     return {**ZERO, **changed}
 
 
@@ -204,7 +204,7 @@ FATES = [
 def test_s18_each_fate_is_counted_exactly_once(
     fate: Callable[..., Subscription], expected: dict[str, Any], workers: int
 ) -> None:
-    """However a message ends, it stands under exactly one heading, and `accepted` counts it once."""
+    """However a message ends, it is counted under exactly one heading, and once in `accepted`."""
     with running() as bus:
         subscription = fate(bus, workers=workers)
 
@@ -224,7 +224,7 @@ def test_s18_an_expired_message_is_counted_under_expired(harness: Harness) -> No
 
 
 def test_s18_stats_of_the_bus_show_the_figures_of_each_subscription() -> None:
-    """One call tells how every subscription stands."""
+    """One call returns the figures of every subscription."""
     with running() as bus:
         bus.subscribe("s", fine, name="good")
         bus.subscribe("s", boom, name="bad")
@@ -240,7 +240,7 @@ def test_s18_stats_of_the_bus_show_the_figures_of_each_subscription() -> None:
 
 
 def test_s18_the_law_holds_at_every_step_of_one_message() -> None:
-    """Pending, in flight, returned, in flight again, acknowledged: at each stop the figures add up."""
+    """While a message is pending, in flight, returned, in flight again and acknowledged, the figures always add up."""
     steps: list[dict[str, Any]] = []
     with running() as bus:
 
@@ -267,7 +267,7 @@ def test_s18_the_law_holds_at_every_step_of_one_message() -> None:
 
 @workers
 def test_s18_attempt_counts_how_often_a_message_was_taken_from_the_mailbox(workers: int) -> None:
-    """The first handling is attempt 1; each return adds one, and `redelivered` is true from the second on."""
+    """The first attempt is number 1; each return adds one, and `redelivered` is true from the second on."""
     seen: list[tuple[int, bool]] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -285,7 +285,7 @@ def test_s18_attempt_counts_how_often_a_message_was_taken_from_the_mailbox(worke
 
 @workers
 def test_s18_every_taking_ends_in_exactly_one_event(workers: int) -> None:
-    """Whatever happens to 300 messages, observers hear one ending for each taking, and the same numbers as the figures."""
+    """Whatever happens to 300 messages, observers hear one ending for each attempt, and their counts agree with the figures."""
     chance = random.Random(18)
     with running(Bus(dead_letters=20)) as bus:
         ear = Ear(bus)
@@ -327,7 +327,7 @@ def test_s18_every_taking_ends_in_exactly_one_event(workers: int) -> None:
 
 
 def test_s18_a_replayed_letter_moves_from_dead_to_pending() -> None:
-    """The letter leaves the list; its message waits in the mailbox of the subscription that failed, and nowhere else."""
+    """The letter leaves the list, and its message goes only to the mailbox of the subscription that failed."""
     with running() as bus:
         subscription = bus.subscribe("s", boom, name="failing")
         other = bus.subscribe("s", fine, name="other")
@@ -344,7 +344,7 @@ def test_s18_a_replayed_letter_moves_from_dead_to_pending() -> None:
 
 
 def test_s18_a_replayed_message_counts_its_attempts_anew() -> None:
-    """A replay is a fresh start: attempt 1, and as many returns as a new message has."""
+    """After a replay the attempts start at 1 again, and the message may be returned as often as a new one."""
     attempts: list[int] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -363,7 +363,7 @@ def test_s18_a_replayed_message_counts_its_attempts_anew() -> None:
 
 @workers
 def test_s18_a_letter_that_cannot_be_replayed_stays_dead(workers: int) -> None:
-    """A full mailbox refuses the replay: an error that says so, the letter still there, the figures as before."""
+    """If the mailbox is full, the replay raises, the letter stays, and the figures do not change."""
     with running() as bus:
         subscription = bus.subscribe("s", boom, name="failing", mailbox=1, overflow="reject", workers=workers)
         bus.publish("s", "dead")
@@ -380,7 +380,7 @@ def test_s18_a_letter_that_cannot_be_replayed_stays_dead(workers: int) -> None:
 
 
 def test_s18_a_letter_whose_subscription_is_gone_stays_dead() -> None:
-    """After unsubscribe there is nobody to replay to; the letter is kept for people to look at."""
+    """After `unsubscribe` a letter cannot be replayed, and is kept so that people can read it."""
     with running() as bus:
         subscription = bus.subscribe("s", boom, name="failing")
         bus.publish("s")
@@ -397,7 +397,7 @@ def test_s18_a_letter_whose_subscription_is_gone_stays_dead() -> None:
 
 
 def test_s18_a_failed_replay_leaves_the_letters_in_their_order() -> None:
-    """`list` is oldest first, and the cap evicts the oldest first: a replay that failed changes neither."""
+    """`list` starts with the oldest letter, and the cap evicts the oldest one; a failed replay changes neither."""
     with running(Bus(dead_letters=2)) as bus:
         subscription = bus.subscribe("s", boom)
         for body in ("oldest", "younger"):
@@ -412,7 +412,7 @@ def test_s18_a_failed_replay_leaves_the_letters_in_their_order() -> None:
 
 
 def test_s18_the_cap_evicts_the_oldest_letter_and_counts_it_where_it_came_from() -> None:
-    """Three letters, a cap of two: the oldest is gone, counted as dropped (`evicted`) by its own subscription."""
+    """With three letters and a cap of two, the oldest is gone, and its own subscription counts it as `evicted`."""
     with running(Bus(dead_letters=2)) as bus:
         first = bus.subscribe("first", boom)
         second = bus.subscribe("second", boom)
@@ -430,7 +430,7 @@ def test_s18_the_cap_evicts_the_oldest_letter_and_counts_it_where_it_came_from()
 
 
 def test_s18_letters_can_be_listed_shown_and_discarded() -> None:
-    """All of them oldest first, those of one subscription, one by its id; what is discarded is gone."""
+    """Letters can be listed from the oldest on, for one subscription, or shown by id; a discarded letter is gone."""
     with running() as bus:
         bus.subscribe("a", boom, name="a")
         bus.subscribe("b", boom, name="b")
@@ -451,7 +451,7 @@ def test_s18_letters_can_be_listed_shown_and_discarded() -> None:
 
 @pytest.mark.parametrize("verb", ["show", "replay", "discard"])
 def test_s18_an_unknown_letter_is_an_error_that_names_it(verb: str) -> None:
-    """A letter that is not there (or no more) cannot be looked at, replayed or thrown away."""
+    """A letter that does not exist, or does not exist any more, cannot be shown, replayed or discarded."""
     with running() as bus, pytest.raises(DeadLetterError, match='"d99"'):
         getattr(bus.dead_letters, verb)("d99")
 
@@ -473,7 +473,7 @@ def test_s18_a_letter_can_be_replayed_or_discarded_only_once() -> None:
 
 
 def test_s18_a_letter_of_the_publish_chain_is_published_anew_when_replayed() -> None:
-    """What died before it reached a mailbox goes through the whole chain again, to today's subscribers."""
+    """A message that died before it reached a mailbox passes the whole chain again, to the current subscribers."""
     failures = [Boom("the database is away")]
 
     def fails_once(message: Message, call_next: Any) -> Any:
@@ -498,7 +498,7 @@ def test_s18_a_letter_of_the_publish_chain_is_published_anew_when_replayed() -> 
 
 @workers
 def test_s18_a_delivery_kept_beyond_its_handler_cannot_be_counted_again(workers: int) -> None:
-    """A handler that returned has acknowledged: whoever kept its `Delivery` cannot acknowledge or return it once more."""
+    """A delivery is settled when its handler ends: code that kept it cannot acknowledge, retry or reject it again."""
     kept: list[Delivery] = []
 
     def keep(message: Message, delivery: Delivery) -> None:
@@ -531,7 +531,7 @@ def _refused_as_settled(verb: Callable[[], object]) -> None:
 @every_way
 @every_road
 def test_s18_the_bus_accounts_for_every_message_that_publishers_handed_in(road: str, way: Any) -> None:
-    """published = accepted + dropped + rejected + errors, whichever way and chain the messages took."""
+    """published = accepted + dropped + rejected + errors, whichever call and chain the messages used."""
     bus = bus_of(road)
 
     class Judge(DropAll):
@@ -578,7 +578,7 @@ BAD_INPUT = [
 def test_s18_a_publish_with_bad_input_is_not_counted_as_accepted(
     options: dict[str, Any], error: type[Exception], way: Any
 ) -> None:
-    """What never became a message was accepted by nobody."""
+    """A publish whose arguments do not make a message is not counted as accepted."""
     with running() as bus:
         subscription = bus.subscribe("s", fine)
         with pytest.raises(error):
@@ -591,7 +591,7 @@ def test_s18_a_publish_with_bad_input_is_not_counted_as_accepted(
 
 @pytest.mark.parametrize("way", [send, asend], ids=lambda way: way.__name__)
 def test_s18_a_message_may_be_sent_twice_and_is_two_deliveries(way: Any) -> None:
-    """The bus itself does not look at ids: what is sent twice is delivered twice, and counted twice."""
+    """The bus itself does not compare ids: a message that is sent twice is delivered twice, and counted twice."""
     with running() as bus:
         subscription = bus.subscribe("s")
         for _ in range(2):
@@ -602,7 +602,7 @@ def test_s18_a_message_may_be_sent_twice_and_is_two_deliveries(way: Any) -> None
 
 
 def test_s18_what_a_full_mailbox_refused_is_an_error_of_the_bus_and_not_accepted_there() -> None:
-    """A refused publish shows under `errors`; the mailbox that refused it has not accepted it."""
+    """The bus counts a refused publish under `errors`, and the mailbox that refused it has not accepted it."""
     with running() as bus:
         subscription = bus.subscribe("s", mailbox=1, overflow="reject")
         bus.publish("s", 1)
@@ -615,7 +615,7 @@ def test_s18_what_a_full_mailbox_refused_is_an_error_of_the_bus_and_not_accepted
 
 
 def test_s18_figures_are_right_while_other_threads_are_at_work() -> None:
-    """`stats()` may be asked at any time; once it is quiet, it tells exactly what went in."""
+    """`stats()` may be called at any time, and once the bus is quiet it shows exactly what went in."""
     with running() as bus:
         hold = Hold()
         subscription = bus.subscribe("s", hold)
@@ -632,12 +632,12 @@ def test_s18_figures_are_right_while_other_threads_are_at_work() -> None:
 
 @pytest.mark.parametrize("cap", [0, -1, True, 1.5])
 def test_s18_a_store_of_dead_letters_holds_at_least_one(cap: Any) -> None:
-    """A cap that would lose every letter at once is a mistake, told where it is made."""
+    """A cap that would lose every letter at once is a mistake, and `Bus` raises where it is made."""
     with pytest.raises(PipelineError, match="dead_letters"):
         Bus(dead_letters=cap)
 
 
 def test_s18_attempts_is_a_whole_number_of_at_least_one() -> None:
-    """A delivery that may not even be taken once makes no sense."""
+    """`attempts` must be at least one, because a delivery needs at least one attempt."""
     with running() as bus, pytest.raises(SubscriptionError, match="attempts=0"):
         bus.subscribe("s", fine, attempts=0)

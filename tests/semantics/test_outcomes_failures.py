@@ -1,6 +1,6 @@
 """
-Guarantee 19: fail closed. An error in a publish filter is raised to the publisher, one in a handler becomes a dead letter, and
-nobody else's copy is touched.
+Guarantee 19: the bus fails closed. The publisher gets the error of a publish filter, and an error of a handler makes a dead
+letter. The copies of other subscribers are not affected.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ workers = pytest.mark.parametrize("workers", [1, 2], ids=["one-worker", "two-wor
 
 
 class Fails(Transform):
-    """A filter that fails with an error of the test's own."""
+    """A filter that raises an error of the test."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -76,7 +76,7 @@ def test_s19_an_error_in_a_publish_filter_reaches_the_publisher_and_no_mailbox(r
 @every_way
 @every_road
 def test_s19_what_a_filter_rejects_is_raised_with_the_filters_name(road: str, way: Any) -> None:
-    """`Rejected` says who refused and why; the chain fills in the name, and the figures show it under that name."""
+    """The chain fills in the name of the filter that refused, and the figures count the rejection under that name."""
     bus = bus_of(road)
     bus.use(Fails(Rejected(None, ["no name", "no price"])))
     with running(bus):
@@ -112,7 +112,7 @@ def test_s19_carrying_on_after_an_error_has_to_be_asked_for(on_error: Any, way: 
 
 @workers
 def test_s19_a_failing_handler_makes_a_dead_letter_that_tells_the_whole_story(workers: int) -> None:
-    """Message, subscription, handler, error, traceback, attempts and times: enough to find the cause and try again."""
+    """The letter has message, subscription, handler, error, traceback, attempts and times: enough to find the cause."""
     clock = SystemClock()
     with running() as bus:
         bus.subscribe("orders.*", boom, name="billing", workers=workers)
@@ -133,7 +133,7 @@ def test_s19_a_failing_handler_makes_a_dead_letter_that_tells_the_whole_story(wo
 
 
 def test_s19_a_letters_summary_can_be_written_as_json() -> None:
-    """What a dashboard shows of a letter is plain data, without the body."""
+    """The summary of a letter is plain data for a dashboard, without the body."""
     with running() as bus:
         bus.subscribe("s", boom, name="billing")
         bus.publish("s", object(), id="m1")
@@ -150,7 +150,7 @@ def test_s19_a_letters_summary_can_be_written_as_json() -> None:
 
 
 def test_s19_equal_failures_have_equal_digests() -> None:
-    """The digest groups letters by cause: same place and type, same digest, whatever the text says."""
+    """The digest groups letters by cause: the same place and type give the same digest, whatever the text is."""
 
     def one_line(message: Message) -> None:
         raise Boom(message.body)
@@ -172,7 +172,7 @@ def test_s19_equal_failures_have_equal_digests() -> None:
 
 
 def test_s19_an_error_that_cannot_be_printed_is_a_dead_letter_too() -> None:
-    """An exception whose text is broken ends in the store like every other, and the next message is handled."""
+    """An exception whose text cannot be read makes a dead letter like any other, and the next message is handled."""
 
     class Unprintable(Exception):
         def __str__(self) -> str:
@@ -193,7 +193,7 @@ def test_s19_an_error_that_cannot_be_printed_is_a_dead_letter_too() -> None:
 
 
 def test_s19_a_dead_letter_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """A program that looks at nothing but its log still learns what died, where, and why."""
+    """The log says which message died, where, and why."""
     with caplog.at_level(logging.WARNING, logger="pipebus"), running() as bus:
         bus.subscribe("s", boom, name="billing")
         bus.publish("s", id="m1")
@@ -207,7 +207,7 @@ def test_s19_a_dead_letter_is_told_in_the_log(caplog: pytest.LogCaptureFixture) 
 
 @workers
 def test_s19_a_delivery_filters_error_is_the_deliverys_error_and_carries_the_filters_name(workers: int) -> None:
-    """A filter around a handler that fails kills this delivery: the handler does not run, the letter names the filter."""
+    """If a filter around a handler fails, the handler does not run, and the letter names the filter."""
     with running() as bus:
         hold = Hold(open=True)
         bus.subscribe("s", hold, name="billing", filters=[Fails(Boom("broken"))], workers=workers)
@@ -221,7 +221,7 @@ def test_s19_a_delivery_filters_error_is_the_deliverys_error_and_carries_the_fil
 
 
 def test_s19_the_dead_letter_keeps_the_message_as_it_was_published() -> None:
-    """Delivery filters may have changed what the handler saw; the letter, and so a replay, has the original."""
+    """Delivery filters may change the message for the handler; the letter, and so a replay, has the original."""
 
     @transform
     def rewritten(message: Message) -> Message:
@@ -240,7 +240,7 @@ def test_s19_the_dead_letter_keeps_the_message_as_it_was_published() -> None:
 @workers
 @pytest.mark.parametrize("at", ["bus-wide", "own"])
 def test_s19_a_message_dies_only_after_its_delivery_chain_gave_up(at: str, workers: int) -> None:
-    """A filter that runs the handler again and succeeds saves the message: one taking, one acknowledgement, no letter."""
+    """A filter that runs the handler again until it succeeds saves the message: one attempt, acknowledged, no dead letter."""
     failures = [Boom("once"), Boom("twice")]
     attempts: list[int] = []
 
@@ -287,7 +287,7 @@ def _rejects(message: Message) -> None:
     ids=["body-of-the-wrong-type", "rejected"],
 )
 def test_s19_what_is_refused_for_good_is_dead_at_once(handler: Any, by: str, text: str, workers: int) -> None:
-    """A body that the handler's type refuses, and `Rejected`, are permanent: one attempt, whatever `attempts` allows."""
+    """A body that the handler's type refuses, and `Rejected`, are final: there is one attempt, whatever `attempts` is."""
     with running() as bus:
         bus.subscribe("s", handler, attempts=5, workers=workers)
         bus.publish("s", "no number")
@@ -301,7 +301,7 @@ def test_s19_what_is_refused_for_good_is_dead_at_once(handler: Any, by: str, tex
 
 
 def test_s19_on_error_drop_drops_the_delivery_instead() -> None:
-    """Who asked for it gets a counted drop in place of a dead letter, for errors of the pipeline's own filters only."""
+    """With `on_error`, errors of the pipeline's own filters are counted as drops instead of making a dead letter."""
     with running() as bus:
         chain = Pipeline(Fails(Boom("broken")), on_error="drop")
         dropping = bus.subscribe("s", fine, filters=chain)
@@ -324,7 +324,7 @@ def test_s19_on_error_drop_drops_the_delivery_instead() -> None:
 )
 @every_road
 def test_s19_one_subscribers_failure_touches_nobody_elses_copy(neighbour: dict[str, Any], road: str) -> None:
-    """Three subscribers, the middle one fails: the publisher gets its receipt, the other two get the message."""
+    """If one of three subscribers fails, the publisher gets its receipt, and the other two get the message."""
     with running(bus_of(road)) as bus:
         first, last = Hold(open=True), Hold(open=True)
         bus.subscribe("s", first)
@@ -342,7 +342,7 @@ def test_s19_one_subscribers_failure_touches_nobody_elses_copy(neighbour: dict[s
 
 @workers
 def test_s19_a_failure_does_not_stop_the_messages_behind_it(workers: int) -> None:
-    """Nine good messages around a bad one: nine are handled."""
+    """If one of ten messages fails, the other nine are handled."""
 
     def handle(message: Message) -> None:
         if message.body == 5:
@@ -360,7 +360,7 @@ def test_s19_a_failure_does_not_stop_the_messages_behind_it(workers: int) -> Non
 
 @workers
 def test_s19_a_handlers_result_that_cannot_be_published_fails_the_delivery(workers: int) -> None:
-    """With `to=`, a result that nobody has room for is not lost silently: the delivery that made it is a dead letter."""
+    """If the value for `to=` finds no room, the delivery that made it becomes a dead letter."""
     with running() as bus:
         bus.subscribe("results", mailbox=1, overflow="reject")
         bus.publish("results", "in the way")
@@ -373,7 +373,7 @@ def test_s19_a_handlers_result_that_cannot_be_published_fails_the_delivery(worke
 
 
 def test_s19_a_body_that_does_not_fit_is_refused_by_the_subscription_that_it_came_to() -> None:
-    """Two subscriptions share one handler, and two actors one class: the dead letter names the right one."""
+    """If two subscriptions share a handler, or two actors a class, the dead letter names the right one."""
 
     def bill(amount: int) -> None: ...
 

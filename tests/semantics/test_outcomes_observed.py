@@ -1,6 +1,6 @@
 """
-Guarantee 21: nothing is dropped silently. Each drop is counted by place and reason, and observers hear it; and they hear every
-other event too, without being able to harm anybody.
+Guarantee 21: nothing is dropped silently. Each drop is counted by place and reason. Observers get an event for it, as for
+everything else, and cannot harm anybody.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def starved(bus: Bus) -> dict[str, Any]:
     for subject in ("a", "b"):
         bus.publish(subject)
         hold.wait_started()
-    bus.publish("c")  # both workers stand still: nobody can take it
+    bus.publish("c")  # both workers are busy, so nobody can take it
     return {"ready": 1, "workers": 2}
 
 
@@ -153,7 +153,7 @@ every_event = pytest.mark.parametrize("event", KINDS, ids=[event.__name__ for ev
 
 @every_event
 def test_s21_observers_hear_every_kind_of_event(event: type[Event]) -> None:
-    """Each class of `pipebus.events` is heard when its fact happens, with the facts in its fields."""
+    """Each class of `pipebus.events` is sent when its fact happens, with the facts in its fields."""
     name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in event.__name__).strip("_")
     assert name in SCENES, f"no scene in which {event.__name__} happens; write one"
     bus = Bus(pool=2)
@@ -170,7 +170,7 @@ def test_s21_observers_hear_every_kind_of_event(event: type[Event]) -> None:
 
 @every_event
 def test_s21_an_event_cannot_be_changed(event: type[Event]) -> None:
-    """Observers share the event objects: a fact stays what it was."""
+    """Observers share the event objects, so nobody can change them."""
     fact = event(*(None for _ in event.__struct_fields__))
 
     with pytest.raises(AttributeError):
@@ -178,7 +178,7 @@ def test_s21_an_event_cannot_be_changed(event: type[Event]) -> None:
 
 
 def test_s21_a_start_and_a_stop_are_heard_as_states() -> None:
-    """From new to started, draining, stopped, and round again."""
+    """The states go from new to started, draining and stopped, and then to started again."""
     bus = Bus()
     ear = Ear(bus)
     for _ in range(2):
@@ -199,7 +199,7 @@ def test_s21_a_start_and_a_stop_are_heard_as_states() -> None:
 @every_way
 @every_road
 def test_s21_an_accepted_publish_is_heard_once_with_its_receipt(road: str, way: Any) -> None:
-    """One `Published` for each publish that was accepted, whichever way and chain it took, with what the publisher gave."""
+    """There is one `Published` for each accepted publish, whichever call and chain it used, with the publisher's values."""
     bus = bus_of(road)
     ear = Ear(bus)
     with running(bus):
@@ -214,7 +214,7 @@ def test_s21_an_accepted_publish_is_heard_once_with_its_receipt(road: str, way: 
 
 @pytest.mark.parametrize("by_coroutine", [False, True], ids=["publish", "apublish"])
 def test_s21_a_delayed_publish_is_heard_when_it_is_accepted(by_coroutine: bool) -> None:
-    """A message with a delay has passed the chain and holds its places: that is accepted, now."""
+    """A delayed message has passed the chain and holds its places, so it counts as accepted at once."""
     bus = Bus(clock=FakeClock())
     ear = Ear(bus)
     with running(bus, drain=False):
@@ -228,7 +228,7 @@ def test_s21_a_delayed_publish_is_heard_when_it_is_accepted(by_coroutine: bool) 
 @every_way
 @every_road
 def test_s21_a_refused_publish_is_heard_once_with_the_error_and_the_filter(road: str, way: Any) -> None:
-    """An error on its way to the publisher is heard as `Refused`: the same error object, and who raised it."""
+    """An error that reaches the publisher is reported once as `Refused`, with the same error object and who raised it."""
 
     class Guard(Transform):
         def transform(self, message: Message) -> Message:
@@ -359,7 +359,7 @@ DROPS: list[tuple[Drop, str, str | None]] = [
 
 @pytest.mark.parametrize(("drop", "reason", "by"), DROPS, ids=[drop.__name__ for drop, _, _ in DROPS])
 def test_s21_each_drop_of_a_delivery_is_counted_by_place_and_reason_and_heard(drop: Drop, reason: str, by: str | None) -> None:
-    """Whatever ended a delivery: its subscription counts it under the reason, and observers hear place, reason and message."""
+    """However a delivery is dropped, its subscription counts the reason, and observers get place, reason and message."""
     clock = FakeClock()
     bus = Bus(dead_letters=1, clock=clock)
     ear = Ear(bus)
@@ -378,7 +378,7 @@ def test_s21_each_drop_of_a_delivery_is_counted_by_place_and_reason_and_heard(dr
 @every_way
 @every_road
 def test_s21_each_drop_of_a_publish_is_counted_by_filter_and_reason_and_heard(road: str, way: Any) -> None:
-    """What a publish filter ends is counted by the bus under the filter's name and its reason, and heard with its place."""
+    """The bus counts a drop by a publish filter under its name and reason, and observers get the place."""
     bus = bus_of(road)
     bus.use(DropAll("too chatty"))
     ear = Ear(bus)
@@ -393,7 +393,7 @@ def test_s21_each_drop_of_a_publish_is_counted_by_filter_and_reason_and_heard(ro
 
 @pytest.mark.parametrize("verb", ["discarded", "evicted"])
 def test_s21_letters_of_the_publish_chain_that_go_are_counted_and_heard_too(verb: str) -> None:
-    """A letter that died before any mailbox is still somebody's message: its end is counted and heard."""
+    """The end of a letter that died before any mailbox is counted and reported, too."""
 
     class Broken(Transform):
         def transform(self, message: Message) -> Message:
@@ -417,7 +417,7 @@ def test_s21_letters_of_the_publish_chain_that_go_are_counted_and_heard_too(verb
 
 @pytest.mark.parametrize("policy", ["block", "reject", "drop_newest", "drop_oldest"])
 def test_s21_a_mailbox_without_room_is_heard_with_its_policy(policy: Any) -> None:
-    """Every overflow is an event of its own, whatever follows from it."""
+    """Each overflow is an event of its own, whatever the mailbox does about it."""
     bus = Bus()
     ear = Ear(bus)
     with running(bus):
@@ -436,7 +436,7 @@ def test_s21_a_mailbox_without_room_is_heard_with_its_policy(policy: Any) -> Non
 
 
 def test_s21_the_life_of_each_delivery_is_heard_in_order() -> None:
-    """Taken, returned, taken, acknowledged; and taken, dead: each delivery's events come in the order of its life."""
+    """The events of each delivery come in order: taken, returned, taken, acknowledged; or taken, dead."""
     bus = Bus()
     ear = Ear(bus)
     with running(bus):
@@ -454,7 +454,7 @@ def test_s21_the_life_of_each_delivery_is_heard_in_order() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2], ids=["one-worker", "two-workers"])
 def test_s21_observers_change_no_figure(workers: int) -> None:
-    """The same traffic, with and without an observer: the same figures."""
+    """The same traffic gives the same figures with and without an observer."""
     results = []
     for observed in (False, True):
         bus = Bus()
@@ -476,7 +476,7 @@ def test_s21_observers_change_no_figure(workers: int) -> None:
 
 @every_event
 def test_s21_an_observers_error_is_counted_and_reaches_nobody(event: type[Event]) -> None:
-    """An observer that fails on some event: publishers, handlers and the other observers notice nothing."""
+    """If an observer fails, publishers, handlers and the other observers do not notice."""
     name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in event.__name__).strip("_")
     bus = Bus(pool=2)
 
@@ -494,7 +494,7 @@ def test_s21_an_observers_error_is_counted_and_reaches_nobody(event: type[Event]
 
 
 def test_s21_an_observers_error_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """The log names the observer and its error, so that somebody can repair it."""
+    """The log names the observer and its error."""
     bus = Bus()
 
     @bus.observe
@@ -512,7 +512,7 @@ def test_s21_an_observers_error_is_told_in_the_log(caplog: pytest.LogCaptureFixt
 
 
 def test_s21_observers_all_hear_the_same_in_the_order_they_came() -> None:
-    """Each event goes to every observer, first come first told."""
+    """Each event goes to every observer, in the order in which they were added."""
     bus = Bus()
     told: list[tuple[str, str]] = []
     bus.observe(lambda event: told.append(("first", type(event).__name__)))
@@ -528,7 +528,7 @@ def test_s21_observers_all_hear_the_same_in_the_order_they_came() -> None:
 @every_way
 @every_road
 def test_s21_an_observer_may_come_while_the_bus_runs(road: str, way: Any) -> None:
-    """From the next message on it hears everything, on routes that were in use before as well."""
+    """From the next message on, an observer gets all events, also on routes that were in use before."""
     with running(bus_of(road)) as bus:
         bus.subscribe("s", fine)
         way(bus, "s", "before")
@@ -543,18 +543,18 @@ def test_s21_an_observer_may_come_while_the_bus_runs(road: str, way: Any) -> Non
 
 
 def test_s21_observe_returns_the_function_unchanged() -> None:
-    """So it can be used as a decorator."""
+    """`observe` returns the function, so it can be used as a decorator."""
     bus = Bus()
 
     def observer(event: Event) -> None:
-        """Hear nothing in particular."""
+        """Ignore every event."""
 
     assert bus.observe(observer) is observer
 
 
 @pytest.mark.parametrize("observer", [None, "dashboard", 7], ids=repr)
 def test_s21_an_observer_that_cannot_be_called_is_refused(observer: Any) -> None:
-    """A mistake is told where it is made, not at the first event."""
+    """`observe` raises where the mistake is made, not at the first event."""
     with pytest.raises(PipelineError, match="observe"):
         Bus().observe(observer)
 
@@ -565,7 +565,7 @@ LOOP = Way("loop", colour="async")
 @ways(POOL, THREAD, LOOP)
 @pytest.mark.parametrize("event", [Taken, Acknowledged, Died], ids=lambda event: event.__name__)
 def test_s13_an_observer_that_exits_requests_a_stop_and_ends_no_worker(event: type[Any], way: Way) -> None:
-    """`sys.exit()` in an observer: what it was told of and what comes after it is handled, and the stop ends."""
+    """After `sys.exit()` in an observer, the bus handles this message and the later ones, and it can stop."""
 
     def leave(heard: Any) -> None:
         if isinstance(heard, event) and heard.message.body == 0:
@@ -587,7 +587,7 @@ def test_s13_an_observer_that_exits_requests_a_stop_and_ends_no_worker(event: ty
 
 @pytest.fixture
 def exiting_logger() -> Iterator[None]:
-    """A log that ends whoever tells it of a dead letter."""
+    """A log that raises SystemExit in the code that logs a dead letter."""
 
     def leave(_: Any, __: str, line: Any) -> Any:
         if line["event"] == "delivery.died":
@@ -602,7 +602,7 @@ def exiting_logger() -> Iterator[None]:
 @pytest.mark.usefixtures("exiting_logger")
 @ways(POOL, THREAD, LOOP)
 def test_s13_a_logger_that_exits_ends_no_worker(way: Way) -> None:
-    """It is counted, a stop is requested, and the next message is handled like any other."""
+    """The exit is counted, a stop is requested, and the next message is handled like any other."""
     bus = Bus(pool=1)
     subscription = way.subscribe(bus, "s", boom)
     bus.start()

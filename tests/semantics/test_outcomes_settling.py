@@ -1,5 +1,5 @@
 """
-Guarantee 20: what "after call_next" means on either side; and the handle that a handler or reader settles a delivery with.
+Guarantee 20: the meaning of "after call_next" on either side, and the `Delivery` that a handler or reader settles.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def test_s20_a_delivery_is_in_flight_until_its_outermost_filter_has_ended() -> N
     ids=["another-value", "nothing", "a-drop"],
 )
 def test_s20_a_delivery_filter_may_replace_the_value(replaced_by: Any, published: list[str], workers: int) -> None:
-    """What the outermost filter returns is what counts: its value is published to `to`, and None or a drop is not."""
+    """The value that the outermost filter returns is published to `to`; None or a drop is not."""
     given: list[Any] = []
 
     def replace(message: Message, call_next: Any) -> Any:
@@ -164,7 +164,7 @@ FIGURES = {"ack": ("acknowledged", 1), "retry": ("acknowledged", 1), "reject": (
 @workers
 @every_verb
 def test_s20_a_handler_may_settle_its_delivery_itself(verb: str, workers: int) -> None:
-    """Acknowledge, give back, or refuse for good, while the handler still runs; its return then changes nothing."""
+    """A handler may acknowledge, return or reject its delivery while it runs; its return value then changes nothing."""
     settled: list[bool] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -215,7 +215,7 @@ def test_s20_the_first_settlement_wins_over_a_second(verb: str, second: str, wor
 @workers
 @every_verb
 def test_s20_the_first_settlement_wins_over_an_error_raised_later(verb: str, workers: int) -> None:
-    """What a handler has settled stays so when it fails afterwards: no dead letter for something acknowledged."""
+    """If a handler fails after it has settled its delivery, the settlement holds, and there is no dead letter."""
 
     def handle(message: Message, delivery: Delivery) -> None:
         if delivery.attempt == 1:
@@ -250,7 +250,7 @@ def test_s20_the_first_settlement_wins_over_a_filter_that_drops_afterwards(worke
 
 
 def test_s20_one_delivery_is_settled_once_however_many_threads_try() -> None:
-    """Eight threads acknowledge the same delivery at the same moment: one succeeds."""
+    """If eight threads acknowledge the same delivery at once, one of them succeeds."""
     barrier = threading.Barrier(8)
     outcomes: list[str] = []
 
@@ -277,7 +277,7 @@ def test_s20_one_delivery_is_settled_once_however_many_threads_try() -> None:
 
 
 def test_s20_a_thread_and_the_end_of_the_handler_do_not_both_settle() -> None:
-    """A handler hands its delivery to a thread and returns: whoever comes first has settled it, and it counts once."""
+    """When a handler hands its delivery to a thread and returns, the first of the two settles it, and it counts once."""
     outcomes: list[str] = []
     settlers: list[InThread] = []
 
@@ -311,7 +311,7 @@ def test_s20_a_thread_and_the_end_of_the_handler_do_not_both_settle() -> None:
 @workers
 @pytest.mark.parametrize("attempts", [1, 2, 3])
 def test_s20_a_delivery_returned_as_often_as_allowed_is_dead(attempts: int, workers: int) -> None:
-    """`attempts` bounds how often a delivery is taken; the letter says that it was used up."""
+    """`attempts` bounds how often a delivery is taken, and the letter says that the bound was reached."""
     with running() as bus:
         subscription = bus.subscribe("s", returning(attempts), name="tired", attempts=attempts, workers=workers)
         bus.publish("s")
@@ -325,7 +325,7 @@ def test_s20_a_delivery_returned_as_often_as_allowed_is_dead(attempts: int, work
 
 @workers
 def test_s20_a_rejected_delivery_is_dead_with_the_reason_given(workers: int) -> None:
-    """`reject` needs no error: the reason stands in the letter, with the subscription that refused."""
+    """`reject` needs no exception: the letter contains the reason and the subscription that refused."""
     with running() as bus:
         refuse = returning(0, then=lambda delivery: delivery.reject("the customer is unknown"))
         bus.subscribe("s", refuse, name="billing", workers=workers)
@@ -338,7 +338,7 @@ def test_s20_a_rejected_delivery_is_dead_with_the_reason_given(workers: int) -> 
 
 @workers
 def test_s20_a_retry_with_a_delay_comes_when_its_time_has_come(harness: Harness, workers: int) -> None:
-    """A returned delivery keeps its place, pending, and is taken again only after its delay."""
+    """A returned delivery keeps its place, counts as pending, and is taken again only after its delay."""
     attempts: list[tuple[float, int]] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -358,7 +358,7 @@ def test_s20_a_retry_with_a_delay_comes_when_its_time_has_come(harness: Harness,
 
 @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "soon"])
 def test_s20_a_retry_with_an_impossible_delay_is_an_error_and_settles_nothing(delay: Any) -> None:
-    """A mistake in the delay is told to the handler, which can still settle its delivery."""
+    """The handler gets the error about the delay, and can still settle its delivery."""
     errors: list[PipelineError] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -381,7 +381,7 @@ def test_s20_a_retry_with_an_impossible_delay_is_an_error_and_settles_nothing(de
 
 
 def test_s20_a_read_delivery_is_acknowledged_by_the_end_of_its_block() -> None:
-    """In flight inside the block, acknowledged after it."""
+    """A read delivery is in flight inside the block, and acknowledged after it."""
     with running() as bus:
         subscription = bus.subscribe("s")
         bus.publish("s", "x")
@@ -394,7 +394,7 @@ def test_s20_a_read_delivery_is_acknowledged_by_the_end_of_its_block() -> None:
 
 
 def test_s20_a_read_delivery_goes_back_when_its_block_fails() -> None:
-    """An error in the block returns the message, for whoever reads next; the error goes on to the reader."""
+    """An error in the block returns the message for the next reader, and propagates to this one."""
     with running() as bus:
         subscription = bus.subscribe("s")
         bus.publish("s", "x")
@@ -406,7 +406,7 @@ def test_s20_a_read_delivery_goes_back_when_its_block_fails() -> None:
 
 
 def test_s20_a_read_delivery_that_fails_too_often_is_dead() -> None:
-    """Readers are bound by `attempts` as handlers are."""
+    """`attempts` bounds readers as it bounds handlers."""
     with running() as bus:
         subscription = bus.subscribe("s", name="reader", attempts=2)
         bus.publish("s")
@@ -421,7 +421,7 @@ def test_s20_a_read_delivery_that_fails_too_often_is_dead() -> None:
 
 @every_verb
 def test_s20_a_block_that_settled_its_delivery_is_not_overruled_by_its_end(verb: str) -> None:
-    """Who settles inside the block has settled; neither the end of the block nor an error in it does so again."""
+    """If the code in the block settles the delivery, the end of the block and an error in it change nothing."""
     with running() as bus:
         subscription = bus.subscribe("s")
         bus.publish("s", "x")
@@ -439,7 +439,7 @@ def test_s20_a_block_that_settled_its_delivery_is_not_overruled_by_its_end(verb:
 
 
 def test_s20_a_replayed_letter_of_a_reader_can_be_read_again() -> None:
-    """A pull subscription's dead letters go back into its mailbox, and wake a reader that waits."""
+    """A replayed letter of a reader goes back into its mailbox, and wakes a reader that waits."""
     with running() as bus:
         subscription = bus.subscribe("s", attempts=1)
         bus.publish("s", "x")

@@ -1,8 +1,8 @@
 """
 Random chains of random filters, run by the bus and by `interpreter.py`, must tell the same story.
 
-A story is: every filter entered (with the message it saw), every predicate asked, every outcome or error that came back to a
-filter, in order; then the outcome, or the very error object; and what the mailboxes hold. One story has to come out of the
+A story is: every filter entered (with the message it saw), every predicate called, every outcome or error that came back to a
+filter, in order; then the outcome, or the very error object; and what the mailboxes hold. The same story must come out of the
 sync and of the async build, by `publish` and by `apublish`, and around a handler.
 """
 
@@ -99,7 +99,7 @@ SHAPES = {
 def chains(draw: Any, colour: str, rulings: tuple[str | None, ...], reroute: bool = False, size: int = 4) -> told.Chain:
     """A chain of up to `size` nodes, some of which hold chains; names are numbers in reading order."""
     numbers = itertools.count(1)
-    values: list[Any] = []  # nodes that may stand in a second place: a chain is a value
+    values: list[Any] = []  # nodes that may appear in a second place: a chain is a value
 
     def filter_() -> told.Filter:
         habit = HABITS[draw(st.sampled_from(ODD))] if draw(st.integers(0, 2)) else {}
@@ -144,11 +144,11 @@ mails = st.builds(
 
 
 class Boom(Exception):
-    """An error with a number: the how many-th of this run."""
+    """An error with its number in this run."""
 
 
 class Workshop:
-    """Makes real filters from descriptions, which write down what happens to them."""
+    """Makes real filters from descriptions; the filters record what happens to them."""
 
     def __init__(self, side: str) -> None:
         self.side = side
@@ -161,7 +161,7 @@ class Workshop:
         return [self.node(node) for node in chain]
 
     def node(self, node: Any) -> Any:
-        """One object for each description, wherever it stands."""
+        """Returns one object for each description, wherever the description appears."""
         if node not in self.made:
             match node:
                 case told.Filter():
@@ -294,7 +294,7 @@ class Workshop:
         return {"last": outcome, "drop": Dropped(f"{it.name} says so"), "answer": own, "nothing": None}[it.end]
 
     def explain(self, bus: Bus, mail: told.Mail) -> tuple[str, str]:
-        """The road of the subject, and that of the message; what predicates wrote down meanwhile is forgotten."""
+        """Explain the subject and the message, and forget what predicates recorded meanwhile."""
         message = Message(mail.subject, mail.body, headers=dict(mail.headers))
         explained = bus.explain(mail.subject), bus.explain(message)
         self.trace.clear()
@@ -306,7 +306,7 @@ class Workshop:
         return self.booms[-1]
 
     def label(self, found: object) -> Any:
-        """As the interpreter calls it; an error of ours only if it is the very object that was raised."""
+        """The interpreter's label of an outcome or error; a Boom has one only if it is the very object that was raised."""
         match found:
             case Receipt(mailboxes=mailboxes):
                 return ("receipt", mailboxes)
@@ -334,7 +334,7 @@ Send = Callable[[Bus, told.Mail], Any]
 
 
 def tell_publish(chain: told.Chain, mail: told.Mail, room: int) -> tuple[told.Interpreter, Any, dict[str, list[told.Mail]]]:
-    """What should happen: the story, the end (an outcome or a Failure) and what lies in the mailboxes."""
+    """What should happen: the story, the end (an outcome or a Failure), and the messages in the mailboxes."""
     boxes: dict[str, list[told.Mail]] = {name: [] for name, _ in MAILBOXES}
     story = told.Interpreter("publish")
 
@@ -355,7 +355,7 @@ def tell_publish(chain: told.Chain, mail: told.Mail, room: int) -> tuple[told.In
 
 
 def assert_publish(chain: told.Chain, mail: told.Mail, room: int, *sends: Send) -> None:
-    """Each way to send gives the story that the interpreter tells."""
+    """Check that each way to send gives the story that the interpreter gives."""
     for send in sends:
         story, end, boxes = tell_publish(chain, mail, room)
         workshop = Workshop("publish")
@@ -390,8 +390,8 @@ def assert_publish(chain: told.Chain, mail: told.Mail, room: int, *sends: Send) 
 
 def registered(use: Callable[[], object], *chains: tuple[told.Chain, frozenset[str]]) -> bool:
     """
-    True if the bus takes the chains, each of which is for certain subjects. If not, then for a reason: one has a node that
-    nothing can come to, or lets a message meet a plain sync filter and an async one.
+    True if the bus accepts the chains, each of which is for certain subjects. If it refuses, check the reason: a chain has a
+    node that no message can reach, or lets a message meet a plain sync filter and an async one.
     """
     try:
         use()
@@ -408,7 +408,7 @@ def registered(use: Callable[[], object], *chains: tuple[told.Chain, frozenset[s
 
 
 def mixed(chain: told.Chain, subjects: frozenset[str]) -> bool:
-    """Can a sync and an async plain filter be on one road? Two at a time: nobody has to prove that a third takes all away."""
+    """Can one message meet a sync and an async plain filter? Looks at two filters at a time, without the others."""
     names: dict[str, set[str]] = {"sync": set(), "async": set()}
     for it in told.filters_of(chain):
         names.setdefault(it.shape, set()).add(it.name)
@@ -434,7 +434,7 @@ def assert_explained(texts: tuple[str, ...], workshop: Workshop, *chains: told.C
         skipped = ", ".join(re.findall(r"^ +\((.*)\) +skipped", text, re.MULTILINE)).split(", ")
         for name in workshop.calls:
             assert re.search(rf"^ +(-> )?{name}\b(?!,| \()", text, re.MULTILINE), f"{name} ran, and is not in\n{text}"
-            # One that stands in two places may run in one and be skipped in the other.
+            # A filter in two places may run in one and be skipped in the other.
             assert places[name] > 1 or name not in skipped, f"{name} ran, and is called skipped in\n{text}"
 
 
@@ -444,7 +444,7 @@ def publish(bus: Bus, mail: told.Mail) -> Any:
 
 @pytest.fixture(scope="module")
 def apublish() -> Iterator[Send]:
-    """`apublish` on a running loop."""
+    """Send messages with `apublish` on a running loop."""
     with asyncio.Runner() as runner:
         yield lambda bus, mail: runner.run(bus.apublish(mail.subject, mail.body, headers=dict(mail.headers)))
 
@@ -495,7 +495,7 @@ def test_one_source_gives_one_story_in_both_colours(chain: told.Chain, mail: tol
 @example(chain=(told.Branch(HAS_H, (SYNC,)), ASYNC), mail=told.Mail("a.1", headers=(("h", "1"),)))
 @example(chain=(told.When(HAS_H, (told.Branch("a.>", (SYNC,)),)), ASYNC), mail=told.Mail("a.1", headers=(("h", "1"),)))
 def test_plain_filters_of_both_colours_are_told_apart_by_route(chain: told.Chain, mail: told.Mail, apublish: Send) -> None:
-    """Sync and async plain filters may stand in one chain if no message meets both; then every route works. Else: refused."""
+    """Sync and async plain filters may be in one chain if no message meets both; otherwise the bus refuses it."""
     assert_publish(chain, mail, 100, publish, apublish)
 
 
@@ -521,7 +521,7 @@ addressed = st.sampled_from(
 def test_a_delivery_chain_does_what_semantics_says(
     for_all: told.Chain, own: told.Chain, handler: told.Filter, address: Any, mail: told.Mail
 ) -> None:
-    """The bus's delivery chain, then the subscription's own, then the handler: one onion, and the delivery is settled by it."""
+    """The bus's delivery chain, the subscription's own and the handler form one chain, which settles the delivery."""
     patterns, mail = address[0], replace(mail, subject=address[1])
     heard = any(listens(pattern, mail.subject) for pattern in patterns)
     own = renamed(own, "own")
@@ -586,7 +586,7 @@ def tell_delivery(for_all: told.Chain, own: told.Chain, handler: told.Filter, ma
 
 
 def renamed(chain: told.Chain, prefix: str) -> told.Chain:
-    """Names of its own, for a chain that stands beside another one."""
+    """The same chain with names of its own, so that it can be used next to another chain."""
     made: list[Any] = []
     for node in chain:
         if isinstance(node, told.Filter):

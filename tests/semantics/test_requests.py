@@ -1,6 +1,6 @@
 """
-Guarantee 29: ask and get an answer, from threads, coroutines and handlers; nobody waits longer than he must, and nothing is
-left behind.
+Guarantee 29: threads, coroutines and handlers send requests and get replies; nobody waits longer than necessary, and nothing
+is left behind.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ def request(bus: Bus, subject: Any, body: Any = None, **options: Any) -> Message
 
 def arequest(bus: Bus, subject: Any, body: Any = None, **options: Any) -> Message:
     async def ask() -> Message:
-        async with asyncio.timeout(2 * WAIT):  # so that one that is never woken is a failure, and not a standstill
+        async with asyncio.timeout(2 * WAIT):  # so that a coroutine that is never woken fails instead of waiting forever
             return await bus.arequest(subject, body, **options)
 
     return asyncio.run(ask())
 
 
 def arequest_on_the_buss_loop(bus: Bus, subject: Any, body: Any = None, **options: Any) -> Message:
-    """From an async handler's loop: where the answer is made, too, if its handler is async."""
+    """Ask on the bus's own loop; an async handler answers on that loop, too."""
 
     async def ask() -> Message:
         return await bus.arequest(subject, body, **options)
@@ -91,13 +91,13 @@ def arequest_on_the_buss_loop(bus: Bus, subject: Any, body: Any = None, **option
 both = pytest.mark.parametrize(
     "ask", [request, arequest, arequest_on_the_buss_loop], ids=["request", "arequest", "arequest-on-own-loop"]
 )
-"""Ask in a thread, and in coroutines."""
+"""Ask in a thread or in a coroutine."""
 
 every_wire = pytest.mark.parametrize("url", ["memory:", "memory:?wire=json"], ids=["memory", "wire"])
 
 
 def double(message: Message) -> Any:
-    """What is asked most in these tests."""
+    """The handler that most of these tests ask."""
     return message.body * 2
 
 
@@ -113,7 +113,7 @@ async def adouble(message: Message) -> Any:
 @every_road
 @every_way_to_run
 def test_s29_what_a_handler_returns_is_the_reply(way: Way, road: str, ask: Ask) -> None:
-    """However it runs and whatever road messages take: the reply is a message with the value and the question's id."""
+    """However the handler runs and whatever the transport is, the reply has its value as body and the question's id."""
     bus = bus_of(road)
     with way.running(bus):
         subscription = way.subscribe(bus, "double", double)
@@ -130,7 +130,7 @@ def test_s29_what_a_handler_returns_is_the_reply(way: Way, road: str, ask: Ask) 
 @both
 @every_wire
 def test_s29_the_question_carries_what_it_was_given(url: str, ask: Ask) -> None:
-    """Headers, key, id, ttl and correlation id reach the handler; the reply keeps the question's correlation id."""
+    """Headers, key, id, ttl and correlation id reach the handler, and the reply keeps the correlation id of the question."""
     seen: list[Message] = []
 
     def answer(message: Message) -> str:
@@ -152,7 +152,7 @@ def test_s29_the_question_carries_what_it_was_given(url: str, ask: Ask) -> None:
 @every_wire
 @pytest.mark.parametrize("value", [0, False, "", [], {}, {"a": [1, 2]}], ids=repr)
 def test_s29_every_value_but_none_is_a_reply(url: str, ask: Ask, value: Any) -> None:
-    """What is false is an answer too."""
+    """A false value is a reply like any other."""
     with running(Bus(url)) as bus:
         bus.subscribe("s", lambda message: value)
 
@@ -161,7 +161,7 @@ def test_s29_every_value_but_none_is_a_reply(url: str, ask: Ask, value: Any) -> 
 
 @every_wire
 def test_s29_replies_of_many_askers_find_their_askers(url: str) -> None:
-    """Twenty threads and ten coroutines ask at once, four handlers answer: each gets the answer to its own question."""
+    """When twenty threads and ten coroutines ask four handlers at once, each gets the answer to its own question."""
 
     def ask_many(me: int) -> list[Any]:
         return [bus.request("double", me * 1000 + number, timeout=LONG).body for number in range(30)]
@@ -185,7 +185,7 @@ def test_s29_replies_of_many_askers_find_their_askers(url: str) -> None:
 
 @both
 def test_s29_a_subject_with_a_type_may_be_asked(ask: Ask) -> None:
-    """`Subject[T]` and, in memory, an object are asked like a string."""
+    """A `Subject[T]` and, in memory, an object can be asked like a string."""
     thing = Ref(object())
     with running() as bus:
         bus.subscribe(Subject[int]("double"), double)
@@ -198,7 +198,7 @@ def test_s29_a_subject_with_a_type_may_be_asked(ask: Ask) -> None:
 @both
 @every_wire
 def test_s29_the_first_value_wins(url: str, ask: Ask) -> None:
-    """Two handlers answer: the second's value finds nobody, and both deliveries have ended well."""
+    """If two handlers answer, the second value is unrouted, and both deliveries end well."""
     bus = Bus(url)
     ear = Ear(bus)
     with running(bus):
@@ -223,7 +223,7 @@ def test_s29_the_first_value_wins(url: str, ask: Ask) -> None:
 @both
 @every_wire
 def test_s29_the_first_error_wins_too(url: str, ask: Ask) -> None:
-    """One of two handlers fails while the other is still at work: whoever asked is told at once."""
+    """If one of two handlers fails while the other still runs, the requester gets the error at once."""
     with running(Bus(url)) as bus:
         slow = Hold()
         bus.subscribe("s", slow)
@@ -236,7 +236,7 @@ def test_s29_the_first_error_wins_too(url: str, ask: Ask) -> None:
 @both
 @every_road
 def test_s29_a_reply_by_hand_is_a_reply(road: str, ask: Ask) -> None:
-    """A reader, or a handler that answers later, publishes to the question's `reply_to`."""
+    """A reader, or a handler that answers later, may publish to the question's `reply_to`."""
     with running(bus_of(road)) as bus:
         inbox = bus.subscribe("s")
         asker = InThread(ask, bus, "s", "question", timeout=LONG)
@@ -251,7 +251,7 @@ def test_s29_a_reply_by_hand_is_a_reply(road: str, ask: Ask) -> None:
 @both
 @every_road
 def test_s29_a_question_may_be_passed_on(road: str, ask: Ask) -> None:
-    """A handler hands the question to another with the same `reply_to`: that one's value is the reply."""
+    """If a handler passes the question to another subject with the same `reply_to`, the value of that handler is the reply."""
 
     def pass_on(message: Message) -> None:
         bus.publish("double", message.body + 1, reply_to=message.reply_to)
@@ -267,7 +267,7 @@ def test_s29_a_question_may_be_passed_on(road: str, ask: Ask) -> None:
 @every_road
 @every_way_to_run
 def test_s29_with_a_delivery_filter_the_outcomes_value_is_the_reply(way: Way, road: str, ask: Ask) -> None:
-    """What a filter around the handler makes of it is what the asker gets; and the value goes to `to`, too."""
+    """The requester gets the value that a filter around the handler returns, and so does `to`."""
 
     @around
     def half(message: Message) -> Any:
@@ -290,7 +290,7 @@ def test_s29_with_a_delivery_filter_the_outcomes_value_is_the_reply(way: Way, ro
 @both
 @every_road
 def test_s29_nobody_listens_is_said_at_once(road: str, ask: Ask) -> None:
-    """NoResponder, not a time-out; the text names the subject."""
+    """The requester gets NoResponder with the subject, and not a time-out."""
     with running(bus_of(road)) as bus:
         with pytest.raises(NoResponder, match=r"orders\.get"):
             ask(bus, "orders.get", timeout=LONG)
@@ -302,7 +302,7 @@ def test_s29_nobody_listens_is_said_at_once(road: str, ask: Ask) -> None:
 @both
 @every_road
 def test_s29_a_request_that_a_publish_filter_drops_raises_at_once(road: str, ask: Ask) -> None:
-    """The text names the filter and its reason."""
+    """The error names the filter and its reason."""
     bus = bus_of(road)
     bus.use(when("s", DropAll("not today")))
     with running(bus):
@@ -316,7 +316,7 @@ def test_s29_a_request_that_a_publish_filter_drops_raises_at_once(road: str, ask
 @both
 @every_road
 def test_s29_what_a_publish_filter_raises_reaches_the_asker_as_it_is(road: str, ask: Ask) -> None:
-    """Rejected or any other error: the same object, as from publish."""
+    """The requester gets `Rejected` or any other error as the same object, as from `publish`."""
     error = Rejected("the-guard", "no")
 
     class Guard(Transform):
@@ -380,7 +380,7 @@ def _overflown(bus: Bus) -> Callable[[], object]:
 def test_s29_a_request_that_is_dropped_on_its_way_to_the_handler_raises_at_once(
     drop: Callable[[Bus], Callable[[], object]], why: str, ask: Ask, url: str
 ) -> None:
-    """Filtered out, expired, unsubscribed or pushed out: nobody will answer, and the asker is told why."""
+    """If the message is filtered out, expired, unsubscribed or pushed out, the requester gets an error that says so."""
     clock = FakeClock()
     with running(Bus(url, clock=clock), drain=False) as bus:
         then = drop(bus)
@@ -399,7 +399,7 @@ def test_s29_a_request_that_is_dropped_on_its_way_to_the_handler_raises_at_once(
 @every_wire
 @pytest.mark.parametrize("overflow", ["drop_newest", "reject"])
 def test_s29_a_request_that_finds_no_room_raises_at_once(overflow: Any, ask: Ask, url: str) -> None:
-    """Dropped as the newest it is NoResponder; refused it is MailboxFull, as from publish."""
+    """If the mailbox drops the newest message, the requester gets NoResponder; if it refuses, MailboxFull as from `publish`."""
     with running(Bus(url), drain=False) as bus:
         hold = Hold()
         bus.subscribe("s", hold, mailbox=1, overflow=overflow)
@@ -414,7 +414,7 @@ def test_s29_a_request_that_finds_no_room_raises_at_once(overflow: Any, ask: Ask
 @both
 @every_wire
 def test_s29_as_long_as_one_mailbox_may_answer_the_asker_waits(url: str, ask: Ask) -> None:
-    """Three subscribers, two of them drop it: the third one's value is the reply. If it drops too, that is that."""
+    """If two of three subscribers drop the message, the third one's value is the reply; if it drops too, the request fails."""
     with running(Bus(url)) as bus:
         for _ in range(2):
             bus.subscribe("s", double, filters=[DropAll("not for me")])
@@ -434,7 +434,7 @@ def test_s29_as_long_as_one_mailbox_may_answer_the_asker_waits(url: str, ask: As
 @every_road
 @every_way_to_run
 def test_s29_a_handlers_error_arrives_by_type_and_text(way: Way, road: str, ask: Ask) -> None:
-    """RequestFailed says what it was; the delivery is a dead letter as always."""
+    """RequestFailed has the type and the text of the error, and the delivery is a dead letter as always."""
     with way.running(bus_of(road)) as bus:
         way.subscribe(bus, "s", boom)
 
@@ -457,7 +457,7 @@ def test_s29_a_handlers_error_arrives_by_type_and_text(way: Way, road: str, ask:
     ids=["rejected", "returned-too-often"],
 )
 def test_s29_however_a_delivery_dies_the_asker_is_told(url: str, ask: Ask, fails: Any, type_: str) -> None:
-    """Rejected by its handler, or returned as often as allowed."""
+    """This includes a delivery that its handler rejects, and one that is returned as often as allowed."""
 
     def handle(message: Message, delivery: Delivery) -> None:
         fails(message, delivery)
@@ -473,7 +473,7 @@ def test_s29_however_a_delivery_dies_the_asker_is_told(url: str, ask: Ask, fails
 @both
 @every_wire
 def test_s29_a_body_that_the_handlers_type_refuses_is_told(url: str, ask: Ask) -> None:
-    """The handler takes a number: whoever asks with a text hears why that was refused."""
+    """If the handler takes a number and the body is a text, the requester's error says why the body was refused."""
 
     def count(number: int) -> int:
         return number + 1
@@ -492,7 +492,7 @@ def test_s29_a_body_that_the_handlers_type_refuses_is_told(url: str, ask: Ask) -
 @pytest.mark.parametrize("text", ["\ud800", "a\0b", "ä" * 10_000], ids=["lone-surrogate", "null", "long"])
 @every_wire
 def test_s29_an_error_with_a_strange_text_arrives_too(url: str, ask: Ask, text: str) -> None:
-    """Whatever the text is, whoever asked is told at once."""
+    """Whatever the text of the handler's error is, the requester gets an error at once."""
 
     def fails(message: Message) -> None:
         raise Boom(text)
@@ -508,7 +508,7 @@ def test_s29_an_error_with_a_strange_text_arrives_too(url: str, ask: Ask, text: 
 
 @both
 def test_s29_a_value_that_cannot_be_encoded_is_the_handlers_failure(ask: Ask) -> None:
-    """With wire=json the reply must be JSON: it is not, and the asker hears that."""
+    """With wire=json the reply must be JSON; if it is not, the requester gets an error that says so."""
     with running(Bus("memory:?wire=json")) as bus:
         bus.subscribe("s", lambda message: object())
 
@@ -520,7 +520,7 @@ def test_s29_a_value_that_cannot_be_encoded_is_the_handlers_failure(ask: Ask) ->
 
 @both
 def test_s29_a_question_that_cannot_be_encoded_is_the_askers_error(ask: Ask) -> None:
-    """As from publish; nothing waits."""
+    """The requester gets the same error as from `publish`, and nothing waits for an answer."""
     with running(Bus("memory:?wire=json")) as bus:
         bus.subscribe("s", double)
 
@@ -530,7 +530,7 @@ def test_s29_a_question_that_cannot_be_encoded_is_the_askers_error(ask: Ask) -> 
 
 
 def test_s29_a_handler_that_fails_the_first_time_and_is_repeated_by_a_filter_answers() -> None:
-    """Only when the delivery chain has given up is the asker told of an error."""
+    """The requester gets an error only when the delivery chain has given up."""
     tries: list[int] = []
 
     @around
@@ -558,7 +558,7 @@ def test_s29_a_handler_that_fails_the_first_time_and_is_repeated_by_a_filter_ans
 @both
 @every_wire
 def test_s29_a_handler_that_returns_its_delivery_answers_the_second_time(url: str, ask: Ask) -> None:
-    """retry: taken again, the question still knows who asked."""
+    """After `retry` the question is handled again, and the second attempt still answers the requester."""
 
     def handle(message: Message, delivery: Delivery) -> str | None:
         if delivery.attempt == 1:
@@ -573,7 +573,7 @@ def test_s29_a_handler_that_returns_its_delivery_answers_the_second_time(url: st
 
 
 def test_s29_all_errors_of_a_request_have_one_name() -> None:
-    """`except RequestError` catches them; the time-out is a TimeoutError besides."""
+    """`except RequestError` catches all of them, and the time-out is a TimeoutError as well."""
     assert issubclass(NoResponder, RequestError)
     assert issubclass(RequestFailed, RequestError)
     assert issubclass(RequestTimeout, RequestError)
@@ -585,7 +585,7 @@ def test_s29_all_errors_of_a_request_have_one_name() -> None:
 
 @pytest.fixture(params=["request", "arequest", "arequest-on-own-loop"])
 def asked(request: pytest.FixtureRequest, harness: Harness) -> Ask:
-    """Ask in a thread, and in coroutines, also of the bus's own loop; in virtual time."""
+    """Ask in a thread or in a coroutine, also on the bus's own loop, in virtual time."""
 
     def on_own_loop(bus: Bus, subject: Any, body: Any = None, **options: Any) -> Message:
         found: list[Any] = []
@@ -613,7 +613,7 @@ def asked(request: pytest.FixtureRequest, harness: Harness) -> Ask:
 
 @every_wire
 def test_s29_a_time_out_is_the_buss_clocks(harness: Harness, url: str, asked: Ask) -> None:
-    """The time is over when the clock says so; the text says how long it was, and what may be the reason."""
+    """The bus's clock decides when the time is up; the text says which subject was asked, and how long the wait was."""
     with running(harness.attach(Bus(url))) as bus:
         bus.subscribe("s", lambda message: harness.clock.sleep(6.0))
 
@@ -625,7 +625,7 @@ def test_s29_a_time_out_is_the_buss_clocks(harness: Harness, url: str, asked: As
 
 @every_wire
 def test_s29_none_is_no_reply(harness: Harness, url: str, asked: Ask) -> None:
-    """A handler that returns None has not answered: the time runs out, and the text says so."""
+    """A handler that returns None has not answered, so the time runs out, and the text says so."""
     with running(harness.attach(Bus(url))) as bus:
         subscription = bus.subscribe("s", fine)
 
@@ -638,7 +638,7 @@ def test_s29_none_is_no_reply(harness: Harness, url: str, asked: Ask) -> None:
 
 @every_wire
 def test_s29_what_comes_too_late_is_counted_and_touches_nobody(harness: Harness, url: str, asked: Ask) -> None:
-    """The asker has gone: the value is unrouted; the next question of the same asker gets its own answer."""
+    """A value that comes after the time-out is unrouted, and the requester's next question gets its own answer."""
 
     def handle(message: Message) -> str:
         if message.body == "slow":
@@ -660,7 +660,7 @@ def test_s29_what_comes_too_late_is_counted_and_touches_nobody(harness: Harness,
 
 @every_wire
 def test_s29_an_error_that_comes_too_late_touches_nobody(harness: Harness, url: str, asked: Ask) -> None:
-    """The asker has gone: the dead letter is all that tells of it."""
+    """An error that comes after the time-out only makes a dead letter."""
 
     def handle(message: Message) -> None:
         harness.clock.sleep(60.0)
@@ -680,7 +680,7 @@ def test_s29_an_error_that_comes_too_late_touches_nobody(harness: Harness, url: 
 
 
 def test_s29_time_outs_leak_nothing() -> None:
-    """A thousand questions that nobody answers: no address, no mailbox, no route and no thread is left of them."""
+    """A thousand questions without an answer leave no address, mailbox, route or thread behind."""
     with running(Bus(pool=1)) as bus:
         subscription = bus.subscribe("s", fine)
 
@@ -707,7 +707,7 @@ def test_s29_time_outs_leak_nothing() -> None:
 
 @both
 def test_s29_an_answered_question_is_forgotten(ask: Ask) -> None:
-    """The body of a question and of its reply live no longer than whoever holds them."""
+    """The bus does not keep the body of a question or of its reply alive."""
 
     class Thing:
         pass
@@ -737,7 +737,7 @@ def test_s29_an_answered_question_is_forgotten(ask: Ask) -> None:
 
 @every_wire
 def test_s29_a_cancelled_arequest_leaves_nothing(url: str) -> None:
-    """The coroutine is cancelled while it waits: the address is gone, and the answer finds nobody."""
+    """If the coroutine is cancelled while it waits, its address is gone, and the answer is unrouted."""
 
     async def main() -> None:
         async with arunning(Bus(url)) as bus:
@@ -765,7 +765,7 @@ def test_s29_a_cancelled_arequest_leaves_nothing(url: str) -> None:
 
 
 def test_s29_a_second_value_is_unrouted_even_before_the_asker_has_seen_the_first() -> None:
-    """The asker's loop is busy while both handlers answer: it gets the first value, and the second is counted."""
+    """If both handlers answer while the requester's loop is busy, it gets the first value, and the second is counted."""
     with running(Bus(pool=1)) as bus, LoopInThread() as loop:
         bus.subscribe("s", lambda message: "first")
         bus.subscribe("s", lambda message: "second")
@@ -789,7 +789,7 @@ def test_s29_a_second_value_is_unrouted_even_before_the_asker_has_seen_the_first
 
 
 def test_s29_a_reply_and_a_cancellation_at_once_are_no_error() -> None:
-    """Cancelled, and answered before the coroutine could go on: it is cancelled, and the loop has nothing to complain of."""
+    """If a coroutine is cancelled and answered at once, it is cancelled, and its loop reports no error."""
     complaints: list[Any] = []
     with running() as bus, LoopInThread() as loop:
         loop.loop.set_exception_handler(lambda _, told: complaints.append(told))
@@ -818,7 +818,7 @@ def test_s29_a_reply_and_a_cancellation_at_once_are_no_error() -> None:
 
 
 def test_s29_an_arequest_whose_loop_was_closed_under_it_touches_nobody() -> None:
-    """No cancellation, no goodbye: the handler's delivery ends well all the same."""
+    """If the loop is closed without a cancellation, the handler's delivery still ends well."""
     with running() as bus:
         hold = Hold()
 
@@ -849,7 +849,7 @@ def test_s29_an_arequest_whose_loop_was_closed_under_it_touches_nobody() -> None
 
 
 def test_s29_an_arequest_whose_loop_is_gone_touches_nobody() -> None:
-    """Its loop ends with it while the handler is at work: the handler's delivery ends well, and others get their answers."""
+    """If the requester's loop ends while the handler runs, its delivery ends well, and other requesters get their answers."""
     with running() as bus:
         hold = Hold()
 
@@ -878,7 +878,7 @@ def test_s29_an_arequest_whose_loop_is_gone_touches_nobody() -> None:
 
 @every_wire
 def test_s29_handlers_that_ask_handlers_do_not_starve_a_pool_of_one(url: str) -> None:
-    """Twenty handlers on the pool, each asks another one that asks a third: the pool has one worker, and all get answers."""
+    """Twenty handlers each ask another one that asks a third: all get answers from a pool of one worker."""
     answers: list[int] = []
 
     def ask(message: Message) -> None:
@@ -899,7 +899,7 @@ def test_s29_handlers_that_ask_handlers_do_not_starve_a_pool_of_one(url: str) ->
 @pytest.mark.parametrize("answers", ["pool", "thread", "plain-on-loop", "coroutine"])
 @pytest.mark.parametrize("asks", ["pool", "thread", "coroutine", "coroutine-in-a-thread"])
 def test_s29_a_handler_may_ask_another_however_both_run(asks: str, answers: str, url: str) -> None:
-    """Pool, threads and loop, in all pairs: on a loop the asking handler does not stop it."""
+    """Handlers on the pool, on threads and on the loop may ask each other, and the loop is not blocked."""
     got: list[Any] = []
 
     def ask(message: Message) -> None:
@@ -929,7 +929,7 @@ def test_s29_a_handler_may_ask_another_however_both_run(asks: str, answers: str,
 @pytest.mark.parametrize("asks", ["pool", "thread", "coroutine", "coroutine-in-a-thread"])
 @every_wire
 def test_s29_a_request_to_oneself_raises_at_once(asks: str, url: str) -> None:
-    """The only one who could answer is the handler that asks: it is told so, and does not wait for itself."""
+    """If the only handler that could answer is the one that asks, its request raises at once and does not wait for itself."""
     errors: list[str] = []
 
     def ask(message: Message) -> None:
@@ -960,7 +960,7 @@ def test_s29_a_request_to_oneself_raises_at_once(asks: str, url: str) -> None:
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
 def test_s29_a_request_to_oneself_is_fine_where_another_can_answer(colour: str) -> None:
-    """With two workers the second one answers; with a second subscriber that one does."""
+    """With two workers the second one answers, and with a second subscriber that one does."""
     got: list[Any] = []
 
     def ask(message: Message) -> str | None:
@@ -988,7 +988,7 @@ def test_s29_a_request_to_oneself_is_fine_where_another_can_answer(colour: str) 
 
 
 def test_s29_a_handler_on_a_loop_is_told_which_twin_to_use() -> None:
-    """`request` would stop the loop: it raises, and names `arequest`."""
+    """`request` would block the loop, so it raises, and names `arequest`."""
     errors: list[str] = []
 
     async def ask(message: Message) -> None:
@@ -1011,7 +1011,7 @@ def test_s29_a_handler_on_a_loop_is_told_which_twin_to_use() -> None:
 
 
 class See(Transform):
-    """Notes what passes, by subject or (for replies) by body."""
+    """A filter that records each message, with the body of a reply."""
 
     def __init__(self, name: str, seen: list[str]) -> None:
         self.name = name
@@ -1026,7 +1026,7 @@ class See(Transform):
 @both
 @every_road
 def test_s29_replies_pass_the_unscoped_publish_filters_only(road: str, ask: Ask) -> None:
-    """Not what stands under a pattern, ">" included, not in branches; what stands bare, or under a predicate, in order."""
+    """The reply passes filters without a pattern or under a predicate, in order, but none under a pattern or in a branch."""
     seen: list[str] = []
     bus = bus_of(road)
     bus.use(
@@ -1052,7 +1052,7 @@ def test_s29_replies_pass_the_unscoped_publish_filters_only(road: str, ask: Ask)
 @both
 @every_road
 def test_s29_a_filter_may_change_a_reply(road: str, ask: Ask) -> None:
-    """What an unscoped filter makes of it is what the asker gets."""
+    """The requester gets the reply as a filter without a pattern has changed it."""
 
     @transform
     def add_one(message: Message) -> Message:
@@ -1069,7 +1069,7 @@ def test_s29_a_filter_may_change_a_reply(road: str, ask: Ask) -> None:
 @both
 @every_road
 def test_s29_a_filter_that_refuses_a_reply_fails_the_handlers_delivery(road: str, ask: Ask) -> None:
-    """The value could not be sent: a dead letter, and the asker is told."""
+    """The value cannot be sent, so the message becomes a dead letter, and the requester gets the error."""
 
     class Guard(Transform):
         def transform(self, message: Message) -> Message:
@@ -1090,7 +1090,7 @@ def test_s29_a_filter_that_refuses_a_reply_fails_the_handlers_delivery(road: str
 @both
 @every_road
 def test_s29_a_reply_that_a_filter_drops_is_told_at_once(road: str, ask: Ask) -> None:
-    """Nobody waits for what will not come; the handler's delivery has ended well."""
+    """The requester does not wait for a reply that a filter has dropped; the handler's delivery has ended well."""
 
     @transform
     def no_replies(message: Message) -> Message | Dropped:
@@ -1110,7 +1110,7 @@ def test_s29_a_reply_that_a_filter_drops_is_told_at_once(road: str, ask: Ask) ->
 @both
 @every_wire
 def test_s29_what_filters_do_to_messages_is_not_done_to_an_error(url: str, ask: Ask) -> None:
-    """A filter that refuses every reply does not keep the asker from hearing that the handler has failed."""
+    """If a filter refuses every reply, the requester still gets the error that the handler has failed."""
 
     class Guard(Transform):
         def transform(self, message: Message) -> Message:
@@ -1128,7 +1128,7 @@ def test_s29_what_filters_do_to_messages_is_not_done_to_an_error(url: str, ask: 
 
 
 def test_s29_filters_added_before_a_new_start_see_replies() -> None:
-    """The chain of replies is built anew when the filters have changed."""
+    """The chain of replies is built again when the filters have changed."""
     seen: list[str] = []
     bus = Bus()
     bus.subscribe("s", double)
@@ -1146,7 +1146,7 @@ def test_s29_filters_added_before_a_new_start_see_replies() -> None:
 
 @both
 def test_s29_a_filter_that_readdresses_a_reply_is_told_so(ask: Ask) -> None:
-    """A reply goes to who asked and to nobody else: changing its subject is an error of the handler's delivery."""
+    """A reply goes only to its requester: a filter that changes its subject makes the handler's delivery fail."""
 
     @transform
     def readdress(message: Message) -> Message:
@@ -1164,7 +1164,7 @@ def test_s29_a_filter_that_readdresses_a_reply_is_told_so(ask: Ask) -> None:
 
 @both
 def test_s29_a_plain_sync_chain_carries_replies_of_async_handlers(ask: Ask) -> None:
-    """A plain `def` filter on the publish side, a coroutine for a handler: the reply passes it, on the loop."""
+    """With a plain `def` filter on the publish side, the reply of a coroutine passes it on the loop."""
     seen: list[str] = []
     bus = Bus()
 
@@ -1186,7 +1186,7 @@ def test_s29_a_plain_sync_chain_carries_replies_of_async_handlers(ask: Ask) -> N
 @pytest.mark.parametrize("ask", [request, arequest])
 @every_wire
 def test_s27_a_request_before_the_start_or_after_the_stop_raises(url: str, ask: Ask) -> None:
-    """As publish does."""
+    """`request` raises the same errors as `publish`."""
     bus = Bus(url)
     bus.subscribe("s", double)
     with pytest.raises(BusNotStarted):
@@ -1202,7 +1202,7 @@ def test_s27_a_request_before_the_start_or_after_the_stop_raises(url: str, ask: 
 @pytest.mark.parametrize("ask", [request, arequest])
 @every_wire
 def test_s25_whoever_waits_for_a_reply_when_the_bus_stops_is_let_go(url: str, ask: Ask) -> None:
-    """No answer will come: BusClosed, and nothing is left."""
+    """The requester gets BusClosed, because no answer will come, and nothing is left behind."""
     bus = Bus(url)
     bus.start()
     hold = Hold()
@@ -1223,7 +1223,7 @@ def test_s25_whoever_waits_for_a_reply_when_the_bus_stops_is_let_go(url: str, as
 @pytest.mark.parametrize("ask", [request, arequest])
 @every_wire
 def test_s25_a_request_that_was_asked_before_the_stop_is_answered_while_the_bus_drains(url: str, ask: Ask) -> None:
-    """Draining finishes what was accepted, and whoever asked gets the answer."""
+    """Draining finishes the requests that were accepted, and their requesters get the answers."""
     bus = Bus(url)
     bus.start()
     hold = Hold()
@@ -1248,7 +1248,7 @@ def test_s25_a_request_that_was_asked_before_the_stop_is_answered_while_the_bus_
 
 @every_wire
 def test_s29_an_answer_made_after_a_restart_finds_nobody(url: str) -> None:
-    """The question is left over by a stop, and handled after the next start: its asker has gone."""
+    """A stop leaves the question over, and the next start handles it, but its requester has gone."""
     bus = Bus(url)
     bus.start()
     subscription = bus.subscribe("s", double)
@@ -1291,7 +1291,7 @@ def test_s29_an_answer_made_after_a_restart_finds_nobody(url: str) -> None:
 def test_s29_bad_input_is_told_like_publishs(
     subject: Any, options: dict[str, Any], error: type[Exception], colour: str, inside: bool
 ) -> None:
-    """The same errors wherever it is asked; nothing waits, and nothing is left."""
+    """The errors are the same in every way of asking; nothing waits, and nothing is left behind."""
     errors: list[BaseException] = []
 
     def ask(message: Message | None = None) -> None:
@@ -1323,7 +1323,7 @@ def test_s29_bad_input_is_told_like_publishs(
 
 @both
 def test_s29_mail_for_objects_cannot_be_asked_where_messages_are_encoded(ask: Ask) -> None:
-    """With wire=json there are named subjects only."""
+    """With wire=json a request needs a named subject."""
     with running(Bus("memory:?wire=json")) as bus:
         with pytest.raises((UnsupportedCapability, PipelineError, SubjectError)):
             ask(bus, Ref(object()), timeout=LONG)
@@ -1331,7 +1331,7 @@ def test_s29_mail_for_objects_cannot_be_asked_where_messages_are_encoded(ask: As
 
 
 def test_s29_two_buses_do_not_mix_their_replies_up() -> None:
-    """With wire=json an address is a text: that of one bus means nothing to the other, though it waits for a reply, too."""
+    """With wire=json an address is a text, and the address of one bus means nothing to another bus."""
     with running(Bus("memory:?wire=json")) as one, running(Bus("memory:?wire=json")) as two:
         inboxes = [bus.subscribe("s") for bus in (one, two)]
         askers = [InThread(bus.request, "s", timeout=LONG) for bus in (one, two)]
@@ -1345,7 +1345,7 @@ def test_s29_two_buses_do_not_mix_their_replies_up() -> None:
 
 
 def test_s32_an_asker_whose_loop_has_moved_to_another_thread_is_woken() -> None:
-    """It began to wait in one thread, its loop runs in another, and the first thread answers."""
+    """A coroutine begins to wait in one thread, its loop moves to another, and the answer still wakes it."""
     with running() as bus:
         inbox = bus.subscribe("s")
         asker: list[asyncio.Task[Message]] = []
@@ -1367,7 +1367,7 @@ def test_s32_an_asker_whose_loop_has_moved_to_another_thread_is_woken() -> None:
 
 
 def test_s32_one_bus_answers_coroutines_of_many_loops() -> None:
-    """Three loops ask at once: each is woken on its own loop."""
+    """When coroutines on three loops ask at once, each wakes up on its own loop."""
 
     async def ask(me: int) -> list[Any]:
         return [(await bus.arequest("double", me * 100 + number, timeout=LONG)).body for number in range(50)]

@@ -69,7 +69,7 @@ def worker_tasks(loop: asyncio.AbstractEventLoop | None = None) -> list[asyncio.
 
 
 class Places:
-    """Handlers of both colours that note on which loop and thread they ran."""
+    """Handlers of both colours that record the loop and the thread on which they ran."""
 
     def __init__(self) -> None:
         self.loops: set[asyncio.AbstractEventLoop] = set()
@@ -89,7 +89,7 @@ class Places:
 
 
 def test_s32_inside_async_with_handlers_run_on_the_callers_loop() -> None:
-    """All of them, of both colours, whoever publishes: on the loop of `async with`, in its thread."""
+    """Handlers of both colours run on the loop of `async with` and in its thread, whichever thread publishes."""
     places = Places()
 
     async def main() -> None:
@@ -105,7 +105,7 @@ def test_s32_inside_async_with_handlers_run_on_the_callers_loop() -> None:
 
 
 def test_s32_else_handlers_run_on_the_buss_own_loop() -> None:
-    """A bus that was started by a thread has one loop for all its handlers, on a thread of its own that ends with it."""
+    """If a thread has started the bus, all its handlers on loops share one loop, on a thread that ends with the bus."""
     places = Places()
     with running(Bus(name="shop")) as bus:
         places.subscribe(bus)
@@ -123,7 +123,7 @@ def test_s32_else_handlers_run_on_the_buss_own_loop() -> None:
 
 
 def test_s25_the_buss_own_loop_starts_when_it_is_first_needed() -> None:
-    """A bus without handlers on loops has no loop; nor has one whose handlers have nothing to do."""
+    """A bus without handlers on loops has no loop, and neither has one whose handlers have nothing to do."""
     before = set(threading.enumerate())
     with running() as bus:
         bus.subscribe("s", afine)
@@ -140,7 +140,7 @@ def test_s25_the_buss_own_loop_starts_when_it_is_first_needed() -> None:
 @every_loop
 @pytest.mark.few(2)
 def test_s14_one_task_handles_message_after_message(callers: bool, ends: str) -> None:
-    """A task per message would cost more than the message: a thousand messages of one subscriber share one."""
+    """A thousand messages of one subscriber share one task, because a task for each message would cost too much."""
     tasks: set[asyncio.Task[Any]] = set()
 
     async def handle(message: Message) -> None:
@@ -163,7 +163,7 @@ def test_s14_one_task_handles_message_after_message(callers: bool, ends: str) ->
 
 
 def test_s14_a_worker_keeps_nothing_of_its_publishers_context_alive() -> None:
-    """The first publish makes the worker, on the publisher's loop: what its context held is gone with the publisher."""
+    """The first publish makes the worker on the publisher's loop, but the worker does not keep the publisher's context."""
 
     class Thing:
         pass
@@ -190,7 +190,7 @@ def test_s14_a_worker_keeps_nothing_of_its_publishers_context_alive() -> None:
 
 
 def test_s25_an_idle_bus_leaves_no_task_behind_on_the_callers_loop() -> None:
-    """After `async with` the caller's loop has the caller's tasks and no others."""
+    """After `async with`, the caller's loop has the tasks of the caller and no others."""
 
     async def main() -> None:
         async with arunning() as bus:
@@ -210,7 +210,7 @@ def test_s25_an_idle_bus_leaves_no_task_behind_on_the_callers_loop() -> None:
 @one_or_three
 @every_loop
 def test_s23_handlers_that_never_wait_leave_the_loop_to_others(callers: bool, workers: int) -> None:
-    """A subscriber that feeds itself for ever and never waits: others on its loop are handled all the same."""
+    """A subscriber that feeds itself forever and never waits does not starve another one on its loop."""
     over = threading.Event()
 
     async def feed_myself(message: Message) -> None:
@@ -233,7 +233,7 @@ def test_s23_handlers_that_never_wait_leave_the_loop_to_others(callers: bool, wo
 
 
 def test_s25_a_bus_may_be_started_on_one_loop_after_the_other() -> None:
-    """Three times `asyncio.run`, then a thread: what each left over is handled on the next one's loop."""
+    """Each of three runs of `asyncio.run`, and then a thread, handles what the one before left over."""
     handled: list[tuple[int, asyncio.AbstractEventLoop]] = []
 
     async def handle(message: Message) -> None:
@@ -264,7 +264,7 @@ def test_s25_a_bus_may_be_started_on_one_loop_after_the_other() -> None:
 
 
 def test_s32_a_bus_is_used_from_many_loops_at_once() -> None:
-    """Started on one loop, published to from three others and from threads: all messages are handled on the first."""
+    """If three other loops and threads publish, all messages are handled on the loop on which the bus was started."""
     handled: Counter[str] = Counter()
     loops: set[asyncio.AbstractEventLoop] = set()
 
@@ -293,7 +293,7 @@ def test_s32_a_bus_is_used_from_many_loops_at_once() -> None:
 
 
 def test_s32_a_loop_may_move_from_one_thread_to_another() -> None:
-    """Set up with `run_until_complete` in one thread, then run for ever in another: the first one's messages are handled."""
+    """A loop that ran `run_until_complete` in one thread may run in another one; the messages of both are handled."""
     handled = Hold(open=True)
 
     async def handle(message: Message) -> None:
@@ -318,7 +318,7 @@ def test_s32_a_loop_may_move_from_one_thread_to_another() -> None:
 
 
 def test_s25_a_loop_that_stands_still_does_not_hold_up_a_stop() -> None:
-    """`run_until_complete` is over, and the loop is not closed: a thread stops the bus, which can be started there again."""
+    """After `run_until_complete` the loop is idle but not closed: a thread can stop the bus, which can start there again."""
     handled: list[int] = []
 
     async def handle(message: Message) -> None:
@@ -350,7 +350,7 @@ def test_s25_a_loop_that_stands_still_does_not_hold_up_a_stop() -> None:
 
 @every_road
 def test_s32_a_filter_serves_many_loops(road: str) -> None:
-    """One async filter, and one built-in kind, around a bus that is used from several loops: nothing is bound to one."""
+    """A filter works on a bus that is used from several loops, and is bound to none of them."""
 
     class Count(Transform):
         seen = 0
@@ -375,7 +375,7 @@ def test_s32_a_filter_serves_many_loops(road: str) -> None:
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 @one_or_three
 def test_s32_a_loop_whose_tasks_start_eagerly_is_as_good_as_any(workers: int) -> None:
-    """With the eager task factory too, handlers do not run inside whoever publishes, and all messages are handled."""
+    """With the eager task factory too, handlers do not run inside `publish`, and all messages are handled."""
     handled: list[int] = []
     inside: list[bool] = []
     publishing = False
@@ -403,7 +403,7 @@ def test_s32_a_loop_whose_tasks_start_eagerly_is_as_good_as_any(workers: int) ->
 
 
 def test_s32_a_coroutine_that_waits_is_woken_though_its_loop_runs_in_another_thread_by_now() -> None:
-    """It asks while one thread runs its loop, and is answered by that thread when another one does."""
+    """A coroutine asks while one thread runs its loop, and wakes up although another thread runs it now."""
     questions: list[Message] = []
     asked, answered = threading.Event(), threading.Event()
 
@@ -435,7 +435,7 @@ def test_s32_a_coroutine_that_waits_is_woken_though_its_loop_runs_in_another_thr
 @one_or_three
 @every_loop
 def test_s13_a_time_out_in_a_handler_ends_what_it_bounds(callers: bool, workers: int) -> None:
-    """asyncio.timeout works as anywhere: caught, the handler goes on; uncaught, it has failed. The next one is untouched."""
+    """`asyncio.timeout` works as usual: a handler that does not catch its error fails, and the next message is handled."""
     handled: list[str] = []
 
     async def handle(message: Message) -> None:
@@ -467,7 +467,7 @@ def test_s13_a_time_out_in_a_handler_ends_what_it_bounds(callers: bool, workers:
 @one_or_three
 @every_loop
 def test_s13_a_task_group_in_a_handler_does_its_work(callers: bool, workers: int) -> None:
-    """Its tasks run; one that fails ends the others and the handler, with an ExceptionGroup; the next message is untouched."""
+    """If a task of the group fails, the group ends the handler with an ExceptionGroup, and the next message is handled."""
     done: list[str] = []
 
     async def part(name: str) -> None:
@@ -502,7 +502,7 @@ def test_s13_a_task_group_in_a_handler_does_its_work(callers: bool, workers: int
 
 @every_loop
 def test_s13_gather_wait_for_and_shield_work(callers: bool) -> None:
-    """What else a coroutine is used to."""
+    """A handler may use the usual tools of asyncio."""
     results: list[Any] = []
 
     async def value(of: int) -> int:
@@ -532,7 +532,7 @@ def test_s13_gather_wait_for_and_shield_work(callers: bool) -> None:
 
 @every_loop
 def test_s14_an_async_generator_lives_in_its_handlers_context(callers: bool) -> None:
-    """A generator that sets a variable and waits between its values is stepped in one context, and closed in it."""
+    """An async generator that sets a variable and waits between its values runs, and is closed, in one context."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nothing")
     found: list[str] = []
 
@@ -584,8 +584,8 @@ def test_s13_an_awaitable_object_may_be_what_a_handler_returns(callers: bool) ->
 @one_or_three
 def test_s13_a_handler_may_return_any_awaitable(callers: bool, workers: int) -> None:
     """
-    A plain function that says `colour = "async"` and returns a future: it is awaited like a coroutine, and what it sets is
-    gone with its message.
+    If a plain function declares `colour = "async"` and returns a future, the bus awaits it like a coroutine, and the variables
+    that it sets are gone with its message.
     """
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nothing")
     found: list[str] = []
@@ -705,7 +705,7 @@ STRAY = (
 def test_s13_a_handler_that_cancels_itself_has_failed_and_the_next_message_is_untouched(
     stray: Callable[[Message], Any], callers: bool, workers: int, wants_delivery: bool
 ) -> None:
-    """Nobody else wanted it to end: its message is dead, with that error; what follows is handled as if nothing had been."""
+    """Nobody else cancelled it, so its message is dead with that error, and the next message is handled as usual."""
     handled: list[int] = []
 
     async def handle(message: Message) -> None:
@@ -775,7 +775,7 @@ ENDS_WELL = (
 def test_s13_a_cancellation_that_a_handler_leaves_behind_does_not_touch_the_next_message(
     stray: Callable[[Message], Any], callers: bool, workers: int
 ) -> None:
-    """It has cancelled its own task and ended well all the same: acknowledged; and the next one is not cancelled."""
+    """If a handler cancels its own task and then ends well, its message is acknowledged, and the next one is not cancelled."""
     handled: list[int] = []
 
     async def next_one(message: Message) -> None:
@@ -799,8 +799,8 @@ def test_s13_a_cancellation_that_a_handler_leaves_behind_does_not_touch_the_next
 @every_loop
 def test_s13_a_handler_whose_helper_cancels_it_is_not_run_for_ever(callers: bool) -> None:
     """
-    A hand-made time-out. On the bus's own loop nobody but the bus ends anything, so the handler has failed at once; on a
-    caller's it might have been the caller, so it is tried as often as its subscription allows.
+    The helper is a hand-made time-out. On the bus's own loop only the bus cancels handlers, so the handler has failed at once.
+    On a caller's loop it may have been the caller, so the message is tried as often as its subscription allows.
     """
     attempts: list[int] = []
 
@@ -827,7 +827,7 @@ def test_s13_a_handler_whose_helper_cancels_it_is_not_run_for_ever(callers: bool
 @one_or_three
 @pytest.mark.few(6)
 def test_s13_whoever_cancels_all_tasks_of_his_loop_does_not_stop_the_bus(moment: str, workers: int) -> None:
-    """A common way to tidy up, `for task in asyncio.all_tasks()`: the bus's workers are among them, and others take over."""
+    """Code may cancel `asyncio.all_tasks()` to clean up: the bus's workers are among them, and others replace them."""
     handled: list[Any] = []
 
     async def main() -> None:
@@ -880,7 +880,7 @@ def test_s13_whoever_cancels_all_tasks_of_his_loop_does_not_stop_the_bus(moment:
 def test_s13_a_handler_cancelled_by_a_stop_gives_its_message_back_unharmed(
     callers: bool, workers: int, wants_delivery: bool
 ) -> None:
-    """Its time is over: it is cancelled, no dead letter, no attempt counted; started again, all messages come, in order."""
+    """A cancelled delivery makes no dead letter and counts no attempt; the next start handles all messages, in order."""
     attempts: list[tuple[int, int]] = []
     hold = AsyncHold()
 
@@ -917,7 +917,7 @@ def test_s13_a_handler_cancelled_by_a_stop_gives_its_message_back_unharmed(
 
 @every_loop
 def test_s13_a_message_that_was_returned_before_keeps_its_count_when_it_is_cancelled(callers: bool) -> None:
-    """Taken for the second time when the stop came: taken again after it, that is the second time still."""
+    """If a stop cancels the second attempt, the next start makes the second attempt again."""
     attempts: list[int] = []
     hold = AsyncHold()
 
@@ -944,7 +944,7 @@ def test_s13_a_message_that_was_returned_before_keeps_its_count_when_it_is_cance
 
 @every_loop
 def test_s13_filters_see_a_cancellation_and_cannot_make_a_failure_of_it(callers: bool) -> None:
-    """An Around that repeats what fails, and a plain filter with a `finally`: the cancellation passes both untouched."""
+    """A cancellation passes unchanged through an Around that repeats failures and a plain filter with a `finally`."""
     seen: list[str] = []
     hold = AsyncHold()
 
@@ -985,7 +985,7 @@ def test_s13_filters_see_a_cancellation_and_cannot_make_a_failure_of_it(callers:
 def test_s13_a_handler_cancelled_while_its_value_is_published_gives_its_message_back(
     way: str, callers: bool, wants_delivery: bool
 ) -> None:
-    """The value stands in an async publish filter when the stop comes: no dead letter; the message comes again."""
+    """When a stop finds the value in an async publish filter, there is no dead letter, and the message comes again."""
     standing, go_on = threading.Event(), threading.Event()
     bus = Bus()
 
@@ -1025,7 +1025,7 @@ def test_s13_a_handler_cancelled_while_its_value_is_published_gives_its_message_
 @one_or_three
 @every_loop
 def test_s25_a_stop_in_the_middle_of_a_burst_loses_no_message_and_no_mailbox(callers: bool, workers: int) -> None:
-    """Handlers that never wait, cut off between two messages, ten times over: started again, everything is handled once."""
+    """Ten stops cut off handlers that never wait between two messages, and each message is handled once in the end."""
     handled: list[int] = []
 
     async def handle(message: Message) -> None:
@@ -1050,7 +1050,7 @@ def test_s25_a_stop_in_the_middle_of_a_burst_loses_no_message_and_no_mailbox(cal
 
 @every_loop
 def test_s25_a_stop_waits_for_handlers_and_not_for_workers_that_have_nothing_to_do(callers: bool) -> None:
-    """One handler runs when it closes, other workers sleep: when the handler ends the stop is over, long before its time."""
+    """When the last running handler ends, the stop is over, although other workers sleep and there is time left."""
     hold = AsyncHold()
     tasks: list[asyncio.Task[Any]] = []
 
@@ -1076,7 +1076,7 @@ def test_s25_a_stop_waits_for_handlers_and_not_for_workers_that_have_nothing_to_
 
 
 def test_s25_an_error_that_leaves_the_async_block_stops_without_draining() -> None:
-    """What runs may end, what waits is left over, and the error goes its way."""
+    """Running handlers may finish, waiting messages are left over, and the error propagates."""
     bus = Bus()
     hold = AsyncHold()
     subscription = bus.subscribe("s", hold)
@@ -1108,7 +1108,7 @@ def test_s25_an_error_that_leaves_the_async_block_stops_without_draining() -> No
 
 
 class Block:
-    """A call that blocks its thread until it is freed."""
+    """A call that blocks its thread until the test frees it."""
 
     def __init__(self) -> None:
         self._entered = threading.Event()
@@ -1126,7 +1126,7 @@ class Block:
 
 
 class Stubborn:
-    """An async handler that swallows every cancellation until it is let go."""
+    """An async handler that swallows every cancellation until the test lets it end."""
 
     def __init__(self) -> None:
         self.given: list[Any] = []
@@ -1158,7 +1158,7 @@ class Stubborn:
 
 
 def test_s25_a_handler_that_swallows_its_cancellation_is_abandoned_and_reported() -> None:
-    """The stop does not wait for it; the report names its subscription; what it publishes later is refused."""
+    """The stop does not wait for the handler, the report names its subscription, and its later publishes are refused."""
     stubborn = Stubborn()
     bus = Bus()
     stubborn.afterwards = lambda: bus.apublish("s", "too late")
@@ -1187,7 +1187,7 @@ def test_s25_a_handler_that_swallows_its_cancellation_is_abandoned_and_reported(
 def test_s25_an_abandoned_handler_does_not_disturb_the_bus_that_is_started_again(
     first_on: str, callers: bool, workers: int
 ) -> None:
-    """It ends at last, on its old loop: its worker takes nothing more there; everything is handled on the new loop, once."""
+    """When such a handler ends at last on its old loop, its worker takes nothing more; the new loop handles everything once."""
     stubborn = Stubborn()
     places: list[tuple[Any, asyncio.AbstractEventLoop]] = []
 
@@ -1238,7 +1238,7 @@ def test_s25_an_abandoned_handler_does_not_disturb_the_bus_that_is_started_again
 @every_loop
 @pytest.mark.thorough
 def test_s25_a_handler_that_blocks_its_loop_is_abandoned_and_the_bus_can_be_started_again(callers: bool) -> None:
-    """Nothing can cancel it. What its loop does when it goes on at last does not reach the workers of the next start."""
+    """Nobody can cancel such a handler, and its old loop does not disturb the workers of the next start."""
     blocked, free = threading.Event(), threading.Event()
     before = set(threading.enumerate())
 
@@ -1281,7 +1281,7 @@ def test_s25_a_handler_that_blocks_its_loop_is_abandoned_and_the_bus_can_be_star
 
 @pytest.mark.thorough
 def test_s25_a_worker_that_is_cancelled_before_it_began_leaves_its_mailbox_to_the_next_start() -> None:
-    """Published while the loop was blocked, and stopped before it could begin: handled after the next start."""
+    """If the loop is blocked from the publish until the stop, the next start handles the message."""
     blocked, free = threading.Event(), threading.Event()
     hold = Hold(open=True)
 
@@ -1311,7 +1311,7 @@ def test_s25_a_worker_that_is_cancelled_before_it_began_leaves_its_mailbox_to_th
 
 @pytest.mark.thorough
 def test_s25_a_thread_that_a_handler_has_left_behind_is_waited_for_and_reported() -> None:
-    """What a cancelled handler has begun with `asyncio.to_thread` cannot be ended: the bus's loop ends after it."""
+    """A thread of `asyncio.to_thread` cannot be cancelled, so the bus's loop ends after it."""
     before = set(threading.enumerate())
     hold = Hold()
 
@@ -1333,7 +1333,7 @@ def test_s25_a_thread_that_a_handler_has_left_behind_is_waited_for_and_reported(
 
 @pytest.mark.thorough
 def test_s25_a_worker_that_begins_after_the_stop_leaves_the_message_to_the_new_loop() -> None:
-    """Its loop was blocked between its making and its first step, and goes on when the bus runs on another loop already."""
+    """A worker whose loop is blocked before its first step leaves the message to the loop on which the bus runs by then."""
     handled: list[tuple[Any, asyncio.AbstractEventLoop]] = []
     first, second, third = Block(), Block(), Block()
 
@@ -1377,7 +1377,7 @@ def test_s25_a_worker_that_begins_after_the_stop_leaves_the_message_to_the_new_l
 @one_or_three
 @pytest.mark.parametrize("ending", ["in-a-handler", "in-a-burst", "before-the-first-step", "when-a-sleeper-was-woken"])
 def test_s25_asyncio_run_that_ends_without_astop_loses_nothing(ending: str, workers: int) -> None:
-    """Its loop is gone, the bus is not: `stop` reports what is left, and a new start handles it, the attempt not counted."""
+    """Although the loop is gone, `stop` reports what is left, and a new start handles it without a counted attempt."""
     attempts: Counter[int] = Counter()
     handled: list[int] = []
     over = [False]
@@ -1421,7 +1421,7 @@ def test_s25_asyncio_run_that_ends_without_astop_loses_nothing(ending: str, work
 
 
 def test_s25_asyncio_run_ends_even_if_handlers_clean_up_with_tasks() -> None:
-    """Handlers that start a task when they are cancelled, beside others that do not: all messages go back, and it ends."""
+    """Some handlers start a task when they are cancelled: all messages still go back, and `asyncio.run` ends."""
     cleaned: list[str] = []
 
     async def clean_up(name: str) -> None:
@@ -1460,7 +1460,7 @@ def test_s25_asyncio_run_ends_even_if_handlers_clean_up_with_tasks() -> None:
 
 @one_or_three
 def test_s25_asyncio_run_ends_even_if_a_handler_lets_its_cancellation_pass(workers: int) -> None:
-    """It swallows it and ends well: its message is acknowledged, what is behind it is left, and `asyncio.run` ends."""
+    """A handler that swallows its cancellation and ends well is acknowledged, the rest is left, and `asyncio.run` ends."""
     started = threading.Event()
 
     async def handle(message: Message) -> None:
@@ -1486,7 +1486,7 @@ def test_s25_asyncio_run_ends_even_if_a_handler_lets_its_cancellation_pass(worke
 
 @one_or_three
 def test_s25_asyncio_run_ends_even_if_handlers_feed_each_other_for_ever(workers: int) -> None:
-    """They never wait, and there is always a next message: they are cut off between two of them."""
+    """Such handlers never wait and always have a next message, so the bus cuts them off between two messages."""
     handled: list[Any] = []
 
     async def feed_myself(message: Message) -> None:
@@ -1511,7 +1511,7 @@ def test_s25_asyncio_run_ends_even_if_handlers_feed_each_other_for_ever(workers:
 
 
 def test_s25_what_comes_after_the_loop_has_ended_is_kept_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """Messages are accepted still, though nobody can handle them now: the log says why, and the next start handles them."""
+    """Messages are still accepted although no loop runs: the log says why, and the next start handles them."""
     handled: list[int] = []
 
     async def handle(message: Message) -> None:
@@ -1541,7 +1541,7 @@ def test_s25_what_comes_after_the_loop_has_ended_is_kept_and_warned_of(caplog: p
 @one_or_three
 @pytest.mark.parametrize("begun", [True, False], ids=["in-a-handler", "before-the-first-step"])
 def test_s25_a_loop_that_is_closed_under_a_handler_gives_its_message_to_the_next_start(begun: bool, workers: int) -> None:
-    """No cancellation, no goodbye: the loop is closed while a handler waits. The bus can be stopped, and started again."""
+    """If the loop is closed while a handler waits, the bus can still be stopped and started again."""
     handled: list[int] = []
     started = threading.Event()
     over = [False]
@@ -1603,7 +1603,7 @@ def test_s25_a_loop_that_is_closed_under_a_handler_gives_its_message_to_the_next
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 def test_s13_an_interrupt_in_a_task_of_a_handlers_ends_nobody_elses_work(interrupt: type[BaseException]) -> None:
-    """asyncio lets such an error out of its loop: the bus's own loop goes on for the others, and a stop is requested."""
+    """asyncio raises such an error out of its loop, but the bus's loop continues for the others, and a stop is requested."""
 
     async def interrupted() -> None:
         raise interrupt
@@ -1634,7 +1634,7 @@ def test_s13_an_interrupt_in_a_task_of_a_handlers_ends_nobody_elses_work(interru
 
 
 def passes(message: Message) -> Message:
-    """What a filter does that has nothing to do."""
+    """A filter that passes every message on unchanged."""
     return message
 
 
@@ -1651,7 +1651,7 @@ def passes(message: Message) -> Message:
 def test_s13_a_handler_whose_loop_is_closed_under_it_gives_its_message_back_however_it_ends(
     end: str, observed: bool, options: dict[str, Any]
 ) -> None:
-    """It waits or fails in its `finally`: that is no failure of the message, which is handled after the next start."""
+    """A handler that waits or fails in its `finally` has not failed its message, and the next start handles it."""
     handled: list[Any] = []
     started = threading.Event()
 
@@ -1695,7 +1695,7 @@ def test_s13_a_handler_whose_loop_is_closed_under_it_gives_its_message_back_howe
 
 
 def test_s25_a_start_that_fails_leaves_no_loop_behind() -> None:
-    """A filter whose async `start` raises: no thread is left, stopped or not, and the next start works."""
+    """After an async `start` that raises, no thread is left, whether the bus is stopped or not, and the next start works."""
 
     class Fails(Transform):
         failing = True
@@ -1726,7 +1726,7 @@ def test_s25_a_start_that_fails_leaves_no_loop_behind() -> None:
 @pytest.mark.parametrize("where", ["async-handler", "plain-on-loop", "coroutine"])
 @pytest.mark.parametrize("call", ["receive", "delivery", "for", "stop", "unsubscribe", "drain", "request"])
 def test_s30_what_would_stop_a_running_loop_raises_and_names_its_twin(where: str, call: str) -> None:
-    """Handlers on loops, of both colours, and other coroutines are told at once, and what to write instead."""
+    """Handlers on loops, of both colours, and other coroutines get an error at once that says what to write instead."""
     refused: list[str] = []
 
     def try_it(bus: Bus, inbox: Any) -> None:
@@ -1778,7 +1778,7 @@ def test_s30_what_would_stop_a_running_loop_raises_and_names_its_twin(where: str
 
 @every_loop
 def test_s25_astop_in_a_handler_only_requests(callers: bool) -> None:
-    """As `stop` does: it returns at once, and the handler goes on to its end."""
+    """Like `stop`, it returns at once, and the handler runs until it finishes."""
     reports: list[StopReport] = []
 
     async def handle(message: Message) -> None:
@@ -1797,7 +1797,7 @@ def test_s25_astop_in_a_handler_only_requests(callers: bool) -> None:
 
 @pytest.mark.parametrize("at", ["publish", "delivery"])
 def test_s25_astop_in_an_async_filter_only_requests(at: Any) -> None:
-    """On both sides of the mailbox; the message goes on."""
+    """`astop` only requests a stop on both sides of the mailbox, and the message passes."""
     reports: list[StopReport] = []
 
     async def main() -> None:
@@ -1828,7 +1828,7 @@ def test_s25_astop_in_an_async_filter_only_requests(at: Any) -> None:
 
 @every_loop
 def test_s25_adrain_in_a_handler_raises_at_once(callers: bool) -> None:
-    """It would wait for the handler that it is called in."""
+    """`adrain` in a handler would wait for that handler, so it raises."""
     errors: list[str] = []
 
     async def handle(message: Message) -> None:
@@ -1847,7 +1847,7 @@ def test_s25_adrain_in_a_handler_raises_at_once(callers: bool) -> None:
 
 
 def test_s25_many_coroutines_may_drain_and_unsubscribe_at_once() -> None:
-    """Two hundred of them wait for a handler that itself needs a thread: they take none away from it."""
+    """Two hundred coroutines wait for a handler that needs a thread itself, and they take no thread away from it."""
 
     async def main() -> None:
         async with arunning() as bus:
@@ -1873,7 +1873,7 @@ def test_s25_many_coroutines_may_drain_and_unsubscribe_at_once() -> None:
 
 
 def test_s26_an_aunsubscribe_that_runs_out_of_time_says_so() -> None:
-    """Its handler does not end: TimeoutError, and no other will start."""
+    """If a handler does not end in time, `aunsubscribe` raises TimeoutError, and no other handler starts."""
 
     async def main() -> None:
         async with arunning() as bus:
@@ -1893,7 +1893,7 @@ def test_s26_an_aunsubscribe_that_runs_out_of_time_says_so() -> None:
 
 
 def test_s26_a_subscription_used_as_an_async_block_ends_with_it() -> None:
-    """`async with bus.subscribe(…)`: when the block is over, no handler runs and none will."""
+    """When the block of `async with bus.subscribe(…)` is over, no handler runs, and none will run."""
 
     async def main() -> None:
         async with arunning() as bus:
@@ -1910,7 +1910,7 @@ def test_s26_a_subscription_used_as_an_async_block_ends_with_it() -> None:
 
 @every_loop
 def test_s25_a_task_that_a_handler_leaves_behind_is_an_outsider(callers: bool) -> None:
-    """When the handler has ended, a task that it has started may drain, ask its subscription, and wait for room there."""
+    """When the handler has ended, a task that it started may drain, read its subscription, and wait for room there."""
     results: list[Any] = []
     done, go = threading.Event(), threading.Event()
     tasks: list[asyncio.Task[None]] = []
@@ -1943,7 +1943,7 @@ def test_s25_a_task_that_a_handler_leaves_behind_is_an_outsider(callers: bool) -
 
 
 def test_s25_what_an_async_filter_does_in_a_handlers_publish_belongs_to_that_handler() -> None:
-    """It publishes while the bus drains, as the handler may; and into the handler's own full mailbox it does not wait."""
+    """It may publish while the bus drains, as the handler may, and it does not wait for room in the handler's own mailbox."""
     refused: list[str] = []
     audited: list[Any] = []
     bus = Bus()
@@ -1983,7 +1983,7 @@ def test_s25_what_an_async_filter_does_in_a_handlers_publish_belongs_to_that_han
 @one_or_three
 @every_loop
 def test_s25_a_task_that_a_handler_leaves_behind_is_an_outsider_while_the_next_one_runs(callers: bool, workers: int) -> None:
-    """The worker has gone on to the next message, in the same breath: the task does not count as part of that one."""
+    """The task does not count as part of the next message, although the worker has gone straight on to that message."""
     results: list[Any] = []
     tasks: list[asyncio.Task[None]] = []
     go = threading.Event()
@@ -2017,7 +2017,7 @@ def test_s25_a_task_that_a_handler_leaves_behind_is_an_outsider_while_the_next_o
 
 
 def _waiting_chain(bus: Bus, plain: Callable[[Message], object]) -> None:
-    """A publish chain with a plain filter and one that may wait: a coroutine's publish passes it on a thread."""
+    """A publish chain with a plain filter and one that may wait, so that a coroutine's publish passes it on a thread."""
 
     @around
     def may_wait(message: Message) -> Any:
@@ -2034,7 +2034,7 @@ def _waiting_chain(bus: Bus, plain: Callable[[Message], object]) -> None:
 
 
 def test_s25_what_a_plain_filter_does_in_a_coroutines_publish_belongs_to_that_handler() -> None:
-    """The chain runs on a thread, for it may wait: what the filter publishes while the bus drains is the handler's, too."""
+    """The chain runs on a thread because it may wait, and what its filter publishes during a drain counts as the handler's."""
     audited: list[Any] = []
     bus = Bus()
     _waiting_chain(bus, lambda message: message.subject == "second" and bus.publish("audit", message.body))
@@ -2061,7 +2061,7 @@ def test_s25_what_a_plain_filter_does_in_a_coroutines_publish_belongs_to_that_ha
 
 @pytest.mark.parametrize("error", [TimeoutError("late"), asyncio.CancelledError("cut"), Boom("boom")], ids=repr)
 def test_s03_an_error_of_a_chain_that_runs_on_a_thread_reaches_the_coroutine_as_it_is(error: BaseException) -> None:
-    """The very same object, also where asyncio would make another one of it."""
+    """The coroutine gets the same error object, also where asyncio would make another one."""
     bus = Bus()
 
     def fail(message: Message) -> None:
@@ -2088,7 +2088,7 @@ def test_s03_an_error_of_a_chain_that_runs_on_a_thread_reaches_the_coroutine_as_
 @every_road
 @pytest.mark.few(4)
 def test_s22_coroutines_on_the_handlers_own_loop_wait_for_room(road: str, size: int) -> None:
-    """Publishers and the handler share one loop, the mailbox is small: nobody blocks it, each one's order is kept."""
+    """If publishers and the handler share a loop and a small mailbox, the loop is never blocked, and each keeps its order."""
     handled: dict[int, list[int]] = {me: [] for me in range(4)}
 
     async def handle(message: Message) -> None:
@@ -2113,7 +2113,7 @@ def test_s22_coroutines_on_the_handlers_own_loop_wait_for_room(road: str, size: 
 
 @every_loop
 def test_s22_publish_on_a_running_loop_into_a_full_mailbox_names_its_twin(callers: bool) -> None:
-    """It would stop the loop: MailboxFull at once, and the text says `apublish`."""
+    """`publish` would block the loop, so it raises MailboxFull at once, and the text names `apublish`."""
     errors: list[str] = []
 
     async def handle(message: Message) -> None:
@@ -2136,7 +2136,7 @@ def test_s22_publish_on_a_running_loop_into_a_full_mailbox_names_its_twin(caller
 
 @every_loop
 def test_s22_a_handler_that_waits_for_room_is_let_in_when_there_is_some(callers: bool) -> None:
-    """An async handler passes messages on into a full mailbox; a reader makes room; the loop runs on meanwhile."""
+    """An async handler waits for room in a full mailbox until a reader makes room, and its loop runs meanwhile."""
     bus = Bus()
     ear = Ear(bus)
     with on_loop(bus, callers):
@@ -2163,13 +2163,13 @@ def test_s22_a_handler_that_waits_for_room_is_let_in_when_there_is_some(callers:
 
 @pytest.mark.parametrize("run", ["pool", "thread"])
 def test_s11_an_async_handler_cannot_run_where_nothing_awaits_it(run: Any) -> None:
-    """Refused where it is subscribed, with the remedy."""
+    """Such a handler is refused where it is subscribed, and the error says what to do."""
     with pytest.raises(SubscriptionError, match=f'run="{run}"'):
         Bus().subscribe("s", afine, run=run)
 
 
 def test_s11_a_plain_handler_on_a_loop_takes_no_filter_that_waits() -> None:
-    """It would stop the loop: refused where it is subscribed, and the text names the filter."""
+    """Such a filter would block the loop, so the subscription is refused, and the error names the filter."""
 
     class Slow(Transform):
         pass
@@ -2185,7 +2185,7 @@ def test_s11_a_plain_handler_on_a_loop_takes_no_filter_that_waits() -> None:
 
 
 def test_s11_an_async_filter_around_a_plain_handler_is_refused_on_a_loop_too() -> None:
-    """A delivery chain has its handler's colour, wherever it runs."""
+    """A delivery chain has the colour of its handler, wherever it runs."""
 
     async def asynchronous(message: Message, call_next: Any) -> Any:
         return await call_next(message)
@@ -2195,7 +2195,7 @@ def test_s11_an_async_filter_around_a_plain_handler_is_refused_on_a_loop_too() -
 
 
 def test_s23_workers_on_a_loop_are_no_matter_of_the_pools_size() -> None:
-    """A pool of one, five workers on a loop: they take nothing from the pool."""
+    """Five workers on a loop take nothing from a pool of one."""
     with running(Bus(pool=1)) as bus:
         hold = AsyncHold()
         bus.subscribe("s", hold, workers=5)
@@ -2205,14 +2205,14 @@ def test_s23_workers_on_a_loop_are_no_matter_of_the_pools_size() -> None:
 
 
 def test_s11_an_unknown_way_to_run_is_refused() -> None:
-    """The text says which there are."""
+    """The error lists the ways to run."""
     with pytest.raises(SubscriptionError, match='"pool", "thread" or "loop"'):
         Bus().subscribe("s", fine, run="process")  # type: ignore[arg-type]
 
 
 @every_loop
 def test_s17_the_same_filter_gives_the_same_outcomes_on_a_loop_and_on_the_pool(callers: bool) -> None:
-    """One Transform, one Around, around handlers of both colours, wherever they run."""
+    """A Transform and an Around give the same outcomes around handlers of both colours, wherever those run."""
     seen: list[str] = []
 
     @around
@@ -2238,7 +2238,7 @@ def test_s17_the_same_filter_gives_the_same_outcomes_on_a_loop_and_on_the_pool(c
 
 
 def test_s33_a_clock_that_is_moved_by_hand_stops_a_bus_with_handlers_on_a_loop() -> None:
-    """The stop's time is the bus's clock's: it is over when the test says so, and then the handler is cancelled."""
+    """The bus's clock measures the time of a stop; when the test moves it past the timeout, the handler is cancelled."""
     clock = FakeClock()
     bus = Bus(clock=clock)
     hold = AsyncHold()

@@ -25,7 +25,7 @@ from pipebus import Bus, BusClosed, Delivery, Message, Pause, StopReport, Subscr
 
 
 class Threads:
-    """A handler that notes on which threads it ran."""
+    """A handler that records the threads on which it ran."""
 
     def __init__(self) -> None:
         self.seen: dict[Any, set[threading.Thread]] = defaultdict(set)
@@ -42,7 +42,7 @@ def born_since(before: set[threading.Thread]) -> set[threading.Thread]:
 
 
 def test_s23_each_subscription_has_a_thread_of_its_own() -> None:
-    """A thousand messages of one subscriber run on one thread, which is nobody else's; it bears the subscriber's name."""
+    """A thousand messages of one subscriber run on one thread of its own, which has the subscriber's name."""
     threads, pooled = Threads(), Threads()
     with running(Bus(name="shop")) as bus:
         for name in ("a", "b"):
@@ -61,7 +61,7 @@ def test_s23_each_subscription_has_a_thread_of_its_own() -> None:
 
 
 def test_s23_the_same_handler_and_options_twice_are_two_threads() -> None:
-    """Subscriptions that are alike share nothing."""
+    """Two subscriptions with the same handler and options have two threads."""
     with running() as bus:
         hold = Hold()
         for _ in range(3):
@@ -73,7 +73,7 @@ def test_s23_the_same_handler_and_options_twice_are_two_threads() -> None:
 
 
 def test_s24_several_workers_are_as_many_threads() -> None:
-    """workers=4: four threads at most, all of them this subscription's."""
+    """With workers=4 there are at most four threads, and only this subscription uses them."""
     threads = Threads()
     hold = Hold()
     before = set(threading.enumerate())
@@ -112,7 +112,7 @@ def test_s25_a_thread_starts_with_the_first_message() -> None:
 
 
 def test_s23_long_blockers_on_threads_take_nothing_from_the_pool() -> None:
-    """Ten handlers that stand still, a pool of one: the pool's subscriber is handled."""
+    """Ten handlers on threads wait, and the subscriber of a pool of one is still handled."""
     with running(Bus(pool=1)) as bus:
         stuck, free = Hold(), Hold(open=True)
         blockers = [bus.subscribe("s", stuck, run="thread") for _ in range(10)]
@@ -126,7 +126,7 @@ def test_s23_long_blockers_on_threads_take_nothing_from_the_pool() -> None:
 
 
 def test_s23_a_pool_of_fixed_size_says_nothing_about_threads() -> None:
-    """workers= of a subscription with its own threads may be larger than the pool."""
+    """`workers` of a subscription with its own threads may be larger than the pool."""
     with running(Bus(pool=1)) as bus:
         hold = Hold()
         bus.subscribe("s", hold, run="thread", workers=5)
@@ -136,7 +136,7 @@ def test_s23_a_pool_of_fixed_size_says_nothing_about_threads() -> None:
 
 
 def test_s23_a_filter_that_pauses_holds_its_own_thread_only() -> None:
-    """Pause waits on the subscription's thread; others go on."""
+    """A Pause waits on the thread of its subscription, and other subscriptions are handled."""
 
     @around
     def wait(message: Message) -> Any:
@@ -151,7 +151,7 @@ def test_s23_a_filter_that_pauses_holds_its_own_thread_only() -> None:
 
 
 def test_s22_a_handler_on_a_thread_waits_for_room_like_anybody_else() -> None:
-    """It passes messages on into a small mailbox: it waits until the reader makes room."""
+    """A handler that publishes into a small mailbox waits until the reader makes room."""
     with running() as bus:
         reader = bus.subscribe("out", mailbox=1, overflow_timeout=LONG)
         bus.subscribe("s", lambda message: bus.publish("out", message.body) and None, run="thread")
@@ -166,7 +166,7 @@ def test_s22_a_handler_on_a_thread_waits_for_room_like_anybody_else() -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_s25_a_stop_ends_all_threads_and_the_next_start_has_new_ones(workers: int) -> None:
-    """When the stop returns they are gone, whether they slept or worked; after a start they are there again when needed."""
+    """When the stop returns, the threads have ended, whether they slept or worked; the next start makes new ones."""
     before = set(threading.enumerate())
     threads = Threads()
     bus = Bus()
@@ -185,7 +185,7 @@ def test_s25_a_stop_ends_all_threads_and_the_next_start_has_new_ones(workers: in
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_s26_unsubscribe_ends_its_threads(workers: int) -> None:
-    """A hundred subscriptions come and go on a running bus: their threads go with them."""
+    """The threads of a hundred subscriptions that come and go on a running bus end with them."""
     with running() as bus:
         bus.subscribe("keeps", fine, run="thread")
         bus.publish("keeps")
@@ -204,7 +204,7 @@ def test_s26_unsubscribe_ends_its_threads(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_s26_unsubscribe_in_its_own_handler_ends_its_threads(workers: int) -> None:
-    """The one that it is called on ends with the handler."""
+    """The thread that calls `unsubscribe` ends with its handler."""
     before = set(threading.enumerate())
     with running() as bus:
         hold = Hold()
@@ -225,7 +225,7 @@ def test_s26_unsubscribe_in_its_own_handler_ends_its_threads(workers: int) -> No
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_s25_a_stuck_handler_is_abandoned_and_reported_by_its_threads_name(workers: int) -> None:
-    """The stop waits no longer than told; what the handler does later is refused; its thread ends when it does."""
+    """The stop waits no longer than its timeout; later calls of the handler are refused; its thread ends when it returns."""
     before = set(threading.enumerate())
     errors: list[BaseException] = []
     hold = Hold()
@@ -258,7 +258,7 @@ def test_s25_a_stuck_handler_is_abandoned_and_reported_by_its_threads_name(worke
 
 
 def test_s25_after_a_stuck_handler_the_bus_can_be_started_again() -> None:
-    """The abandoned thread takes nothing from the bus that was started again; a new thread handles what is left."""
+    """The abandoned thread takes nothing from the restarted bus, and a new thread handles what is left."""
     threads = Threads()
     hold = Hold()
 
@@ -285,7 +285,7 @@ def test_s25_after_a_stuck_handler_the_bus_can_be_started_again() -> None:
 
 
 def test_s26_a_subscription_may_come_while_the_bus_runs_and_its_name_be_used_again() -> None:
-    """Subscribe, publish, unsubscribe, with one name, from four threads that take turns: all that is accepted is handled."""
+    """Four threads subscribe, publish and unsubscribe under one name in turn: every accepted message is handled."""
     handled: list[int] = []
     turn = threading.Lock()
 
@@ -303,7 +303,7 @@ def test_s26_a_subscription_may_come_while_the_bus_runs_and_its_name_be_used_aga
 
 
 def test_s26_unsubscribe_in_its_own_handler_ends_the_other_threads_and_waits_for_none() -> None:
-    """Of two threads one unsubscribes: it does not wait for itself, and its message is acknowledged."""
+    """A thread that unsubscribes does not wait for itself, and its message is acknowledged."""
     hold = Hold()
 
     def handle(message: Message) -> None:
@@ -325,7 +325,7 @@ def test_s26_unsubscribe_in_its_own_handler_ends_the_other_threads_and_waits_for
 
 
 def test_s25_a_bus_with_threads_that_never_started_stops_at_once() -> None:
-    """Nothing was published: nothing is reported."""
+    """If nothing was published, the stop has nothing to report."""
     bus = Bus()
     bus.subscribe("s", fine, run="thread")
     bus.start()

@@ -1,5 +1,5 @@
 """
-What holds however a handler runs: on the pool, on threads of its own, on the bus's event loop or on the caller's, as a
+Promises that hold however a handler runs: on the pool, on threads of its own, on the bus's event loop or on the caller's, as a
 coroutine or as a plain function (guarantees 13, 14, 18 to 20, 22 to 26 and 33).
 """
 
@@ -48,7 +48,7 @@ from pipebus.events import Acknowledged, Died, Discarded, Overflowed, Returned, 
 from pipebus.testing import FakeClock
 
 no_plain_on_loop = ways(*(way for way in WAYS if not way.blocks_loop))
-"""Every way but a plain function on a loop, for tests whose handlers stand still."""
+"""Every way except a plain function on a loop, for tests whose handlers wait."""
 
 one_or_three = pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
 
@@ -59,7 +59,7 @@ one_or_three = pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "th
 @every_road
 @every_way_to_run
 def test_s24_one_publishers_messages_keep_their_order(way: Way, road: str) -> None:
-    """One worker: three hundred messages are handled one by one, as they were published."""
+    """With one worker, three hundred messages are handled one by one, in the order in which they were published."""
     handled: list[int] = []
     with way.running(bus_of(road)) as bus:
         subscription = way.subscribe(bus, "s.*", lambda message: handled.append(message.body))
@@ -75,7 +75,7 @@ def test_s24_one_publishers_messages_keep_their_order(way: Way, road: str) -> No
 @pytest.mark.parametrize("size", [2, 10_000])
 @pytest.mark.few(4)
 def test_s24_each_publishers_order_is_kept_among_many(way: Way, size: int) -> None:
-    """Four threads publish at once, into a mailbox of any size: the handler sees each one's messages in order."""
+    """If four threads publish into a mailbox of any size, the handler gets the messages of each one in order."""
     handled: dict[int, list[int]] = defaultdict(list)
 
     def handle(message: Message) -> None:
@@ -96,7 +96,7 @@ def test_s24_each_publishers_order_is_kept_among_many(way: Way, size: int) -> No
 @every_way_to_run
 @pytest.mark.few(4)
 def test_s24_with_several_workers_equal_keys_keep_their_order(way: Way) -> None:
-    """Four workers, ten keys: each key's messages are handled in order, never two of them at once; others as they come."""
+    """With four workers and ten keys, the messages of each key are handled in order, never two of them at once."""
     handled: dict[str | None, list[int]] = defaultdict(list)
     inside: Counter[str] = Counter()
     met: list[str] = []
@@ -138,7 +138,7 @@ def test_s24_with_several_workers_equal_keys_keep_their_order(way: Way) -> None:
 
 @no_plain_on_loop
 def test_s24_several_workers_handle_as_many_messages_at_once(way: Way) -> None:
-    """workers=3: three handlers run at the same time, and no fourth."""
+    """With workers=3, three handlers run at the same time, and a fourth does not."""
     with way.running() as bus:
         hold = way.hold()
         subscription = way.subscribe(bus, "s", hold, workers=3)
@@ -155,7 +155,7 @@ def test_s24_several_workers_handle_as_many_messages_at_once(way: Way) -> None:
 
 @no_plain_on_loop
 def test_s24_messages_of_one_key_wait_for_each_other_and_for_nobody_else(way: Way) -> None:
-    """While the first of a key stands still, the second of that key waits, and the other keys do not."""
+    """While the first message of a key is handled, the second of that key waits, and those of other keys do not."""
     with way.running() as bus:
         hold = way.hold()
         subscription = way.subscribe(bus, "s", hold, workers=3)
@@ -172,7 +172,7 @@ def test_s24_messages_of_one_key_wait_for_each_other_and_for_nobody_else(way: Wa
 
 @no_plain_on_loop
 def test_s23_a_subscriber_that_stands_still_delays_nobody_else(way: Way) -> None:
-    """One subscriber does not end; another that runs the same way gets all its messages."""
+    """If one subscriber never ends its handler, another that runs in the same way gets all its messages."""
     with way.running() as bus:
         stuck, free = way.hold(), Hold(open=True)
         slow = way.subscribe(bus, "s", stuck)
@@ -195,7 +195,7 @@ _seen: contextvars.ContextVar[str] = contextvars.ContextVar("seen", default="not
 @one_or_three
 @every_way_to_run
 def test_s14_what_a_handler_sets_is_gone_with_its_message(way: Way, workers: int) -> None:
-    """Each message is handled in a context of its own: a variable set for one is not set for the next."""
+    """Each message is handled in its own context, so a variable that is set for one is not set for the next."""
     found: list[str] = []
 
     def handle(message: Message) -> None:
@@ -215,7 +215,7 @@ def test_s14_what_a_handler_sets_is_gone_with_its_message(way: Way, workers: int
 @one_or_three
 @every_way_to_run
 def test_s14_what_a_delivery_filter_sets_reaches_the_handler_and_is_gone_with_the_message(way: Way, workers: int) -> None:
-    """A filter around the handler sets a variable: the handler sees it, and the next message's filter does not."""
+    """The handler sees a variable that a filter around it sets, and the filter of the next message does not."""
     found: list[tuple[str, str]] = []
 
     @around
@@ -239,7 +239,7 @@ def test_s14_what_a_delivery_filter_sets_reaches_the_handler_and_is_gone_with_th
 
 @every_way_to_run
 def test_s14_a_handler_does_not_see_what_its_publisher_has_set(way: Way) -> None:
-    """What travels with a message travels in its headers, not in variables."""
+    """A handler sees the headers of its message, and not the variables of its publisher."""
     found: list[str] = []
 
     def publish_in_a_context() -> None:
@@ -257,7 +257,7 @@ def test_s14_a_handler_does_not_see_what_its_publisher_has_set(way: Way) -> None
 
 @every_async_way
 def test_s14_a_variable_lives_through_all_the_waits_of_one_handler(way: Way) -> None:
-    """Thirty handlers take turns on one loop: each finds what it has set itself, after every wait."""
+    """Thirty handlers take turns on one loop, and each finds its own variable after every wait."""
     found: dict[int, list[str]] = defaultdict(list)
 
     async def handle(message: Message) -> None:
@@ -278,7 +278,7 @@ def test_s14_a_variable_lives_through_all_the_waits_of_one_handler(way: Way) -> 
 
 @every_async_way
 def test_s14_a_task_that_a_handler_starts_sees_what_the_handler_has_set(way: Way) -> None:
-    """As everywhere in asyncio: a new task has a copy of its maker's context."""
+    """As everywhere in asyncio, a new task has a copy of the context in which it was made."""
     found: list[str] = []
 
     async def inner() -> None:
@@ -302,7 +302,7 @@ def test_s14_a_task_that_a_handler_starts_sees_what_the_handler_has_set(way: Way
 
 
 def _meet_a_fate(message: Message, delivery: Delivery) -> object:
-    """What the body says."""
+    """Do what the body says."""
     fate = message.body
     if fate == "fails":
         raise Boom("it fails")
@@ -330,7 +330,7 @@ def _drops(message: Message) -> Message | Dropped:
 @every_way_to_run
 @pytest.mark.few(8)
 def test_s18_each_fate_is_counted_exactly_once(way: Way, road: str, workers: int) -> None:
-    """Acknowledged, dropped, dead or expired: every message is counted once, and heard of once."""
+    """Whether it is acknowledged, dropped, dead or expired, every message is counted once, and reported once."""
     fates = (
         "returns", "fails", "refused", "acked", "acked-then-fails", "rejected", "comes-again", "never-settles", "dropped",
     )  # fmt: skip
@@ -356,7 +356,7 @@ def test_s18_each_fate_is_counted_exactly_once(way: Way, road: str, workers: int
 @one_or_three
 @every_way_to_run
 def test_s18_attempt_counts_how_often_a_message_was_taken(way: Way, workers: int) -> None:
-    """Given back twice, it is taken three times, and is one delivery."""
+    """A message that is returned twice has three attempts, and is one delivery."""
     attempts: list[tuple[int, bool]] = []
 
     def handle(message: Message, delivery: Delivery) -> None:
@@ -376,7 +376,7 @@ def test_s18_attempt_counts_how_often_a_message_was_taken(way: Way, workers: int
 @one_or_three
 @every_way_to_run
 def test_s19_a_failing_handler_makes_a_dead_letter_and_the_next_message_is_handled(way: Way, workers: int) -> None:
-    """The letter names the handler and the error; replayed, the message is handled anew."""
+    """The letter names the handler and the error; after a replay, the message is handled again."""
     failing = [True]
     handled: list[int] = []
 
@@ -403,7 +403,7 @@ def test_s19_a_failing_handler_makes_a_dead_letter_and_the_next_message_is_handl
 
 @every_way_to_run
 def test_s19_a_body_that_the_handlers_type_refuses_is_dead_at_once(way: Way) -> None:
-    """The handler is not called with it; what follows is handled."""
+    """The handler is not called with that body, and the next message is handled."""
     handled: list[int] = []
 
     def count(number: int) -> None:
@@ -421,7 +421,7 @@ def test_s19_a_body_that_the_handlers_type_refuses_is_dead_at_once(way: Way) -> 
 
 
 class Other(BaseException):
-    """No Exception, and none that anybody knows."""
+    """An error that is not an Exception, and that no library knows."""
 
 
 @one_or_three
@@ -429,7 +429,7 @@ class Other(BaseException):
 @pytest.mark.parametrize("error", [Other, GeneratorExit, StopIteration, StopAsyncIteration, TimeoutError, EOFError])
 @pytest.mark.few(12)
 def test_s19_whatever_a_handler_raises_is_its_own_failure(way: Way, workers: int, error: type[BaseException]) -> None:
-    """Also what Python itself uses for its own ends: a dead letter, and the next message is handled."""
+    """This includes the errors that Python itself uses: the message becomes a dead letter, and the next one is handled."""
     handled: list[int] = []
 
     def handle(message: Message) -> None:
@@ -456,8 +456,8 @@ def test_s13_an_interrupt_in_a_handler_returns_the_message_and_requests_a_stop(
     way: Way, workers: int, interrupt: type[BaseException]
 ) -> None:
     """
-    The bus is asked to stop and the message waits; after a new start it is handled. An interrupt is as if it had never been
-    taken; an exit is an attempt, and with it the program ends.
+    A stop is requested, the message goes back, and the next start handles it. An interrupt does not count as an attempt; an
+    exit does, and ends the program.
     """
     attempts: list[int] = []
 
@@ -488,7 +488,7 @@ def test_s13_an_interrupt_in_a_handler_returns_the_message_and_requests_a_stop(
 
 @every_way_to_run
 def test_s20_the_first_settlement_wins_over_an_error_raised_later(way: Way) -> None:
-    """Acknowledged is acknowledged, whatever the handler does then."""
+    """An acknowledged message stays acknowledged, whatever the handler does afterwards."""
     with way.running() as bus:
         subscription = way.subscribe(bus, "s", _meet_a_fate)
         bus.publish("s", "acked-then-fails")
@@ -521,7 +521,7 @@ def test_s20_what_a_handler_returns_is_published_to_its_to(way: Way, road: str, 
 @every_road
 @every_way_to_run
 def test_s20_with_a_delivery_filter_the_outcomes_value_is_what_is_published(way: Way, road: str) -> None:
-    """A filter around the handler sees `Handled(value)`; what it lets through is the answer."""
+    """A filter around the handler sees `Handled(value)`, and the value that it lets through is published."""
 
     @around
     def look(message: Message) -> Any:
@@ -543,7 +543,7 @@ def test_s20_with_a_delivery_filter_the_outcomes_value_is_what_is_published(way:
 @every_road
 @every_way_to_run
 def test_s19_a_value_that_cannot_be_published_fails_the_delivery(way: Way, road: str) -> None:
-    """`to` is full and refuses: the delivery has not ended well, and is a dead letter."""
+    """If the mailbox of `to` is full and refuses, the delivery becomes a dead letter."""
     with way.running(bus_of(road)) as bus:
         bus.subscribe("results", name="full", mailbox=1, overflow="reject")
         subscription = way.subscribe(bus, "s", lambda message: message.body, to="results")
@@ -564,7 +564,7 @@ def test_s19_a_value_that_cannot_be_published_fails_the_delivery(way: Way, road:
 @every_way_to_run
 @pytest.mark.few(8)
 def test_s22_a_handler_that_fills_its_own_mailbox_is_told_at_once(way: Way, road: str, workers: int) -> None:
-    """It would wait for itself: MailboxFull comes at once, whichever way it publishes, and the text says why."""
+    """Waiting would be waiting for itself, so MailboxFull comes at once, however it publishes, and the text says why."""
     told: list[Exception] = []
 
     async def apublish_to_myself() -> None:
@@ -595,7 +595,7 @@ def test_s22_a_handler_that_fills_its_own_mailbox_is_told_at_once(way: Way, road
 
         assert len(told) == (3 if way.colour == "async" else 1)
         for error in told:
-            if isinstance(error, PipelineError):  # an async chain cannot be waited for on a loop: said at once, too
+            if isinstance(error, PipelineError):  # an async chain cannot block a loop, and raises at once, too
                 assert way.on_loop
                 assert road == "async"
                 assert "apublish" in str(error)
@@ -606,7 +606,7 @@ def test_s22_a_handler_that_fills_its_own_mailbox_is_told_at_once(way: Way, road
 
 @every_way_to_run
 def test_s22_the_bound_is_never_exceeded_and_whoever_waits_gets_in(way: Way) -> None:
-    """A mailbox of two, four publishers that block: all their messages come through, and never more than two stand in it."""
+    """Four publishers block on a mailbox of two: all their messages arrive, and the mailbox never has more than two."""
     most = [0]
     handled: list[int] = []
 
@@ -629,7 +629,7 @@ def test_s22_the_bound_is_never_exceeded_and_whoever_waits_gets_in(way: Way) -> 
 @no_plain_on_loop
 @pytest.mark.parametrize("overflow", ["reject", "drop_newest", "drop_oldest"])
 def test_s22_each_overflow_rule_does_what_it_says(way: Way, overflow: Any) -> None:
-    """One in flight, two places behind it, four messages more."""
+    """Four messages too many are refused, or the newest or the oldest of the waiting ones are dropped."""
     with way.running() as bus:
         hold = way.hold()
         subscription = way.subscribe(bus, "s", hold, mailbox=3, overflow=overflow)
@@ -656,7 +656,7 @@ def test_s22_each_overflow_rule_does_what_it_says(way: Way, overflow: Any) -> No
 @one_or_three
 @no_plain_on_loop
 def test_s25_a_paused_subscription_starts_no_further_handler_until_it_is_resumed(way: Way, workers: int) -> None:
-    """What runs goes on, what comes waits, and all of it is handled after `resume`."""
+    """The running handler finishes, new messages wait, and all of them are handled after `resume`."""
     with way.running() as bus:
         hold, others = way.hold(), Hold(open=True)
         subscription = way.subscribe(bus, "s", hold, workers=workers)
@@ -675,7 +675,7 @@ def test_s25_a_paused_subscription_starts_no_further_handler_until_it_is_resumed
         assert subscription.paused
         assert sorted(hold.given) == list(range(workers))
         assert subscription.stats()["pending"] == 20 - workers
-        bus.drain(WAIT)  # does not wait for what is paused
+        bus.drain(WAIT)  # a drain does not wait for a paused subscription
         subscription.resume()
         bus.drain(WAIT)
         assert sorted(hold.given) == list(range(20))
@@ -685,7 +685,7 @@ def test_s25_a_paused_subscription_starts_no_further_handler_until_it_is_resumed
 @one_or_three
 @every_way_to_run
 def test_s25_a_handler_may_pause_its_own_subscription(way: Way, workers: int) -> None:
-    """It is the last one to run until somebody resumes it."""
+    """It is the last handler to run until somebody resumes the subscription."""
     handled: list[int] = []
 
     def handle(message: Message) -> None:
@@ -737,7 +737,7 @@ def test_s25_pausing_and_resuming_all_the_time_loses_nothing(way: Way) -> None:
 @one_or_three
 @no_plain_on_loop
 def test_s26_unsubscribe_waits_for_the_handlers_that_run(way: Way, workers: int) -> None:
-    """When it returns no handler runs and none will; what was queued is counted as dropped."""
+    """When `unsubscribe` returns, no handler runs or will run, and queued messages are counted as dropped."""
     bus = Bus()
     ear = Ear(bus)
     with way.running(bus):
@@ -762,7 +762,7 @@ def test_s26_unsubscribe_waits_for_the_handlers_that_run(way: Way, workers: int)
 
 @no_plain_on_loop
 def test_s26_unsubscribe_says_so_when_a_handler_does_not_end(way: Way) -> None:
-    """After its timeout it raises; no other handler starts all the same."""
+    """After its timeout `unsubscribe` raises, and no other handler starts anyway."""
     with way.running() as bus:
         hold = way.hold()
         subscription = way.subscribe(bus, "s", hold, name="slow")
@@ -782,7 +782,7 @@ def test_s26_unsubscribe_says_so_when_a_handler_does_not_end(way: Way) -> None:
 @one_or_three
 @every_way_to_run
 def test_s26_a_handler_may_end_its_own_subscription(way: Way, workers: int) -> None:
-    """`unsubscribe` in its own handler returns at once, on a loop too; it is final when the handler ends."""
+    """`unsubscribe` in its own handler returns at once, on a loop too, and takes effect when the handler ends."""
     handled: list[int] = []
 
     def handle(message: Message) -> None:
@@ -805,7 +805,7 @@ def test_s26_a_handler_may_end_its_own_subscription(way: Way, workers: int) -> N
 @every_async_way
 @one_or_three
 def test_s26_a_coroutine_may_end_its_own_subscription_with_aunsubscribe(way: Way, workers: int) -> None:
-    """The same with the a-twin: it does not wait for the handler that it is called in."""
+    """`aunsubscribe` does not wait for the handler that calls it."""
     handled: list[int] = []
 
     async def handle(message: Message) -> None:
@@ -826,7 +826,7 @@ def test_s26_a_coroutine_may_end_its_own_subscription_with_aunsubscribe(way: Way
 
 @every_async_way
 def test_s26_a_coroutine_may_end_another_subscription(way: Way) -> None:
-    """aunsubscribe waits for the other's handler without stopping the loop that it runs on."""
+    """`aunsubscribe` waits for the handler of the other subscription without blocking the loop on which it runs."""
     with way.running() as bus:
         other = AsyncHold()
         ended = threading.Event()
@@ -856,7 +856,7 @@ def test_s26_a_coroutine_may_end_another_subscription(way: Way) -> None:
 @every_way_to_run
 @pytest.mark.few(8)
 def test_s25_a_stop_drains_and_then_nothing_runs(way: Way, road: str, workers: int) -> None:
-    """Everything accepted has been handled when the stop returns, what handlers publish meanwhile too."""
+    """When the stop returns, every accepted message has been handled, also those that handlers published meanwhile."""
     handled: list[int] = []
     bus = bus_of(road)
     with way.started(bus):
@@ -875,7 +875,7 @@ def test_s25_a_stop_drains_and_then_nothing_runs(way: Way, road: str, workers: i
 
 @every_way_to_run
 def test_s25_stop_inside_a_handler_only_requests(way: Way) -> None:
-    """It returns at once with `drained=False`, and the handler goes on to its end."""
+    """It returns at once with `drained=False`, and the handler runs until it finishes."""
     reports: list[StopReport] = []
 
     def handle(message: Message) -> None:
@@ -894,7 +894,7 @@ def test_s25_stop_inside_a_handler_only_requests(way: Way) -> None:
 
 @every_way_to_run
 def test_s25_drain_inside_a_handler_raises_at_once(way: Way) -> None:
-    """It would wait for the handler that it is called in."""
+    """A drain would wait for the handler that calls it, so it raises."""
     errors: list[BaseException] = []
 
     def handle(message: Message) -> None:
@@ -915,7 +915,7 @@ def test_s25_drain_inside_a_handler_raises_at_once(way: Way) -> None:
 @one_or_three
 @ways(POOL, THREAD, *(way for way in LOOP_WAYS if way.name == "callers-loop"))
 def test_s25_ten_threads_may_stop_the_bus_at_once(way: Way, workers: int) -> None:
-    """All wait for the same stop, and get the same report."""
+    """All threads wait for the same stop, and get the same report."""
     bus = Bus()
     with way.started(bus):
         hold = way.hold()
@@ -933,7 +933,7 @@ def test_s25_ten_threads_may_stop_the_bus_at_once(way: Way, workers: int) -> Non
 @one_or_three
 @no_plain_on_loop
 def test_s25_what_a_stop_leaves_over_is_handled_after_the_next_start(way: Way, workers: int) -> None:
-    """Paused with twenty messages, stopped, started: all of them come, in order with one worker."""
+    """If the bus stops with twenty messages behind a pause, the next start handles them all, in order with one worker."""
     handled: list[int] = []
     bus = Bus()
     with way.started(bus):
@@ -957,7 +957,7 @@ def test_s25_what_a_stop_leaves_over_is_handled_after_the_next_start(way: Way, w
 @every_way_to_run
 @pytest.mark.few(4)
 def test_s25_ten_rounds_of_traffic_and_restarts_lose_nothing(way: Way) -> None:
-    """Stopped without draining in the middle of traffic and started again: every message is handled exactly once."""
+    """The bus stops without a drain in the middle of traffic and starts again: every message is handled exactly once."""
     handled: list[int] = []
     bus = Bus()
     subscription = way.subscribe(bus, "s", lambda message: handled.append(message.body))
@@ -976,7 +976,7 @@ def test_s25_ten_rounds_of_traffic_and_restarts_lose_nothing(way: Way) -> None:
 @every_way_to_run
 @pytest.mark.few(4)
 def test_s25_every_mailbox_is_open_before_the_first_handler_of_a_new_start_runs(way: Way) -> None:
-    """Left over in the first of two hundred subscriptions: its handler publishes to all others, and none is closed still."""
+    """After a start, the first handler of two hundred subscriptions may publish to all others, because all are open."""
     bus = Bus()
     others = [f"others.{number}" for number in range(200)]
     handled: list[str] = []
@@ -1006,7 +1006,7 @@ def test_s25_every_mailbox_is_open_before_the_first_handler_of_a_new_start_runs(
 @one_or_three
 @every_way_to_run
 def test_s33_delayed_and_returned_messages_come_when_their_time_has_come(way: Way, workers: int) -> None:
-    """The clock says when: first the one that was published with a delay, then the one that its handler gave back."""
+    """The clock decides: first comes the message with a delay, and then the one that its handler returned."""
     clock = FakeClock()
     handled: list[tuple[str, int]] = []
 
@@ -1035,7 +1035,7 @@ def test_s33_delayed_and_returned_messages_come_when_their_time_has_come(way: Wa
 
 @every_way_to_run
 def test_s27_a_handler_of_one_bus_is_an_outsider_to_another(way: Way) -> None:
-    """Two buses whose handlers publish into each other, and stop each other: neither takes the other for its own."""
+    """The handlers of two buses may publish into the other bus and stop it, and neither bus takes them for its own."""
     reports: list[StopReport] = []
     other = Bus(name="other")
     subscription = other.subscribe("s", fine)
@@ -1058,7 +1058,7 @@ def test_s27_a_handler_of_one_bus_is_an_outsider_to_another(way: Way) -> None:
 
 @no_plain_on_loop
 def test_s21_a_drop_on_the_delivery_side_is_counted_and_heard(way: Way) -> None:
-    """The subscription's own filter drops: the handler is not called, and everybody is told."""
+    """When the subscription's own filter drops a message, figures and observers report the drop under the filter's name."""
     bus = Bus()
     ear = Ear(bus)
     with way.running(bus):

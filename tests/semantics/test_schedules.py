@@ -1,5 +1,5 @@
 """
-Guarantee 31: `every` publishes again and again, the first time after one interval; what was missed is not caught up, and no
+Guarantee 31: `every` publishes again and again, the first time after one interval; missed ticks are not caught up, and no
 tick begins before the last one has been published.
 """
 
@@ -59,8 +59,8 @@ START = 1_000_000_000.0
 
 class Ticking:
     """
-    A bus on a clock that jumps, as when a laptop slept; in a harness nothing that is due is missed. `pass_time` returns when
-    what was due has been published and handled.
+    A bus on a clock that jumps, as when a laptop slept; a harness would miss no tick. `pass_time` returns when the messages
+    that are due have been published and handled.
     """
 
     def __init__(self, road: str = "bare", **options: Any) -> None:
@@ -82,7 +82,7 @@ class Ticking:
 
 
 def times(subscription: Any, began: float = START) -> list[float]:
-    """When the messages that wait were published, in seconds after the start."""
+    """The times at which the waiting messages were published, in seconds after the start."""
     stats = subscription.stats()
     return [round(subscription.receive(timeout=0).time - began, 3) for _ in range(stats["pending"])]
 
@@ -105,7 +105,7 @@ def figures(schedule: Schedule) -> tuple[int, int, int]:
 def test_s31_the_first_message_comes_after_one_interval_and_then_one_each_interval(
     harness: Harness, began: float, road: str
 ) -> None:
-    """Not at once."""
+    """A schedule does not publish when it is made: it publishes after its interval, and then once for each interval."""
     with running(harness.attach(bus_of(road))) as bus:
         news = bus.subscribe("news")
         schedule = bus.every(60.0, "news", {"n": 1}, headers={"a": "b"})
@@ -125,7 +125,7 @@ def test_s31_the_first_message_comes_after_one_interval_and_then_one_each_interv
 
 @pytest.mark.parametrize("late", [60.0, 119.0, 120.0, 600.0, 659.9])
 def test_s31_what_was_missed_is_not_caught_up(late: float) -> None:
-    """The clock stood still for its ticks (a laptop slept): one message comes, the others are counted as skipped."""
+    """If the clock jumps, for instance because a laptop slept, one message comes, and the others are counted as skipped."""
     ticking = Ticking()
     with running(ticking.bus) as bus:
         news = bus.subscribe("news")
@@ -140,7 +140,7 @@ def test_s31_what_was_missed_is_not_caught_up(late: float) -> None:
 
 
 def test_s31_no_tick_begins_before_the_last_one_was_published(harness: Harness, began: float) -> None:
-    """A publish that takes longer than an interval: the ticks meanwhile are skipped, and counted."""
+    """If a publish takes longer than an interval, the ticks meanwhile are skipped and counted."""
     begun: list[float] = []
 
     def slow(message: Message, call_next: Any) -> Any:
@@ -167,7 +167,7 @@ def test_s31_no_tick_begins_before_the_last_one_was_published(harness: Harness, 
 
 
 def slow_news(harness: Harness, seconds: float) -> Any:
-    """A filter that takes its time with what is about "news"."""
+    """A filter that is slow with messages about "news"."""
 
     def slow(message: Message, call_next: Any) -> Any:
         if message.subject == "news":
@@ -183,7 +183,7 @@ SLOWNESS = ("slow-filter", "slow-filter-actor", "full-mailbox")
 @pytest.mark.parametrize("slowness", SLOWNESS)
 @pytest.mark.parametrize("pool", [None, 2])
 def test_s31_a_schedule_that_waits_holds_no_other_up(harness: Harness, began: float, slowness: str, pool: int | None) -> None:
-    """A filter that takes its time, a filter actor, a mailbox that is full: the other schedule ticks on."""
+    """If one schedule waits for a slow filter, a filter actor or a full mailbox, the other one still ticks."""
 
     def takes_long(message: Message) -> Message:
         harness.clock.sleep(1_000.0)
@@ -216,7 +216,7 @@ def test_s31_a_schedule_that_waits_holds_no_other_up(harness: Harness, began: fl
 
 
 def test_s31_every_schedule_has_its_own_time(harness: Harness, began: float) -> None:
-    """Different intervals, made at different moments."""
+    """Schedules may have different intervals, and may be made at different moments."""
     with running(harness.bus) as bus:
         readers = {name: bus.subscribe(name) for name in ("a", "b", "c")}
         bus.every(10.0, "a")
@@ -231,7 +231,7 @@ def test_s31_every_schedule_has_its_own_time(harness: Harness, began: float) -> 
 
 
 def test_s31_an_hour_of_ticks_does_not_drift() -> None:
-    """An interval that no binary number is: after 36,000 of them the next is where it belongs."""
+    """The rounding errors of an interval like 0.1 s do not add up over 36,000 ticks."""
     ticking = Ticking()
     with running(ticking.bus) as bus:
         schedule = bus.every(0.1, "news")
@@ -246,7 +246,7 @@ def test_s31_an_hour_of_ticks_does_not_drift() -> None:
 
 
 def test_s31_a_schedule_that_is_made_before_start_begins_with_the_start(harness: Harness, began: float) -> None:
-    """Its first message comes one interval after the start, however long ago it was made."""
+    """Its first message comes one interval after the start, however long before the start it was made."""
     bus = harness.bus
     news = bus.subscribe("news")
     schedule = bus.every(60.0, "news")
@@ -261,7 +261,7 @@ def test_s31_a_schedule_that_is_made_before_start_begins_with_the_start(harness:
 
 @pytest.mark.parametrize("stopped_for", [0.0, 30.0, 600.0])
 def test_s31_after_a_restart_it_begins_anew(harness: Harness, began: float, stopped_for: float) -> None:
-    """While the bus is stopped nothing is due; after the next start the first comes after one interval; figures go on."""
+    """A stopped bus has no ticks; after the next start the first one comes after one interval, and the figures continue."""
     with running(harness.bus) as bus:
         news = bus.subscribe("news")
         schedule = bus.every(60.0, "news")
@@ -279,7 +279,7 @@ def test_s31_after_a_restart_it_begins_anew(harness: Harness, began: float, stop
 
 
 def test_s31_five_quick_restarts_make_one_message_an_interval(harness: Harness) -> None:
-    """No timer of an earlier start ticks on."""
+    """The timer of an earlier start does not tick any more."""
     bus = harness.bus
     news = bus.subscribe("news")
     schedule = bus.every(60.0, "news")
@@ -293,7 +293,7 @@ def test_s31_five_quick_restarts_make_one_message_an_interval(harness: Harness) 
 
 
 def test_s25_schedules_are_refused_while_the_bus_drains(harness: Harness) -> None:
-    """Like other outside publishers: nothing more is published, and a tick is neither waited for nor an error."""
+    """As for other publishers from outside, nothing is published, and a tick is neither waited for nor an error."""
     with running(harness.bus) as bus:
         bus.subscribe("work", lambda message: harness.clock.sleep(600.0))
         news = bus.subscribe("news")
@@ -312,7 +312,7 @@ def test_s25_schedules_are_refused_while_the_bus_drains(harness: Harness) -> Non
 
 
 def test_s25_a_tick_that_is_under_way_when_the_bus_stops_is_waited_for(harness: Harness) -> None:
-    """It has passed half of its chain: what it publishes is accepted or refused, but no thread is left behind."""
+    """The stop waits until the tick has been published, and leaves no thread behind."""
     harness.bus.use(slow_news(harness, 100.0))
     with running(harness.bus) as bus:
         schedule = bus.every(60.0, "news")
@@ -327,7 +327,7 @@ def test_s25_a_tick_that_is_under_way_when_the_bus_stops_is_waited_for(harness: 
 
 
 def test_s25_a_tick_that_the_stop_refuses_is_no_failure(harness: Harness) -> None:
-    """It came to a mailbox that had just closed: nobody is told of an error."""
+    """When a tick reaches a mailbox that has just closed, the schedule counts neither a publish nor an error."""
     harness.bus.use(slow_news(harness, 100.0))
     with running(harness.bus, drain=False) as bus:
         news = bus.subscribe("news")
@@ -346,7 +346,7 @@ def test_s25_a_tick_that_the_stop_refuses_is_no_failure(harness: Harness) -> Non
 def test_s31_a_tick_that_found_no_worker_before_the_stop_does_not_come_after_the_next_start(
     harness: Harness, began: float
 ) -> None:
-    """The pool was busy: the message of before is not caught up, and the first comes after one interval."""
+    """If the pool was busy, the old tick is not caught up, and the first one comes after one interval."""
     with running(harness.attach(Bus(pool=1)), drain=False) as bus:
         bus.subscribe("work", lambda message: harness.clock.sleep(61.0))
         news = bus.subscribe("news")
@@ -364,14 +364,14 @@ def test_s31_a_tick_that_found_no_worker_before_the_stop_does_not_come_after_the
 
 
 def test_s25_a_drain_does_not_wait_for_ticks_that_are_not_due() -> None:
-    """They will come for ever."""
+    """The ticks of a schedule never end, so a drain would wait forever."""
     with running() as bus:
         bus.every(3600.0, "news")
         bus.drain(0.0)
 
 
 def test_s25_a_drain_waits_for_a_tick_that_is_being_published(harness: Harness) -> None:
-    """It is a publish like any other."""
+    """A tick is a publish like any other, so a drain waits for it."""
     harness.bus.use(slow_news(harness, 50.0))
     with running(harness.bus) as bus:
         schedule = bus.every(60.0, "news")
@@ -382,7 +382,7 @@ def test_s25_a_drain_waits_for_a_tick_that_is_being_published(harness: Harness) 
 
 
 def test_s31_a_schedule_may_be_made_while_the_bus_is_stopped_or_drains(harness: Harness) -> None:
-    """It begins with the next start."""
+    """Such a schedule begins with the next start."""
     with running(harness.bus) as bus:
         bus.subscribe("work", lambda message: harness.clock.sleep(600.0))
         bus.publish("work")
@@ -401,7 +401,7 @@ def test_s31_a_schedule_may_be_made_while_the_bus_is_stopped_or_drains(harness: 
 
 @pytest.mark.parametrize("state", ["new", "started", "stopped"])
 def test_s31_stop_ends_a_schedule(harness: Harness, state: str) -> None:
-    """No further message, and the bus forgets it; twice is as good as once."""
+    """A stopped schedule publishes nothing more, and the bus forgets it; a second `stop` does nothing."""
     bus = harness.bus
     schedule = bus.every(60.0, "news")
     other = bus.every(60.0, "other")
@@ -425,7 +425,7 @@ def test_s31_stop_ends_a_schedule(harness: Harness, state: str) -> None:
 
 
 def test_s31_a_schedule_may_be_stopped_by_what_it_publishes(harness: Harness) -> None:
-    """From the handler of its message, and from a filter that the message passes."""
+    """The handler of its message may stop it, and so may a filter that the message passes."""
     stopped = {}
 
     def by_filter(message: Message, call_next: Any) -> Any:
@@ -448,7 +448,7 @@ def test_s31_a_schedule_may_be_stopped_by_what_it_publishes(harness: Harness) ->
 
 
 def test_s31_a_schedule_that_is_stopped_while_its_tick_waits_for_a_worker_publishes_nothing(harness: Harness) -> None:
-    """The pool is busy: the tick is on its way, and finds that it is not wanted any more."""
+    """If the pool is busy and the schedule is stopped, its waiting tick publishes nothing."""
     with running(harness.attach(Bus(pool=1))) as bus:
         bus.subscribe("work", lambda message: harness.clock.sleep(100.0))
         news = bus.subscribe("news")
@@ -475,7 +475,7 @@ class Interrupting(FakeClock):
         self._looks, self._act = look, act
 
     def disarm(self) -> None:
-        """When this returns it has been called, or will not be."""
+        """When this returns, the call has happened or will not happen."""
         with self._lock:
             self._act = None
 
@@ -498,7 +498,7 @@ class Interrupting(FakeClock):
 @pytest.mark.parametrize("look", range(1, 9))
 @pytest.mark.parametrize("stops", ["schedule", "bus"])
 def test_s31_a_stop_in_the_middle_of_a_tick_harms_nobody(look: int, stops: str) -> None:
-    """Wherever the timer stands when the schedule (or the bus) is stopped: the others' time still comes."""
+    """Whatever the timer does at that moment, the other schedules and delayed messages still come in time."""
     clock = Interrupting()
     bus = Bus(clock=clock)
     with running(bus, drain=False):
@@ -571,7 +571,7 @@ FAILURES = [_fails, _full, _stopped_actor, _waits_for_itself, _is_cancelled]
 def test_s21_a_publish_that_fails_is_counted_and_told_and_the_next_tick_comes(
     harness: Harness, failure: Callable[[Bus], str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever the error is: a line in the log names the schedule and the error, observers hear of it, and time goes on."""
+    """Whatever the error is, the log names the schedule and the error, observers get an event, and the next tick comes."""
     caplog.set_level(logging.WARNING, "pipebus")
     harness.fail_fast = False  # a schedule that fails is what this is about
     bus = harness.attach(Bus(pool=1))
@@ -593,7 +593,7 @@ def test_s21_a_publish_that_fails_is_counted_and_told_and_the_next_tick_comes(
 
 
 def test_s21_a_tick_that_a_filter_drops_is_published_and_dropped(harness: Harness) -> None:
-    """A schedule counts what it has handed in, as the bus does; the drop stands in the bus's figures, under the filter."""
+    """The schedule counts what it has published, as the bus does; the bus counts the drop under the filter."""
 
     def refuse(message: Message, call_next: Any) -> Any:
         return Dropped("unwanted")
@@ -609,7 +609,7 @@ def test_s21_a_tick_that_a_filter_drops_is_published_and_dropped(harness: Harnes
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
 def test_s13_sys_exit_while_a_tick_is_published_requests_a_stop(harness: Harness, error: BaseException) -> None:
-    """No worker is lost: others are handled, and the bus stops in peace."""
+    """No worker is lost: other messages are handled, and the bus can stop."""
 
     def leave(message: Message, call_next: Any) -> Any:
         if message.subject == "news":
@@ -631,7 +631,7 @@ def test_s13_sys_exit_while_a_tick_is_published_requests_a_stop(harness: Harness
 
 
 def test_s31_a_message_that_reaches_nobody_was_published(harness: Harness) -> None:
-    """It is no failure; the bus's own figures tell the rest."""
+    """A message without a subscriber is not a failure; the bus reports it as unrouted."""
     with running(harness.bus) as bus:
         schedule = bus.every(60.0, "nobody")
         harness.advance(60.0)
@@ -640,7 +640,7 @@ def test_s31_a_message_that_reaches_nobody_was_published(harness: Harness) -> No
 
 
 def test_s31_a_message_that_is_dropped_was_published(harness: Harness) -> None:
-    """Nor is this a failure."""
+    """A message that a filter drops is not a failure of the schedule either."""
     harness.bus.use(DropAll())
     with running(harness.bus) as bus:
         schedule = bus.every(60.0, "news")
@@ -650,7 +650,7 @@ def test_s31_a_message_that_is_dropped_was_published(harness: Harness) -> None:
 
 
 def test_s19_a_handler_that_fails_does_not_concern_the_schedule(harness: Harness) -> None:
-    """Its message was accepted: the dead letter is the handler's."""
+    """The message was accepted, so its dead letter belongs to the handler and not to the schedule."""
     harness.allow(Boom)
     with running(harness.bus) as bus:
         bus.subscribe("news", boom)
@@ -665,7 +665,7 @@ def test_s19_a_handler_that_fails_does_not_concern_the_schedule(harness: Harness
 
 
 def test_s31_a_tick_is_a_publish_with_all_its_options(harness: Harness) -> None:
-    """Subject, body and envelope are those of `publish`; each message is new."""
+    """`every` takes subject, body and envelope like `publish`, and each message is new."""
     with running(harness.bus) as bus:
         news = bus.subscribe("news")
         answers = bus.subscribe("answers")
@@ -685,7 +685,7 @@ def test_s31_a_tick_is_a_publish_with_all_its_options(harness: Harness) -> None:
 
 
 def test_s31_a_tick_may_be_delayed(harness: Harness, began: float) -> None:
-    """It holds its place from the tick on, and comes when its delay is over."""
+    """A tick with a delay holds its place from the tick on, and comes when the delay is over."""
     with running(harness.bus) as bus:
         news = bus.subscribe("news")
         bus.every(60.0, "news", delay=5.0)
@@ -700,7 +700,7 @@ def test_s31_a_tick_may_be_delayed(harness: Harness, began: float) -> None:
 
 
 def test_s31_a_tick_may_be_mail_for_an_actor(harness: Harness) -> None:
-    """By reference, and by name."""
+    """A schedule may publish to an actor, given as the object or by its name."""
     with running(harness.bus) as bus:
         actor = bus.spawn(Notes("greeter"))
         by_reference = bus.every(60.0, actor, "by reference")
@@ -717,7 +717,7 @@ def test_s31_a_tick_may_be_mail_for_an_actor(harness: Harness) -> None:
     ("interval", "seconds"), [(60, 60.0), (0.5, 0.5), ("5m", 300.0), ("200ms", 0.2), ("1.5 h", 5400.0), (1e9, 1e9)], ids=str
 )
 def test_s31_an_interval_is_a_number_of_seconds_or_a_text(interval: Any, seconds: float) -> None:
-    """As in filters' settings."""
+    """An interval takes the same forms as a duration in the settings of a filter."""
     schedule = Bus().every(interval, "news")
 
     assert schedule.interval == schedule.stats()["every"] == pytest.approx(seconds)
@@ -759,7 +759,7 @@ BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
 def test_s31_bad_input_is_told_at_once(
     given: tuple[Any, ...], options: dict[str, Any], error: type[Exception], text: str, started: bool
 ) -> None:
-    """And not with the first tick; nothing is scheduled."""
+    """`every` raises at once, not with the first tick, and schedules nothing."""
     bus = Bus()
     if started:
         bus.start()
@@ -772,7 +772,7 @@ def test_s31_bad_input_is_told_at_once(
 
 
 def test_s31_where_messages_are_encoded_a_schedule_needs_a_named_subject() -> None:
-    """Told at once, like everything else."""
+    """`every` refuses such a subject at once."""
     bus = Bus("memory:?wire=json")
 
     for subject in (Ref(bus), Notes("greeter")):
@@ -784,7 +784,7 @@ def test_s31_where_messages_are_encoded_a_schedule_needs_a_named_subject() -> No
 
 
 def test_s31_a_schedule_tells_what_it_does(harness: Harness) -> None:
-    """`stats` of the schedule and of the bus, `describe`, and its text."""
+    """`stats` of the schedule and of the bus, `describe` and the text of the schedule show it."""
     with running(harness.bus) as bus:
         schedule = bus.every("1m", "news")
         harness.advance(60.0)
@@ -802,7 +802,7 @@ def test_s31_a_schedule_tells_what_it_does(harness: Harness) -> None:
 
 
 def test_s31_a_schedule_has_no_thread_of_its_own() -> None:
-    """A hundred of them wait on one timer."""
+    """A hundred schedules share one timer."""
     before = threading.active_count()
     with running() as bus:
         for _ in range(100):
@@ -813,7 +813,7 @@ def test_s31_a_schedule_has_no_thread_of_its_own() -> None:
 
 
 def test_s31_a_stopped_schedule_that_nobody_holds_is_collected() -> None:
-    """When its timer's time has come at the latest."""
+    """It is collected when its timer is due, at the latest."""
     ticking = Ticking()
     with running(ticking.bus) as bus:
         schedule = bus.every(60.0, "news")
@@ -831,7 +831,7 @@ def test_s31_a_stopped_schedule_that_nobody_holds_is_collected() -> None:
 
 
 def test_s27_a_bus_that_was_never_started_publishes_nothing(harness: Harness) -> None:
-    """Stopped or not."""
+    """A schedule on a bus that never starts publishes nothing, even if the bus is stopped."""
     bus = harness.bus
     schedule = bus.every(60.0, "news")
     harness.clock.advance(600.0)
@@ -841,7 +841,7 @@ def test_s27_a_bus_that_was_never_started_publishes_nothing(harness: Harness) ->
 
 
 def test_s14_each_tick_has_a_context_of_its_own(harness: Harness) -> None:
-    """What a filter sets while one tick is published is unset for the next."""
+    """A variable that a filter sets during one tick is not set during the next one."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
     seen: list[str] = []
 
@@ -860,7 +860,7 @@ def test_s14_each_tick_has_a_context_of_its_own(harness: Harness) -> None:
 
 
 def test_s25_a_stop_asked_for_while_a_tick_is_published_is_only_requested(harness: Harness) -> None:
-    """`bus.stop()` in a filter on its way."""
+    """`bus.stop()` in a filter that the tick passes only requests a stop."""
     bus = harness.bus
     found: list[Any] = []
 
@@ -878,7 +878,7 @@ def test_s25_a_stop_asked_for_while_a_tick_is_published_is_only_requested(harnes
 
 
 def test_s31_errors_of_the_bus_itself_stay_what_they_are() -> None:
-    """`BusClosed` is still what outsiders get."""
+    """Publishers from outside still get `BusClosed`."""
     bus = Bus()
     with running(bus):
         bus.every(60.0, "news")
