@@ -122,6 +122,22 @@ class Consumer:
         self.progress.see(info)
         self._seen = activity
 
+    async def is_the_same(self) -> bool:
+        """Whether the server still has the consumer that this program knows."""
+        try:
+            info = await self._transport.streams.info(self._puller.name)
+        except PipebusError:
+            return False
+        return bool(info.get("created") == self.progress.consumer)
+
+    def forgot(self) -> None:
+        """
+        In a cluster, the consumer's leader was lost, and the new one has not heard of its last deliveries. It makes them again,
+        in order; those that are settled here, or being handled, are recognised as after a loss.
+        """
+        self.era += 1
+        self.resumed = max(self.resumed, self._puller.highest, *self.progress.settled, 0)
+
     def reached_by(self, subject: str) -> bool:
         """Whether a message on one of the server's subjects comes here."""
         subjects = self._transport.subjects

@@ -79,7 +79,8 @@ class Orphans:
                 out -= await self._transport.notes.given_back(client, puller.name, low, high, out)
                 self.count = max(0, out)
             return []
-        lost = min(out, last - self.heard, high - self.highest)
+        # Not `out`: what is here may be settled at the server already, without this program knowing it yet.
+        lost = min(info["num_ack_pending"], last - self.heard, high - self.highest)
         if lost <= 0 or await self.company.at_work():
             return []
         self.count = lost

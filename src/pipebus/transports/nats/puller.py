@@ -176,10 +176,13 @@ class Puller:
         self.requests.answered()
         transport, orphans = self._transport, self.orphans
         claim = Claim(self, message, transport.subjects.ours, transport.subjects.replays, transport.codec)
-        if claim.count <= orphans.heard:  # it counts from the beginning, so it is another consumer
-            self._give_back(claim.reply, number, taken=delivered > 1)
-            self.consumer.lose(REPLACED)
-            return
+        if claim.count <= orphans.heard:  # a consumer counts its deliveries, so this is another one, or it has forgotten some
+            if not await self.consumer.is_the_same():
+                self._give_back(claim.reply, number, taken=delivered > 1)
+                self.consumer.lose(REPLACED)
+                return
+            self.consumer.forgot()
+            claim.era = self.consumer.era
         orphans.heard = claim.count
         orphans.highest = max(orphans.highest, claim.number)
         before = self._by_number.get(claim.number)

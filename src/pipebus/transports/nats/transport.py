@@ -8,7 +8,8 @@ What is not promised:
 
 *Order*, among several processes of a subscription, if one of them is killed or loses its connection. What it had comes when its
 lease ends, and the others do not wait for that. A process that is alone waits; but not if its connection is lost twice, the
-second time before all of that has come.
+second time before all of that has come. In a cluster, what a server was handing out when it was killed may come after newer
+messages: the next leader may not know yet, when it is asked, that this was out.
 
 *Attempts*. A message that only waited in a process that was killed counts as taken once, however often that happens (each time,
 if a reader takes the messages).
