@@ -4,6 +4,7 @@ The contract is worth what it catches: transports that are broken on purpose, ea
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import pickle
@@ -493,11 +494,16 @@ LEAK = threading.Event()
 class BreaksWhenCancelled(KeptTransport):
     """It leaves its connection in the middle of a message when a publish is cancelled."""
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
-        if message.subject == "echo" and getattr(self, "broken", False):
+    broken = False
+
+    async def asend(self, message: Message[Any], delay: float) -> Receipt:
+        if self.broken:
             raise PublishUnknown("the last message was not finished", message.id)
-        self.broken = message.subject == "a"
-        return super().send(message, delay)
+        try:
+            return await super().asend(message, delay)
+        except asyncio.CancelledError:
+            self.broken = True
+            raise
 
 
 class OneForAll(KeptTransport):
