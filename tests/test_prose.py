@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +54,7 @@ SAY_INSTEAD = {
 PHRASES = {re.compile(rf"\b{phrase}\b".replace(" ", r"\s+"), re.IGNORECASE): say for phrase, say in SAY_INSTEAD.items()}
 
 
+COMMENT = re.compile(r"(^\s*|  )# .*")
 NAMES = re.compile(r"`[^`\n]+`|^ *\w+(, \w+)*:|\w+\.py\b", re.MULTILINE)
 """Names in a docstring: in backticks, of arguments, of files. They are code."""
 
@@ -74,9 +73,9 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
         blank = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
         yield 1, blank.sub(lambda code: "\n" * code[0].count("\n"), source)
         return
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.start[0], token.string
+    for number, line in enumerate(source.splitlines(), 1):
+        if comment := COMMENT.search(line):
+            yield number, comment[0]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr):
             texts: list[ast.AST] = [node.value]

@@ -15,8 +15,8 @@ import scenarios as s
 from pipebus.testing.simulation.explore import Scenario, explore, seeds
 from scale_helpers import scaled
 
-some_seeds = scaled(3, 60)
-some_seeds_of_loops = scaled(2, 40)
+some_seeds = scaled(1, 60)
+some_seeds_of_loops = scaled(1, 40)
 
 HASTY = {"hasty": 0.2}
 """Options for races against time-outs."""

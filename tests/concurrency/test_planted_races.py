@@ -44,7 +44,7 @@ every_break = pytest.mark.parametrize(
     [
         planted(
             "lost wake-up: a put does not look again after its append",
-            SoloMailbox.put, "if self.items is not items:", "if False:", s.two_publishers,
+            SoloMailbox.put, "if self.items is not items:", "if False:", s.two_publishers, thorough=True,
         ),
         planted(
             "lost wake-up: a worker that rests does not look whether a put came in between",

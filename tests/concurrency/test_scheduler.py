@@ -46,12 +46,12 @@ def test_a_seed_tells_the_same_story_each_time() -> None:
 
 def test_different_seeds_are_different_orders() -> None:
     """Each seed explores an order of its own."""
-    assert len({run(scenarios.keyed, seed).steps for seed in range(10)}) > 5
+    assert len({run(scenarios.keyed, seed).steps for seed in range(4)}) > 2
 
 
 def test_keeping_the_story_changes_nothing() -> None:
     """A failing seed runs a second time to record its story; that must be the same run."""
-    for seed in range(5):
+    for seed in range(2):
         silent, told = run(scenarios.pausing, seed), run(scenarios.pausing, seed, record=True)
         assert (silent.steps, silent.turns) == (told.steps, told.turns)
 
