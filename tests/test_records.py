@@ -495,6 +495,8 @@ def test_a_long_source_is_read_as_far_as_it_is_asked(pipe: Pipe, kind: Any, pack
                     data.truncate()
         except BrokenPipeError:
             return  # nobody reads any longer
+        finally:
+            out.close()
         pipe.end()
 
     thread = threading.Thread(target=writer, daemon=True)
