@@ -120,8 +120,13 @@ if sys.version_info >= (3, 12):
 
         return line
 
+    _codes: dict[frozenset[str], list[CodeType]] = {}
+
     def _code_of(files: dict[str, bool]) -> list[CodeType]:
-        """All code objects of these files, also of nested functions."""
+        """All code objects of these files, also of nested functions. Those of the package do not change, and are kept."""
+        ours = frozenset(files) <= by_line().keys() - PLANTED
+        if ours and (known := _codes.get(frozenset(files))) is not None:
+            return known
         found: dict[int, CodeType] = {}
 
         def add(code: CodeType) -> None:
@@ -134,7 +139,10 @@ if sys.version_info >= (3, 12):
         for one in _objects():
             if type(one) is FunctionType:
                 add(one.__code__)
-        return list(found.values())
+        codes = list(found.values())
+        if ours:
+            _codes[frozenset(files)] = codes
+        return codes
 
     def _objects() -> list[object]:
         """All objects that the garbage collector knows, also the frozen ones (`gc.freeze`), which `get_objects` leaves out."""
