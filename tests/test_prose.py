@@ -88,18 +88,22 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
                 yield text.lineno, text.value
 
 
-def files() -> list[Path]:
-    trees = [path for tree in ("src", "tests", "benchmarks", "examples") for path in sorted((ROOT / tree).rglob("*.py"))]
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+def files(*trees: str) -> list[Path]:
+    found = [path for tree in trees for path in sorted((ROOT / tree).rglob("*.[pm][yd]"))]
     exempt = [ROOT / name for name in EXEMPT]
-    return [path for path in (*trees, *pages) if not any(path == one or one in path.parents for one in exempt)]
+    return [path for path in (ROOT / "README.md", *found) if not any(path == one or one in path.parents for one in exempt)]
 
 
-def test_prose_is_plain_english() -> None:
+@pytest.mark.parametrize(
+    "trees",
+    [("src", "docs", "benchmarks", "examples"), pytest.param(("tests",), marks=pytest.mark.thorough)],
+    ids=["product", "tests"],
+)
+def test_prose_is_plain_english(trees: tuple[str, ...]) -> None:
     """Each failure names the file, the line, the phrase and what to say instead."""
     problems = {
         f'{path.relative_to(ROOT)}:{first + line}: "{phrase}"; say {say}'
-        for path in files()
+        for path in files(*trees)
         for first, text in prose(path)
         for line, phrase, say in found(text)
     }

@@ -187,7 +187,7 @@ every_break = pytest.mark.parametrize(
 
 
 @every_break
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_a_planted_race_is_found_and_its_seed_repeats_it(broken: Break, scenario: Scenario, options: dict[str, Any]) -> None:
     """Some seed fails, twice in the same way, word for word; without the break the same seed passes."""
     with plant(*broken):
