@@ -55,15 +55,14 @@ def hear_signals() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
-    Of the tests that start a program each, the default run has the first of each class, and of large cross products some cases
+    Of the tests that start a program each, the default run has the first of each module, and of large cross products some cases
     (sampling.py); the others are thorough. With `-m thorough`, hypothesis tries more examples.
     """
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     for item in items:
-        place = (item.path.name, item.cls.__name__ if isinstance(item, pytest.Function) and item.cls is not None else "")
-        if item.path.name in PROGRAMS and place in seen:
+        if item.path.name in PROGRAMS and item.path.name in seen:
             item.add_marker(pytest.mark.thorough)
-        seen.add(place)
+        seen.add(item.path.name)
     mark_what_is_left_out(items)
     if thorough():
         for item in items:
