@@ -270,3 +270,19 @@ def hasty_threads() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
+
+
+class Passing(Transform):
+    """A filter that lets every message pass, and records its starts and stops in `life`."""
+
+    def __init__(self) -> None:
+        self.life: list[str] = []
+
+    def start(self, context: Any) -> Any:
+        self.life.append("start")
+
+    def stop(self) -> Any:
+        self.life.append("stop")
+
+    def transform(self, message: Message) -> Message:
+        return message

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import pipebus
-from flow_helpers import WAIT, Hold, InThread, boom, fine, running
-from pipebus import Bus, Message, Receipt, StopReport, Transform
+from flow_helpers import WAIT, Hold, InThread, Passing, boom, fine, running
+from pipebus import Bus, Receipt, StopReport
 
 # --- signals -----------------------------------------------------------------------------------------------------------
 
@@ -375,22 +375,6 @@ def test_s25_run_in_another_thread_leaves_signals_alone() -> None:
         bus.request_stop()
 
         assert run.result() == StopReport(drained=True)
-
-
-class Passing(Transform):
-    """A filter that lets every message pass, and records its starts and stops in `life`."""
-
-    def __init__(self) -> None:
-        self.life: list[str] = []
-
-    def start(self, context: Any) -> Any:
-        self.life.append("start")
-
-    def stop(self) -> Any:
-        self.life.append("stop")
-
-    def transform(self, message: Message) -> Message:
-        return message
 
 
 def test_s25_a_signal_that_comes_while_run_starts_is_heard() -> None:

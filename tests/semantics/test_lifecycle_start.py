@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from actor_helpers import Notes
-from flow_helpers import WAIT, Hold, InThread, fine, wait_until
+from flow_helpers import WAIT, Hold, InThread, Passing, fine, wait_until
 from loop_helpers import POOL, THREAD, Way, amain, until, ways
 from pipebus import Bus, Handlers, Message, Receipt, StopReport, Transform
 from pipebus.clock import SystemClock
@@ -93,22 +93,6 @@ def test_s25_a_subscriber_that_was_at_work_while_the_bus_opened_once_more_goes_o
         assert [publisher.result() for publisher in publishers] == [Receipt(1)] * 3
         assert at_x.given == ["x1", "x2"]
         assert (x.stats()["acknowledged"], y.stats()["acknowledged"]) == (2, 2)
-
-
-class Passing(Transform):
-    """A filter that lets every message pass, and records its starts and stops in `life`."""
-
-    def __init__(self) -> None:
-        self.life: list[str] = []
-
-    def start(self, context: Any) -> Any:
-        self.life.append("start")
-
-    def stop(self) -> Any:
-        self.life.append("stop")
-
-    def transform(self, message: Message) -> Message:
-        return message
 
 
 class Stopping(Passing):

@@ -49,7 +49,6 @@ EXPLORED: Final = "line"  # threads change places here in simulations: `testing.
 T = TypeVar("T")
 F = TypeVar("F")
 H = TypeVar("H", bound=Callable[..., Any])
-S = TypeVar("S", bound=Subscription)
 A = TypeVar("A", bound=Actor)
 Observer = TypeVar("Observer", bound=Callable[..., object])
 
