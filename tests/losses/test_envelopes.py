@@ -36,7 +36,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "no subject": ({"subject": 5}, "subject"),
     "headers": ({"headers": {"pipebus-error": "1"}}, "reserved"),
     "header's value": ({"headers": {"name": 1}}, "string"),
-    "no headers": ({"headers": None}, "mapping"),
+    "no mapping": ({"headers": 5}, "mapping"),
     "key": ({"key": ["unhashable"]}, "key"),
     "ttl": ({"ttl": "5"}, "ttl"),
     "negative ttl": ({"ttl": -1.0}, "ttl"),

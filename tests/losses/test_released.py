@@ -1,6 +1,6 @@
 """
 The bus does not keep what has ended: the filters of a subscription that is gone, its delayed messages, and stopped schedules.
-None of these waits for the bus to stop, or for a time that is a day away.
+None of these waits for the bus to stop, or for a time that is a day away. Messages that hold themselves are collected, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flow_helpers import WAIT, Hold, InThread, boom, fine, running, wait_until
-from pipebus import Actor, Bus, Delivery, Message, Transform
+from pipebus import Actor, Bus, Delivery, Message, Ref, Transform
 
 DAY = 86_400.0
 
@@ -293,3 +293,86 @@ def test_a_dead_letter_keeps_no_filter_from_being_stopped() -> None:
 
         assert filter.life == ["start", "stop"]
         assert [letter.subscription for letter in bus.dead_letters] == ["fails"]
+
+
+# --- messages that hold themselves ----------------------------------------------------------------------------------------
+
+
+class Keeper(Actor):
+    """An actor that keeps its mail."""
+
+    def on_message(self, message: Message) -> None:
+        self.kept = message
+
+
+def mail_of_an_actor() -> weakref.ref[Any]:
+    keeper = Keeper("keeper")
+    with Bus() as bus:
+        bus.spawn(keeper)
+        bus.publish(keeper, "text")
+        bus.drain(WAIT)
+    assert keeper.kept.subject is keeper
+    return weakref.ref(keeper)
+
+
+def mail_to_an_object() -> weakref.ref[Any]:
+    thing: Any = Body()
+    thing.mail = Message(Ref(thing), "text")
+    return weakref.ref(thing)
+
+
+def an_answer_to_an_object() -> weakref.ref[Any]:
+    thing: Any = Body()
+    thing.mail = Message("ask", reply_to=Ref(thing))
+    return weakref.ref(thing)
+
+
+def received(body: Any) -> Message:
+    with Bus() as bus, bus.subscribe("a") as subscription:
+        bus.publish("a", body)
+        message = subscription.receive(timeout=WAIT)
+        assert message is not None
+        return message
+
+
+def a_dict_in_its_own_message(make: Callable[[Any], Message] = received) -> weakref.ref[Any]:
+    witness = Body()
+    body: dict[str, Any] = {"number": 1}  # plain data, which the collector ignores, until the message is made
+    body |= {"message": make(body), "witness": witness}
+    return weakref.ref(witness)
+
+
+def a_dict_in_a_copy_of_a_plain_message() -> weakref.ref[Any]:
+    return a_dict_in_its_own_message(Message("a", "text").with_body)
+
+
+def a_list_in_its_own_message() -> weakref.ref[Any]:
+    witness = Body()
+    body: list[Any] = [witness]
+    body.append(received(body))
+    return weakref.ref(witness)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        mail_of_an_actor,
+        mail_to_an_object,
+        an_answer_to_an_object,
+        a_dict_in_its_own_message,
+        a_dict_in_a_copy_of_a_plain_message,
+        a_list_in_its_own_message,
+    ],
+    ids=lambda make: make.__name__,
+)
+def test_a_message_that_holds_itself_is_collected(make: Callable[[], weakref.ref[Any]]) -> None:
+    """The collector finds a message whose subject, reply_to or body refers to the message itself."""
+    assert_collected(make())
+
+
+def test_the_collector_never_visits_messages_of_plain_data() -> None:
+    """A full mailbox of texts costs the collector nothing."""
+    message = received("text")
+    assert message.id
+    copies = [message.with_body(b"bytes"), Message("a", 2.0, key="k", ttl=5)]
+    assert not any(gc.is_tracked(each) for each in (message, *copies))

@@ -28,7 +28,6 @@ from pipebus.errors import (
 )
 from pipebus.foreign.objects import plain_text, spared
 from pipebus.mailbox.mailbox import ONE
-from pipebus.message.headers import NO_HEADERS
 from pipebus.message.message import Message, make_message
 from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.message.subject import Subject
@@ -142,9 +141,9 @@ class Bus:
         except (KeyError, TypeError):
             run = self._sender.missed(subject)
         if self._now is None:
-            message = make_message(subject, body, NO_HEADERS, self._next_id())
+            message = make_message(subject, body, None, self._next_id())
         else:
-            message = make_message(subject, body, NO_HEADERS, self._next_id(), self._now())
+            message = make_message(subject, body, None, self._next_id(), self._now())
         try:
             outcome = run(message)
         except BaseException as error:

@@ -52,9 +52,7 @@ class _Checked(type(msgspec.Struct)):  # type: ignore[misc]
                     if name in fields:
                         fields[name] = plain_number(fields[name])
             made = fields if fields.get("time") is not None else {**fields, "time": _time.time()}
-            message = super().__call__(plain_text(subject), body, headers, **made)
-            if type(headers) is not Headers:
-                msgspec.structs.force_setattr(message, "headers", check_headers(headers))
+            message = super().__call__(plain_text(subject), body, check_headers(headers) or None, **made)
             check_address(message.subject)
             if fields:
                 check_fields(**fields)
@@ -84,8 +82,8 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
 
     subject: Any
     body: T = None  # type: ignore[assignment]
-    headers: Headers = NO_HEADERS
-    id: str = msgspec.field(default_factory=next_id)  # type: ignore[assignment]  # a number until it is read; see below
+    headers: Headers = NO_HEADERS  # stored as None if there are none; see below
+    id: str = msgspec.field(default_factory=next_id)  # type: ignore[assignment]  # stored as a number at first; see below
     time: float = msgspec.field(default_factory=_time.time)
     key: str | None = None
     ttl: float | None = None
@@ -101,8 +99,8 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
         checked = check_headers(headers if mapping is None else mapping)
         if mapping is not None and headers:
             checked = frozen_headers({**checked, **check_headers(headers)})
-        if self.headers:
-            checked = frozen_headers({**self.headers, **checked})
+        if own := _stored_headers(self):
+            checked = frozen_headers({**own, **checked})
         return _replace(self, headers=checked)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
@@ -135,35 +133,38 @@ def _revive(fields: dict[str, Any]) -> Message[Any]:
     return Message(**fields)
 
 
-def _readable_id() -> property:
-    """
-    The property that replaces `Message.id`, so that an id's text is made only when somebody reads it.
-
-    Formatting every id would cost a third of a publish, and most ids are never read. So the struct stores the counter's number,
-    and this property over the struct's own slot turns it into text on the first read and stores the text.
-    """
-    slot = Message.__dict__["id"]
-    read, write, text = slot.__get__, slot.__set__, IdRange.text
-
-    def id(self: Message[Any]) -> str:
-        value = read(self)
-        if value.__class__ is int:
-            value = text(value)
-            write(self, value)
-        return value  # type: ignore[no-any-return]
-
-    return property(id, doc="Unique across processes; ids of one process sort in order of creation.")
-
-
 _stored_id: Final[Callable[[Message[Any]], Any]] = Message.__dict__["id"].__get__
-"""The id as it is stored: a bare number until somebody reads it."""
+_store_id: Final[Callable[[Message[Any], str], None]] = Message.__dict__["id"].__set__
+_stored_headers: Final[Callable[[Message[Any]], Any]] = Message.__dict__["headers"].__get__
 
 
-Message.id = _readable_id()  # type: ignore[assignment]
+def _readable_id(message: Message[Any]) -> str:
+    """Unique across processes; ids of one process sort in order of creation."""
+    # The struct stores the counter's number, and its text once somebody has read it: to format every id would cost a third of
+    # a publish, and most ids are never read.
+    value = _stored_id(message)
+    if value.__class__ is int:
+        value = IdRange.text(value)
+        _store_id(message, value)
+    return value  # type: ignore[no-any-return]
+
+
+def _readable_headers(message: Message[Any]) -> Headers:
+    """Names to values, both strings; a read-only dictionary."""
+    # The struct stores None if there are no headers. The garbage collector visits each waiting message again and again, except
+    # those whose fields hold only plain data; `NO_HEADERS` is a dictionary, which is not plain.
+    value = _stored_headers(message)
+    return NO_HEADERS if value is None else value
+
+
+Message.id = property(_readable_id)  # type: ignore[assignment]
+Message.headers = property(_readable_headers)  # type: ignore[assignment]
 
 
 make_message: Final[Callable[..., Message[Any]]] = type(msgspec.Struct).__call__.__get__(Message)
-"""Make a `Message` without checks, for the bus: fields by position, the id as a bare number of an `IdRange`."""
+"""
+Make a `Message` without checks, for the bus: fields by position, the id as a bare number of an `IdRange`, None for no headers.
+"""
 
 
 def check_message(message: Message[T]) -> Message[T]:
@@ -176,22 +177,20 @@ def check_message(message: Message[T]) -> Message[T]:
     Raises:
         SubjectError, HeaderError, MessageError: naming the field and what was found.
     """
-    subject, id = message.subject, _stored_id(message)
+    # One call reads all fields as they are stored: the two properties would cost as much as the rest of the check.
+    subject, _, headers, id, time, key, ttl, reply_to, correlation_id = msgspec.structs.astuple(message)
     if (
         (type(subject) is str or isinstance(subject, Address))
-        and type(message.headers) is Headers
+        and (headers is None or type(headers) is Headers)
         and type(id) is int
         and 0 <= id < IdRange.end
-        and type(message.time) is float
-        and message.key is None
-        and message.ttl is None
-        and message.reply_to is None
-        and message.correlation_id is None
+        and type(time) is float
+        and key is ttl is reply_to is correlation_id is None
     ):  # nearly every message
         if type(subject) is str and subject not in literals:
             check_subject(subject)
-        if not 0.0 <= message.time <= LATEST:
-            check_fields(time=message.time)
+        if not 0.0 <= time <= LATEST:
+            check_fields(time=time)
         return message
     if type(id) is int and not 0 <= id < IdRange.end:
         raise MessageError(f"id is a string that is not empty, found {id}; leave it as it was, or make a new Message")

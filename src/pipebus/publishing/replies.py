@@ -21,7 +21,7 @@ from pipebus.errors import BusClosed, MessageTooLarge, NoResponder, RequestFaile
 from pipebus.foreign.objects import class_name, shown, spared, text_of
 from pipebus.mailbox.asked import Waiting
 from pipebus.mailbox.mailbox import Mailbox
-from pipebus.message.headers import ERROR_HEADER, NO_HEADERS, Headers, frozen_headers
+from pipebus.message.headers import ERROR_HEADER, Headers, frozen_headers
 from pipebus.message.message import Message, make_message
 from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.message.subject import Address
@@ -310,7 +310,7 @@ class Replies:
         self._sending.add(future)  # a loop itself keeps no task
         future.add_done_callback(sent)
 
-    def reply(self, to: Any, request: Message[Any], body: Any, headers: Headers = NO_HEADERS) -> Message[Any]:
+    def reply(self, to: Any, request: Message[Any], body: Any, headers: Headers | None = None) -> Message[Any]:
         correlation = request.correlation_id or request.id
         now = self.bus.clock.now()
         return make_message(to, body, headers, self.bus.next_id(), now, None, None, None, correlation)

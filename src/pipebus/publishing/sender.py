@@ -20,7 +20,7 @@ from pipebus.errors import MessageError, PipelineError, SubjectError, Unsupporte
 from pipebus.foreign.objects import class_name, plain_text, shown
 from pipebus.mailbox.mailbox import Mailbox
 from pipebus.message.fields import check_fields, plain_number
-from pipebus.message.headers import NO_HEADERS, check_headers
+from pipebus.message.headers import check_headers
 from pipebus.message.ids import IdRange
 from pipebus.message.message import Message, check_message, make_message
 from pipebus.message.outcomes import Dropped, Receipt
@@ -97,7 +97,7 @@ class Sender:
         id: str | None = None, ttl: float | None = None, reply_to: Any = None, correlation_id: str | None = None,
     ) -> Message[Any]:  # fmt: skip
         """A message of checked parts; it counts as published once they are."""
-        checked = NO_HEADERS if headers is None else check_headers(headers)
+        checked = None if headers is None else check_headers(headers)
         key, reply_to, correlation_id, id = plain_text(key), plain_text(reply_to), plain_text(correlation_id), plain_text(id)
         ttl = plain_number(ttl)
         check_fields(key, ttl, reply_to, correlation_id, id)
@@ -114,7 +114,7 @@ class Sender:
     ) -> Message[Any]:  # fmt: skip
         """The message of a request."""
         if headers is None and key is None and id is None and ttl is None and correlation_id is None:
-            return make_message(subject, body, NO_HEADERS, self.next_id(), self.clock.now(), None, None, reply_to)
+            return make_message(subject, body, None, self.next_id(), self.clock.now(), None, None, reply_to)
         return self.compose(subject, body, headers, key, id, ttl, reply_to, correlation_id)
 
     def check_delay(self, delay: float) -> None:
