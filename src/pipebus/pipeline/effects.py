@@ -9,11 +9,11 @@ from typing import Any, Final
 from pipebus.errors import ContractError
 from pipebus.foreign.objects import shown
 from pipebus.message.outcomes import Outcome
-from pipebus.pipeline.blame import StepId
+from pipebus.pipeline.blame import StepId, unsign
 from pipebus.pipeline.compose import Next
 from pipebus.pipeline.contract import conclude
 from pipebus.pipeline.services import Services
-from pipebus.pipeline.shapes import Call
+from pipebus.pipeline.shapes import Call, Steps
 from pipebus.values.quantities import is_duration
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
@@ -26,6 +26,30 @@ def ended(step: StepId, returned: object, outcome: Outcome | None, due: type[Out
     if outcome is None:
         raise ContractError("returned before any pass gave an outcome; yield the message, or `return Dropped(reason)`")
     return outcome
+
+
+def resumed(run: Steps, value: object, thrown: BaseException | None) -> tuple[bool, Any]:
+    """
+    Resume an Around with the result of its last effect, or with the error that the effect has `thrown`.
+
+    Returns:
+        False and its next effect, or True and what it has returned.
+    """
+    try:
+        try:
+            found = False, run.send(value) if thrown is None else run.throw(thrown)
+        except StopIteration as stop:
+            found = True, stop.value
+        if thrown is not None:
+            unsign(thrown)  # the generator has handled it
+        return found
+    except RuntimeError as error:
+        # PEP 479: a StopIteration that leaves a generator is wrapped in a RuntimeError; raise the original.
+        if isinstance(thrown, StopIteration) and error.__cause__ is thrown:
+            raise thrown from None
+        raise
+    finally:
+        del thrown  # an error that its own frame refers to is a reference cycle
 
 
 def check_seconds(effect: str, seconds: Any) -> None:

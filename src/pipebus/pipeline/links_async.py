@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, Final
 
 from pipebus.errors import ContractError
@@ -13,10 +13,10 @@ from pipebus.message.outcomes import Outcome
 from pipebus.pipeline.blame import StepId, blame, signed, trim, unsign
 from pipebus.pipeline.compose import Next, Ruling
 from pipebus.pipeline.contract import conclude, dropped, handed_on, undecided, unfinished
-from pipebus.pipeline.effects import check_seconds, ended, no_effect
+from pipebus.pipeline.effects import check_seconds, ended, no_effect, resumed
 from pipebus.pipeline.passes import AsyncPasses
 from pipebus.pipeline.services import Services
-from pipebus.pipeline.shapes import Call, Pause
+from pipebus.pipeline.shapes import Call, Pause, Steps
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
@@ -107,28 +107,44 @@ def aaround(step: StepId, next_: Next, due: type[Outcome], services: Services) -
             raise handed_on(message)
         outcome: Outcome | None = None
         thrown: BaseException | None = None
-        resume: Any
         try:
-            run: Generator[Any, Any, Any] = call(message)
-            resume, value = run.send, None
-        except BaseException as error:  # a wrapper around the generator function has failed
+            run = call(message)
+        except BaseException as error:
             blame(error, step, message)
             raise
         try:
-            while True:
-                try:
-                    effect = resume(value)
-                except StopIteration as stop:
-                    if thrown is not None:
-                        unsign(thrown)  # the generator has handled it
-                    return ended(step, stop.value, outcome, due)
-                except RuntimeError as error:
-                    if isinstance(thrown, StopIteration) and error.__cause__ is thrown:
-                        raise thrown from None
-                    raise
-                if thrown is not None:
-                    unsign(thrown)  # likewise, and continues
-                resume, thrown = run.send, None
+            try:
+                effect = run.send(None)
+                if type(effect) is Message:
+                    try:
+                        outcome = await next_(effect)
+                    except BaseException as error:
+                        thrown = error
+                    else:
+                        effect = run.send(outcome)
+            except StopIteration as stop:
+                found = outcome if stop.value is None else stop.value
+                if type(found) is due:
+                    return found
+                return ended(step, stop.value, outcome, due)
+            return await _ago_on(step, next_, due, services, run, effect, outcome, thrown)
+        except BaseException as error:
+            thrown = None
+            blame(error, step, message)
+            run.close()
+            raise
+
+    return link
+
+
+async def _ago_on(
+    step: StepId, next_: Next, due: type[Outcome], services: Services, run: Steps,
+    effect: Any, outcome: Outcome | None, thrown: BaseException | None,
+) -> Outcome:  # fmt: skip
+    value: Any = None
+    try:
+        while True:
+            if thrown is None:
                 try:
                     if type(effect) is Message:
                         value = outcome = await next_(effect)
@@ -143,15 +159,13 @@ def aaround(step: StepId, next_: Next, due: type[Outcome], services: Services) -
                     else:
                         raise no_effect(effect)
                 except BaseException as error:
-                    resume, value, thrown = run.throw, error, error
-        except BaseException as error:
-            blame(error, step, message)
-            run.close()
-            raise
-        finally:
-            del thrown, value
-
-    return link
+                    thrown = error
+            done, effect = resumed(run, value, thrown)
+            if done:
+                return ended(step, effect, outcome, due)
+            thrown = None
+    finally:
+        del thrown
 
 
 def afork(step: StepId, test: Callable[[Message[Any]], object], inside: Next, outside: Next) -> Next:

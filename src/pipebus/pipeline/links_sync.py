@@ -23,10 +23,10 @@ from pipebus.message.outcomes import Outcome
 from pipebus.pipeline.blame import StepId, blame, signed, trim, unsign
 from pipebus.pipeline.compose import Next, Ruling
 from pipebus.pipeline.contract import conclude, dropped, handed_on, undecided, unfinished
-from pipebus.pipeline.effects import abandonable, check_seconds, ended, no_effect
+from pipebus.pipeline.effects import abandonable, check_seconds, ended, no_effect, resumed
 from pipebus.pipeline.passes import exclusive
 from pipebus.pipeline.services import Services
-from pipebus.pipeline.shapes import Call, Pause
+from pipebus.pipeline.shapes import Call, Pause, Steps
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
@@ -83,26 +83,44 @@ def around(step: StepId, next_: Next, due: type[Outcome], services: Services) ->
         thrown: BaseException | None = None
         try:
             run = call(message)
-            resume, value = run.send, None
         except BaseException as error:  # a wrapper around the generator function has failed
             blame(error, step, message)
             raise
         try:
-            while True:
-                try:
-                    effect = resume(value)
-                except StopIteration as stop:
-                    if thrown is not None:
-                        unsign(thrown)  # the generator has handled it
-                    return ended(step, stop.value, outcome, due)
-                except RuntimeError as error:
-                    # PEP 479: a StopIteration that leaves a generator is wrapped in a RuntimeError; raise the original.
-                    if isinstance(thrown, StopIteration) and error.__cause__ is thrown:
-                        raise thrown from None
-                    raise
-                if thrown is not None:
-                    unsign(thrown)  # likewise, and continues
-                resume, thrown = run.send, None
+            # Nearly every message takes this way: one `yield message`, then the end. `_go_on` continues from anywhere else.
+            try:
+                effect = run.send(None)
+                if type(effect) is Message:
+                    try:
+                        outcome = next_(effect)
+                    except BaseException as error:
+                        thrown = error
+                    else:
+                        effect = run.send(outcome)
+            except StopIteration as stop:
+                found = outcome if stop.value is None else stop.value
+                if type(found) is due:
+                    return found
+                return ended(step, stop.value, outcome, due)
+            return _go_on(step, next_, due, services, run, effect, outcome, thrown)
+        except BaseException as error:
+            thrown = None  # an error that its own frame refers to is a reference cycle
+            blame(error, step, message)
+            run.close()
+            raise
+
+    return link
+
+
+def _go_on(
+    step: StepId, next_: Next, due: type[Outcome], services: Services, run: Steps,
+    effect: Any, outcome: Outcome | None, thrown: BaseException | None,
+) -> Outcome:  # fmt: skip
+    """Run an Around to its end, from an effect that it has yielded, or from an error that its first pass has `thrown`."""
+    value: Any = None
+    try:
+        while True:
+            if thrown is None:
                 try:
                     if type(effect) is Message:
                         value = outcome = next_(effect)
@@ -116,15 +134,13 @@ def around(step: StepId, next_: Next, due: type[Outcome], services: Services) ->
                     else:
                         raise no_effect(effect)
                 except BaseException as error:
-                    resume, value, thrown = run.throw, error, error
-        except BaseException as error:
-            blame(error, step, message)
-            run.close()
-            raise
-        finally:
-            del thrown, value  # an error that its own frame refers to is a reference cycle
-
-    return link
+                    thrown = error
+            done, effect = resumed(run, value, thrown)
+            if done:
+                return ended(step, effect, outcome, due)
+            thrown = None
+    finally:
+        del thrown
 
 
 def fork(step: StepId, test: Callable[[Message[Any]], object], inside: Next, outside: Next) -> Next:
