@@ -329,6 +329,40 @@ def test_s12_an_error_of_the_filter_wins_over_a_call_that_was_not_awaited(chain,
     assert result.received == []
 
 
+async def awaits_in_a_task(message, call_next):
+    return asyncio.ensure_future(call_next(message))
+
+
+async def calls_in_a_task(message, call_next):
+    async def later():
+        return await call_next(message)
+
+    return asyncio.ensure_future(later())
+
+
+@pytest.mark.only(colour="async")
+@pytest.mark.parametrize("filter", [awaits_in_a_task, calls_in_a_task], ids=lambda f: f.__name__)
+def test_s12_no_pass_begins_after_the_filter_has_returned(chain, filter):
+    """A task that a filter leaves behind, and that would only now begin to call on, is cancelled."""
+    left = []
+
+    async def outer(message, call_next):
+        try:
+            return await call_next(message)
+        finally:
+            await asyncio.wait(left)
+
+    async def leaves(message, call_next):
+        left.append(await filter(message, call_next))
+        raise LookupError("b")
+
+    result = chain.run(outer, leaves)
+
+    assert type(result.error) is LookupError
+    assert left[0].cancelled()
+    assert result.received == []
+
+
 @pytest.mark.only(colour="async")
 def test_s12_one_call_of_call_next_is_one_pass(chain):
     """Awaiting the same call a second time does not repeat it: the error names the filter, and the message passes once."""

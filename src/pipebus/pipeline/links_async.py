@@ -14,7 +14,7 @@ from pipebus.pipeline.blame import StepId, blame, signed, trim, unsign
 from pipebus.pipeline.compose import Next, Ruling
 from pipebus.pipeline.contract import conclude, dropped, handed_on, undecided, unfinished
 from pipebus.pipeline.effects import check_seconds, ended, no_effect, resumed
-from pipebus.pipeline.passes import AsyncPasses
+from pipebus.pipeline.passes import AFTER, BEFORE, as_coroutine, ended_in, refused
 from pipebus.pipeline.services import Services
 from pipebus.pipeline.shapes import Call, Pause, Steps
 
@@ -31,21 +31,30 @@ def _without_stop(error: BaseException, step: StepId) -> BaseException:
 
 
 def aplain(step: StepId, next_: Next, due: type[Outcome], services: Services) -> Next:
-    call = step.call
+    call, begin = step.call, as_coroutine(next_)
 
     async def link(message: Message[Any]) -> Outcome:
         if type(message) is not Message:
             raise handed_on(message)
-        passes = AsyncPasses(next_)
+        latest = BEFORE  # the filter's last pass
+
+        def call_next(message: Message[Any]) -> Any:
+            nonlocal latest
+            if latest.cr_frame is not None:
+                raise refused(latest)
+            latest = begin(message)
+            return latest
+
         try:
-            outcome = await call(message, passes)
-            if passes.open:
+            outcome = await call(message, call_next)
+            if latest.cr_frame is not None:
                 raise ContractError("returned before its call_next(…) had finished; write `await call_next(…)`")
         except BaseException as error:
+            error = ended_in(error, latest)
             blame(error, step, message)
-            raise
+            raise error
         finally:
-            passes.over = True
+            latest = AFTER
         if type(outcome) is not due:
             return conclude(step, outcome, due)
         return outcome

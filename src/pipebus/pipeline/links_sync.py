@@ -116,7 +116,7 @@ def _go_on(
     step: StepId, next_: Next, due: type[Outcome], services: Services, run: Steps,
     effect: Any, outcome: Outcome | None, thrown: BaseException | None,
 ) -> Outcome:  # fmt: skip
-    """Run an Around to its end, from an effect that it has yielded, or from an error that its first pass has `thrown`."""
+    """Run an Around until it returns, from an effect that it has yielded, or from an error that its pass has `thrown`."""
     value: Any = None
     try:
         while True:

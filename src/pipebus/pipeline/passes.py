@@ -1,62 +1,70 @@
-"""The `call_next` of a plain filter where its passes are checked: in async chains, and in sync chains with `debug`."""
+"""The passes of a plain filter where they are checked: in async chains, and in sync chains with `debug`."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, Final
 
 from pipebus.errors import ContractError
 from pipebus.message.message import Message
-from pipebus.message.outcomes import Outcome
-from pipebus.pipeline.blame import StepId
+from pipebus.pipeline.blame import StepId, signed
 from pipebus.pipeline.compose import Next
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
+# In an async chain, a pass is the coroutine that `call_next(…)` returns. Its `cr_frame` is None once it has finished, so a link
+# can tell whether a pass is open, and needs no object around the coroutine. These are for the times when there is no pass:
+BEFORE: Final[Any] = SimpleNamespace(cr_frame=None)
+"""The filter has not called `call_next` yet, and may do so."""
+AFTER: Final[Any] = SimpleNamespace(cr_frame="never")
+"""The filter has returned, and may not call `call_next` any more."""
 
-class AsyncPasses:
-    """The `call_next` of one async filter for one message. It refuses a second pass before the first has finished."""
-
-    __slots__ = ("next", "open", "over")
-
-    def __init__(self, next_: Next) -> None:
-        self.next = next_
-        self.open = 0
-        self.over = False  # the filter has returned
-
-    def __call__(self, message: Message[Any]) -> Awaitable[Outcome]:
-        if self.open:
-            raise ContractError(
-                "called call_next again before the previous pass had finished; write `await call_next(…)`, one after the other"
-            )
-        self.open += 1
-        return _Pass(self, message)
+_AWAITED_BEFORE: Final = ("cannot reuse already awaited coroutine", "coroutine is being awaited already")
 
 
-class _Pass:
-    """What `call_next(message)` returns in an async chain: awaitable once, and only until the filter returns."""
+def refused(latest: Any) -> BaseException:
+    """Why `call_next` cannot be called now. `latest` is the pass that has not finished, or AFTER."""
+    if latest is AFTER:
+        return asyncio.CancelledError("the filter has already returned, so call_next(…) starts no other pass")
+    return ContractError(
+        "called call_next again before the previous pass had finished; write `await call_next(…)`, one after the other"
+    )
 
-    __slots__ = ("_begun", "_message", "_passes")
 
-    def __init__(self, passes: AsyncPasses, message: Message[Any]) -> None:
-        self._passes = passes
-        self._message = message
-        self._begun = False
+def ended_in(error: BaseException, latest: Any) -> BaseException:
+    """
+    A filter ended in `error`; `latest` is its last pass. A pass that was not begun never will be.
 
-    def __await__(self) -> Generator[Any, Any, Outcome]:
-        passes = self._passes
-        if self._begun:
-            raise ContractError("awaited one call_next(…) twice; call it again for another pass")
-        self._begun = True
-        if passes.over:
-            raise asyncio.CancelledError("the filter has already returned; its error says that it left this pass behind")
-        try:
-            outcome: Outcome = yield from passes.next(self._message).__await__()
-            return outcome
-        finally:
-            passes.open -= 1
+    Returns:
+        The error; or the ContractError that says what it means.
+    """
+    if latest.cr_frame is not None and inspect.getcoroutinestate(latest) == inspect.CORO_CREATED:
+        loop = asyncio._get_running_loop()
+        owner = next((task for task in asyncio.all_tasks(loop) if task.get_coro() is latest), None) if loop else None
+        if owner is not None:
+            owner.cancel("the filter has already returned; its error says that it left this pass behind")
+        else:
+            latest.close()
+    if type(error) is not RuntimeError or str(error) not in _AWAITED_BEFORE or signed(error) is not None:
+        return error
+    twice = ContractError("awaited one call_next(…) twice, or another coroutine; call it again for another pass")
+    twice.__cause__ = error
+    return twice
+
+
+def as_coroutine(next_: Next) -> Next:
+    """A rest of an async chain as a function whose awaitables are coroutines."""
+    if inspect.iscoroutinefunction(next_):
+        return next_
+
+    async def link(message: Message[Any]) -> Any:
+        return await next_(message)
+
+    return link
 
 
 def exclusive(step: StepId) -> Callable[[Message[Any], Next], Any]:
