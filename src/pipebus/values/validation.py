@@ -19,7 +19,7 @@ def validator(type_: Any) -> Callable[[Any], Any]:
     """
     adapter = adapter_of(type_)
     adapter.rebuild(raise_errors=True)  # an unknown name in the type is an error now, not with the first message
-    validate: Callable[[Any], Any] = adapter.validate_python
+    validate: Callable[[Any], Any] = adapter.validator.validate_python  # adapter.validate_python is a frame around it
     return validate
 
 
