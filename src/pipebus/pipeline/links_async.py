@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from pipebus.errors import ContractError
@@ -62,14 +63,14 @@ def aplain(step: StepId, next_: Next, due: type[Outcome], services: Services) ->
     return link
 
 
-def atransform(step: StepId, next_: Next, due: type[Outcome], services: Services) -> Next:
+def atransform(step: StepId, next_: Next, due: type[Outcome], services: Services, awaited: bool = False) -> Next:
     call = step.call
 
     async def link(message: Message[Any]) -> Outcome:
         if type(message) is not Message:
             raise handed_on(message)
         try:
-            result = call(message)
+            result = await call(message) if awaited else call(message)
         except BaseException as error:
             error = _without_stop(error, step)
             blame(error, step, message)
@@ -85,27 +86,8 @@ def atransform(step: StepId, next_: Next, due: type[Outcome], services: Services
     return link
 
 
-def awaited_transform(step: StepId, next_: Next, due: type[Outcome], services: Services) -> Next:
-    """`atransform` with an awaited call: the answer of a filter actor."""
-    call = step.call
-
-    async def link(message: Message[Any]) -> Outcome:
-        if type(message) is not Message:
-            raise handed_on(message)
-        try:
-            result = await call(message)
-        except BaseException as error:
-            blame(error, step, message)
-            raise
-        if type(result) is not Message:
-            return dropped(step, result)
-        try:
-            return await next_(result)  # type: ignore[no-any-return]
-        except ContractError as error:
-            blame(error, step, message)
-            raise
-
-    return link
+awaited_transform: Final = partial(atransform, awaited=True)
+"""For a call that returns an awaitable: the answer of a filter actor."""
 
 
 def aaround(step: StepId, next_: Next, due: type[Outcome], services: Services) -> Next:
@@ -114,14 +96,9 @@ def aaround(step: StepId, next_: Next, due: type[Outcome], services: Services) -
     async def link(message: Message[Any]) -> Outcome:
         if type(message) is not Message:
             raise handed_on(message)
-        outcome: Outcome | None = None
-        thrown: BaseException | None = None
+        outcome = thrown = run = None
         try:
             run = call(message)
-        except BaseException as error:
-            blame(error, step, message)
-            raise
-        try:
             try:
                 effect = run.send(None)
                 if type(effect) is Message:
@@ -140,7 +117,8 @@ def aaround(step: StepId, next_: Next, due: type[Outcome], services: Services) -
         except BaseException as error:
             thrown = None
             blame(error, step, message)
-            run.close()
+            if run is not None:
+                run.close()
             raise
 
     return link

@@ -79,14 +79,9 @@ def around(step: StepId, next_: Next, due: type[Outcome], services: Services) ->
     def link(message: Message[Any]) -> Outcome:
         if type(message) is not Message:
             raise handed_on(message)
-        outcome: Outcome | None = None
-        thrown: BaseException | None = None
+        outcome = thrown = run = None
         try:
             run = call(message)
-        except BaseException as error:  # a wrapper around the generator function has failed
-            blame(error, step, message)
-            raise
-        try:
             # Nearly every message takes this way: one `yield message`, then the end. `_go_on` continues from anywhere else.
             try:
                 effect = run.send(None)
@@ -106,7 +101,8 @@ def around(step: StepId, next_: Next, due: type[Outcome], services: Services) ->
         except BaseException as error:
             thrown = None  # an error that its own frame refers to is a reference cycle
             blame(error, step, message)
-            run.close()
+            if run is not None:  # otherwise a wrapper around the generator function has failed
+                run.close()
             raise
 
     return link

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from pipebus.errors import ContractError
+from pipebus.foreign.objects import said
 from pipebus.message.message import Message
 from pipebus.pipeline.blame import StepId, signed
 from pipebus.pipeline.compose import Next
@@ -49,7 +50,7 @@ def ended_in(error: BaseException, latest: Any) -> BaseException:
             owner.cancel("the filter has already returned; its error says that it left this pass behind")
         else:
             latest.close()
-    if type(error) is not RuntimeError or str(error) not in _AWAITED_BEFORE or signed(error) is not None:
+    if type(error) is not RuntimeError or said(error) not in _AWAITED_BEFORE or signed(error) is not None:
         return error
     twice = ContractError("awaited one call_next(…) twice, or another coroutine; call it again for another pass")
     twice.__cause__ = error
