@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pipebus.clock import SYSTEM
-from pipebus.running.loops import LoopRunner, LoopThread
+from pipebus.running.loop_thread import LoopThread
+from pipebus.running.loops import LoopRunner
 
 
 class Resting:

@@ -34,7 +34,8 @@ from pipebus.publishing.on_error import PublishRulings
 from pipebus.publishing.replies import Replies
 from pipebus.publishing.router import Router
 from pipebus.publishing.sender import Sender
-from pipebus.running.loops import LoopRunner, LoopThread
+from pipebus.running.loop_thread import LoopThread
+from pipebus.running.loops import LoopRunner
 from pipebus.running.runners import Pool, Starts, Timers, carry
 from pipebus.transports.opening import open_transport
 from pipebus.values.quantities import is_whole

@@ -48,7 +48,8 @@ from pipebus.publishing import arrival
 from pipebus.publishing.replies import Replies
 from pipebus.publishing.router import Router
 from pipebus.publishing.schedule import Schedule
-from pipebus.running.loops import LoopRunner, LoopThread
+from pipebus.running.loop_thread import LoopThread
+from pipebus.running.loops import LoopRunner
 from pipebus.running.runners import Pool, Starts, Timers, current_mailbox
 from pipebus.transports.base import Surroundings
 from pipebus.waiting.locks import Locks, free

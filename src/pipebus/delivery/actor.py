@@ -271,7 +271,7 @@ class ActorSubscription(Subscription):
             item.context.run(carried.set, current)
             try:
                 if is_async(ask):
-                    answer = Answer(await in_context(item.context, ask, item.message, worker))
+                    answer = Answer(await in_context(item.context, ask, item.message))
                 else:
                     answer = Answer(item.context.run(ask, item.message))
             except BaseException as error:
@@ -279,7 +279,7 @@ class ActorSubscription(Subscription):
                     item.give(Answer(error=BusClosed(f"the loop of filter actor {self.name} was closed while it was asked")))
                     worker.lost = item
                     raise
-                if is_a(error, asyncio.CancelledError) and worker.cancelled():
+                if is_a(error, asyncio.CancelledError) and worker.cancelled_by_others():
                     error = BusClosed(f"filter actor {self.name} was cancelled while it was asked")
                 answer = Answer(error=error)
             finally:

@@ -678,7 +678,7 @@ class Subscription:
         self, item: Item, error: BaseException, delivery: Delivery | None = None, worker: LoopWorker | None = None
     ) -> None:
         """The chain gave up with an error; never raises."""
-        if worker is not None and worker.cancelled() and comes_from(error, asyncio.CancelledError):
+        if worker is not None and worker.cancelled_by_others() and comes_from(error, asyncio.CancelledError):
             blame.unsign(error)
             if delivery is None or delivery.claim():
                 stops = worker.told or self.plan.hub.state != "started"

@@ -32,7 +32,7 @@ from pipebus.pipeline.services import Services
 from pipebus.publishing.replies import Replies
 from pipebus.publishing.room import room, room_for_thread, timed_out
 from pipebus.publishing.router import AWAITED, BARE, CACHE, Road, Route, Router
-from pipebus.running.loops import LoopThread
+from pipebus.running.loop_thread import LoopThread
 from pipebus.running.runners import Here, Pool, Timers, carried, current_mailbox
 from pipebus.transports.base import Transport
 from pipebus.values.quantities import is_duration

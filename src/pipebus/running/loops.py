@@ -1,9 +1,6 @@
 """
 Handlers on event loops: a few long-lived tasks, each of which works through one mailbox at a time.
 
-A task for each message would cost six times what a message costs here. So a worker is a task that lives on, and gives every
-delivery a context (`contextvars`) of its own by taking the steps of the handler's coroutine itself, inside that context.
-
 Mailboxes come from any thread: `submit` appends to `ready` and sees that `spread` runs on the loop. The orders of a submit
 against a `spread` that begins:
 
@@ -21,24 +18,23 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import threading
+import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
-from types import CoroutineType
 from typing import Any, Final
 
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed, LifecycleError
-from pipebus.foreign.objects import is_a
 from pipebus.mailbox.asked import is_question
 from pipebus.mailbox.mailbox import open_gate
 from pipebus.mailbox.shared import SharedMailbox
 from pipebus.message.message import Message
 from pipebus.message.outcomes import HANDLED
-from pipebus.running.runners import CHUNK, GRACE, Here, Starts, carried, carry, rescued, sweep
-from pipebus.waiting.locks import Locks, free
+from pipebus.running.loop_thread import LoopThread
+from pipebus.running.runners import CHUNK, GRACE, Here, Starts, carried, rescued, sweep
+from pipebus.waiting.locks import Locks
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
@@ -48,200 +44,86 @@ SPARE: Final = 64  # sleeping workers kept; a burst may need more, for its time
 SOON: Final = 0.1  # seconds: longer than a loop that is being ended lives
 
 
-class LoopThread:
-    """The bus's own event loop, on a thread that starts when one is first needed."""
-
-    def __init__(self, name: str, interrupted: Callable[[BaseException], None], locks: Locks | None = None) -> None:
-        self.name = name
-        self.interrupted = interrupted  # told of a SystemExit or KeyboardInterrupt in some task
-        self._lock = (locks or Locks()).new()
-        self._ended = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-
-    def open(self) -> None:
-        """The bus starts."""
-        self._ended = False
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        with free(self._lock):
-            if self._ended:
-                raise BusClosed("the bus has stopped, and its event loop with it")
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=self._run, args=(loop,), name=f"{self.name}-loop", daemon=True)
-                try:
-                    thread.start()
-                except BaseException:
-                    loop.close()
-                    raise
-                self._loop, self._thread = loop, thread
-            return self._loop
-
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            while True:
-                try:
-                    loop.run_forever()
-                    break
-                except (SystemExit, KeyboardInterrupt) as error:  # in a task of the user's: it ends no other task
-                    self.interrupted(error)
-        finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
-            loop.close()
-
-    def call(self, link: Callable[[Message[Any]], Any], message: Message[Any]) -> Any:
-        """
-        Run an async chain and wait for its outcome, in a copy of this thread's context.
-
-        What the chain raises is carried over by hand: as a task's own exception a CancelledError would come out as another
-        object, and a SystemExit would end the loop for everybody.
-        """
-        raised: list[BaseException] = []
-
-        async def run() -> Any:
-            try:
-                return await link(message)
-            except BaseException as error:
-                raised.append(error)
-                return None
-
-        loop = self.loop()
-        context = contextvars.copy_context()
-        here = carry(context)
-        future = context.run(asyncio.run_coroutine_threadsafe, run(), loop)
-        try:
-            outcome = future.result()
-        except BaseException:
-            future.cancel()
-            raise
-        finally:
-            here.mailbox = None
-        if raised:
-            error = raised.pop()
-            if is_a(error, asyncio.CancelledError) and self._loop is not loop:
-                raise BusClosed("the bus stopped while this publish was in its chain; whether it was accepted is not known")
-            raise error
-        return outcome
-
-    def stop(self, timeout: float | None) -> str | None:
-        """End the loop and its thread; the thread's name if it has not ended in time."""
-        with free(self._lock):
-            loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
-            self._ended = True
-        if loop is None or thread is None:
-            return None
-
-        def end() -> None:
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
-            asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: loop.stop()) if tasks else loop.stop()
-
-        with suppress(RuntimeError):  # it was closed by somebody else
-            loop.call_soon_threadsafe(end)
-        if thread is threading.current_thread():
-            return None
-        thread.join(timeout)
-        return thread.name if thread.is_alive() else None
-
-
-async def _awaited(awaitable: Any) -> Any:
-    return await awaitable
-
-
-class Steps:
-    """The steps of a coroutine after its first, each taken in `context`; what it waits for is passed up to the task."""
-
-    __slots__ = ("context", "coroutine", "waits_for", "worker")
-
-    def __init__(
-        self, context: contextvars.Context, coroutine: Coroutine[Any, Any, Any], waits_for: Any, worker: LoopWorker
-    ) -> None:
-        self.context = context
-        self.coroutine = coroutine
-        self.waits_for = waits_for
-        self.worker = worker
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        run, coroutine, waits_for, worker = self.context.run, self.coroutine, self.waits_for, self.worker
-        cancelling = worker.task.cancelling
-        # Cancellations that came while the coroutine waited are not its own. A time-out or a task group comes like that too,
-        # and is taken back in a step.
-        worker.outside = 0
-        try:
-            while True:
-                before = cancelling()
-                try:
-                    value = yield waits_for
-                except GeneratorExit:
-                    worker.closing = True
-                    with suppress(BaseException):  # whatever it does about that, its message goes back
-                        run(coroutine.close)  # the loop was closed under it
-                    raise
-                except BaseException as error:
-                    worker.outside += max(0, cancelling() - before)
-                    worker.step_began = cancelling()
-                    waits_for = run(coroutine.throw, error)
-                else:
-                    worker.outside += max(0, cancelling() - before)
-                    worker.step_began = cancelling()
-                    waits_for = run(coroutine.send, value)
-                worker.count_step()
-        except StopIteration as end:
-            worker.count_step()
-            return end.value
-        except asyncio.CancelledError:
-            worker.count_step()
-            raise
-
-
-async def in_context(context: contextvars.Context, call: Callable[[Any], Any], argument: Any, worker: LoopWorker) -> Any:
-    """`await call(argument)`, all of it in `context`."""
-    coroutine = context.run(call, argument)
-    if coroutine.__class__ is not CoroutineType:
-        coroutine = _awaited(coroutine)
-    try:
-        waits_for = context.run(coroutine.send, None)
-    except StopIteration as end:  # it ended without waiting for anything
-        return end.value
-    return await Steps(context, coroutine, waits_for, worker)
-
-
 def _sweep(ready: deque[Any]) -> None:
     for mailbox in sweep(ready):
         mailbox.line_up_again()
 
 
-class LoopWorker:
-    """A task that works through mailboxes."""
+@types.coroutine
+def in_context(context: contextvars.Context, call: Callable[..., Any], *arguments: Any) -> Generator[Any, Any, Any]:
+    """`await call(*arguments)`, in `context` instead of the task's own."""
+
+    async def called() -> Any:
+        return await call(*arguments)
+
+    coroutine = called()
+    step, value = coroutine.send, None
+    while True:
+        try:
+            awaited = context.run(step, value)
+        except StopIteration as end:
+            return end.value
+        try:
+            step, value = coroutine.send, (yield awaited)
+        except GeneratorExit:
+            context.run(coroutine.close)
+            raise
+        except BaseException as error:
+            step, value = coroutine.throw, error
+
+
+class LoopWorker(asyncio.Task[None]):
+    """
+    A task that works through mailboxes, one at a time.
+
+    Its context is that of the deliveries, until one of them has left something in it. From then on each delivery has another
+    one, which takes longer, and the worker ends when it has nothing to do.
+
+    `cancel` and `uncancel` keep account of who cancelled the task, because that decides what becomes of the message in hand. If
+    it was the bus or the owner of the loop, the message goes back. If it was the handler itself, that is the handler's error.
+    A time-out or a task group in the handler cancels the task from outside too, but takes that back.
+    """
+
+    __slots__ = ("attention", "awake", "back", "context", "crew", "gone", "here", "lost", "mailbox", "outside", "own", "told")
 
     def __init__(self, crew: Crew, mailbox: Any) -> None:
         self.crew = crew
-        self.mailbox: Any = mailbox  # None: sleeping, or told to end
+        self.mailbox: Any = mailbox  # None: it sleeps, or has to end
         self.awake: asyncio.Future[None] | None = None
-        self.task: asyncio.Task[None]
+        self.here = Here(None)  # of the latest delivery
+        self.context = contextvars.Context()
+        self.attention = False  # it was cancelled, or its crew is over: it has to look after the current delivery
         self.told = False  # the bus has cancelled it
-        self.outside = 0  # cancellations that came from elsewhere while its handler waited
-        self.step_began = 0  # how often it was being cancelled when the handler's step began
-        self.back: Any = None  # the parcel that has gone back because of one
-        self.gone = False  # cancelled, and its message has gone back: it leaves
-        self.closing = False  # its loop was closed under it
-        self.lost: Any = None  # what it had in hand then
-        self._context = contextvars.Context()
-        self._here = Here(None)
+        self.outside = 0  # cancellations that came while another task or callback ran
+        self.own = 0  # cancellations by its own handler, less what was taken back; below 0: of those from outside too
+        self.gone = False  # it was cancelled by the bus or the owner of the loop, and leaves
+        self.back: Any = None  # the parcel that has gone back because of that
+        self.lost: Any = None  # what it had in hand when its loop was closed
+        # Not by `create_task`, which may run the first step at once, inside the call that publishes.
+        super().__init__(self.run(), loop=crew.loop, name="pipebus-worker", context=self.context)
+
+    def cancel(self, msg: Any = None) -> bool:
+        self.attention = True
+        if asyncio.current_task(self.crew.loop) is self:
+            self.own += 1
+        else:
+            self.outside += 1
+        return super().cancel(msg)
+
+    def uncancel(self) -> int:
+        if self.cancelling():
+            self.own -= 1
+        return super().uncancel()
+
+    def cancelled_by_others(self) -> bool:
+        """Whether the bus or the owner of the loop has cancelled this task. (The bus's own loop has no other owner.)"""
+        self.gone = self.told or (self.crew.callers and self.outside + min(self.own, 0) > 0)
+        return self.gone
 
     @property
-    def name(self) -> str:
-        return f"{self.mailbox.owner.name} (on an event loop)"
-
-    @property
-    def handling(self) -> bool:
-        """It is in a handler at this moment, and not on its way to one, or from one."""
-        return self._here.mailbox is not None and self.mailbox is not None
+    def closing(self) -> bool:
+        """Whether an error comes from outside the loop: its coroutine is being closed, because the loop was closed before."""
+        return asyncio.current_task(self.crew.loop) is not self
 
     async def run(self) -> None:
         crew = self.crew
@@ -252,7 +134,6 @@ class LoopWorker:
                     mailbox.line_up_again()
                     return
                 again = await (self.shared(mailbox) if isinstance(mailbox, SharedMailbox) else self.solo(mailbox))
-                self._here.mailbox = None
                 if again:
                     if crew.over:
                         mailbox.line_up_again()  # the bus was started again, with another crew
@@ -262,25 +143,26 @@ class LoopWorker:
                 if self.gone and not self.told:
                     crew.soon(self.back)
                     raise asyncio.CancelledError
-                if self.gone or crew.over or not await self.next():
+                if self.gone or crew.over:
                     return
+                await self.next()
         except GeneratorExit:
-            # The collector closes it, anywhere and at any time: no lock may be taken here.
+            # If the garbage collector closes the coroutine, this runs anywhere and at any time: it must take no lock.
             crew.orphans.append(self)
             raise
         finally:
             crew.ended(self)
 
-    async def next(self) -> bool:
-        """The next mailbox; False if there is nothing to do and there are workers to spare."""
+    async def next(self) -> None:
+        """Take the next mailbox, or sleep until there is one. None: there are enough workers that sleep, or the bus stops."""
         crew = self.crew
-        # A signal handler may publish between any two steps, and so spread what is ready over those who sleep.
+        # A signal handler may publish between any two steps, and give what is ready to workers that sleep.
         try:
             self.mailbox = crew.ready.popleft()
         except IndexError:
             self.mailbox = None
-            if crew.ending or len(crew.sleepers) >= SPARE:
-                return False
+            if crew.ending or len(crew.sleepers) >= SPARE or len(self.context) > 1:
+                return
             self.awake = crew.loop.create_future()
             crew.sleepers.append(self)
             try:
@@ -289,45 +171,6 @@ class LoopWorker:
                 if self.mailbox is not None:  # woken at the same moment: what it was woken for is not begun
                     crew.return_(self.mailbox)
                 raise
-        return self.mailbox is not None
-
-    def cancelled(self) -> bool:
-        """
-        Whether a CancelledError is a real one: the bus or the loop's owner has cancelled this task. One that a handler makes
-        up, or brings about by cancelling the task that it runs in, is the handler's error.
-        """
-        self.count_step()
-        self.gone = self.told or (self.crew.callers and self.outside > 0)
-        return self.gone
-
-    def count_step(self) -> None:
-        """What a step has taken back was a time-out's, or a task group's."""
-        now = self.task.cancelling()
-        self.outside = max(0, self.outside - max(0, self.step_began - now))
-        self.step_began = now
-
-    async def breathe(self) -> None:
-        """
-        Give way to the loop between two messages. A cancellation that comes now is the bus's or the loop's owner's. One that
-        came before was meant by a handler for itself: it is over with that handler, and not for the next message.
-        """
-        before = self.task.cancelling()
-        try:
-            await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            self.gone = self.told or self.task.cancelling() > before
-        while not self.gone and self.task.cancelling():
-            self.task.uncancel()
-
-    def context(self, mailbox: Any) -> contextvars.Context:
-        """A context in which nothing is set but whose handler runs. One in which nothing was left is as good as new."""
-        self.outside = 0
-        self._here.mailbox = None  # the last handler's
-        self._here = here = Here(mailbox)
-        if len(self._context) > 1:
-            self._context = contextvars.Context()
-        self._context.run(carried.set, here)
-        return self._context
 
     async def solo(self, mailbox: Any) -> bool:
         """Work through a mailbox that has one worker; True if it has to go to the end of the ready list."""
@@ -336,7 +179,7 @@ class LoopWorker:
             return False
         item: Any = None
         try:
-            owner, crew = mailbox.owner, self.crew
+            owner, crew, context = mailbox.owner, self.crew, self.context
             run, quick, asynchronous, take = owner.chain(), owner.quick, owner.is_async, items.popleft
             while True:
                 for _ in range(CHUNK):
@@ -345,20 +188,21 @@ class LoopWorker:
                     try:
                         item = take()
                     except IndexError:
-                        self._here.mailbox = None
                         if mailbox.rest():
                             return False
                         items = mailbox.items or items  # another one, if the bus has stopped and opened again meanwhile
                         take = items.popleft
                         continue
                     mailbox.taken += 1
-                    context = self.context(mailbox)
-                    if quick and item.__class__ is Message and item.ttl is None:
+                    self.here = here = Here(mailbox)
+                    carried.set(here)
+                    if len(context) > 1:
+                        await self.apart(owner, item)
+                    elif quick and item.__class__ is Message and item.ttl is None:
                         try:
+                            outcome = run(item)
                             if asynchronous:
-                                outcome = await in_context(context, run, item, self)
-                            else:
-                                outcome = context.run(run, item)
+                                outcome = await outcome
                         except BaseException as error:
                             if self.closing:
                                 self.lost = item
@@ -368,12 +212,14 @@ class LoopWorker:
                             if outcome is None or outcome is HANDLED or owner.settled_at_once(item, outcome):
                                 mailbox.acknowledged += 1
                             else:
-                                await in_context(context, functools.partial(owner.asettle, item, worker=self), outcome, self)
+                                await owner.asettle(item, outcome, worker=self)
                     else:
-                        await in_context(context, functools.partial(owner.adeliver, worker=self), item, self)
-                    if (self.gone or crew.over or self.task.cancelling()) and await self.leaving():
+                        await owner.adeliver(item, self)
+                    here.mailbox = None
+                    if self.attention and await self.leaving():
                         return bool(mailbox.leave())
-                self._here.mailbox = None
+                    if not items and not mailbox.attention and mailbox.rest():  # no exception, where mail is sparse
+                        return False
                 await self.breathe()  # handlers that never wait must not keep the loop from everybody else
                 if self.gone or crew.over:
                     return bool(mailbox.leave())
@@ -381,39 +227,59 @@ class LoopWorker:
             return self.rescued(mailbox, item, error)
 
     async def shared(self, mailbox: SharedMailbox) -> bool:
-        """The same where several workers, or a lock for everything, are wanted."""
+        """The same for a mailbox that has several workers, or that takes a lock for everything."""
         owner: Any = mailbox.owner
         item: Any = None
         try:
             for _ in range(CHUNK):
                 item = mailbox.take()
                 if item is None:
-                    self._here.mailbox = None
                     return False
-                await in_context(self.context(mailbox), functools.partial(owner.adeliver, worker=self), item, self)
-                if (self.gone or self.crew.over or self.task.cancelling()) and await self.leaving():
+                self.here = here = Here(mailbox)
+                carried.set(here)
+                await (owner.adeliver(item, self) if len(self.context) == 1 else self.apart(owner, item))
+                here.mailbox = None
+                if self.attention and await self.leaving():
                     return mailbox.leave()
         except BaseException as error:
             return self.rescued(mailbox, item, error)
-        self._here.mailbox = None
         await self.breathe()
         return mailbox.leave()
 
+    def apart(self, owner: Any, item: Any) -> Awaitable[None]:
+        """A delivery in a context of its own."""
+        context = contextvars.Context()
+        context.run(carried.set, self.here)
+        return in_context(context, owner.adeliver, item, self)
+
     def rescued(self, mailbox: Any, item: Any, error: BaseException) -> bool:
-        """See `runners.rescued`; what ends this task itself passes through."""
-        self._here.mailbox = None
-        if self.closing or is_a(error, (GeneratorExit, asyncio.CancelledError)):
-            raise error
+        """See `runners.rescued`."""
+        self.here.mailbox = None
+        if self.closing:  # whatever its handler makes of that
+            raise GeneratorExit
         return rescued(mailbox, item, error)
 
     async def leaving(self) -> bool:
-        """After a delivery in which this task was cancelled, or that outlived its bus: whether to leave."""
-        self._here.mailbox = None
-        if not self.gone and self.outside and self.crew.callers:  # its handler has let it pass
-            self.gone = True
-        if not (self.gone or self.crew.over):
+        """Look after a delivery in which this task was cancelled, or that outlived its bus: whether to leave."""
+        if not (self.gone or self.cancelled_by_others() or self.crew.over):
             await self.breathe()
         return self.gone or self.crew.over
+
+    async def breathe(self) -> None:
+        """
+        Give way to the loop between two messages.
+
+        A cancellation that comes meanwhile is meant for the worker. One that came before was meant for the handler that has
+        ended, and must not reach the next one.
+        """
+        self.outside = self.own = 0
+        self.attention = False
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.gone = self.outside > 0
+        while not self.gone and self.cancelling():
+            super().uncancel()
 
 
 class Crew:
@@ -448,12 +314,10 @@ class Crew:
                 continue
             worker = LoopWorker(self, mailbox)
             self.workers[worker] = None
-            # Not by `create_task`, which may be told to run a first step at once, inside whoever publishes.
-            worker.task = asyncio.Task(worker.run(), loop=self.loop, name="pipebus-worker", context=contextvars.Context())
-            worker.task.add_done_callback(functools.partial(self.never_began, worker), context=contextvars.Context())
+            worker.add_done_callback(self.never_began, context=contextvars.Context())
 
-    def never_began(self, worker: LoopWorker, _: object) -> None:
-        """A task is done. One that was cancelled before its first step has not come to its own end."""
+    def never_began(self, worker: Any) -> None:
+        """A worker is done. One that was cancelled before its first step has not come to its own end."""
         if worker in self.workers:
             self.return_(worker.mailbox)
             self.ended(worker)
@@ -514,7 +378,7 @@ class Crew:
         """On the loop: who works is cancelled."""
         for worker in list(self.workers):
             worker.told = True
-            worker.task.cancel()
+            worker.cancel()
 
 
 class LoopRunner:
@@ -644,11 +508,10 @@ class LoopRunner:
         crew = self._crew
         if crew is not None and crew.loop.is_closed():  # the collector would end its coroutines some time
             for worker in list(crew.workers):
-                coroutine = worker.task.get_coro()
-                if coroutine is not None:
-                    coroutine.close()
+                coroutine: Any = worker.get_coro()
+                worker.context.run(coroutine.close)
                 if worker in crew.workers:  # it had not begun, so that its end has told nobody
-                    crew.never_began(worker, None)
+                    crew.never_began(worker)
         while self.orphans:
             worker = self.orphans.popleft()
             mailbox, item = worker.mailbox, worker.lost
@@ -680,8 +543,11 @@ class LoopRunner:
         if crew.on_loop(crew.end) and not self.clock.wait(gate, timeout) and crew.on_loop(crew.cancel):
             self.clock.wait(gate, GRACE)
         crew.over = True
+        for worker in list(crew.workers):
+            worker.attention = True
         self.adopt()
-        stuck = [worker.name for worker in list(crew.workers) if worker.handling]
+        in_hand = [worker.here.mailbox for worker in list(crew.workers)]
+        stuck = [f"{mailbox.owner.name} (on an event loop)" for mailbox in in_hand if mailbox is not None]
         with self._lock:
             self._crew = self._callers = None
         _sweep(crew.ready)

@@ -1,0 +1,123 @@
+"""
+The bus's own event loop, on a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from pipebus.errors import BusClosed
+from pipebus.foreign.objects import is_a
+from pipebus.message.message import Message
+from pipebus.running.runners import carry
+from pipebus.waiting.locks import Locks, free
+
+EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
+
+PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
+
+
+class LoopThread:
+    """The bus's own event loop, on a thread that starts when one is first needed."""
+
+    def __init__(self, name: str, interrupted: Callable[[BaseException], None], locks: Locks | None = None) -> None:
+        self.name = name
+        self.interrupted = interrupted  # told of a SystemExit or KeyboardInterrupt in some task
+        self._lock = (locks or Locks()).new()
+        self._ended = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> None:
+        """The bus starts."""
+        self._ended = False
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with free(self._lock):
+            if self._ended:
+                raise BusClosed("the bus has stopped, and its event loop with it")
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=self._run, args=(loop,), name=f"{self.name}-loop", daemon=True)
+                try:
+                    thread.start()
+                except BaseException:
+                    loop.close()
+                    raise
+                self._loop, self._thread = loop, thread
+            return self._loop
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            while True:
+                try:
+                    loop.run_forever()
+                    break
+                except (SystemExit, KeyboardInterrupt) as error:  # in a task of the user's: it ends no other task
+                    self.interrupted(error)
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+
+    def call(self, link: Callable[[Message[Any]], Any], message: Message[Any]) -> Any:
+        """
+        Run an async chain and wait for its outcome, in a copy of this thread's context.
+
+        What the chain raises is carried over by hand: as a task's own exception a CancelledError would come out as another
+        object, and a SystemExit would end the loop for everybody.
+        """
+        raised: list[BaseException] = []
+
+        async def run() -> Any:
+            try:
+                return await link(message)
+            except BaseException as error:
+                raised.append(error)
+                return None
+
+        loop = self.loop()
+        context = contextvars.copy_context()
+        here = carry(context)
+        future = context.run(asyncio.run_coroutine_threadsafe, run(), loop)
+        try:
+            outcome = future.result()
+        except BaseException:
+            future.cancel()
+            raise
+        finally:
+            here.mailbox = None
+        if raised:
+            error = raised.pop()
+            if is_a(error, asyncio.CancelledError) and self._loop is not loop:
+                raise BusClosed("the bus stopped while this publish was in its chain; whether it was accepted is not known")
+            raise error
+        return outcome
+
+    def stop(self, timeout: float | None) -> str | None:
+        """End the loop and its thread; the thread's name if it has not ended in time."""
+        with free(self._lock):
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+            self._ended = True
+        if loop is None or thread is None:
+            return None
+
+        def end() -> None:
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: loop.stop()) if tasks else loop.stop()
+
+        with suppress(RuntimeError):  # it was closed by somebody else
+            loop.call_soon_threadsafe(end)
+        if thread is threading.current_thread():
+            return None
+        thread.join(timeout)
+        return thread.name if thread.is_alive() else None
