@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import threading
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from contextlib import suppress
+from sys import getrefcount
 from typing import Any, Final
 
 from pipebus.clock import Clock
@@ -84,14 +86,20 @@ class LoopWorker(asyncio.Task[None]):
     A time-out or a task group in the handler cancels the task from outside too, but takes that back.
     """
 
-    __slots__ = ("attention", "awake", "back", "context", "crew", "gone", "here", "lost", "mailbox", "outside", "own", "told")
+    __slots__ = (
+        "attention", "awake", "back", "context", "crew", "gone", "here", "lost", "mailbox", "outside", "own", "references",
+        "table", "told", "used",
+    )  # fmt: skip
 
     def __init__(self, crew: Crew, mailbox: Any) -> None:
         self.crew = crew
         self.mailbox: Any = mailbox  # None: it sleeps, or has to end
         self.awake: asyncio.Future[None] | None = None
-        self.here = Here(None)  # of the latest delivery
         self.context = contextvars.Context()
+        self.used = False  # a handler has left something in the context
+        self.here = Here(None)  # what `carried` is in the context
+        self.table: Any = None  # the variables of the context
+        self.references = (0, 0)  # to both, as long as nobody else has a copy of the context
         self.attention = False  # it was cancelled, or its crew is over: it has to look after the current delivery
         self.told = False  # the bus has cancelled it
         self.outside = 0  # cancellations that came while another task or callback ran
@@ -161,7 +169,7 @@ class LoopWorker(asyncio.Task[None]):
             self.mailbox = crew.ready.popleft()
         except IndexError:
             self.mailbox = None
-            if crew.ending or len(crew.sleepers) >= SPARE or len(self.context) > 1:
+            if crew.ending or len(crew.sleepers) >= SPARE or self.used:
                 return
             self.awake = crew.loop.create_future()
             crew.sleepers.append(self)
@@ -179,7 +187,8 @@ class LoopWorker(asyncio.Task[None]):
             return False
         item: Any = None
         try:
-            owner, crew, context = mailbox.owner, self.crew, self.context
+            owner, crew, here, table = mailbox.owner, self.crew, self.here, self.table
+            of_here, of_table = self.references
             run, quick, asynchronous, take = owner.chain(), owner.quick, owner.is_async, items.popleft
             while True:
                 for _ in range(CHUNK):
@@ -194,10 +203,12 @@ class LoopWorker(asyncio.Task[None]):
                         take = items.popleft
                         continue
                     mailbox.taken += 1
-                    self.here = here = Here(mailbox)
-                    carried.set(here)
-                    if len(context) > 1:
-                        await self.apart(owner, item)
+                    if getrefcount(here) != of_here or getrefcount(table) != of_table:
+                        here, table = self.renew()
+                        self.references = of_here, of_table = getrefcount(here), getrefcount(table)
+                    here.mailbox = mailbox
+                    if self.used:
+                        await self.apart(mailbox, item)
                     elif quick and item.__class__ is Message and item.ttl is None:
                         try:
                             outcome = run(item)
@@ -235,9 +246,9 @@ class LoopWorker(asyncio.Task[None]):
                 item = mailbox.take()
                 if item is None:
                     return False
-                self.here = here = Here(mailbox)
-                carried.set(here)
-                await (owner.adeliver(item, self) if len(self.context) == 1 else self.apart(owner, item))
+                here, _ = self.renew()
+                here.mailbox = mailbox
+                await (self.apart(mailbox, item) if self.used else owner.adeliver(item, self))
                 here.mailbox = None
                 if self.attention and await self.leaving():
                     return mailbox.leave()
@@ -246,11 +257,28 @@ class LoopWorker(asyncio.Task[None]):
         await self.breathe()
         return mailbox.leave()
 
-    def apart(self, owner: Any, item: Any) -> Awaitable[None]:
+    def renew(self) -> tuple[Here, Any]:
+        """
+        After a handler that has left something in the context, or tasks, callbacks or threads that have a copy of it. They must
+        not count as part of the next delivery.
+
+        A copy of a context refers to the same table of variables; or, when a variable was set in it, to the same `Here`.
+        """
+        self.here = here = Here(None)
+        self.used = self.used or len(self.context) > 1
+        if not self.used:
+            carried.set(here)
+        self.table = table = gc.get_referents(self.context)[-1]
+        return here, table
+
+    async def apart(self, mailbox: Any, item: Any) -> None:
         """A delivery in a context of its own."""
-        context = contextvars.Context()
-        context.run(carried.set, self.here)
-        return in_context(context, owner.adeliver, item, self)
+        context, here = contextvars.Context(), Here(mailbox)
+        context.run(carried.set, here)
+        try:
+            await in_context(context, mailbox.owner.adeliver, item, self)
+        finally:
+            here.mailbox = None
 
     def rescued(self, mailbox: Any, item: Any, error: BaseException) -> bool:
         """See `runners.rescued`."""
