@@ -30,7 +30,7 @@ from pipebus.pipeline.callables import is_async
 from pipebus.pipeline.compose import Build
 from pipebus.pipeline.places import Place
 from pipebus.pipeline.shapes import SelfLinking
-from pipebus.running.loops import LoopWorker, in_context
+from pipebus.running.loops import LoopWorker, called, in_context
 from pipebus.running.runners import Here, carried, current_mailbox
 from pipebus.waiting.latch import LoopWaiter, ThreadWaiter
 
@@ -270,10 +270,7 @@ class ActorSubscription(Subscription):
             ask, current = self.ask, Here(self.mailbox)
             item.context.run(carried.set, current)
             try:
-                if is_async(ask):
-                    answer = Answer(await in_context(item.context, ask, item.message))
-                else:
-                    answer = Answer(item.context.run(ask, item.message))
+                answer = Answer(await in_context(item.context, called(ask, item.message, is_async(ask))))
             except BaseException as error:
                 if worker.closing:
                     item.give(Answer(error=BusClosed(f"the loop of filter actor {self.name} was closed while it was asked")))

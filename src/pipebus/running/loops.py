@@ -22,7 +22,7 @@ import gc
 import threading
 import types
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from sys import getrefcount
 from typing import Any, Final
@@ -51,14 +51,15 @@ def _sweep(ready: deque[Any]) -> None:
         mailbox.line_up_again()
 
 
+async def called(call: Callable[[Any], Any], argument: Any, asynchronous: bool) -> Any:
+    """A call of either colour as a coroutine."""
+    value = call(argument)
+    return await value if asynchronous else value
+
+
 @types.coroutine
-def in_context(context: contextvars.Context, call: Callable[..., Any], *arguments: Any) -> Generator[Any, Any, Any]:
-    """`await call(*arguments)`, in `context` instead of the task's own."""
-
-    async def called() -> Any:
-        return await call(*arguments)
-
-    coroutine = called()
+def in_context(context: contextvars.Context, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Await a coroutine that runs in `context` instead of the task's own."""
     step, value = coroutine.send, None
     while True:
         try:
@@ -87,8 +88,8 @@ class LoopWorker(asyncio.Task[None]):
     """
 
     __slots__ = (
-        "attention", "awake", "back", "context", "crew", "gone", "here", "lost", "mailbox", "outside", "own", "references",
-        "table", "told", "used",
+        "apart", "attention", "awake", "back", "context", "crew", "gone", "here", "lost", "mailbox", "outside", "own",
+        "references", "table", "told",
     )  # fmt: skip
 
     def __init__(self, crew: Crew, mailbox: Any) -> None:
@@ -96,9 +97,9 @@ class LoopWorker(asyncio.Task[None]):
         self.mailbox: Any = mailbox  # None: it sleeps, or has to end
         self.awake: asyncio.Future[None] | None = None
         self.context = contextvars.Context()
-        self.used = False  # a handler has left something in the context
-        self.here = Here(None)  # what `carried` is in the context
-        self.table: Any = None  # the variables of the context
+        self.apart: contextvars.Context | None = None  # the delivery's, if the task's own is used up
+        self.here = Here(None)  # what `carried` is in the delivery's context
+        self.table: Any = None  # the variables in the task's own context
         self.references = (0, 0)  # to both, as long as nobody else has a copy of the context
         self.attention = False  # it was cancelled, or its crew is over: it has to look after the current delivery
         self.told = False  # the bus has cancelled it
@@ -169,7 +170,7 @@ class LoopWorker(asyncio.Task[None]):
             self.mailbox = crew.ready.popleft()
         except IndexError:
             self.mailbox = None
-            if crew.ending or len(crew.sleepers) >= SPARE or self.used:
+            if crew.ending or len(crew.sleepers) >= SPARE or self.apart is not None:
                 return
             self.awake = crew.loop.create_future()
             crew.sleepers.append(self)
@@ -205,15 +206,17 @@ class LoopWorker(asyncio.Task[None]):
                     mailbox.taken += 1
                     if getrefcount(here) != of_here or getrefcount(table) != of_table:
                         here, table = self.renew()
-                        self.references = of_here, of_table = getrefcount(here), getrefcount(table)
+                        own = self.apart is None
+                        self.references = of_here, of_table = (getrefcount(here), getrefcount(table)) if own else (0, 0)
                     here.mailbox = mailbox
-                    if self.used:
-                        await self.apart(mailbox, item)
-                    elif quick and item.__class__ is Message and item.ttl is None:
+                    if quick and item.__class__ is Message and item.ttl is None:
                         try:
-                            outcome = run(item)
-                            if asynchronous:
-                                outcome = await outcome
+                            if self.apart is not None:
+                                outcome = await in_context(self.apart, called(run, item, asynchronous))
+                            elif asynchronous:
+                                outcome = await run(item)
+                            else:
+                                outcome = run(item)
                         except BaseException as error:
                             if self.closing:
                                 self.lost = item
@@ -223,9 +226,9 @@ class LoopWorker(asyncio.Task[None]):
                             if outcome is None or outcome is HANDLED or owner.settled_at_once(item, outcome):
                                 mailbox.acknowledged += 1
                             else:
-                                await owner.asettle(item, outcome, worker=self)
+                                await self.within(owner.asettle(item, outcome, worker=self))
                     else:
-                        await owner.adeliver(item, self)
+                        await self.within(owner.adeliver(item, self))
                     here.mailbox = None
                     if self.attention and await self.leaving():
                         return bool(mailbox.leave())
@@ -248,7 +251,7 @@ class LoopWorker(asyncio.Task[None]):
                     return False
                 here, _ = self.renew()
                 here.mailbox = mailbox
-                await (self.apart(mailbox, item) if self.used else owner.adeliver(item, self))
+                await self.within(owner.adeliver(item, self))
                 here.mailbox = None
                 if self.attention and await self.leaving():
                     return mailbox.leave()
@@ -259,26 +262,25 @@ class LoopWorker(asyncio.Task[None]):
 
     def renew(self) -> tuple[Here, Any]:
         """
-        After a handler that has left something in the context, or tasks, callbacks or threads that have a copy of it. They must
-        not count as part of the next delivery.
+        Prepare the next delivery: with a new `Here`, since others may have the old one, or with a context of its own, if a
+        handler has left something in the task's.
 
-        A copy of a context refers to the same table of variables; or, when a variable was set in it, to the same `Here`.
+        Tasks, callbacks and threads that a handler starts have copies of its context, and must not count as part of the next
+        delivery. Each copy refers to the same table of variables or, if a variable was set in it, to the same `Here`. So the
+        numbers of references show whether there is a copy, for a tenth of what a new `Here` in each delivery would cost.
         """
         self.here = here = Here(None)
-        self.used = self.used or len(self.context) > 1
-        if not self.used:
-            carried.set(here)
+        if len(self.context) > 1:
+            self.apart = contextvars.Context()
+            self.apart.run(carried.set, here)
+            return here, None
+        carried.set(here)
         self.table = table = gc.get_referents(self.context)[-1]
         return here, table
 
-    async def apart(self, mailbox: Any, item: Any) -> None:
-        """A delivery in a context of its own."""
-        context, here = contextvars.Context(), Here(mailbox)
-        context.run(carried.set, here)
-        try:
-            await in_context(context, mailbox.owner.adeliver, item, self)
-        finally:
-            here.mailbox = None
+    def within(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        """What runs in the context of the delivery."""
+        return coroutine if self.apart is None else in_context(self.apart, coroutine)
 
     def rescued(self, mailbox: Any, item: Any, error: BaseException) -> bool:
         """See `runners.rescued`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from pipebus.clock import Gate
@@ -70,18 +71,15 @@ class LoopWaiter:
     def __init__(self, latch: Latch) -> None:
         self.latch = latch
         self.loop = asyncio.get_running_loop()
-        self.thread = threading.get_ident()
         self.future: asyncio.Future[None] = self.loop.create_future()
         latch.wake = self.wake
 
     def wake(self) -> None:
-        try:
-            if threading.get_ident() == self.thread and asyncio._get_running_loop() is self.loop:
-                self._set()
-            else:
+        if asyncio._get_running_loop() is not self.loop:
+            with suppress(RuntimeError):  # the loop is closed, so nobody waits
                 self.loop.call_soon_threadsafe(self._set)
-        except RuntimeError:
-            return  # the loop is closed, so nobody waits
+        elif not self.future.done():
+            self.future.set_result(None)
 
     def _set(self) -> None:
         if not self.future.done():
