@@ -129,7 +129,7 @@ every_break = pytest.mark.parametrize(
         ),
         planted(
             "lost wake-up: the loop is not told that something was called",
-            LoopRunner._call, "call_soon_threadsafe(crew.spread)", "call_soon(crew.spread)", l.on_loop,
+            LoopRunner.call, "call_soon_threadsafe(crew.spread)", "call_soon(crew.spread)", l.on_loop,
         ),
         planted(
             "lost wake-up: an answer comes from another thread, and the loop of who asks is not told",

@@ -1,17 +1,17 @@
 """
 Handlers on event loops: a few long-lived tasks, each of which works through one mailbox at a time.
 
-Mailboxes come from any thread: `submit` appends to `ready` and sees that `spread` runs on the loop. The orders of a submit
-against a `spread` that begins:
+Mailboxes come from any thread: `submit` appends to `ready`, and sees to it that `spread` runs on the loop afterwards, unless
+`called` says that one is on its way. A submit and a `spread` that begins can meet in three orders:
 
-    append, `called`? yes (a spread is on its way), `called` = False, look        the spread sees it
-    append, `called` = False, `called`? no, call another spread; look             the first sees it, the other finds nothing
-    `called` = False, look, append, `called`? no                                  another spread is called, and sees it
+    the submit appends, and finds `called` set; `spread` clears it, and looks          it sees the mailbox
+    the submit appends; `spread` clears `called`, and looks; the submit calls again    the first sees it, the second nothing
+    `spread` clears `called`, and looks; the submit appends, and calls again           the second sees it
 
-so a mailbox on the list is always seen. Only the loop's thread takes from the list, and hands what it takes to a worker.
+So a mailbox on the list is always seen. Only the loop's thread takes mailboxes from the list.
 
-Each start of the bus has a crew of its own. One that was told to end and could not (a handler blocks its loop) finds, when it
-goes on at last, only its own workers and its own list, and not those of a bus that was started again meanwhile.
+Each start of the bus has its own crew of workers. Workers that could not end with their bus, because a handler blocked their
+loop, find only their own crew and its list when they go on. They do not touch a bus that was started again meanwhile.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ class LoopWorker(asyncio.Task[None]):
     """
     A task that works through mailboxes, one at a time.
 
-    Its context is that of the deliveries, until one of them has left something in it. From then on each delivery has another
-    one, which takes longer, and the worker ends when it has nothing to do.
+    Handlers run in the task's own context. If one leaves something in it, the next deliveries each get another context, which
+    takes longer, and the worker ends when it has nothing to do.
 
-    `cancel` and `uncancel` keep account of who cancelled the task, because that decides what becomes of the message in hand. If
-    it was the bus or the owner of the loop, the message goes back. If it was the handler itself, that is the handler's error.
-    A time-out or a task group in the handler cancels the task from outside too, but takes that back.
+    `cancel` and `uncancel` record who cancelled the task, because that decides what becomes of the message in hand. If it was
+    the bus or the owner of the loop, the message goes back. If it was the handler itself, the handler has failed. A time-out or
+    a task group inside the handler also cancels the task from outside, but takes that back.
     """
 
     __slots__ = (
@@ -95,17 +95,17 @@ class LoopWorker(asyncio.Task[None]):
     def __init__(self, crew: Crew, mailbox: Any) -> None:
         self.crew = crew
         self.mailbox: Any = mailbox  # None: it sleeps, or has to end
-        self.awake: asyncio.Future[None] | None = None
+        self.awake: asyncio.Future[None]  # what it waits for while it sleeps
         self.context = contextvars.Context()
         self.apart: contextvars.Context | None = None  # the delivery's, if the task's own is used up
-        self.here = Here(None)  # what `carried` is in the delivery's context
+        self.here = Here(None)  # the value of `carried` in the delivery's context
         self.table: Any = None  # the variables in the task's own context
-        self.references = (0, 0)  # to both, as long as nobody else has a copy of the context
-        self.attention = False  # it was cancelled, or its crew is over: it has to look after the current delivery
+        self.references = (0, 0)  # to `here` and `table`, as long as nobody has a copy of the context
+        self.attention = False  # it was cancelled, or its crew is over: it looks at that after the current delivery
         self.told = False  # the bus has cancelled it
-        self.outside = 0  # cancellations that came while another task or callback ran
-        self.own = 0  # cancellations by its own handler, less what was taken back; below 0: of those from outside too
-        self.gone = False  # it was cancelled by the bus or the owner of the loop, and leaves
+        self.outside = 0  # cancellations that came while its handler waited
+        self.own = 0  # cancellations by its handler, minus all that were taken back
+        self.gone = False  # it was cancelled by the bus or the owner of the loop, so it leaves
         self.back: Any = None  # the parcel that has gone back because of that
         self.lost: Any = None  # what it had in hand when its loop was closed
         # Not by `create_task`, which may run the first step at once, inside the call that publishes.
@@ -131,7 +131,7 @@ class LoopWorker(asyncio.Task[None]):
 
     @property
     def closing(self) -> bool:
-        """Whether an error comes from outside the loop: its coroutine is being closed, because the loop was closed before."""
+        """Whether its coroutine is being closed, because its loop was closed while it waited."""
         return asyncio.current_task(self.crew.loop) is not self
 
     async def run(self) -> None:
@@ -163,23 +163,23 @@ class LoopWorker(asyncio.Task[None]):
             crew.ended(self)
 
     async def next(self) -> None:
-        """Take the next mailbox, or sleep until there is one. None: there are enough workers that sleep, or the bus stops."""
-        crew = self.crew
+        """Take the next mailbox, or sleep until there is one. It stays None if enough others sleep, or if the bus stops."""
+        crew, self.mailbox = self.crew, None
         # A signal handler may publish between any two steps, and give what is ready to workers that sleep.
-        try:
-            self.mailbox = crew.ready.popleft()
-        except IndexError:
-            self.mailbox = None
-            if crew.ending or len(crew.sleepers) >= SPARE or self.apart is not None:
+        if crew.ready:
+            with suppress(IndexError):
+                self.mailbox = crew.ready.popleft()
                 return
-            self.awake = crew.loop.create_future()
-            crew.sleepers.append(self)
-            try:
-                await self.awake
-            except asyncio.CancelledError:
-                if self.mailbox is not None:  # woken at the same moment: what it was woken for is not begun
-                    crew.return_(self.mailbox)
-                raise
+        if crew.ending or len(crew.sleepers) >= SPARE or self.apart is not None:
+            return
+        self.awake = crew.loop.create_future()
+        crew.sleepers.append(self)
+        try:
+            await self.awake
+        except asyncio.CancelledError:
+            if self.mailbox is not None:  # it was woken at the same moment, and has not begun
+                crew.return_(self.mailbox)
+            raise
 
     async def solo(self, mailbox: Any) -> bool:
         """Work through a mailbox that has one worker; True if it has to go to the end of the ready list."""
@@ -271,12 +271,12 @@ class LoopWorker(asyncio.Task[None]):
         """
         self.here = here = Here(None)
         if len(self.context) > 1:
-            self.apart = contextvars.Context()
+            self.apart, self.table = contextvars.Context(), None
             self.apart.run(carried.set, here)
-            return here, None
-        carried.set(here)
-        self.table = table = gc.get_referents(self.context)[-1]
-        return here, table
+        else:
+            carried.set(here)
+            self.table = gc.get_referents(self.context)[-1]
+        return here, self.table
 
     def within(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
         """What runs in the context of the delivery."""
@@ -317,43 +317,43 @@ class Crew:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callers: bool, orphans: deque[LoopWorker]) -> None:
         self.loop = loop
-        self.callers = callers  # whose owner may end it; on the bus's own loop only the bus cancels workers
+        self.callers = callers  # it is the loop of whoever started the bus, who may cancel its tasks
         self.orphans = orphans
         self.ready: deque[Any] = deque()
         self.sleepers: list[LoopWorker] = []
         self.workers: dict[LoopWorker, None] = {}
         self.ending = False  # workers that have nothing to do end
-        self.over = False  # nobody waits for them any more
+        self.over = False  # nobody waits for the workers any more
         self.called = False  # a `spread` is on its way
-        self.enlisted = False  # something came onto the list from outside; what workers put back there may have to wait
-        self.thread = 0  # the one that the loop was last seen to run on
+        self.enlisted = False  # a mailbox was put on the list by somebody else than a worker, and no `spread` has begun since
         self.gate: Any = None  # opened when the last worker has ended
 
     def spread(self) -> None:
-        """On the loop: give each ready mailbox a worker."""
-        self.thread = threading.get_ident()
+        """Give each ready mailbox to a worker. (Called on the loop.)"""
         self.called = self.enlisted = False
         ready, sleepers = self.ready, self.sleepers
-        while True:
+        while ready:
             try:
                 mailbox = ready.popleft()
-            except IndexError:
+            except IndexError:  # a signal handler was faster
                 return
-            with suppress(IndexError):
-                self.wake(sleepers.pop(), mailbox)
-                continue
-            worker = LoopWorker(self, mailbox)
-            self.workers[worker] = None
-            worker.add_done_callback(self.never_began, context=contextvars.Context())
+            try:
+                worker = sleepers.pop()
+            except IndexError:
+                worker = LoopWorker(self, mailbox)
+                self.workers[worker] = None
+                worker.add_done_callback(self.never_began, context=contextvars.Context())
+            else:
+                self.wake(worker, mailbox)
 
     def never_began(self, worker: Any) -> None:
-        """A worker is done. One that was cancelled before its first step has not come to its own end."""
+        """A worker is done. If it was cancelled before its first step, it could not clean up itself."""
         if worker in self.workers:
             self.return_(worker.mailbox)
             self.ended(worker)
 
     def return_(self, mailbox: Any) -> None:
-        """A mailbox that was given to a worker, and not begun."""
+        """Take back a mailbox that was given to a worker, which has not begun."""
         self.ready.append(mailbox)
         if self.over:
             _sweep(self.ready)
@@ -361,8 +361,11 @@ class Crew:
 
     def soon(self, parcel: Any = None) -> None:
         """
-        Whoever ends the loop waits for its tasks and makes none. If one alone was meant, others go on in a moment; and then it
-        was an attempt, or a handler that is always cancelled would be run for ever.
+        Spread the ready mailboxes in a moment, after a worker was cancelled.
+
+        Code that ends the loop waits for the tasks that exist, so none may be made at once. If the loop still runs in a moment,
+        only that worker was meant, and its delivery counts as an attempt: a handler that is always cancelled must not be run
+        for ever.
         """
 
         def go_on() -> None:
@@ -376,7 +379,7 @@ class Crew:
     @staticmethod
     def wake(worker: LoopWorker, mailbox: Any) -> None:
         worker.mailbox = mailbox
-        if worker.awake is not None and not worker.awake.done():
+        if not worker.awake.done():
             worker.awake.set_result(None)
 
     def ended(self, worker: LoopWorker) -> None:
@@ -387,7 +390,7 @@ class Crew:
             open_gate(self.gate)
 
     def on_loop(self, call: Callable[[], None]) -> bool:
-        """False if the loop runs no more. (The bus's own may be about to begin.)"""
+        """False if the loop does not run. (The bus's own loop may be about to begin.)"""
         if self.loop.is_closed() or (self.callers and not self.loop.is_running()):
             return False
         try:
@@ -397,7 +400,7 @@ class Crew:
         return True
 
     def end(self) -> None:
-        """On the loop: who sleeps ends."""
+        """End the workers that sleep. (Called on the loop.)"""
         sleepers, self.sleepers = self.sleepers, []
         for worker in sleepers:
             self.wake(worker, None)
@@ -405,7 +408,7 @@ class Crew:
             open_gate(self.gate)
 
     def cancel(self) -> None:
-        """On the loop: who works is cancelled."""
+        """Cancel the workers that still work. (Called on the loop.)"""
         for worker in list(self.workers):
             worker.told = True
             worker.cancel()
@@ -413,12 +416,12 @@ class Crew:
 
 class LoopRunner:
     """
-    Runs mailboxes on one loop: the caller's inside `async with bus`, else the bus's own.
+    Runs mailboxes on one loop: the caller's inside `async with bus`, otherwise the bus's own.
 
     Args:
-        warn: Says that the caller's loop was closed under a running bus.
-        starts: Hears of a loop's thread that cannot be started.
-        locks: Of its bus.
+        warn: Logs that the caller's loop was closed while the bus was running.
+        starts: Is told if the thread of the bus's own loop cannot be started.
+        locks: The locks of the bus.
     """
 
     def __init__(
@@ -428,8 +431,8 @@ class LoopRunner:
         self.clock = clock
         self.thread = thread
         self.warn = warn
-        self.orphans: deque[LoopWorker] = deque()  # workers whose loop was closed under them
-        self._early: deque[Any] = deque()  # mailboxes that come while no crew is there
+        self.orphans: deque[LoopWorker] = deque()  # workers whose loop was closed while they waited
+        self._early: deque[Any] = deque()  # mailboxes that come while there is no crew
         self._callers: asyncio.AbstractEventLoop | None = None
         self._crew: Crew | None = None
         self._lock = (locks or Locks()).new()
@@ -438,92 +441,78 @@ class LoopRunner:
         self.starts.serves(self)
 
     def submit(self, mailbox: Any) -> None:
-        """Put a mailbox on the ready list, and see that it is looked at."""
+        """Put a mailbox on the ready list, and see that it gets a worker."""
         self.enlist(mailbox)
         self.call()
 
     def enlist(self, mailbox: Any) -> None:
-        """Put a mailbox on the ready list. Called once per change from rest to ready, on any thread."""
+        """Put a mailbox on the ready list. Called once for each change from rest to ready, on any thread."""
         crew = self._crew
         if crew is None:
             self._early.append(mailbox)
             return
         crew.ready.append(mailbox)
         crew.enlisted = True
-        if crew.over:  # nobody may look there any more
-            with suppress(ValueError):  # somebody has
+        if crew.over:  # perhaps nobody looks at that list any more
+            with suppress(ValueError):  # somebody did
                 crew.ready.remove(mailbox)
                 self._early.append(mailbox)
-
-    def call(self, _: object = None) -> BaseException | None:
-        """
-        After something was put on the ready list.
-
-        Returns:
-            What kept the loop's thread from being started, if something did. It is tried again.
-        """
-        crew = self._crew
-        if crew is None or self._early:
-            return self.spread()
-        self._call(crew)
-        return None
 
     def help(self) -> None:
         crew = self._crew
         if crew is not None and crew.enlisted:
-            crew.called = False  # whoever has said so may be the code that we have interrupted; a spread too many does no harm
+            crew.called = False  # it may be the work of the code that this interrupts; one `spread` too many does no harm
             self.call()
         elif self._early:
             self.call()
 
-    def spread(self) -> BaseException | None:
-        """See that what has come is given to workers."""
+    def call(self, _: object = None) -> BaseException | None:
+        """
+        See that the mailboxes on the ready list get workers.
+
+        Returns:
+            The error if the loop's thread could not be started. It is tried again.
+        """
         crew = self._crew
         if crew is None:
             if self._lock._is_owned():
-                return None  # the code that we have interrupted looks again when it has given the lock back
+                return None  # the code that this interrupts looks again when it has released the lock
             try:
-                crew = self._begin()
+                with self._lock:
+                    if self._crew is None and self._started:
+                        self._crew = Crew(self._callers or self.thread.loop(), self._callers is not None, self.orphans)
+                    crew = self._crew
             except BusClosed:
                 raise
             except Exception as error:
-                self.starts.failed(f"{self.thread.name}-loop", error, self.spread)
+                self.starts.failed(f"{self.thread.name}-loop", error, self.call)
                 if isinstance(error, LifecycleError):
-                    return None  # we have interrupted the start of its thread, and come back soon
+                    return None  # this interrupts the start of the thread, and is called again soon
                 self.starts.say()
                 error.add_note("(pipebus has kept the message, and handles it when a thread can be had)")
                 return error
-        if crew is None:
-            _sweep(self._early)
-            return None
-        with suppress(IndexError):
-            while True:
+            if crew is None:  # the bus is stopped
+                _sweep(self._early)
+                return None
+        while self._early:
+            with suppress(IndexError):
                 crew.ready.append(self._early.popleft())
-        self._call(crew)
-        return None
-
-    def _call(self, crew: Crew) -> None:
         if crew.over:
             _sweep(crew.ready)
         if crew.called:
-            return
+            return None
         crew.called = True
+        loop = crew.loop
         try:
-            # The thread is a cheap first look; the second is that a task runs there. A signal's handler may run in between two
-            # tasks, when the loop is about to wait and would not see what we put before it.
-            if threading.get_ident() == crew.thread and asyncio.current_task(crew.loop) is not None:
+            # On the loop, but in no task, only a signal handler comes here. The loop may be about to wait then, and would not
+            # see what a direct call puts before it.
+            if asyncio._get_running_loop() is loop and asyncio.current_task(loop) is not None:
                 crew.spread()
             else:
-                crew.loop.call_soon_threadsafe(crew.spread)
+                loop.call_soon_threadsafe(crew.spread)
         except RuntimeError:
             self.warn("loop.closed", advice="the loop that the bus was started on has ended; use `async with bus`")
-
-    def _begin(self) -> Crew | None:
-        """The crew of this start, made when it is first needed; None while the bus is stopped."""
-        with self._lock:
-            if self._crew is None and self._started:
-                self._crew = Crew(self._callers or self.thread.loop(), self._callers is not None, self.orphans)
-            return self._crew
+        return None
 
     def start(self, loop: asyncio.AbstractEventLoop | None) -> None:
         with self._lock:
@@ -531,17 +520,16 @@ class LoopRunner:
             self._started = True
         self.adopt()
         if self._early:
-            self.spread()
+            self.call()
 
     def adopt(self) -> None:
-        """What workers had in hand whose loop was closed under them goes back."""
+        """Give back what workers had in hand when their loop was closed."""
         crew = self._crew
-        if crew is not None and crew.loop.is_closed():  # the collector would end its coroutines some time
+        if crew is not None and crew.loop.is_closed():  # otherwise the garbage collector would close their coroutines some time
             for worker in list(crew.workers):
                 coroutine: Any = worker.get_coro()
                 worker.context.run(coroutine.close)
-                if worker in crew.workers:  # it had not begun, so that its end has told nobody
-                    crew.never_began(worker)
+                crew.never_began(worker)
         while self.orphans:
             worker = self.orphans.popleft()
             mailbox, item = worker.mailbox, worker.lost
@@ -558,7 +546,7 @@ class LoopRunner:
         End all workers. Handlers that still run after `timeout` seconds are cancelled, and their messages go back.
 
         Returns:
-            Whose handlers did not even end when they were cancelled: they are abandoned.
+            The names of the handlers that did not even end when they were cancelled: they are abandoned.
         """
         with self._lock:
             self._started = False
@@ -567,7 +555,7 @@ class LoopRunner:
             _sweep(self._early)
             return []
         crew.ending = True
-        # Also if no worker is to be seen: a `spread` may just be making one, and is over when `end` runs.
+        # Also if there seem to be no workers: a `spread` may just be making one, and has ended when `end` runs.
         gate = crew.gate = threading.Lock()
         gate.acquire()
         if crew.on_loop(crew.end) and not self.clock.wait(gate, timeout) and crew.on_loop(crew.cancel):
@@ -577,9 +565,8 @@ class LoopRunner:
             worker.attention = True
         self.adopt()
         in_hand = [worker.here.mailbox for worker in list(crew.workers)]
-        stuck = [f"{mailbox.owner.name} (on an event loop)" for mailbox in in_hand if mailbox is not None]
         with self._lock:
             self._crew = self._callers = None
         _sweep(crew.ready)
         _sweep(self._early)
-        return stuck
+        return [f"{mailbox.owner.name} (on an event loop)" for mailbox in in_hand if mailbox is not None]
