@@ -1980,16 +1980,22 @@ def test_s25_what_an_async_filter_does_in_a_handlers_publish_belongs_to_that_han
         assert "its own handler" in refused[0]
 
 
+@pytest.mark.parametrize("sets", [False, True], ids=["as-it-is", "with-a-variable"])
 @one_or_three
 @every_loop
-def test_s25_a_task_that_a_handler_leaves_behind_is_an_outsider_while_the_next_one_runs(callers: bool, workers: int) -> None:
+def test_s25_a_task_that_a_handler_leaves_behind_is_an_outsider_while_the_next_one_runs(
+    callers: bool, workers: int, sets: bool
+) -> None:
     """The task does not count as part of the next message, although the worker has gone straight on to that message."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
     results: list[Any] = []
     tasks: list[asyncio.Task[None]] = []
     go = threading.Event()
     hold = AsyncHold()
 
     async def later() -> None:
+        if sets:
+            variable.set("by the task")
         await until(go)
         try:
             await bus.adrain(timeout=0.0)
@@ -1999,6 +2005,7 @@ def test_s25_a_task_that_a_handler_leaves_behind_is_an_outsider_while_the_next_o
     async def handle(message: Message) -> None:
         if message.body == "first":
             tasks.append(asyncio.create_task(later()))
+            await asyncio.sleep(0)
         else:
             await hold(message)
 

@@ -96,7 +96,7 @@ class LoopWorker(asyncio.Task[None]):
         self.crew = crew
         self.mailbox: Any = mailbox  # None: it sleeps, or has to end
         self.awake: asyncio.Future[None]  # what it waits for while it sleeps
-        self.context = contextvars.Context()
+        self.context = context = contextvars.Context()
         self.apart: contextvars.Context | None = None  # the delivery's, if the task's own is used up
         self.here = Here(None)  # the value of `carried` in the delivery's context
         self.table: Any = None  # the variables in the task's own context
@@ -109,7 +109,8 @@ class LoopWorker(asyncio.Task[None]):
         self.back: Any = None  # the parcel that has gone back because of that
         self.lost: Any = None  # what it had in hand when its loop was closed
         # Not by `create_task`, which may run the first step at once, inside the call that publishes.
-        super().__init__(self.run(), loop=crew.loop, name="pipebus-worker", context=self.context)
+        loop, steps = crew.loop, self.run
+        super().__init__(steps(), loop=loop, name="pipebus-worker", context=context)
 
     def cancel(self, msg: Any = None) -> bool:
         self.attention = True
@@ -338,13 +339,13 @@ class Crew:
             except IndexError:  # a signal handler was faster
                 return
             try:
-                worker = sleepers.pop()
+                self.wake(sleepers.pop(), mailbox)
+                continue
             except IndexError:
-                worker = LoopWorker(self, mailbox)
-                self.workers[worker] = None
-                worker.add_done_callback(self.never_began, context=contextvars.Context())
-            else:
-                self.wake(worker, mailbox)
+                pass
+            worker = LoopWorker(self, mailbox)
+            self.workers[worker] = None
+            worker.add_done_callback(self.never_began, context=contextvars.Context())
 
     def never_began(self, worker: Any) -> None:
         """A worker is done. If it was cancelled before its first step, it could not clean up itself."""
