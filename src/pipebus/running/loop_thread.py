@@ -27,7 +27,7 @@ class LoopThread:
 
     def __init__(self, name: str, interrupted: Callable[[BaseException], None], locks: Locks | None = None) -> None:
         self.name = name
-        self.interrupted = interrupted  # told of a SystemExit or KeyboardInterrupt in some task
+        self.interrupted = interrupted  # called with a SystemExit or KeyboardInterrupt that a task has raised
         self._lock = (locks or Locks()).new()
         self._ended = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -59,7 +59,7 @@ class LoopThread:
                 try:
                     loop.run_forever()
                     break
-                except (SystemExit, KeyboardInterrupt) as error:  # in a task of the user's: it ends no other task
+                except (SystemExit, KeyboardInterrupt) as error:  # from a task of the user's: the others go on
                     self.interrupted(error)
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
@@ -70,8 +70,8 @@ class LoopThread:
         """
         Run an async chain and wait for its outcome, in a copy of this thread's context.
 
-        What the chain raises is carried over by hand: as a task's own exception a CancelledError would come out as another
-        object, and a SystemExit would end the loop for everybody.
+        Errors of the chain do not become the task's own: a CancelledError would reach the caller as another object, and a
+        SystemExit would stop the loop.
         """
         raised: list[BaseException] = []
 
@@ -101,7 +101,7 @@ class LoopThread:
         return outcome
 
     def stop(self, timeout: float | None) -> str | None:
-        """End the loop and its thread; the thread's name if it has not ended in time."""
+        """End the loop and its thread. Returns the thread's name if it has not ended in time."""
         with free(self._lock):
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
@@ -115,7 +115,7 @@ class LoopThread:
                 task.cancel()
             asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: loop.stop()) if tasks else loop.stop()
 
-        with suppress(RuntimeError):  # it was closed by somebody else
+        with suppress(RuntimeError):  # somebody else has closed it
             loop.call_soon_threadsafe(end)
         if thread is threading.current_thread():
             return None

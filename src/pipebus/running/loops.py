@@ -79,8 +79,8 @@ class LoopWorker(asyncio.Task[None]):
     """
     A task that works through mailboxes, one at a time.
 
-    Handlers run in the task's own context. If one leaves something in it, the next deliveries each get another context, which
-    takes longer, and the worker ends when it has nothing to do.
+    Handlers run in the task's own context. If one leaves something in it, each of the next deliveries gets another context,
+    which takes longer, and the worker ends when it has nothing to do.
 
     `cancel` and `uncancel` record who cancelled the task, because that decides what becomes of the message in hand. If it was
     the bus or the owner of the loop, the message goes back. If it was the handler itself, the handler has failed. A time-out or
@@ -164,14 +164,17 @@ class LoopWorker(asyncio.Task[None]):
             crew.ended(self)
 
     async def next(self) -> None:
-        """Take the next mailbox, or sleep until there is one. It stays None if enough others sleep, or if the bus stops."""
+        """
+        Take the next mailbox, or sleep until there is one. It stays None if the worker has to end: if the bus stops, if enough
+        others sleep, or if a handler has left something in the context, which would be kept alive.
+        """
         crew, self.mailbox = self.crew, None
         # A signal handler may publish between any two steps, and give what is ready to workers that sleep.
         if crew.ready:
             with suppress(IndexError):
                 self.mailbox = crew.ready.popleft()
                 return
-        if crew.ending or len(crew.sleepers) >= SPARE or self.apart is not None:
+        if crew.ending or len(crew.sleepers) >= SPARE or len(self.context) > 1:
             return
         self.awake = crew.loop.create_future()
         crew.sleepers.append(self)
@@ -280,27 +283,27 @@ class LoopWorker(asyncio.Task[None]):
         return here, self.table
 
     def within(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
-        """What runs in the context of the delivery."""
+        """The coroutine, run in the context of the delivery."""
         return coroutine if self.apart is None else in_context(self.apart, coroutine)
 
     def rescued(self, mailbox: Any, item: Any, error: BaseException) -> bool:
         """See `runners.rescued`."""
         self.here.mailbox = None
-        if self.closing:  # whatever its handler makes of that
+        if self.closing:  # whatever the handler has raised instead
             raise GeneratorExit
         return rescued(mailbox, item, error)
 
     async def leaving(self) -> bool:
-        """Look after a delivery in which this task was cancelled, or that outlived its bus: whether to leave."""
+        """After a delivery in which this task was cancelled, or that has outlived its bus: whether the worker has to leave."""
         if not (self.gone or self.cancelled_by_others() or self.crew.over):
             await self.breathe()
         return self.gone or self.crew.over
 
     async def breathe(self) -> None:
         """
-        Give way to the loop between two messages.
+        Let the loop run other tasks between two messages.
 
-        A cancellation that comes meanwhile is meant for the worker. One that came before was meant for the handler that has
+        A cancellation that comes meanwhile is meant for the worker. One that came before was meant for a handler that has
         ended, and must not reach the next one.
         """
         self.outside = self.own = 0
