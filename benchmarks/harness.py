@@ -18,6 +18,27 @@ Handler = Callable[[Any], None]
 Expectation = Callable[[Any], bool]
 
 
+class Guarantees(NamedTuple):
+    """
+    What a contender promises, in the four points where message buses differ most, a word or three each, and in words.
+
+    Args:
+        words: What it is, and what else it promises or does not.
+        queues: Where a message waits for a handler that is busy.
+        errors: What a handler that raises does to the others, and to itself.
+        bounds: What happens when a handler is too slow.
+        order: In which order one handler sees the messages of one publisher.
+        package: The package on PyPI that it is from; a contender whose package is absent is shown as "not installed".
+    """
+
+    words: str
+    queues: str
+    errors: str
+    bounds: str
+    order: str
+    package: str = ""
+
+
 class Flow(NamedTuple):
     """An open route from `publish(subject, body)` to a handler on another thread, and how to end it."""
 
@@ -31,7 +52,7 @@ class Contender:
     One way to do the work of a workload.
 
     Args:
-        guarantees: One honest phrase: what it promises, or does not.
+        guarantees: What it promises, or does not; one phrase where all contenders promise the same.
         run: Does the work once, `size` times over, and returns one figure for each column of the workload.
         reach_ratio: How many times the limit we mean to stay under, in the first column, or by column. Printed by
             `--check`, never enforced.
@@ -39,11 +60,21 @@ class Contender:
         against: The contender that its ratios are taken to; None: the limit.
     """
 
-    guarantees: str
+    guarantees: Guarantees | str
     run: Callable[[int], Mapping[str, float]]
     reach_ratio: float | Mapping[str, float] | None = None
     reach_value: float | Mapping[str, float] | None = None
     against: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The phrase."""
+        return self.guarantees if isinstance(self.guarantees, str) else self.guarantees.words
+
+    @property
+    def package(self) -> str:
+        """What has to be installed for it, or nothing."""
+        return "" if isinstance(self.guarantees, str) else self.guarantees.package
 
 
 @dataclass(frozen=True)
@@ -56,6 +87,7 @@ class Workload:
         contenders: By name; the first one is the limit that the others are divided by.
         size: How many messages (or subscribers) one run takes.
         sized_by: What `size` counts; `--messages` only changes workloads that count messages.
+        rounds: How often each contender runs unless the command line says otherwise.
         when_named: It takes long, and runs only when it is asked for by name.
         without_ratio: Columns that are not compared: a ratio of small counts says nothing.
         where: Says what else than the machine figures depend on, and refuses to run where they would mean nothing.
@@ -66,6 +98,7 @@ class Workload:
     contenders: Mapping[str, Contender]
     size: int = 200_000
     sized_by: str = "messages"
+    rounds: int = 5
     when_named: bool = False
     without_ratio: Collection[str] = ()
     where: Callable[[], str] | None = None
@@ -77,19 +110,30 @@ def anything(message: Any) -> bool:
 
 
 def flow_contender(
-    guarantees: str,
+    guarantees: Guarantees,
     open_flow: Callable[[Sequence[Any], Handler], Flow],
     filters: Callable[[], Sequence[Any]] = tuple,
     *,
     expect: Expectation = anything,
     reach_ratio: float | None = None,
+    most: int | None = None,
 ) -> Contender:
-    """Make a contender of a message workload; its filters are made in the child, when it runs."""
+    """
+    Make a contender of a message workload; its filters are made in the child, when it runs.
+
+    Args:
+        most: Messages that it is measured with at most, where more would take minutes.
+    """
 
     def run(size: int) -> Mapping[str, float]:
-        return time_flow(lambda handle: open_flow(filters(), handle), size, expect)
+        return time_flow(lambda handle: open_flow(filters(), handle), min(size, most or size), expect)
 
-    return Contender(guarantees, run, reach_ratio)
+    return Contender(measured_with(guarantees, most, "messages"), run, reach_ratio)
+
+
+def measured_with(guarantees: Guarantees, most: int | None, what: str) -> Guarantees:
+    """Say that a contender is measured with fewer than the others."""
+    return guarantees._replace(words=f"{guarantees.words}; measured with at most {most:,} {what}") if most else guarantees
 
 
 def time_flow(open_flow: Callable[[Handler], Flow], size: int, expect: Expectation) -> dict[str, float]:
@@ -131,7 +175,7 @@ def time_flow(open_flow: Callable[[Handler], Flow], size: int, expect: Expectati
             raise RuntimeError(f"{size} messages published, {seen} handled after 60 s")
         return perf_counter() - start, process_time() - work
 
-    run(WARM_UP)
+    run(min(WARM_UP, size))
     elapsed, worked = run(size)
     flow.close()
     if not expect(last):

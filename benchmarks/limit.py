@@ -13,9 +13,10 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from harness import SUBJECT, Flow, Handler
+from harness import SUBJECT, Flow, Guarantees, Handler
 
-GUARANTEES = "unbounded queue, one subscriber, no errors handled, no order checked"
+BARE = ("yes", "end its thread", "no", "yes")  # what all hand-written limits promise: a queue, and its order
+GUARANTEES = Guarantees("closures, one queue, one thread, one subscriber", *BARE)
 NO_HEADERS: dict[str, Any] = {}  # shared: a dict for each message costs a fifth
 
 

@@ -20,12 +20,12 @@ from time import sleep
 from typing import Any
 
 from clocks import Crowd
-from harness import Flow
-from limit import NO_HEADERS, Message
+from harness import Flow, Guarantees
+from limit import BARE, NO_HEADERS, Message
 
 THREADS = 4
-GUARANTEES = f"{THREADS} threads, a deque each that is never full; in order, one at a time; no errors handled, no turns"
-SPARE = "the same with a deque only while there is mail: small while idle"
+GUARANTEES = Guarantees(f"{THREADS} threads, a deque each; no turns", *BARE)
+SPARE = GUARANTEES._replace(words="the same with a deque only while there is mail: small while idle")
 
 Act = Callable[[Message], Any]
 

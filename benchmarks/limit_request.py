@@ -16,12 +16,12 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, NamedTuple
 
-from harness import Flow, Handler
-from limit import NO_HEADERS, Message
+from harness import Flow, Guarantees, Handler
+from limit import BARE, NO_HEADERS, Message
 
-THREAD = "two threads, one queue, a lock for each answer; no time-out, no errors, one handler"
-LOOP = "one task that waits on a future, a future for each answer; no time-out, no errors, one handler"
-BOTH = "a deque and one wake-up of the loop, a queue and a thread back; no bound, no errors, one handler each"
+THREAD = Guarantees("two threads, a lock for each answer; no time-out, one handler", *BARE)
+LOOP = Guarantees("one task, a future for each answer; no time-out, one handler", *BARE)
+BOTH = Guarantees("one wake-up of the loop for many, a queue and a thread back; one handler each", *BARE)
 
 
 class Question(Message):

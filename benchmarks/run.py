@@ -3,7 +3,7 @@ Run the benchmarks: `python benchmarks/run.py [WORKLOAD ...]`.
 
 Contenders run interleaved (A B C A B C ...), each time in a fresh process, so that a busy minute of the
 machine hits all of them; ratios are taken within a round and their median is shown. Nothing here fails on a
-figure.
+figure. Other packages take part if they are installed: `pip install 'pipebus[bench]'`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
 from math import nan
 from pathlib import Path
 from statistics import median
@@ -22,11 +24,13 @@ from statistics import median
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]  # this tree is what is measured, installed or not
 
-import disk  # noqa: E402  (the path comes first)
-from harness import Contender, Workload  # noqa: E402
+import chart  # noqa: E402  (the path comes first)
+import disk  # noqa: E402
+from harness import Contender, Guarantees, Workload  # noqa: E402
 from workloads import WORKLOADS  # noqa: E402
 
-Figures = dict[str, list[dict[str, float]]]  # contender -> one entry a round
+Figures = dict[str, list[dict[str, float]]]  # contender -> one entry a round, none if it is not installed
+POINTS = ("queues", "errors", "bounds", "order")  # of `Guarantees`
 
 
 def main() -> int:
@@ -34,11 +38,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description="What a message costs.")
     names = ", ".join(WORKLOADS)
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {names}; the quick ones when none is named")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each contender runs (default 5)")
+    parser.add_argument("--rounds", type=int, help="how often each contender runs (default 5, or what a workload says)")
     parser.add_argument("--messages", type=int, help="messages a run; each workload has a number of its own")
-    parser.add_argument("--check", action="store_true", help="our reach beside the figures; never fails")
+    parser.add_argument("--size", type=int, help="the same, and mailboxes or subscribers where a workload counts those")
+    parser.add_argument("--check", action="store_true", help="our reach next to the figures; never fails")
     parser.add_argument("--folder", help="where files lie, of sqlite and nats workloads: on a disk (default /var/tmp)")
     parser.add_argument("--json", action="store_true", help="every figure in one JSON object, no tables")
+    parser.add_argument("--svg", metavar="FILE", help="the ratios as a chart, too")
     parser.add_argument("--profile", metavar="WORKLOAD", help="where the time of pipebus goes, step by step")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)  # WORKLOAD CONTENDER SIZE: one run
     args = parser.parse_args()
@@ -64,15 +70,20 @@ def main() -> int:
     results: dict[str, Figures] = {}
     for name in args.workloads or [name for name, workload in WORKLOADS.items() if not workload.when_named]:
         workload = WORKLOADS[name]
-        size = args.messages if args.messages and workload.sized_by == "messages" else workload.size
+        size = args.size or (workload.sized_by == "messages" and args.messages) or workload.size
+        rounds = args.rounds or workload.rounds
         where = f", {workload.where()}" if workload.where else ""
-        results[name] = measure(name, args.rounds, size)
+        results[name] = measure(name, rounds, size)
         if not args.json:
             print(f"\n{name}: {workload.about}")
-            print(f"{size:,} {workload.sized_by}, {args.rounds} rounds, {machine()}{where}\n")
+            print(f"{size:,} {workload.sized_by}, {rounds} rounds, {machine()}{where}\n")
             print(table(workload, results[name], check=args.check), flush=True)
     if args.json:
-        print(json.dumps({"machine": machine(), "rounds": args.rounds, "figures": results}))
+        print(json.dumps({"machine": machine(), "figures": results}))
+    if args.svg:
+        groups = [bars(name, figures) for name, figures in results.items()]
+        head = f"Times the hand-written limit, less is better. {machine()}"
+        Path(args.svg).write_text(chart.draw(groups, head), encoding="utf-8")
     return 0
 
 
@@ -81,14 +92,21 @@ def measure(name: str, rounds: int, size: int) -> Figures:
     figures: Figures = {contender: [] for contender in WORKLOADS[name].contenders}
     for number in range(1, rounds + 1):
         for contender, runs in figures.items():
+            if not installed(WORKLOADS[name].contenders[contender]):
+                continue
             progress(f"{name} round {number}/{rounds}: {contender}")
             command = [sys.executable, __file__, "--child", name, contender, str(size)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
             if done.returncode:
-                sys.exit(f"{name}: {contender} failed; its error stands above")
+                sys.exit(f"{name}: {contender} failed; its error is above")
             runs.append(json.loads(done.stdout))
     progress("")
     return figures
+
+
+def installed(contender: Contender) -> bool:
+    """Whether the package that it is from is there."""
+    return not contender.package or find_spec(contender.package) is not None
 
 
 def progress(text: str) -> None:
@@ -99,25 +117,49 @@ def progress(text: str) -> None:
 
 def table(workload: Workload, figures: Figures, *, check: bool) -> str:
     """Lay out medians, the range of the first figure, and the median of the ratios that each round gives."""
-    limit = next(iter(figures))
     first, *others = workload.columns
     head = ["contender", workload.columns[first], "min-max", "ratio"]
     for key in others:
         head += [workload.columns[key], *(["ratio"] if key not in workload.without_ratio else [])]
-    rows = [[*head, *(["reach"] if check else []), "what it guarantees"]]
+    promises = [*POINTS] if any(isinstance(one.guarantees, Guarantees) for one in workload.contenders.values()) else []
+    rows = [[*head, *(["reach"] if check else []), *promises, "what it guarantees"]]
     for name, runs in figures.items():
         contender = workload.contenders[name]
-        base = figures[contender.against or limit]
+        said = [getattr(contender.guarantees, point, "") for point in promises]
+        if not runs:
+            rows.append([name, "not installed", *[""] * (len(rows[0]) - len(said) - 3), *said, contender.words])
+            continue
         values = {key: median(run[key] for run in runs) for key in workload.columns}
-        pairs = list(zip(runs, base, strict=True))
-        ratios = {key: median(ratio(run[key], least[key]) for run, least in pairs) for key in values}
+        ratios = ratios_of(workload, figures, name)
         least, most = (choose(run[first] for run in runs) for choose in (min, max))
         row = [name, digits(values[first]), f"{digits(least)}-{digits(most)}", f"{ratios[first]:.2f}"]
         for key in others:
             row += [digits(values[key]), *([f"{ratios[key]:.2f}"] if key not in workload.without_ratio else [])]
         row += [reach(contender, first, values, ratios)] if check else []
-        rows.append([*row, contender.guarantees])
+        words = f"{contender.package} {version(contender.package)}: {contender.words}" if contender.package else contender.words
+        rows.append([*row, *said, words])
     return aligned(rows)
+
+
+def ratios_of(workload: Workload, figures: Figures, name: str) -> dict[str, float]:
+    """The median, for each column, of the ratios that each round gives."""
+    base = figures[workload.contenders[name].against or next(iter(figures))]
+    pairs = list(zip(figures[name], base, strict=True))
+    return {key: median(ratio(run[key], least[key]) for run, least in pairs) for key in workload.columns}
+
+
+def bars(name: str, figures: Figures) -> chart.Group:
+    """What the chart shows of a workload: the first column of all but the limits and the variants without a bound."""
+    workload = WORKLOADS[name]
+    first = next(iter(workload.columns))
+    shown = []
+    for contender, runs in figures.items():
+        if runs and not contender.startswith("limit") and not contender.endswith("-wide"):
+            direct = getattr(workload.contenders[contender].guarantees, "queues", "") == "no"
+            package = "direct" if direct else "peer" if workload.contenders[contender].package else "ours"
+            kind = "simplest" if contender == "simplest" else package
+            shown.append(chart.Bar(contender, ratios_of(workload, figures, contender)[first], kind))
+    return chart.Group(f"{name}: {workload.columns[first]}", shown)
 
 
 def ratio(figure: float, base: float) -> float:

@@ -13,9 +13,9 @@ from threading import Thread
 from typing import Any
 
 from clocks import Crowd
-from harness import SUBJECT, Flow, Handler
+from harness import SUBJECT, Flow, Guarantees, Handler
 
-GUARANTEES = "unbounded queues, a thread a subscriber, no errors handled, filters see the way in only"
+GUARANTEES = Guarantees("a thread a subscriber; filters see the way in only", "yes", "end its thread", "no", "yes")
 
 
 @dataclass(slots=True)

@@ -1,31 +1,24 @@
 """
 actors: objects with a mailbox each, most of them idle. What a hundred thousand cost that wait, get mail, and end.
 
-Each gets exactly one message, in a shuffled order, so nearly every message finds its mailbox at rest. Two sets are made,
-one after the other, in one process: the first for time, the second under tracemalloc, which slows what it watches. Subjects,
-the order and the lists that hold on to things are made before anything is counted.
+Each gets one message, in a shuffled order, and then as many go to members drawn at random. So nearly every message finds its
+mailbox at rest; the first one may also find something to prepare, and is timed apart.
 """
 
 from __future__ import annotations
 
-import gc
-import random
-import tracemalloc
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import count
-from threading import Event
-from time import perf_counter, sleep
-from typing import Any, NamedTuple
+from typing import Any
 
 import limit_pool
-from clocks import PATIENCE
-from harness import Contender, Workload
+import ours
+from harness import Contender, Guarantees, Workload, measured_with
 from limit import NO_HEADERS, Message
+from lives import Host, OpenHost, Tally, weigh
+from peers import pykka, reactivex
 
-BODY = 1
-SMALL = 100  # a first set that is not counted: caches, threads
-PAUSE = 0.05  # seconds for the threads to come to rest before memory is read
 MOST_MORE = 100.0  # bytes
 MOST_MAIL = 1.1  # of the hand-written pool
 
@@ -33,36 +26,14 @@ COLUMNS = {
     "bytes": "bytes each idle",
     "more": "more after mail",
     "set_up": "µs set-up each",
+    "first": "µs a first message",
     "mail": "µs a random message",
     "stop": "µs to stop each",
 }
-ON_DEMAND = "an object with a deque while it has mail"
-ROUTED = "the same, found by its subject in a dict"
-ACTORS = "actors, mailed by reference: bounded mailbox, counters, errors to dead letters, drain and stop"
-SUBSCRIBERS = "the same guarantees; a subject string each, one shared handler"
-
-
-class Tally:
-    """Counts what all handlers have seen, on whichever thread, and tells when that is enough."""
-
-    def __init__(self, enough: int) -> None:
-        next_one = count(1).__next__  # one step for all threads
-        self.reached = Event()
-
-        def seen() -> None:
-            if next_one() == enough:
-                self.reached.set()
-
-        self.seen = seen
-
-
-class Host(NamedTuple):
-    """Where mailboxes are. A member is what `stop` ends, an address what `publish` takes."""
-
-    add: Callable[[str], tuple[Any, Any]]  # a subject -> a member and its address
-    publish: Callable[[Any, Any], Any]
-    stop: Callable[[Any], Any]
-    close: Callable[[], Any]
+ON_DEMAND = limit_pool.SPARE._replace(words="an object with a deque while it has mail")
+ROUTED = limit_pool.SPARE._replace(words="the same, found by its subject in a dict")
+ACTORS = ours.GUARANTEES._replace(words="actors, mailed by reference; counters, errors to dead letters, drain and stop")
+SUBSCRIBERS = ours.GUARANTEES._replace(words="the same guarantees; a subject string each, one shared handler")
 
 
 def limit_actors(tally: Tally) -> Host:
@@ -177,110 +148,34 @@ def our_subscribers(tally: Tally) -> Host:
     return Host(add, bus.publish, lambda subscription: subscription.unsubscribe(), bus.stop)
 
 
-class Life:
-    """One set of members, from the first added to the last stopped."""
-
-    def __init__(self, open_host: Callable[[Tally], Host], size: int, name: str) -> None:
-        self.subjects = [f"{name}.{n}" for n in range(size)]
-        self.members: list[Any] = [None] * size
-        self.addresses: list[Any] = [None] * size
-        self.order = list(range(size))
-        random.Random(size).shuffle(self.order)
-        self.tally = Tally(size)
-        self.host = open_host(self.tally)
-
-    def add(self) -> None:
-        """Make them all."""
-        add, members, addresses = self.host.add, self.members, self.addresses
-        for number, subject in enumerate(self.subjects):
-            members[number], addresses[number] = add(subject)
-
-    def mail(self) -> None:
-        """One message to each, and wait until they are handled."""
-        publish, addresses = self.host.publish, self.addresses
-        for number in self.order:
-            publish(addresses[number], BODY)
-        if not self.tally.reached.wait(timeout=PATIENCE):
-            raise RuntimeError(f"{len(self.order)} messages published, and after {PATIENCE:g} s not all handled")
-
-    def check(self) -> None:
-        """Whether those that count have counted."""
-        wrong = [member for member in self.members if getattr(member, "seen", 1) != 1]
-        if wrong:
-            raise RuntimeError(f"{len(wrong)} of {len(self.members)} have not seen exactly one message")
-
-    def stop(self) -> None:
-        """End them all, one by one."""
-        stop = self.host.stop
-        for member in self.members:
-            stop(member)
-
-    def close(self) -> None:
-        """End the threads, and let go of everything."""
-        self.host.close()
-        self.members = self.addresses = []
-        gc.collect()
-
-
-def weigh(open_host: Callable[[Tally], Host], size: int) -> Mapping[str, float]:
-    """Bytes and times of one member, from `size` of them."""
-    for number, name in ((min(size, SMALL), "warm.up"), (size, "timed")):
-        life = Life(open_host, number, name)
-        gc.collect()
-        set_up, mail, stop = timed(life.add), timed(life.mail), 0.0
-        life.check()
-        stop = timed(life.stop)
-        life.close()
-
-    life = Life(open_host, size, "traced")
-    gc.collect()
-    tracemalloc.start()
-    life.add()
-    idle = allocated()
-    life.mail()
-    after = allocated()
-    tracemalloc.stop()
-    life.close()
-    each = {"set_up": set_up * 1e6, "mail": mail * 1e6, "stop": stop * 1e6, "bytes": idle, "more": after - idle}
-    return {key: figure / size for key, figure in each.items()}
-
-
-def timed(act: Callable[[], None]) -> float:
-    """Seconds that something takes."""
-    start = perf_counter()
-    act()
-    return perf_counter() - start
-
-
-def allocated() -> int:
-    """Bytes that tracemalloc has seen and that are still in use, once the threads are at rest."""
-    sleep(PAUSE)
-    gc.collect()
-    return tracemalloc.get_traced_memory()[0]
-
-
 def contender(
-    guarantees: str, open_host: Callable[[Tally], Host], most: float | None = None, against: str | None = None
+    guarantees: Guarantees,
+    open_host: OpenHost,
+    most_bytes: float | None = None,
+    against: str | None = None,
+    most: int | None = None,
 ) -> Contender:
-    """What one member costs; those with a `most` in bytes are ours, and have the other goals too."""
+    """What one member costs; those with a `most_bytes` are ours, and have the other goals too."""
 
     def run(size: int) -> Mapping[str, float]:
-        return weigh(open_host, size)
+        return weigh(open_host, min(size, most or size))
 
-    if most is None:
-        return Contender(guarantees, run, against=against)
-    return Contender(guarantees, run, {"mail": MOST_MAIL}, {"bytes": most, "more": MOST_MORE}, against)
+    if most_bytes is None:
+        return Contender(measured_with(guarantees, most, "mailboxes"), run, against=against)
+    return Contender(guarantees, run, {"mail": MOST_MAIL}, {"bytes": most_bytes, "more": MOST_MORE}, against)
 
 
 CONTENDERS: Mapping[str, Contender] = {
     "limit": contender(ON_DEMAND, limit_actors),
-    "pipebus": contender(ACTORS, our_actors, 420.0),
+    "pipebus": contender(ACTORS, our_actors, 350.0),
+    "pykka": contender(pykka.GUARANTEES, pykka.open_host, most=pykka.MOST),
     "limit-subjects": contender(ROUTED, limit_subscribers, against="limit-subjects"),
-    "pipebus-subjects": contender(SUBSCRIBERS, our_subscribers, 300.0, "limit-subjects"),
+    "pipebus-subjects": contender(SUBSCRIBERS, our_subscribers, 250.0, "limit-subjects"),
+    "reactivex": contender(reactivex.POOL, reactivex.open_host, against="limit-subjects", most=reactivex.MOST),
 }
 
 WORKLOAD = Workload(
-    about="actors by reference, and subscribers by subject (ratio: to the limit above them), each mailed once at random",
+    about="actors by reference, and subscribers by subject (ratio: to the limit above them), mailed at random",
     columns=COLUMNS,
     contenders=CONTENDERS,
     size=100_000,
@@ -293,6 +188,7 @@ MILLION = Workload(
     contenders=CONTENDERS,
     size=1_000_000,
     sized_by="mailboxes",
+    rounds=1,
     without_ratio=("more",),
     when_named=True,
 )

@@ -11,18 +11,24 @@ import limit_pool
 import ours
 import simplest
 from clocks import Crowd, time_crowd
-from harness import SUBJECT, Contender, Flow, Workload
+from harness import SUBJECT, Contender, Flow, Guarantees, Workload, measured_with
+from peers import pykka, pymessagebus, reactivex
 
 SUBSCRIBERS = 100
 
 
-def contender(guarantees: str, open_crowd: Callable[[Crowd], Flow], reach_ratio: float | None = None) -> Contender:
+def contender(
+    guarantees: Guarantees,
+    open_crowd: Callable[[Crowd], Flow],
+    reach_ratio: float | None = None,
+    most: int | None = None,
+) -> Contender:
     """A hundred handlers on one subject."""
 
     def run(size: int) -> Mapping[str, float]:
-        return time_crowd(open_crowd, [SUBJECT] * SUBSCRIBERS, size)
+        return time_crowd(open_crowd, [SUBJECT] * SUBSCRIBERS, min(size, most or size))
 
-    return Contender(guarantees, run, reach_ratio)
+    return Contender(measured_with(guarantees, most, "messages"), run, reach_ratio)
 
 
 WORKLOAD = Workload(
@@ -31,8 +37,12 @@ WORKLOAD = Workload(
     contenders={
         "limit": contender(limit_pool.GUARANTEES, limit_pool.open_crowd),
         "simplest": contender(simplest.GUARANTEES, simplest.open_crowd),
-        "pipebus": contender(ours.GUARANTEES, ours.open_crowd, 1.3),
-        "pipebus-wide": contender(ours.WIDE, partial(ours.open_crowd, mailbox=ours.ROOMY), 1.3),
+        "pipebus": contender(ours.GUARANTEES, ours.open_crowd, 1.5),
+        "pipebus-wide": contender(ours.WIDE, partial(ours.open_crowd, mailbox=ours.ROOMY), 1.5),
+        "pykka": contender(pykka.GUARANTEES, pykka.open_crowd),
+        "reactivex": contender(reactivex.POOL, reactivex.open_crowd, most=reactivex.MOST),
+        "reactivex-direct": contender(reactivex.DIRECT, reactivex.open_direct_crowd),
+        "pymessagebus": contender(pymessagebus.GUARANTEES, pymessagebus.open_crowd),
     },
     size=1_000_000,
 )

@@ -14,14 +14,14 @@ import limit_pool
 import ours
 import simplest
 from clocks import PATIENCE, Crowd
-from harness import BODY, Contender, Flow, Workload
+from harness import BODY, Contender, Flow, Guarantees, Workload
 
 SECONDS = 2.0
 SETTLED = 0.2  # seconds for the threads to come to rest
 MOST = 1.0  # ms of CPU time
 
 
-def contender(guarantees: str, open_crowd: Callable[[Crowd], Flow], reach_value: float | None = None) -> Contender:
+def contender(guarantees: Guarantees, open_crowd: Callable[[Crowd], Flow], reach_value: float | None = None) -> Contender:
     """A subject for each subscriber."""
 
     def run(size: int) -> Mapping[str, float]:

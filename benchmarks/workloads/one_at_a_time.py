@@ -13,10 +13,13 @@ import limit
 import ours
 import simplest
 from clocks import PATIENCE, ROUND_TRIP, time_trips
-from harness import BODY, SUBJECT, Contender, Flow, Handler, Workload
+from harness import BODY, SUBJECT, Contender, Flow, Guarantees, Handler, Workload
+from peers import pykka, reactivex
+
+THREAD = ours.GUARANTEES._replace(words="the same with a thread of its own")
 
 
-def contender(guarantees: str, open_flow: Callable[[Handler], Flow], reach_ratio: float | None = None) -> Contender:
+def contender(guarantees: Guarantees, open_flow: Callable[[Handler], Flow], reach_ratio: float | None = None) -> Contender:
     """The handler opens the gate that the publisher waits at."""
 
     def run(size: int) -> Mapping[str, float]:
@@ -47,8 +50,10 @@ WORKLOAD = Workload(
     contenders={
         "limit": contender(limit.GUARANTEES, partial(limit.open_flow, ())),
         "simplest": contender(simplest.GUARANTEES, partial(simplest.open_flow, ())),
-        "pipebus": contender(ours.GUARANTEES, partial(ours.open_flow, ()), 1.25),
-        "pipebus-thread": contender("the same with a thread of its own", partial(ours.open_flow, (), run="thread"), 1.25),
+        "pipebus": contender(ours.GUARANTEES, partial(ours.open_flow, ()), 1.3),
+        "pipebus-thread": contender(THREAD, partial(ours.open_flow, (), run="thread"), 1.3),
+        "pykka": contender(pykka.GUARANTEES, partial(pykka.open_flow, ())),
+        "reactivex": contender(reactivex.GUARANTEES, partial(reactivex.open_flow, ())),
     },
     size=20_000,
 )

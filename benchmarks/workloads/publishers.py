@@ -11,21 +11,24 @@ from functools import partial
 import limit
 import ours
 from clocks import time_publishers
-from harness import MICROSECONDS, Contender, Flow, Handler, Workload
+from harness import MICROSECONDS, Contender, Flow, Guarantees, Handler, Workload
 
 MANY = 8
 MOST = 1.18  # of the time of one: eight reach at least 0.85 of its throughput
 
 
-def pair(name: str, guarantees: str, open_flow: Callable[[Handler], Flow], most: float | None = None) -> dict[str, Contender]:
+def pair(
+    name: str, guarantees: Guarantees, open_flow: Callable[[Handler], Flow], most: float | None = None
+) -> dict[str, Contender]:
     """The same route with one publisher and with many."""
 
     def run(publishers: int, size: int) -> Mapping[str, float]:
         return time_publishers(open_flow, publishers, size)
 
+    eight = guarantees._replace(words=f"eight publishers; ratio to {name}")
     return {
         name: Contender(guarantees, partial(run, 1)),
-        f"{name}-eight": Contender(f"eight publishers; ratio to {name}", partial(run, MANY), most, against=name),
+        f"{name}-eight": Contender(eight, partial(run, MANY), most, against=name),
     }
 
 

@@ -3,16 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import limit_request
 import simplest
+import simplest_loop
 from clocks import ROUND_TRIP, atime_trips
-from harness import Contender, Workload
+from harness import Contender, Guarantees, Workload, measured_with
+from peers import abxbus, taskiq
 
 from .request import OURS, QUESTION, SUBJECT, TIMEOUT, is_answer
 
-SIMPLEST = "an asyncio.Queue and a task, a future for each answer; no errors handled, no time-out"
+SIMPLEST = simplest_loop.GUARANTEES._replace(
+    words="an asyncio.Queue and a task, a future for each answer; no time-out", bounds="no"
+)
 
 Ask = Callable[[], Awaitable[Any]]
 
@@ -60,16 +65,30 @@ async def ask_ours() -> AsyncIterator[Ask]:
         yield lambda: bus.arequest(SUBJECT, QUESTION, timeout=TIMEOUT)
 
 
+@asynccontextmanager
+async def ask_peer(
+    open_requests: Callable[[Callable[[Any], Awaitable[Any]]], AbstractAsyncContextManager[Callable[[Any], Awaitable[Any]]]],
+) -> AsyncIterator[Ask]:
+    """Open a peer that is asked with a body."""
+    async with open_requests(price) as ask:
+        yield lambda: ask(QUESTION)
+
+
 def contender(
-    guarantees: str, open_road: Callable[[], AbstractAsyncContextManager[Ask]], reach_ratio: float | None = None
+    guarantees: Guarantees,
+    open_route: Callable[[], AbstractAsyncContextManager[Ask]],
+    reach_ratio: float | None = None,
+    most: int | None = None,
 ) -> Contender:
     """One coroutine that asks again and again."""
 
     async def main(size: int) -> Mapping[str, float]:
-        async with open_road() as ask:
+        async with open_route() as ask:
             return await atime_trips(ask, size, is_answer)
 
-    return Contender(guarantees, lambda size: asyncio.run(main(size)), reach_ratio)
+    return Contender(
+        measured_with(guarantees, most, "requests"), lambda size: asyncio.run(main(min(size, most or size))), reach_ratio
+    )
 
 
 WORKLOAD = Workload(
@@ -78,7 +97,9 @@ WORKLOAD = Workload(
     contenders={
         "limit": contender(limit_request.LOOP, ask_limit),
         "simplest": contender(SIMPLEST, ask_simplest),
-        "pipebus": contender(OURS, ask_ours, 2.0),
+        "pipebus": contender(OURS, ask_ours, 2.2),
+        "abxbus": contender(abxbus.GUARANTEES, partial(ask_peer, abxbus.open_requests), most=abxbus.MOST),
+        "taskiq": contender(taskiq.GUARANTEES, partial(ask_peer, taskiq.open_requests), most=taskiq.MOST),
     },
     size=20_000,
 )

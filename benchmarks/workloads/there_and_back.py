@@ -12,11 +12,11 @@ from typing import Any
 import limit_request
 import ours
 import simplest
-from harness import BODY, MICROSECONDS, SUBJECT, Contender, Flow, Handler, Workload, time_flow
+from harness import BODY, MICROSECONDS, SUBJECT, Contender, Flow, Guarantees, Handler, Workload, time_flow
 
 RESULT = "orders.priced"
-SIMPLEST = "run_coroutine_threadsafe for each message, a queue and a thread back; no bound, no errors handled"
-WIDE = "the same with mailboxes that never fill, so that the coroutine need not wait: `publish` instead of `apublish`"
+SIMPLEST = simplest.GUARANTEES._replace(words="run_coroutine_threadsafe for each message, a queue and a thread back")
+WIDE = ours.WIDE._replace(words="the same with mailboxes that never fill: the coroutine calls `publish`, not `apublish`")
 
 
 def open_limit(handle: Handler) -> Flow:
@@ -81,7 +81,7 @@ def open_wide(handle: Handler) -> Flow:
     return Flow(bus.publish, bus.stop)
 
 
-def contender(guarantees: str, open_flow: Callable[[Handler], Flow]) -> Contender:
+def contender(guarantees: Guarantees, open_flow: Callable[[Handler], Flow]) -> Contender:
     """What arrives has the result's subject and the body that was sent."""
 
     def is_result(message: Any) -> bool:

@@ -15,6 +15,7 @@ import limit
 import ours
 import simplest
 from harness import BODY, MICROSECONDS, SUBJECT, Contender, Workload, flow_contender
+from peers import pymessagebus, reactivex
 
 from .orders import Order, validated
 
@@ -108,6 +109,22 @@ def built_in_filters(keep: bool) -> list[Any]:
     return [tally, Validate({SUBJECT: Order}, replace=not keep), SetHeaders({"seen_by": "stamp"})]
 
 
+def pymessagebus_filters(keep: bool) -> list[Any]:
+    """Middlewares, with the message as a named tuple."""
+
+    def check(message: pymessagebus.Order, call_next: Next) -> Any:
+        validated(message.body)
+        return call_next(message)
+
+    def replace(message: pymessagebus.Order, call_next: Next) -> Any:
+        return call_next(message._replace(body=validated(message.body)))
+
+    def stamp(message: pymessagebus.Order, call_next: Next) -> Any:
+        return call_next(message._replace(headers={**message.headers, "seen_by": "stamp"}))
+
+    return [Counter().filter, check if keep else replace, stamp]
+
+
 def is_stamped(message: Any, body: Any) -> bool:
     """Whether the work was done to a message."""
     return bool(message.body == body and message.headers["seen_by"] == "stamp")
@@ -117,17 +134,23 @@ def contenders(keep: bool) -> dict[str, Contender]:
     """Everybody who can do it, with the same work to show for it."""
     add = partial(flow_contender, expect=partial(is_stamped, body=BODY if keep else validated(BODY)))
     plain, built_in = partial(plain_filters, keep), partial(built_in_filters, keep)
-    shapes = "the same; filters as @around, Validate, SetHeaders: for sync and async chains, all errors told"
+    shapes = ours.GUARANTEES._replace(words="the same; filters as @around, Validate, SetHeaders: for sync and async chains")
+    maps, middlewares = partial(simplest_filters, keep), partial(pymessagebus_filters, keep)
     found = {"limit": add(limit.GUARANTEES, limit.open_flow, partial(limit_filters, keep))}
     if not keep:
         in_place = partial(limit_filters, keep, in_place=True)
-        found["limit-in-place"] = add("the same; validation overwrites the body", limit.open_flow, in_place)
+        found["limit-in-place"] = add(
+            limit.GUARANTEES._replace(words="the same; validation overwrites the body"), limit.open_flow, in_place
+        )
     return found | {
-        "simplest": add(simplest.GUARANTEES, simplest.open_flow, partial(simplest_filters, keep)),
-        "pipebus-plain": add(ours.GUARANTEES, ours.open_flow, plain, reach_ratio=1.2),
-        "pipebus-plain-wide": add(ours.WIDE, ours.open_wide, plain, reach_ratio=1.2),
-        "pipebus-built-in": add(shapes, ours.open_flow, built_in, reach_ratio=1.6),
-        "pipebus-built-in-wide": add(ours.WIDE, ours.open_wide, built_in, reach_ratio=1.6),
+        "simplest": add(simplest.GUARANTEES, simplest.open_flow, maps),
+        "pipebus-plain": add(ours.GUARANTEES, ours.open_flow, plain, reach_ratio=1.15),
+        "pipebus-plain-wide": add(ours.WIDE, ours.open_wide, plain, reach_ratio=1.15),
+        "pipebus-built-in": add(shapes, ours.open_flow, built_in, reach_ratio=1.5),
+        "pipebus-built-in-wide": add(ours.WIDE, ours.open_wide, built_in, reach_ratio=1.5),
+        "reactivex": add(reactivex.GUARANTEES, reactivex.open_flow, maps, most=reactivex.MOST),
+        "reactivex-direct": add(reactivex.DIRECT, reactivex.open_direct_flow, maps),
+        "pymessagebus": add(pymessagebus.GUARANTEES, pymessagebus.open_flow, middlewares),
     }
 
 

@@ -7,6 +7,7 @@ import limit
 import ours
 import simplest
 from harness import MICROSECONDS, Workload, flow_contender
+from peers import pymessagebus, reactivex
 
 
 def noop(message: Any, call_next: Callable[[Any], Any]) -> Any:
@@ -32,5 +33,8 @@ WORKLOAD = Workload(
         "simplest": flow_contender(simplest.GUARANTEES, simplest.open_flow, lambda: [noop_in] * 3),
         "pipebus": flow_contender(ours.GUARANTEES, ours.open_flow, noops, reach_ratio=1.3),
         "pipebus-wide": flow_contender(ours.WIDE, ours.open_wide, noops, reach_ratio=1.3),
+        "reactivex": flow_contender(reactivex.GUARANTEES, reactivex.open_flow, lambda: [noop_in] * 3, most=reactivex.MOST),
+        "reactivex-direct": flow_contender(reactivex.DIRECT, reactivex.open_direct_flow, lambda: [noop_in] * 3),
+        "pymessagebus": flow_contender(pymessagebus.GUARANTEES, pymessagebus.open_flow, noops),
     },
 )
