@@ -49,7 +49,7 @@ class Group(NamedTuple):
 def draw(groups: Sequence[Group], head: str) -> str:
     """Draw all groups, one below the other."""
     ratios = [bar.ratio for group in groups for bar in group.bars] or [1.0]
-    least, most = min(0, floor(log10(min(ratios)))), max(1, ceil(log10(max(ratios))))
+    least, most = min(0, floor(log10(min(ratios)))), max(1, ceil(log10(max(ratios))))  # powers of ten
 
     def x(ratio: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (log10(ratio) - least) / (most - least)
@@ -68,7 +68,7 @@ def draw(groups: Sequence[Group], head: str) -> str:
     for power in range(least, most + 1):
         line = "limit" if power == 0 else "grid"
         parts.append(f'<line class="{line}" x1="{x(10**power):.1f}" x2="{x(10**power):.1f}" y1="{TOP - 8}" y2="{height}"/>')
-        parts.append(text(x(10**power) + 3, TOP - 9, "the limit" if power == 0 else f"× {10.0**power:g}", "small"))
+        parts.append(text(x(10**power) + 3, TOP - 9, "the limit" if power == 0 else f"× {10.0**power:,g}", "small"))
     y = TOP
     for group in groups:
         parts.append(text(0, y + TITLE - 6, group.title, "title"))
@@ -78,10 +78,15 @@ def draw(groups: Sequence[Group], head: str) -> str:
             width = max(1.0, right - left)
             shape = f'x="{left:.1f}" y="{y + 2.5}" width="{width:.1f}" height="{BAR - 4}"'
             parts += [text(10, y + BAR - 4, name), f'<rect class="{kind}" {shape}/>']
-            parts.append(text(max(right, x(1.0)) + 5, y + BAR - 4, f"{ratio:.3g}"))
+            parts.append(text(max(right, x(1.0)) + 5, y + BAR - 4, figure(ratio)))
             y += BAR
         y += GAP
     return "\n".join([*parts, "</svg>", ""])
+
+
+def figure(ratio: float) -> str:
+    """Show two digits where they mean something."""
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2f}"
 
 
 def text(x: float, y: float, words: str, kind: str = "name") -> str:

@@ -159,7 +159,7 @@ def bars(name: str, figures: Figures) -> chart.Group:
             package = "direct" if direct else "peer" if workload.contenders[contender].package else "ours"
             kind = "simplest" if contender == "simplest" else package
             shown.append(chart.Bar(contender, ratios_of(workload, figures, contender)[first], kind))
-    return chart.Group(f"{name}: {workload.columns[first]}", shown)
+    return chart.Group(f"{name} ({workload.columns[first]}): {workload.about}", shown)
 
 
 def ratio(figure: float, base: float) -> float:
