@@ -20,7 +20,7 @@ from harness import Flow, Guarantees, Handler
 from limit import BARE, NO_HEADERS, Message
 
 THREAD = Guarantees("two threads, a lock for each answer; no time-out, one handler", *BARE)
-LOOP = Guarantees("one task, a future for each answer; no time-out, one handler", *BARE)
+LOOP = Guarantees("one task, a future for each answer; no time-out, one handler", "yes", "end its task", "no", "yes")
 BOTH = Guarantees("one wake-up of the loop for many, a queue and a thread back; one handler each", *BARE)
 
 

@@ -78,12 +78,12 @@ def main() -> int:
             print(f"\n{name}: {workload.about}")
             print(f"{size:,} {workload.sized_by}, {rounds} rounds, {machine()}{where}\n")
             print(table(workload, results[name], check=args.check), flush=True)
+        if args.svg:  # after each workload, since the next one may take long
+            groups = [bars(done, figures) for done, figures in results.items()]
+            head = f"Times the hand-written limit, less is better. {machine()}"
+            Path(args.svg).write_text(chart.draw(groups, head), encoding="utf-8")
     if args.json:
         print(json.dumps({"machine": machine(), "figures": results}))
-    if args.svg:
-        groups = [bars(name, figures) for name, figures in results.items()]
-        head = f"Times the hand-written limit, less is better. {machine()}"
-        Path(args.svg).write_text(chart.draw(groups, head), encoding="utf-8")
     return 0
 
 
