@@ -27,7 +27,7 @@ LEGEND = {
     "ours": "pipebus",
     "simplest": "the simplest design",
     "peer": "another package",
-    "direct": "the same without a queue: it calls handlers in the publisher's thread",
+    "direct": "without a queue: handlers are called in the publisher's thread",
 }
 
 

@@ -40,7 +40,7 @@ def contender(
 
 
 WORKLOAD = Workload(
-    about="publish one message, wait until a coroutine on the same event loop has handled it, publish the next",
+    about="publish to a coroutine on the same loop, wait until it is handled, publish the next",
     columns=ROUND_TRIP,
     contenders={
         "limit": contender(limit_loop.GUARANTEES, limit_loop.open_flow),
