@@ -158,7 +158,8 @@ def bars(name: str, figures: Figures) -> chart.Group:
             direct = getattr(workload.contenders[contender].guarantees, "queues", "") == "no"
             package = "direct" if direct else "peer" if workload.contenders[contender].package else "ours"
             kind = "simplest" if contender == "simplest" else package
-            shown.append(chart.Bar(contender, ratios_of(workload, figures, contender)[first], kind))
+            times = ratios_of(workload, figures, contender)[first]
+            shown += [chart.Bar(contender, times, kind)] if times > 0 else []  # no bar for what has no ratio
     return chart.Group(f"{name} ({workload.columns[first]}): {workload.about}", shown)
 
 
