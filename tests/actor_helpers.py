@@ -123,7 +123,7 @@ class Asked(Actor):
 
     def wait_for_line(self, questions: int) -> None:
         """Wait until this many questions are in the queue."""
-        mailbox: Any = self.subscription.mailbox
+        mailbox: Any = self.subscription
         wait_until(lambda: mailbox.questions == questions, f"{questions} questions stand in line")
 
 

@@ -15,7 +15,7 @@ class Resting:
     def __init__(self) -> None:
         self.begun = 0
 
-    def begin(self) -> None:
+    def begin(self, worker: object) -> None:
         self.begun += 1
 
 

@@ -1,7 +1,8 @@
-"""A delayed message that becomes due: the bus never looks quiet while the message is neither held nor being handled."""
+"""A delayed message that becomes due: the bus never looks quiet while the message is neither held nor claimed by a worker."""
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,54 +10,48 @@ import pytest
 
 from pipebus import Message
 from pipebus.clock import SYSTEM
-from pipebus.mailbox.mailbox import Mailbox, Parcel, Rules, Traffic
-from pipebus.mailbox.shared import SharedMailbox
-from pipebus.mailbox.solo import SoloMailbox
+from pipebus.mailbox.claims import Claims
+from pipebus.mailbox.mailbox import Mailbox
+from pipebus.mailbox.offering import offer, release
+from pipebus.mailbox.parcel import Parcel
+from pipebus.mailbox.rare import Rules
+from pipebus.mailbox.shared import STATE, SharedMailbox
 
 
-class Watched(Traffic):
-    """Records what a drain would have seen after each change."""
-
-    __slots__ = ("seen",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[int, int]] = []
-
-    def change(self, busy: int = 0, held: int = 0) -> None:
-        super().change(busy, held)
-        self.seen.append((self.busy, self.held))
+class Shared(SharedMailbox):
+    __slots__ = STATE
 
 
-class Owner:
-    name = "owner"
-
-    def overflowed(self, item: Any, policy: str) -> None:
-        """Ignore it: nobody listens."""
-
-    def discarded(self, item: Any, reason: str, by: str | None) -> None:
-        """Ignore it: nobody listens."""
-
-
-@pytest.mark.parametrize(("kind", "workers"), [(SoloMailbox, 1), (SharedMailbox, 2)], ids=["one-worker", "two-workers"])
+@pytest.mark.parametrize(("kind", "workers"), [(Mailbox, 1), (Shared, 2)], ids=["one-worker", "two-workers"])
 def test_a_message_that_becomes_due_is_held_until_its_worker_is_counted(kind: type[Mailbox], workers: int) -> None:
     """Otherwise a drain that looks in between would return before the message is handled."""
-    traffic = Watched()
+    claims = Claims()
     rules = Rules(
-        traffic,
+        claims,
         SYSTEM,
         workers=workers,
-        schedule=lambda mailbox: None,
+        call=lambda mailbox: None,
         later=lambda seconds, call: None,
         blocking=nullcontext,
         mine=lambda mailbox: False,
     )
-    mailbox = kind(rules, Owner())
+    mailbox = kind(rules)
     parcel = Parcel(Message("later"), delay=60.0)
-    mailbox.put(parcel)
-    assert traffic.seen == [(0, 1)]
+    offer(mailbox, parcel)
+    assert (claims.held, claims.live) == (1, {})
+    busy: list[bool] = []
 
-    mailbox.release(parcel)
+    def look(frame: Any, event: str, argument: Any) -> Any:
+        busy.append(bool(claims.live or claims.held))
+        return look
 
-    assert traffic.seen[-1] == (1, 0)
-    assert (0, 0) not in traffic.seen
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        release(mailbox, parcel)
+    finally:
+        sys.settrace(before)
+
+    assert len(busy) > 10
+    assert all(busy)
+    assert (claims.held, list(claims.live)) == (0, [mailbox])

@@ -11,16 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-REWRITTEN_SOON = [
-    *(f"src/pipebus/{folder}" for folder in ("mailbox", "running")),
-    *(
-        f"src/pipebus/{file}.py"
-        for file in ("bus/lifecycle", "delivery/subscription", "publishing/replies", "publishing/router")
-    ),
-]
-"""Exempt because this code is about to be replaced, and its comments with it."""
-
-EXEMPT = [*REWRITTEN_SOON, "tests/test_prose.py"]
+EXEMPT = ["tests/test_prose.py"]
 
 SAY_INSTEAD = {
     r"told(?! apart)": 'who says it: "the error says", "the caller learns", "is reported"',

@@ -12,7 +12,7 @@ from pipebus import Bus, Message
 from pipebus.bus.bus import engine_of
 from pipebus.clock import SYSTEM
 from pipebus.events import Starved
-from pipebus.running.runners import Pool, Worker
+from pipebus.running.pool import Pool, Worker
 from pipebus.testing import FakeClock
 
 
@@ -183,7 +183,7 @@ def test_an_entry_that_comes_after_the_stop_is_taken_out_again_on_no_new_thread(
         def __init__(self) -> None:
             self.begun_by = []
 
-        def begin(self) -> None:
+        def begin(self, worker: object) -> None:
             self.begun_by.append(threading.current_thread())
 
     pool = Pool(size=1, clock=SYSTEM, name="pool", starved=lambda ready, workers: None)

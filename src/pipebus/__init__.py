@@ -9,7 +9,8 @@ from pipebus.bus.handlers import Handlers
 from pipebus.bus.lifecycle import StopReport
 from pipebus.bus.typing import Publisher, Receiver
 from pipebus.delivery.actor import Actor
-from pipebus.delivery.subscription import Delivery, Subscription
+from pipebus.delivery.delivery import Delivery
+from pipebus.delivery.subscription import Subscription
 from pipebus.errors import (
     AlreadySettled,
     AttemptsExhausted,
@@ -58,7 +59,7 @@ def _files() -> ModuleType:
 
 Bus._files = _files
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
 __all__ = [
     "Actor",

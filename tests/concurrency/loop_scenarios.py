@@ -15,7 +15,6 @@ from scenarios import (
     at_rest,
     bus_of,
     no_time,
-    ready_once,
     set_to,
     settle_after_stop,
     stopping,
@@ -595,7 +594,7 @@ def cancelling_between_messages(sim: Simulation) -> None:
 def starting_loops_again(sim: Simulation) -> None:
     """The bus stops and starts while messages come: each one is refused to its publisher, or handled once."""
     record = LoopRecord(sim, turns=1)
-    with bus_of(sim, once=False) as bus:
+    with bus_of(sim) as bus:
         bus.subscribe("s", record.handle)
         publishers = [Publisher(sim, bus, name, 3) for name in "ab"]
         for _ in range(2):
@@ -615,7 +614,6 @@ def callers_loop(sim: Simulation, workers: int = 1) -> None:
     record = LoopRecord(sim, workers, turns=1)
     bus = Bus(clock=sim.clock, pool=3)
     subscription = bus.subscribe("s", record.handle, workers=workers)
-    ready_once(sim, bus)
     publishers: list[Publisher] = []
 
     async def main() -> None:

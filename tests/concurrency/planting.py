@@ -20,7 +20,7 @@ def plant(function: Callable[..., Any], old: str, new: str) -> Iterator[None]:
     Replace a real function for a while by a copy that differs in one piece of text.
 
     Args:
-        function: A function or method, as in `plant(SoloMailbox.put, …)`.
+        function: A function or method, as in `plant(Mailbox.put, …)`.
         old: Part of its source; it must be there exactly once.
         new: The text in its place. It has as many lines, so that the line numbers of a story stay true.
     """

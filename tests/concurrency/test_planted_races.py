@@ -13,13 +13,13 @@ import pytest
 import scenarios as s
 from planting import plant
 
+from pipebus.mailbox import control, offering
 from pipebus.mailbox.asked import AskedMailbox
 from pipebus.mailbox.inbox import Inbox
 from pipebus.mailbox.mailbox import Mailbox
 from pipebus.mailbox.shared import SharedMailbox
-from pipebus.mailbox.solo import SoloMailbox
 from pipebus.running.loops import Crew, LoopRunner, LoopWorker
-from pipebus.running.runners import Pool, Worker
+from pipebus.running.pool import Pool, Worker
 from pipebus.testing.simulation.explore import Scenario, explore, find, race
 from pipebus.waiting.latch import Latch, LoopWaiter, ThreadWaiter
 
@@ -43,12 +43,16 @@ every_break = pytest.mark.parametrize(
     ("broken", "scenario", "options"),
     [
         planted(
-            "lost wake-up: a put does not look again after its append",
-            SoloMailbox.put, "if self.items is not items:", "if False:", s.two_publishers, thorough=True,
+            "lost: a put that comes too late leaves its message in a box that is nobody's",
+            Mailbox.is_in, "return not _taken_out(item, box)", "return True", s.two_publishers, thorough=True,
         ),
         planted(
-            "lost wake-up: a worker that rests does not look whether a put came in between",
-            SoloMailbox.rest, "if items:  #", "if False:  #", s.two_publishers,
+            "lost: a worker that rests does not look whether a put came in between",
+            Mailbox.rest, "if box:  #", "if False:  #", s.two_publishers,
+        ),
+        planted(
+            "lost: a worker that leaves does not look whether it was in the way of a new claim",
+            Mailbox.rest, "if self.attention or self.box is not None:", "if self.attention:", s.two_publishers, thorough=True,
         ),
         planted(
             "lost wake-up: a woken worker does not wake the next",
@@ -67,29 +71,23 @@ every_break = pytest.mark.parametrize(
             Inbox._withdraw, "self.wake()  #", "pass  #", s.two_readers, within=600, thorough=True,
         ),
         planted(
-            "lost wake-up: resume starts nobody",
-            SoloMailbox._resumed, "if rare.parked else 0", "if False else 0", s.pausing, thorough=True,
+            "two owners: the box is stored without a claim",
+            Mailbox.put,
+            "claimed = plan.claims.live.setdefault(self, fresh) is fresh",
+            "claimed = plan.claims.live.setdefault(self, fresh) is not None",
+            s.two_publishers,
         ),
         planted(
-            "double entry: a mailbox is scheduled again for each message that comes while it waits for its worker",
-            SoloMailbox._admit, "return 0\n    self.items", "return self._restart()\n    self.items", s.drop_oldest,
-        ),
-        planted(
-            "double entry: resume schedules what is on the list already",
-            SoloMailbox._resumed, "if rare.parked else 0", "", s.pausing,
-        ),
-        planted(
-            "lost at a stop: a put believes that what it left behind was kept",
-            SoloMailbox.put_again, "self.rare.left is left", "self.rare.closed is not None", s.stopping_when_nearly_idle,
+            "never let in: a publisher lines up after the owner has come to rest",
+            offering.line_up,
+            "rare.waiters.append(waiter)\n                mailbox.attention = True",
+            "rare.waiters.append(waiter)\n                return waiter",
+            s.small_mailbox,
             thorough=True,
         ),
         planted(
             "lost at a stop: what waits is not kept",
-            Mailbox.close, "rare.left = left or rare.left", "rare.left = None", s.stopping_at_once, thorough=True,
-        ),
-        planted(
-            "lost at an unsubscribe: a put believes that what it left behind was counted",
-            SoloMailbox.put_again, "self.rare.left is left", "self.rare.closed is not None", s.unsubscribing, thorough=True,
+            control.close, "rare.left.extend(queued)", "pass", s.stopping_at_once, thorough=True,
         ),
         planted(
             "lost at the end of a slice: the mailbox is not put back",
@@ -100,30 +98,26 @@ every_break = pytest.mark.parametrize(
             **TICKING,
         ),
         planted(
-            "lost at the end of a slice: the worker keeps its claim",
-            SoloMailbox.leave, "self.claimed = False", "pass", s.taking_turns, **TICKING,
-        ),
-        planted(
             "lost at the end of a slice: a worker leaves although there is more",
-            SharedMailbox.leave, "if self.items:", "if False:", s.workers_taking_turns, thorough=True,
+            SharedMailbox.leave, "if not self.items:", "if True:", s.workers_taking_turns, thorough=True,
         ),
         planted(
             "in and refused: time-out and room at once",
-            Mailbox.step_out, "if waiter.accepted:", "if False:", s.impatient_publishers, **HASTY,
+            offering.step_out, "if waiter.accepted:", "if False:", s.impatient_publishers, **HASTY,
         ),
         planted(
             "out of order: equal keys do not wait for each other",
-            SharedMailbox._next, "if message.key not in lanes:", "if True:", s.keyed, thorough=True,
+            SharedMailbox._next, "if lane is None:", "if True:", s.keyed, thorough=True,
         ),
         planted(
             "started though paused",
-            SharedMailbox.take, "item = None if stopped else", "item =", s.paused_workers,
+            SharedMailbox.take, "item = self._next() if self.may_begin() else None", "item = self._next()", s.paused_workers,
         ),
         planted(
             "drained too early: a due message is neither held nor counted for a moment",
-            Mailbox.release,
-            "schedule = self._admit(item)\n        self._tell(held=-1)  #",
-            "self._tell(held=-1)\n        schedule = self._admit(item)  #",
+            offering.release,
+            "admit(mailbox, item)\n    unhold(mailbox)  #",
+            "unhold(mailbox)\n    admit(mailbox, item)  #",
             s.delayed_with_workers,
             thorough=True,
         ),
@@ -171,16 +165,16 @@ every_break = pytest.mark.parametrize(
         ),
         planted(
             "unanswered at a stop: a closed filter actor is not scheduled for a question",
-            AskedMailbox._call_worker, "if rare is None or", "if True or", l.filter_actor_when_it_stops, thorough=True,
+            AskedMailbox.may_begin, "if self.rare is None or", "if True or", l.filter_actor_when_it_stops, thorough=True,
         ),
         planted(
             "unanswered at a stop: questions go with the messages that are left over",
-            AskedMailbox._behind, "self.items = questions or None", "self.items = None", l.filter_actor_when_it_stops,
+            AskedMailbox.clear, "self.items.extend(questions)", "pass", l.filter_actor_when_it_stops,
             thorough=True,
         ),
         planted(
             "never at rest: who waits for a filter actor's last answer is not told of it",
-            AskedMailbox.answered, "self._open_gates()", "pass", l.filter_actor_when_it_stops, thorough=True,
+            AskedMailbox.answered, "open_gates(self.rare)", "pass", l.filter_actor_when_it_stops, thorough=True,
         ),
     ],
 )  # fmt: skip

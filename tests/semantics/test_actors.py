@@ -373,7 +373,7 @@ def test_s26_actors_of_one_class_may_have_different_options() -> None:
         assert [actor.given for actor in (plain, doubled, answering, small, threaded, again)] == [[5], [10], [5], [5], [5], [5]]
         assert answers.receive(timeout=0).body == "answering"
         assert_conserved(answers, accepted=1)
-        sizes = [actor.subscription.plan.rules.size for actor in (plain, small, again)]
+        sizes = [actor.subscription.plan.size for actor in (plain, small, again)]
         assert sizes == [10_000, 1, 10_000]
         assert [actor.subscription.plan.run_on for actor in (plain, threaded, again)] == ["pool", "thread", "pool"]
 
@@ -423,7 +423,7 @@ def test_s22_block_waits_for_room_in_an_actors_mailbox(cls: type[Notes]) -> None
         bus.publish(greeter, 1)
         hold.wait_started()
         waits = InThread(bus.publish, greeter, 2)
-        ear = greeter.subscription.mailbox
+        ear = greeter.subscription
         wait_until(lambda: ear.rare is not None and len(ear.rare.waiters) == 1, "the publisher stands in line")
         hold.open()
 

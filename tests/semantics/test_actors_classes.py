@@ -30,6 +30,7 @@ from pipebus import (
     SubscriptionError,
     Transform,
 )
+from pipebus.mailbox.offering import closed_for_good
 
 # --- bad input ---------------------------------------------------------------------------------------------------------
 
@@ -200,7 +201,7 @@ def test_s11_a_spawn_that_failed_may_be_repeated() -> None:
             bus.spawn(taken)
 
         assert bus.publish("greeter") == Receipt(1)
-        assert actor.subscription.mailbox.closed_for_good()
+        assert closed_for_good(actor.subscription)
 
 
 def test_s11_a_place_is_the_line_of_the_user() -> None:

@@ -445,7 +445,7 @@ def test_s25_publishers_in_front_of_a_stopping_actors_full_mailbox_are_let_go(so
         bus.publish(actor)
         hold.wait_started()
         waits = InThread(bus.publish, actor)
-        mailbox = actor.subscription.mailbox
+        mailbox = actor.subscription
         wait_until(lambda: mailbox.rare is not None and len(mailbox.rare.waiters) == 1, "the publisher stands in line")
 
         actor.stop()

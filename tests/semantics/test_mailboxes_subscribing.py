@@ -5,7 +5,6 @@ Guarantees 26, 28 and 29: when a subscription begins and ends, mail for objects,
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +38,7 @@ from pipebus import (
     UnsupportedCapability,
     when,
 )
-from pipebus.events import Discarded, Unrouted
+from pipebus.events import Unrouted
 from pipebus.filters import Validate
 from pipebus.testing import FakeClock
 
@@ -358,44 +357,6 @@ def test_s26_a_pause_while_the_bus_is_stopped_pauses_no_other() -> None:
 
         assert (paused.paused, other.paused) == (True, False)
         assert [subscription.stats()["acknowledged"] for subscription in (paused, other)] == [0, 1]
-
-
-def test_s26_unsubscribe_is_final_also_if_the_worker_takes_the_last_message_at_that_moment() -> None:
-    """Messages that it finds are dropped, counted and reported; the message that the worker took first is not."""
-
-    class Contested(deque[Any]):
-        """A queue whose worker takes the last message just after somebody has looked whether there is one."""
-
-        def __len__(self) -> int:
-            length = super().__len__()
-            if length == 1:
-                self.popleft()
-                mailbox.taken += 1
-                mailbox.acknowledged += 1
-            return length
-
-        def __bool__(self) -> bool:
-            return len(self) > 0
-
-    hold = Hold()
-    bus = Bus()
-    ear = Ear(bus)
-    with running(bus):
-        subscription = bus.subscribe("s", hold)
-        bus.publish("s", "in the handler")
-        hold.wait_started()
-        for number in range(3):
-            bus.publish("s", number)
-        mailbox: Any = subscription.mailbox
-        mailbox.items = Contested(mailbox.items)
-        ending = InThread(subscription.unsubscribe, WAIT)
-        ear.wait_for(Discarded, count=2)
-        hold.open()
-        ending.result()
-
-        assert [event.message.body for event in ear.of(Discarded)] == [0, 1]
-        assert subscription.stats()["dropped"] == {"unsubscribed": 2}
-        assert_conserved(subscription, accepted=4)
 
 
 # --- 28: mail for objects ----------------------------------------------------------------------------------------------

@@ -2166,10 +2166,10 @@ def test_check_holds_each_subscription_to_the_law_of_figures(harness: Harness) -
     bus.publish("a")
     bus.publish("a", delay=60.0)
     harness.check()
-    bus.subscriptions[0].mailbox.acknowledged += 1  # type: ignore[attr-defined]
+    bus.subscriptions[0].acknowledged += 1  # type: ignore[attr-defined]
     with pytest.raises(AssertionError, match="s has lost count"):
         harness.check()
-    bus.subscriptions[0].mailbox.acknowledged -= 1  # type: ignore[attr-defined]
+    bus.subscriptions[0].acknowledged -= 1  # type: ignore[attr-defined]
 
 
 def test_what_is_still_delayed_at_the_end_is_no_error() -> None:

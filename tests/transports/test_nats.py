@@ -20,7 +20,7 @@ pytest.importorskip("nats")
 from nats_server import NatsServer, NatsStage, with_client
 
 from pipebus import Bus, Message, Pipeline, transform
-from pipebus.delivery.subscription import Delivery
+from pipebus.delivery.delivery import Delivery
 from pipebus.errors import (
     DeadLetterError,
     LifecycleError,

@@ -22,7 +22,7 @@ from nats_server import NatsServer, NatsStage, Proxy, _cut, with_client
 
 from pipebus import Bus, Message, events
 from pipebus.cli import main
-from pipebus.delivery.subscription import Delivery
+from pipebus.delivery.delivery import Delivery
 from pipebus.errors import DeadLetterError, MessageTooLarge, TransportError, UnsupportedCapability
 from pipebus.filters import Redeliver
 from pipebus.testing.contract.tools import Seen, figures, never, running, until

@@ -21,7 +21,7 @@ from pipebus.clock import SYSTEM, Clock
 from pipebus.delivery.planning import Planner
 from pipebus.errors import MessageTooLarge, PipelineError, UnsupportedCapability
 from pipebus.foreign.objects import plain_text, shown
-from pipebus.mailbox.mailbox import Traffic
+from pipebus.mailbox.claims import Claims
 from pipebus.message.codec import Codec, JsonCodec
 from pipebus.message.message import Message
 from pipebus.outcomes.dead_letters import DeadLetters
@@ -34,9 +34,12 @@ from pipebus.publishing.on_error import PublishRulings
 from pipebus.publishing.replies import Replies
 from pipebus.publishing.router import Router
 from pipebus.publishing.sender import Sender
+from pipebus.running.here import carry
 from pipebus.running.loop_thread import LoopThread
 from pipebus.running.loops import LoopRunner
-from pipebus.running.runners import Pool, Starts, Timers, carry
+from pipebus.running.pool import Pool
+from pipebus.running.starts import Starts
+from pipebus.running.timers import Timers
 from pipebus.transports.opening import open_transport
 from pipebus.values.quantities import is_whole
 from pipebus.waiting.locks import Locks, free
@@ -90,7 +93,7 @@ class Engine:
         self.ledger = Ledger(name, lambda error: self.lifecycle.interrupted(error, "an observer"), self.locks)
 
         self.starts = Starts(self.ledger.warn)
-        self.traffic = Traffic(self.locks, self.starts.retry)
+        self.claims = Claims(self.locks, self.starts.retry)
         self.pool_is_given = pool is not None
         self.pool = Pool(
             _whole(pool, "pool") if pool is not None else min(32, (os.cpu_count() or 1) + 4),
@@ -192,7 +195,7 @@ class Engine:
 
     def settle_remote(self, token: Any, verdict: Any, delay: float, why: str) -> None:
         self.transport.settle(token, verdict, delay, why)
-        self.traffic.nudge()
+        self.claims.alarm()
 
     def flush_remote(self) -> None:
         with self.pool.lent():
@@ -214,9 +217,7 @@ class Engine:
 
     def after_fork(self) -> None:
         """In the child: nothing of an inherited bus works. Its publishes find no route, and `check_publish` raises."""
-        self.router.runs.clear()
-        self.router.routes.clear()
-        self.router.direct = {}
+        self.router.close()
 
 
 def _whole(value: Any, name: str) -> int:

@@ -11,7 +11,8 @@ from typing import Any
 
 from pipebus.bus.engine import Engine
 from pipebus.bus.origins import origin_of
-from pipebus.delivery.subscription import Subscription, transforms_only
+from pipebus.delivery.chain import transforms_only
+from pipebus.delivery.subscription import Subscription
 from pipebus.foreign.objects import plain_text, said, shown, spared
 from pipebus.message.message import Message
 from pipebus.message.patterns import Pattern
@@ -105,8 +106,8 @@ def describe_subscription(subscription: Subscription) -> dict[str, Any]:
         "subjects": [said(pattern) for pattern in subscription.patterns],
         "handler": value_text(plan.bound.handler) if plan.bound is not None else None,
         "run": plan.run_on,
-        "workers": plan.rules.workers,
-        "mailbox": {"size": plan.rules.size, "overflow": plan.rules.overflow, "timeout": plan.rules.timeout},
+        "workers": plan.workers,
+        "mailbox": {"size": plan.size, "overflow": plan.overflow, "timeout": plan.timeout},
         "attempts": plan.attempts,
         "deliver": plan.deliver,
         "to": None if plan.to is None else said(plan.to),
@@ -187,7 +188,7 @@ def explain(engine: Engine, about: Any) -> str:
 
 def _explain_subscription(subscription: Subscription, engine: Engine, subject: Any, message: Any) -> list[str]:
     plan, publish_nodes, bus_nodes = subscription.plan, engine.router.nodes, engine.delivery_nodes
-    rules = plan.rules
+    rules = plan
     policy = f"{rules.overflow} at {rules.size:,}" + (f", {rules.timeout:g} s" if rules.overflow == "block" else "")
     if plan.bound is None:
         runs = "pull: read by its owner"

@@ -1,10 +1,10 @@
 """
-Start, drain, stop: the states of a bus, and what happens between them.
+Start, drain, stop: the states of a bus, and the steps between them.
 
     new ── start ──> started ── stop ──> draining ──> stopped ── start ──> started
 
-While draining, handlers may still publish, outsiders are refused; when stopped, everybody is. No user code (filters' `start`
-and `stop` aside, which are the start and stop themselves) runs while a lock is held.
+While the bus drains, handlers may still publish, but other code may not; when it is stopped, nothing may. No user code runs
+while a lock is held, except filters' `start` and `stop`, which are part of the start and the stop.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import msgspec
 
 from pipebus import events
 from pipebus.clock import Clock
+from pipebus.delivery import verdicts
+from pipebus.delivery.chain import compile_for
 from pipebus.delivery.planning import check_delivery
 from pipebus.delivery.subscription import Subscription
 from pipebus.errors import (
@@ -37,8 +39,9 @@ from pipebus.errors import (
 )
 from pipebus.foreign.logging import get_logger
 from pipebus.foreign.objects import class_name, comes_from, exit_code, is_a, note, shown, spared, text_of
+from pipebus.mailbox import control
 from pipebus.mailbox.asked import AskedMailbox
-from pipebus.mailbox.mailbox import Traffic
+from pipebus.mailbox.claims import Claims
 from pipebus.message.message import Message
 from pipebus.outcomes.ledger import Ledger
 from pipebus.pipeline import compose, links_async, links_sync, routes, rules, shapes
@@ -48,9 +51,12 @@ from pipebus.publishing import arrival
 from pipebus.publishing.replies import Replies
 from pipebus.publishing.router import Router
 from pipebus.publishing.schedule import Schedule
+from pipebus.running.here import current_mailbox
 from pipebus.running.loop_thread import LoopThread
 from pipebus.running.loops import LoopRunner
-from pipebus.running.runners import Pool, Starts, Timers, current_mailbox
+from pipebus.running.pool import Pool
+from pipebus.running.starts import Starts
+from pipebus.running.timers import Timers
 from pipebus.transports.base import Surroundings
 from pipebus.waiting.locks import Locks, free
 
@@ -59,19 +65,19 @@ EXPLORED: Final = "line"  # threads change places here in simulations: `testing.
 State = Literal["new", "started", "draining", "stopped"]
 
 CUT_OFF: Final = (BusClosed, MailboxFull, RequestTimeout)
-"""What a handler meets when the bus stops: it is refused, nobody makes room, nobody answers."""
+"""The errors that a handler gets when the bus stops: it accepts no message, makes no room, and brings no answer."""
 
 
 class StopReport(msgspec.Struct, frozen=True):
     """
-    What a stop found.
+    The result of a stop.
 
     Args:
-        drained: Everything accepted had been settled when it closed.
-        left: Messages left over, by subscription: those whose handlers the stop broke off, for which no attempt is counted,
-            and in memory also those that wait. They come again when the bus is started again, from memory or from the store.
-        abandoned: Whose handlers outlived the timeout: threads by name, subscriptions on event loops by theirs.
-        errors: What filters raised in their `stop`.
+        drained: All accepted messages were settled before the bus closed.
+        left: The number of messages left over, by subscription: those whose handlers the stop interrupted, without counting
+            the attempt, and in memory also the pending ones. They are delivered after the next start of the bus.
+        abandoned: The names of threads, and of subscriptions on event loops, whose handlers outlived the timeout.
+        errors: The errors that filters raised in their `stop`.
     """
 
     drained: bool = True
@@ -81,7 +87,7 @@ class StopReport(msgspec.Struct, frozen=True):
 
 
 class Parts(Protocol):
-    """What a lifecycle starts and stops; a bus's."""
+    """The parts of a bus that its lifecycle starts and stops."""
 
     bus: Any
     clock: Clock
@@ -89,7 +95,7 @@ class Parts(Protocol):
     transport: Any
     codec: Any
     max_message_bytes: int | None
-    traffic: Traffic
+    claims: Claims
     pool: Pool
     timers: Timers
     starts: Starts
@@ -111,7 +117,7 @@ _at_filters: Final[contextvars.ContextVar[AtFilters | None]] = contextvars.Conte
 
 
 class AtFilters:
-    """Whose lifecycle is starting or stopping a filter; emptied after that, for what the filter has left running."""
+    """The lifecycle that starts or stops a filter here; emptied after that, for tasks that the filter leaves running."""
 
     __slots__ = ("lifecycle",)
 
@@ -120,7 +126,7 @@ class AtFilters:
 
 
 class Round:
-    """One start of the bus, and what its stop found."""
+    """One start of the bus, and the report of its stop."""
 
     def __init__(self) -> None:
         self.report: StopReport | None = None
@@ -138,21 +144,21 @@ class Lifecycle:
         self._starting = threading.RLock()  # held by the one thread that starts
         self._stopping = threading.RLock()  # held by the one thread that stops
         self._hurry = False
-        self._enough = False  # a stop that drains a store need not go on
-        self.bell: Ringing | None = None  # rung when a stop is requested; while somebody is in `run`, or reads records
-        self._exit: BaseException | None = None  # what the program is to end with
-        self._lost = False  # a message that was being handled then is a dead letter
-        self._returned: dict[str, set[str]] = {}  # ids of messages whose handlers this stop broke off
+        self._enough = False  # a stop that drains a store may end early
+        self.bell: Ringing | None = None  # rung when a stop is requested; set while the bus is in `run`, or records are read
+        self._exit: BaseException | None = None  # the error to end the program with
+        self._lost = False  # the message that was being handled then is a dead letter
+        self._returned: dict[str, set[str]] = {}  # ids of messages whose handlers this stop interrupted
         self._round = Round()
         self._pid = os.getpid()
         self._started: list[Step] = []
-        self._running: set[int] = set()  # of the filter objects that have started, or are about to
-        self._holders: dict[Subscription, None] = {}  # those with filters of their own
-        self._held: dict[int, int] = {}  # filter objects, and how many of these have them
+        self._running: set[int] = set()  # ids of the filter objects that have started, or are about to
+        self._holders: dict[Subscription, None] = {}  # subscriptions with filters of their own
+        self._held: dict[int, int] = {}  # by id of a filter object: how many of these have it
         self._claiming = bus.locks.new()
 
     def _change(self, state: State) -> events.StateChanged | None:
-        """Called under the lock; the event is told after it. All routes go: the next publish of each subject asks anew."""
+        """Called under the lock; the caller emits the event after it. All routes go, so that each next publish checks again."""
         old, self.state = self.state, state
         self.turns += 1
         self.bus.router.forget_all()
@@ -163,49 +169,49 @@ class Lifecycle:
             raise LifecycleError("this bus was made before a fork, and its threads are in the parent; make one in the child")
 
     def check_publish(self) -> None:
-        """Asked for each publish that found no route: while the bus is not started, that is every one."""
+        """Called for each publish that found no route: while the bus is not started, that is every publish."""
         self.check_process()
         if self.state == "started":
             return
         if self.state == "new":
             raise BusNotStarted("the bus is not started; use `with bus:` or bus.start() before you publish") from None
         if self.state == "draining" and self.in_handler():
-            return  # handlers may finish what they do
+            return  # handlers may finish their work
         how = "stopping" if self.state == "draining" else "stopped"
         raise BusClosed(f"the bus is {how}: it takes no more messages") from None
 
     def in_handler(self) -> bool:
         """True on a thread that runs a handler of this bus."""
         mailbox = current_mailbox()
-        return mailbox is not None and mailbox.rules.traffic is self.bus.traffic
+        return mailbox is not None and mailbox.plan.claims is self.bus.claims
 
     # --- start ---------------------------------------------------------------------------------------------------------
 
     def start(self, loop: asyncio.AbstractEventLoop | None = None) -> bool:
         """
         Args:
-            loop: Where handlers with run="loop" run; None: on the bus's own.
+            loop: The loop for handlers with run="loop"; None: the bus's own.
 
         Returns:
-            False: it was started already.
+            False if it was started already.
         """
         bus = self.bus
         self.check_process()
         if self.state == "draining" or self._at_filters() or (self.in_handler() and self.state != "started"):
             raise LifecycleError("the bus is starting or stopping; wait for that before you start it (again)")
         self._check_interrupted()
-        with self._stopping, self._starting:  # a stop under way still has to end its threads
+        with self._stopping, self._starting:  # wait for a stop that still has to end its threads
             with self.lock:
                 if self.state == "started":
                     return False
                 self.check_chains()
                 self.bus.loop_thread.open()
-                if self.bell is None:  # else `run` has done it, and a signal may have come since
+                if self.bell is None:  # otherwise `run` has done it, and a signal may have come since
                     self.forget()
                 self._round, self._returned = Round(), {}
             try:
-                self.stop_filters()  # what a subscription has started while the bus was stopped
-                # Without the lock: a filter's start may subscribe somebody, also from the bus's loop.
+                self.stop_filters()  # those that a subscription started while the bus was stopped
+                # Without the lock, because a filter's start may subscribe a handler, even from the bus's loop.
                 self.start_filters([bus.router.nodes, bus.delivery_nodes, *self._own_chains()])
                 self.start_filters(self._own_chains())
                 with self.lock:
@@ -218,24 +224,24 @@ class Lifecycle:
         return True
 
     def _open(self, loop: asyncio.AbstractEventLoop | None) -> events.StateChanged | None:
-        """The filters have started: let messages in."""
+        """Accept messages, after the filters have started."""
         bus = self.bus
         subscriptions = list(bus.router.subscriptions())
         bus.services.begin_pauses()
         try:
             for subscription in subscriptions:
-                subscription.mailbox.remove_tokens()  # the transport took back what it had brought before the last stop
-                subscription.compile(bus.delivery_nodes)
-            bus.transport.start(Surroundings(bus.clock, bus.max_message_bytes, bus.traffic.nudge, bus.ledger.warn))
+                control.remove_tokens(subscription)  # the transport took them back at the last stop
+                compile_for(subscription, bus.delivery_nodes)
+            bus.transport.start(Surroundings(bus.clock, bus.max_message_bytes, bus.claims.alarm, bus.ledger.warn))
             for pool in self._pools(subscriptions):
                 pool.start()
             bus.loops.start(loop)
             bus.timers.start()
             bus.starts.retry()
             changed = self._change("started")
-            left = [subscription.mailbox for subscription in subscriptions if subscription.mailbox.reopen()]
-            for mailbox in left:
-                mailbox.go_on()
+            left = [subscription for subscription in subscriptions if control.reopen(subscription)]
+            for subscription in left:
+                control.go_on(subscription)
             for subscription in subscriptions:
                 if subscription.inbox is not None:
                     subscription.inbox.ended = False
@@ -248,7 +254,7 @@ class Lifecycle:
                 with suppress(Exception):  # it may not have been bound yet
                     if not bus.transport.local:
                         bus.transport.unbind(subscription.name)
-                subscription.mailbox.close("stopped", keep=True)
+                control.close(subscription, "stopped", keep=True)
             self._change("stopped")
             for pool in self._pools(subscriptions):
                 pool.stop(0.0)
@@ -260,7 +266,7 @@ class Lifecycle:
         return changed
 
     def stop_filters(self) -> None:
-        """Those that have started so far."""
+        """Stop all filters that have started so far."""
         self._stop_filters(self._take_started(), [])
 
     def _take_started(self) -> list[Step]:
@@ -271,7 +277,7 @@ class Lifecycle:
     def check_chains(self) -> None:
         """
         Raises:
-            PipelineError: what cannot run as it is registered.
+            PipelineError: a chain cannot run as it is registered.
         """
         bus = self.bus
         rules.check(bus.router.nodes, "publish")
@@ -281,15 +287,15 @@ class Lifecycle:
             check_delivery(subscription, bus.delivery_nodes)
 
     def _own_chains(self) -> list[tuple[compose.Node, ...]]:
-        """Of the subscriptions, each plan's once."""
+        """The chains of the subscriptions; each plan's once."""
         return list({id(s.plan): s.plan.nodes for s in self.bus.router.subscriptions()}.values())
 
     def _pools(self, subscriptions: Iterable[Subscription]) -> list[Pool]:
-        """The one for all, and those that serve one subscription alone."""
+        """The common pool, and those that serve one subscription alone."""
         return [self.bus.pool, *(s.plan.pool for s in subscriptions if s.plan.pool is not None)]
 
     def start_filters(self, chains: Iterable[tuple[compose.Node, ...]]) -> None:
-        """Every filter object that has not started yet, in the order of the chains; if one fails, those before it stop."""
+        """Start all filter objects that have not started, in the order of the chains; if one fails, stop those before it."""
         begun: list[Step] = []
         for chain in chains:
             for step in routes.steps(chain):
@@ -317,7 +323,7 @@ class Lifecycle:
         )  # fmt: skip
 
     def _claim(self, step: Step) -> bool:
-        """The right to start a filter object, once."""
+        """Whether the caller may start a filter object; True only once."""
         with self._claiming:
             if id(step.filter) in self._running:
                 return False
@@ -325,7 +331,7 @@ class Lifecycle:
             return True
 
     def hold(self, subscription: Subscription) -> None:
-        """Its own filters are kept until it, and every other that has them, is released."""
+        """Keep a subscription's own filters running until all subscriptions that have them are released."""
         if not subscription.plan.nodes:
             return
         with free(self._claiming):
@@ -335,10 +341,10 @@ class Lifecycle:
 
     def release(self, subscription: Subscription) -> list[Any]:
         """
-        It has gone, and its last handler has ended: filters that nobody else has are stopped.
+        Stop the filters that only this subscription has, after it was removed and its last handler has ended.
 
         Returns:
-            Those filters.
+            The stopped filters.
         """
         if not subscription.plan.nodes:
             return []
@@ -359,14 +365,14 @@ class Lifecycle:
         return list(gone.values())
 
     def _stop_filters(self, started: list[Step], errors: list[str]) -> None:
-        """In reverse; an error in one keeps no other from stopping."""
+        """Stop filters in reverse order; an error in one does not keep the others from stopping."""
         for step in reversed(started):
             self._running.discard(id(step.filter))
             try:
                 end = getattr(step.filter, "stop", None)
                 if end is not None:
                     self._call(end)
-            except BaseException as error:  # the other filters have to be stopped all the same
+            except BaseException as error:  # the other filters must still be stopped
                 spared(error)
                 errors.append(f"{step.name}: {text_of(error)}")
                 if is_a(error, SystemExit):
@@ -374,7 +380,7 @@ class Lifecycle:
                 self.bus.ledger.failed("filter.stop_failed", error, filter=step.name)
 
     def _call(self, act: Callable[..., Any], *arguments: Any) -> None:
-        """A filter's `start` or `stop`. It may be async: then it runs on the bus's loop."""
+        """Call a filter's `start` or `stop`; if it is async, on the bus's loop."""
         here = AtFilters(self)
         token = _at_filters.set(here)
         try:
@@ -395,22 +401,22 @@ class Lifecycle:
         """Raises DrainTimeout with the numbers."""
         bus = self.bus
         self.check_process()
-        if not bus.traffic.quiet(bus.clock, timeout, also=self._transport_quiet):
+        if not bus.claims.quiet(bus.clock, timeout, also=self._transport_quiet):
             raise self._not_drained(timeout)
 
     async def adrain(self, timeout: float) -> None:
         """`drain` on an event loop."""
         bus = self.bus
         self.check_process()
-        if not await bus.traffic.aquiet(bus.clock, timeout, also=self._transport_quiet):
+        if not await bus.claims.aquiet(bus.clock, timeout, also=self._transport_quiet):
             raise self._not_drained(timeout)
 
     def _not_drained(self, timeout: float) -> DrainTimeout:
         bus = self.bus
         pending = {
-            s.name: waiting + s.mailbox.in_flight
+            s.name: waiting + s.in_flight
             for s in bus.router.subscriptions()
-            if s.handled and (waiting := s.mailbox.waiting()) + s.mailbox.in_flight
+            if s.handled and (waiting := s.waiting()) + s.in_flight
         }
         text = ", ".join(f"{name}: {count}" for name, count in pending.items()) or "handlers that still publish"
         return DrainTimeout(f"not drained after {timeout:g} s; still pending or in flight: {text}", pending)
@@ -433,16 +439,16 @@ class Lifecycle:
             if self.state == "started":
                 changed = self._change("draining")
                 if not self.drains(drain):
-                    self._close_mailboxes(but_replies=True)  # before anybody hears of it: from here on nothing begins
+                    self._close_mailboxes(but_replies=True)  # before the stop is announced: no handler starts after this
             for schedule in list(self.bus.schedules):
                 schedule.end()
         self.request_stop("stop()")
         self.bus.ledger.emit(changed)
         with self._stopping:
-            if this.report is None:  # else another thread has stopped it; and it may have been started again since
+            if this.report is None:  # otherwise another thread has stopped it, and it may have been started again since
                 try:
                     this.report = self._stop(deadline, drain)
-                except KeyboardInterrupt:  # somebody wants out: what is in flight goes back, and nobody waits for it
+                except KeyboardInterrupt:  # the user wants to leave: return the messages in flight, and do not wait
                     self.hurry()
                     this.report = self._stop(deadline, drain=False)
                     raise
@@ -455,7 +461,7 @@ class Lifecycle:
         self.bus.locks.check()
 
     def from_inside(self) -> bool:
-        """In a handler, filter or observer, or in a filter's own start or stop: a stop would wait for itself."""
+        """Whether the caller is in a handler, filter, observer, or filter's start or stop: a stop would wait for itself."""
         return self.in_handler() or self._at_filters() or within_user_code()
 
     def _at_filters(self) -> bool:
@@ -469,22 +475,22 @@ class Lifecycle:
     def _stop(self, deadline: float, drain: bool | None) -> StopReport:
         bus = self.bus
         survives, drain = self._survives(), self.drains(drain)
-        drained = drain and bus.traffic.quiet(
+        drained = drain and bus.claims.quiet(
             bus.clock, self._left(deadline), also=self._transport_quiet,
             give_up=lambda: self._hurry or (survives and self._enough),
         )  # fmt: skip
         if survives and not drained:
-            # What waits is in the store. What is in flight goes on, may publish and be answered; nothing else is begun.
+            # Pending messages are in the store. Handlers that run may still publish and get answers; no other handler starts.
             self._close_all(but_replies=True)
-            bus.traffic.quiet(bus.clock, self._left(deadline), give_up=lambda: self._hurry)
+            bus.claims.quiet(bus.clock, self._left(deadline), give_up=lambda: self._hurry)
         for pool in self._pools(bus.router.subscriptions()):
             pool.cut_short()
         subscriptions = self._close_all()
-        # A publish that had found its route before the draining may have come after the quiet moment: once more, then.
+        # A publish that found its route before the drain began may have queued a message after the quiet moment: drain again.
         if drained and self._left(deadline) and self._waits(subscriptions):
-            for mailbox in [subscription.mailbox for subscription in subscriptions if subscription.mailbox.reopen()]:
-                mailbox.go_on()
-            drained = bus.traffic.quiet(bus.clock, self._left(deadline), give_up=lambda: self._hurry)
+            for subscription in [one for one in subscriptions if control.reopen(one)]:
+                control.go_on(subscription)
+            drained = bus.claims.quiet(bus.clock, self._left(deadline), give_up=lambda: self._hurry)
             subscriptions = self._close_all()
             drained = drained and not self._waits(subscriptions)
         with self.lock:
@@ -504,19 +510,19 @@ class Lifecycle:
         ]
         stuck += bus.loops.stop(0.0 if self._hurry else self._left(deadline))
         for subscription in subscriptions:
-            subscription.hand_back()
+            verdicts.hand_back(subscription)
         errors: list[str] = []
         self._stop_filters(self._take_started(), errors)
         bus.timers.stop()
         asked = self._exit is not None or (survives and not drain)
-        unhandled = self._unhandled(subscriptions) if asked else 0  # before the store is closed: a look would open it again
+        unhandled = self._unhandled(subscriptions) if asked else 0  # before the store is closed: a query would open it again
         bus.transport.stop()
         blocked = bus.loop_thread.stop(max(1.0, self._left(deadline)))
         if blocked is not None:
             stuck.append(blocked)
         returned = {name: len(ids) for name, ids in self._returned.items()}
-        # What a handler has still in hand is told as its abandoned thread; what a reader has, only here.
-        left = {s.name: s.mailbox.waiting() + (0 if s.handled else s.mailbox.in_flight) for s in subscriptions}
+        # A message that a handler still has is reported as its abandoned thread; one that a reader has, only here.
+        left = {s.name: s.waiting() + (0 if s.handled else s.in_flight) for s in subscriptions}
         if survives:
             left = {name: left.get(name, 0) + returned.get(name, 0) for name in left | returned}
         left = {name: count for name, count in left.items() if count}
@@ -535,19 +541,19 @@ class Lifecycle:
         return bool(self.bus.transport.capabilities.survives != "nothing")
 
     def drains(self, drain: bool | None) -> bool:
-        """Whether a stop that is asked for like this works off what waits."""
+        """Whether a stop with this argument handles the pending messages first."""
         if drain is None:
             drain = self.bus.drains
         return not self._survives() if drain is None else drain
 
     def _waits(self, subscriptions: list[Subscription]) -> bool:
-        """Something is there that a handler may begin; what went back is for the next start."""
+        """Whether a message waits for a handler, apart from those that are kept for the next start."""
         back = self._returned
-        return any(s.handled and not s.paused and s.mailbox.waiting() > len(back.get(s.name, ())) for s in subscriptions)
+        return any(s.handled and not s.paused and s.waiting() > len(back.get(s.name, ())) for s in subscriptions)
 
     @staticmethod
     def _unhandled(subscriptions: list[Subscription]) -> int | None:
-        """Messages that handlers have still to do, in memory or in the store; None: the store cannot say."""
+        """The number of messages still to handle, in memory or in the store; None if the store cannot say."""
         try:
             stats = [s.stats() for s in subscriptions if s.handled]
         except PipebusError:
@@ -559,8 +565,8 @@ class Lifecycle:
 
     def ended_by_stop(self, error: BaseException) -> bool:
         """
-        Whether a handler's error is the bus's own doing: it stops, and what the handler waited for will not come. When it has
-        closed, everything that a handler asks of it fails; so then nothing is the handler's fault.
+        Whether the stop of the bus caused a handler's error, because what the handler waited for will not come. After the stop
+        every call of the bus fails, so no error counts as the handler's fault.
         """
         if self.state == "stopped":
             return True
@@ -571,10 +577,10 @@ class Lifecycle:
 
     def interrupted(self, error: BaseException, where: str, about: str = "", lost: bool = False) -> None:
         """
-        A SystemExit or KeyboardInterrupt has ended something that runs for the program, on whatever thread: a stop is wanted.
+        Request a stop, because a SystemExit or KeyboardInterrupt has ended user code, on any thread.
 
         Args:
-            where: What it has ended. about: What has become of the message in hand. lost: It is a dead letter.
+            where: The code that it ended. about: What happened to its message. lost: That message is a dead letter.
         """
         if is_a(error, SystemExit):
             say(f"{where} called {told(error)}{f' on {about}' if about else ''}; the bus stops")
@@ -584,7 +590,7 @@ class Lifecycle:
         self.request_stop(f"{class_name(error)} in {where}")
 
     def _judge_exit(self, report: StopReport, unhandled: int | None) -> None:
-        """A program that has left work undone does not end as if all were well."""
+        """Change exit code 0 to 1 if the program leaves work undone."""
         error = self._exit
         if error is None or not is_success(exit_code(error)):
             return
@@ -596,15 +602,15 @@ class Lifecycle:
 
     @property
     def exit(self) -> BaseException | None:
-        """After a stop: what the program ends with, where a handler, filter or observer has called `sys.exit()`."""
+        """After a stop: the error to end the program with, if a handler, filter or observer has called `sys.exit()`."""
         return self._exit
 
     def leave(self) -> None:
         """
-        Behind a stop, on the main thread: end the program, if a handler, filter or observer has called `sys.exit()`.
+        After a stop, on the main thread: end the program, if a handler, filter or observer has called `sys.exit()`.
 
         Raises:
-            SystemExit: with the code that was asked for; 1 instead of 0 where work is left.
+            SystemExit: with the requested code, but 1 instead of 0 if work is left.
         """
         error = self._exit
         if error is not None and self.state == "stopped" and threading.current_thread() is threading.main_thread():
@@ -612,13 +618,13 @@ class Lifecycle:
             raise SystemExit(exit_code(error)) from error
 
     def _end_questions(self, subscriptions: list[Subscription], deadline: float) -> None:
-        """Filter actors stop last: handlers that still run may have them around."""
-        asked = [s.mailbox for s in subscriptions if isinstance(s.mailbox, AskedMailbox)]
+        """Stop filter actors last, because handlers that still run may have them in their chains."""
+        asked = [s for s in subscriptions if isinstance(s, AskedMailbox)]
         if not asked:
             return
         for subscription in subscriptions:
             if subscription.handled and not self._hurry:
-                subscription.mailbox.wait_idle(self._left(deadline))
+                control.wait_idle(subscription, self._left(deadline))
         for mailbox in asked:
             mailbox.end(at_once=self._hurry or not self._left(deadline))
 
@@ -626,15 +632,15 @@ class Lifecycle:
         with self.lock:
             subscriptions = self._close_mailboxes(but_replies)
             if not self.bus.transport.local:
-                for subscription in subscriptions:  # afterwards: a server may take its time
+                for subscription in subscriptions:  # after the mailboxes, because a server may be slow
                     self.bus.transport.unbind(subscription.name)
         return subscriptions
 
     def _close_mailboxes(self, but_replies: bool) -> list[Subscription]:
-        """Called under the lock. No handler is begun from here on."""
+        """Close the mailboxes: no handler starts after this. (With the lock.)"""
         subscriptions = [s for s in self.bus.router.subscriptions() if not (but_replies and s.answers)]
-        for subscription in sorted(subscriptions, key=lambda s: isinstance(s.mailbox, AskedMailbox)):
-            subscription.mailbox.close("stopped", keep=True)
+        for subscription in sorted(subscriptions, key=lambda s: isinstance(s, AskedMailbox)):
+            control.close(subscription, "stopped", keep=True)
         return subscriptions
 
     def _left(self, deadline: float) -> float:
@@ -660,31 +666,31 @@ class Lifecycle:
                 subscription.inbox.end()
 
     def hurry(self) -> None:
-        """Have a stop that drains wait no longer. For signal handlers: it takes no lock."""
+        """Make a stop that drains wait no longer. It takes no lock, so that a signal handler may call it."""
         self._hurry = True
-        self.bus.traffic.alarm()
+        self.bus.claims.alarm()
 
     def enough(self) -> None:
-        """Have a stop that drains a store finish only what is in flight. For signal handlers: it takes no lock."""
+        """Make a stop that drains a store finish only messages in flight. It takes no lock: a signal handler may call it."""
         self._enough = True
-        self.bus.traffic.alarm()
+        self.bus.claims.alarm()
 
     def forget(self) -> None:
-        """A new round: nobody wants it to end."""
+        """Forget all stop requests, for a new round."""
         self.stop_wanted = self._hurry = self._enough = self._lost = False
         self._exit = None
 
     def run(self, timeout: float, ready: Callable[[], object] = lambda: None) -> StopReport:
-        """What `bus.run` calls; `ready` is called when it has started and hears signals."""
+        """The body of `bus.run`; it calls `ready` when the bus has started and signals are handled."""
         signals = 0
 
         def on_signal(number: int, _: object) -> None:
-            # Runs between two steps of the main thread, which may hold any lock: so it takes none.
+            # This runs between two steps of the main thread, which may hold any lock, so it takes none.
             nonlocal signals
             signals += 1
             if signals > 1:
                 self.hurry()
-            self.bus.traffic.alarm()
+            self.bus.claims.alarm()
 
         if self.state in ("new", "stopped"):
             self.forget()
@@ -699,7 +705,7 @@ class Lifecycle:
                     former = signal.set_wakeup_fd(bell.cord, warn_on_full_buffer=False)
                 self.start()
                 ready()
-                while not (self.stop_wanted or signals):  # handlers hear of a signal by the stop, when no other begins
+                while not (self.stop_wanted or signals):  # handlers see a signal only as a stop, when no other handler starts
                     bell.wait()
                 return self.stop(timeout, drain=None)
             finally:
@@ -712,28 +718,28 @@ class Lifecycle:
 
 def ending_signals() -> list[signal.Signals]:
     """
-    Those that end a program gently: Ctrl-C, a supervisor's SIGTERM, a terminal that hangs up. One that is ignored stays so:
-    whoever started the program wanted that, as `nohup` does.
+    The signals that end a program gently: Ctrl-C, a supervisor's SIGTERM, a terminal that hangs up. An ignored one stays
+    ignored, because the parent process wants that, as `nohup` does.
     """
     known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def say(text: str) -> None:
-    """A line for whoever started the program: where it ends, a log may never be read."""
+    """Write a line to standard error, because the log of a program that ends is easily missed."""
     with suppress(Exception):  # there is no standard error, or it is closed
         sys.stderr.write(f"pipebus: {text}\n")
         sys.stderr.flush()
 
 
 def told(error: BaseException) -> str:
-    """The call that has raised it."""
+    """The `sys.exit` call that raised the error, as text."""
     code = exit_code(error)
     return f"sys.exit({'' if code is None else shown(code)})"
 
 
 def is_success(code: object) -> bool:
-    """Whether the program's caller sees 0."""
+    """Whether the exit status of the process is 0."""
     return code is None or (isinstance(code, int) and code & 0xFF == 0)
 
 
@@ -743,8 +749,8 @@ class Ringing(Protocol):
 
 class Bell:
     """
-    What `run` waits for. A signal rings it too, in the interpreter's own handler (`set_wakeup_fd`), so that one that comes
-    just before the wait is not missed: the Python handler alone would then not run until something else ends the wait.
+    The object that `run` waits on. The interpreter's own signal handler rings it too (`set_wakeup_fd`), so that a signal just
+    before the wait is not missed: the Python handler alone would not run until something else ends the wait.
     """
 
     def __enter__(self) -> Bell:
@@ -762,7 +768,7 @@ class Bell:
         return self._hand.fileno()
 
     def ring(self) -> None:
-        with suppress(OSError):  # rung often enough already, or taken down at this moment
+        with suppress(OSError):  # the buffer is full, so it has rung already; or it is closed
             self._hand.send(b"!")
 
     def wait(self) -> None:

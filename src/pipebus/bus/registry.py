@@ -17,23 +17,27 @@ from typing import Any, Final, TypeVar
 from pipebus.bus.handlers import Handlers
 from pipebus.bus.lifecycle import Lifecycle
 from pipebus.bus.origins import FromFile
+from pipebus.delivery import verdicts
 from pipebus.delivery.actor import Actor
+from pipebus.delivery.chain import compile_for
+from pipebus.delivery.plan import Plan
 from pipebus.delivery.planning import DEFAULTS, Machinery, Planner, check_delivery
 from pipebus.delivery.spawning import Spawner
-from pipebus.delivery.subscription import LISTENER, Plan, Subscription
+from pipebus.delivery.subscription import LISTENER, Subscription, kind_for
 from pipebus.errors import BusClosed, LifecycleError, PipelineError, SubscriptionError
 from pipebus.foreign.objects import plain_text, shown
+from pipebus.mailbox import control
+from pipebus.mailbox.claims import LoopGate
 from pipebus.mailbox.inbox import Inbox
-from pipebus.mailbox.mailbox import LoopGate
-from pipebus.mailbox.shared import SharedMailbox
-from pipebus.mailbox.solo import one_worker_kind
+from pipebus.mailbox.offering import closed_for_good
 from pipebus.outcomes.dead_letters import PUBLISH
 from pipebus.pipeline import callables, places
 from pipebus.pipeline import rules as chain_rules
 from pipebus.pipeline.compose import Node, Side
 from pipebus.pipeline.recognise import nodes
 from pipebus.publishing.router import Router
-from pipebus.running.runners import Timers, current_mailbox
+from pipebus.running.here import current_mailbox
+from pipebus.running.timers import Timers
 from pipebus.transports.base import Transport
 from pipebus.waiting.elsewhere import in_thread
 from pipebus.waiting.locks import Locks
@@ -125,8 +129,7 @@ class Registry:
         name, filters = plain_text(options.pop("name")), options.pop("filters")
         subjects = self.planner.subjects(subject)
         plan = self.planner.plan(handler, place, name, filters, **options)
-        kind = one_worker_kind() if plan.rules.workers == 1 and not plan.rules.pull else SharedMailbox
-        return self.enrol(plan, name, place, lambda: Subscription(plan, subjects, name or next(self.numbers), place, kind))
+        return self.enrol(plan, name, place, lambda: kind_for(plan)(plan, subjects, name or next(self.numbers), place))
 
     def include(self, bus: Any, handlers: Iterable[Handlers]) -> None:
         """`Bus.include`."""
@@ -200,16 +203,15 @@ class Registry:
     def _open(self, subscription: Subscription) -> None:
         """Called under the lock; from here on messages reach the subscription."""
         plan, started = subscription.plan, self.lifecycle.state == "started"
-        if subscription.mailbox.closed_for_good():
+        if closed_for_good(subscription):
             raise SubscriptionError(f"{subscription.name} was stopped while it was being spawned")
         if plan.bound is None:
-            inbox = subscription.inbox = Inbox(subscription)
-            inbox.mailbox = subscription.mailbox  # type: ignore[assignment]
+            subscription.inbox = Inbox(subscription)
         if started and plan.pool is not None:
             plan.pool.start()
         if self.lifecycle.state == "stopped":  # a publish that began earlier may still be in a filter, and arrive here
-            subscription.mailbox.close("stopped", keep=True)
-        subscription.compile(self.delivery_nodes)
+            control.close(subscription, "stopped", keep=True)
+        compile_for(subscription, self.delivery_nodes)
         if started and not self.transport.local:
             self.bind(subscription)
         self.router.add(subscription)
@@ -219,14 +221,14 @@ class Registry:
     def unsubscribe(self, subscription: Subscription, timeout: float | None = None) -> None:
         """`Subscription.unsubscribe`."""
         self.lifecycle.check_process()
-        own = current_mailbox() is subscription.mailbox
+        own = current_mailbox() is subscription
         if asyncio._get_running_loop() is not None and not own:
             raise LifecycleError("unsubscribe waits for the handler that runs; on an event loop use `await sub.aunsubscribe()`")
         self.locks.check()
         self.strike(subscription, "unsubscribed", release=own)
         if subscription.inbox is not None:
             subscription.inbox.wake_all()
-        elif not own and not subscription.mailbox.wait_idle(timeout):
+        elif not own and not control.wait_idle(subscription, timeout):
             self._release_when_idle(subscription)
             raise self._still_running(subscription, timeout)
         if not own:
@@ -235,7 +237,7 @@ class Registry:
     async def aunsubscribe(self, subscription: Subscription, timeout: float | None = None) -> None:
         """`Subscription.aunsubscribe`."""
         self.lifecycle.check_process()
-        own = current_mailbox() is subscription.mailbox
+        own = current_mailbox() is subscription
         self.strike(subscription, "unsubscribed", release=own)
         if own:
             return
@@ -243,7 +245,7 @@ class Registry:
             subscription.inbox.wake_all()
         else:
             gate = LoopGate()
-            if not subscription.mailbox.when_idle(gate.release) and not await gate.wait(timeout):
+            if not control.when_idle(subscription, gate.release) and not await gate.wait(timeout):
                 self._release_when_idle(subscription)
                 raise self._still_running(subscription, timeout)
         if subscription.plan.nodes:
@@ -269,9 +271,9 @@ class Registry:
                 del self._names[subscription.name]
             if self.lifecycle.state == "started" and not self.transport.local:
                 self.transport.unbind(subscription.name)
-            gone = subscription.mailbox.close(reason, keep=False)
+            gone = control.close(subscription, reason, keep=False)
         for item in gone:
-            subscription.discarded(item, reason, None, keep=True)
+            verdicts.discarded(subscription, item, reason, None, keep=True)
         if subscription.plan.pool is not None:
             subscription.plan.pool.stop(0.0)  # its threads end; a busy one ends with its handler
         if release:
@@ -295,7 +297,7 @@ class Registry:
             except RuntimeError:  # the system has no thread left
                 self.timers.after(0.0, lambda: self._release(subscription))
 
-        if subscription.mailbox.when_idle(soon):
+        if control.when_idle(subscription, soon):
             self._release(subscription)
 
     @staticmethod

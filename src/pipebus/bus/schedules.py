@@ -9,14 +9,14 @@ from pipebus.bus.lifecycle import Lifecycle
 from pipebus.delivery.planning import Planner
 from pipebus.errors import MessageError, PipelineError
 from pipebus.foreign.objects import plain_text, shown
-from pipebus.mailbox.solo import one_worker_kind
+from pipebus.mailbox.rare import Rules
 from pipebus.message.fields import check_fields
 from pipebus.message.headers import check_headers
 from pipebus.message.subject import Address
 from pipebus.pipeline import callables, places
 from pipebus.publishing.schedule import Schedule, Ticking
 from pipebus.publishing.sender import Sender, check_options, seconds
-from pipebus.running.runners import Pool
+from pipebus.running.pool import Pool
 from pipebus.values import quantities
 from pipebus.waiting.locks import Locks
 
@@ -70,8 +70,10 @@ class Schedules:
         if envelope.get("headers"):
             envelope["headers"] = check_headers(envelope["headers"])
         check_fields(envelope.get("key"), envelope.get("ttl"), envelope.get("reply_to"), envelope.get("correlation_id"))
-        rules = self.planner.rules(size=1, overflow="drop_newest", enlist=self.pool.ready.append, schedule=self.pool.call)
-        schedule = Schedule(self.hub, period, subject, body, envelope, rules, place, one_worker_kind())
+        rules = Rules(
+            **self.planner.machinery(), size=1, overflow="drop_newest", enlist=self.pool.ready.append, call=self.pool.call
+        )
+        schedule = Schedule(self.hub, period, subject, body, envelope, rules, place)
         with self.lifecycle.lock:
             self._all[schedule] = None
             if self.lifecycle.state == "started":

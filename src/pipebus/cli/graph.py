@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from pipebus.bus.explain import describe_node
-    from pipebus.delivery.subscription import transforms_only
+    from pipebus.delivery.chain import transforms_only
 
     bus = open_bus(args.target, args.allow)
     described = bus.describe()

@@ -115,6 +115,7 @@ class Replay:
 
     def _give_back(self, one: Letter) -> None:
         """Give a message back to the subscription that failed. One that died in a publish chain is published again."""
+        from pipebus.delivery import verdicts
         from pipebus.message.codec import JsonCodec
         from pipebus.outcomes.dead_letters import PUBLISH
 
@@ -127,7 +128,7 @@ class Replay:
         found = next((s for s in self.bus.subscriptions if s.name == one["subscription"]), None)
         if found is None:
             raise DeadLetterError(f'the bus has no subscription "{one["subscription"]}"')
-        found.revive(message)
+        verdicts.revive(found, message)
 
     def _again(self) -> Iterator[tuple[str | None, Letter]]:
         """Yield the letters of this bus, each with the id of the letter that it replaces, or None."""

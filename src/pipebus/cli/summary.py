@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from pipebus.bus.bus import engine_of
 from pipebus.cli.lines import TAIL
 from pipebus.cli.show import printable, styled, table
+from pipebus.mailbox import endings
 
 if TYPE_CHECKING:
     from pipebus.bus.bus import Bus
@@ -35,7 +36,7 @@ def _subscriptions(run: "Run", stats: dict[str, Any]) -> dict[str, Any]:
     if not run.shared:
         return cast(dict[str, Any], stats["subscriptions"])
     left = {name: {key: one[key] for key in ("pending", "in_flight")} for name, one in stats["subscriptions"].items()}
-    return {one.name: one.mailbox.counts() | left[one.name] for one in run.bus.subscriptions if one.durable}
+    return {one.name: endings.counts(one) | left[one.name] for one in run.bus.subscriptions if one.durable}
 
 
 def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:

@@ -18,11 +18,15 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from pipebus.delivery.subscription import Plan, Subscription
+from pipebus.delivery.plan import Plan
+from pipebus.delivery.subscription import Subscription
 from pipebus.errors import BusClosed, LifecycleError, PipelineError
 from pipebus.foreign.objects import is_a, shown
+from pipebus.mailbox.asked import STATE as ASKED
 from pipebus.mailbox.asked import Answer, AskedMailbox, Question, Waiting, is_question
-from pipebus.mailbox.mailbox import Mailbox
+from pipebus.mailbox.rare import has_gil
+from pipebus.mailbox.shared import STATE as SHARED
+from pipebus.mailbox.shared import SharedMailbox
 from pipebus.message.message import Message
 from pipebus.message.subject import Address
 from pipebus.pipeline import blame, compose, links_async, links_sync
@@ -30,8 +34,8 @@ from pipebus.pipeline.callables import is_async
 from pipebus.pipeline.compose import Build
 from pipebus.pipeline.places import Place
 from pipebus.pipeline.shapes import SelfLinking
+from pipebus.running.here import Here, carried, current_mailbox
 from pipebus.running.loops import LoopWorker, called, in_context
-from pipebus.running.runners import Here, carried, current_mailbox
 from pipebus.waiting.latch import LoopWaiter, ThreadWaiter
 
 if TYPE_CHECKING:
@@ -171,7 +175,7 @@ class Actor(Address, SelfLinking):
 
     def _mailbox(self) -> AskedMailbox:
         self.subscription  # noqa: B018  (raises if the actor is not spawned)
-        return self._home.line  # type: ignore[union-attr]
+        return self._home  # type: ignore[return-value]
 
     def _question(self, message: Message[Any], arriving: bool) -> Question | None:
         """
@@ -181,10 +185,10 @@ class Actor(Address, SelfLinking):
         the arrival of its own request or about the reply: while it waits for the reply, it could not answer.
         """
         home: Any = self.subscription
-        subject, mailbox, replies = message.subject, home.mailbox, home.plan.hub.replies
-        if subject is self or (home.named and subject == home.name) or current_mailbox() is mailbox:
+        subject, replies = message.subject, home.plan.hub.replies
+        if subject is self or (home.named and subject == home.name) or current_mailbox() is home:
             return None
-        if replies.asker(subject) is mailbox or (arriving and replies.asker(message.reply_to) is mailbox):
+        if replies.asker(subject) is home or (arriving and replies.asker(message.reply_to) is home):
             return None
         return Question(message, contextvars.copy_context(), current_mailbox() is not None)
 
@@ -226,24 +230,18 @@ class ActorSubscription(Subscription):
 
     __slots__ = ("actor", "after")
 
-    def __init__(
-        self, plan: Plan, subjects: Any, name: str | int, place: Place, mailbox: type[Mailbox], *, actor: Actor
-    ) -> None:
-        super().__init__(plan, subjects, name, place, mailbox)
+    def __init__(self, plan: Plan, subjects: Any, name: str | int, place: Place, *, actor: Actor) -> None:
+        super().__init__(plan, subjects, name, place)
         self.actor = actor
         self.after: ActorSubscription | None = None  # the actor's previous one, while its handler still runs
 
     @property
-    def ask(self) -> Any:
+    def answering_with(self) -> Any:
         """The actor's `filter`, as the test kit wraps it if it watches."""
         ask, watch = self.actor.filter, self.plan.hub.services.watch  # type: ignore[attr-defined]
         if watch is None:
             return ask
         return watch(blame.StepId(self.name), "async" if is_async(ask) else "sync", ask, (self.name,))
-
-    @property
-    def line(self) -> AskedMailbox:
-        return self.mailbox  # type: ignore[return-value]
 
     def chain(self) -> compose.Next:
         if self.run is None and self.plan.plain:
@@ -251,14 +249,15 @@ class ActorSubscription(Subscription):
         return self.run or self.call()
 
     def call(self) -> compose.Next:
-        return self.plan.bound.calling(self.actor.on_message)  # type: ignore[union-attr]
+        calling: compose.Next = self.plan.bound.calling(self.actor.on_message)
+        return calling
 
     def deliver(self, item: Any) -> None:
         if not is_question(item):
             super().deliver(item)
         elif self._wanted(item):
             try:
-                answer = Answer(item.context.run(self.ask, item.message))
+                answer = Answer(item.context.run(self.answering_with, item.message))
             except BaseException as error:
                 answer = Answer(error=error)
             self._answer(item, answer)
@@ -267,7 +266,7 @@ class ActorSubscription(Subscription):
         if not is_question(item):
             await super().adeliver(item, worker)
         elif self._wanted(item):
-            ask, current = self.ask, Here(self.mailbox)
+            ask, current = self.answering_with, Here(self)
             item.context.run(carried.set, current)
             try:
                 answer = Answer(await in_context(item.context, called(ask, item.message, is_async(ask))))
@@ -286,10 +285,29 @@ class ActorSubscription(Subscription):
     def _wanted(self, question: Any) -> bool:
         """Whether the chain still waits for the answer."""
         if question.over:
-            self.line.answered()
+            self.answered()  # type: ignore[attr-defined]
             return False
         return True
 
     def _answer(self, question: Any, answer: Answer) -> None:
         question.give(answer)
-        self.line.answered()
+        self.answered()  # type: ignore[attr-defined]
+
+
+class SharedActorSubscription(SharedMailbox, ActorSubscription):
+    """An actor's subscription where there is no GIL."""
+
+    __slots__ = SHARED
+
+
+class AskedActorSubscription(AskedMailbox, ActorSubscription):
+    """A filter actor's subscription."""
+
+    __slots__ = ASKED
+
+
+def kind_for(actor: Actor) -> type[ActorSubscription]:
+    """The class for the subscription of an actor."""
+    if is_filter(actor):
+        return AskedActorSubscription
+    return ActorSubscription if has_gil else SharedActorSubscription

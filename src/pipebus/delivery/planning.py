@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from pipebus.delivery import binding
-from pipebus.delivery.subscription import Hub, Plan, Subscription
+from pipebus.delivery.plan import Hub, Plan
+from pipebus.delivery.subscription import Subscription
 from pipebus.errors import PipelineError, SubscriptionError, UnsupportedCapability
 from pipebus.foreign.objects import plain_text, shown
-from pipebus.mailbox.mailbox import Mailbox, Rules, Traffic
+from pipebus.mailbox.claims import Claims
 from pipebus.message.message import Message
 from pipebus.message.patterns import Pattern
 from pipebus.message.subject import Address, no_address
@@ -21,8 +22,11 @@ from pipebus.pipeline import callables, pipeline, recognise, routes
 from pipebus.pipeline import rules as chain_rules
 from pipebus.pipeline.compose import Node
 from pipebus.pipeline.places import Place
+from pipebus.running.here import current_mailbox
 from pipebus.running.loops import LoopRunner
-from pipebus.running.runners import Pool, Starts, Timers, current_mailbox
+from pipebus.running.pool import Pool
+from pipebus.running.starts import Starts
+from pipebus.running.timers import Timers
 from pipebus.values import defaults
 from pipebus.values.quantities import is_whole
 
@@ -41,7 +45,7 @@ class Machinery(Hub, Protocol):
     """The parts of a bus that plans and mailboxes are made from."""
 
     transport: Any
-    traffic: Traffic
+    claims: Claims
     pool: Pool
     loops: LoopRunner
     timers: Timers
@@ -208,35 +212,44 @@ class Planner:
         if run_on == "thread":
             pool = Pool(
                 workers, self.bus.clock, f"{self.bus.name}-{title}", lambda ready, workers: None, alone=True,
-                starts=self.bus.starts, locks=self.bus.traffic.locks,
+                starts=self.bus.starts, locks=self.bus.claims.locks,
             )  # fmt: skip
         elif run_on == "pool" and workers > 1:
             self._grow_pool(workers, bad)
-        enlist, schedule = {
+        enlist, call = {
             "pool": (self.bus.pool.enlist_first if asked else self.bus.pool.ready.append, self.bus.pool.call),
             "thread": (pool.ready.append, pool.call) if pool is not None else (_nothing, _wake_reader),
             "loop": (self.bus.loops.enlist, self.bus.loops.call),
             "pull": (_nothing, _wake_reader),
         }[run_on]
-        rules = self.rules(
+        own = recognise.nodes(filters, place, f"filters of {title}")
+        plan = Plan(
+            self.bus,
+            bound,
+            own,
+            to=to,
+            run_on=run_on,
+            attempts=attempts,
+            deliver=deliver,
+            **self.machinery(),
             size=mailbox,
             overflow=overflow,
             timeout=float(overflow_timeout),
             workers=workers,
             pull=bound is None,
             enlist=enlist,
-            schedule=schedule,
+            call=call,
             hurry=self.bus.pool.hurry if asked and run_on == "pool" else None,
         )
-        own = recognise.nodes(filters, place, f"filters of {title}")
-        plan = Plan(self.bus, bound, own, rules, to=to, run_on=run_on, attempts=attempts, deliver=deliver)
         plan.pool = pool
         return plan
 
-    def rules(self, **options: Any) -> Rules:
-        """Rules for a mailbox of this bus."""
+    def machinery(self) -> dict[str, Any]:
+        """What all mailboxes of this bus use."""
         bus = self.bus
-        return Rules(bus.traffic, bus.clock, later=bus.timers.after, blocking=bus.pool.lent, mine=_mine, **options)
+        return {
+            "claims": bus.claims, "clock": bus.clock, "later": bus.timers.after, "blocking": bus.pool.lent, "mine": _mine,
+        }  # fmt: skip
 
     @staticmethod
     def _check_to(to: Any, bad: Callable[[str], SubscriptionError]) -> None:
@@ -301,8 +314,8 @@ def _nothing(mailbox: Any) -> None:
 
 
 def _wake_reader(mailbox: Any) -> None:
-    mailbox.owner.inbox.wake()
+    mailbox.inbox.wake()
 
 
-def _mine(mailbox: Mailbox) -> bool:
+def _mine(mailbox: Any) -> bool:
     return current_mailbox() is mailbox

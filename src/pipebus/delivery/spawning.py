@@ -7,17 +7,17 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from pipebus.delivery.actor import Actor, ActorSubscription, is_filter, vars_of
+from pipebus.delivery.actor import Actor, ActorSubscription, is_filter, kind_for, vars_of
+from pipebus.delivery.plan import Plan
 from pipebus.delivery.planning import DEFAULTS, Machinery, Planner
-from pipebus.delivery.subscription import Plan, Subscription
+from pipebus.delivery.subscription import Subscription
 from pipebus.errors import SubscriptionError, UnsupportedCapability
 from pipebus.foreign.objects import plain_text, shown
-from pipebus.mailbox.asked import AskedMailbox
-from pipebus.mailbox.mailbox import TAKEOVER
-from pipebus.mailbox.solo import one_worker_kind
+from pipebus.mailbox import control
+from pipebus.mailbox.offering import closed_for_good
+from pipebus.mailbox.rare import TAKEOVER
 from pipebus.message.subject import check_subject
 from pipebus.pipeline import compose, places, routes
-from pipebus.waiting.locks import free
 
 OWN: Final = {name: value for name, value in DEFAULTS.items() if name not in ("name", "filters")}
 """Options for actors that are spawned because a chain uses them as filters."""
@@ -67,17 +67,16 @@ class Spawner:
         elif not bus.transport.capabilities.objects:
             raise UnsupportedCapability(f"{bus.url} carries mail for named subjects only; give {type(actor).__name__} a name")
         plan = self.planner.actor_plan(actor, place, filters, **options)
-        kind: Any = AskedMailbox if is_filter(actor) else one_worker_kind()
         before: list[ActorSubscription | None] = []
 
         def make() -> ActorSubscription:
             self._check(actor, place)  # again, under the lock: two threads may spawn the same actor at once
             before.append(actor._home)
             number = next(self.numbers) if name is None else name
-            home = ActorSubscription(plan, subjects, number, place, kind, actor=actor)
+            home = kind_for(actor)(plan, subjects, number, place, actor=actor)
             actor.move(home)
             if before[0] is not None:
-                home.mailbox.pause(TAKEOVER)  # before any message can reach it; see `_take_over`
+                control.pause(home, TAKEOVER)  # before any message can reach it; see `_take_over`
             return home
 
         try:
@@ -94,19 +93,19 @@ class Spawner:
         Hold the mailbox of an actor that is spawned again until the handler of its previous subscription has ended: an actor
         handles one message at a time.
         """
-        traffic = self.bus.traffic
+        live = self.bus.claims.live
         while before.after is not None:  # it never began: it was itself waiting for an earlier one
             before = before.after
         home.after = before
-        home.mailbox.pause(TAKEOVER)
-        with free(traffic.lock):
-            traffic.change(busy=1)  # a drain waits until this mailbox has begun
+        control.pause(home, TAKEOVER)
+        waits = object()
+        live[waits] = waits  # a drain waits until this mailbox has begun
 
         def begin() -> None:
             home.after = None
-            home.mailbox.resume(TAKEOVER)
-            with free(traffic.lock):
-                traffic.change(busy=-1)
+            control.resume(home, TAKEOVER)
+            del live[waits]
+            self.bus.claims.given_back()
 
         def soon() -> None:  # called under a lock, so on another thread; a new one will do, as this is rare
             try:
@@ -114,7 +113,7 @@ class Spawner:
             except RuntimeError:  # the system has no thread left
                 self.bus.timers.after(0.0, begin)
 
-        if before.mailbox.when_idle(soon):
+        if control.when_idle(before, soon):
             begin()
 
     def filters(self, chain: tuple[compose.Node, ...]) -> list[Actor]:
@@ -124,7 +123,7 @@ class Spawner:
             for step in routes.steps(chain):
                 if step.shape == "actor":
                     home = step.filter._home
-                    if home is None or home.mailbox.closed_for_good() or home.plan.hub is not self.bus:
+                    if home is None or closed_for_good(home) or home.plan.hub is not self.bus:
                         try:
                             self.spawn(step.filter, step.place, **OWN)
                         except SubscriptionError:
@@ -139,7 +138,7 @@ class Spawner:
 
     def _is_spawned_here(self, actor: Actor) -> bool:
         hub: Any = actor._home.plan.hub if actor._home is not None else None
-        return hub is self.bus and not actor.subscription.mailbox.closed_for_good()
+        return hub is self.bus and not closed_for_good(actor.subscription)
 
     def undo(self, actors: list[Actor]) -> None:
         """Undo `filters`: what the actors were spawned for could not be registered."""
@@ -165,7 +164,7 @@ class Spawner:
                 "define `def on_message(self, message)` in it"
             )
         home = actor._home
-        if home is not None and not home.mailbox.closed_for_good():
+        if home is not None and not closed_for_good(home):
             hub: Any = home.plan.hub
             where = "on this bus" if hub is self.bus else "on another bus"
             raise SubscriptionError(f"{shown(actor)} (at {place}) is spawned already, {where} (at {home.place}); stop it first")

@@ -1,20 +1,23 @@
 """
-The mailbox of a filter actor: messages addressed to it, and the questions of chains, in one line, so that who changes the
-actor by mail and then publishes is asked about with the change in place.
+The mailbox of a filter actor: one queue for the actor's own messages and for the questions of chains, so that code which
+changes the actor by a message and then publishes gets an answer that includes the change.
 
-Questions are no messages: the bound does not count them (who asks waits, so there are no more than askers), no rule drops
-them, and the conservation law knows nothing of them. When the bus stops they outlive the messages: a handler that is still
-running may have a filter actor around it. `end` is for them.
+Questions are not messages: the bound does not count them (each asker waits, so there is at most one per asker), no rule
+drops them, and the conservation law leaves them out. When the bus stops they outlive the messages, because a handler that is
+still running may have a filter actor in its chain. `end` ends them.
 """
 
 from __future__ import annotations
 
 import contextvars
-from collections import deque
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.errors import BusClosed
-from pipebus.mailbox.mailbox import Item, Mailbox, Owner, Parcel, Rules
+from pipebus.mailbox.mailbox import Mailbox
+from pipebus.mailbox.offering import closed_for_good
+from pipebus.mailbox.parcel import Item, Parcel
+from pipebus.mailbox.rare import open_gates
+from pipebus.mailbox.shared import STATE as SHARED
 from pipebus.mailbox.shared import SharedMailbox
 from pipebus.message.message import Message
 from pipebus.waiting.latch import Latch
@@ -24,11 +27,11 @@ EXPLORED: Final = "bytecode"  # threads change places here in simulations: `test
 
 
 class Question(Latch):
-    """One message that a chain asks a filter actor about; given an `Answer`."""
+    """A chain's question to a filter actor about one message; it is given an `Answer`."""
 
     __slots__ = ("context", "inside", "message")
 
-    attempt = 1  # it has begun: no overflow rule may take it
+    attempt = 1  # it counts as begun, so no overflow rule drops it
 
     def __init__(self, message: Message[Any], context: contextvars.Context, inside: bool) -> None:
         super().__init__()
@@ -42,7 +45,7 @@ def is_question(item: Any) -> bool:
 
 
 class Answer:
-    """What became of a question: a value, or an error that is raised where it was asked."""
+    """The result of a question: a value, or an error to raise in the chain that asked."""
 
     __slots__ = ("error", "value")
 
@@ -53,55 +56,55 @@ class Answer:
 
 class Waiting:
     """
-    Entered while the handler of `asker` waits until one of `others` has answered it. (Not a `contextmanager`, which touches the
-    errors that pass it; they are the user's.)
+    A `with` block in which the handler of `asker` waits for an answer from one of `others`. (Not a `contextmanager`, which
+    changes the errors that pass through it; they are the user's.)
 
-    Only mailboxes with one worker are looked at: such a one does nothing else until its handler goes on. Of two that come to
+    It checks only mailboxes with one worker, which does nothing else until its handler continues. If two mailboxes begin to
     wait for each other at the same moment, the second to take the lock finds the first.
 
     Args:
-        asker: None: nobody else waits for who asks here.
+        asker: None if the caller is not in a handler, so that nothing can wait for it.
 
     Returns:
-        On entry, the names on the way back to `asker`, if none of `others` can answer before its handler has gone on.
+        On entry, the names on the way back to `asker` if none of `others` can answer before its handler continues; else None.
     """
 
     __slots__ = ("asker", "others")
 
     def __init__(self, asker: Mailbox | None, others: tuple[Mailbox, ...]) -> None:
-        self.asker = asker if asker is not None and others and asker.rules.workers == 1 else None
+        self.asker = asker if asker is not None and others and asker.plan.workers == 1 else None
         self.others = others
 
     def __enter__(self) -> list[str] | None:
         asker = self.asker
         if asker is None:
             return None
-        traffic = asker.rules.traffic
-        with free(traffic.lock):
+        claims = asker.plan.claims
+        with free(claims.lock):
             way = circle(asker, self.others)
-            traffic.waits.setdefault(asker, []).append(self.others)
+            claims.waits.setdefault(asker, []).append(self.others)
         return way
 
     def __exit__(self, *_: object) -> None:
         asker = self.asker
         if asker is None:
             return
-        traffic = asker.rules.traffic
-        with free(traffic.lock):
-            edges = traffic.waits[asker]
+        claims = asker.plan.claims
+        with free(claims.lock):
+            edges = claims.waits[asker]
             edges.remove(self.others)
             if not edges:
-                del traffic.waits[asker]
+                del claims.waits[asker]
 
 
 def circle(asker: Mailbox, others: tuple[Mailbox, ...]) -> list[str] | None:
-    """See `Waiting`. (Called with the traffic's lock.)"""
-    waits = asker.rules.traffic.waits
+    """See `Waiting`. (Called with the claims's lock.)"""
+    waits = asker.plan.claims.waits
 
     def way(one: Mailbox, behind: tuple[Mailbox, ...]) -> list[Mailbox] | None:
         if one is asker:
             return [one]
-        if one in behind or one.rules.workers > 1:
+        if one in behind or one.plan.workers > 1:
             return None
         for answerers in waits.get(one, ()):
             found = ways(answerers, (*behind, one))
@@ -110,62 +113,68 @@ def circle(asker: Mailbox, others: tuple[Mailbox, ...]) -> list[str] | None:
         return None
 
     def ways(answerers: tuple[Mailbox, ...], behind: tuple[Mailbox, ...]) -> list[Mailbox] | None:
-        """The first answer is enough: so all of them have to lead back."""
+        """The first answer is enough, so there is a circle only if all of them lead back."""
         found = [way(one, behind) for one in answerers]
         return found[0] if found and all(found) else None
 
     back = ways(others, ())
-    return None if back is None else [mailbox.owner.name for mailbox in (asker, *back)]
+    return None if back is None else [mailbox.name for mailbox in (asker, *back)]
+
+
+STATE: Final = (*SHARED, "answering", "asked", "ended", "hand", "questions")
+"""The slots of an asked mailbox; see `shared.STATE`."""
 
 
 class AskedMailbox(SharedMailbox):
     """A bounded queue with one worker, and questions in it."""
 
-    __slots__ = ("answering", "asked", "ended", "hand", "questions")
+    if not TYPE_CHECKING:
+        __slots__ = ()
+    hand: Question | None
 
-    def __init__(self, rules: Rules, owner: Owner) -> None:
-        super().__init__(rules, owner)
-        self.questions = 0  # in line
-        self.answering = 0  # in hand
-        self.asked = 0  # all that were taken
-        self.hand: Question | None = None  # the one that was taken last
+    def __init__(self, plan: Any, *more: Any, **named: Any) -> None:
+        super().__init__(plan, *more, **named)
+        self.questions = 0  # queued
+        self.answering = 0  # taken and not answered
+        self.asked = 0  # all that were ever taken
+        self.hand = None  # the last one taken, until it is answered
         self.ended = False
 
     def ask(self, question: Question) -> None:
         """
-        Stand a question in line.
+        Queue a question.
 
         Raises:
-            BusClosed: nobody will answer.
+            BusClosed: the actor has stopped and will not answer.
         """
         with self.lock:
-            if self.ended or self.closed_for_good():
+            if self.ended or closed_for_good(self):
                 raise self._silent()
-            if self.items is None:
-                self.items = deque()
             self.items.append(question)  # type: ignore[arg-type]
             self.questions += 1
-            schedule = self._call_worker()
-        if not schedule and self.rules.hurry is not None:
-            self.rules.hurry(self)
-        self.schedule(schedule)  # a worker that cannot be started now is started soon; the wait for the answer has its end
+            calls = self.call_worker()
+        if not calls and self.plan.hurry is not None:
+            self.plan.hurry(self)
+        if calls:
+            self.plan.call(self)  # if no worker can start now, the pool tries again soon, and the wait has a time limit
 
     def _silent(self) -> BusClosed:
-        return BusClosed(f"filter actor {self.owner.name} has stopped, and answers no more; spawn it again, or start the bus")
+        return BusClosed(f"filter actor {self.name} has stopped, and answers no more; spawn it again, or start the bus")
 
     def answered(self) -> None:
-        """One question that was taken is done with."""
+        """The worker has finished with the question that it took."""
         with self.lock:
             self.answering -= 1
             self.hand = None
-            self._open_gates()
+            if self.rare is not None and self.idle():
+                open_gates(self.rare)
 
     def end(self, at_once: bool = False) -> None:
         """
-        After a stop: no question will be answered any more.
+        After a stop: fail all queued questions, and accept no more.
 
         Args:
-            at_once: Nor does a handler wait any longer for the answer to the one in hand.
+            at_once: Also fail the question that is being answered, if a handler waits for it.
         """
         with self.lock:
             self.ended = True
@@ -174,54 +183,26 @@ class AskedMailbox(SharedMailbox):
                 self.hand.give(Answer(error=self._silent()))
 
     def _give_up(self) -> None:
-        kept: deque[Item] = deque()
-        item: Any
-        for item in self.items or ():
-            if is_question(item):
-                item.give(Answer(error=self._silent()))
-            else:
-                kept.append(item)
-        self.items = kept or None
+        for item in self._take_questions():
+            item.give(Answer(error=self._silent()))
+
+    def _take_questions(self) -> list[Any]:
+        found = [item for item in self.items if is_question(item)]
+        kept = [item for item in self.items if not is_question(item)]
+        self.items.clear()
+        self.items.extend(kept)
         self.questions = 0
+        return found
 
-    def reopen(self) -> bool:
-        self.ended = False
-        return super().reopen()
-
-    def _ahead(self, left: deque[Item] | None) -> deque[Item] | None:
-        return deque((*(self.items or ()), *(left or ()))) or None  # the questions, which have waited on
-
-    def waiting(self) -> int:
-        return super().waiting() - self.questions
-
-    def _idle(self) -> bool:
-        return self.flying == 0 and self.answering == 0
-
-    def _behind(self) -> deque[Item] | None:
-        if self.rare is not None and not self.rare.keep:
-            self._give_up()
-            return super()._behind()
-        items = self.items or deque()
-        questions = deque(item for item in items if is_question(item))
-        self.items = questions or None
-        return deque(item for item in items if not is_question(item)) or None
-
-    def _call_worker(self) -> int:
-        rare = self.rare
-        if rare is None or rare.closed is None or rare.paused:
-            return super()._call_worker()
-        if not self.questions or self.claims >= self.rules.workers:
-            return 0
-        self.claims += 1
-        self._tell(busy=1)
-        self.rules.enlist(self)
-        return 1
+    def may_begin(self) -> bool:
+        if self.rare is None or self.rare.closed is None or self.rare.pauses:
+            return super().may_begin()
+        return self.questions > 0  # when the bus stops, questions outlive messages
 
     def take(self) -> Item | None:
         with self.lock:
-            if not self.items or (self.rare is not None and self.rare.paused):
-                self.claims -= 1
-                self._tell(busy=-1)
+            if not self.may_begin():
+                self.go()
                 return None
             item = self.items.popleft()
             if is_question(item):
@@ -229,13 +210,24 @@ class AskedMailbox(SharedMailbox):
                 self.answering += 1
                 self.asked += 1
                 self.hand = item  # type: ignore[assignment]
-            else:
-                item = item if isinstance(item, Parcel) else Parcel(item)
-                item.open = True
-                self.taken += 1
-                self.flying += 1
+                return item
+            item = item if isinstance(item, Parcel) else Parcel(item)
+            item.open = True
+            self.taken += 1
+            self.flying += 1
             return item
 
-    def counts(self) -> dict[str, Any]:
-        """The law's figures, and beside them how many questions were taken."""
-        return super().counts() | {"questions": self.asked}
+    def clear(self, keep: bool) -> list[Item]:
+        if not keep:
+            self._give_up()
+        questions = self._take_questions()
+        found = super().clear(keep)
+        self.items.extend(questions)
+        self.questions = len(questions)
+        return found
+
+    def waiting(self) -> int:
+        return super().waiting() - self.questions
+
+    def idle(self) -> bool:
+        return self.flying == 0 and self.answering == 0

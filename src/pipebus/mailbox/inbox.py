@@ -1,8 +1,8 @@
 """
-Reading a mailbox: from any thread, and (the a-twins) from any event loop.
+Reading a mailbox: from any thread and, with the methods that begin with `a`, from any event loop.
 
-A reader that finds nothing leaves a wake-up call in `_readers` and looks once more; each put takes one call from there. Calls
-carry no message, so a reader that gives up (time out, cancelled) loses none: if its call was already used, it passes it on.
+A reader that finds nothing leaves a wake-up call in `_readers` and looks once more; each put uses one of these calls. Calls
+carry no message, so a reader that gives up (timed out or cancelled) loses none: if its call was used already, it wakes another.
 """
 
 from __future__ import annotations
@@ -15,20 +15,24 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Protocol
 
 from pipebus.errors import BusClosed, PipelineError, ReceiveTimeout
-from pipebus.mailbox.mailbox import Item, wake
-from pipebus.mailbox.shared import SharedMailbox
+from pipebus.mailbox.claims import wake
+from pipebus.mailbox.parcel import Item
+from pipebus.mailbox.rare import Rare
 from pipebus.message.message import Message
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
 
 class Reader(Protocol):
-    """What reading asks of the subscription."""
+    """What an inbox needs from its subscription."""
+
+    plan: Any
+    rare: Rare | None
 
     @property
     def name(self) -> str: ...
     def open_item(self, item: Item) -> Any:
-        """A Delivery whose message has passed the chain, or None: dropped or dead, and settled."""
+        """A Delivery whose message has passed the chain; None if the message was dropped or is dead, and so settled."""
         ...
 
 
@@ -37,7 +41,6 @@ class Inbox:
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
-        self.mailbox: SharedMailbox
         self.ended = False
         self._readers: deque[Callable[[], object]] = deque()
 
@@ -54,7 +57,7 @@ class Inbox:
             self.wake()
 
     def end(self) -> None:
-        """A stop was requested: whoever waits is told that nothing more comes."""
+        """A stop was requested: make all waiting readers raise BusClosed."""
         self.ended = True
         self.wake_all()
 
@@ -66,9 +69,9 @@ class Inbox:
 
     def _look(self) -> Any:
         while True:
-            item = self.mailbox.take()
+            item = self.reader.take()  # type: ignore[attr-defined]
             if item is None:
-                rare = self.mailbox.rare
+                rare = self.reader.rare
                 if rare is not None and rare.closed is not None:
                     raise BusClosed(f"subscription {self.reader.name} is {rare.closed}")
                 if self.ended:
@@ -86,7 +89,7 @@ class Inbox:
     def _next(self, timeout: float | None, twin: str) -> Any:
         if asyncio._get_running_loop() is not None:
             raise PipelineError(f"a blocking read would stop the running event loop; use `{twin}`")
-        clock, blocking = self.mailbox.rules.clock, self.mailbox.rules.blocking
+        clock, blocking = self.reader.plan.clock, self.reader.plan.blocking
         deadline = None if timeout is None else clock.monotonic() + timeout
         while True:
             delivery = self._look()
@@ -137,7 +140,7 @@ class Inbox:
 
     async def _anext(self, timeout: float | None) -> Any:
         loop = asyncio.get_running_loop()
-        clock = self.mailbox.rules.clock
+        clock = self.reader.plan.clock
         deadline = None if timeout is None else clock.monotonic() + timeout
         while True:
             delivery = self._look()
@@ -188,7 +191,7 @@ class Inbox:
 
 @contextmanager
 def settled(delivery: Any) -> Iterator[None]:
-    """Acknowledged if the block ends well, returned if not; unless the block has settled it itself."""
+    """Acknowledge the delivery if the block succeeds, return it if not; unless the block has settled it itself."""
     try:
         yield
     except BaseException as error:

@@ -1,231 +1,252 @@
 """
-The mailbox with several workers, or with readers: a lock for everything, and lanes that keep the order of equal keys.
+The mailbox with several workers, or with readers: one lock for everything, and lanes that keep the order of equal keys.
+
+It is claimed while a worker is in it or on its way. A mailbox with readers is never claimed, because no drain waits for them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pipebus.mailbox.mailbox import USER, Item, Mailbox, Owner, Parcel, Rules
+from pipebus.mailbox.claims import wake
+from pipebus.mailbox.mailbox import Mailbox
+from pipebus.mailbox.offering import CALL, IN, hold_back, offer, oldest_in, wait_for_room
+from pipebus.mailbox.parcel import Item, Parcel, message_of
+from pipebus.mailbox.rare import Rare, keep_place, open_gates, own_rare, set_aside
 from pipebus.message.message import Message
+from pipebus.message.outcomes import Receipt
 from pipebus.waiting.locks import interrupted
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
+STATE: Final = ("_lock", "flying", "inside", "items", "lanes", "waiting_keys")
+"""The slots of a shared mailbox. The class that is built with it has them, since it has another base with slots."""
+
 
 class SharedMailbox(Mailbox):
     """
-    A bounded queue with several workers, or read by its owner (pull).
+    A bounded queue with several workers, or one that the program reads (pull).
 
-    Messages of equal key keep their order: while one is in flight, later ones of its key wait aside in its lane.
+    Messages of equal key keep their order: while one is in flight, later ones of its key wait in its lane.
     """
 
-    __slots__ = ("_lock", "aside", "claims", "flying", "lanes")
+    if not TYPE_CHECKING:
+        __slots__ = ()
+    lanes: dict[str, deque[Item]]
 
-    def __init__(self, rules: Rules, owner: Owner) -> None:
-        super().__init__(rules, owner)
-        self._lock = rules.traffic.locks.share()
-        self.claims = 0  # workers that are in it or on their way
-        self.flying = 0  # taken and not settled
-        self.lanes: dict[str, deque[Item]] | None = None
-        self.aside: deque[str] = deque()  # the keys of all that wait in lanes, oldest first
+    def __init__(self, plan: Any, *more: Any, **named: Any) -> None:
+        super().__init__(plan, *more, **named)
+        self._lock = plan.claims.locks.share()
+        self.items: deque[Item] = deque()
+        self.inside = 0  # workers that are in it or on their way
+        self.flying = 0  # taken but not settled
+        self.lanes = {}  # by key, the messages that wait behind one in flight
+        self.waiting_keys: deque[str] = deque()  # of all messages in lanes, oldest first
 
     @property
     def lock(self) -> Any:
-        if self._lock._is_owned() or self.rules.traffic.lock._is_owned():  # `_tell` takes that one in the middle
+        if self._lock._is_owned() or self.plan.claims.lock._is_owned():  # `hold_back` takes both
             raise interrupted()
         return self._lock
+
+    # --- putting -------------------------------------------------------------------------------------------------------
+
+    def put(self, message: Message[Any], wait: bool = True) -> Receipt | None:
+        return offer(self, message) or (wait_for_room(self, message) if wait else None)
+
+    def enter(self, item: Item, front: bool = False, fresh: object = None) -> object:
+        if self.rare is not None and self.rare.closed is not None:
+            set_aside(self, item, front)
+            return IN
+        self.items.appendleft(item) if front else self.items.append(item)
+        return CALL if self.call_worker() else IN
+
+    def call_worker(self) -> int:
+        """1 if one more worker (or reader) must be called, else 0. (With the lock.)"""
+        if self.plan.pull:
+            return 1
+        if not self.may_begin() or self.inside >= self.plan.workers:
+            return 0
+        if not self.inside:
+            self.plan.claims.live[self] = self
+        self.inside += 1
+        self.plan.enlist(self)
+        return 1
+
+    def may_begin(self) -> bool:
+        """Whether there is a message that a worker may take. (With the lock.)"""
+        return bool(self.items) and (self.rare is None or not self.rare.shut)
+
+    def apply(self) -> BaseException | None:
+        with self.lock:
+            rare = own_rare(self)
+            self.attention = False
+            calls = 0
+            if not rare.shut:
+                if rare.left:
+                    self.items.extendleft(reversed(rare.left))
+                    rare.left = None
+                calls = len(self.items) if self.plan.pull else 0
+                calls += self._let_in(rare)
+                while not self.plan.pull and self.call_worker():
+                    calls += 1
+            elif rare.gates and self.idle():
+                open_gates(rare)
+        for _ in range(calls):
+            self.plan.call(self)
+        return None
+
+    def _let_in(self, rare: Rare) -> int:
+        """Admit as many waiters as there is room for. Returns how often to call the runner. (With the lock.)"""
+        calls = 0
+        while rare.waiters and self.count() < self.plan.size:
+            waiter = rare.waiters.popleft()
+            waiter.accepted = True
+            if waiter.item is None:
+                keep_place(self, 1)
+            elif not hold_back(self, waiter.item):
+                calls += self.enter(waiter.item) is CALL
+            wake(waiter.wake)
+        return calls
+
+    def complete(self, fresh: object) -> None:
+        """Do nothing: these claims are made under the lock, so none is left unfinished."""
+
+    # --- taking --------------------------------------------------------------------------------------------------------
+
+    def take(self) -> Item | None:
+        """The next message whose lane is free, for a worker or a reader; None if there is none (the worker leaves)."""
+        with self.lock:
+            item = self._next() if self.may_begin() else None
+            if item is None:
+                self.go()
+            else:
+                if not isinstance(item, Parcel):
+                    try:
+                        item = Parcel(item)
+                    except BaseException:  # out of memory: it is still the next
+                        self.items.appendleft(item)
+                        raise
+                item.open = True
+                self.taken += 1
+                self.flying += 1
+        return item
+
+    def go(self) -> None:
+        """Let a worker leave. (With the lock.)"""
+        if not self.plan.pull:
+            self.inside -= 1
+            if not self.inside:
+                del self.plan.claims.live[self]
+                self.plan.claims.given_back()
+
+    def leave(self) -> bool:
+        """End a worker's turn; True if the mailbox must go to the end of the ready list, together with its claim."""
+        with self.lock:
+            if not self.items:
+                self.go()
+                return False
+            return True
+
+    def _next(self) -> Item | None:
+        while self.items:
+            item = self.items.popleft()
+            key: Any = message_of(item).key
+            if self.plan.pull or key.__class__ is not str:
+                return item
+            if isinstance(item, Parcel) and item.lane:
+                item.lane = False  # it kept its lane while it was away
+                return item
+            lane = self.lanes.get(key)
+            if lane is None:
+                self.lanes[key] = deque()
+                return item
+            lane.append(item)
+            self.waiting_keys.append(key)
+        return None
+
+    # --- settling: what the kinds differ in; with the lock held -------------------------------------------------------------
+
+    def done(self, item: Any, back: bool = False) -> int:
+        item.open = False
+        self.flying -= 1
+        calls = 0
+        lane = self.lanes.get(item.message.key) if item.message.key.__class__ is str else None
+        if lane is not None:
+            if back:
+                item.lane = True  # it comes back before the others in its lane
+            elif lane:
+                calls += self.enter(self._follower(item.message.key), front=True) is CALL
+            else:
+                del self.lanes[item.message.key]
+        rare = self.rare
+        if rare is not None:
+            if rare.waiters:
+                calls += self._let_in(rare)
+            if rare.gates and self.idle():
+                open_gates(rare)
+        return calls
+
+    def _follower(self, key: str) -> Parcel:
+        """Take the first message out of a lane; it holds the lane from now on."""
+        self.waiting_keys.remove(key)
+        item = self.lanes[key].popleft()
+        follower = item if isinstance(item, Parcel) else Parcel(item)
+        follower.lane = True
+        return follower
+
+    def _let_go(self, item: Item) -> None:
+        """Pass a lane on to the next message of the key, because its holder leaves without being handled."""
+        key = message_of(item).key
+        if not isinstance(item, Parcel) or not item.lane or key.__class__ is not str or key not in self.lanes:
+            return
+        item.lane = False
+        if self.lanes[key]:
+            # Its own worker: nothing waits in a lane of an open mailbox when its holder leaves, so this one is closed.
+            self.enter(self._follower(key), front=True)
+        else:
+            del self.lanes[key]
+
+    def oldest(self) -> Item | None:
+        """The oldest in a lane, if there is one: it left the queue before all that is still there."""
+        if self.waiting_keys:
+            key = self.waiting_keys.popleft()
+            return self.lanes[key].popleft()
+        found = oldest_in(self.items)
+        if found is not None:
+            self._let_go(found)
+        return found
+
+    def clear(self, keep: bool) -> list[Item]:
+        piles = [self.items] if keep else [self.items, *self.lanes.values()]
+        found = [item for pile in piles for item in pile]
+        for pile in piles:
+            pile.clear()
+        if not keep:
+            self.waiting_keys.clear()
+        return found
+
+    def lanes_changed(self, gone: list[Parcel]) -> None:
+        """Update the lanes after items were taken out of them. (With the lock.)"""
+        self.waiting_keys = deque(key for key, lane in self.lanes.items() for _ in lane)
+        for item in gone:
+            self._let_go(item)
 
     @property
     def in_flight(self) -> int:
         return self.flying
 
-    def waiting(self) -> int:
-        return super().waiting() + sum(map(len, self._aside()))
-
-    def _count(self) -> int:
-        return self.waiting() + self.flying
-
-    def _idle(self) -> bool:
-        return self.flying == 0
-
-    def _at_rest(self) -> bool:
-        return not (self.items or self.claims or self.flying or self.lanes or self.rules.pull)
-
-    def _aside(self) -> list[deque[Item]]:
-        return list(self.lanes.values()) if self.lanes else []
-
-    def close(self, reason: str, keep: bool) -> list[Item]:
-        gone = super().close(reason, keep)
-        if not keep:
-            with self.lock:
-                self.aside.clear()
-        return gone
-
-    def remove_tokens(self) -> list[Parcel]:
-        back = super().remove_tokens()
-        with self.lock:
-            for item in back:
-                self._let_go(item)
-            self.aside = deque(key for key, lane in (self.lanes or {}).items() for _ in lane)
-        return back
-
-    def _admit(self, item: Item, front: bool = False) -> int:
-        if self.rare is not None and self.rare.closed is not None:
-            self._set_aside(item, front)
-            return 0
-        if item.__class__ is Parcel and item.delay:
-            self._hold(item)
-            return 0
-        if self.items is None:
-            self.items = deque()
-        if front:
-            self.items.appendleft(item)
-        else:
-            self.items.append(item)
-        return self._call_worker()
-
-    def _call_worker(self) -> int:
-        """1 if one more worker (or reader) should come, else 0."""
-        rare = self.rare
-        if self.rules.pull:
-            return 1
-        if rare is not None and (rare.paused or rare.closed is not None):
-            return 0
-        if not self.items or self.claims >= self.rules.workers:
-            return 0
-        self.claims += 1
-        self._tell(busy=1)
-        self.rules.enlist(self)
-        return 1
-
-    def _restart(self) -> int:
-        if self.rules.pull:
-            return len(self.items or ())  # a reader for each
-        return bool(self.items) and self._call_worker()
-
-    def resume(self, reason: int = USER) -> None:
-        super().resume(reason)
-        self._more_workers()
-
-    def go_on(self) -> None:
-        super().go_on()
-        self._more_workers()
-
-    def _more_workers(self) -> None:
-        """As many as may be for what waits. (Called without the lock.)"""
-        for _ in range(self.rules.workers if not self.rules.pull else 0):
-            with self.lock:
-                schedule = self._call_worker()
-            if not schedule:
-                return
-            self.rules.schedule(self)
-
-    def take(self) -> Item | None:
-        """The next message whose lane is free, for a worker or a reader; None if there is none (the worker leaves)."""
-        with self.lock:
-            rare = self.rare
-            stopped = rare is not None and (rare.closed is not None or rare.paused)
-            item = None if stopped else self._next()
-            if item is None:
-                if not self.rules.pull:
-                    self.claims -= 1
-                    self._tell(busy=-1)
-                return None
-            if not isinstance(item, Parcel):
-                try:
-                    item = Parcel(item)
-                except BaseException:  # for want of memory: it is still the next
-                    (self.items if self.items is not None else deque()).appendleft(item)
-                    raise
-            item.open = True
-            self.taken += 1
-            self.flying += 1
-            return item
-
-    def _oldest(self) -> Item | None:
-        """In a lane if there is one: it was taken from the queue before all that is still there."""
-        if self.aside:
-            return self._follower(self.aside[0])
-        found = super()._oldest()
-        if found is not None:
-            self._let_go(found)
-        return found
-
-    def _let_go(self, item: Item) -> None:
-        """A message that holds its lane leaves without having been handled: the next of its key is up."""
-        if not isinstance(item, Parcel) or not item.lane or item.message.key.__class__ is not str or not self.lanes:
-            return
-        item.lane = False
-        lane = self.lanes.get(item.message.key)
-        if not lane:
-            self.lanes.pop(item.message.key, None)
-            return
-        follower = self._follower(item.message.key)
-        follower = follower if isinstance(follower, Parcel) else Parcel(follower)
-        follower.lane = True
-        self._admit(follower, front=True)  # only where the mailbox is closed: else nothing is aside when a holder leaves
-
-    def _follower(self, key: str) -> Item:
-        """Take the first message out of a lane."""
-        self.aside.remove(key)
-        return self.lanes[key].popleft()  # type: ignore[index]
-
-    def _next(self) -> Item | None:
-        while self.items:
-            item = self.items.popleft()
-            if self.rules.pull:
-                return item
-            message = item if isinstance(item, Message) else item.message
-            if message.key.__class__ is not str:
-                return item
-            lanes = self.lanes if self.lanes is not None else {}
-            self.lanes = lanes
-            if isinstance(item, Parcel) and item.lane:
-                item.lane = False  # it kept its lane while it was away
-                return item
-            if message.key not in lanes:
-                lanes[message.key] = deque()
-                return item
-            lanes[message.key].append(item)
-            self.aside.append(message.key)
-        return None
-
-    def leave(self) -> bool:
-        """A worker's batch is over; True if it has to go to the end of the ready list (it keeps its claim)."""
-        with self.lock:
-            if self.items:
-                return True
-            self.claims -= 1
-            self._tell(busy=-1)
-            return False
-
     def is_open(self, item: Any) -> bool:
         return bool(item.open)
 
-    def _done(self, item: Any, back: bool = False) -> int:
-        item.open = False
-        self.flying -= 1
-        message = item.message
-        schedule = 0
-        if message.key.__class__ is str and self.lanes is not None and message.key in self.lanes:
-            if back:
-                item.lane = True  # it comes back before what waits in its lane
-            else:
-                lane = self.lanes[message.key]
-                if lane:
-                    follower = self._follower(message.key)
-                    if isinstance(follower, Message):
-                        follower = Parcel(follower)
-                    follower.lane = True
-                    schedule = self._admit(follower, front=True)
-                else:
-                    del self.lanes[message.key]
+    def waiting(self) -> int:
         rare = self.rare
-        if rare is not None:
-            if rare.waiters:
-                schedule += self._admit_waiters()
-            if rare.gates:
-                self._open_gates()
-        return schedule
+        held = len(rare.later) + len(rare.left or ()) if rare is not None else 0
+        return len(self.items) + len(self.waiting_keys) + held
+
+    def count(self) -> int:
+        return self.waiting() + self.flying + (self.rare.promised if self.rare is not None else 0)
+
+    def idle(self) -> bool:
+        return self.flying == 0

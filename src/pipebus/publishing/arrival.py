@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from pipebus.delivery import verdicts
 from pipebus.delivery.subscription import Subscription
 from pipebus.errors import AttemptsExhausted, BusClosed, CodecError, MailboxFull
-from pipebus.mailbox.mailbox import ONE, Parcel
+from pipebus.mailbox.offering import ONE, offer
+from pipebus.mailbox.parcel import Parcel
 from pipebus.message.codec import Codec
 from pipebus.message.message import Message
 from pipebus.message.patterns import Pattern
@@ -37,7 +39,7 @@ def bind(bus: Carried, subscription: Subscription) -> None:
                 message = bus.codec.decode(found)
             except CodecError as error:
                 # The dead letter keeps the bytes, and later messages are not held up.
-                subscription.bury_untaken(Parcel(Message("pipebus.undecodable", found), 1, token), error)
+                verdicts.bury(subscription, Parcel(Message("pipebus.undecodable", found), 1, token), error, taken=False)
                 return True
         else:
             message = found
@@ -45,10 +47,10 @@ def bind(bus: Carried, subscription: Subscription) -> None:
         parcel.replayed = bool(getattr(token, "replayed", False))
         if taken >= attempts:
             text = f"taken {taken} times and never settled; {subscription.name} allows attempts={attempts}"
-            subscription.bury_untaken(parcel, AttemptsExhausted(text))
+            verdicts.bury(subscription, parcel, AttemptsExhausted(text), taken=False)
             return True
         try:
-            return subscription.mailbox.offer(parcel) is ONE
+            return offer(subscription, parcel) is ONE
         except (MailboxFull, BusClosed):
             return False
         except RuntimeError:  # it is in the mailbox; only the thread that will handle it could not be started yet
@@ -62,9 +64,9 @@ def bind(bus: Carried, subscription: Subscription) -> None:
             deliver=deliver,
             attempts=attempts,
             start=subscription.plan.deliver,
-            limit=subscription.plan.rules.size,
-            workers=subscription.plan.rules.workers,
-            overflow=subscription.plan.rules.overflow,
+            limit=subscription.plan.size,
+            workers=subscription.plan.workers,
+            overflow=subscription.plan.overflow,
             handled=subscription.handled,
             ready=lambda: not subscription.paused,
         )

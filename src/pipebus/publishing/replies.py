@@ -1,9 +1,9 @@
 """
-Request and reply: a request carries an address made for it alone, and whoever asked waits there for the first answer.
+Request and reply: a request carries an address made for it alone, where the requester waits for the first answer.
 
 In memory the address is an object, `Answer`, which costs nothing when nobody waits any more. Where messages are encoded it is
 a subject, `_reply.<bus>.<secret>`, under which this bus knows the answer. The secret is random and new for each request, so
-that only those who handle a request can answer it.
+that only the handlers of a request can answer it.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from pipebus.delivery.subscription import LISTENER
 from pipebus.errors import BusClosed, MessageTooLarge, NoResponder, RequestFailed, RequestTimeout, SubjectChanged
 from pipebus.foreign.objects import class_name, shown, spared, text_of
 from pipebus.mailbox.asked import Waiting
-from pipebus.mailbox.mailbox import Mailbox
 from pipebus.message.headers import ERROR_HEADER, Headers, frozen_headers
 from pipebus.message.message import Message, make_message
 from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.message.subject import Address
 from pipebus.outcomes.ledger import Ledger
-from pipebus.pipeline import routes, rules
+from pipebus.pipeline import routes
 from pipebus.pipeline.services import Services
-from pipebus.publishing.router import Route, Router
-from pipebus.running.runners import current_mailbox
+from pipebus.publishing.route import Route
+from pipebus.publishing.router import Router
+from pipebus.running.here import current_mailbox
 from pipebus.waiting.latch import Latch
 from pipebus.waiting.locks import free
 
 PREFIX: Final = "_reply."
 SHORT: Final = 200
-"""Characters of an error's text that are sent where all of it is too long."""
+"""Characters of an error's text to send if the whole text is too long."""
 
 Outcome = Receipt | Dropped
 W = TypeVar("W")
 
 
 class Answer(Address, Latch):
-    """Where one request's answer is waited for: a reply, or the error to raise."""
+    """The place where one request waits for its answer: a reply, or an error to raise."""
 
     __slots__ = ("_drops", "_expected", "asker")
 
-    def __init__(self, asker: Mailbox | None) -> None:
+    def __init__(self, asker: Any) -> None:
         super().__init__()
-        self.asker = asker  # whose handler waits here
+        self.asker = asker  # the mailbox whose handler waits here
         self._drops: list[str] = []
         self._expected: int | None = None
 
     def dropped(self, why: str) -> None:
-        """One of the mailboxes will never answer: its delivery was dropped."""
+        """Record that one of the mailboxes will not answer, because its delivery was dropped."""
         self._drops.append(why)
         self._see()
 
     def expect(self, mailboxes: int) -> None:
-        """So many mailboxes have the request."""
+        """Record how many mailboxes have the request."""
         self._expected = mailboxes
         self._see()
 
@@ -71,7 +71,7 @@ class Answer(Address, Latch):
 
 
 class Asked(Protocol):
-    """What asking and answering need of the bus; handed down."""
+    """The parts of the bus that requests and replies need."""
 
     clock: Clock
     transport: Any
@@ -93,7 +93,7 @@ class Asked(Protocol):
 
 
 class _Anyone(Address):
-    """What stands for the subject of all replies while their chain is built: no pattern matches it."""
+    """The placeholder for the subject of all replies while their chain is built: no pattern matches it."""
 
     __slots__ = ()
 
@@ -103,10 +103,10 @@ class _Anyone(Address):
 
 class Asking(Generic[W]):
     """
-    One request under way, for a `with` block. (Not a `contextmanager`, which touches the errors that pass it; they are the
-    user's.)
+    One request in progress, for a `with` block. (Not a `contextmanager`, which changes the errors that pass through it; they
+    are the user's.)
 
-    Who can answer is noted before the request is published: so it is who is asked that finds a circle, if it comes to one.
+    It notes who can answer before the request is published, so that in a circle of requests the last one finds it.
     """
 
     __slots__ = ("_replies", "_subject", "_waiting", "address", "answer", "waiter")
@@ -134,17 +134,18 @@ class Asking(Generic[W]):
 
     def __exit__(self, *_: object) -> None:
         self._replies.open.pop(self.address, None)
+        self.answer.close()
         self._waiting.__exit__()
 
 
 class Replies:
-    """Who waits for what, and how answers come back."""
+    """The open requests of a bus, and the way back for their answers."""
 
     def __init__(self, bus: Asked) -> None:
         self.bus = bus
-        self.open: dict[Any, Answer] = {}  # by what their requests' `reply_to` is
+        self.open: dict[Any, Answer] = {}  # by the `reply_to` of their requests
         self._token = os.urandom(6).hex()
-        self.listener = f"{LISTENER}{self._token}"  # the name of the subscription that hears replies
+        self.listener = f"{LISTENER}{self._token}"  # the name of the subscription for replies
         self._built: tuple[Any, Route] | None = None
         self._listens = False
         self._sending: set[asyncio.Future[Receipt]] = set()
@@ -154,38 +155,37 @@ class Replies:
 
     def asking(self, subject: Any, kind: Callable[[Latch], W]) -> Asking[W]:
         """
-        An address for the answer to a request on `subject`, and (of this kind) who waits for it: for a `with` block.
+        An address for the answer to a request on `subject`, with a waiter of this kind, for a `with` block.
 
         Raises:
-            NoResponder: the one who asks is the only one who could answer, or those who could wait for it themselves.
+            NoResponder: only the requester itself could answer, or all that could answer wait for the requester.
         """
         bus = self.bus
         own = current_mailbox()
-        asked: tuple[Mailbox, ...] = ()  # who can answer, if that is known
-        if own is not None and own.rules.workers == 1:
+        asked: tuple[Any, ...] = ()  # the mailboxes that can answer, if known
+        if own is not None and own.plan.workers == 1:
             route = bus.route(subject)
-            if route.mailboxes == (own,):
+            if route.everyone == (own,):
                 raise NoResponder(f"a request on {shown(subject)} would wait for the handler that makes it; publish instead")
             if bus.transport.local and not any(step.traits.reroutes for step in routes.filters_for(route.nodes, subject)):
-                asked = route.mailboxes  # elsewhere, or for another subject, there may be others
+                asked = route.everyone  # otherwise others may answer: in another process, or on another subject
         answer = Answer(own)
-        waiter = kind(answer)  # before anybody knows of it: a stop may give it something at once
+        waiter = kind(answer)  # before the request is registered: from then on a stop may give it an error
         address: Any = answer
         if not bus.transport.capabilities.objects:
             self._listen()
             address = f"{PREFIX}{self._token}.{secrets.token_urlsafe(16)}"
         return Asking(self, subject, address, answer, waiter, Waiting(own, asked))
 
-    def asker(self, address: Any) -> Mailbox | None:
-        """Whose handler waits for an answer at this address, if one does."""
+    def asker(self, address: Any) -> Any:
+        """The mailbox whose handler waits for an answer at this address, if there is one."""
         if address.__class__ is Answer:
-            found: Mailbox | None = address.asker
-            return found
+            return address.asker
         answer = self.open.get(address) if type(address) is str and address.startswith(PREFIX) else None
         return answer.asker if answer is not None else None
 
     def published(self, message: Message[Any], answer: Answer, outcome: Outcome) -> None:
-        """Raises NoResponder if nobody can answer."""
+        """Raises NoResponder if no mailbox can answer."""
         if isinstance(outcome, Dropped):
             raise NoResponder(f"the request on {message.subject} was dropped by {outcome.by}: {outcome.reason}")
         if not outcome.mailboxes:
@@ -199,7 +199,7 @@ class Replies:
 
     @staticmethod
     def result(found: Any) -> Message[Any]:
-        """The reply. Raises what the handler's failure, or the time-out, was told as."""
+        """Return the reply, or raise the error that was found in place of one."""
         if isinstance(found, Message):
             if ERROR_HEADER in found.headers:
                 body = found.body if isinstance(found.body, dict) else {}
@@ -208,7 +208,7 @@ class Replies:
         raise found
 
     def close(self) -> None:
-        """The bus stops: no answer will come."""
+        """Fail all open requests, because the bus stops."""
         for answer in list(self.open.values()):
             answer.give(BusClosed("the bus stopped while a request waited for its reply"))
 
@@ -216,10 +216,10 @@ class Replies:
 
     def owns(self, address: Any) -> bool:
         """
-        Whether messages for it are replies, which take the road of replies.
+        Whether messages for this address are replies, which take the route of replies.
 
-        A subject is one only where messages are encoded; in one process, only if this bus has made it: any other name there
-        is a subject like any other.
+        A subject is a reply address only on transports that encode messages and, within one process, only if this bus made
+        it. Any other name is an ordinary subject.
         """
         if address.__class__ is Answer:
             return True
@@ -240,13 +240,13 @@ class Replies:
 
     def _lost(self, to: Any, request: Message[Any], value: Any) -> bool:
         """
-        Drop a reply whose address cannot be published to, and count it. The address is not the handler's: it may have come
-        from another program, or from a filter, and the handler has done its work.
+        Drop a reply whose address is invalid, and count it. That is not the handler's fault: the address may come from another
+        program or from a filter.
         """
         try:
             hash(to)
             self.bus.check_address(to)
-        except BaseException as error:  # also whatever an object's own methods raise
+        except BaseException as error:  # an object's own methods may raise anything
             spared(error)
             self.bus.ledger.unrouted(self.reply(to, request, value))
             return True
@@ -257,26 +257,28 @@ class Replies:
             self.drop(to, f"its reply: {outcome.reason} (by {outcome.by})")
 
     def answer_at_once(self, to: Any, request: Message[Any], value: Any) -> bool:
-        """Hand a reply over without a road, where nothing stands on it."""
+        """Hand a reply over without a route, if there is no filter and no observer on it."""
         if to.__class__ is not Answer or self.bus.router.nodes or self.bus.ledger.observed:
             return False
-        self.arrive(self.reply(to, request, value))
+        reply = self.reply(to, request, value)
+        if not to.give(reply):
+            self.bus.ledger.unrouted(reply)  # too late, or the second
         return True
 
     def drop(self, to: Any, why: str) -> None:
-        """Whoever asked is told that one mailbox will not answer."""
+        """Report to the requester that one mailbox will not answer."""
         answer = self.open.get(to) if self.owns(to) else None
         if answer is not None:
             answer.dropped(why)
 
     def fail(self, to: Any, request: Message[Any], error: BaseException) -> None:
-        """A handler has given up: whoever asked is told why; never raises. What filters do to messages is not done to that."""
+        """Report to the requester why a handler gave up, past all filters. It never raises."""
         try:
             kind = class_name(error)
             text = text_of(error).removeprefix(kind).removeprefix(": ")
             try:
                 self._fail(to, request, kind, text)
-            except MessageTooLarge:  # the text is; the one who asked hears at least what kind of error it was
+            except MessageTooLarge:  # because of the text; the requester learns at least the kind of error
                 self._fail(to, request, kind, f"{text[:SHORT]}… (too long to be sent)")
         except Exception as failure:
             self._not_told(request, failure)
@@ -307,7 +309,7 @@ class Replies:
                 self.bus.ledger.unrouted(message)
 
         future = asyncio.ensure_future(self.bus.transport.asend(message, 0.0))
-        self._sending.add(future)  # a loop itself keeps no task
+        self._sending.add(future)  # an event loop keeps only weak references to tasks
         future.add_done_callback(sent)
 
     def reply(self, to: Any, request: Message[Any], body: Any, headers: Headers | None = None) -> Message[Any]:
@@ -316,18 +318,14 @@ class Replies:
         return make_message(to, body, headers, self.bus.next_id(), now, None, None, None, correlation)
 
     def route(self) -> Route:
-        """The road of all replies: the filters under no pattern, compiled once, outside the cache of routes."""
-        nodes = self.bus.router.nodes
-        if self._built is None or self._built[0] is not nodes:
-            route = Route(self.bus.router, _Anyone(), nodes, ())
-            route.reach = self._reach
-            if route.colour == "sync":
-                rules.check_colour(tuple(routes.filters_for(nodes, route.subject)), "sync", "the publish chain is sync")
-            self._built = (nodes, route)
+        """The route of all replies: the filters without a pattern, compiled once, outside the cache of routes."""
+        key = (self.bus.router.nodes, self.bus.ledger.observed)
+        if self._built is None or self._built[0] != key:
+            self._built = (key, self.bus.router.made(_Anyone(), (), self._reach))
         return self._built[1]
 
     def _reach(self, message: Message[Any]) -> Receipt:
-        """Behind the last filter."""
+        """The end of the chain of replies, after the last filter."""
         bus, to = self.bus, message.subject
         if not self.owns(to):
             raise SubjectChanged("a reply's", to)
@@ -349,13 +347,13 @@ class Replies:
         return Receipt(0)
 
     def _listen(self) -> None:
-        """On transports that leave the process, replies come like other messages."""
+        """Subscribe to replies, if the transport leaves the process: they arrive there like other messages."""
         if self.bus.transport.local or self._listens:
             return
         with free(self._lock):
             if not self._listens:
                 self.bus.subscribe(f"{PREFIX}{self._token}.*", self._hear, name=self.listener, mailbox=1_000_000)
-                self._listens = True  # not before: who sees it asks at once
+                self._listens = True  # last, because another thread that sees it sends its request at once
 
     def _hear(self, message) -> None:  # type: ignore[no-untyped-def]
         self.arrive(message)

@@ -19,8 +19,9 @@ from typing import Any, Final
 
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed
-from pipebus.mailbox.mailbox import OWN, Mailbox, Waiter
-from pipebus.message.outcomes import Receipt
+from pipebus.mailbox.mailbox import Mailbox
+from pipebus.mailbox.offering import OWN, closed_for_good, give_up_place, leave_line, line_up, waited
+from pipebus.mailbox.rare import Waiter
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 
@@ -31,82 +32,77 @@ timed_out: Final[contextvars.ContextVar[Vain]] = contextvars.ContextVar("pipebus
 """Those of the current publish."""
 
 
-async def room(mailboxes: Iterable[Mailbox]) -> Vain:
+class Places:
     """
-    Wait on the running loop until every mailbox with overflow "block" has room.
+    Places in full mailboxes that a publish waits for before its chain runs. They are kept for it until `give_up`.
 
-    Returns:
-        The mailboxes that had no room in time.
-
-    Raises:
-        BusClosed: the bus stopped meanwhile.
+    Only mailboxes with overflow "block" are waited for, and none whose own handler publishes: it would wait for itself.
     """
-    loop = asyncio.get_running_loop()
-    lines: list[tuple[Mailbox, Waiter, asyncio.Event]] = []
-    started = loop.time()
-    try:
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[Mailbox, Waiter]] = []
+        self._token: contextvars.Token[Vain] | None = None
+
+    async def aget(self, mailboxes: Iterable[Mailbox]) -> None:
+        """
+        Wait on the running loop.
+
+        Raises:
+            BusClosed: the bus stopped meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        waits: list[tuple[Mailbox, asyncio.Event]] = []
         for mailbox in mailboxes:
-            if mailbox.rules.overflow == "block":
-                arrived = asyncio.Event()
-                waiter = mailbox.line_up(None, functools.partial(loop.call_soon_threadsafe, arrived.set))
-                if isinstance(waiter, Waiter):
-                    lines.append((mailbox, waiter, arrived))
-        for mailbox, _, arrived in lines:
-            if mailbox.rules.mine(mailbox):  # its own handler publishes, and would wait for itself
-                continue
+            arrived = asyncio.Event()
+            if self._line_up(mailbox, functools.partial(loop.call_soon_threadsafe, arrived.set)):
+                waits.append((mailbox, arrived))
+        for mailbox, arrived in waits:
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(started + mailbox.rules.timeout):
+                async with asyncio.timeout_at(started + mailbox.plan.timeout):
                     await arrived.wait()
-    finally:
-        for mailbox, waiter, _ in lines:
-            mailbox.leave_line(waiter)
-    return _in_vain((mailbox, waiter) for mailbox, waiter, _ in lines)
+        self._note()
 
-
-def room_for_thread(mailboxes: Iterable[Mailbox], clock: Clock, blocking: Callable[[], AbstractContextManager[Any]]) -> Vain:
-    """`room` for a thread whose chain runs on the bus's loop. `blocking` is entered while it waits."""
-    lines: list[tuple[Mailbox, Waiter, threading.Lock]] = []
-    started = clock.monotonic()
-    try:
+    def get(self, mailboxes: Iterable[Mailbox], clock: Clock, blocking: Callable[[], AbstractContextManager[Any]]) -> None:
+        """The same on a thread whose chain runs on the bus's loop. `blocking` is entered while it waits."""
+        started = clock.monotonic()
+        waits: list[tuple[Mailbox, threading.Lock]] = []
         for mailbox in mailboxes:
-            if mailbox.rules.overflow == "block":
-                gate = threading.Lock()
-                gate.acquire()
-                waiter = mailbox.line_up(None, gate.release)
-                if isinstance(waiter, Waiter):
-                    lines.append((mailbox, waiter, gate))
+            gate = threading.Lock()
+            gate.acquire()
+            if self._line_up(mailbox, gate.release):
+                waits.append((mailbox, gate))
         with blocking():
-            for mailbox, _, gate in lines:
-                if not mailbox.rules.mine(mailbox):  # its own handler publishes, and would wait for itself
-                    clock.wait(gate, started + mailbox.rules.timeout - clock.monotonic())
-    finally:
-        for mailbox, waiter, _ in lines:
-            mailbox.leave_line(waiter)
-    return _in_vain((mailbox, waiter) for mailbox, waiter, _ in lines)
+            for mailbox, gate in waits:
+                clock.wait(gate, started + mailbox.plan.timeout - clock.monotonic())
+        self._note()
 
+    def _line_up(self, mailbox: Mailbox, wake: Callable[[], object]) -> bool:
+        """Take a place in line; True if it has to be waited for."""
+        if mailbox.plan.overflow != "block":
+            return False
+        waiter = line_up(mailbox, None, wake)
+        if not isinstance(waiter, Waiter):
+            return False
+        self._lines.append((mailbox, waiter))
+        return waiter.accepted is None and not mailbox.plan.mine(mailbox)
 
-def _in_vain(lines: Iterable[tuple[Mailbox, Waiter]]) -> Vain:
-    vain: dict[Mailbox, str] = {}
-    for mailbox, waiter in lines:
-        if waiter.accepted is None:
-            vain[mailbox] = OWN if mailbox.rules.mine(mailbox) else mailbox.waited()
-        elif not waiter.accepted and not mailbox.closed_for_good():
-            raise BusClosed("the bus stopped while a publish waited for room")
-    return vain
+    def _note(self) -> None:
+        """Leave the lines, and note in `timed_out` which mailboxes had no room in time."""
+        vain: dict[Mailbox, str] = {}
+        for mailbox, waiter in self._lines:
+            leave_line(mailbox, waiter)
+            if waiter.accepted is None:
+                vain[mailbox] = OWN if mailbox.plan.mine(mailbox) else waited(mailbox)
+            elif not waiter.accepted and not closed_for_good(mailbox):
+                raise BusClosed("the bus stopped while a publish waited for room")
+        if vain:
+            self._token = timed_out.set(vain)
 
-
-def forced(mailbox: Mailbox, item: Any) -> Receipt:
-    """
-    Put an item into a mailbox after waiting for room.
-
-    It may exceed the bound if another publisher took the place meanwhile.
-
-    Raises:
-        MailboxFull: the wait timed out and the mailbox is still full, or it is full and its overflow is "reject".
-    """
-    why = timed_out.get().get(mailbox)
-    receipt = mailbox.offer(item, force=why is None)
-    if receipt is None:
-        mailbox.owner.overflowed(item, "block")
-        raise mailbox.full(why or mailbox.waited())
-    return receipt
+    def give_up(self) -> None:
+        """The chain has ended: let the next publishers in."""
+        if self._token is not None:
+            timed_out.reset(self._token)
+        for mailbox, waiter in self._lines:
+            leave_line(mailbox, waiter)
+            give_up_place(mailbox, waiter)

@@ -16,11 +16,16 @@ from typing import Any, Protocol
 from pipebus.clock import Clock
 from pipebus.errors import LifecycleError, PipelineError
 from pipebus.foreign.objects import is_a, said
-from pipebus.mailbox.mailbox import Item, Mailbox, Rules
+from pipebus.mailbox import control, endings
+from pipebus.mailbox.mailbox import Mailbox
+from pipebus.mailbox.offering import offer
+from pipebus.mailbox.parcel import Item
+from pipebus.mailbox.rare import Rules, has_gil
+from pipebus.mailbox.shared import STATE, SharedMailbox
 from pipebus.message.message import Message
 from pipebus.outcomes.ledger import Ledger
 from pipebus.pipeline.places import Place
-from pipebus.running.runners import Timer, Timers
+from pipebus.running.timers import Timer, Timers
 
 
 class Ticking(Protocol):
@@ -46,11 +51,8 @@ class Schedule:
     whole intervals from there. Missed ticks are skipped.
     """
 
-    quick = is_async = False
-
     def __init__(
         self, bus: Ticking, interval: float, subject: Any, body: Any, envelope: dict[str, Any], rules: Rules, place: Place,
-        kind: type[Mailbox],
     ) -> None:  # fmt: skip
         self.bus = bus
         self.interval = interval
@@ -65,7 +67,7 @@ class Schedule:
         self._due = math.inf
         self._timer: Timer | None = None
         self._era = 0  # counts starts and stops, so that a timer of an earlier start has no effect
-        self._mailbox = kind(rules, self)
+        self._ticks = (Ticks if has_gil else SharedTicks)(rules, self)
 
     @property
     def name(self) -> str:
@@ -109,7 +111,7 @@ class Schedule:
     def begin(self) -> None:
         """Start the ticks, the first one after an interval."""
         self._era += 1
-        self._mailbox.reopen()
+        control.reopen(self._ticks)
         self._due = self.bus.clock.monotonic() + self.interval
         self._arm(self._era)
 
@@ -120,7 +122,7 @@ class Schedule:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
-        self._mailbox.close("stopped", keep=False)
+        control.close(self._ticks, "stopped", keep=False)
 
     def _arm(self, era: int) -> None:
         due = max(0.0, self._due - self.bus.clock.monotonic())
@@ -139,15 +141,10 @@ class Schedule:
         self.skipped += missed
         self._due = due + (missed + 1) * self.interval
         self._arm(era)
-        self._mailbox.offer(Message("pipebus.tick"))
+        offer(self._ticks, Message("pipebus.tick"))
 
-    # --- called by the mailbox and its worker ----------------------------------------------------------------------------
-
-    def chain(self) -> Callable[[Message[Any]], Any]:
-        return self.deliver
-
-    def deliver(self, item: Item) -> None:
-        """Publish, on a worker's thread."""
+    def publish(self) -> None:
+        """One tick, on a worker's thread."""
         try:
             if self.bus.state == "started" and not self.stopped:
                 self.bus.publish(self.subject, self.body, **self.envelope)
@@ -159,11 +156,40 @@ class Schedule:
             self.bus.ledger.failed("schedule.failed", error, schedule=self.name)
             if is_a(error, (KeyboardInterrupt, SystemExit)):
                 self.bus.interrupted(error, self.name)
+
+
+class Ticks(Mailbox):
+    """The mailbox of a schedule."""
+
+    __slots__ = ("schedule",)
+
+    quick = is_async = False
+
+    def __init__(self, plan: Any, schedule: Schedule) -> None:
+        super().__init__(plan)
+        self.schedule = schedule
+
+    @property
+    def name(self) -> str:
+        return self.schedule.name
+
+    def chain(self) -> Callable[[Message[Any]], Any]:
+        return self.deliver
+
+    def deliver(self, item: Item) -> None:
+        try:
+            self.schedule.publish()
         finally:
-            self._mailbox.acknowledge(item)
+            endings.end(self, item, "acknowledged")
 
     def overflowed(self, item: Item, policy: str) -> None:
-        self.skipped += 1
+        self.schedule.skipped += 1
 
     def discarded(self, item: Item, reason: str, by: str | None) -> None:
         return None
+
+
+class SharedTicks(SharedMailbox, Ticks):
+    """The same where there is no GIL."""
+
+    __slots__ = STATE

@@ -1,15 +1,16 @@
 """
-Sending: everything between a call of `publish` and the first filter that is not on the shortest path.
+Sending: everything between a call of `publish` and the first filter, apart from the shortest path.
 
-`Bus.publish` looks its subject up in `runs` and calls what it finds. What is not there comes to `find`: a subject's first
-message, and every message while the bus is not started, is stopping, or belongs to a forked child. `runs` is empty then, so
-that an ordinary publish checks none of this itself.
+`Bus.publish` looks its subject up in `Router.filed` and puts its message into what it finds. If it finds nothing, it calls
+`missed`: for a subject's first message, and for every message while the bus is not started, is stopping, or is in a forked
+child. Nothing is filed then, so that an ordinary publish has to check none of this itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -18,7 +19,7 @@ from pipebus import events
 from pipebus.clock import Clock, SystemClock
 from pipebus.errors import MessageError, PipelineError, SubjectError, UnsupportedCapability
 from pipebus.foreign.objects import class_name, plain_text, shown
-from pipebus.mailbox.mailbox import Mailbox
+from pipebus.mailbox.offering import lacks_room
 from pipebus.message.fields import check_fields, plain_number
 from pipebus.message.headers import check_headers
 from pipebus.message.ids import IdRange
@@ -29,11 +30,15 @@ from pipebus.outcomes.ledger import Ledger
 from pipebus.pipeline import routes
 from pipebus.pipeline.compose import Next
 from pipebus.pipeline.services import Services
+from pipebus.publishing.fan_out import fan_out
 from pipebus.publishing.replies import Replies
-from pipebus.publishing.room import room, room_for_thread, timed_out
-from pipebus.publishing.router import AWAITED, BARE, CACHE, Road, Route, Router
+from pipebus.publishing.room import Places
+from pipebus.publishing.route import Route, Way
+from pipebus.publishing.router import Router
+from pipebus.running.here import Here, carried, current_mailbox
 from pipebus.running.loop_thread import LoopThread
-from pipebus.running.runners import Here, Pool, Timers, carried, current_mailbox
+from pipebus.running.pool import Pool
+from pipebus.running.timers import Timers
 from pipebus.transports.base import Transport
 from pipebus.values.quantities import is_duration
 from pipebus.waiting.elsewhere import on_executor
@@ -47,7 +52,8 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id")
 """The keyword arguments of `publish`."""
 
-AWAITED_LATE: Final = AWAITED._replace(late=True)
+BARE: Final = Way("sync", force=True)
+"""For a publish from a coroutine, without filters."""
 
 _delay: Final[contextvars.ContextVar[float]] = contextvars.ContextVar("pipebus.delay", default=0.0)
 
@@ -57,7 +63,7 @@ class Sender:
     Makes messages and sends them through their route.
 
     Args:
-        check_publish: Raises where the bus takes no messages now.
+        check_publish: Raises if the bus accepts no messages now.
         started: Whether the bus is started; routes are kept only then.
     """
 
@@ -79,15 +85,14 @@ class Sender:
         self.locks = locks
         self.check_publish = check_publish
         self.started = started
-        self.runs = router.runs
         self._ids = IdRange()
         self.next_id: Callable[[], Any] = self._ids.next
-        # None: the struct itself asks the system's clock.
+        # None: the message struct reads the system's clock itself.
         self.now = None if type(clock) is SystemClock else clock.now
         self._others = itertools.count()  # messages whose ids are not from `_ids`
 
     def sent(self) -> int:
-        """How many messages have been handed in so far."""
+        """The number of messages published so far."""
         return self._ids.count() + _value(self._others)
 
     # --- messages ------------------------------------------------------------------------------------------------------
@@ -96,7 +101,7 @@ class Sender:
         self, subject: Any, body: Any, headers: Mapping[str, str] | None = None, key: str | None = None,
         id: str | None = None, ttl: float | None = None, reply_to: Any = None, correlation_id: str | None = None,
     ) -> Message[Any]:  # fmt: skip
-        """A message of checked parts; it counts as published once they are."""
+        """Make a message of checked parts; it counts as published from then on."""
         checked = None if headers is None else check_headers(headers)
         key, reply_to, correlation_id, id = plain_text(key), plain_text(reply_to), plain_text(correlation_id), plain_text(id)
         ttl = plain_number(ttl)
@@ -135,8 +140,8 @@ class Sender:
     def publish(self, subject: Any, body: Any, *, delay: float = 0.0, **options: Any) -> Receipt | Dropped:
         """`Bus.publish` with options."""
         if not delay:
-            run = self.find(subject)
-            return self.hand_in(run, self.compose(subject, body, **options))
+            found = self.find(subject)
+            return self.hand_in(found, self.compose(subject, body, **options))
         late = seconds(delay, "delay")
         route = self.route(subject)
         return self._hand_in_late(route, self.compose(subject, body, **options), late)
@@ -144,23 +149,23 @@ class Sender:
     def send(self, message: Message[Any]) -> Receipt | Dropped:
         """`Bus.send`."""
         message = _checked(message)
-        run = self.find(message.subject)
+        found = self.find(message.subject)
         next(self._others)
-        return self.hand_in(run, message)
+        return self.hand_in(found, message)
 
     def request(self, subject: Any, body: Any, timeout: float, options: dict[str, Any]) -> Message[Any]:
         """`Bus.request`, off any event loop."""
         self.locks.check()
         timeout = seconds(timeout, "timeout")
-        run, replies = self.find(subject), self.replies
+        found, replies = self.find(subject), self.replies
         with replies.asking(subject, ThreadWaiter) as asking:
             message = self.question(subject, body, asking.address, **options)
-            replies.published(message, asking.answer, self.hand_in(run, message))
+            replies.published(message, asking.answer, self.hand_in(found, message))
             return replies.result(asking.waiter.wait(self.services, timeout, lambda: replies.late(message, timeout)))
 
-    def hand_in(self, run: Next, message: Message[Any]) -> Receipt | Dropped:
+    def hand_in(self, found: Any, message: Message[Any]) -> Receipt | Dropped:
         try:
-            outcome = run(message)
+            outcome = found.put(message)
         except BaseException as error:
             self.ledger.refused(message, error)
             raise
@@ -172,7 +177,7 @@ class Sender:
         late = _delay.set(delay)
         try:
             self.check_delay(delay)
-            outcome = self._callable(route, late=True)(message)
+            outcome = _callable(self, route, late=True)(message)
             self.timers.tell()
         except BaseException as error:
             self.ledger.refused(message, error)
@@ -181,32 +186,24 @@ class Sender:
             _delay.reset(late)
         return self._passed(message, outcome)
 
-    def find(self, subject: Any) -> Next:
-        """What a sync publish calls for a subject: from `runs`, or compiled now."""
+    def find(self, subject: Any) -> Any:
+        """What a publish puts its message into: a subscription, several, or a route."""
         try:
-            return self.runs[subject]
-        except (KeyError, TypeError):
+            return self.router.filed.get(subject) or self.missed(subject)
+        except TypeError:
             return self.missed(subject)
 
-    def missed(self, subject: Any) -> Next:
-        """`find` for a subject that is not in `runs`."""
-        if len(self.runs) >= CACHE:
-            # So many subjects that a route for each would be thrown away before its next message.
-            put = self.router.shortest(subject)
-            if put is not None:
-                return put
+    def missed(self, subject: Any) -> Route:
+        """`find` for a subject that is not filed; it makes all checks that `find` skips."""
         self.check_publish()
         with free(self.router.lock):
             route = self.route(subject)
-            run = self._callable(route, late=False)
-            if self.ledger.observed:
-                run = _observed(run, self.ledger)
-            if self.started() and not self.replies.owns(subject) and (route.mailboxes or isinstance(subject, str)):
-                self.runs[subject] = run
-            return run
+            if self.started() and not self.replies.owns(subject):
+                self.router.keep(route)
+            return route
 
     def route(self, subject: Any) -> Route:
-        """The compiled route of a subject, ready to be published to."""
+        """The route of a subject, ready to be published to."""
         try:
             known = self.router.routes.get(subject)
             if known is not None and self.started():
@@ -215,97 +212,67 @@ class Sender:
             pass  # not hashable; the second attempt below raises a SubjectError that says so
         self.check_publish()
         try:
-            return self.replies.route() if self.replies.owns(subject) else self.router.route(subject)
+            route = self.replies.route() if self.replies.owns(subject) else self.router.route(subject)
         except TypeError:
             raise SubjectError(
                 f"{shown(subject)} cannot be a subject: {class_name(subject)} objects are not hashable; "
                 "use a string or Ref(obj)"
             ) from None
+        if route.put is None:
+            route.put = functools.partial(self._first_put, route)
+        return route
 
-    def _callable(self, route: Route, late: bool) -> Next:
-        """What a sync publish calls for a route."""
-        if route.colour == "async":
-            arun, subject = route.run(Road("async", force=True, late=late)), route.subject
-            name = next(step.name for step in routes.filters_for(route.nodes, subject) if step.colour == "async")
-
-            def on_loop_thread(message: Message[Any]) -> Any:
-                self.locks.check()
-                if asyncio._get_running_loop() is not None:
-                    raise PipelineError(
-                        f'filter {name} is async, so publish() on "{subject}" cannot run inside an event loop; '
-                        "use `await bus.apublish(…)`"
-                    )
-                refused = room_for_thread(route.mailboxes, self.clock, self.pool.lent)
-                token = timed_out.set(refused) if refused else None
-                try:
-                    with self.pool.lent():
-                        return self.loop_thread.call(arun, message)
-                finally:
-                    if token is not None:
-                        timed_out.reset(token)
-                    for mailbox in route.mailboxes:
-                        mailbox.look_again()
-
-            return on_loop_thread
-        run = route.run(Road("sync", late=late))
-        if route.waits is None:
-            return run
-        name = route.waits
-
-        def may_wait(message: Message[Any]) -> Any:
-            if asyncio._get_running_loop() is not None:
-                raise PipelineError(
-                    f'filter {name} may wait, so publish() on "{route.subject}" cannot run inside an event loop; '
-                    "use `await bus.apublish(…)`"
-                )
-            return run(message)
-
-        return may_wait
+    def _first_put(self, route: Route, message: Message[Any]) -> Any:
+        """Compile a route at its first sync publish."""
+        put = _callable(self, route)
+        if self.ledger.observed:
+            put = _observed(put, self.ledger)
+        route.put = put
+        return put(message)
 
     # --- from coroutines -----------------------------------------------------------------------------------------------
 
     async def apublish(self, subject: Any, body: Any, delay: float, **options: Any) -> Receipt | Dropped:
         """`Bus.apublish`."""
         late = seconds(delay, "delay") if delay else 0.0
-        route = self.route(subject)
+        found = self.route(subject) if late else self.find(subject)
         message = self.compose(subject, body, **options)
-        return await self.ahand_in(route, message, late)
+        return await self.ahand_in(found, message, late)
 
     async def asend(self, message: Message[Any]) -> Receipt | Dropped:
         """`Bus.asend`."""
         message = _checked(message)
-        route = self.route(message.subject)
+        found = self.find(message.subject)
         next(self._others)
-        return await self.ahand_in(route, message)
+        return await self.ahand_in(found, message)
 
     async def arequest(self, subject: Any, body: Any, timeout: float, options: dict[str, Any]) -> Message[Any]:
         """`Bus.arequest`."""
         timeout = seconds(timeout, "timeout")
-        route, replies = self.route(subject), self.replies
+        found, replies = self.find(subject), self.replies
         with replies.asking(subject, LoopWaiter) as asking:
             message = self.question(subject, body, asking.address, **options)
-            replies.published(message, asking.answer, await self.ahand_in(route, message))
+            replies.published(message, asking.answer, await self.ahand_in(found, message))
             return replies.result(await asking.waiter.wait(timeout, lambda: replies.late(message, timeout)))
 
-    async def ahand_in(self, route: Route, message: Message[Any], delay: float = 0.0) -> Receipt | Dropped:
+    async def ahand_in(self, found: Any, message: Message[Any], delay: float = 0.0) -> Receipt | Dropped:
+        """`hand_in` for coroutines."""
         late = _delay.set(delay) if delay else None
-        full = None
-        waited: tuple[Mailbox, ...] = ()
+        places: Places | None = None
         try:
             self.check_delay(delay)
-            for mailbox in route.mailboxes:
-                if mailbox.lacks_room():
-                    waited = route.mailboxes
-                    refused = await room(waited)
-                    full = timed_out.set(refused) if refused else None
-                    break
-            if not route.nodes and self.transport.local and not delay:
-                outcome = route.run(BARE)(message)
-            elif route.colour == "async" or route.plain_sync is None:
-                outcome = await route.run(AWAITED_LATE if delay else AWAITED)(message)
+            if any(lacks_room(subscription) for subscription in found.everyone):
+                places = Places()
+                await places.aget(found.everyone)
+            if found.__class__ is not Route:
+                outcome = fan_out(found.everyone, message, force=True)
+            elif not found.nodes and self.transport.local and not delay:
+                outcome = found.run(BARE)(message)
+            elif found.colour == "async" or found.plain_sync is None:
+                outcome = await found.run(Way("async", True, bool(delay)))(message)
             else:
-                run = route.run(Road("sync", force=True, late=bool(delay)))
-                inline = route.waits is None and self.transport.local
+                run = found.run(Way("sync", True, bool(delay)))
+                inline = found.waits is None and self.transport.local
                 outcome = run(message) if inline else await _elsewhere(run, message)
             if delay:
                 self.timers.tell()
@@ -313,12 +280,10 @@ class Sender:
             self.ledger.refused(message, error)
             raise
         finally:
-            if full is not None:
-                timed_out.reset(full)
+            if places is not None:
+                places.give_up()
             if late is not None:
                 _delay.reset(late)
-            for mailbox in waited:
-                mailbox.look_again()
         return self._passed(message, outcome)
 
     def _passed(self, message: Message[Any], outcome: Any) -> Receipt | Dropped:
@@ -327,6 +292,49 @@ class Sender:
         elif self.ledger.observed:
             self.ledger.emit(events.Published(message, outcome))
         return outcome  # type: ignore[no-any-return]
+
+
+def _callable(sender: Sender, route: Route, late: bool = False) -> Next:
+    """The function that a sync publish calls for a route."""
+    if route.colour == "async":
+        return _on_loop_thread(sender, route, late)
+    run = route.run(Way("sync", late=late))
+    if route.waits is None:
+        return run
+    name = route.waits
+
+    def may_wait(message: Message[Any]) -> Any:
+        if asyncio._get_running_loop() is not None:
+            raise PipelineError(
+                f'filter {name} may wait, so publish() on "{route.subject}" cannot run inside an event loop; '
+                "use `await bus.apublish(…)`"
+            )
+        return run(message)
+
+    return may_wait
+
+
+def _on_loop_thread(sender: Sender, route: Route, late: bool) -> Next:
+    """An async chain for a sync publish: it runs on the bus's loop while the publisher waits."""
+    arun, subject = route.run(Way("async", force=True, late=late)), route.subject
+    name = next(step.name for step in routes.filters_for(route.nodes, subject) if step.colour == "async")
+
+    def on_loop_thread(message: Message[Any]) -> Any:
+        sender.locks.check()
+        if asyncio._get_running_loop() is not None:
+            raise PipelineError(
+                f'filter {name} is async, so publish() on "{subject}" cannot run inside an event loop; '
+                "use `await bus.apublish(…)`"
+            )
+        places = Places()
+        try:
+            places.get(route.everyone, sender.clock, sender.pool.lent)
+            with sender.pool.lent():
+                return sender.loop_thread.call(arun, message)
+        finally:
+            places.give_up()
+
+    return on_loop_thread
 
 
 def _observed(run: Next, ledger: Ledger) -> Next:
@@ -357,7 +365,7 @@ def check_options(options: Mapping[str, Any], call: str) -> None:
 
 
 def delay() -> float:
-    """The delay of the publish that is passing the chain, in seconds."""
+    """The delay, in seconds, of the publish that is in its chain."""
     return _delay.get()
 
 
@@ -374,5 +382,5 @@ def _checked(message: Message[Any]) -> Message[Any]:
 
 
 def _value(counter: itertools.count[int]) -> int:
-    """What the counter would give next, without taking it: only its text shows it."""
+    """The counter's next value, which only its text shows without using it up."""
     return int(repr(counter)[6:-1])

@@ -1,1 +1,1 @@
-"""Who runs handlers: threads, event loops, timers."""
+"""The runners of handlers: threads, event loops, timers."""

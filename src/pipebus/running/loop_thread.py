@@ -14,7 +14,7 @@ from typing import Any, Final
 from pipebus.errors import BusClosed
 from pipebus.foreign.objects import is_a
 from pipebus.message.message import Message
-from pipebus.running.runners import carry
+from pipebus.running.here import carry
 from pipebus.waiting.locks import Locks, free
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
@@ -34,7 +34,7 @@ class LoopThread:
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
-        """The bus starts."""
+        """Allow the loop again, because the bus starts."""
         self._ended = False
 
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -59,7 +59,7 @@ class LoopThread:
                 try:
                     loop.run_forever()
                     break
-                except (SystemExit, KeyboardInterrupt) as error:  # from a task of the user's: the others go on
+                except (SystemExit, KeyboardInterrupt) as error:  # raised by a user's task: the others continue
                     self.interrupted(error)
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
@@ -115,7 +115,7 @@ class LoopThread:
                 task.cancel()
             asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: loop.stop()) if tasks else loop.stop()
 
-        with suppress(RuntimeError):  # somebody else has closed it
+        with suppress(RuntimeError):  # the loop is closed already
             loop.call_soon_threadsafe(end)
         if thread is threading.current_thread():
             return None

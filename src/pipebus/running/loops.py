@@ -30,25 +30,28 @@ from typing import Any, Final
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed, LifecycleError
 from pipebus.mailbox.asked import is_question
-from pipebus.mailbox.mailbox import open_gate
+from pipebus.mailbox.claims import open_gate
+from pipebus.mailbox.offering import line_up_again
 from pipebus.mailbox.shared import SharedMailbox
 from pipebus.message.message import Message
 from pipebus.message.outcomes import HANDLED
+from pipebus.running.here import Here, carried
 from pipebus.running.loop_thread import LoopThread
-from pipebus.running.runners import CHUNK, GRACE, Here, Starts, carried, rescued, sweep
+from pipebus.running.pool import CHUNK, GRACE, rescued, still_at, sweep
+from pipebus.running.starts import Starts
 from pipebus.waiting.locks import Locks
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
-SPARE: Final = 64  # sleeping workers kept; a burst may need more, for its time
-SOON: Final = 0.1  # seconds: longer than a loop that is being ended lives
+SPARE: Final = 64  # how many sleeping workers to keep; a burst may use more for a while
+SOON: Final = 0.1  # seconds; a loop that is being ended has closed by then
 
 
 def _sweep(ready: deque[Any]) -> None:
     for mailbox in sweep(ready):
-        mailbox.line_up_again()
+        line_up_again(mailbox)
 
 
 async def called(call: Callable[[Any], Any], argument: Any, asynchronous: bool) -> Any:
@@ -100,14 +103,14 @@ class LoopWorker(asyncio.Task[None]):
         self.apart: contextvars.Context | None = None  # the delivery's, if the task's own is used up
         self.here = Here(None)  # the value of `carried` in the delivery's context
         self.table: Any = None  # the variables in the task's own context
-        self.references = (0, 0)  # to `here` and `table`, as long as nobody has a copy of the context
+        self.references = (0, 0)  # to `here` and `table`, as long as there is no copy of the context
         self.attention = False  # it was cancelled, or its crew is over: it looks at that after the current delivery
         self.told = False  # the bus has cancelled it
         self.outside = 0  # cancellations that came while its handler waited
         self.own = 0  # cancellations by its handler, minus all that were taken back
         self.gone = False  # it was cancelled by the bus or the owner of the loop, so it leaves
         self.back: Any = None  # the parcel that has gone back because of that
-        self.lost: Any = None  # what it had in hand when its loop was closed
+        self.lost: Any = None  # the message that it had when its loop was closed
         # Not by `create_task`, which may run the first step at once, inside the call that publishes.
         loop, steps = crew.loop, self.run
         super().__init__(steps(), loop=loop, name="pipebus-worker", context=context)
@@ -136,23 +139,26 @@ class LoopWorker(asyncio.Task[None]):
         return asyncio.current_task(self.crew.loop) is not self
 
     async def run(self) -> None:
-        crew = self.crew
+        crew, turns = self.crew, 0
         try:
             while self.mailbox is not None:
                 mailbox = self.mailbox
-                if crew.over:  # it was given a mailbox, and comes to it only now
-                    mailbox.line_up_again()
+                if crew.over:  # it was given a mailbox, but the crew ended before it began
+                    line_up_again(mailbox)
                     return
                 again = await (self.shared(mailbox) if isinstance(mailbox, SharedMailbox) else self.solo(mailbox))
                 if again:
                     if crew.over:
-                        mailbox.line_up_again()  # the bus was started again, with another crew
+                        line_up_again(mailbox)  # the bus was started again, with another crew
                     else:
                         crew.ready.append(mailbox)
-                mailbox = None  # an actor that has stopped is not kept alive by its last worker
+                mailbox = None  # the last worker must not keep a stopped actor alive
                 if self.gone and not self.told:
                     crew.soon(self.back)
                     raise asyncio.CancelledError
+                turns += 1
+                if turns % CHUNK == 0 and not self.gone:
+                    await self.breathe()
                 if self.gone or crew.over:
                     return
                 await self.next()
@@ -181,31 +187,29 @@ class LoopWorker(asyncio.Task[None]):
         try:
             await self.awake
         except asyncio.CancelledError:
-            if self.mailbox is not None:  # it was woken at the same moment, and has not begun
+            if self.mailbox is not None:  # it was woken at the same moment, but has not begun
                 crew.return_(self.mailbox)
             raise
 
     async def solo(self, mailbox: Any) -> bool:
         """Work through a mailbox that has one worker; True if it has to go to the end of the ready list."""
-        items = mailbox.begin()
-        if items is None:
+        box = mailbox.begin(self)
+        if box is None:
             return False
         item: Any = None
         try:
-            owner, crew, here, table = mailbox.owner, self.crew, self.here, self.table
+            owner, crew, here, table = mailbox, self.crew, self.here, self.table
             of_here, of_table = self.references
-            run, quick, asynchronous, take = owner.chain(), owner.quick, owner.is_async, items.popleft
+            run, quick, asynchronous, take = owner.chain(), owner.quick, owner.is_async, box.popleft
             while True:
                 for _ in range(CHUNK):
-                    if mailbox.attention and not mailbox.attend():
+                    if mailbox.attention and not mailbox.attend(box):
                         return False
                     try:
                         item = take()
                     except IndexError:
-                        if mailbox.rest():
+                        if mailbox.rest(box):
                             return False
-                        items = mailbox.items or items  # another one, if the bus has stopped and opened again meanwhile
-                        take = items.popleft
                         continue
                     mailbox.taken += 1
                     if getrefcount(here) != of_here or getrefcount(table) != of_table:
@@ -236,17 +240,17 @@ class LoopWorker(asyncio.Task[None]):
                     here.mailbox = None
                     if self.attention and await self.leaving():
                         return bool(mailbox.leave())
-                    if not items and not mailbox.attention and mailbox.rest():  # no exception, where mail is sparse
+                    if not box and not mailbox.attention and mailbox.rest(box):  # no exception, where mail is sparse
                         return False
-                await self.breathe()  # handlers that never wait must not keep the loop from everybody else
+                await self.breathe()  # handlers that never wait must not block the other tasks of the loop
                 if self.gone or crew.over:
                     return bool(mailbox.leave())
         except BaseException as error:
             return self.rescued(mailbox, item, error)
 
     async def shared(self, mailbox: SharedMailbox) -> bool:
-        """The same for a mailbox that has several workers, or that takes a lock for everything."""
-        owner: Any = mailbox.owner
+        """`solo` for a mailbox that has several workers, or that takes a lock for everything."""
+        owner: Any = mailbox
         item: Any = None
         try:
             for _ in range(CHUNK):
@@ -287,14 +291,14 @@ class LoopWorker(asyncio.Task[None]):
         return coroutine if self.apart is None else in_context(self.apart, coroutine)
 
     def rescued(self, mailbox: Any, item: Any, error: BaseException) -> bool:
-        """See `runners.rescued`."""
+        """See `pool.rescued`."""
         self.here.mailbox = None
-        if self.closing:  # whatever the handler has raised instead
+        if self.closing:  # even if the handler raised something else
             raise GeneratorExit
-        return rescued(mailbox, item, error)
+        return rescued(mailbox, item, error, self)
 
     async def leaving(self) -> bool:
-        """After a delivery in which this task was cancelled, or that has outlived its bus: whether the worker has to leave."""
+        """Whether the worker must leave, after a delivery in which it was cancelled or its bus has stopped."""
         if not (self.gone or self.cancelled_by_others() or self.crew.over):
             await self.breathe()
         return self.gone or self.crew.over
@@ -321,22 +325,30 @@ class Crew:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callers: bool, orphans: deque[LoopWorker]) -> None:
         self.loop = loop
-        self.callers = callers  # it is the loop of whoever started the bus, who may cancel its tasks
+        self.callers = callers  # it is the loop of the caller that started the bus, which may cancel its tasks
         self.orphans = orphans
         self.ready: deque[Any] = deque()
         self.sleepers: list[LoopWorker] = []
         self.workers: dict[LoopWorker, None] = {}
         self.ending = False  # workers that have nothing to do end
-        self.over = False  # nobody waits for the workers any more
+        self.over = False  # the stop no longer waits for the workers
         self.called = False  # a `spread` is on its way
-        self.enlisted = False  # a mailbox was put on the list by somebody else than a worker, and no `spread` has begun since
+        self.burst = 1  # how many workers it gives a mailbox
+        self.enlisted = False  # a mailbox came onto the list, but not from a worker, and no `spread` has begun since
         self.gate: Any = None  # opened when the last worker has ended
 
     def spread(self) -> None:
-        """Give each ready mailbox to a worker. (Called on the loop.)"""
+        """
+        Give ready mailboxes to workers. (Called on the loop.)
+
+        One worker first: if its handlers wait for nothing, it goes through the whole list, and no other is needed. If there are
+        still mailboxes when the loop comes back here, twice as many workers as the last time get one each.
+        """
         self.called = self.enlisted = False
         ready, sleepers = self.ready, self.sleepers
-        while ready:
+        for _ in range(self.burst):
+            if not ready:
+                break
             try:
                 mailbox = ready.popleft()
             except IndexError:  # a signal handler was faster
@@ -349,6 +361,12 @@ class Crew:
             worker = LoopWorker(self, mailbox)
             self.workers[worker] = None
             worker.add_done_callback(self.never_began, context=contextvars.Context())
+        if ready:
+            self.burst *= 2
+            self.called = True
+            self.loop.call_soon(self.spread, context=contextvars.Context())
+        else:
+            self.burst = 1
 
     def never_began(self, worker: Any) -> None:
         """A worker is done. If it was cancelled before its first step, it could not clean up itself."""
@@ -368,8 +386,8 @@ class Crew:
         Spread the ready mailboxes in a moment, after a worker was cancelled.
 
         Code that ends the loop waits for the tasks that exist, so none may be made at once. If the loop still runs in a moment,
-        only that worker was meant, and its delivery counts as an attempt: a handler that is always cancelled must not be run
-        for ever.
+        only that worker was meant, and its delivery counts as an attempt: a handler that is always cancelled must not run
+        forever.
         """
 
         def go_on() -> None:
@@ -424,7 +442,7 @@ class LoopRunner:
 
     Args:
         warn: Logs that the caller's loop was closed while the bus was running.
-        starts: Is told if the thread of the bus's own loop cannot be started.
+        starts: Called if the thread of the bus's own loop cannot be started.
         locks: The locks of the bus.
     """
 
@@ -436,7 +454,7 @@ class LoopRunner:
         self.thread = thread
         self.warn = warn
         self.orphans: deque[LoopWorker] = deque()  # workers whose loop was closed while they waited
-        self._early: deque[Any] = deque()  # mailboxes that come while there is no crew
+        self._early: deque[Any] = deque()  # mailboxes that become ready while there is no crew
         self._callers: asyncio.AbstractEventLoop | None = None
         self._crew: Crew | None = None
         self._lock = (locks or Locks()).new()
@@ -445,7 +463,7 @@ class LoopRunner:
         self.starts.serves(self)
 
     def submit(self, mailbox: Any) -> None:
-        """Put a mailbox on the ready list, and see that it gets a worker."""
+        """Put a mailbox on the ready list, and make sure that it gets a worker."""
         self.enlist(mailbox)
         self.call()
 
@@ -457,8 +475,8 @@ class LoopRunner:
             return
         crew.ready.append(mailbox)
         crew.enlisted = True
-        if crew.over:  # perhaps nobody looks at that list any more
-            with suppress(ValueError):  # somebody did
+        if crew.over:  # perhaps no worker looks at that list any more
+            with suppress(ValueError):  # a worker did
                 crew.ready.remove(mailbox)
                 self._early.append(mailbox)
 
@@ -472,7 +490,7 @@ class LoopRunner:
 
     def call(self, _: object = None) -> BaseException | None:
         """
-        See that the mailboxes on the ready list get workers.
+        Make sure that the mailboxes on the ready list get workers.
 
         Returns:
             The error if the loop's thread could not be started. It is tried again.
@@ -508,10 +526,17 @@ class LoopRunner:
         crew.called = True
         loop = crew.loop
         try:
-            # On the loop, but in no task, only a signal handler comes here. The loop may be about to wait then, and would not
-            # see what a direct call puts before it.
+            # On the loop but outside a task, the caller is a signal handler. The loop may be about to wait then, and would not
+            # see a direct `call_soon`.
             if asyncio._get_running_loop() is loop and asyncio.current_task(loop) is not None:
-                crew.spread()
+                # One worker is woken at once. All else that is published before the loop goes on waits for the `spread`.
+                with suppress(IndexError):  # a signal handler was faster, or no worker sleeps
+                    worker = crew.sleepers.pop()
+                    try:
+                        crew.wake(worker, crew.ready.popleft())
+                    except IndexError:
+                        crew.sleepers.append(worker)
+                loop.call_soon(crew.spread, context=contextvars.Context())
             else:
                 loop.call_soon_threadsafe(crew.spread)
         except RuntimeError:
@@ -527,12 +552,13 @@ class LoopRunner:
             self.call()
 
     def adopt(self) -> None:
-        """Give back what workers had in hand when their loop was closed."""
+        """Give back the mailboxes and messages that workers had when their loop was closed."""
         crew = self._crew
-        if crew is not None and crew.loop.is_closed():  # otherwise the garbage collector would close their coroutines some time
+        if crew is not None and crew.loop.is_closed():  # do it now; the garbage collector would do it at any time
             for worker in list(crew.workers):
                 coroutine: Any = worker.get_coro()
                 worker.context.run(coroutine.close)
+                worker._log_destroy_pending = False  # type: ignore[attr-defined]  # it has ended, though its loop will never know
                 crew.never_began(worker)
         while self.orphans:
             worker = self.orphans.popleft()
@@ -541,8 +567,8 @@ class LoopRunner:
                 mailbox.answered()
             elif item is not None:
                 worker.told = True
-                mailbox.owner.failed(item, asyncio.CancelledError(), worker=worker)
-            if mailbox is not None and mailbox.leave():
+                mailbox.failed(item, asyncio.CancelledError(), worker=worker)
+            if mailbox is not None and still_at(mailbox, worker) and mailbox.leave():
                 self.submit(mailbox)
 
     def stop(self, timeout: float) -> list[str]:
@@ -573,4 +599,4 @@ class LoopRunner:
             self._crew = self._callers = None
         _sweep(crew.ready)
         _sweep(self._early)
-        return [f"{mailbox.owner.name} (on an event loop)" for mailbox in in_hand if mailbox is not None]
+        return [f"{mailbox.name} (on an event loop)" for mailbox in in_hand if mailbox is not None]

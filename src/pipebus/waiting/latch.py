@@ -44,6 +44,10 @@ class Latch:
         self.wake()
         return True
 
+    def close(self) -> None:
+        """Nobody waits any longer: accept nothing more."""
+        self._open.clear()
+
     @property
     def over(self) -> bool:
         return not self._open

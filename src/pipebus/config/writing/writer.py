@@ -91,7 +91,7 @@ class Writer:
         return True
 
     def _subscription(self, one: Any) -> Table:
-        plan, rules = one.plan, one.plan.rules
+        plan, rules = one.plan, one.plan
         written = dict(engine_of(self.bus).from_file.subscriptions.get(one.name, {}))
         where = f"subscription {one.name} (at {one.place})"
         subjects = [str(pattern) for pattern in one.patterns]

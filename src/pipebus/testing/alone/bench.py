@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.delivery.actor import Actor
 from pipebus.errors import LifecycleError, PipelineError
+from pipebus.mailbox.offering import closed_for_good
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Handled, Receipt
 from pipebus.pipeline import blame, compose, places, recognise, routes, rules
@@ -313,4 +314,4 @@ class FilterBench:
 
 
 def _homeless(actor: Actor) -> bool:
-    return actor._home is None or actor._home.mailbox.closed_for_good()
+    return actor._home is None or closed_for_good(actor._home)

@@ -16,6 +16,7 @@ from pipebus.delivery.actor import Actor
 from pipebus.delivery.binding import handler_name
 from pipebus.errors import SubscriptionError
 from pipebus.foreign.objects import text_of
+from pipebus.mailbox.offering import closed_for_good
 from pipebus.message.message import Message
 from pipebus.testing.alone.run import Run
 from pipebus.testing.harness import shown
@@ -122,7 +123,7 @@ def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> Hand
         bus = harness.attach(Bus(name=run.title, debug=True))
         harness.tape.quiet(bus)
         if actor is not None:
-            if actor._home is not None and actor._home.mailbox.closed_for_good():
+            if actor._home is not None and closed_for_good(actor._home):
                 actor.move(None)
             bus.spawn(actor, attempts=ATTEMPTS, filters=filters)
         else:

@@ -14,7 +14,7 @@ from pipebus.message.message import Message
 from pipebus.message.outcomes import HANDLED, Dropped, Handled, Receipt
 from pipebus.pipeline import blame, compose, contract
 from pipebus.pipeline.callables import is_async
-from pipebus.publishing.router import note
+from pipebus.publishing.route import note
 from pipebus.testing.harness.tape import Tape
 from pipebus.testing.harness.words import gives, raises, short
 from pipebus.values.quantities import is_duration

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipebus.bus.bus import Bus
-from pipebus.delivery.subscription import Delivery
+from pipebus.delivery.delivery import Delivery
 from pipebus.errors import AlreadySettled, BusClosed, PipebusError, ReceiveTimeout
 from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Crashes, LosesLeases, OpensWithLease, Stage

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipebus.delivery.subscription import Delivery
+from pipebus.delivery.delivery import Delivery
 from pipebus.filters.timeout import Timeout
 from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Stage

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipebus.bus.bus import engine_of
-from pipebus.delivery.subscription import Delivery
+from pipebus.delivery.delivery import Delivery
 from pipebus.errors import CodecError, HeaderError, MessageError, SubjectError
 from pipebus.filters.retry import Retry
 from pipebus.message.codec import JsonCodec

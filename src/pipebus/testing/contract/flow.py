@@ -39,7 +39,7 @@ class TestFlow:
             return
 
         def waiting() -> int:
-            stats = bus.subscriptions[0].mailbox
+            stats = bus.subscriptions[0]
             return int(stats.waiting() + stats.in_flight)
 
         with running(stage, bus, seen):

@@ -13,7 +13,7 @@ import pytest
 
 from pipebus import events
 from pipebus.bus.bus import Bus, engine_of
-from pipebus.delivery.subscription import Delivery
+from pipebus.delivery.delivery import Delivery
 from pipebus.errors import BusClosed, MailboxFull
 from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Crashes, Stage

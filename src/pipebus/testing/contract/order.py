@@ -6,7 +6,7 @@ import threading
 from collections import defaultdict
 
 from pipebus.bus.bus import Bus
-from pipebus.delivery.subscription import Delivery
+from pipebus.delivery.delivery import Delivery
 from pipebus.filters.retry import Retry
 from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Crashes, Stage

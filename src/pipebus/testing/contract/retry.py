@@ -6,7 +6,7 @@ import threading
 import time
 
 from pipebus.bus.bus import engine_of
-from pipebus.delivery.subscription import Delivery
+from pipebus.delivery.delivery import Delivery
 from pipebus.filters.redeliver import Redeliver
 from pipebus.filters.retry import Retry
 from pipebus.message.message import Message

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipebus import events
-from pipebus.delivery.subscription import Delivery
+from pipebus.delivery.delivery import Delivery
 from pipebus.errors import BusClosed, BusNotStarted, LifecycleError
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped

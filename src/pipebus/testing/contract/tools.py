@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from pipebus.bus.bus import Bus
-from pipebus.delivery.subscription import Delivery
+from pipebus.delivery.delivery import Delivery
 from pipebus.errors import UnsupportedCapability
 from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Stage

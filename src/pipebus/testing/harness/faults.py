@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.errors import LifecycleError, PipelineError
 from pipebus.events import Acknowledged, Died, Discarded, Event, Published, Returned, StateChanged
+from pipebus.mailbox import control
 from pipebus.testing.harness.strikes import Fault, InjectedError
 from pipebus.values.quantities import is_whole
 
@@ -75,7 +76,7 @@ def overflow(name: str, size: int = 1) -> Danger:
             if isinstance(event, StateChanged) and event.new == "started":
                 for subscription in (one for bus in harness.buses for one in bus.subscriptions):
                     if subscription.name == name:
-                        subscription.mailbox.narrow(size)
+                        control.narrow(subscription, size)
 
         harness.tape.listeners.insert(0, hear)
 

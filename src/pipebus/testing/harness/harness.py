@@ -287,7 +287,7 @@ class Harness:
             for bus in running:
                 engine_of(bus).lifecycle.drain(max(0.0, deadline - self._simulation.time))
             self._simulation.rest()
-            if not all(engine_of(bus).traffic.quiet(engine_of(bus).clock, 0.0) for bus in running):
+            if not all(engine_of(bus).claims.quiet(engine_of(bus).clock, 0.0) for bus in running):
                 continue  # one has published to another meanwhile
             if not self.tape.inside or self._simulation.time >= deadline or not self.pass_time():
                 break

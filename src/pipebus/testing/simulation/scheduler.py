@@ -173,10 +173,15 @@ class Simulation:
             self._hand_over(me, waiting)
 
     def give_way(self) -> None:
-        """For a thread that polls a lock: wait until the lock is released."""
+        """For a thread that polls: wait until the lock that it missed is released, or let another thread run first."""
         me = self.running
+        others = [task for task in self._runnable() if task is not me]
         if me is not None and me.missed is not None and me.missed.held:
             self.block(me.missed)
+        elif me is not None and others and not self.over:
+            self.steps += 1
+            self.strategy.gives_way(me)
+            self._hand_over(me, self._choose(others, may_stay=False))
         else:
             self.step()
 

@@ -33,6 +33,9 @@ class Often:
     def next_change(self, steps: int, task: Task, own: int) -> int:
         return steps + 1 + int(self.random.expovariate(1 / self.mean))
 
+    def gives_way(self, task: Task) -> None:
+        pass
+
     def choose(self, steps: int, runnable: list[Task], me: Task | None, at: Turn) -> Task:
         others = [task for task in runnable if task is not me]
         return self.random.choice(others or runnable)
@@ -68,6 +71,11 @@ class Few:
     def next_change(self, steps: int, task: Task, own: int) -> int:
         return self._changes[0] if self._changes else sys.maxsize
 
+    def gives_way(self, task: Task) -> None:
+        """A thread that polls lets all others run first: it waits for one of them."""
+        self._lowest -= 1
+        task.priority = self._lowest
+
     def choose(self, steps: int, runnable: list[Task], me: Task | None, at: Turn) -> Task:
         while self._changes and self._changes[0] <= steps:
             self._changes.pop(0)
@@ -98,6 +106,9 @@ class Given:
     def next_change(self, steps: int, task: Task, own: int) -> int:
         mine = self._steps.get(task.number, ())
         return next((steps + at - own for at in mine if at > own), sys.maxsize)
+
+    def gives_way(self, task: Task) -> None:
+        pass
 
     def choose(self, steps: int, runnable: list[Task], me: Task | None, at: Turn) -> Task:
         wanted = self.turns.get(at)

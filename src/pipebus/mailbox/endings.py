@@ -1,0 +1,126 @@
+"""
+The ends of delivery attempts, counted in the mailbox. Each attempt ends exactly once, which the conservation law checks:
+`accepted = acknowledged + dropped + dead + pending + in_flight`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pipebus.mailbox.asked import AskedMailbox
+from pipebus.mailbox.mailbox import Mailbox
+from pipebus.mailbox.offering import admit, refuses
+from pipebus.mailbox.parcel import Item, Parcel
+from pipebus.mailbox.rare import Rare, count_drop, own_rare, set_aside, tell_outcasts
+
+EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
+
+
+def end(mailbox: Mailbox, item: Item, how: str, reason: str = "") -> None:
+    """
+    End the delivery of a message that was taken.
+
+    Args:
+        how: "acknowledged"; "dropped", for a reason; "dead"; "forgotten": it goes back to the transport, which will bring it
+            again.
+    """
+    with mailbox.lock:
+        calls = mailbox.done(item)
+        if how == "acknowledged":
+            mailbox.acknowledged += 1
+        else:
+            rare = own_rare(mailbox)
+            if how == "dropped":
+                count_drop(rare, reason)
+            elif how == "dead":
+                rare.dead += 1
+            else:
+                rare.returned += 1
+            rare.ended += 1
+    _call(mailbox, calls)
+
+
+def give_back(mailbox: Mailbox, item: Parcel, front: bool = False) -> None:
+    """Queue it again, after `item.delay` seconds, and before all others if `front`. It keeps its place in the bound."""
+    calls = 0
+
+    def taken_back() -> None:
+        nonlocal calls
+        calls = mailbox.done(item, back=True)
+        rare = own_rare(mailbox)
+        rare.returned += 1
+        rare.ended += 1
+
+    admit(mailbox, item, front, taken_back)
+    _call(mailbox, calls)
+
+
+def keep_back(mailbox: Mailbox, item: Parcel) -> None:
+    """Keep it for the next start of the bus, ahead of the other messages left over, even if the mailbox is still open."""
+    with mailbox.lock:
+        calls = mailbox.done(item, back=True)
+        rare = own_rare(mailbox)
+        set_aside(mailbox, item, front=True)
+        rare.returned += 1
+        rare.ended += 1
+    _call(mailbox, calls)
+    tell_outcasts(mailbox)
+
+
+def die_untaken(mailbox: Mailbox) -> None:
+    """Count a dead letter that could not even be queued."""
+    with mailbox.lock:
+        rare = own_rare(mailbox)
+        rare.dead += 1
+        rare.entered += 1
+
+
+def revive(mailbox: Mailbox, item: Item) -> bool:
+    """Queue a dead letter again; False if there is no room, or the subscription has ended."""
+
+    def revived() -> None:
+        rare = own_rare(mailbox)
+        rare.dead -= 1
+        rare.replayed += 1
+
+    with mailbox.lock:
+        if refuses(mailbox) or (mailbox.count() or 0) >= mailbox.plan.size:
+            return False
+    admit(mailbox, item, first=revived)
+    return True
+
+
+def bury(mailbox: Mailbox, reason: str) -> None:
+    """Count a dead letter that was removed for good as dropped."""
+    with mailbox.lock:
+        rare = own_rare(mailbox)
+        rare.dead -= 1
+        count_drop(rare, reason)
+
+
+def counts(mailbox: Mailbox) -> dict[str, Any]:
+    """
+    The figures of the conservation law.
+
+    `accepted` is the messages taken plus those pending, because the quick way in counts nothing. A filter actor also reports
+    the number of its questions.
+    """
+    with mailbox.lock:
+        rare = mailbox.rare or Rare()
+        in_flight = mailbox.in_flight  # read before `pending`; otherwise a message taken in between would be counted twice
+        pending = mailbox.waiting()
+        return {
+            "accepted": mailbox.taken - rare.returned - rare.replayed + pending + rare.entered,
+            "acknowledged": mailbox.acknowledged,
+            "dropped": dict(sorted(rare.dropped.items())),
+            "dead": rare.dead,
+            "pending": pending,
+            "in_flight": in_flight,
+            **({"questions": mailbox.asked} if isinstance(mailbox, AskedMailbox) else {}),
+        }
+
+
+def _call(mailbox: Mailbox, calls: int) -> None:
+    """Call that many workers or readers. (Without the lock.)"""
+    for _ in range(calls):
+        mailbox.plan.call(mailbox)
