@@ -12,7 +12,8 @@ from pipebus import Bus, Message
 from pipebus.bus.bus import engine_of
 from pipebus.clock import SYSTEM
 from pipebus.events import Starved
-from pipebus.running.pool import Pool, Worker
+from pipebus.running.pool import Pool
+from pipebus.running.worker import Worker
 from pipebus.testing import FakeClock
 
 

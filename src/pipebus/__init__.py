@@ -6,7 +6,7 @@ from types import ModuleType
 
 from pipebus.bus.bus import Bus
 from pipebus.bus.handlers import Handlers
-from pipebus.bus.lifecycle import StopReport
+from pipebus.bus.stopping import StopReport
 from pipebus.bus.typing import Publisher, Receiver
 from pipebus.delivery.actor import Actor
 from pipebus.delivery.delivery import Delivery

@@ -1,7 +1,7 @@
 """
 Run real functions as threads of single steps, in every order that there is.
 
-`stepwise` compiles the source of a function anew, as a generator that stops before each statement that other threads could
+`stepwise` compiles the source of a function again, as a generator that stops before each statement that other threads could
 notice or influence, before each such operand of `and` and `or`, and where it would take a lock. So what is explored is the code
 itself, not a model of it. What one statement does is taken to happen at once. (The seeded scheduler explores what happens
 within one.)
@@ -172,7 +172,7 @@ def stepwise(functions: Iterable[Callable[..., Any]], breaks: dict[str, tuple[st
     The same functions as generators of their steps, by name.
 
     Args:
-        breaks: Functions to break first, by name: a piece of their source, and what stands there instead.
+        breaks: Functions to break first, by name: a piece of their source, and its replacement.
     """
     functions = list(functions)
     names = frozenset(function.__name__ for function in functions)

@@ -22,7 +22,7 @@ from scenarios import (
 
 from flow_helpers import assert_conserved
 from pipebus import Actor, Bus, BusClosed, Message, RequestTimeout, Subscription
-from pipebus.running import loops
+from pipebus.running import loop_worker
 from pipebus.testing.simulation.scheduler import Simulation
 from pipebus.testing.simulation.task import Task
 from pipebus.testing.simulation.virtual_loop import run_loop
@@ -187,7 +187,7 @@ def there_and_back(sim: Simulation) -> None:
 
 def taking_turns_on_loop(sim: Simulation) -> None:
     """Workers give way to the loop after each message, and go to the end of the ready list: nothing is lost."""
-    with set_to(loops, CHUNK=1):
+    with set_to(loop_worker, CHUNK=1):
         two_on_loop(sim)
 
 
@@ -580,7 +580,7 @@ def cancelling_between_messages(sim: Simulation) -> None:
     record = LoopRecord(sim)
     bus = Bus(clock=sim.clock, pool=3)
     subscription = bus.subscribe("s", record.handle)
-    with set_to(loops, CHUNK=1):
+    with set_to(loop_worker, CHUNK=1):
         bus.start()
         publishers = [Publisher(sim, bus, name, 3) for name in "ab"]
         sim.step()

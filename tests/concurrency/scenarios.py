@@ -14,7 +14,7 @@ from typing import Any
 from flow_helpers import assert_conserved
 from pipebus import Bus, BusClosed, Delivery, Dropped, MailboxFull, Message, ReceiveTimeout, StopReport, Subscription
 from pipebus.bus.bus import engine_of
-from pipebus.running import pool as pools
+from pipebus.running import worker as workers_of
 from pipebus.running.pool import Pool
 from pipebus.testing.simulation.scheduler import Simulation
 
@@ -348,7 +348,7 @@ def delayed_with_workers(sim: Simulation) -> None:
 def taking_turns(sim: Simulation) -> None:
     """A busy mailbox goes to the end of the ready list when its slice is over: nothing is lost, and the order is kept."""
     records = {name: Record(sim) for name in "ab"}
-    with set_to(pools, CHUNK=1), bus_of(sim, pool=1) as bus:
+    with set_to(workers_of, CHUNK=1), bus_of(sim, pool=1) as bus:
         for name, record in records.items():
             bus.subscribe(name, record)
         publishers = [Publisher(sim, bus, name, 4, subject=name) for name in "ab"]
@@ -361,7 +361,7 @@ def taking_turns(sim: Simulation) -> None:
 def workers_taking_turns(sim: Simulation) -> None:
     """The same for a mailbox with two workers."""
     record = Record(sim, workers=2)
-    with set_to(pools, CHUNK=1), bus_of(sim) as bus:
+    with set_to(workers_of, CHUNK=1), bus_of(sim) as bus:
         bus.subscribe("s", record, workers=2)
         publishers = [Publisher(sim, bus, name, 3) for name in "ab"]
         sim.join()

@@ -58,7 +58,7 @@ def rare_key(rare: Any, key: Any) -> Any:
 
 class Drama(World):
     """
-    One mailbox, its publishers and workers, and whoever changes it.
+    One mailbox, its publishers and workers, and the threads that change it.
 
     Args:
         mail: For each publisher, what it publishes.
@@ -133,7 +133,7 @@ class Drama(World):
             except BusClosed:
                 result = "refused"
             except RuntimeError:
-                result = "in"  # it could not be started yet, and the publisher is told, but the message is in
+                result = "in"  # it could not be started yet, and the publisher gets the error, but the message is in
             except KeyboardInterrupt:
                 result = "interrupted"
             self.results.setdefault(name, []).append(result)
@@ -286,7 +286,7 @@ def _code(breaks: dict[str, tuple[str, str]] | None) -> dict[str, Any]:
     if key not in _compiled:
         made = stepwise([*METHODS, *FUNCTIONS], breaks)
 
-        def between(mailbox: Any, tries: int) -> Steps:
+        def between(mailbox: Any, tries: int, own: bool = False) -> Steps:
             """A thread that waits for an owner between two steps looks again at any time."""
             yield
             return 0

@@ -27,7 +27,7 @@ from flow_helpers import (
 from loop_helpers import POOL, THREAD, Way, ways
 from pipebus import Actor, Bus, Message, Receipt, StopReport
 from pipebus.filters import Retry, Timeout
-from pipebus.running.pool import Worker
+from pipebus.running.worker import Worker
 
 start = threading.Thread.start
 

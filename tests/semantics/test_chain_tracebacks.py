@@ -298,7 +298,7 @@ def test_s16_at_most_two_frames_of_ours_stand_between_the_runner_and_a_handler(m
         bus.publish("x", {"a": 1})
         bus.drain(timeout=10)
 
-    assert len(between(seen[0], "pipebus.running.pool")) <= 2
+    assert len(between(seen[0], "pipebus.running.worker")) <= 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -571,7 +571,7 @@ class ComesLate(MemoryTransport):
 
     @property
     def local(self) -> bool:
-        if not self.came and sys._getframe(1).f_code.co_name == "_transport_quiet":
+        if not self.came and sys._getframe(1).f_code.co_name == "transport_quiet":
             self.came = True
             self.late()
         return True

@@ -573,7 +573,7 @@ def test_s24_messages_that_go_back_to_a_store_come_again_in_the_order_of_their_k
     for body in ("first", "second", "third"):
         bus.publish("s", body, key="k")
     mailbox: Any = subscription
-    wait_until(lambda: len(mailbox.waiting_keys) == 2, "two wait for their key")
+    wait_until(lambda: len(mailbox.lanes.keys) == 2, "two wait for their key")
     subscription.pause()
     line.first.open()
     wait_until(lambda: subscription.stats()["in_flight"] == 0, "the first has ended")

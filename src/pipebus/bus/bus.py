@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeVar, Unpack, overload
 
-from pipebus.bus import explain
+from pipebus.bus import explain, signals
 from pipebus.bus.engine import Engine
+from pipebus.bus.exits import is_success
 from pipebus.bus.handlers import Handlers
-from pipebus.bus.lifecycle import State, StopReport, is_success
+from pipebus.bus.lifecycle import State
+from pipebus.bus.stopping import StopReport
 from pipebus.bus.typing import Addresses, Envelope, Options, Question, Register, Where
 from pipebus.clock import Clock
 from pipebus.delivery.actor import Actor
@@ -524,7 +526,7 @@ class Bus:
         Raises:
             SystemExit: as `stop`.
         """
-        report = self._lifecycle.run(timeout)
+        report = signals.run(self._lifecycle, timeout)
         self._lifecycle.leave()
         return report
 

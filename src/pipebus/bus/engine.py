@@ -150,7 +150,8 @@ class Engine:
     @property
     def direct(self) -> bool:
         """Whether messages go from publish to mailboxes as they are, and nobody observes them."""
-        local = self.transport.local and self.transport.codec is None
+        transport = self.transport
+        local = transport.local and transport.codec is None and not transport.capabilities.dedup_window
         return bool(local and not self.ledger.observed and self.state == "started")
 
     @property

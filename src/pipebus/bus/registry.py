@@ -169,7 +169,7 @@ class Registry:
                 )
             subscription = make()
             check_delivery(subscription, self.delivery_nodes)
-            self.lifecycle.hold(subscription)
+            self.lifecycle.filters.hold(subscription)
             if name is not None:
                 self._names[name] = subscription
         spawned: list[Actor] = []
@@ -179,7 +179,7 @@ class Registry:
             while True:
                 seen = self.lifecycle.turns
                 if self.lifecycle.state == "started" and plan.nodes:
-                    self.lifecycle.start_filters([plan.nodes])
+                    self.lifecycle.filters.start([plan.nodes])
                 with self.lifecycle.lock:
                     self._check_open()
                     if self.lifecycle.turns == seen or not plan.nodes:  # else the bus has started or stopped meanwhile
@@ -281,7 +281,7 @@ class Registry:
 
     def _release(self, subscription: Subscription) -> None:
         """Stop and forget the filters that no other subscription uses."""
-        gone = self.lifecycle.release(subscription)
+        gone = self.lifecycle.filters.release(subscription)
         if gone:
             self.planner.forget(gone)
 

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from pipebus.bus.lifecycle import ending_signals
+from pipebus.bus.signals import ending_signals
 
 
 class Interrupted(Exception):

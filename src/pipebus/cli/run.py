@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from pipebus.bus import signals
 from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError, log_to_stderr, summary
 from pipebus.cli.arguments import add_allow, add_target, add_timeout, checked_subject
@@ -23,7 +24,7 @@ from pipebus.errors import HeaderError, MessageError, Rejected, SubjectError, re
 
 if TYPE_CHECKING:
     from pipebus.bus.bus import Bus
-    from pipebus.bus.lifecycle import StopReport
+    from pipebus.bus.stopping import StopReport
     from pipebus.inputs.records import CsvRecords, JsonRecords
 
 SUMMARY = "run a bus: on the records of a file, or until it is stopped"
@@ -177,7 +178,7 @@ class Run:
         count = len(self.bus.subscriptions) - (self.args.tail is not None and self.store is None)
         text = f"running: {count} subscription{'' if count == 1 else 's'}; Ctrl-C drains and stops"
         with starting():
-            self.left = engine_of(self.bus).lifecycle.run(self.args.timeout, lambda: print(text, file=sys.stderr))
+            self.left = signals.run(engine_of(self.bus).lifecycle, self.args.timeout, lambda: print(text, file=sys.stderr))
 
     def _records(self) -> None:
         from pipebus.inputs.records import CsvRecords, open_records

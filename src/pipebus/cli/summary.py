@@ -9,7 +9,7 @@ from pipebus.mailbox import endings
 
 if TYPE_CHECKING:
     from pipebus.bus.bus import Bus
-    from pipebus.bus.lifecycle import StopReport
+    from pipebus.bus.stopping import StopReport
     from pipebus.cli.run import Run
 
 SHOWN = 5

@@ -6,6 +6,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
+from pipebus.bus import signals
 from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.arguments import add_allow, add_target, checked_pattern, whole
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         leave_alone(bus)
     lines = Lines(lambda: bus.request_stop("the reader of the output is gone"))
     with tailing(bus, args.pattern, lines, args.count) as own, starting(), redirect_stdout(sys.stderr):
-        report = engine_of(bus).lifecycle.run(5.0, lambda: _ready(args.pattern))
+        report = signals.run(engine_of(bus).lifecycle, 5.0, lambda: _ready(args.pattern))
     if lines.error is not None:
         raise lines.error
     for text in left_over(report, engine_of(bus).lifecycle.drains(None), but=own):

@@ -35,7 +35,7 @@ from pipebus.pipeline.compose import Build
 from pipebus.pipeline.places import Place
 from pipebus.pipeline.shapes import SelfLinking
 from pipebus.running.here import Here, carried, current_mailbox
-from pipebus.running.loops import LoopWorker, called, in_context
+from pipebus.running.loop_worker import LoopWorker, called, in_context
 from pipebus.waiting.latch import LoopWaiter, ThreadWaiter
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from pipebus.mailbox.parcel import Item, Parcel, message_of
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Handled
 from pipebus.pipeline import blame, compose, state
-from pipebus.running.loops import LoopWorker
+from pipebus.running.loop_worker import LoopWorker
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 

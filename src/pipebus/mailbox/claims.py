@@ -9,13 +9,16 @@ explains how a claim is taken, handed on and given back, and why no message is l
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from pipebus.clock import Clock
-from pipebus.waiting.locks import Locks, free
+from pipebus.waiting.locks import Locks, free, interrupted
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
@@ -31,10 +34,11 @@ class Claims:
         look: Called before each wait for quiet. It may start a thread that could not be started before.
     """
 
-    __slots__ = ("gates", "held", "live", "lock", "locks", "look", "waits", "working")
+    __slots__ = ("__weakref__", "gates", "held", "live", "lock", "locks", "look", "waits", "working")
 
     def __init__(self, locks: Locks | None = None, look: Callable[[], object] = lambda: None) -> None:
         self.locks = locks or Locks()
+        self.locks.checks.append(weakref.WeakMethod(self._check_own))
         self.lock = self.locks.new()  # for all rare changes
         self.look = look
         self.live: dict[Any, object] = {}  # claimed mailboxes, each with the token of its claim
@@ -72,6 +76,21 @@ class Claims:
                     return False
                 # In slices: a signal that comes just before the wait would otherwise be handled only after it.
                 clock.wait(gate, min(left, SLICE))
+
+    def _check_own(self) -> None:
+        """
+        Called before each wait for another thread.
+
+        Raises:
+            LifecycleError: the caller has interrupted a put on this thread that holds a claim, and would wait for itself.
+        """
+        frame: Any = sys._getframe(1) if len(self.live) > len(self.working) else None
+        while frame is not None:
+            # Only frames of puts are looked into: a look keeps the local variables of a frame alive as long as the frame.
+            fresh = frame.f_locals.get("fresh") if "fresh" in frame.f_code.co_varnames else None
+            if fresh.__class__ is deque and any(token is fresh for token in list(self.live.values())):
+                raise interrupted()
+            frame = frame.f_back
 
     async def aquiet(self, clock: Clock, timeout: float, also: Callable[[], bool]) -> bool:
         """`quiet` on an event loop, without a thread that waits."""

@@ -17,6 +17,7 @@ from pipebus.mailbox.mailbox import Mailbox
 from pipebus.mailbox.offering import release, unhold
 from pipebus.mailbox.parcel import Item, Parcel
 from pipebus.mailbox.rare import GUARD, OPENING, USER, Rare, at_rest, count_drop, look_closer, own_rare
+from pipebus.mailbox.shared import SharedMailbox
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
@@ -148,14 +149,16 @@ def remove_tokens(mailbox: Mailbox) -> list[Parcel]:
         if rare is None or rare.shared:
             return back
         box = mailbox.box if mailbox.box.__class__ is deque else deque()  # of a handler that the stop has left behind
-        for pile in (rare.left or deque(), box, *mailbox.lanes.values()):
+        for pile in (rare.left or deque(), box, *(mailbox.lanes.piles() if mailbox.lanes is not None else ())):
             kept = [item for item in pile if not isinstance(item, Parcel) or item.token is None]
             back += [item for item in pile if isinstance(item, Parcel) and item.token is not None]
             if len(kept) < len(pile):
                 pile.clear()
                 pile.extend(kept)
-        if mailbox.lanes:
-            mailbox.lanes_changed(back)  # type: ignore[attr-defined]
+        if isinstance(mailbox, SharedMailbox):
+            mailbox.lanes.recount()
+            for item in back:
+                mailbox.enter_first(mailbox.lanes.let_go(item))
         return back
 
 

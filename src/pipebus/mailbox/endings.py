@@ -25,11 +25,11 @@ def end(mailbox: Mailbox, item: Item, how: str, reason: str = "") -> None:
             again.
     """
     with mailbox.lock:
+        rare = own_rare(mailbox) if how != "acknowledged" else None  # first, since it can fail
         calls = mailbox.done(item)
-        if how == "acknowledged":
+        if rare is None:
             mailbox.acknowledged += 1
         else:
-            rare = own_rare(mailbox)
             if how == "dropped":
                 count_drop(rare, reason)
             elif how == "dead":
@@ -46,8 +46,8 @@ def give_back(mailbox: Mailbox, item: Parcel, front: bool = False) -> None:
 
     def taken_back() -> None:
         nonlocal calls
-        calls = mailbox.done(item, back=True)
         rare = own_rare(mailbox)
+        calls = mailbox.done(item, back=True)
         rare.returned += 1
         rare.ended += 1
 
@@ -58,8 +58,8 @@ def give_back(mailbox: Mailbox, item: Parcel, front: bool = False) -> None:
 def keep_back(mailbox: Mailbox, item: Parcel) -> None:
     """Keep it for the next start of the bus, ahead of the other messages left over, even if the mailbox is still open."""
     with mailbox.lock:
-        calls = mailbox.done(item, back=True)
         rare = own_rare(mailbox)
+        calls = mailbox.done(item, back=True)
         set_aside(mailbox, item, front=True)
         rare.returned += 1
         rare.ended += 1

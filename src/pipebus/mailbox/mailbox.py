@@ -47,14 +47,13 @@ quick way in. Each publisher that found the mailbox at rest before delayed messa
 All of this needs two things from the interpreter: an append, a popleft, a `setdefault`, a `del` and a load or store of an
 attribute are each atomic, and all threads see them in one order. A GIL gives both. Without one, `SharedMailbox` is used.
 
-`tests/concurrency/claims_model.py` explores every interleaving of a model of this protocol.
+`tests/concurrency/test_claims.py` runs the functions of this protocol in every order of their steps.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from types import MappingProxyType
 from typing import Any, Final
 
 from pipebus.mailbox.offering import (
@@ -90,8 +89,8 @@ class Mailbox:
     discarded: Callable[[Item, str, str | None], None]
     """Called for a dropped item, with the reason and the part that dropped it."""
 
-    lanes: Any = MappingProxyType({})
-    """Messages that wait for another one with the same key; only mailboxes with several workers have any."""
+    lanes: Any = None
+    """See `lanes`; only mailboxes with several workers have them."""
 
     def __init__(self, plan: Rules) -> None:
         self.plan: Any = plan
@@ -212,7 +211,7 @@ class Mailbox:
             if settled:
                 self.look_again()
                 return
-            tries = between(self, tries)
+            tries = between(self, tries, own=True)
 
     # --- taking: a worker calls `begin`, then `popleft` on the box, `attend` between messages, `rest` when it is empty ----
 

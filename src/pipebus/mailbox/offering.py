@@ -181,9 +181,12 @@ def unhold(mailbox: Any, items: int = 1) -> None:
         claims.given_back()
 
 
-def between(mailbox: Any, tries: int) -> int:
+def between(mailbox: Any, tries: int, own: bool = False) -> int:
     """
     Let the owner of a mailbox run, because it is between two steps. (Without the lock.)
+
+    Args:
+        own: The claim is the caller's, which waits for a worker that leaves an earlier one.
 
     Raises:
         LifecycleError: the owner is code on this thread that the caller has interrupted, so it cannot continue before we end.
@@ -193,7 +196,7 @@ def between(mailbox: Any, tries: int) -> int:
         token, worker, frame = claims.live.get(mailbox), claims.working.get(mailbox), sys._getframe(1)
         while token is not None and frame is not None:
             known = frame.f_locals
-            if known.get("fresh") is token or (worker is not None and known.get("self") is worker):
+            if (known.get("fresh") is token and not own) or (worker is not None and known.get("self") is worker):
                 raise interrupted()
             frame = frame.f_back  # type: ignore[assignment]
     time.sleep(0)

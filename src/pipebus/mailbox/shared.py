@@ -10,9 +10,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.mailbox.claims import wake
+from pipebus.mailbox.lanes import Lanes
 from pipebus.mailbox.mailbox import Mailbox
 from pipebus.mailbox.offering import CALL, IN, hold_back, offer, oldest_in, wait_for_room
-from pipebus.mailbox.parcel import Item, Parcel, message_of
+from pipebus.mailbox.parcel import Item, Parcel
 from pipebus.mailbox.rare import Rare, keep_place, open_gates, own_rare, set_aside
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
@@ -20,7 +21,7 @@ from pipebus.waiting.locks import interrupted
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
-STATE: Final = ("_lock", "flying", "inside", "items", "lanes", "waiting_keys")
+STATE: Final = ("_lock", "flying", "inside", "items", "lanes")
 """The slots of a shared mailbox. The class that is built with it has them, since it has another base with slots."""
 
 
@@ -33,7 +34,7 @@ class SharedMailbox(Mailbox):
 
     if not TYPE_CHECKING:
         __slots__ = ()
-    lanes: dict[str, deque[Item]]
+    lanes: Lanes
 
     def __init__(self, plan: Any, *more: Any, **named: Any) -> None:
         super().__init__(plan, *more, **named)
@@ -41,8 +42,7 @@ class SharedMailbox(Mailbox):
         self.items: deque[Item] = deque()
         self.inside = 0  # workers that are in it or on their way
         self.flying = 0  # taken but not settled
-        self.lanes = {}  # by key, the messages that wait behind one in flight
-        self.waiting_keys: deque[str] = deque()  # of all messages in lanes, oldest first
+        self.lanes = Lanes()
 
     @property
     def lock(self) -> Any:
@@ -151,35 +151,20 @@ class SharedMailbox(Mailbox):
 
     def _next(self) -> Item | None:
         while self.items:
-            item = self.items.popleft()
-            key: Any = message_of(item).key
-            if self.plan.pull or key.__class__ is not str:
+            item = self.items[0]  # taken out when nothing can fail any more
+            waits = not self.plan.pull and self.lanes.keeps(item)
+            self.items.popleft()
+            if not waits:
                 return item
-            if isinstance(item, Parcel) and item.lane:
-                item.lane = False  # it kept its lane while it was away
-                return item
-            lane = self.lanes.get(key)
-            if lane is None:
-                self.lanes[key] = deque()
-                return item
-            lane.append(item)
-            self.waiting_keys.append(key)
         return None
 
     # --- settling: what the kinds differ in; with the lock held -------------------------------------------------------------
 
     def done(self, item: Any, back: bool = False) -> int:
+        follower = self.lanes.ended(item, back) if item.message.key is not None else None
         item.open = False
         self.flying -= 1
-        calls = 0
-        lane = self.lanes.get(item.message.key) if item.message.key.__class__ is str else None
-        if lane is not None:
-            if back:
-                item.lane = True  # it comes back before the others in its lane
-            elif lane:
-                calls += self.enter(self._follower(item.message.key), front=True) is CALL
-            else:
-                del self.lanes[item.message.key]
+        calls = self.enter_first(follower) if follower is not None else 0
         rare = self.rare
         if rare is not None:
             if rare.waiters:
@@ -188,50 +173,23 @@ class SharedMailbox(Mailbox):
                 open_gates(rare)
         return calls
 
-    def _follower(self, key: str) -> Parcel:
-        """Take the first message out of a lane; it holds the lane from now on."""
-        self.waiting_keys.remove(key)
-        item = self.lanes[key].popleft()
-        follower = item if isinstance(item, Parcel) else Parcel(item)
-        follower.lane = True
-        return follower
-
-    def _let_go(self, item: Item) -> None:
-        """Pass a lane on to the next message of the key, because its holder leaves without being handled."""
-        key = message_of(item).key
-        if not isinstance(item, Parcel) or not item.lane or key.__class__ is not str or key not in self.lanes:
-            return
-        item.lane = False
-        if self.lanes[key]:
-            # Its own worker: nothing waits in a lane of an open mailbox when its holder leaves, so this one is closed.
-            self.enter(self._follower(key), front=True)
-        else:
-            del self.lanes[key]
+    def enter_first(self, follower: Item | None) -> int:
+        """Queue the next item of a lane before all others; how often the runner must be called."""
+        return int(follower is not None and self.enter(follower, front=True) is CALL)
 
     def oldest(self) -> Item | None:
-        """The oldest in a lane, if there is one: it left the queue before all that is still there."""
-        if self.waiting_keys:
-            key = self.waiting_keys.popleft()
-            return self.lanes[key].popleft()
-        found = oldest_in(self.items)
-        if found is not None:
-            self._let_go(found)
+        """In a lane if there is one: it was taken from the queue before all others that are still there."""
+        found = self.lanes.oldest()
+        if found is None:
+            found = oldest_in(self.items)
+            if found is not None:
+                self.enter_first(self.lanes.let_go(found))
         return found
 
     def clear(self, keep: bool) -> list[Item]:
-        piles = [self.items] if keep else [self.items, *self.lanes.values()]
-        found = [item for pile in piles for item in pile]
-        for pile in piles:
-            pile.clear()
-        if not keep:
-            self.waiting_keys.clear()
+        found = [*self.items, *(() if keep else self.lanes.clear())]
+        self.items.clear()
         return found
-
-    def lanes_changed(self, gone: list[Parcel]) -> None:
-        """Update the lanes after items were taken out of them. (With the lock.)"""
-        self.waiting_keys = deque(key for key, lane in self.lanes.items() for _ in lane)
-        for item in gone:
-            self._let_go(item)
 
     @property
     def in_flight(self) -> int:
@@ -243,7 +201,7 @@ class SharedMailbox(Mailbox):
     def waiting(self) -> int:
         rare = self.rare
         held = len(rare.later) + len(rare.left or ()) if rare is not None else 0
-        return len(self.items) + len(self.waiting_keys) + held
+        return len(self.items) + len(self.lanes.keys) + held
 
     def count(self) -> int:
         return self.waiting() + self.flying + (self.rare.promised if self.rare is not None else 0)

@@ -193,20 +193,6 @@ class Replies:
         if self.bus.transport.local:
             answer.expect(outcome.mailboxes)
 
-    @staticmethod
-    def late(message: Message[Any], timeout: float) -> RequestTimeout:
-        return RequestTimeout(f"no reply on {message.subject} in {timeout:g} s (a handler that returns None does not reply)")
-
-    @staticmethod
-    def result(found: Any) -> Message[Any]:
-        """Return the reply, or raise the error that was found in place of one."""
-        if isinstance(found, Message):
-            if ERROR_HEADER in found.headers:
-                body = found.body if isinstance(found.body, dict) else {}
-                raise RequestFailed(str(body.get("type", "Exception")), str(body.get("text", "")))
-            return found
-        raise found
-
     def close(self) -> None:
         """Fail all open requests, because the bus stops."""
         for answer in list(self.open.values()):
@@ -277,40 +263,11 @@ class Replies:
             kind = class_name(error)
             text = text_of(error).removeprefix(kind).removeprefix(": ")
             try:
-                self._fail(to, request, kind, text)
+                _fail(self, to, request, kind, text)
             except MessageTooLarge:  # because of the text; the requester learns at least the kind of error
-                self._fail(to, request, kind, f"{text[:SHORT]}… (too long to be sent)")
+                _fail(self, to, request, kind, f"{text[:SHORT]}… (too long to be sent)")
         except Exception as failure:
-            self._not_told(request, failure)
-
-    def _not_told(self, message: Message[Any], failure: BaseException) -> None:
-        self.bus.ledger.failed("request.failure_not_told", failure, message=message.id)
-
-    def _fail(self, to: Any, request: Message[Any], kind: str, text: str) -> None:
-        if to.__class__ is Answer:
-            to.give(RequestFailed(kind, text))
-        elif self.owns(to):
-            body = {"type": kind, "text": text}
-            message = self.reply(to, request, body, frozen_headers({ERROR_HEADER: "1"}))
-            if self.bus.transport.local or asyncio._get_running_loop() is None:
-                self._reach(message)
-            else:
-                self._send_soon(message)
-
-    def _send_soon(self, message: Message[Any]) -> None:
-        """On an event loop, which must not wait for a disk: the transport has it in line when this returns."""
-
-        def sent(future: asyncio.Future[Receipt]) -> None:
-            self._sending.discard(future)
-            failure = asyncio.CancelledError() if future.cancelled() else future.exception()
-            if failure is not None:
-                self._not_told(message, failure)
-            elif not future.result().mailboxes:
-                self.bus.ledger.unrouted(message)
-
-        future = asyncio.ensure_future(self.bus.transport.asend(message, 0.0))
-        self._sending.add(future)  # an event loop keeps only weak references to tasks
-        future.add_done_callback(sent)
+            _not_told(self, request, failure)
 
     def reply(self, to: Any, request: Message[Any], body: Any, headers: Headers | None = None) -> Message[Any]:
         correlation = request.correlation_id or request.id
@@ -357,3 +314,49 @@ class Replies:
 
     def _hear(self, message) -> None:  # type: ignore[no-untyped-def]
         self.arrive(message)
+
+
+def too_late(message: Message[Any], timeout: float) -> RequestTimeout:
+    return RequestTimeout(f"no reply on {message.subject} in {timeout:g} s (a handler that returns None does not reply)")
+
+
+def result(found: Any) -> Message[Any]:
+    """Return the reply, or raise the error that was found in place of one."""
+    if isinstance(found, Message):
+        if ERROR_HEADER in found.headers:
+            body = found.body if isinstance(found.body, dict) else {}
+            raise RequestFailed(str(body.get("type", "Exception")), str(body.get("text", "")))
+        return found
+    raise found
+
+
+def _fail(replies: Replies, to: Any, request: Message[Any], kind: str, text: str) -> None:
+    if to.__class__ is Answer:
+        to.give(RequestFailed(kind, text))
+    elif replies.owns(to):
+        body = {"type": kind, "text": text}
+        message = replies.reply(to, request, body, frozen_headers({ERROR_HEADER: "1"}))
+        if replies.bus.transport.local or asyncio._get_running_loop() is None:
+            replies._reach(message)
+        else:
+            _send_soon(replies, message)
+
+
+def _send_soon(replies: Replies, message: Message[Any]) -> None:
+    """On an event loop, which must not wait for a disk: the transport has it in line when this returns."""
+
+    def sent(future: asyncio.Future[Receipt]) -> None:
+        replies._sending.discard(future)
+        failure = asyncio.CancelledError() if future.cancelled() else future.exception()
+        if failure is not None:
+            _not_told(replies, message, failure)
+        elif not future.result().mailboxes:
+            replies.bus.ledger.unrouted(message)
+
+    future = asyncio.ensure_future(replies.bus.transport.asend(message, 0.0))
+    replies._sending.add(future)  # an event loop keeps only weak references to tasks
+    future.add_done_callback(sent)
+
+
+def _not_told(replies: Replies, message: Message[Any], failure: BaseException) -> None:
+    replies.bus.ledger.failed("request.failure_not_told", failure, message=message.id)

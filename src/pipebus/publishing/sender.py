@@ -31,7 +31,7 @@ from pipebus.pipeline import routes
 from pipebus.pipeline.compose import Next
 from pipebus.pipeline.services import Services
 from pipebus.publishing.fan_out import fan_out
-from pipebus.publishing.replies import Replies
+from pipebus.publishing.replies import Replies, result, too_late
 from pipebus.publishing.room import Places
 from pipebus.publishing.route import Route, Way
 from pipebus.publishing.router import Router
@@ -161,7 +161,7 @@ class Sender:
         with replies.asking(subject, ThreadWaiter) as asking:
             message = self.question(subject, body, asking.address, **options)
             replies.published(message, asking.answer, self.hand_in(found, message))
-            return replies.result(asking.waiter.wait(self.services, timeout, lambda: replies.late(message, timeout)))
+            return result(asking.waiter.wait(self.services, timeout, lambda: too_late(message, timeout)))
 
     def hand_in(self, found: Any, message: Message[Any]) -> Receipt | Dropped:
         try:
@@ -253,7 +253,7 @@ class Sender:
         with replies.asking(subject, LoopWaiter) as asking:
             message = self.question(subject, body, asking.address, **options)
             replies.published(message, asking.answer, await self.ahand_in(found, message))
-            return replies.result(await asking.waiter.wait(timeout, lambda: replies.late(message, timeout)))
+            return result(await asking.waiter.wait(timeout, lambda: too_late(message, timeout)))
 
     async def ahand_in(self, found: Any, message: Message[Any], delay: float = 0.0) -> Receipt | Dropped:
         """`hand_in` for coroutines."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, Final
 
 from pipebus.errors import LifecycleError
@@ -55,6 +56,7 @@ class Locks:
         self._shared: list[Any] = []
         self._turn = itertools.count()
         self._others: list[Locks] = []
+        self.checks: list[Callable[[], Callable[[], None] | None]] = []  # weak references to further ones
         self.starting: set[int] = set()  # threads that are about to start a thread for which all may wait
 
     def new(self) -> Any:
@@ -92,6 +94,10 @@ class Locks:
         for lock in self._all:
             if lock._is_owned():
                 raise interrupted()
+        for reference in self.checks:
+            check = reference()
+            if check is not None:
+                check()
         for others in self._others:
             others.check()
         if self._lent:

@@ -8,6 +8,7 @@ If a file has problems, its bus is discarded; it was never started.
 from __future__ import annotations
 
 from pipebus.bus.bus import Bus, engine_of
+from pipebus.bus.opening import check_chains
 from pipebus.bus.origins import set_origin
 from pipebus.config.kinds.base import Loading
 from pipebus.config.kinds.plain import Choice, Whole
@@ -71,7 +72,7 @@ class Reader:
         top.end()
         if not self.document.problems:
             try:
-                engine_of(bus).lifecycle.check_chains()
+                check_chains(engine_of(bus))
             except PipebusError as error:
                 top.note(error)
         self.document.problems.check()

@@ -107,7 +107,7 @@ class FilterBench:
             self._check_homes()
             self._spawn()
             self.harness.start(self.bus)
-            engine_of(self.bus).lifecycle.start_filters([self.nodes])
+            engine_of(self.bus).lifecycle.filters.start([self.nodes])
             self._stack = stack.pop_all()
         return self
 
@@ -128,7 +128,7 @@ class FilterBench:
             What their `stop` or `start` raises.
         """
         self._stop_filters()
-        engine_of(self.bus).lifecycle.start_filters([self.nodes])
+        engine_of(self.bus).lifecycle.filters.start([self.nodes])
 
     def send(self, message: Any, next: Any = AS_BEFORE) -> FilterRun:
         """
@@ -272,7 +272,7 @@ class FilterBench:
         """Raises what a filter's `stop` raises."""
         warnings = self.harness.tape.warnings
         before = len(warnings)
-        engine_of(self.bus).lifecycle.stop_filters()
+        engine_of(self.bus).lifecycle.filters.stop()
         for name, _, cause in warnings[before:]:
             if name == "filter.stop_failed" and cause is not None and not quietly:
                 raise cause

@@ -102,7 +102,7 @@ def what(on: Any, brief: bool = False) -> str:
         brief: For users of the bus, who do not know its locks.
     """
     if hasattr(on, "made"):
-        if os.path.basename(on.made[0]) == "runners.py" and "self.gate" in source(*on.made):
+        if os.path.basename(on.made[0]) == "worker.py" and "self.gate" in source(*on.made):
             return "something to do"
         if brief:
             return "another thread in the bus" if on.holder is not None else "the bus"
