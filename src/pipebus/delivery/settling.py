@@ -35,7 +35,6 @@ class Recipient(Mailbox):
 
     single: Final = True
     """For `publish`, which may also find a route under its subject."""
-    nodes: Final = ()
 
     def __init__(self, plan: Any) -> None:
         super().__init__(plan)

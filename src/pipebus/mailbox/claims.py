@@ -12,7 +12,6 @@ import asyncio
 import sys
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -84,13 +83,10 @@ class Claims:
         Raises:
             LifecycleError: the caller has interrupted a put on this thread that holds a claim, and would wait for itself.
         """
-        frame: Any = sys._getframe(1) if len(self.live) > len(self.working) else None
-        while frame is not None:
-            # Only frames of puts are looked into: a look keeps the local variables of a frame alive as long as the frame.
-            fresh = frame.f_locals.get("fresh") if "fresh" in frame.f_code.co_varnames else None
-            if fresh.__class__ is deque and any(token is fresh for token in list(self.live.values())):
-                raise interrupted()
-            frame = frame.f_back
+        if len(self.live) > len(self.working):
+            for fresh in on_this_stack("fresh"):
+                if any(token is fresh for token in list(self.live.values())):
+                    raise interrupted()
 
     async def aquiet(self, clock: Clock, timeout: float, also: Callable[[], bool]) -> bool:
         """`quiet` on an event loop, without a thread that waits."""
@@ -142,6 +138,16 @@ class LoopGate:
             async with asyncio.timeout(timeout):
                 await self._open.wait()
         return self._open.is_set()
+
+
+def on_this_stack(name: str, package: str = "pipebus.mailbox.") -> Iterator[Any]:
+    """The local variables of this name in the functions of a package that this thread is in the middle of."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        # No other frames are looked into: a look keeps the local variables of a frame alive as long as the frame.
+        if name in frame.f_code.co_varnames and frame.f_globals.get("__name__", "").startswith(package):
+            yield frame.f_locals.get(name)
+        frame = frame.f_back
 
 
 def wake(call: Callable[[], object]) -> None:

@@ -22,12 +22,10 @@ from pipebus.mailbox.shared import SharedMailbox
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
 
-def _note(mailbox: Mailbox) -> Rare:
+def _note(mailbox: Mailbox) -> None:
     """Make the owner see a change in `rare`. (With the lock.)"""
-    rare = own_rare(mailbox)
-    look_closer(mailbox, rare)
+    look_closer(mailbox, own_rare(mailbox))
     mailbox.attention = True
-    return rare
 
 
 def pause(mailbox: Mailbox, reason: int = USER) -> None:

@@ -162,12 +162,13 @@ class Mailbox:
                     return not _taken_out(item, box)  # the deque has no owner; if the item is not in it, a worker has taken it
             tries = between(self, tries)
 
-    def enter(self, item: Item, front: bool, fresh: deque[Item]) -> object:
+    def enter(self, item: Item, front: bool, fresh: deque[Item], seen: object) -> object:
         """
         Queue an item, regardless of the bound and of its delay. (With the lock.)
 
         Args:
             fresh: A new deque with the item: the token of a claim and the new box, if the mailbox is at rest.
+            seen: The value of `box` before the bound was checked. With another box since, it must be checked again.
 
         Returns:
             IN, CALL or BETWEEN; or the deque to which the item was appended, perhaps too late: then check `is_in`.
@@ -178,6 +179,8 @@ class Mailbox:
             return IN
         box = self.box
         if box.__class__ is deque:
+            if box is not seen:
+                return BETWEEN
             box.appendleft(item) if front else box.append(item)
             return IN if self.box is box else box
         if self in live:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import sys
 import threading
 import time
 from collections import deque
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pipebus.errors import BusClosed, MailboxFull
-from pipebus.mailbox.claims import wake
+from pipebus.mailbox.claims import on_this_stack, wake
 from pipebus.mailbox.parcel import Item, Parcel
 from pipebus.mailbox.rare import Rare, Waiter, count_drop, keep_place, look_closer, own_rare, take_first, tell_outcasts
 from pipebus.message.message import Message
@@ -124,9 +123,10 @@ def _queue(mailbox: Any, item: Item, front: bool, may: Callable[[], object]) -> 
     try:
         while True:
             with mailbox.lock:
+                box = mailbox.box
                 entered = may()
                 if entered is IN:
-                    entered = HELD if hold_back(mailbox, item) else mailbox.enter(item, front, fresh)
+                    entered = HELD if hold_back(mailbox, item) else mailbox.enter(item, front, fresh, box)
             if entered.__class__ is deque:
                 if mailbox.is_in(item, entered):
                     return IN
@@ -193,12 +193,12 @@ def between(mailbox: Any, tries: int, own: bool = False) -> int:
     """
     if tries >= PATIENCE:
         claims = mailbox.plan.claims
-        token, worker, frame = claims.live.get(mailbox), claims.working.get(mailbox), sys._getframe(1)
-        while token is not None and frame is not None:
-            known = frame.f_locals
-            if (known.get("fresh") is token and not own) or (worker is not None and known.get("self") is worker):
-                raise interrupted()
-            frame = frame.f_back  # type: ignore[assignment]
+        token, worker = claims.live.get(mailbox), claims.working.get(mailbox)
+        putting = not own and any(fresh is token for fresh in on_this_stack("fresh"))
+        if token is not None and (
+            putting or (worker is not None and any(one is worker for one in on_this_stack("self", "pipebus.running.")))
+        ):
+            raise interrupted()
     time.sleep(0)
     return tries + 1
 
@@ -294,9 +294,9 @@ def line_up(mailbox: Any, item: Item | None, wake: Callable[[], object]) -> Wait
         The place; it is accepted already if there was room after all and `item` is None. ONE: `item` is queued. NOBODY: the
         subscription has ended.
     """
-    waiter: Waiter | None = None
     tries = 0
-    while waiter is None:
+    while True:
+        waiter: Waiter | None = None
         with mailbox.lock:
             if refuses(mailbox):
                 return NOBODY
@@ -325,7 +325,6 @@ def line_up(mailbox: Any, item: Item | None, wake: Callable[[], object]) -> Wait
         receipt = offer(mailbox, item)
         if receipt is not None:
             return receipt
-    return waiter
 
 
 def step_out(mailbox: Any, waiter: Waiter) -> Receipt:

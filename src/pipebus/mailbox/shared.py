@@ -55,7 +55,7 @@ class SharedMailbox(Mailbox):
     def put(self, message: Message[Any], wait: bool = True) -> Receipt | None:
         return offer(self, message) or (wait_for_room(self, message) if wait else None)
 
-    def enter(self, item: Item, front: bool = False, fresh: object = None) -> object:
+    def enter(self, item: Item, front: bool = False, fresh: object = None, seen: object = None) -> object:
         if self.rare is not None and self.rare.closed is not None:
             set_aside(self, item, front)
             return IN

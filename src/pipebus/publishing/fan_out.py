@@ -28,7 +28,6 @@ class Several(list[Subscription]):
     box: Final = None
     room: Final = 0
     single: Final = False
-    nodes: Final = ()
 
     def __init__(self, subscriptions: Iterable[Subscription]) -> None:
         super().__init__(subscriptions)
