@@ -178,6 +178,24 @@ def test_s26_unsubscribe_waits_for_the_handlers_that_run(workers: int) -> None:
         assert_conserved(subscription, accepted=10)
 
 
+def test_s26_unsubscribe_does_not_wait_for_the_handlers_of_others() -> None:
+    """A subscription whose messages wait for a busy pool ends at once, and its messages are dropped."""
+    with running(Bus(pool=1)) as bus:
+        hold = Hold()
+        bus.subscribe("busy", hold)
+        bus.publish("busy")
+        hold.wait_started()
+        subscription = bus.subscribe("s", boom)
+        for body in range(3):
+            bus.publish("s", body)
+
+        subscription.unsubscribe(timeout=WAIT)
+
+        assert subscription.stats()["dropped"] == {"unsubscribed": 3}
+        assert_conserved(subscription, accepted=3)
+        hold.open()
+
+
 @workers
 def test_s26_unsubscribe_says_so_when_a_handler_does_not_end(workers: int) -> None:
     """After its timeout `unsubscribe` raises, and the subscription has ended anyway: no other handler starts."""

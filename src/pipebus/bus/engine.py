@@ -135,6 +135,7 @@ class Engine:
         # What parts below ask of parts above.
         self.delay, self.next_id = sender.delay, self.sender.next_id
         self.route, self.check_address = self.sender.route, self.sender.check_address
+        self.ready, self.hand_in, self.ahand_in = self.sender.ready, self.sender.hand_in, self.sender.ahand_in
         self.unsubscribe, self.aunsubscribe, self.end = (
             self.registry.unsubscribe, self.registry.aunsubscribe, self.registry.end,
         )  # fmt: skip

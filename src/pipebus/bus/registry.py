@@ -245,7 +245,7 @@ class Registry:
             subscription.inbox.wake_all()
         else:
             gate = LoopGate()
-            if not control.when_idle(subscription, gate.release) and not await gate.wait(timeout):
+            if not control.when_ended(subscription, gate.release) and not await gate.wait(timeout):
                 self._release_when_idle(subscription)
                 raise self._still_running(subscription, timeout)
         if subscription.plan.nodes:

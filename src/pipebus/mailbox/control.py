@@ -14,7 +14,7 @@ from typing import Final
 from pipebus.mailbox.asked import AskedMailbox
 from pipebus.mailbox.claims import wake
 from pipebus.mailbox.mailbox import Mailbox
-from pipebus.mailbox.offering import release, unhold
+from pipebus.mailbox.offering import between, closed_for_good, release, unhold
 from pipebus.mailbox.parcel import Item, Parcel
 from pipebus.mailbox.rare import GUARD, OPENING, USER, Rare, at_rest, count_drop, look_closer, own_rare
 from pipebus.mailbox.shared import SharedMailbox
@@ -170,11 +170,47 @@ def when_idle(mailbox: Mailbox, wake: Callable[[], object]) -> bool:
         return False
 
 
+def when_ended(mailbox: Mailbox, wake: Callable[[], object]) -> bool:
+    """
+    `when_idle`, and nothing is pending any more if the mailbox is closed for good. (Without the lock.)
+
+    A put that began before `close` may append to the box after it. If a worker is in the mailbox, it drops that message before
+    it opens the gates. If the mailbox is claimed and still waits for a worker, the caller takes the worker's part.
+    """
+    claims, tries = mailbox.plan.claims, 0
+    while True:
+        ends = closed_for_good(mailbox) and not isinstance(mailbox, SharedMailbox)
+        if ends:
+            step_in(mailbox)
+        idle = when_idle(mailbox, wake)
+        if not (idle and ends and mailbox in claims.live):
+            return idle
+        tries = between(mailbox, tries)
+
+
+def step_in(mailbox: Mailbox) -> None:
+    """Make the noted changes of a mailbox that is closed, in place of a worker that has not come yet. (Without the lock.)"""
+    working, box = mailbox.plan.claims.working, None
+    me = object()
+    try:
+        box = mailbox.begin(me)
+        if box is not None:
+            mailbox.attend(box)
+    except BaseException:
+        if working.get(mailbox) is me:
+            if box is not None:
+                mailbox.attend(box)
+            else:
+                del working[mailbox]
+                mailbox.look_again()
+        raise
+
+
 def wait_idle(mailbox: Mailbox, timeout: float | None) -> bool:
     """After `close`: wait until the last handler has ended; False when time ran out."""
     gate = threading.Lock()
     gate.acquire()
-    if when_idle(mailbox, gate.release):
+    if when_ended(mailbox, gate.release):
         return True
     with mailbox.plan.blocking():
         return bool(mailbox.plan.clock.wait(gate, timeout))

@@ -4,7 +4,7 @@ The mailbox with one worker. A put and a take are one `deque.append` and one `de
 The protocol. Each line is one step of the interpreter; `live` and `working` are dictionaries of the bus (see `claims`).
 
     put, the mailbox has a box D:      D.append(message); is D still its box?
-    put, the mailbox is at rest:       live.setdefault(mailbox, E) is E?  (E: a new deque with the message)
+    put, the mailbox is at rest:       live.setdefault(mailbox, E) is E?  (E: a new deque with the message)  attention?
                                        box = E; onto the ready list
     worker, from the ready list:       working.setdefault(mailbox, worker) is worker?  box?  attention?
     worker, each message:              D.popleft(); the handler; attention?
@@ -32,7 +32,8 @@ Rare changes are made under the lock. A thread that wants one (pause, resume, cl
 it in `rare`, sets `attention` and calls `apply`, which tries to claim the mailbox. With the claim, it makes the change.
 Without it there is an owner, which looks at `attention` before the first message, between two messages, and after it has given
 the claim back. If the owner's last look comes after the note, the owner makes the change (or the thread that holds the claim by
-then). If it came before the note, the claim was free before `apply` tried to take it, and the attempt succeeds.
+then). If it came before the note, the claim was free before `apply` tried to take it, and the attempt succeeds. A put looks at
+`attention` after it has claimed the mailbox, so that none that found it at rest before a change begins a turn after it.
 
 An interrupt (Ctrl-C, or a signal handler that raises) may come between any two steps of a put. If it hits the holder of a new
 claim, the holder completes its put: see `complete`. Code that interrupts a thread and calls the bus may find a claim that the
@@ -133,6 +134,10 @@ class Mailbox:
             plan = self.plan
             try:
                 claimed = plan.claims.live.setdefault(self, fresh) is fresh
+                if claimed and self.attention:
+                    del plan.claims.live[self]
+                    self.apply()
+                    claimed = False
                 if claimed:
                     self.box = fresh
                     plan.enlist(self)
@@ -251,7 +256,7 @@ class Mailbox:
             self.box = GUARD
             while (item := take_first(box)) is not None:
                 set_aside(self, item)
-            del claims.live[self]
+            claims.live.pop(self, None)  # it may be gone: `step_in` begins again after an interrupt
             del claims.working[self]
             open_gates(rare)
         tell_outcasts(self)

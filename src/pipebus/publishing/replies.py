@@ -84,6 +84,9 @@ class Asked(Protocol):
     def encode(self, codec: Any, message: Message[Any]) -> bytes: ...
     def check_address(self, subject: Any) -> None: ...
     def route(self, subject: Any) -> Route: ...
+    def ready(self, route: Route) -> Route: ...
+    def hand_in(self, found: Any, message: Message[Any]) -> Outcome: ...
+    async def ahand_in(self, found: Any, message: Message[Any]) -> Outcome: ...
     @property
     def subscribe(self) -> Callable[..., Any]: ...
     @property
@@ -216,12 +219,18 @@ class Replies:
 
     def answer(self, to: Any, request: Message[Any], value: Any) -> None:
         """Publish what a handler returned."""
-        if not self.answer_at_once(to, request, value) and not self._lost(to, request, value):
+        if to.__class__ is Answer:
+            if not self.answer_at_once(to, request, value):
+                self._answered(to, self.bus.hand_in(self.route(), self.reply(to, request, value)))
+        elif not self._lost(to, request, value):
             self._answered(to, self.bus.publish(to, value, correlation_id=request.correlation_id or request.id))
 
     async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None:
         """`answer` on an event loop."""
-        if not self.answer_at_once(to, request, value) and not self._lost(to, request, value):
+        if to.__class__ is Answer:
+            if not self.answer_at_once(to, request, value):
+                self._answered(to, await self.bus.ahand_in(self.route(), self.reply(to, request, value)))
+        elif not self._lost(to, request, value):
             self._answered(to, await self.bus.apublish(to, value, correlation_id=request.correlation_id or request.id))
 
     def _lost(self, to: Any, request: Message[Any], value: Any) -> bool:
@@ -243,7 +252,7 @@ class Replies:
             self.drop(to, f"its reply: {outcome.reason} (by {outcome.by})")
 
     def answer_at_once(self, to: Any, request: Message[Any], value: Any) -> bool:
-        """Hand a reply over without a route, if there is no filter and no observer on it."""
+        """False if the reply must first pass filters or be shown to observers. It looks nothing up, and takes no lock."""
         if to.__class__ is not Answer or self.bus.router.nodes or self.bus.ledger.observed:
             return False
         reply = self.reply(to, request, value)
@@ -278,7 +287,7 @@ class Replies:
         """The route of all replies: the filters without a pattern, compiled once, outside the cache of routes."""
         key = (self.bus.router.nodes, self.bus.ledger.observed)
         if self._built is None or self._built[0] != key:
-            self._built = (key, self.bus.router.made(_Anyone(), (), self._reach))
+            self._built = (key, self.bus.ready(self.bus.router.made(_Anyone(), (), self._reach)))
         return self._built[1]
 
     def _reach(self, message: Message[Any]) -> Receipt:

@@ -218,6 +218,10 @@ class Sender:
                 f"{shown(subject)} cannot be a subject: {class_name(subject)} objects are not hashable; "
                 "use a string or Ref(obj)"
             ) from None
+        return self.ready(route)
+
+    def ready(self, route: Route) -> Route:
+        """Give a route the function that a sync publish calls."""
         if route.put is None:
             route.put = functools.partial(self._first_put, route)
         return route
