@@ -117,7 +117,10 @@ class Registry:
 
     # --- subscriptions -------------------------------------------------------------------------------------------------
 
-    def subscribe(self, place: places.Place, subject: Any, handler: Callable[..., Any] | None, **options: Any) -> Subscription:
+    def subscribe(
+        self, place: places.Place, subject: Any, handler: Callable[..., Any] | None, *, name: Any = None, filters: Any = (),
+        **options: Any,
+    ) -> Subscription:  # fmt: skip
         """
         `Bus.subscribe`.
 
@@ -125,8 +128,9 @@ class Registry:
             place: What errors and `explain` name as the place of registration.
         """
         self.locks.check()
-        options = {**DEFAULTS, **options}
-        name, filters = plain_text(options.pop("name")), options.pop("filters")
+        if len(options) < len(DEFAULTS):
+            options = {**DEFAULTS, **options}
+        name = plain_text(name)
         subjects = self.planner.subjects(subject)
         plan = self.planner.plan(handler, place, name, filters, **options)
         return self.enrol(plan, name, place, lambda: kind_for(plan)(plan, subjects, name or next(self.numbers), place))
@@ -175,7 +179,8 @@ class Registry:
         spawned: list[Actor] = []
         try:
             # Without the lock, because a filter's start may itself subscribe, even from the bus's loop.
-            spawned += self.spawner.filters(plan.nodes)
+            if plan.nodes:
+                spawned += self.spawner.filters(plan.nodes)
             while True:
                 seen = self.lifecycle.turns
                 if self.lifecycle.state == "started" and plan.nodes:

@@ -31,13 +31,16 @@ from pipebus.values import defaults
 from pipebus.values.quantities import is_whole
 
 DEFAULTS: Final[dict[str, Any]] = {
-    "name": None, "filters": (), "to": None, "workers": defaults.WORKERS, "run": None, "mailbox": defaults.MAILBOX_SIZE,
+    "to": None, "workers": defaults.WORKERS, "run": None, "mailbox": defaults.MAILBOX_SIZE,
     "overflow": defaults.OVERFLOW, "overflow_timeout": defaults.OVERFLOW_TIMEOUT, "attempts": defaults.ATTEMPTS,
     "deliver": defaults.DELIVER,
 }  # fmt: skip
-"""The options of `subscribe` and their defaults."""
+"""The options of `subscribe` and their defaults, apart from `name` and `filters`."""
 
-PLANS = 64
+READER: Final = "reader"
+"""In place of the handler, for subscriptions that are read."""
+
+PLANS: Final = 64
 """How many plans are kept for further subscriptions with the same handler and options."""
 
 
@@ -103,34 +106,23 @@ class Planner:
             SubscriptionError, SubjectError, PipelineError, UnsupportedCapability: the text names the mistake.
         """
         given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
-        options = _plain(options)
-        key: Any
-        try:
-            key = (handler, given, tuple(options.values())) if options["run"] != "thread" else None  # has its own threads
-            plan = self._plans.get(key) if key is not None else None
-        except TypeError:
-            key = plan = None
+        key, plan = self._kept(handler if handler is not None else READER, given, options)
         if plan is None:
-            plan = self._make(handler, place, name, given, **options)
+            plan = self._make(handler, place, name, given, **_plain(options))
             self._keep(key, plan)
         return plan
 
     def actor_plan(self, actor: Any, place: Place, filters: Any, **options: Any) -> Plan:
         """The plan for an actor; actors with the same class and settings share one."""
         given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
-        options = _plain(options)
         cls = type(actor)
-        if options["run"] is None and callables.is_async(getattr(actor, "filter", None)):
-            options["run"] = "loop"
-        key: Any
-        try:
-            own = options["run"] == "thread" or "on_message" in getattr(actor, "__dict__", ())
-            key = None if own else (cls, given, tuple(options.values()))
-            plan = self._plans.get(key) if key is not None else None
-        except TypeError:
-            key = plan = None
+        own = "on_message" in getattr(actor, "__dict__", ())
+        key, plan = self._kept(None if own else cls, given, options)
         if plan is None:
+            options = _plain(options)
             asked = callable(getattr(actor, "filter", None))
+            if options["run"] is None and asked and callables.is_async(actor.filter):
+                options["run"] = "loop"
             plan = self._make(actor.on_message, place, plain_text(actor.name) or cls.__name__, given, asked, **options)
             if plan.run_on != "loop" and callables.is_async(getattr(actor, "filter", None)):
                 raise SubscriptionError(
@@ -148,6 +140,21 @@ class Planner:
         for key, plan in list(self._plans.items()):
             if any(step.filter is one for step in routes.steps(plan.nodes) for one in filters):
                 self._plans.pop(key, None)
+
+    def _kept(self, what: Any, filters: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Plan | None]:
+        """
+        The plan that was made for equal settings, and the key to keep a new one under.
+
+        Args:
+            what: The handler, READER or the class of the actor. None: the plan cannot be shared.
+        """
+        if what is None or options["run"] == "thread":  # which has threads of its own
+            return None, None
+        key = (what, filters, *options.values())
+        try:
+            return key, self._plans.get(key)
+        except TypeError:  # something in it is not hashable
+            return None, None
 
     def _keep(self, key: Any, plan: Plan) -> None:
         if key is None:
@@ -277,10 +284,11 @@ def check_delivery(subscription: Subscription, bus_nodes: tuple[Node, ...]) -> N
     Raises:
         PipelineError: a filter cannot be where it is; the text names it and the remedy.
     """
-    plan, title, subjects = subscription.plan, subscription.name, subscription.subjects
+    plan = subscription.plan
     chain = (*bus_nodes, *plan.nodes)
     if not chain:
         return
+    title, subjects = subscription.name, subscription.subjects
     chain_rules.check(bus_nodes, "delivery", own=plan.nodes)
     chain_rules.check_applicable(plan.nodes, subjects, title)
     if plan.bound is None:

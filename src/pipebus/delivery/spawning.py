@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from pipebus.delivery.actor import Actor, ActorSubscription, is_filter, kind_for, vars_of
 from pipebus.delivery.plan import Plan
@@ -18,9 +18,6 @@ from pipebus.mailbox.offering import closed_for_good
 from pipebus.mailbox.rare import TAKEOVER
 from pipebus.message.subject import check_subject
 from pipebus.pipeline import compose, places, routes
-
-OWN: Final = {name: value for name, value in DEFAULTS.items() if name not in ("name", "filters")}
-"""Options for actors that are spawned because a chain uses them as filters."""
 
 
 class Enrol(Protocol):
@@ -70,7 +67,7 @@ class Spawner:
         before: list[ActorSubscription | None] = []
 
         def make() -> ActorSubscription:
-            self._check(actor, place)  # again, under the lock: two threads may spawn the same actor at once
+            self._check_home(actor, place)  # again, under the lock: two threads may spawn the same actor at once
             before.append(actor._home)
             number = next(self.numbers) if name is None else name
             home = kind_for(actor)(plan, subjects, number, place, actor=actor)
@@ -125,7 +122,7 @@ class Spawner:
                     home = step.filter._home
                     if home is None or closed_for_good(home) or home.plan.hub is not self.bus:
                         try:
-                            self.spawn(step.filter, step.place, **OWN)
+                            self.spawn(step.filter, step.place, **DEFAULTS)
                         except SubscriptionError:
                             if not self._is_spawned_here(step.filter):
                                 raise
@@ -163,6 +160,9 @@ class Spawner:
                 f"{type(actor).__name__} (spawned at {place}) has neither on_message nor filter, so it could do nothing; "
                 "define `def on_message(self, message)` in it"
             )
+        self._check_home(actor, place)
+
+    def _check_home(self, actor: Actor, place: places.Place) -> None:
         home = actor._home
         if home is not None and not closed_for_good(home):
             hub: Any = home.plan.hub
