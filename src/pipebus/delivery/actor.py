@@ -152,7 +152,10 @@ class Actor(Address, SelfLinking):
                 _refuse(circle)
                 self._mailbox().ask(question)
                 try:
-                    return _value(waiter.wait(build.services, self.filter_timeout, lambda: self._late(message)))
+                    services = build.services
+                    return _value(
+                        waiter.wait(services.blocking(), services.clock, self.filter_timeout, lambda: self._late(message))
+                    )
                 finally:
                     question.give(None)  # after an interrupt: nobody waits for the answer
 

@@ -60,7 +60,8 @@ class Answer(Address, Latch):
     def expect(self, mailboxes: int) -> None:
         """Record how many mailboxes have the request."""
         self._expected = mailboxes
-        self._see()
+        if self._drops:
+            self._see()
 
     def _see(self) -> None:
         if self._expected is not None and len(self._drops) >= self._expected:
@@ -115,7 +116,7 @@ class Asking(Generic[W]):
     __slots__ = ("_replies", "_subject", "_waiting", "address", "answer", "waiter")
 
     def __init__(
-        self, replies: Replies, subject: Any, address: Any, answer: Answer, waiter: W, waiting: Waiting
+        self, replies: Replies, subject: Any, address: Any, answer: Answer, waiter: W, waiting: Waiting | None
     ) -> None:  # fmt: skip
         self.address = address
         self.answer = answer
@@ -125,20 +126,22 @@ class Asking(Generic[W]):
         self._waiting = waiting
 
     def __enter__(self) -> Asking[W]:
-        circle = self._waiting.__enter__()
-        if circle is not None:
-            self._waiting.__exit__()
-            raise NoResponder(
-                f"a request on {shown(self._subject)} would be answered only after the handler that makes it has ended "
-                f"({' -> '.join(circle)}); publish instead"
-            )
+        if self._waiting is not None:
+            circle = self._waiting.__enter__()
+            if circle is not None:
+                self._waiting.__exit__()
+                raise NoResponder(
+                    f"a request on {shown(self._subject)} would be answered only after the handler that makes it has ended "
+                    f"({' -> '.join(circle)}); publish instead"
+                )
         self._replies.open[self.address] = self.answer
         return self
 
     def __exit__(self, *_: object) -> None:
         self._replies.open.pop(self.address, None)
         self.answer.close()
-        self._waiting.__exit__()
+        if self._waiting is not None:
+            self._waiting.__exit__()
 
 
 class Replies:
@@ -178,7 +181,7 @@ class Replies:
         if not bus.transport.capabilities.objects:
             self._listen()
             address = f"{PREFIX}{self._token}.{secrets.token_urlsafe(16)}"
-        return Asking(self, subject, address, answer, waiter, Waiting(own, asked))
+        return Asking(self, subject, address, answer, waiter, Waiting(own, asked) if asked else None)
 
     def asker(self, address: Any) -> Any:
         """The mailbox whose handler waits for an answer at this address, if there is one."""

@@ -155,13 +155,13 @@ class Sender:
 
     def request(self, subject: Any, body: Any, timeout: float, options: dict[str, Any]) -> Message[Any]:
         """`Bus.request`, off any event loop."""
-        self.locks.check()
+        lent = self.pool.lent()  # raises if this thread must not wait
         timeout = seconds(timeout, "timeout")
         found, replies = self.find(subject), self.replies
         with replies.asking(subject, ThreadWaiter) as asking:
             message = self.question(subject, body, asking.address, **options)
             replies.published(message, asking.answer, self.hand_in(found, message))
-            return result(asking.waiter.wait(self.services, timeout, lambda: too_late(message, timeout)))
+            return result(asking.waiter.wait(lent, self.clock, timeout, lambda: too_late(message, timeout)))
 
     def hand_in(self, found: Any, message: Message[Any]) -> Receipt | Dropped:
         try:
@@ -256,7 +256,16 @@ class Sender:
         found, replies = self.find(subject), self.replies
         with replies.asking(subject, LoopWaiter) as asking:
             message = self.question(subject, body, asking.address, **options)
-            replies.published(message, asking.answer, await self.ahand_in(found, message))
+            outcome: Any = None
+            if found.single:  # as in `Bus.apublish`
+                try:
+                    outcome = found.put(message, False)
+                except BaseException as error:
+                    self.ledger.refused(message, error)
+                    raise
+            if outcome is None:
+                outcome = await self.ahand_in(found, message)
+            replies.published(message, asking.answer, outcome)
             return result(await asking.waiter.wait(timeout, lambda: too_late(message, timeout)))
 
     async def ahand_in(self, found: Any, message: Message[Any], delay: float = 0.0) -> Receipt | Dropped:

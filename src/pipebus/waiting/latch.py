@@ -7,21 +7,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, Final, Protocol
+from contextlib import AbstractContextManager, suppress
+from typing import Any, Final
 
-from pipebus.clock import Gate
+from pipebus.clock import Clock
 
 EXPLORED: Final = "bytecode"  # simulations switch threads here: `testing.watch`
 
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
-
-
-class Services(Protocol):
-    """What waiting needs from the bus: a worker that waits gives up its slot."""
-
-    def wait(self, gate: Gate, timeout: float) -> bool: ...
 
 
 class Latch:
@@ -62,9 +56,16 @@ class ThreadWaiter:
         self.gate.acquire()
         latch.wake = self.gate.release
 
-    def wait(self, services: Services, timeout: float, late: Callable[[], Any]) -> Any:
-        """The value that was given, or after `timeout` seconds the result of `late`."""
-        if not services.wait(self.gate, timeout) and not self.latch.give(late()):
+    def wait(self, lent: AbstractContextManager[None], clock: Clock, timeout: float, late: Callable[[], Any]) -> Any:
+        """
+        The value that was given, or after `timeout` seconds the result of `late`.
+
+        Args:
+            lent: Entered around the wait: a worker gives up its slot.
+        """
+        with lent:
+            given = clock.wait(self.gate, timeout)
+        if not given and not self.latch.give(late()):
             self.gate.acquire()  # a giver was faster, and is about to open the gate
         return self.latch.found
 
