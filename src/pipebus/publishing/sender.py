@@ -223,16 +223,8 @@ class Sender:
     def ready(self, route: Route) -> Route:
         """Give a route the function that a sync publish calls."""
         if route.put is None:
-            route.put = functools.partial(self._first_put, route)
+            route.put = functools.partial(_first_put, self, route)
         return route
-
-    def _first_put(self, route: Route, message: Message[Any]) -> Any:
-        """Compile a route at its first sync publish."""
-        put = _callable(self, route)
-        if self.ledger.observed:
-            put = _observed(put, self.ledger)
-        route.put = put
-        return put(message)
 
     # --- from coroutines -----------------------------------------------------------------------------------------------
 
@@ -305,6 +297,15 @@ class Sender:
         elif self.ledger.observed:
             self.ledger.emit(events.Published(message, outcome))
         return outcome  # type: ignore[no-any-return]
+
+
+def _first_put(sender: Sender, route: Route, message: Message[Any]) -> Any:
+    """Compile a route at its first sync publish."""
+    put = _callable(sender, route)
+    if sender.ledger.observed:
+        put = _observed(put, sender.ledger)
+    route.put = put
+    return put(message)
 
 
 def _callable(sender: Sender, route: Route, late: bool = False) -> Next:
