@@ -7,6 +7,7 @@ Testing: one filter alone, one handler alone, the whole app in virtual time, law
 A shop adds the postage to small orders, sells tickets, and ships by way of a depot that is sometimes closed.
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
+# pyright: basic
 
 import inspect
 from collections.abc import Callable

@@ -12,7 +12,7 @@ from scale_helpers import thorough
 
 PACKAGES: Final = {
     "dev": ("hypothesis", "importlinter", "jmespath", "jsonschema", "mypy", "nats", "nkeys", "rich", "tomlkit", "xdist"),
-    "ci": ("anyio", "cloudevents", "coverage", "faststream", "pytest_asyncio", "pytest_cov"),
+    "ci": ("anyio", "cloudevents", "coverage", "faststream", "pyright", "pytest_asyncio", "pytest_cov"),
 }
 """What the extras hold: `dev` what the default run needs, and `ci` what the thorough run needs beyond that."""
 

@@ -1,23 +1,25 @@
-"""What users learn from a type checker: mypy reads `tests/typing/users.py` in strict mode."""
+"""What users learn from a type checker: mypy and pyright read `tests/typing/users.py` in their strict modes."""
 
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import pipebus
+from missing import needs
 
-pytest.importorskip("mypy", reason="mypy is a development dependency")
+pytestmark = pytest.mark.thorough  # type checkers take long
 
-pytestmark = pytest.mark.thorough  # mypy takes long
-
-USERS = Path(__file__).parent / "typing" / "users.py"
+ROOT = Path(__file__).parents[1]
+USERS = ROOT / "tests" / "typing" / "users.py"
 HOME = Path(pipebus.__file__).parents[1]
 FOUND = re.compile(r"^(?P<file>.*?):(?P<line>\d+): error: (?P<text>.*)$")
 
@@ -29,8 +31,9 @@ def promises() -> list[tuple[str, range]]:
     return [(node.name, range(node.lineno, (node.end_lineno or node.lineno) + 1)) for node in functions]
 
 
-def complaints(cache: Path) -> dict[int, list[str]]:
+def mypy(cache: Path) -> dict[int, list[str]]:
     """What mypy says about the file, by line."""
+    needs("mypy")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent", "--no-pretty"),
@@ -52,13 +55,33 @@ def complaints(cache: Path) -> dict[int, list[str]]:
     return found
 
 
-def test_users_see(tmp_path: Path) -> None:
+def pyright(_: Path) -> dict[int, list[str]]:
+    """What pyright says about the file, by line, with the settings of `pyproject.toml`."""
+    needs("pyright")
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, str(USERS)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},
+    )
+    found: dict[int, list[str]] = {}
+    for one in json.loads(done.stdout)["generalDiagnostics"]:
+        found.setdefault(one["range"]["start"]["line"] + 1, []).append(one["message"])
+    assert bool(found) is (done.returncode == 1), done.stdout + done.stderr
+    return found
+
+
+@pytest.mark.parametrize("checker", [mypy, pyright])
+def test_users_see(checker: Callable[[Path], dict[int, list[str]]], tmp_path: Path) -> None:
     """
     What is right passes without a word, what is wrong is flagged: see the functions of the file. The imports, classes and names
-    that they use are clean, too. (One test, for mypy takes long and reads the file once.)
+    that they use are clean, too. (One test for each checker, which takes long and reads the file once.)
     """
     functions = {line: name for name, lines in promises() for line in lines}
-    assert {(line, functions.get(line)): texts for line, texts in complaints(tmp_path).items()} == {}
+    assert {(line, functions.get(line)): texts for line, texts in checker(tmp_path).items()} == {}
 
 
 def test_every_promise_is_written_down() -> None:

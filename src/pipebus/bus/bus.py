@@ -11,7 +11,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Literal, Self, TypeVar, Unpack, overload
 
 from pipebus.bus import explain, signals
 from pipebus.bus.engine import Engine
@@ -44,7 +44,7 @@ from pipebus.values.defaults import Overflow
 from pipebus.waiting.elsewhere import in_thread
 
 if TYPE_CHECKING:
-    from pipebus.bus.typing import Handler
+    from pipebus.bus.typing import AnyHandler, Handler
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 
@@ -280,12 +280,14 @@ class Bus:
 
         return register
 
+    @overload  # for a lambda, whose parameter pyright would otherwise take for a `Bus`
+    def subscribe(
+        self, subject: Subject[T], handler: Callable[Concatenate[Message[T], ...], object], **options: Unpack[Options]
+    ) -> Subscription: ...
     @overload
     def subscribe(self, subject: Subject[T], handler: Handler[T] | None = None, **options: Unpack[Options]) -> Subscription: ...
     @overload
-    def subscribe(
-        self, subject: Addresses, handler: Callable[..., object] | None = None, **options: Unpack[Options]
-    ) -> Subscription: ...
+    def subscribe(self, subject: Addresses, handler: AnyHandler | None = None, **options: Unpack[Options]) -> Subscription: ...
     def subscribe(
         self,
         subject: Any,

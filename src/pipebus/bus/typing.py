@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         | Callable[Concatenate[Delivery, ...], object]
         | Callable[Concatenate[Bus, ...], object]
     )
+    AnyHandler = Callable[Concatenate[Message, ...], object] | Callable[..., object]  # the first for the parameter of a lambda
 
 
 class Publisher(Protocol):

@@ -73,14 +73,16 @@ class Actor(Address, SelfLinking):
     """The subject that reaches it as well. A class may set it too: `name = "greeter"`."""
     _home: ActorSubscription | None
 
-    def __new__(cls, *_: Any, **__: Any) -> Any:
-        # Not in __init__, because a subclass may define its own and not call this one, as a dataclass does. A frozen dataclass
-        # also refuses ordinary assignments.
-        actor = super().__new__(cls)
-        object.__setattr__(actor, "_home", None)
-        if getattr(cls, "name", None) is vars(Actor)["name"]:  # no subclass sets a name for all its objects
-            object.__setattr__(actor, "name", None)
-        return actor
+    if not TYPE_CHECKING:  # type checkers read the parameters of __init__, which a subclass may replace
+
+        def __new__(cls, *_, **__):
+            # Not in __init__, because a subclass may define its own and not call this one, as a dataclass does. A frozen
+            # dataclass also refuses ordinary assignments.
+            actor = super().__new__(cls)
+            object.__setattr__(actor, "_home", None)
+            if getattr(cls, "name", None) is vars(Actor)["name"]:  # no subclass sets a name for all its objects
+                object.__setattr__(actor, "name", None)
+            return actor
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None:
