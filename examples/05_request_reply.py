@@ -7,15 +7,16 @@ Request and reply: what a handler returns is the answer, and what it raises reac
 import asyncio
 from threading import Event
 
-from pipebus import Actor, Bus, NoResponder, RequestFailed, RequestTimeout
+from pipebus import Actor, Bus, NoResponder, RequestFailed, RequestTimeout, Subject
 
 PRICES = {"tea": 4.20, "honey": 7.50, "bread": 3.10}
 
+price_of = Subject[str, float]("prices.get")  # questions are strings, replies are floats
 bus = Bus()
 closing_time = Event()
 
 
-@bus.on("prices.get", name="price")
+@bus.on(price_of, name="price")
 def price(item: str) -> float:
     if item not in PRICES:
         raise LookupError(f"we have no {item}")
@@ -25,9 +26,8 @@ def price(item: str) -> float:
 @bus.on("prices.total")
 async def total(items: list[str]) -> float:
     """Who is asked may ask others: here all at once."""
-    replies = await asyncio.gather(*(bus.arequest("prices.get", item) for item in items))
-    prices: list[float] = [reply.body for reply in replies]
-    return round(sum(prices), 2)
+    replies = await asyncio.gather(*(bus.arequest(price_of, item) for item in items))
+    return round(sum(reply.body for reply in replies), 2)
 
 
 @bus.on("prices.haggle")
@@ -52,12 +52,12 @@ shelf = bus.spawn(Shelf("shelf"))
 
 
 def ask() -> None:
-    reply = bus.request("prices.get", "tea")  # a message like any other
+    reply = bus.request(price_of, "tea")  # a message like any other
     print("tea:", reply.body)
-    print("two jars:", bus.request(shelf, 2).body)
+    print("two jars:", bus.request(shelf, 2, reply=str).body)
 
     try:
-        bus.request("prices.get", "gold")
+        bus.request(price_of, "gold")
     except RequestFailed as error:
         print(f"gold: {error.type}, {error.text}")
     try:
@@ -73,7 +73,7 @@ def ask() -> None:
 async def ask_from_a_coroutine() -> None:
     """While one answer is waited for, everything else on the loop goes on."""
     honey, basket, jar = await asyncio.gather(
-        bus.arequest("prices.get", "honey"),
+        bus.arequest(price_of, "honey"),
         bus.arequest("prices.total", ["tea", "bread"]),
         bus.arequest(shelf, 1),
     )

@@ -461,21 +461,23 @@ def test_a_subject_is_its_name() -> None:
 
 
 def test_a_subject_remembers_its_type() -> None:
-    """The type between the brackets can be asked for; without brackets there is none."""
+    """The types between the brackets can be asked for; without brackets there is none."""
     assert Subject[Order]("orders.created").type is Order
     assert Subject[list[int]]("orders.created").type == list[int]
-    assert Subject("orders.created").type is None
+    assert Subject[Order]("orders.created").reply is Any
+    assert (Subject[Order, int]("orders.count").type, Subject[Order, int]("orders.count").reply) == (Order, int)
+    assert (Subject("orders.created").type, Subject("orders.created").reply) == (None, None)
 
 
 @pytest.mark.parametrize(
     "twin", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["copy", "deep", "pickle"]
 )
 def test_a_copied_subject_is_the_same(twin: Any) -> None:
-    """Copying and pickling keep name and type."""
-    again = twin(Subject[Order]("orders.created"))
+    """Copying and pickling keep name and types."""
+    again = twin(Subject[Order, int]("orders.created"))
     assert again == "orders.created"
     assert type(again) is Subject
-    assert again.type is Order
+    assert (again.type, again.reply) == (Order, int)
 
 
 # --- Ref -----------------------------------------------------------------------------------------------------------------

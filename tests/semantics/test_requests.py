@@ -10,9 +10,11 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import pytest
+from pydantic import Field
 
 from flow_helpers import (
     LONG,
@@ -65,6 +67,11 @@ from pipebus.events import Unrouted
 from pipebus.testing import FakeClock, Harness
 
 Ask = Callable[..., Message]
+
+
+@dataclass(frozen=True)
+class Price:
+    cents: int
 
 
 def request(bus: Bus, subject: Any, body: Any = None, **options: Any) -> Message:
@@ -193,6 +200,39 @@ def test_s29_a_subject_with_a_type_may_be_asked(ask: Ask) -> None:
 
         assert ask(bus, Subject[int]("double"), 21).body == 42
         assert ask(bus, thing, 4).body == 8
+
+
+@both
+def test_s29_a_reply_of_the_expected_type_stays_as_it_is(ask: Ask) -> None:
+    """In memory, the requester gets the very object that the handler returned."""
+    price = Price(420)
+    with running() as bus:
+        bus.subscribe("price", lambda message: price)
+
+        assert ask(bus, "price", reply=Price).body is price
+        assert ask(bus, Subject[str, Price]("price"), "tea").body is price
+
+
+@both
+def test_s29_the_call_may_expect_another_type_than_its_subject(ask: Ask) -> None:
+    """`reply` is any type that pydantic knows; it comes before the type of the subject."""
+    with running() as bus:
+        bus.subscribe("price", lambda message: "420")
+
+        assert ask(bus, Subject[str, Price]("price"), reply=int).body == 420
+        assert ask(bus, "price", reply=Annotated[int, Field(gt=0, json_schema_extra={"unit": "cents"})]).body == 420
+        assert ask(bus, Subject[str]("price")).body == "420"
+
+
+@both
+def test_s29_what_is_not_a_type_is_refused_before_anything_is_sent(ask: Ask) -> None:
+    """The error shows what was given as `reply`, and no handler is asked."""
+    with running() as bus:
+        prices = bus.subscribe("price", double)
+
+        with pytest.raises(MessageError, match="reply=5 is not a type to validate with"):
+            ask(bus, "price", reply=5)
+        assert prices.stats()["accepted"] == 0
 
 
 @both

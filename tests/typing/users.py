@@ -57,6 +57,8 @@ class Invoice:
 
 
 CREATED = Subject[Order]("orders.created")
+BILLED = Subject[Order, Invoice]("orders.bill")
+LAST = Subject[None, Order]("orders.last")
 TICK = Subject[None]("tick")
 
 
@@ -190,6 +192,43 @@ def an_object_is_wrapped_as_a_ref(bus: Bus) -> None:
     bus.publish(Ref(object()), 5)
     bus.publish(5, 5)  # type: ignore[call-overload]
     bus.publish(None, 5)  # type: ignore[call-overload]
+
+
+# --- requests ----------------------------------------------------------------------------------------------------------
+
+
+def a_reply_has_the_expected_type(bus: Bus) -> None:
+    """`reply` is the type of the reply's body; without it, any body is."""
+    assert_type(bus.request("orders.bill", 5, reply=Invoice), Message[Invoice])
+    assert_type(bus.request("orders.all", reply=list[Order], timeout=1.0).body, list[Order])
+    assert_type(bus.request(CREATED, Order(1), reply=Invoice).body.number, str)
+    assert_type(bus.request("orders.bill", 5), Message[Any])
+    assert_type(bus.request("orders.bill", 5, reply=Invoice | Order), Message[Any])
+    assert_type(bus.request(CREATED, Order(1)), Message[Any])
+
+
+def a_subject_may_know_the_type_of_its_replies(bus: Bus) -> None:
+    """The second type of a `Subject` is that of the replies' bodies."""
+    assert_type(bus.request(BILLED, Order(1)), Message[Invoice])
+    assert_type(bus.request(LAST, timeout=1.0).body.id, int)
+    bus.request(BILLED, Order(1)).body.id  # type: ignore[attr-defined]
+
+
+def a_wrong_question_is_flagged(bus: Bus) -> None:
+    """A `Subject` with a type for replies is as strict about the question."""
+    bus.request(BILLED, Invoice("7"))  # type: ignore[misc]
+    bus.request(BILLED)  # type: ignore[arg-type]
+    bus.request(CREATED, Invoice("7"), reply=Invoice)  # type: ignore[misc]
+    bus.publish(BILLED, Invoice("7"))  # type: ignore[misc]
+
+
+async def arequest_is_typed_too(bus: Bus) -> None:
+    """The version for coroutines gives the same types."""
+    assert_type(await bus.arequest("orders.bill", 5, reply=Invoice), Message[Invoice])
+    assert_type(await bus.arequest(BILLED, Order(1)), Message[Invoice])
+    assert_type(await bus.arequest(LAST), Message[Order])
+    assert_type(await bus.arequest("orders.bill", 5), Message[Any])
+    await bus.arequest(BILLED, Invoice("7"))  # type: ignore[misc]
 
 
 # --- handlers ----------------------------------------------------------------------------------------------------------

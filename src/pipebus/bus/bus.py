@@ -37,6 +37,7 @@ from pipebus.message.subject import Subject
 from pipebus.outcomes.dead_letters import DeadLetters
 from pipebus.pipeline import callables, pipeline, places, state
 from pipebus.pipeline.compose import Side
+from pipebus.publishing.expected import expected
 from pipebus.publishing.schedule import Schedule
 from pipebus.publishing.sender import check_options
 from pipebus.values import defaults
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 
 T = TypeVar("T")
+R = TypeVar("R")
 F = TypeVar("F")
 H = TypeVar("H", bound=Callable[..., Any])
 A = TypeVar("A", bound=Actor)
@@ -211,10 +213,18 @@ class Bus:
         return await self._sender.asend(message)
 
     @overload
-    def request(self, subject: Subject[T], body: T, **question: Unpack[Question]) -> Message[Any]: ...
+    def request(self, subject: Subject[T], body: T, *, reply: type[R], **question: Unpack[Question]) -> Message[R]: ...
     @overload
-    def request(self, subject: Where, body: Any = None, **question: Unpack[Question]) -> Message[Any]: ...
-    def request(self, subject: Any, body: Any = None, *, timeout: float = 5.0, **options: Any) -> Message[Any]:
+    def request(self, subject: Where, body: Any = None, *, reply: type[R], **question: Unpack[Question]) -> Message[R]: ...
+    @overload
+    def request(self, subject: Subject[T, R], body: T, **question: Unpack[Question]) -> Message[R]: ...
+    @overload
+    def request(self, subject: Subject[None, R], body: None = None, **question: Unpack[Question]) -> Message[R]: ...
+    @overload
+    def request(self, subject: Where, body: Any = None, *, reply: Any = None, **question: Unpack[Question]) -> Message[Any]: ...
+    def request(
+        self, subject: Any, body: Any = None, *, timeout: float = 5.0, reply: Any = None, **options: Any
+    ) -> Message[Any]:
         """
         Publish, and wait for the first reply: the first value other than None that a handler returns.
 
@@ -222,26 +232,45 @@ class Bus:
             subject: As for `publish`.
             body: As for `publish`.
             timeout: Seconds to wait for the reply.
+            reply: The type of the reply's body, as pydantic knows types. A body of that type stays as it is, plain data is
+                converted. None: the second type of a `Subject[T, A]`, or any body.
             headers, key, id, ttl, correlation_id: As for `publish`.
 
         Raises:
             NoResponder: nobody listens, a filter dropped the request, or only the requesting handler itself could answer.
-            RequestFailed: the handler failed. RequestTimeout: no reply came in time. BusClosed: the bus stopped meanwhile.
+            RequestFailed: the handler failed, or its reply is not of the expected type. RequestTimeout: no reply came in time.
+            BusClosed: the bus stopped meanwhile. MessageError: `reply` is not a type that pydantic can validate.
             LifecycleError: called on a running event loop. Also everything that `publish` raises.
         """
         if asyncio._get_running_loop() is not None:
             raise LifecycleError(
                 "request waits for its reply and would stop the running event loop; use `await bus.arequest(…)`"
             )
-        return self._sender.request(plain_text(subject), body, timeout, options)
+        check = None if reply is None and type(subject) is str else expected(subject, reply)
+        found = self._sender.request(plain_text(subject), body, timeout, options)
+        return found if check is None else check(found)
 
     @overload
-    async def arequest(self, subject: Subject[T], body: T, **question: Unpack[Question]) -> Message[Any]: ...
+    async def arequest(self, subject: Subject[T], body: T, *, reply: type[R], **question: Unpack[Question]) -> Message[R]: ...
     @overload
-    async def arequest(self, subject: Where, body: Any = None, **question: Unpack[Question]) -> Message[Any]: ...
-    async def arequest(self, subject: Any, body: Any = None, *, timeout: float = 5.0, **options: Any) -> Message[Any]:
+    async def arequest(
+        self, subject: Where, body: Any = None, *, reply: type[R], **question: Unpack[Question]
+    ) -> Message[R]: ...
+    @overload
+    async def arequest(self, subject: Subject[T, R], body: T, **question: Unpack[Question]) -> Message[R]: ...
+    @overload
+    async def arequest(self, subject: Subject[None, R], body: None = None, **question: Unpack[Question]) -> Message[R]: ...
+    @overload
+    async def arequest(
+        self, subject: Where, body: Any = None, *, reply: Any = None, **question: Unpack[Question]
+    ) -> Message[Any]: ...
+    async def arequest(
+        self, subject: Any, body: Any = None, *, timeout: float = 5.0, reply: Any = None, **options: Any
+    ) -> Message[Any]:
         """`request` for coroutines."""
-        return await self._sender.arequest(plain_text(subject), body, timeout, options)
+        check = None if reply is None and type(subject) is str else expected(subject, reply)
+        found = await self._sender.arequest(plain_text(subject), body, timeout, options)
+        return found if check is None else check(found)
 
     # --- registering -----------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pydantic import TypeAdapter
-
 from pipebus.bus.bus import Bus
 from pipebus.delivery.actor import Actor
 from pipebus.demo.flights import Band, Departure, Flight, to_departure
@@ -102,9 +100,7 @@ class Demo:
         Raises:
             RequestFailed: there is no such carrier. The text names the carriers.
         """
-        reply = self.bus.request(CARRIERS, code)
-        carrier: Carrier = TypeAdapter(Carrier).validate_python(reply.body)
-        return carrier
+        return self.bus.request(CARRIERS, code, reply=Carrier).body
 
 
 @transform

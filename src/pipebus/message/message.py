@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time as _time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Generic
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -18,16 +18,8 @@ from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.fields import LATEST, check_address, check_fields, plain_number
 from pipebus.message.headers import NO_HEADERS, Headers, check_headers, frozen_headers
 from pipebus.message.ids import IdRange, next_id
-from pipebus.message.subject import Address, check_subject, literals
+from pipebus.message.subject import Address, T, check_subject, literals
 
-if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
-    T = TypeVar("T", default=Any)  # so that a plain `Message` is a complete annotation
-else:
-    from typing import TypeVar
-
-    T = TypeVar("T")
 U = TypeVar("U")
 
 _replace: Final[Callable[..., Any]] = msgspec.structs.replace

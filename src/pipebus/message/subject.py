@@ -9,12 +9,20 @@ case matters, and nothing is normalised.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, get_args
 
 from pipebus.errors import SubjectError
 from pipebus.foreign.objects import plain_text, shown
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)  # so that `Message`, `Subscription` and the like are complete annotations
+    A = TypeVar("A", default=Any)
+else:
+    from typing import TypeVar
+
+    T, A = TypeVar("T"), TypeVar("A")
 
 KNOWN = 16_384  # how many checked texts are remembered, so that they are not checked again
 _known: set[str] = set()  # patterns, which include all subjects
@@ -88,18 +96,21 @@ def no_address(found: Any, word: str) -> SubjectError:
     return SubjectError(f'{found!r} cannot be subscribed to; use a pattern such as "orders.>", or Ref(obj)')
 
 
-class Subject(str, Generic[T]):
+class Subject(str, Generic[T, A]):
     """
-    A subject's name together with the type of its body; it can be used wherever a string can.
+    A subject's name together with the type of its bodies, and for requests with that of the replies' bodies. It can be used
+    wherever a string can.
 
         created = Subject[Order]("orders.created")
         bus.publish(created, order)       # a type checker knows the type of `order`
+        price = Subject[str, Price]("prices.get")
+        bus.request(price, "tea").body    # a Price
 
     Raises:
         SubjectError: the name breaks the grammar.
     """
 
-    def __new__(cls, name: str) -> Subject[T]:
+    def __new__(cls, name: str) -> Self:
         check_pattern(name)
         return super().__new__(cls, plain_text(name))
 
@@ -108,11 +119,24 @@ class Subject(str, Generic[T]):
         # that the overload before it has rejected. See `Name`.
         def __mod__(self, body: T, /) -> str: ...
 
+    else:
+
+        def __class_getitem__(cls, types):
+            return super().__class_getitem__(types if type(types) is tuple else (types, Any))
+
     @property
     def type(self) -> Any:
-        """The type between the brackets, or None."""
+        """The first type between the brackets, that of bodies; None if there are no brackets."""
+        return self._types()[0]
+
+    @property
+    def reply(self) -> Any:
+        """The second type between the brackets, that of replies' bodies: Any if there is only one, None if there are none."""
+        return self._types()[1]
+
+    def _types(self) -> tuple[Any, ...]:
         origin = getattr(self, "__orig_class__", None)
-        return get_args(origin)[0] if origin is not None else None
+        return (None, None) if origin is None else get_args(origin)
 
 
 class Name(Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipebus.errors import Rejected
+from pipebus.foreign.objects import shown
 
 
 def validator(type_: Any) -> Callable[[Any], Any]:
@@ -31,6 +32,11 @@ def adapter_of(type_: Any) -> Any:
         return TypeAdapter(type_, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError:  # a model or dataclass, which has a configuration of its own
         return TypeAdapter(type_)
+
+
+def name_of_type(type_: Any) -> str:
+    """How texts name a type: `Order`, `list[int]`."""
+    return type_.__name__ if isinstance(type_, type) else shown(type_)
 
 
 def refusal() -> type[Exception]:
