@@ -26,7 +26,7 @@ def bill(order: Order) -> None:
     print(f"billing: {order.price:.2f} for {order.item}")
 
 
-shipping = bus.subscribe("orders.*", name="shipping")  # no handler: the program reads its messages
+shipping = bus.subscribe(Subject[Order]("orders.*"), name="shipping")  # no handler: the program reads its messages
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ def here() -> str:
 
 
 new = Subject[Order]("orders.new")
+ready = Subject[Order]("orders.ready")
 bus = Bus()
 
 
@@ -50,14 +51,14 @@ def till(order: Order) -> Order:
     return order.passed("till")
 
 
-@bus.on("orders.paid", to="orders.ready")
+@bus.on("orders.paid", to=ready)
 async def barista(order: Order) -> Order:
     """An `async def` runs on the event loop, and may await."""
     await asyncio.sleep(0)
     return order.passed("barista")
 
 
-counter = bus.subscribe("orders.ready")  # no handler: the program reads its messages
+counter = bus.subscribe(ready)  # no handler: the program reads its messages
 
 
 def waiter() -> None:

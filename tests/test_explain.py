@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from pipebus import Bus, Message, Pipeline, Ref, SubjectError, Transform, branch, when
+from pipebus import Bus, Message, Pipeline, Ref, Subject, SubjectError, Transform, branch, when
 from pipebus.filters import Enrich, Expire, Log, Reroute, SetHeaders, Tap, Validate
 
 
@@ -64,7 +64,7 @@ def rich_bus() -> Bus:
         filters=[Expire(60.0)],
     )
     bus.subscribe(["audit.>", "orders.>"], archive, name="archive", overflow_timeout=2.5)
-    bus.subscribe("orders.*", name="reader", filters=[SetHeaders({"read": "yes"})], overflow="drop_oldest")
+    bus.subscribe(Subject[list[int]]("orders.*"), name="reader", filters=[SetHeaders({"read": "yes"})], overflow="drop_oldest")
     return bus
 
 
@@ -107,7 +107,7 @@ mailboxes
       SetHeaders(headers={'seen': 'yes'})                                      HERE
     Expire(ttl=60.0)                                                           HERE
     -> bill                                what it returns goes to bills.made
-  reader on orders.*  [pull: read by its owner; drop_oldest at 10,000]  HERE
+  reader on orders.*  [pull: read by its owner as list[int]; drop_oldest at 10,000]  HERE
     when("orders.>")                          taken: orders.created matches        HERE
       SetHeaders(headers={'seen': 'yes'})                                          HERE
     (bus-wide filters other than Transforms)  not for readers: they wrap handlers
@@ -384,13 +384,15 @@ def test_describe_tells_each_subscription() -> None:
     """Each subscription shows its subjects, how it runs, and the policy of its mailbox."""
     archive_, billing, reader = (without_places(found) for found in rich_bus().describe()["subscriptions"])
     assert {key: value for key, value in billing.items() if key != "filters"} == {
-        "name": "billing", "subjects": ["orders.created"], "handler": f"{__name__}:bill", "run": "pool", "workers": 4,
+        "name": "billing", "subjects": ["orders.created"], "handler": f"{__name__}:bill", "reads": None, "run": "pool",
+        "workers": 4,
         "mailbox": {"size": 100, "overflow": "reject", "timeout": 5.0}, "attempts": 3, "deliver": "new",
         "to": "bills.made",
     }  # fmt: skip
     assert [node["filter"] for node in billing["filters"]] == ["Expire"]
     assert (archive_["subjects"], archive_["mailbox"]["timeout"]) == (["audit.>", "orders.>"], 2.5)
-    assert (reader["handler"], reader["run"], reader["mailbox"]["overflow"]) == (None, "pull", "drop_oldest")
+    assert (reader["handler"], reader["reads"], reader["run"]) == (None, "list[int]", "pull")
+    assert reader["mailbox"]["overflow"] == "drop_oldest"
 
 
 def test_describe_makes_json_of_whatever_settings_hold() -> None:

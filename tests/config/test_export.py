@@ -842,6 +842,10 @@ IMPOSSIBLE: Final[dict[str, tuple[Callable[[Bus], Any], list[str]]]] = {
         lambda bus: bus.subscribe("a.>", shop.bill),
         ["subscription bill#1 (at HERE): it has no name; give it one: name=…"],
     ),
+    "a reader of typed bodies": (
+        lambda bus: bus.subscribe(Subject[list[int]]("a"), name="a"),
+        ["subscription a (at HERE): it reads bodies as list[int], and a file has no types; subscribe to the bare name"],
+    ),
     "an answer to an object": (
         lambda bus: bus.subscribe("a", shop.bill, name="a", to=Ref("b")),
         ["subscription a (at HERE): Ref('b') is not text"],

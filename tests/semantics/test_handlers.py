@@ -49,6 +49,18 @@ def line_of(function: Any) -> int:
     return inspect.getsourcelines(function)[1]
 
 
+# --- parameters ----------------------------------------------------------------------------------------------------------
+
+
+def test_s19_a_delivery_with_a_type_is_refused() -> None:
+    """Its body would not be validated, so the error says how to ask for one."""
+
+    def handle(delivery: Delivery[Order]) -> None: ...
+
+    with pytest.raises(SubscriptionError, match=r"delivery is a .*Delivery\[.*Order\].*write Delivery without a type"):
+        Bus().subscribe("orders", handle)
+
+
 # --- include -----------------------------------------------------------------------------------------------------------
 
 

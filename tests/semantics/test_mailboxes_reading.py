@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from pipebus import (
     PipebusError,
     PipelineError,
     ReceiveTimeout,
+    Subject,
     Subscription,
     SubscriptionError,
     around,
@@ -366,6 +368,62 @@ def test_s30_what_a_readers_filter_ends_is_settled_and_receive_goes_on(at: str) 
             subscription.receive(timeout=0)
         stats = subscription.stats()
         assert (stats["acknowledged"], stats["dropped"], stats["dead"]) == (1, {"unwanted": 2}, 1)
+
+
+# --- bodies of a type: see also tests/transports/test_typed.py ----------------------------------------------------------
+
+
+@dataclass
+class Order:
+    id: int
+
+
+@pytest.mark.parametrize("at", ["bus-wide", "own", "none"])
+def test_s30_a_typed_readers_filters_run_first(at: str) -> None:
+    """What the Transforms make of a body is validated as the subject's type; what does not fit is counted as dead."""
+
+    @transform
+    def parse(message: Message) -> Message:
+        return message.with_body({"id": message.body} if at != "none" else message.body)
+
+    bus = Bus()
+    if at == "bus-wide":
+        bus.use(parse, at="delivery")
+    with running(bus):
+        orders = bus.subscribe(Subject[Order]("s"), name="orders", filters=[parse] if at == "own" else [])
+        for body in ("none", "1"):
+            bus.publish("s", body if at != "none" else {"id": body})
+
+        assert orders.receive(timeout=0).body == Order(1)
+        (letter,) = bus.dead_letters.list()
+        assert (letter.subscription, letter.error.partition(": id")[0]) == ("orders", "Rejected: rejected by orders")
+        assert_conserved(orders, accepted=2)
+
+
+def test_s30_a_body_of_the_subjects_type_is_read_as_it_is() -> None:
+    """In memory, a typed reader gets the very message that was sent."""
+    sent = Message("s", Order(1))
+    with running() as bus:
+        orders = bus.subscribe(Subject[Order]("s"))
+        bus.send(sent)
+
+        assert orders.receive(timeout=0) is sent
+
+
+@pytest.mark.parametrize("subject", ["s", Subject("s"), Subject[Any]("s"), [Subject[Order]("s")]], ids=repr)
+def test_s30_a_reader_of_a_subject_without_a_type_gets_what_was_sent(subject: Any) -> None:
+    """A plain name, a `Subject[Any]` and a list say nothing about bodies."""
+    with running() as bus:
+        reader = bus.subscribe(subject)
+        bus.publish("s", {"id": "1"})
+
+        assert reader.receive(timeout=0).body == {"id": "1"}
+
+
+def test_s30_a_type_that_cannot_be_validated_is_refused() -> None:
+    """The error names the subscription, its place and the type."""
+    with running() as bus, pytest.raises(SubscriptionError, match=r"subscription inbox \(at .*\): cannot validate .*Unknown"):
+        bus.subscribe(Subject["Unknown"]("s"), name="inbox")  # type: ignore[name-defined]
 
 
 # --- what ends a wait --------------------------------------------------------------------------------------------------

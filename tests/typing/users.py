@@ -306,7 +306,7 @@ def subscribe_follows_a_subject_too(bus: Bus) -> None:
     def file(invoice: Invoice) -> None: ...
     def read(message: Message[Invoice]) -> None: ...
 
-    assert_type(bus.subscribe(CREATED, bill), Subscription)
+    assert_type(bus.subscribe(CREATED, bill), Subscription[Order])
     bus.subscribe(CREATED, lambda message: message.body.id)
     bus.subscribe(CREATED, file)  # type: ignore[arg-type]
     bus.subscribe(CREATED, read)  # type: ignore[arg-type]
@@ -361,6 +361,28 @@ async def an_awaited_message_is_a_message(bus: Bus) -> None:
             assert_type(delivery, Delivery)
         async for message in sub:
             assert_type(message, Message[Any])
+
+
+def a_reader_of_a_typed_subject_gets_its_type(bus: Bus) -> None:
+    """A `Subscription[Order]` gives messages with an `Order`."""
+    with bus.subscribe(CREATED) as sub:
+        assert_type(sub, Subscription[Order])
+        assert_type(sub.receive(timeout=1.0), Message[Order])
+        with sub.delivery() as delivery:
+            assert_type(delivery.message.body.id, int)
+        for message in sub:
+            assert_type(message.body, Order)
+            message.body.number  # type: ignore[attr-defined]
+
+
+async def an_awaiting_reader_of_a_typed_subject_gets_its_type(bus: Bus) -> None:
+    """This also holds on an event loop."""
+    async with bus.subscribe(CREATED, name="reader") as sub:
+        assert_type(await sub.areceive(), Message[Order])
+        async with sub.adelivery() as delivery:
+            assert_type(delivery, Delivery[Order])
+        async for message in sub:
+            assert_type(message, Message[Order])
 
 
 # --- filters -----------------------------------------------------------------------------------------------------------
@@ -619,8 +641,13 @@ async def a_subscription_is_a_receiver(bus: Bus) -> None:
         async for message in receiver:
             assert_type(message, Message[Any])
 
+    def count(orders: Receiver[Order]) -> int:
+        return orders.receive().body.id
+
     await read(bus.subscribe("ticks"))
     await read(bus)  # type: ignore[arg-type]
+    count(bus.subscribe(CREATED))
+    count(bus.subscribe(Subject[Invoice]("invoices")))  # type: ignore[arg-type]
 
 
 # --- the bus -----------------------------------------------------------------------------------------------------------

@@ -312,9 +312,11 @@ class Bus:
     @overload  # for a lambda, whose parameter pyright would otherwise take for a `Bus`
     def subscribe(
         self, subject: Subject[T], handler: Callable[Concatenate[Message[T], ...], object], **options: Unpack[Options]
-    ) -> Subscription: ...
+    ) -> Subscription[T]: ...
     @overload
-    def subscribe(self, subject: Subject[T], handler: Handler[T] | None = None, **options: Unpack[Options]) -> Subscription: ...
+    def subscribe(
+        self, subject: Subject[T], handler: Handler[T] | None = None, **options: Unpack[Options]
+    ) -> Subscription[T]: ...
     @overload
     def subscribe(self, subject: Addresses, handler: AnyHandler | None = None, **options: Unpack[Options]) -> Subscription: ...
     def subscribe(
@@ -338,7 +340,8 @@ class Bus:
 
         Args:
             subject: A subject or pattern, an object, or a list of them.
-            handler: Its parameters are filled by their annotations. None: you read the mailbox.
+            handler: Its parameters are filled by their annotations. None: you read the mailbox. What you read then from a
+                `Subject[T]` has a T as body; a message whose body is not one becomes a dead letter.
             name: The durable name, which is also the group's; unique in one bus, generated if it is not given.
             filters: The subscription's own delivery chain, inside that of the bus.
             to: The subject on which returned values other than None are published.

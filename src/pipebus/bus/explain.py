@@ -23,6 +23,7 @@ from pipebus.pipeline.places import Place
 from pipebus.pipeline.routes import filters_for
 from pipebus.pipeline.step import Step
 from pipebus.values.expressions import Expression
+from pipebus.values.validation import name_of_type
 
 # --- data --------------------------------------------------------------------------------------------------------------
 
@@ -105,6 +106,7 @@ def describe_subscription(subscription: Subscription) -> dict[str, Any]:
         "name": subscription.name,
         "subjects": [said(pattern) for pattern in subscription.patterns],
         "handler": value_text(plan.bound.handler) if plan.bound is not None else None,
+        "reads": None if plan.reads is None else name_of_type(plan.reads),
         "run": plan.run_on,
         "workers": plan.workers,
         "mailbox": {"size": plan.size, "overflow": plan.overflow, "timeout": plan.timeout},
@@ -191,7 +193,7 @@ def _explain_subscription(subscription: Subscription, engine: Engine, subject: A
     rules = plan
     policy = f"{rules.overflow} at {rules.size:,}" + (f", {rules.timeout:g} s" if rules.overflow == "block" else "")
     if plan.bound is None:
-        runs = "pull: read by its owner"
+        runs = "pull: read by its owner" + ("" if plan.reads is None else f" as {name_of_type(plan.reads)}")
     else:
         runs = f"{plan.run_on}, {rules.workers} worker{'s' if rules.workers > 1 else ''}"
     lines = [f"  {subscription.name} on {', '.join(map(str, subscription.patterns))}  [{runs}; {policy}]"

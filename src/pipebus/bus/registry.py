@@ -30,6 +30,7 @@ from pipebus.mailbox import control
 from pipebus.mailbox.claims import LoopGate
 from pipebus.mailbox.inbox import Inbox
 from pipebus.mailbox.offering import closed_for_good
+from pipebus.message.subject import Subject
 from pipebus.outcomes.dead_letters import PUBLISH
 from pipebus.pipeline import callables, places
 from pipebus.pipeline import rules as chain_rules
@@ -129,9 +130,11 @@ class Registry:
         """
         self.locks.check()
         if len(options) < len(DEFAULTS):
-            options = {**DEFAULTS, **options}
+            options = {**DEFAULTS, **options}  # before `reads`, which has no default
         name = plain_text(name)
         subjects = self.planner.subjects(subject)
+        if handler is None and isinstance(subject, Subject) and subject.type is not Any:
+            options["reads"] = subject.type
         plan = self.planner.plan(handler, place, name, filters, **options)
         return self.enrol(plan, name, place, lambda: kind_for(plan)(plan, subjects, name or next(self.numbers), place))
 

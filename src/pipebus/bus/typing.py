@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol
 from pipebus.delivery.delivery import Delivery
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Receipt
-from pipebus.message.subject import Address, Name, Subject
+from pipebus.message.subject import Address, Name, Subject, T
 from pipebus.pipeline.pipeline import Pipeline
 from pipebus.values.defaults import Overflow
 
 if TYPE_CHECKING:
     from pipebus.bus.bus import Bus
 
-T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -48,13 +47,16 @@ class Publisher(Protocol):
     def publish(self, subject: Where, body: Any = None, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
 
 
-class Receiver(Protocol):
-    """The type of a parameter from which code only reads messages: a `Subscription` without a handler, or a fake in a test."""
+class Receiver(Protocol[T]):
+    """
+    The type of a parameter from which code only reads messages with a body of type T: a `Subscription[T]` without a handler, or
+    a fake in a test.
+    """
 
-    def receive(self, timeout: float | None = None) -> Message[Any]: ...
-    async def areceive(self, timeout: float | None = None) -> Message[Any]: ...
-    def __iter__(self) -> Iterator[Message[Any]]: ...
-    def __aiter__(self) -> AsyncIterator[Message[Any]]: ...
+    def receive(self, timeout: float | None = None) -> Message[T]: ...
+    async def areceive(self, timeout: float | None = None) -> Message[T]: ...
+    def __iter__(self) -> Iterator[Message[T]]: ...
+    def __aiter__(self) -> AsyncIterator[Message[T]]: ...
 
 
 class Envelope(TypedDict, total=False):

@@ -230,7 +230,7 @@ def is_filter(actor: Actor) -> bool:
     return callable(getattr(actor, "filter", None))
 
 
-class ActorSubscription(Subscription):
+class ActorSubscription(Subscription[Any]):
     """An actor's subscription: it delivers messages to `on_message` and questions to `filter`."""
 
     __slots__ = ("actor", "after")

@@ -110,7 +110,7 @@ def bind(handler: Callable[..., Any], known: dict[Any, Getter], place: Place, na
         elif kind == "message":
             getters.append((_identity, keyword))
         else:
-            getters.append((_body(type_, title, kind == "typed_message", place), keyword))
+            getters.append((_body(type_, f"handler {title}", kind == "typed_message", place), keyword))
     return Bound(handler, handler_name(handler), asynchronous, _caller(handler, getters), wants_delivery, getters)
 
 
@@ -171,11 +171,22 @@ def _identity(message: Message[Any]) -> Message[Any]:
     return message
 
 
+def reading(type_: Any, title: str, place: Place) -> Callable[[Message[Any]], Handled]:
+    """
+    What a reader gets of a message: the message, its body validated as `type_`.
+
+    Raises:
+        SubscriptionError: pydantic cannot validate that type.
+    """
+    get = _body(type_, f"subscription {title}", True, place)
+    return lambda message: Handled(get(message))
+
+
 def _body(type_: Any, title: str, whole: bool, place: Place) -> Getter:
     try:
         validate = validation.validator(type_)
     except Exception as error:
-        raise SubscriptionError(f"handler {title} (at {place}): cannot validate bodies as {shown(type_)}: {error}") from error
+        raise SubscriptionError(f"{title} (at {place}): cannot validate bodies as {shown(type_)}: {error}") from error
     refusal = validation.refusal()
 
     def body(message: Message[Any]) -> Any:
@@ -183,7 +194,9 @@ def _body(type_: Any, title: str, whole: bool, place: Place) -> Getter:
             value = validate(message.body)
         except refusal as error:
             raise validation.rejected(None, error) from None  # the subscription fills in `by`
-        return message.with_body(value) if whole else value
+        if not whole:
+            return value
+        return message if value is message.body else message.with_body(value)
 
     return body
 
@@ -252,6 +265,11 @@ def _inspect(handler: Any, function: Any, title: str, known: dict[Any, Getter], 
             kinds.append(("message", None, keyword) if inner is Any else ("typed_message", inner, keyword))
         elif isinstance(type_, type) and type_ in known:
             kinds.append(("known", type_, keyword))
+        elif get_origin(type_) in known:
+            raise SubscriptionError(
+                f"handler {title} (at {place}): {parameter.name} is a {shown(type_)}, but a handler's body is validated as a "
+                "parameter of its own; write Delivery without a type"
+            )
         elif type_ is Any or type_ is object:
             kinds.append(("body", Any, keyword))
         elif parameter.default is parameter.empty or not _has(kinds, "body"):

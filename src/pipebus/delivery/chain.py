@@ -82,11 +82,8 @@ def _terminal(sub: Any) -> compose.Next:
         return message
 
     if bound is None:
-
-        def hand_over(message: Message[Any]) -> Handled:
-            return Handled(check(message))
-
-        return hand_over
+        read = sub.plan.read
+        return lambda message: read(check(message))
     step, call = blame.StepId(bound.name), sub.call()  # signs the handler's errors, so that no filter is blamed for them
     if (watch := sub.plan.hub.services.watch) is not None:
         call = watch(step, "async" if bound.is_async else "sync", call, (sub.name, bound.name))

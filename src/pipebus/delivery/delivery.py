@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, Generic
 
 from pipebus.delivery import verdicts
 from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, PipelineError, Rejected
 from pipebus.foreign.objects import shown
 from pipebus.mailbox import endings
 from pipebus.mailbox.parcel import Parcel
+from pipebus.message.message import Message
+from pipebus.message.subject import T
 from pipebus.values.quantities import is_duration
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
@@ -19,7 +21,7 @@ EXPLORED: Final = "line"  # threads change places here in simulations: `testing.
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 
-class Delivery:
+class Delivery(Generic[T]):
     """
     One attempt to deliver one message, to be settled once: the first settlement wins, also over an error raised later.
 
@@ -29,7 +31,7 @@ class Delivery:
     __slots__ = ("_open", "_parcel", "_subscription", "message", "verdict")
 
     def __init__(self, subscription: Any, parcel: Parcel) -> None:
-        self.message = parcel.message
+        self.message: Message[T] = parcel.message
         self._subscription = subscription
         self._parcel = parcel
         self._open = [True]  # popped by the first settlement: list.pop is one step for all threads

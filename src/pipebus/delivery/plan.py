@@ -59,15 +59,19 @@ class Hub(Protocol):
 class Plan(Rules):
     """What subscriptions of equal settings share, so that a million of them stay small."""
 
-    __slots__ = ("attempts", "awaits", "bound", "deliver", "hub", "nodes", "plain", "pool", "quick", "run_on", "to")
+    __slots__ = (
+        "attempts", "awaits", "bound", "deliver", "hub", "nodes", "plain", "pool", "quick", "read", "reads", "run_on", "to",
+    )  # fmt: skip
 
     def __init__(
         self, hub: Hub, bound: Bound | None, nodes: tuple[Node, ...], *, to: Any, run_on: str, attempts: int, deliver: str,
-        **rules: Any,
+        reads: Any, read: compose.Next, **rules: Any,
     ) -> None:  # fmt: skip
         super().__init__(**rules)
         self.hub = hub
         self.bound = bound  # None: pull
+        self.reads = reads  # the type of the bodies that a reader gets; None: any
+        self.read = read  # what a reader gets of a message, as the outcome of its chain
         self.nodes = nodes  # its own filters, without the bus's
         self.to = to
         self.run_on = run_on

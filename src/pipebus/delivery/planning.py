@@ -16,6 +16,7 @@ from pipebus.errors import PipelineError, SubscriptionError, UnsupportedCapabili
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.mailbox.claims import Claims
 from pipebus.message.message import Message
+from pipebus.message.outcomes import Handled
 from pipebus.message.patterns import Pattern
 from pipebus.message.subject import Address, no_address
 from pipebus.pipeline import callables, pipeline, recognise, routes
@@ -179,12 +180,14 @@ class Planner:
         overflow_timeout: float,
         attempts: int,
         deliver: str,
+        reads: Any = None,
     ) -> Plan:
         """
         A new plan.
 
         Args:
             asked: Whether it is for filter actors. Handlers wait for their answers, so the pool may run them first.
+            reads: The type of the bodies that a reader gets; None: they are not validated.
         """
         title = name or (binding.handler_name(handler) if handler is not None else "pull")
 
@@ -238,6 +241,8 @@ class Planner:
             run_on=run_on,
             attempts=attempts,
             deliver=deliver,
+            reads=reads,
+            read=Handled if reads is None else binding.reading(reads, title, place),
             **self.machinery(),
             size=mailbox,
             overflow=overflow,

@@ -19,7 +19,7 @@ from pipebus.mailbox import control
 from pipebus.mailbox.mailbox import Mailbox
 from pipebus.mailbox.parcel import Item, Parcel, message_of
 from pipebus.message.message import Message
-from pipebus.message.outcomes import Dropped, Handled
+from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import blame, compose, state
 from pipebus.running.loop_worker import LoopWorker
 
@@ -41,16 +41,18 @@ class Recipient(Mailbox):
         self.run: compose.Next | None = None  # the compiled chain, if there are filters
 
     def chain(self) -> compose.Next:
-        """The function to call with a message: the delivery chain, or the handler itself if there are no filters."""
+        """The function to call with a message: the delivery chain; without filters, the handler, or `read` of its plan."""
         run = self.run
         if run is not None:
             return run
         bound = self.plan.bound
-        return bound.call if bound is not None else Handled
+        found: compose.Next = bound.call if bound is not None else self.plan.read
+        return found
 
     def call(self) -> compose.Next:
         """The handler, as a function of a message that fills its parameters."""
-        return self.plan.bound.call if self.plan.bound is not None else Handled
+        call: compose.Next = self.plan.bound.call
+        return call
 
     @property
     def is_async(self) -> bool:

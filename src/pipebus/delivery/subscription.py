@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Final
+from typing import Any, Final, Generic, Self
 
 from pipebus.delivery.delivery import Delivery
 from pipebus.delivery.plan import Plan
@@ -15,6 +15,7 @@ from pipebus.mailbox.inbox import Inbox
 from pipebus.mailbox.rare import has_gil
 from pipebus.mailbox.shared import STATE, SharedMailbox
 from pipebus.message.message import Message
+from pipebus.message.subject import T
 from pipebus.pipeline.places import Place
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
@@ -25,8 +26,10 @@ LISTENER: Final = "_replies."
 """The first part of the name of a bus's own subscription for replies."""
 
 
-class Subscription(Recipient):
-    """Made by `bus.subscribe` and `bus.on`."""
+class Subscription(Recipient, Generic[T]):
+    """
+    Made by `bus.subscribe` and `bus.on`. T is the type of the bodies that a reader gets: that of a `Subject[T]`, otherwise Any.
+    """
 
     # A million of these must fit in memory, so values that are seldom needed are made on demand (`name`, `patterns`).
     __slots__ = ("_name", "inbox", "place", "subjects")
@@ -117,9 +120,12 @@ class Subscription(Recipient):
         self.plan.hub.check_process()
         return self.inbox
 
-    def receive(self, timeout: float | None = None) -> Message[Any]:
+    def receive(self, timeout: float | None = None) -> Message[T]:
         """
         The next message, acknowledged as it is handed over; from any thread.
+
+        If the subscription is to a `Subject[T]`, the body is validated as a T. A message whose body is not one becomes a dead
+        letter, and the next message is read. The same holds for all ways to read.
 
         Args:
             timeout: Seconds to wait; None: forever.
@@ -129,32 +135,32 @@ class Subscription(Recipient):
         """
         return self._reading().receive(timeout)
 
-    def delivery(self, timeout: float | None = None) -> AbstractContextManager[Delivery]:
+    def delivery(self, timeout: float | None = None) -> AbstractContextManager[Delivery[T]]:
         """The next message for a `with` block: acknowledged if the block succeeds, returned if not."""
         return self._reading().delivery(timeout)
 
-    async def areceive(self, timeout: float | None = None) -> Message[Any]:
+    async def areceive(self, timeout: float | None = None) -> Message[T]:
         """`receive` for event loops."""
         return await self._reading().areceive(timeout)
 
-    def adelivery(self, timeout: float | None = None) -> AbstractAsyncContextManager[Delivery]:
+    def adelivery(self, timeout: float | None = None) -> AbstractAsyncContextManager[Delivery[T]]:
         """`delivery` for event loops."""
         return self._reading().adelivery(timeout)
 
-    def __iter__(self) -> Iterator[Message[Any]]:
+    def __iter__(self) -> Iterator[Message[T]]:
         """Iterate over the messages until the bus stops."""
         return iter(self._reading())
 
-    def __aiter__(self) -> AsyncIterator[Message[Any]]:
+    def __aiter__(self) -> AsyncIterator[Message[T]]:
         return self._reading().__aiter__()
 
-    def __enter__(self) -> Subscription:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.unsubscribe()
 
-    async def __aenter__(self) -> Subscription:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -164,7 +170,7 @@ class Subscription(Recipient):
         return f"<Subscription {self.name} on {', '.join(map(str, self.patterns))}>"
 
 
-class SharedSubscription(SharedMailbox, Subscription):
+class SharedSubscription(SharedMailbox, Subscription[Any]):
     """A subscription with several workers, or one that is read."""
 
     __slots__ = STATE

@@ -15,6 +15,7 @@ from pipebus.config.vocabulary import BUS, EVERY, MAILBOX, SUBSCRIPTION, VERSION
 from pipebus.config.wording import escaped
 from pipebus.config.writing.nodes import Nodes, Table
 from pipebus.message.subject import Address
+from pipebus.values.validation import name_of_type
 
 
 def document(bus: Bus) -> Table:
@@ -87,6 +88,10 @@ class Writer:
             return False
         if not one.named:
             self.problems.add(None, where, "it has no name; give it one: name=…")
+            return False
+        if one.plan.reads is not None:
+            text = f"it reads bodies as {name_of_type(one.plan.reads)}, and a file has no types; subscribe to the bare name"
+            self.problems.add(None, where, text)
             return False
         return True
 
