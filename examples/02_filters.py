@@ -34,7 +34,7 @@ def journal(message: Message, call_next: CallNext) -> Outcome:
     try:
         outcome = call_next(message)
     except Rejected as error:
-        print(f"{message.subject:<13} rejected by {error.by}: {error.errors[0]}")
+        print(f"{message.subject:<13} rejected by {error.by}: {error.reasons[0]}")
         raise
     print(f"{message.subject:<13} {outcome}")
     return outcome

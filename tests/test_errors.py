@@ -154,7 +154,7 @@ def redirect(message: Message[Any], call_next: Any) -> Any:
 
 
 def refuse(message: Message[Any], call_next: Any) -> Any:
-    raise Rejected(errors=["id: must be positive", "name: is missing"])
+    raise Rejected("id: must be positive", "name: is missing")
 
 
 def subject_error() -> None:
@@ -379,7 +379,7 @@ def test_each_error_survives_pickling_and_copying(cls: type[PipebusError]) -> No
 
 
 def facts(error: PipebusError) -> dict[str, object]:
-    names = ("by", "errors", "accepted", "refused", "hint", "pending", "id", "was", "found")
+    names = ("by", "reasons", "reason", "accepted", "refused", "hint", "pending", "id", "was", "found")
     return {name: getattr(error, name) for name in names if hasattr(error, name)}
 
 
@@ -402,10 +402,10 @@ def test_a_delivery_that_was_returned_too_often_says_how_often() -> None:
 
 
 def test_rejected_carries_every_reason() -> None:
-    """One reason may be given as a text; the chain fills in who refused."""
+    """`Rejected` takes its reasons one by one; the chain fills in who refused."""
     error = caught(Rejected)
-    assert facts(error) == {"by": "refuse", "errors": ("id: must be positive", "name: is missing")}
-    assert Rejected("Validate", "too small").errors == ("too small",)
+    assert facts(error) == {"by": "refuse", "reasons": ("id: must be positive", "name: is missing")}
+    assert str(Rejected("too small", by="Validate")) == "rejected by Validate: too small"
     assert str(Rejected()) == "rejected by a filter: no reason given"
 
 

@@ -55,7 +55,7 @@ def rejected(text: str, body: Any = None, kind: type[Expression] = Expression) -
     expression = kind(text)
     with pytest.raises(Rejected) as caught:
         expression(Message("orders.created", body))
-    (reason,) = caught.value.errors
+    (reason,) = caught.value.reasons
     return reason
 
 
@@ -728,7 +728,7 @@ def test_nothing_but_a_refusal_comes_of_any_body(body: Any) -> None:
         try:
             found = expression(message)
         except Rejected as error:
-            (reason,) = error.errors
+            (reason,) = error.reasons
             assert reason.startswith(expression.text)
             assert "\n" not in reason
         else:
@@ -749,7 +749,7 @@ def test_whatever_is_written_is_an_expression_or_refused(text: str) -> None:
         try:
             json.dumps(expression(Message("a", body)))
         except Rejected as error:
-            assert error.errors  # noqa: PT017
+            assert error.reasons  # noqa: PT017
 
 
 # --- in chains -----------------------------------------------------------------------------------------------------------
@@ -772,7 +772,7 @@ def test_a_condition_that_cannot_be_answered_rejects_the_message() -> None:
     """The publisher gets `Rejected`, which names the expression that failed."""
     run = run_filter(Pipeline(when(Condition("body.total > `100`"), Log())), Message("a", {}))
     assert isinstance(run.error, Rejected)
-    assert run.error.errors == ("body.total > `100` is null: a field is missing, or cannot be compared",)
+    assert run.error.reasons == ("body.total > `100` is null: a field is missing, or cannot be compared",)
     assert run.next_calls == 0
 
 

@@ -749,9 +749,7 @@ def test_a_call_that_is_in_time_gives_the_outcome(limit):
         assert reader.receive(timeout=10).body == "as published"
 
 
-@pytest.mark.parametrize(
-    "error", [Boom("b"), TimeoutError("the rest's own"), Rejected(None, "no")], ids=lambda e: type(e).__name__
-)
+@pytest.mark.parametrize("error", [Boom("b"), TimeoutError("the rest's own"), Rejected("no")], ids=lambda e: type(e).__name__)
 def test_an_error_within_a_call_comes_out_as_the_same_object(limit, error):
     """The rest's own error is not mistaken for the limit."""
 

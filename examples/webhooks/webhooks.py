@@ -44,7 +44,7 @@ class Signature(Transform):
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         if not hmac.compare_digest(message.headers.get("signature", ""), sign(message.body, self.secret)):
-            raise Rejected(None, "the signature is wrong")
+            raise Rejected("the signature is wrong")
         return message
 
 

@@ -139,17 +139,25 @@ class Rejected(PipebusError):
     A message was refused permanently: a retry would be refused too.
 
     Args:
-        by: Name of the filter or handler that refused; the chain fills it in if it is None.
-        errors: All reasons, each a sentence for a person.
+        reasons: Each a sentence for a person, as in `Rejected("too large")`.
+        by: Name of the filter or handler that refused; the chain fills it in.
+
+    Raises:
+        MessageError: a reason is not a text.
     """
 
-    def __init__(self, by: str | None = None, errors: Sequence[str] | str = ()) -> None:
+    def __init__(self, *reasons: str, by: str | None = None) -> None:
         self.by: str | None = plain_text(by)
-        self.errors: tuple[str, ...] = tuple(map(plain_text, (errors,) if isinstance(errors, str) else errors))
-        super().__init__(self.by, self.errors)
+        self.reasons: tuple[str, ...] = tuple(map(plain_text, reasons))
+        for reason in self.reasons:
+            if type(reason) is not str:
+                raise MessageError(
+                    f'Rejected: a reason is a text, found {shown(reason)}; write Rejected("too large"), or str() of an error'
+                )
+        super().__init__(*self.reasons)
 
     def __str__(self) -> str:
-        return f"rejected by {self.by or 'a filter'}: {'; '.join(self.errors) or 'no reason given'}"
+        return f"rejected by {self.by or 'a filter'}: {'; '.join(self.reasons) or 'no reason given'}"
 
 
 class MailboxFull(PipebusError):

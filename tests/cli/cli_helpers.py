@@ -309,7 +309,7 @@ async def aecho(message):
 @transform
 def small(message):
     if message.body == "bad":
-        raise Rejected(None, "it is bad")
+        raise Rejected("it is bad")
     return Dropped("it is dull") if message.body == "dull" else message
 
 

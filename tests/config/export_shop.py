@@ -60,7 +60,7 @@ def look(message: Message[Any]) -> None:
 
 def refuse(message: Message[Any]) -> None:
     if message.key == "k":
-        raise Rejected(None, "no keys today")
+        raise Rejected("no keys today")
 
 
 class Rules:
@@ -232,7 +232,7 @@ def bill(message: Message[Any]) -> str | None:
 
 def fussy(message: Message[Any]) -> None:
     if isinstance(message.body, bool):
-        raise Rejected(None, "no flags")
+        raise Rejected("no flags")
     if isinstance(message.body, float):
         raise Late("too late for numbers")
 

@@ -655,11 +655,11 @@ def test_a_key_may_refuse_a_message(colour: Any, at: Any) -> None:
     """A key function may raise `Rejected`, like any filter."""
 
     def order(message: Message) -> str:
-        raise Rejected(None, "there is no order in it")
+        raise Rejected("there is no order in it")
 
     run = run_filter(Dedupe(key=order), Message("a", id="1"), colour=colour, at=at)
     assert isinstance(run.error, Rejected)
-    assert (run.error.by, run.error.errors, run.next_calls) == ("Dedupe", ("there is no order in it",), 0)
+    assert (run.error.by, run.error.reasons, run.next_calls) == ("Dedupe", ("there is no order in it",), 0)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------------

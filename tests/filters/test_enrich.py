@@ -64,7 +64,7 @@ def test_a_body_that_is_no_mapping_is_rejected(colour: Any, body: Any) -> None:
     run = run_filter(Enrich({"a": 1}), Message("a", body), colour=colour)
     assert isinstance(run.error, Rejected)
     assert run.error.by == "Enrich"
-    assert type(body).__name__ in run.error.errors[0]
+    assert type(body).__name__ in run.error.reasons[0]
     assert run.next_calls == 0
 
 

@@ -32,7 +32,7 @@ def shaped(filter: Fields, body: Any, headers: Mapping[str, str] | None = None) 
 def refusals(filter: Fields, body: Any, headers: Mapping[str, str] | None = None) -> tuple[str, ...]:
     with pytest.raises(Rejected) as caught:
         shaped(filter, body, headers)
-    return caught.value.errors
+    return caught.value.reasons
 
 
 # --- each verb -----------------------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_all_that_is_wrong_is_told_at_once_without_values(colour: Any, at: Any) 
     run = run_filter(filter, Message("orders.created", body), colour=colour, at=at)
     assert isinstance(run.error, Rejected)
     assert run.error.by == "Fields"
-    assert run.error.errors == (
+    assert run.error.reasons == (
         "there is no body.q to rename",
         "body.y.z cannot be set: body.y is str, not a table",
         "headers.n: list is not a text, and headers are texts",
@@ -282,7 +282,7 @@ def test_what_an_expression_refuses_is_one_of_all(colour: Any) -> None:
     )
     run = run_filter(filter, Message("a", {"c": "x", "y": "hunter2", "list": []}), colour=colour)
     assert isinstance(run.error, Rejected)
-    first, second, third, fourth = run.error.errors
+    first, second, third, fourth = run.error.reasons
     assert first == "body.c is not of type int"
     assert "length(body.x)" in second
     assert "abs(body.y)" in third
@@ -295,7 +295,7 @@ def test_functions_are_not_asked_about_what_is_half_done(colour: Any) -> None:
     filter = Fields(rename={"body.cust": "body.customer"}, set={"body.label": lambda message: message.body["customer"].upper()})
     run = run_filter(filter, Message("a", {}), colour=colour)
     assert isinstance(run.error, Rejected)
-    assert run.error.errors == ("there is no body.cust to rename",)
+    assert run.error.reasons == ("there is no body.cust to rename",)
 
 
 def test_an_error_of_a_function_is_its_own(colour: Any) -> None:
@@ -343,7 +343,7 @@ def test_a_field_of_a_model_is_not_passed_over(body: Any) -> None:
         assert "4111" not in repr(run.forwarded.body)
     else:
         assert isinstance(run.error, Rejected)
-        assert "not a table" in run.error.errors[0]
+        assert "not a table" in run.error.reasons[0]
 
 
 def test_behind_validate_the_model_is_told_as_one(harness: Harness) -> None:
@@ -351,8 +351,8 @@ def test_behind_validate_the_model_is_told_as_one(harness: Harness) -> None:
     chain = Pipeline(Validate({">": Card}), Fields(rename={"body.number": "body.n"}))
     run = run_filter(chain, Message("a", {"number": "4111"}))
     assert isinstance(run.error, Rejected)
-    assert "Card" in run.error.errors[0]
-    assert "not a table" in run.error.errors[0]
+    assert "Card" in run.error.reasons[0]
+    assert "not a table" in run.error.reasons[0]
 
 
 def test_refusals_are_counted_by_field(harness: Harness) -> None:
@@ -411,8 +411,8 @@ def test_the_message_that_came_stays_as_it_was(body: Any, headers: dict[str, str
         try:
             made = filter.transform(message)
         except Rejected as error:
-            assert error.errors  # noqa: PT017
-            found.append(error.errors)
+            assert error.reasons  # noqa: PT017
+            found.append(error.reasons)
         else:
             found.append((json.loads(json.dumps(made.body, default=plainly)), dict(made.headers)))
             assert made.id == message.id

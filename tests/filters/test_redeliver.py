@@ -108,7 +108,7 @@ def test_a_refusal_is_not_taken_again(harness: Harness) -> None:
 
     def handle(message: Message) -> None:
         runs.append(1)
-        raise Rejected(None, "no")
+        raise Rejected("no")
 
     bus = started(harness, handle, Redeliver(wait=0.0))
     bus.publish("a")

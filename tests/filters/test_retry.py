@@ -260,7 +260,7 @@ def test_only_a_filter_that_waits_is_refused_on_a_running_loop(harness: Harness,
 # --- what is tried again ------------------------------------------------------------------------------------------------
 
 REFUSALS = [
-    Rejected("somebody", "no"),
+    Rejected("no", by="somebody"),
     PipelineError("a bad chain"),
     ContractError("did what it may not"),
     BusClosed("stopped"),
@@ -303,7 +303,7 @@ def test_only_what_is_named_is_tried_again(colour: Any, at: Any, on: Any) -> Non
 
 def test_an_error_that_is_not_named_ends_it_in_any_run(colour: Any, at: Any) -> None:
     """If a named error comes first and another one later, the other one ends the attempts."""
-    rest = [ConnectionError(), Rejected("somebody", "no"), None]
+    rest = [ConnectionError(), Rejected("no", by="somebody"), None]
     run = run_filter(Retry(attempts=9, wait=0, on=ConnectionError), Message("a"), next=rest, colour=colour, at=at)
     assert (run.error, run.next_calls) == (rest[1], 2)
 
@@ -772,7 +772,7 @@ def test_each_further_run_is_one_line(colour: Any, at: Any) -> None:
     ("retry", "rest"),
     [
         pytest.param(Retry(wait=0), None, id="it works"),
-        pytest.param(Retry(wait=0), Rejected("x", "no"), id="it is refused"),
+        pytest.param(Retry(wait=0), Rejected("no"), id="it is refused"),
         pytest.param(Retry(wait=0, attempts=1), Boom(), id="no attempt is left"),
     ],
 )

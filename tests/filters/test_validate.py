@@ -65,7 +65,7 @@ def test_a_body_that_does_not_fit_is_rejected_with_all_its_errors(colour: Any, a
     run = run_filter(Validate({"orders.>": Order}), Message("orders.created", body), colour=colour, at=at)
     assert isinstance(run.error, Rejected)
     assert run.error.by == "Validate"
-    assert run.error.errors == (
+    assert run.error.reasons == (
         "id: Input should be a valid integer, unable to parse string as an integer",
         "items.1.sku: Field required",
         "items.1.count: Input should be greater than 0",
@@ -107,7 +107,7 @@ def test_an_error_is_a_sentence_without_pydantic_s_own_words(body: Any, sentence
     """The publisher reads the text that the author of the model wrote."""
     run = run_filter(Validate({"orders": Order}), Message("orders", body))
     assert isinstance(run.error, Rejected)
-    assert run.error.errors == (sentence,)
+    assert run.error.reasons == (sentence,)
 
 
 def test_a_rejection_does_not_repeat_the_values(colour: Any) -> None:
@@ -115,7 +115,7 @@ def test_a_rejection_does_not_repeat_the_values(colour: Any) -> None:
     secrets = {"id": "hunter2", "items": "hunter2", "password": ["hunter2"]}
     run = run_filter(Validate({"orders": Order}), Message("orders", secrets), colour=colour)
     assert isinstance(run.error, Rejected)
-    assert len(run.error.errors) == 3
+    assert len(run.error.reasons) == 3
     assert "hunter2" not in str(run.error)
 
 

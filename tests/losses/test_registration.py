@@ -364,7 +364,7 @@ MISTAKES: dict[str, tuple[Callable[[Message], Any], str]] = {
     "Receipt": (lambda m: Receipt(1), "return nothing"),
     "Dropped": (lambda m: Dropped("no"), "reject"),
     "Handled": (lambda m: Handled(1), "return the value"),
-    "Rejected": (lambda m: Rejected(None, "no"), "raise it"),
+    "Rejected": (lambda m: Rejected("no"), "raise it"),
     "class Rejected": (lambda m: Rejected, "raise it"),
     "other error": (lambda m: SubjectError("no"), "raise it"),
     "Pause": (lambda m: Pause(1.0), "Around"),

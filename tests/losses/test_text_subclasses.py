@@ -318,7 +318,7 @@ def test_the_reasons_of_drops_and_rejections_are_counted_by_their_text(make: Mak
     def refuse(message: Message) -> Message | Dropped:
         if message.subject == "drop.own":
             return Dropped(make("word"))
-        raise Rejected(make("word"), make("word"))
+        raise Rejected(make("word"), by=make("word"))
 
     with bus:
         dropped = bus.publish("drop.filter"), bus.publish("drop.own")

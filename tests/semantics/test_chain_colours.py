@@ -141,7 +141,7 @@ class Switch(Around):
         if self.does == "drops":
             return Dropped("no")
         if self.does == "refuses":
-            raise Rejected(None, "no")
+            raise Rejected("no")
         try:
             outcome = yield message.with_headers(passed="yes")
         except Exception as error:
@@ -193,7 +193,7 @@ def test_s17_an_around_of_the_user_s_own_meets_errors_alike(chain, does):
         assert switch.saw == [type(result.error)]
     else:
         assert isinstance(result.error, Rejected)
-        assert (result.error.by, result.error.errors, switch.saw) == ("Switch", ("no",), [])
+        assert (result.error.by, result.error.reasons, switch.saw) == ("Switch", ("no",), [])
 
 
 @pytest.mark.only(side="publish")

@@ -177,7 +177,7 @@ def test_s03_an_error_of_a_filter_actor_is_raised_to_the_publisher(sort: AskedSo
 @every_way
 def test_s03_what_a_filter_actor_rejects_carries_its_name(sort: AskedSort, way: Any) -> None:
     """The bus fills in the actor's name in a `Rejected` without a `by`, and raises the same object."""
-    error = Rejected(errors=["no stamp"])
+    error = Rejected("no stamp")
 
     def reject(message: Message) -> Message:
         raise error

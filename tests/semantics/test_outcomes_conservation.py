@@ -539,7 +539,7 @@ def test_s18_the_bus_accounts_for_every_message_that_publishers_handed_in(road: 
             if message.body == "drop":
                 return super().transform(message)
             if message.body == "reject":
-                raise Rejected(None, "bad manners")
+                raise Rejected("bad manners")
             if message.body == "raise":
                 raise Boom
             return message

@@ -78,14 +78,14 @@ def test_s19_an_error_in_a_publish_filter_reaches_the_publisher_and_no_mailbox(r
 def test_s19_what_a_filter_rejects_is_raised_with_the_filters_name(road: str, way: Any) -> None:
     """The chain fills in the name of the filter that refused, and the figures count the rejection under that name."""
     bus = bus_of(road)
-    bus.use(Fails(Rejected(None, ["no name", "no price"])))
+    bus.use(Fails(Rejected("no name", "no price")))
     with running(bus):
         subscription = bus.subscribe("s", fine)
 
         with pytest.raises(Rejected) as caught:
             way(bus, "s")
 
-        assert (caught.value.by, caught.value.errors) == ("Fails", ("no name", "no price"))
+        assert (caught.value.by, caught.value.reasons) == ("Fails", ("no name", "no price"))
         assert bus.stats()["rejected"] == {"Fails": {"no name; no price": 1}}
         assert_conserved(subscription, accepted=0)
 
@@ -277,7 +277,7 @@ def _wants_number(body: int) -> None:
 
 
 def _rejects(message: Message) -> None:
-    raise Rejected(None, "not for us")
+    raise Rejected("not for us")
 
 
 @workers

@@ -232,7 +232,7 @@ def test_s21_a_refused_publish_is_heard_once_with_the_error_and_the_filter(road:
 
     class Guard(Transform):
         def transform(self, message: Message) -> Message:
-            raise Rejected(None, "no")
+            raise Rejected("no")
 
     bus = bus_of(road)
     bus.use(Guard())

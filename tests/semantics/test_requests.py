@@ -357,7 +357,7 @@ def test_s29_a_request_that_a_publish_filter_drops_raises_at_once(road: str, ask
 @every_road
 def test_s29_what_a_publish_filter_raises_reaches_the_asker_as_it_is(road: str, ask: Ask) -> None:
     """The requester gets `Rejected` or any other error as the same object, as from `publish`."""
-    error = Rejected("the-guard", "no")
+    error = Rejected("no", by="the-guard")
 
     class Guard(Transform):
         def transform(self, message: Message) -> Message:
@@ -1114,7 +1114,7 @@ def test_s29_a_filter_that_refuses_a_reply_fails_the_handlers_delivery(road: str
     class Guard(Transform):
         def transform(self, message: Message) -> Message:
             if message.subject != "s":
-                raise Rejected(None, "no replies")
+                raise Rejected("no replies")
             return message
 
     bus = bus_of(road)
@@ -1155,7 +1155,7 @@ def test_s29_what_filters_do_to_messages_is_not_done_to_an_error(url: str, ask: 
     class Guard(Transform):
         def transform(self, message: Message) -> Message:
             if message.subject != "s":
-                raise Rejected(None, "no replies")
+                raise Rejected("no replies")
             return message
 
     bus = Bus(url)

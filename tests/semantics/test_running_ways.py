@@ -307,7 +307,7 @@ def _meet_a_fate(message: Message, delivery: Delivery) -> object:
     if fate == "fails":
         raise Boom("it fails")
     if fate == "refused":
-        raise Rejected(None, "refused")
+        raise Rejected("refused")
     if fate == "acked":
         delivery.ack()
     elif fate == "acked-then-fails":

@@ -799,7 +799,7 @@ def test_a_filter_that_the_program_hands_in_is_replaced(run: Run) -> None:
     @transform
     def guard(message: Message) -> Message:
         calls.append(message)
-        raise Rejected(None, "stop")
+        raise Rejected("stop")
 
     options = {"filters": {"guard": guard}}
     assert told(run(f'{PLACED}\nexpect = {{ outcome = "rejected", by = "guard", reason = "stop" }}', shop, **options)) == []

@@ -197,7 +197,7 @@ def stamp(message):
 
 
 def refuse(message):
-    raise Rejected(None, "not today")
+    raise Rejected("not today")
 
 
 def boom(message):

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
                 receipt = bus.publish(args.subject, body, **options)
                 outcome = outcome_json(receipt) | (_kept(store, receipt) if store is not None and receipt else {})
         except Rejected as error:
-            outcome = {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.errors)}
+            outcome = {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.reasons)}
         except SystemExit as error:
             engine_of(bus).interrupted(error, "a publish filter", f"a message on {args.subject}", lost=True)
             outcome = {"outcome": "failed", "reason": reason_of(error)}

@@ -240,7 +240,7 @@ class Run:
             outcome = self.bus.publish(subject, body, **options)
         except Rejected as error:
             self.published += 1
-            self._outcome({"outcome": "rejected", "by": error.by, "reason": "; ".join(error.errors)})
+            self._outcome({"outcome": "rejected", "by": error.by, "reason": "; ".join(error.reasons)})
         except SystemExit as error:
             self.published += 1
             engine_of(self.bus).interrupted(error, "a publish filter", f"record {self.where}", lost=True)

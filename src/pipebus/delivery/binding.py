@@ -193,7 +193,7 @@ def _body(type_: Any, title: str, whole: bool, place: Place) -> Getter:
         try:
             value = validate(message.body)
         except refusal as error:
-            raise validation.rejected(None, error) from None  # the subscription fills in `by`
+            raise validation.rejected(error) from None
         if not whole:
             return value
         return message if value is message.body else message.with_body(value)

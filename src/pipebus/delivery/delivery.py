@@ -8,8 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, Generic
 
 from pipebus.delivery import verdicts
-from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, PipelineError, Rejected
-from pipebus.foreign.objects import shown
+from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, Rejected
 from pipebus.mailbox import endings
 from pipebus.mailbox.parcel import Parcel
 from pipebus.message.message import Message
@@ -121,7 +120,7 @@ class Delivery(Generic[T]):
         Raises:
             AlreadySettled: if it was settled before.
         """
-        error = Rejected(self._subscription.name, reason)
+        error = Rejected(reason, by=self._subscription.name)
         self._close("rejected")
         verdicts.bury(self._subscription, self._parcel, error)
 

@@ -47,7 +47,7 @@ class Enrich(Transform):
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         if not isinstance(message.body, Mapping):
-            raise Rejected(None, f"the body is {type(message.body).__name__}; only a mapping can be enriched")
+            raise Rejected(f"the body is {type(message.body).__name__}; only a mapping can be enriched")
         found: Mapping[str, Any]
         if isinstance(self.add, Mapping):
             # A copy, so that messages do not share the values.

@@ -86,7 +86,7 @@ class Fields(Transform):
             problems += obstacle(draft, path, "removed")
             pop(draft, path)
         if problems:
-            raise Rejected(None, problems)
+            raise Rejected(*problems)
         return _changed(message, draft)
 
     def _rename_fields(self, draft: dict[str, Any]) -> Iterator[str]:
@@ -125,7 +125,7 @@ class Fields(Transform):
             try:
                 found = finished(value(_changed(message, draft))) if callable(value) else copy.deepcopy(value)
             except Rejected as refused:  # an expression that does not apply to this message
-                yield from refused.errors
+                yield from refused.reasons
                 continue
             yield from put(draft, path, found)
 

@@ -76,7 +76,7 @@ class Reroute(Transform):
         if callable(self.to):
             subject = plain_text(finished(self.to(message)))
             if not isinstance(subject, (str, Address)):
-                raise Rejected(None, f"cannot reroute: the function returned {shown(subject)}, which is not a subject")
+                raise Rejected(f"cannot reroute: the function returned {shown(subject)}, which is not a subject")
         else:
             subject = "".join(text + (self._token(message, field) if field else "") for text, field in self._parts)
         return msgspec.structs.replace(message, subject=subject)
@@ -87,14 +87,14 @@ class Reroute(Transform):
         for part in path:
             value = value.get(part, _NONE) if isinstance(value, Mapping) else getattr(value, part, _NONE)
             if value is _NONE:
-                raise Rejected(None, f"cannot reroute: there is no {field}")
+                raise Rejected(f"cannot reroute: there is no {field}")
         if isinstance(value, bool) or not isinstance(value, (str, int)):
-            raise Rejected(None, f"cannot reroute: {field} is {type(value).__name__}; a token is text or a whole number")
+            raise Rejected(f"cannot reroute: {field} is {type(value).__name__}; a token is text or a whole number")
         token = str(plain_number(plain_text(value)))
         if root != "subject" and (not token or "." in token or token in ("*", ">")):
-            raise Rejected(None, f"cannot reroute: {field} is {shown(token)}, which is not one token of a subject")
+            raise Rejected(f"cannot reroute: {field} is {shown(token)}, which is not one token of a subject")
         try:
             check_subject(token)
         except SubjectError as error:
-            raise Rejected(None, f"cannot reroute: {field}: {error}") from None
+            raise Rejected(f"cannot reroute: {field}: {error}") from None
         return token

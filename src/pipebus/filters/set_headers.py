@@ -63,4 +63,4 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, (str, int, float)):
         return str(plain_number(plain_text(value)))
     problem = "there is no value" if value is None else f"{type(value).__name__} is not a text"
-    raise Rejected(None, f'header "{name}": {problem}')
+    raise Rejected(f'header "{name}": {problem}')

@@ -73,7 +73,7 @@ class Validate(Transform):
         try:
             value = check(message.body)
         except self._refusal as error:
-            raise validation.rejected(None, error) from None
+            raise validation.rejected(error) from None
         return message.with_body(value) if self.replace else message
 
     def _find(self, subject: Any) -> Check | None:

@@ -187,7 +187,7 @@ def _has_line(times: int) -> bool:
 def _refusal(error: Any) -> tuple[str, str]:
     """Who refused a message, and why. A user may have subclassed the error, so reading it may fail."""
     try:
-        return printable(error.by or "unknown"), printable("; ".join(error.errors))
+        return printable(error.by or "unknown"), printable("; ".join(error.reasons))
     except BaseException as failure:
         spared(failure)
         return "unknown", text_of(error)

@@ -49,7 +49,7 @@ def _check(type_: Any) -> Check:
         try:
             value = validate(message.body)
         except refusal as error:
-            reasons = "; ".join(validation.rejected(None, error).errors)
+            reasons = "; ".join(validation.rejected(error).reasons)
             raise RequestFailed("Rejected", f"its reply is not of type {validation.name_of_type(type_)}: {reasons}") from None
         return message if value is message.body else message.with_body(value)
 

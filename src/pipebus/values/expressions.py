@@ -66,7 +66,7 @@ class Expression:
             found = self._search({name: _field(message, name) for name in self._used})
             return copy.deepcopy(found) if type(found) in (list, dict) else found  # a part of the expression or body
         except Exception as error:  # errors of JMESPath, and those of Python, as for text > number
-            raise Rejected(None, f"{self.text}: {_reason(error)}") from None
+            raise Rejected(f"{self.text}: {_reason(error)}") from None
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
@@ -87,7 +87,7 @@ class Condition(Expression):
         if found is True or found is False:
             return found
         what = "null: a field is missing, or cannot be compared" if found is None else f"{_word(found)}, not true or false"
-        raise Rejected(None, f"{self.text} is {what}")
+        raise Rejected(f"{self.text} is {what}")
 
 
 def _word(value: Any) -> str:

@@ -46,9 +46,9 @@ def refusal() -> type[Exception]:
     return ValidationError
 
 
-def rejected(by: str | None, error: Any) -> Rejected:
+def rejected(error: Any) -> Rejected:
     """Return a `pydantic.ValidationError` as `Rejected`, with one reason for each of its errors, without the values."""
-    return Rejected(by, [_reason(detail) for detail in error.errors(include_url=False, include_input=False)])
+    return Rejected(*[_reason(detail) for detail in error.errors(include_url=False, include_input=False)])
 
 
 def _reason(detail: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ def published(harness: Harness, bus: Bus, subject: str, body: Any, options: dict
     try:
         outcome = bus.publish(subject, body, **{key: value for key, value in options.items() if value is not None})
     except Rejected as error:
-        return Outcome("rejected", error.by, "; ".join(error.errors))
+        return Outcome("rejected", error.by, "; ".join(error.reasons))
     except Exception as error:
         by = next((event.by for event in reversed(harness.refused) if event.error is error), None)
         return Outcome("failed", by, text_of(error))

@@ -37,7 +37,7 @@ def filter_of(name: str, stand_in: StandIn) -> Any:
         if stand_in.times is not None and times[0] > stand_in.times:
             return message
         if stand_in.rejects is not None:
-            raise Rejected(None, stand_in.rejects)
+            raise Rejected(stand_in.rejects)
         return message if stand_in.drops is None else Dropped(stand_in.drops)
 
     stand.__name__ = name
