@@ -58,10 +58,6 @@ class TakesTwo(Actor):
     def on_message(self, first: Message, second: Message) -> None: ...
 
 
-class TakesNone(Actor):
-    def on_message(self) -> None: ...
-
-
 class Silent(Actor):
     """An actor that has neither `on_message` nor `filter`."""
 
@@ -75,7 +71,6 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], str]] =
     "equality": (ByOwnEquality, {}, SubscriptionError, "__eq__"),
     "hash": (ByOwnHash, {}, SubscriptionError, "__hash__"),
     "two-messages": (TakesTwo, {}, SubscriptionError, "TakesTwo.*two parameters"),
-    "no-message": (TakesNone, {}, SubscriptionError, "TakesNone.*takes no message"),
     "empty-name": (lambda: Notes(""), {}, SubscriptionError, "actor name ''"),
     "no-text": (lambda: Notes(5), {}, SubscriptionError, "actor name 5"),
     "wildcard": (lambda: Notes("greeters.*"), {}, SubjectError, "wildcard"),

@@ -264,7 +264,7 @@ def test_s11_describe_names_the_line_where_a_handler_was_written_down() -> None:
 
 def _no_form(handlers: Handlers) -> Any:
     @handlers.on("s")
-    def handle() -> None: ...
+    def handle(message: Message | None) -> None: ...
 
     return handle
 

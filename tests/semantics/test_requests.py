@@ -1334,13 +1334,13 @@ def test_s29_bad_input_is_told_like_publishs(
     """The errors are the same in every way of asking; nothing waits, and nothing is left behind."""
     errors: list[BaseException] = []
 
-    def ask(message: Message | None = None) -> None:
+    def ask() -> None:
         try:
             bus.request(subject, **options)
         except Exception as found:
             errors.append(found)
 
-    async def aask(message: Message | None = None) -> None:
+    async def aask() -> None:
         try:
             await bus.arequest(subject, **options)
         except Exception as found:

@@ -331,7 +331,7 @@ def test_a_handler_may_refuse_by_itself():
     """A `Rejected` without a name gets the handler's name."""
 
     def picky(message):
-        raise Rejected(None, "not today")
+        raise Rejected("not today")
 
     run = run_handler(picky, 1)
 
@@ -1026,7 +1026,7 @@ WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
     "number": (5, 1, SubscriptionError, "handler 5 .* is not a function; give a function or a callable object"),
     "class": (Order, 1, SubscriptionError, r"handler Order is a class, not an instance; write Order\(…\)"),
     "actor class": (Counter, 1, SubscriptionError, "handler Counter is a class, not an instance"),
-    "takes nothing": (lambda: 1, 1, SubscriptionError, "takes no message; give it a parameter"),
+    "only defaults": (lambda message=None: 1, 1, SubscriptionError, "takes no message; remove the default"),
     "two bodies": (two_bodies, 1, SubscriptionError, "has two parameters for the body"),
     "pattern": (body_of, Message, SubjectError, "wildcards are for subscriptions"),
 }

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         | Callable[Concatenate[Message[T], ...], object]
         | Callable[Concatenate[Delivery, ...], object]
         | Callable[Concatenate[Bus, ...], object]
+        | Callable[[], object]
     )
     AnyHandler = Callable[Concatenate[Message, ...], object] | Callable[..., object]  # the first for the parameter of a lambda
 
@@ -99,7 +100,8 @@ class Options(TypedDict, total=False):
 
 class Register(Protocol[T]):
     """
-    What `on(Subject[T])` returns: a decorator for handlers that take a `T`, a `Message[T]`, a `Delivery` or the `Bus` first.
+    What `on(Subject[T])` returns: a decorator for handlers that take a `T`, a `Message[T]`, a `Delivery` or the `Bus` first, or
+    nothing.
 
     With it, type checkers lose the name of the first parameter; `on("a.string")` keeps the function's whole type.
     """
@@ -112,3 +114,5 @@ class Register(Protocol[T]):
     def __call__(self, handler: Callable[Concatenate[Delivery, P], R], /) -> Callable[Concatenate[Delivery, P], R]: ...
     @overload
     def __call__(self, handler: Callable[Concatenate[Bus, P], R], /) -> Callable[Concatenate[Bus, P], R]: ...
+    @overload
+    def __call__(self, handler: Callable[[], R], /) -> Callable[[], R]: ...

@@ -3,7 +3,8 @@ Binding a handler: deciding once, from its annotations, what each of its paramet
 
 A parameter that is annotated as `Message`, or not at all, receives the message; `Message[T]`, the message with its body
 validated as a `T`; `Delivery` or `Bus`, that object. A parameter with any other annotation receives the body, validated as
-that type. A body that does not validate raises `Rejected`, which is not retried.
+that type. A body that does not validate raises `Rejected`, which is not retried. A handler without parameters is called for
+each message all the same.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
 from pipebus.errors import PipebusError, SubscriptionError
 from pipebus.foreign.objects import plain_text, shown
@@ -259,21 +261,28 @@ def _inspect(handler: Any, function: Any, title: str, known: dict[Any, Getter], 
             if parameter.default is parameter.empty:
                 kinds.append(("message", None, keyword))
             continue
-        type_ = hints[parameter.name]
-        if type_ is Message or get_origin(type_) is Message:
+        annotation = hints[parameter.name]
+        type_ = _bare(annotation)
+        given = next((kind for kind in (Message, *known) if type_ is kind or get_origin(type_) is kind), None)
+        if given is Message:
             inner = (get_args(type_) or (Any,))[0]
             kinds.append(("message", None, keyword) if inner is Any else ("typed_message", inner, keyword))
-        elif isinstance(type_, type) and type_ in known:
-            kinds.append(("known", type_, keyword))
-        elif get_origin(type_) in known:
+        elif type_ is given:
+            kinds.append(("known", given, keyword))
+        elif given is not None:
             raise SubscriptionError(
                 f"handler {title} (at {place}): {parameter.name} is a {shown(type_)}, but a handler's body is validated as a "
                 "parameter of its own; write Delivery without a type"
             )
-        elif type_ is Any or type_ is object:
+        elif annotation is Any or annotation is object:
             kinds.append(("body", Any, keyword))
+        elif get_origin(type_) in (Union, UnionType) and (always := _member(type_, (Message, *known))) is not None:
+            raise SubscriptionError(
+                f"handler {title} (at {place}): {parameter.name} is annotated as {always} or something else, but it always "
+                f"gets the {always}; annotate it as {always} alone"
+            )
         elif parameter.default is parameter.empty or not _has(kinds, "body"):
-            kinds.append(("body", type_, keyword))
+            kinds.append(("body", annotation, keyword))
     for kind, what in (("body", "body"), ("message", "Message")):
         if sum(found == kind for found, _, _ in kinds) > 1:
             raise SubscriptionError(
@@ -282,9 +291,29 @@ def _inspect(handler: Any, function: Any, title: str, known: dict[Any, Getter], 
             )
     if not kinds and takes_any:
         kinds.append(("message", None, ""))
-    if not kinds:
-        raise SubscriptionError(f"handler {title} (at {place}) takes no message; give it a parameter")
+    if not kinds and any(parameter.default is not parameter.empty for parameter in parameters):
+        raise SubscriptionError(
+            f"handler {title} (at {place}) has only parameters with defaults, so it takes no message; remove the default of "
+            "the one that gets it, or all parameters"
+        )
     return _Form(tuple(kinds), function)
+
+
+def _bare(type_: Any) -> Any:
+    """A type without `Annotated` and without a name that a `type` statement gives it."""
+    while True:
+        if get_origin(type_) is Annotated:
+            type_ = type_.__origin__
+        elif type(type_).__name__ == "TypeAliasType":
+            type_ = type_.__value__
+        else:
+            return type_
+
+
+def _member(union: Any, kinds: tuple[Any, ...]) -> str | None:
+    """The name of the first of these types that is in a union."""
+    members = [get_origin(bare) or bare for bare in map(_bare, get_args(union))]
+    return next((kind.__name__ for kind in kinds if any(member is kind for member in members)), None)
 
 
 def _has(kinds: list[tuple[str, Any, str]], kind: str) -> bool:
@@ -300,7 +329,7 @@ def _hints(handler: Any, function: Any, title: str, place: Place) -> dict[str, A
     """
     target = inspect.unwrap(function)
     try:
-        hints = get_type_hints(target)
+        hints = get_type_hints(target, include_extras=True)
     except NameError:
         frame: Any = sys._getframe(1)
         scope: dict[str, Any] = {}
@@ -311,7 +340,7 @@ def _hints(handler: Any, function: Any, title: str, place: Place) -> dict[str, A
                     break
             frame = frame.f_back
         try:
-            hints = get_type_hints(target, localns=scope)
+            hints = get_type_hints(target, localns=scope, include_extras=True)
         except NameError as error:
             raise SubscriptionError(
                 f"handler {title} (at {place}): its annotations cannot be read: {error}; import the name where it is defined"
