@@ -34,6 +34,7 @@ from pipebus import (
     MessageError,
     MessageTooLarge,
     NoResponder,
+    NoSubscriber,
     PipebusError,
     Pipeline,
     PipelineError,
@@ -277,6 +278,11 @@ def no_responder() -> None:
         bus.request("prices.get", timeout=10)
 
 
+def no_subscriber() -> None:
+    with Bus() as bus:
+        bus.publish("orders.new", strict=True)
+
+
 def request_failed() -> None:
     def answer(message: Message[Any]) -> float:
         raise KeyError("tea")
@@ -299,7 +305,7 @@ def codec_error() -> None:
 HAPPENINGS: dict[type[PipebusError], tuple[Callable[[], None], str]] = {
     SubjectError: (subject_error, r'^"orders\.\.created" has an empty token at position 2; tokens are joined by single dots'),
     HeaderError: (header_error, r'^header "tries" is a string, found int; write str\(\.\.\.\) of it$'),
-    MessageError: (message_error, r"^ttl is a number of seconds greater than 0 or None, found -1$"),
+    MessageError: (message_error, r"^ttl=-1: it is greater than 0 seconds, and finite$"),
     PipelineError: (
         pipeline_error,
         r"^filter Bus \(position 1 of Pipeline at .*test_errors\.py:\d+\) is a class, not an instance; write Bus\(\)$",
@@ -334,6 +340,7 @@ HAPPENINGS: dict[type[PipebusError], tuple[Callable[[], None], str]] = {
     TransportError: (no_folder, r"^/.*/bus.db: there is no folder /.*; make it first$"),
     PublishUnknown: (publish_unknown, r"^no answer in 5 s for m-1; publish it again with the same id$"),
     NoResponder: (no_responder, r"^nobody listens to prices\.get; subscribe a handler that returns a value$"),
+    NoSubscriber: (no_subscriber, r"^nobody listens to orders\.new; subscribe to it, or publish with strict=False$"),
     RequestFailed: (request_failed, r"^the handler failed with KeyError: 'tea'$"),
     RequestTimeout: (request_timeout, r"^no reply on prices\.get in 0 s \(a handler that returns None does not reply\)$"),
     CodecError: (codec_error, r'^"type" is missing$'),
@@ -466,6 +473,7 @@ PROMISED = [
     "MessageError",
     "MessageTooLarge",
     "NoResponder",
+    "NoSubscriber",
     "Outcome",
     "Pause",
     "PipebusError",

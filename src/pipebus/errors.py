@@ -17,6 +17,7 @@ Everything pipebus raises, as one small tree.
     │   └── BusClosed                       used while stopping or after stop
     ├── DrainTimeout (TimeoutError)         drain ran out of time
     ├── ReceiveTimeout (TimeoutError)       nothing arrived in time
+    ├── NoSubscriber                        nobody listens, and the publish or the bus is strict
     ├── RequestError                        a request got no reply
     │   ├── RequestFailed                   its handler failed
     │   ├── NoResponder                     nobody listens, or it was dropped
@@ -213,6 +214,10 @@ class DrainTimeout(PipebusError, TimeoutError):
 
 class ReceiveTimeout(PipebusError, TimeoutError):
     """Nothing arrived in time."""
+
+
+class NoSubscriber(PipebusError):
+    """Nobody listens to a message that was published with `strict=True`, or on a strict bus."""
 
 
 class RequestError(PipebusError):

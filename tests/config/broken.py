@@ -525,7 +525,7 @@ broken(
     bus = { zzz = 1 }
     """,
     'bus.toml:2: bus: unknown key "zzz"; there are transport, name, pool, dead_letters, max_message_bytes, require, '
-    "drain, debug",
+    "drain, strict, debug",
 )
 
 broken(
@@ -771,7 +771,7 @@ broken(
     zzz = 1
     """,
     'bus.toml:5: every[0]: unknown key "zzz"; '
-    "there are interval, subject, body, headers, key, ttl, delay, reply_to, correlation_id",
+    "there are interval, subject, body, headers, key, ttl, delay, reply_to, correlation_id, strict",
 )
 
 broken(
@@ -2842,7 +2842,7 @@ broken(
     "${env:PIPEBUS_N21}" = 1
     """,
     'bus.toml:3: bus: unknown key "${env:PIPEBUS_N21}"; '
-    "there are transport, name, pool, dead_letters, max_message_bytes, require, drain, debug",
+    "there are transport, name, pool, dead_letters, max_message_bytes, require, drain, strict, debug",
     env={"PIPEBUS_N21": "pool"},
 )
 
@@ -3323,7 +3323,7 @@ broken(
     "zzz\\nzzz" = 1
     """,
     'bus.toml:3: bus: unknown key "zzz\\nzzz"; '
-    "there are transport, name, pool, dead_letters, max_message_bytes, require, drain, debug",
+    "there are transport, name, pool, dead_letters, max_message_bytes, require, drain, strict, debug",
 )
 
 broken(

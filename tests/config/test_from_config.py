@@ -675,6 +675,7 @@ def test_options_of_the_bus(load: Load, harness: Harness, monkeypatch: pytest.Mo
         max_message_bytes = "400B"
         require = { delay = true }
         drain = true
+        strict = "${env:STRICT:-false}"
         debug = "${env:DEBUG:-true}"
         [[subscriptions]]
         name = "all"
@@ -685,7 +686,7 @@ def test_options_of_the_bus(load: Load, harness: Harness, monkeypatch: pytest.Mo
     )
     assert engine_of(bus).options() == {
         "name": "shop", "pool": 3, "dead_letters": 2, "max_message_bytes": 400, "require": {"delay": True}, "drain": True,
-        "debug": True,
+        "strict": False, "debug": True,
     }  # fmt: skip
     assert engine_of(bus).transport.codec is not None
     harness.start(bus)

@@ -709,7 +709,7 @@ BAD_SETTINGS: list[dict[str, Any]] = [
     {"overflow": "explode"},
     {"overflow": None},
     {"overflow_timeout": -1},
-    {"overflow_timeout": "5s"},
+    {"overflow_timeout": "soon"},
     {"workers": 0},
 ]
 

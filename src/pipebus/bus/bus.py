@@ -38,10 +38,11 @@ from pipebus.outcomes.dead_letters import DeadLetters
 from pipebus.pipeline import callables, pipeline, places, state
 from pipebus.pipeline.compose import Side
 from pipebus.publishing.expected import expected
+from pipebus.publishing.options import check_options
 from pipebus.publishing.schedule import Schedule
-from pipebus.publishing.sender import check_options
 from pipebus.values import defaults
 from pipebus.values.defaults import Overflow
+from pipebus.values.quantities import Duration, limit
 from pipebus.waiting.elsewhere import in_thread
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Bus:
         max_message_bytes: Size of the largest encoded message, in bytes. Only transports that encode messages check it.
         drain: Whether a stop handles all waiting messages first, unless `stop(drain=…)` says otherwise. None: yes in memory,
             where they would be lost; no on a transport that keeps them.
+        strict: Whether a publish to which nobody listens raises `NoSubscriber`, unless it says `strict=False` itself.
         debug: Also check for mistakes that are costly to detect, such as threads that share a sync `call_next`.
         clock: The source of time. Tests pass their own.
         name: Used in thread names and logs.
@@ -88,13 +90,15 @@ class Bus:
         dead_letters: int = defaults.DEAD_LETTERS,
         max_message_bytes: int | None = None,
         drain: bool | None = None,
+        strict: bool = False,
         debug: bool = False,
         clock: Clock | None = None,
         name: str = "pipebus",
     ) -> None:
         self._engine = engine = Engine(
             self, {Delivery: lambda _: state.delivery.get(), Bus: lambda _: self}, url, require=require, pool=pool,
-            dead_letters=dead_letters, max_message_bytes=max_message_bytes, drain=drain, debug=debug, clock=clock, name=name,
+            dead_letters=dead_letters, max_message_bytes=max_message_bytes, drain=drain, strict=strict, debug=debug,
+            clock=clock, name=name,
         )  # fmt: skip
         # `publish` needs these at hand: each further attribute lookup would be measurable.
         self._lifecycle = engine.lifecycle
@@ -124,17 +128,20 @@ class Bus:
             headers: A mapping of strings to strings.
             key: Messages of equal key keep their order where a subscription has several workers.
             id: Your own id, for a publish that may be repeated; generated if it is not given.
-            ttl: Time to live in seconds, > 0. After it, the message is dropped instead of handled.
-            delay: Seconds, >= 0, before the message may be handled. It passes the chain and takes its place in the queue now.
+            ttl: Time to live: seconds, > 0, or text such as "5s". After it, the message is dropped instead of handled.
+            delay: The time before the message may be handled, like `ttl`, or 0. It passes the chain and takes its place in the
+                queue now.
             reply_to: The subject for an answer.
             correlation_id: An id shared by messages that belong together.
+            strict: True: raise an error if nobody listens. None: as `Bus(strict=…)` says.
 
         Returns:
             `Receipt` (truthy): accepted by every mailbox, or by the transport's store. `Dropped` (falsy): a filter dropped it.
 
         Raises:
-            Rejected: a filter refused it. MailboxFull: no room. BusNotStarted, BusClosed. SubjectError, HeaderError,
-            MessageError: bad input. Any error that a filter raises comes out as the same object.
+            Rejected: a filter refused it. MailboxFull: no room. NoSubscriber: nobody listens, and it is strict. BusNotStarted,
+            BusClosed. SubjectError, HeaderError, MessageError: bad input. Any error that a filter raises comes out as the same
+            object.
         """
         if type(subject) is not str:
             subject = plain_text(subject)
@@ -173,7 +180,7 @@ class Bus:
     async def apublish(self, subject: Subject[None], body: None = None, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
     @overload
     async def apublish(self, subject: Where, body: Any = None, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
-    async def apublish(self, subject: Any, body: Any = None, *, delay: float = 0.0, **options: Any) -> Receipt | Dropped:
+    async def apublish(self, subject: Any, body: Any = None, *, delay: Duration = 0.0, **options: Any) -> Receipt | Dropped:
         """
         `publish` for coroutines: it runs the chain on this loop, and waits for room without blocking the loop.
 
@@ -223,7 +230,7 @@ class Bus:
     @overload
     def request(self, subject: Where, body: Any = None, *, reply: Any = None, **question: Unpack[Question]) -> Message[Any]: ...
     def request(
-        self, subject: Any, body: Any = None, *, timeout: float = 5.0, reply: Any = None, **options: Any
+        self, subject: Any, body: Any = None, *, timeout: Duration = 5.0, reply: Any = None, **options: Any
     ) -> Message[Any]:
         """
         Publish, and wait for the first reply: the first value other than None that a handler returns.
@@ -231,7 +238,7 @@ class Bus:
         Args:
             subject: As for `publish`.
             body: As for `publish`.
-            timeout: Seconds to wait for the reply.
+            timeout: Seconds to wait for the reply, or text such as "5s".
             reply: The type of the reply's body, as pydantic knows types. A body of that type stays as it is, plain data is
                 converted. None: the second type of a `Subject[T, A]`, or any body.
             headers, key, id, ttl, correlation_id: As for `publish`.
@@ -265,7 +272,7 @@ class Bus:
         self, subject: Where, body: Any = None, *, reply: Any = None, **question: Unpack[Question]
     ) -> Message[Any]: ...
     async def arequest(
-        self, subject: Any, body: Any = None, *, timeout: float = 5.0, reply: Any = None, **options: Any
+        self, subject: Any, body: Any = None, *, timeout: Duration = 5.0, reply: Any = None, **options: Any
     ) -> Message[Any]:
         """`request` for coroutines."""
         check = None if reply is None and type(subject) is str else expected(subject, reply)
@@ -331,7 +338,7 @@ class Bus:
         run: Literal["pool", "thread", "loop"] | None = None,
         mailbox: int = defaults.MAILBOX_SIZE,
         overflow: Overflow = defaults.OVERFLOW,
-        overflow_timeout: float = defaults.OVERFLOW_TIMEOUT,
+        overflow_timeout: Duration = defaults.OVERFLOW_TIMEOUT,
         attempts: int = defaults.ATTEMPTS,
         deliver: str = defaults.DELIVER,
     ) -> Subscription:
@@ -351,7 +358,7 @@ class Bus:
                 bus's own. A plain `def` there must not block.
             mailbox: The greatest number of messages queued and in flight, >= 1.
             overflow: What a full mailbox does: "block", "reject", "drop_newest" or "drop_oldest".
-            overflow_timeout: Seconds that "block" waits before it raises `MailboxFull`.
+            overflow_timeout: Seconds that "block" waits before it raises `MailboxFull`, or text such as "5s".
             attempts: How often a returned or lost delivery is tried before it becomes a dead letter, >= 1.
             deliver: "new"; on transports that replay also "all" or "last".
 
@@ -373,14 +380,14 @@ class Bus:
         self._engine.registry.include(self, handlers)
 
     @overload
-    def every(self, interval: float | str, subject: Subject[T], body: T, **envelope: Unpack[Envelope]) -> Schedule: ...
+    def every(self, interval: Duration, subject: Subject[T], body: T, **envelope: Unpack[Envelope]) -> Schedule: ...
     @overload
     def every(
-        self, interval: float | str, subject: Subject[None], body: None = None, **envelope: Unpack[Envelope]
+        self, interval: Duration, subject: Subject[None], body: None = None, **envelope: Unpack[Envelope]
     ) -> Schedule: ...
     @overload
-    def every(self, interval: float | str, subject: Where, body: Any = None, **envelope: Unpack[Envelope]) -> Schedule: ...
-    def every(self, interval: float | str, subject: Any = None, body: Any = None, **envelope: Unpack[Envelope]) -> Schedule:
+    def every(self, interval: Duration, subject: Where, body: Any = None, **envelope: Unpack[Envelope]) -> Schedule: ...
+    def every(self, interval: Duration, subject: Any = None, body: Any = None, **envelope: Unpack[Envelope]) -> Schedule:
         """
         Publish a message every `interval` seconds while the bus is started, the first one after one interval. Missed ticks are
         skipped, and no tick begins before the previous one has been published.
@@ -431,7 +438,7 @@ class Bus:
         to: Any = None,
         mailbox: int = defaults.MAILBOX_SIZE,
         overflow: Overflow = defaults.OVERFLOW,
-        overflow_timeout: float = defaults.OVERFLOW_TIMEOUT,
+        overflow_timeout: Duration = defaults.OVERFLOW_TIMEOUT,
         attempts: int = defaults.ATTEMPTS,
     ) -> A:
         """
@@ -489,7 +496,7 @@ class Bus:
             raise
         return self
 
-    def stop(self, timeout: float = 30.0, *, drain: bool | None = None) -> StopReport:
+    def stop(self, timeout: Duration = 30.0, *, drain: bool | None = None) -> StopReport:
         """
         Drain, then close. While the bus drains, it refuses publishers from outside, and handlers may still publish.
 
@@ -502,7 +509,8 @@ class Bus:
         the stop.
 
         Args:
-            timeout: Seconds for draining and for running handlers together. Whatever remains then is left over.
+            timeout: Seconds for draining and for running handlers together, or text such as "30s". Whatever remains then is
+                left over.
             drain: True: handle all waiting messages, also those in the store. False: begin no more; in memory, also refuse at
                 once what handlers publish. None: as `Bus(drain=…)` says, or as above.
 
@@ -511,24 +519,28 @@ class Bus:
                 the requested code, or 1 instead of 0 if messages are left unhandled. For a handler, that call is a failed
                 attempt: after the subscription's `attempts`, its message becomes a dead letter.
         """
-        report = self._lifecycle.stop(timeout, drain)
+        report = self._lifecycle.stop(limit(timeout), drain)
         self._lifecycle.leave()
         return report
 
-    async def astop(self, timeout: float = 30.0, *, drain: bool | None = None) -> StopReport:
+    async def astop(self, timeout: Duration = 30.0, *, drain: bool | None = None) -> StopReport:
         """`stop` for coroutines."""
+        timeout = limit(timeout)
         if self._lifecycle.from_inside():
             return self._lifecycle.only_request("astop()")
         report: StopReport = await in_thread(self._lifecycle.stop, timeout, drain)
         self._lifecycle.leave()
         return report
 
-    def drain(self, timeout: float = 30.0) -> None:
+    def drain(self, timeout: Duration = 30.0) -> None:
         """
         Wait until all accepted messages are settled, without refusing new ones. In memory that includes delayed messages; a
         durable store keeps those until their time.
 
         It does not wait for paused subscriptions, nor for mailboxes that the program reads itself.
+
+        Args:
+            timeout: Seconds, or text such as "30s".
 
         Raises:
             DrainTimeout: the text says how many messages are pending, and where. LifecycleError: called in a handler or on a
@@ -538,19 +550,19 @@ class Bus:
             raise LifecycleError("drain in a handler would wait for that handler; call it from outside")
         if asyncio._get_running_loop() is not None:
             raise LifecycleError("drain would stop the running event loop; use `await bus.adrain()`")
-        self._lifecycle.drain(timeout)
+        self._lifecycle.drain(limit(timeout))
 
-    async def adrain(self, timeout: float = 30.0) -> None:
+    async def adrain(self, timeout: Duration = 30.0) -> None:
         """`drain` for coroutines."""
         if self._lifecycle.in_handler():
             raise LifecycleError("adrain in a handler would wait for that handler; call it from outside")
-        await self._lifecycle.adrain(timeout)
+        await self._lifecycle.adrain(limit(timeout))
 
     def request_stop(self, reason: str = "requested") -> None:
         """Request a stop, from anywhere. It ends `bus.run()` and every blocked `receive` and `for`."""
         self._lifecycle.request_stop(reason)
 
-    def run(self, timeout: float = 30.0) -> StopReport:
+    def run(self, timeout: Duration = 30.0) -> StopReport:
         """
         Start, wait for SIGINT, SIGTERM, SIGHUP or `request_stop`, then stop as `stop` does.
 
@@ -560,7 +572,7 @@ class Bus:
         Raises:
             SystemExit: as `stop`.
         """
-        report = signals.run(self._lifecycle, timeout)
+        report = signals.run(self._lifecycle, limit(timeout))
         self._lifecycle.leave()
         return report
 

@@ -54,14 +54,14 @@ class Engine:
     Args:
         bus: Its face. What handlers return, schedules and requests go through its methods, as a subclass may define them.
         known: Types of handlers' parameters that the bus itself fills in, and how.
-        url, require, pool, dead_letters, max_message_bytes, drain, debug, clock, name: As for `Bus`.
+        url, require, pool, dead_letters, max_message_bytes, drain, strict, debug, clock, name: As for `Bus`.
     """
 
     lifecycle: Lifecycle
 
     def __init__(
         self, bus: Any, known: dict[Any, Callable[[Message[Any]], Any]], url: Any, *, require: Mapping[str, Any] | None,
-        pool: int | None, dead_letters: int, max_message_bytes: int | None, drain: bool | None, debug: bool,
+        pool: int | None, dead_letters: int, max_message_bytes: int | None, drain: bool | None, strict: bool, debug: bool,
         clock: Clock | None, name: str,
     ) -> None:  # fmt: skip
         self.bus = bus
@@ -72,7 +72,9 @@ class Engine:
         self.max_message_bytes = max_message_bytes
         if drain is not None and not isinstance(drain, bool):
             raise PipelineError(f"Bus(drain={drain!r}): it is True, False or None")
-        self.drains = drain
+        if not isinstance(strict, bool):
+            raise PipelineError(f"Bus(strict={shown(strict)}): it is True or False")
+        self.drains, self.strict = drain, strict
         self.from_file = FromFile()
 
         self.locks = Locks()
@@ -115,7 +117,7 @@ class Engine:
             clock=self.clock, services=self.services, transport=self.transport, url=self.url, router=self.router,
             replies=self.replies, ledger=self.ledger, pool=self.pool, loop_thread=self.loop_thread, timers=self.timers,
             locks=self.locks, check_publish=self.lifecycle.check_publish,
-            started=lambda: self.lifecycle.state == "started",
+            started=lambda: self.lifecycle.state == "started", strict=strict,
         )  # fmt: skip
         self.rule = PublishRulings(
             clock=self.clock, locks=self.locks, ledger=self.ledger, dead_letters=self.dead_letters, send=bus.send,
@@ -169,6 +171,7 @@ class Engine:
             "max_message_bytes": self.max_message_bytes,
             "require": self.require,
             "drain": self.drains,
+            "strict": self.strict,
             "debug": self.services.debug,
         }
 

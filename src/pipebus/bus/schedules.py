@@ -10,12 +10,13 @@ from pipebus.delivery.planning import Planner
 from pipebus.errors import MessageError, PipelineError
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.mailbox.rare import Rules
-from pipebus.message.fields import check_fields
+from pipebus.message.fields import check_fields, ttl_of
 from pipebus.message.headers import check_headers
 from pipebus.message.subject import Address
 from pipebus.pipeline import callables, places
+from pipebus.publishing.options import check_options, delay_of, is_strict
 from pipebus.publishing.schedule import Schedule, Ticking
-from pipebus.publishing.sender import Sender, check_options, seconds
+from pipebus.publishing.sender import Sender
 from pipebus.running.pool import Pool
 from pipebus.values import quantities
 from pipebus.waiting.locks import Locks
@@ -65,11 +66,16 @@ class Schedules:
         subject = plain_text(subject)
         if envelope.get("id") is not None:
             raise MessageError(f"every: id={shown(envelope['id'])}, but each message has an id of its own; leave it out")
-        self.sender.check_delay(seconds(envelope.get("delay", 0.0), "delay"))
+        if envelope.get("delay"):
+            envelope["delay"] = delay_of(envelope["delay"])
+            self.sender.check_delay(envelope["delay"])
+        if envelope.get("ttl") is not None:
+            envelope["ttl"] = ttl_of(envelope["ttl"])
+        is_strict(envelope.get("strict"), False)
         self.sender.check_address(subject)
         if envelope.get("headers"):
             envelope["headers"] = check_headers(envelope["headers"])
-        check_fields(envelope.get("key"), envelope.get("ttl"), envelope.get("reply_to"), envelope.get("correlation_id"))
+        check_fields(envelope.get("key"), None, envelope.get("reply_to"), envelope.get("correlation_id"))
         rules = Rules(
             **self.planner.machinery(), size=1, overflow="drop_newest", enlist=self.pool.ready.append, call=self.pool.call
         )

@@ -13,6 +13,7 @@ from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.message.subject import Address, Name, Subject, T
 from pipebus.pipeline.pipeline import Pipeline
 from pipebus.values.defaults import Overflow
+from pipebus.values.quantities import Duration
 
 if TYPE_CHECKING:
     from pipebus.bus.bus import Bus
@@ -66,20 +67,21 @@ class Envelope(TypedDict, total=False):
     headers: Mapping[str, str] | None
     key: str | None
     id: str | None
-    ttl: float | None
-    delay: float
+    ttl: Duration | None
+    delay: Duration
     reply_to: Any
     correlation_id: str | None
+    strict: bool | None
 
 
 class Question(TypedDict, total=False):
     """The keyword arguments of `request`."""
 
-    timeout: float
+    timeout: Duration
     headers: Mapping[str, str] | None
     key: str | None
     id: str | None
-    ttl: float | None
+    ttl: Duration | None
     correlation_id: str | None
 
 
@@ -93,7 +95,7 @@ class Options(TypedDict, total=False):
     run: Literal["pool", "thread", "loop"] | None
     mailbox: int
     overflow: Overflow
-    overflow_timeout: float
+    overflow_timeout: Duration
     attempts: int
     deliver: str
 

@@ -37,6 +37,7 @@ BUS: Final = {
     "max_message_bytes": _optional(SIZE, "Largest encoded message."),
     "require": _optional(TableOf(Anything()), "Capabilities that the transport must promise."),
     "drain": _optional(Flag(), "Whether a stop handles all waiting messages first. Left out: in memory only."),
+    "strict": _optional(Flag(), "Whether a publish to which nobody listens is an error.", False),
     "debug": _optional(Flag(), "Also look for mistakes that are too costly to look for always.", False),
 }
 SUBSCRIPTION: Final = {
@@ -64,6 +65,7 @@ EVERY: Final = {
     "delay": _optional(DURATION, "Time before a message may be handled.", 0.0),
     "reply_to": _optional(Literal(), "Subject for an answer."),
     "correlation_id": _optional(Text(), "Marks messages that belong together."),
+    "strict": _optional(Flag(), "Whether it is an error if nobody listens. Left out: as the bus says."),
 }
 
 # --- [[tests]] -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pipebus.mailbox import endings
 from pipebus.mailbox.parcel import Parcel
 from pipebus.message.message import Message
 from pipebus.message.subject import T
-from pipebus.values.quantities import is_duration
+from pipebus.values.quantities import Duration, seconds
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 
@@ -101,17 +101,16 @@ class Delivery(Generic[T]):
             raise
         verdicts.acknowledge(subscription, parcel, tell=False)
 
-    def retry(self, delay: float = 0.0) -> None:
+    def retry(self, delay: Duration = 0.0) -> None:
         """
         Take it again after `delay` seconds; after the subscription's `attempts` it is a dead letter instead.
 
         Raises:
-            AlreadySettled: if it was settled before.
+            AlreadySettled: if it was settled before. PipelineError: not a duration.
         """
-        if not is_duration(delay):
-            raise PipelineError(f"retry: delay is a number of seconds, 0 or more, found {shown(delay)}")
+        wait = seconds(delay, "delay")
         self._close("retried")
-        verdicts.put_back(self._subscription, self._parcel, float(delay))
+        verdicts.put_back(self._subscription, self._parcel, wait)
 
     def reject(self, reason: str) -> None:
         """

@@ -6,6 +6,7 @@ Subscriptions with equal settings share one plan.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -29,7 +30,7 @@ from pipebus.running.pool import Pool
 from pipebus.running.starts import Starts
 from pipebus.running.timers import Timers
 from pipebus.values import defaults
-from pipebus.values.quantities import is_whole
+from pipebus.values.quantities import Duration, is_whole, seconds
 
 DEFAULTS: Final[dict[str, Any]] = {
     "to": None, "workers": defaults.WORKERS, "run": None, "mailbox": defaults.MAILBOX_SIZE,
@@ -177,7 +178,7 @@ class Planner:
         run: Any,
         mailbox: int,
         overflow: Any,
-        overflow_timeout: float,
+        overflow_timeout: Duration,
         attempts: int,
         deliver: str,
         reads: Any = None,
@@ -199,8 +200,10 @@ class Planner:
                 raise bad(f"{option}={shown(value)}; it is a whole number of at least 1")
         if overflow not in defaults.OVERFLOWS:
             raise bad(f'overflow={shown(overflow)}; it is "block", "reject", "drop_newest" or "drop_oldest"')
-        if not isinstance(overflow_timeout, (int, float)) or isinstance(overflow_timeout, bool) or not overflow_timeout >= 0:
-            raise bad(f"overflow_timeout={shown(overflow_timeout)}; it is a number of seconds, 0 or more")
+        try:
+            timeout = math.inf if overflow_timeout == math.inf else seconds(overflow_timeout, "overflow_timeout")
+        except PipelineError as error:
+            raise bad(str(error)) from None
         if deliver not in ("new", "all", "last"):
             raise bad(f'deliver={shown(deliver)}; it is "new", "all" or "last"')
         if deliver != "new" and not self.bus.transport.capabilities.replay:
@@ -246,7 +249,7 @@ class Planner:
             **self.machinery(),
             size=mailbox,
             overflow=overflow,
-            timeout=float(overflow_timeout),
+            timeout=timeout,
             workers=workers,
             pull=bound is None,
             enlist=enlist,

@@ -17,6 +17,7 @@ from pipebus.mailbox.shared import STATE, SharedMailbox
 from pipebus.message.message import Message
 from pipebus.message.subject import T
 from pipebus.pipeline.places import Place
+from pipebus.values.quantities import Duration, limit
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 
@@ -102,17 +103,20 @@ class Subscription(Recipient, Generic[T]):
     def paused(self) -> bool:
         return self.rare is not None and self.rare.pauses != 0
 
-    def unsubscribe(self, timeout: float | None = None) -> None:
+    def unsubscribe(self, timeout: Duration | None = None) -> None:
         """
         End the subscription. When this returns, no handler runs or will run (from its own handler: when that handler ends).
 
         Queued messages are counted as dropped (`unsubscribed`).
-        """
-        self.plan.hub.unsubscribe(self, timeout)
 
-    async def aunsubscribe(self, timeout: float | None = None) -> None:
+        Args:
+            timeout: Seconds to wait for the handler, or text such as "5s"; None: forever.
+        """
+        self.plan.hub.unsubscribe(self, _limit(timeout))
+
+    async def aunsubscribe(self, timeout: Duration | None = None) -> None:
         """`unsubscribe` for coroutines."""
-        await self.plan.hub.aunsubscribe(self, timeout)
+        await self.plan.hub.aunsubscribe(self, _limit(timeout))
 
     def _reading(self) -> Inbox:
         if self.inbox is None:
@@ -120,7 +124,7 @@ class Subscription(Recipient, Generic[T]):
         self.plan.hub.check_process()
         return self.inbox
 
-    def receive(self, timeout: float | None = None) -> Message[T]:
+    def receive(self, timeout: Duration | None = None) -> Message[T]:
         """
         The next message, acknowledged as it is handed over; from any thread.
 
@@ -128,24 +132,24 @@ class Subscription(Recipient, Generic[T]):
         letter, and the next message is read. The same holds for all ways to read.
 
         Args:
-            timeout: Seconds to wait; None: forever.
+            timeout: Seconds to wait, or text such as "5s"; None: forever.
 
         Raises:
             ReceiveTimeout, BusClosed.
         """
-        return self._reading().receive(timeout)
+        return self._reading().receive(_limit(timeout))
 
-    def delivery(self, timeout: float | None = None) -> AbstractContextManager[Delivery[T]]:
+    def delivery(self, timeout: Duration | None = None) -> AbstractContextManager[Delivery[T]]:
         """The next message for a `with` block: acknowledged if the block succeeds, returned if not."""
-        return self._reading().delivery(timeout)
+        return self._reading().delivery(_limit(timeout))
 
-    async def areceive(self, timeout: float | None = None) -> Message[T]:
+    async def areceive(self, timeout: Duration | None = None) -> Message[T]:
         """`receive` for event loops."""
-        return await self._reading().areceive(timeout)
+        return await self._reading().areceive(_limit(timeout))
 
-    def adelivery(self, timeout: float | None = None) -> AbstractAsyncContextManager[Delivery[T]]:
+    def adelivery(self, timeout: Duration | None = None) -> AbstractAsyncContextManager[Delivery[T]]:
         """`delivery` for event loops."""
-        return self._reading().adelivery(timeout)
+        return self._reading().adelivery(_limit(timeout))
 
     def __iter__(self) -> Iterator[Message[T]]:
         """Iterate over the messages until the bus stops."""
@@ -174,6 +178,10 @@ class SharedSubscription(SharedMailbox, Subscription[Any]):
     """A subscription with several workers, or one that is read."""
 
     __slots__ = STATE
+
+
+def _limit(timeout: Duration | None) -> float | None:
+    return None if timeout is None else limit(timeout)
 
 
 def kind_for(plan: Plan) -> type[Subscription]:

@@ -9,9 +9,20 @@ from pipebus.errors import MessageError, SubjectError
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.headers import fault_in
 from pipebus.message.subject import Address, check_subject
+from pipebus.values.quantities import seconds
 
 LATEST: Final = 253_402_300_799.0
 """The last second of the year 9999, where `datetime` ends."""
+
+
+def ttl_of(value: Any) -> float:
+    """
+    A time to live in seconds.
+
+    Raises:
+        MessageError: it is not a duration above 0.
+    """
+    return seconds(value, "ttl", above=0.0, error=MessageError)
 
 
 def check_fields(

@@ -15,10 +15,11 @@ import msgspec
 
 from pipebus.errors import MessageError
 from pipebus.foreign.objects import plain_text, shown
-from pipebus.message.fields import LATEST, check_address, check_fields, plain_number
+from pipebus.message.fields import LATEST, check_address, check_fields, plain_number, ttl_of
 from pipebus.message.headers import NO_HEADERS, Headers, check_headers, frozen_headers
 from pipebus.message.ids import IdRange, next_id
 from pipebus.message.subject import Address, T, check_subject, literals
+from pipebus.values.quantities import Duration
 
 U = TypeVar("U")
 
@@ -40,9 +41,10 @@ class _Checked(type(msgspec.Struct)):  # type: ignore[misc]
                 del fields["id"]  # None asks for a new id
             if fields:
                 fields = {name: plain_text(value) for name, value in fields.items()}
-                for name in ("ttl", "time"):
-                    if name in fields:
-                        fields[name] = plain_number(fields[name])
+                if fields.get("ttl") is not None:
+                    fields["ttl"] = ttl_of(fields["ttl"])
+                if "time" in fields:
+                    fields["time"] = plain_number(fields["time"])
             made = fields if fields.get("time") is not None else {**fields, "time": _time.time()}
             message = super().__call__(plain_text(subject), body, check_headers(headers) or None, **made)
             check_address(message.subject)
@@ -60,7 +62,8 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
         body: Anything; JSON-safe if the message leaves the process. All readers share it: treat it as read-only.
         headers: Names to values, both strings without CR, LF or NUL; names have no spaces.
         key: Messages with the same key stay in order even if a subscription has several workers.
-        ttl: Time to live in seconds from `time`, > 0. An older message is dropped (`expired`) instead of being handled.
+        ttl: Time to live from `time`: seconds, > 0, or text such as "5s". An older message is dropped (`expired`) instead of
+            being handled.
         reply_to: The subject for an answer.
         correlation_id: Groups messages that belong together.
         id: Unique across processes; generated if not given. Ids of one bus sort in order of creation.

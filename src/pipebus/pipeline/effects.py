@@ -14,7 +14,6 @@ from pipebus.pipeline.compose import Next
 from pipebus.pipeline.contract import conclude
 from pipebus.pipeline.services import Services
 from pipebus.pipeline.shapes import Call, Steps
-from pipebus.values.quantities import is_duration
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
@@ -50,12 +49,6 @@ def resumed(run: Steps, value: object, thrown: BaseException | None) -> tuple[bo
         raise
     finally:
         del thrown  # an error that its own frame refers to is a reference cycle
-
-
-def check_seconds(effect: str, seconds: Any) -> None:
-    """Check the seconds of an effect."""
-    if not is_duration(seconds):
-        raise ContractError(f"yielded {effect} with {shown(seconds)}; it takes a number of seconds, 0 or more")
 
 
 def no_effect(effect: object) -> ContractError:

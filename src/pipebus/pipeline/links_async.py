@@ -14,7 +14,7 @@ from pipebus.message.outcomes import Outcome
 from pipebus.pipeline.blame import StepId, blame, signed, trim, unsign
 from pipebus.pipeline.compose import Next, Ruling
 from pipebus.pipeline.contract import conclude, dropped, handed_on, undecided, unfinished
-from pipebus.pipeline.effects import check_seconds, ended, no_effect, resumed
+from pipebus.pipeline.effects import ended, no_effect, resumed
 from pipebus.pipeline.passes import AFTER, BEFORE, as_coroutine, ended_in, refused
 from pipebus.pipeline.services import Services
 from pipebus.pipeline.shapes import Call, Pause, Steps
@@ -136,11 +136,9 @@ async def _ago_on(
                     if type(effect) is Message:
                         value = outcome = await next_(effect)
                     elif type(effect) is Pause:
-                        check_seconds("Pause", effect.seconds)
                         await services.apause(effect.seconds, step.name)
                         value = None
                     elif type(effect) is Call:
-                        check_seconds("Call", effect.timeout)
                         async with asyncio.timeout(effect.timeout):
                             value = outcome = await next_(effect.message)
                     else:

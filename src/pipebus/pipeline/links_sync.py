@@ -23,7 +23,7 @@ from pipebus.message.outcomes import Outcome
 from pipebus.pipeline.blame import StepId, blame, signed, trim, unsign
 from pipebus.pipeline.compose import Next, Ruling
 from pipebus.pipeline.contract import conclude, dropped, handed_on, undecided, unfinished
-from pipebus.pipeline.effects import abandonable, check_seconds, ended, no_effect, resumed
+from pipebus.pipeline.effects import abandonable, ended, no_effect, resumed
 from pipebus.pipeline.passes import exclusive
 from pipebus.pipeline.services import Services
 from pipebus.pipeline.shapes import Call, Pause, Steps
@@ -121,11 +121,9 @@ def _go_on(
                     if type(effect) is Message:
                         value = outcome = next_(effect)
                     elif type(effect) is Pause:
-                        check_seconds("Pause", effect.seconds)
                         services.pause(effect.seconds, step.name)
                         value = None
                     elif type(effect) is Call:
-                        check_seconds("Call", effect.timeout)
                         value = outcome = abandonable(step, next_, effect, services)
                     else:
                         raise no_effect(effect)

@@ -9,29 +9,38 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from pipebus.clock import Clock
-from pipebus.errors import PipelineError
+from pipebus.errors import ContractError, PipelineError
 from pipebus.foreign.objects import shown
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.blame import StepId
 from pipebus.pipeline.callables import name_of
 from pipebus.pipeline.compose import Build, Next
+from pipebus.values.quantities import Duration, seconds
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """Yielded by an `Around`: wait `seconds` (>= 0) without holding a worker's slot."""
+    """Yielded by an `Around`: wait `seconds` (>= 0, or text such as "5s") without holding a worker's slot."""
 
     seconds: float
+
+    if TYPE_CHECKING:  # the arguments accept more than the fields hold
+
+        def __init__(self, seconds: Duration) -> None: ...
+
+    def __post_init__(self) -> None:
+        _convert(self, "seconds")
 
 
 class Call(msgspec.Struct, frozen=True):
     """
-    Yielded by an `Around` that declares `bounds = True`: run the rest, and raise `TimeoutError` after `timeout` seconds.
+    Yielded by an `Around` that declares `bounds = True`: run the rest, and raise `TimeoutError` after `timeout` (>= 0 seconds,
+    or text such as "5s").
 
     In an async chain the rest is then cancelled. A sync chain cannot be cancelled: there the filter must declare
     `abandon = True`, the rest runs on a thread of its own, and one that takes too long continues, but its result is discarded.
@@ -39,6 +48,18 @@ class Call(msgspec.Struct, frozen=True):
 
     message: Message[Any]
     timeout: float
+
+    if TYPE_CHECKING:
+
+        def __init__(self, message: Message[Any], timeout: Duration) -> None: ...
+
+    def __post_init__(self) -> None:
+        _convert(self, "timeout")
+
+
+def _convert(effect: Pause | Call, field: str) -> None:
+    found = seconds(getattr(effect, field), f"yielded {type(effect).__name__} with {field}", error=ContractError)
+    msgspec.structs.force_setattr(effect, field, found)
 
 
 Effect = Message[Any] | Pause | Call

@@ -80,6 +80,7 @@ class Asked(Protocol):
     ledger: Ledger
     router: Router
     services: Services
+    strict: bool
 
     def next_id(self) -> int: ...
     def encode(self, codec: Any, message: Message[Any]) -> bytes: ...
@@ -226,7 +227,7 @@ class Replies:
             if not self.answer_at_once(to, request, value):
                 self._answered(to, self.bus.hand_in(self.route(), self.reply(to, request, value)))
         elif not self._lost(to, request, value):
-            self._answered(to, self.bus.publish(to, value, correlation_id=request.correlation_id or request.id))
+            self._answered(to, self.bus.publish(to, value, **self._envelope(to, request)))
 
     async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None:
         """`answer` on an event loop."""
@@ -234,7 +235,13 @@ class Replies:
             if not self.answer_at_once(to, request, value):
                 self._answered(to, await self.bus.ahand_in(self.route(), self.reply(to, request, value)))
         elif not self._lost(to, request, value):
-            self._answered(to, await self.bus.apublish(to, value, correlation_id=request.correlation_id or request.id))
+            self._answered(to, await self.bus.apublish(to, value, **self._envelope(to, request)))
+
+    def _envelope(self, to: Any, request: Message[Any]) -> dict[str, Any]:
+        options: dict[str, Any] = {"correlation_id": request.correlation_id or request.id}
+        if self.bus.strict and to is request.reply_to:
+            options["strict"] = False  # that nobody listens there is not the handler's fault
+        return options
 
     def _lost(self, to: Any, request: Message[Any], value: Any) -> bool:
         """

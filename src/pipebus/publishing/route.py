@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 from pipebus.delivery.subscription import Subscription
-from pipebus.errors import SubjectChanged
+from pipebus.errors import NoSubscriber, SubjectChanged
+from pipebus.foreign.objects import said
 from pipebus.mailbox.offering import NOBODY
 from pipebus.mailbox.parcel import Parcel
 from pipebus.message.message import Message
@@ -53,6 +54,7 @@ class Way(NamedTuple):
     colour: compose.Colour
     force: bool = False  # the publisher has waited for room before the chain: exceed the bound rather than wait
     late: bool = False  # with a delay
+    strict: bool = False  # raise if nobody listens
 
 
 class Route:
@@ -113,7 +115,7 @@ def terminal(hub: Hub, route: Route, way: Way, chain: tuple[Node, ...]) -> compo
             return found
         receipt: Receipt = await transport.asend(message, hub.delay() if way.late else 0.0)
         if not receipt.mailboxes:
-            hub.ledger.unrouted(message)
+            _unrouted(hub, way, message)
         return receipt
 
     if not route.nodes and not transport.local:
@@ -174,10 +176,16 @@ def _into_transport(hub: Hub, way: Way) -> compose.Next:
         locks.check()  # it may wait for a thread that brings messages in
         receipt: Receipt = send(message, delay() if way.late else 0.0)
         if not receipt.mailboxes:
-            hub.ledger.unrouted(message)
+            _unrouted(hub, way, message)
         return receipt
 
     return reach
+
+
+def _unrouted(hub: Hub, way: Way, message: Message[Any]) -> None:
+    hub.ledger.unrouted(message)
+    if way.strict:
+        raise NoSubscriber(f"nobody listens to {said(message.subject)}; subscribe to it, or publish with strict=False")
 
 
 def _into_mailboxes(hub: Hub, route: Route, way: Way) -> compose.Next:
@@ -187,7 +195,7 @@ def _into_mailboxes(hub: Hub, route: Route, way: Way) -> compose.Next:
     def nobody(message: Message[Any]) -> Receipt:
         if codec is not None:
             hub.encode(codec, message)
-        hub.ledger.unrouted(message)
+        _unrouted(hub, way, message)
         return NOBODY
 
     def plain(message: Message[Any]) -> Receipt:

@@ -20,7 +20,7 @@ from pipebus.clock import Clock, SystemClock
 from pipebus.errors import MessageError, PipelineError, SubjectError, UnsupportedCapability
 from pipebus.foreign.objects import class_name, plain_text, shown
 from pipebus.mailbox.offering import lacks_room
-from pipebus.message.fields import check_fields, plain_number
+from pipebus.message.fields import check_fields, ttl_of
 from pipebus.message.headers import check_headers
 from pipebus.message.ids import IdRange
 from pipebus.message.message import Message, check_message, make_message
@@ -31,6 +31,7 @@ from pipebus.pipeline import routes
 from pipebus.pipeline.compose import Next
 from pipebus.pipeline.services import Services
 from pipebus.publishing.fan_out import fan_out
+from pipebus.publishing.options import delay_of, is_strict
 from pipebus.publishing.replies import Replies, result, too_late
 from pipebus.publishing.room import Places
 from pipebus.publishing.route import Route, Way
@@ -40,7 +41,7 @@ from pipebus.running.loop_thread import LoopThread
 from pipebus.running.pool import Pool
 from pipebus.running.timers import Timers
 from pipebus.transports.base import Transport
-from pipebus.values.quantities import is_duration
+from pipebus.values.quantities import Duration, seconds
 from pipebus.waiting.elsewhere import on_executor
 from pipebus.waiting.latch import LoopWaiter, ThreadWaiter
 from pipebus.waiting.locks import Locks, free
@@ -48,12 +49,6 @@ from pipebus.waiting.locks import Locks, free
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
-
-OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id")
-"""The keyword arguments of `publish`."""
-
-BARE: Final = Way("sync", force=True)
-"""For a publish from a coroutine, without filters."""
 
 _delay: Final[contextvars.ContextVar[float]] = contextvars.ContextVar("pipebus.delay", default=0.0)
 
@@ -65,12 +60,13 @@ class Sender:
     Args:
         check_publish: Raises if the bus accepts no messages now.
         started: Whether the bus is started; routes are kept only then.
+        strict: Whether a publish to which nobody listens raises, unless it says otherwise.
     """
 
     def __init__(
         self, *, clock: Clock, services: Services, transport: Transport, url: str, router: Router, replies: Replies,
         ledger: Ledger, pool: Pool, loop_thread: LoopThread, timers: Timers, locks: Locks,
-        check_publish: Callable[[], None], started: Callable[[], bool],
+        check_publish: Callable[[], None], started: Callable[[], bool], strict: bool,
     ) -> None:  # fmt: skip
         self.clock = clock
         self.services = services
@@ -85,6 +81,8 @@ class Sender:
         self.locks = locks
         self.check_publish = check_publish
         self.started = started
+        self.strict = strict
+        self._sync, self._bare = Way("sync", strict=strict), Way("sync", force=True, strict=strict)
         self._ids = IdRange()
         self.next_id: Callable[[], Any] = self._ids.next
         # None: the message struct reads the system's clock itself.
@@ -99,13 +97,13 @@ class Sender:
 
     def compose(
         self, subject: Any, body: Any, headers: Mapping[str, str] | None = None, key: str | None = None,
-        id: str | None = None, ttl: float | None = None, reply_to: Any = None, correlation_id: str | None = None,
+        id: str | None = None, ttl: Duration | None = None, reply_to: Any = None, correlation_id: str | None = None,
     ) -> Message[Any]:  # fmt: skip
         """Make a message of checked parts; it counts as published from then on."""
         checked = None if headers is None else check_headers(headers)
         key, reply_to, correlation_id, id = plain_text(key), plain_text(reply_to), plain_text(correlation_id), plain_text(id)
-        ttl = plain_number(ttl)
-        check_fields(key, ttl, reply_to, correlation_id, id)
+        ttl = None if ttl is None else ttl_of(ttl)
+        check_fields(key, None, reply_to, correlation_id, id)
         if id is None:
             number: Any = self.next_id()
         else:
@@ -115,7 +113,7 @@ class Sender:
 
     def question(
         self, subject: Any, body: Any, reply_to: Any, *, headers: Mapping[str, str] | None = None, key: str | None = None,
-        id: str | None = None, ttl: float | None = None, correlation_id: str | None = None,
+        id: str | None = None, ttl: Duration | None = None, correlation_id: str | None = None,
     ) -> Message[Any]:  # fmt: skip
         """The message of a request."""
         if headers is None and key is None and id is None and ttl is None and correlation_id is None:
@@ -137,14 +135,17 @@ class Sender:
 
     # --- from threads --------------------------------------------------------------------------------------------------
 
-    def publish(self, subject: Any, body: Any, *, delay: float = 0.0, **options: Any) -> Receipt | Dropped:
+    def publish(
+        self, subject: Any, body: Any, *, delay: Duration = 0.0, strict: bool | None = None, **options: Any
+    ) -> Receipt | Dropped:
         """`Bus.publish` with options."""
-        if not delay:
+        if not delay and strict is None:
             found = self.find(subject)
             return self.hand_in(found, self.compose(subject, body, **options))
-        late = seconds(delay, "delay")
-        route = self.route(subject)
-        return self._hand_in_late(route, self.compose(subject, body, **options), late)
+        late, strict = delay_of(delay) if delay else 0.0, is_strict(strict, self.strict)
+        found = self.route(subject) if late else self.find(subject)
+        message = self.compose(subject, body, **options)
+        return self._hand_in_as(found, message, late, strict) if found.__class__ is Route else self.hand_in(found, message)
 
     def send(self, message: Message[Any]) -> Receipt | Dropped:
         """`Bus.send`."""
@@ -153,14 +154,17 @@ class Sender:
         next(self._others)
         return self.hand_in(found, message)
 
-    def request(self, subject: Any, body: Any, timeout: float, options: dict[str, Any]) -> Message[Any]:
+    def request(self, subject: Any, body: Any, timeout: Duration, options: dict[str, Any]) -> Message[Any]:
         """`Bus.request`, off any event loop."""
         lent = self.pool.lent()  # raises if this thread must not wait
-        timeout = seconds(timeout, "timeout")
+        timeout = seconds(timeout, "timeout", error=MessageError)
         found, replies = self.find(subject), self.replies
         with replies.asking(subject, ThreadWaiter) as asking:
             message = self.question(subject, body, asking.address, **options)
-            replies.published(message, asking.answer, self.hand_in(found, message))
+            # Even on a strict bus, the error for a request that nobody gets is NoResponder.
+            strictly = self.strict and found.__class__ is Route
+            outcome = self._hand_in_as(found, message) if strictly else self.hand_in(found, message)
+            replies.published(message, asking.answer, outcome)
             return result(asking.waiter.wait(lent, self.clock, timeout, lambda: too_late(message, timeout)))
 
     def hand_in(self, found: Any, message: Message[Any]) -> Receipt | Dropped:
@@ -173,12 +177,14 @@ class Sender:
             self.ledger.dropped(message, outcome)
         return outcome  # type: ignore[no-any-return]
 
-    def _hand_in_late(self, route: Route, message: Message[Any], delay: float) -> Receipt | Dropped:
+    def _hand_in_as(self, route: Route, message: Message[Any], delay: float = 0.0, strict: bool = False) -> Receipt | Dropped:
+        """`hand_in` in another way than the route is compiled for."""
         late = _delay.set(delay)
         try:
             self.check_delay(delay)
-            outcome = _callable(self, route, late=True)(message)
-            self.timers.tell()
+            outcome = _callable(self, route, Way("sync", late=bool(delay), strict=strict))(message)
+            if delay:
+                self.timers.tell()
         except BaseException as error:
             self.ledger.refused(message, error)
             raise
@@ -228,12 +234,15 @@ class Sender:
 
     # --- from coroutines -----------------------------------------------------------------------------------------------
 
-    async def apublish(self, subject: Any, body: Any, delay: float, **options: Any) -> Receipt | Dropped:
+    async def apublish(
+        self, subject: Any, body: Any, delay: Duration, strict: bool | None = None, **options: Any
+    ) -> Receipt | Dropped:
         """`Bus.apublish`."""
-        late = seconds(delay, "delay") if delay else 0.0
+        late = delay_of(delay) if delay else 0.0
+        strict = is_strict(strict, self.strict)
         found = self.route(subject) if late else self.find(subject)
         message = self.compose(subject, body, **options)
-        return await self.ahand_in(found, message, late)
+        return await self.ahand_in(found, message, late, strict)
 
     async def asend(self, message: Message[Any]) -> Receipt | Dropped:
         """`Bus.asend`."""
@@ -242,9 +251,9 @@ class Sender:
         next(self._others)
         return await self.ahand_in(found, message)
 
-    async def arequest(self, subject: Any, body: Any, timeout: float, options: dict[str, Any]) -> Message[Any]:
+    async def arequest(self, subject: Any, body: Any, timeout: Duration, options: dict[str, Any]) -> Message[Any]:
         """`Bus.arequest`."""
-        timeout = seconds(timeout, "timeout")
+        timeout = seconds(timeout, "timeout", error=MessageError)
         found, replies = self.find(subject), self.replies
         with replies.asking(subject, LoopWaiter) as asking:
             message = self.question(subject, body, asking.address, **options)
@@ -256,12 +265,15 @@ class Sender:
                     self.ledger.refused(message, error)
                     raise
             if outcome is None:
-                outcome = await self.ahand_in(found, message)
+                outcome = await self.ahand_in(found, message, strict=False)
             replies.published(message, asking.answer, outcome)
             return result(await asking.waiter.wait(timeout, lambda: too_late(message, timeout)))
 
-    async def ahand_in(self, found: Any, message: Message[Any], delay: float = 0.0) -> Receipt | Dropped:
+    async def ahand_in(
+        self, found: Any, message: Message[Any], delay: float = 0.0, strict: bool | None = None
+    ) -> Receipt | Dropped:
         """`hand_in` for coroutines."""
+        strict = self.strict if strict is None else strict
         late = _delay.set(delay) if delay else None
         places: Places | None = None
         try:
@@ -272,11 +284,11 @@ class Sender:
             if found.__class__ is not Route:
                 outcome = fan_out(found.everyone, message, force=True)
             elif not found.nodes and self.transport.local and not delay:
-                outcome = found.run(BARE)(message)
+                outcome = found.run(self._bare if strict is self.strict else Way("sync", True, False, strict))(message)
             elif found.colour == "async" or found.plain_sync is None:
-                outcome = await found.run(Way("async", True, bool(delay)))(message)
+                outcome = await found.run(Way("async", True, bool(delay), strict))(message)
             else:
-                run = found.run(Way("sync", True, bool(delay)))
+                run = found.run(Way("sync", True, bool(delay), strict))
                 inline = found.waits is None and self.transport.local
                 outcome = run(message) if inline else await _elsewhere(run, message)
             if delay:
@@ -301,18 +313,18 @@ class Sender:
 
 def _first_put(sender: Sender, route: Route, message: Message[Any]) -> Any:
     """Compile a route at its first sync publish."""
-    put = _callable(sender, route)
+    put = _callable(sender, route, sender._sync)
     if sender.ledger.observed:
         put = _observed(put, sender.ledger)
     route.put = put
     return put(message)
 
 
-def _callable(sender: Sender, route: Route, late: bool = False) -> Next:
+def _callable(sender: Sender, route: Route, way: Way) -> Next:
     """The function that a sync publish calls for a route."""
     if route.colour == "async":
-        return _on_loop_thread(sender, route, late)
-    run = route.run(Way("sync", late=late))
+        return _on_loop_thread(sender, route, way)
+    run = route.run(way)
     if route.waits is None:
         return run
     name = route.waits
@@ -328,9 +340,9 @@ def _callable(sender: Sender, route: Route, late: bool = False) -> Next:
     return may_wait
 
 
-def _on_loop_thread(sender: Sender, route: Route, late: bool) -> Next:
+def _on_loop_thread(sender: Sender, route: Route, way: Way) -> Next:
     """An async chain for a sync publish: it runs on the bus's loop while the publisher waits."""
-    arun, subject = route.run(Way("async", force=True, late=late)), route.subject
+    arun, subject = route.run(way._replace(colour="async", force=True)), route.subject
     name = next(step.name for step in routes.filters_for(route.nodes, subject) if step.colour == "async")
 
     def on_loop_thread(message: Message[Any]) -> Any:
@@ -372,21 +384,9 @@ async def _elsewhere(run: Next, message: Message[Any]) -> Any:
         carried.reset(token)
 
 
-def check_options(options: Mapping[str, Any], call: str) -> None:
-    unknown = options.keys() - set(OPTIONS)
-    if unknown:
-        raise TypeError(f"{call}() got an unexpected keyword argument {shown(min(unknown))}; there are {', '.join(OPTIONS)}")
-
-
 def delay() -> float:
     """The delay, in seconds, of the publish that is in its chain."""
     return _delay.get()
-
-
-def seconds(value: Any, name: str) -> float:
-    if not is_duration(value):
-        raise MessageError(f"{name} is a number of seconds, 0 or more, found {shown(value)}")
-    return float(value)
 
 
 def _checked(message: Message[Any]) -> Message[Any]:

@@ -1,9 +1,9 @@
 """
 Durations, sizes and whole numbers: one check each, for code and for config files.
 
-`Seconds` accepts a number, or text with a unit ("200ms", "1.5s", "10m", "2h", "1d"); `Bytes` a whole number, or text
-("64KiB", "1MiB", "500kB"). A filter converts its own fields in `__post_init__` with `seconds()` and `size()`, so code and
-config accept the same.
+A duration is a number of seconds, or text with a unit ("200ms", "1.5s", "10m", "2h", "1d"); a size is a whole number of
+bytes, or text ("64KiB", "1MiB", "500kB"). `seconds()` and `size()` convert them: for the arguments of the bus's methods, for
+the fields of filters (in `__post_init__`) and for config files, so all of these accept the same.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Final, TypeGuard
 
-from pipebus.errors import PipelineError
+from pipebus.errors import PipebusError, PipelineError
+from pipebus.foreign.objects import shown
 
+Duration = float | str
+"""An argument for `seconds`."""
 Seconds = Annotated[float, "seconds"]
 Bytes = Annotated[int, "bytes"]
 Condition = Annotated[Callable[[Any], object], "condition"]
@@ -35,12 +38,9 @@ def is_whole(value: Any, least: float = 0) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def is_duration(value: Any) -> bool:
-    """True for a finite number of seconds, 0 or more. True and False are not numbers here."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-def seconds(value: Any, what: str, least: float = 0.0, above: float | None = None) -> float:
+def seconds(
+    value: Any, what: str, least: float = 0.0, above: float | None = None, error: type[PipebusError] = PipelineError
+) -> float:
     """
     Return a duration in seconds.
 
@@ -48,18 +48,34 @@ def seconds(value: Any, what: str, least: float = 0.0, above: float | None = Non
         what: The name of the setting, for the error, as in `Expire.ttl`.
         least: Smallest allowed value.
         above: The value must be greater than this, if given.
+        error: The class of the error.
 
     Raises:
-        PipelineError: the value is not such a duration.
+        PipelineError, or `error`: the value is not such a duration.
     """
+    if type(value) is float and least <= value < math.inf and (above is None or value > above):
+        return value  # nearly always
     try:
-        found = float(_quantity(value, what, SECONDS, 'a number of seconds, or text such as "200ms", "5s", "10m"'))
+        found = float(_quantity(value, what, SECONDS, 'a number of seconds, or text such as "200ms", "5s", "10m"', error))
     except OverflowError:
         found = math.inf
     if not math.isfinite(found) or found < least or (above is not None and found <= above):
         bound = f"greater than {above:g}" if above is not None else f"at least {least:g}"
-        raise PipelineError(f"{what}={_shown(value)}: it is {bound} seconds, and finite")
+        raise error(f"{what}={_shown(value)}: it is {bound} seconds, and finite")
     return found
+
+
+def limit(value: Any, what: str = "timeout") -> float:
+    """
+    Return how long to wait at most, in seconds: `math.inf` means forever, and a negative number, as the rest of a time that is
+    over, means not at all.
+
+    Raises:
+        PipelineError: the value is not a duration.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= math.inf:  # not NaN
+        return value
+    return seconds(value, what)
 
 
 def size(value: Any, what: str, least: int = 0) -> int:
@@ -75,18 +91,18 @@ def size(value: Any, what: str, least: int = 0) -> int:
     return int(found)
 
 
-def _quantity(value: Any, what: str, units: dict[str, Any], form: str) -> Any:
+def _quantity(value: Any, what: str, units: dict[str, Any], form: str, error: type[PipebusError] = PipelineError) -> Any:
     """Return a number of seconds or bytes. It is an exact whole number if the text has one."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise PipelineError(f"{what}={value!r}: it is {form}")
+        raise error(f"{what}={shown(value)}: it is {form}")
     number, unit = match.groups()
     if len(number) > _DIGITS:
-        raise PipelineError(f"{what}={value!r}: it is {form}; {len(number):,} digits are too many")
+        raise error(f"{what}={value!r}: it is {form}; {len(number):,} digits are too many")
     if unit not in units:
-        raise PipelineError(f'{what}={value!r}: unknown unit "{unit}"; there are {", ".join(units)}')
+        raise error(f'{what}={value!r}: unknown unit "{unit}"; there are {", ".join(units)}')
     return (int(number) if number.isdigit() else float(number)) * units[unit]
 
 

@@ -17,7 +17,8 @@ from pipebus.pipeline.callables import is_async
 from pipebus.publishing.route import note
 from pipebus.testing.harness.tape import Tape
 from pipebus.testing.harness.words import gives, raises, short
-from pipebus.values.quantities import is_duration
+from pipebus.values import quantities
+from pipebus.values.quantities import Duration
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
@@ -33,17 +34,15 @@ class After:
         self.then = then
 
 
-def after(seconds: float, then: Any = None) -> After:
+def after(seconds: Duration, then: Any = None) -> After:
     """
     For `next=`: an outcome that takes this many virtual seconds.
 
     Args:
-        seconds: >= 0.
+        seconds: >= 0, or text such as "5s".
         then: Anything that `next=` takes: a value, an exception, a function.
     """
-    if not is_duration(seconds):
-        raise PipelineError(f"after({seconds!r}): it is a number of seconds, 0 or more")
-    return After(seconds, then)
+    return After(quantities.seconds(seconds, "after"), then)
 
 
 class ScriptEnded(AssertionError):

@@ -43,7 +43,8 @@ from pipebus.testing.simulation.rehearsal import Thrown
 from pipebus.testing.simulation.scheduler import PATIENCE, Simulation
 from pipebus.testing.simulation.virtual_clock import VirtualClock
 from pipebus.testing.simulation.virtual_loop import run_loop
-from pipebus.values.quantities import is_duration
+from pipebus.values import quantities
+from pipebus.values.quantities import Duration
 
 T = TypeVar("T")
 
@@ -86,8 +87,7 @@ class Harness:
         simulation: Simulation | None = None,
         told: bool = True,
     ) -> None:
-        if not is_duration(patience) or not patience:
-            raise PipelineError(f"Harness(patience={patience!r}): it is a number of real seconds, above 0")
+        patience = quantities.seconds(patience, "patience", above=0.0)
         if store not in ("memory", "temporary"):
             raise PipelineError(f'Harness(store={store!r}): it is "memory" or "temporary"')
         self.fail_fast = fail_fast
@@ -263,21 +263,20 @@ class Harness:
         """
         return self._simulation.next_time()
 
-    def drain(self, timeout: float = 3600.0) -> None:
+    def drain(self, timeout: Duration = 3600.0) -> None:
         """
         Run until everything accepted is settled, as `bus.drain` does, and no publish is still in its chain. Time moves as far
         as delays, retries and timeouts require; schedules that come due meanwhile run too. (If a `thread` publishes several
         messages, `join` it first.)
 
         Args:
-            timeout: Virtual seconds, >= 0.
+            timeout: Virtual seconds, >= 0, or text such as "5s".
 
         Raises:
             DrainTimeout: Names what is still pending.
         """
         __tracebackhide__ = True
-        if not is_duration(timeout):
-            raise PipelineError(f"drain(timeout={timeout!r}): it is a number of seconds, 0 or more")
+        timeout = quantities.seconds(timeout, "drain: timeout")
         self._ready()
         self._simulation.rest()
         self._raise_unexpected()
@@ -294,35 +293,33 @@ class Harness:
             self._simulation.rest()  # a publish is still in its chain, and waits for time
         self._raise_unexpected()
 
-    def advance(self, seconds: float) -> None:
+    def advance(self, seconds: Duration) -> None:
         """
         Let time pass: everything that is due by then happens, in order. `advance(0)` does what can be done now.
 
         Args:
-            seconds: >= 0.
+            seconds: >= 0, or text such as "5s".
         """
-        if not is_duration(seconds):
-            raise PipelineError(f"advance({seconds!r}): it is a number of seconds, 0 or more")
         __tracebackhide__ = True
+        span = quantities.seconds(seconds, "advance")
         self._ready()
         self._simulation.rest()
-        if seconds:
-            self._simulation.advance(float(seconds))
+        if span:
+            self._simulation.advance(span)
         self._raise_unexpected()
 
-    def jump(self, seconds: float) -> None:
+    def jump(self, seconds: Duration) -> None:
         """
         Move the clock forward at once, as when a computer wakes from sleep: what was due meanwhile runs late.
 
         Args:
-            seconds: >= 0.
+            seconds: >= 0, or text such as "5s".
         """
         __tracebackhide__ = True
-        if not is_duration(seconds):
-            raise PipelineError(f"jump({seconds!r}): it is a number of seconds, 0 or more")
+        span = quantities.seconds(seconds, "jump")
         self._ready()
         self._simulation.rest()
-        self._simulation.jump(float(seconds))
+        self._simulation.jump(span)
         self._raise_unexpected()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -398,7 +395,7 @@ class Harness:
             raise PipelineError(f"fault of {name}: error=None; it is an exception, or a class of exceptions")
         self.faults.add(Fault(name, times, after, 0.0, error, late=late))
 
-    def slow(self, name: str, seconds: float, times: int | None = 1, *, after: int = 0) -> None:
+    def slow(self, name: str, seconds: Duration, times: int | None = 1, *, after: int = 0) -> None:
         """Make a filter or handler wait this many virtual seconds before it begins."""
         self.faults.add(Fault(name, times, after, seconds, None))
 

@@ -9,7 +9,8 @@ from typing import Any
 from pipebus.clock import Clock
 from pipebus.errors import PipelineError
 from pipebus.message.message import Message
-from pipebus.values.quantities import is_duration, is_whole
+from pipebus.values import quantities
+from pipebus.values.quantities import Duration, is_whole
 
 
 class InjectedError(Exception):
@@ -60,18 +61,24 @@ class Fault:
     """
 
     def __init__(
-        self, name: str, times: int | None, after: int, seconds: float, error: Any, *, planned: bool = False, late: bool = False
+        self,
+        name: str,
+        times: int | None,
+        after: int,
+        seconds: Duration,
+        error: Any,
+        *,
+        planned: bool = False,
+        late: bool = False,
     ) -> None:
         for option, value, least in (("times", times, 1), ("after", after, 0)):
             if value is not None and not is_whole(value, least):
                 raise PipelineError(f"fault of {name}: {option}={value!r}; it is a whole number of at least {least}")
-        if not is_duration(seconds):
-            raise PipelineError(f"fault of {name}: seconds={seconds!r}; it is a number of seconds, 0 or more")
         _check_error(name, error)
         self.name = name
         self.times = times
         self.after = after
-        self.seconds = seconds
+        self.seconds = quantities.seconds(seconds, f"fault of {name}: seconds")
         self.error = error
         self.planned = planned
         self.late = late

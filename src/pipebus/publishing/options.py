@@ -1,0 +1,30 @@
+"""The keyword arguments of `publish`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pipebus.errors import MessageError
+from pipebus.foreign.objects import shown
+from pipebus.values.quantities import seconds
+
+OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id", "strict")
+
+
+def check_options(options: Mapping[str, Any], call: str) -> None:
+    unknown = options.keys() - set(OPTIONS)
+    if unknown:
+        raise TypeError(f"{call}() got an unexpected keyword argument {shown(min(unknown))}; there are {', '.join(OPTIONS)}")
+
+
+def delay_of(value: Any) -> float:
+    """Raises MessageError unless the value is a duration."""
+    return seconds(value, "delay", error=MessageError)
+
+
+def is_strict(value: Any, otherwise: bool) -> bool:
+    """Raises MessageError unless the value is True, False or None, which stands for `otherwise`."""
+    if value is not None and not isinstance(value, bool):
+        raise MessageError(f"strict is True, False or None, found {shown(value)}")
+    return otherwise if value is None else value
