@@ -163,6 +163,26 @@ def test_with_body_changes_the_body_only() -> None:
     assert original == full()
 
 
+@pytest.mark.parametrize("field", FULL)
+def test_replace_changes_one_field_and_keeps_the_others(field: str) -> None:
+    """Any field can be replaced, in a copy; what is not named stays, also the id."""
+    before = Message("before", 1, headers={"a": "b"}, key="k", ttl=5.0, reply_to="there", correlation_id="c", id="i", time=1.0)
+    after = before.replace(**{field: FULL[field]})
+    assert {name: getattr(after, name) for name in FULL} == {name: getattr(before, name) for name in FULL} | {
+        field: FULL[field]
+    }
+    assert getattr(before, field) != FULL[field]
+
+
+def test_replace_takes_what_a_new_message_takes() -> None:
+    """A time to live may be text, an id of None asks for a new one, and a wrong name is named."""
+    message = full().replace(ttl="200ms", id=None)
+    assert message.ttl == 0.2
+    assert message.id != FULL["id"]
+    with pytest.raises(TypeError, match="a message has no field 'colour'; there are subject, body"):
+        message.replace(colour="red")  # type: ignore[call-arg]
+
+
 def test_with_headers_adds_and_replaces() -> None:
     """Given headers win over those that are there, keywords over the mapping; nothing else changes."""
     original = full(headers={"trace": "7", "kept": "yes"})

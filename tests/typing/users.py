@@ -93,6 +93,15 @@ def with_headers_keeps_the_type() -> None:
     assert_type(changed, Message[Order])
 
 
+def replace_knows_the_fields() -> None:
+    """`replace` gives a message of the new body, or of the same; a wrong field is found before the program runs."""
+    message = Message("orders.created", Order(1), {"a": "b"}, ttl="5s", key="k")
+    assert_type(message.replace(body=Invoice("7"), ttl="200ms"), Message[Invoice])
+    assert_type(message.replace(headers={"a": "c"}, key=None), Message[Order])
+    assert_type(message.replace(ttl=3).ttl, float | None)
+    message.replace(colour="red")  # type: ignore[call-overload]
+
+
 def a_message_is_read_only() -> None:
     """A field cannot be assigned to."""
     message = Message("orders.created", Order(1))
@@ -123,6 +132,17 @@ async def an_awaited_outcome_is_the_same(bus: Bus) -> None:
     """`apublish` and `asend` return the same as their sync versions."""
     assert_type(await bus.apublish("orders.created", 1), Receipt | Dropped)
     assert_type(await bus.asend(Message("orders.created", 1)), Receipt | Dropped)
+
+
+async def durations_may_be_text(bus: Bus, delivery: Delivery) -> None:
+    """Wherever seconds are taken, so is text with a unit."""
+    bus.publish("orders.created", 1, ttl="5s", delay="200ms", strict=True)
+    bus.request("orders.get", 1, timeout="2s")
+    bus.subscribe("orders.created", overflow_timeout="1m").receive("10s")
+    delivery.retry("1s")
+    bus.every("1m", "tick")
+    bus.drain("1m")
+    assert_type(await bus.arun("30s"), StopReport)
 
 
 def truth_tells_the_outcomes_apart(bus: Bus) -> None:
@@ -284,6 +304,17 @@ def a_handler_of_the_subjects_body_is_accepted(bus: Bus) -> None:
     async def awaits(order: Order) -> None: ...
 
     assert_type(takes_body(Order(1)), int)
+
+
+def a_handler_needs_no_parameters(bus: Bus) -> None:
+    """A handler without parameters fits every subject, and keeps its type."""
+
+    @bus.on(CREATED)
+    def tick() -> int:
+        return 1
+
+    assert_type(tick(), int)
+    bus.subscribe(CREATED, tick)
 
 
 def a_handler_of_another_body_is_flagged(bus: Bus) -> None:
@@ -624,7 +655,7 @@ def a_bus_is_a_publisher(bus: Bus) -> None:
         publisher.publish("orders.created", 5, headers={"a": "b"})
         publisher.publish(TICK)
         publisher.publish(CREATED, Invoice("7"))  # type: ignore[misc]
-        publisher.publish("orders.created", ttl="long")  # type: ignore[call-overload]
+        publisher.publish("orders.created", ttl=["5s"])  # type: ignore[call-overload]
 
     send(bus)
     send(Handlers())  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time as _time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -53,6 +53,17 @@ class _Checked(type(msgspec.Struct)):  # type: ignore[misc]
             return message
 
 
+class Fields(TypedDict, total=False):
+    """The fields of a message that are given by name."""
+
+    id: str | None
+    time: float | None
+    key: str | None
+    ttl: Duration | None
+    reply_to: Any
+    correlation_id: str | None
+
+
 class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Checked):
     """
     An immutable envelope.
@@ -85,6 +96,33 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
     reply_to: Any = None
     correlation_id: str | None = None
 
+    if TYPE_CHECKING:  # the arguments accept more than the fields hold
+
+        def __init__(self, subject: Any, body: T = ..., headers: Mapping[str, str] = ..., **fields: Unpack[Fields]) -> None: ...
+
+    @overload
+    def replace(
+        self, *, body: U, subject: Any = ..., headers: Mapping[str, str] = ..., **changes: Unpack[Fields]
+    ) -> Message[U]: ...
+    @overload
+    def replace(self, *, subject: Any = ..., headers: Mapping[str, str] = ..., **changes: Unpack[Fields]) -> Message[T]: ...
+    def replace(self, **changes: Any) -> Message[Any]:
+        """
+        A copy with other fields, as in `message.replace(body=order, ttl="5s")`; all others stay the same, including the id.
+
+        Args:
+            changes: Any field, as for a new message. `headers` replaces all headers; None as `id` or `time` asks for a new one.
+
+        Raises:
+            SubjectError, HeaderError, MessageError: as for a new message.
+        """
+        unknown = changes.keys() - set(self.__struct_fields__)
+        if unknown:
+            raise TypeError(f"a message has no field {shown(min(unknown))}; there are {', '.join(self.__struct_fields__)}")
+        return Message(**({name: getattr(self, name) for name in self.__struct_fields__} | changes))
+
+    __replace__ = replace  # type: ignore[assignment]  # called by `copy.replace`
+
     def with_body(self, body: U) -> Message[U]:
         """A copy with another body; all other fields stay the same, including the id."""
         return _replace(self, body=body)  # type: ignore[no-any-return]
@@ -114,10 +152,6 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
 
     def __hash__(self) -> int:
         return hash(self.id)
-
-    def __replace__(self, **changes: Any) -> Message[Any]:
-        """Called by `copy.replace`: a copy that is checked like a new message."""
-        return Message(**({name: getattr(self, name) for name in self.__struct_fields__} | changes))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # This reads the id and so makes its text; the bare number means nothing in another process.
