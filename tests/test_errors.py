@@ -41,6 +41,7 @@ from pipebus import (
     PublishUnknown,
     ReceiveTimeout,
     Rejected,
+    RequestDropped,
     RequestFailed,
     RequestTimeout,
     SubjectChanged,
@@ -50,6 +51,7 @@ from pipebus import (
     UnsupportedCapability,
     errors,
 )
+from pipebus.filters import Drop
 from pipebus.message.codec import JsonCodec
 from pipebus.transports.base import Capabilities, Transport
 
@@ -283,6 +285,16 @@ def no_subscriber() -> None:
         bus.publish("orders.new", strict=True)
 
 
+def request_dropped() -> None:
+    with Bus() as bus:
+        bus.subscribe("prices.get", double, filters=[Drop(reason="not today")])
+        bus.request("prices.get", 1, timeout=10)
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
 def request_failed() -> None:
     def answer(message: Message[Any]) -> float:
         raise KeyError("tea")
@@ -341,6 +353,7 @@ HAPPENINGS: dict[type[PipebusError], tuple[Callable[[], None], str]] = {
     PublishUnknown: (publish_unknown, r"^no answer in 5 s for m-1; publish it again with the same id$"),
     NoResponder: (no_responder, r"^nobody listens to prices\.get; subscribe a handler that returns a value$"),
     NoSubscriber: (no_subscriber, r"^nobody listens to orders\.new; subscribe to it, or publish with strict=False$"),
+    RequestDropped: (request_dropped, r"^the request was dropped by Drop: not today$"),
     RequestFailed: (request_failed, r"^the handler failed with KeyError: 'tea'$"),
     RequestTimeout: (request_timeout, r"^no reply on prices\.get in 0 s \(a handler that returns None does not reply\)$"),
     CodecError: (codec_error, r'^"type" is missing$'),
@@ -486,6 +499,7 @@ PROMISED = [
     "Receiver",
     "Ref",
     "Rejected",
+    "RequestDropped",
     "RequestError",
     "RequestFailed",
     "RequestTimeout",

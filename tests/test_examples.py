@@ -98,7 +98,7 @@ an offer: no reply on prices.haggle in 0.05 s (a handler that returns None does 
 honey: 7.5
 tea and bread: 7.3
 one jar: 0 left
-dead letter: price 'gold', LookupError: we have no gold
+dead letters: 0
 """,
     "07_testing_a_filter.py": """
 ok a small order pays for its parcel
@@ -150,7 +150,7 @@ def said(output: str) -> list[str]:
     return [re.sub(r"(examples/\w+\.py):\d+", r"\1:*", line) for line in lines if line]
 
 
-FAILING = {"05_request_reply.py": "delivery.died", "07_testing_a_filter.py": "attempt.failed"}
+FAILING = {"05_request_reply.py": "request.failed", "07_testing_a_filter.py": "attempt.failed"}
 """Examples that show a failure, and the event that each of them logs on standard error."""
 
 

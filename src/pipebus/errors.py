@@ -20,7 +20,8 @@ Everything pipebus raises, as one small tree.
     ├── NoSubscriber                        nobody listens, and the publish or the bus is strict
     ├── RequestError                        a request got no reply
     │   ├── RequestFailed                   its handler failed
-    │   ├── NoResponder                     nobody listens, or it was dropped
+    │   ├── RequestDropped                  a filter or a rule dropped it
+    │   ├── NoResponder                     nobody listens
     │   └── RequestTimeout (TimeoutError)   nothing came in time
     ├── AlreadySettled                      a delivery was settled twice
     ├── AttemptsExhausted                   a delivery was returned as often as its subscription allows
@@ -241,8 +242,25 @@ class RequestFailed(RequestError):
         return f"the handler failed with {self.type}: {self.text}" if self.text else f"the handler failed with {self.type}"
 
 
+class RequestDropped(RequestError):
+    """
+    A request was dropped on purpose, or had expired, so no handler will answer it.
+
+    Args:
+        reason: Why.
+        by: Name of the filter or subscription that dropped it.
+    """
+
+    def __init__(self, reason: str, by: str) -> None:
+        self.reason, self.by = reason, by
+        super().__init__(reason, by)
+
+    def __str__(self) -> str:
+        return f"the request was dropped by {self.by}: {self.reason}"
+
+
 class NoResponder(RequestError):
-    """No handler can answer a request: nobody listens, it was dropped, or its handler would wait for itself."""
+    """No handler can answer a request: nobody listens, or its handler would wait for itself."""
 
 
 class RequestTimeout(RequestError, TimeoutError):

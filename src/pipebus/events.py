@@ -50,12 +50,16 @@ class Refused(Event, frozen=True):
 
 
 class Discarded(Event, frozen=True):
-    """A message was dropped, on purpose or by a rule. `place` is "publish" or a subscription's name."""
+    """
+    A message was dropped, on purpose or by a rule. `place` is "publish" or a subscription's name. For a failed request,
+    `exception` is what its handler raised, which the requester has got as `RequestFailed`.
+    """
 
     message: Message[Any]
     place: str
     reason: str
     by: str | None
+    exception: BaseException | None = None
 
 
 class Taken(Event, frozen=True):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipebus import Bus, ConfigError, Dropped, Message, NoResponder, PipelineError, Receipt, Rejected
+from pipebus import Bus, ConfigError, Dropped, Message, PipelineError, Receipt, Rejected, RequestDropped
 from pipebus.filters import Drop
 from pipebus.testing import Harness, check_filter, run_filter
 from pipebus.testing.laws.laws import LAWS
@@ -124,7 +124,7 @@ def test_who_asks_with_a_dropped_message_is_told_at_once(harness: Harness) -> No
     harness.bus.subscribe("a", lambda message: message.body)
     bus = harness.start()
     assert bus.request("a", 10).body == 10
-    with pytest.raises(NoResponder):
+    with pytest.raises(RequestDropped):
         bus.request("a", 9)
     assert harness.elapsed == 0.0
 

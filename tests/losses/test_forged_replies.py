@@ -475,7 +475,7 @@ def test_an_answer_that_cannot_be_encoded_is_told(place: Place, colour: str, cha
         with pytest.raises(RequestFailed):
             bus.request("ask", timeout=WAIT)
         bus.drain(WAIT)
-        assert subscription.stats()["dead"] == 1
+        assert subscription.stats()["dropped"] == {"request failed": 1}
 
 
 ERRORS: dict[str, Callable[[], BaseException]] = {

@@ -276,14 +276,12 @@ def test_an_async_handler_that_forgot_to_await_is_awaited_too(filters: Any) -> N
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("filters", [(), (Log(),)], ids=["bare", "filtered"])
 def test_what_an_awaited_result_raises_is_the_handler_s_error(kind: str, filters: Any) -> None:
-    """An error in the returned awaitable makes a dead letter like any other error."""
+    """An error in the returned awaitable fails the delivery like any other error."""
     bus = Bus()
     bus.subscribe("work", Service().handler(kind, "fail"), run="loop", filters=filters)
-    with bus:
-        with pytest.raises(RequestFailed, match="on purpose"):
-            bus.request("work", 1, timeout=LONG)
-        (letter,) = bus.dead_letters.list()
-    assert "ValueError" in letter.error
+    with bus, pytest.raises(RequestFailed, match="on purpose") as raised:
+        bus.request("work", 1, timeout=LONG)
+    assert raised.value.type == "ValueError"
 
 
 def plain(message: Message, call_next: Any) -> Any:
@@ -308,7 +306,8 @@ def test_a_returned_awaitable_that_nobody_can_await_is_an_error(
     with made(carrier, tmp_path) as bus:
         bus.subscribe("work", service.handler(kind), run=run, name="work", filters=filters, to=to)
         with bus:
-            if carrier == "sqlite" and run == "loop":
+            published = carrier == "sqlite" and run == "loop"
+            if published:
                 bus.publish("work", 1)
             else:
                 with pytest.raises(RequestFailed, match=r'awaitable.*async def.*run="loop"'):
@@ -318,7 +317,7 @@ def test_a_returned_awaitable_that_nobody_can_await_is_an_error(
             letters = bus.dead_letters.list()
             assert bus.stats()["subscriptions"]["work"]["acknowledged"] == 0
     assert service.handled == []
-    assert len(letters) == 2
+    assert len(letters) == 1 + published  # a failed request leaves none
     assert all('run="loop"' in letter.error for letter in letters)
     assert not [one for one in recwarn if "never awaited" in str(one.message)]
 
@@ -401,7 +400,7 @@ def test_what_is_no_value_is_an_error_with_its_remedy(function: Any, remedy: str
         letters = bus.dead_letters.list()
         assert bus.stats()["subscriptions"]["work"]["acknowledged"] == 0
     assert done == []
-    assert ["work" in letter.subscription and remedy in letter.error for letter in letters] == [True, True]
+    assert ["work" in letter.subscription and remedy in letter.error for letter in letters] == [True]
 
 
 @pytest.mark.parametrize("run", ["pool", "thread", "loop"])

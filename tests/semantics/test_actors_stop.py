@@ -35,8 +35,8 @@ from pipebus import (
     BusClosed,
     Delivery,
     Message,
-    NoResponder,
     Receipt,
+    RequestDropped,
     SubscriptionError,
     Transform,
 )
@@ -420,7 +420,7 @@ def test_s25_an_actor_spawned_again_while_it_was_busy_outlives_a_restart(sort: S
 
 
 def test_s25_a_request_that_waits_in_a_stopped_actors_mailbox_is_told_at_once() -> None:
-    """The requester gets NoResponder at once, and not a time-out."""
+    """The requester gets RequestDropped at once, and not a time-out."""
     with running() as bus:
         hold = Hold()
         actor = bus.spawn(Notes("greeter", hold))
@@ -431,7 +431,7 @@ def test_s25_a_request_that_waits_in_a_stopped_actors_mailbox_is_told_at_once() 
 
         actor.stop()
 
-        with pytest.raises(NoResponder, match="stopped"):
+        with pytest.raises(RequestDropped, match="stopped"):
             asks.result()
         hold.open()
 

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -50,6 +51,7 @@ from pipebus import (
     Receipt,
     Ref,
     Rejected,
+    RequestDropped,
     RequestError,
     RequestFailed,
     RequestTimeout,
@@ -63,7 +65,7 @@ from pipebus import (
     when,
 )
 from pipebus.bus.bus import engine_of
-from pipebus.events import Unrouted
+from pipebus.events import Discarded, Unrouted
 from pipebus.testing import FakeClock, Harness
 
 Ask = Callable[..., Message]
@@ -348,8 +350,9 @@ def test_s29_a_request_that_a_publish_filter_drops_raises_at_once(road: str, ask
     with running(bus):
         bus.subscribe("s", double)
 
-        with pytest.raises(NoResponder, match=r"DropAll.*not today"):
+        with pytest.raises(RequestDropped) as raised:
             ask(bus, "s", timeout=LONG)
+        assert (raised.value.reason, raised.value.by) == ("not today", "DropAll")
         assert engine_of(bus).replies.open == {}
 
 
@@ -430,7 +433,7 @@ def test_s29_a_request_that_is_dropped_on_its_way_to_the_handler_raises_at_once(
             clock.advance(6.0)
         then()
 
-        with pytest.raises(NoResponder, match=why):
+        with pytest.raises(RequestDropped, match=why):
             asker.result()
         assert engine_of(bus).replies.open == {}
 
@@ -439,14 +442,14 @@ def test_s29_a_request_that_is_dropped_on_its_way_to_the_handler_raises_at_once(
 @every_wire
 @pytest.mark.parametrize("overflow", ["drop_newest", "reject"])
 def test_s29_a_request_that_finds_no_room_raises_at_once(overflow: Any, ask: Ask, url: str) -> None:
-    """If the mailbox drops the newest message, the requester gets NoResponder; if it refuses, MailboxFull as from `publish`."""
+    """If the mailbox drops the newest message, the request is dropped; if it refuses, MailboxFull comes as from `publish`."""
     with running(Bus(url), drain=False) as bus:
         hold = Hold()
         bus.subscribe("s", hold, mailbox=1, overflow=overflow)
         bus.publish("s")
         hold.wait_started()
 
-        with pytest.raises(NoResponder if overflow == "drop_newest" else MailboxFull, match=r"overflow|no room"):
+        with pytest.raises(RequestDropped if overflow == "drop_newest" else MailboxFull, match=r"overflow|no room"):
             ask(bus, "s", timeout=LONG)
         assert engine_of(bus).replies.open == {}
 
@@ -466,7 +469,7 @@ def test_s29_as_long_as_one_mailbox_may_answer_the_asker_waits(url: str, ask: As
         wait_until(lambda: third.stats()["pending"] == 1, "the question waits for the third")
         assert asker.running
         third.unsubscribe()
-        with pytest.raises(NoResponder, match=r"not for me.*unsubscribed|unsubscribed.*not for me"):
+        with pytest.raises(RequestDropped, match=r"not for me.*unsubscribed|unsubscribed.*not for me"):
             asker.result()
 
 
@@ -474,16 +477,75 @@ def test_s29_as_long_as_one_mailbox_may_answer_the_asker_waits(url: str, ask: As
 @every_road
 @every_way_to_run
 def test_s29_a_handlers_error_arrives_by_type_and_text(way: Way, road: str, ask: Ask) -> None:
-    """RequestFailed has the type and the text of the error, and the delivery is a dead letter as always."""
+    """RequestFailed has the type and the text of the error. The requester knows, so there is no dead letter as well."""
     with way.running(bus_of(road)) as bus:
-        way.subscribe(bus, "s", boom)
+        subscription = way.subscribe(bus, "s", boom)
 
         with pytest.raises(RequestFailed) as raised:
             ask(bus, "s", "this", timeout=LONG)
         assert raised.value.type == "Boom"
         assert raised.value.text == "cannot handle 'this'"
-        assert len(bus.dead_letters) == 1
         assert engine_of(bus).replies.open == {}
+        bus.drain(WAIT)
+        assert len(bus.dead_letters) == 0
+        assert subscription.stats()["dropped"] == {"request failed": 1}
+
+
+@pytest.mark.parametrize("inner", ["fails", "rejects"])
+def test_s29_a_failed_request_in_a_handler_leaves_the_letter_of_that_handler_alone(inner: str) -> None:
+    """Whoever looks for what went wrong finds one dead letter: the message whose handler needed the answer."""
+
+    def answer(message: Message, delivery: Delivery) -> None:
+        if inner == "rejects":
+            delivery.reject("no")
+        else:
+            raise Boom("no")
+
+    with running() as bus:
+        bus.subscribe("inner", answer, name="inner")
+        bus.subscribe("outer", lambda message: bus.request("inner"), name="outer")
+        bus.publish("outer")
+        bus.drain(WAIT)
+
+        (letter,) = bus.dead_letters.list()
+        assert letter.subscription == "outer"
+        assert letter.error.startswith("RequestFailed")
+
+
+def test_s29_an_observer_sees_the_error_of_a_failed_request() -> None:
+    """The drop of a failed request carries what its handler raised, for those that report errors."""
+    bus = Bus()
+    ear = Ear(bus)
+    bus.subscribe("s", boom, name="answers")
+    with running(bus):
+        with pytest.raises(RequestFailed):
+            bus.request("s", "this")
+        bus.drain(WAIT)
+
+    (event,) = ear.of(Discarded)
+    assert (event.place, event.reason, event.by) == ("answers", "request failed", "boom")
+    assert isinstance(event.exception, Boom)
+
+
+def test_s29_the_error_of_a_failed_request_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """The requester has only the text, so the log shows the place of the mistake."""
+    with running() as bus:
+        bus.subscribe("s", boom, name="answers")
+        with pytest.raises(RequestFailed):
+            bus.request("s", "this")
+    assert "request.failed" in caplog.text
+    assert "in boom" in caplog.text
+
+
+def test_s29_a_request_from_another_process_leaves_a_dead_letter(tmp_path: Path) -> None:
+    """Whether a requester elsewhere still waits is not known here, so the letter stays, next to the error that is sent."""
+    url = f"sqlite:///{tmp_path / 'bus.db'}"
+    with running(Bus(url)) as answering, Bus(url) as asking:
+        answering.subscribe("s", boom, name="answers")
+        with pytest.raises(RequestFailed, match="Boom"):
+            asking.request("s", "this", timeout=LONG)
+        answering.drain(WAIT)
+        assert len(answering.dead_letters) == 1
 
 
 @both
@@ -555,7 +617,6 @@ def test_s29_a_value_that_cannot_be_encoded_is_the_handlers_failure(ask: Ask) ->
         with pytest.raises(RequestFailed) as raised:
             ask(bus, "s", timeout=LONG)
         assert raised.value.type == "CodecError"
-        assert len(bus.dead_letters) == 1
 
 
 @both
@@ -615,6 +676,8 @@ def test_s29_a_handler_that_returns_its_delivery_answers_the_second_time(url: st
 def test_s29_all_errors_of_a_request_have_one_name() -> None:
     """`except RequestError` catches all of them, and the time-out is a TimeoutError as well."""
     assert issubclass(NoResponder, RequestError)
+    assert issubclass(RequestDropped, RequestError)
+    assert not issubclass(RequestDropped, NoResponder)
     assert issubclass(RequestFailed, RequestError)
     assert issubclass(RequestTimeout, RequestError)
     assert issubclass(RequestTimeout, TimeoutError)
@@ -1109,7 +1172,7 @@ def test_s29_a_filter_may_change_a_reply(road: str, ask: Ask) -> None:
 @both
 @every_road
 def test_s29_a_filter_that_refuses_a_reply_fails_the_handlers_delivery(road: str, ask: Ask) -> None:
-    """The value cannot be sent, so the message becomes a dead letter, and the requester gets the error."""
+    """The value cannot be sent, so the delivery has failed, and the requester gets the error."""
 
     class Guard(Transform):
         def transform(self, message: Message) -> Message:
@@ -1124,7 +1187,8 @@ def test_s29_a_filter_that_refuses_a_reply_fails_the_handlers_delivery(road: str
 
         with pytest.raises(RequestFailed, match="no replies"):
             ask(bus, "s", 21, timeout=LONG)
-        assert subscription.stats()["dead"] == 1
+        bus.drain(WAIT)
+        assert subscription.stats()["dropped"] == {"request failed": 1}
 
 
 @both
@@ -1141,7 +1205,7 @@ def test_s29_a_reply_that_a_filter_drops_is_told_at_once(road: str, ask: Ask) ->
     with running(bus):
         subscription = bus.subscribe("s", double)
 
-        with pytest.raises(NoResponder, match="no replies"):
+        with pytest.raises(RequestDropped, match="no replies"):
             ask(bus, "s", 21, timeout=LONG)
         bus.drain(WAIT)
         assert subscription.stats()["acknowledged"] == 1

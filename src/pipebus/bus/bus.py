@@ -244,9 +244,10 @@ class Bus:
             headers, key, id, ttl, correlation_id: As for `publish`.
 
         Raises:
-            NoResponder: nobody listens, a filter dropped the request, or only the requesting handler itself could answer.
-            RequestFailed: the handler failed, or its reply is not of the expected type. RequestTimeout: no reply came in time.
-            BusClosed: the bus stopped meanwhile. MessageError: `reply` is not a type that pydantic can validate.
+            NoResponder: nobody listens, or only the requesting handler itself could answer. RequestDropped: a filter dropped
+            the request, or its time to live was over. RequestFailed: the handler failed, without a dead letter; or its reply is
+            not of the expected type. RequestTimeout: no reply came in time. BusClosed: the bus stopped meanwhile. MessageError:
+            `reply` is not a type that pydantic can validate.
             LifecycleError: called on a running event loop. Also everything that `publish` raises.
         """
         if asyncio._get_running_loop() is not None:

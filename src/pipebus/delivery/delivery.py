@@ -103,7 +103,8 @@ class Delivery(Generic[T]):
 
     def retry(self, delay: Duration = 0.0) -> None:
         """
-        Take it again after `delay` seconds; after the subscription's `attempts` it is a dead letter instead.
+        Take it again after `delay`: seconds, or text such as "5s". After the subscription's `attempts` it is a dead letter
+        instead.
 
         Raises:
             AlreadySettled: if it was settled before. PipelineError: not a duration.

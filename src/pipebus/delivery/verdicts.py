@@ -6,6 +6,7 @@ How a delivery ends: one function for each end.
 | `acknowledge` | it was handled | acknowledged | forgets it |
 | `drop` | a filter dropped it, or it expired | dropped, by reason | forgets it |
 | `bury` | it becomes a dead letter | dead | keeps it as one |
+| | or its requester has the error | dropped: `request failed` | forgets it |
 | `put_back` | its handler asked for another attempt | returned, pending | brings it again |
 | `untake` | an interrupt or a cancellation hit it: the attempt does not count | returned, pending first | |
 | `go_back` | a stop broke it off: the attempt does not count | returned, left for the next start | brings it again |
@@ -37,6 +38,10 @@ from pipebus.pipeline import blame
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
+
+
+FAILED: Final = "request failed"
+"""The reason of the drop of a request whose requester has its error."""
 
 
 def acknowledge(sub: Any, item: Item, tell: bool = True) -> None:
@@ -114,38 +119,60 @@ def end_program(sub: Any, item: Item, error: BaseException, late: bool, by_stop:
         go_back(sub, parcel, late)
     elif parcel.attempt >= attempts:
         dies = True
-        about += ": it is a dead letter now"
-        bury(sub, parcel, error)
+        if bury(sub, parcel, error):
+            about += ": it is a dead letter now"
     else:
         blame.unsign(error)
         _return(sub, parcel, front=True)
     attempt(sub, hub.interrupted, error, f"the handler of {sub.name}", about, dies)
 
 
-def bury(sub: Any, item: Item, error: BaseException, taken: bool = True) -> None:
+def bury(sub: Any, item: Item, error: BaseException, taken: bool = True) -> bool:
     """
     Make a message a dead letter, with its reason; never raises.
 
+    A failed request is dropped instead if the requester has the error: one failure makes one dead letter at most, the
+    requester's own.
+
     Args:
         taken: False if it could not even be queued, like bytes that cannot be decoded.
+
+    Returns:
+        Whether there is a dead letter.
     """
-    kept = False
+    kept = told = False
+    reply_to = message_of(item).reply_to
     try:
         step = blame.unsign(error)
         by = step.name if step is not None else sub.plan.bound.name if sub.plan.bound is not None else None
         say_who_refused(error, step.name if step is not None else sub.name)
         blame.trim(error)
-        letter = _letter(sub, item, error, by)
-        kept = True
+        told = taken and reply_to is not None and sub.plan.hub.replies.fail(reply_to, message_of(item), error)
+        if not told:
+            letter = _letter(sub, item, error, by)
+            kept = True
     except BaseException as trouble:  # a clock or a store that fails
         sub.plan.hub.ledger.failed("letter.not_kept", trouble, subscription=sub.name, of=text_of(error))
     finally:
-        if taken:
+        if told:
+            endings.end(sub, item, "dropped", FAILED)
+        elif taken:
             endings.end(sub, item, "dead")
         else:
             endings.die_untaken(sub)
     if kept:
         attempt(sub, _died, sub, item, letter, error)
+    elif told:
+        attempt(sub, _failed, sub, item, error, by)
+    return kept
+
+
+def _failed(sub: Any, item: Item, error: BaseException, by: str | None) -> None:
+    message = message_of(item)
+    sub.plan.hub.ledger.failed(
+        "request.failed", error, subscription=sub.name, subject=said(message.subject), message=message.id
+    )
+    discarded(sub, item, FAILED, by, error=error)
 
 
 def revive(sub: Any, message: Message[Any]) -> None:
@@ -188,8 +215,6 @@ def _died(sub: Any, item: Item, letter: DeadLetter, error: BaseException) -> Non
     hub, message = sub.plan.hub, letter.message
     if not hub.dead_letters.settles:
         _tell_transport(sub, item, "dead")
-    if message.reply_to is not None:
-        attempt(sub, hub.replies.fail, message.reply_to, message, error)
     hub.ledger.failed(
         "delivery.died", error, subscription=sub.name, subject=said(message.subject), message=message.id,
         letter=letter.id, attempts=letter.attempts,
@@ -198,14 +223,16 @@ def _died(sub: Any, item: Item, letter: DeadLetter, error: BaseException) -> Non
         hub.ledger.emit(events.Died(message, sub.name, letter.id, letter.error, error))
 
 
-def discarded(sub: Any, item: Item, reason: str, by: str | None, keep: bool = False) -> None:
+def discarded(
+    sub: Any, item: Item, reason: str, by: str | None, keep: bool = False, error: BaseException | None = None
+) -> None:
     """Report a dropped message. `keep`: the transport may deliver it to others."""
     _tell_transport(sub, item, "release" if keep else "drop", why=reason)
     reply_to = message_of(item).reply_to
     if reply_to is not None:
-        attempt(sub, sub.plan.hub.replies.drop, reply_to, f"{reason} (by {by or sub.name})")
+        attempt(sub, sub.plan.hub.replies.drop, reply_to, reason, by or sub.name)
     if sub.plan.hub.ledger.observed:
-        sub.plan.hub.ledger.emit(events.Discarded(message_of(item), sub.name, reason, by))
+        sub.plan.hub.ledger.emit(events.Discarded(message_of(item), sub.name, reason, by, error))
 
 
 def hand_back(sub: Any) -> None:

@@ -17,7 +17,15 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from pipebus.clock import Clock
 from pipebus.delivery.subscription import LISTENER
-from pipebus.errors import BusClosed, MessageTooLarge, NoResponder, RequestFailed, RequestTimeout, SubjectChanged
+from pipebus.errors import (
+    BusClosed,
+    MessageTooLarge,
+    NoResponder,
+    RequestDropped,
+    RequestFailed,
+    RequestTimeout,
+    SubjectChanged,
+)
 from pipebus.foreign.objects import class_name, shown, spared, text_of
 from pipebus.mailbox.asked import Waiting
 from pipebus.message.headers import ERROR_HEADER, Headers, frozen_headers
@@ -49,12 +57,12 @@ class Answer(Address, Latch):
     def __init__(self, asker: Any) -> None:
         super().__init__()
         self.asker = asker  # the mailbox whose handler waits here
-        self._drops: list[str] = []
+        self._drops: list[tuple[str, str]] = []
         self._expected: int | None = None
 
-    def dropped(self, why: str) -> None:
+    def dropped(self, reason: str, by: str) -> None:
         """Record that one of the mailboxes will not answer, because its delivery was dropped."""
-        self._drops.append(why)
+        self._drops.append((reason, by))
         self._see()
 
     def expect(self, mailboxes: int) -> None:
@@ -65,7 +73,8 @@ class Answer(Address, Latch):
 
     def _see(self) -> None:
         if self._expected is not None and len(self._drops) >= self._expected:
-            self.give(NoResponder(f"the request was dropped: {'; '.join(dict.fromkeys(self._drops))}"))
+            reasons, names = zip(*self._drops, strict=True)
+            self.give(RequestDropped("; ".join(dict.fromkeys(reasons)), ", ".join(dict.fromkeys(names))))
 
     def __repr__(self) -> str:
         return "<Answer>"
@@ -192,9 +201,9 @@ class Replies:
         return answer.asker if answer is not None else None
 
     def published(self, message: Message[Any], answer: Answer, outcome: Outcome) -> None:
-        """Raises NoResponder if no mailbox can answer."""
+        """Raises RequestDropped or NoResponder if no mailbox can answer."""
         if isinstance(outcome, Dropped):
-            raise NoResponder(f"the request on {message.subject} was dropped by {outcome.by}: {outcome.reason}")
+            raise RequestDropped(outcome.reason, outcome.by or "a filter")
         if not outcome.mailboxes:
             raise NoResponder(f"nobody listens to {message.subject}; subscribe a handler that returns a value")
         if self.bus.transport.local:
@@ -259,7 +268,7 @@ class Replies:
 
     def _answered(self, to: Any, outcome: Outcome) -> None:
         if isinstance(outcome, Dropped):
-            self.drop(to, f"its reply: {outcome.reason} (by {outcome.by})")
+            self.drop(to, f"{outcome.reason} (its reply)", outcome.by or "a filter")
 
     def answer_at_once(self, to: Any, request: Message[Any], value: Any) -> bool:
         """False if the reply must first pass filters or be shown to observers. It looks nothing up, and takes no lock."""
@@ -270,23 +279,35 @@ class Replies:
             self.bus.ledger.unrouted(reply)  # too late, or the second
         return True
 
-    def drop(self, to: Any, why: str) -> None:
+    def drop(self, to: Any, reason: str, by: str) -> None:
         """Report to the requester that one mailbox will not answer."""
         answer = self.open.get(to) if self.owns(to) else None
         if answer is not None:
-            answer.dropped(why)
+            answer.dropped(reason, by)
 
-    def fail(self, to: Any, request: Message[Any], error: BaseException) -> None:
-        """Report to the requester why a handler gave up, past all filters. It never raises."""
+    def fail(self, to: Any, request: Message[Any], error: BaseException) -> bool:
+        """
+        Report to the requester why a handler gave up, past all filters. It never raises.
+
+        Returns:
+            True if the requester has the error. It is not known of one in another process.
+        """
         try:
+            if not self.owns(to):
+                return False
             kind = class_name(error)
             text = text_of(error).removeprefix(kind).removeprefix(": ")
-            try:
-                _fail(self, to, request, kind, text)
-            except MessageTooLarge:  # because of the text; the requester learns at least the kind of error
-                _fail(self, to, request, kind, f"{text[:SHORT]}… (too long to be sent)")
+            answer = self.open.get(to)
+            if answer is not None:
+                return answer.give(RequestFailed(kind, text))
+            if not self.bus.transport.local:
+                try:
+                    _send_error(self, to, request, kind, text)
+                except MessageTooLarge:  # because of the text; the requester learns at least the kind of error
+                    _send_error(self, to, request, kind, f"{text[:SHORT]}… (too long to be sent)")
         except Exception as failure:
             _not_told(self, request, failure)
+        return False
 
     def reply(self, to: Any, request: Message[Any], body: Any, headers: Headers | None = None) -> Message[Any]:
         correlation = request.correlation_id or request.id
@@ -349,16 +370,13 @@ def result(found: Any) -> Message[Any]:
     raise found
 
 
-def _fail(replies: Replies, to: Any, request: Message[Any], kind: str, text: str) -> None:
-    if to.__class__ is Answer:
-        to.give(RequestFailed(kind, text))
-    elif replies.owns(to):
-        body = {"type": kind, "text": text}
-        message = replies.reply(to, request, body, frozen_headers({ERROR_HEADER: "1"}))
-        if replies.bus.transport.local or asyncio._get_running_loop() is None:
-            replies._reach(message)
-        else:
-            _send_soon(replies, message)
+def _send_error(replies: Replies, to: Any, request: Message[Any], kind: str, text: str) -> None:
+    """Send the error of a handler to a requester in another process."""
+    message = replies.reply(to, request, {"type": kind, "text": text}, frozen_headers({ERROR_HEADER: "1"}))
+    if asyncio._get_running_loop() is None:
+        replies._reach(message)
+    else:
+        _send_soon(replies, message)
 
 
 def _send_soon(replies: Replies, message: Message[Any]) -> None:

@@ -163,7 +163,7 @@ def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
     run.calls = len(ends)
     if settled is not None:
         run._settlement = SETTLEMENTS[type(settled)]
-        run._error = getattr(settled, "exception", run._error)
+        run._error = getattr(settled, "exception", None) or run._error
         run.delay = getattr(settled, "delay", 0.0)
         run.dropped = getattr(settled, "reason", None)
     run.unseen = run._error

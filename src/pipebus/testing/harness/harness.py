@@ -372,7 +372,7 @@ class Harness:
                     raise
 
     def _hear(self, event: Event) -> None:
-        if isinstance(event, Died):
+        if isinstance(event, (Died, Discarded)):
             self.unexpected.died(event)
         if isinstance(event, SETTLED) and getattr(event, "place", None) != PUBLISH:
             self._settled = event

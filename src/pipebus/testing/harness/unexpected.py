@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from pipebus.errors import AttemptsExhausted, PipelineError, Rejected
-from pipebus.events import Died
+from pipebus.events import Died, Discarded
 from pipebus.outcomes.dead_letters import PUBLISH
 from pipebus.testing.harness.running import Running
 from pipebus.testing.harness.strikes import Faults
@@ -49,8 +49,8 @@ class Unexpected:
             self.all.append(error)
             self._not_raised.append((error, where))
 
-    def died(self, event: Died) -> None:
-        if not isinstance(event.exception, INTENDED):
+    def died(self, event: Died | Discarded) -> None:
+        if event.exception is not None and not isinstance(event.exception, INTENDED):
             place = "in a publish chain" if event.place == PUBLISH else f"in {event.place}"
             self.add(event.exception, f"{place}, with {event.message!r}")
 
