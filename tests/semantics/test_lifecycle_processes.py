@@ -5,6 +5,7 @@ in one process share nothing.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -19,7 +20,8 @@ import pytest
 
 import pipebus
 from flow_helpers import WAIT, Hold, InThread, Passing, boom, fine, running
-from pipebus import Bus, Receipt, StopReport
+from loop_helpers import until
+from pipebus import Bus, Receipt, StopReport, events
 
 # --- signals -----------------------------------------------------------------------------------------------------------
 
@@ -194,6 +196,114 @@ def test_s25_a_signal_while_the_bus_starts_is_not_lost() -> None:
     """If a signal comes while the bus starts, the bus starts and then stops."""
     with program(EARLY) as job:
         assert job.end() == ["True"]
+
+
+# --- run for coroutines ----------------------------------------------------------------------------------------------------
+
+
+def as_arun(text: str) -> str:
+    """The same program with `arun` in place of `run`."""
+    prelude = "import asyncio\ndef run(bus, **options): return asyncio.run(bus.arun(**options))\n"
+    return prelude + text.replace("bus.run(", "run(bus, ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.few(1)
+def test_s25_a_signal_drains_and_ends_arun(number: signal.Signals) -> None:
+    """`arun` ends as `run` does, also on Ctrl-C, which `asyncio.run` would turn into a cancellation."""
+    with program(as_arun(PROGRAM)) as job:
+        job.wait_for("working")
+        job.process.send_signal(number)
+        job.wait_for("draining")
+        job.say("go on")
+
+        assert job.end()[-4:] == [
+            "stopped",
+            "drained True left {} abandoned 0",
+            "handled 21 refused ['from outside']",
+            "restored True",
+        ]
+
+
+@pytest.mark.few(1)
+def test_s25_a_second_signal_hurries_arun() -> None:
+    """After a second signal the bus does not wait any longer, and reports what is left."""
+    with program(as_arun(PROGRAM)) as job:
+        job.wait_for("working")
+        job.process.send_signal(signal.SIGTERM)
+        job.wait_for("draining")
+        job.process.send_signal(signal.SIGINT)
+        job.wait_for("handled 0 refused ['from outside']")
+
+        assert "drained False left {'jobs': 19} abandoned 1" in job.end()
+
+
+@pytest.mark.parametrize("text", [IDLE, EARLY], ids=["idle", "early"])
+@pytest.mark.few(1)
+def test_s25_arun_waits_for_a_signal_and_misses_none(text: str) -> None:
+    """A bus without traffic waits for the signal, and one that comes while the bus starts ends it at once."""
+    with program(as_arun(text)) as job:
+        if text is IDLE:
+            job.wait_for("started")
+            job.process.send_signal(signal.SIGTERM)
+
+        assert job.end()[-1] in (repr(StopReport(drained=True)), "True")
+
+
+def tell_start(bus: Bus) -> threading.Event:
+    """Set whenever the bus has started."""
+    started = threading.Event()
+
+    @bus.observe
+    def hear(event: events.Event) -> None:
+        if isinstance(event, events.StateChanged) and event.new == "started":
+            started.set()
+
+    return started
+
+
+def test_s25_arun_ends_with_a_requested_stop_and_gives_the_report() -> None:
+    """Handlers with run="loop" run on the loop that awaits `arun`; the signal handlers are as before; it can run again."""
+    bus = Bus()
+    started = tell_start(bus)
+    loops: list[Any] = []
+
+    @bus.on("s")
+    async def handle() -> None:
+        loops.append(asyncio.get_running_loop())
+        bus.request_stop()
+
+    async def main() -> None:
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        for _ in range(2):
+            running = asyncio.ensure_future(bus.arun(timeout="10s"))
+            await until(started)
+            started.clear()
+            await bus.apublish("s")
+            assert await running == StopReport(drained=True)
+            assert bus.state == "stopped"
+        assert loops == [asyncio.get_running_loop()] * 2
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+    asyncio.run(main())
+
+
+def test_s25_a_cancelled_arun_stops_the_bus_without_draining() -> None:
+    """It is like leaving `async with bus` through an exception."""
+    bus = Bus()
+    bus.subscribe("s", fine).pause()
+    started = tell_start(bus)
+
+    async def main() -> None:
+        running = asyncio.ensure_future(bus.arun())
+        await until(started)
+        await bus.apublish("s")
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert bus.state == "stopped"
+
+    asyncio.run(main())
 
 
 # --- fork --------------------------------------------------------------------------------------------------------------

@@ -577,6 +577,23 @@ class Bus:
         self._lifecycle.leave()
         return report
 
+    async def arun(self, timeout: Duration = 30.0) -> StopReport:
+        """
+        `run` for coroutines: handlers with run="loop" run on this loop. If it is cancelled, it stops the bus without draining.
+
+        On the main thread it handles the signals in place of `asyncio.run`, whose Ctrl-C would cancel it.
+        """
+        timeout = limit(timeout)
+        chime = signals.Chime()
+        with signals.heard(self._lifecycle, chime) as heard:
+            await self.astart()
+            try:
+                await chime.wait(lambda: bool(heard) or self._lifecycle.stop_wanted)
+            except BaseException:
+                await self.astop(timeout, drain=False)
+                raise
+            return await self.astop(timeout)
+
     def __enter__(self) -> Bus:
         return self.start()
 
