@@ -117,6 +117,16 @@ def test_s19_a_filter_actor_that_does_not_answer_in_time_refuses_the_message(
         assert_conserved(reader, accepted=1)
 
 
+def test_s11_an_actors_time_that_is_no_duration_is_refused_where_it_is_used() -> None:
+    """The error names the class and the attribute."""
+
+    class Hasty(Asked):
+        filter_timeout = "soon"
+
+    with pytest.raises(PipelineError, match=r"Hasty\.filter_timeout='soon': it is a number of seconds"):
+        Bus().use(Hasty("asked"))
+
+
 @every_free_sort
 @pytest.mark.parametrize("road", ["bare", "async"])
 def test_s19_a_coroutine_waits_no_longer_either(harness: Harness, sort: AskedSort, road: str) -> None:
@@ -145,7 +155,7 @@ def test_s19_a_class_may_set_the_time_and_a_subclass_may_set_another(harness: Ha
         filter_timeout = 1.0
 
     class Slow(Quick):
-        filter_timeout = 100.0
+        filter_timeout = "100s"
 
     def answer(message: Message) -> Message:
         harness.clock.sleep(200.0)

@@ -36,6 +36,7 @@ from pipebus.pipeline.places import Place
 from pipebus.pipeline.shapes import SelfLinking
 from pipebus.running.here import Here, carried, current_mailbox
 from pipebus.running.loop_worker import LoopWorker, called, in_context
+from pipebus.values.quantities import Duration, limit
 from pipebus.waiting.latch import LoopWaiter, ThreadWaiter
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ class Actor(Address, SelfLinking):
 
     __slots__ = ("__weakref__", "_home", "name")
 
-    filter_timeout: ClassVar[float] = 5.0
-    """Seconds that a chain waits for an answer from `filter`."""
+    filter_timeout: ClassVar[Duration] = 5.0
+    """Seconds that a chain waits for an answer from `filter`, or text such as "5s"."""
 
     name: str | None
     """The subject that reaches it as well. A class may set it too: `name = "greeter"`."""
@@ -156,7 +157,7 @@ class Actor(Address, SelfLinking):
                 try:
                     services = build.services
                     return _value(
-                        waiter.wait(services.blocking(), services.clock, self.filter_timeout, lambda: self._late(message))
+                        waiter.wait(services.blocking(), services.clock, filter_timeout(self), lambda: self._late(message))
                     )
                 finally:
                     question.give(None)  # after an interrupt: nobody waits for the answer
@@ -170,7 +171,7 @@ class Actor(Address, SelfLinking):
                 _refuse(circle)
                 self._mailbox().ask(question)
                 try:
-                    return _value(await waiter.wait(self.filter_timeout, lambda: self._late(message)))
+                    return _value(await waiter.wait(filter_timeout(self), lambda: self._late(message)))
                 finally:
                     question.give(None)  # after a cancellation: nobody waits for the answer
 
@@ -203,8 +204,13 @@ class Actor(Address, SelfLinking):
 
     def _late(self, message: Message[Any]) -> Answer:
         """The answer for a chain that has waited for `filter_timeout` without getting one."""
-        text = f"filter actor {self.subscription.name} gave no answer about {message.subject} in {self.filter_timeout:g} s"
+        text = f"filter actor {self.subscription.name} gave no answer about {message.subject} in {filter_timeout(self):g} s"
         return Answer(error=TimeoutError(f"{text}; the message is refused"))
+
+
+def filter_timeout(actor: Actor) -> float:
+    """The actor's `filter_timeout` in seconds; raises PipelineError if it is not a duration."""
+    return limit(actor.filter_timeout, f"{type(actor).__name__}.filter_timeout")
 
 
 def _refuse(circle: list[str] | None) -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from pipebus.delivery.actor import Actor, ActorSubscription, is_filter, kind_for, vars_of
+from pipebus.delivery.actor import Actor, ActorSubscription, filter_timeout, is_filter, kind_for, vars_of
 from pipebus.delivery.plan import Plan
 from pipebus.delivery.planning import DEFAULTS, Machinery, Planner
 from pipebus.delivery.subscription import Subscription
@@ -155,7 +155,9 @@ class Spawner:
         name = plain_text(actor.name)
         if name is not None and (not isinstance(name, str) or not name):
             raise SubscriptionError(f"actor name {shown(actor.name)} (at {place}): it is a subject such as 'greeter', or None")
-        if not is_filter(actor) and type(actor).on_message is Actor.on_message and "on_message" not in vars_of(actor):
+        if is_filter(actor):
+            filter_timeout(actor)  # raises if it is not a duration
+        elif type(actor).on_message is Actor.on_message and "on_message" not in vars_of(actor):
             raise SubscriptionError(
                 f"{type(actor).__name__} (spawned at {place}) has neither on_message nor filter, so it could do nothing; "
                 "define `def on_message(self, message)` in it"
