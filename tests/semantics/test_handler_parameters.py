@@ -121,6 +121,25 @@ def test_s19_conditions_hold_for_actors_and_collected_handlers() -> None:
         assert len(bus.dead_letters) == 2
 
 
+def test_s11_a_subclass_of_the_bus_is_given_like_the_bus() -> None:
+    """A program that derives its own bus may annotate its handlers with that."""
+
+    class Shop(Bus):
+        pass
+
+    given: list[Any] = []
+    shop = Shop()
+
+    @shop.on("s")
+    def handle(count: int, bus: Shop) -> None:
+        given.append((count, bus))
+
+    with running(shop):
+        shop.publish("s", 1)
+        shop.drain(WAIT)
+    assert given == [(1, shop)]
+
+
 # --- what is always given cannot be optional -----------------------------------------------------------------------------
 
 

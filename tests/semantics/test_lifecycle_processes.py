@@ -475,12 +475,13 @@ def test_s27_a_forked_child_is_told_that_its_schedules_and_actors_are_not_its_ow
     assert done.stderr == ""
 
 
-def test_s25_run_in_another_thread_leaves_signals_alone() -> None:
+@pytest.mark.parametrize("way", ["run", "arun"])
+def test_s25_run_in_another_thread_leaves_signals_alone(way: str) -> None:
     """Only the main thread can handle signals, so elsewhere `run` waits for `request_stop` and leaves them alone."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with running() as bus:
         bus.subscribe("s", fine)
-        run = InThread(bus.run, WAIT)
+        run = InThread(bus.run, WAIT) if way == "run" else InThread(lambda: asyncio.run(bus.arun(WAIT)))
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
         bus.request_stop()
 

@@ -263,11 +263,11 @@ def _inspect(handler: Any, function: Any, title: str, known: dict[Any, Getter], 
             continue
         annotation = hints[parameter.name]
         type_ = _bare(annotation)
-        given = next((kind for kind in (Message, *known) if type_ is kind or get_origin(type_) is kind), None)
+        given = next((kind for kind in (Message, *known) if kind in getattr(get_origin(type_) or type_, "__mro__", ())), None)
         if given is Message:
             inner = (get_args(type_) or (Any,))[0]
             kinds.append(("message", None, keyword) if inner is Any else ("typed_message", inner, keyword))
-        elif type_ is given:
+        elif given is not None and not get_args(type_):
             kinds.append(("known", given, keyword))
         elif given is not None:
             raise SubscriptionError(
