@@ -39,6 +39,9 @@ DEFAULTS: Final[dict[str, Any]] = {
 }  # fmt: skip
 """The options of `subscribe` and their defaults, apart from `name` and `filters`."""
 
+EXACT: Final = (int, str, float, type(None))
+"""Types of options that have no subclass of text in them, whose hash could be anything."""
+
 READER: Final = "reader"
 """In place of the handler, for subscriptions that are read."""
 
@@ -152,7 +155,7 @@ class Planner:
         """
         if what is None or options["run"] == "thread":  # which has threads of its own
             return None, None
-        key = (what, filters, *options.values())
+        key = (what, filters, *(value if type(value) in EXACT else plain_text(value) for value in options.values()))
         try:
             return key, self._plans.get(key)
         except TypeError:  # something in it is not hashable
