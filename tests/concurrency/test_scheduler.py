@@ -85,6 +85,27 @@ def test_threads_that_wait_for_each_other_are_a_failure() -> None:
     assert "held by right" in found.story
 
 
+def test_a_thread_that_polls_waits_only_for_the_lock_that_it_looks_at() -> None:
+    """A thread that has found one lock held, and then goes on to poll for something else, does not wait for that lock."""
+
+    def polling(sim: Simulation) -> None:
+        held, other = sim.closed_gate(), SimLock(sim, sys._getframe())
+        done: list[bool] = []
+
+        def poll() -> None:
+            assert held.locked()
+            while not done:
+                with other:
+                    pass
+                sim.give_way()
+
+        sim.spawn(poll)
+        sim.spawn(done.append, True)
+        sim.join()
+
+    explore(polling, range(20))
+
+
 def test_an_error_in_a_thread_is_a_failure() -> None:
     """An error in a thread fails the test, and is not only printed."""
 

@@ -48,6 +48,8 @@ class SimLock:
                 return False
             sim.block(self, deadline)
         self.held = True
+        if sim.running is not None:
+            sim.running.missed = None  # it has gone on, so it does not poll that lock any more
         return True
 
     def release(self) -> None:
