@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from pipebus.errors import PipelineError
+from pipebus.values.reading import ELEMENTS, Parts, parts_read
 
 FIELDS: Final = ("subject", "body", "headers", "key", "id", "time", "ttl", "reply_to", "correlation_id")
 """The names with which an expression can begin."""
@@ -22,9 +23,9 @@ DEEPEST: Final = 100
 _QUOTED: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`((?:[^`\\]|\\.)*)`", re.DOTALL)
 
 
-def compiled(text: Any) -> tuple[Any, tuple[str, ...]]:
+def compiled(text: Any) -> tuple[Any, Parts]:
     """
-    Return a function that evaluates an expression, and the fields of a message that it reads.
+    Return a function that evaluates an expression, and the parts of a message that it reads.
 
     Raises:
         PipelineError: it is not an expression, or uses a name that no message has.
@@ -64,11 +65,14 @@ def compiled(text: Any) -> tuple[Any, tuple[str, ...]]:
         raise PipelineError(f"not an expression: {text!r} is a function; & is for arguments: sort_by(body, &id)")
     for node in _nodes(parsed.parsed):
         _check(node, text)
-    roots = dict.fromkeys(_roots(parsed.parsed))
-    for name in roots:
+    parts = parts_read(parsed.parsed)
+    if parts is None:
+        return parsed.search, dict.fromkeys(FIELDS)
+    parts.pop(ELEMENTS, None)  # a message is not a list
+    for name in parts:
         if name not in FIELDS:
             raise PipelineError(_unknown(name, text))
-    return parsed.search, tuple(roots) if not _whole(parsed.parsed) else FIELDS
+    return parsed.search, parts
 
 
 def _brackets(text: str) -> int:
@@ -138,34 +142,6 @@ def _check_function(name: str, given: int) -> None:
 
 _FIRST_ONLY: Final = frozenset({"subexpression", "index_expression", "pipe", "projection", "value_projection", "flatten"})
 """Nodes whose first child is evaluated on the message; the others on its result."""
-
-
-def _roots(node: Any) -> Iterator[str]:
-    """Yield the fields that are read from the message itself."""
-    if not isinstance(node, dict):
-        return
-    kind, children = node["type"], node["children"]
-    if kind == "field":
-        yield node["value"]
-    elif kind == "subexpression" and children[0]["type"] == "current":  # @.body
-        yield from _roots({**node, "children": children[1:]} if len(children) > 2 else children[1])
-    elif kind in _FIRST_ONLY or kind == "filter_projection":
-        yield from _roots(children[0])
-    elif kind != "expref":
-        for child in children:
-            yield from _roots(child)
-
-
-def _whole(node: Any) -> bool:
-    """True if it reads the message as a whole: `@`, or a projection of it."""
-    if not isinstance(node, dict):
-        return False
-    kind, children = node["type"], node["children"]
-    if kind in ("current", "identity"):
-        return True
-    if kind in _FIRST_ONLY or kind == "filter_projection":
-        return _whole(children[0])
-    return kind != "expref" and any(map(_whole, children))
 
 
 def _nodes(node: Any) -> Iterator[Any]:

@@ -6,8 +6,8 @@ of AWS and Azure use too.
     headers.tenant                                  a text
     length(body.items[?qty > `1`]) > `0`            is there an item with more than one piece?
 
-The interpreter is plain Python without dependencies. An expression is compiled once, can reach nothing but data, and cannot be
-crashed by a message. (The author of an expression is trusted: a line that doubles a list forty times fills the memory.)
+The interpreter is plain Python without dependencies. An expression is compiled once, can reach nothing but data, reads only the
+fields that it names, and cannot be crashed by a message. (The author of an expression is trusted: a line that doubles a list forty times fills the memory.)
 
 JMESPath ignores some mistakes in silence; here they are errors. When an expression is compiled: a name that no message has, and
 `!body.ok`, which means `(!body).ok`. When a message passes: a condition that is neither true nor false because a field that it
@@ -21,7 +21,8 @@ from typing import Any, Final
 
 from pipebus.errors import Rejected
 from pipebus.values.compiling import compiled
-from pipebus.values.json_data import plain
+from pipebus.values.json_data import part
+from pipebus.values.reading import Parts
 
 _WORDS: Final = {dict: "a table", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
@@ -45,11 +46,11 @@ class Expression:
         True
     """
 
-    __slots__ = ("_search", "_used", "text")
+    __slots__ = ("_parts", "_search", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._search, self._used = compiled(text)
+        self._search, self._parts = compiled(text)
 
     @property
     def name(self) -> str:
@@ -63,7 +64,7 @@ class Expression:
             Rejected: with the reason why it cannot be evaluated for this message.
         """
         try:
-            found = self._search({name: _field(message, name) for name in self._used})
+            found = self._search({name: _field(message, name, parts) for name, parts in self._parts.items()})
             return copy.deepcopy(found) if type(found) in (list, dict) else found  # a part of the expression or body
         except Exception as error:  # errors of JMESPath, and those of Python, as for text > number
             raise Rejected(f"{self.text}: {_reason(error)}") from None
@@ -94,11 +95,11 @@ def _word(value: Any) -> str:
     return _WORDS.get(type(value), "a number")
 
 
-def _field(message: Any, name: str) -> Any:
+def _field(message: Any, name: str, parts: Parts | None) -> Any:
     value = getattr(message, name)
     if name in ("subject", "reply_to"):
         return None if value is None else str(value)
-    return dict(value) if name == "headers" else plain(value)
+    return dict(value) if name == "headers" else part(value, parts)
 
 
 def _reason(error: Exception) -> str:

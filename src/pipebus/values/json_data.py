@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from pipebus.values.compiling import DEEPEST
+from pipebus.values.reading import ELEMENTS, Parts
 
 LARGEST: Final = 1_000_000
 """Most values, counting those inside others."""
@@ -15,16 +16,19 @@ LARGEST: Final = 1_000_000
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, depth: int = 0) -> Any:
     """
     Return a value as data of JSON, as a transport that encodes messages delivers it. Plain data is returned as it is.
+
+    Args:
+        depth: How many levels of the body are around it.
 
     Raises:
         ValueError: it cannot be written as JSON, is nested too deeply, or is too large.
     """
-    if _is_plain(value, 0, [LARGEST]):
+    if _is_plain(value, depth, [LARGEST]):
         return value
-    _count(value, 0, [LARGEST])
+    _count(value, depth, [LARGEST])
     from pydantic_core import PydanticSerializationError, to_jsonable_python
 
     try:
@@ -33,7 +37,32 @@ def plain(value: Any) -> Any:
         if isinstance(error, RecursionError) or "depth exceeded" in str(error) or "recursion" in str(error):
             raise ValueError(f"the body is nested in more than {DEEPEST} levels") from error
         raise ValueError(f"the body ({type(value).__name__}) cannot be written as JSON") from error
-    _is_plain(found, 0, [LARGEST])
+    _is_plain(found, depth, [LARGEST])
+    return found
+
+
+def part(value: Any, parts: Parts | None, depth: int = 0) -> Any:
+    """
+    Return those parts of a value that an expression reads, as `plain` returns them, without a look at anything else.
+
+    Args:
+        parts: From `parts_read`; None: all of it.
+
+    Raises:
+        ValueError: as `plain` does.
+    """
+    if parts is None:
+        return plain(value, depth)
+    if type(value) is list:
+        return [part(one, parts[ELEMENTS], depth + 1) for one in value] if ELEMENTS in parts else []
+    if type(value) is not dict:
+        return plain(value, depth)
+    found = {}
+    for name, inner in parts.items():
+        if name in value:
+            found[name] = part(value[name], inner, depth + 1)
+        elif name != ELEMENTS and not all(isinstance(key, str) for key in value):
+            return plain(value, depth)  # in JSON, a key such as 1 or None is a text
     return found
 
 
