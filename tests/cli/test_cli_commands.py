@@ -55,8 +55,8 @@ COMMANDS = (
     "run", "check", "test", "explain", "graph", "diff", "publish", "tail", "dead", "schema", "filters", "doctor", "demo",
 )  # fmt: skip
 FILTERS = [
-    "dedupe", "drop", "enrich", "expire", "fields", "log", "redeliver", "reroute", "retry", "set_headers", "tap",
-    "timeout", "validate",
+    "dedupe", "drop", "enrich", "expire", "fields", "log", "redact", "redeliver", "reroute", "retry", "set_envelope",
+    "set_headers", "tap", "timeout", "validate",
 ]  # fmt: skip
 
 Done = subprocess.CompletedProcess[str]

@@ -35,9 +35,11 @@ from pipebus.filters import (
     Expire,
     Fields,
     Log,
+    Redact,
     Redeliver,
     Reroute,
     Retry,
+    SetEnvelope,
     SetHeaders,
     Tap,
     Timeout,
@@ -438,6 +440,7 @@ BUILT_IN: dict[str, tuple[str, type, dict[str, Any]]] = {
     ),
     "log": ('level = "debug", body = true, headers = true, redact = ["card"]', Log,
     {"level": "debug", "body": True, "redact": ["card"]}),
+    "redact": ('names = ["email"], mask = "x", remove = true', Redact, {"names": ["email"], "mask": "x", "remove": True}),
     "redeliver": (
         'attempts = 5, wait = "2s", max_wait = "1m", jitter = 0.5, on = ["OSError"]', Redeliver,
         {"attempts": 5, "wait": 2.0, "max_wait": 60.0, "jitter": 0.5, "on": (OSError,)},
@@ -446,6 +449,10 @@ BUILT_IN: dict[str, tuple[str, type, dict[str, Any]]] = {
     "retry": (
         'attempts = 5, wait = "200ms", max_wait = 3, jitter = 0.5, on = ["OSError", "ValueError"]', Retry,
         {"attempts": 5, "wait": 0.2, "max_wait": 3.0, "jitter": 0.5, "on": (OSError, ValueError)},
+    ),
+    "set_envelope": (
+        f'key = "k", id = {{ python = "{NAME}:function" }}, ttl = "1h"', SetEnvelope,
+        {"key": "k", "id": function, "ttl": 3600.0},
     ),
     "set_headers": ('headers = { a = "x" }, overwrite = false', SetHeaders, {"headers": {"a": "x"}, "overwrite": False}),
     "tap": (f'target = "{NAME}:function"', Tap, {"target": function}),
@@ -493,6 +500,9 @@ def test_every_setting_of_a_built_in_filter_can_be_written(tmp_path: Path, use: 
         ('use = "enrich", add = { expr = "{a: subject}" }', "add"),
         ('use = "tap", target = { expr = "subject" }', "target"),
         ('use = "drop", when = { expr = "body.old" }', "when"),
+        ('use = "set_envelope", key = { expr = "body.id" }', "key"),
+        ('use = "set_envelope", id = { expr = "body.id" }', "id"),
+        ('use = "set_envelope", ttl = { expr = "body.ttl" }', "ttl"),
     ],
 )
 def test_functions_of_built_in_filters_may_be_expressions(tmp_path: Path, written: str, attribute: str) -> None:

@@ -211,6 +211,55 @@ def test_fields_are_removed() -> None:
     assert message.headers == {"h": "v"}
 
 
+def test_one_list_step_is_each_element(colour: Any) -> None:
+    """The path "commits[].author.email" means that field in every element of the list, for removing, casting and setting."""
+    commits = [{"id": "1", "author": {"email": "a", "name": "Ada"}}, {"id": "2"}, {"id": "3", "author": None}]
+    filter = Fields(
+        cast={"body.commits[].id": "int", "body.sizes[]": "float"},
+        set={"body.commits[].tags": ["new"], "body.nobody[].x": 1},
+        remove=["body.commits[].author.email"],
+    )
+    sent = Message("push", {"commits": commits, "sizes": ["1", "2.5"]})
+    before = copy.deepcopy(sent.body)
+    body = run_filter(filter, sent, colour=colour).forwarded.body
+    assert body["commits"] == [
+        {"id": 1, "author": {"name": "Ada"}, "tags": ["new"]},
+        {"id": 2, "tags": ["new"]},
+        {"id": 3, "author": None, "tags": ["new"]},
+    ]
+    assert body["sizes"] == [1.0, 2.5]
+    assert "nobody" not in body
+    assert sent.body == before
+    body["commits"][0]["tags"].append("mine")
+    assert body["commits"][1]["tags"] == ["new"]
+
+
+def test_a_body_may_be_a_list() -> None:
+    """The step directly behind "body" means the elements of the body itself."""
+    assert shaped(Fields(remove=["body[].card"]), [{"card": 1, "id": 2}, {"id": 3}]).body == [{"id": 2}, {"id": 3}]
+
+
+def test_a_list_step_that_finds_no_list_refuses_the_message() -> None:
+    """A field that is to be removed never passes on; each reason comes once, however many elements there are."""
+    removed = Fields(remove=["body.commits[].author.email"])
+    assert refusals(removed, {"commits": {"author": {"email": "a"}}}) == (
+        "body.commits[].author.email cannot be removed: body.commits is dict, not a list",
+    )
+    assert refusals(removed, {"commits": [{"author": "a"}, {"author": "b"}]}) == (
+        "body.commits[].author.email cannot be removed: body.commits[].author is str, not a table",
+    )
+    assert refusals(Fields(cast={"body.rows[].n": "int"}), {"rows": [{"n": "x"}, {"n": "y"}, {}]}) == (
+        "body.rows[].n is not of type int",
+        "there is no body.rows[].n to cast",
+    )
+
+
+def test_elements_without_the_field_leave_the_message_as_it_is() -> None:
+    """If no element changes, the filter passes the same message on."""
+    sent = Message("a", {"commits": [{"id": 1}, {"id": 2}]})
+    assert Fields(remove=["body.commits[].author.email"]).transform(sent) is sent
+
+
 def test_the_order_is_rename_cast_set_remove(colour: Any) -> None:
     """The steps run in this order, however the settings are ordered."""
     filter = Fields(
@@ -374,8 +423,9 @@ BODIES = st.recursive(
     max_leaves=12,
 )
 TABLES = st.dictionaries(NAMES, BODIES, max_size=4)
+STEPS = st.sampled_from(["a", "b", "c", "d", "a[]"])
 PATHS = st.one_of(
-    st.lists(NAMES, min_size=1, max_size=3).map(lambda parts: ".".join(["body", *parts])), NAMES.map("headers.{}".format)
+    st.lists(STEPS, min_size=1, max_size=3).map(lambda parts: ".".join(["body", *parts])), NAMES.map("headers.{}".format)
 )
 IN_BODY = PATHS.filter(lambda path: path.startswith("body."))
 FILTERS = st.builds(
@@ -494,6 +544,16 @@ async def asynchronous(message: Message) -> str:
         ({"set": {"headers.h": ["x"]}}, "headers.h"),
         ({"set": {"headers.pipebus-secret": "x"}}, "reserved"),
         ({"set": {"body.x": asynchronous}}, "is async"),
+        ({"remove": ["body.commits[0].author"]}, 'one "[]" after the name of a list'),
+        ({"remove": ["body.commits[*].author"]}, "redact"),
+        ({"remove": ["body.*.email"]}, "no other [ ] or *"),
+        ({"remove": ["body.a[].b[].c"]}, 'one "[]"'),
+        ({"remove": ["body.a[][].c"]}, 'one "[]"'),
+        ({"remove": ["body.[].c"]}, "is not a field"),
+        ({"cast": {"body.a*": "int"}}, "no other [ ] or *"),
+        ({"set": {"body.a[x]": 1}}, "no other [ ] or *"),
+        ({"rename": {"body.a[].b": "body.a[].c"}}, "a field is renamed once"),
+        ({"remove": ["headers.a[]"]}, "is not a field"),
         ({"remove": "body.x"}, "it is a list of paths"),
         ({"remove": ["x"]}, "Fields.remove"),
         ({"remove": ["body"]}, "Fields.remove"),

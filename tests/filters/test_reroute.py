@@ -220,6 +220,8 @@ async def asynchronous(message: Message) -> str:
         pytest.param("f.{body._secret}", id="a private field"),
         pytest.param("f.{headers._x}", id="a private header"),
         pytest.param("f.{body[0]}", id="an index"),
+        pytest.param("f.{body.items[0].id}", id="an index in a list"),
+        pytest.param("f.{body.*.id}", id="any field"),
         pytest.param("f.{body}", id="the whole body"),
         pytest.param("f.{headers}", id="all headers"),
         pytest.param("f.{headers.a.b}", id="deep headers"),

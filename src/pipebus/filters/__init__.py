@@ -6,15 +6,17 @@ from pipebus.filters.enrich import Enrich
 from pipebus.filters.expire import Expire
 from pipebus.filters.fields import Fields
 from pipebus.filters.log import Log
+from pipebus.filters.redact import Redact
 from pipebus.filters.redeliver import Redeliver
 from pipebus.filters.reroute import Reroute
 from pipebus.filters.retry import Retry
+from pipebus.filters.set_envelope import SetEnvelope
 from pipebus.filters.set_headers import SetHeaders
 from pipebus.filters.tap import Tap
 from pipebus.filters.timeout import Timeout
 from pipebus.filters.validate import Validate
 
 __all__ = [
-    "Dedupe", "Drop", "Enrich", "Expire", "Fields", "Log", "Redeliver", "Reroute", "Retry", "SetHeaders", "Tap",
-    "Timeout", "Validate",
+    "Dedupe", "Drop", "Enrich", "Expire", "Fields", "Log", "Redact", "Redeliver", "Reroute", "Retry", "SetEnvelope",
+    "SetHeaders", "Tap", "Timeout", "Validate",
 ]  # fmt: skip

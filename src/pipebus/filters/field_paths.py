@@ -6,9 +6,11 @@ A draft holds the body and the headers that are being changed. Tables on the way
 
 from __future__ import annotations
 
+import copy
 import decimal
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from pipebus.errors import HeaderError, PipelineError
 from pipebus.foreign.objects import plain_text
@@ -16,6 +18,15 @@ from pipebus.message.fields import plain_number
 from pipebus.message.headers import check_headers
 
 Path = tuple[str, ...]
+"""The names of a field and of the tables around it; EACH after the name of a list."""
+
+EACH: Final = "[]"
+"""In a path: each element of the list, as in "body.commits[].author"."""
+
+ABSENT: Final[Any] = object()
+"""In place of the value of a field that does not exist."""
+
+_UNNAMED: Final = re.compile(r"[][*]")
 
 
 def parsed(text: Any, name: str, alone: bool = False) -> Path:
@@ -30,15 +41,35 @@ def parsed(text: Any, name: str, alone: bool = False) -> Path:
         PipelineError: it is not a path.
     """
     text = plain_text(text)
-    parts = tuple(text.split(".")) if isinstance(text, str) else ()
+    parts = [part for one in text.split(".") for part in _steps(one)] if isinstance(text, str) else []
     fine = bool(parts) and all(parts) and (len(parts) == 2 if parts[0] == "headers" else parts[0] == "body")
     if not fine or (len(parts) == 1 and not alone):
         raise PipelineError(
             f'Fields.{name}: {text!r} is not a field; write "body.NAME" (deeper with more dots) or "headers.NAME"'
         )
+    if name == "rename" and EACH in parts:
+        raise PipelineError(
+            f"Fields.rename: {text!r}: a field is renamed once, not in each element; use an expression in `set`"
+        )
+    if parts.count(EACH) > 1 or any(part != EACH and _UNNAMED.search(part) for part in parts):
+        raise PipelineError(
+            f'Fields.{name}: {text!r}: a path may have one "[]" after the name of a list, as in "body.commits[].author.email", '
+            "and no other [ ] or *; the filter `redact` finds fields by name at any depth"
+        )
     if parts[0] == "headers" and name == "cast":
-        raise PipelineError(f"Fields.cast: {text!r}: headers are texts and stay texts; cast fields of the body")
-    return parts
+        raise PipelineError(f"Fields.{name}: {text!r}: headers are texts and stay texts; cast fields of the body")
+    return tuple(parts)
+
+
+def _steps(part: str) -> tuple[str, ...]:
+    """A part of a path between two dots: a name, or the name of a list and EACH."""
+    name = part.removesuffix(EACH)
+    return (name,) if name == part else (name, EACH)
+
+
+def written(path: Path) -> str:
+    """The path as its author wrote it."""
+    return ".".join(path).replace(f".{EACH}", EACH)
 
 
 def check_header(path: Path, text: str | None, name: str) -> None:
@@ -49,11 +80,11 @@ def check_header(path: Path, text: str | None, name: str) -> None:
         PipelineError: the name or the text cannot be a header's.
     """
     if text is None:
-        raise PipelineError(f"Fields.{name}: {'.'.join(path)}: headers are texts, numbers, true or false")
+        raise PipelineError(f"Fields.{name}: {written(path)}: headers are texts, numbers, true or false")
     try:
         check_headers({path[1]: text})
     except HeaderError as error:
-        raise PipelineError(f"Fields.{name}: {'.'.join(path)}: {error}") from None
+        raise PipelineError(f"Fields.{name}: {written(path)}: {error}") from None
 
 
 def header_text(value: Any) -> str | None:
@@ -66,30 +97,87 @@ def header_text(value: Any) -> str | None:
     return str(plain_number(value)) if isinstance(value, (int, float, decimal.Decimal)) else None
 
 
-def get(draft: Any, path: Path) -> Any:
-    for part in path:
-        draft = draft[part]
-    return draft
+def change(
+    draft: dict[str, Any], path: Path, word: str, act: Callable[[Any], Any], create: bool = False, before: Path = ()
+) -> list[str]:
+    """
+    Replace the field at a path, or with EACH in it one field for each element.
 
+    Tables and lists on the way are copied, unless nothing in them changes.
 
-def has(draft: Any, path: Path) -> bool:
-    for part in path:
-        if not isinstance(draft, Mapping) or part not in draft:
-            return False
-        draft = draft[part]
-    return True
+    Args:
+        word: What is done to the field, for errors: "cast".
+        act: Old value -> new value; ABSENT for a field that does not exist, or is removed.
+        create: Make tables that do not exist.
+        before: In place of the first name of the path, for errors.
 
-
-def obstacle(draft: Any, path: Path, change: str) -> list[str]:
-    """A sentence if a value on the way is not a table. After `Validate(replace=True)`, for example, the body is a model."""
+    Returns:
+        Sentences: what is in the way. After `Validate(replace=True)`, for example, the body is a model.
+    """
+    if EACH in path:
+        return _change_each(draft, path, word, act, create)
+    tables = []
+    value: Any = draft
     for depth, part in enumerate(path):
-        if draft is None or (isinstance(draft, Mapping) and part not in draft):
-            return []
-        if not isinstance(draft, Mapping):
-            at = ".".join(path[:depth])
-            return [f"{'.'.join(path)} cannot be {change}: {at} is {type(draft).__name__}, not a table"]
-        draft = draft[part]
+        if value is None or value is ABSENT:
+            if not create:
+                act(ABSENT)
+                return []
+            value = {}
+        elif not isinstance(value, Mapping):
+            return [_obstacle((*before, *path[1:]) if before else path, depth - len(path), word, value, "table")]
+        tables.append(value)
+        value = value.get(part, ABSENT)
+    new = act(value)
+    if new is value:
+        return []
+    for part, table in zip(reversed(path), reversed(tables), strict=True):
+        changed = draft if table is draft else {**table}
+        if new is ABSENT:
+            del changed[part]
+        else:
+            changed[part] = new
+        new = changed
     return []
+
+
+def _change_each(draft: dict[str, Any], path: Path, word: str, act: Callable[[Any], Any], create: bool) -> list[str]:
+    at = path.index(EACH)
+    problems: dict[str, None] = {}  # not one for each element
+
+    def each(rows: Any) -> Any:
+        if rows is None or rows is ABSENT:
+            act(ABSENT)
+            return rows
+        if not isinstance(rows, (list, tuple)):
+            problems[_obstacle(path, at - len(path), word, rows, "list")] = None
+            return rows
+        made = []
+        for row in rows:
+            cell = {"": row}
+            problems.update(dict.fromkeys(change(cell, ("", *path[at + 1 :]), word, act, create, path[: at + 1])))
+            made.append(cell.get("", ABSENT))
+        same = all(new is old for new, old in zip(made, rows, strict=True))
+        return rows if same else [row for row in made if row is not ABSENT]
+
+    problems.update(dict.fromkeys(change(draft, path[:at], word, each)))
+    return list(problems)
+
+
+def _obstacle(path: Path, end: int, word: str, found: Any, wanted: str) -> str:
+    return f"{written(path)} cannot be {word}: {written(path[:end])} is {type(found).__name__}, not a {wanted}"
+
+
+def pop(draft: dict[str, Any], path: Path, word: str) -> tuple[list[str], Any]:
+    """Remove a field; returns what `change` returns, and the value, or ABSENT if there was none."""
+    found = ABSENT
+
+    def act(value: Any) -> Any:
+        nonlocal found
+        found = value
+        return ABSENT
+
+    return change(draft, path, word, act), found
 
 
 def put(draft: dict[str, Any], path: Path, value: Any) -> list[str]:
@@ -97,29 +185,11 @@ def put(draft: dict[str, Any], path: Path, value: Any) -> list[str]:
     if path[0] == "headers":
         text = header_text(value)
         if text is None:
-            return [f"{'.'.join(path)}: {type(value).__name__} is not a text, and headers are texts"]
+            return [f"{written(path)}: {type(value).__name__} is not a text, and headers are texts"]
         try:
             check_headers({path[1]: text})
         except HeaderError as error:
-            return [f"{'.'.join(path)}: {error}"]
+            return [f"{written(path)}: {error}"]
         value = text
-    problems = obstacle(draft, path, "set")
-    if problems:
-        return problems
-    table: dict[str, Any] = draft
-    for part in path[:-1]:
-        table[part] = inner = dict(table.get(part) or {})
-        table = inner
-    table[path[-1]] = value
-    return []
-
-
-def pop(draft: dict[str, Any], path: Path) -> Any:
-    """Remove a field and return its value; None if it was not there."""
-    if not has(draft, path):
-        return None
-    table: dict[str, Any] = draft
-    for part in path[:-1]:
-        table[part] = inner = dict(table[part])
-        table = inner
-    return table.pop(path[-1])
+    act = (lambda old: copy.deepcopy(value)) if EACH in path else (lambda old: value)  # elements do not share it
+    return change(draft, path, "set", act, create=True)

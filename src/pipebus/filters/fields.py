@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import msgspec
 
 from pipebus.errors import PipelineError, Rejected
 from pipebus.filters.field_casts import cast_to
-from pipebus.filters.field_paths import Path, check_header, get, has, header_text, obstacle, parsed, pop, put
+from pipebus.filters.field_paths import ABSENT, Path, change, check_header, header_text, parsed, pop, put, written
 from pipebus.message.headers import frozen_headers
 from pipebus.message.message import Message
 from pipebus.pipeline.callables import is_plain
@@ -27,8 +27,9 @@ class Fields(Transform):
     """
     Rename, cast, set and remove fields, in this order. All renames happen at the same time.
 
-    A path names a field: "body.customer.name", "headers.tenant". Each table on the way is a mapping with text keys. The
-    original message does not change.
+    A path names a field: "body.customer.name", "headers.tenant". Each table on the way is a mapping with text keys. One "[]"
+    means each element of a list: "body.commits[].author.email"; not in `rename`. Redact removes fields by name at any depth.
+    The original message does not change.
 
     Args:
         rename: Old path -> new path. Missing tables are created, and an existing field at the new path is replaced.
@@ -37,7 +38,8 @@ class Fields(Transform):
         set: Path -> value, or a function of the message that returns it (in a config file an expression). "body" alone is the
             whole body. Numbers in headers are written as text.
         remove: Paths. A path without a field is ignored.
-        missing: What happens to a message without a field to rename or cast: "reject" it, or "skip" the field.
+        missing: What happens to a message without a field to rename or cast (of a list: in each element): "reject" it, or
+            "skip" the field.
 
     Raises:
         Rejected: with every field that could not be renamed, cast, set or removed, and why. This happens after a `Validate`
@@ -68,7 +70,7 @@ class Fields(Transform):
         for path, value in self._set:
             if callable(value) and not is_plain(value):
                 raise PipelineError(
-                    f'Fields.set["{".".join(path)}"] is async or a generator; it is a value, or a plain function'
+                    f'Fields.set["{written(path)}"] is async or a generator; it is a value, or a plain function'
                 )
             if path[0] == "headers" and not callable(value):
                 check_header(path, header_text(value), "set")
@@ -80,11 +82,12 @@ class Fields(Transform):
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         draft = {"body": message.body, "headers": dict(message.headers)}
-        problems = [*self._rename_fields(draft), *self._cast_fields(draft)]
+        problems = [*self._rename_fields(draft)]
+        for path, cast in self._cast:
+            problems += self._cast_field(draft, path, cast)
         problems += self._set_fields(draft, message, calling=not problems)
         for path in self._remove:
-            problems += obstacle(draft, path, "removed")
-            pop(draft, path)
+            problems += pop(draft, path, "removed")[0]
         if problems:
             raise Rejected(*problems)
         return _changed(message, draft)
@@ -93,30 +96,30 @@ class Fields(Transform):
         """Read all fields, then write all, so that two fields can change places."""
         taken: list[tuple[Path, Any]] = []
         for old, new in self._rename:
-            if has(draft, old):
-                taken.append((new, pop(draft, old)))
-                continue
-            blocked = obstacle(draft, old, "renamed")
+            blocked, value = pop(draft, old, "renamed")
             yield from blocked
-            if not blocked and self.missing == "reject":
-                yield f"there is no {'.'.join(old)} to rename"
+            if value is not ABSENT:
+                taken.append((new, value))
+            elif not blocked and self.missing == "reject":
+                yield f"there is no {written(old)} to rename"
         for new, value in taken:
             yield from put(draft, new, value)
 
-    def _cast_fields(self, draft: dict[str, Any]) -> Iterator[str]:
-        for path, cast in self._cast:
-            if not has(draft, path):
-                blocked = obstacle(draft, path, "cast")
-                yield from blocked
-                if not blocked and self.missing == "reject":
-                    yield f"there is no {'.'.join(path)} to cast"
-                continue
+    def _cast_field(self, draft: dict[str, Any], path: Path, cast: Callable[[Any], Any]) -> Iterable[str]:
+        problems: dict[str, None] = {}
+
+        def act(value: Any) -> Any:
+            if value is ABSENT:
+                if self.missing == "reject":
+                    problems[f"there is no {written(path)} to cast"] = None
+                return value
             try:
-                found = cast(get(draft, path))
-            except (ValueError, TypeError, ArithmeticError, OSError):
-                yield f"{'.'.join(path)} is not of type {cast.__name__}"  # without the value, which may be a secret
-                continue
-            yield from put(draft, path, found)
+                return cast(value)
+            except (ValueError, TypeError, ArithmeticError, OSError):  # without the value, which may be a secret
+                problems[f"{written(path)} is not of type {cast.__name__}"] = None
+                return value
+
+        return [*change(draft, path, "cast", act), *problems]
 
     def _set_fields(self, draft: dict[str, Any], message: Message[Any], calling: bool) -> Iterator[str]:
         for path, value in self._set:

@@ -66,7 +66,7 @@ class Reroute(Transform):
             or (root == "headers" and len(path) == 1)
             or (root == "body" and bool(path))
         )
-        if not fine or any(not part or part.startswith("_") for part in path):
+        if not fine or any(not part or part.startswith("_") or set(part) & set("[]*") for part in path):
             raise PipelineError(
                 f"Reroute.to={shown(self.to)}: {{{field}}} is not a field; "
                 "there are subject, key, id, headers.NAME and body.FIELD"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipebus.errors import PipelineError, Rejected
+from pipebus.filters.field_paths import header_text
 from pipebus.foreign.objects import plain_text, shown
-from pipebus.message.fields import plain_number
 from pipebus.message.headers import check_headers
 from pipebus.message.message import Message
 from pipebus.pipeline.callables import is_plain
@@ -58,9 +58,8 @@ class SetHeaders(Transform):
 
 
 def _text(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (str, int, float)):
-        return str(plain_number(plain_text(value)))
-    problem = "there is no value" if value is None else f"{type(value).__name__} is not a text"
-    raise Rejected(f'header "{name}": {problem}')
+    text = header_text(value)
+    if text is None:
+        problem = "there is no value" if value is None else f"{type(value).__name__} is not a text"
+        raise Rejected(f'header "{name}": {problem}')
+    return text

@@ -1,0 +1,105 @@
+"""Redact: keep secrets and personal data out of mailboxes, wherever in a message they are."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from pipebus.errors import PipelineError, Rejected
+from pipebus.foreign.objects import plain_text, shown
+from pipebus.message.headers import check_headers, frozen_headers
+from pipebus.message.message import Message
+from pipebus.pipeline.shapes import Transform
+from pipebus.values.compiling import DEEPEST
+
+_VALUES: Final = (
+    str, int, float, bool, type(None), bytes, bytearray, memoryview, decimal.Decimal, uuid.UUID, enum.Enum,
+    datetime.date, datetime.time, datetime.timedelta,
+)  # fmt: skip
+"""Types without fields."""
+
+
+@dataclass(eq=False)
+class Redact(Transform):
+    """
+    Mask or remove fields by name: those of the body at any depth, and headers.
+
+    The value of a field may be anything; if it is a table or a list, all of it is masked. The original message does not change.
+    Only names count: a secret within a text or bytes, or in the subject or key, stays.
+
+    Args:
+        names: Names of fields and headers; case does not matter.
+        mask: What replaces their values.
+        remove: Remove the fields instead.
+
+    Raises:
+        HeaderError: at once, if the mask cannot be the value of a header.
+        Rejected: the body contains an object that is not plain data, such as a model, so its fields cannot be replaced. This
+            happens after a `Validate` that replaces bodies by models: put Redact in front of it.
+
+    Example:
+        >>> from pipebus import Message
+        >>> Redact(["email", "card"]).transform(Message("a", {"commits": [{"author": {"email": "ada@example.org"}}]})).body
+        {'commits': [{'author': {'email': '[redacted]'}}]}
+    """
+
+    names: list[str]
+    mask: str = "[redacted]"
+    remove: bool = False
+    deterministic = True
+    idempotent = True
+
+    def __post_init__(self) -> None:
+        names = [plain_text(name) for name in self.names] if isinstance(self.names, (list, tuple, set, frozenset)) else []
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise PipelineError(f"Redact.names={shown(self.names)}: it is a list of names, as in ['email', 'card']")
+        for name in names:
+            if any(character in name for character in ".[]*"):
+                raise PipelineError(
+                    f"Redact.names: {name!r} is not a name; a name is found at any depth, so write the last part of a path "
+                    "alone. Fields(remove=[…]) removes one field by its path"
+                )
+        if not isinstance(self.mask, str):
+            raise PipelineError(f"Redact.mask={shown(self.mask)}: it is a text")
+        check_headers({"mask": self.mask})  # it may replace the value of a header
+        self._names = frozenset(name.lower() for name in names)
+
+    def transform(self, message: Message[Any], /) -> Message[Any]:
+        body = self._redacted(message.body, "body", DEEPEST)
+        if body is not message.body:
+            message = message.with_body(body)
+        headers = self._redacted(message.headers, "headers", DEEPEST) if message.headers else message.headers
+        return message if headers is message.headers else msgspec.structs.replace(message, headers=frozen_headers(headers))
+
+    def _redacted(self, value: Any, at: str, levels: int) -> Any:
+        """The value without the named fields; the same object if it has none of them."""
+        if isinstance(value, _VALUES):
+            return value
+        if not levels:
+            raise Rejected(f"the body is nested in more than {DEEPEST} levels")
+        if isinstance(value, Mapping):
+            table = {}
+            same = True
+            for key, old in value.items():
+                if isinstance(key, str) and key.lower() in self._names:
+                    same = same and not self.remove and type(old) is str and old == self.mask
+                    if not self.remove:
+                        table[key] = self.mask
+                else:
+                    new = table[key] = self._redacted(old, f"{at}.{key}", levels - 1)
+                    same = same and new is old
+            return value if same else table
+        if isinstance(value, (list, tuple, set, frozenset)) and not hasattr(value, "_fields"):
+            found = [self._redacted(one, f"{at}[]", levels - 1) for one in value]
+            return value if all(new is old for new, old in zip(found, value, strict=True)) else found
+        raise Rejected(
+            f"{at} is {type(value).__name__}, whose fields cannot be redacted; put Redact in front of Validate, or publish "
+            "plain data"
+        )  # fmt: skip

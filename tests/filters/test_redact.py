@@ -1,0 +1,144 @@
+"""Redact: keep secrets and personal data out of mailboxes, wherever in a message they are."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from pipebus import Bus, ConfigError, Message, PipebusError, Pipeline, Rejected
+from pipebus.filters import Redact, Validate
+from pipebus.testing import Harness, check_filter, run_filter
+from pipebus.testing.laws.laws import LAWS
+from values_helpers import named
+
+MASKED = "[redacted]"
+
+
+def body_of(filter: Redact, body: Any) -> Any:
+    return filter.transform(Message("a", body)).body
+
+
+def test_fields_are_masked_by_name_at_any_depth(colour: Any, at: Any) -> None:
+    """Names are found in tables within tables and lists; a value that is a table or list is masked as a whole."""
+    body = {
+        "Email": "ada@example.org",
+        "commits": [{"author": {"email": "a", "name": "Ada"}}, {"author": None}, [{"email": 5}]],
+        "card": {"number": "4111", "cvc": ["1", "2"]},
+        "email_verified": True,
+    }
+    before = copy.deepcopy(body)
+    run = run_filter(Redact(["email", "card"]), Message("a", body), colour=colour, at=at)
+    assert run.forwarded.body == {
+        "Email": MASKED,
+        "commits": [{"author": {"email": MASKED, "name": "Ada"}}, {"author": None}, [{"email": MASKED}]],
+        "card": MASKED,
+        "email_verified": True,
+    }
+    assert body == before
+
+
+def test_fields_are_removed_by_name(colour: Any) -> None:
+    """`remove=True` leaves no trace of the field."""
+    run = run_filter(Redact(["email"], remove=True), Message("a", {"email": 1, "list": [{"EMAIL": 2, "id": 3}]}), colour=colour)
+    assert run.forwarded.body == {"list": [{"id": 3}]}
+
+
+def test_headers_are_redacted_too() -> None:
+    """A name in the list also means the header of that name, in any case."""
+    sent = Message("a", None, headers={"Authorization": "Bearer x", "tenant": "acme"})
+    assert Redact(["authorization"], mask="***").transform(sent).headers == {"Authorization": "***", "tenant": "acme"}
+    assert Redact(["authorization"], remove=True).transform(sent).headers == {"tenant": "acme"}
+
+
+@pytest.mark.parametrize("filter", [Redact(["email"]), Redact(["email"], remove=True)], ids=["mask", "remove"])
+def test_a_message_without_these_fields_is_the_same_message(filter: Redact) -> None:
+    """The filter copies only what it changes, so a message that it has already seen passes as it is."""
+    plain = Message("a", {"list": [{"id": 1}], "at": datetime.date(2026, 1, 2), "t": (1, 2), "s": {1}}, headers={"h": "x"})
+    assert filter.transform(plain) is plain
+    once = filter.transform(Message("a", {"email": "x", "large": plain.body}))
+    assert once.body["large"] is plain.body
+    assert filter.transform(once) is once
+
+
+class Card(BaseModel):
+    email: str = "ada@example.org"
+
+
+@dataclasses.dataclass
+class Plain:
+    email: str = "ada@example.org"
+
+
+@pytest.mark.parametrize("body", [Card(), Plain(), {"card": Card()}, [Plain()]], ids=repr)
+def test_a_field_of_a_model_is_not_passed_over(body: Any) -> None:
+    """The fields of an object cannot be replaced, so the message is refused rather than passed on with them."""
+    with pytest.raises(Rejected, match="put Redact in front of Validate") as caught:
+        body_of(Redact(["email"]), body)
+    assert "ada" not in str(caught.value)
+
+
+def test_in_front_of_validate_it_masks_what_the_model_gets() -> None:
+    """The order that the error suggests works."""
+    run = run_filter(Pipeline(Redact(["email"]), Validate({">": Card})), Message("a", {"email": "ada@example.org"}))
+    assert run.forwarded.body == Card(email=MASKED)
+
+
+def test_other_mappings_are_tables() -> None:
+    """A mapping that is not a dict is redacted as well."""
+    assert body_of(Redact(["email"]), MappingProxyType({"email": 1, "id": 2})) == {"email": MASKED, "id": 2}
+
+
+def test_a_body_that_holds_itself_is_refused() -> None:
+    """A body without an end is refused with a reason."""
+    body: list[Any] = []
+    body.append(body)
+    with pytest.raises(Rejected, match="levels"):
+        body_of(Redact(["email"]), body)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"names": "email"}, "it is a list of names"),
+        ({"names": []}, "it is a list of names"),
+        ({"names": [5]}, "it is a list of names"),
+        ({"names": 5}, "it is a list of names"),
+        ({"names": ["body.email"]}, "write the last part of a path alone"),
+        ({"names": ["commits[].email"]}, "is not a name"),
+        ({"names": ["*_token"]}, "is not a name"),
+        ({"names": ["email"], "mask": None}, "Redact.mask"),
+        ({"names": ["email"], "mask": "two\nlines"}, "CR, LF"),
+    ],
+    ids=named,
+)
+def test_wrong_settings_are_refused_where_they_are_written(settings: Any, says: str) -> None:
+    """A name that could never be found is an error, because the secret would get through."""
+    with pytest.raises(PipebusError) as caught:
+        Redact(**settings)
+    assert says in str(caught.value)
+
+
+def test_a_file_can_use_it(harness: Harness, tmp_path: Path) -> None:
+    """In a config file its settings are the same, and a wrong name is an error of the file."""
+    path = tmp_path / "bus.toml"
+    path.write_text('version = 1\n[[pipelines]]\nfilters = [{ use = "redact", names = ["email"], mask = "x" }]\n')
+    bus = harness.start(Bus.from_config(path))
+    inbox = bus.subscribe("a", name="inbox")
+    bus.publish("a", [{"email": 1}])
+    assert inbox.receive(timeout=1.0).body == [{"email": "x"}]
+    path.write_text('version = 1\n[[pipelines]]\nfilters = [{ use = "redact", names = ["body.email"] }]\n')
+    with pytest.raises(ConfigError, match="is not a name"):
+        Bus.from_config(path)
+
+
+@pytest.mark.few(1)
+def test_it_keeps_every_law() -> None:
+    """Redact keeps the laws that every filter must keep."""
+    assert check_filter(Redact(["a", "email"]), examples=3) == tuple(law.name for law in LAWS)
