@@ -360,8 +360,8 @@ HAPPENINGS: dict[type[PipebusError], tuple[Callable[[], None], str]] = {
 }
 """How each error comes about, and what it says."""
 
-NOT_RAISED = {"AttemptsExhausted", "RequestError"}
-"""The reason of a dead letter, and what the errors of requests have in common."""
+NOT_RAISED = {"AttemptsExhausted", "RequestError", "TooManyHops"}
+"""The reasons of dead letters, and what the errors of requests have in common."""
 
 
 def caught(cls: type[PipebusError]) -> PipebusError:
@@ -510,6 +510,7 @@ PROMISED = [
     "SubjectError",
     "Subscription",
     "SubscriptionError",
+    "TooManyHops",
     "Transform",
     "TransportError",
     "UnsupportedCapability",

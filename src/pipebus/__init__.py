@@ -41,6 +41,7 @@ from pipebus.errors import (
     SubjectChanged,
     SubjectError,
     SubscriptionError,
+    TooManyHops,
     TransportError,
     UnsupportedCapability,
 )
@@ -114,6 +115,7 @@ __all__ = [
     "SubjectError",
     "Subscription",
     "SubscriptionError",
+    "TooManyHops",
     "Transform",
     "TransportError",
     "UnsupportedCapability",

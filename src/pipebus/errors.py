@@ -25,6 +25,7 @@ Everything pipebus raises, as one small tree.
     │   └── RequestTimeout (TimeoutError)   nothing came in time
     ├── AlreadySettled                      a delivery was settled twice
     ├── AttemptsExhausted                   a delivery was returned as often as its subscription allows
+    ├── TooManyHops                         handlers have passed a conversation on too often, in a loop
     ├── DeadLetterError                     no such dead letter, or it cannot be replayed now
     ├── UnsupportedCapability               the transport cannot do what was asked
     ├── MessageTooLarge                     above the bus's limit; nothing was written
@@ -273,6 +274,10 @@ class AlreadySettled(PipebusError):
 
 class AttemptsExhausted(PipebusError):
     """A delivery was returned as often as its subscription allows; this is the reason of its dead letter."""
+
+
+class TooManyHops(PipebusError):
+    """Handlers have passed a conversation on more often than `max_hops` allows; this is the reason of the dead letter."""
 
 
 class DeadLetterError(PipebusError):

@@ -524,7 +524,7 @@ broken(
     version = 1
     bus = { zzz = 1 }
     """,
-    'bus.toml:2: bus: unknown key "zzz"; there are transport, name, pool, dead_letters, max_message_bytes, require, '
+    'bus.toml:2: bus: unknown key "zzz"; there are transport, name, pool, dead_letters, max_message_bytes, max_hops, require, '
     "drain, strict, debug",
 )
 
@@ -2842,7 +2842,7 @@ broken(
     "${env:PIPEBUS_N21}" = 1
     """,
     'bus.toml:3: bus: unknown key "${env:PIPEBUS_N21}"; '
-    "there are transport, name, pool, dead_letters, max_message_bytes, require, drain, strict, debug",
+    "there are transport, name, pool, dead_letters, max_message_bytes, max_hops, require, drain, strict, debug",
     env={"PIPEBUS_N21": "pool"},
 )
 
@@ -3323,7 +3323,7 @@ broken(
     "zzz\\nzzz" = 1
     """,
     'bus.toml:3: bus: unknown key "zzz\\nzzz"; '
-    "there are transport, name, pool, dead_letters, max_message_bytes, require, drain, strict, debug",
+    "there are transport, name, pool, dead_letters, max_message_bytes, max_hops, require, drain, strict, debug",
 )
 
 broken(

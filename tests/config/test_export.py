@@ -592,14 +592,14 @@ def test_options_of_a_bus(file: Path) -> None:
     """An export keeps every option of a bus."""
     bus = Bus(
         "memory:?wire=json", require={"survives": "nothing", "delay": True}, pool=3, dead_letters=5, max_message_bytes=2**20,
-        drain=False, strict=True, debug=True, name="shop ${x} \"'",
+        max_hops=7, drain=False, strict=True, debug=True, name="shop ${x} \"'",
     )  # fmt: skip
     bus.subscribe("a", shop.bill, name="a", workers=2)
     other = same(bus, file)
     assert engine_of(other).options() == engine_of(bus).options()
     assert engine_of(other).options() == {
         "name": "shop ${x} \"'", "pool": 3, "dead_letters": 5, "max_message_bytes": 2**20,
-        "require": {"survives": "nothing", "delay": True}, "drain": False, "strict": True,
+        "max_hops": 7, "require": {"survives": "nothing", "delay": True}, "drain": False, "strict": True,
         "debug": True,
     }  # fmt: skip
     assert Bus().export_config() == "version = 1\n"

@@ -673,6 +673,7 @@ def test_options_of_the_bus(load: Load, harness: Harness, monkeypatch: pytest.Mo
         pool = "${env:POOL}"
         dead_letters = 2
         max_message_bytes = "400B"
+        max_hops = 3
         require = { delay = true }
         drain = true
         strict = "${env:STRICT:-false}"
@@ -685,8 +686,8 @@ def test_options_of_the_bus(load: Load, harness: Harness, monkeypatch: pytest.Mo
         handlers={"fussy": shop.fussy},
     )
     assert engine_of(bus).options() == {
-        "name": "shop", "pool": 3, "dead_letters": 2, "max_message_bytes": 400, "require": {"delay": True}, "drain": True,
-        "strict": False, "debug": True,
+        "name": "shop", "pool": 3, "dead_letters": 2, "max_message_bytes": 400, "max_hops": 3, "require": {"delay": True},
+        "drain": True, "strict": False, "debug": True,
     }  # fmt: skip
     assert engine_of(bus).transport.codec is not None
     harness.start(bus)

@@ -300,6 +300,32 @@ def test_a_delivery_is_dead_when_its_attempts_are_used_up(bus: Bus) -> None:
     assert letter.error.startswith("AttemptsExhausted")
 
 
+def test_a_loop_of_handlers_ends_in_a_dead_letter(bus: Bus) -> None:
+    """
+    Two handlers whose values go to each other stop after 32 hops: the last message is a dead letter, with the reason. A message
+    that was passed on once has no extra header.
+    """
+    seen: list[Message] = []
+
+    def count(message: Message) -> int:
+        seen.append(message)
+        return message.body + 1  # type: ignore[no-any-return]
+
+    bus.subscribe("ping", count, name="ping", to="pong")
+    bus.subscribe("pong", count, name="pong", to="ping")
+    with bus:
+        bus.publish("ping", 0, id="first")
+        bus.drain(timeout=30)
+        stats = bus.stats()["subscriptions"]
+        (letter,) = bus.dead_letters.list()
+    assert [message.body for message in seen] == list(range(33))
+    assert {message.correlation_id for message in seen[1:]} == {"first"}
+    assert [dict(message.headers) for message in seen[:3]] == [{}, {}, {"pipebus-hops": "2"}]
+    assert (letter.subscription, letter.message.body, stats["ping"]["dead"]) == ("ping", 32, 1)
+    assert letter.error.startswith("TooManyHops: handlers have passed this conversation on 32 times")
+    assert law(bus) == {"ping": True, "pong": True}
+
+
 def test_one_subscription_s_failure_is_its_own(bus: Bus) -> None:
     """A handler that raises makes a dead letter of its copy; the other subscription handles its own."""
     good = Collector()

@@ -70,6 +70,8 @@ class Bus:
         pool: Worker threads for handlers. None: min(32, processors + 4), or more if a subscription's `workers` need it.
         dead_letters: The greatest number of dead letters kept in memory, >= 1.
         max_message_bytes: Size of the largest encoded message, in bytes. Only transports that encode messages check it.
+        max_hops: How many handlers may pass a conversation on, each by the `to` of its subscription; above it, the message that
+            would be passed on becomes a dead letter (`TooManyHops`), because such a loop would never end.
         drain: Whether a stop handles all waiting messages first, unless `stop(drain=…)` says otherwise. None: yes in memory,
             where they would be lost; no on a transport that keeps them.
         strict: Whether a publish to which nobody listens raises `NoSubscriber`, unless it says `strict=False` itself.
@@ -89,6 +91,7 @@ class Bus:
         pool: int | None = None,
         dead_letters: int = defaults.DEAD_LETTERS,
         max_message_bytes: int | None = None,
+        max_hops: int = defaults.MAX_HOPS,
         drain: bool | None = None,
         strict: bool = False,
         debug: bool = False,
@@ -97,8 +100,8 @@ class Bus:
     ) -> None:
         self._engine = engine = Engine(
             self, {Delivery: lambda _: state.delivery.get(), Bus: lambda _: self}, url, require=require, pool=pool,
-            dead_letters=dead_letters, max_message_bytes=max_message_bytes, drain=drain, strict=strict, debug=debug,
-            clock=clock, name=name,
+            dead_letters=dead_letters, max_message_bytes=max_message_bytes, max_hops=max_hops, drain=drain, strict=strict,
+            debug=debug, clock=clock, name=name,
         )  # fmt: skip
         # `publish` needs these at hand: each further attribute lookup would be measurable.
         self._lifecycle = engine.lifecycle

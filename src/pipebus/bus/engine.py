@@ -54,15 +54,15 @@ class Engine:
     Args:
         bus: Its face. What handlers return, schedules and requests go through its methods, as a subclass may define them.
         known: Types of handlers' parameters that the bus itself fills in, and how.
-        url, require, pool, dead_letters, max_message_bytes, drain, strict, debug, clock, name: As for `Bus`.
+        url, require, pool, dead_letters, max_message_bytes, max_hops, drain, strict, debug, clock, name: As for `Bus`.
     """
 
     lifecycle: Lifecycle
 
     def __init__(
         self, bus: Any, known: dict[Any, Callable[[Message[Any]], Any]], url: Any, *, require: Mapping[str, Any] | None,
-        pool: int | None, dead_letters: int, max_message_bytes: int | None, drain: bool | None, strict: bool, debug: bool,
-        clock: Clock | None, name: str,
+        pool: int | None, dead_letters: int, max_message_bytes: int | None, max_hops: int, drain: bool | None, strict: bool,
+        debug: bool, clock: Clock | None, name: str,
     ) -> None:  # fmt: skip
         self.bus = bus
         self.publish, self.apublish, self.subscribe = bus.publish, bus.apublish, bus.subscribe
@@ -70,6 +70,7 @@ class Engine:
         self.name: str = name
         self.require = {plain_text(what): plain_text(promise) for what, promise in (require or {}).items()}
         self.max_message_bytes = max_message_bytes
+        self.max_hops = _whole(max_hops, "max_hops")
         if drain is not None and not isinstance(drain, bool):
             raise PipelineError(f"Bus(drain={drain!r}): it is True, False or None")
         if not isinstance(strict, bool):
@@ -169,6 +170,7 @@ class Engine:
             "pool": self.pool.size if self.pool_is_given else None,
             "dead_letters": self.dead_letters.cap,
             "max_message_bytes": self.max_message_bytes,
+            "max_hops": self.max_hops,
             "require": self.require,
             "drain": self.drains,
             "strict": self.strict,

@@ -4,6 +4,7 @@ import difflib
 from typing import Any, Final
 
 from pipebus.cli.show import as_json
+from pipebus.message.headers import HOPS_HEADER
 
 OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id")
 """Arguments of `publish` that a message in JSON may give."""
@@ -13,13 +14,13 @@ FIELDS: Final = ("subject", "body", *OPTIONS, "time")
 
 
 def message_json(message: Any) -> dict[str, Any]:
-    """Return a message without its empty fields."""
+    """Return a message without its empty fields, and without its hop count: published again, it begins at 0."""
     fields = {
         "subject": str(message.subject),
         "id": message.id,
         "time": message.time,
         "key": message.key,
-        "headers": dict(message.headers),
+        "headers": {name: text for name, text in message.headers.items() if name != HOPS_HEADER},
         "ttl": message.ttl,
         "reply_to": None if message.reply_to is None else str(message.reply_to),
         "correlation_id": message.correlation_id,

@@ -35,6 +35,7 @@ BUS: Final = {
     "pool": _optional(Whole(1), "Worker threads for handlers."),
     "dead_letters": _optional(Whole(1), "Most dead letters kept in memory.", defaults.DEAD_LETTERS),
     "max_message_bytes": _optional(SIZE, "Largest encoded message."),
+    "max_hops": _optional(Whole(1), "How many handlers may pass a conversation on, one after the other.", defaults.MAX_HOPS),
     "require": _optional(TableOf(Anything()), "Capabilities that the transport must promise."),
     "drain": _optional(Flag(), "Whether a stop handles all waiting messages first. Left out: in memory only."),
     "strict": _optional(Flag(), "Whether a publish to which nobody listens is an error.", False),

@@ -29,7 +29,7 @@ import msgspec
 
 from pipebus.errors import CodecError, PipebusError, UnsupportedCapability
 from pipebus.foreign.objects import plain_text, shown
-from pipebus.message.headers import ERROR_HEADER, NO_HEADERS, Headers, check_headers, frozen_headers
+from pipebus.message.headers import NO_HEADERS, OWN_HEADERS, Headers, check_headers, frozen_headers
 from pipebus.message.message import Message
 from pipebus.message.subject import check_subject
 
@@ -173,10 +173,10 @@ def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
             ttl = json.loads(ttl)
     if not isinstance(headers, dict):
         raise CodecError(f'"pipebusheaders" is an object, found {shown(headers)}')
-    own = headers.get(ERROR_HEADER)
-    if own is not None:
-        others = check_headers({name: text for name, text in headers.items() if name != ERROR_HEADER})
-        headers = frozen_headers({**others, ERROR_HEADER: str(own)})
+    own = {name: str(headers[name]) for name in OWN_HEADERS if headers.get(name) is not None}
+    if own:
+        others = check_headers({name: text for name, text in headers.items() if name not in own})
+        headers = frozen_headers({**others, **own})
     moment = datetime.fromisoformat(wire["time"])
     if moment.tzinfo is None:
         raise CodecError(f'"time" {shown(wire["time"])} has no offset; RFC 3339 requires one')

@@ -14,6 +14,12 @@ RESERVED_PREFIXES: Final = ("pipebus-", "nats-")
 ERROR_HEADER: Final = "pipebus-error"
 """Marks a reply that reports a failed handler; the body of such a reply is {"type": …, "text": …}."""
 
+HOPS_HEADER: Final = "pipebus-hops"
+"""How many handlers in a row have passed a conversation on, if more than one; see `hops`."""
+
+OWN_HEADERS: Final = (ERROR_HEADER, HOPS_HEADER)
+"""The reserved headers of the bus itself, which every transport carries."""
+
 
 class Headers(dict[str, str]):
     """

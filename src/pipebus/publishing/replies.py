@@ -29,6 +29,7 @@ from pipebus.errors import (
 from pipebus.foreign.objects import class_name, shown, spared, text_of
 from pipebus.mailbox.asked import Waiting
 from pipebus.message.headers import ERROR_HEADER, Headers, frozen_headers
+from pipebus.message.hops import next_headers
 from pipebus.message.message import Message, make_message
 from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.message.subject import Address
@@ -87,6 +88,7 @@ class Asked(Protocol):
     transport: Any
     codec: Any
     ledger: Ledger
+    max_hops: int
     router: Router
     services: Services
     strict: bool
@@ -247,10 +249,12 @@ class Replies:
             self._answered(to, await self.bus.apublish(to, value, **self._envelope(to, request)))
 
     def _envelope(self, to: Any, request: Message[Any]) -> dict[str, Any]:
+        """The options with which a returned value is published. A reply ends its conversation, so it is not a hop."""
         options: dict[str, Any] = {"correlation_id": request.correlation_id or request.id}
         if self.bus.strict and to is request.reply_to:
             options["strict"] = False  # that nobody listens there is not the handler's fault
-        return options
+        headers = None if self.owns(to) else next_headers(request, self.bus.max_hops)
+        return options if headers is None else options | {"headers": headers}
 
     def _lost(self, to: Any, request: Message[Any], value: Any) -> bool:
         """

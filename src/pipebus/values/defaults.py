@@ -17,5 +17,7 @@ ATTEMPTS: Final = 3
 """How often a delivery is tried before it becomes a dead letter."""
 WORKERS: Final = 1
 DELIVER: Final = "new"
+MAX_HOPS: Final = 32
+"""How many handlers may pass a conversation on, one after the other."""
 DEAD_LETTERS: Final = 10_000
 """The greatest number of dead letters kept in memory."""
