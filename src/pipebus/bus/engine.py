@@ -29,7 +29,7 @@ from pipebus.outcomes.ledger import Ledger
 from pipebus.pipeline.compose import Node
 from pipebus.pipeline.services import Services
 from pipebus.publishing import sender
-from pipebus.publishing.arrival import bind
+from pipebus.publishing.arrival import bind, binding
 from pipebus.publishing.on_error import PublishRulings
 from pipebus.publishing.replies import Replies
 from pipebus.publishing.router import Router
@@ -130,6 +130,7 @@ class Engine:
             self, name=name, locks=self.locks, transport=self.transport, lifecycle=self.lifecycle, router=self.router,
             planner=planner, timers=self.timers, listener=self.replies.listener, from_file=self.from_file,
             bind=functools.partial(bind, self),
+            check_binding=lambda subscription: self.transport.check(binding(self, subscription)),
         )  # fmt: skip
         self.schedules = Schedules(
             self, locks=self.locks, lifecycle=self.lifecycle, planner=planner, sender=self.sender, pool=self.pool

@@ -59,14 +59,16 @@ class Registry:
         hub: What actors belong to.
         listener: The one name that starts with LISTENER and may be registered: the bus's own, which hears replies.
         bind: Makes the transport deliver to a subscription.
+        check_binding: Raises if the transport cannot serve a subscription.
     """
 
     def __init__(
         self, hub: Machinery, *, name: str, locks: Locks, transport: Transport, lifecycle: Lifecycle, router: Router,
         planner: Planner, timers: Timers, listener: str, from_file: FromFile,
-        bind: Callable[[Subscription], None],
+        bind: Callable[[Subscription], None], check_binding: Callable[[Subscription], None],
     ) -> None:  # fmt: skip
         self.bind = bind
+        self.check_binding = check_binding
         self.name = name
         self.locks = locks
         self.transport = transport
@@ -176,6 +178,8 @@ class Registry:
                 )
             subscription = make()
             check_delivery(subscription, self.delivery_nodes)
+            if not self.transport.local:  # here, because a start that is refused would leave others in the store
+                self.check_binding(subscription)
             self.lifecycle.filters.hold(subscription)
             if name is not None:
                 self._names[name] = subscription

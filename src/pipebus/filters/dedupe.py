@@ -79,6 +79,7 @@ class Dedupe(Around):
                 f"Dedupe.key={shown(self.key)}: it is a plain function of the message that returns something hashable; "
                 "leave it out to use the message's id"
             )
+        self.wants_memory = self.durable
         self.window = quantities.seconds(self.window, "Dedupe.window", above=0.0)
         if not quantities.is_whole(self.size, 1):
             raise PipelineError(f"Dedupe.size={shown(self.size)}: it is a whole number of messages, at least 1")

@@ -13,6 +13,7 @@ from pipebus.errors import PipelineError, Rejected, SubjectError
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.fields import plain_number
 from pipebus.message.message import Message
+from pipebus.message.patterns import Pattern
 from pipebus.message.subject import Address, check_subject
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
@@ -39,6 +40,7 @@ class Reroute(Transform):
     reroutes = True
 
     def __post_init__(self) -> None:
+        self.reroutes_to: Pattern | None = None
         if callable(self.to) and is_plain(self.to):
             return
         self.to = plain_text(self.to)
@@ -58,6 +60,11 @@ class Reroute(Transform):
             check_subject("".join(text + ("x" if field is not None else "") for text, field in self._parts))
         except SubjectError as error:
             raise PipelineError(f"Reroute.to={shown(self.to)} does not make a subject: {error}") from None
+        shape = "".join(text + {None: "", "subject": "\1"}.get(field, "\0") for text, field in self._parts)
+        tokens = ["*" if "\0" in token else token for token in shape.partition("\1")[0].split(".")]
+        if "\1" in shape:
+            tokens[-1] = ">"  # the old subject has any number of tokens
+        self.reroutes_to = Pattern(".".join(tokens))
 
     def _check_field(self, field: str) -> None:
         root, *path = field.split(".")

@@ -18,6 +18,7 @@ from pipebus.errors import ContractError, PipelineError
 from pipebus.foreign.objects import shown
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
+from pipebus.message.patterns import Pattern
 from pipebus.pipeline.blame import StepId
 from pipebus.pipeline.callables import name_of
 from pipebus.pipeline.compose import Build, Next
@@ -131,8 +132,10 @@ class Traits:
         repeats: It may run the rest again after an error, and checks `pipebus.pipeline.state.accepted` first.
         passes: The most times that it runs the rest; None: no limit.
         wants_delivery: It reads `pipebus.pipeline.state.delivery`, so it can only be put around handlers.
+        wants_memory: It needs the transport's memory for filters (`Context.memory`).
         terminal: No filter after it ever runs.
         reroutes: It may change the subject (publish side only).
+        reroutes_to: A pattern that all of its new subjects match, if one is known: `check` says which filters they skip.
         may_drop: It may return `Dropped`.
         requires, provides: Words such as "validated"; a filter that requires one must follow a filter that provides it.
         deterministic: Equal messages have equal outcomes.
@@ -145,8 +148,10 @@ class Traits:
     repeats: bool = False
     passes: int | None = 1
     wants_delivery: bool = False
+    wants_memory: bool = False
     terminal: bool = False
     reroutes: bool = False
+    reroutes_to: Pattern | None = None
     may_drop: bool = False
     requires: tuple[str, ...] = ()
     provides: tuple[str, ...] = ()

@@ -31,6 +31,11 @@ def patterns_of(subscription: Subscription) -> tuple[Pattern, ...]:
 
 def bind(bus: Carried, subscription: Subscription) -> None:
     """Make the transport deliver to a subscription. It takes effect before it returns."""
+    bus.transport.bind(binding(bus, subscription))
+
+
+def binding(bus: Carried, subscription: Subscription) -> Binding:
+    """A subscription, as its transport sees it."""
     attempts = subscription.plan.attempts
 
     def deliver(found: Message[Any] | bytes, token: Any, taken: int) -> bool:
@@ -56,18 +61,16 @@ def bind(bus: Carried, subscription: Subscription) -> None:
         except RuntimeError:  # it is in the mailbox; only the thread that will handle it could not be started yet
             return True
 
-    bus.transport.bind(
-        Binding(
-            name=subscription.name,
-            durable=subscription.durable,
-            patterns=patterns_of(subscription),
-            deliver=deliver,
-            attempts=attempts,
-            start=subscription.plan.deliver,
-            limit=subscription.plan.size,
-            workers=subscription.plan.workers,
-            overflow=subscription.plan.overflow,
-            handled=subscription.handled,
-            ready=lambda: not subscription.paused,
-        )
+    return Binding(
+        name=subscription.name,
+        durable=subscription.durable,
+        patterns=patterns_of(subscription),
+        deliver=deliver,
+        attempts=attempts,
+        start=subscription.plan.deliver,
+        limit=subscription.plan.size,
+        workers=subscription.plan.workers,
+        overflow=subscription.plan.overflow,
+        handled=subscription.handled,
+        ready=lambda: not subscription.paused,
     )

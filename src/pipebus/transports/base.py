@@ -197,7 +197,7 @@ class Transport(Protocol):
         Deliver matching messages from now on. A message that is published after this returns is delivered.
 
         Raises:
-            UnsupportedCapability: the binding asks for something that this transport cannot do.
+            UnsupportedCapability: as `check`.
         """
         ...
 
@@ -223,6 +223,15 @@ class Transport(Protocol):
         ...
 
     # --- what has a default ---------------------------------------------------------------------------------------------------
+
+    def check(self, binding: Binding) -> None:
+        """
+        Refuse what `bind` would refuse, when a subscription is made. Nothing is stored, and the transport need not be started.
+
+        Raises:
+            UnsupportedCapability: the binding asks for something that this transport cannot do.
+        """
+        return
 
     def asend(self, message: Message[Any], delay: float) -> Awaitable[Receipt]:
         """`send` for coroutines. If it is cancelled, the message may still be stored."""

@@ -187,8 +187,8 @@ class NatsTransport(Transport):
 
     # --- subscriptions -----------------------------------------------------------------------------------------------
 
-    def bind(self, binding: Binding) -> None:
-        durable = binding.durable and not self.options.core
+    def check(self, binding: Binding) -> None:
+        durable = self._keeps(binding)
         if durable and binding.overflow != "block":
             raise UnsupportedCapability(
                 f'subscription {binding.name}: overflow="{binding.overflow}" is for mailboxes in memory; what waits here waits '
@@ -198,8 +198,14 @@ class NatsTransport(Transport):
             raise UnsupportedCapability(
                 f'subscription {binding.name}: nothing is kept for it, so deliver is "new"; give it a name, and no core=yes'
             )
+
+    def _keeps(self, binding: Binding) -> bool:
+        return binding.durable and not self.options.core
+
+    def bind(self, binding: Binding) -> None:
+        self.check(binding)
         with free(self._binding):
-            self.link.run(self.served.bind(binding, durable), 2 * ANSWER)
+            self.link.run(self.served.bind(binding, self._keeps(binding)), 2 * ANSWER)
 
     def announce(self, subscriptions: list[tuple[str, tuple[Pattern, ...], str]]) -> None:
         async def make(link: Link) -> None:

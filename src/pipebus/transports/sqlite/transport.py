@@ -155,7 +155,7 @@ class SqliteTransport(Transport):
 
     # --- subscriptions -----------------------------------------------------------------------------------------------
 
-    def bind(self, binding: Binding) -> None:
+    def check(self, binding: Binding) -> None:
         if not binding.durable and not binding.name.startswith("_replies."):
             raise UnsupportedCapability(
                 f"{self.options.path} keeps messages for subscriptions by name, and {binding.name} has none of its own; "
@@ -166,6 +166,9 @@ class SqliteTransport(Transport):
                 f'subscription {binding.name}: overflow="{binding.overflow}" is for mailboxes in memory; what waits here waits '
                 "in the file, so leave it out"
             )
+
+    def bind(self, binding: Binding) -> None:
+        self.check(binding)
         keeper = self._keeper
         if keeper is None:
             raise BusClosed("the bus is stopped: it takes no more subscriptions")

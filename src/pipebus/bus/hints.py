@@ -1,0 +1,164 @@
+"""
+What `pipebus check` says about a bus that could be started: filters that some messages skip, handlers that publish to each other
+in a loop, and filters that the transport cannot serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from pipebus.bus.engine import Engine
+from pipebus.bus.explain import place_text
+from pipebus.delivery.subscription import Subscription
+from pipebus.message.patterns import Pattern
+from pipebus.pipeline.compose import Node
+from pipebus.pipeline.forks import Branch, Fork
+from pipebus.pipeline.places import Place
+from pipebus.pipeline.routes import filters_for, steps
+from pipebus.pipeline.step import Step
+
+MOST: Final = 5
+"""How many filters a hint names."""
+
+
+class Hint(NamedTuple):
+    place: Place
+    text: str
+
+    def __str__(self) -> str:
+        return f"{place_text(self.place)}: hint: {self.text}"
+
+
+def hints(engine: Engine) -> list[Hint]:
+    """What is allowed, but perhaps not meant, in the order of the lines."""
+    found = [*_loops(engine), *(hint for chain in _chains(engine) for hint in _skipped(chain))]
+    return sorted(found)
+
+
+def refusals(engine: Engine) -> list[Hint]:
+    """What the start of the bus refuses although the chains are right: filters that this transport cannot serve."""
+    if engine.transport.capabilities.memory:
+        return []
+    text = f"{engine.url} keeps no memory for filters, which it needs; use a store that does, such as sqlite:///bus.db"
+    return sorted({
+        Hint(step.place, f"filter {step.name} cannot start: {text}")
+        for chain in _chains(engine) for step in steps(chain) if step.traits.wants_memory
+    })  # fmt: skip
+
+
+def _chains(engine: Engine) -> list[tuple[Node, ...]]:
+    own = {id(one.plan.nodes): one.plan.nodes for one in engine.router.subscriptions()}
+    return [engine.router.nodes, engine.delivery_nodes, *own.values()]
+
+
+# --- filters that are skipped --------------------------------------------------------------------------------------------
+
+
+class _Placed(NamedTuple):
+    """A node of a chain, with the forks around it."""
+
+    node: Node
+    forks: tuple[Fork, ...]
+
+    def within(self, fork: Node) -> bool:
+        return any(one is fork for one in self.forks)
+
+
+def _placed(chain: tuple[Node, ...], forks: tuple[Fork, ...] = ()) -> Iterator[_Placed]:
+    for node in chain:
+        yield _Placed(node, forks)
+        yield from _placed(node.nodes, (*forks, node) if isinstance(node, Fork) else forks)
+
+
+def _skipped(chain: tuple[Node, ...]) -> Iterator[Hint]:
+    """The filters that a branch or a change of the subject skips."""
+    placed = list(_placed(chain))
+    for index, one in enumerate(placed):
+        later = [other for other in placed[index + 1 :] if not _exclusive(one, other)]
+        if isinstance(one.node, Branch):
+            forks = (*one.forks, one.node)
+            skipped: list[Node] = [
+                other.node
+                for other in later
+                if isinstance(other.node, Step) and not other.within(one.node) and _meet(_patterns(forks), _patterns(other.forks))
+            ]
+            if skipped:
+                yield Hint(one.node.place, f"what takes {one.node.name} skips the filters after it: {_named(skipped)}")
+        elif isinstance(one.node, Step) and one.node.traits.reroutes_to is not None:
+            to = one.node.traits.reroutes_to
+            skipped = []
+            for other in later:
+                if not any(isinstance(fork, Branch) and not other.within(fork) for fork in one.forks):
+                    pattern = other.node.test.pattern if isinstance(other.node, Fork) else None
+                    if pattern is not None and not pattern.overlaps(to) and _meet(_patterns(one.forks), [pattern]):
+                        skipped += [] if any(other.within(outer) for outer in skipped) else [other.node]
+            if skipped:
+                yield Hint(
+                    one.node.place,
+                    f'{one.node.name} changes subjects to "{to}", so what it reroutes skips blocks after it: {_named(skipped)}; '
+                    "put them in front of it, or match the new subjects",
+                )
+
+
+def _exclusive(one: _Placed, other: _Placed) -> bool:
+    """Whether they are in different cases of a switch, so that no message passes both."""
+    return False
+
+
+def _patterns(forks: tuple[Fork, ...]) -> list[Pattern]:
+    return [fork.test.pattern for fork in forks if fork.test.pattern is not None]
+
+
+def _meet(some: list[Pattern], others: list[Pattern]) -> bool:
+    return all(one.overlaps(other) for one in some for other in others)
+
+
+def _named(nodes: list[Node]) -> str:
+    texts = [f"{node.name} ({place_text(node.place)})" for node in nodes[:MOST]]
+    more = len(nodes) - MOST
+    return ", ".join(texts) + (f" and {more} more" if more > 0 else "")
+
+
+# --- loops ---------------------------------------------------------------------------------------------------------------
+
+
+def _loops(engine: Engine) -> Iterator[Hint]:
+    """Subscriptions whose returned values come back to themselves, as far as literal subjects show it."""
+    subscriptions = sorted(engine.router.subscriptions(), key=lambda one: one.name)
+    goes = {one.name: _listeners(engine, one) for one in subscriptions}
+    seen: set[frozenset[str]] = set()
+    for one in subscriptions:
+        way = _way_back(one, goes)
+        names = frozenset(each.name for each in way)
+        if not way or names in seen:
+            continue
+        seen.add(names)
+        circle = "".join(f'{each.name} -> "{each.plan.to}" -> ' for each in way) + one.name
+        yield Hint(
+            one.place,
+            f"what these handlers return goes round in a loop: {circle}; unless one of them returns None, each message is passed "
+            f"on {engine.max_hops} times and becomes a dead letter",
+        )
+
+
+def _listeners(engine: Engine, subscription: Subscription) -> list[Subscription]:
+    to: Any = subscription.plan.to
+    if not isinstance(to, str) or any(step.traits.reroutes for step in filters_for(engine.router.nodes, to)):
+        return []
+    return sorted(engine.listeners(to), key=lambda one: one.name)
+
+
+def _way_back(start: Subscription, goes: dict[str, list[Subscription]]) -> list[Subscription]:
+    """The shortest way from a subscription back to itself; empty if there is none."""
+    ways = [[start]]
+    seen: set[str] = set()
+    while ways:
+        way = ways.pop(0)
+        for after in goes[way[-1].name]:
+            if after is start:
+                return way
+            if after.name not in seen:
+                seen.add(after.name)
+                ways.append([*way, after])
+    return []

@@ -1,0 +1,138 @@
+"""The hints of `pipebus check`: what is allowed, but perhaps not meant."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipebus import Bus
+from pipebus.bus.bus import engine_of
+from pipebus.bus.hints import hints
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """The hints about a file."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(text: str) -> list[str]:
+        Path("bus.toml").write_text("version = 1\n" + textwrap.dedent(text).lstrip(), encoding="utf-8")
+        return [str(hint) for hint in hints(engine_of(Bus.from_config("bus.toml", handlers={"same": same})))]
+
+    return run
+
+
+def same(body: Any) -> Any:
+    return body
+
+
+def test_filters_behind_a_branch_are_named(check: Callable[[str], list[str]]) -> None:
+    """A branch that contains a reroute skips the blocks after it, including redaction; a block for other subjects is not named."""
+    lines = check("""
+        [[pipelines]]
+        filters = [{ branch = "github.>", filters = [{ use = "reroute", to = "events.{body.kind}" }] }]
+        [[pipelines]]
+        filters = [{ use = "redact", names = ["email"] }]
+        [[pipelines]]
+        match = "github.push"
+        filters = ["log"]
+        [[pipelines]]
+        match = "gitlab.>"
+        filters = ["log"]
+    """)
+    assert lines == [
+        'bus.toml:3: hint: what takes branch("github.>") skips the filters after it: Redact (bus.toml:5), Log (bus.toml:8)'
+    ]
+
+
+def test_blocks_that_a_reroute_skips_are_named(check: Callable[[str], list[str]]) -> None:
+    """What has a new subject does not take the blocks for the old one; those for the new one, and those for all, are not named."""
+    lines = check("""
+        [[pipelines]]
+        match = "github.>"
+        filters = [{ use = "reroute", to = "events.{body.kind}" }, "log"]
+        [[pipelines]]
+        match = "github.>"
+        filters = [{ use = "redact", names = ["email"] }]
+        [[pipelines]]
+        match = "events.*"
+        filters = ["log"]
+        [[pipelines]]
+        filters = ["log"]
+        [[pipelines]]
+        match = "events.push.deep"
+        filters = ["log"]
+    """)
+    assert lines == [
+        'bus.toml:4: hint: Reroute changes subjects to "events.*", so what it reroutes skips blocks after it: '
+        'when("github.>") (bus.toml:5); put them in front of it, or match the new subjects'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("to", "skipped"),
+    [
+        ("old.{subject}", ['when("github.>")']),
+        ("{subject}", []),
+        ("{body.kind}.x", []),
+        ("{headers.to}", ['when("github.>")']),
+        ("events-{key}.x", []),
+        ("events.{key}", ['when("github.>")']),
+    ],
+)
+def test_a_template_says_which_blocks_it_may_skip(check: Callable[[str], list[str]], to: str, skipped: list[str]) -> None:
+    """A field in a template is any one token, and the old subject is any number of them."""
+    lines = check(f"""
+        [[pipelines]]
+        filters = [{{ use = "reroute", to = "{to}" }}]
+        [[pipelines]]
+        match = "github.>"
+        filters = ["log"]
+    """)
+    assert [name for name in skipped if not any(name in line for line in lines)] == []
+    assert len(lines) == len(skipped)
+
+
+def test_loops_of_subscriptions_are_shown(check: Callable[[str], list[str]]) -> None:
+    """Each circle comes once, with its way; a `to` that leads nowhere, or that a reroute may change, is not one."""
+    lines = check("""
+        [[pipelines]]
+        match = "maybe"
+        filters = [{ use = "reroute", to = "{body.next}" }]
+        [[subscriptions]]
+        name = "ping"
+        subject = "ping"
+        handler = "same"
+        to = "pong.1"
+        [[subscriptions]]
+        name = "pong"
+        subject = "pong.*"
+        handler = "same"
+        to = "ping"
+        [[subscriptions]]
+        name = "alone"
+        subject = "alone.>"
+        handler = "same"
+        to = "alone.x"
+        [[subscriptions]]
+        name = "rerouted"
+        subject = "maybe"
+        handler = "same"
+        to = "maybe"
+        [[subscriptions]]
+        name = "ends"
+        subject = "ping"
+        handler = "same"
+        to = "nowhere"
+    """)
+    loops = [line for line in lines if "loop" in line]
+    assert [line.partition("loop: ")[2].partition(";")[0] for line in loops] == [
+        'ping -> "pong.1" -> pong -> "ping" -> ping',
+        'alone -> "alone.x" -> alone',
+    ]
+    assert loops[0].startswith("bus.toml:5: hint: ")
+    assert "is passed on 32 times and becomes a dead letter" in loops[0]
