@@ -516,6 +516,8 @@ PROMISED = [
     "UnsupportedCapability",
     "around",
     "branch",
+    "otherwise",
+    "switch",
     "transform",
     "when",
 ]

@@ -31,7 +31,7 @@ def same(body: Any) -> Any:
 
 
 def test_filters_behind_a_branch_are_named(check: Callable[[str], list[str]]) -> None:
-    """A branch that contains a reroute skips the blocks after it, including redaction; a block for other subjects is not named."""
+    """A branch that contains a reroute skips later blocks, including redaction; a block for other subjects is not named."""
     lines = check("""
         [[pipelines]]
         filters = [{ branch = "github.>", filters = [{ use = "reroute", to = "events.{body.kind}" }] }]
@@ -50,7 +50,7 @@ def test_filters_behind_a_branch_are_named(check: Callable[[str], list[str]]) ->
 
 
 def test_blocks_that_a_reroute_skips_are_named(check: Callable[[str], list[str]]) -> None:
-    """What has a new subject does not take the blocks for the old one; those for the new one, and those for all, are not named."""
+    """A message with a new subject does not take blocks for the old one; those for the new one, or for all, are not named."""
     lines = check("""
         [[pipelines]]
         match = "github.>"

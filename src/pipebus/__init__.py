@@ -48,7 +48,7 @@ from pipebus.errors import (
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Handled, Outcome, Receipt
 from pipebus.message.subject import Ref, Subject
-from pipebus.pipeline.forks import branch, when
+from pipebus.pipeline.forks import branch, otherwise, switch, when
 from pipebus.pipeline.pipeline import Pipeline
 from pipebus.pipeline.shapes import Around, Call, Filter, Pause, Transform, around, transform
 from pipebus.publishing.schedule import Schedule
@@ -121,6 +121,8 @@ __all__ = [
     "UnsupportedCapability",
     "around",
     "branch",
+    "otherwise",
+    "switch",
     "transform",
     "when",
 ]

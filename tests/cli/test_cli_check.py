@@ -82,7 +82,7 @@ def test_the_bus_of_a_program_is_checked_too(shop: Shop) -> None:
     lines = done.stdout.splitlines()
     assert [line.partition(" hint: ")[2] for line in lines[:-1]] == [
         'what takes branch("audit.>") skips the filters after it: Drop (checked.py:12)',
-        'what these handlers return goes round in a loop: again -> "a" -> again; unless one of them returns None, each message is '
-        "passed on 32 times and becomes a dead letter",
+        'what these handlers return goes round in a loop: again -> "a" -> again; unless one of them returns None, each message '
+        "is passed on 32 times and becomes a dead letter",
     ]
     assert lines[-1] == "checked:bus: fine: 2 filters, 1 subscription, 0 schedules, 0 tests"

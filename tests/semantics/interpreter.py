@@ -75,6 +75,18 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class Otherwise:
+    inside: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Switch:
+    """`inside` has a When for each case, and perhaps an Otherwise as the last."""
+
+    inside: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class Pipeline:
     inside: tuple[Any, ...]
     on_error: Literal["reject", "dead_letter", "drop"] | None = None
@@ -153,6 +165,9 @@ class Interpreter:
                 return self.run(node.inside, mail, onward, leave) if self.holds(node, mail) else onward(mail)
             case Branch():
                 return self.run(node.inside, mail, leave, leave) if self.holds(node, mail) else onward(mail)
+            case Switch():
+                case = next((one for one in node.inside if isinstance(one, Otherwise) or self.holds(one, mail)), None)
+                return self.run(case.inside, mail, onward, leave) if case is not None else onward(mail)
             case Pipeline():
                 return self.pipeline(node, mail, onward, leave)
         raise TypeError(node)
@@ -273,6 +288,14 @@ def flow(chain: Chain, subjects: frozenset[str], everything: frozenset[str], idl
                 subjects = everything
             case Pipeline():
                 subjects = flow(node.inside, subjects, everything, idle)
+            case Switch():
+                through = frozenset()
+                for case, taken, left in taken_by_case(node, subjects):
+                    if not taken:
+                        idle.append(case)
+                    through |= flow(case.inside, taken, everything, idle)
+                    subjects = left
+                subjects |= through
             case When() | Branch():
                 certain = isinstance(node.test, str)
                 taken = frozenset(s for s in subjects if matches(node.test, s)) if isinstance(node.test, str) else subjects
@@ -283,6 +306,18 @@ def flow(chain: Chain, subjects: frozenset[str], everything: frozenset[str], idl
                 if isinstance(node, When):
                     subjects |= through
     return subjects
+
+
+def taken_by_case(node: Switch, subjects: frozenset[str]) -> Iterator[tuple[Any, frozenset[str], frozenset[str]]]:
+    """Each case of a switch, with the subjects that it may take and those that it may leave to the next case."""
+    for case in node.inside:
+        taken = subjects
+        if isinstance(case, Otherwise):
+            subjects = frozenset()
+        elif isinstance(case.test, str):
+            taken = frozenset(s for s in subjects if matches(case.test, s))
+            subjects -= taken
+        yield case, taken, subjects
 
 
 def met(chain: Chain, subject: str, everything: frozenset[str]) -> set[str]:
@@ -296,6 +331,9 @@ def met(chain: Chain, subject: str, everything: frozenset[str]) -> set[str]:
                 return
             if isinstance(node, Filter):
                 found.add(node.name)
+            elif isinstance(node, Switch):
+                for case, taken, _ in taken_by_case(node, subjects):
+                    walk(case.inside, taken)
             elif isinstance(node, Pipeline) or not isinstance(node.test, str):
                 walk(node.inside, subjects)
             else:
@@ -312,6 +350,9 @@ def without_others(chain: Chain, names: set[str]) -> Chain:
         if isinstance(node, Filter):
             if node.name in names or node.subject is not None:
                 kept.append(node)
+            continue
+        if isinstance(node, Switch):  # a case that is left out would leave its messages to the next
+            kept.append(Switch(tuple(replace(case, inside=without_others(case.inside, names)) for case in node.inside)))
             continue
         inside = without_others(node.inside, names)
         if any(it.name in names for it in filters_of(inside)) or (inside and not isinstance(node, Branch)):

@@ -5,7 +5,21 @@ from typing import Any
 
 import pytest
 
-from pipebus import Bus, Dropped, Message, Pipeline, Receipt, Subject, around, branch, transform, when
+from pipebus import (
+    Bus,
+    Dropped,
+    Message,
+    Pipeline,
+    PipelineError,
+    Receipt,
+    Subject,
+    around,
+    branch,
+    otherwise,
+    switch,
+    transform,
+    when,
+)
 from pipebus.events import Refused
 from pipebus.filters import Reroute
 
@@ -233,6 +247,139 @@ def test_s06_a_subscription_to_several_subjects_asks_for_each_message(subjects, 
         bus.drain(timeout=10)
 
     assert marked == [(ORDERS, True), (BILLS, False)]
+
+
+# --- alternatives: switch and otherwise --------------------------------------------------------------------------------
+
+
+def test_a_message_takes_the_first_case_and_comes_back(chain, trail, about):
+    """Later cases are not taken although they match, and the rest of the chain follows."""
+    result = chain.run(
+        trail("A"),
+        switch(when(about("bills."), trail("X")), when(about("orders."), trail("Y")), when(about(".created"), trail("Z"))),
+        trail("B"),
+    )
+
+    assert trail == ["A in", "Y in", "B in", "T", "B out", "Y out", "A out"]
+    assert [message.subject for message in result.received] == [ORDERS]
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["otherwise", "nothing"])
+def test_otherwise_is_for_what_no_case_takes(chain, trail, about, last):
+    """Without an `otherwise`, such a message goes straight on."""
+    cases = [when(about("bills."), trail("X")), when(about(".changed"), trail("Y"))]
+    chain.run(switch(*cases, *([otherwise(trail("O"))] if last else [])), trail("B"))
+
+    assert trail == (["O in", "B in", "T", "B out", "O out"] if last else ["B in", "T", "B out"])
+
+
+def test_predicates_of_cases_are_asked_in_order_until_one_is_true(chain, trail):
+    """No predicate behind the case that is taken is called."""
+    asked: list[str] = []
+
+    def about(name, answer):
+        def predicate(message):
+            asked.append(name)
+            return answer
+
+        return predicate
+
+    chain.run(
+        switch(when(about("a", False), trail("A")), when(about("b", True), trail("B")), when(about("c", True), trail("C")))
+    )
+    assert asked == ["a", "b"]
+    assert trail == ["B in", "T", "B out"]
+
+
+def test_by_action_otherwise_by_kind(harness):
+    """A reroute in each alternative changes the subject once."""
+    harness.bus.use(
+        switch(
+            when(lambda message: "action" in message.body, Reroute("github.{body.kind}.{body.action}")),
+            otherwise(Reroute("github.{body.kind}")),
+        )
+    )
+    bus = harness.start()
+    inbox = bus.subscribe("github.>", name="inbox")
+    bus.publish("raw", {"kind": "issue", "action": "opened"})
+    bus.publish("raw", {"kind": "push"})
+    assert [inbox.receive(timeout=1.0).subject for _ in range(2)] == ["github.issue.opened", "github.push"]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda f: switch(), "has no when"),
+        (lambda f: switch(otherwise(f)), "has no when"),
+        (lambda f: switch(f), "case 1 is passing; write when(…, filter), or otherwise(filter)"),
+        (lambda f: switch(when("a.>", f), branch("b.>", f)), "case 2 is"),
+        (lambda f: switch(otherwise(f), when("a.>", f)), "it takes all, so it comes last"),
+        (lambda f: Bus().use(otherwise(f)), "is outside of a switch"),
+        (lambda f: Bus().use(Pipeline(when("a.>", otherwise(f)))), "is outside of a switch"),
+        (lambda f: Bus().use(switch(when("a.>", f), when("a.b", f))), "comes after when"),
+        (
+            lambda f: Bus().use(switch(when(">", f), otherwise(f))),
+            "takes all of its messages, so it can never run; take it out",
+        ),
+        (lambda f: Bus().subscribe("b", print, filters=[switch(when("a.>", f))]), "can never run"),
+    ],
+)
+def test_a_switch_that_means_nothing_is_refused(make, says):
+    """The error is raised where the mistake is, and names the remedy."""
+    with pytest.raises(PipelineError) as error:
+        make(passing)
+    assert says in str(error.value)
+
+
+def test_a_switch_shows_in_explain_and_describe():
+    """`explain` says which case is taken, and that the others are skipped."""
+    bus = Bus()
+    bus.use(switch(when("orders.>", passing), when(len, passing), otherwise(passing)))
+    bus.use(branch("a", passing))
+    orders, other = bus.explain("orders.1").splitlines(), bus.explain("x").splitlines()
+    assert [" ".join(line.split()[:-1]) for line in orders[3:7]] == [
+        "switch the first case that applies",
+        'when("orders.>") taken: orders.1 matches',
+        "passing",
+        "(when(len), otherwise) skipped: an earlier case was",
+    ]
+    assert [" ".join(line.split()[:-1]) for line in other[3:9]] == [
+        "switch the first case that applies",
+        'when("orders.>") not taken: x does not match',
+        "when(len) asked for each message",
+        "passing",
+        "otherwise if no case before it applies",
+        "passing",
+    ]
+    described, _ = bus.describe()["publish"]
+    assert described["switch"] is True
+    assert [next(iter(case.items())) for case in described["filters"]] == [
+        ("when", "orders.>"),
+        ("when", {"predicate": "builtins:len"}),
+        ("otherwise", True),
+    ]
+
+
+def test_a_switch_of_the_bus_is_one_for_readers_too(about):
+    """A subscription that is read by hand gets the Transforms in the same cases."""
+    bus = Bus()
+    bus.use(
+        switch(when(about("orders."), stamp("orders"), passing), otherwise(stamp("other"))),
+        at="delivery",
+    )
+    inbox = bus.subscribe(">")
+    with bus:
+        bus.publish(ORDERS)
+        bus.publish("x")
+        assert [inbox.receive(timeout=1.0).headers["stamp"] for _ in range(2)] == ["orders", "other"]
+
+
+def stamp(name):
+    @transform
+    def made(message):
+        return message.with_headers(stamp=name)
+
+    return made
 
 
 # --- 7. predicates -----------------------------------------------------------------------------------------------------

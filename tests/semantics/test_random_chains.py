@@ -35,6 +35,8 @@ from pipebus import (
     Ref,
     Transform,
     branch,
+    otherwise,
+    switch,
     when,
 )
 from scale_helpers import examples
@@ -116,13 +118,17 @@ def chains(draw: Any, colour: str, rulings: tuple[str | None, ...], reroute: boo
         return tuple(node(size - 1) for _ in range(draw(st.integers(1, size))))
 
     def node(size: int) -> Any:
-        kind = draw(st.sampled_from("ffffwbpv")) if size > 0 else "f"
+        kind = draw(st.sampled_from("ffffwbpvs")) if size > 0 else "f"
         if kind == "v" and values:
             return draw(st.sampled_from(values))
         if kind == "w":
             made: Any = told.When(test(), chain(size))
         elif kind == "b":
             made = told.Branch(test(), chain(size))
+        elif kind == "s":
+            cases = [told.When(test(), chain(size)) for _ in range(draw(st.integers(1, 3)))]
+            last = [told.Otherwise(chain(size))] if draw(st.booleans()) else []
+            made = told.Switch((*cases, *last))
         elif kind == "p":
             made = told.Pipeline(chain(size), draw(st.sampled_from(rulings)))
         else:
@@ -170,6 +176,10 @@ class Workshop:
                     self.made[node] = when(self.test(node.test), *self.chain(node.inside))
                 case told.Branch():
                     self.made[node] = branch(self.test(node.test), *self.chain(node.inside))
+                case told.Switch():
+                    self.made[node] = switch(*self.chain(node.inside))
+                case told.Otherwise():
+                    self.made[node] = otherwise(*self.chain(node.inside))
                 case told.Pipeline():
                     self.made[node] = Pipeline(*self.chain(node.inside), on_error=node.on_error)
         return self.made[node]
@@ -480,6 +490,8 @@ def test_an_async_publish_chain_does_what_semantics_says(chain: told.Chain, mail
 @given(chain=chains("both", RULINGS, reroute=True), mail=mails, room=rooms)
 @example(chain=(told.When("a.>", (TO_B1, told.When("b.>", (F2,)))),), mail=ON_A1, room=9)
 @example(chain=(TO_B1, told.Branch("a.>", (F1,)), F2), mail=ON_A1, room=9)
+@example(chain=(told.Switch((told.When("a.>", (TO_B1,)), told.When("b.>", (F1,)))), F2), mail=ON_A1, room=9)
+@example(chain=(told.Switch((told.When(HAS_H, (F1,)), told.When("a.>", (told.Branch("a.1", (F2,)),)))), F1), mail=ON_A1, room=9)
 def test_one_source_gives_one_story_in_both_colours(chain: told.Chain, mail: told.Mail, room: int, apublish: Send) -> None:
     """Transforms and Arounds mean the same in a plain call and in an awaitable."""
     assert_publish(chain, mail, room, publish, apublish)
@@ -490,6 +502,9 @@ def test_one_source_gives_one_story_in_both_colours(chain: told.Chain, mail: tol
 @example(chain=(told.Pipeline((TO_B1, told.When("b.>", (ASYNC,)))),), mail=ON_A1)
 @example(chain=(told.When("a.>", (SYNC,)), TO_B1, told.When("b.>", (ASYNC,))), mail=ON_A1)
 @example(chain=(told.Branch("a.>", (TO_B1, SYNC)), ASYNC), mail=ON_A1)
+@example(chain=(told.Switch((told.When("a.>", (SYNC,)), told.Otherwise((ASYNC,)))),), mail=ON_A1)
+@example(chain=(told.Switch((told.When(HAS_H, (F1,)), told.When("a.>", (SYNC,)), told.Otherwise((ASYNC,)))),), mail=ON_A1)
+@example(chain=(told.Switch((told.When("a.>", (TO_B1, SYNC)), told.When("b.>", (ASYNC,)))),), mail=ON_A1)
 @example(chain=(told.Branch("a.>", (TO_B1,)), told.Branch("b.>", (SYNC,)), ASYNC), mail=ON_A1)
 @example(chain=(told.When(HAS_H, (told.Branch("a.>", (SYNC,)), ASYNC)),), mail=ON_A1)
 @example(chain=(told.Branch(HAS_H, (SYNC,)), ASYNC), mail=told.Mail("a.1", headers=(("h", "1"),)))

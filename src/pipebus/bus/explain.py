@@ -18,7 +18,7 @@ from pipebus.message.message import Message
 from pipebus.message.patterns import Pattern
 from pipebus.message.subject import check_subject
 from pipebus.pipeline.compose import Node
-from pipebus.pipeline.forks import Branch, Fork, When
+from pipebus.pipeline.forks import ALWAYS, Branch, Fork, Switch
 from pipebus.pipeline.places import Place
 from pipebus.pipeline.routes import filters_for
 from pipebus.pipeline.step import Step
@@ -74,11 +74,14 @@ def describe_node(node: Node) -> dict[str, Any]:
             "place": place_text(node.place),
         }
     inside = {"filters": [describe_node(inner) for inner in node.nodes], "place": place_text(node.place)}
+    if isinstance(node, Switch):
+        return {"switch": True, **inside}
     if not isinstance(node, Fork):
         return {"pipeline": getattr(node, "on_error", None) or "default", **inside}
-    kind = "when" if isinstance(node, When) else "branch"
+    if node.test is ALWAYS:
+        return {"otherwise": True, **inside}
     test = node.test.pattern.text if node.test.pattern is not None else _predicate(node.test.predicate)
-    return {kind: test, **inside}
+    return {node.word: test, **inside}
 
 
 def _written(origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,24 +244,47 @@ def _explain_chain(
                 lines.append((depth, f"{node.name}({chosen})" if chosen else node.name, note, where))
                 certain = certain and not node.traits.reroutes
                 unchanged = False
+            elif isinstance(node, Switch):
+                lines.append((depth, node.name, "the first case that applies", where))
+                branched = cases(node, depth + 1)
             elif not isinstance(node, Fork):
                 lines.append((depth, "Pipeline", _on_error(node), where))
                 branched = walk(node.nodes, depth + 1)
             else:
-                decided, why = _decide(node, subject, message if unchanged else None, certain)
-                if message is not None and not unchanged and node.test.pattern is None:
-                    why += "; filters before it may change what it sees"
-                lines.append((depth, node.name, why, where))
-                if decided is False:
-                    continue
-                branched = walk(node.nodes, depth + 1) and decided is True
-                branched = branched or (decided is True and isinstance(node, Branch))
+                decided, left = fork(node, depth)
+                branched = decided is True and (left or isinstance(node, Branch))
             if branched:
                 later = [other.name for other in chain[index + 1 :]]
                 if later:
                     lines.append((depth, f"({', '.join(later)})", "skipped: a branch was taken", ""))
                 return True
         return False
+
+    def fork(node: Fork, depth: int) -> tuple[bool | None, bool]:
+        """Whether the message goes into it, and whether a branch in it is certainly taken then."""
+        decided, why = _decide(node, subject, message if unchanged else None, certain)
+        if message is not None and not unchanged and node.test.pattern is None and node.test is not ALWAYS:
+            why += "; filters before it may change what it sees"
+        lines.append((depth, node.name, why, place_text(node.place)))
+        return decided, decided is not False and walk(node.nodes, depth + 1)
+
+    def cases(switch: Switch, depth: int) -> bool:
+        """`walk` for the cases of a switch; whether a branch in the one that is certainly taken is certainly taken."""
+        nonlocal certain, unchanged
+        before = after = certain, unchanged
+        only = True
+        for index, case in enumerate(switch.nodes):
+            certain, unchanged = before
+            decided, left = fork(case, depth)
+            after = after[0] and certain, after[1] and unchanged
+            if decided:
+                later = [other.name for other in switch.nodes[index + 1 :]]
+                if later:
+                    lines.append((depth, f"({', '.join(later)})", "skipped: an earlier case was taken", ""))
+                break
+            only, left = only and decided is False, False
+        certain, unchanged = after
+        return left and only
 
     walk(chain, depth)
 
@@ -275,6 +301,8 @@ def _decide(node: Fork, subject: Any, message: Message[Any] | None, certain: boo
         True, False or None (it depends on the message), and the reason as text.
     """
     pattern: Pattern | None = node.test.pattern
+    if node.test is ALWAYS:
+        return True, "if no case before it applies"
     if pattern is not None:
         if not certain:
             return None, "depends on the new subject"

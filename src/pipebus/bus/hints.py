@@ -1,6 +1,6 @@
 """
-What `pipebus check` says about a bus that could be started: filters that some messages skip, handlers that publish to each other
-in a loop, and filters that the transport cannot serve.
+What `pipebus check` says about a bus that has no problem so far: filters that some messages skip, handlers that publish to each
+other in a loop, and filters that the transport cannot serve.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pipebus.bus.explain import place_text
 from pipebus.delivery.subscription import Subscription
 from pipebus.message.patterns import Pattern
 from pipebus.pipeline.compose import Node
-from pipebus.pipeline.forks import Branch, Fork
+from pipebus.pipeline.forks import Branch, Case, Fork
 from pipebus.pipeline.places import Place
 from pipebus.pipeline.routes import filters_for, steps
 from pipebus.pipeline.step import Step
@@ -81,7 +81,9 @@ def _skipped(chain: tuple[Node, ...]) -> Iterator[Hint]:
             skipped: list[Node] = [
                 other.node
                 for other in later
-                if isinstance(other.node, Step) and not other.within(one.node) and _meet(_patterns(forks), _patterns(other.forks))
+                if isinstance(other.node, Step)
+                and not other.within(one.node)
+                and _meet(_patterns(forks), _patterns(other.forks))
             ]
             if skipped:
                 yield Hint(one.node.place, f"what takes {one.node.name} skips the filters after it: {_named(skipped)}")
@@ -96,14 +98,15 @@ def _skipped(chain: tuple[Node, ...]) -> Iterator[Hint]:
             if skipped:
                 yield Hint(
                     one.node.place,
-                    f'{one.node.name} changes subjects to "{to}", so what it reroutes skips blocks after it: {_named(skipped)}; '
-                    "put them in front of it, or match the new subjects",
+                    f'{one.node.name} changes subjects to "{to}", so what it reroutes skips blocks after it: '
+                    f"{_named(skipped)}; put them in front of it, or match the new subjects",
                 )
 
 
 def _exclusive(one: _Placed, other: _Placed) -> bool:
     """Whether they are in different cases of a switch, so that no message passes both."""
-    return False
+    forks = (*other.forks, other.node) if isinstance(other.node, Fork) else other.forks
+    return any(isinstance(fork, Case) and any(map(fork.excludes, forks)) for fork in (*one.forks, one.node))
 
 
 def _patterns(forks: tuple[Fork, ...]) -> list[Pattern]:
@@ -137,8 +140,8 @@ def _loops(engine: Engine) -> Iterator[Hint]:
         circle = "".join(f'{each.name} -> "{each.plan.to}" -> ' for each in way) + one.name
         yield Hint(
             one.place,
-            f"what these handlers return goes round in a loop: {circle}; unless one of them returns None, each message is passed "
-            f"on {engine.max_hops} times and becomes a dead letter",
+            f"what these handlers return goes round in a loop: {circle}; unless one of them returns None, each message is "
+            f"passed on {engine.max_hops} times and becomes a dead letter",
         )
 
 

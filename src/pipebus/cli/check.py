@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipebus.bus.bus import engine_of
 from pipebus.bus.hints import hints, refusals
@@ -63,9 +63,10 @@ def _checked(target: str, allow: list[str]) -> tuple[list["ConfigProblem"], str,
     from pipebus.config.files import read
     from pipebus.errors import ConfigError, ConfigProblem, PipebusError
 
+    tests: list[Any] = []
     try:
         if is_module(target):
-            bus, tests = open_bus(target, allow), []
+            bus = open_bus(target, allow)
             check_chains(engine_of(bus))
         else:
             with beside(target):

@@ -20,8 +20,10 @@ def title_of(node: dict[str, Any]) -> tuple[str, str]:
         return "filter", printable(node["filter"])
     if "pipeline" in node:
         return "pipeline", "" if node["pipeline"] == "default" else f"on_error={node['pipeline']}"
-    kind = "when" if "when" in node else "branch"
+    kind = next(kind for kind in ("when", "branch", "switch", "otherwise") if kind in node)
     test = node[kind]
+    if test is True:
+        return kind, ""
     return kind, printable(next(iter(test.values())) if isinstance(test, dict) else test)
 
 

@@ -101,8 +101,8 @@ def _chain(nodes: list[dict[str, Any]], depth: int = 0) -> Iterator[str]:
             )
             yield f"{indent}{called}{what}({settings})"
             continue
-        kind = next(key for key in ("when", "branch", "pipeline") if key in node)
-        yield f"{indent}{kind} {_shown(node[kind])}"
+        kind = next(key for key in ("when", "branch", "pipeline", "switch", "otherwise") if key in node)
+        yield f"{indent}{kind} {_shown(node[kind])}" if node[kind] is not True else f"{indent}{kind}"
         yield from _chain(node["filters"], depth + 1)
 
 

@@ -49,8 +49,10 @@ class Mermaid:
                 box = self.box(what, "[", "]")
                 self.arrow(ends, box)
                 ends = [(box, "")]
-            elif kind == "pipeline":
+            elif kind in ("pipeline", "otherwise"):
                 ends = self.chain(node["filters"], ends, leave)
+            elif kind == "switch":
+                ends = self.cases(node["filters"], ends, leave)
             else:
                 fork = self.box(what, "{", "}")
                 self.arrow(ends, fork)
@@ -61,6 +63,21 @@ class Mermaid:
                 else:
                     ends = [*inside, (fork, "no")]
         return ends
+
+    def cases(
+        self, cases: list[dict[str, Any]], ends: list[tuple[str, str]], leave: list[tuple[str, str]]
+    ) -> list[tuple[str, str]]:
+        """`chain` for the cases of a switch: each question is put to what the ones before have answered with no."""
+        done: list[tuple[str, str]] = []
+        for case in cases:
+            kind, what = title_of(case)
+            if kind == "otherwise":
+                return done + self.chain(case["filters"], ends, leave)
+            fork = self.box(what, "{", "}")
+            self.arrow(ends, fork)
+            done += self.chain(case["filters"], [(fork, "yes")], leave)
+            ends = [(fork, "no")]
+        return done + ends
 
     def box(self, text: str, begin: str, end: str) -> str:
         self.number += 1

@@ -12,9 +12,8 @@ from pipebus.errors import Rejected, SubjectChanged
 from pipebus.foreign.objects import attributes, is_a
 from pipebus.message.message import Message
 from pipebus.message.outcomes import HANDLED, Handled
-from pipebus.pipeline import blame, compose, contract, pipeline, routes
+from pipebus.pipeline import blame, compose, contract, routes
 from pipebus.pipeline.compose import Build, Node
-from pipebus.pipeline.forks import Fork
 from pipebus.pipeline.step import Step
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
@@ -146,8 +145,6 @@ def transforms_only(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         if isinstance(node, Step):
             if node.shape == "transform":
                 kept.append(node)
-        elif isinstance(node, pipeline.Pipeline):
+        else:
             kept.append(node.of(transforms_only(node.nodes)))
-        elif isinstance(node, Fork):
-            kept.append(type(node)(node.test, transforms_only(node.nodes), node.place))
     return tuple(kept)

@@ -102,4 +102,4 @@ class Redact(Transform):
         raise Rejected(
             f"{at} is {type(value).__name__}, whose fields cannot be redacted; put Redact in front of Validate, or publish "
             "plain data"
-        )  # fmt: skip
+        )

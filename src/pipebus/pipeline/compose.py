@@ -1,9 +1,9 @@
 """
 How a chain of filters becomes one call. Read this file first.
 
-A chain is a tuple of nodes. A node is a step (one filter), a `when`, a `branch`, or a pipeline of further nodes. Its method
-`link` takes the function that runs everything after it, and returns a function that also runs the node. `fold` links the nodes
-from last to first, so that each receives the rest of its chain already compiled:
+A chain is a tuple of nodes. A node is a step (one filter), a `when`, `branch` or `switch`, or a pipeline of further nodes. Its
+method `link` takes the function that runs everything after it, and returns a function that also runs the node. `fold` links
+the nodes from last to first, so that each receives the rest of its chain already compiled:
 
     chain = A, when("x.>", B), C
 
@@ -16,8 +16,8 @@ from last to first, so that each receives the rest of its chain already compiled
 
 The terminal is what the last `call_next` reaches. There are two chains, and so two terminals: the publish chain ends at the
 mailboxes; the delivery chain of the bus ends at the subscription's own chain, and that one at the handler. A `when` links its
-filters to its rest, so messages come back into the chain. A `branch` links its filters to the terminal, so messages skip the
-rest of the chain, also of the pipelines around it.
+filters to its rest, so messages come back into the chain; so does a `switch`, for the first of its cases that applies. A
+`branch` links its filters to the terminal: messages skip the rest of the chain, also of the pipelines around it.
 
 Each error is signed with the id of the node in which it arose (see `blame`). A pipeline with an `on_error` puts a guard around
 its nodes; the `scope` in the id tells the guard whether the error arose in one of them.
@@ -45,7 +45,6 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 Next = Callable[[Message[Any]], Any]
 """A compiled rest of a chain: takes a message, returns an outcome (in an async chain: an awaitable of one)."""
-
 Side = Literal["publish", "delivery"]
 Colour = Literal["sync", "async"]
 OnError = Literal["reject", "dead_letter", "drop"]
@@ -54,13 +53,16 @@ Ruling = Callable[[Message[Any], BaseException, Any], Dropped]
 
 
 class Node:
-    """One part of a chain: a `Step`, `When`, `Branch` or `Pipeline`."""
+    """One part of a chain: a `Step`, `When`, `Branch`, `Switch` or `Pipeline`."""
 
     __slots__ = ()
     name: str
     place: Place
-    nodes: tuple[Node, ...]
-    """The nodes inside; empty for a step."""
+    nodes: tuple[Node, ...]  # the nodes inside; empty for a step
+
+    def of(self, nodes: tuple[Node, ...]) -> Node:
+        """The same node around other nodes."""
+        raise NotImplementedError
 
     def link(self, next_: Next, build: Build) -> Next:
         """

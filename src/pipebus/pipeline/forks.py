@@ -1,4 +1,4 @@
-"""`when` and `branch`: parts of a chain that only some messages pass."""
+"""`when`, `branch` and `switch`: parts of a chain that only some messages pass."""
 
 from __future__ import annotations
 
@@ -71,9 +71,24 @@ class Selector:
         return lambda message: matches(message.subject)
 
 
+class _Always(Selector):
+    """The condition of `otherwise`."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.pattern, self.predicate, self.name = None, lambda message: True, "always"
+
+    def decide(self, subject: object) -> bool:
+        return True
+
+
+ALWAYS: Final = _Always()
+
+
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Fork(Node):
-    """The common part of `when` and `branch`: a selector, and the nodes inside."""
+    """The common part of `when`, `branch` and the cases of a `switch`: a selector, and the nodes inside."""
 
     test: Selector
     nodes: tuple[Node, ...]
@@ -84,17 +99,34 @@ class Fork(Node):
         raise NotImplementedError
 
     @property
+    def word(self) -> str:
+        """What it is called in code."""
+        return type(self).__name__.lower()
+
+    @property
     def name(self) -> str:  # type: ignore[override]
-        return f"{type(self).__name__.lower()}({self.test.name})"
+        return f"{self.word}({self.test.name})"
+
+    def of(self, nodes: tuple[Node, ...]) -> Fork:
+        return type(self)(self.test, nodes, self.place)
 
     def link(self, next_: Next, build: Build) -> Next:
+        return self.choose(next_, next_, build)
+
+    def choose(self, next_: Next, outside: Next, build: Build) -> Next:
+        """
+        Link what a selected message passes, and in its place `outside` for all others.
+
+        Args:
+            next_: The compiled rest of the chain.
+        """
         decided = self.test.decide(build.subject)
         if decided is False:
-            return next_
+            return outside
         inside = self.inside(next_, build)
         if decided:
             return inside
-        return _LINKS[build.colour](StepId(self.name, scope=build.scope), self.test.decider(), inside, next_)
+        return _LINKS[build.colour](StepId(self.name, scope=build.scope), self.test.decider(), inside, outside)
 
 
 class When(Fork):
@@ -113,6 +145,65 @@ class Branch(Fork):
 
     def inside(self, next_: Next, build: Build) -> Next:
         return fold(self.nodes, build.terminal, build.at(None, build.scope))
+
+
+class Case(When):
+    """
+    One case of a `switch`.
+
+    Attributes:
+        switch: Identifies the switch: a message passes at most one of its cases.
+    """
+
+    __slots__ = ("switch",)
+    switch: object
+
+    @property
+    def word(self) -> str:
+        return "otherwise" if self.test is ALWAYS else "when"
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return "otherwise" if self.test is ALWAYS else f"when({self.test.name})"
+
+    def excludes(self, other: Fork) -> bool:
+        """Whether the other is another case of the same switch."""
+        return isinstance(other, Case) and other.switch is self.switch and other is not self
+
+
+class Otherwise(Fork):
+    """The last case of a `switch`, before it is put there."""
+
+    __slots__ = ()
+
+
+class Switch(Node):
+    """
+    Several detours, of which a message takes the first that applies; then the rest of the chain.
+
+    Args:
+        cases: `When`s, and `Otherwise` as the last if there is one.
+    """
+
+    __slots__ = ("__weakref__", "nodes", "place")
+    name = "switch"
+
+    def __init__(self, cases: tuple[Fork, ...], place: Place) -> None:
+        self.place = place
+        switch = object()
+        made = tuple(Case(case.test, case.nodes, case.place) for case in cases)
+        for case in made:
+            case.switch = switch
+        self.nodes: tuple[Case, ...] = made
+
+    def link(self, next_: Next, build: Build) -> Next:
+        link = next_
+        for case in reversed(self.nodes):
+            link = case.choose(next_, link, build)
+        return link
+
+    def of(self, nodes: tuple[Node, ...]) -> Switch:
+        return Switch(nodes, self.place)  # type: ignore[arg-type]
 
 
 _LINKS: Final[dict[str, Callable[..., Next]]] = {"sync": links_sync.fork, "async": links_async.afork}
@@ -139,3 +230,36 @@ def branch(test: str | Callable[[Message[Any]], object], *filters: Any) -> Branc
     """
     place = caller()
     return Branch(Selector(test, "branch", place), nodes(filters, place, "branch"), place)
+
+
+def switch(*cases: When | Otherwise) -> Switch:
+    """
+    Alternatives: a message takes the first case that applies to it, then the rest of the chain.
+
+        switch(when("orders.created", A), when(is_large, B), otherwise(C))
+
+    Args:
+        cases: `when(…)`, in order; as the last one perhaps `otherwise(…)`. Without it, other messages go straight on.
+
+    Raises:
+        PipelineError: there is no `when`, or a case is something else.
+    """
+    place = caller()
+    for position, case in enumerate(cases, 1):
+        if not isinstance(case, (When, Otherwise)):
+            raise PipelineError(
+                f"switch at {place}: case {position} is {name_of(case)}; write when(…, filter), or otherwise(filter)"
+            )
+        if isinstance(case, Otherwise) and position < len(cases):
+            raise PipelineError(
+                f"switch at {place}: otherwise is case {position} of {len(cases)}; it takes all, so it comes last"
+            )
+    if not any(isinstance(case, When) for case in cases):
+        raise PipelineError(f"switch at {place} has no when; write switch(when(…, filter), otherwise(filter))")
+    return Switch(cases, place)
+
+
+def otherwise(*filters: Any) -> Otherwise:
+    """The last case of a `switch`: the filters for messages that no `when` of it applies to."""
+    place = caller()
+    return Otherwise(ALWAYS, nodes(filters, place, "otherwise"), place)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipebus.message.patterns import Pattern
 from pipebus.pipeline.compose import Node
-from pipebus.pipeline.forks import Branch, Fork
+from pipebus.pipeline.forks import Branch, Case, Fork, Switch
 from pipebus.pipeline.step import Step
 
 
@@ -33,32 +33,39 @@ class Occurrence:
         """The known patterns that the subject of a message must match."""
         return () if self.rerouted else tuple(f.test.pattern for f in self.forks if f.test.pattern is not None)
 
-    def skips(self, later: Occurrence) -> list[Branch]:
-        """The branches that contain this step but not `later`: a message that takes one of them skips `later`."""
+    def skips(self, later: Occurrence) -> list[Fork]:
+        """The forks around this step but not around `later` that make a message skip `later`: branches, other cases."""
         if self.own != later.own:
             return []
-        return [fork for fork in self.forks if isinstance(fork, Branch) and fork not in later.forks]
+        return [
+            fork
+            for fork in self.forks
+            if (isinstance(fork, Branch) and fork not in later.forks)
+            or (isinstance(fork, Case) and any(map(fork.excludes, later.forks)))
+        ]
 
 
 def occurrences(chain: tuple[Node, ...], own: bool) -> list[Occurrence]:
     """Every filter of a chain, in order."""
     found: list[Occurrence] = []
 
-    def go(chain: tuple[Node, ...], forks: tuple[Fork, ...], decided: tuple[bool, ...]) -> None:
+    def go(chain: tuple[Node, ...], forks: tuple[Fork, ...], decided: tuple[bool, ...], rerouted: bool) -> bool:
+        """Returns whether a message may have another subject behind this chain."""
         for node in chain:
-            # A rerouter inside a branch changes nothing for messages that do not take that branch.
-            rerouted = any(
-                one.step.traits.reroutes and not any(isinstance(f, Branch) and f not in forks for f in one.forks)
-                for one in found
-            )
             if isinstance(node, Step):
                 found.append(Occurrence(node, forks, decided, rerouted, own))
+                rerouted = rerouted or node.traits.reroutes
+            elif isinstance(node, Switch):  # no message passes two of its cases
+                rerouted = any([go((case,), forks, decided, rerouted) for case in node.nodes])  # noqa: C419 (visits all)
             elif isinstance(node, Fork):
-                go(node.nodes, (*forks, node), (*decided, node.test.pattern is not None and not rerouted))
+                inside = go(node.nodes, (*forks, node), (*decided, node.test.pattern is not None and not rerouted), rerouted)
+                if not isinstance(node, Branch):  # a rerouter inside a branch changes nothing for messages that do not take it
+                    rerouted = inside
             else:
-                go(node.nodes, forks, decided)
+                rerouted = go(node.nodes, forks, decided, rerouted)
+        return rerouted
 
-    go(chain, (), ())
+    go(chain, (), (), False)
     return found
 
 
@@ -69,8 +76,8 @@ def can_meet(a: Occurrence, b: Occurrence) -> bool:
 
 def can_share_route(a: Occurrence, b: Occurrence) -> bool:
     """True if `a` and a later `b` can be compiled into one route. A route contains both sides of each fork by predicate."""
-    for branch in a.skips(b):
-        leading = zip(a.forks[: a.forks.index(branch) + 1], a.decided, strict=False)
+    for fork in a.skips(b):
+        leading = zip(a.forks[: a.forks.index(fork) + 1], a.decided, strict=False)
         if all(decided or fork in b.forks for fork, decided in leading):
             return False
     return _overlap(a, b)
@@ -78,8 +85,8 @@ def can_share_route(a: Occurrence, b: Occurrence) -> bool:
 
 def always_before(a: Occurrence, b: Occurrence) -> bool:
     """True if every message that reaches `b` has passed `a`, which comes before it."""
-    by_predicate = [fork for fork in a.forks if fork.test.pattern is None]
-    if (a.rerouted and not b.rerouted) or any(fork not in b.forks for fork in by_predicate) or a.skips(b):
+    uncertain = [fork for fork in a.forks if fork.test.pattern is None or isinstance(fork, Case)]
+    if (a.rerouted and not b.rerouted) or any(fork not in b.forks for fork in uncertain) or a.skips(b):
         return False
     return all(any(p.covers(q) for q in b.patterns) or p.text == ">" for p in a.patterns)
 

@@ -17,7 +17,7 @@ class Pipeline(Node):
     A chain as a value: filters in order, the first outermost.
 
     Args:
-        filters: Filters of any shape, `when`, `branch`, other pipelines.
+        filters: Filters of any shape, `when`, `branch`, `switch`, other pipelines.
         on_error: What happens to an error that arises in one of its own filters. Publish side: "reject" (raise it),
             "dead_letter" or "drop". Delivery side: "dead_letter" or "drop". None: as the pipeline around this one says;
             outside of any, "reject" on the publish side and "dead_letter" on the delivery side.
@@ -51,7 +51,6 @@ class Pipeline(Node):
         return guard(entry, scope, build.rule(self.on_error))
 
     def of(self, nodes: tuple[Node, ...]) -> Pipeline:
-        """The same pipeline around other nodes."""
         other = Pipeline(on_error=self.on_error)
         other.nodes, other.place = nodes, self.place
         return other

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipebus.pipeline.compose import Node
-from pipebus.pipeline.forks import Branch, Fork
+from pipebus.pipeline.forks import Branch, Fork, Switch
 from pipebus.pipeline.step import Step
 
 
@@ -32,6 +32,11 @@ def filters_for(chain: tuple[Node, ...], subject: object) -> list[Step]:
                 found.append(node)
                 certain = certain and not node.traits.reroutes
                 continue
+            if isinstance(node, Switch):
+                certain, left = cases(node, certain)
+                if left:
+                    return certain, True
+                continue
             decided = None
             if not isinstance(node, Fork):
                 decided = True
@@ -43,6 +48,20 @@ def filters_for(chain: tuple[Node, ...], subject: object) -> list[Step]:
             if decided and (left or isinstance(node, Branch)):
                 return certain, True
         return certain, False
+
+    def cases(switch: Switch, certain: bool) -> tuple[bool, bool]:
+        """`go` for the cases of a switch: those after one that is certainly taken do not count."""
+        after, only = certain, True
+        for case in switch.nodes:
+            decided = case.test.decide(subject) if certain else None
+            if decided is False:
+                continue
+            stays, left = go(case.nodes, certain)
+            after = after and stays
+            if decided:
+                return after, left and only
+            only = False
+        return after, False
 
     go(chain, True)
     return found

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pipebus.errors import PipelineError
 from pipebus.message.patterns import Pattern
 from pipebus.pipeline.compose import Node, Side
-from pipebus.pipeline.forks import Branch, Fork, When
+from pipebus.pipeline.forks import Branch, Case, Fork, Otherwise
 from pipebus.pipeline.occurrences import Occurrence, always_before, can_meet, can_share_route, occurrences
 from pipebus.pipeline.pipeline import Pipeline
 from pipebus.pipeline.routes import steps, walk
@@ -30,7 +30,10 @@ def check(chain: tuple[Node, ...], side: Side, own: tuple[Node, ...] = ()) -> No
         PipelineError: one sentence for each problem.
     """
     found = [*occurrences(chain, own=False), *occurrences(own, own=True)]
-    rules = (_unreachable(chain), _unreachable(own), _after_terminal(found), _order(found), _colours(found))
+    rules = (
+        _outside(chain), _outside(own), _unreachable(chain), _unreachable(own), _after_terminal(found), _order(found),
+        _colours(found),
+    )  # fmt: skip
     problems = [problem for rule in rules for problem in rule]
     problems += _publish_only((*chain, *own)) if side == "delivery" else _delivery_only(chain)
     if problems:
@@ -40,7 +43,7 @@ def check(chain: tuple[Node, ...], side: Side, own: tuple[Node, ...] = ()) -> No
 def check_applicable(own: tuple[Node, ...], subjects: object, subscription: str) -> None:
     """Refuse a `when` or `branch` of a subscription that none of its messages can take."""
     for node in walk(own):
-        if isinstance(node, (When, Branch)) and node.test.decide(subjects) is False:
+        if isinstance(node, Fork) and node.test.decide(subjects) is False:
             on = ", ".join(map(str, subjects if isinstance(subjects, tuple) else (subjects,)))
             raise PipelineError(
                 f"{_title(node)} of subscription {subscription} can never run: no message on {on} matches it; "
@@ -88,12 +91,19 @@ def _colours(found: list[Occurrence]) -> Iterator[str]:
             )
 
 
-Taken = list[tuple[Branch, tuple[Pattern, ...]]]
-"""The branches by pattern so far, each with all patterns that a message must match to take it."""
+def _outside(chain: tuple[Node, ...]) -> Iterator[str]:
+    """An `otherwise` that is not in a switch."""
+    for node in walk(chain):
+        if isinstance(node, Otherwise):
+            yield f"otherwise (at {node.place}) is outside of a switch; write switch(when(…, filter), otherwise(filter))"
+
+
+Taken = list[tuple[Fork, tuple[Pattern, ...]]]
+"""The branches and cases by pattern so far, each with all patterns that a message must match to take it."""
 
 
 def _unreachable(chain: tuple[Node, ...]) -> list[str]:
-    """Nodes after a branch that takes all of their messages, and forks inside a fork whose pattern excludes their own."""
+    """Nodes after a branch or case that takes all of their messages, and forks inside a fork whose pattern excludes theirs."""
     problems: list[str] = []
     rerouted = False
 
@@ -104,11 +114,12 @@ def _unreachable(chain: tuple[Node, ...]) -> list[str]:
                 return  # any subject may come here
             mine = node.test.pattern if isinstance(node, Fork) else None
             inner = patterns if mine is None else (*patterns, mine)
-            taker = next((branch for branch, wanted in taken if _all_covered(wanted, inner)), None)
+            taker = next((fork for fork, wanted in taken if _all_covered(wanted, inner)), None)
             if taker is not None:
+                remedy = "take it out" if mine is None and isinstance(node, Case) else f"move it in front of {taker.name}"
                 problems.append(
                     f"{_title(node)} comes after {_title(taker)}, which takes all of its messages, so it can never run; "
-                    f"move it in front of {taker.name}"
+                    f"{remedy}"
                 )
                 continue
             if isinstance(node, Step):
@@ -124,7 +135,7 @@ def _unreachable(chain: tuple[Node, ...]) -> list[str]:
             # A branch inside a fork by predicate takes messages from its neighbours there, but not for certain from others.
             certain = isinstance(node, Pipeline) or mine is not None
             go(node.nodes, inner, taken if certain else list(taken))
-            if isinstance(node, Branch) and mine is not None and not rerouted:
+            if isinstance(node, (Branch, Case)) and mine is not None and not rerouted:
                 taken.append((node, inner))
 
     go(chain, (), [])

@@ -7,7 +7,8 @@ of AWS and Azure use too.
     length(body.items[?qty > `1`]) > `0`            is there an item with more than one piece?
 
 The interpreter is plain Python without dependencies. An expression is compiled once, can reach nothing but data, reads only the
-fields that it names, and cannot be crashed by a message. (The author of an expression is trusted: a line that doubles a list forty times fills the memory.)
+fields that it names, and cannot be crashed by a message. (The author of an expression is trusted: a line that doubles a list
+forty times fills the memory.)
 
 JMESPath ignores some mistakes in silence; here they are errors. When an expression is compiled: a name that no message has, and
 `!body.ok`, which means `(!body).ok`. When a message passes: a condition that is neither true nor false because a field that it

@@ -15,7 +15,7 @@ from pipebus.config.vocabulary import TEST
 from pipebus.config.wording import escaped
 from pipebus.pipeline.callables import name_of as name_of_filter
 from pipebus.pipeline.compose import Node
-from pipebus.pipeline.forks import Fork, When
+from pipebus.pipeline.forks import Fork, Switch, When
 from pipebus.pipeline.pipeline import Pipeline
 from pipebus.pipeline.routes import walk
 from pipebus.pipeline.step import Step
@@ -132,6 +132,8 @@ class Nodes:
             return self.trying(f"filter {node.name} ({node.where})", lambda: self._step(node))
         if "" in origin_of(node):
             return origin_of(node)[""]
+        if isinstance(node, Switch):
+            return self.trying(f"switch (at {node.place})", lambda: _no_form("a switch"))
         inner = [self.entry(one) for one in node.nodes]
         if isinstance(node, Fork):
             return {"when" if isinstance(node, When) else "branch": self._test(node), "filters": inner}
@@ -189,6 +191,10 @@ def _own_name(step: Step) -> str:
     cls: Any = type(step.filter)
     name = step.filter.name if "name" in settings_of(cls) else getattr(cls, "name", None)
     return name if isinstance(name, str) and name else cls.__name__
+
+
+def _no_form(what: str) -> Any:
+    raise Unexportable(f"{what} has no form in a file yet; hand it in: from_config(filters={{…}})")
 
 
 def _is_made(filter: Any) -> bool:

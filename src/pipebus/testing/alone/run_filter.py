@@ -26,8 +26,8 @@ def run_filter(
     Run one filter, or a chain of them, on one message, without a bus and in virtual time.
 
     Args:
-        filter: Anything that `bus.use` takes: a filter of any shape and colour, a filter actor, `when`, `branch`, a `Pipeline`.
-            Its `start` and `stop` are called around the run.
+        filter: Anything that `bus.use` takes: a filter of any shape and colour, a filter actor, `when`, `branch`, `switch`, a
+            `Pipeline`. Its `start` and `stop` are called around the run.
         message: A `Message`; or a body, which is sent to the subject "test".
         next: What the rest of the chain does. None: it accepts. A `Receipt` or a `Dropped`; with at="delivery" any value that a
             handler may return; an exception, or a class of exceptions, to raise; a function of the message, sync or async, that
