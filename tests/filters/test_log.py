@@ -209,7 +209,10 @@ def test_nobody_writes_a_log_line_of_their_own(colour: Any, sign: str) -> None:
     [
         pytest.param({"level": "loud"}, "Log.level='loud'", id="unknown level"),
         pytest.param({"level": "INFO"}, "Log.level='INFO'", id="level in capitals"),
-        pytest.param({"redact": "password"}, r"redact=\['password'\]", id="a text instead of a list"),
+        pytest.param({"redact": "password"}, r"as in \['password'\]", id="a text instead of a list"),
+        pytest.param({"redact": ["cards[].number"]}, "is not a name", id="a path"),
+        pytest.param({"redact": [5]}, "is a list of names", id="a number"),
+        pytest.param({"redact": 5}, "is a list of names", id="a number instead of a list"),
     ],
 )
 def test_wrong_settings_are_refused_where_they_are_written(settings: dict[str, Any], text: str) -> None:

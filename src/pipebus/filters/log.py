@@ -8,6 +8,7 @@ from typing import Any
 
 from pipebus.clock import SYSTEM, Clock
 from pipebus.errors import PipelineError
+from pipebus.filters.field_names import FieldNames, Tables, lower
 from pipebus.foreign.logging import get_logger
 from pipebus.foreign.objects import class_name, plain_text, said, shown, spared, text_of
 from pipebus.message.message import Message
@@ -26,7 +27,8 @@ class Log(Around):
         level: Level for passed and dropped messages: "debug", "info" or "warning". Failed messages are warnings.
         body: Also log the body. Off by default, because bodies can hold secrets.
         headers: Also log the headers.
-        redact: Names of headers, and of body fields at any depth, whose values are hidden; case does not matter.
+        redact: Names of headers and body fields whose values are hidden: "email" at any depth, "author.email" in a table
+            "author"; case does not matter.
 
     Keys:
         subject, id, and `ms` (milliseconds in the rest of the chain); `by` and `reason` of a drop, `error` of a failure;
@@ -42,10 +44,8 @@ class Log(Around):
         self.level = plain_text(self.level)
         if self.level not in ("debug", "info", "warning"):
             raise PipelineError(f'Log.level={self.level!r}: it is "debug", "info" or "warning"')
-        if isinstance(self.redact, str):
-            raise PipelineError(f"Log.redact={self.redact!r}: it is a list of names, as in redact=[{self.redact!r}]")
-        self.redact = tuple(map(plain_text, self.redact))
-        self._hidden = frozenset(name.lower() for name in self.redact)
+        self._hidden = FieldNames(self.redact, "Log.redact")
+        self.redact = self._hidden.names
         self._clock: Clock = SYSTEM
 
     def start(self, context: Context) -> None:
@@ -57,7 +57,7 @@ class Log(Around):
         if self.body:
             facts["body"] = self._readable(message.body)
         if self.headers:
-            facts["headers"] = self._shown(message.headers)
+            facts["headers"] = self._shown(message.headers, ("headers",))
         clock = self._clock
         begun = clock.monotonic()
         try:
@@ -77,26 +77,29 @@ class Log(Around):
     def _readable(self, body: Any) -> Any:
         """The body as it is logged; the name of its class if its methods fail, because logging must not refuse a message."""
         try:
-            return self._shown(body)
+            return self._shown(body, ("body",))
         except BaseException as error:
             spared(error)
             return f"<{class_name(body)}: cannot be shown: {class_name(error)}>"
 
-    def _shown(self, value: Any) -> Any:
+    def _shown(self, value: Any, around: Tables) -> Any:
         """A copy of JSON-like data with the named values hidden. A model or dataclass becomes a table of its fields."""
         if isinstance(value, Mapping):
-            return {k: HIDDEN if str(plain_text(k)).lower() in self._hidden else self._shown(v) for k, v in value.items()}
+            return {
+                key: HIDDEN if self._hidden.include(key, around) else self._shown(inner, (*around, lower(key)))
+                for key, inner in value.items()
+            }
         if isinstance(value, tuple) and hasattr(value, "_asdict"):
-            return self._shown(value._asdict())
+            return self._shown(value._asdict(), around)
         if isinstance(value, (list, tuple)):
-            return [self._shown(inner) for inner in value]
+            return [self._shown(inner, around) for inner in value]
         dump = getattr(value, "model_dump", None)
         if dump is not None and not isinstance(value, type):
-            return self._shown(dump())
+            return self._shown(dump(), around)
         for attribute in ("__dataclass_fields__", "__struct_fields__"):
             fields = getattr(value, attribute, None)
             if fields is not None and not isinstance(value, type):
-                return self._shown({name: getattr(value, name) for name in fields})
+                return self._shown({name: getattr(value, name) for name in fields}, around)
         if isinstance(value, str):
             return _one_line(plain_text(value))
         return value if value is None or type(value) in (bool, int, float) else _one_line(shown(value))

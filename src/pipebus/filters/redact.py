@@ -13,7 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from pipebus.errors import PipelineError, Rejected
-from pipebus.foreign.objects import plain_text, shown
+from pipebus.filters.field_names import FieldNames, Tables, lower
+from pipebus.foreign.objects import shown
 from pipebus.message.headers import check_headers, frozen_headers
 from pipebus.message.message import Message
 from pipebus.pipeline.shapes import Transform
@@ -35,7 +36,7 @@ class Redact(Transform):
     Only names count: a secret within a text or bytes, or in the subject or key, stays.
 
     Args:
-        names: Names of fields and headers; case does not matter.
+        names: Names of fields and headers: "email" anywhere, "author.email" in a table "author". Case does not matter.
         mask: What replaces their values.
         remove: Remove the fields instead.
 
@@ -57,49 +58,45 @@ class Redact(Transform):
     idempotent = True
 
     def __post_init__(self) -> None:
-        names = [plain_text(name) for name in self.names] if isinstance(self.names, (list, tuple, set, frozenset)) else []
-        if not names or not all(isinstance(name, str) and name for name in names):
-            raise PipelineError(f"Redact.names={shown(self.names)}: it is a list of names, as in ['email', 'card']")
-        for name in names:
-            if any(character in name for character in ".[]*"):
-                raise PipelineError(
-                    f"Redact.names: {name!r} is not a name; a name is found at any depth, so write the last part of a path "
-                    "alone. Fields(remove=[…]) removes one field by its path"
-                )
+        self._names = FieldNames(self.names, "Redact.names")
+        self.names = list(self._names.names)
+        if not self.names:
+            raise PipelineError("Redact.names=[]: nothing to do; name the fields, as in ['email', 'card']")
         if not isinstance(self.mask, str):
             raise PipelineError(f"Redact.mask={shown(self.mask)}: it is a text")
         check_headers({"mask": self.mask})  # it may replace the value of a header
-        self._names = frozenset(name.lower() for name in names)
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
-        body = self._redacted(message.body, "body", DEEPEST)
+        body = self._redacted(message.body, ("body",))
         if body is not message.body:
             message = message.with_body(body)
-        headers = self._redacted(message.headers, "headers", DEEPEST) if message.headers else message.headers
+        headers = self._redacted(message.headers, ("headers",)) if message.headers else message.headers
         return message if headers is message.headers else msgspec.structs.replace(message, headers=frozen_headers(headers))
 
-    def _redacted(self, value: Any, at: str, levels: int) -> Any:
+    def _redacted(self, value: Any, around: Tables, depth: int = 0) -> Any:
         """The value without the named fields; the same object if it has none of them."""
         if isinstance(value, _VALUES):
             return value
-        if not levels:
+        if depth >= DEEPEST:
             raise Rejected(f"the body is nested in more than {DEEPEST} levels")
         if isinstance(value, Mapping):
             table = {}
             same = True
             for key, old in value.items():
-                if isinstance(key, str) and key.lower() in self._names:
-                    same = same and not self.remove and type(old) is str and old == self.mask
-                    if not self.remove:
-                        table[key] = self.mask
+                if not self._names.include(key, around):
+                    inside = old if isinstance(old, _VALUES) else self._redacted(old, (*around, lower(key)), depth + 1)
+                    table[key] = inside
+                    same = same and inside is old
+                elif self.remove:
+                    same = False
                 else:
-                    new = table[key] = self._redacted(old, f"{at}.{key}", levels - 1)
-                    same = same and new is old
+                    table[key] = self.mask
+                    same = same and type(old) is str and old == self.mask
             return value if same else table
         if isinstance(value, (list, tuple, set, frozenset)) and not hasattr(value, "_fields"):
-            found = [self._redacted(one, f"{at}[]", levels - 1) for one in value]
+            found = [self._redacted(one, around, depth + 1) for one in value]
             return value if all(new is old for new, old in zip(found, value, strict=True)) else found
         raise Rejected(
-            f"{at} is {type(value).__name__}, whose fields cannot be redacted; put Redact in front of Validate, or publish "
-            "plain data"
+            f"{'.'.join(around)} is {type(value).__name__}, whose fields cannot be redacted; put Redact in front of Validate, "
+            "or publish plain data"
         )
