@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipebus import Bus
+from pipebus import Bus, branch, otherwise, switch, when
 from pipebus.bus.bus import engine_of
 from pipebus.bus.hints import hints
+from pipebus.filters import Log, Reroute
 
 
 @pytest.fixture
@@ -95,6 +96,38 @@ def test_a_template_says_which_blocks_it_may_skip(check: Callable[[str], list[st
     """)
     assert [name for name in skipped if not any(name in line for line in lines)] == []
     assert len(lines) == len(skipped)
+
+
+def test_a_reroute_by_a_function_may_skip_blocks(check: Callable[[str], list[str]]) -> None:
+    """Its new subjects are not known, so only blocks for the subjects that it takes are named."""
+    lines = check("""
+        [[pipelines]]
+        match = "github.>"
+        filters = [{ use = "reroute", to = { expr = "body.to" } }]
+        [[pipelines]]
+        match = "events.>"
+        filters = ["log"]
+        [[pipelines]]
+        match = "github.push"
+        filters = ["log"]
+    """)
+    assert lines == [
+        'bus.toml:4: hint: Reroute may change subjects to others that skip blocks after it: when("github.push") (bus.toml:8); '
+        "put them in front of it, or match the new subjects"
+    ]
+
+
+def test_cases_of_a_switch_do_not_skip_each_other() -> None:
+    """What one case does is of no concern for the others; blocks after the switch are named."""
+    bus = Bus()
+    bus.use(
+        switch(when("a.>", branch("a.b", Log())), when(callable, Log()), otherwise(Reroute("x.y"))),
+        when("b.>", Log()),
+        Log(),
+    )
+    rerouted, branched = (hint.text for hint in hints(engine_of(bus)))
+    assert 'when("b.>")' in rerouted
+    assert branched.count("Log (") == 1
 
 
 def test_loops_of_subscriptions_are_shown(check: Callable[[str], list[str]]) -> None:

@@ -87,20 +87,30 @@ def _skipped(chain: tuple[Node, ...]) -> Iterator[Hint]:
             ]
             if skipped:
                 yield Hint(one.node.place, f"what takes {one.node.name} skips the filters after it: {_named(skipped)}")
-        elif isinstance(one.node, Step) and one.node.traits.reroutes_to is not None:
+        elif isinstance(one.node, Step) and one.node.traits.reroutes:
             to = one.node.traits.reroutes_to
-            skipped = []
-            for other in later:
-                if not any(isinstance(fork, Branch) and not other.within(fork) for fork in one.forks):
-                    pattern = other.node.test.pattern if isinstance(other.node, Fork) else None
-                    if pattern is not None and not pattern.overlaps(to) and _meet(_patterns(one.forks), [pattern]):
-                        skipped += [] if any(other.within(outer) for outer in skipped) else [other.node]
+            skipped = _for_old_subjects(one, later, to)
             if skipped:
-                yield Hint(
-                    one.node.place,
-                    f'{one.node.name} changes subjects to "{to}", so what it reroutes skips blocks after it: '
-                    f"{_named(skipped)}; put them in front of it, or match the new subjects",
-                )
+                what = "may change subjects to others that skip blocks after it"
+                if to is not None:
+                    what = f'changes subjects to "{to}", so what it reroutes skips blocks after it'
+                text = f"{one.node.name} {what}: {_named(skipped)}; put them in front of it, or match the new subjects"
+                yield Hint(one.node.place, text)
+
+
+def _for_old_subjects(rerouter: _Placed, later: list[_Placed], to: Pattern | None) -> list[Node]:
+    """The forks that match subjects which the rerouter takes, and none that it gives."""
+    old = _patterns(rerouter.forks)
+    skipped: list[Node] = []
+    for other in later:
+        pattern = other.node.test.pattern if isinstance(other.node, Fork) else None
+        if pattern is None or any(other.within(fork) for fork in skipped):
+            continue
+        # A rerouter for all subjects, to unknown ones, says nothing about what comes after it.
+        apart = not pattern.overlaps(to) if to is not None else bool(old)
+        if apart and _meet(old, [pattern]) and all(other.within(f) for f in rerouter.forks if isinstance(f, Branch)):
+            skipped.append(other.node)
+    return skipped
 
 
 def _exclusive(one: _Placed, other: _Placed) -> bool:

@@ -2,16 +2,20 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipebus.bus.bus import engine_of
 from pipebus.bus.hints import hints, refusals
+from pipebus.cli import CommandError
 from pipebus.cli.arguments import add_allow
 from pipebus.cli.described import filters_in
 from pipebus.cli.show import as_json, printable, styled
+from pipebus.cli.stores import check_file, file_of
 from pipebus.cli.targets import is_module, open_bus
 
 if TYPE_CHECKING:
+    from pipebus.bus.bus import Bus
     from pipebus.errors import ConfigProblem
 
 SUMMARY = "print everything that is wrong with config files and buses"
@@ -78,7 +82,17 @@ def _checked(target: str, allow: list[str]) -> tuple[list["ConfigProblem"], str,
     engine = engine_of(bus)
     found = [ConfigProblem(one.place.file, one.place.line, "", one.text) for one in refusals(engine)]
     contents = "started" if found else _contents(bus.describe(), len(tests))
-    return found, contents, [*engine.from_file.hints, *map(str, hints(engine))]
+    return found, contents, [*engine.from_file.hints, *map(str, hints(engine)), *_unusable(target, bus)]
+
+
+def _unusable(target: str, bus: "Bus") -> Iterator[str]:
+    """Yield why the store of the bus cannot be used here, which may be another machine than the one that will run it."""
+    store = file_of(bus)
+    if store is not None:
+        try:
+            check_file(store, new=True)
+        except CommandError as error:
+            yield f"{target}: hint: `pipebus run` would refuse this here: {error}"
 
 
 def _contents(described: dict, tests: int) -> str:  # type: ignore[type-arg]
