@@ -18,7 +18,7 @@ from pipebus import Bus, ConfigError, Message, PipelineError, Rejected
 from pipebus.bus.bus import engine_of
 from pipebus.config.kinds.base import Loading
 from pipebus.config.kinds.imports import Imports
-from pipebus.config.kinds.names import Imported
+from pipebus.config.kinds.names import FUNCTION
 from pipebus.config.kinds.objects import home_of, name_of
 from pipebus.config.problems import Bad, Unexportable
 from scale_helpers import examples
@@ -576,7 +576,7 @@ def test_what_an_export_names_leads_back_to_the_same_object(world: World) -> Non
     """`name_of` is the inverse of `find`."""
     world.module("tback", "class C:\n    class D:\n        @staticmethod\n        def run(m): ...\ndef f(m): ...")
     for path in ("f", "C.D.run"):
-        assert name_of(Imported().read(f"tback:{path}", loading("tback"))) == f"tback:{path}"
+        assert name_of(FUNCTION.read(f"tback:{path}", loading("tback"))) == f"tback:{path}"
 
 
 @pytest.mark.parametrize(
@@ -592,7 +592,7 @@ def test_what_an_export_names_leads_back_to_the_same_object(world: World) -> Non
 def test_what_no_name_leads_to_is_told(world: World, source: str, path: str, says: str) -> None:
     """The export raises an error instead of writing a file that could not be loaded."""
     world.module("tlost", source)
-    found = Imported().read(f"tlost:{path}", loading("tlost"))
+    found = FUNCTION.read(f"tlost:{path}", loading("tlost"))
     with pytest.raises(Unexportable, match=says):
         name_of(found)
 
@@ -625,5 +625,5 @@ def test_whatever_a_file_names_is_refused_where_nothing_is_allowed(name: str) ->
     before = set(sys.modules)
     for allowed in ((), ("pipebus_is_no_such_package",)):
         with pytest.raises(Bad):
-            Imported().read(name, loading(*allowed))
+            FUNCTION.read(name, loading(*allowed))
     assert set(sys.modules) == before

@@ -850,11 +850,11 @@ IMPOSSIBLE: Final[dict[str, tuple[Callable[[Bus], Any], list[str]]]] = {
     ),
     "an answer to an object": (
         lambda bus: bus.subscribe("a", shop.bill, name="a", to=Ref("b")),
-        ["subscription a (at HERE): Ref('b') is not text"],
+        ["subscription a (at HERE): Ref('b') (Ref) is not data that a file can hold"],
     ),
     "a schedule for an object": (
         lambda bus: bus.every(5, Ref("b")),
-        ["every 5 s: Ref('b') (at HERE): Ref('b') is not text"],
+        ["every 5 s: Ref('b') (at HERE): Ref('b') (Ref) is not data that a file can hold"],
     ),
     "None in a body": (
         lambda bus: bus.every(5, "a", {"b": [1, None]}),

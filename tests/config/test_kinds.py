@@ -24,8 +24,9 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from pipebus import Bus, ConfigError, Message, Transform
 from pipebus.bus.bus import engine_of
-from pipebus.config.kinds.annotations import kind_of
-from pipebus.config.kinds.base import Kind, Loading
+from pipebus.config.kinds.annotations import type_of
+from pipebus.config.kinds.base import Loading, Setting
+from pipebus.config.kinds.draft7 import from_pydantic
 from pipebus.config.kinds.imports import Imports
 from pipebus.config.problems import Bad, Unexportable
 from pipebus.filters import (
@@ -103,6 +104,11 @@ class Busy(Exception):
     """A user's own exception."""
 
 
+def kind_of(hint: Any) -> Setting:
+    """A setting with this annotation."""
+    return Setting(type_of(hint), hint)
+
+
 def read(hint: Any, value: Any) -> Any:
     return kind_of(hint).read(value, LOADING)
 
@@ -123,7 +129,7 @@ READ: list[tuple[Any, Any, Any]] = [
     (int, 5, 5),
     (int, -5, -5),
     (float, 1.5, 1.5),
-    (float, 2, 2),
+    (float, 2, 2.0),
     (Seconds, "200ms", 0.2),
     (Seconds, 5, 5.0),
     (Bytes, "64KiB", 65536),
@@ -350,6 +356,12 @@ def test_choices_are_told_and_the_near_one_is_guessed() -> None:
     assert refused(Literal["a", "b", "c"], 5) == "it has to be a, b or c"
 
 
+def test_what_only_pydantic_knows_is_said_in_its_words() -> None:
+    """The sentence says what the value should be."""
+    assert refused(datetime.date, "soon") == "Input should be a valid date in the format YYYY-MM-DD, input is too short"
+    assert refused(Annotated[str, Field(pattern="^a")], "b") == "String should match pattern '^a'"
+
+
 @pytest.mark.parametrize("hint", [ImportString, list[ImportString], ImportString | None, ImportString[Any]], ids=str)
 def test_what_imports_by_itself_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hint: Any) -> None:
     """pydantic has a type that imports what a text names, but a file can name only what the program allows."""
@@ -413,7 +425,7 @@ def test_an_annotation_that_says_little_takes_something(hint: Any) -> None:
     except Exception as error:
         assert not isinstance(error, (RecursionError, SystemExit))  # noqa: PT017
         return
-    kind.schema()
+    from_pydantic(kind.adapter.json_schema)
     for value in ("x", 5, [], {}, True, None):
         try:
             kind.read(value, LOADING)
@@ -573,6 +585,16 @@ class Counter(Transform):
         return message
 
 
+@dataclasses.dataclass(eq=False)
+class Numbered(Transform):
+    """A filter whose setting `name` is not a text."""
+
+    name: int  # type: ignore[assignment]
+
+    def transform(self, message: Message[Any], /) -> Message[Any]:
+        return message
+
+
 QUOTA = f"""{{ use = "python", target = "{NAME}:Quota", limits = {{ default = {{ count = 1 }} }}, mode = "hard",
     colours = ["red"], window = "5m",
     weights = {{ a = 1, b = 2.5 }}, on_full = {{ expr = "subject" }}, since = 2026-01-02 }}""".replace("\n", "")
@@ -591,6 +613,52 @@ def test_a_dataclass_of_others_is_made_of_its_settings(tmp_path: Path) -> None:
     texts = sorted(problem.text for problem in caught.value.problems)
     assert texts[0] == '"limits" is missing'
     assert [text.split(";", 1)[0] for text in texts[1:]] == [f'unknown key "{key}"' for key in ("_seen", "hidden", "mood")]
+
+
+def test_a_problem_inside_a_model_is_reported_at_its_own_line(tmp_path: Path) -> None:
+    """All of them are reported, each with the table and the key that a person has to change."""
+    (tmp_path / "bus.toml").write_text(
+        f"""version = 1
+[filters.limited]
+use = "python"
+target = "{NAME}:Quota"
+weights = {{ a = "heavy" }}
+[filters.limited.limits.default]
+count = "many"
+[filters.limited.limits.others.a]
+per = "day"
+"""
+    )
+    with pytest.raises(ConfigError) as caught:
+        Bus.from_config(tmp_path / "bus.toml", allow_imports=[NAME])
+    assert [f"{one.line}: {one.where}: {one.text}" for one in caught.value.problems] == [
+        '5: filters.limited.weights: a = "heavy": it has to be a number',
+        '7: filters.limited.limits.default: count = "many": it has to be a whole number',
+        '8: filters.limited.limits.others.a: "count" is missing',
+        '9: filters.limited.limits.others.a: per = "day": no such time as day',
+    ]
+
+
+def test_only_the_interpolated_text_in_a_model_may_spell_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text next to it is still a text."""
+    monkeypatch.setenv("COUNT", "4")
+    limits = '{ default = { count = "${env:COUNT}" }, others = { a = { count = %s } } }'
+    for written, loads in (("5", True), ('"5"', False)):
+        entry = f'{{ use = "python", target = "{NAME}:Quota", limits = {limits % written} }}'
+        if loads:
+            made = engine_of(load(tmp_path, entry)).delivery_nodes[0].filter  # type: ignore[union-attr]
+            assert made.limits == Limits(default=Limit(count=4), others={"a": Limit(count=5)})
+            continue
+        with pytest.raises(ConfigError, match=r'others\.a: count = "5": it has to be a whole number'):
+            load(tmp_path, entry)
+
+
+def test_a_setting_called_name_has_the_type_that_its_filter_says(tmp_path: Path) -> None:
+    """It is the filter's setting, and the filter has the name of its class."""
+    (node,) = engine_of(load(tmp_path, f'{{ use = "python", target = "{NAME}:Numbered", name = 5 }}')).delivery_nodes
+    assert node.filter.name == 5  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match='name = "five": it has to be a whole number'):
+        load(tmp_path, f'{{ use = "python", target = "{NAME}:Numbered", name = "five" }}')
 
 
 def test_a_class_without_fields_is_made_of_its_parameters(tmp_path: Path) -> None:
@@ -693,7 +761,7 @@ def through_a_file(value: Any) -> Any:
 @pytest.mark.few(10)
 def test_what_is_written_is_read_again(hint: Any) -> None:
     """Any value of a setting comes out of a file as it went in, with the same type."""
-    kind: Kind = kind_of(hint)
+    kind = kind_of(hint)
 
     @CALM
     @given(VALUES[hint])

@@ -102,6 +102,6 @@ def _plain(one: Any) -> Any:
     from pipebus.config.problems import Unexportable
 
     try:
-        return one.kind.write(one.default)
+        return one.write(one.default)
     except Unexportable:
         return str(one.default)

@@ -21,34 +21,30 @@ class Broken:
         return "(broken)"
 
 
-BROKEN: Final = Broken()
+BROKEN: Final[Any] = Broken()
 
 
 class Detail(NamedTuple):
-    """One problem inside a value: the keys that lead to it, what was found there, and what is wrong."""
+    """
+    One problem inside a value.
+
+    Args:
+        path: The keys that lead to it.
+        is_sentence: The text names the key itself, so it needs no "key = value" before it.
+    """
 
     path: tuple[str | int, ...]
-    found: Any
     text: str
+    is_sentence: bool = False
 
 
-class Bad(Exception):
+class Bad(ValueError):
     """A value that cannot be read. `details` are problems of the values inside it."""
 
     def __init__(self, text: str = "", details: Iterable[Detail] = ()) -> None:
         self.text = text
         self.details = tuple(details)
         super().__init__(text)
-
-    @classmethod
-    def inside(cls, problems: Iterable[tuple[str | int, Any, Bad]]) -> Bad:
-        """Combine problems of the items of a value, given as (key, value, its problem)."""
-        found: list[Detail] = []
-        for key, value, bad in problems:
-            if bad.text:
-                found.append(Detail((key,), value, bad.text))
-            found += [Detail((key, *detail.path), detail.found, detail.text) for detail in bad.details]
-        return cls("", found)
 
 
 class Unexportable(Exception):

@@ -5,61 +5,74 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import re
 import typing
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Final
 
-from pipebus.config.kinds.annotations import kind_of
-from pipebus.config.kinds.base import Kind
-from pipebus.config.kinds.containers import Anything
+from pydantic import BaseModel, Field, create_model
+from pydantic_core import PydanticUndefined
 
+from pipebus.config.kinds.annotations import type_of
+from pipebus.config.kinds.base import Setting
+from pipebus.config.sections import Section
 
-class Setting(NamedTuple):
-    """One key of a table. `doc` is a sentence for editors and `pipebus filters`."""
-
-    kind: Kind
-    required: bool
-    default: Any
-    doc: str
+_MISSING: Final = (dataclasses.MISSING, inspect.Parameter.empty, PydanticUndefined)
 
 
 @functools.lru_cache(maxsize=256)
 def settings_of(cls: Any) -> dict[str, Setting]:
-    """Return the settings of a filter: the fields of a dataclass; the parameters of any other class."""
-    if not isinstance(cls, type):
-        return _of_parameters(cls, cls)
-    if not dataclasses.is_dataclass(cls):
-        return _of_parameters(cls, inspect.unwrap(cls.__init__))  # type: ignore[misc]
-    hints = _hints(cls)
+    """
+    Return what a table of a file may set: the fields of a model of pydantic or of a dataclass; the parameters of anything else.
+    """
     docs = documented(cls)
     found: dict[str, Setting] = {}
-    for field in dataclasses.fields(cls):
-        if not field.init or field.name.startswith("_"):
-            continue
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        required = default is dataclasses.MISSING
-        found[field.name] = Setting(
-            _kind(hints.get(field.name, Any)), required, None if required else default, docs.get(field.name, "")
-        )
+    for name, hint, default, doc in _fields(cls):
+        required = any(default is one for one in _MISSING)
+        type_ = hint if isinstance(cls, type) and issubclass(cls, Section) else type_of(hint)
+        found[name] = Setting(type_, hint, required, None if required else default, doc or docs.get(name, ""))
     return found
 
 
-def _of_parameters(cls: Any, function: Any) -> dict[str, Setting]:
-    try:
-        parameters = inspect.signature(cls).parameters
-    except (TypeError, ValueError):
-        return {}
-    hints, docs = _hints(function), documented(cls)
-    return {
-        name: Setting(
-            _kind(hints.get(name, Any)),
-            one.default is one.empty,
-            None if one.default is one.empty else one.default,
-            docs.get(name, ""),
-        )
-        for name, one in parameters.items()
-        if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
-    }
+def _fields(cls: Any) -> Iterator[tuple[str, Any, Any, str | None]]:
+    """Yield the name, the annotation, the default and the description of each setting."""
+    if isinstance(cls, type) and issubclass(cls, BaseModel):
+        for name, one in cls.model_fields.items():
+            yield one.alias or name, one.rebuild_annotation(), one.get_default(call_default_factory=True), one.description
+    elif isinstance(cls, type) and dataclasses.is_dataclass(cls):
+        hints = _hints(cls)
+        for field in dataclasses.fields(cls):
+            if field.init and not field.name.startswith("_"):
+                factory = field.default_factory
+                default = field.default if factory is dataclasses.MISSING else factory()
+                yield field.name, hints.get(field.name, Any), default, None
+    else:
+        hints = _hints(inspect.unwrap(cls.__init__) if isinstance(cls, type) else cls)  # type: ignore[misc]
+        with suppress(TypeError, ValueError):  # it has no signature
+            for name, parameter in inspect.signature(cls).parameters.items():
+                if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                    yield name, hints.get(name, Any), parameter.default, None
+
+
+@functools.lru_cache(maxsize=256)
+def table_of(cls: Any, python: bool = False) -> type[Section]:
+    """
+    Return the model of a filter's table.
+
+    Args:
+        python: The table has a `target`.
+    """
+    fields: dict[str, Any] = {}
+    for key, one in (settings_of(cls) if isinstance(cls, type) else {}).items():
+        plain = isinstance(one.default, (str, bool, int, float)) and one.default not in (math.inf, -math.inf)
+        default = ... if one.required else one.default if plain else None
+        fields[f"setting_{key}"] = (one.type, Field(default, alias=key, description=one.doc.replace("`", "") or None))
+    for key, hint in (("use", Any), ("target", Any if python else None), ("name", str)):
+        if hint is not None:
+            fields.setdefault(f"setting_{key}", (hint, Field(None, alias=key, exclude=True)))
+    return create_model("Filter", __base__=Section, **fields)
 
 
 def _hints(found: Any) -> dict[str, Any]:
@@ -67,13 +80,6 @@ def _hints(found: Any) -> dict[str, Any]:
         return typing.get_type_hints(found, include_extras=True)
     except Exception:  # an annotation that only type checkers can resolve: its settings may be any data
         return {}
-
-
-def _kind(hint: Any) -> Kind:
-    try:
-        return kind_of(hint)
-    except Exception:  # pydantic does not know the annotation either
-        return Anything()
 
 
 def documented(cls: Any) -> dict[str, str]:

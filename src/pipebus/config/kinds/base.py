@@ -1,24 +1,24 @@
-"""What a kind of value is: it reads a value from a file, writes one to a file, and describes it to editors."""
+"""How a file writes a value: pydantic reads it, and describes it to editors."""
 
 from __future__ import annotations
 
-import datetime
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, Final
 
-from pipebus.config.kinds.imports import Imports
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import core_schema
+
+from pipebus.config.kinds.data import Data, nameless, same, written
+from pipebus.config.kinds.draft7 import Schema
+from pipebus.config.kinds.imports import Everything, Imports
+from pipebus.config.kinds.objects import name_of, short_name_of
+from pipebus.config.kinds.refusals import bad_of
 from pipebus.config.problems import Bad, Unexportable
-from pipebus.config.wording import Interpolated, brief
-
-Schema = dict[str, Any]
-"""JSON Schema, draft-07."""
-
-ALL: Final = (str, bool, int, float, list, dict, Interpolated, datetime.datetime, datetime.date, datetime.time)
-"""The types of all values that a file can hold."""
-
-LARGE: Final = 2**63
-"""Whole numbers in a file are smaller than this."""
+from pipebus.config.wording import brief
+from pipebus.foreign.objects import text_of
+from pipebus.values.validation import adapter_of
 
 
 @dataclass(eq=False)
@@ -30,14 +30,15 @@ class Loading:
     filters: Mapping[str, Any]
 
 
-class Kind(Protocol):
-    """
-    Attributes:
-        takes: Types of the file's values that this kind may accept.
-    """
+EVERYTHING: Final = Loading(Everything(), {}, {})
 
-    @property
-    def takes(self) -> tuple[type, ...]: ...
+
+class Reader:
+    """
+    Metadata of an `Annotated` type that reads what pydantic has no type for: `Annotated[Any, Function()]`.
+
+    `Loading` is the context of the validation.
+    """
 
     def read(self, value: Any, loading: Loading) -> Any:
         """
@@ -46,65 +47,78 @@ class Kind(Protocol):
         Raises:
             Bad: the value is wrong.
         """
-        ...
+        raise NotImplementedError
+
+    def schema(self) -> Schema:
+        return {}
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.with_info_plain_validator_function(lambda value, info: self.read(value, info.context))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Schema:
+        return self.schema()
+
+
+@dataclass(eq=False)
+class Setting:
+    """
+    One key of a table.
+
+    Args:
+        type: The type that pydantic validates a file's values into.
+        hint: The annotation that the type was made from, if it is another one.
+        doc: A sentence for editors and `pipebus filters`.
+    """
+
+    type: Any
+    hint: Any = None
+    required: bool = False
+    default: Any = None
+    doc: str = ""
+
+    @functools.cached_property
+    def adapter(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.type, config=ConfigDict(strict=True))
+
+    def read(self, value: Any, loading: Loading) -> Any:
+        """
+        Return the Python value for a value of a file.
+
+        Raises:
+            Bad: the value is wrong.
+        """
+        try:
+            return self.adapter.validate_python(value, context=loading)
+        except ValidationError as error:
+            raise bad_of(value, error) from None
+        except Exception as error:  # of a validator of the user's
+            raise Bad(text_of(error)) from None
 
     def write(self, value: Any) -> Any:
         """
-        Return the value of a file for a Python value.
+        Return the value of a file for a Python value. Reading it gives an equal value.
 
         Raises:
             Unexportable: a file cannot hold it.
         """
-        ...
+        problems: list[str] = []
+        ways = (short_name_of, name_of, lambda found: {"python": name_of(found)}, None)
+        for name_by in (nameless,) if self.type == Data else ways:
+            try:
+                found = written(value, name_by) if name_by is not None else written(self._as_json(value), nameless)
+                again = self.read(found, EVERYTHING)
+            except Unexportable as error:
+                problems.append(str(error))
+            except Bad as bad:
+                problems.append(f"{brief(value)}: {bad.text or 'a file cannot hold it'}")
+            else:
+                if same(again, value):
+                    return found if name_by is None else written(again, name_by)  # a duration is a float
+                problems.append(f"{brief(value)} ({type(value).__name__}) is not data that a file can hold")
+        raise Unexportable(problems[0])
 
-    def schema(self) -> Schema: ...
-
-
-class Simple:
-    """A kind whose values look the same in a file and in Python."""
-
-    what: ClassVar[str]
-    kind: ClassVar[Schema]
-    takes: tuple[type, ...] = (Interpolated,)
-
-    def read(self, value: Any, loading: Loading) -> Any:
-        if isinstance(value, Interpolated):
-            value = self.of_text(value)
-        if not self.fits(value):
-            raise Bad(f"it has to be {self.what}")
-        return value
-
-    def of_text(self, text: Interpolated) -> Any:
-        """Convert an interpolated text; return it unchanged if it cannot be converted."""
-        return text
-
-    def fits(self, value: Any) -> bool:
-        raise NotImplementedError
-
-    def write(self, value: Any) -> Any:
-        if not self.fits(value):
-            raise Unexportable(f"{brief(value)} is not {self.what}")
-        check_plain(value)
-        return value
-
-    def schema(self) -> Schema:
-        return dict(self.kind)
-
-
-def check_plain(value: Any) -> None:
-    """
-    Raises:
-        Unexportable: TOML cannot express the value.
-    """
-    if isinstance(value, int) and not -LARGE <= value < LARGE:
-        raise Unexportable(f"{brief(value)} is too large a number for a file")
-    if isinstance(value, str):
+    def _as_json(self, value: Any) -> Any:
         try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise Unexportable(f"{brief(value)} has half a character, which no file can hold") from None
-    if isinstance(value, datetime.time) and value.tzinfo is not None:
-        raise Unexportable(f"{brief(value)}: a time of day has no zone in a file")
-    offset = value.utcoffset() if isinstance(value, datetime.datetime) else None
-    if offset is not None and offset.total_seconds() % 60:
-        raise Unexportable(f"{brief(value)}: a file gives the zone of a time in whole minutes")
+            return adapter_of(self.hint or self.type).dump_python(value, mode="json", warnings="error", exclude_none=True)
+        except Exception as error:
+            raise Unexportable(f"{brief(value)} cannot be written: {text_of(error)}") from None

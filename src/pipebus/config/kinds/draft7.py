@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from pydantic.json_schema import GenerateJsonSchema
 
-def from_pydantic(adapter: Any) -> dict[str, Any]:
+Schema = dict[str, Any]
+"""JSON Schema, draft-07."""
+
+
+class _Generate(GenerateJsonSchema):
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 (as pydantic declares it)
+
+
+def from_pydantic(json_schema: Callable[..., Schema]) -> Schema:
     """
-    Return the schema of a `pydantic.TypeAdapter` in draft-07, with its definitions written in place.
+    Return the schema of a model or `pydantic.TypeAdapter` in draft-07, with its definitions written in place.
 
     A type without a schema, and the inside of a definition that refers to itself, become `{}`, which accepts anything.
     """
     try:
-        schema = adapter.json_schema(mode="validation")
+        schema = json_schema(mode="validation", schema_generator=_Generate)
     except Exception:
         return {}
-    definitions = schema.pop("$defs", {})
-    found: dict[str, Any] = _plain(schema, definitions, ())
+    found: Schema = _plain(schema, schema.pop("$defs", {}), ())
     return found
 
 
-def _plain(schema: Any, definitions: dict[str, Any], inside: tuple[str, ...]) -> Any:
+def _plain(schema: Any, definitions: Schema, inside: tuple[str, ...]) -> Any:
     if isinstance(schema, list):
-        return [_plain(one, definitions, inside) for one in schema]
+        return [_plain(one, definitions, inside) for one in schema if one != {"type": "null"}]
     if not isinstance(schema, dict):
         return schema
     if isinstance(schema.get("$ref"), str):
         name = schema["$ref"].rpartition("/")[2]
-        if name in inside or name not in definitions:
-            return {}
-        return _plain(definitions[name], definitions, (*inside, name))
-    found: dict[str, Any] = {}
+        here = {key: value for key, value in schema.items() if key == "description"}
+        return (
+            {} if name in inside or name not in definitions else _plain(definitions[name] | here, definitions, (*inside, name))
+        )
+    found: Schema = {}
     for key, value in schema.items():
+        if key == "chain":  # a chain contains chains
+            return {"allOf": [{"$ref": "#/definitions/chain"}], "description": schema.get("description", "")}
         if key == "prefixItems":  # a tuple, by position
             found["items"] = _plain(value, definitions, inside)
             if schema.get("items") is False or "items" not in schema:
                 found["additionalItems"] = False
-        elif key in ("default", "const", "enum", "examples"):
-            found[key] = value  # data, not schemas
+        elif key in ("default", "const", "enum", "examples"):  # data, not schemas
+            found |= {} if value is None or value in ({}, []) else {key: value}
+        elif key in ("properties", "patternProperties"):
+            found[key] = {name: _plain(one, definitions, inside) for name, one in value.items()}
         elif key not in ("discriminator", "title") and not (key == "items" and "prefixItems" in schema):
-            found[key] = (
-                {name: _plain(one, definitions, inside) for name, one in value.items()}
-                if key in ("properties", "patternProperties")
-                else _plain(value, definitions, inside)
-            )
+            found[key] = _plain(value, definitions, inside)
+    if len(found.get("anyOf", ())) == 1:  # the other was null
+        [only] = found.pop("anyOf")
+        found = only | found
     return found

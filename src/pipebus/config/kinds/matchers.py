@@ -15,8 +15,8 @@ import difflib
 import re
 from typing import Any, Final
 
-from pipebus.config.kinds.base import ALL, Loading
-from pipebus.config.kinds.containers import Anything
+from pipebus.config.kinds.base import Loading, Reader
+from pipebus.config.kinds.data import data
 from pipebus.config.kinds.expected import Expected
 from pipebus.config.problems import Bad
 from pipebus.config.wording import choice, guess, shown
@@ -24,10 +24,8 @@ from pipebus.config.wording import choice, guess, shown
 WORDS: Final = ("equals", "contains", "matches", "absent")
 
 
-class Expectation:
+class Expectation(Reader):
     """An expectation of any value."""
-
-    takes = ALL
 
     def read(self, value: Any, loading: Loading) -> Expected:
         if isinstance(value, dict) and len(value) == 1 and not any(word in value for word in WORDS):
@@ -36,13 +34,13 @@ class Expectation:
                 raise Bad(f"unknown key {shown(key)}{guess(key, WORDS)} For a body with this key, write {{ equals = … }}")
         if not isinstance(value, dict) or not any(word in value for word in WORDS):
             self._check_no_inner_matcher(value)
-            return Expected({"equals": Anything().read(value, loading)})
+            return Expected({"equals": data(value)})
         unknown = [key for key in value if key not in WORDS]
         if unknown:
             raise Bad(f"unknown key {shown(unknown[0])}{choice(unknown[0], WORDS)}")
         tests: dict[str, Any] = {}
         for word, wanted in value.items():
-            plain = Anything().read(wanted, loading)
+            plain = data(wanted)
             if word == "contains":
                 plain = self._contained(wanted, plain, loading)
             elif word == "matches":
@@ -69,12 +67,6 @@ class Expectation:
         if not isinstance(plain, str):
             raise Bad("contains is text, a list or a table; for a number write it as it is")
         return plain
-
-    def write(self, value: Any) -> Any:
-        raise NotImplementedError("tests are not exported")
-
-    def schema(self) -> dict[str, Any]:
-        return {}
 
 
 class TextExpectation(Expectation):

@@ -1,17 +1,18 @@
-"""What belongs to a message: subjects and their patterns, keys, headers, handlers, and tests of a message."""
+"""What belongs to a message: subjects and their patterns, keys, headers, and tests of a message."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, Final
+from collections.abc import Callable
+from typing import Annotated, Any, Final
 
-from pipebus.config.kinds.base import Loading
-from pipebus.config.kinds.containers import TableOf
+from pydantic import AfterValidator
+
+from pipebus.config.kinds.base import Loading, Reader
+from pipebus.config.kinds.draft7 import Schema
 from pipebus.config.kinds.functions import Function
-from pipebus.config.kinds.names import Imported
-from pipebus.config.kinds.plain import Text
-from pipebus.config.problems import Bad, Unexportable
-from pipebus.config.wording import Interpolated, shown
+from pipebus.config.problems import Bad, Detail
+from pipebus.config.wording import shown
 from pipebus.errors import HeaderError, MessageError, SubjectError
 from pipebus.message.fields import check_fields
 from pipebus.message.headers import check_headers
@@ -21,91 +22,56 @@ _LIKE_AN_EXPRESSION: Final = re.compile(r"[=!<>]=|[<>]\s*[0-9`'-]|&&|\|\||[`'()\
 _FUNCTION: Final = Function(text=False, condition=True)
 
 
-class _Checked(Text):
-    """Text that a function of `pipebus.message` checks."""
-
-    check: ClassVar[Any]
-
-    def read(self, value: Any, loading: Loading) -> str:
-        text = super().read(value, loading)
+def _checked(check: Callable[[Any], object]) -> AfterValidator:
+    def after(value: Any) -> Any:
         try:
-            self.check(text)
+            check(value)
         except (SubjectError, MessageError) as error:
             raise Bad(str(error)) from None
-        return text
+        return value
+
+    return AfterValidator(after)
 
 
-class Patterns(_Checked):
-    """A pattern of subjects."""
-
-    check = staticmethod(check_pattern)
-
-
-class Literal(_Checked):
-    """A subject without wildcards, to which a message can be published."""
-
-    check = staticmethod(check_subject)
-
-
-class Key(_Checked):
-    """The key of a message."""
-
-    check = staticmethod(lambda text: check_fields(text, None, None, None))
+def _check_headers(headers: dict[str, str]) -> None:
+    details = []
+    for name, text in headers.items():
+        try:
+            check_headers({name: text})
+        except HeaderError as error:
+            details.append(Detail((name,), str(error)))
+    if details:
+        raise Bad("", details)
 
 
-class Headers(TableOf):
-    """Headers of a message: texts by name."""
+Pattern = Annotated[str, _checked(check_pattern)]
+"""A pattern of subjects."""
 
-    def __init__(self) -> None:
-        super().__init__(Text())
+Subject = Annotated[str, _checked(check_subject)]
+"""A subject without wildcards, to which a message can be published."""
 
-    def read(self, value: Any, loading: Loading) -> Any:
-        found = super().read(value, loading)
-        problems: list[tuple[str | int, Any, Bad]] = []
-        for name, text in found.items():
-            try:
-                check_headers({name: text})
-            except HeaderError as error:
-                problems.append((name, value[name], Bad(str(error))))
-        if problems:
-            raise Bad.inside(problems)
-        return found
+Key = Annotated[str, _checked(check_fields)]
+Headers = Annotated[dict[str, str], _checked(_check_headers)]
 
 
-class HandlerName(Imported):
-    """A function that handles messages."""
-
-    def problem(self, found: Any) -> str | None:
-        if isinstance(found, type):
-            return "it is a class; give a function, or an object that can be called"
-        return super().problem(found)
-
-
-class Match:
+class Match(Reader):
     """What `match`, `when` and `branch` accept: a pattern, or a function of the message."""
 
-    takes = (str, dict, Interpolated)
-
     def read(self, value: Any, loading: Loading) -> Any:
-        if isinstance(value, str):
-            if _LIKE_AN_EXPRESSION.search(value):
-                raise Bad(f"it is not a pattern of subjects; an expression is written {{ expr = {shown(value)} }}")
+        if not isinstance(value, str):
             try:
-                return Patterns().read(value, loading)
+                return _FUNCTION.read(value, loading)
             except Bad as bad:
-                raise Bad(f"{bad.text}; an expression is written {{ expr = … }}" if " " in value else bad.text) from None
+                form = _FUNCTION.form
+                text = bad.text.replace(f"it has to be {form}", f'it has to be a pattern, as in "orders.>", {form}')
+                raise Bad(text) from None
+        if _LIKE_AN_EXPRESSION.search(value):
+            raise Bad(f"it is not a pattern of subjects; an expression is written {{ expr = {shown(value)} }}")
         try:
-            return _FUNCTION.read(value, loading)
-        except Bad as bad:
-            form = _FUNCTION.form
-            raise Bad(
-                f'it has to be a pattern, as in "orders.>", {form}' if bad.text == f"it has to be {form}" else bad.text
-            ) from None
+            check_pattern(value)
+        except SubjectError as error:
+            raise Bad(f"{error}; an expression is written {{ expr = … }}" if " " in value else str(error)) from None
+        return str.__str__(value)
 
-    def write(self, value: Any) -> Any:
-        if isinstance(value, str) and _LIKE_AN_EXPRESSION.search(value):
-            raise Unexportable(f"{shown(value)} would be read as an expression")
-        return value if isinstance(value, str) else _FUNCTION.write(value)
-
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> Schema:
         return {"anyOf": [{"type": "string"}, *_FUNCTION.schema()["anyOf"]]}

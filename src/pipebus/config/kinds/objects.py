@@ -36,9 +36,16 @@ def home_of(found: Any) -> str:
     return str(getattr(found, "__module__", None) or type(found).__module__)
 
 
-def plain_type(name: str) -> Any:
-    """Return a type that needs no module, or None."""
-    return getattr(builtins, name) if name in PLAIN else None
+def plain_type(name: str, form: str) -> Any:
+    """
+    Return a type that needs no module.
+
+    Raises:
+        Bad: with `form`, because there is no such type.
+    """
+    if name not in PLAIN:
+        raise Bad(form + guess(name, PLAIN))
+    return getattr(builtins, name)
 
 
 def exception_type(name: str) -> Any:
@@ -54,6 +61,13 @@ def exception_type(name: str) -> Any:
     if name not in known:
         raise Bad(f"Python has no exception {shown(name)}{guess(name, known) or '; others are written module:name'}")
     return known[name]
+
+
+def short_name_of(found: Any) -> str:
+    """Return the name without a module of a type or exception that needs none; "module:name" for anything else."""
+    name = getattr(found, "__name__", "")
+    known = isinstance(found, type) and (name in PLAIN or issubclass(found, BaseException))
+    return name if known and getattr(builtins, name, None) is found else name_of(found)
 
 
 def name_of(found: Any) -> str:

@@ -1,23 +1,12 @@
-"""A test of a file: what it publishes, replaces and expects. `pipebus.testing` runs it; `tests.py` reads it."""
+"""A test of a file: what it publishes, replaces and expects. `pipebus.testing` runs it; `tests.py` checks it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from pipebus.config.kinds.expected import Expected
-
-
-@dataclass
-class StandIn:
-    """What a replaced handler or filter does."""
-
-    returns: Any = None
-    drops: str | None = None
-    rejects: str | None = None
-    raises: str | None = None
-    times: int | None = None
+from pipebus.config.vocabulary import Test
 
 
 @dataclass
@@ -26,28 +15,23 @@ class Case:
     One test of a file.
 
     Args:
-        publishes: Arguments of each publish; `after` is seconds of virtual time before it.
-        received: By subscription: for each message that it handles, what is expected of its fields.
         lines: By expectation: its line.
         redacted: Replaces, in a text, secrets by the `${…}` that they came from.
     """
 
-    name: str
+    test: Test
     file: str
     line: int
-    publishes: list[dict[str, Any]]
-    handlers: dict[str, StandIn] = field(default_factory=dict)
-    filters: dict[str, StandIn] = field(default_factory=dict)
-    advance: float = 0.0
-    outcomes: list[str] | None = None
-    by: str | None = None
-    reason: Expected | None = None
-    deliveries: int | dict[str, int] | None = None
-    dead: int | dict[str, int] | None = None
-    error: Expected | None = None
-    received: dict[str, list[dict[str, Expected]]] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)
-    redacted: Callable[[str], str] = str
+    lines: dict[str, int]
+    redacted: Callable[[str], str]
+
+    @property
+    def outcomes(self) -> list[str]:
+        """The expected outcome of each publish; none if any will do."""
+        outcome = self.test.expect.outcome
+        if isinstance(outcome, list):
+            return [*outcome]
+        return [] if outcome is None else [outcome] * len(self.test.publish)
 
 
 class Replace:

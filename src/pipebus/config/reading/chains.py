@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipebus.bus.origins import set_origin
-from pipebus.config import catalogue
+from pipebus.config import catalogue, vocabulary
 from pipebus.config.kinds.base import Loading
 from pipebus.config.problems import BROKEN, Bad
 from pipebus.config.reading.document import Document
 from pipebus.config.reading.filters import Made, make, meant
 from pipebus.config.reading.table import Table
 from pipebus.config.settings import settings_of
-from pipebus.config.vocabulary import ON_ERROR, TEST
 from pipebus.config.wording import Interpolated, as_written, shown
 from pipebus.pipeline import recognise
 from pipebus.pipeline.compose import Node
@@ -45,14 +44,14 @@ class Chains:
         self.names: dict[str, None] = {}
         self.used: set[str] = set()
 
-    def read_instances(self, tables: Table | None) -> None:
+    def read_instances(self, top: Table, filters: Any) -> None:
         """Read `[filters]`."""
-        for name in tables.data if tables is not None else ():
-            table = tables.inner(name, 'a table, as in { use = "log" }')  # type: ignore[union-attr]
+        for name, value in filters.items() if filters is not BROKEN else ():
             self.instances[name] = BROKEN
             self.names[name] = None
-            if table is None:
+            if value is BROKEN:
                 continue
+            table = top.inner("filters", name)
             if name in self.loading.filters:
                 table.problem(f"the program hands in a filter {shown(name)} too; give one of them another name")
             if name in self.stand_ins:
@@ -63,31 +62,35 @@ class Chains:
                 made = made._replace(name=made.name or name)
                 self.instances[name] = made if self._step(made, table, 1, f"filters.{name}") is not BROKEN else BROKEN
 
-    def nodes(self, table: Table, side: str, key: str = "filters") -> tuple[Node, ...] | None:
-        """Return the nodes for a list of entries; None if one of the entries is wrong."""
-        table.asked.append(key)
-        entries = table.data.get(key, [])
-        if entries is BROKEN:
-            return None
-        if not isinstance(entries, list):
-            table.problem(f'{key} = {shown(entries)}: it has to be a list, as in ["log"]', key)
+    def nodes(self, table: Table, chain: Any, side: str) -> tuple[Node, ...] | None:
+        """Return the nodes for the entries of a chain of this table; None if one of them is wrong."""
+        if chain is BROKEN:
             return None
         found: list[Any] = []
-        for index, entry in enumerate(entries):
-            path = (*table.path, key, index)
+        for index, entry in enumerate(chain):
             within = self.document.where(table.path)
             if isinstance(entry, dict):
-                found.append(self._entry(Table(self.document, path, entry), side, index + 1, within))
+                found.append(self._entry(table.inner("filters", index), side, index + 1, within))
             elif isinstance(entry, str):
-                found.append(self._named(entry, table, index, self.document.place(path), within))
+                place = self.document.place((*table.path, "filters", index))
+                found.append(self._named(entry, table, index, place, within))
             else:
                 if entry is not BROKEN:
                     table.problem(
-                        f'{key}[{index}] = {shown(entry)}: it has to be a name, as in "log", or a table with "use", "when", '
-                        '"branch" or "filters"', key, index,
+                        f'filters[{index}] = {shown(entry)}: it has to be a name, as in "log", or a table with "use", "when", '
+                        '"branch" or "filters"', "filters", index,
                     )  # fmt: skip
                 found.append(BROKEN)
         return None if BROKEN in found else tuple(found)
+
+    def on_error(self, table: Table, on_error: Any, side: Any) -> Any:
+        """Return what happens when a filter of a chain fails; or `BROKEN`, after reporting that this side cannot do it."""
+        if on_error == "reject" and side == "delivery":
+            table.problem(
+                f'on_error = {shown(table.data["on_error"])}: it has to be dead_letter or drop at "delivery"', "on_error"
+            )
+            return BROKEN
+        return on_error
 
     def selector(self, test: Any, word: str, table: Table) -> Selector:
         """Return the test of a fork, which the table has under this word."""
@@ -98,30 +101,27 @@ class Chains:
 
     def _entry(self, table: Table, side: str, position: int, within: str) -> Any:
         """Return the node for a table in a chain, or `BROKEN`."""
-        if "use" in table:
+        if "use" in table.data:
             return self._used(table, position, within)
-        for word, kind in (("when", When), ("branch", Branch)):
-            if word in table:
-                return self._fork(word, kind, table, side)
-        if "filters" in table:
+        for word, kind, model in (("when", When, vocabulary.When), ("branch", Branch, vocabulary.Branch)):
+            if word in table.data:
+                return self._fork(word, kind, table.read(model, self.loading), table, side)
+        if "filters" in table.data:
             return self._pipeline(table, side)
         table.problem('it has none of "use", "when", "branch" and "filters"')
         return BROKEN
 
-    def _fork(self, word: str, kind: type[When | Branch], table: Table, side: str) -> Any:
-        test = table.take(word, TEST, self.loading)
-        inner = self.nodes(table, side)
-        if "filters" not in table:
-            table.problem('"filters" is missing')
-        table.end()
+    def _fork(self, word: str, kind: type[When | Branch], found: Any, table: Table, side: str) -> Any:
+        test = getattr(found, word)
+        inner = self.nodes(table, found.filters, side)
         if test is BROKEN or inner is None:
             return BROKEN
         return table.guarded(lambda: kind(self.selector(test, word, table), inner, table.place))
 
     def _pipeline(self, table: Table, side: str) -> Any:
-        on_error = table.take("on_error", ON_ERROR[side], self.loading, None)
-        inner = self.nodes(table, side)
-        table.end()
+        found = table.read(vocabulary.Inner, self.loading)
+        on_error = self.on_error(table, found.on_error, side)
+        inner = self.nodes(table, found.filters, side)
         if on_error is BROKEN or inner is None:
             return BROKEN
         return pipeline_of(inner, on_error, table.place)
@@ -132,8 +132,7 @@ class Chains:
             self.names[str.__str__(use)] = None
         known = use in self.instances or use in self.loading.filters if isinstance(use, str) else False
         if known and (table.data.keys() == {"use"} or use not in (*catalogue.names(), "python")):
-            table.asked.append("use")
-            table.end()
+            table.read(vocabulary.Reference, self.loading)
             return self._named(use, table, None, table.place, within)
         name = catalogue.word(use) if isinstance(use, str) else ""
         if name in self.stand_ins:

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 from pipebus.config import catalogue
 from pipebus.config.kinds.base import Loading
-from pipebus.config.kinds.names import Named
-from pipebus.config.kinds.plain import Text
 from pipebus.config.problems import BROKEN, Bad
 from pipebus.config.reading.table import Table
-from pipebus.config.settings import settings_of
+from pipebus.config.settings import table_of
+from pipebus.config.vocabulary import Target, Use
 from pipebus.config.wording import as_rule, as_written, guess, shown
 from pipebus.errors import PipebusError
 from pipebus.foreign.objects import text_of
@@ -35,36 +34,29 @@ class Made(NamedTuple):
 
 def make(table: Table, loading: Loading) -> Any:
     """Return the `Made` of a table with `use`; or `BROKEN`, after reporting the problem."""
-    use = table.take("use", Text(), loading)
-    table.hidden = ("use", "target")
+    use = table.read(Use, loading).use
     if use is BROKEN:
         return BROKEN
     origin = table.interpolated()
     origin.pop("use", None)
     try:
-        cls = table.take("target", Named(), loading) if use == "python" else catalogue.find(use)
+        cls = table.read(Target, loading).target if use == "python" else catalogue.find(use)
     except Bad as bad:
         table.problem(bad.text, "use")
         return BROKEN
     if cls is BROKEN:
         return BROKEN
     if cls is None:
-        table.problem(f"no filter {shown(use)}{meant(use, catalogue.names())}", "use")
+        table.problem(f"no filter {shown(table.data['use'])}{meant(use, catalogue.names())}", "use")
         return BROKEN
-    settings = settings_of(cls) if isinstance(cls, type) else {}
-    if "name" in settings:
-        name = table.data["name"] if isinstance(table.data.get("name"), str) else None
-    else:
-        table.hidden += ("name",)
-        name = table.take("name", Text(), loading, None)
+    found = table.guarded(lambda: table.read(table_of(cls, use == "python"), loading))
+    if found is BROKEN or not table.sound or any(value is BROKEN for value in dict(found).values()):
+        return BROKEN
+    name = table.data.get("name")
+    name = str.__str__(name) if isinstance(name, str) else None
     if not isinstance(cls, type):
-        table.end()
-        return BROKEN if name is BROKEN else Made(cls, {"": as_written(table.data)}, name)
-    found = table.take_all(settings, loading)
-    table.end()
-    if name is BROKEN or BROKEN in found.values() or any(key not in table.asked for key in table.data):
-        return BROKEN
-    given = {key: value for key, value in found.items() if key in table.data}
+        return Made(cls, {"": as_written(table.data)}, name)
+    given = found.values(given=True)
     try:
         made = cls(**given)
     except Exception as error:
@@ -94,4 +86,4 @@ def _refused(table: Table, cls: type, given: Mapping[str, Any], error: Exception
             if text.startswith(prefix):
                 table.problem(f"{key} = {shown(table.data[key])}: {as_rule(text.removeprefix(prefix))}", key)
                 return
-    table.problem(text.replace(f"{cls.__name__}.", ""), key)
+    table.problem(text.replace(f"{cls.__name__}.", ""), *filter(None, [key]))

@@ -111,6 +111,8 @@ def _file(name: str, folder: Path) -> str:
             raise Bad(f"${{file:{name}}}: {path} is not a file")
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
+    except Bad:
+        raise
     except (OSError, ValueError) as error:
         raise Bad(f"${{file:{name}}}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > LARGEST:

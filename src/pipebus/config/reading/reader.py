@@ -7,11 +7,13 @@ If a file has problems, its bus is discarded; it was never started.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.opening import check_chains
 from pipebus.bus.origins import set_origin
 from pipebus.config.kinds.base import Loading
-from pipebus.config.kinds.plain import Choice, Whole
 from pipebus.config.problems import BROKEN
 from pipebus.config.reading import tests
 from pipebus.config.reading.cases import Case, Replace
@@ -19,7 +21,7 @@ from pipebus.config.reading.chains import Chains, pipeline_of
 from pipebus.config.reading.document import Document
 from pipebus.config.reading.subscriptions import Subscriptions
 from pipebus.config.reading.table import Table
-from pipebus.config.vocabulary import BUS, EVERY, ON_ERROR, TEST, VERSION
+from pipebus.config.vocabulary import VERSION, Every, File, Pipeline
 from pipebus.config.wording import shown
 from pipebus.errors import PipebusError, SubjectError
 from pipebus.pipeline.compose import Node, Side
@@ -57,19 +59,20 @@ class Reader:
             ConfigError: with everything that is wrong.
         """
         top = Table(self.document, (), self.document.data)
-        self._version(top)
-        bus = self._bus(top.inner("bus"))
-        self.chains.read_instances(top.inner("filters"))
-        for table in top.tables("pipelines"):
-            self._pipeline(table, bus)
-        for table in top.tables("subscriptions"):
-            self.subscriptions.read(table, bus)
-        for table in top.tables("every"):
-            self._every(table, bus)
-        tables = list(top.tables("tests"))
-        self.cases = tests.read(tables, self.loading)
-        tests.check_names(tables, self.cases, self.subscriptions.names, self.chains.names)
-        top.end()
+        file = top.read(File, self.loading)
+        if file.version not in (BROKEN, VERSION):
+            top.problem(f"version = {shown(top.data['version'])}: this pipebus reads version {VERSION}", "version")
+        bus = self._bus(top, file.bus)
+        self.chains.read_instances(top, file.filters)
+        for table, pipeline in _each(top, "pipelines", file.pipelines):
+            self._pipeline(table, pipeline, bus)
+        for table, subscription in _each(top, "subscriptions", file.subscriptions):
+            self.subscriptions.read(table, subscription, bus)
+        for table, every in _each(top, "every", file.every):
+            self._every(table, every, bus)
+        found = list(_each(top, "tests", file.tests))
+        self.cases = tests.read(found)
+        tests.check_names(found, self.subscriptions.names, self.chains.names)
         if not self.document.problems:
             try:
                 check_chains(engine_of(bus))
@@ -96,19 +99,14 @@ class Reader:
                         found.append((subscription.place.line, text))
         return [f"{self.document.file}:{line}: hint: {text}" for line, text in sorted(found)]
 
-    def _version(self, top: Table) -> None:
-        version = top.take("version", Whole(), self.loading)
-        if version is not BROKEN and version != VERSION:
-            top.problem(f"version = {shown(version)}: this pipebus reads version {VERSION}", "version")
-
-    def _bus(self, table: Table | None) -> Bus:
-        if table is None:
+    def _bus(self, top: Table, found: Any) -> Bus:
+        if found is None or found is BROKEN:
             return self.kind()
-        found = table.take_all(BUS, self.loading)
+        table = top.inner("bus")
         written = table.interpolated()
-        table.end()
-        options = {key: value for key, value in found.items() if value is not BROKEN and key != "transport"}
-        url = found["transport"] if found["transport"] is not BROKEN else "memory:"
+        values = found.values(given=True)
+        options = {key: value for key, value in values.items() if value is not BROKEN and key != "transport"}
+        url = found.transport if found.transport is not BROKEN else "memory:"
         if self.document.lacks and not _opens(url):  # the file is read for its tests, and its URL is not known here
             url = "memory:?wire=json"
             options.pop("require", None)
@@ -117,23 +115,18 @@ class Reader:
         except PipebusError as error:
             text = str(error)
             about_require = text.startswith("require: ") or "cannot promise" in text
-            key = "require" if about_require and "require" in table else "transport"
+            key = "require" if about_require and "require" in table.data else "transport"
             table.problem(f"{key} = {shown(table.data.get(key, url))}: {text.removeprefix('require: ')}", key)
             return self.kind()
         engine_of(bus).from_file.bus = written
         engine_of(bus).url = written.get("transport", bus.url)
         return bus
 
-    def _pipeline(self, table: Table, bus: Bus) -> None:
-        at = table.take("at", Choice(("publish", "delivery")), self.loading, "publish")
-        side: Side = "publish" if at is BROKEN else at
-        test = table.take("match", TEST, self.loading, None)
-        on_error = table.take("on_error", ON_ERROR[side], self.loading, None)
-        if "filters" not in table:
-            table.problem('"filters" is missing')
-        inner = self.chains.nodes(table, side)
-        table.end()
-        if BROKEN in (at, test, on_error) or inner is None:
+    def _pipeline(self, table: Table, found: Pipeline, bus: Bus) -> None:
+        side: Side = "delivery" if found.at == "delivery" else "publish"
+        test, on_error = found.match, self.chains.on_error(table, found.on_error, side)
+        inner = self.chains.nodes(table, found.filters, side)
+        if BROKEN in (found.at, test, on_error) or inner is None:
             self.broken_chain = True
             return
         place = table.place
@@ -151,20 +144,28 @@ class Reader:
             if not (self.broken_chain and " requires " in str(error)):  # a broken chain may provide what this one requires
                 table.note(error)
 
-    def _every(self, table: Table, bus: Bus) -> None:
-        found = table.take_all(EVERY, self.loading)
-        table.end()
-        if any(value is BROKEN for value in found.values()):
+    def _every(self, table: Table, found: Every, bus: Bus) -> None:
+        values = found.values()
+        if any(value is BROKEN for value in values.values()):
             return
-        interval, subject, body = found.pop("interval"), found.pop("subject"), found.pop("body")
-        envelope = {key: value for key, value in found.items() if value is not None and value != EVERY[key].default}
+        interval, subject, body = values.pop("interval"), values.pop("subject"), values.pop("body")
+        defaults = {key: field.default for key, _, field in found.fields()}
+        envelope = {key: value for key, value in values.items() if value is not None and value != defaults[key]}
         try:
             schedule = engine_of(bus).schedules.every(table.place, interval, subject, body, **envelope)
             set_origin(schedule, table.interpolated())
         except PipebusError as error:
-            key = "subject" if isinstance(error, SubjectError) else None
-            text = str(error)
-            table.problem(f"subject = {shown(table.data['subject'])}: {text}" if key else text, key)
+            if isinstance(error, SubjectError):
+                table.problem(f"subject = {shown(table.data['subject'])}: {error}", "subject")
+            else:
+                table.problem(str(error))
+
+
+def _each(top: Table, key: str, found: Any) -> Iterator[tuple[Table, Any]]:
+    """Yield each table of an array of tables, and its model."""
+    for index, model in enumerate(found if found is not BROKEN else ()):
+        if model is not BROKEN:
+            yield top.inner(key, index), model
 
 
 def _opens(url: str) -> bool:

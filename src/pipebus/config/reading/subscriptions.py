@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from pipebus.bus.bus import Bus, engine_of
-from pipebus.config.kinds.messages import HandlerName
 from pipebus.config.problems import BROKEN
 from pipebus.config.reading.cases import Replace
 from pipebus.config.reading.chains import Chains
 from pipebus.config.reading.table import Table, sentences
-from pipebus.config.vocabulary import MAILBOX, SUBSCRIPTION
-from pipebus.config.wording import Interpolated, guess, shown
+from pipebus.config.vocabulary import Handler, Mailbox, Subscription
+from pipebus.config.wording import guess, shown
 from pipebus.errors import PipebusError
 from pipebus.foreign.objects import text_of
 from pipebus.message.message import Message
+
+_OPTIONS: Final = ("workers", "run", "attempts", "deliver", "to")
+"""The keys that an error of the bus may name."""
 
 
 class Subscriptions:
@@ -35,26 +37,28 @@ class Subscriptions:
         self.incomplete = incomplete
         self.names: dict[str, int] = {}
 
-    def read(self, table: Table, bus: Bus) -> None:
+    def read(self, table: Table, found: Subscription, bus: Bus) -> None:
         """Subscribe what a table describes, or report what is wrong with it."""
-        table.expects("name", "subject", "handler", "workers", "run", "mailbox", "attempts", "deliver", "to", "filters")
-        found = table.take_all(SUBSCRIPTION, self.loading)
-        name = found["name"]
-        mailbox = self._mailbox(table)
-        inner = self.chains.nodes(table, "delivery")
-        if name is not BROKEN and not table.check_new("name", name, self.names):
+        name = found.name
+        if name is not BROKEN and not table.check_new(name, self.names):
             name = BROKEN
-        handler = self._handler(table, found["handler"], name)
-        table.end()
-        options = {key: value for key, value in (found | mailbox).items() if key not in ("name", "subject", "handler")}
-        if BROKEN in (name, found["subject"], handler, *options.values()) or inner is None:
+        inner = self.chains.nodes(table, found.filters, "delivery")
+        handler = self._handler(table, found.handler, name)
+        mailbox = found.mailbox if isinstance(found.mailbox, Mailbox) else Mailbox.model_construct()
+        options = {
+            **{key: value for key, value in found.values().items() if key not in ("name", "subject", "handler", "filters")},
+            "mailbox": found.mailbox if found.mailbox is BROKEN or isinstance(found.mailbox, int) else mailbox.size,
+            "overflow": mailbox.overflow,
+            "overflow_timeout": mailbox.timeout,
+        }
+        if any(value is BROKEN for value in (name, found.subject, handler, *options.values())) or inner is None:
             return
         stand_in = None if handler is None else self.replace.handler(name)
         # A stand-in becomes async where the filters around it are.
         handlers = [handler] if stand_in is None else [stand_in, _coroutine(stand_in)]
         for chosen in handlers:
             try:
-                engine_of(bus).registry.subscribe(table.place, found["subject"], chosen, name=name, filters=inner, **options)
+                engine_of(bus).registry.subscribe(table.place, found.subject, chosen, name=name, filters=inner, **options)
             except PipebusError as error:
                 if chosen is not handlers[-1]:
                     continue
@@ -62,24 +66,11 @@ class Subscriptions:
             except Exception as error:
                 table.problem(f"cannot be subscribed: {text_of(error)}")
             break
-        written = table.interpolated()
-        if found["handler"] is not None and ":" not in found["handler"]:
-            written.setdefault("handler", found["handler"])
+        written = {key: value for key, value in table.interpolated().items() if key != "filters"}
+        if found.handler is not None and ":" not in found.handler:
+            written.setdefault("handler", found.handler)
         if written:
             engine_of(bus).from_file.subscriptions[name] = written
-
-    def _mailbox(self, table: Table) -> dict[str, Any]:
-        found = {key: one.default for key, one in MAILBOX.items()}
-        if type(table.data.get("mailbox", {})) in (int, Interpolated):
-            found["size"] = table.take("mailbox", MAILBOX["size"].kind, self.loading)
-        else:
-            inner = table.inner("mailbox", "a whole number, or a table, as in { size = 100 }")
-            if inner is not None:
-                found = inner.take_all(MAILBOX, self.loading)
-                inner.end()
-            elif "mailbox" in table:
-                found["size"] = BROKEN
-        return {"mailbox": found["size"], "overflow": found["overflow"], "overflow_timeout": found["timeout"]}
 
     def _handler(self, table: Table, text: Any, name: Any) -> Any:
         """Return the function; None if the program reads the messages; or `BROKEN`."""
@@ -88,8 +79,7 @@ class Subscriptions:
         if isinstance(name, str) and self.replace.handler(name) is not None:
             return self.replace.handler(name)
         if ":" in text:
-            table.asked.remove("handler")
-            return table.take("handler", HandlerName(), self.loading)
+            return table.read(Handler, self.loading).handler
         found = self.loading.handlers.get(text)
         if found is None:
             near = guess(text, self.loading.handlers)
@@ -107,9 +97,12 @@ class Subscriptions:
                 continue
             text = re.sub(r"^name=.* \(at [^)]*\): ", lambda _: by_name, ours.sub("", sentence))
             text = text.replace(f" (at {table.place})", "")
-            keys = [key for key in SUBSCRIPTION if key in table and key not in ("name", "subject", "handler")]
             first = text.partition(" ")[0]
-            words = [first] if first in table else [word for word in re.findall(r"\w+", text) if word in keys]
+            words = (
+                [first]
+                if first in table.data
+                else [word for word in re.findall(r"\w+", text) if word in _OPTIONS and word in table.data]
+            )
             line = table.document.line_in(text) or table.document.line((*table.path, *words[:1]))
             table.problem_at(line, text)
 

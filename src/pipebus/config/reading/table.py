@@ -1,52 +1,91 @@
-"""One table of a file, read key by key."""
+"""One table of a file: the model of it, and problems with it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from pipebus.config.problems import BROKEN, Bad
+from pydantic import ValidationError
+
+from pipebus.config.kinds.base import Loading
+from pipebus.config.kinds.refusals import Refusal, refusals, spelled
+from pipebus.config.problems import BROKEN
 from pipebus.config.reading.document import Document
 from pipebus.config.reading.positions import Path as KeyPath
-from pipebus.config.wording import as_written, choice, is_interpolated, path_text, shown
+from pipebus.config.sections import Section
+from pipebus.config.wording import as_written, is_interpolated, shown
 from pipebus.errors import PipebusError
 from pipebus.foreign.objects import text_of
 from pipebus.pipeline.places import Place
 
-if TYPE_CHECKING:
-    from pipebus.config.kinds.base import Kind, Loading
-    from pipebus.config.settings import Setting
-
-REQUIRED: Final = object()
-"""The default of a key that a table must have."""
+S = TypeVar("S", bound=Section)
 
 
 class Table:
     """
-    A table of a file.
-
-    Its methods report each problem to the document. `end` reports the keys that were never asked for.
+    A table of a file. Its methods report each problem to the document.
 
     Attributes:
-        asked: Keys that were asked for: the known keys.
-        hidden: Known keys that errors do not list.
+        sound: No problem was found by `read`.
     """
 
     def __init__(self, document: Document, path: KeyPath, data: dict[str, Any]) -> None:
         self.document = document
         self.path = path
         self.data = data
-        self.asked: list[str] = []
-        self.hidden: tuple[str, ...] = ()
+        self.sound = True
 
     @property
     def place(self) -> Place:
         return self.document.place(self.path)
 
-    def problem(self, text: str, key: str | int | None = None, *below: str | int) -> None:
-        path = self.path if key is None else (*self.path, key, *below)
-        self.document.problems.add(self.document.line(path), self.document.where(self.path), text)
+    def inner(self, *path: str | int) -> Table:
+        """Return a table inside this one."""
+        data: Any = self.data
+        for part in path:
+            data = data[part]
+        return Table(self.document, (*self.path, *path), data)
+
+    def read(self, model: type[S], loading: Loading) -> S | Any:
+        """
+        Return the model of this table.
+
+        What is wrong is reported, and `BROKEN` takes its place in the model, so that the rest can be checked as well.
+        """
+        root = {"": _copied(self.data)}
+        while True:
+            try:
+                return model.model_validate(root[""], context=loading)
+            except ValidationError as error:
+                found = refusals(root[""], error)
+            changes = {}
+            for one in found:
+                other = spelled(one.found)
+                inner = one.found is BROKEN and not one.is_sentence  # what contains it cannot do without it
+                if one.text and not inner and (one.is_sentence or other is BROKEN):
+                    self._report(one)
+                changes["", *(one.path[:-1] if inner else one.path)] = other, one.is_sentence
+            for path in sorted(changes, key=len, reverse=True):  # what is inside a value before the value
+                other, is_sentence = changes[path]
+                at: Any = root
+                for part in path[:-1]:
+                    at = at[part]
+                if is_sentence and path[-1] in at:  # an unknown key
+                    del at[path[-1]]
+                else:
+                    at[path[-1]] = other
+
+    def _report(self, one: Refusal) -> None:
+        self.sound = False
+        path = (*self.path, *one.path)
+        if one.is_sentence:
+            self.document.problems.add(self.document.line(path), self.document.where(path[:-1]), one.text)
+        else:
+            self.document.add_value(path, self.inner(*one.path).data, one.text)
+
+    def problem(self, text: str, *path: str | int) -> None:
+        """Report a problem with this table, at the line of a key in it."""
+        self.document.problems.add(self.document.line((*self.path, *path)), self.document.where(self.path), text)
 
     def problem_at(self, line: int, text: str) -> None:
         """Report a problem at a line that may belong to another table."""
@@ -73,91 +112,19 @@ class Table:
         """Return the interpolated values, as the file has them."""
         return {key: as_written(value) for key, value in self.data.items() if is_interpolated(value)}
 
-    def __contains__(self, key: str) -> bool:
-        return key in self.data
-
-    def take(self, key: str, kind: Kind, loading: Loading, default: Any = REQUIRED) -> Any:
-        """Return the value or the default; or `BROKEN`, after reporting the problem."""
-        self.asked.append(key)
-        if key not in self.data:
-            if default is REQUIRED:
-                self.problem(f'"{key}" is missing')
-                return BROKEN
-            return default
-        value = self.data[key]
-        if value is BROKEN:
-            return BROKEN
-        try:
-            return kind.read(value, loading)
-        except Bad as bad:
-            self.bad(key, value, bad)
-            return BROKEN
-
-    def take_all(self, settings: Mapping[str, Setting], loading: Loading) -> dict[str, Any]:
-        """Return a value for each setting, as `take` does."""
-        return {
-            key: self.take(key, one.kind, loading, REQUIRED if one.required else one.default) for key, one in settings.items()
-        }
-
-    def bad(self, key: str, value: Any, bad: Bad) -> None:
-        if bad.text:
-            self.problem(f"{path_text((key,))} = {shown(value)}: {bad.text}", key)
-        for below, found, text in bad.details:
-            self.document.add_value((*self.path, key, *below), found, text)
-
-    def tables(self, key: str, form: str = "") -> Iterator[Table]:
-        """Yield the tables of an array of tables. Anything else there is a problem, whose text shows `form`."""
-        form = form or f"[[{key}]]"
-        self.asked.append(key)
-        found = self.data.get(key, [])
-        if isinstance(found, dict):
-            self.problem(f"{key} is one table; write [[{key}]], with double brackets", key)
-            return
-        if not isinstance(found, list):
-            if found is not BROKEN:
-                self.problem(f"{key} = {shown(found)}: it has to be tables, as in [[{key}]]", key)
-            return
-        for index, one in enumerate(found):
-            if isinstance(one, dict):
-                yield Table(self.document, (*self.path, key, index), one)
-            elif one is not BROKEN:
-                self.problem(f"{key}[{index}] = {shown(one)}: it has to be a table, as in {form}", key, index)
-
-    def expects(self, *keys: str) -> None:
-        """Declare known keys, so that errors list them in this order."""
-        self.asked += keys
-
-    def inner(self, key: str, what: str = "a table") -> Table | None:
-        """Return the table inside this one under a key, or None. Anything else there is a problem, whose text shows `what`."""
-        self.asked.append(key)
-        found = self.data.get(key)
-        if isinstance(found, dict):
-            return Table(self.document, (*self.path, key), found)
-        if found is not None and found is not BROKEN:
-            self.problem(f"{key} = {shown(found)}: it has to be {what}", key)
-        return None
-
-    def one_or_many(self, key: str, form: str = "") -> Iterator[Table]:
-        """Yield the one table, or the tables of an array, under a key."""
-        if not isinstance(self.data.get(key), dict):
-            yield from self.tables(key, form)
-        elif (one := self.inner(key)) is not None:
-            yield one
-
-    def check_new(self, key: str, name: str, taken: dict[str, int]) -> bool:
-        """Enter a name and its line in `taken`; return False, after reporting it, if the name is there already."""
+    def check_new(self, name: str, taken: dict[str, int]) -> bool:
+        """Enter the name of this table and its line in `taken`; return False, after reporting it, if it is there already."""
         if name in taken:
-            self.problem(f"{key} {shown(name)} is taken (line {taken[name]}); choose another", key)
+            self.problem(f"name {shown(name)} is taken (line {taken[name]}); choose another", "name")
             return False
-        taken[name] = self.document.line((*self.path, key))
+        taken[name] = self.document.line((*self.path, "name"))
         return True
 
-    def end(self) -> None:
-        """Report the keys that were never asked for as unknown."""
-        for key in self.data:
-            if key not in self.asked:
-                known = [one for one in dict.fromkeys(self.asked) if one not in self.hidden]
-                self.problem(f"unknown key {json.dumps(key, ensure_ascii=False)}{choice(key, known)}", key)
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
 
 
 def sentences(error: PipebusError) -> list[str]:

@@ -112,7 +112,7 @@ class Nodes:
             elif one.required or not _same(value, one.default):
                 if value is None:
                     raise Unexportable(f"{name} is None, which a file can only express by leaving it out")
-                table[name] = escaped(one.kind.write(value))
+                table[name] = escaped(one.write(value))
         return self._called(table, step, key, "name" in settings)
 
     @staticmethod

@@ -7,11 +7,11 @@ from typing import Any
 
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.origins import origin_of
+from pipebus.config import vocabulary
 from pipebus.config.kinds.objects import name_of
 from pipebus.config.problems import Problems
 from pipebus.config.reading.document import DEEPEST
-from pipebus.config.settings import Setting
-from pipebus.config.vocabulary import BUS, EVERY, MAILBOX, SUBSCRIPTION, VERSION
+from pipebus.config.settings import settings_of
 from pipebus.config.wording import escaped
 from pipebus.config.writing.nodes import Nodes, Table
 from pipebus.message.subject import Address
@@ -41,8 +41,8 @@ class Writer:
         bus = self.bus
         options = {key: value for key, value in engine_of(bus).options().items() if value != {}}
         found: Table = {
-            "version": VERSION,
-            "bus": self._settings("bus", BUS, {"transport": bus.url, **options}, engine_of(bus).from_file.bus),
+            "version": vocabulary.VERSION,
+            "bus": self._settings("bus", vocabulary.Bus, {"transport": bus.url, **options}, engine_of(bus).from_file.bus),
             "filters": self.nodes.filters,
             "pipelines": [
                 *self.nodes.pipelines(engine_of(bus).router.nodes, "publish"),
@@ -57,9 +57,7 @@ class Writer:
             self.problems.check()
         return {key: value for key, value in found.items() if value not in ({}, [])}
 
-    def _settings(
-        self, where: str, settings: Mapping[str, Setting], values: Mapping[str, Any], written: Mapping[str, Any]
-    ) -> Table:
+    def _settings(self, where: str, model: type, values: Mapping[str, Any], written: Mapping[str, Any]) -> Table:
         """
         Return the settings whose values are not the defaults.
 
@@ -68,13 +66,13 @@ class Writer:
             written: What a file said of a setting, which is written again as it was.
         """
         table: Table = {}
-        for key, one in settings.items():
+        for key, one in settings_of(model).items():
             if key in written:
                 table[key] = written[key]
                 continue
             value = values.get(key)
             if value is not None and (one.required or value != one.default):
-                table[key] = self.nodes.trying(where, lambda: escaped(one.kind.write(value)))  # noqa: B023 (called at once)
+                table[key] = self.nodes.trying(where, lambda: escaped(one.write(value)))  # noqa: B023 (called at once)
         return table
 
     def _has_name(self, one: Any) -> bool:
@@ -112,9 +110,9 @@ class Writer:
             values["run"] = plan.run_on if plan.run_on != ("loop" if plan.bound.is_async else "pool") else None
             if "handler" not in written:
                 written["handler"] = self.nodes.trying(where, lambda: name_of(plan.bound.handler))
-        table = self._settings(where, SUBSCRIPTION, values, written)
+        table = self._settings(where, vocabulary.Subscription, values, written)
         rules_of = {"size": rules.size, "overflow": rules.overflow, "timeout": rules.timeout}
-        mailbox = self._settings(where, MAILBOX, rules_of, {})
+        mailbox = self._settings(where, vocabulary.Mailbox, rules_of, {})
         if "mailbox" in written or mailbox:
             table["mailbox"] = written.get("mailbox", mailbox["size"] if mailbox.keys() == {"size"} else mailbox)
         if plan.nodes:
@@ -123,7 +121,7 @@ class Writer:
 
     def _every(self, schedule: Any) -> Table:
         values = {"interval": schedule.interval, "subject": schedule.subject, "body": schedule.body, **schedule.envelope}
-        return self._settings(f"{schedule.name} (at {schedule.place})", EVERY, values, origin_of(schedule))
+        return self._settings(f"{schedule.name} (at {schedule.place})", vocabulary.Every, values, origin_of(schedule))
 
 
 def _depth(value: Any) -> int:

@@ -9,6 +9,7 @@ from pipebus.config.catalogue import word
 from pipebus.config.kinds.expected import NOTHING
 from pipebus.config.kinds.expected import in_words as told
 from pipebus.config.reading.cases import Case
+from pipebus.config.vocabulary import Received
 from pipebus.config.wording import shown
 from pipebus.foreign.objects import text_of
 from pipebus.message.message import Message
@@ -25,32 +26,33 @@ def differences_of(case: Case, found: Found) -> Iterator[str]:
     def at(key: str) -> str:
         return f"{case.file}:{case.lines.get(key, case.line)}: "
 
-    for index, (wanted, outcome) in enumerate(zip(case.outcomes or (), found.outcomes, strict=False)):
+    expect = case.test.expect
+    for index, (wanted, outcome) in enumerate(zip(case.outcomes, found.outcomes, strict=False)):
         if wanted != outcome.word:
             which = "outcome" if len(found.outcomes) == 1 else f"outcome[{index}]"
             why = f" (by {outcome.by}: {outcome.reason})" if outcome.by else f" ({outcome.reason})" if outcome.reason else ""
             yield at("outcome") + f"{which}: expected {shown(wanted)}, found {shown(outcome.word)}{why}"
     ends = found.ends
-    if case.by is not None and not any(by is not None and word(by) == word(case.by) for by, _ in ends):
+    if expect.by is not None and not any(by is not None and word(by) == word(expect.by) for by, _ in ends):
         others = ", ".join(dict.fromkeys(shown(by) for by, _ in ends if by is not None)) or "nobody"
-        yield at("by") + f"by: expected {shown(case.by)}, found {others}"
-    if case.reason is not None:
-        reasons = [reason for by, reason in ends if case.by is None or (by is not None and word(by) == word(case.by))]
-        yield from _best(at("reason"), "reason", case.reason, reasons or [reason for _, reason in ends])
+        yield at("by") + f"by: expected {shown(expect.by)}, found {others}"
+    if expect.reason is not None:
+        reasons = [reason for by, reason in ends if expect.by is None or (by is not None and word(by) == word(expect.by))]
+        yield from _best(at("reason"), "reason", expect.reason, reasons or [reason for _, reason in ends])
     counts = {name: len(messages) for name, messages in found.messages.items()}
-    yield from _counted(at("deliveries"), "deliveries", case.deliveries, counts)
+    yield from _counted(at("deliveries"), "deliveries", expect.deliveries, counts)
     dead: dict[str, int] = {}
     for place, _, _ in found.dead:
         dead[place] = dead.get(place, 0) + 1
-    yield from _counted(at("dead"), "dead", case.dead, dead, {place: error for place, error, _ in reversed(found.dead)})
-    if case.error is not None:
-        yield from _best(at("error"), "error", case.error, [error for _, error, _ in found.dead])
-    if case.dead is None and case.error is None:
+    yield from _counted(at("dead"), "dead", expect.dead, dead, {place: error for place, error, _ in reversed(found.dead)})
+    if expect.error is not None:
+        yield from _best(at("error"), "error", expect.error, [error for _, error, _ in found.dead])
+    if expect.dead is None and expect.error is None:
         for place, error, _ in found.dead:
             yield f"{case.file}:{case.line}: a message died in {place}: {error} (if that is expected: dead = {len(found.dead)})"
     for failed in found.errors:
         yield f"{case.file}:{case.line}: {text_of(failed)} (it caused no dead letter)"
-    for name, wanted_messages in case.received.items():
+    for name, wanted_messages in expect.received.items():
         yield from _received(at("received"), name, wanted_messages, found.messages.get(name, []))
 
 
@@ -77,14 +79,14 @@ def _counted(
             yield f"{at}{what}.{name}: expected {count}, found {counts.get(name, 0)}{why}"
 
 
-def _received(at: str, name: str, wanted: list[dict[str, Any]], messages: list[Message[Any]]) -> Iterator[str]:
+def _received(at: str, name: str, wanted: list[Received], messages: list[Message[Any]]) -> Iterator[str]:
     if len(wanted) != len(messages):
         count = f"{len(wanted)} message{'' if len(wanted) == 1 else 's'}"
         yield f"{at}received.{name}: expected {count}, found {len(messages)}{_bodies(messages)}"
         return
     for index, (expected, message) in enumerate(zip(wanted, messages, strict=True)):
         path = f"received.{name}" if len(wanted) == 1 else f"received.{name}[{index}]"
-        for key, one in expected.items():
+        for key, one in expected.values(given=True).items():
             for difference in one.differences(_field(message, key), f"{path}.{key}"):
                 yield f"{at}{difference}"
 

@@ -66,7 +66,7 @@ class FileTest:
 
     @property
     def name(self) -> str:
-        return self.case.name
+        return self.case.test.name
 
     def run(self) -> Result:
         """
@@ -81,30 +81,30 @@ class FileTest:
         except ConfigError:
             raise
         except Exception as error:  # a filter that cannot start, a schedule that never ends
-            return Result(case.name, case.file, case.line, [one_line(f"{case.file}:{case.line}: {text_of(error)}")])
+            return Result(case.test.name, case.file, case.line, [one_line(f"{case.file}:{case.line}: {text_of(error)}")])
 
     def _run(self) -> Result:
         case = self.case
         with beside(case.file), Harness(fail_fast=False, told=False, store=self._store) as harness:
             bus, cases = self._load(
                 replace=Replace(
-                    {name: functools.partial(handler, name, one) for name, one in case.handlers.items()},
-                    {name: filter_of(name, one) for name, one in case.filters.items()},
+                    {name: functools.partial(handler, name, one) for name, one in case.test.replace.handlers.items()},
+                    {name: filter_of(name, one) for name, one in case.test.replace.filters.items()},
                 )
             )
             given = Given()
             bus.observe(given.see)
             harness.start(bus)
             outcomes = []
-            for publish in copy.deepcopy(case.publishes):  # a handler may change a body
+            for publish in copy.deepcopy([one.values() for one in case.test.publish]):  # a handler may change a body
                 after = publish.pop("after")
                 if after:
                     harness.advance(after)
                 outcomes.append(published(harness, bus, publish.pop("subject"), publish.pop("json"), publish))
             try:
-                harness.drain(PATIENCE + case.advance)
-                if case.advance:
-                    harness.advance(case.advance)
+                harness.drain(PATIENCE + case.test.advance)
+                if case.test.advance:
+                    harness.advance(case.test.advance)
                     harness.drain(PATIENCE)
                 unsettled = []
             except DrainTimeout as error:
@@ -112,7 +112,7 @@ class FileTest:
             differences = [*differences_of(case, Found(outcomes, harness, bus, given)), *unsettled]
             redacted = cases[0].redacted
             lines = [one_line(redacted(one)) for one in differences]
-            result = Result(case.name, case.file, case.line, lines, redacted(harness.story))
+            result = Result(case.test.name, case.file, case.line, lines, redacted(harness.story))
             harness.forget()
         return result
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from pipebus.config.reading.cases import StandIn
+from pipebus.config.vocabulary import Filtering, Handling
 from pipebus.errors import Rejected
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
@@ -16,7 +16,7 @@ from pipebus.pipeline.shapes import transform
 from pipebus.testing.harness.strikes import InjectedError
 
 
-def handler(name: str, stand_in: StandIn) -> Any:
+def handler(name: str, stand_in: Handling) -> Any:
     raises = _raising(name, stand_in)
 
     def handle(message: Message[Any]) -> Any:
@@ -27,7 +27,7 @@ def handler(name: str, stand_in: StandIn) -> Any:
     return handle
 
 
-def filter_of(name: str, stand_in: StandIn) -> Any:
+def filter_of(name: str, stand_in: Filtering) -> Any:
     raises = _raising(name, stand_in)
     times = [0]
 
@@ -44,7 +44,7 @@ def filter_of(name: str, stand_in: StandIn) -> Any:
     return transform(stand)
 
 
-def _raising(name: str, stand_in: StandIn) -> Callable[[], None]:
+def _raising(name: str, stand_in: Handling | Filtering) -> Callable[[], None]:
     """A function that raises the stand-in's error, as often as it says."""
     times = [0]
 
