@@ -17,6 +17,7 @@ from typing import Any, Final
 from pipebus.errors import BusClosed, MailboxFull
 from pipebus.mailbox.claims import on_this_stack, wake
 from pipebus.mailbox.parcel import Item, Parcel
+from pipebus.mailbox.patience import patience, wait
 from pipebus.mailbox.rare import Rare, Waiter, count_drop, keep_place, look_closer, own_rare, take_first, tell_outcasts
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
@@ -254,7 +255,7 @@ def wait_for_room(mailbox: Any, item: Item, deadline: float | None = None) -> Re
     Wait in line until there is room: first come, first served.
 
     Args:
-        deadline: On the monotonic clock; None: after the timeout of the rule.
+        deadline: On the monotonic clock; None: after the timeout of the rule. A publisher with `patience` has none.
 
     Raises:
         MailboxFull: time ran out, or waiting would never end or would block an event loop.
@@ -276,7 +277,7 @@ def wait_for_room(mailbox: Any, item: Item, deadline: float | None = None) -> Re
         return waiter
     try:
         with plan.blocking():
-            plan.clock.wait(gate, deadline - plan.clock.monotonic())
+            wait(plan.clock, gate, deadline, endless=not plan.pull)
     except BaseException:  # Ctrl-C
         leave_line(mailbox, waiter)
         raise
@@ -384,5 +385,7 @@ def full(mailbox: Any, hint: str) -> MailboxFull:
 
 
 def waited(mailbox: Any) -> str:
-    """The hint for a publisher that waited until its time ran out."""
+    """The hint for a publisher that waited until its time, or its patience, ran out."""
+    if patience.get() is not None and not mailbox.plan.pull:
+        return "stopped while it waited for room"
     return f"waited {mailbox.plan.timeout:g} s for room: its messages are not taken as fast as they are published"

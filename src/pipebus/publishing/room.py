@@ -21,6 +21,7 @@ from pipebus.clock import Clock
 from pipebus.errors import BusClosed
 from pipebus.mailbox.mailbox import Mailbox
 from pipebus.mailbox.offering import OWN, closed_for_good, give_up_place, leave_line, line_up, waited
+from pipebus.mailbox.patience import wait
 from pipebus.mailbox.rare import Waiter
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
@@ -74,7 +75,7 @@ class Places:
                 waits.append((mailbox, gate))
         with blocking():
             for mailbox, gate in waits:
-                clock.wait(gate, started + mailbox.plan.timeout - clock.monotonic())
+                wait(clock, gate, started + mailbox.plan.timeout, endless=not mailbox.plan.pull)
         self._note()
 
     def _line_up(self, mailbox: Mailbox, wake: Callable[[], object]) -> bool:

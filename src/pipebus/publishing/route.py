@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 from pipebus.delivery.subscription import Subscription
-from pipebus.errors import NoSubscriber, SubjectChanged
+from pipebus.errors import NoSubscriber, PublishUnknown, SubjectChanged, TransportError
 from pipebus.foreign.objects import said
 from pipebus.mailbox.offering import NOBODY
 from pipebus.mailbox.parcel import Parcel
+from pipebus.mailbox.patience import patience
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.outcomes.ledger import Ledger
@@ -173,8 +174,15 @@ def _into_transport(hub: Hub, way: Way) -> compose.Next:
     send, delay, locks = hub.transport.send, hub.delay, hub.locks
 
     def reach(message: Message[Any]) -> Receipt:
-        locks.check()  # it may wait for a thread that brings messages in
-        receipt: Receipt = send(message, delay() if way.late else 0.0)
+        while True:
+            locks.check()  # it may wait for a thread that brings messages in
+            try:
+                receipt: Receipt = send(message, delay() if way.late else 0.0)
+                break
+            except (TransportError, PublishUnknown) as error:  # under its id it can be sent again
+                patient = patience.get()
+                if patient is None or not patient(error):
+                    raise
         if not receipt.mailboxes:
             _unrouted(hub, way, message)
         return receipt
