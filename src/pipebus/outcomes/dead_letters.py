@@ -95,6 +95,7 @@ class DeadLetters:
         self.cap = cap
         self.total = 0
         self.evicted = 0
+        self.also: Callable[[DeadLetter], object] = lambda letter: None  # called with each new letter; never raises
         self._letters: dict[str, tuple[DeadLetter, Source]] = {}
         self._numbers = itertools.count(1)
         self._replaying: set[str] = set()
@@ -126,6 +127,7 @@ class DeadLetters:
 
     def keep(self, letter: DeadLetter, source: Source, token: Any) -> None:
         """Keep a letter; above the cap, evict the oldest."""
+        self.also(letter)
         evicted: list[tuple[DeadLetter, Source]] = []
         with free(self._lock):
             self._letters[letter.id] = (letter, source)

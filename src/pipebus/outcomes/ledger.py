@@ -13,7 +13,7 @@ from typing import Any, Final
 from pipebus import events
 from pipebus.errors import Rejected
 from pipebus.foreign.logging import get_logger, logging_configured
-from pipebus.foreign.objects import class_name, is_a, printable, spared, text_of
+from pipebus.foreign.objects import class_name, is_a, printable, said, spared, text_of
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.outcomes.dead_letters import PUBLISH, digest_of
@@ -49,6 +49,7 @@ class Ledger:
         self._dropped: dict[str, Counter[str]] = {}
         self._rejected: dict[str, Counter[str]] = {}
         self._errors: Counter[str] = Counter()
+        self._unrouted: dict[str, Counter[str]] = {}
 
     # --- notifying -----------------------------------------------------------------------------------------------------
 
@@ -133,13 +134,15 @@ class Ledger:
                 _count(self._dropped, by, reason)
             elif figure == "rejected":
                 _count(self._rejected, by, reason)
+            elif figure == "unrouted":
+                _count(self._unrouted, by, reason)
             elif figure == "errors":
                 self._errors[by] += 1
             else:
                 self._totals[figure] += 1
 
     def unrouted(self, message: Message[Any]) -> None:
-        self._count("unrouted")
+        self._count("unrouted", "", said(message.subject))
         if self.observed:
             self.emit(events.Unrouted(message))
 
@@ -167,13 +170,15 @@ class Ledger:
             dropped = {by: dict(reasons) for by, reasons in sorted(self._dropped.items())}
             errors = dict(sorted(self._errors.items()))
             lost = sum(errors.values()) + sum(sum(r.values()) for part in (rejected, dropped) for r in part.values())
+            unrouted = self._unrouted.get("", Counter())
             return {
                 "published": published,
                 "accepted": published - lost,
                 "rejected": rejected,
                 "dropped": dropped,
                 "errors": errors,
-                "unrouted": self._totals["unrouted"],
+                "unrouted": sum(unrouted.values()),
+                "unrouted_subjects": dict(unrouted),
                 "observer_errors": self._totals["observer_errors"],
                 "log_errors": self._totals["log_errors"],
             }
