@@ -197,7 +197,7 @@ class TestRecords:
                 ":3: 2 fields where the header has 12",
                 id="broken row",
             ),
-            pytest.param(",".join(COLUMNS).encode() + b'\n"1,2\n', "not a CSV file", id="open quote"),
+            pytest.param(",".join(COLUMNS).encode() + b'\n"1,2\n', ":2: unexpected end of data", id="open quote"),
             pytest.param(b"\x89PNG\r\n\x1a\n", "not a CSV file in UTF-8", id="picture"),
             pytest.param(b"PK\x03\x04", "is a zip archive; unpack it first", id="zip"),
             pytest.param(b"\x1f\x8b\x08rubbish", "broken gzip data", id="no gzip"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +73,36 @@ def json_value(text: str | None, what: str) -> Any:
         raise CommandError(
             f"{what} is JSON, as in '{{\"total\": 120}}' or '\"text\"'; found {text[:60]!r}: {error}{hint}"
         ) from None
+
+
+def add_body(parser: argparse.ArgumentParser, name: str) -> None:
+    """The body of a message, as the argument `name`, with its headers and key."""
+    options: dict[str, Any] = {} if name.startswith("-") else {"nargs": "?"}
+    parser.add_argument(name, metavar="JSON", help="the body; - reads it from standard input (default: no body)", **options)
+    parser.add_argument("--text", metavar="TEXT", help="use this text as the body")
+    parser.add_argument("--header", metavar="NAME=TEXT", action="append", default=[], help="a header; may be repeated")
+    parser.add_argument("--key", metavar="TEXT", help="messages with the same key are handled in order")
+
+
+def body_of(args: argparse.Namespace) -> Any:
+    """
+    Return the body that `add_body` has read.
+
+    Raises:
+        CommandError: there are two, or it is not JSON.
+    """
+    if args.text is not None and args.body is not None:
+        raise CommandError("a body is JSON or --text, not both")
+    return args.text if args.text is not None else json_value(_stdin() if args.body == "-" else args.body, "the body")
+
+
+def _stdin() -> str:
+    if sys.stdin is None:
+        raise CommandError("standard input is closed; give the body as JSON, or --text")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CommandError(f"standard input is not JSON in UTF-8 ({error})") from None
 
 
 def headers_of(given: list[str]) -> dict[str, str]:

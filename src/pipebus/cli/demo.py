@@ -8,7 +8,6 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipebus.cli import CommandError, log_to_stderr
@@ -18,7 +17,6 @@ from pipebus.cli.progress import progress
 if TYPE_CHECKING:
     from pipebus.demo import Carrier, Demo
     from pipebus.demo.records import Records
-    from pipebus.inputs.records import Row
 
 SUMMARY = "send real departures through a chain of filters, and show how late each carrier was"
 EXAMPLE = """\
@@ -52,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         with Records(PACKAGED_DAY if args.input is None else args.input) as records, demo.bus:
             started = time.perf_counter()
-            with _watched(records, demo, quiet=args.log) as rows:
-                demo.publish(rows)
+            with progress(lambda: _look(records, demo), quiet=args.log):
+                demo.publish(iter(records))
             elapsed = time.perf_counter() - started
             if letters := demo.bus.dead_letters.list():
                 first = letters[0]
@@ -94,29 +92,9 @@ def _show_carrier(code: str, carrier: Carrier, as_json: bool) -> None:
         print(legend())
 
 
-EVERY = 500  # records between two updates
-
-
-@contextmanager
-def _watched(records: Records, demo: Demo, quiet: bool) -> Iterator[Iterator[Row]]:
-    """Give the records, and show progress while they are read if stderr is a terminal."""
-    with progress(quiet) as show:
-        if show is None:
-            yield iter(records)
-            return
-
-        def look() -> None:
-            counts = demo.counts()
-            show(records.progress, f"{counts['accepted']:,} accepted, {counts['rejected']:,} rejected")
-
-        def watch() -> Iterator[Row]:
-            for index, record in enumerate(records):
-                if index % EVERY == 0:
-                    look()
-                yield record
-            look()
-
-        yield watch()
+def _look(records: Records, demo: Demo) -> tuple[float | None, str]:
+    counts = demo.counts()
+    return records.progress, f"{counts['accepted']:,} accepted, {counts['rejected']:,} rejected"
 
 
 def _totals(demo: Demo, figures: dict[str, Any]) -> Iterator[str]:

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
                 as_json({"name": name, "summary": summary, "settings": {key: _as_json(one) for key, one in settings.items()}})
             )
     elif args.name is None:
-        table(("filter", "does", "settings"), [(name, text, ", ".join(settings)) for name, text, settings, _ in rows])
+        table(("filter", "does", "settings"), [(name, text, ", ".join(settings)) for name, text, settings, _ in rows], cut=True)
     else:
         _one(*rows[0])
     return 0

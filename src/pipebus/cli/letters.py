@@ -3,15 +3,18 @@
 import json
 import os
 import tempfile
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pipebus.cli import CommandError
+from pipebus.cli import CommandError, CommandFailed
 from pipebus.cli.messages import body_json
 from pipebus.cli.show import as_json
 
 if TYPE_CHECKING:
+    from pipebus.bus.bus import Bus
     from pipebus.outcomes.dead_letters import DeadLetter
 
 Letter = dict[str, Any]
@@ -19,12 +22,11 @@ Letter = dict[str, Any]
 
 def letter_json(letter: "DeadLetter") -> Letter:
     """Return a letter as JSON: what people want to see, and the encoded message under "wire"."""
-    from pipebus.errors import PipebusError
     from pipebus.message.codec import JsonCodec
 
     try:
         wire = json.loads(JsonCodec().encode(letter.message))
-    except (PipebusError, ValueError) as error:
+    except Exception as error:
         wire = {"error": str(error)}  # such as a message for an object: it can be shown, but not replayed
     return letter.summary() | {"traceback": letter.traceback, **body_json(letter.message), "wire": wire}
 
@@ -40,6 +42,8 @@ class Letters:
     def __init__(self, path: str) -> None:
         self.path = path
         self._real = os.path.realpath(path)  # so that a symbolic link is kept
+        self._ids: set[str] = set()  # those in the file, as far as it has been read
+        self._read = (0, 0)  # number and size of that file
 
     def check(self) -> None:
         """Raise now, and not at the end of a long run, if the file cannot be used."""
@@ -69,9 +73,51 @@ class Letters:
         found: Letter = one
         return found
 
-    def add(self, letters: Iterable[Letter]) -> None:
-        """Append letters, each with an id of its own."""
-        self.change(lambda old: [*old, *renumbered(letters, old)])
+    def append(self, letter: Letter) -> None:
+        """Add a letter with an id of its own: whole, or not at all."""
+        with self._alone():
+            try:
+                file = os.open(self._real, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise self._unwritable(error) from None
+            try:
+                found = os.fstat(file)
+                ends = self._look(file, found)
+                [letter] = renumbered([letter], self._ids)
+                data = (("" if ends else "\n") + as_json(letter, "utf-8") + "\n").encode()
+                size = found.st_size + len(data)
+                try:
+                    while data:
+                        data = data[os.write(file, data) :]
+                except OSError:
+                    os.ftruncate(file, found.st_size)
+                    raise
+                self._ids.add(letter["id"])
+                self._read = (found.st_ino, size)
+            except OSError as error:
+                raise self._unwritable(error) from None
+            finally:
+                os.close(file)
+
+    def _look(self, file: int, found: os.stat_result) -> bool:
+        """Read the ids that another process has added, or all of another file. Return whether its last line has an end."""
+        number, size = self._read
+        if number != found.st_ino or size > found.st_size:
+            self._ids, size = set(), 0
+        if size < found.st_size:
+            new = os.pread(file, found.st_size - size, size)
+            self._ids.update(self._letter(0, line)["id"] for line in new.decode(errors="replace").splitlines() if line.strip())
+            return new.endswith(b"\n")
+        return True
+
+    def sync(self) -> None:
+        """Return when the disk has it all."""
+        if os.path.exists(self._real):
+            file = os.open(self._real, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
 
     def change(self, new: Callable[[list[Letter]], list[Letter]]) -> None:
         with self._alone():
@@ -127,9 +173,58 @@ class Letters:
         return CommandError(f"{self.path}: cannot be written: {error.strerror or error}")
 
 
-def renumbered(letters: Iterable[Letter], old: Iterable[Letter]) -> list[Letter]:
+class Journal:
+    """
+    Writes each dead letter of a bus to a file when it dies, so that no end of the program loses it. A letter that cannot be
+    written, as on a full disk, is kept and tried again.
+
+    Args:
+        says: Called with a sentence when letters begin to wait.
+
+    Attributes:
+        error: Why letters wait to be written; None if none does.
+    """
+
+    def __init__(self, bus: "Bus", letters: Letters, says: Callable[[str], object]) -> None:
+        letters.check()
+        self.error: CommandError | None = None
+        self._letters = letters
+        self._says = says
+        self._waiting: deque[Letter] = deque()
+        self._lock = threading.Lock()
+        bus.dead_letters.also = self._add
+
+    def _add(self, letter: "DeadLetter") -> None:
+        """Called where a message dies, so it raises nothing."""
+        self._waiting.append(letter_json(letter))
+        self.write()
+
+    def write(self) -> bool:
+        """Write the letters that wait. False if one cannot be written now."""
+        with self._lock:
+            while self._waiting:
+                try:
+                    self._letters.append(self._waiting[0])
+                except CommandError as error:
+                    if self.error is None:
+                        self._says(f"{error}; dead letters wait for it, and so does the reading of records")
+                    self.error = error
+                    return False
+                self._waiting.popleft()
+            self.error = None
+        return True
+
+    def close(self) -> CommandFailed | None:
+        """Return the error if letters could not be written."""
+        if not self.write():
+            return CommandFailed(f"{self.error}; {len(self._waiting):,} dead letters are lost")
+        self._letters.sync()
+        return None
+
+
+def renumbered(letters: Iterable[Letter], taken: set[str]) -> list[Letter]:
     """Give letters free ids: d1, or d1-2 if d1 is taken."""
-    taken = {one["id"] for one in old}
+    taken = set(taken)
     found = []
     for one in letters:
         stem, number = one["id"].partition("-")[0], 1

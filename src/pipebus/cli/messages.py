@@ -6,11 +6,11 @@ from typing import Any, Final
 from pipebus.cli.show import as_json
 from pipebus.message.headers import HOPS_HEADER
 
-OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id")
-"""Arguments of `publish` that a message in JSON may give."""
+OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id", "time")
+"""Fields that a message in JSON may have. With its own time, `Expire` and ttl treat it as they would have then."""
 
-FIELDS: Final = ("subject", "body", *OPTIONS, "time")
-"""All fields of a message in JSON. The bus sets "time" itself."""
+FIELDS: Final = ("subject", "body", *OPTIONS)
+"""All fields of a message in JSON."""
 
 
 def message_json(message: Any) -> dict[str, Any]:
@@ -38,14 +38,44 @@ def body_json(message: Any) -> dict[str, Any]:
         return {"body": None, "body_error": str(error)}
 
 
-def outcome_json(outcome: Any) -> dict[str, Any]:
-    """Return a `Receipt` or `Dropped`."""
+def outcome_json(outcome: Any, unrouted: str | None = None) -> dict[str, Any]:
+    """
+    Return a `Receipt` or `Dropped`.
+
+    Args:
+        unrouted: The subject that nobody listens to, if it is known.
+    """
     if not outcome:
         return {"outcome": "dropped", "by": outcome.by, "reason": outcome.reason}
-    return {"outcome": "accepted" if outcome.mailboxes else "unrouted", "mailboxes": outcome.mailboxes}
+    if outcome.mailboxes:
+        return {"outcome": "accepted", "mailboxes": outcome.mailboxes}
+    return {"outcome": "unrouted", "mailboxes": 0} | ({} if unrouted is None else {"subject": unrouted})
 
 
-def arguments_of(record: Any, where: str) -> tuple[str, Any, dict[str, Any]]:
+class Unrouted:
+    """
+    An observer that notes the subject of the last message that nobody listens to. Filters may have changed it, so the publisher
+    does not know it. What handlers publish does not count.
+    """
+
+    def __init__(self, bus: Any) -> None:
+        self._subject: str | None = None
+        bus.observe(self)
+
+    def __call__(self, event: Any) -> None:
+        from pipebus.events import Unrouted
+        from pipebus.running.here import current_mailbox
+
+        if isinstance(event, Unrouted) and current_mailbox() is None:
+            self._subject = str(event.message.subject)
+
+    def take(self) -> str | None:
+        """Return the subject that was noted since the last call."""
+        found, self._subject = self._subject, None
+        return found
+
+
+def message_of(record: Any) -> tuple[str, Any, dict[str, Any]]:
     """
     Return subject, body and options with which to publish a message in JSON.
 
@@ -55,14 +85,14 @@ def arguments_of(record: Any, where: str) -> tuple[str, Any, dict[str, Any]]:
     from pipebus.inputs.records import BadRecord
 
     if not isinstance(record, dict) or "subject" not in record:
-        raise BadRecord(
-            f'{where}: not a message: write {{"subject": …, "body": …}}, or add --subject for records that are bodies'
-        )
+        raise BadRecord('not a message: write {"subject": …, "body": …}, or add --subject for records that are bodies')
     if not isinstance(record["subject"], str):
-        raise BadRecord(f"{where}: subject = {as_json(record['subject'])[:60]}: it has to be text")
-    for key in record:
-        if key not in FIELDS:
-            near = difflib.get_close_matches(key, FIELDS, 1)
-            meant = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(FIELDS)}"
-            raise BadRecord(f'{where}: a message has no "{key}"; {meant}')
-    return record["subject"], record.get("body"), {key: record[key] for key in OPTIONS if record.get(key) is not None}
+        raise BadRecord(f"subject = {as_json(record['subject'])[:60]}: it has to be text")
+    options = {key: value for key, value in record.items() if value is not None and key not in ("subject", "body")}
+    for key in options.keys() - OPTIONS:
+        near = difflib.get_close_matches(key, FIELDS, 1)
+        meant = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(FIELDS)}"
+        raise BadRecord(f'a message has no "{key}"; {meant}')
+    if "time" in options and "delay" in options:
+        raise BadRecord("a message has a time or a delay, not both: a delay counts from now")
+    return record["subject"], record.get("body"), options

@@ -7,13 +7,22 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from pipebus.bus.bus import engine_of
-from pipebus.cli import CommandError, log_to_stderr
-from pipebus.cli.arguments import add_allow, add_target, add_timeout, checked_message, checked_subject, headers_of, json_value
+from pipebus.cli import log_to_stderr
+from pipebus.cli.arguments import (
+    add_allow,
+    add_body,
+    add_target,
+    add_timeout,
+    body_of,
+    checked_message,
+    checked_subject,
+    headers_of,
+)
 from pipebus.cli.interrupts import Interrupts
-from pipebus.cli.messages import body_json, outcome_json
+from pipebus.cli.messages import Unrouted, body_json, outcome_json
 from pipebus.cli.show import as_json
 from pipebus.cli.stores import check_file, file_of, keeps_letters, leave_alone
-from pipebus.cli.summary import left_over
+from pipebus.cli.summary import add_fail_on, left_over
 from pipebus.cli.targets import open_bus, starting
 
 if TYPE_CHECKING:
@@ -32,19 +41,17 @@ A bus in memory lives in this process: its handlers run here, before the command
 the transport of a bus) keeps the message for its subscriptions; nothing is handled here. --request then waits for the reply
 of another process.
 
-Exit code: 0 accepted, dropped or unrouted; 1 rejected, failed, dead or not handled in time.
+Exit code: 0 accepted, dropped or unrouted; 1 rejected, failed, dead or not handled in time, or what --fail-on names.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target(parser, url=True)
     parser.add_argument("subject", metavar="SUBJECT", help='a subject, as in "orders.created"')
-    parser.add_argument("body", metavar="JSON", nargs="?", help="the body; - reads it from standard input (default: no body)")
-    parser.add_argument("--text", metavar="TEXT", help="use this text as the body")
-    parser.add_argument("--header", metavar="NAME=TEXT", action="append", default=[], help="a header; may be repeated")
-    parser.add_argument("--key", metavar="TEXT", help="messages with the same key are handled in order")
+    add_body(parser, "body")
     parser.add_argument("--id", metavar="TEXT", help="an id of your own, by which a repeated publish is recognised")
     parser.add_argument("--request", action="store_true", help="wait for the reply, and print it")
+    add_fail_on(parser, "also exit with 1 if it is one of these")
     add_timeout(parser, 5.0, "how long to wait for the reply, and for the message to be handled")
     add_allow(parser)
 
@@ -53,10 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from pipebus.errors import Rejected, reason_of
 
     log_to_stderr(logging.ERROR)
-    if args.text is not None and args.body is not None:
-        raise CommandError("a body is JSON or --text, not both")
-    text = _stdin() if args.body == "-" else args.body
-    body = args.text if args.text is not None else json_value(text, "the body")
+    body = body_of(args)
     options = {"headers": headers_of(args.header), "key": args.key, "id": args.id}
     options = {key: value for key, value in options.items() if value not in (None, {})}
     checked_subject(args.subject)
@@ -67,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         check_file(store, new=True)
     if keeps_letters(bus):
         _only_publish(bus)
+    unrouted = Unrouted(bus)
     outcome: dict[str, Any]
     with starting():
         bus.start()
@@ -77,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
                 outcome = {"outcome": "replied"} | body_json(reply)
             else:
                 receipt = bus.publish(args.subject, body, **options)
-                outcome = outcome_json(receipt) | (_kept(store, receipt) if store is not None and receipt else {})
+                subject = unrouted.take()
+                outcome = outcome_json(receipt, None if subject == args.subject else subject)
+                outcome |= _kept(store, receipt) if store is not None and receipt else {}
         except Rejected as error:
             outcome = {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.reasons)}
         except SystemExit as error:
@@ -95,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     engine_of(bus).lifecycle.leave()
     if interrupts.number is not None:
         return 128 + interrupts.number
-    return 1 if outcome["outcome"] in ("rejected", "failed") or letters or left else 0
+    return 1 if outcome["outcome"] in ("rejected", "failed", *args.fail_on) or letters or left else 0
 
 
 def _only_publish(bus: "Bus") -> None:
@@ -115,12 +122,3 @@ def _kept(store: "SqliteTransport", receipt: Any) -> dict[str, Any]:
         return {"kept": f"for {receipt.mailboxes} subscription{'' if receipt.mailboxes == 1 else 's'}"}
     kept = max(store.options.retention, store.options.window)
     return {"kept": f"for {kept:g} s: nobody subscribes to it"}
-
-
-def _stdin() -> str:
-    if sys.stdin is None:
-        raise CommandError("standard input is closed; give the body as JSON, or --text")
-    try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CommandError(f"standard input is not JSON in UTF-8 ({error})") from None

@@ -142,7 +142,7 @@ class Replay:
         # Compare whole letters, because by now an id may belong to another letter.
         gone = [one for one in self.chosen if one["id"] not in self.stays and one["id"] not in lost]
         kept = [known.get(one["id"], one) if one in gone else one for one in old if one not in gone or one["id"] in known]
-        return [*kept, *renumbered((letter for id, letter in again if id is None), kept)]
+        return [*kept, *renumbered((letter for id, letter in again if id is None), {one["id"] for one in kept})]
 
 
 def _delivery(one: Letter) -> Delivery:

@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +12,21 @@ from pipebus.bus import signals
 from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError, log_to_stderr, summary
 from pipebus.cli.arguments import add_allow, add_target, add_timeout, checked_subject
+from pipebus.cli.feed import Feed
 from pipebus.cli.interrupts import Interrupted, Interrupts
 from pipebus.cli.lines import Lines, following, tailing
-from pipebus.cli.messages import arguments_of, outcome_json
-from pipebus.cli.progress import progress
+from pipebus.cli.progress import progress, shows
 from pipebus.cli.show import as_json
 from pipebus.cli.stores import check_file, file_of, keeps_letters
+from pipebus.cli.summary import add_fail_on
 from pipebus.cli.targets import open_bus, shown, starting
-from pipebus.errors import HeaderError, MessageError, Rejected, SubjectError, reason_of
+from pipebus.mailbox import endings
 
 if TYPE_CHECKING:
     from pipebus.bus.bus import Bus
     from pipebus.bus.stopping import StopReport
-    from pipebus.inputs.records import CsvRecords, JsonRecords
+    from pipebus.cli.letters import Journal
+    from pipebus.inputs.several import Several
 
 SUMMARY = "run a bus: on the records of a file, or until it is stopped"
 EXAMPLE = """\
@@ -35,28 +36,34 @@ examples:
   cat x.jsonl | pipebus run bus.toml --input - --subject events --json | jq .rejected
   pipebus run bus.toml --input x.jsonl --subject events --tail 'alerts.>' | jq .body
   pipebus run bus.toml --input x.jsonl --dead letters.jsonl              keep dead letters, for `pipebus dead`
+  pipebus run bus.toml --input mon.jsonl --input tue.jsonl.gz --subject events --fail-on rejected,unrouted
 
 A bus with transport = "sqlite:///bus.db" shares its work with the other processes that use that file, and keeps its dead
 letters there: see `pipebus dead list sqlite:///bus.db`. Its summary counts what this process did, and what is left in the
 file. When a signal stops it, it finishes the messages that it has begun to handle; the others stay in the file. At the end of
 --input, it handles all waiting messages.
 
+Nobody waits for a file that is read. So where a mailbox or a disk is full, the reading waits for room, until there is some or a
+signal comes. A record that cannot be read is counted, and the reading goes on.
+
 Without --subject, each line of JSON is a message, in the form that --tail and `pipebus tail` print:
-{"subject": …, "body": …, "headers": …, "key": …}
+{"subject": …, "body": …, "headers": …, "key": …, "time": …}
+A message that has a "time" keeps it, so ttl and expire count from then.
 
-Exit code: 0 done; 1 there are dead letters or errors, messages that were not handled in time, or records that could not be
-read or published (a rejected record is not a failure); 129, 130 or 143 stopped by SIGHUP, SIGINT or SIGTERM before the end of
-the input. Even then, accepted messages are handled, or stay in their store. If a handler or filter calls sys.exit(), the run
-ends with that code, but with 1 instead of 0 if messages are left.
+Exit code: 0 done; 1 something was unreadable, failed, is dead (--dead-ok: that is fine) or is left unhandled, or is what
+--fail-on names; 2 it could not be done as asked; 129, 130 or 143 stopped by SIGHUP, SIGINT or SIGTERM before the end of the
+input. Even then, accepted messages are handled, or stay in their store. If a handler or filter calls sys.exit(), the run ends
+with that code, but with 1 instead of 0 if messages are left.
 """
-
-EVERY = 200  # records between two updates of the progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target(parser)
     add_allow(parser)
-    parser.add_argument("--input", metavar="FILE", help="records to publish, gzip or not; - is standard input")
+    parser.add_argument(
+        "--input", metavar="FILE", action="append", default=[],
+        help="records to publish, gzip or not; - is standard input; may be repeated",
+    )  # fmt: skip
     parser.add_argument(
         "--format", choices=("jsonl", "csv"), help="format of the records (default: by the file's name, otherwise jsonl)"
     )
@@ -64,8 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outcomes", action="store_true", help="print what became of each record, as one JSON object")
     parser.add_argument("--tail", metavar="PATTERN", help="print the messages on these subjects, as JSON Lines")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object, on the last line")
-    parser.add_argument("--dead", metavar="FILE", help="keep dead letters in this file, as JSON Lines")
+    parser.add_argument("--dead", metavar="FILE", help="write each dead letter into this file when it dies, as JSON Lines")
     parser.add_argument("--dead-ok", action="store_true", help="exit with 0 even if there are dead letters")
+    add_fail_on(parser, "also exit with 1 if there was one of these")
     add_timeout(parser, 30.0, "how long to wait at the end for messages to be handled")
     parser.add_argument(
         "--log", action="store_true", help="show all log lines on stderr (default: errors; without --input, warnings too)"
@@ -74,9 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    log_to_stderr(logging.INFO if args.log else logging.WARNING if args.input is None else logging.ERROR)
+    log_to_stderr(logging.INFO if args.log else logging.WARNING if not args.input else logging.ERROR)
     for option, given in (("--subject", args.subject), ("--format", args.format), ("--outcomes", args.outcomes)):
-        if given and args.input is None:
+        if given and not args.input:
             raise CommandError(f"{option} needs records; add --input FILE (- is standard input)")
     if args.format == "csv" and args.subject is None:
         raise CommandError(NO_SUBJECT)
@@ -93,37 +101,35 @@ class Run:
     One run of `pipebus run`.
 
     Attributes:
-        read, published: Numbers of records.
-        unreadable, unpublished: A reason for each record that could not be read or published.
         left: The report of the stop.
         drains: Whether the stop was to handle all waiting messages.
         shared: The transport keeps dead letters, also of other processes.
         died: If it does: a sentence for each dead letter of this run.
+        journal: Writes dead letters to a file; None without --dead.
     """
 
     def __init__(self, bus: "Bus", args: argparse.Namespace) -> None:
         self.bus = bus
+        self.lifecycle = engine_of(bus).lifecycle
         self.store = file_of(bus)
         self.args = args
-        self.read = 0
-        self.published = 0
-        self.unreadable: list[str] = []
-        self.unpublished: list[str] = []
-        self.interrupts = Interrupts(engine_of(bus).lifecycle.hurry, engine_of(bus).lifecycle.enough)
-        self.lines = Lines(
-            self.interrupts.wake if args.input is not None else lambda: bus.request_stop("the reader of the output is gone")
-        )
+        self.interrupts = Interrupts(self.lifecycle.hurry, self.lifecycle.enough)
+        self.lines = Lines(self.interrupts.wake if args.input else lambda: bus.request_stop("the reader of the output is gone"))
         self.left: StopReport | None = None
-        self.drains = engine_of(bus).lifecycle.drains(None)
-        self.records: CsvRecords | JsonRecords
+        self.drains = self.lifecycle.drains(None)
         self.elapsed = 0.0
         self.shared = keeps_letters(bus)
-        self.died: list[str] = []
+        self.died = summary.Sample()
         if self.shared:
             bus.observe(self._see)
+        self.journal: Journal | None = None
+        self.feed = Feed(
+            bus, self.interrupts, args.subject, lasts=self.store is not None,
+            tell=self.lines.print if args.outcomes else None, says=self._say,
+        )  # fmt: skip
 
     def run(self) -> int:
-        from pipebus.cli.letters import Letters, letter_json
+        from pipebus.cli.letters import Journal, Letters
         from pipebus.inputs.lines import BadInput
 
         args = self.args
@@ -134,39 +140,44 @@ class Run:
             )
         if self.store is not None:
             check_file(self.store, new=True)
-        letters = None if args.dead is None else Letters(args.dead)
-        if letters is not None:
-            letters.check()
+        if args.dead is not None:
+            self.journal = self.feed.journal = Journal(self.bus, Letters(args.dead), self._say)
         broken: BadInput | None = None
         begin = time.perf_counter()
         # If stdout is for data, what handlers print goes to stderr.
         data = args.tail is not None or args.outcomes or args.json
         with self._tailing(), redirect_stdout(sys.stderr) if data else nullcontext():
             try:
-                self._until_stopped() if args.input is None else self._records()
+                self._records() if args.input else self._until_stopped()
             except BadInput as error:
                 broken = error  # raised again below, after the records before it are handled and reported
         self.elapsed = time.perf_counter() - begin
-        if letters is not None:
-            letters.add(map(letter_json, self.bus.dead_letters.list()))
+        lost = None if self.journal is None else self.journal.close()
         if self.lines.error is not None:
             raise self.lines.error
         found = summary.figures(self)
-        if broken is not None and not self.read:
+        if broken is not None and not self.feed.read:
             raise CommandError(str(broken))
         if args.json:
             print(as_json(found))
         else:
             summary.show(self, found, sys.stderr if args.tail or args.outcomes else sys.stdout)
+        if lost is not None:
+            raise lost
         if broken is not None:
             raise CommandError(str(broken))
         return self._code(found)
+
+    def _say(self, text: str) -> None:
+        """Print what a person should know at once, if no progress shows it."""
+        if not shows(self.args.quiet):
+            print(f"pipebus run: {text}", file=sys.stderr)
 
     def _see(self, event: Any) -> None:
         from pipebus import events
 
         if isinstance(event, events.Died):
-            self.died.append(f"dead: {event.message.subject} in {event.place}: {event.error}")
+            self.died.add(f"dead: {event.message.subject} in {event.place}: {event.error}")
 
     def _tailing(self) -> AbstractContextManager[object]:
         pattern = self.args.tail
@@ -178,99 +189,59 @@ class Run:
         count = len(self.bus.subscriptions) - (self.args.tail is not None and self.store is None)
         text = f"running: {count} subscription{'' if count == 1 else 's'}; Ctrl-C drains and stops"
         with starting():
-            self.left = signals.run(engine_of(self.bus).lifecycle, self.args.timeout, lambda: print(text, file=sys.stderr))
+            self.left = signals.run(self.lifecycle, self.args.timeout, lambda: print(text, file=sys.stderr))
 
     def _records(self) -> None:
-        from pipebus.inputs.records import CsvRecords, open_records
+        from pipebus.inputs.several import Several
 
-        with self.interrupts, ExitStack() as stack:
-            records = self.records = open_records(self.args.input, self.args.format, self.interrupts.wait)
+        args, interrupts = self.args, self.interrupts
+        with interrupts, ExitStack() as stack:
+            records = Several(args.input, args.format, interrupts.wait, interrupts.opening)
             try:
-                self.interrupts.opening(lambda: stack.enter_context(records))
+                stack.enter_context(records)
             except Interrupted:
                 return
-            if self.args.subject is None and isinstance(records, CsvRecords):
+            if args.subject is None and records.rows:
                 raise CommandError(NO_SUBJECT)
-            engine_of(
-                self.bus
-            ).lifecycle.bell = self.interrupts  # so that a stop, as by sys.exit() in a handler, ends the reading
+            self.lifecycle.bell = interrupts  # so that a stop, as by sys.exit() in a handler, ends the reading
             with starting():
                 self.bus.start()
-            with progress(self.args.quiet) as show:
+            with progress(lambda: self._look(records), args.quiet):
                 try:
-                    for record in self._watched(records, show):
-                        self._publish(record)
+                    self.feed.run(records)
                 finally:
-                    if self.args.input == "-":
+                    if "-" in args.input:
                         _leave_stdin()
-                    drain = False if self.interrupts.count > 1 else None if self.interrupts.asked else True
-                    self.drains = engine_of(self.bus).lifecycle.drains(drain)
-                    self.left = engine_of(self.bus).lifecycle.stop(self.args.timeout, drain)
-                    engine_of(self.bus).lifecycle.bell = None
+                    drain = False if interrupts.count > 1 else None if interrupts.asked else True
+                    self.drains = self.lifecycle.drains(drain)
+                    self.left = self.lifecycle.stop(args.timeout, drain)
+                    self.lifecycle.bell = None
+                    self.feed.finish(args.timeout)
 
-    def _watched(self, records: "CsvRecords | JsonRecords", show: Callable[[float | None, str], None] | None) -> Iterator[Any]:
-        """Yield the records until the end, a signal, or the reader of the output is gone."""
-        rows = iter(records)
-        while not self.interrupts.asked:
-            try:
-                record = next(rows)
-            except (StopIteration, Interrupted):
-                break
-            self.read += 1
-            yield record
-            if show is not None and self.read % EVERY == 0:
-                stats = self.bus.stats()
-                refused = stats["published"] - stats["accepted"]
-                show(records.progress, f"{stats['accepted']:,} accepted, {refused:,} not accepted")
-
-    def _publish(self, record: Any) -> None:
-        from pipebus.inputs.records import BadRecord
-
-        try:
-            if isinstance(record, BadRecord):
-                raise record
-            subject, body, options = (
-                (self.args.subject, record, {}) if self.args.subject is not None else arguments_of(record, self.where)
-            )
-        except BadRecord as bad:
-            self.unreadable.append(str(bad))
-            self._outcome({"outcome": "unreadable", "reason": str(bad)})
-            return
-        try:
-            outcome = self.bus.publish(subject, body, **options)
-        except Rejected as error:
-            self.published += 1
-            self._outcome({"outcome": "rejected", "by": error.by, "reason": "; ".join(error.reasons)})
-        except SystemExit as error:
-            self.published += 1
-            engine_of(self.bus).interrupted(error, "a publish filter", f"record {self.where}", lost=True)
-            self._outcome({"outcome": "failed", "reason": reason_of(error)})
-        except Exception as error:  # of a filter, or of wrong options; go on with the next record
-            text = reason_of(error)
-            # These errors mean that there was no message.
-            self.published += not isinstance(error, (SubjectError, HeaderError, MessageError))
-            self.unpublished.append(f"{self.where}: {text}")
-            self._outcome({"outcome": "failed", "reason": text})
-        else:
-            self.published += 1
-            self._outcome(outcome_json(outcome))
-
-    @property
-    def where(self) -> str:
-        """File and line of the record that was read last."""
-        return f"{self.records.name}:{self.records.line}"
-
-    def _outcome(self, outcome: dict[str, Any]) -> None:
-        if self.args.outcomes:
-            self.lines.print({"record": self.read} | outcome)
+    def _look(self, records: "Several") -> tuple[float | None, str]:
+        """Return what is done: not what has been read, but what has been handled."""
+        ledger, sender = engine_of(self.bus).ledger, engine_of(self.bus).sender
+        stats = ledger.figures(sender.sent())
+        ends = [endings.counts(one) for one in self.bus.subscriptions if not one.answers]
+        waits = sum(one["pending"] + one["in_flight"] for one in ends)
+        total = sum(one["accepted"] for one in ends)
+        done = records.progress
+        waits_for = self.feed.waits or (self.journal and self.journal.error)
+        words = (
+            f"{stats['accepted']:,} accepted, {stats['published'] - stats['accepted']:,} not accepted, "
+            f"{sum(one['acknowledged'] for one in ends):,} handled"
+        )
+        return (
+            None if done is None else done * (total - waits) / max(total, 1) if total else done,
+            f"{words}; waits: {waits_for}" if waits_for else words,
+        )
 
     def _code(self, found: dict[str, Any]) -> int:
-        engine_of(self.bus).lifecycle.leave()
+        self.lifecycle.leave()
         if self.interrupts.number is not None:
             return 128 + self.interrupts.number
-        dead = found["dead_letters"] and not self.args.dead_ok
-        failed = dead or summary.left_over(self.left, self.drains) or self.unreadable or self.unpublished or found["errors"]
-        return 1 if failed else 0
+        fails = {*summary.FAILURES} - ({"dead"} if self.args.dead_ok else set()) | {*self.args.fail_on}
+        return 1 if summary.failures(self, found) & fails else 0
 
 
 def _leave_stdin() -> None:

@@ -6,8 +6,15 @@ import json
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
-from typing import Any, TextIO
+from itertools import zip_longest
+from typing import Any, Final, TextIO
+
+WIDE: Final = 100
+"""Most characters of a line that a person reads."""
+NARROW: Final = 12
+"""The width that a column keeps in any case."""
 
 
 def has_rich() -> bool:
@@ -16,11 +23,15 @@ def has_rich() -> bool:
     return find_spec("rich") is not None
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str] = (), file: TextIO | None = None) -> None:
+def table(
+    heads: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str] = (), file: TextIO | None = None,
+    *, cut: bool = False,
+) -> None:  # fmt: skip
     """
-    Print a table.
+    Print a table, of at most WIDE characters where it is not for a terminal.
 
     Args:
+        cut: Shorten long cells, so that a row is one line; otherwise they are wrapped.
         numbers: Heads of the columns to align on the right.
         file: Where to print; stdout by default.
     """
@@ -29,18 +40,49 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence
     if file.isatty() and has_rich():
         _rich_table(heads, cells, numbers, file)
         return
+    widths = _widths(heads, cells, numbers, wide=None if file.isatty() else WIDE)
+    for row in (list(heads), *cells):
+        parts = [_fitted(value, max(width, 1), cut) for value, width in zip(row, widths, strict=True)]
+        for line in zip_longest(*parts, fillvalue=""):
+            aligned = [
+                f"{value:>{width}}" if head in numbers else f"{value:<{width}}"
+                for value, width, head in zip(line, widths, heads, strict=True)
+            ]
+            print("  ".join(aligned).rstrip(), file=file)
+
+
+def _fitted(text: str, width: int, cut: bool) -> list[str]:
+    if cut and len(text) > width:
+        return [text[: width - 1].rstrip(" ,") + "…"]
+    return textwrap.wrap(text, width) or [""]
+
+
+def _widths(heads: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[str], wide: int | None) -> list[int]:
+    """
+    The widths of columns.
+
+    Args:
+        wide: The widest columns of text are made narrower until a line has at most so many characters. None: a terminal, which
+            folds lines as wide as itself.
+    """
     widths = [max(len(head), *(len(row[index]) for row in cells), 0) for index, head in enumerate(heads)]
+    texts = [index for index, head in enumerate(heads) if head not in numbers]
+    while wide is not None and sum(widths) + 2 * (len(widths) - 1) > wide:
+        widest = max(texts, key=widths.__getitem__)
+        if widths[widest] <= NARROW:
+            break
+        widths[widest] -= 1
+    return widths
 
-    def line(values: Sequence[str]) -> str:
-        parts = [
-            f"{value:>{width}}" if head in numbers else f"{value:<{width}}"
-            for value, width, head in zip(values, widths, heads, strict=True)
-        ]
-        return "  ".join(parts).rstrip()
 
-    print(line(list(heads)), file=file)
-    for row in cells:
-        print(line(row), file=file)
+def wrapped(text: str, indent: str) -> list[str]:
+    """
+    Return a text as lines of at most WIDE characters.
+
+    Args:
+        indent: Before each line except the first.
+    """
+    return textwrap.wrap(text, WIDE, subsequent_indent=indent, break_on_hyphens=False) or [""]
 
 
 def _cell(value: Any) -> str:

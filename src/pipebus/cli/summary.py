@@ -1,10 +1,11 @@
 """The summary of a run: figures for scripts, tables for people."""
 
-from typing import TYPE_CHECKING, Any, TextIO, cast
+import argparse
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from pipebus.bus.bus import engine_of
 from pipebus.cli.lines import TAIL
-from pipebus.cli.show import printable, styled, table
+from pipebus.cli.show import printable, styled, table, wrapped
 from pipebus.mailbox import endings
 
 if TYPE_CHECKING:
@@ -12,23 +13,76 @@ if TYPE_CHECKING:
     from pipebus.bus.stopping import StopReport
     from pipebus.cli.run import Run
 
-SHOWN = 5
+SHOWN: Final = 5
 """Most lines of a list. A last line says how many more there are."""
+ROWS: Final = 20
+"""Most rows of a table; `--json` has them all."""
+
+FAILURES: Final = ("unreadable", "failed", "dead", "left")
+"""What makes exit code 1 of a command by itself."""
+KINDS: Final = ("rejected", "dropped", "unrouted", *FAILURES)
+"""All that `--fail-on` may name."""
+
+
+class Sample:
+    """The first few of many texts, and how many there are."""
+
+    def __init__(self) -> None:
+        self.first: list[str] = []
+        self._count = 0
+
+    def add(self, text: str) -> None:
+        self._count += 1
+        if len(self.first) < SHOWN:
+            self.first.append(text)
+
+    def __len__(self) -> int:
+        return self._count
+
+
+def add_fail_on(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument(
+        "--fail-on", metavar="KIND[,…]", type=_kinds, action="extend", default=[], help=f"{help}: {', '.join(KINDS)}"
+    )
+
+
+def _kinds(text: str) -> list[str]:
+    found = [one.strip() for one in text.split(",")]
+    for one in found:
+        if one not in KINDS:
+            raise argparse.ArgumentTypeError(f"it is one or more of {','.join(KINDS)}; found {one!r}")
+    return found
 
 
 def figures(run: "Run") -> dict[str, Any]:
     """Return the figures, as JSON can hold them."""
     stats = run.bus.stats()
     return {
-        "read": run.read,
-        "unreadable": len(run.unreadable),
-        "unpublished": len(run.unpublished),
-        **{key: stats[key] for key in ("published", "accepted", "rejected", "dropped", "errors", "unrouted")},
+        "read": run.feed.read,
+        "unreadable": len(run.feed.unreadable),
+        "unpublished": len(run.feed.unpublished),
+        **{key: stats[key] for key in ("published", "accepted", "rejected", "dropped", "errors")},
+        **{key: stats[key] for key in ("unrouted", "unrouted_subjects")},
         "subscriptions": {name: one for name, one in _subscriptions(run, stats).items() if name != TAIL},
         "dead_letters": len(run.died) if run.shared else stats["dead_letters"],
         "interrupted": run.interrupts.name,
         "elapsed_s": round(run.elapsed, 3),
     }
+
+
+def failures(run: "Run", found: dict[str, Any]) -> set[str]:
+    """Return what happened, in the words of `--fail-on`."""
+    dropped = found["dropped"] or any(one["dropped"] for one in found["subscriptions"].values())
+    happened = {
+        "rejected": found["rejected"],
+        "dropped": dropped,
+        "unrouted": found["unrouted"],
+        "unreadable": found["unreadable"],
+        "failed": found["unpublished"] or found["errors"],
+        "dead": found["dead_letters"],
+        "left": left_over(run.left, run.drains),
+    }
+    return {kind for kind, it in happened.items() if it}
 
 
 def _subscriptions(run: "Run", stats: dict[str, Any]) -> dict[str, Any]:
@@ -51,46 +105,52 @@ def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:
         for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1])
     ]
     rows += [("failed", "", count, name) for name, count in found["errors"].items()]
-    if found["unrouted"]:
-        rows.append(("accepted", "", found["unrouted"], "nobody listens"))
-    if rows:
-        say()
-        table(("", "by", "messages", "reason"), rows, ("messages",), file)
-    for title, texts in (("could not be read", run.unreadable), ("could not be published", run.unpublished)):
+    unrouted = sorted(found["unrouted_subjects"].items(), key=lambda pair: -pair[1])
+    rows += [("unrouted", "", count, f"nobody listens to {subject}") for subject, count in unrouted]
+    _table(("", "by", "messages", "reason"), rows, ("messages",), file)
+    for title, texts in (("could not be read", run.feed.unreadable), ("could not be published", run.feed.unpublished)):
         if texts:
             say(f"\n{len(texts):,} {title}:")
-            _list([f"  {printable(text)}" for text in texts], file)
-    if run.unreadable and len(run.unreadable) == run.read and run.args.format is None:
+            _list(texts, file, "  ")
+    if run.feed.unreadable and len(run.feed.unreadable) == run.feed.read and run.args.format is None:
         say("  (is it CSV? add --format csv)")
-    if found["subscriptions"]:
-        say()
-        rows = [
-            (name, one["acknowledged"], sum(one["dropped"].values()), one["dead"], one["pending"] + one["in_flight"])
-            for name, one in found["subscriptions"].items()
-        ]
-        table(("subscription", "handled", "dropped", "dead", "left"), rows, ("handled", "dropped", "dead", "left"), file)
-    texts = run.died
+    rows = [
+        (name, one["acknowledged"], sum(one["dropped"].values()), one["dead"], one["pending"] + one["in_flight"])
+        for name, one in found["subscriptions"].items()
+    ]
+    if len(rows) > ROWS:  # first those where something is left to do
+        rows.sort(key=lambda row: (row[3] + row[4], row[2], row[1]), reverse=True)
+    _table(("subscription", "handled", "dropped", "dead", "left"), rows, ("handled", "dropped", "dead", "left"), file)
     if not run.shared:
-        texts = [f"dead: {one.message.subject} in {one.subscription}: {one.error}" for one in run.bus.dead_letters.list()]
-    if texts:
+        for one in run.bus.dead_letters.list():
+            run.died.add(f"dead: {one.message.subject} in {one.subscription}: {one.error}")
+    if run.died:
         say()
-        _list([printable(text) for text in texts], file, "red")
-    if evicted := run.bus.dead_letters.evicted:
-        say(styled(f"  and {evicted:,} earlier ones were not kept; increase dead_letters of the bus", "red", file))
+        _list(run.died, file, style="red")
+    if (evicted := run.bus.dead_letters.evicted) and run.journal is None:
+        say(styled(f"  and {evicted:,} earlier ones were not kept; add --dead FILE", "red", file))
     for text in left_over(run.left, run.drains):
-        say(styled(f"\n{printable(text)}", "red", file))
-    rate = f", {found['read'] / run.elapsed:,.0f} records a second" if run.read else ""
+        say(styled("\n" + "\n".join(wrapped(printable(text), "  ")), "red", file))
+    rate = f", {found['read'] / run.elapsed:,.0f} records a second" if run.feed.read else ""
     say(f"\n{run.elapsed:.2f} s{rate}" + (f"; stopped by {run.interrupts.name}" if run.interrupts.name else ""))
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[Any, ...]], numbers: tuple[str, ...], file: TextIO) -> None:
+    if rows:
+        print(file=file)
+        table(heads, rows[:ROWS], numbers, file)
+    if len(rows) > ROWS:
+        print(f"… and {len(rows) - ROWS:,} more; --json has them all", file=file)
 
 
 def _first_line(run: "Run", found: dict[str, Any]) -> str:
     refused = {word: sum(sum(reasons.values()) for reasons in found[word].values()) for word in ("rejected", "dropped")}
     refused["failed"] = sum(found["errors"].values())
-    others = found["published"] - run.published
-    by = f" ({others:,} by {_publishers(run.bus)})" if run.args.input is not None and others else ""
+    others = found["published"] - run.feed.published
+    by = f" ({others:,} by {_publishers(run.bus)})" if run.args.input and others else ""
     text = f"{found['published']:,} published{by}: {found['accepted']:,} accepted"
     text += "".join(f", {count:,} {word}" for word, count in refused.items() if count)
-    return f"{found['read']:,} read, {text}" if run.args.input is not None else text
+    return f"{found['read']:,} read, {text}" if run.args.input else text
 
 
 def _publishers(bus: "Bus") -> str:
@@ -98,11 +158,13 @@ def _publishers(bus: "Bus") -> str:
     return "handlers and schedules" if engine_of(bus).schedules else "handlers"
 
 
-def _list(lines: list[str], file: TextIO, style: str | None = None) -> None:
-    for line in lines[:SHOWN]:
-        print(line if style is None else styled(line, style, file), file=file)
-    if len(lines) > SHOWN:
-        print(f"  … and {len(lines) - SHOWN:,} more", file=file)
+def _list(texts: Sample, file: TextIO, indent: str = "", style: str | None = None) -> None:
+    for text in texts.first:
+        # A line that begins with a place is not wrapped, because editors and `grep` look for it.
+        for line in [f"{indent}{printable(text)}"] if style is None else wrapped(printable(text), "  "):
+            print(line if style is None else styled(line, style, file), file=file)
+    if len(texts) > SHOWN:
+        print(f"  … and {len(texts) - SHOWN:,} more", file=file)
 
 
 def left_over(report: "StopReport | None", drains: bool = True, but: str = "") -> list[str]:

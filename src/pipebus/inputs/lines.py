@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import codecs
 import gzip
 import io
 import os
@@ -41,7 +41,7 @@ class Patient(io.RawIOBase):
 
 class Lines:
     """
-    The text of one file, plain or gzip. Its first byte shows which, not its name.
+    The lines of one file, plain or gzip. Its first byte shows which, not its name.
 
     Args:
         source: A path, or "-" for standard input.
@@ -75,7 +75,10 @@ class Lines:
     @property
     def progress(self) -> float | None:
         """The part of the file that has been read, 0 to 1; None for a pipe, whose end is unknown."""
-        return min(self._binary.tell() / self._size, 1.0) if self._size else None
+        try:
+            return min(self._binary.tell() / self._size, 1.0) if self._size else None
+        except ValueError:  # it is closed
+            return 1.0
 
     def _open(self, stack: ExitStack) -> None:
         # Standard input is opened with closefd=False, so that closing this file leaves it open for others.
@@ -94,22 +97,26 @@ class Lines:
             plain = cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=self._binary)))
         self._plain = plain
 
-    def _lines(self) -> Iterator[str]:
-        """Yield each line as soon as it has been read."""
-        for data in self._plain:
-            self.line += 1
-            yield data.decode("utf-8-sig" if self.line == 1 else "utf-8")
+    def _lines(self) -> Iterator[bytes]:
+        """
+        Yield each line as soon as it has been read.
+
+        Raises:
+            BadInput: the rest of the file cannot be read.
+        """
+        try:
+            for data in self._plain:
+                self.line += 1
+                yield data.removeprefix(codecs.BOM_UTF8) if self.line == 1 else data
+        except READ_ERRORS as error:
+            raise self._bad(error) from error
 
     def _bad(self, error: Exception) -> BadInput:
         if isinstance(error, FileNotFoundError):
             return BadInput(f"{self.name}: no such file; {self.wanted}")
         if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
             return BadInput(f"{self.name}: broken gzip data ({error}); fetch or compress it again")
-        if isinstance(error, (UnicodeDecodeError, csv.Error)):
-            return BadInput(f"{self.name}:{self.line}: not {self.what} in UTF-8 ({error}); {self.wanted}")
         return BadInput(f"{self.name}: cannot be read ({getattr(error, 'strerror', None) or error}); {self.wanted}")
 
-    what = "text"
 
-
-READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error)
+READ_ERRORS: Final = (OSError, EOFError, zlib.error)

@@ -1,4 +1,9 @@
-"""The records of a file, one at a time: JSON Lines or CSV, gzip or not. Memory use does not grow with the file."""
+"""
+The records of a file, one at a time: JSON Lines or CSV, gzip or not. Memory use does not grow with the file.
+
+What cannot be read as a record is a `BadRecord` in its place, and the reading goes on: one bad byte must not end a long or live
+input. Only a file that cannot be read at all, or not any further, is a `BadInput`.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,14 @@ import csv
 import json
 import math
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from pipebus.inputs.lines import READ_ERRORS, BadInput, Lines, Wait
+import msgspec
+
+from pipebus.inputs.lines import BadInput, Lines, Wait
 
 Row = dict[str, str]
 
@@ -22,16 +29,14 @@ class BadRecord(Exception):
 
 class CsvRecords(Lines):
     """
-    The rows of a CSV file with a header line, each a mapping of texts.
+    The rows of a CSV file with a header line, each a mapping of texts. A row with fewer or more fields than the header, with
+    wrong quotes or with bytes that are not UTF-8 gives a `BadRecord`.
 
-    Only the shape of the file is checked here: a wrong file is one error, not 27,000 rejected records. What a record contains
-    is for the filters of the bus to judge.
+    What a record contains is for the filters of the bus to judge.
 
     Args:
         columns: Names that the header must contain.
     """
-
-    what = "a CSV file"
 
     def __init__(
         self, source: str | os.PathLike[str], columns: Sequence[str] = (), wanted: str = "", wait: Wait | None = None
@@ -39,28 +44,42 @@ class CsvRecords(Lines):
         super().__init__(source, wanted or "give a CSV file whose first line names the columns", wait)
         self._columns = columns
 
-    def __iter__(self) -> Iterator[Row]:
-        header, width = self._header, len(self._header)
+    def __iter__(self) -> Iterator[Row | BadRecord]:
+        header, width, texts = self._header, len(self._header), self._texts
         empty = True
-        try:
-            for fields in self._rows:
-                if len(fields) == width:
+        while True:
+            texts.begin()
+            try:
+                fields = next(self._rows, None)
+            except csv.Error as error:
+                wrong = str(error)
+            else:
+                if fields is None:
+                    break
+                if len(fields) == width and not texts.fault:
                     empty = False
                     yield dict(zip(header, fields, strict=True))
-                elif fields:  # skip blank lines
-                    raise BadInput(
-                        f"{self.name}:{self._rows.line_num}: {len(fields)} fields where the header has {width}; "
-                        f"repair or remove the line"
-                    )
-        except READ_ERRORS as error:
-            raise self._bad(error) from error
+                    continue
+                if not fields:  # skip blank lines
+                    continue
+                wrong = f"{len(fields)} fields where the header has {width}; repair or remove the line"
+            empty = False
+            wrong = texts.fault or wrong
+            texts.only_first()
+            yield BadRecord(f"{self.name}:{self.line}: {wrong}")
         if empty:
             raise BadInput(f"{self.name} has a header but no records; {self.wanted}")
 
     def _open(self, stack: ExitStack) -> None:
         super()._open(stack)
-        self._rows = csv.reader(self._lines(), strict=True)
-        self._header = next(filter(None, self._rows), [])
+        self._texts = Texts(self, self._lines())
+        self._rows = csv.reader(self._texts, strict=True)
+        try:
+            self._header = next(filter(None, self._rows), [])
+        except csv.Error as error:
+            raise BadInput(f"{self.name}:{self.line}: not a CSV file ({error}); {self.wanted}") from error
+        if self._texts.fault:
+            raise BadInput(f"{self.name}:{self.line}: not a CSV file in UTF-8 ({self._texts.fault}); {self.wanted}")
         twice = [name for name, count in Counter(self._header).items() if count > 1]
         if twice:
             raise BadInput(f"{self.name}: its first line has {', '.join(twice)} twice; give each column a name of its own")
@@ -74,27 +93,77 @@ class CsvRecords(Lines):
             )
 
 
-class JsonRecords(Lines):
-    """The values of a file of JSON Lines, without blank lines. A line that is not JSON gives a `BadRecord`."""
+class Texts:
+    """
+    The lines of a CSV file as text. Lines can be given back: a quote without an end would swallow many rows, but only its own
+    line is wrong.
 
-    what = "JSON Lines"
+    Attributes:
+        fault: Why a line of the current row is not text; "" if all are.
+    """
+
+    def __init__(self, file: Lines, lines: Iterator[bytes]) -> None:
+        self.fault = ""
+        self._file = file
+        self._lines = lines
+        self._row: list[bytes] = []
+        self._again: deque[bytes] = deque()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self._again:
+            data = self._again.popleft()
+            self._file.line += 1
+        else:
+            data = next(self._lines)
+        self._row.append(data)
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            self.fault = self.fault or f"not UTF-8: {error}"
+            return data.decode(errors="replace")
+
+    def begin(self) -> None:
+        """A row begins."""
+        self._row.clear()
+        self.fault = ""
+
+    def only_first(self) -> None:
+        """Give back all lines of the current row except the first."""
+        rest = self._row[1:]
+        self._file.line -= len(rest)
+        self._again.extendleft(reversed(rest))
+
+
+class JsonRecords(Lines):
+    """The values of a file of JSON Lines, without blank lines. A line that is not JSON in UTF-8 gives a `BadRecord`."""
 
     def __init__(self, source: str | os.PathLike[str], wait: Wait | None = None) -> None:
         super().__init__(source, "give a file of JSON Lines: one JSON value on each line", wait)
 
     def __iter__(self) -> Iterator[Any]:
-        try:
-            for line in self._lines():
-                if line and not line.isspace():
-                    yield self._value(self.line, line)
-        except READ_ERRORS as error:
-            raise self._bad(error) from error
+        for data in self._lines():
+            try:
+                value = _fast(data)
+            except (ValueError, RecursionError):  # it is wrong, blank, or a text with half a character, which only json reads
+                if data.isspace() or not data:
+                    continue
+                value = self._value(data)
+            yield value
 
-    def _value(self, number: int, line: str) -> Any:
+    def _value(self, data: bytes) -> Any:
         try:
-            return strict_json(line)
+            return strict_json(data.decode())
+        except UnicodeDecodeError as error:
+            return BadRecord(f"{self.name}:{self.line}: not UTF-8: {error}")
         except (ValueError, RecursionError) as error:
-            return BadRecord(f"{self.name}:{number}: not JSON: {str(error).partition(': line')[0]}")
+            return BadRecord(f"{self.name}:{self.line}: not JSON: {str(error).partition(': line')[0]}")
+
+
+_fast: Final = msgspec.json.Decoder().decode
+"""As strict as `strict_json`, and five times as fast; but its errors say less."""
 
 
 def strict_json(text: str) -> Any:
