@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipebus.bus.engine import Engine
@@ -170,8 +171,13 @@ def place_text(place: Place) -> str:
 # --- text --------------------------------------------------------------------------------------------------------------
 
 
-def explain(engine: Engine, about: Any) -> str:
-    """`Bus.explain`."""
+def explain(engine: Engine, about: Any, wide: int | None = None) -> str:
+    """
+    `Bus.explain`.
+
+    Args:
+        wide: Most characters of a line; None: as many as it takes.
+    """
     message = about if isinstance(about, Message) else None
     subject = message.subject if message is not None else about
     subject = plain_text(subject)
@@ -179,19 +185,24 @@ def explain(engine: Engine, about: Any) -> str:
         check_subject(subject)
     lines: list[tuple[int, str, str, str]] = []
     _explain_chain(engine.router.nodes, subject, message, 1, lines)
-    stays = ", if the subject stays" if any(step.traits.reroutes for step in filters_for(engine.router.nodes, subject)) else ""
-    parts = [said(subject), "", "publish chain" if lines else "publish chain: no filter", *_table(lines), ""]
+    moves = any(step.traits.reroutes for step in filters_for(engine.router.nodes, subject))
+    stays = ", if the subject stays" if moves else ""
+    parts = [said(subject), "", "publish chain" if lines else "publish chain: no filter", *_table(lines, wide), ""]
     listeners = sorted(engine.listeners(subject), key=lambda s: s.name)
-    if not listeners:
+    if not listeners and moves and message is not None:
+        parts.append("mailboxes: those of the new subject, which depends on its filters; `pipebus trace` runs them")
+    elif not listeners:
         parts.append(f"mailboxes{stays}: nobody listens (a Receipt with 0 mailboxes, and an Unrouted event)")
     else:
         parts.append(f"mailboxes{stays}")
     for subscription in listeners:
-        parts += _explain_subscription(subscription, engine, subject, message)
+        parts += _explain_subscription(subscription, engine, subject, message, wide)
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _explain_subscription(subscription: Subscription, engine: Engine, subject: Any, message: Any) -> list[str]:
+def _explain_subscription(
+    subscription: Subscription, engine: Engine, subject: Any, message: Any, wide: int | None
+) -> list[str]:
     plan, publish_nodes, bus_nodes = subscription.plan, engine.router.nodes, engine.delivery_nodes
     rules = plan
     policy = f"{rules.overflow} at {rules.size:,}" + (f", {rules.timeout:g} s" if rules.overflow == "block" else "")
@@ -199,8 +210,9 @@ def _explain_subscription(subscription: Subscription, engine: Engine, subject: A
         runs = "pull: read by its owner" + ("" if plan.reads is None else f" as {name_of_type(plan.reads)}")
     else:
         runs = f"{plan.run_on}, {rules.workers} worker{'s' if rules.workers > 1 else ''}"
-    lines = [f"  {subscription.name} on {', '.join(map(str, subscription.patterns))}  [{runs}; {policy}]"
-             f"  {place_text(subscription.place)}"]  # fmt: skip
+    patterns = ", ".join(map(str, subscription.patterns))
+    title = f"  {subscription.name} on {patterns}  [{runs}; {policy}]  {place_text(subscription.place)}"
+    lines = _wrapped(title, "      ", wide)
     steps: list[tuple[int, str, str, str]] = []
     for_all = bus_nodes if plan.bound is not None else transforms_only(bus_nodes)
     before = bool(publish_nodes)
@@ -211,7 +223,7 @@ def _explain_subscription(subscription: Subscription, engine: Engine, subject: A
     if plan.bound is not None:
         goes = f"what it returns goes to {plan.to}" if plan.to is not None else ""
         steps.append((2, f"-> {plan.bound.name}", goes, ""))
-    return lines + _table(steps)
+    return lines + _table(steps, wide)
 
 
 def _explain_chain(
@@ -324,18 +336,30 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _table(lines: list[tuple[int, str, str, str]]) -> list[str]:
+def _table(lines: list[tuple[int, str, str, str]], wide: int | None) -> list[str]:
+    """Three columns: what, why and where. If they are too wide, each reason gets a line of its own."""
     if not lines:
         return []
     whats = ["  " * depth + what for depth, what, _, _ in lines]
+    middle, last = max(len(why) for _, _, why, _ in lines), max(len(place) for *_, place in lines)
     width = max(map(len, whats))
-    middle = max(len(why) for _, _, why, _ in lines)
-    return list(_rows(lines, whats, width, middle))
+    if wide is None or width + middle + last + 4 <= wide:
+        return [
+            f"{what:<{width}}  {why:<{middle}}  {place}".rstrip() for what, (*_, why, place) in zip(whats, lines, strict=True)
+        ]
+    width = max((len(what) for what in whats if len(what) + last + 2 <= wide), default=0)
+    found: list[str] = []
+    for what, (depth, _, why, place) in zip(whats, lines, strict=True):
+        indent = "  " * (depth + 2)
+        found += _wrapped(f"{what:<{width}}  {place}".rstrip(), indent, wide)
+        found += _wrapped(indent + why, indent, wide) if why else []
+    return found
 
 
-def _rows(lines: list[tuple[int, str, str, str]], whats: list[str], width: int, middle: int) -> Iterator[str]:
-    for what, (_, _, why, place) in zip(whats, lines, strict=True):
-        yield f"{what:<{width}}  {why:<{middle}}  {place}".rstrip()
+def _wrapped(row: str, indent: str, wide: int | None) -> list[str]:
+    if wide is None:
+        return [row]
+    return textwrap.wrap(row, wide, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _on_error(node: Node) -> str:

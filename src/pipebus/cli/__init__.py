@@ -5,8 +5,10 @@ To add a command, write `cli/<name>.py` with `SUMMARY` (its line in `pipebus --h
 `--help`), `add_arguments(parser)` and `run(args) -> int`, and add its name to `COMMANDS`. Every command file is
 imported to build the help, so `run` itself imports what is slow to import.
 
-Results go to stdout; progress and errors go to stderr. Exit codes: 0 done, 1 the work failed, 2 the input or the arguments
-are wrong, 130 interrupted, 141 the reader of our output is gone, 143 terminated.
+Results go to stdout; progress and errors go to stderr. One rule for exit codes: 0 it was done, and all is well; 1 it was done,
+or tried, and something went wrong with messages, or with what is used meanwhile, such as a disk or a server; 2 it cannot be
+done as asked: the arguments, a file or a bus must be changed first; 128 + N a signal ended it early; 141 the reader of our
+output is gone.
 """
 
 import argparse
@@ -16,7 +18,14 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from pipebus.errors import ConfigError, PipebusError
+from pipebus.errors import (
+    ConfigError,
+    PipebusError,
+    PipelineError,
+    SubjectError,
+    SubscriptionError,
+    UnsupportedCapability,
+)
 
 COMMANDS = (
     "run",
@@ -49,8 +58,35 @@ class CommandError(Exception):
     """The command cannot be run as asked: exit code 2. The user sees only the text: the thing, what was found, what to do."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser of one command, which takes options and other arguments in any order: `dead show --json FILE d1`."""
+
+    _inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._inside:
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)  # calls this method, once or twice
+        finally:
+            self._inside = False
+
+
+class _Help(argparse.HelpFormatter):
+    """The list of commands. argparse measures their names without the indent, so the longest would get a line of its own."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = max(map(len, COMMANDS)) + 4
+
+
 class CommandFailed(Exception):
     """The command was run as asked, and failed: exit code 1. The user sees only the text."""
+
+
+MISTAKES = (PipelineError, SubjectError, SubscriptionError, UnsupportedCapability)
+"""A bus that cannot be built or started like this. They come from code and settings, so a second attempt fails too."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,6 +126,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)  # file and line come first, where editors and terminals look for them
         return 2
+    except MISTAKES as error:
+        print(f"pipebus {args.command}: {error}", file=sys.stderr)
+        return 2
     except (PipebusError, CommandFailed) as error:  # their texts are written for people
         print(f"pipebus {args.command}: {error}", file=sys.stderr)
         return 1
@@ -99,9 +138,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pipebus",
         description="Run, check and examine buses: every message passes filters before it reaches its subscribers.",
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action=_Version)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name in COMMANDS:
         command = cast(Command, import_module(f"pipebus.cli.{name}"))
         sub = commands.add_parser(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from pipebus.bus.bus import engine_of
+from pipebus.bus.explain import explain
 from pipebus.cli.arguments import add_allow, add_target, checked_message, checked_subject, headers_of, json_value
+from pipebus.cli.show import WIDE
 from pipebus.cli.targets import open_bus
 
 SUMMARY = "print the route of a subject: each filter, why it applies, and each mailbox"
@@ -14,6 +17,8 @@ examples:
   pipebus explain pipebus.toml orders.created --allow shop
   pipebus explain pipebus.toml orders.created --body '{"total": 120}'    the route of this message
   pipebus explain shop.app:bus orders.created                            on a bus in a program
+
+It runs no filter, so it does not know where a message goes whose subject a filter changes: `pipebus trace` does.
 """
 
 
@@ -32,5 +37,5 @@ def run(args: argparse.Namespace) -> int:
     checked_subject(about)
     if args.body is not None or args.header:
         about = checked_message(about, json_value(args.body, "--body"), headers=headers_of(args.header))
-    print(open_bus(args.target, args.allow).explain(about), end="")
+    print(explain(engine_of(open_bus(args.target, args.allow)), about, WIDE), end="")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipebus.cli.described import filters_around, title_of
+from pipebus.values.defaults import MAILBOX_SIZE, OVERFLOW
 
 
 class Mermaid:
@@ -25,13 +26,18 @@ class Mermaid:
         fan = self.box("mailboxes", "{{", "}}")
         self.arrow(ends + boxes, fan)
         for one in self.described["subscriptions"]:
-            mailbox = self.box(f"{one['name']}: {', '.join(one['subjects'])}", "[(", ")]")
+            rule = (one["mailbox"]["overflow"], one["mailbox"]["size"])
+            room = "" if rule == (OVERFLOW, MAILBOX_SIZE) else f" ({rule[0]} at {rule[1]:,})"
+            mailbox = self.box(f"{one['name']}: {', '.join(one['subjects'])}{room}", "[(", ")]")
             self.arrow([(fan, "")], mailbox)
             ends = [(mailbox, "")]
             for nodes in (filters_around(self.described, one), one["filters"]):  # a branch here ends its own chain only
                 leave: list[tuple[str, str]] = []
                 ends = self.chain(nodes, ends, leave) + leave
-            self.arrow(ends, self.box(one["handler"] or "read by the program", "[[", "]]"))
+            handler = self.box(one["handler"] or "read by the program", "[[", "]]")
+            self.arrow(ends, handler)
+            if one["to"]:
+                self.arrow([(handler, one["to"])], start)
         return self.out
 
     def chain(
