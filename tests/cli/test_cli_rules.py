@@ -69,6 +69,7 @@ def test_a_bus_that_cannot_be_built_is_exit_code_2_for_each_command(shop: Shop) 
     commands = (
         ["run", "app:bus", "--input", "/dev/null"],
         ["publish", "app:bus", "a.b"],
+        ["trace", "app:bus", "a.b"],
         ["tail", "app:bus", "--count", "1"],
         ["run", "sqlite.toml", *ALLOW, "--input", "/dev/null"],
     )
@@ -101,6 +102,7 @@ def test_what_a_person_reads_has_at_most_100_columns(shop: Shop) -> None:
     commands = (
         ["explain", "bus.toml", "a.b", *ALLOW],
         ["explain", "bus.toml", "orders.country1.created", *ALLOW],
+        ["trace", "bus.toml", "a.b", "--body", json.dumps({"total": 5, "text": "long " * 50}), *ALLOW],
         ["dead", "list", "l.jsonl"],
         ["filters"],
         ["filters", "retry"],

@@ -32,6 +32,7 @@ COMMANDS = (
     "check",
     "test",
     "explain",
+    "trace",
     "graph",
     "diff",
     "publish",

@@ -1,0 +1,191 @@
+"""`pipebus trace`: a dry run of one message: what each filter makes of it, and the mailboxes that would get it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipebus.bus.bus import engine_of
+from pipebus.cli import log_to_stderr
+from pipebus.cli.arguments import add_allow, add_body, add_target, body_of, checked_message, headers_of
+from pipebus.cli.described import filters_around, filters_in
+from pipebus.cli.messages import body_json, outcome_json
+from pipebus.cli.show import as_json, printable, styled, wrapped
+from pipebus.cli.targets import open_bus, starting
+from pipebus.pipeline.recognise import node as node_of
+from pipebus.pipeline.shapes import Transform
+
+if TYPE_CHECKING:
+    from pipebus.bus.bus import Bus
+    from pipebus.delivery.subscription import Subscription
+    from pipebus.message.message import Message
+    from pipebus.pipeline.compose import Node
+
+SUMMARY = "show what each filter makes of a message, and which mailboxes would get it: a dry run"
+EXAMPLE = """\
+examples:
+  pipebus trace pipebus.toml orders.created --body '{"total": 120}' --allow shop
+  pipebus trace pipebus.toml orders.created --body '{"total": 120}' --header tenant=acme --json
+  pipebus trace shop.app:bus orders.created --body - < order.json
+
+The filters of the publish chain really run, in virtual time. No handler runs, and nothing is stored or sent: the transport of
+the bus is never opened.
+
+Exit code: 0 accepted, dropped or unrouted; 1 rejected, or a filter failed.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_target(parser)
+    parser.add_argument("subject", metavar="SUBJECT", help='a subject, as in "orders.created"')
+    add_body(parser, "--body")
+    parser.add_argument("--json", action="store_true", help="print one JSON object after each filter, and one for the outcome")
+    add_allow(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from pipebus.testing.harness.harness import Harness
+
+    log_to_stderr(logging.CRITICAL)
+    logging.getLogger("pipebus").addHandler(logging.NullHandler())
+    message = checked_message(args.subject, body_of(args), headers=headers_of(args.header), key=args.key)
+    with redirect_stdout(sys.stderr), Harness(fail_fast=False, told=False) as harness:
+        trace = Trace(open_bus(args.target, args.allow), harness)
+        with starting():
+            outcome = trace.publish(message)
+    for line in lines(message, trace, outcome) if not args.json else map(as_json, trace.as_json(message, outcome)):
+        print(line)
+    return 1 if outcome["outcome"] in ("rejected", "failed") else 0
+
+
+class Passed(NamedTuple):
+    """The message after one filter."""
+
+    filter: str
+    place: str
+    message: Message[Any]
+
+
+class Look(Transform):
+    """Notes messages between two filters."""
+
+    def __init__(self, filter: str, place: str, passed: list[Passed]) -> None:
+        self.filter, self.place, self.passed = filter, place, passed
+
+    def transform(self, message: Message[Any]) -> Message[Any]:
+        self.passed.append(Passed(self.filter, self.place, message))
+        return message
+
+
+class Trace:
+    """
+    One message through the publish chain of a bus inside a harness, where nothing is real but its filters.
+
+    Attributes:
+        passed: The message after each filter.
+        reached: The subscriptions that got it.
+    """
+
+    def __init__(self, bus: Bus, harness: Any) -> None:
+        self.bus = bus
+        self.harness = harness
+        self.passed: list[Passed] = []
+        self.reached: list[Subscription] = []
+        router = engine_of(bus).router
+        router.nodes = self._watched(router.nodes)
+
+    def publish(self, message: Message[Any]) -> dict[str, Any]:
+        """Return the outcome, in the words of `pipebus publish`."""
+        from pipebus.cli.messages import Unrouted
+        from pipebus.errors import Rejected, reason_of
+        from pipebus.mailbox.asked import AskedMailbox
+
+        unrouted = Unrouted(self.bus)
+        subscriptions = [one for one in self.bus.subscriptions if not isinstance(one, AskedMailbox)]
+        for one in subscriptions:
+            one.pause()  # so that no handler runs
+        self.harness.start(self.bus)
+        before = {one.name: one.stats()["pending"] for one in subscriptions}
+        try:
+            outcome = outcome_json(self.bus.send(message), unrouted.take())
+        except Rejected as error:
+            outcome = {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.reasons)}
+        except (Exception, SystemExit) as error:
+            by = next((one.by for one in reversed(self.harness.refused) if one.error is error), None)
+            outcome = {"outcome": "failed", "by": by, "reason": reason_of(error)}
+        self.reached = [one for one in subscriptions if one.stats()["pending"] > before[one.name]]
+        return outcome
+
+    def _watched(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+        """The same chain, with a look at the message after each filter."""
+        from pipebus.bus.explain import place_text
+        from pipebus.pipeline.step import Step
+
+        found: list[Node] = []
+        for node in nodes:
+            if not isinstance(node, Step):
+                found.append(node.of(self._watched(node.nodes)))
+            else:
+                found.append(node)
+                if not node.traits.terminal:
+                    found.append(node_of(Look(node.name, place_text(node.place), self.passed), 1, node.place, "trace"))
+        return tuple(found)
+
+    def as_json(self, message: Message[Any], outcome: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for one in (Passed("", "", message), *self.passed):
+            after = {"after": one.filter, "place": one.place} if one.filter else {}
+            shown = {"subject": str(one.message.subject), "headers": dict(one.message.headers)}
+            yield after | shown | body_json(one.message)
+        yield outcome | {"mailboxes": [self.way(one) for one in self.reached]}
+
+    def way(self, one: Subscription) -> dict[str, Any]:
+        """What would follow for one subscription."""
+        from pipebus.bus.explain import describe_node, describe_subscription
+        from pipebus.delivery.chain import transforms_only
+
+        found, delivery = describe_subscription(one), engine_of(self.bus).delivery_nodes
+        both = {"delivery": delivery, "readers": transforms_only(delivery)}
+        around = filters_around({side: [describe_node(node) for node in nodes] for side, nodes in both.items()}, found)
+        return {
+            "subscription": found["name"],
+            "on": found["subjects"],
+            "filters": [*filters_in(around), *filters_in(found["filters"])],
+            "handler": found["handler"],
+        }
+
+
+def lines(message: Message[Any], trace: Trace, outcome: dict[str, Any]) -> Iterator[str]:
+    yield "published"
+    yield from _message(message)
+    before = message
+    for name, place, after in trace.passed:
+        yield f"\n{styled(printable(name), 'bold')}  {place}"
+        if (after.subject, after.body, after.headers) == (before.subject, before.body, before.headers):
+            yield "  unchanged"
+        else:
+            yield from _message(after)
+        before = after
+    by = f" by {printable(outcome['by'])}" if outcome.get("by") else ""
+    word = outcome["outcome"]
+    if word == "accepted":
+        count = len(trace.reached)
+        yield f"\n{styled('accepted', 'green')}: {count} mailbox{'' if count == 1 else 'es'}"
+        for one in map(trace.way, trace.reached):
+            then = " -> ".join([*one["filters"], one["handler"] or "read by the program"])
+            yield from wrapped(printable(f"  {one['subscription']} on {', '.join(one['on'])}: {then}"), "    ")
+    elif word == "unrouted":
+        yield f"\n{styled('unrouted', 'yellow')}: nobody listens to {printable(before.subject)}"
+    else:
+        yield from ("", *wrapped(f"{styled(word, 'red')}{by}: {printable(outcome['reason'])}", "  "))
+
+
+def _message(message: Message[Any]) -> Iterator[str]:
+    body = body_json(message)
+    text = body.get("body_error") or as_json(body["body"])
+    yield from wrapped(f"  {printable(str(message.subject))}  {printable(text)}", "    ")
+    if message.headers:
+        yield from wrapped(f"  headers {printable(as_json(dict(message.headers)))}", "    ")
