@@ -118,3 +118,22 @@ def test_dead_letters_of_the_server(stage: NatsStage, tmp_path: Path) -> None:
     with running(stage, again):
         until(stage, lambda: seen.messages, "it has come again")
     assert len(seen.messages) == 1
+
+
+def test_a_subscription_is_held_back_and_removed(stage: NatsStage, tmp_path: Path) -> None:
+    """A paused consumer delivers nothing to any program, and keeps its messages; a removed one is gone with them."""
+    (tmp_path / "shop.py").write_text(SHOP.format(url=stage.url))
+
+    def listed() -> list[dict[str, Any]]:
+        lines = run(tmp_path, "subscriptions", "list", stage.url, "--json").splitlines()
+        return [json.loads(line) for line in lines]
+
+    run(tmp_path, "publish", "shop:bus", "orders.new", '{"id": 1}')
+    assert run(tmp_path, "subscriptions", "pause", stage.url, "billing") == "billing is paused; 1 pending\n"
+    [one] = listed()
+    assert (one["paused"], one["pending"], sorted(one["patterns"])) == (True, 1, ["bills.late", "orders.*"])
+    run(tmp_path, "subscriptions", "resume", stage.url, "billing")
+    assert [one["paused"] for one in listed()] == [False]
+    run(tmp_path, "subscriptions", "remove", stage.url, "billing")
+    assert listed() == consumers(stage) == []
+    run(tmp_path, "subscriptions", "pause", stage.url, "billing", code=2)

@@ -38,6 +38,7 @@ COMMANDS = (
     "publish",
     "tail",
     "dead",
+    "subscriptions",
     "schema",
     "filters",
     "doctor",

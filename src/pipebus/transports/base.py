@@ -162,6 +162,26 @@ class Finding(NamedTuple):
     text: str
 
 
+class Kept(NamedTuple):
+    """
+    A durable subscription in a store.
+
+    Args:
+        name: Its name there.
+        patterns: What it listens to.
+        paused: No program gets its messages until it is resumed.
+        pending, in_flight: Messages that wait, and that programs have taken.
+        dead: Dead letters; None: the store does not count them by subscription.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    paused: bool
+    pending: int
+    in_flight: int
+    dead: int | None
+
+
 class Transport(Protocol):
     """All methods may be called from any thread; on an event loop only `asend` and `settle`."""
 
@@ -258,6 +278,29 @@ class Transport(Protocol):
             subscriptions: Name, patterns and `start` of each.
         """
         return
+
+    def kept(self) -> list[Kept]:
+        """The durable subscriptions in the store, whether a program serves them or not. The transport may be stopped."""
+        raise UnsupportedCapability("a bus in memory keeps no subscriptions: they end with their program")
+
+    def hold(self, name: str, on: bool) -> None:
+        """
+        Pause a durable subscription for all programs, or let it go on. Its messages are kept meanwhile, and what programs have
+        taken already is still handled. The transport may be stopped.
+
+        Raises:
+            TransportError: there is no such subscription.
+        """
+        raise UnsupportedCapability(f"{type(self).__name__} cannot pause subscriptions")
+
+    def remove(self, name: str) -> None:
+        """
+        Remove a durable subscription and its deliveries, for all programs; its dead letters stay. The transport may be stopped.
+
+        Raises:
+            TransportError: there is no such subscription, or it is in use here.
+        """
+        raise UnsupportedCapability(f"{type(self).__name__} keeps no subscriptions")
 
     def examine(self) -> Iterator[Finding]:
         """What `pipebus doctor` reports about the store. Nothing is made or changed, and the transport is not started."""

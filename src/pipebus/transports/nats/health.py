@@ -231,7 +231,7 @@ async def _jetstream(transport: NatsTransport, link: Link) -> list[Finding]:
     try:
         letters = await transport.letters.count(link)
         found.append(Finding("ok", "dead letters", f"{letters:,}"))
-        for one in await _consumers(link, streams.name):
+        for one in await consumers(link, streams.name):
             found += _consumer(one, transport.options.lease)
     except PipebusError as error:
         found.append(Finding("wrong", about, str(error)))
@@ -287,7 +287,8 @@ def _stream(about: str, there: dict[str, Any]) -> Iterator[Finding]:
             )
 
 
-async def _consumers(link: Link, stream: str) -> list[dict[str, Any]]:
+async def consumers(link: Link, stream: str) -> list[dict[str, Any]]:
+    """What the server reports about each consumer, by name."""
     found: list[dict[str, Any]] = []
     total = 1
     while len(found) < total:

@@ -42,7 +42,7 @@ from pipebus.message.codec import JsonCodec
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern
-from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict
+from pipebus.transports.base import Binding, Capabilities, Finding, Kept, Surroundings, Transport, Verdict
 from pipebus.transports.nats import health
 from pipebus.transports.nats.asking import ANSWER, _Refused
 from pipebus.transports.nats.claim import Claim
@@ -228,13 +228,32 @@ class NatsTransport(Transport):
         if isinstance(bound, Listener) and self.served.bound.get(name) is bound:
             del self.served.bound[name]
 
-    def remove(self, name: str) -> None:
-        """
-        Remove a durable subscription and its deliveries, for all programs; its dead letters stay.
+    def kept(self) -> list[Kept]:
+        return [
+            Kept(
+                one["name"],
+                self._patterns(one["config"]),
+                bool(one.get("paused")),
+                one["num_pending"],
+                one["num_ack_pending"],
+                None,
+            )
+            for one in self.look(lambda link: health.consumers(link, self.options.stream))
+        ]
 
-        Raises:
-            TransportError: there is no such subscription, or it is in use here.
-        """
+    def _patterns(self, config: dict[str, Any]) -> tuple[str, ...]:
+        texts = config.get("filter_subjects") or [config.get("filter_subject") or ">"]
+        return tuple(self.subjects.ours(text) for text in texts if not text.startswith(self.subjects.replays))
+
+    def hold(self, name: str, on: bool) -> None:
+        until = {"pause_until": "9999-01-01T00:00:00Z"} if on else {}
+        place = f"CONSUMER.PAUSE.{self.options.stream}.{consumer_name(name)}"
+        try:
+            self.look(lambda link: link.api(place, until))
+        except _Refused as error:
+            raise TransportError(f"{self.url}: subscription {name}: {error}") from None
+
+    def remove(self, name: str) -> None:
         bound = self.served.bound.get(name)
         if bound is not None and not bound.ended:
             raise TransportError(f"subscription {name} is in use; stop what serves it first")

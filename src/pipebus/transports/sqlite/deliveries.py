@@ -10,7 +10,7 @@ from typing import Any, Final
 from pipebus.outcomes.dead_letters import DeadLetter
 from pipebus.transports.sqlite import dead
 from pipebus.transports.sqlite.records import Found, Settlement
-from pipebus.transports.sqlite.store import Store
+from pipebus.transports.sqlite.store import PAUSED, Store
 
 ASIDE: Final = 256
 """How many messages of keys that it has just taken a claim looks past; the next claim skips all of them."""
@@ -94,8 +94,9 @@ def next_due(connection: sqlite3.Connection) -> float:
 
 
 def anything(connection: sqlite3.Connection, sub: int) -> bool:
-    """Whether a subscription may have something to claim."""
-    return connection.execute("SELECT 1 FROM ready WHERE sub = ? LIMIT 1", (sub,)).fetchone() is not None
+    """Whether a subscription may have something to claim; not while it is paused."""
+    query = "SELECT 1 FROM ready WHERE sub = ?1 AND NOT EXISTS (SELECT 1 FROM meta WHERE name = ?2 || ?1) LIMIT 1"
+    return connection.execute(query, (sub, PAUSED)).fetchone() is not None
 
 
 def settle(store: Store, settlements: Sequence[Settlement]) -> int:

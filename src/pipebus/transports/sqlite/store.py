@@ -26,6 +26,8 @@ from pipebus.message.patterns import Pattern, PatternTree
 
 REPLY: Final = "_reply."
 """How the subjects of replies begin; see publishing/replies.py."""
+PAUSED: Final = "paused "
+"""How the names in `meta` begin that pause a subscription; its number follows."""
 SUBJECTS: Final = 16_384
 """Most subjects whose subscriptions are remembered."""
 

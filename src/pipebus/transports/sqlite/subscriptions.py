@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipebus.message.patterns import Pattern
-from pipebus.transports.sqlite.store import Store
+from pipebus.transports.base import Kept
+from pipebus.transports.sqlite.store import PAUSED, Store
 
 
 def number(store: Store, name: str) -> int | None:
@@ -93,7 +94,31 @@ def remove(store: Store, sub: int) -> None:
     """Remove a subscription and its deliveries. Its dead letters stay."""
     for table in ("ready", "later", "claimed", "dropped", "subscription"):
         store.execute(f"DELETE FROM {table} WHERE sub = ?", (sub,))
+    store.execute("DELETE FROM meta WHERE name = ?", (f"{PAUSED}{sub}",))
     _changed(store)
+
+
+def hold(store: Store, name: str, on: bool) -> bool:
+    """Pause a subscription, or let it go on. False: there is none of this name."""
+    sub = number(store, name)
+    if sub is not None:
+        store.execute("DELETE FROM meta WHERE name = ?", (f"{PAUSED}{sub}",))
+        if on:
+            store.execute("INSERT INTO meta VALUES (?, 1)", (f"{PAUSED}{sub}",))
+        store.touched.add(sub)
+    return sub is not None
+
+
+def kept(connection: sqlite3.Connection) -> list[Kept]:
+    """`Transport.kept`."""
+    rows = connection.execute("SELECT sub, name, patterns FROM subscription WHERE owner IS NULL ORDER BY name").fetchall()
+    paused = {row[0] for row in connection.execute("SELECT name FROM meta WHERE name GLOB ?", (f"{PAUSED}*",))}
+    found = [(sub, name, patterns, figures(connection, name)) for sub, name, patterns in rows]
+    return [
+        Kept(name, tuple(json.loads(patterns)), f"{PAUSED}{sub}" in paused, had["pending"], had["in_flight"], had["dead"])
+        for sub, name, patterns, had in found
+        if had is not None
+    ]
 
 
 def figures(connection: sqlite3.Connection, name: str) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -19,8 +19,8 @@ from pipebus.message.codec import JsonCodec
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern
-from pipebus.transports.base import Binding, Capabilities, Finding, Surroundings, Transport, Verdict
-from pipebus.transports.sqlite import health, retention, subscriptions, transaction
+from pipebus.transports.base import Binding, Capabilities, Finding, Kept, Surroundings, Transport, Verdict
+from pipebus.transports.sqlite import glance, health, retention, subscriptions, transaction
 from pipebus.transports.sqlite.bound import Bound
 from pipebus.transports.sqlite.commits import Job
 from pipebus.transports.sqlite.file import OpenFile
@@ -203,12 +203,6 @@ class SqliteTransport(Transport):
                 self.file.call(remove, sync=False)
 
     def remove(self, name: str) -> None:
-        """
-        Remove a durable subscription and its deliveries; its dead letters stay.
-
-        Raises:
-            TransportError: there is no such subscription, or it is in use here.
-        """
         if self._keeper is not None and self._keeper.bindings.get(name) is not None:
             raise TransportError(f"subscription {name} is in use; stop what serves it first")
 
@@ -219,6 +213,14 @@ class SqliteTransport(Transport):
             return sub is not None
 
         if not self.file.write(remove):
+            raise TransportError(f"{self.options.path} has no subscription {name}")
+
+    def kept(self) -> list[Kept]:
+        with closing(glance.look_into(self.options.path)) as connection:
+            return subscriptions.kept(connection)
+
+    def hold(self, name: str, on: bool) -> None:
+        if not self.file.write(partial(subscriptions.hold, name=name, on=on)):
             raise TransportError(f"{self.options.path} has no subscription {name}")
 
     # --- settling ----------------------------------------------------------------------------------------------------
