@@ -211,8 +211,7 @@ def check_message(message: Message[T]) -> Message[T]:
     if (
         (type(subject) is str or isinstance(subject, Address))
         and (headers is None or type(headers) is Headers)
-        and type(id) is int
-        and 0 <= id < IdRange.end
+        and (0 <= id < IdRange.end if type(id) is int else type(id) is str and id.isprintable() and id)  # a filter has read it
         and type(time) is float
         and key is ttl is reply_to is correlation_id is None
     ):  # nearly every message
