@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import queue
 import random
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
 import sim_stories as s
 
 from pipebus import PipelineError
-from pipebus.testing import SimulationFailed, faults, simulate
+from pipebus.testing import Harness, SimulationFailed, faults, simulate
 from scale_helpers import scaled
 
 EVERY_FAULT = (
@@ -105,6 +107,28 @@ def test_a_lock_from_before_the_run_is_named() -> None:
     found = failure(s.takes_a_lock_from_before, seeds=50)
     assert "waits for something outside the scheduler's control" in found.why
     assert "in handle: with EARLY:" in found.story
+
+
+def test_a_thread_of_your_own_may_use_the_locks_of_your_modules() -> None:
+    """Code under test may have threads that the scheduler does not control: they wait for its locks like any other thread."""
+
+    def scenario(harness: Harness) -> None:
+        ready, answers, stop = threading.Lock(), queue.Queue[str](), threading.Event()
+
+        def work() -> None:
+            with ready:
+                answers.put("done")
+            stop.wait(10.0)
+
+        with ready:
+            worker = threading.Thread(target=work)
+            worker.start()
+        assert answers.get(timeout=5.0) == "done"
+        stop.set()
+        worker.join()
+        assert harness.elapsed == 0.0
+
+    simulate(scenario, seeds=3)
 
 
 @pytest.mark.thorough

@@ -15,6 +15,7 @@ simulate: run your bus, with its filters and handlers, in many orders of what ha
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import random
@@ -107,17 +108,17 @@ def _seeds(seeds: Any) -> list[int]:
 
 
 def _own_files() -> dict[str, bool]:
-    """The files of modules that are not in the standard library, not installed, and not in this package."""
-    paths = sysconfig.get_paths()
-    others = tuple({os.path.realpath(paths[name]) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-    package = os.path.dirname(os.path.abspath(sys.modules["pipebus"].__file__ or ""))
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    own = (file for file in files if isinstance(file, str) and file.endswith(".py"))
-    return {
-        file: True
-        for file in own
-        if not os.path.realpath(file).startswith((*others, os.path.realpath(package))) and "_pytest" not in file
-    }
+    return {file: True for file in files if isinstance(file, str) and is_own(file)}
+
+
+@functools.cache
+def is_own(file: str) -> bool:
+    """Whether a module is neither in the standard library, nor installed, nor in this package."""
+    paths = sysconfig.get_paths()
+    others = [os.path.realpath(paths[name]) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    others.append(os.path.realpath(os.path.dirname(sys.modules["pipebus"].__file__ or "")))
+    return file.endswith(".py") and not os.path.realpath(file).startswith(tuple(others)) and "_pytest" not in file
 
 
 def _files(*watched: Any) -> dict[str, bool]:
@@ -173,7 +174,7 @@ def _scenario(build: Callable[[Harness], object], seed: int, plans: list[Plan], 
 
 def _play(build: Callable[[Harness], object], sim: Simulation, plans: list[Plan], seen: set[str]) -> None:
     sim.thread_failed = lambda name, error: sim.fail(text_of(error), error)
-    with locks.locks(sim, sim.files), Harness(simulation=sim) as harness:
+    with locks.locks(sim.files), Harness(simulation=sim) as harness:
         for plan in plans:
             plan.put_into(harness)
         try:

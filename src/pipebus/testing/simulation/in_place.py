@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.clock import SYSTEM
 from pipebus.testing.simulation import threads
@@ -22,6 +22,9 @@ from pipebus.transports.opening import open_transport
 
 if TYPE_CHECKING:
     from pipebus.testing.simulation.scheduler import Simulation
+
+NAMES: Final = ("threading", "time", "asyncio", "_time", "socket", "random", "SYSTEM", "open_transport")
+"""What is replaced, under the names that the package's modules have for it."""
 
 
 @contextmanager
@@ -45,11 +48,27 @@ def in_place(sim: Simulation, collecting: bool = False) -> Iterator[None]:
         yield
 
 
+_ours: tuple[object, list[Any], dict[str, list[Any]]] = (None, [], {})
+
+
+def _our_modules() -> tuple[list[Any], dict[str, list[Any]]]:
+    """
+    The package's loaded modules; and those that have each of the names that are replaced.
+
+    Looked for again when a module was imported since: a simulation takes milliseconds, and this takes as long.
+    """
+    global _ours  # noqa: PLW0603
+    last = next(reversed(sys.modules))
+    key = len(sys.modules), last, id(sys.modules[last])
+    if _ours[0] != key:
+        modules = [module for name, module in sorted(sys.modules.items()) if f"{name}.".startswith("pipebus.")]
+        users = [module for module in modules if not f"{module.__name__}.".startswith("pipebus.testing.")]
+        _ours = key, modules, {name: [module for module in users if name in vars(module)] for name in NAMES}
+    return _ours[1:]
+
+
 def _replace(sim: Simulation, stack: ExitStack) -> None:
-    ours = [
-        module for name, module in sorted(sys.modules.items())
-        if f"{name}.".startswith("pipebus.") and not f"{name}.".startswith("pipebus.testing.")
-    ]  # fmt: skip
+    _, having = _our_modules()
 
     def open_in_place(url: str) -> Any:
         """What a bus made in the simulation runs on: no file or server that a URL names is touched."""
@@ -66,7 +85,7 @@ def _replace(sim: Simulation, stack: ExitStack) -> None:
         ("SYSTEM", SYSTEM, sim.clock),
         ("open_transport", open_transport, open_in_place),
     ):
-        for module in ours:
+        for module in having[name]:
             if getattr(module, name, None) is real:
                 stack.callback(setattr, module, name, real)
                 setattr(module, name, shim)
@@ -79,10 +98,9 @@ def _keep_still(stack: ExitStack) -> None:
     log = logging.getLogger("pipebus")
     stack.callback(setattr, log, "disabled", log.disabled)
     log.disabled = True  # the runs stop many buses early on purpose, and each would log a warning
-    for name, module in list(sys.modules.items()):
-        if name.startswith("pipebus."):
-            # Caches that outlive a bus: a run that finds an entry takes other steps than the run that made it.
-            getattr(module, "REMEMBERED", {}).clear()
+    for module in _our_modules()[0]:
+        # Caches that outlive a bus: a run that finds an entry takes other steps than the run that made it.
+        getattr(module, "REMEMBERED", {}).clear()
     if gc.isenabled():
         stack.callback(gc.enable)
         gc.disable()  # a finalizer of an earlier run would take steps in this one

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import copyreg
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import _base as futures
 from contextlib import ExitStack, contextmanager
 from threading import get_ident
+from time import monotonic, sleep  # the real ones, whatever takes their places in `time`
 from typing import TYPE_CHECKING, Any, Final
 
-from pipebus.testing.simulation.threads import foreign
+from pipebus.testing.simulation.threads import foreign, here, real_lock, real_rlock
 
 if TYPE_CHECKING:
     from pipebus.testing.simulation.scheduler import Simulation
@@ -20,8 +24,8 @@ if TYPE_CHECKING:
 class SimLock:
     """`threading.Lock`, as the scheduler sees it."""
 
-    def __init__(self, sim: Simulation, frame: Any = None) -> None:
-        self.sim = sim
+    def __init__(self, sim: Any, frame: Any = None) -> None:
+        self.sim: Simulation = sim
         self.held = False
         self.holder: Task | None = None
         made = frame or sys._getframe(2)
@@ -53,7 +57,7 @@ class SimLock:
         return True
 
     def release(self) -> None:
-        if not self.held:
+        if not self.held and not self.sim.over:
             raise RuntimeError("release unlocked lock")
         self.held, self.holder = False, None
         if not self.sim.over:
@@ -76,14 +80,16 @@ class SimLock:
 class SimRLock(SimLock):
     """`threading.RLock`."""
 
-    def __init__(self, sim: Simulation, frame: Any = None) -> None:
+    def __init__(self, sim: Any, frame: Any = None) -> None:
         super().__init__(sim, frame or sys._getframe(2))
         self.times = 0
+        self.owner = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if (self.held and self.holder is self.sim.running) or super().acquire(blocking, timeout):
+        if self._is_owned() or super().acquire(blocking, timeout):
             self.times += 1
             self.holder = self.sim.running
+            self.owner = get_ident()
             return True
         return False
 
@@ -95,7 +101,7 @@ class SimRLock(SimLock):
     # What a `threading.Condition` calls on its lock.
 
     def _is_owned(self) -> bool:
-        return self.held and self.holder is self.sim.running
+        return self.held and self.owner == get_ident()
 
     def _release_save(self) -> int:
         times, self.times = self.times, 1
@@ -105,6 +111,45 @@ class SimRLock(SimLock):
     def _acquire_restore(self, times: int) -> None:
         self.acquire()
         self.times = times
+
+
+class UserLock(SimLock):
+    """
+    A lock that the user's code makes. Threads of the user's own, which the scheduler does not control, may acquire it too: they
+    look again every few milliseconds.
+    """
+
+    sim: Any  # Simulation | None: of no run yet
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        sim = here()
+        if sim is not None:
+            if sim is not self.sim and not self.held:
+                self.sim = sim  # the run in which it was made has ended
+            return super().acquire(blocking, timeout)
+        if self.sim is not None:
+            self.sim.outside.others = True
+        until = monotonic() + timeout if timeout >= 0 else None
+        pause = 0.0005
+        while self.held:
+            if not blocking or (until is not None and monotonic() >= until):
+                return False
+            pause = min(2 * pause, 0.05)
+            sleep(pause)
+        self.held = True  # no other thread can run between the last look and this
+        return True
+
+    def release(self) -> None:
+        if here() is not None:
+            super().release()
+        else:
+            self.held, self.holder, sim = False, None, self.sim
+            if sim is not None:
+                sim.outside.calls(lambda: sim.wake(self))
+
+
+class UserRLock(SimRLock, UserLock):
+    """The same for a `threading.RLock`."""
 
 
 class SimEvent:
@@ -136,49 +181,97 @@ class SimEvent:
         return self._set
 
 
-BETWEEN: Final = frozenset((threading.__file__, queue.__file__, "<string>"))
+BETWEEN: Final = frozenset((threading.__file__, queue.__file__, futures.__file__, "<string>"))
 """Files whose frames may be between the code that makes a lock and the lock: the library's, and what dataclasses generate."""
 
 
 @contextmanager
-def locks(sim: Simulation, files: dict[str, bool] | None) -> Iterator[None]:
+def locks(files: Collection[str]) -> Iterator[None]:
     """
-    Make every lock virtual that the simulation's threads create in the block, and so the conditions, semaphores, events and
-    queues that the standard library builds on them.
-
-    Args:
-        files: Only locks that code in these files makes; None: all.
+    Make every lock virtual that code in these files creates on a simulation's thread in the block, and so the conditions,
+    semaphores, events and queues that the standard library builds on them.
     """
     real = threading.Lock, threading.RLock, threading._allocate_lock  # type: ignore[attr-defined]
 
-    def theirs() -> bool:
-        """Whether the user's code makes the lock: not a `Thread` (which is real) and not an import."""
+    def sim_here() -> Simulation | None:
+        """The simulation, if the user's code makes the lock: not a `Thread` (which is real) and not an import."""
         frame = sys._getframe(2)
         while frame is not None and frame.f_code.co_filename in BETWEEN:
             if frame.f_code.co_name == "__init__" and isinstance(frame.f_locals.get("self"), threading.Thread):
-                return False
+                return None
             frame = frame.f_back  # type: ignore[assignment]
-        return frame is not None and sim.here() and (files is None or frame.f_code.co_filename in files)
+        return here() if frame is not None and frame.f_code.co_filename in files else None
 
     def lock() -> Any:
-        return SimLock(sim) if theirs() else real[0]()
+        sim = sim_here()
+        return real[0]() if sim is None else UserLock(sim)
 
     def rlock() -> Any:
-        return SimRLock(sim) if theirs() else real[1]()
+        sim = sim_here()
+        return real[1]() if sim is None else UserRLock(sim)
 
     def allocate() -> Any:
         """The lock that a waiter of a condition acquires; it must be of the same kind as the condition's own."""
-        owner = sys._getframe(1).f_locals.get("self")
-        return SimLock(sim) if isinstance(getattr(owner, "_lock", None), SimLock) else real[2]()
+        own = getattr(sys._getframe(1).f_locals.get("self"), "_lock", None)
+        return UserLock(own.sim) if isinstance(own, UserLock) else SimLock(own.sim) if isinstance(own, SimLock) else real[2]()
 
+    replaced = [(threading, "Lock", lock), (threading, "RLock", rlock), (threading, "_allocate_lock", allocate)]
+    replaced += [(module, name, lock) for module, name in imported(real[0], files)]
+    replaced += [(module, name, rlock) for module, name in imported(real[1], files)]
+    with instead(replaced):
+        yield
+
+
+def imported(value: object, files: Collection[str]) -> list[tuple[Any, str]]:
+    """Where modules of these files have a name for a value, as after `from threading import Lock`."""
+    modules = [module for module in list(sys.modules.values()) if getattr(module, "__file__", None) in files]
+    return [(module, name) for module in modules for name, one in list(vars(module).items()) if one is value]
+
+
+@contextmanager
+def instead(replaced: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Replace attributes of modules until the block ends."""
     with ExitStack() as stack:
-        replaced = [(threading, "Lock", lock), (threading, "RLock", rlock), (threading, "_allocate_lock", allocate)]
-        for module in list(sys.modules.values()) if files else ():
-            if getattr(module, "__file__", None) in (files or ()):  # `from threading import Lock`
-                names = vars(module).items()
-                replaced += [(module, name, lock) for name, value in names if value is real[0]]
-                replaced += [(module, name, rlock) for name, value in names if value is real[1]]
         for module, name, shim in replaced:
             stack.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, shim)
+        yield
+
+
+def renewed(value: Any) -> Any:
+    """A deep copy of a value, with new locks in place of its locks; a plain `object()` is a mark, and stays the same."""
+    kinds: dict[type, Callable[[Any], Any]] = {
+        object: lambda mark: "the same",
+        **dict.fromkeys((type(real_lock()), UserLock), lambda _: (_new, (UserLock, real_lock))),
+        **dict.fromkeys((type(real_rlock()), UserRLock), lambda _: (_new, (UserRLock, real_rlock))),
+        threading.Condition: lambda condition: (threading.Condition, (condition._lock,)),
+    }
+    known = {kind: copyreg.dispatch_table[kind] for kind in kinds if kind in copyreg.dispatch_table}
+    copyreg.dispatch_table.update(kinds)
+    try:
+        return copy.deepcopy(value)
+    finally:
+        for kind in kinds:
+            del copyreg.dispatch_table[kind]
+        copyreg.dispatch_table.update(known)
+
+
+def _new(virtual: type[SimLock], real: Callable[[], Any]) -> Any:
+    sim = here()
+    return real() if sim is None else virtual(sim)
+
+
+@contextmanager
+def shared_locks(files: Collection[str]) -> Iterator[None]:
+    """Make the locks virtual that modules of these files, and their classes, have had since they were imported."""
+    virtual: dict[type, type[UserLock]] = {type(real_lock()): UserLock, type(real_rlock()): UserRLock}
+    made: dict[int, UserLock] = {}
+    replaced = []
+    for module in [one for one in list(sys.modules.values()) if getattr(one, "__file__", None) in files]:
+        classes = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__]
+        for owner in (module, *classes):
+            for name, value in list(vars(owner).items()):
+                if type(value) in virtual:
+                    replaced.append((owner, name, made.setdefault(id(value), virtual[type(value)](None))))
+    with instead(replaced):
         yield

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pipebus.testing.simulation import threads
+from pipebus.testing.simulation.locks import UserLock
 
 if TYPE_CHECKING:
-    from pipebus.testing.simulation.locks import SimLock
     from pipebus.testing.simulation.scheduler import Simulation
 
 LONGEST_WAIT: Final = 1.0
@@ -17,39 +18,42 @@ LONGEST_WAIT: Final = 1.0
 
 class Outside:
     """
-    Calls into a simulation's event loops from real threads, so that a coroutine may wait for what a real thread does.
+    Calls from real threads, so that a coroutine may wait for what a real thread does, and a thread for a lock that it has.
 
     They wait here until the scheduler looks for the next thread to run.
     """
 
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
-        self._gates: deque[SimLock] = deque()
+        self._calls: deque[Callable[[], object]] = deque()
         self._called = threads.real_event()
+        self.others = False  # real threads have used locks of the simulation
 
-    def calls(self, gate: SimLock) -> None:
-        """A real thread has given a loop something to do; `gate` is what that loop waits for."""
-        self._gates.append(gate)
+    def calls(self, call: Callable[[], object]) -> None:
+        """A real thread has done something that wakes a controlled one."""
+        self._calls.append(call)
         self._called.set()
+
+    def expects(self) -> bool:
+        """Whether a controlled thread waits for a lock that a real thread may release, even if it will not wait forever."""
+        return self.others and any(isinstance(task.waits_for, UserLock) for task in self._sim.live)
 
     def let_in(self, wait: float = 0.0) -> bool:
         """
-        Wake the loops that were called.
+        Do what was called.
 
         Args:
-            wait: Real seconds to wait for a call, if a loop waits for anything.
+            wait: Real seconds to wait for a call, if anything waits for one.
 
         Returns:
             Whether there was a call.
         """
         sim = self._sim
-        if wait and any(task.waits_for is loop.something_to_do for task in sim.live for loop in sim.loops):
+        if wait and (self.expects() or any(task.waits_for is loop.something_to_do for task in sim.live for loop in sim.loops)):
             self._called.wait(wait)
         self._called.clear()
         came = False
-        while self._gates:
-            gate = self._gates.popleft()
-            if gate.held:
-                gate.release()
+        while self._calls:
+            self._calls.popleft()()
             came = True
         return came

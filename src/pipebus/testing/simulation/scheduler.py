@@ -277,7 +277,8 @@ class Simulation:
                 self.ending = self.ending or stories.positions(self, None)
                 self.over = self.lost = True
                 self.running = None
-                return  # its threads cannot be ended
+                self._let_go()
+                return
             self.running = None
             for task in self.all_tasks:
                 threads.real_join(task.thread, PATIENCE)
@@ -302,14 +303,21 @@ class Simulation:
             finally:
                 self._leave(me)
 
+    def _let_go(self) -> None:
+        """Let all threads leave by themselves: one waits where it cannot be reached, perhaps for a lock that another holds."""
+        others = [task for task in self.all_tasks if not task.ended]
+        for task in others:
+            with suppress(RuntimeError):
+                task.baton.release()
+        for task in others:
+            threads.real_join(task.thread, LONGEST_WAIT / len(others))
+
     def _leave(self, me: Task) -> None:
         self.over = me.ended = True
         self.live.remove(me)
         others = [task for task in self.all_tasks if not task.ended]
-        if self.running is not me or self.lost:  # interrupted while another had the baton: let all of them leave
-            for task in others:
-                with suppress(RuntimeError):
-                    task.baton.release()
+        if self.running is not me or self.lost:  # interrupted while another had the baton
+            self._let_go()
         elif others:
             self._give(others[0])
             self._done.acquire(timeout=self.patience)
@@ -388,7 +396,7 @@ class Simulation:
                 self.wake(AT_REST)
                 self.wake(NEXT)
                 continue
-            if self.outside.let_in():
+            if self.outside.let_in(LONGEST_WAIT if self.outside.expects() else 0.0):
                 continue
             if not self._pass_time() and not self.outside.let_in(LONGEST_WAIT):
                 self.fail("no thread can go on: each waits for another, or was not woken")

@@ -47,8 +47,6 @@ class Recorder:
 
     def text(self, sim: Any, scenario: str, last: int | None = LAST) -> str:
         failure = (sim.failure or "all is well").splitlines()
-        body = list(self._lines(shorten=last is not None))
-        hidden = len(body) - last if last is not None and len(body) > last else 0
         ending = [
             "",
             f"At the end, after {sim.steps} steps and {sim.elapsed:g} s:",
@@ -59,12 +57,17 @@ class Recorder:
                 f"{scenario}, seed {sim.seed}: {failure[0]}",
                 f"(To see it again: PIPEBUS_SEED={sim.seed} and this test. With this seed {sim.strategy}.)",
                 "",
-                *([f"    … {hidden} lines before"] if hidden else []),
-                *body[hidden:],
+                *self.lines(last),
                 *(ending if sim.ending else []),
                 *(["", "What was wrong, in full:", *(f"    {line}" for line in failure)] if len(failure) > 1 else []),
             ]
         )
+
+    def lines(self, last: int | None = LAST) -> list[str]:
+        """What happened; at most `last` lines, from the end."""
+        body = list(self._lines(shorten=last is not None))
+        hidden = len(body) - last if last is not None and len(body) > last else 0
+        return [*([f"    … {hidden} lines before"] if hidden else []), *body[hidden:]]
 
     def _lines(self, shorten: bool) -> Iterator[str]:
         width = max((len(thread) for thread, *_ in self._said), default=0)

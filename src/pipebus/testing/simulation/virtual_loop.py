@@ -83,8 +83,11 @@ class SimLoop(asyncio.BaseEventLoop):
         if self.sim.here():
             self.sim.step()
         elif self.sim.running is not None and not self.sim.over:
-            self.sim.outside.calls(self.something_to_do)
+            self.sim.outside.calls(self._let_go)
             return
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self.something_to_do.held:
             self.something_to_do.release()
 
