@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pipebus import Around, Dropped, Message, Pause, Receipt, Transform, around, transform
+from pipebus import Around, Dropped, Message, Pause, Rejected, Transform, around, transform
 from pipebus.pipeline.shapes import Context, Steps
+from pipebus.testing.laws.case import ForeignError
 from pipebus.values.quantities import Seconds
 
 
@@ -24,6 +25,11 @@ class Animal(NamedTuple):
     make: Callable[[], Any]
     says: str
     at: str = "publish"
+
+
+def function(filter: Any) -> Callable[[], Any]:
+    """What makes a function, which is the same each time."""
+    return lambda: filter
 
 
 class Mutator(Transform):
@@ -53,7 +59,7 @@ class Stubborn(Around):
 
     def around(self, message: Message) -> Steps:
         for _ in range(2):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(ForeignError):
                 return (yield message)
         return (yield message)
 
@@ -290,6 +296,8 @@ class Persistent(Around):
         for attempt in (1, 2, 3):
             try:
                 return (yield message)
+            except Rejected:
+                raise
             except BaseException:
                 if attempt == 3:
                     raise
@@ -344,7 +352,7 @@ def defacer(message: Message) -> Steps:
 def once(message: Message, call_next: Any) -> Any:
     """A plain filter that runs the rest twice."""
     call_next(message)
-    return call_next(message) or Receipt(0)
+    return call_next(message)
 
 
 ZOO = {
@@ -360,8 +368,8 @@ ZOO = {
     "swallower": Animal("lets errors through", lambda: swallower, "returned Dropped"),
     "two-faced": Animal("is the same in both colours", lambda: two_faced, "what it handed on differs"),
     "forgetful": Animal("is safe under concurrency", Forgetful, "messages at once, it handed on"),
-    "confused": Animal("is safe under concurrency", Confused, "was given the outcome of"),
-    "bouncer": Animal("is safe under concurrency", Bouncer, "one was dropped (mixed up)"),
+    "confused": Animal("keeps messages apart", Confused, "message 2 was given the outcome of message 1"),
+    "bouncer": Animal("is safe under concurrency", Bouncer, "was dropped (mixed up)"),
     "mixer": Animal("is safe under concurrency", Mixer, "it handed on the correlation_id of"),
     "forger": Animal("keeps the envelope", lambda: forger, "it handed on id="),
     "stripper": Animal("keeps the envelope", lambda: stripper, "it lost the reserved header"),

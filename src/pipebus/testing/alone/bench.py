@@ -40,6 +40,9 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 AS_BEFORE: Final = object()
 
+whose: Final[contextvars.ContextVar[int | None]] = contextvars.ContextVar("pipebus.testing.whose", default=None)
+"""Which of the messages that are sent together a thread or task is working on."""
+
 
 class FilterBench:
     """
@@ -200,13 +203,12 @@ class FilterBench:
         if said != end and not (run._error is not None and said.startswith("lets ")):
             run.moments.append(Moment(run.elapsed, ", ".join(node.name for node in self.nodes), end))
 
-    def together(self, given: list[Message[Any]], whose: contextvars.ContextVar[int]) -> list[Any]:
+    def together(self, given: list[Message[Any]]) -> list[Any]:
         """
-        Send several messages at the same time.
+        Send several messages at the same time; `whose` is the number of the message, counted from 0, for as long as it passes.
 
         Args:
             given: The messages, all of one subject.
-            whose: Set to the number of the message, for as long as it passes.
 
         Returns:
             The outcome, or the error, of each.
@@ -235,7 +237,10 @@ class FilterBench:
         if self.colour == "async":
             outcomes = run_loop(self.harness._simulation, main)
         else:
-            threads = [self.harness.thread(contextvars.Context().run, sync, number) for number in range(len(given))]
+            threads = [
+                self.harness.thread(contextvars.Context().run, sync, number, name=f"message {number + 1}")
+                for number in range(len(given))
+            ]
             outcomes = [thread.result() for thread in threads]
         return list(outcomes)
 

@@ -1,109 +1,272 @@
-"""What a law is tried on: one filter and one message."""
+"""What a law is tried on: a filter, and one message or several."""
 
 from __future__ import annotations
 
+import asyncio
 import copy
-import itertools
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
 
+import msgspec
+
+from pipebus.delivery.actor import Actor
+from pipebus.errors import Rejected
 from pipebus.foreign.objects import text_of
+from pipebus.message.headers import frozen_headers
 from pipebus.message.message import Message
-from pipebus.message.outcomes import Handled, Receipt
+from pipebus.message.outcomes import Dropped, Handled, Receipt
 from pipebus.pipeline import places, recognise, routes
 from pipebus.pipeline.compose import Side
 from pipebus.pipeline.step import Step
 from pipebus.testing.alone.bench import FilterBench
 from pipebus.testing.alone.filter_run import FilterRun
+from pipebus.testing.harness.harness import Harness
+from pipebus.testing.simulation import threads
+from pipebus.testing.simulation.blocking import Sleep
+from pipebus.testing.simulation.locks import renewed
 
-RESERVED: Final = {"pipebus-test": "kept"}
-"""A reserved header, as a message from a transport may have, which every message of the laws gets."""
+PATIENCE: Final = 2.0
+"""Real seconds to wait for a filter that waits for something outside the scheduler's control."""
+
+BOUNDLESS: Final = 50
+"""How often a filter that declares no bound may run the rest here."""
 
 CORRELATION: Final = "test-correlation"
+
+NUMBER: Final = "test-number"
+"""A header with the number of a message, where a law sends several."""
+
+LOCKS: Final = (type(threads.real_lock()), type(threads.real_rlock()))
 
 
 class ForeignError(Exception):
     """An error that no filter knows, raised by the rest of the chain to see what the filter does with it."""
 
 
-class Seen:
-    """What the examples of one check have in common."""
+class ForeignStop(BaseException):
+    """An exception that no filter knows, and that is not an error: it ends something, as SystemExit does."""
 
-    def __init__(self) -> None:
-        self.stuck = False  # the filter waits for something outside the scheduler's control
-        self.pool: list[Message[Any]] = []  # some messages that were tried
-        self.numbers = itertools.count()  # for new ids
-        self.reached: set[str] = set()  # names of the filters that a message has reached
-        self.came_through = False  # the rest has run at least once
-        self.last: FilterRun | None = None
+
+Ending = Literal["accepts", "drops", "fails", "refuses", "is cancelled", "is interrupted", "exits", "is stopped"]
+"""What the rest of the chain does with a message."""
+
+RAISED: Final[dict[str, Callable[[], BaseException]]] = {
+    "fails": lambda: ForeignError("the rest fails"),
+    "refuses": lambda: Rejected("the rest refuses it", by="the rest"),
+    "is cancelled": asyncio.CancelledError,
+    "is interrupted": KeyboardInterrupt,
+    "exits": lambda: SystemExit(3),
+    "is stopped": lambda: ForeignStop("the rest is stopped"),
+}
+
+
+class Sent(NamedTuple):
+    """What became of one of several messages, and what the rest has returned or raised each time that it ran."""
+
+    ending: Ending
+    run: FilterRun
+    ends: list[Any]
+
+
+@dataclass(eq=False)
+class Tested:
+    """
+    The filter, and what has become known about it.
+
+    Args:
+        make: Makes a new filter each time.
+        files: Those with the filter's own lines.
+        slept: How the filter has blocked event loops so far.
+        colours: The colours in which it can run.
+    """
+
+    make: Callable[[], Any]
+    at: Side
+    files: dict[str, bool]
+    slept: list[Sleep]
+    colours: tuple[Any, ...] = ()
+    reached: set[int] = field(default_factory=set)  # positions of the filters that a message has reached
+    came_through: bool = False  # the rest has run at least once
+    last: FilterRun | None = None
+    first: list[FilterRun] = field(default_factory=list)  # the first messages that any filter has got
+    in_turn: dict[Any, Any] = field(default_factory=dict)  # results of the law `keeps messages apart`
+    explored: set[str] = field(default_factory=set)  # colours in which many orders of what happens at once were tried
+    untried: set[str] = field(default_factory=set)  # laws that cannot be tried
+
+    @property
+    def steps(self) -> list[Step]:
+        return steps_of(self.make())
+
+    @property
+    def title(self) -> str:
+        return ", ".join(node.name for node in recognise.nodes((self.make(),), places.caller(), "check_filter"))
+
+    @property
+    def drops_freely(self) -> bool:
+        """Whether it may drop one message and not the next: it says so, or it is an actor, which has a state of its own."""
+        return any(step.traits.may_drop or step.shape == "actor" for step in self.steps)
 
 
 class Case:
     """
-    A filter and one message.
+    A filter and some messages.
 
     Args:
-        make: Makes a new filter each time.
-        colours: The colours in which it can run.
+        alone: Use a new filter for each ending, to see what goes wrong without the others.
     """
 
-    def __init__(
-        self, make: Callable[[], Any], message: Message[Any], at: Side, colours: tuple[str, ...], seen: Seen | None = None
-    ) -> None:
-        self.make = make
-        self.given = message
-        self.message = message.with_body(copied(message.body))  # a copy: the filter may change it
-        self.at = at
-        self.colours = colours
-        self.seen = seen or Seen()
-        self.shown: FilterRun | None = None  # the run that broke a law
+    def __init__(self, tested: Tested, messages: list[Message[Any]], alone: bool = False) -> None:
+        self.tested = tested
+        self.given = messages
+        self.alone = alone
+        self.at = tested.at
+        self.colours = tested.colours
+        self.runs: list[FilterRun] = []  # of the filter that was made last
+        self.story: str | None = None  # instead of those of the runs
 
-    def run(self, next: Any = None, *, colour: str | None = None) -> FilterRun:
-        """Send the message through a new filter."""
-        with self.bench(colour, next) as bench:
-            return self.sent(bench, self.message)
+    def messages(self) -> list[Message[Any]]:
+        """The messages, at least two, with copies of their bodies (the filter may change them)."""
+        replace = msgspec.structs.replace
+        first = [replace(message, id=message.id, body=copied(message.body)) for message in self.given]
+        return first if len(first) > 1 else [*first, replace(first[0], id=f"{first[0].id}-2", body=copied(first[0].body))]
 
-    def bench(self, colour: Any = None, next: Any = None) -> FilterBench:
-        chosen: Any = colour or self.colours[0]
-        return FilterBench(self.make(), next, at=self.at, colour=chosen, told=False)
+    def numbered(self, count: int) -> list[Message[Any]]:
+        """So many messages, each with its own id, correlation and header, and with different bodies if there are some."""
+        return [
+            msgspec.structs.replace(
+                message,
+                id=f"{message.id}-{number}",
+                correlation_id=f"{CORRELATION}-{number}",
+                headers=frozen_headers({**message.headers, NUMBER: str(number)}),
+                body=copied(message.body),
+            )
+            for number in range(1, count + 1)
+            for message in [self.given[(number - 1) % len(self.given)]]
+        ]
 
-    def sent(self, bench: FilterBench, message: Message[Any]) -> FilterRun:
+    def ending(self, ending: Ending, number: int = 1) -> Any:
+        if ending == "accepts":
+            return Receipt(number) if self.at == "publish" else Handled(f"value {number}")
+        return Dropped("by the rest") if ending == "drops" else RAISED[ending]()
+
+    @contextmanager
+    def bench(self, colour: Any = None, next: Any = None) -> Iterator[FilterBench]:
+        """A new filter."""
+        self.runs = []
+        with ExitStack() as stack:
+            if threads.here() is None:  # the filter's locks are made in virtual time too
+                stack.enter_context(Harness(fail_fast=False, told=False, patience=PATIENCE))
+            filter = self.tested.make()
+            for step in steps_of(filter):
+                _renew_locks(step.filter)
+            chosen = colour or self.colours[0]
+            yield stack.enter_context(FilterBench(filter, next, at=self.at, colour=chosen, told=False))
+
+    def send(self, bench: FilterBench, message: Message[Any], next: Any = None) -> FilterRun:
         """Send one more message through a filter."""
-        run = self.shown = self.seen.last = bench.send(message)
-        self.seen.came_through = self.seen.came_through or bool(run.forwards)
-        self.seen.reached.update(moment.who for moment in run.moments if moment.what.startswith("is given"))
+        tested = self.tested
+        run = tested.last = bench.send(message, next)
+        self.runs.append(run)
+        tested.came_through = tested.came_through or bool(run.forwards)
+        met = {moment.who for moment in run.moments if moment.what.startswith("is given")}
+        for position, step in enumerate(routes.steps(bench.nodes)):
+            name = step.filter.subscription.name if isinstance(step.filter, Actor) else step.name
+            if name in met:
+                tested.reached.add(position)
+        if bench.harness.usable:
+            bench.harness.advance(0)  # what the filter has left running may go on
         return run
 
-    def steps(self) -> list[Step]:
-        return list(routes.steps(recognise.nodes((self.make(),), places.caller(), "check_filter")))
+    def sends(
+        self,
+        *endings: Ending,
+        colour: Any,
+        messages: list[Message[Any]] | None = None,
+        look: Callable[[Message[Any]], object] | None = None,
+        alike: bool = False,
+    ) -> Iterator[Sent]:
+        """
+        Send each of the messages once for each ending, all of them through one filter.
 
-    def outcome(self) -> Any:
-        """The outcome of a rest that accepts."""
-        return Receipt(1) if self.at == "publish" else Handled("value")
+        Args:
+            messages: None: those of the case.
+            look: Called with each message that the rest gets.
+            alike: The rest gives the same outcome for all of them: 7 mailboxes.
+        """
+        for group in [[ending] for ending in endings] if self.alone else [endings]:
+            with self.bench(colour) as bench:
+                for ending in group:
+                    for number, message in enumerate(messages or self.messages(), 1):
+                        ends: list[Any] = []
+                        if ending is not group[0]:
+                            message = msgspec.structs.replace(message, id=f"{message.id}-{ending}")
+                        end = functools.partial(self.ending, ending, 7 if alike else number)
+                        run = self.send(bench, message, rest(end, ends, look))
+                        yield Sent(ending, run, ends)
+                        if not bench.harness.usable:
+                            return  # it waits for what never comes
 
     def most_passes(self) -> int | None:
         """How often the filters declare to run the rest; None: without a bound."""
         most = 1
-        for step in self.steps():
-            passes = getattr(step.filter, "passes", 1)
-            if passes is None:
+        for step in self.tested.steps:
+            if step.traits.passes is None:
                 return None
-            most *= passes
+            most *= step.traits.passes
         return most
+
+
+def rest(
+    end: Callable[[], Any], ends: list[Any], look: Callable[[Message[Any]], object] | None = None
+) -> Callable[[Message[Any]], Any]:
+    """
+    A rest of a chain.
+
+    Args:
+        end: What it returns or raises.
+        ends: It adds that to this list; after BOUNDLESS times, it ends a filter that never stops repeating it.
+    """
+
+    def rest(message: Message[Any]) -> Any:
+        if look is not None:
+            look(message)
+        ends.append(end() if len(ends) < BOUNDLESS else KeyboardInterrupt())
+        return given(ends[-1])
+
+    return rest
+
+
+def given(end: Any) -> Any:
+    """Return an outcome, or raise an error."""
+    if isinstance(end, BaseException):
+        raise end
+    return end
 
 
 Problems = Iterator[str]
 
 
-def title_of(filter: Any) -> str:
-    return ", ".join(node.name for node in recognise.nodes((filter,), places.caller(), "check_filter"))
+def steps_of(filter: Any) -> list[Step]:
+    return list(routes.steps(recognise.nodes((filter,), places.caller(), "check_filter")))
+
+
+def _renew_locks(filter: Any) -> None:
+    """Locks that were not made by the filter's own lines (`default_factory=threading.Lock`) become virtual too."""
+    for name, value in list(getattr(filter, "__dict__", {}).items()):
+        if isinstance(value, LOCKS):
+            object.__setattr__(filter, name, renewed(value))
 
 
 def made(run: FilterRun) -> str:
     """What the filter did, as the end of a sentence."""
-    if run._error is not None:
-        return f"raised {text_of(run._error)}"
-    return f"returned {run._outcome!r}"
+    return result(run._outcome if run._error is None else run._error)
+
+
+def result(end: Any) -> str:
+    return f"raised {text_of(end) or type(end).__name__}" if isinstance(end, BaseException) else f"returned {end!r}"
 
 
 def same(one: Any, other: Any) -> bool:

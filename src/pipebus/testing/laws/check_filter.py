@@ -4,19 +4,18 @@ check_filter: try each law (laws.py) on a filter and many messages, and show the
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal
+from collections.abc import Mapping
+from typing import Any, Final
 
 from pipebus.errors import PipelineError
 from pipebus.message.message import Message
-from pipebus.pipeline import places, recognise, routes, shapes
 from pipebus.pipeline.compose import Side
-from pipebus.testing.alone.bench import FilterBench
-from pipebus.testing.laws.case import Case, Seen, title_of
+from pipebus.testing.laws.case import Case, Tested, steps_of
 from pipebus.testing.laws.laws import LAWS
-from pipebus.testing.laws.search import LawBroken, prepared, try_all, try_one
+from pipebus.testing.laws.making import maker, own_files
+from pipebus.testing.laws.search import TOGETHER, LawBroken, chosen, drawn, several, try_law
+from pipebus.testing.simulation.blocking import blocking
+from pipebus.testing.simulation.locks import locks, shared_locks
 from pipebus.values.quantities import is_whole
 
 TRIED: Final = "is tried"
@@ -44,7 +43,8 @@ def check_filter(
         examples: How many messages to try each law on, >= 1; of a list, all are tried.
 
     Returns:
-        The names of the laws that were tried.
+        The names of the laws that were tried. "is safe under concurrency" is not among them if the filter waits for something
+        that the test does not control, such as a lock of another library.
 
     Raises:
         LawBroken: Names the law, what is wrong, and the smallest message that breaks it. PipelineError: An argument is wrong.
@@ -54,20 +54,25 @@ def check_filter(
     if not is_whole(examples, 1):
         raise PipelineError(f"check_filter(examples={examples!r}): it is a whole number of at least 1")
     make = maker(filter)
-    title = title_of(make())
-    colours = _colours(make, at)
-    seen = Seen()
+    strategy = chosen(messages)
+    given = strategy if isinstance(strategy, list) else drawn(strategy, examples)
+    together = several(given, messages is None)
+    each = [given[number : number + TOGETHER] for number in range(0, len(given), TOGETHER)]
+    smaller = None if isinstance(strategy, list) else strategy
     held = []
-    for law in LAWS:
-        if law.name in skip:
-            continue
-        if law.once:
-            try_one(law, Case(make, prepared(Message("test")), at, colours), title)
-        else:
-            try_all(law, make, messages, at, colours, title, examples, seen)
-        held.append(law.name)
-    if TRIED not in skip:
-        _check_tried(make, title, seen)
+    files = own_files(steps_of(make()))
+    with locks(files), shared_locks(files), blocking(files) as slept:
+        tested = Tested(make, at, files, slept)
+        _begin(tested, together[0])
+        for law in LAWS:
+            if law.name in skip:
+                continue
+            for some in {"each": each, "several": together, "filter": together[:1]}[law.on]:
+                try_law(law, tested, some, smaller)
+            if law.name not in tested.untried:
+                held.append(law.name)
+        if TRIED not in skip:
+            _check_tried(tested)
     return tuple(held)
 
 
@@ -87,63 +92,42 @@ def _skipped(skip: Any) -> dict[str, str]:
     return dict(skip or {})
 
 
-def _check_tried(make: Callable[[], Any], title: str, seen: Seen) -> None:
+def _begin(tested: Tested, messages: list[Message[Any]]) -> None:
+    """
+    Find out in which colours the filter runs, and send it its first messages.
+
+    Raises:
+        PipelineError: It runs in neither colour; says why.
+    """
+    problem: PipelineError | None = None
+    for colour in ("sync", "async"):
+        case = Case(tested, messages)
+        try:
+            with case.bench(colour) as bench:
+                for number, message in enumerate(case.numbered(len(messages)), 1):
+                    case.send(bench, message, case.ending("accepts", number))
+        except PipelineError as error:
+            problem = problem or error
+        else:
+            tested.colours += (colour,)
+            tested.first = tested.first or case.runs
+    if not tested.colours and problem is not None:
+        raise problem
+
+
+def _check_tried(tested: Tested) -> None:
     """Raise LawBroken if no message reached the rest, or one of the filters: then they were not tried."""
-    if not seen.came_through:
+    if not tested.came_through:
         problem = "no message came through to the rest, so most laws were not tried"
     else:
-        steps = routes.steps(recognise.nodes((make(),), places.caller(), "check_filter"))
-        missed = next((step.name for step in steps if step.name not in seen.reached), None)
+        missed = next((step.name for number, step in enumerate(tested.steps) if number not in tested.reached), None)
         if missed is None:
             return
         problem = f"no message came to {missed}, so it was not tried"
     lines = [
-        f"check_filter({title}): {problem}; give messages= that it lets pass; or, if it keeps a state that is used up, a class "
-        f'or function that makes a new filter each time; or skip={{"{TRIED}": "…"}}'
+        f"check_filter({tested.title}): {problem}; give messages= that it lets pass; or, if it keeps a state that is used up, "
+        f'a class or function that makes a new filter each time; or skip={{"{TRIED}": "…"}}'
     ]
-    if seen.last is not None:
-        lines += ["", *(f"  {line}" for line in seen.last.story.splitlines())]
+    if tested.last is not None:
+        lines += ["", *(f"  {line}" for line in tested.last.story.splitlines())]
     raise LawBroken(TRIED, "\n".join(lines), None)
-
-
-def maker(filter: Any) -> Callable[[], Any]:
-    """
-    A function that makes a new filter each time; an object that cannot be made again is used each time.
-    """
-    if isinstance(filter, type):
-        return filter
-    if callable(filter) and not isinstance(filter, (shapes.Transform, shapes.Around)) and _takes_nothing(filter):
-        return filter  # type: ignore[no-any-return]
-    if dataclasses.is_dataclass(filter):
-        fields = {field.name: getattr(filter, field.name) for field in dataclasses.fields(filter) if field.init}
-        cls: Any = type(filter)
-        return lambda: cls(**fields)
-    return lambda: filter
-
-
-def _takes_nothing(call: Any) -> bool:
-    try:
-        inspect.signature(call).bind()
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _colours(make: Callable[[], Any], at: Side) -> tuple[str, ...]:
-    """
-    Raises:
-        PipelineError: It runs in neither colour; says why.
-    """
-    colours = []
-    problem: PipelineError | None = None
-    both: tuple[Literal["sync", "async"], ...] = ("sync", "async")
-    for colour in both:
-        try:
-            with FilterBench(make(), at=at, colour=colour, told=False) as bench:
-                bench.send_and(Message("test"), None, stop=True)
-            colours.append(colour)
-        except PipelineError as error:
-            problem = problem or error
-    if not colours and problem is not None:
-        raise problem
-    return tuple(colours)

@@ -2,169 +2,150 @@
 
 from __future__ import annotations
 
-import contextvars
+from collections.abc import Iterator
 from typing import Any, Final
 
-import msgspec
-
-from pipebus.foreign.objects import text_of
-from pipebus.message.headers import frozen_headers
 from pipebus.message.message import Message
-from pipebus.message.outcomes import Dropped, Handled, Receipt
-from pipebus.testing.alone.bench import FilterBench
+from pipebus.message.outcomes import Dropped
+from pipebus.testing.alone.bench import whose
 from pipebus.testing.alone.filter_run import FilterRun
 from pipebus.testing.alone.script import after
-from pipebus.testing.harness.harness import Harness
-from pipebus.testing.harness.words import short
-from pipebus.testing.laws.case import CORRELATION, Case, ForeignError, Problems, copied, same, title_of
-from pipebus.testing.simulation import locks
+from pipebus.testing.laws.apart import PLANS, InTurn, Passed, again, difference, in_turn, otherwise, parts
+from pipebus.testing.laws.case import BOUNDLESS, PATIENCE, Case, Ending, Problems, given
+from pipebus.testing.simulation import explore, threads, watch
+from pipebus.testing.simulation.scheduler import Simulation
 from pipebus.testing.simulation.task import Stuck
+from pipebus.testing.simulation.turns import Turns
 
-PATIENCE: Final = 2.0
-"""Real seconds to wait for a filter that waits for a lock of its own."""
+MOST_PLACES: Final = 60
+"""At how many places in the filter's own lines the first message is interrupted, at most."""
 
-TOGETHER: Final = 4
-"""How many messages pass at the same time."""
+SEEDS: Final = 15
+"""How many random orders of lines are tried."""
+
+FAILS: Final[tuple[Ending, ...]] = ("fails", "fails", "fails")
 
 
 def is_safe_under_concurrency(case: Case) -> Problems:
-    """It does not mix up messages that pass at the same time."""
-    for colour in case.colours:
-        problem = _together(case, colour)
-        if problem is not None:
-            yield problem
-            return
+    """It does not mix up messages that pass at the same time, no matter which of its lines runs when."""
+    with watch.all_code(case.tested.files):
+        for colour in case.colours:
+            for plan in (PLANS[0], FAILS):
+                reference = in_turn(case, colour, plan)
+                if reference.problem is not None:
+                    return  # it goes wrong one after the other too, which is another law
+                problem = (_on_a_loop if colour == "async" else _on_threads)(case, reference)
+                if problem is not None:
+                    yield problem
+            case.tested.explored.add(colour)
 
 
-_whose: contextvars.ContextVar[int] = contextvars.ContextVar("pipebus.testing.whose")
-
-NUMBER: Final = "pipebus-number"
-
-
-def _together(case: Case, colour: Any) -> str | None:
+class Together:
     """
-    Send some messages through one filter at once, the first the slowest; to compare, send them through another in turn.
+    Some messages that pass one filter at the same time.
 
-    Threads (or tasks) change places only where the rest waits: `simulate` explores what happens between two lines.
+    Args:
+        waits: How long the rest takes for each of them, in hundredths of a second.
     """
-    if case.seen.stuck:
+
+    def __init__(self, case: Case, colour: str, reference: InTurn, count: int, waits: tuple[int, ...] = ()) -> None:
+        self.case = case
+        self.colour = colour
+        self.reference = reference
+        self.count = count
+        self.waits = waits
+        self.forwards: list[tuple[int | None, Message[Any]]] = []
+        self.__name__ = f"{count} messages at once"
+
+    def __call__(self, sim: Simulation) -> None:
+        """The scenario of one simulation."""
+        problem = self.problem()
+        sim.check(problem is None, f"of {self.__name__}, {problem}")
+
+    def problem(self) -> str | None:
+        self.forwards = []
+        given, due, new, steady, _ = self.reference
+        with self.case.bench(self.colour, self._rest) as bench:
+            try:
+                ends = bench.together([again(message) for message in given[: self.count]])
+            except Stuck as error:
+                return f"none can go on: {error}"
+            bench.harness._simulation.end_story()
+            run = FilterRun(f"{self.__name__} through {self.case.tested.title}", given[0], given="")
+            run.moments = list(bench.harness.tape.moments)
+            self.case.runs = [run]
+        for number, end in enumerate(ends):
+            found = Passed(end, [message for of, message in self.forwards if of == number])
+            problem = difference(self.case, number, found, given, due, new)
+            if problem is not None:
+                return problem
+            if steady[number] and not isinstance(end, Dropped) and parts(found.forwards) != parts(new[number].forwards):
+                return otherwise("handed on", number, found.forwards, new[number].forwards)
         return None
-    given = _numbered(case)
-    due = [Receipt(number + 1) if case.at == "publish" else Handled(number + 1) for number in range(TOGETHER)]
-    for fails in (False, True):
-        alone = _one_by_one(case, colour, given, due, fails)
-        found = _all_at_once(case, colour, given, due, fails)
-        if found is None:
+
+    def _rest(self, message: Message[Any]) -> Any:
+        number = whose.get()
+        self.forwards.append((number, message))
+        if len(self.forwards) > BOUNDLESS:
+            raise KeyboardInterrupt  # ends a filter that never stops repeating
+        sim = threads.here()
+        if sim is not None:
+            sim.step()  # threads may change places here too
+        due = self.reference.due[number or 0]
+        return after(0.01 * self.waits[number or 0], due) if self.waits and sim is not None else given(due)
+
+
+def _on_a_loop(case: Case, reference: InTurn) -> str | None:
+    """Tasks change places where they wait: the first is the slowest, then the last."""
+    for waits in ((3, 2, 1), (1, 2, 3)):
+        together = Together(case, "async", reference, 3, waits)
+        problem = together.problem()
+        if problem is not None:
+            return f"of {together.__name__}, {problem}"
+    return None
+
+
+def _on_threads(case: Case, reference: InTurn) -> str | None:
+    """
+    Threads change places while the rest waits; then, of two messages, the second passes completely at each place in the lines
+    of the first; then in some random orders.
+    """
+    tested = case.tested
+    if threads.here() is not None:  # in a test with a Harness, whose threads change places only where they wait
+        together = Together(case, "sync", reference, 3, (3, 2, 1))
+        problem = together.problem()
+        return None if problem is None else f"of {together.__name__}, {problem}"
+    for scenario, seed, options in _orders(case, reference):
+        sim = explore.run(scenario, seed, files=tested.files, patience=PATIENCE, **options)
+        if sim.lost:  # it waits for something outside the scheduler's control
+            tested.untried.add("is safe under concurrency")
             return None
-        outcomes, forwards = found
-        problem = _mixed(given, forwards, alone) or _swapped(given, outcomes, due) or _worse(case, outcomes, alone, fails)
-        if problem is not None:
-            return f"of {TOGETHER} messages at once, {problem}"
+        if sim.failure is not None:
+            return _with_story(case, scenario, seed, sim)
     return None
 
 
-def _one_by_one(case: Case, colour: Any, given: list[Message[Any]], due: list[Any], fails: bool) -> list[FilterRun]:
-    def rest(message: Message[Any]) -> Any:
-        number = int(message.headers.get(NUMBER, "0"))
-        if fails:
-            raise ForeignError(f"of message {number}")
-        return due[number]
-
-    with case.bench(colour, rest) as bench:
-        return [bench.send(message) for message in given]
-
-
-def _numbered(case: Case) -> list[Message[Any]]:
-    """TOGETHER messages, each with its own id, correlation and header, and with different bodies if there are some."""
-    seen = [message for message in case.seen.pool if message.subject == case.message.subject]
-    bodies = [case.message.body, *(message.body for message in seen)][:TOGETHER]
-    if not any(same(case.message.body, message.body) for message in seen):
-        case.seen.pool.append(case.message)
-        del case.seen.pool[:-TOGETHER]
-    return [
-        msgspec.structs.replace(
-            case.message,
-            id=f"{case.message.id}-{next(case.seen.numbers)}",
-            correlation_id=f"{CORRELATION}-{number}",
-            headers=frozen_headers({**case.message.headers, NUMBER: str(number)}),
-            body=copied(bodies[number % len(bodies)]),
-        )
-        for number in range(TOGETHER)
-    ]
+def _orders(case: Case, reference: InTurn) -> Iterator[tuple[Together, int, dict[str, Any]]]:
+    yield Together(case, "sync", reference, 3, (3, 2, 1)), 0, {"turns": {}}
+    if "sync" in case.tested.explored:
+        return  # with other messages
+    two = Together(case, "sync", reference, 2)
+    sim = explore.run(two, 0, files=case.tested.files, patience=PATIENCE, turns={})
+    first, second = (next(task for task in sim.all_tasks if task.name == f"message {number}") for number in (1, 2))
+    places = range(1, first.steps + 1, 1 + first.steps // MOST_PLACES)
+    for place in places if not isinstance(reference.due[0], BaseException) else ():
+        turns: Turns = {(first.number, place, True): second.number}
+        yield two, 0, {"turns": turns}
+    for seed in range(SEEDS):
+        yield Together(case, "sync", reference, 3), seed, {"within": max(10, 3 * first.steps)}
 
 
-def _all_at_once(
-    case: Case, colour: Any, given: list[Message[Any]], due: list[Any], fails: bool
-) -> tuple[list[Any], list[tuple[int, Message[Any]]]] | None:
-    """The outcome or error of each; and the messages that were passed on, each with the number of its original."""
-    forwards: list[tuple[int, Message[Any]]] = []
-
-    def rest(message: Message[Any]) -> Any:
-        number = _whose.get()
-        forwards.append((number, message))
-        case.seen.came_through = True
-        return after(0.01 * (TOGETHER - number), ForeignError(f"of message {number}") if fails else due[number])
-
-    harness = Harness(fail_fast=False, told=False, patience=PATIENCE)
-    try:
-        with harness:
-            with locks.locks(harness._simulation, None):
-                filter = case.make()  # a lock that it makes now is virtual
-            run = FilterRun(f"{TOGETHER} messages at once through {title_of(filter)}", case.message, given=short(case.message))
-            with FilterBench(filter, rest, at=case.at, colour=colour, told=False) as bench:
-                outcomes = bench.together(given, _whose)
-                run.moments = list(bench.harness.tape.moments)
-    except Stuck:  # at a lock that it made later: this law cannot be tried
-        case.seen.stuck = True
-        return None
-    case.shown = run
-    return outcomes, forwards
-
-
-def _mixed(given: list[Message[Any]], forwards: list[tuple[int, Message[Any]]], alone: list[FilterRun]) -> str | None:
-    """A part of one message that was passed on in place of another's."""
-    for number, forward in forwards:
-        for other, message in enumerate(given):
-            if other == number:
-                continue
-            marks = {
-                "id": forward.id == message.id,
-                "correlation_id": forward.correlation_id == message.correlation_id,
-                "header": forward.headers.get(NUMBER) == str(other),
-            }
-            own, others = alone[number].forwarded, alone[other].forwarded
-            if own is not None and others is not None and not same(own.body, others.body):
-                marks["body"] = same(forward.body, others.body) and not same(forward.body, own.body)
-            taken = next((name for name, is_so in marks.items() if is_so), None)
-            if taken is not None:
-                return f"it handed on the {taken} of {message.id} in the pass of {given[number].id}"
-    return None
-
-
-def _swapped(given: list[Message[Any]], outcomes: list[Any], due: list[Any]) -> str | None:
-    """An outcome or error that was returned for the wrong message."""
-    for number, outcome in enumerate(outcomes):
-        for other, message in enumerate(given):
-            if other == number:
-                continue
-            if outcome == due[other] and outcome != due[number]:
-                return f"{given[number].id} was given the outcome of {message.id}"
-            if isinstance(outcome, ForeignError) and str(outcome) == f"of message {other}":
-                return f"{given[number].id} was given the error of {message.id}"
-    return None
-
-
-def _worse(case: Case, outcomes: list[Any], alone: list[FilterRun], fails: bool) -> str | None:
-    """An error, or a drop without `may_drop`, that does not occur if the messages pass one after the other."""
-    known = {type(run._error) for run in alone}
-    new = next((one for one in outcomes if isinstance(one, BaseException) and type(one) not in {*known, ForeignError}), None)
-    if new is not None:
-        return f"one raised {text_of(new)}, which does not happen if they pass one after the other"
-    drops = any(isinstance(run._outcome, Dropped) for run in alone)
-    dropped = next((one for one in outcomes if isinstance(one, Dropped)), None)
-    if dropped is not None and not drops and not fails and not any(getattr(s.filter, "may_drop", False) for s in case.steps()):
-        return (
-            f"one was dropped ({dropped.reason}), which does not happen if they pass one after the other; "
-            "if that is intended, declare may_drop = True"
-        )
-    return None
+def _with_story(case: Case, scenario: Together, seed: int, sim: Simulation) -> str:
+    """What was wrong, with the story of a run that has only the changes of threads that matter."""
+    files, failure = case.tested.files, explore.bare(sim.failure)
+    turns = explore.fewest(scenario, seed, sim.turns, failure, files=files, patience=PATIENCE)
+    short = explore.run(scenario, seed, record=True, turns=turns, files=files, patience=PATIENCE)
+    if short.story is not None and explore.bare(short.failure) == failure:
+        case.story = "\n".join([f"{scenario.__name__}, each on a thread of its own", *short.story.lines()])
+        sim = short
+    return "\n  ".join([sim.failure or "", *(sim.ending if "no thread can go on" in (sim.failure or "") else [])])

@@ -1,19 +1,25 @@
-"""Trying a law: on each message of a list, or on messages that hypothesis makes."""
+"""Trying a law: on each message of a list, or on messages that hypothesis makes, one by one or several together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
-
-import msgspec
+from contextlib import closing, suppress
+from typing import Any, Final
 
 from pipebus.errors import PipelineError
-from pipebus.message.headers import frozen_headers
 from pipebus.message.message import Message
-from pipebus.pipeline.compose import Side
-from pipebus.testing.laws.case import CORRELATION, RESERVED, Case, Seen
+from pipebus.testing.harness.words import value_text
+from pipebus.testing.laws.case import Case, Tested
 from pipebus.testing.laws.laws import Law
+
+TOGETHER: Final = 4
+"""How many messages with different bodies are sent through one filter."""
+
+EXAMPLES: Final = 100
+"""How many messages a search for the smallest one may begin with."""
+
+STORIES: Final = 3
+"""Of how many messages, from the end, the stories are shown."""
 
 
 class LawBroken(AssertionError):
@@ -22,7 +28,7 @@ class LawBroken(AssertionError):
 
     Args:
         law: The name of the law, as in `skip`.
-        message: The smallest message found that breaks it.
+        message: The smallest message found that breaks it; of several, the first.
     """
 
     def __init__(self, law: str, text: str, message: Message[Any] | None) -> None:
@@ -31,25 +37,68 @@ class LawBroken(AssertionError):
         self.message = message
 
 
-def try_all(
-    law: Law, make: Callable[[], Any], messages: Any, at: Side, colours: tuple[str, ...], title: str, examples: int, seen: Seen
-) -> None:
-    """Try a law on all messages. Raise LawBroken with the smallest message that breaks it."""
+def try_law(law: Law, tested: Tested, messages: list[Message[Any]], smaller: Any = None) -> None:
+    """
+    Try a law on some messages.
+
+    Args:
+        smaller: The strategy that has made them: if the law is broken, the smallest message is searched for.
+
+    Raises:
+        LawBroken: With one message if that is enough to break the law.
+    """
     __tracebackhide__ = True
+    case = Case(tested, messages)
+    problem = _problem(law, case)
+    if problem is None:
+        return
+    if law.on == "each" and smaller is not None:
+        search(lambda message: _try_alone(law, tested, [message]), smaller, EXAMPLES)
+    for message in messages if law.on == "each" else ():
+        _try_alone(law, tested, [message])
+    if law.on != "filter":
+        _try_alone(law, tested, messages)
+    raise _broken(law, case, problem)
 
-    def one(message: Message[Any]) -> None:
-        __tracebackhide__ = True
-        try_one(law, Case(make, prepared(message), at, colours, seen), title)
 
-    given = messages if isinstance(messages, (list, tuple)) else _strategy(messages)
-    if isinstance(given, (list, tuple)):
-        for message in given:
-            one(message if isinstance(message, Message) else Message("test", message))
-    else:
-        _search(one, given, examples)
+def _try_alone(law: Law, tested: Tested, messages: list[Message[Any]]) -> None:
+    """Try a law on as little as possible: with one of the things at a time that the rest may do."""
+    __tracebackhide__ = True
+    case = Case(tested, messages, alone=True)
+    problem = _problem(law, case)
+    if problem is not None:
+        raise _broken(law, case, problem)
 
 
-def _strategy(messages: Any) -> Any:
+def _broken(law: Law, case: Case, problem: str) -> LawBroken:
+    lines = [f'check_filter({case.tested.title}): law "{law.name}" is broken', f"  {problem}"]
+    if law.on == "each" and len(case.given) == 1:
+        lines.append(f"  smallest message: {_shown(case.given[0])}")
+    stories = [run.story for run in case.runs[-STORIES:]] if case.story is None else [case.story]
+    hidden = len(case.runs) - STORIES
+    if case.story is None and hidden > 0:
+        stories.insert(0, f"… {hidden} before")
+    for story in stories:
+        lines += ["", *(f"  {line}" for line in story.splitlines())]
+    return LawBroken(law.name, "\n".join(lines), case.given[0] if law.on != "filter" else None)
+
+
+def _problem(law: Law, case: Case) -> str | None:
+    with closing(law.holds(case)) as problems:  # type: ignore[type-var]
+        return next(problems, None)
+
+
+def chosen(messages: Any) -> Any:
+    """
+    The list of messages, or the strategy, that `check_filter(messages=…)` means.
+
+    Raises:
+        PipelineError: It means neither.
+    """
+    if isinstance(messages, (list, tuple)):
+        if not messages:
+            raise PipelineError("check_filter(messages=[]): there is no message to try it on")
+        return [one if isinstance(one, Message) else Message("test", one) for one in messages]
     try:
         from pipebus.testing.laws import strategies
     except ImportError as error:
@@ -60,8 +109,30 @@ def _strategy(messages: Any) -> Any:
     return strategies.chosen(messages)
 
 
-def _search(one: Callable[[Message[Any]], None], strategy: Any, examples: int) -> None:
-    """Raise LawBroken with the smallest message that breaks the law."""
+def drawn(strategy: Any, examples: int) -> list[Message[Any]]:
+    """So many messages; fewer if there are no more different ones."""
+    made: list[Message[Any]] = []
+    search(made.append, strategy, examples)
+    return made
+
+
+def several(messages: list[Message[Any]], plain: bool) -> list[list[Message[Any]]]:
+    """
+    Lists of messages of one subject with different bodies, to send through one filter: the largest and the smallest.
+
+    Args:
+        plain: Messages may be of any kind, so people with names are clearer than what hypothesis makes.
+    """
+    found: list[list[Message[Any]]] = []
+    for subject in {value_text(one.subject): one.subject for one in messages}.values():
+        bodies = {value_text(one.body): one for one in messages if one.subject == subject}
+        some = sorted(bodies.values(), key=lambda message: len(value_text(message.body)))
+        found += [some[-TOGETHER:], some[:TOGETHER]] if len(some) > TOGETHER else [some]
+    return [[Message("test", {"name": name}) for name in ("ada", "bob", "cleo", "dan")], found[-1]] if plain else found
+
+
+def search(one: Callable[[Message[Any]], object], strategy: Any, examples: int) -> None:
+    """Call a function with messages that hypothesis makes. If it raises LawBroken, raise that of the smallest message."""
     __tracebackhide__ = True
     import hypothesis
 
@@ -75,7 +146,7 @@ def _search(one: Callable[[Message[Any]], None], strategy: Any, examples: int) -
         suppress_health_check=list(hypothesis.HealthCheck), verbosity=hypothesis.Verbosity.quiet,
     )  # fmt: skip
     @hypothesis.given(strategy)
-    def search(message: Message[Any]) -> None:
+    def tried(message: Message[Any]) -> None:
         try:
             one(message)
         except LawBroken as error:
@@ -83,40 +154,17 @@ def _search(one: Callable[[Message[Any]], None], strategy: Any, examples: int) -
             raise
 
     with suppress(LawBroken):
-        search()
+        tried()
     if broken:
         raise broken[-1].with_traceback(None)  # hypothesis runs the smallest one last
 
 
-def try_one(law: Law, case: Case, title: str) -> None:
-    __tracebackhide__ = True
-    problem = next(law.holds(case), None)
-    if problem is None:
-        return
-    lines = [f'check_filter({title}): law "{law.name}" is broken', f"  {problem}"]
-    if not law.once:
-        lines.append(f"  smallest message: {_shown(case.given)}")
-        if case.shown is not None:
-            lines += ["", *(f"  {line}" for line in case.shown.story.splitlines())]
-    raise LawBroken(law.name, "\n".join(lines), None if law.once else case.given)
-
-
-def prepared(message: Message[Any]) -> Message[Any]:
-    """The message, with the id, correlation and header that a filter must keep."""
-    headers = frozen_headers({**message.headers, **RESERVED})
-    return msgspec.structs.replace(
-        message, id=message.id, headers=headers, correlation_id=message.correlation_id or CORRELATION
-    )
-
-
 def _shown(message: Message[Any]) -> str:
-    """The message as text, without what `prepared` has added."""
-    headers = {name: value for name, value in message.headers.items() if name not in RESERVED}
     text = f"Message({str(message.subject)!r}, {message.body!r}"
-    if headers:
-        text += f", headers={headers!r}"
+    if message.headers:
+        text += f", headers={dict(message.headers)!r}"
     for name in ("key", "ttl", "correlation_id"):
         value = getattr(message, name)
-        if value is not None and value != CORRELATION:
+        if value is not None:
             text += f", {name}={value!r}"
     return f"{text})"

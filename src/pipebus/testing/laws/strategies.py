@@ -49,6 +49,7 @@ def messages(subject: Any = SUBJECT, bodies: Any = None) -> st.SearchStrategy[Me
         made,
         headers=st.dictionaries(words, st.text(st.characters(categories=["L", "N", "Zs"]), max_size=8), max_size=2),
         key=st.none() | words,
+        ttl=st.none() | st.just(3600.0),
         correlation_id=st.none() | words,
     )
 

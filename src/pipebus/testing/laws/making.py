@@ -1,0 +1,98 @@
+"""How check_filter makes a new filter each time, and which files have the filter's own lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from pipebus.pipeline import shapes
+from pipebus.pipeline.compose import Node
+from pipebus.pipeline.step import Step
+from pipebus.testing.harness.simulate import is_own
+from pipebus.testing.simulation.locks import BETWEEN, renewed
+
+PACKAGE: Final = os.path.join(os.path.dirname(sys.modules["pipebus"].__file__ or ""), "")
+BUILT_IN: Final = os.path.join(PACKAGE, "filters", "")
+LIBRARY: Final = os.path.join(os.path.dirname(os.__file__), "")
+
+
+def maker(filter: Any) -> Callable[[], Any]:
+    """
+    A function that makes a new filter each time: with a class or a function without parameters, or from the fields of a
+    dataclass, or as a copy of what the object is now. An object that cannot be copied is used each time.
+    """
+    if isinstance(filter, type):
+        return filter
+    if isinstance(filter, (Node, shapes.FunctionTransform, shapes.FunctionAround)):
+        return lambda: filter
+    if callable(filter) and _takes_nothing(filter):
+        return filter  # type: ignore[no-any-return]
+    if inspect.isroutine(filter):
+        return lambda: filter
+    return _from_fields(filter) or _as_copy(filter) or (lambda: filter)
+
+
+def _from_fields(filter: Any) -> Callable[[], Any] | None:
+    if not dataclasses.is_dataclass(filter):
+        return None
+    cls: Any = type(filter)
+    fields = {field.name: getattr(filter, field.name) for field in dataclasses.fields(filter) if field.init}
+    if inspect.signature(cls).parameters.keys() - fields:
+        return None  # an `InitVar`, which the object does not keep
+    return lambda: cls(**fields)
+
+
+def _as_copy(filter: Any) -> Callable[[], Any] | None:
+    try:
+        pristine = renewed(filter)
+    except Exception:
+        return None  # it has a file, a thread, a connection
+    return lambda: renewed(pristine)
+
+
+def _takes_nothing(call: Any) -> bool:
+    try:
+        inspect.signature(call).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def own_files(steps: Iterable[Step]) -> dict[str, bool]:
+    """The files of filters, and of the modules of your own that they use: threads may change places inside each line."""
+    files = {file for step in steps for function in _functions(step.filter) if _counts(file := function.__code__.co_filename)}
+    modules = [module for module in list(sys.modules.values()) if getattr(module, "__file__", None) in files]
+    for module in modules:
+        for value in list(vars(module).values()):
+            other = value if isinstance(value, types.ModuleType) else sys.modules.get(getattr(value, "__module__", None) or "")
+            file = getattr(other, "__file__", None)
+            if file is not None and file not in files and is_own(file):
+                files.add(file)
+                modules.append(other)  # type: ignore[arg-type]
+    return dict.fromkeys(files, False)
+
+
+def _counts(file: str) -> bool:
+    if file in BETWEEN or file.startswith(PACKAGE):
+        return file.startswith(BUILT_IN)
+    return not file.startswith(LIBRARY) or "site-packages" in file
+
+
+def _functions(filter: Any) -> Iterator[Any]:
+    """The functions of a filter, and those that its decorators wrap."""
+    while isinstance(filter, functools.partial):
+        filter = filter.func
+    candidates = [filter, getattr(filter, "function", None), getattr(filter, "__func__", None)]
+    for cls in type(getattr(filter, "__self__", filter)).__mro__:
+        candidates += vars(cls).values()
+    for one in candidates:
+        while one is not None:
+            if isinstance(one, types.FunctionType):
+                yield one
+            one = getattr(one, "__wrapped__", None)

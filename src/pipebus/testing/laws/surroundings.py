@@ -1,0 +1,168 @@
+"""The laws on what a filter does to its surroundings: event loops, its bus, threads and files."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from pipebus.bus.bus import Bus
+from pipebus.message.message import Message
+from pipebus.testing.alone.filter_run import FilterRun
+from pipebus.testing.alone.script import after
+from pipebus.testing.harness.harness import Harness
+from pipebus.testing.harness.tape import tell
+from pipebus.testing.laws.case import PATIENCE, Case, Problems, result
+from pipebus.testing.simulation import threads
+from pipebus.testing.simulation.task import Stuck
+
+MOST_DELIVERIES: Final = 100
+"""So many deliveries that follow from one message are considered endless."""
+
+DEPTH: Final = 10
+"""A message that is published inside so many others is considered endless."""
+
+SHOWN: Final = 10
+"""How many lines of an endless story are shown."""
+
+OPEN_FILES: Final = "/dev/fd"
+
+_depth: contextvars.ContextVar[int] = contextvars.ContextVar("pipebus.testing.depth", default=0)
+
+
+def works_on_every_loop(case: Case) -> Problems:
+    """It keeps nothing that belongs to one event loop: `apublish` runs on the loop of its caller."""
+    if "async" not in case.colours:
+        return
+    given = case.numbered(6)
+    with case.bench("async", after(0.01, case.ending("accepts"))) as bench:
+        try:
+            first, second = bench.together(given[:3]), bench.together(given[3:])
+        except Stuck:
+            return  # messages that pass together wait for each other, which is another law
+        run = FilterRun(f"6 messages on two loops, through {case.tested.title}", given[0])
+        run.moments = list(bench.harness.tape.moments)
+        case.runs = [run]
+    known = {type(end) for end in first}
+    new = next((end for end in second if isinstance(end, BaseException) and type(end) not in known), None)
+    if new is not None:
+        yield (
+            f"after three messages on one event loop, one on another loop {result(new)}; a lock, queue, event or future of "
+            "asyncio belongs to the loop that first waits for it: keep one for each loop"
+        )
+
+
+def blocks_no_loop(case: Case) -> Problems:
+    """In an async chain, it waits without stopping the event loop."""
+    if "async" in case.colours:
+        for _ in case.sends("accepts", "fails", colour="async"):
+            if case.tested.slept:
+                sleep = case.tested.slept[0]
+                yield (
+                    f"{sleep.place} sleeps on the event loop, which stops every other task: {sleep.source}; "
+                    "await asyncio.sleep(…), or yield Pause(…) in an Around"
+                )
+
+
+class _Endless(BaseException):
+    """A message was published inside a message that was published inside …"""
+
+
+def publishes_not_through_itself(case: Case) -> Problems:
+    """What it publishes does not make it publish again, without end."""
+    message = case.messages()[0]
+    endless: list[Any] = []
+
+    @contextmanager
+    def publishing(message: Message[Any]) -> Iterator[None]:
+        token = _depth.set(_depth.get() + 1)
+        try:
+            if _depth.get() > DEPTH:
+                endless.append(message.subject)
+                raise _Endless
+            yield
+        finally:
+            _depth.reset(token)
+
+    def sync(message: Message[Any], call_next: Callable[..., Any]) -> Any:
+        with publishing(message):
+            return call_next(message)
+
+    async def asynchronous(message: Message[Any], call_next: Callable[..., Any]) -> Any:
+        with publishing(message):
+            return await call_next(message)
+
+    asynchronous.__name__ = sync.__name__
+
+    colour = case.colours[0]
+    with Harness(fail_fast=False, told=False, patience=PATIENCE) as harness:
+        bus = harness.attach(Bus())
+        harness.tape.quiet(bus)
+        bus.use(sync if colour == "sync" else asynchronous)
+        bus.use(case.tested.make(), at=case.at)
+        bus.subscribe(message.subject, _handled if colour == "sync" else _ahandled, name="rest")
+        harness.start(bus)
+        with suppress(Exception, _Endless):  # it may refuse the message
+            if colour == "sync":
+                bus.send(message)
+            else:
+                harness.run(bus.asend(message))
+        steps = 0
+        while harness.usable and steps < MOST_DELIVERIES and harness.step() is not None:
+            steps += 1
+        for subscription in bus.subscriptions:
+            subscription.pause()
+        if steps == MOST_DELIVERIES:
+            endless.append(harness.published[-1].subject)
+        moments = [moment for moment in harness.tape.moments if moment.who != sync.__name__]
+    if endless:
+        case.runs = []
+        case.story = "\n".join([*tell(moments[:SHOWN]).splitlines(), "…"])
+        yield (
+            f"what it publishes on {str(endless[0])!r} passes through it again, and so without end; let such messages pass "
+            "without publishing, or use it under a pattern only, and check it as when(pattern, filter)"
+        )
+
+
+def _handled(message: Message[Any]) -> None:
+    """The handler of a bus on which a filter is tried."""
+
+
+async def _ahandled(message: Message[Any]) -> None:
+    """The same on an event loop."""
+
+
+def leaves_nothing_behind(case: Case) -> Problems:
+    """The threads and files that it opens between `start` and `stop` are closed by `stop`."""
+    if not any(callable(getattr(step.filter, name, None)) for step in case.tested.steps for name in ("start", "stop")):
+        return
+    left: list[str] = []
+    for _ in range(2):  # what is opened once for all filters, such as a log file, may stay
+        gc.collect()  # filters that were used before close their files when they are forgotten
+        before, files = set(threading.enumerate()), _open_files()
+        with case.bench() as bench:
+            for message in case.messages():
+                case.send(bench, message, case.ending("accepts"))
+        started = [thread for thread in threading.enumerate() if thread not in before]
+        for thread in started:
+            threads.real_join(thread, PATIENCE)
+        left = [f"thread {thread.name}" for thread in started if threads.real_is_alive(thread)]
+        left += [f"file {name}" for _, name in sorted(_open_files() - files)]
+        if not left:
+            return
+    case.runs = []
+    yield f"after `stop` there is still {' and '.join(left)}; end in `stop` what `start` begins"
+
+
+def _open_files() -> set[tuple[int, str]]:
+    """The descriptors of this process and what they are, where the system has a list of them."""
+    found = set()
+    with suppress(OSError):
+        for number in os.listdir(OPEN_FILES):
+            with suppress(OSError):  # the one that lists them
+                found.add((int(number), os.readlink(f"{OPEN_FILES}/{number}")))
+    return found
