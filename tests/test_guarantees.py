@@ -19,8 +19,8 @@ from scale_helpers import THOROUGH
 
 TESTS = Path(__file__).resolve().parent
 PAGE = (TESTS.parent / "docs" / "guarantees.md").read_text(encoding="utf-8")
-KEPT = range(1, 37)
-LATER = range(37, 42)
+KEPT = [*range(1, 37), 41]
+LATER = range(37, 41)
 
 
 def promises(page: str) -> list[tuple[int, int]]:
