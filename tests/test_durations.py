@@ -168,7 +168,7 @@ def test_what_is_no_duration_is_refused_by_name(call: str, value: str, says: str
 
 
 def test_waits_take_what_is_left_of_a_time() -> None:
-    """A negative rest of a time is over; an infinite one is not."""
+    """A negative rest of a time means that it has run out; an infinite one never does."""
     with running() as bus:
         subscription = bus.subscribe("s")
         with pytest.raises(ReceiveTimeout):

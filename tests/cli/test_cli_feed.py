@@ -139,7 +139,7 @@ class TestRoom:
         assert [summary["subscriptions"][name]["acknowledged"] for name in ("held", "ok")] == [1, 2]
 
     def test_a_handler_does_not_wait_so_long(self, shop: Shop) -> None:
-        """A handler that publishes into a full mailbox is told after the mailbox's own timeout, as in any program."""
+        """A handler that publishes into a full mailbox gets its error after the mailbox's own timeout, as in any program."""
         shop.write(
             "app.py",
             """

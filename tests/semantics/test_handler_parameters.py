@@ -225,7 +225,7 @@ def test_s11_methods_and_objects_need_no_parameters_either() -> None:
 
 
 def test_s11_a_default_does_not_make_a_handler_without_parameters() -> None:
-    """Whoever writes `message=None` means to get the message, so the mistake is named."""
+    """The author of `message=None` means to get the message, so the mistake is named."""
 
     def handle(message=None):  # type: ignore[no-untyped-def]
         return message

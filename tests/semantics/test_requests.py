@@ -493,7 +493,7 @@ def test_s29_a_handlers_error_arrives_by_type_and_text(way: Way, road: str, ask:
 
 @pytest.mark.parametrize("inner", ["fails", "rejects"])
 def test_s29_a_failed_request_in_a_handler_leaves_the_letter_of_that_handler_alone(inner: str) -> None:
-    """Whoever looks for what went wrong finds one dead letter: the message whose handler needed the answer."""
+    """There is one dead letter to find: the message whose handler needed the answer."""
 
     def answer(message: Message, delivery: Delivery) -> None:
         if inner == "rejects":
