@@ -22,7 +22,7 @@ from pipebus.delivery.planning import Planner
 from pipebus.errors import MessageTooLarge, PipelineError, UnsupportedCapability
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.mailbox.claims import Claims
-from pipebus.message.codec import Codec, JsonCodec
+from pipebus.message.codec import Codec, JsonCodec, prepare
 from pipebus.message.message import Message
 from pipebus.outcomes.dead_letters import DeadLetters
 from pipebus.outcomes.ledger import Ledger
@@ -86,6 +86,8 @@ class Engine:
         self.url: str = getattr(self.transport, "url", url)  # without secrets, if it has some
         if self.transport.locks is not None:
             self.locks.add(self.transport.locks)
+        if not self.transport.local or self.transport.codec is not None:
+            prepare()
         self.transport.capabilities.require(self.require, type(self.transport).__name__)
 
         cap = _whole(dead_letters, "dead_letters")

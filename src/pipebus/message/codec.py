@@ -151,10 +151,15 @@ def _to_json(value: Any) -> bytes:
 
 @functools.cache
 def _writer() -> Any:
-    """pydantic's writer, imported when it is first needed."""
+    """pydantic's writer, imported when it is first needed; see `prepare`."""
     from pydantic_core import to_json
 
     return to_json
+
+
+def prepare() -> None:
+    """For a bus that encodes messages: import now. A signal handler that publishes during an import would break it."""
+    _writer()
 
 
 def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
