@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
 import signal
 import socket
@@ -96,6 +97,8 @@ class NatsServer:
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:  # its threads stop one after the other
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         process, self._process = self._process, None
