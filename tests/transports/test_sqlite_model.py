@@ -22,6 +22,7 @@ from scale_helpers import examples
 pytestmark = pytest.mark.thorough  # a long model
 
 WAIT = 10.0
+MOST_HELD = 16  # a reader with more unsettled deliveries gets no others
 ATTEMPTS = 1_000  # so that only a refusal makes a dead letter
 
 
@@ -60,7 +61,7 @@ class Life(RuleBasedStateMachine):
         assert self.bus.publish("a", id, id=id) == Receipt(1)
         self.waiting[id] = (0, 0)
 
-    @precondition(lambda self: self.waiting)
+    @precondition(lambda self: self.waiting and len(self.held) < MOST_HELD)
     @rule()
     def receive(self) -> None:
         """What is handed out is waiting, and knows how often it was taken."""
@@ -157,6 +158,8 @@ class Life(RuleBasedStateMachine):
             return
         try:
             while self.waiting:  # all of it comes
+                if len(self.held) == MOST_HELD:
+                    self.settle(0, "ack")
                 self.receive()
             self.receive_nothing()
         finally:
