@@ -769,7 +769,8 @@ def test_what_is_written_is_read_again(hint: Any) -> None:
         try:
             written = kind.write(value)
         except Unexportable as error:
-            assert "stands for a function" in str(error)  # noqa: PT017
+            # A condition where any function goes would be read again as an expression.
+            assert "stands for a function" in str(error) or isinstance(value, Condition)  # noqa: PT017
             return
         assert same(value, kind.read(through_a_file(written), LOADING))
 

@@ -56,7 +56,9 @@ def _rich_progress() -> Iterator[Show]:
     columns = (
         BarColumn(),
         TaskProgressColumn(table_column=Column(min_width=4, no_wrap=True)),
-        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)),  # the first to be cut where there is no room
+        TextColumn(
+            "{task.description}", table_column=Column(ratio=1, no_wrap=True)
+        ),  # the first to be cut where there is no room
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
