@@ -362,3 +362,21 @@ def test_s28_an_actor_says_who_it_is() -> None:
     assert repr(Notes("greeter")) == "<Notes greeter>"
     assert repr(bus.spawn(Notes("greeter"))) == "<Notes greeter>"
     assert repr(bus.spawn(Notes())) == "<Notes#1>"
+
+
+def test_an_actor_whose_own_filter_is_async_runs_on_a_loop_beside_another_of_its_class() -> None:
+    """What is set on one actor says nothing about the others of its class, so they do not share their settings."""
+
+    class Gate(Actor):
+        def on_message(self, message: Message) -> None: ...
+
+    async def ask(message: Message) -> Message:
+        return message
+
+    plain, asking = Gate(), Gate()
+    plain.filter, asking.filter = (lambda message: message), ask  # type: ignore[attr-defined]
+    bus = Bus()
+    for actor in (plain, asking):
+        bus.spawn(actor)
+
+    assert [one["run"] for one in bus.describe()["subscriptions"]] == ["pool", "loop"]

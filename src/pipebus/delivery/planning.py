@@ -111,9 +111,10 @@ class Planner:
             SubscriptionError, SubjectError, PipelineError, UnsupportedCapability: the text names the mistake.
         """
         given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
+        options = _plain(options)
         key, plan = self._kept(handler if handler is not None else READER, given, options)
         if plan is None:
-            plan = self._make(handler, place, name, given, **_plain(options))
+            plan = self._make(handler, place, name, given, **options)
             self._keep(key, plan)
         return plan
 
@@ -121,10 +122,10 @@ class Planner:
         """The plan for an actor; actors with the same class and settings share one."""
         given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
         cls = type(actor)
-        own = "on_message" in getattr(actor, "__dict__", ())
+        own = not {"on_message", "filter"}.isdisjoint(getattr(actor, "__dict__", ()))  # not those of its class
+        options = _plain(options)
         key, plan = self._kept(None if own else cls, given, options)
         if plan is None:
-            options = _plain(options)
             asked = callable(getattr(actor, "filter", None))
             if options["run"] is None and asked and callables.is_async(actor.filter):
                 options["run"] = "loop"
@@ -155,7 +156,7 @@ class Planner:
         """
         if what is None or options["run"] == "thread":  # which has threads of its own
             return None, None
-        key = (what, filters, *(value if type(value) in EXACT else plain_text(value) for value in options.values()))
+        key = (what, filters, *options.values())
         try:
             return key, self._plans.get(key)
         except TypeError:  # something in it is not hashable
@@ -321,7 +322,7 @@ def check_delivery(subscription: Subscription, bus_nodes: tuple[Node, ...]) -> N
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value if type(value) is int else plain_text(value) for name, value in options.items()}
+    return {name: value if type(value) in EXACT else plain_text(value) for name, value in options.items()}
 
 
 def _nobody(message: Message[Any]) -> Any:
