@@ -117,7 +117,7 @@ class Engine:
         self.replies = Replies(self)
         self.lifecycle = Lifecycle(self)
         self.sender = Sender(
-            clock=self.clock, services=self.services, transport=self.transport, url=self.url, router=self.router,
+            clock=self.clock, transport=self.transport, url=self.url, router=self.router,
             replies=self.replies, ledger=self.ledger, pool=self.pool, loop_thread=self.loop_thread, timers=self.timers,
             locks=self.locks, check_publish=self.lifecycle.check_publish,
             started=lambda: self.lifecycle.state == "started", strict=strict,

@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from pipebus.clock import Clock
 from pipebus.delivery.subscription import LISTENER
@@ -23,7 +23,6 @@ from pipebus.errors import (
     NoResponder,
     RequestDropped,
     RequestFailed,
-    RequestTimeout,
     SubjectChanged,
 )
 from pipebus.foreign.objects import class_name, shown, spared, text_of
@@ -36,6 +35,7 @@ from pipebus.message.subject import Address
 from pipebus.outcomes.ledger import Ledger
 from pipebus.pipeline import routes
 from pipebus.pipeline.services import Services
+from pipebus.publishing.asking import Answer, Asking, W
 from pipebus.publishing.route import Route
 from pipebus.publishing.router import Router
 from pipebus.running.here import current_mailbox
@@ -47,38 +47,6 @@ SHORT: Final = 200
 """Characters of an error's text to send if the whole text is too long."""
 
 Outcome = Receipt | Dropped
-W = TypeVar("W")
-
-
-class Answer(Address, Latch):
-    """The place where one request waits for its answer: a reply, or an error to raise."""
-
-    __slots__ = ("_drops", "_expected", "asker")
-
-    def __init__(self, asker: Any) -> None:
-        super().__init__()
-        self.asker = asker  # the mailbox whose handler waits here
-        self._drops: list[tuple[str, str]] = []
-        self._expected: int | None = None
-
-    def dropped(self, reason: str, by: str) -> None:
-        """Record that one of the mailboxes will not answer, because its delivery was dropped."""
-        self._drops.append((reason, by))
-        self._see()
-
-    def expect(self, mailboxes: int) -> None:
-        """Record how many mailboxes have the request."""
-        self._expected = mailboxes
-        if self._drops:
-            self._see()
-
-    def _see(self) -> None:
-        if self._expected is not None and len(self._drops) >= self._expected:
-            reasons, names = zip(*self._drops, strict=True)
-            self.give(RequestDropped("; ".join(dict.fromkeys(reasons)), ", ".join(dict.fromkeys(names))))
-
-    def __repr__(self) -> str:
-        return "<Answer>"
 
 
 class Asked(Protocol):
@@ -115,45 +83,6 @@ class _Anyone(Address):
 
     def __repr__(self) -> str:
         return "replies"
-
-
-class Asking(Generic[W]):
-    """
-    One request in progress, for a `with` block. (Not a `contextmanager`, which changes the errors that pass through it; they
-    are the user's.)
-
-    It notes who can answer before the request is published, so that in a circle of requests the last one finds it.
-    """
-
-    __slots__ = ("_replies", "_subject", "_waiting", "address", "answer", "waiter")
-
-    def __init__(
-        self, replies: Replies, subject: Any, address: Any, answer: Answer, waiter: W, waiting: Waiting | None
-    ) -> None:  # fmt: skip
-        self.address = address
-        self.answer = answer
-        self.waiter = waiter
-        self._replies = replies
-        self._subject = subject
-        self._waiting = waiting
-
-    def __enter__(self) -> Asking[W]:
-        if self._waiting is not None:
-            circle = self._waiting.__enter__()
-            if circle is not None:
-                self._waiting.__exit__()
-                raise NoResponder(
-                    f"a request on {shown(self._subject)} would be answered only after the handler that makes it has ended "
-                    f"({' -> '.join(circle)}); publish instead"
-                )
-        self._replies.open[self.address] = self.answer
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._replies.open.pop(self.address, None)
-        self.answer.close()
-        if self._waiting is not None:
-            self._waiting.__exit__()
 
 
 class Replies:
@@ -193,7 +122,7 @@ class Replies:
         if not bus.transport.capabilities.objects:
             self._listen()
             address = f"{PREFIX}{self._token}.{secrets.token_urlsafe(16)}"
-        return Asking(self, subject, address, answer, waiter, Waiting(own, asked) if asked else None)
+        return Asking(self.open, subject, address, answer, waiter, Waiting(own, asked) if asked else None)
 
     def asker(self, address: Any) -> Any:
         """The mailbox whose handler waits for an answer at this address, if there is one."""
@@ -358,20 +287,6 @@ class Replies:
 
     def _hear(self, message) -> None:  # type: ignore[no-untyped-def]
         self.arrive(message)
-
-
-def too_late(message: Message[Any], timeout: float) -> RequestTimeout:
-    return RequestTimeout(f"no reply on {message.subject} in {timeout:g} s (a handler that returns None does not reply)")
-
-
-def result(found: Any) -> Message[Any]:
-    """Return the reply, or raise the error that was found in place of one."""
-    if isinstance(found, Message):
-        if ERROR_HEADER in found.headers:
-            body = found.body if isinstance(found.body, dict) else {}
-            raise RequestFailed(str(body.get("type", "Exception")), str(body.get("text", "")))
-        return found
-    raise found
 
 
 def _send_error(replies: Replies, to: Any, request: Message[Any], kind: str, text: str) -> None:

@@ -29,10 +29,10 @@ from pipebus.message.subject import Address, check_subject
 from pipebus.outcomes.ledger import Ledger
 from pipebus.pipeline import routes
 from pipebus.pipeline.compose import Next
-from pipebus.pipeline.services import Services
+from pipebus.publishing.asking import result, too_late
 from pipebus.publishing.fan_out import fan_out
 from pipebus.publishing.options import delay_of, is_strict
-from pipebus.publishing.replies import Replies, result, too_late
+from pipebus.publishing.replies import Replies
 from pipebus.publishing.room import Places
 from pipebus.publishing.route import Route, Way
 from pipebus.publishing.router import Router
@@ -64,12 +64,11 @@ class Sender:
     """
 
     def __init__(
-        self, *, clock: Clock, services: Services, transport: Transport, url: str, router: Router, replies: Replies,
+        self, *, clock: Clock, transport: Transport, url: str, router: Router, replies: Replies,
         ledger: Ledger, pool: Pool, loop_thread: LoopThread, timers: Timers, locks: Locks,
         check_publish: Callable[[], None], started: Callable[[], bool], strict: bool,
     ) -> None:  # fmt: skip
         self.clock = clock
-        self.services = services
         self.transport = transport
         self.url = url
         self.router = router

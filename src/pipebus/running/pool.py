@@ -39,7 +39,7 @@ EXPLORED: Final = "bytecode"  # threads change places here in simulations: `test
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 GRACE: Final = 1.0  # seconds for handlers to end after a stop has ended their wait
-LENT_LIMIT: Final = 256  # threads that may stand in for blocked workers
+LENT_LIMIT: Final = 256  # how many workers may be replaced while they wait
 NOTHING_LENT: Final = nullcontext()
 
 
