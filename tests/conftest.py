@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 
 from missing import refuse_to_leave_packages_out
 from sampling import mark_what_is_left_out
@@ -90,7 +91,13 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Forget what pytest keeps of each test, because it adds up."""
+    """
+    Fail a test that leaves structlog configured, as a command does for its process: those after it would look for log lines in
+    vain. And forget what pytest keeps of each test, because it adds up.
+    """
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        pytest.fail("structlog is still configured; reset it at the end of the test", pytrace=False)
     if nextitem is not None and nextitem.path != item.path:
         forget_about_what_stays()
 

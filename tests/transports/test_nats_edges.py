@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from pipebus.bus.bus import engine_of
 
@@ -319,7 +320,10 @@ class TestSecrets:
         with Bus(shared.url):
             pass
         url = f"nats://ann:s3cret@{shared.place}"
-        assert main([url if one == "URL" else one for one in command])
+        try:
+            assert main([url if one == "URL" else one for one in command])
+        finally:
+            structlog.reset_defaults()  # the command configures it for its process
         out, err = capsys.readouterr()
         assert shared.place in err
         assert "s3cret" not in out + err
