@@ -92,8 +92,8 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """
-    Fail a test that leaves structlog configured, as a command does for its process: those after it would look for log lines in
-    vain. And forget what pytest keeps of each test, because it adds up.
+    Fail a test that leaves structlog configured, as a command does for its process: those after it would find no log
+    lines. And forget what pytest keeps of each test, because it adds up.
     """
     if structlog.is_configured():
         structlog.reset_defaults()

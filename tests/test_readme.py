@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 import pipebus
 from pipebus import testing
@@ -90,6 +91,14 @@ SHOWN = [block.text for block in blocks("README.md") if block.info == "sh"]
 COMMANDS = [line for text in SHOWN for line in text.splitlines() if "-m venv" in line]
 
 
+@pytest.fixture
+def structlog_untouched() -> Iterator[None]:
+    """A page may show how structlog is configured."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("structlog_untouched")
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: f"{program.page}:{program.line}")
 def test_a_program_of_a_page_runs_and_prints_what_it_says(
     program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

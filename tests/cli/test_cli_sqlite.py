@@ -419,6 +419,22 @@ class TestExamine:
 class TestTail:
     """`pipebus tail sqlite:///bus.db`"""
 
+    def test_one_conversation(self, shop: Shop) -> None:
+        """The message with the id and all that it has led to, and nothing of others."""
+        bus = Bus(f"sqlite:///{shop.folder}/bus.db")
+
+        @bus.on("orders.new", name="till")
+        def till() -> None:
+            bus.publish("orders.billed")
+
+        with bus:
+            for id in ("o-1", "o-2"):
+                bus.publish("orders.new", id=id)
+            bus.drain(60.0)
+
+        seen = lines_of(done_well(shop.run("tail", URL, "--all", "--conversation", "o-1", "--count", "2")))
+        assert [(one["subject"], one.get("causation_id")) for one in seen] == [("orders.new", None), ("orders.billed", "o-1")]
+
     @pytest.mark.thorough
     def test_what_several_processes_publish_in_the_order_of_the_file(self, shop: Shop) -> None:
         """Each message is shown once, even an older one, and no subscription is made."""

@@ -57,7 +57,7 @@ def test_a_message_that_passed_is_one_line(colour: Any) -> None:
     assert run.forwarded is message
     assert lines(run) == [
         {
-            "event": "message.passed", "log_level": "info", "subject": "orders.created", "id": "m-1", "ms": 1500.0,
+            "event": "message.passed", "log_level": "info", "subject": "orders.created", "message_id": "m-1", "ms": 1500.0,
             "mailboxes": 3,
         }
     ]  # fmt: skip

@@ -450,7 +450,7 @@ def test_one_publish_says_nothing_about_the_next(fails: bool) -> None:
 
 
 def test_a_publish_leaves_nothing_in_its_publisher_s_context() -> None:
-    """A publish leaves nothing in its publisher's context, whether it succeeds or fails."""
+    """A publish leaves no message in its publisher's context, whether it succeeds or fails."""
     bus = Bus()
     bus.use(Retry(wait=0), when("fails", fails_on_the_way_back))
 
@@ -462,7 +462,8 @@ def test_a_publish_leaves_nothing_in_its_publisher_s_context() -> None:
     context = contextvars.Context()
     with bus:
         context.run(publish)
-    assert list(context) == []
+    (left,) = context.values()  # where filters find their message
+    assert left.item is None
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "reply_to": ({"reply_to": ["unhashable"]}, "reply_to"),
     "bad reply_to": ({"reply_to": "no good"}, "white space"),
     "correlation_id": ({"correlation_id": 5}, "correlation_id"),
+    "causation_id": ({"causation_id": 5}, "causation_id"),
     "id": ({"id": ""}, "id"),
     "id of no bus": ({"id": 1 << 90}, "id"),
     "time": ({"time": "now"}, "time"),

@@ -741,7 +741,7 @@ def test_s28_actors_publish_to_each_other() -> None:
             if message.body:
                 self.bus.publish(self.other, message.body - 1)
 
-    with running() as bus:
+    with running(Bus(max_hops=1000)) as bus:
         ping, pong = bus.spawn(Player("ping")), bus.spawn(Player())
         ping.other, pong.other = pong, "ping"
 
@@ -1028,7 +1028,7 @@ def test_s29_actors_that_ask_each_other_get_their_answers() -> None:
         def on_message(self, message: Message) -> int:
             return 1 + (self.bus.request(self.before, timeout=WAIT).body if self.before is not None else 0)
 
-    with running(Bus(pool=1)) as bus:
+    with running(Bus(pool=1, max_hops=50)) as bus:
         last = None
         for _ in range(50):
             last = bus.spawn(Link(last))

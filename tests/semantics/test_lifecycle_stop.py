@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -196,7 +197,7 @@ def test_s25_a_publisher_whose_chain_is_cut_off_by_a_stop_is_told_so(colour: str
 
 def test_s25_draining_ends_when_handlers_stop_publishing_or_time_runs_out() -> None:
     """A handler that feeds itself forever does not keep the bus from stopping."""
-    with running(drain=False) as bus:
+    with running(Bus(max_hops=sys.maxsize), drain=False) as bus:
 
         def for_ever(message: Message) -> None:
             bus.publish("endless")

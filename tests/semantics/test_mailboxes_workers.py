@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import random
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -103,7 +104,7 @@ def test_s23_a_subscriber_that_is_never_idle_leaves_room_for_others(workers: int
         if not stop.is_set():
             bus.publish(message.subject)
 
-    with running(Bus(pool=pool)) as bus:
+    with running(Bus(pool=pool, max_hops=sys.maxsize)) as bus:
         bus.subscribe("stop", lambda message: stop.set())
         for number in range(pool):
             bus.subscribe(f"endless.{number}", feed_myself, workers=workers)

@@ -1493,7 +1493,7 @@ def test_s25_asyncio_run_ends_even_if_handlers_feed_each_other_for_ever(workers:
         handled.append(message.body)
         bus.publish("endless", len(handled))
 
-    bus = Bus()
+    bus = Bus(max_hops=sys.maxsize)
     subscription = bus.subscribe("endless", feed_myself, workers=workers)
 
     async def main() -> None:

@@ -40,6 +40,7 @@ from pipebus.pipeline.compose import Side
 from pipebus.publishing.expected import expected
 from pipebus.publishing.options import check_options
 from pipebus.publishing.schedule import Schedule
+from pipebus.running.here import in_context
 from pipebus.values import defaults
 from pipebus.values.defaults import Overflow
 from pipebus.values.quantities import Duration, limit
@@ -105,8 +106,9 @@ class Bus:
         )  # fmt: skip
         # `publish` needs these at hand: each further attribute lookup would be measurable.
         self._lifecycle = engine.lifecycle
-        sender = self._sender = engine.sender
-        self._router, self._next_id, self._now, self._ledger = engine.router, sender.next_id, sender.now, engine.ledger
+        self._sender, composer = engine.sender, engine.sender.composer
+        self._compose = composer.plain
+        self._router, self._next_id, self._now, self._ledger = engine.router, composer.next_id, composer.now, engine.ledger
         _buses.add(self)
         if (made := getattr(engine.clock, "made", None)) is not None:  # a test's clock, which keeps a list of its buses
             made(self)
@@ -135,7 +137,9 @@ class Bus:
             delay: The time before the message may be handled, like `ttl`, or 0. It passes the chain and takes its place in the
                 queue now.
             reply_to: The subject for an answer.
-            correlation_id: An id shared by messages that belong together.
+            correlation_id, causation_id: The conversation that the message belongs to, and the id of the message that caused
+                it. By default, what a handler or filter publishes belongs to the conversation of the message that it has in
+                hand; with another `correlation_id`, it begins a new one.
             strict: True: raise an error if nobody listens. None: as `Bus(strict=…)` says.
 
         Returns:
@@ -155,7 +159,9 @@ class Bus:
             found = self._router.filed[subject]
         except (KeyError, TypeError):
             found = self._sender.missed(subject)
-        if self._now is None:
+        if in_context().item is not None:
+            message = self._compose(subject, body)
+        elif self._now is None:
             message = make_message(subject, body, None, self._next_id())
         else:
             message = make_message(subject, body, None, self._next_id(), self._now())
@@ -197,7 +203,9 @@ class Bus:
                 found = self._router.filed[subject]
             except (KeyError, TypeError):
                 found = self._sender.missed(subject)
-            if self._now is None:
+            if in_context().item is not None:
+                message = self._compose(subject, body)
+            elif self._now is None:
                 message = make_message(subject, body, None, self._next_id())
             else:
                 message = make_message(subject, body, None, self._next_id(), self._now())
@@ -244,7 +252,7 @@ class Bus:
             timeout: Seconds to wait for the reply, or text such as "5s".
             reply: The type of the reply's body, as pydantic knows types. A body of that type stays as it is, plain data is
                 converted. None: the second type of a `Subject[T, A]`, or any body.
-            headers, key, id, ttl, correlation_id: As for `publish`.
+            headers, key, id, ttl, correlation_id, causation_id: As for `publish`.
 
         Raises:
             NoResponder: nobody listens, or only the requesting handler itself could answer. RequestDropped: a filter dropped

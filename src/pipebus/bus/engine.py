@@ -120,7 +120,7 @@ class Engine:
             clock=self.clock, transport=self.transport, url=self.url, router=self.router,
             replies=self.replies, ledger=self.ledger, pool=self.pool, loop_thread=self.loop_thread, timers=self.timers,
             locks=self.locks, check_publish=self.lifecycle.check_publish,
-            started=lambda: self.lifecycle.state == "started", strict=strict,
+            started=lambda: self.lifecycle.state == "started", strict=strict, max_hops=self.max_hops,
         )  # fmt: skip
         self.rule = PublishRulings(
             clock=self.clock, locks=self.locks, ledger=self.ledger, dead_letters=self.dead_letters, send=bus.send,
@@ -139,7 +139,7 @@ class Engine:
         )
 
         # What parts below ask of parts above.
-        self.delay, self.next_id = sender.delay, self.sender.next_id
+        self.delay, self.next_id = sender.delay, self.sender.composer.next_id
         self.route, self.check_address = self.sender.route, self.sender.check_address
         self.ready, self.hand_in, self.ahand_in = self.sender.ready, self.sender.hand_in, self.sender.ahand_in
         self.unsubscribe, self.aunsubscribe, self.end = (
@@ -185,7 +185,7 @@ class Engine:
         self.locks.check()
         return {
             "state": self.state,
-            **self.ledger.figures(self.sender.sent()),
+            **self.ledger.figures(self.sender.composer.made()),
             "dead_letters": len(self.dead_letters),
             "subscriptions": {s.name: s.stats() for s in self.router.subscriptions()},
             "schedules": [schedule.stats() for schedule in list(self.schedules)],

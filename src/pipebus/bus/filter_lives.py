@@ -12,6 +12,7 @@ from pipebus.foreign.logging import get_logger
 from pipebus.foreign.objects import is_a, note, spared, text_of
 from pipebus.pipeline import compose, routes, shapes
 from pipebus.pipeline.step import Step
+from pipebus.running.here import attempt
 from pipebus.waiting.locks import free
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
@@ -121,7 +122,7 @@ class FilterLives:
         transport = self.bus.transport
         return shapes.Context(
             self.bus.bus, self.bus.clock, log, name, self.ended_by_stop,
-            transport if transport.capabilities.memory else None, getattr(transport, "if_undone", lambda call: None),
+            transport if transport.capabilities.memory else None, getattr(transport, "if_undone", lambda call: None), attempt,
         )  # fmt: skip
 
     def _claim(self, step: Step) -> bool:

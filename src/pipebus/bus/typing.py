@@ -71,6 +71,7 @@ class Envelope(TypedDict, total=False):
     delay: Duration
     reply_to: Any
     correlation_id: str | None
+    causation_id: str | None
     strict: bool | None
 
 
@@ -83,6 +84,7 @@ class Question(TypedDict, total=False):
     id: str | None
     ttl: Duration | None
     correlation_id: str | None
+    causation_id: str | None
 
 
 class Options(TypedDict, total=False):

@@ -27,16 +27,20 @@ class Lines:
 
     Args:
         lost: Called once, when a write fails because the reader is gone or the disk is full. `error` is that failure.
+        conversation: Print only the message with this id, and those with this correlation id; None: all.
     """
 
-    def __init__(self, lost: Callable[[], object]) -> None:
+    def __init__(self, lost: Callable[[], object], conversation: str | None = None) -> None:
+        self._conversation = conversation
         self.error: OSError | None = None
         self._lost = lost
         self._stream = sys.stdout  # kept, because what handlers print may be redirected later
         self._lock = threading.Lock()
 
     def print(self, value: Any) -> bool:
-        """Return False if it could not be printed."""
+        """Return False if it was not printed."""
+        if self._conversation is not None and self._conversation not in (value.get("correlation_id"), value["id"]):
+            return False
         with self._lock:
             if self.error is not None:
                 return False
@@ -111,7 +115,8 @@ def following(store: "SqliteTransport", pattern: str, lines: Lines) -> Iterator[
     def show() -> None:
         try:
             for message in stored_json(store, follower, pattern, lambda seconds: not ended.wait(seconds)):
-                if not lines.print(message):
+                lines.print(message)
+                if lines.error is not None:
                     break
         except Exception as error:
             failed.append(error)

@@ -6,7 +6,7 @@ from typing import Any, Final
 from pipebus.cli.show import as_json
 from pipebus.message.headers import HOPS_HEADER
 
-OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id", "time")
+OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id", "causation_id", "time")
 """Fields that a message in JSON may have. With its own time, `Expire` and ttl treat it as they would have then."""
 
 FIELDS: Final = ("subject", "body", *OPTIONS)
@@ -24,6 +24,7 @@ def message_json(message: Any) -> dict[str, Any]:
         "ttl": message.ttl,
         "reply_to": None if message.reply_to is None else str(message.reply_to),
         "correlation_id": message.correlation_id,
+        "causation_id": message.causation_id,
     }
     return {key: value for key, value in fields.items() if value not in (None, {})} | body_json(message)
 

@@ -221,7 +221,7 @@ class Run:
     def _look(self, records: "Several") -> tuple[float | None, str]:
         """Return what is done: not what has been read, but what has been handled."""
         ledger, sender = engine_of(self.bus).ledger, engine_of(self.bus).sender
-        stats = ledger.figures(sender.sent())
+        stats = ledger.figures(sender.composer.made())
         ends = [endings.counts(one) for one in self.bus.subscriptions if not one.answers]
         waits = sum(one["pending"] + one["in_flight"] for one in ends)
         total = sum(one["accepted"] for one in ends)

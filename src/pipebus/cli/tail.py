@@ -27,6 +27,7 @@ examples:
   pipebus tail pipebus.toml --count 1          the next message on any subject
   pipebus tail sqlite:///bus.db 'orders.>'     what any process publishes there, from now on
   pipebus tail sqlite:///bus.db --all          the same, after what the file still keeps
+  pipebus tail sqlite:///bus.db --all --conversation o-1     what the message o-1 has led to
   pipebus tail nats://localhost 'orders.>'     what any program publishes there
 
 It prints what a subscriber would receive, after the publish chain.
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target(parser, url=True)
     parser.add_argument("pattern", metavar="PATTERN", nargs="?", default=">", help='subjects, as in "orders.>" (default: all)')
     parser.add_argument("--all", action="store_true", help="SQLite file: begin with what it still keeps")
+    parser.add_argument("--conversation", metavar="ID", help="only the message with this id and what it has led to")
     parser.add_argument("--count", metavar="N", type=whole, help="end after N messages")
     add_allow(parser)
 
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if not engine_of(bus).transport.local:
         leave_alone(bus)
-    lines = Lines(lambda: bus.request_stop("the reader of the output is gone"))
+    lines = Lines(lambda: bus.request_stop("the reader of the output is gone"), args.conversation)
     with tailing(bus, args.pattern, lines, args.count) as own, starting(), redirect_stdout(sys.stderr):
         report = signals.run(engine_of(bus).lifecycle, 5.0, lambda: _ready(args.pattern))
     if lines.error is not None:
@@ -80,7 +82,7 @@ def _follow(store: "SqliteTransport", args: argparse.Namespace) -> int:
     check_file(store)
     printed = 0
     with Interrupts(lambda: None) as interrupts:
-        lines = Lines(interrupts.wake)
+        lines = Lines(interrupts.wake, args.conversation)
         follower = Follower(store.options.path, all=args.all)
         _ready(args.pattern)
         for message in stored_json(store, follower, args.pattern, interrupts.pause):

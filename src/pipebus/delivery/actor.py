@@ -267,17 +267,21 @@ class ActorSubscription(Subscription[Any]):
         if not is_question(item):
             super().deliver(item)
         elif self._wanted(item):
+            current = Here(self, item)
+            item.context.run(carried.set, current)
             try:
                 answer = Answer(item.context.run(self.answering_with, item.message))
             except BaseException as error:
                 answer = Answer(error=error)
+            finally:
+                current.empty()
             self._answer(item, answer)
 
     async def adeliver(self, item: Any, worker: LoopWorker) -> None:
         if not is_question(item):
             await super().adeliver(item, worker)
         elif self._wanted(item):
-            ask, current = self.answering_with, Here(self)
+            ask, current = self.answering_with, Here(self, item)
             item.context.run(carried.set, current)
             try:
                 answer = Answer(await in_context(item.context, called(ask, item.message, is_async(ask))))
@@ -290,7 +294,7 @@ class ActorSubscription(Subscription[Any]):
                     error = BusClosed(f"filter actor {self.name} was cancelled while it was asked")
                 answer = Answer(error=error)
             finally:
-                current.mailbox = None
+                current.empty()
             self._answer(item, answer)
 
     def _wanted(self, question: Any) -> bool:

@@ -14,13 +14,15 @@ from pipebus.delivery.binding import VALUES, misreturned
 from pipebus.delivery.chain import awaited, has_taker
 from pipebus.delivery.delivery import Delivery
 from pipebus.errors import AttemptsExhausted
-from pipebus.foreign.objects import comes_from, is_a, spared
+from pipebus.foreign.logging import bound_context, merges_context
+from pipebus.foreign.objects import comes_from, is_a, said, spared
 from pipebus.mailbox import control
 from pipebus.mailbox.mailbox import Mailbox
 from pipebus.mailbox.parcel import Item, Parcel, message_of
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import blame, compose, state
+from pipebus.running.here import holding
 from pipebus.running.loop_worker import LoopWorker
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
@@ -63,7 +65,7 @@ class Recipient(Mailbox):
     @property
     def quick(self) -> bool:
         """Whether a delivery only has to run the chain, so that the worker need not call `deliver`."""
-        return bool(self.plan.quick and not self.plan.hub.ledger.observed)
+        return bool(self.plan.quick and not self.plan.hub.ledger.observed and not merges_context())
 
     @property
     def everyone(self) -> tuple[Recipient, ...]:
@@ -104,6 +106,12 @@ class Recipient(Mailbox):
         tokens: list[tuple[Any, Any]] = []
         if parcel.replayed:
             tokens.append((state.replayed, state.replayed.set(True)))
+        if merges_context():
+            message = parcel.message
+            tokens += bound_context(
+                subject=said(message.subject), message_id=message.id, correlation_id=message.correlation_id or message.id,
+                subscription=self.name, attempt=parcel.attempt,
+            )  # fmt: skip
         if self.plan.quick:
             return None, tokens
         delivery = Delivery(self, parcel)
@@ -154,7 +162,8 @@ class Recipient(Mailbox):
         if not self._taken(parcel):
             return None
         try:
-            outcome = self.chain()(parcel.message)
+            run = self.chain()
+            outcome = (run if self.run is None else holding(run, "sync"))(parcel.message)
         except BaseException as error:
             self.failed(parcel, error)
             return None

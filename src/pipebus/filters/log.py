@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +32,8 @@ class Log(Around):
             "author"; case does not matter.
 
     Keys:
-        subject, id, and `ms` (milliseconds in the rest of the chain); `by` and `reason` of a drop, `error` of a failure;
-        `mailboxes` on the publish side.
+        subject, message_id, correlation_id if there is one, and `ms` (milliseconds in the rest of the chain); `by` and `reason`
+        of a drop, `error` of a failure; `mailboxes` on the publish side, `subscription` and `attempt` (from 1) on the other.
     """
 
     level: str = "info"
@@ -47,13 +48,21 @@ class Log(Around):
         self._hidden = FieldNames(self.redact, "Log.redact")
         self.redact = self._hidden.names
         self._clock: Clock = SYSTEM
+        self._attempt: Callable[[], int] = lambda: 1
 
     def start(self, context: Context) -> None:
-        self._clock = context.clock
+        self._clock, self._attempt = context.clock, context.attempt
 
-    def around(self, message: Message[Any], /) -> Steps:
+    def at(self, place: str) -> Callable[[Message[Any]], Steps]:
+        return self.around if place == "publish" else functools.partial(self.around, subscription=place)
+
+    def around(self, message: Message[Any], /, *, subscription: str = "") -> Steps:
         log = get_logger()
-        facts: dict[str, Any] = {"subject": _one_line(said(message.subject)), "id": message.id}
+        facts: dict[str, Any] = {"subject": _one_line(said(message.subject)), "message_id": message.id}
+        if message.correlation_id is not None:
+            facts["correlation_id"] = message.correlation_id
+        if subscription:
+            facts |= {"subscription": subscription, "attempt": self._attempt()}
         if self.body:
             facts["body"] = self._readable(message.body)
         if self.headers:

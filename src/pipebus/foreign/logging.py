@@ -31,6 +31,21 @@ def get_logger(**facts: Any) -> Any:
     return (_for_stdlib() if stdlib_configured() else _for_stderr()).bind(**facts)
 
 
+def merges_context() -> bool:
+    """Whether the program's log lines carry structlog's context variables: it has configured structlog so."""
+    structlog = sys.modules.get("structlog")  # a program that does not use it pays no more than this for each delivery
+    if structlog is None or not structlog.is_configured():
+        return False
+    return structlog.contextvars.merge_contextvars in structlog.get_config()["processors"]
+
+
+def bound_context(**facts: Any) -> list[tuple[Any, Any]]:
+    """Bind facts as context variables of structlog; returns each variable with the token to reset it."""
+    from structlog.contextvars import bind_contextvars
+
+    return [(token.var, token) for token in bind_contextvars(**facts).values()]
+
+
 def logging_configured() -> bool:
     """True if the program has decided where log lines go."""
     import structlog

@@ -81,6 +81,7 @@ class JsonCodec:
             ("pipebusttl", None if message.ttl is None else repr(message.ttl)),
             ("pipebusreplyto", message.reply_to),
             ("correlationid", message.correlation_id),
+            ("causationid", message.causation_id),
             ("pipebusheaders", _as_text(message.headers) if message.headers else None),
         ):
             if value is not None:
@@ -193,6 +194,7 @@ def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
         ttl=ttl,
         reply_to=wire.get("pipebusreplyto"),
         correlation_id=wire.get("correlationid"),
+        causation_id=wire.get("causationid"),
         id=wire["id"],
         time=moment.timestamp(),
     )

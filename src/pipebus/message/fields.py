@@ -26,15 +26,17 @@ def ttl_of(value: Any) -> float:
 
 
 def check_fields(
-    key: Any = None, ttl: Any = None, reply_to: Any = None, correlation_id: Any = None, id: Any = None, time: Any = None
-) -> None:
+    key: Any = None, ttl: Any = None, reply_to: Any = None, correlation_id: Any = None, id: Any = None, time: Any = None,
+    causation_id: Any = None,
+) -> None:  # fmt: skip
     """
     Check every field that is not None.
 
     Raises:
         MessageError, SubjectError: naming the field and what was found.
     """
-    for name, value in (("key", key), ("correlation_id", correlation_id), ("id", id)):
+    texts = (("key", key), ("correlation_id", correlation_id), ("id", id), ("causation_id", causation_id))
+    for name, value in texts:
         if value is None:
             continue
         value = plain_text(value)

@@ -62,6 +62,7 @@ class Fields(TypedDict, total=False):
     ttl: Duration | None
     reply_to: Any
     correlation_id: str | None
+    causation_id: str | None
 
 
 class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Checked):
@@ -77,6 +78,7 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
             being handled.
         reply_to: The subject for an answer.
         correlation_id: Groups messages that belong together.
+        causation_id: The id of the message whose handling led to this one.
         id: Unique across processes; generated if not given. Ids of one bus sort in order of creation.
         time: When it was made, in seconds since 1970-01-01 UTC.
 
@@ -94,7 +96,8 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
     key: str | None = None
     ttl: float | None = None
     reply_to: Any = None
-    correlation_id: str | None = None
+    correlation_id: str | None = None  # the two are stored as a number at first if the bus has filled them in
+    causation_id: str | None = None
 
     if TYPE_CHECKING:  # the arguments accept more than the fields hold
 
@@ -137,8 +140,8 @@ class Message(msgspec.Struct, Generic[T], frozen=True, eq=False, metaclass=_Chec
         return _replace(self, headers=checked)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
-        fields = (("key", self.key), ("ttl", self.ttl), ("reply_to", self.reply_to), ("correlation_id", self.correlation_id))
-        extras = "".join(f", {name}={shown(value)}" for name, value in fields if value is not None)
+        names = ("key", "ttl", "reply_to", "correlation_id", "causation_id")
+        extras = "".join(f", {name}={shown(value)}" for name in names if (value := getattr(self, name)) is not None)
         headers = f", headers={shown(dict(self.headers))}" if self.headers else ""
         return f"Message({shown(self.subject)}, {shown(self.body)}{headers}{extras}, id={shown(self.id)})"
 
@@ -162,20 +165,25 @@ def _revive(fields: dict[str, Any]) -> Message[Any]:
     return Message(**fields)
 
 
-_stored_id: Final[Callable[[Message[Any]], Any]] = Message.__dict__["id"].__get__
-_store_id: Final[Callable[[Message[Any], str], None]] = Message.__dict__["id"].__set__
+stored_id: Final[Callable[[Message[Any]], Any]] = Message.__dict__["id"].__get__
+stored_correlation: Final[Callable[[Message[Any]], Any]] = Message.__dict__["correlation_id"].__get__
 _stored_headers: Final[Callable[[Message[Any]], Any]] = Message.__dict__["headers"].__get__
 
 
-def _readable_id(message: Message[Any]) -> str:
-    """Unique across processes; ids of one process sort in order of creation."""
+def _readable(name: str, doc: str) -> property:
+    """An id as text, and stored as text from then on."""
     # The struct stores the counter's number, and its text once somebody has read it: to format every id would cost a third of
     # a publish, and most ids are never read.
-    value = _stored_id(message)
-    if value.__class__ is int:
-        value = IdRange.text(value)
-        _store_id(message, value)
-    return value  # type: ignore[no-any-return]
+    get, store = Message.__dict__[name].__get__, Message.__dict__[name].__set__
+
+    def readable(message: Message[Any]) -> Any:
+        value = get(message)
+        if value.__class__ is int:
+            value = IdRange.text(value)
+            store(message, value)
+        return value
+
+    return property(readable, doc=doc)
 
 
 def _readable_headers(message: Message[Any]) -> Headers:
@@ -186,14 +194,21 @@ def _readable_headers(message: Message[Any]) -> Headers:
     return NO_HEADERS if value is None else value
 
 
-Message.id = property(_readable_id)  # type: ignore[assignment]
+Message.id = _readable("id", "Unique across processes; ids of one process sort in order of creation.")  # type: ignore[assignment]
+Message.correlation_id = _readable("correlation_id", "Groups messages that belong together.")  # type: ignore[assignment]
+Message.causation_id = _readable("causation_id", "The id of the message whose handling led to this one.")  # type: ignore[assignment]
 Message.headers = property(_readable_headers)  # type: ignore[assignment]
 
 
 make_message: Final[Callable[..., Message[Any]]] = type(msgspec.Struct).__call__.__get__(Message)
 """
-Make a `Message` without checks, for the bus: fields by position, the id as a bare number of an `IdRange`, None for no headers.
+Make a `Message` without checks, for the bus: fields by position, ids as bare numbers of an `IdRange`, None for no headers.
 """
+
+
+def _is_id(value: Any) -> bool:
+    """Whether it is a number that a bus has given to a message."""
+    return type(value) is int and 0 <= value < IdRange.end
 
 
 def check_message(message: Message[T]) -> Message[T]:
@@ -207,22 +222,27 @@ def check_message(message: Message[T]) -> Message[T]:
         SubjectError, HeaderError, MessageError: naming the field and what was found.
     """
     # One call reads all fields as they are stored: the two properties would cost as much as the rest of the check.
-    subject, _, headers, id, time, key, ttl, reply_to, correlation_id = msgspec.structs.astuple(message)
+    subject, _, headers, id, time, key, ttl, reply_to, correlation_id, causation_id = msgspec.structs.astuple(message)
     if (
         (type(subject) is str or isinstance(subject, Address))
         and (headers is None or type(headers) is Headers)
         and (0 <= id < IdRange.end if type(id) is int else type(id) is str and id.isprintable() and id)  # a filter has read it
         and type(time) is float
-        and key is ttl is reply_to is correlation_id is None
+        and key is ttl is reply_to is None
+        and ((correlation_id is None and causation_id is None) or (_is_id(correlation_id) and _is_id(causation_id)))
     ):  # nearly every message
         if type(subject) is str and subject not in literals:
             check_subject(subject)
         if not 0.0 <= time <= LATEST:
             check_fields(time=time)
         return message
-    if type(id) is int and not 0 <= id < IdRange.end:
-        raise MessageError(f"id is a string that is not empty, found {id}; leave it as it was, or make a new Message")
-    fields: dict[str, Any] = {name: plain_text(getattr(message, name)) for name in ("key", "reply_to", "correlation_id")}
+    for name, value, pair in (
+        ("id", id, ""), ("correlation_id", correlation_id, causation_id), ("causation_id", causation_id, correlation_id)
+    ):  # fmt: skip
+        if type(value) is int and (not _is_id(value) or pair is None):  # a bus fills in both
+            raise MessageError(f"{name} is a string, found {value}; leave it as it was, or make a new Message")
+    texts = ("key", "reply_to", "correlation_id", "causation_id")
+    fields: dict[str, Any] = {name: plain_text(getattr(message, name)) for name in texts}
     fields |= {"ttl": plain_number(message.ttl), "time": plain_number(message.time), "id": plain_text(message.id)}
     for name in ("id", "time"):
         if fields[name] is None:

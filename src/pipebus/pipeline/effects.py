@@ -71,13 +71,13 @@ def abandonable(step: StepId, next_: Next, effect: Call, services: Services) -> 
         except BaseException as error:
             result.append((False, error))
         finally:
-            handler.mailbox = None
+            handler.empty()
             gate.release()
 
     try:
         threading.Thread(target=run, name=f"pipebus-abandonable-{step.name}", daemon=True).start()
     except BaseException:
-        handler.mailbox = None
+        handler.empty()
         raise
     if not services.wait(gate, effect.timeout):
         raise TimeoutError(

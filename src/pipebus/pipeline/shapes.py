@@ -241,6 +241,7 @@ class Context:
         ended_by_stop: Whether the stop of the bus has caused an error. A filter that repeats must let such an error pass.
         memory: The transport's memory for filters; None if it keeps none.
         if_undone: Registers a function that is called if the handler's open transaction is rolled back.
+        attempt: Which attempt at the message in hand this is, from 1; in a publish chain, always 1.
     """
 
     bus: Any
@@ -250,3 +251,4 @@ class Context:
     ended_by_stop: Callable[[BaseException], bool] = lambda error: False
     memory: Memory | None = None
     if_undone: Callable[[Callable[[], object]], None] = lambda call: None
+    attempt: Callable[[], int] = lambda: 1

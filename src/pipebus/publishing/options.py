@@ -9,7 +9,7 @@ from pipebus.errors import MessageError
 from pipebus.foreign.objects import shown
 from pipebus.values.quantities import seconds
 
-OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id", "strict")
+OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id", "causation_id", "strict")
 
 
 def check_options(options: Mapping[str, Any], call: str) -> None:

@@ -22,6 +22,7 @@ from pipebus.pipeline import compose, routes, rules
 from pipebus.pipeline.compose import Build, Node, Rest
 from pipebus.publishing.fan_out import Several
 from pipebus.publishing.route import Hub, Route, Way, terminal
+from pipebus.running.here import holding
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 
@@ -181,7 +182,10 @@ class Router:
                 recompile=None if route.reach else lambda subject, rest, known: self._resume(subject, rest, known, way),
                 rule=self.hub.rule,
             )
-            return compose.resume(rest, build) if rest is not None else compose.compile(route.nodes, build)
+            if rest is not None:
+                return compose.resume(rest, build)
+            run = compose.compile(route.nodes, build)
+            return holding(run, way.colour) if route.nodes else run
 
     def _resume(self, subject: Any, rest: Rest | None, known: dict[Any, compose.Next], way: Way) -> compose.Next:
         """Compile the chain after a rerouter for the new subject, and keep it with the old route."""

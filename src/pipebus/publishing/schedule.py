@@ -9,6 +9,7 @@ handler: if a filter or a full mailbox makes it wait, no other schedule waits, a
 
 from __future__ import annotations
 
+import contextvars
 import math
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -147,7 +148,8 @@ class Schedule:
         """One tick, on a worker's thread."""
         try:
             if self.bus.state == "started" and not self.stopped:
-                self.bus.publish(self.subject, self.body, **self.envelope)
+                # In a context of its own, where the tick is not in hand: each message begins a conversation.
+                contextvars.Context().run(self.bus.publish, self.subject, self.body, **self.envelope)
                 self.published += 1
         except BaseException as error:
             if is_a(error, LifecycleError) and self.bus.state != "started":

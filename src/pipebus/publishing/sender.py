@@ -11,32 +11,29 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from pipebus import events
-from pipebus.clock import Clock, SystemClock
+from pipebus.clock import Clock
 from pipebus.errors import MessageError, PipelineError, SubjectError, UnsupportedCapability
-from pipebus.foreign.objects import class_name, plain_text, shown
+from pipebus.foreign.objects import class_name, shown
 from pipebus.mailbox.offering import lacks_room
-from pipebus.message.fields import check_fields, ttl_of
-from pipebus.message.headers import check_headers
-from pipebus.message.ids import IdRange
-from pipebus.message.message import Message, check_message, make_message
+from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.message.subject import Address, check_subject
 from pipebus.outcomes.ledger import Ledger
 from pipebus.pipeline import routes
 from pipebus.pipeline.compose import Next
 from pipebus.publishing.asking import result, too_late
+from pipebus.publishing.composer import Composer
 from pipebus.publishing.fan_out import fan_out
 from pipebus.publishing.options import delay_of, is_strict
 from pipebus.publishing.replies import Replies
 from pipebus.publishing.room import Places
 from pipebus.publishing.route import Route, Way
 from pipebus.publishing.router import Router
-from pipebus.running.here import Here, carried, current_mailbox
+from pipebus.running.here import elsewhere
 from pipebus.running.loop_thread import LoopThread
 from pipebus.running.pool import Pool
 from pipebus.running.timers import Timers
@@ -55,18 +52,19 @@ _delay: Final[contextvars.ContextVar[float]] = contextvars.ContextVar("pipebus.d
 
 class Sender:
     """
-    Makes messages and sends them through their route.
+    Sends messages through their route.
 
     Args:
         check_publish: Raises if the bus accepts no messages now.
         started: Whether the bus is started; routes are kept only then.
         strict: Whether a publish to which nobody listens raises, unless it says otherwise.
+        max_hops: How many handlers may pass a conversation on.
     """
 
     def __init__(
         self, *, clock: Clock, transport: Transport, url: str, router: Router, replies: Replies,
         ledger: Ledger, pool: Pool, loop_thread: LoopThread, timers: Timers, locks: Locks,
-        check_publish: Callable[[], None], started: Callable[[], bool], strict: bool,
+        check_publish: Callable[[], None], started: Callable[[], bool], strict: bool, max_hops: int,
     ) -> None:  # fmt: skip
         self.clock = clock
         self.transport = transport
@@ -81,43 +79,10 @@ class Sender:
         self.check_publish = check_publish
         self.started = started
         self.strict = strict
+        self.composer = Composer(clock, max_hops)
         self._sync, self._bare = Way("sync", strict=strict), Way("sync", force=True, strict=strict)
-        self._ids = IdRange()
-        self.next_id: Callable[[], Any] = self._ids.next
-        # None: the message struct reads the system's clock itself.
-        self.now = None if type(clock) is SystemClock else clock.now
-        self._others = itertools.count()  # messages whose ids are not from `_ids`
 
-    def sent(self) -> int:
-        """The number of messages published so far."""
-        return self._ids.count() + _value(self._others)
-
-    # --- messages ------------------------------------------------------------------------------------------------------
-
-    def compose(
-        self, subject: Any, body: Any, headers: Mapping[str, str] | None = None, key: str | None = None,
-        id: str | None = None, ttl: Duration | None = None, reply_to: Any = None, correlation_id: str | None = None,
-    ) -> Message[Any]:  # fmt: skip
-        """Make a message of checked parts; it counts as published from then on."""
-        checked = None if headers is None else check_headers(headers)
-        key, reply_to, correlation_id, id = plain_text(key), plain_text(reply_to), plain_text(correlation_id), plain_text(id)
-        ttl = None if ttl is None else ttl_of(ttl)
-        check_fields(key, None, reply_to, correlation_id, id)
-        if id is None:
-            number: Any = self.next_id()
-        else:
-            number = id
-            next(self._others)
-        return make_message(subject, body, checked, number, self.clock.now(), key, ttl, reply_to, correlation_id)
-
-    def question(
-        self, subject: Any, body: Any, reply_to: Any, *, headers: Mapping[str, str] | None = None, key: str | None = None,
-        id: str | None = None, ttl: Duration | None = None, correlation_id: str | None = None,
-    ) -> Message[Any]:  # fmt: skip
-        """The message of a request."""
-        if headers is None and key is None and id is None and ttl is None and correlation_id is None:
-            return make_message(subject, body, None, self.next_id(), self.clock.now(), None, None, reply_to)
-        return self.compose(subject, body, headers, key, id, ttl, reply_to, correlation_id)
+    # --- checks --------------------------------------------------------------------------------------------------------
 
     def check_delay(self, delay: float) -> None:
         if delay and not self.transport.capabilities.delay:
@@ -140,17 +105,17 @@ class Sender:
         """`Bus.publish` with options."""
         if not delay and strict is None:
             found = self.find(subject)
-            return self.hand_in(found, self.compose(subject, body, **options))
+            return self.hand_in(found, self.composer.composed(subject, body, **options))
         late, strict = delay_of(delay) if delay else 0.0, is_strict(strict, self.strict)
         found = self.route(subject) if late else self.find(subject)
-        message = self.compose(subject, body, **options)
+        message = self.composer.composed(subject, body, **options)
         return self._hand_in_as(found, message, late, strict) if found.__class__ is Route else self.hand_in(found, message)
 
     def send(self, message: Message[Any]) -> Receipt | Dropped:
         """`Bus.send`."""
-        message = _checked(message)
+        message = self.composer.whole(message)
         found = self.find(message.subject)
-        next(self._others)
+        self.composer.count()
         return self.hand_in(found, message)
 
     def request(self, subject: Any, body: Any, timeout: Duration, options: dict[str, Any]) -> Message[Any]:
@@ -159,7 +124,7 @@ class Sender:
         timeout = seconds(timeout, "timeout", error=MessageError)
         found, replies = self.find(subject), self.replies
         with replies.asking(subject, ThreadWaiter) as asking:
-            message = self.question(subject, body, asking.address, **options)
+            message = self._question(subject, body, asking.address, options)
             # Even on a strict bus, the error for a request that nobody gets is NoResponder.
             strictly = self.strict and found.__class__ is Route
             outcome = self._hand_in_as(found, message) if strictly else self.hand_in(found, message)
@@ -231,6 +196,11 @@ class Sender:
             route.put = functools.partial(_first_put, self, route)
         return route
 
+    def _question(self, subject: Any, body: Any, reply_to: Any, options: dict[str, Any]) -> Message[Any]:
+        if not options:
+            return self.composer.plain(subject, body, reply_to)
+        return self.composer.composed(subject, body, reply_to=reply_to, **options)
+
     # --- from coroutines -----------------------------------------------------------------------------------------------
 
     async def apublish(
@@ -240,14 +210,14 @@ class Sender:
         late = delay_of(delay) if delay else 0.0
         strict = is_strict(strict, self.strict)
         found = self.route(subject) if late else self.find(subject)
-        message = self.compose(subject, body, **options)
+        message = self.composer.composed(subject, body, **options)
         return await self.ahand_in(found, message, late, strict)
 
     async def asend(self, message: Message[Any]) -> Receipt | Dropped:
         """`Bus.asend`."""
-        message = _checked(message)
+        message = self.composer.whole(message)
         found = self.find(message.subject)
-        next(self._others)
+        self.composer.count()
         return await self.ahand_in(found, message)
 
     async def arequest(self, subject: Any, body: Any, timeout: Duration, options: dict[str, Any]) -> Message[Any]:
@@ -255,7 +225,7 @@ class Sender:
         timeout = seconds(timeout, "timeout", error=MessageError)
         found, replies = self.find(subject), self.replies
         with replies.asking(subject, LoopWaiter) as asking:
-            message = self.question(subject, body, asking.address, **options)
+            message = self._question(subject, body, asking.address, options)
             outcome: Any = None
             if found.single:  # as in `Bus.apublish`
                 try:
@@ -374,26 +344,10 @@ def _observed(run: Next, ledger: Ledger) -> Next:
 
 async def _elsewhere(run: Next, message: Message[Any]) -> Any:
     """Run a chain that cannot be awaited on a worker thread, where it still counts as part of the handler that publishes."""
-    here = Here(current_mailbox())
-    token = carried.set(here)
-    try:
+    with elsewhere():
         return await on_executor(run, message)
-    finally:
-        here.mailbox = None
-        carried.reset(token)
 
 
 def delay() -> float:
     """The delay, in seconds, of the publish that is in its chain."""
     return _delay.get()
-
-
-def _checked(message: Message[Any]) -> Message[Any]:
-    if message.__class__ is not Message:
-        raise MessageError(f"send takes a Message, found {type(message).__name__}; publish(subject, body) makes one")
-    return check_message(message)
-
-
-def _value(counter: itertools.count[int]) -> int:
-    """The counter's next value, which only its text shows without using it up."""
-    return int(repr(counter)[6:-1])

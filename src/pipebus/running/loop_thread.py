@@ -92,7 +92,7 @@ class LoopThread:
             future.cancel()
             raise
         finally:
-            here.mailbox = None
+            here.empty()
         if raised:
             error = raised.pop()
             if is_a(error, asyncio.CancelledError) and self._loop is not loop:

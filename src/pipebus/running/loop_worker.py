@@ -72,7 +72,7 @@ class LoopWorker(asyncio.Task[None]):
         self.awake: asyncio.Future[None]  # what it waits for while it sleeps
         self.context = context = contextvars.Context()
         self.apart: contextvars.Context | None = None  # the delivery's, if the task's own is used up
-        self.here = Here(None)  # the value of `carried` in the delivery's context
+        self.here = Here()  # the value of `carried` in the delivery's context
         self.table: Any = None  # the variables in the task's own context
         self.references = (0, 0)  # to `here` and `table`, as long as there is no copy of the context
         self.attention = False  # it was cancelled, or its crew is over: it looks at that after the current delivery
@@ -187,7 +187,7 @@ class LoopWorker(asyncio.Task[None]):
                         here, table = self.renew()
                         own = self.apart is None
                         self.references = of_here, of_table = (getrefcount(here), getrefcount(table)) if own else (0, 0)
-                    here.mailbox = mailbox
+                    here.mailbox, here.item = mailbox, item
                     if quick and item.__class__ is Message and item.ttl is None:
                         try:
                             if self.apart is not None:
@@ -208,7 +208,7 @@ class LoopWorker(asyncio.Task[None]):
                                 await self.within(owner.asettle(item, outcome, worker=self))
                     else:
                         await self.within(owner.adeliver(item, self))
-                    here.mailbox = None
+                    here.mailbox = here.item = None
                     if self.attention and await self.leaving():
                         return bool(mailbox.leave())
                     if not box and not mailbox.attention and mailbox.rest(box):  # no exception, where mail is sparse
@@ -229,9 +229,9 @@ class LoopWorker(asyncio.Task[None]):
                 if item is None:
                     return False
                 here, _ = self.renew()
-                here.mailbox = mailbox
+                here.mailbox, here.item = mailbox, item
                 await self.within(owner.adeliver(item, self))
-                here.mailbox = None
+                here.mailbox = here.item = None
                 if self.attention and await self.leaving():
                     return mailbox.leave()
         except BaseException as error:
@@ -248,7 +248,7 @@ class LoopWorker(asyncio.Task[None]):
         delivery. Each copy refers to the same table of variables or, if a variable was set in it, to the same `Here`. So the
         numbers of references show whether there is a copy, for a tenth of what a new `Here` in each delivery would cost.
         """
-        self.here = here = Here(None)
+        self.here = here = Here()
         if len(self.context) > 1:
             self.apart, self.table = contextvars.Context(), None
             self.apart.run(carried.set, here)
@@ -263,7 +263,7 @@ class LoopWorker(asyncio.Task[None]):
 
     def rescued(self, mailbox: Any, item: Any, error: BaseException) -> bool:
         """See `pool.rescued`."""
-        self.here.mailbox = None
+        self.here.empty()
         if self.closing:  # even if the handler raised something else
             raise GeneratorExit
         return rescued(mailbox, item, error, self)

@@ -11,7 +11,7 @@ from pipebus.mailbox.mailbox import Mailbox
 from pipebus.mailbox.shared import SharedMailbox
 from pipebus.message.message import Message
 from pipebus.message.outcomes import HANDLED
-from pipebus.running.here import runs
+from pipebus.running.here import begin
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
@@ -35,12 +35,15 @@ class Worker(threading.Thread):
         self.waits = 0  # how many waits of the bus its handler is in
         self.cut_short = False  # a stop ended its wait
         self.mailbox: Any = None  # the one it works on
+        self.item: Any = None  # the message in hand; the last one, while it looks for the next
+        self.thread: int | None = None
 
     def run(self) -> None:
         # Each delivery has its own context. If nothing was left in the last one, it is used again.
+        deliveries = begin(self)
         going: Mailbox | bool = True
         while going:
-            self.context = contextvars.Context()
+            self.context = deliveries.copy()
             going = self.context.run(self.serve, going)
 
     def serve(self, going: Mailbox | bool) -> Mailbox | bool:
@@ -61,15 +64,13 @@ class Worker(threading.Thread):
                 try:
                     mailbox = ready.popleft()
                 except IndexError:
-                    runs(None)
-                    self.mailbox = None
+                    self.mailbox = self.item = None
                     mailbox = None  # a worker that sleeps must not keep a stopped actor alive
                     if not pool.sleep(self):
                         return False
                     continue
                 if self.woken:
                     pool.awake(self)
-            runs(mailbox)
             self.mailbox = mailbox
             again = self.work_shared(mailbox) if isinstance(mailbox, SharedMailbox) else self.work_solo(mailbox, begun)
             begun = False
@@ -81,9 +82,8 @@ class Worker(threading.Thread):
                 else:
                     pool.submit(mailbox)
             if self.abandoned or (pool.ever_lent and pool.surplus() and pool.retire(self)):
-                runs(None)
                 return False
-            if self.context:
+            if len(self.context) > 1:
                 return True
 
     def work_solo(self, mailbox: Any, begun: bool) -> bool | None:
@@ -110,6 +110,7 @@ class Worker(threading.Thread):
                             return False
                         continue
                     mailbox.taken += 1
+                    self.item = item
                     if quick and item.__class__ is Message and item.ttl is None:
                         try:
                             outcome = run(item)
@@ -122,7 +123,7 @@ class Worker(threading.Thread):
                                 mailbox.settle(item, outcome)
                     else:
                         mailbox.deliver(item)
-                    if context:
+                    if len(context) > 1:
                         return None
                     if not box and not mailbox.attention and mailbox.rest(box):  # no exception, where mail is sparse
                         return False
@@ -143,8 +144,9 @@ class Worker(threading.Thread):
                 item = mailbox.take()
                 if item is None:
                     return False
+                self.item = item
                 mailbox.deliver(item)
-                if self.context or self.abandoned:
+                if len(self.context) > 1 or self.abandoned:
                     break
         except BaseException as error:
             return rescued(mailbox, item, error, self)

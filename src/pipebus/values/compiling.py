@@ -11,7 +11,7 @@ from typing import Any, Final
 from pipebus.errors import PipelineError
 from pipebus.values.reading import ELEMENTS, Parts, parts_read
 
-FIELDS: Final = ("subject", "body", "headers", "key", "id", "time", "ttl", "reply_to", "correlation_id")
+FIELDS: Final = ("subject", "body", "headers", "key", "id", "time", "ttl", "reply_to", "correlation_id", "causation_id")
 """The names with which an expression can begin."""
 
 LONGEST: Final = 4096

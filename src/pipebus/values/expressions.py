@@ -33,7 +33,8 @@ class Expression:
     A function of a message.
 
     Args:
-        text: JMESPath over `subject`, `body`, `headers`, `key`, `id`, `time` (seconds), `ttl`, `reply_to`, `correlation_id`.
+        text: JMESPath over `subject`, `body`, `headers`, `key`, `id`, `time` (seconds), `ttl`, `reply_to`, `correlation_id`,
+            `causation_id`.
             All are data as in JSON, also in memory: models and dataclasses are tables, times and decimals are texts
             (`to_number(body.total)` turns a text into a number).
 

@@ -214,6 +214,7 @@ def _event(subject: str, event: dict[str, Any], id: str, time: float, body: Any 
         headers=_fitting(kept),
         key=event.get("partitionkey"),
         correlation_id=event.get("correlationid"),
+        causation_id=event.get("causationid"),
         id=str(event.get("id") or id),
         time=time,
     )
