@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from contextlib import suppress
-from typing import Any
 
 import pytest
 
-from pipebus.bus.bus import Bus
 from pipebus.delivery.delivery import Delivery
 from pipebus.errors import AlreadySettled, BusClosed, PipebusError, ReceiveTimeout
 from pipebus.message.message import Message
@@ -20,11 +17,17 @@ from pipebus.testing.contract.tools import (
     Seen,
     assert_nothing_comes_again,
     assert_refused,
+    crash,
+    deliver,
     figures,
     never,
     next_life,
+    opened,
+    reading,
     running,
+    serving,
     survives,
+    together,
     until,
 )
 
@@ -38,31 +41,23 @@ def settle(delivery: Delivery, how: str) -> None:
         getattr(delivery, how)()
 
 
-def handled_by(bus: Bus, seen: Seen) -> None:
-    bus.subscribe("a", seen, name="s")
-
-
 class TestAcknowledgement:
     """How a delivery is settled, exactly once."""
 
     def test_acknowledged_does_not_come_again(self, stage: Stage) -> None:
         """A message that was acknowledged does not come again in the program's next run."""
-        bus = stage.open()
-        subscription = bus.subscribe("a", name="s")
-        with running(stage, bus):
+        with reading(stage) as (bus, subscription):
             bus.publish("a", 1)
             with subscription.delivery(timeout=stage.patience) as delivery:
                 delivery.ack()
             bus.publish("a", 2)
             assert subscription.receive(timeout=stage.patience).body == 2
-        assert_nothing_comes_again(stage, bus, handled_by, "a")
+        assert_nothing_comes_again(stage)
 
     def test_one_worker_takes_no_second_before_the_first_is_settled(self, stage: Stage) -> None:
         """With one worker, the second message is handled only after the first is settled."""
         seen = Seen(held=True)
-        bus = stage.open()
-        bus.subscribe("a", seen, name="s")
-        with running(stage, bus, seen):
+        with serving(stage, seen) as bus:
             bus.publish("a", 1)
             bus.publish("a", 2)
             until(stage, lambda: seen.bodies == [1], "the first has begun")
@@ -75,7 +70,7 @@ class TestAcknowledgement:
         """The first settlement of a delivery counts. A second one raises and changes nothing."""
         raised: list[BaseException] = []
 
-        def handle(message: Message, delivery: Delivery) -> None:
+        def settle_twice(message: Message, delivery: Delivery) -> None:
             if delivery.attempt > 1:
                 return
             settle(delivery, first)
@@ -85,36 +80,27 @@ class TestAcknowledgement:
                 raised.append(error)
             raise ValueError("too late to count")
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s")
-        with running(stage, bus):
-            bus.publish("a")
-            bus.drain(timeout=stage.patience)
+        with serving(stage, settle_twice) as bus:
+            deliver(stage, bus, 1)
             stats = figures(bus, "s")
         assert len(raised) == 1
         assert (stats["acknowledged"], stats["dead"]) == ((0, 1) if first == "reject" else (1, 0))
 
     def test_confirmed_acknowledgement_outlives_a_crash(self, stage: Stage) -> None:
         """A confirmed acknowledgement outlives a crash that follows at once."""
-        bus = stage.open()
-        subscription = bus.subscribe("a", name="s")
         if not survives(stage):
             assert_refused(stage, survives="process")
+        bus = opened(stage, None)
         bus.start()
         bus.publish("a", 1)
-        with subscription.delivery(timeout=stage.patience) as delivery:
+        with bus.subscriptions[0].delivery(timeout=stage.patience) as delivery:
             delivery.ack(confirm=True)
-        if survives(stage) and isinstance(stage, Crashes):
-            stage.crash()
-        else:
-            bus.stop(timeout=stage.patience, drain=False)
-        assert_nothing_comes_again(stage, bus, handled_by, "a")
+        crash(stage, bus)
+        assert_nothing_comes_again(stage)
 
     def test_late_acknowledgement_changes_nothing(self, stage: Stage) -> None:
         """An acknowledgement after the lease has ended is too late: the second delivery decides, and there is no third."""
-        bus = stage.open()
-        subscription = bus.subscribe("a", name="s")
-        with running(stage, bus):
+        with reading(stage) as (bus, subscription):
             bus.publish("a", id="m")
             with subscription.delivery(timeout=stage.patience) as first:
                 if isinstance(stage, LosesLeases):
@@ -131,21 +117,20 @@ class TestAcknowledgement:
                     first.ack()
             with pytest.raises(ReceiveTimeout):
                 subscription.receive(timeout=QUIET)
-        assert_nothing_comes_again(stage, bus, handled_by, "a")
+        assert_nothing_comes_again(stage)
 
     def test_ended_lease_redelivers(self, stage: Stage) -> None:
         """A delivery that is not settled comes again, as the second attempt."""
-        bus = stage.open()
-        subscription = bus.subscribe("a", name="s")
-        with running(stage, bus):
+        with reading(stage) as (bus, subscription):
             bus.publish("a", id="m")
+            first = subscription.delivery(timeout=stage.patience)
             if isinstance(stage, LosesLeases):
-                with subscription.delivery(timeout=stage.patience):
+                with first:
                     stage.lose_leases()
                     with subscription.delivery(timeout=stage.patience) as again:
                         found = (again.message.id, again.attempt, again.redelivered)
             else:
-                with pytest.raises(KeyError), subscription.delivery(timeout=stage.patience):
+                with pytest.raises(KeyError), first:
                     raise KeyError("given back")
                 with subscription.delivery(timeout=stage.patience) as again:
                     found = (again.message.id, again.attempt, again.redelivered)
@@ -153,107 +138,67 @@ class TestAcknowledgement:
 
     def test_lease_is_renewed_while_the_handler_works(self, stage: Stage) -> None:
         """A handler that takes five times as long as the lease gets its message once."""
-        lease = 0.5
-        seen = Seen()
-
-        def handle(message: Message, delivery: Delivery) -> None:
-            seen.note(message, delivery.attempt)
-            time.sleep(5 * lease)  # this is the work
-
+        lease = 0.5 if isinstance(stage, OpensWithLease) else 0.02
+        seen = Seen(lambda message, delivery: time.sleep(5 * lease))  # this is the work
         bus = stage.open_with_lease(lease) if isinstance(stage, OpensWithLease) else stage.open()
-        lease = lease if isinstance(stage, OpensWithLease) else 0.02
-        bus.subscribe("a", handle, name="s", workers=2)
+        bus.subscribe("a", seen, name="s", workers=2)
         with running(stage, bus):
-            bus.publish("a", 1)
-            bus.drain(timeout=stage.patience)
+            deliver(stage, bus, 1)
             assert figures(bus, "s")["acknowledged"] == 1
         assert (seen.bodies, seen.attempts) == ([1], [1])
 
     def test_lease_is_renewed_while_a_message_waits(self, stage: Stage) -> None:
         """A message that waits behind a slow handler for longer than the lease is not lost, and not delivered twice."""
         lease = 0.5 if isinstance(stage, OpensWithLease) else 0.01
-        seen = Seen()
-
-        def handle(message: Message, delivery: Delivery) -> None:
-            seen.note(message, delivery.attempt)
-            time.sleep(2 * lease)  # this is the work
-
+        seen = Seen(lambda message, delivery: time.sleep(2 * lease))  # this is the work
         bus = stage.open_with_lease(lease) if isinstance(stage, OpensWithLease) else stage.open()
-        bus.subscribe("a", handle, name="s")
+        bus.subscribe("a", seen, name="s")
         with running(stage, bus):
-            for number in range(3):
-                bus.publish("a", number)
-            bus.drain(timeout=stage.patience)
+            deliver(stage, bus, 0, 1, 2)
         assert (sorted(seen.bodies), seen.attempts) == ([0, 1, 2], [1, 1, 1])
 
     def test_deliveries_of_a_killed_process_come_again(self, stage: Stage) -> None:
         """An unsettled delivery of a killed process comes to another process, as the next attempt."""
-        bus = stage.open()
         if not (survives(stage) and isinstance(stage, Crashes)):
             if not survives(stage):
                 assert_refused(stage, survives="process")
-            bus.subscribe("a", Seen(), name="s")
-            with running(stage, bus):
+            with serving(stage, Seen()) as bus:
                 bus.publish("a", 1)
             return
-        subscription = bus.subscribe("a", name="s")
+        bus = opened(stage, None)
         bus.start()
         bus.publish("a", 1)
-        with suppress(PipebusError), subscription.delivery(timeout=stage.patience):
+        with suppress(PipebusError), bus.subscriptions[0].delivery(timeout=stage.patience):
             stage.crash()
-        bus = stage.open()
         seen = Seen()
-        bus.subscribe("a", seen, name="s")
-        with running(stage, bus):
+        with serving(stage, seen):
             until(stage, lambda: seen.messages, "what the killed process had comes")
         assert (seen.bodies, seen.attempts) == ([1], [2])
 
     def test_a_stopped_bus_settles_nothing(self, stage: Stage) -> None:
         """A delivery cannot be settled after its bus has stopped. Its message comes again, once, as the first attempt."""
-        bus = stage.open()
-        subscription = bus.subscribe("a", name="s")
+        bus = opened(stage, None)
         bus.start()
         bus.publish("a", 1)
-        seen: list[tuple[Any, int]] = []
-        with subscription.delivery(timeout=stage.patience) as delivery:
+        with bus.subscriptions[0].delivery(timeout=stage.patience) as delivery:
             bus.stop(timeout=stage.patience, drain=False)
             for how in SETTLEMENTS:
                 with pytest.raises((BusClosed, AlreadySettled)):
                     settle(delivery, how)
-        again: list[Any] = [subscription]
-
-        def subscribe(bus: Bus) -> None:
-            again[0] = bus.subscribe("a", name="s")
-
-        bus = next_life(stage, bus, subscribe)
+        bus = next_life(stage, bus, None)
         with running(stage, bus):
-            with again[0].delivery(timeout=stage.patience) as delivery:
-                seen.append((delivery.message.body, delivery.attempt))
+            (subscription,) = bus.subscriptions
+            with subscription.delivery(timeout=stage.patience) as delivery:
+                assert (delivery.message.body, delivery.attempt) == (1, 1)
             with pytest.raises(ReceiveTimeout):
-                again[0].receive(timeout=QUIET)
-        assert seen == [(1, 1)]
+                subscription.receive(timeout=QUIET)
 
     def test_one_of_racing_settlements_wins(self, stage: Stage) -> None:
         """If ten threads settle one delivery at the same time, exactly one succeeds."""
-        bus = stage.open()
-        subscription = bus.subscribe("a", name="s")
-        with running(stage, bus):
+        with reading(stage) as (bus, subscription):
             for number in range(20):
                 bus.publish("a", number)
                 with subscription.delivery(timeout=stage.patience) as delivery:
-                    won: list[int] = []
-                    barrier = threading.Barrier(10)
-
-                    def race(delivery: Delivery = delivery, won: list[int] = won, barrier: Any = barrier) -> None:
-                        barrier.wait(stage.patience)
-                        with suppress(AlreadySettled):
-                            delivery.ack()
-                            won.append(1)
-
-                    threads = [threading.Thread(target=race) for _ in range(10)]
-                    for thread in threads:
-                        thread.start()
-                    for thread in threads:
-                        thread.join(stage.patience)
-                    assert won == [1]
+                    refused = together(stage, *[delivery.ack] * 10)
+                    assert [type(error) for error in refused] == [AlreadySettled] * 9
             assert figures(bus, "s")["acknowledged"] == 20

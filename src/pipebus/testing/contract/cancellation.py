@@ -7,7 +7,7 @@ import gc
 import threading
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from pipebus.delivery.delivery import Delivery
 from pipebus.filters.timeout import Timeout
 from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Stage
-from pipebus.testing.contract.tools import Seen, figures, next_life, running, together, until
+from pipebus.testing.contract.tools import Seen, deliver, figures, handle_the_rest, opened, running, serving, together, until
 from pipebus.testing.history.history import History
 
 
@@ -25,8 +25,8 @@ class TestCancellation:
 
     def test_cancelled_receive_loses_nothing(self, stage: Stage) -> None:
         """A `receive` that is cancelled at any of its steps returns the message, or the next reader gets it; never both."""
-        bus = stage.open()
-        subscription = bus.subscribe("a", name="s")
+        bus = opened(stage, None)
+        (subscription,) = bus.subscriptions
 
         async def main() -> list[Any]:
             got: list[Any] = []
@@ -53,9 +53,8 @@ class TestCancellation:
         """A cancelled publish has kept its message or has not. The next request gets its own reply, not another's."""
         history, seen = History(), Seen()
         history.record_subscription("s", "a", attempts=1)
-        bus = stage.open()
+        bus = opened(stage, seen)
         history.watch(bus)
-        bus.subscribe("a", seen, name="s")
 
         def echo(message: Message) -> list[int]:
             return [message.body]
@@ -69,11 +68,9 @@ class TestCancellation:
                     publishing = asyncio.create_task(bus.apublish("a", count, id=str(count)))
                     await steps(count % 8)
                     publishing.cancel()
-                    try:
+                    with suppress(asyncio.CancelledError):
                         await publishing
                         history.record_accepted(str(count))
-                    except asyncio.CancelledError:
-                        pass
                     history.record_attempt(f"ask{count}", "echo")
                     assert (await bus.arequest("echo", count, id=f"ask{count}", timeout=stage.patience)).body == [count]
                 await bus.adrain(timeout=stage.patience)
@@ -101,9 +98,7 @@ class TestCancellation:
         bus.subscribe("a", slow, name="slow", filters=[Timeout(0.5)])
         bus.subscribe("a", deaf, name="deaf", filters=[Timeout(0.5, abandon=True)])
         with running(stage, bus):
-            bus.publish("a", "slow")
-            bus.publish("a", "next")
-            bus.drain(timeout=stage.patience)
+            deliver(stage, bus, "slow", "next")
             letters = bus.dead_letters.list()
             for name in ("slow", "deaf"):
                 assert (figures(bus, name)["acknowledged"], figures(bus, name)["dead"]) == (1, 1)
@@ -164,27 +159,20 @@ class TestCancellation:
         async def ahandle(message: Message, delivery: Delivery) -> None:
             handle(message, delivery)
 
-        def subscribe(bus: Any) -> None:
-            bus.subscribe("a", ahandle if on_loop else handle, name="s")
-
-        bus = stage.open()
-        subscribe(bus)
-        stops = kind in (KeyboardInterrupt, SystemExit)
+        handler = ahandle if on_loop else handle
+        bus = opened(stage, handler)
         bus.start()
         bus.publish("a", 1)
-        if stops:
+        if kind in (KeyboardInterrupt, SystemExit):
             until(stage, lambda: bus.stopping, "the bus is asked to stop")
             with pytest.raises(SystemExit) if kind is SystemExit else nullcontext():
                 bus.stop(timeout=stage.patience, drain=False)
             assert bus.dead_letters.list() == []
-            bus = next_life(stage, bus, subscribe)
-            with running(stage, bus):
-                bus.drain(timeout=stage.patience)
+            handle_the_rest(stage, bus, handler)
             assert (seen.bodies, seen.attempts) == ([1, 1], [1, 2] if kind is SystemExit else [1, 1])
             return
         with running(stage, bus):
-            bus.publish("a", 2)
-            bus.drain(timeout=stage.patience)
+            deliver(stage, bus, 2)
             (letter,) = bus.dead_letters.list()
             assert (figures(bus, "s")["acknowledged"], figures(bus, "s")["dead"]) == (1, 1)
         assert letter.error.startswith(kind.__name__)
@@ -203,9 +191,7 @@ class TestCancellation:
             await asyncio.sleep(0)
             seen[message.body] += 1
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", workers=20)
-        with running(stage, bus):
+        with serving(stage, handle, workers=20) as bus:
             for number in range(many):
                 bus.publish("a", number)
             bus.drain(timeout=3 * stage.patience)

@@ -16,7 +16,7 @@ from pipebus.message.codec import JsonCodec
 from pipebus.message.headers import check_headers
 from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Injects, Stage
-from pipebus.testing.contract.tools import Seen, figures, running
+from pipebus.testing.contract.tools import Seen, deliver, figures, opened, running, serving
 
 BODIES: Any = (
     None, True, False, 0, -1, 2**53, 1.5, "", "text", "grüße \u0000 \u2028 \U0001f600", [], {}, [1, [2, [3, [None]]]],
@@ -41,13 +41,11 @@ class TestFidelity:
     def test_messages_arrive_unchanged(self, stage: Stage) -> None:
         """Bodies of any JSON value or any bytes, headers of any text, and the whole envelope arrive unchanged."""
         seen = Seen()
-        bus = stage.open()
-        bus.subscribe("a", seen, name="s")
         sent = [
             Message("a", body, headers=HEADERS, key="k\u00fc", ttl=600.0, reply_to="b.c", correlation_id="c 1", id=f"id {n}")
             for n, body in enumerate(BODIES)
         ]
-        with running(stage, bus):
+        with serving(stage, seen) as bus:
             for message in sent:
                 bus.send(message)
             bus.drain(timeout=stage.patience)
@@ -62,9 +60,7 @@ class TestFidelity:
 
     def test_control_characters_are_refused(self, stage: Stage) -> None:
         """A subject, header, key or id with a line end or NUL raises, and so does a space in a subject or a header's name."""
-        bus = stage.open()
-        bus.subscribe(">", Seen(), name="s")
-        with running(stage, bus):
+        with serving(stage, Seen(), subject=">") as bus:
             for bad in "\r", "\n", "\0", " ":
                 with pytest.raises(SubjectError):
                     bus.publish(f"a{bad}b")
@@ -85,16 +81,13 @@ class TestFidelity:
     def test_reserved_headers_are_protected(self, stage: Stage) -> None:
         """A publisher cannot set the bus's own headers, and those that come from outside do not reach a handler."""
         seen = Seen()
-        bus = stage.open()
-        bus.subscribe("a", seen, name="s")
-        with running(stage, bus):
+        with serving(stage, seen) as bus:
             for name in "pipebus-x", "Pipebus-Error", "Nats-Msg-Id", "nats-expected-stream":
                 with pytest.raises(HeaderError):
                     bus.publish("a", headers={name: "v"})
             if isinstance(stage, Injects):
                 stage.inject(wire(pipebusheaders={"pipebus-x": "forged", "Nats-Msg-Id": "forged"}), "a")
-            bus.publish("a", "good")
-            bus.drain(timeout=stage.patience)
+            deliver(stage, bus, "good")
         assert "good" in seen.bodies
         assert not any("forged" in message.headers.values() for message in seen.messages)
 
@@ -103,16 +96,13 @@ class TestFidelity:
         pickled = pickle.dumps(Payload())
         Payload.loaded = 0
         seen = Seen()
-        bus = stage.open()
-        bus.subscribe("a", seen, name="s")
-        with running(stage, bus):
+        with serving(stage, seen) as bus:
             if isinstance(stage, Injects):
                 stage.inject(pickled, "a")
             if not stage.capabilities.objects:
                 with pytest.raises(CodecError):
                     bus.publish("a", Payload())
-            bus.publish("a", pickled)
-            bus.drain(timeout=stage.patience)
+            deliver(stage, bus, pickled)
             assert figures(bus, "s")["dead"] == isinstance(stage, Injects)
             assert all(letter.message.body == pickled for letter in bus.dead_letters.list())
         assert seen.bodies == [pickled]
@@ -143,8 +133,7 @@ class TestFidelity:
             bus.subscribe("a", handler(name), name=name)
         sent = {"n": 1}
         with running(stage, bus):
-            bus.publish("a", sent, headers={"h": "v"})
-            bus.drain(timeout=stage.patience)
+            deliver(stage, bus, sent, headers={"h": "v"})
             assert bus.dead_letters.list() == []
         assert [len(found) for found in bodies.values()] == [2, 2]
         if not stage.capabilities.objects:
@@ -156,20 +145,16 @@ class TestFidelity:
     def test_trace_and_correlation_are_kept(self, stage: Stage) -> None:
         """Trace and correlation ids are the same in each attempt, in the dead letter, and after its replay."""
         trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-        seen = Seen()
 
-        def handle(message: Message, delivery: Delivery) -> None:
-            seen.note(message, delivery.attempt)
+        def act(message: Message, delivery: Delivery) -> None:
             if delivery.attempt == 1:
                 delivery.retry()
             elif len(seen.messages) < 4:
                 raise ValueError("dead, then")
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", filters=[Retry(attempts=2, wait=0.0)])
-        with running(stage, bus):
-            bus.publish("a", headers={"traceparent": trace}, correlation_id="c-1")
-            bus.drain(timeout=stage.patience)
+        seen = Seen(act)
+        with serving(stage, seen, filters=[Retry(attempts=2, wait=0.0)]) as bus:
+            deliver(stage, bus, None, headers={"traceparent": trace}, correlation_id="c-1")
             (letter,) = bus.dead_letters.list()
             bus.dead_letters.replay(letter.id)
             bus.drain(timeout=stage.patience)
@@ -179,8 +164,7 @@ class TestFidelity:
     def test_other_envelope_versions_are_read_or_dead(self, stage: Stage) -> None:
         """An envelope of an unknown version becomes a dead letter and is never misread; unknown fields are ignored."""
         seen = Seen()
-        bus = stage.open()
-        bus.subscribe("a", seen, name="s")
+        bus = opened(stage, seen)
         if not isinstance(stage, Injects):
             with pytest.raises(CodecError):
                 engine_of(bus).codec.decode(wire(pipebusversion=99))

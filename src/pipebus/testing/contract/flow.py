@@ -9,12 +9,13 @@ import pytest
 
 from pipebus import events
 from pipebus.bus.bus import engine_of
+from pipebus.delivery.delivery import Delivery
 from pipebus.errors import MailboxFull, UnsupportedCapability
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.shapes import transform
 from pipebus.testing.contract.stage import Stage
-from pipebus.testing.contract.tools import Seen, assert_refused, figures, never, running, until
+from pipebus.testing.contract.tools import Seen, assert_refused, deliver, figures, never, opened, running, serving, until
 
 ROOM = 10
 SENT = 100
@@ -30,9 +31,8 @@ class TestFlow:
         """A mailbox never holds more messages than its bound. When it is full, its overflow rule does what it says."""
         seen = Seen(held=True)
         refused: list[int] = []
-        bus = stage.open()
         try:
-            bus.subscribe("a", seen, name="s", mailbox=ROOM, overflow=overflow, overflow_timeout=0.0)
+            bus = opened(stage, seen, mailbox=ROOM, overflow=overflow, overflow_timeout=0.0)
             bus.start()
         except UnsupportedCapability:
             assert overflow != "block", "a transport without other rules can block"
@@ -56,20 +56,10 @@ class TestFlow:
             seen.go.set()
             bus.drain(timeout=stage.patience)
             dropped = figures(bus, "s")["dropped"]
-        kept = {
-            "block": list(range(SENT)),
-            "reject": list(range(SENT)),
-            "drop_newest": list(range(ROOM)),
-            "drop_oldest": [0, *range(SENT - ROOM + 1, SENT)],
-        }[overflow]
-        if (
-            overflow in ("block", "reject") and engine_of(bus).transport.local
-        ):  # otherwise the store keeps the messages that do not fit
-            kept = list(range(ROOM))
-            assert refused == list(range(ROOM, SENT))
-        else:
-            assert refused == []
-        assert sorted(seen.bodies) == kept
+        refuses = overflow in ("block", "reject") and engine_of(bus).transport.local  # a store keeps what does not fit
+        assert refused == (list(range(ROOM, SENT)) if refuses else [])
+        kept = {"drop_newest": [*range(ROOM)], "drop_oldest": [0, *range(SENT - ROOM + 1, SENT)]}
+        assert sorted(seen.bodies) == kept.get(overflow, [*range(ROOM if refuses else SENT)])
         assert dropped == ({"overflow": SENT - ROOM} if overflow.startswith("drop") else {})
 
     def test_every_drop_is_counted(self, stage: Stage) -> None:
@@ -79,16 +69,13 @@ class TestFlow:
         def spam(message: Message) -> Message | Dropped:
             return Dropped("overflow") if message.body != "pending" and message.body > 4 else message
 
-        bus = stage.open()
-        bus.observe(heard.append)
         try:
-            subscription = bus.subscribe("a", seen, name="s", mailbox=5, overflow="drop_newest")
+            bus = opened(stage, seen, mailbox=5, overflow="drop_newest")
             bus.start()
         except UnsupportedCapability:  # let a filter drop messages instead
-            bus.stop(timeout=1.0, drain=False)
-            bus = stage.open()
-            bus.observe(heard.append)
-            subscription = bus.subscribe("a", seen, name="s", filters=[transform(spam)], workers=10)
+            bus = opened(stage, seen, filters=[transform(spam)], workers=10)
+        bus.observe(heard.append)
+        (subscription,) = bus.subscriptions
         with running(stage, bus, seen):
             for number in range(50):
                 bus.publish("a", number)
@@ -120,68 +107,54 @@ class TestFlow:
 
     def test_workers_bound_what_is_in_flight(self, stage: Stage) -> None:
         """At most `workers` handlers run at the same time, and that many do if there is work."""
-        now, most, lock = [0], [0], threading.Lock()
+        at_work, most = list[int](), list[int]()
         all_three = threading.Barrier(3)
 
         def handle(message: Message) -> None:
-            with lock:
-                now[0] += 1
-                most[0] = max(most[0], now[0])
+            at_work.append(message.body)
+            most.append(len(at_work))
             if message.body < 3:
                 all_three.wait(stage.patience)
-            with lock:
-                now[0] -= 1
+            at_work.remove(message.body)
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", workers=3)
-        with running(stage, bus):
-            for number in range(200):
-                bus.publish("a", number)
-            bus.drain(timeout=stage.patience)
+        with serving(stage, handle, workers=3) as bus:
+            deliver(stage, bus, *range(200))
             assert figures(bus, "s")["dead"] == 0
-        assert most == [3]
+        assert max(most) == 3
 
     def test_busy_worker_does_not_hoard(self, stage: Stage) -> None:
         """A busy worker does not hold messages that an idle worker of its group could handle."""
         if not stage.capabilities.groups:
             assert_refused(stage, groups=True)
-        first, release = threading.Event(), threading.Event()
-        seen, lock = list[tuple[str, int]](), threading.Lock()
+        first, release = threading.Lock(), threading.Event()
 
-        def handler(who: str) -> Any:
-            def handle(message: Message) -> None:
-                with lock:
-                    seen.append((who, message.body))
-                    busy = not first.is_set()
-                    first.set()
-                if busy:
-                    release.wait(60.0)
-
-            return handle
+        def act(message: Message, delivery: Delivery) -> None:
+            if first.acquire(blocking=False):
+                release.wait(60.0)
 
         shared = stage.capabilities.groups
         buses = [stage.open(f"member-{number}") for number in range(2 if shared else 1)]
-        for bus in buses:
-            bus.subscribe("a", handler(bus.name), name="group", workers=1 if shared else 2, mailbox=1 if shared else 10)
+        seen = [Seen(act) for _ in buses]
+        for bus, handler in zip(buses, seen, strict=True):
+            bus.subscribe("a", handler, name="group", workers=1 if shared else 2, mailbox=1 if shared else 10)
             bus.start()
         try:
             for number in range(6):
                 buses[0].publish("a", number)
-            until(stage, lambda: len(seen) == 6, "the idle worker has handled the rest")
+            until(stage, lambda: sum(len(one.messages) for one in seen) == 6, "the idle worker has handled the rest")
         finally:
             release.set()
             for bus in buses:
                 bus.stop(timeout=stage.patience)
-        assert sorted(body for _, body in seen) == list(range(6))
+        assert sorted(body for one in seen for body in one.bodies) == list(range(6))
         if shared:
-            assert sorted([who for who, _ in seen].count(bus.name) for bus in buses) == [1, 5]
+            assert sorted(len(one.messages) for one in seen) == [1, 5]
 
     def test_pause_and_resume_lose_nothing(self, stage: Stage) -> None:
         """A paused subscription starts no handler; after `resume` it handles everything that came meanwhile."""
         seen = Seen()
-        bus = stage.open()
-        subscription = bus.subscribe("a", seen, name="s")
-        with running(stage, bus):
+        with serving(stage, seen) as bus:
+            (subscription,) = bus.subscriptions
             for count in (20, 40, 60):
                 subscription.pause()
                 for number in range(count - 20, count):

@@ -16,15 +16,19 @@ from pipebus.bus.bus import Bus, engine_of
 from pipebus.delivery.delivery import Delivery
 from pipebus.errors import BusClosed, MailboxFull
 from pipebus.message.message import Message
-from pipebus.testing.contract.stage import Crashes, Stage
+from pipebus.testing.contract.stage import Stage
 from pipebus.testing.contract.tools import (
     Seen,
     assert_conserved,
     assert_nothing_comes_again,
     assert_refused,
+    crash,
     figures,
+    handle_the_rest,
     never,
     next_life,
+    opened,
+    recorded,
     running,
     survives,
     together,
@@ -33,11 +37,14 @@ from pipebus.testing.contract.tools import (
 from pipebus.testing.history.history import History
 
 
-def rest_of(stage: Stage, bus: Bus, handler: Seen) -> None:
-    """Handle the remaining messages in the program's next run."""
-    again = next_life(stage, bus, lambda bus: bus.subscribe("a", handler, name="s"))
-    with running(stage, again):
-        again.drain(timeout=stage.patience)
+def at_work(stage: Stage, handler: Any, seen: Seen, *bodies: Any, begun: int = 1, **options: Any) -> Bus:
+    """A bus that was started and given these messages; its handler has begun with so many of them."""
+    bus = opened(stage, handler, **options)
+    bus.start()
+    for body in bodies:
+        bus.publish("a", body)
+    until(stage, lambda: len(seen.messages) == begun, f"{begun} of {len(bodies)} have begun")
+    return bus
 
 
 class TestLifecycle:
@@ -46,25 +53,19 @@ class TestLifecycle:
     def test_drain_finishes_in_flight(self, stage: Stage) -> None:
         """`stop` waits for the running handler, starts no other, and settles its delivery. The rest comes in the next run."""
         seen, stopped = Seen(held=True), threading.Event()
-        bus = stage.open()
-        bus.subscribe("a", seen, name="s")
-        bus.start()
-        for number in range(3):
-            bus.publish("a", number)
-        until(stage, lambda: seen.bodies == [0], "the first has begun")
+        bus = at_work(stage, seen, seen, 0, 1, 2)
 
         def stop() -> None:
             bus.stop(timeout=stage.patience, drain=False)
             stopped.set()
 
-        thread = threading.Thread(target=stop, daemon=True)
-        thread.start()
+        threading.Thread(target=stop, daemon=True).start()
         never(stopped.is_set, "the stop did not wait for a handler")
         seen.go.set()
         assert stopped.wait(stage.patience)
         assert [message.body for message in seen.done] == [0]
         assert_conserved(bus)
-        rest_of(stage, bus, seen)
+        handle_the_rest(stage, bus, seen)
         assert sorted(seen.bodies) == [0, 1, 2]
         assert seen.attempts == [1, 1, 1]
 
@@ -77,22 +78,11 @@ class TestLifecycle:
             if not draining.is_set():
                 await asyncio.sleep(3600)
 
-        def subscribe(bus: Bus) -> None:
-            bus.subscribe("a", handle, name="s")
-
-        bus = stage.open()
-        subscribe(bus)
-        bus.start()
-        for number in range(3):
-            bus.publish("a", number)
-        until(stage, lambda: seen.bodies == [0], "the first has begun")
-        report = bus.stop(timeout=0.2)
-        assert not report.drained
+        bus = at_work(stage, handle, seen, 0, 1, 2)
+        assert not bus.stop(timeout=0.2).drained
         assert bus.dead_letters.list() == []
         draining.set()
-        again = next_life(stage, bus, subscribe)
-        with running(stage, again):
-            again.drain(timeout=stage.patience)
+        handle_the_rest(stage, bus, handle)
         assert sorted(seen.bodies) == [0, 0, 1, 2]
         assert seen.attempts == [1, 1, 1, 1]
 
@@ -116,22 +106,14 @@ class TestLifecycle:
                     refused.append("refused")
             refused.append("ended")
 
-        def subscribe(bus: Bus) -> None:
-            bus.subscribe("a", handle, name="s")
-
-        bus = stage.open()
-        subscribe(bus)
-        bus.start()
-        bus.publish("a", 1)
-        until(stage, lambda: seen.messages, "the handler has begun")
+        bus = at_work(stage, handle, seen, 1)
         report = bus.stop(timeout=0.2)
         assert report.abandoned
         assert not report.drained
         go.set()
         until(stage, lambda: "ended" in refused, "the handler has ended")
         assert refused == ["refused", "refused", "ended"]
-        again = next_life(stage, bus, subscribe)
-        with running(stage, again):
+        with running(stage, next_life(stage, bus, handle)):
             until(stage, lambda: len(seen.messages) == 2, "it comes again")
         assert seen.bodies == [1, 1]
 
@@ -149,22 +131,11 @@ class TestLifecycle:
                 if message.body == "tidies up":
                     await asyncio.sleep(0)
 
-        def subscribe(bus: Bus) -> None:
-            bus.subscribe("a", handle, name="s", workers=2)
-
-        bus = stage.open()
-        subscribe(bus)
-        bus.start()
-        for body in ("tidies up", "ends"):
-            bus.publish("a", body)
-        until(stage, lambda: len(seen.messages) == 2, "both run")
+        bus = at_work(stage, handle, seen, "tidies up", "ends", begun=2, workers=2)
         bus.stop(timeout=0.2, drain=False)
         assert bus.dead_letters.list() == []
         stopping.set()
-        again = next_life(stage, bus, subscribe)
-        with running(stage, again):
-            again.drain(timeout=stage.patience)
-            assert again.dead_letters.list() == []
+        handle_the_rest(stage, bus, handle, workers=2)
         assert sorted(seen.bodies) == ["ends", "ends", "tidies up", "tidies up"]
         assert seen.attempts == [1] * 4
 
@@ -182,24 +153,22 @@ class TestLifecycle:
             delivery.ack()
             acknowledged.append(message.body)
 
-        bus = stage.open()
+        bus = opened(stage, handle)
         bus.observe(hear)
-        bus.subscribe("a", handle, name="s")
         bus.start()
         for number in range(20):
             bus.publish("a", number)
         assert bus.stop(timeout=stage.patience, drain=True).drained
         assert sorted(acknowledged) == list(range(20))
         assert_conserved(bus)
-        assert_nothing_comes_again(stage, bus, lambda bus, seen: bus.subscribe("a", seen, name="s"), "a")
+        assert_nothing_comes_again(stage)
 
     def test_stop_may_be_called_twice_and_at_once(self, stage: Stage) -> None:
         """Ten threads may call `stop` at the same time: all return, none raises, and all threads and files are closed."""
         before, files = set(threading.enumerate()), open_files()
 
         def one_life() -> None:
-            bus = stage.open()
-            bus.subscribe("a", Seen(), name="s")
+            bus = opened(stage, Seen())
             bus.start()
             bus.publish("a")
             assert together(stage, *[partial(bus.stop, timeout=stage.patience)] * 10) == []
@@ -233,13 +202,11 @@ class TestLifecycle:
                 reader.receive(timeout=3600.0)
             ended.append("closed")
 
-        threads = [threading.Thread(target=act, daemon=True) for act in (publish, read)]
-        for thread in threads:
-            thread.start()
-        never(lambda: "closed" in ended or "refused" in ended, "nobody was waiting")
-        assert together(stage, lambda: bus.stop(timeout=0.5)) == []
-        for thread in threads:
-            thread.join(stage.patience)
+        def stop() -> None:
+            never(lambda: "closed" in ended or "refused" in ended, "nobody was waiting")
+            bus.stop(timeout=0.5)
+
+        assert together(stage, publish, read, stop) == []
         assert sorted(ended) == (["closed", "refused"] if engine_of(bus).transport.local else ["closed", "kept"])
 
     def test_crashes_lose_nothing(self, stage: Stage) -> None:
@@ -249,17 +216,16 @@ class TestLifecycle:
             return
         history, life = History(), 0.0
         history.record_subscription("s", "a")
-        running_on, at_work = threading.Event(), threading.Semaphore(0)
+        go_on, begun = threading.Event(), threading.Semaphore(0)
 
         def handle(message: Message) -> None:
             if message.body == life:  # the message whose handler runs when the crash comes
-                at_work.release()
-                running_on.wait(60.0)
+                begun.release()
+                go_on.wait(60.0)
 
         def one_life() -> Bus:
-            bus = stage.open()
+            bus = opened(stage, handle, attempts=1000, workers=2)
             history.watch(bus, "worker")
-            bus.subscribe("a", handle, name="s", attempts=1000, workers=2)
             return bus
 
         try:
@@ -267,31 +233,23 @@ class TestLifecycle:
                 bus = one_life()
                 bus.start()
                 for number in range(3 * life):
-                    id = f"{life}-{number}"
-                    history.record_attempt(id, "a")
-                    bus.publish("a", life if number == life else 0, id=id)
-                    history.record_accepted(id)
-                assert at_work.acquire(timeout=stage.patience)
-                if isinstance(stage, Crashes):
-                    stage.crash()
-                else:
-                    bus.stop(timeout=0.1, drain=False)
+                    recorded(history, bus, life if number == life else 0, f"{life}-{number}")
+                assert begun.acquire(timeout=stage.patience)
+                crash(stage, bus, timeout=0.1)
             life = 0.5
-            bus = one_life()
-            with running(stage, bus):
+            with running(stage, one_life()):
                 until(stage, lambda: not history.judge().of("lost"), "everything that crashed buses had is handled")
             judgement = history.judge()
         finally:
-            running_on.set()
+            go_on.set()
         # A crash may come after a handler and before its acknowledgement is kept: then the message comes again.
-        broken = [one for one in judgement.violations if one.kind in ("lost", "unexpected")]
-        assert broken == []
+        assert [one for one in judgement.violations if one.kind in ("lost", "unexpected")] == []
 
     def test_leaving_by_an_exception_loses_nothing(self, stage: Stage) -> None:
         """An exception that leaves the `with` block stops the bus without a drain; the next run handles the rest."""
         seen = Seen()
-        bus = stage.open()
-        subscription = bus.subscribe("a", seen, name="s")
+        bus = opened(stage, seen)
+        (subscription,) = bus.subscriptions
 
         def program() -> None:
             with bus:
@@ -305,7 +263,7 @@ class TestLifecycle:
             program()
         if not survives(stage):
             subscription.resume()
-        rest_of(stage, bus, seen)
+        handle_the_rest(stage, bus, seen)
         assert sorted(seen.bodies) == list(range(10))
 
 

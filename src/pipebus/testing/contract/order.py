@@ -5,12 +5,23 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 
-from pipebus.bus.bus import Bus
 from pipebus.delivery.delivery import Delivery
 from pipebus.filters.retry import Retry
 from pipebus.message.message import Message
-from pipebus.testing.contract.stage import Crashes, Stage
-from pipebus.testing.contract.tools import Seen, assert_refused, figures, next_life, running, survives, until
+from pipebus.testing.contract.stage import Stage
+from pipebus.testing.contract.tools import (
+    Seen,
+    assert_refused,
+    crash,
+    deliver,
+    figures,
+    next_life,
+    opened,
+    recorded,
+    running,
+    serving,
+    until,
+)
 from pipebus.testing.history.history import History
 
 
@@ -22,18 +33,12 @@ class TestOrder:
         if stage.capabilities.order != "subject":
             assert_refused(stage, order="subject")
             return
-        seen: list[int] = []
-
-        def handle(message: Message) -> None:
-            seen.append(message.body)
-
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", mailbox=max(10_000, stage.many))
-        with running(stage, bus):
+        seen = Seen()
+        with serving(stage, seen, mailbox=max(10_000, stage.many)) as bus:
             for number in range(stage.many):
                 bus.publish("a", number)
             bus.drain(timeout=6 * stage.patience)
-        assert seen == list(range(stage.many))
+        assert seen.bodies == list(range(stage.many))
 
     def test_workers_keep_the_order_of_each_key(self, stage: Stage) -> None:
         """With four workers, messages of the same key keep their order, and other keys are handled at the same time."""
@@ -55,14 +60,10 @@ class TestOrder:
                 overlapped.append(begun["b" if key == "a" else "a"].wait(stage.patience))
             history.record_settled("s", message.id, attempt=delivery.attempt)
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", workers=4)
-        with running(stage, bus):
+        with serving(stage, handle, workers=4) as bus:
             for number in range(100):
                 for key in "abcde":
-                    history.record_attempt(f"{key}{number}", "a", key=key)
-                    bus.publish("a", number, key=key, id=f"{key}{number}")
-                    history.record_accepted(f"{key}{number}")
+                    recorded(history, bus, number, f"{key}{number}", key=key)
             bus.drain(timeout=stage.patience)
         assert overlapped == [True, True]
         assert seen == {key: list(range(100)) for key in "abcde"}
@@ -73,13 +74,10 @@ class TestOrder:
         if stage.capabilities.order == "none":
             assert_refused(stage, order="key")
             return
-        seen, lock = list[tuple[str | None, int]](), threading.Lock()
         other = threading.Event()
 
-        def handle(message: Message) -> None:
-            with lock:
-                seen.append((message.key, message.body))
-                runs = seen.count((message.key, message.body))
+        def act(message: Message, delivery: Delivery) -> None:
+            runs = sum((one.key, one.body) == ("a", 0) for one in seen.messages)
             if message.key == "b":
                 other.set()
             elif message.body == 0 and runs < 3:
@@ -87,14 +85,12 @@ class TestOrder:
                     assert other.wait(stage.patience), "another key waits for one that is retried"
                 raise ConnectionError("not yet")
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", workers=3, filters=[Retry(attempts=3, wait=0.02, on=ConnectionError)])
-        with running(stage, bus):
+        seen = Seen(act)
+        with serving(stage, seen, workers=3, filters=[Retry(attempts=3, wait=0.02, on=ConnectionError)]) as bus:
             bus.publish("a", 0, key="a")
             bus.publish("a", 1, key="a")
-            bus.publish("a", 0, key="b")
-            bus.drain(timeout=stage.patience)
-        assert [one for one in seen if one[0] == "a"] == [("a", 0), ("a", 0), ("a", 0), ("a", 1)]
+            deliver(stage, bus, 0, key="b")
+        assert [one.body for one in seen.messages if one.key == "a"] == [0, 0, 0, 1]
 
     def test_order_is_kept_across_a_restart(self, stage: Stage) -> None:
         """First deliveries keep their order across a restart and a crash."""
@@ -107,11 +103,7 @@ class TestOrder:
             if message.body not in first:
                 first.append(message.body)
 
-        def subscribe(bus: Bus) -> None:
-            bus.subscribe("a", handle, name="s")
-
-        bus = stage.open()
-        subscribe(bus)
+        bus = opened(stage, handle)
         for life in range(3):
             bus.start()
             if life == 0:
@@ -122,12 +114,12 @@ class TestOrder:
                 until(stage, lambda bus=bus: figures(bus, "s")["pending"] == 50, "all wait")  # type: ignore[misc]
                 bus.stop(timeout=stage.patience, drain=False)
                 bus.subscriptions[0].resume()
-            elif life == 1 and survives(stage) and isinstance(stage, Crashes):
+            elif life == 1:
                 until(stage, lambda: len(first) >= 60, "some have been handled")
-                stage.crash()
+                crash(stage, bus)
             else:
                 bus.stop(timeout=stage.patience, drain=False)
-            bus = next_life(stage, bus, subscribe)
+            bus = next_life(stage, bus, handle)
         with running(stage, bus):
             bus.drain(timeout=stage.patience)
         assert first == list(range(150))
@@ -144,6 +136,5 @@ class TestOrder:
         bus = stage.open(require={"order": has})
         bus.subscribe("a", seen, name="s")
         with running(stage, bus):
-            bus.publish("a", 1)
-            bus.drain(timeout=stage.patience)
+            deliver(stage, bus, 1)
         assert seen.bodies == [1]

@@ -9,23 +9,24 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipebus.testing.contract.child import ATTEMPTS, SENT
 from pipebus.testing.contract.stage import HasChildren, Stage
-from pipebus.testing.contract.tools import Seen, assert_refused, running, survives, until
+from pipebus.testing.contract.tools import Seen, assert_refused, recorded, running, serving, survives, until
 from pipebus.testing.history.history import History
-
-ALONE = "the stage has no URL with which other processes can open its store: see HasChildren"
 
 MEMBERS = 4
 """How many processes share a subscription."""
 
 
 @contextmanager
-def child(stage: HasChildren, what: str, file: Path, name: str = "child") -> Iterator[subprocess.Popen[bytes]]:
-    """Run one of the programs of child.py until the block ends."""
+def child(stage: Any, what: str, file: Path, name: str = "child") -> Iterator[subprocess.Popen[bytes]]:
+    """Run one of the programs of child.py until the block ends; skip the test if there is no stage for it."""
+    if not isinstance(stage, HasChildren):
+        pytest.skip("the stage has no URL with which other processes can open its store: see HasChildren")
     command = [sys.executable, "-m", "pipebus.testing.contract.child", stage.child_url(), what, str(file), name]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
@@ -45,20 +46,14 @@ class TestProcesses:
         if not survives(stage):
             assert_refused(stage, survives="process")
             return
-        if not isinstance(stage, HasChildren):
-            pytest.skip(ALONE)
-        publisher = stage.open("publisher")
-        publisher.subscribe("a", name="s", attempts=ATTEMPTS)
-        with running(stage, publisher):
+        with serving(stage, None, attempts=ATTEMPTS) as publisher:
             publisher.publish("a", "poison", id="poison")
         file = tmp_path / "history.jsonl"
         for _ in range(ATTEMPTS):
             with child(stage, "kill_itself", file) as process:
                 assert process.wait(6 * stage.patience) == -signal.SIGKILL
         seen = Seen()
-        bus = stage.open()
-        bus.subscribe("a", seen, name="s", attempts=ATTEMPTS)
-        with running(stage, bus):
+        with serving(stage, seen, attempts=ATTEMPTS) as bus:
             bus.publish("a", "good")
             until(stage, lambda: seen.messages and bus.dead_letters.list(), "the poison is dead, and the good is handled")
             (letter,) = bus.dead_letters.list()
@@ -72,14 +67,10 @@ class TestProcesses:
         if not survives(stage):
             assert_refused(stage, survives="process")
             return
-        if not isinstance(stage, HasChildren):
-            pytest.skip(ALONE)
         with child(stage, "publish_and_leave", tmp_path / "history.jsonl") as process:
             assert process.wait(6 * stage.patience) == 0
         seen = Seen()
-        bus = stage.open()
-        bus.subscribe("a", seen, name="s", attempts=ATTEMPTS)
-        with running(stage, bus):
+        with serving(stage, seen, attempts=ATTEMPTS):
             until(stage, lambda: len(seen.messages) >= SENT, "all of them")
         assert sorted(seen.bodies) == list(range(SENT))
 
@@ -88,8 +79,6 @@ class TestProcesses:
         if not (stage.capabilities.multi_process and stage.capabilities.groups):
             assert_refused(stage, multi_process=True, groups=True)
             return
-        if not isinstance(stage, HasChildren):
-            pytest.skip(ALONE)
         files = [tmp_path / f"member-{number}.jsonl" for number in range(MEMBERS)]
         history = History(tmp_path / "publisher.jsonl")
         with ExitStack() as members:
@@ -97,9 +86,7 @@ class TestProcesses:
             publisher = stage.open("publisher")
             with running(stage, publisher):
                 for number in range(stage.many):
-                    history.record_attempt(str(number), "a")
-                    publisher.publish("a", number, id=str(number))
-                    history.record_accepted(str(number))
+                    recorded(history, publisher, number, str(number))
             deadline = time.monotonic() + 6 * stage.patience
             while sum(file.read_text().count('"what":"settled"') for file in files) < stage.many:
                 assert time.monotonic() < deadline, "not all are settled in time"

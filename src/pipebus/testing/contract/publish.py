@@ -6,17 +6,31 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 
 from pipebus import events
-from pipebus.bus.bus import Bus
 from pipebus.errors import BusClosed, BusNotStarted, CodecError, MessageTooLarge
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
-from pipebus.testing.contract.stage import Crashes, Stage
-from pipebus.testing.contract.tools import Seen, assert_refused, figures, next_life, running, survives
+from pipebus.testing.contract.stage import Stage
+from pipebus.testing.contract.tools import (
+    Seen,
+    assert_refused,
+    crash,
+    deliver,
+    figures,
+    handle_the_rest,
+    next_life,
+    opened,
+    recorded,
+    running,
+    serving,
+    survives,
+    together,
+)
 from pipebus.testing.history.history import History
 
 
@@ -26,27 +40,24 @@ class TestPublish:
     def test_absent_subscriber_gets_everything_later(self, stage: Stage) -> None:
         """Messages published while a durable subscription's program is away arrive when it is back, once and unchanged."""
         seen = Seen()
-        bus = stage.open()
-        subscription = bus.subscribe("orders.>", seen, name="worker")
+        bus = opened(stage, seen, "orders.>")
+        publisher = bus
         if survives(stage):
             with running(stage, bus):
                 pass  # now the store knows the subscription
             publisher = stage.open("publisher")
-            with running(stage, publisher):
-                for number in range(100):
-                    publisher.publish(f"orders.{number}", {"number": number}, headers={"n": str(number)})
-            assert seen.messages == []
-            bus = stage.open()
-            bus.subscribe("orders.>", seen, name="worker")
-            bus.start()
         else:
             assert_refused(stage, survives="process")
-            bus.start()
-            subscription.pause()
-            for number in range(100):
-                bus.publish(f"orders.{number}", {"number": number}, headers={"n": str(number)})
-            assert seen.messages == []
-            subscription.resume()
+            bus.subscriptions[0].pause()
+        publisher.start()
+        for number in range(100):
+            publisher.publish(f"orders.{number}", {"number": number}, headers={"n": str(number)})
+        assert seen.messages == []
+        if survives(stage):
+            publisher.stop(timeout=stage.patience)
+            bus = opened(stage, seen, "orders.>")
+        else:
+            bus.subscriptions[0].resume()
         with running(stage, bus):
             bus.drain(timeout=stage.patience)
         found = [(m.subject, m.body, dict(m.headers)) for m in seen.messages]
@@ -56,32 +67,23 @@ class TestPublish:
 
     def test_publish_returns_when_the_message_is_kept(self, stage: Stage) -> None:
         """A message for which `publish` has returned a receipt outlives a crash."""
-        seen = Seen()
-        bus = stage.open()
-        subscription = bus.subscribe("a", seen, name="s")
         if not survives(stage):
             assert_refused(stage, survives="process")
+        seen = Seen()
+        bus = opened(stage, seen)
         bus.start()
-        subscription.pause()
+        bus.subscriptions[0].pause()
         for number in range(20):
             assert bus.publish("a", number)
-        if survives(stage) and isinstance(stage, Crashes):
-            stage.crash()
-        else:
-            bus.stop(timeout=stage.patience, drain=False)
-        if survives(stage):
-            bus = stage.open()
-            bus.subscribe("a", seen, name="s")
-        else:
-            subscription.resume()
-        with running(stage, bus):
-            bus.drain(timeout=stage.patience)
+        crash(stage, bus)
+        if not survives(stage):
+            bus.subscriptions[0].resume()
+        handle_the_rest(stage, bus, seen)
         assert sorted(seen.bodies) == list(range(20))
 
     def test_publish_without_a_running_bus_raises(self, stage: Stage) -> None:
         """`publish` on a bus that is not started, or is stopped, raises."""
-        bus = stage.open()
-        bus.subscribe("a", Seen(), name="s")
+        bus = opened(stage, Seen())
         with pytest.raises(BusNotStarted):
             bus.publish("a")
         with running(stage, bus):
@@ -93,9 +95,7 @@ class TestPublish:
         """Two publishes with the same id within the window are one message, and the second receipt says `duplicate`."""
         promised = stage.capabilities.dedup_window > 0
         seen = Seen()
-        bus = stage.open()
-        bus.subscribe("a", seen, name="s")
-        with running(stage, bus):
+        with serving(stage, seen) as bus:
             first, second = [bus.publish("a", id="m") for _ in range(2)]
             bus.drain(timeout=stage.patience)
             assert isinstance(first, Receipt)
@@ -112,9 +112,7 @@ class TestPublish:
             return
         seen = Seen()
         for duplicate in (False, True):
-            bus = stage.open()
-            bus.subscribe("a", seen, name="s")
-            with running(stage, bus):
+            with serving(stage, seen) as bus:
                 assert getattr(bus.publish("a", id="m"), "duplicate", None) is duplicate
         assert [message.id for message in seen.messages] == ["m"]
 
@@ -127,9 +125,8 @@ class TestPublish:
                 raise failures.pop()
             return call_next(message)
 
-        bus = stage.open()
+        bus = opened(stage, seen)
         bus.use(unsteady)
-        bus.subscribe("a", seen, name="s")
         with running(stage, bus):
             with pytest.raises(ConnectionError):
                 bus.publish("a", 1, id="m")
@@ -154,6 +151,7 @@ class TestPublish:
     def test_publish_from_many_threads(self, stage: Stage) -> None:
         """Many threads publish through a filter to handlers on an event loop, and no message is lost or doubled."""
         seen: Counter[Any] = Counter()
+        threads, each = 8, stage.many // 8
 
         async def handle(message: Message) -> None:
             seen[message.body, message.headers["by"]] += 1
@@ -161,66 +159,43 @@ class TestPublish:
         def stamp(message: Message, call_next: Callable[[Message], Any]) -> Any:
             return call_next(message.with_headers(by="stamp"))
 
-        bus = stage.open()
+        bus = opened(stage, handle, mailbox=max(10_000, stage.many))
         bus.use(stamp)
-        bus.subscribe("a", handle, name="s", mailbox=max(10_000, stage.many))
-        threads = 8
-        each = stage.many // threads
 
-        def publisher(first: int) -> Callable[[], object]:
-            return lambda: [bus.publish("a", number) for number in range(first, first + each)]
+        def publish(first: int) -> None:
+            for number in range(first, first + each):
+                bus.publish("a", number)
 
         with running(stage, bus):
-            failures: list[BaseException] = []
-
-            def run(publish: Callable[[], object]) -> None:
-                try:
-                    publish()
-                except BaseException as error:
-                    failures.append(error)
-
-            workers = [threading.Thread(target=run, args=(publisher(number * each),)) for number in range(threads)]
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.join()
+            assert (
+                together(stage, *(partial(publish, number * each) for number in range(threads)), within=6 * stage.patience)
+                == []
+            )
             bus.drain(timeout=6 * stage.patience)
-        assert failures == []
         assert seen == Counter({(number, "stamp"): 1 for number in range(threads * each)})
 
     def test_publish_during_stop_is_kept_or_raises(self, stage: Stage) -> None:
         """While a bus stops, each publish of twenty threads is kept or raises."""
         history, seen = History(), Seen()
         history.record_subscription("s", "a", attempts=3)
-        bus = stage.open()
+        bus = opened(stage, seen)
         history.watch(bus, "bus")
-
-        def subscribe(bus: Bus) -> None:
-            bus.subscribe("a", seen, name="s")
-
-        subscribe(bus)
         bus.start()
         ready = threading.Semaphore(0)
 
         def publish(name: str) -> None:
             with suppress(BusClosed):
                 for number in range(100_000):
-                    id = f"{name}-{number}"
-                    history.record_attempt(id, "a", publisher=name)
-                    if bus.publish("a", id=id):
-                        history.record_accepted(id)
+                    recorded(history, bus, None, f"{name}-{number}", publisher=name)
                     ready.release()
 
-        publishers = [threading.Thread(target=publish, args=(f"p{number}",), daemon=True) for number in range(20)]
-        for thread in publishers:
-            thread.start()
-        for _ in range(100):
-            assert ready.acquire(timeout=stage.patience)
-        bus.stop(timeout=stage.patience)
-        for thread in publishers:
-            thread.join(stage.patience)
-        assert not any(thread.is_alive() for thread in publishers)
-        again = next_life(stage, bus, subscribe)
+        def stop() -> None:
+            for _ in range(100):
+                assert ready.acquire(timeout=stage.patience)
+            bus.stop(timeout=stage.patience)
+
+        assert together(stage, stop, *(partial(publish, f"p{number}") for number in range(20))) == []
+        again = next_life(stage, bus, seen)
         if again is not bus:
             history.watch(again, "bus")
         with running(stage, again):
@@ -242,8 +217,7 @@ class TestPublish:
                     bus.publish("a", "x" * limit)
                 with pytest.raises(MessageTooLarge):
                     bus.publish("a", headers={"h": "x" * limit})
-            bus.publish("a", "small")
-            bus.drain(timeout=stage.patience)
+            deliver(stage, bus, "small")
             assert figures(bus, "s")["accepted"] == len(seen.messages)
         assert seen.bodies[-1] == "small"
         assert len(seen.messages) == (2 if stage.capabilities.objects else 1)

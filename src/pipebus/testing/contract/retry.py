@@ -11,7 +11,18 @@ from pipebus.filters.redeliver import Redeliver
 from pipebus.filters.retry import Retry
 from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Injects, Stage
-from pipebus.testing.contract.tools import Seen, assert_refused, figures, never, running, survives, until
+from pipebus.testing.contract.tools import (
+    Seen,
+    assert_refused,
+    deliver,
+    figures,
+    never,
+    opened,
+    running,
+    serving,
+    survives,
+    until,
+)
 
 
 class TestRetry:
@@ -19,18 +30,15 @@ class TestRetry:
 
     def test_returned_delivery_comes_again_after_its_delay(self, stage: Stage) -> None:
         """A delivery that is returned comes again after its delay, not earlier, as often as its attempts allow."""
-        seen, delays = Seen(), [0.05, 0.1, 0.2]
+        delays = [0.05, 0.1, 0.2]
 
-        def handle(message: Message, delivery: Delivery) -> None:
-            seen.note(message, delivery.attempt)
+        def act(message: Message, delivery: Delivery) -> None:
             if delivery.attempt <= len(delays):
                 delivery.retry(delays[delivery.attempt - 1])
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", attempts=4)
-        with running(stage, bus, drain=False):
+        seen = Seen(act)
+        with serving(stage, seen, attempts=4, drain=False) as bus:
             bus.publish("a")
-            until(stage, lambda: len(seen.messages) >= 4, "the fourth attempt")
             until(stage, lambda: figures(bus, "s")["acknowledged"] == 1, "the fourth attempt is acknowledged")
         assert seen.attempts == [1, 2, 3, 4]
         waits = [later - earlier for earlier, later in zip(seen.times, seen.times[1:], strict=False)]
@@ -38,45 +46,39 @@ class TestRetry:
 
     def test_redeliver_returns_failed_messages(self, stage: Stage) -> None:
         """With `Redeliver`, a failed message goes back to the store and comes again later; others are handled meanwhile."""
-        seen = Seen()
 
-        def handle(message: Message, delivery: Delivery) -> None:
-            seen.note(message, delivery.attempt)
+        def act(message: Message, delivery: Delivery) -> None:
             if message.body == "fails" and delivery.attempt < 3:
                 raise ConnectionError("not yet")
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", filters=[Redeliver(attempts=3, wait=0.1, jitter=0.0)])
-        with running(stage, bus, drain=False):
+        seen = Seen(act)
+        with serving(stage, seen, filters=[Redeliver(attempts=3, wait=0.1, jitter=0.0)], drain=False) as bus:
             bus.publish("a", "fails")
             bus.publish("a", "good")
             until(stage, lambda: figures(bus, "s")["acknowledged"] == 2, "both are handled")
             assert bus.dead_letters.list() == []
-        assert [attempt for body, attempt in zip(seen.bodies, seen.attempts, strict=True) if body == "fails"] == [1, 2, 3]
-        times = [moment for body, moment in zip(seen.bodies, seen.times, strict=True) if body == "fails"]
-        assert times[1] - times[0] >= 0.09
-        assert times[2] - times[1] >= 0.18
+        failed = [one for one in zip(seen.bodies, seen.attempts, seen.times, strict=True) if one[0] == "fails"]
+        _, attempts, (first, second, third) = zip(*failed, strict=True)
+        assert attempts == (1, 2, 3)
+        assert second - first >= 0.09
+        assert third - second >= 0.18
 
     def test_delay_of_a_returned_delivery_outlives_a_restart(self, stage: Stage) -> None:
         """A delivery that was returned with a delay also comes after a restart, and not before its time."""
         if not survives(stage):
             assert_refused(stage, survives="process")
             return
-        seen, delay = Seen(), 0.4
+        delay = 0.4
 
-        def handle(message: Message, delivery: Delivery) -> None:
-            seen.note(message, delivery.attempt)
+        def act(message: Message, delivery: Delivery) -> None:
             if delivery.attempt == 1:
                 delivery.retry(delay)
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s")
-        with running(stage, bus, drain=False):
+        seen = Seen(act)
+        with serving(stage, seen, drain=False) as bus:
             bus.publish("a")
             until(stage, lambda: len(seen.messages) == 1, "the first attempt")
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s")
-        with running(stage, bus, drain=False):
+        with serving(stage, seen, drain=False) as bus:
             until(stage, lambda: len(seen.messages) == 2, "the second attempt")
             until(stage, lambda: engine_of(bus).transport.pending("s") == 0, "it is settled")
         assert seen.attempts == [1, 2]
@@ -84,18 +86,9 @@ class TestRetry:
 
     def test_dead_after_all_attempts(self, stage: Stage) -> None:
         """A message that is returned each time has exactly `attempts` attempts, and then is one dead letter that says why."""
-        seen = Seen()
-
-        def handle(message: Message, delivery: Delivery) -> None:
-            seen.note(message, delivery.attempt)
-            delivery.retry()
-
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", attempts=3)
-        begun = time.time()
-        with running(stage, bus):
-            bus.publish("a", {"n": 1}, id="m")
-            bus.drain(timeout=stage.patience)
+        seen, begun = Seen(lambda message, delivery: delivery.retry()), time.time()
+        with serving(stage, seen, attempts=3) as bus:
+            deliver(stage, bus, {"n": 1}, id="m")
             (letter,) = bus.dead_letters.list()
             assert figures(bus, "s")["dead"] == 1
         assert seen.attempts == [1, 2, 3]
@@ -106,62 +99,43 @@ class TestRetry:
 
     def test_failing_handler_makes_a_dead_letter_after_its_retries(self, stage: Stage) -> None:
         """If a handler raises in each of its chain's retries, the dead letter has the error, the traceback and the digest."""
-        seen = Seen()
 
-        def handle(message: Message, delivery: Delivery) -> None:
-            seen.note(message, delivery.attempt)
+        def always_fails(message: Message, delivery: Delivery) -> None:
             raise ZeroDivisionError("always")
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", filters=[Retry(attempts=3, wait=0.0)])
-        with running(stage, bus):
-            bus.publish("a", 1)
-            bus.publish("a", 2)
-            bus.drain(timeout=stage.patience)
+        seen = Seen(always_fails)
+        with serving(stage, seen, filters=[Retry(attempts=3, wait=0.0)]) as bus:
+            deliver(stage, bus, 1, 2)
             letters = bus.dead_letters.list("s")
         assert (sorted(seen.bodies), seen.attempts) == ([1, 1, 1, 2, 2, 2], [1] * 6)
         assert [(letter.error, letter.attempts) for letter in letters] == [("ZeroDivisionError: always", 1)] * 2
-        assert all("handle" in letter.traceback for letter in letters)
+        assert all("always_fails" in letter.traceback for letter in letters)
         assert letters[0].digest == letters[1].digest
 
     def test_dead_letters_are_kept_where_promised(self, stage: Stage) -> None:
         """A dead letter outlives the program if the transport promises to keep dead letters."""
-        kept = bool(getattr(stage.capabilities, "dead_letters", False))
 
-        def handle(message: Message) -> None:
+        def fail(message: Message) -> None:
             raise ValueError("no")
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s")
-        with running(stage, bus):
-            bus.publish("a", "dead", id="m")
-            bus.drain(timeout=stage.patience)
+        with serving(stage, fail) as bus:
+            deliver(stage, bus, "dead", id="m")
             assert [letter.message.id for letter in bus.dead_letters.list()] == ["m"]
-        if not kept:
+        if not getattr(stage.capabilities, "dead_letters", False):
             assert_refused(stage, dead_letters=True)
             return
-        bus = stage.open()
-        bus.subscribe("a", Seen(), name="s")
-        with running(stage, bus):
+        with serving(stage, Seen()) as bus:
             assert [(letter.message.id, letter.error) for letter in bus.dead_letters.list()] == [("m", "ValueError: no")]
 
     def test_replayed_dead_letter_is_unchanged(self, stage: Stage) -> None:
         """A replayed dead letter has the same subject, id, headers and body, and its attempts are counted from 1."""
-        seen, broken = Seen(), threading.Event()
-        broken.set()
-
-        def handle(message: Message, delivery: Delivery) -> None:
-            seen.note(message, delivery.attempt)
-            if broken.is_set():
-                delivery.retry()
-
-        bus = stage.open()
-        bus.subscribe("orders.>", handle, name="s", attempts=2)
-        with running(stage, bus):
+        mended = threading.Event()
+        seen = Seen(lambda message, delivery: None if mended.is_set() else delivery.retry())
+        with serving(stage, seen, subject="orders.>", attempts=2) as bus:
             bus.publish("orders.eu", {"n": [1, "zwei"]}, id="m", headers={"h": "v"}, key="k", correlation_id="c")
             bus.drain(timeout=stage.patience)
             (letter,) = bus.dead_letters.list()
-            broken.clear()
+            mended.set()
             bus.dead_letters.replay(letter.id)
             bus.drain(timeout=stage.patience)
             assert bus.dead_letters.list() == []
@@ -175,18 +149,15 @@ class TestRetry:
 
     def test_dead_letters_do_not_loop(self, stage: Stage) -> None:
         """A replayed letter that fails again is one dead letter again, and does not come back by itself."""
-        seen = Seen()
 
-        def handle(message: Message, delivery: Delivery) -> None:
-            seen.note(message, delivery.attempt)
+        def fail(message: Message, delivery: Delivery) -> None:
             raise ValueError("still no")
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s")
+        seen = Seen(fail)
+        bus = opened(stage, seen)
         bus.subscribe(">", Seen(), name="all")  # a replay must not reach other subscriptions either
         with running(stage, bus):
-            bus.publish("a", id="m")
-            bus.drain(timeout=stage.patience)
+            deliver(stage, bus, None, id="m")
             for _ in range(2):
                 (letter,) = bus.dead_letters.list()
                 bus.dead_letters.replay(letter.id)
@@ -199,20 +170,11 @@ class TestRetry:
 
     def test_rejected_is_dead_at_once(self, stage: Stage) -> None:
         """A message that its handler rejects is dead at once, even if there are retries left."""
-        seen = Seen()
-
-        def handle(message: Message, delivery: Delivery) -> None:
-            seen.note(message, delivery.attempt)
-            delivery.reject("not ours")
-
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", attempts=5, filters=[Retry(attempts=5, wait=0.0)])
-        with running(stage, bus):
-            bus.publish("a")
-            bus.drain(timeout=stage.patience)
+        seen = Seen(lambda message, delivery: delivery.reject("not ours"))
+        with serving(stage, seen, attempts=5, filters=[Retry(attempts=5, wait=0.0)]) as bus:
+            deliver(stage, bus, None)
             (letter,) = bus.dead_letters.list()
-        assert seen.attempts == [1]
-        assert letter.attempts == 1
+        assert (seen.attempts, letter.attempts) == ([1], 1)
         assert "not ours" in letter.error
 
     def test_undecodable_is_dead_at_once(self, stage: Stage) -> None:
@@ -222,14 +184,11 @@ class TestRetry:
         def handle(number: int) -> None:
             seen.append(number)
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", filters=[Retry(attempts=3, wait=0.0)])
-        with running(stage, bus):
+        with serving(stage, handle, filters=[Retry(attempts=3, wait=0.0)]) as bus:
             bus.publish("a", "no number")
             if isinstance(stage, Injects):
                 stage.inject(b"\x00\xff no message", "a")
-            bus.publish("a", 1)
-            bus.drain(timeout=stage.patience)
+            deliver(stage, bus, 1)
             letters = {letter.message.body: letter for letter in bus.dead_letters.list()}
             stats = figures(bus, "s")
         dead = [b"\x00\xff no message", "no number"] if isinstance(stage, Injects) else ["no number"]
@@ -250,9 +209,7 @@ class TestRetry:
             if not enough.is_set():
                 delivery.retry(0.01)
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", workers=2, attempts=100_000)
-        with running(stage, bus):
+        with serving(stage, handle, workers=2, attempts=100_000) as bus:
             bus.publish("a", "poison")
             for number in range(many):
                 bus.publish("a", number)
@@ -265,20 +222,16 @@ class TestRetry:
 
     def test_success_after_retries_is_not_dead(self, stage: Stage) -> None:
         """A message that succeeds after a retry in the chain and another in the store is not a dead letter."""
-        seen = Seen()
 
-        def handle(message: Message, delivery: Delivery) -> None:
-            seen.note(message, delivery.attempt)
+        def act(message: Message, delivery: Delivery) -> None:
             if len(seen.messages) == 1:
                 raise ConnectionError("not yet")  # for the chain's Retry
             if len(seen.messages) == 2:
                 delivery.retry()  # for the store
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s", filters=[Retry(attempts=2, wait=0.0)])
-        with running(stage, bus):
-            bus.publish("a")
-            bus.drain(timeout=stage.patience)
+        seen = Seen(act)
+        with serving(stage, seen, filters=[Retry(attempts=2, wait=0.0)]) as bus:
+            deliver(stage, bus, None)
             assert bus.dead_letters.list() == []
             assert figures(bus, "s")["acknowledged"] == 1
         assert seen.attempts == [1, 1, 2]

@@ -16,7 +16,7 @@ from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.shapes import transform
 from pipebus.testing.contract.stage import Stage
-from pipebus.testing.contract.tools import Seen, figures, running, until
+from pipebus.testing.contract.tools import Seen, figures, opened, running, serving, until
 from pipebus.testing.history.history import History
 
 FATES = ("fine", "raise", "reject", "again", "always again", "spam", "expired")
@@ -51,10 +51,9 @@ class TestTelemetry:
                 case "always again":
                     delivery.retry()
 
-        bus = stage.open()
+        bus = opened(stage, handle, filters=[no_spam], attempts=2, workers=2)
         bus.observe(hear)
         history.watch(bus)
-        bus.subscribe("a", handle, name="s", filters=[no_spam], attempts=2, workers=2)
         with running(stage, bus):
             for number in range(70):
                 body, id = FATES[number % len(FATES)], str(number)
@@ -74,29 +73,22 @@ class TestTelemetry:
 
     def test_figures_are_true(self, stage: Stage) -> None:
         """Whenever the bus is quiet, its figures for accepted, acknowledged, dead, pending and in flight are true."""
-        seen = Seen(held=True)
 
-        def handle(message: Message, delivery: Delivery) -> None:
+        def act(message: Message, delivery: Delivery) -> None:
             if message.body == "dead":
                 raise ValueError("no")
-            seen(message, delivery)
 
-        bus = stage.open()
-        bus.subscribe("a", handle, name="s")
         names = ("accepted", "acknowledged", "dead", "pending", "in_flight")
 
-        def lag() -> dict[str, int]:
-            stats = figures(bus, "s")
-            return {name: stats[name] for name in names}
+        def comes(*wanted: int) -> None:
+            until(stage, lambda: tuple(figures(bus, "s")[name] for name in names) == wanted, f"{names}: {wanted}")
 
-        def comes(*numbers: int) -> None:
-            wanted = dict(zip(names, numbers, strict=True))
-            until(stage, lambda: lag() == wanted, f"{wanted}")
-
-        with running(stage, bus, seen):
+        seen = Seen(act)
+        with serving(stage, seen) as bus:
             comes(0, 0, 0, 0, 0)
             bus.publish("a", "dead")
             comes(1, 0, 1, 0, 0)
+            seen.go.clear()
             for number in range(5):
                 bus.publish("a", number)
             comes(6, 0, 1, 4, 1)
@@ -114,7 +106,6 @@ class TestTelemetry:
         """
         changes: list[tuple[str, str]] = []
         refused: list[BaseException] = []
-        bus = stage.open()
 
         def hear(event: Any) -> None:
             if isinstance(event, events.StateChanged):
@@ -127,8 +118,8 @@ class TestTelemetry:
             except LifecycleError as error:
                 refused.append(error)
 
+        bus = opened(stage, during)
         bus.observe(hear)
-        bus.subscribe("a", during, name="s")
         with pytest.raises(BusNotStarted):
             bus.publish("a")
         for _ in range(2):

@@ -14,9 +14,11 @@ import pytest
 
 from pipebus.bus.bus import Bus
 from pipebus.delivery.delivery import Delivery
+from pipebus.delivery.subscription import Subscription
 from pipebus.errors import UnsupportedCapability
 from pipebus.message.message import Message
-from pipebus.testing.contract.stage import Stage
+from pipebus.testing.contract.stage import Crashes, Stage
+from pipebus.testing.history.history import History
 
 QUIET: Final = 0.1
 """How many seconds a test watches that something does not happen."""
@@ -29,10 +31,11 @@ class Seen:
     A handler that keeps the messages that it gets.
 
     Args:
+        act: What it does with each of them.
         held: It waits with each message until `go` is set; `running` sets `go` at the end of its block.
     """
 
-    def __init__(self, held: bool = False) -> None:
+    def __init__(self, act: Callable[[Message[Any], Delivery], object] | None = None, *, held: bool = False) -> None:
         self.messages: list[Message[Any]] = []  # in the order in which their handlers began
         self.attempts: list[int] = []
         self.times: list[float] = []  # when each handler began, monotonic
@@ -40,11 +43,14 @@ class Seen:
         self.go = threading.Event()
         if not held:
             self.go.set()
+        self._act = act
         self._lock = threading.Lock()
 
     def __call__(self, message: Message, delivery: Delivery) -> None:
         self.note(message, delivery.attempt)
         self.go.wait(60.0)
+        if self._act is not None:
+            self._act(message, delivery)
         self.done.append(message)
 
     def note(self, message: Message[Any], attempt: int = 1) -> None:
@@ -106,34 +112,77 @@ def running(stage: Stage, bus: Bus, *held: Seen, drain: bool = True) -> Iterator
     assert_conserved(bus)
 
 
+def opened(stage: Stage, handler: Any, subject: str = "a", name: str = "s", **options: Any) -> Bus:
+    """A bus, not started, with one subscription."""
+    bus = stage.open()
+    bus.subscribe(subject, handler, name=name, **options)
+    return bus
+
+
+@contextmanager
+def serving(stage: Stage, handler: Any, *, drain: bool = True, **options: Any) -> Iterator[Bus]:
+    """`running` for a bus with one subscription."""
+    held = [handler] if isinstance(handler, Seen) else []
+    with running(stage, opened(stage, handler, **options), *held, drain=drain) as bus:
+        yield bus
+
+
+@contextmanager
+def reading(stage: Stage) -> Iterator[tuple[Bus, Subscription]]:
+    """`running` for a bus with one subscription that the test reads."""
+    with serving(stage, None) as bus:
+        yield bus, bus.subscriptions[0]
+
+
+def deliver(stage: Stage, bus: Bus, *bodies: Any, **options: Any) -> None:
+    """Publish these bodies, and wait until they are settled."""
+    for body in bodies:
+        bus.publish("a", body, **options)
+    bus.drain(timeout=stage.patience)
+
+
+def recorded(history: History, bus: Bus, body: Any, id: str, publisher: str = "", **options: Any) -> Any:
+    """Publish, and record that in a history; return the outcome."""
+    history.record_attempt(id, "a", publisher=publisher, key=options.get("key"))
+    outcome = bus.publish("a", body, id=id, **options)
+    history.record_accepted(id)
+    return outcome
+
+
 def survives(stage: Stage) -> bool:
     """Whether messages outlive the program."""
     return stage.capabilities.survives != "nothing"
 
 
-def next_life(stage: Stage, bus: Bus, subscribe: Callable[[Bus], object]) -> Bus:
+def crash(stage: Stage, bus: Bus, timeout: float | None = None) -> None:
+    """Crash if that loses nothing and the stage can do it; otherwise stop without a drain."""
+    if survives(stage) and isinstance(stage, Crashes):
+        stage.crash()
+    else:
+        bus.stop(timeout=stage.patience if timeout is None else timeout, drain=False)
+
+
+def next_life(stage: Stage, bus: Bus, handler: Any, **options: Any) -> Bus:
     """
-    The bus of the program's next run, not started: a new one if messages outlive the program, otherwise the old one again.
-
-    Args:
-        subscribe: Called with a new bus to make its subscriptions.
+    The bus of the program's next run, not started: a new one with this subscription if messages outlive the program, otherwise
+    the old one again.
     """
-    if not survives(stage):
-        return bus
-    new = stage.open()
-    subscribe(new)
-    return new
+    return opened(stage, handler, **options) if survives(stage) else bus
 
 
-def assert_nothing_comes_again(stage: Stage, bus: Bus, subscribe: Callable[[Bus, Seen], object], subject: str) -> None:
+def handle_the_rest(stage: Stage, bus: Bus, handler: Any, **options: Any) -> None:
+    """Handle what is left in the program's next run, without a dead letter."""
+    with running(stage, next_life(stage, bus, handler, **options)) as again:
+        again.drain(timeout=stage.patience)
+        assert again.dead_letters.list() == []
+
+
+def assert_nothing_comes_again(stage: Stage) -> None:
     """Check that only a new message arrives in the program's next run."""
     seen = Seen()
-    bus = stage.open()
-    subscribe(bus, seen)
-    with running(stage, bus):
-        bus.publish(subject, "marker")
-        bus.drain(timeout=stage.patience)
-        assert seen.bodies == ["marker"]
+    with serving(stage, seen) as bus:
+        deliver(stage, bus, "marker")
+    assert seen.bodies == ["marker"]
 
 
 def assert_refused(stage: Stage, **wanted: Any) -> None:
@@ -142,9 +191,14 @@ def assert_refused(stage: Stage, **wanted: Any) -> None:
         stage.open(require=wanted)
 
 
-def together(stage: Stage, *calls: Callable[[], object]) -> list[BaseException]:
-    """Call all at the same time, each on a thread of its own, and return what they raised."""
-    barrier, raised = threading.Barrier(len(calls)), list[BaseException]()
+def together(stage: Stage, *calls: Callable[[], object], within: float | None = None) -> list[BaseException]:
+    """
+    Call all at the same time, each on a thread of its own, and return what they raised.
+
+    Args:
+        within: Seconds that each may take; None: the stage's patience.
+    """
+    barrier, raised, patience = threading.Barrier(len(calls)), list[BaseException](), within or stage.patience
 
     def run(call: Callable[[], object]) -> None:
         try:
@@ -157,7 +211,7 @@ def together(stage: Stage, *calls: Callable[[], object]) -> list[BaseException]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(stage.patience)
+        thread.join(patience)
     alive = sum(thread.is_alive() for thread in threads)
-    assert not alive, f"{alive} of {len(threads)} calls have not returned within {stage.patience:g} s"
+    assert not alive, f"{alive} of {len(threads)} calls have not returned within {patience:g} s"
     return raised
