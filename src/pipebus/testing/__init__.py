@@ -4,7 +4,7 @@ what happens at once. With pytest or without it.
 """
 
 from pipebus.testing.alone.bench import FilterBench
-from pipebus.testing.alone.filter_run import FilterRun
+from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.alone.run_filter import run_filter
 from pipebus.testing.alone.run_handler import HandlerRun, run_handler
 from pipebus.testing.alone.script import ScriptEnded, after

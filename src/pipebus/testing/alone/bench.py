@@ -1,5 +1,5 @@
 """
-FilterBench: one filter in virtual time, and any number of messages through it.
+FilterBench: one filter in virtual time, and any number of messages through it; `run_filter` is the same for one message.
 
     with FilterBench(Dedupe(window=60.0)) as bench:
         assert bench.send(Message("orders.placed", id="1")).outcome
@@ -18,15 +18,15 @@ from typing import Any, Final, Literal
 
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.delivery.actor import Actor
-from pipebus.errors import LifecycleError, PipelineError
+from pipebus.errors import LifecycleError, PipelineError, SubjectError
 from pipebus.mailbox.offering import closed_for_good
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Handled, Receipt
+from pipebus.message.patterns import Pattern
+from pipebus.message.subject import Address, check_subject
 from pipebus.pipeline import blame, compose, places, recognise, routes, rules
 from pipebus.pipeline.compose import Side
-from pipebus.testing.alone.chain import Chain
-from pipebus.testing.alone.filter_run import FilterRun
-from pipebus.testing.alone.leaks import changed
+from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.alone.script import Script, expected_subject
 from pipebus.testing.harness import shown
 from pipebus.testing.harness.harness import Harness
@@ -37,8 +37,10 @@ from pipebus.testing.simulation.virtual_loop import run_loop
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
-
 AS_BEFORE: Final = object()
+ANY: Final = Pattern(">")
+QUIET: Final = frozenset({"decimal_context"})
+"""Context variables of the standard library that are set when they are read."""
 
 whose: Final[contextvars.ContextVar[int | None]] = contextvars.ContextVar("pipebus.testing.whose", default=None)
 """Which of the messages that are sent together a thread or task is working on."""
@@ -80,6 +82,7 @@ class FilterBench:
         self.colour = self._colour(colour)
         self._told = told
         self._stack = ExitStack()
+        self._entries: dict[Any, compose.Next] = {}
         self._actors: list[Actor] = []
         self._lines: list[Any] = []
         self._news_so_far = (0, 0)
@@ -106,7 +109,6 @@ class FilterBench:
             self._lines = stack.enter_context(captured_logs())
             self.bus = self.harness.attach(Bus(name=self.title, debug=True))
             self.harness.tape.quiet(self.bus)
-            self.chain = Chain(self.nodes, self.at, self.colour, self.script, self.bus)
             self._check_homes()
             self._spawn()
             self.harness.start(self.bus)
@@ -150,10 +152,7 @@ class FilterBench:
         return self.send_and(message, next, stop=False)
 
     def send_and(self, message: Any, next: Any, *, stop: bool) -> FilterRun:
-        """
-        Args:
-            stop: Stop the filter after the message. What it publishes and logs as it stops belongs to the run.
-        """
+        """`send`; then, with `stop`, stop the filter: what it publishes and logs as it stops belongs to the run."""
         if not isinstance(message, Message):
             message = Message("test", message)
         run = FilterRun(self.title, message, given=short(message))
@@ -165,7 +164,7 @@ class FilterBench:
             raise PipelineError(f"{self.title} is run as sync, but `next` is async; give an async `next` to FilterBench itself")
         began, moments, pauses = harness.elapsed, len(tape.moments), len(tape.pauses)
         try:
-            run._outcome = self._call(self.chain.entry(message.subject), message, run)
+            run._outcome = self._call(self._entry(message.subject), message, run)
         except BaseException as error:
             blame.unsign(error)
             run._error = run.unseen = blame.trim(error)
@@ -204,45 +203,34 @@ class FilterBench:
             run.moments.append(Moment(run.elapsed, ", ".join(node.name for node in self.nodes), end))
 
     def together(self, given: list[Message[Any]]) -> list[Any]:
-        """
-        Send several messages at the same time; `whose` is the number of the message, counted from 0, for as long as it passes.
+        """Send messages of one subject at the same time, each with its number as `whose`; return their outcomes or errors."""
+        entry = self._entry(given[0].subject)
 
-        Args:
-            given: The messages, all of one subject.
-
-        Returns:
-            The outcome, or the error, of each.
-        """
-        entry = self.chain.entry(given[0].subject)
-
-        def sync(number: int) -> Any:
+        def begin(number: int) -> Message[Any]:
             whose.set(number)
             expected_subject.set(given[number].subject)
+            return given[number]
+
+        def sync(number: int) -> Any:
             try:
-                return entry(given[number])
+                return entry(begin(number))
             except BaseException as error:
                 return error
 
         async def asynchronous(number: int) -> Any:
-            whose.set(number)
-            expected_subject.set(given[number].subject)
             try:
-                return await entry(given[number])
+                return await entry(begin(number))
             except BaseException as error:
                 return error
 
         async def main() -> list[Any]:
-            return await asyncio.gather(*(asynchronous(number) for number in range(len(given))))
+            return await asyncio.gather(*map(asynchronous, range(len(given))))
 
         if self.colour == "async":
-            outcomes = run_loop(self.harness._simulation, main)
-        else:
-            threads = [
-                self.harness.thread(contextvars.Context().run, sync, number, name=f"message {number + 1}")
-                for number in range(len(given))
-            ]
-            outcomes = [thread.result() for thread in threads]
-        return list(outcomes)
+            return list(run_loop(self.harness._simulation, main))
+        thread = self.harness.thread
+        threads = [thread(contextvars.Context().run, sync, n, name=f"message {n + 1}") for n in range(len(given))]
+        return [one.result() for one in threads]
 
     # --- setting up and taking down ------------------------------------------------------------------------------------
 
@@ -284,6 +272,31 @@ class FilterBench:
 
     # --- running -------------------------------------------------------------------------------------------------------
 
+    def _entry(self, subject: Any) -> compose.Next:
+        """The chain for a subject. In delivery it is the same for all subjects, as in a subscription."""
+        key = subject if self.at == "publish" else ANY
+        return self._entries.get(key) or self._compile(key, None, self._entries)
+
+    def _compile(self, subject: Any, rest: compose.Rest | None, known: dict[Any, compose.Next]) -> compose.Next:
+        """Build the chain as a bus would; or, after a filter that has changed the subject, the rest of the chain."""
+        if isinstance(subject, str):
+            check_subject(subject)
+        elif not isinstance(subject, (Address, Pattern)):
+            raise SubjectError(f"{subject!r} is not a subject; use a string, an actor or Ref(obj)")
+        terminal = self.script.sync if self.colour == "sync" else self.script.asynchronous
+        build = compose.Build(
+            side=self.at,
+            colour=self.colour,
+            subject=subject,
+            terminal=terminal(subject if self.at == "publish" else None),
+            services=engine_of(self.bus).services,
+            recompile=self._compile,
+            rule=engine_of(self.bus).rule,
+            place="publish" if self.at == "publish" else "test",
+        )
+        known[subject] = link = compose.compile(self.nodes, build) if rest is None else compose.resume(rest, build)
+        return link
+
     def _call(self, entry: compose.Next, message: Message[Any], run: FilterRun) -> Any:
         """Run the chain in a context of its own, as a publisher or a worker would."""
 
@@ -293,7 +306,7 @@ class FilterBench:
             try:
                 return entry(message)
             finally:
-                run.leaks = changed(before)
+                run.leaks = _changed(before)
 
         if self.colour == "sync":
             return contextvars.copy_context().run(main_sync)
@@ -310,7 +323,7 @@ class FilterBench:
                 raised.append(error)
                 return None
             finally:
-                run.leaks = changed(before)
+                run.leaks = _changed(before)
 
         outcome = run_loop(self.harness._simulation, main)
         if raised:
@@ -320,3 +333,21 @@ class FilterBench:
 
 def _homeless(actor: Actor) -> bool:
     return actor._home is None or closed_for_good(actor._home)
+
+
+def _changed(before: contextvars.Context) -> tuple[str, ...]:
+    """Names of the context variables whose value now is not the same as in `before`."""
+    now = contextvars.copy_context()
+
+    def value(context: contextvars.Context, variable: contextvars.ContextVar[Any]) -> Any:
+        found = context.get(variable, ...)
+        return None if found is ... else found  # unset, or unbound as structlog has it, or reset to nothing
+
+    return tuple(sorted(v.name for v in {*before, *now} if v.name not in QUIET and not _equal(value(before, v), value(now, v))))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return one is other or bool(one == other)
+    except Exception:
+        return False

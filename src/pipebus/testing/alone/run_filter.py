@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pipebus.pipeline.compose import Side
 from pipebus.testing.alone.bench import FilterBench
-from pipebus.testing.alone.filter_run import FilterRun
+from pipebus.testing.alone.run import FilterRun
 
 
 def run_filter(

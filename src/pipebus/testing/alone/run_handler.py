@@ -76,12 +76,9 @@ class HandlerRun(Run):
             What it raised, if it did. (`error` returns it instead.) HarnessError: It was not called at all.
         """
         __tracebackhide__ = True
-        error = self.error
-        if error is not None:
-            raise error.with_traceback(self._traceback)
-        if not self.calls:
+        if self._error is None and not self.calls:
             raise HarnessError(f"{self.title} was not called: {self.dropped or 'no delivery reached it'}")
-        return self._value
+        return self._result(self._value)
 
     def __repr__(self) -> str:
         if self._error is not None:

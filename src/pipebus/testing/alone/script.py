@@ -1,13 +1,11 @@
-"""
-A script in place of the rest of a filter's chain.
-"""
+"""A script in place of the rest of a filter's chain."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import inspect
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pipebus.errors import PipelineError, SubjectChanged
 from pipebus.message.message import Message
@@ -26,12 +24,11 @@ expected_subject: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("p
 """The subject of the current message, in a chain that serves several subjects: a filter may not change it. None: not known."""
 
 
-class After:
+class After(NamedTuple):
     """Made by `after`."""
 
-    def __init__(self, seconds: float, then: Any) -> None:
-        self.seconds = seconds
-        self.then = then
+    seconds: float
+    then: Any
 
 
 def after(seconds: Duration, then: Any = None) -> After:
@@ -65,23 +62,22 @@ class Script:
         self.begin(given)
 
     def begin(self, given: Any) -> None:
-        """
-        Start again, for another message.
-
-        Raises:
-            PipelineError: `given` is not a script.
-        """
+        """Start again, for another message."""
         self.given = given
         self.forwards: list[Message[Any]] = []
         self.raised: list[BaseException] = []
         self.wrong: BaseException | None = None  # an error of the script, raised even if the filter catches it
-        for step in given if isinstance(given, list) else [given]:
+        for step in self._steps:
             self._check(step)
+
+    @property
+    def _steps(self) -> list[Any]:
+        return self.given if isinstance(self.given, list) else [self.given]
 
     @property
     def is_async(self) -> bool:
         """Whether it works in an async chain only."""
-        return _is_async(self.given) or (isinstance(self.given, list) and any(_is_async(one) for one in self.given))
+        return any(map(_is_async, self._steps))
 
     def sync(self, subject: Any) -> compose.Next:
         def terminal(message: Message[Any]) -> Any:
@@ -136,7 +132,8 @@ class Script:
             return who, self.given
         if number > len(self.given):
             count = "1 outcome" if len(self.given) == 1 else f"{len(self.given)} outcomes"
-            self.wrong = ScriptEnded(f"next= has {count}, and the filter ran the rest {_times(number)}")
+            times = "once" if number == 1 else f"{number} times"
+            self.wrong = ScriptEnded(f"next= has {count}, and the filter ran the rest {times}")
             raise self.wrong
         return who, self.given[number - 1]
 
@@ -159,10 +156,7 @@ class Script:
         blame.blame(error, blame.StepId(who), message)
 
     def _check(self, step: Any) -> None:
-        """
-        Raises:
-            PipelineError: A script cannot do this.
-        """
+        """Raise PipelineError if a script cannot do this."""
         while isinstance(step, After):
             step = step.then
         if _is_call(step):
@@ -202,10 +196,6 @@ class Script:
 
 def _is_error(step: Any) -> bool:
     return isinstance(step, type) and issubclass(step, BaseException)
-
-
-def _times(number: int) -> str:
-    return "once" if number == 1 else f"{number} times"
 
 
 def _is_call(step: Any) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
-from pipebus.testing.alone.filter_run import FilterRun
+from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.laws.case import NUMBER, Case, Ending, Problems, copied, made, rest, result, same
 from pipebus.testing.simulation.task import Stuck
 

@@ -22,7 +22,7 @@ from pipebus.pipeline import places, recognise, routes
 from pipebus.pipeline.compose import Side
 from pipebus.pipeline.step import Step
 from pipebus.testing.alone.bench import FilterBench
-from pipebus.testing.alone.filter_run import FilterRun
+from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.harness.harness import Harness
 from pipebus.testing.simulation import threads
 from pipebus.testing.simulation.blocking import Sleep

@@ -8,7 +8,7 @@ from typing import Any, Final
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.testing.alone.bench import whose
-from pipebus.testing.alone.filter_run import FilterRun
+from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.alone.script import after
 from pipebus.testing.laws.apart import PLANS, InTurn, Passed, again, difference, in_turn, otherwise, parts
 from pipebus.testing.laws.case import BOUNDLESS, PATIENCE, Case, Ending, Problems, given

@@ -20,7 +20,7 @@ from pipebus.foreign.objects import text_of
 from pipebus.message.headers import frozen_headers
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Handled, Receipt
-from pipebus.testing.alone.filter_run import FilterRun
+from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.laws.apart import keeps_messages_apart
 from pipebus.testing.laws.case import CORRELATION, Case, Ending, Problems, digest, made, same
 from pipebus.testing.laws.concurrency import is_safe_under_concurrency

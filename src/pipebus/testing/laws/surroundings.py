@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pipebus.bus.bus import Bus
 from pipebus.message.message import Message
-from pipebus.testing.alone.filter_run import FilterRun
+from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.alone.script import after
 from pipebus.testing.harness.harness import Harness
 from pipebus.testing.harness.tape import tell
