@@ -11,8 +11,9 @@ from typing import Any
 import loop_scenarios as l
 import pytest
 import scenarios as s
+from exploring import explore
 
-from pipebus.testing.simulation.explore import Scenario, explore, seeds
+from pipebus.testing.simulation.explore import Scenario, seeds
 from scale_helpers import scaled
 
 some_seeds = scaled(1, 60)

@@ -11,6 +11,7 @@ from typing import Any
 import loop_scenarios as l
 import pytest
 import scenarios as s
+from exploring import explore, find
 from planting import plant
 
 from pipebus.mailbox import offering
@@ -23,7 +24,7 @@ from pipebus.running.loop_worker import LoopWorker
 from pipebus.running.loops import Crew, LoopRunner
 from pipebus.running.pool import Pool
 from pipebus.running.worker import Worker
-from pipebus.testing.simulation.explore import Scenario, explore, find, race
+from pipebus.testing.simulation.explore import Scenario, race
 from pipebus.waiting.latch import Latch, LoopWaiter, ThreadWaiter
 
 WITHIN = 1000

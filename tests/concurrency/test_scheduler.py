@@ -11,10 +11,11 @@ from pathlib import Path
 import loop_scenarios
 import pytest
 import scenarios
+from exploring import explore, find, tell
 from planting import plant
 
 from pipebus.mailbox.mailbox import Mailbox
-from pipebus.testing.simulation.explore import SimulationFailed, explore, find, run, tell
+from pipebus.testing.simulation.explore import SimulationFailed, run
 from pipebus.testing.simulation.locks import SimLock
 from pipebus.testing.simulation.scheduler import Simulation
 from pipebus.testing.simulation.turns import Given

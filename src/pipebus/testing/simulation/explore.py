@@ -1,16 +1,13 @@
-"""
-Run a scenario with many seeds, and tell the story of the first that fails, with only the changes of threads that matter.
-"""
+"""Run a scenario, and tell the story of a failure with only the changes of threads that matter."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 from pipebus.errors import PipelineError
-from pipebus.testing.simulation import watch
 from pipebus.testing.simulation.scheduler import Simulation
 from pipebus.testing.simulation.turns import Turn, Turns
 
@@ -41,13 +38,6 @@ def run(scenario: Scenario, seed: int, *, record: bool = False, **options: Any) 
     sim = Simulation(seed, record=record, **options)
     sim.run(scenario)
     return sim
-
-
-def tell(scenario: Scenario, seed: int, **options: Any) -> str:
-    """The whole story of one run, also of one that does not fail."""
-    sim = run(scenario, seed, record=True, **options)
-    assert sim.story is not None
-    return sim.story.text(sim, scenario.__name__, last=None)
 
 
 def race(scenario: Scenario, seed: int, **options: Any) -> SimulationFailed | None:
@@ -101,28 +91,8 @@ def fewest(scenario: Scenario, seed: int, turns: Turns, failure: str, most: int 
     return turns
 
 
-def find(scenario: Scenario, seeds: Iterable[int], **options: Any) -> SimulationFailed | None:
-    """The failure of the first seed that fails."""
-    with watch.all_code(options.get("files") or watch.by_line()):
-        for seed in seeds:
-            found = race(scenario, seed, **options)
-            if found is not None:
-                return found
-    return None
-
-
-def explore(scenario: Scenario, seeds: Iterable[int], **options: Any) -> None:
-    """Raises SimulationFailed with the story of the first seed that fails."""
-    __tracebackhide__ = True
-    found = find(scenario, seeds, **options)
-    if found is not None:
-        raise found
-
-
 def seeds(count: int) -> range | list[int]:
-    """
-    This many seeds. `PIPEBUS_SEEDS=5000` in the environment replaces the number, `PIPEBUS_SEED=17` selects one seed.
-    """
+    """So many seeds. `PIPEBUS_SEEDS=5000` in the environment replaces the number, `PIPEBUS_SEED=17` selects one seed."""
     one, many = _number("PIPEBUS_SEED"), _number("PIPEBUS_SEEDS")
     if one is not None:
         return [one]
@@ -130,10 +100,6 @@ def seeds(count: int) -> range | list[int]:
 
 
 def _number(variable: str) -> int | None:
-    """
-    Raises:
-        PipelineError: The variable is not a whole number.
-    """
     text = os.environ.get(variable)
     if not text:
         return None
