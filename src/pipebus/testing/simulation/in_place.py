@@ -1,4 +1,4 @@
-"""Putting virtual time, locks, chance and stores in place of the real ones, for as long as a simulation runs."""
+"""Virtual time, locks, chance and stores in place of the real ones, for as long as a simulation runs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.clock import SYSTEM
 from pipebus.testing.simulation import threads
-from pipebus.testing.simulation.shims import RandomShim, SocketShim, ThreadingShim, TimeShim
-from pipebus.testing.simulation.virtual_loop import AsyncioShim
+from pipebus.testing.simulation.locks import SimEvent, SimLock, SimRLock
+from pipebus.testing.simulation.virtual_loop import AsyncioShim, Shim
 from pipebus.transports.opening import open_transport
 
 if TYPE_CHECKING:
@@ -26,18 +26,12 @@ if TYPE_CHECKING:
 NAMES: Final = ("threading", "time", "asyncio", "_time", "socket", "random", "SYSTEM", "open_transport")
 """What is replaced, under the names that the package's modules have for it."""
 
+_ours: tuple[object, list[Any], dict[str, list[Any]]] = (None, [], {})
+
 
 @contextmanager
 def in_place(sim: Simulation, collecting: bool = False) -> Iterator[None]:
-    """
-    Give the package's modules virtual threads, locks, time and chance until the block ends.
-
-    Args:
-        collecting: Leave the garbage collector and the log as they are.
-
-    Raises:
-        LifecycleError: Another simulation runs in this process.
-    """
+    """Until the block ends; with `collecting`, the garbage collector and the log stay as they are."""
     __tracebackhide__ = True
     threads.enter(sim)
     with ExitStack() as stack:  # undone in reverse order: the next simulation may enter when everything is as it was
@@ -48,15 +42,8 @@ def in_place(sim: Simulation, collecting: bool = False) -> Iterator[None]:
         yield
 
 
-_ours: tuple[object, list[Any], dict[str, list[Any]]] = (None, [], {})
-
-
 def _our_modules() -> tuple[list[Any], dict[str, list[Any]]]:
-    """
-    The package's loaded modules; and those that have each of the names that are replaced.
-
-    Looked for again when a module was imported since: a simulation takes milliseconds, and this takes as long.
-    """
+    """The package's loaded modules, and those that have each of the names; looked for again after an import."""
     global _ours  # noqa: PLW0603
     last = next(reversed(sys.modules))
     key = len(sys.modules), last, id(sys.modules[last])
@@ -76,12 +63,12 @@ def _replace(sim: Simulation, stack: ExitStack) -> None:
         return declared if declared.local or not sim.here() else sim.place(declared, url)
 
     for name, real, shim in (
-        ("threading", threading, ThreadingShim(sim)),
-        ("time", time, TimeShim(sim)),
-        ("asyncio", asyncio, AsyncioShim(sim)),
-        ("_time", time, TimeShim(sim)),
-        ("socket", socket, SocketShim(sim)),
-        ("random", random, RandomShim(sim)),
+        ("threading", threading, ThreadingShim(sim, threading)),
+        ("time", time, TimeShim(sim, time)),
+        ("asyncio", asyncio, AsyncioShim(sim, asyncio)),
+        ("_time", time, TimeShim(sim, time)),
+        ("socket", socket, SocketShim(sim, socket)),
+        ("random", random, RandomShim(sim, random)),
         ("SYSTEM", SYSTEM, sim.clock),
         ("open_transport", open_transport, open_in_place),
     ):
@@ -104,3 +91,79 @@ def _keep_still(stack: ExitStack) -> None:
     if gc.isenabled():
         stack.callback(gc.enable)
         gc.disable()  # a finalizer of an earlier run would take steps in this one
+
+
+# --- what the package's modules find in place of modules of the standard library -------------------------------------------
+
+
+class ThreadingShim(Shim):
+    def Lock(self) -> Any:  # noqa: N802
+        return SimLock(self.sim) if self.sim.here() else threads.real_lock()
+
+    def RLock(self) -> Any:  # noqa: N802
+        return SimRLock(self.sim) if self.sim.here() else threads.real_rlock()
+
+    def Event(self) -> Any:  # noqa: N802
+        return SimEvent(self.sim) if self.sim.here() else threads.real_event()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"Condition", "Semaphore", "BoundedSemaphore", "Barrier", "Timer"}:
+            raise NotImplementedError(f"the scheduler does not support {name} yet")
+        return super().__getattr__(name)
+
+
+class TimeShim(Shim):
+    def sleep(self, seconds: float) -> None:
+        if not self.sim.here():
+            time.sleep(seconds)
+        elif seconds > 0:
+            self.sim.clock.sleep(seconds)
+        else:
+            self.sim.give_way()
+
+    def time(self) -> float:
+        return self.sim.clock.now() if self.sim.here() else time.time()
+
+    def monotonic(self) -> float:
+        return self.sim.clock.monotonic() if self.sim.here() else time.monotonic()
+
+    def clock_gettime(self, which: int) -> float:
+        return self.sim.clock.monotonic() if self.sim.here() else time.clock_gettime(which)
+
+
+class SimSocket:
+    """One end of a pair of sockets: `bus.run` reads from one to learn of signals."""
+
+    other: SimSocket
+
+    def __init__(self, sim: Simulation, real: socket.socket) -> None:
+        self.gate = sim.closed_gate()
+        self.real = real
+
+    def recv(self, size: int) -> bytes:
+        self.gate.acquire()
+        return b"!"
+
+    def send(self, data: bytes) -> int:
+        if self.other.gate.held:
+            self.other.gate.release()
+        return len(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+class SocketShim(Shim):
+    def socketpair(self) -> tuple[Any, Any]:
+        if not self.sim.here():
+            return socket.socketpair()
+        one, other = (SimSocket(self.sim, real) for real in socket.socketpair())
+        one.other, other.other = other, one
+        return one, other
+
+
+class RandomShim(Shim):
+    """The seed decides what filters decide by chance."""
+
+    def Random(self, seed: Any = None) -> random.Random:  # noqa: N802
+        return random.Random(self.sim.random.random() if seed is None and self.sim.here() else seed)

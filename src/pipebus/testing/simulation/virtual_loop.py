@@ -1,6 +1,4 @@
-"""
-Event loops in virtual time: asyncio's own code runs, but a loop that has nothing to do waits under the scheduler's control.
-"""
+"""Event loops in virtual time: asyncio's own code, but a loop that has nothing to do waits under the scheduler's control."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ import inspect
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,32 +32,22 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def select(self, timeout: float | None) -> list[Any]:
         """Wait until another thread has given the loop something to do, or for this many seconds."""
-        gate = self.something_to_do
-        if timeout is None:
-            gate.acquire()
-        else:
-            gate.acquire(timeout=max(timeout, 0.0))
+        self.something_to_do.acquire(timeout=-1 if timeout is None else max(timeout, 0.0))
         return []
 
     def run_in_executor(self, executor: Any, call: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         """Run each call on a thread of its own: a real executor's threads wait where the scheduler does not know of it."""
         future: asyncio.Future[Any] = self.create_future()
 
-        def give(error: BaseException | None, value: Any) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(value)
+        def give(end: Callable[[Any], None], value: Any) -> None:
+            if not future.done():
+                end(value)
 
         def run() -> None:
             try:
-                value = call(*arguments)
+                found: tuple[Any, Any] = future.set_result, call(*arguments)
             except Exception as error:
-                found: tuple[BaseException | None, Any] = (error, None)
-            else:
-                found = (None, value)
+                found = future.set_exception, error
             with suppress(RuntimeError):  # the loop was closed meanwhile
                 self.call_soon_threadsafe(give, *found)
 
@@ -154,20 +143,23 @@ class SimFuture:
             self._loop.call_soon_threadsafe(cancel)
 
 
-class AsyncioShim:
-    """The module `asyncio`, as the package's modules see it."""
+class Shim:
+    """A module, as the package's modules see it. Threads that the scheduler does not control get the real things."""
 
-    def __init__(self, sim: Simulation) -> None:
+    def __init__(self, sim: Simulation, module: ModuleType) -> None:
         self.sim = sim
+        self._module = module
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class AsyncioShim(Shim):
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
         return SimLoop(self.sim) if self.sim.here() else asyncio.new_event_loop()
 
     def _get_running_loop(self) -> asyncio.AbstractEventLoop | None:
-        """
-        None also on a real loop: the package asks this before it blocks a thread, and here blocking takes no time, so it cannot
-        hold up that loop.
-        """
+        """None also on a real loop: the package asks this before it blocks, which here takes no time and holds up no loop."""
         loop = asyncio._get_running_loop()
         return None if self.sim.here() and not isinstance(loop, SimLoop) else loop
 
@@ -185,9 +177,6 @@ class AsyncioShim:
                 "harness.run(coroutine) in a plain test"
             )
         return loop
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(asyncio, name)
 
 
 def run_loop(sim: Simulation, main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
