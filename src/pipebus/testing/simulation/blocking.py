@@ -29,13 +29,7 @@ class Sleep(NamedTuple):
 def blocking(files: Collection[str]) -> Iterator[list[Sleep]]:
     """
     Until the block ends, a simulation's threads sleep in virtual time, and a job that one of them submits to a thread pool runs
-    on a thread of its own in the simulation.
-
-    Args:
-        files: Modules that may have the functions under names of their own (`from time import sleep`).
-
-    Yields:
-        The sleeps on event loops so far. They took no time.
+    on a thread of its own. Yields the sleeps on event loops so far, which took no time.
     """
     real = {name: getattr(time, name) for name in ("sleep", "monotonic", "time")}
     real_submit = ThreadPoolExecutor.submit

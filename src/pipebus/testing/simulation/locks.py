@@ -114,10 +114,7 @@ class SimRLock(SimLock):
 
 
 class UserLock(SimLock):
-    """
-    A lock that the user's code makes. Threads of the user's own, which the scheduler does not control, may acquire it too: they
-    look again every few milliseconds.
-    """
+    """A lock of the user's code. Threads that the scheduler does not control may acquire it too, by polling."""
 
     sim: Any  # Simulation | None: of no run yet
 
@@ -187,10 +184,7 @@ BETWEEN: Final = frozenset((threading.__file__, queue.__file__, futures.__file__
 
 @contextmanager
 def locks(files: Collection[str]) -> Iterator[None]:
-    """
-    Make every lock virtual that code in these files creates on a simulation's thread in the block, and so the conditions,
-    semaphores, events and queues that the standard library builds on them.
-    """
+    """Make virtual what code in these files makes on a simulation's threads: locks, and what the library builds on them."""
     real = threading.Lock, threading.RLock, threading._allocate_lock  # type: ignore[attr-defined]
 
     def sim_here() -> Simulation | None:

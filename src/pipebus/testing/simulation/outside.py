@@ -17,11 +17,7 @@ LONGEST_WAIT: Final = 1.0
 
 
 class Outside:
-    """
-    Calls from real threads, so that a coroutine may wait for what a real thread does, and a thread for a lock that it has.
-
-    They wait here until the scheduler looks for the next thread to run.
-    """
+    """Calls from real threads, which may wake a coroutine or release a lock; done when the scheduler chooses a thread."""
 
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
@@ -39,15 +35,7 @@ class Outside:
         return self.others and any(isinstance(task.waits_for, UserLock) for task in self._sim.live)
 
     def let_in(self, wait: float = 0.0) -> bool:
-        """
-        Do what was called.
-
-        Args:
-            wait: Real seconds to wait for a call, if anything waits for one.
-
-        Returns:
-            Whether there was a call.
-        """
+        """Do what was called, also within `wait` real seconds if anything waits for it; return whether there was a call."""
         sim = self._sim
         if wait and (self.expects() or any(task.waits_for is loop.something_to_do for task in sim.live for loop in sim.loops)):
             self._called.wait(wait)

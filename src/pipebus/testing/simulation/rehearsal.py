@@ -21,13 +21,7 @@ from pipebus.transports.memory import MemoryTransport
 
 
 class Rehearsal(MemoryTransport):
-    """
-    "memory:?wire=json" in place of another transport.
-
-    Args:
-        declared: The other transport, which is not started.
-        url: Its URL, without secrets.
-    """
+    """Memory with a codec, in place of another transport, which is not started; `url` is without secrets."""
 
     def __init__(self, declared: Transport, url: str) -> None:
         super().__init__(JsonCodec())
@@ -52,22 +46,13 @@ class Rehearsal(MemoryTransport):
 
 
 class Thrown:
-    """
-    For each SQLite file that a URL names, a new file in a temporary folder.
-
-    Args:
-        folder: The temporary folder.
-    """
+    """For each SQLite file that a URL names, a new file in a temporary folder."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._files: dict[str, str] = {}
 
     def __call__(self, declared: Transport, url: str) -> Transport:
-        """
-        Raises:
-            UnsupportedCapability: The URL does not name a SQLite file.
-        """
         from pipebus.transports.sqlite.transport import SqliteTransport
 
         if not isinstance(declared, SqliteTransport):

@@ -3,20 +3,12 @@ A scheduler for the real code: threads run one at a time, and change places wher
 
 The code of the mailboxes and runners runs unchanged, on real threads. But only the thread that has the baton runs, and it may
 have to pass the baton on before any bytecode of the modules that are watched (watch.py). Locks, time and event loops are
-virtual (in_place.py): a thread that has to wait passes the baton on, and time passes only when no thread can go on. So the seed
-decides everything: the same seed gives the same run, step by step, and a failed run can be repeated and written down as a story
-(stories.py).
+virtual (in_place.py): a thread that has to wait passes the baton on, and time passes only when no thread can go on. So the same
+seed gives the same run, step by step, and a failed run can be repeated and written down as a story (stories.py).
 
-    def scenario(sim):
-        bus = Bus()
-        ...
-        sim.spawn(publish_three, name="publisher")
-
-    explore(scenario, range(300))
-
-A scenario runs on a thread of its own, `main`. Or a block of code is the scenario (`inside`), on the thread that it is on: a
-`Harness` does this. Apart from its own assertions, a run fails if no thread can go on (one was not woken), if an error ends a
-thread, if a check of `always` fails, or if the run does not end.
+A scenario is a function of a `Simulation`, run on a thread of its own, `main`; or a block of code on the thread that it is on
+(`inside`), as in a `Harness`. Apart from its own assertions, a run fails if no thread can go on (one was not woken), if an
+error ends a thread, if a check of `always` fails, or if the run does not end.
 
 The interleavings are finer than the interpreter's: CPython switches threads at calls and backward jumps, this scheduler between
 any two bytecodes. So code that passes here is safe in CPython; a failure here has to be judged.
@@ -42,7 +34,7 @@ from pipebus.testing.simulation.locks import SimLock
 from pipebus.testing.simulation.outside import LONGEST_WAIT, Outside
 from pipebus.testing.simulation.rehearsal import Rehearsal
 from pipebus.testing.simulation.task import Over, Stuck, Task
-from pipebus.testing.simulation.turns import Few, Given, Often, Turns, strategy
+from pipebus.testing.simulation.turns import Given, Strategy, Turns, strategy
 from pipebus.testing.simulation.virtual_clock import VirtualClock
 from pipebus.testing.simulation.virtual_loop import SimLoop
 
@@ -104,7 +96,7 @@ class Simulation:
         self.ending: list[str] = []  # where each thread was when it failed
         self.steps = 0
         self.story = stories.Recorder() if record else None
-        self.strategy: Often | Few | Given = strategy(random.Random(seed), within) if turns is None else Given(turns)
+        self.strategy: Strategy = strategy(random.Random(seed), within) if turns is None else Given(turns)
         self.turns: Turns = {}  # the changes of threads so far: another run can repeat them
         self.running: Task | None = None
         self.over = False
@@ -120,8 +112,12 @@ class Simulation:
         self.files = watch.by_line() if files is None else files
         self.patience = patience
         self.brief = files is not None  # its stories are for users, who do not know the bus's locks
-        self.thread_failed: Callable[[str, BaseException], None] = self._thread_failed
-        self.loop_failed: Callable[[str, BaseException | None], None] = self._loop_failed
+        self.thread_failed: Callable[[str, BaseException], None] = lambda name, error: self.fail(
+            f"{type(error).__name__} ended {name}: {error}", error
+        )
+        self.loop_failed: Callable[[str, BaseException | None], None] = lambda text, error: self.fail(
+            f"on a loop: {text}: {type(error).__name__}: {error}", error
+        )
         self.looking = False
         self.loops: list[SimLoop] = []
         self.outside = Outside(self)
@@ -211,10 +207,7 @@ class Simulation:
     def jump(self, seconds: float) -> None:
         """Move the clock forward at once: every thread whose timeout ends by then wakes late, at the new time."""
         self.time += seconds
-        for task in self.live:
-            if task.deadline is not None and task.deadline <= self.time:
-                task.waits_for = task.deadline = None
-                self._woken(task)
+        self._wake_the_late()
         self.rest()
 
     def next_time(self) -> bool:
@@ -279,24 +272,15 @@ class Simulation:
                 self.running = None
                 self._let_go()
                 return
-            self.running = None
-            for task in self.all_tasks:
-                threads.real_join(task.thread, PATIENCE)
-            for loop in self.loops:
-                loop.sweep()
+            self._sweep(self.all_tasks, PATIENCE)
 
     @contextmanager
     def inside(self) -> Iterator[None]:
         """Make the calling thread `main` until the block ends; then end all other threads."""
         __tracebackhide__ = True
-        me = Task(threading.current_thread(), next(self._numbers))
-        me.guest = True
         with in_place(self, collecting=True):
-            self.all_tasks.append(me)
-            self.live.append(me)
-            self._by_thread[me.thread] = me
-            self.strategy.joins(me, 0)
-            self.running = me
+            me = self.running = self._enlisted(threading.current_thread())
+            me.guest = True
             self._plan(me)
             try:
                 yield
@@ -321,9 +305,12 @@ class Simulation:
         elif others:
             self._give(others[0])
             self._done.acquire(timeout=self.patience)
+        self._sweep(others, 0.0 if self.lost else self.patience)
+
+    def _sweep(self, tasks: list[Task], patience: float) -> None:
         self.running = None
-        for task in others:
-            threads.real_join(task.thread, 0.0 if self.lost else self.patience)
+        for task in tasks:
+            threads.real_join(task.thread, patience)
         for loop in self.loops:
             loop.sweep()
 
@@ -331,12 +318,7 @@ class Simulation:
         """Start a thread under the scheduler's control; it waits for the baton."""
         if self.over:
             raise self.end()
-        task = Task(thread, next(self._numbers))
-        self.all_tasks.append(task)
-        self.live.append(task)
-        self._by_thread[thread] = task
-        self.strategy.joins(task, self.steps)
-        run = thread.run
+        task, run = self._enlisted(thread), thread.run
 
         def controlled() -> None:
             task.baton.acquire()
@@ -356,7 +338,14 @@ class Simulation:
         threads.real_start(thread)
         if self.running is not None:
             self.say(f"starts {task.name}")
-            self._woken(task)
+            self._woken()
+        return task
+
+    def _enlisted(self, thread: threading.Thread) -> Task:
+        task = self._by_thread[thread] = Task(thread, next(self._numbers))
+        self.all_tasks.append(task)
+        self.live.append(task)
+        self.strategy.joins(task, self.steps)
         return task
 
     def task_of(self, thread: threading.Thread) -> Task | None:
@@ -413,11 +402,13 @@ class Simulation:
         self.time = max(self.time, min(deadlines))
         if self.story is not None:
             self.story.note("", f"time passes: {self.elapsed:g} s since the beginning")
+        self._wake_the_late()
+        return True
+
+    def _wake_the_late(self) -> None:
         for task in self.live:
             if task.deadline is not None and task.deadline <= self.time:
-                task.waits_for = task.deadline = None
-                self._woken(task)
-        return True
+                self._go_on(task)
 
     def _choose(self, runnable: list[Task], may_stay: bool) -> Task:
         me = self.running
@@ -464,14 +455,9 @@ class Simulation:
         """End the run, because of this."""
         if self.failure is None:
             self.failure = text
-            self.ending = self._positions(error)
+            if self.story is not None or self.all_tasks[0].guest:
+                self.ending = stories.positions(self, error)
         self.over = True
-
-    def _thread_failed(self, name: str, error: BaseException) -> None:
-        self.fail(f"{type(error).__name__} ended {name}: {error}", error)
-
-    def _loop_failed(self, text: str, error: BaseException | None) -> None:
-        self.fail(f"on a loop: {text}: {type(error).__name__}: {error}", error)
 
     def end(self) -> BaseException:
         """What to raise in the running thread when the run is over."""
@@ -480,20 +466,8 @@ class Simulation:
         lines = "".join(f"\n    {line}" for line in self.ending)
         return Stuck(f"{self.failure or 'it is over'}{lines}")
 
-    def _positions(self, error: BaseException | None = None) -> list[str]:
-        if self.story is None and not self.all_tasks[0].guest:
-            return []
-        return stories.positions(self, error)
-
     def _await_turn(self, me: Task) -> bool:
-        """
-        Wait for the baton.
-
-        If the wait times out or is interrupted, the thread goes on without it, and from then on no thread may take a step.
-
-        Returns:
-            False if the wait timed out.
-        """
+        """Wait for the baton. Without it (a timeout, an interrupt) this thread goes on, but no thread may take a step then."""
         came = False
         try:
             came = me.baton.acquire(timeout=self.patience)
@@ -523,10 +497,13 @@ class Simulation:
         """Let every thread that waits for this go on."""
         for task in self.live:
             if task.waits_for is on:
-                task.waits_for = task.deadline = None
-                self._woken(task)
+                self._go_on(task)
 
-    def _woken(self, task: Task) -> None:
+    def _go_on(self, task: Task) -> None:
+        task.waits_for = task.deadline = None
+        self._woken()
+
+    def _woken(self) -> None:
         if self.strategy.eager:
             self._next_change = self.steps
 

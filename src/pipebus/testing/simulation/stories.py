@@ -1,6 +1,4 @@
-"""
-A run as a story: which thread did what, in the order in which it happened, and where each thread was at the end.
-"""
+"""A run as a story: which thread did what, in the order in which it happened, and where each thread was at the end."""
 
 from __future__ import annotations
 
@@ -38,30 +36,28 @@ class Recorder:
             self._said.append((thread, None, 0, text))
 
     def interrupted(self, thread: str, code: Any, offset: int) -> None:
-        if self.closed:
-            return
         if code is None:
-            self._said.append((thread, None, 0, "is put to sleep"))
-        else:
+            self.note(thread, "is put to sleep")
+        elif not self.closed:
             self._said.append((thread, code, -1, offset))
 
     def text(self, sim: Any, scenario: str, last: int | None = LAST) -> str:
         failure = (sim.failure or "all is well").splitlines()
-        ending = [
+        lines = [
+            f"{scenario}, seed {sim.seed}: {failure[0]}",
+            f"(To see it again: PIPEBUS_SEED={sim.seed} and this test. With this seed {sim.strategy}.)",
             "",
-            f"At the end, after {sim.steps} steps and {sim.elapsed:g} s:",
-            *(f"    {line}" for line in sim.ending),
+            *self.lines(last),
         ]
-        return "\n".join(
-            [
-                f"{scenario}, seed {sim.seed}: {failure[0]}",
-                f"(To see it again: PIPEBUS_SEED={sim.seed} and this test. With this seed {sim.strategy}.)",
+        if sim.ending:
+            lines += [
                 "",
-                *self.lines(last),
-                *(ending if sim.ending else []),
-                *(["", "What was wrong, in full:", *(f"    {line}" for line in failure)] if len(failure) > 1 else []),
+                f"At the end, after {sim.steps} steps and {sim.elapsed:g} s:",
+                *(f"    {line}" for line in sim.ending),
             ]
-        )
+        if len(failure) > 1:
+            lines += ["", "What was wrong, in full:", *(f"    {line}" for line in failure)]
+        return "\n".join(lines)
 
     def lines(self, last: int | None = LAST) -> list[str]:
         """What happened; at most `last` lines, from the end."""
@@ -98,12 +94,7 @@ def source(filename: str, line: int) -> str:
 
 
 def what(on: Any, brief: bool = False) -> str:
-    """
-    What a thread waits for, in words.
-
-    Args:
-        brief: For users of the bus, who do not know its locks.
-    """
+    """What a thread waits for, in words; `brief` is for users of the bus, who do not know its locks."""
     if hasattr(on, "made"):
         if os.path.basename(on.made[0]) == "worker.py" and "self.gate" in source(*on.made):
             return "something to do"
@@ -120,34 +111,21 @@ def position(task: Any, running: bool, frame: Any, traceback: Any) -> str:
     """Where a thread was when a run failed."""
     if task.ended:
         return f"{task.name} has ended"
+    frame, line = _raised_at(traceback) if traceback is not None else _nearest(frame)
+    if frame is None and not running:
+        return f"{task.name} has not begun"
     where = ""
-    if traceback is not None:
-        frame, line = _raised_at(traceback)
-        where = f" at {place(frame.f_code.co_filename, line)}, in {frame.f_code.co_name}"
-    else:
-        frame = _nearest(frame)
-        if frame is not None:
-            code = frame.f_code
-            where = (
-                f" at {place(code.co_filename, frame.f_lineno)}, in {code.co_name}: {source(code.co_filename, frame.f_lineno)}"
-            )
-        elif not running:
-            return f"{task.name} has not begun"
-    if running and task.waits_for is None:
-        return f"{task.name} was running{where}"
-    until = f" until {task.deadline:g}" if task.deadline is not None else ""
+    if frame is not None:
+        file = frame.f_code.co_filename
+        where = f" at {place(file, line)}, in {frame.f_code.co_name}" + (f": {source(file, line)}" if traceback is None else "")
     if task.waits_for is None:
-        return f"{task.name} could go on{where}"
+        return f"{task.name} {'was running' if running else 'could go on'}{where}"
+    until = f" until {task.deadline:g}" if task.deadline is not None else ""
     return f"{task.name} waits for {what(task.waits_for)}{until}{where}"
 
 
 def positions(sim: Any, error: BaseException | None) -> list[str]:
-    """
-    Where each thread of a run stands.
-
-    Args:
-        error: What the running thread has raised, if it has: its position is where that was raised.
-    """
+    """Where each thread of a run is; for the running thread, where it has raised `error`."""
     frames = sys._current_frames()
     lines = []
     for task in sim.all_tasks:
@@ -160,22 +138,26 @@ def _raised_at(traceback: Any) -> tuple[Any, int]:
     """The last line of the user's own code in a traceback, or the last line of all."""
     found = traceback
     while traceback is not None:
-        if _interesting(traceback.tb_frame) and not traceback.tb_frame.f_globals.get("__name__", "").startswith("pipebus."):
+        if _interesting(traceback.tb_frame) and not _is_ours(traceback.tb_frame):
             found = traceback
         traceback = traceback.tb_next
     return found.tb_frame, found.tb_lineno
 
 
-def _nearest(frame: Any) -> Any:
-    """The innermost frame of the user's code; if there is none, of the bus's."""
+def _nearest(frame: Any) -> tuple[Any, int]:
+    """The innermost frame of the user's code, or else of the bus's, and its line."""
     ours = None
     while frame is not None:
         if _interesting(frame):
-            if not frame.f_globals.get("__name__", "").startswith("pipebus."):
-                return frame
+            if not _is_ours(frame):
+                return frame, frame.f_lineno
             ours = ours or frame
         frame = frame.f_back
-    return ours
+    return ours, ours.f_lineno if ours is not None else 0
+
+
+def _is_ours(frame: Any) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("pipebus.")
 
 
 def _interesting(frame: Any) -> bool:

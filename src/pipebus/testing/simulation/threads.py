@@ -13,10 +13,7 @@ if TYPE_CHECKING:
 
 
 real_lock, real_rlock, real_event = threading.Lock, threading.RLock, threading.Event
-
-
 real_start, real_join, real_is_alive = threading.Thread.start, threading.Thread.join, threading.Thread.is_alive
-
 
 _entering = threading.Lock()
 
@@ -25,12 +22,7 @@ _current: Simulation | None = None
 
 
 def enter(sim: Simulation) -> None:
-    """
-    Make this the simulation that runs in this process.
-
-    Raises:
-        LifecycleError: There is one already.
-    """
+    """Make this the simulation that runs in this process; raise LifecycleError if there is one already."""
     global _current  # noqa: PLW0603
     with _entering:
         if _current is not None:

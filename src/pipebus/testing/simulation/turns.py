@@ -1,6 +1,4 @@
-"""
-When threads change places: where a seed says, or where they did in another run.
-"""
+"""When threads change places: where a seed says, or where they did in another run."""
 
 from __future__ import annotations
 
@@ -18,23 +16,33 @@ Turns = dict[Turn, int]
 """The number of the thread that got the baton, at each moment at which it was not the obvious one."""
 
 
-class Often:
-    """At any step, with the same probability, to any thread that can go on."""
+class Strategy:
+    """Decides when the running thread may have to pass the baton on, and to whom."""
 
     eager = False
+
+    def joins(self, task: Task, steps: int) -> None:
+        """A thread begins."""
+
+    def gives_way(self, task: Task) -> None:
+        """A thread polls, and lets all others run first: it waits for one of them."""
+
+    def next_change(self, steps: int, task: Task, own: int) -> int:
+        raise NotImplementedError
+
+    def choose(self, steps: int, runnable: list[Task], me: Task | None, at: Turn) -> Task:
+        raise NotImplementedError
+
+
+class Often(Strategy):
+    """At any step, with the same probability, to any thread that can go on."""
 
     def __init__(self, random: random.Random, mean: int) -> None:
         self.random = random
         self.mean = mean
 
-    def joins(self, task: Task, steps: int) -> None:
-        pass
-
     def next_change(self, steps: int, task: Task, own: int) -> int:
         return steps + 1 + int(self.random.expovariate(1 / self.mean))
-
-    def gives_way(self, task: Task) -> None:
-        pass
 
     def choose(self, steps: int, runnable: list[Task], me: Task | None, at: Turn) -> Task:
         others = [task for task in runnable if task is not me]
@@ -44,7 +52,7 @@ class Often:
         return f"threads change places about every {self.mean} steps"
 
 
-class Few:
+class Few(Strategy):
     """
     The thread with the highest priority runs whenever it can. At a few steps, chosen beforehand, the running thread gets the
     lowest priority: it sleeps there until all others rest.
@@ -72,7 +80,6 @@ class Few:
         return self._changes[0] if self._changes else sys.maxsize
 
     def gives_way(self, task: Task) -> None:
-        """A thread that polls lets all others run first: it waits for one of them."""
         self._lowest -= 1
         task.priority = self._lowest
 
@@ -88,10 +95,8 @@ class Few:
         return f"threads change places only when they must, and at {self.moments} of some {self.within} steps"
 
 
-class Given:
+class Given(Strategy):
     """At given steps. Otherwise a thread runs until it has to wait, and then the oldest that can go on."""
-
-    eager = False
 
     def __init__(self, turns: Turns) -> None:
         self.turns = turns
@@ -100,15 +105,9 @@ class Given:
             if may_stay:
                 self._steps.setdefault(number, []).append(own)
 
-    def joins(self, task: Task, steps: int) -> None:
-        pass
-
     def next_change(self, steps: int, task: Task, own: int) -> int:
         mine = self._steps.get(task.number, ())
         return next((steps + at - own for at in mine if at > own), sys.maxsize)
-
-    def gives_way(self, task: Task) -> None:
-        pass
 
     def choose(self, steps: int, runnable: list[Task], me: Task | None, at: Turn) -> Task:
         wanted = self.turns.get(at)
@@ -119,7 +118,7 @@ class Given:
         return f"threads change places only when they must{also}"
 
 
-def strategy(random: random.Random, within: int | None) -> Often | Few:
+def strategy(random: random.Random, within: int | None) -> Strategy:
     """Some seeds change threads often, some rarely: races differ in what they need."""
     if within is not None:
         return Few(random, random.choice((2, 3, 4, 5)), within)

@@ -12,22 +12,13 @@ if TYPE_CHECKING:
 
 
 class VirtualClock(FakeClock):
-    """
-    A `FakeClock` that moves only when no thread can go on.
-
-    Args:
-        tick: Seconds that pass each time it is read.
-        start: As for `FakeClock`.
-    """
+    """A `FakeClock` that moves only when no thread can go on, and by `tick` seconds each time it is read."""
 
     def __init__(self, sim: Simulation, tick: float = 0.0, start: float | None = None) -> None:
         super().__init__(start)
         self.start -= sim.time  # the simulation's time does not begin at 0
         self.sim = sim
         self.tick = tick
-
-    def now(self) -> float:
-        return self.start + self.monotonic()
 
     def monotonic(self) -> float:
         self.sim.time += self.tick
@@ -51,9 +42,7 @@ class VirtualClock(FakeClock):
 
     def wait(self, gate: Any, timeout: float | None) -> bool:
         __tracebackhide__ = True
-        if timeout is None or timeout > 9e9:
-            return bool(gate.acquire())
-        return bool(gate.acquire(timeout=max(timeout, 0.0)))
+        return bool(gate.acquire(timeout=-1 if timeout is None or timeout > 9e9 else max(timeout, 0.0)))
 
     def wait_until_waited_for(self, threads: int = 1, timeout: float = 10.0) -> None:
         """Let all other threads run until they wait for time or for each other."""
