@@ -24,11 +24,7 @@ NUMBERS: Final = re.compile(r"\d+(\.\d+)?")
 
 
 def keeps_messages_apart(case: Case) -> Problems:
-    """
-    What it does with a message does not depend on the messages before it: a new filter would do the same.
-
-    It may count (a number may be another), and it may drop if it says so.
-    """
+    """What it does with a message is what a new filter would do. It may count, and it may drop if it says so."""
     for colour in case.colours:
         for plan in PLANS:
             found = in_turn(case, colour, plan)
@@ -39,19 +35,12 @@ def keeps_messages_apart(case: Case) -> Problems:
 
 
 class InTurn(NamedTuple):
-    """
-    Messages that passed one filter one after the other.
-
-    Args:
-        due: What the rest has returned or raised for each.
-        new: What a new filter does with each.
-        steady: Whether that is the same each time.
-    """
+    """Messages that passed one filter one after the other."""
 
     given: list[Message[Any]]
-    due: list[Any]
-    new: list[FilterRun]
-    steady: list[bool]
+    due: list[Any]  # what the rest has returned or raised for each
+    new: list[FilterRun]  # what a new filter does with each
+    steady: list[bool]  # whether that is the same each time
     problem: str | None
 
 
@@ -160,10 +149,7 @@ def _taken(forward: Message[Any], other: Message[Any], usual: list[Message[Any]]
 
 
 def _got_the_first_one(case: Case) -> Problems:
-    """
-    The body or outcome of the first message in place of those of each later one. (If it is kept for all filters, new filters do
-    the same.)
-    """
+    """The first body or outcome comes in place of each later one; if it is kept for all filters, new ones do the same."""
     first, *later = runs = case.tested.first
     if len(later) < 2 or not first.forwards:
         return
@@ -195,9 +181,6 @@ def _grows(case: Case) -> Problems:
         f"{len(runs)} new filters got the same message, and {what}; they share something, such as a mutable default or an "
         "attribute of the class"
     )
-
-
-# --- comparing -----------------------------------------------------------------------------------------------------------
 
 
 def shape(run: FilterRun) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -111,12 +112,7 @@ class Tested:
 
 
 class Case:
-    """
-    A filter and some messages.
-
-    Args:
-        alone: Use a new filter for each ending, to see what goes wrong without the others.
-    """
+    """A filter and some messages; `alone`: with a new filter for each ending, to see what goes wrong without the others."""
 
     def __init__(self, tested: Tested, messages: list[Message[Any]], alone: bool = False) -> None:
         self.tested = tested
@@ -183,31 +179,32 @@ class Case:
     def sends(
         self,
         *endings: Ending,
-        colour: Any,
+        colour: Any = None,
         messages: list[Message[Any]] | None = None,
         look: Callable[[Message[Any]], object] | None = None,
         alike: bool = False,
     ) -> Iterator[Sent]:
         """
-        Send each of the messages once for each ending, all of them through one filter.
+        Send each of the messages once for each ending, all of them through one filter of each colour, or of this one.
 
         Args:
             messages: None: those of the case.
             look: Called with each message that the rest gets.
             alike: The rest gives the same outcome for all of them: 7 mailboxes.
         """
-        for group in [[ending] for ending in endings] if self.alone else [endings]:
-            with self.bench(colour) as bench:
+        groups = [[ending] for ending in endings] if self.alone else [endings]
+        for one, group in itertools.product([colour] if colour else self.colours, groups):
+            with self.bench(one) as bench:
                 for ending in group:
                     for number, message in enumerate(messages or self.messages(), 1):
+                        if not bench.harness.usable:
+                            break  # it waits for what never comes
                         ends: list[Any] = []
                         if ending is not group[0]:
                             message = msgspec.structs.replace(message, id=f"{message.id}-{ending}")
                         end = functools.partial(self.ending, ending, 7 if alike else number)
                         run = self.send(bench, message, rest(end, ends, look))
                         yield Sent(ending, run, ends)
-                        if not bench.harness.usable:
-                            return  # it waits for what never comes
 
     def most_passes(self) -> int | None:
         """How often the filters declare to run the rest; None: without a bound."""
@@ -222,13 +219,7 @@ class Case:
 def rest(
     end: Callable[[], Any], ends: list[Any], look: Callable[[Message[Any]], object] | None = None
 ) -> Callable[[Message[Any]], Any]:
-    """
-    A rest of a chain.
-
-    Args:
-        end: What it returns or raises.
-        ends: It adds that to this list; after BOUNDLESS times, it ends a filter that never stops repeating it.
-    """
+    """A rest of a chain that adds its ends to a list, and after BOUNDLESS of them ends a filter that never stops."""
 
     def rest(message: Message[Any]) -> Any:
         if look is not None:
@@ -292,3 +283,7 @@ def copied(value: Any) -> Any:
         return copy.deepcopy(value)
     except Exception:
         return value
+
+
+def as_message(value: Any) -> Message[Any]:
+    return value if isinstance(value, Message) else Message("test", value)

@@ -1,6 +1,4 @@
-"""
-check_filter: try each law (laws.py) on a filter and many messages, and show the smallest message that breaks one.
-"""
+"""check_filter: try each law (laws.py) on a filter and many messages, and show the smallest message that breaks one."""
 
 from __future__ import annotations
 
@@ -77,10 +75,7 @@ def check_filter(
 
 
 def _skipped(skip: Any) -> dict[str, str]:
-    """
-    Raises:
-        PipelineError: It is not a mapping of laws to reasons.
-    """
+    """Raise PipelineError if it is not a mapping of laws to reasons."""
     if skip is not None and not isinstance(skip, Mapping):
         raise PipelineError(f"check_filter(skip={skip!r}): it is a mapping, of laws to reasons")
     known = (TRIED, *(law.name for law in LAWS))
@@ -93,12 +88,7 @@ def _skipped(skip: Any) -> dict[str, str]:
 
 
 def _begin(tested: Tested, messages: list[Message[Any]]) -> None:
-    """
-    Find out in which colours the filter runs, and send it its first messages.
-
-    Raises:
-        PipelineError: It runs in neither colour; says why.
-    """
+    """Find out in which colours the filter runs, and send it its first messages; raise PipelineError if it runs in neither."""
     problem: PipelineError | None = None
     for colour in ("sync", "async"):
         case = Case(tested, messages)

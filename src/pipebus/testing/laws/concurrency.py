@@ -41,12 +41,7 @@ def is_safe_under_concurrency(case: Case) -> Problems:
 
 
 class Together:
-    """
-    Some messages that pass one filter at the same time.
-
-    Args:
-        waits: How long the rest takes for each of them, in hundredths of a second.
-    """
+    """Some messages that pass one filter at the same time; the rest `waits` so many hundredths of a second with each."""
 
     def __init__(self, case: Case, colour: str, reference: InTurn, count: int, waits: tuple[int, ...] = ()) -> None:
         self.case = case
@@ -106,10 +101,7 @@ def _on_a_loop(case: Case, reference: InTurn) -> str | None:
 
 
 def _on_threads(case: Case, reference: InTurn) -> str | None:
-    """
-    Threads change places while the rest waits; then, of two messages, the second passes completely at each place in the lines
-    of the first; then in some random orders.
-    """
+    """Threads change places while the rest waits; then the second message passes at each line of the first; then at random."""
     tested = case.tested
     if threads.here() is not None:  # in a test with a Harness, whose threads change places only where they wait
         together = Together(case, "sync", reference, 3, (3, 2, 1))

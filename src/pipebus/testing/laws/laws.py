@@ -66,53 +66,48 @@ def mutates_nothing(case: Case) -> Problems:
 def runs_the_rest_as_declared(case: Case) -> Problems:
     """It runs the rest at most as often as it declares (`passes`, 1 by default)."""
     most = case.most_passes()
-    for colour in case.colours:
-        for one in case.sends(*ORDINARY, colour=colour):
-            times = one.run.next_calls
-            if most is not None and times > most:
-                yield f"it ran the rest {times} times, and declares passes={most}; say how often it may, or run it once"
+    for one in case.sends(*ORDINARY):
+        times = one.run.next_calls
+        if most is not None and times > most:
+            yield f"it ran the rest {times} times, and declares passes={most}; say how often it may, or run it once"
 
 
 def lets_cancellation_through(case: Case) -> Problems:
     """An exception that ends the rest comes out of the filter as the same object; otherwise nothing could be stopped."""
-    for colour in case.colours:
-        for _, run, ends in case.sends(*STOPPED, colour=colour):
-            if not ends:
-                continue
-            ended = f"the rest was ended by {type(ends[0]).__name__}, and the filter"
-            if len(ends) > 1:
-                yield f"{ended} ran it again; catch Exception instead"
-            if run._error is not ends[0]:
-                yield f"{ended} {made(run)}; catch Exception, or raise it again"
+    for _, run, ends in case.sends(*STOPPED):
+        if not ends:
+            continue
+        ended = f"the rest was ended by {type(ends[0]).__name__}, and the filter"
+        if len(ends) > 1:
+            yield f"{ended} ran it again; catch Exception instead"
+        if run._error is not ends[0]:
+            yield f"{ended} {made(run)}; catch Exception, or raise it again"
 
 
 def lets_errors_through(case: Case) -> Problems:
     """An error of the rest that the filter does not know comes out as the same object."""
-    for colour in case.colours:
-        for _, run, ends in case.sends("fails", colour=colour):
-            if ends and not any(run._error is one for one in ends):
-                yield f"the rest raised {type(ends[-1]).__name__}, and the filter {made(run)}; let it pass, or raise it again"
+    for _, run, ends in case.sends("fails"):
+        if ends and not any(run._error is one for one in ends):
+            yield f"the rest raised {type(ends[-1]).__name__}, and the filter {made(run)}; let it pass, or raise it again"
 
 
 def repeats_no_refusal(case: Case) -> Problems:
     """It does not run the rest again with a message that the rest has refused: it would be refused again."""
-    for colour in case.colours:
-        for _, run, _ in case.sends("refuses", colour=colour):
-            passed = [(one.subject, one.body, one.headers) for one in run.forwards]
-            if any(same(one, passed[0]) for one in passed[1:]):
-                yield "the rest refused a message (Rejected), and the filter ran it again with the same one; let Rejected pass"
+    for _, run, _ in case.sends("refuses"):
+        passed = [(one.subject, one.body, one.headers) for one in run.forwards]
+        if any(same(one, passed[0]) for one in passed[1:]):
+            yield "the rest refused a message (Rejected), and the filter ran it again with the same one; let Rejected pass"
 
 
 def keeps_the_outcome(case: Case) -> Problems:
     """It does not call a dropped message accepted, nor the reverse, and makes up no receipt."""
     remedy = "return the outcome of the rest"
-    for colour in case.colours:
-        for _, run, ends in case.sends("drops", colour=colour):
-            if ends and isinstance(run._outcome, (Receipt, Handled)):
-                yield f"the rest dropped the message, and the filter returned {run._outcome!r}; {remedy}"
-        for _, run, ends in case.sends("accepts", colour=colour, alike=True) if case.at == "publish" else ():
-            if len(ends) == 1 and isinstance(run._outcome, (Receipt, Dropped)) and not same(run._outcome, ends[0]):
-                yield f"the rest returned {ends[0]!r}, and the filter {run._outcome!r}; {remedy}"
+    for _, run, ends in case.sends("drops"):
+        if ends and isinstance(run._outcome, (Receipt, Handled)):
+            yield f"the rest dropped the message, and the filter returned {run._outcome!r}; {remedy}"
+    for _, run, ends in case.sends("accepts", alike=True) if case.at == "publish" else ():
+        if len(ends) == 1 and isinstance(run._outcome, (Receipt, Dropped)) and not same(run._outcome, ends[0]):
+            yield f"the rest returned {ends[0]!r}, and the filter {run._outcome!r}; {remedy}"
 
 
 def is_the_same_in_both_colours(case: Case) -> Problems:
@@ -142,10 +137,9 @@ def keeps_the_envelope(case: Case) -> Problems:
         )
         for given in case.messages()
     ]
-    for colour in case.colours:
-        for _, run, _ in case.sends("accepts", "fails", colour=colour, messages=sent):
-            for forward in run.forwards:
-                yield from _lost(run.message, forward)
+    for _, run, _ in case.sends("accepts", "fails", messages=sent):
+        for forward in run.forwards:
+            yield from _lost(run.message, forward)
 
 
 def _lost(given: Message[Any], forward: Message[Any]) -> Problems:
@@ -163,26 +157,21 @@ def _lost(given: Message[Any], forward: Message[Any]) -> Problems:
 
 def returns_an_outcome(case: Case) -> Problems:
     """It keeps the contract of its shape: it passes on messages and returns outcomes."""
-    for colour in case.colours:
-        for _, run, _ in case.sends("accepts", "drops", colour=colour):
-            if isinstance(run._error, ContractError):
-                yield text_of(run._error)
+    for _, run, _ in case.sends("accepts", "drops"):
+        if isinstance(run._error, ContractError):
+            yield text_of(run._error)
 
 
 def restores_the_context(case: Case) -> Problems:
     """It resets the context variables that it sets, however the rest ends; otherwise they would leak to the publisher."""
-    for colour in case.colours:
-        for ending, run, _ in case.sends(*ORDINARY, "is cancelled", "is stopped", colour=colour):
-            if run.leaks:
-                when = "" if ending == "accepts" else f" when the rest {ending}"
-                yield f"it left context variable {run.leaks[0]} changed{when}; reset it in a `finally`, with the token of `set`"
+    for ending, run, _ in case.sends(*ORDINARY, "is cancelled", "is stopped"):
+        if run.leaks:
+            when = "" if ending == "accepts" else f" when the rest {ending}"
+            yield f"it left context variable {run.leaks[0]} changed{when}; reset it in a `finally`, with the token of `set`"
 
 
 def keeps_its_word(case: Case) -> Problems:
-    """
-    With `deterministic = True`, the same message has the same result twice. With `idempotent = True`, it does not change a
-    message that it has passed on before. Both are tried with one filter object.
-    """
+    """`deterministic`: the same message has the same result twice. `idempotent`: what it passed on does not change again."""
     steps = case.tested.steps
     if steps and all(step.traits.deterministic for step in steps):
         with case.bench() as bench:
@@ -230,13 +219,7 @@ def starts_again(case: Case) -> Problems:
 
 
 class Law(NamedTuple):
-    """
-    A law and its name.
-
-    Args:
-        on: What it is tried on. "each": many messages. "several": some messages of one subject, with different bodies.
-            "filter": the filter, with a few messages.
-    """
+    """A law and its name, and what it is tried on: many messages, some of one subject with different bodies, or a few."""
 
     name: str
     holds: Callable[[Case], Problems]
@@ -265,6 +248,4 @@ LAWS: Final = (
     Law("describes itself", describes_itself, "filter"),
     Law("settings round-trip", settings_round_trip, "filter"),
 )
-"""
-In the order in which they are tried. (The first comes first because a filter that breaks it leaves more behind each time.)
-"""
+"""In the order in which they are tried. (A filter that breaks the first leaves more behind each time.)"""

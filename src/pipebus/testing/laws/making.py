@@ -23,10 +23,7 @@ LIBRARY: Final = os.path.join(os.path.dirname(os.__file__), "")
 
 
 def maker(filter: Any) -> Callable[[], Any]:
-    """
-    A function that makes a new filter each time: with a class or a function without parameters, or from the fields of a
-    dataclass, or as a copy of what the object is now. An object that cannot be copied is used each time.
-    """
+    """A function that makes a new filter each time, or gives the object if it can be neither made again nor copied."""
     if isinstance(filter, type):
         return filter
     if isinstance(filter, (Node, shapes.FunctionTransform, shapes.FunctionAround)):
@@ -38,14 +35,15 @@ def maker(filter: Any) -> Callable[[], Any]:
     return _from_fields(filter) or _as_copy(filter) or (lambda: filter)
 
 
+def fields_of(filter: Any) -> dict[str, Any] | None:
+    """The arguments by which a dataclass makes the same object; None if an `InitVar` is needed, which it does not keep."""
+    found = {field.name: getattr(filter, field.name, None) for field in dataclasses.fields(filter) if field.init}
+    return None if inspect.signature(type(filter)).parameters.keys() - found else found
+
+
 def _from_fields(filter: Any) -> Callable[[], Any] | None:
-    if not dataclasses.is_dataclass(filter):
-        return None
-    cls: Any = type(filter)
-    fields = {field.name: getattr(filter, field.name) for field in dataclasses.fields(filter) if field.init}
-    if inspect.signature(cls).parameters.keys() - fields:
-        return None  # an `InitVar`, which the object does not keep
-    return lambda: cls(**fields)
+    fields = fields_of(filter) if dataclasses.is_dataclass(filter) else None
+    return None if fields is None else lambda: type(filter)(**fields)
 
 
 def _as_copy(filter: Any) -> Callable[[], Any] | None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from pipebus.errors import PipelineError
 from pipebus.message.message import Message
 from pipebus.testing.harness.words import value_text
-from pipebus.testing.laws.case import Case, Tested
+from pipebus.testing.laws.case import Case, Tested, as_message
 from pipebus.testing.laws.laws import Law
 
 TOGETHER: Final = 4
@@ -38,15 +38,7 @@ class LawBroken(AssertionError):
 
 
 def try_law(law: Law, tested: Tested, messages: list[Message[Any]], smaller: Any = None) -> None:
-    """
-    Try a law on some messages.
-
-    Args:
-        smaller: The strategy that has made them: if the law is broken, the smallest message is searched for.
-
-    Raises:
-        LawBroken: With one message if that is enough to break the law.
-    """
+    """Try a law on some messages. If it is broken, search for the smallest one that is enough, also of their strategy."""
     __tracebackhide__ = True
     case = Case(tested, messages)
     problem = _problem(law, case)
@@ -89,16 +81,13 @@ def _problem(law: Law, case: Case) -> str | None:
 
 
 def chosen(messages: Any) -> Any:
-    """
-    The list of messages, or the strategy, that `check_filter(messages=…)` means.
-
-    Raises:
-        PipelineError: It means neither.
-    """
+    """The list of messages, or the strategy, that `check_filter(messages=…)` means."""
+    if isinstance(messages, Message):
+        return [messages]
     if isinstance(messages, (list, tuple)):
         if not messages:
             raise PipelineError("check_filter(messages=[]): there is no message to try it on")
-        return [one if isinstance(one, Message) else Message("test", one) for one in messages]
+        return [as_message(one) for one in messages]
     try:
         from pipebus.testing.laws import strategies
     except ImportError as error:
@@ -117,12 +106,7 @@ def drawn(strategy: Any, examples: int) -> list[Message[Any]]:
 
 
 def several(messages: list[Message[Any]], plain: bool) -> list[list[Message[Any]]]:
-    """
-    Lists of messages of one subject with different bodies, to send through one filter: the largest and the smallest.
-
-    Args:
-        plain: Messages may be of any kind, so people with names are clearer than what hypothesis makes.
-    """
+    """Lists of messages of one subject with different bodies: the largest, the smallest; `plain`: people with names instead."""
     found: list[list[Message[Any]]] = []
     for subject in {value_text(one.subject): one.subject for one in messages}.values():
         bodies = {value_text(one.body): one for one in messages if one.subject == subject}
@@ -137,9 +121,7 @@ def search(one: Callable[[Message[Any]], object], strategy: Any, examples: int) 
     import hypothesis
 
     broken: list[LawBroken] = []
-    phases = set(hypothesis.Phase) - {
-        hypothesis.Phase.explain
-    }  # it takes longer than everything else, and its result is not shown
+    phases = set(hypothesis.Phase) - {hypothesis.Phase.explain}  # it takes the longest, and its result is not shown
 
     @hypothesis.settings(
         max_examples=examples, phases=phases, database=None, deadline=None, derandomize=True, report_multiple_bugs=False,

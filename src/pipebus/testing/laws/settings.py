@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
+from contextlib import suppress
 from typing import Any, get_type_hints
 
 from pipebus.bus import explain
 from pipebus.foreign.objects import text_of
 from pipebus.pipeline import places, recognise
 from pipebus.testing.laws.case import Case, Problems
+from pipebus.testing.laws.making import fields_of
 
 
 def describes_itself(case: Case) -> Problems:
@@ -33,9 +34,9 @@ def _round_trip(filter: Any) -> Problems:
     from pydantic import ConfigDict, TypeAdapter, create_model
 
     name = type(filter).__name__
-    given = {field.name: getattr(filter, field.name, None) for field in dataclasses.fields(filter) if field.init}
-    if inspect.signature(type(filter)).parameters.keys() - given:
-        return  # an `InitVar`, which is not a setting: the filter does not keep it
+    given = fields_of(filter)
+    if given is None:
+        return
     try:
         again = type(filter)(**given)
     except Exception as error:
@@ -44,7 +45,9 @@ def _round_trip(filter: Any) -> Problems:
     if explain.settings(again) != explain.settings(filter):
         yield f"{name} made from its own settings has others: {explain.settings(filter)} became {explain.settings(again)}"
         return
-    hints = _hints(type(filter))
+    hints: dict[str, Any] = {}
+    with suppress(Exception):
+        hints = get_type_hints(type(filter), include_extras=True)
     try:
         fields: dict[str, Any] = {key: (hints.get(key, Any), ...) for key in given}
         model = create_model(f"{name}Settings", __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
@@ -59,10 +62,3 @@ def _round_trip(filter: Any) -> Problems:
     kept = type(filter)(**{key: getattr(read, key) for key in given})
     if explain.settings(kept) != explain.settings(filter):
         yield f"its settings came back from JSON as {explain.settings(kept)}, and were {explain.settings(filter)}"
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    try:
-        return get_type_hints(cls, include_extras=True)
-    except Exception:
-        return {}

@@ -1,6 +1,4 @@
-"""
-Messages for tests, made by hypothesis: of any kind, or with bodies of one type.
-"""
+"""Messages for tests, made by hypothesis: of any kind, or with bodies of one type."""
 
 from __future__ import annotations
 
@@ -15,10 +13,10 @@ from pydantic import BaseModel, TypeAdapter
 from pipebus.errors import PipelineError
 from pipebus.message.message import Message
 from pipebus.message.subject import Subject
-
-SUBJECT = "test"
+from pipebus.testing.laws.case import as_message
 
 words = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8)
+_REFUSED = object()
 any_body = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
@@ -27,22 +25,14 @@ any_body = st.recursive(
 """Any JSON value."""
 
 
-def messages(subject: Any = SUBJECT, bodies: Any = None) -> st.SearchStrategy[Message[Any]]:
-    """
-    Messages of one subject.
-
-    Args:
-        subject: A literal subject, or a `Subject[T]`; then the bodies are of type T.
-        bodies: A strategy, or a type that pydantic knows; None: any JSON value.
-    """
-    if bodies is None and isinstance(subject, Subject) and subject.type is not None:
+def messages(subject: Any = "test", bodies: Any = None) -> st.SearchStrategy[Message[Any]]:
+    """Messages of one subject. Bodies: a type that pydantic knows, a strategy, those of a `Subject[T]`, or any JSON value."""
+    if bodies is None and isinstance(subject, Subject):
         bodies = subject.type
     if bodies is None:
         made = any_body
-    elif isinstance(bodies, st.SearchStrategy):
-        made = bodies
     else:
-        made = bodies_of(bodies)
+        made = bodies if isinstance(bodies, st.SearchStrategy) else bodies_of(bodies)
     return st.builds(
         Message,
         st.just(str(subject) if isinstance(subject, str) else subject),
@@ -55,13 +45,7 @@ def messages(subject: Any = SUBJECT, bodies: Any = None) -> st.SearchStrategy[Me
 
 
 def bodies_of(type_: Any) -> st.SearchStrategy[Any]:
-    """
-    JSON-safe data that pydantic validates as a `type_`: a model's fields within their bounds, with and without the fields that
-    have defaults.
-
-    Raises:
-        PipelineError: Data of this type cannot be made; give a strategy.
-    """
+    """JSON-safe data that pydantic validates as a `type_`: fields within their bounds, with and without those of defaults."""
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(type_)
     except Exception as error:
@@ -74,9 +58,6 @@ def bodies_of(type_: Any) -> st.SearchStrategy[Any]:
             return _REFUSED
 
     return _of(type_).map(dump).filter(lambda body: body is not _REFUSED)
-
-
-_REFUSED = object()
 
 
 def _of(type_: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy[Any]:
@@ -117,28 +98,15 @@ def _fields(model: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def chosen(given: Any) -> Any:
-    """
-    The strategy, or the list of messages, that `check_filter(messages=…)` stands for.
-
-    Raises:
-        PipelineError: It stands for neither.
-    """
+    """The strategy that `check_filter(messages=…)` means, if it is no list."""
     if given is None:
         return messages()
     if isinstance(given, st.SearchStrategy):
-        return given.map(_as_message)
+        return given.map(as_message)
     if isinstance(given, Subject):
         return messages(given)
-    if isinstance(given, Message):
-        return [given]
-    if isinstance(given, (list, tuple)):
-        return [_as_message(one) for one in given]
     if isinstance(given, type) or get_origin(given) is not None or dataclasses.is_dataclass(given):
         return messages(bodies=given)
     raise PipelineError(
         f"messages={given!r}: it is a Subject[T], a type that pydantic knows, a hypothesis strategy, or a list of messages"
     )
-
-
-def _as_message(value: Any) -> Message[Any]:
-    return value if isinstance(value, Message) else Message(SUBJECT, value)

@@ -97,7 +97,6 @@ def publishes_not_through_itself(case: Case) -> Problems:
             return await call_next(message)
 
     asynchronous.__name__ = sync.__name__
-
     colour = case.colours[0]
     with Harness(fail_fast=False, told=False, patience=PATIENCE) as harness:
         bus = harness.attach(Bus())
