@@ -1,13 +1,11 @@
-"""
-Faults for `simulate`: `slow`, `error`, `overflow` and `stop` say what may go wrong, and each seed decides whether and when.
-"""
+"""Faults for `simulate`: `slow`, `error`, `overflow` and `stop` say what may go wrong, and a seed decides what does."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pipebus.errors import LifecycleError, PipelineError
 from pipebus.events import Acknowledged, Died, Discarded, Event, Published, Returned, StateChanged
@@ -28,29 +26,19 @@ LATEST_STOP: Final = 12
 """A stop comes before this many messages were accepted or settled."""
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(NamedTuple):
     """A fault that a seed has chosen for a run."""
 
     text: str
     put_into: Callable[[Harness], None]
 
-    def __str__(self) -> str:
-        return self.text
-
 
 @dataclass(frozen=True, eq=False)
 class Danger:
-    """
-    What may go wrong in a simulation; made by `slow`, `error`, `overflow` and `stop`.
+    """What may go wrong in a simulation; made by `slow`, `error`, `overflow` and `stop`."""
 
-    Args:
-        name: What it happens to; None: the bus.
-        plans: What does go wrong in one run.
-    """
-
-    name: str | None
-    plans: Callable[[random.Random], list[Plan]]
+    name: str | None  # what it happens to; None: the bus
+    plans: Callable[[random.Random], list[Plan]]  # what does go wrong in one run
 
 
 def slow(name: str, seconds: float) -> Danger:
@@ -95,17 +83,16 @@ def _calls(name: str, seconds: float, error: Any) -> Danger:
     def plans(dice: random.Random) -> list[Plan]:
         calls = sorted(dice.sample(range(FIRST_CALLS), dice.choice(STRIKES)))
         late = [error is not None and dice.random() < 0.5 for _ in calls]
-        return [_call(name, call, seconds, error, is_late) for call, is_late in zip(calls, late, strict=True)]
+        return [plan(call, is_late) for call, is_late in zip(calls, late, strict=True)]
+
+    def plan(after: int, late: bool) -> Plan:
+        what = f"takes {seconds:g} s" if error is None else "fails after its work" if late else "fails"
+        return Plan(
+            f"call {after + 1} of {name} {what}",
+            lambda harness: harness.faults.add(Fault(name, 1, after, seconds, error, planned=True, late=late)),
+        )
 
     return Danger(name, plans)
-
-
-def _call(name: str, after: int, seconds: float, error: Any, late: bool) -> Plan:
-    what = f"takes {seconds:g} s" if error is None else "fails after its work" if late else "fails"
-    return Plan(
-        f"call {after + 1} of {name} {what}",
-        lambda harness: harness.faults.add(Fault(name, 1, after, seconds, error, planned=True, late=late)),
-    )
 
 
 def _stop(moments: int, drain: bool) -> Plan:

@@ -1,14 +1,6 @@
 """
 Harness: the real bus, with time that moves by itself and threads that take turns.
 
-    def test_a_depot_that_is_down_is_tried_again(harness):
-        bus = harness.start(shop.make_bus())
-        harness.fail("ship", times=2)
-        bus.publish("orders.placed", {"sku": "tea"})
-        harness.drain()                                 # waits until the bus is quiet, not for a number of seconds
-        assert harness.delivered_to("ship")[0].body == {"sku": "tea"}
-        assert harness.elapsed == 0.3                   # what Retry waited; nobody slept
-
 The bus, its mailboxes, workers and loops are the ones that run in production. Only the clock and the scheduler are different:
 one thread runs at a time, and the test's own thread runs until it asks for something that it must wait for. So nothing happens
 without the test's knowledge, and the same test is the same run each time.
@@ -55,10 +47,9 @@ class Harness:
     """
     A block of a test in which buses run deterministically, in virtual time.
 
-    It has many methods, since a test holds nothing else.
-
     Use it as a context manager, or as the pytest fixture `harness`. Every `Bus` that is made inside uses its clock, and the
-    harness observes it. `harness.bus` is the first of them, or a new one if there is none.
+    harness observes it. `harness.bus` is the first of them, or a new one if there is none. It has many methods, since a test
+    holds nothing else.
 
     Args:
         fail_fast: Raise the first unexpected error of a handler, filter, observer, schedule or task from the next call of the
@@ -301,12 +292,7 @@ class Harness:
             seconds: >= 0, or text such as "5s".
         """
         __tracebackhide__ = True
-        span = quantities.seconds(seconds, "advance")
-        self._ready()
-        self._simulation.rest()
-        if span:
-            self._simulation.advance(span)
-        self._raise_unexpected()
+        self._move(self._simulation.advance, seconds, "advance")
 
     def jump(self, seconds: Duration) -> None:
         """
@@ -316,10 +302,15 @@ class Harness:
             seconds: >= 0, or text such as "5s".
         """
         __tracebackhide__ = True
-        span = quantities.seconds(seconds, "jump")
+        self._move(self._simulation.jump, seconds, "jump")
+
+    def _move(self, by: Callable[[float], None], seconds: Duration, what: str) -> None:
+        __tracebackhide__ = True
+        span = quantities.seconds(seconds, what)
         self._ready()
         self._simulation.rest()
-        self._simulation.jump(span)
+        if span:
+            by(span)
         self._raise_unexpected()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -168,7 +168,7 @@ def _scenario(build: Callable[[Harness], object], seed: int, plans: list[Plan], 
         finally:
             random.setstate(state)
 
-    scenario.__name__ = "".join([getattr(build, "__name__", "scenario"), *(f", where {plan}" for plan in plans)])
+    scenario.__name__ = "".join([getattr(build, "__name__", "scenario"), *(f", where {plan.text}" for plan in plans)])
     return scenario
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, NamedTuple
 
 from pipebus.clock import Clock
 from pipebus.errors import PipelineError
-from pipebus.message.message import Message
 from pipebus.values import quantities
 from pipebus.values.quantities import Duration, is_whole
 
@@ -17,21 +17,20 @@ class InjectedError(Exception):
     """What `Harness.fail` raises if no error is given."""
 
 
-class Strike:
-    """A fault that strikes one call."""
+class Strike(NamedTuple):
+    """A fault that strikes one call; `late`: after the work of the filter or handler, not before it."""
 
-    def __init__(self, clock: Clock, seconds: float, error: BaseException | None, late: bool = False) -> None:
-        self.clock = clock
-        self.late = late  # after the work of the filter or handler, not before it
-        self.seconds = seconds
-        self.error = error
+    clock: Clock
+    seconds: float
+    error: BaseException | None
+    late: bool
 
     @property
     def text(self) -> str:
-        if self.error is not None:
-            when = " after its work" if self.late else ""
-            return f"(on purpose) fails{when}: {type(self.error).__name__}: {self.error}"
-        return f"(on purpose) takes {self.seconds:g} s"
+        if self.error is None:
+            return f"(on purpose) takes {self.seconds:g} s"
+        when = " after its work" if self.late else ""
+        return f"(on purpose) fails{when}: {type(self.error).__name__}: {self.error}"
 
     def sync(self) -> None:
         if self.seconds:
@@ -46,6 +45,7 @@ class Strike:
             raise self.error
 
 
+@dataclass(eq=False)
 class Fault:
     """
     A fault to inject.
@@ -60,30 +60,31 @@ class Fault:
         late: The call fails after its work, not instead of it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        times: int | None,
-        after: int,
-        seconds: Duration,
-        error: Any,
-        *,
-        planned: bool = False,
-        late: bool = False,
-    ) -> None:
-        for option, value, least in (("times", times, 1), ("after", after, 0)):
+    name: str
+    times: int | None
+    after: int
+    seconds: Duration
+    error: Any
+    _: KW_ONLY
+    planned: bool = False
+    late: bool = False
+    calls: int = 0
+    struck: int = 0
+
+    def __post_init__(self) -> None:
+        fault, error = f"fault of {self.name}", self.error
+        for option, value, least in (("times", self.times, 1), ("after", self.after, 0)):
             if value is not None and not is_whole(value, least):
-                raise PipelineError(f"fault of {name}: {option}={value!r}; it is a whole number of at least {least}")
-        _check_error(name, error)
-        self.name = name
-        self.times = times
-        self.after = after
-        self.seconds = quantities.seconds(seconds, f"fault of {name}: seconds")
-        self.error = error
-        self.planned = planned
-        self.late = late
-        self.calls = 0
-        self.struck = 0
+                raise PipelineError(f"{fault}: {option}={value!r}; it is a whole number of at least {least}")
+        self.seconds = quantities.seconds(self.seconds, f"{fault}: seconds")
+        if error is None or isinstance(error, BaseException):
+            return
+        if not isinstance(error, type) or not issubclass(error, BaseException):
+            raise PipelineError(f"{fault}: error={error!r}; it is an exception, or a class of exceptions")
+        try:
+            error("on purpose")
+        except Exception as failure:
+            raise PipelineError(f"{fault}: {error.__name__} cannot be made from a text ({failure}); give an instance") from None
 
     @property
     def due(self) -> bool:
@@ -93,29 +94,12 @@ class Fault:
     def strike(self, clock: Clock) -> Strike:
         self.struck += 1
         error = self.error(f"failure {self.struck} of {self.name}, on purpose") if isinstance(self.error, type) else self.error
-        return Strike(clock, self.seconds, error, self.late)
+        return Strike(clock, float(self.seconds), error, self.late)
 
     def __str__(self) -> str:
         if self.error is None:
             return f"{self.name} takes {self.seconds:g} s"
         return f"{self.name} fails ({self.error.__name__ if isinstance(self.error, type) else repr(self.error)})"
-
-
-def _check_error(name: str, error: Any) -> None:
-    """
-    Raises:
-        PipelineError: It is neither an exception nor a class that makes one from a text.
-    """
-    if error is None or isinstance(error, BaseException):
-        return
-    if not isinstance(error, type) or not issubclass(error, BaseException):
-        raise PipelineError(f"fault of {name}: error={error!r}; it is an exception, or a class of exceptions")
-    try:
-        error("on purpose")
-    except Exception as failure:
-        raise PipelineError(
-            f"fault of {name}: {error.__name__} cannot be made from a text ({failure}); give an instance"
-        ) from None
 
 
 class Faults:
@@ -131,7 +115,7 @@ class Faults:
     def add(self, fault: Fault) -> None:
         self.all.append(fault)
 
-    def of(self, names: tuple[str, ...], message: Message[Any]) -> list[Strike]:
+    def of(self, names: tuple[str, ...]) -> list[Strike]:
         """Count a call of the filter or handler with these names, and return the strikes on it."""
         with self._lock:
             meant = [fault for fault in self.all if fault.name in names]
@@ -150,14 +134,12 @@ class Faults:
 
     def meant(self, error: BaseException) -> bool:
         """Whether an error was injected, or was raised from an injected one (`raise … from`)."""
-        seen: set[int] = set()
+        chain: dict[int, BaseException] = {}  # by id: a cause may be a circle
         one: BaseException | None = error
-        while one is not None and id(one) not in seen:
-            if id(one) in self.errors:
-                return True
-            seen.add(id(one))
+        while one is not None and id(one) not in chain:
+            chain[id(one)] = one
             one = one.__cause__
-        return False
+        return not self.errors.isdisjoint(chain)
 
     def idle(self) -> list[Fault]:
         """The faults that should have struck and never have."""

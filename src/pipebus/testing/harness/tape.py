@@ -1,26 +1,22 @@
-"""
-What happens in a test, in order: recorded while filters and handlers run, and written as a story when it is read.
-"""
+"""What happens in a test, in order: recorded while filters and handlers run, and written as a story when it is read."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pipebus import events
 from pipebus.bus.bus import engine_of
 from pipebus.errors import Rejected
 from pipebus.message.message import Message
 from pipebus.pipeline import blame, compose
+from pipebus.testing.harness.strikes import Faults, Strike
 from pipebus.testing.harness.words import cut, event_words, gives, raises, returns, short
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pipebus.bus.bus import Bus
-
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
@@ -33,24 +29,12 @@ class Moment(NamedTuple):
     what: str
 
 
-class Strikes(Protocol):
-    """Faults to inject."""
-
-    def of(self, names: tuple[str, ...], message: Message[Any]) -> list[Any]: ...
-
-
 class Tape:
-    """
-    Records what a bus, its filters and its handlers do.
+    """Records what a bus, its filters and its handlers do, with faults to inject before, after or instead of these."""
 
-    Args:
-        elapsed: Returns the seconds since the beginning.
-        strikes: The faults to inject before, after or instead of filters and handlers.
-    """
-
-    def __init__(self, elapsed: Callable[[], float], strikes: Strikes | None = None) -> None:
-        self.elapsed = elapsed
-        self.strikes = strikes
+    def __init__(self, elapsed: Callable[[], float], faults: Faults) -> None:
+        self.elapsed = elapsed  # returns the seconds since the beginning
+        self.faults = faults
         self.moments: list[Moment] = []
         self.pauses: list[float] = []
         self.heard: list[events.Event] = []
@@ -92,7 +76,7 @@ class Tape:
     def quiet(self, bus: Bus) -> None:
         """Keep this bus's own lines out of the log."""
         self.loud = False
-        engine_of(bus).ledger.debug = _nothing  # type: ignore[method-assign]
+        engine_of(bus).ledger.debug = lambda event, **facts: None  # type: ignore[method-assign]
 
     def say(self, who: str, what: str) -> None:
         self.moments.append(Moment(self.elapsed(), who, what))
@@ -103,10 +87,7 @@ class Tape:
         self.say(name, f"waits {seconds:g} s")
 
     def hear(self, event: events.Event, who: str) -> None:
-        """
-        Args:
-            who: The name of the bus, for events that have no subscription.
-        """
+        """`who`: the name of the bus, for events that have no subscription."""
         self.heard.append(event)
         line = event_words(event, who)
         if line is not None:
@@ -121,27 +102,30 @@ class Tape:
         name = names[0]
         self.names.update(dict.fromkeys(names))
 
+        def struck(message: Message[Any]) -> tuple[Iterable[Strike], Iterable[Strike]]:
+            """The strikes before the work, and those after it."""
+            strikes = self.faults.of(names)
+            return self._struck(name, mark, message, strikes, late=False), self._struck(name, mark, message, strikes, late=True)
+
         def sync(message: Message[Any]) -> Any:
             with self._passing(name, message, handler):
-                strikes = self._strikes(names, message)
-                for strike in self._struck(name, mark, message, strikes, late=False):
+                before, after = struck(message)
+                for strike in before:
                     strike.sync()
                 outcome = link(message)
-                for strike in self._struck(name, mark, message, strikes, late=True):
+                for strike in after:
                     strike.sync()
-            self._ended(name, outcome, handler)
-            return outcome
+            return self._ended(name, outcome, handler)
 
         async def asynchronous(message: Message[Any]) -> Any:
             with self._passing(name, message, handler):
-                strikes = self._strikes(names, message)
-                for strike in self._struck(name, mark, message, strikes, late=False):
+                before, after = struck(message)
+                for strike in before:
                     await strike.asynchronous()
                 outcome = await link(message)
-                for strike in self._struck(name, mark, message, strikes, late=True):
+                for strike in after:
                     await strike.asynchronous()
-            self._ended(name, outcome, handler)
-            return outcome
+            return self._ended(name, outcome, handler)
 
         return sync if colour == "sync" else asynchronous
 
@@ -163,15 +147,15 @@ class Tape:
         finally:
             self.inside -= not handler
 
-    def _ended(self, name: str, outcome: Any, handler: bool) -> None:
+    def _ended(self, name: str, outcome: Any, handler: bool) -> Any:
         self.say(name, returns(outcome) if handler else gives(outcome))
         if handler:
             self.handled(outcome, None)
+        return outcome
 
-    def _strikes(self, names: tuple[str, ...], message: Message[Any]) -> list[Any]:
-        return self.strikes.of(names, message) if self.strikes is not None else []
-
-    def _struck(self, name: str, mark: blame.StepId, message: Message[Any], strikes: list[Any], late: bool) -> Iterable[Any]:
+    def _struck(
+        self, name: str, mark: blame.StepId, message: Message[Any], strikes: list[Strike], late: bool
+    ) -> Iterator[Strike]:
         for strike in strikes:
             if strike.late == late:
                 self.say(name, cut(strike.text))
@@ -188,10 +172,6 @@ class Tape:
     def text(self) -> str:
         """The story, one line for each moment."""
         return tell(self.moments)
-
-
-def _nothing(event: str, **facts: Any) -> None:
-    """Log nothing."""
 
 
 def tell(moments: list[Moment]) -> str:
