@@ -1,7 +1,7 @@
 """What was published, delivered and settled: recorded while it happens, and judged afterwards."""
 
 from pipebus.testing.history.history import History
-from pipebus.testing.history.judgement import HistoryBroken, Judgement, Violation
+from pipebus.testing.history.judge import HistoryBroken, Judgement, Violation
 from pipebus.testing.history.records import Accepted, Attempted, Delivered, Ended, Figures, Kept, Replayed, Settled, Subscribed
 
 __all__ = [

@@ -1,9 +1,4 @@
-"""
-The history: what was published, delivered and settled, recorded while it happens and judged afterwards.
-
-A run may have one process or many: each process writes a JSON line for each event, and the lines are merged. The judge sees
-every event, duplicates included.
-"""
+"""The history: what was published, delivered and settled, recorded while it happens and judged afterwards."""
 
 from __future__ import annotations
 
@@ -18,26 +13,13 @@ import msgspec
 
 from pipebus import events
 from pipebus.bus.bus import Bus
-from pipebus.testing.history.judge import Judge
-from pipebus.testing.history.judgement import Judgement
-from pipebus.testing.history.records import (
-    Accepted,
-    AnyRecord,
-    Attempted,
-    Delivered,
-    Ended,
-    Figures,
-    How,
-    Kept,
-    Replayed,
-    Settled,
-    Subscribed,
-)
+from pipebus.testing.history import records
+from pipebus.testing.history.judge import Judge, Judgement
 
 
 class History:
     """
-    What happened, in order. The methods may be called from any thread.
+    What happened, in order, in one process or many: the lines that each has written are merged. Any thread may record.
 
     Args:
         path: Also write each record to this file, as a line that survives the process; for `from_jsonl`.
@@ -53,20 +35,20 @@ class History:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.records: list[AnyRecord] = []
+        self.records: list[records.AnyRecord] = []
         self._subscriptions: set[str] = set()
         self._lock = threading.Lock()
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666) if path is not None else None
 
     # --- recording -------------------------------------------------------------------------------------------------------
 
-    def record(self, record: AnyRecord) -> None:
+    def record(self, record: records.AnyRecord) -> None:
         """Add one record; its `at` is filled in if it is 0."""
         with self._lock:
             if not record.at:
                 record = msgspec.structs.replace(record, at=time.monotonic_ns())
             self.records.append(record)
-            if isinstance(record, Subscribed):
+            if isinstance(record, records.Subscribed):
                 self._subscriptions.add(record.subscription)
             if self._file is not None:
                 os.write(self._file, _line(record))  # one call: lines of several processes do not mix
@@ -80,43 +62,43 @@ class History:
         order: Literal["none", "subject", "key"] = "none",
     ) -> None:
         found = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-        self.record(Subscribed(subscription=subscription, patterns=found, attempts=attempts, order=order))
+        self.record(records.Subscribed(subscription=subscription, patterns=found, attempts=attempts, order=order))
 
     def record_attempt(self, id: str, subject: str, *, publisher: str = "", key: str | None = None, late: bool = False) -> None:
         """To be called before `publish`."""
-        self.record(Attempted(id=id, subject=subject, publisher=publisher, key=key, late=late))
+        self.record(records.Attempted(id=id, subject=subject, publisher=publisher, key=key, late=late))
 
     def record_accepted(self, id: str, *, duplicate: bool = False) -> None:
         """To be called when `publish` has returned a receipt."""
-        self.record(Accepted(id=id, duplicate=duplicate))
+        self.record(records.Accepted(id=id, duplicate=duplicate))
 
     def record_delivery(
         self, subscription: str, id: str, *, attempt: int = 1, redelivered: bool | None = None, worker: str = ""
     ) -> None:
         """To be called when a handler begins. `redelivered`: as the delivery says; None: `attempt` > 1."""
         again = attempt > 1 if redelivered is None else redelivered
-        self.record(Delivered(subscription=subscription, id=id, attempt=attempt, redelivered=again, worker=worker))
+        self.record(records.Delivered(subscription=subscription, id=id, attempt=attempt, redelivered=again, worker=worker))
 
     def record_settled(
-        self, subscription: str, id: str, how: How = "acknowledged", *, attempt: int = 1, worker: str = ""
+        self, subscription: str, id: str, how: records.How = "acknowledged", *, attempt: int = 1, worker: str = ""
     ) -> None:
-        self.record(Settled(subscription=subscription, id=id, attempt=attempt, how=how, worker=worker))
+        self.record(records.Settled(subscription=subscription, id=id, attempt=attempt, how=how, worker=worker))
 
     def record_replayed(self, subscription: str, id: str) -> None:
         """To be called before `dead_letters.replay`; `id` is the message's."""
-        self.record(Replayed(subscription=subscription, id=id))
+        self.record(records.Replayed(subscription=subscription, id=id))
 
     def record_end(self, worker: str) -> None:
-        self.record(Ended(worker=worker))
+        self.record(records.Ended(worker=worker))
 
     def record_kept(self, subscription: str, id: str, state: Literal["pending", "dead"] = "pending") -> None:
-        self.record(Kept(subscription=subscription, id=id, state=state))
+        self.record(records.Kept(subscription=subscription, id=id, state=state))
 
     def record_figures(self, subscription: str, stats: dict[str, Any], *, worker: str = "") -> None:
         """To be called at the end, with the `stats()` of a subscription."""
         names = ("accepted", "acknowledged", "dropped", "dead", "pending", "in_flight")
         found: dict[str, Any] = {name: stats[name] for name in names}
-        self.record(Figures(subscription=subscription, worker=worker, **found))
+        self.record(records.Figures(subscription=subscription, worker=worker, **found))
 
     def watch(self, bus: Bus, worker: str = "") -> None:
         """
@@ -163,7 +145,7 @@ class History:
         Raises:
             ValueError: A line is not a record; names its number.
         """
-        found: list[AnyRecord] = []
+        found: list[records.AnyRecord] = []
         for text in texts:
             lines = (text.read_text() if isinstance(text, Path) else text).split("\n")
             for number, line in enumerate(lines[:-1], 1):
@@ -188,8 +170,8 @@ class History:
         return Judgement(tuple(judge.violations), dict(judge.counts))
 
 
-_decoder: Final = msgspec.json.Decoder(AnyRecord)
+_decoder: Final = msgspec.json.Decoder(records.AnyRecord)
 
 
-def _line(record: AnyRecord) -> bytes:
+def _line(record: records.AnyRecord) -> bytes:
     return msgspec.json.encode(record) + b"\n"

@@ -1,4 +1,4 @@
-"""The judge: one pass over the records that looks for broken promises."""
+"""The judge: one pass over the records that looks for broken promises, and what it finds."""
 
 from __future__ import annotations
 
@@ -6,22 +6,12 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
+
+import msgspec
 
 from pipebus.message.patterns import Pattern
-from pipebus.testing.history.judgement import SHOWN, Kind, Violation
-from pipebus.testing.history.records import (
-    Accepted,
-    AnyRecord,
-    Attempted,
-    Delivered,
-    Ended,
-    Figures,
-    Kept,
-    Replayed,
-    Settled,
-    Subscribed,
-)
+from pipebus.testing.history import records
 
 ENDS: Final = ("acknowledged", "dropped", "dead")
 """After one of these a message does not come again."""
@@ -30,6 +20,54 @@ COUNTED: Final = (
     "attempted", "accepted", "duplicates", "delivered", "redelivered", "recovered", "stale", "acknowledged", "dropped", "dead",
     "returned", "released",
 )  # fmt: skip
+"""Recovered: delivered without a receipt. Stale: settled after a later delivery. Duplicates: receipts."""
+
+Kind = Literal[
+    "lost", "unexpected", "duplicate", "over_budget", "mislabelled", "double_settlement", "order", "conservation"
+]  # fmt: skip
+
+SHOWN: Final = 20
+"""How many violations an error shows, and how many ids a violation names."""
+
+
+class Violation(msgspec.Struct, frozen=True):
+    """One broken promise; `text` names the messages."""
+
+    kind: Kind
+    text: str
+    ids: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+class HistoryBroken(AssertionError):
+    """A history breaks a promise; the text lists the violations."""
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """The result of judging a history: the violations, in the order in which they were found, and how many of each of COUNTED."""
+
+    violations: tuple[Violation, ...]
+    counts: dict[str, int]
+
+    def of(self, kind: Kind) -> tuple[Violation, ...]:
+        """The violations of one kind."""
+        return tuple(one for one in self.violations if one.kind == kind)
+
+    def raise_if_broken(self) -> None:
+        """Raise HistoryBroken, with a line for each violation."""
+        if self.violations:
+            raise HistoryBroken(str(self))
+
+    def __str__(self) -> str:
+        figures = ", ".join(f"{count} {name}" for name, count in self.counts.items() if count)
+        if not self.violations:
+            return f"every promise was kept ({figures})"
+        lines = [f"  {one}" for one in self.violations[:SHOWN]]
+        if len(self.violations) > SHOWN:
+            lines.append(f"  … and {len(self.violations) - SHOWN} more")
+        return "\n".join([f"{len(self.violations)} broken promises ({figures}):", *lines])
 
 
 @dataclass(slots=True)
@@ -46,12 +84,12 @@ class Mail:
 class Judge:
     """One pass over the records."""
 
-    def __init__(self, records: Iterable[AnyRecord]) -> None:
+    def __init__(self, given: Iterable[records.AnyRecord]) -> None:
         self.violations: list[Violation] = []
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
-        self.subscribed = {r.subscription: r for r in records if isinstance(r, Subscribed)}
+        self.subscribed = {r.subscription: r for r in given if isinstance(r, records.Subscribed)}
         self.patterns = {name: [Pattern(p) for p in r.patterns] for name, r in self.subscribed.items()}
-        self.attempts: dict[str, Attempted] = {}  # the first of each id
+        self.attempts: dict[str, records.Attempted] = {}  # the first of each id
         self.places: dict[str, int] = {}  # id -> its place in the order of publishing
         self.tries: Counter[str] = Counter()
         self.receipts: Counter[str] = Counter()
@@ -59,15 +97,15 @@ class Judge:
         self.mail: dict[tuple[str, str], Mail] = defaultdict(Mail)
         self.last: dict[tuple[str, ...], str] = {}  # by group: the latest message in order
         self.kept: dict[tuple[str, str], str] = {}
-        self.figures: list[Figures] = []
+        self.figures: list[records.Figures] = []
         self._numbers = itertools.count()
-        for record in records:  # first, because a delivery may be recorded before its publish, and merged times may be equal
-            if isinstance(record, Attempted):
+        for record in given:  # first, because a delivery may be recorded before its publish, and merged times may be equal
+            if isinstance(record, records.Attempted):
                 self.tries[record.id] += 1
                 if record.id not in self.attempts:
                     self.attempts[record.id] = record
                     self.places[record.id] = next(self._numbers)
-            elif isinstance(record, Accepted):
+            elif isinstance(record, records.Accepted):
                 self.receipts[record.id] += 1
                 self.duplicates[record.id] += record.duplicate
 
@@ -78,34 +116,34 @@ class Judge:
         """How many copies there may be: one, unless it was published several times and the duplicates were not recognised."""
         return max(1, self.tries[id] - self.duplicates[id])
 
-    def see(self, record: AnyRecord) -> None:
+    def see(self, record: records.AnyRecord) -> None:
         match record:
-            case Attempted():
+            case records.Attempted():
                 self.counts["attempted"] += 1
-            case Accepted():
+            case records.Accepted():
                 self.counts["accepted"] += 1
                 self.counts["duplicates"] += record.duplicate
                 if record.id not in self.attempts:
                     self.broken("unexpected", f"a receipt for {record.id}, which nobody published", record.id)
-            case Delivered():
+            case records.Delivered():
                 self.delivered(record)
-            case Settled():
+            case records.Settled():
                 self.settled(record)
-            case Replayed():
+            case records.Replayed():
                 mail = self.mail[record.subscription, record.id]
                 mail.taken.clear()
                 mail.settled.clear()
                 mail.ended = 0
-            case Ended():
+            case records.Ended():
                 for mail in self.mail.values():
                     for attempt, worker in [key for key in mail.open if key[1] == record.worker]:
                         mail.taken[attempt] -= mail.open.pop((attempt, worker))
-            case Kept():
+            case records.Kept():
                 self.kept[record.subscription, record.id] = record.state
-            case Figures():
+            case records.Figures():
                 self.figures.append(record)
 
-    def delivered(self, one: Delivered) -> None:
+    def delivered(self, one: records.Delivered) -> None:
         name, id, attempt = one.subscription, one.id, one.attempt
         self.counts["delivered"] += 1
         self.counts["redelivered"] += one.redelivered
@@ -136,7 +174,7 @@ class Judge:
         if first:
             self.in_order(name, published)
 
-    def in_order(self, name: str, published: Attempted) -> None:
+    def in_order(self, name: str, published: records.Attempted) -> None:
         """Check the order of a first delivery."""
         order = self.subscribed[name].order if name in self.subscribed else "none"
         if order == "none" or published.late or (order == "key" and published.key is None):
@@ -150,7 +188,7 @@ class Judge:
         else:
             self.last[group] = published.id
 
-    def settled(self, one: Settled) -> None:
+    def settled(self, one: records.Settled) -> None:
         name, id, attempt = one.subscription, one.id, one.attempt
         self.counts[one.how] += 1
         mail = self.mail[name, id]
@@ -188,7 +226,7 @@ class Judge:
         for name in self.subscribed:
             self.nothing_lost(name)
 
-    def conserved(self, one: Figures) -> None:
+    def conserved(self, one: records.Figures) -> None:
         """accepted = acknowledged + dropped + dead + pending + in flight."""
         dropped = sum(one.dropped.values())
         parts = (one.acknowledged, dropped, one.dead, one.pending, one.in_flight)
