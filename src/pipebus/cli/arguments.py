@@ -10,6 +10,11 @@ from typing import Any
 
 from pipebus.cli import CommandError
 from pipebus.errors import PipebusError
+from pipebus.inputs.records import strict_json
+from pipebus.message.message import Message
+from pipebus.message.patterns import Pattern
+from pipebus.message.subject import check_subject
+from pipebus.values.quantities import seconds
 
 HELP = "a config file (TOML), or MODULE:BUS: a bus in a Python module, or a function that makes one"
 URL_HELP = "; or a transport's URL, as in sqlite:///bus.db"
@@ -42,8 +47,6 @@ def add_timeout(parser: argparse.ArgumentParser, default: float, help: str) -> N
 
 
 def _seconds(text: str) -> float:
-    from pipebus.values.quantities import seconds
-
     try:
         return seconds(float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", text) else text, "")
     except PipebusError:
@@ -62,8 +65,6 @@ def json_value(text: str | None, what: str) -> Any:
     Raises:
         CommandError: the text is not JSON.
     """
-    from pipebus.inputs.records import strict_json
-
     if text is None:
         return None
     try:
@@ -121,8 +122,6 @@ def checked_subject(subject: str) -> None:
     Raises:
         CommandError: it is not a valid subject.
     """
-    from pipebus.message.subject import check_subject
-
     _checked(check_subject, subject)
 
 
@@ -131,8 +130,6 @@ def checked_pattern(pattern: str) -> None:
     Raises:
         CommandError: it is not a valid pattern.
     """
-    from pipebus.message.patterns import Pattern
-
     _checked(Pattern, pattern)
 
 
@@ -143,8 +140,6 @@ def checked_message(subject: str, body: Any, **options: Any) -> Any:
     Raises:
         CommandError: the arguments are not those of a message.
     """
-    from pipebus.message.message import Message
-
     return _checked(Message, subject, body, **options)
 
 

@@ -3,20 +3,18 @@
 import argparse
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipebus.bus.bus import engine_of
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.hints import hints, refusals
+from pipebus.bus.opening import check_chains
 from pipebus.cli import CommandError
 from pipebus.cli.arguments import add_allow
 from pipebus.cli.described import filters_in
 from pipebus.cli.show import as_json, printable, styled
 from pipebus.cli.stores import check_file, file_of
 from pipebus.cli.targets import is_module, open_bus
-
-if TYPE_CHECKING:
-    from pipebus.bus.bus import Bus
-    from pipebus.errors import ConfigProblem
+from pipebus.errors import ConfigError, ConfigProblem, PipebusError
 
 SUMMARY = "print everything that is wrong with config files and buses"
 EXAMPLE = """\
@@ -60,12 +58,10 @@ def run(args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _checked(target: str, allow: list[str]) -> tuple[list["ConfigProblem"], str, list[str]]:
+def _checked(target: str, allow: list[str]) -> tuple[list[ConfigProblem], str, list[str]]:
     """Return the problems of a file or bus, what it contains (or what would not happen), and the hints."""
-    from pipebus.bus.opening import check_chains
     from pipebus.config.beside import beside
     from pipebus.config.files import read
-    from pipebus.errors import ConfigError, ConfigProblem, PipebusError
 
     tests: list[Any] = []
     try:
@@ -85,7 +81,7 @@ def _checked(target: str, allow: list[str]) -> tuple[list["ConfigProblem"], str,
     return found, contents, [*engine.from_file.hints, *map(str, hints(engine)), *_unusable(target, bus)]
 
 
-def _unusable(target: str, bus: "Bus") -> Iterator[str]:
+def _unusable(target: str, bus: Bus) -> Iterator[str]:
     """Yield why the store of the bus cannot be used here, which may be another machine than the one that will run it."""
     store = file_of(bus)
     if store is not None:

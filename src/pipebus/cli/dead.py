@@ -7,9 +7,9 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from pipebus.bus.bus import engine_of
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.arguments import add_allow, add_timeout
 from pipebus.cli.letters import Letter, Letters, letter_json
@@ -18,9 +18,6 @@ from pipebus.cli.show import as_json, printable, table
 from pipebus.cli.stores import check_file, file_of, keeps_letters
 from pipebus.cli.targets import is_module, is_url, open_bus, shown
 from pipebus.errors import DeadLetterError
-
-if TYPE_CHECKING:
-    from pipebus.bus.bus import Bus
 
 MANY: Final = 20
 """Most ids that an error lists."""

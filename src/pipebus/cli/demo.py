@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.carriers import legend, print_table
 from pipebus.cli.progress import progress
+from pipebus.errors import RequestFailed
+from pipebus.inputs.lines import BadInput
 
 if TYPE_CHECKING:
     from pipebus.demo import Carrier, Demo
@@ -41,8 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pipebus.demo import Demo
     from pipebus.demo.records import PACKAGED_DAY, Records
-    from pipebus.errors import RequestFailed
-    from pipebus.inputs.lines import BadInput
 
     # The Log filter writes a line for each message, and a warning for each rejected one: too much for the default.
     log_to_stderr(logging.INFO if args.log else logging.ERROR)

@@ -1,6 +1,7 @@
 """`pipebus diff`: print the differences between two buses."""
 
 import argparse
+import difflib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -118,8 +119,6 @@ def _one(value: Any) -> Any:
 
 def _lists(old: list[str], new: list[str]) -> Iterator[str]:
     """Yield the lines that were removed and added, with one line of context."""
-    import difflib
-
     for number, line in enumerate(list(difflib.unified_diff(old, new, lineterm="", n=1))[2:]):
         if not line.startswith("@@"):
             yield f"{line[0]} {line[1:]}"

@@ -10,6 +10,7 @@ from pipebus.cli.arguments import add_allow
 from pipebus.cli.described import filters_in
 from pipebus.cli.show import as_json, printable, styled
 from pipebus.cli.targets import is_url, open_bus
+from pipebus.errors import PipebusError
 from pipebus.transports.base import Finding
 
 SUMMARY = "check the installation, a transport, or a bus, and print the findings"
@@ -87,9 +88,6 @@ def _installation() -> Iterator[Finding]:
 
 
 def _url(url: str) -> Iterator[Finding]:
-    from pipebus.bus.bus import Bus
-    from pipebus.errors import PipebusError
-
     try:
         bus = Bus(url)
     except PipebusError as error:
@@ -114,8 +112,6 @@ def _transport(bus: Bus) -> Iterator[Finding]:
 
 
 def _bus(args: argparse.Namespace) -> Iterator[Finding]:
-    from pipebus.errors import PipebusError
-
     try:
         bus = open_bus(args.target, args.allow)
     except (PipebusError, CommandError) as error:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from pipebus.bus.bus import engine_of
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli.interrupts import Interrupted, Interrupts
+from pipebus.cli.letters import Journal
 from pipebus.cli.messages import Unrouted, message_of, outcome_json
 from pipebus.cli.summary import Sample
 from pipebus.errors import HeaderError, MessageError, Rejected, SubjectError, reason_of
@@ -16,8 +17,6 @@ from pipebus.mailbox.patience import patience
 from pipebus.message.message import Message
 
 if TYPE_CHECKING:
-    from pipebus.bus.bus import Bus
-    from pipebus.cli.letters import Journal
     from pipebus.inputs.several import Several
 
 AGAIN: Final = 0.5

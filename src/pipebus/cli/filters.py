@@ -1,6 +1,8 @@
 """`pipebus filters`: list the filters that a file may use, and their settings."""
 
 import argparse
+import shutil
+import textwrap
 from typing import Any
 
 from pipebus.cli import CommandError
@@ -76,9 +78,6 @@ def _one(name: str, summary: str, settings: dict[str, Any], found: Any) -> None:
 
 
 def _wrapped(text: str, indent: int) -> list[str]:
-    import shutil
-    import textwrap
-
     width = max(40, min(100, shutil.get_terminal_size().columns))
     return textwrap.wrap(text, width, initial_indent=" " * indent, subsequent_indent=" " * indent) or [""]
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipebus.bus.bus import engine_of
+from pipebus.bus.explain import describe_node
 from pipebus.cli.arguments import add_allow, add_target
 from pipebus.cli.described import filters_around, title_of
 from pipebus.cli.mermaid import Mermaid
 from pipebus.cli.targets import open_bus
+from pipebus.delivery.chain import transforms_only
 
 SUMMARY = "draw the chains and subscriptions of a bus"
 EXAMPLE = """\
@@ -29,9 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pipebus.bus.explain import describe_node
-    from pipebus.delivery.chain import transforms_only
-
     bus = open_bus(args.target, args.allow)
     described = bus.describe()
     described["readers"] = [describe_node(node) for node in transforms_only(engine_of(bus).delivery_nodes)]

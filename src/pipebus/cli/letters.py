@@ -7,23 +7,20 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipebus.bus.bus import Bus
 from pipebus.cli import CommandError, CommandFailed
 from pipebus.cli.messages import body_json
 from pipebus.cli.show import as_json
-
-if TYPE_CHECKING:
-    from pipebus.bus.bus import Bus
-    from pipebus.outcomes.dead_letters import DeadLetter
+from pipebus.message.codec import JsonCodec
+from pipebus.outcomes.dead_letters import DeadLetter
 
 Letter = dict[str, Any]
 
 
-def letter_json(letter: "DeadLetter") -> Letter:
+def letter_json(letter: DeadLetter) -> Letter:
     """Return a letter as JSON: what people want to see, and the encoded message under "wire"."""
-    from pipebus.message.codec import JsonCodec
-
     try:
         wire = json.loads(JsonCodec().encode(letter.message))
     except Exception as error:
@@ -185,7 +182,7 @@ class Journal:
         error: Why letters wait to be written; None if none does.
     """
 
-    def __init__(self, bus: "Bus", letters: Letters, says: Callable[[str], object]) -> None:
+    def __init__(self, bus: Bus, letters: Letters, says: Callable[[str], object]) -> None:
         letters.check()
         self.error: CommandError | None = None
         self._letters = letters
@@ -194,7 +191,7 @@ class Journal:
         self._lock = threading.Lock()
         bus.dead_letters.also = self._add
 
-    def _add(self, letter: "DeadLetter") -> None:
+    def _add(self, letter: DeadLetter) -> None:
         """Called where a message dies, so it raises nothing."""
         self._waiting.append(letter_json(letter))
         self.write()

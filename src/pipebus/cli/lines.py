@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pipebus.bus.bus import engine_of
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli import CommandError
 from pipebus.cli.arguments import checked_pattern
 from pipebus.cli.messages import message_json
 from pipebus.cli.show import as_json
+from pipebus.errors import CodecError, SubjectError
+from pipebus.message.message import Message
+from pipebus.publishing.replies import PREFIX
 
 if TYPE_CHECKING:
-    from pipebus.bus.bus import Bus
     from pipebus.transports.sqlite.tail import Follower
     from pipebus.transports.sqlite.transport import SqliteTransport
 
@@ -55,16 +57,13 @@ class Lines:
 
 
 @contextmanager
-def tailing(bus: "Bus", pattern: str | None, lines: Lines, count: int | None = None) -> Iterator[str]:
+def tailing(bus: Bus, pattern: str | None, lines: Lines, count: int | None = None) -> Iterator[str]:
     """
     Print the messages that subscribers of a pattern receive; after `count` messages, request the stop.
 
     Yields:
         The name of the subscription that prints; "" without a pattern.
     """
-    from pipebus.errors import SubjectError
-    from pipebus.message.message import Message
-
     printed = 0
 
     def show(message: Message[Any]) -> None:
@@ -89,9 +88,6 @@ def stored_json(
     store: "SqliteTransport", follower: "Follower", pattern: str, pause: Callable[[float], bool]
 ) -> Iterator[dict[str, Any]]:
     """Yield the messages of a file as JSON. Answers to requests are left out unless the pattern names them."""
-    from pipebus.errors import CodecError
-    from pipebus.publishing.replies import PREFIX
-
     for kept in follower.read(pattern, pause):
         if kept.subject.startswith(PREFIX) and not pattern.startswith(PREFIX):
             continue

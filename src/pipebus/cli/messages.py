@@ -4,7 +4,10 @@ import difflib
 from typing import Any, Final
 
 from pipebus.cli.show import as_json
+from pipebus.inputs.records import BadRecord
 from pipebus.message.headers import HOPS_HEADER
+from pipebus.running.here import current_mailbox
+from pipebus.values.json_data import plain
 
 OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id", "causation_id", "time")
 """Fields that a message in JSON may have. With its own time, `Expire` and ttl treat it as they would have then."""
@@ -31,8 +34,6 @@ def message_json(message: Any) -> dict[str, Any]:
 
 def body_json(message: Any) -> dict[str, Any]:
     """Return the body, or the reason why it cannot be shown."""
-    from pipebus.values.json_data import plain
-
     try:
         return {"body": plain(message.body)}
     except ValueError as error:
@@ -65,7 +66,6 @@ class Unrouted:
 
     def __call__(self, event: Any) -> None:
         from pipebus.events import Unrouted
-        from pipebus.running.here import current_mailbox
 
         if isinstance(event, Unrouted) and current_mailbox() is None:
             self._subject = str(event.message.subject)
@@ -83,8 +83,6 @@ def message_of(record: Any) -> tuple[str, Any, dict[str, Any]]:
     Raises:
         BadRecord: it is not a message.
     """
-    from pipebus.inputs.records import BadRecord
-
     if not isinstance(record, dict) or "subject" not in record:
         raise BadRecord('not a message: write {"subject": …, "body": …}, or add --subject for records that are bodies')
     if not isinstance(record["subject"], str):

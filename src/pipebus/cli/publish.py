@@ -6,7 +6,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from pipebus.bus.bus import engine_of
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli import log_to_stderr
 from pipebus.cli.arguments import (
     add_allow,
@@ -24,9 +24,10 @@ from pipebus.cli.show import as_json
 from pipebus.cli.stores import check_file, file_of, keeps_letters, leave_alone
 from pipebus.cli.summary import add_fail_on, left_over
 from pipebus.cli.targets import open_bus, starting
+from pipebus.errors import Rejected, reason_of
+from pipebus.publishing.arrival import patterns_of
 
 if TYPE_CHECKING:
-    from pipebus.bus.bus import Bus
     from pipebus.transports.sqlite.transport import SqliteTransport
 
 SUMMARY = "publish one message, and print what became of it"
@@ -57,8 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pipebus.errors import Rejected, reason_of
-
     log_to_stderr(logging.ERROR)
     body = body_of(args)
     options = {"headers": headers_of(args.header), "key": args.key, "id": args.id}
@@ -105,10 +104,8 @@ def run(args: argparse.Namespace) -> int:
     return 1 if outcome["outcome"] in ("rejected", "failed", *args.fail_on) or letters or left else 0
 
 
-def _only_publish(bus: "Bus") -> None:
+def _only_publish(bus: Bus) -> None:
     """Announce the subscriptions to the transport, but leave them and the schedules to the process that runs the bus."""
-    from pipebus.publishing.arrival import patterns_of
-
     found = [(one.name, patterns_of(one), one.plan.deliver) for one in bus.subscriptions if one.durable]
     leave_alone(bus)
     engine_of(bus).transport.announce(found)

@@ -16,7 +16,10 @@ from pipebus.cli.letters import Letter, Letters, letter_json, renumbered
 from pipebus.cli.show import printable
 from pipebus.cli.summary import left_over
 from pipebus.cli.targets import open_bus, starting
+from pipebus.delivery import verdicts
 from pipebus.errors import DeadLetterError, reason_of
+from pipebus.message.codec import JsonCodec
+from pipebus.outcomes.dead_letters import PUBLISH
 
 Delivery = tuple[str, str]
 """The id of a message and the name of a subscription."""
@@ -46,8 +49,6 @@ class Replay:
         self.interrupts = Interrupts(engine_of(self.bus).lifecycle.hurry)
 
     def run(self) -> int:
-        from pipebus.outcomes.dead_letters import PUBLISH
-
         if engine_of(self.bus).transport.dead_letters is not None:
             raise CommandError(
                 f"{self.args.on} keeps its dead letters itself, and these are from another bus; replay them on that bus, or "
@@ -115,10 +116,6 @@ class Replay:
 
     def _give_back(self, one: Letter) -> None:
         """Give a message back to the subscription that failed. One that died in a publish chain is published again."""
-        from pipebus.delivery import verdicts
-        from pipebus.message.codec import JsonCodec
-        from pipebus.outcomes.dead_letters import PUBLISH
-
         if "error" in one["wire"]:
             raise DeadLetterError(f"its message could not be kept: {one['wire']['error']}")
         message = JsonCodec().decode(json.dumps(one["wire"]).encode())

@@ -9,23 +9,23 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_
 from typing import TYPE_CHECKING, Any
 
 from pipebus.bus import signals
-from pipebus.bus.bus import engine_of
+from pipebus.bus.bus import Bus, engine_of
+from pipebus.bus.stopping import StopReport
 from pipebus.cli import CommandError, log_to_stderr, summary
 from pipebus.cli.arguments import add_allow, add_target, add_timeout, checked_subject
 from pipebus.cli.feed import Feed
 from pipebus.cli.interrupts import Interrupted, Interrupts
+from pipebus.cli.letters import Journal, Letters
 from pipebus.cli.lines import Lines, following, tailing
 from pipebus.cli.progress import progress, shows
 from pipebus.cli.show import as_json
 from pipebus.cli.stores import check_file, file_of, keeps_letters
 from pipebus.cli.summary import add_fail_on
 from pipebus.cli.targets import open_bus, shown, starting
+from pipebus.inputs.lines import BadInput
 from pipebus.mailbox import endings
 
 if TYPE_CHECKING:
-    from pipebus.bus.bus import Bus
-    from pipebus.bus.stopping import StopReport
-    from pipebus.cli.letters import Journal
     from pipebus.inputs.several import Several
 
 SUMMARY = "run a bus: on the records of a file, or until it is stopped"
@@ -108,7 +108,7 @@ class Run:
         journal: Writes dead letters to a file; None without --dead.
     """
 
-    def __init__(self, bus: "Bus", args: argparse.Namespace) -> None:
+    def __init__(self, bus: Bus, args: argparse.Namespace) -> None:
         self.bus = bus
         self.lifecycle = engine_of(bus).lifecycle
         self.store = file_of(bus)
@@ -129,9 +129,6 @@ class Run:
         )  # fmt: skip
 
     def run(self) -> int:
-        from pipebus.cli.letters import Journal, Letters
-        from pipebus.inputs.lines import BadInput
-
         args = self.args
         if self.shared and args.dead is not None:
             raise CommandError(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pipebus.bus.bus import engine_of
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli import CommandError
+from pipebus.errors import TransportError
 
 if TYPE_CHECKING:
-    from pipebus.bus.bus import Bus
     from pipebus.transports.sqlite.transport import SqliteTransport
 
 
@@ -45,7 +45,6 @@ def check_file(store: SqliteTransport, *, new: bool = False) -> None:
     Raises:
         CommandError: it is not a file of this version of pipebus.
     """
-    from pipebus.errors import TransportError
     from pipebus.transports.sqlite.glance import look_into
 
     path = store.options.path

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-from typing import TYPE_CHECKING
 
 from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError, log_to_stderr
@@ -10,9 +9,7 @@ from pipebus.cli.arguments import add_allow
 from pipebus.cli.show import as_json, printable, table
 from pipebus.cli.stores import check_file, file_of
 from pipebus.cli.targets import open_bus, shown
-
-if TYPE_CHECKING:
-    from pipebus.transports.base import Kept
+from pipebus.transports.base import Kept
 
 SUMMARY = "list, pause, resume or remove the durable subscriptions of a store"
 EXAMPLE = """\
@@ -71,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _list(found: list["Kept"], as_lines: bool) -> None:
+def _list(found: list[Kept], as_lines: bool) -> None:
     if as_lines:
         for one in found:
             print(as_json(one._asdict()))

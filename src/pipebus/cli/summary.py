@@ -3,14 +3,13 @@
 import argparse
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
-from pipebus.bus.bus import engine_of
+from pipebus.bus.bus import Bus, engine_of
+from pipebus.bus.stopping import StopReport
 from pipebus.cli.lines import TAIL
 from pipebus.cli.show import printable, styled, table, wrapped
 from pipebus.mailbox import endings
 
 if TYPE_CHECKING:
-    from pipebus.bus.bus import Bus
-    from pipebus.bus.stopping import StopReport
     from pipebus.cli.run import Run
 
 SHOWN: Final = 5
@@ -153,7 +152,7 @@ def _first_line(run: "Run", found: dict[str, Any]) -> str:
     return f"{found['read']:,} read, {text}" if run.args.input else text
 
 
-def _publishers(bus: "Bus") -> str:
+def _publishers(bus: Bus) -> str:
     """Return who else publishes, besides the command itself."""
     return "handlers and schedules" if engine_of(bus).schedules else "handlers"
 
@@ -167,7 +166,7 @@ def _list(texts: Sample, file: TextIO, indent: str = "", style: str | None = Non
         print(f"  … and {len(texts) - SHOWN:,} more", file=file)
 
 
-def left_over(report: "StopReport | None", drains: bool = True, but: str = "") -> list[str]:
+def left_over(report: StopReport | None, drains: bool = True, but: str = "") -> list[str]:
     """
     Return sentences about what a stop left undone.
 

@@ -8,13 +8,11 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipebus.bus.bus import engine_of
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli import CommandError, CommandFailed
-
-if TYPE_CHECKING:
-    from pipebus.bus.bus import Bus
+from pipebus.errors import UnsupportedCapability
 
 
 def is_module(target: str) -> bool:
@@ -42,7 +40,6 @@ def open_bus(target: str, allow: list[str], *, url: bool = False) -> Bus:
         ConfigError: the file cannot be loaded.
         CommandError: there is no such bus.
     """
-    from pipebus.bus.bus import Bus
     from pipebus.config.beside import look_beside
 
     if is_url(target):
@@ -69,9 +66,6 @@ def shown(target: str) -> str:
 
 
 def _at_url(target: str, welcome: bool) -> Bus:
-    from pipebus.bus.bus import Bus
-    from pipebus.errors import UnsupportedCapability
-
     if not welcome:
         raise CommandError(
             f"{shown(target)} is a transport's URL, but this command needs a whole bus: name a config file or MODULE:BUS"
@@ -113,7 +107,6 @@ def _found(target: str) -> Any:
 
 
 def _meant(part: str, found: Any) -> str:
-    from pipebus.bus.bus import Bus
     from pipebus.config.wording import guess
 
     buses = [name for name, value in getattr(found, "__dict__", {}).items() if isinstance(value, Bus)]

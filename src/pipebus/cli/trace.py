@@ -7,23 +7,25 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pipebus.bus.bus import engine_of
+from pipebus.bus.bus import Bus, engine_of
+from pipebus.bus.explain import describe_node, describe_subscription, place_text
 from pipebus.cli import log_to_stderr
 from pipebus.cli.arguments import add_allow, add_body, add_target, body_of, checked_message, headers_of
 from pipebus.cli.described import filters_around, filters_in
-from pipebus.cli.messages import body_json, outcome_json
+from pipebus.cli.messages import Unrouted, body_json, outcome_json
 from pipebus.cli.show import as_json, printable, styled, wrapped
 from pipebus.cli.targets import open_bus, starting
+from pipebus.delivery.chain import transforms_only
+from pipebus.delivery.subscription import Subscription
+from pipebus.errors import Rejected, reason_of
+from pipebus.mailbox.asked import AskedMailbox
+from pipebus.message.message import Message
+from pipebus.pipeline.compose import Node
 from pipebus.pipeline.recognise import node as node_of
 from pipebus.pipeline.shapes import Transform
-
-if TYPE_CHECKING:
-    from pipebus.bus.bus import Bus
-    from pipebus.delivery.subscription import Subscription
-    from pipebus.message.message import Message
-    from pipebus.pipeline.compose import Node
+from pipebus.pipeline.step import Step
 
 SUMMARY = "show what each filter makes of a message, and which mailboxes would get it: a dry run"
 EXAMPLE = """\
@@ -100,10 +102,6 @@ class Trace:
 
     def publish(self, message: Message[Any]) -> dict[str, Any]:
         """Return the outcome, in the words of `pipebus publish`."""
-        from pipebus.cli.messages import Unrouted
-        from pipebus.errors import Rejected, reason_of
-        from pipebus.mailbox.asked import AskedMailbox
-
         unrouted = Unrouted(self.bus)
         subscriptions = [one for one in self.bus.subscriptions if not isinstance(one, AskedMailbox)]
         for one in subscriptions:
@@ -122,9 +120,6 @@ class Trace:
 
     def _watched(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         """The same chain, with a look at the message after each filter."""
-        from pipebus.bus.explain import place_text
-        from pipebus.pipeline.step import Step
-
         found: list[Node] = []
         for node in nodes:
             if not isinstance(node, Step):
@@ -144,9 +139,6 @@ class Trace:
 
     def way(self, one: Subscription) -> dict[str, Any]:
         """What would follow for one subscription."""
-        from pipebus.bus.explain import describe_node, describe_subscription
-        from pipebus.delivery.chain import transforms_only
-
         found, delivery = describe_subscription(one), engine_of(self.bus).delivery_nodes
         both = {"delivery": delivery, "readers": transforms_only(delivery)}
         around = filters_around({side: [describe_node(node) for node in nodes] for side, nodes in both.items()}, found)

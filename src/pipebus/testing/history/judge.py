@@ -46,7 +46,7 @@ class HistoryBroken(AssertionError):
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """The result of judging a history: the violations, in the order in which they were found, and how many of each of COUNTED."""
+    """The result of judging a history: the violations, in the order in which they were found, and the counts of COUNTED."""
 
     violations: tuple[Violation, ...]
     counts: dict[str, int]
