@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations, product
 from typing import Any
 
-from sampling import covering, spread
+from sampling import SHARED, covering, on_stage, spread, stages_of
 
 KINDS = ("publish", "apublish", "delivery", "delivery-own")
 SHAPES = ("plain", "around", "transform")
@@ -64,3 +64,31 @@ def test_few_cases_are_spread_over_all() -> None:
     assert spread(3, 12) == [0, 4, 8]
     assert spread(5, 3) == [0, 1, 2]
     assert spread(1, 9) == [0]
+
+
+def test_what_several_tests_of_a_file_share_is_a_stage() -> None:
+    """A parameter of one test is not, nor is one whose values differ from test to test."""
+    cases = crossed(kind=KINDS, shape=SHAPES)
+    alone = crossed(answer=ANSWERS)
+
+    assert {name for name, _ in stages_of([cases] * SHARED + [alone])} == {"kind", "shape"}
+    assert stages_of([cases] * (SHARED - 1) + [alone]) == set()
+
+
+def test_the_tests_of_a_stage_run_on_all_of_it_together() -> None:
+    """Each test runs on some kinds, and the next one on others."""
+    kinds = tuple(f"kind {number}" for number in range(9))
+    cases = crossed(kind=kinds)
+    kept = [{cases[index]["kind"] for index in on_stage(cases, ["kind"], place)} for place in range(3)]
+
+    assert [len(one) for one in kept] == [4, 4, 4]
+    assert set().union(*kept) == set(kinds)
+
+
+def test_on_a_stage_each_row_of_a_table_runs() -> None:
+    """Each on one kind, or on more if there are few rows."""
+    kept = [crossed(answer=ANSWERS, kind=KINDS)[index] for index in on_stage(crossed(answer=ANSWERS, kind=KINDS), ["kind"], 0)]
+
+    assert {case["answer"] for case in kept} == set(ANSWERS)
+    assert {case["kind"] for case in kept} == set(KINDS)
+    assert len(kept) == 6
