@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import json
 import os
@@ -19,6 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
+
+from fork_server import ForkServer
 
 import pipebus
 
@@ -43,59 +46,45 @@ PATIENCE = 60.0
 """Seconds after which a program that hangs is killed; no test that passes waits for time."""
 
 
+STARTS = ("PYTHON", "TZ", "LANG", "LC_")
+"""Environment variables with these beginnings are read when Python starts."""
+
+_server: ForkServer | None = None
+
+
+def fork_server() -> ForkServer:
+    """The process that forks the commands of this process."""
+    global _server  # noqa: PLW0603
+    if _server is None:
+        _server = ForkServer(ENV)
+        atexit.register(_server.close)
+    return _server
+
+
 def run(*args: object, program: list[str] = PIPEBUS, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the program until it ends, with stdin closed if there is no `input`."""
+    argv = [str(arg) for arg in args]
+    env = options.get("env", ENV)
+    if program is PIPEBUS and options.keys() <= {"cwd", "env", "input", "encoding"} and not starts_otherwise(env):
+        encoding = options.get("encoding", "utf-8")
+        given = options.get("input")
+        data = given.encode(encoding) if isinstance(given, str) else given
+        code, *texts = fork_server().run(argv, str(options.get("cwd", os.getcwd())), env, data, PATIENCE)
+        return subprocess.CompletedProcess(argv, code, *(text.decode(encoding) if encoding else text for text in texts))
     options = {"env": ENV, "stdin": subprocess.DEVNULL, "encoding": "utf-8"} | options
     if "input" in options:
         del options["stdin"]
-    command = [*program, *map(str, args)]
-    return subprocess.run(command, check=False, capture_output=True, timeout=PATIENCE, **options)
+    return subprocess.run([*program, *argv], check=False, capture_output=True, timeout=PATIENCE, **options)
 
 
-MANY = """
-import json, os, sys, tempfile, traceback
-import jmespath, structlog
-import pipebus.config.catalogue, pipebus.config.files, pipebus.filters, pipebus.inputs.records, pipebus.testing.files.file_tests
-import pipebus.transports.memory
-from pipebus.cli import build_parser, main
-
-build_parser()
-
-said = []
-for argv in json.load(sys.stdin):
-    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-    child = os.fork()
-    if not child:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(out.fileno(), 1)
-        os.dup2(err.fileno(), 2)
-        code = 1
-        try:
-            code = main(argv)
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # what is torn down is torn down in the tests that use `run`
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    texts = []
-    for file in (out, err):
-        file.seek(0)
-        texts.append(file.read().decode())
-    said.append([code, *texts])
-json.dump(said, sys.stdout)
-"""
-"""Run tables of many commands, each in its own process, forked from one that has imported the program."""
+def starts_otherwise(env: dict[str, str]) -> bool:
+    """Whether Python would start differently with this environment."""
+    return any(name.startswith(STARTS) and env.get(name) != ENV.get(name) for name in env.keys() | ENV.keys())
 
 
 def many(*argvs: list[Any], **options: Any) -> list[subprocess.CompletedProcess[str]]:
-    """Return what `run` would for each of these command lines."""
-    asked = [[str(arg) for arg in argv] for argv in argvs]
-    done = run(program=[sys.executable, "-c", MANY], input=json.dumps(asked), **options)
-    assert done.returncode == 0, done.stderr
-    return [subprocess.CompletedProcess(argv, *told) for argv, told in zip(asked, json.loads(done.stdout), strict=True)]
+    """Run each of these command lines."""
+    return [run(*argv, **options) for argv in argvs]
 
 
 def figures(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
