@@ -326,6 +326,26 @@ def test_another_programs_consumer_in_its_place_is_told(stage: NatsStage, caplog
     assert gated.begun == list(range(10))
 
 
+def test_another_programs_consumer_is_told_whatever_became_of_the_acknowledgements(
+    stage: NatsStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The consumer is replaced just after an acknowledgement, which nobody confirms any more, while no request is open."""
+    gated = Gated(1)
+    bus = stage.open()
+    bus.subscribe("a", gated, name="s", mailbox=1)
+    with bus:
+        for number in range(10):
+            bus.publish("a", number)
+        gated.stands_at(1)
+        replace_consumer(stage, ack_policy="none", deliver_policy="new")
+        wait_until(lambda: warned(caplog, "another program's"), "it is told")
+        delete_consumer(stage)
+        gated.let_go()
+        wait_until(lambda: len(gated.handled) >= 10, "all are handled")
+        all_settled(stage)
+    assert gated.begun == list(range(10))
+
+
 # --- NATS: the stream ----------------------------------------------------------------------------------------------------
 
 

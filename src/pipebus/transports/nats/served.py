@@ -130,9 +130,10 @@ class Served:
                 self.last[name] = found
 
     async def _confirm(self) -> None:
-        with suppress(PipebusError):  # it is tried again
-            for puller in self._pullers():
+        for puller in self._pullers():
+            with suppress(PipebusError):  # it is tried again; a consumer that was replaced confirms nothing
                 await puller.verdicts.confirm()
+            with suppress(PipebusError):
                 await puller.consumer.look()
 
     async def told(self) -> None:
