@@ -189,7 +189,29 @@ class BindsLater(KeptTransport):
 
 
 class ForgetsWhatIsReleased(KeptTransport):
-    """It treats a released message as settled."""
+    """It treats a released message as settled. A publish returns once the bus has the message, so that a stop releases it."""
+
+    def start(self, surroundings: Any) -> None:
+        self.handed: set[int] = set()
+        super().start(surroundings)
+
+    def send(self, message: Message[Any], delay: float) -> Receipt:
+        receipt = super().send(message, delay)
+        with self.store.changed:
+            self.store.changed.wait_for(self.has_handed_in_all, timeout=1.0)
+        return receipt
+
+    def has_handed_in_all(self) -> bool:
+        served = {name: queue for name, queue in self.store.queues.items() if self in queue.members and name not in self.full}
+        out = {number for queue in served.values() for number, copy in queue.out.items() if copy.holder is self}
+        waiting = [copy for queue in served.values() for copy in queue.waiting if not copy.due]
+        return self.closed or (not waiting and out <= self.handed)
+
+    def hand_in(self, binding: Binding, name: str, queue: Any, copy: Any) -> None:
+        super().hand_in(binding, name, queue, copy)
+        with self.store.changed:
+            self.handed.add(copy.number)
+            self.store.changed.notify_all()
 
     def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
         super().settle(token, "acknowledge" if verdict == "release" else verdict, delay, why)
