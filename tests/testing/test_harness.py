@@ -2673,15 +2673,16 @@ def test_an_alarm_of_the_test_leaves_the_block_as_what_it_is() -> None:
     class TooLong(Exception):
         pass
 
-    def alarm(*_: Any) -> None:
-        raise TooLong
-
     lock = threading.Lock()
     lock.acquire()
 
+    def alarm(*_: Any) -> None:
+        lock.release()  # leaving the block waits for the handler
+        raise TooLong
+
     def stand(message: Message) -> None:
         os.kill(os.getpid(), signal.SIGALRM)  # which reaches the main thread
-        lock.acquire(timeout=WAIT)
+        assert lock.acquire(timeout=WAIT)
 
     before = signal.signal(signal.SIGALRM, alarm)
     try:
@@ -2693,7 +2694,6 @@ def test_an_alarm_of_the_test_leaves_the_block_as_what_it_is() -> None:
             harness.drain()
     finally:
         signal.signal(signal.SIGALRM, before)
-        lock.release()
     next_harness_works()
 
 
