@@ -98,7 +98,7 @@ def _fields(model: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def chosen(given: Any) -> Any:
-    """The strategy that `check_filter(messages=…)` means, if it is no list."""
+    """The strategy that `check_filter(messages=…)` means, if it is not a list."""
     if given is None:
         return messages()
     if isinstance(given, st.SearchStrategy):
