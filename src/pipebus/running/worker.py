@@ -45,6 +45,7 @@ class Worker(threading.Thread):
         while going:
             self.context = deliveries.copy()
             going = self.context.run(self.serve, going)
+        self.item = None  # a copy of its context may go to a thread that gets its number next
 
     def serve(self, going: Mailbox | bool) -> Mailbox | bool:
         """
