@@ -1034,7 +1034,7 @@ broken(
     [[pipelines]]
     filters = [{ attempts = 5 }]
     """,
-    'bus.toml:3: pipelines[0].filters[0]: it has none of "use", "when", "branch" and "filters"',
+    'bus.toml:3: pipelines[0].filters[0]: it has none of "use", "when", "branch", "switch" and "filters"',
 )
 
 broken(
@@ -1278,7 +1278,7 @@ broken(
     ]
     """,
     'bus.toml:5: pipelines[0]: filters[1] = 5: it has to be a name, as in "log", or a table with "use", '
-    '"when", "branch" or "filters"',
+    '"when", "branch", "switch" or "filters"',
 )
 
 broken(
@@ -2371,6 +2371,119 @@ broken(
     },
 )
 
+broken(
+    "a switch without cases, and cases that are not tables in a list",
+    """\
+    version = 1
+    [[pipelines]]
+    filters = [
+      { switch = [] },
+      { switch = { when = "a.>", filters = ["log"] } },
+      { switch = ["log", { when = "a.>" }, { branch = "a.>", filters = [] }] },
+    ]
+    """,
+    "bus.toml: 6 problems; nothing was loaded",
+    "bus.toml:4: pipelines[0].filters[0]: switch = []: it is empty; give at least one",
+    'bus.toml:5: pipelines[0].filters[1]: switch = { when = "a.>", filters = ["log"] }: it has to be a list of cases, as in '
+    '[{ when = "orders.>", filters = ["log"] }]',
+    'bus.toml:6: pipelines[0].filters[2]: switch[0] = "log": it has to be a table',
+    'bus.toml:6: pipelines[0].filters[2].switch[1]: "filters" is missing',
+    'bus.toml:6: pipelines[0].filters[2].switch[2]: "when" is missing',
+    'bus.toml:6: pipelines[0].filters[2].switch[2]: unknown key "branch"; there are when, filters',
+)
+
+broken(
+    "an otherwise in a wrong place",
+    """\
+    version = 1
+    [[pipelines]]
+    filters = [
+      { switch = [
+        { otherwise = ["log"] },
+        { when = "a.>", filters = ["log"] },
+      ] },
+      { when = "a.>", filters = [], otherwise = ["log"] },
+      { otherwise = ["log"] },
+      { switch = [{ when = "a.>", filters = ["log"] }], otherwise = "log" },
+      { switch = [{ when = "a.>", filters = ["log"] }], filters = ["log"] },
+    ]
+    """,
+    "bus.toml: 5 problems; nothing was loaded",
+    'bus.toml:5: pipelines[0].filters[0]: switch[0] = { otherwise = ["log"] }: otherwise comes after the cases of a switch, '
+    'as in { switch = […], otherwise = ["log"] }',
+    "bus.toml:8: pipelines[0].filters[1]: otherwise comes after the cases of a switch, as in "
+    '{ switch = […], otherwise = ["log"] }',
+    "bus.toml:9: pipelines[0].filters[2]: otherwise comes after the cases of a switch, as in "
+    '{ switch = […], otherwise = ["log"] }',
+    'bus.toml:10: pipelines[0].filters[3]: otherwise = "log": it has to be a list, as in ["log"]',
+    'bus.toml:11: pipelines[0].filters[4]: unknown key "filters"; there are switch, otherwise',
+)
+
+broken(
+    "two otherwises in one switch",
+    """\
+    version = 1
+    [[pipelines]]
+    filters = [
+      { switch = [{ when = "a.>", filters = ["log"] }], otherwise = ["log"], otherwise = [] },
+    ]
+    """,
+    "bus.toml:4: not TOML: Cannot mutate immutable namespace ('otherwise',) (column 88); the key is there twice",
+)
+
+broken(
+    "mistakes inside a switch",
+    """\
+    version = 1
+    [[pipelines]]
+    filters = [
+      { switch = [
+        { when = "a.>", filters = ["lgo"] },
+        { when = { expr = "body.x >" }, filters = [{ use = "expire", ttl = "soon" }] },
+        { when = { expr = "`true`" }, filters = [] },
+      ], otherwise = [
+        "lg",
+        5,
+        { use = "expire", tl = 5 },
+      ] },
+    ]
+    """,
+    "bus.toml: 8 problems; nothing was loaded",
+    'bus.toml:5: pipelines[0].filters[0].switch[0].filters[0]: no filter "lgo"; did you mean "log"?',
+    'bus.toml:6: pipelines[0].filters[0].switch[1]: when = { expr = "body.x >" }: not an expression: Incomplete expression',
+    'bus.toml:6: pipelines[0].filters[0].switch[1].filters[0] "expire": ttl = "soon": it has to be a number of seconds, or '
+    'text such as "200ms", "5s", "10m"',
+    'bus.toml:7: pipelines[0].filters[0].switch[2]: when = { expr = "`true`" }: it reads nothing of the message, so it is the '
+    "same for all; the filters for messages that no case takes are the otherwise of the switch",
+    'bus.toml:9: pipelines[0].filters[0].otherwise[0]: no filter "lg"; did you mean "log"?',
+    'bus.toml:10: pipelines[0].filters[0]: otherwise[1] = 5: it has to be a name, as in "log", or a table with "use", "when", '
+    '"branch", "switch" or "filters"',
+    'bus.toml:11: pipelines[0].filters[0].otherwise[2] "expire": "ttl" is missing',
+    'bus.toml:11: pipelines[0].filters[0].otherwise[2] "expire": unknown key "tl"; did you mean "ttl"?',
+)
+
+broken(
+    "cases behind one that takes all of their messages",
+    """\
+    version = 1
+    [[pipelines]]
+    filters = [
+      { switch = [
+        { when = "a.>", filters = ["log"] },
+        { when = "a.b", filters = ["log"] },
+      ] },
+      { switch = [
+        { when = ">", filters = ["log"] },
+      ], otherwise = ["log"] },
+    ]
+    """,
+    "bus.toml: 2 problems; nothing was loaded",
+    'bus.toml:6: pipelines[0]: when("a.b") (at bus.toml:6) comes after when("a.>") (at bus.toml:5), which takes all of its '
+    'messages, so it can never run; move it in front of when("a.>")',
+    'bus.toml:10: pipelines[0]: otherwise (at bus.toml:10) comes after when(">") (at bus.toml:9), which takes all of its '
+    "messages, so it can never run; take it out",
+)
+
 
 # --- imports -------------------------------------------------------------------------------------------------------------
 
@@ -3364,7 +3477,7 @@ broken(
     filters = ["log", ["log"]]
     """,
     'bus.toml:3: pipelines[0]: filters[1] = ["log"]: it has to be a name, as in "log", or a table with "use", "when", '
-    '"branch" or "filters"',
+    '"branch", "switch" or "filters"',
 )
 
 broken(

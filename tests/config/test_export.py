@@ -7,6 +7,7 @@ A recipe makes the same bus each time it is followed, so that one of them can be
 from __future__ import annotations
 
 import datetime
+import decimal
 import functools
 import math
 import re
@@ -34,6 +35,8 @@ from pipebus import (
     Subject,
     Transform,
     branch,
+    otherwise,
+    switch,
     transform,
     when,
 )
@@ -145,6 +148,11 @@ def shared_pipeline(number: int, kitchen: Kitchen) -> Any:
 
 def forked(fork: Any, test: Any, inner: list[Part], kitchen: Kitchen) -> Any:
     return fork(test, *(part(kitchen) for part in inner))
+
+
+def switched(cases: list[tuple[Any, list[Part]]], last: list[Part] | None, kitchen: Kitchen) -> Any:
+    made = [when(test, *(part(kitchen) for part in inner)) for test, inner in cases]
+    return switch(*made, *([] if last is None else [otherwise(*(part(kitchen) for part in last))]))
 
 
 def piped(on_error: Any, inner: list[Part], kitchen: Kitchen) -> Any:
@@ -321,6 +329,12 @@ parts: st.SearchStrategy[Part] = st.recursive(
     lambda inner: st.one_of(
         st.builds(functools.partial, st.just(forked), st.sampled_from([when, branch]), tests, st.lists(inner, max_size=3)),
         st.builds(functools.partial, st.just(piped), on_errors, st.lists(inner, max_size=3)),
+        st.builds(
+            functools.partial,
+            st.just(switched),
+            st.lists(st.tuples(tests, st.lists(inner, max_size=2)), min_size=1, max_size=3),
+            st.none() | st.lists(inner, max_size=2),
+        ),
     ),
     max_leaves=5,
 )
@@ -556,6 +570,12 @@ WHOLE: Final[dict[str, Callable[[Bus], Any]]] = {
     "pipelines and forks without filters": using(
         Pipeline(), Pipeline(on_error="drop"), when("a"), when("b", Pipeline()), Pipeline(when("c"), on_error="reject")
     ),
+    "switches": using(
+        switch(when("a.>", Log()), when(Condition("key == 'k'"), switch(when("b", Log()))), otherwise(shop.stamp)),
+        Pipeline(switch(when("c.${x}"), otherwise()), on_error="drop"),
+        when("d", switch(when("d", Log()))),
+    ),
+    "a default in more digits": using(shop.Paint("", price=decimal.Decimal("1.00"))),
     "on_error around match": using(
         Pipeline(when("a.>", Log(), Pipeline(when("a.b", Dedupe()), on_error="dead_letter")), on_error="drop"),
         Pipeline(when("b.>", Log()), when("c.>", Log()), on_error="reject"),
@@ -1091,13 +1111,14 @@ def test_what_the_program_handed_in_is_named_again(file: Path) -> None:
     handed: dict[str, Any] = {
         "lambda": lambda message, call_next: call_next(message), "object": shop.Stateful(2.0),
         "chain": Pipeline(Log(), Tap(lambda message: None)), "a b": shop.stamp, "fork": when("a", Tap(lambda message: None)),
+        "ways": switch(when("b", Tap(lambda message: None))),
     }  # fmt: skip
     handlers = {"bill it": lambda message: None}
     bus = loaded(
         """
         version = 1
         [[pipelines]]
-        filters = ["lambda", "object", { use = "object" }, "chain", "a b", "fork", { when = "a", filters = ["chain"] }]
+        filters = ["lambda", "object", { use = "object" }, "chain", "a b", "fork", "ways", { when = "a", filters = ["chain"] }]
         [[subscriptions]]
         name = "a"
         subject = "a"
@@ -1110,7 +1131,7 @@ def test_what_the_program_handed_in_is_named_again(file: Path) -> None:
     )
     same(bus, file, handlers=handlers, filters=handed)
     assert tomllib.loads(bus.export_config())["pipelines"] == [
-        {"filters": ["lambda", "object", "object", "chain", "a b", "fork"]},
+        {"filters": ["lambda", "object", "object", "chain", "a b", "fork", "ways"]},
         {"match": "a", "filters": ["chain"]},
     ]
 

@@ -164,6 +164,42 @@ def test_detours_and_branches(load: Load, harness: Harness) -> None:
     assert bus.stats()["published"] == 7
 
 
+def test_a_switch(load: Load, harness: Harness) -> None:
+    """A message takes the first case that applies, or `otherwise`, and then the rest; an empty case sends it straight on."""
+    bus = load(
+        """
+        [[pipelines]]
+        filters = [
+            { switch = [
+                { when = "a.>", filters = ["mark-a"] },
+                { when = { expr = "key == 'k'" }, filters = ["mark-b", { switch = [{ when = "b", filters = ["mark-c"] }] }] },
+                { when = "c", filters = [] },
+            ], otherwise = [
+                "mark-d",
+            ] },
+            "mark-e",
+        ]
+        [[subscriptions]]
+        name = "all"
+        subject = ">"
+        """,
+        filters=MARKS,
+    )
+    harness.start(bus)
+    [inbox] = bus.subscriptions
+
+    def went(subject: str, key: str | None = None) -> str:
+        bus.publish(subject, key=key)
+        return marks(inbox.receive(timeout=1))
+
+    assert [went("a.b", "k"), went("b", "k"), went("d", "k"), went("c"), went("d")] == ["ae", "bce", "be", "e", "de"]
+    shown = bus.explain("d")
+    for text, line in (("switch", "switch = [\n"), ('when("a.>")', '"a.>"'), ("otherwise", "otherwise"), ("mark-d", "mark-d")):
+        assert f"bus.toml:{Path('bus.toml').read_text().partition(line)[0].count(chr(10)) + 1}" in next(
+            row for row in shown.splitlines() if row.strip().startswith(text)
+        )
+
+
 def test_match_is_around_the_whole_pipeline(load: Load, harness: Harness) -> None:
     """A `match` function runs once for each message, and not for each filter."""
     bus = load(

@@ -92,6 +92,9 @@ filters = [
   { use = "python", target = "export_shop:stamp" },
   { when = "orders.eu.>", filters = [{ use = "set_headers", headers = { region = "eu", by = { expr = "subject" } } }] },
   { branch = { expr = 'body.total > `100`' }, filters = [{ use = "tap", target = "export_shop:look" }] },
+  { switch = [
+    { when = "orders.us.>", filters = ["log"] }, { when = { expr = "key == 'k'" }, filters = [] },
+  ], otherwise = [{ use = "mark" }] },
   { filters = ["log", { use = "fields", set = { "body.a" = { expr = "key" } } }], on_error = "drop" },
   { use = "reroute", to = "shop.{subject}" },
 ]
@@ -343,8 +346,8 @@ def document(data: dict[str, Any]) -> bytes:
 PARSED: Final = {name: tomllib.loads(text) for name, text in FILES.items()}
 _WORDS: Final = """
     version bus filters pipelines subscriptions every tests transport name pool dead_letters max_message_bytes require
-    debug use target at match on_error when branch expr python subject handler workers run mailbox size overflow
-    timeout attempts deliver to interval body headers key ttl delay reply_to correlation_id publish json after id
+    debug use target at match on_error when branch switch otherwise expr python subject handler workers run mailbox size
+    overflow timeout attempts deliver to interval body headers key ttl delay reply_to correlation_id publish json after id
     replace handlers advance expect outcome by reason deliveries dead received error equals contains matches absent
     returns raises times drops rejects models replace window add overwrite rename cast set remove missing level redact
     wait max_wait jitter on seconds abandon a.b é
@@ -502,6 +505,7 @@ entries = st.one_of(
          seconds=settings_, to=settings_, headers=settings_, set=settings_, level=settings_, models=settings_),
     some(when=mostly(tests), filters=filters),
     some(branch=mostly(tests), filters=filters),
+    some(switch=mostly(st.lists(some(when=mostly(tests), filters=filters), max_size=2)), otherwise=filters),
     some(filters=filters, on_error=mostly(st.sampled_from(["drop", "reject", "dead_letter"]))),
     values,
 )  # fmt: skip

@@ -144,6 +144,10 @@ GOOD: dict[str, str] = {
             {{ when = "orders.eu.>", filters = ["log", {{ branch = {{ expr = "body.total > `100`" }}, filters = [] }}] }},
             {{ when = {{ python = "{NAME}:is_large" }}, filters = [{{ filters = ["log"], on_error = "drop" }}] }},
             {{ filters = [] }},
+            {{ switch = [
+                {{ when = "orders.us.>", filters = ["log"] }}, {{ when = {{ expr = "key == 'k'" }}, filters = [] }},
+            ], otherwise = ["log"] }},
+            {{ switch = [{{ when = "orders.us.>", filters = ["log"] }}] }},
         ]
         [[pipelines]]
         match = {{ expr = "headers.tenant == 'acme'" }}
@@ -446,6 +450,10 @@ WRONG: dict[str, str] = {
     "when without filters": "[[pipelines]]\nfilters = [{ when = 'a' }]",
     "when with a ruling": "[[pipelines]]\nfilters = [{ when = 'a', filters = [], on_error = 'drop' }]",
     "when and branch": "[[pipelines]]\nfilters = [{ when = 'a', branch = 'b', filters = [] }]",
+    "a switch without cases": "[[pipelines]]\nfilters = [{ switch = [] }]",
+    "a case without filters": "[[pipelines]]\nfilters = [{ switch = [{ when = 'a' }] }]",
+    "an otherwise alone": "[[pipelines]]\nfilters = [{ otherwise = ['log'] }]",
+    "an otherwise among the cases": "[[pipelines]]\nfilters = [{ switch = [{ otherwise = ['log'] }] }]",
     "an unknown setting": "[[pipelines]]\nfilters = [{ use = 'retry', attemps = 5 }]",
     "a text for a setting": "[[pipelines]]\nfilters = [{ use = 'retry', attempts = '5' }]",
     "a setting in parsecs": "[[pipelines]]\nfilters = [{ use = 'retry', wait = '5 parsecs' }]",

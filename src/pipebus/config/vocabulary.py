@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field, WithJsonSchema, create_model
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
 from pipebus.config.kinds import names
 from pipebus.config.kinds.base import Setting
@@ -12,6 +12,7 @@ from pipebus.config.kinds.data import Data
 from pipebus.config.kinds.matchers import Expectation, TextExpectation
 from pipebus.config.kinds.messages import Headers, Key, Match, Pattern, Subject
 from pipebus.config.kinds.plain import Count, Duration, Interval, Positive, Size, Whole
+from pipebus.config.problems import Bad
 from pipebus.config.sections import Form, Section, Tables
 from pipebus.config.wording import Interpolated
 from pipebus.values import defaults
@@ -93,15 +94,36 @@ class Every(Section):
 
 # --- entries of chains ---------------------------------------------------------------------------------------------------
 
+OTHERWISE: Final = 'otherwise comes after the cases of a switch, as in { switch = […], otherwise = ["log"] }'
+
 
 class When(Section):
     when: Matching = required("For these messages.")
     filters: Chain = required("The filters.")
 
+    @classmethod
+    def unknown(cls, key: str, known: list[str]) -> str:
+        return OTHERWISE if key == "otherwise" else super().unknown(key, known)
+
 
 class Branch(Section):
     branch: Matching = required("For these messages.")
     filters: Chain = required("The filters.")
+
+
+def _case(value: Any) -> Any:
+    if isinstance(value, dict) and "otherwise" in value:
+        raise Bad(OTHERWISE)
+    return value
+
+
+class Switch(Section):
+    switch: Annotated[
+        list[Annotated[When, BeforeValidator(_case)]],
+        Field(min_length=1),
+        Form('a list of cases, as in [{ when = "orders.>", filters = ["log"] }]', (list,)),
+    ] = required("The cases: a message takes the first one that applies, then what follows the switch.")
+    otherwise: Chain | None = optional("The filters for messages that no case takes. Left out: they go straight on.")
 
 
 class Inner(Section):

@@ -58,6 +58,11 @@ class Expression:
     def name(self) -> str:
         return self.text
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether it reads nothing of a message, so that its value is the same for all."""
+        return not self._parts
+
     def __call__(self, message: Any) -> Any:
         """
         Return the value for a message, as data of JSON.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from pipebus.bus.origins import set_origin
 from pipebus.config import catalogue, vocabulary
@@ -17,10 +17,14 @@ from pipebus.config.settings import settings_of
 from pipebus.config.wording import Interpolated, as_written, shown
 from pipebus.pipeline import recognise
 from pipebus.pipeline.compose import Node
-from pipebus.pipeline.forks import Branch, Selector, When
+from pipebus.pipeline.forks import ALWAYS, Branch, Fork, Otherwise, Selector, Switch, When
 from pipebus.pipeline.pipeline import Pipeline
 from pipebus.pipeline.places import Place
 from pipebus.pipeline.step import Step
+from pipebus.values.expressions import Condition
+
+_KEYS: Final = '"use", "when", "branch", "switch" or "filters"'
+"""The keys that say what an entry is."""
 
 
 class Chains:
@@ -62,24 +66,22 @@ class Chains:
                 made = made._replace(name=made.name or name)
                 self.instances[name] = made if self._step(made, table, 1, f"filters.{name}") is not BROKEN else BROKEN
 
-    def nodes(self, table: Table, chain: Any, side: str) -> tuple[Node, ...] | None:
-        """Return the nodes for the entries of a chain of this table; None if one of them is wrong."""
+    def nodes(self, table: Table, chain: Any, side: str, key: str = "filters") -> tuple[Node, ...] | None:
+        """Return the nodes for the entries of a chain, which this table has under a key; None if one of them is wrong."""
         if chain is BROKEN:
             return None
         found: list[Any] = []
         for index, entry in enumerate(chain):
             within = self.document.where(table.path)
             if isinstance(entry, dict):
-                found.append(self._entry(table.inner("filters", index), side, index + 1, within))
+                found.append(self._entry(table.inner(key, index), side, index + 1, within))
             elif isinstance(entry, str):
-                place = self.document.place((*table.path, "filters", index))
-                found.append(self._named(entry, table, index, place, within))
+                place = self.document.place((*table.path, key, index))
+                found.append(self._named(entry, table, (key, index), place, within))
             else:
                 if entry is not BROKEN:
-                    table.problem(
-                        f'filters[{index}] = {shown(entry)}: it has to be a name, as in "log", or a table with "use", "when", '
-                        '"branch" or "filters"', "filters", index,
-                    )  # fmt: skip
+                    text = f'{key}[{index}] = {shown(entry)}: it has to be a name, as in "log", or a table with {_KEYS}'
+                    table.problem(text, key, index)
                 found.append(BROKEN)
         return None if BROKEN in found else tuple(found)
 
@@ -103,20 +105,45 @@ class Chains:
         """Return the node for a table in a chain, or `BROKEN`."""
         if "use" in table.data:
             return self._used(table, position, within)
-        for word, kind, model in (("when", When, vocabulary.When), ("branch", Branch, vocabulary.Branch)):
-            if word in table.data:
-                return self._fork(word, kind, table.read(model, self.loading), table, side)
+        if "switch" in table.data:
+            return self._switch(table.read(vocabulary.Switch, self.loading), table, side)
+        if "when" in table.data:
+            return self._fork(When, "when", table.read(vocabulary.When, self.loading), table, side)
+        if "branch" in table.data:
+            return self._fork(Branch, "branch", table.read(vocabulary.Branch, self.loading), table, side)
         if "filters" in table.data:
             return self._pipeline(table, side)
-        table.problem('it has none of "use", "when", "branch" and "filters"')
+        if "otherwise" in table.data:
+            table.problem(vocabulary.OTHERWISE, "otherwise")
+        else:
+            table.problem(f"it has none of {_KEYS}".replace(" or ", " and "))
         return BROKEN
 
-    def _fork(self, word: str, kind: type[When | Branch], found: Any, table: Table, side: str) -> Any:
+    def _fork(self, kind: type[When | Branch], word: str, found: Any, table: Table, side: str) -> Any:
         test = getattr(found, word)
         inner = self.nodes(table, found.filters, side)
         if test is BROKEN or inner is None:
             return BROKEN
         return table.guarded(lambda: kind(self.selector(test, word, table), inner, table.place))
+
+    def _switch(self, found: Any, table: Table, side: str) -> Any:
+        cases = list(enumerate(found.switch)) if found.switch is not BROKEN else []
+        made: list[Fork | Any] = [self._case(table.inner("switch", index), case, side) for index, case in cases]
+        if found.otherwise is not None:
+            inner = self.nodes(table, found.otherwise, side, "otherwise")
+            place = self.document.place((*table.path, "otherwise"))
+            made.append(BROKEN if inner is None else Otherwise(ALWAYS, inner, place))
+        return BROKEN if not cases or BROKEN in made else Switch(tuple(made), table.place)
+
+    def _case(self, table: Table, found: Any, side: str) -> Any:
+        if found is BROKEN:
+            return BROKEN
+        if isinstance(found.when, Condition) and found.when.is_constant:
+            table.problem(
+                f"when = {shown(table.data['when'])}: it reads nothing of the message, so it is the same for all; the filters "
+                "for messages that no case takes are the otherwise of the switch", "when",
+            )  # fmt: skip
+        return self._fork(When, "when", found, table, side)
 
     def _pipeline(self, table: Table, side: str) -> Any:
         found = table.read(vocabulary.Inner, self.loading)
@@ -140,15 +167,15 @@ class Chains:
         made = make(table, self.loading)
         return BROKEN if made is BROKEN else self._step(made, table, position, within)
 
-    def _named(self, name: str, table: Table, index: int | None, place: Place, within: str) -> Any:
+    def _named(self, name: str, table: Table, at: tuple[str, int] | None, place: Place, within: str) -> Any:
         """Return the node for a name: of an instance, of a filter of the program, or of a kind without required settings."""
 
         def problem(text: str) -> Any:
-            where = self.document.where(table.path) + ("" if index is None else f".filters[{index}]")
+            where = self.document.where(table.path) + ("" if at is None else f".{at[0]}[{at[1]}]")
             self.document.problems.add(place.line, where, text)
             return BROKEN
 
-        position = 1 if index is None else index + 1
+        position = 1 if at is None else at[1] + 1
         made: Any
         if name in self.stand_ins and name not in self.instances:
             made = Made(self.stand_ins[name], {}, name)
@@ -180,13 +207,10 @@ class Chains:
                 node = dataclasses.replace(node)
             node.name = made.name or node.name
             self.names[node.name] = None
-        elif isinstance(node, Pipeline):
+        elif node is not BROKEN:
             node = node.of(node.nodes)
-        elif isinstance(node, (When, Branch)):
-            node = dataclasses.replace(node)
-        else:
-            return node
-        set_origin(node, made.origin)
+        if node is not BROKEN:
+            set_origin(node, made.origin)
         return node
 
 

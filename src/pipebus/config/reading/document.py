@@ -161,6 +161,7 @@ _HINTS: Final = {
     "Invalid value": "; texts must be in quotes, and the only words are true and false",
     "Invalid initial character for a key part": "; a table in braces must be on one line",
     "Cannot overwrite a value": "; the key is there twice",
+    "Cannot mutate immutable namespace": "; the key is there twice",
     "Cannot declare": "; it is there twice; write [[…]] before each of several",
 }
 """By the beginning of an error of tomllib: the usual mistake."""

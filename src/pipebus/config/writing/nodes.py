@@ -15,7 +15,7 @@ from pipebus.config.vocabulary import TEST
 from pipebus.config.wording import escaped
 from pipebus.pipeline.callables import name_of as name_of_filter
 from pipebus.pipeline.compose import Node
-from pipebus.pipeline.forks import Fork, Switch, When
+from pipebus.pipeline.forks import ALWAYS, Fork, Switch, When
 from pipebus.pipeline.pipeline import Pipeline
 from pipebus.pipeline.routes import walk
 from pipebus.pipeline.step import Step
@@ -133,7 +133,8 @@ class Nodes:
         if "" in origin_of(node):
             return origin_of(node)[""]
         if isinstance(node, Switch):
-            return self.trying(f"switch (at {node.place})", lambda: _no_form("a switch"))
+            cases = {"switch": [self.entry(case) for case in node.nodes if case.test is not ALWAYS]}
+            return cases | {case.word: [*map(self.entry, case.nodes)] for case in node.nodes if case.test is ALWAYS}
         inner = [self.entry(one) for one in node.nodes]
         if isinstance(node, Fork):
             return {"when" if isinstance(node, When) else "branch": self._test(node), "filters": inner}
@@ -193,10 +194,6 @@ def _own_name(step: Step) -> str:
     return name if isinstance(name, str) and name else cls.__name__
 
 
-def _no_form(what: str) -> Any:
-    raise Unexportable(f"{what} has no form in a file yet; hand it in: from_config(filters={{…}})")
-
-
 def _is_made(filter: Any) -> bool:
     """True for an object of a class; False for a class or function, which has a name."""
     return not (isinstance(filter, type) or hasattr(filter, "__qualname__"))
@@ -205,4 +202,6 @@ def _is_made(filter: Any) -> bool:
 def _same(value: Any, default: Any) -> bool:
     if isinstance(value, (list, tuple)) and isinstance(default, (list, tuple)):
         return list(value) == list(default)
-    return bool(type(value) is type(default) or isinstance(value, (int, float))) and value == default
+    if isinstance(value, (int, float)):
+        return bool(value == default)
+    return type(value) is type(default) and value == default and repr(value) == repr(default)  # Decimal("1.00") equals 1

@@ -30,7 +30,7 @@ def schema() -> Schema:
     entry = [
         {"type": "string", "description": "A name: of a table in [filters], or of a filter that needs no settings."},
         _ref("filter"),
-        *(_table(model) for model in (vocabulary.When, vocabulary.Branch, vocabulary.Inner)),
+        *(_table(model) for model in (vocabulary.When, vocabulary.Branch, vocabulary.Switch, vocabulary.Inner)),
     ]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
