@@ -40,10 +40,10 @@ def open_bus(target: str, allow: list[str], *, url: bool = False) -> Bus:
         ConfigError: the file cannot be loaded.
         CommandError: there is no such bus.
     """
-    from pipebus.config.beside import look_beside
-
     if is_url(target):
         return _at_url(target, url)
+    from pipebus.config.beside import look_beside
+
     if not is_module(target):
         if not os.path.exists(target) and all(part.isidentifier() for part in target.split(".")) and target[-5:] != ".toml":
             raise CommandError(f"{target}: no such file; a bus in a module is MODULE:BUS, as in {target}:bus")
