@@ -1021,6 +1021,37 @@ def test_the_story_tells_what_happened(run: Run) -> None:
     assert lines[-1] == ["90.000", "bus", "accepts nobody None for nobody"]
 
 
+def test_the_story_shows_messages_as_filters_have_changed_them(run: Run, world: Path) -> None:
+    """What the bus accepts, drops or refuses at the end of a publish is the message of that moment, also in an async chain."""
+    shop = """
+    [filters.end]
+    use = "log"
+    [[pipelines]]
+    filters = [
+        { use = "set_headers", headers = { seen = "yes" } },
+        { use = "set_envelope", id = { expr = "body.to" } },
+        { when = "orders.*", filters = [{ use = "fields", set = { "body.n" = 2 } }, { use = "reroute", to = "eu.{body.to}" }] },
+        "end",
+        { use = "python", target = "ft_story:through" },
+    ]
+    [[subscriptions]]
+    name = "all"
+    subject = ">"
+    """
+    (world / "ft_story.py").write_text("async def through(message, call_next):\n    return await call_next(message)\n")
+    publish = 'publish = { subject = "orders.a", json = { to = "fr" } }'
+
+    def last(does: str) -> list[str]:
+        test = f"{publish}\nreplace.filters.end = {does}\nexpect = {{ dead = 0 }}"
+        story = run(test, shop, allow_imports=["ft_story"]).story
+        return [line.split(None, 2)[2] for line in story.splitlines() if line.split()[1] == "bus"][1:]
+
+    found = "eu.fr {'to': 'fr', 'n': 2} headers {'seen': 'yes'}"
+    assert last('"pass"') == [f"accepts {found} for 1 mailbox"]
+    assert last('{ drops = "full" }') == [f"drops {found}: full"]
+    assert last('{ rejects = "bad" }') == [f"refuses {found}: Rejected: rejected by end: bad"]
+
+
 @pytest.mark.parametrize(
     "expected", ['received.till = { body = "x" }', 'received.till = { headers = { t = "x" } }', "dead = 0"]
 )

@@ -17,7 +17,8 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 Watch = Callable[[Any, str, Callable[[Any], Any], tuple[str, ...]], Callable[[Any], Any]]
 """
 A test's hook: (step, colour, link, names) -> the link to use instead. Called when a chain is compiled, once for each filter or
-handler, which goes by any of the names; so without a hook it costs nothing for each message.
+handler, which goes by any of the names, and once for what follows the last publish filter, which has none; so without a hook it
+costs nothing for each message.
 """
 
 

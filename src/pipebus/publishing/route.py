@@ -145,9 +145,6 @@ def terminal(hub: Hub, route: Route, way: Way, chain: tuple[Node, ...]) -> compo
             note(receipt)
         return receipt
 
-    if way.colour == "sync":
-        return end
-
     async def aend(message: Message[Any]) -> Receipt:
         if transport.local:
             return end(message)
@@ -166,7 +163,9 @@ def terminal(hub: Hub, route: Route, way: Way, chain: tuple[Node, ...]) -> compo
             note(receipt)
         return receipt
 
-    return aend
+    found = end if way.colour == "sync" else aend
+    watch = hub.services.watch
+    return found if watch is None else watch(TERMINAL, way.colour, found, ())
 
 
 def _into_transport(hub: Hub, way: Way) -> compose.Next:

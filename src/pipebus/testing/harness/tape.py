@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pipebus import events
 from pipebus.bus.bus import engine_of
 from pipebus.errors import Rejected
 from pipebus.message.message import Message
+from pipebus.outcomes.dead_letters import PUBLISH
 from pipebus.pipeline import blame, compose
 from pipebus.testing.harness.strikes import Faults, Strike
 from pipebus.testing.harness.words import cut, event_words, gives, raises, returns, short
@@ -19,6 +21,18 @@ if TYPE_CHECKING:
     from pipebus.bus.bus import Bus
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
+
+
+_first: Final[ContextVar[str | None]] = ContextVar("pipebus_first_id", default=None)
+"""The id that a message had when the outermost filter around this code was given it."""
+
+
+class _Seen(NamedTuple):
+    """A message on its way through filters, the id that it had at first, and whether it has left the publish chain."""
+
+    message: Message[Any]
+    first: str
+    left: bool
 
 
 class Moment(NamedTuple):
@@ -38,8 +52,10 @@ class Tape:
         self.moments: list[Moment] = []
         self.pauses: list[float] = []
         self.heard: list[events.Event] = []
+        self.accepted: list[Message[Any]] = []  # as the last publish filter passed them on
         self.warnings: list[tuple[str, dict[str, Any], BaseException | None]] = []
         self.names: dict[str, None] = {}  # of the filters and handlers so far
+        self._seen: dict[str, _Seen] = {}  # by id
         self.handled: Callable[[Any, BaseException | None], object] = lambda value, error: None  # called when a handler ends
         self.also: Callable[[str], object] = lambda text: None  # called with each line
         self._attached = 0
@@ -89,15 +105,43 @@ class Tape:
     def hear(self, event: events.Event, who: str) -> None:
         """`who`: the name of the bus, for events that have no subscription."""
         self.heard.append(event)
-        line = event_words(event, who)
+        line = event_words(event, who, self._latest(event))
         if line is not None:
             self.say(*line)
         for listener in self.listeners:
             listener(event)
 
+    def _latest(self, event: events.Event) -> Any:
+        """The message of an event. At the end of a publish that is the published one: return what filters made of it."""
+        message = getattr(event, "message", None)
+        if isinstance(event, (events.Published, events.Refused)) or getattr(event, "place", None) == PUBLISH:
+            # A filter may have changed the id, or published other messages, whose ends were heard before this one.
+            ids = [id for id, seen in self._seen.items() if message.id in (id, seen.first)]
+            for id in ids:
+                message = self._seen.pop(id).message
+            if isinstance(event, events.Published):
+                self.accepted.append(message)
+        elif isinstance(event, (events.Acknowledged, events.Discarded, events.Died, events.Returned)):
+            self._seen.pop(message.id, None)  # it was seen by filters of the delivery
+        return message
+
+    def _see(self, message: Any, *, left: bool = False) -> None:
+        """Note a message that a filter is given, or that has left the publish chain: a delivery may begin before that ends."""
+        if isinstance(message, Message):
+            known = self._seen.get(message.id)
+            if left or known is None or not known.left:
+                self._seen[message.id] = _Seen(message, _first.get() or message.id, left)
+
     # --- filters and handlers ------------------------------------------------------------------------------------------
 
     def _watch(self, mark: blame.StepId, colour: str, link: compose.Next, names: tuple[str, ...]) -> compose.Next:
+        if not names:
+
+            def leave(message: Message[Any]) -> Any:
+                self._see(message, left=True)
+                return link(message)
+
+            return leave
         handler = len(names) > 1
         name = names[0]
         self.names.update(dict.fromkeys(names))
@@ -132,6 +176,10 @@ class Tape:
     @contextmanager
     def _passing(self, name: str, message: Message[Any], handler: bool) -> Iterator[None]:
         self.say(name, f"is given {short(message)}")
+        before = _first.get()
+        _first.set(None if handler else before or getattr(message, "id", None))
+        if not handler:
+            self._see(message)
         self.inside += not handler
         try:
             yield
@@ -146,6 +194,7 @@ class Tape:
             raise
         finally:
             self.inside -= not handler
+            _first.set(before)
 
     def _ended(self, name: str, outcome: Any, handler: bool) -> Any:
         self.say(name, returns(outcome) if handler else gives(outcome))

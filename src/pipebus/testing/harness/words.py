@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from pipebus import events
 from pipebus.delivery.actor import Actor
@@ -61,16 +61,21 @@ def raises(error: BaseException) -> str:
     return "is cancelled" if isinstance(error, asyncio.CancelledError) else f"raises {cut(text_of(error))}"
 
 
-def event_words(event: events.Event, who: str) -> tuple[str, str] | None:
-    """Who and what, for events that the lines of filters and handlers do not show already."""
+def event_words(event: events.Event, who: str, message: Message[Any]) -> tuple[str, str] | None:
+    """
+    Who and what, for events that the lines of filters and handlers do not show already.
+
+    Args:
+        message: The event's message, as the filters have changed it.
+    """
     match event:
         case events.Published():
-            return who, f"accepts {short(event.message)} for {_mailboxes(event.receipt.mailboxes)}"
+            return who, f"accepts {short(message)} for {_mailboxes(event.receipt.mailboxes)}"
         case events.Refused():
-            return who, cut(f"refuses {short(event.message)}: {text_of(event.error)}")
+            return who, cut(f"refuses {short(message)}: {text_of(event.error)}")
         case events.Discarded():
             place = who if event.place == PUBLISH else event.place
-            return place, cut(f"drops {short(event.message)}: {event.reason}")
+            return place, cut(f"drops {short(message)}: {event.reason}")
         case events.Taken() if event.attempt > 1:
             return event.subscription, f"takes it again (attempt {event.attempt})"
         case events.Returned():
@@ -79,7 +84,7 @@ def event_words(event: events.Event, who: str) -> tuple[str, str] | None:
             place = who if event.place == PUBLISH else event.place
             return place, cut(f"buries it as dead letter {event.letter}: {event.error}")
         case events.Overflowed():
-            return event.subscription, f"has no room for {short(event.message)}: {event.policy}"
+            return event.subscription, f"has no room for {short(message)}: {event.policy}"
         case events.StateChanged():
             return who, f"is {event.new}"
     return None
