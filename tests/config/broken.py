@@ -851,7 +851,7 @@ broken(
     zzz = 1
     """,
     'bus.toml:7: tests[0] "a bad order".expect: unknown key "zzz"; '
-    "there are outcome, by, reason, deliveries, dead, received, error",
+    "there are outcome, by, reason, deliveries, dead, published, received, error",
 )
 
 broken(
@@ -3978,7 +3978,7 @@ broken(
     name = "a bad order"
     expect = { outcome = "unrouted" }
     """,
-    'bus.toml:2: tests[0] "a bad order": "publish" is missing',
+    'bus.toml:2: tests[0] "a bad order": "publish" is missing, so nothing is tested',
 )
 
 broken(
@@ -4027,6 +4027,28 @@ broken(
     expect = { outcome = "unrouted" }
     """,
     'bus.toml:4: tests[0] "a bad order": publish = []: nothing is published, so nothing is tested',
+)
+
+broken(
+    "a test of schedules without time, and an outcome of what it does not publish",
+    """\
+    version = 1
+    [[every]]
+    interval = "1m"
+    subject = "tick"
+    [[tests]]
+    name = "no time"
+    expect = { published = [] }
+    [[tests]]
+    name = "no publish"
+    advance = "1h"
+    expect = { outcome = ["accepted"] }
+    """,
+    "bus.toml: 2 problems; nothing was loaded",
+    'bus.toml:5: tests[0] "no time": "publish" is missing, and no time passes in which a schedule could publish; add advance = '
+    '"1h"',
+    'bus.toml:11: tests[1] "no publish".expect: outcome = ["accepted"]: it is what becomes of publish, which is missing; '
+    "expect published, received or deliveries",
 )
 
 orders(

@@ -482,7 +482,6 @@ WRONG: dict[str, str] = {
     "a schedule that is soon": "[[every]]\nsubject = 'a'\ninterval = 'soon'",
     "a schedule with an unknown key": "[[every]]\nsubject = 'a'\ninterval = '1s'\njson = 1",
     "a schedule with headers that are none": "[[every]]\nsubject = 'a'\ninterval = '1s'\nheaders = { a = 5 }",
-    "a test without publish": "[[tests]]\nname = 'a'\nexpect = { dead = 0 }",
     "a test without a name": "[[tests]]\npublish = { subject = 'a' }\nexpect = { dead = 0 }",
     "a test without expect": "[[tests]]\nname = 'a'\npublish = { subject = 'a' }",
     "an unknown outcome": "[[tests]]\nname = 'a'\npublish = { subject = 'a' }\nexpect = { outcome = 'rejekted' }",

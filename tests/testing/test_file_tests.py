@@ -578,6 +578,30 @@ def test_a_schedule_s_message_is_received_like_any_other(run: Run) -> None:
     assert told(run(test, SHOP + EVERY)) == []
 
 
+def test_a_schedule_is_tested_without_a_publish(run: Run) -> None:
+    """Time passes, and the test expects what schedules and handlers publish, or why a filter stops it."""
+    chain = """
+    [[pipelines]]
+    match = "orders.tick"
+    filters = [{ use = "fields", set = { "body.at" = { expr = "time" } } }, { use = "reroute", to = "orders.{body.n}" }]
+    """
+    shop = SHOP + chain + EVERY.replace("body = 5", "body = { n = 5 }") + FORWARD.replace("questions", "orders.5")
+    test = """
+    replace.handlers.asks = { returns = "yes" }
+    advance = "90s"
+    expect = { published = %s, deliveries = { asks = 1 } }
+    """
+    first = '{ subject = "orders.5", body = { contains = { n = 5 } }, headers = { by = "clock" } }'
+    assert told(run(test % f'[{first}, {{ subject = "orders.answer", body = "yes" }}]', shop)) == []
+    assert told(run(test % f'[{first}, {{ body = "no" }}]', shop)) == ['published[1].body: expected "no", found "yes"']
+    [difference] = told(run(test % "[]", shop))
+    assert difference.startswith("published: expected 0 messages, found 2: orders.5 { n = 5, at = ")
+    drops = 'replace.filters.fields = { drops = "too early" }\nadvance = "61s"\n'
+    assert told(run(f'{drops}expect = {{ by = "fields", reason = "too early", published = [] }}', shop)) == []
+    rejects = 'replace.filters.fields = { rejects = "too early" }\nadvance = "61s"\n'
+    assert told(run(f'{rejects}expect = {{ by = "fields", reason = "too early", deliveries = 0 }}', shop)) == []
+
+
 def test_what_is_delayed_happens_after_its_delay(run: Run) -> None:
     """The schedule's tick at 60 s may be taken 30 s later: it is still delivered, for the test ends when all is done."""
     shop = SHOP + EVERY + 'delay = "30s"\n'

@@ -190,7 +190,7 @@ class Replacements(Section):
 
 
 class Received(Section):
-    """The fields of a handled message about which a test may expect something."""
+    """The fields of a message about which a test may expect something."""
 
     subject: Expected = None
     body: Expected = None
@@ -205,6 +205,9 @@ class Expect(Section):
     reason: ExpectedText = optional("Why it is dropped or rejected, or fails.")
     deliveries: Count | dict[str, Count] | None = optional("Number of handled messages, in all or by subscription.")
     dead: Count | dict[str, Count] | None = optional("Number of dead letters, in all or by subscription.")
+    published: Annotated[list[Received], Tables("{ body = 1 }")] | None = optional(
+        "What passes the publish chain, from the test, schedules and handlers: the fields that matter."
+    )
     received: Annotated[
         dict[str, Annotated[list[Received], Tables("[[received]]")]],
         Form("a table of subscriptions, as in { billing = [{ body = 1 }] }"),
@@ -214,7 +217,9 @@ class Expect(Section):
 
 class Test(Section):
     name: str = required("Its name in the results.")
-    publish: Annotated[list[Publish], Tables('{ subject = "orders.created" }')] = required("What is published, in this order.")
+    publish: Annotated[list[Publish], Tables('{ subject = "orders.created" }')] = optional(
+        "What is published, in this order. Left out: only schedules publish, while time advances.", ()
+    )
     replace: Replacements = Field(default_factory=Replacements, description="What replaces handlers and filters.")
     advance: Duration = optional("Time that passes after the last of these messages.", 0.0)
     expect: Expect = required("The expected result.")

@@ -71,7 +71,7 @@ class Reader:
         for table, every in _each(top, "every", file.every):
             self._every(table, every, bus)
         found = list(_each(top, "tests", file.tests))
-        self.cases = tests.read(found)
+        self.cases = tests.read(found, file.every != ())
         tests.check_names(found, self.subscriptions.names, self.chains.names)
         if not self.document.problems:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from pipebus.config.catalogue import word
 from pipebus.config.kinds.objects import exception_type
@@ -14,16 +15,26 @@ from pipebus.config.vocabulary import Expect, Filtering, Replacements, Test
 from pipebus.config.wording import choice, shown
 from pipebus.outcomes.dead_letters import PUBLISH
 
+_MISSING: Final = '"publish" is missing'
 
-def read(tests: Sequence[tuple[Table, Test]]) -> list[Case]:
-    """Return a case for each table, and report what makes no sense in it."""
+
+def read(tests: Sequence[tuple[Table, Test]], schedules: bool) -> list[Case]:
+    """
+    Return a case for each table, and report what makes no sense in it.
+
+    Args:
+        schedules: The file has schedules.
+    """
     taken: dict[str, int] = {}
     found: list[Case] = []
     for table, test in tests:
         if test.name is not BROKEN:
             table.check_new(test.name, taken)
-        if test.publish == []:
-            table.problem("publish = []: nothing is published, so nothing is tested", "publish")
+        if not test.publish and not schedules:
+            written = "publish" in table.data
+            table.problem(f"{'publish = []: nothing is published' if written else _MISSING}, so nothing is tested", "publish")
+        elif not test.publish and not test.advance:
+            table.problem(f'{_MISSING}, and no time passes in which a schedule could publish; add advance = "1h"', "publish")
         if "replace" in table.data and test.replace is not BROKEN:
             _check_replacements(table.inner("replace"), test.replace)
         lines: dict[str, int] = {}
@@ -67,11 +78,14 @@ def _check_error(table: Table) -> None:
 
 def _check_expectations(table: Table, test: Test) -> None:
     outcome, publishes = test.expect.outcome, test.publish
-    if isinstance(outcome, list) and publishes is not BROKEN and len(outcome) != len(publishes):
+    if isinstance(outcome, list) and publishes and publishes is not BROKEN and len(outcome) != len(publishes):
         table.problem(
             f"outcome = {shown(outcome)}: there are {len(outcome)} for {len(publishes)} publishes; give one for each, "
             "or one word for all", "outcome",
         )  # fmt: skip
+    if outcome is not None and not publishes and test.advance:
+        what = "it is what becomes of publish, which is missing; expect published, received or deliveries"
+        table.problem(f"outcome = {shown(outcome)}: {what}", "outcome")
     for key in ("deliveries", "dead", "received"):
         if table.data.get(key) == {}:
             table.problem(f"{key} = {{}}: nothing is expected, so it cannot differ; name a subscription", key)

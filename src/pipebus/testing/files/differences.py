@@ -52,8 +52,10 @@ def differences_of(case: Case, found: Found) -> Iterator[str]:
             yield f"{case.file}:{case.line}: a message died in {place}: {error} (if that is expected: dead = {len(found.dead)})"
     for failed in found.errors:
         yield f"{case.file}:{case.line}: {text_of(failed)} (it caused no dead letter)"
+    if expect.published is not None:
+        yield from _messages(at("published"), "published", expect.published, found.published)
     for name, wanted_messages in expect.received.items():
-        yield from _received(at("received"), name, wanted_messages, found.messages.get(name, []))
+        yield from _messages(at("received"), f"received.{name}", wanted_messages, found.messages.get(name, []))
 
 
 def _best(at: str, what: str, wanted: Any, texts: list[str]) -> Iterator[str]:
@@ -79,13 +81,13 @@ def _counted(
             yield f"{at}{what}.{name}: expected {count}, found {counts.get(name, 0)}{why}"
 
 
-def _received(at: str, name: str, wanted: list[Received], messages: list[Message[Any]]) -> Iterator[str]:
+def _messages(at: str, what: str, wanted: list[Received], messages: list[Message[Any]]) -> Iterator[str]:
     if len(wanted) != len(messages):
         count = f"{len(wanted)} message{'' if len(wanted) == 1 else 's'}"
-        yield f"{at}received.{name}: expected {count}, found {len(messages)}{_bodies(messages)}"
+        yield f"{at}{what}: expected {count}, found {len(messages)}{_bodies(messages)}"
         return
     for index, (expected, message) in enumerate(zip(wanted, messages, strict=True)):
-        path = f"received.{name}" if len(wanted) == 1 else f"received.{name}[{index}]"
+        path = what if len(wanted) == 1 else f"{what}[{index}]"
         for key, one in expected.values(given=True).items():
             for difference in one.differences(_field(message, key), f"{path}.{key}"):
                 yield f"{at}{difference}"

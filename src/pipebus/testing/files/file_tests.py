@@ -92,7 +92,7 @@ class FileTest:
                     {name: filter_of(name, one) for name, one in case.test.replace.filters.items()},
                 )
             )
-            given = Given()
+            given = Given(harness.tape)
             bus.observe(given.see)
             harness.start(bus)
             outcomes = []

@@ -11,12 +11,12 @@ from typing import Any
 from pipebus.bus.bus import Bus
 from pipebus.delivery.subscription import Subscription
 from pipebus.errors import ReceiveTimeout, Rejected
-from pipebus.events import Acknowledged, Taken
+from pipebus.events import Acknowledged, Published, Taken
 from pipebus.foreign.objects import text_of
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
-from pipebus.outcomes.dead_letters import PUBLISH
 from pipebus.testing.harness.harness import Harness
+from pipebus.testing.harness.tape import Tape
 
 
 @dataclass
@@ -31,25 +31,40 @@ class Outcome:
 def published(harness: Harness, bus: Bus, subject: str, body: Any, options: dict[str, Any]) -> Outcome:
     try:
         outcome = bus.publish(subject, body, **{key: value for key, value in options.items() if value is not None})
-    except Rejected as error:
-        return Outcome("rejected", error.by, "; ".join(error.reasons))
     except Exception as error:
         by = next((event.by for event in reversed(harness.refused) if event.error is error), None)
-        return Outcome("failed", by, text_of(error))
+        return Outcome("rejected" if isinstance(error, Rejected) else "failed", *_refusal(error, by))
     if isinstance(outcome, Dropped):
         return Outcome("dropped", outcome.by, outcome.reason)
     return Outcome("accepted" if outcome.mailboxes else "unrouted")
 
 
-class Given:
-    """Bodies as they were when their delivery began, because a handler may change its body."""
+def _refusal(error: BaseException, by: str | None) -> tuple[str | None, str]:
+    """Which filter refused a message, and why."""
+    return (error.by, "; ".join(error.reasons)) if isinstance(error, Rejected) else (by, text_of(error))
 
-    def __init__(self) -> None:
+
+class Given:
+    """
+    Bodies as they were when their message was published, or their delivery began, because a handler may change its body.
+
+    Attributes:
+        published: What passed the publish chain.
+    """
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+        self.published: list[Message[Any]] = []
         self._bodies: dict[
             tuple[str, int], tuple[Any, Any]
         ] = {}  # (subscription, id) -> the body (kept alive, for its id) and a copy
 
     def see(self, event: Any) -> None:
+        if isinstance(event, Published):
+            message = self._tape.accepted[-1]
+            with suppress(Exception):  # it cannot be copied
+                message = message.with_body(copy.deepcopy(message.body))
+            self.published.append(message)
         if isinstance(event, Taken) and isinstance(event.message.body, (dict, list)):
             with suppress(Exception):  # it cannot be copied
                 body = event.message.body
@@ -65,6 +80,7 @@ class Found:
 
     def __init__(self, outcomes: list[Outcome], harness: Harness, bus: Bus, given: Given) -> None:
         self.outcomes = outcomes
+        self.published = given.published
         self.messages: dict[str, list[Message[Any]]] = {one.name: [] for one in bus.subscriptions}
         for event in harness.delivered:
             self.messages.setdefault(event.subscription, []).append(given.as_it_was(event))
@@ -73,15 +89,17 @@ class Found:
                 self.messages[one.name] = list(_waiting(one))
         self.dead = [(event.place, event.error, event.exception) for event in harness.dead]
         self.letters = bus.dead_letters.list()
-        self.discarded = [event for event in harness.dropped if event.place != PUBLISH]
+        self.discarded = harness.dropped
+        self.refused = harness.refused
         known = [event.exception for event in harness.dead] + [event.error for event in harness.refused]
         self.errors = [error for error in harness.errors if not any(error is other for other in known)]
 
     @property
     def ends(self) -> list[tuple[str | None, str]]:
-        """What ended messages, and why: in the publish chains first, then in delivery."""
+        """What ended messages, and why: those of the test first, then those of schedules and handlers."""
         ends = [(one.by, one.reason or "") for one in self.outcomes if one.by is not None or one.reason is not None]
         ends += [(event.by, event.reason) for event in self.discarded]
+        ends += [_refusal(event.error, event.by) for event in self.refused]
         return ends + [(letter.by, letter.error) for letter in self.letters]
 
 
