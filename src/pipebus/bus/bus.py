@@ -645,7 +645,7 @@ class Bus:
         Raises:
             ConfigError: every mistake, by file, line and key; nothing has been built.
         """
-        bus: Self = cls._files().load(path, allow_imports=allow_imports, handlers=handlers, filters=filters, kind=cls)
+        bus: Self = cls._files().read(path, allow_imports=allow_imports, handlers=handlers, filters=filters, kind=cls)[0]
         return bus
 
     def export_config(self) -> str:

@@ -20,6 +20,7 @@ WORDS = {
     "python": 'write { use = "python", target = "module:name" }, with the settings of a class as other keys',
     "when": 'write { when = "orders.>", filters = [ … ] }, or when = { expr = "…" }',
     "branch": 'write { branch = "orders.>", filters = [ … ] }, or branch = { expr = "…" }',
+    "switch": 'write { switch = [{ when = "orders.>", filters = [ … ] }], otherwise = [ … ] }',
 }
 
 

@@ -15,18 +15,6 @@ from pipebus.config.reading.document import LARGEST, Document, read_text
 from pipebus.config.reading.reader import Reader
 
 
-def load(
-    path: str | os.PathLike[str],
-    *,
-    allow_imports: Sequence[str] = (),
-    handlers: Mapping[str, Callable[..., Any]] | None = None,
-    filters: Mapping[str, Any] | None = None,
-    kind: type[Bus] = Bus,
-) -> Bus:
-    """Read a file for `Bus.from_config`."""
-    return read(path, allow_imports=allow_imports, handlers=handlers, filters=filters, kind=kind)[0]
-
-
 def read(
     path: str | os.PathLike[str],
     *,
@@ -41,7 +29,7 @@ def read(
     Return the bus that a file declares, and its tests.
 
     Args:
-        path, allow_imports, handlers, filters: As for `Bus.from_config`.
+        path, allow_imports, handlers, filters: As for `Bus.from_config`, which calls this.
         replace: What replaces handlers and filters in a test.
         tests: The file is read for its tests, so a variable or file that the transport's URL names may be missing.
         kind: The class of the bus.

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import core_schema
 
 from pipebus.config.problems import BROKEN, Bad, Detail
-from pipebus.config.wording import choice
+from pipebus.config.wording import INTERPOLATED, choice
 
 
 class Section(BaseModel):
@@ -86,7 +86,7 @@ class Form:
         return value if value is BROKEN else handler({} if self.word and value == self.word else value)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
-        return {"anyOf": [{"const": self.word}, handler(schema)]} if self.word else handler(schema)
+        return {"anyOf": [{"const": self.word}, INTERPOLATED, handler(schema)]} if self.word else handler(schema)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         return core_schema.no_info_wrap_validator_function(self.check, handler(source))

@@ -13,6 +13,9 @@ LONGEST: Final = 60
 LONG: Final = 500
 """Most characters of a sentence."""
 
+INTERPOLATED: Final = {"type": "string", "pattern": r"\$\{"}
+"""JSON Schema of a text with `${…}`."""
+
 
 class Interpolated(str):
     """

@@ -1,4 +1,8 @@
-"""JSON Schema as editors for TOML understand it: draft-07. pydantic writes the one of 2020-12."""
+"""
+JSON Schema as editors for TOML understand it: draft-07. pydantic writes the one of 2020-12.
+
+An interpolated text may become a number, so wherever something else than any text is allowed, a text with `${` is too.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,24 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
+from pipebus.config.wording import INTERPOLATED
+
 Schema = dict[str, Any]
 """JSON Schema, draft-07."""
 
 
 class _Generate(GenerateJsonSchema):
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 (as pydantic declares it)
+
+    def nullable_schema(self, schema: Any) -> Schema:
+        return self.generate_inner(schema["schema"])  # a file has no null
+
+    def generate_inner(self, schema: Any) -> Schema:
+        found = super().generate_inner(schema)
+        no_text = found.get("type") in ("number", "integer", "boolean") or found.keys() & {"enum", "const"}
+        if no_text or (found.get("type") == "string" and found.keys() & {"pattern", "format", "minLength", "maxLength"}):
+            return {"anyOf": [found, dict(INTERPOLATED)]}
+        return found
 
 
 def from_pydantic(json_schema: Callable[..., Schema]) -> Schema:
@@ -31,7 +47,7 @@ def from_pydantic(json_schema: Callable[..., Schema]) -> Schema:
 
 def _plain(schema: Any, definitions: Schema, inside: tuple[str, ...]) -> Any:
     if isinstance(schema, list):
-        return [_plain(one, definitions, inside) for one in schema if one != {"type": "null"}]
+        return [_plain(one, definitions, inside) for one in schema]
     if not isinstance(schema, dict):
         return schema
     if isinstance(schema.get("$ref"), str):
@@ -54,7 +70,4 @@ def _plain(schema: Any, definitions: Schema, inside: tuple[str, ...]) -> Any:
             found[key] = {name: _plain(one, definitions, inside) for name, one in value.items()}
         elif key not in ("discriminator", "title") and not (key == "items" and "prefixItems" in schema):
             found[key] = _plain(value, definitions, inside)
-    if len(found.get("anyOf", ())) == 1:  # the other was null
-        [only] = found.pop("anyOf")
-        found = only | found
     return found

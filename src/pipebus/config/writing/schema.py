@@ -1,14 +1,9 @@
-"""
-JSON Schema of config files (draft-07, which editors for TOML understand): pydantic's, of the types of all settings.
-
-An interpolated text may become a number, so wherever a number, a duration or a flag is allowed, a text with `${` is too.
-"""
+"""JSON Schema of config files: pydantic's, of the types of all settings."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final
 
 from pipebus.config import catalogue, vocabulary
 from pipebus.config.kinds.draft7 import Schema, from_pydantic
@@ -16,8 +11,7 @@ from pipebus.config.kinds.objects import PATTERN
 from pipebus.config.problems import Bad
 from pipebus.config.sections import Section
 from pipebus.config.settings import table_of
-
-INTERPOLATED: Final[Schema] = {"type": "string", "pattern": r"\$\{"}
+from pipebus.config.wording import INTERPOLATED
 
 
 def schema() -> Schema:
@@ -25,7 +19,7 @@ def schema() -> Schema:
     filters = {name: _filter(name) for name in catalogue.names()}
     file = _table(vocabulary.File)
     properties = file["properties"]
-    properties["version"] = _interpolable({"const": vocabulary.VERSION, "description": "Version of this format."})
+    properties["version"]["anyOf"] = [{"const": vocabulary.VERSION}, INTERPOLATED]
     properties["filters"]["additionalProperties"] = _ref("filter")
     entry = [
         {"type": "string", "description": "A name: of a table in [filters], or of a filter that needs no settings."},
@@ -86,28 +80,9 @@ def _by_use(filters: Mapping[str, Schema]) -> Schema:
 
 def _table(model: type[Section], description: str = "") -> Schema:
     """Return the schema of a table."""
-    found = _interpolable(from_pydantic(model.model_json_schema))
+    found = from_pydantic(model.model_json_schema)
     texts = {"description": (description or found.get("description", "")).replace("`", "")}
     return {**found, **texts}
-
-
-def _interpolable(schema: Schema) -> Schema:
-    """Return a schema that also accepts a text with `${…}` for each value that is not just any text."""
-    if schema.get("pattern") == PATTERN:  # names of Python objects cannot be interpolated
-        return schema
-    found: Schema = {}
-    for key, value in schema.items():
-        if key == "properties":
-            value = {name: _interpolable(one) for name, one in value.items()}
-        elif key in ("items", "additionalProperties", "anyOf", "oneOf", "allOf"):
-            value = [*map(_interpolable, value)] if isinstance(value, list) else value
-            value = _interpolable(value) if isinstance(value, dict) else value
-        found[key] = value
-    strict = found.get("type") == "string" and found.keys() & {"pattern", "format", "minLength", "maxLength"}
-    if found.get("type") in ("number", "integer", "boolean") or "enum" in found or "const" in found or strict:
-        texts: Schema = {key: found.pop(key) for key in ("description", "default") if key in found}
-        return {"anyOf": [found, dict(INTERPOLATED)], **texts}
-    return found
 
 
 def _key(name: str) -> str:
