@@ -108,7 +108,9 @@ def test_a_chain_that_cannot_run_does_not_check(shop: Shop) -> None:
     assert shop.run(*RUN, input="").returncode == 2
 
 
-@pytest.mark.parametrize(("name", "form"), [("when", "when = "), ("branch", "branch = "), ("python", 'use = "python"')])
+@pytest.mark.parametrize(
+    ("name", "form"), [("when", "when = "), ("branch", "branch = "), ("switch", "switch = "), ("python", 'use = "python"')]
+)
 @pytest.mark.thorough
 def test_words_of_chains_are_told_apart_from_filters(name: str, form: str) -> None:
     """A user who looks for one of these words learns how to write it."""

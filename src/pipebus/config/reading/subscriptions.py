@@ -90,21 +90,15 @@ class Subscriptions:
 
     def _note(self, table: Table, name: str, error: PipebusError) -> None:
         """Report each sentence of an error, without what the file's line says already, at the line of the key that it names."""
-        ours = re.compile(rf"^subscription {re.escape(name)}( \(at [^)]*\))?: ")
-        by_name = f"name = {shown(name)}: "
+        ours = rf"^subscription {re.escape(name)}( \(at [^)]*\))?: | \(at {re.escape(str(table.place))}\)"
         for sentence in sentences(error):
             if self.incomplete() and " requires " in sentence:
                 continue
-            text = re.sub(r"^name=.* \(at [^)]*\): ", lambda _: by_name, ours.sub("", sentence))
-            text = text.replace(f" (at {table.place})", "")
-            first = text.partition(" ")[0]
-            words = (
-                [first]
-                if first in table.data
-                else [word for word in re.findall(r"\w+", text) if word in _OPTIONS and word in table.data]
-            )
-            line = table.document.line_in(text) or table.document.line((*table.path, *words[:1]))
-            table.problem_at(line, text)
+            text = re.sub("^name=.*: ", lambda _: f"name = {shown(name)}: ", re.sub(ours, "", sentence))
+            words = enumerate(re.findall(r"\w+", text))
+            key = next((word for at, word in words if word in table.data and (at == 0 or word in _OPTIONS)), None)
+            line = table.document.line((*table.path, *filter(None, [key])))
+            table.problem_at(table.document.line_in(text) or line, text)
 
 
 def _coroutine(handler: Callable[[Message[Any]], Any]) -> Any:
