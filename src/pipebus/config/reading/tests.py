@@ -48,8 +48,8 @@ def read(tests: Sequence[tuple[Table, Test]], schedules: bool) -> list[Case]:
 
 
 def _check_replacements(table: Table, replace: Replacements) -> None:
-    for name in replace.handlers if replace.handlers is not BROKEN else ():
-        if replace.handlers[name] is not BROKEN:
+    for name, found in replace.handlers.items() if replace.handlers is not BROKEN else ():
+        if found is not BROKEN:
             one = table.inner("handlers", name)
             _check_error(one)
             if "times" in one.data and "raises" not in one.data:
@@ -62,8 +62,7 @@ def _check_replacements(table: Table, replace: Replacements) -> None:
             _check_error(one)
             does = [key for key in ("drops", "rejects", "raises") if key in one.data]
             if len(does) != 1 and one.data.keys() <= Filtering.model_fields.keys():
-                found = " and ".join(does) if does else "nothing"
-                one.problem(f'it does {found}; give one of drops, rejects and raises, or "pass"')
+                one.problem(f'it does {" and ".join(does) or "nothing"}; give one of drops, rejects and raises, or "pass"')
 
 
 def _check_error(table: Table) -> None:
@@ -98,18 +97,18 @@ def check_names(tests: Sequence[tuple[Table, Test]], subscriptions: Iterable[str
     handled = list(subscriptions)
     words = dict.fromkeys(filters) | {word(name): None for name in filters}
     for table, test in tests:
-        if test.replace is not BROKEN:
-            for name in test.replace.handlers if test.replace.handlers is not BROKEN else ():
-                if name != "*" and name not in handled:
-                    _unknown(table, "no subscription", name, [*handled, "*"], "replace", "handlers", name)
-            for name in test.replace.filters if test.replace.filters is not BROKEN else ():
-                if name not in words:
-                    _unknown(table, "no filter", name, words, "replace", "filters", name)
-        expect = test.expect if test.expect is not BROKEN else Expect.model_construct()
-        for key, counts in (("deliveries", expect.deliveries), ("dead", expect.dead), ("received", expect.received)):
-            for name in counts if isinstance(counts, dict) else ():
-                if name not in handled and not (key == "dead" and name == PUBLISH):
-                    _unknown(table, "no subscription", name, handled, "expect", key, name)
+        replace = Replacements() if test.replace is BROKEN else test.replace
+        expect = Expect.model_construct() if test.expect is BROKEN else test.expect
+        for outer, key, found, known in (
+            ("replace", "handlers", replace.handlers, [*handled, "*"]),
+            ("replace", "filters", replace.filters, words),
+            ("expect", "deliveries", expect.deliveries, handled),
+            ("expect", "dead", expect.dead, handled),
+            ("expect", "received", expect.received, handled),
+        ):
+            for name in found if isinstance(found, dict) else ():
+                if name not in known and (key, name) != ("dead", PUBLISH):
+                    _unknown(table, "no filter" if known is words else "no subscription", name, known, outer, key, name)
         if isinstance(expect.by, str) and expect.by not in words:
             _unknown(table, "no filter", expect.by, words, "expect", "by")
 
