@@ -16,17 +16,11 @@ Path = tuple[str | int, ...]
 DEEPEST: Final = 64  # without a limit, the result could grow with the square of the text
 _TOO_DEEP: Final[Path] = (0,) * DEEPEST  # replaces every longer path; no path of a document begins with an index
 
-_THING: Final = re.compile(r"[^ \t\r\n,=]")
-_NEWLINE: Final = re.compile(r"\n")
-_NO_BARE_KEY: Final = re.compile(r"[^A-Za-z0-9_-]")
-_AFTER_SCALAR: Final = re.compile(r"[,\]}#\n]")
-_STOPS: Final = {
-    '"': re.compile(r'"|\\.'),
-    '"""': re.compile(r'"""|\\.'),
-    "'": re.compile("'"),
-    "'''": re.compile("'''"),
-}
-"""For each kind of string: what ends it, and escapes, which can look like the end."""
+_STRING: Final = r""""(?:\\.|[^"\\])*"|'[^']*'"""
+_LONG_STRING: Final = r'''"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?'{3,5}'''  # up to two quotes may come before the three that end it
+_BETWEEN: Final = re.compile(r"(?:[ \t\r\n,=]+|#[^\n]*)*")
+_KEY: Final = re.compile(rf"{_STRING}|[A-Za-z0-9_-]*", re.DOTALL)
+_VALUE: Final = re.compile(rf"{_LONG_STRING}|{_STRING}|[^,\]}}#\n]*", re.DOTALL)
 
 
 def positions(text: str) -> dict[Path, int]:
@@ -68,8 +62,7 @@ class _Scanner:
     def header(self) -> None:
         """`[a.b]` or `[[a.b]]`."""
         brackets = 2 if self.text.startswith("[[", self.at) else 1
-        self.at += brackets
-        self.next()
+        self.next(brackets)
         path = self.key(())
         if brackets == 2:
             path = self.element(path)
@@ -80,47 +73,25 @@ class _Scanner:
     def key(self, path: Path) -> Path:
         """Read a key, dotted or not, below a table. The cursor is then at the value, or at the end of the header."""
         while True:
-            path = self.named(path, self.part())
+            part = self.take(_KEY)
+            if part.startswith('"'):
+                # Python knows all escapes of TOML, with the same meaning; its codec needs bytes.
+                part = part.encode("latin-1", "backslashreplace").decode("unicode_escape", "replace")
+            path = self.named(path, part[1:-1] if part[:1] in ('"', "'") else part)
             if self.next() != ".":
                 return path
-            self.at += 1
-            self.next()
+            self.next(1)
             if path in self.last:
                 path = self.named(path, self.last[path])
 
-    def part(self) -> str:
-        """Read one part of a dotted key."""
-        if not self.text.startswith(('"', "'"), self.at):
-            return self.until(_NO_BARE_KEY)
-        has_escapes = self.text[self.at] == '"'
-        text = self.string()
-        if has_escapes and "\\" in text:
-            # Python knows all escapes of TOML, with the same meaning; its codec needs bytes.
-            return text.encode("latin-1", "backslashreplace").decode("unicode_escape", "replace")
-        return text
-
     def value(self, path: Path) -> None:
         """Skip a string or a scalar; open an array or an inline table."""
-        match self.text[self.at : self.at + 1]:
-            case "[" | "{" as bracket:
-                self.open.append((path, bracket == "["))
-                self.at += 1
-            case '"' | "'":
-                self.string()
-            case _:
-                self.until(_AFTER_SCALAR)
-
-    def string(self) -> str:
-        """Return what is between the quotes, escapes included."""
-        quote = self.text[self.at]
-        quotes = quote * 3 if self.text.startswith(quote * 3, self.at) else quote
-        start = self.at + len(quotes)
-        stops = _STOPS[quotes].finditer(self.text, start)
-        end = next((stop.start() for stop in stops if stop[0] == quotes), len(self.text))
-        self.at = end + len(quotes)
-        while self.text.startswith(quote, self.at):  # `""""` ends a multi-line string whose last character is a quote
+        bracket = self.next()
+        if bracket in ("[", "{"):
+            self.open.append((path, bracket == "["))
             self.at += 1
-        return self.text[start:end]
+        else:
+            self.take(_VALUE)
 
     def element(self, path: Path) -> Path:
         """Return the path of the next element of an array."""
@@ -135,16 +106,15 @@ class _Scanner:
         self.lines.setdefault(path, self.line)
         return path
 
-    def next(self) -> str:
-        """Move to the next token and return its first character; "" at the end of the document."""
-        self.until(_THING)
-        while self.text.startswith("#", self.at):
-            self.until(_NEWLINE)
-            self.until(_THING)
+    def next(self, past: int = 0) -> str:
+        """Move past some characters, to the next token, and return its first character; "" at the end of the document."""
+        self.at += past
+        self.take(_BETWEEN)
         return self.text[self.at : self.at + 1]
 
-    def until(self, stop: re.Pattern[str]) -> str:
-        """Move to the next match, or to the end, and return the text before it."""
-        start, found = self.at, stop.search(self.text, self.at)
-        self.at = found.start() if found else len(self.text)
-        return self.text[start : self.at]
+    def take(self, pattern: re.Pattern[str]) -> str:
+        """Move past what a pattern, which may match nothing, matches here, and return it."""
+        found = pattern.match(self.text, self.at)
+        taken = "" if found is None else found.group()
+        self.at += len(taken)
+        return taken
