@@ -21,7 +21,7 @@ from pipebus.config.wording import Interpolated, guess
 LARGEST: Final = 1 << 20
 """Most bytes of a file that `${file:…}` names."""
 
-_MARK: Final = re.compile(r"\$\$\{|\$\{")
+_MARK: Final = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -46,35 +46,29 @@ def interpolate(
     Raises:
         Bad: with the name of the variable or file, never with its content.
     """
-    if "${" not in text:
-        return text
-    parts: list[str] = []
-    at, replaced = 0, False
-    while (mark := _MARK.search(text, at)) is not None:
-        parts.append(text[at : mark.start()])
-        if mark.group() == "$${":
-            parts.append("${")
-            at = mark.end()
-            continue
-        end = text.find("}", mark.end())
-        if end < 0:
+    replaced = False
+
+    def put(match: re.Match[str]) -> str:
+        nonlocal replaced
+        if match[0] == "$${":
+            return "${"
+        inside, end = match.groups()
+        if not end:
             raise Bad('"${" is not closed; write "$${" for the text itself')
-        inside = text[mark.end() : end]
         if "${" in inside:
-            raise Bad(f"a ${{…}} cannot be inside another one, as in {text[mark.start() : end + 1]}")
+            raise Bad(f"a ${{…}} cannot be inside another one, as in {match[0]}")
+        replaced = True
         try:
             value = _replaced(inside, environment, folder)
         except Lacking:
             if lacking is None:
                 raise
-            value = lacking()
-        else:
-            if not inside.endswith(f":-{value}"):  # a default is in the file itself, so it is not secret
-                secrets[value] = f"${{{inside}}}"
-        parts.append(value)
-        at, replaced = end + 1, True
-    parts.append(text[at:])
-    joined = "".join(parts)
+            return lacking()
+        if not inside.endswith(f":-{value}"):  # a default is in the file itself, so it is not secret
+            secrets[value] = match[0]
+        return value
+
+    joined = _MARK.sub(put, text)
     return Interpolated(joined, text) if replaced else joined
 
 
