@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from pipebus.foreign import objects
+
 LONGEST: Final = 60
 """Most characters of a value that are shown."""
 
@@ -121,10 +123,7 @@ def one_line(text: str) -> str:
 
 def brief(value: Any) -> str:
     """Return a Python value for an error, shortened if it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # a number of thousands of digits
-        text = "a number of thousands of digits"
+    text = objects.shown(value)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 

@@ -15,6 +15,7 @@ from pipebus.bus.bus import Bus
 from pipebus.delivery.actor import Actor
 from pipebus.delivery.binding import handler_name
 from pipebus.errors import SubscriptionError
+from pipebus.foreign import objects
 from pipebus.foreign.objects import text_of
 from pipebus.mailbox.offering import closed_for_good
 from pipebus.message.message import Message
@@ -22,7 +23,7 @@ from pipebus.testing.alone.run import Run
 from pipebus.testing.harness import shown
 from pipebus.testing.harness.harness import Harness
 from pipebus.testing.harness.unexpected import HarnessError
-from pipebus.testing.harness.words import cut, short, value_text
+from pipebus.testing.harness.words import cut, short
 from pipebus.testing.logs import captured_logs
 
 Settlement = Literal["acknowledged", "returned", "dropped", "dead"]
@@ -84,7 +85,7 @@ class HandlerRun(Run):
         if self._error is not None:
             end = f"raised {cut(text_of(self._error))}"
         else:
-            end = f"returned {cut(value_text(self._value))}" if self.calls else "was not called"
+            end = f"returned {cut(objects.shown(self._value))}" if self.calls else "was not called"
         return f"<{self.title}: {end}; {self._settlement}, {self.elapsed:g} s>"
 
 

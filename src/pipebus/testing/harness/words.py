@@ -6,8 +6,9 @@ import asyncio
 from typing import Any, Final
 
 from pipebus import events
+from pipebus.config.wording import printable
 from pipebus.delivery.actor import Actor
-from pipebus.foreign.objects import text_of
+from pipebus.foreign.objects import shown, text_of
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.outcomes.dead_letters import PUBLISH
@@ -18,29 +19,21 @@ WIDTH: Final = 100
 
 def cut(text: str) -> str:
     """The text on one line, at most WIDTH characters long."""
-    line = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    line = printable(text)
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
-
-
-def value_text(value: object) -> str:
-    """The repr of a value; a repr that raises must not fail the test."""
-    try:
-        return repr(value)
-    except Exception as error:
-        return f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
 
 
 def short(message: object) -> str:
     """A message in a few words."""
     if not isinstance(message, Message):
-        return f"{cut(value_text(message))}, which is no Message"
+        return f"{cut(shown(message))}, which is no Message"
     headers = f" headers {dict(message.headers)}" if message.headers else ""
     subject = message.subject
     if isinstance(subject, Actor):
         subject = subject.name or type(subject).__name__
     elif not isinstance(subject, str):
-        subject = value_text(subject)
-    return cut(f"{subject} {value_text(message.body)}{headers}")
+        subject = shown(subject)
+    return cut(f"{subject} {shown(message.body)}{headers}")
 
 
 def gives(outcome: object) -> str:
@@ -50,11 +43,11 @@ def gives(outcome: object) -> str:
         return f"gives Receipt({outcome.mailboxes}{', duplicate=True' if outcome.duplicate else ''})"
     if isinstance(outcome, Message):
         return f"hands on {short(outcome)}"
-    return f"gives {cut(value_text(outcome))}"
+    return f"gives {cut(shown(outcome))}"
 
 
 def returns(value: object) -> str:
-    return f"returns {cut(value_text(value))}" if value is not None else "returns"
+    return f"returns {cut(shown(value))}" if value is not None else "returns"
 
 
 def raises(error: BaseException) -> str:

@@ -7,8 +7,8 @@ from contextlib import closing, suppress
 from typing import Any, Final
 
 from pipebus.errors import PipelineError
+from pipebus.foreign.objects import shown
 from pipebus.message.message import Message
-from pipebus.testing.harness.words import value_text
 from pipebus.testing.laws.case import Case, Tested, as_message
 from pipebus.testing.laws.laws import Law
 
@@ -108,9 +108,9 @@ def drawn(strategy: Any, examples: int) -> list[Message[Any]]:
 def several(messages: list[Message[Any]], plain: bool) -> list[list[Message[Any]]]:
     """Lists of messages of one subject with different bodies: the largest, the smallest; `plain`: people with names instead."""
     found: list[list[Message[Any]]] = []
-    for subject in {value_text(one.subject): one.subject for one in messages}.values():
-        bodies = {value_text(one.body): one for one in messages if one.subject == subject}
-        some = sorted(bodies.values(), key=lambda message: len(value_text(message.body)))
+    for subject in {shown(one.subject): one.subject for one in messages}.values():
+        bodies = {shown(one.body): one for one in messages if one.subject == subject}
+        some = sorted(bodies.values(), key=lambda message: len(shown(message.body)))
         found += [some[-TOGETHER:], some[:TOGETHER]] if len(some) > TOGETHER else [some]
     return [[Message("test", {"name": name}) for name in ("ada", "bob", "cleo", "dan")], found[-1]] if plain else found
 
