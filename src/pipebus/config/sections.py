@@ -51,9 +51,6 @@ class Section(BaseModel):
         if not isinstance(data, dict):
             return data if data is BROKEN else handler(data)
         fields = {key: field for key, _, field in cls.fields()}
-        missing = [key for key, field in fields.items() if field.is_required() and key not in data]
-        if missing:
-            raise Bad("", [Detail((key,), f'"{key}" is missing', True) for key in missing])
         found = handler(data)
         known = [key for key, field in fields.items() if not field.exclude]
         unknown = [key for key in data if key not in fields]
