@@ -52,28 +52,18 @@ class Table:
 
         What is wrong is reported, and `BROKEN` takes its place in the model, so that the rest can be checked as well.
         """
-        root = {"": _copied(self.data)}
+        data: Any = self.data
         while True:
             try:
-                return model.model_validate(root[""], context=loading)
+                return model.model_validate(data, context=loading)
             except ValidationError as error:
-                found = refusals(root[""], error)
-            changes = {}
+                found = refusals(data, error)
             for one in found:
                 other = spelled(one.found)
                 inner = one.found is BROKEN and not one.is_sentence  # what contains it cannot do without it
                 if one.text and not inner and (one.is_sentence or other is BROKEN):
                     self._report(one)
-                changes["", *(one.path[:-1] if inner else one.path)] = other, one.is_sentence
-            for path in sorted(changes, key=len, reverse=True):  # what is inside a value before the value
-                other, is_sentence = changes[path]
-                at: Any = root
-                for part in path[:-1]:
-                    at = at[part]
-                if is_sentence and path[-1] in at:  # an unknown key
-                    del at[path[-1]]
-                else:
-                    at[path[-1]] = other
+                data = _replaced(data, one.path[:-1] if inner else one.path, other, one.is_sentence)
 
     def _report(self, one: Refusal) -> None:
         self.sound = False
@@ -121,10 +111,16 @@ class Table:
         return True
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(inner) for key, inner in value.items()}
-    return [_copied(inner) for inner in value] if isinstance(value, list) else value
+def _replaced(value: Any, path: KeyPath, other: Any, is_sentence: bool) -> Any:
+    """Return a copy of a value with another value at a path. If there is a sentence about a key that is there, leave it out."""
+    if not path or value is BROKEN:
+        return other if not path else value
+    copy = value.copy()
+    if is_sentence and len(path) == 1 and path[0] in copy:
+        del copy[path[0]]
+    else:
+        copy[path[0]] = _replaced(copy[path[0]] if len(path) > 1 else None, path[1:], other, is_sentence)
+    return copy
 
 
 def sentences(error: PipebusError) -> list[str]:
