@@ -20,6 +20,7 @@ from pipebus import (
     when,
 )
 from pipebus.filters import Log, Reroute, Validate
+from tables import table
 
 
 def sync(message, call_next):
@@ -113,7 +114,7 @@ def at(position: int, line: int, within: str = "use") -> str:
 # --- a filter that can never run ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("register", "dead", "taker"),
     [
         (lambda bus: bus.use(branch("orders.>", look), when("orders.*", sync)), 'when("orders.*")', 'branch("orders.>")'),
@@ -201,7 +202,7 @@ def test_a_subscription_s_own_fork_for_other_subjects_is_refused():
     assert f"{__file__}:{line}" in text
 
 
-@pytest.mark.parametrize(
+@table(
     "register",
     [
         lambda bus: bus.use(branch("orders.>", look), sync),
@@ -263,7 +264,7 @@ def test_what_nobody_provides_is_told_to_be_added():
     assert text == f'filter Pay {at(2, line)} requires "validated", which no filter before it provides; add one in front of it'
 
 
-@pytest.mark.parametrize(
+@table(
     ("register", "missing"),
     [
         (lambda bus: bus.use(Validate({">": dict}), Ship()), ["paid"]),
@@ -289,7 +290,7 @@ def bus_wide_then_own(bus):
     bus.subscribe("orders.*", handler, filters=[Pay()])
 
 
-@pytest.mark.parametrize(
+@table(
     "register",
     [
         lambda bus: bus.use(Validate({">": dict}), Pay()),
@@ -328,7 +329,7 @@ class Method:
         return await call_next(message)
 
 
-@pytest.mark.parametrize(
+@table(
     "register",
     [
         lambda bus: bus.use(sync, wait),
@@ -371,7 +372,7 @@ def test_colours_are_compared_across_calls_of_use():
     assert f"the async filter wait {at(1, line + 2)}" in text
 
 
-@pytest.mark.parametrize(
+@table(
     "register",
     [
         lambda bus: bus.use(look, wrap, wait),
@@ -441,7 +442,7 @@ def test_a_time_limit_in_a_sync_chain_is_refused_unless_it_may_abandon(register)
 # --- the rest ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("filter", [Log, Validate, Pay, Limit, Archive], ids=lambda f: f.__name__)
+@table("filter", [Log, Validate, Pay, Limit, Archive], ids=lambda f: f.__name__)
 def test_a_class_instead_of_an_instance_is_refused(filter):
     """This is the commonest slip of all, and the remedy is two characters."""
     text, line = refusal(lambda bus: bus.use(sync, filter))
@@ -513,7 +514,7 @@ def test_an_unknown_on_error_is_refused():
         Pipeline(look, on_error="continue")
 
 
-@pytest.mark.parametrize(
+@table(
     ("make", "text"),
     [
         (lambda: when("orders..created", look), r'when at .*: "orders..created" has an empty token at position 2'),

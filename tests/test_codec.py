@@ -23,6 +23,7 @@ from pydantic import BaseModel, TypeAdapter
 from pipebus import Bus, CodecError, Message, PipebusError, Ref, Subject, UnsupportedCapability
 from pipebus.message.codec import JsonCodec
 from scale_helpers import examples
+from tables import table
 from values_helpers import CALM
 
 CODEC = JsonCodec()
@@ -183,7 +184,7 @@ def test_a_hundred_headers_come_back() -> None:
     assert there_and_back(Message("a", headers=headers)).headers == headers
 
 
-@pytest.mark.parametrize(
+@table(
     "body",
     [
         None,
@@ -292,7 +293,7 @@ TYPED: list[tuple[Any, st.SearchStrategy[Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("type_", "values"), TYPED, ids=[getattr(type_, "__name__", str(type_)) for type_, _ in TYPED])
+@table(("type_", "values"), TYPED, ids=[getattr(type_, "__name__", str(type_)) for type_, _ in TYPED])
 def test_a_type_makes_a_body_what_it_was(type_: Any, values: st.SearchStrategy[Any]) -> None:
     """Moments, decimals, models and the like travel as JSON, and validating into their type gives the equal value."""
     adapter = TypeAdapter(type_)
@@ -380,7 +381,7 @@ UNWRITABLE: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("body", UNWRITABLE.values(), ids=UNWRITABLE)
+@table("body", UNWRITABLE.values(), ids=UNWRITABLE)
 def test_a_body_that_has_no_json_form_is_refused(body: Callable[[], Any]) -> None:
     """The error names the message and the body's type, and can be printed whatever the body was."""
     with pytest.raises(CodecError) as refused:
@@ -475,7 +476,7 @@ NO_MESSAGE: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize(("data", "says"), NO_MESSAGE.values(), ids=NO_MESSAGE)
+@table(("data", "says"), NO_MESSAGE.values(), ids=NO_MESSAGE)
 def test_what_is_no_message_is_refused(data: bytes, says: str) -> None:
     """The error says what is missing or wrong; it can be printed and logged, and is caught as a `ValueError` too."""
     with pytest.raises(CodecError, match=says) as refused:
@@ -484,7 +485,7 @@ def test_what_is_no_message_is_refused(data: bytes, says: str) -> None:
     assert isinstance(refused.value, ValueError)
 
 
-@pytest.mark.parametrize("name", ["id", "specversion", "pipebusversion", "pipebusheaders", "time"])
+@table("name", ["id", "specversion", "pipebusversion", "pipebusheaders", "time"])
 def test_no_depth_of_nesting_is_too_much_for_an_error(name: str) -> None:
     """However deep a hostile attribute is nested, the answer is `CodecError`, even while its text is being written."""
     for depth in (*range(1, 900, 100), *range(900, 1010), 5000, 20_000, 100_000):

@@ -22,6 +22,7 @@ from pipebus import (
     around,
 )
 from pipebus.testing import Harness
+from tables import table
 
 Elapse = Callable[[Harness, Bus], object]
 
@@ -116,7 +117,7 @@ TAKEN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("elapse", TAKEN, ids=lambda elapse: elapse.__name__)
+@table("elapse", TAKEN, ids=lambda elapse: elapse.__name__)
 def test_a_duration_may_be_text_with_a_unit(elapse: Elapse) -> None:
     """Two seconds are two seconds, whether they are written as 2.0 or as "2s"."""
     with Harness() as harness:

@@ -54,6 +54,7 @@ from pipebus import (
 from pipebus.filters import Drop
 from pipebus.message.codec import JsonCodec
 from pipebus.transports.base import Capabilities, Transport
+from tables import table
 
 # --- the tree ------------------------------------------------------------------------------------------------------------
 
@@ -106,7 +107,7 @@ def test_nothing_outside_the_drawing_is_raised() -> None:
     assert public == set(drawn())
 
 
-@pytest.mark.parametrize("name", ["PipebusError", *drawn()])
+@table("name", ["PipebusError", *drawn()])
 def test_each_error_can_be_imported_and_explains_itself(name: str) -> None:
     """Every error is a name of the package, with a sentence that says when it happens."""
     cls = getattr(pipebus, name)

@@ -36,6 +36,7 @@ from pipebus.values.compiling import DEEPEST, FIELDS, LONGEST
 from pipebus.values.expressions import Condition, Expression
 from pipebus.values.json_data import plain
 from scale_helpers import examples
+from tables import table
 from values_helpers import CALM, environment
 
 
@@ -64,7 +65,7 @@ def rejected(text: str, body: Any = None, kind: type[Expression] = Expression) -
 # --- what they say -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("text", "found"),
     [
         ("subject", "orders.created"),
@@ -121,7 +122,7 @@ def test_all_of_a_message_can_be_seen() -> None:
     assert ask("[ttl, key, reply_to, correlation_id]") == [None] * 4
 
 
-@pytest.mark.parametrize(
+@table(
     ("text", "body", "found"),
     [
         ("body.total > `100`", {"total": 120}, True),
@@ -154,7 +155,7 @@ def test_conditions_are_true_or_false(text: str, body: Any, found: bool | None) 
 # --- what is refused when it is written ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("text", "says"),
     [
         ("bdy.total", 'no message has "bdy"; did you mean "body"?'),
@@ -195,7 +196,7 @@ def test_what_no_message_has_is_told_when_it_is_written(text: str, says: str) ->
     assert refused(text) == says
 
 
-@pytest.mark.parametrize("text", ["body.total > 100", "body.a == -5", "body.a >= 1.5", "length(body) > 5", "body.a<1"])
+@table("text", ["body.total > 100", "body.a == -5", "body.a >= 1.5", "length(body) > 5", "body.a<1"])
 def test_a_bare_number_is_told_with_the_backticks(text: str) -> None:
     """A number without backticks is everybody's first mistake, so the error shows how to write it."""
     said = refused(text)
@@ -203,7 +204,7 @@ def test_a_bare_number_is_told_with_the_backticks(text: str) -> None:
     assert said.endswith("; write numbers, true, false and null in backticks, as in `100`")
 
 
-@pytest.mark.parametrize(
+@table(
     ("text", "hint"),
     [
         ("body.kind == order", "single quotes"),
@@ -223,7 +224,7 @@ def test_habits_from_other_languages_are_met_with_a_hint(text: str, hint: str) -
     assert hint in refused(text)
 
 
-@pytest.mark.parametrize(
+@table(
     "text",
     ["", " ", "body.", "body..x", "(body", "body)", "body[", "body[?", "body[?x", "'abc", "body.a'", '"abc', "&", "&&",
     "$.a", "body ? 1 : 2",
@@ -239,19 +240,19 @@ def test_what_is_no_expression_is_told_so(text: str) -> None:
     assert not said.endswith(("for expression", ":", " "))
 
 
-@pytest.mark.parametrize("text", [None, 5, b"body", ["body"], Expression])
+@table("text", [None, 5, b"body", ["body"], Expression])
 def test_what_is_no_text_is_refused(text: Any) -> None:
     """The error says where the expression is written that it must be a text."""
     assert "text" in refused(text)
 
 
-@pytest.mark.parametrize("text", ["length()", "length(body, body)", "join(body)", "not_null()", "abs(body.a, body.b)"])
+@table("text", ["length()", "length(body, body)", "join(body)", "not_null()", "abs(body.a, body.b)"])
 def test_a_function_of_other_arguments_is_refused_when_it_is_written(text: str) -> None:
     """Such an expression could never let a message pass."""
     assert re.search(r"argument", refused(text))
 
 
-@pytest.mark.parametrize("text", ["!body.ok", "!body.ok && body.a", "body.a && !headers.b", "body.items[?!a.b]", "!body.a.b"])
+@table("text", ["!body.ok", "!body.ok && body.a", "body.a && !headers.b", "body.items[?!a.b]", "!body.a.b"])
 def test_a_negation_of_less_than_it_seems_is_refused_when_it_is_written(text: str) -> None:
     """JMESPath reads `!body.ok` as `(!body).ok`, which is null for every message, so the error suggests the parentheses."""
     assert "!(" in refused(text)
@@ -284,7 +285,7 @@ def test_jmespath_is_an_extra() -> None:
 # --- errors when a message passes ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("text", "body", "says"),
     [
         ("body.total > `100`", {}, "body.total > `100` is null: a field is missing, or cannot be compared"),
@@ -302,7 +303,7 @@ def test_a_condition_that_is_neither_refuses_the_message(text: str, body: Any, s
     assert rejected(text, body, Condition) == says
 
 
-@pytest.mark.parametrize(
+@table(
     ("found", "word"),
     [("x", "text"), (0, "number"), (1, "number"), ([], "list"), ([1], "list"), ({}, "table"), (1.5, "number")],
 )
@@ -313,7 +314,7 @@ def test_a_condition_that_is_a_value_is_told_in_the_files_words(found: Any, word
     assert rejected("body.x", {"x": found}, Condition) == f"body.x is a {word}, not true or false"
 
 
-@pytest.mark.parametrize(
+@table(
     ("text", "body"),
     [
         ("length(body)", 5), ("abs(body)", "x"), ("sum(body)", ["x"]), ("join(',', body)", [1]), ("sort(body)", [1, "a"]),
@@ -405,7 +406,7 @@ class Pair(NamedTuple):
 ORDER = Order(7, [Item(sku="tea", price=decimal.Decimal("4.50")), Item(sku="honey", price=decimal.Decimal(9))])
 
 
-@pytest.mark.parametrize(
+@table(
     ("text", "body", "found"),
     [
         ("body.id", ORDER, 7),
@@ -442,7 +443,7 @@ def test_bodies_are_seen_as_the_tables_that_they_would_be_in_json(text: str, bod
     assert ask(text, body) == found
 
 
-@pytest.mark.parametrize(
+@table(
     "value",
     [
         {1: "a"}, {1: "a", "x": []}, {True: "a", "x": []}, {None: "a", "x": []}, {Colour.RED: "a", "x": []},
@@ -539,7 +540,7 @@ HOSTILE: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
+@table("make", HOSTILE.values(), ids=HOSTILE)
 def test_a_body_that_misbehaves_is_refused(make: Callable[[], Any]) -> None:
     """The error has a reason, as for any other body that an expression cannot use."""
     assert rejected("body", make()).startswith("body: ")
@@ -554,7 +555,7 @@ class Unread(Mapping[str, Any]):
     __iter__ = __len__ = __getitem__  # type: ignore[assignment]
 
 
-@pytest.mark.parametrize(
+@table(
     ("text", "found"),
     [
         ("body.kind == 'push' && body.size > `1`", True),
@@ -674,7 +675,7 @@ def test_a_body_that_holds_itself_is_refused() -> None:
     assert ask("body.a.b.x", table) == 1
 
 
-@pytest.mark.parametrize(
+@table(
     "text",
     [
         "(" * 2000 + "body" + ")" * 2000, "(" * 4000, "!" * 4000 + "body", "body" + "[0]" * 1300, "body" + ".a" * 2000,

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipebus import Bus, HeaderError, Message, MessageError, PipebusError, Receipt, Ref, SubjectError
+from tables import table
 from values_helpers import CALM, run_python
 
 FULL: dict[str, Any] = {
@@ -123,7 +124,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@table("change", CHANGES.values(), ids=CHANGES)
 def test_headers_cannot_be_changed(change: Callable[[Any], object]) -> None:
     """No way of changing a dictionary changes headers; the error says what to write instead."""
     message = full()
@@ -465,7 +466,7 @@ MESSAGE_ERRORS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("fields", "says"), MESSAGE_ERRORS.values(), ids=MESSAGE_ERRORS)
+@table(("fields", "says"), MESSAGE_ERRORS.values(), ids=MESSAGE_ERRORS)
 def test_an_impossible_field_is_refused(fields: dict[str, Any], says: str) -> None:
     """The error names the field, what it must be and what was found."""
     (field,) = fields
@@ -476,7 +477,7 @@ def test_an_impossible_field_is_refused(fields: dict[str, Any], says: str) -> No
     assert text.endswith(says)
 
 
-@pytest.mark.parametrize(("fields", "says"), FIELD_ERRORS.values(), ids=FIELD_ERRORS)
+@table(("fields", "says"), FIELD_ERRORS.values(), ids=FIELD_ERRORS)
 def test_publish_refuses_an_impossible_field_in_the_same_words(fields: dict[str, Any], says: str) -> None:
     """The publisher gets the error about a bad field at once, and a handler never gets it later."""
     with pytest.raises(MessageError) as refused:
@@ -533,7 +534,7 @@ def test_a_bad_subject_is_refused_where_it_is_written(field: str, subject: str, 
     str(refused.value).encode()
 
 
-@pytest.mark.parametrize(("subject", "fault"), BAD_SUBJECTS.values(), ids=BAD_SUBJECTS)
+@table(("subject", "fault"), BAD_SUBJECTS.values(), ids=BAD_SUBJECTS)
 def test_publish_refuses_a_reply_address_that_is_no_subject(subject: str, fault: str) -> None:
     """Otherwise the handler that answers would fail for the publisher's mistake."""
     with pytest.raises(SubjectError) as refused:
@@ -541,7 +542,7 @@ def test_publish_refuses_a_reply_address_that_is_no_subject(subject: str, fault:
     assert fault in str(refused.value)
 
 
-@pytest.mark.parametrize("wrong", [5, None, b"a", object(), ["a"]], ids=lambda wrong: type(wrong).__name__)
+@table("wrong", [5, None, b"a", object(), ["a"]], ids=lambda wrong: type(wrong).__name__)
 def test_a_subject_that_is_no_address_is_refused(wrong: Any) -> None:
     """The error says how an object is addressed."""
     with pytest.raises(SubjectError, match=r"Ref\(obj\)"):

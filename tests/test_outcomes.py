@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipebus import Bus, Dropped, Handled, Message, PipebusError, Receipt, transform
+from tables import table
 
 OUTCOMES = [Receipt(2, duplicate=True), Handled({"id": 1}), Dropped("too old", by="Expire")]
 """One of each kind, nothing left at its default."""
@@ -35,7 +36,7 @@ def test_a_receipt_is_true(receipt: Receipt) -> None:
     assert bool(receipt) is True
 
 
-@pytest.mark.parametrize("value", [None, 0, False, "", [], "x"], ids=repr)
+@table("value", [None, 0, False, "", [], "x"], ids=repr)
 def test_handled_is_true_whatever_its_value(value: Any) -> None:
     """A handler that returns None, or something empty, has handled."""
     assert Handled(value)
@@ -65,7 +66,7 @@ def test_dropped_needs_a_reason() -> None:
         Dropped()
 
 
-@pytest.mark.parametrize("wrong", [["too", "late"], {"age": 12}, None, 5, b"old"], ids=lambda wrong: type(wrong).__name__)
+@table("wrong", [["too", "late"], {"age": 12}, None, 5, b"old"], ids=lambda wrong: type(wrong).__name__)
 def test_a_reason_is_a_text(wrong: Any) -> None:
     """Drops are counted under their reason, so a reason that is not a text is refused where it is written."""
     with pytest.raises((PipebusError, TypeError), match="reason"):

@@ -28,6 +28,7 @@ from pipebus import (
 )
 from pipebus.clock import SystemClock
 from pipebus.events import Refused
+from tables import table
 
 
 class Boom(Exception):
@@ -201,7 +202,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize(("filter", "shape", "colour", "name"), SHAPES.values(), ids=SHAPES.keys())
+@table(("filter", "shape", "colour", "name"), SHAPES.values(), ids=SHAPES.keys())
 def test_every_form_of_filter_is_told_apart_once_and_works(filter, shape, colour, name):
     """`describe()` shows the form, and a message passes the filter from a thread and from a coroutine."""
     bus = Bus()
@@ -214,9 +215,7 @@ def test_every_form_of_filter_is_told_apart_once_and_works(filter, shape, colour
         assert apublish(bus) == Receipt(0)
 
 
-@pytest.mark.parametrize(
-    "filter", [passing, apassing, looking, wrapping, Looking(), CallableObject()], ids=lambda f: type(f).__name__
-)
+@table("filter", [passing, apassing, looking, wrapping, Looking(), CallableObject()], ids=lambda f: type(f).__name__)
 def test_use_gives_a_single_filter_back_unchanged(filter):
     """`use` can therefore be a decorator, for every shape of filter."""
     assert Bus().use(filter) is filter
@@ -285,7 +284,7 @@ def test_a_sync_publish_over_an_async_chain_is_refused_on_an_event_loop():
     )
 
 
-@pytest.mark.parametrize(
+@table(
     ("filters", "inline"),
     [
         (lambda note: (transform(note), wrapping), True),

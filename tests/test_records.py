@@ -18,6 +18,7 @@ import pytest
 
 from pipebus.inputs.lines import BadInput
 from pipebus.inputs.records import BadRecord, CsvRecords, JsonRecords, open_records
+from tables import table
 
 JSON_WANTED = "give a file of JSON Lines: one JSON value on each line"
 CSV_WANTED = "give a CSV file whose first line names the columns"
@@ -351,7 +352,7 @@ def _is_link(number: str) -> bool:
 # --- by name ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("name", "format", "kind"),
     [
         ("a.csv", None, CsvRecords),

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from pipebus import PipelineError
 from pipebus.filters import Expire
 from pipebus.values import quantities
+from tables import table
 from values_helpers import CALM
 
 # --- seconds -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("written", "seconds"),
     [
         (0, 0.0),
@@ -49,7 +50,7 @@ FORM = 'it is a number of seconds, or text such as "200ms", "5s", "10m"'
 UNITS = "there are us, ms, s, m, h, d"
 
 
-@pytest.mark.parametrize(
+@table(
     ("written", "says"),
     [
         ("5", FORM),
@@ -114,7 +115,7 @@ def test_bounds_of_durations() -> None:
 # --- sizes ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("written", "size"),
     [
         (0, 0),
@@ -146,7 +147,7 @@ WHOLE = "it is a whole number of bytes, at least 0"
 SIZE_UNITS = "there are B, kB, MB, GB, KiB, MiB, GiB"
 
 
-@pytest.mark.parametrize(
+@table(
     ("written", "says"),
     [
         ("64", SIZE_FORM),

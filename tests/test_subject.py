@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pipebus import Bus, Message, PipebusError, Ref, Subject, SubjectError
 from pipebus.message.patterns import Pattern, PatternTree
 from scale_helpers import examples
+from tables import table
 from truth_table import DEEP, LONGEST, NO_PATTERN, NO_SUBJECT, ROWS, Refused, Row
 from values_helpers import CALM
 
@@ -28,8 +29,8 @@ SUBJECTS = list(dict.fromkeys(row.subject for row in ROWS))
 
 
 def by_why(rows: tuple[Any, ...]) -> Any:
-    """Parametrise with a table's rows, named by their rule."""
-    return pytest.mark.parametrize("row", [pytest.param(row, id=row.why.replace(" ", "-")) for row in rows])
+    """A test that goes through a table's rows, named by their rule."""
+    return table("row", rows, ids=[row.why for row in rows])
 
 
 # --- the truth table ---------------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def test_a_wildcard_can_be_subscribed_to(row: Refused) -> None:
     assert Pattern(row.text).literal is False
 
 
-@pytest.mark.parametrize("wrong", [5, None, b"orders", ["orders"], object()], ids=["int", "none", "bytes", "list", "object"])
+@table("wrong", [5, None, b"orders", ["orders"], object()], ids=["int", "none", "bytes", "list", "object"])
 def test_what_is_no_string_is_no_pattern(wrong: Any) -> None:
     """The error says what was found and how an object is addressed."""
     with pytest.raises(SubjectError) as refused:
@@ -159,7 +160,7 @@ def test_what_is_no_string_is_no_pattern(wrong: Any) -> None:
     assert text.endswith("address objects as Ref(obj)")
 
 
-@pytest.mark.parametrize("wrong", [5, None, b"orders", object(), ("a", "b"), 1.5, True], ids=lambda wrong: type(wrong).__name__)
+@table("wrong", [5, None, b"orders", object(), ("a", "b"), 1.5, True], ids=lambda wrong: type(wrong).__name__)
 def test_mail_to_an_object_that_is_not_wrapped_is_refused(wrong: Any) -> None:
     """A forgotten `Ref` (or a None) is an error, not a message that nobody hears."""
     with Bus() as bus:

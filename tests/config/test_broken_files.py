@@ -7,16 +7,18 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from broken import TABLE, Broken
 
 from pipebus import Bus, ConfigError, PipebusError
+from tables import table
 
 
-@pytest.fixture(autouse=True)
-def _imports_as_before() -> Iterator[None]:
+@contextmanager
+def imports_as_before() -> Iterator[None]:
     """Modules that a case has put next to its file are forgotten again."""
     before = set(sys.modules)
     yield
@@ -49,12 +51,17 @@ def load(case: Broken, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigE
     return caught.value
 
 
-@pytest.mark.parametrize("case", TABLE, ids=lambda case: case.mistake)
-def test_a_broken_file_is_told_and_leaves_nothing(case: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@table("case", TABLE, ids=lambda case: case.mistake)
+def test_a_broken_file_is_told_and_leaves_nothing(case: Broken, tmp_path_factory: pytest.TempPathFactory) -> None:
     """
     The error matches word for word, its problems hold the same texts, and it shows no secret. No thread is left, nothing is
     imported that no sound part of the file asks for, and the file is as it was.
     """
+    with pytest.MonkeyPatch.context() as monkeypatch, imports_as_before():
+        load_and_look(case, tmp_path_factory.mktemp("broken"), monkeypatch)
+
+
+def load_and_look(case: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads, directory = threading.enumerate(), set(sys.path)
     error = load(case, tmp_path, monkeypatch)
     assert str(error) == case.says.replace("{here}", str(tmp_path))

@@ -47,6 +47,7 @@ from pipebus.testing import Harness
 from pipebus.transports.memory import MemoryTransport
 from pipebus.values.expressions import Condition, Expression
 from scale_helpers import examples
+from tables import table
 from values_helpers import CALM
 
 SHOP: Final = ["export_shop"]
@@ -927,7 +928,7 @@ def told(error: ConfigError, bus: Bus) -> list[str]:
     return [re.sub(re.escape(__file__) + r":\d+", "HERE", f"{one.where}: {one.text}") for one in error.problems]
 
 
-@pytest.mark.parametrize(("make", "says"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+@table(("make", "says"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
 def test_cannot_be_written(make: Callable[[Bus], Any], says: list[str]) -> None:
     """The error names each part, and says what to do."""
     bus = Bus()
@@ -994,7 +995,7 @@ UNWRITABLE: Final[dict[str, Callable[[Bus], Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("make", UNWRITABLE.values(), ids=UNWRITABLE)
+@table("make", UNWRITABLE.values(), ids=UNWRITABLE)
 def test_nothing_is_written_that_cannot_be_read(make: Callable[[Bus], Any]) -> None:
     """A text that TOML or the file's own words cannot express is one problem of one line."""
     bus = Bus()

@@ -48,6 +48,7 @@ from pipebus.filters import (
 )
 from pipebus.values.expressions import Condition, Expression
 from pipebus.values.quantities import Bytes, Seconds
+from tables import table
 from values_helpers import CALM, named
 
 NAME = __name__
@@ -205,7 +206,7 @@ READ: list[tuple[Any, Any, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("hint", "value", "found"), READ, ids=lambda value: named(value)[:50])
+@table(("hint", "value", "found"), READ, ids=lambda value: named(value)[:50])
 def test_each_annotation_is_read_from_what_a_file_can_say(hint: Any, value: Any, found: Any) -> None:
     """The value has exactly the annotated type."""
     made = read(hint, value)
@@ -213,9 +214,7 @@ def test_each_annotation_is_read_from_what_a_file_can_say(hint: Any, value: Any,
     assert type(made) is type(found)
 
 
-@pytest.mark.parametrize(
-    "hint", [Callable[[Message[Any]], Any], Callable[[Message], Any], Callable[[Any], Any], Callable[..., Any], Callable]
-)
+@table("hint", [Callable[[Message[Any]], Any], Callable[[Message], Any], Callable[[Any], Any], Callable[..., Any], Callable])
 def test_a_function_of_a_message_may_be_an_expression(hint: Any) -> None:
     """This also holds if the annotation does not say what the function takes."""
     found = read(hint, {"expr": "body.total"})
@@ -231,7 +230,7 @@ def test_a_function_of_something_else_is_no_expression(hint: Any) -> None:
     assert "an expression is about a message, and this is not" in refused(hint, {"expr": "body.total"})
 
 
-@pytest.mark.parametrize(
+@table(
     ("hint", "value"),
     [
         (int, "4"), (int, True), (int, 4.0), (int, 4.5), (float, "4"), (float, True), (bool, 1), (bool, "true"), (str, 5),
@@ -415,9 +414,7 @@ class Box(Generic[T]):
     """A class that pydantic does not know."""
 
 
-@pytest.mark.parametrize(
-    "hint", [Box, Box[int], T, "Nowhere", Callable[[T], T], type[Box], Iterator[int], list, dict, tuple, set, list[Any]]
-)
+@table("hint", [Box, Box[int], T, "Nowhere", Callable[[T], T], type[Box], Iterator[int], list, dict, tuple, set, list[Any]])
 def test_an_annotation_that_says_little_takes_something(hint: Any) -> None:
     """Each such annotation has a kind, or an error of the type that the catalogue expects."""
     try:
@@ -777,7 +774,7 @@ def test_what_is_written_is_read_again(hint: Any) -> None:
     check()
 
 
-@pytest.mark.parametrize(
+@table(
     ("hint", "value"),
     [
         (int, 2**63), (int, "4"), (str, 5), (str, "\ud800"), (bool, 1), (float, "x"), (Literal["a"], "b"), (Literal[1], True),

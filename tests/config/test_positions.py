@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipebus.config.reading.positions import DEEPEST, Path, positions
 from scale_helpers import examples
+from tables import table
 from values_helpers import CALM
 
 BARE = frozenset(string.ascii_letters + string.digits + "-_")
@@ -180,7 +181,7 @@ ROWS: dict[str, tuple[str, dict[str | Path, int]]] = {
 }
 
 
-@pytest.mark.parametrize(("text", "lines"), ROWS.values(), ids=[sentence.replace(" ", "-") for sentence in ROWS])
+@table(("text", "lines"), ROWS.values(), ids=[sentence.replace(" ", "-") for sentence in ROWS])
 def test_lines(text: str, lines: dict[str | Path, int]) -> None:
     """Every path of the document has its line."""
     expected: dict[Path, int] = {(): 1}
@@ -479,7 +480,7 @@ def test_nesting_that_tomllib_refuses_is_no_recursion_here(text: str) -> None:
     assert max(map(len, scan(text))) == DEEPEST
 
 
-@pytest.mark.parametrize(
+@table(
     ("text", "last"),
     [
         ("a = " + "[" * 80 + "1, '" + "]'" + "]" * 80 + "\nlast = 1", 2),

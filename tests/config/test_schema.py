@@ -27,6 +27,7 @@ from pipebus.config import catalogue
 from pipebus.config.settings import settings_of
 from pipebus.config.writing.schema import schema
 from pipebus.filters import Log
+from tables import table
 from values_helpers import CALM
 
 NAME = __name__
@@ -503,7 +504,7 @@ def test_a_wrong_file_is_underlined(tmp_path: Path, toml: str) -> None:
 # --- words ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(catalogue.BUILT_IN))
+@table("name", sorted(catalogue.BUILT_IN))
 def test_every_setting_of_every_built_in_filter_is_explained(name: str) -> None:
     """The explanation is a sentence or two without markup, and gives the default."""
     one = schema()["definitions"][f"filter-{name}"]

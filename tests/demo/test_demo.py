@@ -19,6 +19,7 @@ from pipebus.inputs.lines import BadInput
 from pipebus.inputs.records import Row
 from pipebus.message.message import Message
 from pipebus.pipeline.shapes import transform
+from tables import table
 
 
 def row(**changes: object) -> Row:
@@ -59,7 +60,7 @@ def day() -> Iterator[Records]:
 
 
 class TestFlight:
-    @pytest.mark.parametrize(
+    @table(
         ("changes", "reason"),
         [
             pytest.param({"dep_time": "NA"}, "no departure time", id="cancelled"),
@@ -82,14 +83,14 @@ class TestFlight:
 
         assert found == ["no departure time"]
 
-    @pytest.mark.parametrize("origin", ["", "E.R", "*", "EWRX", "ewr"])
+    @table("origin", ["", "E.R", "*", "EWRX", "ewr"])
     def test_an_origin_that_is_no_airport_code_is_refused(self, origin: str) -> None:
         """The origin and the carrier become tokens of a subject, so no other text may pass."""
         assert len(reasons(origin=origin)) == 1
 
 
 class TestDeparture:
-    @pytest.mark.parametrize(
+    @table(
         ("changes", "departed", "arrived"),
         [
             pytest.param({}, "2013-01-01 12:00", "2013-01-01 15:00", id="same day"),
@@ -145,7 +146,7 @@ class TestDeparture:
         assert found.departed == datetime.fromisoformat(departed)
         assert found.arrived == datetime.fromisoformat(arrived)
 
-    @pytest.mark.parametrize(
+    @table(
         ("minutes", "band"),
         [
             pytest.param(-70, Band.EARLY, id="early"),

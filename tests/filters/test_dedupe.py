@@ -17,6 +17,7 @@ from pipebus import Bus, Delivery, Dropped, Handled, Message, Pipeline, Pipeline
 from pipebus.errors import ContractError
 from pipebus.filters import Dedupe, Retry, Tap
 from pipebus.testing import FakeClock, FilterBench, Harness, after, run_filter
+from tables import table
 from values_helpers import named
 
 DUPLICATE = Dropped("duplicate", "Dedupe")
@@ -693,7 +694,7 @@ class Asynchronous:
         return message.id
 
 
-@pytest.mark.parametrize(
+@table(
     ("settings", "text"),
     [
         ({"key": "id"}, r"Dedupe\.key='id': .*plain function.*leave it out to use the message's id"),

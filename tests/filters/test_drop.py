@@ -13,6 +13,7 @@ from pipebus import Bus, ConfigError, Dropped, Message, PipelineError, Receipt, 
 from pipebus.filters import Drop
 from pipebus.testing import Harness, check_filter, run_filter
 from pipebus.testing.laws.laws import LAWS
+from tables import table
 
 
 def small(message: Message) -> bool:
@@ -145,7 +146,7 @@ class AsyncObject:
         return True
 
 
-@pytest.mark.parametrize(
+@table(
     ("settings", "says"),
     [
         pytest.param({"when": 5}, "Drop.when=5: it is a plain function of the message", id="a number"),

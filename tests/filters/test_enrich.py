@@ -10,6 +10,7 @@ import pytest
 from pipebus import Message, PipelineError, Receipt, Rejected
 from pipebus.filters import Enrich
 from pipebus.testing import Harness, run_filter
+from tables import table
 from values_helpers import named
 
 
@@ -90,7 +91,7 @@ async def asynchronous(message: Message) -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.parametrize("add", [None, 5, "text", ["a"], asynchronous], ids=named)
+@table("add", [None, 5, "text", ["a"], asynchronous], ids=named)
 def test_wrong_settings_are_refused_where_they_are_written(add: Any) -> None:
     """The error says what Enrich takes; it also refuses an async function, because nobody would await it."""
     with pytest.raises(PipelineError, match=r"Enrich\.add"):

@@ -9,6 +9,7 @@ import pytest
 from pipebus import Bus, Dropped, Message, PipelineError
 from pipebus.filters import Expire
 from pipebus.testing import FakeClock, Harness, run_filter
+from tables import table
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_without_a_bus_it_goes_by_the_computer_s_clock() -> None:
     assert expire.transform(old) == Dropped("expired")
 
 
-@pytest.mark.parametrize(
+@table(
     ("ttl", "seconds"),
     [
         pytest.param(1, 1.0, id="a whole number"),
@@ -118,9 +119,7 @@ def test_the_setting_is_a_number_or_a_text_with_a_unit(ttl: Any, seconds: float)
     assert Expire(ttl).ttl == seconds
 
 
-@pytest.mark.parametrize(
-    "ttl", [0, 0.0, -1, "0s", float("inf"), float("nan"), True, None, "10", "5 parsecs", "soon", "-5s", "", [1]], ids=repr
-)
+@table("ttl", [0, 0.0, -1, "0s", float("inf"), float("nan"), True, None, "10", "5 parsecs", "soon", "-5s", "", [1]], ids=repr)
 def test_wrong_settings_are_refused_where_they_are_written(ttl: Any) -> None:
     """The error names the setting and repeats what was found."""
     with pytest.raises(PipelineError, match=r"Expire\.ttl") as error:

@@ -22,6 +22,7 @@ from pipebus.filters import Fields, Validate
 from pipebus.testing import Harness, check_filter, run_filter
 from pipebus.testing.laws.laws import LAWS
 from pipebus.values.expressions import Expression
+from tables import table
 from values_helpers import CALM, named
 
 
@@ -118,7 +119,7 @@ CASTS: list[tuple[str, Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("to", "value", "found"), CASTS, ids=str)
+@table(("to", "value", "found"), CASTS, ids=str)
 def test_fields_are_cast(to: Any, value: Any, found: Any) -> None:
     """A text or a number is converted to exactly the type that the setting names."""
     message = shaped(Fields(cast={"body.a.v": to}), {"a": {"v": value, "w": 1}})
@@ -126,13 +127,13 @@ def test_fields_are_cast(to: Any, value: Any, found: Any) -> None:
     assert type(message.body["a"]["v"]) is type(found)
 
 
-@pytest.mark.parametrize(("to", "value", "found"), CASTS, ids=str)
+@table(("to", "value", "found"), CASTS, ids=str)
 def test_a_cast_of_what_is_cast_already_changes_nothing(to: Any, value: Any, found: Any) -> None:
     """Passing the filter twice gives the same message as passing it once."""
     assert shaped(Fields(cast={"body.v": to}), {"v": found}).body == {"v": found}
 
 
-@pytest.mark.parametrize(
+@table(
     ("to", "value"),
     [
         ("text", None), ("text", b"x"), ("text", []), ("text", {}), ("text", 10**5000),
@@ -155,7 +156,7 @@ def test_what_cannot_be_cast_is_refused(to: Any, value: Any) -> None:
     assert refusals(Fields(cast={"body.v": to}), {"v": value}) == (f"body.v is not of type {to}",)
 
 
-@pytest.mark.parametrize(
+@table(
     ("to", "value"),
     [
         ("float", "nan"), ("float", "inf"), ("float", "1e999"), ("decimal", "NaN"), ("decimal", "sNaN"),
@@ -515,7 +516,7 @@ async def asynchronous(message: Message) -> str:
     return "x"
 
 
-@pytest.mark.parametrize(
+@table(
     ("settings", "says"),
     [
         ({}, "nothing to do; give rename, cast, set or remove"),

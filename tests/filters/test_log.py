@@ -18,6 +18,7 @@ import pipebus
 from pipebus import Dropped, Handled, Message, PipelineError, Receipt, Ref, when
 from pipebus.filters import Log
 from pipebus.testing import FilterRun, Harness, after, run_filter
+from tables import table
 
 SECRET = "hunter2"
 
@@ -204,7 +205,7 @@ def test_nobody_writes_a_log_line_of_their_own(colour: Any, sign: str) -> None:
 # --- settings ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("settings", "text"),
     [
         pytest.param({"level": "loud"}, "Log.level='loud'", id="unknown level"),

@@ -16,6 +16,7 @@ from pipebus import Bus, ConfigError, Message, PipebusError, Pipeline, Rejected
 from pipebus.filters import Redact, Validate
 from pipebus.testing import Harness, check_filter, run_filter
 from pipebus.testing.laws.laws import LAWS
+from tables import table
 from values_helpers import named
 
 MASKED = "[redacted]"
@@ -115,7 +116,7 @@ def test_a_body_that_holds_itself_is_refused() -> None:
         body_of(Redact(["email"]), body)
 
 
-@pytest.mark.parametrize(
+@table(
     ("settings", "says"),
     [
         ({"names": "email"}, "it is a list of names"),

@@ -12,6 +12,7 @@ import pytest
 from pipebus import Bus, Delivery, Message, PipelineError, Rejected, transform
 from pipebus.filters import Dedupe, Redeliver, Retry
 from pipebus.testing import Harness, run_filter
+from tables import table
 
 
 class Boom(Exception):
@@ -202,7 +203,7 @@ def test_it_stands_around_handlers_only() -> None:
         bus.use(Redeliver())
 
 
-@pytest.mark.parametrize(
+@table(
     ("options", "text"),
     [
         ({"attempts": 0}, "Redeliver.attempts=0: it is a whole number of attempts, at least 1"),

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pipebus import Bus, Dropped, Message, PipebusError, Pipeline, PipelineError, Receipt, Ref, Rejected, transform, when
 from pipebus.filters import Reroute, Tap
 from pipebus.testing import Harness, run_filter
+from tables import table
 
 
 class Flight(BaseModel):
@@ -212,7 +213,7 @@ async def asynchronous(message: Message) -> str:
     return "x"
 
 
-@pytest.mark.parametrize(
+@table(
     "to",
     [
         pytest.param("f.{body.__class__}", id="a dunder"),

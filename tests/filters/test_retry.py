@@ -40,6 +40,7 @@ from pipebus.filters import Retry, Tap, Validate
 from pipebus.pipeline import state as chain_state
 from pipebus.pipeline.shapes import Context
 from pipebus.testing import Harness, captured_logs, run_filter, run_handler
+from tables import table
 
 
 class Boom(Exception):
@@ -836,7 +837,7 @@ def test_a_bus_describes_it_by_its_settings() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@table(
     ("settings", "text"),
     [
         ({"attempts": 0}, r"Retry\.attempts=0: .*at least 1"),

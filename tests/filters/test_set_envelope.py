@@ -12,6 +12,7 @@ from pipebus.filters import Dedupe, Expire, SetEnvelope
 from pipebus.testing import Harness, check_filter, run_filter
 from pipebus.testing.laws.laws import LAWS
 from pipebus.values.expressions import Expression
+from tables import table
 from values_helpers import named
 
 
@@ -49,7 +50,7 @@ def test_what_it_sets_counts_for_the_filters_after_it(harness: Harness) -> None:
     assert bus.send(late) == Dropped("expired", "Expire")
 
 
-@pytest.mark.parametrize(
+@table(
     ("settings", "says"),
     [
         ({"key": lambda message: None}, "key: there is no value"),
@@ -77,7 +78,7 @@ async def asynchronous(message: Message) -> str:
     return "x"
 
 
-@pytest.mark.parametrize(
+@table(
     ("settings", "says"),
     [
         ({}, "nothing to do"),

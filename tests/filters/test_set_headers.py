@@ -9,6 +9,7 @@ import pytest
 from pipebus import HeaderError, Message, PipebusError, PipelineError, Receipt, Rejected
 from pipebus.filters import SetHeaders
 from pipebus.testing import run_filter
+from tables import table
 
 
 def test_headers_are_added_and_put_in_place(colour: Any) -> None:
@@ -66,7 +67,7 @@ def test_what_a_function_returns_is_checked(colour: Any, found: Any, problem: st
     assert run.next_calls == 0
 
 
-@pytest.mark.parametrize(
+@table(
     ("headers", "text"),
     [
         pytest.param({}, "SetHeaders.headers", id="nothing to set"),

@@ -14,6 +14,7 @@ from pipebus import Bus, Delivery, Dropped, Handled, Message, Pipeline, Pipeline
 from pipebus.filters import Retry, Tap, Timeout
 from pipebus.testing import FakeClock, Harness, after, run_filter, run_handler
 from pipebus.transports.memory import MemoryTransport
+from tables import table
 
 LIMIT = 2.0
 
@@ -489,7 +490,7 @@ def test_the_limit_may_be_a_text() -> None:
     assert (Timeout("200ms").seconds, Timeout("1m").abandon) == (0.2, False)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("seconds", [0, -1, "0s", float("inf"), float("nan"), None, True, "soon"], ids=repr)
+@table("seconds", [0, -1, "0s", float("inf"), float("nan"), None, True, "soon"], ids=repr)
 def test_a_wrong_limit_is_refused_where_it_is_written(seconds: Any) -> None:
     """The error names the setting and repeats what was found."""
     with pytest.raises(PipelineError, match=r"Timeout\.seconds=") as error:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from pipebus import Bus, Message, PipebusError, Pipeline, PipelineError, Receipt, Ref, Rejected
 from pipebus.filters import Validate
 from pipebus.testing import Harness, run_filter
+from tables import table
 
 
 class Item(BaseModel):
@@ -136,7 +137,7 @@ def test_the_first_pattern_that_matches_counts(colour: Any, subject: str, type_:
         assert [type(message.body) for message in run.forwards] == [type_]
 
 
-@pytest.mark.parametrize(
+@table(
     ("type_", "sent", "found"),
     [
         pytest.param(int, "36", 36, id="int"),
@@ -203,7 +204,7 @@ def test_around_a_handler_a_refused_body_is_a_dead_letter_at_once(harness: Harne
     assert "id: Input should be a valid integer" in letter.error
 
 
-@pytest.mark.parametrize(
+@table(
     ("models", "text"),
     [
         pytest.param({}, "Validate.models", id="nothing to validate"),

@@ -26,6 +26,7 @@ from pipebus import (
     UnsupportedCapability,
     transform,
 )
+from tables import table
 
 LONG = 20.0
 Headers: Any = type(Message("a").headers)
@@ -52,7 +53,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 broken = pytest.mark.parametrize(("changes", "text"), BROKEN.values(), ids=BROKEN)
 
 
-@pytest.mark.parametrize(
+@table(
     "headers",
     [{"pipebus-error": "1"}, {"Nats-Msg-Id": "1"}, {"a b": "c"}, {"a": "b\r\nc"}, {"a": 1}, {1: "a"}, {"": "a"}],
     ids=str,

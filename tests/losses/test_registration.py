@@ -41,6 +41,7 @@ from pipebus import (
     when,
 )
 from pipebus.filters import Dedupe, Drop, Enrich, Fields, Log, Reroute, SetHeaders, Tap
+from tables import table
 
 LONG = 20.0
 
@@ -521,7 +522,7 @@ def test_on_without_parentheses_is_refused_with_the_remedy() -> None:
     assert bus.subscriptions == []
 
 
-@pytest.mark.parametrize("subject", [None, 5, b"work", "no good", "", [], object(), Object])
+@table("subject", [None, 5, b"work", "no good", "", [], object(), Object])
 def test_on_refuses_at_once_what_cannot_be_subscribed_to(subject: Any) -> None:
     """The error about a bad subject is raised where the subject is written, not when a function is decorated."""
     with pytest.raises((SubjectError, SubscriptionError)):

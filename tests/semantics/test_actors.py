@@ -54,6 +54,7 @@ from pipebus import (
 )
 from pipebus.events import Acknowledged, Taken
 from pipebus.testing import Harness
+from tables import table
 
 # --- mail by reference and by name -------------------------------------------------------------------------------------
 
@@ -277,7 +278,7 @@ def test_s26_a_route_that_is_in_use_learns_of_a_new_actor() -> None:
         assert_conserved(log, accepted=3)
 
 
-@pytest.mark.parametrize(
+@table(
     ("run", "cls", "thread"),
     [
         ("pool", Notes, r"pipebus-\d+"),

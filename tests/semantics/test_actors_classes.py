@@ -31,6 +31,7 @@ from pipebus import (
     Transform,
 )
 from pipebus.mailbox.offering import closed_for_good
+from tables import table
 
 # --- bad input ---------------------------------------------------------------------------------------------------------
 
@@ -292,7 +293,7 @@ WRITTEN = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@table(
     ("make", "name"),
     [
         (lambda: WithoutSuper(0), None),

@@ -22,6 +22,7 @@ from pipebus import (
     when,
 )
 from pipebus.events import Refused, Unrouted
+from tables import table
 
 
 class Boom(Exception):
@@ -495,7 +496,7 @@ def test_s04_what_stands_behind_a_terminal_filter_is_refused_at_build(chain_of, 
         Bus().use(*chain_of(), at=side)
 
 
-@pytest.mark.parametrize(
+@table(
     ("chain_of", "subject", "outcome"),
     [
         (lambda: (passing, Archive()), "a.b", Dropped("archived", by="Archive")),

@@ -22,6 +22,7 @@ from pipebus import (
 )
 from pipebus.events import Refused
 from pipebus.filters import Reroute
+from tables import table
 
 ORDERS, BILLS = "orders.created", "bills.paid"
 
@@ -306,7 +307,7 @@ def test_by_action_otherwise_by_kind(harness):
     assert [inbox.receive(timeout=1.0).subject for _ in range(2)] == ["github.issue.opened", "github.push"]
 
 
-@pytest.mark.parametrize(
+@table(
     ("make", "says"),
     [
         (lambda f: switch(), "has no when"),

@@ -14,6 +14,7 @@ from loop_helpers import Way, every_way_to_run
 from pipebus import Actor, Bus, Delivery, Handlers, Message, SubscriptionError
 from pipebus.events import Died
 from pipebus.testing import run_handler
+from tables import table
 
 
 class Cat(BaseModel):
@@ -86,7 +87,7 @@ CONDITIONS: dict[str, tuple[Callable[..., Any], Any, Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("handler", "good", "value", "bad"), CONDITIONS.values(), ids=CONDITIONS)
+@table(("handler", "good", "value", "bad"), CONDITIONS.values(), ids=CONDITIONS)
 def test_s19_the_conditions_of_an_annotation_are_kept(handler: Callable[..., Any], good: Any, value: Any, bad: Any) -> None:
     """A body that breaks a condition never reaches the handler: the message becomes a dead letter at once."""
     bus = Bus()
@@ -171,7 +172,7 @@ UNIONS: dict[str, tuple[Callable[..., Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("handler", "remedy"), UNIONS.values(), ids=UNIONS)
+@table(("handler", "remedy"), UNIONS.values(), ids=UNIONS)
 def test_s11_a_union_with_what_the_bus_gives_is_refused(handler: Callable[..., Any], remedy: str) -> None:
     """Otherwise the union would be validated as the type of the body, and every message would die."""
     with pytest.raises(SubscriptionError, match=remedy) as refused:

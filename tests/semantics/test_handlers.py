@@ -36,6 +36,7 @@ from pipebus import (
     UnsupportedCapability,
     transform,
 )
+from tables import table
 from values_helpers import named
 
 
@@ -403,14 +404,14 @@ BAD: dict[str, tuple[Callable[[Handlers], object], type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize(("call", "error", "text"), BAD.values(), ids=BAD)
+@table(("call", "error", "text"), BAD.values(), ids=BAD)
 def test_s11_what_can_be_told_at_once_is(call: Callable[[Handlers], object], error: type[Exception], text: str) -> None:
     """A bad pattern or a misspelt option raises where it is written, when its module is imported."""
     with pytest.raises(error, match=text):
         call(Handlers())
 
 
-@pytest.mark.parametrize(
+@table(
     ("subject", "handler", "error"),
     [
         (5, fine, SubjectError),
@@ -469,7 +470,7 @@ def test_s11_a_handler_that_comes_after_include_is_told() -> None:
     assert bus.subscriptions == []
 
 
-@pytest.mark.parametrize("found", [5, fine, Handlers, None, [Handlers()], Bus()], ids=named)
+@table("found", [5, fine, Handlers, None, [Handlers()], Bus()], ids=named)
 def test_s11_include_takes_handlers(found: Any) -> None:
     """`include` takes an instance: a function is for `subscribe`, and a class is not an instance."""
     with pytest.raises(SubscriptionError, match="include takes Handlers"):

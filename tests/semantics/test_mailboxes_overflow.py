@@ -43,6 +43,7 @@ from pipebus import (
 )
 from pipebus.events import Acknowledged, Overflowed, Returned, Taken
 from pipebus.testing import FakeClock, Harness
+from tables import table
 
 by_coroutine = pytest.mark.parametrize("way", [apublish, asend], ids=lambda way: way.__name__)
 
@@ -714,7 +715,7 @@ BAD_SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("settings", BAD_SETTINGS, ids=[f"{name}={value!r}" for s in BAD_SETTINGS for name, value in s.items()])
+@table("settings", BAD_SETTINGS, ids=[f"{name}={value!r}" for s in BAD_SETTINGS for name, value in s.items()])
 def test_s22_an_impossible_mailbox_is_refused_where_it_is_asked_for(settings: dict[str, Any]) -> None:
     """The error names the subscription, the setting and what was found."""
     (name, value), *_ = settings.items()

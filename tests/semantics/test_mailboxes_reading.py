@@ -40,6 +40,7 @@ from pipebus import (
     around,
     transform,
 )
+from tables import table
 
 # --- receive, for, delivery: from threads ------------------------------------------------------------------------------
 
@@ -259,7 +260,7 @@ BLOCKING: dict[str, tuple[Callable[[Bus, Subscription], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", list(BLOCKING))
+@table("name", list(BLOCKING))
 def test_s30_a_blocking_call_on_a_running_loop_raises_and_names_its_twin(name: str) -> None:
     """Such a call would block the loop; the error names its twin that does not, and that twin exists."""
     call, twin = BLOCKING[name]

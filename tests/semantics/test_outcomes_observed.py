@@ -59,6 +59,7 @@ from pipebus.events import (
     Unrouted,
 )
 from pipebus.testing import FakeClock
+from tables import table
 
 # --- every event is heard, and says what it should ---------------------------------------------------------------------
 
@@ -357,7 +358,7 @@ DROPS: list[tuple[Drop, str, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("drop", "reason", "by"), DROPS, ids=[drop.__name__ for drop, _, _ in DROPS])
+@table(("drop", "reason", "by"), DROPS, ids=[drop.__name__ for drop, _, _ in DROPS])
 def test_s21_each_drop_of_a_delivery_is_counted_by_place_and_reason_and_heard(drop: Drop, reason: str, by: str | None) -> None:
     """However a delivery is dropped, its subscription counts the reason, and observers get place, reason and message."""
     clock = FakeClock()

@@ -17,6 +17,7 @@ from pipebus import Bus, Message, Pipeline, PipelineError, Subject, branch, when
 from pipebus.filters import Dedupe, Enrich, Expire, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
 from pipebus.testing import Harness, LawBroken, check_filter
 from pipebus.testing.laws.laws import LAWS
+from tables import table
 
 WRONG = {**ZOO, **MIXING, **CARELESS}
 
@@ -96,7 +97,7 @@ def test_each_wrong_filter_breaks_that_law_alone(animal: Animal) -> None:
 
 
 @pytest.mark.parametrize("filter", RIGHT.values(), ids=RIGHT)
-@pytest.mark.few(9)
+@pytest.mark.few(5)
 def test_no_law_complains_of_a_filter_that_is_right(filter: Any) -> None:
     """Locks, pools, threads, memories, counters, restored context variables and waits break no law."""
     assert check_filter(filter, examples=4) == NAMES
@@ -179,7 +180,7 @@ def test_messages_of_a_list_are_left_as_they_are() -> None:
     assert message.body == {"id": 1}
 
 
-@pytest.mark.parametrize(
+@table(
     ("options", "says"),
     [
         ({"examples": 0}, "examples=0"),

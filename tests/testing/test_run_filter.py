@@ -45,6 +45,7 @@ from pipebus import (
 )
 from pipebus.filters import Dedupe, Expire, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
 from pipebus.testing import FilterRun, Harness, ScriptEnded, after, run_filter
+from tables import table
 
 pytest_plugins = ["pytester"]
 
@@ -474,7 +475,7 @@ ASYNC_SCRIPTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("next", ASYNC_SCRIPTS.values(), ids=ASYNC_SCRIPTS)
+@table("next", ASYNC_SCRIPTS.values(), ids=ASYNC_SCRIPTS)
 def test_next_may_be_async(next):
     """The filter then runs in an async chain, if it can."""
     assert run_filter(apassing, 1, next=next).outcome == Receipt(5)
@@ -663,7 +664,7 @@ def test_a_coroutine_that_next_hides_is_asked_to_show_itself():
 # --- wrong arguments ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("filter", "options", "told"),
     [
         (5, {}, r"filter int \(position 1 of run_filter at .*\) is not callable"),
@@ -812,7 +813,7 @@ WRONG_FILTERS: dict[str, tuple[Any, str, int]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("filter", "told", "calls"), WRONG_FILTERS.values(), ids=WRONG_FILTERS)
+@table(("filter", "told", "calls"), WRONG_FILTERS.values(), ids=WRONG_FILTERS)
 def test_a_filter_that_breaks_its_contract_is_told_as_on_a_bus(filter, told, calls):
     """The error names the filter, says what it did and what to write instead."""
     run = run_filter(filter, {"a": 1})
@@ -1779,7 +1780,7 @@ SYNC = {
 }
 
 
-@pytest.mark.parametrize(("filter", "outcome", "elapsed"), SYNC.values(), ids=SYNC)
+@table(("filter", "outcome", "elapsed"), SYNC.values(), ids=SYNC)
 def test_a_sync_filter_may_be_run_on_a_running_loop(filter, outcome, elapsed):
     """A filter can run in an `async def` test of a plugin, because it waits for no event of that loop."""
 

@@ -39,6 +39,7 @@ from pipebus import (
 )
 from pipebus.filters import Retry, SetHeaders, Timeout, Validate
 from pipebus.testing import HandlerRun, Harness, run_filter, run_handler
+from tables import table
 
 pytest_plugins = ["pytester"]
 
@@ -217,7 +218,7 @@ GIVEN: dict[str, tuple[Any, Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("handler", "given", "value"), GIVEN.values(), ids=GIVEN)
+@table(("handler", "given", "value"), GIVEN.values(), ids=GIVEN)
 def test_parameters_are_filled_as_on_a_bus(handler, given, value):
     """The annotations decide: a parameter gets the message, its body as a type, the delivery, or the bus."""
     run = run_handler(handler, given)
@@ -304,7 +305,7 @@ BAD: dict[str, tuple[Any, Any, str]] = {
 }
 
 
-@pytest.mark.parametrize(("handler", "given", "told"), BAD.values(), ids=BAD)
+@table(("handler", "given", "told"), BAD.values(), ids=BAD)
 def test_a_body_that_does_not_fit_is_refused_in_the_handlers_name(handler, given, told):
     """The handler is not called: the message is dead at once, and `Rejected` has every reason, as on a bus."""
     run = run_handler(handler, given)
@@ -318,7 +319,7 @@ def test_a_body_that_does_not_fit_is_refused_in_the_handlers_name(handler, given
         run.value
 
 
-@pytest.mark.parametrize(("handler", "given", "told"), BAD.values(), ids=BAD)
+@table(("handler", "given", "told"), BAD.values(), ids=BAD)
 def test_a_refusal_has_the_same_name_in_the_story(handler, given, told):
     """The story blames the same part as the error, and not a filter."""
     run = run_handler(handler, given)
@@ -1032,7 +1033,7 @@ WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize(("handler", "given", "kind", "told"), WRONG.values(), ids=WRONG)
+@table(("handler", "given", "kind", "told"), WRONG.values(), ids=WRONG)
 def test_what_is_no_handler_is_refused_in_the_words_of_on(handler, given, kind, told):
     """The message is that of `bus.on`, and nothing is left behind."""
     with pytest.raises(kind, match=told):
@@ -1300,7 +1301,7 @@ NAMED: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize(("handler", "name"), NAMED.values(), ids=NAMED)
+@table(("handler", "name"), NAMED.values(), ids=NAMED)
 def test_a_handler_has_one_name_in_its_story(handler, name):
     """The title and each line show the name that its subscription would have."""
     run = run_handler(handler, 1)

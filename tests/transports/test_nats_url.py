@@ -15,6 +15,7 @@ from pipebus.transports.nats import NatsTransport
 from pipebus.transports.nats.options import Options
 from pipebus.transports.nats.subjects import Subjects, consumer_name, disjoint
 from pipebus.transports.urls import redacted
+from tables import table
 
 SECRETS = ("hunter2", "s3cret")
 
@@ -48,7 +49,7 @@ class TestOptions:
             True,
         )
 
-    @pytest.mark.parametrize(
+    @table(
         "url",
         [
             "nats://localhost", "nats://127.0.0.1:4223", "nats://[::1]", "nats://broker?plaintext=yes", "tls://broker",
@@ -59,7 +60,7 @@ class TestOptions:
         """A URL for another machine must choose TLS, or say that plain text is wanted."""
         assert options(url).encrypted == ("tls" in url or "cafile" in url)
 
-    @pytest.mark.parametrize(
+    @table(
         ("url", "text"),
         [
             ("nats://", "no host"),
@@ -113,7 +114,7 @@ class TestOptions:
 class TestSecrets:
     """No log shows a password."""
 
-    @pytest.mark.parametrize(
+    @table(
         "url",
         [
             "nats://ann:hunter2@localhost", "nats://s3cret@localhost", "nats://ann:hunter2@one,two?stream=S", "nats://ann:hun@ter2@host",
@@ -181,7 +182,7 @@ class TestNames:
         assert all(name and len(name) <= 64 and not set(name) & set(" .*>/\\") and name.isascii() for name in found)
         assert consumer_name("billing") == "billing"
 
-    @pytest.mark.parametrize(
+    @table(
         ("patterns", "wanted"),
         [
             (["a", "b"], ["a", "b"]),

@@ -20,6 +20,7 @@ from pipebus.message.headers import check_headers
 from pipebus.testing.laws import strategies
 from pipebus.transports.nats import wire
 from scale_helpers import examples
+from tables import table
 
 KINDS = ("application/cloudevents+json", "application/json", "text/plain; charset=latin-1", "x/y+json", "", ";", "nonsense")
 NAMES = (
@@ -121,7 +122,7 @@ def test_what_we_write_is_read_as_it_was(message: Message, binary: bool) -> None
     assert JsonCodec().decode(found) == JsonCodec().decode(encoded)
 
 
-@pytest.mark.parametrize(
+@table(
     ("body", "kind", "data"),
     [
         ({"größe": 1}, "application/json", '{"größe":1}'.encode()),

@@ -11,6 +11,7 @@ import pytest
 
 from pipebus import Bus, Receipt, UnsupportedCapability
 from pipebus.transports.opening import open_transport
+from tables import table
 
 CARRIER = """
 from pipebus.transports.memory import MemoryTransport
@@ -49,7 +50,7 @@ def test_memory_has_a_url(url: str) -> None:
         assert bus.publish("a") == Receipt(0)
 
 
-@pytest.mark.parametrize(
+@table(
     ("url", "text"),
     [
         pytest.param("pigeon://loft", 'no transport for "pigeon"', id="unknown scheme"),

@@ -18,6 +18,7 @@ from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, ReceiveTim
 from pipebus.filters import Dedupe, Redeliver
 from pipebus.transports.sqlite import owners, retention, schema, writer
 from pipebus.transports.sqlite.options import Options
+from tables import table
 
 WAIT = 10.0
 
@@ -679,7 +680,7 @@ def test_publish_on_a_running_loop_names_its_twin(place: Place) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
+@table(
     ("url", "text"),
     [
         ("sqlite:", "names no file"),
