@@ -61,20 +61,66 @@ def fork_server() -> ForkServer:
     return _server
 
 
+def started(argv: Iterable[object], program: list[str], options: dict[str, Any]) -> Any:
+    """`subprocess.Popen`, but `pipebus` itself is forked, unless the test wants a start that is out of the ordinary."""
+    env = options.get("env", ENV)
+    argv = [str(arg) for arg in argv]
+    simple = options.keys() <= {"cwd", "env", "encoding", "stdin", "stdout", "stderr", "pass_fds"}
+    if program is not PIPEBUS or not simple or starts_otherwise(env):
+        return subprocess.Popen([*program, *argv], **options)
+    theirs, ours = {}, {}
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        given = options[name]
+        if given == subprocess.PIPE:
+            theirs[fd], ours[name] = os.pipe() if name == "stdin" else os.pipe()[::-1]
+        elif given == subprocess.DEVNULL:
+            theirs[fd] = os.open(os.devnull, os.O_RDWR)
+        else:
+            theirs[fd] = os.dup(given if isinstance(given, int) else given.fileno())
+    opened = list(theirs.values())
+    theirs |= {fd: fd for fd in options.get("pass_fds", ())}
+    process = fork_server().start(argv, os.path.abspath(options.get("cwd", ".")), env, theirs)
+    for fd in opened:
+        os.close(fd)
+    encoding = options.get("encoding")
+    for name, fd in ours.items():
+        mode = "w" if name == "stdin" else "r"
+        setattr(process, name, open(fd, mode, encoding=encoding) if encoding else open(fd, f"{mode}b", -1))  # noqa: SIM115
+    return process
+
+
 def run(*args: object, program: list[str] = PIPEBUS, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the program until it ends, with stdin closed if there is no `input`."""
-    argv = [str(arg) for arg in args]
-    env = options.get("env", ENV)
-    if program is PIPEBUS and options.keys() <= {"cwd", "env", "input", "encoding"} and not starts_otherwise(env):
-        encoding = options.get("encoding", "utf-8")
-        given = options.get("input")
-        data = given.encode(encoding) if isinstance(given, str) else given
-        code, *texts = fork_server().run(argv, str(options.get("cwd", os.getcwd())), env, data, PATIENCE)
-        return subprocess.CompletedProcess(argv, code, *(text.decode(encoding) if encoding else text for text in texts))
-    options = {"env": ENV, "stdin": subprocess.DEVNULL, "encoding": "utf-8"} | options
-    if "input" in options:
-        del options["stdin"]
-    return subprocess.run([*program, *argv], check=False, capture_output=True, timeout=PATIENCE, **options)
+    given = options.pop("input", None)
+    encoding = options.pop("encoding", "utf-8")
+    pipes = {
+        "stdin": subprocess.DEVNULL if given is None else subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
+    process = started(args, program, {"env": ENV, **pipes} | options)
+    data = given.encode(encoding) if isinstance(given, str) else given
+    found = {}
+
+    def read(name: str) -> None:
+        with getattr(process, name) as stream:
+            found[name] = stream.read()
+
+    def write() -> None:
+        with suppress(BrokenPipeError), process.stdin as stream:
+            stream.write(data)
+
+    threads = [threading.Thread(target=read, args=(name,)) for name in ("stdout", "stderr")]
+    threads += [threading.Thread(target=write)] if data is not None else []
+    watchdog = threading.Timer(PATIENCE, process.kill)
+    for thread in (*threads, watchdog):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    code = process.wait()
+    watchdog.cancel()
+    texts = [found[name].decode(encoding) if encoding else found[name] for name in ("stdout", "stderr")]
+    return subprocess.CompletedProcess([*map(str, args)], code, *texts)
 
 
 def starts_otherwise(env: dict[str, str]) -> bool:
@@ -121,20 +167,21 @@ def on_terminal(*args: object, columns: int = 100, program: list[str] = PIPEBUS,
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     options = {"env": ENV | {"TERM": "xterm-256color"}, "stdin": theirs, "stdout": theirs, "stderr": theirs} | options
-    with subprocess.Popen([*program, *map(str, args)], **options) as process:
-        os.close(theirs)
-        watchdog = threading.Timer(PATIENCE, process.kill)
-        watchdog.start()
-        seen = b""
-        try:
-            while chunk := os.read(ours, 65536):
-                seen += chunk
-        except OSError:  # how Linux says that the other end is closed
-            pass
-        finally:
-            watchdog.cancel()
-            os.close(ours)
-    return OnTerminal(process.returncode, seen.decode())
+    process = started(args, program, options)
+    os.close(theirs)
+    watchdog = threading.Timer(PATIENCE, process.kill)
+    watchdog.start()
+    seen = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            seen += chunk
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    finally:
+        code = process.wait()
+        watchdog.cancel()
+        os.close(ours)
+    return OnTerminal(code, seen.decode())
 
 
 class Live:
@@ -156,10 +203,7 @@ class Live:
             env["NOTES"] = str(write_end)
             pass_fds = (write_end,)
         streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen(
-            [*program, *map(str, args)],
-            **(streams | {"env": env, "pass_fds": pass_fds, "encoding": "utf-8"} | options),
-        )
+        self.process = started(args, program, streams | {"env": env, "pass_fds": pass_fds, "encoding": "utf-8"} | options)
         if write_end is not None:
             os.close(write_end)
         self._watchdog = threading.Timer(PATIENCE, self.process.kill)

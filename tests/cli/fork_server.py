@@ -2,20 +2,22 @@
 A process that has imported the command line, and forks a process for each command: a command takes 50 ms instead of 600.
 
 The forked process has arguments, a folder, an environment, pipes, signals, an exit code and an end of the interpreter of its
-own, which is all that the tests look at. `cli_helpers.run` uses it, and starts Python where the start is what is tested.
+own, which is all that the tests look at. `cli_helpers` uses it, except for programs whose start is what is tested.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
 import runpy
+import select
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
 from typing import Any
 
 PRELOADED = (
@@ -41,7 +43,7 @@ STREAMS = (("stdin", 0, "r", "strict"), ("stdout", 1, "w", "strict"), ("stderr",
 
 
 class ForkServer:
-    """The process, as those who ask it see it."""
+    """The process, as its clients see it: they start commands in it."""
 
     def __init__(self, env: dict[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -59,61 +61,86 @@ class ForkServer:
         self._socket.close()
         self._process.wait()
 
-    def run(
-        self, argv: list[str], cwd: str, env: dict[str, str], given: bytes | None, timeout: float
-    ) -> tuple[int, bytes, bytes]:
-        """Return the exit code, stdout and stderr of one command; without `given`, its stdin is at its end."""
+    def start(self, argv: list[str], cwd: str, env: dict[str, str], fds: dict[int, int]) -> Forked:
+        """Start a command. `fds`: the descriptors that it has, and which of ours they are."""
+        asked = json.dumps({"argv": argv, "cwd": cwd, "env": env, "fds": list(fds)}).encode()
+        status, theirs = os.pipe()
         with self._lock:
-            ends = [os.pipe() if given is not None else (os.open(os.devnull, os.O_RDONLY), -1), os.pipe(), os.pipe()]
-            theirs = [ends[0][0], ends[1][1], ends[2][1]]
-            asked = json.dumps({"argv": argv, "cwd": cwd, "env": env}).encode()
-            socket.send_fds(self._socket, [asked], theirs)
-            for fd in theirs:
-                os.close(fd)
-            child = int(self._socket.recv(100))
-            found = [b"", b""]
-            threads = [threading.Thread(target=self._read, args=(found, at, ends[at + 1][0])) for at in (0, 1)]
-            if given is not None:
-                threads.append(threading.Thread(target=self._write, args=(ends[0][1], given)))
-            watchdog = threading.Timer(timeout, os.kill, (child, 9))
-            for thread in (*threads, watchdog):
-                thread.start()
-            code = int(self._socket.recv(100))
-            watchdog.cancel()
-            for thread in threads:
-                thread.join()
-        return code, found[0], found[1]
+            socket.send_fds(self._socket, [asked], [theirs, *fds.values()])
+            os.close(theirs)
+            return Forked(int(self._socket.recv(100)), status)
 
-    @staticmethod
-    def _read(found: list[bytes], at: int, fd: int) -> None:
-        with os.fdopen(fd, "rb") as stream:
-            found[at] = stream.read()
 
-    @staticmethod
-    def _write(fd: int, data: bytes) -> None:
-        with suppress(BrokenPipeError), os.fdopen(fd, "wb", buffering=0) as stream:
-            while data:
-                data = data[stream.write(data) :]
+class Forked:
+    """A command that was started: the part of `subprocess.Popen` that the tests use."""
+
+    stdin: Any = None
+    stdout: Any = None
+    stderr: Any = None
+    returncode: int | None = None
+
+    def __init__(self, pid: int, status: int) -> None:
+        self.pid, self._status = pid, status
+        self._lock = threading.Lock()
+
+    def poll(self) -> int | None:
+        with self._lock:
+            if self.returncode is None and select.select([self._status], [], [], 0)[0]:
+                self.returncode = int(os.read(self._status, 100))
+                os.close(self._status)
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            select.select([self._status], [], [], timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired("pipebus", timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 def serve(asking: socket.socket) -> dict[str, Any] | None:
     """Fork for each command: return what was asked, in the process that runs it, and None in the server, at its end."""
+    running: dict[int, tuple[int, int]] = {}  # a descriptor that is ready once the process has ended: its id, where to say so
     while True:
-        data, fds, _, _ = socket.recv_fds(asking, 1 << 20, 3)
-        if not data:
-            return None
-        child = os.fork()
-        if not child:
-            asking.close()
-            for target, fd in enumerate(fds):
-                os.dup2(fd, target)
-                os.close(fd)
+        for ready in select.select([asking, *running], [], [])[0]:
+            if ready is not asking:
+                child, status = running.pop(ready)
+                os.write(status, str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+                os.close(status)
+                os.close(ready)
+                continue
+            data, received, _, _ = socket.recv_fds(asking, 1 << 20, 100)
+            if not data:
+                return None
             asked: dict[str, Any] = json.loads(data)
-            return asked
-        for fd in fds:
-            os.close(fd)
-        asking.send(str(child).encode())
-        asking.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+            status, *fds = received
+            child = os.fork()
+            if not child:
+                asking.close()
+                take(fds, asked["fds"], [status, *running, *(other for _, other in running.values())])
+                return asked
+            for fd in fds:
+                os.close(fd)
+            running[os.pidfd_open(child)] = child, status
+            asking.send(str(child).encode())
+
+
+def take(fds: list[int], numbers: list[int], others: list[int]) -> None:
+    """Give the descriptors the numbers that the command knows them by, and close those of the server."""
+    apart = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 500) for fd in fds]
+    for fd in (*fds, *others):
+        os.close(fd)
+    for fd, number in zip(apart, numbers, strict=True):
+        os.dup2(fd, number)
+        os.close(fd)
 
 
 if __name__ == "__main__":
