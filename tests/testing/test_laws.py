@@ -73,7 +73,7 @@ def cleaned_up() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("animal", WRONG.values(), ids=WRONG)
-@pytest.mark.few(24)
+@pytest.mark.few(16)
 def test_s41_each_wrong_filter_is_caught_by_the_law_meant_for_it(animal: Animal) -> None:
     """Guarantee 41: the message names the law, says what was found, and what to do."""
     with pytest.raises(LawBroken) as caught:
@@ -97,7 +97,7 @@ def test_each_wrong_filter_breaks_that_law_alone(animal: Animal) -> None:
 
 
 @pytest.mark.parametrize("filter", RIGHT.values(), ids=RIGHT)
-@pytest.mark.few(5)
+@pytest.mark.few(3)
 def test_no_law_complains_of_a_filter_that_is_right(filter: Any) -> None:
     """Locks, pools, threads, memories, counters, restored context variables and waits break no law."""
     assert check_filter(filter, examples=4) == NAMES
