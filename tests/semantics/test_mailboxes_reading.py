@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -248,6 +249,58 @@ def test_s30_a_reader_that_is_cancelled_loses_no_message() -> None:
 
         assert asyncio.run(read()) == ["x"]
         assert_conserved(subscription, accepted=1)
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["memory", "sqlite"])
+def test_s13_a_reader_cancelled_with_a_delivery_returns_it_without_a_counted_attempt(kept: bool, tmp_path: Path) -> None:
+    """The message comes again as if it had not been taken, however often its readers are cancelled."""
+    bus = Bus(f"sqlite:///{tmp_path}/bus.db") if kept else Bus()
+    jobs = bus.subscribe("jobs", name="jobs", attempts=1)
+
+    async def read() -> list[int]:
+        attempts = []
+        await bus.astart()
+        await bus.apublish("jobs", "render")
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(None) as limit, jobs.adelivery(WAIT) as delivery:
+                    attempts.append(delivery.attempt)
+                    limit.reschedule(0)
+                    await asyncio.Event().wait()
+        async with jobs.adelivery(WAIT) as delivery:
+            attempts.append(delivery.attempt)
+        await bus.astop(WAIT)
+        return attempts
+
+    assert asyncio.run(read()) == [1, 1, 1]
+    assert len(bus.dead_letters) == 0
+    assert_conserved(jobs, accepted=1)
+
+
+def test_s13_a_reader_that_raises_a_cancellation_of_its_own_has_failed() -> None:
+    """Nobody has cancelled it, so the attempt counts."""
+    with running() as bus:
+        jobs = bus.subscribe("jobs", attempts=1)
+        bus.publish("jobs", "render")
+
+        async def read() -> None:
+            async with jobs.adelivery(WAIT):
+                raise asyncio.CancelledError
+
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(read())
+        assert jobs.stats()["dead"] == 1
+
+
+def test_s13_ctrl_c_in_a_readers_block_returns_the_message_without_a_counted_attempt() -> None:
+    """An interrupt is no failure of the message in hand."""
+    with running() as bus:
+        jobs = bus.subscribe("jobs", attempts=1)
+        bus.publish("jobs", "render")
+        with pytest.raises(KeyboardInterrupt), jobs.delivery(WAIT):
+            raise KeyboardInterrupt
+        with jobs.delivery(WAIT) as delivery:
+            assert delivery.attempt == 1
 
 
 BLOCKING: dict[str, tuple[Callable[[Bus, Subscription], object], str]] = {

@@ -9,6 +9,7 @@ from typing import Any, Final, Generic
 
 from pipebus.delivery import verdicts
 from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, Rejected
+from pipebus.foreign.objects import comes_from, is_a
 from pipebus.mailbox import endings
 from pipebus.mailbox.parcel import Parcel
 from pipebus.message.message import Message
@@ -131,9 +132,10 @@ class Delivery(Generic[T]):
 
     def settle_unless_settled(self, error: BaseException | None) -> None:
         """What the end of a `with sub.delivery()` block does, which an error may have left."""
-        if error is not None and self._subscription.plan.hub.ended_by_stop(error):
+        by_stop = error is not None and self._subscription.plan.hub.ended_by_stop(error)
+        if by_stop or (error is not None and _is_cancelled(error)):
             if self.claim():
-                verdicts.go_back(self._subscription, self._parcel)
+                (verdicts.go_back if by_stop else verdicts.untake)(self._subscription, self._parcel)
         elif self._open:
             with suppress(AlreadySettled):
                 self.ack() if error is None else self.retry()
@@ -162,3 +164,10 @@ class Delivery(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Delivery {self.message.id} to {self._subscription.name}, attempt {self.attempt}>"
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether the reader was interrupted: somebody cancelled its task, or pressed Ctrl-C."""
+    task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
+    cancelled = task is not None and task.cancelling() and comes_from(error, asyncio.CancelledError)
+    return bool(cancelled) or is_a(error, KeyboardInterrupt)
