@@ -259,14 +259,18 @@ def test_s13_a_reader_cancelled_with_a_delivery_returns_it_without_a_counted_att
 
     async def read() -> list[int]:
         attempts = []
+
+        async def work_too_long() -> None:
+            async with asyncio.timeout(None) as limit, jobs.adelivery(WAIT) as delivery:
+                attempts.append(delivery.attempt)
+                limit.reschedule(0)
+                await asyncio.Event().wait()
+
         await bus.astart()
         await bus.apublish("jobs", "render")
         for _ in range(2):
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(None) as limit, jobs.adelivery(WAIT) as delivery:
-                    attempts.append(delivery.attempt)
-                    limit.reschedule(0)
-                    await asyncio.Event().wait()
+                await work_too_long()
         async with jobs.adelivery(WAIT) as delivery:
             attempts.append(delivery.attempt)
         await bus.astop(WAIT)

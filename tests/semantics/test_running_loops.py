@@ -38,6 +38,7 @@ from loop_helpers import AsyncHold, LoopInThread, amain, arunning, every_loop, o
 from pipebus import (
     Bus,
     BusClosed,
+    BusNotStarted,
     Delivery,
     DrainTimeout,
     LifecycleError,
@@ -1721,6 +1722,47 @@ def test_s25_a_start_that_fails_leaves_no_loop_behind() -> None:
 
 
 # --- twins -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", ["bus", "sub"])
+def test_s30_a_plain_block_in_a_coroutine_is_refused_at_its_beginning(block: str) -> None:
+    """Its end would stop the loop. An error there would hide the program's own, and leave the bus running."""
+    bus = Bus()
+    subscription = bus.subscribe("s")
+
+    async def main() -> None:
+        with bus if block == "bus" else subscription:
+            raise AssertionError("the block was let in")
+
+    with pytest.raises(LifecycleError, match=f"`async with {block}`"):
+        asyncio.run(main())
+    assert bus.state == "new"
+    assert bus.subscriptions == [subscription]
+
+
+def test_s30_run_in_a_coroutine_is_refused_at_once() -> None:
+    """It would stop the loop for as long as the bus runs."""
+    bus = Bus()
+
+    async def main() -> None:
+        bus.run()
+
+    with pytest.raises(LifecycleError, match=r"`await bus\.arun\(\)`"):
+        amain(main)
+    assert bus.state == "new"
+
+
+@pytest.mark.parametrize("call", ["publish", "apublish", "arequest"])
+def test_s27_on_a_loop_a_bus_that_is_not_started_names_the_async_block(call: str) -> None:
+    """There `with bus` is of no use, so the error does not name it."""
+
+    async def main() -> None:
+        found = getattr(Bus(), call)("s", 1)
+        if call != "publish":
+            await found
+
+    with pytest.raises(BusNotStarted, match=r"`async with bus:` or `await bus\.astart\(\)`"):
+        asyncio.run(main())
 
 
 @pytest.mark.parametrize("where", ["async-handler", "plain-on-loop", "coroutine"])

@@ -582,8 +582,10 @@ class Bus:
         `nohup`, stays ignored. Only the main thread can set signal handlers; on other threads, only `request_stop` ends it.
 
         Raises:
-            SystemExit: as `stop`.
+            SystemExit: as `stop`. LifecycleError: called on a running event loop.
         """
+        if asyncio._get_running_loop() is not None:
+            raise LifecycleError("run would stop the running event loop; use `await bus.arun()`")
         report = signals.run(self._lifecycle, limit(timeout))
         self._lifecycle.leave()
         return report
@@ -606,6 +608,8 @@ class Bus:
             return await self.astop(timeout)
 
     def __enter__(self) -> Bus:
+        if asyncio._get_running_loop() is not None:
+            raise LifecycleError("leaving `with bus` would stop the running event loop; use `async with bus`")
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:

@@ -126,7 +126,9 @@ class Lifecycle:
         if self.state == "started":
             return
         if self.state == "new":
-            raise BusNotStarted("the bus is not started; use `with bus:` or bus.start() before you publish") from None
+            on_loop = asyncio._get_running_loop() is not None
+            how = "`async with bus:` or `await bus.astart()`" if on_loop else "`with bus:` or bus.start()"
+            raise BusNotStarted(f"the bus is not started; use {how} before you publish") from None
         if self.state == "draining" and self.in_handler():
             return  # handlers may finish their work
         how = "stopping" if self.state == "draining" else "stopped"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Final, Generic, Self
@@ -9,7 +10,7 @@ from typing import Any, Final, Generic, Self
 from pipebus.delivery.delivery import Delivery
 from pipebus.delivery.plan import Plan
 from pipebus.delivery.settling import Recipient
-from pipebus.errors import PipelineError
+from pipebus.errors import LifecycleError, PipelineError
 from pipebus.mailbox import control, endings
 from pipebus.mailbox.inbox import Inbox
 from pipebus.mailbox.rare import has_gil
@@ -159,6 +160,8 @@ class Subscription(Recipient, Generic[T]):
         return self._reading().__aiter__()
 
     def __enter__(self) -> Self:
+        if asyncio._get_running_loop() is not None:
+            raise LifecycleError("leaving `with sub` would stop the running event loop; use `async with sub`")
         return self
 
     def __exit__(self, *_: object) -> None:
