@@ -1540,6 +1540,60 @@ def test_s25_what_comes_after_the_loop_has_ended_is_kept_and_warned_of(caplog: p
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @one_or_three
+@pytest.mark.parametrize("again", ["astart", "start"])
+@pytest.mark.parametrize("cleanly", [True, False], ids=["asyncio.run", "closed-under-handlers"])
+def test_s32_a_started_bus_goes_on_with_the_next_start_if_its_loop_is_closed(cleanly: bool, again: str, workers: int) -> None:
+    """What a handler had in hand, what waited and what came in between is handled, without a counted attempt."""
+    attempts: Counter[int] = Counter()
+    handled: list[tuple[int, asyncio.AbstractEventLoop]] = []
+    held = threading.Event()
+    over = [False]
+
+    async def handle(message: Message, delivery: Delivery) -> None:
+        attempts[message.body] = delivery.attempt
+        held.set()
+        if not over[0]:
+            await asyncio.Event().wait()
+        handled.append((message.body, asyncio.get_running_loop()))
+
+    bus = Bus()
+    subscription = bus.subscribe("s", handle, workers=workers)
+
+    async def first() -> None:
+        await bus.astart()
+        for body in range(5):
+            bus.publish("s", body)
+        await until(held)
+
+    def whole_life_of_a_loop() -> None:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(first())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.set_exception_handler(lambda *_: None)  # asyncio says that a task was destroyed: that is what this is about
+        loop.close()
+
+    async def second() -> asyncio.AbstractEventLoop:
+        await bus.astart()
+        await bus.adrain(WAIT)
+        return asyncio.get_running_loop()
+
+    InThread(lambda: asyncio.run(first()) if cleanly else whole_life_of_a_loop()).result()
+    over[0] = True
+    bus.publish("s", 5)
+    if again == "astart":
+        loop = amain(second)
+        assert {used for _, used in handled} == {loop}
+    else:
+        bus.start()
+        bus.drain(WAIT)
+    assert sorted(body for body, _ in handled) == list(range(6))
+    assert set(attempts.values()) == {1}
+    assert_conserved(subscription, accepted=6)
+    assert bus.stop(WAIT).drained
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@one_or_three
 @pytest.mark.parametrize("begun", [True, False], ids=["in-a-handler", "before-the-first-step"])
 def test_s25_a_loop_that_is_closed_under_a_handler_gives_its_message_to_the_next_start(begun: bool, workers: int) -> None:
     """If the loop is closed while a handler waits, the bus can still be stopped and started again."""

@@ -497,7 +497,10 @@ class Bus:
         return self
 
     async def astart(self) -> Bus:
-        """`start` for coroutines: handlers with run="loop" run on this loop until the bus stops."""
+        """
+        `start` for coroutines: handlers with run="loop" run on this loop until the bus stops. If the bus is started, they stay
+        where they run, unless that loop is closed.
+        """
         starting = asyncio.ensure_future(in_thread(self._lifecycle.start, asyncio.get_running_loop()))
         try:
             await asyncio.shield(starting)

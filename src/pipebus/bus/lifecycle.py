@@ -147,7 +147,7 @@ class Lifecycle:
             loop: The loop for handlers with run="loop"; None: the bus's own.
 
         Returns:
-            False if it was started already.
+            False if it was started already. Its handlers move to `loop` then, if theirs is closed.
         """
         bus = self.bus
         self.check_process()
@@ -155,9 +155,10 @@ class Lifecycle:
             raise LifecycleError("the bus is starting or stopping; wait for that before you start it (again)")
         _check_interrupted(self)
         with self._stopping, self._starting:  # wait for a stop that still has to end its threads
+            if self.state == "started":
+                bus.loops.move(loop)
+                return False
             with self.lock:
-                if self.state == "started":
-                    return False
                 opening.check_chains(bus)
                 self.bus.loop_thread.open()
                 if self.bell is None:  # otherwise `run` has done it, and a signal may have come since

@@ -279,8 +279,32 @@ class LoopRunner:
         if self._early:
             self.call()
 
-    def adopt(self) -> None:
-        """Give back the mailboxes and messages that workers had when their loop was closed."""
+    def move(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Go on, on another loop, if the caller's is closed."""
+        with self._lock:
+            crew = self._crew
+            if self._callers is None or not self._callers.is_closed():
+                return
+            self._callers = loop
+        self.adopt(go_on=True)
+        if crew is None:
+            return
+        with self._lock:
+            crew.ending = crew.over = True
+            self._crew = None
+        while crew.ready:
+            with suppress(IndexError):  # `enlist` may take out what it has just put in
+                self._early.append(crew.ready.popleft())
+        if self._early:
+            self.call()
+
+    def adopt(self, go_on: bool = False) -> None:
+        """
+        Give back the mailboxes and messages that workers had when their loop was closed.
+
+        Args:
+            go_on: Another loop takes them over now. Otherwise they wait for the next start of the bus.
+        """
         crew = self._crew
         if crew is not None and crew.loop.is_closed():  # do it now; the garbage collector would do it at any time
             for worker in list(crew.workers):
@@ -294,7 +318,7 @@ class LoopRunner:
             if is_question(item):
                 mailbox.answered()
             elif item is not None:
-                worker.told = True
+                worker.told, worker.outside, worker.own = not go_on, 1, 0
                 mailbox.failed(item, asyncio.CancelledError(), worker=worker)
             if mailbox is not None and still_at(mailbox, worker) and mailbox.leave():
                 self.submit(mailbox)
