@@ -9,7 +9,8 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,6 +114,16 @@ def double(message: Message) -> Any:
 async def adouble(message: Message) -> Any:
     await asyncio.sleep(0)
     return message.body * 2
+
+
+@contextmanager
+def noting(errors: list[BaseException]) -> Iterator[None]:
+    """Note the error that leaves the block."""
+    try:
+        yield
+    except BaseException as error:
+        errors.append(error)
+        raise
 
 
 # --- an answer ---------------------------------------------------------------------------------------------------------
@@ -1348,6 +1359,66 @@ def test_s25_a_request_that_was_asked_before_the_stop_is_answered_while_the_bus_
 
     assert asker.result().body == 42
     assert stop.result().drained
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_s36_a_stop_ends_the_wait_for_an_answer_that_no_handler_here_will_give(colour: str, tmp_path: Path) -> None:
+    """The question stays in the store, so the stop does not wait for it; the next start repeats the handler that asks."""
+    errors: list[BaseException] = []
+    attempts: list[int] = []
+
+    def ask(message: Message, delivery: Delivery) -> Any:
+        attempts.append(delivery.attempt)
+        with noting(errors):
+            return bus.request("double", message.body, timeout=LONG).body
+
+    async def ask_in_coroutine(message: Message, delivery: Delivery) -> Any:
+        attempts.append(delivery.attempt)
+        with noting(errors):
+            return (await bus.arequest("double", message.body, timeout=LONG)).body
+
+    bus = Bus(f"sqlite:///{tmp_path}/bus.db")
+    answers = bus.subscribe("double", double, name="double")
+    answers.pause()
+    bus.subscribe("s", ask if colour == "sync" else ask_in_coroutine, name="s")
+    bus.start()
+    bus.publish("s", 21)
+    wait_until(lambda: len(engine_of(bus).replies.open) == 1, "the handler asks")
+    report = InThread(bus.stop, LONG).result()
+    assert report.left == {"s": 1}
+    assert [type(error) for error in errors] == [BusClosed]
+    assert "answer the request on double" in str(errors[0])
+
+    answers.resume()
+    bus.start()
+    bus.drain(WAIT)
+    assert bus.stop(WAIT).drained
+    assert attempts == [1, 1]
+    assert len(bus.dead_letters) == 0
+
+
+@pytest.mark.parametrize("place", ["here", "in-another-bus"])
+def test_s36_a_stop_waits_for_an_answer_that_a_handler_may_still_give(place: str, tmp_path: Path) -> None:
+    """The handler that asks ends, if the one that is asked is at work, or listens in another process."""
+    found: list[Any] = []
+    hold = Hold()
+
+    def answer(message: Message) -> int:
+        hold(message)
+        return double(message)
+
+    bus, other = (Bus(f"sqlite:///{tmp_path}/bus.db") for _ in range(2))
+    (bus if place == "here" else other).subscribe("double", answer, name="double")
+    bus.subscribe("s", lambda message: found.append(bus.request("double", message.body, timeout=LONG).body), name="s")
+    with running(other):
+        bus.start()
+        bus.publish("s", 21)
+        hold.wait_started()
+        stop = InThread(bus.stop, WAIT)
+        wait_until(lambda: bus.state == "draining", "the bus stops")
+        hold.open()
+        assert stop.result().left == {}
+        assert found == [42]
 
 
 @every_wire

@@ -14,10 +14,10 @@ import msgspec
 
 from pipebus.delivery import verdicts
 from pipebus.delivery.subscription import Subscription
-from pipebus.errors import DrainTimeout, PipebusError
+from pipebus.errors import BusClosed, DrainTimeout, PipebusError
 from pipebus.mailbox import control
 from pipebus.mailbox.asked import AskedMailbox
-from pipebus.running.pool import Pool
+from pipebus.running.pool import GRACE, Pool
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 
@@ -54,7 +54,13 @@ def stop(lifecycle: Any, deadline: float, drain: bool | None) -> StopReport:
     if keeps and not drained:
         # Pending messages are in the store. Handlers that run may still publish and get answers; no other handler starts.
         close_all(lifecycle, but_replies=True)
-        bus.claims.quiet(bus.clock, left_until(deadline), give_up=lambda: lifecycle.hurried)
+        hopeless: dict[Any, float] = {}
+
+        def hurried() -> bool:
+            _break_off_requests(bus, hopeless)
+            return bool(lifecycle.hurried)
+
+        bus.claims.quiet(bus.clock, left_until(deadline), give_up=hurried)
     for pool in pools(bus, bus.router.subscriptions()):
         pool.cut_short()
     subscriptions = close_all(lifecycle)
@@ -107,6 +113,22 @@ def stop(lifecycle: Any, deadline: float, drain: bool | None) -> StopReport:
     bus.ledger.repeats()
     lifecycle.exit.judge(bool(report.abandoned), unhandled)
     return report
+
+
+def _break_off_requests(bus: Any, hopeless: dict[Any, float]) -> None:
+    """
+    Once no handler starts any more, fail the requests whose handlers here are all done, or wait for replies themselves.
+
+    Args:
+        hopeless: When each such request was found so. It is failed a moment later, because its reply may be on its way.
+    """
+    requests, now = list(bus.replies.open.values()), bus.clock.monotonic()
+    for answer in requests:
+        listeners = [s for s in bus.listeners(answer.subject) if s.handled]  # if there are none, another process answers
+        if not listeners or any(s.in_flight > sum(other.asker is s for other in requests) for s in listeners):
+            hopeless.pop(answer, None)
+        elif now - hopeless.setdefault(answer, now) >= GRACE:
+            answer.give(BusClosed(f"the bus stops, and no handler here is left to answer the request on {answer.subject}"))
 
 
 def _waits(lifecycle: Any, subscriptions: list[Subscription]) -> bool:

@@ -18,10 +18,11 @@ W = TypeVar("W")
 class Answer(Address, Latch):
     """The place where one request waits for its answer: a reply, or an error to raise."""
 
-    __slots__ = ("_drops", "_expected", "asker")
+    __slots__ = ("_drops", "_expected", "asker", "subject")
 
-    def __init__(self, asker: Any) -> None:
+    def __init__(self, subject: Any, asker: Any) -> None:
         super().__init__()
+        self.subject = subject  # of the request
         self.asker = asker  # the mailbox whose handler waits here
         self._drops: list[tuple[str, str]] = []
         self._expected: int | None = None

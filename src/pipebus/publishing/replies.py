@@ -116,7 +116,7 @@ class Replies:
                 raise NoResponder(f"a request on {shown(subject)} would wait for the handler that makes it; publish instead")
             if bus.transport.local and not any(step.traits.reroutes for step in routes.filters_for(route.nodes, subject)):
                 asked = route.everyone  # otherwise others may answer: in another process, or on another subject
-        answer = Answer(own)
+        answer = Answer(subject, own)
         waiter = kind(answer)  # before the request is registered: from then on a stop may give it an error
         address: Any = answer
         if not bus.transport.capabilities.objects:
