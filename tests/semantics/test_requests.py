@@ -67,6 +67,7 @@ from pipebus import (
 )
 from pipebus.bus.bus import engine_of
 from pipebus.events import Discarded, Unrouted
+from pipebus.filters import Validate
 from pipebus.testing import FakeClock, Harness
 
 Ask = Callable[..., Message]
@@ -1161,6 +1162,35 @@ def test_s29_replies_pass_the_unscoped_publish_filters_only(road: str, ask: Ask)
         *(f"{name}: s" for name in ("bare", "all", "predicate", "nested", "last")),
         *(f"{name}: reply 42" for name in ("bare", "predicate", "last")),
     ]
+
+
+@pytest.mark.parametrize("url", ["memory:", "memory:?wire=json", "sqlite:///{}/bus.db"], ids=["memory", "wire", "sqlite"])
+def test_s29_models_under_a_pattern_do_not_judge_replies(url: str, tmp_path: Path) -> None:
+    """Not even those under `>`, although a reply has a subject where messages are encoded."""
+    bus = Bus(url.format(tmp_path))
+    bus.use(Validate({">": Price}))
+    bus.subscribe("s", lambda message: "a text", name="s")
+    with running(bus):
+        assert bus.request("s", {"cents": 1}).body == "a text"
+        with pytest.raises(Rejected):
+            bus.request("s", "no price")
+
+
+@pytest.mark.parametrize("url", ["memory:", "sqlite:///{}/bus.db"], ids=["memory", "sqlite"])
+def test_s29_replies_pass_no_delivery_filter_of_the_bus(url: str, tmp_path: Path) -> None:
+    """Those are for handlers, whatever they do and of whichever colour they are."""
+    seen: list[str] = []
+    bus = Bus(url.format(tmp_path))
+
+    async def see(message: Message, call_next: Any) -> Any:
+        seen.append(message.subject)
+        return await call_next(message)
+
+    bus.use(see, at="delivery")
+    bus.subscribe("s", adouble, name="s")
+    with running(bus):
+        assert bus.request("s", 21).body == 42
+    assert seen == ["s"]
 
 
 @both

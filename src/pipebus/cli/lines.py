@@ -13,7 +13,7 @@ from pipebus.cli.messages import message_json
 from pipebus.cli.show import as_json
 from pipebus.errors import CodecError, SubjectError
 from pipebus.message.message import Message
-from pipebus.publishing.replies import PREFIX
+from pipebus.message.subject import REPLY
 
 if TYPE_CHECKING:
     from pipebus.transports.sqlite.tail import Follower
@@ -89,7 +89,7 @@ def stored_json(
 ) -> Iterator[dict[str, Any]]:
     """Yield the messages of a file as JSON. Answers to requests are left out unless the pattern names them."""
     for kept in follower.read(pattern, pause):
-        if kept.subject.startswith(PREFIX) and not pattern.startswith(PREFIX):
+        if kept.subject.startswith(REPLY) and not pattern.startswith(REPLY):
             continue
         try:
             yield message_json(store.codec.decode(kept.data))

@@ -47,6 +47,8 @@ def compile_for(sub: Any, bus_nodes: tuple[Node, ...]) -> None:
     plan, bound = sub.plan, sub.plan.bound
     if bound is None:
         bus_nodes = transforms_only(bus_nodes)
+    elif sub.answers:
+        bus_nodes = ()  # replies pass publish filters only
     if not bus_nodes and not plan.nodes and (bound is None or plan.hub.services.watch is None):
         sub.run = None
         return

@@ -298,7 +298,7 @@ def check_delivery(subscription: Subscription, bus_nodes: tuple[Node, ...]) -> N
     """
     plan = subscription.plan
     chain = (*bus_nodes, *plan.nodes)
-    if not chain:
+    if not chain or subscription.answers:
         return
     title, subjects = subscription.name, subscription.subjects
     chain_rules.check(bus_nodes, "delivery", own=plan.nodes)

@@ -10,6 +10,7 @@ from pipebus.errors import PipelineError
 from pipebus.foreign.objects import plain_text
 from pipebus.message.message import Message
 from pipebus.message.patterns import Pattern
+from pipebus.message.subject import REPLY
 from pipebus.pipeline.shapes import Transform
 from pipebus.values import validation
 from pipebus.values.quantities import Type
@@ -24,7 +25,8 @@ class Validate(Transform):
     Check bodies against pydantic models (or any type that pydantic understands), by subject pattern.
 
     Args:
-        models: Pattern -> type; the first pattern that matches applies. Messages on other subjects pass unchecked.
+        models: Pattern -> type; the first pattern that matches applies. Messages on other subjects and replies pass
+            unchecked.
         replace: True: the validated value replaces the body. False: the body stays unchanged.
         name: The name of the filter; by default that of the class.
 
@@ -77,6 +79,8 @@ class Validate(Transform):
         return message.with_body(value) if self.replace else message
 
     def _find(self, subject: Any) -> Check | None:
+        if isinstance(subject, str) and subject.startswith(REPLY):
+            return None  # an address for one answer, which no pattern means
         for pattern, check in self._checks:
             if pattern.matches(subject):
                 if len(self._known) < CACHE:

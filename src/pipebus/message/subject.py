@@ -9,7 +9,7 @@ case matters, and nothing is normalised.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, get_args
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, get_args
 
 from pipebus.errors import SubjectError
 from pipebus.foreign.objects import plain_text, shown
@@ -23,6 +23,9 @@ else:
     from typing import TypeVar
 
     T, A = TypeVar("T"), TypeVar("A")
+
+REPLY: Final = "_reply."
+"""What the subjects for the replies to requests begin with, where messages are encoded."""
 
 KNOWN = 16_384  # how many checked texts are remembered, so that they are not checked again
 _known: set[str] = set()  # patterns, which include all subjects

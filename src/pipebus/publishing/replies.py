@@ -31,7 +31,7 @@ from pipebus.message.conversation import next_headers
 from pipebus.message.headers import ERROR_HEADER, Headers, frozen_headers
 from pipebus.message.message import Message, make_message, stored_correlation, stored_id
 from pipebus.message.outcomes import Dropped, Receipt
-from pipebus.message.subject import Address
+from pipebus.message.subject import REPLY, Address
 from pipebus.outcomes.ledger import Ledger
 from pipebus.pipeline import routes
 from pipebus.pipeline.services import Services
@@ -42,7 +42,6 @@ from pipebus.running.here import current_mailbox
 from pipebus.waiting.latch import Latch
 from pipebus.waiting.locks import free
 
-PREFIX: Final = "_reply."
 SHORT: Final = 200
 """Characters of an error's text to send if the whole text is too long."""
 
@@ -121,14 +120,14 @@ class Replies:
         address: Any = answer
         if not bus.transport.capabilities.objects:
             self._listen()
-            address = f"{PREFIX}{self._token}.{secrets.token_urlsafe(16)}"
+            address = f"{REPLY}{self._token}.{secrets.token_urlsafe(16)}"
         return Asking(self.open, subject, address, answer, waiter, Waiting(own, asked) if asked else None)
 
     def asker(self, address: Any) -> Any:
         """The mailbox whose handler waits for an answer at this address, if there is one."""
         if address.__class__ is Answer:
             return address.asker
-        answer = self.open.get(address) if type(address) is str and address.startswith(PREFIX) else None
+        answer = self.open.get(address) if type(address) is str and address.startswith(REPLY) else None
         return answer.asker if answer is not None else None
 
     def published(self, message: Message[Any], answer: Answer, outcome: Outcome) -> None:
@@ -159,7 +158,7 @@ class Replies:
         transport = self.bus.transport
         if not isinstance(address, str) or transport.capabilities.objects:
             return False
-        return address.startswith(f"{PREFIX}{self._token}." if transport.local else PREFIX)
+        return address.startswith(f"{REPLY}{self._token}." if transport.local else REPLY)
 
     def answer(self, to: Any, request: Message[Any], value: Any) -> None:
         """Publish what a handler returned."""
@@ -283,7 +282,7 @@ class Replies:
             return
         with free(self._lock):
             if not self._listens:
-                self.bus.subscribe(f"{PREFIX}{self._token}.*", self._hear, name=self.listener, mailbox=1_000_000)
+                self.bus.subscribe(f"{REPLY}{self._token}.*", self._hear, name=self.listener, mailbox=1_000_000)
                 self._listens = True  # last, because another thread that sees it sends its request at once
 
     def _hear(self, message) -> None:  # type: ignore[no-untyped-def]
