@@ -228,19 +228,20 @@ class RequestError(PipebusError):
 
 class RequestFailed(RequestError):
     """
-    The handler of a request failed.
+    The handler of a request failed, or a filter around it or on the way of its reply.
 
     Args:
-        type: Name of its exception's class.
-        text: Its exception's text.
+        type: Name of the exception's class.
+        text: The exception's text.
+        who: "the handler", or "filter" and the name of a filter.
     """
 
-    def __init__(self, type: str, text: str) -> None:
-        self.type, self.text = type, text
-        super().__init__(type, text)
+    def __init__(self, type: str, text: str, who: str = "the handler") -> None:
+        self.type, self.text, self.who = type, text, who
+        super().__init__(type, text, who)
 
     def __str__(self) -> str:
-        return f"the handler failed with {self.type}: {self.text}" if self.text else f"the handler failed with {self.type}"
+        return f"{self.who} failed with {self.type}: {self.text}" if self.text else f"{self.who} failed with {self.type}"
 
 
 class RequestDropped(RequestError):

@@ -1226,10 +1226,47 @@ def test_s29_a_filter_that_refuses_a_reply_fails_the_handlers_delivery(road: str
     with running(bus):
         subscription = bus.subscribe("s", double)
 
-        with pytest.raises(RequestFailed, match="no replies"):
+        with pytest.raises(RequestFailed, match=r"^filter Guard failed with Rejected: .*no replies"):
             ask(bus, "s", 21, timeout=LONG)
         bus.drain(WAIT)
         assert subscription.stats()["dropped"] == {"request failed": 1}
+
+
+@pytest.mark.parametrize("fails", ["filter", "handler"])
+def test_s29_the_error_of_a_request_names_the_filter_around_the_handler_that_failed(fails: str, tmp_path: Path) -> None:
+    """It does so in another process too, and blames the handler for what the handler raises."""
+
+    @transform
+    def check(message: Message) -> Message:
+        if fails == "filter":
+            raise Boom("not today")
+        return message
+
+    url = f"sqlite:///{tmp_path}/bus.db"
+    with running(Bus(url)) as here, running(Bus(url)) as there:
+        there.subscribe("s", boom, name="s", filters=[check])
+        with pytest.raises(
+            RequestFailed, match="^filter check failed with" if fails == "filter" else "^the handler failed with"
+        ):
+            here.request("s", 21, timeout=LONG)
+
+
+def test_s20_a_filter_that_refuses_a_returned_value_is_named_in_the_dead_letter() -> None:
+    """The handler has done its work; what it returned could not be published."""
+    bus = Bus()
+
+    @bus.use
+    @transform
+    def guard(message: Message) -> Message:
+        if message.subject == "next":
+            raise Rejected("closed")
+        return message
+
+    bus.subscribe("s", double, to="next")
+    with running(bus):
+        bus.publish("s", 21)
+        bus.drain(WAIT)
+        assert [letter.by for letter in bus.dead_letters.list()] == ["guard"]
 
 
 @both

@@ -85,7 +85,7 @@ def _terminal(sub: Any) -> compose.Next:
     if bound is None:
         read = sub.plan.read
         return lambda message: read(check(message))
-    step, call = blame.StepId(bound.name), sub.call()  # signs the handler's errors, so that no filter is blamed for them
+    step, call = blame.StepId(bound.name, end=True), sub.call()  # signs the handler's errors: no filter is blamed for them
     if (watch := sub.plan.hub.services.watch) is not None:
         call = watch(step, "async" if bound.is_async else "sync", call, (sub.name, bound.name))
 

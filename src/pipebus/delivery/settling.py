@@ -195,6 +195,7 @@ class Recipient(Mailbox):
             for to, message, value in _answers(self, item, outcome):
                 self.plan.hub.replies.answer(to, message, value)
         except BaseException as error:
+            blame.sign_again(error)
             self.failed(item, error, delivery)
         else:
             self._close(item, outcome, delivery)
@@ -207,6 +208,7 @@ class Recipient(Mailbox):
             for to, message, value in _answers(self, item, outcome):
                 await self.plan.hub.replies.aanswer(to, message, value)
         except BaseException as error:
+            blame.sign_again(error)
             if worker.closing:  # whatever its handler makes of that
                 if delivery is None or delivery.claim():
                     worker.lost = item

@@ -147,7 +147,7 @@ def bury(sub: Any, item: Item, error: BaseException, taken: bool = True) -> bool
         by = step.name if step is not None else sub.plan.bound.name if sub.plan.bound is not None else None
         say_who_refused(error, step.name if step is not None else sub.name)
         blame.trim(error)
-        told = taken and reply_to is not None and sub.plan.hub.replies.fail(reply_to, message_of(item), error)
+        told = taken and reply_to is not None and sub.plan.hub.replies.fail(reply_to, message_of(item), error, step)
         if not told:
             letter = _letter(sub, item, error, by)
             kept = True

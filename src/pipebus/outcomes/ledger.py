@@ -153,7 +153,7 @@ class Ledger:
 
     def refused(self, message: Message[Any], error: BaseException) -> None:
         """An error leaves the bus: remove the bus's frames and signature, and count it."""
-        step = blame.unsign(error)
+        step = blame.unsign(error, keep=True)
         blame.trim(error)
         if is_a(error, Rejected):
             self._count("rejected", *_refusal(error))

@@ -18,12 +18,16 @@ class StepId:
 
     Args:
         scope: Identifies the compiled pipeline whose `on_error` applies to the errors of this step.
+        end: It is the end of the chain, not a filter.
     """
 
-    __slots__ = ("abandon", "call", "name", "scope")
+    __slots__ = ("abandon", "call", "end", "name", "scope")
 
-    def __init__(self, name: str, call: Any = None, abandon: bool = False, scope: object = None) -> None:
+    def __init__(
+        self, name: str, call: Any = None, abandon: bool = False, scope: object = None, *, end: bool = False
+    ) -> None:  # fmt: skip
         self.name = name
+        self.end = end
         self.call = call
         self.abandon = abandon
         self.scope = scope
@@ -57,10 +61,25 @@ def signed(error: BaseException) -> StepId | None:
     return step
 
 
-def unsign(error: BaseException) -> StepId | None:
-    """Remove the signature where an error leaves the chain: the same object may be raised again elsewhere."""
-    step: StepId | None = attributes(error).pop("pipebus_step", None)
+def unsign(error: BaseException, keep: bool = False) -> StepId | None:
+    """
+    Remove the signature where an error leaves the chain: the same object may be raised again elsewhere.
+
+    Args:
+        keep: `sign_again` may restore it.
+    """
+    facts = attributes(error)
+    step: StepId | None = facts.pop("pipebus_step", None)
+    if keep:
+        facts["pipebus_left"] = step
     return step
+
+
+def sign_again(error: BaseException) -> None:
+    """For an error of the publish that belongs to a delivery, that of the handler's value: its filter is to blame here too."""
+    facts = attributes(error)
+    if (step := facts.pop("pipebus_left", None)) is not None:
+        facts["pipebus_step"] = step
 
 
 def trim(error: BaseException) -> BaseException:

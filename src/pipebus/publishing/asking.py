@@ -98,6 +98,7 @@ def result(found: Any) -> Message[Any]:
     if isinstance(found, Message):
         if ERROR_HEADER in found.headers:
             body = found.body if isinstance(found.body, dict) else {}
-            raise RequestFailed(str(body.get("type", "Exception")), str(body.get("text", "")))
+            facts = body.get("type", "Exception"), body.get("text", ""), body.get("who", "the handler")
+            raise RequestFailed(*map(str, facts))
         return found
     raise found

@@ -33,7 +33,7 @@ from pipebus.message.message import Message, make_message, stored_correlation, s
 from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.message.subject import REPLY, Address
 from pipebus.outcomes.ledger import Ledger
-from pipebus.pipeline import routes
+from pipebus.pipeline import blame, routes
 from pipebus.pipeline.services import Services
 from pipebus.publishing.asking import Answer, Asking, W
 from pipebus.publishing.route import Route
@@ -217,9 +217,12 @@ class Replies:
         if answer is not None:
             answer.dropped(reason, by)
 
-    def fail(self, to: Any, request: Message[Any], error: BaseException) -> bool:
+    def fail(self, to: Any, request: Message[Any], error: BaseException, step: blame.StepId | None = None) -> bool:
         """
         Report to the requester why a handler gave up, past all filters. It never raises.
+
+        Args:
+            step: The filter, or the end of a chain, in which the error arose, if that is known.
 
         Returns:
             True if the requester has the error. It is not known of one in another process.
@@ -230,13 +233,15 @@ class Replies:
             kind = class_name(error)
             text = text_of(error).removeprefix(kind).removeprefix(": ")
             answer = self.open.get(to)
+            failed = RequestFailed(kind, text, "the handler" if step is None or step.end else f"filter {step.name}")
             if answer is not None:
-                return answer.give(RequestFailed(kind, text))
+                return answer.give(failed)
             if not self.bus.transport.local:
                 try:
-                    _send_error(self, to, request, kind, text)
+                    _send_error(self, to, request, failed)
                 except MessageTooLarge:  # because of the text; the requester learns at least the kind of error
-                    _send_error(self, to, request, kind, f"{text[:SHORT]}… (too long to be sent)")
+                    failed.text = f"{text[:SHORT]}… (too long to be sent)"
+                    _send_error(self, to, request, failed)
         except Exception as failure:
             _not_told(self, request, failure)
         return False
@@ -289,9 +294,10 @@ class Replies:
         self.arrive(message)
 
 
-def _send_error(replies: Replies, to: Any, request: Message[Any], kind: str, text: str) -> None:
+def _send_error(replies: Replies, to: Any, request: Message[Any], failed: RequestFailed) -> None:
     """Send the error of a handler to a requester in another process."""
-    message = replies.reply(to, request, {"type": kind, "text": text}, frozen_headers({ERROR_HEADER: "1"}))
+    body = {"type": failed.type, "text": failed.text, "who": failed.who}
+    message = replies.reply(to, request, body, frozen_headers({ERROR_HEADER: "1"}))
     if asyncio._get_running_loop() is None:
         replies._reach(message)
     else:

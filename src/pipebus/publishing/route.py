@@ -94,7 +94,7 @@ class Route:
         return found
 
 
-TERMINAL: Final = blame.StepId("the mailboxes")
+TERMINAL: Final = blame.StepId("the mailboxes", end=True)
 """Signs errors that arise after the last filter, so that no filter is blamed for a full mailbox."""
 
 
