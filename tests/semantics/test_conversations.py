@@ -6,7 +6,9 @@ hop count ends loops.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -325,6 +327,17 @@ def lines() -> Iterator[list[dict[str, Any]]]:
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, keep])
     yield written
     structlog.reset_defaults()
+
+
+def test_s37_a_message_is_handled_while_another_thread_imports_structlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python shows a module before its names are there; the first log line of a program imports it."""
+    with Bus() as bus:
+        subscription = bus.subscribe("in", lambda message: None)
+        monkeypatch.setitem(sys.modules, "structlog", types.ModuleType("structlog"))
+        bus.publish("in")
+        bus.drain(WAIT)
+        monkeypatch.undo()
+        assert subscription.stats()["acknowledged"] == 1
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -34,7 +34,7 @@ def get_logger(**facts: Any) -> Any:
 def merges_context() -> bool:
     """Whether the program's log lines carry structlog's context variables: it has configured structlog so."""
     structlog = sys.modules.get("structlog")  # a program that does not use it pays no more than this for each delivery
-    if structlog is None or not structlog.is_configured():
+    if structlog is None or not getattr(structlog, "is_configured", bool)():  # it is not there while another thread imports it
         return False
     return structlog.contextvars.merge_contextvars in structlog.get_config()["processors"]
 
