@@ -225,6 +225,34 @@ def test_s11_methods_and_objects_need_no_parameters_either() -> None:
     assert sorted(calls) == ["actor", "object"]
 
 
+class Till:
+    def bill(self, count: int) -> None: ...
+
+    async def abill(self, count: int) -> None: ...
+
+    @staticmethod
+    def total(count: int) -> None: ...
+
+    def whole(self: Message) -> None: ...
+
+
+REGISTER: dict[str, Callable[[Any], object]] = {
+    "on": lambda handler: Bus().on("s")(handler),
+    "subscribe": lambda handler: Bus().subscribe("s", handler),
+    "handlers": lambda handler: Handlers().on("s")(handler),
+}
+
+
+@pytest.mark.parametrize("register", REGISTER.values(), ids=REGISTER)
+def test_s11_a_method_without_its_object_is_refused_where_it_is_registered(register: Callable[[Any], object]) -> None:
+    """As under `@bus.on` in the body of its class, where its `self` would be the message. The bound method is taken."""
+    for method in (Till.bill, Till.abill):
+        with pytest.raises(SubscriptionError, match=rf"handler {method.__name__} .*class Till.*, till\.{method.__name__}\)$"):
+            register(method)
+    for handler in (Till().bill, Till().abill, Till.total, Till.whole):
+        register(handler)
+
+
 def test_s11_a_default_does_not_make_a_handler_without_parameters() -> None:
     """The author of `message=None` means to get the message, so the mistake is named."""
 

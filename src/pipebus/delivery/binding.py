@@ -119,13 +119,29 @@ def bind(handler: Callable[..., Any], known: dict[Any, Getter], place: Place, na
 def check_runs(handler: Any, title: str, place: Place) -> None:
     """
     Raises:
-        SubscriptionError: the handler is a generator function, so a call would not run its body.
+        SubscriptionError: a call would not run its body, because it is a generator function; or it is a method without its
+        object, so that the message would be its `self`.
     """
+    owner = _owner(inspect.unwrap(handler)) if inspect.isfunction(handler) else None
+    if owner is not None:
+        raise SubscriptionError(
+            f"handler {title} (at {place}) is a method of the class {owner}, without an object for its `self`; subscribe the "
+            f"bound method of an object: bus.subscribe(…, {owner.lower()}.{handler.__name__})"
+        )
     if yields(handler):
         raise SubscriptionError(
             f"handler {title} (at {place}) is a generator function, so a call would not run it; remove `yield`: return one "
             "value, and publish the others"
         )
+
+
+def _owner(function: Any) -> str | None:
+    """The name of the class in whose body a function is whose first parameter is a plain `self`."""
+    names = function.__qualname__.split(".") if inspect.isfunction(function) else ()
+    if len(names) < 2 or names[-2] == "<locals>" or "self" in function.__annotations__:
+        return None
+    code = function.__code__
+    return names[-2] if code.co_argcount and code.co_varnames[0] == "self" else None
 
 
 def misreturned(name: str, value: Any, taken: bool) -> SubscriptionError | None:
