@@ -213,6 +213,30 @@ def test_s20_the_first_settlement_wins_over_a_second(verb: str, second: str, wor
 
 
 @workers
+@pytest.mark.parametrize("run", ["pool", "loop"])
+@pytest.mark.parametrize(("verb", "published"), [("ack", ["1", "2"]), ("retry", ["2"]), ("reject", ["2"])])
+def test_s20_what_was_returned_or_rejected_has_no_value(verb: str, published: list[str], run: Any, workers: int) -> None:
+    """A handler that returns a value after `retry` or `reject` has not handled the message; after `ack` it has."""
+
+    def handle(message: Message, delivery: Delivery) -> str:
+        if message.id == "1" and delivery.attempt == 1:
+            VERBS[verb](delivery)
+        elif message.id == "1":
+            delivery.reject("enough")
+        return message.id
+
+    with running() as bus:
+        results = Hold(open=True)
+        bus.subscribe("results", results)
+        subscription = bus.subscribe("s", handle, to="results", workers=workers, run=run)
+        bus.publish("s", id="1")
+        bus.publish("s", id="2")
+        bus.drain(WAIT)
+        assert sorted(results.given) == published
+        assert subscription.stats()["dead"] == (verb != "ack")
+
+
+@workers
 @every_verb
 def test_s20_the_first_settlement_wins_over_an_error_raised_later(verb: str, workers: int) -> None:
     """If a handler fails after it has settled its delivery, the settlement holds, and there is no dead letter."""

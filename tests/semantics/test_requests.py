@@ -685,6 +685,24 @@ def test_s29_a_handler_that_returns_its_delivery_answers_the_second_time(url: st
         assert ask(bus, "s", timeout=LONG).body == "attempt 2"
 
 
+@both
+@every_wire
+def test_s29_a_handler_that_fails_after_it_has_acknowledged_still_tells_its_requester(url: str, ask: Ask) -> None:
+    """The message is settled, but no reply will come, so the requester gets the error at once."""
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        delivery.ack()
+        raise Boom("too late")
+
+    with running(Bus(url)) as bus:
+        subscription = bus.subscribe("s", handle)
+        with pytest.raises(RequestFailed, match=r"^the handler failed with Boom: too late"):
+            ask(bus, "s", timeout=LONG)
+        bus.drain(WAIT)
+        assert subscription.stats()["acknowledged"] == 1
+        assert len(bus.dead_letters) == 0
+
+
 def test_s29_all_errors_of_a_request_have_one_name() -> None:
     """`except RequestError` catches all of them, and the time-out is a TimeoutError as well."""
     assert issubclass(NoResponder, RequestError)

@@ -192,7 +192,7 @@ class Recipient(Mailbox):
     def settle(self, item: Item, outcome: Any, delivery: Delivery | None = None) -> None:
         """Settle a delivery by its chain's outcome (or a bare handler's value); never raises."""
         try:
-            for to, message, value in _answers(self, item, outcome):
+            for to, message, value in _answers(self, item, outcome, delivery):
                 self.plan.hub.replies.answer(to, message, value)
         except BaseException as error:
             blame.sign_again(error)
@@ -205,7 +205,7 @@ class Recipient(Mailbox):
         try:
             if self.run is None and outcome is not None:
                 outcome = await awaited(self.plan.bound.name, outcome, has_taker(self.plan, message_of(item)))
-            for to, message, value in _answers(self, item, outcome):
+            for to, message, value in _answers(self, item, outcome, delivery):
                 await self.plan.hub.replies.aanswer(to, message, value)
         except BaseException as error:
             blame.sign_again(error)
@@ -243,7 +243,9 @@ class Recipient(Mailbox):
                 verdicts.go_back(self, item, late)
             return
         if delivery is not None and not delivery.claim():
-            blame.unsign(error)
+            step, reply_to = blame.unsign(error), message_of(item).reply_to
+            if reply_to is not None and delivery.verdict == "acknowledged":  # otherwise the requester has an error, or waits
+                verdicts.attempt(self, self.plan.hub.replies.fail, reply_to, message_of(item), error, step)
             if is_a(error, (KeyboardInterrupt, SystemExit)):
                 control.halt(self)
                 verdicts.attempt(self, self.plan.hub.interrupted, error, f"the handler of {self.name}")
@@ -277,10 +279,12 @@ class Recipient(Mailbox):
         verdicts.discarded(self, item, reason, by)
 
 
-def _answers(sub: Recipient, item: Item, outcome: Any) -> Iterator[tuple[Any, Message[Any], Any]]:
+def _answers(
+    sub: Recipient, item: Item, outcome: Any, delivery: Delivery | None
+) -> Iterator[tuple[Any, Message[Any], Any]]:  # fmt: skip
     """The addresses to publish a delivery's value to, each with the message and the value."""
     value = outcome if sub.run is None else getattr(outcome, "value", None)
-    if value is None:
+    if value is None or (delivery is not None and delivery.verdict in ("retried", "rejected")):  # then it is not handled
         return
     message, plan = message_of(item), sub.plan
     wrong = misreturned(plan.bound.name if plan.bound is not None else sub.name, value, has_taker(plan, message))
