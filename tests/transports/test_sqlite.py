@@ -90,6 +90,26 @@ def test_writes_publishes_and_the_acknowledgement_commit_together(place: Place) 
         assert (figures(bus)["acknowledged"], figures(bus, "done")["acknowledged"]) == (1, 1)
 
 
+def test_it_is_refused_where_returned_values_are_published(place: Place) -> None:
+    """They would be published after the commit, and lost by a kill in between. A reply is not: its requester asks again."""
+
+    def handle(message: Message, delivery: Delivery) -> int:
+        with delivery.transaction() as connection:
+            connection.execute("INSERT INTO bill VALUES (?)", (message.body,))
+        return 2 * int(message.body)
+
+    bus = bills(place, handle)
+    bus.subscribe("order.passed_on", handle, name="passes", to="billed")
+    with bus:
+        assert bus.request("order", 7, timeout=WAIT).body == 14
+        bus.publish("order.passed_on", 8)
+        bus.drain(timeout=WAIT)
+        [letter] = bus.dead_letters.list()
+        assert "passes publishes what its handler returns to 'billed'" in letter.error
+        assert "publish it inside the block" in letter.error
+        assert place.rows("SELECT * FROM bill") == [(7,)]
+
+
 def test_an_error_undoes_all_of_it(place: Place) -> None:
     """The row, the publish and the acknowledgement are undone; the delivery is then settled by its error."""
 

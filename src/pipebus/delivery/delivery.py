@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, Generic
 
 from pipebus.delivery import verdicts
-from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, Rejected
-from pipebus.foreign.objects import comes_from, is_a
+from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, Rejected, SubscriptionError
+from pipebus.foreign.objects import comes_from, is_a, shown
 from pipebus.mailbox import endings
 from pipebus.mailbox.parcel import Parcel
 from pipebus.message.message import Message
@@ -84,11 +84,17 @@ class Delivery(Generic[T]):
 
         Raises:
             UnsupportedCapability: the transport has no transactions. AlreadySettled. LifecycleError: on a running event loop.
-            TransportError: the store failed, or the delivery's lease had ended; nothing was kept.
+            SubscriptionError: the subscription has a `to`. TransportError: the store failed, or the delivery's lease had ended;
+            nothing was kept.
         """
         subscription, parcel = self._subscription, self._parcel
         if self.settled:
             raise AlreadySettled(f"message {self.message.id} of {subscription.name} was settled before; open it first")
+        if subscription.plan.to is not None:
+            raise SubscriptionError(
+                f"{subscription.name} publishes what its handler returns to {shown(subscription.plan.to)}, but after the "
+                "transaction, so that a kill in between would lose it; publish it inside the block, and leave `to` out"
+            )
         closed = False
         try:
             with subscription.plan.hub.transaction(parcel.token) as connection:
