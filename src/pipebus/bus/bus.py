@@ -191,7 +191,8 @@ class Bus:
     async def apublish(self, subject: Where, body: Any = None, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
     async def apublish(self, subject: Any, body: Any = None, *, delay: Duration = 0.0, **options: Any) -> Receipt | Dropped:
         """
-        `publish` for coroutines: it runs the chain on this loop, and waits for room without blocking the loop.
+        `publish` for coroutines: it runs the chain on this loop. Before that it waits, without blocking the loop, until all
+        mailboxes have room; no mailbox gets the message before that or the end of `overflow_timeout`.
 
         A plain sync filter cannot be awaited. A chain that has one runs inline if nothing in it can wait, otherwise on a
         worker thread with a copy of the context.
