@@ -91,12 +91,12 @@ def test_what_can_be_read_is_read(interrupts: Interrupts) -> None:
 def test_wake_ends_a_wait_and_is_no_signal(interrupts: Interrupts) -> None:
     """Any thread may wake it, any number of times, even when nothing waits any more."""
     with pipe() as (ear, _):
-        thread = later(interrupts.wake)
+        thread = later(interrupts.ring)
         with pytest.raises(Interrupted):
             interrupts.wait(ear)
         thread.join()
     for _ in range(100_000):
-        interrupts.wake()
+        interrupts.ring()
     assert (interrupts.count, interrupts.name, interrupts.asked) == (0, None, True)
 
 
@@ -104,7 +104,7 @@ def test_wake_after_the_end_does_nothing() -> None:
     """A handler that was left behind may still find that nobody reads its output."""
     with Interrupts(lambda: None) as interrupts:
         pass
-    interrupts.wake()
+    interrupts.ring()
 
 
 def test_a_second_one_hurries_and_a_third_breaks_off(interrupts: Interrupts, hurried: list[int]) -> None:

@@ -18,32 +18,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from pipebus.errors import (
-    ConfigError,
-    PipebusError,
-    PipelineError,
-    SubjectError,
-    SubscriptionError,
-    UnsupportedCapability,
-)
+from pipebus.errors import ConfigError, PipebusError, PipelineError, SubjectError, SubscriptionError, UnsupportedCapability
 
 COMMANDS = (
-    "run",
-    "check",
-    "test",
-    "explain",
-    "trace",
-    "graph",
-    "diff",
-    "publish",
-    "tail",
-    "dead",
-    "subscriptions",
-    "schema",
-    "filters",
-    "doctor",
-    "demo",
-)
+    "run", "check", "test", "explain", "trace", "graph", "diff", "publish", "tail", "dead", "subscriptions", "schema",
+    "filters", "doctor", "demo",
+)  # fmt: skip
 
 
 class Command(Protocol):
@@ -87,8 +67,8 @@ class CommandFailed(Exception):
     """The command was run as asked, and failed: exit code 1. The user sees only the text."""
 
 
-MISTAKES = (PipelineError, SubjectError, SubscriptionError, UnsupportedCapability)
-"""A bus that cannot be built or started like this. They come from code and settings, so a second attempt fails too."""
+MISTAKES = (CommandError, PipelineError, SubjectError, SubscriptionError, UnsupportedCapability)
+"""What comes from arguments, code and settings, so that a second attempt fails too."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,18 +102,12 @@ def _run(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
     try:
         return cast(int, args.run(args))
-    except CommandError as error:
-        print(f"pipebus {args.command}: {error}", file=sys.stderr)
-        return 2
     except ConfigError as error:
         print(error, file=sys.stderr)  # file and line come first, where editors and terminals look for them
         return 2
-    except MISTAKES as error:
+    except (PipebusError, CommandError, CommandFailed) as error:  # their texts are written for people
         print(f"pipebus {args.command}: {error}", file=sys.stderr)
-        return 2
-    except (PipebusError, CommandFailed) as error:  # their texts are written for people
-        print(f"pipebus {args.command}: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, MISTAKES) else 1
 
 
 def build_parser() -> argparse.ArgumentParser:

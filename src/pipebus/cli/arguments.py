@@ -1,7 +1,5 @@
 """Arguments that several commands share, and their checks."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys
@@ -11,9 +9,6 @@ from typing import Any
 from pipebus.cli import CommandError
 from pipebus.errors import PipebusError
 from pipebus.inputs.records import strict_json
-from pipebus.message.message import Message
-from pipebus.message.patterns import Pattern
-from pipebus.message.subject import check_subject
 from pipebus.values.quantities import seconds
 
 HELP = "a config file (TOML), or MODULE:BUS: a bus in a Python module, or a function that makes one"
@@ -61,10 +56,6 @@ def whole(text: str) -> int:
 
 
 def json_value(text: str | None, what: str) -> Any:
-    """
-    Raises:
-        CommandError: the text is not JSON.
-    """
     if text is None:
         return None
     try:
@@ -86,12 +77,7 @@ def add_body(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def body_of(args: argparse.Namespace) -> Any:
-    """
-    Return the body that `add_body` has read.
-
-    Raises:
-        CommandError: there are two, or it is not JSON.
-    """
+    """Return the body that `add_body` has read."""
     if args.text is not None and args.body is not None:
         raise CommandError("a body is JSON or --text, not both")
     return args.text if args.text is not None else json_value(_stdin() if args.body == "-" else args.body, "the body")
@@ -107,43 +93,14 @@ def _stdin() -> str:
 
 
 def headers_of(given: list[str]) -> dict[str, str]:
-    """
-    Raises:
-        CommandError: one is not NAME=TEXT.
-    """
     for one in given:
         if "=" not in one:
             raise CommandError(f"--header is NAME=TEXT, as in tenant=acme; found {one!r}")
     return dict(one.split("=", 1) for one in given)
 
 
-def checked_subject(subject: str) -> None:
-    """
-    Raises:
-        CommandError: it is not a valid subject.
-    """
-    _checked(check_subject, subject)
-
-
-def checked_pattern(pattern: str) -> None:
-    """
-    Raises:
-        CommandError: it is not a valid pattern.
-    """
-    _checked(Pattern, pattern)
-
-
-def checked_message(subject: str, body: Any, **options: Any) -> Any:
-    """
-    Return a message.
-
-    Raises:
-        CommandError: the arguments are not those of a message.
-    """
-    return _checked(Message, subject, body, **options)
-
-
-def _checked(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def checked(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Return what a call returns, such as a message; what is wrong with its arguments is a CommandError."""
     try:
         return make(*args, **options)
     except PipebusError as error:

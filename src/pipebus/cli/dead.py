@@ -1,7 +1,5 @@
 """`pipebus dead`: look at dead letters, replay them, or discard them."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging
@@ -90,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             _show(one, "\n" if number else "")
         return 0
     if bus is not None and keeps_letters(bus):
-        return Stored(args, bus, len(letters) - len(chosen)).act([one["id"] for one in chosen])
+        return _act(args, bus, [one["id"] for one in chosen], len(letters) - len(chosen))
     if bus is not None:
         raise CommandError(
             f"{args.action} needs a file of letters; those of {shown(args.letters)} are in that program's memory"
@@ -131,44 +129,38 @@ def _in_memory(path: str) -> bool:
     return isinstance(found, str) and found.startswith("memory:")
 
 
-class Stored:
-    """Replays and discards letters that a transport keeps, even while other processes use it."""
+def _act(args: argparse.Namespace, bus: Bus, ids: list[str], others: int) -> int:
+    """Replay or discard letters that a transport keeps, even while other processes use it."""
+    replay = args.action == "replay"
+    if replay and args.on is not None:
+        raise CommandError(f"the letters of {shown(args.letters)} go back to their own subscriptions; leave out --on")
+    act = bus.dead_letters.replay if replay else bus.dead_letters.discard
+    stays: dict[str, str] = {}
+    for id in ids:
+        try:
+            act(id)
+        except DeadLetterError as error:  # another process was faster, or the letter cannot be given back
+            stays[id] = str(error)
+    for why in stays.values():
+        print(printable(why), file=sys.stderr)
+    done = len(ids) - len(stays)
+    if replay:
+        print(f"{done} given back, {len(stays)} not given back, {others} left alone")
+        if done and not _served(bus):
+            print("no running process serves the file; start one to handle them", file=sys.stderr)
+    else:
+        print(f"{done} discarded, {others + len(stays)} left")
+    return 1 if stays else 0
 
-    def __init__(self, args: argparse.Namespace, bus: Bus, others: int) -> None:
-        self.args = args
-        self.bus = bus
-        self.others = others
 
-    def act(self, ids: list[str]) -> int:
-        replay = self.args.action == "replay"
-        if replay and self.args.on is not None:
-            raise CommandError(f"the letters of {shown(self.args.letters)} go back to their own subscriptions; leave out --on")
-        act = self.bus.dead_letters.replay if replay else self.bus.dead_letters.discard
-        stays: dict[str, str] = {}
-        for id in ids:
-            try:
-                act(id)
-            except DeadLetterError as error:  # another process was faster, or the letter cannot be given back
-                stays[id] = str(error)
-        for why in stays.values():
-            print(printable(why), file=sys.stderr)
-        done = len(ids) - len(stays)
-        if replay:
-            print(f"{done} given back, {len(stays)} not given back, {self.others} left alone")
-            if done and not self._served():
-                print("no running process serves the file; start one to handle them", file=sys.stderr)
-        else:
-            print(f"{done} discarded, {self.others + len(stays)} left")
-        return 1 if stays else 0
+def _served(bus: Bus) -> bool:
+    """Return False if it is known that no process serves the subscriptions."""
+    store = file_of(bus)
+    if store is None:
+        return True
+    from pipebus.transports.sqlite.glance import owners
 
-    def _served(self) -> bool:
-        """Return False if it is known that no process serves the subscriptions."""
-        store = file_of(self.bus)
-        if store is None:
-            return True
-        from pipebus.transports.sqlite.glance import owners
-
-        return any(one.lives for one in store.file.read(owners))
+    return any(one.lives for one in store.file.read(owners))
 
 
 def _list(letters: list[Letter], as_lines: bool) -> None:

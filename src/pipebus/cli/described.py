@@ -1,7 +1,5 @@
 """Parts of the description that `bus.describe` returns."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,15 +1,15 @@
 """`pipebus explain`: print the route of a subject or of one message."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 
 from pipebus.bus.bus import engine_of
 from pipebus.bus.explain import explain
-from pipebus.cli.arguments import add_allow, add_target, checked_message, checked_subject, headers_of, json_value
+from pipebus.cli.arguments import add_allow, add_target, checked, headers_of, json_value
 from pipebus.cli.show import WIDE
 from pipebus.cli.targets import open_bus
+from pipebus.message.message import Message
+from pipebus.message.subject import check_subject
 
 SUMMARY = "print the route of a subject: each filter, why it applies, and each mailbox"
 EXAMPLE = """\
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     about: Any = args.subject
-    checked_subject(about)
+    checked(check_subject, about)
     if args.body is not None or args.header:
-        about = checked_message(about, json_value(args.body, "--body"), headers=headers_of(args.header))
+        about = checked(Message, about, json_value(args.body, "--body"), headers=headers_of(args.header))
     print(explain(engine_of(open_bus(args.target, args.allow)), about, WIDE), end="")
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli.interrupts import Interrupted, Interrupts
 from pipebus.cli.letters import Journal
-from pipebus.cli.messages import Unrouted, message_of, outcome_json
+from pipebus.cli.messages import Unrouted, error_json, message_of, outcome_json
 from pipebus.cli.summary import Sample
 from pipebus.errors import HeaderError, MessageError, Rejected, SubjectError, reason_of
 from pipebus.inputs.records import BadRecord
@@ -34,12 +34,6 @@ class Feed:
         lasts: The bus keeps messages in a file. If that fails, as on a full disk, the message can be sent again.
         tell: Called with what became of each record, in JSON; None: nobody reads it.
         says: Called with a sentence when it begins to wait for a disk.
-
-    Attributes:
-        read, published: Numbers of records.
-        unreadable, unpublished: Reasons.
-        waits: Why it waits for a disk now; "" if it does not.
-        journal: Writes dead letters; None: nothing does.
     """
 
     def __init__(
@@ -49,8 +43,8 @@ class Feed:
         self.read = 0
         self.unreadable = Sample()
         self.unpublished = Sample()
-        self.waits = ""
-        self.journal: Journal | None = None
+        self.waits = ""  # why it waits for a disk now
+        self.journal: Journal | None = None  # writes dead letters
         self._bus = bus
         self._interrupts = interrupts
         self._subject = subject
@@ -98,16 +92,14 @@ class Feed:
             text = str(bad) if bad is record else f"{self._where()}: {bad}"
             self.unreadable.add(text)
             self._told({"outcome": "unreadable", "reason": text})
-        except Rejected as error:
-            self._told({"outcome": "rejected", "by": error.by, "reason": "; ".join(error.reasons)})
-        except SystemExit as error:
-            engine_of(self._bus).interrupted(error, "a publish filter", f"record {self._where()}", lost=True)
-            self._told({"outcome": "failed", "reason": reason_of(error)})
-        except Exception as error:  # of a filter, or of wrong options; go on with the next record
-            # These errors mean that there was no message.
-            self._no_messages += isinstance(error, (SubjectError, HeaderError, MessageError))
-            self.unpublished.add(f"{self._where()}: {reason_of(error)}")
-            self._told({"outcome": "failed", "reason": reason_of(error)})
+        except (Exception, SystemExit) as error:  # of a filter, or of wrong options; go on with the next record
+            if isinstance(error, SystemExit):
+                engine_of(self._bus).interrupted(error, "a publish filter", f"record {self._where()}", lost=True)
+            elif not isinstance(error, Rejected):
+                # These errors mean that there was no message.
+                self._no_messages += isinstance(error, (SubjectError, HeaderError, MessageError))
+                self.unpublished.add(f"{self._where()}: {reason_of(error)}")
+            self._told(error_json(error))
         else:
             if self._unrouted is not None:
                 self._told(outcome_json(outcome, self._unrouted.take()))

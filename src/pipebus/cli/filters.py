@@ -90,11 +90,7 @@ def _default(value: Any) -> str:
 
 
 def _as_json(one: Any) -> dict[str, Any]:
-    return {
-        "needed": one.required,
-        "default": None if one.required or one.default is None else _plain(one),
-        "doc": one.doc,
-    }
+    return {"needed": one.required, "default": None if one.required or one.default is None else _plain(one), "doc": one.doc}
 
 
 def _plain(one: Any) -> Any:

@@ -1,7 +1,5 @@
 """`pipebus graph`: draw a bus, as text or as a Mermaid flowchart."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 from typing import Any

@@ -64,11 +64,7 @@ class Interrupts:
         self._hand.close()
 
     def ring(self) -> None:
-        """Called when the bus is asked to stop."""
-        self.wake()
-
-    def wake(self) -> None:
-        """End the reading, from any thread, as a signal would."""
+        """End the reading, from any thread, as a signal would. (So a bus that is asked to stop can ring it.)"""
         self._woken = True
         try:
             self._hand.send(b"!")
@@ -88,12 +84,7 @@ class Interrupts:
             raise KeyboardInterrupt  # the stop hangs, and the user insists
 
     def wait(self, descriptor: int) -> None:
-        """
-        Wait until something can be read.
-
-        Raises:
-            Interrupted: a signal came, now or before, or `wake` was called.
-        """
+        """Wait until something can be read; raise Interrupted if a signal comes, or has come, or `ring` is called."""
         while not self.asked:
             ready, _, _ = select.select([descriptor, self._ear.fileno()], [], [])
             if self._ear.fileno() not in ready:
@@ -108,12 +99,7 @@ class Interrupts:
         return not self.asked
 
     def opening(self, call: Callable[[], Any]) -> Any:
-        """
-        Return what a call returns. A signal interrupts it with an exception, because opening a named pipe waits for a writer.
-
-        Raises:
-            Interrupted: as in `wait`.
-        """
+        """Return what a call returns. A signal interrupts it with an exception, because a named pipe waits for a writer."""
         self._opening = True
         try:
             if self.asked:

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipebus.bus.bus import Bus, engine_of
-from pipebus.cli import CommandError
-from pipebus.cli.arguments import checked_pattern
+from pipebus.cli.arguments import checked
 from pipebus.cli.messages import message_json
 from pipebus.cli.show import as_json
-from pipebus.errors import CodecError, SubjectError
+from pipebus.errors import CodecError
 from pipebus.message.message import Message
+from pipebus.message.patterns import Pattern
 from pipebus.message.subject import REPLY
 
 if TYPE_CHECKING:
@@ -76,11 +76,9 @@ def tailing(bus: Bus, pattern: str | None, lines: Lines, count: int | None = Non
 
     name = ""
     if pattern is not None:
-        try:
-            # A named subscription would remain in a transport that other processes use.
-            name = bus.subscribe(pattern, show, name=TAIL if engine_of(bus).transport.local else None).name
-        except SubjectError as error:
-            raise CommandError(str(error)) from None
+        # A named subscription would remain in a transport that other processes use.
+        own = TAIL if engine_of(bus).transport.local else None
+        name = checked(bus.subscribe, pattern, show, name=own).name
     yield name
 
 
@@ -102,7 +100,7 @@ def following(store: "SqliteTransport", pattern: str, lines: Lines) -> Iterator[
     """Print the messages that any process stores in a file meanwhile, including those stored last."""
     from pipebus.transports.sqlite.tail import Follower
 
-    checked_pattern(pattern)
+    checked(Pattern, pattern)
     store.file.write(lambda store: None)  # make the file, if it is not there yet
     follower = Follower(store.options.path)
     ended = threading.Event()

@@ -1,7 +1,5 @@
 """A bus as a Mermaid flowchart."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pipebus.cli.described import filters_around, title_of

@@ -3,7 +3,9 @@
 import difflib
 from typing import Any, Final
 
+from pipebus import events
 from pipebus.cli.show import as_json
+from pipebus.errors import Rejected, reason_of
 from pipebus.inputs.records import BadRecord
 from pipebus.message.headers import HOPS_HEADER
 from pipebus.running.here import current_mailbox
@@ -41,17 +43,19 @@ def body_json(message: Any) -> dict[str, Any]:
 
 
 def outcome_json(outcome: Any, unrouted: str | None = None) -> dict[str, Any]:
-    """
-    Return a `Receipt` or `Dropped`.
-
-    Args:
-        unrouted: The subject that nobody listens to, if it is known.
-    """
+    """Return a `Receipt` or `Dropped`; `unrouted` is the subject that nobody listens to, if it is known."""
     if not outcome:
         return {"outcome": "dropped", "by": outcome.by, "reason": outcome.reason}
     if outcome.mailboxes:
         return {"outcome": "accepted", "mailboxes": outcome.mailboxes}
     return {"outcome": "unrouted", "mailboxes": 0} | ({} if unrouted is None else {"subject": unrouted})
+
+
+def error_json(error: BaseException) -> dict[str, Any]:
+    """Return what a publish has raised, as its outcome."""
+    if isinstance(error, Rejected):
+        return {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.reasons)}
+    return {"outcome": "failed", "reason": reason_of(error)}
 
 
 class Unrouted:
@@ -65,9 +69,7 @@ class Unrouted:
         bus.observe(self)
 
     def __call__(self, event: Any) -> None:
-        from pipebus.events import Unrouted
-
-        if isinstance(event, Unrouted) and current_mailbox() is None:
+        if isinstance(event, events.Unrouted) and current_mailbox() is None:
             self._subject = str(event.message.subject)
 
     def take(self) -> str | None:
@@ -77,12 +79,7 @@ class Unrouted:
 
 
 def message_of(record: Any) -> tuple[str, Any, dict[str, Any]]:
-    """
-    Return subject, body and options with which to publish a message in JSON.
-
-    Raises:
-        BadRecord: it is not a message.
-    """
+    """Return subject, body and options with which to publish a message in JSON; raise BadRecord if it is none."""
     if not isinstance(record, dict) or "subject" not in record:
         raise BadRecord('not a message: write {"subject": …, "body": …}, or add --subject for records that are bodies')
     if not isinstance(record["subject"], str):

@@ -1,7 +1,5 @@
 """Progress on stderr, with rich if it is installed."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Callable, Iterator

@@ -14,17 +14,17 @@ from pipebus.cli.arguments import (
     add_target,
     add_timeout,
     body_of,
-    checked_message,
-    checked_subject,
+    checked,
     headers_of,
 )
 from pipebus.cli.interrupts import Interrupts
-from pipebus.cli.messages import Unrouted, body_json, outcome_json
+from pipebus.cli.messages import Unrouted, body_json, error_json, outcome_json
 from pipebus.cli.show import as_json
 from pipebus.cli.stores import check_file, file_of, keeps_letters, leave_alone
 from pipebus.cli.summary import add_fail_on, left_over
 from pipebus.cli.targets import open_bus, starting
-from pipebus.errors import Rejected, reason_of
+from pipebus.message.message import Message
+from pipebus.message.subject import check_subject
 from pipebus.publishing.arrival import patterns_of
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     body = body_of(args)
     options = {"headers": headers_of(args.header), "key": args.key, "id": args.id}
     options = {key: value for key, value in options.items() if value not in (None, {})}
-    checked_subject(args.subject)
-    checked_message(args.subject, body, **options)
+    checked(check_subject, args.subject)
+    checked(Message, args.subject, body, **options)
     bus = open_bus(args.target, args.allow, url=True)
     store = file_of(bus)
     if store is not None:
@@ -84,13 +84,10 @@ def run(args: argparse.Namespace) -> int:
                 subject = unrouted.take()
                 outcome = outcome_json(receipt, None if subject == args.subject else subject)
                 outcome |= _kept(store, receipt) if store is not None and receipt else {}
-        except Rejected as error:
-            outcome = {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.reasons)}
-        except SystemExit as error:
-            engine_of(bus).interrupted(error, "a publish filter", f"a message on {args.subject}", lost=True)
-            outcome = {"outcome": "failed", "reason": reason_of(error)}
-        except Exception as error:
-            outcome = {"outcome": "failed", "reason": reason_of(error)}
+        except (Exception, SystemExit) as error:
+            if isinstance(error, SystemExit):
+                engine_of(bus).interrupted(error, "a publish filter", f"a message on {args.subject}", lost=True)
+            outcome = error_json(error)
         left = left_over(engine_of(bus).lifecycle.stop(args.timeout, None), engine_of(bus).lifecycle.drains(None))
     letters = [] if keeps_letters(bus) else bus.dead_letters.list()  # those also include letters of other messages
     if letters:

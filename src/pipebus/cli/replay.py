@@ -1,7 +1,5 @@
 """Dead letters of a file, replayed on a bus."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -31,11 +29,6 @@ class Replay:
 
     A letter leaves the file once its message is handled, or dropped by a filter. If it dies again, the new letter replaces the
     old one under its id. If it is still being handled when the time is up, the letter stays, and may be handled twice.
-
-    Attributes:
-        ended: How each delivery ended, in order.
-        dead: For each delivery, the ids of letters that died again.
-        stays: By id of a letter: why it stays in the file.
     """
 
     def __init__(self, args: argparse.Namespace, chosen: list[Letter], others: int) -> None:
@@ -43,9 +36,9 @@ class Replay:
         self.chosen = chosen
         self.others = others
         self.bus = open_bus(args.on, args.allow)
-        self.ended: defaultdict[Delivery, list[str]] = defaultdict(list)
-        self.dead: defaultdict[Delivery, list[str]] = defaultdict(list)
-        self.stays: dict[str, str] = {}
+        self.ended: defaultdict[Delivery, list[str]] = defaultdict(list)  # how each ended, in order
+        self.dead: defaultdict[Delivery, list[str]] = defaultdict(list)  # ids of the letters that died again
+        self.stays: dict[str, str] = {}  # by id of a letter: why it stays in the file
         self.interrupts = Interrupts(engine_of(self.bus).lifecycle.hurry)
 
     def run(self) -> int:

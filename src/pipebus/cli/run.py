@@ -12,7 +12,7 @@ from pipebus.bus import signals
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.stopping import StopReport
 from pipebus.cli import CommandError, log_to_stderr, summary
-from pipebus.cli.arguments import add_allow, add_target, add_timeout, checked_subject
+from pipebus.cli.arguments import add_allow, add_target, add_timeout, checked
 from pipebus.cli.feed import Feed
 from pipebus.cli.interrupts import Interrupted, Interrupts
 from pipebus.cli.letters import Journal, Letters
@@ -24,6 +24,7 @@ from pipebus.cli.summary import add_fail_on
 from pipebus.cli.targets import open_bus, shown, starting
 from pipebus.inputs.lines import BadInput
 from pipebus.mailbox import endings
+from pipebus.message.subject import check_subject
 
 if TYPE_CHECKING:
     from pipebus.inputs.several import Several
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "csv" and args.subject is None:
         raise CommandError(NO_SUBJECT)
     if args.subject is not None:
-        checked_subject(args.subject)
+        checked(check_subject, args.subject)
     return Run(open_bus(args.target, args.allow), args).run()
 
 
@@ -97,16 +98,7 @@ NO_SUBJECT = "rows of a CSV file have no subject; add --subject, as in --subject
 
 
 class Run:
-    """
-    One run of `pipebus run`.
-
-    Attributes:
-        left: The report of the stop.
-        drains: Whether the stop was to handle all waiting messages.
-        shared: The transport keeps dead letters, also of other processes.
-        died: If it does: a sentence for each dead letter of this run.
-        journal: Writes dead letters to a file; None without --dead.
-    """
+    """One run of `pipebus run`."""
 
     def __init__(self, bus: Bus, args: argparse.Namespace) -> None:
         self.bus = bus
@@ -114,12 +106,12 @@ class Run:
         self.store = file_of(bus)
         self.args = args
         self.interrupts = Interrupts(self.lifecycle.hurry, self.lifecycle.enough)
-        self.lines = Lines(self.interrupts.wake if args.input else lambda: bus.request_stop("the reader of the output is gone"))
-        self.left: StopReport | None = None
-        self.drains = self.lifecycle.drains(None)
+        self.lines = Lines(self.interrupts.ring if args.input else lambda: bus.request_stop("the reader of the output is gone"))
+        self.left: StopReport | None = None  # after the stop
+        self.drains = self.lifecycle.drains(None)  # whether the stop is to handle all waiting messages
         self.elapsed = 0.0
-        self.shared = keeps_letters(bus)
-        self.died = summary.Sample()
+        self.shared = keeps_letters(bus)  # the transport does, also those of other processes
+        self.died = summary.Sample()  # if so: a sentence for each dead letter of this run
         if self.shared:
             bus.observe(self._see)
         self.journal: Journal | None = None

@@ -1,7 +1,5 @@
 """What commands print: tables and colours for a terminal, plain text and JSON for programs."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -58,13 +56,7 @@ def _fitted(text: str, width: int, cut: bool) -> list[str]:
 
 
 def _widths(heads: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[str], wide: int | None) -> list[int]:
-    """
-    The widths of columns.
-
-    Args:
-        wide: The widest columns of text are made narrower until a line has at most so many characters. None: a terminal, which
-            folds lines as wide as itself.
-    """
+    """The widths of columns; the widest ones of text are made narrower until a line fits. (A terminal folds lines: None.)"""
     widths = [max(len(head), *(len(row[index]) for row in cells), 0) for index, head in enumerate(heads)]
     texts = [index for index, head in enumerate(heads) if head not in numbers]
     while wide is not None and sum(widths) + 2 * (len(widths) - 1) > wide:
@@ -76,12 +68,7 @@ def _widths(heads: Sequence[str], cells: Sequence[Sequence[str]], numbers: Seque
 
 
 def wrapped(text: str, indent: str) -> list[str]:
-    """
-    Return a text as lines of at most WIDE characters.
-
-    Args:
-        indent: Before each line except the first.
-    """
+    """Return a text as lines of at most WIDE characters, with an indent before each except the first."""
     return textwrap.wrap(text, WIDE, subsequent_indent=indent, break_on_hyphens=False) or [""]
 
 

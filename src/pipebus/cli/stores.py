@@ -36,15 +36,7 @@ def leave_alone(bus: Bus) -> None:
 
 
 def check_file(store: SqliteTransport, *, new: bool = False) -> None:
-    """
-    Check the file before the transport opens it, which could create files.
-
-    Args:
-        new: The file may be missing or empty.
-
-    Raises:
-        CommandError: it is not a file of this version of pipebus.
-    """
+    """Check the file before the transport opens it, which could create files; with `new` it may be missing or empty."""
     from pipebus.transports.sqlite.glance import look_into
 
     path = store.options.path

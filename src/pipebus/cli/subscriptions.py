@@ -32,9 +32,7 @@ Exit code: 0 done; 2 there is no such subscription, or the store cannot be used.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "pause", "resume", "remove"))
     parser.add_argument(
-        "target",
-        metavar="TARGET",
-        help="a transport's URL, as in sqlite:///bus.db; a config file, or MODULE:BUS",
+        "target", metavar="TARGET", help="a transport's URL, as in sqlite:///bus.db; a config file, or MODULE:BUS"
     )
     parser.add_argument("names", metavar="NAME", nargs="*", help="names of subscriptions")
     parser.add_argument("--json", action="store_true", help="list: print JSON Lines")

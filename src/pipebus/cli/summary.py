@@ -168,11 +168,8 @@ def _list(texts: Sample, file: TextIO, indent: str = "", style: str | None = Non
 
 def left_over(report: StopReport | None, drains: bool = True, but: str = "") -> list[str]:
     """
-    Return sentences about what a stop left undone.
-
-    Args:
-        drains: The stop was to handle all waiting messages. Otherwise, messages may stay in a store.
-        but: A subscription that only prints; what is left in its mailbox does not count.
+    Return sentences about what a stop left undone; if it was not to handle all that waits, messages may stay in a store. `but`
+    is a subscription that only prints, whose mailbox does not count.
     """
     if report is None:
         return []

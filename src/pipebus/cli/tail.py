@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from pipebus.bus import signals
 from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError, log_to_stderr
-from pipebus.cli.arguments import add_allow, add_target, checked_pattern, whole
+from pipebus.cli.arguments import add_allow, add_target, checked, whole
 from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.lines import Lines, stored_json, tailing
 from pipebus.cli.show import printable
 from pipebus.cli.stores import check_file, file_of, leave_alone
 from pipebus.cli.summary import left_over
 from pipebus.cli.targets import open_bus, shown, starting
+from pipebus.message.patterns import Pattern
 
 if TYPE_CHECKING:
     from pipebus.transports.sqlite.transport import SqliteTransport
@@ -78,11 +79,11 @@ def run(args: argparse.Namespace) -> int:
 def _follow(store: "SqliteTransport", args: argparse.Namespace) -> int:
     from pipebus.transports.sqlite.tail import Follower
 
-    checked_pattern(args.pattern)
+    checked(Pattern, args.pattern)
     check_file(store)
     printed = 0
     with Interrupts(lambda: None) as interrupts:
-        lines = Lines(interrupts.wake, args.conversation)
+        lines = Lines(interrupts.ring, args.conversation)
         follower = Follower(store.options.path, all=args.all)
         _ready(args.pattern)
         for message in stored_json(store, follower, args.pattern, interrupts.pause):

@@ -1,7 +1,5 @@
 """The bus that a command works on: from a config file, `module:bus`, or a transport's URL."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import os
@@ -30,16 +28,7 @@ def is_url(target: str) -> bool:
 
 
 def open_bus(target: str, allow: list[str], *, url: bool = False) -> Bus:
-    """
-    Return the bus, not started.
-
-    Args:
-        url: The target may also be the URL of a transport that other processes use; the bus is then empty.
-
-    Raises:
-        ConfigError: the file cannot be loaded.
-        CommandError: there is no such bus.
-    """
+    """Return the bus, not started; with `url` also an empty one on the URL of a transport that other processes use."""
     if is_url(target):
         return _at_url(target, url)
     from pipebus.config.beside import look_beside
@@ -115,9 +104,7 @@ def _meant(part: str, found: Any) -> str:
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """
-    Turn the failed start of a filter into a `CommandFailed`.
-    """
+    """Turn the failed start of a filter into a `CommandFailed`."""
     try:
         yield
     except Exception as error:

@@ -1,7 +1,5 @@
 """`pipebus trace`: a dry run of one message: what each filter makes of it, and the mailboxes that would get it."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys
@@ -12,14 +10,13 @@ from typing import Any, NamedTuple
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.explain import describe_node, describe_subscription, place_text
 from pipebus.cli import log_to_stderr
-from pipebus.cli.arguments import add_allow, add_body, add_target, body_of, checked_message, headers_of
+from pipebus.cli.arguments import add_allow, add_body, add_target, body_of, checked, headers_of
 from pipebus.cli.described import filters_around, filters_in
-from pipebus.cli.messages import Unrouted, body_json, outcome_json
+from pipebus.cli.messages import Unrouted, body_json, error_json, outcome_json
 from pipebus.cli.show import as_json, printable, styled, wrapped
 from pipebus.cli.targets import open_bus, starting
 from pipebus.delivery.chain import transforms_only
 from pipebus.delivery.subscription import Subscription
-from pipebus.errors import Rejected, reason_of
 from pipebus.mailbox.asked import AskedMailbox
 from pipebus.message.message import Message
 from pipebus.pipeline.compose import Node
@@ -54,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     log_to_stderr(logging.CRITICAL)
     logging.getLogger("pipebus").addHandler(logging.NullHandler())
-    message = checked_message(args.subject, body_of(args), headers=headers_of(args.header), key=args.key)
+    message = checked(Message, args.subject, body_of(args), headers=headers_of(args.header), key=args.key)
     with redirect_stdout(sys.stderr), Harness(fail_fast=False, told=False) as harness:
         trace = Trace(open_bus(args.target, args.allow), harness)
         with starting():
@@ -110,11 +107,9 @@ class Trace:
         before = {one.name: one.stats()["pending"] for one in subscriptions}
         try:
             outcome = outcome_json(self.bus.send(message), unrouted.take())
-        except Rejected as error:
-            outcome = {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.reasons)}
         except (Exception, SystemExit) as error:
             by = next((one.by for one in reversed(self.harness.refused) if one.error is error), None)
-            outcome = {"outcome": "failed", "by": by, "reason": reason_of(error)}
+            outcome = {"outcome": "", "by": by} | error_json(error)
         self.reached = [one for one in subscriptions if one.stats()["pending"] > before[one.name]]
         return outcome
 

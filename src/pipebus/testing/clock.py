@@ -2,8 +2,6 @@
 A clock that a test moves.
 """
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

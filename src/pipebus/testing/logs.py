@@ -2,8 +2,6 @@
 Log lines, as data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

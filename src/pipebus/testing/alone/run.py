@@ -1,7 +1,5 @@
 """What one filter or one handler did with one message."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any

@@ -5,8 +5,6 @@ run_filter: one filter alone, with a script in place of the rest of its chain.
     assert run.next_calls == 2 and run.pauses == [0.1] and run.outcome
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pipebus.pipeline.compose import Side

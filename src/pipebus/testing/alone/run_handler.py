@@ -5,8 +5,6 @@ run_handler: one handler alone, called as a worker would call it.
     assert run.value == {"billed": 1} and not run.published
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """A script in place of the rest of a filter's chain."""
 
-from __future__ import annotations
-
 import asyncio
 import contextvars
 import inspect

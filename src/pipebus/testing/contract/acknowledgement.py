@@ -1,7 +1,5 @@
 """Acknowledgement: how a delivery is settled, exactly once."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Cancellation and concurrency: cancelled tasks, stuck handlers, and several buses at once."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import threading

@@ -5,8 +5,6 @@ Programs that tests of the contract run in processes of their own.
 NAME, and prints "ready" when its bus has started.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Delivery: which subscription gets which message, and when."""
 
-from __future__ import annotations
-
 import threading
 import time
 from functools import partial

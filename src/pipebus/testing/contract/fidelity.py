@@ -1,7 +1,5 @@
 """Fidelity and security: messages arrive as they were sent, and nothing else gets in."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from typing import Any

@@ -1,7 +1,5 @@
 """Flow: bounds are kept, drops are counted, and a slow subscriber does not delay the others."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Lifecycle: stopping, crashing, and what is there afterwards."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sys

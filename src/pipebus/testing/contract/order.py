@@ -1,7 +1,5 @@
 """Order: which messages keep their order, and how a transport declares that."""
 
-from __future__ import annotations
-
 import threading
 from collections import defaultdict
 

@@ -1,7 +1,5 @@
 """Processes: the promises that take several processes to test."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

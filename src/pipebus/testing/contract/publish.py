@@ -1,7 +1,5 @@
 """Publishing: a publish that returns has kept its promise, and one that cannot raises."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Retries and dead letters: what comes again, how often, and what is dead."""
 
-from __future__ import annotations
-
 import threading
 import time
 

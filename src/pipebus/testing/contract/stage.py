@@ -2,8 +2,6 @@
 The stage: what the contract needs in order to test a transport.
 """
 
-from __future__ import annotations
-
 from typing import Any, Protocol, runtime_checkable
 
 from pipebus.bus.bus import Bus, engine_of

@@ -1,7 +1,5 @@
 """Which pattern matches which subject, as in the NATS server: a table that every transport must agree with."""
 
-from __future__ import annotations
-
 from typing import Final
 
 DEEP: Final = ".".join(["d"] * 50)

@@ -1,7 +1,5 @@
 """Telemetry: events, figures and states are true."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import Counter

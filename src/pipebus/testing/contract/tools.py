@@ -2,8 +2,6 @@
 What the tests of the contract share: handlers under control, waiting for conditions, and the law of conservation.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator

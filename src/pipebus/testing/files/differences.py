@@ -1,7 +1,5 @@
 """The differences between what a test of a config file expects and what happened, as sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 

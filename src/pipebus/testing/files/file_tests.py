@@ -5,8 +5,6 @@ The `[[tests]]` of a config file, run on the real bus in virtual time: by `pipeb
         assert not (result := test.run()).differences, result
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import os

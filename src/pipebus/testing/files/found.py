@@ -1,7 +1,5 @@
 """What happened in a test of a config file."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import suppress

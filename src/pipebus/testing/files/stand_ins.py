@@ -1,7 +1,5 @@
 """Handlers and filters that a test of a config file puts in place of the real ones."""
 
-from __future__ import annotations
-
 import builtins
 import copy
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A call that runs on a thread of the harness."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from typing import Any

@@ -2,8 +2,6 @@
 The stories of the current test, which the pytest plugin shows if it fails.
 """
 
-from __future__ import annotations
-
 from typing import Any, Final, Protocol
 
 KEPT: Final = 5

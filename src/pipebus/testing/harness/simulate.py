@@ -13,8 +13,6 @@ simulate: run your bus, with its filters and handlers, in many orders of what ha
         simulate(shop_sells_what_it_has, seeds=200, faults=[faults.slow("sell", 2.0), faults.stop()])
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import os

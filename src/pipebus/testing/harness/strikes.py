@@ -1,7 +1,5 @@
 """Faults that are injected at known calls of a filter or handler."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from dataclasses import KW_ONLY, dataclass

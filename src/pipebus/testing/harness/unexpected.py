@@ -1,7 +1,5 @@
 """Errors that a test did not expect: collected wherever they occur, and raised by the next call of the harness."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Messages, outcomes, errors and events in a few words, for stories."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any, Final
 

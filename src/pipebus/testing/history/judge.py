@@ -1,7 +1,5 @@
 """The judge: one pass over the records that looks for broken promises, and what it finds."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable

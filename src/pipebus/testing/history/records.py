@@ -1,7 +1,5 @@
 """The records of a history: one event each, one line of JSON each."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import msgspec

@@ -1,7 +1,5 @@
 """The law on messages that pass one filter one after the other, and what shows that it has mixed them up."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple

@@ -1,7 +1,5 @@
 """What a law is tried on: a filter, and one message or several."""
 
-from __future__ import annotations
-
 import asyncio
 import copy
 import functools

@@ -1,7 +1,5 @@
 """check_filter: try each law (laws.py) on a filter and many messages, and show the smallest message that breaks one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """The law on messages that pass a filter at the same time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Final
 

@@ -7,8 +7,6 @@ a message, drops it, fails, refuses it, or ends with an exception that is not an
 messages, and shows the smallest that break one.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple

@@ -1,7 +1,5 @@
 """How check_filter makes a new filter each time, and which files have the filter's own lines."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """Trying a law: on each message of a list, or on messages that hypothesis makes, one by one or several together."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any, Final

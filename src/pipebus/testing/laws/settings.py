@@ -1,7 +1,5 @@
 """The laws on what a filter says about itself; no message is needed to try them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Messages for tests, made by hypothesis: of any kind, or with bodies of one type."""
 
-from __future__ import annotations
-
 import dataclasses
 import decimal
 import types

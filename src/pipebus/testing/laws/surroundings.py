@@ -1,7 +1,5 @@
 """The laws on what a filter does to its surroundings: event loops, its bus, threads and files."""
 
-from __future__ import annotations
-
 import contextvars
 import gc
 import os

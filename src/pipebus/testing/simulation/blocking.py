@@ -1,7 +1,5 @@
 """`time.sleep`, the clocks of `time` and thread pools, in virtual time for the code under test."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import threading

@@ -1,7 +1,5 @@
 """Run a scenario, and tell the story of a failure with only the changes of threads that matter."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable

@@ -5,8 +5,6 @@ A test must not touch what the program's URL names: it would read and write the 
 need a server. So a `Harness` opens no URL. Its buses have the capabilities of their URLs, as far as one process can keep them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from contextlib import AbstractContextManager

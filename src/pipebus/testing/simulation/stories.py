@@ -1,7 +1,5 @@
 """A run as a story: which thread did what, in the order in which it happened, and where each thread was at the end."""
 
-from __future__ import annotations
-
 import dis
 import linecache
 import os

@@ -1,7 +1,5 @@
 """A thread under the scheduler's control, and the exceptions that end it."""
 
-from __future__ import annotations
-
 import threading
 from _thread import allocate_lock
 from typing import Any
