@@ -1,6 +1,4 @@
-"""
-A clock that a test moves.
-"""
+"""A clock that a test moves."""
 
 import asyncio
 import threading

@@ -1,6 +1,4 @@
-"""
-Log lines, as data.
-"""
+"""Log lines, as data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,12 +1,4 @@
-"""
-FilterBench: one filter in virtual time, and any number of messages through it; `run_filter` is the same for one message.
-
-    with FilterBench(Dedupe(window=60.0)) as bench:
-        assert bench.send(Message("orders.placed", id="1")).outcome
-        assert bench.send(Message("orders.placed", id="1")).dropped == "duplicate"
-        bench.advance(61.0)
-        assert bench.send(Message("orders.placed", id="1")).outcome
-"""
+"""FilterBench: one filter in virtual time, and any number of messages through it; `run_filter` is the same for one message."""
 
 from __future__ import annotations
 

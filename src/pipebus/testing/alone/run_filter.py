@@ -1,9 +1,4 @@
-"""
-run_filter: one filter alone, with a script in place of the rest of its chain.
-
-    run = run_filter(Retry(attempts=3, wait=0.1, jitter=0), Message("orders.placed"), next=[ConnectionError(), Receipt(1)])
-    assert run.next_calls == 2 and run.pauses == [0.1] and run.outcome
-"""
+"""run_filter: one filter alone, with a script in place of the rest of its chain."""
 
 from typing import Any, Literal
 

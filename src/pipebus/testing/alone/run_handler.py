@@ -1,9 +1,4 @@
-"""
-run_handler: one handler alone, called as a worker would call it.
-
-    run = run_handler(bill, {"id": 1})
-    assert run.value == {"billed": 1} and not run.published
-"""
+"""run_handler: one handler alone, called as a worker would call it."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

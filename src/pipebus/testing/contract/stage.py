@@ -1,6 +1,4 @@
-"""
-The stage: what the contract needs in order to test a transport.
-"""
+"""The stage: what the contract needs in order to test a transport."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,11 +31,9 @@ class Stage(Protocol):
             name: The name of the bus.
             options: Arguments of `Bus`.
         """
-        ...
 
     def wipe(self) -> None:
         """Stop the buses that are still running, and delete the store."""
-        ...
 
 
 @runtime_checkable
@@ -46,7 +42,6 @@ class LosesLeases(Protocol):
 
     def lose_leases(self) -> None:
         """End the lease of every delivery that is not settled, so that it is delivered again."""
-        ...
 
 
 @runtime_checkable
@@ -55,7 +50,6 @@ class OpensWithLease(Protocol):
 
     def open_with_lease(self, seconds: float) -> Bus:
         """`open` with a lease of this many seconds."""
-        ...
 
 
 @runtime_checkable
@@ -67,7 +61,6 @@ class Crashes(Protocol):
         Do what SIGKILL does to a process with the open buses: from now on they change nothing in the store. The tests do not
         use them again; the next `open` finds what a crash leaves.
         """
-        ...
 
 
 @runtime_checkable
@@ -76,7 +69,6 @@ class HasChildren(Protocol):
 
     def child_url(self) -> str:
         """The URL with which another process opens the store."""
-        ...
 
 
 @runtime_checkable
@@ -85,7 +77,6 @@ class Injects(Protocol):
 
     def inject(self, raw: bytes, subject: str) -> None:
         """Publish bytes to `subject`, as another program would; a bus of the stage is running."""
-        ...
 
 
 class UrlStage:

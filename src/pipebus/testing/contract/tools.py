@@ -1,6 +1,4 @@
-"""
-What the tests of the contract share: handlers under control, waiting for conditions, and the law of conservation.
-"""
+"""What the tests of the contract share: handlers under control, waiting for conditions, and the law of conservation."""
 
 import threading
 import time

@@ -1,5 +1,6 @@
 """The differences between what a test of a config file expects and what happened, as sentences."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from pipebus.foreign.objects import text_of
 from pipebus.message.message import Message
 from pipebus.testing.files.found import Found
 from pipebus.values.json_data import plain
+
+EMPTY: Final[Mapping[str, str]] = {}
 
 SHOWN: Final = 5
 """How many messages a difference shows at most."""
@@ -39,14 +42,12 @@ def differences_of(case: Case, found: Found) -> Iterator[str]:
         yield from _best(at("reason"), "reason", expect.reason, reasons or [reason for _, reason in ends])
     counts = {name: len(messages) for name, messages in found.messages.items()}
     yield from _counted(at("deliveries"), "deliveries", expect.deliveries, counts)
-    dead: dict[str, int] = {}
-    for place, _, _ in found.dead:
-        dead[place] = dead.get(place, 0) + 1
-    yield from _counted(at("dead"), "dead", expect.dead, dead, {place: error for place, error, _ in reversed(found.dead)})
+    dead = Counter(place for place, _ in found.dead)
+    yield from _counted(at("dead"), "dead", expect.dead, dead, dict(reversed(found.dead)))
     if expect.error is not None:
-        yield from _best(at("error"), "error", expect.error, [error for _, error, _ in found.dead])
+        yield from _best(at("error"), "error", expect.error, [error for _, error in found.dead])
     if expect.dead is None and expect.error is None:
-        for place, error, _ in found.dead:
+        for place, error in found.dead:
             yield f"{case.file}:{case.line}: a message died in {place}: {error} (if that is expected: dead = {len(found.dead)})"
     for failed in found.errors:
         yield f"{case.file}:{case.line}: {text_of(failed)} (it caused no dead letter)"
@@ -64,9 +65,8 @@ def _best(at: str, what: str, wanted: Any, texts: list[str]) -> Iterator[str]:
 
 
 def _counted(
-    at: str, what: str, wanted: int | dict[str, int] | None, counts: dict[str, int], errors: Mapping[str, str] | None = None
+    at: str, what: str, wanted: int | dict[str, int] | None, counts: Mapping[str, int], errors: Mapping[str, str] = EMPTY
 ) -> Iterator[str]:
-    errors = errors or {}
     if isinstance(wanted, int):
         total = sum(counts.values())
         if total != wanted:

@@ -1,9 +1,4 @@
-"""
-The `[[tests]]` of a config file, run on the real bus in virtual time: by `pipebus test`, by pytest (one item each), or by you.
-
-    for test in file_tests("pipebus.toml", allow_imports=["shop"]):
-        assert not (result := test.run()).differences, result
-"""
+"""The `[[tests]]` of a config file, run on the real bus in virtual time: by `pipebus test`, by pytest, or by you."""
 
 import copy
 import functools

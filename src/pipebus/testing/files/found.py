@@ -3,8 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipebus.bus.bus import Bus
 from pipebus.delivery.subscription import Subscription
@@ -17,8 +16,7 @@ from pipebus.testing.harness.harness import Harness
 from pipebus.testing.harness.tape import Tape
 
 
-@dataclass
-class Outcome:
+class Outcome(NamedTuple):
     """The outcome of one publish."""
 
     word: str
@@ -53,9 +51,7 @@ class Given:
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
         self.published: list[Message[Any]] = []
-        self._bodies: dict[
-            tuple[str, int], tuple[Any, Any]
-        ] = {}  # (subscription, id) -> the body (kept alive, for its id) and a copy
+        self._bodies: dict[tuple[str, int], tuple[Any, Any]] = {}  # (subscription, id): the body, kept alive, and a copy
 
     def see(self, event: Any) -> None:
         if isinstance(event, Published):
@@ -85,7 +81,7 @@ class Found:
         for one in bus.subscriptions:
             if one.inbox is not None:  # the program would read it, and it is not running
                 self.messages[one.name] = list(_waiting(one))
-        self.dead = [(event.place, event.error, event.exception) for event in harness.dead]
+        self.dead = [(event.place, event.error) for event in harness.dead]
         self.letters = bus.dead_letters.list()
         self.discarded = harness.dropped
         self.refused = harness.refused

@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -15,7 +16,7 @@ from pipebus.testing.harness.strikes import InjectedError
 
 
 def handler(name: str, stand_in: Handling) -> Any:
-    raises = _raising(name, stand_in)
+    raises = _raising(stand_in)
 
     def handle(message: Message[Any]) -> Any:
         raises()
@@ -26,13 +27,10 @@ def handler(name: str, stand_in: Handling) -> Any:
 
 
 def filter_of(name: str, stand_in: Filtering) -> Any:
-    raises = _raising(name, stand_in)
-    times = [0]
+    raises = _raising(stand_in)
 
     def stand(message: Message[Any]) -> Message[Any] | Dropped:
-        raises()
-        times[0] += 1
-        if stand_in.times is not None and times[0] > stand_in.times:
+        if not raises():
             return message
         if stand_in.rejects is not None:
             raise Rejected(stand_in.rejects)
@@ -42,14 +40,16 @@ def filter_of(name: str, stand_in: Filtering) -> Any:
     return transform(stand)
 
 
-def _raising(name: str, stand_in: Handling | Filtering) -> Callable[[], None]:
-    """A function that raises the stand-in's error, as often as it says."""
-    times = [0]
+def _raising(stand_in: Handling | Filtering) -> Callable[[], bool]:
+    """A function that raises the stand-in's error, if it has one; False: it has done what it does as often as it says."""
+    calls = itertools.count(1)
 
-    def raises() -> None:
-        times[0] += 1
-        if stand_in.raises is not None and (stand_in.times is None or times[0] <= stand_in.times):
+    def raises() -> bool:
+        if stand_in.times is not None and next(calls) > stand_in.times:
+            return False
+        if stand_in.raises is not None:
             raise _error(stand_in.raises)
+        return True
 
     return raises
 

@@ -1,6 +1,4 @@
-"""
-The stories of the current test, which the pytest plugin shows if it fails.
-"""
+"""The stories of the current test, which the pytest plugin shows if it fails."""
 
 from typing import Any, Final, Protocol
 

@@ -1,17 +1,4 @@
-"""
-simulate: run your bus, with its filters and handlers, in many orders of what happens at once.
-
-    def shop_sells_what_it_has(harness):
-        shop = Shop(stock=1)
-        bus = harness.start(shop.make_bus())
-        for buyer in ("ada", "bob"):
-            harness.thread(bus.publish, "orders.placed", {"buyer": buyer}, name=buyer)
-        harness.drain()
-        assert shop.stock >= 0
-
-    def test_the_shop():
-        simulate(shop_sells_what_it_has, seeds=200, faults=[faults.slow("sell", 2.0), faults.stop()])
-"""
+"""simulate: run your bus, with its filters and handlers, in many orders of what happens at once."""
 
 import functools
 import inspect

@@ -132,10 +132,7 @@ def _orders(case: Case, reference: InTurn) -> Iterator[tuple[Together, int, dict
 
 def _with_story(case: Case, scenario: Together, seed: int, sim: Simulation) -> str:
     """What was wrong, with the story of a run that has only the changes of threads that matter."""
-    files, failure = case.tested.files, explore.bare(sim.failure)
-    turns = explore.fewest(scenario, seed, sim.turns, failure, files=files, patience=PATIENCE)
-    short = explore.run(scenario, seed, record=True, turns=turns, files=files, patience=PATIENCE)
-    if short.story is not None and explore.bare(short.failure) == failure:
-        case.story = "\n".join([f"{scenario.__name__}, each on a thread of its own", *short.story.lines()])
-        sim = short
+    sim = explore.shortest(scenario, seed, sim, files=case.tested.files, patience=PATIENCE)
+    if sim.story is not None:
+        case.story = "\n".join([f"{scenario.__name__}, each on a thread of its own", *sim.story.lines()])
     return "\n  ".join([sim.failure or "", *(sim.ending if "no thread can go on" in (sim.failure or "") else [])])

@@ -51,12 +51,17 @@ def race(scenario: Scenario, seed: int, **options: Any) -> SimulationFailed | No
             f"something depends on more than the seed ({bare(sim.failure)})"
         )
         return SimulationFailed(seed, why, f"{why}\n\n{again.story.text(again, scenario.__name__)}")
-    turns = fewest(scenario, seed, again.turns, bare(sim.failure), **options)
-    short = run(scenario, seed, record=True, turns=turns, **options)
-    if bare(short.failure) != bare(sim.failure):
-        short = again
+    short = shortest(scenario, seed, again, **options)
     assert short.story is not None
     return SimulationFailed(seed, sim.failure, short.story.text(short, scenario.__name__))
+
+
+def shortest(scenario: Scenario, seed: int, failed: Simulation, **options: Any) -> Simulation:
+    """A run with a story that fails like this one with only the changes of threads that matter; else this one."""
+    failure = bare(failed.failure)
+    turns = fewest(scenario, seed, failed.turns, failure, **options)
+    short = run(scenario, seed, record=True, turns=turns, **options)
+    return short if bare(short.failure) == failure else failed
 
 
 def bare(failure: str | None) -> str:

@@ -1,5 +1,5 @@
 """
-The transport of a bus in a test, whatever its URL: memory, with each message through the codec.
+The transport of a bus in a test, whatever its URL: memory, with each message through the codec, or a file of the test's own.
 
 A test must not touch what the program's URL names: it would read and write the messages of production, wait in real time, and
 need a server. So a `Harness` opens no URL. Its buses have the capabilities of their URLs, as far as one process can keep them.
