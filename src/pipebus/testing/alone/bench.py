@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Final, Literal
 
@@ -293,34 +294,37 @@ class FilterBench:
         """Run the chain in a context of its own, as a publisher or a worker would."""
 
         def main_sync() -> Any:
-            expected_subject.set(message.subject)
-            before = contextvars.copy_context()
-            try:
+            with self._noted(message, run):
                 return entry(message)
-            finally:
-                run.leaks = _changed(before)
 
         if self.colour == "sync":
             return contextvars.copy_context().run(main_sync)
         raised: list[BaseException] = []
 
         async def main() -> Any:
-            expected_subject.set(message.subject)
-            before = contextvars.copy_context()
-            try:
-                return await entry(message)
-            except BaseException as error:  # a task would replace a CancelledError by another one
-                if isinstance(error, asyncio.CancelledError) and not any(error is one for one in self.script.raised):
-                    raise  # Ctrl-C
-                raised.append(error)
-                return None
-            finally:
-                run.leaks = _changed(before)
+            with self._noted(message, run):
+                try:
+                    return await entry(message)
+                except BaseException as error:  # a task would replace a CancelledError by another one
+                    if isinstance(error, asyncio.CancelledError) and not any(error is one for one in self.script.raised):
+                        raise  # Ctrl-C
+                    raised.append(error)
+                    return None
 
         outcome = run_loop(self.harness._simulation, main)
         if raised:
             raise raised.pop()
         return outcome
+
+    @contextmanager
+    def _noted(self, message: Message[Any], run: FilterRun) -> Iterator[None]:
+        """Note which context variables are left changed."""
+        expected_subject.set(message.subject)
+        before = contextvars.copy_context()
+        try:
+            yield
+        finally:
+            run.leaks = _changed(before)
 
 
 def _homeless(actor: Actor) -> bool:

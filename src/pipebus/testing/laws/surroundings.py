@@ -86,6 +86,7 @@ def publishes_not_through_itself(case: Case) -> Problems:
         finally:
             _depth.reset(token)
 
+    # Two plain filters, not one Around: they settle the colour of the chain.
     def sync(message: Message[Any], call_next: Callable[..., Any]) -> Any:
         with publishing(message):
             return call_next(message)
