@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.clock import SYSTEM
 from pipebus.testing.simulation import threads
-from pipebus.testing.simulation.locks import SimEvent, SimLock, SimRLock
+from pipebus.testing.simulation.locks import SimEvent, SimLock, SimRLock, instead
 from pipebus.testing.simulation.virtual_loop import AsyncioShim, Shim
 from pipebus.transports.opening import open_transport
 
@@ -62,7 +62,7 @@ def _replace(sim: Simulation, stack: ExitStack) -> None:
         declared = open_transport(url)
         return declared if declared.local or not sim.here() else sim.place(declared, url)
 
-    for name, real, shim in (
+    shims = (
         ("threading", threading, ThreadingShim(sim, threading)),
         ("time", time, TimeShim(sim, time)),
         ("asyncio", asyncio, AsyncioShim(sim, asyncio)),
@@ -71,13 +71,12 @@ def _replace(sim: Simulation, stack: ExitStack) -> None:
         ("random", random, RandomShim(sim, random)),
         ("SYSTEM", SYSTEM, sim.clock),
         ("open_transport", open_transport, open_in_place),
-    ):
-        for module in having[name]:
-            if getattr(module, name, None) is real:
-                stack.callback(setattr, module, name, real)
-                setattr(module, name, shim)
-    stack.callback(threads.restore_threads)
-    threads.replace_threads()
+    )
+    replaced: list[tuple[Any, str, Any]] = [
+        (module, name, shim) for name, real, shim in shims for module in having[name] if getattr(module, name, None) is real
+    ]
+    replaced += [(threading.Thread, one.__name__, one) for one in (threads.start, threads.join, threads.is_alive)]
+    stack.enter_context(instead(replaced))
 
 
 def _keep_still(stack: ExitStack) -> None:

@@ -38,16 +38,6 @@ def leave() -> None:
     _current = None
 
 
-def replace_threads() -> None:
-    threading.Thread.start, threading.Thread.join = start, join  # type: ignore[method-assign,assignment]
-    threading.Thread.is_alive = is_alive  # type: ignore[method-assign,assignment]
-
-
-def restore_threads() -> None:
-    threading.Thread.start, threading.Thread.join = real_start, real_join  # type: ignore[method-assign]
-    threading.Thread.is_alive = real_is_alive  # type: ignore[method-assign]
-
-
 def here() -> Simulation | None:
     """The simulation that controls the calling thread."""
     return _current if _current is not None and _current.here() else None
