@@ -24,7 +24,7 @@ from flow_helpers import assert_conserved
 from pipebus import Actor, Bus, BusClosed, Message, RequestTimeout, Subscription
 from pipebus.running import loop_worker
 from pipebus.testing.simulation.scheduler import Simulation
-from pipebus.testing.simulation.task import Task
+from pipebus.testing.simulation.threads import Task
 from pipebus.testing.simulation.virtual_loop import run_loop
 
 

@@ -20,7 +20,7 @@ from pipebus.testing.laws.check_filter import check_filter
 from pipebus.testing.laws.search import LawBroken
 from pipebus.testing.logs import captured_logs
 from pipebus.testing.simulation.explore import SimulationFailed
-from pipebus.testing.simulation.task import Stuck
+from pipebus.testing.simulation.threads import Stuck
 
 __all__ = [
     "FakeClock",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipebus.testing.simulation.scheduler import Simulation
-from pipebus.testing.simulation.task import Over
+from pipebus.testing.simulation.threads import Over
 
 
 class Running:

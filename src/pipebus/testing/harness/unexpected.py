@@ -10,7 +10,7 @@ from pipebus.testing.harness.running import Running
 from pipebus.testing.harness.strikes import Faults
 from pipebus.testing.harness.tape import Tape
 from pipebus.testing.harness.words import raises
-from pipebus.testing.simulation.task import Over, Stuck
+from pipebus.testing.simulation.threads import Over, Stuck
 
 INTENDED: Final = (Rejected, AttemptsExhausted)
 """Errors that handlers and filters raise on purpose: a dead letter with one of these does not fail a test."""

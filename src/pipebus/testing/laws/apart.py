@@ -10,7 +10,7 @@ from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.laws.case import NUMBER, Case, Ending, Problems, copied, made, rest, result, same
-from pipebus.testing.simulation.task import Stuck
+from pipebus.testing.simulation.threads import Stuck
 
 PLANS: Final[tuple[tuple[Ending, ...], ...]] = (
     ("accepts", "accepts", "accepts", "accepts"),

@@ -12,7 +12,7 @@ from pipebus.testing.laws.apart import PLANS, InTurn, Passed, again, difference,
 from pipebus.testing.laws.case import BOUNDLESS, PATIENCE, Case, Ending, Problems, given
 from pipebus.testing.simulation import explore, threads, watch
 from pipebus.testing.simulation.scheduler import Simulation
-from pipebus.testing.simulation.task import Stuck
+from pipebus.testing.simulation.threads import Stuck
 from pipebus.testing.simulation.turns import Turns
 
 MOST_PLACES: Final = 60

@@ -16,7 +16,7 @@ from pipebus.testing.harness.harness import Harness
 from pipebus.testing.harness.tape import tell
 from pipebus.testing.laws.case import PATIENCE, Case, Problems, result
 from pipebus.testing.simulation import threads
-from pipebus.testing.simulation.task import Stuck
+from pipebus.testing.simulation.threads import Stuck
 
 MOST_DELIVERIES: Final = 100
 """So many deliveries that follow from one message are considered endless."""

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from pipebus.testing.simulation import stories
 from pipebus.testing.simulation.locks import UserRLock, imported, instead
-from pipebus.testing.simulation.task import Over
-from pipebus.testing.simulation.threads import here
+from pipebus.testing.simulation.threads import Over, here
 
 
 class Sleep(NamedTuple):

@@ -7,6 +7,7 @@ import copyreg
 import queue
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import _base as futures
 from contextlib import ExitStack, contextmanager
@@ -14,11 +15,14 @@ from threading import get_ident
 from time import monotonic, sleep  # the real ones, whatever takes their places in `time`
 from typing import TYPE_CHECKING, Any, Final
 
-from pipebus.testing.simulation.threads import foreign, here, real_lock, real_rlock
+from pipebus.testing.simulation.threads import foreign, here, real_event, real_lock, real_rlock
 
 if TYPE_CHECKING:
     from pipebus.testing.simulation.scheduler import Simulation
-    from pipebus.testing.simulation.task import Task
+    from pipebus.testing.simulation.threads import Task
+
+LONGEST_WAIT: Final = 1.0
+"""Real seconds that a loop may wait for a thread that the scheduler does not control, when no controlled thread can go on."""
 
 
 class SimLock:
@@ -147,6 +151,37 @@ class UserLock(SimLock):
 
 class UserRLock(SimRLock, UserLock):
     """The same for a `threading.RLock`."""
+
+
+class Outside:
+    """Calls from real threads, which may wake a coroutine or release a lock; done when the scheduler chooses a thread."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self._calls: deque[Callable[[], object]] = deque()
+        self._called = real_event()
+        self.others = False  # real threads have used locks of the simulation
+
+    def calls(self, call: Callable[[], object]) -> None:
+        """A real thread has done something that wakes a controlled one."""
+        self._calls.append(call)
+        self._called.set()
+
+    def expects(self) -> bool:
+        """Whether a controlled thread waits for a lock that a real thread may release, even if it will not wait forever."""
+        return self.others and any(isinstance(task.waits_for, UserLock) for task in self._sim.live)
+
+    def let_in(self, wait: float = 0.0) -> bool:
+        """Do what was called, also within `wait` real seconds if anything waits for it; return whether there was a call."""
+        sim = self._sim
+        if wait and (self.expects() or any(task.waits_for is loop.something_to_do for task in sim.live for loop in sim.loops)):
+            self._called.wait(wait)
+        self._called.clear()
+        came = False
+        while self._calls:
+            self._calls.popleft()()
+            came = True
+        return came
 
 
 class SimEvent:

@@ -30,10 +30,9 @@ from typing import Any, Final
 
 from pipebus.testing.simulation import stories, threads, watch
 from pipebus.testing.simulation.in_place import in_place
-from pipebus.testing.simulation.locks import SimLock
-from pipebus.testing.simulation.outside import LONGEST_WAIT, Outside
+from pipebus.testing.simulation.locks import LONGEST_WAIT, Outside, SimLock
 from pipebus.testing.simulation.rehearsal import Rehearsal
-from pipebus.testing.simulation.task import Over, Stuck, Task
+from pipebus.testing.simulation.threads import Over, Stuck, Task
 from pipebus.testing.simulation.turns import Given, Strategy, Turns, strategy
 from pipebus.testing.simulation.virtual_clock import VirtualClock
 from pipebus.testing.simulation.virtual_loop import SimLoop

@@ -1,10 +1,11 @@
-"""Threads that the bus starts during a simulation, and which simulation runs."""
+"""Threads under the scheduler's control, what ends them, and which simulation runs."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING
+from _thread import allocate_lock
+from typing import TYPE_CHECKING, Any
 
 from pipebus.errors import LifecycleError
 
@@ -19,6 +20,32 @@ _entering = threading.Lock()
 
 _current: Simulation | None = None
 """The simulation that runs in this process, if one does."""
+
+
+class Over(BaseException):
+    """Raised in a thread when the run is over, so that the thread ends."""
+
+
+class Stuck(AssertionError):
+    """Raised in a block that runs `inside` when no thread can go on, or when a thread was lost."""
+
+
+class Task:
+    """A thread under the scheduler's control."""
+
+    def __init__(self, thread: threading.Thread, number: int) -> None:
+        self.thread = thread
+        self.name = thread.name
+        self.number = number
+        self.baton = allocate_lock()
+        self.baton.acquire()
+        self.ended = False
+        self.missed: Any = None  # the lock that it asked for without waiting, and did not get
+        self.waits_for: Any = None  # a lock, a task, a time; None: it can go on
+        self.deadline: float | None = None
+        self.steps = 0  # of its own, before it got the baton last
+        self.priority = 0.0  # for `Few`
+        self.guest = False  # it was running before the simulation
 
 
 def enter(sim: Simulation) -> None:

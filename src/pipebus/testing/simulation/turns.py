@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipebus.testing.simulation.task import Task
+    from pipebus.testing.simulation.threads import Task
 
 Turn = tuple[int, int, bool]
 """A moment: a thread's number, how many steps it had taken, and whether it could have gone on."""
