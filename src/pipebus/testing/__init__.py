@@ -23,25 +23,7 @@ from pipebus.testing.simulation.explore import SimulationFailed
 from pipebus.testing.simulation.threads import Stuck
 
 __all__ = [
-    "FakeClock",
-    "FileTest",
-    "FilterBench",
-    "FilterRun",
-    "HandlerRun",
-    "Harness",
-    "HarnessError",
-    "InjectedError",
-    "LawBroken",
-    "Running",
-    "ScriptEnded",
-    "SimulationFailed",
-    "Stuck",
-    "after",
-    "captured_logs",
-    "check_filter",
-    "faults",
-    "file_tests",
-    "run_filter",
-    "run_handler",
-    "simulate",
-]
+    "FakeClock", "FileTest", "FilterBench", "FilterRun", "HandlerRun", "Harness", "HarnessError", "InjectedError",
+    "LawBroken", "Running", "ScriptEnded", "SimulationFailed", "Stuck", "after", "captured_logs", "check_filter", "faults",
+    "file_tests", "run_filter", "run_handler", "simulate",
+]  # fmt: skip

@@ -8,12 +8,7 @@ from pipebus.testing.alone.run import FilterRun
 
 
 def run_filter(
-    filter: Any,
-    message: Any,
-    next: Any = None,
-    *,
-    at: Side = "publish",
-    colour: Literal["sync", "async"] | None = None,
+    filter: Any, message: Any, next: Any = None, *, at: Side = "publish", colour: Literal["sync", "async"] | None = None
 ) -> FilterRun:
     """
     Run one filter, or a chain of them, on one message, without a bus and in virtual time.

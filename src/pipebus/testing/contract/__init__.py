@@ -64,22 +64,7 @@ from pipebus.testing.contract.stage import (  # noqa: E402
 from pipebus.testing.contract.telemetry import TestTelemetry  # noqa: E402
 
 __all__ = [
-    "Crashes",
-    "HasChildren",
-    "Injects",
-    "LosesLeases",
-    "OpensWithLease",
-    "Stage",
-    "TestAcknowledgement",
-    "TestCancellation",
-    "TestDelivery",
-    "TestFidelity",
-    "TestFlow",
-    "TestLifecycle",
-    "TestOrder",
-    "TestProcesses",
-    "TestPublish",
-    "TestRetry",
-    "TestTelemetry",
-    "UrlStage",
-]
+    "Crashes", "HasChildren", "Injects", "LosesLeases", "OpensWithLease", "Stage", "TestAcknowledgement", "TestCancellation",
+    "TestDelivery", "TestFidelity", "TestFlow", "TestLifecycle", "TestOrder", "TestProcesses", "TestPublish", "TestRetry",
+    "TestTelemetry", "UrlStage",
+]  # fmt: skip

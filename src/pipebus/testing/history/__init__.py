@@ -5,17 +5,6 @@ from pipebus.testing.history.judge import HistoryBroken, Judgement, Violation
 from pipebus.testing.history.records import Accepted, Attempted, Delivered, Ended, Figures, Kept, Replayed, Settled, Subscribed
 
 __all__ = [
-    "Accepted",
-    "Attempted",
-    "Delivered",
-    "Ended",
-    "Figures",
-    "History",
-    "HistoryBroken",
-    "Judgement",
-    "Kept",
-    "Replayed",
-    "Settled",
-    "Subscribed",
-    "Violation",
-]
+    "Accepted", "Attempted", "Delivered", "Ended", "Figures", "History", "HistoryBroken", "Judgement", "Kept", "Replayed",
+    "Settled", "Subscribed", "Violation",
+]  # fmt: skip

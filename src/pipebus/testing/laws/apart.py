@@ -47,13 +47,13 @@ def in_turn(case: Case, colour: str, plan: tuple[Ending, ...]) -> InTurn:
     key = (id(case.given), colour, plan)
     known = case.tested.in_turn.get(key)
     if known is None:
-        case.runs, known = _in_turn(case, colour, plan)
+        known = _in_turn(case, colour, plan)
         if known.problem is None:
             case.tested.in_turn[key] = known
     return known
 
 
-def _in_turn(case: Case, colour: str, plan: tuple[Ending, ...]) -> tuple[list[FilterRun], InTurn]:
+def _in_turn(case: Case, colour: str, plan: tuple[Ending, ...]) -> InTurn:
     given = case.numbered(len(plan))
     due = [case.ending(ending, number) for number, ending in enumerate(plan, 11)]
     new = [_alone(case, colour, given[number], due[number]) for number in range(len(plan))]
@@ -72,8 +72,9 @@ def _in_turn(case: Case, colour: str, plan: tuple[Ending, ...]) -> tuple[list[Fi
             if shape(once_more) == shape(new[number]):  # else it varies by chance
                 problem = _other_shape(number, run, new[number])
         if problem is not None:
-            return runs[: number + 1], InTurn(given, due, new, steady, problem)
-    return runs, InTurn(given, due, new, steady, None)
+            break
+    case.runs = runs[: len(steady)]
+    return InTurn(given, due, new, steady, problem)
 
 
 def _alone(case: Case, colour: str, message: Message[Any], due: Any) -> FilterRun:

@@ -19,12 +19,7 @@ TRIED: Final = "is tried"
 
 
 def check_filter(
-    filter: Any,
-    messages: Any = None,
-    *,
-    at: Side = "publish",
-    skip: Mapping[str, str] | None = None,
-    examples: int = 20,
+    filter: Any, messages: Any = None, *, at: Side = "publish", skip: Mapping[str, str] | None = None, examples: int = 20
 ) -> tuple[str, ...]:
     """
     Check that a filter keeps the laws.

@@ -64,10 +64,9 @@ def _broken(law: Law, case: Case, problem: str) -> LawBroken:
     lines = [f'check_filter({case.tested.title}): law "{law.name}" is broken', f"  {problem}"]
     if law.on == "each" and len(case.given) == 1:
         lines.append(f"  smallest message: {_shown(case.given[0])}")
-    stories = [run.story for run in case.runs[-STORIES:]] if case.story is None else [case.story]
-    hidden = len(case.runs) - STORIES
-    if case.story is None and hidden > 0:
-        stories.insert(0, f"… {hidden} before")
+    stories = [case.story] if case.story is not None else [run.story for run in case.runs[-STORIES:]]
+    if case.story is None and len(case.runs) > STORIES:
+        stories.insert(0, f"… {len(case.runs) - STORIES} before")
     for story in stories:
         lines += ["", *(f"  {line}" for line in story.splitlines())]
     return LawBroken(law.name, "\n".join(lines), case.given[0] if law.on != "filter" else None)
