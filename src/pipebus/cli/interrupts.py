@@ -24,9 +24,7 @@ class Interrupts:
     on a signal (`set_wakeup_fd`). So it does not miss a signal that comes just before it waits, and no signal raises an
     exception at an arbitrary point.
 
-    Args:
-        hurry: Called by the second signal, between any two steps of the main thread, so it must not take a lock.
-        first: Called by the first signal, in the same way.
+    `hurry` is called by the second signal and `first` by the first, between any two steps of the main thread: without locks.
     """
 
     def __init__(self, hurry: Callable[[], object], first: Callable[[], object] = lambda: None) -> None:

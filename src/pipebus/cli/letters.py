@@ -29,12 +29,7 @@ def letter_json(letter: DeadLetter) -> Letter:
 
 
 class Letters:
-    """
-    The letters of one file. A change is atomic, and no change is lost if two processes change the file at the same time.
-
-    Raises:
-        CommandError: the file contains something else, or cannot be written.
-    """
+    """The letters of one file. A change is atomic, and none is lost if two processes change the file at the same time."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -173,18 +168,12 @@ class Letters:
 class Journal:
     """
     Writes each dead letter of a bus to a file when it dies, so that no end of the program loses it. A letter that cannot be
-    written, as on a full disk, is kept and tried again.
-
-    Args:
-        says: Called with a sentence when letters begin to wait.
-
-    Attributes:
-        error: Why letters wait to be written; None if none does.
+    written, as on a full disk, is kept and tried again, and `says` says so.
     """
 
     def __init__(self, bus: Bus, letters: Letters, says: Callable[[str], object]) -> None:
         letters.check()
-        self.error: CommandError | None = None
+        self.error: CommandError | None = None  # why letters wait to be written
         self._letters = letters
         self._says = says
         self._waiting: deque[Letter] = deque()

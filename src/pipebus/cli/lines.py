@@ -59,10 +59,8 @@ class Lines:
 @contextmanager
 def tailing(bus: Bus, pattern: str | None, lines: Lines, count: int | None = None) -> Iterator[str]:
     """
-    Print the messages that subscribers of a pattern receive; after `count` messages, request the stop.
-
-    Yields:
-        The name of the subscription that prints; "" without a pattern.
+    Print the messages that subscribers of a pattern receive; after `count` messages, request the stop. Yields the name of the
+    subscription that prints; "" without a pattern.
     """
     printed = 0
 

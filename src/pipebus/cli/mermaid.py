@@ -41,12 +41,7 @@ class Mermaid:
     def chain(
         self, nodes: list[dict[str, Any]], ends: list[tuple[str, str]], leave: list[tuple[str, str]]
     ) -> list[tuple[str, str]]:
-        """
-        Draw a chain after these ends, and return its own ends: (box, label of the arrow that leaves it).
-
-        Args:
-            leave: Receives the ends of branches, which skip the rest of the chain.
-        """
+        """Draw a chain after these ends (box, label), and return its own; `leave` receives those of its branches."""
         for node in nodes:
             kind, what = title_of(node)
             if kind == "filter":

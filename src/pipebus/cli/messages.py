@@ -79,7 +79,7 @@ class Unrouted:
 
 
 def message_of(record: Any) -> tuple[str, Any, dict[str, Any]]:
-    """Return subject, body and options with which to publish a message in JSON; raise BadRecord if it is none."""
+    """Return subject, body and options with which to publish a message in JSON; raise BadRecord if it is not one."""
     if not isinstance(record, dict) or "subject" not in record:
         raise BadRecord('not a message: write {"subject": …, "body": …}, or add --subject for records that are bodies')
     if not isinstance(record["subject"], str):

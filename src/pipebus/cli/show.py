@@ -26,12 +26,8 @@ def table(
     *, cut: bool = False,
 ) -> None:  # fmt: skip
     """
-    Print a table, of at most WIDE characters where it is not for a terminal.
-
-    Args:
-        cut: Shorten long cells, so that a row is one line; otherwise they are wrapped.
-        numbers: Heads of the columns to align on the right.
-        file: Where to print; stdout by default.
+    Print a table, of at most WIDE characters where it is not for a terminal. Columns of `numbers` are aligned on the right, and
+    long cells are wrapped, or with `cut` shortened.
     """
     file = file or sys.stdout
     cells = [[_cell(value) for value in row] for row in rows]
@@ -108,11 +104,8 @@ def styled(text: str, style: str, file: TextIO | None = None) -> str:
 
 def as_json(value: Any, encoding: str | None = None) -> str:
     """
-    Return one line of JSON. Characters that some readers take for the end of a line are escaped; values that JSON cannot hold
-    become text.
-
-    Args:
-        encoding: Characters outside this encoding are escaped; stdout's by default.
+    Return one line of JSON. Characters outside the encoding (stdout's), and those that some readers take for the end of a line,
+    are escaped; values that JSON cannot hold become text.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)

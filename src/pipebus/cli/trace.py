@@ -81,19 +81,13 @@ class Look(Transform):
 
 
 class Trace:
-    """
-    One message through the publish chain of a bus inside a harness, where nothing is real but its filters.
-
-    Attributes:
-        passed: The message after each filter.
-        reached: The subscriptions that got it.
-    """
+    """One message through the publish chain of a bus inside a harness, where nothing is real but its filters."""
 
     def __init__(self, bus: Bus, harness: Any) -> None:
         self.bus = bus
         self.harness = harness
-        self.passed: list[Passed] = []
-        self.reached: list[Subscription] = []
+        self.passed: list[Passed] = []  # the message after each filter
+        self.reached: list[Subscription] = []  # those that got it
         router = engine_of(bus).router
         router.nodes = self._watched(router.nodes)
 

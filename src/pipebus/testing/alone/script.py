@@ -45,16 +45,10 @@ class ScriptEnded(AssertionError):
 
 
 class Script:
-    """
-    The end of a chain under test.
-
-    Args:
-        given: The argument `next=`.
-        due: The type of an outcome on this side: `Receipt` or `Handled`.
-    """
+    """The end of a chain under test: the argument `next=`."""
 
     def __init__(self, given: Any, due: type[Any], tape: Tape, clock: Any) -> None:
-        self.due = due
+        self.due = due  # the type of an outcome on this side: `Receipt` or `Handled`
         self.tape = tape
         self.clock = clock
         self.begin(given)

@@ -159,10 +159,7 @@ def crash(stage: Stage, bus: Bus, timeout: float | None = None) -> None:
 
 
 def next_life(stage: Stage, bus: Bus, handler: Any, **options: Any) -> Bus:
-    """
-    The bus of the program's next run, not started: a new one with this subscription if messages outlive the program, otherwise
-    the old one again.
-    """
+    """The bus of the program's next run, not started: a new one if messages outlive the program, otherwise the old one."""
     return opened(stage, handler, **options) if survives(stage) else bus
 
 
@@ -188,12 +185,7 @@ def assert_refused(stage: Stage, **wanted: Any) -> None:
 
 
 def together(stage: Stage, *calls: Callable[[], object], within: float | None = None) -> list[BaseException]:
-    """
-    Call all at the same time, each on a thread of its own, and return what they raised.
-
-    Args:
-        within: Seconds that each may take; None: the stage's patience.
-    """
+    """Call all at once, each on a thread of its own, and return what they raised; each may take so many seconds."""
     barrier, raised, patience = threading.Barrier(len(calls)), list[BaseException](), within or stage.patience
 
     def run(call: Callable[[], object]) -> None:

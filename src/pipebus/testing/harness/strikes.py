@@ -45,27 +45,16 @@ class Strike(NamedTuple):
 
 @dataclass(eq=False)
 class Fault:
-    """
-    A fault to inject.
+    """A fault to inject."""
 
-    Args:
-        name: Of a filter, a subscription, an actor or a handler.
-        times: How often it strikes. None: always.
-        after: How many calls succeed before the first strike.
-        seconds: How long the call is delayed.
-        error: An exception or a class of exceptions; None: it only delays.
-        planned: A seed chose it; it need not strike.
-        late: The call fails after its work, not instead of it.
-    """
-
-    name: str
-    times: int | None
-    after: int
-    seconds: Duration
-    error: Any
+    name: str  # of a filter, a subscription, an actor or a handler
+    times: int | None  # how often it strikes; None: always
+    after: int  # how many calls succeed before the first strike
+    seconds: Duration  # how long the call is delayed
+    error: Any  # an exception or a class of exceptions; None: it only delays
     _: KW_ONLY
-    planned: bool = False
-    late: bool = False
+    planned: bool = False  # a seed chose it; it need not strike
+    late: bool = False  # the call fails after its work, not instead of it
     calls: int = 0
     struck: int = 0
 

@@ -72,21 +72,13 @@ class Sent(NamedTuple):
 
 @dataclass(eq=False)
 class Tested:
-    """
-    The filter, and what has become known about it.
+    """The filter, and what has become known about it."""
 
-    Args:
-        make: Makes a new filter each time.
-        files: Those with the filter's own lines.
-        slept: How the filter has blocked event loops so far.
-        colours: The colours in which it can run.
-    """
-
-    make: Callable[[], Any]
+    make: Callable[[], Any]  # makes a new filter each time
     at: Side
-    files: dict[str, bool]
-    slept: list[Sleep]
-    colours: tuple[Any, ...] = ()
+    files: dict[str, bool]  # those with the filter's own lines
+    slept: list[Sleep]  # how the filter has blocked event loops so far
+    colours: tuple[Any, ...] = ()  # in which it can run
     reached: set[int] = field(default_factory=set)  # positions of the filters that a message has reached
     came_through: bool = False  # the rest has run at least once
     last: FilterRun | None = None
@@ -183,12 +175,8 @@ class Case:
         alike: bool = False,
     ) -> Iterator[Sent]:
         """
-        Send each of the messages once for each ending, all of them through one filter of each colour, or of this one.
-
-        Args:
-            messages: None: those of the case.
-            look: Called with each message that the rest gets.
-            alike: The rest gives the same outcome for all of them: 7 mailboxes.
+        Send each of the messages once for each ending, all of them through one filter of each colour, or of this one. `look` is
+        called with each message that the rest gets; `alike`: it gives the same outcome for all of them, 7 mailboxes.
         """
         groups = [[ending] for ending in endings] if self.alone else [endings]
         for one, group in itertools.product([colour] if colour else self.colours, groups):
