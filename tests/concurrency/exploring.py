@@ -7,6 +7,8 @@ from typing import Any
 
 from pipebus.testing.simulation import watch
 from pipebus.testing.simulation.explore import Scenario, SimulationFailed, race, run
+from pipebus.testing.simulation.scheduler import Simulation
+from pipebus.testing.simulation.threads import Task
 
 
 def tell(scenario: Scenario, seed: int, **options: Any) -> str:
@@ -28,3 +30,14 @@ def explore(scenario: Scenario, seeds: Iterable[int], **options: Any) -> None:
     found = find(scenario, seeds, **options)
     if found is not None:
         raise found
+
+
+def tasks(sim: Simulation, beginning: str) -> list[Task]:
+    """The spawned threads whose names begin like this."""
+    return [task for task in sim.spawned if task.name.startswith(beginning)]
+
+
+def left_behind(sim: Simulation) -> list[str]:
+    """Names of the threads that have not ended, apart from the scenario's own."""
+    own = {task.number for task in sim.spawned} | {0}
+    return [task.name for task in sim.all_tasks if not task.ended and task.number not in own]

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from exploring import left_behind, tasks
 from scenarios import (
     Publisher,
     Record,
@@ -296,7 +297,7 @@ def nothing_more(sim: Simulation, record: Record) -> None:
     sim.say("has unsubscribed")
     handled = len(record.given)
     sim.check(not record.inside, "a handler runs although unsubscribe has returned")
-    sim.join(*sim.tasks("publisher"))
+    sim.join(*tasks(sim, "publisher"))
     sim.check(len(record.given) == handled, "a handler ran after unsubscribe had returned")
 
 
@@ -620,7 +621,7 @@ def callers_loop(sim: Simulation, workers: int = 1) -> None:
         async with bus:
             publishers.extend(Publisher(sim, bus, name, 2) for name in "ab")
             await bus.apublish("s", ("main", 0))
-            await ended(sim, sim.tasks("publisher"))
+            await ended(sim, tasks(sim, "publisher"))
             await bus.adrain(timeout=10)
             all_of(record, *publishers, in_order=workers == 1)
             assert record.of("main") == [0]
@@ -710,7 +711,7 @@ def ending_callers_loop(sim: Simulation, sleeper: bool = False) -> None:
     sim.spawn(run_loop, sim, main, name="caller")
     sim.join()
     bus.stop(timeout=0, drain=False)
-    assert sim.left_behind() == []  # (what a worker had in hand when its loop was closed is put right by the next start)
+    assert left_behind(sim) == []  # (what a worker had in hand when its loop was closed is put right by the next start)
     bus.start()
     bus.drain(timeout=10)
     bus.stop(timeout=10)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from exploring import left_behind, tasks
+
 from flow_helpers import assert_conserved
 from pipebus import Bus, BusClosed, Delivery, Dropped, MailboxFull, Message, ReceiveTimeout, StopReport, Subscription
 from pipebus.bus.bus import engine_of
@@ -98,7 +100,7 @@ def bus_of(sim: Simulation, *filters: Any, **options: Any) -> Iterator[Bus]:
 
 def at_rest(sim: Simulation, bus: Bus, subscriptions: Iterable[Subscription] = ()) -> None:
     """Check that a stopped bus has left nothing behind."""
-    assert sim.left_behind() == []
+    assert left_behind(sim) == []
     assert not engine_of(bus).claims.live, f"{len(engine_of(bus).claims.live)} mailboxes are claimed, and nobody works"
     assert not engine_of(bus).pool.ready
     assert not engine_of(bus).pool.workers
@@ -238,7 +240,7 @@ def unsubscribing(sim: Simulation) -> None:
             sim.say("has unsubscribed")
             handled = len(record.given)
             sim.check(not record.inside, "a handler runs although unsubscribe has returned")
-            sim.join(*sim.tasks("publisher"))
+            sim.join(*tasks(sim, "publisher"))
             sim.check(len(record.given) == handled, "a handler ran after unsubscribe had returned")
 
         sim.spawn(unsubscriber)
@@ -459,7 +461,7 @@ def errands(sim: Simulation) -> None:
     sim.rest()
     assert not pool.ready, "an errand waits for a worker, and a worker sleeps"
     pool.stop(None)
-    assert sim.left_behind() == []
+    assert left_behind(sim) == []
     no_time(sim)
 
 

@@ -105,7 +105,7 @@ class Simulation:
         self._counted_from = 0  # the last step at which a thread that is `inside` had the baton
         self._by_thread: dict[threading.Thread, Task] = {}
         self._checks: list[Callable[[], str | None]] = []
-        self._spawned: list[Task] = []
+        self.spawned: list[Task] = []
         self._next_change = 0
         self._turn_began = 0
         self.files = watch.by_line() if files is None else files
@@ -131,15 +131,15 @@ class Simulation:
     def spawn(self, call: Callable[..., Any], *arguments: Any, name: str | None = None) -> Task:
         """Run a call on a thread of its own. The run ends when all of them have ended, and an error in one of them fails it."""
         thread = threading.Thread(
-            target=call, args=arguments, name=name or f"{call.__name__}-{len(self._spawned) + 1}", daemon=True
+            target=call, args=arguments, name=name or f"{call.__name__}-{len(self.spawned) + 1}", daemon=True
         )
         task = self.adopt(thread)
-        self._spawned.append(task)
+        self.spawned.append(task)
         return task
 
     def join(self, *tasks: Task) -> None:
         """Wait for the end of these threads, or of all that were spawned."""
-        for task in tasks or self._spawned:
+        for task in tasks or self.spawned:
             if not task.ended:
                 self.block(task)
 
@@ -231,15 +231,6 @@ class Simulation:
     def elapsed(self) -> float:
         """Virtual seconds so far. Where nothing takes time, any number above 0 means that only a timeout woke a thread."""
         return round(self.time - START, 9)
-
-    def tasks(self, beginning: str) -> list[Task]:
-        """The spawned threads whose names begin like this."""
-        return [task for task in self._spawned if task.name.startswith(beginning)]
-
-    def left_behind(self) -> list[str]:
-        """Names of the threads that have not ended, apart from the scenario's own."""
-        own = {task.number for task in self._spawned} | {0}
-        return [task.name for task in self.all_tasks if not task.ended and task.number not in own]
 
     # --- running -------------------------------------------------------------------------------------------------------
 
