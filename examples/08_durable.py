@@ -12,6 +12,7 @@ import os
 import sqlite3
 import sys
 import time
+from contextlib import closing
 
 from pipebus import Bus, Delivery, Message, Receipt
 from pipebus.filters import Redeliver
@@ -42,7 +43,8 @@ def ship(message: Message) -> None:
 
 
 def bills() -> list[int]:
-    with sqlite3.connect(FILE) as database:
+    """Read on a connection of our own. What is written while the bus runs belongs into `delivery.transaction()`."""
+    with closing(sqlite3.connect(FILE)) as database:
         return [number for (number,) in database.execute("SELECT number FROM bill ORDER BY number")]
 
 
@@ -56,9 +58,9 @@ def place_orders() -> None:
     print(f"{len(done)} billed before, {known} waiting in the file, {ORDERS - len(done) - known} new", flush=True)
 
 
+with closing(sqlite3.connect(FILE)) as database:
+    database.execute("CREATE TABLE IF NOT EXISTS bill (number INTEGER PRIMARY KEY, total INTEGER)")
 with bus:
-    with sqlite3.connect(FILE) as database:
-        database.execute("CREATE TABLE IF NOT EXISTS bill (number INTEGER PRIMARY KEY, total INTEGER)")
     place_orders()
     while len(bills()) < ORDERS:
         time.sleep(0.02)

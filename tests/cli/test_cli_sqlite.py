@@ -120,7 +120,7 @@ def state(folder: Path) -> dict[str, bytes]:
 def foreign(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("CREATE TABLE customers (name)")
+        connection.execute("PRAGMA application_id = 12")
 
 
 def newer(path: Path) -> None:
@@ -137,12 +137,12 @@ def used(path: Path) -> None:
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "bus.db: no such file"),
-    "foreign": (foreign, "bus.db is another program's database (application id 0x0)"),
+    "foreign": (foreign, "bus.db is another program's database (application id 0xc)"),
     "newer": (
         newer,
         f"bus.db is of version {len(schema.STEPS) + 1}, this pipebus reads up to {len(schema.STEPS)}: update pipebus",
     ),
-    "empty": (lambda path: path.write_bytes(b""), "bus.db is empty: no bus has used it yet"),
+    "empty": (lambda path: path.write_bytes(b""), "bus.db holds no bus: none has used it yet"),
     "text": (lambda path: path.write_text("hello, world\n" * 100), "bus.db cannot be read: file is not a database"),
     "folder": (lambda path: path.mkdir(), "bus.db is not a file"),
 }

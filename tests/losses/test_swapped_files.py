@@ -706,7 +706,7 @@ def test_a_file_that_is_no_bus_is_refused_and_not_changed(path: Path, contents: 
         foreign.write_bytes(contents)
     else:
         with closing(sqlite3.connect(foreign)) as file:
-            file.execute("CREATE TABLE invoice (number INTEGER)")
+            file.execute("PRAGMA application_id = 12")
     data = foreign.read_bytes()
     with waiting_bus(path) as bus:
         bus.publish("a.b", id="before")

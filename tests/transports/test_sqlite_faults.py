@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -254,13 +255,26 @@ def newer(path: Path) -> None:
 
 def foreign(path: Path) -> None:
     with closing(sqlite3.connect(path)) as file:
+        file.execute("PRAGMA application_id = 12")
+
+
+def own(path: Path) -> None:
+    """The application's migrations ran before its first bus."""
+    with closing(sqlite3.connect(path)) as file:
         file.execute("CREATE TABLE invoice (number INTEGER)")
 
 
-def with_an_id(path: Path) -> None:
-    """Another program's file that has no tables yet."""
+def clashing(path: Path) -> None:
+    own(path)
     with closing(sqlite3.connect(path)) as file:
-        file.execute("PRAGMA application_id = 12")
+        file.execute("CREATE TABLE Message (id INTEGER)")
+        file.execute("CREATE INDEX dead_of ON invoice (number)")
+
+
+def with_a_version(path: Path) -> None:
+    own(path)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("PRAGMA user_version = 1")
 
 
 def with_a_log(make: Any) -> Any:
@@ -293,13 +307,14 @@ def folder(path: Path) -> None:
 
 
 NEWER = "is of version 99, this pipebus reads up to 1: update pipebus; nothing was changed"
-FOREIGN = "is another program's database .*; choose another file"
+FOREIGN = "is another program's database .*0xc.*; choose another file"
 REFUSED = {
     newer: NEWER,
     with_a_log(newer): NEWER,
     foreign: FOREIGN,
     with_a_log(foreign): FOREIGN,
-    with_an_id: "is another program's database .*0xc.*; choose another file",
+    clashing: "not a bus's file yet and has Message, dead_of, names that .* need; rename them, or choose another file",
+    with_a_version: "not a bus's file yet and has user_version 1, .*; set it to 0, or choose another file",
     text: "file is not a database: it is damaged or no SQLite file; restore it from a backup, or choose another file",
     short_text: "file is not a database: it is damaged or no SQLite file; restore it from a backup, or choose another file",
     folder: "(is a folder|unable to open database file: look whether)",
@@ -334,11 +349,17 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
         assert bus.publish("a", 1)
 
 
-def test_an_empty_file_is_a_new_one(path: Path) -> None:
-    """The bus can use an empty file, which `touch` or a killed first start leaves."""
-    path.touch()
-    with bus_on(path) as bus:
-        assert bus.publish("a", 1)
+@pytest.mark.parametrize("make", [Path.touch, own, with_a_log(own)], ids=["empty", "own tables", "own tables in the log"])
+def test_a_bus_makes_its_tables_in_the_applications_file(path: Path, make: Callable[[Path], object]) -> None:
+    """An empty file (`touch`, or a killed first start) or one with tables of the application alone becomes a bus's file."""
+    make(path)
+    for number in (1, 2):
+        with bus_on(path) as bus:
+            assert bus.publish("a", number)
+    with closing(sqlite3.connect(path)) as file:
+        names = {name for (name,) in file.execute("SELECT name FROM sqlite_schema")}
+    assert "subscription" in names
+    assert ("invoice" in names) == (make is not Path.touch)
 
 
 def tell_or_work(bus: Bus, path: Path) -> str:

@@ -57,27 +57,27 @@ def prepare(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 
 class Kind(NamedTuple):
-    """What identifies a SQLite file: application id, version, number of tables."""
+    """What identifies a SQLite file: application id, version, and the names in it that the bus needs for its own tables."""
 
     application: int
     version: int
-    tables: int
+    clashing: list[str]
 
 
 def kind(connection: sqlite3.Connection) -> Kind:
     connection.execute("BEGIN")  # all of it as of one moment
     try:
-        [tables] = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        names = {name.lower(): name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
         [application] = connection.execute("PRAGMA application_id").fetchone()
         [version] = connection.execute("PRAGMA user_version").fetchone()
     finally:
         connection.execute("ROLLBACK")
-    return Kind(application, version, tables)
+    return Kind(application, version, sorted(names[name] for name in names.keys() & schema.NAMES))
 
 
 def look_at(path: str, wait: float) -> None:
     """
-    Check that this is a file of pipebus or can become one. Changes nothing. Called while nobody else writes.
+    Check that a bus can use this file. Changes nothing. Called while nobody else writes.
 
     Raises:
         TransportError: it cannot.
@@ -145,16 +145,31 @@ def _check(connection: sqlite3.Connection, path: str) -> None:
     Raises:
         TransportError: the file belongs to another program or a newer pipebus.
     """
-    found, newest = kind(connection), len(schema.STEPS)
+    if (why := refusal(kind(connection), path)) is not None:
+        raise TransportError(why)
+
+
+def refusal(found: Kind, path: str) -> str | None:
+    """Why no bus can use a file; or None. The application may have made tables of its own in it before its first bus."""
+    newest = len(schema.STEPS)
     if found.application == schema.APPLICATION:
         if found.version > newest:
-            raise TransportError(
+            return (
                 f"{path} is of version {found.version}, this pipebus reads up to {newest}: update pipebus; nothing was changed"
             )
-    elif found.tables or found.application:
-        raise TransportError(
-            f"{path} is another program's database (application id {found.application:#x}); choose another file"
+    elif found.application:
+        return f"{path} is another program's database (application id {found.application:#x}); choose another file"
+    elif found.clashing:
+        return (
+            f"{path} is not a bus's file yet and has {', '.join(found.clashing)}, names that the bus's own tables and indexes "
+            "need; rename them, or choose another file"
         )
+    elif found.version:
+        return (
+            f"{path} is not a bus's file yet and has user_version {found.version}, where the bus keeps the version of its "
+            "tables; set it to 0, or choose another file"
+        )
+    return None
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 
 from pipebus.errors import TransportError
-from pipebus.transports.sqlite import boot, connections, schema
+from pipebus.transports.sqlite import boot, connections
 from pipebus.transports.sqlite.remedies import said
 
 WAIT = 5.0
@@ -62,13 +62,9 @@ def look_into(path: str) -> sqlite3.Connection:
 
 def refusal(found: connections.Kind, path: str) -> str | None:
     """Why a file cannot be read as a bus; or None."""
-    if found.application == schema.APPLICATION:
-        if found.version > len(schema.STEPS):
-            return f"{path} is of version {found.version}, this pipebus reads up to {len(schema.STEPS)}: update pipebus"
-        return None
-    if found.tables or found.application:
-        return f"{path} is another program's database (application id {found.application:#x}); name the file that the bus uses"
-    return f"{path} is empty: no bus has used it yet; look at the path, or start the bus first"
+    if found.application == 0:
+        return f"{path} holds no bus: none has used it yet; look at the path, or start the bus first"
+    return connections.refusal(found, path)
 
 
 def owners(connection: sqlite3.Connection) -> list[Served]:

@@ -76,8 +76,8 @@ def _version() -> Finding:
         return Finding(
             "hint", "SQLite",
             f"{sqlite3.sqlite_version}: before {fixed} a checkpoint that races with a commit of another connection can lose "
-            "pages (the WAL-reset bug). pipebus prevents that among its own processes with a lock file; do not write or "
-            "checkpoint the file with other programs while it is in use",
+            "pages (the WAL-reset bug). pipebus prevents that among its own processes with a lock file; other connections must "
+            "not write or checkpoint the file while it is in use, except in delivery.transaction()",
         )  # fmt: skip
     return Finding("ok", "SQLite", f"{sqlite3.sqlite_version} has no WAL-reset bug")
 
@@ -118,12 +118,12 @@ def _sizes(path: str) -> Iterator[Finding]:
 def _contents(path: str) -> Iterator[Finding]:
     with closing(connections.connect_to_look(path, glance.WAIT)) as connection:
         found = connections.kind(connection)
-        if not found.tables and not found.application:
-            yield Finding("hint", "file", f"{path} is empty; the first bus that uses it makes its tables")
-            return
-        refused = glance.refusal(found, path)
+        refused = connections.refusal(found, path)
         if refused is not None:
             yield Finding("wrong", "file", refused)
+            return
+        if not found.application:
+            yield Finding("hint", "file", f"{path} holds no bus yet; the first one that uses it makes its tables")
             return
         version, newest = found.version, len(schema.STEPS)
         if version < newest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 APPLICATION: Final = 0x70627573
@@ -68,3 +69,5 @@ INSERT INTO meta VALUES ('seq', 0), ('subscriptions', 0);
 
 STEPS: Final[tuple[str, ...]] = (TABLES,)
 """Step N makes version N + 1 out of version N. To change the tables, add a step; never change one."""
+NAMES: Final = frozenset(re.findall(r"(?m)^CREATE \w+ (\w+)", "".join(STEPS)))
+"""Of the tables and indexes."""

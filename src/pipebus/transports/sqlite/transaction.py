@@ -105,6 +105,11 @@ def transaction(file: OpenFile, claim: Claim, wrote: Callable[[Store], None]) ->
             store.roll_back()
             if isinstance(error, _NotKept):
                 raise TransportError(str(error)) from None
+            if isinstance(error, sqlite3.DatabaseError) and str(error) == "not authorized":  # see `_authorize`
+                raise LifecycleError(
+                    "the bus commits at the end of the block of delivery.transaction(); leave out COMMIT, ROLLBACK, commit(), "
+                    "rollback(), `with database:` and executescript(), which commits first"
+                ) from error
             if isinstance(error, sqlite3.OperationalError) and ("disk" in str(error) or "readonly" in str(error)):
                 file.commits.doubt()
                 raise TransportError(f"{path}: {said(error)}") from error
