@@ -4215,3 +4215,18 @@ broken(
     """,
     'bus.toml:2: tests[1] "a": name "a" is taken (line 2); choose another',
 )
+broken(
+    "a filter that counts on more attempts than its subscription allows",
+    """\
+    version = 1
+    [[subscriptions]]
+    name = "billing"
+    subject = "orders.created"
+    handler = "bill"
+    attempts = 4
+    filters = [{ use = "redeliver", attempts = 8 }]
+    """,
+    'bus.toml:7: subscriptions[0] "billing": filter Redeliver (position 1 of subscriptions[0] "billing" at bus.toml:7) has '
+    "attempts=8, but subscription billing allows 4; give the subscription attempts=8, or the filter at most 4",
+    handlers={"bill": bill},
+)

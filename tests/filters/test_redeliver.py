@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipebus import Bus, Delivery, Message, PipelineError, Rejected, transform
+from pipebus import Actor, Bus, Delivery, Message, PipelineError, Rejected, transform, when
 from pipebus.filters import Dedupe, Redeliver, Retry
 from pipebus.testing import Harness, run_filter
 from tables import table
@@ -72,8 +73,8 @@ def test_jitter_only_shortens(harness: Harness) -> None:
 
 @pytest.mark.parametrize(
     ("filter", "attempts", "takings"),
-    [(Redeliver(wait=0.0), 3, 3), (Redeliver(2, wait=0.0), 3, 2), (Redeliver(9, wait=0.0), 3, 3)],
-    ids=["the subscription's", "fewer", "never more"],
+    [(Redeliver(wait=0.0), 3, 3), (Redeliver(2, wait=0.0), 3, 2), (Redeliver(5, wait=0.0), 5, 5)],
+    ids=["the subscription's", "fewer", "as many"],
 )  # fmt: skip
 def test_after_the_last_attempt_it_is_dead_with_the_handlers_own_error(
     harness: Harness, filter: Redeliver, attempts: int, takings: int
@@ -85,6 +86,38 @@ def test_after_the_last_attempt_it_is_dead_with_the_handlers_own_error(
     harness.drain()
     (letter,) = bus.dead_letters.list()
     assert (letter.error, letter.attempts, len(handler.seen)) == (f"Boom: number {takings}", takings, takings)
+
+
+class Worker(Actor):
+    def on_message(self, message: Message) -> None: ...
+
+
+def bus_wide(bus: Bus, filter: Redeliver) -> None:
+    bus.use(filter, at="delivery")
+    bus.subscribe("read", name="reader")
+    bus.subscribe("a", Failing(0), name="enough", attempts=8)
+    bus.subscribe("a", Failing(0), name="s")
+
+
+def around_all_that_exist(bus: Bus, filter: Redeliver) -> None:
+    bus.subscribe("a", Failing(0), name="s")
+    bus.use(filter, at="delivery")
+
+
+PLACES: list[Callable[[Bus, Redeliver], object]] = [
+    lambda bus, redeliver: bus.subscribe("a", Failing(0), name="s", filters=[redeliver]),
+    lambda bus, redeliver: bus.subscribe("a", Failing(0), name="s", filters=[when("a", redeliver)]),
+    lambda bus, redeliver: bus.spawn(Worker("s"), filters=[redeliver]),
+    bus_wide,
+    around_all_that_exist,
+]
+
+
+@pytest.mark.parametrize("register", PLACES, ids=["own", "nested", "actor", "bus-wide", "around all that exist"])
+def test_more_attempts_than_the_subscription_allows_are_refused(register: Callable[[Bus, Redeliver], object]) -> None:
+    """The error names both numbers and the subscription. No Redeliver wraps a reader, so that may allow any number."""
+    with pytest.raises(PipelineError, match=r"filter Redeliver .* has attempts=8, but subscription s allows 3; give .*=8, or"):
+        register(Bus(), Redeliver(8))
 
 
 def test_other_messages_pass_while_one_waits(harness: Harness) -> None:

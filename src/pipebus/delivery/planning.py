@@ -310,6 +310,13 @@ def check_delivery(subscription: Subscription, bus_nodes: tuple[Node, ...]) -> N
                     f"filter {step.name} ({step.where}) wraps a handler, but {title} has none; make it a Transform"
                 )
         return
+    for step in routes.steps(chain):
+        if (step.traits.needs_attempts or 0) > plan.attempts:
+            raise PipelineError(
+                f"filter {step.name} ({step.where}) has attempts={step.traits.needs_attempts}, but subscription {title} allows "
+                f"{plan.attempts}; give the subscription attempts={step.traits.needs_attempts}, or the filter at most "
+                f"{plan.attempts}"
+            )
     colour = "async" if plan.bound.is_async else "sync"
     chain_rules.check_colour(chain, colour, f"handler {plan.bound.name} is {colour}")
     actor = getattr(subscription, "actor", None)  # not asked about messages to itself, so it does not wait here

@@ -24,8 +24,8 @@ class Redeliver(Around):
     number of attempts survive a restart. `delivery.attempt` and `delivery.redelivered` show the handler which attempt it is.
 
     Args:
-        attempts: Attempts in total, >= 1, at most the subscription's own `attempts`; None: as many as those. The error of the
-            last attempt becomes the reason of the dead letter.
+        attempts: Attempts in total, >= 1. None: as many as the subscription's own `attempts`; one that allows fewer is refused.
+            The error of the last attempt becomes the reason of the dead letter.
         wait: Seconds before the second attempt, >= 0; doubled for each further one.
         max_wait: Longest wait in seconds, >= `wait`.
         jitter: Fraction, 0 to 1, by which a wait may be shortened at random, to spread out deliveries that failed together.
@@ -60,6 +60,7 @@ class Redeliver(Around):
     def __post_init__(self) -> None:
         if self.attempts is not None and not is_whole(self.attempts, 1):
             raise PipelineError(f"Redeliver.attempts={self.attempts!r}: it is a whole number of attempts, at least 1")
+        self.needs_attempts = self.attempts
         self.wait, self.max_wait = checked_waits(self.wait, self.max_wait, self.jitter, "Redeliver")
         self._on = checked_classes(self.on, "Redeliver.on")
         self._random = random.Random()

@@ -132,6 +132,7 @@ class Traits:
         repeats: It may run the rest again after an error, and checks `pipebus.pipeline.state.accepted` first.
         passes: The most times that it runs the rest; None: no limit.
         wants_delivery: It reads `pipebus.pipeline.state.delivery`, so it can only be put around handlers.
+        needs_attempts: It counts on so many attempts of a delivery; a subscription that allows fewer is refused.
         wants_memory: It needs the transport's memory for filters (`Context.memory`).
         terminal: No filter after it ever runs.
         reroutes: It may change the subject (publish side only).
@@ -148,6 +149,7 @@ class Traits:
     repeats: bool = False
     passes: int | None = 1
     wants_delivery: bool = False
+    needs_attempts: int | None = None
     wants_memory: bool = False
     terminal: bool = False
     reroutes: bool = False
