@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import inspect
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +23,7 @@ from pipebus import (
     ReceiveTimeout,
     RequestTimeout,
     around,
+    filters,
 )
 from pipebus.testing import Harness
 from tables import table
@@ -178,3 +182,16 @@ def test_waits_take_what_is_left_of_a_time() -> None:
         bus.publish("s", 1)
         assert reader.result().body == 1
         bus.drain(float("inf"))
+
+
+FILTERS = [one for one in map(filters.__dict__.get, filters.__all__) if "Duration" in inspect.getsource(one)]
+
+
+@pytest.mark.parametrize("kind", FILTERS, ids=lambda kind: kind.__name__)
+def test_type_checkers_and_python_know_the_same_settings(kind: Any) -> None:
+    """A filter that declares its settings for type checkers once more, with durations as text, declares all of them."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    (declared,) = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef) and one.name == "__init__"]
+    settings = list(inspect.signature(kind).parameters.values())
+    assert [one.arg for one in declared.args.args[1:]] == [one.name for one in settings]
+    assert len(declared.args.defaults) == sum(one.default is not one.empty for one in settings)

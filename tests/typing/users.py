@@ -38,7 +38,7 @@ from pipebus import (
     transform,
     when,
 )
-from pipebus.filters import Log
+from pipebus.filters import Dedupe, Expire, Log, Redeliver, Retry, SetEnvelope, Timeout
 
 
 @dataclass
@@ -483,6 +483,22 @@ def chains_are_values(bus: Bus) -> None:
     bus.use(Log(), chain, at="delivery")
     bus.subscribe("orders.>", print, filters=chain)
     bus.subscribe("orders.>", print, filters=[chain, Stamp()])
+
+
+def filters_take_durations_as_text() -> None:
+    """A duration may be text with a unit, and is a float afterwards; other settings keep their types."""
+    assert_type(Expire("5s").ttl, float)
+    assert_type(Retry(5, wait="10ms", max_wait="1m", on=(OSError, TimeoutError)).max_wait, float)
+    assert_type(Redeliver(wait="10ms", max_wait=60, on=OSError).wait, float)
+    assert_type(Timeout("2s", abandon=True).seconds, float)
+    assert_type(Dedupe(lambda message: message.body, window="1m").window, float)
+    SetEnvelope(key="k", ttl="5s")
+    SetEnvelope(id=lambda message: message.body, ttl=lambda message: "5s")
+    Expire()  # type: ignore[call-arg]
+    Expire(["5s"])  # type: ignore[arg-type]
+    Retry("5")  # type: ignore[arg-type]
+    Redeliver(tries=5)  # type: ignore[call-arg]
+    Dedupe(window=None)  # type: ignore[arg-type]
 
 
 def a_misspelt_side_is_flagged(bus: Bus) -> None:

@@ -21,6 +21,7 @@ from pipebus.message.message import Message
 from pipebus.pipeline.shapes import Context
 from pipebus.values import quantities
 
+Errors = type[Exception] | tuple[type[Exception], ...]
 NEVER: Final = (
     Rejected,
     PipelineError,

@@ -8,7 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipebus.clock import SYSTEM, Clock
 from pipebus.errors import ContractError, PipelineError, Rejected, UnsupportedCapability
@@ -21,7 +21,7 @@ from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
 from pipebus.pipeline.shapes import Around, Context, Memory, Steps
 from pipebus.values import quantities
-from pipebus.values.quantities import Seconds
+from pipebus.values.quantities import Duration, Seconds
 
 
 @dataclass(eq=False)
@@ -72,6 +72,13 @@ class Dedupe(Around):
     size: int = 100_000
     durable: bool = False
     may_drop = True
+
+    if TYPE_CHECKING:  # a duration may be given as text
+
+        def __init__(
+            self, key: Callable[[Message[Any]], Hashable] | None = ..., window: Duration = ..., size: int = ...,
+            durable: bool = ...,
+        ) -> None: ...  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.key is not None and (not callable(self.key) or not is_plain(self.key)):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipebus.clock import SYSTEM, Clock
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.shapes import Context, Transform
 from pipebus.values import quantities
-from pipebus.values.quantities import Seconds
+from pipebus.values.quantities import Duration, Seconds
 
 
 @dataclass(eq=False)
@@ -30,6 +30,10 @@ class Expire(Transform):
 
     ttl: Seconds
     may_drop = True
+
+    if TYPE_CHECKING:  # a duration may be given as text
+
+        def __init__(self, ttl: Duration) -> None: ...
 
     def __post_init__(self) -> None:
         self.ttl = quantities.seconds(self.ttl, "Expire.ttl", above=0.0)

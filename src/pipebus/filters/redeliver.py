@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipebus.errors import AlreadySettled, PipelineError
-from pipebus.filters.backoff import NEVER, checked_classes, checked_waits, ended_by_stop, log_failure
+from pipebus.filters.backoff import NEVER, Errors, checked_classes, checked_waits, ended_by_stop, log_failure
 from pipebus.foreign.objects import is_a
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import state
 from pipebus.pipeline.shapes import Around, Context, Steps
-from pipebus.values.quantities import Seconds, is_whole
+from pipebus.values.quantities import Duration, Seconds, is_whole
 
 
 @dataclass(eq=False)
@@ -53,9 +54,16 @@ class Redeliver(Around):
     wait: Seconds = 1.0
     max_wait: Seconds = 300.0
     jitter: float = 0.2
-    on: type[Exception] | tuple[type[Exception], ...] = Exception
+    on: Errors = Exception
     wants_delivery = True
     may_drop = True
+
+    if TYPE_CHECKING:  # a duration may be given as text
+
+        def __init__(
+            self, attempts: int | None = ..., wait: Duration = ..., max_wait: Duration = ..., jitter: float = ...,
+            on: Errors = ...,
+        ) -> None: ...  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.attempts is not None and not is_whole(self.attempts, 1):

@@ -8,15 +8,15 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipebus.errors import PipelineError
-from pipebus.filters.backoff import NEVER, checked_classes, checked_waits, ended_by_stop, log_failure
+from pipebus.filters.backoff import NEVER, Errors, checked_classes, checked_waits, ended_by_stop, log_failure
 from pipebus.foreign.objects import is_a
 from pipebus.message.message import Message
 from pipebus.pipeline import blame, state
 from pipebus.pipeline.shapes import Around, Context, Pause, Steps
-from pipebus.values.quantities import Seconds, is_whole
+from pipebus.values.quantities import Duration, Seconds, is_whole
 
 
 @dataclass(eq=False)
@@ -58,8 +58,14 @@ class Retry(Around):
     wait: Seconds = 0.1
     max_wait: Seconds = 10.0
     jitter: float = 0.2
-    on: type[Exception] | tuple[type[Exception], ...] = Exception
+    on: Errors = Exception
     repeats = True
+
+    if TYPE_CHECKING:  # a duration may be given as text
+
+        def __init__(
+            self, attempts: int = ..., wait: Duration = ..., max_wait: Duration = ..., jitter: float = ..., on: Errors = ...
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         if not is_whole(self.attempts, 1):

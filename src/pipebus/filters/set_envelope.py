@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,7 +18,7 @@ from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
 from pipebus.pipeline.shapes import Transform
 from pipebus.values import quantities
-from pipebus.values.quantities import Seconds
+from pipebus.values.quantities import Duration, Seconds
 
 
 @dataclass(eq=False)
@@ -46,6 +46,14 @@ class SetEnvelope(Transform):
     key: str | Callable[[Message[Any]], str | float] | None = None
     id: Callable[[Message[Any]], str | float] | None = None
     ttl: Seconds | Callable[[Message[Any]], str | float] | None = None
+
+    if TYPE_CHECKING:  # a duration may be given as text
+
+        def __init__(
+            self, key: str | Callable[[Message[Any]], str | float] | None = ...,
+            id: Callable[[Message[Any]], str | float] | None = ...,
+            ttl: Duration | Callable[[Message[Any]], str | float] | None = ...,
+        ) -> None: ...  # fmt: skip
 
     def __post_init__(self) -> None:
         self.key = plain_text(self.key)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipebus.errors import PipelineError
 from pipebus.message.message import Message
 from pipebus.pipeline import blame, state
 from pipebus.pipeline.shapes import Around, Call, Context, Steps
 from pipebus.values import quantities
-from pipebus.values.quantities import Seconds
+from pipebus.values.quantities import Duration, Seconds
 
 
 @dataclass(eq=False)
@@ -40,6 +40,10 @@ class Timeout(Around):
     seconds: Seconds
     abandon: bool = False
     bounds = True
+
+    if TYPE_CHECKING:  # a duration may be given as text
+
+        def __init__(self, seconds: Duration, abandon: bool = ...) -> None: ...
 
     def __post_init__(self) -> None:
         self.seconds = quantities.seconds(self.seconds, "Timeout.seconds", above=0.0)
