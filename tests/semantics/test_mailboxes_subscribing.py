@@ -26,6 +26,7 @@ from flow_helpers import (
     wait_until,
 )
 from pipebus import (
+    Actor,
     Bus,
     Delivery,
     Dropped,
@@ -448,6 +449,32 @@ def test_s28_mail_for_objects_cannot_leave_the_process(way: Any) -> None:
             way(bus, Ref(bus), "x")
 
         assert bus.stats()["accepted"] == 0
+
+
+class Oracle(Actor):
+    def on_message(self, number: int) -> int:
+        return number * number
+
+
+BY_OBJECT: list[Callable[[Bus, Oracle], object]] = [
+    lambda bus, oracle: bus.publish(oracle, 3),
+    lambda bus, oracle: bus.publish("a", 3, reply_to=oracle),
+    lambda bus, oracle: bus.request(oracle, 3),
+    lambda bus, oracle: bus.every(60.0, oracle),
+    lambda bus, oracle: bus.subscribe(oracle),
+    lambda bus, oracle: bus.subscribe("a", fine, to=oracle),
+]
+
+
+@pytest.mark.parametrize("call", BY_OBJECT, ids=["publish", "reply_to", "request", "every", "subscribe", "to"])
+def test_s28_where_messages_are_encoded_a_named_actor_is_reached_by_its_name(call: Callable[[Bus, Oracle], object]) -> None:
+    """The error for its object says which name to write, and that name reaches it."""
+    bus = Bus("memory:?wire=json")
+    oracle = bus.spawn(Oracle("oracle"))
+    with running(bus):
+        with pytest.raises(UnsupportedCapability, match=r'<Oracle oracle> is an object, .* write the name "oracle" instead'):
+            call(bus, oracle)
+        assert bus.request("oracle", 3).body == 9
 
 
 @pytest.mark.parametrize("thing", [[], {}, set()], ids=lambda thing: type(thing).__name__)

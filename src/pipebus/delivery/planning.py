@@ -19,7 +19,7 @@ from pipebus.mailbox.claims import Claims
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Handled
 from pipebus.message.patterns import Pattern
-from pipebus.message.subject import Address, no_address
+from pipebus.message.subject import Address, no_address, not_carried
 from pipebus.pipeline import callables, pipeline, recognise, routes
 from pipebus.pipeline import rules as chain_rules
 from pipebus.pipeline.compose import Node
@@ -99,7 +99,7 @@ class Planner:
             return pattern.text if pattern.literal else pattern
         if isinstance(subject, Address):
             if not self.bus.transport.capabilities.objects:
-                raise UnsupportedCapability(f"this transport carries only mail for named subjects, not for {shown(subject)}")
+                raise not_carried(subject, self.bus.url)
             return subject
         raise no_address(subject, word)
 
@@ -270,8 +270,9 @@ class Planner:
             "claims": bus.claims, "clock": bus.clock, "later": bus.timers.after, "blocking": bus.pool.lent, "mine": _mine,
         }  # fmt: skip
 
-    @staticmethod
-    def _check_to(to: Any, bad: Callable[[str], SubscriptionError]) -> None:
+    def _check_to(self, to: Any, bad: Callable[[str], SubscriptionError]) -> None:
+        if isinstance(to, Address) and not self.bus.transport.capabilities.objects:
+            raise not_carried(to, self.bus.url, "to")
         if to is None or isinstance(to, Address):
             return
         if not isinstance(to, str):

@@ -62,7 +62,9 @@ class Spawner:
             check_subject(name)
             subjects = (actor, name) if bus.transport.capabilities.objects else name
         elif not bus.transport.capabilities.objects:
-            raise UnsupportedCapability(f"{bus.url} carries mail for named subjects only; give {type(actor).__name__} a name")
+            raise UnsupportedCapability(
+                f"{bus.url} carries mail for named subjects only; give {type(actor).__name__} a name, and publish to that"
+            )
         plan = self.planner.actor_plan(actor, place, filters, **options)
         before: list[ActorSubscription | None] = []
 

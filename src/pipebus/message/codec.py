@@ -27,11 +27,11 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from pipebus.errors import CodecError, PipebusError, UnsupportedCapability
+from pipebus.errors import CodecError, PipebusError
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.headers import NO_HEADERS, OWN_HEADERS, Headers, check_headers, frozen_headers
 from pipebus.message.message import Message
-from pipebus.message.subject import check_subject
+from pipebus.message.subject import check_subject, not_carried
 
 VERSION: Final = 1
 _quickly: Final = msgspec.json.Decoder().decode
@@ -64,9 +64,7 @@ class JsonCodec:
         for field in ("subject", "reply_to"):
             value = getattr(message, field)
             if value is not None and not isinstance(value, str):
-                raise UnsupportedCapability(
-                    f"{field} {shown(value)} is an object; a transport that encodes carries only mail for named subjects"
-                )
+                raise not_carried(value, "a transport that encodes", field)
         check_subject(message.subject)
         wire: dict[str, Any] = {
             "specversion": "1.0",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, get_args
 
-from pipebus.errors import SubjectError
+from pipebus.errors import SubjectError, UnsupportedCapability
 from pipebus.foreign.objects import plain_text, shown
 
 if TYPE_CHECKING:
@@ -97,6 +97,15 @@ def no_address(found: Any, word: str) -> SubjectError:
         given = f'@bus.on("orders.created") above {name}' if word == "on" else f'bus.subscribe("orders.created", {name})'
         return SubjectError(f"{word} is given the function {name} where a subject is due; write {given}")
     return SubjectError(f'{found!r} cannot be subscribed to; use a pattern such as "orders.>", or Ref(obj)')
+
+
+def not_carried(subject: Any, carrier: str, field: str = "subject") -> UnsupportedCapability:
+    """The error for mail addressed to an object where messages are encoded."""
+    name = plain_text(getattr(subject, "name", None))
+    remedy = f'write the name "{name}" instead of the object' if isinstance(name, str) else "use a string, or an actor's name"
+    return UnsupportedCapability(
+        f"{field} {shown(subject)} is an object, and {carrier} carries only mail for named subjects; {remedy}"
+    )
 
 
 class Subject(str, Generic[T, A]):

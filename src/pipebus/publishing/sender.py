@@ -21,7 +21,7 @@ from pipebus.foreign.objects import class_name, shown
 from pipebus.mailbox.offering import lacks_room
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Receipt
-from pipebus.message.subject import Address, check_subject
+from pipebus.message.subject import Address, check_subject, not_carried
 from pipebus.outcomes.ledger import Ledger
 from pipebus.pipeline import routes
 from pipebus.pipeline.compose import Next
@@ -95,7 +95,7 @@ class Sender:
         elif not isinstance(subject, Address):
             raise SubjectError(f"{shown(subject)} cannot be published to; use a string, an actor or Ref(obj)")
         elif not self.transport.capabilities.objects:
-            raise UnsupportedCapability(f"{self.url} carries only mail for named subjects, not for {shown(subject)}")
+            raise not_carried(subject, self.url)
 
     # --- from threads --------------------------------------------------------------------------------------------------
 
