@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from actor_helpers import AsyncNotes, AsyncPassingNotes, Notes, PassingNotes, Sort, every_sort
+from actor_helpers import AsyncNotes, AsyncPassingNotes, Notes, PassingNotes, Sort, at_rest, every_sort
 from flow_helpers import (
     LONG,
     WAIT,
@@ -35,6 +35,7 @@ from pipebus import (
     BusClosed,
     Delivery,
     Dropped,
+    Handlers,
     LifecycleError,
     MailboxFull,
     Message,
@@ -92,6 +93,66 @@ def test_s28_a_named_actor_is_reached_by_its_name_too(sort: Sort, way: Any) -> N
         assert greeter.given == ["by name", "by reference", "by typed name"]
         assert [message.subject for message in greeter.mail] == ["greeters.first", greeter, "greeters.first"]
         assert [everything.receive(timeout=0).body for _ in range(2)] == ["by name", "by typed name"]
+
+
+@every_sort
+@every_way
+@pytest.mark.parametrize("url", ["memory:", "memory:?wire=json"])
+def test_s28_an_actor_may_listen_to_subjects_and_patterns_too(url: str, sort: Sort, way: Any) -> None:
+    """What comes on them is handled in turn with its other mail, and once, also if several of them match."""
+    hold = Hold()
+    with running(Bus(url)) as bus:
+        greeter = sort.spawn(bus, "greeter", hold, subjects=["jobs.>", "jobs.*", Subject[int]("ticks"), "greeter"])
+        for number, subject in enumerate(("greeter", "jobs.done", "ticks", "jobs.a.b", "others")):
+            assert way(bus, subject, number) == Receipt(int(subject != "others"))
+        hold.wait_started()
+        assert len(greeter.mail) == 1
+        hold.open()
+        at_rest(bus)
+        assert [(message.subject, message.body) for message in greeter.mail] == [
+            ("greeter", 0), ("jobs.done", 1), ("ticks", 2), ("jobs.a.b", 3),
+        ]  # fmt: skip
+        greeter.stop()
+        assert way(bus, "jobs.done") == Receipt(0)
+
+
+def test_s28_a_filter_actor_may_listen_to_what_passes_through_it() -> None:
+    """It is asked about each message, and gets those on its subjects as mail."""
+    bus = Bus()
+    bus.use(bus.spawn(quota := PassingNotes("quota"), subjects="jobs.>"))
+    with running(bus):
+        assert (bus.publish("jobs.done", 1), bus.publish("others", 2)) == (Receipt(1), Receipt(0))
+        at_rest(bus)
+    assert quota.given == [1]
+
+
+def test_s28_a_bad_subject_of_an_actor_is_refused_and_leaves_nothing() -> None:
+    """The error is that of a subscription, and the actor can be spawned afterwards."""
+    bus, greeter = Bus(), Notes("greeter")
+    with pytest.raises(SubjectError, match="empty token"):
+        bus.spawn(greeter, subjects=["jobs..done"])
+    with pytest.raises(SubjectError, match="spawn is given the function fine"):
+        bus.spawn(greeter, subjects=fine)  # type: ignore[arg-type]
+    assert bus.spawn(greeter).subscription.name == "greeter"
+
+
+AS_HANDLER: list[Callable[[Bus, Any, Handlers], object]] = [
+    lambda bus, actor, handlers: bus.subscribe("jobs.>", actor),
+    lambda bus, actor, handlers: bus.subscribe("jobs.>", actor.on_message),
+    lambda bus, actor, handlers: bus.on("jobs.>")(actor.on_message),
+    lambda bus, actor, handlers: (handlers.on("jobs.>")(actor.on_message), bus.include(handlers)),
+]
+
+
+@pytest.mark.parametrize("subscribe", AS_HANDLER, ids=["actor", "method", "on", "include"])
+def test_s28_an_actor_is_not_the_handler_of_a_subscription(subscribe: Callable[[Bus, Any, Handlers], object]) -> None:
+    """Another mailbox would give it a second message at the same time; the error says how it gets both."""
+    bus = Bus()
+    with pytest.raises(
+        SubscriptionError, match=r"<Notes greeter> .* one message at a time.*spawn\(Notes.*, subjects='jobs.>'\)"
+    ):
+        subscribe(bus, bus.spawn(Notes("greeter")), Handlers())
+    assert list(bus.stats()["subscriptions"]) == ["greeter"]
 
 
 @every_way

@@ -571,6 +571,9 @@ def an_actor_keeps_its_class(bus: Bus) -> None:
     assert_type(bus.spawn(Greeter(), run="thread", mailbox=5), Greeter)
     assert_type(bus.use(Quota("quota", 100)), Quota)
     assert_type(Gate(5), Gate)
+    assert_type(bus.spawn(Greeter(), subjects=CREATED), Greeter)
+    bus.spawn(Greeter(), subjects=["jobs.>", CREATED])
+    bus.spawn(Greeter(), subjects=5)  # type: ignore[arg-type]
     Greeter(5)  # type: ignore[arg-type]
     Quota("quota")  # type: ignore[call-arg]
     Gate("wide")  # type: ignore[arg-type]

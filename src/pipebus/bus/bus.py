@@ -446,6 +446,7 @@ class Bus:
         self,
         actor: A,
         *,
+        subjects: Addresses | Subject[Any] = (),
         run: Literal["pool", "thread", "loop"] | None = None,
         filters: Sequence[Any] | pipeline.Pipeline = (),
         to: Any = None,
@@ -459,6 +460,7 @@ class Bus:
 
         Args:
             actor: An instance of a class derived from `Actor`.
+            subjects: A subject or pattern, or a collection of them, whose messages come into its mailbox as well.
             run, filters, to, mailbox, overflow, overflow_timeout, attempts: As for `subscribe`. An actor has one worker.
 
         Returns:
@@ -469,7 +471,7 @@ class Bus:
         """
         self._engine.locks.check()
         self._engine.registry.spawner.spawn(
-            actor, places.caller(), filters=filters, run=run, to=to, mailbox=mailbox, overflow=overflow,
+            actor, places.caller(), subjects, filters=filters, run=run, to=to, mailbox=mailbox, overflow=overflow,
             overflow_timeout=overflow_timeout, attempts=attempts, workers=1, deliver="new",
         )  # fmt: skip
         return actor

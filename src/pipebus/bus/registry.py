@@ -12,6 +12,7 @@ import contextvars
 import itertools
 import threading
 from collections.abc import Callable, Iterable
+from types import MethodType
 from typing import Any, Final, TypeVar
 
 from pipebus.bus.handlers import Handlers
@@ -135,6 +136,12 @@ class Registry:
             options = {**DEFAULTS, **options}  # before `reads`, which has no default
         name = plain_text(name)
         subjects = self.planner.subjects(subject)
+        owner: Any = handler.__self__ if isinstance(handler, MethodType) else handler
+        if isinstance(owner, Actor) and (handler is owner or handler == owner.on_message):
+            raise SubscriptionError(
+                f"{shown(owner)} (at {place}) handles one message at a time, from a mailbox of its own, so it cannot serve "
+                f"another subscription; write bus.spawn({type(owner).__name__}(…), subjects={shown(subject)})"
+            )
         if handler is None and isinstance(subject, Subject) and subject.type is not Any:
             options["reads"] = subject.type
         plan = self.planner.plan(handler, place, name, filters, **options)

@@ -48,12 +48,13 @@ class Spawner:
         self.strike = strike
         self.numbers = numbers
 
-    def spawn(self, actor: Actor, place: places.Place, *, filters: Any = (), **options: Any) -> None:
+    def spawn(self, actor: Actor, place: places.Place, more: Any = (), *, filters: Any = (), **options: Any) -> None:
         """
         `Bus.spawn`.
 
         Args:
             place: What errors and `explain` name as the place of registration.
+            more: Subjects and patterns other than the actor itself and its name.
         """
         self._check(actor, place)
         bus, name = self.bus, plain_text(actor.name)
@@ -65,6 +66,9 @@ class Spawner:
             raise UnsupportedCapability(
                 f"{bus.url} carries mail for named subjects only; give {type(actor).__name__} a name, and publish to that"
             )
+        if more != ():
+            own = subjects if isinstance(subjects, tuple) else (subjects,)
+            subjects = self.planner.subjects((*own, *(more if isinstance(more, (list, tuple, set)) else (more,))), "spawn")
         plan = self.planner.actor_plan(actor, place, filters, **options)
         before: list[ActorSubscription | None] = []
 
