@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from pipebus import Bus, Delivery, Dropped, Message, UnsupportedCapability, transform
+from flow_helpers import wait_until
+from pipebus import Actor, Bus, Delivery, Dropped, Message, UnsupportedCapability, transform
 from pipebus.bus.bus import engine_of
 from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, ReceiveTimeout, TransportError
 from pipebus.filters import Dedupe, Redeliver
@@ -260,6 +261,31 @@ def test_a_settled_delivery_opens_none(place: Place) -> None:
         bus.publish("order")
         bus.drain(timeout=WAIT)
     assert len(errors) == 1
+
+
+def test_the_mail_of_a_stopped_actor_waits_for_the_next_one_of_its_name(place: Place) -> None:
+    """Nothing is dropped, and what comes while there is no such actor waits too."""
+
+    class Worker(Actor):
+        def __init__(self) -> None:
+            super().__init__("worker")
+            self.seen: list[int] = []
+
+        def on_message(self, number: int) -> None:
+            self.seen.append(number)
+            if number == 0:
+                self.stop()
+
+    with place.bus() as bus:
+        first = bus.spawn(Worker())
+        for number in range(3):
+            bus.publish("worker", number)
+        wait_until(lambda: bus.stats()["subscriptions"] == {}, "it is stopped")
+        bus.publish("worker", 3)
+        assert bus.stats()["dropped"] == {}
+        second = bus.spawn(Worker())
+        bus.drain(timeout=WAIT)
+        assert (first.seen + second.seen, figures(bus, "worker")["acknowledged"]) == ([0, 1, 2, 3], 4)
 
 
 def test_on_an_event_loop_it_is_refused(place: Place) -> None:

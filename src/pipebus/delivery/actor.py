@@ -128,7 +128,8 @@ class Actor(Address, SelfLinking):
 
     def stop(self) -> None:
         """
-        End this actor after its current message. Messages waiting in its mailbox are dropped, and counted as `stopped`.
+        End this actor after its current message. What waits in its mailbox is dropped, and counted as `stopped`; a durable
+        store keeps them for the next actor of that name.
 
         It can be called from anywhere, even from `on_message`, and does not wait. The actor may be spawned again.
         """
