@@ -244,6 +244,12 @@ def test_s29_what_is_not_a_type_is_refused_before_anything_is_sent(ask: Ask) -> 
     with running() as bus:
         prices = bus.subscribe("price", double)
 
+        untyped: Any = Subject[str, "Nowhere"]("price")  # type: ignore[name-defined]
+        says = r'Subject "price", the type of its replies: .*Nowhere.* is not a type to validate with'
+        with pytest.raises(SubjectError, match=says):
+            ask(bus, untyped)
+        with pytest.raises(SubjectError, match=says):
+            bus.subscribe(untyped, double)
         with pytest.raises(MessageError, match="reply=5 is not a type to validate with"):
             ask(bus, "price", reply=5)
         assert prices.stats()["accepted"] == 0

@@ -37,6 +37,7 @@ from pipebus.pipeline import callables, places
 from pipebus.pipeline import rules as chain_rules
 from pipebus.pipeline.compose import Node, Side
 from pipebus.pipeline.recognise import nodes
+from pipebus.publishing.expected import expected
 from pipebus.publishing.router import Router
 from pipebus.running.here import current_mailbox
 from pipebus.running.timers import Timers
@@ -136,6 +137,7 @@ class Registry:
             options = {**DEFAULTS, **options}  # before `reads`, which has no default
         name = plain_text(name)
         subjects = self.planner.subjects(subject)
+        expected(subject, None)  # here, because whoever publishes requests cannot correct the subject
         owner: Any = handler.__self__ if isinstance(handler, MethodType) else handler
         if isinstance(owner, Actor) and (handler is owner or handler == owner.on_message):
             raise SubscriptionError(

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from pipebus.errors import MessageError, RequestFailed
+from pipebus.errors import MessageError, RequestFailed, SubjectError
 from pipebus.foreign.objects import shown
 from pipebus.message.message import Message
 from pipebus.message.subject import Subject
@@ -24,26 +24,28 @@ def expected(subject: Any, reply: Any) -> Check | None:
         reply: The type of the reply's body, or None.
 
     Raises:
-        MessageError: `reply` is not a type that pydantic can validate.
+        MessageError, SubjectError: `reply`, or the A of the subject, is not a type that pydantic can validate.
     """
-    if reply is None and isinstance(subject, Subject):
-        reply = subject.reply
-    if reply is None or reply is Any:
+    type_ = subject.reply if reply is None and isinstance(subject, Subject) else reply
+    if type_ is None or type_ is Any:
         return None
+    make: Callable[[Any], Check] = _check
     try:
-        hash(reply)
+        hash(type_)
     except TypeError:  # as of an Annotated type whose notes are lists
-        return _check.__wrapped__(reply)
-    return _check(reply)
+        make = _check.__wrapped__
+    try:
+        return make(type_)
+    except Exception as error:
+        text = f"{shown(type_)} is not a type to validate with: {error}"
+        if reply is None:
+            raise SubjectError(f'Subject "{subject}", the type of its replies: {text}') from error
+        raise MessageError(f"reply={text}") from error
 
 
 @functools.lru_cache(maxsize=256)
 def _check(type_: Any) -> Check:
-    try:
-        validate = validation.validator(type_)
-    except Exception as error:
-        raise MessageError(f"reply={shown(type_)} is not a type to validate with: {error}") from error
-    refusal = validation.refusal()
+    validate, refusal = validation.validator(type_), validation.refusal()
 
     def check(message: Message[Any]) -> Message[Any]:
         try:
