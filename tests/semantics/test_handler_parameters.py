@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import pytest
 from pydantic import BaseModel, BeforeValidator, Field, PositiveInt
@@ -266,3 +266,36 @@ def test_s11_a_default_does_not_make_a_handler_without_parameters() -> None:
 def test_run_handler_calls_a_handler_without_parameters() -> None:
     """The test kit takes what the bus takes."""
     assert run_handler(lambda: 5).value == 5
+
+
+# --- annotations that cannot be read ---------------------------------------------------------------------------------------
+
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+
+def test_s11_the_annotation_of_the_result_is_not_read() -> None:
+    """It may name what only type checkers import; the parameters are read all the same."""
+
+    def total(numbers: list[PositiveInt]) -> Decimal:
+        return sum(numbers)  # type: ignore[return-value]
+
+    with running() as bus:
+        bus.subscribe("s", total)
+        assert bus.request("s", ["1", 2], timeout=WAIT).body == 3
+
+
+def for_checkers_alone(first: Message, second: Decimal) -> None: ...
+
+
+def no_attribute(first: Message, second: Cat.Kitten) -> None: ...  # type: ignore[name-defined]
+
+
+def no_expression(first: Message, second: "list[") -> None: ...  # type: ignore[syntax]  # noqa: F722
+
+
+@pytest.mark.parametrize("handler", [for_checkers_alone, no_attribute, no_expression])
+def test_s11_the_parameter_whose_annotation_cannot_be_read_is_named(handler: Callable[..., None]) -> None:
+    with pytest.raises(SubscriptionError, match=rf"handler {handler.__name__} .*: the annotation of second cannot be read"):
+        Bus().subscribe("s", handler)

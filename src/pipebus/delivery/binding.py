@@ -15,7 +15,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
 from pipebus.errors import PipebusError, SubscriptionError
@@ -265,7 +265,7 @@ def _inspect(handler: Any, function: Any, title: str, known: dict[Any, Getter], 
         parameters = inspect.signature(handler).parameters.values()
     except (TypeError, ValueError):
         return _Form((("message", None, ""),), function)  # a builtin, such as list.append
-    hints = _hints(handler, function, title, place)
+    hints = _hints(function, title, place)
     kinds: list[tuple[str, Any, str]] = []
     takes_any = False  # it has `*args`, like `print` or a decorated function
     for parameter in parameters:
@@ -336,32 +336,42 @@ def _has(kinds: list[tuple[str, Any, str]], kind: str) -> bool:
     return any(found == kind for found, _, _ in kinds)
 
 
-def _hints(handler: Any, function: Any, title: str, place: Place) -> dict[str, Any]:
+def _hints(function: Any, title: str, place: Place) -> dict[str, Any]:
     """
-    Annotations as types.
+    The annotations of the parameters as types. Not that of the result, which may exist for type checkers only.
 
     A name that the handler's module does not define is looked up where the handler is registered: in the local variables of
     the functions that are running, up to the first module.
     """
     target = inspect.unwrap(function)
-    try:
-        hints = get_type_hints(target, include_extras=True)
-    except NameError:
-        frame: Any = sys._getframe(1)
-        scope: dict[str, Any] = {}
-        while frame is not None:
-            if not frame.f_globals.get("__name__", "").startswith("pipebus."):
-                scope = {**frame.f_locals, **scope}
-                if frame.f_code.co_name == "<module>":
-                    break
-            frame = frame.f_back
+    names: dict[str, Any] = getattr(target, "__globals__", {})
+    hints: dict[str, Any] = {}
+    for name, note in getattr(target, "__annotations__", {}).items():
+        if name == "return":
+            continue
+        one = SimpleNamespace(__annotations__={name: note}, __type_params__=getattr(target, "__type_params__", ()))
         try:
-            hints = get_type_hints(target, localns=scope, include_extras=True)
-        except NameError as error:
+            try:
+                hints |= get_type_hints(one, names, include_extras=True)
+            except NameError:
+                hints |= get_type_hints(one, names, _scope(), include_extras=True)
+        except TypeError:
+            continue  # it is not a type
+        except Exception as error:
             raise SubscriptionError(
-                f"handler {title} (at {place}): its annotations cannot be read: {error}; import the name where it is defined"
+                f"handler {title} (at {place}): the annotation of {name} cannot be read: {error}; import its names where the "
+                "handler is defined, and not under TYPE_CHECKING alone"
             ) from error
-    except TypeError:
-        hints = {}
-    hints.pop("return", None)
     return hints
+
+
+def _scope() -> dict[str, Any]:
+    frame: Any = sys._getframe(1)
+    scope: dict[str, Any] = {}
+    while frame is not None:
+        if not frame.f_globals.get("__name__", "").startswith("pipebus."):
+            scope = {**frame.f_locals, **scope}
+            if frame.f_code.co_name == "<module>":
+                break
+        frame = frame.f_back
+    return scope
