@@ -17,6 +17,7 @@ from pipebus import (
     Bus,
     BusClosed,
     CodecError,
+    DeadLetterError,
     Delivery,
     Dropped,
     Message,
@@ -805,3 +806,32 @@ def test_describe_and_explain_name_the_transport_and_its_mailboxes(bus: Bus, url
     bus.subscribe("a", lambda message: None, name="billing")
     assert bus.describe()["transport"] == url
     assert "billing on a" in bus.explain("a")
+
+
+def test_a_dead_letter_may_be_named_by_itself(bus: Bus) -> None:
+    """`show`, `replay` and `discard` take a letter as well as its id; the error for anything else shows no body."""
+    mended = threading.Event()
+
+    def pay(card: str) -> None:
+        if not mended.is_set():
+            raise ConnectionError("down")
+
+    bus.subscribe("a", pay, name="pay")
+    with bus:
+        for card in ("4111", "4112"):
+            bus.publish("a", card)
+        bus.drain(timeout=10)
+        first, second = bus.dead_letters.list()
+        assert bus.dead_letters.show(first) == first
+        mended.set()
+        bus.dead_letters.replay(first)
+        bus.dead_letters.discard(second)
+        bus.drain(timeout=10)
+        assert bus.dead_letters.list() == []
+        assert bus.stats()["subscriptions"]["pay"]["acknowledged"] == 1
+        for act in (bus.dead_letters.show, bus.dead_letters.replay, bus.dead_letters.discard):
+            with pytest.raises(DeadLetterError, match=f'no dead letter "{first.id}"'):
+                act(first)
+            with pytest.raises(DeadLetterError, match="a dead letter or its id is due, found Message") as caught:
+                act(first.message)  # type: ignore[arg-type]
+            assert "4111" not in str(caught.value)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from pipebus.errors import DeadLetterError
-from pipebus.foreign.objects import class_name, formatted, places_of, said, text_of
+from pipebus.foreign.objects import class_name, formatted, places_of, plain_text, said, text_of
 from pipebus.message.message import Message
 from pipebus.values import defaults
 from pipebus.waiting.locks import Locks, free
@@ -64,6 +64,21 @@ class DeadLetter(msgspec.Struct, frozen=True):
             "first_time": self.first_time,
             "time": self.time,
         }
+
+
+def id_of(letter: DeadLetter | str) -> str:
+    """
+    The id of a letter that is given itself or by its id.
+
+    Raises:
+        DeadLetterError: it is neither. The text shows no values, as they may be bodies.
+    """
+    if isinstance(letter, DeadLetter):
+        return letter.id
+    id = plain_text(letter)
+    if not isinstance(id, str):
+        raise DeadLetterError(f"a dead letter or its id is due, found {class_name(letter)}; see dead_letters.list()")
+    return id
 
 
 def digest_of(error: BaseException) -> str:
@@ -147,20 +162,21 @@ class DeadLetters:
             letters = [letter for letter, _ in self._letters.values()]
         return [letter for letter in letters if subscription in (None, letter.subscription)]
 
-    def show(self, id: str) -> DeadLetter:
-        """One letter, complete."""
+    def show(self, id: DeadLetter | str) -> DeadLetter:
+        """One letter, complete, as it is kept now."""
         with free(self._lock):
-            return self._get(id)[0]
+            return self._get(id_of(id))[0]
 
-    def replay(self, id: str) -> None:
+    def replay(self, id: DeadLetter | str) -> None:
         """
-        Give the message back to the subscription that failed, with attempts counted from zero. A message that died in a publish
-        chain is published again.
+        Give the message of a letter, given itself or by id, back to the subscription that failed, with attempts counted from
+        zero. A message that died in a publish chain is published again.
 
         Raises:
             DeadLetterError: there is no such letter, or its subscription is full or gone (the letter stays).
         """
         self.locks.check()
+        id = id_of(id)
         with free(self._lock):
             letter, source = self._get(id)
             self._replaying.add(id)
@@ -172,14 +188,15 @@ class DeadLetters:
             with free(self._lock):
                 self._replaying.discard(id)
 
-    def discard(self, id: str) -> None:
+    def discard(self, id: DeadLetter | str) -> None:
         """
-        Delete a letter; it counts as dropped (`discarded`).
+        Delete a letter, given itself or by its id; it counts as dropped (`discarded`).
 
         Raises:
             DeadLetterError: there is no such letter.
         """
         self.locks.check()
+        id = id_of(id)
         with free(self._lock):
             letter, source = self._get(id)
             del self._letters[id]

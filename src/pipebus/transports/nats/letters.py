@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from pipebus.errors import CodecError, DeadLetterError, PipebusError
 from pipebus.message.codec import Codec
 from pipebus.message.message import Message
-from pipebus.outcomes.dead_letters import PUBLISH, DeadLetter
+from pipebus.outcomes.dead_letters import PUBLISH, DeadLetter, id_of
 from pipebus.transports.letters import SharedLetters
 from pipebus.transports.nats import wire
 from pipebus.transports.nats.asking import _Refused
@@ -205,8 +205,8 @@ class StoredLetters(SharedLetters):
 
         return self._transport.look(collect)
 
-    def show(self, id: str) -> DeadLetter:
-        return self._transport.look(lambda link: self._found(link, id)).letter
+    def show(self, id: DeadLetter | str) -> DeadLetter:
+        return self._transport.look(lambda link: self._found(link, id_of(id))).letter
 
     def __len__(self) -> int:
         """Without a connection, and after the bus has stopped: how many there were when they were last counted."""
@@ -256,8 +256,8 @@ class StoredLetters(SharedLetters):
 
     # --- giving back -------------------------------------------------------------------------------------------------
 
-    def replay(self, id: str) -> None:
-        found = self._transport.look(lambda link: self._found(link, id))
+    def replay(self, id: DeadLetter | str) -> None:
+        found = self._transport.look(lambda link: self._found(link, id_of(id)))
         if self._republished(found.letter):
             self._transport.look(lambda link: self._delete(link, found))
             return
@@ -290,8 +290,8 @@ class StoredLetters(SharedLetters):
         transport.sender.stored(subject, int(said["seq"]))
         await self._delete(link, found)
 
-    def discard(self, id: str) -> None:
-        found = self._transport.look(lambda link: self._found(link, id))
+    def discard(self, id: DeadLetter | str) -> None:
+        found = self._transport.look(lambda link: self._found(link, id_of(id)))
         self._transport.look(lambda link: self._delete(link, found))
         if found.letter.subscription != PUBLISH:
             self._transport.counts_of(found.letter.subscription).drop("discarded")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pipebus.errors import CodecError, DeadLetterError
 from pipebus.message.codec import Codec
 from pipebus.message.message import Message
-from pipebus.outcomes.dead_letters import DeadLetter
+from pipebus.outcomes.dead_letters import DeadLetter, id_of
 from pipebus.transports.letters import SharedLetters
 from pipebus.transports.sqlite import dead, subscriptions
 from pipebus.transports.sqlite.file import OpenFile
@@ -34,11 +34,12 @@ class StoredLetters(SharedLetters):
         data, name = self._codec.encode(letter.message), letter.subscription
         self._file.write(lambda store: dead.add(store, letter, data, subscriptions.number(store, name), name))
 
-    def show(self, id: str) -> DeadLetter:
-        return self._stored(id)
+    def show(self, id: DeadLetter | str) -> DeadLetter:
+        return self._stored(id_of(id))
 
-    def replay(self, id: str) -> None:
+    def replay(self, id: DeadLetter | str) -> None:
         self.locks.check()
+        id = id_of(id)
         if self._republished(self._stored(id)):
             self._file.write(lambda store: dead.delete(store, id))
             return
@@ -46,8 +47,9 @@ class StoredLetters(SharedLetters):
         if why is not None:
             raise DeadLetterError(f'dead letter "{id}" cannot be replayed: {why}; it stays a dead letter')
 
-    def discard(self, id: str) -> None:
+    def discard(self, id: DeadLetter | str) -> None:
         self.locks.check()
+        id = id_of(id)
         if not self._file.write(lambda store: dead.discard(store, id)):
             raise self._unknown(id)
 
