@@ -169,3 +169,12 @@ def test_loops_of_subscriptions_are_shown(check: Callable[[str], list[str]]) -> 
     ]
     assert loops[0].startswith("bus.toml:5: hint: ")
     assert "is passed on 32 times and becomes a dead letter" in loops[0]
+
+
+@pytest.mark.parametrize("subject", ["orders*", "orders.#", "#", "a>.b", "a*.>"])
+def test_a_token_that_looks_like_a_wildcard_is_named(subject: str) -> None:
+    """A subscription in code is looked at, too. Other signs in a token are nothing special."""
+    bus = Bus()
+    bus.subscribe([subject, "a#", "orders.*", ">"], same, name="mine")
+    (hint,) = hints(engine_of(bus))
+    assert hint.text.startswith(f'"{subject}" of mine: the wildcards are * and >, and only as whole tokens; ')

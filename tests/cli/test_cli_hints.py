@@ -88,7 +88,7 @@ def test_hints_are_no_mistakes(shop: Shop) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         "bus.toml:2: hint: filters.unused is not used in any chain\n"
-        'bus.toml:9: hint: "a.b*" of stars: * and > are wildcards only as whole tokens; "b*" is not\n'
+        'bus.toml:9: hint: "a.b*" of stars: the wildcards are * and >, and only as whole tokens; "b*" is not one\n'
         "bus.toml: fine: 1 filter, 2 subscriptions, 0 schedules, 0 tests\n"
     )
     told = shop.run("doctor", "bus.toml", *ALLOW)

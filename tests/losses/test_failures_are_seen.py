@@ -63,6 +63,25 @@ def test_one_kind_of_failure_is_printed_once_and_counted_after_that(tmp_path: Pa
 
 
 @pytest.mark.thorough
+def test_a_failure_of_a_publish_chain_names_no_subscription(tmp_path: Path) -> None:
+    """Nor does the line at the stop that says how often it came."""
+    done = run(
+        tmp_path,
+        """
+        from pipebus import Bus, Pipeline
+        from pipebus.filters import Validate
+        bus = Bus()
+        bus.use(Pipeline(Validate({"a": int}), on_error="dead_letter"))
+        with bus:
+            for _ in range(2):
+                bus.publish("a", "x")
+        """,
+    )
+    assert "times=2" in done.stderr
+    assert "subscription=" not in done.stderr
+
+
+@pytest.mark.thorough
 def test_failures_of_two_kinds_are_both_printed(tmp_path: Path) -> None:
     done = run(
         tmp_path,

@@ -312,6 +312,13 @@ def _bad_filter(handlers: Handlers) -> Any:
     return handle
 
 
+def _bare_filter(handlers: Handlers) -> Any:
+    @handlers.on("s", filters=fine)  # type: ignore[call-overload]
+    def handle(message: Message) -> None: ...
+
+    return handle
+
+
 def _bad_to(handlers: Handlers) -> Any:
     @handlers.on("s", to="a.*")
     def handle(message: Message) -> None: ...
@@ -319,7 +326,7 @@ def _bad_to(handlers: Handlers) -> Any:
     return handle
 
 
-MISTAKES = [_no_form, _two_bodies, _bad_option, _bad_name, _taken_name, _bad_run, _bad_filter, _bad_to]
+MISTAKES = [_no_form, _two_bodies, _bad_option, _bad_name, _taken_name, _bad_run, _bad_filter, _bare_filter, _bad_to]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__.strip("_").replace("_", "-"))

@@ -29,6 +29,7 @@ from flow_helpers import (
 from pipebus import (
     Bus,
     BusClosed,
+    BusNotStarted,
     Dropped,
     LifecycleError,
     Message,
@@ -584,3 +585,21 @@ def test_s30_settings_for_handlers_are_refused_without_one(options: dict[str, An
 
     with running() as bus, pytest.raises(SubscriptionError, match=name):
         bus.subscribe("s", **options)
+
+
+@pytest.mark.parametrize("timeout", [None, 0.0, 5.0])
+def test_s27_reading_before_the_start_is_refused(timeout: float | None) -> None:
+    """Nothing could come, so a reader that forgot the start would wait forever; the error says what to write."""
+    bus = Bus()
+    inbox = bus.subscribe("a", name="inbox")
+
+    async def read() -> None:
+        await inbox.areceive(timeout)
+
+    says = "not started, so nothing comes for inbox; use `with bus:` or bus.start()"
+    for call in (lambda: inbox.receive(timeout), lambda: asyncio.run(read()), lambda: next(iter(inbox))):
+        with pytest.raises(BusNotStarted, match=says):
+            call()
+    with running(bus):
+        bus.publish("a", 1)
+        assert inbox.receive(timeout=WAIT).body == 1

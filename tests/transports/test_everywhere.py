@@ -21,6 +21,7 @@ from pipebus import (
     Delivery,
     Dropped,
     Message,
+    PipelineError,
     Receipt,
     ReceiveTimeout,
     Ref,
@@ -793,6 +794,22 @@ def test_a_transport_that_promises_less_is_refused(url: str, make_bus: MakeBus, 
     with pytest.raises(UnsupportedCapability) as error:
         make_bus(url, require=required)
     assert all(name in str(error.value) for name in required)
+
+
+@pytest.mark.parametrize("require", ["power", ["survives"], 5])
+def test_what_is_not_a_dictionary_of_promises_is_refused(require: Any) -> None:
+    with pytest.raises(PipelineError, match=r'require=.*: it is a dictionary of promises, as in \{"survives": "power"\}'):
+        Bus(require=require)
+
+
+def test_the_buss_own_subscription_for_replies_is_not_shown(bus: Bus) -> None:
+    """`stats`, `describe` and `explain` list the subscriptions of the program, wherever replies go."""
+    bus.subscribe("a", lambda message: 5, name="mine")
+    with bus:
+        assert bus.request("a").body == 5
+        bus.drain(timeout=10)
+        assert list(bus.stats()["subscriptions"]) == ["mine"]
+        assert [one["name"] for one in bus.describe()["subscriptions"]] == ["mine"]
 
 
 def test_deliver_all_is_refused_where_nothing_is_kept(bus: Bus) -> None:

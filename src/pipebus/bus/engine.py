@@ -68,6 +68,8 @@ class Engine:
         self.publish, self.apublish, self.subscribe = bus.publish, bus.apublish, bus.subscribe
         name = plain_text(name)
         self.name: str = name
+        if require is not None and not isinstance(require, Mapping):
+            raise PipelineError(f'Bus(require={shown(require)}): it is a dictionary of promises, as in {{"survives": "power"}}')
         self.require = {plain_text(what): plain_text(promise) for what, promise in (require or {}).items()}
         self.max_message_bytes = max_message_bytes
         self.max_hops = _whole(max_hops, "max_hops")
@@ -187,7 +189,7 @@ class Engine:
             "state": self.state,
             **self.ledger.figures(self.sender.composer.made()),
             "dead_letters": len(self.dead_letters),
-            "subscriptions": {s.name: s.stats() for s in self.router.subscriptions()},
+            "subscriptions": {s.name: s.stats() for s in self.router.subscriptions() if not s.answers},
             "schedules": [schedule.stats() for schedule in list(self.schedules)],
         }
 

@@ -32,8 +32,18 @@ class Hint(NamedTuple):
 
 def hints(engine: Engine) -> list[Hint]:
     """What is allowed, but perhaps not meant, in the order of the lines."""
-    found = [*_loops(engine), *(hint for chain in _chains(engine) for hint in _skipped(chain))]
+    found = [*_loops(engine), *_stars(engine), *(hint for chain in _chains(engine) for hint in _skipped(chain))]
     return sorted(found)
+
+
+def _stars(engine: Engine) -> Iterator[Hint]:
+    """Tokens that look like wildcards."""
+    for one in engine.router.subscriptions():
+        for pattern in (str(pattern) for pattern in one.patterns if isinstance(pattern, (str, Pattern))):
+            for token in pattern.split("."):
+                if token == "#" or (len(token) > 1 and not {"*", ">"}.isdisjoint(token)):
+                    rule = "the wildcards are * and >, and only as whole tokens"
+                    yield Hint(one.place, f'"{pattern}" of {one.name}: {rule}; "{token}" is not one')
 
 
 def refusals(engine: Engine) -> list[Hint]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipebus.bus.lifecycle import Lifecycle
 from pipebus.delivery.planning import Planner
-from pipebus.errors import MessageError, PipelineError
+from pipebus.errors import MessageError, PipelineError, SubjectError
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.mailbox.rare import Rules
 from pipebus.message.fields import check_fields, ttl_of
@@ -60,6 +60,11 @@ class Schedules:
                     f"every is given the function {callables.name_of(given)}, but it publishes a message; subscribe it: "
                     '@bus.on("headlines.fetch"), and bus.every(60.0, "headlines.fetch")'
                 )
+        if subject is None:
+            raise SubjectError(
+                f'every publishes a message, and is given no subject; write bus.every({shown(interval)}, "headlines.fetch"), '
+                'and @bus.on("headlines.fetch") above the function'
+            )
         self.locks.check()
         period = quantities.seconds(interval, "every", above=0.0)
         check_options(envelope, "every")

@@ -14,7 +14,7 @@ from pipebus.delivery import binding
 from pipebus.delivery.plan import Hub, Plan
 from pipebus.delivery.subscription import Subscription
 from pipebus.errors import PipelineError, SubscriptionError, UnsupportedCapability
-from pipebus.foreign.objects import plain_text, shown
+from pipebus.foreign.objects import class_name, plain_text, shown
 from pipebus.mailbox.claims import Claims
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Handled
@@ -110,8 +110,7 @@ class Planner:
         Raises:
             SubscriptionError, SubjectError, PipelineError, UnsupportedCapability: the text names the mistake.
         """
-        given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
-        options = _plain(options)
+        given, options = _given(filters, name, place), _plain(options)
         key, plan = self._kept(handler if handler is not None else READER, given, options)
         if plan is None:
             plan = self._make(handler, place, name, given, **options)
@@ -120,10 +119,9 @@ class Planner:
 
     def actor_plan(self, actor: Any, place: Place, filters: Any, **options: Any) -> Plan:
         """The plan for an actor; actors with the same class and settings share one."""
-        given = (filters,) if isinstance(filters, pipeline.Pipeline) else tuple(filters)
         cls = type(actor)
         own = not {"on_message", "filter"}.isdisjoint(getattr(actor, "__dict__", ()))  # not those of its class
-        options = _plain(options)
+        given, options = _given(filters, cls.__name__, place), _plain(options)
         key, plan = self._kept(None if own else cls, given, options)
         if plan is None:
             asked = callable(getattr(actor, "filter", None))
@@ -331,6 +329,16 @@ def check_delivery(subscription: Subscription, bus_nodes: tuple[Node, ...]) -> N
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value if type(value) in EXACT else plain_text(value) for name, value in options.items()}
+
+
+def _given(filters: Any, name: str | None, place: Place) -> tuple[Any, ...]:
+    if isinstance(filters, pipeline.Pipeline):
+        return (filters,)
+    try:
+        return tuple(filters)
+    except TypeError:
+        text = f"filters is a {class_name(filters)}; it is a list of filters, or a Pipeline: write filters=[…]"
+        raise SubscriptionError(f"subscription {name or 'without a name'} (at {place}): {text}") from None
 
 
 def _nobody(message: Message[Any]) -> Any:

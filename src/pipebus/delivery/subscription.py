@@ -136,7 +136,7 @@ class Subscription(Recipient, Generic[T]):
             timeout: Seconds to wait, or text such as "5s"; None: forever.
 
         Raises:
-            ReceiveTimeout, BusClosed.
+            ReceiveTimeout, BusClosed, BusNotStarted.
         """
         return self._reading().receive(_limit(timeout))
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Protocol
 
-from pipebus.errors import BusClosed, PipelineError, ReceiveTimeout
+from pipebus.errors import BusClosed, BusNotStarted, PipelineError, ReceiveTimeout
 from pipebus.mailbox.claims import wake
 from pipebus.mailbox.parcel import Item
 from pipebus.mailbox.rare import Rare
@@ -74,6 +74,10 @@ class Inbox:
                 rare = self.reader.rare
                 if rare is not None and rare.closed is not None:
                     raise BusClosed(f"subscription {self.reader.name} is {rare.closed}")
+                if self.reader.plan.hub.state == "new":
+                    raise BusNotStarted(
+                        f"the bus is not started, so nothing comes for {self.reader.name}; use `with bus:` or bus.start() first"
+                    )
                 if self.ended:
                     raise BusClosed(f"the bus is stopping; nothing more will come for {self.reader.name}")
                 return None

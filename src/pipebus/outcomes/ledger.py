@@ -96,7 +96,8 @@ class Ledger:
             kinds, self._kinds = self._kinds, {}
         for (event, subscription, _), (times, text) in kinds.items():
             if not _has_line(times) and not logging_configured():
-                self.warn(event, subscription=subscription, error=text, times=times)
+                facts = {"subscription": subscription} if subscription else {}
+                self.warn(event, **facts, error=text, times=times)
 
     def warn(self, event: str, **facts: Any) -> None:
         """Log a warning where nothing may be raised: an error of the logger is only counted."""

@@ -79,24 +79,16 @@ class Reader:
             except PipebusError as error:
                 top.note(error)
         self.document.problems.check()
-        engine_of(bus).from_file.hints = self._hints(bus)
+        engine_of(bus).from_file.hints = self._hints()
         return bus
 
-    def _hints(self, bus: Bus) -> list[str]:
+    def _hints(self) -> list[str]:
         """Return sentences about what is allowed, but perhaps not meant."""
         found = [
             (self.document.line(("filters", name)), f"filters.{name} is not used in any chain")
             for name in self.chains.instances
             if name not in self.chains.used
         ]
-        for subscription in bus.subscriptions:
-            for pattern in map(str, subscription.patterns):
-                for token in pattern.split("."):
-                    if len(token) > 1 and ("*" in token or ">" in token):
-                        text = (
-                            f'"{pattern}" of {subscription.name}: * and > are wildcards only as whole tokens; "{token}" is not'
-                        )
-                        found.append((subscription.place.line, text))
         return [f"{self.document.file}:{line}: hint: {text}" for line, text in sorted(found)]
 
     def _bus(self, top: Table, found: Any) -> Bus:
