@@ -808,7 +808,7 @@ def test_the_buss_own_subscription_for_replies_is_not_shown(bus: Bus) -> None:
     with bus:
         assert bus.request("a").body == 5
         bus.drain(timeout=10)
-        assert list(bus.stats()["subscriptions"]) == ["mine"]
+        assert list(bus.stats()["subscriptions"]) == [one.name for one in bus.subscriptions] == ["mine"]
         assert [one["name"] for one in bus.describe()["subscriptions"]] == ["mine"]
 
 

@@ -699,7 +699,7 @@ class Bus:
     def subscriptions(self) -> list[Subscription]:
         """The current subscriptions, with and without a name, including those of actors."""
         self._engine.locks.check()
-        return list(self._engine.router.subscriptions())
+        return self._engine.subscriptions
 
     def describe(self) -> dict[str, Any]:
         """The configuration as JSON-safe data: chains, filters with their settings, subscriptions with their policies."""

@@ -19,6 +19,7 @@ from pipebus.bus.registry import Registry
 from pipebus.bus.schedules import Schedules
 from pipebus.clock import SYSTEM, Clock
 from pipebus.delivery.planning import Planner
+from pipebus.delivery.subscription import Subscription
 from pipebus.errors import MessageTooLarge, PipelineError, UnsupportedCapability
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.mailbox.claims import Claims
@@ -182,6 +183,11 @@ class Engine:
             "debug": self.services.debug,
         }
 
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        """Without the bus's own for replies."""
+        return [one for one in self.router.subscriptions() if not one.answers]
+
     def stats(self) -> dict[str, Any]:
         """`Bus.stats`."""
         self.locks.check()
@@ -189,7 +195,7 @@ class Engine:
             "state": self.state,
             **self.ledger.figures(self.sender.composer.made()),
             "dead_letters": len(self.dead_letters),
-            "subscriptions": {s.name: s.stats() for s in self.router.subscriptions() if not s.answers},
+            "subscriptions": {s.name: s.stats() for s in self.subscriptions},
             "schedules": [schedule.stats() for schedule in list(self.schedules)],
         }
 

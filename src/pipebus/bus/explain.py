@@ -36,7 +36,7 @@ def describe_bus(engine: Engine) -> dict[str, Any]:
         "bus": engine.options() | engine.from_file.bus,
         "publish": [describe_node(node) for node in engine.router.nodes],
         "delivery": [describe_node(node) for node in engine.delivery_nodes],
-        "subscriptions": [describe_subscription(s) for s in _subscriptions(engine)],
+        "subscriptions": [describe_subscription(s) for s in sorted(engine.subscriptions, key=lambda s: s.name)],
         "schedules": [
             {
                 "every": schedule.interval,
@@ -49,11 +49,6 @@ def describe_bus(engine: Engine) -> dict[str, Any]:
             for schedule in engine.schedules
         ],
     }
-
-
-def _subscriptions(engine: Engine) -> list[Subscription]:
-    """By name, without the bus's own for replies."""
-    return sorted((s for s in engine.router.subscriptions() if not s.answers), key=lambda s: s.name)
 
 
 def _chosen_settings(filter: Any, origin: Mapping[str, Any]) -> str:

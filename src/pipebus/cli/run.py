@@ -211,7 +211,7 @@ class Run:
         """Return what is done: not what has been read, but what has been handled."""
         ledger, sender = engine_of(self.bus).ledger, engine_of(self.bus).sender
         stats = ledger.figures(sender.composer.made())
-        ends = [endings.counts(one) for one in self.bus.subscriptions if not one.answers]
+        ends = [endings.counts(one) for one in self.bus.subscriptions]
         waits = sum(one["pending"] + one["in_flight"] for one in ends)
         total = sum(one["accepted"] for one in ends)
         done = records.progress
