@@ -343,6 +343,30 @@ def subscribe_follows_a_subject_too(bus: Bus) -> None:
     bus.subscribe(CREATED, read)  # type: ignore[arg-type]
 
 
+def subscribe_checks_the_answer(bus: Bus) -> None:
+    """A handler of a `Subject[Order, Invoice]` returns an Invoice, or None if it answers later or not at all."""
+
+    def bill(order: Order) -> Invoice:
+        return Invoice(str(order.id))
+
+    async def abill(message: Message[Order], delivery: Delivery) -> Invoice | None:
+        return None
+
+    def later(order: Order) -> None: ...
+    def wrong(order: Order) -> list[str]:
+        return []
+
+    async def awrong(message: Message[Order]) -> int:
+        return 1
+
+    assert_type(bus.subscribe(BILLED, bill), Subscription[Order])
+    bus.subscribe(BILLED, abill)
+    bus.subscribe(BILLED, later)
+    bus.subscribe(BILLED, lambda message: Invoice(message.id))
+    bus.subscribe(BILLED, wrong)  # type: ignore[arg-type]
+    bus.subscribe(BILLED, awrong)  # type: ignore[arg-type]
+
+
 def subscribe_takes_any_handler_of_a_string(bus: Bus) -> None:
     """Any function may handle the messages of a subject without a type."""
 

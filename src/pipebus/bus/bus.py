@@ -11,7 +11,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeVar, Unpack, overload
 
 from pipebus.bus import explain, signals
 from pipebus.bus.engine import Engine
@@ -47,7 +47,7 @@ from pipebus.values.quantities import Duration, limit
 from pipebus.waiting.elsewhere import in_thread
 
 if TYPE_CHECKING:
-    from pipebus.bus.typing import AnyHandler, Handler
+    from pipebus.bus.typing import AnyHandler, Handler, MessageHandler
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
 
@@ -331,11 +331,11 @@ class Bus:
 
     @overload  # for a lambda, whose parameter pyright would otherwise take for a `Bus`
     def subscribe(
-        self, subject: Subject[T], handler: Callable[Concatenate[Message[T], ...], object], **options: Unpack[Options]
+        self, subject: Subject[T, R], handler: MessageHandler[T, R], **options: Unpack[Options]
     ) -> Subscription[T]: ...
     @overload
     def subscribe(
-        self, subject: Subject[T], handler: Handler[T] | None = None, **options: Unpack[Options]
+        self, subject: Subject[T, R], handler: Handler[T, R] | None = None, **options: Unpack[Options]
     ) -> Subscription[T]: ...
     @overload
     def subscribe(self, subject: Addresses, handler: AnyHandler | None = None, **options: Unpack[Options]) -> Subscription: ...

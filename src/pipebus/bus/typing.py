@@ -4,13 +4,13 @@ Types for the bus's larger signatures: keyword options, and handlers whose body 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from pipebus.delivery.delivery import Delivery
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Receipt
-from pipebus.message.subject import Address, Name, Subject, T
+from pipebus.message.subject import A, Address, Name, Subject, T
 from pipebus.pipeline.pipeline import Pipeline
 from pipebus.values.defaults import Overflow
 from pipebus.values.quantities import Duration
@@ -28,9 +28,10 @@ Addresses = Name | Address | list[Any] | tuple[Any, ...] | set[Any]
 """What can be subscribed to, other than a `Subject[T]`: a subject, a pattern, an object, or a collection of them."""
 
 if TYPE_CHECKING:
+    MessageHandler = Callable[Concatenate[Message[T], ...], A | Coroutine[Any, Any, A | None] | None]
     Handler = (
-        Callable[Concatenate[T, ...], object]
-        | Callable[Concatenate[Message[T], ...], object]
+        MessageHandler[T, A]
+        | Callable[Concatenate[T, ...], A | Coroutine[Any, Any, A | None] | None]
         | Callable[Concatenate[Delivery, ...], object]
         | Callable[Concatenate[Bus, ...], object]
         | Callable[[], object]
