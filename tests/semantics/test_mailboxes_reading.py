@@ -596,7 +596,7 @@ def test_s27_reading_before_the_start_is_refused(timeout: float | None) -> None:
     async def read() -> None:
         await inbox.areceive(timeout)
 
-    says = "not started, so nothing comes for inbox; use `with bus:` or bus.start()"
+    says = "not started, so nothing comes for inbox; use `with bus:`, `async with bus:` or bus.start()"
     for call in (lambda: inbox.receive(timeout), lambda: asyncio.run(read()), lambda: next(iter(inbox))):
         with pytest.raises(BusNotStarted, match=says):
             call()

@@ -137,7 +137,7 @@ class Registry:
             options = {**DEFAULTS, **options}  # before `reads`, which has no default
         name = plain_text(name)
         subjects = self.planner.subjects(subject)
-        expected(subject, None)  # here, because whoever publishes requests cannot correct the subject
+        expected(subject, None)  # here, because a requester cannot correct the subject
         owner: Any = handler.__self__ if isinstance(handler, MethodType) else handler
         if isinstance(owner, Actor) and (handler is owner or handler == owner.on_message):
             raise SubscriptionError(

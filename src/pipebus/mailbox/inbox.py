@@ -76,7 +76,8 @@ class Inbox:
                     raise BusClosed(f"subscription {self.reader.name} is {rare.closed}")
                 if self.reader.plan.hub.state == "new":
                     raise BusNotStarted(
-                        f"the bus is not started, so nothing comes for {self.reader.name}; use `with bus:` or bus.start() first"
+                        f"the bus is not started, so nothing comes for {self.reader.name}; use `with bus:`, `async with bus:` "
+                        "or bus.start() first"
                     )
                 if self.ended:
                     raise BusClosed(f"the bus is stopping; nothing more will come for {self.reader.name}")
