@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -176,8 +176,7 @@ class Tape:
     @contextmanager
     def _passing(self, name: str, message: Message[Any], handler: bool) -> Iterator[None]:
         self.say(name, f"is given {short(message)}")
-        before = _first.get()
-        _first.set(None if handler else before or getattr(message, "id", None))
+        token = _first.set(None if handler else _first.get() or getattr(message, "id", None))
         if not handler:
             self._see(message)
         self.inside += not handler
@@ -194,7 +193,8 @@ class Tape:
             raise
         finally:
             self.inside -= not handler
-            _first.set(before)
+            with suppress(ValueError):  # a coroutine whose loop is gone is closed in another context
+                _first.reset(token)
 
     def _ended(self, name: str, outcome: Any, handler: bool) -> Any:
         self.say(name, returns(outcome) if handler else gives(outcome))
