@@ -78,7 +78,7 @@ def test_figures_and_descriptions_can_be_had_while_others_come_and_go(come_and_g
     """None of these calls raises, whatever others register, stop, drop or discard meanwhile."""
     bus = Bus()
     bus.use(drop)
-    bus.subscribe("fails", Quiet().on_message, name="fails")
+    bus.spawn(Quiet("fails"))
     stop = threading.Event()
 
     def others() -> None:
