@@ -381,7 +381,7 @@ RIGHT: dict[str, Any] = {
     "semaphore-drops": Shedding,
     "semaphore-async": AsyncBulkhead,
     "pool": Pooled,
-    "pool-of-its-own": OwnPool(),
+    "pool-of-its-own": OwnPool,
     "rest-in-pool": RestInPool,
     "thread-and-file": Writer,
     "throttle": Throttle,

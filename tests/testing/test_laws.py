@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from zoo import ZOO, Animal
 from zoo_careless import CARELESS, clean_up
 from zoo_mixing import MIXING, CachedBody, Grudge, LateLoser, Racer, SleepyRacer
 
-from pipebus import Bus, Message, Pipeline, PipelineError, Subject, branch, when
+from pipebus import Bus, Message, Pipeline, PipelineError, Subject, branch, transform, when
 from pipebus.filters import Dedupe, Enrich, Expire, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
 from pipebus.testing import Harness, LawBroken, check_filter
 from pipebus.testing.laws.laws import LAWS
@@ -128,6 +129,59 @@ def test_a_filter_that_is_wrong_twice_over_is_judged_with_what_comes_first() -> 
     with pytest.raises(LawBroken) as caught:
         check_filter(CachedBody, [{"name": "ada"}, {"name": "bob"}], at="delivery")
     assert caught.value.law == "keeps messages apart"
+
+
+class Uncopied:
+    """Has something that belongs to it alone, as a connection does."""
+
+    def __init__(self) -> None:
+        self.numbers = (number for number in range(10))
+
+    def __call__(self, message: Message, call_next: Any) -> Any:
+        return call_next(message)
+
+
+def recalling() -> Any:
+    """A filter that shows the first message that came, which it keeps in a closure."""
+    seen: list[Any] = []
+
+    @transform
+    def recall(message: Message) -> Message:
+        seen.append(message.body["name"])
+        return message.with_headers(first=seen[0])
+
+    return recall
+
+
+@dataclass
+class Recalling:
+    """The same with a field."""
+
+    seen: list[Any] = field(default_factory=list)
+
+    def __call__(self, message: Message, call_next: Any) -> Any:
+        self.seen.append(message.body["name"])
+        return call_next(message.with_headers(first=self.seen[0]))
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [Recalling(), recalling(), Pipeline(Dedupe(), Recalling()), when("test", recalling()), Recalling().__call__],
+    ids=["field", "closure", "chain", "detour", "method"],
+)
+def test_each_run_has_a_new_filter(filter: Any) -> None:
+    """A filter that is in a chain, or keeps its state in a closure, is copied too, so no run sees what another one left."""
+    with pytest.raises(LawBroken) as caught:
+        check_filter(filter, [{"name": "ada"}, {"name": "bob"}])
+    assert caught.value.law == "keeps messages apart"
+
+
+@pytest.mark.parametrize("chained", [False, True], ids=["alone", "in a chain"])
+def test_a_filter_that_cannot_be_copied_needs_a_function_that_makes_it(chained: bool) -> None:
+    """With one filter for all runs, most laws would prove nothing."""
+    with pytest.raises(PipelineError, match=r"Uncopied cannot be copied .*give a class or a function that makes one"):
+        check_filter(Pipeline(Uncopied()) if chained else Uncopied(), [1])
+    check_filter(lambda: Pipeline(Uncopied()) if chained else Uncopied(), [1], skip=dict.fromkeys(NAMES, "is made"))
 
 
 def test_the_messages_before_are_shown() -> None:

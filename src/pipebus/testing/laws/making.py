@@ -1,5 +1,6 @@
 """How check_filter makes a new filter each time, and which files have the filter's own lines."""
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -9,10 +10,14 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from pipebus.pipeline import shapes
+from pipebus.errors import PipelineError
+from pipebus.foreign.objects import text_of
+from pipebus.pipeline import recognise, routes, shapes
+from pipebus.pipeline.callables import name_of
 from pipebus.pipeline.compose import Node
 from pipebus.pipeline.step import Step
 from pipebus.testing.harness.simulate import is_own
+from pipebus.testing.laws.case import copied
 from pipebus.testing.simulation.locks import BETWEEN, renewed
 
 PACKAGE: Final = os.path.join(os.path.dirname(sys.modules["pipebus"].__file__ or ""), "")
@@ -21,35 +26,52 @@ LIBRARY: Final = os.path.join(os.path.dirname(os.__file__), "")
 
 
 def maker(filter: Any) -> Callable[[], Any]:
-    """A function that makes a new filter each time, or gives the object if it can be neither made again nor copied."""
+    """A function that makes a new filter each time; raise PipelineError if it can be neither made again nor copied."""
     if isinstance(filter, type):
         return filter
-    if isinstance(filter, (Node, shapes.FunctionTransform, shapes.FunctionAround)):
-        return lambda: filter
+    if isinstance(filter, Node):
+        makers = {id(step.filter): maker(step.filter) for step in routes.steps((filter,))}
+        return lambda: _chain(filter, {key: make() for key, make in makers.items()})
     if callable(filter) and _takes_nothing(filter):
         return filter  # type: ignore[no-any-return]
-    if inspect.isroutine(filter):
-        return lambda: filter
-    return _from_fields(filter) or _as_copy(filter) or (lambda: filter)
+    if dataclasses.is_dataclass(filter) and fields_of(filter) is not None:
+        return lambda: type(filter)(**{name: copied(value) for name, value in (fields_of(filter) or {}).items()})
+    try:
+        pristine = _again(filter)
+    except Exception as error:
+        raise PipelineError(
+            f"check_filter: each run needs a new filter, and {name_of(filter)} cannot be copied ({text_of(error)}); give a class "
+            "or a function that makes one: check_filter(lambda: …)"
+        ) from error
+    return lambda: _again(pristine)
+
+
+def _again(filter: Any) -> Any:
+    """A copy of a filter, with what its function has in its closure."""
+    if isinstance(filter, (shapes.FunctionTransform, shapes.FunctionAround)):
+        again = copy.copy(filter)
+        again.__init__(_again(filter.function))  # type: ignore[misc]
+        return again
+    if not isinstance(filter, types.FunctionType) or not filter.__closure__:
+        return renewed(filter)
+    cells = [types.CellType(_again(cell.cell_contents)) for cell in filter.__closure__]
+    again = types.FunctionType(filter.__code__, filter.__globals__, filter.__name__, filter.__defaults__, tuple(cells))
+    again.__kwdefaults__ = filter.__kwdefaults__
+    again.__dict__.update(filter.__dict__)
+    return again
+
+
+def _chain(chain: Node, filters: dict[int, Any]) -> Node:
+    """A copy of a part of a chain, with other filters in it."""
+    steps = routes.steps((chain,))
+    again = {id(one): recognise.node(filters[id(one.filter)], one.position, one.place, one.within) for one in steps}
+    return copy.deepcopy(chain, again)
 
 
 def fields_of(filter: Any) -> dict[str, Any] | None:
     """The arguments by which a dataclass makes the same object; None if an `InitVar` is needed, which it does not keep."""
     found = {field.name: getattr(filter, field.name, None) for field in dataclasses.fields(filter) if field.init}
     return None if inspect.signature(type(filter)).parameters.keys() - found else found
-
-
-def _from_fields(filter: Any) -> Callable[[], Any] | None:
-    fields = fields_of(filter) if dataclasses.is_dataclass(filter) else None
-    return None if fields is None else lambda: type(filter)(**fields)
-
-
-def _as_copy(filter: Any) -> Callable[[], Any] | None:
-    try:
-        pristine = renewed(filter)
-    except Exception:
-        return None  # it has a file, a thread, a connection
-    return lambda: renewed(pristine)
 
 
 def _takes_nothing(call: Any) -> bool:

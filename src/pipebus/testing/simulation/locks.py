@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import copyreg
 import queue
 import sys
 import threading
+import types
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import _base as futures
@@ -268,9 +270,10 @@ def instead(replaced: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
 
 
 def renewed(value: Any) -> Any:
-    """A deep copy of a value, with new locks in place of its locks; a plain `object()` is a mark, and stays the same."""
+    """A deep copy of a value, with new locks in place of its locks; modules and marks (`object()`) stay the same."""
     kinds: dict[type, Callable[[Any], Any]] = {
-        object: lambda mark: "the same",
+        **dict.fromkeys((object, types.ModuleType, contextvars.ContextVar), lambda _: "the same"),
+        threading.local: lambda _: (threading.local, ()),
         **dict.fromkeys((type(real_lock()), UserLock), lambda _: (_new, (UserLock, real_lock))),
         **dict.fromkeys((type(real_rlock()), UserRLock), lambda _: (_new, (UserRLock, real_rlock))),
         threading.Condition: lambda condition: (threading.Condition, (condition._lock,)),
