@@ -269,6 +269,57 @@ class Sampled(Transform):
         return message if next(self.turns) else Dropped("not in the sample")
 
 
+class OncePerOrder:
+    """Drops what it knows, and forgets what has failed."""
+
+    may_drop = True
+
+    def __init__(self) -> None:
+        self.known: set[str] = set()
+        self.lock = threading.Lock()
+
+    def __call__(self, message: Message, call_next: Next) -> Any:
+        with self.lock:
+            if message.id in self.known:
+                return Dropped("known")
+            self.known.add(message.id)
+        try:
+            return call_next(message)
+        except BaseException:
+            self.known.discard(message.id)
+            raise
+
+
+class Breaker:
+    """Lets nothing through after three failures, and says so."""
+
+    may_drop = True
+    failures = 0
+
+    def __call__(self, message: Message, call_next: Next) -> Any:
+        if self.failures >= 3:
+            return Dropped("open")
+        try:
+            return call_next(message)
+        except Exception:
+            self.failures += 1
+            raise
+
+
+class Cached(Around):
+    """Remembers what it makes of a subject."""
+
+    waits = True
+
+    def __init__(self) -> None:
+        self.known: dict[Any, str] = {}
+
+    def around(self, message: Message) -> Steps:
+        key = str(message.subject)
+        yield Pause(0.01)
+        return (yield message.with_headers(hash=self.known.setdefault(key, f"{len(key)}")))
+
+
 class Recent(Transform):
     """Remembers ids, and shows none of them."""
 
@@ -386,6 +437,9 @@ RIGHT: dict[str, Any] = {
     "thread-and-file": Writer,
     "throttle": Throttle,
     "sampled": Sampled,
+    "once-per-order": OncePerOrder(),
+    "breaker": Breaker,
+    "cached": Cached,
     "recent": Recent(),
     "audit": Audit,
     "fallback": Fallback(),

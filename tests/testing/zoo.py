@@ -25,6 +25,7 @@ class Animal(NamedTuple):
     make: Callable[[], Any]
     says: str
     at: str = "publish"
+    messages: Any = None
 
 
 def function(filter: Any) -> Callable[[], Any]:
@@ -331,11 +332,10 @@ class Counting(Transform):
     deterministic = True
 
     def __init__(self) -> None:
-        self.count = 0
+        self.counts = itertools.count(1)
 
     def transform(self, message: Message) -> Message:
-        self.count += 1
-        return message.with_headers(count=str(self.count))
+        return message.with_headers(count=str(next(self.counts)))
 
 
 @around

@@ -97,6 +97,71 @@ class LateLoser:
         return self.outcome
 
 
+class Sequence(Transform):
+    """Gives two messages the same number if the second comes between these two lines."""
+
+    last = 0
+
+    def transform(self, message: Message) -> Message:
+        number = self.last + 1
+        self.last = number
+        return message.with_headers(seq=str(number))
+
+
+class AsyncSequence:
+    """The same between two tasks."""
+
+    last = 0
+
+    async def __call__(self, message: Message, call_next: Any) -> Any:
+        number = self.last + 1
+        await asyncio.sleep(0)
+        self.last = number
+        return await call_next(message.with_headers(seq=str(number)))
+
+
+class Whose:
+    """The race of Racer, with a number that might be a count."""
+
+    def __call__(self, message: Message, call_next: Next) -> Any:
+        self.user = message.body["user"]
+        return call_next(message.with_headers(user=str(self.user)))
+
+
+class OncePerOrder:
+    """Looks whether it knows an order, and only then remembers it."""
+
+    may_drop = True
+
+    def __init__(self) -> None:
+        self.known: set[str] = set()
+
+    def __call__(self, message: Message, call_next: Next) -> Any:
+        if message.id in self.known:
+            return Dropped("known")
+        self.known.add(message.id)
+        try:
+            outcome = call_next(message)
+        except BaseException:
+            self.known.discard(message.id)
+            raise
+        return outcome
+
+
+class OneEach:
+    """A quota of one, of which two may get the last."""
+
+    may_drop = True
+    left = 1
+
+    def __call__(self, message: Message, call_next: Next) -> Any:
+        if self.left <= 0:
+            return Dropped("used up")
+        left = self.left
+        self.left = left - 1
+        return call_next(message)
+
+
 class Crossing:
     """Takes two locks, now in one order, now in the other."""
 
@@ -145,6 +210,35 @@ class SharedCache(Transform):
 
     def transform(self, message: Message) -> Message:
         return message.with_body(self.known.setdefault(message.subject, message.body))
+
+
+class FirstAccount(Transform):
+    """Charges each order to the account of the first one."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Any] = {}
+
+    def transform(self, message: Message) -> Message:
+        return message.with_body({**message.body, "charged": self.known.setdefault("account", message.body["account"])})
+
+
+class SharedHeader(Transform):
+    """Shows the first message's region in all later ones, whatever object of the class they pass."""
+
+    known: ClassVar[dict[str, str]] = {}
+
+    def transform(self, message: Message) -> Message:
+        return message.with_headers(region=self.known.setdefault("region", f"region of {message.body}"))
+
+
+storage = threading.local()
+
+
+def traced(message: Message, call_next: Next) -> Any:
+    """Never resets the trace of its thread."""
+    if not hasattr(storage, "trace"):
+        storage.trace = f"trace of {message.body}"
+    return call_next(message.with_headers(trace=storage.trace))
 
 
 class Historian(Transform):
@@ -224,7 +318,9 @@ class OneBehind(Transform):
 
 CONCURRENT, APART = "is safe under concurrency", "keeps messages apart"
 
-_MIXING: dict[str, tuple[str, Callable[[], Any], str]] = {
+USERS, ACCOUNTS = [{"user": 1}, {"user": 2}], [{"account": 1}, {"account": 2}]
+
+_MIXING: dict[str, tuple[Any, ...]] = {
     "racer": (CONCURRENT, Racer, "it handed on the id of message 2 in the pass of message 1"),
     "racing-transform": (CONCURRENT, RacingTransform, "it handed on the id of message 2 in the pass of message 1"),
     "sleepy-racer": (CONCURRENT, SleepyRacer, "it handed on the id of"),
@@ -233,10 +329,17 @@ _MIXING: dict[str, tuple[str, Callable[[], Any], str]] = {
     "borrowed": (CONCURRENT, Borrowed, "it handed on the id of"),
     "one-at-a-time": (CONCURRENT, OneAtATime, "raised RuntimeError: called twice at once"),
     "late-loser": (CONCURRENT, LateLoser, "was given the outcome of message 2"),
+    "sequence": (CONCURRENT, Sequence, "'seq': '1'} for message 2, and {'test-number': '2', 'seq': '2'} in the nearest order"),
+    "async-sequence": (CONCURRENT, AsyncSequence, "in the nearest order one after the other"),
+    "whose": (CONCURRENT, Whose, "'user': '2'} for message 1", "publish", USERS),
+    "once-per-order": (CONCURRENT, OncePerOrder, "and returned Dropped(reason='known'"),
+    "one-each": (CONCURRENT, OneEach, "and returned Dropped(reason='used up'"),
     "crossing": (CONCURRENT, Crossing, "no thread can go on"),
     "cached-outcome": (APART, CachedOutcome, "message 2 was given the outcome of message 1"),
     "cached-body": (APART, CachedBody, "it handed on the body of message 1 in the pass of message 2"),
-    "shared-cache": (APART, SharedCache, "was handed on with the body of the first"),
+    "shared-cache": (APART, SharedCache, "that is of message 1, which another filter got before"),
+    "first-account": (APART, FirstAccount, "'charged': 9974}", "publish", ACCOUNTS),
+    "shared-header": (APART, SharedHeader, "that is of message 1, which another filter got before"),
     "historian": (APART, Historian, "'before': [{'name': 'ada'}]"),
     "mutable-default": (APART, function(mutable_default), "a mutable default"),
     "exhausted": (APART, Exhausted, "and a new filter handed on {'test-number': '2', 'region': 'known'"),

@@ -1,6 +1,5 @@
 """The law on messages that pass one filter one after the other, and what shows that it has mixed them up."""
 
-import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -10,6 +9,7 @@ from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.laws.case import NUMBER, Case, Ending, Problems, copied, made, rest, result, same
+from pipebus.testing.laws.marks import LETTERS, MORE, NUMBERS, marked, stray
 from pipebus.testing.simulation.threads import Stuck
 
 PLANS: Final[tuple[tuple[Ending, ...], ...]] = (
@@ -18,17 +18,16 @@ PLANS: Final[tuple[tuple[Ending, ...], ...]] = (
 )
 """What the rest does with each message that passes the filter."""
 
-NUMBERS: Final = re.compile(r"\d+(\.\d+)?")
-
 
 def keeps_messages_apart(case: Case) -> Problems:
     """What it does with a message is what a new filter would do. It may count, and it may drop if it says so."""
+    yield from _shows_another(case, shared=True)
     for colour in case.colours:
         for plan in PLANS:
             found = in_turn(case, colour, plan)
             if found.problem is not None:
                 yield f"of {len(plan)} messages, one after the other, {found.problem}"
-    yield from _got_the_first_one(case)
+    yield from _shows_another(case, shared=False)
     yield from _grows(case)
 
 
@@ -147,20 +146,37 @@ def _taken(forward: Message[Any], other: Message[Any], usual: list[Message[Any]]
     return "body" if any(same(forward.body, one.body) for one in (other, *others)) else None
 
 
-def _got_the_first_one(case: Case) -> Problems:
-    """The first body or outcome comes in place of each later one; if it is kept for all filters, new ones do the same."""
-    first, *later = runs = case.tested.first
-    if len(later) < 2 or not first.forwards:
+def _shows_another(case: Case, shared: bool) -> Problems:
+    """What is in one message shows in the pass of the next: with `shared`, of one that another filter gets."""
+    first, second = case.numbered(2)
+    for one in marked(first):
+        with case.bench() as bench:
+            if not case.send(bench, one.message, case.marked_ending()).forwards:
+                continue  # it refuses the marks
+            run = None if shared else case.send(bench, second, case.ending("accepts", 12))
+        before = case.runs
+        run = run or _alone(case, case.colours[0], second, case.ending("accepts", 12))
+        case.runs = [*before[:1], run]
+        ends = [getattr(run._outcome, name, None) for name in ("mailboxes", "value", "reason")]
+        numbers = one.numbers.difference(NUMBERS.findall(repr([*_parts(second)])))
+        found = [
+            part
+            for part in (*each_part(run.forwards), *each_part(run.published), *ends, str(run._error))
+            if stray(part, numbers)
+        ]
+        if found:
+            which, why = (
+                ("another filter", "; they share something, such as an attribute of the class") if shared else ("it", "")
+            )
+            yield (
+                f"it came with {found[0]!r} for message 2; that is of message 1, which {which} got before, with marks (its "
+                f"texts end in {LETTERS!r}, its numbers are {MORE} more){why}"
+            )
         return
-    body, outcome = first.message.body, first._outcome
-    if all(run.forwards and same(run.forwards[0].body, body) and not same(run.message.body, body) for run in later):
-        problem = f"each message after the first was handed on with the body of the first, {body!r}"
-    elif outcome and all(not run.forwards and same(run._outcome, outcome) for run in later):
-        problem = f"each message after the first was given the outcome of the first, {outcome!r}, and the rest did not run"
-    else:
-        return
-    case.runs = runs
-    yield problem
+
+
+def each_part(messages: list[Message[Any]]) -> list[Any]:
+    return [part for message in messages for part in _parts(message)]
 
 
 def _grows(case: Case) -> Problems:

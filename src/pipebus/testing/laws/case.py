@@ -23,6 +23,7 @@ from pipebus.pipeline.step import Step
 from pipebus.testing.alone.bench import FilterBench
 from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.harness.harness import Harness
+from pipebus.testing.laws.marks import LETTERS, MORE
 from pipebus.testing.simulation import threads
 from pipebus.testing.simulation.blocking import Sleep
 from pipebus.testing.simulation.locks import renewed
@@ -82,7 +83,6 @@ class Tested:
     reached: set[int] = field(default_factory=set)  # positions of the filters that a message has reached
     came_through: bool = False  # the rest has run at least once
     last: FilterRun | None = None
-    first: list[FilterRun] = field(default_factory=list)  # the first messages that any filter has got
     in_turn: dict[Any, Any] = field(default_factory=dict)  # results of the law `keeps messages apart`
     explored: set[str] = field(default_factory=set)  # colours in which many orders of what happens at once were tried
     untried: set[str] = field(default_factory=set)  # laws that cannot be tried
@@ -137,6 +137,10 @@ class Case:
         if ending == "accepts":
             return Receipt(number) if self.at == "publish" else Handled(f"value {number}")
         return Dropped("by the rest") if ending == "drops" else RAISED[ending]()
+
+    def marked_ending(self) -> Any:
+        """An outcome that is recognised as that of a message with marks."""
+        return Receipt(MORE) if self.at == "publish" else Handled(LETTERS)
 
     @contextmanager
     def bench(self, colour: Any = None, next: Any = None) -> Iterator[FilterBench]:

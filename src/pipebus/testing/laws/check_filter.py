@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pipebus.errors import PipelineError
+from pipebus.errors import LifecycleError, PipelineError
 from pipebus.message.message import Message
 from pipebus.pipeline.compose import Side
 from pipebus.testing.laws.case import Case, Tested, steps_of
 from pipebus.testing.laws.laws import LAWS
 from pipebus.testing.laws.making import maker, own_files
+from pipebus.testing.laws.marks import marked
 from pipebus.testing.laws.search import TOGETHER, LawBroken, chosen, drawn, several, try_law
+from pipebus.testing.simulation import threads
 from pipebus.testing.simulation.blocking import blocking
 from pipebus.testing.simulation.locks import locks, shared_locks
 from pipebus.values.quantities import is_whole
@@ -39,8 +41,14 @@ def check_filter(
 
     Raises:
         LawBroken: Names the law, what is wrong, and the smallest message that breaks it. PipelineError: An argument is wrong.
+        LifecycleError: It is called inside a Harness.
     """
     __tracebackhide__ = True
+    if threads.here() is not None:
+        raise LifecycleError(
+            "check_filter finds no races inside a Harness, whose threads change places only where they wait; call it before "
+            "the Harness, or in a test without one"
+        )
     skip = _skipped(skip)
     if not is_whole(examples, 1):
         raise PipelineError(f"check_filter(examples={examples!r}): it is a whole number of at least 1")
@@ -81,19 +89,19 @@ def _skipped(skip: Any) -> dict[str, str]:
 
 
 def _begin(tested: Tested, messages: list[Message[Any]]) -> None:
-    """Find out in which colours the filter runs, and send it its first messages; raise PipelineError if it runs in neither."""
+    """Find out in which colours the filter runs; raise PipelineError if it runs in neither. Its first message has marks."""
     problem: PipelineError | None = None
     for colour in ("sync", "async"):
         case = Case(tested, messages)
         try:
             with case.bench(colour) as bench:
-                for number, message in enumerate(case.numbered(len(messages)), 1):
-                    case.send(bench, message, case.ending("accepts", number))
+                for one in marked(case.numbered(1)[0]):
+                    if case.send(bench, one.message, case.marked_ending()).forwards:
+                        break
         except PipelineError as error:
             problem = problem or error
         else:
             tested.colours += (colour,)
-            tested.first = tested.first or case.runs
     if not tested.colours and problem is not None:
         raise problem
 

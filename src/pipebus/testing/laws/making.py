@@ -40,8 +40,8 @@ def maker(filter: Any) -> Callable[[], Any]:
         pristine = _again(filter)
     except Exception as error:
         raise PipelineError(
-            f"check_filter: each run needs a new filter, and {name_of(filter)} cannot be copied ({text_of(error)}); give a class "
-            "or a function that makes one: check_filter(lambda: …)"
+            f"check_filter: each run needs a new filter, and {name_of(filter)} cannot be copied ({text_of(error)}); give a "
+            "class or a function that makes one: check_filter(lambda: …)"
         ) from error
     return lambda: _again(pristine)
 
