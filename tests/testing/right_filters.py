@@ -409,6 +409,11 @@ def with_decimal(message: Message, call_next: Next) -> Any:
     return call_next(message.with_headers(third=str(decimal.Decimal(1) / 3)))
 
 
+async def shielded(message: Message, call_next: Any) -> Any:
+    """If the rest is cancelled, asyncio raises a new CancelledError here."""
+    return await asyncio.shield(call_next(message))
+
+
 async def with_await(message: Message, call_next: Any) -> Any:
     await asyncio.sleep(0.2)
     return await call_next(message)
@@ -449,5 +454,6 @@ RIGHT: dict[str, Any] = {
     "thread-local": lambda: held,
     "structlog": lambda: with_structlog,
     "decimal": lambda: with_decimal,
+    "shield": lambda: shielded,
     "await": lambda: with_await,
 }

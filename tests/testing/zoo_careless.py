@@ -91,6 +91,83 @@ class RefusalRetry(Around):
             return (yield message)
 
 
+def _taking(*errors: type[Exception]) -> Callable[[], Any]:
+    """A filter that takes errors of the rest for its own, and makes drops of them."""
+
+    def taking(message: Message, call_next: Next) -> Any:
+        try:
+            return call_next(message)
+        except errors as error:
+            return Dropped(str(error))
+
+    return function(taking)
+
+
+class CachedName:
+    """Takes a KeyError of the rest for one of its cache, and runs the rest again."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+
+    def __call__(self, message: Message, call_next: Next) -> Any:
+        key = str(message.body)
+        try:
+            return call_next(message.with_headers(name=self.names[key]))
+        except KeyError:
+            self.names[key] = key
+            return call_next(message.with_headers(name=key))
+
+
+class Once:
+    """Remembers a message before the rest has taken it."""
+
+    may_drop = True
+
+    def __init__(self) -> None:
+        self.known: set[str] = set()
+        self.lock = threading.Lock()
+
+    def __call__(self, message: Message, call_next: Next) -> Any:
+        with self.lock:
+            if message.id in self.known:
+                return Dropped("known")
+            self.known.add(message.id)
+        return call_next(message)
+
+
+class Half(Around):
+    """Forgets a message that has failed, but not one that was cancelled."""
+
+    may_drop = True
+
+    def __init__(self) -> None:
+        self.known: dict[str, object] = {}
+
+    def around(self, message: Message) -> Steps:
+        mine = object()
+        if self.known.setdefault(message.id, mine) is not mine:
+            return Dropped("known")
+        try:
+            return (yield message)
+        except Exception:
+            del self.known[message.id]
+            raise
+
+
+class Parcel:
+    """A body without an `==` of its own."""
+
+    def __init__(self) -> None:
+        self.paid = False
+
+
+def pays(message: Message, call_next: Next) -> Any:
+    """Writes into such a body."""
+    if isinstance(message.body, Parcel):
+        message.body.paid = True
+    return call_next(message)
+
+
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 
 
@@ -273,6 +350,7 @@ def clean_up() -> None:
 
 ENVELOPE, OUTCOME, REFUSAL = "keeps the envelope", "keeps the outcome", "repeats no refusal"
 CONTEXT, BLOCKS, LOOPS = "restores the context", "blocks no loop", "works on every loop"
+ERRORS, AGAIN = "lets errors through", "lets a failed message come again"
 ITSELF, BEHIND = "does not publish through itself", "leaves nothing behind"
 
 _CARELESS: dict[str, tuple[str, Callable[[], Any], str]] = {
@@ -285,6 +363,13 @@ _CARELESS: dict[str, tuple[str, Callable[[], Any], str]] = {
     "pessimist": (OUTCOME, function(pessimist), "and the filter Dropped"),
     "pretender": (OUTCOME, function(pretender), "the rest dropped the message, and the filter returned Handled"),
     "refusal-retry": (REFUSAL, RefusalRetry, "let Rejected pass"),
+    "takes-os-error": (ERRORS, _taking(OSError), "raised ConnectionResetError, and the filter returned Dropped"),
+    "takes-lookup-error": (ERRORS, _taking(LookupError), 'skip={"lets errors through": "…"}'),
+    "takes-refusal": (ERRORS, _taking(Rejected), "raised Rejected, and the filter returned Dropped"),
+    "cached-name": ("runs the rest as declared", CachedName, "ran the rest 2 times when the rest raises KeyError"),
+    "once": (AGAIN, Once, "the rest fails, and when the same message came again"),
+    "half": (AGAIN, Half, "the rest is cancelled, and when the same message came again"),
+    "pays": ("mutates nothing", function(pays), "it was {'paid': False}, and is {'paid': True}"),
     "after-drop": (CONTEXT, function(forgets_after_drop), "context variable tenant changed when the rest drops"),
     "after-stop": (CONTEXT, function(forgets_after_stop), "context variable tenant changed when the rest is cancelled"),
     "after-refusal": (CONTEXT, function(forgets_after_refusal), "context variable tenant changed when the rest refuses"),
@@ -303,5 +388,8 @@ _CARELESS: dict[str, tuple[str, Callable[[], Any], str]] = {
 
 AT_DELIVERY = frozenset({"pretender", "returned"})
 
-CARELESS = {name: Animal(*one, "delivery" if name in AT_DELIVERY else "publish") for name, one in _CARELESS.items()}
+CARELESS = {
+    name: Animal(*one, "delivery" if name in AT_DELIVERY else "publish", [Parcel()] if name == "pays" else None)
+    for name, one in _CARELESS.items()
+}
 """Each with the law that it breaks, and part of what is said about it."""

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -50,10 +50,17 @@ class ForeignStop(BaseException):
     """An exception that no filter knows, and that is not an error: it ends something, as SystemExit does."""
 
 
-Ending = Literal["accepts", "drops", "fails", "refuses", "is cancelled", "is interrupted", "exits", "is stopped"]
-"""What the rest of the chain does with a message."""
+Ending = str
+"""What the rest of the chain does with a message: "accepts", "drops", or what is in RAISED."""
+
+KNOWN: Final = {
+    f"raises {kind.__name__}": kind
+    for kind in (ConnectionResetError, TimeoutError, KeyError, ValueError, TypeError, ZeroDivisionError, RuntimeError)
+}
+"""Errors that a filter may expect from its own lines, and take for them if they come from the rest."""
 
 RAISED: Final[dict[str, Callable[[], BaseException]]] = {
+    **{ending: functools.partial(kind, "the rest fails") for ending, kind in KNOWN.items()},
     "fails": lambda: ForeignError("the rest fails"),
     "refuses": lambda: Rejected("the rest refuses it", by="the rest"),
     "is cancelled": asyncio.CancelledError,
@@ -255,6 +262,17 @@ def same(one: Any, other: Any) -> bool:
         return bool(one == other)
     except Exception:
         return one is other
+
+
+def picture(value: Any) -> Any:
+    """What an object holds, also if it has no `==` of its own."""
+    if isinstance(value, dict):
+        return {key: picture(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [picture(one) for one in value]
+    if value is None or callable(value) or type(value).__eq__ is not object.__eq__:
+        return value
+    return picture(value.__reduce_ex__(4)[2])
 
 
 def digest(run: FilterRun) -> dict[str, Any]:

@@ -8,6 +8,8 @@ messages, and shows the smallest that break one.
 """
 
 import copy
+import itertools
+from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
@@ -20,7 +22,7 @@ from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Handled, Receipt
 from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.laws.apart import keeps_messages_apart
-from pipebus.testing.laws.case import CORRELATION, Case, Ending, Problems, digest, made, same
+from pipebus.testing.laws.case import CORRELATION, KNOWN, Case, Ending, Problems, digest, made, picture, same
 from pipebus.testing.laws.concurrency import is_safe_under_concurrency
 from pipebus.testing.laws.settings import describes_itself, settings_round_trip
 from pipebus.testing.laws.surroundings import (
@@ -43,17 +45,20 @@ OWN: Final = {"test-header": "kept"}
 def mutates_nothing(case: Case) -> Problems:
     """It does not change the body that it got, because others read the same body."""
     try:
-        before = {message.id: copy.deepcopy(message.body) for message in case.messages()}
+        before = {message.id: picture(copy.deepcopy(message.body)) for message in case.messages()}
     except Exception:
         return
     for colour in case.colours:
         # A body that is not equal to its own copy cannot show a change.
-        sent = [message for message in case.messages() if same(message.body, before[message.id])]
+        sent = [message for message in case.messages() if same(picture(message.body), before[message.id])]
         seen: list[tuple[Any, Any]] = []
 
         def look(_: Any, sent: list[Message[Any]] = sent, seen: list[Any] = seen) -> None:
             """Called while the rest runs too: the filter may undo the change on the way out."""
-            seen += [(before[one.id], copy.deepcopy(one.body)) for one in sent if not same(one.body, before[one.id])]
+            for one in sent:
+                now = picture(one.body)
+                if not same(now, before[one.id]):
+                    seen.append((before[one.id], copy.deepcopy(now)))
 
         for one in case.sends(*ORDINARY, "is stopped", colour=colour, messages=sent, look=look):
             look(one)
@@ -64,10 +69,14 @@ def mutates_nothing(case: Case) -> Problems:
 def runs_the_rest_as_declared(case: Case) -> Problems:
     """It runs the rest at most as often as it declares (`passes`, 1 by default)."""
     most = case.most_passes()
-    for one in case.sends(*ORDINARY):
+    for one in itertools.chain(case.sends(*ORDINARY), case.sends(*KNOWN, messages=case.messages()[:2])):
         times = one.run.next_calls
         if most is not None and times > most:
-            yield f"it ran the rest {times} times, and declares passes={most}; say how often it may, or run it once"
+            when = "" if one.ending in ORDINARY else f" when the rest {one.ending}"
+            yield (
+                f"it ran the rest {times} times{when}, and declares passes={most}; run it once, or set the attribute "
+                "`passes` of the class or function to the most, or to None"
+            )
 
 
 def lets_cancellation_through(case: Case) -> Problems:
@@ -78,15 +87,42 @@ def lets_cancellation_through(case: Case) -> Problems:
         ended = f"the rest was ended by {type(ends[0]).__name__}, and the filter"
         if len(ends) > 1:
             yield f"{ended} ran it again; catch Exception instead"
-        if run._error is not ends[0]:
+        renewed = isinstance(ends[0], CancelledError) and isinstance(run._error, CancelledError)  # as a task of its own does
+        if run._error is not ends[0] and not renewed:
             yield f"{ended} {made(run)}; catch Exception, or raise it again"
 
 
 def lets_errors_through(case: Case) -> Problems:
     """An error of the rest that the filter does not know comes out as the same object."""
-    for _, run, ends in case.sends("fails"):
+    for _, run, ends in itertools.chain(case.sends("fails"), case.sends("refuses", *KNOWN, messages=case.messages()[:2])):
         if ends and not any(run._error is one for one in ends):
-            yield f"the rest raised {type(ends[-1]).__name__}, and the filter {made(run)}; let it pass, or raise it again"
+            yield (
+                f"the rest raised {type(ends[-1]).__name__}, and the filter {made(run)}; let it pass, or raise it "
+                'again; if it is meant to end here, skip={"lets errors through": "…"}'
+            )
+
+
+def lets_a_failed_message_come_again(case: Case) -> Problems:
+    """It does not take a message for one that it knows if the rest has failed with it: then it would be lost."""
+
+    def again(colour: str, ending: Ending, other: bool) -> bool:
+        """Whether the message, or another one, reaches the rest after the rest has failed with it."""
+        failed, second = case.numbered(2)
+        with case.bench(colour) as bench:
+            if not case.send(bench, failed, case.ending(ending)).forwards or not bench.harness.usable:
+                return True
+            return bool(case.send(bench, second if other else case.numbered(1)[0], case.ending("accepts")).forwards)
+
+    for colour, ending in itertools.product(case.colours, ("fails", "is cancelled")):
+        if (
+            not again(colour, ending, other=False)
+            and again(colour, ending, other=True)
+            and not again(colour, ending, other=False)
+        ):
+            yield (
+                f"the rest {ending}, and when the same message came again the filter {made(case.runs[-1])} without running the "
+                "rest, so it is lost; forget a message if the rest raises, or remember it after the rest"
+            )
 
 
 def repeats_no_refusal(case: Case) -> Problems:
@@ -230,6 +266,7 @@ LAWS: Final = (
     Law("runs the rest as declared", runs_the_rest_as_declared),
     Law("lets cancellation through", lets_cancellation_through),
     Law("lets errors through", lets_errors_through),
+    Law("lets a failed message come again", lets_a_failed_message_come_again, "several"),
     Law("repeats no refusal", repeats_no_refusal),
     Law("is the same in both colours", is_the_same_in_both_colours),
     Law("keeps the envelope", keeps_the_envelope),
