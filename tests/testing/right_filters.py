@@ -11,6 +11,7 @@ import os
 import queue
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -409,6 +410,34 @@ def with_decimal(message: Message, call_next: Next) -> Any:
     return call_next(message.with_headers(third=str(decimal.Decimal(1) / 3)))
 
 
+class Auditor:
+    """Keeps its tasks until they end."""
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def audit(self) -> None:
+        await asyncio.sleep(0.1)
+
+    async def __call__(self, message: Message, call_next: Any) -> Any:
+        task = asyncio.create_task(self.audit())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return await call_next(message)
+
+
+class OwnFile(Transform):
+    """Opens a file with its first message, which is closed when nobody has the filter any more."""
+
+    file: Any = None
+
+    def transform(self, message: Message) -> Message:
+        if self.file is None:
+            self.file = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+            weakref.finalize(self, self.file.close)
+        return message
+
+
 async def shielded(message: Message, call_next: Any) -> Any:
     """If the rest is cancelled, asyncio raises a new CancelledError here."""
     return await asyncio.shield(call_next(message))
@@ -454,6 +483,8 @@ RIGHT: dict[str, Any] = {
     "thread-local": lambda: held,
     "structlog": lambda: with_structlog,
     "decimal": lambda: with_decimal,
+    "tasks": Auditor,
+    "file-of-its-own": OwnFile,
     "shield": lambda: shielded,
     "await": lambda: with_await,
 }

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import os
+import queue
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -229,6 +233,62 @@ class SleepingAround(Around):
         return (yield message)
 
 
+async def asks_socket(message: Message, call_next: Any) -> Any:
+    """Waits for a connection on the event loop."""
+    with socket.socket() as one, contextlib.suppress(OSError):
+        one.connect(("127.0.0.1", 9))
+    return await call_next(message)
+
+
+async def runs_program(message: Message, call_next: Any) -> Any:
+    """Waits for a program on the event loop."""
+    subprocess.run([sys.executable, "--version"], check=True, capture_output=True)  # noqa: ASYNC221
+    return await call_next(message)
+
+
+async def waits_for_result(message: Message, call_next: Any) -> Any:
+    """Waits for another thread on the event loop."""
+    with ThreadPoolExecutor(1) as pool:
+        length = pool.submit(len, message.id).result()
+    return await call_next(message.with_headers(length=str(length)))
+
+
+class WaitsForQueue:
+    """The same with a queue that stays empty."""
+
+    def __init__(self) -> None:
+        self.orders: queue.Queue[str] = queue.Queue()
+
+    async def __call__(self, message: Message, call_next: Any) -> Any:
+        with contextlib.suppress(queue.Empty):
+            self.orders.get(timeout=0.01)
+        return await call_next(message)
+
+
+async def audits(message: Message) -> None:
+    await asyncio.sleep(0.1)
+
+
+async def fails(message: Message) -> None:
+    raise ValueError("audit is down")
+
+
+async def forgets_await(message: Message, call_next: Any) -> Any:
+    audits(message)  # type: ignore[unused-coroutine]
+    return await call_next(message)
+
+
+async def leaves_task(message: Message, call_next: Any) -> Any:
+    asyncio.create_task(audits(message))  # noqa: RUF006
+    return await call_next(message)
+
+
+async def loses_error(message: Message, call_next: Any) -> Any:
+    asyncio.create_task(fails(message))  # noqa: RUF006
+    await asyncio.sleep(0)
+    return await call_next(message)
+
+
 class LoopLock:
     """Its lock belongs to the loop where it was first waited for."""
 
@@ -336,6 +396,22 @@ class OpenPool(Transform):
         return message
 
 
+class ThreadEach(Transform):
+    """Starts a thread with each message. (Its real end is the zoo's.)"""
+
+    def transform(self, message: Message) -> Message:
+        threading.Thread(target=Background.ended.wait, name="refresher", daemon=True).start()
+        return message
+
+
+class FileEach(Transform):
+    """Opens a file with each message. (Its real end is the zoo's.)"""
+
+    def transform(self, message: Message) -> Message:
+        OpenFile.opened.append(os.open(os.devnull, os.O_RDONLY))
+        return message
+
+
 def clean_up() -> None:
     """End what these filters have left."""
     for ended in (Background.ended, OpenPool.ended):
@@ -375,6 +451,10 @@ _CARELESS: dict[str, tuple[str, Callable[[], Any], str]] = {
     "after-refusal": (CONTEXT, function(forgets_after_refusal), "context variable tenant changed when the rest refuses"),
     "sleeper": (BLOCKS, function(sleeper), "time.sleep(0.5)"),
     "sleeping-around": (BLOCKS, SleepingAround, "sleep(0.5)"),
+    "asks-socket": (BLOCKS, function(asks_socket), 'one.connect(("127.0.0.1", 9)); await asyncio.to_thread'),
+    "runs-program": (BLOCKS, function(runs_program), "waits for a thread, a process or a socket on the event loop"),
+    "waits-for-result": (BLOCKS, function(waits_for_result), ".result(); await asyncio.to_thread"),
+    "waits-for-queue": (BLOCKS, WaitsForQueue, "self.orders.get(timeout=0.01); await asyncio.to_thread"),
     "loop-lock": (LOOPS, LoopLock, "is bound to a different event loop"),
     "loop-semaphore": (LOOPS, LoopSemaphore, "is bound to a different event loop"),
     "echo": (ITSELF, Echo, "what it publishes on 'audit' passes through it again"),
@@ -384,12 +464,18 @@ _CARELESS: dict[str, tuple[str, Callable[[], Any], str]] = {
     "open-file": (BEHIND, OpenFile, "there is still file /dev/null"),
     "open-socket": (BEHIND, OpenSocket, "there is still file socket"),
     "open-pool": (BEHIND, OpenPool, "thread refresher"),
+    "thread-each": (BEHIND, ThreadEach, "there is still thread refresher"),
+    "file-each": (BEHIND, FileEach, "there is still file /dev/null"),
+    "forgets-await": (BEHIND, function(forgets_await), "coroutine 'audits' was never awaited"),
+    "leaves-task": (BEHIND, function(leaves_task), "nobody waits for a task"),
+    "loses-error": (BEHIND, function(loses_error), "ValueError: audit is down"),
 }
 
 AT_DELIVERY = frozenset({"pretender", "returned"})
 
+BODIES: dict[str, Any] = {"pays": [Parcel()], "runs-program": [1], "waits-for-queue": [1]}
+
 CARELESS = {
-    name: Animal(*one, "delivery" if name in AT_DELIVERY else "publish", [Parcel()] if name == "pays" else None)
-    for name, one in _CARELESS.items()
+    name: Animal(*one, "delivery" if name in AT_DELIVERY else "publish", BODIES.get(name)) for name, one in _CARELESS.items()
 }
 """Each with the law that it breaks, and part of what is said about it."""

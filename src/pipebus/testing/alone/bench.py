@@ -310,6 +310,9 @@ class FilterBench:
                         raise  # Ctrl-C
                     raised.append(error)
                     return None
+                finally:
+                    others = asyncio.all_tasks() - {asyncio.current_task()}
+                    run._tasks = [task for task in others if not task._callbacks]
 
         outcome = run_loop(self.harness._simulation, main)
         if raised:

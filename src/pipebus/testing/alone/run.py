@@ -75,6 +75,7 @@ class FilterRun(Run):
     pauses: list[float] = field(default_factory=list)
     leaks: tuple[str, ...] = ()
     _outcome: Any = None
+    _tasks: list[Any] = field(default_factory=list)  # asyncio's, that it left running with nobody to hear of their ends
 
     @property
     def outcome(self) -> Any:

@@ -25,7 +25,7 @@ from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.harness.harness import Harness
 from pipebus.testing.laws.marks import LETTERS, MORE
 from pipebus.testing.simulation import threads
-from pipebus.testing.simulation.blocking import Sleep
+from pipebus.testing.simulation.blocking import Blocked
 from pipebus.testing.simulation.locks import renewed
 
 PATIENCE: Final = 2.0
@@ -85,7 +85,7 @@ class Tested:
     make: Callable[[], Any]  # makes a new filter each time
     at: Side
     files: dict[str, bool]  # those with the filter's own lines
-    slept: list[Sleep]  # how the filter has blocked event loops so far
+    blocked: list[Blocked]  # how the filter has blocked event loops so far
     colours: tuple[Any, ...] = ()  # in which it can run
     reached: set[int] = field(default_factory=set)  # positions of the filters that a message has reached
     came_through: bool = False  # the rest has run at least once

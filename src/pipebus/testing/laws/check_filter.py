@@ -1,5 +1,6 @@
 """check_filter: try each law (laws.py) on a filter and many messages, and show the smallest message that breaks one."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -60,8 +61,9 @@ def check_filter(
     smaller = None if isinstance(strategy, list) else strategy
     held = []
     files = own_files(steps_of(make()))
-    with locks(files), shared_locks(files), blocking(files) as slept:
-        tested = Tested(make, at, files, slept)
+    with locks(files), shared_locks(files), blocking(files) as blocked, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # the law says so
+        tested = Tested(make, at, files, blocked)
         _begin(tested, together[0])
         for law in LAWS:
             if law.name in skip:

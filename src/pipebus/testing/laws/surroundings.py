@@ -4,12 +4,16 @@ import contextvars
 import gc
 import os
 import threading
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from pipebus.bus.bus import Bus
+from pipebus.foreign.objects import text_of
 from pipebus.message.message import Message
+from pipebus.pipeline import routes
 from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.alone.script import after
 from pipebus.testing.harness.harness import Harness
@@ -58,12 +62,9 @@ def blocks_no_loop(case: Case) -> Problems:
     """In an async chain, it waits without stopping the event loop."""
     if "async" in case.colours:
         for _ in case.sends("accepts", "fails", colour="async"):
-            if case.tested.slept:
-                sleep = case.tested.slept[0]
-                yield (
-                    f"{sleep.place} sleeps on the event loop, which stops every other task: {sleep.source}; "
-                    "await asyncio.sleep(…), or yield Pause(…) in an Around"
-                )
+            if case.tested.blocked:
+                what, remedy, place, source = case.tested.blocked[0]
+                yield f"{place} {what} on the event loop, which stops every other task: {source}; {remedy}"
 
 
 class _Endless(BaseException):
@@ -135,16 +136,31 @@ async def _ahandled(message: Message[Any]) -> None:
 
 
 def leaves_nothing_behind(case: Case) -> Problems:
-    """The threads and files that it opens between `start` and `stop` are closed by `stop`."""
-    if not any(callable(getattr(step.filter, name, None)) for step in case.tested.steps for name in ("start", "stop")):
-        return
+    """What it opens or begins is closed by its `stop`, or with it: threads, files, coroutines and tasks."""
     left: list[str] = []
     for _ in range(2):  # what is opened once for all filters, such as a log file, may stay
-        gc.collect()  # filters that were used before close their files when they are forgotten
         before, files = set(threading.enumerate()), _open_files()
-        with case.bench() as bench:
+        with warnings.catch_warnings(record=True) as warned, case.bench() as bench:
+            warnings.simplefilter("always")
+            ends: list[str] = []
+            bench.harness._simulation.loop_failed = lambda text, error, ends=ends: ends.append(f"{text}: {text_of(error)}")  # type: ignore[misc]
             for message in case.messages():
-                case.send(bench, message, case.ending("accepts"))
+                run = case.send(bench, message, case.ending("accepts"))
+                kept = [value for step in routes.steps(bench.nodes) for value in getattr(step.filter, "__dict__", {}).values()]
+                ends += [
+                    f"{text_of(task.get_coro())} goes on" for task in run._tasks if not any(_holds(one, task) for one in kept)
+                ]
+                if ends:
+                    yield (
+                        f"nobody waits for a task, so its error is lost ({ends[0]}); await it, use a TaskGroup, or keep it and "
+                        "add a callback"
+                    )
+        del bench
+        if set(threading.enumerate()) - before or _open_files() - files:
+            gc.collect()  # filters that are not used any more close their files when they are forgotten
+        never = next((str(one.message) for one in warned if "was never awaited" in str(one.message)), None)
+        if never is not None:
+            yield f"{never}; write `await` before the call, or do not make it"
         started = [thread for thread in threading.enumerate() if thread not in before]
         for thread in started:
             threads.real_join(thread, PATIENCE)
@@ -153,7 +169,11 @@ def leaves_nothing_behind(case: Case) -> Problems:
         if not left:
             return
     case.runs = []
-    yield f"after `stop` there is still {' and '.join(left)}; end in `stop` what `start` begins"
+    yield f"after `stop` there is still {' and '.join(left)}; end in `stop` what `start` or a message begins"
+
+
+def _holds(value: Any, task: Any) -> bool:
+    return value is task or (isinstance(value, (list, set, dict, tuple, deque)) and any(one is task for one in value))
 
 
 def _open_files() -> set[tuple[int, str]]:

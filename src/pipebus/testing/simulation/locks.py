@@ -151,6 +151,18 @@ class UserLock(SimLock):
                 sim.outside.calls(lambda: sim.wake(self))
 
 
+class Waiter(UserLock):
+    """What `wait` of a condition waits for, and so what an event, a semaphore, a queue and a future wait for."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self.held and blocking:
+            self.will_wait()
+        return super().acquire(blocking, timeout)
+
+    def will_wait(self) -> None:
+        """`blocking` looks here for waits on an event loop."""
+
+
 class UserRLock(SimRLock, UserLock):
     """The same for a `threading.RLock`."""
 
@@ -244,7 +256,7 @@ def locks(files: Collection[str]) -> Iterator[None]:
     def allocate() -> Any:
         """The lock that a waiter of a condition acquires; it must be of the same kind as the condition's own."""
         own = getattr(sys._getframe(1).f_locals.get("self"), "_lock", None)
-        return UserLock(own.sim) if isinstance(own, UserLock) else SimLock(own.sim) if isinstance(own, SimLock) else real[2]()
+        return Waiter(own.sim) if isinstance(own, UserLock) else SimLock(own.sim) if isinstance(own, SimLock) else real[2]()
 
     replaced = [(threading, "Lock", lock), (threading, "RLock", rlock), (threading, "_allocate_lock", allocate)]
     replaced += [(module, name, lock) for module, name in imported(real[0], files)]
