@@ -265,6 +265,21 @@ def test_a_subclass_without_its_method_is_refused_where_it_is_registered(shape):
 # --- colours at publish ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [("passes", 0, "at least 1, or None"), ("passes", "many", "at least 1, or None"), ("may_drop", "no", "True or False")],
+)
+def test_a_declaration_with_a_wrong_value_is_refused_where_it_is_registered(name, value, says):
+    """It would be taken for something else, and nobody would notice."""
+
+    def split(message, call_next):
+        return call_next(message)
+
+    setattr(split, name, value)
+    with pytest.raises(PipelineError, match=rf"filter split \(position 1 of .*test_pipeline.py.* has {name} = .*{says}"):
+        Bus().use(split)
+
+
 def test_a_sync_publish_over_an_async_chain_is_refused_on_an_event_loop():
     """It would stop the loop: the error names the filter, the subject, and `apublish`."""
 

@@ -74,4 +74,4 @@ def node(filter: Any, position: int, place: Place, within: str) -> Node:
             raise bad("is a generator function", "decorate it with @around")
         check_parameters(filter, 2, bad, "f(message, call_next)")
         colour = "async" if is_async(filter) else "sync"
-    return Step(filter, shape, colour, name_of(filter), call, place, position, within, Traits.of(filter))
+    return Step(filter, shape, colour, name_of(filter), call, place, position, within, Traits.of(filter, bad))

@@ -22,7 +22,7 @@ from pipebus.message.patterns import Pattern
 from pipebus.pipeline.blame import StepId
 from pipebus.pipeline.callables import name_of
 from pipebus.pipeline.compose import Build, Next
-from pipebus.values.quantities import Duration, seconds
+from pipebus.values.quantities import Duration, is_whole, seconds
 
 
 class Pause(msgspec.Struct, frozen=True):
@@ -161,15 +161,19 @@ class Traits:
     idempotent: bool = False
 
     @classmethod
-    def of(cls, filter: object) -> Traits:
-        """The traits of a filter."""
+    def of(cls, filter: object, bad: Callable[[str, str], PipelineError]) -> Traits:
+        """The traits of a filter. `bad` makes an error of a problem and its remedy, if one has a value that it cannot have."""
 
         found: dict[str, Any] = {}
         for trait in fields(cls):
             value: Any = getattr(filter, trait.name, trait.default)
             if isinstance(trait.default, tuple):
                 value = (value,) if isinstance(value, str) else tuple(value)
-            found[trait.name] = bool(value) if isinstance(trait.default, bool) else value
+            elif isinstance(trait.default, bool) and not isinstance(value, bool):
+                raise bad(f"has {trait.name} = {shown(value)}", "it is True or False")
+            elif trait.name == "passes" and value is not None and not is_whole(value, 1):
+                raise bad(f"has passes = {shown(value)}", "it is how often it runs the rest: at least 1, or None for no limit")
+            found[trait.name] = value
         found["waits"] = found["waits"] or found["bounds"] or isinstance(filter, SelfLinking)
         return cls(**found)
 

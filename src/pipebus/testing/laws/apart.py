@@ -60,7 +60,7 @@ def _in_turn(case: Case, colour: str, plan: tuple[Ending, ...]) -> InTurn:
     with case.bench(colour) as bench:
         for number in range(len(plan)):
             if bench.harness.usable:
-                found.append(case.send(bench, again(given[number]), _always(due[number])))
+                found.append(case.send(bench, again(given[number]), always(due[number])))
     runs, steady = case.runs, []
     for number, run in enumerate(found):
         problem = difference(case, number, Passed(run._error or run._outcome, run.forwards), given, due, new)
@@ -78,10 +78,10 @@ def _in_turn(case: Case, colour: str, plan: tuple[Ending, ...]) -> InTurn:
 
 def _alone(case: Case, colour: str, message: Message[Any], due: Any) -> FilterRun:
     with case.bench(colour) as bench:
-        return case.send(bench, again(message), _always(due))
+        return case.send(bench, again(message), always(due))
 
 
-def _always(due: Any) -> Any:
+def always(due: Any) -> Any:
     return rest(lambda: due, [])
 
 

@@ -270,7 +270,7 @@ def picture(value: Any) -> Any:
         return {key: picture(one) for key, one in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [picture(one) for one in value]
-    if value is None or callable(value) or type(value).__eq__ is not object.__eq__:
+    if value is None or callable(value) or type(value).__eq__ is not object.__eq__:  # type: ignore[comparison-overlap]
         return value
     return picture(value.__reduce_ex__(4)[2])
 

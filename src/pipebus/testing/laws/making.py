@@ -27,6 +27,7 @@ LIBRARY: Final = os.path.join(os.path.dirname(os.__file__), "")
 
 def maker(filter: Any) -> Callable[[], Any]:
     """A function that makes a new filter each time; raise PipelineError if it can be neither made again nor copied."""
+    kind: Any = type(filter)
     if isinstance(filter, type):
         return filter
     if isinstance(filter, Node):
@@ -35,7 +36,7 @@ def maker(filter: Any) -> Callable[[], Any]:
     if callable(filter) and _takes_nothing(filter):
         return filter  # type: ignore[no-any-return]
     if dataclasses.is_dataclass(filter) and fields_of(filter) is not None:
-        return lambda: type(filter)(**{name: copied(value) for name, value in (fields_of(filter) or {}).items()})
+        return lambda: kind(**{name: copied(value) for name, value in (fields_of(filter) or {}).items()})
     try:
         pristine = _again(filter)
     except Exception as error:
@@ -49,9 +50,7 @@ def maker(filter: Any) -> Callable[[], Any]:
 def _again(filter: Any) -> Any:
     """A copy of a filter, with what its function has in its closure."""
     if isinstance(filter, (shapes.FunctionTransform, shapes.FunctionAround)):
-        again = copy.copy(filter)
-        again.__init__(_again(filter.function))  # type: ignore[misc]
-        return again
+        return type(filter)(_again(filter.function))
     if not isinstance(filter, types.FunctionType) or not filter.__closure__:
         return renewed(filter)
     cells = [types.CellType(_again(cell.cell_contents)) for cell in filter.__closure__]

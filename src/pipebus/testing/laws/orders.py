@@ -10,8 +10,8 @@ from pipebus.foreign.objects import text_of
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.testing.alone.script import after
-from pipebus.testing.laws.apart import Passed, again, each_part
-from pipebus.testing.laws.case import Case, rest, result, same
+from pipebus.testing.laws.apart import Passed, again, always, each_part
+from pipebus.testing.laws.case import Case, result, same
 
 VARIES: Final = object()
 
@@ -77,11 +77,9 @@ class Orders:
             for number in order:
                 if not bench.harness.usable:
                     break
-                due = self.due[number]
                 bench.advance(seconds)
-                run = self.case.send(
-                    bench, again(self.given[number]), rest(lambda due=due: after(seconds, due) if seconds else due, [])
-                )
+                due = after(seconds, self.due[number]) if seconds else self.due[number]
+                run = self.case.send(bench, again(self.given[number]), always(due))
                 found[number] = Passed(run._error or run._outcome, run.forwards)
         return [found.get(number, Passed(None, [])) for number in range(len(self.given))]
 
