@@ -14,7 +14,7 @@ from zoo import ZOO, Animal
 from zoo_careless import CARELESS, clean_up
 from zoo_mixing import MIXING, CachedBody, Grudge, LateLoser, Racer, traced
 
-from pipebus import LifecycleError, Message, Pipeline, PipelineError, Subject, branch, transform, when
+from pipebus import LifecycleError, Message, Pipeline, PipelineError, Subject, Transform, branch, transform, when
 from pipebus.filters import Dedupe, Enrich, Expire, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
 from pipebus.testing import Harness, LawBroken, check_filter
 from pipebus.testing.laws.laws import LAWS
@@ -31,10 +31,17 @@ class Order(BaseModel):
 
 orders = Subject[Order]("orders.new")
 NAMES = tuple(law.name for law in LAWS)
+ON_LOOPS = frozenset({"works on every loop", "blocks no loop"})
+SOMETIMES = ON_LOOPS | {"is the same in both colours", "keeps its word", "settings round-trip"}
+ALWAYS = set(NAMES) - SOMETIMES
 
 
 def ignore(message: Message) -> None:
     """A function for a tap."""
+
+
+def ignored(message: Message, call_next: Any) -> Any:
+    return call_next(message)
 
 
 BUILT_IN: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -63,7 +70,7 @@ BUILT_IN: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.few(1)
 def test_every_built_in_filter_keeps_every_law(filter: Any, options: dict[str, Any]) -> None:
     """Built-in filters have no privilege: they must keep every law that yours must keep."""
-    assert check_filter(filter, **options, examples=4) == NAMES
+    assert set(check_filter(filter, **options, examples=4)) >= ALWAYS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,14 +101,14 @@ def test_each_wrong_filter_breaks_that_law_alone(animal: Animal) -> None:
     if "sleep(" in inspect.getsource(animal.make):
         skip["blocks no loop"] = "the wait makes its race likely, and is wrong in an async chain"
     held = check_filter(animal.make, animal.messages, at=animal.at, skip=skip, examples=1)  # type: ignore[arg-type]
-    assert held == tuple(name for name in NAMES if name not in skip)
+    assert set(held) >= ALWAYS - skip.keys()
 
 
 @pytest.mark.parametrize("filter", RIGHT.values(), ids=RIGHT)
 @pytest.mark.few(3)
 def test_no_law_complains_of_a_filter_that_is_right(filter: Any) -> None:
     """Locks, pools, threads, memories, counters, restored context variables and waits break no law."""
-    assert check_filter(filter, examples=4) == NAMES
+    assert set(check_filter(filter, examples=4)) >= ALWAYS
 
 
 def test_the_story_of_a_race_shows_its_lines() -> None:
@@ -191,6 +198,34 @@ def test_what_is_left_in_a_thread_local_is_blamed_on_the_message_that_left_it() 
     assert caught.value.law == "keeps messages apart"
 
 
+class Steady(Transform):
+    """Gives its word."""
+
+    deterministic = True
+
+    def transform(self, message: Message) -> Message:
+        return message
+
+
+async def on_loops(message: Message, call_next: Any) -> Any:
+    return await call_next(message)
+
+
+@pytest.mark.parametrize(
+    ("filter", "tried"),
+    [
+        (ignored, frozenset()),
+        (on_loops, ON_LOOPS),
+        (Steady, SOMETIMES - {"settings round-trip"}),
+        (Expire(60.0), SOMETIMES - {"keeps its word"}),
+    ],
+    ids=["sync", "async", "gives its word", "has settings"],
+)
+def test_a_law_that_says_nothing_about_a_filter_is_not_among_those_that_were_tried(filter: Any, tried: frozenset[str]) -> None:
+    """The names say what is known about the filter, and no more."""
+    assert set(check_filter(filter, [1])) == ALWAYS | tried
+
+
 def test_the_messages_before_are_shown() -> None:
     """What goes wrong with a later message cannot be understood without those before it."""
     with pytest.raises(LawBroken) as caught:
@@ -223,7 +258,7 @@ def test_a_filter_that_lets_nothing_through_was_not_tried() -> None:
     """A filter that refuses every message keeps no law."""
     with pytest.raises(LawBroken, match="no message came through to the rest, so most laws were not tried"):
         check_filter(Validate({">": Order}), examples=5)
-    assert check_filter(Validate({">": Order}), examples=5, skip={"is tried": "everything is refused here"}) == NAMES
+    assert check_filter(Validate({">": Order}), examples=5, skip={"is tried": "everything is refused here"})
 
 
 @pytest.mark.thorough
@@ -286,10 +321,10 @@ def test_a_filter_that_keeps_a_state_by_design_is_still_tried_for_races() -> Non
 def test_a_law_that_cannot_be_tried_is_not_among_those_that_were() -> None:
     """A lock out of reach is real, so a thread that waits for it cannot be interrupted: the filter may be right or wrong."""
     held = check_filter(lambda: out_of_reach, examples=1)
-    assert held == tuple(name for name in NAMES if name != "is safe under concurrency")
+    assert set(held) == ALWAYS - {"is safe under concurrency"}
 
 
 @pytest.mark.thorough
 def test_messages_may_be_given() -> None:
     """A given list is tried completely, without hypothesis."""
-    assert check_filter(Validate({">": Order}), [Message("test", {"id": 1, "sku": "tea"}), {"id": 2, "sku": "x"}]) == NAMES
+    assert check_filter(Validate({">": Order}), [Message("test", {"id": 1, "sku": "tea"}), {"id": 2, "sku": "x"}])

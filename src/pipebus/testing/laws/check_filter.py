@@ -37,8 +37,9 @@ def check_filter(
         examples: How many messages to try each law on, >= 1; of a list, all are tried.
 
     Returns:
-        The names of the laws that were tried. "is safe under concurrency" is not among them if the filter waits for something
-        that the test does not control, such as a lock of another library.
+        The names of the laws that were tried. Not among them are laws that say nothing about the filter, such as those on event
+        loops about a sync one, and "is safe under concurrency" if the filter waits for something that the test does not
+        control, such as a lock of another library.
 
     Raises:
         LawBroken: Names the law, what is wrong, and the smallest message that breaks it. PipelineError: An argument is wrong.
@@ -66,7 +67,7 @@ def check_filter(
         tested = Tested(make, at, files, blocked)
         _begin(tested, together[0])
         for law in LAWS:
-            if law.name in skip:
+            if law.name in skip or not law.applies(tested):
                 continue
             for some in {"each": each, "several": together, "filter": together[:1]}[law.on]:
                 try_law(law, tested, some, smaller)

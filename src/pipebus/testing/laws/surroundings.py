@@ -38,8 +38,6 @@ _depth: contextvars.ContextVar[int] = contextvars.ContextVar("pipebus.testing.de
 
 def works_on_every_loop(case: Case) -> Problems:
     """It keeps nothing that belongs to one event loop: `apublish` runs on the loop of its caller."""
-    if "async" not in case.colours:
-        return
     given = case.numbered(6)
     with case.bench("async", after(0.01, case.ending("accepts"))) as bench:
         try:
@@ -60,11 +58,10 @@ def works_on_every_loop(case: Case) -> Problems:
 
 def blocks_no_loop(case: Case) -> Problems:
     """In an async chain, it waits without stopping the event loop."""
-    if "async" in case.colours:
-        for _ in case.sends("accepts", "fails", colour="async"):
-            if case.tested.blocked:
-                what, remedy, place, source = case.tested.blocked[0]
-                yield f"{place} {what} on the event loop, which stops every other task: {source}; {remedy}"
+    for _ in case.sends("accepts", "fails", colour="async"):
+        if case.tested.blocked:
+            what, remedy, place, source = case.tested.blocked[0]
+            yield f"{place} {what} on the event loop, which stops every other task: {source}; {remedy}"
 
 
 class _Endless(BaseException):
