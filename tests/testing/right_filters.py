@@ -427,14 +427,14 @@ class Auditor:
 
 
 class OwnFile(Transform):
-    """Opens a file with its first message, which is closed when nobody has the filter any more."""
+    """Has a file that is closed when nobody has the filter any more."""
 
-    file: Any = None
+    def __init__(self) -> None:
+        self.file = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+        weakref.finalize(self, self.file.close)
 
     def transform(self, message: Message) -> Message:
-        if self.file is None:
-            self.file = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
-            weakref.finalize(self, self.file.close)
+        self.file.write(message.id)
         return message
 
 
