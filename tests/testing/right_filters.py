@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import queue
+import random
 import threading
 import time
 import weakref
@@ -321,6 +322,21 @@ class Cached(Around):
         return (yield message.with_headers(hash=self.known.setdefault(key, f"{len(key)}")))
 
 
+class Lottery(Transform):
+    """Drops by chance, and numbers what it lets through."""
+
+    may_drop = True
+
+    def __init__(self) -> None:
+        self.numbers = itertools.count()
+        self.random = random.Random(7)
+
+    def transform(self, message: Message) -> Message | Dropped:
+        if self.random.random() < 0.5:
+            return Dropped("no luck")
+        return message.with_headers(lot=str(next(self.numbers)))
+
+
 class Recent(Transform):
     """Remembers ids, and shows none of them."""
 
@@ -474,6 +490,7 @@ RIGHT: dict[str, Any] = {
     "once-per-order": OncePerOrder(),
     "breaker": Breaker,
     "cached": Cached,
+    "lottery": Lottery,
     "recent": Recent(),
     "audit": Audit,
     "fallback": Fallback(),

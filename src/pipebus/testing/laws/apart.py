@@ -113,12 +113,13 @@ def difference(
                 return f"it handed on the {taken} of message {other + 1} in the pass of {me}"
     if isinstance(found.end, Stuck):
         return f"{me} waits for something that never comes, and a new filter {made(new[number])}: {found.end}"
+    dropped = Dropped in {type(found.end), type(usual)}
+    if dropped and case.tested.drops_freely:
+        return None
     if isinstance(found.end, BaseException):
         if type(found.end) is not type(usual):
             return f"{me} {result(found.end)}, and a new filter {made(new[number])}"
-    elif Dropped in {type(found.end), type(usual)}:
-        if case.tested.drops_freely:
-            return None
+    elif dropped:
         if type(found.end) is not type(usual):
             did = f"was dropped ({found.end.reason})" if isinstance(found.end, Dropped) else result(found.end)
             return f"{me} {did}, and a new filter {made(new[number])}; if that is intended, declare may_drop = True"

@@ -57,7 +57,7 @@ class Together:
         self.waits = waits
         self.orders = orders
         self.forwards: list[tuple[int | None, Message[Any]]] = []
-        self.__name__ = f"{count} messages at once"
+        self.__name__ = f"{len(self.given)} messages at once"
 
     def __call__(self, sim: Simulation) -> None:
         """The scenario of one simulation."""
@@ -82,7 +82,8 @@ class Together:
             problem = difference(self.case, number, found, given, due, new)
             if problem is not None:
                 return problem
-            if steady[number] and not isinstance(found.end, Dropped) and parts(found.forwards) != parts(new[number].forwards):
+            dropped = Dropped in {type(found.end), type(new[number]._outcome)}
+            if steady[number] and not dropped and parts(found.forwards) != parts(new[number].forwards):
                 return otherwise("handed on", number, found.forwards, new[number].forwards)
         return None if self.orders is None else self.orders.problem(passed)
 
@@ -140,13 +141,13 @@ def _orders(case: Case, reference: InTurn) -> Iterator[tuple[Together, int, dict
     yield Together(case, "sync", reference, 3, (3, 2, 1)), 0, {"turns": {}}
     if "sync" in case.tested.explored:
         return  # with other messages
-    steps = 0
+    steps, most = 0, MOST_PLACES // (2 if case.tested.drops_freely else 1)
     for orders in _serial(case, "sync", reference, 2):
         two = Together(case, "sync", reference, 2, orders=orders)
         sim = explore.run(two, 0, files=case.tested.files, patience=PATIENCE, turns={})
         first, second = (next(task for task in sim.all_tasks if task.name == f"message {number}") for number in (1, 2))
         steps = max(steps, first.steps)
-        places = range(1, first.steps + 1, 1 + first.steps // MOST_PLACES)
+        places = range(1, first.steps + 1, 1 + first.steps // most)
         for place in places if orders is not None else ():
             turns: Turns = {(first.number, place, True): second.number}
             yield two, 0, {"turns": turns}
