@@ -1,7 +1,5 @@
 """Marks in a message, by which what it holds is recognised where it does not belong."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import re

@@ -1,7 +1,5 @@
 """What becomes of messages one after the other, in each order: what becomes of them at once has to be one of these."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from typing import Any, Final
