@@ -54,6 +54,24 @@ def sells_once(harness: Harness) -> None:
     assert shop.sold in (["ada"], ["bob"]), f"sold to {shop.sold}"
 
 
+class Counter:
+    """A filter that counts in two lines."""
+
+    count = 0
+
+    def __call__(self, message: Message, call_next: Any) -> Any:
+        seen = self.count
+        self.count = seen + 1
+        return call_next(message)
+
+
+def counts_by_two_lines(harness: Harness) -> None:
+    counter, bus = Counter(), Bus()
+    bus.use(counter)
+    two_buy(harness, harness.start(bus))
+    assert counter.count == 2, f"counted {counter.count}"
+
+
 def sells_twice_async(harness: Harness) -> None:
     shop, bus = Shop(1), Bus()
     bus.subscribe("orders.placed", shop.asell, name="sell", workers=2)

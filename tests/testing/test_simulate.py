@@ -180,6 +180,15 @@ def test_the_story_is_short_and_ends_where_it_failed() -> None:
     assert "is stopped" not in found.story
 
 
+def test_a_line_is_in_the_story_where_it_has_run() -> None:
+    """A thread that sleeps before a line has not run it: the other thread comes first, in the story as in the run."""
+    lines = failure(s.counts_by_two_lines, seeds=100).story.splitlines()
+    [reads, also_reads] = [number for number, line in enumerate(lines) if line.endswith("seen = self.count")]
+    [writes, also_writes] = [number for number, line in enumerate(lines) if line.endswith("self.count = seen + 1")]
+    assert reads < also_reads < writes < also_writes
+    assert "is put to sleep" in lines[reads + 1]
+
+
 @pytest.mark.thorough
 def test_one_seed_of_the_environment_is_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The story's advice on how to see the failure again is right."""

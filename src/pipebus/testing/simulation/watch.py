@@ -114,9 +114,9 @@ if sys.version_info >= (3, 12):
         def line(code: CodeType, number: int) -> None:
             sim = _watched_run()
             if sim is not None:
-                sim.line(code, number)
                 if files[code.co_filename]:
                     sim.bytecode(None, 0)
+                sim.line(code, number)  # after a change of threads: a line in a story has run
 
         return line
 
@@ -194,6 +194,6 @@ else:
     def _lines(frame: Any, event: str, _: Any) -> Any:
         sim = _sim
         if event == "line" and sim is not None and not sim.over:
-            sim.line(frame.f_code, frame.f_lineno)
             sim.bytecode(None, 0)
+            sim.line(frame.f_code, frame.f_lineno)  # after a change of threads: a line in a story has run
         return _lines
