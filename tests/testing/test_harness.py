@@ -2483,19 +2483,25 @@ def in_real_thread(call: Callable[[], Any]) -> Any:
     return found[0]
 
 
-def test_a_foreign_thread_that_uses_its_bus_is_told_what_to_do() -> None:
-    """The thread gets an error, and the test continues."""
+def test_a_foreign_thread_that_uses_its_bus_fails_the_test() -> None:
+    """Such a thread may end, or swallow its error: the harness's next call raises it, with what to do."""
     with Harness() as harness:
         bus = Bus()
         bus.subscribe("a", fine, name="s")
         harness.start(bus)
+        bus.publish("a", 0)
+        harness.drain()
         error = in_real_thread(lambda: bus.publish("a"))
         assert isinstance(error, RuntimeError)
         assert "thread stranger uses a bus" in str(error)
         assert "harness.thread(call, …)" in str(error)
+        with pytest.raises(RuntimeError) as raised:
+            harness.drain()
+        assert str(raised.value) == str(error)
+        assert harness.errors == [raised.value]
         bus.publish("a", 1)
         harness.drain()
-        assert bodies(harness.delivered_to("s")) == [1]
+        assert bodies(harness.delivered_to("s"))[-1] == 1
 
 
 def test_a_foreign_thread_may_have_a_bus_of_its_own() -> None:

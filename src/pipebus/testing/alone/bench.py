@@ -79,6 +79,8 @@ class FilterBench:
         self._actors: list[Actor] = []
         self._lines: list[Any] = []
         self._news_so_far = (0, 0)
+        self._foreign = self.harness._simulation.foreign
+        self._known = len(self._foreign)
         self._stopped = False
         rules.check(self.nodes, at)
         why = "`next` is async" if colour is None and self.script.is_async else f"it is run as {self.colour}"
@@ -137,7 +139,8 @@ class FilterBench:
             next: What the rest does from now on; the same as before if not given.
 
         Raises:
-            ScriptEnded: The filter ran the rest more often than the list has steps.
+            ScriptEnded: The filter ran the rest more often than the list has steps. RuntimeError: A thread of the filter's
+                own used `call_next` or the bus.
         """
         __tracebackhide__ = True
         if not self.harness.usable:
@@ -176,9 +179,12 @@ class FilterBench:
         if isinstance(ended, (KeyboardInterrupt, SystemExit)) and not any(ended is one for one in script.raised):
             run.unseen = None
             raise ended
-        if script.wrong is not None:
+        foreign = self._foreign[self._known :]
+        self._known += len(foreign)
+        wrong = script.wrong or (foreign[0] if foreign else None)
+        if wrong is not None:
             run.unseen = None
-            raise script.wrong
+            raise wrong
         return run
 
     def _news(self) -> tuple[list[Message[Any]], list[Any]]:

@@ -95,7 +95,7 @@ def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> Hand
         A `HandlerRun`. If the handler raises, its `error` is the exception, and its `value` raises it.
 
     Raises:
-        SubscriptionError: The error that `bus.on` would raise.
+        SubscriptionError: The error that `bus.on` would raise. RuntimeError: A thread of the handler's own used the bus.
     """
     __tracebackhide__ = True
     actor = handler if isinstance(handler, Actor) else None
@@ -137,6 +137,8 @@ def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
         harness.interrupt()
 
     harness.tape.handled = handled
+    foreign = harness._simulation.foreign
+    known = len(foreign)
     harness.start(bus)
     bus.send(run.message)
     began, before, first = harness.elapsed, len(harness.published), len(harness.tape.moments)
@@ -161,6 +163,9 @@ def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
     run._traceback = run._error.__traceback__ if run._error is not None else None
     run.published = harness.published[before:]
     run.moments = harness.tape.since(first, began)
+    if foreign[known:]:
+        run.unseen = None
+        raise foreign[known]
     if settled is None and not ends and any(moment.what.startswith("is given") for moment in run.moments):
         late = (
             f"has not ended after {LONGEST:g} virtual seconds"

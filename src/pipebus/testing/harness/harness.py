@@ -396,7 +396,7 @@ class Harness:
 
     def _raise_unexpected(self) -> None:
         __tracebackhide__ = True
-        self.unexpected.collect(self._threads)
+        self.unexpected.collect(self._threads, self._simulation.foreign)
         self._threads = [thread for thread in self._threads if not thread.ended]
         if self.fail_fast:
             self.unexpected.raise_first()

@@ -61,8 +61,10 @@ class Unexpected:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.add(error, "in a handler: its subscription has stopped")
 
-    def collect(self, threads: Iterable[Running]) -> None:
-        """Add what the bus has only logged, and what threads have raised."""
+    def collect(self, threads: Iterable[Running], foreign: Iterable[BaseException]) -> None:
+        """Add what the bus has only logged, and what threads have raised, also those that are not the harness's."""
+        for error in foreign:
+            self.add(error, "on a thread that the harness does not control")
         for name, facts, cause in self._tape.warnings[self._warnings_read :]:
             if name in LOUD:
                 text = ", ".join(f"{key}={value}" for key, value in facts.items())

@@ -15,6 +15,7 @@ from pipebus.testing.laws.search import TOGETHER, LawBroken, chosen, drawn, seve
 from pipebus.testing.simulation import threads
 from pipebus.testing.simulation.blocking import blocking
 from pipebus.testing.simulation.locks import locks, shared_locks
+from pipebus.testing.simulation.threads import ForeignThread
 from pipebus.values.quantities import is_whole
 
 TRIED: Final = "is tried"
@@ -65,14 +66,17 @@ def check_filter(
     with locks(files), shared_locks(files), blocking(files) as blocked, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # the law says so
         tested = Tested(make, at, files, blocked)
-        _begin(tested, together[0])
-        for law in LAWS:
-            if law.name in skip or not law.applies(tested):
-                continue
-            for some in {"each": each, "several": together, "filter": together[:1]}[law.on]:
-                try_law(law, tested, some, smaller)
-            if law.name not in tested.untried:
-                held.append(law.name)
+        try:
+            _begin(tested, together[0])
+            for law in LAWS:
+                if law.name in skip or not law.applies(tested):
+                    continue
+                for some in {"each": each, "several": together, "filter": together[:1]}[law.on]:
+                    try_law(law, tested, some, smaller)
+                if law.name not in tested.untried:
+                    held.append(law.name)
+        except ForeignThread as error:
+            raise LawBroken(TRIED, f"check_filter({tested.title}): {error}", None) from None
         if TRIED not in skip:
             _check_tried(tested)
     return tuple(held)

@@ -9,7 +9,8 @@ from pipebus.errors import PipelineError
 from pipebus.testing.simulation.scheduler import Simulation
 from pipebus.testing.simulation.turns import Turn, Turns
 
-ADDRESS: Final = re.compile(r"0x[0-9a-f]{6,}")
+VARIES: Final = re.compile(r"0x[0-9a-f]{6,}|[0-9a-f]{12}-[0-9a-f]{16}-[0-9a-f]{10}|(?<=Thread-)\d+")
+"""What may differ between two runs of one failure: addresses, ids of messages, numbers of threads."""
 
 Scenario = Callable[[Simulation], object]
 
@@ -65,8 +66,8 @@ def shortest(scenario: Scenario, seed: int, failed: Simulation, **options: Any) 
 
 
 def bare(failure: str | None) -> str:
-    """The first line of a failure, without addresses of objects, which differ from run to run."""
-    return ADDRESS.sub("0x…", (failure or "").partition("\n")[0])
+    """The first line of a failure, without what varies."""
+    return VARIES.sub("…", (failure or "").partition("\n")[0])
 
 
 def fewest(scenario: Scenario, seed: int, turns: Turns, failure: str, most: int = 300, **options: Any) -> Turns:

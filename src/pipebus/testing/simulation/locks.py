@@ -17,7 +17,8 @@ from threading import get_ident
 from time import monotonic, sleep  # the real ones, whatever takes their places in `time`
 from typing import TYPE_CHECKING, Any, Final
 
-from pipebus.testing.simulation.threads import foreign, here, real_event, real_lock, real_rlock
+from pipebus.testing.simulation import threads
+from pipebus.testing.simulation.threads import here, real_event, real_lock, real_rlock
 
 if TYPE_CHECKING:
     from pipebus.testing.simulation.scheduler import Simulation
@@ -48,7 +49,7 @@ class SimLock:
         if sim.over:
             raise sim.end()
         if sim.running.thread.ident != get_ident():
-            raise foreign(threading.current_thread().name)
+            raise threads.ForeignThread(sim.foreign)
         sim.step()
         deadline = sim.time + timeout if timeout >= 0 else None
         while self.held:

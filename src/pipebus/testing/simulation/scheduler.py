@@ -117,6 +117,7 @@ class Simulation:
         self.loop_failed: Callable[[str, BaseException | None], None] = lambda text, error: self.fail(
             f"on a loop: {text}: {type(error).__name__}: {error}", error
         )
+        self.foreign: list[threads.ForeignThread] = []
         self.looking = False
         self.loops: list[SimLoop] = []
         self.outside = Outside(self)

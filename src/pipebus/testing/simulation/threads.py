@@ -102,8 +102,19 @@ def is_alive(thread: threading.Thread) -> bool:
     return not task.ended if task is not None else real_is_alive(thread)
 
 
-def foreign(name: str) -> RuntimeError:
-    return RuntimeError(
-        f"thread {name} uses a bus (or a call_next) of pipebus.testing, which does not control that thread; start it with "
-        "harness.thread(call, …), or test this on a bus of its own, without a harness"
-    )
+class ForeignThread(RuntimeError):
+    """
+    A thread that the scheduler does not control uses what it controls.
+
+    The first one of each thread is added to `known`: the thread may swallow it, or end, and then nobody else would know.
+    """
+
+    def __init__(self, known: list[ForeignThread]) -> None:
+        self.thread = threading.current_thread()
+        if all(one.thread is not self.thread for one in known):
+            known.append(self)
+        super().__init__(
+            f"thread {self.thread.name} uses a bus (or a call_next) of pipebus.testing, which does not control "
+            "that thread; start it with harness.thread(call, …), or in a filter under test use a ThreadPoolExecutor, or test "
+            "this on a bus of its own, without a harness"
+        )
