@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +14,10 @@ from pydantic import BaseModel, Field
 from right_filters import RIGHT, out_of_reach
 from zoo import ZOO, Animal
 from zoo_careless import CARELESS, clean_up
-from zoo_mixing import MIXING, CachedBody, Grudge, LateLoser, Racer, traced
+from zoo_mixing import MIXING, CachedBody, Crossing, Grudge, LateLoser, Racer, traced
 
-from pipebus import LifecycleError, Message, Pipeline, PipelineError, Subject, Transform, branch, transform, when
-from pipebus.filters import Dedupe, Enrich, Expire, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
+from pipebus import Bus, LifecycleError, Message, Pipeline, PipelineError, Subject, Transform, branch, transform, when
+from pipebus.filters import Dedupe, Enrich, Expire, Log, Redeliver, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
 from pipebus.testing import Harness, LawBroken, check_filter
 from pipebus.testing.laws.laws import LAWS
 from tables import table
@@ -120,6 +122,62 @@ def test_the_story_of_a_race_shows_its_lines() -> None:
     story = str(caught.value).partition("each on a thread of its own")[2]
     assigned, called, slept = (story.index(part) for part in ("self.current = message", "return call_next", "put to sleep"))
     assert assigned < called < slept < story.index("message 2 |") < story.rindex("message 1 |")
+
+
+def test_the_story_of_a_deadlock_names_the_locks_and_where_each_thread_waits() -> None:
+    """Each message says which lock it waits for and who holds it, in the words of the filter's own lines."""
+    with pytest.raises(LawBroken) as caught:
+        check_filter(Crossing, [1])
+    text = str(caught.value)
+    assert "main waits for the end of message 1" in text
+    assert "held by message 2 at zoo_mixing.py" in text
+    assert "-- waits for `self.locks = [threading.Lock(), threading.Lock()]` of zoo_mixing.py" in text
+    assert [noise for noise in ("Over", "BEFORE_WITH", "in the bus", "given \n") if noise in text] == []
+
+
+class Turnstile:
+    """Keeps its lock if the rest fails."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+
+    async def __call__(self, message: Message, call_next: Any) -> Any:
+        await self.lock.acquire()
+        outcome = await call_next(message)
+        self.lock.release()
+        return outcome
+
+
+def test_a_coroutine_that_waits_forever_is_blamed_on_the_line_where_it_waits() -> None:
+    """It is not blamed on a context that it could not restore, nor on a variable of the kit."""
+    with pytest.raises(LawBroken) as caught:
+        check_filter(Turnstile, [1])
+    assert caught.value.law == "keeps messages apart"
+    assert "message 2 waits for something that never comes" in str(caught.value)
+    assert "in __call__: await self.lock.acquire()" in str(caught.value)
+    assert "context" not in str(caught.value)
+
+
+def test_what_happens_again_and_again_is_shown_twice() -> None:
+    """The story of a filter that never stops says how often, and that the test has ended it."""
+
+    def never_stops(message: Message, call_next: Any) -> Any:
+        while True:
+            with suppress(Exception):
+                return call_next(message)
+
+    with pytest.raises(LawBroken) as caught:
+        check_filter(never_stops, [1])
+    text = str(caught.value)
+    assert text.count("raises ForeignError") == 2
+    assert "… 48 more times" in text
+    assert "raises KeyboardInterrupt: after 50 times the test ends it" in text
+
+
+def test_a_filter_that_cannot_be_registered_is_refused_at_the_tests_own_line() -> None:
+    """The place in the error is the caller's, not one in the library."""
+    with pytest.raises(PipelineError, match=r"of check_filter at .*test_laws\.py:\d+\) settles deliveries"):
+        check_filter(Redeliver(), [1])
 
 
 def test_a_race_is_the_same_each_time() -> None:

@@ -22,11 +22,11 @@ _places: dict[tuple[str, int], Place] = {}
 
 
 def caller() -> Place:
-    """The nearest line outside of pipebus, or in a module of it that is marked `USES_THE_BUS`."""
+    """The nearest line outside of pipebus and contextlib, or in a module of pipebus that is marked `USES_THE_BUS`."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
         module = frame.f_globals.get("__name__", "")
-        if not (module.startswith("pipebus.") or module == "pipebus") or frame.f_globals.get("USES_THE_BUS"):
+        if not (module.startswith("pipebus.") or module in ("pipebus", "contextlib")) or frame.f_globals.get("USES_THE_BUS"):
             break
         frame = frame.f_back
     key = (frame.f_code.co_filename, frame.f_lineno)

@@ -26,6 +26,7 @@ from pipebus.testing.harness.harness import Harness
 from pipebus.testing.harness.tape import Moment
 from pipebus.testing.harness.words import gives, raises, short
 from pipebus.testing.logs import captured_logs
+from pipebus.testing.simulation.threads import Stuck
 from pipebus.testing.simulation.virtual_loop import run_loop
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
@@ -68,7 +69,7 @@ class FilterBench:
         if at not in ("publish", "delivery"):
             raise PipelineError(f'run_filter: at={at!r}; it is "publish" or "delivery"')
         self.at = at
-        self.nodes = recognise.nodes((filter,), places.caller(), "run_filter")
+        self.nodes = recognise.nodes((filter,), places.caller(), "run_filter" if told else "check_filter")
         self.title = f"run_filter({', '.join(node.name for node in self.nodes)})"
         self.harness = Harness(fail_fast=False, told=False)
         self.script = Script(next, Receipt if at == "publish" else Handled, self.harness.tape, self.harness.clock)
@@ -197,6 +198,8 @@ class FilterBench:
     def _add_the_end(self, run: FilterRun) -> None:
         """Add the outcome to the story if no filter's line shows it: a predicate or a Pipeline's `on_error` decided it."""
         end = raises(run._error) if run._error is not None else gives(run._outcome)
+        if isinstance(run._error, Stuck):
+            end = "waits for something that never comes"
         said = run.moments[-1].what if run.moments else ""
         if said != end and not (run._error is not None and said.startswith("lets ")):
             run.moments.append(Moment(run.elapsed, ", ".join(node.name for node in self.nodes), end))
@@ -333,7 +336,8 @@ class FilterBench:
         try:
             yield
         finally:
-            run.leaks = _changed(before)
+            if self.harness.usable:  # what is stuck is ended anywhere, perhaps in another context
+                run.leaks = _changed(before)
 
 
 def _homeless(actor: Actor) -> bool:

@@ -46,7 +46,8 @@ class Run:
     @property
     def story(self) -> str:
         """What happened, step by step."""
-        return f"{self.title}, given {self.given}\n{tell(self.moments)}"
+        given = f", given {self.given}" if self.given else ""
+        return f"{self.title}{given}\n{tell(self.moments)}"
 
     def _result(self, value: Any) -> Any:
         """The value; or raise the error in its place."""

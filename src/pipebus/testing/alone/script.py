@@ -12,7 +12,7 @@ from pipebus.pipeline import blame, compose, contract
 from pipebus.pipeline.callables import is_async
 from pipebus.publishing.route import note
 from pipebus.testing.harness.tape import Tape
-from pipebus.testing.harness.words import gives, raises, short
+from pipebus.testing.harness.words import counted, gives, raises, short, times
 from pipebus.values import quantities
 from pipebus.values.quantities import Duration
 
@@ -123,9 +123,8 @@ class Script:
         if not isinstance(self.given, list):
             return who, self.given
         if number > len(self.given):
-            count = "1 outcome" if len(self.given) == 1 else f"{len(self.given)} outcomes"
-            times = "once" if number == 1 else f"{number} times"
-            self.wrong = ScriptEnded(f"next= has {count}, and the filter ran the rest {times}")
+            count = counted(len(self.given), "outcome")
+            self.wrong = ScriptEnded(f"next= has {count}, and the filter ran the rest {times(number)}")
             raise self.wrong
         return who, self.given[number - 1]
 

@@ -11,6 +11,7 @@ from pipebus.errors import LifecycleError, PipelineError
 from pipebus.events import Acknowledged, Died, Discarded, Event, Published, Returned, StateChanged
 from pipebus.mailbox import control
 from pipebus.testing.harness.strikes import Fault, InjectedError
+from pipebus.testing.harness.words import counted
 from pipebus.values.quantities import is_whole
 
 if TYPE_CHECKING:
@@ -113,4 +114,4 @@ def _stop(moments: int, drain: bool) -> Plan:
         harness.tape.listeners.insert(0, hear)  # the harness hands over to another thread when it hears of a settlement
 
     how = "drains and stops" if drain else "stops without draining"
-    return Plan(f"the bus {how} after {moments} messages were accepted or settled", put_into)
+    return Plan(f"the bus {how} after {counted(moments, 'message')}, accepted or settled", put_into)

@@ -30,6 +30,7 @@ from pipebus.testing.harness.running import Running
 from pipebus.testing.harness.strikes import Fault, Faults, InjectedError
 from pipebus.testing.harness.tape import Tape
 from pipebus.testing.harness.unexpected import HarnessError, Unexpected
+from pipebus.testing.harness.words import times
 from pipebus.testing.simulation import threads
 from pipebus.testing.simulation.rehearsal import Thrown
 from pipebus.testing.simulation.scheduler import PATIENCE, Simulation
@@ -92,6 +93,7 @@ class Harness:
         self.unexpected = Unexpected(self.faults, self.tape)
         self.tape.listeners.append(self._hear)
         self.tape.also = self._simulation.say
+        self.tape.over = lambda: self._simulation.over
         self.tape.handled = self.unexpected.handled
         self.buses: list[Bus] = []
         self._threads: list[Running] = []
@@ -435,8 +437,7 @@ class Harness:
 
     def _never_struck(self, fault: Fault) -> str:
         if fault.calls:
-            times = "once" if fault.calls == 1 else f"{fault.calls} times"
-            return f"{fault}, at call {fault.after + 1}; but it was called {times}"
+            return f"{fault}, at call {fault.after + 1}; but it was called {times(fault.calls)}"
         pulls = [one.name for bus in self.buses for one in bus.subscriptions if one.inbox is not None]
         if fault.name in pulls:
             return f"{fault}, but {fault.name} is read by the test, so it has no handler to fail"

@@ -58,6 +58,7 @@ class Tape:
         self._seen: dict[str, _Seen] = {}  # by id
         self.handled: Callable[[Any, BaseException | None], object] = lambda value, error: None  # called when a handler ends
         self.also: Callable[[str], object] = lambda text: None  # called with each line
+        self.over: Callable[[], bool] = lambda: False
         self._attached = 0
         self.loud = True  # pass the bus's warnings on to the log
         self.inside = 0  # how many filters are running
@@ -95,6 +96,8 @@ class Tape:
         engine_of(bus).ledger.debug = lambda event, **facts: None  # type: ignore[method-assign]
 
     def say(self, who: str, what: str) -> None:
+        if self.over():
+            return  # how its threads and coroutines are ended is no part of the story
         self.moments.append(Moment(self.elapsed(), who, what))
         self.also(f"{who} {what}")
 

@@ -81,5 +81,13 @@ def event_words(event: events.Event, who: str, message: Message[Any]) -> tuple[s
     return None
 
 
+def times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def counted(count: int, what: str) -> str:
+    return f"1 {what}" if count == 1 else f"{count} {what}s"
+
+
 def _mailboxes(count: int) -> str:
     return "nobody" if not count else "1 mailbox" if count == 1 else f"{count} mailboxes"

@@ -8,6 +8,7 @@ import msgspec
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.testing.alone.run import FilterRun
+from pipebus.testing.harness.words import counted, times
 from pipebus.testing.laws.case import NUMBER, Case, Ending, Problems, copied, made, rest, result, same
 from pipebus.testing.laws.marks import LETTERS, MORE, NUMBERS, marked, stray
 from pipebus.testing.simulation.threads import Stuck
@@ -126,7 +127,7 @@ def difference(
     elif isinstance(usual, BaseException):
         return f"{me} {result(found.end)}, and a new filter {made(new[number])}"
     if len(found.forwards) != new[number].next_calls:
-        return f"{me} ran the rest {len(found.forwards)} times, and with a new filter {new[number].next_calls} times"
+        return f"{me} ran the rest {times(len(found.forwards))}, and with a new filter {times(new[number].next_calls)}"
     return None
 
 
@@ -233,7 +234,7 @@ def otherwise(what: str, number: int, ours: list[Message[Any]], theirs: list[Mes
         for part, new in zip(_parts(one), _parts(other), strict=True):
             if _shape_of(part) != _shape_of(new):
                 return f"it {what} {part!r} for message {number + 1}, and a new filter {what} {new!r}"
-    return f"it {what} {len(ours)} messages for message {number + 1}, and a new filter {what} {len(theirs)}"
+    return f"it {what} {counted(len(ours), 'message')} for message {number + 1}, and a new filter {what} {len(theirs)}"
 
 
 def _parts(message: Message[Any]) -> Iterator[Any]:

@@ -34,6 +34,9 @@ PATIENCE: Final = 2.0
 BOUNDLESS: Final = 50
 """How often a filter that declares no bound may run the rest here."""
 
+ENDLESS: Final = f"after {BOUNDLESS} times the test ends it"
+"""The text of the `KeyboardInterrupt` that ends a filter which never stops repeating."""
+
 CORRELATION: Final = "test-correlation"
 
 NUMBER: Final = "test-number"
@@ -93,6 +96,7 @@ class Tested:
     in_turn: dict[Any, Any] = field(default_factory=dict)  # results of the law `keeps messages apart`
     explored: set[str] = field(default_factory=set)  # colours in which many orders of what happens at once were tried
     untried: set[str] = field(default_factory=set)  # laws that cannot be tried
+    stuck: bool = False  # a message has waited for something that never comes
 
     @property
     def steps(self) -> list[Step]:
@@ -175,6 +179,8 @@ class Case:
                 tested.reached.add(position)
         if bench.harness.usable:
             bench.harness.advance(0)  # what the filter has left running may go on
+        else:
+            tested.stuck = True
         return run
 
     def sends(
@@ -221,7 +227,7 @@ def rest(
     def rest(message: Message[Any]) -> Any:
         if look is not None:
             look(message)
-        ends.append(end() if len(ends) < BOUNDLESS else KeyboardInterrupt())
+        ends.append(end() if len(ends) < BOUNDLESS else KeyboardInterrupt(ENDLESS))
         return given(ends[-1])
 
     return rest

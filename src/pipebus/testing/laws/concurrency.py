@@ -9,7 +9,7 @@ from pipebus.testing.alone.bench import whose
 from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.alone.script import after
 from pipebus.testing.laws.apart import PLANS, InTurn, Passed, again, difference, in_turn, otherwise, parts
-from pipebus.testing.laws.case import BOUNDLESS, PATIENCE, Case, Ending, Problems, given
+from pipebus.testing.laws.case import BOUNDLESS, ENDLESS, PATIENCE, Case, Ending, Problems, given
 from pipebus.testing.laws.orders import Orders
 from pipebus.testing.simulation import explore, threads, watch
 from pipebus.testing.simulation.scheduler import Simulation
@@ -73,7 +73,7 @@ class Together:
             except Stuck as error:
                 return f"none can go on: {error}"
             bench.harness._simulation.end_story()
-            run = FilterRun(f"{self.__name__} through {self.case.tested.title}", given[0], given="")
+            run = FilterRun(f"{self.__name__} through {self.case.tested.title}", given[0])
             run.moments = list(bench.harness.tape.moments)
             self.case.runs = [run]
         passed = [Passed(end, [message for of, message in self.forwards if of == number]) for number, end in enumerate(ends)]
@@ -91,7 +91,7 @@ class Together:
         number = whose.get()
         self.forwards.append((number, message))
         if len(self.forwards) > BOUNDLESS:
-            raise KeyboardInterrupt  # ends a filter that never stops repeating
+            raise KeyboardInterrupt(ENDLESS)
         sim = threads.here()
         if sim is not None:
             sim.step()  # threads may change places here too

@@ -22,6 +22,7 @@ from pipebus.message.headers import frozen_headers
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Handled, Receipt
 from pipebus.testing.alone.run import FilterRun
+from pipebus.testing.harness.words import times
 from pipebus.testing.laws.apart import keeps_messages_apart
 from pipebus.testing.laws.case import CORRELATION, KNOWN, Case, Ending, Problems, Tested, digest, made, picture, same
 from pipebus.testing.laws.concurrency import is_safe_under_concurrency
@@ -71,11 +72,11 @@ def runs_the_rest_as_declared(case: Case) -> Problems:
     """It runs the rest at most as often as it declares (`passes`, 1 by default)."""
     most = case.most_passes()
     for one in itertools.chain(case.sends(*ORDINARY), case.sends(*KNOWN, messages=case.messages()[:2])):
-        times = one.run.next_calls
-        if most is not None and times > most:
+        calls = one.run.next_calls
+        if most is not None and calls > most:
             when = "" if one.ending in ORDINARY else f" when the rest {one.ending}"
             yield (
-                f"it ran the rest {times} times{when}, and declares passes={most}; run it once, or set the attribute "
+                f"it ran the rest {times(calls)}{when}, and declares passes={most}; run it once, or set the attribute "
                 "`passes` of the class or function to the most, or to None"
             )
 

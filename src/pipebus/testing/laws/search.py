@@ -7,6 +7,7 @@ from typing import Any, Final
 from pipebus.errors import PipelineError
 from pipebus.foreign.objects import shown
 from pipebus.message.message import Message
+from pipebus.testing.laws.apart import NUMBERS
 from pipebus.testing.laws.case import Case, Tested, as_message
 from pipebus.testing.laws.laws import Law
 
@@ -18,6 +19,10 @@ EXAMPLES: Final = 100
 
 STORIES: Final = 3
 """Of how many messages, from the end, the stories are shown."""
+
+
+MOST_REPEATS: Final = 5
+"""How often the same may happen in a story before most of it is left out."""
 
 
 class LawBroken(AssertionError):
@@ -68,8 +73,30 @@ def _broken(law: Law, case: Case, problem: str) -> LawBroken:
     if case.story is None and len(case.runs) > STORIES:
         stories.insert(0, f"… {len(case.runs) - STORIES} before")
     for story in stories:
-        lines += ["", *(f"  {line}" for line in story.splitlines())]
+        lines += ["", *(f"  {line}" for line in folded(story.splitlines()))]
     return LawBroken(law.name, "\n".join(lines), case.given[0] if law.on != "filter" else None)
+
+
+def folded(lines: list[str]) -> list[str]:
+    """A story in which only the first two remain of what happens again and again, with other numbers."""
+    kinds = [" ".join(NUMBERS.sub("0", line).split()) for line in lines]
+    kept: list[str] = []
+    at = 0
+    while at < len(lines):
+        size, again = max(((size, _repeats(kinds[at:], size)) for size in (1, 2, 3)), key=lambda found: found[0] * found[1])
+        if again > MOST_REPEATS:
+            kept += [*lines[at : at + 2 * size], f"   … {again - 2} more times"]
+        else:
+            size, again = 1, 1
+            kept.append(lines[at])
+        at += size * again
+    return kept
+
+
+def _repeats(kinds: list[str], size: int) -> int:
+    """How often the first lines, so many of them, come one after the other."""
+    starts = range(0, len(kinds), size)
+    return next((number for number, start in enumerate(starts) if kinds[start : start + size] != kinds[:size]), len(starts))
 
 
 def _problem(law: Law, case: Case) -> str | None:

@@ -31,6 +31,8 @@ LONGEST_WAIT: Final = 1.0
 class SimLock:
     """`threading.Lock`, as the scheduler sees it."""
 
+    of_the_user = False
+
     def __init__(self, sim: Any, frame: Any = None) -> None:
         self.sim: Simulation = sim
         self.held = False
@@ -124,6 +126,7 @@ class UserLock(SimLock):
     """A lock of the user's code. Threads that the scheduler does not control may acquire it too, by polling."""
 
     sim: Any  # Simulation | None: of no run yet
+    of_the_user = True
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         sim = here()

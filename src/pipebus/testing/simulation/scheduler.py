@@ -94,7 +94,8 @@ class Simulation:
         self.failure: str | None = None
         self.ending: list[str] = []  # where each thread was when it failed
         self.steps = 0
-        self.story = stories.Recorder() if record else None
+        self.brief = files is not None  # its stories are for users, who do not know the bus's locks
+        self.story = stories.Recorder(self.brief) if record else None
         self.strategy: Strategy = strategy(random.Random(seed), within) if turns is None else Given(turns)
         self.turns: Turns = {}  # the changes of threads so far: another run can repeat them
         self.running: Task | None = None
@@ -110,7 +111,6 @@ class Simulation:
         self._turn_began = 0
         self.files = watch.by_line() if files is None else files
         self.patience = patience
-        self.brief = files is not None  # its stories are for users, who do not know the bus's locks
         self.thread_failed: Callable[[str, BaseException], None] = lambda name, error: self.fail(
             f"{type(error).__name__} ended {name}: {error}", error
         )

@@ -114,7 +114,8 @@ class Given(Strategy):
         return next((task for task in runnable if task.number == wanted), me if me is not None else runnable[0])
 
     def __str__(self) -> str:
-        also = f", and where it matters: {len(self.turns)} times" if self.turns else ""
+        count = "once" if len(self.turns) == 1 else f"{len(self.turns)} times"
+        also = f", and where it matters: {count}" if self.turns else ""
         return f"threads change places only when they must{also}"
 
 
