@@ -47,6 +47,15 @@ def sells_twice(harness: Harness) -> None:
     assert shop.sold in (["ada"], ["bob"]), f"sold to {shop.sold}"
 
 
+def sells_whole_messages(harness: Harness) -> None:
+    shop, bus = Shop(1), Bus()
+    bus.subscribe("orders.placed", shop.sell, name="sell", workers=2)
+    sold: list[Message] = []
+    bus.observe(lambda event: sold.append(event.message) if isinstance(event, events.Acknowledged) else None)
+    two_buy(harness, harness.start(bus))
+    assert len(shop.sold) == 1, f"sold {sold}"
+
+
 def sells_once(harness: Harness) -> None:
     shop, bus = Shop(1), Bus()
     bus.subscribe("orders.placed", shop.sell, name="sell")

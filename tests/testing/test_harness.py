@@ -2114,6 +2114,23 @@ def test_the_waits_of_a_retry_with_jitter_are_the_same_each_time() -> None:
     assert scenario() == scenario()
 
 
+def test_ids_come_from_the_seed_and_the_clock() -> None:
+    """With the same start, messages have the same ids each time, whoever made them; and no two of one harness have the same."""
+
+    def ids() -> list[str]:
+        with Harness(start=0) as harness:
+            first, second = harness.start(Bus("memory:?wire=json")), harness.start(Bus())
+            first.subscribe("double", lambda message: message.body * 2)
+            assert first.request("double", 21).body == 42
+            second.publish("a")
+            second.send(Message("by.hand"))
+            return [text for message in harness.published for text in (message.id, message.reply_to) if text]
+
+    found = ids()
+    assert len(set(found)) == len(found) > 4
+    assert ids() == found
+
+
 def run_python(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],

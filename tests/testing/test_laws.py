@@ -328,6 +328,18 @@ def test_a_filter_inside_that_no_message_comes_to_was_not_tried() -> None:
         check_filter(when("orders.>", ZOO["mutator"].make()), examples=3)
 
 
+@pytest.mark.parametrize("messages", [None, Subject[Order]("orders"), [1, 2]], ids=["any", "model", "list"])
+def test_messages_have_the_same_ids_each_time(messages: Any) -> None:
+    """So a filter that decides by the id of a message passes or fails in the same way each time."""
+
+    def ids() -> list[str]:
+        seen: list[str] = []
+        check_filter(Tap(lambda message: seen.append(message.id)), messages, examples=2)
+        return seen
+
+    assert ids() == ids()
+
+
 def test_messages_of_a_list_are_left_as_they_are() -> None:
     """A filter that writes into messages changes only copies of them."""
     message = Message("test", {"id": 1})

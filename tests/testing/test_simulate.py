@@ -180,6 +180,15 @@ def test_the_story_is_short_and_ends_where_it_failed() -> None:
     assert "is stopped" not in found.story
 
 
+def test_a_failure_that_shows_messages_is_the_same_when_it_runs_again() -> None:
+    """Ids come from the seed, so a failure whose text has some is shortened like any other, and has them the next time too."""
+    found = failure(s.sells_whole_messages, seeds=100)
+    assert found.why.startswith("AssertionError: sold [Message('orders.placed', ")
+    assert found.why in found.story
+    assert "where it matters" in found.story
+    assert failure(s.sells_whole_messages, seeds=[found.seed]).why == found.why
+
+
 def test_a_line_is_in_the_story_where_it_has_run() -> None:
     """A thread that sleeps before a line has not run it: the other thread comes first, in the story as in the run."""
     lines = failure(s.counts_by_two_lines, seeds=100).story.splitlines()

@@ -6,6 +6,8 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Final
 
 from pipebus.waiting.locks import free
@@ -27,10 +29,11 @@ class IdRange:
     end: ClassVar[int] = 0  # greater than every number of every range
     lock: ClassVar[Any] = threading.RLock()
 
-    def __init__(self) -> None:
+    def __init__(self, now: float | None = None, chance: bytes | None = None) -> None:
+        now, chance = time.time() if now is None else now, chance or os.urandom(8)
         with free(self.lock):
             self._first = len(self.starts) << self.SHIFT
-            self.starts.append(f"{int(time.time() * 1000):012x}-{os.urandom(8).hex()}")
+            self.starts.append(f"{int(now * 1000):012x}-{chance.hex()}")
             IdRange.end = len(self.starts) << self.SHIFT
         self._counter = itertools.count(self._first)
         self.next = self._counter.__next__
@@ -50,6 +53,17 @@ _outside = IdRange()
 def next_id() -> int:
     """An id for a message that no bus has made."""
     return _outside.next()
+
+
+@contextmanager
+def repeatable(now: float, chance: bytes) -> Iterator[None]:
+    """In a test, until the block ends: the ids of messages that no bus has made come from this time and these 8 bytes."""
+    global _outside  # noqa: PLW0603
+    before, _outside = _outside, IdRange(now, chance)
+    try:
+        yield
+    finally:
+        _outside = before
 
 
 def _after_fork() -> None:

@@ -1,10 +1,11 @@
 """check_filter: try each law (laws.py) on a filter and many messages, and show the smallest message that breaks one."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pipebus.errors import LifecycleError, PipelineError
+from pipebus.message.ids import repeatable
 from pipebus.message.message import Message
 from pipebus.pipeline.compose import Side
 from pipebus.testing.laws.apart import keeps_messages_apart
@@ -16,6 +17,7 @@ from pipebus.testing.laws.search import TOGETHER, LawBroken, chosen, drawn, fold
 from pipebus.testing.simulation import threads
 from pipebus.testing.simulation.blocking import blocking
 from pipebus.testing.simulation.locks import locks, shared_locks
+from pipebus.testing.simulation.scheduler import EPOCH
 from pipebus.testing.simulation.threads import ForeignThread
 from pipebus.values.quantities import is_whole
 
@@ -57,6 +59,12 @@ def check_filter(
     if not is_whole(examples, 1):
         raise PipelineError(f"check_filter(examples={examples!r}): it is a whole number of at least 1")
     make = maker(filter)
+    with repeatable(EPOCH, b"messages"):
+        return _tried(make, messages, at, skip, examples)
+
+
+def _tried(make: Callable[[], Any], messages: Any, at: Side, skip: dict[str, str], examples: int) -> tuple[str, ...]:
+    __tracebackhide__ = True
     strategy = chosen(messages)
     given = strategy if isinstance(strategy, list) else drawn(strategy, examples)
     together = several(given, messages is None)

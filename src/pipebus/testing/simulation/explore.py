@@ -54,7 +54,7 @@ def race(scenario: Scenario, seed: int, **options: Any) -> SimulationFailed | No
         return SimulationFailed(seed, why, f"{why}\n\n{again.story.text(again, scenario.__name__)}")
     short = shortest(scenario, seed, again, **options)
     assert short.story is not None
-    return SimulationFailed(seed, sim.failure, short.story.text(short, scenario.__name__))
+    return SimulationFailed(seed, short.failure or "", short.story.text(short, scenario.__name__))
 
 
 def shortest(scenario: Scenario, seed: int, failed: Simulation, **options: Any) -> Simulation:

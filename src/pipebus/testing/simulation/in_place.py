@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import random
+import secrets
 import socket
 import sys
 import threading
@@ -15,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.clock import SYSTEM
+from pipebus.message.ids import repeatable
 from pipebus.testing.simulation import threads
 from pipebus.testing.simulation.locks import SimEvent, SimLock, SimRLock, instead
 from pipebus.testing.simulation.virtual_loop import AsyncioShim, Shim
@@ -23,7 +26,7 @@ from pipebus.transports.opening import open_transport
 if TYPE_CHECKING:
     from pipebus.testing.simulation.scheduler import Simulation
 
-NAMES: Final = ("threading", "time", "asyncio", "_time", "socket", "random", "SYSTEM", "open_transport")
+NAMES: Final = ("threading", "time", "asyncio", "_time", "socket", "random", "os", "secrets", "SYSTEM", "open_transport")
 """What is replaced, under the names that the package's modules have for it."""
 
 _ours: tuple[object, list[Any], dict[str, list[Any]]] = (None, [], {})
@@ -37,6 +40,7 @@ def in_place(sim: Simulation, collecting: bool = False) -> Iterator[None]:
     with ExitStack() as stack:  # undone in reverse order: the next simulation may enter when everything is as it was
         stack.callback(threads.leave)
         _replace(sim, stack)
+        stack.enter_context(repeatable(sim.clock.now(), sim.chance(8)))
         if not collecting:
             _keep_still(stack)
         yield
@@ -69,6 +73,8 @@ def _replace(sim: Simulation, stack: ExitStack) -> None:
         ("_time", time, TimeShim(sim, time)),
         ("socket", socket, SocketShim(sim, socket)),
         ("random", random, RandomShim(sim, random)),
+        ("os", os, OsShim(sim, os)),
+        ("secrets", secrets, SecretsShim(sim, secrets)),
         ("SYSTEM", SYSTEM, sim.clock),
         ("open_transport", open_transport, open_in_place),
     )
@@ -159,6 +165,20 @@ class SocketShim(Shim):
         one, other = (SimSocket(self.sim, real) for real in socket.socketpair())
         one.other, other.other = other, one
         return one, other
+
+
+class OsShim(Shim):
+    """The seed decides the ids of messages and dead letters."""
+
+    def urandom(self, size: int) -> bytes:
+        return self.sim.chance(size) if self.sim.here() else os.urandom(size)
+
+
+class SecretsShim(Shim):
+    """The seed decides the addresses of replies."""
+
+    def token_urlsafe(self, size: int) -> str:
+        return self.sim.chance(size).hex() if self.sim.here() else secrets.token_urlsafe(size)
 
 
 class RandomShim(Shim):

@@ -19,6 +19,7 @@ The file is long because all methods of `Simulation` work on the same state: who
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import sys
 import threading
@@ -89,6 +90,7 @@ class Simulation:
         self.seed = seed
         self.hasty = hasty
         self.random = random.Random(f"{seed} scenario")  # for scenarios that make choices of their own
+        self.chance = os.urandom if epoch is None else random.Random(f"{seed} ids").randbytes  # makes the bytes of ids
         self.time = START
         self.clock = VirtualClock(self, tick, epoch)
         self.failure: str | None = None
