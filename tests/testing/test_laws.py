@@ -16,7 +16,7 @@ from zoo import ZOO, Animal
 from zoo_careless import CARELESS, clean_up
 from zoo_mixing import MIXING, CachedBody, Crossing, Grudge, LateLoser, Racer, traced
 
-from pipebus import Bus, LifecycleError, Message, Pipeline, PipelineError, Subject, Transform, branch, transform, when
+from pipebus import LifecycleError, Message, Pipeline, PipelineError, Subject, Transform, branch, transform, when
 from pipebus.filters import Dedupe, Enrich, Expire, Log, Redeliver, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
 from pipebus.testing import Harness, LawBroken, check_filter
 from pipebus.testing.laws.laws import LAWS
@@ -49,7 +49,7 @@ def ignored(message: Message, call_next: Any) -> Any:
 BUILT_IN: dict[str, tuple[Any, dict[str, Any]]] = {
     "dedupe": (Dedupe(), {}),
     "dedupe-delivery": (Dedupe(window="1m"), {"at": "delivery"}),
-    "enrich": (Enrich({"seen": True}), {"messages": orders}),
+    "enrich": (Enrich({"seen": True}), {"messages": [{"id": 1, "sku": "tea"}, {"id": 2, "sku": "milk"}]}),
     "expire": (Expire(60.0), {}),
     "log": (Log(body=True, headers=True), {}),
     "log-delivery": (Log(), {"at": "delivery"}),
@@ -319,6 +319,38 @@ def test_a_filter_that_lets_nothing_through_was_not_tried() -> None:
     with pytest.raises(LawBroken, match="no message came through to the rest, so most laws were not tried"):
         check_filter(Validate({">": Order}), examples=5)
     assert check_filter(Validate({">": Order}), examples=5, skip={"is tried": "everything is refused here"})
+
+
+async def connects(message: Message, call_next: Any) -> Any:
+    await asyncio.open_connection("127.0.0.1", 80)
+    return await call_next(message)
+
+
+def test_an_error_that_every_message_ends_in_comes_first_and_whole() -> None:
+    """What is wrong is the error and its advice, not the messages."""
+    with pytest.raises(LawBroken) as caught:
+        check_filter(connects, [1])
+    first, second, *_ = str(caught.value).splitlines()
+    assert first.startswith(
+        "check_filter(connects): each message ended in an error, the first in NotImplementedError: an event loop"
+    )
+    assert first.endswith("or test this on a bus of its own")
+    assert second.startswith("  so no message came through to the rest")
+
+
+@dataclass
+class Parcel:
+    weight: float
+    to: str = "Berlin"
+
+
+@pytest.mark.parametrize("kind", [Order, Parcel])
+@pytest.mark.parametrize("subject", [True, False], ids=["subject", "type"])
+def test_bodies_of_a_model_or_dataclass_are_objects(kind: Any, subject: bool) -> None:
+    """A filter gets what a publisher sends under such a subject, and not the data of which it is made."""
+    seen: list[Any] = []
+    check_filter(Tap(lambda message: seen.append(message.body)), Subject[kind]("parcels") if subject else kind, examples=3)
+    assert {type(body) for body in seen} == {kind}
 
 
 @pytest.mark.thorough

@@ -1525,7 +1525,7 @@ def test_the_configuration_is_the_same_after_an_error():
 
 
 def test_the_standard_librarys_lines_go_where_they_always_go(caplog):
-    """A run takes nothing from `logging`."""
+    """A run has them too, and takes nothing from `logging`."""
 
     def talks_plainly(message, call_next):
         logging.getLogger("shop").warning("careful")
@@ -1534,7 +1534,7 @@ def test_the_standard_librarys_lines_go_where_they_always_go(caplog):
     with caplog.at_level(logging.INFO):
         run = run_filter(talks_plainly, 1)
 
-    assert run.logs == []
+    assert run.logs == [{"event": "careful", "logger": "shop", "log_level": "warning"}]
     assert [record.getMessage() for record in caplog.records if record.name == "shop"] == ["careful"]
 
 

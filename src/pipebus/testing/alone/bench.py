@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -19,6 +19,8 @@ from pipebus.message.patterns import Pattern
 from pipebus.message.subject import Address, check_subject
 from pipebus.pipeline import blame, compose, places, recognise, routes, rules
 from pipebus.pipeline.compose import Side
+from pipebus.testing.alone.own_files import own_files
+from pipebus.testing.alone.replies import advise, subscribe, without_replies
 from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.alone.script import Script, expected_subject
 from pipebus.testing.harness import shown
@@ -26,6 +28,7 @@ from pipebus.testing.harness.harness import Harness
 from pipebus.testing.harness.tape import Moment
 from pipebus.testing.harness.words import gives, raises, short
 from pipebus.testing.logs import captured_logs
+from pipebus.testing.simulation.blocking import clocks
 from pipebus.testing.simulation.threads import Stuck
 from pipebus.testing.simulation.virtual_loop import run_loop
 
@@ -45,7 +48,7 @@ class FilterBench:
     A filter, or a chain of filters, that is set up once; `send` runs it. For filters that remember earlier messages.
 
     Args:
-        filter, next, at, colour: As for `run_filter`.
+        filter, next, at, colour, replies: As for `run_filter`.
         told: Show the story of each message if the test fails.
 
     Raises:
@@ -59,6 +62,7 @@ class FilterBench:
         *,
         at: Side = "publish",
         colour: Literal["sync", "async"] | None = None,
+        replies: Mapping[Any, Any] | None = None,
         told: bool = True,
     ) -> None:
         __tracebackhide__ = True
@@ -75,6 +79,7 @@ class FilterBench:
         self.script = Script(next, Receipt if at == "publish" else Handled, self.harness.tape, self.harness.clock)
         self.colour = self._colour(colour)
         self._told = told
+        self._replies = replies
         self._stack = ExitStack()
         self._entries: dict[Any, compose.Next] = {}
         self._actors: list[Actor] = []
@@ -102,9 +107,11 @@ class FilterBench:
             )
         with ExitStack() as stack:
             stack.enter_context(self.harness)
+            stack.enter_context(clocks(own_files(*(step.filter for step in routes.steps(self.nodes)))))
             self._lines = stack.enter_context(captured_logs())
             self.bus = self.harness.attach(Bus(name=self.title, debug=True))
             self.harness.tape.quiet(self.bus)
+            subscribe(self.bus, self._replies)
             self._check_homes()
             self._spawn()
             self.harness.start(self.bus)
@@ -164,6 +171,7 @@ class FilterBench:
             run._outcome = self._call(self._entry(message.subject), message, run)
         except BaseException as error:
             blame.unsign(error)
+            advise(error)
             run._error = run.unseen = blame.trim(error)
             run._traceback = error.__traceback__
         run.elapsed = round(harness.elapsed - began, 9)
@@ -193,7 +201,7 @@ class FilterBench:
         published, lines = self._news_so_far
         self._news_so_far = len(self.harness.published), len(self._lines)
         own = [line for line in self._lines[lines:] if line.get("bus") != self.bus.name]
-        return self.harness.published[published:], own
+        return without_replies(self.harness.published[published:]), own
 
     def _add_the_end(self, run: FilterRun) -> None:
         """Add the outcome to the story if no filter's line shows it: a predicate or a Pipeline's `on_error` decided it."""

@@ -20,7 +20,8 @@ class Run:
         message: The message that it got.
         elapsed: Virtual seconds from beginning to end.
         published: Messages that were published meanwhile.
-        logs: What was logged through structlog: a dictionary for each line, as from `structlog.testing.capture_logs`.
+        logs: What was logged through structlog or `logging`: a dictionary for each line, as from
+            `structlog.testing.capture_logs`. Of `logging`, the levels that the loggers let through.
         moments: Everything that happened, in order: time, who, what.
         given: The message in a few words, as it was at the beginning.
         unseen: The error, until the test has read it. The pytest plugin fails a test that never does.

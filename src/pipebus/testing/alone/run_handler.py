@@ -1,5 +1,6 @@
 """run_handler: one handler alone, called as a worker would call it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,12 +13,15 @@ from pipebus.foreign import objects
 from pipebus.foreign.objects import text_of
 from pipebus.mailbox.offering import closed_for_good
 from pipebus.message.message import Message
+from pipebus.testing.alone.own_files import own_files
+from pipebus.testing.alone.replies import advise, subscribe, without_replies
 from pipebus.testing.alone.run import Run
 from pipebus.testing.harness import shown
 from pipebus.testing.harness.harness import Harness
 from pipebus.testing.harness.unexpected import HarnessError
 from pipebus.testing.harness.words import cut, short
 from pipebus.testing.logs import captured_logs
+from pipebus.testing.simulation.blocking import clocks
 
 Settlement = Literal["acknowledged", "returned", "dropped", "dead"]
 
@@ -82,14 +86,18 @@ class HandlerRun(Run):
         return f"<{self.title}: {end}; {self._settlement}, {self.elapsed:g} s>"
 
 
-def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> HandlerRun:
+def run_handler(
+    handler: Any, message: Any = None, *, filters: Any = (), replies: Mapping[Any, Any] | None = None
+) -> HandlerRun:
     """
-    Call one handler with one message: validation, injection and settlement as on a bus, in virtual time.
+    Call one handler with one message: validation, injection and settlement as on a bus, in virtual time, which `time.sleep` and
+    the clocks of `time` follow too.
 
     Args:
         handler: Anything that `bus.on` takes, sync or async; or an `Actor`, whose `on_message` is called.
         message: A `Message`; or a body, which is sent to the subject "test", or to the actor.
         filters: Filters around it, as for `bus.on`.
+        replies: As for `run_filter`.
 
     Returns:
         A `HandlerRun`. If the handler raises, its `error` is the exception, and its `value` raises it.
@@ -110,7 +118,8 @@ def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> Hand
         raise SubscriptionError(f"{actor!r} takes what is addressed to it, but this message is for {message.subject}")
     run = HandlerRun(f"run_handler({name})", message, given=short(message))
     shown.add(run)
-    with Harness(fail_fast=False, told=False) as harness, captured_logs() as lines:
+    files = own_files(handler)
+    with Harness(fail_fast=False, told=False) as harness, clocks(files), captured_logs() as lines:
         bus = harness.attach(Bus(name=run.title, debug=True))
         harness.tape.quiet(bus)
         if actor is not None:
@@ -120,7 +129,7 @@ def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> Hand
         else:
             bus.subscribe(message.subject, handler, name=name, attempts=ATTEMPTS, filters=filters)
         try:
-            _deliver(harness, bus, run)
+            _deliver(harness, bus, run, subscribe(bus, replies))
         finally:
             if actor is not None:
                 actor.stop()
@@ -129,12 +138,14 @@ def run_handler(handler: Any, message: Any = None, *, filters: Any = ()) -> Hand
     return run
 
 
-def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
+def _deliver(harness: Harness, bus: Bus, run: HandlerRun, others: set[str]) -> None:
+    """`others`: the subscriptions whose handlers give replies."""
     ends: list[tuple[Any, BaseException | None]] = []  # of each call: a Retry around the handler makes several
 
-    def handled(value: Any, error: BaseException | None) -> None:
-        ends.append((value, error))
-        harness.interrupt()
+    def handled(name: str, value: Any, error: BaseException | None) -> None:
+        if name not in others:
+            ends.append((value, error))
+            harness.interrupt()
 
     harness.tape.handled = handled
     foreign = harness._simulation.foreign
@@ -144,7 +155,9 @@ def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
     began, before, first = harness.elapsed, len(harness.published), len(harness.tape.moments)
     settled: Any = None
     while settled is None or not ends:  # the delivery may be settled before the handler returns, or after
-        settled = harness.step() or settled
+        event: Any = harness.step()
+        if event is not None and getattr(event, "subscription", getattr(event, "place", None)) not in others:
+            settled = event
         if (settled is None or not ends) and (not harness.pass_time() or harness.elapsed - began > LONGEST):
             break
     for subscription in bus.subscriptions:
@@ -160,8 +173,9 @@ def _deliver(harness: Harness, bus: Bus, run: HandlerRun) -> None:
         run.delay = getattr(settled, "delay", 0.0)
         run.dropped = getattr(settled, "reason", None)
     run.unseen = run._error
+    advise(run._error)
     run._traceback = run._error.__traceback__ if run._error is not None else None
-    run.published = harness.published[before:]
+    run.published = without_replies(harness.published[before:])
     run.moments = harness.tape.since(first, began)
     if foreign[known:]:
         run.unseen = None

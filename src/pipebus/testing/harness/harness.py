@@ -57,8 +57,8 @@ class Harness:
             harness, at the latest at the end of the block: the same object, with its own traceback. (A dead letter because a
             body was `Rejected` or attempts were exhausted is not unexpected, and neither is an error of `fail`.)
         patience: Real seconds that one wait may take before its thread is considered lost, > 0.
-        start: The time of day at the beginning, in seconds since 1970-01-01 UTC; None: the computer's. If it is given, the ids of
-            messages are the same each time, too.
+        start: The time of day at the beginning, in seconds since 1970-01-01 UTC; None: the computer's. If it is given, messages
+            have the same ids each time.
         store: What keeps messages in place of the file or server that a bus's URL names, which a test never touches. "memory":
             nothing does; messages go through the codec, each bus is alone, and starts empty. "temporary": a SQLite file in a
             folder that is deleted at the end; buses with the same URL share it, in virtual time like the rest.

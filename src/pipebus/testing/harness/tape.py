@@ -56,7 +56,7 @@ class Tape:
         self.warnings: list[tuple[str, dict[str, Any], BaseException | None]] = []
         self.names: dict[str, None] = {}  # of the filters and handlers so far
         self._seen: dict[str, _Seen] = {}  # by id
-        self.handled: Callable[[Any, BaseException | None], object] = lambda value, error: None  # called when a handler ends
+        self.handled: Callable[[str, Any, BaseException | None], object] = lambda *_: None  # called when a handler ends
         self.also: Callable[[str], object] = lambda text: None  # called with each line
         self.over: Callable[[], bool] = lambda: False
         self._attached = 0
@@ -97,7 +97,7 @@ class Tape:
 
     def say(self, who: str, what: str) -> None:
         if self.over():
-            return  # how its threads and coroutines are ended is no part of the story
+            return  # how its threads and coroutines are ended does not belong to the story
         self.moments.append(Moment(self.elapsed(), who, what))
         self.also(f"{who} {what}")
 
@@ -192,7 +192,7 @@ class Tape:
                 error.by = name  # as the subscription does when a body does not validate
             self.say(name, raises(error) if own else f"lets {type(error).__name__} pass")
             if handler:
-                self.handled(None, error)
+                self.handled(name, None, error)
             raise
         finally:
             self.inside -= not handler
@@ -202,7 +202,7 @@ class Tape:
     def _ended(self, name: str, outcome: Any, handler: bool) -> Any:
         self.say(name, returns(outcome) if handler else gives(outcome))
         if handler:
-            self.handled(outcome, None)
+            self.handled(name, outcome, None)
         return outcome
 
     def _struck(

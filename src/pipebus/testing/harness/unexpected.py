@@ -57,7 +57,7 @@ class Unexpected:
         self._tape.say("event loop", f"{text}: {raises(found)}")
         self.add(found, f"on an event loop: {text}")
 
-    def handled(self, value: object, error: BaseException | None) -> None:
+    def handled(self, name: str, value: object, error: BaseException | None) -> None:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.add(error, "in a handler: its subscription has stopped")
 

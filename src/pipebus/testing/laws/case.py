@@ -89,10 +89,12 @@ class Tested:
     at: Side
     files: dict[str, bool]  # those with the filter's own lines
     blocked: list[Blocked]  # how the filter has blocked event loops so far
+    replies: Any  # what its requests get
     colours: tuple[Any, ...] = ()  # in which it can run
     reached: set[int] = field(default_factory=set)  # positions of the filters that a message has reached
     came_through: bool = False  # the rest has run at least once
     last: FilterRun | None = None
+    first: list[FilterRun] = field(default_factory=list)  # the first messages that any filter has got
     in_turn: dict[Any, Any] = field(default_factory=dict)  # results of the law `keeps messages apart`
     explored: set[str] = field(default_factory=set)  # colours in which many orders of what happens at once were tried
     untried: set[str] = field(default_factory=set)  # laws that cannot be tried
@@ -164,7 +166,8 @@ class Case:
             for step in steps_of(filter):
                 _renew_locks(step.filter)
             chosen = colour or self.colours[0]
-            yield stack.enter_context(FilterBench(filter, next, at=self.at, colour=chosen, told=False))
+            bench = FilterBench(filter, next, at=self.at, colour=chosen, replies=self.tested.replies, told=False)
+            yield stack.enter_context(bench)
 
     def send(self, bench: FilterBench, message: Message[Any], next: Any = None) -> FilterRun:
         """Send one more message through a filter."""

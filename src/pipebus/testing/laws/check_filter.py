@@ -5,18 +5,20 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pipebus.errors import LifecycleError, PipelineError
+from pipebus.foreign.objects import text_of
 from pipebus.message.ids import repeatable
 from pipebus.message.message import Message
 from pipebus.pipeline.compose import Side
+from pipebus.testing.alone.own_files import own_files
 from pipebus.testing.laws.apart import keeps_messages_apart
 from pipebus.testing.laws.case import Case, Tested, steps_of
 from pipebus.testing.laws.laws import LAWS
-from pipebus.testing.laws.making import maker, own_files
+from pipebus.testing.laws.making import maker
 from pipebus.testing.laws.marks import marked
 from pipebus.testing.laws.search import TOGETHER, LawBroken, chosen, drawn, folded, several, try_law
 from pipebus.testing.simulation import threads
 from pipebus.testing.simulation.blocking import blocking
-from pipebus.testing.simulation.locks import locks, shared_locks
+from pipebus.testing.simulation.locks import shared_locks
 from pipebus.testing.simulation.scheduler import EPOCH
 from pipebus.testing.simulation.threads import ForeignThread
 from pipebus.values.quantities import is_whole
@@ -26,7 +28,13 @@ TRIED: Final = "is tried"
 
 
 def check_filter(
-    filter: Any, messages: Any = None, *, at: Side = "publish", skip: Mapping[str, str] | None = None, examples: int = 20
+    filter: Any,
+    messages: Any = None,
+    *,
+    at: Side = "publish",
+    skip: Mapping[str, str] | None = None,
+    examples: int = 20,
+    replies: Mapping[Any, Any] | None = None,
 ) -> tuple[str, ...]:
     """
     Check that a filter keeps the laws.
@@ -35,10 +43,12 @@ def check_filter(
         filter: A filter of any shape; or, where each run needs a new one, a class or a function without parameters that makes
             one. A dataclass is made again from its fields.
         messages: What to try it on: a `Subject[T]` or a type that pydantic knows (bodies are made of its fields), a hypothesis
-            strategy of messages or bodies, or a list of messages or bodies. None: messages of any kind.
+            strategy of messages or bodies, or a list of messages or bodies. None: messages of any kind. A body of a model or
+            dataclass is an object, as a publisher sends it; for what a transport carries, give dictionaries.
         at: "publish", or "delivery" for a filter around a handler.
         skip: Laws that it need not keep, by name, each with the reason.
         examples: How many messages to try each law on, >= 1; of a list, all are tried.
+        replies: As for `run_filter`.
 
     Returns:
         The names of the laws that were tried. Not among them are laws that say nothing about the filter, such as those on event
@@ -60,10 +70,12 @@ def check_filter(
         raise PipelineError(f"check_filter(examples={examples!r}): it is a whole number of at least 1")
     make = maker(filter)
     with repeatable(EPOCH, b"messages"):
-        return _tried(make, messages, at, skip, examples)
+        return _tried(make, messages, at, skip, examples, replies)
 
 
-def _tried(make: Callable[[], Any], messages: Any, at: Side, skip: dict[str, str], examples: int) -> tuple[str, ...]:
+def _tried(
+    make: Callable[[], Any], messages: Any, at: Side, skip: dict[str, str], examples: int, replies: Any
+) -> tuple[str, ...]:
     __tracebackhide__ = True
     strategy = chosen(messages)
     given = strategy if isinstance(strategy, list) else drawn(strategy, examples)
@@ -71,10 +83,10 @@ def _tried(make: Callable[[], Any], messages: Any, at: Side, skip: dict[str, str
     each = [given[number : number + TOGETHER] for number in range(0, len(given), TOGETHER)]
     smaller = None if isinstance(strategy, list) else strategy
     held = []
-    files = own_files(steps_of(make()))
-    with locks(files), shared_locks(files), blocking(files) as blocked, warnings.catch_warnings():
+    files = own_files(*(step.filter for step in steps_of(make())))
+    with shared_locks(files), blocking(files) as blocked, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # the law says so
-        tested = Tested(make, at, files, blocked)
+        tested = Tested(make, at, files, blocked, replies)
         try:
             _begin(tested, together[0])
             laws = [law for law in LAWS if law.name not in skip]
@@ -89,7 +101,8 @@ def _tried(make: Callable[[], Any], messages: Any, at: Side, skip: dict[str, str
                 if tested.stuck:  # this law says best why, and to be stuck in each law takes seconds
                     laws.sort(key=lambda law: law.holds is not keeps_messages_apart)
         except ForeignThread as error:
-            raise LawBroken(TRIED, f"check_filter({tested.title}): {error}", None) from None
+            text = f"check_filter({tested.title}): {error}; here the threads of a ThreadPoolExecutor are controlled too"
+            raise LawBroken(TRIED, text, None) from None
         if TRIED not in skip:
             _check_tried(tested)
     return tuple(law.name for law in LAWS if law.name in held)
@@ -122,6 +135,7 @@ def _begin(tested: Tested, messages: list[Message[Any]]) -> None:
             problem = problem or error
         else:
             tested.colours += (colour,)
+            tested.first = tested.first or case.runs
     if not tested.colours and problem is not None:
         raise problem
 
@@ -130,6 +144,9 @@ def _check_tried(tested: Tested) -> None:
     """Raise LawBroken if no message reached the rest, or one of the filters: then they were not tried."""
     if not tested.came_through:
         problem = "no message came through to the rest, so most laws were not tried"
+        errors = [run._error for run in tested.first]
+        if errors[0] is not None and len(set(map(type, errors))) == 1:
+            problem = f"each message ended in an error, the first in {text_of(errors[0])}\n  so {problem}"
     else:
         missed = next((step.name for number, step in enumerate(tested.steps) if number not in tested.reached), None)
         if missed is None:

@@ -1,28 +1,19 @@
-"""How check_filter makes a new filter each time, and which files have the filter's own lines."""
+"""How check_filter makes a new filter each time."""
 
 import copy
 import dataclasses
-import functools
 import inspect
-import os
-import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 from pipebus.errors import PipelineError
 from pipebus.foreign.objects import text_of
 from pipebus.pipeline import recognise, routes, shapes
 from pipebus.pipeline.callables import name_of
 from pipebus.pipeline.compose import Node
-from pipebus.pipeline.step import Step
-from pipebus.testing.harness.simulate import is_own
 from pipebus.testing.laws.case import copied
-from pipebus.testing.simulation.locks import BETWEEN, renewed
-
-PACKAGE: Final = os.path.join(os.path.dirname(sys.modules["pipebus"].__file__ or ""), "")
-BUILT_IN: Final = os.path.join(PACKAGE, "filters", "")
-LIBRARY: Final = os.path.join(os.path.dirname(os.__file__), "")
+from pipebus.testing.simulation.locks import renewed
 
 
 def maker(filter: Any) -> Callable[[], Any]:
@@ -79,37 +70,3 @@ def _takes_nothing(call: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def own_files(steps: Iterable[Step]) -> dict[str, bool]:
-    """The files of filters, and of the modules of your own that they use: threads may change places inside each line."""
-    files = {file for step in steps for function in _functions(step.filter) if _counts(file := function.__code__.co_filename)}
-    modules = [module for module in list(sys.modules.values()) if getattr(module, "__file__", None) in files]
-    for module in modules:
-        for value in list(vars(module).values()):
-            other = value if isinstance(value, types.ModuleType) else sys.modules.get(getattr(value, "__module__", None) or "")
-            file = getattr(other, "__file__", None)
-            if file is not None and file not in files and is_own(file):
-                files.add(file)
-                modules.append(other)  # type: ignore[arg-type]
-    return dict.fromkeys(files, False)
-
-
-def _counts(file: str) -> bool:
-    if file in BETWEEN or file.startswith(PACKAGE):
-        return file.startswith(BUILT_IN)
-    return not file.startswith(LIBRARY) or "site-packages" in file
-
-
-def _functions(filter: Any) -> Iterator[Any]:
-    """The functions of a filter, and those that its decorators wrap."""
-    while isinstance(filter, functools.partial):
-        filter = filter.func
-    candidates = [filter, getattr(filter, "function", None), getattr(filter, "__func__", None)]
-    for cls in type(getattr(filter, "__self__", filter)).__mro__:
-        candidates += vars(cls).values()
-    for one in candidates:
-        while one is not None:
-            if isinstance(one, types.FunctionType):
-                yield one
-            one = getattr(one, "__wrapped__", None)

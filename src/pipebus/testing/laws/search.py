@@ -7,9 +7,9 @@ from typing import Any, Final
 from pipebus.errors import PipelineError
 from pipebus.foreign.objects import shown
 from pipebus.message.message import Message
-from pipebus.testing.laws.apart import NUMBERS
 from pipebus.testing.laws.case import Case, Tested, as_message
 from pipebus.testing.laws.laws import Law
+from pipebus.testing.laws.marks import NUMBERS
 
 TOGETHER: Final = 4
 """How many messages with different bodies are sent through one filter."""

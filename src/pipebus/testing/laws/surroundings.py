@@ -14,6 +14,7 @@ from pipebus.bus.bus import Bus
 from pipebus.foreign.objects import text_of
 from pipebus.message.message import Message
 from pipebus.pipeline import routes
+from pipebus.testing.alone.replies import subscribe
 from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.alone.script import after
 from pipebus.testing.harness.harness import Harness
@@ -101,6 +102,7 @@ def publishes_not_through_itself(case: Case) -> Problems:
         bus.use(sync if colour == "sync" else asynchronous)
         bus.use(case.tested.make(), at=case.at)
         bus.subscribe(message.subject, _handled if colour == "sync" else _ahandled, name="rest")
+        subscribe(bus, case.tested.replies)
         harness.start(bus)
         with suppress(Exception, _Endless):  # it may refuse the message
             if colour == "sync":

@@ -263,16 +263,15 @@ def locks(files: Collection[str]) -> Iterator[None]:
         return Waiter(own.sim) if isinstance(own, UserLock) else SimLock(own.sim) if isinstance(own, SimLock) else real[2]()
 
     replaced = [(threading, "Lock", lock), (threading, "RLock", rlock), (threading, "_allocate_lock", allocate)]
-    replaced += [(module, name, lock) for module, name in imported(real[0], files)]
-    replaced += [(module, name, rlock) for module, name in imported(real[1], files)]
-    with instead(replaced):
+    with instead([*replaced, *imported([(real[0], lock), (real[1], rlock)], files)]):
         yield
 
 
-def imported(value: object, files: Collection[str]) -> list[tuple[Any, str]]:
-    """Where modules of these files have a name for a value, as after `from threading import Lock`."""
+def imported(shims: list[tuple[Any, Any]], files: Collection[str]) -> list[tuple[Any, str, Any]]:
+    """Where modules of these files have a name for what has a shim, as after `from threading import Lock`; with the shim."""
+    of = {id(real): shim for real, shim in shims}
     modules = [module for module in list(sys.modules.values()) if getattr(module, "__file__", None) in files]
-    return [(module, name) for module in modules for name, one in list(vars(module).items()) if one is value]
+    return [(module, name, of[id(one)]) for module in modules for name, one in list(vars(module).items()) if id(one) in of]
 
 
 @contextmanager

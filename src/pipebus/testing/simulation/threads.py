@@ -115,6 +115,5 @@ class ForeignThread(RuntimeError):
             known.append(self)
         super().__init__(
             f"thread {self.thread.name} uses a bus (or a call_next) of pipebus.testing, which does not control "
-            "that thread; start it with harness.thread(call, …), or in a filter under test use a ThreadPoolExecutor, or test "
-            "this on a bus of its own, without a harness"
+            "that thread; start it with harness.thread(call, …), or test this on a bus of its own, without a harness"
         )
