@@ -111,6 +111,8 @@ CASTS: list[tuple[str, Any, Any]] = [
     ("decimal", 7, decimal.Decimal(7)),
     ("datetime", "2026-11-25T04:00:00Z", datetime.datetime(2026, 11, 25, 4, tzinfo=datetime.UTC)),
     ("datetime", "2026-11-25T04:00:00+02:00", datetime.datetime(2026, 11, 25, 2, tzinfo=datetime.UTC)),
+    ("datetime", "1764043200.5", datetime.datetime(2025, 11, 25, 4, 0, 0, 500_000, datetime.UTC)),
+    ("datetime", "20261125", datetime.datetime(2026, 11, 25)),
     ("datetime", 0, datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)),
     ("datetime", 1764043200.5, datetime.datetime(2025, 11, 25, 4, 0, 0, 500_000, datetime.UTC)),
     ("date", "2026-11-25", datetime.date(2026, 11, 25)),
@@ -143,7 +145,8 @@ def test_a_cast_of_what_is_cast_already_changes_nothing(to: Any, value: Any, fou
         ("float", "x"), ("float", ""), ("float", True), ("float", None), ("float", 10**400), ("float", {}),
         ("bool", "on"), ("bool", 2), ("bool", ""), ("bool", None), ("bool", []), ("bool", math.nan), ("bool", "x"),
         ("decimal", "x"), ("decimal", ""), ("decimal", True), ("decimal", None), ("decimal", []),
-        ("datetime", "soon"), ("datetime", ""), ("datetime", True), ("datetime", None), ("datetime", math.nan),
+        ("datetime", "soon"), ("datetime", ""),
+        ("datetime", "1764043200500"), ("datetime", True), ("datetime", None), ("datetime", math.nan),
         ("datetime", math.inf),
         ("datetime", 1e17), ("datetime", -1e17), ("datetime", 1e20), ("datetime", 1e300), ("datetime", 10**400),
         ("datetime", []),
@@ -171,7 +174,9 @@ def test_only_numbers_of_json_are_numbers(to: Any, value: str) -> None:
 
 def test_nothing_is_rounded() -> None:
     """A whole number that a float cannot hold is refused instead of changed."""
-    assert refusals(Fields(cast={"body.v": "float"}), {"v": 2**53 + 1}) == ("body.v is not of type float",)
+    for value in (2**53 + 1, str(2**53 + 1)):
+        assert refusals(Fields(cast={"body.v": "float"}), {"v": value}) == ("body.v would lose digits as float",)
+    assert shaped(Fields(cast={"body.v": "float"}), {"v": "0.1"}).body == {"v": 0.1}
     assert shaped(Fields(cast={"body.v": "float"}), {"v": 2**53}).body == {"v": float(2**53)}
 
 
@@ -244,10 +249,10 @@ def test_a_list_step_that_finds_no_list_refuses_the_message() -> None:
     """A field that is to be removed never passes on; each reason comes once, however many elements there are."""
     removed = Fields(remove=["body.commits[].author.email"])
     assert refusals(removed, {"commits": {"author": {"email": "a"}}}) == (
-        "body.commits[].author.email cannot be removed: body.commits is dict, not a list",
+        "body.commits[].author.email cannot be removed: body.commits is a table, not a list",
     )
     assert refusals(removed, {"commits": [{"author": "a"}, {"author": "b"}]}) == (
-        "body.commits[].author.email cannot be removed: body.commits[].author is str, not a table",
+        "body.commits[].author.email cannot be removed: body.commits[].author is text, not a table",
     )
     assert refusals(Fields(cast={"body.rows[].n": "int"}), {"rows": [{"n": "x"}, {"n": "y"}, {}]}) == (
         "body.rows[].n is not of type int",
@@ -311,14 +316,14 @@ def test_all_that_is_wrong_is_told_at_once_without_values(colour: Any, at: Any) 
     assert run.error.by == "Fields"
     assert run.error.reasons == (
         "there is no body.q to rename",
-        "body.y.z cannot be set: body.y is str, not a table",
-        "headers.n: list is not a text, and headers are texts",
+        "body.y.z cannot be set: body.y is text, not a table",
+        "headers.n: it is a list, and a header is text",
         "body.c is not of type int",
         "there is no body.d to cast",
         "body.e is not of type bool",
-        "body.s.t cannot be set: body.s is str, not a table",
-        "headers.l: list is not a text, and headers are texts",
-        "body.s.u cannot be removed: body.s is str, not a table",
+        "body.s.t cannot be set: body.s is text, not a table",
+        "headers.l: it is a list, and a header is text",
+        "body.s.u cannot be removed: body.s is text, not a table",
     )
     assert "hunter2" not in str(run.error)
     assert run.next_calls == 0
@@ -336,7 +341,7 @@ def test_what_an_expression_refuses_is_one_of_all(colour: Any) -> None:
     assert first == "body.c is not of type int"
     assert "length(body.x)" in second
     assert "abs(body.y)" in third
-    assert fourth == "headers.h: list is not a text, and headers are texts"
+    assert fourth == "headers.h: it is a list, and a header is text"
     assert "hunter2" not in str(run.error)
 
 
@@ -371,7 +376,7 @@ def test_what_an_expression_does_not_find_is_no_header() -> None:
     """An expression that finds nothing gives null, which is not a text, so the message is refused."""
     (error,) = refusals(Fields(set={"headers.h": Expression("body.nope")}), {})
     assert error.startswith("headers.h: ")
-    assert error.endswith(" is not a text, and headers are texts")
+    assert error.endswith(": it is nothing, and a header is text")
 
 
 class Card(BaseModel):

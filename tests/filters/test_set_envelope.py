@@ -55,7 +55,7 @@ def test_what_it_sets_counts_for_the_filters_after_it(harness: Harness) -> None:
     [
         ({"key": lambda message: None}, "key: there is no value"),
         ({"key": lambda message: ""}, "key: there is no value"),
-        ({"key": lambda message: ["x"]}, "key: list is not a text"),
+        ({"key": lambda message: ["x"]}, "key: it is a list, not text"),
         ({"id": lambda message: "two\nlines"}, "id contains"),
         ({"id": lambda message: None}, "id: there is no value"),
         ({"ttl": lambda message: None}, "ttl: there is no value"),

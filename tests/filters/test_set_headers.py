@@ -53,7 +53,7 @@ def test_numbers_and_flags_are_written_as_texts(colour: Any, found: Any, text: s
 @pytest.mark.parametrize(
     ("found", "problem"),
     [
-        pytest.param([5], 'header "h": list is not a text', id="no text"),
+        pytest.param([5], 'header "h": it is a list, not text', id="no text"),
         pytest.param(None, 'header "h": there is no value', id="nothing"),
         pytest.param("two\nlines", "CR, LF", id="a line break"),
         pytest.param("\0", "NUL", id="NUL"),

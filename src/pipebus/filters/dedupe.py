@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipebus.clock import SYSTEM, Clock
 from pipebus.errors import ContractError, PipelineError, Rejected, UnsupportedCapability
-from pipebus.foreign.objects import plain_text, shown, text_of
+from pipebus.foreign.objects import json_type, plain_text, shown, text_of
 from pipebus.message.fields import plain_number
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
@@ -142,17 +142,19 @@ class Dedupe(Around):
     def _key_of(self, message: Message[Any]) -> Hashable:
         if self.key is None:
             return message.id
+        key: Hashable = None
         try:
-            key: Hashable = plain_text(finished(self.key(message)))
+            key = plain_text(finished(self.key(message)))
             hash(key)
         except (Rejected, ContractError):
             raise
         except Exception as error:
+            what = f"returned {json_type(key)}" if isinstance(key, (list, dict)) else f"failed with {text_of(error)}"
             raise ContractError(
-                f"cannot recognise duplicates: Dedupe.key failed with {text_of(error)}; make it return something hashable for "
+                f"cannot recognise duplicates: Dedupe.key {what}; make it return text, a number or another hashable value for "
                 "each message, or None for one that has no duplicates"
             ) from error
-        return key
+        return ("bool", int(key)) if isinstance(key, bool) else key  # in JSON, true is not 1
 
 
 def _as_text(key: Hashable) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipebus.errors import PipelineError, Rejected
-from pipebus.foreign.objects import plain_text, shown
+from pipebus.foreign.objects import json_type, plain_text, shown
 from pipebus.message.message import Message
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
@@ -47,7 +47,7 @@ class Enrich(Transform):
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         if not isinstance(message.body, Mapping):
-            raise Rejected(f"the body is {type(message.body).__name__}; only a mapping can be enriched")
+            raise Rejected(f"the body is {json_type(message.body)}; only a table can be enriched")
         found: Mapping[str, Any]
         if isinstance(self.add, Mapping):
             # A copy, so that messages do not share the values.

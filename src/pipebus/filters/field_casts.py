@@ -15,7 +15,12 @@ from pipebus.message.fields import plain_number
 
 # Python's own int() and float() also accept "1_000" and the digits of all scripts; JSON does not.
 _NUMBER: Final = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*", re.ASCII)
+_DIGITS: Final = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)
 _WORDS: Final[dict[str, bool]] = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+
+
+class LosesDigits(ValueError):
+    """A whole number with more digits than the type can hold."""
 
 
 def cast_to(path: str, to: Any) -> Callable[[Any], Any]:
@@ -29,6 +34,10 @@ def cast_to(path: str, to: Any) -> Callable[[Any], Any]:
     if found is None:
         raise PipelineError(f'Fields.cast["{path}"]={to!r}: it is {", ".join(_CASTS)}')
     return found
+
+
+COMPACT: Final = len("20231114")
+"""Digits that are a date without hyphens. More of them are seconds since 1970."""
 
 
 def _text(value: Any) -> str:
@@ -60,8 +69,10 @@ def _int(value: Any) -> int:
 def _float(value: Any) -> float:
     _check_number(value)
     found = float(value)
-    if not math.isfinite(found) or (isinstance(value, int) and found != value):
-        raise ValueError  # JSON has no such number, or it would be rounded
+    if not math.isfinite(found):
+        raise ValueError  # JSON has no such number
+    if (isinstance(value, int) or (isinstance(value, str) and _DIGITS.fullmatch(value))) and found != int(value):
+        raise LosesDigits
     return found
 
 
@@ -88,6 +99,8 @@ def _datetime(value: Any) -> datetime.datetime:
         return value
     if isinstance(value, bool):
         raise TypeError
+    if isinstance(value, str) and len(value.strip()) > COMPACT and _NUMBER.fullmatch(value):  # CSV has only texts
+        value = float(value)
     if isinstance(value, (int, float)):
         return datetime.datetime.fromtimestamp(value, datetime.UTC)
     return datetime.datetime.fromisoformat(value)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pipebus.errors import HeaderError, PipelineError
-from pipebus.foreign.objects import plain_text
+from pipebus.foreign.objects import json_type, plain_text
 from pipebus.message.fields import plain_number
 from pipebus.message.headers import check_headers
 
@@ -165,7 +165,7 @@ def _change_each(draft: dict[str, Any], path: Path, word: str, act: Callable[[An
 
 
 def _obstacle(path: Path, end: int, word: str, found: Any, wanted: str) -> str:
-    return f"{written(path)} cannot be {word}: {written(path[:end])} is {type(found).__name__}, not a {wanted}"
+    return f"{written(path)} cannot be {word}: {written(path[:end])} is {json_type(found)}, not a {wanted}"
 
 
 def pop(draft: dict[str, Any], path: Path, word: str) -> tuple[list[str], Any]:
@@ -185,7 +185,7 @@ def put(draft: dict[str, Any], path: Path, value: Any) -> list[str]:
     if path[0] == "headers":
         text = header_text(value)
         if text is None:
-            return [f"{written(path)}: {type(value).__name__} is not a text, and headers are texts"]
+            return [f"{written(path)}: it is {json_type(value)}, and a header is text"]
         try:
             check_headers({path[1]: text})
         except HeaderError as error:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from pipebus.errors import PipelineError, Rejected
-from pipebus.filters.field_casts import cast_to
+from pipebus.filters.field_casts import LosesDigits, cast_to
 from pipebus.filters.field_paths import ABSENT, Path, change, check_header, header_text, parsed, pop, put, written
 from pipebus.message.headers import frozen_headers
 from pipebus.message.message import Message
@@ -115,8 +115,9 @@ class Fields(Transform):
                 return value
             try:
                 return cast(value)
-            except (ValueError, TypeError, ArithmeticError, OSError):  # without the value, which may be a secret
-                problems[f"{written(path)} is not of type {cast.__name__}"] = None
+            except (ValueError, TypeError, ArithmeticError, OSError) as error:  # without the value, which may be a secret
+                fault = "would lose digits as" if isinstance(error, LosesDigits) else "is not of type"
+                problems[f"{written(path)} {fault} {cast.__name__}"] = None
                 return value
 
         return [*change(draft, path, "cast", act), *problems]

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from pipebus.errors import PipelineError, Rejected, SubjectError
-from pipebus.foreign.objects import plain_text, shown
+from pipebus.foreign.objects import json_type, plain_text, shown
 from pipebus.message.fields import plain_number
 from pipebus.message.message import Message
 from pipebus.message.patterns import Pattern
@@ -96,7 +96,7 @@ class Reroute(Transform):
             if value is _NONE:
                 raise Rejected(f"cannot reroute: there is no {field}")
         if isinstance(value, bool) or not isinstance(value, (str, int)):
-            raise Rejected(f"cannot reroute: {field} is {type(value).__name__}; a token is text or a whole number")
+            raise Rejected(f"cannot reroute: {field} is {json_type(value)}; a token is text or a whole number")
         token = str(plain_number(plain_text(value)))
         if root != "subject" and (not token or "." in token or token in ("*", ">")):
             raise Rejected(f"cannot reroute: {field} is {shown(token)}, which is not one token of a subject")

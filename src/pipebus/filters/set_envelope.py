@@ -10,7 +10,7 @@ import msgspec
 
 from pipebus.errors import PipelineError, Rejected
 from pipebus.filters.field_paths import header_text
-from pipebus.foreign.objects import plain_text, shown
+from pipebus.foreign.objects import json_type, plain_text, shown
 from pipebus.message.fields import check_fields
 from pipebus.message.headers import fault_in
 from pipebus.message.message import Message
@@ -86,7 +86,7 @@ class SetEnvelope(Transform):
 def _text(name: str, value: Any) -> str:
     text = header_text(value)
     if not text:
-        raise Rejected(f"{name}: {'there is no value' if value in (None, '') else f'{type(value).__name__} is not a text'}")
+        raise Rejected(f"{name}: {'there is no value' if value in (None, '') else f'it is {json_type(value)}, not text'}")
     if fault := fault_in(text):
         raise Rejected(f"{name} {fault}")
     return text

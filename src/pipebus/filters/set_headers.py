@@ -8,8 +8,8 @@ from typing import Any
 
 from pipebus.errors import PipelineError, Rejected
 from pipebus.filters.field_paths import header_text
-from pipebus.foreign.objects import plain_text, shown
-from pipebus.message.headers import check_headers
+from pipebus.foreign.objects import json_type, plain_text, shown
+from pipebus.message.headers import check_headers, fault_in
 from pipebus.message.message import Message
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
@@ -26,8 +26,8 @@ class SetHeaders(Transform):
         overwrite: True: they replace existing headers. False: they fill gaps only.
 
     Raises:
-        HeaderError: a name or text breaks the grammar. Fixed texts are checked at once, results of functions for each message.
-        Rejected: a function returned None, or a value that is not a text or number.
+        HeaderError: a name or fixed text breaks the grammar.
+        Rejected: a function returned None, a value that is not a text or number, or a text that no header can hold.
     """
 
     headers: Mapping[str, str | Callable[[Message[Any]], str | float]]
@@ -60,6 +60,8 @@ class SetHeaders(Transform):
 def _text(name: str, value: Any) -> str:
     text = header_text(value)
     if text is None:
-        problem = "there is no value" if value is None else f"{type(value).__name__} is not a text"
+        problem = "there is no value" if value is None else f"it is {json_type(value)}, not text"
         raise Rejected(f'header "{name}": {problem}')
+    if fault := fault_in(text):
+        raise Rejected(f'header "{name}" {fault}')
     return text

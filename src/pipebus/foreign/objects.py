@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, Final
 
@@ -34,6 +35,16 @@ def is_a(thing: object, kind: type | tuple[type, ...]) -> bool:
 def class_name(thing: object) -> str:
     """The name of the object's class, as it was defined."""
     return printable(_class_name(type(thing)))
+
+
+def json_type(value: object) -> str:
+    """What a value is, in words for people who write JSON and no Python: "text", "a list"; otherwise the name of its class."""
+    if value is None:
+        return "nothing"
+    if is_a(value, bool):
+        return "true or false"
+    words: dict[Any, str] = {str: "text", (list, tuple): "a list", Mapping: "a table", (int, float, Decimal): "a number"}
+    return next((word for kinds, word in words.items() if is_a(value, kinds)), class_name(value))
 
 
 def printable(text: str) -> str:

@@ -48,7 +48,7 @@ class Ledger:
         self._totals: Counter[str] = Counter()  # figures without a reason
         self._dropped: dict[str, Counter[str]] = {}
         self._rejected: dict[str, Counter[str]] = {}
-        self._errors: Counter[str] = Counter()
+        self.errors: dict[str, Counter[str]] = {}  # by the filter that raised them, or ""
         self._unrouted: dict[str, Counter[str]] = {}
 
     # --- notifying -----------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class Ledger:
             elif figure == "unrouted":
                 _count(self._unrouted, by, reason)
             elif figure == "errors":
-                self._errors[by] += 1
+                _count(self.errors, by, reason)
             else:
                 self._totals[figure] += 1
 
@@ -157,9 +157,9 @@ class Ledger:
         step = blame.unsign(error, keep=True)
         blame.trim(error)
         if is_a(error, Rejected):
-            self._count("rejected", *_refusal(error))
+            self._count("rejected", *refusal(error))
         else:
-            self._count("errors", class_name(error))
+            self._count("errors", "" if step is None else step.name, class_name(error))
         if self.observed:
             self.emit(events.Refused(message, error, step.name if step is not None else None))
 
@@ -169,7 +169,7 @@ class Ledger:
             self._add_up()
             rejected = {by: dict(reasons) for by, reasons in sorted(self._rejected.items())}
             dropped = {by: dict(reasons) for by, reasons in sorted(self._dropped.items())}
-            errors = dict(sorted(self._errors.items()))
+            errors = dict(sorted(sum(self.errors.values(), Counter()).items()))
             lost = sum(errors.values()) + sum(sum(r.values()) for part in (rejected, dropped) for r in part.values())
             unrouted = self._unrouted.get("", Counter())
             return {
@@ -190,7 +190,7 @@ def _has_line(times: int) -> bool:
     return str(times).strip("0") == "1"
 
 
-def _refusal(error: Any) -> tuple[str, str]:
+def refusal(error: Any) -> tuple[str, str]:
     """Who refused a message, and why. A user may have subclassed the error, so reading it may fail."""
     try:
         return printable(error.by or "unknown"), printable("; ".join(error.reasons))

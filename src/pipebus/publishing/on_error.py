@@ -7,11 +7,12 @@ from typing import Any
 
 from pipebus import events
 from pipebus.clock import Clock
-from pipebus.foreign.objects import class_name, said
+from pipebus.errors import Rejected
+from pipebus.foreign.objects import class_name, is_a, said
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.outcomes.dead_letters import PUBLISH, DeadLetters, Source
-from pipebus.outcomes.ledger import Ledger
+from pipebus.outcomes.ledger import Ledger, refusal
 from pipebus.pipeline import blame, compose
 from pipebus.waiting.locks import Locks
 
@@ -42,7 +43,9 @@ class PublishRulings:
                 raise error
             if on_error == "dead_letter":
                 self._add_letter(message, error, step.name)
-            return Dropped(f"{on_error}: {class_name(error)}", step.name)
+            # Reasons are counted by their text, and the text of an error may differ for each message.
+            reason = refusal(error)[1] if is_a(error, Rejected) else class_name(error)
+            return Dropped(f"{on_error}: {reason}", step.name)
 
         return rule
 
