@@ -46,13 +46,13 @@ def test_the_list_shows_what_waits_and_for_whom(shop: Shop) -> None:
 
 def test_a_paused_subscription_gets_nothing_until_it_is_resumed(shop: Shop) -> None:
     """Its messages are kept, a run does not wait for them, and it goes on where it was."""
-    assert shop.run("subscriptions", "pause", URL, "billing").stdout == "billing is paused; 1 pending\n"
+    assert shop.run("subscriptions", "pause", URL, "billing").stdout == "billing is paused; 1 waiting message\n"
 
     held = figures(shop.run(*RUN, input=jsonl({"subject": "orders.new", "body": 2})))["subscriptions"]["billing"]
 
     assert (held["acknowledged"], held["pending"]) == (0, 2)
     assert listed(shop)["billing"]["paused"]
-    assert shop.run("subscriptions", "resume", URL, "billing").stdout == "billing is resumed; 2 pending\n"
+    assert shop.run("subscriptions", "resume", URL, "billing").stdout == "billing is resumed; 2 waiting messages\n"
     found = figures(shop.run(*RUN, input=""))["subscriptions"]["billing"]
     assert (found["acknowledged"], found["pending"]) == (2, 0)
 
@@ -73,7 +73,7 @@ def test_one_that_is_removed_takes_its_messages_along(shop: Shop) -> None:
     """The others keep theirs."""
     done = shop.run("subscriptions", "remove", URL, "old-name")
 
-    assert (done.returncode, done.stdout) == (0, "old-name is removed; 1 pending\n")
+    assert (done.returncode, done.stdout) == (0, "old-name is removed; 1 waiting message was discarded\n")
     assert {name: one["pending"] for name, one in listed(shop).items()} == {"billing": 1}
 
 

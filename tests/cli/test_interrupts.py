@@ -9,8 +9,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from cli_helpers import Shop
 
 from pipebus.cli.interrupts import Interrupted, Interrupts
 from pipebus.inputs.records import JsonRecords
@@ -185,3 +187,13 @@ def test_records_of_a_pipe_are_waited_for(interrupts: Interrupts, tmp_path: obje
     with JsonRecords(f"{tmp_path}/file", wait) as records:
         assert list(records) == [1]
     assert waits == []
+
+
+def test_ctrl_c_while_modules_are_imported_ends_the_program_at_once(tmp_path: Path) -> None:
+    """Nothing has begun yet: there is no traceback, and no exception that an import could swallow."""
+    shop = Shop(tmp_path)
+    shop.write("slow.py", "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\n")
+    shop.config('[[subscriptions]]\nname = "s"\nsubject = "a"\nhandler = "slow:f"\n')
+    with shop.live("run", "bus.toml", "--allow", "slow") as live:
+        assert live.wait() == 130
+    assert live.err.text == ""

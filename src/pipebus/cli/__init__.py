@@ -13,8 +13,11 @@ output is gone.
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -91,15 +94,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 141  # as in `pipebus demo | head -1`
-        print(f"pipebus: {error}", file=sys.stderr)
+        print(f"pipebus: {error if error.filename else f'standard output: {error.strerror}'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\npipebus: interrupted", file=sys.stderr)
         return 130
 
 
+@contextmanager
+def quits_at_once() -> Iterator[None]:
+    """
+    Let Ctrl-C end the program at once, as long as there is nothing to lose: while modules are imported. There, a
+    KeyboardInterrupt is a long traceback, or is lost: Python ignores what is raised while it forgets the lock of a module.
+    """
+    on_main = threading.current_thread() is threading.main_thread()
+    if not on_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _quit)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is _quit:  # a module of the user's may have set another one
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _quit(*_: object) -> None:
+    os._exit(130)
+
+
 def _run(argv: Sequence[str] | None) -> int:
-    args = build_parser().parse_args(argv)
+    with quits_at_once():
+        args = build_parser().parse_args(argv)
     try:
         return cast(int, args.run(args))
     except ConfigError as error:
@@ -134,14 +160,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 def log_to_stderr(level: int) -> None:
     """Configure structlog for this program, which the library never does: lines of `level` and above, on stderr."""
-    import structlog
+    with quits_at_once():
+        import structlog
 
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=False),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            # Not the default formatter, which prints local variables, and with them bodies and secrets.
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

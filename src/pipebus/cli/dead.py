@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -61,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     log_to_stderr(logging.ERROR)
     bus = _bus(args)
+    with Letters(args.letters).claimed() if bus is None and args.action == "replay" else nullcontext():
+        return _done(args, bus)
+
+
+def _done(args: argparse.Namespace, bus: Bus | None) -> int:
     store = None if bus is None else file_of(bus)
     if store is not None:
         check_file(store)

@@ -121,6 +121,34 @@ class Letters:
                 os.replace(there, self._real)
 
     @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """
+        Keep other replays away from the file: each would handle all of its letters.
+
+        Raises:
+            CommandFailed: another one is running.
+        """
+        try:
+            import fcntl
+
+            file = os.open(self._real, os.O_RDONLY)
+        except (ImportError, OSError):
+            yield  # `read` says what is wrong with the file
+            return
+        try:
+            # A change replaces the file, so the path may be another file by now: that of a replay that has ended since.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file).st_ino != os.stat(self._real).st_ino:
+                raise BlockingIOError
+        except BlockingIOError:
+            os.close(file)
+            raise CommandFailed(f"{self.path} is in use by another replay; try again when that has ended") from None
+        try:
+            yield
+        finally:
+            os.close(file)
+
+    @contextmanager
     def _alone(self) -> Iterator[None]:
         """Lock the folder, on systems with flock, so that no other process changes letters in it."""
         try:

@@ -58,11 +58,14 @@ def run(args: argparse.Namespace) -> int:
         _list([found[name] for name in args.names or found], args.json)
         return 0
     for name in args.names:
+        count = found[name].pending
+        waiting = f"{count:,} waiting message{'' if count == 1 else 's'}"
         if args.action == "remove":
             transport.remove(name)
+            print(f"{printable(name)} is removed; {waiting} {'was' if count == 1 else 'were'} discarded")
         else:
             transport.hold(name, args.action == "pause")
-        print(f"{printable(name)} is {args.action.removesuffix('e')}ed; {found[name].pending:,} pending")
+            print(f"{printable(name)} is {args.action.removesuffix('e')}ed; {waiting}")
     return 0
 
 

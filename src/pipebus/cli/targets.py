@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipebus.bus.bus import Bus, engine_of
-from pipebus.cli import CommandError, CommandFailed
+from pipebus.cli import CommandError, CommandFailed, quits_at_once
 from pipebus.errors import UnsupportedCapability
 
 
@@ -29,6 +29,11 @@ def is_url(target: str) -> bool:
 
 def open_bus(target: str, allow: list[str], *, url: bool = False) -> Bus:
     """Return the bus, not started; with `url` also an empty one on the URL of a transport that other processes use."""
+    with quits_at_once():
+        return _opened(target, allow, url)
+
+
+def _opened(target: str, allow: list[str], url: bool) -> Bus:
     if is_url(target):
         return _at_url(target, url)
     from pipebus.config.beside import look_beside

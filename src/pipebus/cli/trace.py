@@ -122,7 +122,9 @@ class Trace:
     def as_json(self, message: Message[Any], outcome: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for one in (Passed("", "", message), *self.passed):
             after = {"after": one.filter, "place": one.place} if one.filter else {}
-            shown = {"subject": str(one.message.subject), "headers": dict(one.message.headers)}
+            shown = {"subject": str(one.message.subject), "headers": dict(one.message.headers)} | _envelope(
+                one.message, message
+            )
             yield after | shown | body_json(one.message)
         yield outcome | {"mailboxes": [self.way(one) for one in self.reached]}
 
@@ -141,14 +143,14 @@ class Trace:
 
 def lines(message: Message[Any], trace: Trace, outcome: dict[str, Any]) -> Iterator[str]:
     yield "published"
-    yield from _message(message)
+    yield from _message(message, message)
     before = message
     for name, place, after in trace.passed:
         yield f"\n{styled(printable(name), 'bold')}  {place}"
-        if (after.subject, after.body, after.headers) == (before.subject, before.body, before.headers):
+        if after == before:
             yield "  unchanged"
         else:
-            yield from _message(after)
+            yield from _message(after, message)
         before = after
     by = f" by {printable(outcome['by'])}" if outcome.get("by") else ""
     word = outcome["outcome"]
@@ -164,9 +166,17 @@ def lines(message: Message[Any], trace: Trace, outcome: dict[str, Any]) -> Itera
         yield from ("", *wrapped(f"{styled(word, 'red')}{by}: {printable(outcome['reason'])}", "  "))
 
 
-def _message(message: Message[Any]) -> Iterator[str]:
+def _envelope(message: Message[Any], published: Message[Any]) -> dict[str, Any]:
+    """Return the key and time to live, if there are, and the id, if it is not the one that was published."""
+    new = None if message.id == published.id else message.id
+    return {name: value for name, value in (("key", message.key), ("id", new), ("ttl", message.ttl)) if value is not None}
+
+
+def _message(message: Message[Any], published: Message[Any]) -> Iterator[str]:
     body = body_json(message)
     text = body.get("body_error") or as_json(body["body"])
     yield from wrapped(f"  {printable(str(message.subject))}  {printable(text)}", "    ")
     if message.headers:
         yield from wrapped(f"  headers {printable(as_json(dict(message.headers)))}", "    ")
+    if envelope := _envelope(message, published):
+        yield from wrapped(f"  envelope {printable(as_json(envelope))}", "    ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import tomllib
@@ -38,7 +39,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
             problems.add(None, "", "it is not a file; give a TOML file")
         else:
             with open(path, "rb") as file:
-                data = file.read(LARGEST + 1)
+                data = file.read(LARGEST + 1).removeprefix(codecs.BOM_UTF8)
             if len(data) <= LARGEST:
                 return data.decode("utf-8")
             problems.add(None, "", f"it is larger than {LARGEST // 1024} KiB; a config file is not data")
